@@ -1,0 +1,70 @@
+//! The MQTT application message: what a publisher said, apart from how it travelled.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::mqtt::{Properties, QoS, TopicName};
+
+/// Where a message came from; decides where it may go, so that nothing goes round in circles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// An instrument of this gateway.
+    Field,
+    /// A client of the local broker.
+    Client,
+    /// The remote broker of the uplink with this index.
+    Uplink(usize),
+    /// This program itself: `$SYS`.
+    Own,
+}
+
+/// One application message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Where it is published.
+    pub topic: TopicName,
+    /// What is published.
+    pub payload: Bytes,
+    /// The QoS it was published with.
+    pub qos: QoS,
+    /// Whether it replaces the retained message of its topic.
+    pub retain: bool,
+    /// The MQTT 5 properties that travel with a message to its receivers; the expiry interval is kept in `expires_at`.
+    pub properties: Properties,
+    /// When it is worthless, on the monotonic clock.
+    pub expires_at: Option<Instant>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl Message {
+    /// A message without properties.
+    pub fn new(topic: TopicName, payload: impl Into<Bytes>, origin: Origin) -> Self {
+        Self { topic, payload: payload.into(), qos: QoS::AtMostOnce, retain: false, properties: Properties::default(), expires_at: None, origin }
+    }
+
+    /// The same message, to be kept by brokers for later subscribers.
+    #[must_use]
+    pub fn retained(self) -> Self {
+        Self { retain: true, ..self }
+    }
+
+    /// The same message with another QoS.
+    #[must_use]
+    pub fn with_qos(self, qos: QoS) -> Self {
+        Self { qos, ..self }
+    }
+
+    /// True if its expiry interval is over.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// Seconds left, rounded up; `None` if it never expires.
+    pub fn seconds_left(&self, now: Instant) -> Option<u32> {
+        let left = self.expires_at?.saturating_duration_since(now);
+        let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+        Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+}

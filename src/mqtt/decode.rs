@@ -1,0 +1,390 @@
+//! Bytes to packets, strictly [MQTT 3.1.1 and 5.0, chapters 2 and 3].
+
+use bytes::{Buf, Bytes, BytesMut};
+use bytestring::ByteString;
+
+use super::properties::{Place, read_properties};
+use super::{
+    Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS, ReasonCode, RetainHandling, Subscribe,
+    SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version, Will,
+};
+
+/// Bytes that are no packet, or no packet that may stand here. The peer's fault: answer with the code, close, count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} ({reason})")]
+pub struct DecodeError {
+    /// The code for DISCONNECT or CONNACK.
+    pub reason: ReasonCode,
+    /// A constant description for the log.
+    pub what: &'static str,
+}
+
+pub(super) fn malformed(what: &'static str) -> DecodeError {
+    DecodeError { reason: ReasonCode::MALFORMED_PACKET, what }
+}
+
+pub(super) fn protocol_error(what: &'static str) -> DecodeError {
+    DecodeError { reason: ReasonCode::PROTOCOL_ERROR, what }
+}
+
+/// What became of the bytes so far.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// A packet, removed from the buffer.
+    Packet(Packet),
+    /// The next frame is not complete.
+    NeedMore,
+}
+
+/// Cuts packets off a byte stream. It learns the protocol version from the CONNECT that passes through it.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    version: Option<Version>,
+    max_packet: usize,
+}
+
+impl Decoder {
+    /// The server's side: the first packet must be CONNECT. `max_packet` bounds a whole frame, in bytes.
+    pub fn server(max_packet: usize) -> Self {
+        Self { version: None, max_packet }
+    }
+
+    /// The client's side, where the version is known.
+    pub fn client(version: Version, max_packet: usize) -> Self {
+        Self { version: Some(version), max_packet }
+    }
+
+    /// The version of the CONNECT that was decoded.
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// Takes the next packet off `buffer`. After an error the stream cannot be used any more.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Progress, DecodeError> {
+        let Some((header, body_len, header_len)) = self.frame(buffer)? else {
+            return Ok(Progress::NeedMore);
+        };
+        let total = header_len + body_len;
+        if buffer.len() < total {
+            return Ok(Progress::NeedMore);
+        }
+        let mut frame = buffer.split_to(total).freeze();
+        frame.advance(header_len);
+        let packet = self.packet(header, Reader::new(frame))?;
+        Ok(Progress::Packet(packet))
+    }
+
+    /// The first byte, the length of the body and that of the fixed header; `None` if the header is not complete.
+    fn frame(&self, buffer: &[u8]) -> Result<Option<(u8, usize, usize)>, DecodeError> {
+        let Some((&header, rest)) = buffer.split_first() else { return Ok(None) };
+        check_header(header, self.version)?;
+        let Some((body_len, length_len)) = remaining_length(rest)? else { return Ok(None) };
+        let header_len = 1 + length_len;
+        if header_len + body_len > self.max_packet {
+            return Err(DecodeError { reason: ReasonCode::PACKET_TOO_LARGE, what: "a packet larger than the maximum" });
+        }
+        Ok(Some((header, body_len, header_len)))
+    }
+
+    fn packet(&mut self, header: u8, mut body: Reader) -> Result<Packet, DecodeError> {
+        let packet = if header >> 4 == 1 {
+            let connect = connect(&mut body)?;
+            self.version = Some(connect.version);
+            Packet::Connect(Box::new(connect))
+        } else {
+            let version = self.version.ok_or(protocol_error("the first packet is not CONNECT"))?;
+            other(header, version, &mut body)?
+        };
+        if body.is_empty() { Ok(packet) } else { Err(malformed("bytes after the end of a packet")) }
+    }
+}
+
+/// [MQTT-2.1.3-1]: the packet type exists and the flag bits are what they must be; [MQTT-3.1.0-1]: CONNECT comes first.
+fn check_header(header: u8, version: Option<Version>) -> Result<(), DecodeError> {
+    let (kind, flags) = (header >> 4, header & 0x0F);
+    if version.is_none() && kind != 1 {
+        return Err(protocol_error("the first packet is not CONNECT"));
+    }
+    let ok = match kind {
+        0 => false,
+        3 => flags & 0b0110 != 0b0110 && (flags & 0b0110 != 0 || flags & 0b1000 == 0 || version == Some(Version::V31)),
+        // MQTT 3.1 sets DUP on repeated PUBREL, SUBSCRIBE and UNSUBSCRIBE.
+        6 | 8 | 10 => flags == 0b0010 || (version == Some(Version::V31) && flags == 0b1010),
+        15 => version == Some(Version::V5) && flags == 0,
+        _ => flags == 0,
+    };
+    if ok { Ok(()) } else { Err(malformed("packet type or flags that do not exist")) }
+}
+
+/// The value and its length in bytes; `None` if it is not complete [MQTT 5.0, 2.1.4].
+fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
+    let mut value = 0_usize;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        value |= usize::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            // [MQTT-1.5.5-1]
+            let overlong = index > 0 && *byte == 0;
+            return if overlong { Err(malformed("a length that is longer than necessary")) } else { Ok(Some((value, index + 1))) };
+        }
+    }
+    if bytes.len() >= 4 { Err(malformed("a length of more than four bytes")) } else { Ok(None) }
+}
+
+fn other(header: u8, version: Version, body: &mut Reader) -> Result<Packet, DecodeError> {
+    Ok(match header >> 4 {
+        2 => Packet::ConnAck(connack(version, body)?),
+        3 => Packet::Publish(publish(header, version, body)?),
+        4 => Packet::PubAck(ack(Place(4), version, body)?),
+        5 => Packet::PubRec(ack(Place(5), version, body)?),
+        6 => Packet::PubRel(ack(Place(6), version, body)?),
+        7 => Packet::PubComp(ack(Place(7), version, body)?),
+        8 => Packet::Subscribe(subscribe(version, body)?),
+        9 => Packet::SubAck(grants(Place(9), version, body)?),
+        10 => Packet::Unsubscribe(unsubscribe(version, body)?),
+        11 => Packet::UnsubAck(grants(Place(11), version, body)?),
+        12 => Packet::PingReq,
+        13 => Packet::PingResp,
+        14 => Packet::Disconnect(disconnect(Place(14), version, body)?),
+        _ => Packet::Auth(disconnect(Place(15), version, body)?),
+    })
+}
+
+fn properties(place: Place, version: Version, body: &mut Reader) -> Result<Properties, DecodeError> {
+    if version == Version::V5 { read_properties(body, place) } else { Ok(Properties::default()) }
+}
+
+fn protocol_version(body: &mut Reader) -> Result<Version, DecodeError> {
+    let name = body.binary()?;
+    let level = body.u8()?;
+    let unsupported = DecodeError { reason: ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, what: "a protocol version that is not spoken here" };
+    match (&name[..], level) {
+        (b"MQTT", 4) => Ok(Version::V311),
+        (b"MQTT", 5) => Ok(Version::V5),
+        (b"MQIsdp", 3) => Ok(Version::V31),
+        (b"MQTT" | b"MQIsdp", _) => Err(unsupported),
+        _ => Err(malformed("not MQTT")),
+    }
+}
+
+fn connect(body: &mut Reader) -> Result<Connect, DecodeError> {
+    let version = protocol_version(body)?;
+    let flags = body.u8()?;
+    check_connect_flags(flags, version)?;
+    let keep_alive = body.u16()?;
+    let connect_properties = properties(Place(1), version, body)?;
+    if connect_properties.authentication_data.is_some() && connect_properties.authentication_method.is_none() {
+        return Err(protocol_error("authentication data without a method"));
+    }
+    let client_id = body.text()?;
+    let will = if flags & 0x04 != 0 { Some(will(flags, version, body)?) } else { None };
+    let username = if flags & 0x80 != 0 { Some(body.text()?) } else { None };
+    let password = if flags & 0x40 != 0 { Some(body.binary()?) } else { None };
+    Ok(Connect { version, clean_start: flags & 0x02 != 0, keep_alive, client_id, will, username, password, properties: connect_properties })
+}
+
+fn check_connect_flags(flags: u8, version: Version) -> Result<(), DecodeError> {
+    let will = flags & 0x04 != 0;
+    if flags & 0x01 != 0 {
+        return Err(malformed("the reserved connect flag is set")); // [MQTT-3.1.2-3]
+    }
+    if flags & 0x18 == 0x18 || (!will && flags & 0x38 != 0) {
+        return Err(malformed("will flags that contradict each other")); // [MQTT-3.1.2-11..15]
+    }
+    if version != Version::V5 && flags & 0xC0 == 0x40 {
+        return Err(malformed("a password without a user name")); // [MQTT-3.1.2-22] of 3.1.1
+    }
+    Ok(())
+}
+
+fn will(flags: u8, version: Version, body: &mut Reader) -> Result<Will, DecodeError> {
+    let will_properties = properties(Place::WILL, version, body)?;
+    let topic = topic_name(body)?;
+    let payload = body.binary()?;
+    let qos = QoS::from_bits((flags >> 3) & 3).ok_or(malformed("will QoS 3"))?;
+    Ok(Will { topic, payload, qos, retain: flags & 0x20 != 0, properties: will_properties })
+}
+
+fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> {
+    let flags = body.u8()?;
+    if flags > 1 {
+        return Err(malformed("reserved CONNACK flags are set"));
+    }
+    let code = body.u8()?;
+    let reason = if version == Version::V5 { ReasonCode(code) } else { super::encode::reason_of_return_code(code) };
+    Ok(ConnAck { session_present: flags == 1, reason, properties: properties(Place(2), version, body)? })
+}
+
+fn topic_name(body: &mut Reader) -> Result<TopicName, DecodeError> {
+    TopicName::new(body.text()?).map_err(|_| DecodeError { reason: ReasonCode::TOPIC_NAME_INVALID, what: "a topic name that is none" })
+}
+
+fn topic_filter(body: &mut Reader) -> Result<TopicFilter, DecodeError> {
+    TopicFilter::new(body.text()?).map_err(|_| DecodeError { reason: ReasonCode::TOPIC_FILTER_INVALID, what: "a topic filter that is none" })
+}
+
+fn publish(header: u8, version: Version, body: &mut Reader) -> Result<Publish, DecodeError> {
+    let qos = QoS::from_bits((header >> 1) & 3).ok_or(malformed("QoS 3"))?;
+    let text = body.text()?;
+    let packet_id = if qos == QoS::AtMostOnce { None } else { Some(body.packet_id()?) };
+    let properties = properties(Place::PUBLISH, version, body)?;
+    let topic = if text.is_empty() && properties.topic_alias.is_some() {
+        None
+    } else if text.is_empty() && version == Version::V5 {
+        return Err(protocol_error("neither topic nor topic alias"));
+    } else {
+        let invalid = DecodeError { reason: ReasonCode::TOPIC_NAME_INVALID, what: "a topic name that is none" };
+        Some(TopicName::new(text).map_err(|_| invalid)?)
+    };
+    let dup = header & 0x08 != 0 && qos != QoS::AtMostOnce;
+    Ok(Publish { dup, qos, retain: header & 0x01 != 0, topic, packet_id, properties, payload: body.rest() })
+}
+
+fn ack(place: Place, version: Version, body: &mut Reader) -> Result<Ack, DecodeError> {
+    let packet_id = body.packet_id()?;
+    if version != Version::V5 || body.is_empty() {
+        return Ok(Ack::new(packet_id, ReasonCode::SUCCESS));
+    }
+    let reason = ReasonCode(body.u8()?);
+    let known = match place.0 {
+        4 | 5 => matches!(reason.0, 0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99),
+        _ => matches!(reason.0, 0x00 | 0x92),
+    };
+    if !known {
+        return Err(malformed("a reason code that may not stand in this packet"));
+    }
+    let properties = if body.is_empty() { Properties::default() } else { read_properties(body, place)? };
+    Ok(Ack { packet_id, reason, properties })
+}
+
+fn subscribe_options(byte: u8, version: Version) -> Result<SubscribeOptions, DecodeError> {
+    let qos = QoS::from_bits(byte & 3).ok_or(protocol_error("subscription QoS 3"))?;
+    if version != Version::V5 {
+        // [MQTT-3.8.3-4] of 3.1.1; 3.1 calls these bits reserved without a rule.
+        return if byte & 0xFC == 0 { Ok(SubscribeOptions { qos, ..SubscribeOptions::default() }) } else { Err(malformed("reserved subscription bits are set")) };
+    }
+    if byte & 0xC0 != 0 {
+        return Err(malformed("reserved subscription bits are set")); // [MQTT-3.8.3-5]
+    }
+    let retain_handling = match (byte >> 4) & 3 {
+        0 => RetainHandling::Always,
+        1 => RetainHandling::IfNew,
+        2 => RetainHandling::Never,
+        _ => return Err(protocol_error("retain handling 3")),
+    };
+    Ok(SubscribeOptions { qos, no_local: byte & 0x04 != 0, retain_as_published: byte & 0x08 != 0, retain_handling })
+}
+
+fn subscribe(version: Version, body: &mut Reader) -> Result<Subscribe, DecodeError> {
+    let packet_id = body.packet_id()?;
+    let properties = properties(Place(8), version, body)?;
+    let mut filters = Vec::new();
+    while !body.is_empty() {
+        let filter = topic_filter(body)?;
+        let options = subscribe_options(body.u8()?, version)?;
+        if options.no_local && filter.is_shared() {
+            return Err(protocol_error("No Local on a shared subscription")); // [MQTT-3.8.3-4]
+        }
+        filters.push((filter, options));
+    }
+    if filters.is_empty() {
+        return Err(protocol_error("SUBSCRIBE without a filter")); // [MQTT-3.8.3-2]
+    }
+    Ok(Subscribe { packet_id, filters, properties })
+}
+
+fn unsubscribe(version: Version, body: &mut Reader) -> Result<Unsubscribe, DecodeError> {
+    let packet_id = body.packet_id()?;
+    let properties = properties(Place(10), version, body)?;
+    let mut filters = Vec::new();
+    while !body.is_empty() {
+        filters.push(topic_filter(body)?);
+    }
+    if filters.is_empty() {
+        return Err(protocol_error("UNSUBSCRIBE without a filter")); // [MQTT-3.10.3-2]
+    }
+    Ok(Unsubscribe { packet_id, filters, properties })
+}
+
+fn grants(place: Place, version: Version, body: &mut Reader) -> Result<Grants, DecodeError> {
+    let packet_id = body.packet_id()?;
+    let properties = properties(place, version, body)?;
+    let reasons = body.rest().iter().map(|code| ReasonCode(*code)).collect();
+    Ok(Grants { packet_id, reasons, properties })
+}
+
+fn disconnect(place: Place, version: Version, body: &mut Reader) -> Result<Disconnect, DecodeError> {
+    if version != Version::V5 || body.is_empty() {
+        return Ok(Disconnect::new(ReasonCode::SUCCESS));
+    }
+    let reason = ReasonCode(body.u8()?);
+    let known = match place.0 {
+        15 => matches!(reason.0, 0x00 | 0x18 | 0x19),
+        _ => matches!(reason.0, 0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B | 0x8D..=0x90 | 0x93..=0xA2),
+    };
+    if !known {
+        return Err(malformed("a reason code that may not stand in this packet"));
+    }
+    let properties = if body.is_empty() { Properties::default() } else { read_properties(body, place)? };
+    Ok(Disconnect { reason, properties })
+}
+
+/// The bytes of one packet, read from front to back; every read is checked.
+#[derive(Debug)]
+pub(super) struct Reader(Bytes);
+
+const SHORT: &str = "a packet that ends too early";
+
+impl Reader {
+    pub(super) fn new(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn take(&mut self, length: usize) -> Result<Bytes, DecodeError> {
+        if self.0.len() < length {
+            return Err(malformed(SHORT));
+        }
+        Ok(self.0.split_to(length))
+    }
+
+    pub(super) fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.0)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.0.try_get_u8().map_err(|_| malformed(SHORT))
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, DecodeError> {
+        self.0.try_get_u16().map_err(|_| malformed(SHORT))
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.0.try_get_u32().map_err(|_| malformed(SHORT))
+    }
+
+    pub(super) fn varint(&mut self) -> Result<u32, DecodeError> {
+        let (value, length) = remaining_length(&self.0)?.ok_or(malformed(SHORT))?;
+        self.0.advance(length);
+        u32::try_from(value).map_err(|_| malformed("a length that is too large"))
+    }
+
+    pub(super) fn binary(&mut self) -> Result<Bytes, DecodeError> {
+        let length = self.u16()?;
+        self.take(usize::from(length))
+    }
+
+    /// [MQTT-1.5.4-1], [MQTT-1.5.4-2]
+    pub(super) fn text(&mut self) -> Result<ByteString, DecodeError> {
+        let text = ByteString::try_from(self.binary()?).map_err(|_| malformed("text that is not UTF-8"))?;
+        if text.as_bytes().contains(&0) { Err(malformed("text with the character U+0000")) } else { Ok(text) }
+    }
+
+    /// [MQTT-2.2.1-3]
+    pub(super) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
+        PacketId::new(self.u16()?).ok_or(protocol_error("packet identifier 0"))
+    }
+}

@@ -1,0 +1,216 @@
+//! Packets to bytes.
+
+use bytes::{BufMut, BytesMut};
+
+use super::properties::encode_properties;
+use super::{Ack, ConnAck, Connect, Disconnect, Grants, Packet, Properties, Publish, ReasonCode, RetainHandling, SubscribeOptions, Version};
+
+/// Appends `packet` to `out` as `version` writes it. What a version does not know (properties, reason codes) is left out.
+pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
+    match packet {
+        Packet::Publish(publish) => put_publish(publish, version, out),
+        Packet::PingReq => out.put_slice(&[0xC0, 0]),
+        Packet::PingResp => out.put_slice(&[0xD0, 0]),
+        Packet::PubAck(ack) => put_ack(0x40, ack, version, out),
+        Packet::PubRec(ack) => put_ack(0x50, ack, version, out),
+        Packet::PubRel(ack) => put_ack(0x62, ack, version, out),
+        Packet::PubComp(ack) => put_ack(0x70, ack, version, out),
+        Packet::Disconnect(end) => put_disconnect(0xE0, end, version, out),
+        Packet::Auth(auth) => put_disconnect(0xF0, auth, version, out),
+        Packet::Connect(connect) => put_body(0x10, out, |body| connect_body(connect, body)),
+        Packet::ConnAck(connack) => put_body(0x20, out, |body| connack_body(connack, version, body)),
+        Packet::Subscribe(subscribe) => put_body(0x82, out, |body| {
+            body.put_u16(subscribe.packet_id.get());
+            put_properties(&subscribe.properties, version, body);
+            for (filter, options) in &subscribe.filters {
+                put_text(body, filter.as_str());
+                body.put_u8(option_bits(*options, version));
+            }
+        }),
+        Packet::Unsubscribe(unsubscribe) => put_body(0xA2, out, |body| {
+            body.put_u16(unsubscribe.packet_id.get());
+            put_properties(&unsubscribe.properties, version, body);
+            for filter in &unsubscribe.filters {
+                put_text(body, filter.as_str());
+            }
+        }),
+        Packet::SubAck(grants) => put_body(0x90, out, |body| grants_body(grants, version, body)),
+        Packet::UnsubAck(grants) => put_body(0xB0, out, |body| grants_body(grants, version, body)),
+    }
+}
+
+fn put_body(header: u8, out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
+    let mut body = BytesMut::new();
+    write(&mut body);
+    out.reserve(body.len() + 5);
+    out.put_u8(header);
+    put_varint(out, body.len());
+    out.extend_from_slice(&body);
+}
+
+fn put_properties(properties: &Properties, version: Version, out: &mut BytesMut) {
+    if version == Version::V5 {
+        encode_properties(properties, out);
+    }
+}
+
+fn put_publish(publish: &Publish, version: Version, out: &mut BytesMut) {
+    let mut properties = BytesMut::new();
+    put_properties(&publish.properties, version, &mut properties);
+    let topic = publish.topic.as_ref().map_or("", |topic| topic.as_str());
+    let id_len = if publish.packet_id.is_some() { 2 } else { 0 };
+    let length = 2 + topic.len() + id_len + properties.len() + publish.payload.len();
+    out.reserve(length + 5);
+    out.put_u8(0x30 | u8::from(publish.dup) << 3 | (publish.qos as u8) << 1 | u8::from(publish.retain));
+    put_varint(out, length);
+    put_text(out, topic);
+    if let Some(id) = publish.packet_id {
+        out.put_u16(id.get());
+    }
+    out.extend_from_slice(&properties);
+    out.extend_from_slice(&publish.payload);
+}
+
+fn put_ack(header: u8, ack: &Ack, version: Version, out: &mut BytesMut) {
+    if version != Version::V5 || (ack.reason == ReasonCode::SUCCESS && ack.properties.is_empty()) {
+        out.put_slice(&[header, 2]);
+        out.put_u16(ack.packet_id.get());
+        return;
+    }
+    put_body(header, out, |body| {
+        body.put_u16(ack.packet_id.get());
+        body.put_u8(ack.reason.0);
+        if !ack.properties.is_empty() {
+            encode_properties(&ack.properties, body);
+        }
+    });
+}
+
+fn put_disconnect(header: u8, end: &Disconnect, version: Version, out: &mut BytesMut) {
+    if version != Version::V5 || (end.reason == ReasonCode::SUCCESS && end.properties.is_empty()) {
+        out.put_slice(&[header, 0]);
+        return;
+    }
+    put_body(header, out, |body| {
+        body.put_u8(end.reason.0);
+        if !end.properties.is_empty() {
+            encode_properties(&end.properties, body);
+        }
+    });
+}
+
+fn connect_body(connect: &Connect, body: &mut BytesMut) {
+    let (name, level) = match connect.version {
+        Version::V31 => ("MQIsdp", 3),
+        Version::V311 => ("MQTT", 4),
+        Version::V5 => ("MQTT", 5),
+    };
+    put_text(body, name);
+    body.put_u8(level);
+    let will = connect.will.as_ref().map_or(0, |will| 0x04 | (will.qos as u8) << 3 | u8::from(will.retain) << 5);
+    let login = u8::from(connect.username.is_some()) << 7 | u8::from(connect.password.is_some()) << 6;
+    body.put_u8(login | will | u8::from(connect.clean_start) << 1);
+    body.put_u16(connect.keep_alive);
+    put_properties(&connect.properties, connect.version, body);
+    put_text(body, &connect.client_id);
+    if let Some(will) = &connect.will {
+        put_properties(&will.properties, connect.version, body);
+        put_text(body, will.topic.as_str());
+        put_binary(body, &will.payload);
+    }
+    if let Some(username) = &connect.username {
+        put_text(body, username);
+    }
+    if let Some(password) = &connect.password {
+        put_binary(body, password);
+    }
+}
+
+fn connack_body(connack: &ConnAck, version: Version, body: &mut BytesMut) {
+    // [MQTT-3.2.2-6]; MQTT 3.1 has no session-present flag.
+    let present = connack.session_present && connack.reason == ReasonCode::SUCCESS && version != Version::V31;
+    body.put_u8(u8::from(present));
+    body.put_u8(if version == Version::V5 { connack.reason.0 } else { return_code_of_reason(connack.reason) });
+    put_properties(&connack.properties, version, body);
+}
+
+fn grants_body(grants: &Grants, version: Version, body: &mut BytesMut) {
+    body.put_u16(grants.packet_id.get());
+    put_properties(&grants.properties, version, body);
+    for reason in &grants.reasons {
+        body.put_u8(if version == Version::V5 || !reason.is_error() { reason.0 } else { 0x80 });
+    }
+}
+
+fn option_bits(options: SubscribeOptions, version: Version) -> u8 {
+    let qos = options.qos as u8;
+    if version != Version::V5 {
+        return qos;
+    }
+    let handling = match options.retain_handling {
+        RetainHandling::Always => 0,
+        RetainHandling::IfNew => 1,
+        RetainHandling::Never => 2,
+    };
+    qos | u8::from(options.no_local) << 2 | u8::from(options.retain_as_published) << 3 | handling << 4
+}
+
+/// The CONNACK return code of 3.1 and 3.1.1 that comes nearest.
+fn return_code_of_reason(reason: ReasonCode) -> u8 {
+    match reason {
+        ReasonCode::SUCCESS => 0,
+        ReasonCode::UNSUPPORTED_PROTOCOL_VERSION => 1,
+        ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => 2,
+        ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::BAD_AUTHENTICATION_METHOD => 4,
+        ReasonCode::NOT_AUTHORIZED => 5,
+        _ => 3,
+    }
+}
+
+/// The reason code for a CONNACK return code of 3.1 and 3.1.1.
+pub(super) fn reason_of_return_code(code: u8) -> ReasonCode {
+    match code {
+        0 => ReasonCode::SUCCESS,
+        1 => ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+        2 => ReasonCode::CLIENT_IDENTIFIER_NOT_VALID,
+        3 => ReasonCode::SERVER_UNAVAILABLE,
+        4 => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        5 => ReasonCode::NOT_AUTHORIZED,
+        _ => ReasonCode::UNSPECIFIED,
+    }
+}
+
+/// Bytes a variable byte integer takes.
+pub(super) fn varint_len(value: usize) -> usize {
+    match value {
+        0..=0x7F => 1,
+        0x80..=0x3FFF => 2,
+        0x4000..=0x1F_FFFF => 3,
+        _ => 4,
+    }
+}
+
+/// A variable byte integer; `value` must be below 2^28, which every bounded packet is.
+pub(super) fn put_varint(out: &mut BytesMut, mut value: usize) {
+    loop {
+        let low = (value & 0x7F) as u8;
+        value >>= 7;
+        if value == 0 {
+            out.put_u8(low);
+            return;
+        }
+        out.put_u8(low | 0x80);
+    }
+}
+
+/// A two-byte length and the text; at most 65,535 bytes of it.
+pub(super) fn put_text(out: &mut BytesMut, text: &str) {
+    put_binary(out, text.as_bytes());
+}
+
+/// A two-byte length and the bytes; at most 65,535 of them.
+pub(super) fn put_binary(out: &mut BytesMut, data: &[u8]) {
+    let length = u16::try_from(data.len()).unwrap_or(u16::MAX);
+    out.put_u16(length);
+    out.extend_from_slice(data.get(..usize::from(length)).unwrap_or_default());
+}

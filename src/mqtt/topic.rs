@@ -1,0 +1,214 @@
+//! Topic names and topic filters: values that cannot be wrong, and how they match [MQTT 5.0, 4.7].
+
+use std::borrow::Borrow;
+use std::fmt;
+
+use bytestring::ByteString;
+
+/// Longest topic in bytes [MQTT 5.0, 1.5.4].
+const MAX_BYTES: usize = 65_535;
+/// Most levels a topic may have; what mosquitto allows.
+const MAX_LEVELS: usize = 200;
+
+/// Why a text is no topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// [MQTT-4.7.3-1]
+    #[error("a topic must have at least one character")]
+    Empty,
+    /// [MQTT-4.7.3-3]
+    #[error("a topic may have at most 65535 bytes")]
+    TooLong,
+    /// Deep topics cost every subscriber; 200 levels is the limit mosquitto users know.
+    #[error("a topic may have at most 200 levels")]
+    TooDeep,
+    /// [MQTT-4.7.3-2]
+    #[error("a topic must not contain the character U+0000")]
+    Null,
+    /// [MQTT-4.7.1-1]
+    #[error("a topic name must not contain the wildcards `+` and `#`")]
+    Wildcard,
+    /// [MQTT-4.7.1-1]
+    #[error("`#` must be the last level and stand alone in it, as in `plant/#`")]
+    MisplacedHash,
+    /// [MQTT-4.7.1-2]
+    #[error("`+` must stand alone in its level, as in `plant/+/flow`")]
+    MisplacedPlus,
+}
+
+/// A valid topic name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicName(ByteString);
+
+/// A valid topic filter.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicFilter(ByteString);
+
+fn check_common(text: &str) -> Result<(), TopicError> {
+    if text.is_empty() {
+        return Err(TopicError::Empty);
+    }
+    if text.len() > MAX_BYTES {
+        return Err(TopicError::TooLong);
+    }
+    let mut levels = 1;
+    for byte in text.bytes() {
+        match byte {
+            0 => return Err(TopicError::Null),
+            b'/' => levels += 1,
+            _ => {}
+        }
+    }
+    if levels > MAX_LEVELS { Err(TopicError::TooDeep) } else { Ok(()) }
+}
+
+impl TopicName {
+    /// Checks `text`.
+    pub fn new(text: impl Into<ByteString>) -> Result<Self, TopicError> {
+        let text = text.into();
+        check_common(&text)?;
+        if text.bytes().any(|b| b == b'+' || b == b'#') {
+            return Err(TopicError::Wildcard);
+        }
+        Ok(Self(text))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True for names such as `$SYS/...`, which wildcards at the first level do not match [MQTT-4.7.2-1].
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with('$')
+    }
+}
+
+impl TopicFilter {
+    /// Checks `text`.
+    pub fn new(text: impl Into<ByteString>) -> Result<Self, TopicError> {
+        let text = text.into();
+        check_common(&text)?;
+        let mut levels = text.split('/').peekable();
+        while let Some(level) = levels.next() {
+            if level.contains('#') && (level != "#" || levels.peek().is_some()) {
+                return Err(TopicError::MisplacedHash);
+            }
+            if level.contains('+') && level != "+" {
+                return Err(TopicError::MisplacedPlus);
+            }
+        }
+        Ok(Self(text))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// True for `$share/...` filters of MQTT 5.
+    pub fn is_shared(&self) -> bool {
+        self.0.starts_with("$share/")
+    }
+
+    /// True if a message published to `name` is for this filter.
+    pub fn matches(&self, name: &TopicName) -> bool {
+        let first_is_wildcard = self.0.starts_with(['+', '#']);
+        if name.is_reserved() && first_is_wildcard {
+            return false;
+        }
+        let mut levels = name.0.split('/');
+        for wanted in self.0.split('/') {
+            match (wanted, levels.next()) {
+                ("#", _) => return true,
+                ("+", Some(_)) => {}
+                (wanted, Some(level)) if wanted == level => {}
+                _ => return false,
+            }
+        }
+        levels.next().is_none()
+    }
+}
+
+macro_rules! text_like {
+    ($type:ident) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+        impl From<$type> for ByteString {
+            fn from(topic: $type) -> Self {
+                topic.0
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::new(text.clone()).map_err(|e| serde::de::Error::custom(format!("`{text}`: {e}")))
+            }
+        }
+    };
+}
+
+text_like!(TopicName);
+text_like!(TopicFilter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(filter: &str, name: &str, expected: bool) {
+        let filter = TopicFilter::new(filter).unwrap();
+        let name = TopicName::new(name).unwrap();
+        assert_eq!(filter.matches(&name), expected, "{filter} against {name}");
+    }
+
+    #[test]
+    fn filters_match_as_the_standard_says() {
+        check("sport/tennis/player1/#", "sport/tennis/player1", true);
+        check("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true);
+        check("sport/#", "sport", true);
+        check("#", "sport/tennis", true);
+        check("sport/tennis/+", "sport/tennis/player1", true);
+        check("sport/tennis/+", "sport/tennis/player1/ranking", false);
+        check("sport/+", "sport", false);
+        check("sport/+", "sport/", true);
+        check("+/+", "/finance", true);
+        check("/+", "/finance", true);
+        check("+", "/finance", false);
+        check("#", "$SYS/broker/uptime", false);
+        check("+/monitor/clients", "$SYS/monitor/clients", false);
+        check("$SYS/#", "$SYS/broker/uptime", true);
+        check("$SYS/monitor/+", "$SYS/monitor/clients", true);
+        check("a/b", "a/B", false);
+        check("a//b", "a//b", true);
+        check("a/+/b", "a//b", true);
+    }
+
+    #[test]
+    fn wrong_topics_are_refused_with_their_fault() {
+        for (text, fault) in [
+            ("", TopicError::Empty),
+            ("a/#/b", TopicError::MisplacedHash),
+            ("a#", TopicError::MisplacedHash),
+            ("a/b+", TopicError::MisplacedPlus),
+            ("a\0", TopicError::Null),
+        ] {
+            assert_eq!(TopicFilter::new(text).unwrap_err(), fault, "{text:?}");
+        }
+        assert_eq!(TopicName::new("a/+").unwrap_err(), TopicError::Wildcard);
+        assert_eq!(TopicName::new("a/".repeat(200)).unwrap_err(), TopicError::TooDeep);
+        assert!(TopicName::new("a/".repeat(199)).is_ok());
+    }
+}

@@ -1,0 +1,132 @@
+//! The vocabulary of measurement: point, value, quality, reading.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What one reading says. Numbers keep the width they were measured in, so that a 32-bit float is never printed with
+/// digits it does not have.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// A coil, a discrete input or one bit of a register.
+    Bool(bool),
+    /// A signed integer.
+    Int(i64),
+    /// An unsigned integer.
+    UInt(u64),
+    /// A single-precision float; never NaN or infinite (those become bad quality).
+    F32(f32),
+    /// A double-precision float, or any scaled number; never NaN or infinite.
+    F64(f64),
+    /// A word from the point's `words` table.
+    Text(Arc<str>),
+}
+
+impl Value {
+    /// The value as a number, for comparisons; `None` for text.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Self::Bool(b) => Some(f64::from(u8::from(*b))),
+            #[allow(clippy::cast_precision_loss)]
+            Self::Int(i) => Some(*i as f64),
+            #[allow(clippy::cast_precision_loss)]
+            Self::UInt(u) => Some(*u as f64),
+            Self::F32(f) => Some(f64::from(*f)),
+            Self::F64(f) => Some(*f),
+            Self::Text(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(b) => write!(f, "{b}"),
+            Self::Int(i) => write!(f, "{i}"),
+            Self::UInt(u) => write!(f, "{u}"),
+            Self::F32(x) => write!(f, "{x}"),
+            Self::F64(x) => write!(f, "{x}"),
+            Self::Text(t) => write!(f, "{t}"),
+        }
+    }
+}
+
+/// How far a reading can be trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Quality {
+    /// Measured just now, plausible.
+    Good,
+    /// The last good value; the newest attempt to read it failed for the reason given.
+    Stale(Arc<str>),
+    /// No usable value, for the reason given.
+    Bad(Arc<str>),
+}
+
+impl Quality {
+    /// `good`, `stale` or `bad`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Stale(_) => "stale",
+            Self::Bad(_) => "bad",
+        }
+    }
+
+    /// Why it is not good.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Good => None,
+            Self::Stale(reason) | Self::Bad(reason) => Some(reason),
+        }
+    }
+}
+
+/// When an answer arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timestamp {
+    /// Milliseconds since the Unix epoch, by the wall clock of this machine.
+    pub unix_ms: i64,
+    /// False if that clock had not been set yet: the date is then worth nothing, the order still is.
+    pub clock_set: bool,
+}
+
+impl Timestamp {
+    /// A time of the wall clock; whether it was set is judged from the date itself.
+    pub fn at(unix_ms: i64) -> Self {
+        Self { unix_ms, clock_set: crate::time::clock_is_set(unix_ms) }
+    }
+}
+
+/// Index of a point in the gateway's list of points; stable while the gateway runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PointId(pub u32);
+
+/// Index of a device in the gateway's list of devices; stable while the gateway runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceId(pub u32);
+
+/// One measured value with its time and quality.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// Which point.
+    pub point: PointId,
+    /// `None` only with [`Quality::Bad`].
+    pub value: Option<Value>,
+    /// When the answer arrived, or when the attempt failed.
+    pub time: Timestamp,
+    /// How far it can be trusted.
+    pub quality: Quality,
+}
+
+/// What a line task reports to the rest of the gateway.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A point was read, or could not be.
+    Reading(Reading),
+    /// A device began to answer, or stopped.
+    Device {
+        /// Which device.
+        device: DeviceId,
+        /// True if it answers.
+        online: bool,
+    },
+}

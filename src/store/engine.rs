@@ -1,0 +1,207 @@
+//! One partition: a sled database that is filled once. The only file that names sled.
+//!
+//! Invariants:
+//! * `commit` returns `Ok` only after our own `fdatasync` of the database file.
+//! * A slot is written once; slots exist, empty, before the partition is used.
+//! * A partition exists under its final name only after its files, its directory and the parent directory are synced.
+//! * Panics of the engine become [`StoreError::Engine`].
+
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use super::chunk::Chunk;
+use super::cursor::Cursor;
+
+/// Slots that may be used; sixteen more stay empty at the end, so that the last leaf is never split.
+pub(super) const SLOTS: u32 = 512;
+const SPARE_SLOTS: u32 = 16;
+const SEGMENT_BYTES: usize = 2 << 20;
+const CACHE_BYTES: u64 = 4 << 20;
+/// Everything but the chunks that belongs to a partition: a fresh database is one segment.
+pub(super) const EMPTY_PARTITION_BYTES: u64 = SEGMENT_BYTES as u64;
+
+/// An open partition.
+pub(super) struct Partition {
+    path: PathBuf,
+    db: sled::Db,
+    slots: sled::Tree,
+    meta: sled::Tree,
+    /// Our own descriptor of the database file, for `fdatasync`.
+    file: File,
+    next_slot: u32,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partition").field("path", &self.path).field("next_slot", &self.next_slot).finish_non_exhaustive()
+    }
+}
+
+fn engine_error(path: &Path, error: &sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(io) => io_error(path, std::io::Error::new(io.kind(), io.to_string())),
+        other => StoreError::Engine { path: path.to_owned(), what: other.to_string() },
+    }
+}
+
+/// Sorts an I/O error by what a person or the caller can do about it.
+pub(super) fn io_error(path: &Path, source: std::io::Error) -> StoreError {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    if matches!(source.kind(), StorageFull | QuotaExceeded) {
+        let folder = path.parent().unwrap_or(path).to_owned();
+        return StoreError::Full { folder };
+    }
+    StoreError::Folder { path: path.to_owned(), source }
+}
+
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("panic without a message");
+        Err(StoreError::Engine { path: path.to_owned(), what: what.to_owned() })
+    })
+}
+
+fn open_database(path: &Path) -> Result<sled::Db, StoreError> {
+    sled::Config::new()
+        .path(path)
+        .mode(sled::Mode::LowSpace)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
+        .open()
+        .map_err(|e| engine_error(path, &e))
+}
+
+fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|e| io_error(path, e))
+}
+
+/// Makes the entries of a directory durable.
+pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    sync(path)
+}
+
+impl Partition {
+    /// Makes a partition under a temporary name beside `path`, then gives it its name. On failure nothing stands at `path`.
+    pub(super) fn create(path: &Path, cursor: &Cursor) -> Result<Self, StoreError> {
+        let parent = path.parent().unwrap_or(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = parent.join(format!("new-{name}"));
+        let _ = fs::remove_dir_all(&temporary);
+        let made = guarded(path, || Self::create_at(&temporary, path, cursor));
+        if made.is_err() {
+            let _ = fs::remove_dir_all(&temporary);
+        }
+        made
+    }
+
+    fn create_at(temporary: &Path, path: &Path, cursor: &Cursor) -> Result<Self, StoreError> {
+        let fail = |e: sled::Error| engine_error(path, &e);
+        let db = open_database(temporary)?;
+        let slots = db.open_tree("q").map_err(fail)?;
+        let meta = db.open_tree("m").map_err(fail)?;
+        for slot in 0..SLOTS + SPARE_SLOTS {
+            slots.insert(slot.to_be_bytes(), Vec::new()).map_err(fail)?;
+        }
+        meta.insert("cursor", cursor.encode()).map_err(fail)?;
+        db.flush().map_err(fail)?;
+        for file in ["conf", "db"] {
+            sync(&temporary.join(file))?;
+        }
+        sync_dir(temporary)?;
+        let parent = path.parent().unwrap_or(path);
+        fs::rename(temporary, path).map_err(|e| io_error(path, e))?;
+        sync_dir(parent)?;
+        let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
+        Ok(Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: EMPTY_PARTITION_BYTES })
+    }
+
+    /// Opens a partition that exists and reads it once from end to end; also returns the last sequence number it holds whole.
+    pub(super) fn open(path: &Path) -> Result<(Self, Option<u64>), StoreError> {
+        guarded(path, || {
+            remove_unfinished_snapshots(path)?;
+            let db = open_database(path)?;
+            let fail = |e: sled::Error| engine_error(path, &e);
+            let slots = db.open_tree("q").map_err(fail)?;
+            let meta = db.open_tree("m").map_err(fail)?;
+            let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
+            let mut partition = Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: EMPTY_PARTITION_BYTES };
+            let mut last = None;
+            while let Some(chunk) = partition.chunk(partition.next_slot)? {
+                partition.bytes += chunk.encoded_len() as u64;
+                partition.next_slot += 1;
+                last = last.max(Some(chunk.last_complete_seq()));
+            }
+            Ok((partition, last))
+        })
+    }
+
+    /// The chunk in `slot`; `None` if it has not been written.
+    pub(super) fn chunk(&self, slot: u32) -> Result<Option<Chunk>, StoreError> {
+        guarded(&self.path, || {
+            let value = self.slots.get(slot.to_be_bytes()).map_err(|e| engine_error(&self.path, &e))?;
+            match value {
+                Some(bytes) if !bytes.is_empty() => {
+                    let decoded = Chunk::decode(&bytes);
+                    decoded.map(Some).map_err(|e| StoreError::Engine { path: self.path.clone(), what: e.to_string() })
+                }
+                _ => Ok(None),
+            }
+        })
+    }
+
+    /// The cursor as of the last commit into this partition.
+    pub(super) fn cursor(&self) -> Result<Cursor, StoreError> {
+        guarded(&self.path, || {
+            let bytes = self.meta.get("cursor").map_err(|e| engine_error(&self.path, &e))?;
+            let cursor = bytes.and_then(|bytes| Cursor::decode(&bytes));
+            cursor.ok_or_else(|| StoreError::Engine { path: self.path.clone(), what: "no cursor".to_owned() })
+        })
+    }
+
+    /// Writes chunks into the next slots and the cursor beside them; durable when it returns `Ok`. After an error this
+    /// partition must not be written again.
+    pub(super) fn commit(&mut self, chunks: &[Chunk], cursor: &Cursor) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        guarded(&path, || {
+            let fail = |e: sled::Error| engine_error(&path, &e);
+            for chunk in chunks {
+                let bytes = chunk.encode();
+                self.bytes += bytes.len() as u64;
+                self.slots.insert(self.next_slot.to_be_bytes(), bytes).map_err(fail)?;
+                self.next_slot += 1;
+            }
+            self.meta.insert("cursor", cursor.encode()).map_err(fail)?;
+            self.db.flush().map_err(fail)?;
+            self.file.sync_data().map_err(|e| io_error(&path, e))
+        })
+    }
+
+    /// Slots that can still be written.
+    pub(super) fn free_slots(&self) -> usize {
+        SLOTS.saturating_sub(self.next_slot) as usize
+    }
+
+    /// Bytes it takes on disk, about.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// A kill in the middle of an open leaves a snapshot that is taken for a good one and makes the database unreadable.
+fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(path).map_err(|e| io_error(path, e))? {
+        let file = entry.map_err(|e| io_error(path, e))?.path();
+        if file.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(&file).map_err(|e| io_error(&file, e))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,628 @@
+//! Partitions put together to one journal: append, read on, settle, remove. Blocking; one thread owns it.
+//!
+//! Invariants:
+//! * Partition numbers and first sequence numbers both grow; the numbers of one partition end where the next one begins.
+//! * After a start a new partition is begun: nothing is ever appended to a file that an unclean stop may have left.
+//! * What leaves the journal unsettled (limit reached, damage) is counted in `lost`, never silent.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+
+use super::chunk::Chunk;
+use super::cursor::Cursor;
+use super::engine::{EMPTY_PARTITION_BYTES, Partition, io_error, sync_dir};
+use super::{CHUNK_BYTES, StoreError};
+
+/// Bounds of a journal, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// All partitions together; the oldest is removed, settled or not, before a new one would exceed it.
+    pub total_bytes: u64,
+    /// One partition; at least one commit fits whatever it says.
+    pub partition_bytes: u64,
+}
+
+impl Limits {
+    /// The limits for a journal of `total_bytes` (at least four times an empty partition).
+    pub fn of(total_bytes: u64) -> Self {
+        let total_bytes = total_bytes.max(4 * EMPTY_PARTITION_BYTES);
+        Self { total_bytes, partition_bytes: (total_bytes / 4).min(16 << 20) }
+    }
+}
+
+/// One entry with its sequence number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the order of all entries ever appended.
+    pub seq: u64,
+    /// What was appended.
+    pub bytes: Bytes,
+}
+
+#[derive(Debug)]
+struct Sealed {
+    number: u64,
+    first_seq: u64,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Position {
+    number: u64,
+    slot: u32,
+    /// The number that comes next; smaller ones were returned, or are of no interest.
+    next_seq: u64,
+    read_ahead: VecDeque<Entry>,
+}
+
+/// A durable, ordered, bounded queue of byte entries.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    _lock: File,
+    limits: Limits,
+    sealed: VecDeque<Sealed>,
+    tail: Sealed,
+    tail_partition: Partition,
+    tail_usable: bool,
+    head: Option<(u64, Partition)>,
+    position: Option<Position>,
+    next_seq: u64,
+    cursor: Cursor,
+    cursor_is_saved: bool,
+    lost: u64,
+}
+
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    fs::create_dir_all(folder).map_err(|e| io_error(folder, e))?;
+    let path = folder.join("LOCK");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { folder: folder.to_owned() }),
+        Err(fs::TryLockError::Error(e)) => Err(io_error(&path, e)),
+    }
+}
+
+fn partition_path(folder: &Path, number: u64, first_seq: u64) -> PathBuf {
+    folder.join(format!("p-1-{number:08x}-{first_seq:016x}"))
+}
+
+fn parse_partition(path: &Path) -> Option<(u64, u64)> {
+    let name = path.file_name()?.to_str()?.strip_prefix("p-1-")?;
+    let (number, first_seq) = name.split_once('-')?;
+    Some((u64::from_str_radix(number, 16).ok()?, u64::from_str_radix(first_seq, 16).ok()?))
+}
+
+fn remove_partition(folder: &Path, path: &Path) -> Result<(), StoreError> {
+    let dead = folder.join(format!("dead-{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    fs::rename(path, &dead).map_err(|e| io_error(path, e))?;
+    sync_dir(folder)?;
+    fs::remove_dir_all(&dead).map_err(|e| io_error(&dead, e))
+}
+
+/// The partitions of a folder in order; leftovers of interrupted work are deleted.
+fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
+        let path = entry.map_err(|e| io_error(folder, e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("dead-") || name.starts_with("new-") {
+            fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
+        } else if let Some((number, first_seq)) = parse_partition(&path) {
+            let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.len());
+            found.push(Sealed { number, first_seq, bytes });
+        }
+    }
+    found.sort_by_key(|sealed| sealed.number);
+    Ok(found.into())
+}
+
+impl Journal {
+    /// Opens the journal in `folder`, making it if needed.
+    pub fn open(folder: &Path, limits: Limits) -> Result<Self, StoreError> {
+        let lock = lock(folder)?;
+        let sealed = list(folder)?;
+        let (cursor, next_seq, number) = match sealed.back() {
+            None => (Cursor::default(), 1, 1),
+            Some(last) => {
+                let fallback = sealed.front().map_or(0, |first| first.first_seq - 1);
+                let (cursor, next_seq) = recover(folder, last, fallback)?;
+                (cursor, next_seq, last.number + 1)
+            }
+        };
+        let path = partition_path(folder, number, next_seq);
+        let tail_partition = Partition::create(&path, &cursor)?;
+        let tail = Sealed { number, first_seq: next_seq, bytes: EMPTY_PARTITION_BYTES };
+        let mut journal = Self {
+            folder: folder.to_owned(),
+            _lock: lock,
+            limits,
+            sealed,
+            tail,
+            tail_partition,
+            tail_usable: true,
+            head: None,
+            position: None,
+            next_seq,
+            cursor,
+            cursor_is_saved: true,
+            lost: 0,
+        };
+        journal.remove_settled()?;
+        Ok(journal)
+    }
+
+    /// Entries that were appended and are neither settled nor lost.
+    pub fn waiting(&self) -> u64 {
+        self.cursor.unsettled_in(1, self.next_seq - 1)
+    }
+
+    /// Entries given up since the journal was opened: the limit was reached, or the disk damaged them.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// The number the next entry will get.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// What is settled.
+    pub fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    /// Bytes all partitions take on disk, about.
+    pub fn bytes(&self) -> u64 {
+        self.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>() + self.tail_partition.bytes()
+    }
+
+    /// Writes entries and returns the sequence number of the first; they are durable when it returns. After an error only
+    /// those numbered below [`Journal::next_seq`] were accepted; appending the others again tries in a new partition.
+    pub fn append(&mut self, entries: &[Bytes]) -> Result<u64, StoreError> {
+        let first = self.next_seq;
+        let mut chunks = Chunk::split(first, entries);
+        while !chunks.is_empty() {
+            self.make_room(&chunks)?;
+            let count = chunks_that_fit(&chunks, self.tail_partition.free_slots());
+            let rest = chunks.split_off(count);
+            self.commit(&chunks)?;
+            if let Some(last) = chunks.last() {
+                self.next_seq = self.next_seq.max(last.last_complete_seq() + 1);
+            }
+            chunks = rest;
+        }
+        Ok(first)
+    }
+
+    fn commit(&mut self, chunks: &[Chunk]) -> Result<(), StoreError> {
+        let done = self.tail_partition.commit(chunks, &self.cursor);
+        if done.is_err() {
+            self.tail_usable = false;
+        }
+        self.cursor_is_saved = done.is_ok();
+        done
+    }
+
+    fn make_room(&mut self, chunks: &[Chunk]) -> Result<(), StoreError> {
+        let needed = chunks_of_first_entry(chunks);
+        let full = self.tail_partition.free_slots() < needed || self.tail_partition.bytes() >= self.limits.partition_bytes.max(EMPTY_PARTITION_BYTES + CHUNK_BYTES as u64);
+        if self.tail_usable && !full { Ok(()) } else { self.rotate() }
+    }
+
+    fn rotate(&mut self) -> Result<(), StoreError> {
+        self.enforce_limit()?;
+        let number = self.tail.number + 1;
+        let path = partition_path(&self.folder, number, self.next_seq);
+        let partition = Partition::create(&path, &self.cursor)?;
+        let tail = Sealed { number, first_seq: self.next_seq, bytes: 0 };
+        let old = std::mem::replace(&mut self.tail_partition, partition);
+        let mut sealed = std::mem::replace(&mut self.tail, tail);
+        sealed.bytes = old.bytes();
+        if self.position.as_ref().is_some_and(|position| position.number == sealed.number) {
+            self.head = Some((sealed.number, old));
+        }
+        self.sealed.push_back(sealed);
+        self.tail_usable = true;
+        self.cursor_is_saved = true;
+        self.remove_settled()
+    }
+
+    /// Removes the oldest partitions until a new one fits the limit.
+    fn enforce_limit(&mut self) -> Result<(), StoreError> {
+        while self.bytes() + self.limits.partition_bytes > self.limits.total_bytes && !self.sealed.is_empty() {
+            let last = self.last_seq_of_oldest();
+            let first = self.cursor.low() + 1;
+            let lost = self.cursor.unsettled_in(first, last);
+            if lost > 0 {
+                self.lost += lost;
+                tracing::warn!(folder = %self.folder.display(), first, last, lost, "outbox limit reached, oldest entries dropped; raise outbox.keep.size or repair the link");
+            }
+            self.cursor.settle(first, last);
+            self.remove_settled()?;
+        }
+        Ok(())
+    }
+
+    fn last_seq_of_oldest(&self) -> u64 {
+        self.sealed.get(1).unwrap_or(&self.tail).first_seq - 1
+    }
+
+    /// Marks an entry as done; durable with the next append or [`Journal::save_cursor`].
+    pub fn settle(&mut self, seq: u64) {
+        self.settle_range(seq, seq);
+    }
+
+    fn settle_range(&mut self, first: u64, last: u64) {
+        self.cursor.settle(first, last.min(self.next_seq - 1));
+        self.cursor_is_saved = false;
+    }
+
+    /// Makes what was settled durable, if anything was since the last commit, and removes partitions that are done with.
+    pub fn save_cursor(&mut self) -> Result<(), StoreError> {
+        if !self.cursor_is_saved {
+            if self.tail_usable {
+                self.commit(&[])?;
+            } else {
+                self.rotate()?;
+            }
+        }
+        self.remove_settled()
+    }
+
+    /// Removes partitions whose entries are all settled in a cursor that is durable; an entry may come back after a crash,
+    /// but it is never gone before its settling is.
+    fn remove_settled(&mut self) -> Result<(), StoreError> {
+        while !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.cursor.low() {
+            let Some(sealed) = self.sealed.pop_front() else { break };
+            if self.head.as_ref().is_some_and(|(number, _)| *number == sealed.number) {
+                self.head = None;
+            }
+            if self.position.as_ref().is_some_and(|position| position.number == sealed.number) {
+                self.position = None;
+            }
+            remove_partition(&self.folder, &partition_path(&self.folder, sealed.number, sealed.first_seq))?;
+        }
+        Ok(())
+    }
+
+    /// The next entries after `after` that are not settled, in order; at most `max_entries`, and no more after `max_bytes`.
+    pub fn read(&mut self, after: u64, max_entries: usize, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {
+        self.seek(after.max(self.cursor.low()) + 1);
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        while out.len() < max_entries && bytes < max_bytes {
+            let Some(entry) = self.next_entry()? else { break };
+            if !self.cursor.is_settled(entry.seq) {
+                bytes += entry.bytes.len();
+                out.push(entry);
+            }
+        }
+        Ok(out)
+    }
+
+    fn seek(&mut self, seq: u64) {
+        if self.position.as_ref().is_some_and(|position| position.next_seq == seq) {
+            return;
+        }
+        let holds = |sealed: &&Sealed| sealed.first_seq <= seq;
+        let start = if self.tail.first_seq <= seq { &self.tail } else { self.sealed.iter().rev().find(holds).or(self.sealed.front()).unwrap_or(&self.tail) };
+        self.position = Some(Position { number: start.number, slot: 0, next_seq: seq, read_ahead: VecDeque::new() });
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry>, StoreError> {
+        loop {
+            let Some(position) = self.position.as_mut() else { return Ok(None) };
+            if let Some(entry) = position.read_ahead.pop_front() {
+                let expected = position.next_seq;
+                if entry.seq >= self.next_seq {
+                    // Left by a failed commit: not durable until it is written again.
+                    position.read_ahead.push_front(entry);
+                    return Ok(None);
+                }
+                if entry.seq < expected {
+                    continue;
+                }
+                position.next_seq = entry.seq + 1;
+                self.count_gap(expected, entry.seq);
+                return Ok(Some(entry));
+            }
+            if !self.read_on()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Numbers that no partition holds any more were damaged; they are settled so that nobody waits for them.
+    fn count_gap(&mut self, expected: u64, found: u64) {
+        if found > expected {
+            let lost = self.cursor.unsettled_in(expected, found - 1);
+            if lost > 0 {
+                self.lost += lost;
+                tracing::error!(folder = %self.folder.display(), first = expected, last = found - 1, lost, "entries are missing from the store; see its quarantine folder");
+            }
+            self.settle_range(expected, found - 1);
+        }
+    }
+
+    /// Reads the next chunk, going on to the next partition at the end of one. False if there is nothing more.
+    fn read_on(&mut self) -> Result<bool, StoreError> {
+        let Some((number, slot)) = self.position.as_ref().map(|position| (position.number, position.slot)) else { return Ok(false) };
+        match self.chunk_at(number, slot)? {
+            Some(chunk) => {
+                let (entries, used) = self.entries_of(number, slot, chunk)?;
+                if let Some(position) = self.position.as_mut() {
+                    position.slot = slot + used;
+                    position.read_ahead.extend(entries);
+                }
+                Ok(true)
+            }
+            None if number == self.tail.number => Ok(false),
+            None => {
+                self.head = None;
+                let next = self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail).number;
+                if let Some(position) = self.position.as_mut() {
+                    position.number = next;
+                    position.slot = 0;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    fn chunk_at(&mut self, number: u64, slot: u32) -> Result<Option<Chunk>, StoreError> {
+        if number == self.tail.number {
+            return self.tail_partition.chunk(slot);
+        }
+        if self.head.as_ref().is_none_or(|(open, _)| *open != number) {
+            let Some(first_seq) = self.sealed.iter().find(|sealed| sealed.number == number).map(|sealed| sealed.first_seq) else {
+                return Ok(None);
+            };
+            let path = partition_path(&self.folder, number, first_seq);
+            self.head = Some((number, open_or_carve(&self.folder, &path, &self.cursor)?.0));
+        }
+        match &self.head {
+            Some((_, partition)) => partition.chunk(slot),
+            None => Ok(None),
+        }
+    }
+
+    /// The whole entries that begin with `chunk`, and how many slots they took. Parts without an end are skipped: they were
+    /// never acknowledged.
+    fn entries_of(&mut self, number: u64, slot: u32, chunk: Chunk) -> Result<(Vec<Entry>, u32), StoreError> {
+        let (seq, parts, first) = match chunk {
+            Chunk::Entries { first_seq, entries } => {
+                return Ok((entries.into_iter().zip(first_seq..).map(|(bytes, seq)| Entry { seq, bytes }).collect(), 1));
+            }
+            Chunk::Part { seq, part: 0, parts, bytes } => (seq, parts, bytes),
+            Chunk::Part { .. } => return Ok((Vec::new(), 1)),
+        };
+        let mut whole = BytesMut::from(&first[..]);
+        for index in 1..parts {
+            match self.chunk_at(number, slot + index)? {
+                Some(Chunk::Part { seq: same, part, bytes, .. }) if same == seq && part == index => whole.extend_from_slice(&bytes),
+                _ => return Ok((Vec::new(), index)),
+            }
+        }
+        Ok((vec![Entry { seq, bytes: whole.freeze() }], parts))
+    }
+}
+
+/// How many of `chunks` can go into `free` slots without tearing an entry.
+fn chunks_that_fit(chunks: &[Chunk], free: usize) -> usize {
+    let mut count = 0;
+    while let Some(rest) = chunks.get(count..).filter(|rest| !rest.is_empty()) {
+        let next = chunks_of_first_entry(rest);
+        if count + next > free && count > 0 {
+            break;
+        }
+        count += next;
+    }
+    count
+}
+
+fn chunks_of_first_entry(chunks: &[Chunk]) -> usize {
+    match chunks.first() {
+        Some(Chunk::Part { parts, .. }) => *parts as usize,
+        Some(_) => 1,
+        None => 0,
+    }
+}
+
+/// Reads the newest partition of the last run: its cursor and the next free sequence number.
+fn recover(folder: &Path, last: &Sealed, fallback_low: u64) -> Result<(Cursor, u64), StoreError> {
+    let path = partition_path(folder, last.number, last.first_seq);
+    let mut fallback = Cursor::default();
+    fallback.settle(1, fallback_low);
+    let (partition, last_seq) = open_or_carve(folder, &path, &fallback)?;
+    let cursor = partition.cursor()?;
+    let next_seq = last_seq.map_or(last.first_seq, |seq| seq + 1).max(last.first_seq).max(cursor.low() + 1);
+    Ok((cursor, next_seq))
+}
+
+/// Opens a partition. A damaged one is moved to `quarantine/`, and what can be carved out of it takes its place.
+///
+/// The engine takes damage near the end of its file for a write that was torn, and cuts it off without a word. So the file is
+/// searched first for the newest entry it holds, and an engine that comes back with less is not believed.
+fn open_or_carve(folder: &Path, path: &Path, cursor: &Cursor) -> Result<(Partition, Option<u64>), StoreError> {
+    let database = path.join("db");
+    let bytes = fs::read(&database).map_err(|e| io_error(&database, e))?;
+    let newest = Chunk::carve(&bytes).map(|chunk| chunk.last_complete_seq()).max();
+    let what = match Partition::open(path) {
+        Ok((partition, last)) if last >= newest => return Ok((partition, last)),
+        Ok(_) => "its newest entries are gone".to_owned(),
+        Err(StoreError::Engine { what, .. }) => what,
+        Err(error) => return Err(error),
+    };
+    let mut chunks: Vec<Chunk> = Chunk::carve(&bytes).collect();
+    chunks.sort_by_key(|chunk| match chunk {
+        Chunk::Entries { first_seq, .. } => (*first_seq, 0),
+        Chunk::Part { seq, part, .. } => (*seq, *part),
+    });
+    chunks.dedup();
+    tracing::error!(partition = %path.display(), %what, chunks = chunks.len(), "a partition is damaged: moved to quarantine, what could be read of it is kept");
+    set_aside(folder, path, &bytes)?;
+    let mut rebuilt = Partition::create(path, cursor)?;
+    rebuilt.commit(&chunks, cursor)?;
+    let last = chunks.iter().map(Chunk::last_complete_seq).max();
+    Ok((rebuilt, last))
+}
+
+/// Moves a damaged partition out of the way, with its database as it was found.
+fn set_aside(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let quarantine = folder.join("quarantine");
+    fs::create_dir_all(&quarantine).map_err(|e| io_error(&quarantine, e))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let found = path.join("db.found");
+    fs::write(&found, bytes).map_err(|e| io_error(&found, e))?;
+    let aside = (0..).map(|n: u32| quarantine.join(format!("{name}.{n}"))).find(|candidate| !candidate.exists()).unwrap_or_default();
+    fs::rename(path, &aside).map_err(|e| io_error(path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { total_bytes: 1 << 30, partition_bytes: 2 * EMPTY_PARTITION_BYTES };
+
+    fn open(folder: &Path) -> Journal {
+        Journal::open(folder, LIMITS).unwrap()
+    }
+
+    fn entry(n: u64, size: usize) -> Bytes {
+        let mut bytes = n.to_be_bytes().to_vec();
+        bytes.resize(size.max(8), n as u8);
+        bytes.into()
+    }
+
+    fn append(journal: &mut Journal, count: u64, size: usize) {
+        for _ in 0..count {
+            let seq = journal.next_seq();
+            assert_eq!(journal.append(&[entry(seq, size)]).unwrap(), seq);
+        }
+    }
+
+    fn drain(journal: &mut Journal) -> Vec<u64> {
+        let mut seen = Vec::new();
+        let mut after = 0;
+        loop {
+            let entries = journal.read(after, 100, 1 << 20).unwrap();
+            let Some(last) = entries.last() else { return seen };
+            after = last.seq;
+            for found in &entries {
+                assert_eq!(found.bytes[..8], found.seq.to_be_bytes());
+            }
+            seen.extend(entries.iter().map(|entry| entry.seq));
+        }
+    }
+
+    #[test]
+    fn entries_come_back_in_order_after_a_restart_without_the_settled_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 20, 100);
+        for seq in [1, 2, 3, 7] {
+            journal.settle(seq);
+        }
+        journal.save_cursor().unwrap();
+        drop(journal);
+        let mut journal = open(folder.path());
+        let expected: Vec<u64> = (4..=20).filter(|seq| *seq != 7).collect();
+        assert_eq!(drain(&mut journal), expected);
+        assert_eq!(journal.waiting(), expected.len() as u64);
+        append(&mut journal, 1, 100);
+        assert_eq!(journal.next_seq(), 22);
+        assert_eq!(drain(&mut journal).last(), Some(&21));
+    }
+
+    #[test]
+    fn large_entries_are_put_together_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 30, 100_000);
+        append(&mut journal, 1, 10);
+        drop(journal);
+        let mut journal = open(folder.path());
+        let entries = journal.read(0, 100, usize::MAX).unwrap();
+        assert_eq!(entries.len(), 31);
+        assert!(entries[..30].iter().all(|entry| entry.bytes.len() == 100_000));
+        assert_eq!(drain(&mut journal).len(), 31);
+    }
+
+    #[test]
+    fn settled_partitions_give_their_space_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 2000, 2000);
+        assert!(journal.sealed.len() >= 2, "{}", journal.sealed.len());
+        assert_eq!(drain(&mut journal).len(), 2000);
+        for seq in 1..=2000 {
+            journal.settle(seq);
+        }
+        journal.save_cursor().unwrap();
+        assert_eq!(journal.sealed.len(), 0);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "LOCK and one partition");
+        drop(journal);
+        let journal = open(folder.path());
+        assert_eq!((journal.waiting(), journal.next_seq()), (0, 2001));
+    }
+
+    #[test]
+    fn over_the_limit_the_oldest_go_and_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { total_bytes: 8 << 20, partition_bytes: 3 << 20 };
+        let mut journal = Journal::open(folder.path(), limits).unwrap();
+        append(&mut journal, 4000, 2000);
+        assert!(journal.bytes() <= limits.total_bytes, "{}", journal.bytes());
+        let seen = drain(&mut journal);
+        assert_eq!(seen.last(), Some(&4000));
+        assert_eq!(journal.lost() + seen.len() as u64, 4000);
+        assert!(journal.lost() > 0);
+        assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1));
+    }
+
+    #[test]
+    fn a_second_opener_is_told_who_has_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let _journal = open(folder.path());
+        let error = Journal::open(folder.path(), LIMITS).unwrap_err();
+        assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_partition_is_set_aside_and_the_rest_of_it_delivered() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 300, 2000);
+        let number = journal.tail.number;
+        drop(journal);
+        let database = partition_path(folder.path(), number, 1).join("db");
+        let mut bytes = fs::read(&database).unwrap();
+        let middle = bytes.windows(8).enumerate().filter(|(_, w)| *w == b"WHEADck1").map(|(at, _)| at).nth(150).unwrap();
+        bytes[middle + 500..middle + 600].fill(0xA5);
+        fs::write(&database, bytes).unwrap();
+
+        let mut journal = open(folder.path());
+        let seen = drain(&mut journal);
+        assert!(seen.len() >= 290 && seen.len() < 300, "{}", seen.len());
+        assert!(seen.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(journal.lost() + seen.len() as u64, 300);
+        assert_eq!(fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+        append(&mut journal, 1, 10);
+        assert_eq!(drain(&mut journal).last(), Some(&301));
+    }
+
+    #[test]
+    fn no_partition_holds_files_that_the_engine_never_syncs() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 120, CHUNK_BYTES);
+        let path = partition_path(folder.path(), journal.tail.number, journal.tail.first_seq);
+        let blobs = fs::read_dir(path.join("blobs")).map_or(0, Iterator::count);
+        assert_eq!(blobs, 0);
+    }
+}

@@ -1,0 +1,100 @@
+//! Durations and sizes as people write them in the YAML file: `300ms`, `5m`, `2GB`. A number without a unit is refused.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// A duration with its unit, such as `300ms`, `2s`, `5m`, `1h`, `30d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// A number of bytes with its unit, such as `64kB`, `2GB` (powers of ten) or `4MiB` (powers of two).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = || format!("`{text}` is not a duration; write a number with its unit, such as 300ms, 2s, 5m, 1h or 30d");
+        if text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(format!("`{text}` has no unit; write {text}ms, {text}s, {text}m, {text}h or {text}d"));
+        }
+        humantime::parse_duration(text.trim()).map(Span).map_err(|_| plain())
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = || format!("`{text}` is not a size; write a number with its unit, such as 64kB, 20MB, 2GB or 4MiB");
+        if text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(format!("`{text}` has no unit; write {text}kB, {text}MB or {text}GB"));
+        }
+        text.trim().parse::<bytesize::ByteSize>().map(|size| Size(size.as_u64())).map_err(|_| plain())
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", humantime::format_duration(self.0))
+    }
+}
+
+struct WithUnit<T>(std::marker::PhantomData<T>);
+
+impl<T: FromStr<Err = String>> de::Visitor<'_> for WithUnit<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number with its unit")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WithUnit(std::marker::PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WithUnit(std::marker::PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_read_and_a_missing_one_is_asked_for() {
+        assert_eq!("300ms".parse(), Ok(Span(Duration::from_millis(300))));
+        assert_eq!("30d".parse(), Ok(Span(Duration::from_secs(30 * 86_400))));
+        assert_eq!("2GB".parse(), Ok(Size(2_000_000_000)));
+        assert_eq!("4MiB".parse(), Ok(Size(4 << 20)));
+        assert!("300".parse::<Span>().unwrap_err().contains("300ms"));
+        assert!("12".parse::<Size>().unwrap_err().contains("12kB"));
+        assert!("soon".parse::<Span>().unwrap_err().contains("not a duration"));
+        assert!("much".parse::<Size>().unwrap_err().contains("not a size"));
+    }
+}
