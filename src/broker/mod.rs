@@ -1,0 +1,214 @@
+//! The embedded MQTT broker: a pure engine, one task that drives it, listeners and connections.
+//!
+//! Invariants:
+//! * One task owns the [`engine::Engine`]; everybody else reaches it through one bounded queue.
+//! * Nothing a connection does makes another one wait: what the engine sends is bounded by credits, and a connection that does
+//!   not take it is closed.
+//! * The broker never waits for an outbox. A message that a busy outbox cannot take is not acknowledged (QoS 1 and 2) or dropped
+//!   and counted (QoS 0).
+//!
+//! What it does not do: it does not know what an uplink or an instrument is.
+
+pub mod engine;
+pub mod net;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+
+use crate::message::Message;
+use crate::metrics::Counter;
+use crate::mqtt::Packet;
+use crate::tasks::Stop;
+use crate::time::now;
+use engine::{ConnectionId, Engine, Input, Output, Ticket};
+
+/// Inputs that may wait for the engine; beyond it connections stop reading.
+const INPUT_QUEUE: usize = 1024;
+/// Packets that may wait for one connection: its credits, and an answer to everything it can have sent meanwhile.
+const CONNECTION_QUEUE: usize = 2048;
+/// Inputs taken in one turn.
+const BATCH: usize = 256;
+
+/// What the engine has for a connection.
+#[derive(Debug)]
+pub(crate) enum ToConnection {
+    Packet(Packet),
+    Close,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Opened(ConnectionId, mpsc::Sender<ToConnection>),
+    Input(Input),
+}
+
+/// A message for a tap, in the order the broker accepted it.
+#[derive(Debug)]
+pub struct Forward {
+    /// The message.
+    pub message: Arc<Message>,
+    /// To be reported with [`Broker::stored`].
+    pub ticket: Option<Ticket>,
+}
+
+/// Counters of the driver.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Messages from inside the gateway that found the broker busy and were dropped from the live view.
+    pub live_dropped: Counter,
+    /// QoS 0 messages for a tap that was busy.
+    pub forward_dropped: Counter,
+    /// Connections closed because they did not take what was sent to them.
+    pub overrun: Counter,
+}
+
+/// The handle of a running broker; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    events: mpsc::Sender<Event>,
+    next_connection: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+impl Broker {
+    /// Shows a message to local clients. If the broker is busy it is dropped and counted; nobody waits.
+    pub fn show(&self, message: Message) {
+        if self.events.try_send(Event::Input(Input::Publish(Arc::new(message)))).is_err() {
+            self.counters.live_dropped.count();
+        }
+    }
+
+    /// Hands a message to local clients, waiting for room. False if the broker is closed.
+    pub async fn publish(&self, message: Message) -> bool {
+        self.events.send(Event::Input(Input::Publish(Arc::new(message)))).await.is_ok()
+    }
+
+    /// Tells that a forwarded message is stored, or could not be.
+    pub async fn stored(&self, ticket: Ticket, accepted: bool) {
+        // A broker that is gone has nobody left to acknowledge to.
+        let _ = self.events.send(Event::Input(Input::Stored { ticket, accepted })).await;
+    }
+
+    /// Its counters.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    pub(crate) async fn opened(&self) -> Option<(ConnectionId, mpsc::Receiver<ToConnection>)> {
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::channel(CONNECTION_QUEUE);
+        self.events.send(Event::Opened(id, sender)).await.ok()?;
+        Some((id, receiver))
+    }
+
+    pub(crate) async fn input(&self, input: Input) -> bool {
+        self.events.send(Event::Input(input)).await.is_ok()
+    }
+}
+
+/// The task that owns the engine.
+#[derive(Debug)]
+pub struct Driver {
+    engine: Engine,
+    events: mpsc::Receiver<Event>,
+    connections: HashMap<ConnectionId, mpsc::Sender<ToConnection>>,
+    taps: Vec<mpsc::Sender<Forward>>,
+    counters: Arc<Counters>,
+}
+
+/// A broker and the task that must run for it. `taps` stand in the order of the engine's taps.
+pub fn broker(engine: Engine, taps: Vec<mpsc::Sender<Forward>>) -> (Broker, Driver) {
+    let (sender, events) = mpsc::channel(INPUT_QUEUE);
+    let counters = Arc::new(Counters::default());
+    let broker = Broker { events: sender, next_connection: Arc::default(), counters: counters.clone() };
+    (broker, Driver { engine, events, connections: HashMap::new(), taps, counters })
+}
+
+impl Driver {
+    /// Runs until the stop order was given, every connection is closed and every handle is gone.
+    pub async fn run(mut self, mut stop: Stop) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut stopping = false;
+        loop {
+            let deadline = self.engine.next_deadline().unwrap_or_else(|| now() + std::time::Duration::from_secs(3600));
+            tokio::select! {
+                count = self.events.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline.into()) => {}
+                () = stop.wait(), if !stopping => {
+                    stopping = true;
+                    self.engine.shut_down();
+                }
+            }
+            let at = now();
+            for event in batch.drain(..) {
+                self.take(event, at);
+            }
+            self.engine.tick(at);
+            self.dispatch(at);
+            if stopping {
+                // Nobody can publish any more: the forwarders see the end of their queues.
+                self.taps.clear();
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event, at: std::time::Instant) {
+        let input = match event {
+            Event::Opened(id, sender) => {
+                self.connections.insert(id, sender);
+                Input::Opened(id)
+            }
+            Event::Input(input) => input,
+        };
+        if let Input::Closed(id) = input {
+            self.connections.remove(&id);
+        }
+        self.engine.handle(input, at);
+    }
+
+    fn dispatch(&mut self, at: std::time::Instant) {
+        loop {
+            let outputs: Vec<Output> = self.engine.take_outputs().collect();
+            if outputs.is_empty() {
+                return;
+            }
+            for output in outputs {
+                match output {
+                    Output::Send(id, packet) => self.send(id, ToConnection::Packet(packet)),
+                    Output::Close(id) => {
+                        self.send(id, ToConnection::Close);
+                        self.connections.remove(&id);
+                    }
+                    Output::Forward { tap, message, ticket } => self.forward(tap, message, ticket, at),
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, id: ConnectionId, what: ToConnection) {
+        let refused = self.connections.get(&id).is_some_and(|connection| connection.try_send(what).is_err());
+        if refused {
+            // Its task sees the end of the channel and closes the socket; the engine hears of it as Closed.
+            self.connections.remove(&id);
+            self.counters.overrun.count();
+        }
+    }
+
+    fn forward(&mut self, tap: usize, message: Arc<Message>, ticket: Option<Ticket>, at: std::time::Instant) {
+        // QoS 0 may use half of the queue only: it must never push out what is promised.
+        let room = self.taps.get(tap).filter(|queue| ticket.is_some() || queue.capacity() > queue.max_capacity() / 2);
+        let taken = room.is_some_and(|queue| queue.try_send(Forward { message, ticket }).is_ok());
+        match (taken, ticket) {
+            (true, _) => {}
+            (false, Some(ticket)) => self.engine.handle(Input::Stored { ticket, accepted: false }, at),
+            (false, None) => self.counters.forward_dropped.count(),
+        }
+    }
+}
