@@ -21,6 +21,7 @@ pub struct Ended {
 #[derive(Debug, Default)]
 pub struct Tasks {
     set: JoinSet<Ended>,
+    names: Vec<String>,
 }
 
 impl Tasks {
@@ -31,6 +32,7 @@ impl Tasks {
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
         let name = name.into();
+        self.names.push(name.clone());
         self.set.spawn(async move {
             let result = match tokio::spawn(future).await {
                 Ok(result) => result,
@@ -44,10 +46,18 @@ impl Tasks {
     pub async fn next_ended(&mut self) -> Option<Ended> {
         loop {
             match self.set.join_next().await? {
-                Ok(ended) => return Some(ended),
+                Ok(ended) => {
+                    self.names.retain(|name| *name != ended.name);
+                    return Some(ended);
+                }
                 Err(join) => tracing::error!(%join, "a task wrapper failed"),
             }
         }
+    }
+
+    /// The names of those that run.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
     }
 
     /// How many tasks run.

@@ -57,8 +57,6 @@ pub struct Forward {
 /// Counters of the driver.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Messages from inside the gateway that found the broker busy and were dropped from the live view.
-    pub live_dropped: Counter,
     /// QoS 0 messages for a tap that was busy.
     pub forward_dropped: Counter,
     /// Connections closed because they did not take what was sent to them.
@@ -74,18 +72,6 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Shows a message to local clients. If the broker is busy it is dropped and counted; nobody waits.
-    pub fn show(&self, message: Message) {
-        if self.events.try_send(Event::Input(Input::Publish(Arc::new(message)))).is_err() {
-            self.counters.live_dropped.count();
-        }
-    }
-
-    /// Hands a message to local clients, waiting for room. False if the broker is closed.
-    pub async fn publish(&self, message: Message) -> bool {
-        self.events.send(Event::Input(Input::Publish(Arc::new(message)))).await.is_ok()
-    }
-
     /// Tells that a forwarded message is stored, or could not be.
     pub async fn stored(&self, ticket: Ticket, accepted: bool) {
         // A broker that is gone has nobody left to acknowledge to.
@@ -114,23 +100,38 @@ impl Broker {
 pub struct Driver {
     engine: Engine,
     events: mpsc::Receiver<Event>,
+    live: mpsc::Receiver<Message>,
     connections: HashMap<ConnectionId, mpsc::Sender<ToConnection>>,
     taps: Vec<mpsc::Sender<Forward>>,
     counters: Arc<Counters>,
 }
 
-/// A broker and the task that must run for it. `taps` stand in the order of the engine's taps.
-pub fn broker(engine: Engine, taps: Vec<mpsc::Sender<Forward>>) -> (Broker, Driver) {
+/// What makes up a running broker.
+#[derive(Debug)]
+pub struct Parts {
+    /// For listeners and forwarders.
+    pub broker: Broker,
+    /// Takes the messages of this gateway to local clients.
+    pub live: mpsc::Sender<Message>,
+    /// The task that must run.
+    pub driver: Driver,
+}
+
+/// A broker. `taps` stand in the order of the engine's taps.
+pub fn broker(engine: Engine, taps: Vec<mpsc::Sender<Forward>>) -> Parts {
     let (sender, events) = mpsc::channel(INPUT_QUEUE);
+    let (live_sender, live) = mpsc::channel(INPUT_QUEUE);
     let counters = Arc::new(Counters::default());
     let broker = Broker { events: sender, next_connection: Arc::default(), counters: counters.clone() };
-    (broker, Driver { engine, events, connections: HashMap::new(), taps, counters })
+    let driver = Driver { engine, events, live, connections: HashMap::new(), taps, counters };
+    Parts { broker, live: live_sender, driver }
 }
 
 impl Driver {
     /// Runs until the stop order was given, every connection is closed and every handle is gone.
     pub async fn run(mut self, mut stop: Stop) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut messages = Vec::with_capacity(BATCH);
         let mut stopping = false;
         loop {
             let deadline = self.engine.next_deadline().unwrap_or_else(|| now() + std::time::Duration::from_secs(3600));
@@ -140,6 +141,7 @@ impl Driver {
                         return;
                     }
                 }
+                _ = self.live.recv_many(&mut messages, BATCH), if !self.live.is_closed() || !self.live.is_empty() => {}
                 () = tokio::time::sleep_until(deadline.into()) => {}
                 () = stop.wait(), if !stopping => {
                     stopping = true;
@@ -149,6 +151,9 @@ impl Driver {
             let at = now();
             for event in batch.drain(..) {
                 self.take(event, at);
+            }
+            for message in messages.drain(..) {
+                self.engine.handle(Input::Publish(Arc::new(message)), at);
             }
             self.engine.tick(at);
             self.dispatch(at);

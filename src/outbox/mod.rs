@@ -7,10 +7,12 @@
 //! What it does not do: it knows no connection and no packet identifier; that is the uplink's.
 
 mod entry;
+mod intake;
 
 use std::sync::Arc;
 
 pub use entry::{EntryError, Outgoing};
+pub use intake::{Intake, SendRule};
 
 use crate::store::{AppendError, Counters, Receipt, Store};
 

@@ -1,0 +1,61 @@
+//! `wellhead check`: every fault of a file, or what the gateway will do with it.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use super::Failure;
+use crate::config;
+use crate::field::modbus::{blocks, plan::Block};
+use crate::field::{Line, Wire};
+
+/// What a device may take to think before it answers, for the estimate of a line's load.
+const TURNAROUND: Duration = Duration::from_millis(5);
+
+pub(super) fn check(file: &Path) -> Result<(), Failure> {
+    let config = config::load(file)?;
+    let devices: usize = config.lines.iter().map(|line| line.devices.len()).sum();
+    let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
+    let mut out = format!("{} is correct: {} lines, {devices} devices, {points} points, {} uplinks\n", file.display(), config.lines.len(), config.uplinks.len());
+    for line in &config.lines {
+        out.push_str(&describe(line));
+    }
+    for listen in config.broker.iter().flat_map(|broker| &broker.listen) {
+        out.push_str(&format!("broker on {listen}\n"));
+    }
+    for uplink in &config.uplinks {
+        out.push_str(&format!("uplink {} to {} as {}\n", uplink.settings.name, uplink.settings.remote, uplink.settings.client_id));
+    }
+    std::io::stdout().write_all(out.as_bytes()).map_err(Failure::runtime)
+}
+
+fn describe(line: &Line) -> String {
+    let blocks = blocks(&line.devices);
+    let per_second: f64 = blocks.iter().map(|block| 1.0 / block.every.as_secs_f64()).sum();
+    match &line.wire {
+        Wire::Simulated => format!("line {} (simulated): no requests\n", line.name),
+        Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) => {
+            format!("line {} ({address}): {} requests, {per_second:.1} per second\n{}", line.name, blocks.len(), requests(line, &blocks))
+        }
+        Wire::Serial(port) => {
+            let load: f64 = blocks.iter().map(|block| (block.wire_time(port.speed) + TURNAROUND).as_secs_f64() / block.every.as_secs_f64()).sum();
+            let warning = if load > 1.0 { "; too much: every interval will be stretched" } else { "" };
+            format!("line {} ({}): {} requests, load {:.0} %{warning}\n{}", line.name, port.path, blocks.len(), load * 100.0, requests(line, &blocks))
+        }
+    }
+}
+
+fn requests(line: &Line, blocks: &[Block]) -> String {
+    let describe = |block: &Block| {
+        let device = line.devices.get(block.device).map_or("", |device| device.name.as_str());
+        format!(
+            "  {device}: {} {:?} from {} every {}, {} points\n",
+            block.count,
+            block.table,
+            block.start,
+            humantime::format_duration(block.every),
+            block.points.len()
+        )
+    };
+    blocks.iter().map(describe).collect()
+}

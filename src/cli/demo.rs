@@ -1,0 +1,221 @@
+//! `wellhead demo`: the whole way of the data on one machine, with an outage and a kill -9 in the middle.
+//!
+//! Instruments (Modbus TCP and RTU on a pseudo-terminal), this program as the gateway in a process of its own, a second broker as
+//! the remote, and between the two a link that can be cut. What the gateway promised is written down here and compared with what
+//! arrived at the remote.
+
+mod client;
+mod ledger;
+mod link;
+mod remote;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::simulate::{Framing, PseudoTerminal, TcpServer};
+use super::{Failure, runtime, say, stop_signal};
+use crate::config;
+use crate::field::modbus::slave::Image;
+use crate::tasks::{StopSwitch, Tasks, stop_token};
+use client::LocalClient;
+use ledger::Ledger;
+use link::CuttableLink;
+
+const CUT_AFTER: Duration = Duration::from_secs(5);
+const KILL_AFTER: Duration = Duration::from_secs(9);
+const RESTORE_AFTER: Duration = Duration::from_secs(13);
+const QUIET_AFTER: Duration = Duration::from_secs(17);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(50);
+
+pub(super) fn demo() -> Result<(), Failure> {
+    let folder = std::env::temp_dir().join(format!("wellhead-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(|error| Failure::runtime(format!("{}: {error}; set TMPDIR to a folder you may write", folder.display())))?;
+    let outcome = runtime()?.block_on(async {
+        tokio::select! {
+            outcome = play(&folder) => outcome,
+            () = stop_signal() => Err(Failure::runtime("interrupted")),
+        }
+    });
+    match &outcome {
+        // Only a leftover in the temporary folder.
+        Ok(()) => drop(std::fs::remove_dir_all(&folder)),
+        Err(_) => say(&format!("the files of this demo are in {}", folder.display())),
+    }
+    outcome
+}
+
+/// The YAML of the gateway. The instruments' addresses are filled in.
+fn yaml(plant: &str, bus: &Path, local_port: u16, uplink: &str) -> String {
+    format!(
+        "site: demo
+lines:
+  - {{ name: plant, modbus_tcp: '{plant}', answer_within: 500ms }}
+  - {{ name: bus, serial: '{}', speed: 19200 8E1, answer_within: 500ms }}
+profiles:
+  pump:
+    byte_order: CDAB
+    points:
+      flow:  {{ at: 40001, type: f32, unit: m3/h, every: 100ms, simulate: {{ from: 10, to: 14, period: 20s }} }}
+      total: {{ holding: 2, type: u32, scale: 0.1, unit: m3, every: 200ms, simulate: {{ shape: counter, period: 1s }} }}
+      mode:  {{ holding: 4, words: {{ 0: stop, 1: auto }}, every: 500ms, deadband: 0, simulate: {{ shape: square, to: 1, period: 6s }} }}
+  tank:
+    points:
+      level: {{ input: 0, type: u16, scale: 0.01, unit: m, every: 250ms, simulate: {{ from: 1, to: 4, period: 30s }} }}
+      high:  {{ discrete: 0, every: 500ms, simulate: {{ shape: square, to: 1, period: 8s }} }}
+devices:
+  - {{ name: inlet, line: plant, unit: 1, profile: pump }}
+  - {{ name: outlet, line: plant, unit: 2, profile: pump }}
+  - {{ name: tank, line: bus, unit: 7, profile: tank }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{local_port}' ], sys_every: 1s }}
+outbox: {{ folder: state }}
+uplinks:
+  - name: cloud
+    to: {uplink}
+    retry: {{ first: 200ms, longest: 1s }}
+    send: [ {{ filter: '#', prefix: remote/ }} ]
+",
+        bus.display()
+    )
+}
+
+/// Everything but the gateway.
+struct Stage {
+    file: PathBuf,
+    link: CuttableLink,
+    ledger: Arc<Ledger>,
+    local_port: u16,
+    tasks: Tasks,
+    _switch: StopSwitch,
+}
+
+async fn set_up(folder: &Path) -> Result<Stage, String> {
+    let (switch, stop) = stop_token();
+    let mut tasks = Tasks::default();
+    let ledger = Arc::new(Ledger::default());
+    let remote = remote::start(ledger.clone(), &stop, &mut tasks).await?;
+    let link = CuttableLink::start(remote, &stop, &mut tasks).await?;
+    let local_port = free_port()?;
+    let bus = folder.join("bus");
+    let file = folder.join("gateway.yaml");
+    // The registers to serve are read from the file itself; the port of the instruments is known after that.
+    let draft = yaml("127.0.0.1:502", &bus, local_port, &format!("mqtt://{}", link.address));
+    let config = config::parse("gateway.yaml", &draft, folder).map_err(|faults| format!("{faults:?}"))?;
+    let [plant, tank] = config.lines.as_slice() else { return Err("the demo has two lines".to_owned()) };
+    let server = TcpServer::bind("127.0.0.1:0", Image::new(&plant.devices), Framing::Tcp).await?;
+    let text = yaml(&server.address.to_string(), &bus, local_port, &format!("mqtt://{}", link.address));
+    std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    tasks.start("instruments: plant", server.run(stop.clone()));
+    let terminal = PseudoTerminal::linked(&bus)?;
+    tasks.start("instruments: bus", terminal.run(Image::new(&tank.devices), stop));
+    Ok(Stage { file, link, ledger, local_port, tasks, _switch: switch })
+}
+
+/// A port nobody has at the moment.
+fn free_port() -> Result<u16, String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+    listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
+}
+
+fn start_gateway(file: &Path) -> Result<Child, String> {
+    let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    let log = file.with_file_name("gateway.log");
+    let log = std::fs::File::options().create(true).append(true).open(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+    let mut command = Command::new(program);
+    command.arg("run").arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log)).kill_on_drop(true);
+    command.spawn().map_err(|error| format!("cannot start the gateway: {error}"))
+}
+
+async fn play(folder: &Path) -> Result<(), Failure> {
+    let mut stage = set_up(folder).await.map_err(Failure::runtime)?;
+    let mut gateway = start_gateway(&stage.file).map_err(Failure::runtime)?;
+    let (client_switch, client_stop) = stop_token();
+    let client = LocalClient::new(stage.local_port, stage.ledger.clone());
+    stage.tasks.start("local client", client.run(client_stop));
+    print("Modbus TCP and RTU instruments -> gateway -> link -> remote broker; ledger of what was promised against what arrived\n");
+    print(ledger::HEADING);
+    let start = Instant::now();
+    let steps: [(Duration, &str); 4] = [(CUT_AFTER, "cut"), (KILL_AFTER, "kill"), (RESTORE_AFTER, "restore"), (QUIET_AFTER, "quiet")];
+    let mut steps = steps.into_iter().peekable();
+    let mut second = 0;
+    loop {
+        second += 1;
+        sleep_until(start + Duration::from_secs(second)).await;
+        while let Some((_, step)) = steps.next_if(|(at, _)| start.elapsed() >= *at) {
+            match step {
+                "cut" => {
+                    stage.link.cut();
+                    print("  -- the link is cut\n");
+                }
+                "kill" => {
+                    // SIGKILL: nothing can be tidied up.
+                    gateway.kill().await.map_err(Failure::runtime)?;
+                    gateway = start_gateway(&stage.file).map_err(Failure::runtime)?;
+                    print("  -- the gateway is killed with kill -9 and started again\n");
+                }
+                "restore" => {
+                    stage.link.restore();
+                    print("  -- the link is restored\n");
+                }
+                _ => client_switch.stop(),
+            }
+        }
+        print(&stage.ledger.row(start.elapsed(), stage.link.is_up(), stage.link.bytes()));
+        if steps.peek().is_none() && stage.ledger.is_settled() {
+            break;
+        }
+        if start.elapsed() > GIVE_UP_AFTER {
+            print("  -- giving up: not everything arrived in time\n");
+            break;
+        }
+        if let Ok(Some(status)) = gateway.try_wait() {
+            return Err(Failure::runtime(format!("the gateway ended by itself ({status}); see gateway.log")));
+        }
+    }
+    stop_gateway(gateway).await.map_err(Failure::runtime)?;
+    // What was sent while the gateway drained is on its way through the link.
+    sleep(Duration::from_millis(300)).await;
+    verdict(&stage)
+}
+
+/// SIGTERM, as systemd does it.
+async fn stop_gateway(mut gateway: Child) -> Result<(), String> {
+    let id = gateway.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?)).ok_or("the gateway is gone")?;
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).map_err(|error| error.to_string())?;
+    match timeout(Duration::from_secs(20), gateway.wait()).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(format!("the gateway did not stop in order: {status}")),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the gateway did not stop within 20 s".to_owned()),
+    }
+}
+
+fn verdict(stage: &Stage) -> Result<(), Failure> {
+    let sums = stage.ledger.sums();
+    print(&format!(
+        "\nreadings at the remote {}   acknowledged to the local client {}   lost {}   doubled {}   bytes on the wire {}\n",
+        sums.delivered,
+        sums.promised,
+        sums.lost,
+        sums.doubled,
+        stage.link.bytes()
+    ));
+    if sums.doubled > 0 {
+        print("doubled messages are QoS 1 repetitions after the cut or the kill; each carries its number (`seq`), so that a receiver can tell\n");
+    }
+    if sums.lost > 0 || sums.promised == 0 || sums.delivered == 0 {
+        return Err(Failure::runtime("something was lost, or nothing was moved"));
+    }
+    Ok(())
+}
+
+fn print(text: &str) {
+    // A closed pipe is the reader's choice; the outcome is the exit code.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = std::io::stdout().flush();
+}

@@ -1,0 +1,111 @@
+//! What was promised and what arrived.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Two lines above the rows.
+pub(super) const HEADING: &str = "   time  link   readings   waiting  delivered   lost  doubled   bytes on the wire\n";
+
+#[derive(Debug, Default)]
+struct Book {
+    /// Readings seen by the local client.
+    readings: u64,
+    /// Outbox depth as the gateway tells it.
+    waiting: u64,
+    /// Numbers the gateway acknowledged to the local client.
+    promised: BTreeSet<u64>,
+    /// Those of them that are at the remote.
+    kept: HashSet<u64>,
+    /// Outbox sequence numbers at the remote.
+    sequences: BTreeSet<u64>,
+    doubled: u64,
+}
+
+/// Shared by everybody on the stage.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<Book>);
+
+/// The result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) promised: u64,
+    pub(super) delivered: u64,
+    pub(super) lost: u64,
+    pub(super) doubled: u64,
+}
+
+impl Ledger {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The local client saw a reading.
+    pub(super) fn reading(&self) {
+        self.book().readings += 1;
+    }
+
+    /// The gateway told how many messages wait.
+    pub(super) fn waiting(&self, count: u64) {
+        self.book().waiting = count;
+    }
+
+    /// The gateway acknowledged number `n` of the local client.
+    pub(super) fn promised(&self, n: u64) {
+        self.book().promised.insert(n);
+    }
+
+    /// A message arrived at the remote, with its sequence number; `n` if it is one of the local client's.
+    pub(super) fn arrived(&self, sequence: u64, n: Option<u64>) {
+        let mut book = self.book();
+        if !book.sequences.insert(sequence) {
+            book.doubled += 1;
+        }
+        book.kept.extend(n);
+    }
+
+    /// True if everything that was promised has arrived and nothing waits.
+    pub(super) fn is_settled(&self) -> bool {
+        let book = self.book();
+        !book.promised.is_empty() && book.waiting == 0 && book.promised.iter().all(|n| book.kept.contains(n))
+    }
+
+    /// The result so far: a promise that did not arrive is lost, and so is every sequence number that is missing.
+    pub(super) fn sums(&self) -> Sums {
+        let book = self.book();
+        let broken = book.promised.iter().filter(|n| !book.kept.contains(n)).count() as u64;
+        Sums { promised: book.promised.len() as u64, delivered: book.sequences.len() as u64, lost: broken + gaps(&book.sequences), doubled: book.doubled }
+    }
+
+    /// One line of the live table. What still may come is not lost yet: only gaps before what has arrived are.
+    pub(super) fn row(&self, elapsed: Duration, up: bool, bytes: u64) -> String {
+        let book = self.book();
+        let (link, lost) = (if up { "up" } else { "DOWN" }, gaps(&book.sequences));
+        format!("{:>5} s  {link:<5}{:>10}{:>10}{:>11}{lost:>7}{:>9}{bytes:>20}\n", elapsed.as_secs(), book.readings, book.waiting, book.sequences.len(), book.doubled)
+    }
+}
+
+/// Sequence numbers begin at 1 and leave none out.
+fn gaps(sequences: &BTreeSet<u64>) -> u64 {
+    sequences.last().map_or(0, |last| last - sequences.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_number_and_a_broken_promise_are_losses_and_a_repeat_is_doubled() {
+        let ledger = Ledger::default();
+        ledger.promised(1);
+        ledger.promised(2);
+        ledger.arrived(1, Some(1));
+        ledger.arrived(3, None);
+        ledger.arrived(3, None);
+        assert_eq!(ledger.sums(), Sums { promised: 2, delivered: 2, lost: 2, doubled: 1 });
+        assert!(!ledger.is_settled());
+        ledger.arrived(2, Some(2));
+        assert_eq!(ledger.sums().lost, 0);
+        assert!(ledger.is_settled());
+    }
+}

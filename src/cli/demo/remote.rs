@@ -1,0 +1,59 @@
+//! The remote broker of the demo: this program's own broker, with a tap that writes down what arrives.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc};
+
+use super::ledger::Ledger;
+use crate::broker::engine::{Engine, Limits, Tap};
+use crate::broker::net::{BoundListener, Listen};
+use crate::broker::{self, Broker, Forward};
+use crate::message::{Message, Origin};
+use crate::mqtt::TopicFilter;
+use crate::tasks::{Stop, Tasks};
+use crate::time::now;
+
+pub(super) async fn start(ledger: Arc<Ledger>, stop: &Stop, tasks: &mut Tasks) -> Result<SocketAddr, String> {
+    let everything = TopicFilter::new("#").map_err(|error| error.to_string())?;
+    let tap = Tap { filters: vec![everything], not_from: Origin::Own };
+    let limits = Limits::default();
+    let max_packet = limits.max_packet;
+    let engine = Engine::new(limits, vec![tap], fastrand::u64(..), now());
+    let (queue, arrivals) = mpsc::channel(4096);
+    let parts = broker::broker(engine, vec![queue]);
+    let listen = Listen { host: "127.0.0.1".to_owned(), port: 0 };
+    let listener = BoundListener::bind(&listen).await.map_err(|error| error.to_string())?;
+    let address = listener.address();
+    let broker = parts.broker.clone();
+    let (listener_stop, driver_stop) = (stop.clone(), stop.clone());
+    tasks.start("remote: arrivals", write_down(arrivals, parts.broker.clone(), ledger));
+    tasks.start("remote: listener", async move {
+        listener.run(broker, Arc::new(Semaphore::new(16)), max_packet, listener_stop).await;
+        Ok(())
+    });
+    tasks.start("remote: broker", async move {
+        parts.driver.run(driver_stop).await;
+        Ok(())
+    });
+    Ok(address)
+}
+
+async fn write_down(mut arrivals: mpsc::Receiver<Forward>, broker: Broker, ledger: Arc<Ledger>) -> Result<(), String> {
+    while let Some(Forward { message, ticket }) = arrivals.recv().await {
+        if let Some(sequence) = sequence(&message) {
+            let is_local = message.topic.as_str() == "remote/local/number";
+            let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
+            ledger.arrived(sequence, number.filter(|_| is_local));
+        }
+        if let Some(ticket) = ticket {
+            broker.stored(ticket, true).await;
+        }
+    }
+    Ok(())
+}
+
+/// The number the gateway's outbox gave the message.
+fn sequence(message: &Message) -> Option<u64> {
+    message.properties.user.iter().find(|(name, _)| name == "seq").and_then(|(_, value)| value.parse().ok())
+}

@@ -1,0 +1,141 @@
+//! The command line: one file per command. Errors become one line on stderr and an exit code.
+
+mod check;
+mod demo;
+mod run;
+mod simulate;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LoadError;
+
+/// The configuration is wrong (`EX_CONFIG` of sysexits.h); systemd does not restart then.
+const CONFIG: u8 = 78;
+const RUNTIME: u8 = 1;
+
+/// Edge gateway: serial and Modbus instruments, a local MQTT broker, and an uplink that loses nothing
+#[derive(Debug, Parser)]
+#[command(name = "wellhead", version, propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Run {
+        /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
+        file: Option<PathBuf>,
+    },
+    /// Check a YAML file: every fault with line and column, else the plan of each line
+    Check {
+        /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
+        file: Option<PathBuf>,
+    },
+    /// Play the Modbus devices of a YAML file: TCP lines on their address, serial lines on a pseudo-terminal
+    Simulate {
+        /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
+        file: Option<PathBuf>,
+        /// Play only this line; can be given several times
+        #[arg(long = "line", value_name = "NAME")]
+        lines: Vec<String>,
+    },
+    /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
+    Demo,
+}
+
+/// A command that failed, with the exit code it deserves.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn runtime(message: impl ToString) -> Self {
+        Self { code: RUNTIME, message: message.to_string() }
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self { code: CONFIG, message: error.to_string() }
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Run { file } => chosen(file).and_then(|file| run::run(&file)),
+        Command::Check { file } => chosen(file).and_then(|file| check::check(&file)),
+        Command::Simulate { file, lines } => chosen(file).and_then(|file| simulate::simulate(&file, &lines)),
+        Command::Demo => demo::demo(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            for line in failure.message.lines() {
+                say(line);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// A line for the person at the terminal.
+#[allow(clippy::print_stderr)]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+fn chosen(file: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    if let Some(file) = file {
+        return Ok(file);
+    }
+    let usual = ["gateway.yaml", "/etc/wellhead/gateway.yaml"];
+    usual.iter().map(Path::new).find(|path| path.exists()).map(Path::to_path_buf).ok_or_else(|| Failure {
+        code: CONFIG,
+        message: "neither ./gateway.yaml nor /etc/wellhead/gateway.yaml exists; name a file: wellhead run FILE".to_owned(),
+    })
+}
+
+/// Logs to stderr; `WELLHEAD_LOG` sets the level (`info` without it).
+fn start_log() {
+    let filter = EnvFilter::try_from_env("WELLHEAD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false);
+    // A second call (tests) keeps the first subscriber.
+    let _ = subscriber.try_init();
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("wellhead")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::runtime(format!("the runtime cannot start: {error}")))
+}
+
+/// Ready at SIGTERM or Ctrl-C.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "signals cannot be received; only kill -9 can stop this process");
+            std::future::pending().await
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! A YAML document with the place of every node, read into types with all faults at once.
+//!
+//! serde_yaml parses and types; it knows no positions and stops at the first fault. So the structure is read once more for the
+//! positions, and typing is repeated: each fault is noted, the node that caused it is taken out, and the rest is tried again.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use saphyr_parser::{Event, Parser, Span};
+use serde::de::{self, DeserializeOwned};
+use serde_path_to_error::{Path, Segment};
+use serde_yaml::Value;
+
+use super::fault::{Faults, Place, suggestion};
+
+/// Faults of one file that are looked for; a file with more is not one of ours.
+const MAX_FAULTS: usize = 100;
+/// Nodes deep a file may be.
+const MAX_DEPTH: usize = 64;
+
+/// A step from a node to one below it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl From<&str> for Step {
+    fn from(key: &str) -> Self {
+        Self::Key(key.to_owned())
+    }
+}
+
+impl From<&String> for Step {
+    fn from(key: &String) -> Self {
+        Self::Key(key.clone())
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Node {
+    /// Of the key for values of a mapping, of the node itself otherwise.
+    key_place: Place,
+    place: Place,
+    children: Children,
+}
+
+#[derive(Debug, Clone)]
+enum Children {
+    None,
+    Map(Vec<(String, Node)>),
+    Seq(Vec<Node>),
+}
+
+impl Node {
+    fn child(&self, step: &Step) -> Option<&Self> {
+        match (&self.children, step) {
+            (Children::Map(entries), Step::Key(key)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+            (Children::Seq(items), Step::Index(index)) => items.get(*index),
+            _ => None,
+        }
+    }
+
+    fn child_mut(&mut self, step: &Step) -> Option<&mut Self> {
+        match (&mut self.children, step) {
+            (Children::Map(entries), Step::Key(key)) => entries.iter_mut().find(|(name, _)| name == key).map(|(_, node)| node),
+            (Children::Seq(items), Step::Index(index)) => items.get_mut(*index),
+            _ => None,
+        }
+    }
+}
+
+/// A parsed file.
+#[derive(Debug)]
+pub(super) struct Document {
+    value: Value,
+    places: Node,
+    /// The file before anything was taken out: names that are in it count as given.
+    original: Value,
+}
+
+impl Document {
+    /// Parses YAML. Syntax faults and keys that stand twice are noted.
+    pub(super) fn parse(text: &str, faults: &mut Faults) -> Option<Self> {
+        let places = Builder::build(text, faults)?;
+        let mut value: Value = match serde_yaml::from_str(text) {
+            Ok(Lenient(value)) => value,
+            Err(error) => {
+                let place = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+                if faults.is_empty() {
+                    faults.at(place, format!("not YAML: {error}"));
+                }
+                return None;
+            }
+        };
+        if let Err(error) = value.apply_merge() {
+            faults.at((1, 1), format!("`<<` does not name a mapping: {error}"));
+        }
+        if value.is_null() {
+            return None;
+        }
+        Some(Self { original: value.clone(), value, places })
+    }
+
+    /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a `T`.
+    pub(super) fn typed<T: DeserializeOwned>(&mut self, faults: &mut Faults) -> Option<T> {
+        let mut removed: HashSet<(Vec<Step>, String)> = HashSet::new();
+        for _ in 0..MAX_FAULTS {
+            let error = match serde_path_to_error::deserialize(self.value.clone()) {
+                Ok(typed) => return Some(typed),
+                Err(error) => error,
+            };
+            let mut path = steps(error.path());
+            let message = error.inner().to_string();
+            if let Some(unknown) = quoted(&message, "unknown field `") {
+                if path.last() != Some(&Step::Key(unknown.to_owned())) {
+                    path.push(Step::Key(unknown.to_owned()));
+                }
+                faults.at(self.key_place(&path), unknown_key(unknown, &message));
+            } else if let Some(missing) = quoted(&message, "missing field `") {
+                // Not the person's fault if it was taken out here for another one.
+                if !removed.contains(&(path.clone(), missing.to_owned())) {
+                    faults.at(self.place(&path), format!("\"{missing}\" is missing; add `{missing}: ...` here"));
+                }
+            } else {
+                faults.at(self.place(&path), readable(&message));
+            }
+            if let Some((Step::Key(key), parent)) = path.split_last() {
+                removed.insert((parent.to_vec(), key.clone()));
+            }
+            if path.is_empty() || !self.remove(&path) {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Where a node stands, or the nearest one above it.
+    pub(super) fn place(&self, path: &[Step]) -> Place {
+        self.nearest(path).place
+    }
+
+    /// Where the key of a node stands.
+    pub(super) fn key_place(&self, path: &[Step]) -> Place {
+        self.nearest(path).key_place
+    }
+
+    fn nearest(&self, path: &[Step]) -> &Node {
+        let mut node = &self.places;
+        for step in path {
+            match node.child(step) {
+                Some(child) => node = child,
+                None => break,
+            }
+        }
+        node
+    }
+
+    /// The values of `key` in every item of the list `list`, faulty items included.
+    pub(super) fn names(&self, list: &str, key: &str) -> Vec<String> {
+        let items = self.original.get(list).and_then(Value::as_sequence);
+        items.into_iter().flatten().filter_map(|item| item.get(key)?.as_str().map(str::to_owned)).collect()
+    }
+
+    /// The keys of the mapping `key`, faulty ones included.
+    pub(super) fn keys(&self, key: &str) -> Vec<String> {
+        let entries = self.original.get(key).and_then(Value::as_mapping);
+        entries.into_iter().flatten().filter_map(|(key, _)| key.as_str().map(str::to_owned)).collect()
+    }
+
+    fn remove(&mut self, path: &[Step]) -> bool {
+        let Some((last, above)) = path.split_last() else { return false };
+        let mut value = &mut self.value;
+        let mut node = Some(&mut self.places);
+        for step in above {
+            let next = match step {
+                Step::Key(key) => value.get_mut(key.as_str()),
+                Step::Index(index) => value.get_mut(*index),
+            };
+            let Some(next) = next else { return false };
+            value = next;
+            node = node.and_then(|node| node.child_mut(step));
+        }
+        if let Some(node) = node {
+            match (&mut node.children, last) {
+                (Children::Map(entries), Step::Key(key)) => entries.retain(|(name, _)| name != key),
+                (Children::Seq(items), Step::Index(index)) if *index < items.len() => drop(items.remove(*index)),
+                _ => {}
+            }
+        }
+        match (value, last) {
+            (Value::Mapping(map), Step::Key(key)) => remove_key(map, key),
+            (Value::Sequence(items), Step::Index(index)) if *index < items.len() => {
+                items.remove(*index);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Any YAML value. Of a key that stands twice the first one counts: the positions tell of the second.
+struct Lenient(Value);
+
+impl<'de> serde::Deserialize<'de> for Lenient {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LenientVisitor).map(Self)
+    }
+}
+
+struct LenientVisitor;
+
+impl<'de> de::Visitor<'de> for LenientVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any YAML value without tags")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Lenient(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::Sequence(list))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = serde_yaml::Mapping::new();
+        while let Some((Lenient(key), Lenient(value))) = entries.next_entry()? {
+            map.entry(key).or_insert(value);
+        }
+        Ok(Value::Mapping(map))
+    }
+}
+
+/// Keys may be numbers in the file and texts in a path.
+fn remove_key(map: &mut serde_yaml::Mapping, key: &str) -> bool {
+    let found = map.keys().find(|candidate| match candidate {
+        Value::String(text) => text == key,
+        Value::Number(number) => number.to_string() == key,
+        Value::Bool(truth) => truth.to_string() == key,
+        _ => false,
+    });
+    let found = found.cloned();
+    found.is_some_and(|key| map.remove(&key).is_some())
+}
+
+fn steps(path: &Path) -> Vec<Step> {
+    path.iter()
+        .filter_map(|segment| match segment {
+            Segment::Seq { index } => Some(Step::Index(*index)),
+            Segment::Map { key } => Some(Step::Key(key.clone())),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        })
+        .collect()
+}
+
+/// The word between `before` and the next backtick.
+fn quoted<'a>(message: &'a str, before: &str) -> Option<&'a str> {
+    message.strip_prefix(before)?.split('`').next()
+}
+
+fn unknown_key(key: &str, message: &str) -> String {
+    let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+    format!("\"{key}\" is not a setting here; {}", suggestion(key, known))
+}
+
+/// serde's words for people who have never heard of serde.
+fn readable(message: &str) -> String {
+    if let Some(typed) = quoted(message, "unknown variant `") {
+        let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+        return format!("\"{typed}\" is not possible here; {}", suggestion(typed, known));
+    }
+    let plain = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    match plain.and_then(|rest| rest.rsplit_once(", expected ")) {
+        Some((found, expected)) => {
+            let expected = match expected {
+                "u8" => "a whole number from 0 to 255",
+                "u16" => "a whole number from 0 to 65535",
+                "u32" | "u64" | "usize" => "a whole number",
+                "f64" => "a number",
+                "a boolean" => "true or false",
+                "a sequence" => "a list: [ ... ]",
+                "a map" => "a mapping: { key: value }",
+                other if other.starts_with("struct") => "a mapping: { key: value }",
+                other => other,
+            };
+            format!("{found} is not possible here; type {expected}")
+        }
+        None => message.to_owned(),
+    }
+}
+
+struct Builder<'a, 'f> {
+    events: Parser<'a, saphyr_parser::StrInput<'a>>,
+    anchors: HashMap<usize, Node>,
+    faults: &'f mut Faults,
+}
+
+impl<'a, 'f> Builder<'a, 'f> {
+    fn build(text: &'a str, faults: &'f mut Faults) -> Option<Node> {
+        let mut builder = Builder { events: Parser::new_from_str(text), anchors: HashMap::new(), faults };
+        loop {
+            match builder.next()? {
+                (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
+                (Event::StreamEnd | Event::DocumentEnd, _) => return Some(Node { key_place: (1, 1), place: (1, 1), children: Children::None }),
+                (event, span) => return builder.node(event, span, None, 0).map(|(_, node)| node),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<(Event<'a>, Span)> {
+        match self.events.next()? {
+            Ok(event) => Some(event),
+            Err(error) => {
+                let at = error.marker();
+                self.faults.at((at.line(), at.col() + 1), format!("not YAML: {}; check indentation, quotes and brackets", error.info()));
+                None
+            }
+        }
+    }
+
+    /// The node an event begins, with its text if it is a scalar.
+    fn node(&mut self, event: Event<'a>, span: Span, key_place: Option<Place>, depth: usize) -> Option<(String, Node)> {
+        let place = (span.start.line(), span.start.col() + 1);
+        let key_place = key_place.unwrap_or(place);
+        if depth > MAX_DEPTH {
+            self.faults.at(place, format!("nested more than {MAX_DEPTH} deep"));
+            return None;
+        }
+        let mut text = String::new();
+        let (anchor, children) = match event {
+            Event::Scalar(scalar, _, anchor, _) => {
+                text = scalar.into_owned();
+                (anchor, Children::None)
+            }
+            Event::SequenceStart(anchor, _) => (anchor, self.sequence(depth)?),
+            Event::MappingStart(anchor, _) => (anchor, self.mapping(depth)?),
+            Event::Alias(anchor) => {
+                let children = self.anchors.get(&anchor).map_or(Children::None, |node| node.children.clone());
+                (0, children)
+            }
+            _ => (0, Children::None),
+        };
+        let node = Node { key_place, place, children };
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Some((text, node))
+    }
+
+    fn sequence(&mut self, depth: usize) -> Option<Children> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd, _) => return Some(Children::Seq(items)),
+                (event, span) => items.push(self.node(event, span, None, depth + 1)?.1),
+            }
+        }
+    }
+
+    fn mapping(&mut self, depth: usize) -> Option<Children> {
+        let mut entries: Vec<(String, Node)> = Vec::new();
+        loop {
+            let (event, span) = match self.next()? {
+                (Event::MappingEnd, _) => return Some(Children::Map(entries)),
+                key => key,
+            };
+            let (key, key_node) = self.node(event, span, None, depth + 1)?;
+            let (event, span) = self.next()?;
+            let (_, value) = self.node(event, span, Some(key_node.place), depth + 1)?;
+            if let Some((_, first)) = entries.iter().find(|(name, _)| *name == key).filter(|_| key != "<<") {
+                self.faults.at(key_node.place, format!("\"{key}\" stands here twice; the first is on line {}: remove one", first.key_place.0));
+            }
+            entries.push((key, value));
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The file as typed: one struct per mapping, every key once. What a key means is told in `gateway.yaml`.
+
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+use crate::broker::net::Listen;
+use crate::field::modbus::decode::{ByteOrder, Kind};
+use crate::field::serial::Speed;
+use crate::field::wave::Wave;
+use crate::mqtt::TopicFilter;
+use crate::report::template::Template;
+use crate::units::{Size, Span};
+use crate::uplink::{Protocol, Remote, Secret};
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) site: String,
+    #[serde(default)]
+    pub(super) lines: Vec<Line>,
+    #[serde(default)]
+    pub(super) profiles: IndexMap<String, Profile>,
+    #[serde(default)]
+    pub(super) devices: Vec<Device>,
+    pub(super) topics: Option<Template>,
+    pub(super) availability: Option<Template>,
+    pub(super) broker: Option<Broker>,
+    #[serde(default)]
+    pub(super) outbox: Outbox,
+    #[serde(default)]
+    pub(super) classes: IndexMap<String, Class>,
+    #[serde(default)]
+    pub(super) uplinks: Vec<Uplink>,
+    pub(super) shutdown_grace: Option<Span>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Line {
+    pub(super) name: String,
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+    pub(super) modbus_tcp: Option<String>,
+    pub(super) rtu_over_tcp: Option<String>,
+    pub(super) serial: Option<String>,
+    pub(super) speed: Option<Speed>,
+    pub(super) simulated: Option<Simulated>,
+    pub(super) answer_within: Option<Span>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Simulated {}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Profile {
+    pub(super) byte_order: Option<ByteOrder>,
+    #[serde(default)]
+    pub(super) points: IndexMap<String, Point>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Device {
+    pub(super) name: String,
+    pub(super) line: String,
+    pub(super) unit: Option<u8>,
+    pub(super) profile: Option<String>,
+    pub(super) byte_order: Option<ByteOrder>,
+    #[serde(default)]
+    pub(super) points: IndexMap<String, Point>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Point {
+    pub(super) at: Option<u32>,
+    pub(super) holding: Option<u16>,
+    pub(super) input: Option<u16>,
+    pub(super) coil: Option<u16>,
+    pub(super) discrete: Option<u16>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Kind>,
+    pub(super) byte_order: Option<ByteOrder>,
+    pub(super) bit: Option<u8>,
+    pub(super) scale: Option<f64>,
+    pub(super) offset: Option<f64>,
+    pub(super) broken_value: Option<f64>,
+    pub(super) words: Option<IndexMap<i64, String>>,
+    pub(super) unit: Option<String>,
+    pub(super) every: Option<Span>,
+    pub(super) deadband: Option<f64>,
+    pub(super) at_least_every: Option<Span>,
+    pub(super) class: Option<String>,
+    pub(super) topic: Option<Template>,
+    pub(super) simulate: Option<Wave>,
+}
+
+impl Point {
+    /// This point where it says something, `base` where it does not.
+    pub(super) fn over(&self, base: &Self) -> Self {
+        let own = self.clone();
+        let base = base.clone();
+        let own_place = [own.at.is_some(), own.holding.is_some(), own.input.is_some(), own.coil.is_some(), own.discrete.is_some()].contains(&true);
+        // A place given here replaces the whole place of the base, whichever key it used.
+        let place = if own_place { &own } else { &base };
+        Self {
+            at: place.at,
+            holding: place.holding,
+            input: place.input,
+            coil: place.coil,
+            discrete: place.discrete,
+            kind: own.kind.or(base.kind),
+            byte_order: own.byte_order.or(base.byte_order),
+            bit: own.bit.or(base.bit),
+            scale: own.scale.or(base.scale),
+            offset: own.offset.or(base.offset),
+            broken_value: own.broken_value.or(base.broken_value),
+            words: own.words.or(base.words),
+            unit: own.unit.or(base.unit),
+            every: own.every.or(base.every),
+            deadband: own.deadband.or(base.deadband),
+            at_least_every: own.at_least_every.or(base.at_least_every),
+            class: own.class.or(base.class),
+            topic: own.topic.or(base.topic),
+            simulate: own.simulate.or(base.simulate),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Broker {
+    pub(super) listen: Vec<Listen>,
+    #[serde(default)]
+    pub(super) allow_anonymous: bool,
+    pub(super) max_connections: Option<usize>,
+    pub(super) max_packet: Option<Size>,
+    pub(super) max_queued: Option<usize>,
+    pub(super) sys_every: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outbox {
+    pub(super) folder: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) keep: Keep,
+    #[serde(default)]
+    pub(super) save: Save,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keep {
+    pub(super) size: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Save {
+    pub(super) every: Option<Span>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Class {
+    pub(super) qos: u8,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Uplink {
+    pub(super) name: String,
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+    pub(super) to: Remote,
+    #[serde(default)]
+    pub(super) protocol: Protocol,
+    pub(super) client_id: Option<String>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<Secret>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) keep_alive: Option<Span>,
+    pub(super) connect_within: Option<Span>,
+    pub(super) retry: Option<Retry>,
+    pub(super) window: Option<u16>,
+    #[serde(default = "yes")]
+    pub(super) number_messages: bool,
+    #[serde(default)]
+    pub(super) send: Vec<Send>,
+    #[serde(default)]
+    pub(super) receive: Vec<Receive>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    pub(super) first: Span,
+    pub(super) longest: Span,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Send {
+    pub(super) filter: TopicFilter,
+    #[serde(default)]
+    pub(super) prefix: String,
+    pub(super) class: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Receive {
+    pub(super) filter: TopicFilter,
+}

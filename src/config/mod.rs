@@ -1,0 +1,122 @@
+//! The YAML file: read, checked, and turned into what the modules are started with.
+//!
+//! Invariants:
+//! * Every fault of a file is reported at once, with line and column and what to type instead.
+//! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
+//! * The types of the file are the types the schema is made from; leaf values (durations, speeds, filters) are parsed by the
+//!   modules that own them.
+//!
+//! `document` (YAML with positions), `file` (as typed), `resolve` (as meant), `fault` (messages).
+
+mod document;
+mod fault;
+mod file;
+mod resolve;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use fault::Fault;
+
+use crate::broker::engine;
+use crate::broker::net::Listen;
+use crate::field::Line;
+use crate::mqtt::TopicName;
+use crate::outbox::SendRule;
+use crate::report::PointReport;
+use crate::{store, uplink};
+
+/// A gateway as meant by its file.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The site's name.
+    pub site: String,
+    /// Its wires.
+    pub lines: Vec<Line>,
+    /// How each point is reported, by point index.
+    pub points: Vec<PointReport>,
+    /// The availability topic of each device, by device index.
+    pub availability: Vec<TopicName>,
+    /// The local broker.
+    pub broker: Option<Broker>,
+    /// Where outboxes are kept; a folder per uplink below it.
+    pub folder: PathBuf,
+    /// How outboxes are kept.
+    pub outbox: store::Settings,
+    /// Its remote brokers.
+    pub uplinks: Vec<Uplink>,
+    /// How long a stop may take to send what waits.
+    pub shutdown_grace: Duration,
+}
+
+/// The local broker as meant.
+#[derive(Debug)]
+pub struct Broker {
+    /// Where it listens.
+    pub listen: Vec<Listen>,
+    /// What it allows.
+    pub limits: engine::Limits,
+    /// Sockets at a time.
+    pub max_connections: usize,
+}
+
+/// One remote broker as meant.
+#[derive(Debug)]
+pub struct Uplink {
+    /// The connection.
+    pub settings: uplink::Settings,
+    /// What goes there.
+    pub rules: Vec<SendRule>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The file cannot be read.
+    Unreadable(PathBuf, std::io::Error),
+    /// The file is wrong: every fault, in the order of the file.
+    Faults(Vec<Fault>),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(path, error) => write!(f, "{}: {error}; name a file that exists and that you may read", path.display()),
+            Self::Faults(faults) => {
+                for (index, fault) in faults.iter().enumerate() {
+                    let end = if index + 1 < faults.len() { "\n" } else { "" };
+                    write!(f, "{fault}{end}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Reads and checks a file. Relative paths in it are meant from its folder.
+pub fn load(path: &Path) -> Result<Gateway, LoadError> {
+    let text = std::fs::read_to_string(path).map_err(|e| LoadError::Unreadable(path.to_owned(), e))?;
+    let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    parse(&name, &text, folder).map_err(LoadError::Faults)
+}
+
+/// Checks the text of a file; `name` is for messages, `folder` is where relative paths begin.
+pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault>> {
+    let mut faults = fault::Faults::new(name);
+    let gateway = document::Document::parse(text, &mut faults).and_then(|mut document| {
+        let file = document.typed::<file::File>(&mut faults)?;
+        resolve::resolve(&file, &document, folder, &mut faults)
+    });
+    match (gateway, faults.is_empty()) {
+        (Some(gateway), true) => Ok(gateway),
+        (None, true) => {
+            faults.at((1, 1), "nothing in this file; begin with `site: <name>`".to_owned());
+            Err(faults.in_order())
+        }
+        (_, false) => Err(faults.in_order()),
+    }
+}

@@ -1,0 +1,100 @@
+//! As typed to as meant: names are looked up, defaults filled in, contradictions noted.
+
+mod field;
+mod north;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::document::{Document, Step};
+use super::fault::Faults;
+use super::file::File;
+use super::{Gateway, fault};
+use crate::mqtt::{QoS, TopicName};
+
+/// What the checks share.
+struct Check<'a> {
+    file: &'a File,
+    document: &'a Document,
+    folder: &'a Path,
+    faults: &'a mut Faults,
+}
+
+/// The path of a node, such as `at!["devices", 2, "line"]`.
+macro_rules! at {
+    ($($step:expr),* $(,)?) => { [$($crate::config::document::Step::from($step)),*] };
+}
+use at;
+
+impl Check<'_> {
+    /// Notes a fault at a value.
+    fn fault(&mut self, path: &[Step], message: impl Into<String>) {
+        let place = self.document.place(path);
+        self.faults.at(place, message.into());
+    }
+
+    /// Notes a name that is none.
+    fn unknown(&mut self, path: &[Step], what: &str, name: &str, known: &[String]) {
+        let hint = fault::suggestion(name, known.iter().map(String::as_str));
+        self.fault(path, format!("there is no {what} \"{name}\"; {hint}"));
+    }
+
+    /// Notes names that stand twice in a list of mappings.
+    fn unique(&mut self, list: &'static str, names: &[&str]) {
+        for (index, name) in names.iter().enumerate() {
+            if names.iter().take(index).any(|earlier| earlier == name) {
+                self.fault(&[Step::from(list), Step::from(index), Step::from("name")], format!("the name \"{name}\" is taken already; choose another"));
+            }
+            if name.is_empty() || name.contains(['+', '#', '\0']) {
+                self.fault(&[Step::from(list), Step::from(index), Step::from("name")], "a name must not be empty nor contain + or #");
+            }
+        }
+    }
+
+    /// The QoS of a class.
+    fn class(&mut self, name: Option<&String>, path: &[Step]) -> Option<QoS> {
+        let name = name?;
+        match self.file.classes.get(name) {
+            Some(class) => QoS::from_bits(class.qos).filter(|qos| *qos <= QoS::AtLeastOnce),
+            None if name == "normal" => Some(QoS::AtLeastOnce),
+            None => {
+                let known = self.document.keys("classes");
+                if !known.contains(name) {
+                    self.unknown(path, "class", name, &known);
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Checks the whole file. `None` if something is missing that nothing can stand for; faults may have been noted in any case.
+pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &mut Faults) -> Option<Gateway> {
+    let mut check = Check { file, document, folder, faults };
+    if file.site.is_empty() || TopicName::new(file.site.clone()).is_err() {
+        check.fault(&at!["site"], "the site's name becomes a topic level; write letters, digits and dashes, such as pump-station-7");
+    }
+    for (name, class) in &file.classes {
+        if class.qos > 1 {
+            check.fault(&at!["classes", name, "qos"], "type 0 (may be lost) or 1 (at least once)");
+        }
+    }
+    let (lines, points, availability) = field::resolve(&mut check);
+    let broker = north::broker(&mut check);
+    let uplinks = north::uplinks(&mut check, broker.is_some());
+    let (data_folder, outbox) = north::outbox(&mut check);
+    if file.lines.is_empty() && file.broker.is_none() {
+        check.fault(&[], "neither lines nor a broker: there is nothing to do; add `lines:` or `broker:`");
+    }
+    Some(Gateway {
+        site: file.site.clone(),
+        lines,
+        points,
+        availability,
+        broker,
+        folder: data_folder,
+        outbox,
+        uplinks,
+        shutdown_grace: file.shutdown_grace.map_or(Duration::from_secs(10), |span| span.0),
+    })
+}

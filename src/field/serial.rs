@@ -1,0 +1,137 @@
+//! Serial ports: how they are written (`9600 8N1`) and how they are opened.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio_serial::{DataBits, ErrorKind, Parity, SerialPortBuilderExt, SerialStream, StopBits};
+
+/// A serial device with its speed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// The device; a path under `/dev/serial/by-id` survives replugging.
+    pub path: String,
+    /// Baud rate and frame.
+    pub speed: Speed,
+}
+
+/// Baud rate and character format, written `9600 8N1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speed {
+    /// Bits per second.
+    pub baud: u32,
+    data_bits: DataBits,
+    parity: Parity,
+    stop_bits: StopBits,
+}
+
+impl Speed {
+    /// How long one character takes, with start, parity and stop bits.
+    pub fn character(&self) -> Duration {
+        let data = match self.data_bits {
+            DataBits::Five => 5,
+            DataBits::Six => 6,
+            DataBits::Seven => 7,
+            DataBits::Eight => 8,
+        };
+        let parity = u32::from(self.parity != Parity::None);
+        let stop = if self.stop_bits == StopBits::One { 1 } else { 2 };
+        Duration::from_secs(1) * (1 + data + parity + stop) / self.baud.max(1)
+    }
+
+    /// The silence that separates two RTU frames: 3.5 characters, at least 1.75 ms [Modbus over serial line 1.02, 2.5.1.1].
+    pub fn frame_gap(&self) -> Duration {
+        if self.baud > 19_200 { Duration::from_micros(1750) } else { self.character() * 7 / 2 }
+    }
+}
+
+impl FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a serial speed; write baud rate, data bits, parity and stop bits, such as 9600 8N1 or 19200 8E1");
+        let mut words = text.split_whitespace();
+        let baud = words.next().and_then(|word| word.parse().ok()).filter(|baud| *baud > 0).ok_or_else(wrong)?;
+        let frame = words.next().unwrap_or("8N1").as_bytes();
+        let [data, parity, stop] = frame else { return Err(wrong()) };
+        if words.next().is_some() {
+            return Err(wrong());
+        }
+        let data_bits = match data {
+            b'7' => DataBits::Seven,
+            b'8' => DataBits::Eight,
+            _ => return Err(wrong()),
+        };
+        let parity = match parity.to_ascii_uppercase() {
+            b'N' => Parity::None,
+            b'E' => Parity::Even,
+            b'O' => Parity::Odd,
+            _ => return Err(wrong()),
+        };
+        let stop_bits = match stop {
+            b'1' => StopBits::One,
+            b'2' => StopBits::Two,
+            _ => return Err(wrong()),
+        };
+        Ok(Self { baud, data_bits, parity, stop_bits })
+    }
+}
+
+impl<'de> Deserialize<'de> for Speed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Port {
+    /// Opens the device for this process alone. The message names the device and what to do.
+    pub fn open(&self) -> Result<SerialStream, String> {
+        let opened = tokio_serial::new(&self.path, self.speed.baud)
+            .data_bits(self.speed.data_bits)
+            .parity(self.speed.parity)
+            .stop_bits(self.speed.stop_bits)
+            .open_native_async();
+        opened.map_err(|error| self.explain(&error))
+    }
+
+    fn explain(&self, error: &tokio_serial::Error) -> String {
+        let path = &self.path;
+        match error.kind() {
+            // The exclusive lock fails with this kind too.
+            ErrorKind::NoDevice if std::path::Path::new(path).exists() => format!("{path} is in use by another program; stop it (`fuser {path}` names it)"),
+            ErrorKind::NoDevice | ErrorKind::Io(std::io::ErrorKind::NotFound) => {
+                format!("{path} does not exist; check the cable and `ls -l /dev/serial/by-id`")
+            }
+            ErrorKind::Io(std::io::ErrorKind::PermissionDenied) => {
+                format!("no permission to open {path}; add the user who runs wellhead to the group dialout (`usermod -aG dialout <user>`)")
+            }
+            _ => format!("{path} cannot be opened: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_are_read_and_give_the_frame_gap() {
+        let slow: Speed = "9600 8N1".parse().unwrap();
+        assert_eq!(slow.character(), Duration::from_nanos(1_041_666));
+        assert_eq!(slow.frame_gap().as_micros(), 3645);
+        let even: Speed = "19200 8e1".parse().unwrap();
+        assert_eq!(even.character().as_micros(), 572);
+        let fast: Speed = "115200".parse().unwrap();
+        assert_eq!(fast.frame_gap(), Duration::from_micros(1750));
+        for wrong in ["fast", "9600 8X1", "9600 8N1 extra", "0 8N1", "9600 8N"] {
+            assert!(wrong.parse::<Speed>().unwrap_err().contains("9600 8N1"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_missing_device_is_named_with_its_remedy() {
+        let port = Port { path: "/dev/does-not-exist".to_owned(), speed: "9600 8N1".parse().unwrap() };
+        let error = port.open().unwrap_err();
+        assert!(error.contains("/dev/does-not-exist") && error.contains("by-id"), "{error}");
+    }
+}

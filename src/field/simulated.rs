@@ -1,0 +1,66 @@
+//! A line without hardware: every point shows its wave.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Device, Driver, Job, Point, ReadError, Values};
+use crate::reading::{PointId, Value};
+use crate::time::now;
+
+/// The driver of a `simulated` line.
+#[derive(Debug)]
+pub struct Simulated {
+    jobs: Vec<Job>,
+    points: Vec<Vec<Point>>,
+    started: Instant,
+}
+
+impl Simulated {
+    /// One job per device and interval.
+    pub fn new(devices: &[Device]) -> Self {
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut points: Vec<Vec<Point>> = Vec::new();
+        for (device, spec) in devices.iter().enumerate() {
+            for point in &spec.points {
+                match jobs.iter().position(|job| job.device == device && job.every == point.every) {
+                    Some(index) => {
+                        jobs[index].points.push(point.id);
+                        points[index].push(point.clone());
+                    }
+                    None => {
+                        jobs.push(Job { device, every: point.every, points: vec![point.id] });
+                        points.push(vec![point.clone()]);
+                    }
+                }
+            }
+        }
+        Self { jobs, points, started: now() }
+    }
+
+    fn value(point: &Point, elapsed: Duration) -> (PointId, Result<Value, Arc<str>>) {
+        let value = point.wave.value(elapsed);
+        let shown = match &point.register {
+            // Through the register and back, so that type, scale and words mean the same as on a real line.
+            Some(register) => register.decode(&register.encode(value)),
+            None => Ok(Value::F64((value * 1000.0).round() / 1000.0)),
+        };
+        (point.id, shown)
+    }
+}
+
+impl Driver for Simulated {
+    fn jobs(&self) -> Vec<Job> {
+        self.jobs.clone()
+    }
+
+    async fn connect(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
+        let elapsed = now().saturating_duration_since(self.started);
+        Ok(self.points.get(job).into_iter().flatten().map(|point| Self::value(point, elapsed)).collect())
+    }
+
+    fn disconnect(&mut self) {}
+}

@@ -1,0 +1,258 @@
+//! The only place that wires modules together: channels, order of start, order of stop.
+//!
+//! Start: outboxes, listeners and certificates first, because they can fail on a person's mistake; then every task at once.
+//! Stop: lines and local clients first; when what they had to say is in the outboxes, the uplinks get their grace; then the
+//! outboxes are closed. A task that ends unasked stops everything in the same order, and is an error.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep_until, timeout};
+
+use crate::broker::engine::{Engine, Tap};
+use crate::broker::net::{BoundListener, ListenError};
+use crate::broker::{self, Broker, Forward};
+use crate::config;
+use crate::field::LineTask;
+use crate::message::{Message, Origin};
+use crate::outbox::{Intake, Outbox};
+use crate::report::Report;
+use crate::store::{self, StoreError};
+use crate::tasks::{Ended, Stop, StopSwitch, Tasks, stop_token};
+use crate::time::now;
+use crate::uplink::{self, TlsError, Uplink};
+
+/// Events between the lines and the report; beyond it polling waits.
+const EVENT_QUEUE: usize = 1024;
+/// Messages between the broker and an outbox.
+const FORWARD_QUEUE: usize = 4096;
+/// What an orderly stop may take beyond the grace of the uplinks.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Why a gateway did not start, or stopped unasked.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// An outbox cannot be used.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A listener cannot be opened.
+    #[error("{0}")]
+    Listen(#[from] ListenError),
+    /// Certificates of an uplink.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// A task ended although nobody asked it to.
+    #[error("the task {name} ended unasked: {why}")]
+    Task {
+        /// Which task.
+        name: String,
+        /// What it said.
+        why: String,
+    },
+    /// Tasks that did not end in time.
+    #[error("{0} tasks did not stop in time")]
+    Stuck(usize),
+}
+
+/// A gateway whose folders, ports and certificates are taken.
+pub struct Gateway {
+    tasks: Tasks,
+    sources: StopSwitch,
+    uplinks: StopSwitch,
+    grace: Duration,
+}
+
+/// Starts a gateway and runs it until `until` is ready.
+pub async fn run(config: config::Gateway, until: impl Future<Output = ()>) -> Result<(), GatewayError> {
+    let gateway = Gateway::start(config).await?;
+    gateway.run(until).await
+}
+
+/// What the uplinks of a gateway are made of before anything runs.
+struct North {
+    intakes: Vec<Intake>,
+    outboxes: Vec<Outbox>,
+    taps: Vec<Tap>,
+    queues: Vec<mpsc::Sender<Forward>>,
+    forwards: Vec<mpsc::Receiver<Forward>>,
+}
+
+fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, GatewayError> {
+    let mut north = North { intakes: Vec::new(), outboxes: Vec::new(), taps: Vec::new(), queues: Vec::new(), forwards: Vec::new() };
+    for (index, uplink) in config.uplinks.iter().enumerate() {
+        let name = &uplink.settings.name;
+        let folder = config.folder.join("outbox").join(name);
+        let (store, closed) = store::open(name, &folder, config.outbox)?;
+        tasks.start(format!("store:{name}"), async { closed.await.map_err(|_| "its thread died".to_owned()) });
+        let outbox = Outbox::new(store);
+        let filters = uplink.rules.iter().map(|rule| rule.filter.clone()).collect();
+        let (queue, forward) = mpsc::channel(FORWARD_QUEUE);
+        north.intakes.push(Intake::new(outbox.clone(), uplink.rules.clone(), index));
+        north.taps.push(Tap { filters, not_from: Origin::Uplink(index) });
+        north.outboxes.push(outbox);
+        north.queues.push(queue);
+        north.forwards.push(forward);
+    }
+    Ok(north)
+}
+
+impl Gateway {
+    /// Takes folders, ports and certificates, then starts every task.
+    pub async fn start(config: config::Gateway) -> Result<Self, GatewayError> {
+        let mut tasks = Tasks::default();
+        let (sources, stop) = stop_token();
+        let (uplinks, uplink_stop) = stop_token();
+        let north = open_outboxes(&config, &mut tasks)?;
+        let mut live = None;
+        if let Some(spec) = &config.broker {
+            live = Some(start_broker(spec, &north, &stop, &mut tasks).await?);
+        }
+        let live_sender = live.as_ref().map(|(_, live)| live.clone());
+        let mut ready: Vec<Uplink> = Vec::new();
+        for (uplink, outbox) in config.uplinks.iter().zip(&north.outboxes) {
+            ready.push(uplink::prepare(uplink.settings.clone(), outbox.clone(), live_sender.clone())?);
+        }
+        for (uplink, spec) in ready.into_iter().zip(&config.uplinks) {
+            let (stop, grace) = (uplink_stop.clone(), config.shutdown_grace);
+            tasks.start(format!("uplink:{}", spec.settings.name), async move {
+                uplink.run(stop, grace).await;
+                Ok(())
+            });
+        }
+        if let Some((broker, _)) = &live {
+            for ((intake, forward), spec) in north.intakes.iter().cloned().zip(north.forwards).zip(&config.uplinks) {
+                tasks.start(format!("forward:{}", spec.settings.name), forward_messages(intake, forward, broker.clone()));
+            }
+        }
+        let grace = config.shutdown_grace;
+        let points = config.points.len();
+        let lines = config.lines.len();
+        start_field(config, north.intakes, live_sender, &stop, &mut tasks);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
+        Ok(Self { tasks, sources, uplinks, grace })
+    }
+
+    /// Runs until `until` is ready, then stops in order.
+    pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), GatewayError> {
+        let failure = tokio::select! {
+            ended = self.tasks.next_ended() => ended.map(unasked),
+            () = until => None,
+        };
+        if let Some(failure) = &failure {
+            tracing::error!(%failure, "stopping");
+        } else {
+            tracing::info!("stopping");
+        }
+        let stopped = self.stop().await;
+        match failure {
+            Some(failure) => Err(failure),
+            None => stopped,
+        }
+    }
+
+    async fn stop(mut self) -> Result<(), GatewayError> {
+        self.sources.stop();
+        let give_up = now() + self.grace + STOP_PATIENCE;
+        let mut fault = None;
+        loop {
+            if self.only_uplinks_left() {
+                self.uplinks.stop();
+            }
+            tokio::select! {
+                ended = self.tasks.next_ended() => match ended {
+                    None => return fault.map_or(Ok(()), Err),
+                    Some(Ended { result: Ok(()), .. }) => {}
+                    Some(ended) => fault = Some(unasked(ended)),
+                },
+                () = sleep_until(give_up.into()) => return Err(GatewayError::Stuck(self.tasks.len())),
+            }
+        }
+    }
+
+    /// True when whoever writes into outboxes has ended.
+    fn only_uplinks_left(&self) -> bool {
+        !self.tasks.names().any(|name| name == "report" || name.starts_with("bus:") || name.starts_with("forward:"))
+    }
+}
+
+fn unasked(ended: Ended) -> GatewayError {
+    let why = ended.result.err().unwrap_or_else(|| "without a reason".to_owned());
+    GatewayError::Task { name: ended.name, why }
+}
+
+/// The broker with its listeners; returns its handle and the way for messages of this gateway.
+async fn start_broker(spec: &config::Broker, north: &North, stop: &Stop, tasks: &mut Tasks) -> Result<(Broker, mpsc::Sender<Message>), GatewayError> {
+    let engine = Engine::new(spec.limits.clone(), north.taps.clone(), fastrand::u64(..), now());
+    let parts = broker::broker(engine, north.queues.clone());
+    let mut listeners = Vec::new();
+    for listen in &spec.listen {
+        listeners.push(BoundListener::bind(listen).await?);
+    }
+    let connections = Arc::new(Semaphore::new(spec.max_connections));
+    for listener in listeners {
+        let (broker, connections, stop) = (parts.broker.clone(), connections.clone(), stop.clone());
+        let max_packet = spec.limits.max_packet;
+        tasks.start(format!("listener:{}", listener.address()), async move {
+            listener.run(broker, connections, max_packet, stop).await;
+            Ok(())
+        });
+    }
+    let driver_stop = stop.clone();
+    tasks.start("broker", async move {
+        parts.driver.run(driver_stop).await;
+        Ok(())
+    });
+    Ok((parts.broker, parts.live))
+}
+
+fn start_field(config: config::Gateway, intakes: Vec<Intake>, live: Option<mpsc::Sender<Message>>, stop: &Stop, tasks: &mut Tasks) {
+    if config.lines.is_empty() {
+        return;
+    }
+    let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let report = Report { points: config.points, devices: config.availability, live, intakes, counters: Arc::default() };
+    tasks.start("report", report.run(events));
+    for line in config.lines {
+        let task = LineTask { line, events: sender.clone(), stop: stop.clone() };
+        tasks.start(format!("bus:{}", task.line.name), async move {
+            task.run().await;
+            Ok(())
+        });
+    }
+}
+
+/// Takes what local clients publish into an outbox, and tells the broker when it is safe.
+async fn forward_messages(intake: Intake, mut queue: mpsc::Receiver<Forward>, broker: Broker) -> Result<(), String> {
+    let mut receipts = FuturesOrdered::new();
+    loop {
+        tokio::select! {
+            forward = queue.recv() => {
+                let Some(Forward { message, ticket }) = forward else { break };
+                let offered = intake.offer(&message).await.map_err(|error| error.to_string())?;
+                if let Some(ticket) = ticket {
+                    receipts.push_back(async move {
+                        // No rule wanted it after all: there is nothing to wait for.
+                        let accepted = match offered {
+                            Some(receipt) => receipt.durable().await.is_ok(),
+                            None => true,
+                        };
+                        (ticket, accepted)
+                    });
+                }
+            }
+            Some((ticket, accepted)) = receipts.next(), if !receipts.is_empty() => broker.stored(ticket, accepted).await,
+        }
+    }
+    // The broker is stopping: what is still on its way to disk may be acknowledged, but nobody waits for a disk that is full.
+    let rest = async {
+        while let Some((ticket, accepted)) = receipts.next().await {
+            broker.stored(ticket, accepted).await;
+        }
+    };
+    let _ = timeout(Duration::from_secs(2), rest).await;
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! The payload any MQTT subscriber can read: `{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}`.
+//!
+//! `v` is null if there is no value; `reason` says why `q` is not good; `"clock":"unset"` stands beside a time that was taken
+//! before the clock of the gateway was set.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::reading::{Reading, Value};
+use crate::time::rfc3339;
+
+#[derive(Serialize)]
+struct Shape<'a> {
+    v: Option<Number<'a>>,
+    t: String,
+    q: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Number<'a> {
+    Bool(bool),
+    Int(i64),
+    UInt(u64),
+    F32(f32),
+    F64(f64),
+    Text(&'a str),
+}
+
+impl<'a> From<&'a Value> for Number<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Bool(b) => Self::Bool(*b),
+            Value::Int(i) => Self::Int(*i),
+            Value::UInt(u) => Self::UInt(*u),
+            Value::F32(f) => Self::F32(*f),
+            Value::F64(f) => Self::F64(*f),
+            Value::Text(text) => Self::Text(text),
+        }
+    }
+}
+
+/// One reading as JSON.
+pub fn encode(reading: &Reading) -> Bytes {
+    let shape = Shape {
+        v: reading.value.as_ref().map(Number::from),
+        t: rfc3339(reading.time.unix_ms),
+        q: reading.quality.name(),
+        reason: reading.quality.reason(),
+        clock: (!reading.time.clock_set).then_some("unset"),
+    };
+    // A structure of texts and finite numbers cannot fail to be written.
+    serde_json::to_vec(&shape).map(Bytes::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::{PointId, Quality, Timestamp};
+
+    fn check(value: Option<Value>, quality: Quality, unix_ms: i64, expected: &str) {
+        let reading = Reading { point: PointId(0), value, time: Timestamp::at(unix_ms), quality };
+        assert_eq!(encode(&reading), expected);
+    }
+
+    #[test]
+    fn readings_are_written_as_documented() {
+        let at = 1_769_847_330_250;
+        check(Some(Value::F32(229.4)), Quality::Good, at, r#"{"v":229.4,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
+        check(Some(Value::F64(12.3)), Quality::Good, at, r#"{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
+        check(Some(Value::Bool(true)), Quality::Good, at, r#"{"v":true,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
+        check(Some(Value::Text("a\"b".into())), Quality::Good, at, r#"{"v":"a\"b","t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
+        check(Some(Value::UInt(7)), Quality::Stale("no answer".into()), at, r#"{"v":7,"t":"2026-01-31T08:15:30.250Z","q":"stale","reason":"no answer"}"#);
+        check(None, Quality::Bad("no answer".into()), 5, r#"{"v":null,"t":"1970-01-01T00:00:00.005Z","q":"bad","reason":"no answer","clock":"unset"}"#);
+    }
+}

@@ -1,0 +1,3 @@
+//! Readings to bytes. Pure. One file per format.
+
+pub mod json;

@@ -1,0 +1,269 @@
+//! The task of one uplink: connect, send what waits, take what comes, reconnect.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, sleep_until};
+use tokio_rustls::TlsConnector;
+
+use super::link::{Accepted, Command, Incoming, Link, LinkError};
+use super::session::{Session, Verdict};
+use super::status::Status;
+use super::{Settings, TlsError, tls};
+use crate::backoff::Backoff;
+use crate::message::{Message, Origin};
+use crate::mqtt::{PacketId, Properties, QoS, TopicName};
+use crate::outbox::Outbox;
+use crate::tasks::Stop;
+use crate::time::now;
+
+/// Entries brought from the outbox at a time.
+const READ_BATCH: usize = 256;
+/// Packets taken from the remote before sending goes on.
+const RECEIVE_BATCH: usize = 512;
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// MQTT's fixed header, topic length, packet identifier, property length, and the sequence number as a user property.
+const PUBLISH_OVERHEAD: usize = 5 + 2 + 2 + 4 + 30;
+
+/// An uplink that is ready to run.
+pub struct Uplink {
+    settings: Settings,
+    tls: Option<TlsConnector>,
+    outbox: Outbox,
+    live: Option<mpsc::Sender<Message>>,
+    newest: watch::Receiver<u64>,
+    session: Session,
+    status: Status,
+    /// The last entry taken from the outbox.
+    taken: u64,
+}
+
+/// Checks the certificates of an uplink and makes it ready. `live` takes what it receives and its status to local clients.
+pub fn prepare(settings: Settings, outbox: Outbox, live: Option<mpsc::Sender<Message>>) -> Result<Uplink, TlsError> {
+    let tls = if settings.remote.tls { Some(TlsConnector::from(tls::client_config(settings.ca.as_deref(), settings.identity.as_ref())?)) } else { None };
+    let status = Status::new(settings.name.clone(), live.clone(), outbox.clone());
+    let session = Session::new(settings.window);
+    Ok(Uplink { tls, newest: outbox.newest(), session, status, taken: 0, settings, outbox, live })
+}
+
+/// How a connection ended.
+enum End {
+    Lost(LinkError),
+    /// The stop order came and nothing waits any more, or the grace is over.
+    Drained,
+}
+
+impl Uplink {
+    /// Runs until the stop order; then at most `grace` longer, to send what waits.
+    pub async fn run(mut self, mut stop: Stop, grace: Duration) {
+        let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
+        self.status.show();
+        loop {
+            let opened = tokio::select! {
+                opened = Link::open(&self.settings, self.tls.as_ref()) => opened,
+                () = stop.wait() => return,
+            };
+            let error = match opened {
+                Ok((link, accepted)) => {
+                    backoff.reset();
+                    self.status.connected(&self.settings.remote);
+                    match self.serve(link, accepted, stop.clone(), grace).await {
+                        End::Drained => return,
+                        End::Lost(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            self.status.disconnected(&error.to_string());
+            let retry_at = now() + backoff.next_delay();
+            while now() < retry_at {
+                tokio::select! {
+                    () = sleep_until(retry_at.into()) => {}
+                    () = sleep(STATUS_EVERY) => self.status.show(),
+                    () = stop.wait() => return,
+                }
+            }
+        }
+    }
+
+    async fn serve(&mut self, link: Link, accepted: Accepted, stop: Stop, grace: Duration) -> End {
+        self.session.connected(accepted.receive_maximum);
+        let keep_alive = accepted.keep_alive.map_or(self.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
+        tracing::debug!(uplink = %self.settings.name, session_present = accepted.session_present, "session at the remote");
+        let at = now();
+        let connection = Connection { uplink: self, link, max_packet: accepted.max_packet, keep_alive, heard: at, written: at, give_up: None };
+        match connection.run(stop, grace).await {
+            Ok(()) => End::Drained,
+            Err(error) => End::Lost(error),
+        }
+    }
+}
+
+/// One connection of an uplink.
+struct Connection<'a> {
+    uplink: &'a mut Uplink,
+    link: Link,
+    max_packet: Option<u32>,
+    keep_alive: Duration,
+    heard: Instant,
+    written: Instant,
+    /// Set by the stop order.
+    give_up: Option<Instant>,
+}
+
+impl Connection<'_> {
+    async fn run(mut self, mut stop: Stop, grace: Duration) -> Result<(), LinkError> {
+        if !self.uplink.settings.receive.is_empty() {
+            self.link.feed(Command::Subscribe(self.uplink.settings.receive.clone())).await?;
+        }
+        let mut status = tokio::time::interval(STATUS_EVERY);
+        loop {
+            self.send_waiting().await?;
+            if self.is_drained() {
+                self.link.feed(Command::Disconnect).await?;
+                return self.link.flush().await;
+            }
+            let ping_at = self.written + self.keep_alive;
+            let dead_at = self.heard + self.keep_alive.mul_f64(1.5);
+            tokio::select! {
+                incoming = self.link.next() => self.receive(incoming?).await?,
+                changed = self.uplink.newest.changed(), if self.uplink.session.room() > 0 => {
+                    if changed.is_err() {
+                        return Err(LinkError::Broken("the outbox is closed".to_owned()));
+                    }
+                }
+                () = sleep_until(ping_at.into()) => self.ping().await?,
+                () = sleep_until(dead_at.into()) => return Err(LinkError::Broken(format!("the remote was silent for {} s", self.keep_alive.mul_f64(1.5).as_secs()))),
+                _ = status.tick() => self.uplink.status.show(),
+                () = stop.wait(), if self.give_up.is_none() => self.give_up = Some(now() + grace),
+            }
+        }
+    }
+
+    /// True once the stop order was given and nothing waits, or the grace is over.
+    fn is_drained(&self) -> bool {
+        let empty = || self.uplink.session.in_flight() == 0 && self.uplink.outbox.counters().waiting.value() == 0;
+        self.give_up.is_some_and(|at| now() >= at || empty())
+    }
+
+    async fn ping(&mut self) -> Result<(), LinkError> {
+        self.link.feed(Command::Ping).await?;
+        self.link.flush().await?;
+        self.written = now();
+        Ok(())
+    }
+
+    /// Sends from the outbox as much as the window allows, in one write.
+    async fn send_waiting(&mut self) -> Result<(), LinkError> {
+        let mut done = Vec::new();
+        loop {
+            while let Some(send) = self.uplink.session.next() {
+                let size = send.message.topic.as_str().len() + send.message.payload.len() + PUBLISH_OVERHEAD;
+                if self.max_packet.is_some_and(|max| size > max as usize) {
+                    self.refuse(send.seq, &format!("{size} bytes are more than the remote takes"), send.message.topic.as_str());
+                    self.uplink.session.forget(send.seq);
+                    done.push(send.seq);
+                    continue;
+                }
+                if send.packet_id.is_none() {
+                    done.push(send.seq);
+                }
+                let number = self.uplink.settings.numbered.then_some(send.seq);
+                self.link.feed(Command::Publish { packet_id: send.packet_id, dup: send.dup, message: send.message, number }).await?;
+                self.written = now();
+            }
+            if self.take_waiting().await? == 0 {
+                break;
+            }
+        }
+        self.link.flush().await?;
+        self.uplink.outbox.settle(done).await;
+        Ok(())
+    }
+
+    /// Takes messages from the outbox into the session, and returns how many.
+    async fn take_waiting(&mut self) -> Result<usize, LinkError> {
+        let room = self.uplink.session.room().min(READ_BATCH);
+        if room == 0 || *self.uplink.newest.borrow_and_update() <= self.uplink.taken {
+            return Ok(0);
+        }
+        let read = self.uplink.outbox.read(self.uplink.taken, room).await;
+        let waiting = read.map_err(|error| LinkError::Broken(error.to_string()))?;
+        let count = waiting.len();
+        for next in waiting {
+            self.uplink.taken = next.seq;
+            self.uplink.session.offer(next);
+        }
+        Ok(count)
+    }
+
+    /// Takes a packet and those that are there already, so that one write and one settling serve many.
+    async fn receive(&mut self, first: Incoming) -> Result<(), LinkError> {
+        self.heard = now();
+        let mut settled = Vec::new();
+        let mut outcome = self.take(first, &mut settled).await;
+        for _ in 0..RECEIVE_BATCH {
+            if outcome.is_err() {
+                break;
+            }
+            let Some(next) = self.link.next_ready() else { break };
+            outcome = match next {
+                Ok(incoming) => self.take(incoming, &mut settled).await,
+                Err(error) => Err(error),
+            };
+        }
+        // What was acknowledged is settled even if the connection broke just after.
+        self.uplink.status.counters.acknowledged.add(settled.len() as u64);
+        self.uplink.outbox.settle(settled).await;
+        outcome
+    }
+
+    async fn take(&mut self, incoming: Incoming, settled: &mut Vec<u64>) -> Result<(), LinkError> {
+        match incoming {
+            Incoming::PubAck(packet_id, reason) => match self.uplink.session.acknowledged(packet_id, reason) {
+                Verdict::Delivered(seq) => settled.push(seq),
+                Verdict::Refused { seq, reason, topic } => {
+                    self.refuse(seq, &reason.to_string(), &topic);
+                    settled.push(seq);
+                }
+                Verdict::Later(reason) => return Err(LinkError::Broken(format!("the remote cannot take messages now: {reason}"))),
+                Verdict::Unknown => tracing::debug!(packet_id, "acknowledgement of nothing in flight"),
+            },
+            Incoming::Publish { topic, payload, retain, packet_id, properties } => self.publish(topic, payload, retain, packet_id, properties).await?,
+            Incoming::SubAck(failed) => {
+                for filter in failed.iter().filter_map(|index| self.uplink.settings.receive.get(*index)) {
+                    tracing::error!(uplink = %self.uplink.settings.name, %filter, "the remote does not allow this subscription; change `receive` or the rights of this gateway");
+                }
+            }
+            Incoming::Disconnect(reason) => return Err(LinkError::Broken(format!("the remote broker disconnected: {reason}"))),
+            Incoming::Accepted(_) | Incoming::Refused(_) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
+            Incoming::Other => {}
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, seq: u64, reason: &str, topic: &str) {
+        self.uplink.status.counters.refused.count();
+        tracing::error!(uplink = %self.uplink.settings.name, seq, topic, reason, "the remote does not take this message; it is given up");
+    }
+
+    /// Hands a message of the remote to local clients; acknowledged when the broker has it.
+    async fn publish(&mut self, topic: TopicName, payload: bytes::Bytes, retain: bool, packet_id: Option<PacketId>, mut properties: Properties) -> Result<(), LinkError> {
+        self.uplink.status.counters.received.count();
+        let expires_at = properties.message_expiry.map(|seconds| now() + Duration::from_secs(u64::from(seconds)));
+        if expires_at.is_some() {
+            properties.edit().message_expiry = None;
+        }
+        let qos = if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+        let message = Message { topic, payload, qos, retain, properties, expires_at, origin: Origin::Uplink(self.uplink.settings.index) };
+        if let Some(live) = &self.uplink.live
+            && live.send(message).await.is_err()
+        {
+            return Err(LinkError::Broken("the local broker is closed".to_owned()));
+        }
+        if let Some(packet_id) = packet_id {
+            self.link.feed(Command::PubAck(packet_id)).await?;
+        }
+        Ok(())
+    }
+}
