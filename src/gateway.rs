@@ -129,7 +129,7 @@ impl Gateway {
             }
         }
         let grace = config.shutdown_grace;
-        let points = config.points.len();
+        let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
         let lines = config.lines.len();
         start_field(config, north.intakes, live_sender, &stop, &mut tasks);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
@@ -185,7 +185,12 @@ fn unasked(ended: Ended) -> GatewayError {
 }
 
 /// The broker with its listeners; returns its handle and the way for messages of this gateway.
-async fn start_broker(spec: &config::Broker, north: &North, stop: &Stop, tasks: &mut Tasks) -> Result<(Broker, mpsc::Sender<Message>), GatewayError> {
+async fn start_broker(
+    spec: &config::Broker,
+    north: &North,
+    stop: &Stop,
+    tasks: &mut Tasks,
+) -> Result<(Broker, mpsc::Sender<Message>), GatewayError> {
     let engine = Engine::new(spec.limits.clone(), north.taps.clone(), fastrand::u64(..), now());
     let parts = broker::broker(engine, north.queues.clone());
     let mut listeners = Vec::new();

@@ -1,3 +1,54 @@
-//! stub
-pub mod backoff; pub mod metrics; pub mod mqtt; pub mod reading; pub mod tasks; pub mod time; pub mod units;
-pub mod message; pub mod store; pub mod outbox; pub mod broker; pub mod field; pub mod payload; pub mod report; pub mod uplink; pub mod config; pub mod gateway; pub mod cli;
+//! wellhead: an edge gateway. It polls serial and Modbus instruments, serves local MQTT clients with a broker of its own, and
+//! carries every message to a remote MQTT broker over a link that is slow, billed by the byte and often down.
+//!
+//! # The way of the data
+//!
+//! ```text
+//! wire --Driver--> Reading --report--> Message --+--> broker ----------------> local clients
+//!                                                +--> outbox --> uplink -----> remote broker ... acknowledged --> settled
+//! local client --PUBLISH--> broker --forward---> outbox        (acknowledged only once it is on disk)
+//! remote broker --PUBLISH--> uplink --> broker --> local clients
+//! ```
+//!
+//! # The map
+//!
+//! | row | modules |
+//! |---|---|
+//! | 0 plain tools | [`backoff`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] |
+//! | 1 vocabulary | [`reading`] · [`mqtt`] (packets, codec, topics) |
+//! | 2 | [`message`] · [`store`] (the durable journal) |
+//! | 3 | [`field`] (southbound) · [`outbox`] (what is not delivered) · [`payload`] (readings to bytes) |
+//! | 4 | [`report`] (readings to messages) · [`uplink`] (northbound) · [`broker`] (local clients) |
+//! | 5 | [`config`] (the YAML file) |
+//! | 6 | [`gateway`] (the only place that wires modules together) |
+//! | 7 | [`cli`] (one file per command) |
+//!
+//! A module uses modules of lower rows only; neighbours meet as channels, in [`gateway`] alone. The architecture test in
+//! `tests/gateway/architecture.rs` holds everybody to it.
+//!
+//! # Invariants
+//!
+//! * One owner per fact: [`outbox`] owns what is undelivered, [`broker::engine`] sessions and retained messages, one task one wire.
+//! * State machines do no I/O: [`broker::engine`], `uplink::session`, [`field::schedule`] get the time as an argument.
+//! * A message is acknowledged only when it is where it was promised to be: on disk, or at the remote broker.
+//! * Every queue is bounded. What is stored makes the sender wait; the live view of local clients drops and counts.
+//! * Only [`store`] names sled, only `uplink::link` names rumqttc, only [`time`] reads clocks.
+
+pub mod backoff;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod field;
+pub mod gateway;
+pub mod message;
+pub mod metrics;
+pub mod mqtt;
+pub mod outbox;
+pub mod payload;
+pub mod reading;
+pub mod report;
+pub mod store;
+pub mod tasks;
+pub mod time;
+pub mod units;
+pub mod uplink;

@@ -41,7 +41,15 @@ pub struct Message {
 impl Message {
     /// A message without properties.
     pub fn new(topic: TopicName, payload: impl Into<Bytes>, origin: Origin) -> Self {
-        Self { topic, payload: payload.into(), qos: QoS::AtMostOnce, retain: false, properties: Properties::default(), expires_at: None, origin }
+        Self {
+            topic,
+            payload: payload.into(),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            properties: Properties::default(),
+            expires_at: None,
+            origin,
+        }
     }
 
     /// The same message, to be kept by brokers for later subscribers.

@@ -16,7 +16,12 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
     let config = config::load(file)?;
     let devices: usize = config.lines.iter().map(|line| line.devices.len()).sum();
     let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
-    let mut out = format!("{} is correct: {} lines, {devices} devices, {points} points, {} uplinks\n", file.display(), config.lines.len(), config.uplinks.len());
+    let mut out = format!(
+        "{} is correct: {} lines, {devices} devices, {points} points, {} uplinks\n",
+        file.display(),
+        config.lines.len(),
+        config.uplinks.len()
+    );
     for line in &config.lines {
         out.push_str(&describe(line));
     }
@@ -38,9 +43,17 @@ fn describe(line: &Line) -> String {
             format!("line {} ({address}): {} requests, {per_second:.1} per second\n{}", line.name, blocks.len(), requests(line, &blocks))
         }
         Wire::Serial(port) => {
-            let load: f64 = blocks.iter().map(|block| (block.wire_time(port.speed) + TURNAROUND).as_secs_f64() / block.every.as_secs_f64()).sum();
+            let load: f64 =
+                blocks.iter().map(|block| (block.wire_time(port.speed) + TURNAROUND).as_secs_f64() / block.every.as_secs_f64()).sum();
             let warning = if load > 1.0 { "; too much: every interval will be stretched" } else { "" };
-            format!("line {} ({}): {} requests, load {:.0} %{warning}\n{}", line.name, port.path, blocks.len(), load * 100.0, requests(line, &blocks))
+            format!(
+                "line {} ({}): {} requests, load {:.0} %{warning}\n{}",
+                line.name,
+                port.path,
+                blocks.len(),
+                load * 100.0,
+                requests(line, &blocks)
+            )
         }
     }
 }

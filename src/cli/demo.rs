@@ -35,7 +35,8 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(50);
 
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("wellhead-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).map_err(|error| Failure::runtime(format!("{}: {error}; set TMPDIR to a folder you may write", folder.display())))?;
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| Failure::runtime(format!("{}: {error}; set TMPDIR to a folder you may write", folder.display())))?;
     let outcome = runtime()?.block_on(async {
         tokio::select! {
             outcome = play(&folder) => outcome,
@@ -206,7 +207,9 @@ fn verdict(stage: &Stage) -> Result<(), Failure> {
         stage.link.bytes()
     ));
     if sums.doubled > 0 {
-        print("doubled messages are QoS 1 repetitions after the cut or the kill; each carries its number (`seq`), so that a receiver can tell\n");
+        print(
+            "doubled messages are QoS 1 repetitions after the cut or the kill; each carries its number (`seq`), so that a receiver can tell\n",
+        );
     }
     if sums.lost > 0 || sums.promised == 0 || sums.delivered == 0 {
         return Err(Failure::runtime("something was lost, or nothing was moved"));

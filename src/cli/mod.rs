@@ -109,7 +109,11 @@ fn chosen(file: Option<PathBuf>) -> Result<PathBuf, Failure> {
 /// Logs to stderr; `WELLHEAD_LOG` sets the level (`info` without it).
 fn start_log() {
     let filter = EnvFilter::try_from_env("WELLHEAD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     // A second call (tests) keeps the first subscriber.
     let _ = subscriber.try_init();
 }
@@ -135,7 +139,7 @@ async fn stop_signal() {
         }
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "signals cannot be received; only kill -9 can stop this process");
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -17,7 +17,11 @@ pub(super) fn simulate(file: &Path, only: &[String]) -> Result<(), Failure> {
     for name in only {
         if !config.lines.iter().any(|line| line.name == *name) {
             let known: Vec<&str> = config.lines.iter().map(|line| line.name.as_str()).collect();
-            return Err(Failure::runtime(format!("there is no line \"{name}\" in {}; choose one of: {}", file.display(), known.join(", "))));
+            return Err(Failure::runtime(format!(
+                "there is no line \"{name}\" in {}; choose one of: {}",
+                file.display(),
+                known.join(", ")
+            )));
         }
     }
     let lines = config.lines.into_iter().filter(|line| only.is_empty() || only.contains(&line.name));
@@ -94,7 +98,9 @@ pub(super) struct TcpServer {
 
 impl TcpServer {
     pub(super) async fn bind(address: &str, image: Image, framing: Framing) -> Result<Self, String> {
-        let listener = TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}; give the line an address of this machine, such as 127.0.0.1:5020"))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            format!("cannot listen on {address}: {error}; give the line an address of this machine, such as 127.0.0.1:5020")
+        })?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         Ok(Self { listener, address, image, framing })
     }

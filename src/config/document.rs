@@ -342,7 +342,9 @@ impl<'a, 'f> Builder<'a, 'f> {
         loop {
             match builder.next()? {
                 (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
-                (Event::StreamEnd | Event::DocumentEnd, _) => return Some(Node { key_place: (1, 1), place: (1, 1), children: Children::None }),
+                (Event::StreamEnd | Event::DocumentEnd, _) => {
+                    return Some(Node { key_place: (1, 1), place: (1, 1), children: Children::None });
+                }
                 (event, span) => return builder.node(event, span, None, 0).map(|(_, node)| node),
             }
         }
@@ -409,7 +411,8 @@ impl<'a, 'f> Builder<'a, 'f> {
             let (event, span) = self.next()?;
             let (_, value) = self.node(event, span, Some(key_node.place), depth + 1)?;
             if let Some((_, first)) = entries.iter().find(|(name, _)| *name == key).filter(|_| key != "<<") {
-                self.faults.at(key_node.place, format!("\"{key}\" stands here twice; the first is on line {}: remove one", first.key_place.0));
+                self.faults
+                    .at(key_node.place, format!("\"{key}\" stands here twice; the first is on line {}: remove one", first.key_place.0));
             }
             entries.push((key, value));
         }

@@ -108,7 +108,8 @@ impl Point {
     pub(super) fn over(&self, base: &Self) -> Self {
         let own = self.clone();
         let base = base.clone();
-        let own_place = [own.at.is_some(), own.holding.is_some(), own.input.is_some(), own.coil.is_some(), own.discrete.is_some()].contains(&true);
+        let own_place =
+            [own.at.is_some(), own.holding.is_some(), own.input.is_some(), own.coil.is_some(), own.discrete.is_some()].contains(&true);
         // A place given here replaces the whole place of the base, whichever key it used.
         let place = if own_place { &own } else { &base };
         Self {

@@ -43,7 +43,10 @@ impl Check<'_> {
     fn unique(&mut self, list: &'static str, names: &[&str]) {
         for (index, name) in names.iter().enumerate() {
             if names.iter().take(index).any(|earlier| earlier == name) {
-                self.fault(&[Step::from(list), Step::from(index), Step::from("name")], format!("the name \"{name}\" is taken already; choose another"));
+                self.fault(
+                    &[Step::from(list), Step::from(index), Step::from("name")],
+                    format!("the name \"{name}\" is taken already; choose another"),
+                );
             }
             if name.is_empty() || name.contains(['+', '#', '\0']) {
                 self.fault(&[Step::from(list), Step::from(index), Step::from("name")], "a name must not be empty nor contain + or #");

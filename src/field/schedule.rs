@@ -36,7 +36,10 @@ enum Health {
     /// Not asked yet.
     Unknown,
     Online,
-    Offline { retry_at: Instant, pause: Duration },
+    Offline {
+        retry_at: Instant,
+        pause: Duration,
+    },
 }
 
 /// The jobs of one line and the health of its devices.
@@ -50,7 +53,8 @@ pub struct Schedule {
 impl Schedule {
     /// Every job is due at `now`.
     pub fn new(jobs: &[Job], devices: usize, now: Instant) -> Self {
-        let jobs = jobs.iter().map(|job| Planned { device: job.device, every: job.every.max(Duration::from_millis(1)), due: now }).collect();
+        let jobs =
+            jobs.iter().map(|job| Planned { device: job.device, every: job.every.max(Duration::from_millis(1)), due: now }).collect();
         Self { jobs, health: vec![Health::Unknown; devices], failures: vec![0; devices] }
     }
 

@@ -49,7 +49,8 @@ impl FromStr for Speed {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a serial speed; write baud rate, data bits, parity and stop bits, such as 9600 8N1 or 19200 8E1");
+        let wrong =
+            || format!("`{text}` is not a serial speed; write baud rate, data bits, parity and stop bits, such as 9600 8N1 or 19200 8E1");
         let mut words = text.split_whitespace();
         let baud = words.next().and_then(|word| word.parse().ok()).filter(|baud| *baud > 0).ok_or_else(wrong)?;
         let frame = words.next().unwrap_or("8N1").as_bytes();
@@ -98,7 +99,9 @@ impl Port {
         let path = &self.path;
         match error.kind() {
             // The exclusive lock fails with this kind too.
-            ErrorKind::NoDevice if std::path::Path::new(path).exists() => format!("{path} is in use by another program; stop it (`fuser {path}` names it)"),
+            ErrorKind::NoDevice if std::path::Path::new(path).exists() => {
+                format!("{path} is in use by another program; stop it (`fuser {path}` names it)")
+            }
             ErrorKind::NoDevice | ErrorKind::Io(std::io::ErrorKind::NotFound) => {
                 format!("{path} does not exist; check the cable and `ls -l /dev/serial/by-id`")
             }

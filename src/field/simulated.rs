@@ -24,8 +24,8 @@ impl Simulated {
             for point in &spec.points {
                 match jobs.iter().position(|job| job.device == device && job.every == point.every) {
                     Some(index) => {
-                        jobs[index].points.push(point.id);
-                        points[index].push(point.clone());
+                        jobs.get_mut(index).into_iter().for_each(|job| job.points.push(point.id));
+                        points.get_mut(index).into_iter().for_each(|group| group.push(point.clone()));
                     }
                     None => {
                         jobs.push(Job { device, every: point.every, points: vec![point.id] });

@@ -113,7 +113,11 @@ impl<D: Driver> Supervisor<D> {
                 let why: Arc<str> = error.to_string().into();
                 // One missed answer leaves the last value standing; a refusal or a dead device does not.
                 let is_bad = answered || change == Some(false);
-                let points = if change == Some(false) { self.points_of(device) } else { self.jobs.get(job).map(|job| job.points.clone()).unwrap_or_default() };
+                let points = if change == Some(false) {
+                    self.points_of(device)
+                } else {
+                    self.jobs.get(job).map(|job| job.points.clone()).unwrap_or_default()
+                };
                 for point in points {
                     self.missed(point, &why, is_bad, time).await?;
                 }

@@ -219,7 +219,8 @@ fn topic_name(body: &mut Reader) -> Result<TopicName, DecodeError> {
 }
 
 fn topic_filter(body: &mut Reader) -> Result<TopicFilter, DecodeError> {
-    TopicFilter::new(body.text()?).map_err(|_| DecodeError { reason: ReasonCode::TOPIC_FILTER_INVALID, what: "a topic filter that is none" })
+    TopicFilter::new(body.text()?)
+        .map_err(|_| DecodeError { reason: ReasonCode::TOPIC_FILTER_INVALID, what: "a topic filter that is none" })
 }
 
 fn publish(header: u8, version: Version, body: &mut Reader) -> Result<Publish, DecodeError> {
@@ -260,7 +261,11 @@ fn subscribe_options(byte: u8, version: Version) -> Result<SubscribeOptions, Dec
     let qos = QoS::from_bits(byte & 3).ok_or(protocol_error("subscription QoS 3"))?;
     if version != Version::V5 {
         // [MQTT-3.8.3-4] of 3.1.1; 3.1 calls these bits reserved without a rule.
-        return if byte & 0xFC == 0 { Ok(SubscribeOptions { qos, ..SubscribeOptions::default() }) } else { Err(malformed("reserved subscription bits are set")) };
+        return if byte & 0xFC == 0 {
+            Ok(SubscribeOptions { qos, ..SubscribeOptions::default() })
+        } else {
+            Err(malformed("reserved subscription bits are set"))
+        };
     }
     if byte & 0xC0 != 0 {
         return Err(malformed("reserved subscription bits are set")); // [MQTT-3.8.3-5]

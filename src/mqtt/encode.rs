@@ -3,7 +3,9 @@
 use bytes::{BufMut, BytesMut};
 
 use super::properties::encode_properties;
-use super::{Ack, ConnAck, Connect, Disconnect, Grants, Packet, Properties, Publish, ReasonCode, RetainHandling, SubscribeOptions, Version};
+use super::{
+    Ack, ConnAck, Connect, Disconnect, Grants, Packet, Properties, Publish, ReasonCode, RetainHandling, SubscribeOptions, Version,
+};
 
 /// Appends `packet` to `out` as `version` writes it. What a version does not know (properties, reason codes) is left out.
 pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
@@ -193,7 +195,7 @@ pub(super) fn varint_len(value: usize) -> usize {
 /// A variable byte integer; `value` must be below 2^28, which every bounded packet is.
 pub(super) fn put_varint(out: &mut BytesMut, mut value: usize) {
     loop {
-        let low = (value & 0x7F) as u8;
+        let low = u8::try_from(value & 0x7F).unwrap_or(0x7F);
         value >>= 7;
         if value == 0 {
             out.put_u8(low);

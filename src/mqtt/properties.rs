@@ -218,8 +218,8 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
         }
         0x22 => once(&mut fields.topic_alias_maximum, section.u16()?),
         0x23 => {
-            let alias = NonZeroU16::new(section.u16()?)
-                .ok_or(DecodeError { reason: ReasonCode::TOPIC_ALIAS_INVALID, what: "topic alias 0" })?;
+            let alias =
+                NonZeroU16::new(section.u16()?).ok_or(DecodeError { reason: ReasonCode::TOPIC_ALIAS_INVALID, what: "topic alias 0" })?;
             once(&mut fields.topic_alias, alias)
         }
         0x24 => once(&mut fields.maximum_qos_is_1, truth(section.u8()?)?),

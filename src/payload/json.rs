@@ -74,7 +74,17 @@ mod tests {
         check(Some(Value::F64(12.3)), Quality::Good, at, r#"{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
         check(Some(Value::Bool(true)), Quality::Good, at, r#"{"v":true,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
         check(Some(Value::Text("a\"b".into())), Quality::Good, at, r#"{"v":"a\"b","t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
-        check(Some(Value::UInt(7)), Quality::Stale("no answer".into()), at, r#"{"v":7,"t":"2026-01-31T08:15:30.250Z","q":"stale","reason":"no answer"}"#);
-        check(None, Quality::Bad("no answer".into()), 5, r#"{"v":null,"t":"1970-01-01T00:00:00.005Z","q":"bad","reason":"no answer","clock":"unset"}"#);
+        check(
+            Some(Value::UInt(7)),
+            Quality::Stale("no answer".into()),
+            at,
+            r#"{"v":7,"t":"2026-01-31T08:15:30.250Z","q":"stale","reason":"no answer"}"#,
+        );
+        check(
+            None,
+            Quality::Bad("no answer".into()),
+            5,
+            r#"{"v":null,"t":"1970-01-01T00:00:00.005Z","q":"bad","reason":"no answer","clock":"unset"}"#,
+        );
     }
 }

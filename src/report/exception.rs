@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn without_a_deadband_every_good_reading_is_reported() {
-        check(Rule::default(), &[(good(1.0), true), (good(1.0), true), (bad("x"), true), (bad("x"), false), (bad("y"), true), (good(1.0), true)]);
+        check(
+            Rule::default(),
+            &[(good(1.0), true), (good(1.0), true), (bad("x"), true), (bad("x"), false), (bad("y"), true), (good(1.0), true)],
+        );
     }
 
     #[test]

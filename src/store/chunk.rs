@@ -215,7 +215,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn entries_of_any_size_come_back_in_order(sizes in prop::collection::vec(0_usize..70_000, 1..12), first in 1_u64..1_000_000) {
-            let entries: Vec<Bytes> = sizes.iter().enumerate().map(|(i, n)| Bytes::from(vec![i as u8; *n])).collect();
+            let entries: Vec<Bytes> = sizes.iter().enumerate().map(|(i, n)| Bytes::from(vec![u8::try_from(i).unwrap(); *n])).collect();
             let chunks = Chunk::split(first, &entries);
             let encoded: Vec<Vec<u8>> = chunks.iter().map(Chunk::encode).collect();
             for bytes in &encoded {

@@ -34,11 +34,7 @@ impl Cursor {
         if first > last {
             return 0;
         }
-        let settled: u64 = self
-            .above
-            .range(..=last)
-            .map(|(from, to)| (*to.min(&last) + 1).saturating_sub(*from.max(&first)))
-            .sum();
+        let settled: u64 = self.above.range(..=last).map(|(from, to)| (*to.min(&last) + 1).saturating_sub(*from.max(&first))).sum();
         last - first + 1 - settled
     }
 

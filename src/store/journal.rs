@@ -6,14 +6,15 @@
 //! * What leaves the journal unsettled (limit reached, damage) is counted in `lost`, never silent.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 
 use super::chunk::Chunk;
 use super::cursor::Cursor;
-use super::engine::{EMPTY_PARTITION_BYTES, Partition, io_error, sync_dir};
+use super::engine::{EMPTY_PARTITION_BYTES, Partition};
+use super::folder::{Sealed, list, lock, open_or_carve, partition_path, recover, remove_partition};
 use super::{CHUNK_BYTES, StoreError};
 
 /// Bounds of a journal, in bytes.
@@ -43,13 +44,6 @@ pub struct Entry {
 }
 
 #[derive(Debug)]
-struct Sealed {
-    number: u64,
-    first_seq: u64,
-    bytes: u64,
-}
-
-#[derive(Debug)]
 struct Position {
     number: u64,
     slot: u32,
@@ -74,51 +68,6 @@ pub struct Journal {
     cursor: Cursor,
     cursor_is_saved: bool,
     lost: u64,
-}
-
-fn lock(folder: &Path) -> Result<File, StoreError> {
-    fs::create_dir_all(folder).map_err(|e| io_error(folder, e))?;
-    let path = folder.join("LOCK");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { folder: folder.to_owned() }),
-        Err(fs::TryLockError::Error(e)) => Err(io_error(&path, e)),
-    }
-}
-
-fn partition_path(folder: &Path, number: u64, first_seq: u64) -> PathBuf {
-    folder.join(format!("p-1-{number:08x}-{first_seq:016x}"))
-}
-
-fn parse_partition(path: &Path) -> Option<(u64, u64)> {
-    let name = path.file_name()?.to_str()?.strip_prefix("p-1-")?;
-    let (number, first_seq) = name.split_once('-')?;
-    Some((u64::from_str_radix(number, 16).ok()?, u64::from_str_radix(first_seq, 16).ok()?))
-}
-
-fn remove_partition(folder: &Path, path: &Path) -> Result<(), StoreError> {
-    let dead = folder.join(format!("dead-{}", path.file_name().unwrap_or_default().to_string_lossy()));
-    fs::rename(path, &dead).map_err(|e| io_error(path, e))?;
-    sync_dir(folder)?;
-    fs::remove_dir_all(&dead).map_err(|e| io_error(&dead, e))
-}
-
-/// The partitions of a folder in order; leftovers of interrupted work are deleted.
-fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
-        let path = entry.map_err(|e| io_error(folder, e))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("dead-") || name.starts_with("new-") {
-            fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
-        } else if let Some((number, first_seq)) = parse_partition(&path) {
-            let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.len());
-            found.push(Sealed { number, first_seq, bytes });
-        }
-    }
-    found.sort_by_key(|sealed| sealed.number);
-    Ok(found.into())
 }
 
 impl Journal {
@@ -210,7 +159,8 @@ impl Journal {
 
     fn make_room(&mut self, chunks: &[Chunk]) -> Result<(), StoreError> {
         let needed = chunks_of_first_entry(chunks);
-        let full = self.tail_partition.free_slots() < needed || self.tail_partition.bytes() >= self.limits.partition_bytes.max(EMPTY_PARTITION_BYTES + CHUNK_BYTES as u64);
+        let full = self.tail_partition.free_slots() < needed
+            || self.tail_partition.bytes() >= self.limits.partition_bytes.max(EMPTY_PARTITION_BYTES + CHUNK_BYTES as u64);
         if self.tail_usable && !full { Ok(()) } else { self.rotate() }
     }
 
@@ -310,7 +260,11 @@ impl Journal {
             return;
         }
         let holds = |sealed: &&Sealed| sealed.first_seq <= seq;
-        let start = if self.tail.first_seq <= seq { &self.tail } else { self.sealed.iter().rev().find(holds).or(self.sealed.front()).unwrap_or(&self.tail) };
+        let start = if self.tail.first_seq <= seq {
+            &self.tail
+        } else {
+            self.sealed.iter().rev().find(holds).or(self.sealed.front()).unwrap_or(&self.tail)
+        };
         self.position = Some(Position { number: start.number, slot: 0, next_seq: seq, read_ahead: VecDeque::new() });
     }
 
@@ -433,59 +387,10 @@ fn chunks_of_first_entry(chunks: &[Chunk]) -> usize {
     }
 }
 
-/// Reads the newest partition of the last run: its cursor and the next free sequence number.
-fn recover(folder: &Path, last: &Sealed, fallback_low: u64) -> Result<(Cursor, u64), StoreError> {
-    let path = partition_path(folder, last.number, last.first_seq);
-    let mut fallback = Cursor::default();
-    fallback.settle(1, fallback_low);
-    let (partition, last_seq) = open_or_carve(folder, &path, &fallback)?;
-    let cursor = partition.cursor()?;
-    let next_seq = last_seq.map_or(last.first_seq, |seq| seq + 1).max(last.first_seq).max(cursor.low() + 1);
-    Ok((cursor, next_seq))
-}
-
-/// Opens a partition. A damaged one is moved to `quarantine/`, and what can be carved out of it takes its place.
-///
-/// The engine takes damage near the end of its file for a write that was torn, and cuts it off without a word. So the file is
-/// searched first for the newest entry it holds, and an engine that comes back with less is not believed.
-fn open_or_carve(folder: &Path, path: &Path, cursor: &Cursor) -> Result<(Partition, Option<u64>), StoreError> {
-    let database = path.join("db");
-    let bytes = fs::read(&database).map_err(|e| io_error(&database, e))?;
-    let newest = Chunk::carve(&bytes).map(|chunk| chunk.last_complete_seq()).max();
-    let what = match Partition::open(path) {
-        Ok((partition, last)) if last >= newest => return Ok((partition, last)),
-        Ok(_) => "its newest entries are gone".to_owned(),
-        Err(StoreError::Engine { what, .. }) => what,
-        Err(error) => return Err(error),
-    };
-    let mut chunks: Vec<Chunk> = Chunk::carve(&bytes).collect();
-    chunks.sort_by_key(|chunk| match chunk {
-        Chunk::Entries { first_seq, .. } => (*first_seq, 0),
-        Chunk::Part { seq, part, .. } => (*seq, *part),
-    });
-    chunks.dedup();
-    tracing::error!(partition = %path.display(), %what, chunks = chunks.len(), "a partition is damaged: moved to quarantine, what could be read of it is kept");
-    set_aside(folder, path, &bytes)?;
-    let mut rebuilt = Partition::create(path, cursor)?;
-    rebuilt.commit(&chunks, cursor)?;
-    let last = chunks.iter().map(Chunk::last_complete_seq).max();
-    Ok((rebuilt, last))
-}
-
-/// Moves a damaged partition out of the way, with its database as it was found.
-fn set_aside(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let quarantine = folder.join("quarantine");
-    fs::create_dir_all(&quarantine).map_err(|e| io_error(&quarantine, e))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let found = path.join("db.found");
-    fs::write(&found, bytes).map_err(|e| io_error(&found, e))?;
-    let aside = (0..).map(|n: u32| quarantine.join(format!("{name}.{n}"))).find(|candidate| !candidate.exists()).unwrap_or_default();
-    fs::rename(path, &aside).map_err(|e| io_error(path, e))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const LIMITS: Limits = Limits { total_bytes: 1 << 30, partition_bytes: 2 * EMPTY_PARTITION_BYTES };
 
@@ -495,7 +400,7 @@ mod tests {
 
     fn entry(n: u64, size: usize) -> Bytes {
         let mut bytes = n.to_be_bytes().to_vec();
-        bytes.resize(size.max(8), n as u8);
+        bytes.resize(size.max(8), n.to_le_bytes()[0]);
         bytes.into()
     }
 

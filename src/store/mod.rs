@@ -21,6 +21,7 @@
 mod chunk;
 mod cursor;
 mod engine;
+mod folder;
 mod journal;
 mod thread;
 

@@ -53,7 +53,13 @@ impl From<io::Error> for LinkError {
 pub(super) enum Incoming {
     Accepted(Accepted),
     Refused(String),
-    Publish { topic: TopicName, payload: Bytes, retain: bool, packet_id: Option<PacketId>, properties: Properties },
+    Publish {
+        topic: TopicName,
+        payload: Bytes,
+        retain: bool,
+        packet_id: Option<PacketId>,
+        properties: Properties,
+    },
     PubAck(PacketId, ReasonCode),
     /// The filters the remote did not grant, by index.
     SubAck(Vec<usize>),
@@ -110,7 +116,9 @@ impl Link {
             Some(connector) => {
                 let bad_name = |e| LinkError::Unreachable(format!("{remote}: not a name a certificate can be for: {e}"));
                 let name = ServerName::try_from(remote.host.clone()).map_err(bad_name)?;
-                let failed = |e| LinkError::Unreachable(format!("{remote}: TLS failed: {e}; check `ca`, `cert`, `key` and the clock of this machine"));
+                let failed = |e| {
+                    LinkError::Unreachable(format!("{remote}: TLS failed: {e}; check `ca`, `cert`, `key` and the clock of this machine"))
+                };
                 Box::new(connector.connect(name, tcp).await.map_err(failed)?)
             }
         };
@@ -193,8 +201,12 @@ impl Encoder<Command> for Codec {
 
     fn encode(&mut self, command: Command, buffer: &mut BytesMut) -> Result<(), LinkError> {
         match self {
-            Self::V4(codec) => codec.encode(to_v4(command), buffer).map_err(|e| LinkError::Broken(format!("a packet cannot be written: {e}"))),
-            Self::V5(codec) => codec.encode(to_v5(command), buffer).map_err(|e| LinkError::Broken(format!("a packet cannot be written: {e}"))),
+            Self::V4(codec) => {
+                codec.encode(to_v4(command), buffer).map_err(|e| LinkError::Broken(format!("a packet cannot be written: {e}")))
+            }
+            Self::V5(codec) => {
+                codec.encode(to_v5(command), buffer).map_err(|e| LinkError::Broken(format!("a packet cannot be written: {e}")))
+            }
         }
     }
 }
@@ -214,9 +226,12 @@ fn packet_id(id: u16) -> Result<PacketId, LinkError> {
 
 fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
     Ok(match packet {
-        v4::Packet::ConnAck(connack) if connack.code == v4::ConnectReturnCode::Success => {
-            Incoming::Accepted(Accepted { session_present: connack.session_present, receive_maximum: u16::MAX, max_packet: None, keep_alive: None })
-        }
+        v4::Packet::ConnAck(connack) if connack.code == v4::ConnectReturnCode::Success => Incoming::Accepted(Accepted {
+            session_present: connack.session_present,
+            receive_maximum: u16::MAX,
+            max_packet: None,
+            keep_alive: None,
+        }),
         v4::Packet::ConnAck(connack) => Incoming::Refused(refusal(&format!("{:?}", connack.code))),
         v4::Packet::Publish(publish) => Incoming::Publish {
             topic: topic_name(publish.topic.into())?,
@@ -239,7 +254,11 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
         v5::Packet::ConnAck(connack) if connack.code == v5::ConnectReturnCode::Success => Incoming::Accepted(accepted(&connack)),
         v5::Packet::ConnAck(connack) => {
             let told = connack.properties.and_then(|properties| properties.reason_string).unwrap_or_default();
-            Incoming::Refused(format!("{}{}{told}", refusal(&format!("{:?}", connack.code)), if told.is_empty() { "" } else { "; it says: " }))
+            Incoming::Refused(format!(
+                "{}{}{told}",
+                refusal(&format!("{:?}", connack.code)),
+                if told.is_empty() { "" } else { "; it says: " }
+            ))
         }
         v5::Packet::Publish(publish) => Incoming::Publish {
             topic: topic_name(publish.topic)?,

@@ -107,11 +107,19 @@ impl Session {
         let Some(index) = self.in_flight.iter().take(self.sent).position(|entry| entry.packet_id == Some(packet_id)) else {
             return Verdict::Unknown;
         };
-        if matches!(reason, ReasonCode::QUOTA_EXCEEDED | ReasonCode::IMPLEMENTATION_SPECIFIC | ReasonCode::UNSPECIFIED | ReasonCode::PACKET_IDENTIFIER_IN_USE) {
+        if matches!(
+            reason,
+            ReasonCode::QUOTA_EXCEEDED
+                | ReasonCode::IMPLEMENTATION_SPECIFIC
+                | ReasonCode::UNSPECIFIED
+                | ReasonCode::PACKET_IDENTIFIER_IN_USE
+        ) {
             return Verdict::Later(reason);
         }
         match self.remove(index) {
-            Some(entry) if reason.is_error() => Verdict::Refused { seq: entry.waiting.seq, reason, topic: entry.waiting.message.topic.to_string() },
+            Some(entry) if reason.is_error() => {
+                Verdict::Refused { seq: entry.waiting.seq, reason, topic: entry.waiting.message.topic.to_string() }
+            }
             Some(entry) => Verdict::Delivered(entry.waiting.seq),
             None => Verdict::Unknown,
         }

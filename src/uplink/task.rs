@@ -40,7 +40,11 @@ pub struct Uplink {
 
 /// Checks the certificates of an uplink and makes it ready. `live` takes what it receives and its status to local clients.
 pub fn prepare(settings: Settings, outbox: Outbox, live: Option<mpsc::Sender<Message>>) -> Result<Uplink, TlsError> {
-    let tls = if settings.remote.tls { Some(TlsConnector::from(tls::client_config(settings.ca.as_deref(), settings.identity.as_ref())?)) } else { None };
+    let tls = if settings.remote.tls {
+        Some(TlsConnector::from(tls::client_config(settings.ca.as_deref(), settings.identity.as_ref())?))
+    } else {
+        None
+    };
     let status = Status::new(settings.name.clone(), live.clone(), outbox.clone());
     let session = Session::new(settings.window);
     Ok(Uplink { tls, newest: outbox.newest(), session, status, taken: 0, settings, outbox, live })
@@ -91,7 +95,8 @@ impl Uplink {
         let keep_alive = accepted.keep_alive.map_or(self.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
         tracing::debug!(uplink = %self.settings.name, session_present = accepted.session_present, "session at the remote");
         let at = now();
-        let connection = Connection { uplink: self, link, max_packet: accepted.max_packet, keep_alive, heard: at, written: at, give_up: None };
+        let connection =
+            Connection { uplink: self, link, max_packet: accepted.max_packet, keep_alive, heard: at, written: at, give_up: None };
         match connection.run(stop, grace).await {
             Ok(()) => End::Drained,
             Err(error) => End::Lost(error),
@@ -229,7 +234,9 @@ impl Connection<'_> {
                 Verdict::Later(reason) => return Err(LinkError::Broken(format!("the remote cannot take messages now: {reason}"))),
                 Verdict::Unknown => tracing::debug!(packet_id, "acknowledgement of nothing in flight"),
             },
-            Incoming::Publish { topic, payload, retain, packet_id, properties } => self.publish(topic, payload, retain, packet_id, properties).await?,
+            Incoming::Publish { topic, payload, retain, packet_id, properties } => {
+                self.publish(topic, payload, retain, packet_id, properties).await?;
+            }
             Incoming::SubAck(failed) => {
                 for filter in failed.iter().filter_map(|index| self.uplink.settings.receive.get(*index)) {
                     tracing::error!(uplink = %self.uplink.settings.name, %filter, "the remote does not allow this subscription; change `receive` or the rights of this gateway");
@@ -248,7 +255,14 @@ impl Connection<'_> {
     }
 
     /// Hands a message of the remote to local clients; acknowledged when the broker has it.
-    async fn publish(&mut self, topic: TopicName, payload: bytes::Bytes, retain: bool, packet_id: Option<PacketId>, mut properties: Properties) -> Result<(), LinkError> {
+    async fn publish(
+        &mut self,
+        topic: TopicName,
+        payload: bytes::Bytes,
+        retain: bool,
+        packet_id: Option<PacketId>,
+        mut properties: Properties,
+    ) -> Result<(), LinkError> {
         self.uplink.status.counters.received.count();
         let expires_at = properties.message_expiry.map(|seconds| now() + Duration::from_secs(u64::from(seconds)));
         if expires_at.is_some() {

@@ -62,7 +62,8 @@ pub(super) fn client_config(ca: Option<&Path>, identity: Option<&(PathBuf, PathB
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
             let chain = certificates(cert, "cert")?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::File { path: key.clone(), key: "key", what: e.to_string() })?;
+            let key =
+                PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::File { path: key.clone(), key: "key", what: e.to_string() })?;
             builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Identity(e.to_string()))?
         }
     };

@@ -125,7 +125,15 @@ impl Engine {
                 fields.will_delay = None;
                 fields.message_expiry = None;
             }
-            Message { topic: will.topic.clone(), payload: will.payload.clone(), qos: will.qos, retain: will.retain, properties, expires_at, origin: Origin::Client }
+            Message {
+                topic: will.topic.clone(),
+                payload: will.payload.clone(),
+                qos: will.qos,
+                retain: will.retain,
+                properties,
+                expires_at,
+                origin: Origin::Client,
+            }
         };
         if let Some(session) = self.sessions.get_mut(key) {
             session.connection = Some(id);

@@ -15,7 +15,11 @@ impl Engine {
     /// Hands a new message to every session that subscribed to it: one copy each, at the highest QoS granted [MQTT-3.3.5-1].
     pub(super) fn deliver(&mut self, message: &Arc<Message>, from: Option<SessionKey>, now: Instant) {
         for wanted in self.subscriptions.subscribers(&message.topic, from) {
-            let delivery = Delivery { message: message.clone(), qos: message.qos.min(wanted.qos), retain: message.retain && wanted.retain_as_published };
+            let delivery = Delivery {
+                message: message.clone(),
+                qos: message.qos.min(wanted.qos),
+                retain: message.retain && wanted.retain_as_published,
+            };
             self.hand_over(wanted.session, delivery);
             self.pump(wanted.session, now);
         }
@@ -94,7 +98,8 @@ fn size(message: &Message) -> usize {
     let properties = &message.properties;
     let user: usize = properties.user.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
     let data = properties.correlation_data.as_ref().map_or(0, |data| 3 + data.len());
-    let texts = properties.content_type.as_ref().map_or(0, |text| 3 + text.len()) + properties.response_topic.as_ref().map_or(0, |topic| 3 + topic.as_str().len());
+    let texts = properties.content_type.as_ref().map_or(0, |text| 3 + text.len())
+        + properties.response_topic.as_ref().map_or(0, |topic| 3 + topic.as_str().len());
     PUBLISH_OVERHEAD + 12 + message.topic.as_str().len() + message.payload.len() + user + data + texts
 }
 

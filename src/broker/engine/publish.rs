@@ -39,7 +39,14 @@ impl Engine {
     }
 
     /// What to answer to a QoS 1 or 2 PUBLISH, and whether it is QoS 2. A repeated QoS 2 message is not accepted twice.
-    fn acceptance(&mut self, session: SessionKey, packet_id: PacketId, topic: TopicName, publish: Publish, now: Instant) -> (AckState, bool) {
+    fn acceptance(
+        &mut self,
+        session: SessionKey,
+        packet_id: PacketId,
+        topic: TopicName,
+        publish: Publish,
+        now: Instant,
+    ) -> (AckState, bool) {
         let is_qos_2 = publish.qos == QoS::ExactlyOnce;
         if is_qos_2 {
             match self.sessions.get(session).and_then(|session| session.incoming.get(&packet_id)) {
@@ -91,7 +98,8 @@ impl Engine {
         let ticket = match from {
             Some((session, Some(packet_id))) => {
                 self.next_ticket += 1;
-                let held = HeldMessage { session, packet_id, is_qos_2: message.qos == QoS::ExactlyOnce, taps_left: taps.len(), refused: false };
+                let held =
+                    HeldMessage { session, packet_id, is_qos_2: message.qos == QoS::ExactlyOnce, taps_left: taps.len(), refused: false };
                 self.held.insert(self.next_ticket, held);
                 Some(self.next_ticket)
             }

@@ -11,7 +11,8 @@ use tokio::time::{interval, sleep};
 
 use super::ledger::Ledger;
 use crate::mqtt::{
-    Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter, TopicName, Version, encode,
+    Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter,
+    TopicName, Version, encode,
 };
 use crate::tasks::Stop;
 
@@ -111,7 +112,11 @@ fn hello() -> Connect {
 
 fn wanted() -> Subscribe {
     let filters = ["demo/#", "$SYS/wellhead/uplink/cloud"].into_iter().filter_map(|text| TopicFilter::new(text).ok());
-    Subscribe { packet_id: ONLY_ID, filters: filters.map(|filter| (filter, SubscribeOptions::default())).collect(), properties: Properties::default() }
+    Subscribe {
+        packet_id: ONLY_ID,
+        filters: filters.map(|filter| (filter, SubscribeOptions::default())).collect(),
+        properties: Properties::default(),
+    }
 }
 
 fn number(n: u64) -> Publish {

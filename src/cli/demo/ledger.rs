@@ -74,14 +74,26 @@ impl Ledger {
     pub(super) fn sums(&self) -> Sums {
         let book = self.book();
         let broken = book.promised.iter().filter(|n| !book.kept.contains(n)).count() as u64;
-        Sums { promised: book.promised.len() as u64, delivered: book.sequences.len() as u64, lost: broken + gaps(&book.sequences), doubled: book.doubled }
+        Sums {
+            promised: book.promised.len() as u64,
+            delivered: book.sequences.len() as u64,
+            lost: broken + gaps(&book.sequences),
+            doubled: book.doubled,
+        }
     }
 
     /// One line of the live table. What still may come is not lost yet: only gaps before what has arrived are.
     pub(super) fn row(&self, elapsed: Duration, up: bool, bytes: u64) -> String {
         let book = self.book();
         let (link, lost) = (if up { "up" } else { "DOWN" }, gaps(&book.sequences));
-        format!("{:>5} s  {link:<5}{:>10}{:>10}{:>11}{lost:>7}{:>9}{bytes:>20}\n", elapsed.as_secs(), book.readings, book.waiting, book.sequences.len(), book.doubled)
+        format!(
+            "{:>5} s  {link:<5}{:>10}{:>10}{:>11}{lost:>7}{:>9}{bytes:>20}\n",
+            elapsed.as_secs(),
+            book.readings,
+            book.waiting,
+            book.sequences.len(),
+            book.doubled
+        )
     }
 }
 

@@ -50,7 +50,13 @@ fn line(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Line> 
     let here = at!["lines", index];
     let given = [line.modbus_tcp.is_some(), line.rtu_over_tcp.is_some(), line.serial.is_some(), line.simulated.is_some()];
     if given.iter().filter(|given| **given).count() != 1 {
-        check.fault(&here, format!("line \"{}\" must be exactly one of: modbus_tcp: host:502, rtu_over_tcp: host:port, serial: /dev/..., simulated: {{}}", line.name));
+        check.fault(
+            &here,
+            format!(
+                "line \"{}\" must be exactly one of: modbus_tcp: host:502, rtu_over_tcp: host:port, serial: /dev/..., simulated: {{}}",
+                line.name
+            ),
+        );
         return None;
     }
     if line.speed.is_some() && line.serial.is_none() {
@@ -230,13 +236,24 @@ impl Context<'_> {
     fn register(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Register> {
         let (table, address) = self.address(check, name, spec)?;
         let kind = self.kind(check, name, spec, table)?;
-        let order = spec.byte_order.or(self.device.byte_order).or(self.profile.and_then(|profile| profile.byte_order)).unwrap_or(ByteOrder::ABCD);
+        let order =
+            spec.byte_order.or(self.device.byte_order).or(self.profile.and_then(|profile| profile.byte_order)).unwrap_or(ByteOrder::ABCD);
         let words = spec.words.iter().flatten().map(|(raw, text)| (*raw, Arc::from(text.as_str()))).collect();
         let scale = spec.scale.unwrap_or(1.0);
         if scale == 0.0 || !scale.is_finite() {
             check.fault(&self.path(name, "scale"), "this scale would make every value 0; type the factor from the manual, such as 0.1");
         }
-        let register = Register { table, address, kind, order, bit: spec.bit, scale, offset: spec.offset.unwrap_or(0.0), broken: spec.broken_value, words };
+        let register = Register {
+            table,
+            address,
+            kind,
+            order,
+            bit: spec.bit,
+            scale,
+            offset: spec.offset.unwrap_or(0.0),
+            broken: spec.broken_value,
+            words,
+        };
         if u32::from(address) + u32::from(register.width()) > 65_536 {
             check.fault(&self.path(name, "type"), "the value reaches past the last register of the device");
         }
@@ -244,7 +261,8 @@ impl Context<'_> {
     }
 
     fn address(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<(Table, u16)> {
-        let zero_based = [(Table::Holding, spec.holding), (Table::Input, spec.input), (Table::Coil, spec.coil), (Table::Discrete, spec.discrete)];
+        let zero_based =
+            [(Table::Holding, spec.holding), (Table::Input, spec.input), (Table::Coil, spec.coil), (Table::Discrete, spec.discrete)];
         let mut given: Vec<(Table, u16)> = zero_based.into_iter().filter_map(|(table, address)| Some((table, address?))).collect();
         if let Some(printed) = spec.at {
             match as_printed(printed) {
@@ -259,11 +277,19 @@ impl Context<'_> {
             [one] => Some(*one),
             [] if self.simulated => None,
             [] => {
-                check.fault(&self.path(name, "at"), format!("point \"{name}\" says not where it is; add `at: 40001` (as printed in the manual) or `holding: 0` (from zero)"));
+                check.fault(
+                    &self.path(name, "at"),
+                    format!(
+                        "point \"{name}\" says not where it is; add `at: 40001` (as printed in the manual) or `holding: 0` (from zero)"
+                    ),
+                );
                 None
             }
             _ => {
-                check.fault(&self.path(name, "at"), format!("point \"{name}\" says twice where it is; keep one of at, holding, input, coil, discrete"));
+                check.fault(
+                    &self.path(name, "at"),
+                    format!("point \"{name}\" says twice where it is; keep one of at, holding, input, coil, discrete"),
+                );
                 None
             }
         }
@@ -287,7 +313,10 @@ impl Context<'_> {
             (Some(kind), false, None) => Some(kind),
             (None, false, None) if spec.words.is_some() => Some(Kind::U16),
             (None, false, None) => {
-                check.fault(&self.path(name, "type"), format!("point \"{name}\" has no type; add `type: u16` (or i16, u32, i32, u64, i64, f32, f64)"));
+                check.fault(
+                    &self.path(name, "type"),
+                    format!("point \"{name}\" has no type; add `type: u16` (or i16, u32, i32, u64, i64, f32, f64)"),
+                );
                 None
             }
         }

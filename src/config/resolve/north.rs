@@ -54,7 +54,10 @@ pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, store::Settings) {
     }
     let save_every = file.save.every.map_or(DEFAULT_SAVE, |span| span.0);
     if save_every > Duration::from_secs(60) {
-        check.fault(&at!["outbox", "save", "every"], "local clients would wait that long for every acknowledgement; write at most 60s, such as 50ms");
+        check.fault(
+            &at!["outbox", "save", "every"],
+            "local clients would wait that long for every acknowledgement; write at most 60s, such as 50ms",
+        );
     }
     (folder, store::Settings { save_every, limits: store::Limits::of(size) })
 }
@@ -69,7 +72,8 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
             check.fault(&at!["uplinks", index, "name"], "the name becomes a folder and a topic level; write letters, digits and dashes");
         }
         if !uplink.receive.is_empty() && !has_broker && file.broker.is_none() {
-            check.fault(&at!["uplinks", index, "receive"], "what comes in needs a local broker to go to; add `broker:` or remove `receive`");
+            check
+                .fault(&at!["uplinks", index, "receive"], "what comes in needs a local broker to go to; add `broker:` or remove `receive`");
         }
         let rules = rules(check, index, uplink);
         let settings = settings(check, index, resolved.len(), uplink);
@@ -143,6 +147,8 @@ fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Result<O
             return Err(());
         }
         (Some(secret), None) => Some(secret.clone()),
+        // The secret of an uplink that is switched off may not be there yet.
+        (None, Some(_)) if !uplink.enabled => Some(uplink::Secret(String::new())),
         (None, Some(file)) => Some(read_secret(check, index, file)?),
         (None, None) => None,
     };
@@ -167,7 +173,10 @@ fn read_secret(check: &mut Check<'_>, index: usize, file: &Path) -> Result<uplin
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(uplink::Secret(text.lines().next().unwrap_or_default().to_owned())),
         Err(error) => {
-            check.fault(&at!["uplinks", index, "password_file"], format!("{}: {error}; name a file that the user who runs wellhead can read", path.display()));
+            check.fault(
+                &at!["uplinks", index, "password_file"],
+                format!("{}: {error}; name a file that the user who runs wellhead can read", path.display()),
+            );
             Err(())
         }
     }

@@ -139,7 +139,10 @@ async fn dial(address: &str, patience: Duration) -> Result<TcpStream, String> {
 
 impl Driver for Modbus {
     fn jobs(&self) -> Vec<Job> {
-        self.blocks.iter().map(|block| Job { device: block.device, every: block.every, points: block.points.iter().map(|point| point.id).collect() }).collect()
+        self.blocks
+            .iter()
+            .map(|block| Job { device: block.device, every: block.every, points: block.points.iter().map(|point| point.id).collect() })
+            .collect()
     }
 
     async fn connect(&mut self) -> Result<(), String> {
@@ -188,7 +191,9 @@ fn refusal(exception: ExceptionCode) -> ReadError {
     match exception {
         // A gateway in between says that the device behind it is silent.
         ExceptionCode::GatewayTargetDevice | ExceptionCode::GatewayPathUnavailable => ReadError::NoAnswer,
-        ExceptionCode::IllegalFunction => ReadError::Refused(format!("exception {code}: the device does not know this kind of register; check `at`")),
+        ExceptionCode::IllegalFunction => {
+            ReadError::Refused(format!("exception {code}: the device does not know this kind of register; check `at`"))
+        }
         ExceptionCode::IllegalDataAddress => ReadError::Refused(format!("exception {code}: no such register in the device; check `at`")),
         other => ReadError::Refused(format!("exception {code}: {other}")),
     }

@@ -86,7 +86,9 @@ pub fn plan(index: usize, device: &Device) -> Vec<Block> {
 fn joins(block: &Block, register: &Register) -> bool {
     let limit = if block.table.is_bits() { MAX_BITS } else { MAX_WORDS };
     let end = u32::from(register.address) + u32::from(register.width());
-    block.table == register.table && u32::from(register.address) <= block.end() && end.max(block.end()) - u32::from(block.start) <= u32::from(limit)
+    block.table == register.table
+        && u32::from(register.address) <= block.end()
+        && end.max(block.end()) - u32::from(block.start) <= u32::from(limit)
 }
 
 #[cfg(test)]
