@@ -319,6 +319,7 @@ fn readable(message: &str) -> String {
                 "u32" | "u64" | "usize" => "a whole number",
                 "f64" => "a number",
                 "a boolean" => "true or false",
+                "a Value::Tagged enum" => "one of the words that gateway.yaml names for it",
                 "a sequence" => "a list: [ ... ]",
                 "a map" => "a mapping: { key: value }",
                 other if other.starts_with("struct") => "a mapping: { key: value }",

@@ -61,7 +61,8 @@ impl Check<'_> {
             Some(class) => QoS::from_bits(class.qos).filter(|qos| *qos <= QoS::AtLeastOnce),
             None if name == "normal" => Some(QoS::AtLeastOnce),
             None => {
-                let known = self.document.keys("classes");
+                let mut known = self.document.keys("classes");
+                known.push("normal".to_owned());
                 if !known.contains(name) {
                     self.unknown(path, "class", name, &known);
                 }

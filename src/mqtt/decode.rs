@@ -211,6 +211,9 @@ fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> 
     }
     let code = body.u8()?;
     let reason = if version == Version::V5 { ReasonCode(code) } else { super::encode::reason_of_return_code(code) };
+    if flags == 1 && (reason != ReasonCode::SUCCESS || version == Version::V31) {
+        return Err(malformed("a session that is present although the connection is refused")); // [MQTT-3.2.2-6]
+    }
     Ok(ConnAck { session_present: flags == 1, reason, properties: properties(Place(2), version, body)? })
 }
 
@@ -313,7 +316,15 @@ fn unsubscribe(version: Version, body: &mut Reader) -> Result<Unsubscribe, Decod
 fn grants(place: Place, version: Version, body: &mut Reader) -> Result<Grants, DecodeError> {
     let packet_id = body.packet_id()?;
     let properties = properties(place, version, body)?;
-    let reasons = body.rest().iter().map(|code| ReasonCode(*code)).collect();
+    let reasons: Vec<ReasonCode> = body.rest().iter().map(|code| ReasonCode(*code)).collect();
+    let known = match (place.0, version) {
+        (_, Version::V5) => true,
+        (9, _) => reasons.iter().all(|code| matches!(code.0, 0..=2 | 0x80)),
+        _ => reasons.is_empty(),
+    };
+    if !known {
+        return Err(malformed("a return code that does not exist"));
+    }
     Ok(Grants { packet_id, reasons, properties })
 }
 

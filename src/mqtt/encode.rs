@@ -37,6 +37,8 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
             }
         }),
         Packet::SubAck(grants) => put_body(0x90, out, |body| grants_body(grants, version, body)),
+        // UNSUBACK carries codes in MQTT 5 only.
+        Packet::UnsubAck(grants) if version != Version::V5 => put_body(0xB0, out, |body| body.put_u16(grants.packet_id.get())),
         Packet::UnsubAck(grants) => put_body(0xB0, out, |body| grants_body(grants, version, body)),
     }
 }

@@ -26,15 +26,37 @@ pub use task::{Uplink, prepare};
 pub use tls::TlsError;
 
 /// The MQTT version spoken to a remote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
     /// MQTT 5.0.
     #[default]
-    #[serde(rename = "5")]
     V5,
     /// MQTT 3.1.1.
-    #[serde(rename = "3.1.1")]
     V311,
+}
+
+impl<'de> Deserialize<'de> for Protocol {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// YAML takes 5 for a number and 3.1.1 for text.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Typed {
+            Whole(u64),
+            Decimal(f64),
+            Text(String),
+        }
+        let text = match Typed::deserialize(deserializer) {
+            Ok(Typed::Whole(number)) => number.to_string(),
+            Ok(Typed::Decimal(number)) => number.to_string(),
+            Ok(Typed::Text(text)) => text,
+            Err(_) => String::new(),
+        };
+        match text.as_str() {
+            "5" | "5.0" => Ok(Self::V5),
+            "3.1.1" | "4" => Ok(Self::V311),
+            _ => Err(serde::de::Error::custom("the MQTT version is 5 or 3.1.1")),
+        }
+    }
 }
 
 /// A remote broker, written `mqtt://host:port` or `mqtts://host:port`.

@@ -1,1 +1,25 @@
-fn main() {}
+//! The one integration binary: architecture, configuration, broker, store, and the whole way of the data against software we did
+//! not write. `tests/run` installs that software.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    clippy::cast_possible_truncation
+)]
+
+mod architecture;
+mod broker_peers;
+mod cli;
+mod config;
+mod crash;
+mod faults;
+mod field_peers;
+mod hostile;
+mod outage;
+mod packets;
+mod scripts;
+mod support;
+mod uplink_peers;

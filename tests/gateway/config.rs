@@ -1,0 +1,73 @@
+//! `tests/config/<case>/gateway.yaml` with `errors.txt`: every fault of a file, in order; a case without `errors.txt` is correct.
+
+use std::fs;
+use std::path::Path;
+
+use wellhead::config;
+
+fn check(folder: &Path) {
+    let text = fs::read_to_string(folder.join("gateway.yaml")).unwrap();
+    let found = match config::parse("gateway.yaml", &text, folder) {
+        Ok(_) => String::new(),
+        Err(faults) => faults.iter().map(|fault| format!("{fault}\n")).collect(),
+    };
+    let found = found.replace(&folder.display().to_string(), "<folder>");
+    let expected = fs::read_to_string(folder.join("errors.txt")).unwrap_or_default();
+    assert_eq!(found, expected, "{}", folder.display());
+}
+
+#[test]
+fn every_case_gives_exactly_its_faults() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
+    let mut cases = 0;
+    for entry in fs::read_dir(root).unwrap() {
+        check(&entry.unwrap().path());
+        cases += 1;
+    }
+    assert!(cases >= 8, "{cases} cases");
+}
+
+/// The keys of the structs in `config/file.rs`: what a person can type.
+fn keys_of_the_parser() -> Vec<String> {
+    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/file.rs")).unwrap();
+    let mut keys = Vec::new();
+    let mut renamed = None;
+    for line in source.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("#[serde(rename = \"") {
+            renamed = name.split('"').next().map(str::to_owned);
+        } else if let Some((name, _)) = line.strip_prefix("pub(super) ").filter(|rest| !rest.starts_with("fn ")).and_then(|rest| rest.split_once(": ")) {
+            keys.push(renamed.take().unwrap_or_else(|| name.to_owned()));
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_shipped_file_is_correct_and_shows_every_key() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("gateway.yaml")).unwrap();
+    let gateway = config::parse("gateway.yaml", &text, root).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    assert_eq!(gateway.site, "pump-station-7");
+    let keys = keys_of_the_parser();
+    assert!(keys.len() > 50, "{keys:?}");
+    // `password` is named in the comment of `password_file`.
+    let missing: Vec<_> = keys.iter().filter(|key| !text.contains(&format!("{key}:"))).collect();
+    assert!(missing.is_empty(), "gateway.yaml does not show {missing:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = config::load(Path::new("/does/not/exist.yaml")).unwrap_err().to_string();
+    assert!(error.contains("/does/not/exist.yaml") && !error.contains('\n'), "{error}");
+}
+
+#[test]
+fn nonsense_gives_faults_and_never_a_panic() {
+    let seeds = ["", "a", "- 1\n- 2", "site: [", "site: *x", "{", "site: !!binary x", "%YAML 3", "&a [*a]", "site: \u{0}", "\t- x", "lines: {a: 1}\nsite: 1", "lines:\n- null\nsite: x"];
+    for seed in seeds {
+        let outcome = config::parse("x.yaml", seed, Path::new("/"));
+        assert!(outcome.is_err_and(|faults| !faults.is_empty()), "{seed:?}");
+    }
+    let deep = "[".repeat(5000);
+    assert!(config::parse("x.yaml", &deep, Path::new("/")).is_err());
+}

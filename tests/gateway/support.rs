@@ -1,0 +1,269 @@
+//! What the tests share: processes that die with their test, free ports, waiting for something to become true.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take; generous, because machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `ready` gives something; panics with `what` if it never does.
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < give_up, "waited {} s in vain: {what}", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A port nobody has at the moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until somebody listens.
+pub fn wait_for_port(port: u16) {
+    wait_for(&format!("somebody listens on {port}"), || TcpStream::connect(("127.0.0.1", port)).ok());
+}
+
+/// A process that is killed when its test ends; its output is collected in a file.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let out = fs::File::options().create(true).append(true).open(log).unwrap();
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; `tests/run` installs what the tests need"));
+        Self { child, log: log.to_owned() }
+    }
+
+    /// Everything it has printed.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it has printed `text`.
+    pub fn wait_for_output(&self, text: &str) {
+        wait_for(&format!("{text:?} in the output: {}", self.output()), || self.output().contains(text).then_some(()));
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// SIGKILL.
+    pub fn kill_9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the status it ended with.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.wait()
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let log = self.log.clone();
+        let child = &mut self.child;
+        wait_for(&format!("the end of the process that wrote {}", log.display()), || child.try_wait().unwrap())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.log.display(), self.output());
+        }
+    }
+}
+
+/// The program under test.
+pub fn wellhead() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wellhead"));
+    command.env("WELLHEAD_LOG", "info");
+    command
+}
+
+/// Runs a command to its end, and returns status, stdout and stderr.
+pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{program}: {error}; `tests/run` installs what the tests need"));
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// A gateway running on a file in `folder`.
+pub struct Gateway {
+    pub process: Process,
+    folder: PathBuf,
+}
+
+impl Gateway {
+    pub fn start(folder: &Path, yaml: &str) -> Self {
+        fs::write(folder.join("gateway.yaml"), yaml).unwrap();
+        Self::restart(folder)
+    }
+
+    /// On the file that is there already.
+    pub fn restart(folder: &Path) -> Self {
+        let process = Process::start(wellhead().arg("run").arg(folder.join("gateway.yaml")), &folder.join("gateway.log"));
+        let mut gateway = Self { process, folder: folder.to_owned() };
+        wait_for("the gateway starts", || {
+            assert!(gateway.process.is_running(), "the gateway ended: {}", gateway.process.output());
+            gateway.process.output().contains("wellhead runs").then_some(())
+        });
+        gateway
+    }
+
+    /// kill -9, and start again on the same file.
+    pub fn kill_and_restart(mut self) -> Self {
+        self.process.kill_9();
+        let _ = fs::rename(self.folder.join("gateway.log"), self.folder.join("gateway.log.before"));
+        Self::restart(&self.folder)
+    }
+}
+
+/// The Python with the packages of `tests/peers/requirements.txt`, as installed by `tests/run`.
+pub fn python() -> Command {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
+    let path = std::env::var_os("WELLHEAD_PYTHON").map_or(own, PathBuf::from);
+    assert!(path.exists(), "{} is missing; `tests/run` installs it", path.display());
+    Command::new(path)
+}
+
+/// A script of `tests/peers`.
+pub fn peer(script: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script)
+}
+
+/// A mosquitto broker that can be stopped and started again.
+pub struct Mosquitto {
+    pub port: u16,
+    folder: PathBuf,
+    process: Option<Process>,
+}
+
+impl Mosquitto {
+    /// `extra` is added to its configuration.
+    pub fn start(folder: &Path, extra: &str) -> Self {
+        Self::start_with(folder, "allow_anonymous true\n", extra)
+    }
+
+    pub fn start_with(folder: &Path, listener: &str, extra: &str) -> Self {
+        let port = free_port();
+        let folder = folder.join(format!("mosquitto-{port}"));
+        fs::create_dir_all(&folder).unwrap();
+        let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
+        let text = format!(
+            "{user}persistence true\npersistence_location {}/\nlog_dest stderr\nlog_type all\nmax_queued_messages 100000\nlistener {port} 127.0.0.1\n{listener}{extra}",
+            folder.display()
+        );
+        fs::write(folder.join("mosquitto.conf"), text).unwrap();
+        let mut broker = Self { port, folder, process: None };
+        broker.resume();
+        broker
+    }
+
+    pub fn resume(&mut self) {
+        let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists()).unwrap_or("mosquitto");
+        let process = Process::start(Command::new(program).arg("-c").arg(self.folder.join("mosquitto.conf")), &self.folder.join("log"));
+        self.process = Some(process);
+        wait_for_port(self.port);
+    }
+
+    /// An orderly stop: it keeps its sessions and queues.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.terminate();
+        }
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+/// A subscriber that keeps its session and writes what it gets, a line a message: `seq:<n> <topic> <payload>`.
+pub fn subscriber(folder: &Path, port: u16, filter: &str) -> Process {
+    let arguments = ["-V", "5", "-q", "1", "-c", "-x", "3600", "-i", "subscriber", "-F", "%P %t %p", "-k", "10"];
+    let mut command = Command::new("mosquitto_sub");
+    command.args(["-p", &port.to_string(), "-t", filter]).args(arguments);
+    // Registers the session first, so that nothing can be missed.
+    let (code, _, error) = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", filter, "-E"]).args(arguments));
+    assert_eq!(code, Some(0), "{error}");
+    Process::start(&mut command, &folder.join("subscriber.log"))
+}
+
+/// A TCP link that can be cut, between a port of its own and another.
+pub struct Link {
+    pub port: u16,
+    up: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Link {
+    pub fn to(port: u16) -> Self {
+        use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = Self { port: listener.local_addr().unwrap().port(), up: std::sync::Arc::new(AtomicBool::new(true)) };
+        let up = link.up.clone();
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                if !up.load(SeqCst) {
+                    continue;
+                }
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                for (from, to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                    let up = up.clone();
+                    std::thread::spawn(move || relay(from, to, &up));
+                }
+            }
+        });
+        link
+    }
+
+    pub fn cut(&self) {
+        self.up.store(false, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    pub fn restore(&self) {
+        self.up.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+fn relay(mut from: TcpStream, mut to: TcpStream, up: &std::sync::atomic::AtomicBool) {
+    from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut space = [0; 4096];
+    while up.load(std::sync::atomic::Ordering::SeqCst) {
+        match from.read(&mut space) {
+            Ok(0) => break,
+            Ok(count) => {
+                if to.write_all(&space[..count]).is_err() {
+                    break;
+                }
+            }
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = from.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
