@@ -134,8 +134,8 @@ impl TcpServer {
 /// A pseudo-terminal with a name of our choice.
 pub(super) struct PseudoTerminal {
     near: SerialStream,
-    /// Held open, so that the near end does not end when a client closes it.
-    _far: SerialStream,
+    /// Held open, so that the near end does not end when a client closes it; without a lock, so that clients may have one.
+    _far: std::os::fd::OwnedFd,
     link: PathBuf,
 }
 
@@ -148,8 +148,10 @@ impl PseudoTerminal {
         if std::fs::symlink_metadata(link).is_ok_and(|meta| meta.is_symlink()) {
             std::fs::remove_file(link).map_err(|error| fail(&error))?;
         }
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+        let held = rustix::fs::open(device.as_str(), flags, rustix::fs::Mode::empty()).map_err(|error| fail(&error))?;
         std::os::unix::fs::symlink(device, link).map_err(|error| fail(&format!("{error}; choose a path you may write for `serial`")))?;
-        Ok(Self { near, _far: far, link: link.to_owned() })
+        Ok(Self { near, _far: held, link: link.to_owned() })
     }
 
     pub(super) async fn run(self, image: Image, stop: Stop) -> Result<(), String> {

@@ -143,7 +143,18 @@ fn packages_are_named_by_their_owner_alone() {
 
 #[test]
 fn pure_files_do_nothing_but_compute() {
-    let forbidden = ["tokio::", "std::net", "std::fs", "std::io::", "Instant::now", "SystemTime", "fastrand", "crate::time::now", "std::thread", ".await"];
+    let forbidden = [
+        "tokio::",
+        "std::net",
+        "std::fs",
+        "std::io::",
+        "Instant::now",
+        "SystemTime",
+        "fastrand",
+        "crate::time::now",
+        "std::thread",
+        ".await",
+    ];
     let mut wrong = Vec::new();
     let mut seen: HashMap<&str, usize> = HashMap::new();
     let sources = sources();

@@ -1,1 +1,67 @@
-//! soon
+//! The program as people use it: commands, exit codes, the demo.
+
+use std::fs;
+use std::path::Path;
+
+use super::support::{Gateway, run, wellhead};
+
+#[test]
+fn help_names_every_command_and_a_wrong_word_is_exit_2() {
+    let (code, out, _) = run(wellhead().arg("--help"));
+    assert_eq!(code, Some(0));
+    for command in ["run", "check", "simulate", "demo"] {
+        assert!(out.contains(&format!("\n  {command} ")), "{out}");
+    }
+    let (code, _, error) = run(wellhead().arg("chek"));
+    assert!(code == Some(2) && error.contains("check"), "{error}");
+    assert_eq!(run(wellhead().arg("--version")).1, format!("wellhead {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn check_prints_the_plan_or_every_fault_with_exit_78() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (code, out, error) = run(wellhead().arg("check").arg(root.join("gateway.yaml")));
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(out.contains("is correct: 1 lines, 2 devices"), "{out}");
+    let case = root.join("tests/config/many-faults");
+    let (code, out, error) = run(wellhead().arg("check").arg(case.join("gateway.yaml")));
+    assert_eq!((code, out.as_str()), (Some(78), ""));
+    assert_eq!(error, fs::read_to_string(case.join("errors.txt")).unwrap());
+    let (code, _, error) = run(wellhead().args(["check", "/does/not/exist.yaml"]));
+    assert!(code == Some(78) && error.lines().count() == 1 && error.contains("/does/not/exist.yaml"), "{error}");
+    let (code, _, error) = run(wellhead().arg("run").arg(case.join("gateway.yaml")));
+    assert!(code == Some(78) && error.contains("3:59"), "{error}");
+}
+
+#[test]
+fn check_shows_the_load_of_a_serial_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let text = "site: x\nlines: [ { name: bus, serial: /dev/ttyUSB0, speed: 9600 8N1 } ]\ndevices: [ { name: d, line: bus, unit: 1, points: { a: { holding: 0, type: f32, every: 100ms }, b: { holding: 2, type: u16, every: 100ms } } } ]\n";
+    fs::write(&file, text).unwrap();
+    let (code, out, _) = run(wellhead().arg("check").arg(&file));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("line bus (/dev/ttyUSB0): 1 requests, load 32 %"), "{out}");
+    assert!(out.contains("d: 3 Holding from 0 every 100ms, 2 points"), "{out}");
+}
+
+#[test]
+fn the_shipped_file_runs_as_it_is_and_stops_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.yaml")).unwrap();
+    // The one thing that two tests at a time cannot share.
+    let mut gateway = Gateway::start(folder.path(), &text.replace("127.0.0.1:1883", "127.0.0.1:0"));
+    let status = gateway.process.terminate();
+    assert!(status.success(), "{}", gateway.process.output());
+    let mut gateway = Gateway::restart(folder.path());
+    gateway.process.signal(rustix::process::Signal::INT);
+    assert!(gateway.process.wait().success(), "{}", gateway.process.output());
+}
+
+#[test]
+fn the_demo_ends_with_nothing_lost() {
+    let (code, out, error) = run(wellhead().arg("demo"));
+    assert_eq!(code, Some(0), "{out}{error}");
+    assert!(out.contains("lost 0 "), "{out}");
+    assert!(out.contains("kill -9") && out.contains("link is cut"), "{out}");
+}

@@ -35,7 +35,9 @@ fn keys_of_the_parser() -> Vec<String> {
     for line in source.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix("#[serde(rename = \"") {
             renamed = name.split('"').next().map(str::to_owned);
-        } else if let Some((name, _)) = line.strip_prefix("pub(super) ").filter(|rest| !rest.starts_with("fn ")).and_then(|rest| rest.split_once(": ")) {
+        } else if let Some((name, _)) =
+            line.strip_prefix("pub(super) ").filter(|rest| !rest.starts_with("fn ")).and_then(|rest| rest.split_once(": "))
+        {
             keys.push(renamed.take().unwrap_or_else(|| name.to_owned()));
         }
     }
@@ -63,7 +65,21 @@ fn a_file_that_cannot_be_read_is_named() {
 
 #[test]
 fn nonsense_gives_faults_and_never_a_panic() {
-    let seeds = ["", "a", "- 1\n- 2", "site: [", "site: *x", "{", "site: !!binary x", "%YAML 3", "&a [*a]", "site: \u{0}", "\t- x", "lines: {a: 1}\nsite: 1", "lines:\n- null\nsite: x"];
+    let seeds = [
+        "",
+        "a",
+        "- 1\n- 2",
+        "site: [",
+        "site: *x",
+        "{",
+        "site: !!binary x",
+        "%YAML 3",
+        "&a [*a]",
+        "site: \u{0}",
+        "\t- x",
+        "lines: {a: 1}\nsite: 1",
+        "lines:\n- null\nsite: x",
+    ];
     for seed in seeds {
         let outcome = config::parse("x.yaml", seed, Path::new("/"));
         assert!(outcome.is_err_and(|faults| !faults.is_empty()), "{seed:?}");

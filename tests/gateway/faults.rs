@@ -1,1 +1,205 @@
-//! soon
+//! Mistakes and faults: one line that names place and remedy, the right exit code, nothing lost.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use super::support::{Gateway, Mosquitto, free_port, run, subscriber, wait_for, wait_for_port, wellhead};
+
+/// `wellhead run` on a file that cannot work.
+fn refused(folder: &Path, yaml: &str) -> (Option<i32>, String) {
+    let file = folder.join("refused.yaml");
+    fs::write(&file, yaml).unwrap();
+    let (code, _, error) = run(wellhead().env("WELLHEAD_LOG", "off").arg("run").arg(&file));
+    assert!(!error.contains("panicked") && !error.contains("stack"), "{error}");
+    (code, error)
+}
+
+fn check(outcome: &(Option<i32>, String), code: i32, parts: &[&str]) {
+    assert_eq!(outcome.0, Some(code), "{}", outcome.1);
+    assert_eq!(outcome.1.trim().lines().count(), 1, "{}", outcome.1);
+    for part in parts {
+        assert!(outcome.1.contains(part), "{part:?} is not in {}", outcome.1);
+    }
+}
+
+fn with_uplink(folder: &str, remote: u16) -> String {
+    format!(
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: '{folder}' }}\nuplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{remote}', send: [ {{ filter: '#' }} ] }} ]\n"
+    )
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let outcome = refused(folder.path(), &format!("site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"));
+    check(&outcome, 1, &[&format!("127.0.0.1:{port}"), "in use", "broker.listen"]);
+    let outcome = refused(folder.path(), "site: x\nbroker: { listen: [ 'mqtt://192.0.2.1:1883' ], allow_anonymous: true }\n");
+    check(&outcome, 1, &["192.0.2.1:1883", "broker.listen"]);
+}
+
+#[test]
+fn a_second_gateway_on_the_same_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = with_uplink("state", free_port());
+    let _first = Gateway::start(folder.path(), &yaml);
+    check(&refused(folder.path(), &yaml), 1, &["state", "in use by another wellhead", "outbox.folder"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "in the way").unwrap();
+    check(&refused(folder.path(), &with_uplink("file/state", free_port())), 1, &["file/state", "Not a directory"]);
+}
+
+#[test]
+fn certificates_that_are_missing_or_wrong_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = |ca: &str| {
+        format!(
+            "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: c, to: 'mqtts://127.0.0.1:1', ca: {ca}, send: [ {{ filter: '#' }} ] }} ]\n"
+        )
+    };
+    check(&refused(folder.path(), &yaml("absent.pem")), 1, &["absent.pem", "uplinks[].ca"]);
+    fs::write(folder.path().join("wrong.pem"), "no certificate\n").unwrap();
+    check(&refused(folder.path(), &yaml("wrong.pem")), 1, &["wrong.pem", "holds no certificate"]);
+}
+
+#[test]
+fn a_serial_device_that_is_absent_stops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: x
+lines: [ {{ name: bus, serial: /dev/serial/by-id/nothing }}, {{ name: bench, simulated: {{}} }} ]
+devices:
+  - {{ name: gone, line: bus, unit: 1, points: {{ p: {{ holding: 0, type: u16, every: 100ms }} }} }}
+  - {{ name: here, line: bench, points: {{ p: {{ every: 100ms }} }} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let value =
+        |topic: &str, count: &str| run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", topic, "-C", count, "-W", "20"]));
+    let (code, out, _) = value("x/here/p", "5");
+    assert!(code == Some(0) && out.contains("\"q\":\"good\""), "{out}");
+    let (_, out, _) = value("x/gone/p", "1");
+    assert!(out.contains("\"q\":\"bad\"") && out.contains("/dev/serial/by-id/nothing does not exist"), "{out}");
+    gateway.process.wait_for_output("/dev/serial/by-id/nothing does not exist");
+}
+
+#[test]
+fn a_remote_that_refuses_the_password_is_told_once_with_its_remedy_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let passwords = folder.path().join("passwords");
+    let (code, _, error) = run(Command::new("mosquitto_passwd").args(["-b", "-c", passwords.to_str().unwrap(), "site", "right"]));
+    assert_eq!(code, Some(0), "{error}");
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "wrong\n").unwrap();
+    for protocol in ["5", "3.1.1"] {
+        let listener = format!("allow_anonymous false\npassword_file {}\n", passwords.display());
+        let remote = Mosquitto::start_with(folder.path(), &listener, "");
+        let local = free_port();
+        let yaml = format!(
+            "site: x
+broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+outbox: {{ folder: state-{protocol} }}
+uplinks:
+  - {{ name: cloud, to: 'mqtt://127.0.0.1:{}', protocol: {protocol}, user: site, password_file: secret, retry: {{ first: 50ms, longest: 200ms }}, send: [ {{ filter: '#' }} ] }}
+",
+            remote.port
+        );
+        fs::write(&secret, "wrong\n").unwrap();
+        let mut gateway = Gateway::start(folder.path(), &yaml);
+        gateway.process.wait_for_output("check `user`, `password`");
+        let publish =
+            |payload: &str| run(Command::new("mosquitto_pub").args(["-p", &local.to_string(), "-q", "1", "-t", "t", "-m", payload])).0;
+        assert_eq!(publish("one"), Some(0));
+        let (_, status, _) =
+            run(Command::new("mosquitto_sub").args(["-p", &local.to_string(), "-t", "$SYS/wellhead/uplink/cloud", "-C", "1", "-W", "10"]));
+        assert!(status.contains("\"state\":\"disconnected\"") && status.contains("refuses"), "{status}");
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        assert_eq!(gateway.process.output().matches("link is down").count(), 1, "{}", gateway.process.output());
+        assert!(!gateway.process.output().contains("wrong"), "no secret in the log");
+        assert!(gateway.process.terminate().success());
+
+        fs::write(&secret, "right\n").unwrap();
+        let mut reader = Command::new("mosquitto_sub");
+        reader.args(["-p", &remote.port.to_string(), "-u", "site", "-P", "right", "-t", "t", "-C", "1", "-W", "20", "-q", "1"]);
+        let mut reader = super::support::Process::start(&mut reader, &folder.path().join(format!("reader-{protocol}")));
+        wait_for("the reader is there", || remote.log().contains("Sending SUBACK").then_some(()));
+        let _gateway = Gateway::restart(folder.path());
+        assert!(reader.wait().success());
+        assert_eq!(reader.output(), "one\n");
+    }
+}
+
+/// A file system of a few megabytes.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, megabytes: u32) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let (code, _, error) = run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(at));
+        assert_eq!(code, Some(0), "a small file system is needed for this test, and mounting one needs root: {error}");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
+#[test]
+fn a_full_disk_acknowledges_nothing_says_so_and_recovers_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), 12);
+    let remote_port = free_port();
+    let local = free_port();
+    let yaml = with_uplink("disk/state", remote_port).replace("127.0.0.1:0", &format!("127.0.0.1:{local}"));
+    let mut gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(local);
+    let ballast = disk.0.join("ballast");
+    fs::write(&ballast, vec![1; 7 << 20]).unwrap();
+    let payload = "x".repeat(20_000);
+    let publish = |number: u32| {
+        let text = format!("{number} {payload}");
+        run(Command::new("timeout").args(["5", "mosquitto_pub", "-p", &local.to_string(), "-q", "1", "-t", "t", "-m", &text])).0 == Some(0)
+    };
+    let acknowledged = (0..400).find(|number| !publish(*number)).expect("the disk is full some time");
+    assert!(acknowledged > 10, "{acknowledged}");
+    assert!(gateway.process.output().contains("no space left"), "{}", gateway.process.output());
+    assert_eq!(gateway.process.output().matches("no space left").count(), 1, "told once");
+    assert!(gateway.process.is_running());
+    fs::remove_file(&ballast).unwrap();
+    wait_for("it takes messages again", || publish(1000).then_some(()));
+    assert!(gateway.process.terminate().success());
+
+    // Everything that was acknowledged is delivered.
+    let remote = Mosquitto::start(folder.path(), "");
+    let yaml = yaml.replace(&remote_port.to_string(), &remote.port.to_string());
+    let reader = subscriber(folder.path(), remote.port, "t");
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let numbers = || -> Vec<u32> { reader.output().lines().filter_map(|line| line.splitn(4, ' ').nth(2)?.parse().ok()).collect() };
+    wait_for("the last message arrives", || numbers().contains(&1000).then_some(()));
+    for number in 0..acknowledged {
+        assert!(numbers().contains(&number), "{number} of {acknowledged} is lost");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), 4);
+    // Fills it to the last byte.
+    let mut ballast = fs::File::create(disk.0.join("ballast")).unwrap();
+    while std::io::Write::write(&mut ballast, &[1; 4096]).is_ok() {}
+    check(&refused(folder.path(), &with_uplink("disk/state", free_port())), 1, &["no space left", "disk/state", "outbox.folder"]);
+    drop(disk);
+}

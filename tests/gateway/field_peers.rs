@@ -1,1 +1,194 @@
-//! soon
+//! Modbus both ways against software we did not write: pymodbus as server and client, libmodbus (mbpoll) as client.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::support::{Gateway, Process, free_port, peer, python, run, wait_for, wellhead};
+
+const REGISTERS: &str = "
+profiles:
+  server:
+    points:
+      counter: { at: 40001, type: u32, every: 50ms }
+      first:   { holding: 10, type: u16, every: 100ms }
+      last:    { holding: 14, type: u16, every: 100ms }
+      float:   { holding: 16, type: f32, every: 100ms }
+      swapped: { holding: 16, type: f32, byte_order: CDAB, every: 100ms }
+      nine:    { input: 2, type: u16, scale: 0.1, every: 100ms }
+      coil0:   { coil: 0, every: 100ms }
+      coil1:   { coil: 1, every: 100ms }
+      bit1:    { discrete: 1, every: 100ms }
+      absent:  { holding: 100, type: u16, every: 100ms }
+      busy:    { holding: 30, type: u16, every: 100ms }
+";
+
+/// The retained value of a topic.
+fn value(port: u16, topic: &str) -> String {
+    let (_, out, _) = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", topic, "-C", "1", "-W", "10"]));
+    let json = out.trim();
+    json.to_owned()
+}
+
+fn check_values(port: u16, device: &str, unit: u32) {
+    let starts = |topic: &str, expected: &str| {
+        wait_for(&format!("{device}/{topic} is {expected}"), || {
+            value(port, &format!("x/{device}/{topic}")).starts_with(expected).then_some(())
+        });
+    };
+    starts("availability", "online");
+    starts("first", &format!("{{\"v\":{},\"t\":\"20", unit * 100));
+    starts("last", &format!("{{\"v\":{},", unit * 100 + 4));
+    starts("float", "{\"v\":-1.5,");
+    starts("swapped", "{\"v\":6.87");
+    starts("nine", "{\"v\":0.9,");
+    starts("coil0", "{\"v\":true,");
+    starts("coil1", "{\"v\":false,");
+    starts("bit1", "{\"v\":true,");
+    let absent = value(port, &format!("x/{device}/absent"));
+    assert!(absent.starts_with("{\"v\":null,") && absent.contains("\"q\":\"bad\"") && absent.contains("exception 2"), "{absent}");
+    let busy = value(port, &format!("x/{device}/busy"));
+    assert!(busy.contains("\"q\":\"bad\"") && busy.contains("exception 6"), "{busy}");
+}
+
+fn start_server(folder: &Path, place: &str) -> Process {
+    let server = Process::start(python().arg("-u").arg(peer("modbus_server.py")).arg(place), &folder.join("server.log"));
+    server.wait_for_output("ready");
+    server
+}
+
+#[test]
+fn a_pymodbus_tcp_server_is_read_right_and_an_absent_device_stops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server_port, port, dead_port) = (free_port(), free_port(), free_port());
+    let _server = start_server(folder.path(), &server_port.to_string());
+    let yaml = format!(
+        "site: x
+lines:
+  - {{ name: tcp, modbus_tcp: '127.0.0.1:{server_port}', answer_within: 2s }}
+  - {{ name: dead, modbus_tcp: '127.0.0.1:{dead_port}' }}
+{REGISTERS}
+devices:
+  - {{ name: one, line: tcp, unit: 1, profile: server }}
+  - {{ name: two, line: tcp, unit: 2, profile: server }}
+  - {{ name: gone, line: dead, unit: 1, points: {{ p: {{ holding: 0, type: u16 }} }} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    check_values(port, "one", 1);
+    check_values(port, "two", 2);
+    assert_eq!(value(port, "x/gone/availability"), "offline");
+    let gone = value(port, "x/gone/p");
+    assert!(gone.contains("\"q\":\"bad\"") && gone.contains("cannot be reached"), "{gone}");
+    let said = gateway.process.output().matches("line cannot be opened").count();
+    assert_eq!(said, 1, "told once per change: {}", gateway.process.output());
+}
+
+#[test]
+fn a_pymodbus_rtu_server_is_read_right_and_survives_being_unplugged() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let (near, far) = (folder.path().join("near"), folder.path().join("far"));
+    let plug = |near: &Path, far: &Path| {
+        let mut socat = Command::new("socat");
+        socat.arg(format!("pty,raw,echo=0,link={}", near.display())).arg(format!("pty,raw,echo=0,link={}", far.display()));
+        let socat = Process::start(&mut socat, &folder.path().join("socat.log"));
+        wait_for("the pair of terminals", || (near.exists() && far.exists()).then_some(()));
+        socat
+    };
+    let mut cable = plug(&near, &far);
+    let mut server = start_server(folder.path(), far.to_str().unwrap());
+    let yaml = format!(
+        "site: x
+lines: [ {{ name: bus, serial: '{}', speed: 19200 8N1, answer_within: 1s }} ]
+{REGISTERS}
+devices:
+  - {{ name: one, line: bus, unit: 1, profile: server }}
+  - {{ name: two, line: bus, unit: 2, profile: server }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+",
+        near.display()
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    check_values(port, "one", 1);
+    check_values(port, "two", 2);
+    server.kill_9();
+    cable.terminate();
+    drop(cable);
+    wait_for("the loss is told", || (value(port, "x/one/availability") == "offline").then_some(()));
+    let _cable = plug(&near, &far);
+    let _server = start_server(folder.path(), far.to_str().unwrap());
+    wait_for("it is back", || (value(port, "x/one/availability") == "online").then_some(()));
+    wait_for("values are good again", || value(port, "x/two/last").starts_with("{\"v\":204,").then_some(()));
+    assert!(gateway.process.output().matches("line is lost").count() <= 2, "{}", gateway.process.output());
+}
+
+#[test]
+fn mbpoll_and_pymodbus_read_the_simulator() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let bus = folder.path().join("bus");
+    let yaml = format!(
+        "site: x
+lines:
+  - {{ name: tcp, modbus_tcp: '127.0.0.1:{port}' }}
+  - {{ name: bus, serial: '{}', speed: 19200 8N1 }}
+profiles:
+  all:
+    points:
+      a: {{ holding: 10, type: u16, simulate: {{ shape: constant, from: 555 }} }}
+      b: {{ holding: 11, type: i16, scale: 0.1, simulate: {{ shape: constant, from: -2.5 }} }}
+      f: {{ holding: 12, type: f32, simulate: {{ shape: constant, from: -1.5 }} }}
+      i: {{ input: 0, type: u16, simulate: {{ shape: constant, from: 7 }} }}
+      c: {{ coil: 3, simulate: {{ shape: constant, from: 1 }} }}
+      d: {{ discrete: 0, simulate: {{ shape: constant, from: 1 }} }}
+      x: {{ holding: 20, bit: 0, simulate: {{ shape: constant, from: 1 }} }}
+      y: {{ holding: 20, bit: 4, topic: 'x/y', simulate: {{ shape: constant, from: 1 }} }}
+devices:
+  - {{ name: one, line: tcp, unit: 1, profile: all, points: {{ y: {{ topic: 'x/y1' }} }} }}
+  - {{ name: two, line: bus, unit: 5, profile: all }}
+",
+        bus.display()
+    );
+    let file = folder.path().join("gateway.yaml");
+    fs::write(&file, yaml).unwrap();
+    let mut simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+    simulator.wait_for_output("line tcp: Modbus TCP on");
+    simulator.wait_for_output("line bus: Modbus RTU on the pseudo-terminal");
+    let tcp = ["-m", "tcp", "-p", &port.to_string(), "-0", "-1", "-o", "5"].map(str::to_owned).to_vec();
+    let rtu = ["-m", "rtu", "-b", "19200", "-P", "none", "-0", "-1", "-o", "5"].map(str::to_owned).to_vec();
+    for (base, place, unit) in [(&tcp, "127.0.0.1", "1"), (&rtu, bus.to_str().unwrap(), "5")] {
+        let poll = |arguments: &[&str]| {
+            let (code, out, error) = run(Command::new("mbpoll").args(base).args(["-a", unit]).args(arguments).arg(place));
+            let values: Vec<String> = out
+                .lines()
+                .filter(|line| line.starts_with('['))
+                .map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "))
+                .collect();
+            (code, values.join(","), error)
+        };
+        assert_eq!(poll(&["-t", "4", "-r", "10", "-c", "2"]).1, "555,65511 (-25)");
+        assert_eq!(poll(&["-t", "4:float", "-B", "-r", "12"]).1, "-1.5");
+        assert_eq!(poll(&["-t", "3", "-r", "0"]).1, "7");
+        assert_eq!(poll(&["-t", "0", "-r", "3"]).1, "1");
+        assert_eq!(poll(&["-t", "1", "-r", "0"]).1, "1");
+        assert_eq!(poll(&["-t", "4", "-r", "20"]).1, "17");
+        let (code, _, error) = poll(&["-t", "4", "-r", "14"]);
+        assert!(code == Some(1) && error.contains("Illegal data address"), "{error}");
+    }
+    for (place, unit) in [(port.to_string(), "1"), (bus.display().to_string(), "5")] {
+        let read = |arguments: &[&str]| {
+            let (code, out, error) = run(python().arg(peer("modbus_client.py")).args([&place, unit]).args(arguments));
+            assert_eq!(code, Some(0), "{error}");
+            out.trim().to_owned()
+        };
+        assert_eq!(read(&["holding", "10", "2"]), "555 65511");
+        assert_eq!(read(&["discrete", "0", "1"]), "1");
+        assert_eq!(read(&["holding", "30", "1"]), "exception 2");
+    }
+    let (_, silent, _) = run(python().arg(peer("modbus_client.py")).args([&port.to_string(), "9", "holding", "10", "1"]));
+    assert_eq!(silent.trim(), "silent", "a unit that is not there does not answer");
+    assert!(simulator.terminate().success());
+    assert!(!bus.exists(), "the link of the pseudo-terminal is removed");
+}

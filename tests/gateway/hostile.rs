@@ -1,1 +1,95 @@
-//! soon
+//! Peers that mean harm: whatever they send ends their own connection and nothing else.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use super::packets::connect;
+use super::support::{Gateway, Process, free_port, mosquitto_sub, wait_for};
+use wellhead::mqtt::Version;
+
+fn attack(port: u16, bytes: &[u8]) {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { panic!("the broker is gone") };
+    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let _ = stream.write_all(bytes);
+    let _ = stream.read(&mut [0; 256]);
+}
+
+/// Memory of a process in KiB.
+fn resident(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn random_bytes_and_broken_packets_disturb_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let gateway = Gateway::start(folder.path(), &format!("site: yard\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"));
+    let honest = folder.path().join("honest");
+    let numbers = "i=0; while [ $i -lt 4000 ]; do echo $i; i=$((i+1)); sleep 0.01; done";
+    let mut subscriber = Process::start(mosquitto_sub().args(["-d", "-p", &port.to_string(), "-q", "1", "-t", "honest"]), &honest);
+    subscriber.wait_for_output("Subscribed");
+    let script = format!("({numbers}) | mosquitto_pub -p {port} -q 1 -t honest -l");
+    let _publisher = Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
+    let mut random = fastrand::Rng::with_seed(7);
+    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() { 10_000 } else { 1_500 };
+    for round in 0..rounds {
+        let version = [Version::V31, Version::V311, Version::V5][round % 3];
+        let mut bytes = if round % 4 == 0 { Vec::new() } else { connect(version) };
+        for _ in 0..random.usize(1..4) {
+            let kind = random.u8(..);
+            let body: Vec<u8> = (0..random.usize(..40)).map(|_| random.u8(..)).collect();
+            bytes.push(kind);
+            match random.u8(..8) {
+                0 => bytes.extend([0xFF, 0xFF, 0xFF, 0x7F]),
+                1 => bytes.push(random.u8(..)),
+                _ => bytes.push(u8::try_from(body.len()).unwrap()),
+            }
+            bytes.extend(body);
+        }
+        attack(port, &bytes);
+    }
+    let before = subscriber.output().lines().count();
+    wait_for("the honest client still gets its messages", || (subscriber.output().lines().count() > before + 20).then_some(()));
+    assert!(subscriber.is_running());
+    drop(gateway);
+}
+
+#[test]
+fn connections_that_say_nothing_and_a_reader_that_never_reads_cost_a_bounded_amount() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!("site: yard\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 100 }}\n");
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let pid = gateway.process.id();
+    let mut idle = Vec::new();
+    for _ in 0..150 {
+        idle.push(TcpStream::connect(("127.0.0.1", port)).unwrap());
+    }
+    drop(idle);
+    // Subscribes to everything, then never reads again.
+    let mut deaf = wait_for("there is room again", || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        stream.write_all(&connect(Version::V311)).ok()?;
+        stream.read(&mut [0; 4]).ok().filter(|count| *count == 4)?;
+        Some(stream)
+    });
+    deaf.write_all(b"\x82\x06\x00\x01\x00\x01#\x00").unwrap();
+    let before = resident(pid);
+    let mut loud = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut hello = connect(Version::V311);
+    *hello.last_mut().unwrap() = b'b';
+    loud.write_all(&hello).unwrap();
+    // 200 MB of QoS 0 messages of 10 kB.
+    let mut message = b"\x30\x93\x4e\x00\x01t".to_vec();
+    message.resize(message.len() + 10_000, b'x');
+    for _ in 0..20_000 {
+        loud.write_all(&message).unwrap();
+    }
+    let grown = resident(pid).saturating_sub(before);
+    assert!(grown < 64 * 1024, "{grown} KiB for one client that does not read");
+}

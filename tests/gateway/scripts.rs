@@ -126,7 +126,12 @@ fn subscribe(fields: &Fields<'_>) -> Packet {
         Some(2) => RetainHandling::Never,
         _ => RetainHandling::Always,
     };
-    let options = SubscribeOptions { qos: qos(fields, "qos"), no_local: flag(fields, "nl"), retain_as_published: flag(fields, "rap"), retain_handling: handling };
+    let options = SubscribeOptions {
+        qos: qos(fields, "qos"),
+        no_local: flag(fields, "nl"),
+        retain_as_published: flag(fields, "rap"),
+        retain_handling: handling,
+    };
     let filters = fields["filter"].split(',').map(|filter| (TopicFilter::new(filter.to_owned()).unwrap(), options)).collect();
     let mut properties = Properties::default();
     if let Some(id) = number::<u32>(fields, "subid") {
@@ -427,7 +432,11 @@ async fn play_over_tcp(steps: &[Step<'_>]) {
     drop(clients);
     switch.stop();
     drop(parts.broker);
-    tokio::time::timeout(PATIENCE, async { (listening.await, driving.await) }).await.expect("the broker stops when nobody is left").0.unwrap();
+    tokio::time::timeout(PATIENCE, async { (listening.await, driving.await) })
+        .await
+        .expect("the broker stops when nobody is left")
+        .0
+        .unwrap();
 }
 
 fn scripts() -> Vec<(String, String)> {

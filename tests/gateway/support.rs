@@ -57,6 +57,10 @@ impl Process {
         wait_for(&format!("{text:?} in the output: {}", self.output()), || self.output().contains(text).then_some(()));
     }
 
+    pub fn id(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         rustix::process::kill_process(id, signal).unwrap();
@@ -102,10 +106,15 @@ pub fn wellhead() -> Command {
     command
 }
 
-/// Runs a command to its end, and returns status, stdout and stderr.
+/// Runs a command to its end, and returns status, stdout and stderr. One that does not end is killed (status 137).
 pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{program}: {error}; `tests/run` installs what the tests need"));
+    let mut limited = Command::new("timeout");
+    limited.args(["-s", "KILL", "120"]).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        limited.env(name, value.unwrap_or_default());
+    }
+    let output = limited.output().unwrap();
+    assert_ne!(output.status.code(), Some(127), "{:?} is not there; `tests/run` installs what the tests need", command.get_program());
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -183,7 +192,8 @@ impl Mosquitto {
     }
 
     pub fn resume(&mut self) {
-        let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists()).unwrap_or("mosquitto");
+        let program =
+            ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists()).unwrap_or("mosquitto");
         let process = Process::start(Command::new(program).arg("-c").arg(self.folder.join("mosquitto.conf")), &self.folder.join("log"));
         self.process = Some(process);
         wait_for_port(self.port);
@@ -196,16 +206,27 @@ impl Mosquitto {
         }
     }
 
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        self.process.as_ref().unwrap().signal(signal);
+    }
+
     /// Everything it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 }
 
+/// `mosquitto_sub`, with what it prints visible at once.
+pub fn mosquitto_sub() -> Command {
+    let mut command = Command::new("stdbuf");
+    command.args(["-oL", "mosquitto_sub"]);
+    command
+}
+
 /// A subscriber that keeps its session and writes what it gets, a line a message: `seq:<n> <topic> <payload>`.
 pub fn subscriber(folder: &Path, port: u16, filter: &str) -> Process {
     let arguments = ["-V", "5", "-q", "1", "-c", "-x", "3600", "-i", "subscriber", "-F", "%P %t %p", "-k", "10"];
-    let mut command = Command::new("mosquitto_sub");
+    let mut command = mosquitto_sub();
     command.args(["-p", &port.to_string(), "-t", filter]).args(arguments);
     // Registers the session first, so that nothing can be missed.
     let (code, _, error) = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", filter, "-E"]).args(arguments));

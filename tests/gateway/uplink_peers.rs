@@ -1,1 +1,171 @@
-//! soon
+//! The uplink against mosquitto: both protocol versions, TLS with client certificates, small windows, what comes in.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+use super::support::{Gateway, Mosquitto, Process, free_port, mosquitto_sub, run, subscriber, wait_for, wait_for_port};
+
+fn publish(port: u16, arguments: &[&str]) {
+    let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port.to_string()]).args(arguments));
+    assert_eq!(code, Some(0), "{arguments:?}: {error}");
+}
+
+fn gateway(folder: &Path, local: u16, remote: &str, extra: &str) -> Gateway {
+    let yaml = format!(
+        "site: x
+broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
+outbox: {{ folder: state }}
+classes: {{ cheap: {{ qos: 0 }} }}
+uplinks:
+  - name: cloud
+    to: {remote}
+    retry: {{ first: 100ms, longest: 500ms }}
+    send:
+      - {{ filter: 'cheap/#', prefix: far/, class: cheap }}
+      - {{ filter: '+/up', prefix: far/ }}
+      - {{ filter: 'cmd/#', prefix: far/ }}
+    receive: [ {{ filter: 'cmd/#' }} ]
+    {extra}
+"
+    );
+    let gateway = Gateway::start(folder, &yaml);
+    wait_for_port(local);
+    gateway.process.wait_for_output("link is up");
+    gateway
+}
+
+fn messages_both_ways(folder: &Path, local: u16, remote_port: u16) {
+    let reader = {
+        let mut command = mosquitto_sub();
+        command.args(["-d", "-p", &remote_port.to_string(), "-t", "far/#", "-q", "2", "-F", "got %t %p q%q"]);
+        Process::start(&mut command, &folder.join("reader"))
+    };
+    reader.wait_for_output("Subscribed");
+    for qos in ["0", "1", "2"] {
+        publish(local, &["-q", qos, "-t", "a/up", "-m", qos]);
+    }
+    publish(local, &["-q", "1", "-t", "cheap/x", "-m", "c"]);
+    publish(local, &["-q", "1", "-t", "a/down", "-m", "not for there"]);
+    wait_for("four messages at the remote", || (reader.output().matches("got ").count() >= 4).then_some(()));
+    let got: Vec<String> = reader.output().lines().filter(|line| line.starts_with("got ")).map(str::to_owned).collect();
+    // Exactly once goes as at least once in this version.
+    assert_eq!(got, ["got far/a/up 0 q0", "got far/a/up 1 q1", "got far/a/up 2 q1", "got far/cheap/x c q0"]);
+
+    let mut command = mosquitto_sub();
+    command.args(["-d", "-p", &local.to_string(), "-t", "cmd/#", "-q", "1", "-C", "2", "-F", "got %t %p q%q"]);
+    let mut local_reader = Process::start(&mut command, &folder.join("local-reader"));
+    local_reader.wait_for_output("Subscribed");
+    publish(remote_port, &["-q", "1", "-t", "cmd/x/open", "-m", "1"]);
+    publish(remote_port, &["-q", "0", "-t", "cmd/x/open", "-m", "2"]);
+    assert!(local_reader.wait().success());
+    let got: Vec<String> = local_reader.output().lines().filter(|line| line.starts_with("got ")).map(str::to_owned).collect();
+    assert_eq!(got, ["got cmd/x/open 1 q1", "got cmd/x/open 2 q0"]);
+    // `cmd/#` is sent too: what came from the remote must not go back to it.
+    publish(local, &["-q", "1", "-t", "a/up", "-m", "last"]);
+    wait_for("the last message", || reader.output().contains("last").then_some(()));
+    assert!(!reader.output().contains("far/cmd"), "{}", reader.output());
+}
+
+#[test]
+fn both_protocol_versions_carry_messages_both_ways_and_nothing_goes_in_circles() {
+    for protocol in ["5", "3.1.1"] {
+        let folder = tempfile::tempdir().unwrap();
+        let remote = Mosquitto::start(folder.path(), "");
+        let local = free_port();
+        let _gateway = gateway(folder.path(), local, &format!("mqtt://127.0.0.1:{}", remote.port), &format!("protocol: {protocol}"));
+        messages_both_ways(folder.path(), local, remote.port);
+    }
+}
+
+struct Pem {
+    folder: std::path::PathBuf,
+}
+
+impl Pem {
+    /// An authority, a server and a client that it signed.
+    fn make(folder: &Path) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Without names of their own OpenSSL takes every certificate for its own issuer.
+        params.distinguished_name.push(DnType::CommonName, "authority of the test");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate().unwrap();
+        let authority = params.self_signed(&authority_key).unwrap();
+        fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+        let issuer = Issuer::new(params, authority_key);
+        for (name, usage) in [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)] {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.extended_key_usages = vec![usage];
+            let certificate = params.signed_by(&key, &issuer).unwrap();
+            fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+            fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+        Self { folder: folder.to_owned() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+}
+
+#[test]
+fn tls_with_client_certificates_carries_messages_and_a_foreign_authority_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Pem::make(folder.path());
+    let plain = free_port();
+    let tls = format!(
+        "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\nallow_anonymous true\n",
+        pem.path("ca.pem"),
+        pem.path("server.pem"),
+        pem.path("server.key")
+    );
+    let remote = Mosquitto::start_with(folder.path(), &tls, &format!("listener {plain} 127.0.0.1\nallow_anonymous true\n"));
+    for protocol in ["5", "3.1.1"] {
+        let place = folder.path().join(protocol);
+        fs::create_dir(&place).unwrap();
+        let local = free_port();
+        let extra = format!(
+            "protocol: {protocol}\n    ca: {}\n    cert: {}\n    key: {}",
+            pem.path("ca.pem"),
+            pem.path("client.pem"),
+            pem.path("client.key")
+        );
+        let _gateway = gateway(&place, local, &format!("mqtts://127.0.0.1:{}", remote.port), &extra);
+        messages_both_ways(&place, local, plain);
+    }
+    let place = folder.path().join("foreign");
+    fs::create_dir(&place).unwrap();
+    let foreign = Pem::make(&place);
+    let yaml = format!(
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: 'mqtts://127.0.0.1:{}', ca: {}, send: [ {{ filter: '#' }} ] }} ]\n",
+        remote.port,
+        foreign.path("ca.pem")
+    );
+    let gateway = Gateway::start(&place, &yaml);
+    gateway.process.wait_for_output("TLS failed");
+}
+
+#[test]
+fn a_small_receive_maximum_and_packet_size_are_obeyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Mosquitto::start(folder.path(), "max_inflight_messages 3\nmax_packet_size 2000\n");
+    let reader = subscriber(folder.path(), remote.port, "far/#");
+    let local = free_port();
+    let gateway = gateway(folder.path(), local, &format!("mqtt://127.0.0.1:{}", remote.port), "");
+    publish(local, &["-q", "1", "-t", "a/up", "-m", &"x".repeat(5000)]);
+    let numbers: String = (0..500).map(|number| format!("{number}\n")).collect();
+    let file = folder.path().join("numbers");
+    fs::write(&file, numbers).unwrap();
+    let (code, _, error) = run(Command::new("sh").args(["-c", &format!("mosquitto_pub -p {local} -q 1 -t a/up -l < {}", file.display())]));
+    assert_eq!(code, Some(0), "{error}");
+    wait_for("the last number arrives", || reader.output().contains(" 499\n").then_some(()));
+    let got: Vec<String> = reader.output().lines().filter_map(|line| Some(line.split(' ').nth(2)?.to_owned())).collect();
+    let expected: Vec<String> = (0..500).map(|number| number.to_string()).collect();
+    assert_eq!(got, expected);
+    let log = gateway.process.output();
+    assert!(log.contains("more than the remote takes") && log.matches("link is up").count() == 1, "{log}");
+}

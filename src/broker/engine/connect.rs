@@ -207,7 +207,7 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.connection = None;
         session.queue.retain(|delivery| delivery.qos != crate::mqtt::QoS::AtMostOnce);
-        session.queue_bytes = session.queue.iter().map(|delivery| delivery.message.payload.len()).sum();
+        session.queue_bytes = session.queue.iter().map(super::session::Delivery::size).sum();
         let outlives = session.outlives;
         self.settle_will(key, end, now);
         match outlives {

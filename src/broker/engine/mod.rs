@@ -52,7 +52,7 @@ pub struct Limits {
     pub max_sessions: usize,
     /// Messages that may wait for one session.
     pub max_queued: usize,
-    /// Bytes of payload that may wait for one session.
+    /// Bytes that may wait for one session: payloads, topics and what it takes to keep them.
     pub max_queued_bytes: usize,
     /// Subscriptions of one session.
     pub max_subscriptions: usize,
@@ -73,7 +73,7 @@ impl Default for Limits {
         Self {
             max_packet: 1 << 20,
             max_sessions: 2_000,
-            max_queued: 1_000,
+            max_queued: 10_000,
             max_queued_bytes: 4 << 20,
             max_subscriptions: 1_000,
             max_retained: 10_000,

@@ -10,12 +10,22 @@ use super::{ConnectionId, Limits, Ticket};
 use crate::message::Message;
 use crate::mqtt::{PacketId, QoS, TopicFilter};
 
+/// What keeping a message takes besides its text, in bytes, about.
+const OVERHEAD: usize = 200;
+
 /// A message on its way to one client.
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
     pub(super) message: Arc<Message>,
     pub(super) qos: QoS,
     pub(super) retain: bool,
+}
+
+impl Delivery {
+    /// Bytes it takes while it waits, about.
+    pub(super) fn size(&self) -> usize {
+        OVERHEAD + self.message.topic.as_str().len() + self.message.payload.len()
+    }
 }
 
 /// A QoS 1 or 2 message that was sent and is not done.
@@ -82,7 +92,7 @@ impl Session {
     /// retained is exempt: its number is bounded already, and a subscriber counts on getting all of it.
     pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits) -> bool {
         let wanted = self.connection.is_some() || delivery.qos != QoS::AtMostOnce;
-        let size = delivery.message.payload.len();
+        let size = delivery.size();
         let fits = self.queue.len() < limits.max_queued && self.queue_bytes + size <= limits.max_queued_bytes;
         if !wanted || !(fits || delivery.retain) {
             return false;
@@ -94,7 +104,7 @@ impl Session {
 
     pub(super) fn dequeue(&mut self) -> Option<Delivery> {
         let delivery = self.queue.pop_front()?;
-        self.queue_bytes -= delivery.message.payload.len();
+        self.queue_bytes = self.queue_bytes.saturating_sub(delivery.size());
         Some(delivery)
     }
 
