@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer, de};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+/// Ten years; nothing here is meant to take longer.
+const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
+
 /// A number of bytes with its unit, such as `64kB`, `2GB` (powers of ten) or `4MiB` (powers of two).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
@@ -22,7 +25,8 @@ impl FromStr for Span {
         if text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'.') {
             return Err(format!("`{text}` has no unit; write {text}ms, {text}s, {text}m, {text}h or {text}d"));
         }
-        humantime::parse_duration(text.trim()).map(Span).map_err(|_| plain())
+        let span = humantime::parse_duration(text.trim()).map(Span).map_err(|_| plain())?;
+        if span.0 > LONGEST { Err(format!("`{text}` is too long; write at most 3650d")) } else { Ok(span) }
     }
 }
 
@@ -94,6 +98,7 @@ mod tests {
         assert_eq!("4MiB".parse(), Ok(Size(4 << 20)));
         assert!("300".parse::<Span>().unwrap_err().contains("300ms"));
         assert!("12".parse::<Size>().unwrap_err().contains("12kB"));
+        assert!("500000y".parse::<Span>().unwrap_err().contains("too long"));
         assert!("soon".parse::<Span>().unwrap_err().contains("not a duration"));
         assert!("much".parse::<Size>().unwrap_err().contains("not a size"));
     }

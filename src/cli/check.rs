@@ -43,8 +43,10 @@ fn describe(line: &Line) -> String {
             format!("line {} ({address}): {} requests, {per_second:.1} per second\n{}", line.name, blocks.len(), requests(line, &blocks))
         }
         Wire::Serial(port) => {
-            let load: f64 =
-                blocks.iter().map(|block| (block.wire_time(port.speed) + TURNAROUND).as_secs_f64() / block.every.as_secs_f64()).sum();
+            let load: f64 = blocks
+                .iter()
+                .map(|block| (block.wire_time(port.speed, block.count) + TURNAROUND).as_secs_f64() / block.every.as_secs_f64())
+                .sum();
             let warning = if load > 1.0 { "; too much: every interval will be stretched" } else { "" };
             format!(
                 "line {} ({}): {} requests, load {:.0} %{warning}\n{}",

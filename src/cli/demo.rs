@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::simulate::{Framing, PseudoTerminal, TcpServer};
-use super::{Failure, runtime, say, stop_signal};
+use super::{Failure, StopSignal, runtime, say};
 use crate::config;
 use crate::field::modbus::slave::Image;
 use crate::tasks::{StopSwitch, Tasks, stop_token};
@@ -38,9 +38,10 @@ pub(super) fn demo() -> Result<(), Failure> {
     std::fs::create_dir_all(&folder)
         .map_err(|error| Failure::runtime(format!("{}: {error}; set TMPDIR to a folder you may write", folder.display())))?;
     let outcome = runtime()?.block_on(async {
+        let signal = StopSignal::catch()?;
         tokio::select! {
             outcome = play(&folder) => outcome,
-            () = stop_signal() => Err(Failure::runtime("interrupted")),
+            () = signal.wait() => Err(Failure::runtime("interrupted")),
         }
     });
     match &outcome {

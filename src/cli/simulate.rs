@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::TcpListener;
 use tokio_serial::{SerialPort, SerialStream};
 
-use super::{Failure, runtime, say, start_log, stop_signal};
+use super::{Failure, StopSignal, runtime, say, start_log};
 use crate::config;
 use crate::field::modbus::slave::Image;
 use crate::field::{Line, Wire};
@@ -26,6 +26,7 @@ pub(super) fn simulate(file: &Path, only: &[String]) -> Result<(), Failure> {
     }
     let lines = config.lines.into_iter().filter(|line| only.is_empty() || only.contains(&line.name));
     runtime()?.block_on(async {
+        let signal = StopSignal::catch()?;
         let (switch, stop) = stop_token();
         let mut tasks = Tasks::default();
         for line in lines {
@@ -35,7 +36,7 @@ pub(super) fn simulate(file: &Path, only: &[String]) -> Result<(), Failure> {
             return Err(Failure::runtime(format!("no Modbus line in {}; nothing to simulate", file.display())));
         }
         tokio::select! {
-            () = stop_signal() => {}
+            () = signal.wait() => {}
             Some(ended) = tasks.next_ended() => return Err(Failure::runtime(format!("{}: {}", ended.name, ended.result.err().unwrap_or_default()))),
         }
         switch.stop();
@@ -59,7 +60,8 @@ async fn play(line: &Line, stop: &Stop, tasks: &mut Tasks) -> Result<(), Failure
         }
         Wire::Serial(port) => {
             let path = Path::new(&port.path);
-            if path.exists() && std::fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_symlink()) {
+            // Something that exists is a real device, by whatever name; only a link to nothing is taken over.
+            if path.exists() {
                 let wire = port.open().map_err(Failure::runtime)?;
                 say(&format!("line {}: Modbus RTU on {}", line.name, port.path));
                 tasks.start(line.name.clone(), serve_wire(image, wire, stop.clone()));

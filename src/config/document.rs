@@ -15,6 +15,8 @@ use super::fault::{Faults, Place, suggestion};
 
 /// Faults of one file that are looked for; a file with more is not one of ours.
 const MAX_FAULTS: usize = 100;
+/// Nodes that aliases may repeat; a few lines could otherwise stand for billions.
+const MAX_ALIASED: usize = 100_000;
 /// Nodes deep a file may be.
 const MAX_DEPTH: usize = 64;
 
@@ -48,6 +50,8 @@ struct Node {
     /// Of the key for values of a mapping, of the node itself otherwise.
     key_place: Place,
     place: Place,
+    /// Just behind its last character.
+    end: Place,
     children: Children,
 }
 
@@ -59,6 +63,14 @@ enum Children {
 }
 
 impl Node {
+    fn size(&self) -> usize {
+        1 + match &self.children {
+            Children::None => 0,
+            Children::Map(entries) => entries.iter().map(|(_, node)| node.size()).sum(),
+            Children::Seq(items) => items.iter().map(Self::size).sum(),
+        }
+    }
+
     fn child(&self, step: &Step) -> Option<&Self> {
         match (&self.children, step) {
             (Children::Map(entries), Step::Key(key)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
@@ -110,7 +122,7 @@ impl Document {
 
     /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a `T`.
     pub(super) fn typed<T: DeserializeOwned>(&mut self, faults: &mut Faults) -> Option<T> {
-        let mut removed: HashSet<(Vec<Step>, String)> = HashSet::new();
+        let mut removed: HashSet<(Place, String)> = HashSet::new();
         for _ in 0..MAX_FAULTS {
             let error = match serde_path_to_error::deserialize(self.value.clone()) {
                 Ok(typed) => return Some(typed),
@@ -125,14 +137,14 @@ impl Document {
                 faults.at(self.key_place(&path), unknown_key(unknown, &message));
             } else if let Some(missing) = quoted(&message, "missing field `") {
                 // Not the person's fault if it was taken out here for another one.
-                if !removed.contains(&(path.clone(), missing.to_owned())) {
+                if !removed.contains(&(self.place(&path), missing.to_owned())) {
                     faults.at(self.place(&path), format!("\"{missing}\" is missing; add `{missing}: ...` here"));
                 }
             } else {
                 faults.at(self.place(&path), readable(&message));
             }
             if let Some((Step::Key(key), parent)) = path.split_last() {
-                removed.insert((parent.to_vec(), key.clone()));
+                removed.insert((self.place(parent), key.clone()));
             }
             if path.is_empty() || !self.remove(&path) {
                 return None;
@@ -144,6 +156,22 @@ impl Document {
     /// Where a node stands, or the nearest one above it.
     pub(super) fn place(&self, path: &[Step]) -> Place {
         self.nearest(path).place
+    }
+
+    /// Where a node begins and ends.
+    pub(super) fn extent(&self, path: &[Step]) -> (Place, Place) {
+        let node = self.nearest(path);
+        (node.place, node.end)
+    }
+
+    /// True if this key stands at the top with nothing below it.
+    pub(super) fn is_empty(&self, key: &str) -> bool {
+        self.original.get(key).is_some_and(Value::is_null)
+    }
+
+    /// True if the file has this key at its top, right or wrong.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.original.get(key).is_some()
     }
 
     /// Where the key of a node stands.
@@ -235,6 +263,11 @@ impl<'de> de::Visitor<'de> for LenientVisitor {
         Ok(value.into())
     }
 
+    /// Too large for anything here: kept as text, for the one who finds it where a number should be.
+    fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
+        Ok(value.to_string().into())
+    }
+
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
         Ok(value.into())
     }
@@ -318,6 +351,8 @@ fn readable(message: &str) -> String {
                 "u16" => "a whole number from 0 to 65535",
                 "u32" | "u64" | "usize" => "a whole number",
                 "f64" => "a number",
+                "a string" | "path string" => "text, in quotes if it is a number: '7'",
+                "i64" => "a whole number",
                 "a boolean" => "true or false",
                 "a Value::Tagged enum" => "one of the words that gateway.yaml names for it",
                 "a sequence" => "a list: [ ... ]",
@@ -334,17 +369,22 @@ fn readable(message: &str) -> String {
 struct Builder<'a, 'f> {
     events: Parser<'a, saphyr_parser::StrInput<'a>>,
     anchors: HashMap<usize, Node>,
+    /// Nodes of each anchor.
+    sizes: HashMap<usize, usize>,
+    /// Nodes that came by alias.
+    aliased: usize,
     faults: &'f mut Faults,
 }
 
 impl<'a, 'f> Builder<'a, 'f> {
     fn build(text: &'a str, faults: &'f mut Faults) -> Option<Node> {
-        let mut builder = Builder { events: Parser::new_from_str(text), anchors: HashMap::new(), faults };
+        let mut builder =
+            Builder { events: Parser::new_from_str(text), anchors: HashMap::new(), sizes: HashMap::new(), aliased: 0, faults };
         loop {
             match builder.next()? {
                 (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
                 (Event::StreamEnd | Event::DocumentEnd, _) => {
-                    return Some(Node { key_place: (1, 1), place: (1, 1), children: Children::None });
+                    return Some(Node { key_place: (1, 1), place: (1, 1), end: (1, 1), children: Children::None });
                 }
                 (event, span) => return builder.node(event, span, None, 0).map(|(_, node)| node),
             }
@@ -371,41 +411,54 @@ impl<'a, 'f> Builder<'a, 'f> {
             return None;
         }
         let mut text = String::new();
+        let mut end = (span.end.line(), span.end.col() + 1);
         let (anchor, children) = match event {
             Event::Scalar(scalar, _, anchor, _) => {
                 text = scalar.into_owned();
                 (anchor, Children::None)
             }
-            Event::SequenceStart(anchor, _) => (anchor, self.sequence(depth)?),
-            Event::MappingStart(anchor, _) => (anchor, self.mapping(depth)?),
+            Event::SequenceStart(anchor, _) => (anchor, self.sequence(depth, &mut end)?),
+            Event::MappingStart(anchor, _) => (anchor, self.mapping(depth, &mut end)?),
             Event::Alias(anchor) => {
+                self.aliased += self.sizes.get(&anchor).copied().unwrap_or(0);
+                if self.aliased > MAX_ALIASED {
+                    self.faults.at(place, "too much is repeated by `*` aliases".to_owned());
+                    return None;
+                }
                 let children = self.anchors.get(&anchor).map_or(Children::None, |node| node.children.clone());
                 (0, children)
             }
             _ => (0, Children::None),
         };
-        let node = Node { key_place, place, children };
+        let node = Node { key_place, place, end, children };
         if anchor > 0 {
+            self.sizes.insert(anchor, node.size());
             self.anchors.insert(anchor, node.clone());
         }
         Some((text, node))
     }
 
-    fn sequence(&mut self, depth: usize) -> Option<Children> {
+    fn sequence(&mut self, depth: usize, end: &mut Place) -> Option<Children> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
-                (Event::SequenceEnd, _) => return Some(Children::Seq(items)),
+                (Event::SequenceEnd, span) => {
+                    *end = (span.end.line(), span.end.col() + 1);
+                    return Some(Children::Seq(items));
+                }
                 (event, span) => items.push(self.node(event, span, None, depth + 1)?.1),
             }
         }
     }
 
-    fn mapping(&mut self, depth: usize) -> Option<Children> {
+    fn mapping(&mut self, depth: usize, end: &mut Place) -> Option<Children> {
         let mut entries: Vec<(String, Node)> = Vec::new();
         loop {
             let (event, span) = match self.next()? {
-                (Event::MappingEnd, _) => return Some(Children::Map(entries)),
+                (Event::MappingEnd, span) => {
+                    *end = (span.end.line(), span.end.col() + 1);
+                    return Some(Children::Map(entries));
+                }
                 key => key,
             };
             let (key, key_node) = self.node(event, span, None, depth + 1)?;

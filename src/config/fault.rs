@@ -43,6 +43,11 @@ impl Faults {
         }
     }
 
+    /// True if something was noted between two places.
+    pub(super) fn between(&self, start: Place, end: Place) -> bool {
+        self.found.iter().any(|fault| (start..=end).contains(&(fault.line, fault.column)))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }

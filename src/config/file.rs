@@ -18,10 +18,24 @@ fn yes() -> bool {
     true
 }
 
+/// A register number as manuals print it; leading zeros make YAML take it for text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Printed(pub(super) u32);
+
+impl<'de> Deserialize<'de> for Printed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok()).and_then(|number| u32::try_from(number).ok());
+        number.map(Self).ok_or_else(|| {
+            serde::de::Error::custom(format!("{value} is not a register number; type it as the manual prints it, such as 40001"))
+        })
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
-    pub(super) site: String,
+    pub(super) site: Option<String>,
     #[serde(default)]
     pub(super) lines: Vec<Line>,
     #[serde(default)]
@@ -81,7 +95,7 @@ pub(super) struct Device {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Point {
-    pub(super) at: Option<u32>,
+    pub(super) at: Option<Printed>,
     pub(super) holding: Option<u16>,
     pub(super) input: Option<u16>,
     pub(super) coil: Option<u16>,

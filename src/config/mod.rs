@@ -82,7 +82,10 @@ pub enum LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(path, error) => write!(f, "{}: {error}; name a file that exists and that you may read", path.display()),
+            Self::Unreadable(path, error) => match error.kind() {
+                std::io::ErrorKind::InvalidData => write!(f, "{}: not UTF-8 text; save it as UTF-8", path.display()),
+                _ => write!(f, "{}: {error}; name a file that exists and that you may read", path.display()),
+            },
             Self::Faults(faults) => {
                 for (index, fault) in faults.iter().enumerate() {
                     let end = if index + 1 < faults.len() { "\n" } else { "" };
@@ -107,6 +110,8 @@ pub fn load(path: &Path) -> Result<Gateway, LoadError> {
 /// Checks the text of a file; `name` is for messages, `folder` is where relative paths begin.
 pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault>> {
     let mut faults = fault::Faults::new(name);
+    // Some editors begin a file with a mark that is no part of it.
+    let text = text.trim_start_matches('\u{feff}');
     let gateway = document::Document::parse(text, &mut faults).and_then(|mut document| {
         let file = document.typed::<file::File>(&mut faults)?;
         resolve::resolve(&file, &document, folder, &mut faults)

@@ -33,6 +33,14 @@ impl Check<'_> {
         self.faults.at(place, message.into());
     }
 
+    /// Notes that something is missing in a node, unless a fault in it may be the reason.
+    fn missing(&mut self, path: &[Step], message: impl Into<String>) {
+        let (start, end) = self.document.extent(path);
+        if !self.faults.between(start, end) {
+            self.faults.at(start, message.into());
+        }
+    }
+
     /// Notes a name that is none.
     fn unknown(&mut self, path: &[Step], what: &str, name: &str, known: &[String]) {
         let hint = fault::suggestion(name, known.iter().map(String::as_str));
@@ -50,6 +58,15 @@ impl Check<'_> {
             }
             if name.is_empty() || name.contains(['+', '#', '\0']) {
                 self.fault(&[Step::from(list), Step::from(index), Step::from("name")], "a name must not be empty nor contain + or #");
+            }
+        }
+    }
+
+    /// A section with nothing in it means something else than a section that is left out.
+    fn no_empty_sections(&mut self) {
+        for key in ["broker", "outbox", "lines", "devices", "uplinks", "profiles", "classes"] {
+            if self.document.is_empty(key) {
+                self.fault(&at![key], format!("nothing stands below `{key}:`; fill it in or remove it"));
             }
         }
     }
@@ -75,7 +92,12 @@ impl Check<'_> {
 /// Checks the whole file. `None` if something is missing that nothing can stand for; faults may have been noted in any case.
 pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &mut Faults) -> Option<Gateway> {
     let mut check = Check { file, document, folder, faults };
-    if file.site.is_empty() || TopicName::new(file.site.clone()).is_err() {
+    check.no_empty_sections();
+    let site = file.site.clone().unwrap_or_else(|| "site".to_owned());
+    if file.site.is_none() && !document.has("site") {
+        check.faults.at((1, 1), "\"site\" is missing; add `site: <name>`, such as site: pump-station-7".to_owned());
+    }
+    if site.is_empty() || site.starts_with('$') || TopicName::new(site.clone()).is_err() {
         check.fault(&at!["site"], "the site's name becomes a topic level; write letters, digits and dashes, such as pump-station-7");
     }
     for (name, class) in &file.classes {
@@ -87,11 +109,11 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
     let broker = north::broker(&mut check);
     let uplinks = north::uplinks(&mut check, broker.is_some());
     let (data_folder, outbox) = north::outbox(&mut check);
-    if file.lines.is_empty() && file.broker.is_none() {
+    if file.lines.is_empty() && file.broker.is_none() && !document.has("lines") && !document.has("broker") {
         check.fault(&[], "neither lines nor a broker: there is nothing to do; add `lines:` or `broker:`");
     }
     Some(Gateway {
-        site: file.site.clone(),
+        site,
         lines,
         points,
         availability,

@@ -3,7 +3,7 @@
 //! Invariants:
 //! * A job that missed its time is done once, not as often as it was missed.
 //! * A device counts as offline after [`FAILURES_TO_OFFLINE`] requests in a row without an answer; then only one of its jobs is
-//!   tried, with growing pauses, and only when no other job is due.
+//!   tried at a time, each in its turn, with growing pauses, and only when no other job is due or its pause has passed twice.
 //! * The first answer of an offline device makes all its jobs due at once.
 
 use std::time::{Duration, Instant};
@@ -39,7 +39,15 @@ enum Health {
     Offline {
         retry_at: Instant,
         pause: Duration,
+        tries: usize,
     },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    at: Instant,
+    pause: Duration,
+    job: usize,
 }
 
 /// The jobs of one line and the health of its devices.
@@ -60,19 +68,17 @@ impl Schedule {
 
     /// The next step.
     pub fn next(&self, now: Instant) -> Step {
-        let live = |job: &&(usize, &Planned)| !matches!(self.health_of(job.1.device), Health::Offline { .. });
-        let jobs: Vec<(usize, &Planned)> = self.jobs.iter().enumerate().collect();
-        let earliest = jobs.iter().filter(live).min_by_key(|(_, job)| job.due);
-        if let Some((index, _)) = earliest.filter(|(_, job)| job.due <= now) {
-            return Step::Run(*index);
-        }
+        let live = |job: &(usize, &Planned)| !matches!(self.health_of(job.1.device), Health::Offline { .. });
+        let earliest = self.jobs.iter().enumerate().filter(live).min_by_key(|(_, job)| job.due);
+        let due = earliest.filter(|(_, job)| job.due <= now).map(|(index, _)| index);
         let probe = self.next_probe();
-        if let Some((_, device)) = probe.filter(|(at, _)| *at <= now)
-            && let Some(index) = self.jobs.iter().position(|job| job.device == device)
-        {
+        if let Some(probe) = probe.filter(|probe| probe.at <= now && (due.is_none() || probe.at + probe.pause <= now)) {
+            return Step::Run(probe.job);
+        }
+        if let Some(index) = due {
             return Step::Run(index);
         }
-        let times = earliest.map(|(_, job)| job.due).into_iter().chain(probe.map(|(at, _)| at));
+        let times = earliest.map(|(_, job)| job.due).into_iter().chain(probe.map(|probe| probe.at));
         Step::WaitUntil(times.min().unwrap_or(now + LONGEST_RETRY))
     }
 
@@ -92,8 +98,8 @@ impl Schedule {
         for (device, health) in self.health.iter_mut().enumerate() {
             if !matches!(health, Health::Offline { .. }) {
                 changed.push(device);
+                *health = Health::Offline { retry_at: now, pause: FIRST_RETRY, tries: 0 };
             }
-            *health = Health::Offline { retry_at: now, pause: FIRST_RETRY };
         }
         changed
     }
@@ -102,12 +108,15 @@ impl Schedule {
         self.health.get(device).copied().unwrap_or(Health::Unknown)
     }
 
-    fn next_probe(&self) -> Option<(Instant, usize)> {
-        let offline = self.health.iter().enumerate().filter_map(|(device, health)| match health {
-            Health::Offline { retry_at, .. } => Some((*retry_at, device)),
-            _ => None,
+    /// The offline device whose turn is next, with the job to try.
+    fn next_probe(&self) -> Option<Probe> {
+        let probes = self.health.iter().enumerate().filter_map(|(device, health)| {
+            let Health::Offline { retry_at, pause, tries } = *health else { return None };
+            let jobs: Vec<usize> = self.jobs.iter().enumerate().filter(|(_, job)| job.device == device).map(|(index, _)| index).collect();
+            let job = *jobs.get(tries % jobs.len().max(1))?;
+            Some(Probe { at: retry_at, pause, job })
         });
-        offline.min()
+        probes.min_by_key(|probe| probe.at)
     }
 
     fn came(&mut self, device: usize, job: usize, now: Instant) -> Option<bool> {
@@ -133,13 +142,13 @@ impl Schedule {
         let enough = *failures >= FAILURES_TO_OFFLINE;
         let health = self.health.get_mut(device)?;
         match *health {
-            Health::Offline { pause, .. } => {
+            Health::Offline { pause, tries, .. } => {
                 let pause = (pause * 2).min(LONGEST_RETRY);
-                *health = Health::Offline { retry_at: now + pause, pause };
+                *health = Health::Offline { retry_at: now + pause, pause, tries: tries + 1 };
                 None
             }
             _ if enough => {
-                *health = Health::Offline { retry_at: now + FIRST_RETRY, pause: FIRST_RETRY };
+                *health = Health::Offline { retry_at: now + FIRST_RETRY, pause: FIRST_RETRY, tries: 0 };
                 Some(false)
             }
             _ => None,
@@ -214,6 +223,44 @@ mod tests {
         }
         let tries = done.iter().filter(|(index, _)| *index == 3).count();
         assert!((5..20).contains(&tries), "{tries} tries of a dead device");
+    }
+
+    #[test]
+    fn a_line_that_is_overloaded_still_finds_a_device_that_is_back() {
+        let start = crate::time::now();
+        let jobs: Vec<Job> = (0..11).map(|device| job(device, SECOND)).collect();
+        let mut schedule = Schedule::new(&jobs, 11, start);
+        schedule.done(10, false, start);
+        assert_eq!(schedule.done(10, false, start), Some(false));
+        let mut now = start;
+        let found = (0..1000).any(|_| {
+            let Step::Run(index) = schedule.next(now) else { panic!("there is no slack") };
+            now += Duration::from_millis(120);
+            schedule.done(index, true, now) == Some(true) && index == 10
+        });
+        assert!(found);
+    }
+
+    #[test]
+    fn every_job_of_an_offline_device_is_tried_in_its_turn() {
+        let start = crate::time::now();
+        let jobs = [job(0, SECOND), job(0, SECOND * 60)];
+        let mut schedule = Schedule::new(&jobs, 1, start);
+        let mut now = start;
+        let mut tried = Vec::new();
+        for _ in 0..6 {
+            loop {
+                match schedule.next(now) {
+                    Step::WaitUntil(at) => now = at,
+                    Step::Run(index) => {
+                        schedule.done(index, false, now);
+                        tried.push(index);
+                        break;
+                    }
+                }
+            }
+        }
+        assert!(tried[2..].contains(&0) && tried[2..].contains(&1), "{tried:?}");
     }
 
     #[test]

@@ -133,6 +133,8 @@ impl Gateway {
 
     /// On the file that is there already.
     pub fn restart(folder: &Path) -> Self {
+        // What an earlier one has said must not be taken for this one.
+        let _ = fs::rename(folder.join("gateway.log"), folder.join("gateway.log.before"));
         let process = Process::start(wellhead().arg("run").arg(folder.join("gateway.yaml")), &folder.join("gateway.log"));
         let mut gateway = Self { process, folder: folder.to_owned() };
         wait_for("the gateway starts", || {
@@ -145,7 +147,6 @@ impl Gateway {
     /// kill -9, and start again on the same file.
     pub fn kill_and_restart(mut self) -> Self {
         self.process.kill_9();
-        let _ = fs::rename(self.folder.join("gateway.log"), self.folder.join("gateway.log.before"));
         Self::restart(&self.folder)
     }
 }

@@ -50,7 +50,7 @@ fn line(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Line> 
     let here = at!["lines", index];
     let given = [line.modbus_tcp.is_some(), line.rtu_over_tcp.is_some(), line.serial.is_some(), line.simulated.is_some()];
     if given.iter().filter(|given| **given).count() != 1 {
-        check.fault(
+        check.missing(
             &here,
             format!(
                 "line \"{}\" must be exactly one of: modbus_tcp: host:502, rtu_over_tcp: host:port, serial: /dev/..., simulated: {{}}",
@@ -125,7 +125,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
         }
     }
     if resolved.points.is_empty() && device.points.is_empty() && profile.is_none_or(|profile| profile.points.is_empty()) {
-        check.fault(&at!["devices", index], format!("device \"{}\" has no points; add `points:` or a `profile:`", device.name));
+        check.missing(&at!["devices", index], format!("device \"{}\" has no points; add `points:` or a `profile:`", device.name));
     }
     let template = file.availability.clone().or_else(|| Template::new("{site}/{device}/availability").ok());
     let filled = template.and_then(|template| context.topic(check, &template, "", &at!["availability"]));
@@ -150,7 +150,7 @@ fn unit(check: &mut Check<'_>, index: usize, device: &file::Device, wire: &Wire)
         }
         (Some(unit), _) => unit,
         (None, Wire::Serial(_) | Wire::RtuOverTcp(_)) => {
-            check.fault(&at!["devices", index], format!("device \"{}\" needs its Modbus address; add `unit: 1`", device.name));
+            check.missing(&at!["devices", index], format!("device \"{}\" needs its Modbus address; add `unit: 1`", device.name));
             1
         }
         (None, _) => 1,
@@ -196,7 +196,7 @@ impl Context<'_> {
     }
 
     fn topic(&self, check: &mut Check<'_>, template: &Template, point: &str, path: &[Step]) -> Option<TopicName> {
-        let names = Names { site: &check.file.site, line: &self.line, device: &self.device.name, point };
+        let names = Names { site: check.file.site.as_deref().unwrap_or("site"), line: &self.line, device: &self.device.name, point };
         match template.fill(names) {
             Ok(topic) => Some(topic),
             Err(error) => {
@@ -243,6 +243,15 @@ impl Context<'_> {
         if scale == 0.0 || !scale.is_finite() {
             check.fault(&self.path(name, "scale"), "this scale would make every value 0; type the factor from the manual, such as 0.1");
         }
+        if spec.offset.is_some_and(|offset| !offset.is_finite()) {
+            check.fault(&self.path(name, "offset"), "type a number");
+        }
+        if let Some(broken) = spec.broken_value.filter(|broken| !kind.holds(*broken)) {
+            check.fault(
+                &self.path(name, "broken_value"),
+                format!("a register of this type never holds {broken}; type the raw value, before scale and with its sign"),
+            );
+        }
         let register = Register {
             table,
             address,
@@ -264,7 +273,7 @@ impl Context<'_> {
         let zero_based =
             [(Table::Holding, spec.holding), (Table::Input, spec.input), (Table::Coil, spec.coil), (Table::Discrete, spec.discrete)];
         let mut given: Vec<(Table, u16)> = zero_based.into_iter().filter_map(|(table, address)| Some((table, address?))).collect();
-        if let Some(printed) = spec.at {
+        if let Some(file::Printed(printed)) = spec.at {
             match as_printed(printed) {
                 Some(place) => given.push(place),
                 None => {
@@ -277,7 +286,7 @@ impl Context<'_> {
             [one] => Some(*one),
             [] if self.simulated => None,
             [] => {
-                check.fault(
+                check.missing(
                     &self.path(name, "at"),
                     format!(
                         "point \"{name}\" says not where it is; add `at: 40001` (as printed in the manual) or `holding: 0` (from zero)"
@@ -313,7 +322,7 @@ impl Context<'_> {
             (Some(kind), false, None) => Some(kind),
             (None, false, None) if spec.words.is_some() => Some(Kind::U16),
             (None, false, None) => {
-                check.fault(
+                check.missing(
                     &self.path(name, "type"),
                     format!("point \"{name}\" has no type; add `type: u16` (or i16, u32, i32, u64, i64, f32, f64)"),
                 );

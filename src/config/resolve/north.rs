@@ -15,13 +15,14 @@ const DEFAULT_SIZE: u64 = 1_000_000_000;
 const SMALLEST_SIZE: u64 = 16_000_000;
 const DEFAULT_SAVE: Duration = Duration::from_millis(50);
 const DEFAULT_CONNECTIONS: usize = 500;
+const MOST_CONNECTIONS: usize = 100_000;
 const DEFAULT_WINDOW: u16 = 500;
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
     let file = check.file.broker.as_ref()?;
     if file.listen.is_empty() {
-        check.fault(&at!["broker", "listen"], "a broker needs a listener; write [ 'mqtt://127.0.0.1:1883' ]");
+        check.missing(&at!["broker", "listen"], "a broker needs a listener; write [ 'mqtt://127.0.0.1:1883' ]");
     }
     for (index, listen) in file.listen.iter().enumerate() {
         if !listen.is_loopback() && !file.allow_anonymous {
@@ -36,13 +37,17 @@ pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
     if !(1024..=64 << 20).contains(&max_packet) {
         check.fault(&at!["broker", "max_packet"], "write a size from 1kB to 64MB");
     }
+    let max_connections = file.max_connections.unwrap_or(DEFAULT_CONNECTIONS);
+    if !(1..=MOST_CONNECTIONS).contains(&max_connections) {
+        check.fault(&at!["broker", "max_connections"], format!("write a number from 1 to {MOST_CONNECTIONS}"));
+    }
     let limits = Limits {
         max_packet,
         max_queued: file.max_queued.unwrap_or(defaults.max_queued),
         sys_every: file.sys_every.map_or(defaults.sys_every, |span| span.0.max(Duration::from_millis(100))),
         ..defaults
     };
-    Some(Broker { listen: file.listen.clone(), limits, max_connections: file.max_connections.unwrap_or(DEFAULT_CONNECTIONS) })
+    Some(Broker { listen: file.listen.clone(), limits, max_connections })
 }
 
 pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, store::Settings) {
@@ -71,7 +76,7 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
         if uplink.name.contains(['/', '\\']) || uplink.name.starts_with('.') {
             check.fault(&at!["uplinks", index, "name"], "the name becomes a folder and a topic level; write letters, digits and dashes");
         }
-        if !uplink.receive.is_empty() && !has_broker && file.broker.is_none() {
+        if !uplink.receive.is_empty() && !has_broker && !check.document.has("broker") {
             check
                 .fault(&at!["uplinks", index, "receive"], "what comes in needs a local broker to go to; add `broker:` or remove `receive`");
         }
@@ -114,6 +119,19 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
     if keep_alive < SHORTEST_KEEP_ALIVE || keep_alive > Duration::from_secs(65_535) {
         check.fault(&at!["uplinks", index, "keep_alive"], "write a duration from 5s to 18h, such as 30s");
     }
+    if uplink.connect_within.is_some_and(|span| span.0 < Duration::from_millis(100)) {
+        check.fault(&at!["uplinks", index, "connect_within"], "no remote answers that fast; write at least 100ms, such as 30s");
+    }
+    if uplink.client_id.as_ref().is_some_and(String::is_empty) {
+        check.fault(&at!["uplinks", index, "client_id"], "the remote knows the session by this name; type one or remove `client_id`");
+    }
+    let same = |other: &&file::Uplink| other.enabled && uplink.enabled && other.to == uplink.to && other.client_id == uplink.client_id;
+    if check.file.uplinks.iter().take(index).any(|other| same(&other)) {
+        check.fault(
+            &at!["uplinks", index],
+            "two uplinks to one remote with one `client_id` would disconnect each other; give this one another `client_id`",
+        );
+    }
     if uplink.window == Some(0) {
         check.fault(&at!["uplinks", index, "window"], "at least one message must be in flight; write 1 or more, such as 500");
     }
@@ -126,7 +144,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         index: position,
         remote: uplink.to.clone(),
         protocol: uplink.protocol,
-        client_id: uplink.client_id.clone().unwrap_or_else(|| check.file.site.clone()),
+        client_id: uplink.client_id.clone().unwrap_or_else(|| check.file.site.clone().unwrap_or_default()),
         ca: uplink.ca.as_ref().map(|path| check.folder.join(path)),
         identity,
         login: login.ok()?,

@@ -50,6 +50,23 @@ pub enum Kind {
     F64,
 }
 
+impl Kind {
+    /// True if a register of this type can hold `number`.
+    pub fn holds(self, number: f64) -> bool {
+        let (low, high) = match self {
+            Self::Bool => (0.0, 1.0),
+            Self::I16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
+            Self::U16 => (0.0, f64::from(u16::MAX)),
+            Self::I32 => (f64::from(i32::MIN), f64::from(i32::MAX)),
+            Self::U32 => (0.0, f64::from(u32::MAX)),
+            Self::I64 => (-9.3e18, 9.3e18),
+            Self::U64 => (0.0, 1.9e19),
+            Self::F32 | Self::F64 => return true,
+        };
+        (low..=high).contains(&number) && number.fract() == 0.0
+    }
+}
+
 /// The order of the bytes of a 32-bit value on the wire, A being the most significant; 64-bit values extend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub enum ByteOrder {
@@ -123,6 +140,15 @@ impl Raw {
         }
     }
 
+    /// True if it is `number`, in the precision it was measured in.
+    #[allow(clippy::float_cmp, clippy::cast_possible_truncation)]
+    fn is(self, number: f64) -> bool {
+        match self {
+            Self::F32(f) => f == number as f32,
+            other => other.as_f64() == number,
+        }
+    }
+
     fn as_i64(self) -> Option<i64> {
         match self {
             Self::Bool(b) => Some(i64::from(b)),
@@ -157,13 +183,14 @@ impl Register {
         if !raw.as_f64().is_finite() {
             return Err("not a number".into());
         }
-        if self.broken == Some(raw.as_f64()) {
+        if self.broken.is_some_and(|broken| raw.is(broken)) {
             return Err("the device says the sensor is broken".into());
         }
         if let Some((_, text)) = raw.as_i64().and_then(|raw| self.words.iter().find(|(value, _)| *value == raw)) {
             return Ok(Value::Text(text.clone()));
         }
-        Ok(self.scaled(raw))
+        let value = self.scaled(raw);
+        if value.as_f64().is_some_and(f64::is_finite) { Ok(value) } else { Err("not a number".into()) }
     }
 
     #[allow(clippy::float_cmp)]
@@ -304,6 +331,10 @@ mod tests {
         let mode = Register { words: vec![(0, "stop".into()), (1, "auto".into())], ..register(Kind::U16, ByteOrder::ABCD) };
         assert_eq!(mode.decode(&[1]), Ok(Value::Text("auto".into())));
         assert_eq!(mode.decode(&[9]), Ok(Value::UInt(9)));
+        let exact = Register { broken: Some(-999.9), ..register(Kind::F32, ByteOrder::ABCD) };
+        assert!(exact.decode(&exact.encode(-999.9)).unwrap_err().contains("broken"));
+        let huge = Register { scale: 1000.0, ..register(Kind::F32, ByteOrder::ABCD) };
+        assert!(huge.decode(&[0x7F61, 0xB1E6]).is_err(), "3e38 x 1000 is no 32-bit float");
         assert!(register(Kind::F32, ByteOrder::ABCD).decode(&[0x7FC0, 0]).is_err());
         assert!(register(Kind::F32, ByteOrder::ABCD).decode(&[0x7FC0]).is_err());
     }

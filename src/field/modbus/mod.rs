@@ -1,23 +1,25 @@
 //! The Modbus driver: RTU on a serial port or through TCP, and Modbus TCP; codec by tokio-modbus.
 //!
 //! Invariants:
-//! * tokio-modbus sees only frames that answer the outstanding request: on RTU the [`shim`] filters them, on TCP the connection
-//!   is dropped after any time-out or mismatch, so that no late answer can be taken for another.
-//! * After a time-out on RTU the same unit is asked a question of another length first (a barrier): slaves answer in order, so
-//!   once that answer is there the late one is past.
+//! * tokio-modbus sees only frames that answer the outstanding request: [`shim`] filters an RTU wire, [`mbap`] a TCP connection.
+//! * After a time-out on RTU the same unit is asked a question first whose answer has a length that no answer owed has (a
+//!   barrier): slaves answer in order, so once that answer is there the late ones are past. A refusal has no length and proves
+//!   nothing: then the wire is left alone until nothing can come any more.
+//! * An RTU wire that was just opened is left alone for as long as an answer may take: somebody may have asked before.
 //! * The number of registers in an answer is checked here; the library does not check it.
 
 pub mod decode;
+mod mbap;
 pub mod plan;
 mod shim;
 pub mod slave;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_modbus::client::{Client, Context, rtu, tcp};
 use tokio_modbus::slave::SlaveContext;
 use tokio_modbus::{ExceptionCode, Request, Response, Slave};
@@ -29,6 +31,8 @@ use plan::Block;
 
 /// Between frames on a link whose speed is not known here (a terminal server).
 const REMOTE_GAP: Duration = Duration::from_millis(5);
+/// Time-outs in a row after which a TCP connection is made anew.
+const SILENT_TO_RECONNECT: u32 = 4;
 /// A TCP connection may take this long, however fast its devices are to answer.
 const SHORTEST_DIAL: Duration = Duration::from_secs(3);
 
@@ -40,8 +44,10 @@ pub struct Modbus {
     blocks: Vec<Block>,
     context: Option<Context>,
     quiet_since: Instant,
-    /// Units that owe an answer, with the number of registers that answer would have.
-    late: HashMap<u8, u16>,
+    /// Units that owe answers, with the bytes of data each would have.
+    late: HashMap<u8, HashSet<u16>>,
+    /// Time-outs in a row, whatever the unit.
+    silent: u32,
 }
 
 impl std::fmt::Debug for Modbus {
@@ -66,6 +72,7 @@ impl Modbus {
             context: None,
             quiet_since: now(),
             late: HashMap::new(),
+            silent: 0,
         }
     }
 
@@ -73,53 +80,62 @@ impl Modbus {
         !matches!(self.wire, Wire::ModbusTcp(_))
     }
 
-    async fn ask(&mut self, unit: u8, request: Request<'static>, expected: u16) -> Result<Vec<u16>, ReadError> {
+    async fn ask(&mut self, block: &Block, count: u16) -> Result<Vec<u16>, ReadError> {
+        let patience = self.answer_within + self.wire_time(block, count);
         let Some(context) = self.context.as_mut() else { return Err(ReadError::LineDown("not connected".to_owned())) };
         sleep_until((self.quiet_since + self.gap).into()).await;
-        context.set_slave(Slave(unit));
-        let answer = timeout(self.answer_within, context.call(request)).await;
+        context.set_slave(Slave(block.unit));
+        let answer = timeout(patience, context.call(block.request(count))).await;
         self.quiet_since = now();
+        let timed_out = answer.is_err();
         let outcome = match answer {
             Err(_) => Err(ReadError::NoAnswer),
-            Ok(Err(tokio_modbus::Error::Transport(error))) => Err(ReadError::LineDown(format!("the connection broke: {error}"))),
-            Ok(Err(tokio_modbus::Error::Protocol(error))) => Err(ReadError::Garbled(error.to_string())),
+            Ok(Err(tokio_modbus::Error::Transport(_))) => Err(ReadError::LineDown("the connection broke".to_owned())),
+            Ok(Err(tokio_modbus::Error::Protocol(_))) => Err(ReadError::Garbled("not an answer to the request".to_owned())),
             Ok(Ok(Err(exception))) => Err(refusal(exception)),
-            Ok(Ok(Ok(response))) => words(response, expected),
+            Ok(Ok(Ok(response))) => words(response, count),
         };
-        if !self.is_rtu() && matches!(outcome, Err(ReadError::NoAnswer | ReadError::Garbled(_))) {
-            // What comes late on this connection could be taken for another answer.
-            self.context = None;
+        match (timed_out, self.is_rtu()) {
+            (true, true) => drop(self.late.entry(block.unit).or_default().insert(bytes_of(block, count))),
+            (true, false) => self.silent += 1,
+            (false, _) => self.silent = 0,
         }
-        if self.is_rtu() && outcome == Err(ReadError::NoAnswer) {
-            self.late.insert(unit, expected);
+        let is_foreign = matches!(outcome, Err(ReadError::Garbled(_)));
+        if is_foreign || self.silent >= SILENT_TO_RECONNECT {
+            // After an error of the codec its stream is over; a TCP connection that stays silent may be dead.
+            self.silent = 0;
+            self.context = None;
         }
         outcome
     }
 
-    /// Gets a late answer of `unit` out of the way by a question whose answer has another length.
-    async fn barrier(&mut self, block: &Block) -> Result<(), ReadError> {
-        let Some(owed) = self.late.get(&block.unit).copied() else { return Ok(()) };
-        let length = if owed == 1 { 2 } else { 1 };
-        // Bits travel eight to a byte: 1 and 9 differ in length, 1 and 2 do not.
-        let count = if block.table.is_bits() && length == 2 { 9 } else { length };
-        match self.ask(block.unit, block.request(count), count).await {
-            Err(ReadError::NoAnswer) => {
-                self.late.insert(block.unit, count);
-                Err(ReadError::NoAnswer)
-            }
-            Err(error @ (ReadError::LineDown(_) | ReadError::Garbled(_))) => Err(error),
-            Ok(_) | Err(ReadError::Refused(_)) => {
-                self.late.remove(&block.unit);
-                Ok(())
-            }
+    fn wire_time(&self, block: &Block, count: u16) -> Duration {
+        match &self.wire {
+            Wire::Serial(port) => block.wire_time(port.speed, count),
+            _ => Duration::ZERO,
         }
+    }
+
+    /// Gets late answers of a unit out of the way.
+    async fn barrier(&mut self, block: &Block) -> Result<(), ReadError> {
+        let Some(owed) = self.late.get(&block.unit).filter(|owed| !owed.is_empty()) else { return Ok(()) };
+        // Bits travel eight to a byte.
+        let step = if block.table.is_bits() { 8 } else { 1 };
+        let count = (0..).map(|n| 1 + n * step).find(|count| !owed.contains(&bytes_of(block, *count))).unwrap_or(1);
+        match self.ask(block, count).await {
+            Ok(_) => {}
+            Err(ReadError::Refused(_)) => sleep(self.answer_within).await,
+            Err(error) => return Err(error),
+        }
+        self.late.remove(&block.unit);
+        Ok(())
     }
 
     async fn open(wire: &Wire, patience: Duration) -> Result<Context, String> {
         match wire {
             Wire::Serial(port) => Ok(rtu::attach(shim::RtuShim::new(port.open()?))),
             Wire::RtuOverTcp(address) => Ok(rtu::attach(shim::RtuShim::new(dial(address, patience).await?))),
-            Wire::ModbusTcp(address) => Ok(tcp::attach(dial(address, patience).await?)),
+            Wire::ModbusTcp(address) => Ok(tcp::attach(mbap::MbapShim::new(dial(address, patience).await?))),
             Wire::Simulated => Err("a simulated line has no wire".to_owned()),
         }
     }
@@ -151,6 +167,10 @@ impl Driver for Modbus {
         let patience = self.answer_within.max(SHORTEST_DIAL);
         let wire = self.wire.clone();
         self.context = Some(Self::open(&wire, patience).await?);
+        self.silent = 0;
+        if self.is_rtu() {
+            self.quiet_since = now() + self.answer_within;
+        }
         Ok(())
     }
 
@@ -160,7 +180,7 @@ impl Driver for Modbus {
             self.connect().await.map_err(ReadError::LineDown)?;
         }
         self.barrier(&block).await?;
-        let words = self.ask(block.unit, block.request(block.count), block.count).await?;
+        let words = self.ask(&block, block.count).await?;
         Ok(block.decode(&words))
     }
 
@@ -174,11 +194,16 @@ pub fn blocks(devices: &[Device]) -> Vec<Block> {
     devices.iter().enumerate().flat_map(|(index, device)| plan::plan(index, device)).collect()
 }
 
+/// Bytes of data in the answer to a request for `count` registers or bits.
+fn bytes_of(block: &Block, count: u16) -> u16 {
+    if block.table.is_bits() { count.div_ceil(8) } else { 2 * count }
+}
+
 fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadError> {
     let (values, is_bits): (Vec<u16>, bool) = match response {
         Response::ReadHoldingRegisters(words) | Response::ReadInputRegisters(words) => (words, false),
         Response::ReadCoils(bits) | Response::ReadDiscreteInputs(bits) => (bits.into_iter().map(u16::from).collect(), true),
-        other => return Err(ReadError::Garbled(format!("an answer to another question: {other:?}"))),
+        _ => return Err(ReadError::Garbled("an answer to another request".to_owned())),
     };
     let expected = usize::from(expected);
     // Bits are padded to whole bytes on the wire.

@@ -48,9 +48,9 @@ impl Block {
         u32::from(self.start) + u32::from(self.count)
     }
 
-    /// How long request and answer take on an RTU line, without the device's own delay.
-    pub fn wire_time(&self, speed: Speed) -> Duration {
-        let payload = if self.table.is_bits() { u32::from(self.count).div_ceil(8) } else { 2 * u32::from(self.count) };
+    /// How long request and answer for `count` registers take on an RTU line, without the device's own delay.
+    pub fn wire_time(&self, speed: Speed, count: u16) -> Duration {
+        let payload = if self.table.is_bits() { u32::from(count).div_ceil(8) } else { 2 * u32::from(count) };
         speed.character() * (8 + 5 + payload) + 2 * speed.frame_gap()
     }
 }

@@ -17,7 +17,7 @@ use crate::time::now;
 const ILLEGAL_FUNCTION: u8 = 1;
 const ILLEGAL_ADDRESS: u8 = 2;
 const ILLEGAL_VALUE: u8 = 3;
-/// What a frame of a read request takes on RTU.
+/// What an RTU frame takes at least, and what most requests take.
 const REQUEST: usize = 8;
 
 /// The registers of some units, as their waves have them at the moment.
@@ -58,7 +58,9 @@ impl Image {
         let points = self.units.get(&unit)?;
         let function = *request.first()?;
         let refuse = |code| vec![function | 0x80, code];
-        let [_, start_high, start_low, count_high, count_low] = *request else { return Some(refuse(ILLEGAL_FUNCTION)) };
+        let [_, start_high, start_low, count_high, count_low] = *request else {
+            return Some(refuse(ILLEGAL_FUNCTION));
+        };
         let start = u16::from_be_bytes([start_high, start_low]);
         let count = u16::from_be_bytes([count_high, count_low]);
         let (table, most) = match function {
@@ -113,13 +115,14 @@ impl Image {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             pending.extend_from_slice(space.get(..count).unwrap_or_default());
-            while let Some(frame) = pending.first_chunk::<REQUEST>().copied() {
-                let (body, crc) = frame.split_at(REQUEST - 2);
+            while let Some(length) = frame_length(&pending) {
+                let Some(frame) = pending.get(..length).map(<[u8]>::to_vec) else { break };
+                let (body, crc) = frame.split_at(length - 2);
                 if checksum(body) != *crc {
                     pending.remove(0);
                     continue;
                 }
-                pending.drain(..REQUEST);
+                pending.drain(..length);
                 if let Some((unit, request)) = body.split_first()
                     && let Some(answer) = self.answer(*unit, request)
                 {
@@ -131,6 +134,13 @@ impl Image {
             }
         }
     }
+}
+
+/// The length of the request at the front; `None` while too little is there to tell.
+fn frame_length(pending: &[u8]) -> Option<usize> {
+    let head = pending.first_chunk::<REQUEST>()?;
+    let [_, function, _, _, _, _, bytes, _] = *head;
+    Some(if matches!(function, 15 | 16) { 9 + usize::from(bytes) } else { REQUEST })
 }
 
 fn pack(bits: &[u16]) -> Vec<u8> {
