@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
 use crate::broker::engine::{Engine, Tap};
 use crate::broker::net::{BoundListener, ListenError};
@@ -19,7 +19,7 @@ use crate::broker::{self, Broker, Forward};
 use crate::config;
 use crate::field::LineTask;
 use crate::message::{Message, Origin};
-use crate::outbox::{Intake, Outbox};
+use crate::outbox::{Intake, OfferError, Outbox};
 use crate::report::Report;
 use crate::store::{self, StoreError};
 use crate::tasks::{Ended, Stop, StopSwitch, Tasks, stop_token};
@@ -63,6 +63,8 @@ pub struct Gateway {
     tasks: Tasks,
     sources: StopSwitch,
     uplinks: StopSwitch,
+    /// Given when the grace is over: whoever waits for a disk gives up.
+    hurry: StopSwitch,
     grace: Duration,
 }
 
@@ -106,6 +108,7 @@ impl Gateway {
         let mut tasks = Tasks::default();
         let (sources, stop) = stop_token();
         let (uplinks, uplink_stop) = stop_token();
+        let (hurry, hurried) = stop_token();
         let north = open_outboxes(&config, &mut tasks)?;
         let mut live = None;
         if let Some(spec) = &config.broker {
@@ -125,15 +128,15 @@ impl Gateway {
         }
         if let Some((broker, _)) = &live {
             for ((intake, forward), spec) in north.intakes.iter().cloned().zip(north.forwards).zip(&config.uplinks) {
-                tasks.start(format!("forward:{}", spec.settings.name), forward_messages(intake, forward, broker.clone()));
+                tasks.start(format!("forward:{}", spec.settings.name), forward_messages(intake, forward, broker.clone(), hurried.clone()));
             }
         }
         let grace = config.shutdown_grace;
         let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
         let lines = config.lines.len();
-        start_field(config, north.intakes, live_sender, &stop, &mut tasks);
+        start_field(config, north.intakes, live_sender, (&stop, hurried), &mut tasks);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
-        Ok(Self { tasks, sources, uplinks, grace })
+        Ok(Self { tasks, sources, uplinks, hurry, grace })
     }
 
     /// Runs until `until` is ready, then stops in order.
@@ -156,7 +159,9 @@ impl Gateway {
 
     async fn stop(mut self) -> Result<(), GatewayError> {
         self.sources.stop();
-        let give_up = now() + self.grace + STOP_PATIENCE;
+        let grace_over = now() + self.grace;
+        let give_up = grace_over + STOP_PATIENCE;
+        let mut hurried = false;
         let mut fault = None;
         loop {
             if self.only_uplinks_left() {
@@ -168,6 +173,11 @@ impl Gateway {
                     Some(Ended { result: Ok(()), .. }) => {}
                     Some(ended) => fault = Some(unasked(ended)),
                 },
+                () = sleep_until(grace_over.into()), if !hurried => {
+                    hurried = true;
+                    self.hurry.stop();
+                    self.uplinks.stop();
+                }
                 () = sleep_until(give_up.into()) => return Err(GatewayError::Stuck(self.tasks.len())),
             }
         }
@@ -214,13 +224,19 @@ async fn start_broker(
     Ok((parts.broker, parts.live))
 }
 
-fn start_field(config: config::Gateway, intakes: Vec<Intake>, live: Option<mpsc::Sender<Message>>, stop: &Stop, tasks: &mut Tasks) {
+fn start_field(
+    config: config::Gateway,
+    intakes: Vec<Intake>,
+    live: Option<mpsc::Sender<Message>>,
+    (stop, hurry): (&Stop, Stop),
+    tasks: &mut Tasks,
+) {
     if config.lines.is_empty() {
         return;
     }
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
     let report = Report { points: config.points, devices: config.availability, live, intakes, counters: Arc::default() };
-    tasks.start("report", report.run(events));
+    tasks.start("report", report.run(events, hurry));
     for line in config.lines {
         let task = LineTask { line, events: sender.clone(), stop: stop.clone() };
         tasks.start(format!("bus:{}", task.line.name), async move {
@@ -230,20 +246,36 @@ fn start_field(config: config::Gateway, intakes: Vec<Intake>, live: Option<mpsc:
     }
 }
 
-/// Takes what local clients publish into an outbox, and tells the broker when it is safe.
-async fn forward_messages(intake: Intake, mut queue: mpsc::Receiver<Forward>, broker: Broker) -> Result<(), String> {
+/// Takes what local clients publish into an outbox, and tells the broker when it is safe. When it must hurry, what is not on disk
+/// is given up: nobody was told that it is.
+async fn forward_messages(intake: Intake, queue: mpsc::Receiver<Forward>, broker: Broker, mut hurry: Stop) -> Result<(), String> {
+    tokio::select! {
+        done = forward_until_closed(intake, queue, broker) => done,
+        () = hurry.wait() => Ok(()),
+    }
+}
+
+async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>, broker: Broker) -> Result<(), String> {
     let mut receipts = FuturesOrdered::new();
     loop {
         tokio::select! {
             forward = queue.recv() => {
-                let Some(Forward { message, ticket }) = forward else { break };
-                let offered = intake.offer(&message).await.map_err(|error| error.to_string())?;
+                let Some(Forward { message, ticket, .. }) = forward else { break };
+                let offered = match intake.offer(&message).await {
+                    Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
+                    Err(error) => {
+                        tracing::error!(topic = %message.topic, %error, "a message cannot go north");
+                        Err(error)
+                    }
+                    offered => offered,
+                };
                 if let Some(ticket) = ticket {
                     receipts.push_back(async move {
-                        // No rule wanted it after all: there is nothing to wait for.
                         let accepted = match offered {
-                            Some(receipt) => receipt.durable().await.is_ok(),
-                            None => true,
+                            Ok(Some(receipt)) => receipt.durable().await.is_ok(),
+                            // No rule wanted it after all: there is nothing to wait for.
+                            Ok(None) => true,
+                            Err(_) => false,
                         };
                         (ticket, accepted)
                     });
@@ -252,12 +284,8 @@ async fn forward_messages(intake: Intake, mut queue: mpsc::Receiver<Forward>, br
             Some((ticket, accepted)) = receipts.next(), if !receipts.is_empty() => broker.stored(ticket, accepted).await,
         }
     }
-    // The broker is stopping: what is still on its way to disk may be acknowledged, but nobody waits for a disk that is full.
-    let rest = async {
-        while let Some((ticket, accepted)) = receipts.next().await {
-            broker.stored(ticket, accepted).await;
-        }
-    };
-    let _ = timeout(Duration::from_secs(2), rest).await;
+    while let Some((ticket, accepted)) = receipts.next().await {
+        broker.stored(ticket, accepted).await;
+    }
     Ok(())
 }

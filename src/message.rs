@@ -6,6 +6,9 @@ use bytes::Bytes;
 
 use crate::mqtt::{Properties, QoS, TopicName};
 
+/// Payloads below this many bytes are worth a copy where they are kept for long.
+const COPIED_BELOW: usize = 8 * 1024;
+
 /// Where a message came from; decides where it may go, so that nothing goes round in circles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -62,6 +65,21 @@ impl Message {
     #[must_use]
     pub fn with_qos(self, qos: QoS) -> Self {
         Self { qos, ..self }
+    }
+
+    /// Bytes of topic, payload and properties.
+    pub fn weight(&self) -> usize {
+        let properties = &self.properties;
+        let user: usize = properties.user.iter().map(|(name, value)| 64 + name.len() + value.len()).sum();
+        let data = properties.correlation_data.as_ref().map_or(0, Bytes::len);
+        self.topic.as_str().len() + self.payload.len() + user + data
+    }
+
+    /// A copy that does not hold on to the buffer a small message was read into.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let payload = if self.payload.len() < COPIED_BELOW { Bytes::copy_from_slice(&self.payload) } else { self.payload.clone() };
+        Self { topic: self.topic.detached(), payload, ..self.clone() }
     }
 
     /// True if its expiry interval is over.

@@ -16,11 +16,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::message::Message;
 use crate::metrics::Counter;
-use crate::mqtt::Packet;
+use crate::mqtt::{Packet, QoS};
 use crate::tasks::Stop;
 use crate::time::now;
 use engine::{ConnectionId, Engine, Input, Output, Ticket};
@@ -29,6 +29,8 @@ use engine::{ConnectionId, Engine, Input, Output, Ticket};
 const INPUT_QUEUE: usize = 1024;
 /// Packets that may wait for one connection: its credits, and an answer to everything it can have sent meanwhile.
 const CONNECTION_QUEUE: usize = 2048;
+/// Bytes of messages that may be on their way to one tap.
+const TAP_BYTES: usize = 8 << 20;
 /// Inputs taken in one turn.
 const BATCH: usize = 256;
 
@@ -36,6 +38,8 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub(crate) enum ToConnection {
     Packet(Packet),
+    Pause,
+    Resume,
     Close,
 }
 
@@ -52,6 +56,8 @@ pub struct Forward {
     pub message: Arc<Message>,
     /// To be reported with [`Broker::stored`].
     pub ticket: Option<Ticket>,
+    /// Its share of the bytes that may be on the way.
+    pub(crate) _room: OwnedSemaphorePermit,
 }
 
 /// Counters of the driver.
@@ -102,8 +108,16 @@ pub struct Driver {
     events: mpsc::Receiver<Event>,
     live: mpsc::Receiver<Message>,
     connections: HashMap<ConnectionId, mpsc::Sender<ToConnection>>,
-    taps: Vec<mpsc::Sender<Forward>>,
+    taps: Vec<TapQueue>,
     counters: Arc<Counters>,
+    stopping: bool,
+}
+
+/// The way to one tap, bounded in messages and in bytes.
+#[derive(Debug)]
+struct TapQueue {
+    sender: mpsc::Sender<Forward>,
+    room: Arc<Semaphore>,
 }
 
 /// What makes up a running broker.
@@ -123,8 +137,22 @@ pub fn broker(engine: Engine, taps: Vec<mpsc::Sender<Forward>>) -> Parts {
     let (live_sender, live) = mpsc::channel(INPUT_QUEUE);
     let counters = Arc::new(Counters::default());
     let broker = Broker { events: sender, next_connection: Arc::default(), counters: counters.clone() };
-    let driver = Driver { engine, events, live, connections: HashMap::new(), taps, counters };
+    let taps = taps.into_iter().map(|sender| TapQueue { sender, room: Arc::new(Semaphore::new(TAP_BYTES)) }).collect();
+    let driver = Driver { engine, events, live, connections: HashMap::new(), taps, counters, stopping: false };
     Parts { broker, live: live_sender, driver }
+}
+
+impl TapQueue {
+    /// False if there is no room. QoS 0 may use half of the queue only: it must never push out what is promised.
+    fn offer(&self, message: Arc<Message>, ticket: Option<Ticket>) -> bool {
+        let may_be_lost = ticket.is_none() && message.qos == QoS::AtMostOnce;
+        if may_be_lost && (self.sender.capacity() < self.sender.max_capacity() / 2 || self.room.available_permits() < TAP_BYTES / 2) {
+            return false;
+        }
+        let size = message.payload.len().clamp(1, TAP_BYTES / 2);
+        let Ok(room) = self.room.clone().try_acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX)) else { return false };
+        self.sender.try_send(Forward { message, ticket, _room: room }).is_ok()
+    }
 }
 
 impl Driver {
@@ -132,7 +160,6 @@ impl Driver {
     pub async fn run(mut self, mut stop: Stop) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut messages = Vec::with_capacity(BATCH);
-        let mut stopping = false;
         loop {
             let deadline = self.engine.next_deadline().unwrap_or_else(|| now() + std::time::Duration::from_secs(3600));
             tokio::select! {
@@ -143,8 +170,8 @@ impl Driver {
                 }
                 _ = self.live.recv_many(&mut messages, BATCH), if !self.live.is_closed() || !self.live.is_empty() => {}
                 () = tokio::time::sleep_until(deadline.into()) => {}
-                () = stop.wait(), if !stopping => {
-                    stopping = true;
+                () = stop.wait(), if !self.stopping => {
+                    self.stopping = true;
                     self.engine.shut_down();
                 }
             }
@@ -157,7 +184,7 @@ impl Driver {
             }
             self.engine.tick(at);
             self.dispatch(at);
-            if stopping {
+            if self.stopping {
                 // Nobody can publish any more: the forwarders see the end of their queues.
                 self.taps.clear();
             }
@@ -166,6 +193,8 @@ impl Driver {
 
     fn take(&mut self, event: Event, at: std::time::Instant) {
         let input = match event {
+            // Too late: its task sees the end of the channel and closes the socket.
+            Event::Opened(..) if self.stopping => return,
             Event::Opened(id, sender) => {
                 self.connections.insert(id, sender);
                 Input::Opened(id)
@@ -186,6 +215,8 @@ impl Driver {
             }
             for output in outputs {
                 match output {
+                    Output::Pause(id) => self.send(id, ToConnection::Pause),
+                    Output::Resume(id) => self.send(id, ToConnection::Resume),
                     Output::Send(id, packet) => self.send(id, ToConnection::Packet(packet)),
                     Output::Close(id) => {
                         self.send(id, ToConnection::Close);
@@ -207,9 +238,7 @@ impl Driver {
     }
 
     fn forward(&mut self, tap: usize, message: Arc<Message>, ticket: Option<Ticket>, at: std::time::Instant) {
-        // QoS 0 may use half of the queue only: it must never push out what is promised.
-        let room = self.taps.get(tap).filter(|queue| ticket.is_some() || queue.capacity() > queue.max_capacity() / 2);
-        let taken = room.is_some_and(|queue| queue.try_send(Forward { message, ticket }).is_ok());
+        let taken = self.taps.get(tap).is_some_and(|queue| queue.offer(message, ticket));
         match (taken, ticket) {
             (true, _) => {}
             (false, Some(ticket)) => self.engine.handle(Input::Stored { ticket, accepted: false }, at),

@@ -41,17 +41,18 @@ pub enum Progress {
 pub struct Decoder {
     version: Option<Version>,
     max_packet: usize,
+    is_server: bool,
 }
 
 impl Decoder {
     /// The server's side: the first packet must be CONNECT. `max_packet` bounds a whole frame, in bytes.
     pub fn server(max_packet: usize) -> Self {
-        Self { version: None, max_packet }
+        Self { version: None, max_packet, is_server: true }
     }
 
     /// The client's side, where the version is known.
     pub fn client(version: Version, max_packet: usize) -> Self {
-        Self { version: Some(version), max_packet }
+        Self { version: Some(version), max_packet, is_server: false }
     }
 
     /// The version of the CONNECT that was decoded.
@@ -88,6 +89,9 @@ impl Decoder {
 
     fn packet(&mut self, header: u8, mut body: Reader) -> Result<Packet, DecodeError> {
         let packet = if header >> 4 == 1 {
+            if self.is_server && self.version.is_some() {
+                return Err(protocol_error("a second CONNECT")); // [MQTT-3.1.0-2]
+            }
             let connect = connect(&mut body)?;
             self.version = Some(connect.version);
             Packet::Connect(Box::new(connect))
@@ -175,7 +179,7 @@ fn connect(body: &mut Reader) -> Result<Connect, DecodeError> {
     if connect_properties.authentication_data.is_some() && connect_properties.authentication_method.is_none() {
         return Err(protocol_error("authentication data without a method"));
     }
-    let client_id = body.text()?;
+    let client_id = body.owned_text()?;
     let will = if flags & 0x04 != 0 { Some(will(flags, version, body)?) } else { None };
     let username = if flags & 0x80 != 0 { Some(body.text()?) } else { None };
     let password = if flags & 0x40 != 0 { Some(body.binary()?) } else { None };
@@ -210,6 +214,9 @@ fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> 
         return Err(malformed("reserved CONNACK flags are set"));
     }
     let code = body.u8()?;
+    if version != Version::V5 && code > 5 {
+        return Err(malformed("a return code that does not exist"));
+    }
     let reason = if version == Version::V5 { ReasonCode(code) } else { super::encode::reason_of_return_code(code) };
     if flags == 1 && (reason != ReasonCode::SUCCESS || version == Version::V31) {
         return Err(malformed("a session that is present although the connection is refused")); // [MQTT-3.2.2-6]
@@ -222,7 +229,7 @@ fn topic_name(body: &mut Reader) -> Result<TopicName, DecodeError> {
 }
 
 fn topic_filter(body: &mut Reader) -> Result<TopicFilter, DecodeError> {
-    TopicFilter::new(body.text()?)
+    TopicFilter::new(body.owned_text()?)
         .map_err(|_| DecodeError { reason: ReasonCode::TOPIC_FILTER_INVALID, what: "a topic filter that is none" })
 }
 
@@ -397,6 +404,11 @@ impl Reader {
     pub(super) fn text(&mut self) -> Result<ByteString, DecodeError> {
         let text = ByteString::try_from(self.binary()?).map_err(|_| malformed("text that is not UTF-8"))?;
         if text.as_bytes().contains(&0) { Err(malformed("text with the character U+0000")) } else { Ok(text) }
+    }
+
+    /// Text that is kept for long, and so must not keep the buffer of its packet.
+    fn owned_text(&mut self) -> Result<ByteString, DecodeError> {
+        Ok(ByteString::from(&*self.text()?))
     }
 
     /// [MQTT-2.2.1-3]

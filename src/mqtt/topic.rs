@@ -78,6 +78,12 @@ impl TopicName {
         &self.0
     }
 
+    /// A copy with memory of its own.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(ByteString::from(&*self.0))
+    }
+
     /// True for names such as `$SYS/...`, which wildcards at the first level do not match [MQTT-4.7.2-1].
     pub fn is_reserved(&self) -> bool {
         self.0.starts_with('$')

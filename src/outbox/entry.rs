@@ -38,6 +38,25 @@ pub struct Outgoing {
 pub struct EntryError(&'static str);
 
 impl Outgoing {
+    /// Bytes it takes in memory, about.
+    pub fn weight(&self) -> usize {
+        let user: usize = self.properties.user.iter().map(|(name, value)| 64 + name.len() + value.len()).sum();
+        200 + self.topic.as_str().len() + self.payload.len() + user
+    }
+
+    /// Takes the time it has waited off its expiry interval [MQTT-3.3.2-6]; false if nothing is left. Nothing ages while the
+    /// clock is not set.
+    pub fn age(&mut self, now: Timestamp) -> bool {
+        let Some(interval) = self.properties.message_expiry else { return true };
+        if !(self.enqueued.clock_set && now.clock_set) {
+            return true;
+        }
+        let waited = u64::try_from(now.unix_ms - self.enqueued.unix_ms).unwrap_or(0) / 1000;
+        let left = u64::from(interval).saturating_sub(waited);
+        self.properties.edit().message_expiry = Some(u32::try_from(left).unwrap_or(interval));
+        left > 0
+    }
+
     /// As bytes.
     pub fn encode(&self) -> Bytes {
         let topic = self.topic.as_str().as_bytes();
@@ -96,6 +115,16 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was_stored() {
         assert_eq!(Outgoing::decode(sample().encode()), Ok(sample()));
+    }
+
+    #[test]
+    fn waiting_is_taken_off_the_expiry_unless_a_clock_was_not_set() {
+        let after = |seconds: i64| Timestamp::at(sample().enqueued.unix_ms + 1000 * seconds);
+        let mut message = sample();
+        assert!(message.age(after(45)));
+        assert_eq!(message.properties.message_expiry, Some(15));
+        assert!(!sample().age(after(60)));
+        assert!(Outgoing { enqueued: Timestamp::at(5), ..sample() }.age(after(60)));
     }
 
     #[test]

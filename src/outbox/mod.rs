@@ -12,7 +12,7 @@ mod intake;
 use std::sync::Arc;
 
 pub use entry::{EntryError, Outgoing};
-pub use intake::{Intake, SendRule};
+pub use intake::{Intake, OfferError, SendRule};
 
 use crate::store::{AppendError, Counters, Receipt, Store};
 

@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::Intake;
+use crate::outbox::{Intake, OfferError};
 use crate::payload::json;
 use crate::reading::{Event, Reading};
+use crate::tasks::Stop;
 use crate::time::now;
 use exception::{LastReport, Rule};
 
@@ -59,8 +60,16 @@ pub struct Report {
 }
 
 impl Report {
-    /// Runs until no line is left. The error is that of an outbox that closed too early.
-    pub async fn run(self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
+    /// Runs until no line is left, or until it is told to hurry: what an outbox on a full disk does not take is given up then.
+    /// The error is that of an outbox that closed too early.
+    pub async fn run(self, events: mpsc::Receiver<Event>, mut hurry: Stop) -> Result<(), String> {
+        tokio::select! {
+            done = self.take(events) => done,
+            () = hurry.wait() => Ok(()),
+        }
+    }
+
+    async fn take(&self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
         let mut last = vec![LastReport::default(); self.points.len()];
         while let Some(event) = events.recv().await {
             let message = match event {
@@ -89,14 +98,18 @@ impl Report {
     }
 
     async fn send(&self, message: Message) -> Result<(), String> {
-        for intake in &self.intakes {
-            // The receipt is not awaited: what a reading's commit may take is the setting `outbox.save.every`.
-            intake.offer(&message).await.map_err(|error| error.to_string())?;
-        }
         if let Some(live) = &self.live
-            && live.try_send(message).is_err()
+            && live.try_send(message.clone()).is_err()
         {
             self.counters.live_dropped.count();
+        }
+        for intake in &self.intakes {
+            // The receipt is not awaited: what a reading's commit may take is the setting `outbox.save.every`.
+            match intake.offer(&message).await {
+                Ok(_) => {}
+                Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
+                Err(error) => tracing::error!(topic = %message.topic, %error, "a reading cannot go north"),
+            }
         }
         Ok(())
     }

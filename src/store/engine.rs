@@ -7,6 +7,7 @@
 //! * Panics of the engine become [`StoreError::Engine`].
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,8 @@ pub(super) const SLOTS: u32 = 512;
 const SPARE_SLOTS: u32 = 16;
 const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 4 << 20;
-/// Everything but the chunks that belongs to a partition: a fresh database is one segment.
-pub(super) const EMPTY_PARTITION_BYTES: u64 = SEGMENT_BYTES as u64;
+/// The least a limit must allow for one partition: the engine pads its file to whole segments when it opens it.
+pub(super) const LEAST_PARTITION_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
 
 /// An open partition.
 pub(super) struct Partition {
@@ -116,11 +117,15 @@ impl Partition {
             sync(&temporary.join(file))?;
         }
         sync_dir(temporary)?;
+        let file = File::open(temporary.join("db")).map_err(|e| io_error(path, e))?;
         let parent = path.parent().unwrap_or(path);
+        if path.exists() {
+            // Left by a creation that failed after its rename: nothing in it was ever acknowledged.
+            fs::remove_dir_all(path).map_err(|e| io_error(path, e))?;
+        }
         fs::rename(temporary, path).map_err(|e| io_error(path, e))?;
         sync_dir(parent)?;
-        let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
-        Ok(Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: EMPTY_PARTITION_BYTES })
+        Ok(Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: 0 }.measured())
     }
 
     /// Opens a partition that exists and reads it once from end to end; also returns the last sequence number it holds whole.
@@ -132,14 +137,13 @@ impl Partition {
             let slots = db.open_tree("q").map_err(fail)?;
             let meta = db.open_tree("m").map_err(fail)?;
             let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
-            let mut partition = Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: EMPTY_PARTITION_BYTES };
+            let mut partition = Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: 0 };
             let mut last = None;
             while let Some(chunk) = partition.chunk(partition.next_slot)? {
-                partition.bytes += chunk.encoded_len() as u64;
                 partition.next_slot += 1;
                 last = last.max(Some(chunk.last_complete_seq()));
             }
-            Ok((partition, last))
+            Ok((partition.measured(), last))
         })
     }
 
@@ -174,14 +178,25 @@ impl Partition {
             let fail = |e: sled::Error| engine_error(&path, &e);
             for chunk in chunks {
                 let bytes = chunk.encode();
-                self.bytes += bytes.len() as u64;
                 self.slots.insert(self.next_slot.to_be_bytes(), bytes).map_err(fail)?;
                 self.next_slot += 1;
             }
             self.meta.insert("cursor", cursor.encode()).map_err(fail)?;
             self.db.flush().map_err(fail)?;
-            self.file.sync_data().map_err(|e| io_error(&path, e))
+            self.file.sync_data().map_err(|e| io_error(&path, e))?;
+            self.bytes = blocks_of(&self.file);
+            Ok(())
         })
+    }
+
+    /// The same partition after its directory was renamed.
+    pub(super) fn moved_to(self, path: &Path) -> Self {
+        Self { path: path.to_owned(), ..self }
+    }
+
+    fn measured(self) -> Self {
+        let bytes = blocks_of(&self.file);
+        Self { bytes, ..self }
     }
 
     /// Slots that can still be written.
@@ -189,10 +204,15 @@ impl Partition {
         SLOTS.saturating_sub(self.next_slot) as usize
     }
 
-    /// Bytes it takes on disk, about.
+    /// Bytes it takes on disk.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
+}
+
+/// What a file really takes: a database is longer than what is written in it.
+fn blocks_of(file: &File) -> u64 {
+    file.metadata().map_or(0, |meta| meta.blocks() * 512)
 }
 
 /// A kill in the middle of an open leaves a snapshot that is taken for a good one and makes the database unreadable.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -50,6 +51,7 @@ pub(super) fn remove_partition(folder: &Path, path: &Path) -> Result<(), StoreEr
 
 /// The partitions of a folder in order; leftovers of interrupted work are deleted.
 pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
+    finish_carving(folder)?;
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let path = entry.map_err(|e| io_error(folder, e))?.path();
@@ -57,7 +59,7 @@ pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
         if name.starts_with("dead-") || name.starts_with("new-") {
             fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
         } else if let Some((number, first_seq)) = parse_partition(&path) {
-            let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.len());
+            let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.blocks() * 512);
             found.push(Sealed { number, first_seq, bytes });
         }
     }
@@ -84,9 +86,15 @@ pub(super) fn open_or_carve(folder: &Path, path: &Path, cursor: &Cursor) -> Resu
     let database = path.join("db");
     let bytes = fs::read(&database).map_err(|e| io_error(&database, e))?;
     let newest = Chunk::carve(&bytes).map(|chunk| chunk.last_complete_seq()).max();
-    let what = match Partition::open(path) {
-        Ok((partition, last)) if last >= newest => return Ok((partition, last)),
-        Ok(_) => "its newest entries are gone".to_owned(),
+    let opened = Partition::open(path);
+    // What is settled is known even if entries are gone; a partition without a cursor was never finished, or is damaged.
+    let known = opened.as_ref().ok().and_then(|(partition, _)| partition.cursor().ok());
+    let what = match opened {
+        Ok((partition, last)) if last >= newest && known.is_some() => return Ok((partition, last)),
+        Ok(partition) => {
+            drop(partition);
+            "some of it is gone".to_owned()
+        }
         Err(StoreError::Engine { what, .. }) => what,
         Err(error) => return Err(error),
     };
@@ -97,11 +105,37 @@ pub(super) fn open_or_carve(folder: &Path, path: &Path, cursor: &Cursor) -> Resu
     });
     chunks.dedup();
     tracing::error!(partition = %path.display(), %what, chunks = chunks.len(), "a partition is damaged: moved to quarantine, what could be read of it is kept");
+    // The replacement is complete before the damaged one moves: an interruption loses neither.
+    let carved = carved_path(path);
+    let mut rebuilt = Partition::create(&carved, known.as_ref().unwrap_or(cursor))?;
+    rebuilt.commit(&chunks, known.as_ref().unwrap_or(cursor))?;
     set_aside(folder, path, &bytes)?;
-    let mut rebuilt = Partition::create(path, cursor)?;
-    rebuilt.commit(&chunks, cursor)?;
+    fs::rename(&carved, path).map_err(|e| io_error(path, e))?;
+    sync_dir(folder)?;
     let last = chunks.iter().map(Chunk::last_complete_seq).max();
-    Ok((rebuilt, last))
+    Ok((rebuilt.moved_to(path), last))
+}
+
+fn carved_path(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("carved-{name}"))
+}
+
+/// Finishes what an interruption left: a replacement whose damaged partition is out of the way takes its place; one that was
+/// not needed yet, or not whole, is made again.
+fn finish_carving(folder: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
+        let carved = entry.map_err(|e| io_error(folder, e))?.path();
+        let name = carved.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(original) = name.strip_prefix("carved-").map(|name| folder.join(name)) else { continue };
+        if original.exists() {
+            fs::remove_dir_all(&carved).map_err(|e| io_error(&carved, e))?;
+        } else {
+            fs::rename(&carved, &original).map_err(|e| io_error(&carved, e))?;
+            sync_dir(folder)?;
+        }
+    }
+    Ok(())
 }
 
 /// Moves a damaged partition out of the way, with its database as it was found.

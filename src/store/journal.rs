@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::chunk::Chunk;
 use super::cursor::Cursor;
-use super::engine::{EMPTY_PARTITION_BYTES, Partition};
+use super::engine::{LEAST_PARTITION_BYTES, Partition};
 use super::folder::{Sealed, list, lock, open_or_carve, partition_path, recover, remove_partition};
 use super::{CHUNK_BYTES, StoreError};
 
@@ -29,7 +29,7 @@ pub struct Limits {
 impl Limits {
     /// The limits for a journal of `total_bytes` (at least four times an empty partition).
     pub fn of(total_bytes: u64) -> Self {
-        let total_bytes = total_bytes.max(4 * EMPTY_PARTITION_BYTES);
+        let total_bytes = total_bytes.max(4 * LEAST_PARTITION_BYTES);
         Self { total_bytes, partition_bytes: (total_bytes / 4).min(16 << 20) }
     }
 }
@@ -49,6 +49,8 @@ struct Position {
     slot: u32,
     /// The number that comes next; smaller ones were returned, or are of no interest.
     next_seq: u64,
+    /// Where the next partition begins: what a failed commit left beyond was written again there.
+    end: u64,
     read_ahead: VecDeque<Entry>,
 }
 
@@ -85,7 +87,7 @@ impl Journal {
         };
         let path = partition_path(folder, number, next_seq);
         let tail_partition = Partition::create(&path, &cursor)?;
-        let tail = Sealed { number, first_seq: next_seq, bytes: EMPTY_PARTITION_BYTES };
+        let tail = Sealed { number, first_seq: next_seq, bytes: 0 };
         let mut journal = Self {
             folder: folder.to_owned(),
             _lock: lock,
@@ -101,6 +103,11 @@ impl Journal {
             cursor_is_saved: true,
             lost: 0,
         };
+        // What stood before the oldest partition was removed, so it was settled or counted as lost already.
+        let oldest = journal.sealed.front().unwrap_or(&journal.tail).first_seq;
+        journal.settle_range(1, oldest - 1);
+        journal.remove_empty()?;
+        journal.enforce_limit()?;
         journal.remove_settled()?;
         Ok(journal)
     }
@@ -160,7 +167,7 @@ impl Journal {
     fn make_room(&mut self, chunks: &[Chunk]) -> Result<(), StoreError> {
         let needed = chunks_of_first_entry(chunks);
         let full = self.tail_partition.free_slots() < needed
-            || self.tail_partition.bytes() >= self.limits.partition_bytes.max(EMPTY_PARTITION_BYTES + CHUNK_BYTES as u64);
+            || self.tail_partition.bytes() >= self.limits.partition_bytes.max(LEAST_PARTITION_BYTES + CHUNK_BYTES as u64);
         if self.tail_usable && !full { Ok(()) } else { self.rotate() }
     }
 
@@ -173,7 +180,9 @@ impl Journal {
         let old = std::mem::replace(&mut self.tail_partition, partition);
         let mut sealed = std::mem::replace(&mut self.tail, tail);
         sealed.bytes = old.bytes();
-        if self.position.as_ref().is_some_and(|position| position.number == sealed.number) {
+        if let Some(position) = self.position.as_mut().filter(|position| position.number == sealed.number) {
+            position.end = self.next_seq;
+            position.read_ahead.retain(|entry| entry.seq < self.next_seq);
             self.head = Some((sealed.number, old));
         }
         self.sealed.push_back(sealed);
@@ -202,6 +211,19 @@ impl Journal {
         self.sealed.get(1).unwrap_or(&self.tail).first_seq - 1
     }
 
+    /// Removes partitions in which nothing was ever committed: each start begins one.
+    fn remove_empty(&mut self) -> Result<(), StoreError> {
+        let starts: Vec<u64> = self.sealed.iter().map(|sealed| sealed.first_seq).skip(1).chain([self.tail.first_seq]).collect();
+        let is_empty = |sealed: &Sealed, next: u64| sealed.first_seq == next;
+        let (empty, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.sealed).into_iter().zip(starts).partition(|(sealed, next)| is_empty(sealed, *next));
+        self.sealed = kept.into_iter().map(|(sealed, _)| sealed).collect();
+        for (sealed, _) in empty {
+            remove_partition(&self.folder, &partition_path(&self.folder, sealed.number, sealed.first_seq))?;
+        }
+        Ok(())
+    }
+
     /// Marks an entry as done; durable with the next append or [`Journal::save_cursor`].
     pub fn settle(&mut self, seq: u64) {
         self.settle_range(seq, seq);
@@ -214,18 +236,18 @@ impl Journal {
 
     /// Makes what was settled durable, if anything was since the last commit, and removes partitions that are done with.
     pub fn save_cursor(&mut self) -> Result<(), StoreError> {
-        if !self.cursor_is_saved {
-            if self.tail_usable {
-                self.commit(&[])?;
-            } else {
-                self.rotate()?;
-            }
-        }
-        self.remove_settled()
+        let saved = match (self.cursor_is_saved, self.tail_usable) {
+            (true, _) => Ok(()),
+            (false, true) => self.commit(&[]),
+            (false, false) => self.rotate(),
+        };
+        // Also when the disk is full: that is how it gets room. Partitions that are gone count as settled at the next start.
+        self.remove_settled()?;
+        saved
     }
 
-    /// Removes partitions whose entries are all settled in a cursor that is durable; an entry may come back after a crash,
-    /// but it is never gone before its settling is.
+    /// Removes partitions whose entries are all settled. Whether the cursor is durable does not matter: at the next start
+    /// everything before the oldest partition counts as settled.
     fn remove_settled(&mut self) -> Result<(), StoreError> {
         while !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.cursor.low() {
             let Some(sealed) = self.sealed.pop_front() else { break };
@@ -246,7 +268,13 @@ impl Journal {
         let mut out = Vec::new();
         let mut bytes = 0;
         while out.len() < max_entries && bytes < max_bytes {
-            let Some(entry) = self.next_entry()? else { break };
+            let entry = match self.next_entry() {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(error) if out.is_empty() => return Err(error),
+                // What was found before the fault is worth having; the fault comes again with the next read.
+                Err(_) => break,
+            };
             if !self.cursor.is_settled(entry.seq) {
                 bytes += entry.bytes.len();
                 out.push(entry);
@@ -265,7 +293,17 @@ impl Journal {
         } else {
             self.sealed.iter().rev().find(holds).or(self.sealed.front()).unwrap_or(&self.tail)
         };
-        self.position = Some(Position { number: start.number, slot: 0, next_seq: seq, read_ahead: VecDeque::new() });
+        let number = start.number;
+        let end = self.end_of(number);
+        self.position = Some(Position { number, slot: 0, next_seq: seq, end, read_ahead: VecDeque::new() });
+    }
+
+    /// The first sequence number behind a partition; of the newest one, none.
+    fn end_of(&self, number: u64) -> u64 {
+        if number == self.tail.number {
+            return u64::MAX;
+        }
+        self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail).first_seq
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry>, StoreError> {
@@ -278,7 +316,7 @@ impl Journal {
                     position.read_ahead.push_front(entry);
                     return Ok(None);
                 }
-                if entry.seq < expected {
+                if entry.seq < expected || entry.seq >= position.end {
                     continue;
                 }
                 position.next_seq = entry.seq + 1;
@@ -319,7 +357,9 @@ impl Journal {
             None => {
                 self.head = None;
                 let next = self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail).number;
+                let end = self.end_of(next);
                 if let Some(position) = self.position.as_mut() {
+                    position.end = end;
                     position.number = next;
                     position.slot = 0;
                 }
@@ -392,7 +432,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    const LIMITS: Limits = Limits { total_bytes: 1 << 30, partition_bytes: 2 * EMPTY_PARTITION_BYTES };
+    const LIMITS: Limits = Limits { total_bytes: 1 << 30, partition_bytes: 2 * LEAST_PARTITION_BYTES };
 
     fn open(folder: &Path) -> Journal {
         Journal::open(folder, LIMITS).unwrap()
@@ -488,6 +528,65 @@ mod tests {
         assert_eq!(journal.lost() + seen.len() as u64, 4000);
         assert!(journal.lost() > 0);
         assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1));
+    }
+
+    #[test]
+    fn what_a_failed_commit_left_is_never_taken_for_what_was_written_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 5, 100);
+        // A commit whose sync failed: its entries may be on disk all the same, but were never acknowledged.
+        let stale = Chunk::split(6, &[Bytes::from_static(b"stale"), Bytes::from_static(b"stale")]);
+        journal.tail_partition.commit(&stale, &journal.cursor).unwrap();
+        journal.tail_usable = false;
+        journal.rotate().unwrap();
+        drop(journal);
+        let mut journal = open(folder.path());
+        append(&mut journal, 3, 100);
+        assert_eq!(drain(&mut journal), (1..=8).collect::<Vec<u64>>(), "drain checks the content of each");
+    }
+
+    #[test]
+    fn restarts_leave_no_empty_partitions() {
+        let folder = tempfile::tempdir().unwrap();
+        append(&mut open(folder.path()), 5, 100);
+        for _ in 0..5 {
+            drop(open(folder.path()));
+        }
+        let journal = open(folder.path());
+        assert_eq!((journal.sealed.len(), journal.waiting(), journal.lost()), (1, 5, 0));
+    }
+
+    #[test]
+    fn a_newest_partition_without_its_first_page_does_not_stop_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 5, 100);
+        drop(journal);
+        let journal = open(folder.path());
+        let database = partition_path(folder.path(), journal.tail.number, journal.tail.first_seq).join("db");
+        drop(journal);
+        let length = usize::try_from(fs::metadata(&database).unwrap().len()).unwrap();
+        fs::write(&database, vec![0; length]).unwrap();
+        let mut journal = open(folder.path());
+        assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5]);
+        assert_eq!(journal.next_seq(), 6);
+    }
+
+    #[test]
+    fn settled_partitions_are_removed_even_if_the_cursor_cannot_be_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 2000, 2000);
+        let before = journal.sealed.len();
+        journal.settle_range(1, 1500);
+        journal.remove_settled().unwrap();
+        assert!(journal.sealed.len() < before);
+        drop(journal);
+        // The cursor on disk knows nothing of it: what is gone counts as settled, not as lost.
+        let mut journal = open(folder.path());
+        let seen = drain(&mut journal);
+        assert_eq!((seen.last(), journal.lost()), (Some(&2000), 0));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{CHUNK_BYTES, Entry, Journal, Limits, StoreError};
 use crate::metrics::{Counter, Gauge};
@@ -19,6 +19,8 @@ use crate::time::now;
 
 /// Appends that may wait for the thread; beyond it senders wait.
 const APPEND_QUEUE: usize = 1024;
+/// Bytes of appends that may wait.
+const APPEND_BYTES: usize = 8 << 20;
 const CONTROL_QUEUE: usize = 64;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long what was settled may stay in memory only; after a crash at most that much is delivered again.
@@ -41,7 +43,7 @@ pub struct AppendError;
 /// What a journal tells about itself.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Entries on disk that are not settled.
+    /// Entries that are not settled, on disk or on their way to it.
     pub waiting: Gauge,
     /// Bytes on disk.
     pub bytes: Gauge,
@@ -58,6 +60,8 @@ pub struct Counters {
 struct Append {
     bytes: Bytes,
     reply: oneshot::Sender<u64>,
+    /// Its share of the bytes that may wait.
+    _room: OwnedSemaphorePermit,
 }
 
 enum Control {
@@ -72,6 +76,7 @@ pub struct Store {
     control: flume::Sender<Control>,
     newest: watch::Receiver<u64>,
     counters: Arc<Counters>,
+    room: Arc<Semaphore>,
 }
 
 /// A promise that one append will be durable.
@@ -88,8 +93,10 @@ impl Receipt {
 impl Store {
     /// Hands an entry over; waits while the queue is full. The receipt tells when it is durable.
     pub async fn append(&self, bytes: Bytes) -> Result<Receipt, AppendError> {
+        let size = u32::try_from(bytes.len().clamp(1, APPEND_BYTES)).unwrap_or(u32::MAX);
+        let room = self.room.clone().acquire_many_owned(size).await.map_err(|_| AppendError)?;
         let (reply, receipt) = oneshot::channel();
-        self.appends.send_async(Append { bytes, reply }).await.map_err(|_| AppendError)?;
+        self.appends.send_async(Append { bytes, reply, _room: room }).await.map_err(|_| AppendError)?;
         Ok(Receipt(receipt))
     }
 
@@ -147,7 +154,7 @@ pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Store, one
             let _ = closed_sender.send(());
         })
         .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
-    Ok((Store { appends, control, newest, counters }, closed))
+    Ok((Store { appends, control, newest, counters, room: Arc::new(Semaphore::new(APPEND_BYTES)) }, closed))
 }
 
 struct Worker {
@@ -205,6 +212,7 @@ impl Worker {
     fn take(&mut self, append: Append) {
         self.pending_bytes += append.bytes.len() + 4;
         self.pending.push(append);
+        self.publish_counters();
         self.commit_at.get_or_insert_with(|| now() + self.save_every);
     }
 
@@ -284,7 +292,8 @@ impl Worker {
     }
 
     fn publish_counters(&self) {
-        self.counters.waiting.set(self.journal.waiting());
+        let accepted = self.pending.len() + self.appends.len();
+        self.counters.waiting.set(self.journal.waiting() + accepted as u64);
         self.counters.bytes.set(self.journal.bytes());
         self.counters.lost.set(self.journal.lost());
         self.counters.stalled.set(u64::from(self.stalled));

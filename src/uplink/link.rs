@@ -4,32 +4,30 @@
 //! could be promised across a crash. Identifiers, order and repetition are [`super::session`]'s.
 
 use std::io;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use rumqttc::mqttbytes::{self, v4};
 use rumqttc::v5::mqttbytes as mqttbytes5;
 use rumqttc::v5::mqttbytes::v5;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_util::codec::{Decoder, Encoder, Framed};
+use tokio_util::codec::{Decoder, Encoder};
 
 use super::{Protocol, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicFilter, TopicName};
 use crate::outbox::Outgoing;
+use crate::time::now;
 
 /// Largest packet taken from a remote, in bytes.
 const MAX_INCOMING: u32 = 16 << 20;
-/// Bytes collected before the codec writes by itself.
-const WRITE_BUFFER: usize = 64 * 1024;
+/// Bytes collected before the link has taken them; one packet may exceed it.
+const WRITE_AHEAD: usize = 64 * 1024;
 /// How long the remote keeps the session of this gateway: a month without a link.
 const SESSION_EXPIRY: u32 = 30 * 24 * 3600;
-/// A write that makes no progress for this long means the link is dead.
-const FLUSH_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why there is no link. Weather, except for the refusals a person must mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +62,10 @@ pub(super) enum Incoming {
     /// The filters the remote did not grant, by index.
     SubAck(Vec<usize>),
     Disconnect(String),
+    /// A message under a topic that is none here; to be acknowledged and forgotten.
+    Unusable(Option<PacketId>),
+    /// Not from the remote: bytes were written.
+    Written,
     /// PINGRESP, or anything else that only shows that the remote lives.
     Other,
 }
@@ -92,8 +94,23 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection that was accepted by the remote.
+///
+/// What is sent is collected and written while the next packet is awaited: a link that is slow to take bytes still brings
+/// acknowledgements.
 pub(super) struct Link {
-    framed: Framed<Box<dyn Stream>, Codec>,
+    reader: ReadHalf<Box<dyn Stream>>,
+    writer: WriteHalf<Box<dyn Stream>>,
+    codec: Codec,
+    input: BytesMut,
+    output: BytesMut,
+    max_packet: usize,
+    /// Written, but perhaps still in a buffer of TLS.
+    unflushed: bool,
+    /// Bytes collected and bytes written since the connection began.
+    collected: u64,
+    written: u64,
+    /// When the link last took bytes, or had none to take.
+    progress: Instant,
 }
 
 impl Link {
@@ -108,60 +125,127 @@ impl Link {
 
     async fn dial(settings: &Settings, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
         let remote = &settings.remote;
-        let unreachable = |e: io::Error| LinkError::Unreachable(format!("{remote} cannot be reached: {e}"));
-        let tcp = TcpStream::connect((remote.host.as_str(), remote.port)).await.map_err(unreachable)?;
-        tcp.set_nodelay(true).map_err(unreachable)?;
-        let stream: Box<dyn Stream> = match tls {
-            None => Box::new(tcp),
-            Some(connector) => {
-                let bad_name = |e| LinkError::Unreachable(format!("{remote}: not a name a certificate can be for: {e}"));
-                let name = ServerName::try_from(remote.host.clone()).map_err(bad_name)?;
-                let failed = |e| {
-                    LinkError::Unreachable(format!("{remote}: TLS failed: {e}; check `ca`, `cert`, `key` and the clock of this machine"))
-                };
-                Box::new(connector.connect(name, tcp).await.map_err(failed)?)
-            }
+        let stream = connect(settings, tls).await?;
+        let (reader, writer) = tokio::io::split(stream);
+        let mut link = Self {
+            reader,
+            writer,
+            codec: Codec::new(settings.protocol),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            max_packet: usize::MAX,
+            unflushed: false,
+            collected: 0,
+            written: 0,
+            progress: now(),
         };
-        let mut framed = Framed::new(stream, Codec::new(settings.protocol));
-        framed.set_backpressure_boundary(WRITE_BUFFER);
-        let mut link = Self { framed };
         let login = settings.login.as_ref().map(|(user, password)| (user.clone(), password.0.clone()));
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
-        link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login }).await?;
-        link.flush().await?;
-        match link.next().await? {
-            Incoming::Accepted(accepted) => {
-                link.framed.codec_mut().limit_outgoing(accepted.max_packet);
-                Ok((link, accepted))
+        link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login })?;
+        loop {
+            match link.next().await? {
+                Incoming::Written => {}
+                Incoming::Accepted(accepted) => {
+                    link.max_packet = accepted.max_packet.map_or(usize::MAX, |max| max as usize);
+                    return Ok((link, accepted));
+                }
+                Incoming::Refused(reason) => return Err(LinkError::Refused(reason)),
+                _ => return Err(LinkError::Broken(format!("{remote} did not answer CONNECT with CONNACK"))),
             }
-            Incoming::Refused(reason) => Err(LinkError::Refused(reason)),
-            other => Err(LinkError::Broken(format!("{remote} answered CONNECT with {other:?}"))),
         }
     }
 
-    /// Queues a packet; written with the next flush, or earlier if much is queued.
-    pub(super) async fn feed(&mut self, command: Command) -> Result<(), LinkError> {
-        timeout(FLUSH_WITHIN, self.framed.feed(command)).await.unwrap_or_else(|_| Err(stalled()))
+    /// Collects a packet; it is written while [`Link::next`] waits. False if it is larger than the remote takes: then it is not
+    /// sent.
+    pub(super) fn feed(&mut self, command: Command) -> Result<bool, LinkError> {
+        if self.output.is_empty() {
+            self.progress = now();
+        }
+        let before = self.output.len();
+        self.codec.encode(command, &mut self.output)?;
+        let size = self.output.len() - before;
+        if size > self.max_packet {
+            self.output.truncate(before);
+            return Ok(false);
+        }
+        self.collected += size as u64;
+        Ok(true)
     }
 
-    /// Writes what is queued.
-    pub(super) async fn flush(&mut self) -> Result<(), LinkError> {
-        timeout(FLUSH_WITHIN, self.framed.flush()).await.unwrap_or_else(|_| Err(stalled()))
+    /// True while more may be collected.
+    pub(super) fn has_room(&self) -> bool {
+        self.output.len() < WRITE_AHEAD
     }
 
-    /// The next packet of the remote. Safe to drop while it waits.
+    /// True when everything collected was written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.output.is_empty() && !self.unflushed
+    }
+
+    /// Bytes collected since the connection began; what was collected is written when [`Link::written`] has reached it.
+    pub(super) fn collected(&self) -> u64 {
+        self.collected
+    }
+
+    /// Bytes written since the connection began.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// When the link last took bytes, or had none to take.
+    pub(super) fn progress(&self) -> Instant {
+        self.progress
+    }
+
+    /// The next packet of the remote, or the news that bytes were written. Safe to drop while it waits.
     pub(super) async fn next(&mut self) -> Result<Incoming, LinkError> {
-        self.framed.next().await.unwrap_or_else(|| Err(LinkError::Broken("the remote broker closed the connection".to_owned())))
+        loop {
+            if let Some(incoming) = self.codec.decode(&mut self.input)? {
+                return Ok(incoming);
+            }
+            let busy = !self.is_idle();
+            tokio::select! {
+                read = self.reader.read_buf(&mut self.input) => {
+                    if read? == 0 {
+                        return Err(LinkError::Broken("the remote broker closed the connection".to_owned()));
+                    }
+                }
+                written = push(&mut self.writer, &mut self.output), if busy => {
+                    let count = written?;
+                    self.written += count as u64;
+                    self.unflushed = count > 0;
+                    self.progress = now();
+                    return Ok(Incoming::Written);
+                }
+            }
+        }
     }
 
     /// A packet that is there already.
     pub(super) fn next_ready(&mut self) -> Option<Result<Incoming, LinkError>> {
-        self.next().now_or_never()
+        self.codec.decode(&mut self.input).transpose()
     }
 }
 
-fn stalled() -> LinkError {
-    LinkError::Broken(format!("nothing could be sent for {} s", FLUSH_WITHIN.as_secs()))
+/// Writes a part of `output`, or, if it is empty, flushes what TLS still holds: then it returns 0. Safe to drop.
+async fn push(writer: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> io::Result<usize> {
+    if output.is_empty() {
+        writer.flush().await?;
+        return Ok(0);
+    }
+    writer.write_buf(output).await
+}
+
+async fn connect(settings: &Settings, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>, LinkError> {
+    let remote = &settings.remote;
+    let unreachable = |e: io::Error| LinkError::Unreachable(format!("{remote} cannot be reached: {e}"));
+    let tcp = TcpStream::connect((remote.host.as_str(), remote.port)).await.map_err(unreachable)?;
+    tcp.set_nodelay(true).map_err(unreachable)?;
+    let Some(connector) = tls else { return Ok(Box::new(tcp)) };
+    let bad_name = |e| LinkError::Unreachable(format!("{remote}: not a name a certificate can be for: {e}"));
+    let name = ServerName::try_from(remote.host.clone()).map_err(bad_name)?;
+    let failed = |e| LinkError::Unreachable(format!("{remote}: TLS failed: {e}; check `ca`, `cert`, `key` and the clock of this machine"));
+    Ok(Box::new(connector.connect(name, tcp).await.map_err(failed)?))
 }
 
 enum Codec {
@@ -176,18 +260,9 @@ impl Codec {
             Protocol::V5 => Self::V5(v5::Codec { max_incoming_size: Some(MAX_INCOMING), max_outgoing_size: None }),
         }
     }
-
-    fn limit_outgoing(&mut self, max: Option<u32>) {
-        if let Self::V5(codec) = self {
-            codec.max_outgoing_size = max;
-        }
-    }
 }
 
-impl Decoder for Codec {
-    type Item = Incoming;
-    type Error = LinkError;
-
+impl Codec {
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Incoming>, LinkError> {
         match self {
             Self::V4(codec) => codec.decode(buffer).map_err(|e| not_mqtt(&e))?.map(from_v4).transpose(),
@@ -196,9 +271,7 @@ impl Decoder for Codec {
     }
 }
 
-impl Encoder<Command> for Codec {
-    type Error = LinkError;
-
+impl Codec {
     fn encode(&mut self, command: Command, buffer: &mut BytesMut) -> Result<(), LinkError> {
         match self {
             Self::V4(codec) => {
@@ -234,7 +307,10 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
         }),
         v4::Packet::ConnAck(connack) => Incoming::Refused(refusal(&format!("{:?}", connack.code))),
         v4::Packet::Publish(publish) => Incoming::Publish {
-            topic: topic_name(publish.topic.into())?,
+            topic: match topic_name(publish.topic.into()) {
+                Ok(topic) => topic,
+                Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid))),
+            },
             payload: publish.payload,
             retain: publish.retain,
             packet_id: PacketId::new(publish.pkid),
@@ -261,7 +337,10 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
             ))
         }
         v5::Packet::Publish(publish) => Incoming::Publish {
-            topic: topic_name(publish.topic)?,
+            topic: match topic_name(publish.topic) {
+                Ok(topic) => topic,
+                Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid))),
+            },
             payload: publish.payload,
             retain: publish.retain,
             packet_id: PacketId::new(publish.pkid),

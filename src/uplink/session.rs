@@ -13,6 +13,9 @@ use crate::outbox::{Outgoing, Waiting};
 /// Identifiers above it are left to packets that are no messages.
 const LAST_PACKET_ID: u16 = u16::MAX - 1;
 
+/// Bytes in flight; one message may exceed it.
+const MAX_BYTES: usize = 4 << 20;
+
 /// A message to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Send {
@@ -53,13 +56,15 @@ pub(super) struct Session {
     /// The first so many of `in_flight` were written on this connection; the others were not.
     sent: usize,
     used_ids: HashSet<PacketId>,
+    /// Bytes of the messages in flight.
+    bytes: usize,
     last_packet_id: u16,
 }
 
 impl Session {
     pub(super) fn new(window: u16) -> Self {
         let window = usize::from(window.max(1));
-        Self { window, allowed: window, in_flight: VecDeque::new(), sent: 0, used_ids: HashSet::new(), last_packet_id: 0 }
+        Self { window, allowed: window, in_flight: VecDeque::new(), sent: 0, used_ids: HashSet::new(), bytes: 0, last_packet_id: 0 }
     }
 
     /// A new connection stands. `receive_maximum` is the remote's.
@@ -71,9 +76,9 @@ impl Session {
         self.sent = 0;
     }
 
-    /// How many more messages it takes.
+    /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
     pub(super) fn room(&self) -> usize {
-        self.window.saturating_sub(self.in_flight.len())
+        if self.bytes >= MAX_BYTES { 0 } else { self.window.saturating_sub(self.in_flight.len()) }
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -83,6 +88,7 @@ impl Session {
     /// Takes the next message of the outbox.
     pub(super) fn offer(&mut self, waiting: Waiting) {
         let packet_id = (waiting.message.qos != QoS::AtMostOnce).then(|| self.free_packet_id());
+        self.bytes += waiting.message.weight();
         self.in_flight.push_back(InFlight { waiting, packet_id, sent_before: false });
     }
 
@@ -91,7 +97,7 @@ impl Session {
         let entry = self.in_flight.get(self.sent)?;
         let (seq, packet_id, dup) = (entry.waiting.seq, entry.packet_id, entry.sent_before);
         if packet_id.is_none() {
-            let message = self.in_flight.remove(self.sent)?.waiting.message;
+            let message = self.remove(self.sent)?.waiting.message;
             return Some(Send { seq, packet_id, dup: false, message });
         }
         if self.sent >= self.allowed {
@@ -134,6 +140,7 @@ impl Session {
 
     fn remove(&mut self, index: usize) -> Option<InFlight> {
         let entry = self.in_flight.remove(index)?;
+        self.bytes -= entry.waiting.message.weight();
         if index < self.sent {
             self.sent -= 1;
         }

@@ -1,5 +1,6 @@
 //! The task of one uplink: connect, send what waits, take what comes, reconnect.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -7,23 +8,26 @@ use tokio::time::{sleep, sleep_until};
 use tokio_rustls::TlsConnector;
 
 use super::link::{Accepted, Command, Incoming, Link, LinkError};
-use super::session::{Session, Verdict};
+use super::session::{Send, Session, Verdict};
 use super::status::Status;
 use super::{Settings, TlsError, tls};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
 use crate::mqtt::{PacketId, Properties, QoS, TopicName};
 use crate::outbox::Outbox;
+use crate::reading::Timestamp;
 use crate::tasks::Stop;
-use crate::time::now;
+use crate::time::{now, unix_ms};
 
 /// Entries brought from the outbox at a time.
 const READ_BATCH: usize = 256;
 /// Packets taken from the remote before sending goes on.
 const RECEIVE_BATCH: usize = 512;
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// MQTT's fixed header, topic length, packet identifier, property length, and the sequence number as a user property.
-const PUBLISH_OVERHEAD: usize = 5 + 2 + 2 + 4 + 30;
+/// A link that takes no byte for this long is dead.
+const STALL: Duration = Duration::from_secs(30);
+/// A connection that lived so long, or brought an acknowledgement, starts the pauses between attempts anew.
+const PROVEN: Duration = Duration::from_secs(60);
 
 /// An uplink that is ready to run.
 pub struct Uplink {
@@ -69,11 +73,16 @@ impl Uplink {
             };
             let error = match opened {
                 Ok((link, accepted)) => {
-                    backoff.reset();
+                    let (since, before) = (now(), self.status.counters.acknowledged.value());
                     self.status.connected(&self.settings.remote);
                     match self.serve(link, accepted, stop.clone(), grace).await {
                         End::Drained => return,
-                        End::Lost(error) => error,
+                        End::Lost(error) => {
+                            if self.status.counters.acknowledged.value() > before || now() >= since + PROVEN {
+                                backoff.reset();
+                            }
+                            error
+                        }
                     }
                 }
                 Err(error) => error,
@@ -95,9 +104,21 @@ impl Uplink {
         let keep_alive = accepted.keep_alive.map_or(self.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
         tracing::debug!(uplink = %self.settings.name, session_present = accepted.session_present, "session at the remote");
         let at = now();
-        let connection =
-            Connection { uplink: self, link, max_packet: accepted.max_packet, keep_alive, heard: at, written: at, give_up: None };
-        match connection.run(stop, grace).await {
+        let mut connection = Connection {
+            uplink: self,
+            link,
+            // The remote may switch it off.
+            keep_alive: Some(keep_alive).filter(|keep_alive| *keep_alive > Duration::ZERO),
+            heard: at,
+            asked: at,
+            give_up: None,
+            unwritten: VecDeque::new(),
+        };
+        let ended = connection.run(stop, grace).await;
+        // QoS 0 may be lost on the way; it is not sent twice.
+        let rest = connection.unwritten.drain(..).map(|(_, seq)| seq).collect();
+        self.outbox.settle(rest).await;
+        match ended {
             Ok(()) => End::Drained,
             Err(error) => End::Lost(error),
         }
@@ -108,41 +129,72 @@ impl Uplink {
 struct Connection<'a> {
     uplink: &'a mut Uplink,
     link: Link,
-    max_packet: Option<u32>,
-    keep_alive: Duration,
+    keep_alive: Option<Duration>,
     heard: Instant,
-    written: Instant,
+    /// When the remote was last asked for a sign of life.
+    asked: Instant,
     /// Set by the stop order.
     give_up: Option<Instant>,
+    /// QoS 0 messages that are done when the link has written so many bytes.
+    unwritten: VecDeque<(u64, u64)>,
 }
 
 impl Connection<'_> {
-    async fn run(mut self, mut stop: Stop, grace: Duration) -> Result<(), LinkError> {
+    async fn run(&mut self, mut stop: Stop, grace: Duration) -> Result<(), LinkError> {
         if !self.uplink.settings.receive.is_empty() {
-            self.link.feed(Command::Subscribe(self.uplink.settings.receive.clone())).await?;
+            self.link.feed(Command::Subscribe(self.uplink.settings.receive.clone()))?;
         }
         let mut status = tokio::time::interval(STATUS_EVERY);
         loop {
             self.send_waiting().await?;
             if self.is_drained() {
-                self.link.feed(Command::Disconnect).await?;
-                return self.link.flush().await;
+                return self.say_goodbye().await;
             }
-            let ping_at = self.written + self.keep_alive;
-            let dead_at = self.heard + self.keep_alive.mul_f64(1.5);
+            let wants_more = self.link.has_room() && self.uplink.session.room() > 0;
             tokio::select! {
                 incoming = self.link.next() => self.receive(incoming?).await?,
-                changed = self.uplink.newest.changed(), if self.uplink.session.room() > 0 => {
+                changed = self.uplink.newest.changed(), if wants_more => {
                     if changed.is_err() {
                         return Err(LinkError::Broken("the outbox is closed".to_owned()));
                     }
                 }
-                () = sleep_until(ping_at.into()) => self.ping().await?,
-                () = sleep_until(dead_at.into()) => return Err(LinkError::Broken(format!("the remote was silent for {} s", self.keep_alive.mul_f64(1.5).as_secs()))),
-                _ = status.tick() => self.uplink.status.show(),
+                _ = status.tick() => {
+                    self.uplink.status.show();
+                    self.check_life()?;
+                }
                 () = stop.wait(), if self.give_up.is_none() => self.give_up = Some(now() + grace),
             }
         }
+    }
+
+    /// Asks for a sign of life, and judges its absence. Bytes that the link takes are one too.
+    fn check_life(&mut self) -> Result<(), LinkError> {
+        let at = now();
+        if !self.link.is_idle() && at >= self.link.progress() + STALL {
+            return Err(LinkError::Broken(format!("the link took nothing for {} s", STALL.as_secs())));
+        }
+        let Some(keep_alive) = self.keep_alive else { return Ok(()) };
+        let alive = if self.link.is_idle() { self.heard } else { self.heard.max(self.link.progress()) };
+        if at >= alive + keep_alive.mul_f64(1.5) {
+            return Err(LinkError::Broken(format!("the remote was silent for {} s", keep_alive.mul_f64(1.5).as_secs())));
+        }
+        if at + STATUS_EVERY >= alive.max(self.asked) + keep_alive {
+            self.asked = at;
+            self.link.feed(Command::Ping)?;
+        }
+        Ok(())
+    }
+
+    /// DISCONNECT, written as far as the link takes it in a moment.
+    async fn say_goodbye(&mut self) -> Result<(), LinkError> {
+        self.link.feed(Command::Disconnect)?;
+        let written = async {
+            while !self.link.is_idle() {
+                self.link.next().await?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(STATUS_EVERY, written).await.unwrap_or(Ok(()))
     }
 
     /// True once the stop order was given and nothing waits, or the grace is over.
@@ -151,39 +203,50 @@ impl Connection<'_> {
         self.give_up.is_some_and(|at| now() >= at || empty())
     }
 
-    async fn ping(&mut self) -> Result<(), LinkError> {
-        self.link.feed(Command::Ping).await?;
-        self.link.flush().await?;
-        self.written = now();
+    /// Collects from session and outbox what window and link have room for.
+    async fn send_waiting(&mut self) -> Result<(), LinkError> {
+        let mut refused = Vec::new();
+        while self.link.has_room() {
+            let Some(send) = self.uplink.session.next() else {
+                if self.take_waiting().await? == 0 {
+                    break;
+                }
+                continue;
+            };
+            if let Some(seq) = self.collect(send)? {
+                refused.push(seq);
+            }
+        }
+        let written = self.link.written();
+        let done = self.unwritten.iter().take_while(|(end, _)| *end <= written).count();
+        refused.extend(self.unwritten.drain(..done).map(|(_, seq)| seq));
+        self.uplink.outbox.settle(refused).await;
         Ok(())
     }
 
-    /// Sends from the outbox as much as the window allows, in one write.
-    async fn send_waiting(&mut self) -> Result<(), LinkError> {
-        let mut done = Vec::new();
-        loop {
-            while let Some(send) = self.uplink.session.next() {
-                let size = send.message.topic.as_str().len() + send.message.payload.len() + PUBLISH_OVERHEAD;
-                if self.max_packet.is_some_and(|max| size > max as usize) {
-                    self.refuse(send.seq, &format!("{size} bytes are more than the remote takes"), send.message.topic.as_str());
-                    self.uplink.session.forget(send.seq);
-                    done.push(send.seq);
-                    continue;
-                }
-                if send.packet_id.is_none() {
-                    done.push(send.seq);
-                }
-                let number = self.uplink.settings.numbered.then_some(send.seq);
-                self.link.feed(Command::Publish { packet_id: send.packet_id, dup: send.dup, message: send.message, number }).await?;
-                self.written = now();
+    /// Collects one message. Returns its number if it is given up: it has expired, or is too large.
+    fn collect(&mut self, send: Send) -> Result<Option<u64>, LinkError> {
+        let Send { seq, packet_id, dup, mut message } = send;
+        let topic = message.topic.clone();
+        let fits = if message.age(Timestamp::at(unix_ms())) {
+            let number = self.uplink.settings.numbered.then_some(seq);
+            let fits = self.link.feed(Command::Publish { packet_id, dup, message, number })?;
+            if !fits {
+                self.refuse(seq, "larger than the remote takes", topic.as_str());
             }
-            if self.take_waiting().await? == 0 {
-                break;
-            }
+            fits
+        } else {
+            tracing::debug!(seq, %topic, "expired while it waited");
+            false
+        };
+        if !fits {
+            self.uplink.session.forget(seq);
+            return Ok(Some(seq));
         }
-        self.link.flush().await?;
-        self.uplink.outbox.settle(done).await;
-        Ok(())
+        if packet_id.is_none() {
+            self.unwritten.push_back((self.link.collected(), seq));
+        }
+        Ok(None)
     }
 
     /// Takes messages from the outbox into the session, and returns how many.
@@ -204,7 +267,9 @@ impl Connection<'_> {
 
     /// Takes a packet and those that are there already, so that one write and one settling serve many.
     async fn receive(&mut self, first: Incoming) -> Result<(), LinkError> {
-        self.heard = now();
+        if first != Incoming::Written {
+            self.heard = now();
+        }
         let mut settled = Vec::new();
         let mut outcome = self.take(first, &mut settled).await;
         for _ in 0..RECEIVE_BATCH {
@@ -244,7 +309,13 @@ impl Connection<'_> {
             }
             Incoming::Disconnect(reason) => return Err(LinkError::Broken(format!("the remote broker disconnected: {reason}"))),
             Incoming::Accepted(_) | Incoming::Refused(_) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
-            Incoming::Other => {}
+            Incoming::Unusable(packet_id) => {
+                tracing::warn!(uplink = %self.uplink.settings.name, "a message of the remote is dropped: its topic is too deep or not allowed");
+                if let Some(packet_id) = packet_id {
+                    self.link.feed(Command::PubAck(packet_id))?;
+                }
+            }
+            Incoming::Written | Incoming::Other => {}
         }
         Ok(())
     }
@@ -270,13 +341,13 @@ impl Connection<'_> {
         }
         let qos = if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce };
         let message = Message { topic, payload, qos, retain, properties, expires_at, origin: Origin::Uplink(self.uplink.settings.index) };
-        if let Some(live) = &self.uplink.live
-            && live.send(message).await.is_err()
-        {
-            return Err(LinkError::Broken("the local broker is closed".to_owned()));
-        }
-        if let Some(packet_id) = packet_id {
-            self.link.feed(Command::PubAck(packet_id)).await?;
+        // During a stop the broker is gone first: the message is not acknowledged, and comes again after the next start.
+        let taken = match &self.uplink.live {
+            Some(live) => live.send(message).await.is_ok(),
+            None => true,
+        };
+        if let Some(packet_id) = packet_id.filter(|_| taken) {
+            self.link.feed(Command::PubAck(packet_id))?;
         }
         Ok(())
     }

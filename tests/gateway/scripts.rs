@@ -8,10 +8,11 @@
 //! a drop                                the socket is gone
 //! a closed                              the broker has closed it
 //! time +30s
+//! a paused / a reading                  the broker reads nothing more of a, or reads on (seen on the engine only)
 //! stored / refused                      the tap has stored (refused) its oldest message
 //! ```
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -248,6 +249,7 @@ struct Bench {
     inbox: HashMap<u64, VecDeque<String>>,
     closed: HashMap<u64, bool>,
     tapped: VecDeque<u64>,
+    paused: HashSet<u64>,
     next: u64,
 }
 
@@ -262,6 +264,7 @@ impl Bench {
             inbox: HashMap::new(),
             closed: HashMap::new(),
             tapped: VecDeque::new(),
+            paused: HashSet::new(),
             next: 0,
         };
         bench.settle();
@@ -291,6 +294,8 @@ impl Bench {
                         self.inbox.entry(id).or_default().push_back(render(&packet));
                     }
                     Output::Close(id) => drop(self.closed.insert(id, true)),
+                    Output::Pause(id) => drop(self.paused.insert(id)),
+                    Output::Resume(id) => drop(self.paused.remove(&id)),
                     Output::Forward { ticket, .. } => self.tapped.extend(ticket),
                 }
             }
@@ -316,6 +321,9 @@ impl Bench {
                 let id = self.ids[*client];
                 let got = self.inbox.entry(id).or_default().pop_front();
                 check(got.as_deref(), &step.words[2..].join(" "), &step.place);
+            }
+            [client, state @ ("paused" | "reading")] => {
+                assert_eq!(self.paused.contains(&self.ids[*client]), *state == "paused", "{}", step.place);
             }
             [client, "silent"] => {
                 let inbox = self.inbox.entry(self.ids[*client]).or_default();
@@ -420,6 +428,7 @@ async fn play_over_tcp(steps: &[Step<'_>]) {
                 let got = clients.get_mut(*name).unwrap().next(PATIENCE).await.flatten();
                 check(got.as_deref(), &step.words[2..].join(" "), &step.place);
             }
+            [_, "paused" | "reading"] => {}
             [name, "silent"] => assert_eq!(clients.get_mut(*name).unwrap().next(QUIET).await, None, "{}", step.place),
             [name, "closed"] => assert_eq!(clients.remove(*name).unwrap().next(PATIENCE).await, Some(None), "{}", step.place),
             [name, "drop"] => {

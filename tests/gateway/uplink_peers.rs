@@ -167,5 +167,5 @@ fn a_small_receive_maximum_and_packet_size_are_obeyed() {
     let expected: Vec<String> = (0..500).map(|number| number.to_string()).collect();
     assert_eq!(got, expected);
     let log = gateway.process.output();
-    assert!(log.contains("more than the remote takes") && log.matches("link is up").count() == 1, "{log}");
+    assert!(log.contains("larger than the remote takes") && log.matches("link is up").count() == 1, "{log}");
 }

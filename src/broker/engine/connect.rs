@@ -1,6 +1,6 @@
 //! The life of a connection: CONNECT, takeover, keep alive, ends; and what an end does to session and will.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,9 +37,22 @@ impl Engine {
             receive_maximum: 0,
             max_packet: usize::MAX,
             acks: VecDeque::new(),
+            held_bytes: 0,
+            is_paused: false,
+            unreleased: HashSet::new(),
+            timer: None,
         };
         self.connections.insert(id, connection);
-        self.timers.insert((now + self.limits.connect_within, Timer::Connect(id)));
+        self.set_timer(id, now + self.limits.connect_within, Timer::Connect(id));
+    }
+
+    /// The one timer of a connection; an earlier one is taken back.
+    fn set_timer(&mut self, id: ConnectionId, due: Instant, timer: Timer) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if let Some(old) = connection.timer.replace((due, timer)) {
+            self.timers.remove(&old);
+        }
+        self.timers.insert((due, timer));
     }
 
     pub(super) fn connect_timeout(&mut self, id: ConnectionId, now: Instant) {
@@ -54,6 +67,11 @@ impl Engine {
         }
         if let Err(reason) = self.check_connect(&connect) {
             self.refuse_connect(id, reason);
+            self.close(id, End::Lost, now);
+            return;
+        }
+        if !self.by_client.contains_key(&connect.client_id) && !self.make_room(now) {
+            self.refuse_connect(id, ReasonCode::QUOTA_EXCEEDED);
             self.close(id, End::Lost, now);
             return;
         }
@@ -75,14 +93,19 @@ impl Engine {
         if connect.client_id.is_empty() && nameless_but_kept {
             return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID); // [MQTT-3.1.3-8]
         }
-        if connect.will.as_ref().is_some_and(|will| will.topic.is_reserved()) {
-            return Err(ReasonCode::NOT_AUTHORIZED);
-        }
-        let known = self.by_client.contains_key(&connect.client_id);
-        if !known && self.sessions.len() >= self.limits.max_sessions {
-            return Err(ReasonCode::QUOTA_EXCEEDED);
-        }
         Ok(())
+    }
+
+    /// Room for one more session: the one whose client has been away for longest goes. False if all clients are there.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.sessions.len() < self.limits.max_sessions {
+            return true;
+        }
+        let away = self.sessions.iter().filter_map(|(key, session)| Some((session.away_since?, key))).min();
+        if let Some((_, key)) = away {
+            self.remove_session(key, now);
+        }
+        away.is_some()
     }
 
     pub(super) fn refuse_connect(&mut self, id: ConnectionId, reason: ReasonCode) {
@@ -90,8 +113,13 @@ impl Engine {
     }
 
     fn generate_client_id(&mut self) -> ByteString {
-        self.generated_ids += 1;
-        format!("auto-{:016x}-{}", self.salt, self.generated_ids).into()
+        loop {
+            self.generated_ids += 1;
+            let id = ByteString::from(format!("auto-{:016x}-{}", self.salt, self.generated_ids));
+            if !self.by_client.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// The session of a client, freed from any other connection [MQTT-3.1.4-3]; true if it existed and is kept.
@@ -105,8 +133,11 @@ impl Engine {
             if clean_start {
                 self.remove_session(key, now);
             } else if let Some(session) = self.sessions.get_mut(key) {
-                session.will = None; // [MQTT-3.1.3-9]
-                session.expires_at = None;
+                session.away_since = None;
+                let will = session.will.take().and_then(|will| will.due); // [MQTT-3.1.3-9]
+                let expiry = session.expires_at.take();
+                self.timers.remove(&(will.unwrap_or(now), Timer::Will(key)));
+                self.timers.remove(&(expiry.unwrap_or(now), Timer::SessionExpiry(key)));
                 return (key, true);
             }
         }
@@ -117,32 +148,10 @@ impl Engine {
     }
 
     fn attach(&mut self, id: ConnectionId, key: SessionKey, connect: &Connect, now: Instant) {
-        let origin_message = |will: &Will| {
-            let mut properties = will.properties.clone();
-            let expires_at = properties.message_expiry.map(|seconds| now + Duration::from_secs(u64::from(seconds)));
-            if !properties.is_empty() {
-                let fields = properties.edit();
-                fields.will_delay = None;
-                fields.message_expiry = None;
-            }
-            Message {
-                topic: will.topic.clone(),
-                payload: will.payload.clone(),
-                qos: will.qos,
-                retain: will.retain,
-                properties,
-                expires_at,
-                origin: Origin::Client,
-            }
-        };
         if let Some(session) = self.sessions.get_mut(key) {
             session.connection = Some(id);
             session.outlives = outlives(connect);
-            session.will = connect.will.as_ref().map(|will| PendingWill {
-                message: Arc::new(origin_message(will)),
-                delay: Duration::from_secs(u64::from(will.properties.will_delay.unwrap_or(0))),
-                due: None,
-            });
+            session.will = connect.will.as_ref().map(pending_will);
         }
         let own_maximum = self.limits.receive_maximum;
         if let Some(connection) = self.connections.get_mut(&id) {
@@ -150,8 +159,12 @@ impl Engine {
             connection.receive_maximum = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get).min(own_maximum);
             connection.max_packet = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size.get() as usize);
             connection.silence_allowed = (connect.keep_alive > 0).then(|| Duration::from_millis(u64::from(connect.keep_alive) * 1500));
-            if let Some(allowed) = connection.silence_allowed {
-                self.timers.insert((now + allowed, Timer::KeepAlive(id)));
+            match connection.silence_allowed {
+                Some(allowed) => self.set_timer(id, now + allowed, Timer::KeepAlive(id)),
+                None => {
+                    let timer = connection.timer.take();
+                    timer.map(|timer| self.timers.remove(&timer));
+                }
             }
         }
     }
@@ -176,7 +189,7 @@ impl Engine {
         if due <= now {
             self.refuse(id, ReasonCode::KEEP_ALIVE_TIMEOUT, now);
         } else {
-            self.timers.insert((due, Timer::KeepAlive(id)));
+            self.set_timer(id, due, Timer::KeepAlive(id));
         }
     }
 
@@ -203,11 +216,12 @@ impl Engine {
     /// The connection is gone, or as good as gone.
     pub(super) fn end(&mut self, id: ConnectionId, end: End, now: Instant) {
         let Some(connection) = self.connections.remove(&id) else { return };
+        connection.timer.map(|timer| self.timers.remove(&timer));
         let Some(key) = connection.session else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.connection = None;
-        session.queue.retain(|delivery| delivery.qos != crate::mqtt::QoS::AtMostOnce);
-        session.queue_bytes = session.queue.iter().map(super::session::Delivery::size).sum();
+        session.away_since = Some(now);
+        session.forget_qos_0();
         let outlives = session.outlives;
         self.settle_will(key, end, now);
         match outlives {
@@ -235,8 +249,10 @@ impl Engine {
 
     fn publish_will(&mut self, key: SessionKey, now: Instant) {
         let will = self.sessions.get_mut(key).and_then(|session| session.will.take());
-        if let Some(will) = will {
-            self.accept(&will.message, None, now);
+        // `$SYS` belongs to the broker: such wills (mosquitto's bridges have one) are taken and not published.
+        if let Some(will) = will.filter(|will| !will.message.topic.is_reserved()) {
+            let expires_at = will.expiry.map(|expiry| now + expiry);
+            self.accept(&Arc::new(Message { expires_at, ..will.message }), None, now);
         }
     }
 
@@ -264,12 +280,34 @@ impl Engine {
     fn remove_session(&mut self, key: SessionKey, now: Instant) {
         self.publish_will(key, now);
         let Some(session) = self.sessions.try_remove(key) else { return };
+        session.expires_at.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
         self.by_client.remove(&session.client_id);
         for filter in &session.subscriptions {
             self.subscriptions.remove(filter, key);
         }
         self.held.retain(|_, held| held.session != key);
     }
+}
+
+fn pending_will(will: &Will) -> PendingWill {
+    let mut properties = will.properties.clone();
+    let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
+    let (delay, expiry) = (seconds(properties.will_delay), seconds(properties.message_expiry));
+    if !properties.is_empty() {
+        let fields = properties.edit();
+        fields.will_delay = None;
+        fields.message_expiry = None;
+    }
+    let message = Message {
+        topic: will.topic.clone(),
+        payload: will.payload.clone(),
+        qos: will.qos,
+        retain: will.retain,
+        properties,
+        expires_at: None,
+        origin: Origin::Client,
+    };
+    PendingWill { message: message.detached(), expiry, delay: delay.unwrap_or_default(), due: None }
 }
 
 fn outlives(connect: &Connect) -> Option<Duration> {

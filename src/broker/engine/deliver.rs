@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::BytesMut;
+
 use super::session::{Delivery, InFlight};
 use super::{ConnectionId, Engine, SessionKey};
 use crate::message::Message;
-use crate::mqtt::{Ack, Packet, PacketId, Publish, QoS, ReasonCode, Version};
+use crate::mqtt::{Ack, Packet, PacketId, Publish, QoS, ReasonCode, Version, encode_properties};
 
 /// What a PUBLISH takes besides topic, payload and properties: fixed header, topic length, packet identifier.
-const PUBLISH_OVERHEAD: usize = 9;
+const PUBLISH_OVERHEAD: usize = 8;
 
 impl Engine {
     /// Hands a new message to every session that subscribed to it: one copy each, at the highest QoS granted [MQTT-3.3.5-1].
@@ -19,6 +21,7 @@ impl Engine {
                 message: message.clone(),
                 qos: message.qos.min(wanted.qos),
                 retain: message.retain && wanted.retain_as_published,
+                is_replay: false,
             };
             self.hand_over(wanted.session, delivery);
             self.pump(wanted.session, now);
@@ -32,13 +35,33 @@ impl Engine {
         }
     }
 
-    /// Sends from the queue of a session as much as its connection and its window allow.
+    /// Sends to a session as much as its connection and its window allow: first what is in flight and was not written on this
+    /// connection, in order [MQTT-4.4.0-1], then what waits.
     pub(super) fn pump(&mut self, key: SessionKey, now: Instant) {
         let Some(id) = self.connection_of(key) else { return };
         while let (Some(session), Some(connection)) = (self.sessions.get_mut(key), self.connections.get_mut(&id)) {
+            let unacknowledged = session.in_flight.iter().filter(|sent| sent.sent).count();
+            let window_full = unacknowledged >= usize::from(connection.receive_maximum);
+            if connection.credit == 0 {
+                return;
+            }
+            if let Some(index) = session.in_flight.iter().position(|sent| !sent.sent) {
+                if window_full {
+                    return;
+                }
+                let Some(again) = session.in_flight.get_mut(index) else { return };
+                again.sent = true;
+                let packet = if again.released {
+                    Packet::PubRel(Ack::new(again.packet_id, ReasonCode::SUCCESS))
+                } else {
+                    connection.credit -= 1;
+                    publish_packet(&again.delivery, Some(again.packet_id), true, connection.version, now)
+                };
+                self.send(id, packet);
+                continue;
+            }
             let Some(next) = session.queue.front() else { return };
-            let window_full = next.qos != QoS::AtMostOnce && session.in_flight.len() >= usize::from(connection.receive_maximum);
-            if connection.credit == 0 || window_full {
+            if next.qos != QoS::AtMostOnce && window_full {
                 return;
             }
             let Some(delivery) = session.dequeue() else { return };
@@ -48,38 +71,22 @@ impl Engine {
             }
             connection.credit -= 1;
             let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| session.next_packet_id());
-            let packet = publish_packet(&delivery, packet_id, connection.version, now);
+            let packet = publish_packet(&delivery, packet_id, false, connection.version, now);
             if let Some(packet_id) = packet_id {
-                session.in_flight.push_back(InFlight { packet_id, delivery, released: false });
+                session.in_flight.push_back(InFlight { packet_id, delivery, released: false, sent: true });
             }
             self.traffic.publishes_sent += 1;
             self.send(id, packet);
         }
     }
 
-    /// After a reconnect: what was in flight goes out again, in order [MQTT-4.4.0-1], then what waited.
+    /// After a reconnect everything in flight is to be sent again, unless it is more than this client takes now.
     pub(super) fn resume(&mut self, id: ConnectionId, key: SessionKey, now: Instant) {
-        let Some(session) = self.sessions.get(key) else { return };
-        let Some(version) = self.connections.get(&id).map(|connection| connection.version) else { return };
-        let again: Vec<Packet> = session
-            .in_flight
-            .iter()
-            .map(|sent| {
-                if sent.released {
-                    return Packet::PubRel(Ack::new(sent.packet_id, ReasonCode::SUCCESS));
-                }
-                match publish_packet(&sent.delivery, Some(sent.packet_id), version, now) {
-                    Packet::Publish(publish) => Packet::Publish(Publish { dup: true, ..publish }),
-                    other => other,
-                }
-            })
-            .collect();
-        if let Some(connection) = self.connections.get_mut(&id) {
-            let publishes = again.iter().filter(|packet| matches!(packet, Packet::Publish(_))).count();
-            connection.credit = connection.credit.saturating_sub(u32::try_from(publishes).unwrap_or(u32::MAX));
-        }
-        for packet in again {
-            self.send(id, packet);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(max_packet) = self.connections.get(&id).map(|connection| connection.max_packet) else { return };
+        session.in_flight.retain(|sent| sent.released || size(&sent.delivery.message) <= max_packet);
+        for sent in &mut session.in_flight {
+            sent.sent = false;
         }
         self.pump(key, now);
     }
@@ -94,16 +101,15 @@ impl Engine {
     }
 }
 
+/// What a PUBLISH of this message takes in MQTT 5, in bytes; one or two too many for its shortest forms.
 fn size(message: &Message) -> usize {
-    let properties = &message.properties;
-    let user: usize = properties.user.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
-    let data = properties.correlation_data.as_ref().map_or(0, |data| 3 + data.len());
-    let texts = properties.content_type.as_ref().map_or(0, |text| 3 + text.len())
-        + properties.response_topic.as_ref().map_or(0, |topic| 3 + topic.as_str().len());
-    PUBLISH_OVERHEAD + 12 + message.topic.as_str().len() + message.payload.len() + user + data + texts
+    let mut properties = BytesMut::new();
+    encode_properties(&message.properties, &mut properties);
+    let expiry = if message.expires_at.is_some() { 5 } else { 0 };
+    PUBLISH_OVERHEAD + message.topic.as_str().len() + properties.len() + expiry + message.payload.len()
 }
 
-fn publish_packet(delivery: &Delivery, packet_id: Option<PacketId>, version: Version, now: Instant) -> Packet {
+fn publish_packet(delivery: &Delivery, packet_id: Option<PacketId>, dup: bool, version: Version, now: Instant) -> Packet {
     let message = &delivery.message;
     let mut properties = Default::default();
     if version == Version::V5 {
@@ -113,7 +119,7 @@ fn publish_packet(delivery: &Delivery, packet_id: Option<PacketId>, version: Ver
         }
     }
     Packet::Publish(Publish {
-        dup: false,
+        dup,
         qos: delivery.qos,
         retain: delivery.retain,
         topic: Some(message.topic.clone()),

@@ -23,7 +23,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,8 @@ pub struct Limits {
     pub max_subscriptions: usize,
     /// Retained messages in all.
     pub max_retained: usize,
+    /// Bytes of all retained messages.
+    pub max_retained_bytes: usize,
     /// Unacknowledged QoS 1 and 2 messages in flight to one client, and from one MQTT 5 client.
     pub receive_maximum: u16,
     /// PUBLISH packets handed to a connection that it has not written.
@@ -77,6 +79,7 @@ impl Default for Limits {
             max_queued_bytes: 4 << 20,
             max_subscriptions: 1_000,
             max_retained: 10_000,
+            max_retained_bytes: 32 << 20,
             receive_maximum: 64,
             credits: 256,
             connect_within: Duration::from_secs(10),
@@ -123,6 +126,10 @@ pub enum Input {
 pub enum Output {
     /// Write a packet.
     Send(ConnectionId, Packet),
+    /// Read nothing more until [`Output::Resume`]: too much of this client waits for a tap.
+    Pause(ConnectionId),
+    /// Read on.
+    Resume(ConnectionId),
     /// Write what was sent before, then close.
     Close(ConnectionId),
     /// Hand a message to a tap.
@@ -149,6 +156,13 @@ struct Connection {
     receive_maximum: u16,
     max_packet: usize,
     acks: VecDeque<HeldAck>,
+    /// Bytes of the messages behind `acks`.
+    held_bytes: usize,
+    is_paused: bool,
+    /// QoS 2 messages of this connection that are not released [MQTT-3.3.4-7].
+    unreleased: HashSet<PacketId>,
+    /// Its entry in the timers.
+    timer: Option<(Instant, Timer)>,
 }
 
 /// An acknowledgement that waits for its turn.
@@ -157,6 +171,7 @@ struct HeldAck {
     packet_id: PacketId,
     is_qos_2: bool,
     state: AckState,
+    bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,7 +222,7 @@ pub struct Engine {
 impl Engine {
     /// An empty broker. `salt` should differ from run to run.
     pub fn new(limits: Limits, taps: Vec<Tap>, salt: u64, now: Instant) -> Self {
-        let retained = Retained::new(limits.max_retained);
+        let retained = Retained::new(limits.max_retained, limits.max_retained_bytes);
         let timers = BTreeSet::from([(now, Timer::Sys)]);
         Self {
             limits,

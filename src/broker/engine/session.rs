@@ -19,12 +19,14 @@ pub(super) struct Delivery {
     pub(super) message: Arc<Message>,
     pub(super) qos: QoS,
     pub(super) retain: bool,
+    /// A retained message sent because of a new subscription.
+    pub(super) is_replay: bool,
 }
 
 impl Delivery {
     /// Bytes it takes while it waits, about.
     pub(super) fn size(&self) -> usize {
-        OVERHEAD + self.message.topic.as_str().len() + self.message.payload.len()
+        OVERHEAD + self.message.weight()
     }
 }
 
@@ -33,8 +35,10 @@ impl Delivery {
 pub(super) struct InFlight {
     pub(super) packet_id: PacketId,
     pub(super) delivery: Delivery,
-    /// PUBREC arrived: PUBREL was sent.
+    /// PUBREC arrived: PUBREL is what goes out.
     pub(super) released: bool,
+    /// Written on this connection.
+    pub(super) sent: bool,
 }
 
 /// A QoS 2 message from the client, from its PUBLISH to its PUBREL.
@@ -44,12 +48,16 @@ pub(super) enum Incoming {
     Held(Ticket),
     /// PUBREC was sent, or can be sent again.
     Received,
+    /// Subscribers have it, a tap could not take it: a repetition is only forwarded.
+    Refused,
 }
 
 /// A will that waits.
 #[derive(Debug)]
 pub(super) struct PendingWill {
-    pub(super) message: Arc<Message>,
+    pub(super) message: Message,
+    /// Message Expiry Interval, from when it is published.
+    pub(super) expiry: Option<Duration>,
     pub(super) delay: Duration,
     /// Set when the connection is gone.
     pub(super) due: Option<Instant>,
@@ -62,9 +70,13 @@ pub(super) struct Session {
     /// How long it outlives its connection; `None` is for ever.
     pub(super) outlives: Option<Duration>,
     pub(super) expires_at: Option<Instant>,
+    /// When its connection ended.
+    pub(super) away_since: Option<Instant>,
     pub(super) subscriptions: HashSet<TopicFilter>,
     pub(super) queue: VecDeque<Delivery>,
-    pub(super) queue_bytes: usize,
+    queue_bytes: usize,
+    /// Replays in the queue.
+    replays: usize,
     pub(super) in_flight: VecDeque<InFlight>,
     pub(super) incoming: HashMap<PacketId, Incoming>,
     pub(super) will: Option<PendingWill>,
@@ -78,9 +90,11 @@ impl Session {
             connection: None,
             outlives: Some(Duration::ZERO),
             expires_at: None,
+            away_since: None,
             subscriptions: HashSet::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            replays: 0,
             in_flight: VecDeque::new(),
             incoming: HashMap::new(),
             will: None,
@@ -88,23 +102,44 @@ impl Session {
         }
     }
 
-    /// Lets a delivery wait. False if it had to be dropped: QoS 0 for somebody who is away, or the queue is full. What was
-    /// retained is exempt: its number is bounded already, and a subscriber counts on getting all of it.
+    /// Lets a delivery wait. False if it had to be dropped: QoS 0 for somebody who is away, or the queue is full. Replays of
+    /// retained messages have a bound of their own: a subscriber counts on getting all of them, and they must not push out
+    /// what is new.
     pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits) -> bool {
         let wanted = self.connection.is_some() || delivery.qos != QoS::AtMostOnce;
         let size = delivery.size();
-        let fits = self.queue.len() < limits.max_queued && self.queue_bytes + size <= limits.max_queued_bytes;
-        if !wanted || !(fits || delivery.retain) {
+        let fits = if delivery.is_replay {
+            self.replays < limits.max_retained
+        } else {
+            let few = self.queue.len() - self.replays < limits.max_queued;
+            self.queue.is_empty() || (few && self.queue_bytes + size <= limits.max_queued_bytes)
+        };
+        if !wanted || !fits {
             return false;
         }
-        self.queue_bytes += size;
+        if delivery.is_replay {
+            self.replays += 1;
+        } else {
+            self.queue_bytes += size;
+        }
         self.queue.push_back(delivery);
         true
     }
 
+    /// QoS 0 is not kept for somebody who is away.
+    pub(super) fn forget_qos_0(&mut self) {
+        self.queue.retain(|delivery| delivery.qos != QoS::AtMostOnce);
+        self.replays = self.queue.iter().filter(|delivery| delivery.is_replay).count();
+        self.queue_bytes = self.queue.iter().filter(|delivery| !delivery.is_replay).map(Delivery::size).sum();
+    }
+
     pub(super) fn dequeue(&mut self) -> Option<Delivery> {
         let delivery = self.queue.pop_front()?;
-        self.queue_bytes = self.queue_bytes.saturating_sub(delivery.size());
+        if delivery.is_replay {
+            self.replays -= 1;
+        } else {
+            self.queue_bytes -= delivery.size();
+        }
         Some(delivery)
     }
 
@@ -120,9 +155,9 @@ impl Session {
         }
     }
 
-    /// Ends what is in flight under `packet_id`, if it is in the state `released` (PUBCOMP) or not (PUBACK, failed PUBREC).
-    pub(super) fn complete(&mut self, packet_id: PacketId, released: bool) -> bool {
-        let position = self.in_flight.iter().position(|sent| sent.packet_id == packet_id && sent.released == released);
+    /// Ends what is in flight under `packet_id`, if it is what the acknowledgement is for.
+    pub(super) fn complete(&mut self, packet_id: PacketId, ends: impl Fn(&InFlight) -> bool) -> bool {
+        let position = self.in_flight.iter().position(|sent| sent.packet_id == packet_id && ends(sent));
         position.and_then(|position| self.in_flight.remove(position)).is_some()
     }
 }

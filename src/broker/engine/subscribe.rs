@@ -1,5 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::session::Delivery;
@@ -13,13 +14,16 @@ impl Engine {
             return;
         }
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
-        let mut replays = Vec::new();
+        let mut replays = BTreeMap::new();
         for (filter, options) in subscribe.filters {
             match self.add_subscription(session, &filter, options) {
                 Ok(is_new) => {
                     reasons.push(ReasonCode(options.qos as u8));
-                    if options.retain_handling == RetainHandling::Always || (options.retain_handling == RetainHandling::IfNew && is_new) {
-                        replays.push((filter, options));
+                    let wanted =
+                        options.retain_handling == RetainHandling::Always || (options.retain_handling == RetainHandling::IfNew && is_new);
+                    // A filter that stands twice in one packet is one subscription, with the later options.
+                    if wanted {
+                        replays.insert(filter, options);
                     }
                 }
                 Err(reason) => reasons.push(reason),
@@ -49,7 +53,7 @@ impl Engine {
     fn replay_retained(&mut self, session: SessionKey, filter: &TopicFilter, options: SubscribeOptions, now: Instant) {
         for message in self.retained.matching(filter, now) {
             let qos = message.qos.min(options.qos);
-            self.hand_over(session, Delivery { message, qos, retain: true });
+            self.hand_over(session, Delivery { message, qos, retain: true, is_replay: true });
         }
         self.pump(session, now);
     }

@@ -40,7 +40,7 @@ pub(super) async fn start(ledger: Arc<Ledger>, stop: &Stop, tasks: &mut Tasks) -
 }
 
 async fn write_down(mut arrivals: mpsc::Receiver<Forward>, broker: Broker, ledger: Arc<Ledger>) -> Result<(), String> {
-    while let Some(Forward { message, ticket }) = arrivals.recv().await {
+    while let Some(Forward { message, ticket, .. }) = arrivals.recv().await {
         if let Some(sequence) = sequence(&message) {
             let is_local = message.topic.as_str() == "remote/local/number";
             let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());

@@ -41,6 +41,9 @@ pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
     if !(1..=MOST_CONNECTIONS).contains(&max_connections) {
         check.fault(&at!["broker", "max_connections"], format!("write a number from 1 to {MOST_CONNECTIONS}"));
     }
+    if file.max_queued == Some(0) {
+        check.fault(&at!["broker", "max_queued"], "type 1 or more, such as 10000");
+    }
     let limits = Limits {
         max_packet,
         max_queued: file.max_queued.unwrap_or(defaults.max_queued),
