@@ -98,7 +98,7 @@ mod tests {
     async fn late_answers_are_dropped_and_the_connection_goes_on() {
         let (ours, mut theirs) = duplex(4096);
         let mut context = tcp::attach_slave(MbapShim::new(ours), Slave(1));
-        let server = tokio::spawn(async move {
+        let play = async move {
             let mut first = [0; 12];
             theirs.read_exact(&mut first).await.unwrap();
             let mut second = [0; 12];
@@ -107,11 +107,13 @@ mod tests {
             theirs.write_all(&answer(&first, 7)).await.unwrap();
             theirs.write_all(&answer(&second, 8)).await.unwrap();
             theirs
-        });
+        };
         let ask = || Request::ReadHoldingRegisters(0, 1);
-        assert!(tokio::time::timeout(Duration::from_millis(30), context.call(ask())).await.is_err(), "the first answer is late");
-        assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![8]));
-        drop(server);
+        let calls = async {
+            assert!(tokio::time::timeout(Duration::from_millis(30), context.call(ask())).await.is_err(), "the first answer is late");
+            assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![8]));
+        };
+        let (_theirs, ()) = tokio::join!(play, calls);
     }
 
     #[tokio::test]

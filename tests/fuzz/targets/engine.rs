@@ -33,7 +33,7 @@ impl Stage {
         for output in outputs {
             match output {
                 Output::Send(HONEST, Packet::PingResp) => self.pongs += 1,
-                Output::Send(..) => {}
+                Output::Send(..) | Output::Pause(_) | Output::Resume(_) => {}
                 Output::Close(id) => drop(self.decoders.remove(&id)),
                 Output::Forward { ticket, .. } => self.tickets.extend(ticket),
             }
