@@ -7,7 +7,7 @@
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
 //!   `$SYS/wellhead/uplink/<name>`.
 //!
-//! `session` is the pure state, `link` the transport (the only file that names rumqttc), `tls` the certificates, `task` drives.
+//! `session` is the pure state, `link` the transport (the only place that names rumqttc), `tls` the certificates, `task` drives.
 
 mod link;
 mod session;

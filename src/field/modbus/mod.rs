@@ -1,7 +1,7 @@
 //! The Modbus driver: RTU on a serial port or through TCP, and Modbus TCP; codec by tokio-modbus.
 //!
 //! Invariants:
-//! * tokio-modbus sees only frames that answer the outstanding request: [`shim`] filters an RTU wire, [`mbap`] a TCP connection.
+//! * tokio-modbus sees only frames that answer the outstanding request: `shim` filters an RTU wire, `mbap` a TCP connection.
 //! * After a time-out on RTU the same unit is asked a question first whose answer has a length that no answer owed has (a
 //!   barrier): slaves answer in order, so once that answer is there the late ones are past. A refusal has no length and proves
 //!   nothing: then the wire is left alone until nothing can come any more.
