@@ -106,7 +106,7 @@ fn a_burst_is_delivered_whole_and_in_order() {
     let file = folder.path().join("numbers");
     std::fs::write(&file, &numbers).unwrap();
     let log = folder.path().join("subscriber");
-    let mut subscriber = Process::start(mosquitto_sub().args(["-p", &port, "-q", "1", "-t", "burst", "-t", "ready", "-C", "5001"]), &log);
+    let mut subscriber = Process::start(mosquitto_sub().args(["-p", &port, "-q", "1", "-t", "burst", "-t", "ready"]), &log);
     wait_for("the subscriber is there", || {
         publish(&port, &["-t", "ready", "-m", "ready"]);
         subscriber.output().contains("ready").then_some(())
