@@ -13,8 +13,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::chunk::Chunk;
 use super::cursor::Cursor;
-use super::engine::{LEAST_PARTITION_BYTES, Partition};
+use super::engine::{LEAST_PARTITION_BYTES, Partition, io_error};
 use super::folder::{Sealed, list, lock, open_or_carve, partition_path, recover, remove_partition};
+use super::reserve::Reserve;
 use super::{CHUNK_BYTES, StoreError};
 
 /// Bounds of a journal, in bytes.
@@ -60,6 +61,7 @@ pub struct Journal {
     folder: PathBuf,
     _lock: File,
     limits: Limits,
+    reserve: Reserve,
     sealed: VecDeque<Sealed>,
     tail: Sealed,
     tail_partition: Partition,
@@ -76,6 +78,15 @@ impl Journal {
     /// Opens the journal in `folder`, making it if needed.
     pub fn open(folder: &Path, limits: Limits) -> Result<Self, StoreError> {
         let lock = lock(folder)?;
+        let reserve = Reserve::of(folder);
+        match Self::open_locked(folder, limits, &lock) {
+            Err(StoreError::Full { .. }) if reserve.spend() => Self::open_locked(folder, limits, &lock),
+            opened => opened,
+        }
+    }
+
+    fn open_locked(folder: &Path, limits: Limits, lock: &File) -> Result<Self, StoreError> {
+        let lock = lock.try_clone().map_err(|e| io_error(folder, e))?;
         let sealed = list(folder)?;
         let (cursor, next_seq, number) = match sealed.back() {
             None => (Cursor::default(), 1, 1),
@@ -92,6 +103,7 @@ impl Journal {
             folder: folder.to_owned(),
             _lock: lock,
             limits,
+            reserve: Reserve::of(folder),
             sealed,
             tail,
             tail_partition,
@@ -109,6 +121,7 @@ impl Journal {
         journal.remove_empty()?;
         journal.enforce_limit()?;
         journal.remove_settled()?;
+        journal.reserve.keep();
         Ok(journal)
     }
 
@@ -243,6 +256,9 @@ impl Journal {
         };
         // Also when the disk is full: that is how it gets room. Partitions that are gone count as settled at the next start.
         self.remove_settled()?;
+        if saved.is_ok() {
+            self.reserve.keep();
+        }
         saved
     }
 
@@ -377,7 +393,11 @@ impl Journal {
                 return Ok(None);
             };
             let path = partition_path(&self.folder, number, first_seq);
-            self.head = Some((number, open_or_carve(&self.folder, &path, &self.cursor)?.0));
+            let opened = match open_or_carve(&self.folder, &path, &self.cursor) {
+                Err(StoreError::Full { .. }) if self.reserve.spend() => open_or_carve(&self.folder, &path, &self.cursor),
+                opened => opened,
+            };
+            self.head = Some((number, opened?.0));
         }
         match &self.head {
             Some((_, partition)) => partition.chunk(slot),
@@ -510,7 +530,7 @@ mod tests {
         }
         journal.save_cursor().unwrap();
         assert_eq!(journal.sealed.len(), 0);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "LOCK and one partition");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "LOCK, reserve and one partition");
         drop(journal);
         let journal = open(folder.path());
         assert_eq!((journal.waiting(), journal.next_seq()), (0, 2001));

@@ -6,6 +6,7 @@
 //! p-1-<number>-<first seq>/                a partition: one sled database, filled once, removed whole
 //! new-*/  dead-*/                          partitions being made or removed; deleted at the next start
 //! quarantine/                              partitions that could not be read; what could be carved out of them was kept
+//! reserve                                  room that is given up when the disk is full, so that delivering can go on
 //! ```
 //!
 //! Invariants:
@@ -23,6 +24,7 @@ mod cursor;
 mod engine;
 mod folder;
 mod journal;
+mod reserve;
 mod thread;
 
 pub use chunk::{CHUNK_BYTES, Chunk, ChunkError};

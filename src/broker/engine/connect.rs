@@ -185,7 +185,8 @@ impl Engine {
     pub(super) fn check_keep_alive(&mut self, id: ConnectionId, now: Instant) {
         let Some(connection) = self.connections.get(&id) else { return };
         let Some(allowed) = connection.silence_allowed else { return };
-        let due = connection.last_heard + allowed;
+        // Who is not read cannot be heard.
+        let due = if connection.is_paused { now + allowed } else { connection.last_heard + allowed };
         if due <= now {
             self.refuse(id, ReasonCode::KEEP_ALIVE_TIMEOUT, now);
         } else {

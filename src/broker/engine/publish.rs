@@ -46,11 +46,11 @@ impl Engine {
             }
         }
         self.send_ready_acks(id, now);
-        self.pace(id);
+        self.pace(id, now);
     }
 
     /// Stops reading a client of whom too much waits for a tap, and goes on when it is less: the sender waits, nobody else.
-    fn pace(&mut self, id: ConnectionId) {
+    fn pace(&mut self, id: ConnectionId, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let most = usize::from(self.limits.receive_maximum);
         let much = connection.acks.len() >= most || connection.held_bytes > HELD_BYTES;
@@ -60,6 +60,7 @@ impl Engine {
             self.outputs.push(Output::Pause(id));
         } else if little && connection.is_paused {
             connection.is_paused = false;
+            connection.last_heard = now;
             self.outputs.push(Output::Resume(id));
         }
     }
@@ -169,7 +170,7 @@ impl Engine {
             }
         }
         self.send_ready_acks(id, now);
-        self.pace(id);
+        self.pace(id, now);
     }
 
     /// Sends the acknowledgements whose turn has come [MQTT-4.6.0-2], [MQTT-4.6.0-3].
