@@ -235,7 +235,7 @@ fn start_field(
         return;
     }
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
-    let report = Report { points: config.points, devices: config.availability, live, intakes, counters: Arc::default() };
+    let report = Report { points: config.points, devices: config.availability, live, intakes };
     tasks.start("report", report.run(events, hurry));
     for line in config.lines {
         let task = LineTask { line, events: sender.clone(), stop: stop.clone() };

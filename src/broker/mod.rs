@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::message::Message;
-use crate::metrics::Counter;
 use crate::mqtt::{Packet, QoS};
 use crate::tasks::Stop;
 use crate::time::now;
@@ -60,21 +59,11 @@ pub struct Forward {
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
-/// Counters of the driver.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// QoS 0 messages for a tap that was busy.
-    pub forward_dropped: Counter,
-    /// Connections closed because they did not take what was sent to them.
-    pub overrun: Counter,
-}
-
 /// The handle of a running broker; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Broker {
     events: mpsc::Sender<Event>,
     next_connection: Arc<AtomicU64>,
-    counters: Arc<Counters>,
 }
 
 impl Broker {
@@ -82,11 +71,6 @@ impl Broker {
     pub async fn stored(&self, ticket: Ticket, accepted: bool) {
         // A broker that is gone has nobody left to acknowledge to.
         let _ = self.events.send(Event::Input(Input::Stored { ticket, accepted })).await;
-    }
-
-    /// Its counters.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
     }
 
     pub(crate) async fn opened(&self) -> Option<(ConnectionId, mpsc::Receiver<ToConnection>)> {
@@ -109,7 +93,6 @@ pub struct Driver {
     live: mpsc::Receiver<Message>,
     connections: HashMap<ConnectionId, mpsc::Sender<ToConnection>>,
     taps: Vec<TapQueue>,
-    counters: Arc<Counters>,
     stopping: bool,
 }
 
@@ -135,10 +118,9 @@ pub struct Parts {
 pub fn broker(engine: Engine, taps: Vec<mpsc::Sender<Forward>>) -> Parts {
     let (sender, events) = mpsc::channel(INPUT_QUEUE);
     let (live_sender, live) = mpsc::channel(INPUT_QUEUE);
-    let counters = Arc::new(Counters::default());
-    let broker = Broker { events: sender, next_connection: Arc::default(), counters: counters.clone() };
+    let broker = Broker { events: sender, next_connection: Arc::default() };
     let taps = taps.into_iter().map(|sender| TapQueue { sender, room: Arc::new(Semaphore::new(TAP_BYTES)) }).collect();
-    let driver = Driver { engine, events, live, connections: HashMap::new(), taps, counters, stopping: false };
+    let driver = Driver { engine, events, live, connections: HashMap::new(), taps, stopping: false };
     Parts { broker, live: live_sender, driver }
 }
 
@@ -233,7 +215,7 @@ impl Driver {
         if refused {
             // Its task sees the end of the channel and closes the socket; the engine hears of it as Closed.
             self.connections.remove(&id);
-            self.counters.overrun.count();
+            self.engine.count_dropped();
         }
     }
 
@@ -242,7 +224,7 @@ impl Driver {
         match (taken, ticket) {
             (true, _) => {}
             (false, Some(ticket)) => self.engine.handle(Input::Stored { ticket, accepted: false }, at),
-            (false, None) => self.counters.forward_dropped.count(),
+            (false, None) => self.engine.count_dropped(),
         }
     }
 }

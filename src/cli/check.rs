@@ -17,10 +17,12 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
     let devices: usize = config.lines.iter().map(|line| line.devices.len()).sum();
     let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
     let mut out = format!(
-        "{} is correct: {} lines, {devices} devices, {points} points, {} uplinks\n",
+        "{} is correct: {}, {}, {}, {}\n",
         file.display(),
-        config.lines.len(),
-        config.uplinks.len()
+        counted(config.lines.len(), "line"),
+        counted(devices, "device"),
+        counted(points, "point"),
+        counted(config.uplinks.len(), "uplink")
     );
     for line in &config.lines {
         out.push_str(&describe(line));
@@ -34,25 +36,34 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
     std::io::stdout().write_all(out.as_bytes()).map_err(Failure::runtime)
 }
 
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn describe(line: &Line) -> String {
     let blocks = blocks(&line.devices);
     let per_second: f64 = blocks.iter().map(|block| 1.0 / block.every.as_secs_f64()).sum();
     match &line.wire {
         Wire::Simulated => format!("line {} (simulated): no requests\n", line.name),
         Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) => {
-            format!("line {} ({address}): {} requests, {per_second:.1} per second\n{}", line.name, blocks.len(), requests(line, &blocks))
+            format!(
+                "line {} ({address}): {}, {per_second:.1} per second\n{}",
+                line.name,
+                counted(blocks.len(), "request"),
+                requests(line, &blocks)
+            )
         }
         Wire::Serial(port) => {
             let load: f64 = blocks
                 .iter()
                 .map(|block| (block.wire_time(port.speed, block.count) + TURNAROUND).as_secs_f64() / block.every.as_secs_f64())
-                .sum();
+                .fold(0.0, |sum, load| sum + load);
             let warning = if load > 1.0 { "; too much: every interval will be stretched" } else { "" };
             format!(
-                "line {} ({}): {} requests, load {:.0} %{warning}\n{}",
+                "line {} ({}): {}, load {:.0} %{warning}\n{}",
                 line.name,
                 port.path,
-                blocks.len(),
+                counted(blocks.len(), "request"),
                 load * 100.0,
                 requests(line, &blocks)
             )
@@ -64,12 +75,12 @@ fn requests(line: &Line, blocks: &[Block]) -> String {
     let describe = |block: &Block| {
         let device = line.devices.get(block.device).map_or("", |device| device.name.as_str());
         format!(
-            "  {device}: {} {:?} from {} every {}, {} points\n",
+            "  {device}: {} {:?} from {} every {}, {}\n",
             block.count,
             block.table,
             block.start,
             humantime::format_duration(block.every),
-            block.points.len()
+            counted(block.points.len(), "point")
         )
     };
     blocks.iter().map(describe).collect()

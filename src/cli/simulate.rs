@@ -33,7 +33,7 @@ pub(super) fn simulate(file: &Path, only: &[String]) -> Result<(), Failure> {
             play(&line, &stop, &mut tasks).await?;
         }
         if tasks.is_empty() {
-            return Err(Failure::runtime(format!("no Modbus line in {}; nothing to simulate", file.display())));
+            return Err(Failure::runtime(format!("no enabled Modbus line in {}; nothing to simulate", file.display())));
         }
         tokio::select! {
             () = signal.wait() => {}

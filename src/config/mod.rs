@@ -3,8 +3,7 @@
 //! Invariants:
 //! * Every fault of a file is reported at once, with line and column and what to type instead.
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
-//! * The types of the file are the types the schema is made from; leaf values (durations, speeds, filters) are parsed by the
-//!   modules that own them.
+//! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
 //! `document` (YAML with positions), `file` (as typed), `resolve` (as meant), `fault` (messages).
 

@@ -94,7 +94,9 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
     let mut check = Check { file, document, folder, faults };
     check.no_empty_sections();
     let site = file.site.clone().unwrap_or_else(|| "site".to_owned());
-    if file.site.is_none() && !document.has("site") {
+    // A plain broker has nothing that is called after its site.
+    let is_named = ["lines", "devices", "uplinks"].iter().any(|key| document.has(key));
+    if file.site.is_none() && is_named && !document.has("site") {
         check.faults.at((1, 1), "\"site\" is missing; add `site: <name>`, such as site: pump-station-7".to_owned());
     }
     if site.is_empty() || site.starts_with('$') || TopicName::new(site.clone()).is_err() {
@@ -102,7 +104,7 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
     }
     for (name, class) in &file.classes {
         if class.qos > 1 {
-            check.fault(&at!["classes", name, "qos"], "type 0 (may be lost) or 1 (at least once)");
+            check.fault(&at!["classes", name, "qos"], "type 0 (may be lost) or 1 (at least once); exactly once is not in this version");
         }
     }
     let (lines, points, availability) = field::resolve(&mut check);

@@ -80,7 +80,19 @@ impl FromStr for Speed {
 
 impl<'de> Deserialize<'de> for Speed {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        /// YAML takes a baud rate alone for a number.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Typed {
+            Baud(u32),
+            Text(String),
+        }
+        let text = match Typed::deserialize(deserializer) {
+            Ok(Typed::Baud(baud)) => baud.to_string(),
+            Ok(Typed::Text(text)) => text,
+            Err(_) => String::new(),
+        };
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

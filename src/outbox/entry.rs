@@ -4,7 +4,7 @@
 //! version 1 | kind 1 | flags 1 (bits 0-1 QoS, bit 2 retain) | enqueued at, unix ms 8 | topic length 2, topic |
 //! MQTT 5 properties, as on the wire | payload
 //! ```
-//! Kind 0 is a message. Kind 1 is kept for frames: the readings of one flush, rendered when they are sent.
+//! Kind 0 is a message; other kinds are left to other contents.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;

@@ -8,12 +8,14 @@
 pub mod exception;
 pub mod template;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::message::{Message, Origin};
-use crate::metrics::Counter;
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{Intake, OfferError};
 use crate::payload::json;
@@ -33,15 +35,54 @@ pub struct PointReport {
     pub rule: Rule,
 }
 
-/// What went through the report.
-#[derive(Debug, Default)]
-pub struct Counters {
+/// How often `$SYS/wellhead/report` is published.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// What went through the report; published as JSON on `$SYS/wellhead/report`.
+#[derive(Debug, Default, Clone, PartialEq, Serialize)]
+struct Counts {
     /// Readings that arrived.
-    pub readings: Counter,
+    readings: u64,
     /// Readings that were worth a message.
-    pub reported: Counter,
-    /// Messages that local clients did not see because the broker was busy.
-    pub live_dropped: Counter,
+    reported: u64,
+    /// Messages that local clients saw late or, if a newer one came first, never: the broker was busy.
+    delayed: u64,
+}
+
+/// What local clients see; nobody waits for them.
+#[derive(Debug)]
+struct LiveView {
+    live: mpsc::Sender<Message>,
+    /// The newest message of each topic that the broker had no room for; at most one per point and device.
+    unshown: HashMap<TopicName, Message>,
+}
+
+impl LiveView {
+    /// Shows a message, after what could not be shown before. True if it has to wait.
+    fn show(&mut self, message: Message) -> bool {
+        self.catch_up();
+        if self.unshown.is_empty() {
+            match self.live.try_send(message) {
+                Ok(()) => return false,
+                Err(TrySendError::Full(message) | TrySendError::Closed(message)) => {
+                    drop(self.unshown.insert(message.topic.clone(), message));
+                }
+            }
+        } else {
+            self.unshown.insert(message.topic.clone(), message);
+        }
+        true
+    }
+
+    /// Shows what had to wait, as far as there is room: retained values must not stay wrong.
+    fn catch_up(&mut self) {
+        while let Some(topic) = self.unshown.keys().next().cloned() {
+            let Ok(place) = self.live.try_reserve() else { return };
+            if let Some(message) = self.unshown.remove(&topic) {
+                place.send(message);
+            }
+        }
+    }
 }
 
 /// The task that turns events into messages.
@@ -55,8 +96,13 @@ pub struct Report {
     pub live: Option<mpsc::Sender<Message>>,
     /// Where messages may have to go.
     pub intakes: Vec<Intake>,
-    /// Its counters.
-    pub counters: Arc<Counters>,
+}
+
+/// What the task keeps while it runs.
+struct State {
+    last: Vec<LastReport>,
+    view: Option<LiveView>,
+    counts: Counts,
 }
 
 impl Report {
@@ -70,38 +116,45 @@ impl Report {
     }
 
     async fn take(&self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
-        let mut last = vec![LastReport::default(); self.points.len()];
-        while let Some(event) = events.recv().await {
+        let view = self.live.clone().map(|live| LiveView { live, unshown: HashMap::new() });
+        let mut state = State { last: vec![LastReport::default(); self.points.len()], view, counts: Counts::default() };
+        let mut status = tokio::time::interval(STATUS_EVERY);
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                _ = status.tick() => {
+                    state.tell();
+                    continue;
+                }
+            };
             let message = match event {
-                Event::Reading(reading) => self.reading(&reading, &mut last),
-                Event::Device { device, online } => self.devices.get(device.0 as usize).map(|topic| {
-                    let state = if online { "online" } else { "offline" };
-                    Message::new(topic.clone(), state, Origin::Field).retained().with_qos(QoS::AtLeastOnce)
+                None => return Ok(()),
+                Some(Event::Reading(reading)) => self.reading(&reading, &mut state),
+                Some(Event::Device { device, online }) => self.devices.get(device.0 as usize).map(|topic| {
+                    let text = if online { "online" } else { "offline" };
+                    Message::new(topic.clone(), text, Origin::Field).retained().with_qos(QoS::AtLeastOnce)
                 }),
             };
             if let Some(message) = message {
-                self.send(message).await?;
+                self.send(message, &mut state).await?;
             }
         }
-        Ok(())
     }
 
-    fn reading(&self, reading: &Reading, last: &mut [LastReport]) -> Option<Message> {
-        self.counters.readings.count();
+    fn reading(&self, reading: &Reading, state: &mut State) -> Option<Message> {
+        state.counts.readings += 1;
         let index = reading.point.0 as usize;
         let point = self.points.get(index)?;
-        if !last.get_mut(index)?.is_exception(point.rule, reading, now()) {
+        if !state.last.get_mut(index)?.is_exception(point.rule, reading, now()) {
             return None;
         }
-        self.counters.reported.count();
+        state.counts.reported += 1;
         Some(Message::new(point.topic.clone(), json::encode(reading), Origin::Field).retained().with_qos(point.qos))
     }
 
-    async fn send(&self, message: Message) -> Result<(), String> {
-        if let Some(live) = &self.live
-            && live.try_send(message.clone()).is_err()
-        {
-            self.counters.live_dropped.count();
+    async fn send(&self, message: Message, state: &mut State) -> Result<(), String> {
+        if let Some(view) = &mut state.view {
+            state.counts.delayed += u64::from(view.show(message.clone()));
         }
         for intake in &self.intakes {
             // The receipt is not awaited: what a reading's commit may take is the setting `outbox.save.every`.
@@ -112,5 +165,17 @@ impl Report {
             }
         }
         Ok(())
+    }
+}
+
+impl State {
+    fn tell(&mut self) {
+        let Some(view) = &mut self.view else { return };
+        view.catch_up();
+        // A structure of numbers cannot fail to be written.
+        let text = serde_json::to_string(&self.counts).unwrap_or_default();
+        if let Ok(topic) = TopicName::new("$SYS/wellhead/report") {
+            view.show(Message::new(topic, text, Origin::Own).retained());
+        }
     }
 }

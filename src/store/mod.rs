@@ -5,6 +5,7 @@
 //! LOCK                                     held while the journal is open
 //! p-1-<number>-<first seq>/                a partition: one sled database, filled once, removed whole
 //! new-*/  dead-*/                          partitions being made or removed; deleted at the next start
+//! carved-*/                                what replaces a damaged partition, until that one is in quarantine
 //! quarantine/                              partitions that could not be read; what could be carved out of them was kept
 //! reserve                                  room that is given up when the disk is full, so that delivering can go on
 //! ```
@@ -48,7 +49,9 @@ pub enum StoreError {
         folder: std::path::PathBuf,
     },
     /// A person's mistake: missing rights, a file in the way.
-    #[error("{path}: {source}; give the user who runs wellhead the right to read and write this folder")]
+    #[error(
+        "{path}: {source}; give the user who runs wellhead the right to read and write there, or set `outbox.folder` to another folder"
+    )]
     Folder {
         /// The folder or file.
         path: std::path::PathBuf,

@@ -1,5 +1,6 @@
 //! What an uplink tells about itself: to local clients on `$SYS`, and in the log once per change.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,6 +11,9 @@ use crate::metrics::Counter;
 use crate::mqtt::TopicName;
 use crate::outbox::Outbox;
 use crate::time::{rfc3339, unix_ms};
+
+/// Reasons that are remembered as told.
+const MAX_TOLD: usize = 32;
 
 /// What went over the link.
 #[derive(Debug, Default)]
@@ -31,6 +35,7 @@ struct Shape {
     acknowledged: u64,
     refused: u64,
     received: u64,
+    connects: u64,
     stalled: bool,
 }
 
@@ -42,13 +47,25 @@ pub(super) struct Status {
     pub(super) counters: Arc<Counters>,
     connected: bool,
     reason: Option<String>,
+    /// What was told since the link was last up.
+    told: HashSet<String>,
     since_ms: i64,
     shown: Option<Shape>,
 }
 
 impl Status {
     pub(super) fn new(name: String, live: Option<mpsc::Sender<Message>>, outbox: Outbox) -> Self {
-        Self { name, live, outbox, counters: Arc::default(), connected: false, reason: None, since_ms: unix_ms(), shown: None }
+        Self {
+            name,
+            live,
+            outbox,
+            counters: Arc::default(),
+            connected: false,
+            reason: None,
+            told: HashSet::new(),
+            since_ms: unix_ms(),
+            shown: None,
+        }
     }
 
     pub(super) fn connected(&mut self, remote: &dyn std::fmt::Display) {
@@ -58,12 +75,17 @@ impl Status {
         self.change(true, None);
     }
 
-    /// The link is down, or could not be made. Said once for each reason.
+    /// The link is down, or could not be made. Each reason is told once until the link has been up for good.
     pub(super) fn disconnected(&mut self, reason: &str) {
-        if self.connected || self.reason.as_deref() != Some(reason) {
+        if self.told.len() < MAX_TOLD && self.told.insert(reason.to_owned()) {
             tracing::warn!(uplink = %self.name, %reason, "link is down; messages wait in the outbox");
         }
         self.change(false, Some(reason.to_owned()));
+    }
+
+    /// The link has proven itself: what breaks it from here on is told again.
+    pub(super) fn proven(&mut self) {
+        self.told.clear();
     }
 
     fn change(&mut self, connected: bool, reason: Option<String>) {
@@ -88,6 +110,7 @@ impl Status {
             acknowledged: self.counters.acknowledged.value(),
             refused: self.counters.refused.value(),
             received: self.counters.received.value(),
+            connects: self.counters.connects.value(),
             stalled: outbox.stalled.value() != 0,
         };
         if self.shown.as_ref() == Some(&shape) {

@@ -80,6 +80,7 @@ impl Uplink {
                         End::Lost(error) => {
                             if self.status.counters.acknowledged.value() > before || now() >= since + PROVEN {
                                 backoff.reset();
+                                self.status.proven();
                             }
                             error
                         }

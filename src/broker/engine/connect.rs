@@ -80,7 +80,6 @@ impl Engine {
         let (session, present) = self.take_session(&client_id, connect.clean_start, now);
         self.attach(id, session, &connect, now);
         let properties = self.connack_properties(&connect, generated.then_some(client_id));
-        self.traffic.connects += 1;
         self.send(id, Packet::ConnAck(ConnAck { session_present: present, reason: ReasonCode::SUCCESS, properties }));
         self.resume(id, session, now);
     }

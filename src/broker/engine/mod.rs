@@ -20,8 +20,6 @@ mod session;
 mod subscribe;
 mod subscriptions;
 mod sys;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -276,6 +274,11 @@ impl Engine {
     /// When [`Engine::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// A message or a connection was dropped by the driver.
+    pub fn count_dropped(&mut self) {
+        self.traffic.dropped += 1;
     }
 
     /// The outputs so far, in order.

@@ -18,10 +18,8 @@ pub struct Traffic {
     pub publishes_received: u64,
     /// PUBLISH packets to clients.
     pub publishes_sent: u64,
-    /// Messages that somebody was to get and did not: no room, too large, expired.
+    /// Messages that somebody was to get and did not: no room, too large, expired; and connections that did not take theirs.
     pub dropped: u64,
-    /// Accepted CONNECT packets.
-    pub connects: u64,
 }
 
 impl Engine {

@@ -128,7 +128,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
         check.missing(&at!["devices", index], format!("device \"{}\" has no points; add `points:` or a `profile:`", device.name));
     }
     let template = file.availability.clone().or_else(|| Template::new("{site}/{device}/availability").ok());
-    let filled = template.and_then(|template| context.topic(check, &template, "", &at!["availability"]));
+    let filled = template.and_then(|template| context.topic(check, &template, "", &at!["devices", index, "name"]));
     if let Some(topic) = filled {
         take_topic(check, points, &topic, format!("the availability of {}", device.name), &at!["devices", index, "name"]);
         points.availability.push(topic);
@@ -198,6 +198,10 @@ impl Context<'_> {
     fn topic(&self, check: &mut Check<'_>, template: &Template, point: &str, path: &[Step]) -> Option<TopicName> {
         let names = Names { site: check.file.site.as_deref().unwrap_or("site"), line: &self.line, device: &self.device.name, point };
         match template.fill(names) {
+            Ok(topic) if topic.is_reserved() => {
+                check.fault(path, "topics that begin with $ belong to the broker; choose another");
+                None
+            }
             Ok(topic) => Some(topic),
             Err(error) => {
                 check.fault(path, format!("this makes no topic: {error}"));

@@ -117,6 +117,15 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
             None
         }
     };
+    for (key, path) in [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)] {
+        let path = path.as_ref().filter(|_| uplink.enabled).map(|path| check.folder.join(path));
+        if let Some((path, error)) = path.and_then(|path| Some((path.clone(), std::fs::File::open(path).err()?))) {
+            check.fault(
+                &at!["uplinks", index, key],
+                format!("{}: {error}; name a PEM file that the user who runs wellhead can read", path.display()),
+            );
+        }
+    }
     let login = login(check, index, uplink);
     let keep_alive = uplink.keep_alive.map_or(Duration::from_secs(30), |span| span.0);
     if keep_alive < SHORTEST_KEEP_ALIVE || keep_alive > Duration::from_secs(65_535) {
