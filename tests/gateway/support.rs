@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -43,7 +44,9 @@ impl Process {
         let out = fs::File::options().create(true).append(true).open(log).unwrap();
         let program = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}; `tests/run` installs what the tests need"));
+        // A group of its own: what it starts dies with it.
+        let child =
+            command.process_group(0).spawn().unwrap_or_else(|error| panic!("{program}: {error}; `tests/run` installs what the tests need"));
         Self { child, log: log.to_owned() }
     }
 
@@ -91,6 +94,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if let Some(group) = rustix::process::Pid::from_raw(self.id()) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
