@@ -18,6 +18,7 @@ mod crash;
 mod faults;
 mod field_peers;
 mod hostile;
+mod model;
 mod outage;
 mod packets;
 mod scripts;
