@@ -4,8 +4,8 @@
 //! * One task owns the [`engine::Engine`]; everybody else reaches it through one bounded queue.
 //! * Nothing a connection does makes another one wait: what the engine sends is bounded by credits, and a connection that does
 //!   not take it is closed.
-//! * The broker never waits for an outbox. A message that a busy outbox cannot take is not acknowledged (QoS 1 and 2) or dropped
-//!   and counted (QoS 0).
+//! * The broker never waits for an outbox: a client of whom much waits for one is read no further, everybody else goes on. What a
+//!   full queue to an outbox cannot take is not acknowledged (QoS 1 and 2) or dropped and counted (QoS 0).
 //!
 //! What it does not do: it does not know what an uplink or an instrument is.
 

@@ -1,7 +1,8 @@
 //! Northbound: what waits in an outbox goes to a remote broker; what the remote has for this site comes in.
 //!
 //! Invariants:
-//! * A message is settled only when the remote acknowledged it (QoS 1), or when it was written to the wire (QoS 0).
+//! * A message is settled only when the remote acknowledged it (QoS 1), when it was written to the wire (QoS 0), or when it can
+//!   never be delivered: refused for good, too large, expired, unreadable. That is logged, and counted unless it expired.
 //! * Messages leave in the order of the outbox; after a reconnect what was in flight goes first, marked as a repetition.
 //! * Messages that came from the remote are never offered back to it.
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
