@@ -132,7 +132,7 @@ pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Store, one
     let (newest_sender, newest) = watch::channel(journal.next_seq() - 1);
     let (closed_sender, closed) = oneshot::channel();
     let counters = Arc::new(Counters::default());
-    let worker = Worker {
+    let mut worker = Worker {
         journal,
         save_every: settings.save_every,
         appends: append_queue,
@@ -144,6 +144,8 @@ pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Store, one
         commit_at: None,
         save_at: None,
         stalled: false,
+        unreadable: false,
+        on_disk: 0,
         folder: folder.display().to_string(),
     };
     worker.publish_counters();
@@ -169,6 +171,10 @@ struct Worker {
     commit_at: Option<Instant>,
     save_at: Option<Instant>,
     stalled: bool,
+    /// The last read failed, and that was told.
+    unreadable: bool,
+    /// Unsettled entries in the journal, as of the last commit or settling.
+    on_disk: u64,
     folder: String,
 }
 
@@ -212,7 +218,7 @@ impl Worker {
     fn take(&mut self, append: Append) {
         self.pending_bytes += append.bytes.len() + 4;
         self.pending.push(append);
-        self.publish_counters();
+        self.publish_waiting();
         self.commit_at.get_or_insert_with(|| now() + self.save_every);
     }
 
@@ -226,11 +232,15 @@ impl Worker {
                 self.publish_counters();
             }
             Control::Read { after, max_entries, max_bytes, reply } => {
-                let entries = self.journal.read(after, max_entries, max_bytes).unwrap_or_else(|error| {
-                    tracing::error!(%error, "reading the outbox failed");
-                    Vec::new()
-                });
-                let _ = reply.send(entries);
+                let read = self.journal.read(after, max_entries, max_bytes);
+                if let Err(error) = &read
+                    && !self.unreadable
+                {
+                    tracing::error!(folder = %self.folder, %error, "what waits cannot be read; trying again");
+                }
+                self.unreadable = read.is_err();
+                // An uplink that is gone needs no answer.
+                let _ = reply.send(read.unwrap_or_default());
             }
         }
     }
@@ -291,9 +301,14 @@ impl Worker {
         self.publish_counters();
     }
 
-    fn publish_counters(&self) {
+    fn publish_waiting(&self) {
         let accepted = self.pending.len() + self.appends.len();
-        self.counters.waiting.set(self.journal.waiting() + accepted as u64);
+        self.counters.waiting.set(self.on_disk + accepted as u64);
+    }
+
+    fn publish_counters(&mut self) {
+        self.on_disk = self.journal.waiting();
+        self.publish_waiting();
         self.counters.bytes.set(self.journal.bytes());
         self.counters.lost.set(self.journal.lost());
         self.counters.stalled.set(u64::from(self.stalled));

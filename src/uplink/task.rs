@@ -284,7 +284,6 @@ impl Connection<'_> {
             };
         }
         // What was acknowledged is settled even if the connection broke just after.
-        self.uplink.status.counters.acknowledged.add(settled.len() as u64);
         self.uplink.outbox.settle(settled).await;
         outcome
     }
@@ -292,7 +291,10 @@ impl Connection<'_> {
     async fn take(&mut self, incoming: Incoming, settled: &mut Vec<u64>) -> Result<(), LinkError> {
         match incoming {
             Incoming::PubAck(packet_id, reason) => match self.uplink.session.acknowledged(packet_id, reason) {
-                Verdict::Delivered(seq) => settled.push(seq),
+                Verdict::Delivered(seq) => {
+                    self.uplink.status.counters.acknowledged.count();
+                    settled.push(seq);
+                }
                 Verdict::Refused { seq, reason, topic } => {
                     self.refuse(seq, &reason.to_string(), &topic);
                     settled.push(seq);

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::shim::hand_over;
+
 const HEADER: usize = 6;
 
 /// See the module.
@@ -52,10 +54,7 @@ impl<S> MbapShim<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for MbapShim<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            if !self.frame.is_empty() {
-                let count = self.frame.len().min(buffer.remaining());
-                let part: Vec<u8> = self.frame.drain(..count).collect();
-                buffer.put_slice(&part);
+            if hand_over(&mut self.frame, buffer) {
                 return Poll::Ready(Ok(()));
             }
             let mut space = [0; 512];

@@ -25,6 +25,17 @@ pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
     CRC.checksum(bytes).to_le_bytes()
 }
 
+/// Gives the codec as much of a frame as it has room for; false if there is none.
+pub(super) fn hand_over(frame: &mut Vec<u8>, buffer: &mut ReadBuf<'_>) -> bool {
+    if frame.is_empty() {
+        return false;
+    }
+    let count = frame.len().min(buffer.remaining());
+    let part: Vec<u8> = frame.drain(..count).collect();
+    buffer.put_slice(&part);
+    true
+}
+
 /// The frame that would answer the outstanding request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Expected {
@@ -117,10 +128,7 @@ impl<S: AsyncRead + Unpin> RtuShim<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for RtuShim<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            if !self.frame.is_empty() {
-                let count = self.frame.len().min(buffer.remaining());
-                let part: Vec<u8> = self.frame.drain(..count).collect();
-                buffer.put_slice(&part);
+            if hand_over(&mut self.frame, buffer) {
                 return Poll::Ready(Ok(()));
             }
             // An unplugged adapter reads as an end that repeats for ever: it must become an error.
