@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
 
 use crate::broker::engine::{Engine, Tap};
@@ -19,12 +19,12 @@ use crate::broker::{self, Broker, Forward};
 use crate::config;
 use crate::field::LineTask;
 use crate::message::{Message, Origin};
-use crate::outbox::{Intake, OfferError, Outbox};
+use crate::outbox::{self, Intake, OfferError, Outbox, Stored};
 use crate::report::Report;
-use crate::store::{self, StoreError};
+use crate::store::StoreError;
 use crate::tasks::{Ended, Stop, StopSwitch, Tasks, stop_token};
 use crate::time::now;
-use crate::uplink::{self, TlsError, Uplink};
+use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
 
 /// Events between the lines and the report; beyond it polling waits.
 const EVENT_QUEUE: usize = 1024;
@@ -78,28 +78,44 @@ pub async fn run(config: config::Gateway, until: impl Future<Output = ()>) -> Re
 struct North {
     intakes: Vec<Intake>,
     outboxes: Vec<Outbox>,
+    /// Whether each is up, told by its uplink.
+    is_up: Vec<watch::Sender<bool>>,
     taps: Vec<Tap>,
     queues: Vec<mpsc::Sender<Forward>>,
     forwards: Vec<mpsc::Receiver<Forward>>,
 }
 
+impl North {
+    /// Of a backup: whether the uplink it stands in for is up.
+    fn primary(&self, settings: &uplink::Settings) -> Option<watch::Receiver<bool>> {
+        settings.use_when.and_then(|use_when| self.is_up.get(use_when.uplink)).map(watch::Sender::subscribe)
+    }
+}
+
 fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, GatewayError> {
-    let mut north = North { intakes: Vec::new(), outboxes: Vec::new(), taps: Vec::new(), queues: Vec::new(), forwards: Vec::new() };
+    let is_up = config.uplinks.iter().map(|_| watch::channel(false).0).collect();
+    let mut north = North { intakes: Vec::new(), outboxes: Vec::new(), is_up, taps: Vec::new(), queues: Vec::new(), forwards: Vec::new() };
     for (index, uplink) in config.uplinks.iter().enumerate() {
         let name = &uplink.settings.name;
         let folder = config.folder.join("outbox").join(name);
-        let (store, closed) = store::open(name, &folder, config.outbox)?;
+        let (outbox, closed) = outbox::open(name, &folder, config.outbox)?;
         tasks.start(format!("store:{name}"), async { closed.await.map_err(|_| "its thread died".to_owned()) });
-        let outbox = Outbox::new(store);
         let filters = uplink.rules.iter().map(|rule| rule.filter.clone()).collect();
         let (queue, forward) = mpsc::channel(FORWARD_QUEUE);
-        north.intakes.push(Intake::new(outbox.clone(), uplink.rules.clone(), index));
+        north.intakes.push(Intake::new(outbox.clone(), uplink.rules.clone(), index, north.primary(&uplink.settings)));
         north.taps.push(Tap { filters, not_from: Origin::Uplink(index) });
         north.outboxes.push(outbox);
         north.queues.push(queue);
         north.forwards.push(forward);
     }
     Ok(north)
+}
+
+/// The ways from this gateway to the clients of its broker.
+struct Local {
+    broker: Broker,
+    live: mpsc::Sender<Message>,
+    inbound: Inbound,
 }
 
 impl Gateway {
@@ -110,14 +126,17 @@ impl Gateway {
         let (uplinks, uplink_stop) = stop_token();
         let (hurry, hurried) = stop_token();
         let north = open_outboxes(&config, &mut tasks)?;
-        let mut live = None;
+        let mut local = None;
         if let Some(spec) = &config.broker {
-            live = Some(start_broker(spec, &north, &stop, &mut tasks).await?);
+            local = Some(start_broker(spec, &north, &stop, &mut tasks).await?);
         }
-        let live_sender = live.as_ref().map(|(_, live)| live.clone());
+        let live = local.as_ref().map(|local| local.live.clone());
+        let inbound = local.as_ref().map(|local| local.inbound.clone());
         let mut ready: Vec<Uplink> = Vec::new();
-        for (uplink, outbox) in config.uplinks.iter().zip(&north.outboxes) {
-            ready.push(uplink::prepare(uplink.settings.clone(), outbox.clone(), live_sender.clone())?);
+        for ((uplink, outbox), is_up) in config.uplinks.iter().zip(&north.outboxes).zip(&north.is_up) {
+            let primary = north.primary(&uplink.settings);
+            let ends = Ends { live: live.clone(), inbound: inbound.clone(), is_up: is_up.clone(), primary };
+            ready.push(uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?);
         }
         for (uplink, spec) in ready.into_iter().zip(&config.uplinks) {
             let (stop, grace) = (uplink_stop.clone(), config.shutdown_grace);
@@ -126,7 +145,7 @@ impl Gateway {
                 Ok(())
             });
         }
-        if let Some((broker, _)) = &live {
+        if let Some(Local { broker, .. }) = &local {
             for ((intake, forward), spec) in north.intakes.iter().cloned().zip(north.forwards).zip(&config.uplinks) {
                 tasks.start(format!("forward:{}", spec.settings.name), forward_messages(intake, forward, broker.clone(), hurried.clone()));
             }
@@ -134,7 +153,7 @@ impl Gateway {
         let grace = config.shutdown_grace;
         let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
         let lines = config.lines.len();
-        start_field(config, north.intakes, live_sender, (&stop, hurried), &mut tasks);
+        start_field(config, north.intakes, live, (&stop, hurried), &mut tasks);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
         Ok(Self { tasks, sources, uplinks, hurry, grace })
     }
@@ -194,13 +213,8 @@ fn unasked(ended: Ended) -> GatewayError {
     GatewayError::Task { name: ended.name, why }
 }
 
-/// The broker with its listeners; returns its handle and the way for messages of this gateway.
-async fn start_broker(
-    spec: &config::Broker,
-    north: &North,
-    stop: &Stop,
-    tasks: &mut Tasks,
-) -> Result<(Broker, mpsc::Sender<Message>), GatewayError> {
+/// The broker with its listeners.
+async fn start_broker(spec: &config::Broker, north: &North, stop: &Stop, tasks: &mut Tasks) -> Result<Local, GatewayError> {
     let engine = Engine::new(spec.limits.clone(), north.taps.clone(), fastrand::u64(..), now());
     let parts = broker::broker(engine, north.queues.clone());
     let mut listeners = Vec::new();
@@ -221,7 +235,7 @@ async fn start_broker(
         parts.driver.run(driver_stop).await;
         Ok(())
     });
-    Ok((parts.broker, parts.live))
+    Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound })
 }
 
 fn start_field(
@@ -272,7 +286,8 @@ async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>
                 if let Some(ticket) = ticket {
                     receipts.push_back(async move {
                         let accepted = match offered {
-                            Ok(Some(receipt)) => receipt.durable().await.is_ok(),
+                            // What the policy drops was taken all the same.
+                            Ok(Some(receipt)) => receipt.stored().await.is_ok_and(|stored| stored != Stored::Refused),
                             // No rule wanted it after all: there is nothing to wait for.
                             Ok(None) => true,
                             Err(_) => false,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use crate::mqtt::{Properties, QoS, TopicName};
 
@@ -22,6 +23,41 @@ pub enum Origin {
     Own,
 }
 
+/// Which messages go first over a link: all of one lane before any of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lane {
+    /// Before everything else.
+    Alarm,
+    /// What is watched.
+    #[default]
+    Live,
+    /// When nothing else waits.
+    Backlog,
+}
+
+/// What to do with a message that may have arrived, when the remote has forgotten the session that knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionLost {
+    /// Send it again: it may arrive twice.
+    #[default]
+    Resend,
+    /// Give it up: it may never have arrived.
+    Drop,
+}
+
+/// How important a message is, as the site sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Class {
+    /// Its index in the configuration; 0 is `normal`.
+    pub id: u16,
+    /// When it goes north.
+    pub lane: Lane,
+    /// What happens if it cannot be known whether it arrived.
+    pub if_session_lost: SessionLost,
+}
+
 /// One application message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
@@ -39,6 +75,8 @@ pub struct Message {
     pub expires_at: Option<Instant>,
     /// Where it came from.
     pub origin: Origin,
+    /// How important it is.
+    pub class: Class,
 }
 
 impl Message {
@@ -52,6 +90,7 @@ impl Message {
             properties: Properties::default(),
             expires_at: None,
             origin,
+            class: Class::default(),
         }
     }
 
@@ -59,6 +98,12 @@ impl Message {
     #[must_use]
     pub fn retained(self) -> Self {
         Self { retain: true, ..self }
+    }
+
+    /// The same message in another class.
+    #[must_use]
+    pub fn in_class(self, class: Class) -> Self {
+        Self { class, ..self }
     }
 
     /// The same message with another QoS.

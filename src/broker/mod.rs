@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::message::Message;
 use crate::mqtt::{Packet, QoS};
@@ -91,6 +91,7 @@ pub struct Driver {
     engine: Engine,
     events: mpsc::Receiver<Event>,
     live: mpsc::Receiver<Message>,
+    inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
     connections: HashMap<ConnectionId, mpsc::Sender<ToConnection>>,
     taps: Vec<TapQueue>,
     stopping: bool,
@@ -110,6 +111,8 @@ pub struct Parts {
     pub broker: Broker,
     /// Takes the messages of this gateway to local clients.
     pub live: mpsc::Sender<Message>,
+    /// Takes the messages of remote brokers; answered when the engine has them.
+    pub inbound: mpsc::Sender<(Message, oneshot::Sender<()>)>,
     /// The task that must run.
     pub driver: Driver,
 }
@@ -118,10 +121,11 @@ pub struct Parts {
 pub fn broker(engine: Engine, taps: Vec<mpsc::Sender<Forward>>) -> Parts {
     let (sender, events) = mpsc::channel(INPUT_QUEUE);
     let (live_sender, live) = mpsc::channel(INPUT_QUEUE);
+    let (inbound_sender, inbound) = mpsc::channel(INPUT_QUEUE);
     let broker = Broker { events: sender, next_connection: Arc::default() };
     let taps = taps.into_iter().map(|sender| TapQueue { sender, room: Arc::new(Semaphore::new(TAP_BYTES)) }).collect();
-    let driver = Driver { engine, events, live, connections: HashMap::new(), taps, stopping: false };
-    Parts { broker, live: live_sender, driver }
+    let driver = Driver { engine, events, live, inbound, connections: HashMap::new(), taps, stopping: false };
+    Parts { broker, live: live_sender, inbound: inbound_sender, driver }
 }
 
 impl TapQueue {
@@ -142,6 +146,7 @@ impl Driver {
     pub async fn run(mut self, mut stop: Stop) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut messages = Vec::with_capacity(BATCH);
+        let mut inbound = Vec::with_capacity(BATCH);
         loop {
             let deadline = self.engine.next_deadline().unwrap_or_else(|| now() + std::time::Duration::from_secs(3600));
             tokio::select! {
@@ -151,6 +156,7 @@ impl Driver {
                     }
                 }
                 _ = self.live.recv_many(&mut messages, BATCH), if !self.live.is_closed() || !self.live.is_empty() => {}
+                _ = self.inbound.recv_many(&mut inbound, BATCH), if !self.inbound.is_closed() || !self.inbound.is_empty() => {}
                 () = tokio::time::sleep_until(deadline.into()) => {}
                 () = stop.wait(), if !self.stopping => {
                     self.stopping = true;
@@ -163,6 +169,11 @@ impl Driver {
             }
             for message in messages.drain(..) {
                 self.engine.handle(Input::Publish(Arc::new(message)), at);
+            }
+            for (message, safe) in inbound.drain(..) {
+                self.engine.handle(Input::Publish(Arc::new(message)), at);
+                // An uplink that is gone asks its remote again.
+                let _ = safe.send(());
             }
             self.engine.tick(at);
             self.dispatch(at);

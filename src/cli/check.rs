@@ -31,7 +31,8 @@ pub(super) fn check(file: &Path) -> Result<(), Failure> {
         out.push_str(&format!("broker on {listen}\n"));
     }
     for uplink in &config.uplinks {
-        out.push_str(&format!("uplink {} to {} as {}\n", uplink.settings.name, uplink.settings.remote, uplink.settings.client_id));
+        let remotes: Vec<String> = uplink.settings.remotes.iter().map(ToString::to_string).collect();
+        out.push_str(&format!("uplink {} to {} as {}\n", uplink.settings.name, remotes.join(", then "), uplink.settings.client_id));
     }
     std::io::stdout().write_all(out.as_bytes()).map_err(Failure::runtime)
 }

@@ -162,6 +162,7 @@ async fn play(folder: &Path) -> Result<(), Failure> {
                 "kill" => {
                     // SIGKILL: nothing can be tidied up.
                     gateway.kill().await.map_err(Failure::runtime)?;
+                    stage.ledger.killed();
                     gateway = start_gateway(&stage.file).map_err(Failure::runtime)?;
                     print("  -- the gateway is killed with kill -9 and started again\n");
                 }

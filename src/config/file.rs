@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
-use serde::Deserialize;
+use serde::{Deserialize, de};
 
 use crate::broker::net::Listen;
 use crate::field::modbus::decode::{ByteOrder, Kind};
 use crate::field::serial::Speed;
 use crate::field::wave::Wave;
+use crate::message::{Lane, SessionLost};
 use crate::mqtt::TopicFilter;
+use crate::outbox::WhenFull;
 use crate::report::template::Template;
 use crate::units::{Size, Span};
-use crate::uplink::{Protocol, Remote, Secret};
+use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
 fn yes() -> bool {
     true
@@ -26,9 +28,9 @@ impl<'de> Deserialize<'de> for Printed {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         let number = value.as_u64().or_else(|| value.as_str()?.parse().ok()).and_then(|number| u32::try_from(number).ok());
-        number.map(Self).ok_or_else(|| {
-            serde::de::Error::custom(format!("{value} is not a register number; type it as the manual prints it, such as 40001"))
-        })
+        number
+            .map(Self)
+            .ok_or_else(|| de::Error::custom(format!("{value} is not a register number; type it as the manual prints it, such as 40001")))
     }
 }
 
@@ -169,6 +171,8 @@ pub(super) struct Outbox {
     #[serde(default)]
     pub(super) keep: Keep,
     #[serde(default)]
+    pub(super) when_full: WhenFull,
+    #[serde(default)]
     pub(super) save: Save,
 }
 
@@ -176,6 +180,7 @@ pub(super) struct Outbox {
 #[serde(deny_unknown_fields)]
 pub(super) struct Keep {
     pub(super) size: Option<Size>,
+    pub(super) age: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -187,7 +192,11 @@ pub(super) struct Save {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Class {
-    pub(super) qos: u8,
+    pub(super) qos: Option<u8>,
+    #[serde(default)]
+    pub(super) lane: Lane,
+    #[serde(default)]
+    pub(super) if_session_lost: SessionLost,
 }
 
 #[derive(Debug, Deserialize)]
@@ -196,18 +205,27 @@ pub(super) struct Uplink {
     pub(super) name: String,
     #[serde(default = "yes")]
     pub(super) enabled: bool,
-    pub(super) to: Remote,
+    pub(super) to: Remotes,
+    pub(super) proxy: Option<Proxy>,
+    pub(super) use_when: Option<UseWhen>,
     #[serde(default)]
     pub(super) protocol: Protocol,
     pub(super) client_id: Option<String>,
     pub(super) ca: Option<PathBuf>,
     pub(super) cert: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) alpn: Vec<String>,
     pub(super) user: Option<String>,
     pub(super) password: Option<Secret>,
     pub(super) password_file: Option<PathBuf>,
     pub(super) keep_alive: Option<Span>,
     pub(super) connect_within: Option<Span>,
+    pub(super) dial_within: Option<Span>,
+    pub(super) answer_within: Option<Span>,
+    pub(super) write_within: Option<Span>,
+    #[serde(default)]
+    pub(super) tcp: Tcp,
     pub(super) retry: Option<Retry>,
     pub(super) window: Option<u16>,
     #[serde(default = "yes")]
@@ -216,6 +234,61 @@ pub(super) struct Uplink {
     pub(super) send: Vec<Send>,
     #[serde(default)]
     pub(super) receive: Vec<Receive>,
+}
+
+/// One address, or several that are tried in order.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Remotes(pub(super) Vec<Remote>);
+
+impl<'de> Deserialize<'de> for Remotes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Remotes;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an address such as mqtts://cloud.example.net, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Remotes, E> {
+                text.parse().map(|remote| Remotes(vec![remote])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Remotes, A::Error> {
+                let mut remotes = Vec::new();
+                while let Some(remote) = seq.next_element()? {
+                    remotes.push(remote);
+                }
+                Ok(Remotes(remotes))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// `<uplink> down for <duration>`
+#[derive(Debug)]
+pub(super) struct UseWhen {
+    pub(super) uplink: String,
+    pub(super) down_for: Span,
+}
+
+impl<'de> Deserialize<'de> for UseWhen {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || de::Error::custom("write <uplink> down for <duration>, such as `cloud down for 10m`");
+        let (uplink, span) = text.split_once(" down for ").ok_or_else(wrong)?;
+        let span: de::value::StrDeserializer<'_, D::Error> = de::IntoDeserializer::into_deserializer(span.trim());
+        Ok(Self { uplink: uplink.trim().to_owned(), down_for: Span::deserialize(span)? })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tcp {
+    pub(super) nodelay: Option<bool>,
+    pub(super) user_timeout: Option<Span>,
+    pub(super) interface: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -232,10 +305,13 @@ pub(super) struct Send {
     #[serde(default)]
     pub(super) prefix: String,
     pub(super) class: Option<String>,
+    #[serde(default)]
+    pub(super) only: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Receive {
     pub(super) filter: TopicFilter,
+    pub(super) qos: Option<u8>,
 }

@@ -22,9 +22,9 @@ use crate::broker::engine;
 use crate::broker::net::Listen;
 use crate::field::Line;
 use crate::mqtt::TopicName;
-use crate::outbox::SendRule;
+use crate::outbox::{self, Rule};
 use crate::report::PointReport;
-use crate::{store, uplink};
+use crate::uplink;
 
 /// A gateway as meant by its file.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Gateway {
     /// Where outboxes are kept; a folder per uplink below it.
     pub folder: PathBuf,
     /// How outboxes are kept.
-    pub outbox: store::Settings,
+    pub outbox: outbox::Settings,
     /// Its remote brokers.
     pub uplinks: Vec<Uplink>,
     /// How long a stop may take to send what waits.
@@ -66,7 +66,7 @@ pub struct Uplink {
     /// The connection.
     pub settings: uplink::Settings,
     /// What goes there.
-    pub rules: Vec<SendRule>,
+    pub rules: Vec<Rule>,
 }
 
 /// Why there is no configuration.

@@ -10,6 +10,7 @@ use super::document::{Document, Step};
 use super::fault::Faults;
 use super::file::File;
 use super::{Gateway, fault};
+use crate::message::Class;
 use crate::mqtt::{QoS, TopicName};
 
 /// What the checks share.
@@ -71,16 +72,18 @@ impl Check<'_> {
         }
     }
 
-    /// The QoS of a class.
-    fn class(&mut self, name: Option<&String>, path: &[Step]) -> Option<QoS> {
-        let name = name?;
-        match self.file.classes.get(name) {
-            Some(class) => QoS::from_bits(class.qos).filter(|qos| *qos <= QoS::AtLeastOnce),
-            None if name == "normal" => Some(QoS::AtLeastOnce),
+    /// The class of a name, with its QoS.
+    fn class(&mut self, name: &str, path: &[Step]) -> Option<(Class, Option<QoS>)> {
+        match self.file.classes.get_full(name) {
+            Some((index, _, class)) => {
+                let id = if name == NORMAL { 0 } else { u16::try_from(index + 1).unwrap_or(u16::MAX) };
+                Some((Class { id, lane: class.lane, if_session_lost: class.if_session_lost }, class.qos.and_then(QoS::from_bits)))
+            }
+            None if name == NORMAL => Some((Class::default(), None)),
             None => {
                 let mut known = self.document.keys("classes");
-                known.push("normal".to_owned());
-                if !known.contains(name) {
+                known.push(NORMAL.to_owned());
+                if !known.iter().any(|other| other == name) {
                     self.unknown(path, "class", name, &known);
                 }
                 None
@@ -88,6 +91,9 @@ impl Check<'_> {
         }
     }
 }
+
+/// The class of everything that has none.
+const NORMAL: &str = "normal";
 
 /// Checks the whole file. `None` if something is missing that nothing can stand for; faults may have been noted in any case.
 pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &mut Faults) -> Option<Gateway> {
@@ -103,8 +109,8 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
         check.fault(&at!["site"], "the site's name becomes a topic level; write letters, digits and dashes, such as pump-station-7");
     }
     for (name, class) in &file.classes {
-        if class.qos > 1 {
-            check.fault(&at!["classes", name, "qos"], "type 0 (may be lost) or 1 (at least once); exactly once is not in this version");
+        if class.qos.is_some_and(|qos| qos > 2) {
+            check.fault(&at!["classes", name, "qos"], "type 0 (may be lost), 1 (at least once) or 2 (exactly once)");
         }
     }
     let (lines, points, availability) = field::resolve(&mut check);

@@ -1,19 +1,24 @@
-//! One undelivered message as bytes, with a version and a kind, so that formats can change while old entries wait. Pure.
+//! What an outbox keeps, as bytes, with a version and a kind, so that formats can change while old entries wait. Pure.
 //!
 //! ```text
-//! version 1 | kind 1 | flags 1 (bits 0-1 QoS, bit 2 retain) | enqueued at, unix ms 8 | topic length 2, topic |
-//! MQTT 5 properties, as on the wire | payload
+//! version 1 | kind 1 | content
+//! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice) | enqueued at, unix ms 8 |
+//!                    topic length 2, topic | MQTT 5 properties, as on the wire | payload
+//! kind 1, a frame of readings: not made by this version
+//! kind 2, a dead letter: buried at, unix ms 8 | lane 1 | number 8 | reason length 2, reason | the message, with version and kind
 //! ```
-//! Kind 0 is a message; other kinds are left to other contents.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
+use crate::message::{Lane, SessionLost};
 use crate::mqtt::{Place, Properties, QoS, TopicName, decode_properties, encode_properties};
 use crate::reading::Timestamp;
 
 const VERSION: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
+const KIND_FRAME: u8 = 1;
+const KIND_DEAD: u8 = 2;
 
 /// A message on its way to the remote broker.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +29,8 @@ pub struct Outgoing {
     pub qos: QoS,
     /// Whether the remote keeps it.
     pub retain: bool,
+    /// What happens if it cannot be known whether it arrived.
+    pub if_session_lost: SessionLost,
     /// When it was handed to the outbox.
     pub enqueued: Timestamp,
     /// MQTT 5 properties; the expiry interval is what was left when it was handed over.
@@ -32,10 +39,68 @@ pub struct Outgoing {
     pub payload: Bytes,
 }
 
+/// A message that the remote will never take, kept to be looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// When it was given up.
+    pub buried: Timestamp,
+    /// The lane it was in.
+    pub lane: Lane,
+    /// Its number there.
+    pub seq: u64,
+    /// What the remote said.
+    pub reason: String,
+    /// The message.
+    pub message: Outgoing,
+}
+
+/// What an entry holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// A message that waits.
+    Message(Outgoing),
+    /// A message that was given up.
+    Dead(Box<DeadLetter>),
+}
+
 /// Why stored bytes are no entry. Ours: it is kept out of the way and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an entry that cannot be read: {0}")]
 pub struct EntryError(&'static str);
+
+fn short(_: bytes::TryGetError) -> EntryError {
+    EntryError("cut short")
+}
+
+/// Text with its length before it.
+fn text(bytes: &mut Bytes) -> Result<ByteString, EntryError> {
+    let length = usize::from(bytes.try_get_u16().map_err(short)?);
+    if bytes.len() < length {
+        return Err(EntryError("cut short"));
+    }
+    ByteString::try_from(bytes.split_to(length)).map_err(|_| EntryError("not text"))
+}
+
+fn put_text(text: &str, out: &mut BytesMut) {
+    let text = text.get(..text.floor_char_boundary(usize::from(u16::MAX))).unwrap_or_default();
+    out.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
+    out.put_slice(text.as_bytes());
+}
+
+impl Content {
+    /// From bytes; what is in it shares them.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
+        if bytes.try_get_u8().map_err(short)? != VERSION {
+            return Err(EntryError("a version this program does not know"));
+        }
+        match bytes.try_get_u8().map_err(short)? {
+            KIND_MESSAGE => Outgoing::decode_content(bytes).map(Self::Message),
+            KIND_DEAD => DeadLetter::decode_content(bytes).map(|dead| Self::Dead(Box::new(dead))),
+            KIND_FRAME => Err(EntryError("a frame of readings, which a later version of this program made")),
+            _ => Err(EntryError("a kind this program does not know")),
+        }
+    }
+}
 
 impl Outgoing {
     /// Bytes it takes in memory, about.
@@ -44,52 +109,75 @@ impl Outgoing {
         200 + self.topic.as_str().len() + self.payload.len() + user
     }
 
+    /// How long it has waited, in milliseconds; `None` while a clock is or was not set.
+    pub fn waited_ms(&self, now: Timestamp) -> Option<u64> {
+        let is_known = self.enqueued.clock_set && now.clock_set;
+        is_known.then(|| u64::try_from(now.unix_ms - self.enqueued.unix_ms).unwrap_or(0))
+    }
+
     /// Takes the time it has waited off its expiry interval [MQTT-3.3.2-6]; false if nothing is left. Nothing ages while the
     /// clock is not set.
     pub fn age(&mut self, now: Timestamp) -> bool {
-        let Some(interval) = self.properties.message_expiry else { return true };
-        if !(self.enqueued.clock_set && now.clock_set) {
-            return true;
-        }
-        let waited = u64::try_from(now.unix_ms - self.enqueued.unix_ms).unwrap_or(0) / 1000;
-        let left = u64::from(interval).saturating_sub(waited);
+        let (Some(interval), Some(waited)) = (self.properties.message_expiry, self.waited_ms(now)) else { return true };
+        let left = u64::from(interval).saturating_sub(waited / 1000);
         self.properties.edit().message_expiry = Some(u32::try_from(left).unwrap_or(interval));
         left > 0
     }
 
     /// As bytes.
     pub fn encode(&self) -> Bytes {
-        let topic = self.topic.as_str().as_bytes();
-        let mut out = BytesMut::with_capacity(14 + topic.len() + self.payload.len());
-        out.put_slice(&[VERSION, KIND_MESSAGE, self.qos as u8 | u8::from(self.retain) << 2]);
-        out.put_i64(self.enqueued.unix_ms);
-        out.put_u16(u16::try_from(topic.len()).unwrap_or(u16::MAX));
-        out.put_slice(topic);
-        encode_properties(&self.properties, &mut out);
-        out.put_slice(&self.payload);
+        let mut out = BytesMut::with_capacity(16 + self.topic.as_str().len() + self.payload.len());
+        self.encode_into(&mut out);
         out.freeze()
     }
 
-    /// From bytes; topic and payload share them.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
-        let short = |_| EntryError("cut short");
-        if bytes.try_get_u8().map_err(short)? != VERSION {
-            return Err(EntryError("a version this program does not know"));
-        }
-        if bytes.try_get_u8().map_err(short)? != KIND_MESSAGE {
-            return Err(EntryError("a kind this program does not know"));
-        }
+    fn encode_into(&self, out: &mut BytesMut) {
+        let never_twice = u8::from(self.if_session_lost == SessionLost::Drop) << 3;
+        out.put_slice(&[VERSION, KIND_MESSAGE, self.qos as u8 | u8::from(self.retain) << 2 | never_twice]);
+        out.put_i64(self.enqueued.unix_ms);
+        put_text(self.topic.as_str(), out);
+        encode_properties(&self.properties, out);
+        out.put_slice(&self.payload);
+    }
+
+    fn decode_content(mut bytes: Bytes) -> Result<Self, EntryError> {
         let flags = bytes.try_get_u8().map_err(short)?;
         let enqueued = Timestamp::at(bytes.try_get_i64().map_err(short)?);
-        let length = usize::from(bytes.try_get_u16().map_err(short)?);
-        if bytes.len() < length {
-            return Err(EntryError("cut short"));
-        }
-        let text = ByteString::try_from(bytes.split_to(length)).map_err(|_| EntryError("a topic that is not text"))?;
-        let topic = TopicName::new(text).map_err(|_| EntryError("a topic that is none"))?;
+        let topic = TopicName::new(text(&mut bytes)?).map_err(|_| EntryError("a topic that is none"))?;
         let properties = decode_properties(&mut bytes, Place::PUBLISH).map_err(|_| EntryError("damaged properties"))?;
         let qos = QoS::from_bits(flags & 3).ok_or(EntryError("QoS 3"))?;
-        Ok(Self { topic, qos, retain: flags & 4 != 0, enqueued, properties, payload: bytes })
+        let if_session_lost = if flags & 8 != 0 { SessionLost::Drop } else { SessionLost::Resend };
+        Ok(Self { topic, qos, retain: flags & 4 != 0, if_session_lost, enqueued, properties, payload: bytes })
+    }
+}
+
+impl DeadLetter {
+    /// As bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(64 + self.message.weight());
+        out.put_slice(&[VERSION, KIND_DEAD]);
+        out.put_i64(self.buried.unix_ms);
+        out.put_u8(self.lane as u8);
+        out.put_u64(self.seq);
+        put_text(&self.reason, &mut out);
+        self.message.encode_into(&mut out);
+        out.freeze()
+    }
+
+    fn decode_content(mut bytes: Bytes) -> Result<Self, EntryError> {
+        let buried = Timestamp::at(bytes.try_get_i64().map_err(short)?);
+        let lane = match bytes.try_get_u8().map_err(short)? {
+            0 => Lane::Alarm,
+            1 => Lane::Live,
+            2 => Lane::Backlog,
+            _ => return Err(EntryError("a lane that is none")),
+        };
+        let seq = bytes.try_get_u64().map_err(short)?;
+        let reason = text(&mut bytes)?.to_string();
+        match Content::decode(bytes)? {
+            Content::Message(message) => Ok(Self { buried, lane, seq, reason, message }),
+            Content::Dead(_) => Err(EntryError("a dead letter in a dead letter")),
+        }
     }
 }
 
@@ -106,6 +194,7 @@ mod tests {
             topic: TopicName::new("oilco/pump/flow").unwrap(),
             qos: QoS::AtLeastOnce,
             retain: true,
+            if_session_lost: SessionLost::Drop,
             enqueued: Timestamp::at(1_769_847_330_250),
             properties,
             payload: Bytes::from_static(b"{\"v\":1}"),
@@ -114,7 +203,9 @@ mod tests {
 
     #[test]
     fn an_entry_comes_back_as_it_was_stored() {
-        assert_eq!(Outgoing::decode(sample().encode()), Ok(sample()));
+        assert_eq!(Content::decode(sample().encode()), Ok(Content::Message(sample())));
+        let dead = DeadLetter { buried: Timestamp::at(5), lane: Lane::Backlog, seq: 9, reason: "too large".to_owned(), message: sample() };
+        assert_eq!(Content::decode(dead.encode()), Ok(Content::Dead(Box::new(dead))));
     }
 
     #[test]
@@ -131,7 +222,9 @@ mod tests {
     fn a_later_version_is_refused_not_misread() {
         let mut bytes = sample().encode().to_vec();
         bytes[0] = 2;
-        assert!(Outgoing::decode(bytes.into()).is_err());
+        assert!(Content::decode(bytes.clone().into()).is_err());
+        bytes[..2].copy_from_slice(&[1, 1]);
+        assert!(Content::decode(bytes.into()).unwrap_err().to_string().contains("later version"));
     }
 
     proptest! {
@@ -142,7 +235,14 @@ mod tests {
             if let Some(byte) = bytes.get_mut(position) {
                 *byte = value;
             }
-            let _ = Outgoing::decode(bytes.into());
+            let _ = Content::decode(bytes.clone().into());
+            let dead = DeadLetter { buried: Timestamp::at(5), lane: Lane::Alarm, seq: 9, reason: String::new(), message: sample() };
+            let mut dead = dead.encode().to_vec();
+            dead.truncate(2 * cut);
+            if let Some(byte) = dead.get_mut(2 * position) {
+                *byte = value;
+            }
+            let _ = Content::decode(dead.into());
         }
     }
 }

@@ -1,7 +1,9 @@
-//! The way into an outbox: which local messages go north, and under which topic and QoS.
+//! The way into an outbox: which local messages go north, under which topic, class and QoS.
+
+use tokio::sync::watch;
 
 use super::{Outbox, Outgoing};
-use crate::message::{Message, Origin};
+use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicError, TopicFilter, TopicName};
 use crate::reading::Timestamp;
 use crate::store::{AppendError, Receipt};
@@ -9,12 +11,16 @@ use crate::time::{now, unix_ms};
 
 /// One `send` rule; the first one that matches decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SendRule {
+pub struct Rule {
     /// Local topics.
     pub filter: TopicFilter,
+    /// Classes it is for, by their index; empty for all.
+    pub only: Vec<u16>,
     /// Put before the topic at the remote broker.
     pub prefix: String,
-    /// The QoS of the rule's class; without one the message keeps its own.
+    /// The class it gives to messages; without one they keep theirs.
+    pub class: Option<Class>,
+    /// The QoS of that class.
     pub qos: Option<QoS>,
 }
 
@@ -39,42 +45,50 @@ impl From<AppendError> for OfferError {
 #[derive(Debug, Clone)]
 pub struct Intake {
     outbox: Outbox,
-    rules: Vec<SendRule>,
+    rules: Vec<Rule>,
     uplink: usize,
+    /// True while it takes messages; `None` if always.
+    gate: Option<watch::Receiver<bool>>,
 }
 
 impl Intake {
-    /// For the uplink with index `uplink`.
-    pub fn new(outbox: Outbox, rules: Vec<SendRule>, uplink: usize) -> Self {
-        Self { outbox, rules, uplink }
+    /// For the uplink with index `uplink`. With a gate it takes messages only while that is true.
+    pub fn new(outbox: Outbox, rules: Vec<Rule>, uplink: usize, gate: Option<watch::Receiver<bool>>) -> Self {
+        Self { outbox, rules, uplink, gate }
     }
 
-    /// Puts a message into the outbox if a rule wants it; waits while the outbox is busy. `None` if no rule wants it.
+    /// Puts a message into the outbox if a rule wants it; waits while too much waits for the disk. `None` if no rule wants it.
     pub async fn offer(&self, message: &Message) -> Result<Option<Receipt>, OfferError> {
+        if self.gate.as_ref().is_some_and(|gate| !*gate.borrow()) {
+            return Ok(None);
+        }
         match self.outgoing(message)? {
-            Some(outgoing) => Ok(Some(self.outbox.append(&outgoing).await?)),
+            Some((class, outgoing)) => Ok(Some(self.outbox.append(class.lane, &outgoing).await?)),
             None => Ok(None),
         }
     }
 
-    fn outgoing(&self, message: &Message) -> Result<Option<Outgoing>, OfferError> {
+    fn outgoing(&self, message: &Message) -> Result<Option<(Class, Outgoing)>, OfferError> {
         if message.origin == Origin::Uplink(self.uplink) || message.topic.is_reserved() {
             return Ok(None);
         }
-        let Some(rule) = self.rules.iter().find(|rule| rule.filter.matches(&message.topic)) else { return Ok(None) };
+        let wants = |rule: &&Rule| (rule.only.is_empty() || rule.only.contains(&message.class.id)) && rule.filter.matches(&message.topic);
+        let Some(rule) = self.rules.iter().find(wants) else { return Ok(None) };
         let topic = TopicName::new(format!("{}{}", rule.prefix, message.topic)).map_err(OfferError::Topic)?;
         let mut properties = message.properties.clone();
         if let Some(seconds) = message.seconds_left(now()) {
             properties.edit().message_expiry = Some(seconds);
         }
-        Ok(Some(Outgoing {
+        let class = rule.class.unwrap_or(message.class);
+        let outgoing = Outgoing {
             topic,
-            // Exactly once needs packet identifiers that survive a restart; the uplink speaks QoS 0 and 1.
-            qos: rule.qos.unwrap_or(message.qos).min(QoS::AtLeastOnce),
+            qos: rule.qos.unwrap_or(message.qos),
             retain: message.retain,
+            if_session_lost: class.if_session_lost,
             enqueued: Timestamp::at(unix_ms()),
             properties,
             payload: message.payload.clone(),
-        }))
+        };
+        Ok(Some((class, outgoing)))
     }
 }

@@ -1,20 +1,36 @@
 //! What has not been delivered to one remote broker: messages in order, on disk, until they are settled.
 //!
 //! Invariants:
-//! * A message is accepted when its receipt says durable, and gone only when it was settled, or given up and counted.
-//! * Sequence numbers are those of the store: strictly growing, never used again.
+//! * A message is accepted when its receipt says safe, and gone only when it was settled, or given up, counted and told as a gap.
+//! * Three lanes, each in order: all alarms before anything live, all that is live before the backlog.
+//! * Sequence numbers are those of the store, one series a lane: strictly growing, never used again.
+//! * What the remote will never take is kept as a dead letter, in a queue of its own.
 //!
 //! What it does not do: it knows no connection and no packet identifier; that is the uplink's.
 
 mod entry;
 mod intake;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use entry::{EntryError, Outgoing};
-pub use intake::{Intake, OfferError, SendRule};
+use bytes::Bytes;
+pub use entry::{Content, DeadLetter, EntryError, Outgoing};
+pub use intake::{Intake, OfferError, Rule};
+use tokio::sync::{oneshot, watch};
 
-use crate::store::{AppendError, Counters, Receipt, Store};
+use crate::message::Lane;
+use crate::reading::Timestamp;
+use crate::store::{self, Store, StoreError};
+pub use crate::store::{AppendError, Counters, Gap, Place, ReadError, Reason, Receipt, Settings, Stored, WhenFull};
+use crate::time::unix_ms;
+
+/// The queues of an outbox, in the order of their worth. What must go goes from the last.
+pub const QUEUES: [&str; 4] = ["alarm", "live", "backlog", "dead"];
+/// The lanes in the order in which they are sent.
+pub const LANES: [Lane; 3] = [Lane::Alarm, Lane::Live, Lane::Backlog];
+const DEAD: usize = 3;
 
 /// How much a single read may bring into memory, in bytes.
 const READ_BYTES: usize = 256 * 1024;
@@ -23,57 +39,132 @@ const READ_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct Outbox {
     store: Store,
+    age: Option<Duration>,
 }
 
 /// A message with its place in the outbox.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Waiting {
-    /// Strictly growing over the life of the outbox.
+    /// Its lane.
+    pub lane: Lane,
+    /// Strictly growing over the life of the lane.
     pub seq: u64,
     /// What is to be sent.
     pub message: Outgoing,
 }
 
+impl Waiting {
+    /// Its place in the store.
+    pub fn place(&self) -> Place {
+        Place { queue: self.lane as usize, seq: self.seq }
+    }
+}
+
+/// Opens the outbox in `folder` and starts its thread; the receiver tells when that has closed it.
+pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
+    let (store, closed) = store::open(name, folder, &QUEUES, Lane::Live as usize, settings)?;
+    Ok((Outbox { store, age: settings.age }, closed))
+}
+
 impl Outbox {
-    /// An outbox kept in `store`.
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    /// Hands a message over; waits while too much waits for the disk. It is accepted when the receipt says so.
+    pub async fn append(&self, lane: Lane, message: &Outgoing) -> Result<Receipt, AppendError> {
+        self.store.append(lane as usize, message.encode()).await
     }
 
-    /// Hands a message over; waits while the store is busy. It is accepted when the receipt says so.
-    pub async fn append(&self, message: &Outgoing) -> Result<Receipt, AppendError> {
-        self.store.append(message.encode()).await
-    }
-
-    /// The next messages after `after`, in order. Entries that cannot be read are settled and counted in the log.
-    pub async fn read(&self, after: u64, max: usize) -> Result<Vec<Waiting>, AppendError> {
-        let mut waiting = Vec::new();
-        let mut unreadable = Vec::new();
-        for entry in self.store.read(after, max, READ_BYTES).await? {
-            match Outgoing::decode(entry.bytes) {
-                Ok(message) => waiting.push(Waiting { seq: entry.seq, message }),
-                Err(error) => {
+    /// The next messages of a lane after `after`, in order. Entries that are too old or cannot be read are given up; `None` if there
+    /// are no more entries at all.
+    pub async fn read(&self, lane: Lane, after: u64, max: usize) -> Result<Option<(u64, Vec<Waiting>)>, ReadError> {
+        let queue = lane as usize;
+        let entries = self.store.read(queue, after, max, READ_BYTES).await?;
+        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(None) };
+        let mut waiting = Vec::with_capacity(entries.len());
+        let mut given_up = Vec::new();
+        let at = Timestamp::at(unix_ms());
+        for entry in entries {
+            match Content::decode(entry.bytes) {
+                Ok(Content::Message(message)) if self.is_too_old(&message, at) => {
+                    self.give_up(queue, entry.seq, &message, Reason::Age);
+                    given_up.push(Place { queue, seq: entry.seq });
+                }
+                Ok(Content::Message(message)) => waiting.push(Waiting { lane, seq: entry.seq, message }),
+                other => {
+                    let error = other.err().map_or_else(|| "a dead letter in a lane".to_owned(), |error| error.to_string());
                     tracing::error!(seq = entry.seq, %error, "an outbox entry is given up");
-                    unreadable.push(entry.seq);
+                    let gap = Gap { first: entry.seq, last: entry.seq, count: 1, from_ms: 0, until_ms: at.unix_ms, reason: Reason::Damage };
+                    self.store.lose(queue, gap);
+                    given_up.push(Place { queue, seq: entry.seq });
                 }
             }
         }
-        if !unreadable.is_empty() {
-            self.store.settle(unreadable).await;
-        }
-        Ok(waiting)
+        self.settle(&given_up);
+        Ok(Some((last, waiting)))
     }
 
-    /// The messages are at the remote broker, or can never be.
-    pub async fn settle(&self, seqs: Vec<u64>) {
-        if !seqs.is_empty() {
-            self.store.settle(seqs).await;
+    fn is_too_old(&self, message: &Outgoing, at: Timestamp) -> bool {
+        let waited = message.waited_ms(at).map(u128::from);
+        self.age.is_some_and(|age| waited.is_some_and(|waited| waited > age.as_millis()))
+    }
+
+    /// Counts a message as lost and tells it as a gap; it is to be settled as well.
+    pub fn give_up(&self, queue: usize, seq: u64, message: &Outgoing, reason: Reason) {
+        let at = message.enqueued.unix_ms;
+        self.store.lose(queue, Gap { first: seq, last: seq, count: 1, from_ms: at, until_ms: at, reason });
+    }
+
+    /// The messages are at the remote broker, or were given up.
+    pub fn settle(&self, places: &[Place]) {
+        if !places.is_empty() {
+            self.store.settle(places);
         }
+    }
+
+    /// Keeps a message that the remote will never take. Its place may be settled when the receipt says safe.
+    pub async fn bury(&self, place: Place, message: Outgoing, reason: String) -> Result<Receipt, AppendError> {
+        let lane = LANES.get(place.queue).copied().unwrap_or_default();
+        let dead = DeadLetter { buried: Timestamp::at(unix_ms()), lane, seq: place.seq, reason, message };
+        self.store.append(DEAD, dead.encode()).await
+    }
+
+    /// Replaces what an uplink wants to find again beside its lanes. Ready when that is durable, with everything appended and settled
+    /// before.
+    pub fn save(&self, states: Vec<(usize, Bytes)>) -> oneshot::Receiver<()> {
+        self.store.save(states)
+    }
+
+    /// What an uplink saved beside a lane before the last start.
+    pub fn state(&self, lane: Lane) -> Bytes {
+        self.store.state(lane as usize)
+    }
+
+    /// Names the series of numbers of a lane: no other outbox has the same.
+    pub fn identity(&self, lane: Lane) -> String {
+        let suffix = match lane {
+            Lane::Alarm => "a",
+            Lane::Live => "",
+            Lane::Backlog => "b",
+        };
+        format!("{}{suffix}", self.store.identity())
+    }
+
+    /// Messages that are neither delivered nor given up.
+    pub fn waiting(&self) -> u64 {
+        self.store.counters().waiting.iter().take(DEAD).map(crate::metrics::Gauge::value).sum()
+    }
+
+    /// Dead letters that are kept.
+    pub fn dead(&self) -> u64 {
+        self.store.counters().waiting.get(DEAD).map_or(0, crate::metrics::Gauge::value)
     }
 
     /// Changes whenever something new is there to be read.
-    pub fn newest(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub fn newest(&self) -> watch::Receiver<u64> {
         self.store.newest()
+    }
+
+    /// What was given up since the last call, by queue.
+    pub fn take_gaps(&self) -> Vec<(usize, Gap)> {
+        self.store.take_gaps()
     }
 
     /// Its counters.

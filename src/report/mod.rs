@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::message::{Message, Origin};
+use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{Intake, OfferError};
 use crate::payload::json;
@@ -31,6 +31,8 @@ pub struct PointReport {
     pub topic: TopicName,
     /// The QoS its class prescribes.
     pub qos: QoS,
+    /// How important it is.
+    pub class: Class,
     /// Which readings are worth a message.
     pub rule: Rule,
 }
@@ -47,6 +49,8 @@ struct Counts {
     reported: u64,
     /// Messages that local clients saw late or, if a newer one came first, never: the broker was busy.
     delayed: u64,
+    /// Messages that an outbox did not take: it is full, and set to refuse.
+    refused: u64,
 }
 
 /// What local clients see; nobody waits for them.
@@ -149,7 +153,7 @@ impl Report {
             return None;
         }
         state.counts.reported += 1;
-        Some(Message::new(point.topic.clone(), json::encode(reading), Origin::Field).retained().with_qos(point.qos))
+        Some(Message::new(point.topic.clone(), json::encode(reading), Origin::Field).retained().with_qos(point.qos).in_class(point.class))
     }
 
     async fn send(&self, message: Message, state: &mut State) -> Result<(), String> {
@@ -159,7 +163,7 @@ impl Report {
         for intake in &self.intakes {
             // The receipt is not awaited: what a reading's commit may take is the setting `outbox.save.every`.
             match intake.offer(&message).await {
-                Ok(_) => {}
+                Ok(receipt) => state.counts.refused += u64::from(receipt.is_some_and(|receipt| receipt.is_refused())),
                 Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
                 Err(error) => tracing::error!(topic = %message.topic, %error, "a reading cannot go north"),
             }

@@ -1,8 +1,10 @@
-//! The unit of a commit on disk: a run of entries, or a piece of an entry too large for one slot. Pure.
+//! The unit of a commit on disk: a run of entries, a piece of an entry too large for one slot, or a note about the journal. Pure.
 //!
 //! ```text
 //! magic 8 | crc32c 4 (of all that follows) | length 4 | kind 1 | first seq 8 | count or part 4 | parts 4 | body
-//! kind 0: body = count x (length 4, bytes)         kind 1: body = bytes of part `part` of `parts` of entry `first seq`
+//! kind 0: body = count x (length 4, bytes); a length of 0xFFFFFFFF skips as many numbers as the next 4 bytes say
+//! kind 1: body = bytes of part `part` of `parts` of entry `first seq`
+//! kind 2: body = a note; `first seq` is its number
 //! ```
 //! All numbers are big endian. The magic and the checksum are ours although the engine has its own: a damaged database is
 //! searched for them.
@@ -12,19 +14,25 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 /// Largest encoded chunk. Values above a quarter of a seventeenth of the engine's segment would go to separate files that the
 /// engine never syncs.
 pub const CHUNK_BYTES: usize = 28 * 1024;
-const MAGIC: [u8; 8] = *b"WHEADck1";
+const MAGIC: [u8; 8] = *b"WHEADck2";
 const HEADER: usize = 8 + 4 + 4 + 1 + 8 + 4 + 4;
+/// In place of a length: numbers are skipped that were settled before they were written.
+const SKIP: u32 = u32::MAX;
+
+/// One entry with its sequence number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the order of all entries ever appended.
+    pub seq: u64,
+    /// What was appended.
+    pub bytes: Bytes,
+}
 
 /// A decoded chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chunk {
-    /// Consecutive entries, the first with this sequence number.
-    Entries {
-        /// Sequence number of the first.
-        first_seq: u64,
-        /// At least one.
-        entries: Vec<Bytes>,
-    },
+    /// Entries in the order of their numbers; at least one.
+    Entries(Vec<Entry>),
     /// A piece of one entry.
     Part {
         /// Sequence number of the entry.
@@ -36,6 +44,13 @@ pub enum Chunk {
         /// The piece.
         bytes: Bytes,
     },
+    /// What is known about the journal as of one commit.
+    Note {
+        /// Grows with every commit.
+        number: u64,
+        /// Encoded.
+        body: Bytes,
+    },
 }
 
 /// Why bytes are no chunk.
@@ -44,69 +59,72 @@ pub enum Chunk {
 pub struct ChunkError(&'static str);
 
 impl Chunk {
-    /// Splits entries, the first numbered `first_seq`, into chunks of at most [`CHUNK_BYTES`].
-    pub fn split(first_seq: u64, entries: &[Bytes]) -> Vec<Self> {
+    /// Puts entries, whose numbers must grow, into chunks of at most [`CHUNK_BYTES`].
+    pub fn split(entries: &[Entry]) -> Vec<Self> {
         let mut chunks = Vec::new();
-        let mut run: Vec<Bytes> = Vec::new();
+        let mut run: Vec<Entry> = Vec::new();
         let mut run_bytes = HEADER;
-        let mut seq = first_seq;
         for entry in entries {
-            let cost = 4 + entry.len();
-            if run_bytes + cost > CHUNK_BYTES && !run.is_empty() {
-                let count = run.len() as u64;
-                chunks.push(Self::Entries { first_seq: seq - count, entries: std::mem::take(&mut run) });
+            // A gap before it may take as much as a small entry.
+            let cost = 12 + entry.bytes.len();
+            if HEADER + cost > CHUNK_BYTES {
+                if !run.is_empty() {
+                    chunks.push(Self::Entries(std::mem::take(&mut run)));
+                    run_bytes = HEADER;
+                }
+                chunks.extend(Self::parts_of(entry));
+                continue;
+            }
+            let is_far = run.last().is_some_and(|last| entry.seq - last.seq > u64::from(SKIP));
+            if (run_bytes + cost > CHUNK_BYTES || is_far) && !run.is_empty() {
+                chunks.push(Self::Entries(std::mem::take(&mut run)));
                 run_bytes = HEADER;
             }
-            if HEADER + cost > CHUNK_BYTES {
-                chunks.extend(Self::parts_of(seq, entry));
-            } else {
-                run.push(entry.clone());
-                run_bytes += cost;
-            }
-            seq += 1;
+            run_bytes += cost;
+            run.push(entry.clone());
         }
         if !run.is_empty() {
-            let count = run.len() as u64;
-            chunks.push(Self::Entries { first_seq: seq - count, entries: run });
+            chunks.push(Self::Entries(run));
         }
         chunks
     }
 
-    fn parts_of(seq: u64, entry: &Bytes) -> impl Iterator<Item = Self> + use<'_> {
+    fn parts_of(entry: &Entry) -> impl Iterator<Item = Self> + use<'_> {
         let room = CHUNK_BYTES - HEADER;
-        let parts = entry.len().div_ceil(room);
+        let length = entry.bytes.len();
+        let parts = length.div_ceil(room);
         (0..parts).map(move |part| {
-            let bytes = entry.slice(part * room..entry.len().min((part + 1) * room));
+            let bytes = entry.bytes.slice(part * room..length.min((part + 1) * room));
             let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            Self::Part { seq, part: narrow(part), parts: narrow(parts), bytes }
+            Self::Part { seq: entry.seq, part: narrow(part), parts: narrow(parts), bytes }
         })
     }
 
-    /// The last sequence number this chunk completes; for a part that is not the last one, the number before its entry.
+    /// The last sequence number this chunk completes; zero for one that completes none.
     pub fn last_complete_seq(&self) -> u64 {
         match self {
-            Self::Entries { first_seq, entries } => first_seq + entries.len() as u64 - 1,
+            Self::Entries(entries) => entries.last().map_or(0, |entry| entry.seq),
             Self::Part { seq, part, parts, .. } if part + 1 == *parts => *seq,
-            Self::Part { seq, .. } => seq - 1,
+            Self::Part { .. } | Self::Note { .. } => 0,
+        }
+    }
+
+    /// The first sequence number that has to do with this chunk; zero for a note.
+    pub fn first_seq(&self) -> u64 {
+        match self {
+            Self::Entries(entries) => entries.first().map_or(0, |entry| entry.seq),
+            Self::Part { seq, .. } => *seq,
+            Self::Note { .. } => 0,
         }
     }
 
     /// As bytes, at most [`CHUNK_BYTES`] if it came from [`Chunk::split`].
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = BytesMut::with_capacity(CHUNK_BYTES.min(1024));
+        let mut out = BytesMut::with_capacity(self.most_encoded_len());
         out.put_slice(&MAGIC);
         out.put_u64(0);
         match self {
-            Self::Entries { first_seq, entries } => {
-                out.put_u8(0);
-                out.put_u64(*first_seq);
-                out.put_u32(u32::try_from(entries.len()).unwrap_or(u32::MAX));
-                out.put_u32(1);
-                for entry in entries {
-                    out.put_u32(u32::try_from(entry.len()).unwrap_or(u32::MAX));
-                    out.put_slice(entry);
-                }
-            }
+            Self::Entries(entries) => put_entries(entries, &mut out),
             Self::Part { seq, part, parts, bytes } => {
                 out.put_u8(1);
                 out.put_u64(*seq);
@@ -114,17 +132,30 @@ impl Chunk {
                 out.put_u32(*parts);
                 out.put_slice(bytes);
             }
+            Self::Note { number, body } => {
+                out.put_u8(2);
+                out.put_u64(*number);
+                out.put_u64(0);
+                out.put_slice(body);
+            }
         }
-        let mut bytes = out.to_vec();
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        bytes.splice(12..16, length.to_be_bytes());
-        let crc = crc32c::crc32c(bytes.get(12..).unwrap_or_default());
-        bytes.splice(8..12, crc.to_be_bytes());
-        bytes
+        let length = u32::try_from(out.len()).unwrap_or(u32::MAX);
+        if let Some(place) = out.get_mut(12..16) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        let crc = crc32c::crc32c(out.get(12..).unwrap_or_default());
+        if let Some(place) = out.get_mut(8..12) {
+            place.copy_from_slice(&crc.to_be_bytes());
+        }
+        out.into()
     }
 
     /// Reads a chunk from the front of `bytes`; what follows it is ignored.
     pub fn decode(bytes: &[u8]) -> Result<Self, ChunkError> {
+        Self::decode_with_length(bytes).map(|(chunk, _)| chunk)
+    }
+
+    fn decode_with_length(bytes: &[u8]) -> Result<(Self, usize), ChunkError> {
         let mut head = bytes.get(..HEADER).ok_or(ChunkError("too short"))?;
         if head.get(..8) != Some(&MAGIC[..]) {
             return Err(ChunkError("no magic"));
@@ -140,11 +171,13 @@ impl Chunk {
         let first_seq = head.get_u64();
         let (first, second) = (head.get_u32(), head.get_u32());
         let content = Bytes::copy_from_slice(bytes.get(HEADER..length).unwrap_or_default());
-        match kind {
-            0 => Ok(Self::Entries { first_seq, entries: entries(first, content)? }),
-            1 if first < second => Ok(Self::Part { seq: first_seq, part: first, parts: second, bytes: content }),
-            _ => Err(ChunkError("unknown kind")),
-        }
+        let chunk = match kind {
+            0 => Self::Entries(entries(first_seq, first, content)?),
+            1 if first < second => Self::Part { seq: first_seq, part: first, parts: second, bytes: content },
+            2 => Self::Note { number: first_seq, body: content },
+            _ => return Err(ChunkError("unknown kind")),
+        };
+        Ok((chunk, length))
     }
 
     /// Every intact chunk in `bytes`, wherever it begins: what can be saved from a damaged file, in file order.
@@ -154,9 +187,9 @@ impl Chunk {
             loop {
                 let rest = bytes.get(at..)?;
                 at += memchr::memmem::find(rest, &MAGIC)?;
-                match Self::decode(bytes.get(at..)?) {
-                    Ok(chunk) => {
-                        at += chunk.encoded_len();
+                match Self::decode_with_length(bytes.get(at..)?) {
+                    Ok((chunk, length)) => {
+                        at += length;
                         return Some(chunk);
                     }
                     Err(_) => at += 1,
@@ -165,24 +198,51 @@ impl Chunk {
         })
     }
 
-    /// Bytes it takes when encoded.
-    pub(super) fn encoded_len(&self) -> usize {
+    fn most_encoded_len(&self) -> usize {
         HEADER
             + match self {
-                Self::Entries { entries, .. } => entries.iter().map(|entry| 4 + entry.len()).sum(),
+                Self::Entries(entries) => entries.iter().map(|entry| 12 + entry.bytes.len()).sum(),
                 Self::Part { bytes, .. } => bytes.len(),
+                Self::Note { body, .. } => body.len(),
             }
     }
 }
 
-fn entries(count: u32, mut content: Bytes) -> Result<Vec<Bytes>, ChunkError> {
+fn put_entries(entries: &[Entry], out: &mut BytesMut) {
+    out.put_u8(0);
+    let mut next = entries.first().map_or(0, |entry| entry.seq);
+    out.put_u64(next);
+    out.put_u32(u32::try_from(entries.len()).unwrap_or(u32::MAX));
+    out.put_u32(1);
+    for entry in entries {
+        while entry.seq > next {
+            let skipped = u32::try_from(entry.seq - next).unwrap_or(u32::MAX);
+            out.put_u32(SKIP);
+            out.put_u32(skipped);
+            next += u64::from(skipped);
+        }
+        out.put_u32(u32::try_from(entry.bytes.len()).unwrap_or(u32::MAX - 1));
+        out.put_slice(&entry.bytes);
+        next += 1;
+    }
+}
+
+fn entries(first_seq: u64, count: u32, mut content: Bytes) -> Result<Vec<Entry>, ChunkError> {
+    let short = |_| ChunkError("cut short");
     let mut entries = Vec::new();
-    for _ in 0..count {
-        let length = content.try_get_u32().map_err(|_| ChunkError("cut short"))? as usize;
+    let mut seq = first_seq;
+    while entries.len() < count as usize {
+        let length = content.try_get_u32().map_err(short)?;
+        if length == SKIP {
+            seq = seq.checked_add(u64::from(content.try_get_u32().map_err(short)?)).ok_or(ChunkError("a number out of range"))?;
+            continue;
+        }
+        let length = length as usize;
         if content.len() < length {
             return Err(ChunkError("cut short"));
         }
-        entries.push(content.split_to(length));
+        entries.push(Entry { seq, bytes: content.split_to(length) });
+        seq = seq.checked_add(1).ok_or(ChunkError("a number out of range"))?;
     }
     if entries.is_empty() { Err(ChunkError("empty")) } else { Ok(entries) }
 }
@@ -192,44 +252,51 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn put_together(chunks: &[Chunk]) -> Vec<(u64, Vec<u8>)> {
+    fn put_together(chunks: &[Chunk]) -> Vec<Entry> {
         let mut out = Vec::new();
-        let mut partial = Vec::new();
+        let mut partial = BytesMut::new();
         for chunk in chunks {
             match chunk {
-                Chunk::Entries { first_seq, entries } => {
-                    out.extend(entries.iter().zip(*first_seq..).map(|(e, seq)| (seq, e.to_vec())));
-                }
+                Chunk::Entries(entries) => out.extend(entries.iter().cloned()),
                 Chunk::Part { seq, part, parts, bytes } => {
                     partial.extend_from_slice(bytes);
                     if part + 1 == *parts {
-                        out.push((*seq, std::mem::take(&mut partial)));
+                        out.push(Entry { seq: *seq, bytes: partial.split().freeze() });
                     }
                 }
+                Chunk::Note { .. } => panic!("no note was put in"),
             }
         }
         out
     }
 
+    fn entry(seq: u64, bytes: &'static [u8]) -> Entry {
+        Entry { seq, bytes: Bytes::from_static(bytes) }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn entries_of_any_size_come_back_in_order(sizes in prop::collection::vec(0_usize..70_000, 1..12), first in 1_u64..1_000_000) {
-            let entries: Vec<Bytes> = sizes.iter().enumerate().map(|(i, n)| Bytes::from(vec![u8::try_from(i).unwrap(); *n])).collect();
-            let chunks = Chunk::split(first, &entries);
+        fn entries_of_any_size_and_any_numbers_come_back_in_order(sizes in prop::collection::vec((0_usize..70_000, 0_u64..3), 1..12), first in 1_u64..1_000_000) {
+            let mut seq = first;
+            let entries: Vec<Entry> = sizes.iter().map(|(size, gap)| {
+                seq += 1 + gap * gap * 3_000_000_000;
+                Entry { seq, bytes: Bytes::from(vec![seq.to_le_bytes()[0]; *size]) }
+            }).collect();
+            let chunks = Chunk::split(&entries);
             let encoded: Vec<Vec<u8>> = chunks.iter().map(Chunk::encode).collect();
             for bytes in &encoded {
                 prop_assert!(bytes.len() <= CHUNK_BYTES);
             }
             let decoded: Vec<Chunk> = encoded.iter().map(|b| Chunk::decode(b).unwrap()).collect();
-            let expected: Vec<(u64, Vec<u8>)> = entries.iter().zip(first..).map(|(e, seq)| (seq, e.to_vec())).collect();
-            prop_assert_eq!(put_together(&decoded), expected);
-            prop_assert_eq!(chunks.last().unwrap().last_complete_seq(), first + entries.len() as u64 - 1);
+            prop_assert_eq!(put_together(&decoded), entries);
+            prop_assert_eq!(chunks.last().unwrap().last_complete_seq(), seq);
         }
 
         #[test]
         fn a_changed_bit_is_always_noticed(position in 0_usize..1000, bit in 0_u8..8) {
-            let mut bytes = Chunk::Entries { first_seq: 7, entries: vec![Bytes::from(vec![1; 300]), Bytes::from(vec![2; 600])] }.encode();
+            let entries = vec![Entry { seq: 7, bytes: Bytes::from(vec![1; 300]) }, Entry { seq: 9, bytes: Bytes::from(vec![2; 600]) }];
+            let mut bytes = Chunk::Entries(entries).encode();
             let position = position % bytes.len();
             bytes[position] ^= 1 << bit;
             prop_assert!(Chunk::decode(&bytes).is_err());
@@ -238,10 +305,11 @@ mod tests {
 
     #[test]
     fn intact_chunks_are_carved_out_of_rubbish() {
-        let one = Chunk::Entries { first_seq: 1, entries: vec![Bytes::from_static(b"one")] };
-        let two = Chunk::Entries { first_seq: 2, entries: vec![Bytes::from_static(b"two")] };
+        let one = Chunk::Entries(vec![entry(1, b"one")]);
+        let two = Chunk::Entries(vec![entry(2, b"two")]);
         let three = Chunk::Part { seq: 3, part: 0, parts: 1, bytes: Bytes::from_static(b"three") };
-        let mut file = b"rubbishWHEADck1 and a false start".to_vec();
+        let four = Chunk::Note { number: 4, body: Bytes::from_static(b"four") };
+        let mut file = b"rubbishWHEADck2 and a false start".to_vec();
         file.extend(one.encode());
         let mut damaged = two.encode();
         let last = damaged.len() - 1;
@@ -249,6 +317,7 @@ mod tests {
         file.extend(damaged);
         file.extend([0; 100]);
         file.extend(three.encode());
-        assert_eq!(Chunk::carve(&file).collect::<Vec<_>>(), vec![one, three]);
+        file.extend(four.encode());
+        assert_eq!(Chunk::carve(&file).collect::<Vec<_>>(), vec![one, three, four]);
     }
 }

@@ -38,6 +38,22 @@ impl Cursor {
         last - first + 1 - settled
     }
 
+    /// The runs in `first..=last` that are not settled.
+    pub fn holes_in(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let mut holes = Vec::new();
+        let mut next = first.max(self.low + 1);
+        for (from, to) in self.above.range(..=last) {
+            if *from > next {
+                holes.push((next, from - 1));
+            }
+            next = next.max(to + 1);
+        }
+        if next <= last {
+            holes.push((next, last));
+        }
+        holes
+    }
+
     /// Marks `first..=last` as settled; what is settled already stays so.
     pub fn settle(&mut self, first: u64, last: u64) {
         let mut first = first.max(self.low + 1);
@@ -65,22 +81,21 @@ impl Cursor {
         }
     }
 
-    /// As bytes, at most 16 KiB.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(12 + 16 * self.above.len().min(MAX_RANGES_ON_DISK));
+    /// Appends it to `out`, in at most 16 KiB + 12 bytes.
+    pub fn encode(&self, out: &mut impl BufMut) {
+        let kept = self.above.len().min(MAX_RANGES_ON_DISK);
         out.put_u64(self.low);
-        for (first, last) in self.above.iter().take(MAX_RANGES_ON_DISK) {
+        out.put_u32(u32::try_from(kept).unwrap_or(0));
+        for (first, last) in self.above.iter().take(kept) {
             out.put_u64(*first);
             out.put_u64(*last);
         }
-        out
     }
 
     /// The inverse of [`Cursor::encode`]; `None` for bytes that are no cursor.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut bytes = Bytes::copy_from_slice(bytes);
+    pub fn decode(bytes: &mut Bytes) -> Option<Self> {
         let mut cursor = Self { low: bytes.try_get_u64().ok()?, above: BTreeMap::new() };
-        while bytes.has_remaining() {
+        for _ in 0..bytes.try_get_u32().ok()? {
             let (first, last) = (bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
             cursor.settle(first, last);
         }
@@ -108,7 +123,12 @@ mod tests {
                 let low = (1..).take_while(|seq| model.contains(seq)).count() as u64;
                 prop_assert_eq!(cursor.low(), low);
                 prop_assert_eq!(cursor.unsettled_in(5, 40), (5..=40).filter(|seq| !model.contains(seq)).count() as u64);
-                prop_assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor.clone()));
+                let holes: u64 = cursor.holes_in(5, 40).iter().map(|(first, last)| last - first + 1).sum();
+                prop_assert_eq!(holes, cursor.unsettled_in(5, 40));
+                prop_assert!(cursor.holes_in(5, 40).iter().all(|(first, last)| (*first..=*last).all(|seq| !model.contains(&seq))));
+                let mut bytes = Vec::new();
+                cursor.encode(&mut bytes);
+                prop_assert_eq!(Cursor::decode(&mut bytes.into()), Some(cursor.clone()));
             }
         }
     }

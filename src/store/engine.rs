@@ -3,7 +3,8 @@
 //! Invariants:
 //! * `commit` returns `Ok` only after our own `fdatasync` of the database file.
 //! * A slot is written once; slots exist, empty, before the partition is used.
-//! * A partition exists under its final name only after its files, its directory and the parent directory are synced.
+//! * A partition is made ahead of need under a temporary name. It gets its final name only after its files, its directory and a
+//!   note are synced, and is used only after the parent directory is.
 //! * Panics of the engine become [`StoreError::Engine`].
 
 use std::fs::{self, File};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::cursor::Cursor;
+use super::note::Note;
 
 /// Slots that may be used; sixteen more stay empty at the end, so that the last leaf is never split.
 pub(super) const SLOTS: u32 = 512;
@@ -90,42 +91,44 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
 }
 
 impl Partition {
-    /// Makes a partition under a temporary name beside `path`, then gives it its name. On failure nothing stands at `path`.
-    pub(super) fn create(path: &Path, cursor: &Cursor) -> Result<Self, StoreError> {
-        let parent = path.parent().unwrap_or(path);
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = parent.join(format!("new-{name}"));
-        let _ = fs::remove_dir_all(&temporary);
-        let made = guarded(path, || Self::create_at(&temporary, path, cursor));
+    /// Makes an empty partition at `temporary`, durable but for its name. On failure nothing stands there.
+    pub(super) fn prepare(temporary: &Path) -> Result<Self, StoreError> {
+        // Leftovers of an earlier attempt.
+        let _ = fs::remove_dir_all(temporary);
+        let made = guarded(temporary, || Self::prepare_at(temporary));
         if made.is_err() {
-            let _ = fs::remove_dir_all(&temporary);
+            let _ = fs::remove_dir_all(temporary);
         }
         made
     }
 
-    fn create_at(temporary: &Path, path: &Path, cursor: &Cursor) -> Result<Self, StoreError> {
+    fn prepare_at(path: &Path) -> Result<Self, StoreError> {
         let fail = |e: sled::Error| engine_error(path, &e);
-        let db = open_database(temporary)?;
+        let db = open_database(path)?;
         let slots = db.open_tree("q").map_err(fail)?;
         let meta = db.open_tree("m").map_err(fail)?;
         for slot in 0..SLOTS + SPARE_SLOTS {
             slots.insert(slot.to_be_bytes(), Vec::new()).map_err(fail)?;
         }
-        meta.insert("cursor", cursor.encode()).map_err(fail)?;
         db.flush().map_err(fail)?;
         for file in ["conf", "db"] {
-            sync(&temporary.join(file))?;
+            sync(&path.join(file))?;
         }
-        sync_dir(temporary)?;
-        let file = File::open(temporary.join("db")).map_err(|e| io_error(path, e))?;
-        let parent = path.parent().unwrap_or(path);
+        sync_dir(path)?;
+        let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
+        Ok(Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: 0 }.measured())
+    }
+
+    /// Gives a prepared partition its name, with `chunks` and `note` in it. On failure it must not be used.
+    pub(super) fn adopt(mut self, path: &Path, chunks: &[Chunk], note: &Note) -> Result<Self, StoreError> {
+        self.commit(chunks, note)?;
         if path.exists() {
-            // Left by a creation that failed after its rename: nothing in it was ever acknowledged.
+            // Left by an adoption that failed after its rename: nothing in it was ever acknowledged.
             fs::remove_dir_all(path).map_err(|e| io_error(path, e))?;
         }
-        fs::rename(temporary, path).map_err(|e| io_error(path, e))?;
-        sync_dir(parent)?;
-        Ok(Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: 0 }.measured())
+        fs::rename(&self.path, path).map_err(|e| io_error(path, e))?;
+        sync_dir(path.parent().unwrap_or(path))?;
+        Ok(Self { path: path.to_owned(), ..self })
     }
 
     /// Opens a partition that exists and reads it once from end to end; also returns the last sequence number it holds whole.
@@ -141,7 +144,7 @@ impl Partition {
             let mut last = None;
             while let Some(chunk) = partition.chunk(partition.next_slot)? {
                 partition.next_slot += 1;
-                last = last.max(Some(chunk.last_complete_seq()));
+                last = last.max(Some(chunk.last_complete_seq()).filter(|seq| *seq > 0));
             }
             Ok((partition.measured(), last))
         })
@@ -161,18 +164,18 @@ impl Partition {
         })
     }
 
-    /// The cursor as of the last commit into this partition.
-    pub(super) fn cursor(&self) -> Result<Cursor, StoreError> {
+    /// The note of the last commit into this partition.
+    pub(super) fn note(&self) -> Result<Note, StoreError> {
         guarded(&self.path, || {
-            let bytes = self.meta.get("cursor").map_err(|e| engine_error(&self.path, &e))?;
-            let cursor = bytes.and_then(|bytes| Cursor::decode(&bytes));
-            cursor.ok_or_else(|| StoreError::Engine { path: self.path.clone(), what: "no cursor".to_owned() })
+            let bytes = self.meta.get("note").map_err(|e| engine_error(&self.path, &e))?;
+            let note = bytes.and_then(|bytes| Note::of(&Chunk::decode(&bytes).ok()?));
+            note.ok_or_else(|| StoreError::Engine { path: self.path.clone(), what: "no note".to_owned() })
         })
     }
 
-    /// Writes chunks into the next slots and the cursor beside them; durable when it returns `Ok`. After an error this
+    /// Writes chunks into the next slots and the note beside them; durable when it returns `Ok`. After an error this
     /// partition must not be written again.
-    pub(super) fn commit(&mut self, chunks: &[Chunk], cursor: &Cursor) -> Result<(), StoreError> {
+    pub(super) fn commit(&mut self, chunks: &[Chunk], note: &Note) -> Result<(), StoreError> {
         let path = self.path.clone();
         guarded(&path, || {
             let fail = |e: sled::Error| engine_error(&path, &e);
@@ -181,17 +184,12 @@ impl Partition {
                 self.slots.insert(self.next_slot.to_be_bytes(), bytes).map_err(fail)?;
                 self.next_slot += 1;
             }
-            self.meta.insert("cursor", cursor.encode()).map_err(fail)?;
+            self.meta.insert("note", note.encode()).map_err(fail)?;
             self.db.flush().map_err(fail)?;
             self.file.sync_data().map_err(|e| io_error(&path, e))?;
             self.bytes = blocks_of(&self.file);
             Ok(())
         })
-    }
-
-    /// The same partition after its directory was renamed.
-    pub(super) fn moved_to(self, path: &Path) -> Self {
-        Self { path: path.to_owned(), ..self }
     }
 
     fn measured(self) -> Self {

@@ -2,20 +2,42 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::cursor::Cursor;
 use super::engine::{Partition, io_error, sync_dir};
+use super::note::Note;
 
-/// A partition that is not written any more (or, for the newest, its identity).
-#[derive(Debug)]
+/// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
+const QUARANTINE_BYTES: u64 = 128 << 20;
+
+/// What a partition's name says, and what it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sealed {
     pub(super) number: u64,
     pub(super) first_seq: u64,
+    /// When it was begun, by the wall clock: everything in it was written later.
+    pub(super) created_ms: i64,
     pub(super) bytes: u64,
+}
+
+impl Sealed {
+    pub(super) fn path(&self, folder: &Path) -> PathBuf {
+        folder.join(format!("p-2-{:08x}-{:016x}-{:012x}", self.number, self.first_seq, self.created_ms))
+    }
+
+    /// `None` for what is no partition of this format.
+    pub(super) fn parse(path: &Path) -> Option<Self> {
+        let mut parts = path.file_name()?.to_str()?.strip_prefix("p-2-")?.split('-');
+        let number = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let first_seq = u64::from_str_radix(parts.next()?, 16).ok().filter(|first| *first > 0)?;
+        let created_ms = i64::from_str_radix(parts.next()?, 16).ok()?;
+        let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.blocks() * 512);
+        parts.next().is_none().then_some(Self { number, first_seq, created_ms, bytes })
+    }
 }
 
 /// Takes the folder for this process, making it if needed.
@@ -30,17 +52,6 @@ pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Where a partition stands.
-pub(super) fn partition_path(folder: &Path, number: u64, first_seq: u64) -> PathBuf {
-    folder.join(format!("p-1-{number:08x}-{first_seq:016x}"))
-}
-
-fn parse_partition(path: &Path) -> Option<(u64, u64)> {
-    let name = path.file_name()?.to_str()?.strip_prefix("p-1-")?;
-    let (number, first_seq) = name.split_once('-')?;
-    Some((u64::from_str_radix(number, 16).ok()?, u64::from_str_radix(first_seq, 16).ok()?))
-}
-
 /// Removes a partition; a crash on the way leaves it whole or as `dead-*`.
 pub(super) fn remove_partition(folder: &Path, path: &Path) -> Result<(), StoreError> {
     let dead = folder.join(format!("dead-{}", path.file_name().unwrap_or_default().to_string_lossy()));
@@ -49,71 +60,109 @@ pub(super) fn remove_partition(folder: &Path, path: &Path) -> Result<(), StoreEr
     fs::remove_dir_all(&dead).map_err(|e| io_error(&dead, e))
 }
 
-/// The partitions of a folder in order; leftovers of interrupted work are deleted.
-pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
-    finish_carving(folder)?;
+/// The partitions of a folder in order, as their names say; nothing is touched.
+pub(super) fn partitions(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let path = entry.map_err(|e| io_error(folder, e))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("dead-") || name.starts_with("new-") {
-            fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
-        } else if let Some((number, first_seq)) = parse_partition(&path) {
-            let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.blocks() * 512);
-            found.push(Sealed { number, first_seq, bytes });
-        }
+        found.extend(Sealed::parse(&path));
     }
     found.sort_by_key(|sealed| sealed.number);
     Ok(found.into())
 }
 
-/// Reads the newest partition of the last run: its cursor and the next free sequence number.
-pub(super) fn recover(folder: &Path, last: &Sealed, fallback_low: u64) -> Result<(Cursor, u64), StoreError> {
-    let path = partition_path(folder, last.number, last.first_seq);
-    let mut fallback = Cursor::default();
-    fallback.settle(1, fallback_low);
-    let (partition, last_seq) = open_or_carve(folder, &path, &fallback)?;
-    let cursor = partition.cursor()?;
-    let next_seq = last_seq.map_or(last.first_seq, |seq| seq + 1).max(last.first_seq).max(cursor.low() + 1);
-    Ok((cursor, next_seq))
+/// The partitions of a folder in order; leftovers of interrupted work are deleted or finished.
+pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
+    finish_carving(folder)?;
+    for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
+        let path = entry.map_err(|e| io_error(folder, e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("dead-") || name.starts_with("new-") {
+            fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
+        } else if name.starts_with("p-") && Sealed::parse(&path).is_none() {
+            let what = "a partition of another version of wellhead; deliver what is in it with that version, or move it away".to_owned();
+            return Err(StoreError::Engine { path, what });
+        }
+    }
+    partitions(folder)
+}
+
+/// A partition that was opened, and what is known of it.
+pub(super) struct Opened {
+    pub(super) partition: Partition,
+    /// The last sequence number it holds whole.
+    pub(super) last_seq: Option<u64>,
+    /// The newest note in it.
+    pub(super) note: Option<Note>,
 }
 
 /// Opens a partition. A damaged one is moved to `quarantine/`, and what can be carved out of it takes its place.
 ///
 /// The engine takes damage near the end of its file for a write that was torn, and cuts it off without a word. So the file is
-/// searched first for the newest entry it holds, and an engine that comes back with less is not believed.
-pub(super) fn open_or_carve(folder: &Path, path: &Path, cursor: &Cursor) -> Result<(Partition, Option<u64>), StoreError> {
-    let database = path.join("db");
-    let bytes = fs::read(&database).map_err(|e| io_error(&database, e))?;
-    let newest = Chunk::carve(&bytes).map(|chunk| chunk.last_complete_seq()).max();
+/// searched first for the newest entry and the newest note it holds, and an engine that comes back with less is not believed.
+pub(super) fn open_or_carve(folder: &Path, path: &Path) -> Result<Opened, StoreError> {
+    let bytes = read_what_can_be_read(&path.join("db"))?;
+    let (mut newest, mut carved_note) = (None, None::<Note>);
+    for chunk in Chunk::carve(&bytes) {
+        newest = newest.max(Some(chunk.last_complete_seq()).filter(|seq| *seq > 0));
+        carved_note = carved_note.into_iter().chain(Note::of(&chunk)).max_by_key(|note| note.number);
+    }
     let opened = Partition::open(path);
-    // What is settled is known even if entries are gone; a partition without a cursor was never finished, or is damaged.
-    let known = opened.as_ref().ok().and_then(|(partition, _)| partition.cursor().ok());
+    let known = opened.as_ref().ok().and_then(|(partition, _)| partition.note().ok());
+    let carved_number = carved_note.as_ref().map(|note| note.number);
     let what = match opened {
-        Ok((partition, last)) if last >= newest && known.is_some() => return Ok((partition, last)),
+        Ok((partition, last_seq)) if last_seq >= newest && known.is_some() && known.as_ref().map(|note| note.number) >= carved_number => {
+            return Ok(Opened { partition, last_seq, note: known });
+        }
         Ok(partition) => {
             drop(partition);
             "some of it is gone".to_owned()
         }
-        Err(StoreError::Engine { what, .. }) => what,
-        Err(error) => return Err(error),
+        Err(error @ StoreError::Full { .. }) => return Err(error),
+        Err(error) => error.to_string(),
     };
-    let mut chunks: Vec<Chunk> = Chunk::carve(&bytes).collect();
+    let note = known.into_iter().chain(carved_note).max_by_key(|note| note.number);
+    rebuild(folder, path, &bytes, note, &what)
+}
+
+/// Puts what can be carved out of `bytes` in the place of a damaged partition.
+fn rebuild(folder: &Path, path: &Path, bytes: &[u8], note: Option<Note>, what: &str) -> Result<Opened, StoreError> {
+    let mut chunks: Vec<Chunk> = Chunk::carve(bytes).filter(|chunk| !matches!(chunk, Chunk::Note { .. })).collect();
     chunks.sort_by_key(|chunk| match chunk {
-        Chunk::Entries { first_seq, .. } => (*first_seq, 0),
         Chunk::Part { seq, part, .. } => (*seq, *part),
+        other => (other.first_seq(), 0),
     });
     chunks.dedup();
-    tracing::error!(partition = %path.display(), %what, chunks = chunks.len(), "a partition is damaged: moved to quarantine, what could be read of it is kept");
+    tracing::warn!(partition = %path.display(), %what, chunks = chunks.len(), "the last write to a partition was cut short, or it is damaged: it was moved to quarantine, what can be read of it is kept");
     // The replacement is complete before the damaged one moves: an interruption loses neither.
     let carved = carved_path(path);
-    let mut rebuilt = Partition::create(&carved, known.as_ref().unwrap_or(cursor))?;
-    rebuilt.commit(&chunks, known.as_ref().unwrap_or(cursor))?;
-    set_aside(folder, path, &bytes)?;
+    let rebuilt = Partition::prepare(&folder.join("new-carved"))?;
+    rebuilt.adopt(&carved, &chunks, &note.clone().unwrap_or_default())?;
+    set_aside(folder, path, bytes)?;
     fs::rename(&carved, path).map_err(|e| io_error(path, e))?;
     sync_dir(folder)?;
-    let last = chunks.iter().map(Chunk::last_complete_seq).max();
-    Ok((rebuilt.moved_to(path), last))
+    let (partition, last_seq) = Partition::open(path)?;
+    Ok(Opened { partition, last_seq, note })
+}
+
+/// A whole file; blocks that the disk cannot read any more are taken for zeros.
+pub(super) fn read_what_can_be_read(path: &Path) -> Result<Vec<u8>, StoreError> {
+    const BLOCK: usize = 4096;
+    let unreadable = |error: &std::io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    match fs::read(path) {
+        Err(error) if unreadable(&error) => tracing::error!(path = %path.display(), %error, "a file cannot be read whole; check the disk"),
+        read => return read.map_err(|e| io_error(path, e)),
+    }
+    let mut file = File::open(path).map_err(|e| io_error(path, e))?;
+    let length = usize::try_from(file.metadata().map_err(|e| io_error(path, e))?.len()).unwrap_or(0);
+    let mut bytes = vec![0; length];
+    for (index, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        let done = file.seek(SeekFrom::Start((index * BLOCK) as u64)).and_then(|_| file.read_exact(block));
+        if done.is_err() {
+            block.fill(0);
+        }
+    }
+    Ok(bytes)
 }
 
 fn carved_path(path: &Path) -> PathBuf {
@@ -122,7 +171,7 @@ fn carved_path(path: &Path) -> PathBuf {
 }
 
 /// Finishes what an interruption left: a replacement whose damaged partition is out of the way takes its place; one that was
-/// not needed yet, or not whole, is made again.
+/// not needed yet is made again.
 fn finish_carving(folder: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let carved = entry.map_err(|e| io_error(folder, e))?.path();
@@ -142,9 +191,33 @@ fn finish_carving(folder: &Path) -> Result<(), StoreError> {
 fn set_aside(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let quarantine = folder.join("quarantine");
     fs::create_dir_all(&quarantine).map_err(|e| io_error(&quarantine, e))?;
+    make_room_in(&quarantine)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let found = path.join("db.found");
     fs::write(&found, bytes).map_err(|e| io_error(&found, e))?;
+    // The engine's own file has been changed by opening it; what was found is what is worth keeping.
+    fs::rename(&found, path.join("db")).map_err(|e| io_error(&found, e))?;
     let aside = (0..).map(|n: u32| quarantine.join(format!("{name}.{n}"))).find(|candidate| !candidate.exists()).unwrap_or_default();
     fs::rename(path, &aside).map_err(|e| io_error(path, e))
+}
+
+/// Removes the oldest damaged partitions until another one fits.
+fn make_room_in(quarantine: &Path) -> Result<(), StoreError> {
+    let mut kept = Vec::new();
+    for entry in fs::read_dir(quarantine).map_err(|e| io_error(quarantine, e))? {
+        let path = entry.map_err(|e| io_error(quarantine, e))?.path();
+        let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.blocks() * 512);
+        kept.push((path, bytes));
+    }
+    kept.sort();
+    let mut total: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+    for (path, bytes) in kept {
+        if total < QUARANTINE_BYTES {
+            break;
+        }
+        tracing::warn!(path = %path.display(), "quarantine is full: the oldest damaged partition is deleted");
+        fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
+        total -= bytes;
+    }
+    Ok(())
 }

@@ -1,37 +1,50 @@
-//! The durable journal: what was appended is on disk, in order, until it is settled.
+//! The durable journals: what was appended is on disk, in order, until it is settled.
 //!
-//! Layout of a journal's folder:
+//! A store is a folder with one or more journals (queues), one thread that writes them, and what they have in common:
 //! ```text
-//! LOCK                                     held while the journal is open
-//! p-1-<number>-<first seq>/                a partition: one sled database, filled once, removed whole
-//! new-*/  dead-*/                          partitions being made or removed; deleted at the next start
-//! carved-*/                                what replaces a damaged partition, until that one is in quarantine
-//! quarantine/                              partitions that could not be read; what could be carved out of them was kept
-//! reserve                                  room that is given up when the disk is full, so that delivering can go on
+//! LOCK                                         held while the store is open
+//! identity                                     drawn once; with a sequence number it names an entry for ever
+//! reserve                                      room that is given up when the disk is full, so that delivering can go on
+//! <queue>/LOCK                                 held while the journal is open
+//! <queue>/p-2-<number>-<first seq>-<begun>/    a partition: one sled database, filled once, removed whole
+//! <queue>/new-*/  dead-*/                      partitions being made or removed; deleted at the next start
+//! <queue>/carved-*/                            what replaces a damaged partition, until that one is in quarantine
+//! <queue>/quarantine/                          partitions that could not be read whole; what could be carved out of them was kept
 //! ```
 //!
 //! Invariants:
-//! * `append` returns after `flush` **and** `fdatasync`: sled's `flush` alone ends in `sync_file_range`, which a power cut undoes.
+//! * Durable means `flush` **and** `fdatasync`: sled's `flush` alone ends in `sync_file_range`, which a power cut undoes.
 //! * A slot of a partition is written once. Nothing is deleted inside a database; space returns when a directory is removed.
-//! * Sequence numbers grow by one per entry and are never used again, across restarts too.
-//! * The cursor (what is settled) is written in the same commit as the entries, into the newest partition.
+//! * Sequence numbers grow and are never used again, across restarts too. They skip some after an unclean stop.
+//! * The note (what is settled, which numbers are in use, the state of the user) is written in the same commit as the entries.
 //! * After a failed write the partition is left alone and a new one is begun; an fsync is never repeated on the same file.
+//! * An entry that is settled before its commit is due is never written at all.
 //! * Only `engine.rs` names sled; it catches its panics.
 //!
-//! What it does not do: it knows nothing of messages. An entry is bytes.
+//! The interface serves an outbox (append, read, settle) and a journal with checkpoints (append the whole state again, settle
+//! everything before it, read on from there) alike. It knows nothing of messages: an entry is bytes.
 
 mod chunk;
 mod cursor;
 mod engine;
 mod folder;
+mod gap;
 mod journal;
+mod note;
+mod queue;
 mod reserve;
+mod spare;
+mod survey;
 mod thread;
 
-pub use chunk::{CHUNK_BYTES, Chunk, ChunkError};
+pub use chunk::{CHUNK_BYTES, Chunk, ChunkError, Entry};
 pub use cursor::Cursor;
-pub use journal::{Entry, Journal, Limits};
-pub use thread::{AppendError, Counters, Receipt, Settings, Store, open};
+pub use gap::{Gap, Reason};
+pub use journal::{Journal, PartitionBytes};
+pub use note::{Note, STATE_BYTES};
+pub use queue::{AppendError, Counters, Place, ReadError, Receipt, Store, Stored};
+pub use survey::{Survey, SurveyError};
+pub use thread::{Settings, WhenFull, open};
 
 /// Why the journal cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]

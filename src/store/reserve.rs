@@ -10,7 +10,7 @@ const RESERVE_BYTES: usize = 8 << 20;
 const PLENTY: u64 = 4;
 
 /// The reserve of one journal.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Reserve {
     path: PathBuf,
 }

@@ -1,332 +1,457 @@
-//! The thread that owns a journal, because its engine and `fsync` block, and the handle everybody else holds.
+//! The thread that owns the journals of a store, because their engine and `fsync` block.
 //!
 //! Invariants:
-//! * An append is answered only after its commit. Commits wait at most [`Settings::save_every`] for company.
-//! * When the disk refuses, nothing is answered and nothing is forgotten: senders wait, the thread tries again every second,
+//! * A receipt is answered only after a commit, or when the entry is settled. Commits wait at most [`Settings::save_every`] for
+//!   company; what is settled meanwhile is never written.
+//! * When the disk refuses, nothing is answered and nothing is forgotten: appenders wait, the thread tries again every second,
 //!   and says so once. Reading and settling go on meanwhile, so that a full disk can drain.
-//! * It ends when every [`Store`] is gone: a last commit, the cursor, then the folder is unlocked.
+//! * It ends when every [`Store`] is gone: a last commit, then the folder is unlocked.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use serde::Deserialize;
+use tokio::sync::oneshot;
 
-use super::{CHUNK_BYTES, Entry, Journal, Limits, StoreError};
-use crate::metrics::{Counter, Gauge};
-use crate::time::now;
+use super::engine::{LEAST_PARTITION_BYTES, io_error};
+use super::folder::lock;
+use super::gap::{Gap, Reason};
+use super::queue::{Inner, Pending, Queue, ReadError, ReadRequest, SaveRequest, Shared, Store, Stored, take_some};
+use super::reserve::Reserve;
+use super::{CHUNK_BYTES, Entry, Journal, PartitionBytes, StoreError};
+use crate::time::{clock_is_set, now, unix_ms};
 
-/// Appends that may wait for the thread; beyond it senders wait.
-const APPEND_QUEUE: usize = 1024;
-/// Bytes of appends that may wait.
-const APPEND_BYTES: usize = 8 << 20;
-const CONTROL_QUEUE: usize = 64;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long what was settled may stay in memory only; after a crash at most that much is delivered again.
-const SAVE_CURSOR_EVERY: Duration = Duration::from_secs(1);
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked for entries that are too old.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How a journal is kept.
+/// What to do when a store has reached its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// The oldest entries of the last queue that has any go.
+    #[default]
+    DropOldest,
+    /// What is new is taken and dropped.
+    DropNewest,
+    /// What is new is not taken.
+    Refuse,
+}
+
+/// How a store is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How long an append may wait for others to share its commit; what a power cut can take from readings not yet accepted.
+    /// How long an entry may wait for others to share its commit; what a power cut can take from readings.
     pub save_every: Duration,
-    /// Bounds.
-    pub limits: Limits,
+    /// All partitions of all queues together, in bytes.
+    pub total_bytes: u64,
+    /// Entries older than this are dropped.
+    pub age: Option<Duration>,
+    /// What happens at `total_bytes`.
+    pub when_full: WhenFull,
 }
 
-/// The journal is closing; nothing was accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the store is closed")]
-pub struct AppendError;
-
-/// What a journal tells about itself.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Entries that are not settled, on disk or on their way to it.
-    pub waiting: Gauge,
-    /// Bytes on disk.
-    pub bytes: Gauge,
-    /// Entries made durable.
-    pub appended: Counter,
-    /// Commits, one `fdatasync` each.
-    pub commits: Counter,
-    /// Entries given up: limit reached or damage.
-    pub lost: Gauge,
-    /// 1 while the disk refuses to take more.
-    pub stalled: Gauge,
-}
-
-struct Append {
-    bytes: Bytes,
-    reply: oneshot::Sender<u64>,
-    /// Its share of the bytes that may wait.
-    _room: OwnedSemaphorePermit,
-}
-
-enum Control {
-    Settle(Vec<u64>),
-    Read { after: u64, max_entries: usize, max_bytes: usize, reply: oneshot::Sender<Vec<Entry>> },
-}
-
-/// A handle; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Store {
-    appends: flume::Sender<Append>,
-    control: flume::Sender<Control>,
-    newest: watch::Receiver<u64>,
-    counters: Arc<Counters>,
-    room: Arc<Semaphore>,
-}
-
-/// A promise that one append will be durable.
+/// One queue of the store; its journal is made when it is first needed.
 #[derive(Debug)]
-pub struct Receipt(oneshot::Receiver<u64>);
-
-impl Receipt {
-    /// Waits for the commit and returns the sequence number.
-    pub async fn durable(self) -> Result<u64, AppendError> {
-        self.0.await.map_err(|_| AppendError)
-    }
+struct Lane {
+    folder: PathBuf,
+    journal: Option<Journal>,
 }
 
-impl Store {
-    /// Hands an entry over; waits while the queue is full. The receipt tells when it is durable.
-    pub async fn append(&self, bytes: Bytes) -> Result<Receipt, AppendError> {
-        let size = u32::try_from(bytes.len().clamp(1, APPEND_BYTES)).unwrap_or(u32::MAX);
-        let room = self.room.clone().acquire_many_owned(size).await.map_err(|_| AppendError)?;
-        let (reply, receipt) = oneshot::channel();
-        self.appends.send_async(Append { bytes, reply, _room: room }).await.map_err(|_| AppendError)?;
-        Ok(Receipt(receipt))
+/// Opens the store in `folder` and starts its thread. The queues stand in the order of their worth: what must go goes from the last.
+/// The journal of the queue `usual` is made at once, the others when they are needed. The receiver tells when the thread has closed
+/// the journals.
+pub fn open(
+    name: &str,
+    folder: &Path,
+    queues: &[&str],
+    usual: usize,
+    settings: Settings,
+) -> Result<(Store, oneshot::Receiver<()>), StoreError> {
+    let lock = lock(folder)?;
+    let reserve = Reserve::of(folder);
+    let mut inner = Inner::default();
+    let mut lanes = Vec::new();
+    let mut states = Vec::new();
+    for (index, queue) in queues.iter().enumerate() {
+        let folder = folder.join(queue);
+        let journal = if index == usual || folder.exists() { Some(open_journal(&folder, settings, &reserve)?) } else { None };
+        inner.queues.push(journal.as_ref().map_or_else(|| Queue { next_seq: 1, ..Queue::default() }, queue_of));
+        states.push(journal.as_ref().map_or_else(Bytes::new, |journal| journal.state().clone()));
+        lanes.push(Lane { folder, journal });
     }
-
-    /// Marks entries as done. They may come back after a crash within the next second.
-    pub async fn settle(&self, seqs: Vec<u64>) {
-        // A closed store keeps its entries: they are delivered again after the next start.
-        let _ = self.control.send_async(Control::Settle(seqs)).await;
-    }
-
-    /// The next entries after `after` that are not settled, in order; none if there are none yet.
-    pub async fn read(&self, after: u64, max_entries: usize, max_bytes: usize) -> Result<Vec<Entry>, AppendError> {
-        let (reply, answer) = oneshot::channel();
-        self.control.send_async(Control::Read { after, max_entries, max_bytes, reply }).await.map_err(|_| AppendError)?;
-        answer.await.map_err(|_| AppendError)
-    }
-
-    /// Changes whenever something new became durable; carries the newest sequence number.
-    pub fn newest(&self) -> watch::Receiver<u64> {
-        self.newest.clone()
-    }
-
-    /// Its counters.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
-    }
-}
-
-/// Opens the journal in `folder` and starts its thread. The receiver tells when the thread has closed the journal.
-pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Store, oneshot::Receiver<()>), StoreError> {
-    let journal = Journal::open(folder, settings.limits)?;
-    let (appends, append_queue) = flume::bounded(APPEND_QUEUE);
-    let (control, control_queue) = flume::bounded(CONTROL_QUEUE);
-    let (newest_sender, newest) = watch::channel(journal.next_seq() - 1);
+    let shared = Arc::new(Shared::new(inner, settings.save_every, settings.when_full, states, identity(folder)?));
     let (closed_sender, closed) = oneshot::channel();
-    let counters = Arc::new(Counters::default());
     let mut worker = Worker {
-        journal,
-        save_every: settings.save_every,
-        appends: append_queue,
-        control: control_queue,
-        newest: newest_sender,
-        counters: counters.clone(),
-        pending: Vec::new(),
-        pending_bytes: 0,
-        commit_at: None,
+        shared: shared.clone(),
+        lanes,
+        settings,
+        reserve,
+        saves: Vec::new(),
         save_at: None,
-        stalled: false,
+        retry_at: None,
+        look_at: now(),
         unreadable: false,
-        on_disk: 0,
         folder: folder.display().to_string(),
+        _lock: lock,
     };
-    worker.publish_counters();
-    std::thread::Builder::new()
-        .name(format!("store:{name}"))
-        .spawn(move || {
-            worker.run();
-            let _ = closed_sender.send(());
-        })
-        .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
-    Ok((Store { appends, control, newest, counters, room: Arc::new(Semaphore::new(APPEND_BYTES)) }, closed))
+    worker.publish();
+    let started = std::thread::Builder::new().name(format!("store:{name}")).spawn(move || {
+        worker.run();
+        let _ = closed_sender.send(());
+    });
+    started.map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
+    Ok((Store::new(shared), closed))
+}
+
+fn open_journal(folder: &Path, settings: Settings, reserve: &Reserve) -> Result<Journal, StoreError> {
+    Journal::open_with(folder, PartitionBytes::of(settings.total_bytes), reserve)
+}
+
+fn queue_of(journal: &Journal) -> Queue {
+    Queue {
+        next_seq: journal.next_seq(),
+        reserved: journal.reserved(),
+        written: journal.written(),
+        on_disk: journal.waiting(),
+        ..Queue::default()
+    }
+}
+
+/// Eight hexadecimal digits, drawn when the folder is made.
+fn identity(folder: &Path) -> Result<String, StoreError> {
+    let path = folder.join("identity");
+    let is_whole = |text: &String| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if let Some(known) = fs::read_to_string(&path).ok().map(|text| text.trim().to_owned()).filter(is_whole) {
+        return Ok(known);
+    }
+    let drawn = format!("{:08x}", fastrand::u32(..));
+    let new = folder.join("identity.new");
+    let written =
+        fs::write(&new, format!("{drawn}\n")).and_then(|()| fs::File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path));
+    match written.map_err(|e| io_error(&path, e)) {
+        // On a full disk it is drawn again at the next start: numbers of this run have a name of their own.
+        Ok(()) | Err(StoreError::Full { .. }) => Ok(drawn),
+        Err(error) => Err(error),
+    }
 }
 
 struct Worker {
-    journal: Journal,
-    save_every: Duration,
-    appends: flume::Receiver<Append>,
-    control: flume::Receiver<Control>,
-    newest: watch::Sender<u64>,
-    counters: Arc<Counters>,
-    pending: Vec<Append>,
-    pending_bytes: usize,
-    commit_at: Option<Instant>,
+    shared: Arc<Shared>,
+    lanes: Vec<Lane>,
+    settings: Settings,
+    reserve: Reserve,
+    /// Not durable yet.
+    saves: Vec<SaveRequest>,
     save_at: Option<Instant>,
-    stalled: bool,
+    /// Set while the disk refuses.
+    retry_at: Option<Instant>,
+    look_at: Instant,
     /// The last read failed, and that was told.
     unreadable: bool,
-    /// Unsettled entries in the journal, as of the last commit or settling.
-    on_disk: u64,
     folder: String,
+    _lock: fs::File,
 }
 
-enum Woken {
-    Append(Result<Append, flume::RecvError>),
-    Control(Result<Control, flume::RecvError>),
-    Deadline,
+/// What one turn has to do.
+#[derive(Default)]
+struct Turn {
+    reads: Vec<ReadRequest>,
+    /// Queues that are to be written.
+    due: Vec<usize>,
+    is_closing: bool,
 }
 
 impl Worker {
-    fn run(mut self) {
+    fn run(&mut self) {
         loop {
-            match self.next() {
-                Woken::Append(Ok(append)) => self.take(append),
-                Woken::Control(Ok(control)) => self.obey(control),
-                Woken::Deadline => {}
-                Woken::Append(Err(_)) | Woken::Control(Err(_)) => break,
+            let turn = self.next_turn();
+            self.settle();
+            if turn.due.is_empty() && self.retry_at.is_some_and(|retry| retry <= now()) {
+                // What could not be written was delivered meanwhile.
+                self.retry_at = None;
             }
+            for queue in turn.due {
+                self.commit(queue);
+            }
+            self.answer_saves();
+            for read in turn.reads {
+                self.read(read);
+            }
+            self.look_after(now());
+            self.publish();
+            if turn.is_closing {
+                return self.close();
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn next_turn(&mut self) -> Turn {
+        let shared = self.shared.clone();
+        let mut inner = shared.lock();
+        loop {
             let at = now();
-            if self.commit_at.is_some_and(|due| due <= at) || (self.pending_bytes >= CHUNK_BYTES && !self.stalled) {
-                self.commit();
-            }
-            if self.save_at.is_some_and(|due| due <= at) {
-                self.save_cursor();
-            }
-        }
-        self.close();
-    }
-
-    fn next(&self) -> Woken {
-        let mut selector = flume::Selector::new().recv(&self.control, Woken::Control);
-        if !self.stalled {
-            selector = selector.recv(&self.appends, Woken::Append);
-        }
-        match [self.commit_at, self.save_at].into_iter().flatten().min() {
-            Some(deadline) => selector.wait_deadline(deadline).unwrap_or(Woken::Deadline),
-            None => selector.wait(),
-        }
-    }
-
-    fn take(&mut self, append: Append) {
-        self.pending_bytes += append.bytes.len() + 4;
-        self.pending.push(append);
-        self.publish_waiting();
-        self.commit_at.get_or_insert_with(|| now() + self.save_every);
-    }
-
-    fn obey(&mut self, control: Control) {
-        match control {
-            Control::Settle(seqs) => {
-                for seq in seqs {
-                    self.journal.settle(seq);
+            let mut turn = Turn { reads: std::mem::take(&mut inner.reads), due: Vec::new(), is_closing: inner.is_closing };
+            self.saves.append(&mut inner.saves);
+            let may_write = self.retry_at.is_none_or(|retry| retry <= at);
+            let wanted = self.saves.iter().flat_map(|save| save.states.iter().map(|(queue, _)| *queue)).collect::<Vec<_>>();
+            for (index, queue) in inner.queues.iter().enumerate() {
+                let oldest = queue.pending.front().is_some_and(|pending| pending.due <= at || inner.is_closing);
+                let is_due = oldest || queue.pending_bytes >= CHUNK_BYTES || queue.wants_numbers || wanted.contains(&index);
+                if is_due && (may_write || inner.is_closing) {
+                    turn.due.push(index);
                 }
-                self.save_at.get_or_insert_with(|| now() + SAVE_CURSOR_EVERY);
-                self.publish_counters();
             }
-            Control::Read { after, max_entries, max_bytes, reply } => {
-                let read = self.journal.read(after, max_entries, max_bytes);
-                if let Err(error) = &read
-                    && !self.unreadable
-                {
-                    tracing::error!(folder = %self.folder, %error, "what waits cannot be read; trying again");
-                }
-                self.unreadable = read.is_err();
-                // An uplink that is gone needs no answer.
-                let _ = reply.send(read.unwrap_or_default());
+            let has_work = !turn.reads.is_empty() || !turn.due.is_empty() || turn.is_closing || inner.is_told;
+            let deadline = self.deadline(&inner);
+            if has_work || deadline <= at {
+                return turn;
             }
+            inner = shared.wake.wait_timeout(inner, deadline - at).map_or_else(|poisoned| poisoned.into_inner().0, |(inner, _)| inner);
         }
     }
 
-    fn commit(&mut self) {
-        let entries: Vec<Bytes> = self.pending.iter().map(|append| append.bytes.clone()).collect();
-        let first = self.journal.next_seq();
-        let done = self.journal.append(&entries);
-        let accepted = usize::try_from(self.journal.next_seq() - first).unwrap_or(usize::MAX).min(self.pending.len());
-        let rest = self.pending.split_off(accepted);
-        let answered = std::mem::replace(&mut self.pending, rest);
-        for (append, seq) in answered.into_iter().zip(first..) {
-            let _ = append.reply.send(seq);
+    fn deadline(&self, inner: &Inner) -> Instant {
+        let oldest = inner.queues.iter().filter_map(|queue| queue.pending.front().map(|pending| pending.due)).min();
+        // While the disk refuses, what is due waits for the next attempt.
+        let write = if self.retry_at.is_some() { self.retry_at } else { oldest };
+        [write, self.save_at, Some(self.look_at)].into_iter().flatten().min().unwrap_or(self.look_at)
+    }
+
+    /// Takes over what was settled.
+    fn settle(&mut self) {
+        let shared = self.shared.clone();
+        let mut inner = shared.lock();
+        inner.is_told = false;
+        let mut gaps = Vec::new();
+        for (index, (queue, lane)) in inner.queues.iter_mut().zip(&mut self.lanes).enumerate() {
+            gaps.extend(queue.gaps.drain(..).map(|gap| (index, gap)));
+            let Some(journal) = &mut lane.journal else { continue };
+            journal.give_out(queue.next_seq);
+            for (first, last) in queue.settled.drain(..) {
+                journal.settle(first, last);
+                if first <= queue.written {
+                    self.save_at.get_or_insert_with(|| now() + SAVE_AFTER);
+                }
+            }
         }
-        self.pending_bytes = self.pending.iter().map(|append| append.bytes.len() + 4).sum();
-        self.counters.appended.add(accepted as u64);
-        self.counters.commits.count();
+        for (queue, gap) in gaps {
+            self.tell(&mut inner, queue, gap);
+        }
+    }
+
+    /// Writes everything that waits in a queue, with its state.
+    fn commit(&mut self, index: usize) {
+        let done = self.journal(index).and_then(|()| self.enforce_limit()).and_then(|()| self.write(index));
         match done {
-            Ok(_) => {
-                self.commit_at = None;
-                self.save_at = None;
-                self.resume();
-            }
-            Err(error) => self.stall(&error),
-        }
-        if accepted > 0 {
-            self.newest.send_replace(self.journal.next_seq() - 1);
-        }
-        self.publish_counters();
-    }
-
-    fn stall(&mut self, error: &StoreError) {
-        if !self.stalled {
-            tracing::error!(folder = %self.folder, %error, "the outbox cannot take more; senders wait, nothing is acknowledged");
-        }
-        self.stalled = true;
-        self.commit_at = Some(now() + RETRY_AFTER);
-    }
-
-    fn resume(&mut self) {
-        if self.stalled {
-            tracing::info!(folder = %self.folder, "the outbox takes entries again");
-        }
-        self.stalled = false;
-    }
-
-    fn save_cursor(&mut self) {
-        self.save_at = None;
-        match self.journal.save_cursor() {
-            Ok(()) => self.counters.commits.count(),
-            Err(error) => {
-                if !self.stalled {
-                    tracing::warn!(folder = %self.folder, %error, "what was delivered could not be noted; it may be delivered again after a restart");
+            Ok(()) => {
+                if self.retry_at.take().is_some() {
+                    tracing::info!(folder = %self.folder, "the outbox takes entries again");
                 }
-                self.save_at = Some(now() + SAVE_CURSOR_EVERY);
+            }
+            Err(error) => {
+                if self.retry_at.is_none() {
+                    tracing::error!(folder = %self.folder, %error, "the outbox cannot take more; senders wait, nothing is acknowledged");
+                }
+                self.retry_at = Some(now() + RETRY_AFTER);
             }
         }
-        self.publish_counters();
     }
 
-    fn publish_waiting(&self) {
-        let accepted = self.pending.len() + self.appends.len();
-        self.counters.waiting.set(self.on_disk + accepted as u64);
+    /// Makes the journal of a queue if there is none yet.
+    fn journal(&mut self, index: usize) -> Result<(), StoreError> {
+        let Some(lane) = self.lanes.get_mut(index).filter(|lane| lane.journal.is_none()) else { return Ok(()) };
+        lane.journal = Some(open_journal(&lane.folder, self.settings, &self.reserve)?);
+        Ok(())
     }
 
-    fn publish_counters(&mut self) {
-        self.on_disk = self.journal.waiting();
-        self.publish_waiting();
-        self.counters.bytes.set(self.journal.bytes());
-        self.counters.lost.set(self.journal.lost());
-        self.counters.stalled.set(u64::from(self.stalled));
+    fn write(&mut self, index: usize) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let Some(journal) = self.lanes.get_mut(index).and_then(|lane| lane.journal.as_mut()) else { return Ok(()) };
+        let batch: Vec<Entry> = {
+            let mut inner = shared.lock();
+            let Some(queue) = inner.queues.get_mut(index) else { return Ok(()) };
+            queue.wants_numbers = false;
+            journal.give_out(queue.next_seq);
+            // What was settled until now leaves holes among the numbers of the batch.
+            for (first, last) in queue.settled.drain(..) {
+                journal.settle(first, last);
+            }
+            queue.pending.iter().map(|pending| pending.entry.clone()).collect()
+        };
+        for (_, state) in self.saves.iter().flat_map(|save| &save.states).filter(|(queue, _)| *queue == index) {
+            journal.set_state(state.clone());
+        }
+        let written = if batch.is_empty() { journal.save() } else { journal.write(&batch) };
+        let mut inner = shared.lock();
+        if let Some(queue) = inner.queues.get_mut(index) {
+            queue.written = journal.written();
+            queue.reserved = journal.reserved();
+            let mut done: Vec<Pending> = Vec::new();
+            while queue.pending.front().is_some_and(|pending| pending.entry.seq <= queue.written) {
+                done.extend(queue.pending.pop_front());
+            }
+            queue.on_disk += done.len() as u64;
+            shared.counters.written.add(done.len() as u64);
+            for pending in done {
+                queue.pending_bytes -= pending.entry.bytes.len() + 4;
+                // Whoever does not wait for it does not care.
+                let _ = pending.receipt.send(Stored::Safe(pending.entry.seq));
+            }
+        }
+        drop(inner);
+        shared.counters.commits.count();
+        shared.numbers.notify_waiters();
+        written
     }
 
-    /// All handles are gone: what is still queued is committed if the disk lets it.
-    fn close(mut self) {
-        while let Ok(append) = self.appends.try_recv() {
-            self.take(append);
+    /// Keeps all partitions, and room for what is about to be written, below the limit.
+    fn enforce_limit(&mut self) -> Result<(), StoreError> {
+        let pending: usize = self.shared.lock().queues.iter().map(|queue| queue.pending_bytes).sum();
+        let needed = pending as u64 + LEAST_PARTITION_BYTES;
+        let is_over = |lanes: &[Lane]| bytes_of(lanes) + needed > self.settings.total_bytes;
+        if self.settings.when_full != WhenFull::DropOldest {
+            let is_full = is_over(&self.lanes);
+            self.shared.counters.full.set(u64::from(is_full));
+            let was_full = std::mem::replace(&mut self.shared.lock().is_full, is_full);
+            if is_full && !was_full {
+                tracing::warn!(folder = %self.folder, policy = ?self.settings.when_full, "outbox limit reached, new messages are not kept; raise outbox.keep.size or repair the link");
+            }
+            return Ok(());
         }
-        while let Ok(control) = self.control.try_recv() {
-            self.obey(control);
+        while is_over(&self.lanes) {
+            let mut dropped = false;
+            for journal in self.lanes.iter_mut().rev().filter_map(|lane| lane.journal.as_mut()) {
+                dropped = journal.drop_oldest(Reason::Full)?;
+                if dropped {
+                    break;
+                }
+            }
+            if !dropped {
+                break;
+            }
         }
-        if !self.pending.is_empty() {
-            self.commit();
-        }
-        if let Err(error) = self.journal.save_cursor() {
-            tracing::error!(folder = %self.folder, %error, "what was delivered could not be noted; it may be delivered again after a restart");
+        Ok(())
+    }
+
+    fn answer_saves(&mut self) {
+        // A commit that failed is repeated, with its state.
+        if self.retry_at.is_none() {
+            for save in self.saves.drain(..) {
+                let _ = save.reply.send(());
+            }
         }
     }
+
+    fn read(&mut self, request: ReadRequest) {
+        let ReadRequest { queue, after, max_entries, max_bytes, reply } = request;
+        let Some(journal) = self.lanes.get_mut(queue).and_then(|lane| lane.journal.as_mut()) else { return };
+        let read = journal.read(after, max_entries, max_bytes);
+        if let Err(error) = &read
+            && !self.unreadable
+        {
+            tracing::error!(folder = %self.folder, %error, "what waits cannot be read; trying again");
+        }
+        self.unreadable = read.is_err();
+        let read = read.map_err(|_| ReadError::Disk).map(|entries| {
+            if !entries.is_empty() {
+                return entries;
+            }
+            // Nothing is left on disk: what is in memory is next.
+            let inner = self.shared.lock();
+            inner.queues.get(queue).map_or_else(Vec::new, |queue| {
+                let first = queue.pending.partition_point(|pending| pending.entry.seq <= after);
+                take_some(queue.pending.range(first..).map(|pending| &pending.entry), max_entries, max_bytes)
+            })
+        });
+        // An uplink that is gone needs no answer.
+        let _ = reply.send(read);
+    }
+
+    /// What is due from time to time: the cursor, entries that are too old, the limit.
+    fn look_after(&mut self, at: Instant) {
+        if self.save_at.is_some_and(|due| due <= at) {
+            self.save_at = None;
+            self.save(at);
+        }
+        if self.look_at <= at {
+            self.look_at = at + LOOK_EVERY;
+            if let Some(age) = self.settings.age.filter(|_| clock_is_set(unix_ms())) {
+                let limit = unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+                for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
+                    if let Err(error) = journal.drop_older_than(limit) {
+                        tracing::warn!(folder = %self.folder, %error, "old entries could not be removed; trying again");
+                    }
+                }
+            }
+            if self.shared.lock().is_full {
+                // Room may have been made by delivering.
+                let _ = self.enforce_limit();
+            }
+        }
+    }
+
+    /// Makes what was settled durable.
+    fn save(&mut self, at: Instant) {
+        for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
+            match journal.save() {
+                Ok(()) => self.shared.counters.commits.count(),
+                Err(error) => {
+                    if self.retry_at.is_none() {
+                        tracing::warn!(folder = %self.folder, %error, "what was delivered could not be noted; it may be delivered again after a restart");
+                    }
+                    self.save_at = Some(at + SAVE_AFTER);
+                }
+            }
+        }
+        if self.shared.lock().is_full {
+            let _ = self.enforce_limit();
+        }
+    }
+
+    fn publish(&mut self) {
+        let shared = self.shared.clone();
+        let mut inner = shared.lock();
+        for index in 0..self.lanes.len() {
+            let Some(journal) = self.lanes.get_mut(index).and_then(|lane| lane.journal.as_mut()) else { continue };
+            for gap in journal.take_gaps() {
+                self.tell(&mut inner, index, gap);
+            }
+            let Some(journal) = self.lanes.get(index).and_then(|lane| lane.journal.as_ref()) else { continue };
+            if let Some(queue) = inner.queues.get_mut(index) {
+                queue.reserved = journal.reserved();
+                if queue.settled.is_empty() {
+                    queue.on_disk = journal.cursor().unsettled_in(1, queue.written);
+                }
+            }
+            shared.publish_waiting(&inner, index);
+        }
+        shared.counters.bytes.set(bytes_of(&self.lanes));
+        shared.counters.stalled.set(u64::from(self.retry_at.is_some()));
+    }
+
+    fn tell(&self, inner: &mut Inner, queue: usize, gap: Gap) {
+        let Gap { first, last, count, reason, .. } = gap;
+        tracing::warn!(folder = %self.folder, queue, first, last, count, ?reason, "messages are given up");
+        self.shared.lose(inner, queue, gap);
+    }
+
+    /// All handles are gone, and what waited was committed if the disk lets it.
+    fn close(&mut self) {
+        for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.take()) {
+            if let Err(error) = journal.close() {
+                tracing::error!(folder = %self.folder, %error, "what was delivered could not be noted; it may be delivered again after a restart");
+            }
+        }
+    }
+}
+
+fn bytes_of(lanes: &[Lane]) -> u64 {
+    lanes.iter().filter_map(|lane| lane.journal.as_ref()).map(Journal::bytes).sum()
 }

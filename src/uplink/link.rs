@@ -1,4 +1,4 @@
-//! The connection to a remote broker: TCP or TLS, and rumqttc's codec for MQTT 5 and 3.1.1 (`codec`). Only these two files name
+//! The connection to a remote broker: a byte stream, and rumqttc's codec for MQTT 5 and 3.1.1 (`codec`). Only these two files name
 //! rumqttc.
 //!
 //! Its client and event loop are not used: they choose packet identifiers and repeat messages on their own, so that nothing
@@ -6,28 +6,33 @@
 
 mod codec;
 
+use std::collections::HashMap;
 use std::io;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::Settings;
-use crate::mqtt::{PacketId, Properties, ReasonCode, TopicFilter, TopicName};
+use super::transport::{self, Stream};
+use super::{Receive, Remote, Settings};
+use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
 use crate::time::now;
 use codec::Codec;
 
-/// Bytes collected before the link has taken them; one packet may exceed it.
-const WRITE_AHEAD: usize = 64 * 1024;
+/// Bytes collected before the link has taken them; one packet may exceed it. What is collected cannot be overtaken by an alarm.
+const WRITE_AHEAD: usize = 32 * 1024;
+/// Topic aliases in use at most, so that a table stays small on both sides.
+const MAX_ALIASES: u16 = 256;
 
 /// Why there is no link. Weather, except for the refusals a person must mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LinkError {
+    /// Nothing answers: there is no link, and trying costs nothing.
+    #[error("{0}")]
+    Silent(String),
     #[error("{0}")]
     Unreachable(String),
     #[error("the remote broker refuses this gateway: {0}")]
@@ -50,16 +55,20 @@ pub(super) enum Incoming {
     Publish {
         topic: TopicName,
         payload: Bytes,
+        qos: QoS,
         retain: bool,
         packet_id: Option<PacketId>,
         properties: Properties,
     },
     PubAck(PacketId, ReasonCode),
+    PubRec(PacketId, ReasonCode),
+    PubRel(PacketId),
+    PubComp(PacketId),
     /// The filters the remote did not grant, by index.
     SubAck(Vec<usize>),
     Disconnect(String),
     /// A message under a topic that is none here; to be acknowledged and forgotten.
-    Unusable(Option<PacketId>),
+    Unusable(Option<PacketId>, QoS),
     /// Not from the remote: bytes were written.
     Written,
     /// PINGRESP, or anything else that only shows that the remote lives.
@@ -73,21 +82,35 @@ pub(super) struct Accepted {
     pub(super) receive_maximum: u16,
     pub(super) max_packet: Option<u32>,
     pub(super) keep_alive: Option<u16>,
+    pub(super) max_qos: QoS,
+    pub(super) retain_available: bool,
+    pub(super) wildcards_available: bool,
+    pub(super) topic_aliases: u16,
 }
 
 /// What this side says.
 #[derive(Debug)]
 pub(super) enum Command {
-    Connect { client_id: String, keep_alive: u16, login: Option<(String, String)> },
-    Publish { packet_id: Option<PacketId>, dup: bool, message: Outgoing, number: Option<u64> },
+    Connect {
+        client_id: String,
+        keep_alive: u16,
+        login: Option<(String, String)>,
+    },
+    /// `number` is the value of the user property that names the message.
+    Publish {
+        packet_id: Option<PacketId>,
+        dup: bool,
+        message: Outgoing,
+        number: Option<String>,
+    },
     PubAck(PacketId),
-    Subscribe(Vec<TopicFilter>),
+    PubRec(PacketId),
+    PubRel(PacketId),
+    PubComp(PacketId),
+    Subscribe(Vec<Receive>),
     Ping,
     Disconnect,
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection that was accepted by the remote.
 ///
@@ -100,6 +123,10 @@ pub(super) struct Link {
     input: BytesMut,
     output: BytesMut,
     max_packet: usize,
+    retain_available: bool,
+    /// How many topic aliases the remote takes.
+    max_aliases: u16,
+    aliases: HashMap<TopicName, u16>,
     /// Written, but perhaps still in a buffer of TLS.
     unflushed: bool,
     /// Bytes collected and bytes written since the connection began.
@@ -110,18 +137,16 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects, and waits for CONNACK; bounded by `connect_within`.
-    pub(super) async fn open(settings: &Settings, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
+    /// Connects to one address, and waits for CONNACK; bounded by `connect_within`.
+    pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
         let patience = settings.connect_within;
-        let remote = &settings.remote;
-        timeout(patience, Self::dial(settings, tls))
+        timeout(patience, Self::dial(settings, remote, tls))
             .await
-            .unwrap_or_else(|_| Err(LinkError::Unreachable(format!("{remote} did not answer within {} s", patience.as_secs()))))
+            .unwrap_or_else(|_| Err(LinkError::Silent(format!("{remote} did not answer within {} s", patience.as_secs()))))
     }
 
-    async fn dial(settings: &Settings, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
-        let remote = &settings.remote;
-        let stream = connect(settings, tls).await?;
+    async fn dial(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
+        let stream = transport::open(settings, remote, tls).await?;
         let (reader, writer) = tokio::io::split(stream);
         let mut link = Self {
             reader,
@@ -130,6 +155,9 @@ impl Link {
             input: BytesMut::new(),
             output: BytesMut::new(),
             max_packet: usize::MAX,
+            retain_available: true,
+            max_aliases: 0,
+            aliases: HashMap::new(),
             unflushed: false,
             collected: 0,
             written: 0,
@@ -143,6 +171,8 @@ impl Link {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
                     link.max_packet = accepted.max_packet.map_or(usize::MAX, |max| max as usize);
+                    link.retain_available = accepted.retain_available;
+                    link.max_aliases = accepted.topic_aliases.min(MAX_ALIASES);
                     return Ok((link, accepted));
                 }
                 Incoming::Refused(reason) => return Err(LinkError::Refused(reason)),
@@ -153,19 +183,37 @@ impl Link {
 
     /// Collects a packet; it is written while [`Link::next`] waits. False if it is larger than the remote takes: then it is not
     /// sent.
-    pub(super) fn feed(&mut self, command: Command) -> Result<bool, LinkError> {
+    pub(super) fn feed(&mut self, mut command: Command) -> Result<bool, LinkError> {
         if self.output.is_empty() {
             self.progress = now();
         }
         let before = self.output.len();
-        self.codec.encode(command, &mut self.output)?;
+        let mut alias = None;
+        if let Command::Publish { message, .. } = &mut command {
+            message.retain &= self.retain_available;
+            alias = self.alias_of(&message.topic);
+        }
+        let new = alias.filter(|(_, is_new)| *is_new).zip(topic_of(&command));
+        self.codec.encode(command, alias, &mut self.output)?;
         let size = self.output.len() - before;
         if size > self.max_packet {
             self.output.truncate(before);
             return Ok(false);
         }
+        // The remote knows an alias only once it has the packet that sets it.
+        if let Some(((number, _), topic)) = new {
+            self.aliases.insert(topic, number);
+        }
         self.collected += size as u64;
         Ok(true)
+    }
+
+    /// The alias of a topic on this connection, and whether it is to be set with this packet. Repetitions are encoded anew on every
+    /// connection, so that none carries an alias of another one.
+    fn alias_of(&self, topic: &TopicName) -> Option<(u16, bool)> {
+        let known = self.aliases.get(topic).map(|number| (*number, false));
+        let free = u16::try_from(self.aliases.len()).ok().filter(|used| *used < self.max_aliases);
+        known.or_else(|| free.map(|used| (used + 1, true)))
     }
 
     /// True while more may be collected.
@@ -232,14 +280,9 @@ async fn push(writer: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> 
     writer.write_buf(output).await
 }
 
-async fn connect(settings: &Settings, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>, LinkError> {
-    let remote = &settings.remote;
-    let unreachable = |e: io::Error| LinkError::Unreachable(format!("{remote} cannot be reached: {e}"));
-    let tcp = TcpStream::connect((remote.host.as_str(), remote.port)).await.map_err(unreachable)?;
-    tcp.set_nodelay(true).map_err(unreachable)?;
-    let Some(connector) = tls else { return Ok(Box::new(tcp)) };
-    let bad_name = |e| LinkError::Unreachable(format!("{remote}: not a name a certificate can be for: {e}"));
-    let name = ServerName::try_from(remote.host.clone()).map_err(bad_name)?;
-    let failed = |e| LinkError::Unreachable(format!("{remote}: TLS failed: {e}; check `ca`, `cert`, `key` and the clock of this machine"));
-    Ok(Box::new(connector.connect(name, tcp).await.map_err(failed)?))
+fn topic_of(command: &Command) -> Option<TopicName> {
+    match command {
+        Command::Publish { message, .. } => Some(message.topic.detached()),
+        _ => None,
+    }
 }

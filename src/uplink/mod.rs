@@ -1,29 +1,38 @@
 //! Northbound: what waits in an outbox goes to a remote broker; what the remote has for this site comes in.
 //!
 //! Invariants:
-//! * A message is settled only when the remote acknowledged it (QoS 1), when it was written to the wire (QoS 0), or when it can
-//!   never be delivered: refused for good, too large, expired, unreadable. That is logged, and counted unless it expired.
-//! * Messages leave in the order of the outbox; after a reconnect what was in flight goes first, marked as a repetition.
-//! * Messages that came from the remote are never offered back to it.
+//! * A message is settled only when the remote acknowledged it (QoS 1), has it for good (QoS 2), when it was written to the wire
+//!   (QoS 0), or when it will never be delivered: then it is kept as a dead letter, or told as a gap.
+//! * Messages of a lane leave in the order of the outbox; after a reconnect what was in flight goes first, marked as a repetition.
+//! * QoS 2 arrives exactly once, across kill -9 and reconnects, while the remote keeps the session.
+//! * What comes from the remote is acknowledged when the broker has it safe, and is never offered back to the remote.
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
-//!   `$SYS/wellhead/uplink/<name>`.
+//!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
-//! `session` is the pure state, `link` the transport (the only place that names rumqttc), `tls` the certificates, `task` drives.
+//! `session`, `memory` and `lanes` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
+//! rumqttc), `tls` the certificates, `task` connects, `connection` carries, `inbound` takes in.
 
+mod connection;
+mod inbound;
+mod lanes;
 mod link;
+mod memory;
+mod remote;
 mod session;
 mod status;
 mod task;
 mod tls;
+mod transport;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::mqtt::TopicFilter;
-pub use task::{Uplink, prepare};
+use crate::mqtt::{QoS, TopicFilter};
+pub use inbound::Inbound;
+pub use remote::{Proxy, Remote, Scheme};
+pub use task::{Ends, Uplink, prepare};
 pub use tls::TlsError;
 
 /// The MQTT version spoken to a remote.
@@ -60,51 +69,6 @@ impl<'de> Deserialize<'de> for Protocol {
     }
 }
 
-/// A remote broker, written `mqtt://host:port` or `mqtts://host:port`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remote {
-    /// Name or address; the certificate must be for it.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// True for `mqtts`.
-    pub tls: bool,
-}
-
-impl FromStr for Remote {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a remote broker; write mqtts://<host>:<port> or mqtt://<host>:<port>");
-        let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-        let tls = match scheme {
-            "mqtt" => false,
-            "mqtts" => true,
-            other => return Err(format!("`{other}://` is not a transport of this version; write mqtts:// or mqtt://")),
-        };
-        let rest = rest.trim_end_matches('/');
-        let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| wrong())?),
-            _ => (rest, if tls { 8883 } else { 1883 }),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        if host.is_empty() { Err(wrong()) } else { Ok(Self { host: host.to_owned(), port, tls }) }
-    }
-}
-
-impl<'de> Deserialize<'de> for Remote {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl std::fmt::Display for Remote {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.tls { "mqtts" } else { "mqtt" };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
-    }
-}
-
 /// A secret; never printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
@@ -116,6 +80,35 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// How the TCP connection is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tcp {
+    /// Small packets leave at once.
+    pub nodelay: bool,
+    /// How long what was sent may stay unacknowledged by the other side's TCP; the kernel looks only when it repeats.
+    pub user_timeout: Duration,
+    /// The network interface it must use.
+    pub interface: Option<String>,
+}
+
+/// Remote topics that come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receive {
+    /// Which.
+    pub filter: TopicFilter,
+    /// The QoS they come with, at most.
+    pub qos: QoS,
+}
+
+/// When a backup is used: a message of another uplink's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UseWhen {
+    /// Index of the other uplink.
+    pub uplink: usize,
+    /// How long that must have been down.
+    pub down_for: Duration,
+}
+
 /// One uplink as configured.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -123,8 +116,10 @@ pub struct Settings {
     pub name: String,
     /// Its index; the origin of what it receives.
     pub index: usize,
-    /// Where it connects to.
-    pub remote: Remote,
+    /// Where it connects to; tried in order.
+    pub remotes: Vec<Remote>,
+    /// An HTTP proxy on the way.
+    pub proxy: Option<Proxy>,
     /// MQTT version.
     pub protocol: Protocol,
     /// The same for ever: the remote knows the session by it.
@@ -133,38 +128,39 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// PEM files of the client certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// Protocols offered in the TLS handshake (ALPN).
+    pub alpn: Vec<String>,
     /// User name and password.
     pub login: Option<(String, Secret)>,
     /// What comes in.
-    pub receive: Vec<TopicFilter>,
+    pub receive: Vec<Receive>,
     /// Silence after which the link is tested.
     pub keep_alive: Duration,
     /// TCP, TLS and CONNACK together.
     pub connect_within: Duration,
+    /// TCP to one address.
+    pub dial_within: Duration,
+    /// A remote that owes answers and says nothing for this long is gone.
+    pub answer_within: Duration,
+    /// A link that takes no byte for this long is dead.
+    pub write_within: Duration,
+    /// TCP.
+    pub tcp: Tcp,
     /// Messages in flight.
     pub window: u16,
     /// First and longest pause between attempts.
     pub retry: (Duration, Duration),
-    /// Whether each message carries its sequence number as the user property `seq` (MQTT 5).
+    /// Whether each message names itself by the user property `seq` (MQTT 5).
     pub numbered: bool,
+    /// Least time between two commits of packet identifiers, unless many wait.
+    pub save_every: Duration,
+    /// For a backup; `None` for an uplink that is always used.
+    pub use_when: Option<UseWhen>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn remotes_are_read() {
-        let check = |text: &str, host: &str, port, tls| assert_eq!(text.parse(), Ok(Remote { host: host.to_owned(), port, tls }));
-        check("mqtts://cloud.example.net:8884", "cloud.example.net", 8884, true);
-        check("mqtts://cloud.example.net", "cloud.example.net", 8883, true);
-        check("mqtt://10.0.0.1", "10.0.0.1", 1883, false);
-        check("mqtt://[::1]:1884", "::1", 1884, false);
-        check("mqtt://[::1]", "::1", 1883, false);
-        for wrong in ["cloud:1883", "mqtt://", "mqtt://a:b", "http://a:1"] {
-            assert!(wrong.parse::<Remote>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn secrets_are_not_printed() {

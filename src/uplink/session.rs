@@ -1,50 +1,97 @@
-//! What is in flight to a remote broker: packet identifiers, order, repetition. Pure.
+//! What is in flight to a remote broker: packet identifiers, order, repetition, exactly once. Pure.
 //!
 //! Invariants:
-//! * A packet identifier is given to another message only after the acknowledgement of the first.
-//! * At most `window` messages are in flight; on a connection never more than the remote's Receive Maximum.
-//! * After a reconnect the messages in flight are sent again first, in their order, with DUP set.
+//! * A QoS 2 message is sent only after its packet identifier is durable, released (PUBREL) only after that the remote has it
+//!   (PUBREC) is durable, and its identifier is given out again only after its end (PUBCOMP) is durable. So is an identifier of the
+//!   remote: known before PUBREC, forgotten before PUBCOMP.
+//! * QoS 1 needs no memory: a message that was sent before a crash is sent again under another identifier, which may double it, as
+//!   QoS 1 may; the remote keeps no state for the old identifier.
+//! * At most `window` messages are in flight, on a connection never more than the remote's Receive Maximum.
+//! * After a reconnect what was in flight goes first, in its order, with DUP set.
+//!
+//! Durable is what was in a memory of [`Session::begin_save`] for which [`Session::saved`] was called; until then what depends on it
+//! is held back, and everything behind it, so that the order is kept.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
+use super::memory::{Held, MAX_EXACT, MAX_RECEIVED, Memory};
+use crate::message::SessionLost;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
-use crate::outbox::{Outgoing, Waiting};
+use crate::outbox::{LANES, Outgoing, Place, Waiting};
 
 /// Identifiers above it are left to packets that are no messages.
 const LAST_PACKET_ID: u16 = u16::MAX - 1;
-
 /// Bytes in flight; one message may exceed it.
 const MAX_BYTES: usize = 4 << 20;
 
 /// A message to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Send {
-    pub(super) seq: u64,
+    pub(super) place: Place,
     /// `None` for QoS 0.
     pub(super) packet_id: Option<PacketId>,
     pub(super) dup: bool,
     pub(super) message: Outgoing,
 }
 
-/// What an acknowledgement means for the message.
+/// A packet to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Step {
+    Publish(Send),
+    Release(PacketId),
+    /// Answers to messages of the remote.
+    Received(PacketId),
+    Complete(PacketId),
+}
+
+/// What an answer of the remote means for a message.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Verdict {
     /// It is at the remote.
-    Delivered(u64),
+    Delivered(Place),
     /// The remote does not want it, ever.
-    Refused { seq: u64, reason: ReasonCode, topic: String },
-    /// The remote cannot take it now; it stays in flight.
+    Refused { place: Place, reason: ReasonCode, message: Option<Outgoing> },
+    /// The remote cannot take it now; it will be sent once more.
     Later(ReasonCode),
+    /// Half of the way.
+    Going,
     /// Nothing is in flight under this identifier.
     Unknown,
 }
 
+/// What became of messages whose session the remote has forgotten.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Forgotten {
+    /// Sent again, perhaps twice.
+    pub(super) resent: usize,
+    /// Given up by their class.
+    pub(super) dropped: Vec<(Place, Option<Outgoing>)>,
+    /// The remote had confirmed to have them: taken for delivered.
+    pub(super) presumed: Vec<Place>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not written on any connection.
+    Unsent,
+    /// Perhaps at the remote.
+    Sent,
+    /// At the remote for sure (QoS 2).
+    Released,
+}
+
 #[derive(Debug)]
 struct InFlight {
-    waiting: Waiting,
+    place: Place,
+    /// `None` once the remote has it.
+    message: Option<Outgoing>,
     packet_id: Option<PacketId>,
-    /// Written on an earlier connection.
-    sent_before: bool,
+    is_exact: bool,
+    stage: Stage,
+    /// The save that makes its newest step durable.
+    needs: u64,
+    /// Its step was written on this connection.
+    is_written: bool,
 }
 
 #[derive(Debug)]
@@ -52,102 +99,470 @@ pub(super) struct Session {
     window: usize,
     /// `window`, or what the remote of this connection allows.
     allowed: usize,
+    max_qos: QoS,
     in_flight: VecDeque<InFlight>,
-    /// The first so many of `in_flight` were written on this connection; the others were not.
-    sent: usize,
+    /// Before this index everything is written on this connection.
+    written: usize,
+    /// Written on this connection and not ended.
+    on_wire: usize,
     used_ids: HashSet<PacketId>,
-    /// Bytes of the messages in flight.
+    /// Identifiers that are free when a save is done.
+    freed: VecDeque<(u64, PacketId)>,
     bytes: usize,
+    exact: usize,
     last_packet_id: u16,
+    /// QoS 2 messages of an earlier run that may be at the remote, until the outbox brings them.
+    recovered: BTreeMap<Place, PacketId>,
+    /// The remote has forgotten what was recovered.
+    recovered_is_lost: bool,
+    /// Identifiers of QoS 2 messages of the remote.
+    received: BTreeSet<u16>,
+    /// Packets that wait for a save.
+    answers: VecDeque<(u64, Step)>,
+    /// The save that has begun or will begin next carries this number; `saved` is the last one that is done.
+    next_save: u64,
+    saved: u64,
+    is_saving: bool,
+    dirty: [bool; LANES.len()],
+    changes: usize,
 }
 
+/// The lane whose memory keeps what the remote sends.
+const RECEIVED_IN: usize = 1;
+
 impl Session {
-    pub(super) fn new(window: u16) -> Self {
+    /// `memories` are those of the lanes, in order.
+    pub(super) fn new(window: u16, memories: Vec<Memory>) -> Self {
         let window = usize::from(window.max(1));
-        Self { window, allowed: window, in_flight: VecDeque::new(), sent: 0, used_ids: HashSet::new(), bytes: 0, last_packet_id: 0 }
+        let mut session = Self {
+            window,
+            allowed: window,
+            max_qos: QoS::ExactlyOnce,
+            in_flight: VecDeque::new(),
+            written: 0,
+            on_wire: 0,
+            used_ids: HashSet::new(),
+            freed: VecDeque::new(),
+            bytes: 0,
+            exact: 0,
+            last_packet_id: 0,
+            recovered: BTreeMap::new(),
+            recovered_is_lost: false,
+            received: BTreeSet::new(),
+            answers: VecDeque::new(),
+            next_save: 1,
+            saved: 0,
+            is_saving: false,
+            dirty: [false; LANES.len()],
+            changes: 0,
+        };
+        for (queue, memory) in memories.into_iter().enumerate() {
+            session.received.extend(memory.received);
+            for held in memory.held {
+                session.recover(Place { queue, seq: held.seq }, held);
+            }
+        }
+        session
     }
 
-    /// A new connection stands. `receive_maximum` is the remote's.
-    pub(super) fn connected(&mut self, receive_maximum: u16) {
-        self.allowed = self.window.min(usize::from(receive_maximum.max(1)));
-        for entry in self.in_flight.iter_mut().take(self.sent) {
-            entry.sent_before = true;
+    fn recover(&mut self, place: Place, held: Held) {
+        self.used_ids.insert(held.packet_id);
+        self.last_packet_id = held.packet_id.get();
+        self.exact += 1;
+        if held.is_released {
+            let (message, stage) = (None, Stage::Released);
+            let packet_id = Some(held.packet_id);
+            self.in_flight.push_back(InFlight { place, message, packet_id, is_exact: true, stage, needs: 0, is_written: false });
+        } else {
+            self.recovered.insert(place, held.packet_id);
         }
-        self.sent = 0;
+    }
+
+    /// A new connection stands, on a session that the remote knows or not. `receive_maximum` and `max_qos` are the remote's.
+    pub(super) fn connected(&mut self, is_known: bool, receive_maximum: u16, max_qos: QoS) -> Forgotten {
+        self.allowed = self.window.min(usize::from(receive_maximum.max(1)));
+        self.max_qos = max_qos;
+        self.written = 0;
+        self.on_wire = 0;
+        self.answers.clear();
+        for entry in &mut self.in_flight {
+            entry.is_written = false;
+        }
+        if is_known { Forgotten::default() } else { self.forgotten() }
+    }
+
+    /// The remote has no memory of this gateway.
+    fn forgotten(&mut self) -> Forgotten {
+        let mut told = Forgotten::default();
+        if !self.received.is_empty() {
+            self.received.clear();
+            self.change(RECEIVED_IN);
+        }
+        self.recovered_is_lost = true;
+        let mut index = 0;
+        while let Some(entry) = self.in_flight.get_mut(index) {
+            let never_twice = entry.message.as_ref().is_some_and(|message| message.if_session_lost == SessionLost::Drop);
+            match entry.stage {
+                Stage::Released => told.presumed.extend(self.remove(index).map(|entry| entry.place)),
+                Stage::Sent if never_twice => told.dropped.extend(self.remove(index).map(|entry| (entry.place, entry.message))),
+                Stage::Sent => {
+                    // To this session it is a new message.
+                    entry.stage = Stage::Unsent;
+                    told.resent += 1;
+                    index += 1;
+                }
+                Stage::Unsent => index += 1,
+            }
+        }
+        if self.has_changes() {
+            // What was decided is durable before anything is sent.
+            for entry in &mut self.in_flight {
+                entry.needs = self.next_save;
+            }
+        }
+        told
     }
 
     /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
     pub(super) fn room(&self) -> usize {
-        if self.bytes >= MAX_BYTES { 0 } else { self.window.saturating_sub(self.in_flight.len()) }
+        let is_full = self.bytes >= MAX_BYTES || self.exact >= MAX_EXACT;
+        if is_full { 0 } else { self.allowed.saturating_sub(self.in_flight.len()) }
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.in_flight.len() + self.recovered.len()
     }
 
-    /// Takes the next message of the outbox.
-    pub(super) fn offer(&mut self, waiting: Waiting) {
-        let packet_id = (waiting.message.qos != QoS::AtMostOnce).then(|| self.free_packet_id());
-        self.bytes += waiting.message.weight();
-        self.in_flight.push_back(InFlight { waiting, packet_id, sent_before: false });
+    /// True if a message is in flight, or may be.
+    pub(super) fn holds(&self, place: Place) -> bool {
+        self.recovered.contains_key(&place) || self.in_flight.iter().any(|entry| entry.place == place)
     }
 
-    /// The next message to be written, if the remote may get one. QoS 0 messages are out of here with that.
-    pub(super) fn next(&mut self) -> Option<Send> {
-        let entry = self.in_flight.get(self.sent)?;
-        let (seq, packet_id, dup) = (entry.waiting.seq, entry.packet_id, entry.sent_before);
-        if packet_id.is_none() {
-            let message = self.remove(self.sent)?.waiting.message;
-            return Some(Send { seq, packet_id, dup: false, message });
-        }
-        if self.sent >= self.allowed {
+    /// Takes the next message of its lane. Returns it if it is given up: it may be at the remote already, and must not come twice.
+    pub(super) fn offer(&mut self, waiting: Waiting) -> Option<Waiting> {
+        let place = waiting.place();
+        self.release_recovered(|other| other.queue == place.queue && other.seq < place.seq);
+        if self.in_flight.iter().any(|entry| entry.stage == Stage::Released && entry.place == place) {
             return None;
         }
-        let message = entry.waiting.message.clone();
-        self.sent += 1;
-        Some(Send { seq, packet_id, dup, message })
+        if let Some(packet_id) = self.recovered.remove(&place) {
+            let mut stage = Stage::Sent;
+            if self.recovered_is_lost {
+                if waiting.message.if_session_lost == SessionLost::Drop {
+                    self.exact -= 1;
+                    self.free(packet_id, true);
+                    self.change(place.queue);
+                    return Some(waiting);
+                }
+                stage = Stage::Unsent;
+            }
+            self.bytes += waiting.message.weight();
+            let message = Some(waiting.message);
+            self.in_flight.push_back(InFlight {
+                place,
+                message,
+                packet_id: Some(packet_id),
+                is_exact: true,
+                stage,
+                needs: 0,
+                is_written: false,
+            });
+            return None;
+        }
+        let qos = waiting.message.qos.min(self.max_qos);
+        self.bytes += waiting.message.weight();
+        let message = Some(Outgoing { qos, ..waiting.message });
+        let entry = InFlight {
+            place,
+            message,
+            packet_id: None,
+            is_exact: qos == QoS::ExactlyOnce,
+            stage: Stage::Unsent,
+            needs: 0,
+            is_written: false,
+        };
+        self.in_flight.push_back(entry);
+        self.number(self.in_flight.len() - 1);
+        None
+    }
+
+    /// Gives an identifier to a message that needs one.
+    fn number(&mut self, index: usize) {
+        let needs_one = self.in_flight.get(index).and_then(|entry| entry.message.as_ref()).is_some_and(|m| m.qos != QoS::AtMostOnce);
+        let packet_id = needs_one.then(|| self.free_packet_id());
+        let next_save = self.next_save;
+        let Some(entry) = self.in_flight.get_mut(index) else { return };
+        entry.packet_id = packet_id;
+        if entry.is_exact {
+            entry.needs = next_save;
+            let queue = entry.place.queue;
+            self.exact += 1;
+            self.change(queue);
+        }
+    }
+
+    /// What was recovered and does not wait in the outbox any more cannot be sent again; whether it is at the remote or not,
+    /// PUBREL ends it.
+    pub(super) fn nothing_more_waits(&mut self, queue: usize) {
+        self.release_recovered(|place| place.queue == queue);
+    }
+
+    fn release_recovered(&mut self, is_gone: impl Fn(&Place) -> bool) {
+        if self.recovered.is_empty() {
+            return;
+        }
+        let gone: Vec<Place> = self.recovered.keys().filter(|place| is_gone(place)).copied().collect();
+        for place in gone {
+            if let Some(packet_id) = self.recovered.remove(&place) {
+                let (message, stage) = (None, Stage::Released);
+                let needs = self.next_save;
+                self.in_flight.push_back(InFlight {
+                    place,
+                    message,
+                    packet_id: Some(packet_id),
+                    is_exact: true,
+                    stage,
+                    needs,
+                    is_written: false,
+                });
+                self.change(place.queue);
+            }
+        }
+    }
+
+    /// The next packet to be written. QoS 0 messages are out of here with that.
+    pub(super) fn next(&mut self) -> Option<Step> {
+        if let Some((needs, _)) = self.answers.front()
+            && *needs <= self.saved
+        {
+            return self.answers.pop_front().map(|(_, step)| step);
+        }
+        while self.in_flight.get(self.written).is_some_and(|entry| entry.is_written) {
+            self.written += 1;
+        }
+        let saved = self.saved;
+        let entry = self.in_flight.get_mut(self.written)?;
+        if entry.needs > saved {
+            return None;
+        }
+        let Some(packet_id) = entry.packet_id else {
+            let entry = self.remove(self.written)?;
+            return Some(Step::Publish(Send { place: entry.place, packet_id: None, dup: false, message: entry.message? }));
+        };
+        // What only waits for its end may be released whatever the remote allows: nothing goes on without.
+        if entry.stage != Stage::Released && self.on_wire >= self.allowed {
+            return None;
+        }
+        entry.is_written = true;
+        self.on_wire += 1;
+        let step = match (&entry.message, entry.stage) {
+            (Some(message), Stage::Unsent | Stage::Sent) => {
+                let dup = entry.stage == Stage::Sent;
+                entry.stage = Stage::Sent;
+                Step::Publish(Send { place: entry.place, packet_id: Some(packet_id), dup, message: message.clone() })
+            }
+            _ => Step::Release(packet_id),
+        };
+        self.written += 1;
+        Some(step)
+    }
+
+    fn find(&self, packet_id: PacketId) -> Option<usize> {
+        self.in_flight.iter().position(|entry| entry.is_written && entry.packet_id == Some(packet_id))
     }
 
     /// PUBACK.
     pub(super) fn acknowledged(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
-        let Some(index) = self.in_flight.iter().take(self.sent).position(|entry| entry.packet_id == Some(packet_id)) else {
+        match self.find(packet_id) {
+            Some(index) if self.in_flight.get(index).is_some_and(|entry| !entry.is_exact) => self.end(index, reason),
+            _ => Verdict::Unknown,
+        }
+    }
+
+    /// PUBREC.
+    pub(super) fn received(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
+        let next_save = self.next_save;
+        let Some(index) = self.find(packet_id) else {
+            // The remote holds something that is not known here any more; PUBREL ends it.
+            self.answers.push_back((0, Step::Release(packet_id)));
             return Verdict::Unknown;
         };
-        if matches!(
-            reason,
-            ReasonCode::QUOTA_EXCEEDED
-                | ReasonCode::IMPLEMENTATION_SPECIFIC
-                | ReasonCode::UNSPECIFIED
-                | ReasonCode::PACKET_IDENTIFIER_IN_USE
-        ) {
-            return Verdict::Later(reason);
+        if reason.is_error() {
+            return self.end(index, reason);
         }
-        match self.remove(index) {
-            Some(entry) if reason.is_error() => {
-                Verdict::Refused { seq: entry.waiting.seq, reason, topic: entry.waiting.message.topic.to_string() }
-            }
-            Some(entry) => Verdict::Delivered(entry.waiting.seq),
+        let Some(entry) = self.in_flight.get_mut(index).filter(|entry| entry.is_exact) else { return Verdict::Unknown };
+        let queue = entry.place.queue;
+        if entry.stage != Stage::Released {
+            entry.stage = Stage::Released;
+            self.bytes -= entry.message.take().map_or(0, |message| message.weight());
+            entry.needs = next_save;
+            self.change(queue);
+        }
+        let needs = self.in_flight.get(index).map_or(0, |entry| entry.needs);
+        self.answers.push_back((needs, Step::Release(packet_id)));
+        Verdict::Going
+    }
+
+    /// PUBCOMP, with any reason: the remote has nothing under this identifier any more.
+    pub(super) fn completed(&mut self, packet_id: PacketId) -> Verdict {
+        let is_released = |entry: &InFlight| entry.packet_id == Some(packet_id) && entry.stage == Stage::Released && entry.is_written;
+        match self.in_flight.iter().position(is_released) {
+            Some(index) => self.end(index, ReasonCode::SUCCESS),
             None => Verdict::Unknown,
         }
     }
 
-    /// Gives up a message that was taken from [`Session::next`] but cannot be written.
-    pub(super) fn forget(&mut self, seq: u64) {
-        if let Some(index) = self.in_flight.iter().position(|entry| entry.waiting.seq == seq) {
+    fn end(&mut self, index: usize, reason: ReasonCode) -> Verdict {
+        if is_for_later(reason) {
+            self.take_back(index);
+            return Verdict::Later(reason);
+        }
+        match self.remove(index) {
+            Some(entry) if reason.is_error() => Verdict::Refused { place: entry.place, reason, message: entry.message },
+            Some(entry) => Verdict::Delivered(entry.place),
+            None => Verdict::Unknown,
+        }
+    }
+
+    /// Puts a message that was not taken behind what is written, under a new identifier.
+    fn take_back(&mut self, index: usize) {
+        let Some(mut entry) = self.in_flight.remove(index) else { return };
+        if index < self.written {
+            self.written -= 1;
+        }
+        self.on_wire -= usize::from(entry.is_written);
+        if let Some(packet_id) = entry.packet_id.take() {
+            self.exact -= usize::from(entry.is_exact);
+            self.free(packet_id, entry.is_exact);
+        }
+        entry.stage = Stage::Unsent;
+        entry.is_written = false;
+        let at = self.written.min(self.in_flight.len());
+        self.in_flight.insert(at, entry);
+        self.number(at);
+    }
+
+    /// Gives up a message that was taken from [`Session::next`] but was not written.
+    pub(super) fn forget(&mut self, place: Place) {
+        if let Some(index) = self.in_flight.iter().position(|entry| entry.place == place) {
             self.remove(index);
+        }
+    }
+
+    /// Ends a QoS 2 message that cannot be repeated but may have arrived before: PUBREL instead of PUBLISH.
+    pub(super) fn release_instead(&mut self, place: Place) {
+        let next_save = self.next_save;
+        if let Some(entry) = self.in_flight.iter_mut().find(|entry| entry.place == place) {
+            entry.stage = Stage::Released;
+            self.bytes -= entry.message.take().map_or(0, |message| message.weight());
+            entry.needs = next_save;
+            let packet_id = entry.packet_id;
+            let queue = entry.place.queue;
+            self.change(queue);
+            self.answers.extend(packet_id.map(|id| (next_save, Step::Release(id))));
         }
     }
 
     fn remove(&mut self, index: usize) -> Option<InFlight> {
         let entry = self.in_flight.remove(index)?;
-        self.bytes -= entry.waiting.message.weight();
-        if index < self.sent {
-            self.sent -= 1;
+        self.bytes -= entry.message.as_ref().map_or(0, Outgoing::weight);
+        if index < self.written {
+            self.written -= 1;
         }
+        self.on_wire -= usize::from(entry.is_written);
         if let Some(id) = entry.packet_id {
-            self.used_ids.remove(&id);
+            self.exact -= usize::from(entry.is_exact);
+            self.free(id, entry.is_exact);
+            if entry.is_exact {
+                self.change(entry.place.queue);
+            }
         }
         Some(entry)
+    }
+
+    /// PUBLISH of the remote at QoS 2. False if it is a repetition; it is answered then.
+    pub(super) fn is_new(&mut self, packet_id: PacketId) -> bool {
+        if !self.received.contains(&packet_id.get()) {
+            return true;
+        }
+        self.answers.push_back((self.next_save - u64::from(!self.has_changes()), Step::Received(packet_id)));
+        false
+    }
+
+    /// A QoS 2 message of the remote is safe here. False if too many are not released: the connection must end.
+    pub(super) fn taken(&mut self, packet_id: PacketId) -> bool {
+        if self.received.len() >= MAX_RECEIVED {
+            return false;
+        }
+        self.received.insert(packet_id.get());
+        self.answers.push_back((self.next_save, Step::Received(packet_id)));
+        self.change(RECEIVED_IN);
+        true
+    }
+
+    /// PUBREL of the remote.
+    pub(super) fn released(&mut self, packet_id: PacketId) {
+        if self.received.remove(&packet_id.get()) {
+            self.change(RECEIVED_IN);
+            self.answers.push_back((self.next_save, Step::Complete(packet_id)));
+        } else {
+            self.answers.push_back((0, Step::Complete(packet_id)));
+        }
+    }
+
+    fn change(&mut self, queue: usize) {
+        if let Some(dirty) = self.dirty.get_mut(queue) {
+            *dirty = true;
+        }
+        self.changes += 1;
+    }
+
+    fn has_changes(&self) -> bool {
+        self.changes > 0
+    }
+
+    /// Steps that wait to become durable; none while a save is under way.
+    pub(super) fn unsaved(&self) -> usize {
+        if self.is_saving { 0 } else { self.changes }
+    }
+
+    /// The memories that changed, to be made durable together.
+    pub(super) fn begin_save(&mut self) -> Vec<(usize, Memory)> {
+        self.is_saving = true;
+        self.changes = 0;
+        self.next_save += 1;
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.iter().enumerate().filter(|(_, dirty)| **dirty).map(|(queue, _)| (queue, self.memory(queue))).collect()
+    }
+
+    /// What [`Session::begin_save`] returned last is durable.
+    pub(super) fn saved(&mut self) {
+        self.is_saving = false;
+        self.saved = self.next_save - 1;
+        while self.freed.front().is_some_and(|(needs, _)| *needs <= self.saved) {
+            if let Some((_, id)) = self.freed.pop_front() {
+                self.used_ids.remove(&id);
+            }
+        }
+    }
+
+    fn memory(&self, queue: usize) -> Memory {
+        let recovered = self.recovered.iter().filter(|(place, _)| place.queue == queue);
+        let mut held: Vec<Held> = recovered.map(|(place, id)| Held { seq: place.seq, packet_id: *id, is_released: false }).collect();
+        for entry in self.in_flight.iter().filter(|entry| entry.place.queue == queue && entry.is_exact) {
+            let is_released = entry.stage == Stage::Released;
+            held.extend(entry.packet_id.map(|packet_id| Held { seq: entry.place.seq, packet_id, is_released }));
+        }
+        let received = if queue == RECEIVED_IN { self.received.clone() } else { BTreeSet::new() };
+        Memory { held, received }
+    }
+
+    fn free(&mut self, id: PacketId, is_exact: bool) {
+        if is_exact {
+            self.freed.push_back((self.next_save, id));
+        } else {
+            self.used_ids.remove(&id);
+        }
     }
 
     /// Identifiers rotate, so that a late acknowledgement does not meet a new message.
@@ -163,106 +578,13 @@ impl Session {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mqtt::{Properties, TopicName};
-    use crate::reading::Timestamp;
-    use proptest::prelude::*;
-
-    fn waiting(seq: u64, qos: QoS) -> Waiting {
-        let message = Outgoing {
-            topic: TopicName::new("t").unwrap(),
-            qos,
-            retain: false,
-            enqueued: Timestamp::at(0),
-            properties: Properties::default(),
-            payload: bytes::Bytes::new(),
-        };
-        Waiting { seq, message }
-    }
-
-    fn sent(session: &mut Session) -> Vec<(u64, bool)> {
-        std::iter::from_fn(|| session.next()).map(|send| (send.seq, send.dup)).collect()
-    }
-
-    #[test]
-    fn what_was_in_flight_goes_first_and_marked_after_a_reconnect() {
-        let mut session = Session::new(10);
-        session.connected(65535);
-        for seq in 1..=3 {
-            session.offer(waiting(seq, QoS::AtLeastOnce));
-        }
-        assert_eq!(sent(&mut session), [(1, false), (2, false), (3, false)]);
-        assert_eq!(session.acknowledged(PacketId::new(2).unwrap(), ReasonCode::SUCCESS), Verdict::Delivered(2));
-        session.connected(1);
-        session.offer(waiting(4, QoS::AtLeastOnce));
-        assert_eq!(sent(&mut session), [(1, true)], "the remote allows one at a time");
-        assert_eq!(session.acknowledged(PacketId::new(1).unwrap(), ReasonCode::SUCCESS), Verdict::Delivered(1));
-        assert_eq!(sent(&mut session), [(3, true)]);
-    }
-
-    #[test]
-    fn qos_0_is_done_when_it_is_handed_out_and_keeps_its_place() {
-        let mut session = Session::new(10);
-        session.connected(1);
-        session.offer(waiting(1, QoS::AtLeastOnce));
-        session.offer(waiting(2, QoS::AtMostOnce));
-        session.offer(waiting(3, QoS::AtLeastOnce));
-        assert_eq!(sent(&mut session), [(1, false), (2, false)]);
-        assert_eq!(session.in_flight(), 2);
-    }
-
-    #[test]
-    fn a_refusal_tells_later_from_never() {
-        let mut session = Session::new(10);
-        session.connected(10);
-        session.offer(waiting(1, QoS::AtLeastOnce));
-        session.offer(waiting(2, QoS::AtLeastOnce));
-        sent(&mut session);
-        let first = PacketId::new(1).unwrap();
-        assert_eq!(session.acknowledged(first, ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
-        assert_eq!(session.in_flight(), 2);
-        let verdict = session.acknowledged(first, ReasonCode::NOT_AUTHORIZED);
-        assert_eq!(verdict, Verdict::Refused { seq: 1, reason: ReasonCode::NOT_AUTHORIZED, topic: "t".to_owned() });
-        assert_eq!(session.acknowledged(first, ReasonCode::SUCCESS), Verdict::Unknown);
-    }
-
-    proptest! {
-        /// Random acknowledgements and cuts: everything arrives, in order of first arrival, and no identifier is in use twice.
-        #[test]
-        fn nothing_is_lost_and_first_arrivals_are_in_order(window in 1_u16..8, maxima in prop::collection::vec(1_u16..8, 1..20), choices in prop::collection::vec(0_usize..8, 50..200)) {
-            let mut session = Session::new(window);
-            session.connected(maxima[0]);
-            let (mut next_seq, mut arrived, mut delivered) = (1, Vec::new(), Vec::new());
-            let mut on_wire: Vec<(u64, PacketId)> = Vec::new();
-            let mut cuts = maxima.iter().cycle();
-            for choice in choices {
-                while session.room() > 0 {
-                    session.offer(waiting(next_seq, QoS::AtLeastOnce));
-                    next_seq += 1;
-                }
-                while let Some(send) = session.next() {
-                    let id = send.packet_id.unwrap();
-                    prop_assert!(on_wire.iter().all(|(_, used)| *used != id));
-                    on_wire.push((send.seq, id));
-                    if !arrived.contains(&send.seq) {
-                        arrived.push(send.seq);
-                    }
-                }
-                if choice == 0 || on_wire.is_empty() {
-                    on_wire.clear();
-                    session.connected(*cuts.next().unwrap());
-                } else {
-                    let (seq, id) = on_wire.remove(choice % on_wire.len());
-                    prop_assert_eq!(session.acknowledged(id, ReasonCode::SUCCESS), Verdict::Delivered(seq));
-                    delivered.push(seq);
-                }
-            }
-            prop_assert!(arrived.windows(2).all(|pair| pair[1] == pair[0] + 1));
-            delivered.sort_unstable();
-            delivered.dedup();
-            prop_assert_eq!(delivered.len() + session.in_flight(), usize::try_from(next_seq - 1).unwrap());
-        }
-    }
+/// Codes that say "not now": what is refused with them is offered again later.
+fn is_for_later(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::QUOTA_EXCEEDED | ReasonCode::IMPLEMENTATION_SPECIFIC | ReasonCode::UNSPECIFIED | ReasonCode::PACKET_IDENTIFIER_IN_USE
+    )
 }
+
+#[cfg(test)]
+mod tests;

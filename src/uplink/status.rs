@@ -2,16 +2,21 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::session::Forgotten;
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
 use crate::mqtt::TopicName;
-use crate::outbox::Outbox;
+use crate::outbox::{Gap, LANES, Outbox, QUEUES};
 use crate::time::{rfc3339, unix_ms};
 
+const CONNECTED: &str = "connected";
+const DISCONNECTED: &str = "disconnected";
+const STANDBY: &str = "standby";
 /// Reasons that are remembered as told.
 const MAX_TOLD: usize = 32;
 
@@ -22,6 +27,8 @@ pub(super) struct Counters {
     pub(super) refused: Counter,
     pub(super) received: Counter,
     pub(super) connects: Counter,
+    /// Messages sent again because the remote had forgotten the session.
+    pub(super) resent: Counter,
 }
 
 #[derive(Serialize, Clone, PartialEq)]
@@ -31,12 +38,29 @@ struct Shape {
     reason: Option<String>,
     since: String,
     waiting: u64,
+    dead: u64,
     lost: u64,
     acknowledged: u64,
     refused: u64,
+    resent: u64,
     received: u64,
     connects: u64,
     stalled: bool,
+    full: bool,
+}
+
+/// A gap as it is told to local clients.
+#[derive(Serialize)]
+struct ToldGap {
+    lane: &'static str,
+    /// The series of numbers, as in the user property `seq`.
+    series: String,
+    first: u64,
+    last: u64,
+    count: u64,
+    from: String,
+    until: String,
+    reason: crate::outbox::Reason,
 }
 
 /// The status topics of one uplink.
@@ -45,7 +69,8 @@ pub(super) struct Status {
     live: Option<mpsc::Sender<Message>>,
     outbox: Outbox,
     pub(super) counters: Arc<Counters>,
-    connected: bool,
+    is_up: watch::Sender<bool>,
+    state: &'static str,
     reason: Option<String>,
     /// What was told since the link was last up.
     told: HashSet<String>,
@@ -54,13 +79,14 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn new(name: String, live: Option<mpsc::Sender<Message>>, outbox: Outbox) -> Self {
+    pub(super) fn new(name: String, live: Option<mpsc::Sender<Message>>, outbox: Outbox, is_up: watch::Sender<bool>) -> Self {
         Self {
             name,
             live,
             outbox,
             counters: Arc::default(),
-            connected: false,
+            is_up,
+            state: DISCONNECTED,
             reason: None,
             told: HashSet::new(),
             since_ms: unix_ms(),
@@ -70,9 +96,36 @@ impl Status {
 
     pub(super) fn connected(&mut self, remote: &dyn std::fmt::Display) {
         self.counters.connects.count();
-        let waiting = self.outbox.counters().waiting.value();
+        let waiting = self.outbox.waiting();
         tracing::info!(uplink = %self.name, %remote, waiting, "link is up");
-        self.change(true, None);
+        self.change(CONNECTED, None);
+    }
+
+    /// A backup that is not needed.
+    pub(super) fn standing_by(&mut self) {
+        tracing::info!(uplink = %self.name, "the other link is up again; this one is closed");
+        self.change(STANDBY, None);
+    }
+
+    /// What the remote's memory of this gateway turned out to be.
+    pub(super) fn session(&mut self, forgotten: &Forgotten) {
+        let Forgotten { resent, dropped, presumed } = forgotten;
+        let (dropped, presumed) = (dropped.len(), presumed.len());
+        if resent + dropped + presumed > 0 {
+            self.counters.resent.add(*resent as u64);
+            tracing::warn!(uplink = %self.name, resent, dropped, presumed, "the remote has forgotten the session: messages in flight are sent again, dropped or taken for delivered, as their class says");
+        }
+    }
+
+    /// The remote cannot take messages for now.
+    pub(super) fn held(&self, reason: &str, pause: Duration) {
+        tracing::warn!(uplink = %self.name, reason, pause_s = pause.as_secs(), "the remote cannot take messages now; trying again later");
+    }
+
+    /// The remote will never take this message.
+    pub(super) fn refused(&self, seq: u64, reason: &str, topic: &str) {
+        self.counters.refused.count();
+        tracing::error!(uplink = %self.name, seq, topic, reason, "the remote does not take this message; it is kept as a dead letter (see `wellhead outbox`)");
     }
 
     /// The link is down, or could not be made. Each reason is told once until the link has been up for good.
@@ -80,7 +133,7 @@ impl Status {
         if self.told.len() < MAX_TOLD && self.told.insert(reason.to_owned()) {
             tracing::warn!(uplink = %self.name, %reason, "link is down; messages wait in the outbox");
         }
-        self.change(false, Some(reason.to_owned()));
+        self.change(DISCONNECTED, Some(reason.to_owned()));
     }
 
     /// The link has proven itself: what breaks it from here on is told again.
@@ -88,30 +141,38 @@ impl Status {
         self.told.clear();
     }
 
-    fn change(&mut self, connected: bool, reason: Option<String>) {
-        if self.connected != connected {
+    fn change(&mut self, state: &'static str, reason: Option<String>) {
+        if self.state != state {
             self.since_ms = unix_ms();
         }
-        self.connected = connected;
+        self.state = state;
         self.reason = reason;
+        let is_up = state == CONNECTED;
+        self.is_up.send_if_modified(|known| std::mem::replace(known, is_up) != is_up);
         self.show();
-        self.publish(&format!("$SYS/broker/connection/{}/state", self.name), u8::from(connected).to_string());
+        self.publish(&format!("$SYS/broker/connection/{}/state", self.name), u8::from(is_up).to_string());
     }
 
-    /// Publishes the status if it changed.
+    /// Publishes the status if it changed, and what was given up since the last time.
     pub(super) fn show(&mut self) {
+        for (queue, gap) in self.outbox.take_gaps() {
+            self.tell(queue, &gap);
+        }
         let outbox = self.outbox.counters();
         let shape = Shape {
-            state: if self.connected { "connected" } else { "disconnected" },
+            state: self.state,
             reason: self.reason.clone(),
             since: rfc3339(self.since_ms),
-            waiting: outbox.waiting.value(),
+            waiting: self.outbox.waiting(),
+            dead: self.outbox.dead(),
             lost: outbox.lost.value(),
             acknowledged: self.counters.acknowledged.value(),
             refused: self.counters.refused.value(),
+            resent: self.counters.resent.value(),
             received: self.counters.received.value(),
             connects: self.counters.connects.value(),
             stalled: outbox.stalled.value() != 0,
+            full: outbox.full.value() != 0,
         };
         if self.shown.as_ref() == Some(&shape) {
             return;
@@ -120,6 +181,15 @@ impl Status {
         let text = serde_json::to_string(&shape).unwrap_or_default();
         self.shown = Some(shape);
         self.publish(&format!("$SYS/wellhead/uplink/{}", self.name), text);
+    }
+
+    fn tell(&self, queue: usize, gap: &Gap) {
+        let lane = QUEUES.get(queue).copied().unwrap_or_default();
+        let series = LANES.get(queue).map(|lane| self.outbox.identity(*lane)).unwrap_or_default();
+        let Gap { first, last, count, from_ms, until_ms, reason } = *gap;
+        let told = ToldGap { lane, series, first, last, count, from: rfc3339(from_ms), until: rfc3339(until_ms), reason };
+        let text = serde_json::to_string(&told).unwrap_or_default();
+        self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text);
     }
 
     fn publish(&self, topic: &str, text: String) {

@@ -1,83 +1,150 @@
-//! The task of one uplink: connect, send what waits, take what comes, reconnect.
+//! The task of one uplink: connect, hand over to the connection, wait, connect again.
 
-use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, sleep_until};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::link::{Accepted, Command, Incoming, Link, LinkError};
-use super::session::{Send, Session, Verdict};
+use super::connection::{Connection, Done, STATUS_EVERY};
+use super::inbound::{Deliveries, Inbound};
+use super::lanes::Lanes;
+use super::link::{Accepted, Link, LinkError};
+use super::memory::Memory;
+use super::session::Session;
 use super::status::Status;
-use super::{Settings, TlsError, tls};
+use super::{Remote, Settings, TlsError, tls};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
-use crate::mqtt::{PacketId, Properties, QoS, TopicName};
-use crate::outbox::Outbox;
-use crate::reading::Timestamp;
+use crate::outbox::{LANES, Outbox, Outgoing, Place, Stored, Waiting};
 use crate::tasks::Stop;
-use crate::time::{now, unix_ms};
+use crate::time::now;
 
-/// Entries brought from the outbox at a time.
-const READ_BATCH: usize = 256;
-/// Packets taken from the remote before sending goes on.
-const RECEIVE_BATCH: usize = 512;
-const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// A link that takes no byte for this long is dead.
-const STALL: Duration = Duration::from_secs(30);
 /// A connection that lived so long, or brought an acknowledgement, starts the pauses between attempts anew.
 const PROVEN: Duration = Duration::from_secs(60);
+/// The longest pause while nothing answers: trying costs nothing then, and a link that returns is used at once.
+const LONGEST_SILENCE: Duration = Duration::from_secs(4);
+/// How long a last save may take.
+const SAVE_PATIENCE: Duration = Duration::from_secs(5);
+
+type Burial = Pin<Box<dyn Future<Output = (Place, Stored)> + Send>>;
+
+/// Messages that become dead letters.
+#[derive(Default)]
+pub(super) struct Burials(FuturesUnordered<Burial>);
+
+impl Burials {
+    /// The next message that is safe as a dead letter; waits for ever if there is none.
+    pub(super) async fn next(&mut self) -> Place {
+        match self.0.next().await {
+            Some((place, Stored::Safe(_))) => place,
+            Some((place, _)) => {
+                tracing::error!(seq = place.seq, "the outbox is full: a dead letter is not kept");
+                place
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
 
 /// An uplink that is ready to run.
 pub struct Uplink {
-    settings: Settings,
+    pub(super) settings: Settings,
     tls: Option<TlsConnector>,
-    outbox: Outbox,
-    live: Option<mpsc::Sender<Message>>,
-    newest: watch::Receiver<u64>,
-    session: Session,
-    status: Status,
-    /// The last entry taken from the outbox.
-    taken: u64,
+    pub(super) outbox: Outbox,
+    pub(super) newest: watch::Receiver<u64>,
+    pub(super) session: Session,
+    pub(super) lanes: Lanes,
+    pub(super) status: Status,
+    pub(super) deliveries: Deliveries,
+    pub(super) burials: Burials,
+    /// A save of the session that is under way.
+    pub(super) saving: Option<oneshot::Receiver<()>>,
+    pub(super) last_save: Instant,
+    /// The remote's session has the subscriptions of this run.
+    pub(super) is_subscribed: bool,
+    /// Of a backup: whether the other uplink is up, and since when it is not.
+    primary: Option<watch::Receiver<bool>>,
+    primary_down_since: Instant,
 }
 
-/// Checks the certificates of an uplink and makes it ready. `live` takes what it receives and its status to local clients.
-pub fn prepare(settings: Settings, outbox: Outbox, live: Option<mpsc::Sender<Message>>) -> Result<Uplink, TlsError> {
-    let tls = if settings.remote.tls {
-        Some(TlsConnector::from(tls::client_config(settings.ca.as_deref(), settings.identity.as_ref())?))
-    } else {
-        None
-    };
-    let status = Status::new(settings.name.clone(), live.clone(), outbox.clone());
-    let session = Session::new(settings.window);
-    Ok(Uplink { tls, newest: outbox.newest(), session, status, taken: 0, settings, outbox, live })
+/// What an uplink is connected with inside the gateway.
+pub struct Ends {
+    /// Takes its status to local clients.
+    pub live: Option<mpsc::Sender<Message>>,
+    /// Takes what the remote has for this site.
+    pub inbound: Option<Inbound>,
+    /// Tells others whether it is up.
+    pub is_up: watch::Sender<bool>,
+    /// Of a backup: whether the other uplink is up.
+    pub primary: Option<watch::Receiver<bool>>,
 }
 
-/// How a connection ended.
-enum End {
-    Lost(LinkError),
-    /// The stop order came and nothing waits any more, or the grace is over.
-    Drained,
+/// Checks the certificates of an uplink and makes it ready.
+pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink, TlsError> {
+    let tls = if settings.remotes.iter().any(Remote::is_tls) { Some(TlsConnector::from(tls::client_config(&settings)?)) } else { None };
+    let status = Status::new(settings.name.clone(), ends.live, outbox.clone(), ends.is_up);
+    let memories = LANES.iter().map(|lane| {
+        Memory::decode(outbox.state(*lane)).unwrap_or_else(|| {
+            tracing::error!(uplink = %settings.name, ?lane, "what was in flight cannot be read; QoS 2 messages may arrive twice");
+            Memory::default()
+        })
+    });
+    let session = Session::new(settings.window, memories.collect());
+    let at = now();
+    Ok(Uplink {
+        tls,
+        newest: outbox.newest(),
+        session,
+        lanes: Lanes::new(),
+        status,
+        deliveries: Deliveries::new(ends.inbound, Origin::Uplink(settings.index)),
+        burials: Burials::default(),
+        saving: None,
+        last_save: at,
+        is_subscribed: false,
+        primary: ends.primary,
+        primary_down_since: at,
+        settings,
+        outbox,
+    })
 }
 
 impl Uplink {
     /// Runs until the stop order; then at most `grace` longer, to send what waits.
     pub async fn run(mut self, mut stop: Stop, grace: Duration) {
-        let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
         self.status.show();
-        loop {
-            let opened = tokio::select! {
-                opened = Link::open(&self.settings, self.tls.as_ref()) => opened,
-                () = stop.wait() => return,
-            };
-            let error = match opened {
-                Ok((link, accepted)) => {
+        let token = stop.clone();
+        let too_late = async move {
+            stop.wait().await;
+            sleep(grace + 2 * STATUS_EVERY).await;
+        };
+        tokio::select! {
+            () = self.keep_connected(&token, grace) => {}
+            () = too_late => {}
+        }
+        self.finish().await;
+    }
+
+    async fn keep_connected(&mut self, stop: &Stop, grace: Duration) {
+        let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
+        while !stop.is_stopped() && self.is_needed(stop.clone()).await {
+            let error = match self.open(stop.clone()).await {
+                None => return,
+                Some(Ok((link, accepted, remote))) => {
                     let (since, before) = (now(), self.status.counters.acknowledged.value());
-                    self.status.connected(&self.settings.remote);
+                    self.status.connected(&remote);
                     match self.serve(link, accepted, stop.clone(), grace).await {
-                        End::Drained => return,
-                        End::Lost(error) => {
+                        Ok(Done::Stopped) => return,
+                        Ok(Done::NotNeeded) => {
+                            self.status.standing_by();
+                            continue;
+                        }
+                        Err(error) => {
                             if self.status.counters.acknowledged.value() > before || now() >= since + PROVEN {
                                 backoff.reset();
                                 self.status.proven();
@@ -86,272 +153,150 @@ impl Uplink {
                         }
                     }
                 }
-                Err(error) => error,
+                Some(Err(error)) => error,
             };
             self.status.disconnected(&error.to_string());
-            let retry_at = now() + backoff.next_delay();
-            while now() < retry_at {
-                tokio::select! {
-                    () = sleep_until(retry_at.into()) => {}
-                    () = sleep(STATUS_EVERY) => self.status.show(),
-                    () = stop.wait() => return,
-                }
-            }
+            let pause = match error {
+                LinkError::Silent(_) => self.settings.retry.0.max(LONGEST_SILENCE).min(self.settings.retry.1),
+                _ => backoff.next_delay(),
+            };
+            self.rest(pause, stop.clone()).await;
         }
     }
 
-    async fn serve(&mut self, link: Link, accepted: Accepted, stop: Stop, grace: Duration) -> End {
-        self.session.connected(accepted.receive_maximum);
-        let keep_alive = accepted.keep_alive.map_or(self.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
-        tracing::debug!(uplink = %self.settings.name, session_present = accepted.session_present, "session at the remote");
-        let at = now();
-        let mut connection = Connection {
-            uplink: self,
-            link,
-            // The remote may switch it off.
-            keep_alive: Some(keep_alive).filter(|keep_alive| *keep_alive > Duration::ZERO),
-            heard: at,
-            asked: at,
-            give_up: None,
-            unwritten: VecDeque::new(),
-        };
-        let ended = connection.run(stop, grace).await;
-        // QoS 0 may be lost on the way; it is not sent twice.
-        let rest = connection.unwritten.drain(..).map(|(_, seq)| seq).collect();
-        self.outbox.settle(rest).await;
-        match ended {
-            Ok(()) => End::Drained,
-            Err(error) => End::Lost(error),
-        }
-    }
-}
-
-/// One connection of an uplink.
-struct Connection<'a> {
-    uplink: &'a mut Uplink,
-    link: Link,
-    keep_alive: Option<Duration>,
-    heard: Instant,
-    /// When the remote was last asked for a sign of life.
-    asked: Instant,
-    /// Set by the stop order.
-    give_up: Option<Instant>,
-    /// QoS 0 messages that are done when the link has written so many bytes.
-    unwritten: VecDeque<(u64, u64)>,
-}
-
-impl Connection<'_> {
-    async fn run(&mut self, mut stop: Stop, grace: Duration) -> Result<(), LinkError> {
-        if !self.uplink.settings.receive.is_empty() {
-            self.link.feed(Command::Subscribe(self.uplink.settings.receive.clone()))?;
-        }
-        let mut status = tokio::time::interval(STATUS_EVERY);
-        loop {
-            self.send_waiting().await?;
-            if self.is_drained() {
-                return self.say_goodbye().await;
+    /// The first of the addresses that accepts; `None` if the stop order came.
+    async fn open(&mut self, mut stop: Stop) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
+        let mut last = LinkError::Unreachable("no address".to_owned());
+        for remote in &self.settings.remotes {
+            let opened = tokio::select! {
+                opened = Link::open(&self.settings, remote, self.tls.as_ref()) => opened,
+                () = stop.wait() => return None,
+            };
+            match opened {
+                Ok((link, accepted)) => return Some(Ok((link, accepted, remote.clone()))),
+                Err(error) => last = error,
             }
-            let wants_more = self.link.has_room() && self.uplink.session.room() > 0;
+        }
+        Some(Err(last))
+    }
+
+    async fn serve(&mut self, link: Link, accepted: Accepted, stop: Stop, grace: Duration) -> Result<Done, LinkError> {
+        // What the broker still has from the last connection is known before the remote repeats it.
+        while !self.deliveries.is_empty() {
+            let delivery = self.deliveries.next().await;
+            if delivery.is_safe && delivery.is_exact {
+                self.session.taken(delivery.packet_id);
+            }
+        }
+        Connection::new(self, link, accepted).run(accepted, stop, grace).await
+    }
+
+    /// A pause between attempts, with the status kept up to date.
+    async fn rest(&mut self, pause: Duration, mut stop: Stop) {
+        let until = now() + pause;
+        while now() < until {
             tokio::select! {
-                incoming = self.link.next() => self.receive(incoming?).await?,
-                changed = self.uplink.newest.changed(), if wants_more => {
-                    if changed.is_err() {
-                        return Err(LinkError::Broken("the outbox is closed".to_owned()));
-                    }
-                }
-                _ = status.tick() => {
-                    self.uplink.status.show();
-                    self.check_life()?;
-                }
-                () = stop.wait(), if self.give_up.is_none() => self.give_up = Some(now() + grace),
+                () = sleep_until(until.into()) => {}
+                () = sleep(STATUS_EVERY) => self.status.show(),
+                buried = self.burials.next() => self.outbox.settle(&[buried]),
+                () = stop.wait() => return,
             }
         }
     }
 
-    /// Asks for a sign of life, and judges its absence. Bytes that the link takes are one too.
-    fn check_life(&mut self) -> Result<(), LinkError> {
-        let at = now();
-        if !self.link.is_idle() && at >= self.link.progress() + STALL {
-            return Err(LinkError::Broken(format!("the link took nothing for {} s", STALL.as_secs())));
+    /// Waits until a backup is needed; an uplink that is none always is. False if the stop order came.
+    async fn is_needed(&mut self, mut stop: Stop) -> bool {
+        let Some((mut primary, use_when)) = self.primary.clone().zip(self.settings.use_when) else { return true };
+        loop {
+            let is_up = *primary.borrow_and_update();
+            if is_up {
+                // What was kept in case goes over the other link.
+                self.discard_waiting().await;
+            }
+            let needed_at = self.primary_down_since + use_when.down_for;
+            if !is_up && now() >= needed_at {
+                return true;
+            }
+            tokio::select! {
+                changed = primary.changed() => match changed {
+                    Ok(()) => self.primary_down_since = now(),
+                    Err(_) => return false,
+                },
+                () = sleep_until(needed_at.into()), if !is_up => {}
+                () = sleep(STATUS_EVERY) => self.status.show(),
+                () = stop.wait() => return false,
+            }
         }
-        let Some(keep_alive) = self.keep_alive else { return Ok(()) };
-        let alive = if self.link.is_idle() { self.heard } else { self.heard.max(self.link.progress()) };
-        if at >= alive + keep_alive.mul_f64(1.5) {
-            return Err(LinkError::Broken(format!("the remote was silent for {} s", keep_alive.mul_f64(1.5).as_secs())));
+    }
+
+    /// True for a backup whose other uplink is up again.
+    pub(super) fn is_relieved(&self) -> bool {
+        self.primary.as_ref().is_some_and(|primary| *primary.borrow())
+    }
+
+    /// Settles what waits and was never sent.
+    async fn discard_waiting(&mut self) {
+        for lane in LANES {
+            let mut after = 0;
+            while let Ok(Some((last, waiting))) = self.outbox.read(lane, after, 256).await {
+                after = last;
+                let places: Vec<Place> = waiting.iter().map(Waiting::place).filter(|place| !self.session.holds(*place)).collect();
+                self.outbox.settle(&places);
+            }
         }
-        if at + STATUS_EVERY >= alive.max(self.asked) + keep_alive {
-            self.asked = at;
-            self.link.feed(Command::Ping)?;
+        self.lanes = Lanes::new();
+    }
+
+    /// Begins to make what changed in the session durable.
+    pub(super) fn begin_save(&mut self) {
+        let memories = self.session.begin_save();
+        self.saving = Some(self.outbox.save(memories.into_iter().map(|(queue, memory)| (queue, memory.encode())).collect()));
+        self.last_save = now();
+    }
+
+    /// A save is done.
+    pub(super) fn saved(&mut self, is_durable: bool) -> Result<(), LinkError> {
+        self.saving = None;
+        if !is_durable {
+            return Err(LinkError::Broken("the outbox is closed".to_owned()));
         }
+        self.session.saved();
         Ok(())
     }
 
-    /// DISCONNECT, written as far as the link takes it in a moment.
-    async fn say_goodbye(&mut self) -> Result<(), LinkError> {
-        self.link.feed(Command::Disconnect)?;
-        let written = async {
-            while !self.link.is_idle() {
-                self.link.next().await?;
-            }
-            Ok(())
-        };
-        tokio::time::timeout(STATUS_EVERY, written).await.unwrap_or(Ok(()))
+    /// What names a message at the far end: the series of its lane, and its number there.
+    pub(super) fn number(&self, place: Place) -> Option<String> {
+        let lane = LANES.get(place.queue).filter(|_| self.settings.numbered)?;
+        Some(format!("{}:{}", self.outbox.identity(*lane), place.seq))
     }
 
-    /// True once the stop order was given and nothing waits, or the grace is over.
-    fn is_drained(&self) -> bool {
-        let empty = || self.uplink.session.in_flight() == 0 && self.uplink.outbox.counters().waiting.value() == 0;
-        self.give_up.is_some_and(|at| now() >= at || empty())
-    }
-
-    /// Collects from session and outbox what window and link have room for.
-    async fn send_waiting(&mut self) -> Result<(), LinkError> {
-        let mut refused = Vec::new();
-        while self.link.has_room() {
-            let Some(send) = self.uplink.session.next() else {
-                if self.take_waiting().await? == 0 {
-                    break;
-                }
-                continue;
-            };
-            if let Some(seq) = self.collect(send)? {
-                refused.push(seq);
+    /// The remote will never take a message: it becomes a dead letter, and is settled when that is safe.
+    pub(super) async fn bury(&mut self, place: Place, message: Outgoing, reason: String) -> Result<(), LinkError> {
+        self.status.refused(place.seq, &reason, message.topic.as_str());
+        let receipt = self.outbox.bury(place, message, reason).await.map_err(|error| LinkError::Broken(error.to_string()))?;
+        self.burials.0.push(Box::pin(async move {
+            match receipt.stored().await {
+                Ok(stored) => (place, stored),
+                // The outbox is closing: the message stays, and is refused again after the next start.
+                Err(_) => std::future::pending().await,
             }
-        }
-        let written = self.link.written();
-        let done = self.unwritten.iter().take_while(|(end, _)| *end <= written).count();
-        refused.extend(self.unwritten.drain(..done).map(|(_, seq)| seq));
-        self.uplink.outbox.settle(refused).await;
+        }));
         Ok(())
     }
 
-    /// Collects one message. Returns its number if it is given up: it has expired, or is too large.
-    fn collect(&mut self, send: Send) -> Result<Option<u64>, LinkError> {
-        let Send { seq, packet_id, dup, mut message } = send;
-        let topic = message.topic.clone();
-        let fits = if message.age(Timestamp::at(unix_ms())) {
-            let number = self.uplink.settings.numbered.then_some(seq);
-            let fits = self.link.feed(Command::Publish { packet_id, dup, message, number })?;
-            if !fits {
-                self.refuse(seq, "larger than the remote takes", topic.as_str());
+    /// What is known of the session goes to disk before the outbox is closed.
+    async fn finish(&mut self) {
+        if let Some(saving) = self.saving.take()
+            && timeout(SAVE_PATIENCE, saving).await.is_ok_and(|saved| saved.is_ok())
+        {
+            self.session.saved();
+        }
+        if self.session.unsaved() > 0 {
+            self.begin_save();
+            if let Some(saving) = self.saving.take() {
+                // A disk that refuses has been told of; identifiers that are not noted are found again by repetition.
+                let _ = timeout(SAVE_PATIENCE, saving).await;
             }
-            fits
-        } else {
-            tracing::debug!(seq, %topic, "expired while it waited");
-            false
-        };
-        if !fits {
-            self.uplink.session.forget(seq);
-            return Ok(Some(seq));
         }
-        if packet_id.is_none() {
-            self.unwritten.push_back((self.link.collected(), seq));
-        }
-        Ok(None)
-    }
-
-    /// Takes messages from the outbox into the session, and returns how many.
-    async fn take_waiting(&mut self) -> Result<usize, LinkError> {
-        let room = self.uplink.session.room().min(READ_BATCH);
-        if room == 0 || *self.uplink.newest.borrow_and_update() <= self.uplink.taken {
-            return Ok(0);
-        }
-        let read = self.uplink.outbox.read(self.uplink.taken, room).await;
-        let waiting = read.map_err(|error| LinkError::Broken(error.to_string()))?;
-        let count = waiting.len();
-        for next in waiting {
-            self.uplink.taken = next.seq;
-            self.uplink.session.offer(next);
-        }
-        Ok(count)
-    }
-
-    /// Takes a packet and those that are there already, so that one write and one settling serve many.
-    async fn receive(&mut self, first: Incoming) -> Result<(), LinkError> {
-        if first != Incoming::Written {
-            self.heard = now();
-        }
-        let mut settled = Vec::new();
-        let mut outcome = self.take(first, &mut settled).await;
-        for _ in 0..RECEIVE_BATCH {
-            if outcome.is_err() {
-                break;
-            }
-            let Some(next) = self.link.next_ready() else { break };
-            outcome = match next {
-                Ok(incoming) => self.take(incoming, &mut settled).await,
-                Err(error) => Err(error),
-            };
-        }
-        // What was acknowledged is settled even if the connection broke just after.
-        self.uplink.outbox.settle(settled).await;
-        outcome
-    }
-
-    async fn take(&mut self, incoming: Incoming, settled: &mut Vec<u64>) -> Result<(), LinkError> {
-        match incoming {
-            Incoming::PubAck(packet_id, reason) => match self.uplink.session.acknowledged(packet_id, reason) {
-                Verdict::Delivered(seq) => {
-                    self.uplink.status.counters.acknowledged.count();
-                    settled.push(seq);
-                }
-                Verdict::Refused { seq, reason, topic } => {
-                    self.refuse(seq, &reason.to_string(), &topic);
-                    settled.push(seq);
-                }
-                Verdict::Later(reason) => return Err(LinkError::Broken(format!("the remote cannot take messages now: {reason}"))),
-                Verdict::Unknown => tracing::debug!(packet_id, "acknowledgement of nothing in flight"),
-            },
-            Incoming::Publish { topic, payload, retain, packet_id, properties } => {
-                self.publish(topic, payload, retain, packet_id, properties).await?;
-            }
-            Incoming::SubAck(failed) => {
-                for filter in failed.iter().filter_map(|index| self.uplink.settings.receive.get(*index)) {
-                    tracing::error!(uplink = %self.uplink.settings.name, %filter, "the remote does not allow this subscription; change `receive` or the rights of this gateway");
-                }
-            }
-            Incoming::Disconnect(reason) => return Err(LinkError::Broken(format!("the remote broker disconnected: {reason}"))),
-            Incoming::Accepted(_) | Incoming::Refused(_) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
-            Incoming::Unusable(packet_id) => {
-                tracing::warn!(uplink = %self.uplink.settings.name, "a message of the remote is dropped: its topic is too deep or not allowed");
-                if let Some(packet_id) = packet_id {
-                    self.link.feed(Command::PubAck(packet_id))?;
-                }
-            }
-            Incoming::Written | Incoming::Other => {}
-        }
-        Ok(())
-    }
-
-    fn refuse(&self, seq: u64, reason: &str, topic: &str) {
-        self.uplink.status.counters.refused.count();
-        tracing::error!(uplink = %self.uplink.settings.name, seq, topic, reason, "the remote does not take this message; it is given up");
-    }
-
-    /// Hands a message of the remote to local clients; acknowledged when the broker has it.
-    async fn publish(
-        &mut self,
-        topic: TopicName,
-        payload: bytes::Bytes,
-        retain: bool,
-        packet_id: Option<PacketId>,
-        mut properties: Properties,
-    ) -> Result<(), LinkError> {
-        self.uplink.status.counters.received.count();
-        let expires_at = properties.message_expiry.map(|seconds| now() + Duration::from_secs(u64::from(seconds)));
-        if expires_at.is_some() {
-            properties.edit().message_expiry = None;
-        }
-        let qos = if packet_id.is_some() { QoS::AtLeastOnce } else { QoS::AtMostOnce };
-        let message = Message { topic, payload, qos, retain, properties, expires_at, origin: Origin::Uplink(self.uplink.settings.index) };
-        // During a stop the broker is gone first: the message is not acknowledged, and comes again after the next start.
-        let taken = match &self.uplink.live {
-            Some(live) => live.send(message).await.is_ok(),
-            None => true,
-        };
-        if let Some(packet_id) = packet_id.filter(|_| taken) {
-            self.link.feed(Command::PubAck(packet_id))?;
-        }
-        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use bytestring::ByteString;
 
 use super::session::{PendingWill, Session};
 use super::{Connection, ConnectionId, Engine, Output, SessionKey, Timer};
-use crate::message::{Message, Origin};
+use crate::message::{Class, Message, Origin};
 use crate::mqtt::{ConnAck, Connect, Disconnect, Packet, Properties, ReasonCode, Version, Will};
 
 /// `Session Expiry Interval` that means "never".
@@ -306,6 +306,7 @@ fn pending_will(will: &Will) -> PendingWill {
         properties,
         expires_at: None,
         origin: Origin::Client,
+        class: Class::default(),
     };
     PendingWill { message: message.detached(), expiry, delay: delay.unwrap_or_default(), due: None }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::session::{InFlight, Incoming};
 use super::{AckState, ConnectionId, Engine, HeldAck, HeldMessage, Output, SessionKey, Ticket, connect::End};
-use crate::message::{Message, Origin};
+use crate::message::{Class, Message, Origin};
 use crate::mqtt::{Ack, Packet, PacketId, Publish, QoS, ReasonCode, TopicName, Version};
 
 /// Bytes of one client that may wait for a tap before it is read no further.
@@ -251,5 +251,14 @@ fn message(topic: TopicName, publish: Publish, now: Instant) -> Message {
     if expires_at.is_some() {
         properties.edit().message_expiry = None;
     }
-    Message { topic, payload: publish.payload, qos: publish.qos, retain: publish.retain, properties, expires_at, origin: Origin::Client }
+    Message {
+        topic,
+        payload: publish.payload,
+        qos: publish.qos,
+        retain: publish.retain,
+        properties,
+        expires_at,
+        origin: Origin::Client,
+        class: Class::default(),
+    }
 }

@@ -21,6 +21,8 @@ struct Book {
     kept: HashSet<u64>,
     /// Outbox sequence numbers at the remote.
     sequences: BTreeSet<u64>,
+    /// How often the gateway was killed: each time its numbers skip some that were never given to a message.
+    kills: usize,
     doubled: u64,
 }
 
@@ -57,6 +59,11 @@ impl Ledger {
         self.book().promised.insert(n);
     }
 
+    /// The gateway was killed.
+    pub(super) fn killed(&self) {
+        self.book().kills += 1;
+    }
+
     /// A message arrived at the remote, with its sequence number; `n` if it is one of the local client's.
     pub(super) fn arrived(&self, sequence: u64, n: Option<u64>) {
         let mut book = self.book();
@@ -70,7 +77,7 @@ impl Ledger {
     pub(super) fn is_settled(&self) -> bool {
         let book = self.book();
         let kept = book.promised.iter().all(|n| book.kept.contains(n));
-        !book.promised.is_empty() && kept && book.waiting <= LIVE && gaps(&book.sequences) == 0
+        !book.promised.is_empty() && kept && book.waiting <= LIVE && book.missing() == 0
     }
 
     /// The result so far: a promise that did not arrive is lost, and so is every sequence number that is missing.
@@ -80,7 +87,7 @@ impl Ledger {
         Sums {
             promised: book.promised.len() as u64,
             delivered: book.sequences.len() as u64,
-            lost: broken + gaps(&book.sequences),
+            lost: broken + book.missing(),
             doubled: book.doubled,
         }
     }
@@ -88,7 +95,7 @@ impl Ledger {
     /// One line of the live table. What still may come is not lost yet: only gaps before what has arrived are.
     pub(super) fn row(&self, elapsed: Duration, up: bool, bytes: u64) -> String {
         let book = self.book();
-        let (link, lost) = (if up { "up" } else { "DOWN" }, gaps(&book.sequences));
+        let (link, lost) = (if up { "up" } else { "DOWN" }, book.missing());
         format!(
             "{:>5} s  {link:<5}{:>10}{:>10}{:>11}{lost:>7}{:>9}{bytes:>20}\n",
             elapsed.as_secs(),
@@ -100,9 +107,14 @@ impl Ledger {
     }
 }
 
-/// Sequence numbers begin at 1 and leave none out.
-fn gaps(sequences: &BTreeSet<u64>) -> u64 {
-    sequences.last().map_or(0, |last| last - sequences.len() as u64)
+impl Book {
+    /// Numbers begin at 1 and leave none out, but for one run of them each time the gateway was killed.
+    fn missing(&self) -> u64 {
+        let before = std::iter::once(0).chain(self.sequences.iter().copied());
+        let mut runs: Vec<u64> = self.sequences.iter().zip(before).map(|(number, before)| number - before - 1).collect();
+        runs.sort_unstable();
+        runs.iter().rev().skip(self.kills).sum()
+    }
 }
 
 #[cfg(test)]
@@ -122,5 +134,9 @@ mod tests {
         ledger.arrived(2, Some(2));
         assert_eq!(ledger.sums().lost, 0);
         assert!(ledger.is_settled());
+        ledger.arrived(1000, None);
+        assert_eq!(ledger.sums().lost, 996);
+        ledger.killed();
+        assert_eq!(ledger.sums().lost, 0);
     }
 }

@@ -55,5 +55,5 @@ async fn write_down(mut arrivals: mpsc::Receiver<Forward>, broker: Broker, ledge
 
 /// The number the gateway's outbox gave the message.
 fn sequence(message: &Message) -> Option<u64> {
-    message.properties.user.iter().find(|(name, _)| name == "seq").and_then(|(_, value)| value.parse().ok())
+    message.properties.user.iter().find(|(name, _)| name == "seq").and_then(|(_, value)| value.rsplit_once(':')?.1.parse().ok())
 }

@@ -223,17 +223,15 @@ impl Context<'_> {
         if spec.deadband.is_some_and(|deadband| !deadband.is_finite() || deadband < 0.0) {
             check.fault(&self.path(name, "deadband"), "a deadband is a change that is too small to report: type 0 or more");
         }
-        let qos = match &spec.class {
-            Some(_) => check.class(spec.class.as_ref(), &self.path(name, "class")),
-            None => file.classes.get("normal").and_then(|class| QoS::from_bits(class.qos)),
-        };
+        let class = check.class(spec.class.as_deref().unwrap_or("normal"), &self.path(name, "class"));
+        let (class, qos) = class.unwrap_or_default();
         let register = self.register(check, name, spec);
         if register.is_none() && !self.simulated {
             return None;
         }
         let rule = Rule { deadband: spec.deadband, at_least_every: spec.at_least_every.map(|span| span.0) };
         let id = PointId(id(points.reports.len()));
-        points.reports.push(PointReport { topic, qos: qos.unwrap_or(QoS::AtLeastOnce), rule });
+        points.reports.push(PointReport { topic, qos: qos.unwrap_or(QoS::AtLeastOnce), class, rule });
         Some(Point { id, name: name.to_owned(), every, register, wave: spec.simulate.unwrap_or_default() })
     }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::{Check, at};
 use crate::broker::engine::Limits;
 use crate::config::{Broker, Uplink, file};
-use crate::mqtt::TopicName;
-use crate::outbox::SendRule;
-use crate::{store, uplink};
+use crate::mqtt::{QoS, TopicName};
+use crate::outbox::Rule;
+use crate::{outbox, uplink};
 
 const DEFAULT_FOLDER: &str = "/var/lib/wellhead";
 const DEFAULT_SIZE: u64 = 1_000_000_000;
@@ -17,6 +17,8 @@ const DEFAULT_SAVE: Duration = Duration::from_millis(50);
 const DEFAULT_CONNECTIONS: usize = 500;
 const MOST_CONNECTIONS: usize = 100_000;
 const DEFAULT_WINDOW: u16 = 500;
+/// A ping costs as much as a reading; a dead link is found when something is sent.
+const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(240);
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
@@ -53,7 +55,7 @@ pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
     Some(Broker { listen: file.listen.clone(), limits, max_connections })
 }
 
-pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, store::Settings) {
+pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, outbox::Settings) {
     let file = &check.file.outbox;
     let folder = check.folder.join(file.folder.as_deref().unwrap_or(Path::new(DEFAULT_FOLDER)));
     let size = file.keep.size.map_or(DEFAULT_SIZE, |size| size.0);
@@ -67,7 +69,11 @@ pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, store::Settings) {
             "local clients would wait that long for every acknowledgement; write at most 60s, such as 50ms",
         );
     }
-    (folder, store::Settings { save_every, limits: store::Limits::of(size) })
+    let age = file.keep.age.map(|span| span.0);
+    if age.is_some_and(|age| age < Duration::from_secs(60)) {
+        check.fault(&at!["outbox", "keep", "age"], "messages would be dropped on the way; write at least 1m, such as 30d");
+    }
+    (folder, outbox::Settings { save_every, total_bytes: size, age, when_full: file.when_full })
 }
 
 pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
@@ -92,48 +98,59 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
     resolved
 }
 
-fn rules(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<SendRule> {
+fn rules(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<Rule> {
     let mut rules = Vec::new();
     for (number, send) in uplink.send.iter().enumerate() {
         let at = at!["uplinks", index, "send", number, "prefix"];
         if !send.prefix.is_empty() && TopicName::new(format!("{}x", send.prefix)).is_err() {
             check.fault(&at, "a prefix is put before topics and must not contain + or #; write it with its slash, such as oilco/");
         }
-        let qos = check.class(send.class.as_ref(), &at!["uplinks", index, "send", number, "class"]);
-        rules.push(SendRule { filter: send.filter.clone(), prefix: send.prefix.clone(), qos });
+        let class = send.class.as_ref().and_then(|name| check.class(name, &at!["uplinks", index, "send", number, "class"]));
+        let mut only = Vec::new();
+        for (place, name) in send.only.iter().enumerate() {
+            only.extend(check.class(name, &at!["uplinks", index, "send", number, "only", place]).map(|(class, _)| class.id));
+        }
+        let (class, qos) = class.map_or((None, None), |(class, qos)| (Some(class), qos));
+        rules.push(Rule { filter: send.filter.clone(), only, prefix: send.prefix.clone(), class, qos });
     }
     rules
 }
 
-fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file::Uplink) -> Option<uplink::Settings> {
-    if (uplink.ca.is_some() || uplink.cert.is_some()) && !uplink.to.tls {
-        check.fault(&at!["uplinks", index, "to"], "certificates are for mqtts://; change `to` or remove `ca`, `cert` and `key`");
-    }
-    let identity = match (&uplink.cert, &uplink.key) {
-        (Some(cert), Some(key)) => Some((check.folder.join(cert), check.folder.join(key))),
-        (None, None) => None,
-        _ => {
-            check.fault(&at!["uplinks", index], "a client certificate needs both `cert` and `key`");
+/// The other uplink of a backup, by its place among those that are used.
+fn use_when(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Option<uplink::UseWhen> {
+    let wanted = uplink.use_when.as_ref()?;
+    let at = at!["uplinks", index, "use_when"];
+    let used = check.file.uplinks.iter().filter(|other| other.enabled);
+    let position = used.clone().position(|other| other.name == wanted.uplink);
+    let other = used.clone().find(|other| other.name == wanted.uplink);
+    match (position, other) {
+        (Some(_), Some(other)) if other.name == uplink.name || other.use_when.is_some() => {
+            check.fault(&at, "an uplink cannot stand in for itself, nor for another backup; name one that is always used");
             None
         }
-    };
-    for (key, path) in [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)] {
-        let path = path.as_ref().filter(|_| uplink.enabled).map(|path| check.folder.join(path));
-        if let Some((path, error)) = path.and_then(|path| Some((path.clone(), std::fs::File::open(path).err()?))) {
-            check.fault(
-                &at!["uplinks", index, key],
-                format!("{}: {error}; name a PEM file that the user who runs wellhead can read", path.display()),
-            );
+        (Some(position), Some(_)) => Some(uplink::UseWhen { uplink: position, down_for: wanted.down_for.0 }),
+        _ => {
+            let known: Vec<String> = used.filter(|other| other.use_when.is_none()).map(|other| other.name.clone()).collect();
+            check.unknown(&at, "uplink", &wanted.uplink, &known);
+            None
         }
     }
+}
+
+fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file::Uplink) -> Option<uplink::Settings> {
+    if uplink.to.0.is_empty() {
+        check.fault(&at!["uplinks", index, "to"], "an uplink needs an address; write mqtts://<host>");
+    }
+    if (uplink.ca.is_some() || uplink.cert.is_some()) && !uplink.to.0.iter().any(uplink::Remote::is_tls) {
+        check.fault(&at!["uplinks", index, "to"], "certificates are for mqtts:// and wss://; change `to` or remove `ca`, `cert` and `key`");
+    }
+    let identity = certificates(check, index, uplink);
     let login = login(check, index, uplink);
-    let keep_alive = uplink.keep_alive.map_or(Duration::from_secs(30), |span| span.0);
+    let keep_alive = uplink.keep_alive.map_or(DEFAULT_KEEP_ALIVE, |span| span.0);
     if keep_alive < SHORTEST_KEEP_ALIVE || keep_alive > Duration::from_secs(65_535) {
-        check.fault(&at!["uplinks", index, "keep_alive"], "write a duration from 5s to 18h, such as 30s");
+        check.fault(&at!["uplinks", index, "keep_alive"], "write a duration from 5s to 18h, such as 4m");
     }
-    if uplink.connect_within.is_some_and(|span| span.0 < Duration::from_millis(100)) {
-        check.fault(&at!["uplinks", index, "connect_within"], "no remote answers that fast; write at least 100ms, such as 30s");
-    }
+    let patience = patience(check, index, uplink);
     if uplink.client_id.as_ref().is_some_and(String::is_empty) {
         check.fault(&at!["uplinks", index, "client_id"], "the remote knows the session by this name; type one or remove `client_id`");
     }
@@ -151,22 +168,89 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
     if retry.0 < Duration::from_millis(10) || retry.1 < retry.0 {
         check.fault(&at!["uplinks", index, "retry"], "`first` is at least 10ms and `longest` not shorter than it");
     }
+    let use_when = use_when(check, index, uplink).filter(|_| uplink.enabled);
+    let [connect_within, dial_within, answer_within, write_within, user_timeout] = patience;
     Some(uplink::Settings {
         name: uplink.name.clone(),
         index: position,
-        remote: uplink.to.clone(),
+        remotes: uplink.to.0.clone(),
+        proxy: uplink.proxy.clone(),
         protocol: uplink.protocol,
         client_id: uplink.client_id.clone().unwrap_or_else(|| check.file.site.clone().unwrap_or_default()),
         ca: uplink.ca.as_ref().map(|path| check.folder.join(path)),
         identity,
+        alpn: uplink.alpn.clone(),
         login: login.ok()?,
-        receive: uplink.receive.iter().map(|receive| receive.filter.clone()).collect(),
+        receive: receive(check, index, uplink),
         keep_alive,
-        connect_within: uplink.connect_within.map_or(Duration::from_secs(30), |span| span.0),
+        connect_within,
+        dial_within,
+        answer_within,
+        write_within,
+        tcp: uplink::Tcp { nodelay: uplink.tcp.nodelay.unwrap_or(true), user_timeout, interface: uplink.tcp.interface.clone() },
         window: uplink.window.unwrap_or(DEFAULT_WINDOW),
         retry,
         numbered: uplink.number_messages,
+        save_every: check.file.outbox.save.every.map_or(DEFAULT_SAVE, |span| span.0),
+        use_when,
     })
+}
+
+/// Checks the files of certificates; returns certificate and key of this side.
+fn certificates(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Option<(PathBuf, PathBuf)> {
+    let identity = match (&uplink.cert, &uplink.key) {
+        (Some(cert), Some(key)) => Some((check.folder.join(cert), check.folder.join(key))),
+        (None, None) => None,
+        _ => {
+            check.fault(&at!["uplinks", index], "a client certificate needs both `cert` and `key`");
+            None
+        }
+    };
+    for (key, path) in [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)] {
+        let path = path.as_ref().filter(|_| uplink.enabled).map(|path| check.folder.join(path));
+        if let Some((path, error)) = path.and_then(|path| Some((path.clone(), std::fs::File::open(path).err()?))) {
+            check.fault(
+                &at!["uplinks", index, key],
+                format!("{}: {error}; name a PEM file that the user who runs wellhead can read", path.display()),
+            );
+        }
+    }
+    identity
+}
+
+/// The patience of an uplink: connecting, TCP alone, answers, writing, and the kernel's.
+fn patience(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> [Duration; 5] {
+    let keys: [(&'static str, Option<Duration>, u64); 4] = [
+        ("connect_within", uplink.connect_within.map(|span| span.0), 30),
+        ("dial_within", uplink.dial_within.map(|span| span.0), 12),
+        ("answer_within", uplink.answer_within.map(|span| span.0), 30),
+        ("write_within", uplink.write_within.map(|span| span.0), 30),
+    ];
+    let mut chosen = [Duration::ZERO; 5];
+    for (place, (key, given, default)) in chosen.iter_mut().zip(keys) {
+        if given.is_some_and(|span| span < Duration::from_millis(100)) {
+            check.fault(&at!["uplinks", index, key], format!("no remote answers that fast; write at least 100ms, such as {default}s"));
+        }
+        *place = given.unwrap_or(Duration::from_secs(default));
+    }
+    let user_timeout = uplink.tcp.user_timeout.map_or(Duration::from_secs(60), |span| span.0);
+    if user_timeout < Duration::from_secs(1) {
+        check.fault(&at!["uplinks", index, "tcp", "user_timeout"], "write at least 1s, such as 60s");
+    }
+    chosen[4] = user_timeout;
+    chosen
+}
+
+fn receive(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<uplink::Receive> {
+    let mut wanted = Vec::new();
+    for (place, receive) in uplink.receive.iter().enumerate() {
+        let qos = QoS::from_bits(receive.qos.unwrap_or(1));
+        if qos.is_none() {
+            check.fault(&at!["uplinks", index, "receive", place, "qos"], "write 0, 1 or 2");
+        }
+        wanted.push(uplink::Receive { filter: receive.filter.clone(), qos: qos.unwrap_or(QoS::AtLeastOnce) });
+    }
+    wanted
 }
 
 /// User and password; `Err` if a fault was noted.

@@ -12,6 +12,8 @@ use crate::uplink::Protocol;
 
 /// Largest packet taken from a remote, in bytes.
 const MAX_INCOMING: u32 = 16 << 20;
+/// Messages of the remote that may be unacknowledged: as many as an uplink remembers, with room to spare.
+const RECEIVE_MAXIMUM: u16 = 100;
 /// How long the remote keeps the session of this gateway: a month without a link.
 const SESSION_EXPIRY: u32 = 30 * 24 * 3600;
 
@@ -33,25 +35,49 @@ impl Codec {
 impl Codec {
     /// The next packet in `buffer`, if it is whole.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Incoming>, LinkError> {
+        let Some(length) = frame_length(buffer)? else { return Ok(None) };
+        if length > MAX_INCOMING as usize {
+            return Err(LinkError::Broken(format!("the remote sent a packet of {length} bytes, more than the {MAX_INCOMING} it was told")));
+        }
+        if buffer.len() < length {
+            return Ok(None);
+        }
+        let mut frame = buffer.split_to(length);
+        // Whole, so that what the codec calls incomplete is wrong.
+        let incomplete = || not_mqtt(&"a packet that contradicts its length");
         match self {
-            Self::V4(codec) => codec.decode(buffer).map_err(|e| not_mqtt(&e))?.map(from_v4).transpose(),
-            Self::V5(codec) => codec.decode(buffer).map_err(|e| not_mqtt(&e))?.map(from_v5).transpose(),
+            Self::V4(codec) => from_v4(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?).map(Some),
+            // The codec cannot read the short forms of DISCONNECT, nor AUTH.
+            Self::V5(_) if frame.first() == Some(&0xE0) => Ok(Some(Incoming::Disconnect(disconnect_reason(&frame)))),
+            Self::V5(codec) => from_v5(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?).map(Some),
+        }
+    }
+
+    /// Appends a packet to `buffer`. `alias` is that of the topic, and whether the packet sets it.
+    pub(super) fn encode(&mut self, command: Command, alias: Option<(u16, bool)>, buffer: &mut BytesMut) -> Result<(), LinkError> {
+        let failed = |e: &dyn std::fmt::Display| LinkError::Broken(format!("a packet cannot be written: {e}"));
+        match self {
+            Self::V4(codec) => codec.encode(to_v4(command), buffer).map_err(|e| failed(&e)),
+            Self::V5(codec) => codec.encode(to_v5(command, alias), buffer).map_err(|e| failed(&e)),
         }
     }
 }
 
-impl Codec {
-    /// Appends a packet to `buffer`.
-    pub(super) fn encode(&mut self, command: Command, buffer: &mut BytesMut) -> Result<(), LinkError> {
-        match self {
-            Self::V4(codec) => {
-                codec.encode(to_v4(command), buffer).map_err(|e| LinkError::Broken(format!("a packet cannot be written: {e}")))
-            }
-            Self::V5(codec) => {
-                codec.encode(to_v5(command), buffer).map_err(|e| LinkError::Broken(format!("a packet cannot be written: {e}")))
-            }
+/// Bytes of the packet that begins here, header and all; `None` if even that is not known yet.
+fn frame_length(buffer: &[u8]) -> Result<Option<usize>, LinkError> {
+    let mut length = 0;
+    for (index, byte) in buffer.iter().skip(1).take(4).enumerate() {
+        length |= usize::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok(Some(2 + index + length));
         }
     }
+    if buffer.len() > 4 { Err(not_mqtt(&"a length of more than four bytes")) } else { Ok(None) }
+}
+
+/// DISCONNECT: the reason is left out if it is 0 [MQTT-3.14.2].
+fn disconnect_reason(frame: &[u8]) -> String {
+    ReasonCode(frame.get(2).copied().unwrap_or(0)).to_string()
 }
 
 fn not_mqtt(error: &dyn std::fmt::Display) -> LinkError {
@@ -74,19 +100,27 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
             receive_maximum: u16::MAX,
             max_packet: None,
             keep_alive: None,
+            max_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            wildcards_available: true,
+            topic_aliases: 0,
         }),
         v4::Packet::ConnAck(connack) => Incoming::Refused(refusal(&format!("{:?}", connack.code))),
         v4::Packet::Publish(publish) => Incoming::Publish {
             topic: match topic_name(publish.topic.into()) {
                 Ok(topic) => topic,
-                Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid))),
+                Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid), qos_of(publish.qos as u8))),
             },
             payload: publish.payload,
+            qos: qos_of(publish.qos as u8),
             retain: publish.retain,
             packet_id: PacketId::new(publish.pkid),
             properties: Properties::default(),
         },
         v4::Packet::PubAck(ack) => Incoming::PubAck(packet_id(ack.pkid)?, ReasonCode::SUCCESS),
+        v4::Packet::PubRec(ack) => Incoming::PubRec(packet_id(ack.pkid)?, ReasonCode::SUCCESS),
+        v4::Packet::PubRel(ack) => Incoming::PubRel(packet_id(ack.pkid)?),
+        v4::Packet::PubComp(ack) => Incoming::PubComp(packet_id(ack.pkid)?),
         v4::Packet::SubAck(ack) => {
             let failed = ack.return_codes.iter().enumerate().filter(|(_, code)| **code == v4::SubscribeReasonCode::Failure);
             Incoming::SubAck(failed.map(|(index, _)| index).collect())
@@ -109,19 +143,22 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
         v5::Packet::Publish(publish) => Incoming::Publish {
             topic: match topic_name(publish.topic) {
                 Ok(topic) => topic,
-                Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid))),
+                Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid), qos_of(publish.qos as u8))),
             },
             payload: publish.payload,
+            qos: qos_of(publish.qos as u8),
             retain: publish.retain,
             packet_id: PacketId::new(publish.pkid),
             properties: publish.properties.map(received_properties).transpose()?.unwrap_or_default(),
         },
         v5::Packet::PubAck(ack) => Incoming::PubAck(packet_id(ack.pkid)?, reason_of(ack.reason)),
+        v5::Packet::PubRec(ack) => Incoming::PubRec(packet_id(ack.pkid)?, reason_of_receipt(ack.reason)),
+        v5::Packet::PubRel(ack) => Incoming::PubRel(packet_id(ack.pkid)?),
+        v5::Packet::PubComp(ack) => Incoming::PubComp(packet_id(ack.pkid)?),
         v5::Packet::SubAck(ack) => {
             let failed = ack.return_codes.iter().enumerate().filter(|(_, code)| !matches!(code, v5::SubscribeReasonCode::Success(_)));
             Incoming::SubAck(failed.map(|(index, _)| index).collect())
         }
-        v5::Packet::Disconnect(end) => Incoming::Disconnect(format!("{:?}", end.reason_code)),
         _ => Incoming::Other,
     })
 }
@@ -133,7 +170,15 @@ fn accepted(connack: &v5::ConnAck) -> Accepted {
         receive_maximum: properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
         max_packet: properties.and_then(|p| p.max_packet_size),
         keep_alive: properties.and_then(|p| p.server_keep_alive),
+        max_qos: properties.and_then(|p| p.max_qos).and_then(QoS::from_bits).unwrap_or(QoS::ExactlyOnce),
+        retain_available: properties.and_then(|p| p.retain_available) != Some(0),
+        wildcards_available: properties.and_then(|p| p.wildcard_subscription_available) != Some(0),
+        topic_aliases: properties.and_then(|p| p.topic_alias_max).unwrap_or(0),
     }
+}
+
+fn qos_of(bits: u8) -> QoS {
+    QoS::from_bits(bits).unwrap_or(QoS::AtMostOnce)
 }
 
 /// The code and what a person can do about it.
@@ -145,6 +190,21 @@ fn refusal(code: &str) -> String {
         _ => "ask whoever runs it",
     };
     format!("{code}; {remedy}")
+}
+
+fn reason_of_receipt(reason: v5::PubRecReason) -> ReasonCode {
+    use v5::PubRecReason as R;
+    match reason {
+        R::Success => ReasonCode::SUCCESS,
+        R::NoMatchingSubscribers => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+        R::UnspecifiedError => ReasonCode::UNSPECIFIED,
+        R::ImplementationSpecificError => ReasonCode::IMPLEMENTATION_SPECIFIC,
+        R::NotAuthorized => ReasonCode::NOT_AUTHORIZED,
+        R::TopicNameInvalid => ReasonCode::TOPIC_NAME_INVALID,
+        R::PacketIdentifierInUse => ReasonCode::PACKET_IDENTIFIER_IN_USE,
+        R::QuotaExceeded => ReasonCode::QUOTA_EXCEEDED,
+        R::PayloadFormatInvalid => ReasonCode::PAYLOAD_FORMAT_INVALID,
+    }
 }
 
 fn reason_of(reason: v5::PubAckReason) -> ReasonCode {
@@ -174,16 +234,16 @@ fn received_properties(from: v5::PublishProperties) -> Result<Properties, LinkEr
     Ok(properties)
 }
 
-fn sent_properties(from: &Properties, number: Option<u64>) -> Option<v5::PublishProperties> {
-    if from.is_empty() && number.is_none() {
+fn sent_properties(from: &Properties, number: Option<String>, alias: Option<u16>) -> Option<v5::PublishProperties> {
+    if from.is_empty() && number.is_none() && alias.is_none() {
         return None;
     }
     let mut user_properties: Vec<(String, String)> = from.user.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    user_properties.extend(number.map(|number| ("seq".to_owned(), number.to_string())));
+    user_properties.extend(number.map(|number| ("seq".to_owned(), number)));
     Some(v5::PublishProperties {
         payload_format_indicator: from.payload_is_text.map(u8::from),
         message_expiry_interval: from.message_expiry,
-        topic_alias: None,
+        topic_alias: alias,
         response_topic: from.response_topic.as_ref().map(ToString::to_string),
         correlation_data: from.correlation_data.clone(),
         user_properties,
@@ -202,8 +262,7 @@ fn to_v4(command: Command) -> v4::Packet {
             v4::Packet::Connect(connect)
         }
         Command::Publish { packet_id, dup, message, .. } => {
-            let qos = if message.qos == QoS::AtMostOnce { mqttbytes::QoS::AtMostOnce } else { mqttbytes::QoS::AtLeastOnce };
-            let mut publish = v4::Publish::new(message.topic.as_str(), qos, Vec::new());
+            let mut publish = v4::Publish::new(message.topic.as_str(), qos_v4(message.qos), Vec::new());
             publish.payload = message.payload;
             publish.retain = message.retain;
             publish.dup = dup;
@@ -211,8 +270,11 @@ fn to_v4(command: Command) -> v4::Packet {
             v4::Packet::Publish(publish)
         }
         Command::PubAck(id) => v4::Packet::PubAck(v4::PubAck::new(id.get())),
+        Command::PubRec(id) => v4::Packet::PubRec(v4::PubRec::new(id.get())),
+        Command::PubRel(id) => v4::Packet::PubRel(v4::PubRel::new(id.get())),
+        Command::PubComp(id) => v4::Packet::PubComp(v4::PubComp::new(id.get())),
         Command::Subscribe(filters) => {
-            let filters = filters.iter().map(|filter| v4::SubscribeFilter::new(filter.as_str().to_owned(), mqttbytes::QoS::AtLeastOnce));
+            let filters = filters.iter().map(|wanted| v4::SubscribeFilter::new(wanted.filter.as_str().to_owned(), qos_v4(wanted.qos)));
             let mut subscribe = v4::Subscribe::new_many(filters);
             subscribe.pkid = SUBSCRIBE_ID;
             v4::Packet::Subscribe(subscribe)
@@ -222,37 +284,59 @@ fn to_v4(command: Command) -> v4::Packet {
     }
 }
 
+fn qos_v4(qos: QoS) -> mqttbytes::QoS {
+    match qos {
+        QoS::AtMostOnce => mqttbytes::QoS::AtMostOnce,
+        QoS::AtLeastOnce => mqttbytes::QoS::AtLeastOnce,
+        QoS::ExactlyOnce => mqttbytes::QoS::ExactlyOnce,
+    }
+}
+
+fn qos_v5(qos: QoS) -> mqttbytes5::QoS {
+    match qos {
+        QoS::AtMostOnce => mqttbytes5::QoS::AtMostOnce,
+        QoS::AtLeastOnce => mqttbytes5::QoS::AtLeastOnce,
+        QoS::ExactlyOnce => mqttbytes5::QoS::ExactlyOnce,
+    }
+}
+
 /// The one identifier that the session never gives to a message.
 const SUBSCRIBE_ID: u16 = u16::MAX;
 
-fn to_v5(command: Command) -> v5::Packet {
+fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
     match command {
         Command::Connect { client_id, keep_alive, login } => {
             let mut properties = v5::ConnectProperties::new();
             properties.session_expiry_interval = Some(SESSION_EXPIRY);
             properties.max_packet_size = Some(MAX_INCOMING);
+            properties.receive_maximum = Some(RECEIVE_MAXIMUM);
             let connect = v5::Connect { keep_alive, client_id, clean_start: false, properties: Some(properties) };
             v5::Packet::Connect(connect, None, login.map(|(user, password)| v5::Login::new(user, password)))
         }
         Command::Publish { packet_id, dup, message, number } => {
-            let qos = if message.qos == QoS::AtMostOnce { mqttbytes5::QoS::AtMostOnce } else { mqttbytes5::QoS::AtLeastOnce };
+            let is_known = alias.is_some_and(|(_, is_new)| !is_new);
             v5::Packet::Publish(v5::Publish {
                 dup,
-                qos,
+                qos: qos_v5(message.qos),
                 retain: message.retain,
-                topic: bytestring::ByteString::from(message.topic).into_bytes(),
+                topic: if is_known { Bytes::new() } else { bytestring::ByteString::from(message.topic).into_bytes() },
                 pkid: packet_id.map_or(0, PacketId::get),
                 payload: message.payload,
-                properties: sent_properties(&message.properties, number),
+                properties: sent_properties(&message.properties, number, alias.map(|(number, _)| number)),
             })
         }
         Command::PubAck(id) => v5::Packet::PubAck(v5::PubAck::new(id.get(), None)),
+        Command::PubRec(id) => v5::Packet::PubRec(v5::PubRec::new(id.get(), None)),
+        Command::PubRel(id) => v5::Packet::PubRel(v5::PubRel::new(id.get(), None)),
+        Command::PubComp(id) => v5::Packet::PubComp(v5::PubComp::new(id.get(), None)),
         Command::Subscribe(filters) => {
-            let filters = filters.iter().map(|filter| {
-                let mut wanted = v5::Filter::new(filter.as_str(), mqttbytes5::QoS::AtLeastOnce);
-                wanted.nolocal = true;
-                wanted.preserve_retain = true;
-                wanted
+            let filters = filters.iter().map(|wanted| {
+                let mut filter = v5::Filter::new(wanted.filter.as_str(), qos_v5(wanted.qos));
+                filter.nolocal = true;
+                filter.preserve_retain = true;
+                // What is retained comes once, not with every connection.
+                filter.retain_forward_rule = v5::RetainForwardRule::OnNewSubscribe;
+                filter
             });
             let mut subscribe = v5::Subscribe::new_many(filters, None);
             subscribe.pkid = SUBSCRIBE_ID;

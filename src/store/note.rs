@@ -1,0 +1,76 @@
+//! What is known about a journal as of one commit; written beside the entries, in the same commit. Pure.
+//!
+//! ```text
+//! durable 8 | written 8 | given out below 8 | cursor (low 8, count 4, count x (first 8, last 8)) | state of the user
+//! ```
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::chunk::Chunk;
+use super::cursor::Cursor;
+
+/// Largest state of a user in bytes: cursor and state together stay far from what the engine would put into a file of its own.
+pub const STATE_BYTES: usize = 11 * 1024;
+
+/// The note of one commit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Note {
+    /// Grows with every commit of the journal.
+    pub number: u64,
+    /// The highest sequence number known to be on disk before this commit: what is not settled up to it must be there.
+    pub durable: u64,
+    /// The highest sequence number written with this commit.
+    pub written: u64,
+    /// Numbers below this one may have been given out; the next run begins here.
+    pub next_seq: u64,
+    /// What is settled.
+    pub cursor: Cursor,
+    /// What the journal's user wants to find again, at most [`STATE_BYTES`].
+    pub state: Bytes,
+}
+
+impl Note {
+    /// As a chunk, so that it can be carved out of a damaged database.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(36 + self.state.len());
+        body.put_u64(self.durable);
+        body.put_u64(self.written);
+        body.put_u64(self.next_seq);
+        self.cursor.encode(&mut body);
+        body.put_slice(&self.state);
+        Chunk::Note { number: self.number, body: body.into() }.encode()
+    }
+
+    /// The note in a chunk; `None` if it holds none.
+    pub fn of(chunk: &Chunk) -> Option<Self> {
+        let Chunk::Note { number, body } = chunk else { return None };
+        let mut body = body.clone();
+        let (durable, written, next_seq) = (body.try_get_u64().ok()?, body.try_get_u64().ok()?, body.try_get_u64().ok()?);
+        let cursor = Cursor::decode(&mut body)?;
+        Some(Self { number: *number, durable, written, next_seq, cursor, state: body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_comes_back_as_it_was_written() {
+        let mut cursor = Cursor::default();
+        cursor.settle(1, 5);
+        cursor.settle(9, 12);
+        let note = Note { number: 77, durable: 15, written: 20, next_seq: 30, cursor, state: Bytes::from_static(b"in flight") };
+        assert_eq!(Note::of(&Chunk::decode(&note.encode()).unwrap()), Some(note));
+    }
+
+    #[test]
+    fn the_largest_note_fits_a_chunk() {
+        let mut cursor = Cursor::default();
+        for n in 1..3000 {
+            cursor.settle(4 * n, 4 * n + 1);
+        }
+        let note = Note { cursor, state: vec![1; STATE_BYTES].into(), ..Note::default() };
+        assert!(note.encode().len() <= super::super::CHUNK_BYTES);
+    }
+}

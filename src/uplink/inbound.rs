@@ -1,0 +1,74 @@
+//! What the remote has for this site: handed to the local broker, and acknowledged when that has it safe.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::message::{Class, Message, Origin};
+use crate::mqtt::{PacketId, Properties, QoS, TopicName};
+use crate::time::now;
+
+/// Takes a message to the local broker, which answers when it has it safe.
+pub type Inbound = mpsc::Sender<(Message, oneshot::Sender<()>)>;
+
+/// A message of the remote that the broker has, or never will have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Delivery {
+    pub(super) packet_id: PacketId,
+    pub(super) is_exact: bool,
+    pub(super) is_safe: bool,
+}
+
+/// What is on its way to the broker, in the order in which it came.
+pub(super) struct Deliveries {
+    broker: Option<Inbound>,
+    origin: Origin,
+    waiting: FuturesOrdered<Pin<Box<dyn Future<Output = Delivery> + Send>>>,
+}
+
+impl Deliveries {
+    pub(super) fn new(broker: Option<Inbound>, origin: Origin) -> Self {
+        Self { broker, origin, waiting: FuturesOrdered::new() }
+    }
+
+    /// Hands a message to the broker; waits while that is busy.
+    pub(super) async fn hand_over(
+        &mut self,
+        topic: TopicName,
+        payload: bytes::Bytes,
+        (qos, retain): (QoS, bool),
+        packet_id: Option<PacketId>,
+        mut properties: Properties,
+    ) {
+        let expires_at = properties.message_expiry.map(|seconds| now() + Duration::from_secs(u64::from(seconds)));
+        if expires_at.is_some() {
+            properties.edit().message_expiry = None;
+        }
+        let message = Message { topic, payload, qos, retain, properties, expires_at, origin: self.origin, class: Class::default() };
+        let (safe, answer) = oneshot::channel();
+        let is_sent = match &self.broker {
+            Some(broker) => broker.send((message, safe)).await.is_ok(),
+            None => false,
+        };
+        let Some(packet_id) = packet_id else { return };
+        let is_exact = qos == QoS::ExactlyOnce;
+        // During a stop the broker is gone first: the message is not acknowledged, and comes again after the next start.
+        self.waiting.push_back(Box::pin(async move { Delivery { packet_id, is_exact, is_safe: is_sent && answer.await.is_ok() } }));
+    }
+
+    /// The next one whose fate is known; waits for ever if there is none.
+    pub(super) async fn next(&mut self) -> Delivery {
+        match self.waiting.next().await {
+            Some(delivery) => delivery,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}

@@ -1,0 +1,107 @@
+//! What comes next: the highest lane that has anything, each lane in order. Pure.
+
+use std::collections::VecDeque;
+
+use crate::message::Lane;
+use crate::outbox::{LANES, Waiting};
+
+#[derive(Debug, Default)]
+struct Ahead {
+    /// Read from the outbox and not taken yet.
+    messages: VecDeque<Waiting>,
+    /// The last number that was read.
+    read: u64,
+    /// There may be more in the outbox.
+    may_have_more: bool,
+}
+
+/// The messages read ahead, by lane.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: [Ahead; LANES.len()],
+}
+
+impl Lanes {
+    pub(super) fn new() -> Self {
+        Self { lanes: std::array::from_fn(|_| Ahead { may_have_more: true, ..Ahead::default() }) }
+    }
+
+    /// Something new may be in the outbox.
+    pub(super) fn look_again(&mut self) {
+        for lane in &mut self.lanes {
+            lane.may_have_more = true;
+        }
+    }
+
+    /// The lane to be read before the next message is taken, and the number after which; `None` if [`Lanes::next`] knows the answer.
+    pub(super) fn wants(&self) -> Option<(Lane, u64)> {
+        let open = LANES.iter().zip(&self.lanes).find(|(_, ahead)| !ahead.messages.is_empty() || ahead.may_have_more);
+        open.filter(|(_, ahead)| ahead.messages.is_empty()).map(|(lane, ahead)| (*lane, ahead.read))
+    }
+
+    /// What was read from a lane, up to `last`; `None` if there was nothing.
+    pub(super) fn fill(&mut self, lane: Lane, read: Option<(u64, Vec<Waiting>)>) {
+        let Some(ahead) = self.lanes.get_mut(lane as usize) else { return };
+        match read {
+            Some((last, messages)) => {
+                ahead.read = last;
+                ahead.messages.extend(messages);
+            }
+            None => ahead.may_have_more = false,
+        }
+    }
+
+    /// The next message.
+    pub(super) fn next(&mut self) -> Option<Waiting> {
+        self.lanes.iter_mut().find_map(|ahead| ahead.messages.pop_front())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::SessionLost;
+    use crate::mqtt::{Properties, QoS, TopicName};
+    use crate::outbox::Outgoing;
+    use crate::reading::Timestamp;
+
+    fn waiting(lane: Lane, seq: u64) -> Waiting {
+        let message = Outgoing {
+            topic: TopicName::new("t").unwrap(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            if_session_lost: SessionLost::Resend,
+            enqueued: Timestamp::at(0),
+            properties: Properties::default(),
+            payload: bytes::Bytes::new(),
+        };
+        Waiting { lane, seq, message }
+    }
+
+    fn fill(lanes: &mut Lanes, lane: Lane, seqs: &[u64]) {
+        lanes.fill(lane, seqs.last().map(|last| (*last, seqs.iter().map(|seq| waiting(lane, *seq)).collect())));
+    }
+
+    #[test]
+    fn alarms_overtake_and_each_lane_keeps_its_order() {
+        let mut lanes = Lanes::new();
+        assert_eq!(lanes.wants(), Some((Lane::Alarm, 0)));
+        fill(&mut lanes, Lane::Alarm, &[]);
+        assert_eq!(lanes.wants(), Some((Lane::Live, 0)));
+        fill(&mut lanes, Lane::Live, &[1, 2, 3]);
+        assert_eq!(lanes.wants(), None);
+        assert_eq!(lanes.next().map(|next| next.seq), Some(1));
+        lanes.look_again();
+        assert_eq!(lanes.wants(), Some((Lane::Alarm, 0)), "an alarm may have come meanwhile");
+        fill(&mut lanes, Lane::Alarm, &[1]);
+        assert_eq!(lanes.next(), Some(waiting(Lane::Alarm, 1)));
+        fill(&mut lanes, Lane::Alarm, &[]);
+        assert_eq!(lanes.next().map(|next| next.seq), Some(2));
+        assert_eq!(lanes.next().map(|next| next.seq), Some(3));
+        assert_eq!(lanes.wants(), Some((Lane::Live, 3)));
+        fill(&mut lanes, Lane::Live, &[]);
+        assert_eq!(lanes.wants(), Some((Lane::Backlog, 0)));
+        fill(&mut lanes, Lane::Backlog, &[]);
+        assert!(lanes.wants().is_none() && lanes.next().is_none());
+    }
+}

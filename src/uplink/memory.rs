@@ -1,0 +1,143 @@
+//! What an uplink must not forget, as bytes: which packet identifiers stand for which messages, and which messages of the remote
+//! it has. One memory a lane, written in the same commit as what is settled in that lane. Pure.
+//!
+//! ```text
+//! version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bit: released)
+//!           | identifiers of the remote 2 | identifiers x 2
+//! ```
+//! A run is that many messages with consecutive numbers, consecutive identifiers and the same state.
+
+use std::collections::BTreeSet;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::mqtt::PacketId;
+
+const VERSION: u8 = 1;
+const RELEASED: u16 = 0x8000;
+
+/// Most QoS 2 messages in flight, over all lanes: in the worst case each is a run of its own, and they must fit a state of the store.
+pub(super) const MAX_EXACT: usize = 1280;
+/// Most QoS 2 messages of the remote that are not released.
+pub(super) const MAX_RECEIVED: usize = 256;
+
+/// A QoS 2 message in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) seq: u64,
+    pub(super) packet_id: PacketId,
+    /// The remote has it (PUBREC came); only PUBREL and PUBCOMP are left.
+    pub(super) is_released: bool,
+}
+
+/// The memory of one lane.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Memory {
+    /// In the order in which they were sent.
+    pub(super) held: Vec<Held>,
+    /// Packet identifiers of messages of the remote that were taken and not released yet.
+    pub(super) received: BTreeSet<u16>,
+}
+
+impl Memory {
+    pub(super) fn encode(&self) -> Bytes {
+        if *self == Self::default() {
+            return Bytes::new();
+        }
+        let base = self.held.iter().map(|held| held.seq).min().unwrap_or(0);
+        let mut runs: Vec<(u32, u16, u16)> = Vec::new();
+        for held in &self.held {
+            let offset = u32::try_from(held.seq - base).unwrap_or(u32::MAX);
+            let flag = if held.is_released { RELEASED } else { 0 };
+            match runs.last_mut() {
+                Some((first, id, length))
+                    if *length & RELEASED == flag
+                        && u64::from(*first) + u64::from(*length & !RELEASED) == u64::from(offset)
+                        && u32::from(*id) + u32::from(*length & !RELEASED) == u32::from(held.packet_id.get()) =>
+                {
+                    *length += 1;
+                }
+                _ => runs.push((offset, held.packet_id.get(), 1 | flag)),
+            }
+        }
+        let narrow = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        let mut out = BytesMut::with_capacity(13 + 8 * runs.len() + 2 * self.received.len());
+        out.put_u8(VERSION);
+        out.put_u64(base);
+        out.put_u16(narrow(runs.len()));
+        for (offset, id, length) in runs {
+            out.put_u32(offset);
+            out.put_u16(id);
+            out.put_u16(length);
+        }
+        out.put_u16(narrow(self.received.len()));
+        for id in &self.received {
+            out.put_u16(*id);
+        }
+        out.freeze()
+    }
+
+    /// The inverse of [`Memory::encode`]; `None` for bytes that are none.
+    pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
+        let mut memory = Self::default();
+        if bytes.is_empty() {
+            return Some(memory);
+        }
+        if bytes.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let base = bytes.try_get_u64().ok()?;
+        for _ in 0..bytes.try_get_u16().ok()? {
+            let (offset, id, length) = (bytes.try_get_u32().ok()?, bytes.try_get_u16().ok()?, bytes.try_get_u16().ok()?);
+            for n in 0..length & !RELEASED {
+                memory.held.push(Held {
+                    seq: base.checked_add(u64::from(offset) + u64::from(n))?,
+                    packet_id: PacketId::new(id.checked_add(n)?)?,
+                    is_released: length & RELEASED != 0,
+                });
+            }
+        }
+        for _ in 0..bytes.try_get_u16().ok()? {
+            memory.received.insert(bytes.try_get_u16().ok()?);
+        }
+        Some(memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn held(seq: u64, id: u16, is_released: bool) -> Held {
+        Held { seq, packet_id: PacketId::new(id).unwrap(), is_released }
+    }
+
+    proptest! {
+        #[test]
+        fn it_comes_back_as_it_was_written(steps in prop::collection::vec((1_u64..3, 1_u16..3, any::<bool>()), 0..300), received in prop::collection::btree_set(any::<u16>(), 0..20)) {
+            let (mut seq, mut id) = (1 << 40, 500);
+            let held = steps.into_iter().map(|(more, further, released)| {
+                seq += more;
+                id += further;
+                held(seq, id, released)
+            }).collect();
+            let memory = Memory { held, received };
+            prop_assert_eq!(Memory::decode(memory.encode()), Some(memory));
+        }
+
+        #[test]
+        fn damaged_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = Memory::decode(bytes.into());
+        }
+    }
+
+    #[test]
+    fn the_largest_fits_a_state_of_the_store_and_the_usual_is_tiny() {
+        let worst = (0..MAX_EXACT as u64).map(|n| held(1 + 2 * n, u16::try_from(1 + n).unwrap(), n % 2 == 0)).collect();
+        let received = (1..=u16::try_from(MAX_RECEIVED).unwrap()).collect();
+        assert!(Memory { held: worst, received }.encode().len() <= crate::store::STATE_BYTES);
+        let usual = (0..1000).map(|n| held(5000 + n, u16::try_from(100 + n).unwrap(), n < 300)).collect();
+        assert!(Memory { held: usual, ..Memory::default() }.encode().len() < 40);
+    }
+}

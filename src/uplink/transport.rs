@@ -1,0 +1,138 @@
+//! The byte stream to a remote broker: TCP, straight or through an HTTP proxy, then TLS, then WebSocket, as the address says.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::Message as Frame;
+use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
+
+use super::link::LinkError;
+use super::{Proxy, Remote, Scheme, Settings, Tcp};
+
+/// Bytes the kernel may hold that are not on the wire: what is not there can still be overtaken by an alarm.
+const NOT_SENT: u32 = 16 * 1024;
+/// Longest answer of a proxy, in bytes.
+const PROXY_ANSWER: usize = 8 * 1024;
+
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Opens the stream to one address of a remote.
+pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>, LinkError> {
+    let tcp = match &settings.proxy {
+        None => dial(&remote.host, remote.port, &settings.tcp, settings.dial_within).await?,
+        Some(proxy) => through(proxy, remote, settings).await?,
+    };
+    let stream: Box<dyn Stream> = match tls.filter(|_| remote.is_tls()) {
+        None => Box::new(tcp),
+        Some(connector) => {
+            let bad_name = |e| LinkError::Unreachable(format!("{remote}: not a name a certificate can be for: {e}"));
+            let name = ServerName::try_from(remote.host.clone()).map_err(bad_name)?;
+            let failed =
+                |e| LinkError::Unreachable(format!("{remote}: TLS failed: {e}; check `ca`, `cert`, `key` and the clock of this machine"));
+            Box::new(connector.connect(name, tcp).await.map_err(failed)?)
+        }
+    };
+    if matches!(remote.scheme, Scheme::Ws | Scheme::Wss) { web_socket(remote, stream).await } else { Ok(stream) }
+}
+
+async fn dial(host: &str, port: u16, tcp: &Tcp, within: Duration) -> Result<TcpStream, LinkError> {
+    let addresses: Vec<SocketAddr> = match timeout(within, lookup_host((host, port))).await {
+        Ok(Ok(found)) => found.collect(),
+        // Without a link there is no name server either.
+        Ok(Err(error)) => return Err(LinkError::Silent(format!("the address of {host} cannot be found: {error}"))),
+        Err(_) => return Err(LinkError::Silent(format!("the name server did not tell the address of {host} in time"))),
+    };
+    let mut last = LinkError::Unreachable(format!("{host} has no address"));
+    for address in addresses {
+        match timeout(within, connect(address, tcp)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = unreachable(host, port, &error),
+            Err(_) => last = LinkError::Silent(format!("{host}:{port} did not answer within {} s", within.as_secs())),
+        }
+    }
+    Err(last)
+}
+
+/// A machine without a network answers at once and for nothing; a remote that refuses does not.
+fn unreachable(host: &str, port: u16, error: &io::Error) -> LinkError {
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    let text = format!("{host}:{port} cannot be reached: {error}");
+    match error.kind() {
+        NetworkDown | NetworkUnreachable | HostUnreachable | TimedOut => LinkError::Silent(text),
+        _ => LinkError::Unreachable(text),
+    }
+}
+
+async fn connect(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(interface) = &tcp.interface {
+        socket.bind_device(Some(interface.as_bytes())).map_err(|error| {
+            io::Error::new(error.kind(), format!("network interface {interface}: {error}; see `ip link`, and give the service CAP_NET_RAW"))
+        })?;
+    }
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(tcp.nodelay)?;
+    let raw = socket2::SockRef::from(&stream);
+    raw.set_tcp_user_timeout(Some(tcp.user_timeout))?;
+    raw.set_tcp_notsent_lowat(NOT_SENT)?;
+    Ok(stream)
+}
+
+/// HTTP CONNECT (RFC 9110, section 9.3.6).
+async fn through(proxy: &Proxy, remote: &Remote, settings: &Settings) -> Result<TcpStream, LinkError> {
+    let mut stream = dial(&proxy.host, proxy.port, &settings.tcp, settings.dial_within).await?;
+    let host = if remote.host.contains(':') { format!("[{}]", remote.host) } else { remote.host.clone() };
+    let target = format!("{host}:{}", remote.port);
+    let login = proxy.login.as_ref().map_or_else(String::new, |(user, password)| {
+        format!("Proxy-Authorization: Basic {}\r\n", BASE64.encode(format!("{user}:{}", password.0)))
+    });
+    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n").as_bytes()).await?;
+    let mut answer = BytesMut::new();
+    // A byte at a time: what follows the answer belongs to the remote.
+    while !answer.ends_with(b"\r\n\r\n") {
+        if answer.len() >= PROXY_ANSWER || stream.read_buf(&mut (&mut answer).limit(1)).await? == 0 {
+            return Err(LinkError::Unreachable(format!("the proxy {proxy} does not answer like one; check `proxy`")));
+        }
+    }
+    let status = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+    if status.split(' ').nth(1) == Some("200") {
+        return Ok(stream);
+    }
+    Err(LinkError::Unreachable(format!("the proxy {proxy} does not connect to {target}: {status}; check `proxy`")))
+}
+
+/// MQTT in binary frames, subprotocol `mqtt` [MQTT-6.0.0-1], [MQTT-6.0.0-3].
+async fn web_socket(remote: &Remote, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, LinkError> {
+    let failed =
+        |e: &dyn std::fmt::Display| LinkError::Unreachable(format!("{remote}: WebSocket failed: {e}; check port and path of `to`"));
+    let mut request = remote.to_string().into_client_request().map_err(|e| failed(&e))?;
+    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
+    let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|e| failed(&e))?;
+    let (sink, frames) = socket.split();
+    let bytes = frames.filter_map(|frame| async move {
+        match frame {
+            Ok(Frame::Binary(bytes)) => Some(Ok(bytes)),
+            Ok(Frame::Text(_)) => Some(Err(io::Error::other("a text frame"))),
+            // Pings are answered by the library; the stream ends after a close.
+            Ok(_) => None,
+            Err(error) => Some(Err(io::Error::other(error))),
+        }
+    });
+    let sink = sink.sink_map_err(io::Error::other).with(|bytes: Bytes| async move { Ok::<_, io::Error>(Frame::Binary(bytes)) });
+    let reader = StreamReader::new(Box::pin(bytes));
+    let writer = SinkWriter::new(CopyToBytes::new(Box::pin(sink)));
+    Ok(Box::new(tokio::io::join(reader, writer)))
+}
