@@ -268,10 +268,7 @@ impl<'de> Deserialize<'de> for Remotes {
 
 /// `<uplink> down for <duration>`
 #[derive(Debug)]
-pub(super) struct UseWhen {
-    pub(super) uplink: String,
-    pub(super) down_for: Span,
-}
+pub(super) struct UseWhen(pub(super) String, pub(super) Span);
 
 impl<'de> Deserialize<'de> for UseWhen {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -279,7 +276,7 @@ impl<'de> Deserialize<'de> for UseWhen {
         let wrong = || de::Error::custom("write <uplink> down for <duration>, such as `cloud down for 10m`");
         let (uplink, span) = text.split_once(" down for ").ok_or_else(wrong)?;
         let span: de::value::StrDeserializer<'_, D::Error> = de::IntoDeserializer::into_deserializer(span.trim());
-        Ok(Self { uplink: uplink.trim().to_owned(), down_for: Span::deserialize(span)? })
+        Ok(Self(uplink.trim().to_owned(), Span::deserialize(span)?))
     }
 }
 

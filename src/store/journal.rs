@@ -7,18 +7,21 @@
 //!   out and never written was settled before it had to be written; after an unclean stop the numbers go on behind it.
 //! * What leaves the journal unsettled (limit, age, damage) is a [`Gap`] and is counted in `lost`, never silent.
 
+mod read;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::chunk::Chunk;
 use super::cursor::Cursor;
 use super::engine::{LEAST_PARTITION_BYTES, Partition, SLOTS, io_error};
-use super::folder::{Opened, Sealed, list, lock, open_or_carve, remove_partition};
+use super::folder::{Sealed, list, lock, remove_partition};
 use super::gap::{Gap, Reason};
 use super::note::Note;
+use super::recover::{Recovered, recover};
 use super::reserve::Reserve;
 use super::spare::Spare;
 use super::{CHUNK_BYTES, Entry, StoreError};
@@ -38,17 +41,6 @@ impl PartitionBytes {
     }
 }
 
-#[derive(Debug)]
-struct Position {
-    number: u64,
-    slot: u32,
-    /// The number that comes next; smaller ones were returned, or are of no interest.
-    next_seq: u64,
-    /// Where the next partition begins: what a failed commit left beyond was written again there.
-    end: u64,
-    read_ahead: VecDeque<Entry>,
-}
-
 /// A durable, ordered queue of byte entries, and a state of its user that is written in the same commits.
 #[derive(Debug)]
 pub struct Journal {
@@ -62,7 +54,7 @@ pub struct Journal {
     tail_usable: bool,
     last_number: u64,
     head: Option<(u64, Partition)>,
-    position: Option<Position>,
+    position: Option<read::Position>,
     note: Note,
     /// The `next_seq` of the newest durable note.
     reserved: u64,
@@ -71,14 +63,6 @@ pub struct Journal {
     lost: u64,
     /// Last, so that the folder is free only when nothing is written to it any more.
     _lock: File,
-}
-
-/// What the partitions of the last run say.
-#[derive(Default)]
-struct Recovered {
-    note: Note,
-    gaps: Vec<Gap>,
-    lost: u64,
 }
 
 impl Journal {
@@ -358,204 +342,6 @@ impl Journal {
         }
         Ok(())
     }
-
-    /// The next entries after `after` that are not settled, in order; at most `max_entries`, and no more after `max_bytes`.
-    pub fn read(&mut self, after: u64, max_entries: usize, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {
-        self.seek(after.max(self.note.cursor.low()) + 1);
-        let mut out = Vec::new();
-        let mut bytes = 0;
-        while out.len() < max_entries && bytes < max_bytes {
-            let entry = match self.next_entry() {
-                Ok(Some(entry)) => entry,
-                Ok(None) => break,
-                Err(error) if out.is_empty() => return Err(error),
-                // What was found before the fault is worth having; the fault comes again with the next read.
-                Err(_) => break,
-            };
-            if !self.note.cursor.is_settled(entry.seq) {
-                bytes += entry.bytes.len();
-                out.push(entry);
-            }
-        }
-        Ok(out)
-    }
-
-    fn seek(&mut self, seq: u64) {
-        if self.position.as_ref().is_some_and(|position| position.next_seq == seq) {
-            return;
-        }
-        let holds = |sealed: &&Sealed| sealed.first_seq <= seq;
-        let start = if self.tail.first_seq <= seq {
-            &self.tail
-        } else {
-            self.sealed.iter().rev().find(holds).or(self.sealed.front()).unwrap_or(&self.tail)
-        };
-        let number = start.number;
-        let end = self.end_of(number);
-        self.position = Some(Position { number, slot: 0, next_seq: seq, end, read_ahead: VecDeque::new() });
-    }
-
-    /// The first sequence number behind a partition; of the newest one, none.
-    fn end_of(&self, number: u64) -> u64 {
-        if number == self.tail.number {
-            return u64::MAX;
-        }
-        self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail).first_seq
-    }
-
-    fn next_entry(&mut self) -> Result<Option<Entry>, StoreError> {
-        loop {
-            let Some(position) = self.position.as_mut() else { return Ok(None) };
-            if let Some(entry) = position.read_ahead.pop_front() {
-                let expected = position.next_seq;
-                if entry.seq > self.note.written {
-                    // Left by a failed commit: not durable until it is written again.
-                    position.read_ahead.push_front(entry);
-                    return Ok(None);
-                }
-                if entry.seq < expected || entry.seq >= position.end {
-                    continue;
-                }
-                position.next_seq = entry.seq + 1;
-                self.count_gap(expected, entry.seq);
-                return Ok(Some(entry));
-            }
-            if !self.read_on()? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Numbers that no partition holds any more were damaged; they are settled so that nobody waits for them.
-    fn count_gap(&mut self, expected: u64, found: u64) {
-        if found > expected {
-            let about = self.position.as_ref().map_or(0, |position| position.number);
-            let known = self.sealed.iter().find(|sealed| sealed.number == about).unwrap_or(&self.tail).created_ms;
-            self.lose(Gap { first: expected, last: found - 1, count: 0, from_ms: known, until_ms: known, reason: Reason::Damage });
-        }
-    }
-
-    /// Reads the next chunk, going on to the next partition at the end of one. False if there is nothing more.
-    fn read_on(&mut self) -> Result<bool, StoreError> {
-        let Some((number, slot)) = self.position.as_ref().map(|position| (position.number, position.slot)) else { return Ok(false) };
-        match self.chunk_at(number, slot)? {
-            Some(chunk) => {
-                let (entries, used) = self.entries_of(number, slot, chunk)?;
-                if let Some(position) = self.position.as_mut() {
-                    position.slot = slot + used;
-                    position.read_ahead.extend(entries);
-                }
-                Ok(true)
-            }
-            None if number == self.tail.number => Ok(false),
-            None => {
-                self.head = None;
-                let next = self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail).number;
-                let end = self.end_of(next);
-                if let Some(position) = self.position.as_mut() {
-                    position.end = end;
-                    position.number = next;
-                    position.slot = 0;
-                }
-                Ok(true)
-            }
-        }
-    }
-
-    fn chunk_at(&mut self, number: u64, slot: u32) -> Result<Option<Chunk>, StoreError> {
-        if number == self.tail.number {
-            return self.tail_partition.chunk(slot);
-        }
-        if self.head.as_ref().is_none_or(|(open, _)| *open != number) {
-            let Some(path) = self.sealed.iter().find(|sealed| sealed.number == number).map(|sealed| sealed.path(&self.folder)) else {
-                return Ok(None);
-            };
-            let opened = match open_or_carve(&self.folder, &path) {
-                Err(StoreError::Full { .. }) if self.reserve.spend() => open_or_carve(&self.folder, &path),
-                opened => opened,
-            };
-            self.head = Some((number, opened?.partition));
-        }
-        match &self.head {
-            Some((_, partition)) => partition.chunk(slot),
-            None => Ok(None),
-        }
-    }
-
-    /// The whole entries that begin with `chunk`, and how many slots they took. Parts without an end are skipped: they were
-    /// never acknowledged.
-    fn entries_of(&mut self, number: u64, slot: u32, chunk: Chunk) -> Result<(Vec<Entry>, u32), StoreError> {
-        let (seq, parts, first) = match chunk {
-            Chunk::Entries(entries) => return Ok((entries, 1)),
-            Chunk::Part { seq, part: 0, parts, bytes } => (seq, parts, bytes),
-            Chunk::Part { .. } | Chunk::Note { .. } => return Ok((Vec::new(), 1)),
-        };
-        let mut whole = BytesMut::from(&first[..]);
-        for index in 1..parts {
-            match self.chunk_at(number, slot + index)? {
-                Some(Chunk::Part { seq: same, part, bytes, .. }) if same == seq && part == index => whole.extend_from_slice(&bytes),
-                _ => return Ok((Vec::new(), index)),
-            }
-        }
-        Ok((vec![Entry { seq, bytes: whole.freeze() }], parts))
-    }
-}
-
-/// Reads the newest partitions of the last run until one tells what was settled and which numbers were given out.
-fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recovered, StoreError> {
-    let mut last_seq = 0;
-    let mut unclear = 0;
-    for newest in sealed.iter().rev() {
-        let Opened { partition, last_seq: last, note } = open_or_carve(folder, &newest.path(folder))?;
-        last_seq = last_seq.max(last.unwrap_or(0)).max(newest.first_seq - 1);
-        let Some(note) = note else {
-            // A note is gone, and with it how far numbers were given out.
-            unclear = AHEAD;
-            continue;
-        };
-        return Ok(if unclear == 0 { judge(note, last_seq, newest, &partition) } else { go_on(note, last_seq, unclear) });
-    }
-    Ok(go_on(Note { next_seq: 1, ..Note::default() }, last_seq, unclear))
-}
-
-/// Numbers go on behind everything that may have been given out; what was never written counts as settled.
-fn go_on(mut note: Note, last_seq: u64, unclear: u64) -> Recovered {
-    let written = note.written.max(last_seq);
-    note.next_seq = note.next_seq.max(written + 1) + unclear;
-    note.cursor.settle(written + 1, note.next_seq - 1);
-    note.written = note.next_seq - 1;
-    note.durable = note.written;
-    Recovered { note, ..Recovered::default() }
-}
-
-/// Compares what a note promises with what is there.
-fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) -> Recovered {
-    let mut found = note.cursor.clone();
-    let mut slot = 0;
-    while let Ok(Some(chunk)) = partition.chunk(slot) {
-        match &chunk {
-            Chunk::Entries(entries) => entries.iter().for_each(|entry| found.settle(entry.seq, entry.seq)),
-            whole => found.settle(whole.last_complete_seq().max(1), whole.last_complete_seq()),
-        }
-        slot += 1;
-    }
-    // What the last commit began before the stop may be missing without having been promised to anybody.
-    let certain = note.durable.max(newest.first_seq - 1);
-    let (mut gaps, mut lost) = (Vec::new(), 0);
-    for (first, last, reason) in
-        [(newest.first_seq, certain, Reason::Damage), (certain + 1, note.written.max(last_seq), Reason::Unfinished)]
-    {
-        let count = found.unsettled_in(first, last);
-        if count > 0 {
-            lost += if reason == Reason::Damage { count } else { 0 };
-            gaps.push(Gap { first, last, count, from_ms: newest.created_ms, until_ms: newest.created_ms, reason });
-        }
-    }
-    // Those that are missing in this partition; the others wait.
-    for hole in found.holes_in(newest.first_seq, note.written.max(last_seq)) {
-        note.cursor.settle(hole.0, hole.1);
-    }
-    Recovered { gaps, lost, ..go_on(note, last_seq, 0) }
 }
 
 /// How many of `chunks` can go into `free` slots without tearing an entry.

@@ -32,6 +32,7 @@ mod gap;
 mod journal;
 mod note;
 mod queue;
+mod recover;
 mod reserve;
 mod spare;
 mod survey;

@@ -12,7 +12,7 @@ use super::session::{Send, Step, Verdict};
 use super::task::Uplink;
 use crate::backoff::Backoff;
 use crate::mqtt::{PacketId, QoS, TopicFilter};
-use crate::outbox::{Place, Reason};
+use crate::outbox::{Place, ReadError, Reason};
 use crate::reading::Timestamp;
 use crate::tasks::Stop;
 use crate::time::{now, unix_ms};
@@ -52,6 +52,8 @@ pub(super) struct Connection<'a> {
     /// The remote said "not now".
     hold_until: Option<Instant>,
     hold: Backoff,
+    /// The disk could not be read: when to try again.
+    read_at: Option<Instant>,
 }
 
 /// Ready when a save is done; false if it never will be.
@@ -86,6 +88,7 @@ impl<'a> Connection<'a> {
             unwritten: VecDeque::new(),
             hold_until: None,
             hold: Backoff::new(HOLD.0, HOLD.1),
+            read_at: None,
         }
     }
 
@@ -239,13 +242,23 @@ impl<'a> Connection<'a> {
 
     /// Moves one message from the outbox into the session; false if nothing waits.
     async fn take_one(&mut self) -> Result<bool, LinkError> {
+        if self.read_at.is_some_and(|at| now() < at) {
+            return Ok(false);
+        }
         let uplink = &mut *self.uplink;
         if uplink.newest.has_changed().unwrap_or(false) {
             uplink.newest.mark_unchanged();
             uplink.lanes.look_again();
         }
         while let Some((lane, after)) = uplink.lanes.wants() {
-            let read = uplink.outbox.read(lane, after, READ_BATCH).await.map_err(|error| LinkError::Broken(error.to_string()))?;
+            let read = match uplink.outbox.read(lane, after, READ_BATCH).await {
+                Ok(read) => read,
+                Err(ReadError::Disk) => {
+                    self.read_at = Some(now() + STATUS_EVERY);
+                    return Ok(false);
+                }
+                Err(error @ ReadError::Closed) => return Err(LinkError::Broken(error.to_string())),
+            };
             if read.is_none() {
                 uplink.session.nothing_more_waits(lane as usize);
             }

@@ -12,9 +12,12 @@
 //! Durable is what was in a memory of [`Session::begin_save`] for which [`Session::saved`] was called; until then what depends on it
 //! is held back, and everything behind it, so that the order is kept.
 
+mod incoming;
+mod resume;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use super::memory::{Held, MAX_EXACT, MAX_RECEIVED, Memory};
+use super::memory::{Held, MAX_EXACT, Memory};
 use crate::message::SessionLost;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
 use crate::outbox::{LANES, Outgoing, Place, Waiting};
@@ -165,19 +168,6 @@ impl Session {
         session
     }
 
-    fn recover(&mut self, place: Place, held: Held) {
-        self.used_ids.insert(held.packet_id);
-        self.last_packet_id = held.packet_id.get();
-        self.exact += 1;
-        if held.is_released {
-            let (message, stage) = (None, Stage::Released);
-            let packet_id = Some(held.packet_id);
-            self.in_flight.push_back(InFlight { place, message, packet_id, is_exact: true, stage, needs: 0, is_written: false });
-        } else {
-            self.recovered.insert(place, held.packet_id);
-        }
-    }
-
     /// A new connection stands, on a session that the remote knows or not. `receive_maximum` and `max_qos` are the remote's.
     pub(super) fn connected(&mut self, is_known: bool, receive_maximum: u16, max_qos: QoS) -> Forgotten {
         self.allowed = self.window.min(usize::from(receive_maximum.max(1)));
@@ -189,38 +179,6 @@ impl Session {
             entry.is_written = false;
         }
         if is_known { Forgotten::default() } else { self.forgotten() }
-    }
-
-    /// The remote has no memory of this gateway.
-    fn forgotten(&mut self) -> Forgotten {
-        let mut told = Forgotten::default();
-        if !self.received.is_empty() {
-            self.received.clear();
-            self.change(RECEIVED_IN);
-        }
-        self.recovered_is_lost = true;
-        let mut index = 0;
-        while let Some(entry) = self.in_flight.get_mut(index) {
-            let never_twice = entry.message.as_ref().is_some_and(|message| message.if_session_lost == SessionLost::Drop);
-            match entry.stage {
-                Stage::Released => told.presumed.extend(self.remove(index).map(|entry| entry.place)),
-                Stage::Sent if never_twice => told.dropped.extend(self.remove(index).map(|entry| (entry.place, entry.message))),
-                Stage::Sent => {
-                    // To this session it is a new message.
-                    entry.stage = Stage::Unsent;
-                    told.resent += 1;
-                    index += 1;
-                }
-                Stage::Unsent => index += 1,
-            }
-        }
-        if self.has_changes() {
-            // What was decided is durable before anything is sent.
-            for entry in &mut self.in_flight {
-                entry.needs = self.next_save;
-            }
-        }
-        told
     }
 
     /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
@@ -478,36 +436,6 @@ impl Session {
             }
         }
         Some(entry)
-    }
-
-    /// PUBLISH of the remote at QoS 2. False if it is a repetition; it is answered then.
-    pub(super) fn is_new(&mut self, packet_id: PacketId) -> bool {
-        if !self.received.contains(&packet_id.get()) {
-            return true;
-        }
-        self.answers.push_back((self.next_save - u64::from(!self.has_changes()), Step::Received(packet_id)));
-        false
-    }
-
-    /// A QoS 2 message of the remote is safe here. False if too many are not released: the connection must end.
-    pub(super) fn taken(&mut self, packet_id: PacketId) -> bool {
-        if self.received.len() >= MAX_RECEIVED {
-            return false;
-        }
-        self.received.insert(packet_id.get());
-        self.answers.push_back((self.next_save, Step::Received(packet_id)));
-        self.change(RECEIVED_IN);
-        true
-    }
-
-    /// PUBREL of the remote.
-    pub(super) fn released(&mut self, packet_id: PacketId) {
-        if self.received.remove(&packet_id.get()) {
-            self.change(RECEIVED_IN);
-            self.answers.push_back((self.next_save, Step::Complete(packet_id)));
-        } else {
-            self.answers.push_back((0, Step::Complete(packet_id)));
-        }
     }
 
     fn change(&mut self, queue: usize) {

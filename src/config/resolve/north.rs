@@ -118,20 +118,19 @@ fn rules(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<Rule
 
 /// The other uplink of a backup, by its place among those that are used.
 fn use_when(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Option<uplink::UseWhen> {
-    let wanted = uplink.use_when.as_ref()?;
+    let file::UseWhen(wanted, down_for) = uplink.use_when.as_ref()?;
     let at = at!["uplinks", index, "use_when"];
-    let used = check.file.uplinks.iter().filter(|other| other.enabled);
-    let position = used.clone().position(|other| other.name == wanted.uplink);
-    let other = used.clone().find(|other| other.name == wanted.uplink);
-    match (position, other) {
-        (Some(_), Some(other)) if other.name == uplink.name || other.use_when.is_some() => {
+    // One that is switched off may stand in for another one that is.
+    let used: Vec<&file::Uplink> = check.file.uplinks.iter().filter(|other| other.enabled || !uplink.enabled).collect();
+    match used.iter().position(|other| other.name == *wanted).and_then(|position| Some((position, used.get(position)?))) {
+        Some((_, other)) if other.name == uplink.name || other.use_when.is_some() => {
             check.fault(&at, "an uplink cannot stand in for itself, nor for another backup; name one that is always used");
             None
         }
-        (Some(position), Some(_)) => Some(uplink::UseWhen { uplink: position, down_for: wanted.down_for.0 }),
-        _ => {
-            let known: Vec<String> = used.filter(|other| other.use_when.is_none()).map(|other| other.name.clone()).collect();
-            check.unknown(&at, "uplink", &wanted.uplink, &known);
+        Some((position, _)) => Some(uplink::UseWhen { uplink: position, down_for: down_for.0 }),
+        None => {
+            let known: Vec<String> = used.iter().filter(|other| other.use_when.is_none()).map(|other| other.name.clone()).collect();
+            check.unknown(&at, "uplink", wanted, &known);
             None
         }
     }

@@ -1,0 +1,77 @@
+//! What the partitions of the last run say: what is settled, which numbers may have been given out, and whether something is missing.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use super::StoreError;
+use super::chunk::Chunk;
+use super::engine::Partition;
+use super::folder::{Opened, Sealed, open_or_carve};
+use super::gap::{Gap, Reason};
+use super::journal::AHEAD;
+use super::note::Note;
+
+/// What the partitions of the last run say.
+#[derive(Default)]
+pub(super) struct Recovered {
+    pub(super) note: Note,
+    pub(super) gaps: Vec<Gap>,
+    pub(super) lost: u64,
+}
+
+/// Reads the newest partitions of the last run until one tells what was settled and which numbers were given out.
+pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recovered, StoreError> {
+    let mut last_seq = 0;
+    let mut unclear = 0;
+    for newest in sealed.iter().rev() {
+        let Opened { partition, last_seq: last, note } = open_or_carve(folder, &newest.path(folder))?;
+        last_seq = last_seq.max(last.unwrap_or(0)).max(newest.first_seq - 1);
+        let Some(note) = note else {
+            // A note is gone, and with it how far numbers were given out.
+            unclear = AHEAD;
+            continue;
+        };
+        return Ok(if unclear == 0 { judge(note, last_seq, newest, &partition) } else { go_on(note, last_seq, unclear) });
+    }
+    Ok(go_on(Note { next_seq: 1, ..Note::default() }, last_seq, unclear))
+}
+
+/// Numbers go on behind everything that may have been given out; what was never written counts as settled.
+fn go_on(mut note: Note, last_seq: u64, unclear: u64) -> Recovered {
+    let written = note.written.max(last_seq);
+    note.next_seq = note.next_seq.max(written + 1) + unclear;
+    note.cursor.settle(written + 1, note.next_seq - 1);
+    note.written = note.next_seq - 1;
+    note.durable = note.written;
+    Recovered { note, ..Recovered::default() }
+}
+
+/// Compares what a note promises with what is there.
+fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) -> Recovered {
+    let mut found = note.cursor.clone();
+    let mut slot = 0;
+    while let Ok(Some(chunk)) = partition.chunk(slot) {
+        match &chunk {
+            Chunk::Entries(entries) => entries.iter().for_each(|entry| found.settle(entry.seq, entry.seq)),
+            whole => found.settle(whole.last_complete_seq().max(1), whole.last_complete_seq()),
+        }
+        slot += 1;
+    }
+    // What the last commit began before the stop may be missing without having been promised to anybody.
+    let certain = note.durable.max(newest.first_seq - 1);
+    let (mut gaps, mut lost) = (Vec::new(), 0);
+    for (first, last, reason) in
+        [(newest.first_seq, certain, Reason::Damage), (certain + 1, note.written.max(last_seq), Reason::Unfinished)]
+    {
+        let count = found.unsettled_in(first, last);
+        if count > 0 {
+            lost += if reason == Reason::Damage { count } else { 0 };
+            gaps.push(Gap { first, last, count, from_ms: newest.created_ms, until_ms: newest.created_ms, reason });
+        }
+    }
+    // Those that are missing in this partition; the others wait.
+    for hole in found.holes_in(newest.first_seq, note.written.max(last_seq)) {
+        note.cursor.settle(hole.0, hole.1);
+    }
+    Recovered { gaps, lost, ..go_on(note, last_seq, 0) }
+}

@@ -1,0 +1,37 @@
+//! QoS 2 messages of the remote: taken once, remembered until they are released. Pure.
+
+use super::{RECEIVED_IN, Session, Step};
+use crate::mqtt::PacketId;
+use crate::uplink::memory::MAX_RECEIVED;
+
+impl Session {
+    /// PUBLISH of the remote at QoS 2. False if it is a repetition; it is answered then.
+    pub(in crate::uplink) fn is_new(&mut self, packet_id: PacketId) -> bool {
+        if !self.received.contains(&packet_id.get()) {
+            return true;
+        }
+        self.answers.push_back((self.next_save - u64::from(!self.has_changes()), Step::Received(packet_id)));
+        false
+    }
+
+    /// A QoS 2 message of the remote is safe here. False if too many are not released: the connection must end.
+    pub(in crate::uplink) fn taken(&mut self, packet_id: PacketId) -> bool {
+        if self.received.len() >= MAX_RECEIVED {
+            return false;
+        }
+        self.received.insert(packet_id.get());
+        self.answers.push_back((self.next_save, Step::Received(packet_id)));
+        self.change(RECEIVED_IN);
+        true
+    }
+
+    /// PUBREL of the remote.
+    pub(in crate::uplink) fn released(&mut self, packet_id: PacketId) {
+        if self.received.remove(&packet_id.get()) {
+            self.change(RECEIVED_IN);
+            self.answers.push_back((self.next_save, Step::Complete(packet_id)));
+        } else {
+            self.answers.push_back((0, Step::Complete(packet_id)));
+        }
+    }
+}
