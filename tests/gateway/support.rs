@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
 /// How long anything may take; generous, because machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -220,6 +222,54 @@ impl Mosquitto {
     /// Everything it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+/// Throw-away certificates.
+pub struct Pem {
+    folder: PathBuf,
+}
+
+impl Pem {
+    /// An authority, a server and a client that it signed.
+    pub fn make(folder: &Path) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // Without names of their own OpenSSL takes every certificate for its own issuer.
+        params.distinguished_name.push(DnType::CommonName, "authority of the test");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate().unwrap();
+        let authority = params.self_signed(&authority_key).unwrap();
+        fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+        let issuer = Issuer::new(params, authority_key);
+        for (name, usage) in [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)] {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.extended_key_usages = vec![usage];
+            let certificate = params.signed_by(&key, &issuer).unwrap();
+            fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+            fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+        Self { folder: folder.to_owned() }
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    /// A listener of mosquitto that asks clients for certificates.
+    pub fn listener(&self) -> String {
+        format!(
+            "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\nallow_anonymous true\n",
+            self.path("ca.pem"),
+            self.path("server.pem"),
+            self.path("server.key")
+        )
+    }
+
+    /// The keys of an uplink that fit it.
+    pub fn yaml(&self) -> String {
+        format!("ca: {}\n    cert: {}\n    key: {}", self.path("ca.pem"), self.path("client.pem"), self.path("client.key"))
     }
 }
 

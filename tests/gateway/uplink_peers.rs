@@ -4,9 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-
-use super::support::{Gateway, Mosquitto, Process, free_port, mosquitto_sub, run, subscriber, wait_for, wait_for_port};
+use super::support::{Gateway, Mosquitto, Pem, Process, free_port, mosquitto_sub, run, subscriber, wait_for, wait_for_port};
 
 fn publish(port: u16, arguments: &[&str]) {
     let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port.to_string()]).args(arguments));
@@ -82,60 +80,17 @@ fn both_protocol_versions_carry_messages_both_ways_and_nothing_goes_in_circles()
     }
 }
 
-struct Pem {
-    folder: std::path::PathBuf,
-}
-
-impl Pem {
-    /// An authority, a server and a client that it signed.
-    fn make(folder: &Path) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // Without names of their own OpenSSL takes every certificate for its own issuer.
-        params.distinguished_name.push(DnType::CommonName, "authority of the test");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority_key = KeyPair::generate().unwrap();
-        let authority = params.self_signed(&authority_key).unwrap();
-        fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
-        let issuer = Issuer::new(params, authority_key);
-        for (name, usage) in [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)] {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.extended_key_usages = vec![usage];
-            let certificate = params.signed_by(&key, &issuer).unwrap();
-            fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
-            fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-        }
-        Self { folder: folder.to_owned() }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
-    }
-}
-
 #[test]
 fn tls_with_client_certificates_carries_messages_and_a_foreign_authority_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());
     let plain = free_port();
-    let tls = format!(
-        "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\nallow_anonymous true\n",
-        pem.path("ca.pem"),
-        pem.path("server.pem"),
-        pem.path("server.key")
-    );
-    let remote = Mosquitto::start_with(folder.path(), &tls, &format!("listener {plain} 127.0.0.1\nallow_anonymous true\n"));
+    let remote = Mosquitto::start_with(folder.path(), &pem.listener(), &format!("listener {plain} 127.0.0.1\nallow_anonymous true\n"));
     for protocol in ["5", "3.1.1"] {
         let place = folder.path().join(protocol);
         fs::create_dir(&place).unwrap();
         let local = free_port();
-        let extra = format!(
-            "protocol: {protocol}\n    ca: {}\n    cert: {}\n    key: {}",
-            pem.path("ca.pem"),
-            pem.path("client.pem"),
-            pem.path("client.key")
-        );
+        let extra = format!("protocol: {protocol}\n    {}", pem.yaml());
         let _gateway = gateway(&place, local, &format!("mqtts://127.0.0.1:{}", remote.port), &extra);
         messages_both_ways(&place, local, plain);
     }
