@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use wellhead::store::{Entry, Journal, PartitionBytes};
 
-const FOLDER: &str = "WELLHEAD_CRASH_FOLDER";
+pub const FOLDER: &str = "WELLHEAD_CRASH_FOLDER";
+/// How many commits, if it is not to be killed.
+pub const COMMITS: &str = "WELLHEAD_CRASH_COMMITS";
 const PARTITION: PartitionBytes = PartitionBytes(8 << 20);
 
 fn entry(seq: u64, random: &mut fastrand::Rng) -> Entry {
@@ -29,7 +31,8 @@ fn child_that_appends_until_it_is_killed() {
     println!("\nopened");
     let mut random = fastrand::Rng::new();
     let mut next = journal.next_seq();
-    loop {
+    let commits = std::env::var(COMMITS).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+    for _ in 0..commits {
         let mut batch: Vec<Entry> = Vec::new();
         for _ in 0..random.u64(1..30) {
             // Numbers that were used without being written.

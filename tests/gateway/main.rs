@@ -22,6 +22,7 @@ mod hostile;
 mod model;
 mod outage;
 mod packets;
+mod power;
 mod scripts;
 mod support;
 mod uplink_peers;
