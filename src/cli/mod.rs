@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod outbox;
 mod run;
 mod simulate;
 
@@ -47,6 +48,9 @@ enum Command {
         #[arg(long = "line", value_name = "NAME")]
         lines: Vec<String>,
     },
+    /// What waits for remote brokers: look at it, write it out, remove it
+    #[command(subcommand)]
+    Outbox(outbox::Action),
     /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
     Demo,
 }
@@ -77,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Run { file } => chosen(file).and_then(|file| run::run(&file)),
         Command::Check { file } => chosen(file).and_then(|file| check::check(&file)),
         Command::Simulate { file, lines } => chosen(file).and_then(|file| simulate::simulate(&file, &lines)),
+        Command::Outbox(action) => outbox::outbox(action),
         Command::Demo => demo::demo(),
     };
     match done {

@@ -50,10 +50,18 @@ fn go_on(mut note: Note, last_seq: u64, unclear: u64) -> Recovered {
 fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) -> Recovered {
     let mut found = note.cursor.clone();
     let mut slot = 0;
+    // The entry whose parts are being counted, and how many of them are there.
+    let mut counted = (0, 0);
     while let Ok(Some(chunk)) = partition.chunk(slot) {
         match &chunk {
             Chunk::Entries(entries) => entries.iter().for_each(|entry| found.settle(entry.seq, entry.seq)),
-            whole => found.settle(whole.last_complete_seq().max(1), whole.last_complete_seq()),
+            Chunk::Part { seq, part, parts, .. } => {
+                counted = if *part == 0 { (*seq, 1) } else { (*seq, if counted == (*seq, *part) { part + 1 } else { 0 }) };
+                if counted == (*seq, *parts) {
+                    found.settle(*seq, *seq);
+                }
+            }
+            Chunk::Note { .. } => {}
         }
         slot += 1;
     }

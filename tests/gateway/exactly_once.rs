@@ -179,6 +179,29 @@ uplinks:
     let file = folder.path().join("gateway.yaml");
     fs::write(&file, yaml).unwrap();
 
+    let said = trouble(plan, &file, &mut remote, &link);
+    // What is left is delivered in peace.
+    let give_up = Instant::now() + Duration::from_secs(120);
+    let mut rest = said.tried;
+    while Instant::now() < give_up {
+        let mut ignored = Said { tried: rest, stored: BTreeSet::new() };
+        run_and_kill(&file, Duration::from_millis(2500), &mut ignored);
+        rest = ignored.tried;
+        let got: BTreeSet<u64> = arrivals(&subscriber).numbers.into_iter().collect();
+        if said.stored.is_subset(&got) {
+            break;
+        }
+    }
+    wait_for("the subscriber has printed everything", || {
+        let before = subscriber.output().len();
+        std::thread::sleep(Duration::from_millis(300));
+        (subscriber.output().len() == before).then_some(())
+    });
+    judge(plan, &said, &arrivals(&subscriber), &folder.path().join("child.log"));
+}
+
+/// Kills, cuts and restarts until there were enough of them and of messages.
+fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Said {
     let running = AtomicBool::new(true);
     let done = AtomicU32::new(0);
     let mut said = Said::default();
@@ -208,7 +231,7 @@ uplinks:
         let mut kills = 0;
         let enough = |stored: usize| stored as u64 >= plan.messages && done.load(SeqCst) >= plan.cuts + plan.restarts;
         while kills < plan.kills || !enough(said.stored.len()) {
-            run_and_kill(&file, Duration::from_millis(random.u64(50..700)), &mut said);
+            run_and_kill(file, Duration::from_millis(random.u64(50..700)), &mut said);
             kills += 1;
             assert!(kills < 20 * plan.kills, "it gets nowhere: {} stored of {}", said.stored.len(), said.tried);
         }
@@ -221,24 +244,7 @@ uplinks:
             said.stored.len()
         );
     });
-    // What is left is delivered in peace.
-    let give_up = Instant::now() + Duration::from_secs(120);
-    let mut rest = said.tried;
-    while Instant::now() < give_up {
-        let mut ignored = Said { tried: rest, stored: BTreeSet::new() };
-        run_and_kill(&file, Duration::from_millis(2500), &mut ignored);
-        rest = ignored.tried;
-        let got: BTreeSet<u64> = arrivals(&subscriber).numbers.into_iter().collect();
-        if said.stored.is_subset(&got) {
-            break;
-        }
-    }
-    wait_for("the subscriber has printed everything", || {
-        let before = subscriber.output().len();
-        std::thread::sleep(Duration::from_millis(300));
-        (subscriber.output().len() == before).then_some(())
-    });
-    judge(plan, &said, &arrivals(&subscriber), &folder.path().join("child.log"));
+    said
 }
 
 fn judge(plan: &Plan, said: &Said, arrivals: &Arrivals, log: &Path) {

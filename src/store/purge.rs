@@ -1,0 +1,24 @@
+//! Emptying a queue that no gateway has open.
+
+use std::path::Path;
+
+use super::folder::lock;
+use super::gap::Reason;
+use super::reserve::Reserve;
+use super::{Journal, PartitionBytes, StoreError};
+
+/// Removes everything that waits in a queue of the store in `folder`, a partition at a time, and returns how many entries that
+/// were. Numbers that were given out are not given out again. `progress` is told how many entries are left.
+pub fn purge(folder: &Path, queue: &str, mut progress: impl FnMut(u64)) -> Result<u64, StoreError> {
+    let _lock = lock(folder)?;
+    let mut journal = Journal::open_with(&folder.join(queue), PartitionBytes::of(0), &Reserve::of(folder))?;
+    let count = journal.waiting() + journal.lost();
+    while journal.drop_oldest(Reason::Purged)? {
+        progress(journal.waiting());
+    }
+    journal.settle(1, journal.next_seq() - 1);
+    journal.save()?;
+    journal.close()?;
+    progress(0);
+    Ok(count)
+}
