@@ -21,7 +21,7 @@ use crate::time::{now, unix_ms};
 const READ_BATCH: usize = 256;
 /// Packets taken from the remote before sending goes on.
 const RECEIVE_BATCH: usize = 512;
-/// Changes of the session that are saved at once, however short the last save is ago; at most a quarter of the window.
+/// Changes of the session that are saved at once, however short the last save is ago; at most a sixteenth of the window.
 const SAVE_BATCH: usize = 128;
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// First and longest pause after the remote said "not now".
@@ -167,9 +167,10 @@ impl<'a> Connection<'a> {
         if unsaved == 0 || uplink.saving.is_some() {
             return None;
         }
-        let many = SAVE_BATCH.min(usize::from(uplink.settings.window) / 4 + 1);
+        let many = SAVE_BATCH.min(usize::from(uplink.settings.window) / 16 + 1);
         let due = uplink.last_save + uplink.settings.save_every;
-        if unsaved < many && now() < due {
+        // More to save will come soon, or nothing will before this is saved.
+        if unsaved < many && now() < due && uplink.session.awaits_answers() {
             return Some(due);
         }
         uplink.begin_save();

@@ -454,6 +454,11 @@ impl Session {
         if self.is_saving { 0 } else { self.changes }
     }
 
+    /// True if the remote owes an answer that would come whatever the disk does.
+    pub(super) fn awaits_answers(&self) -> bool {
+        self.in_flight.iter().take(self.written).any(|entry| entry.is_written && entry.needs <= self.saved)
+    }
+
     /// The memories that changed, to be made durable together.
     pub(super) fn begin_save(&mut self) -> Vec<(usize, Memory)> {
         self.is_saving = true;

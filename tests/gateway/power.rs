@@ -295,8 +295,8 @@ impl Promised {
     }
 }
 
-/// Opens what is left after a cut, and compares it with what was promised.
-fn check(folder: &Path, promised: &Promised, told: &str) {
+/// Opens what is left after a cut, and compares it with what was promised. Returns what holds from here on.
+fn check(folder: &Path, promised: &Promised, told: &str) -> Promised {
     let mut journal = Journal::open(folder, PARTITION).unwrap_or_else(|error| panic!("{told}: {error}"));
     let low = journal.cursor().low();
     let newest = promised.durable.last().copied().unwrap_or(0);
@@ -311,7 +311,9 @@ fn check(folder: &Path, promised: &Promised, told: &str) {
     let seq = journal.append(&[Bytes::copy_from_slice(&journal.next_seq().to_be_bytes())]).unwrap();
     drop(journal);
     let mut journal = Journal::open(folder, PARTITION).unwrap();
-    assert!(super::crash::drain(&mut journal).contains(&seq), "{told}");
+    let durable = super::crash::drain(&mut journal);
+    assert!(durable.contains(&seq), "{told}");
+    Promised { durable, settled: journal.cursor().low() }
 }
 
 #[test]
@@ -323,6 +325,7 @@ fn power_cuts_lose_nothing_that_was_durable_and_never_stop_the_start() {
     let mut folder = workshop.path().join("0");
     fs::create_dir(&folder).unwrap();
     let (mut played, mut rotations) = (0, 0);
+    let mut base = Promised::default();
     for round in 0..rounds {
         let before = Disk::of(&folder);
         let records = trace(&library, &folder, &workshop.path().join("log"), 1500);
@@ -333,7 +336,7 @@ fn power_cuts_lose_nothing_that_was_durable_and_never_stop_the_start() {
         moments.sort_unstable();
         rotations += records.iter().filter(|record| record.kind == b'R' && record.name2.starts_with("p-2-")).count();
         let mut disk = before;
-        let mut promised = Promised::default();
+        let mut promised = base.clone();
         let mut at = 0;
         let mut next = None;
         for (number, moment) in moments.iter().enumerate() {
@@ -343,17 +346,17 @@ fn power_cuts_lose_nothing_that_was_durable_and_never_stop_the_start() {
             at = *moment;
             let image = workshop.path().join(format!("{}-{number}", round + 1));
             disk.cut(&mut random, &image);
-            check(&image, &promised, &format!("round {round}, cut at record {moment} of {}", records.len()));
+            let left = check(&image, &promised, &format!("round {round}, cut at record {moment} of {}", records.len()));
             played += 1;
             // The next round begins where one of these cuts left off.
             if number == cuts / 2 {
-                next = Some(image);
+                next = Some((image, left));
             } else {
                 fs::remove_dir_all(&image).unwrap();
             }
         }
         fs::remove_dir_all(&folder).unwrap();
-        folder = next.unwrap();
+        (folder, base) = next.unwrap();
     }
     println!("{played} power cuts, {rotations} partitions");
     assert!(rotations > 2 * rounds);
