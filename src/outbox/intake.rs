@@ -47,19 +47,19 @@ pub struct Intake {
     outbox: Outbox,
     rules: Vec<Rule>,
     uplink: usize,
-    /// True while it takes messages; `None` if always.
-    gate: Option<watch::Receiver<bool>>,
+    /// Of a backup: whether the other uplink is up. Messages are taken only while it is not.
+    primary: Option<watch::Receiver<bool>>,
 }
 
 impl Intake {
-    /// For the uplink with index `uplink`. With a gate it takes messages only while that is true.
-    pub fn new(outbox: Outbox, rules: Vec<Rule>, uplink: usize, gate: Option<watch::Receiver<bool>>) -> Self {
-        Self { outbox, rules, uplink, gate }
+    /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
+    pub fn new(outbox: Outbox, rules: Vec<Rule>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
+        Self { outbox, rules, uplink, primary }
     }
 
     /// Puts a message into the outbox if a rule wants it; waits while too much waits for the disk. `None` if no rule wants it.
     pub async fn offer(&self, message: &Message) -> Result<Option<Receipt>, OfferError> {
-        if self.gate.as_ref().is_some_and(|gate| !*gate.borrow()) {
+        if self.primary.as_ref().is_some_and(|is_up| *is_up.borrow()) {
             return Ok(None);
         }
         match self.outgoing(message)? {

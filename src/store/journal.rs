@@ -652,6 +652,15 @@ mod tests {
     fn no_partition_holds_files_that_the_engine_never_syncs() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = open(folder.path());
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..30 {
+            // The largest state and a cursor full of holes, so often that the engine rewrites the page.
+            journal.set_state((0..super::super::STATE_BYTES).map(|_| random.u8(..)).collect());
+            append(&mut journal, 80, 10);
+            for seq in (journal.next_seq() - 80..journal.next_seq()).step_by(2) {
+                journal.settle(seq, seq);
+            }
+        }
         append(&mut journal, 120, CHUNK_BYTES);
         let path = journal.tail.path(folder.path());
         let blobs = fs::read_dir(path.join("blobs")).map_or(0, Iterator::count);

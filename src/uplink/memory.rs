@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bit: released)
-//!           | identifiers of the remote 2 | identifiers x 2
+//!           | runs of identifiers of the remote 2 | runs x (first 2, last 2), or 0xFFFF and a bit for each of the 65536
 //! ```
 //! A run is that many messages with consecutive numbers, consecutive identifiers and the same state.
 
@@ -18,8 +18,10 @@ const RELEASED: u16 = 0x8000;
 
 /// Most QoS 2 messages in flight, over all lanes: in the worst case each is a run of its own, and they must fit a state of the store.
 pub(super) const MAX_EXACT: usize = 1280;
-/// Most QoS 2 messages of the remote that are not released.
-pub(super) const MAX_RECEIVED: usize = 256;
+/// More runs of identifiers take more room than a bit for each identifier.
+const MAX_RECEIVED_RUNS: usize = 2000;
+const AS_BITS: u16 = 0xFFFF;
+const BITS_BYTES: usize = 8192;
 
 /// A QoS 2 message in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +72,7 @@ impl Memory {
             out.put_u16(id);
             out.put_u16(length);
         }
-        out.put_u16(narrow(self.received.len()));
-        for id in &self.received {
-            out.put_u16(*id);
-        }
+        put_identifiers(&self.received, &mut out);
         out.freeze()
     }
 
@@ -97,11 +96,49 @@ impl Memory {
                 });
             }
         }
-        for _ in 0..bytes.try_get_u16().ok()? {
-            memory.received.insert(bytes.try_get_u16().ok()?);
-        }
+        memory.received = identifiers(&mut bytes)?;
         Some(memory)
     }
+}
+
+fn put_identifiers(identifiers: &BTreeSet<u16>, out: &mut BytesMut) {
+    let mut runs: Vec<(u16, u16)> = Vec::new();
+    for id in identifiers {
+        match runs.last_mut() {
+            Some((_, last)) if u32::from(*last) + 1 == u32::from(*id) => *last = *id,
+            _ => runs.push((*id, *id)),
+        }
+    }
+    if runs.len() <= MAX_RECEIVED_RUNS {
+        out.put_u16(u16::try_from(runs.len()).unwrap_or(0));
+        for (first, last) in runs {
+            out.put_u16(first);
+            out.put_u16(last);
+        }
+        return;
+    }
+    out.put_u16(AS_BITS);
+    let mut bits = vec![0_u8; BITS_BYTES];
+    for id in identifiers {
+        if let Some(byte) = bits.get_mut(usize::from(id / 8)) {
+            *byte |= 1 << (id % 8);
+        }
+    }
+    out.put_slice(&bits);
+}
+
+fn identifiers(bytes: &mut Bytes) -> Option<BTreeSet<u16>> {
+    let runs = bytes.try_get_u16().ok()?;
+    let mut found = BTreeSet::new();
+    if runs == AS_BITS {
+        let bits = bytes.get(..BITS_BYTES)?;
+        found.extend((0..=u16::MAX).filter(|id| bits.get(usize::from(id / 8)).is_some_and(|byte| byte & 1 << (id % 8) != 0)));
+        return Some(found);
+    }
+    for _ in 0..runs {
+        found.extend(bytes.try_get_u16().ok()?..=bytes.try_get_u16().ok()?);
+    }
+    Some(found)
 }
 
 #[cfg(test)]
@@ -115,13 +152,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_comes_back_as_it_was_written(steps in prop::collection::vec((1_u64..3, 1_u16..3, any::<bool>()), 0..300), received in prop::collection::btree_set(any::<u16>(), 0..20)) {
+        fn it_comes_back_as_it_was_written(steps in prop::collection::vec((1_u64..3, 1_u16..3, any::<bool>()), 0..300), received in prop::collection::btree_set(any::<u16>(), 0..20), many in any::<bool>()) {
             let (mut seq, mut id) = (1 << 40, 500);
             let held = steps.into_iter().map(|(more, further, released)| {
                 seq += more;
                 id += further;
                 held(seq, id, released)
             }).collect();
+            let received = if many { received.into_iter().chain((0..60_000).step_by(3)).collect() } else { received };
             let memory = Memory { held, received };
             prop_assert_eq!(Memory::decode(memory.encode()), Some(memory));
         }
@@ -135,7 +173,7 @@ mod tests {
     #[test]
     fn the_largest_fits_a_state_of_the_store_and_the_usual_is_tiny() {
         let worst = (0..MAX_EXACT as u64).map(|n| held(1 + 2 * n, u16::try_from(1 + n).unwrap(), n % 2 == 0)).collect();
-        let received = (1..=u16::try_from(MAX_RECEIVED).unwrap()).collect();
+        let received = (1..u16::MAX).step_by(2).collect();
         assert!(Memory { held: worst, received }.encode().len() <= crate::store::STATE_BYTES);
         let usual = (0..1000).map(|n| held(5000 + n, u16::try_from(100 + n).unwrap(), n < 300)).collect();
         assert!(Memory { held: usual, ..Memory::default() }.encode().len() < 40);

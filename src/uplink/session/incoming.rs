@@ -2,7 +2,6 @@
 
 use super::{RECEIVED_IN, Session, Step};
 use crate::mqtt::PacketId;
-use crate::uplink::memory::MAX_RECEIVED;
 
 impl Session {
     /// PUBLISH of the remote at QoS 2. False if it is a repetition; it is answered then.
@@ -14,15 +13,11 @@ impl Session {
         false
     }
 
-    /// A QoS 2 message of the remote is safe here. False if too many are not released: the connection must end.
-    pub(in crate::uplink) fn taken(&mut self, packet_id: PacketId) -> bool {
-        if self.received.len() >= MAX_RECEIVED {
-            return false;
-        }
+    /// A QoS 2 message of the remote is safe here.
+    pub(in crate::uplink) fn taken(&mut self, packet_id: PacketId) {
         self.received.insert(packet_id.get());
         self.answers.push_back((self.next_save, Step::Received(packet_id)));
         self.change(RECEIVED_IN);
-        true
     }
 
     /// PUBREL of the remote.

@@ -1,0 +1,478 @@
+//! Outbox and uplink as their user sees them: lanes, limits of the remote, refusals, policies, gaps, the command `outbox`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::remote::{Remote, Wire};
+use super::support::{Gateway, Mosquitto, PATIENCE, free_port, run, subscriber, wait_for, wait_for_port, wellhead};
+
+const PUBACK: u8 = 0x40;
+const PUBREC: u8 = 0x50;
+const PUBCOMP: u8 = 0x70;
+
+struct Site {
+    gateway: Gateway,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+/// A gateway with three classes by topic, whose uplink goes to `remote`. `extra` and `outbox` are added to its file.
+fn site(remote: u16, extra: &str, outbox: &str) -> Site {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: x
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_packet: 1MB }}
+outbox: {{ folder: state{outbox} }}
+classes:
+  alarm: {{ qos: 2, lane: alarm }}
+  once: {{ qos: 2, lane: alarm, if_session_lost: drop }}
+  bulk: {{ qos: 1, lane: backlog }}
+uplinks:
+  - name: cloud
+    to: mqtt://127.0.0.1:{remote}
+    retry: {{ first: 50ms, longest: 200ms }}
+    {extra}
+    send:
+      - {{ filter: 'alarm/#', class: alarm }}
+      - {{ filter: 'once/#', class: once }}
+      - {{ filter: 'bulk/#', class: bulk }}
+      - {{ filter: '#' }}
+"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(port);
+    Site { gateway, port, folder }
+}
+
+impl Site {
+    fn publish(&self, topic: &str, payload: &str) {
+        self.publish_with(topic, payload, &[]);
+    }
+
+    fn publish_with(&self, topic: &str, payload: &str, more: &[&str]) {
+        let port = self.port.to_string();
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["-V", "5", "-p", &port, "-q", "1", "-t", topic, "-m", payload]).args(more);
+        let (code, _, error) = run(&mut command);
+        assert_eq!(code, Some(0), "{error}");
+    }
+
+    /// The retained message of one of the gateway's own topics.
+    fn told(&self, topic: &str) -> String {
+        run(Command::new("mosquitto_sub").args(["-p", &self.port.to_string(), "-t", topic, "-C", "1", "-W", "10"])).1
+    }
+
+    fn wait_until_told(&self, topic: &str, text: &str) -> String {
+        wait_for(&format!("{text} on {topic}"), || Some(self.told(topic)).filter(|told| told.contains(text)))
+    }
+
+    fn outbox(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        run(wellhead().arg("outbox").args(arguments).arg(self.folder.path().join("gateway.yaml")))
+    }
+}
+
+const STATUS: &str = "$SYS/wellhead/uplink/cloud";
+const GAP: &str = "$SYS/wellhead/uplink/cloud/gap";
+
+/// Ends a QoS 2 message.
+fn complete(wire: &mut Wire, id: u16) {
+    wire.answer(PUBREC, id, 0);
+    let release = wire.read();
+    assert_eq!((release.first, &release.body[..2]), (0x62, &id.to_be_bytes()[..]));
+    wire.answer(PUBCOMP, id, 0);
+}
+
+#[test]
+fn alarms_go_first_and_the_backlog_last() {
+    let remote = Remote::listen();
+    let dead = free_port();
+    let site = site(dead, "", "");
+    for number in 0..3 {
+        site.publish("bulk/x", &format!("bulk {number}"));
+        site.publish("live/x", &format!("live {number}"));
+    }
+    site.publish("alarm/x", "alarm");
+    // The link comes only after everything waits.
+    let yaml = fs::read_to_string(site.folder.path().join("gateway.yaml")).unwrap();
+    let Site { mut gateway, folder, .. } = site;
+    assert!(gateway.process.terminate().success());
+    fs::write(folder.path().join("gateway.yaml"), yaml.replace(&format!(":{dead}\n"), &format!(":{}\n", remote.port))).unwrap();
+    let _gateway = Gateway::restart(folder.path());
+    let mut wire = remote.accept(false, &[]);
+    let mut got = Vec::new();
+    while got.len() < 7 {
+        let publish = wire.publish();
+        wire.answer(if publish.qos == 2 { PUBREC } else { PUBACK }, publish.id, 0);
+        got.push(publish.payload);
+    }
+    assert_eq!(got, ["alarm", "live 0", "live 1", "live 2", "bulk 0", "bulk 1", "bulk 2"]);
+}
+
+#[test]
+fn what_the_remote_refuses_for_good_is_kept_as_a_dead_letter_and_what_it_cannot_take_now_comes_again() {
+    let remote = Remote::listen();
+    let mut site = site(remote.port, "", "");
+    let mut wire = remote.accept(false, &[]);
+    site.publish("a/refused", "for ever");
+    let publish = wire.publish();
+    wire.answer(PUBACK, publish.id, 0x87);
+    site.publish("alarm/refused", "exactly never");
+    let publish = wire.publish();
+    wire.answer(PUBREC, publish.id, 0x99);
+    site.publish("a/later", "not now");
+    let first = wire.publish();
+    wire.answer(PUBACK, first.id, 0x97);
+    let again = wire.publish();
+    assert_eq!((again.payload.as_str(), again.dup), ("not now", false));
+    assert_ne!(again.id, first.id, "a new attempt, not a repetition");
+    wire.answer(PUBACK, again.id, 0);
+    site.publish("a/last", "last");
+    let last = wire.publish();
+    assert_eq!(last.payload, "last", "nothing refused comes again");
+    wire.answer(PUBACK, last.id, 0);
+    let told = site.wait_until_told(STATUS, "\"waiting\":0");
+    assert!(told.contains("\"dead\":2") && told.contains("\"refused\":2") && told.contains("\"lost\":0"), "{told}");
+
+    let (code, out, error) = site.outbox(&["show"]);
+    assert!(code == Some(0) && out.contains("running"), "{out}{error}");
+    let (code, _, error) = site.outbox(&["export"]);
+    assert!(code == Some(1) && error.contains("in use by a running gateway"), "{error}");
+    let (code, _, error) = site.outbox(&["purge", "--yes"]);
+    assert!(code == Some(1) && error.contains("in use by another wellhead"), "{error}");
+    assert!(site.gateway.process.terminate().success());
+    let (code, out, error) = site.outbox(&["show", "--json"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.lines().any(|line| line.contains("\"queue\":\"dead\",\"waiting\":2")), "{out}");
+    let (code, out, error) = site.outbox(&["export", "--queue", "dead"]);
+    assert_eq!(code, Some(0), "{error}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("\"payload\":\"for ever\"") && lines[0].contains("0x87"), "{out}");
+    let (code, _, error) = site.outbox(&["purge", "--queue", "dead"]);
+    assert!(code == Some(1) && error.contains("2 messages") && error.contains("--yes"), "{error}");
+    let (code, _, error) = site.outbox(&["purge", "--queue", "dead", "--yes"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert_eq!(site.outbox(&["export", "--queue", "dead"]).1, "");
+}
+
+#[test]
+fn what_the_remote_says_it_can_do_is_obeyed() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "receive: [ { filter: 'cmd/#' }, { filter: cmd } ]", "");
+    // Maximum QoS 1, retain not available, two topic aliases, packets of 300 bytes, keep alive 5 s, no wildcards.
+    let mut wire = remote.accept(false, &[0x24, 1, 0x25, 0, 0x22, 0, 2, 0x27, 0, 0, 1, 44, 0x13, 0, 5, 0x28, 0]);
+    let subscribe = wire.read();
+    assert_eq!(subscribe.kind(), 8);
+    assert!(!subscribe.body.windows(5).any(|part| part == b"cmd/#"), "{subscribe:?}");
+    site.gateway.process.wait_for_output("no wildcards");
+    let mut send = |topic: &str, payload: &str, more: &[&str]| {
+        site.publish_with(topic, payload, more);
+        let publish = wire.publish();
+        wire.answer(PUBACK, publish.id, 0);
+        publish
+    };
+    let alarm = send("alarm/x", "1", &["-r"]);
+    assert_eq!((alarm.qos, alarm.retain, alarm.topic.as_str()), (1, false, "alarm/x"));
+    assert!(alarm.properties.windows(3).any(|part| part == [0x23, 0, 1]), "it sets an alias: {alarm:?}");
+    let second = send("alarm/x", "2", &[]);
+    assert_eq!(second.topic, "", "the alias stands for it");
+    assert!(second.properties.windows(3).any(|part| part == [0x23, 0, 1]), "{second:?}");
+    assert_eq!(send("b/x", "3", &[]).topic, "b/x");
+    let third = send("c/x", "4", &[]);
+    assert!(third.topic == "c/x" && third.properties.first() != Some(&0x23), "there are two aliases only: {third:?}");
+    site.publish("large/x", &"x".repeat(400));
+    assert_eq!(send("alarm/x", "5", &[]).topic, "", "the large one was left out");
+    site.wait_until_told(STATUS, "\"dead\":1");
+    let ping = std::iter::from_fn(|| wire.read_within(Duration::from_secs(12))).find(|packet| packet.kind() == 12);
+    assert!(ping.is_some(), "the remote wants a sign of life every 5 s");
+    wire.write(&[0xD0, 0]);
+    // The short form of DISCONNECT: a reason and nothing else.
+    wire.write(&[0xE0, 1, 0x8B]);
+    site.gateway.process.wait_for_output("0x8b");
+}
+
+#[test]
+fn a_forgotten_session_follows_the_class_and_is_told() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "", "");
+    let mut wire = remote.accept(false, &[]);
+    site.publish("alarm/x", "resend");
+    site.publish("once/x", "never twice");
+    site.publish("alarm/y", "confirmed");
+    let mut last = 0;
+    for _ in 0..3 {
+        last = wire.publish().id;
+    }
+    wire.answer(PUBREC, last, 0);
+    assert_eq!(wire.read().first, 0x62);
+    drop(wire);
+    let mut wire = remote.accept(false, &[]);
+    let again = wire.publish();
+    assert_eq!((again.payload.as_str(), again.dup), ("resend", false), "new to a new session");
+    complete(&mut wire, again.id);
+    assert!(wire.read_within(Duration::from_millis(500)).is_none(), "nothing else comes");
+    let gap = site.wait_until_told(GAP, "session-lost");
+    assert!(gap.contains("\"count\":1") && gap.contains("\"lane\":\"alarm\""), "{gap}");
+    let told = site.wait_until_told(STATUS, "\"waiting\":0");
+    assert!(told.contains("\"resent\":1") && told.contains("\"lost\":1"), "{told}");
+}
+
+#[test]
+fn expiry_is_counted_down_and_what_has_expired_is_told_as_a_gap() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "", "");
+    site.publish_with("a/short", "gone", &["-D", "publish", "message-expiry-interval", "1"]);
+    site.publish_with("a/long", "kept", &["-D", "publish", "message-expiry-interval", "100"]);
+    std::thread::sleep(Duration::from_millis(2500));
+    let mut wire = remote.accept(false, &[]);
+    let publish = wire.publish();
+    assert_eq!(publish.payload, "kept");
+    let left = publish.properties.iter().position(|byte| *byte == 2).map(|at| publish.properties[at + 4]).unwrap();
+    assert!((90..=98).contains(&left), "{left} s are left");
+    wire.answer(PUBACK, publish.id, 0);
+    let gap = site.wait_until_told(GAP, "expired");
+    assert!(gap.contains("\"first\":1,\"last\":1,\"count\":1"), "{gap}");
+}
+
+/// Publishes 1 kB messages numbered from 0, as fast as it goes; returns the exit code.
+fn flood(site: &Site, count: u32, size: usize) -> Option<i32> {
+    let lines: String = (0..count).map(|number| format!("{number} {}\n", "x".repeat(size))).collect();
+    let file = site.folder.path().join("lines");
+    fs::write(&file, lines).unwrap();
+    run(Command::new("sh").args(["-c", &format!("mosquitto_pub -V 5 -p {} -q 1 -t n -l < {}", site.port, file.display())])).0
+}
+
+#[test]
+fn over_its_size_an_outbox_drops_the_oldest_and_tells_the_gap() {
+    let site = site(free_port(), "", ", keep: { size: 16MB }");
+    assert_eq!(flood(&site, 300, 100_000), Some(0));
+    let gap = site.wait_until_told(GAP, "\"reason\":\"full\"");
+    assert!(gap.contains("\"first\":1") && gap.contains("\"series\":\"") && gap.contains("\"from\":\"20"), "{gap}");
+    let told = site.wait_until_told(STATUS, "\"lost\":");
+    assert!(!told.contains("\"lost\":0,"), "{told}");
+    // What is left is the newest.
+    let Site { mut gateway, folder, .. } = site;
+    assert!(gateway.process.terminate().success());
+    let used = run(Command::new("du").args(["-sm"]).arg(folder.path().join("state"))).1;
+    let used: u32 = used.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(used <= 16 + 8 + 4, "{used} MB with the reserve and a partition made ahead");
+    let (code, out, error) = run(wellhead().args(["outbox", "export", "--folder"]).arg(folder.path().join("state")));
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.lines().last().unwrap().contains("\"payload\":\"299 x"), "the newest is there");
+}
+
+#[test]
+fn over_its_size_an_outbox_refuses_or_drops_the_newest_as_told() {
+    let refusing = site(free_port(), "", ", keep: { size: 16MB }, when_full: refuse");
+    flood(&refusing, 300, 100_000);
+    refusing.gateway.process.wait_for_output("outbox limit reached");
+    let port = refusing.port.to_string();
+    let reason = wait_for("a refusal", || {
+        let (_, out, error) =
+            run(Command::new("mosquitto_pub").args(["-V", "5", "-d", "-p", &port, "-q", "1", "-t", "n", "-m", "one more"]));
+        Some(out + &error).filter(|told| told.contains("rc:151") || told.contains("RC:151") || told.contains("uota"))
+    });
+    assert!(!reason.is_empty());
+    let told = refusing.wait_until_told(STATUS, "\"full\":true");
+    assert!(told.contains("\"lost\":0,"), "what was refused was never taken: {told}");
+
+    let dropping = site(free_port(), "", ", keep: { size: 16MB }, when_full: drop-newest");
+    assert_eq!(flood(&dropping, 300, 100_000), Some(0));
+    let gap = dropping.wait_until_told(GAP, "full-newest");
+    assert!(!gap.contains("\"first\":1,"), "the oldest are kept: {gap}");
+}
+
+#[test]
+fn a_backup_is_used_after_its_time_carries_its_classes_and_rests_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = Mosquitto::start(folder.path(), "");
+    let second = Mosquitto::start(folder.path(), "");
+    let reader = subscriber(folder.path(), second.port, "#");
+    let port = free_port();
+    let yaml = format!(
+        "site: x
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+outbox: {{ folder: state }}
+classes: {{ alarm: {{ qos: 2, lane: alarm }} }}
+lines: [ {{ name: bench, simulated: {{}} }} ]
+devices:
+  - {{ name: d, line: bench, points: {{ quiet: {{ every: 100ms }}, loud: {{ every: 100ms, class: alarm }} }} }}
+uplinks:
+  - {{ name: cloud, to: 'mqtt://127.0.0.1:{}', retry: {{ first: 100ms, longest: 200ms }}, send: [ {{ filter: '#' }} ] }}
+  - {{ name: satellite, to: 'mqtt://127.0.0.1:{}', use_when: cloud down for 2s, client_id: sat, send: [ {{ filter: '#', only: [ alarm ] }} ] }}
+",
+        first.port, second.port
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(port);
+    let state = |uplink: &str| {
+        run(Command::new("mosquitto_sub").args([
+            "-p",
+            &port.to_string(),
+            "-t",
+            &format!("$SYS/broker/connection/{uplink}/state"),
+            "-C",
+            "1",
+            "-W",
+            "10",
+        ]))
+        .1
+    };
+    wait_for("the first link is up", || (state("cloud").trim() == "1").then_some(()));
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(reader.output().is_empty(), "the backup rests");
+    first.stop();
+    wait_for("alarms over the backup", || (reader.output().matches("x/d/loud").count() > 10).then_some(()));
+    assert!(!reader.output().contains("x/d/quiet"), "its classes only");
+    first.resume();
+    gateway.process.wait_for_output("this one is closed");
+    let before = reader.output().len();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(reader.output().len(), before, "it rests again");
+}
+
+#[test]
+fn several_addresses_are_tried_in_order_and_an_interface_can_be_named() {
+    let remote = Remote::listen();
+    let dead = free_port();
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = format!(
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: [ 'mqtt://127.0.0.1:{dead}', 'mqtt://127.0.0.1:{}' ], tcp: {{ interface: lo, nodelay: false }}, send: [ {{ filter: '#' }} ] }} ]\n",
+        remote.port
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let _wire = remote.accept(false, &[]);
+    let place = folder.path().join("absent");
+    fs::create_dir(&place).unwrap();
+    let gateway =
+        Gateway::start(&place, &yaml.replace("interface: lo", "interface: nowhere0").replace(&format!("'mqtt://127.0.0.1:{dead}', "), ""));
+    gateway.process.wait_for_output("network interface nowhere0");
+}
+
+#[test]
+fn messages_of_the_remote_arrive_once_although_the_link_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Mosquitto::start(folder.path(), "max_queued_messages 0\n");
+    let link = super::support::Link::to(remote.port);
+    let port = free_port();
+    let yaml = format!(
+        "site: x
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+outbox: {{ folder: state }}
+uplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', retry: {{ first: 50ms, longest: 100ms }}, receive: [ {{ filter: 'cmd/#', qos: 2 }} ], send: [ {{ filter: 'up/#' }} ] }} ]
+",
+        link.port
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(port);
+    gateway.process.wait_for_output("link is up");
+    let mut command = super::support::mosquitto_sub();
+    command.args(["-d", "-p", &port.to_string(), "-t", "cmd/#", "-q", "2", "-F", "got %p"]);
+    let reader = super::support::Process::start(&mut command, &folder.path().join("reader"));
+    reader.wait_for_output("Subscribed");
+    let count = 3000;
+    let lines: String = (0..count).map(|number| format!("{number}\n")).collect();
+    fs::write(folder.path().join("lines"), lines).unwrap();
+    let script = format!("mosquitto_pub -p {} -q 2 -t cmd/n -l < {}", remote.port, folder.path().join("lines").display());
+    let mut publisher = super::support::Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
+    for _ in 0..6 {
+        std::thread::sleep(Duration::from_millis(150));
+        link.cut();
+        std::thread::sleep(Duration::from_millis(60));
+        link.restore();
+    }
+    assert!(publisher.wait().success());
+    let got = || -> Vec<u32> { reader.output().lines().filter_map(|line| line.strip_prefix("got ")?.parse().ok()).collect() };
+    wait_for("all of them", || (got().len() >= count as usize).then_some(()));
+    assert_eq!(got(), (0..count).collect::<Vec<u32>>(), "once, in order");
+    assert!(gateway.process.output().matches("link is up").count() > 3, "the link was cut");
+}
+
+/// An HTTP proxy in the fewest lines.
+fn proxy(login: &'static str) -> u16 {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut near in listener.incoming().flatten() {
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && near.read(&mut byte).is_ok_and(|n| n > 0) {
+                request.push(byte[0]);
+            }
+            let request = String::from_utf8_lossy(&request).into_owned();
+            if !request.contains(login) {
+                let _ = near.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
+                continue;
+            }
+            let target = request.split(' ').nth(1).unwrap().to_owned();
+            let mut far = std::net::TcpStream::connect(target).unwrap();
+            near.write_all(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n").unwrap();
+            let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            std::thread::spawn(move || std::io::copy(&mut far, &mut near));
+        }
+    });
+    port
+}
+
+#[test]
+fn a_proxy_is_used_with_its_login_and_its_refusal_is_told() {
+    let remote = Remote::listen();
+    // site:secret
+    let port = proxy("Basic c2l0ZTpzZWNyZXQ=");
+    let through = site(remote.port, &format!("proxy: 'http://site:secret@127.0.0.1:{port}'"), "");
+    let mut wire = remote.accept(false, &[]);
+    through.publish("a/x", "through");
+    assert_eq!(wire.publish().payload, "through");
+    let refused = site(remote.port, &format!("proxy: 'http://site:wrong@127.0.0.1:{port}'"), "");
+    refused.gateway.process.wait_for_output("407 Proxy Authentication Required");
+    assert!(!refused.gateway.process.output().contains("wrong"), "no secret in the log");
+}
+
+/// True if this mosquitto speaks WebSocket.
+fn web_socket_listener(folder: &Path, tls: &str) -> (Mosquitto, u16) {
+    let port = free_port();
+    let remote = Mosquitto::start(folder, &format!("listener {port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\n{tls}"));
+    wait_for_port(port);
+    (remote, port)
+}
+
+#[test]
+fn web_socket_and_web_socket_over_tls_carry_messages() {
+    for is_tls in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let pem = super::support::Pem::make(folder.path());
+        let tls = if is_tls { format!("certfile {}\nkeyfile {}\n", pem.path("server.pem"), pem.path("server.key")) } else { String::new() };
+        let (remote, port) = web_socket_listener(folder.path(), &tls);
+        let reader = subscriber(folder.path(), remote.port, "#");
+        let local = free_port();
+        let (scheme, ca) = if is_tls { ("wss", format!("ca: {}, alpn: [ mqtt ], ", pem.path("ca.pem"))) } else { ("ws", String::new()) };
+        let yaml = format!(
+            "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: '{scheme}://127.0.0.1:{port}/mqtt', {ca}send: [ {{ filter: '#' }} ] }} ]\n"
+        );
+        let _gateway = Gateway::start(folder.path(), &yaml);
+        wait_for_port(local);
+        let lines: String = (0..200).map(|number| format!("{number} {}\n", "x".repeat(3000))).collect();
+        fs::write(folder.path().join("lines"), lines).unwrap();
+        let script = format!("mosquitto_pub -p {local} -q 2 -t n -l < {}", folder.path().join("lines").display());
+        assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0));
+        wait_for("all of them", || (reader.output().matches(" n ").count() >= 200).then_some(()));
+    }
+}
+
+#[test]
+fn a_remote_that_owes_answers_and_says_nothing_is_given_up() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "answer_within: 1s", "");
+    let mut wire = remote.accept(false, &[]);
+    site.publish("a/x", "unanswered");
+    let first = wire.publish();
+    site.gateway.process.wait_for_output("was silent for 1 s");
+    let mut wire = remote.accept(true, &[]);
+    let again = wire.publish();
+    assert_eq!((again.payload.as_str(), again.dup, again.id), ("unanswered", true, first.id));
+    assert!(PATIENCE > Duration::from_secs(1));
+}

@@ -1,0 +1,151 @@
+//! A remote broker played packet by packet: what it allows, what it refuses, what it forgets.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::support::PATIENCE;
+
+/// Where gateways connect to.
+pub struct Remote {
+    listener: TcpListener,
+    pub port: u16,
+}
+
+/// One connection of a gateway.
+pub struct Wire {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
+
+/// A packet: its first byte, and what follows the length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    pub first: u8,
+    pub body: Vec<u8>,
+}
+
+/// A PUBLISH taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    pub topic: String,
+    pub qos: u8,
+    pub dup: bool,
+    pub retain: bool,
+    pub id: u16,
+    /// As on the wire.
+    pub properties: Vec<u8>,
+    pub payload: String,
+}
+
+impl Packet {
+    pub fn kind(&self) -> u8 {
+        self.first >> 4
+    }
+
+    /// The MQTT 5 PUBLISH it is.
+    pub fn publish(&self) -> Publish {
+        assert_eq!(self.kind(), 3, "{self:?}");
+        let (length, rest) = self.body.split_at(2);
+        let (topic, mut rest) = rest.split_at(usize::from(u16::from_be_bytes([length[0], length[1]])));
+        let qos = self.first >> 1 & 3;
+        let mut id = 0;
+        if qos > 0 {
+            id = u16::from_be_bytes([rest[0], rest[1]]);
+            rest = &rest[2..];
+        }
+        // Properties of the tests are shorter than 128 bytes.
+        let (properties, payload) = rest[1..].split_at(usize::from(rest[0]));
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        Publish {
+            topic: text(topic),
+            qos,
+            dup: self.first & 8 != 0,
+            retain: self.first & 1 != 0,
+            id,
+            properties: properties.to_vec(),
+            payload: text(payload),
+        }
+    }
+}
+
+impl Remote {
+    pub fn listen() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        Self { listener, port }
+    }
+
+    /// Accepts a gateway, reads its CONNECT and answers with these flags and properties.
+    pub fn accept(&self, session_present: bool, properties: &[u8]) -> Wire {
+        let (stream, _) = self.listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut wire = Wire { stream, input: Vec::new() };
+        assert_eq!(wire.read().kind(), 1);
+        let length = u8::try_from(properties.len()).unwrap();
+        let mut connack = vec![0x20, length + 3, u8::from(session_present), 0, length];
+        connack.extend(properties);
+        wire.write(&connack);
+        wire
+    }
+}
+
+impl Wire {
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// PUBACK, PUBREC or PUBCOMP with a reason.
+    pub fn answer(&mut self, first: u8, id: u16, reason: u8) {
+        let [high, low] = id.to_be_bytes();
+        self.write(&[first, 4, high, low, reason, 0]);
+    }
+
+    /// The next packet.
+    pub fn read(&mut self) -> Packet {
+        self.read_within(PATIENCE).expect("the gateway has nothing to say")
+    }
+
+    /// The next packet, or `None` if none comes in time.
+    pub fn read_within(&mut self, patience: Duration) -> Option<Packet> {
+        loop {
+            if let Some(packet) = self.take() {
+                return Some(packet);
+            }
+            self.stream.set_read_timeout(Some(patience)).unwrap();
+            let mut space = [0; 4096];
+            match self.stream.read(&mut space) {
+                Ok(0) => panic!("the gateway closed the connection"),
+                Ok(count) => self.input.extend(&space[..count]),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Packet> {
+        let mut length = 0;
+        for (index, byte) in self.input.iter().skip(1).take(4).enumerate() {
+            length |= usize::from(byte & 0x7F) << (7 * index);
+            if byte & 0x80 == 0 {
+                let header = 2 + index;
+                if self.input.len() < header + length {
+                    return None;
+                }
+                let packet = Packet { first: self.input[0], body: self.input[header..header + length].to_vec() };
+                self.input.drain(..header + length);
+                return Some(packet);
+            }
+        }
+        None
+    }
+
+    /// The next PUBLISH; other packets are passed over.
+    pub fn publish(&mut self) -> Publish {
+        loop {
+            let packet = self.read();
+            if packet.kind() == 3 {
+                return packet.publish();
+            }
+        }
+    }
+}
