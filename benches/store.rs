@@ -280,8 +280,8 @@ fn remote(mut stream: TcpStream, acknowledges: bool, mut acknowledged: impl FnMu
             at += length;
         }
         input.drain(..at);
-        if first.is_some() && !acknowledges {
-            return first.unwrap();
+        if let Some(first) = first.filter(|_| !acknowledges) {
+            return first;
         }
         let _ = stream.write_all(&output);
         if !acknowledged(count) {

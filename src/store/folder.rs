@@ -126,7 +126,7 @@ pub(super) fn open_or_carve(folder: &Path, path: &Path) -> Result<Opened, StoreE
 }
 
 /// Puts what can be carved out of `bytes` in the place of a damaged partition.
-fn rebuild(folder: &Path, path: &Path, bytes: &[u8], note: Option<Note>, what: &str) -> Result<Opened, StoreError> {
+pub(super) fn rebuild(folder: &Path, path: &Path, bytes: &[u8], note: Option<Note>, what: &str) -> Result<Opened, StoreError> {
     let mut chunks: Vec<Chunk> = Chunk::carve(bytes).filter(|chunk| !matches!(chunk, Chunk::Note { .. })).collect();
     chunks.sort_by_key(|chunk| match chunk {
         Chunk::Part { seq, part, .. } => (*seq, *part),

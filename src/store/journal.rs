@@ -21,7 +21,7 @@ use super::engine::{LEAST_PARTITION_BYTES, Partition, SLOTS, io_error};
 use super::folder::{Sealed, list, lock, remove_partition};
 use super::gap::{Gap, Reason};
 use super::note::Note;
-use super::recover::{Recovered, recover};
+use super::recover::{Recovered, recover, remove_closed, write_closed};
 use super::reserve::Reserve;
 use super::spare::Spare;
 use super::{CHUNK_BYTES, Entry, StoreError};
@@ -91,6 +91,7 @@ impl Journal {
         note.number += 1;
         let spare = Spare::of(folder);
         let tail_partition = Partition::prepare(&folder.join("new-tail"))?.adopt(&tail.path(folder), &[], &note)?;
+        remove_closed(folder);
         let reserved = note.next_seq;
         let mut journal = Self {
             folder: folder.to_owned(),
@@ -324,7 +325,12 @@ impl Journal {
         let mut note = self.note.clone();
         note.number += 1;
         note.durable = note.written;
-        if self.tail_usable { self.tail_partition.commit(&[], &note) } else { self.rotate(&[], &note) }
+        if self.tail_usable {
+            self.tail_partition.commit(&[], &note)?
+        } else {
+            self.rotate(&[], &note)?
+        }
+        write_closed(&self.folder, &note)
     }
 
     /// Removes partitions whose entries are all settled. Whether the cursor is durable does not matter: at the next start
@@ -446,7 +452,7 @@ mod tests {
         journal.save().unwrap();
         assert_eq!(journal.sealed.len(), 0);
         journal.close().unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "LOCK, reserve and one partition");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "LOCK, reserve, the witness of the end and one partition");
         let journal = open(folder.path());
         assert_eq!((journal.waiting(), journal.next_seq()), (0, 2001));
     }

@@ -7,6 +7,7 @@
 //! reserve                                      room that is given up when the disk is full, so that delivering can go on
 //! <queue>/LOCK                                 held while the journal is open
 //! <queue>/p-2-<number>-<first seq>-<begun>/    a partition: one sled database, filled once, removed whole
+//! <queue>/closed                               the last note of a run that ended in order
 //! <queue>/new-*/  dead-*/                      partitions being made or removed; deleted at the next start
 //! <queue>/carved-*/                            what replaces a damaged partition, until that one is in quarantine
 //! <queue>/quarantine/                          partitions that could not be read whole; what could be carved out of them was kept
@@ -18,6 +19,8 @@
 //! * Sequence numbers grow and are never used again, across restarts too. They skip some after an unclean stop.
 //! * The note (what is settled, which numbers are in use, the state of the user) is written in the same commit as the entries.
 //! * After a failed write the partition is left alone and a new one is begun; an fsync is never repeated on the same file.
+//! * Damage is told, never silent. The one thing that cannot be told from a write that was under way is the loss of the very last
+//!   pages of a journal that did not end in order.
 //! * An entry that is settled before its commit is due is never written at all.
 //! * Only `engine.rs` names sled; it catches its panics.
 //!

@@ -1,15 +1,20 @@
 //! What the partitions of the last run say: what is settled, which numbers may have been given out, and whether something is missing.
 
 use std::collections::VecDeque;
+use std::fs::{self, File};
 use std::path::Path;
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::engine::Partition;
-use super::folder::{Opened, Sealed, open_or_carve};
+use super::engine::{Partition, io_error, sync_dir};
+use super::folder::{Opened, Sealed, open_or_carve, read_what_can_be_read, rebuild};
 use super::gap::{Gap, Reason};
 use super::journal::AHEAD;
 use super::note::Note;
+use crate::time::unix_ms;
+
+/// The file of an orderly end.
+const CLOSED: &str = "closed";
 
 /// What the partitions of the last run say.
 #[derive(Default)]
@@ -21,10 +26,14 @@ pub(super) struct Recovered {
 
 /// Reads the newest partitions of the last run until one tells what was settled and which numbers were given out.
 pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recovered, StoreError> {
+    let closed = closed_note(folder);
+    if closed.is_none() && !sealed.is_empty() {
+        tracing::info!(folder = %folder.display(), "the last run did not end in order; what was being written then was not acknowledged");
+    }
     let mut last_seq = 0;
     let mut unclear = 0;
     for newest in sealed.iter().rev() {
-        let Opened { partition, last_seq: last, note } = open_or_carve(folder, &newest.path(folder))?;
+        let Opened { partition, last_seq: last, note } = open_as_closed(folder, newest, closed.as_ref())?;
         last_seq = last_seq.max(last.unwrap_or(0)).max(newest.first_seq - 1);
         let Some(note) = note else {
             // A note is gone, and with it how far numbers were given out.
@@ -36,6 +45,38 @@ pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recove
     Ok(go_on(Note { next_seq: 1, ..Note::default() }, last_seq, unclear))
 }
 
+/// What the last run wrote down when it ended in order: a witness beside the partitions.
+fn closed_note(folder: &Path) -> Option<Note> {
+    let bytes = fs::read(folder.join(CLOSED)).ok()?;
+    Note::of(&Chunk::decode(&bytes).ok()?)
+}
+
+/// Writes the witness of an orderly end; without it an end that is damaged later looks like a write that was under way.
+pub(super) fn write_closed(folder: &Path, note: &Note) -> Result<(), StoreError> {
+    let (path, new) = (folder.join(CLOSED), folder.join("closed.new"));
+    let written = fs::write(&new, note.encode()).and_then(|()| File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path));
+    written.map_err(|e| io_error(&path, e))?;
+    sync_dir(folder)
+}
+
+/// A new run has begun.
+pub(super) fn remove_closed(folder: &Path) {
+    // One that stays is older than the notes of the new run, and says nothing then.
+    let _ = fs::remove_file(folder.join(CLOSED));
+}
+
+/// Opens the newest partition, or one before it; one that lacks what an orderly end had written is damaged.
+fn open_as_closed(folder: &Path, sealed: &Sealed, closed: Option<&Note>) -> Result<Opened, StoreError> {
+    let path = sealed.path(folder);
+    let opened = open_or_carve(folder, &path)?;
+    let Some(closed) = closed.filter(|closed| opened.note.as_ref().is_some_and(|note| note.number < closed.number)) else {
+        return Ok(opened);
+    };
+    drop(opened);
+    let bytes = read_what_can_be_read(&path.join("db"))?;
+    rebuild(folder, &path, &bytes, Some(closed.clone()), "its end is gone, although the last run ended in order")
+}
+
 /// Numbers go on behind everything that may have been given out; what was never written counts as settled.
 fn go_on(mut note: Note, last_seq: u64, unclear: u64) -> Recovered {
     let written = note.written.max(last_seq);
@@ -43,7 +84,12 @@ fn go_on(mut note: Note, last_seq: u64, unclear: u64) -> Recovered {
     note.cursor.settle(written + 1, note.next_seq - 1);
     note.written = note.next_seq - 1;
     note.durable = note.written;
-    Recovered { note, ..Recovered::default() }
+    let mut gaps = Vec::new();
+    if unclear > 0 {
+        // A partition has its note before it has its name: it was damaged, and nobody knows how much was behind what is left.
+        gaps.push(Gap { first: written + 1, last: note.written, count: 0, from_ms: 0, until_ms: unix_ms(), reason: Reason::Damage });
+    }
+    Recovered { note, gaps, lost: 0 }
 }
 
 /// Compares what a note promises with what is there.

@@ -15,6 +15,7 @@ mod broker_peers;
 mod cli;
 mod config;
 mod crash;
+mod damage;
 mod exactly_once;
 mod faults;
 mod field_peers;

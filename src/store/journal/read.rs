@@ -1,12 +1,14 @@
 //! Reading on: from partition to partition, over holes, past what a failed commit left.
 
 use std::collections::VecDeque;
+use std::path::Path;
 
 use bytes::BytesMut;
 
 use super::Journal;
 use crate::store::chunk::Chunk;
-use crate::store::folder::{Sealed, open_or_carve};
+use crate::store::engine::Partition;
+use crate::store::folder::{Opened, Sealed, open_or_carve, read_what_can_be_read, rebuild};
 use crate::store::gap::{Gap, Reason};
 use crate::store::{Entry, StoreError};
 
@@ -133,16 +135,28 @@ impl Journal {
             let Some(path) = self.sealed.iter().find(|sealed| sealed.number == number).map(|sealed| sealed.path(&self.folder)) else {
                 return Ok(None);
             };
-            let opened = match open_or_carve(&self.folder, &path) {
-                Err(StoreError::Full { .. }) if self.reserve.spend() => open_or_carve(&self.folder, &path),
+            let opened = match self.open_sealed(number, &path) {
+                Err(StoreError::Full { .. }) if self.reserve.spend() => self.open_sealed(number, &path),
                 opened => opened,
             };
-            self.head = Some((number, opened?.partition));
+            self.head = Some((number, opened?));
         }
         match &self.head {
             Some((_, partition)) => partition.chunk(slot),
             None => Ok(None),
         }
+    }
+
+    /// Opens a partition that is not written any more. Where the next one begins tells what must be in it.
+    fn open_sealed(&self, number: u64, path: &Path) -> Result<Partition, StoreError> {
+        let Opened { partition, last_seq, note } = open_or_carve(&self.folder, path)?;
+        let last = last_seq.unwrap_or(0);
+        if self.note.cursor.unsettled_in(last + 1, self.end_of(number) - 1) == 0 {
+            return Ok(partition);
+        }
+        drop(partition);
+        let bytes = read_what_can_be_read(&path.join("db"))?;
+        rebuild(&self.folder, path, &bytes, note, "its end is gone").map(|opened| opened.partition)
     }
 
     /// The whole entries that begin with `chunk`, and how many slots they took. Parts without an end are skipped: they were
