@@ -6,7 +6,7 @@
 //! ```text
 //! wire --Driver--> Reading --report--> Message --+--> broker ----------------> local clients
 //!                                                +--> outbox --> uplink -----> remote broker ... acknowledged --> settled
-//! local client --PUBLISH--> broker --forward---> outbox        (acknowledged only once it is on disk)
+//! local client --PUBLISH--> broker --forward---> outbox        (acknowledged once it is on disk, or at the remote)
 //! remote broker --PUBLISH--> uplink --> broker --> local clients
 //! ```
 //!
@@ -31,6 +31,7 @@
 //! * One owner per fact: [`outbox`] owns what is undelivered, [`broker::engine`] sessions and retained messages, one task one wire.
 //! * State machines do no I/O: [`broker::engine`], `uplink::session`, [`field::schedule`] get the time as an argument.
 //! * A message is acknowledged only when it is where it was promised to be: on disk, or at the remote broker.
+//! * What a session must not forget is durable before the packet that depends on it is written.
 //! * Every queue is bounded. What is stored makes the sender wait; the live view of local clients drops and counts.
 //! * Only [`store`] names sled, only `uplink::link` names rumqttc, only [`time`] reads clocks.
 

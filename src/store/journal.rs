@@ -311,7 +311,15 @@ impl Journal {
     /// done with. Also gives room to number more entries.
     pub fn save(&mut self) -> Result<(), StoreError> {
         let is_due = !self.is_saved || self.note.next_seq + AHEAD / 2 > self.reserved;
-        let saved = if is_due { self.commit(&[], !self.tail_usable || self.is_tail_full()) } else { Ok(()) };
+        let saved = if is_due {
+            match self.commit(&[], !self.tail_usable || self.is_tail_full()) {
+                // After an error a new partition is needed, and that needs room.
+                Err(StoreError::Full { .. }) if self.reserve.spend() => self.commit(&[], true),
+                saved => saved,
+            }
+        } else {
+            Ok(())
+        };
         // Also when the disk is full: that is how it gets room. Partitions that are gone count as settled at the next start.
         self.remove_settled()?;
         if saved.is_ok() {

@@ -289,6 +289,14 @@ impl Worker {
             journal.set_state(state.clone());
         }
         let written = if batch.is_empty() { journal.save() } else { journal.write(&batch) };
+        let mut is_saved = written.is_ok();
+        if let (Err(StoreError::Full { .. }), false) = (&written, batch.is_empty()) {
+            // Nothing new fits, but what is on the way out must go on: that is how a full disk gets room.
+            is_saved = journal.save().is_ok();
+        }
+        if is_saved {
+            self.saves.iter_mut().for_each(|save| save.states.retain(|(queue, _)| *queue != index));
+        }
         let mut inner = shared.lock();
         if let Some(queue) = inner.queues.get_mut(index) {
             queue.written = journal.written();
@@ -342,10 +350,10 @@ impl Worker {
 
     fn answer_saves(&mut self) {
         // A commit that failed is repeated, with its state.
-        if self.retry_at.is_none() {
-            for save in self.saves.drain(..) {
-                let _ = save.reply.send(());
-            }
+        let (done, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.saves).into_iter().partition(|save| save.states.is_empty());
+        self.saves = left;
+        for save in done {
+            let _ = save.reply.send(());
         }
     }
 

@@ -204,10 +204,22 @@ fn a_full_disk_acknowledges_nothing_says_so_and_recovers_by_itself() {
 
 #[test]
 fn a_full_disk_with_a_backlog_can_be_restarted_and_drains() {
+    drains_on_a_full_disk(1);
+}
+
+#[test]
+fn a_full_disk_with_a_backlog_of_qos_2_drains_too() {
+    drains_on_a_full_disk(2);
+}
+
+fn drains_on_a_full_disk(qos: u8) {
     let folder = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(&folder.path().join("disk"), 64);
     let (remote_port, local) = (free_port(), free_port());
-    let yaml = with_uplink("disk/state", remote_port).replace("127.0.0.1:0", &format!("127.0.0.1:{local}"));
+    let yaml = with_uplink("disk/state", remote_port)
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{local}"))
+        .replace("filter: '#'", "filter: '#', class: c")
+        + &format!("classes: {{ c: {{ qos: {qos} }} }}\n");
     let mut gateway = Gateway::start(folder.path(), &yaml);
     wait_for_port(local);
     let lines: String = (0..900).map(|number| format!("{number} {}\n", "x".repeat(100_000))).collect();
