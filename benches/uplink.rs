@@ -109,7 +109,7 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
         let uplink =
             uplink::prepare(config.uplinks[0].settings.clone(), outbox.clone(), Ends { live: None, inbound: None, is_up, primary: None })
                 .unwrap();
-        detach(uplink.run(stop, Duration::ZERO));
+        detach(uplink.run(stop.clone(), stop, Duration::ZERO));
         up.wait_for(|up| *up).await.unwrap();
         let start = Instant::now();
         let message = Outgoing {

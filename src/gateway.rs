@@ -139,9 +139,9 @@ impl Gateway {
             ready.push(uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?);
         }
         for (uplink, spec) in ready.into_iter().zip(&config.uplinks) {
-            let (stop, grace) = (uplink_stop.clone(), config.shutdown_grace);
+            let (stop, hurried, grace) = (uplink_stop.clone(), hurried.clone(), config.shutdown_grace);
             tasks.start(format!("uplink:{}", spec.settings.name), async move {
-                uplink.run(stop, grace).await;
+                uplink.run(stop, hurried, grace).await;
                 Ok(())
             });
         }

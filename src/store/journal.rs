@@ -334,9 +334,9 @@ impl Journal {
         note.number += 1;
         note.durable = note.written;
         if self.tail_usable {
-            self.tail_partition.commit(&[], &note)?
+            self.tail_partition.commit(&[], &note)?;
         } else {
-            self.rotate(&[], &note)?
+            self.rotate(&[], &note)?;
         }
         write_closed(&self.folder, &note)
     }

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
+use super::Receive;
 use super::inbound::Delivery;
 use super::link::{Accepted, Command, Incoming, Link, LinkError};
 use super::session::{Send, Step, Verdict};
 use super::task::Uplink;
 use crate::backoff::Backoff;
-use crate::mqtt::{QoS, TopicFilter};
+use crate::mqtt::{PacketId, QoS, TopicFilter};
 use crate::outbox::{Place, ReadError, Reason};
 use crate::reading::Timestamp;
 use crate::tasks::Stop;
@@ -24,6 +25,12 @@ const RECEIVE_BATCH: usize = 512;
 /// Changes of the session that are saved at once, however short the last save is ago; at most a sixteenth of the window.
 const SAVE_BATCH: usize = 128;
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// A message may be owed an answer so many times longer than the remote may be silent.
+const LONGEST_DEBT: u32 = 10;
+/// How long DISCONNECT, and what is before it, may take.
+const GOODBYE: Duration = Duration::from_secs(3);
+/// Dead letters that may wait for the disk.
+const MAX_BURIALS: usize = 64;
 /// First and longest pause after the remote said "not now".
 const HOLD: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -40,11 +47,14 @@ pub(super) struct Connection<'a> {
     uplink: &'a mut Uplink,
     link: Link,
     keep_alive: Option<Duration>,
-    heard: Instant,
-    /// When the remote was last asked for a sign of life.
-    asked: Instant,
-    /// Since when the remote owes an answer.
+    /// A PINGREQ that is not answered.
+    pinged: Option<Instant>,
+    /// Since when the remote owes an answer without a break.
     owes_since: Option<Instant>,
+    /// The message that has waited longest for its answer, and since when.
+    oldest: Option<(Place, Instant)>,
+    /// What was asked for with SUBSCRIBE.
+    wanted: Vec<Receive>,
     /// Set by the stop order.
     give_up: Option<Instant>,
     /// QoS 0 messages that are done when the link has written so many bytes.
@@ -75,15 +85,15 @@ async fn due(at: Option<Instant>) {
 impl<'a> Connection<'a> {
     pub(super) fn new(uplink: &'a mut Uplink, link: Link, accepted: Accepted) -> Self {
         let keep_alive = accepted.keep_alive.map_or(uplink.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
-        let at = now();
         Self {
             uplink,
             link,
             // The remote may switch it off.
             keep_alive: Some(keep_alive).filter(|keep_alive| *keep_alive > Duration::ZERO),
-            heard: at,
-            asked: at,
+            pinged: None,
             owes_since: None,
+            oldest: None,
+            wanted: Vec::new(),
             give_up: None,
             unwritten: VecDeque::new(),
             hold_until: None,
@@ -153,9 +163,10 @@ impl<'a> Connection<'a> {
             for receive in impossible {
                 tracing::error!(uplink = %uplink.settings.name, filter = %receive.filter, "the remote has no wildcards; name the topics in `receive` one by one");
             }
-            if !wanted.is_empty() {
-                self.link.feed(Command::Subscribe(wanted))?;
+            if !wanted.is_empty() && !self.link.feed(Command::Subscribe(wanted.clone()))? {
+                tracing::error!(uplink = %uplink.settings.name, "the subscriptions are larger than the remote takes; use fewer or shorter filters in `receive`");
             }
+            self.wanted = wanted;
         }
         Ok(())
     }
@@ -177,27 +188,34 @@ impl<'a> Connection<'a> {
         None
     }
 
-    /// Asks for a sign of life, and judges its absence. Bytes that the link takes are one too.
+    /// Asks for a sign of life, and judges its absence. Bytes that come are one, and so are bytes that the link takes.
     fn check_life(&mut self) -> Result<(), LinkError> {
         let at = now();
         let settings = &self.uplink.settings;
-        if !self.link.is_idle() && at >= self.link.progress() + settings.write_within {
+        let (heard, sent) = (self.link.heard(), self.link.progress());
+        if !self.link.is_idle() && at >= sent + settings.write_within {
             return Err(LinkError::Broken(format!("the link took nothing for {} s", settings.write_within.as_secs())));
         }
-        let alive = self.heard.max(self.link.progress());
-        if let Some(since) = self.owes_since
-            && at >= since.max(alive) + settings.answer_within
-        {
+        let oldest = self.uplink.session.oldest_unanswered();
+        let owes = self.pinged.is_some() || oldest.is_some();
+        self.owes_since = self.owes_since.filter(|_| owes).or(owes.then_some(at));
+        if self.owes_since.is_some_and(|since| at >= since.max(heard).max(sent) + settings.answer_within) {
             return Err(LinkError::Broken(format!("the remote owes an answer and was silent for {} s", settings.answer_within.as_secs())));
         }
+        self.oldest = oldest.map(|place| self.oldest.filter(|(known, _)| *known == place).unwrap_or((place, at)));
+        if let Some((place, since)) = self.oldest
+            && at >= since + settings.answer_within * LONGEST_DEBT
+        {
+            return Err(LinkError::Broken(format!("the remote does not answer message {}, only others", place.seq)));
+        }
         let Some(keep_alive) = self.keep_alive else { return Ok(()) };
-        let alive = if self.link.is_idle() { self.heard } else { alive };
+        let alive = if self.link.is_idle() { heard } else { heard.max(sent) };
         if at >= alive + keep_alive.mul_f64(1.5) {
             return Err(LinkError::Broken(format!("the remote was silent for {} s", keep_alive.mul_f64(1.5).as_secs())));
         }
-        if at + STATUS_EVERY >= alive.max(self.asked) + keep_alive {
-            self.asked = at;
-            self.owes_since.get_or_insert(at);
+        // Something must be sent within the interval [MQTT-3.1.2-20], and something must come.
+        if self.pinged.is_none() && at + STATUS_EVERY >= sent.min(heard) + keep_alive {
+            self.pinged = Some(at);
             self.link.feed(Command::Ping)?;
         }
         Ok(())
@@ -212,7 +230,7 @@ impl<'a> Connection<'a> {
             }
             Ok(())
         };
-        tokio::time::timeout(STATUS_EVERY, written).await.unwrap_or(Ok(()))
+        tokio::time::timeout(GOODBYE, written).await.unwrap_or(Ok(()))
     }
 
     fn is_done(&self) -> Option<Done> {
@@ -226,11 +244,13 @@ impl<'a> Connection<'a> {
     /// Collects from session and outbox what window and link have room for.
     async fn send_waiting(&mut self) -> Result<(), LinkError> {
         while self.link.has_room() {
-            if let Some(step) = self.uplink.session.next() {
-                self.write(step).await?;
+            let is_held = self.hold_until.is_some() || self.uplink.burials.len() >= MAX_BURIALS;
+            let step = if is_held { self.uplink.session.next_answer() } else { self.uplink.session.next() };
+            if let Some(step) = step {
+                self.write(step)?;
                 continue;
             }
-            if self.hold_until.is_some() || self.uplink.session.room() == 0 || !self.take_one().await? {
+            if is_held || self.uplink.session.room() == 0 || !self.take_one().await? {
                 break;
             }
         }
@@ -273,13 +293,10 @@ impl<'a> Connection<'a> {
         Ok(true)
     }
 
-    async fn write(&mut self, step: Step) -> Result<(), LinkError> {
+    fn write(&mut self, step: Step) -> Result<(), LinkError> {
         let command = match step {
-            Step::Publish(send) => return self.publish(send).await,
-            Step::Release(packet_id) => {
-                self.owes_since.get_or_insert_with(now);
-                Command::PubRel(packet_id)
-            }
+            Step::Publish(send) => return self.publish(send),
+            Step::Release(packet_id) => Command::PubRel(packet_id),
             Step::Received(packet_id) => Command::PubRec(packet_id),
             Step::Complete(packet_id) => Command::PubComp(packet_id),
         };
@@ -287,35 +304,39 @@ impl<'a> Connection<'a> {
     }
 
     /// Collects one message, unless it has expired or is too large for the remote.
-    async fn publish(&mut self, send: Send) -> Result<(), LinkError> {
+    fn publish(&mut self, send: Send) -> Result<(), LinkError> {
         let Send { place, packet_id, dup, mut message } = send;
+        let may_be_there = dup && message.qos == QoS::ExactlyOnce;
         if !message.age(Timestamp::at(unix_ms())) {
             tracing::debug!(seq = place.seq, topic = %message.topic, "expired while it waited");
             self.uplink.outbox.give_up(place.queue, place.seq, &message, Reason::Expired);
-            return self.leave_out(place, dup && message.qos == QoS::ExactlyOnce);
+            self.leave_out(place, may_be_there);
+            if !may_be_there {
+                self.uplink.outbox.settle(&[place]);
+            }
+            return Ok(());
         }
         let number = self.uplink.number(place);
         if !self.link.feed(Command::Publish { packet_id, dup, message: message.clone(), number })? {
-            self.uplink.bury(place, message, "larger than the remote takes".to_owned()).await?;
-            self.uplink.session.forget(place);
+            let reason =
+                if may_be_there { "larger than the remote takes now; it may have arrived before" } else { "larger than the remote takes" };
+            self.uplink.bury(place, message, reason.to_owned());
+            self.leave_out(place, may_be_there);
             return Ok(());
         }
-        match packet_id {
-            None => self.unwritten.push_back((self.link.collected(), place)),
-            Some(_) => drop(self.owes_since.get_or_insert_with(now)),
+        if packet_id.is_none() {
+            self.unwritten.push_back((self.link.collected(), place));
         }
         Ok(())
     }
 
-    /// A message that is not sent is settled; one that may be at the remote is ended there first.
-    fn leave_out(&mut self, place: Place, may_be_there: bool) -> Result<(), LinkError> {
+    /// A message that is not sent is forgotten; one that may be at the remote is ended there first.
+    fn leave_out(&mut self, place: Place, may_be_there: bool) {
         if may_be_there {
             self.uplink.session.release_instead(place);
         } else {
             self.uplink.session.forget(place);
-            self.uplink.outbox.settle(&[place]);
         }
-        Ok(())
     }
 
     /// Takes a packet and those that are there already, so that one write and one settling serve many.
@@ -323,7 +344,6 @@ impl<'a> Connection<'a> {
         if first == Incoming::Written {
             return Ok(());
         }
-        self.heard = now();
         let mut settled = Vec::new();
         let mut outcome = self.take(first, &mut settled).await;
         for _ in 0..RECEIVE_BATCH {
@@ -336,9 +356,6 @@ impl<'a> Connection<'a> {
                 Err(error) => Err(error),
             };
         }
-        if self.uplink.session.in_flight() == 0 {
-            self.owes_since = None;
-        }
         // What was acknowledged is settled even if the connection broke just after.
         self.uplink.outbox.settle(&settled);
         outcome
@@ -348,17 +365,26 @@ impl<'a> Connection<'a> {
         match incoming {
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);
-                self.judge(verdict, settled).await?;
+                self.judge(verdict, settled);
             }
             Incoming::PubRec(packet_id, reason) => {
                 let verdict = self.uplink.session.received(packet_id, reason);
-                self.judge(verdict, settled).await?;
+                self.judge(verdict, settled);
             }
             Incoming::PubComp(packet_id) => {
                 let verdict = self.uplink.session.completed(packet_id);
-                self.judge(verdict, settled).await?;
+                self.judge(verdict, settled);
             }
             Incoming::PubRel(packet_id) => self.uplink.session.released(packet_id),
+            Incoming::Publish { topic, qos, packet_id, .. }
+                if !self.uplink.settings.receive.iter().any(|receive| receive.covers(&topic)) =>
+            {
+                // Of a filter that is not in the file any more, or never asked for.
+                tracing::debug!(uplink = %self.uplink.settings.name, %topic, "a message that no `receive` filter asks for is left out");
+                if let Some(packet_id) = packet_id {
+                    self.left_out(packet_id, qos)?;
+                }
+            }
             Incoming::Publish { topic, payload, qos, retain, packet_id, properties } => {
                 let is_repeated = qos == QoS::ExactlyOnce && packet_id.is_some_and(|packet_id| !self.uplink.session.is_new(packet_id));
                 if !is_repeated {
@@ -372,23 +398,25 @@ impl<'a> Connection<'a> {
             Incoming::Unusable(packet_id, qos) => {
                 tracing::warn!(uplink = %self.uplink.settings.name, "a message of the remote is dropped: its topic is too deep or not allowed");
                 if let Some(packet_id) = packet_id {
-                    self.delivered(Delivery { packet_id, is_exact: qos == QoS::ExactlyOnce, is_safe: true })?;
+                    self.left_out(packet_id, qos)?;
                 }
             }
-            Incoming::Other => self.owes_since = self.owes_since.filter(|_| self.uplink.session.in_flight() > 0),
+            Incoming::Other => self.pinged = None,
             Incoming::Written => {}
         }
         Ok(())
     }
 
-    async fn judge(&mut self, verdict: Verdict, settled: &mut Vec<Place>) -> Result<(), LinkError> {
+    fn judge(&mut self, verdict: Verdict, settled: &mut Vec<Place>) {
         match verdict {
             Verdict::Delivered(place) => {
                 self.uplink.status.counters.acknowledged.count();
-                self.hold.reset();
+                if !self.uplink.session.has_refused() {
+                    self.hold.reset();
+                }
                 settled.push(place);
             }
-            Verdict::Refused { place, reason, message: Some(message) } => self.uplink.bury(place, message, reason.to_string()).await?,
+            Verdict::Refused { place, reason, message: Some(message) } => self.uplink.bury(place, message, reason.to_string()),
             Verdict::Refused { place, message: None, .. } => settled.push(place),
             Verdict::Later(reason) => {
                 if self.hold_until.is_none() {
@@ -400,12 +428,20 @@ impl<'a> Connection<'a> {
             Verdict::Going => {}
             Verdict::Unknown => tracing::debug!("an answer to nothing in flight"),
         }
-        Ok(())
+    }
+
+    /// A message of the remote that is not handed on is answered like the others.
+    fn left_out(&mut self, packet_id: PacketId, qos: QoS) -> Result<(), LinkError> {
+        let is_exact = qos == QoS::ExactlyOnce;
+        if is_exact && !self.uplink.session.is_new(packet_id) {
+            return Ok(());
+        }
+        self.delivered(Delivery { packet_id, is_exact, is_safe: true })
     }
 
     fn subscribed(&mut self, failed: &[usize]) {
         self.uplink.is_subscribed = true;
-        for receive in failed.iter().filter_map(|index| self.uplink.settings.receive.get(*index)) {
+        for receive in failed.iter().filter_map(|index| self.wanted.get(*index)) {
             tracing::error!(uplink = %self.uplink.settings.name, filter = %receive.filter, "the remote does not allow this subscription; change `receive` or the rights of this gateway");
         }
     }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::transport::{self, Stream};
-use super::{Receive, Remote, Settings};
+use super::{Protocol, Receive, Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
 use crate::time::now;
@@ -88,13 +88,23 @@ pub(super) struct Accepted {
     pub(super) topic_aliases: u16,
 }
 
+/// Whether a session that the remote keeps is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Whatever it has is forgotten.
+    Clean,
+    /// It goes on where it was.
+    Resume,
+}
+
 /// What this side says.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Command {
     Connect {
         client_id: String,
         keep_alive: u16,
-        login: Option<(String, String)>,
+        login: Option<(String, Secret)>,
+        start: Start,
     },
     /// `number` is the value of the user property that names the message.
     Publish {
@@ -134,18 +144,37 @@ pub(super) struct Link {
     written: u64,
     /// When the link last took bytes, or had none to take.
     progress: Instant,
+    /// When bytes last came.
+    heard: Instant,
 }
 
 impl Link {
     /// Connects to one address, and waits for CONNACK; bounded by `connect_within`.
-    pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
+    pub(super) async fn open(
+        settings: &Settings,
+        remote: &Remote,
+        tls: Option<&TlsConnector>,
+        start: Start,
+    ) -> Result<(Self, Accepted), LinkError> {
         let patience = settings.connect_within;
-        timeout(patience, Self::dial(settings, remote, tls))
+        let opened = async {
+            if start == Start::Clean && settings.protocol == Protocol::V311 {
+                // MQTT 3.1.1 cannot begin a session anew and keep it: one connection ends the old one.
+                let (mut last, _) = Self::dial(settings, remote, tls, Start::Clean).await?;
+                last.feed(Command::Disconnect)?;
+                while !last.is_idle() {
+                    last.next().await?;
+                }
+                return Self::dial(settings, remote, tls, Start::Resume).await;
+            }
+            Self::dial(settings, remote, tls, start).await
+        };
+        timeout(patience, opened)
             .await
             .unwrap_or_else(|_| Err(LinkError::Silent(format!("{remote} did not answer within {} s", patience.as_secs()))))
     }
 
-    async fn dial(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
+    async fn dial(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>, start: Start) -> Result<(Self, Accepted), LinkError> {
         let stream = transport::open(settings, remote, tls).await?;
         let (reader, writer) = tokio::io::split(stream);
         let mut link = Self {
@@ -162,10 +191,11 @@ impl Link {
             collected: 0,
             written: 0,
             progress: now(),
+            heard: now(),
         };
-        let login = settings.login.as_ref().map(|(user, password)| (user.clone(), password.0.clone()));
+        let login = settings.login.clone();
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
-        link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login })?;
+        link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start })?;
         loop {
             match link.next().await? {
                 Incoming::Written => {}
@@ -184,21 +214,31 @@ impl Link {
     /// Collects a packet; it is written while [`Link::next`] waits. False if it is larger than the remote takes: then it is not
     /// sent.
     pub(super) fn feed(&mut self, mut command: Command) -> Result<bool, LinkError> {
-        if self.output.is_empty() {
-            self.progress = now();
-        }
+        let is_first = self.output.is_empty();
         let before = self.output.len();
         let mut alias = None;
         if let Command::Publish { message, .. } = &mut command {
             message.retain &= self.retain_available;
             alias = self.alias_of(&message.topic);
         }
-        let new = alias.filter(|(_, is_new)| *is_new).zip(topic_of(&command));
+        let mut new = alias.filter(|(_, is_new)| *is_new).zip(topic_of(&command));
+        // A new alias takes three bytes, which may be three too many.
+        let plain = new.is_some().then(|| command.clone()).filter(|_| self.max_packet != usize::MAX);
         self.codec.encode(command, alias, &mut self.output)?;
+        if self.output.len() - before > self.max_packet
+            && let Some(plain) = plain
+        {
+            new = None;
+            self.output.truncate(before);
+            self.codec.encode(plain, None, &mut self.output)?;
+        }
         let size = self.output.len() - before;
         if size > self.max_packet {
             self.output.truncate(before);
             return Ok(false);
+        }
+        if is_first {
+            self.progress = now();
         }
         // The remote knows an alias only once it has the packet that sets it.
         if let Some(((number, _), topic)) = new {
@@ -241,6 +281,11 @@ impl Link {
         self.progress
     }
 
+    /// When bytes of the remote last came.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
+    }
+
     /// The next packet of the remote, or the news that bytes were written. Safe to drop while it waits.
     pub(super) async fn next(&mut self) -> Result<Incoming, LinkError> {
         loop {
@@ -253,6 +298,7 @@ impl Link {
                     if read? == 0 {
                         return Err(LinkError::Broken("the remote broker closed the connection".to_owned()));
                     }
+                    self.heard = now();
                 }
                 written = push(&mut self.writer, &mut self.output), if busy => {
                     let count = written?;

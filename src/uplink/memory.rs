@@ -2,8 +2,9 @@
 //! it has. One memory a lane, written in the same commit as what is settled in that lane. Pure.
 //!
 //! ```text
-//! version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bit: released)
+//! version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bits: released, lost)
 //!           | runs of identifiers of the remote 2 | runs x (first 2, last 2), or 0xFFFF and a bit for each of the 65536
+//!           | sessions known 1, x 4 | sessions left behind 1, x 4
 //! ```
 //! A run is that many messages with consecutive numbers, consecutive identifiers and the same state.
 
@@ -15,6 +16,10 @@ use crate::mqtt::PacketId;
 
 const VERSION: u8 = 1;
 const RELEASED: u16 = 0x8000;
+const LOST: u16 = 0x4000;
+const LENGTH: u16 = 0x3FFF;
+/// Remotes that are remembered.
+const MAX_REMOTES: usize = 16;
 
 /// Most QoS 2 messages in flight, over all lanes: in the worst case each is a run of its own, and they must fit a state of the store.
 pub(super) const MAX_EXACT: usize = 1280;
@@ -28,8 +33,36 @@ const BITS_BYTES: usize = 8192;
 pub(super) struct Held {
     pub(super) seq: u64,
     pub(super) packet_id: PacketId,
+    pub(super) stage: HeldStage,
+}
+
+/// How far a message in flight is known to have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeldStage {
+    /// It may be at the remote.
+    Sent,
     /// The remote has it (PUBREC came); only PUBREL and PUBCOMP are left.
-    pub(super) is_released: bool,
+    Released,
+    /// It may have been at a remote that has forgotten it.
+    Lost,
+}
+
+impl HeldStage {
+    fn flag(self) -> u16 {
+        match self {
+            Self::Sent => 0,
+            Self::Released => RELEASED,
+            Self::Lost => LOST,
+        }
+    }
+
+    fn of(length: u16) -> Self {
+        match (length & RELEASED != 0, length & LOST != 0) {
+            (true, _) => Self::Released,
+            (false, true) => Self::Lost,
+            (false, false) => Self::Sent,
+        }
+    }
 }
 
 /// The memory of one lane.
@@ -39,6 +72,10 @@ pub(super) struct Memory {
     pub(super) held: Vec<Held>,
     /// Packet identifiers of messages of the remote that were taken and not released yet.
     pub(super) received: BTreeSet<u16>,
+    /// Remotes whose session is this gateway's.
+    pub(super) known: BTreeSet<u32>,
+    /// Remotes that may still keep a session which was given up for that of another one.
+    pub(super) left_behind: BTreeSet<u32>,
 }
 
 impl Memory {
@@ -50,12 +87,13 @@ impl Memory {
         let mut runs: Vec<(u32, u16, u16)> = Vec::new();
         for held in &self.held {
             let offset = u32::try_from(held.seq - base).unwrap_or(u32::MAX);
-            let flag = if held.is_released { RELEASED } else { 0 };
+            let flag = held.stage.flag();
             match runs.last_mut() {
                 Some((first, id, length))
-                    if *length & RELEASED == flag
-                        && u64::from(*first) + u64::from(*length & !RELEASED) == u64::from(offset)
-                        && u32::from(*id) + u32::from(*length & !RELEASED) == u32::from(held.packet_id.get()) =>
+                    if *length & !LENGTH == flag
+                        && *length & LENGTH < LENGTH
+                        && u64::from(*first) + u64::from(*length & LENGTH) == u64::from(offset)
+                        && u32::from(*id) + u32::from(*length & LENGTH) == u32::from(held.packet_id.get()) =>
                 {
                     *length += 1;
                 }
@@ -73,6 +111,10 @@ impl Memory {
             out.put_u16(length);
         }
         put_identifiers(&self.received, &mut out);
+        for remotes in [&self.known, &self.left_behind] {
+            out.put_u8(u8::try_from(remotes.len().min(MAX_REMOTES)).unwrap_or(0));
+            remotes.iter().take(MAX_REMOTES).for_each(|remote| out.put_u32(*remote));
+        }
         out.freeze()
     }
 
@@ -88,15 +130,20 @@ impl Memory {
         let base = bytes.try_get_u64().ok()?;
         for _ in 0..bytes.try_get_u16().ok()? {
             let (offset, id, length) = (bytes.try_get_u32().ok()?, bytes.try_get_u16().ok()?, bytes.try_get_u16().ok()?);
-            for n in 0..length & !RELEASED {
+            for n in 0..length & LENGTH {
                 memory.held.push(Held {
                     seq: base.checked_add(u64::from(offset) + u64::from(n))?,
                     packet_id: PacketId::new(id.checked_add(n)?)?,
-                    is_released: length & RELEASED != 0,
+                    stage: HeldStage::of(length),
                 });
             }
         }
         memory.received = identifiers(&mut bytes)?;
+        for remotes in [&mut memory.known, &mut memory.left_behind] {
+            for _ in 0..bytes.try_get_u8().ok()? {
+                remotes.insert(bytes.try_get_u32().ok()?);
+            }
+        }
         Some(memory)
     }
 }
@@ -131,7 +178,7 @@ fn identifiers(bytes: &mut Bytes) -> Option<BTreeSet<u16>> {
     let runs = bytes.try_get_u16().ok()?;
     let mut found = BTreeSet::new();
     if runs == AS_BITS {
-        let bits = bytes.get(..BITS_BYTES)?;
+        let bits = if bytes.len() < BITS_BYTES { return None } else { bytes.split_to(BITS_BYTES) };
         found.extend((0..=u16::MAX).filter(|id| bits.get(usize::from(id / 8)).is_some_and(|byte| byte & 1 << (id % 8) != 0)));
         return Some(found);
     }
@@ -146,21 +193,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn held(seq: u64, id: u16, is_released: bool) -> Held {
-        Held { seq, packet_id: PacketId::new(id).unwrap(), is_released }
+    fn held(seq: u64, id: u16, kind: u8) -> Held {
+        let stage = [HeldStage::Sent, HeldStage::Released, HeldStage::Lost][usize::from(kind % 3)];
+        Held { seq, packet_id: PacketId::new(id).unwrap(), stage }
     }
 
     proptest! {
         #[test]
-        fn it_comes_back_as_it_was_written(steps in prop::collection::vec((1_u64..3, 1_u16..3, any::<bool>()), 0..300), received in prop::collection::btree_set(any::<u16>(), 0..20), many in any::<bool>()) {
+        fn it_comes_back_as_it_was_written(steps in prop::collection::vec((1_u64..3, 1_u16..3, any::<u8>()), 0..300), received in prop::collection::btree_set(any::<u16>(), 0..20), many in any::<bool>()) {
             let (mut seq, mut id) = (1 << 40, 500);
-            let held = steps.into_iter().map(|(more, further, released)| {
+            let held = steps.into_iter().map(|(more, further, kind)| {
                 seq += more;
                 id += further;
-                held(seq, id, released)
+                held(seq, id, kind)
             }).collect();
             let received = if many { received.into_iter().chain((0..60_000).step_by(3)).collect() } else { received };
-            let memory = Memory { held, received };
+            let memory = Memory { held, received, known: [7, 9].into(), left_behind: [u32::MAX].into() };
             prop_assert_eq!(Memory::decode(memory.encode()), Some(memory));
         }
 
@@ -172,10 +220,10 @@ mod tests {
 
     #[test]
     fn the_largest_fits_a_state_of_the_store_and_the_usual_is_tiny() {
-        let worst = (0..MAX_EXACT as u64).map(|n| held(1 + 2 * n, u16::try_from(1 + n).unwrap(), n % 2 == 0)).collect();
+        let worst = (0..MAX_EXACT as u64).map(|n| held(1 + 2 * n, u16::try_from(1 + n).unwrap(), n.to_le_bytes()[0])).collect();
         let received = (1..u16::MAX).step_by(2).collect();
-        assert!(Memory { held: worst, received }.encode().len() <= crate::store::STATE_BYTES);
-        let usual = (0..1000).map(|n| held(5000 + n, u16::try_from(100 + n).unwrap(), n < 300)).collect();
+        assert!(Memory { held: worst, received, ..Memory::default() }.encode().len() <= crate::store::STATE_BYTES);
+        let usual = (0..1000).map(|n| held(5000 + n, u16::try_from(100 + n).unwrap(), u8::from(n < 300))).collect();
         assert!(Memory { held: usual, ..Memory::default() }.encode().len() < 40);
     }
 }

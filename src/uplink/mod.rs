@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * A message is settled only when the remote acknowledged it (QoS 1), has it for good (QoS 2), when it was written to the wire
-//!   (QoS 0), or when it will never be delivered: then it is kept as a dead letter, or told as a gap.
+//!   (QoS 0, which a cut may take all the same), or when it will never be delivered: then it is kept as a dead letter, or told as a gap.
 //! * Messages of a lane leave in the order of the outbox; after a reconnect what was in flight goes first, marked as a repetition.
 //! * QoS 2 arrives exactly once, across kill -9 and reconnects, while the remote keeps the session.
 //! * What comes from the remote is acknowledged when the broker has it safe, and is never offered back to the remote.
@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::mqtt::{QoS, TopicFilter};
+use crate::mqtt::{QoS, TopicFilter, TopicName};
 pub use inbound::Inbound;
 pub use remote::{Proxy, Remote, Scheme};
 pub use task::{Ends, Uplink, prepare};
@@ -98,6 +98,18 @@ pub struct Receive {
     pub filter: TopicFilter,
     /// The QoS they come with, at most.
     pub qos: QoS,
+}
+
+impl Receive {
+    /// True if a topic is one of these.
+    pub fn covers(&self, topic: &TopicName) -> bool {
+        if !self.filter.is_shared() {
+            return self.filter.matches(topic);
+        }
+        // $share/<group>/<filter>
+        let plain = self.filter.as_str().splitn(3, '/').nth(2).and_then(|plain| TopicFilter::new(plain.to_owned()).ok());
+        plain.is_some_and(|plain| plain.matches(topic))
+    }
 }
 
 /// When a backup is used: a message of another uplink's state.

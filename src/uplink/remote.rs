@@ -70,6 +70,10 @@ impl FromStr for Remote {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('@') {
+            // Not told again: it may hold a password.
+            return Err("an address holds no login; write it as `user:` and `password_file:`".to_owned());
+        }
         let wrong = || format!("`{text}` is not a remote broker; write mqtts://<host>:<port>, mqtt://, wss:// or ws://");
         let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
         let (scheme, default) = match scheme {
@@ -149,9 +153,10 @@ mod tests {
         check("mqtt://[::1]:1884", Scheme::Mqtt, "::1", 1884, "");
         check("ws://[::1]", Scheme::Ws, "::1", 80, "");
         check("wss://cloud.example.net/mqtt", Scheme::Wss, "cloud.example.net", 443, "/mqtt");
-        for wrong in ["cloud:1883", "mqtt://", "mqtt://a:b", "http://a:1", "mqtt://a/path"] {
+        for wrong in ["cloud:1883", "mqtt://", "mqtt://a:b", "http://a:1", "mqtt://a/path", "mqtt://me:secret@a"] {
             assert!(wrong.parse::<Remote>().is_err(), "{wrong}");
         }
+        assert!(!"mqtt://me:secret@a".parse::<Remote>().unwrap_err().contains("secret"));
         assert_eq!("wss://[::1]:9/x".parse::<Remote>().unwrap().to_string(), "wss://[::1]:9/x");
     }
 

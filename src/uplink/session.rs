@@ -17,7 +17,7 @@ mod resume;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use super::memory::{Held, MAX_EXACT, Memory};
+use super::memory::{Held, HeldStage, MAX_EXACT, Memory};
 use crate::message::SessionLost;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
 use crate::outbox::{LANES, Outgoing, Place, Waiting};
@@ -95,7 +95,20 @@ struct InFlight {
     needs: u64,
     /// Its step was written on this connection.
     is_written: bool,
+    /// It was written with DUP on this session.
+    is_repeated: bool,
+    /// How often the remote could not take it.
+    refusals: u8,
 }
+
+impl InFlight {
+    fn new(place: Place, message: Option<Outgoing>, packet_id: Option<PacketId>, is_exact: bool, stage: Stage) -> Self {
+        Self { place, message, packet_id, is_exact, stage, needs: 0, is_written: false, is_repeated: false, refusals: 0 }
+    }
+}
+
+/// Refusals "for now" without a promise that it will be better, after which a message is given up.
+const MAX_REFUSALS: u8 = 5;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -115,9 +128,12 @@ pub(super) struct Session {
     exact: usize,
     last_packet_id: u16,
     /// QoS 2 messages of an earlier run that may be at the remote, until the outbox brings them.
-    recovered: BTreeMap<Place, PacketId>,
-    /// The remote has forgotten what was recovered.
-    recovered_is_lost: bool,
+    recovered: BTreeMap<Place, (PacketId, HeldStage)>,
+    /// The highest number taken, by lane.
+    offered: [u64; LANES.len()],
+    /// Remotes whose session is this one, and remotes that may keep one that was given up.
+    known: BTreeSet<u32>,
+    left_behind: BTreeSet<u32>,
     /// Identifiers of QoS 2 messages of the remote.
     received: BTreeSet<u16>,
     /// Packets that wait for a save.
@@ -150,7 +166,9 @@ impl Session {
             exact: 0,
             last_packet_id: 0,
             recovered: BTreeMap::new(),
-            recovered_is_lost: false,
+            offered: [0; LANES.len()],
+            known: BTreeSet::new(),
+            left_behind: BTreeSet::new(),
             received: BTreeSet::new(),
             answers: VecDeque::new(),
             next_save: 1,
@@ -161,6 +179,8 @@ impl Session {
         };
         for (queue, memory) in memories.into_iter().enumerate() {
             session.received.extend(memory.received);
+            session.known.extend(memory.known);
+            session.left_behind.extend(memory.left_behind);
             for held in memory.held {
                 session.recover(Place { queue, seq: held.seq }, held);
             }
@@ -178,12 +198,21 @@ impl Session {
         for entry in &mut self.in_flight {
             entry.is_written = false;
         }
-        if is_known { Forgotten::default() } else { self.forgotten() }
+        let told = if is_known { Forgotten::default() } else { self.forgotten() };
+        self.lower_qos();
+        if self.has_changes() {
+            // What was decided is durable before anything is sent.
+            for entry in &mut self.in_flight {
+                entry.needs = self.next_save;
+            }
+        }
+        told
     }
 
     /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
     pub(super) fn room(&self) -> usize {
-        let is_full = self.bytes >= MAX_BYTES || self.exact >= MAX_EXACT;
+        // What was recovered has its place already.
+        let is_full = self.bytes >= MAX_BYTES || self.exact - self.recovered.len() >= MAX_EXACT;
         if is_full { 0 } else { self.allowed.saturating_sub(self.in_flight.len()) }
     }
 
@@ -200,46 +229,34 @@ impl Session {
     pub(super) fn offer(&mut self, waiting: Waiting) -> Option<Waiting> {
         let place = waiting.place();
         self.release_recovered(|other| other.queue == place.queue && other.seq < place.seq);
-        if self.in_flight.iter().any(|entry| entry.stage == Stage::Released && entry.place == place) {
+        let offered = self.offered.get(place.queue).copied().unwrap_or(0);
+        let may_be_in_flight = place.seq <= offered || !self.in_flight.is_empty();
+        if may_be_in_flight && self.in_flight.iter().any(|entry| entry.place == place) {
             return None;
         }
-        if let Some(packet_id) = self.recovered.remove(&place) {
-            let mut stage = Stage::Sent;
-            if self.recovered_is_lost {
-                if waiting.message.if_session_lost == SessionLost::Drop {
-                    self.exact -= 1;
-                    self.free(packet_id, true);
-                    self.change(place.queue);
-                    return Some(waiting);
-                }
-                stage = Stage::Unsent;
+        if let Some(offered) = self.offered.get_mut(place.queue) {
+            *offered = (*offered).max(place.seq);
+        }
+        if let Some((packet_id, stage)) = self.recovered.remove(&place) {
+            let is_lost = stage == HeldStage::Lost;
+            if is_lost && waiting.message.if_session_lost == SessionLost::Drop {
+                self.exact -= 1;
+                self.free(packet_id, true);
+                self.change(place.queue);
+                return Some(waiting);
             }
             self.bytes += waiting.message.weight();
-            let message = Some(waiting.message);
-            self.in_flight.push_back(InFlight {
-                place,
-                message,
-                packet_id: Some(packet_id),
-                is_exact: true,
-                stage,
-                needs: 0,
-                is_written: false,
-            });
+            let stage = if is_lost { Stage::Unsent } else { Stage::Sent };
+            let qos = waiting.message.qos.max(QoS::ExactlyOnce);
+            let message = Some(Outgoing { qos, ..waiting.message });
+            self.in_flight.push_back(InFlight::new(place, message, Some(packet_id), true, stage));
+            self.lower_qos();
             return None;
         }
         let qos = waiting.message.qos.min(self.max_qos);
         self.bytes += waiting.message.weight();
         let message = Some(Outgoing { qos, ..waiting.message });
-        let entry = InFlight {
-            place,
-            message,
-            packet_id: None,
-            is_exact: qos == QoS::ExactlyOnce,
-            stage: Stage::Unsent,
-            needs: 0,
-            is_written: false,
-        };
-        self.in_flight.push_back(entry);
+        self.in_flight.push_back(InFlight::new(place, message, None, qos == QoS::ExactlyOnce, Stage::Unsent));
         self.number(self.in_flight.len() - 1);
         None
     }
@@ -271,29 +288,29 @@ impl Session {
         }
         let gone: Vec<Place> = self.recovered.keys().filter(|place| is_gone(place)).copied().collect();
         for place in gone {
-            if let Some(packet_id) = self.recovered.remove(&place) {
-                let (message, stage) = (None, Stage::Released);
-                let needs = self.next_save;
-                self.in_flight.push_back(InFlight {
-                    place,
-                    message,
-                    packet_id: Some(packet_id),
-                    is_exact: true,
-                    stage,
-                    needs,
-                    is_written: false,
-                });
-                self.change(place.queue);
-            }
+            self.release_one(place);
         }
+    }
+
+    /// What was recovered goes on as if the remote had it.
+    fn release_one(&mut self, place: Place) {
+        if let Some((packet_id, _)) = self.recovered.remove(&place) {
+            let entry = InFlight::new(place, None, Some(packet_id), true, Stage::Released);
+            self.in_flight.push_back(InFlight { needs: self.next_save, ..entry });
+            self.change(place.queue);
+        }
+    }
+
+    /// The next packet that answers the remote.
+    pub(super) fn next_answer(&mut self) -> Option<Step> {
+        let is_ready = self.answers.front().is_some_and(|(needs, _)| *needs <= self.saved);
+        if is_ready { self.answers.pop_front().map(|(_, step)| step) } else { None }
     }
 
     /// The next packet to be written. QoS 0 messages are out of here with that.
     pub(super) fn next(&mut self) -> Option<Step> {
-        if let Some((needs, _)) = self.answers.front()
-            && *needs <= self.saved
-        {
-            return self.answers.pop_front().map(|(_, step)| step);
+        if let Some(answer) = self.next_answer() {
+            return Some(answer);
         }
         while self.in_flight.get(self.written).is_some_and(|entry| entry.is_written) {
             self.written += 1;
@@ -317,6 +334,7 @@ impl Session {
             (Some(message), Stage::Unsent | Stage::Sent) => {
                 let dup = entry.stage == Stage::Sent;
                 entry.stage = Stage::Sent;
+                entry.is_repeated = dup;
                 Step::Publish(Send { place: entry.place, packet_id: Some(packet_id), dup, message: message.clone() })
             }
             _ => Step::Release(packet_id),
@@ -339,17 +357,25 @@ impl Session {
 
     /// PUBREC.
     pub(super) fn received(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
-        let next_save = self.next_save;
-        let Some(index) = self.find(packet_id) else {
+        if let Some(place) = self.recovered.iter().find(|(_, (id, _))| *id == packet_id).map(|(place, _)| *place) {
+            // Before the message was repeated: the remote remembers it by itself.
+            self.release_one(place);
+            return Verdict::Going;
+        }
+        let known = |entry: &InFlight| entry.packet_id == Some(packet_id) && (entry.is_written || entry.stage != Stage::Unsent);
+        let Some(index) = self.in_flight.iter().position(known) else {
             // The remote holds something that is not known here any more; PUBREL ends it.
             self.answers.push_back((0, Step::Release(packet_id)));
             return Verdict::Unknown;
         };
-        if reason.is_error() {
+        let next_save = self.next_save;
+        let Some(entry) = self.in_flight.get_mut(index).filter(|entry| entry.is_exact) else { return Verdict::Unknown };
+        // To a repetition "identifier in use" says that the remote has the message.
+        let has_it = !reason.is_error() || (entry.is_repeated && reason == ReasonCode::PACKET_IDENTIFIER_IN_USE);
+        if entry.stage != Stage::Released && !has_it {
             return self.end(index, reason);
         }
-        let Some(entry) = self.in_flight.get_mut(index).filter(|entry| entry.is_exact) else { return Verdict::Unknown };
-        let queue = entry.place.queue;
+        let (queue, is_written) = (entry.place.queue, entry.is_written);
         if entry.stage != Stage::Released {
             entry.stage = Stage::Released;
             self.bytes -= entry.message.take().map_or(0, |message| message.weight());
@@ -357,7 +383,10 @@ impl Session {
             self.change(queue);
         }
         let needs = self.in_flight.get(index).map_or(0, |entry| entry.needs);
-        self.answers.push_back((needs, Step::Release(packet_id)));
+        // What is not written on this connection is released in its turn.
+        if is_written {
+            self.answers.push_back((needs, Step::Release(packet_id)));
+        }
         Verdict::Going
     }
 
@@ -371,7 +400,8 @@ impl Session {
     }
 
     fn end(&mut self, index: usize, reason: ReasonCode) -> Verdict {
-        if is_for_later(reason) {
+        let refusals = self.in_flight.get(index).map_or(0, |entry| entry.refusals);
+        if is_for_later(reason) && (refusals < MAX_REFUSALS || promises_more(reason)) {
             self.take_back(index);
             return Verdict::Later(reason);
         }
@@ -395,6 +425,7 @@ impl Session {
         }
         entry.stage = Stage::Unsent;
         entry.is_written = false;
+        entry.refusals = entry.refusals.saturating_add(1);
         let at = self.written.min(self.in_flight.len());
         self.in_flight.insert(at, entry);
         self.number(at);
@@ -454,9 +485,19 @@ impl Session {
         if self.is_saving { 0 } else { self.changes }
     }
 
+    /// True if a message waits for another attempt.
+    pub(super) fn has_refused(&self) -> bool {
+        self.in_flight.iter().any(|entry| entry.refusals > 0)
+    }
+
+    /// The message that has waited longest for an answer of the remote.
+    pub(super) fn oldest_unanswered(&self) -> Option<Place> {
+        self.in_flight.iter().take(self.written).find(|entry| entry.is_written && entry.needs <= self.saved).map(|entry| entry.place)
+    }
+
     /// True if the remote owes an answer that would come whatever the disk does.
     pub(super) fn awaits_answers(&self) -> bool {
-        self.in_flight.iter().take(self.written).any(|entry| entry.is_written && entry.needs <= self.saved)
+        self.oldest_unanswered().is_some()
     }
 
     /// The memories that changed, to be made durable together.
@@ -481,13 +522,16 @@ impl Session {
 
     fn memory(&self, queue: usize) -> Memory {
         let recovered = self.recovered.iter().filter(|(place, _)| place.queue == queue);
-        let mut held: Vec<Held> = recovered.map(|(place, id)| Held { seq: place.seq, packet_id: *id, is_released: false }).collect();
+        let mut held: Vec<Held> =
+            recovered.map(|(place, (packet_id, stage))| Held { seq: place.seq, packet_id: *packet_id, stage: *stage }).collect();
         for entry in self.in_flight.iter().filter(|entry| entry.place.queue == queue && entry.is_exact) {
-            let is_released = entry.stage == Stage::Released;
-            held.extend(entry.packet_id.map(|packet_id| Held { seq: entry.place.seq, packet_id, is_released }));
+            let stage = if entry.stage == Stage::Released { HeldStage::Released } else { HeldStage::Sent };
+            held.extend(entry.packet_id.map(|packet_id| Held { seq: entry.place.seq, packet_id, stage }));
         }
-        let received = if queue == RECEIVED_IN { self.received.clone() } else { BTreeSet::new() };
-        Memory { held, received }
+        if queue != RECEIVED_IN {
+            return Memory { held, ..Memory::default() };
+        }
+        Memory { held, received: self.received.clone(), known: self.known.clone(), left_behind: self.left_behind.clone() }
     }
 
     fn free(&mut self, id: PacketId, is_exact: bool) {
@@ -509,6 +553,11 @@ impl Session {
             }
         }
     }
+}
+
+/// A remote that says so will take the message some time.
+fn promises_more(reason: ReasonCode) -> bool {
+    matches!(reason, ReasonCode::QUOTA_EXCEEDED | ReasonCode::PACKET_IDENTIFIER_IN_USE)
 }
 
 /// Codes that say "not now": what is refused with them is offered again later.

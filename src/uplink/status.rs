@@ -1,6 +1,6 @@
 //! What an uplink tells about itself: to local clients on `$SYS`, and in the log once per change.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use crate::mqtt::TopicName;
 use crate::outbox::{Gap, LANES, Outbox, QUEUES};
 use crate::time::{rfc3339, unix_ms};
 
+/// Gaps that may wait for a busy broker.
+const MAX_GAPS: usize = 256;
 const CONNECTED: &str = "connected";
 const DISCONNECTED: &str = "disconnected";
 const STANDBY: &str = "standby";
@@ -68,6 +70,8 @@ pub(super) struct Status {
     name: String,
     live: Option<mpsc::Sender<Message>>,
     outbox: Outbox,
+    /// Not told yet.
+    gaps: VecDeque<(usize, Gap)>,
     pub(super) counters: Arc<Counters>,
     is_up: watch::Sender<bool>,
     state: &'static str,
@@ -84,6 +88,7 @@ impl Status {
             name,
             live,
             outbox,
+            gaps: VecDeque::new(),
             counters: Arc::default(),
             is_up,
             state: DISCONNECTED,
@@ -155,9 +160,16 @@ impl Status {
 
     /// Publishes the status if it changed, and what was given up since the last time.
     pub(super) fn show(&mut self) {
-        for (queue, gap) in self.outbox.take_gaps() {
-            self.tell(queue, &gap);
+        self.gaps.extend(self.outbox.take_gaps());
+        while let Some((queue, gap)) = self.gaps.front() {
+            if !self.tell(*queue, gap) {
+                break;
+            }
+            self.gaps.pop_front();
         }
+        // Told in the log too; a broker that is busy for so long has other worries.
+        let too_many = self.gaps.len().saturating_sub(MAX_GAPS);
+        self.gaps.drain(..too_many);
         let outbox = self.outbox.counters();
         let shape = Shape {
             state: self.state,
@@ -183,19 +195,19 @@ impl Status {
         self.publish(&format!("$SYS/wellhead/uplink/{}", self.name), text);
     }
 
-    fn tell(&self, queue: usize, gap: &Gap) {
+    /// False if the broker is busy.
+    fn tell(&self, queue: usize, gap: &Gap) -> bool {
         let lane = QUEUES.get(queue).copied().unwrap_or_default();
         let series = LANES.get(queue).map(|lane| self.outbox.identity(*lane)).unwrap_or_default();
         let Gap { first, last, count, from_ms, until_ms, reason } = *gap;
         let told = ToldGap { lane, series, first, last, count, from: rfc3339(from_ms), until: rfc3339(until_ms), reason };
         let text = serde_json::to_string(&told).unwrap_or_default();
-        self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text);
+        self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text)
     }
 
-    fn publish(&self, topic: &str, text: String) {
-        if let (Some(live), Ok(topic)) = (&self.live, TopicName::new(topic.to_owned())) {
-            // A busy broker shows the next status instead.
-            let _ = live.try_send(Message::new(topic, text, Origin::Own).retained());
-        }
+    /// False if the broker is busy; it shows the next status instead.
+    fn publish(&self, topic: &str, text: String) -> bool {
+        let (Some(live), Ok(topic)) = (&self.live, TopicName::new(topic.to_owned())) else { return true };
+        live.try_send(Message::new(topic, text, Origin::Own).retained()).is_ok()
     }
 }

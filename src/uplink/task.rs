@@ -13,14 +13,14 @@ use tokio_rustls::TlsConnector;
 use super::connection::{Connection, Done, STATUS_EVERY};
 use super::inbound::{Deliveries, Inbound};
 use super::lanes::Lanes;
-use super::link::{Accepted, Link, LinkError};
+use super::link::{Accepted, Link, LinkError, Start};
 use super::memory::Memory;
 use super::session::Session;
 use super::status::Status;
 use super::{Remote, Settings, TlsError, tls};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
-use crate::outbox::{LANES, Outbox, Outgoing, Place, Stored, Waiting};
+use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Stored, Waiting};
 use crate::tasks::Stop;
 use crate::time::now;
 
@@ -28,26 +28,32 @@ use crate::time::now;
 const PROVEN: Duration = Duration::from_secs(60);
 /// The longest pause while nothing answers: trying costs nothing then, and a link that returns is used at once.
 const LONGEST_SILENCE: Duration = Duration::from_secs(4);
+/// How long DISCONNECT may take after the grace.
+const LAST_WORDS: Duration = Duration::from_secs(4);
+/// After so long without any answer the pauses grow: it is not a moment without a link any more.
+const SILENCE: Duration = Duration::from_secs(900);
+/// A connection that brought acknowledgements proves more the longer it lived.
+const WORKED: Duration = Duration::from_secs(10);
 /// How long a last save may take.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
-type Burial = Pin<Box<dyn Future<Output = (Place, Stored)> + Send>>;
+type Burial = Pin<Box<dyn Future<Output = Place> + Send>>;
 
 /// Messages that become dead letters.
 #[derive(Default)]
 pub(super) struct Burials(FuturesUnordered<Burial>);
 
 impl Burials {
-    /// The next message that is safe as a dead letter; waits for ever if there is none.
+    /// The next message that is safe as a dead letter, or given up; waits for ever if there is none.
     pub(super) async fn next(&mut self) -> Place {
         match self.0.next().await {
-            Some((place, Stored::Safe(_))) => place,
-            Some((place, _)) => {
-                tracing::error!(seq = place.seq, "the outbox is full: a dead letter is not kept");
-                place
-            }
+            Some(place) => place,
             None => std::future::pending().await,
         }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -116,12 +122,15 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
 
 impl Uplink {
     /// Runs until the stop order; then at most `grace` longer, to send what waits.
-    pub async fn run(mut self, mut stop: Stop, grace: Duration) {
+    /// When it must hurry, nothing more is waited for.
+    pub async fn run(mut self, mut stop: Stop, mut hurry: Stop, grace: Duration) {
         self.status.show();
         let token = stop.clone();
         let too_late = async move {
-            stop.wait().await;
-            sleep(grace + 2 * STATUS_EVERY).await;
+            tokio::select! {
+                () = async { stop.wait().await; sleep(grace + LAST_WORDS).await } => {}
+                () = async { hurry.wait().await; sleep(LAST_WORDS).await } => {}
+            }
         };
         tokio::select! {
             () = self.keep_connected(&token, grace) => {}
@@ -132,20 +141,24 @@ impl Uplink {
 
     async fn keep_connected(&mut self, stop: &Stop, grace: Duration) {
         let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
+        let mut silent_since = None;
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
             let error = match self.open(stop.clone()).await {
                 None => return,
                 Some(Ok((link, accepted, remote))) => {
                     let (since, before) = (now(), self.status.counters.acknowledged.value());
+                    silent_since = None;
                     self.status.connected(&remote);
-                    match self.serve(link, accepted, stop.clone(), grace).await {
+                    match self.serve(link, accepted, &remote, stop.clone(), grace).await {
                         Ok(Done::Stopped) => return,
                         Ok(Done::NotNeeded) => {
+                            self.primary_down_since = now();
                             self.status.standing_by();
                             continue;
                         }
                         Err(error) => {
-                            if self.status.counters.acknowledged.value() > before || now() >= since + PROVEN {
+                            let has_worked = self.status.counters.acknowledged.value() > before && now() >= since + WORKED;
+                            if has_worked || now() >= since + PROVEN {
                                 backoff.reset();
                                 self.status.proven();
                             }
@@ -157,7 +170,9 @@ impl Uplink {
             };
             self.status.disconnected(&error.to_string());
             let pause = match error {
-                LinkError::Silent(_) => self.settings.retry.0.max(LONGEST_SILENCE).min(self.settings.retry.1),
+                LinkError::Silent(_) if now() < *silent_since.get_or_insert_with(now) + SILENCE => {
+                    self.settings.retry.0.max(LONGEST_SILENCE).min(self.settings.retry.1)
+                }
                 _ => backoff.next_delay(),
             };
             self.rest(pause, stop.clone()).await;
@@ -168,8 +183,9 @@ impl Uplink {
     async fn open(&mut self, mut stop: Stop) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
         let mut last = LinkError::Unreachable("no address".to_owned());
         for remote in &self.settings.remotes {
+            let start = if self.session.is_strange_to(name_of(remote)) { Start::Clean } else { Start::Resume };
             let opened = tokio::select! {
-                opened = Link::open(&self.settings, remote, self.tls.as_ref()) => opened,
+                opened = Link::open(&self.settings, remote, self.tls.as_ref(), start) => opened,
                 () = stop.wait() => return None,
             };
             match opened {
@@ -180,7 +196,7 @@ impl Uplink {
         Some(Err(last))
     }
 
-    async fn serve(&mut self, link: Link, accepted: Accepted, stop: Stop, grace: Duration) -> Result<Done, LinkError> {
+    async fn serve(&mut self, link: Link, accepted: Accepted, remote: &Remote, stop: Stop, grace: Duration) -> Result<Done, LinkError> {
         // What the broker still has from the last connection is known before the remote repeats it.
         while !self.deliveries.is_empty() {
             let delivery = self.deliveries.next().await;
@@ -188,6 +204,7 @@ impl Uplink {
                 self.session.taken(delivery.packet_id);
             }
         }
+        self.session.reached(name_of(remote), accepted.session_present);
         Connection::new(self, link, accepted).run(accepted, stop, grace).await
     }
 
@@ -271,17 +288,25 @@ impl Uplink {
     }
 
     /// The remote will never take a message: it becomes a dead letter, and is settled when that is safe.
-    pub(super) async fn bury(&mut self, place: Place, message: Outgoing, reason: String) -> Result<(), LinkError> {
+    pub(super) fn bury(&mut self, place: Place, message: Outgoing, reason: String) {
         self.status.refused(place.seq, &reason, message.topic.as_str());
-        let receipt = self.outbox.bury(place, message, reason).await.map_err(|error| LinkError::Broken(error.to_string()))?;
+        let outbox = self.outbox.clone();
         self.burials.0.push(Box::pin(async move {
-            match receipt.stored().await {
-                Ok(stored) => (place, stored),
+            let stored = match outbox.bury(place, message.clone(), reason).await {
+                Ok(receipt) => receipt.stored().await,
+                Err(error) => Err(error),
+            };
+            match stored {
+                Ok(Stored::Safe(_)) => place,
+                Ok(_) => {
+                    tracing::error!(seq = place.seq, "the outbox is full: a dead letter is not kept");
+                    outbox.give_up(place.queue, place.seq, &message, Reason::Full);
+                    place
+                }
                 // The outbox is closing: the message stays, and is refused again after the next start.
                 Err(_) => std::future::pending().await,
             }
         }));
-        Ok(())
     }
 
     /// What is known of the session goes to disk before the outbox is closed.
@@ -299,4 +324,9 @@ impl Uplink {
             }
         }
     }
+}
+
+/// A remote in few bytes.
+fn name_of(remote: &Remote) -> u32 {
+    crc32c::crc32c(remote.to_string().as_bytes())
 }

@@ -38,7 +38,7 @@ fn child_that_sends_until_it_is_killed() {
         let (_switch, stop) = stop_token();
         let ends = Ends { live: None, inbound: None, is_up: tokio::sync::watch::channel(false).0, primary: None };
         let uplink = uplink::prepare(config.uplinks[0].settings.clone(), outbox.clone(), ends).unwrap();
-        wellhead::tasks::detach(uplink.run(stop, Duration::ZERO));
+        wellhead::tasks::detach(uplink.run(stop.clone(), stop, Duration::ZERO));
         let mut next = from;
         loop {
             if outbox.waiting() > AHEAD {

@@ -6,7 +6,7 @@ use rumqttc::v5::mqttbytes as mqttbytes5;
 use rumqttc::v5::mqttbytes::v5;
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::{Accepted, Command, Incoming, LinkError};
+use super::{Accepted, Command, Incoming, LinkError, Start};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::uplink::Protocol;
 
@@ -149,7 +149,7 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
             qos: qos_of(publish.qos as u8),
             retain: publish.retain,
             packet_id: PacketId::new(publish.pkid),
-            properties: publish.properties.map(received_properties).transpose()?.unwrap_or_default(),
+            properties: publish.properties.map(received_properties).unwrap_or_default(),
         },
         v5::Packet::PubAck(ack) => Incoming::PubAck(packet_id(ack.pkid)?, reason_of(ack.reason)),
         v5::Packet::PubRec(ack) => Incoming::PubRec(packet_id(ack.pkid)?, reason_of_receipt(ack.reason)),
@@ -222,16 +222,17 @@ fn reason_of(reason: v5::PubAckReason) -> ReasonCode {
     }
 }
 
-fn received_properties(from: v5::PublishProperties) -> Result<Properties, LinkError> {
+fn received_properties(from: v5::PublishProperties) -> Properties {
     let mut properties = Properties::default();
     let fields = properties.edit();
     fields.payload_is_text = from.payload_format_indicator.map(|byte| byte == 1);
     fields.message_expiry = from.message_expiry_interval;
     fields.content_type = from.content_type.map(Into::into);
-    fields.response_topic = from.response_topic.map(|topic| topic_name(topic.into())).transpose()?;
+    // One that is no topic here cannot be answered, and is no reason to refuse the message for ever.
+    fields.response_topic = from.response_topic.and_then(|topic| topic_name(topic.into()).ok());
     fields.correlation_data = from.correlation_data;
     fields.user = from.user_properties.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-    Ok(properties)
+    properties
 }
 
 fn sent_properties(from: &Properties, number: Option<String>, alias: Option<u16>) -> Option<v5::PublishProperties> {
@@ -254,11 +255,11 @@ fn sent_properties(from: &Properties, number: Option<String>, alias: Option<u16>
 
 fn to_v4(command: Command) -> v4::Packet {
     match command {
-        Command::Connect { client_id, keep_alive, login } => {
+        Command::Connect { client_id, keep_alive, login, start } => {
             let mut connect = v4::Connect::new(client_id);
             connect.keep_alive = keep_alive;
-            connect.clean_session = false;
-            connect.login = login.map(|(user, password)| v4::Login::new(user, password));
+            connect.clean_session = start == Start::Clean;
+            connect.login = login.map(|(user, password)| v4::Login::new(user, password.0));
             v4::Packet::Connect(connect)
         }
         Command::Publish { packet_id, dup, message, .. } => {
@@ -305,13 +306,13 @@ const SUBSCRIBE_ID: u16 = u16::MAX;
 
 fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
     match command {
-        Command::Connect { client_id, keep_alive, login } => {
+        Command::Connect { client_id, keep_alive, login, start } => {
             let mut properties = v5::ConnectProperties::new();
             properties.session_expiry_interval = Some(SESSION_EXPIRY);
             properties.max_packet_size = Some(MAX_INCOMING);
             properties.receive_maximum = Some(RECEIVE_MAXIMUM);
-            let connect = v5::Connect { keep_alive, client_id, clean_start: false, properties: Some(properties) };
-            v5::Packet::Connect(connect, None, login.map(|(user, password)| v5::Login::new(user, password)))
+            let connect = v5::Connect { keep_alive, client_id, clean_start: start == Start::Clean, properties: Some(properties) };
+            v5::Packet::Connect(connect, None, login.map(|(user, password)| v5::Login::new(user, password.0)))
         }
         Command::Publish { packet_id, dup, message, number } => {
             let is_known = alias.is_some_and(|(_, is_new)| !is_new);
@@ -332,7 +333,8 @@ fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
         Command::Subscribe(filters) => {
             let filters = filters.iter().map(|wanted| {
                 let mut filter = v5::Filter::new(wanted.filter.as_str(), qos_v5(wanted.qos));
-                filter.nolocal = true;
+                // Not possible with a shared subscription [MQTT-3.8.3-4].
+                filter.nolocal = !wanted.filter.is_shared();
                 filter.preserve_retain = true;
                 // What is retained comes once, not with every connection.
                 filter.retain_forward_rule = v5::RetainForwardRule::OnNewSubscribe;

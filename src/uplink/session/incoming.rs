@@ -9,7 +9,7 @@ impl Session {
         if !self.received.contains(&packet_id.get()) {
             return true;
         }
-        self.answers.push_back((self.next_save - u64::from(!self.has_changes()), Step::Received(packet_id)));
+        self.answers.push_back((self.newest_change(), Step::Received(packet_id)));
         false
     }
 
@@ -26,7 +26,13 @@ impl Session {
             self.change(RECEIVED_IN);
             self.answers.push_back((self.next_save, Step::Complete(packet_id)));
         } else {
-            self.answers.push_back((0, Step::Complete(packet_id)));
+            // Forgotten already, but perhaps not durably so.
+            self.answers.push_back((self.newest_change(), Step::Complete(packet_id)));
         }
+    }
+
+    /// The save that makes everything durable that has happened.
+    fn newest_change(&self) -> u64 {
+        self.next_save - u64::from(!self.has_changes())
     }
 }

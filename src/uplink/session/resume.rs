@@ -1,21 +1,39 @@
-//! Where a session goes on: after a restart, and when the remote has forgotten it. Pure.
+//! Where a session goes on: after a restart, at another remote, and when the remote has forgotten it. Pure.
 
 use super::{Forgotten, InFlight, RECEIVED_IN, Session, Stage};
 use crate::message::SessionLost;
-use crate::outbox::Place;
-use crate::uplink::memory::Held;
+use crate::mqtt::QoS;
+use crate::outbox::{Outgoing, Place};
+use crate::uplink::memory::{Held, HeldStage};
 
 impl Session {
     pub(super) fn recover(&mut self, place: Place, held: Held) {
         self.used_ids.insert(held.packet_id);
         self.last_packet_id = held.packet_id.get();
         self.exact += 1;
-        if held.is_released {
-            let (message, stage) = (None, Stage::Released);
-            let packet_id = Some(held.packet_id);
-            self.in_flight.push_back(InFlight { place, message, packet_id, is_exact: true, stage, needs: 0, is_written: false });
+        if held.stage == HeldStage::Released {
+            self.in_flight.push_back(InFlight::new(place, None, Some(held.packet_id), true, Stage::Released));
         } else {
-            self.recovered.insert(place, held.packet_id);
+            self.recovered.insert(place, (held.packet_id, held.stage));
+        }
+    }
+
+    /// True if a session that the remote may keep under this name is not this one: from before the folder of the outbox was new, or
+    /// from before another remote was used. Its identifiers would swallow messages [MQTT-3.2.2-4].
+    pub(in crate::uplink) fn is_strange_to(&self, remote: u32) -> bool {
+        self.known.is_empty() || self.left_behind.contains(&remote)
+    }
+
+    /// The remote has accepted; `is_known` if it goes on with a session. To be called before [`Session::connected`].
+    pub(in crate::uplink) fn reached(&mut self, remote: u32, is_known: bool) {
+        let before = (self.known.clone(), self.left_behind.clone());
+        if !is_known {
+            self.left_behind.append(&mut self.known);
+        }
+        self.left_behind.remove(&remote);
+        self.known.insert(remote);
+        if before != (self.known.clone(), self.left_behind.clone()) {
+            self.change(RECEIVED_IN);
         }
     }
 
@@ -26,7 +44,11 @@ impl Session {
             self.received.clear();
             self.change(RECEIVED_IN);
         }
-        self.recovered_is_lost = true;
+        let places: Vec<Place> = self.recovered.keys().copied().collect();
+        for (_, stage) in self.recovered.values_mut() {
+            *stage = HeldStage::Lost;
+        }
+        places.into_iter().for_each(|place| self.change(place.queue));
         let mut index = 0;
         while let Some(entry) = self.in_flight.get_mut(index) {
             let never_twice = entry.message.as_ref().is_some_and(|message| message.if_session_lost == SessionLost::Drop);
@@ -42,12 +64,27 @@ impl Session {
                 Stage::Unsent => index += 1,
             }
         }
-        if self.has_changes() {
-            // What was decided is durable before anything is sent.
-            for entry in &mut self.in_flight {
-                entry.needs = self.next_save;
+        told
+    }
+
+    /// Messages that were not sent on this session go with the QoS that the remote takes.
+    pub(super) fn lower_qos(&mut self) {
+        let max_qos = self.max_qos;
+        if max_qos == QoS::ExactlyOnce {
+            return;
+        }
+        let mut lowered = Vec::new();
+        for entry in self.in_flight.iter_mut().filter(|entry| entry.stage == Stage::Unsent && entry.is_exact) {
+            entry.is_exact = false;
+            entry.message = entry.message.take().map(|message| Outgoing { qos: message.qos.min(max_qos), ..message });
+            lowered.push(entry.place.queue);
+            if max_qos == QoS::AtMostOnce
+                && let Some(id) = entry.packet_id.take()
+            {
+                self.used_ids.remove(&id);
             }
         }
-        told
+        self.exact -= lowered.len();
+        lowered.into_iter().for_each(|queue| self.change(queue));
     }
 }

@@ -90,11 +90,11 @@ fn qos_2_waits_for_the_disk_at_every_step() {
     session.offer(waiting(2, QoS::AtLeastOnce));
     assert!(written(&mut session).is_empty(), "the identifier is not durable, and what is behind it keeps its order");
     let memory = save(&mut session);
-    assert_eq!(memory.held, [Held { seq: 1, packet_id: id(1), is_released: false }]);
+    assert_eq!(memory.held, [Held { seq: 1, packet_id: id(1), stage: HeldStage::Sent }]);
     assert_eq!(written(&mut session), ["1", "2"]);
     assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
     assert!(written(&mut session).is_empty(), "PUBREL waits for the PUBREC to be durable");
-    assert_eq!(save(&mut session).held, [Held { seq: 1, packet_id: id(1), is_released: true }]);
+    assert_eq!(save(&mut session).held, [Held { seq: 1, packet_id: id(1), stage: HeldStage::Released }]);
     assert_eq!(written(&mut session), ["release 1"]);
     assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
     assert!(session.used_ids.contains(&id(1)), "the identifier is free only when that is durable");
