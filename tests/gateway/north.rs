@@ -125,6 +125,7 @@ fn what_the_remote_refuses_for_good_is_kept_as_a_dead_letter_and_what_it_cannot_
     site.publish("a/later", "not now");
     let first = wire.publish();
     wire.answer(PUBACK, first.id, 0x97);
+    assert!(wire.read_within(Duration::from_millis(400)).is_none(), "not at once");
     let again = wire.publish();
     assert_eq!((again.payload.as_str(), again.dup), ("not now", false));
     assert_ne!(again.id, first.id, "a new attempt, not a repetition");
@@ -461,6 +462,29 @@ fn web_socket_and_web_socket_over_tls_carry_messages() {
         assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0));
         wait_for("all of them", || (reader.output().matches(" n ").count() >= 200).then_some(()));
     }
+}
+
+#[test]
+fn what_was_not_asked_for_does_not_come_in_and_a_quiet_sender_is_pinged() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "keep_alive: 5s, receive: [ { filter: 'cmd/#' } ]".replace(", ", "\n    ").as_str(), "");
+    let mut wire = remote.accept(false, &[]);
+    let mut reader = super::support::mosquitto_sub();
+    reader.args(["-d", "-p", &site.port.to_string(), "-t", "#", "-F", "got %t"]);
+    let reader = super::support::Process::start(&mut reader, &site.folder.path().join("reader"));
+    reader.wait_for_output("Subscribed");
+    // QoS 1, identifier 7, to a topic that no filter covers; it is acknowledged all the same.
+    wire.write(&[0x32, 8, 0, 1, b'o', 0, 7, 0, b'1', b'2']);
+    let answer = std::iter::from_fn(|| wire.read_within(Duration::from_secs(10))).find(|packet| packet.kind() == 4).unwrap();
+    assert_eq!(answer.body[..2], [0, 7]);
+    // The remote speaks all the time, this side has nothing to say: it must ping nevertheless.
+    let mut is_pinged = false;
+    for _ in 0..80 {
+        wire.write(&[0x30, 8, 0, 5, b'c', b'm', b'd', b'/', b'x', 0]);
+        is_pinged |= wire.read_within(Duration::from_millis(100)).is_some_and(|packet| packet.kind() == 12);
+    }
+    assert!(is_pinged, "the keep alive is for what is sent");
+    assert!(reader.output().contains("got cmd/x") && !reader.output().contains("got o"), "{}", reader.output());
 }
 
 #[test]

@@ -211,6 +211,155 @@ fn messages_of_the_remote_are_recognised_across_a_restart() {
     assert!(session.is_new(id(9)));
 }
 
+#[test]
+fn identifier_in_use_means_that_a_repetition_has_arrived_and_that_a_new_message_needs_another() {
+    let mut session = connected(10, 10);
+    session.offer(waiting(1, QoS::ExactlyOnce));
+    save(&mut session);
+    assert_eq!(written(&mut session), ["1"]);
+    assert_eq!(session.received(id(1), ReasonCode::PACKET_IDENTIFIER_IN_USE), Verdict::Later(ReasonCode::PACKET_IDENTIFIER_IN_USE));
+    save(&mut session);
+    assert_eq!(written(&mut session), ["1"], "under identifier 2");
+    session.connected(true, 10, QoS::ExactlyOnce);
+    assert_eq!(written(&mut session), ["1 again"]);
+    assert_eq!(session.received(id(2), ReasonCode::PACKET_IDENTIFIER_IN_USE), Verdict::Going);
+    save(&mut session);
+    assert_eq!(written(&mut session), ["release 2"]);
+}
+
+#[test]
+fn a_receipt_that_comes_before_the_repetition_is_taken_and_ends_in_its_turn() {
+    let mut session = connected(10, 10);
+    session.offer(waiting(1, QoS::ExactlyOnce));
+    session.offer(waiting(2, QoS::ExactlyOnce));
+    let memory = save(&mut session);
+    written(&mut session);
+    // On the next connection, before anything was repeated.
+    session.connected(true, 10, QoS::ExactlyOnce);
+    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert!(written(&mut session).is_empty(), "not before that is durable");
+    save(&mut session);
+    assert_eq!(written(&mut session), ["release 1", "2 again"]);
+    // And after a restart, before the outbox has brought it.
+    let mut session = restarted(memory);
+    session.connected(true, 10, QoS::ExactlyOnce);
+    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert!(session.offer(waiting(1, QoS::ExactlyOnce)).is_none());
+    session.offer(waiting(2, QoS::ExactlyOnce));
+    save(&mut session);
+    assert_eq!(written(&mut session), ["release 1", "2 again"]);
+}
+
+#[test]
+fn an_error_after_a_receipt_changes_nothing() {
+    let mut session = connected(10, 10);
+    session.offer(waiting(1, QoS::ExactlyOnce));
+    save(&mut session);
+    written(&mut session);
+    session.received(id(1), ReasonCode::SUCCESS);
+    assert_eq!(session.received(id(1), ReasonCode::QUOTA_EXCEEDED), Verdict::Going);
+    save(&mut session);
+    assert_eq!(written(&mut session), ["release 1", "release 1"]);
+    assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
+}
+
+#[test]
+fn a_message_in_flight_is_not_taken_a_second_time() {
+    let mut session = connected(10, 10);
+    session.offer(waiting(1, QoS::ExactlyOnce));
+    save(&mut session);
+    written(&mut session);
+    session.connected(true, 10, QoS::ExactlyOnce);
+    assert!(session.offer(waiting(1, QoS::ExactlyOnce)).is_none());
+    assert_eq!(written(&mut session), ["1 again"]);
+    assert_eq!(session.in_flight(), 1);
+}
+
+#[test]
+fn a_forgotten_session_stays_forgotten_over_a_restart() {
+    let mut session = connected(10, 10);
+    let once = |seq| Waiting {
+        message: Outgoing { if_session_lost: SessionLost::Drop, ..waiting(seq, QoS::ExactlyOnce).message },
+        ..waiting(seq, QoS::ExactlyOnce)
+    };
+    session.offer(once(1));
+    let memory = save(&mut session);
+    let mut session = restarted(memory);
+    session.connected(false, 10, QoS::ExactlyOnce);
+    let memory = save(&mut session);
+    let mut session = restarted(memory);
+    session.connected(true, 10, QoS::ExactlyOnce);
+    assert_eq!(session.offer(once(1)), Some(once(1)), "it may have arrived before the session was forgotten");
+}
+
+#[test]
+fn a_session_of_another_life_or_of_another_remote_is_not_wanted() {
+    let (a, b) = (1, 2);
+    let mut session = Session::new(10, Vec::new());
+    assert!(session.is_strange_to(a), "this outbox knows of no session");
+    session.reached(a, false);
+    session.connected(false, 10, QoS::ExactlyOnce);
+    assert!(!session.is_strange_to(a) && !session.is_strange_to(b), "b may be another address of a");
+    session.reached(b, false);
+    session.connected(false, 10, QoS::ExactlyOnce);
+    let session = restarted(save(&mut session));
+    assert!(session.is_strange_to(a), "what it holds was given up for b");
+    assert!(!session.is_strange_to(b));
+}
+
+#[test]
+fn a_full_memory_drains_after_a_restart() {
+    let held = (1..=1280).map(|n| Held { seq: n, packet_id: id(u16::try_from(n).unwrap()), stage: HeldStage::Sent }).collect();
+    let mut session = Session::new(2000, vec![Memory::default(), Memory { held, ..Memory::default() }]);
+    session.connected(true, 2000, QoS::ExactlyOnce);
+    assert!(session.room() > 0);
+    session.offer(waiting(1, QoS::ExactlyOnce));
+    assert_eq!(written(&mut session), ["1 again"]);
+}
+
+#[test]
+fn what_is_refused_without_a_promise_is_given_up_in_the_end() {
+    let mut session = connected(10, 10);
+    session.offer(waiting(1, QoS::AtLeastOnce));
+    let mut refusals = 0;
+    let refused = loop {
+        let Some(Step::Publish(send)) = session.next() else { panic!("it is offered again") };
+        match session.acknowledged(send.packet_id.unwrap(), ReasonCode::IMPLEMENTATION_SPECIFIC) {
+            Verdict::Later(_) => refusals += 1,
+            verdict => break verdict,
+        }
+    };
+    assert!(matches!(refused, Verdict::Refused { .. }) && refusals == 5, "{refusals}");
+}
+
+#[test]
+fn what_has_not_been_sent_follows_the_qos_of_a_new_remote() {
+    let mut session = connected(10, 10);
+    session.offer(waiting(1, QoS::ExactlyOnce));
+    save(&mut session);
+    written(&mut session);
+    session.connected(false, 10, QoS::AtLeastOnce);
+    assert_eq!(save(&mut session), Memory::default());
+    assert_eq!(written(&mut session), ["1"]);
+    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+}
+
+#[test]
+fn a_repeated_release_waits_for_the_disk_too() {
+    let mut session = connected(10, 10);
+    session.taken(id(9));
+    save(&mut session);
+    written(&mut session);
+    session.released(id(9));
+    // The save is under way when the link breaks, and the remote repeats itself.
+    session.begin_save();
+    session.connected(true, 10, QoS::ExactlyOnce);
+    session.released(id(9));
+    assert!(written(&mut session).is_empty(), "it is not forgotten durably");
+    session.saved();
+    assert_eq!(written(&mut session), ["complete 9"]);
+}
+
 /// A save that has begun, and what was settled until then.
 type Save = (Vec<(usize, Memory)>, HashSet<u64>);
 
