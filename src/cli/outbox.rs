@@ -244,8 +244,12 @@ fn show(place: &Place, json: bool) -> Result<(), Failure> {
 
 fn export(place: &Place, only: Option<Queue>, output: Option<&Path>) -> Result<(), Failure> {
     let found = place.find(only)?;
-    if let Some(running) = found.iter().find(|found| found.survey.is_in_use) {
-        return Err(Failure::runtime(format!("{} is in use by a running gateway; stop that first", running.folder.display())));
+    // Nothing is delivered and removed while it is written out.
+    let mut held: Vec<(&Path, File)> = Vec::new();
+    for queue in &found {
+        if !held.iter().any(|(folder, _)| *folder == queue.folder) {
+            held.push((&queue.folder, store::hold(&queue.folder).map_err(Failure::runtime)?));
+        }
     }
     let mut out: Box<dyn Write> = match output {
         Some(path) => Box::new(BufWriter::new(

@@ -7,7 +7,7 @@
 //! kind 2: body = a note; `first seq` is its number
 //! ```
 //! All numbers are big endian. The magic and the checksum are ours although the engine has its own: a damaged database is
-//! searched for them.
+//! searched for them. The checksum begins with a number drawn for each partition, so that nobody can hide a chunk in an entry.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -119,7 +119,7 @@ impl Chunk {
     }
 
     /// As bytes, at most [`CHUNK_BYTES`] if it came from [`Chunk::split`].
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self, salt: u32) -> Vec<u8> {
         let mut out = BytesMut::with_capacity(self.most_encoded_len());
         out.put_slice(&MAGIC);
         out.put_u64(0);
@@ -143,7 +143,7 @@ impl Chunk {
         if let Some(place) = out.get_mut(12..16) {
             place.copy_from_slice(&length.to_be_bytes());
         }
-        let crc = crc32c::crc32c(out.get(12..).unwrap_or_default());
+        let crc = crc32c::crc32c_append(salt, out.get(12..).unwrap_or_default());
         if let Some(place) = out.get_mut(8..12) {
             place.copy_from_slice(&crc.to_be_bytes());
         }
@@ -151,11 +151,11 @@ impl Chunk {
     }
 
     /// Reads a chunk from the front of `bytes`; what follows it is ignored.
-    pub fn decode(bytes: &[u8]) -> Result<Self, ChunkError> {
-        Self::decode_with_length(bytes).map(|(chunk, _)| chunk)
+    pub fn decode(bytes: &[u8], salt: u32) -> Result<Self, ChunkError> {
+        Self::decode_with_length(bytes, salt).map(|(chunk, _)| chunk)
     }
 
-    fn decode_with_length(bytes: &[u8]) -> Result<(Self, usize), ChunkError> {
+    fn decode_with_length(bytes: &[u8], salt: u32) -> Result<(Self, usize), ChunkError> {
         let mut head = bytes.get(..HEADER).ok_or(ChunkError("too short"))?;
         if head.get(..8) != Some(&MAGIC[..]) {
             return Err(ChunkError("no magic"));
@@ -164,7 +164,7 @@ impl Chunk {
         let crc = head.get_u32();
         let length = head.get_u32() as usize;
         let body = bytes.get(12..length).filter(|_| length >= HEADER).ok_or(ChunkError("cut short"))?;
-        if crc32c::crc32c(body) != crc {
+        if crc32c::crc32c_append(salt, body) != crc {
             return Err(ChunkError("wrong checksum"));
         }
         let kind = head.get_u8();
@@ -181,13 +181,13 @@ impl Chunk {
     }
 
     /// Every intact chunk in `bytes`, wherever it begins: what can be saved from a damaged file, in file order.
-    pub fn carve(bytes: &[u8]) -> impl Iterator<Item = Self> {
+    pub fn carve(bytes: &[u8], salt: u32) -> impl Iterator<Item = Self> {
         let mut at = 0;
         std::iter::from_fn(move || {
             loop {
                 let rest = bytes.get(at..)?;
                 at += memchr::memmem::find(rest, &MAGIC)?;
-                match Self::decode_with_length(bytes.get(at..)?) {
+                match Self::decode_with_length(bytes.get(at..)?, salt) {
                     Ok((chunk, length)) => {
                         at += length;
                         return Some(chunk);
@@ -284,11 +284,11 @@ mod tests {
                 Entry { seq, bytes: Bytes::from(vec![seq.to_le_bytes()[0]; *size]) }
             }).collect();
             let chunks = Chunk::split(&entries);
-            let encoded: Vec<Vec<u8>> = chunks.iter().map(Chunk::encode).collect();
+            let encoded: Vec<Vec<u8>> = chunks.iter().map(|chunk| chunk.encode(5)).collect();
             for bytes in &encoded {
                 prop_assert!(bytes.len() <= CHUNK_BYTES);
             }
-            let decoded: Vec<Chunk> = encoded.iter().map(|b| Chunk::decode(b).unwrap()).collect();
+            let decoded: Vec<Chunk> = encoded.iter().map(|b| Chunk::decode(b, 5).unwrap()).collect();
             prop_assert_eq!(put_together(&decoded), entries);
             prop_assert_eq!(chunks.last().unwrap().last_complete_seq(), seq);
         }
@@ -296,10 +296,10 @@ mod tests {
         #[test]
         fn a_changed_bit_is_always_noticed(position in 0_usize..1000, bit in 0_u8..8) {
             let entries = vec![Entry { seq: 7, bytes: Bytes::from(vec![1; 300]) }, Entry { seq: 9, bytes: Bytes::from(vec![2; 600]) }];
-            let mut bytes = Chunk::Entries(entries).encode();
+            let mut bytes = Chunk::Entries(entries).encode(0);
             let position = position % bytes.len();
             bytes[position] ^= 1 << bit;
-            prop_assert!(Chunk::decode(&bytes).is_err());
+            prop_assert!(Chunk::decode(&bytes, 0).is_err());
         }
     }
 
@@ -310,14 +310,15 @@ mod tests {
         let three = Chunk::Part { seq: 3, part: 0, parts: 1, bytes: Bytes::from_static(b"three") };
         let four = Chunk::Note { number: 4, body: Bytes::from_static(b"four") };
         let mut file = b"rubbishWHEADck2 and a false start".to_vec();
-        file.extend(one.encode());
-        let mut damaged = two.encode();
+        file.extend(one.encode(0));
+        let mut damaged = two.encode(0);
         let last = damaged.len() - 1;
         damaged[last] ^= 0xFF;
         file.extend(damaged);
         file.extend([0; 100]);
-        file.extend(three.encode());
-        file.extend(four.encode());
-        assert_eq!(Chunk::carve(&file).collect::<Vec<_>>(), vec![one, three, four]);
+        file.extend(three.encode(0));
+        file.extend(four.encode(0));
+        assert_eq!(Chunk::carve(&file, 0).collect::<Vec<_>>(), vec![one, three, four]);
+        assert_eq!(Chunk::carve(&file, 1).count(), 0, "of another partition, or forged");
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut, Bytes};
 
 /// Ranges kept on disk; what does not fit counts as unsettled after a crash and is delivered again.
-const MAX_RANGES_ON_DISK: usize = 1024;
+const MAX_RANGES_ON_DISK: usize = 4096;
 
 /// The settled part of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -81,7 +81,7 @@ impl Cursor {
         }
     }
 
-    /// Appends it to `out`, in at most 16 KiB + 12 bytes.
+    /// Appends it to `out`, in at most 64 KiB + 12 bytes.
     pub fn encode(&self, out: &mut impl BufMut) {
         let kept = self.above.len().min(MAX_RANGES_ON_DISK);
         out.put_u64(self.low);

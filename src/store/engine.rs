@@ -27,13 +27,42 @@ pub(super) const LEAST_PARTITION_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
 /// An open partition.
 pub(super) struct Partition {
     path: PathBuf,
-    db: sled::Db,
-    slots: sled::Tree,
-    meta: sled::Tree,
+    /// Begins every checksum in it.
+    salt: u32,
+    engine: Guarded,
     /// Our own descriptor of the database file, for `fdatasync`.
     file: File,
     next_slot: u32,
     bytes: u64,
+}
+
+/// The handles of the engine. Dropping them syncs its log, and panics if that fails.
+struct Guarded(Option<Handles>);
+
+struct Handles {
+    db: sled::Db,
+    slots: sled::Tree,
+    meta: sled::Tree,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let handles = self.0.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(handles))).is_err() {
+            tracing::warn!("the storage engine could not close a partition in order; what was promised of it was synced before");
+        }
+    }
+}
+
+impl Guarded {
+    fn new(db: sled::Db, slots: sled::Tree, meta: sled::Tree) -> Self {
+        Self(Some(Handles { db, slots, meta }))
+    }
+
+    fn handles(&self) -> Result<&Handles, sled::Error> {
+        // Taken out on drop only.
+        self.0.as_ref().ok_or_else(|| sled::Error::Unsupported("a partition that is closed".to_owned()))
+    }
 }
 
 impl std::fmt::Debug for Partition {
@@ -116,11 +145,13 @@ impl Partition {
         }
         sync_dir(path)?;
         let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
-        Ok(Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: 0 }.measured())
+        Ok(Self { path: path.to_owned(), salt: salt_of(path), engine: Guarded::new(db, slots, meta), file, next_slot: 0, bytes: 0 }
+            .measured())
     }
 
     /// Gives a prepared partition its name, with `chunks` and `note` in it. On failure it must not be used.
     pub(super) fn adopt(mut self, path: &Path, chunks: &[Chunk], note: &Note) -> Result<Self, StoreError> {
+        self.salt = salt_of(path);
         self.commit(chunks, note)?;
         if path.exists() {
             // Left by an adoption that failed after its rename: nothing in it was ever acknowledged.
@@ -140,7 +171,8 @@ impl Partition {
             let slots = db.open_tree("q").map_err(fail)?;
             let meta = db.open_tree("m").map_err(fail)?;
             let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
-            let mut partition = Self { path: path.to_owned(), db, slots, meta, file, next_slot: 0, bytes: 0 };
+            let mut partition =
+                Self { path: path.to_owned(), salt: salt_of(path), engine: Guarded::new(db, slots, meta), file, next_slot: 0, bytes: 0 };
             let mut last = None;
             while let Some(chunk) = partition.chunk(partition.next_slot)? {
                 partition.next_slot += 1;
@@ -153,10 +185,11 @@ impl Partition {
     /// The chunk in `slot`; `None` if it has not been written.
     pub(super) fn chunk(&self, slot: u32) -> Result<Option<Chunk>, StoreError> {
         guarded(&self.path, || {
-            let value = self.slots.get(slot.to_be_bytes()).map_err(|e| engine_error(&self.path, &e))?;
+            let value =
+                self.engine.handles().and_then(|engine| engine.slots.get(slot.to_be_bytes())).map_err(|e| engine_error(&self.path, &e))?;
             match value {
                 Some(bytes) if !bytes.is_empty() => {
-                    let decoded = Chunk::decode(&bytes);
+                    let decoded = Chunk::decode(&bytes, self.salt);
                     decoded.map(Some).map_err(|e| StoreError::Engine { path: self.path.clone(), what: e.to_string() })
                 }
                 _ => Ok(None),
@@ -167,8 +200,8 @@ impl Partition {
     /// The note of the last commit into this partition.
     pub(super) fn note(&self) -> Result<Note, StoreError> {
         guarded(&self.path, || {
-            let bytes = self.meta.get("note").map_err(|e| engine_error(&self.path, &e))?;
-            let note = bytes.and_then(|bytes| Note::of(&Chunk::decode(&bytes).ok()?));
+            let bytes = self.engine.handles().and_then(|engine| engine.meta.get("note")).map_err(|e| engine_error(&self.path, &e))?;
+            let note = bytes.and_then(|bytes| Note::of(&Chunk::decode(&bytes, self.salt).ok()?));
             note.ok_or_else(|| StoreError::Engine { path: self.path.clone(), what: "no note".to_owned() })
         })
     }
@@ -179,13 +212,14 @@ impl Partition {
         let path = self.path.clone();
         guarded(&path, || {
             let fail = |e: sled::Error| engine_error(&path, &e);
+            let engine = self.engine.handles().map_err(fail)?;
             for chunk in chunks {
-                let bytes = chunk.encode();
-                self.slots.insert(self.next_slot.to_be_bytes(), bytes).map_err(fail)?;
+                let bytes = chunk.encode(self.salt);
+                engine.slots.insert(self.next_slot.to_be_bytes(), bytes).map_err(fail)?;
                 self.next_slot += 1;
             }
-            self.meta.insert("note", note.encode()).map_err(fail)?;
-            self.db.flush().map_err(fail)?;
+            engine.meta.insert("note", note.encode(self.salt)).map_err(fail)?;
+            engine.db.flush().map_err(fail)?;
             self.file.sync_data().map_err(|e| io_error(&path, e))?;
             self.bytes = blocks_of(&self.file);
             Ok(())
@@ -206,6 +240,12 @@ impl Partition {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
+}
+
+/// The number that a partition's name ends with.
+pub(super) fn salt_of(path: &Path) -> u32 {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.rsplit('-').next().and_then(|salt| u32::from_str_radix(salt, 16).ok()).unwrap_or(0)
 }
 
 /// What a file really takes: a database is longer than what is written in it.

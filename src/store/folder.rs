@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::engine::{Partition, io_error, sync_dir};
+use super::engine::{Partition, io_error, salt_of, sync_dir};
 use super::note::Note;
 
 /// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
-const QUARANTINE_BYTES: u64 = 128 << 20;
+const QUARANTINE_BYTES: u64 = 48 << 20;
 
 /// What a partition's name says, and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,12 +21,14 @@ pub(super) struct Sealed {
     pub(super) first_seq: u64,
     /// When it was begun, by the wall clock: everything in it was written later.
     pub(super) created_ms: i64,
+    /// Drawn for it.
+    pub(super) salt: u32,
     pub(super) bytes: u64,
 }
 
 impl Sealed {
     pub(super) fn path(&self, folder: &Path) -> PathBuf {
-        folder.join(format!("p-2-{:08x}-{:016x}-{:012x}", self.number, self.first_seq, self.created_ms))
+        folder.join(format!("p-2-{:08x}-{:016x}-{:012x}-{:08x}", self.number, self.first_seq, self.created_ms, self.salt))
     }
 
     /// `None` for what is no partition of this format.
@@ -35,14 +37,28 @@ impl Sealed {
         let number = u64::from_str_radix(parts.next()?, 16).ok()?;
         let first_seq = u64::from_str_radix(parts.next()?, 16).ok().filter(|first| *first > 0)?;
         let created_ms = i64::from_str_radix(parts.next()?, 16).ok()?;
+        let salt = u32::from_str_radix(parts.next()?, 16).ok()?;
         let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.blocks() * 512);
-        parts.next().is_none().then_some(Self { number, first_seq, created_ms, bytes })
+        parts.next().is_none().then_some(Self { number, first_seq, created_ms, salt, bytes })
     }
 }
 
-/// Takes the folder for this process, making it if needed.
-pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
-    fs::create_dir_all(folder).map_err(|e| io_error(folder, e))?;
+/// Makes a folder and what is missing above it, durably.
+fn make(folder: &Path) -> Result<(), StoreError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make(parent)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(io_error(folder, error)),
+        _ => sync_dir(parent),
+    }
+}
+
+/// Takes the folder of a store, or of a journal, for this process, making it if needed; until the file is dropped.
+pub fn lock(folder: &Path) -> Result<File, StoreError> {
+    make(folder)?;
     let path = folder.join("LOCK");
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
     match file.try_lock() {
@@ -103,7 +119,7 @@ pub(super) struct Opened {
 pub(super) fn open_or_carve(folder: &Path, path: &Path) -> Result<Opened, StoreError> {
     let bytes = read_what_can_be_read(&path.join("db"))?;
     let (mut newest, mut carved_note) = (None, None::<Note>);
-    for chunk in Chunk::carve(&bytes) {
+    for chunk in Chunk::carve(&bytes, salt_of(path)) {
         newest = newest.max(Some(chunk.last_complete_seq()).filter(|seq| *seq > 0));
         carved_note = carved_note.into_iter().chain(Note::of(&chunk)).max_by_key(|note| note.number);
     }
@@ -112,7 +128,8 @@ pub(super) fn open_or_carve(folder: &Path, path: &Path) -> Result<Opened, StoreE
     let carved_number = carved_note.as_ref().map(|note| note.number);
     let what = match opened {
         Ok((partition, last_seq)) if last_seq >= newest && known.is_some() && known.as_ref().map(|note| note.number) >= carved_number => {
-            return Ok(Opened { partition, last_seq, note: known });
+            // A partition that was rebuilt without a note has one that says nothing.
+            return Ok(Opened { partition, last_seq, note: known.filter(|note| note.number > 0) });
         }
         Ok(partition) => {
             drop(partition);
@@ -127,7 +144,7 @@ pub(super) fn open_or_carve(folder: &Path, path: &Path) -> Result<Opened, StoreE
 
 /// Puts what can be carved out of `bytes` in the place of a damaged partition.
 pub(super) fn rebuild(folder: &Path, path: &Path, bytes: &[u8], note: Option<Note>, what: &str) -> Result<Opened, StoreError> {
-    let mut chunks: Vec<Chunk> = Chunk::carve(bytes).filter(|chunk| !matches!(chunk, Chunk::Note { .. })).collect();
+    let mut chunks: Vec<Chunk> = Chunk::carve(bytes, salt_of(path)).filter(|chunk| !matches!(chunk, Chunk::Note { .. })).collect();
     chunks.sort_by_key(|chunk| match chunk {
         Chunk::Part { seq, part, .. } => (*seq, *part),
         other => (other.first_seq(), 0),
@@ -150,6 +167,8 @@ pub(super) fn read_what_can_be_read(path: &Path) -> Result<Vec<u8>, StoreError> 
     const BLOCK: usize = 4096;
     let unreadable = |error: &std::io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
     match fs::read(path) {
+        // A partition without its database is as damaged as it can be.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) if unreadable(&error) => tracing::error!(path = %path.display(), %error, "a file cannot be read whole; check the disk"),
         read => return read.map_err(|e| io_error(path, e)),
     }

@@ -87,7 +87,7 @@ impl Journal {
         // What stood before the oldest partition was removed, so it was settled or counted as lost already.
         let oldest = sealed.front().map_or(note.next_seq, |first| first.first_seq);
         note.cursor.settle(1, oldest - 1);
-        let tail = Sealed { number, first_seq: note.next_seq, created_ms: unix_ms(), bytes: 0 };
+        let tail = Sealed { number, first_seq: note.next_seq, created_ms: unix_ms(), salt: fastrand::u32(..), bytes: 0 };
         note.number += 1;
         let spare = Spare::of(folder);
         let tail_partition = Partition::prepare(&folder.join("new-tail"))?.adopt(&tail.path(folder), &[], &note)?;
@@ -234,7 +234,7 @@ impl Journal {
         let first_seq = self.note.written + 1;
         // Used up even if it fails: what a failed attempt may leave under its name holds nothing that was acknowledged.
         self.last_number += 1;
-        let tail = Sealed { number: self.last_number, first_seq, created_ms: unix_ms(), bytes: 0 };
+        let tail = Sealed { number: self.last_number, first_seq, created_ms: unix_ms(), salt: fastrand::u32(..), bytes: 0 };
         let partition = self.spare.take()?.adopt(&tail.path(&self.folder), chunks, note)?;
         let old = std::mem::replace(&mut self.tail_partition, partition);
         let mut sealed = std::mem::replace(&mut self.tail, tail);
@@ -249,8 +249,11 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes the oldest partition that is not written any more, whatever waits in it. False if there is none.
+    /// Removes the oldest partition, whatever waits in it. False if nothing waits.
     pub fn drop_oldest(&mut self, reason: Reason) -> Result<bool, StoreError> {
+        if self.sealed.is_empty() && self.note.cursor.unsettled_in(self.tail.first_seq, self.note.written) > 0 {
+            self.commit(&[], true)?;
+        }
         let Some(oldest) = self.sealed.front() else { return Ok(false) };
         let from_ms = oldest.created_ms;
         let until_ms = self.sealed.get(1).unwrap_or(&self.tail).created_ms;
@@ -258,6 +261,12 @@ impl Journal {
         self.lose(Gap { first, last, count: 0, from_ms, until_ms, reason });
         self.remove_settled()?;
         Ok(true)
+    }
+
+    /// Begins a new partition if nothing in the newest one waits and it has grown: then its space returns.
+    pub fn leave_behind_what_is_settled(&mut self) -> Result<(), StoreError> {
+        let is_done = self.note.cursor.low() >= self.note.written;
+        if is_done && self.tail_partition.bytes() > LEAST_PARTITION_BYTES { self.commit(&[], true) } else { Ok(()) }
     }
 
     /// Drops partitions in which everything was written before `unix_ms`. Without a set clock nothing is old.
@@ -345,7 +354,7 @@ impl Journal {
     /// everything before the oldest partition counts as settled.
     fn remove_settled(&mut self) -> Result<(), StoreError> {
         while !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.note.cursor.low() {
-            let Some(sealed) = self.sealed.pop_front() else { break };
+            let Some(sealed) = self.sealed.front().cloned() else { break };
             if self.head.as_ref().is_some_and(|(number, _)| *number == sealed.number) {
                 self.head = None;
             }
@@ -353,6 +362,7 @@ impl Journal {
                 self.position = None;
             }
             remove_partition(&self.folder, &sealed.path(&self.folder))?;
+            self.sealed.pop_front();
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! identity                                     drawn once; with a sequence number it names an entry for ever
 //! reserve                                      room that is given up when the disk is full, so that delivering can go on
 //! <queue>/LOCK                                 held while the journal is open
-//! <queue>/p-2-<number>-<first seq>-<begun>/    a partition: one sled database, filled once, removed whole
+//! <queue>/p-2-<number>-<first seq>-<begun>-<salt>/    a partition: one sled database, filled once, removed whole
 //! <queue>/closed                               the last note of a run that ended in order
 //! <queue>/new-*/  dead-*/                      partitions being made or removed; deleted at the next start
 //! <queue>/carved-*/                            what replaces a damaged partition, until that one is in quarantine
@@ -44,6 +44,7 @@ mod thread;
 
 pub use chunk::{CHUNK_BYTES, Chunk, ChunkError, Entry};
 pub use cursor::Cursor;
+pub use folder::lock as hold;
 pub use gap::{Gap, Reason};
 pub use journal::{Journal, PartitionBytes};
 pub use note::{Note, STATE_BYTES};

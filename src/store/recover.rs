@@ -9,10 +9,11 @@ use super::chunk::Chunk;
 use super::engine::{Partition, io_error, sync_dir};
 use super::folder::{Opened, Sealed, open_or_carve, read_what_can_be_read, rebuild};
 use super::gap::{Gap, Reason};
-use super::journal::AHEAD;
 use super::note::Note;
 use crate::time::unix_ms;
 
+/// More numbers than a partition can hold, and than are given out between two commits.
+const MOST_NUMBERS: u64 = 1 << 24;
 /// The file of an orderly end.
 const CLOSED: &str = "closed";
 
@@ -32,29 +33,31 @@ pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recove
     }
     let mut last_seq = 0;
     let mut unclear = 0;
+    let mut missing_from = 0;
     for newest in sealed.iter().rev() {
         let Opened { partition, last_seq: last, note } = open_as_closed(folder, newest, closed.as_ref())?;
         last_seq = last_seq.max(last.unwrap_or(0)).max(newest.first_seq - 1);
         let Some(note) = note else {
-            // A note is gone, and with it how far numbers were given out.
-            unclear = AHEAD;
+            // A note is gone, and with it how far numbers were given out and what was written.
+            unclear = MOST_NUMBERS;
+            missing_from = newest.first_seq;
             continue;
         };
-        return Ok(if unclear == 0 { judge(note, last_seq, newest, &partition) } else { go_on(note, last_seq, unclear) });
+        return Ok(if unclear == 0 { judge(note, last_seq, newest, &partition) } else { go_on(note, last_seq, (missing_from, unclear)) });
     }
-    Ok(go_on(Note { next_seq: 1, ..Note::default() }, last_seq, unclear))
+    Ok(go_on(Note { next_seq: 1, ..Note::default() }, last_seq, (missing_from, unclear)))
 }
 
 /// What the last run wrote down when it ended in order: a witness beside the partitions.
 fn closed_note(folder: &Path) -> Option<Note> {
     let bytes = fs::read(folder.join(CLOSED)).ok()?;
-    Note::of(&Chunk::decode(&bytes).ok()?)
+    Note::of(&Chunk::decode(&bytes, 0).ok()?)
 }
 
 /// Writes the witness of an orderly end; without it an end that is damaged later looks like a write that was under way.
 pub(super) fn write_closed(folder: &Path, note: &Note) -> Result<(), StoreError> {
     let (path, new) = (folder.join(CLOSED), folder.join("closed.new"));
-    let written = fs::write(&new, note.encode()).and_then(|()| File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path));
+    let written = fs::write(&new, note.encode(0)).and_then(|()| File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path));
     written.map_err(|e| io_error(&path, e))?;
     sync_dir(folder)
 }
@@ -78,7 +81,9 @@ fn open_as_closed(folder: &Path, sealed: &Sealed, closed: Option<&Note>) -> Resu
 }
 
 /// Numbers go on behind everything that may have been given out; what was never written counts as settled.
-fn go_on(mut note: Note, last_seq: u64, unclear: u64) -> Recovered {
+///
+/// `unclear` is how many numbers may have been given out that nothing tells of, the first of them being `from`.
+fn go_on(mut note: Note, last_seq: u64, (from, unclear): (u64, u64)) -> Recovered {
     let written = note.written.max(last_seq);
     note.next_seq = note.next_seq.max(written + 1) + unclear;
     note.cursor.settle(written + 1, note.next_seq - 1);
@@ -87,7 +92,14 @@ fn go_on(mut note: Note, last_seq: u64, unclear: u64) -> Recovered {
     let mut gaps = Vec::new();
     if unclear > 0 {
         // A partition has its note before it has its name: it was damaged, and nobody knows how much was behind what is left.
-        gaps.push(Gap { first: written + 1, last: note.written, count: 0, from_ms: 0, until_ms: unix_ms(), reason: Reason::Damage });
+        gaps.push(Gap {
+            first: from.min(written + 1),
+            last: note.written,
+            count: 0,
+            from_ms: 0,
+            until_ms: unix_ms(),
+            reason: Reason::Damage,
+        });
     }
     Recovered { note, gaps, lost: 0 }
 }
@@ -127,5 +139,5 @@ fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) 
     for hole in found.holes_in(newest.first_seq, note.written.max(last_seq)) {
         note.cursor.settle(hole.0, hole.1);
     }
-    Recovered { gaps, lost, ..go_on(note, last_seq, 0) }
+    Recovered { gaps, lost, ..go_on(note, last_seq, (0, 0)) }
 }

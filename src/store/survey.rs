@@ -42,13 +42,15 @@ impl Survey {
         if !folder.join("LOCK").exists() {
             return Err(SurveyError::Absent(folder.to_owned()));
         }
+        // Held no longer than it takes to know: a gateway that starts meanwhile must not find it taken.
         let lock = File::options().write(true).open(folder.join("LOCK")).map_err(|e| io_error(folder, e))?;
-        let is_in_use = matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock));
+        let is_in_use = matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
+        drop(lock);
         let partitions = partitions(folder)?;
         let mut note = Note::default();
         for partition in partitions.iter().rev() {
             let bytes = read_if_there(&partition.path(folder))?;
-            let found = Chunk::carve(&bytes).filter_map(|chunk| Note::of(&chunk)).max_by_key(|note| note.number);
+            let found = Chunk::carve(&bytes, partition.salt).filter_map(|chunk| Note::of(&chunk)).max_by_key(|note| note.number);
             if let Some(found) = found {
                 note = found;
                 break;
@@ -81,7 +83,7 @@ impl Survey {
         let bytes = read_if_there(&partition.path(&self.folder))?;
         let mut found = BTreeMap::new();
         let mut parts: BTreeMap<u64, BTreeMap<u32, Chunk>> = BTreeMap::new();
-        for chunk in Chunk::carve(&bytes) {
+        for chunk in Chunk::carve(&bytes, partition.salt) {
             match chunk {
                 Chunk::Entries(entries) => found.extend(entries.into_iter().map(|entry| (entry.seq, entry.bytes))),
                 Chunk::Part { seq, part, .. } => drop(parts.entry(seq).or_default().insert(part, chunk)),

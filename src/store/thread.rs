@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::engine::{LEAST_PARTITION_BYTES, io_error};
+use super::engine::{LEAST_PARTITION_BYTES, io_error, sync_dir};
 use super::folder::lock;
 use super::gap::{Gap, Reason};
 use super::queue::{Inner, Pending, Queue, ReadError, ReadRequest, SaveRequest, Shared, Store, Stored, take_some};
@@ -61,7 +61,19 @@ pub struct Settings {
 struct Lane {
     folder: PathBuf,
     journal: Option<Journal>,
+    /// Set while the disk refuses.
+    retry_at: Option<Instant>,
 }
+
+impl Lane {
+    /// Bytes it takes, without what is worth nothing any more.
+    fn bytes(&self) -> u64 {
+        self.journal.as_ref().map_or(0, Journal::bytes)
+    }
+}
+
+/// The last queue, which nobody is waiting for, may take this part of the whole.
+const LAST_SHARE: u64 = 8;
 
 /// Opens the store in `folder` and starts its thread. The queues stand in the order of their worth: what must go goes from the last.
 /// The journal of the queue `usual` is made at once, the others when they are needed. The receiver tells when the thread has closed
@@ -83,7 +95,7 @@ pub fn open(
         let journal = if index == usual || folder.exists() { Some(open_journal(&folder, settings, &reserve)?) } else { None };
         inner.queues.push(journal.as_ref().map_or_else(|| Queue { next_seq: 1, ..Queue::default() }, queue_of));
         states.push(journal.as_ref().map_or_else(Bytes::new, |journal| journal.state().clone()));
-        lanes.push(Lane { folder, journal });
+        lanes.push(Lane { folder, journal, retry_at: None });
     }
     let shared = Arc::new(Shared::new(inner, settings.save_every, settings.when_full, states, identity(folder)?));
     let (closed_sender, closed) = oneshot::channel();
@@ -94,7 +106,6 @@ pub fn open(
         reserve,
         saves: Vec::new(),
         save_at: None,
-        retry_at: None,
         look_at: now(),
         unreadable: false,
         folder: folder.display().to_string(),
@@ -134,7 +145,7 @@ fn identity(folder: &Path) -> Result<String, StoreError> {
     let new = folder.join("identity.new");
     let written =
         fs::write(&new, format!("{drawn}\n")).and_then(|()| fs::File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path));
-    match written.map_err(|e| io_error(&path, e)) {
+    match written.map_err(|e| io_error(&path, e)).and_then(|()| sync_dir(folder)) {
         // On a full disk it is drawn again at the next start: numbers of this run have a name of their own.
         Ok(()) | Err(StoreError::Full { .. }) => Ok(drawn),
         Err(error) => Err(error),
@@ -149,8 +160,6 @@ struct Worker {
     /// Not durable yet.
     saves: Vec<SaveRequest>,
     save_at: Option<Instant>,
-    /// Set while the disk refuses.
-    retry_at: Option<Instant>,
     look_at: Instant,
     /// The last read failed, and that was told.
     unreadable: bool,
@@ -172,10 +181,6 @@ impl Worker {
         loop {
             let turn = self.next_turn();
             self.settle();
-            if turn.due.is_empty() && self.retry_at.is_some_and(|retry| retry <= now()) {
-                // What could not be written was delivered meanwhile.
-                self.retry_at = None;
-            }
             for queue in turn.due {
                 self.commit(queue);
             }
@@ -199,13 +204,16 @@ impl Worker {
             let at = now();
             let mut turn = Turn { reads: std::mem::take(&mut inner.reads), due: Vec::new(), is_closing: inner.is_closing };
             self.saves.append(&mut inner.saves);
-            let may_write = self.retry_at.is_none_or(|retry| retry <= at);
             let wanted = self.saves.iter().flat_map(|save| save.states.iter().map(|(queue, _)| *queue)).collect::<Vec<_>>();
-            for (index, queue) in inner.queues.iter().enumerate() {
+            for (index, (queue, lane)) in inner.queues.iter().zip(&mut self.lanes).enumerate() {
+                let may_write = lane.retry_at.is_none_or(|retry| retry <= at);
                 let oldest = queue.pending.front().is_some_and(|pending| pending.due <= at || inner.is_closing);
                 let is_due = oldest || queue.pending_bytes >= CHUNK_BYTES || queue.wants_numbers || wanted.contains(&index);
                 if is_due && (may_write || inner.is_closing) {
                     turn.due.push(index);
+                } else if !is_due {
+                    // What could not be written was delivered meanwhile.
+                    lane.retry_at = None;
                 }
             }
             let has_work = !turn.reads.is_empty() || !turn.due.is_empty() || turn.is_closing || inner.is_told;
@@ -218,9 +226,9 @@ impl Worker {
     }
 
     fn deadline(&self, inner: &Inner) -> Instant {
-        let oldest = inner.queues.iter().filter_map(|queue| queue.pending.front().map(|pending| pending.due)).min();
         // While the disk refuses, what is due waits for the next attempt.
-        let write = if self.retry_at.is_some() { self.retry_at } else { oldest };
+        let write = inner.queues.iter().zip(&self.lanes);
+        let write = write.filter_map(|(queue, lane)| lane.retry_at.or(queue.pending.front().map(|pending| pending.due))).min();
         [write, self.save_at, Some(self.look_at)].into_iter().flatten().min().unwrap_or(self.look_at)
     }
 
@@ -249,19 +257,22 @@ impl Worker {
     /// Writes everything that waits in a queue, with its state.
     fn commit(&mut self, index: usize) {
         let done = self.journal(index).and_then(|()| self.enforce_limit()).and_then(|()| self.write(index));
-        match done {
-            Ok(()) => {
-                if self.retry_at.take().is_some() {
-                    tracing::info!(folder = %self.folder, "the outbox takes entries again");
-                }
-            }
-            Err(error) => {
-                if self.retry_at.is_none() {
-                    tracing::error!(folder = %self.folder, %error, "the outbox cannot take more; senders wait, nothing is acknowledged");
-                }
-                self.retry_at = Some(now() + RETRY_AFTER);
-            }
+        let was_stalled = self.is_stalled();
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.retry_at = done.is_err().then(|| now() + RETRY_AFTER);
         }
+        match done {
+            Ok(()) if was_stalled && !self.is_stalled() => tracing::info!(folder = %self.folder, "the outbox takes entries again"),
+            Err(error) if !was_stalled => {
+                tracing::error!(folder = %self.folder, %error, "the outbox cannot take more; senders wait, nothing is acknowledged");
+            }
+            _ => {}
+        }
+    }
+
+    /// True while the disk refuses.
+    fn is_stalled(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.retry_at.is_some())
     }
 
     /// Makes the journal of a queue if there is none yet.
@@ -288,7 +299,11 @@ impl Worker {
         for (_, state) in self.saves.iter().flat_map(|save| &save.states).filter(|(queue, _)| *queue == index) {
             journal.set_state(state.clone());
         }
-        let written = if batch.is_empty() { journal.save() } else { journal.write(&batch) };
+        let written = match (batch.is_empty(), has_headroom(&self.reserve)) {
+            (true, _) => journal.save(),
+            (false, true) => journal.write(&batch),
+            (false, false) => Err(StoreError::Full { folder: PathBuf::from(&self.folder) }),
+        };
         let mut is_saved = written.is_ok();
         if let (Err(StoreError::Full { .. }), false) = (&written, batch.is_empty()) {
             // Nothing new fits, but what is on the way out must go on: that is how a full disk gets room.
@@ -324,6 +339,18 @@ impl Worker {
         let pending: usize = self.shared.lock().queues.iter().map(|queue| queue.pending_bytes).sum();
         let needed = pending as u64 + LEAST_PARTITION_BYTES;
         let is_over = |lanes: &[Lane]| bytes_of(lanes) + needed > self.settings.total_bytes;
+        if is_over(&self.lanes) {
+            // What is delivered already must not count.
+            for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
+                journal.leave_behind_what_is_settled()?;
+            }
+        }
+        if let Some(last) = self.lanes.last_mut()
+            && last.bytes() > self.settings.total_bytes / LAST_SHARE
+            && let Some(journal) = &mut last.journal
+        {
+            journal.drop_oldest(Reason::Full)?;
+        }
         if self.settings.when_full != WhenFull::DropOldest {
             let is_full = is_over(&self.lanes);
             self.shared.counters.full.set(u64::from(is_full));
@@ -407,11 +434,12 @@ impl Worker {
 
     /// Makes what was settled durable.
     fn save(&mut self, at: Instant) {
+        let is_stalled = self.is_stalled();
         for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
             match journal.save() {
                 Ok(()) => self.shared.counters.commits.count(),
                 Err(error) => {
-                    if self.retry_at.is_none() {
+                    if !is_stalled {
                         tracing::warn!(folder = %self.folder, %error, "what was delivered could not be noted; it may be delivered again after a restart");
                     }
                     self.save_at = Some(at + SAVE_AFTER);
@@ -441,7 +469,7 @@ impl Worker {
             shared.publish_waiting(&inner, index);
         }
         shared.counters.bytes.set(bytes_of(&self.lanes));
-        shared.counters.stalled.set(u64::from(self.retry_at.is_some()));
+        shared.counters.stalled.set(u64::from(self.is_stalled()));
     }
 
     fn tell(&self, inner: &mut Inner, queue: usize, gap: Gap) {
@@ -461,5 +489,10 @@ impl Worker {
 }
 
 fn bytes_of(lanes: &[Lane]) -> u64 {
-    lanes.iter().filter_map(|lane| lane.journal.as_ref()).map(Journal::bytes).sum()
+    lanes.iter().map(Lane::bytes).sum()
+}
+
+/// Entries are written only while what was written before can still be opened, delivered and removed.
+fn has_headroom(reserve: &Reserve) -> bool {
+    reserve.free_bytes().is_none_or(|free| free >= LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2)
 }

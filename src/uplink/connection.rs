@@ -188,7 +188,7 @@ impl<'a> Connection<'a> {
         None
     }
 
-    /// Asks for a sign of life, and judges its absence. Bytes that come are one, and so are bytes that the link takes.
+    /// Asks for a sign of life, and judges its absence. Bytes that come are one; bytes that the kernel takes are none.
     fn check_life(&mut self) -> Result<(), LinkError> {
         let at = now();
         let settings = &self.uplink.settings;
@@ -199,7 +199,8 @@ impl<'a> Connection<'a> {
         let oldest = self.uplink.session.oldest_unanswered();
         let owes = self.pinged.is_some() || oldest.is_some();
         self.owes_since = self.owes_since.filter(|_| owes).or(owes.then_some(at));
-        if self.owes_since.is_some_and(|since| at >= since.max(heard).max(sent) + settings.answer_within) {
+        let given_up_at = self.link.given_up_at(settings.answer_within);
+        if self.owes_since.is_some_and(|since| at >= given_up_at.max(since + settings.answer_within)) {
             return Err(LinkError::Broken(format!("the remote owes an answer and was silent for {} s", settings.answer_within.as_secs())));
         }
         self.oldest = oldest.map(|place| self.oldest.filter(|(known, _)| *known == place).unwrap_or((place, at)));

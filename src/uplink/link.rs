@@ -8,11 +8,11 @@ mod codec;
 
 use std::collections::HashMap;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::transport::{self, Stream};
@@ -24,6 +24,13 @@ use codec::Codec;
 
 /// Bytes collected before the link has taken them; one packet may exceed it. What is collected cannot be overtaken by an alarm.
 const WRITE_AHEAD: usize = 32 * 1024;
+/// Small writes are put together to about one packet, for a small part of a round trip: headers are billed too.
+const PACKET: usize = 1400;
+const LONGEST_COMPANY: Duration = Duration::from_millis(25);
+/// Less than two milliseconds are not waited for.
+const PART_OF_ROUND_TRIP: u32 = 16;
+/// The slowest link on which it is judged whether the remote lives, in bytes a second.
+const SLOWEST: u64 = 2000;
 /// Topic aliases in use at most, so that a table stays small on both sides.
 const MAX_ALIASES: u16 = 256;
 
@@ -144,8 +151,13 @@ pub(super) struct Link {
     written: u64,
     /// When the link last took bytes, or had none to take.
     progress: Instant,
-    /// When bytes last came.
+    /// When the link last took bytes.
+    last_write: Instant,
+    /// When bytes last came, and how much had been written then.
     heard: Instant,
+    written_when_heard: u64,
+    /// How long a small write waits for others after the last one.
+    company: Duration,
 }
 
 impl Link {
@@ -191,8 +203,12 @@ impl Link {
             collected: 0,
             written: 0,
             progress: now(),
+            last_write: now(),
             heard: now(),
+            written_when_heard: 0,
+            company: Duration::ZERO,
         };
+        let asked = now();
         let login = settings.login.clone();
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
         link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start })?;
@@ -200,6 +216,7 @@ impl Link {
             match link.next().await? {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
+                    link.company = company(now() - asked);
                     link.max_packet = accepted.max_packet.map_or(usize::MAX, |max| max as usize);
                     link.retain_available = accepted.retain_available;
                     link.max_aliases = accepted.topic_aliases.min(MAX_ALIASES);
@@ -292,23 +309,43 @@ impl Link {
             if let Some(incoming) = self.codec.decode(&mut self.input)? {
                 return Ok(incoming);
             }
-            let busy = !self.is_idle();
+            let write_at = self.write_at();
+            let busy = write_at.is_some_and(|at| at <= now());
             tokio::select! {
                 read = self.reader.read_buf(&mut self.input) => {
                     if read? == 0 {
                         return Err(LinkError::Broken("the remote broker closed the connection".to_owned()));
                     }
                     self.heard = now();
+                    self.written_when_heard = self.written;
                 }
                 written = push(&mut self.writer, &mut self.output), if busy => {
                     let count = written?;
                     self.written += count as u64;
                     self.unflushed = count > 0;
                     self.progress = now();
+                    self.last_write = self.progress;
                     return Ok(Incoming::Written);
                 }
+                () = sleep_until(write_at.unwrap_or(self.progress).into()), if write_at.is_some() && !busy => {}
             }
         }
+    }
+
+    /// When what was collected is to be written.
+    fn write_at(&self) -> Option<Instant> {
+        if self.is_idle() {
+            return None;
+        }
+        let is_worth_a_packet = self.output.len() >= PACKET || self.output.is_empty();
+        Some(if is_worth_a_packet { self.progress } else { self.last_write + self.company })
+    }
+
+    /// When a remote that owes answers is given up, if it may be silent for `patience`: what was written since it was heard last must
+    /// have had time to pass.
+    pub(super) fn given_up_at(&self, patience: Duration) -> Instant {
+        let passing = (self.written - self.written_when_heard) * 1000 / SLOWEST;
+        self.heard + patience + Duration::from_millis(passing)
     }
 
     /// A packet that is there already.
@@ -324,6 +361,12 @@ async fn push(writer: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> 
         return Ok(0);
     }
     writer.write_buf(output).await
+}
+
+/// How long small writes wait for company on a link with this round trip.
+fn company(round_trip: Duration) -> Duration {
+    let part = round_trip / PART_OF_ROUND_TRIP;
+    if part < Duration::from_millis(2) { Duration::ZERO } else { part.min(LONGEST_COMPANY) }
 }
 
 fn topic_of(command: &Command) -> Option<TopicName> {

@@ -135,6 +135,7 @@ impl Status {
 
     /// The link is down, or could not be made. Each reason is told once until the link has been up for good.
     pub(super) fn disconnected(&mut self, reason: &str) {
+        tracing::debug!(uplink = %self.name, %reason, "no link");
         if self.told.len() < MAX_TOLD && self.told.insert(reason.to_owned()) {
             tracing::warn!(uplink = %self.name, %reason, "link is down; messages wait in the outbox");
         }

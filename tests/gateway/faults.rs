@@ -168,14 +168,14 @@ impl Drop for SmallDisk {
 #[test]
 fn a_full_disk_acknowledges_nothing_says_so_and_recovers_by_itself() {
     let folder = tempfile::tempdir().unwrap();
-    let disk = SmallDisk::mount(&folder.path().join("disk"), 12);
+    let disk = SmallDisk::mount(&folder.path().join("disk"), 26);
     let remote_port = free_port();
     let local = free_port();
     let yaml = with_uplink("disk/state", remote_port).replace("127.0.0.1:0", &format!("127.0.0.1:{local}"));
     let mut gateway = Gateway::start(folder.path(), &yaml);
     wait_for_port(local);
     let ballast = disk.0.join("ballast");
-    fs::write(&ballast, vec![1; 7 << 20]).unwrap();
+    fs::write(&ballast, vec![1; 13 << 20]).unwrap();
     let payload = "x".repeat(20_000);
     let publish = |number: u32| {
         let text = format!("{number} {payload}");

@@ -140,7 +140,7 @@ fn what_the_remote_refuses_for_good_is_kept_as_a_dead_letter_and_what_it_cannot_
     let (code, out, error) = site.outbox(&["show"]);
     assert!(code == Some(0) && out.contains("running"), "{out}{error}");
     let (code, _, error) = site.outbox(&["export"]);
-    assert!(code == Some(1) && error.contains("in use by a running gateway"), "{error}");
+    assert!(code == Some(1) && error.contains("in use by another wellhead"), "{error}");
     let (code, _, error) = site.outbox(&["purge", "--yes"]);
     assert!(code == Some(1) && error.contains("in use by another wellhead"), "{error}");
     assert!(site.gateway.process.terminate().success());

@@ -221,7 +221,7 @@ fn certificates(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> O
 fn patience(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> [Duration; 5] {
     let keys: [(&'static str, Option<Duration>, u64); 4] = [
         ("connect_within", uplink.connect_within.map(|span| span.0), 30),
-        ("dial_within", uplink.dial_within.map(|span| span.0), 12),
+        ("dial_within", uplink.dial_within.map(|span| span.0), 8),
         ("answer_within", uplink.answer_within.map(|span| span.0), 30),
         ("write_within", uplink.write_within.map(|span| span.0), 30),
     ];

@@ -115,7 +115,11 @@ impl Journal {
             None if number == self.tail.number => Ok(false),
             None => {
                 self.head = None;
-                let next = self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail).number;
+                let next = self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail);
+                let (next, begins) = (next.number, next.first_seq);
+                let expected = self.position.as_ref().map_or(begins, |position| position.next_seq);
+                // What is missing at the end of a partition is told before anything later comes.
+                self.count_gap(expected, begins);
                 let end = self.end_of(next);
                 if let Some(position) = self.position.as_mut() {
                     position.end = end;
@@ -129,7 +133,13 @@ impl Journal {
 
     fn chunk_at(&mut self, number: u64, slot: u32) -> Result<Option<Chunk>, StoreError> {
         if number == self.tail.number {
-            return self.tail_partition.chunk(slot);
+            let read = self.tail_partition.chunk(slot);
+            if read.is_err() && self.commit(&[], true).is_ok() {
+                // It is not written any more; the next attempt carves it.
+                self.head = None;
+                self.position = None;
+            }
+            return read;
         }
         if self.head.as_ref().is_none_or(|(open, _)| *open != number) {
             let Some(path) = self.sealed.iter().find(|sealed| sealed.number == number).map(|sealed| sealed.path(&self.folder)) else {
@@ -141,10 +151,15 @@ impl Journal {
             };
             self.head = Some((number, opened?));
         }
-        match &self.head {
+        let read = match &self.head {
             Some((_, partition)) => partition.chunk(slot),
             None => Ok(None),
+        };
+        if read.is_err() {
+            // Damaged since it was opened: the next attempt carves it.
+            self.head = None;
         }
+        read
     }
 
     /// Opens a partition that is not written any more. Where the next one begins tells what must be in it.
