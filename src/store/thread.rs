@@ -74,6 +74,8 @@ impl Lane {
 
 /// The last queue, which nobody is waiting for, may take this part of the whole.
 const LAST_SHARE: u64 = 8;
+/// And so much in any case.
+const LEAST_LAST: u64 = LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2;
 
 /// Opens the store in `folder` and starts its thread. The queues stand in the order of their worth: what must go goes from the last.
 /// The journal of the queue `usual` is made at once, the others when they are needed. The receiver tells when the thread has closed
@@ -346,7 +348,7 @@ impl Worker {
             }
         }
         if let Some(last) = self.lanes.last_mut()
-            && last.bytes() > self.settings.total_bytes / LAST_SHARE
+            && last.bytes() > (self.settings.total_bytes / LAST_SHARE).max(LEAST_LAST)
             && let Some(journal) = &mut last.journal
         {
             journal.drop_oldest(Reason::Full)?;
@@ -496,3 +498,6 @@ fn bytes_of(lanes: &[Lane]) -> u64 {
 fn has_headroom(reserve: &Reserve) -> bool {
     reserve.free_bytes().is_none_or(|free| free >= LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2)
 }
+
+#[cfg(test)]
+mod tests;
