@@ -116,6 +116,8 @@ pub fn open(
     worker.publish();
     let started = std::thread::Builder::new().name(format!("store:{name}")).spawn(move || {
         worker.run();
+        // Whoever waits for the end may open the folder again.
+        drop(worker);
         let _ = closed_sender.send(());
     });
     started.map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
