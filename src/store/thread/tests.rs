@@ -116,18 +116,18 @@ async fn a_full_store_that_refuses_takes_entries_again_when_it_is_delivered() {
 async fn a_queue_that_cannot_be_written_is_not_answered_for_and_does_not_stop_the_others() {
     let folder = tempfile::tempdir().unwrap();
     // A file where the folder of the first queue is to be.
-    std::fs::write(folder.path().join("first"), "in the way").unwrap();
+    fs::write(folder.path().join("first"), "in the way").unwrap();
     let opened = open("test", folder.path(), &QUEUES, 1, settings());
     assert!(opened.is_err(), "it is told at the start");
-    std::fs::remove_file(folder.path().join("first")).unwrap();
+    fs::remove_file(folder.path().join("first")).unwrap();
     let (store, _closed) = start(folder.path(), settings());
-    std::fs::write(folder.path().join("first"), "in the way").unwrap();
+    fs::write(folder.path().join("first"), "in the way").unwrap();
     let mut both = store.save(vec![(0, Bytes::from_static(b"one")), (1, Bytes::from_static(b"two"))]);
     store.save(vec![(1, Bytes::from_static(b"three"))]).await.unwrap();
     assert_eq!(stored(&store, 1, 10).await, Stored::Safe(1), "the other queue goes on");
     assert!(both.try_recv().is_err(), "the first queue has not been saved");
     assert_eq!(store.counters().stalled.value(), 1);
-    std::fs::remove_file(folder.path().join("first")).unwrap();
+    fs::remove_file(folder.path().join("first")).unwrap();
     both.await.unwrap();
     until("it says so", || store.counters().stalled.value() == 0).await;
 }
