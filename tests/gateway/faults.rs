@@ -212,6 +212,44 @@ fn a_full_disk_with_a_backlog_of_qos_2_drains_too() {
     drains_on_a_full_disk(2);
 }
 
+#[test]
+fn a_full_disk_drains_while_a_publisher_waits_for_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), 64);
+    let remote = Mosquitto::start(folder.path(), "");
+    let link = super::support::Link::to(remote.port);
+    let local = free_port();
+    let reader = subscriber(folder.path(), remote.port, "t");
+    let yaml = with_uplink("disk/state", link.port)
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{local}"))
+        .replace("name: cloud,", "name: cloud, retry: { first: 100ms, longest: 200ms },");
+    link.cut();
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(local);
+    let lines: String = (0..900).map(|number| format!("{number} {}\n", "x".repeat(100_000))).collect();
+    let file = folder.path().join("lines");
+    fs::write(&file, lines).unwrap();
+    let script = format!("exec mosquitto_pub -p {local} -q 1 -t t -l < {}", file.display());
+    let mut publisher = super::support::Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
+    gateway.process.wait_for_output("no space left");
+    // It stays full for a while: the publisher tries on and on.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    assert!(publisher.is_running());
+    link.restore();
+    assert!(publisher.wait().success(), "it is let in as the disk drains");
+    let numbers = || -> Vec<u32> { reader.output().lines().filter_map(|line| line.split(' ').nth(2)?.parse().ok()).collect() };
+    wait_for("all of them", || numbers().contains(&899).then_some(()));
+    let mut first = Vec::new();
+    for number in numbers() {
+        if !first.contains(&number) {
+            first.push(number);
+        }
+    }
+    assert_eq!(first, (0..900).collect::<Vec<u32>>());
+    drop(gateway);
+    drop(disk);
+}
+
 fn drains_on_a_full_disk(qos: u8) {
     let folder = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(&folder.path().join("disk"), 64);
