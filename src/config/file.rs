@@ -286,6 +286,7 @@ pub(super) struct Tcp {
     pub(super) nodelay: Option<bool>,
     pub(super) user_timeout: Option<Span>,
     pub(super) interface: Option<String>,
+    pub(super) congestion: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

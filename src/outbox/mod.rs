@@ -172,3 +172,44 @@ impl Outbox {
         self.store.counters()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::SessionLost;
+    use crate::mqtt::{Properties, QoS, TopicName};
+
+    fn message(enqueued_ms: i64) -> Outgoing {
+        Outgoing {
+            topic: TopicName::new("t").unwrap(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            if_session_lost: SessionLost::Resend,
+            enqueued: Timestamp::at(enqueued_ms),
+            properties: Properties::default(),
+            payload: Bytes::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_old_is_given_up_and_told_but_nothing_ages_without_a_clock() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            save_every: Duration::from_secs(60),
+            total_bytes: 1 << 30,
+            age: Some(Duration::from_secs(3600)),
+            when_full: WhenFull::DropOldest,
+        };
+        let (outbox, _closed) = open("test", folder.path(), settings).unwrap();
+        let hours_ago = |hours: i64| unix_ms() - hours * 3_600_000;
+        for enqueued in [hours_ago(3), hours_ago(2), hours_ago(0), 86_400_000] {
+            outbox.append(Lane::Live, &message(enqueued)).await.unwrap();
+        }
+        let (last, waiting) = outbox.read(Lane::Live, 0, 10).await.unwrap().unwrap();
+        assert_eq!((last, waiting.iter().map(|waiting| waiting.seq).collect::<Vec<_>>()), (4, vec![3, 4]));
+        let gaps = outbox.take_gaps();
+        let [(queue, gap)] = gaps.as_slice() else { panic!("{gaps:?}") };
+        assert_eq!((*queue, gap.first, gap.last, gap.count, gap.reason), (Lane::Live as usize, 1, 2, 2, Reason::Age));
+        assert_eq!((outbox.waiting(), outbox.counters().lost.value()), (2, 2));
+    }
+}

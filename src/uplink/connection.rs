@@ -201,7 +201,7 @@ impl<'a> Connection<'a> {
         self.owes_since = self.owes_since.filter(|_| owes).or(owes.then_some(at));
         let given_up_at = self.link.given_up_at(settings.answer_within);
         if self.owes_since.is_some_and(|since| at >= given_up_at.max(since + settings.answer_within)) {
-            return Err(LinkError::Broken(format!("the remote owes an answer and was silent for {} s", settings.answer_within.as_secs())));
+            return Err(LinkError::Broken(format!("the remote owes an answer and was silent for {} s", (at - heard).as_secs())));
         }
         self.oldest = oldest.map(|place| self.oldest.filter(|(known, _)| *known == place).unwrap_or((place, at)));
         if let Some((place, since)) = self.oldest
@@ -325,6 +325,7 @@ impl<'a> Connection<'a> {
             self.leave_out(place, may_be_there);
             return Ok(());
         }
+        self.uplink.status.counters.repeated.add(u64::from(dup));
         if packet_id.is_none() {
             self.unwritten.push_back((self.link.collected(), place));
         }

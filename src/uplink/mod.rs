@@ -89,6 +89,8 @@ pub struct Tcp {
     pub user_timeout: Duration,
     /// The network interface it must use.
     pub interface: Option<String>,
+    /// The congestion control, if not that of the system.
+    pub congestion: Option<String>,
 }
 
 /// Remote topics that come in.

@@ -29,6 +29,8 @@ pub(super) struct Counters {
     pub(super) refused: Counter,
     pub(super) received: Counter,
     pub(super) connects: Counter,
+    /// Messages sent again after a cut, marked as repetitions.
+    pub(super) repeated: Counter,
     /// Messages sent again because the remote had forgotten the session.
     pub(super) resent: Counter,
 }
@@ -44,6 +46,7 @@ struct Shape {
     lost: u64,
     acknowledged: u64,
     refused: u64,
+    repeated: u64,
     resent: u64,
     received: u64,
     connects: u64,
@@ -181,6 +184,7 @@ impl Status {
             lost: outbox.lost.value(),
             acknowledged: self.counters.acknowledged.value(),
             refused: self.counters.refused.value(),
+            repeated: self.counters.repeated.value(),
             resent: self.counters.resent.value(),
             received: self.counters.received.value(),
             connects: self.counters.connects.value(),

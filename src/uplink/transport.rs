@@ -88,6 +88,14 @@ async fn connect(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpStream> {
     let raw = socket2::SockRef::from(&stream);
     raw.set_tcp_user_timeout(Some(tcp.user_timeout))?;
     raw.set_tcp_notsent_lowat(NOT_SENT)?;
+    if let Some(name) = &tcp.congestion {
+        raw.set_tcp_congestion(name.as_bytes()).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("congestion control {name}: {error}; see `sysctl net.ipv4.tcp_available_congestion_control`"),
+            )
+        })?;
+    }
     Ok(stream)
 }
 

@@ -494,7 +494,7 @@ fn a_remote_that_owes_answers_and_says_nothing_is_given_up() {
     let mut wire = remote.accept(false, &[]);
     site.publish("a/x", "unanswered");
     let first = wire.publish();
-    site.gateway.process.wait_for_output("was silent for 1 s");
+    site.gateway.process.wait_for_output("owes an answer and was silent");
     let mut wire = remote.accept(true, &[]);
     let again = wire.publish();
     assert_eq!((again.payload.as_str(), again.dup, again.id), ("unanswered", true, first.id));

@@ -186,7 +186,12 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         dial_within,
         answer_within,
         write_within,
-        tcp: uplink::Tcp { nodelay: uplink.tcp.nodelay.unwrap_or(true), user_timeout, interface: uplink.tcp.interface.clone() },
+        tcp: uplink::Tcp {
+            nodelay: uplink.tcp.nodelay.unwrap_or(true),
+            user_timeout,
+            interface: uplink.tcp.interface.clone(),
+            congestion: uplink.tcp.congestion.clone(),
+        },
         window: uplink.window.unwrap_or(DEFAULT_WINDOW),
         retry,
         numbered: uplink.number_messages,
