@@ -1,5 +1,5 @@
 //! The uplink with its durable outbox beside rumqttc's client without any, to the same mosquitto: messages a second from the first
-//! append to the last acknowledgement.
+//! append to the last acknowledgement. Both send the same packets: messages are not numbered.
 //!
 //! `cargo bench --bench uplink`; `cargo bench --bench uplink -- 100000` for so many messages a run. Needs mosquitto.
 

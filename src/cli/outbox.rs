@@ -119,9 +119,19 @@ struct Line<'a> {
     enqueued: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     expiry_s: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_topic: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_data_base64: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     user_properties: Vec<(String, String)>,
-    /// Why the remote refused it.
+    /// Of a dead letter: the lane it was in, when it was given up, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buried: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// A payload that is text.
@@ -273,9 +283,9 @@ fn export(place: &Place, only: Option<Queue>, output: Option<&Path>) -> Result<(
 }
 
 fn write_line(out: &mut impl Write, queue: &Found, entry: &Entry) -> Result<(), Failure> {
-    let (message, seq, reason): (Outgoing, u64, Option<String>) = match Content::decode(entry.bytes.clone()) {
+    let (message, seq, dead): (Outgoing, u64, Option<(usize, i64, String)>) = match Content::decode(entry.bytes.clone()) {
         Ok(Content::Message(message)) => (message, entry.seq, None),
-        Ok(Content::Dead(dead)) => (dead.message, dead.seq, Some(dead.reason)),
+        Ok(Content::Dead(dead)) => (dead.message, dead.seq, Some((dead.lane as usize, dead.buried.unix_ms, dead.reason))),
         Err(error) => {
             super::say(&format!("{} {} {}: {error}", queue.uplink, queue.queue, entry.seq));
             return Ok(());
@@ -294,7 +304,12 @@ fn write_line(out: &mut impl Write, queue: &Found, entry: &Entry) -> Result<(), 
             enqueued: rfc3339(message.enqueued.unix_ms),
             expiry_s: message.properties.message_expiry,
             user_properties: message.properties.user.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            reason,
+            content_type: message.properties.content_type.as_ref().map(ToString::to_string),
+            response_topic: message.properties.response_topic.as_ref().map(ToString::to_string),
+            correlation_data_base64: message.properties.correlation_data.as_ref().map(|data| BASE64.encode(data)),
+            lane: dead.as_ref().and_then(|(lane, _, _)| QUEUES.get(*lane).copied()),
+            buried: dead.as_ref().map(|(_, at, _)| rfc3339(*at)),
+            reason: dead.map(|(_, _, reason)| reason),
             payload: text,
             payload_base64: text.is_none().then(|| BASE64.encode(&message.payload)),
         },

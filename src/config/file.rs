@@ -227,6 +227,7 @@ pub(super) struct Uplink {
     #[serde(default)]
     pub(super) tcp: Tcp,
     pub(super) retry: Option<Retry>,
+    pub(super) max_packet: Option<Size>,
     pub(super) window: Option<u16>,
     #[serde(default = "yes")]
     pub(super) number_messages: bool,

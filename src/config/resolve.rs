@@ -10,7 +10,7 @@ use super::document::{Document, Step};
 use super::fault::Faults;
 use super::file::File;
 use super::{Gateway, fault};
-use crate::message::Class;
+use crate::message::{Class, SessionLost};
 use crate::mqtt::{QoS, TopicName};
 
 /// What the checks share.
@@ -109,6 +109,9 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
         check.fault(&at!["site"], "the site's name becomes a topic level; write letters, digits and dashes, such as pump-station-7");
     }
     for (name, class) in &file.classes {
+        if class.if_session_lost == SessionLost::Drop && class.qos != Some(2) {
+            check.fault(&at!["classes", name, "if_session_lost"], "only qos 2 knows what may have arrived; add `qos: 2` or write resend");
+        }
         if class.qos.is_some_and(|qos| qos > 2) {
             check.fault(&at!["classes", name, "qos"], "type 0 (may be lost), 1 (at least once) or 2 (exactly once)");
         }

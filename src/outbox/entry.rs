@@ -63,7 +63,7 @@ pub enum Content {
     Dead(Box<DeadLetter>),
 }
 
-/// Why stored bytes are no entry. Ours: it is kept out of the way and counted.
+/// Why stored bytes are no entry. Ours: it is given up, counted and told as a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an entry that cannot be read: {0}")]
 pub struct EntryError(&'static str);

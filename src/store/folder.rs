@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::StoreError;
 use super::chunk::Chunk;
@@ -13,6 +14,9 @@ use super::note::Note;
 
 /// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
 const QUARANTINE_BYTES: u64 = 48 << 20;
+
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a partition's name says, and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +65,16 @@ pub fn lock(folder: &Path) -> Result<File, StoreError> {
     make(folder)?;
     let path = folder.join("LOCK");
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(StoreError::InUse { folder: folder.to_owned() }),
-        Err(fs::TryLockError::Error(e)) => Err(io_error(&path, e)),
+    for patience in (0..LOCK_ATTEMPTS).rev() {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A process that this one is about to start, or one that ends, may hold it for a moment.
+            Err(fs::TryLockError::WouldBlock) if patience > 0 => std::thread::sleep(LOCK_PAUSE),
+            Err(fs::TryLockError::WouldBlock) => break,
+            Err(fs::TryLockError::Error(e)) => return Err(io_error(&path, e)),
+        }
     }
+    Err(StoreError::InUse { folder: folder.to_owned() })
 }
 
 /// Removes a partition; a crash on the way leaves it whole or as `dead-*`.

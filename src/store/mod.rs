@@ -24,8 +24,8 @@
 //! * An entry that is settled before its commit is due is never written at all.
 //! * Only `engine.rs` names sled; it catches its panics.
 //!
-//! The interface serves an outbox (append, read, settle) and a journal with checkpoints (append the whole state again, settle
-//! everything before it, read on from there) alike. It knows nothing of messages: an entry is bytes.
+//! [`Journal`] serves an outbox (append, read, settle) and a journal with checkpoints (append the whole state again, settle
+//! everything before it, read on from there) alike; [`Store`] gives it a thread. Neither knows of messages: an entry is bytes.
 
 mod chunk;
 mod cursor;

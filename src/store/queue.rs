@@ -74,7 +74,7 @@ pub struct Counters {
     pub appended: Counter,
     /// Entries made durable; the others were settled before.
     pub written: Counter,
-    /// Commits, one `fdatasync` each.
+    /// Rounds of writing, a commit or more each.
     pub commits: Counter,
     /// Entries given up: limit or age reached, damage, expired.
     pub lost: Counter,

@@ -12,7 +12,7 @@ use super::link::{Accepted, Command, Incoming, Link, LinkError};
 use super::session::{Send, Step, Verdict};
 use super::task::Uplink;
 use crate::backoff::Backoff;
-use crate::mqtt::{PacketId, QoS, TopicFilter};
+use crate::mqtt::{PacketId, QoS, ReasonCode, TopicFilter};
 use crate::outbox::{Place, ReadError, Reason};
 use crate::reading::Timestamp;
 use crate::tasks::Stop;
@@ -27,6 +27,8 @@ const SAVE_BATCH: usize = 128;
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// A message may be owed an answer so many times longer than the remote may be silent.
 const LONGEST_DEBT: u32 = 10;
+/// So often a remote may disconnect because of one message.
+const MAX_DISCONNECTS: u8 = 3;
 /// How long DISCONNECT, and what is before it, may take.
 const GOODBYE: Duration = Duration::from_secs(3);
 /// Dead letters that may wait for the disk.
@@ -150,6 +152,10 @@ impl<'a> Connection<'a> {
             uplink.is_subscribed = false;
         }
         uplink.status.session(&forgotten);
+        if accepted.max_qos < QoS::ExactlyOnce || !accepted.retain_available {
+            let (max_qos, retain) = (accepted.max_qos as u8, accepted.retain_available);
+            tracing::warn!(uplink = %uplink.settings.name, max_qos, retain, "the remote does not take every QoS, or keeps nothing: messages are sent as it takes them");
+        }
         for (place, message) in forgotten.dropped {
             if let Some(message) = message {
                 uplink.outbox.give_up(place.queue, place.seq, &message, Reason::SessionLost);
@@ -395,7 +401,10 @@ impl<'a> Connection<'a> {
                 }
             }
             Incoming::SubAck(failed) => self.subscribed(&failed),
-            Incoming::Disconnect(reason) => return Err(LinkError::Broken(format!("the remote broker disconnected: {reason}"))),
+            Incoming::Disconnect(reason) => {
+                self.suspect(reason);
+                return Err(LinkError::Broken(format!("the remote broker disconnected: {reason}")));
+            }
             Incoming::Accepted(_) | Incoming::Refused(_) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
             Incoming::Unusable(packet_id, qos) => {
                 tracing::warn!(uplink = %self.uplink.settings.name, "a message of the remote is dropped: its topic is too deep or not allowed");
@@ -439,6 +448,22 @@ impl<'a> Connection<'a> {
             return Ok(());
         }
         self.delivered(Delivery { packet_id, is_exact, is_safe: true })
+    }
+
+    /// A remote that disconnects because of what it got is not sent the same for ever: the message that was first each time it did so
+    /// becomes a dead letter.
+    fn suspect(&mut self, reason: ReasonCode) {
+        const FAULTS: [u8; 7] = [0x81, 0x82, 0x87, 0x90, 0x95, 0x99, 0x9B];
+        let Some(place) = self.uplink.session.oldest_unanswered().filter(|_| FAULTS.contains(&reason.0)) else { return };
+        let times = self.uplink.suspect.filter(|(known, _)| *known == place).map_or(1, |(_, times)| times + 1);
+        self.uplink.suspect = Some((place, times));
+        if times < MAX_DISCONNECTS {
+            return;
+        }
+        self.uplink.suspect = None;
+        if let Some(message) = self.uplink.session.give_up(place) {
+            self.uplink.bury(place, message, format!("the remote disconnects when it gets it: {reason}"));
+        }
     }
 
     fn subscribed(&mut self, failed: &[usize]) {

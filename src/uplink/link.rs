@@ -73,7 +73,7 @@ pub(super) enum Incoming {
     PubComp(PacketId),
     /// The filters the remote did not grant, by index.
     SubAck(Vec<usize>),
-    Disconnect(String),
+    Disconnect(ReasonCode),
     /// A message under a topic that is none here; to be acknowledged and forgotten.
     Unusable(Option<PacketId>, QoS),
     /// Not from the remote: bytes were written.
@@ -217,7 +217,8 @@ impl Link {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
                     link.company = company(now() - asked);
-                    link.max_packet = accepted.max_packet.map_or(usize::MAX, |max| max as usize);
+                    link.max_packet =
+                        accepted.max_packet.into_iter().chain(settings.max_packet).min().map_or(usize::MAX, |max| max as usize);
                     link.retain_available = accepted.retain_available;
                     link.max_aliases = accepted.topic_aliases.min(MAX_ALIASES);
                     return Ok((link, accepted));

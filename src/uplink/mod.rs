@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * A message is settled only when the remote acknowledged it (QoS 1), has it for good (QoS 2), when it was written to the wire
-//!   (QoS 0, which a cut may take all the same), or when it will never be delivered: then it is kept as a dead letter, or told as a gap.
+//!   (QoS 0, which a cut may take all the same), or when it will never be delivered: then it is kept as a dead letter, or told as a
+//!   gap. A backup also settles what it took and the other link carries.
 //! * Messages of a lane leave in the order of the outbox; after a reconnect what was in flight goes first, marked as a repetition.
 //! * QoS 2 arrives exactly once, across kill -9 and reconnects, while the remote keeps the session.
 //! * What comes from the remote is acknowledged when the broker has it safe, and is never offered back to the remote.
@@ -160,6 +161,8 @@ pub struct Settings {
     pub write_within: Duration,
     /// TCP.
     pub tcp: Tcp,
+    /// Largest packet sent, in bytes, if the remote does not tell (MQTT 3.1.1 cannot).
+    pub max_packet: Option<u32>,
     /// Messages in flight.
     pub window: u16,
     /// First and longest pause between attempts.

@@ -438,6 +438,12 @@ impl Session {
         }
     }
 
+    /// Takes a message out that the remote cannot bear, and returns it.
+    pub(super) fn give_up(&mut self, place: Place) -> Option<Outgoing> {
+        let index = self.in_flight.iter().position(|entry| entry.place == place)?;
+        self.remove(index)?.message
+    }
+
     /// Ends a QoS 2 message that cannot be repeated but may have arrived before: PUBREL instead of PUBLISH.
     pub(super) fn release_instead(&mut self, place: Place) {
         let next_save = self.next_save;

@@ -71,6 +71,8 @@ pub struct Uplink {
     /// A save of the session that is under way.
     pub(super) saving: Option<oneshot::Receiver<()>>,
     pub(super) last_save: Instant,
+    /// The message that was first when the remote disconnected because of what it got, and how often it was.
+    pub(super) suspect: Option<(Place, u8)>,
     /// The remote's session has the subscriptions of this run.
     pub(super) is_subscribed: bool,
     /// Of a backup: whether the other uplink is up, and since when it is not.
@@ -112,6 +114,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         burials: Burials::default(),
         saving: None,
         last_save: at,
+        suspect: None,
         is_subscribed: false,
         primary: ends.primary,
         primary_down_since: at,
@@ -298,9 +301,11 @@ impl Uplink {
             };
             match stored {
                 Ok(Stored::Safe(_)) => place,
-                Ok(_) => {
+                Ok(outcome) => {
                     tracing::error!(seq = place.seq, "the outbox is full: a dead letter is not kept");
-                    outbox.give_up(place.queue, place.seq, &message, Reason::Full);
+                    if outcome == Stored::Refused {
+                        outbox.give_up(place.queue, place.seq, &message, Reason::Full);
+                    }
                     place
                 }
                 // The outbox is closing: the message stays, and is refused again after the next start.

@@ -500,3 +500,37 @@ fn a_remote_that_owes_answers_and_says_nothing_is_given_up() {
     assert_eq!((again.payload.as_str(), again.dup, again.id), ("unanswered", true, first.id));
     assert!(PATIENCE > Duration::from_secs(1));
 }
+
+#[test]
+fn a_message_that_makes_the_remote_disconnect_is_taken_out_in_the_end() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "", "");
+    site.publish("a/poison", "poison");
+    site.publish("a/good", "good");
+    for round in 0..3 {
+        let mut wire = remote.accept(round > 0, &[]);
+        assert_eq!(wire.publish().payload, "poison");
+        wire.write(&[0xE0, 1, 0x99]);
+    }
+    let mut wire = remote.accept(true, &[]);
+    let good = wire.publish();
+    assert_eq!(good.payload, "good");
+    wire.answer(PUBACK, good.id, 0);
+    let told = site.wait_until_told(STATUS, "\"dead\":1");
+    assert!(told.contains("\"lost\":0"), "{told}");
+}
+
+#[test]
+fn a_limit_can_be_set_for_a_remote_that_tells_none() {
+    let folder = tempfile::tempdir().unwrap();
+    // It closes the connection on larger packets.
+    let remote = Mosquitto::start(folder.path(), "max_packet_size 2000\n");
+    let reader = subscriber(folder.path(), remote.port, "#");
+    let site = site(remote.port, "protocol: 3.1.1\n    max_packet: 2kB", "");
+    site.gateway.process.wait_for_output("link is up");
+    site.publish("a/large", &"x".repeat(5000));
+    site.publish("a/small", "small");
+    wait_for("the small one", || reader.output().contains("a/small small").then_some(()));
+    site.wait_until_told(STATUS, "\"dead\":1");
+    assert_eq!(site.gateway.process.output().matches("link is up").count(), 1);
+}

@@ -160,6 +160,9 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
             "two uplinks to one remote with one `client_id` would disconnect each other; give this one another `client_id`",
         );
     }
+    if uplink.max_packet.is_some_and(|size| size.0 < 1000) {
+        check.fault(&at!["uplinks", index, "max_packet"], "hardly a message would fit; write at least 1kB, such as 128kB");
+    }
     if uplink.window == Some(0) {
         check.fault(&at!["uplinks", index, "window"], "at least one message must be in flight; write 1 or more, such as 500");
     }
@@ -192,6 +195,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
             interface: uplink.tcp.interface.clone(),
             congestion: uplink.tcp.congestion.clone(),
         },
+        max_packet: uplink.max_packet.map(|size| u32::try_from(size.0).unwrap_or(u32::MAX)),
         window: uplink.window.unwrap_or(DEFAULT_WINDOW),
         retry,
         numbered: uplink.number_messages,

@@ -76,8 +76,8 @@ fn frame_length(buffer: &[u8]) -> Result<Option<usize>, LinkError> {
 }
 
 /// DISCONNECT: the reason is left out if it is 0 [MQTT-3.14.2].
-fn disconnect_reason(frame: &[u8]) -> String {
-    ReasonCode(frame.get(2).copied().unwrap_or(0)).to_string()
+fn disconnect_reason(frame: &[u8]) -> ReasonCode {
+    ReasonCode(frame.get(2).copied().unwrap_or(0))
 }
 
 fn not_mqtt(error: &dyn std::fmt::Display) -> LinkError {

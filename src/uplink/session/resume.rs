@@ -48,6 +48,8 @@ impl Session {
         for (_, stage) in self.recovered.values_mut() {
             *stage = HeldStage::Lost;
         }
+        // Those that their class forbids to repeat are given up when the outbox brings them.
+        told.resent += places.len();
         places.into_iter().for_each(|place| self.change(place.queue));
         let mut index = 0;
         while let Some(entry) = self.in_flight.get_mut(index) {
