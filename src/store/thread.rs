@@ -145,6 +145,9 @@ fn identity(folder: &Path) -> Result<String, StoreError> {
     if let Some(known) = fs::read_to_string(&path).ok().map(|text| text.trim().to_owned()).filter(is_whole) {
         return Ok(known);
     }
+    if path.exists() {
+        tracing::warn!(path = %path.display(), "the name of this outbox is damaged and drawn anew: a receiver cannot recognise copies of what was sent before");
+    }
     let drawn = format!("{:08x}", fastrand::u32(..));
     let new = folder.join("identity.new");
     let written =

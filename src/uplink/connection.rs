@@ -8,7 +8,7 @@ use tokio::time::sleep_until;
 
 use super::Receive;
 use super::inbound::Delivery;
-use super::link::{Accepted, Command, Incoming, Link, LinkError};
+use super::link::{Accepted, Command, Incoming, Link, LinkError, time_to_pass};
 use super::session::{Send, Step, Verdict};
 use super::task::Uplink;
 use crate::backoff::Backoff;
@@ -211,7 +211,7 @@ impl<'a> Connection<'a> {
         }
         self.oldest = oldest.map(|place| self.oldest.filter(|(known, _)| *known == place).unwrap_or((place, at)));
         if let Some((place, since)) = self.oldest
-            && at >= since + settings.answer_within * LONGEST_DEBT
+            && at >= since + settings.answer_within * LONGEST_DEBT + time_to_pass(self.uplink.session.bytes_of(place))
         {
             return Err(LinkError::Broken(format!("the remote does not answer message {}, only others", place.seq)));
         }

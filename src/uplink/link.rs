@@ -345,8 +345,7 @@ impl Link {
     /// When a remote that owes answers is given up, if it may be silent for `patience`: what was written since it was heard last must
     /// have had time to pass.
     pub(super) fn given_up_at(&self, patience: Duration) -> Instant {
-        let passing = (self.written - self.written_when_heard) * 1000 / SLOWEST;
-        self.heard + patience + Duration::from_millis(passing)
+        self.heard + patience + time_to_pass(self.written - self.written_when_heard)
     }
 
     /// A packet that is there already.
@@ -362,6 +361,11 @@ async fn push(writer: &mut (impl AsyncWrite + Unpin), output: &mut BytesMut) -> 
         return Ok(0);
     }
     writer.write_buf(output).await
+}
+
+/// How long bytes are on the way over the slowest link.
+pub(super) fn time_to_pass(bytes: u64) -> Duration {
+    Duration::from_millis(bytes * 1000 / SLOWEST)
 }
 
 /// How long small writes wait for company on a link with this round trip.

@@ -501,6 +501,12 @@ impl Session {
         self.in_flight.iter().take(self.written).find(|entry| entry.is_written && entry.needs <= self.saved).map(|entry| entry.place)
     }
 
+    /// About how large a message in flight is, in bytes.
+    pub(super) fn bytes_of(&self, place: Place) -> u64 {
+        let message = self.in_flight.iter().find(|entry| entry.place == place).and_then(|entry| entry.message.as_ref());
+        message.map_or(0, |message| message.weight() as u64)
+    }
+
     /// True if the remote owes an answer that would come whatever the disk does.
     pub(super) fn awaits_answers(&self) -> bool {
         self.oldest_unanswered().is_some()
