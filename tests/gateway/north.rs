@@ -534,3 +534,33 @@ fn a_limit_can_be_set_for_a_remote_that_tells_none() {
     site.wait_until_told(STATUS, "\"dead\":1");
     assert_eq!(site.gateway.process.output().matches("link is up").count(), 1);
 }
+
+#[test]
+fn a_repetition_of_the_remote_is_recognised_after_a_kill_9() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "receive: [ { filter: 'cmd/#', qos: 2 } ]", "");
+    let mut wire = remote.accept(false, &[]);
+    let publish = |dup: u8| [0x34 | dup << 3, 11, 0, 5, b'c', b'm', b'd', b'/', b'x', 0, 7, 0, b'!'];
+    wire.write(&publish(0));
+    let kinds = |wire: &mut Wire, kind| {
+        std::iter::from_fn(|| wire.read_within(Duration::from_secs(10))).find(|packet| packet.kind() == kind).map(|packet| packet.body)
+    };
+    assert_eq!(kinds(&mut wire, 5).as_deref(), Some(&[0, 7][..]), "PUBREC");
+    let Site { gateway, port, folder } = site;
+    let _gateway = gateway.kill_and_restart();
+    wait_for_port(port);
+    let mut reader = super::support::mosquitto_sub();
+    reader.args(["-d", "-p", &port.to_string(), "-t", "cmd/#", "-F", "got %p"]);
+    let reader = super::support::Process::start(&mut reader, &folder.path().join("reader"));
+    reader.wait_for_output("Subscribed");
+    let mut wire = remote.accept(true, &[]);
+    wire.write(&publish(1));
+    assert_eq!(kinds(&mut wire, 5).as_deref(), Some(&[0, 7][..]), "PUBREC again");
+    wire.write(&[0x62, 2, 0, 7]);
+    assert_eq!(kinds(&mut wire, 7).as_deref(), Some(&[0, 7][..]), "PUBCOMP");
+    // The identifier is free now: what comes under it is new.
+    wire.write(&publish(0));
+    assert_eq!(kinds(&mut wire, 5).as_deref(), Some(&[0, 7][..]));
+    reader.wait_for_output("got !");
+    assert_eq!(reader.output().matches("got !").count(), 1, "the repetition was not handed on");
+}
