@@ -20,6 +20,8 @@ use super::support::{Link, Mosquitto, Pem, Process, peer, python, wait_for};
 
 const FILE: &str = "WELLHEAD_EXACT_FILE";
 const FROM: &str = "WELLHEAD_EXACT_FROM";
+const LIVE: &str = "far/number";
+const ALARM: &str = "far/alarm";
 /// Messages that may wait in the outbox of the child.
 const AHEAD: u64 = 1500;
 
@@ -46,12 +48,14 @@ fn child_that_sends_until_it_is_killed() {
                 continue;
             }
             let batch = next..next + 40;
+            // Alarms overtake the others, and keep their own order.
+            let (lane, topic) = if (next / 40).is_multiple_of(5) { (Lane::Alarm, ALARM) } else { (Lane::Live, LIVE) };
             next = batch.end;
             println!("try {}", next - 1);
             let mut receipts = Vec::new();
             for number in batch {
                 let message = Outgoing {
-                    topic: TopicName::new("far/number").unwrap(),
+                    topic: TopicName::new(topic).unwrap(),
                     qos,
                     retain: false,
                     if_session_lost: SessionLost::Resend,
@@ -59,7 +63,7 @@ fn child_that_sends_until_it_is_killed() {
                     properties: Properties::default(),
                     payload: number.to_string().into(),
                 };
-                receipts.push((number, outbox.append(Lane::Live, &message).await.unwrap()));
+                receipts.push((number, outbox.append(lane, &message).await.unwrap()));
             }
             wellhead::tasks::detach(async move {
                 for (number, receipt) in receipts {
@@ -116,7 +120,8 @@ struct Plan {
 
 /// Arrivals by packet identifier: those the broker repeated to its subscriber under the same identifier are not the uplink's.
 struct Arrivals {
-    numbers: Vec<u64>,
+    /// Numbers in their order, and whether they were alarms.
+    numbers: Vec<(u64, bool)>,
     repeated_by_broker: usize,
 }
 
@@ -125,7 +130,7 @@ fn arrivals(subscriber: &Process) -> Arrivals {
     let mut recent: std::collections::VecDeque<(u64, u64)> = std::collections::VecDeque::new();
     for line in subscriber.output().lines() {
         let words: Vec<&str> = line.split(' ').collect();
-        let [mid, dup, "far/number", number] = words.as_slice() else { continue };
+        let [mid, dup, topic @ (LIVE | ALARM), number] = words.as_slice() else { continue };
         let (mid, number): (u64, u64) = (mid.parse().unwrap(), number.parse().unwrap());
         if *dup == "1" && recent.contains(&(mid, number)) {
             found.repeated_by_broker += 1;
@@ -135,7 +140,7 @@ fn arrivals(subscriber: &Process) -> Arrivals {
         if recent.len() > 5000 {
             recent.pop_front();
         }
-        found.numbers.push(number);
+        found.numbers.push((number, *topic == ALARM));
     }
     found
 }
@@ -187,7 +192,7 @@ uplinks:
         let mut ignored = Said { tried: rest, stored: BTreeSet::new() };
         run_and_kill(&file, Duration::from_millis(2500), &mut ignored);
         rest = ignored.tried;
-        let got: BTreeSet<u64> = arrivals(&subscriber).numbers.into_iter().collect();
+        let got: BTreeSet<u64> = arrivals(&subscriber).numbers.into_iter().map(|(number, _)| number).collect();
         if said.stored.is_subset(&got) {
             break;
         }
@@ -250,10 +255,13 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
 fn judge(plan: &Plan, said: &Said, arrivals: &Arrivals, log: &Path) {
     let mut seen = BTreeSet::new();
     let (mut doubled, mut disordered) = (Vec::new(), Vec::new());
-    for number in &arrivals.numbers {
-        if seen.last().is_some_and(|last| number < last) && !seen.contains(number) {
+    let mut newest = [0; 2];
+    for (number, is_alarm) in &arrivals.numbers {
+        let newest = &mut newest[usize::from(*is_alarm)];
+        if number < newest && !seen.contains(number) {
             disordered.push(*number);
         }
+        *newest = (*newest).max(*number);
         if !seen.insert(*number) {
             doubled.push(*number);
         }
