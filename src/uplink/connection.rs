@@ -163,6 +163,12 @@ impl<'a> Connection<'a> {
             uplink.outbox.settle(&[place]);
         }
         uplink.outbox.settle(&forgotten.presumed);
+        let wanted: Vec<String> = uplink.settings.receive.iter().map(|receive| receive.filter.as_str().to_owned()).collect();
+        let unwanted = uplink.session.subscribe(&wanted);
+        if !unwanted.is_empty() {
+            // They stand in the file no more, but the remote keeps them with the session.
+            self.link.feed(Command::Unsubscribe(unwanted))?;
+        }
         if !uplink.is_subscribed && !uplink.settings.receive.is_empty() {
             let (wanted, impossible): (Vec<_>, Vec<_>) =
                 uplink.settings.receive.iter().cloned().partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));

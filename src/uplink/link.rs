@@ -125,6 +125,7 @@ pub(super) enum Command {
     PubRel(PacketId),
     PubComp(PacketId),
     Subscribe(Vec<Receive>),
+    Unsubscribe(Vec<String>),
     Ping,
     Disconnect,
 }

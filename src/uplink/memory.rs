@@ -4,7 +4,7 @@
 //! ```text
 //! version 1 | base number 8 | runs 2 | runs x (number - base 4, packet identifier 2, length 2; its highest bits: released, lost)
 //!           | runs of identifiers of the remote 2 | runs x (first 2, last 2), or 0xFFFF and a bit for each of the 65536
-//!           | sessions known 1, x 4 | sessions left behind 1, x 4
+//!           | sessions known 1, x 4 | sessions left behind 1, x 4 | filters 1, x (length 2, text)
 //! ```
 //! A run is that many messages with consecutive numbers, consecutive identifiers and the same state.
 
@@ -20,6 +20,8 @@ const LOST: u16 = 0x4000;
 const LENGTH: u16 = 0x3FFF;
 /// Remotes that are remembered.
 const MAX_REMOTES: usize = 16;
+/// Bytes of filters that are remembered.
+const MAX_FILTERS: usize = 4096;
 
 /// Most QoS 2 messages in flight, over all lanes: in the worst case each is a run of its own, and they must fit a state of the store.
 pub(super) const MAX_EXACT: usize = 1280;
@@ -76,6 +78,8 @@ pub(super) struct Memory {
     pub(super) known: BTreeSet<u32>,
     /// Remotes that may still keep a session which was given up for that of another one.
     pub(super) left_behind: BTreeSet<u32>,
+    /// What the remote was asked for with SUBSCRIBE.
+    pub(super) subscribed: Vec<String>,
 }
 
 impl Memory {
@@ -115,6 +119,17 @@ impl Memory {
             out.put_u8(u8::try_from(remotes.len().min(MAX_REMOTES)).unwrap_or(0));
             remotes.iter().take(MAX_REMOTES).for_each(|remote| out.put_u32(*remote));
         }
+        let mut room = MAX_FILTERS;
+        let fits = |filter: &&String| {
+            room = room.saturating_sub(2 + filter.len());
+            room > 0
+        };
+        let filters: Vec<&String> = self.subscribed.iter().take_while(fits).take(usize::from(u8::MAX)).collect();
+        out.put_u8(u8::try_from(filters.len()).unwrap_or(u8::MAX));
+        for filter in filters {
+            out.put_u16(narrow(filter.len()));
+            out.put_slice(filter.as_bytes());
+        }
         out.freeze()
     }
 
@@ -143,6 +158,11 @@ impl Memory {
             for _ in 0..bytes.try_get_u8().ok()? {
                 remotes.insert(bytes.try_get_u32().ok()?);
             }
+        }
+        for _ in 0..bytes.try_get_u8().ok()? {
+            let length = usize::from(bytes.try_get_u16().ok()?);
+            let text = if bytes.len() < length { return None } else { bytes.split_to(length) };
+            memory.subscribed.push(String::from_utf8(text.into()).ok()?);
         }
         Some(memory)
     }
@@ -208,7 +228,7 @@ mod tests {
                 held(seq, id, kind)
             }).collect();
             let received = if many { received.into_iter().chain((0..60_000).step_by(3)).collect() } else { received };
-            let memory = Memory { held, received, known: [7, 9].into(), left_behind: [u32::MAX].into() };
+            let memory = Memory { held, received, known: [7, 9].into(), left_behind: [u32::MAX].into(), subscribed: vec!["cmd/#".to_owned(), String::new()] };
             prop_assert_eq!(Memory::decode(memory.encode()), Some(memory));
         }
 
@@ -222,7 +242,8 @@ mod tests {
     fn the_largest_fits_a_state_of_the_store_and_the_usual_is_tiny() {
         let worst = (0..MAX_EXACT as u64).map(|n| held(1 + 2 * n, u16::try_from(1 + n).unwrap(), n.to_le_bytes()[0])).collect();
         let received = (1..u16::MAX).step_by(2).collect();
-        assert!(Memory { held: worst, received, ..Memory::default() }.encode().len() <= crate::store::STATE_BYTES);
+        let subscribed = vec!["x".repeat(1000); 10];
+        assert!(Memory { held: worst, received, subscribed, ..Memory::default() }.encode().len() <= crate::store::STATE_BYTES);
         let usual = (0..1000).map(|n| held(5000 + n, u16::try_from(100 + n).unwrap(), u8::from(n < 300))).collect();
         assert!(Memory { held: usual, ..Memory::default() }.encode().len() < 40);
     }

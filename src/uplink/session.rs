@@ -23,7 +23,7 @@ use crate::mqtt::{PacketId, QoS, ReasonCode};
 use crate::outbox::{LANES, Outgoing, Place, Waiting};
 
 /// Identifiers above it are left to packets that are no messages.
-const LAST_PACKET_ID: u16 = u16::MAX - 1;
+const LAST_PACKET_ID: u16 = u16::MAX - 2;
 /// Bytes in flight; one message may exceed it.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -134,6 +134,8 @@ pub(super) struct Session {
     /// Remotes whose session is this one, and remotes that may keep one that was given up.
     known: BTreeSet<u32>,
     left_behind: BTreeSet<u32>,
+    /// Filters the remote was asked for.
+    subscribed: Vec<String>,
     /// Identifiers of QoS 2 messages of the remote.
     received: BTreeSet<u16>,
     /// Packets that wait for a save.
@@ -169,6 +171,7 @@ impl Session {
             offered: [0; LANES.len()],
             known: BTreeSet::new(),
             left_behind: BTreeSet::new(),
+            subscribed: Vec::new(),
             received: BTreeSet::new(),
             answers: VecDeque::new(),
             next_save: 1,
@@ -181,6 +184,7 @@ impl Session {
             session.received.extend(memory.received);
             session.known.extend(memory.known);
             session.left_behind.extend(memory.left_behind);
+            session.subscribed.extend(memory.subscribed);
             for held in memory.held {
                 session.recover(Place { queue, seq: held.seq }, held);
             }
@@ -543,7 +547,13 @@ impl Session {
         if queue != RECEIVED_IN {
             return Memory { held, ..Memory::default() };
         }
-        Memory { held, received: self.received.clone(), known: self.known.clone(), left_behind: self.left_behind.clone() }
+        Memory {
+            held,
+            received: self.received.clone(),
+            known: self.known.clone(),
+            left_behind: self.left_behind.clone(),
+            subscribed: self.subscribed.clone(),
+        }
     }
 
     fn free(&mut self, id: PacketId, is_exact: bool) {

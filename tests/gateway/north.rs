@@ -564,3 +564,25 @@ fn a_repetition_of_the_remote_is_recognised_after_a_kill_9() {
     reader.wait_for_output("got !");
     assert_eq!(reader.output().matches("got !").count(), 1, "the repetition was not handed on");
 }
+
+#[test]
+fn a_filter_that_is_taken_out_of_the_file_is_unsubscribed() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "receive: [ { filter: 'cmd/a' }, { filter: 'cmd/b' } ]", "");
+    let mut wire = remote.accept(false, &[]);
+    assert_eq!(wire.read().kind(), 8);
+    // SUBACK; what was asked for is noted.
+    wire.write(&[0x90, 5, 0xFF, 0xFF, 0, 1, 1]);
+    let Site { mut gateway, folder, .. } = site;
+    assert!(gateway.process.terminate().success());
+    let file = folder.path().join("gateway.yaml");
+    let yaml = fs::read_to_string(&file).unwrap();
+    fs::write(&file, yaml.replace(", { filter: 'cmd/b' }", "")).unwrap();
+    let _gateway = Gateway::restart(folder.path());
+    let mut wire = remote.accept(true, &[]);
+    let unsubscribe = wire.read();
+    assert_eq!(unsubscribe.kind(), 10);
+    assert!(unsubscribe.body.ends_with(b"\0\x05cmd/b") && !unsubscribe.body.windows(5).any(|part| part == b"cmd/a"), "{unsubscribe:?}");
+    let subscribe = wire.read();
+    assert!(subscribe.kind() == 8 && !subscribe.body.windows(5).any(|part| part == b"cmd/b"), "{subscribe:?}");
+}

@@ -280,6 +280,7 @@ fn to_v4(command: Command) -> v4::Packet {
             subscribe.pkid = SUBSCRIBE_ID;
             v4::Packet::Subscribe(subscribe)
         }
+        Command::Unsubscribe(topics) => v4::Packet::Unsubscribe(v4::Unsubscribe { pkid: UNSUBSCRIBE_ID, topics }),
         Command::Ping => v4::Packet::PingReq,
         Command::Disconnect => v4::Packet::Disconnect,
     }
@@ -301,8 +302,9 @@ fn qos_v5(qos: QoS) -> mqttbytes5::QoS {
     }
 }
 
-/// The one identifier that the session never gives to a message.
+/// The identifiers that the session never gives to a message.
 const SUBSCRIBE_ID: u16 = u16::MAX;
+const UNSUBSCRIBE_ID: u16 = u16::MAX - 1;
 
 fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
     match command {
@@ -344,6 +346,7 @@ fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
             subscribe.pkid = SUBSCRIBE_ID;
             v5::Packet::Subscribe(subscribe)
         }
+        Command::Unsubscribe(filters) => v5::Packet::Unsubscribe(v5::Unsubscribe { pkid: UNSUBSCRIBE_ID, filters, properties: None }),
         Command::Ping => v5::Packet::PingReq(v5::PingReq),
         Command::Disconnect => v5::Packet::Disconnect(v5::Disconnect::new(v5::DisconnectReasonCode::NormalDisconnection)),
     }

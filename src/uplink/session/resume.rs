@@ -37,6 +37,16 @@ impl Session {
         }
     }
 
+    /// The remote is asked for these filters. Returns those it was asked for before and that are not wanted any more.
+    pub(in crate::uplink) fn subscribe(&mut self, wanted: &[String]) -> Vec<String> {
+        if self.subscribed == wanted {
+            return Vec::new();
+        }
+        self.change(RECEIVED_IN);
+        let before = std::mem::replace(&mut self.subscribed, wanted.to_vec());
+        before.into_iter().filter(|filter| !wanted.contains(filter)).collect()
+    }
+
     /// The remote has no memory of this gateway.
     pub(super) fn forgotten(&mut self) -> Forgotten {
         let mut told = Forgotten::default();
@@ -44,6 +54,7 @@ impl Session {
             self.received.clear();
             self.change(RECEIVED_IN);
         }
+        self.subscribed.clear();
         let places: Vec<Place> = self.recovered.keys().copied().collect();
         for (_, stage) in self.recovered.values_mut() {
             *stage = HeldStage::Lost;
