@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::StoreError;
 use super::chunk::Chunk;
@@ -21,6 +22,9 @@ pub(super) const SLOTS: u32 = 512;
 const SPARE_SLOTS: u32 = 16;
 const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 4 << 20;
+/// How often, and after which pause, a lock is tried that somebody has.
+pub(super) const LOCK_ATTEMPTS: u32 = 10;
+pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The least a limit must allow for one partition: the engine pads its file to whole segments when it opens it.
 pub(super) const LEAST_PARTITION_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
 
@@ -100,14 +104,21 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
 }
 
 fn open_database(path: &Path) -> Result<sled::Db, StoreError> {
-    sled::Config::new()
+    let config = sled::Config::new()
         .path(path)
         .mode(sled::Mode::LowSpace)
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(None)
-        .open()
-        .map_err(|e| engine_error(path, &e))
+        .flush_every_ms(None);
+    let mut patience = LOCK_ATTEMPTS;
+    loop {
+        patience -= 1;
+        match config.open() {
+            // A process that this one is about to start may hold the lock for a moment.
+            Err(sled::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock && patience > 0 => std::thread::sleep(LOCK_PAUSE),
+            opened => return opened.map_err(|e| engine_error(path, &e)),
+        }
+    }
 }
 
 fn sync(path: &Path) -> Result<(), StoreError> {

@@ -5,18 +5,14 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::engine::{Partition, io_error, salt_of, sync_dir};
+use super::engine::{LOCK_ATTEMPTS, LOCK_PAUSE, Partition, io_error, salt_of, sync_dir};
 use super::note::Note;
 
 /// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
 const QUARANTINE_BYTES: u64 = 48 << 20;
-
-const LOCK_ATTEMPTS: u32 = 10;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a partition's name says, and what it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use super::*;
 use crate::message::Lane;
 use crate::mqtt::{Properties, TopicName};
 use crate::reading::Timestamp;
+use crate::uplink::memory::Held;
 
 fn waiting(seq: u64, qos: QoS) -> Waiting {
     let message = Outgoing {
