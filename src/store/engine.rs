@@ -75,9 +75,18 @@ impl std::fmt::Debug for Partition {
     }
 }
 
+/// The engine tells of a lock that somebody has in words only.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(io) if io.to_string().starts_with("could not acquire lock"))
+}
+
 fn engine_error(path: &Path, error: &sled::Error) -> StoreError {
     match error {
-        sled::Error::Io(io) => io_error(path, std::io::Error::new(io.kind(), io.to_string())),
+        locked if is_locked(locked) => StoreError::InUse { folder: path.to_owned() },
+        sled::Error::Io(io) => {
+            let copy = || std::io::Error::new(io.kind(), io.to_string());
+            io_error(path, io.raw_os_error().map_or_else(copy, std::io::Error::from_raw_os_error))
+        }
         other => StoreError::Engine { path: path.to_owned(), what: other.to_string() },
     }
 }
@@ -115,7 +124,7 @@ fn open_database(path: &Path) -> Result<sled::Db, StoreError> {
         patience -= 1;
         match config.open() {
             // A process that this one is about to start may hold the lock for a moment.
-            Err(sled::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock && patience > 0 => std::thread::sleep(LOCK_PAUSE),
+            Err(error) if is_locked(&error) && patience > 0 => std::thread::sleep(LOCK_PAUSE),
             opened => return opened.map_err(|e| engine_error(path, &e)),
         }
     }

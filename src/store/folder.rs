@@ -121,9 +121,10 @@ pub(super) struct Opened {
 ///
 /// The engine takes damage near the end of its file for a write that was torn, and cuts it off without a word. So the file is
 /// searched first for the newest entry and the newest note it holds, and an engine that comes back with less is not believed.
-pub(super) fn open_or_carve(folder: &Path, path: &Path) -> Result<Opened, StoreError> {
+/// Nor is one that lacks `witness`, the note with which an orderly end closed the partition.
+pub(super) fn open_or_carve(folder: &Path, path: &Path, witness: Option<&Note>) -> Result<Opened, StoreError> {
     let bytes = read_what_can_be_read(&path.join("db"))?;
-    let (mut newest, mut carved_note) = (None, None::<Note>);
+    let (mut newest, mut carved_note) = (None, witness.cloned());
     for chunk in Chunk::carve(&bytes, salt_of(path)) {
         newest = newest.max(Some(chunk.last_complete_seq()).filter(|seq| *seq > 0));
         carved_note = carved_note.into_iter().chain(Note::of(&chunk)).max_by_key(|note| note.number);
@@ -140,11 +141,22 @@ pub(super) fn open_or_carve(folder: &Path, path: &Path) -> Result<Opened, StoreE
             drop(partition);
             "some of it is gone".to_owned()
         }
-        Err(error @ StoreError::Full { .. }) => return Err(error),
+        Err(error) if !is_damage(&error) => return Err(error),
         Err(error) => error.to_string(),
     };
     let note = known.into_iter().chain(carved_note).max_by_key(|note| note.number);
     rebuild(folder, path, &bytes, note, &what)
+}
+
+/// False for what a healthy partition can meet as well: no room, no rights, no memory, too many files, somebody else's lock.
+fn is_damage(error: &StoreError) -> bool {
+    use rustix::io::Errno;
+    const WEATHER: [Errno; 6] = [Errno::ACCESS, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::PERM, Errno::ROFS];
+    match error {
+        StoreError::Full { .. } | StoreError::InUse { .. } => false,
+        StoreError::Folder { source, .. } => !Errno::from_io_error(source).is_some_and(|errno| WEATHER.contains(&errno)),
+        StoreError::Engine { .. } => true,
+    }
 }
 
 /// Puts what can be carved out of `bytes` in the place of a damaged partition.

@@ -91,7 +91,7 @@ impl Journal {
         note.number += 1;
         let spare = Spare::of(folder);
         let tail_partition = Partition::prepare(&folder.join("new-tail"))?.adopt(&tail.path(folder), &[], &note)?;
-        remove_closed(folder);
+        remove_closed(folder)?;
         let reserved = note.next_seq;
         let mut journal = Self {
             folder: folder.to_owned(),
@@ -623,6 +623,51 @@ mod tests {
         let mut journal = open(folder.path());
         assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5]);
         assert!(journal.next_seq() > 5 + AHEAD, "how far numbers were given out is not known any more");
+    }
+
+    #[test]
+    fn after_an_orderly_end_nothing_is_unclear_even_if_the_newest_partition_lost_its_first_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 5, 100);
+        journal.close().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 3, 100);
+        journal.settle(2, 2);
+        journal.set_state(Bytes::from_static(b"held"));
+        let (older, database) = (journal.sealed[0].path(folder.path()), journal.tail.path(folder.path()).join("db"));
+        journal.close().unwrap();
+        let length = usize::try_from(fs::metadata(&database).unwrap().len()).unwrap();
+        fs::write(&database, vec![0; length]).unwrap();
+        let mut journal = open(folder.path());
+        let gaps = journal.take_gaps();
+        let [gap] = gaps.as_slice() else { panic!("{gaps:?}") };
+        assert_eq!((gap.first, gap.last, gap.count, gap.reason), (6, 8, 3, Reason::Damage));
+        assert_eq!((drain(&mut journal), journal.lost(), journal.next_seq()), (vec![1, 3, 4, 5], 3, 9));
+        assert_eq!(journal.state(), &Bytes::from_static(b"held"));
+        assert!(older.exists(), "what is whole stays where it is");
+        assert_eq!(fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_partition_that_somebody_has_locked_is_not_taken_for_a_damaged_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 5, 100);
+        let database = journal.tail.path(folder.path()).join("db");
+        drop(journal);
+        let holder = File::open(&database).unwrap();
+        holder.lock().unwrap();
+        let error = Journal::open(folder.path(), SMALL).unwrap_err();
+        assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            drop(holder);
+        });
+        let mut journal = open(folder.path());
+        release.join().unwrap();
+        assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5]);
+        assert!(!folder.path().join("quarantine").exists());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::StoreError;
 use super::chunk::Chunk;
 use super::engine::{Partition, io_error, sync_dir};
-use super::folder::{Opened, Sealed, open_or_carve, read_what_can_be_read, rebuild};
+use super::folder::{Opened, Sealed, open_or_carve};
 use super::gap::{Gap, Reason};
 use super::note::Note;
 use crate::time::unix_ms;
@@ -35,7 +35,9 @@ pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recove
     let mut unclear = 0;
     let mut missing_from = 0;
     for newest in sealed.iter().rev() {
-        let Opened { partition, last_seq: last, note } = open_as_closed(folder, newest, closed.as_ref())?;
+        // The witness is of the run that wrote the newest partition, and says nothing of those before it.
+        let witness = closed.as_ref().filter(|_| unclear == 0);
+        let Opened { partition, last_seq: last, note } = open_or_carve(folder, &newest.path(folder), witness)?;
         last_seq = last_seq.max(last.unwrap_or(0)).max(newest.first_seq - 1);
         let Some(note) = note else {
             // A note is gone, and with it how far numbers were given out and what was written.
@@ -43,7 +45,7 @@ pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recove
             missing_from = newest.first_seq;
             continue;
         };
-        return Ok(if unclear == 0 { judge(note, last_seq, newest, &partition) } else { go_on(note, last_seq, (missing_from, unclear)) });
+        return if unclear == 0 { judge(note, last_seq, newest, &partition) } else { Ok(go_on(note, last_seq, (missing_from, unclear))) };
     }
     Ok(go_on(Note { next_seq: 1, ..Note::default() }, last_seq, (missing_from, unclear)))
 }
@@ -62,22 +64,14 @@ pub(super) fn write_closed(folder: &Path, note: &Note) -> Result<(), StoreError>
     sync_dir(folder)
 }
 
-/// A new run has begun.
-pub(super) fn remove_closed(folder: &Path) {
-    // One that stays is older than the notes of the new run, and says nothing then.
-    let _ = fs::remove_file(folder.join(CLOSED));
-}
-
-/// Opens the newest partition, or one before it; one that lacks what an orderly end had written is damaged.
-fn open_as_closed(folder: &Path, sealed: &Sealed, closed: Option<&Note>) -> Result<Opened, StoreError> {
-    let path = sealed.path(folder);
-    let opened = open_or_carve(folder, &path)?;
-    let Some(closed) = closed.filter(|closed| opened.note.as_ref().is_some_and(|note| note.number < closed.number)) else {
-        return Ok(opened);
-    };
-    drop(opened);
-    let bytes = read_what_can_be_read(&path.join("db"))?;
-    rebuild(folder, &path, &bytes, Some(closed.clone()), "its end is gone, although the last run ended in order")
+/// A new run has begun: its end must not be judged by the witness of the last one.
+pub(super) fn remove_closed(folder: &Path) -> Result<(), StoreError> {
+    let path = folder.join(CLOSED);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_dir(folder),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error(&path, error)),
+    }
 }
 
 /// Numbers go on behind everything that may have been given out; what was never written counts as settled.
@@ -104,13 +98,13 @@ fn go_on(mut note: Note, last_seq: u64, (from, unclear): (u64, u64)) -> Recovere
     Recovered { note, gaps, lost: 0 }
 }
 
-/// Compares what a note promises with what is there.
-fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) -> Recovered {
+/// Compares what a note promises with what is there. What cannot be read now is not taken for missing.
+fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) -> Result<Recovered, StoreError> {
     let mut found = note.cursor.clone();
     let mut slot = 0;
     // The entry whose parts are being counted, and how many of them are there.
     let mut counted = (0, 0);
-    while let Ok(Some(chunk)) = partition.chunk(slot) {
+    while let Some(chunk) = partition.chunk(slot)? {
         match &chunk {
             Chunk::Entries(entries) => entries.iter().for_each(|entry| found.settle(entry.seq, entry.seq)),
             Chunk::Part { seq, part, parts, .. } => {
@@ -139,5 +133,5 @@ fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) 
     for hole in found.holes_in(newest.first_seq, note.written.max(last_seq)) {
         note.cursor.settle(hole.0, hole.1);
     }
-    Recovered { gaps, lost, ..go_on(note, last_seq, (0, 0)) }
+    Ok(Recovered { gaps, lost, ..go_on(note, last_seq, (0, 0)) })
 }

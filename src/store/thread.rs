@@ -7,6 +7,8 @@
 //!   and says so once. Reading and settling go on meanwhile, so that a full disk can drain.
 //! * It ends when every [`Store`] is gone: a last commit, then the folder is unlocked.
 
+mod limit;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::engine::{LEAST_PARTITION_BYTES, io_error, sync_dir};
 use super::folder::lock;
-use super::gap::{Gap, Reason};
+use super::gap::Gap;
 use super::queue::{Inner, Pending, Queue, ReadError, ReadRequest, SaveRequest, Shared, Store, Stored, take_some};
 use super::reserve::Reserve;
 use super::{CHUNK_BYTES, Entry, Journal, PartitionBytes, StoreError};
@@ -71,11 +73,6 @@ impl Lane {
         self.journal.as_ref().map_or(0, Journal::bytes)
     }
 }
-
-/// The last queue, which nobody is waiting for, may take this part of the whole.
-const LAST_SHARE: u64 = 8;
-/// And so much in any case.
-const LEAST_LAST: u64 = LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2;
 
 /// Opens the store in `folder` and starts its thread. The queues stand in the order of their worth: what must go goes from the last.
 /// The journal of the queue `usual` is made at once, the others when they are needed. The receiver tells when the thread has closed
@@ -341,47 +338,6 @@ impl Worker {
         written
     }
 
-    /// Keeps all partitions, and room for what is about to be written, below the limit.
-    fn enforce_limit(&mut self) -> Result<(), StoreError> {
-        let pending: usize = self.shared.lock().queues.iter().map(|queue| queue.pending_bytes).sum();
-        let needed = pending as u64 + LEAST_PARTITION_BYTES;
-        let is_over = |lanes: &[Lane]| bytes_of(lanes) + needed > self.settings.total_bytes;
-        if is_over(&self.lanes) {
-            // What is delivered already must not count.
-            for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
-                journal.leave_behind_what_is_settled()?;
-            }
-        }
-        if let Some(last) = self.lanes.last_mut()
-            && last.bytes() > (self.settings.total_bytes / LAST_SHARE).max(LEAST_LAST)
-            && let Some(journal) = &mut last.journal
-        {
-            journal.drop_oldest(Reason::Full)?;
-        }
-        if self.settings.when_full != WhenFull::DropOldest {
-            let is_full = is_over(&self.lanes);
-            self.shared.counters.full.set(u64::from(is_full));
-            let was_full = std::mem::replace(&mut self.shared.lock().is_full, is_full);
-            if is_full && !was_full {
-                tracing::warn!(folder = %self.folder, policy = ?self.settings.when_full, "outbox limit reached, new messages are not kept; raise outbox.keep.size or repair the link");
-            }
-            return Ok(());
-        }
-        while is_over(&self.lanes) {
-            let mut dropped = false;
-            for journal in self.lanes.iter_mut().rev().filter_map(|lane| lane.journal.as_mut()) {
-                dropped = journal.drop_oldest(Reason::Full)?;
-                if dropped {
-                    break;
-                }
-            }
-            if !dropped {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     fn answer_saves(&mut self) {
         // A commit that failed is repeated, with its state.
         let (done, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.saves).into_iter().partition(|save| save.states.is_empty());
@@ -432,10 +388,7 @@ impl Worker {
                     }
                 }
             }
-            if self.shared.lock().is_full {
-                // Room may have been made by delivering.
-                let _ = self.enforce_limit();
-            }
+            self.look_at_limit();
         }
     }
 
@@ -453,9 +406,7 @@ impl Worker {
                 }
             }
         }
-        if self.shared.lock().is_full {
-            let _ = self.enforce_limit();
-        }
+        self.look_at_limit();
     }
 
     fn publish(&mut self) {

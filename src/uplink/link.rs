@@ -26,9 +26,8 @@ use codec::Codec;
 const WRITE_AHEAD: usize = 32 * 1024;
 /// Small writes are put together to about one packet, for a small part of a round trip: headers are billed too.
 const PACKET: usize = 1400;
-const LONGEST_COMPANY: Duration = Duration::from_millis(25);
-/// Less than two milliseconds are not waited for.
 const PART_OF_ROUND_TRIP: u32 = 16;
+const LONGEST_COMPANY: Duration = Duration::from_millis(25);
 /// The slowest link on which it is judged whether the remote lives, in bytes a second.
 const SLOWEST: u64 = 2000;
 /// Topic aliases in use at most, so that a table stays small on both sides.
@@ -369,7 +368,7 @@ pub(super) fn time_to_pass(bytes: u64) -> Duration {
     Duration::from_millis(bytes * 1000 / SLOWEST)
 }
 
-/// How long small writes wait for company on a link with this round trip.
+/// How long small writes wait for company on a link with this round trip; less than two milliseconds are not waited for.
 fn company(round_trip: Duration) -> Duration {
     let part = round_trip / PART_OF_ROUND_TRIP;
     if part < Duration::from_millis(2) { Duration::ZERO } else { part.min(LONGEST_COMPANY) }

@@ -12,6 +12,7 @@
 //! Durable is what was in a memory of [`Session::begin_save`] for which [`Session::saved`] was called; until then what depends on it
 //! is held back, and everything behind it, so that the order is kept.
 
+mod answers;
 mod incoming;
 mod resume;
 mod saving;
@@ -107,9 +108,6 @@ impl InFlight {
         Self { place, message, packet_id, is_exact, stage, needs: 0, is_written: false, is_repeated: false, refusals: 0 }
     }
 }
-
-/// Refusals "for now" without a promise that it will be better, after which a message is given up.
-const MAX_REFUSALS: u8 = 5;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -252,8 +250,7 @@ impl Session {
             }
             self.bytes += waiting.message.weight();
             let stage = if is_lost { Stage::Unsent } else { Stage::Sent };
-            let qos = waiting.message.qos.max(QoS::ExactlyOnce);
-            let message = Some(Outgoing { qos, ..waiting.message });
+            let message = Some(Outgoing { qos: QoS::ExactlyOnce, ..waiting.message });
             self.in_flight.push_back(InFlight::new(place, message, Some(packet_id), true, stage));
             self.lower_qos();
             return None;
@@ -346,94 +343,6 @@ impl Session {
         };
         self.written += 1;
         Some(step)
-    }
-
-    fn find(&self, packet_id: PacketId) -> Option<usize> {
-        self.in_flight.iter().position(|entry| entry.is_written && entry.packet_id == Some(packet_id))
-    }
-
-    /// PUBACK.
-    pub(super) fn acknowledged(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
-        match self.find(packet_id) {
-            Some(index) if self.in_flight.get(index).is_some_and(|entry| !entry.is_exact) => self.end(index, reason),
-            _ => Verdict::Unknown,
-        }
-    }
-
-    /// PUBREC.
-    pub(super) fn received(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
-        if let Some(place) = self.recovered.iter().find(|(_, (id, _))| *id == packet_id).map(|(place, _)| *place) {
-            // Before the message was repeated: the remote remembers it by itself.
-            self.release_one(place);
-            return Verdict::Going;
-        }
-        let known = |entry: &InFlight| entry.packet_id == Some(packet_id) && (entry.is_written || entry.stage != Stage::Unsent);
-        let Some(index) = self.in_flight.iter().position(known) else {
-            // The remote holds something that is not known here any more; PUBREL ends it.
-            self.answers.push_back((0, Step::Release(packet_id)));
-            return Verdict::Unknown;
-        };
-        let next_save = self.next_save;
-        let Some(entry) = self.in_flight.get_mut(index).filter(|entry| entry.is_exact) else { return Verdict::Unknown };
-        // To a repetition "identifier in use" says that the remote has the message.
-        let has_it = !reason.is_error() || (entry.is_repeated && reason == ReasonCode::PACKET_IDENTIFIER_IN_USE);
-        if entry.stage != Stage::Released && !has_it {
-            return self.end(index, reason);
-        }
-        let (queue, is_written) = (entry.place.queue, entry.is_written);
-        if entry.stage != Stage::Released {
-            entry.stage = Stage::Released;
-            self.bytes -= entry.message.take().map_or(0, |message| message.weight());
-            entry.needs = next_save;
-            self.change(queue);
-        }
-        let needs = self.in_flight.get(index).map_or(0, |entry| entry.needs);
-        // What is not written on this connection is released in its turn.
-        if is_written {
-            self.answers.push_back((needs, Step::Release(packet_id)));
-        }
-        Verdict::Going
-    }
-
-    /// PUBCOMP, with any reason: the remote has nothing under this identifier any more.
-    pub(super) fn completed(&mut self, packet_id: PacketId) -> Verdict {
-        let is_released = |entry: &InFlight| entry.packet_id == Some(packet_id) && entry.stage == Stage::Released && entry.is_written;
-        match self.in_flight.iter().position(is_released) {
-            Some(index) => self.end(index, ReasonCode::SUCCESS),
-            None => Verdict::Unknown,
-        }
-    }
-
-    fn end(&mut self, index: usize, reason: ReasonCode) -> Verdict {
-        let refusals = self.in_flight.get(index).map_or(0, |entry| entry.refusals);
-        if is_for_later(reason) && (refusals < MAX_REFUSALS || promises_more(reason)) {
-            self.take_back(index);
-            return Verdict::Later(reason);
-        }
-        match self.remove(index) {
-            Some(entry) if reason.is_error() => Verdict::Refused { place: entry.place, reason, message: entry.message },
-            Some(entry) => Verdict::Delivered(entry.place),
-            None => Verdict::Unknown,
-        }
-    }
-
-    /// Puts a message that was not taken behind what is written, under a new identifier.
-    fn take_back(&mut self, index: usize) {
-        let Some(mut entry) = self.in_flight.remove(index) else { return };
-        if index < self.written {
-            self.written -= 1;
-        }
-        self.on_wire -= usize::from(entry.is_written);
-        if let Some(packet_id) = entry.packet_id.take() {
-            self.exact -= usize::from(entry.is_exact);
-            self.free(packet_id, entry.is_exact);
-        }
-        entry.stage = Stage::Unsent;
-        entry.is_written = false;
-        entry.refusals = entry.refusals.saturating_add(1);
-        let at = self.written.min(self.in_flight.len());
-        self.in_flight.insert(at, entry);
-        self.number(at);
     }
 
     /// Gives up a message that was taken from [`Session::next`] but was not written.
@@ -536,19 +445,6 @@ impl Session {
             }
         }
     }
-}
-
-/// A remote that says so will take the message some time.
-fn promises_more(reason: ReasonCode) -> bool {
-    matches!(reason, ReasonCode::QUOTA_EXCEEDED | ReasonCode::PACKET_IDENTIFIER_IN_USE)
-}
-
-/// Codes that say "not now": what is refused with them is offered again later.
-fn is_for_later(reason: ReasonCode) -> bool {
-    matches!(
-        reason,
-        ReasonCode::QUOTA_EXCEEDED | ReasonCode::IMPLEMENTATION_SPECIFIC | ReasonCode::UNSPECIFIED | ReasonCode::PACKET_IDENTIFIER_IN_USE
-    )
 }
 
 #[cfg(test)]

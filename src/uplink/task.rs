@@ -24,16 +24,16 @@ use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Stored, Waiting};
 use crate::tasks::Stop;
 use crate::time::now;
 
-/// A connection that lived so long, or brought an acknowledgement, starts the pauses between attempts anew.
+/// A connection that lived so long starts the pauses between attempts anew,
 const PROVEN: Duration = Duration::from_secs(60);
+/// or so long, if it brought acknowledgements.
+const WORKED: Duration = Duration::from_secs(10);
 /// The longest pause while nothing answers: trying costs nothing then, and a link that returns is used at once.
 const LONGEST_SILENCE: Duration = Duration::from_secs(4);
 /// How long DISCONNECT may take after the grace.
 const LAST_WORDS: Duration = Duration::from_secs(4);
 /// After so long without any answer the pauses grow: it is not a moment without a link any more.
 const SILENCE: Duration = Duration::from_secs(900);
-/// A connection that brought acknowledgements proves more the longer it lived.
-const WORKED: Duration = Duration::from_secs(10);
 /// How long a last save may take.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
