@@ -4,26 +4,31 @@
 //! Stop: lines and local clients first; when what they had to say is in the outboxes, the uplinks get their grace; then the
 //! outboxes are closed. A task that ends unasked stops everything in the same order, and is an error.
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
-use crate::broker::engine::{Engine, Tap};
-use crate::broker::net::{BoundListener, ListenError};
-use crate::broker::{self, Broker, Forward};
+use crate::broker::admission::Admission;
+use crate::broker::engine::{Engine, Setup, Tap};
+use crate::broker::net::{self, BoundListener, ListenError, Tls};
+use crate::broker::{self, Broker, Forward, Source};
 use crate::config;
 use crate::field::LineTask;
 use crate::message::{Message, Origin};
+use crate::mqtt::TopicName;
 use crate::outbox::{self, Intake, OfferError, Outbox, Stored};
 use crate::report::Report;
 use crate::store::StoreError;
-use crate::tasks::{Ended, Stop, StopSwitch, Tasks, stop_token};
-use crate::time::now;
+use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, stop_token};
+use crate::time::{now, unix_ms};
 use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
 
 /// Events between the lines and the report; beyond it polling waits.
@@ -45,6 +50,12 @@ pub enum GatewayError {
     /// Certificates of an uplink.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// Certificates of the listeners.
+    #[error("{0}")]
+    BrokerTls(#[from] net::TlsError),
+    /// The system gives no thread.
+    #[error("the broker cannot start: {0}")]
+    Thread(std::io::Error),
     /// A task ended although nobody asked it to.
     #[error("the task {name} ended unasked: {why}")]
     Task {
@@ -66,12 +77,15 @@ pub struct Gateway {
     /// Given when the grace is over: whoever waits for a disk gives up.
     hurry: StopSwitch,
     grace: Duration,
+    /// Of the encrypted listeners.
+    tls: Option<Arc<Tls>>,
+    _broker_thread: Option<OwnThread>,
 }
 
-/// Starts a gateway and runs it until `until` is ready.
-pub async fn run(config: config::Gateway, until: impl Future<Output = ()>) -> Result<(), GatewayError> {
+/// Starts a gateway and runs it until `until` is ready. Whenever something comes through `reload`, certificates are read again.
+pub async fn run(config: config::Gateway, until: impl Future<Output = ()>, reload: mpsc::Receiver<()>) -> Result<(), GatewayError> {
     let gateway = Gateway::start(config).await?;
-    gateway.run(until).await
+    gateway.run(until, reload).await
 }
 
 /// What the uplinks of a gateway are made of before anything runs.
@@ -116,6 +130,8 @@ struct Local {
     broker: Broker,
     live: mpsc::Sender<Message>,
     inbound: Inbound,
+    tls: Option<Arc<Tls>>,
+    thread: OwnThread,
 }
 
 impl Gateway {
@@ -128,7 +144,7 @@ impl Gateway {
         let north = open_outboxes(&config, &mut tasks)?;
         let mut local = None;
         if let Some(spec) = &config.broker {
-            local = Some(start_broker(spec, &north, &stop, &mut tasks).await?);
+            local = Some(start_broker(&config, spec, &north, (&stop, &mut tasks)).await?);
         }
         let live = local.as_ref().map(|local| local.live.clone());
         let inbound = local.as_ref().map(|local| local.inbound.clone());
@@ -155,14 +171,19 @@ impl Gateway {
         let lines = config.lines.len();
         start_field(config, north.intakes, live, (&stop, hurried), &mut tasks);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
-        Ok(Self { tasks, sources, uplinks, hurry, grace })
+        let (tls, thread) = local.map_or((None, None), |local| (local.tls, Some(local.thread)));
+        Ok(Self { tasks, sources, uplinks, hurry, grace, tls, _broker_thread: thread })
     }
 
     /// Runs until `until` is ready, then stops in order.
-    pub async fn run(mut self, until: impl Future<Output = ()>) -> Result<(), GatewayError> {
-        let failure = tokio::select! {
-            ended = self.tasks.next_ended() => ended.map(unasked),
-            () = until => None,
+    pub async fn run(mut self, until: impl Future<Output = ()>, mut reload: mpsc::Receiver<()>) -> Result<(), GatewayError> {
+        let mut until = pin!(until);
+        let failure = loop {
+            tokio::select! {
+                ended = self.tasks.next_ended() => break ended.map(unasked),
+                () = until.as_mut() => break None,
+                Some(()) = reload.recv() => self.reload(),
+            }
         };
         if let Some(failure) = &failure {
             tracing::error!(%failure, "stopping");
@@ -173,6 +194,17 @@ impl Gateway {
         match failure {
             Some(failure) => Err(failure),
             None => stopped,
+        }
+    }
+
+    fn reload(&self) {
+        let Some(tls) = &self.tls else {
+            tracing::info!("nothing to read again: no encrypted listener");
+            return;
+        };
+        match tls.reload() {
+            Ok(()) => tracing::info!("the certificates of the listeners were read again"),
+            Err(error) => tracing::error!(%error, "the old certificates stay in use"),
         }
     }
 
@@ -213,29 +245,61 @@ fn unasked(ended: Ended) -> GatewayError {
     GatewayError::Task { name: ended.name, why }
 }
 
-/// The broker with its listeners.
-async fn start_broker(spec: &config::Broker, north: &North, stop: &Stop, tasks: &mut Tasks) -> Result<Local, GatewayError> {
-    let engine = Engine::new(spec.limits.clone(), north.taps.clone(), fastrand::u64(..), now());
-    let parts = broker::broker(engine, north.queues.clone());
+/// The topics on which instruments are written to.
+fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
+    config.points.iter().filter_map(|point| TopicName::new(format!("{}/set", point.topic)).ok()).collect()
+}
+
+fn secret() -> Result<[u8; 32], GatewayError> {
+    let mut secret = [0; 32];
+    let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret);
+    filled.map_err(|_| GatewayError::Thread(std::io::Error::other("the system has no random numbers")))?;
+    Ok(secret)
+}
+
+/// The broker with its listeners. Engine and plain connections share a thread; encryption is left to the others.
+async fn start_broker(
+    config: &config::Gateway,
+    spec: &config::Broker,
+    north: &North,
+    (stop, tasks): (&Stop, &mut Tasks),
+) -> Result<Local, GatewayError> {
+    let setup = Setup {
+        limits: spec.limits.clone(),
+        taps: north.taps.clone(),
+        access: spec.access.clone(),
+        guarded: guarded_topics(config),
+        secret: secret()?,
+        is_durable: spec.is_durable,
+    };
     let mut listeners = Vec::new();
     for listen in &spec.listen {
         listeners.push(BoundListener::bind(listen).await?);
     }
-    let connections = Arc::new(Semaphore::new(spec.max_connections));
+    let tls = spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
+    let source = if spec.is_durable {
+        Source::Disk(Box::new(broker::durable::open(&config.folder.join("broker"), setup)?))
+    } else {
+        Source::Memory(Box::new(Engine::new(setup, now(), unix_ms())))
+    };
+    let parts = broker::broker(source, Admission::new(spec.admission), north.queues.clone())?;
+    if let Some(closed) = parts.closed {
+        tasks.start("store:broker", async { closed.await.map_err(|_| "its thread died".to_owned()) });
+    }
+    let thread = OwnThread::start("broker").map_err(GatewayError::Thread)?;
     for listener in listeners {
-        let (broker, connections, stop) = (parts.broker.clone(), connections.clone(), stop.clone());
-        let max_packet = spec.limits.max_packet;
-        tasks.start(format!("listener:{}", listener.address()), async move {
-            listener.run(broker, connections, max_packet, stop).await;
-            Ok(())
-        });
+        let (broker, tls, stop, limits) = (parts.broker.clone(), tls.clone(), stop.clone(), spec.limits.clone());
+        let name = format!("listener:{}", listener.at());
+        let here = Handle::current();
+        let handle = if listener.is_encrypted() { &here } else { thread.handle() };
+        tasks.start_on(handle, name, async move { listener.run(broker, tls, &limits, stop).await.map_err(|error| error.to_string()) });
     }
     let driver_stop = stop.clone();
-    tasks.start("broker", async move {
+    tasks.start_on(thread.handle(), "broker", async move {
         parts.driver.run(driver_stop).await;
         Ok(())
     });
-    Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound })
+    Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound, tls, thread })
 }
 
 fn start_field(
@@ -296,11 +360,11 @@ async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>
                     });
                 }
             }
-            Some((ticket, accepted)) = receipts.next(), if !receipts.is_empty() => broker.stored(ticket, accepted).await,
+            Some((ticket, accepted)) = receipts.next(), if !receipts.is_empty() => broker.stored(ticket, accepted),
         }
     }
     while let Some((ticket, accepted)) = receipts.next().await {
-        broker.stored(ticket, accepted).await;
+        broker.stored(ticket, accepted);
     }
     Ok(())
 }

@@ -14,7 +14,7 @@
 //!
 //! | row | modules |
 //! |---|---|
-//! | 0 plain tools | [`backoff`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] |
+//! | 0 plain tools | [`backoff`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
 //! | 1 vocabulary | [`reading`] · [`mqtt`] (packets, codec, topics) |
 //! | 2 | [`message`] · [`store`] (the durable journal) |
 //! | 3 | [`field`] (southbound) · [`outbox`] (what is not delivered) · [`payload`] (readings to bytes) |
@@ -53,3 +53,4 @@ pub mod tasks;
 pub mod time;
 pub mod units;
 pub mod uplink;
+pub mod websocket;

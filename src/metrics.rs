@@ -3,6 +3,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Bytes of memory this process uses (resident set); `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

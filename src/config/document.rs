@@ -177,6 +177,11 @@ impl Document {
         self.original.get(key).is_some()
     }
 
+    /// True if a section has a key, whatever stands there.
+    pub(super) fn has_in(&self, section: &str, key: &str) -> bool {
+        self.original.get(section).and_then(|section| section.get(key)).is_some()
+    }
+
     /// Where the key of a node stands.
     pub(super) fn key_place(&self, path: &[Step]) -> Place {
         self.nearest(path).key_place

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
-use crate::broker::net::Listen;
 use crate::field::modbus::decode::{ByteOrder, Kind};
 use crate::field::serial::Speed;
 use crate::field::wave::Wave;
@@ -15,6 +14,10 @@ use crate::outbox::WhenFull;
 use crate::report::template::Template;
 use crate::units::{Size, Span};
 use crate::uplink::{Protocol, Proxy, Remote, Secret};
+
+mod broker;
+
+pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules};
 
 fn yes() -> bool {
     true
@@ -150,18 +153,6 @@ impl Point {
             simulate: own.simulate.or(base.simulate),
         }
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Broker {
-    pub(super) listen: Vec<Listen>,
-    #[serde(default)]
-    pub(super) allow_anonymous: bool,
-    pub(super) max_connections: Option<usize>,
-    pub(super) max_packet: Option<Size>,
-    pub(super) max_queued: Option<usize>,
-    pub(super) sys_every: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,12 +14,15 @@ mod resolve;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use fault::Fault;
 
+use crate::broker::access::Access;
+use crate::broker::admission::AdmissionLimits;
 use crate::broker::engine;
-use crate::broker::net::Listen;
+use crate::broker::net::{Listen, TlsSettings};
 use crate::field::Line;
 use crate::mqtt::TopicName;
 use crate::outbox::{self, Rule};
@@ -54,10 +57,16 @@ pub struct Gateway {
 pub struct Broker {
     /// Where it listens.
     pub listen: Vec<Listen>,
+    /// What encrypted listeners need.
+    pub tls: Option<TlsSettings>,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// How many connections, and how fast.
+    pub admission: AdmissionLimits,
     /// What it allows.
     pub limits: engine::Limits,
-    /// Sockets at a time.
-    pub max_connections: usize,
+    /// Sessions and retained messages survive it.
+    pub is_durable: bool,
 }
 
 /// One remote broker as meant.

@@ -1,5 +1,6 @@
 //! As typed to as meant: names are looked up, defaults filled in, contradictions noted.
 
+mod broker;
 mod field;
 mod north;
 
@@ -117,7 +118,7 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
         }
     }
     let (lines, points, availability) = field::resolve(&mut check);
-    let broker = north::broker(&mut check);
+    let broker = broker::broker(&mut check);
     let uplinks = north::uplinks(&mut check, broker.is_some());
     let (data_folder, outbox) = north::outbox(&mut check);
     if file.lines.is_empty() && file.broker.is_none() && !document.has("lines") && !document.has("broker") {

@@ -41,18 +41,26 @@ pub enum Progress {
 pub struct Decoder {
     version: Option<Version>,
     max_packet: usize,
+    /// Until CONNECT was decoded.
+    max_first: usize,
     is_server: bool,
 }
 
 impl Decoder {
     /// The server's side: the first packet must be CONNECT. `max_packet` bounds a whole frame, in bytes.
     pub fn server(max_packet: usize) -> Self {
-        Self { version: None, max_packet, is_server: true }
+        Self { version: None, max_packet, max_first: max_packet, is_server: true }
+    }
+
+    /// The same, with a bound of its own for CONNECT: nobody is known before it.
+    #[must_use]
+    pub fn with_first(self, max_first: usize) -> Self {
+        Self { max_first: max_first.min(self.max_packet), ..self }
     }
 
     /// The client's side, where the version is known.
     pub fn client(version: Version, max_packet: usize) -> Self {
-        Self { version: Some(version), max_packet, is_server: false }
+        Self { version: Some(version), max_packet, max_first: max_packet, is_server: false }
     }
 
     /// The version of the CONNECT that was decoded.
@@ -81,7 +89,8 @@ impl Decoder {
         check_header(header, self.version)?;
         let Some((body_len, length_len)) = remaining_length(rest)? else { return Ok(None) };
         let header_len = 1 + length_len;
-        if header_len + body_len > self.max_packet {
+        let most = if self.version.is_none() { self.max_first } else { self.max_packet };
+        if header_len + body_len > most {
             return Err(DecodeError { reason: ReasonCode::PACKET_TOO_LARGE, what: "a packet larger than the maximum" });
         }
         Ok(Some((header, body_len, header_len)))

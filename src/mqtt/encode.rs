@@ -1,10 +1,11 @@
 //! Packets to bytes.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
-use super::properties::encode_properties;
+use super::properties::{Extras, encode_properties, encode_with};
 use super::{
-    Ack, ConnAck, Connect, Disconnect, Grants, Packet, Properties, Publish, ReasonCode, RetainHandling, SubscribeOptions, Version,
+    Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS, ReasonCode, RetainHandling, SubscribeOptions,
+    Version,
 };
 
 /// Appends `packet` to `out` as `version` writes it. What a version does not know (properties, reason codes) is left out.
@@ -59,20 +60,107 @@ fn put_properties(properties: &Properties, version: Version, out: &mut BytesMut)
 }
 
 fn put_publish(publish: &Publish, version: Version, out: &mut BytesMut) {
-    let mut properties = BytesMut::new();
-    put_properties(&publish.properties, version, &mut properties);
     let topic = publish.topic.as_ref().map_or("", |topic| topic.as_str());
-    let id_len = if publish.packet_id.is_some() { 2 } else { 0 };
-    let length = 2 + topic.len() + id_len + properties.len() + publish.payload.len();
+    let head = Head { topic, has_id: publish.packet_id.is_some(), payload_len: publish.payload.len(), extras: Extras::default() };
+    let id_at = put_head(&head, &publish.properties, version, out);
+    let first = publish_header(publish.dup, publish.qos, publish.retain);
+    patch(out, id_at, first, publish.packet_id);
+    out.extend_from_slice(&publish.payload);
+}
+
+fn publish_header(dup: bool, qos: QoS, retain: bool) -> u8 {
+    0x30 | u8::from(dup) << 3 | (qos as u8) << 1 | u8::from(retain)
+}
+
+/// What stands before the payload of a PUBLISH.
+struct Head<'a> {
+    topic: &'a str,
+    has_id: bool,
+    payload_len: usize,
+    extras: Extras<'a>,
+}
+
+/// Where a head begins in its buffer, and where its packet identifier stands.
+#[derive(Debug, Clone, Copy)]
+struct HeadPlaces {
+    first: usize,
+    id: usize,
+}
+
+/// Appends a head with empty flags and packet identifier.
+fn put_head(head: &Head<'_>, message: &Properties, version: Version, out: &mut BytesMut) -> HeadPlaces {
+    let mut properties = BytesMut::new();
+    if version == Version::V5 {
+        encode_with(message, head.extras, &mut properties);
+    }
+    let id_len = if head.has_id { 2 } else { 0 };
+    let length = 2 + head.topic.len() + id_len + properties.len() + head.payload_len;
     out.reserve(length + 5);
-    out.put_u8(0x30 | u8::from(publish.dup) << 3 | (publish.qos as u8) << 1 | u8::from(publish.retain));
+    let first = out.len();
+    out.put_u8(0x30);
     put_varint(out, length);
-    put_text(out, topic);
-    if let Some(id) = publish.packet_id {
-        out.put_u16(id.get());
+    put_text(out, head.topic);
+    let id = out.len();
+    if head.has_id {
+        out.put_u16(0);
     }
     out.extend_from_slice(&properties);
-    out.extend_from_slice(&publish.payload);
+    HeadPlaces { first, id }
+}
+
+fn patch(out: &mut [u8], places: HeadPlaces, first: u8, packet_id: Option<PacketId>) {
+    if let Some(byte) = out.get_mut(places.first) {
+        *byte = first;
+    }
+    if let (Some(id), Some(bytes)) = (packet_id, out.get_mut(places.id..places.id + 2)) {
+        bytes.copy_from_slice(&id.get().to_be_bytes());
+    }
+}
+
+/// A PUBLISH written once for all receivers of one protocol version; what differs between them (flags and packet identifier) is
+/// filled in for each.
+#[derive(Debug)]
+pub struct PublishTemplate {
+    /// With the payload, unless that is worth sharing.
+    bytes: BytesMut,
+    id_at: usize,
+    /// Empty if it stands in `bytes`.
+    payload: Bytes,
+}
+
+impl PublishTemplate {
+    /// For QoS 0 or, with `has_id`, for QoS 1 and 2. Payloads of `share_from` bytes and more are shared, not copied. An empty topic
+    /// needs a topic alias in `extras`. Before MQTT 5 there are no properties.
+    pub fn new(
+        (topic, payload): (&str, &Bytes),
+        properties: &Properties,
+        extras: Extras<'_>,
+        (version, has_id): (Version, bool),
+        share_from: usize,
+    ) -> Self {
+        let mut bytes = BytesMut::new();
+        let head = Head { topic, has_id, payload_len: payload.len(), extras };
+        let places = put_head(&head, properties, version, &mut bytes);
+        if payload.len() >= share_from {
+            return Self { bytes, id_at: places.id, payload: payload.clone() };
+        }
+        bytes.extend_from_slice(payload);
+        Self { bytes, id_at: places.id, payload: Bytes::new() }
+    }
+
+    /// Bytes of the whole packet.
+    pub fn packet_len(&self) -> usize {
+        self.bytes.len() + self.payload.len()
+    }
+
+    /// Appends the packet to `out`, without the payload that is returned if it is shared. `packet_id` stands exactly if the template
+    /// has one.
+    pub fn write(&self, (dup, qos, retain): (bool, QoS, bool), packet_id: Option<PacketId>, out: &mut BytesMut) -> Option<&Bytes> {
+        let first = out.len();
+        out.extend_from_slice(&self.bytes);
+        patch(out, HeadPlaces { first, id: first + self.id_at }, publish_header(dup, qos, retain), packet_id);
+        (!self.payload.is_empty()).then_some(&self.payload)
+    }
 }
 
 fn put_ack(header: u8, ack: &Ack, version: Version, out: &mut BytesMut) {

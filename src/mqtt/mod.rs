@@ -19,8 +19,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 pub use decode::{DecodeError, Decoder, Progress};
-pub use encode::encode;
-pub use properties::{Fields, Place, Properties, decode_properties, encode_properties};
+pub use encode::{PublishTemplate, encode};
+pub use properties::{Extras, Fields, Place, Properties, decode_properties, encode_properties};
 pub use reason::ReasonCode;
 pub use topic::{TopicError, TopicFilter, TopicName};
 

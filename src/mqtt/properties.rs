@@ -240,15 +240,55 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
     }
 }
 
+/// What a PUBLISH says about one delivery, beside the properties of the message.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras<'a> {
+    /// 0x02: seconds that are left.
+    pub message_expiry: Option<u32>,
+    /// 0x23
+    pub topic_alias: Option<NonZeroU16>,
+    /// 0x0B
+    pub subscription_identifiers: &'a [NonZeroU32],
+}
+
+impl Extras<'_> {
+    fn is_empty(&self) -> bool {
+        self.message_expiry.is_none() && self.topic_alias.is_none() && self.subscription_identifiers.is_empty()
+    }
+
+    fn write(&self, out: &mut BytesMut) {
+        if let Some(seconds) = self.message_expiry {
+            out.put_u8(0x02);
+            out.put_u32(seconds);
+        }
+        if let Some(alias) = self.topic_alias {
+            out.put_u8(0x23);
+            out.put_u16(alias.get());
+        }
+        for id in self.subscription_identifiers {
+            out.put_u8(0x0B);
+            put_varint(out, id.get() as usize);
+        }
+    }
+}
+
 /// Appends the length and the properties to `out`.
 pub fn encode_properties(properties: &Properties, out: &mut BytesMut) {
-    let Some(fields) = properties.0.as_deref() else {
+    encode_with(properties, Extras::default(), out);
+}
+
+/// Appends the length, the properties of a delivery and those of its message to `out`.
+pub(super) fn encode_with(properties: &Properties, extras: Extras<'_>, out: &mut BytesMut) {
+    if properties.0.is_none() && extras.is_empty() {
         out.put_u8(0);
         return;
-    };
+    }
     let mut section = BytesMut::new();
-    write_numbers(fields, &mut section);
-    write_texts(fields, &mut section);
+    extras.write(&mut section);
+    if let Some(fields) = properties.0.as_deref() {
+        write_numbers(fields, &mut section);
+        write_texts(fields, &mut section);
+    }
     out.reserve(section.len() + varint_len(section.len()));
     put_varint(out, section.len());
     out.extend_from_slice(&section);

@@ -36,6 +36,10 @@ reasons! {
     NO_MATCHING_SUBSCRIBERS = 0x10, "no matching subscribers";
     /// 0x11 there was no such subscription.
     NO_SUBSCRIPTION_EXISTED = 0x11, "no subscription existed";
+    /// 0x18 another AUTH is awaited.
+    CONTINUE_AUTHENTICATION = 0x18, "continue authentication";
+    /// 0x19 the client wants to authenticate again.
+    RE_AUTHENTICATE = 0x19, "re-authenticate";
     /// 0x80 unspecified.
     UNSPECIFIED = 0x80, "unspecified error";
     /// 0x81 the bytes do not follow the standard.
@@ -58,6 +62,8 @@ reasons! {
     SERVER_BUSY = 0x89, "server busy";
     /// 0x8B shutting down.
     SERVER_SHUTTING_DOWN = 0x8B, "server shutting down";
+    /// 0x8A the address is shut out for a while.
+    BANNED = 0x8A, "banned";
     /// 0x8C authentication method not supported.
     BAD_AUTHENTICATION_METHOD = 0x8C, "bad authentication method";
     /// 0x8D nothing heard for 1.5 times the keep alive.
@@ -80,12 +86,12 @@ reasons! {
     PACKET_TOO_LARGE = 0x95, "packet too large";
     /// 0x97 an administrative limit was reached.
     QUOTA_EXCEEDED = 0x97, "quota exceeded";
+    /// 0x98 ended by an operator, such as by a change of the users.
+    ADMINISTRATIVE_ACTION = 0x98, "administrative action";
     /// 0x99 payload does not match its format indicator.
     PAYLOAD_FORMAT_INVALID = 0x99, "payload format invalid";
-    /// 0x9E shared subscriptions not supported.
-    SHARED_SUBSCRIPTIONS_NOT_SUPPORTED = 0x9E, "shared subscriptions not supported";
-    /// 0xA1 subscription identifiers not supported.
-    SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED = 0xA1, "subscription identifiers not supported";
+    /// 0x9F too many connections in a short time.
+    CONNECTION_RATE_EXCEEDED = 0x9F, "connection rate exceeded";
 }
 
 impl ReasonCode {

@@ -5,6 +5,8 @@ use std::fmt;
 
 use bytestring::ByteString;
 
+/// What a shared subscription begins with.
+const SHARE: &str = "$share/";
 /// Longest topic in bytes [MQTT 5.0, 1.5.4].
 const MAX_BYTES: usize = 65_535;
 /// Most levels a topic may have; what mosquitto allows.
@@ -34,6 +36,9 @@ pub enum TopicError {
     /// [MQTT-4.7.1-2]
     #[error("`+` must stand alone in its level, as in `plant/+/flow`")]
     MisplacedPlus,
+    /// [MQTT-4.8.2-1], [MQTT-4.8.2-2]
+    #[error("a shared subscription is written `$share/<name>/<filter>`; the name has no wildcard")]
+    Share,
 }
 
 /// A valid topic name.
@@ -60,6 +65,12 @@ fn check_common(text: &str) -> Result<(), TopicError> {
         }
     }
     if levels > MAX_LEVELS { Err(TopicError::TooDeep) } else { Ok(()) }
+}
+
+/// The filter of `<name>/<filter>`.
+fn shared_filter(shared: &str) -> Result<&str, TopicError> {
+    let (name, plain) = shared.split_once('/').ok_or(TopicError::Share)?;
+    if name.is_empty() || name.contains(['+', '#']) || plain.is_empty() { Err(TopicError::Share) } else { Ok(plain) }
 }
 
 impl TopicName {
@@ -95,7 +106,11 @@ impl TopicFilter {
     pub fn new(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();
         check_common(&text)?;
-        let mut levels = text.split('/').peekable();
+        let plain = match text.strip_prefix(SHARE) {
+            Some(shared) => shared_filter(shared)?,
+            None => &*text,
+        };
+        let mut levels = plain.split('/').peekable();
         while let Some(level) = levels.next() {
             if level.contains('#') && (level != "#" || levels.peek().is_some()) {
                 return Err(TopicError::MisplacedHash);
@@ -112,19 +127,61 @@ impl TopicFilter {
         &self.0
     }
 
-    /// True for `$share/...` filters of MQTT 5.
+    /// True for `$share/...` filters.
     pub fn is_shared(&self) -> bool {
-        self.0.starts_with("$share/")
+        self.0.starts_with(SHARE)
+    }
+
+    /// What is matched: the text without `$share/<name>/`.
+    pub fn plain(&self) -> &str {
+        self.0.strip_prefix(SHARE).and_then(|shared| shared.split_once('/')).map_or(&*self.0, |(_, plain)| plain)
+    }
+
+    /// True if every topic that matches `other` matches this filter too.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.plain(), other.plain());
+        if theirs.starts_with('$') != mine.starts_with('$') {
+            return false;
+        }
+        let mut others = theirs.split('/');
+        for level in mine.split('/') {
+            match (level, others.next()) {
+                ("#", _) => return true,
+                (_, None | Some("#")) => return false,
+                ("+", Some(_)) => {}
+                (level, Some(other)) if level == other => {}
+                _ => return false,
+            }
+        }
+        others.next().is_none()
+    }
+
+    /// True if some topic can match both filters.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.plain(), other.plain());
+        let first_is_wildcard = |text: &str| text.starts_with(['+', '#']);
+        if (mine.starts_with('$') && first_is_wildcard(theirs)) || (theirs.starts_with('$') && first_is_wildcard(mine)) {
+            return false;
+        }
+        let (mut left, mut right) = (mine.split('/'), theirs.split('/'));
+        loop {
+            match (left.next(), right.next()) {
+                (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+                (Some("+"), Some(_)) | (Some(_), Some("+")) => {}
+                (Some(one), Some(other)) if one == other => {}
+                _ => return false,
+            }
+        }
     }
 
     /// True if a message published to `name` is for this filter.
     pub fn matches(&self, name: &TopicName) -> bool {
-        let first_is_wildcard = self.0.starts_with(['+', '#']);
+        let first_is_wildcard = self.plain().starts_with(['+', '#']);
         if name.is_reserved() && first_is_wildcard {
             return false;
         }
         let mut levels = name.0.split('/');
-        for wanted in self.0.split('/') {
+        for wanted in self.plain().split('/') {
             match (wanted, levels.next()) {
                 ("#", _) => return true,
                 ("+", Some(_)) => {}
@@ -203,6 +260,19 @@ mod tests {
     }
 
     #[test]
+    fn filters_are_compared_with_filters() {
+        let covers = |one: &str, other: &str| TopicFilter::new(one).unwrap().covers(&TopicFilter::new(other).unwrap());
+        assert!(covers("#", "a/b") && covers("#", "+/#") && covers("a/#", "a") && covers("a/#", "a/+/c") && covers("+/b", "a/b"));
+        assert!(!covers("a/+", "a/#") && !covers("a/b", "a/+") && !covers("#", "$SYS/#") && !covers("+", "#") && !covers("a/b", "a"));
+        assert!(covers("a/#", "$share/group/a/b"));
+        let overlaps = |one: &str, other: &str| TopicFilter::new(one).unwrap().overlaps(&TopicFilter::new(other).unwrap());
+        assert!(
+            overlaps("a/+", "+/b") && overlaps("#", "a/b") && overlaps("a/#", "a") && overlaps("a", "a/#") && overlaps("$SYS/#", "$SYS/a")
+        );
+        assert!(!overlaps("a/b", "a/c") && !overlaps("a", "a/b") && !overlaps("#", "$SYS/a") && !overlaps("+/a", "$SYS/a"));
+    }
+
+    #[test]
     fn wrong_topics_are_refused_with_their_fault() {
         for (text, fault) in [
             ("", TopicError::Empty),
@@ -210,6 +280,11 @@ mod tests {
             ("a#", TopicError::MisplacedHash),
             ("a/b+", TopicError::MisplacedPlus),
             ("a\0", TopicError::Null),
+            ("$share/group", TopicError::Share),
+            ("$share//a", TopicError::Share),
+            ("$share/group/", TopicError::Share),
+            ("$share/gr+oup/a", TopicError::Share),
+            ("$share/group/a#", TopicError::MisplacedHash),
         ] {
             assert_eq!(TopicFilter::new(text).unwrap_err(), fault, "{text:?}");
         }

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -15,11 +14,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::protocol::Message as Frame;
-use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 
 use super::link::LinkError;
 use super::{Proxy, Remote, Scheme, Settings, Tcp};
+use crate::websocket;
 
 /// Bytes the kernel may hold that are not on the wire: what is not there can still be overtaken by an alarm.
 const NOT_SENT: u32 = 16 * 1024;
@@ -127,20 +125,7 @@ async fn web_socket(remote: &Remote, stream: Box<dyn Stream>) -> Result<Box<dyn 
     let failed =
         |e: &dyn std::fmt::Display| LinkError::Unreachable(format!("{remote}: WebSocket failed: {e}; check port and path of `to`"));
     let mut request = remote.to_string().into_client_request().map_err(|e| failed(&e))?;
-    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
+    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(websocket::PROTOCOL));
     let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|e| failed(&e))?;
-    let (sink, frames) = socket.split();
-    let bytes = frames.filter_map(|frame| async move {
-        match frame {
-            Ok(Frame::Binary(bytes)) => Some(Ok(bytes)),
-            Ok(Frame::Text(_)) => Some(Err(io::Error::other("a text frame"))),
-            // Pings are answered by the library; the stream ends after a close.
-            Ok(_) => None,
-            Err(error) => Some(Err(io::Error::other(error))),
-        }
-    });
-    let sink = sink.sink_map_err(io::Error::other).with(|bytes: Bytes| async move { Ok::<_, io::Error>(Frame::Binary(bytes)) });
-    let reader = StreamReader::new(Box::pin(bytes));
-    let writer = SinkWriter::new(CopyToBytes::new(Box::pin(sink)));
-    Ok(Box::new(tokio::io::join(reader, writer)))
+    Ok(Box::new(websocket::bytes_of(socket)))
 }

@@ -27,5 +27,6 @@ mod packets;
 mod power;
 mod remote;
 mod scripts;
+mod stage;
 mod support;
 mod uplink_peers;

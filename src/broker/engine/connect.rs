@@ -1,16 +1,16 @@
-//! The life of a connection: CONNECT, takeover, keep alive, ends; and what an end does to session and will.
+//! The life of a connection: CONNECT, takeover, keep alive, ends; and what an end does to its session.
 
-use std::collections::{HashSet, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 
-use super::session::{PendingWill, Session};
-use super::{Connection, ConnectionId, Engine, Output, SessionKey, Timer};
-use crate::message::{Class, Message, Origin};
-use crate::mqtt::{ConnAck, Connect, Disconnect, Packet, Properties, ReasonCode, Version, Will};
+use super::connection::{Connection, Peer};
+use super::login::{Granted, Stage};
+use super::record::{Deadline, Record, SessionRecord};
+use super::session::Session;
+use super::{ConnectionId, Engine, OutputBuffer, Position, SessionKey, Timer, wills};
+use crate::mqtt::{ConnAck, Connect, Disconnect, Packet, Properties, ReasonCode, Version};
 
 /// `Session Expiry Interval` that means "never".
 const NEVER: u32 = u32::MAX;
@@ -27,22 +27,9 @@ pub(super) enum End {
 }
 
 impl Engine {
-    pub(super) fn open(&mut self, id: ConnectionId, now: Instant) {
-        let connection = Connection {
-            session: None,
-            version: Version::V311,
-            credit: self.limits.credits,
-            last_heard: now,
-            silence_allowed: None,
-            receive_maximum: 0,
-            max_packet: usize::MAX,
-            acks: VecDeque::new(),
-            held_bytes: 0,
-            is_paused: false,
-            unreleased: HashSet::new(),
-            timer: None,
-        };
-        self.connections.insert(id, connection);
+    pub(super) fn open(&mut self, id: ConnectionId, peer: Peer, now: Instant) {
+        self.connections.insert(id, Connection::new(peer, now));
+        self.traffic.connections += 1;
         self.set_timer(id, now + self.limits.connect_within, Timer::Connect(id));
     }
 
@@ -61,38 +48,71 @@ impl Engine {
         }
     }
 
-    pub(super) fn connect(&mut self, id: ConnectionId, connect: Connect, now: Instant) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.version = connect.version;
-        }
-        if let Err(reason) = self.check_connect(&connect) {
-            self.refuse_connect(id, reason);
-            self.close(id, End::Lost, now);
+    /// The login is done: the client gets its session.
+    pub(super) fn enter(&mut self, id: ConnectionId, connect: &Connect, granted: Granted, now: Instant) {
+        let is_generated = connect.client_id.is_empty();
+        let client_id = if is_generated { self.generate_client_id() } else { connect.client_id.clone() };
+        let Some(rights) = self.access.rights(granted.user.as_ref(), &client_id) else {
+            let why = "the client identifier cannot stand in the rules of this user";
+            self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
+            return;
+        };
+        if !self.by_client.contains_key(&client_id) && !self.make_room(now) {
+            self.refuse_connect(id, ReasonCode::QUOTA_EXCEEDED, "too many sessions", now);
             return;
         }
-        if !self.by_client.contains_key(&connect.client_id) && !self.make_room(now) {
-            self.refuse_connect(id, ReasonCode::QUOTA_EXCEEDED);
-            self.close(id, End::Lost, now);
-            return;
+        let recorded = self.records.len();
+        let (key, is_present) = self.take_session(&client_id, connect.clean_start, &granted, now);
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.connection = Some(id);
+            session.outlives = capped(outlives(connect), self.limits.max_session_expiry);
+            session.will = connect.will.as_ref().map(|will| Box::new(wills::pending(will)));
+            session.user = granted.user;
+            session.rights = rights;
         }
-        let generated = connect.client_id.is_empty();
-        let client_id = if generated { self.generate_client_id() } else { connect.client_id.clone() };
-        let (session, present) = self.take_session(&client_id, connect.clean_start, now);
-        self.attach(id, session, &connect, now);
-        let properties = self.connack_properties(&connect, generated.then_some(client_id));
-        self.send(id, Packet::ConnAck(ConnAck { session_present: present, reason: ReasonCode::SUCCESS, properties }));
-        self.resume(id, session, now);
+        self.record_session(key, None);
+        self.record_will(key);
+        // What the end of an older session did is part of the answer.
+        let after = if self.records.len() > recorded { self.records.next_position() } else { 0 };
+        self.attach(id, key, connect, granted.proof.is_some(), now);
+        let mut properties = self.connack_properties(connect, key, is_generated.then_some(client_id));
+        if let Some((method, data)) = granted.proof {
+            let fields = properties.edit();
+            fields.authentication_method = Some(method);
+            fields.authentication_data = Some(data);
+        }
+        let connack = ConnAck { session_present: is_present, reason: ReasonCode::SUCCESS, properties };
+        self.send(id, &Packet::ConnAck(connack), after);
+        self.resume(key, now);
     }
 
-    fn check_connect(&self, connect: &Connect) -> Result<(), ReasonCode> {
-        if connect.properties.authentication_method.is_some() {
-            return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
+    fn attach(&mut self, id: ConnectionId, key: SessionKey, connect: &Connect, proved: bool, now: Instant) {
+        let (maximum, aliases) = (self.limits.receive_maximum, self.limits.topic_aliases);
+        let keep_alive = self.keep_alive(connect);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.session = Some(key);
+        connection.stage = Stage::Live;
+        connection.proved = proved;
+        connection.adopt(connect, maximum, aliases);
+        connection.silence_allowed = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
+        match connection.silence_allowed {
+            Some(allowed) => self.set_timer(id, now + allowed, Timer::KeepAlive(id)),
+            None => {
+                let timer = connection.timer.take();
+                timer.map(|timer| self.timers.remove(&timer));
+            }
         }
-        let nameless_but_kept = connect.version == Version::V31 || (connect.version == Version::V311 && !connect.clean_start);
-        if connect.client_id.is_empty() && nameless_but_kept {
-            return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID); // [MQTT-3.1.3-8]
+    }
+
+    /// Seconds; a server's maximum binds MQTT 5 clients only, because others cannot be told.
+    fn keep_alive(&self, connect: &Connect) -> u16 {
+        let most = self.limits.max_keep_alive.filter(|_| connect.version == Version::V5);
+        let most = most.map_or(0, |most| u16::try_from(most.as_secs()).unwrap_or(u16::MAX));
+        match (connect.keep_alive, most) {
+            (asked, 0) => asked,
+            (0, most) => most,
+            (asked, most) => asked.min(most),
         }
-        Ok(())
     }
 
     /// Room for one more session: the one whose client has been away for longest goes. False if all clients are there.
@@ -107,77 +127,95 @@ impl Engine {
         away.is_some()
     }
 
-    pub(super) fn refuse_connect(&mut self, id: ConnectionId, reason: ReasonCode) {
-        self.send(id, Packet::ConnAck(ConnAck { session_present: false, reason, properties: Properties::default() }));
+    pub(super) fn refuse_connect(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
+        let mut properties = Properties::default();
+        properties.edit().reason_string = Some(ByteString::from_static(why));
+        self.send(id, &Packet::ConnAck(ConnAck { session_present: false, reason, properties }), 0);
+        self.close(id, End::Lost, now);
     }
 
     fn generate_client_id(&mut self) -> ByteString {
         loop {
-            self.generated_ids += 1;
-            let id = ByteString::from(format!("auto-{:016x}-{}", self.salt, self.generated_ids));
+            let id = ByteString::from(format!("auto-{}", self.unpredictable()));
             if !self.by_client.contains_key(&id) {
                 return id;
             }
         }
     }
 
-    /// The session of a client, freed from any other connection [MQTT-3.1.4-3]; true if it existed and is kept.
-    fn take_session(&mut self, client_id: &ByteString, clean_start: bool, now: Instant) -> (SessionKey, bool) {
+    /// The session of a client, freed from any other connection [MQTT-3.1.4-3]; true if it existed and is kept. A session belongs to
+    /// its user: somebody else gets a new one.
+    fn take_session(&mut self, client_id: &ByteString, clean_start: bool, granted: &Granted, now: Instant) -> (SessionKey, bool) {
         if let Some(key) = self.by_client.get(client_id).copied() {
+            let is_foreign = self.sessions.get(key).is_some_and(|session| session.user != granted.user);
+            let begins_anew = clean_start || is_foreign;
             if let Some(other) = self.connection_of(key) {
-                self.say_goodbye(other, ReasonCode::SESSION_TAKEN_OVER);
-                let end = if clean_start { End::Lost } else { End::TakenOver };
+                self.say_goodbye(other, ReasonCode::SESSION_TAKEN_OVER, "another connection uses the client identifier");
+                let end = if begins_anew { End::Lost } else { End::TakenOver };
                 self.close(other, end, now);
             }
-            if clean_start {
+            if begins_anew {
                 self.remove_session(key, now);
-            } else if let Some(session) = self.sessions.get_mut(key) {
-                session.away_since = None;
-                let will = session.will.take().and_then(|will| will.due); // [MQTT-3.1.3-9]
-                let expiry = session.expires_at.take();
-                self.timers.remove(&(will.unwrap_or(now), Timer::Will(key)));
-                self.timers.remove(&(expiry.unwrap_or(now), Timer::SessionExpiry(key)));
+            } else if self.sessions.contains(key) {
+                self.forget_will(key); // [MQTT-3.1.3-9]
+                if let Some(session) = self.sessions.get_mut(key) {
+                    session.away_since = None;
+                    let expiry = session.expires_at.take();
+                    expiry.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
+                }
                 return (key, true);
             }
         }
         // A session that ends with its connection is gone now; otherwise it was never there.
-        let key = self.sessions.insert(Session::new(client_id.clone()));
+        self.next_session += 1;
+        let key = self.sessions.insert(Session::new(client_id.clone(), self.next_session));
         self.by_client.insert(client_id.clone(), key);
         (key, false)
     }
 
-    fn attach(&mut self, id: ConnectionId, key: SessionKey, connect: &Connect, now: Instant) {
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.connection = Some(id);
-            session.outlives = outlives(connect);
-            session.will = connect.will.as_ref().map(pending_will);
-        }
-        let own_maximum = self.limits.receive_maximum;
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.session = Some(key);
-            connection.receive_maximum = connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get).min(own_maximum);
-            connection.max_packet = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size.get() as usize);
-            connection.silence_allowed = (connect.keep_alive > 0).then(|| Duration::from_millis(u64::from(connect.keep_alive) * 1500));
-            match connection.silence_allowed {
-                Some(allowed) => self.set_timer(id, now + allowed, Timer::KeepAlive(id)),
-                None => {
-                    let timer = connection.timer.take();
-                    timer.map(|timer| self.timers.remove(&timer));
-                }
-            }
+    /// Puts what is to be known of a session into the records, if it must survive; takes it out if it must not any more. Returns the
+    /// batch that says so.
+    pub(super) fn record_session(&mut self, key: SessionKey, ends: Option<Instant>) -> Position {
+        let clock = self.clock;
+        let Some(session) = self.sessions.get_mut(key) else { return 0 };
+        let was_recorded = session.is_recorded;
+        session.is_recorded = self.records.is_on() && (session.is_persistent() || session.will.is_some());
+        if session.is_recorded {
+            let record = SessionRecord {
+                number: session.number,
+                client_id: session.client_id.clone(),
+                user: session.user.clone(),
+                outlives_ms: session.outlives.map(|outlives| u64::try_from(outlives.as_millis()).unwrap_or(u64::MAX)),
+                ends: ends.map(|at| Deadline::of(at, clock)),
+                last_number: session.last_number,
+            };
+            self.records.put(&Record::Session(&record), clock)
+        } else if was_recorded {
+            self.records.put(&Record::Gone { session: session.number }, clock)
+        } else {
+            0
         }
     }
 
-    fn connack_properties(&self, connect: &Connect, assigned: Option<ByteString>) -> Properties {
+    fn connack_properties(&self, connect: &Connect, key: SessionKey, assigned: Option<ByteString>) -> Properties {
         let mut properties = Properties::default();
-        if connect.version == Version::V5 {
-            let fields = properties.edit();
-            fields.receive_maximum = NonZeroU16::new(self.limits.receive_maximum);
-            fields.maximum_packet_size = u32::try_from(self.limits.max_packet).ok().and_then(NonZeroU32::new);
-            fields.subscription_identifiers_available = Some(false);
-            fields.shared_subscriptions_available = Some(false);
-            fields.assigned_client_id = assigned;
+        if connect.version != Version::V5 {
+            return properties;
         }
+        let fields = properties.edit();
+        fields.receive_maximum = NonZeroU16::new(self.limits.receive_maximum);
+        fields.maximum_packet_size = u32::try_from(self.limits.max_packet).ok().and_then(NonZeroU32::new);
+        fields.topic_alias_maximum = Some(self.limits.topic_aliases).filter(|maximum| *maximum > 0);
+        fields.server_keep_alive = Some(self.keep_alive(connect)).filter(|seconds| *seconds != connect.keep_alive);
+        let outlives = self.sessions.get(key).and_then(|session| session.outlives);
+        let asked = connect.properties.session_expiry.unwrap_or(0);
+        fields.session_expiry = Some(outlives.map_or(NEVER, seconds)).filter(|given| *given != asked);
+        if connect.properties.request_response_information == Some(true) {
+            // The prefix of topics that are this client's own to answer on.
+            let client_id = assigned.as_ref().unwrap_or(&connect.client_id);
+            fields.response_information = Some(format!("response/{client_id}/").into());
+        }
+        fields.assigned_client_id = assigned;
         properties
     }
 
@@ -196,21 +234,22 @@ impl Engine {
     pub(super) fn disconnect(&mut self, id: ConnectionId, key: SessionKey, packet: &Disconnect, now: Instant) {
         if let (Some(seconds), Some(session)) = (packet.properties.session_expiry, self.sessions.get_mut(key)) {
             if session.outlives == Some(Duration::ZERO) && seconds > 0 {
-                self.refuse(id, ReasonCode::PROTOCOL_ERROR, now); // [MQTT-3.14.2-2]
+                self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "a session expiry of 0 cannot be raised", now); // [MQTT-3.14.2-2]
                 return;
             }
-            session.outlives = expiry(seconds);
+            session.outlives = capped(expiry(seconds), self.limits.max_session_expiry);
         }
         let end = if packet.reason == ReasonCode::SUCCESS { End::Orderly } else { End::Lost };
         self.close(id, end, now);
     }
 
-    /// Ends a connection from this side.
+    /// Ends a connection from this side; what was written to it and waits for nothing still goes out.
     pub(super) fn close(&mut self, id: ConnectionId, end: End, now: Instant) {
-        if self.connections.contains_key(&id) {
-            self.outputs.push(Output::Close(id));
-            self.end(id, end, now);
-        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let mut rest = OutputBuffer::default();
+        rest.append(connection.out.take_ready());
+        self.outputs.push(super::Output::Close(id, rest));
+        self.end(id, end, now);
     }
 
     /// The connection is gone, or as good as gone.
@@ -227,88 +266,40 @@ impl Engine {
         match outlives {
             Some(Duration::ZERO) => self.remove_session(key, now),
             Some(time) => self.expire_at(key, now + time),
-            None => {}
+            None => drop(self.record_session(key, None)),
         }
     }
 
-    fn settle_will(&mut self, key: SessionKey, end: End, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(will) = session.will.as_mut() else { return };
-        let delay = session.outlives.map_or(will.delay, |outlives| will.delay.min(outlives));
-        match end {
-            End::Orderly => session.will = None,
-            End::TakenOver if delay > Duration::ZERO => session.will = None,
-            End::Lost if delay > Duration::ZERO => {
-                let due = now + delay;
-                will.due = Some(due);
-                self.timers.insert((due, Timer::Will(key)));
-            }
-            End::Lost | End::TakenOver => self.publish_will(key, now),
-        }
-    }
-
-    fn publish_will(&mut self, key: SessionKey, now: Instant) {
-        let will = self.sessions.get_mut(key).and_then(|session| session.will.take());
-        // `$SYS` belongs to the broker: such wills (mosquitto's bridges have one) are taken and not published.
-        if let Some(will) = will.filter(|will| !will.message.topic.is_reserved()) {
-            let expires_at = will.expiry.map(|expiry| now + expiry);
-            self.accept(&Arc::new(Message { expires_at, ..will.message }), None, now);
-        }
-    }
-
-    pub(super) fn will_is_due(&mut self, key: SessionKey, due: Instant, now: Instant) {
-        let waits = self.sessions.get(key).and_then(|session| session.will.as_ref()).is_some_and(|will| will.due == Some(due));
-        if waits {
-            self.publish_will(key, now);
-        }
-    }
-
-    fn expire_at(&mut self, key: SessionKey, at: Instant) {
+    pub(super) fn expire_at(&mut self, key: SessionKey, at: Instant) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.expires_at = Some(at);
             self.timers.insert((at, Timer::SessionExpiry(key)));
+            self.record_session(key, Some(at));
         }
     }
 
     pub(super) fn session_expires(&mut self, key: SessionKey, due: Instant, now: Instant) {
         if self.sessions.get(key).is_some_and(|session| session.expires_at == Some(due)) {
+            self.traffic.expired_sessions += 1;
             self.remove_session(key, now);
         }
     }
 
     /// The session ends; a will that still waits is published [MQTT-3.1.3-9].
-    fn remove_session(&mut self, key: SessionKey, now: Instant) {
+    pub(super) fn remove_session(&mut self, key: SessionKey, now: Instant) {
         self.publish_will(key, now);
-        let Some(session) = self.sessions.try_remove(key) else { return };
+        let Some(mut session) = self.sessions.try_remove(key) else { return };
         session.expires_at.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
         self.by_client.remove(&session.client_id);
-        for filter in &session.subscriptions {
+        for filter in session.subscriptions.keys() {
             self.subscriptions.remove(filter, key);
         }
-        self.held.retain(|_, held| held.session != key);
+        if session.is_recorded {
+            self.records.put(&Record::Gone { session: session.number }, self.clock);
+        }
+        self.held.retain(|_, held| !matches!(held.from, super::HeldFor::Session { key: other, .. } if other == key));
+        self.hand_on(&mut session, now);
     }
-}
-
-fn pending_will(will: &Will) -> PendingWill {
-    let mut properties = will.properties.clone();
-    let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
-    let (delay, expiry) = (seconds(properties.will_delay), seconds(properties.message_expiry));
-    if !properties.is_empty() {
-        let fields = properties.edit();
-        fields.will_delay = None;
-        fields.message_expiry = None;
-    }
-    let message = Message {
-        topic: will.topic.clone(),
-        payload: will.payload.clone(),
-        qos: will.qos,
-        retain: will.retain,
-        properties,
-        expires_at: None,
-        origin: Origin::Client,
-        class: Class::default(),
-    };
-    PendingWill { message: message.detached(), expiry, delay: delay.unwrap_or_default(), due: None }
 }
 
 fn outlives(connect: &Connect) -> Option<Duration> {
@@ -321,4 +312,16 @@ fn outlives(connect: &Connect) -> Option<Duration> {
 
 fn expiry(seconds: u32) -> Option<Duration> {
     (seconds != NEVER).then(|| Duration::from_secs(u64::from(seconds)))
+}
+
+/// The shorter one; `None` is for ever.
+fn capped(asked: Option<Duration>, most: Option<Duration>) -> Option<Duration> {
+    match (asked, most) {
+        (Some(asked), Some(most)) => Some(asked.min(most)),
+        (asked, most) => asked.or(most),
+    }
+}
+
+fn seconds(span: Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(NEVER - 1)
 }

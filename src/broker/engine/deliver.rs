@@ -1,130 +1,463 @@
 //! Messages to clients: who gets one, at which QoS, and how many at a time.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use bytes::BytesMut;
-
-use super::session::{Delivery, InFlight};
-use super::{ConnectionId, Engine, SessionKey};
+use super::connection::Connection;
+use super::output::SHARED_FROM;
+use super::record::{Record, TargetRecord};
+use super::session::{Delivery, InFlight, Kept, Queued, Session, packet_id};
+use super::subscriptions::{GroupKey, Target, Wanted};
+use super::{ConnectionId, Engine, Position, SessionKey};
 use crate::message::Message;
-use crate::mqtt::{Ack, Packet, PacketId, Publish, QoS, ReasonCode, Version, encode_properties};
+use crate::mqtt::{Ack, Extras, Packet, PublishTemplate, QoS, ReasonCode, TopicFilter, Version};
 
-/// What a PUBLISH takes besides topic, payload and properties: fixed header, topic length, packet identifier.
-const PUBLISH_OVERHEAD: usize = 8;
+/// Lists that every message needs, kept for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    found: Vec<Wanted>,
+    /// Sessions whose delivery belongs into the record of the message.
+    targets: Vec<TargetRecord>,
+}
+
+/// Who got a message.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    /// Taps that want it.
+    pub(super) taps: Vec<usize>,
+    /// True if somebody wanted it.
+    pub(super) anybody: bool,
+    /// The batch it is in; 0 if nobody needs it to be durable.
+    pub(super) after: Position,
+}
+
+/// A message on its way to many: kept once, written once per protocol version.
+pub(super) struct Fanout {
+    message: Message,
+    /// It was put among the retained messages.
+    pub(super) is_retained: bool,
+    kept: Option<Arc<Kept>>,
+    expiry: Option<u32>,
+    /// By version (5 or not) and QoS (0 or not).
+    templates: [Option<PublishTemplate>; 4],
+}
+
+impl Fanout {
+    pub(super) fn new(message: Message, now: Instant) -> Self {
+        let expiry = message.seconds_left(now);
+        Self { message, is_retained: false, kept: None, expiry, templates: [const { None }; 4] }
+    }
+
+    pub(super) fn message(&self) -> &Message {
+        &self.message
+    }
+
+    pub(super) fn into_message(self) -> Message {
+        self.message
+    }
+
+    fn keep(&mut self, next_id: &mut u64, total: &Arc<AtomicUsize>) -> &Arc<Kept> {
+        let message = &self.message;
+        self.kept.get_or_insert_with(|| {
+            *next_id += 1;
+            Kept::new(message, *next_id, total)
+        })
+    }
+
+    fn template(&mut self, version: Version, has_id: bool) -> &PublishTemplate {
+        let (message, expiry) = (&self.message, self.expiry);
+        let [plain, with_id, plain_5, with_id_5] = &mut self.templates;
+        let slot = match (version == Version::V5, has_id) {
+            (false, false) => plain,
+            (false, true) => with_id,
+            (true, false) => plain_5,
+            (true, true) => with_id_5,
+        };
+        slot.get_or_insert_with(|| template(message, Extras { message_expiry: expiry, ..Extras::default() }, version, has_id))
+    }
+}
+
+fn template(message: &Message, extras: Extras<'_>, version: Version, has_id: bool) -> PublishTemplate {
+    let topic = (message.topic.as_str(), &message.payload);
+    PublishTemplate::new(topic, &message.properties, extras, (version, has_id), SHARED_FROM)
+}
+
+/// What one session is to get of a message.
+struct Share {
+    qos: QoS,
+    retain: bool,
+    identifiers: Box<[NonZeroU32]>,
+    group: Option<Arc<TopicFilter>>,
+}
+
+/// Overlapping subscriptions of one session become one copy at the highest QoS with every identifier [MQTT-3.3.5-1], [MQTT-3.3.4-3];
+/// `None` if No Local leaves nothing [MQTT-3.8.3-3].
+fn merge(wanted: &[Wanted], is_own: bool, message: &Message) -> Option<Share> {
+    let mut counting = wanted.iter().filter(|wanted| !(wanted.no_local && is_own)).peekable();
+    counting.peek()?;
+    let (mut qos, mut retain, mut identifiers) = (QoS::AtMostOnce, false, Vec::new());
+    for wanted in counting {
+        qos = qos.max(wanted.qos);
+        retain |= wanted.retain_as_published;
+        identifiers.extend(wanted.identifier);
+    }
+    Some(Share { qos: qos.min(message.qos), retain: retain && message.retain, identifiers: identifiers.into(), group: None })
+}
+
+/// A PUBLISH to one connection.
+struct Item<'a> {
+    message: &'a Message,
+    expiry: Option<u32>,
+    identifiers: &'a [NonZeroU32],
+    flags: (bool, QoS, bool),
+    number: u64,
+    /// The batch it waits for.
+    after: Position,
+}
+
+impl Item<'_> {
+    /// Writes it; its length, or `None` if it is more than the client takes [MQTT-3.1.2-24].
+    fn write(&self, connection: &mut Connection, durable: Position) -> Option<usize> {
+        let extras = Extras { message_expiry: self.expiry, topic_alias: None, subscription_identifiers: self.identifiers };
+        let has_id = self.number > 0;
+        let whole = template(self.message, extras, connection.version, has_id);
+        if whole.packet_len() > connection.max_packet {
+            return None;
+        }
+        let alias = connection.aliases.as_mut().and_then(|aliases| aliases.assign(&self.message.topic));
+        let Some((alias, is_known)) = alias else { return put(&whole, self.flags, self.number, connection, (self.after, durable)) };
+        let topic = if is_known { "" } else { self.message.topic.as_str() };
+        let extras = Extras { topic_alias: Some(alias), ..extras };
+        let version = (connection.version, has_id);
+        let short = PublishTemplate::new((topic, &self.message.payload), &self.message.properties, extras, version, SHARED_FROM);
+        put(&short, self.flags, self.number, connection, (self.after, durable))
+    }
+}
+
+/// Writes a PUBLISH that waits for a batch; its length, or `None` if it is more than the client takes [MQTT-3.1.2-24].
+fn put(
+    template: &PublishTemplate,
+    flags: (bool, QoS, bool),
+    number: u64,
+    connection: &mut Connection,
+    (after, durable): (Position, Position),
+) -> Option<usize> {
+    let length = template.packet_len();
+    if length > connection.max_packet {
+        return None;
+    }
+    let buffer = connection.out.buffer(after, durable);
+    let shared = template.write(flags, packet_id(number), buffer.tail()).cloned();
+    if let Some(payload) = shared {
+        buffer.share(payload);
+    }
+    connection.out.count(length);
+    Some(length)
+}
 
 impl Engine {
-    /// Hands a new message to every session that subscribed to it: one copy each, at the highest QoS granted [MQTT-3.3.5-1].
-    pub(super) fn deliver(&mut self, message: &Arc<Message>, from: Option<SessionKey>, now: Instant) {
-        for wanted in self.subscriptions.subscribers(&message.topic, from) {
-            let delivery = Delivery {
-                message: message.clone(),
-                qos: message.qos.min(wanted.qos),
-                retain: message.retain && wanted.retain_as_published,
-                is_replay: false,
-            };
-            self.hand_over(wanted.session, delivery);
-            self.pump(wanted.session, now);
+    /// Hands a new message to everybody who wants it, and puts it into the records if it must survive.
+    pub(super) fn deliver(&mut self, fanout: &mut Fanout, from: Option<SessionKey>, now: Instant) -> Reached {
+        let mut found = std::mem::take(&mut self.scratch.found);
+        self.subscriptions.find(&fanout.message.topic, &mut found);
+        let mut reached = Reached { anybody: !found.is_empty(), ..Reached::default() };
+        for wanted in found.chunk_by(|one, other| one.target == other.target) {
+            match wanted.first().map(|wanted| wanted.target) {
+                Some(Target::Session(key)) => {
+                    if let Some(share) = merge(wanted, from == Some(key), &fanout.message) {
+                        self.deliver_to(key, share, fanout, now);
+                    }
+                }
+                Some(Target::Group(key)) => self.deliver_shared(key, fanout, now),
+                Some(Target::Tap(index)) => reached.taps.push(index),
+                None => {}
+            }
+        }
+        found.clear();
+        self.scratch.found = found;
+        reached.after = self.record_message(fanout);
+        reached
+    }
+
+    fn deliver_to(&mut self, key: SessionKey, share: Share, fanout: &mut Fanout, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if !session.rights.may_read(&fanout.message.topic) {
+            return;
+        }
+        let Some((id, connection)) = session.connection.and_then(|id| Some((id, self.connections.get(&id)?))) else {
+            if share.qos == QoS::AtMostOnce {
+                self.traffic.dropped += 1;
+            } else {
+                self.hand_over(key, share, fanout);
+            }
+            return;
+        };
+        let is_next = session.queue.is_empty() && session.sent == session.in_flight.len();
+        let has_room = connection.out.waiting < self.limits.output_bytes;
+        let has_window = share.qos == QoS::AtMostOnce
+            || (session.sent < usize::from(connection.receive_maximum) && !session.is_identifier_in_use(session.last_number + 1));
+        if is_next && has_room && has_window {
+            self.send_at_once(key, id, share, fanout);
+        } else {
+            self.hand_over(key, share, fanout);
+            self.pump(key, now);
         }
     }
 
-    pub(super) fn hand_over(&mut self, session: SessionKey, delivery: Delivery) {
-        let taken = self.sessions.get_mut(session).is_some_and(|session| session.enqueue(delivery, &self.limits));
-        if !taken {
+    /// The short way: nothing waits before it.
+    fn send_at_once(&mut self, key: SessionKey, id: ConnectionId, share: Share, fanout: &mut Fanout) {
+        let (Some(session), Some(connection)) = (self.sessions.get_mut(key), self.connections.get_mut(&id)) else { return };
+        let Share { qos, retain, identifiers, group } = share;
+        let has_number = qos != QoS::AtMostOnce;
+        let number = if has_number { session.next_number() } else { 0 };
+        let is_recorded = has_number && session.is_kept();
+        // A packet identifier that a crash could give to another message must be durable first.
+        let after = if is_recorded && qos == QoS::ExactlyOnce { self.records.next_position() } else { 0 };
+        let flags = (false, qos, retain);
+        let is_common = identifiers.is_empty() && !connection.aliases.as_ref().is_some_and(|aliases| aliases.are_wanted());
+        let written = if is_common {
+            put(fanout.template(connection.version, has_number), flags, number, connection, (after, self.durable))
+        } else {
+            let item = Item { message: &fanout.message, expiry: fanout.expiry, identifiers: &identifiers, flags, number, after };
+            item.write(connection, self.durable)
+        };
+        let Some(length) = written else {
+            self.traffic.dropped += 1; // [MQTT-3.1.2-25]
+            return;
+        };
+        if has_number {
+            let message = fanout.keep(&mut self.next_message, &self.queued_bytes).clone();
+            let delivery = Delivery { message, number, qos, retain, is_replay: false, identifiers, share: group };
+            if is_recorded {
+                self.scratch.targets.push(TargetRecord::of(session.number, &delivery, true));
+            }
+            session.in_flight.push_back(InFlight { delivery, released: false, is_repeated: false });
+            session.sent += 1;
+        }
+        self.count_publish(id, length);
+    }
+
+    fn count_publish(&mut self, id: ConnectionId, length: usize) {
+        self.traffic.packets_sent += 1;
+        self.traffic.publishes_sent += 1;
+        self.traffic.bytes_sent += length as u64;
+        self.mark(id);
+    }
+
+    /// Lets a delivery wait in its session.
+    fn hand_over(&mut self, key: SessionKey, share: Share, fanout: &mut Fanout) {
+        let message = fanout.keep(&mut self.next_message, &self.queued_bytes).clone();
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let number = if share.qos == QoS::AtMostOnce { 0 } else { session.next_number() };
+        let Share { qos, retain, identifiers, group } = share;
+        let delivery = Delivery { message, number, qos, retain, is_replay: false, identifiers, share: group };
+        let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
+        match session.enqueue(delivery, &self.limits) {
+            Queued::Taken => self.scratch.targets.extend(record),
+            Queued::Instead(old) => {
+                self.scratch.targets.extend(record);
+                self.traffic.dropped += 1;
+                self.record_done(key, &old);
+            }
+            Queued::Dropped => self.traffic.dropped += 1,
+        }
+    }
+
+    /// The member of a shared subscription that is connected and has least to do, in turn among equals, gets the message; if nobody
+    /// is connected it waits for one whose session lasts [MQTT-4.8.2-4..6].
+    fn deliver_shared(&mut self, key: GroupKey, fanout: &mut Fanout, now: Instant) {
+        let Some((member, share)) = self.choose(key, &fanout.message) else {
             self.traffic.dropped += 1;
+            return;
+        };
+        self.deliver_to(member, share, fanout, now);
+    }
+
+    fn choose(&mut self, key: GroupKey, message: &Message) -> Option<(SessionKey, Share)> {
+        let sessions = &self.sessions;
+        let group = self.subscriptions.group_mut(key)?;
+        let count = group.members.len();
+        let burden = |place: usize| {
+            let (member, subscription) = group.members.get(place)?;
+            let session = sessions.get(*member).filter(|session| session.rights.may_read(&message.topic))?;
+            let is_away = session.connection.is_none();
+            let is_lost = is_away && subscription.options.qos.min(message.qos) == QoS::AtMostOnce;
+            (!is_lost).then(|| (is_away, session.load()))
+        };
+        let in_turn = (1..=count).map(|step| (group.last + step) % count);
+        let chosen = in_turn.filter_map(|place| Some((burden(place)?, place))).min_by_key(|(burden, _)| *burden)?.1;
+        group.last = chosen;
+        let (member, subscription) = group.members.get(chosen)?;
+        let share = Share {
+            qos: subscription.options.qos.min(message.qos),
+            retain: message.retain && subscription.options.retain_as_published,
+            identifiers: subscription.identifier.into_iter().collect(),
+            group: Some(group.filter.clone()),
+        };
+        Some((*member, share))
+    }
+
+    /// A session is gone: what another member of a shared subscription can take goes there. A QoS 2 message that was sent must not
+    /// [MQTT-4.8.2-5].
+    pub(super) fn hand_on(&mut self, session: &mut Session, now: Instant) {
+        let in_flight = std::mem::take(&mut session.in_flight).into_iter();
+        let sent = in_flight.filter(|entry| entry.delivery.qos == QoS::AtLeastOnce).map(|entry| entry.delivery);
+        let left: Vec<Delivery> = sent.chain(std::mem::take(&mut session.queue)).filter(|delivery| delivery.share.is_some()).collect();
+        for delivery in left {
+            let Some(key) = delivery.share.as_ref().and_then(|filter| self.subscriptions.group_of(filter)) else { continue };
+            let mut fanout = Fanout::new((**delivery.message).clone(), now);
+            self.deliver_shared(key, &mut fanout, now);
+            self.record_message(&mut fanout);
+        }
+    }
+
+    /// Queues a retained message for a new subscription.
+    pub(super) fn replay(&mut self, key: SessionKey, message: Arc<Kept>, qos: QoS, identifier: Option<NonZeroU32>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if !session.rights.may_read(&message.topic) {
+            return;
+        }
+        let qos = qos.min(message.qos);
+        let number = if qos == QoS::AtMostOnce { 0 } else { session.next_number() };
+        let identifiers = identifier.into_iter().collect();
+        let delivery = Delivery { message: message.clone(), number, qos, retain: true, is_replay: true, identifiers, share: None };
+        let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
+        match session.enqueue(delivery, &self.limits) {
+            Queued::Dropped => self.traffic.dropped += 1,
+            Queued::Taken | Queued::Instead(_) => {
+                if let Some(record) = record {
+                    let record = Record::Message { id: message.id, retained: false, message: &message, targets: &[record] };
+                    self.records.put(&record, self.clock);
+                }
+            }
         }
     }
 
     /// Sends to a session as much as its connection and its window allow: first what is in flight and was not written on this
     /// connection, in order [MQTT-4.4.0-1], then what waits.
     pub(super) fn pump(&mut self, key: SessionKey, now: Instant) {
-        let Some(id) = self.connection_of(key) else { return };
-        while let (Some(session), Some(connection)) = (self.sessions.get_mut(key), self.connections.get_mut(&id)) {
-            let unacknowledged = session.in_flight.iter().filter(|sent| sent.sent).count();
-            let window_full = unacknowledged >= usize::from(connection.receive_maximum);
-            if connection.credit == 0 {
-                return;
-            }
-            if let Some(index) = session.in_flight.iter().position(|sent| !sent.sent) {
-                if window_full {
-                    return;
+        let mut last = 0;
+        while let Some(number) = self.send_next(key, now) {
+            last = last.max(number);
+        }
+        let Some(session) = self.sessions.get(key).filter(|session| last > 0 && session.is_kept()) else { return };
+        let record = Record::Sent { session: session.number, number: last };
+        self.records.put(&record, self.clock);
+    }
+
+    /// The number of what was sent, 0 if it has none; `None` if nothing more can be sent now.
+    fn send_next(&mut self, key: SessionKey, now: Instant) -> Option<u64> {
+        let session = self.sessions.get_mut(key)?;
+        let id = session.connection?;
+        let connection = self.connections.get_mut(&id)?;
+        if connection.out.waiting >= self.limits.output_bytes {
+            return None;
+        }
+        let is_window_full = session.sent >= usize::from(connection.receive_maximum);
+        if session.sent < session.in_flight.len() {
+            return if is_window_full { None } else { self.send_again(key, id, now) };
+        }
+        let next = session.queue.front()?;
+        if next.number > 0 && (is_window_full || session.is_identifier_in_use(next.number)) {
+            return None;
+        }
+        let delivery = session.dequeue()?;
+        let is_recorded = session.is_kept() && delivery.number > 0;
+        let after = if is_recorded && delivery.qos == QoS::ExactlyOnce { self.records.newest() } else { 0 };
+        let is_wanted = !delivery.message.is_expired(now) && session.rights.may_read(&delivery.message.topic);
+        let item = item(&delivery, false, after, now);
+        match is_wanted.then(|| item.write(connection, self.durable)).flatten() {
+            Some(length) => {
+                let number = delivery.number;
+                if number > 0 {
+                    session.in_flight.push_back(InFlight { delivery, released: false, is_repeated: false });
+                    session.sent += 1;
                 }
-                let Some(again) = session.in_flight.get_mut(index) else { return };
-                again.sent = true;
-                let packet = if again.released {
-                    Packet::PubRel(Ack::new(again.packet_id, ReasonCode::SUCCESS))
-                } else {
-                    connection.credit -= 1;
-                    publish_packet(&again.delivery, Some(again.packet_id), true, connection.version, now)
-                };
-                self.send(id, packet);
-                continue;
+                self.count_publish(id, length);
+                Some(number)
             }
-            let Some(next) = session.queue.front() else { return };
-            if next.qos != QoS::AtMostOnce && window_full {
-                return;
-            }
-            let Some(delivery) = session.dequeue() else { return };
-            if delivery.message.is_expired(now) || size(&delivery.message) > connection.max_packet {
+            None => {
                 self.traffic.dropped += 1; // [MQTT-3.3.2-5], [MQTT-3.1.2-25]
-                continue;
+                self.record_done(key, &delivery);
+                Some(0)
             }
-            connection.credit -= 1;
-            let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| session.next_packet_id());
-            let packet = publish_packet(&delivery, packet_id, false, connection.version, now);
-            if let Some(packet_id) = packet_id {
-                session.in_flight.push_back(InFlight { packet_id, delivery, released: false, sent: true });
-            }
-            self.traffic.publishes_sent += 1;
-            self.send(id, packet);
         }
     }
 
-    /// After a reconnect everything in flight is to be sent again, unless it is more than this client takes now.
-    pub(super) fn resume(&mut self, id: ConnectionId, key: SessionKey, now: Instant) {
+    /// The next entry in flight that was not written on this connection: PUBREL, or PUBLISH as a repetition [MQTT-3.3.1-1].
+    fn send_again(&mut self, key: SessionKey, id: ConnectionId, now: Instant) -> Option<u64> {
+        let session = self.sessions.get_mut(key)?;
+        let connection = self.connections.get_mut(&id)?;
+        let entry = session.in_flight.get(session.sent)?;
+        session.sent += 1;
+        if entry.released {
+            let packet_id = entry.delivery.packet_id()?;
+            self.send(id, &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)), 0);
+            return Some(0);
+        }
+        match item(&entry.delivery, entry.is_repeated, 0, now).write(connection, self.durable) {
+            Some(length) => self.count_publish(id, length),
+            None => {
+                session.sent -= 1;
+                let gone = session.in_flight.remove(session.sent)?.delivery;
+                self.traffic.dropped += 1;
+                self.record_done(key, &gone);
+            }
+        }
+        Some(0)
+    }
+
+    /// After a reconnect everything in flight is to be sent again.
+    pub(super) fn resume(&mut self, key: SessionKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(max_packet) = self.connections.get(&id).map(|connection| connection.max_packet) else { return };
-        session.in_flight.retain(|sent| sent.released || size(&sent.delivery.message) <= max_packet);
-        for sent in &mut session.in_flight {
-            sent.sent = false;
+        session.sent = 0;
+        for entry in &mut session.in_flight {
+            entry.is_repeated = true;
         }
         self.pump(key, now);
     }
 
-    /// The connection has written PUBLISH packets and can take as many again.
-    pub(super) fn written(&mut self, id: ConnectionId, packets: u32, now: Instant) {
+    /// The connection has written bytes and can take as many again.
+    pub(super) fn written(&mut self, id: ConnectionId, bytes: usize, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.credit = connection.credit.saturating_add(packets).min(self.limits.credits);
+        connection.out.waiting = connection.out.waiting.saturating_sub(bytes);
         if let Some(session) = connection.session {
             self.pump(session, now);
         }
     }
-}
 
-/// What a PUBLISH of this message takes in MQTT 5, in bytes; one or two too many for its shortest forms.
-fn size(message: &Message) -> usize {
-    let mut properties = BytesMut::new();
-    encode_properties(&message.properties, &mut properties);
-    let expiry = if message.expires_at.is_some() { 5 } else { 0 };
-    PUBLISH_OVERHEAD + message.topic.as_str().len() + properties.len() + expiry + message.payload.len()
-}
-
-fn publish_packet(delivery: &Delivery, packet_id: Option<PacketId>, dup: bool, version: Version, now: Instant) -> Packet {
-    let message = &delivery.message;
-    let mut properties = Default::default();
-    if version == Version::V5 {
-        properties = message.properties.clone();
-        if let Some(seconds) = message.seconds_left(now) {
-            properties.edit().message_expiry = Some(seconds);
+    /// Puts a message into the records if it is retained or waits for a session that must survive.
+    fn record_message(&mut self, fanout: &mut Fanout) -> Position {
+        let retained = fanout.is_retained;
+        if self.scratch.targets.is_empty() && !retained {
+            return 0;
         }
+        let id = fanout.keep(&mut self.next_message, &self.queued_bytes).id;
+        let targets = std::mem::take(&mut self.scratch.targets);
+        let record = Record::Message { id, retained, message: &fanout.message, targets: &targets };
+        let position = self.records.put(&record, self.clock);
+        self.scratch.targets = targets;
+        self.scratch.targets.clear();
+        position
     }
-    Packet::Publish(Publish {
-        dup,
-        qos: delivery.qos,
-        retain: delivery.retain,
-        topic: Some(message.topic.clone()),
-        packet_id,
-        properties,
-        payload: message.payload.clone(),
-    })
+
+    /// A delivery of a session that is recorded is over.
+    pub(super) fn record_done(&mut self, key: SessionKey, delivery: &Delivery) {
+        let Some(session) = self.sessions.get(key).filter(|session| session.is_kept() && delivery.number > 0) else { return };
+        let record = Record::Done { session: session.number, number: delivery.number };
+        self.records.put(&record, self.clock);
+    }
+}
+
+fn item(delivery: &Delivery, is_repeated: bool, after: Position, now: Instant) -> Item<'_> {
+    Item {
+        message: &delivery.message,
+        expiry: delivery.message.seconds_left(now),
+        identifiers: &delivery.identifiers,
+        flags: (is_repeated, delivery.qos, delivery.retain),
+        number: delivery.number,
+        after,
+    }
 }

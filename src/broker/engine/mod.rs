@@ -4,32 +4,55 @@
 //! Invariants:
 //! * A connection belongs to at most one session and a session has at most one connection.
 //! * Whatever a peer sends, the outcome concerns that peer's connection only.
+//! * What must survive is put into records, a batch a turn. Packets that promise something wait until the batch with what they
+//!   promise is durable, and everything that is written to the same connection after them waits too: bytes never overtake.
 //! * A PUBLISH at QoS 1 or 2 that a tap must get is acknowledged only after the tap said it is stored; acknowledgements leave in
 //!   the order of their PUBLISH packets [MQTT-4.6.0-2].
-//! * A connection is given at most [`Limits::credits`] PUBLISH packets that it has not reported as written; what does not fit waits in
-//!   the session's bounded queue.
+//! * A connection is given PUBLISH packets while fewer than [`Limits::output_bytes`] bytes wait to be written; what does not fit waits
+//!   in the session's bounded queue.
 //!
-//! One file per concern: `connect` (CONNECT, takeover, ends, wills), `publish` (incoming messages and acknowledgements),
-//! `deliver` (outgoing), `subscribe`, `session`, `subscriptions` (the tree), `retained`, `sys` (`$SYS`).
+//! One file per concern: `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
+//! `acknowledge` (what is owed for them), `deliver` (outgoing), `subscribe`, `session`, `connection`, `output` (bytes),
+//! `subscriptions` (the tree), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`.
 
+mod acknowledge;
+mod checkpoint;
 mod connect;
+mod connection;
 mod deliver;
+mod limits;
+mod login;
+mod output;
 mod publish;
+mod record;
+mod restore;
 mod retained;
 mod session;
 mod subscribe;
 mod subscriptions;
 mod sys;
+mod wills;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use slab::Slab;
 
+use super::access::Access;
 use crate::message::{Message, Origin};
-use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, Version};
+use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, TopicName, Version};
+use checkpoint::Checkpoint;
+use connection::Connection;
+pub use connection::Peer;
+pub use limits::{Limits, QueueFull};
+pub use output::OutputBuffer;
+use record::Records;
+pub use restore::Restore;
 use retained::Retained;
 use session::Session;
 use subscriptions::Subscriptions;
@@ -39,52 +62,9 @@ pub use sys::Traffic;
 pub type ConnectionId = u64;
 /// One message that a tap has not stored yet.
 pub type Ticket = u64;
+/// A batch of records; those of earlier turns have smaller ones.
+pub type Position = u64;
 type SessionKey = usize;
-
-/// What the broker allows. Every default protects a machine with 512 MB.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Largest packet accepted, in bytes; told to MQTT 5 clients.
-    pub max_packet: usize,
-    /// Sessions, connected or not.
-    pub max_sessions: usize,
-    /// Messages that may wait for one session.
-    pub max_queued: usize,
-    /// Bytes that may wait for one session: payloads, topics and what it takes to keep them.
-    pub max_queued_bytes: usize,
-    /// Subscriptions of one session.
-    pub max_subscriptions: usize,
-    /// Retained messages in all.
-    pub max_retained: usize,
-    /// Bytes of all retained messages.
-    pub max_retained_bytes: usize,
-    /// Unacknowledged QoS 1 and 2 messages in flight to one client, and from one MQTT 5 client.
-    pub receive_maximum: u16,
-    /// PUBLISH packets handed to a connection that it has not written.
-    pub credits: u32,
-    /// Time from the opening of a connection to its CONNECT.
-    pub connect_within: Duration,
-    /// Interval of the `$SYS` topics.
-    pub sys_every: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_packet: 1 << 20,
-            max_sessions: 2_000,
-            max_queued: 10_000,
-            max_queued_bytes: 4 << 20,
-            max_subscriptions: 1_000,
-            max_retained: 10_000,
-            max_retained_bytes: 32 << 20,
-            receive_maximum: 64,
-            credits: 256,
-            connect_within: Duration::from_secs(10),
-            sys_every: Duration::from_secs(10),
-        }
-    }
-}
 
 /// A consumer inside the gateway that stores the messages of some topics: an outbox.
 #[derive(Debug, Clone)]
@@ -95,21 +75,40 @@ pub struct Tap {
     pub not_from: Origin,
 }
 
+/// What an engine is made of.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// What it allows.
+    pub limits: Limits,
+    /// Who gets messages beside clients.
+    pub taps: Vec<Tap>,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// Topics on which instruments are written to: never retained, and only for those whose permission names them.
+    pub guarded: HashSet<TopicName>,
+    /// Makes generated client identifiers and nonces unpredictable; must differ from run to run.
+    pub secret: [u8; 32],
+    /// True if records are written to a disk; without it nothing waits for one.
+    pub is_durable: bool,
+}
+
 /// What happens to the broker.
 #[derive(Debug)]
 pub enum Input {
     /// A socket was accepted.
-    Opened(ConnectionId),
+    Opened(ConnectionId, Peer),
     /// A packet arrived.
     Packet(ConnectionId, Packet),
     /// Bytes arrived that are no packet.
     Invalid(ConnectionId, DecodeError),
     /// The socket is gone.
     Closed(ConnectionId),
-    /// So many PUBLISH packets were written to the socket.
-    Written(ConnectionId, u32),
+    /// So many bytes were written to the socket.
+    Written(ConnectionId, usize),
     /// A message from inside the gateway.
-    Publish(Arc<Message>),
+    Publish(Message),
+    /// A message of a remote broker; answered with [`Output::Safe`] or [`Output::NotSafe`].
+    Inbound(u64, Message),
     /// A tap stored a message, or could not take it.
     Stored {
         /// That of the [`Output::Forward`].
@@ -117,19 +116,21 @@ pub enum Input {
         /// False if it was refused.
         accepted: bool,
     },
+    /// The password of [`Output::Verify`] is right, or not.
+    Verified(ConnectionId, bool),
+    /// Records up to this batch are durable.
+    Durable(Position),
 }
 
-/// What the driver is to do, in order.
-#[derive(Debug, PartialEq)]
+/// What the driver is to do, in order. Bytes are taken with [`Engine::take_output`].
+#[derive(Debug)]
 pub enum Output {
-    /// Write a packet.
-    Send(ConnectionId, Packet),
-    /// Read nothing more until [`Output::Resume`]: too much of this client waits for a tap.
+    /// Read nothing more until [`Output::Resume`]: too much of this client waits.
     Pause(ConnectionId),
     /// Read on.
     Resume(ConnectionId),
-    /// Write what was sent before, then close.
-    Close(ConnectionId),
+    /// Write these last bytes after what was taken before, then close.
+    Close(ConnectionId, OutputBuffer),
     /// Hand a message to a tap.
     Forward {
         /// Index of the tap.
@@ -139,52 +140,35 @@ pub enum Output {
         /// To be answered with [`Input::Stored`]; `None` for QoS 0, which is lost if the tap is busy.
         ticket: Option<Ticket>,
     },
-}
-
-#[derive(Debug)]
-struct Connection {
-    /// `None` until CONNECT was accepted.
-    session: Option<SessionKey>,
-    version: Version,
-    credit: u32,
-    last_heard: Instant,
-    /// 1.5 times the keep alive [MQTT-3.1.2-22].
-    silence_allowed: Option<Duration>,
-    /// The client's own limits.
-    receive_maximum: u16,
-    max_packet: usize,
-    acks: VecDeque<HeldAck>,
-    /// Bytes of the messages behind `acks`.
-    held_bytes: usize,
-    is_paused: bool,
-    /// QoS 2 messages of this connection that are not released [MQTT-3.3.4-7].
-    unreleased: HashSet<PacketId>,
-    /// Its entry in the timers.
-    timer: Option<(Instant, Timer)>,
-}
-
-/// An acknowledgement that waits for its turn.
-#[derive(Debug)]
-struct HeldAck {
-    packet_id: PacketId,
-    is_qos_2: bool,
-    state: AckState,
-    bytes: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AckState {
-    Waiting(Ticket),
-    Ready(ReasonCode),
+    /// Compare a password with its hash, which takes long; to be answered with [`Input::Verified`].
+    Verify {
+        /// Who waits for it.
+        connection: ConnectionId,
+        /// In the PHC format.
+        hash: Arc<str>,
+        /// As typed.
+        password: Bytes,
+    },
+    /// A login of this connection failed.
+    LoginFailed(ConnectionId),
+    /// The message of [`Input::Inbound`] is where it must be.
+    Safe(u64),
+    /// It could not be taken and must come again.
+    NotSafe(u64),
 }
 
 #[derive(Debug)]
 struct HeldMessage {
-    session: SessionKey,
-    packet_id: PacketId,
-    is_qos_2: bool,
+    /// Who waits for the taps.
+    from: HeldFor,
     taps_left: usize,
     refused: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeldFor {
+    Session { key: SessionKey, packet_id: PacketId, is_qos_2: bool },
+    Inbound { receipt: u64, after: Position },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,61 +180,129 @@ enum Timer {
     Sys,
 }
 
+/// Hashes the small numbers that connections and packets have.
+#[derive(Debug, Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u16(&mut self, number: u16) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type ByNumber<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Engine {
     limits: Limits,
     taps: Vec<Tap>,
-    connections: HashMap<ConnectionId, Connection>,
+    access: Arc<Access>,
+    guarded: HashSet<TopicName>,
+    secret: [u8; 32],
+    connections: ByNumber<ConnectionId, Connection>,
     sessions: Slab<Session>,
     by_client: HashMap<ByteString, SessionKey>,
     subscriptions: Subscriptions,
     retained: Retained,
     timers: BTreeSet<(Instant, Timer)>,
-    held: HashMap<Ticket, HeldMessage>,
+    held: ByNumber<Ticket, HeldMessage>,
     next_ticket: Ticket,
-    /// Part of generated client identifiers; differs from run to run.
-    salt: u64,
+    /// Inbound messages whose records are not durable.
+    inbound: VecDeque<(Position, u64)>,
+    records: Records,
+    durable: Position,
+    /// Connections with bytes that wait for a batch.
+    gates: VecDeque<(Position, ConnectionId)>,
+    checkpoint: Option<Checkpoint>,
+    next_message: u64,
+    next_session: u64,
+    /// Bytes of all messages that wait for sessions, each counted once.
+    queued_bytes: Arc<AtomicUsize>,
     generated_ids: u64,
     started: Instant,
+    /// A moment on both clocks.
+    clock: (Instant, i64),
     traffic: Traffic,
+    load: sys::Load,
     outputs: Vec<Output>,
+    dirty: Vec<ConnectionId>,
+    /// Reused by every message.
+    scratch: deliver::Scratch,
 }
 
 impl Engine {
-    /// An empty broker. `salt` should differ from run to run.
-    pub fn new(limits: Limits, taps: Vec<Tap>, salt: u64, now: Instant) -> Self {
+    /// An empty broker.
+    pub fn new(setup: Setup, now: Instant, unix_ms: i64) -> Self {
+        let Setup { limits, taps, access, guarded, secret, is_durable } = setup;
         let retained = Retained::new(limits.max_retained, limits.max_retained_bytes);
         let timers = BTreeSet::from([(now, Timer::Sys)]);
+        let mut subscriptions = Subscriptions::default();
+        for (index, tap) in taps.iter().enumerate() {
+            for filter in &tap.filters {
+                subscriptions.tap(filter, index);
+            }
+        }
         Self {
             limits,
             taps,
-            connections: HashMap::new(),
+            access,
+            guarded,
+            secret,
+            connections: ByNumber::default(),
             sessions: Slab::new(),
             by_client: HashMap::new(),
-            subscriptions: Subscriptions::default(),
+            subscriptions,
             retained,
             timers,
-            held: HashMap::new(),
+            held: ByNumber::default(),
             next_ticket: 0,
-            salt,
+            inbound: VecDeque::new(),
+            records: Records::new(is_durable),
+            durable: 0,
+            gates: VecDeque::new(),
+            checkpoint: None,
+            next_message: 0,
+            next_session: 0,
+            queued_bytes: Arc::default(),
             generated_ids: 0,
             started: now,
+            clock: (now, unix_ms),
             traffic: Traffic::default(),
+            load: sys::Load::default(),
             outputs: Vec::new(),
+            dirty: Vec::new(),
+            scratch: deliver::Scratch::default(),
         }
     }
 
     /// Takes one input. Its outputs are collected for [`Engine::take_outputs`].
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Opened(connection) => self.open(connection, now),
+            Input::Opened(connection, peer) => self.open(connection, peer, now),
             Input::Packet(connection, packet) => self.packet(connection, packet, now),
             Input::Invalid(connection, error) => self.reject(connection, error, now),
             Input::Closed(connection) => self.end(connection, connect::End::Lost, now),
-            Input::Written(connection, packets) => self.written(connection, packets, now),
-            Input::Publish(message) => self.accept(&message, None, now).map_or((), |_| ()),
+            Input::Written(connection, bytes) => self.written(connection, bytes, now),
+            Input::Publish(message) => drop(self.accept(message, None, now)),
+            Input::Inbound(receipt, message) => self.inbound(receipt, message, now),
             Input::Stored { ticket, accepted } => self.stored(ticket, accepted, now),
+            Input::Verified(connection, is_right) => self.verified(connection, is_right, now),
+            Input::Durable(position) => self.durable(position, now),
         }
     }
 
@@ -263,6 +315,7 @@ impl Engine {
                 Timer::KeepAlive(connection) => self.check_keep_alive(connection, now),
                 Timer::Will(session) => self.will_is_due(session, due, now),
                 Timer::SessionExpiry(session) => self.session_expires(session, due, now),
+                Timer::Sys if self.limits.sys_every.is_zero() => {}
                 Timer::Sys => {
                     self.publish_sys(now);
                     self.timers.insert((now + self.limits.sys_every, Timer::Sys));
@@ -276,6 +329,11 @@ impl Engine {
         self.timers.first().map(|(due, _)| *due)
     }
 
+    /// What both clocks say; records carry wall time.
+    pub fn set_clock(&mut self, now: Instant, unix_ms: i64) {
+        self.clock = (now, unix_ms);
+    }
+
     /// A message or a connection was dropped by the driver.
     pub fn count_dropped(&mut self) {
         self.traffic.dropped += 1;
@@ -286,12 +344,26 @@ impl Engine {
         self.outputs.drain(..)
     }
 
+    /// A connection that has bytes to write, and they.
+    pub fn take_output(&mut self) -> Option<(ConnectionId, &mut OutputBuffer)> {
+        while let Some(id) = self.dirty.pop() {
+            if self.connections.contains_key(&id) {
+                return self.connections.get_mut(&id).map(|connection| (id, connection.out.take_ready()));
+            }
+        }
+        None
+    }
+
+    /// The records since the last call, to be made durable and told with [`Input::Durable`]; `None` if there are none.
+    pub fn take_records(&mut self) -> Option<(Position, Bytes)> {
+        self.records.take()
+    }
+
     /// Ends every connection in order: MQTT 5 clients are told why.
-    pub fn shut_down(&mut self) {
+    pub fn shut_down(&mut self, now: Instant) {
         let connections: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for connection in connections {
-            self.say_goodbye(connection, ReasonCode::SERVER_SHUTTING_DOWN);
-            self.outputs.push(Output::Close(connection));
+            self.refuse(connection, ReasonCode::SERVER_SHUTTING_DOWN, now);
         }
     }
 
@@ -301,8 +373,6 @@ impl Engine {
         let session = connection.session;
         self.traffic.packets_received += 1;
         match (packet, session) {
-            (Packet::Connect(connect), None) => self.connect(id, *connect, now),
-            (_, None) => self.close(id, connect::End::Lost, now),
             (Packet::Publish(publish), Some(session)) => self.publish(id, session, publish, now),
             (Packet::PubAck(ack), Some(session)) => self.puback(session, &ack, now),
             (Packet::PubRec(ack), Some(session)) => self.pubrec(id, session, &ack, now),
@@ -310,10 +380,12 @@ impl Engine {
             (Packet::PubComp(ack), Some(session)) => self.pubcomp(session, &ack, now),
             (Packet::Subscribe(subscribe), Some(session)) => self.subscribe(id, session, subscribe, now),
             (Packet::Unsubscribe(unsubscribe), Some(session)) => self.unsubscribe(id, session, unsubscribe),
-            (Packet::PingReq, Some(_)) => self.send(id, Packet::PingResp),
+            (Packet::PingReq, Some(_)) => self.send(id, &Packet::PingResp, 0),
             (Packet::Disconnect(end), Some(session)) => self.disconnect(id, session, &end, now),
-            // A second CONNECT [MQTT-3.1.0-2], AUTH without enhanced authentication, packets only servers send.
+            (Packet::Auth(auth), Some(session)) => self.authenticate_again(id, session, &auth, now),
+            // A second CONNECT [MQTT-3.1.0-2], packets only servers send.
             (_, Some(_)) => self.refuse(id, ReasonCode::PROTOCOL_ERROR, now),
+            (packet, None) => self.first_packets(id, packet, now),
         }
     }
 
@@ -322,30 +394,72 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION && connection.session.is_none() {
             connection.version = Version::V311;
-            self.refuse_connect(id, error.reason);
-            self.close(id, connect::End::Lost, now);
+            self.refuse_connect(id, error.reason, "this broker speaks MQTT 3.1, 3.1.1 and 5.0", now);
         } else {
-            self.refuse(id, error.reason, now);
+            self.refuse_because(id, error.reason, error.what, now);
         }
     }
 
     /// Ends a connection for a fault of its peer.
     fn refuse(&mut self, id: ConnectionId, reason: ReasonCode, now: Instant) {
-        self.say_goodbye(id, reason);
+        self.refuse_because(id, reason, reason.name(), now);
+    }
+
+    /// The same, with a sentence for a person.
+    fn refuse_because(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
+        self.say_goodbye(id, reason, why);
         self.close(id, connect::End::Lost, now);
     }
 
-    /// DISCONNECT from a server exists in MQTT 5 only, and only after CONNECT.
-    fn say_goodbye(&mut self, id: ConnectionId, reason: ReasonCode) {
-        let told = self.connections.get(&id).is_some_and(|c| c.version == Version::V5 && c.session.is_some());
-        if told {
-            self.send(id, Packet::Disconnect(Disconnect::new(reason)));
+    /// DISCONNECT from a server exists in MQTT 5 only, and only after CONNECT. What still waits for the disk is not sent any more.
+    fn say_goodbye(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.version == Version::V5 && connection.session.is_some() {
+            let mut end = Disconnect::new(reason);
+            end.properties.edit().reason_string = Some(ByteString::from_static(why));
+            connection.out.drop_gated();
+            self.send(id, &Packet::Disconnect(end), 0);
         }
     }
 
-    fn send(&mut self, id: ConnectionId, packet: Packet) {
-        self.traffic.packets_sent += 1;
-        self.outputs.push(Output::Send(id, packet));
+    /// Writes a packet when the batch `after` is durable; 0 is at once.
+    fn send(&mut self, id: ConnectionId, packet: &Packet, after: Position) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        match connection.write(packet, after, self.durable) {
+            Some(length) => {
+                self.traffic.packets_sent += 1;
+                self.traffic.bytes_sent += length as u64;
+                self.mark(id);
+            }
+            // Not even without everything optional it is as small as the client wants [MQTT-3.1.2-24].
+            None => self.traffic.dropped += 1,
+        }
+    }
+
+    /// Notes that a connection got bytes to write, now or when a batch is durable.
+    fn mark(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.out.becomes_dirty() {
+            self.dirty.push(id);
+        }
+        if let Some(position) = connection.out.new_gate() {
+            self.gates.push_back((position, id));
+        }
+    }
+
+    /// Records are durable: what waited for them goes out.
+    fn durable(&mut self, position: Position, now: Instant) {
+        self.durable = self.durable.max(position);
+        while let Some((_, id)) = self.gates.pop_front_if(|(gate, _)| *gate <= position) {
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let opened = connection.out.open(position);
+            connection.settle(opened);
+            self.mark(id);
+            self.pace(id, now);
+        }
+        while let Some((_, receipt)) = self.inbound.pop_front_if(|(gate, _)| *gate <= position) {
+            self.outputs.push(Output::Safe(receipt));
+        }
     }
 
     fn connection_of(&self, session: SessionKey) -> Option<ConnectionId> {

@@ -1,148 +1,244 @@
-//! Messages from clients, and the acknowledgements both ways.
+//! Messages from clients, from inside the gateway and from remote brokers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::session::{InFlight, Incoming};
-use super::{AckState, ConnectionId, Engine, HeldAck, HeldMessage, Output, SessionKey, Ticket, connect::End};
+use super::connection::AckState;
+use super::deliver::{Fanout, Reached};
+use super::record::Record;
+use super::session::{Exchange, Incoming, Kept};
+use super::{ConnectionId, Engine, HeldFor, HeldMessage, Output, Position, SessionKey, Ticket};
 use crate::message::{Class, Message, Origin};
-use crate::mqtt::{Ack, Packet, PacketId, Publish, QoS, ReasonCode, TopicName, Version};
+use crate::mqtt::{PacketId, Publish, QoS, ReasonCode, TopicName, Version};
 
-/// Bytes of one client that may wait for a tap before it is read no further.
-const HELD_BYTES: usize = 1 << 20;
+/// A refusal that the client can be told.
+type Refusal = (ReasonCode, &'static str);
+
+/// What to answer to a QoS 1 or 2 PUBLISH.
+pub(super) struct Answer {
+    pub(super) state: AckState,
+    /// The batch its message is in.
+    pub(super) after: Position,
+    /// Why not.
+    pub(super) why: &'static str,
+}
+
+impl Answer {
+    fn now(reason: ReasonCode) -> Self {
+        Self { state: AckState::Ready(reason), after: 0, why: "" }
+    }
+}
 
 impl Engine {
-    pub(super) fn publish(&mut self, id: ConnectionId, session: SessionKey, publish: Publish, now: Instant) {
-        // Aliases were not offered (CONNACK has no Topic Alias Maximum); identifiers only go from server to client.
-        let Some(topic) = publish.topic.clone().filter(|_| publish.properties.topic_alias.is_none()) else {
-            self.refuse(id, ReasonCode::TOPIC_ALIAS_INVALID, now);
-            return;
-        };
+    pub(super) fn publish(&mut self, id: ConnectionId, session: SessionKey, mut publish: Publish, now: Instant) {
         if !publish.properties.subscription_identifiers.is_empty() {
-            self.refuse(id, ReasonCode::PROTOCOL_ERROR, now); // [MQTT-3.3.4-6]
+            self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "a client must not send subscription identifiers", now); // [MQTT-3.3.4-6]
             return;
         }
+        let Some(topic) = self.topic_of(id, &mut publish) else {
+            self.refuse_because(id, ReasonCode::TOPIC_ALIAS_INVALID, "a topic alias that says nothing, or above the maximum", now);
+            return;
+        };
         self.traffic.publishes_received += 1;
+        self.traffic.publish_bytes_received += publish.payload.len() as u64;
         let Some(packet_id) = publish.packet_id else {
-            if !topic.is_reserved() {
-                self.accept(&Arc::new(message(topic, publish, now)), Some((session, None)), now);
+            match self.judge(session, &topic, &publish) {
+                Ok(()) => drop(self.accept_from(session, None, message(topic, publish, now), now)),
+                Err(_) => self.traffic.refused += 1,
             }
             return;
         };
-        if self.exceeds_receive_maximum(id, packet_id) {
+        let is_new = self.is_new_in_window(id, session, packet_id, publish.qos);
+        if is_new && self.exceeds_receive_maximum(id) {
             self.refuse(id, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, now); // [MQTT-3.3.4-9]
             return;
         }
-        let bytes = publish.payload.len();
-        let (state, is_qos_2) = self.acceptance(session, packet_id, topic, publish, now);
-        if let Some(connection) = self.connections.get_mut(&id) {
-            if is_qos_2 {
-                connection.unreleased.insert(packet_id);
-            }
-            let waits_already = matches!(state, AckState::Waiting(_)) && connection.acks.iter().any(|ack| ack.state == state);
-            if !waits_already {
-                connection.held_bytes += bytes;
-                connection.acks.push_back(HeldAck { packet_id, is_qos_2, state, bytes });
-            }
-        }
+        let (bytes, is_qos_2) = (publish.payload.len(), publish.qos == QoS::ExactlyOnce);
+        let answer = self.answer(id, session, packet_id, topic, publish, now);
+        self.owe(id, (packet_id, is_qos_2, is_new), bytes, &answer);
         self.send_ready_acks(id, now);
         self.pace(id, now);
     }
 
-    /// Stops reading a client of whom too much waits for a tap, and goes on when it is less: the sender waits, nobody else.
-    fn pace(&mut self, id: ConnectionId, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let most = usize::from(self.limits.receive_maximum);
-        let much = connection.acks.len() >= most || connection.held_bytes > HELD_BYTES;
-        let little = connection.acks.len() <= most / 2 && connection.held_bytes <= HELD_BYTES / 2;
-        if much && !connection.is_paused {
-            connection.is_paused = true;
-            self.outputs.push(Output::Pause(id));
-        } else if little && connection.is_paused {
-            connection.is_paused = false;
-            connection.last_heard = now;
-            self.outputs.push(Output::Resume(id));
-        }
+    /// The topic, which an alias may stand for; `None` if the alias is wrong.
+    fn topic_of(&mut self, id: ConnectionId, publish: &mut Publish) -> Option<TopicName> {
+        let topic = publish.topic.take();
+        let Some(alias) = publish.properties.topic_alias else { return topic };
+        publish.properties.edit().topic_alias = None;
+        let connection = self.connections.get_mut(&id)?;
+        let aliases = connection.incoming_aliases();
+        aliases.resolve(topic, alias, self.limits.topic_aliases)
     }
 
-    /// What to answer to a QoS 1 or 2 PUBLISH, and whether it is QoS 2. A repeated QoS 2 message is not accepted twice.
-    fn acceptance(
+    /// Whether a session may publish this.
+    fn judge(&self, session: SessionKey, topic: &TopicName, publish: &Publish) -> Result<(), Refusal> {
+        let session = self.sessions.get(session).ok_or((ReasonCode::UNSPECIFIED, "no session"))?;
+        if topic.is_reserved() {
+            return Err((ReasonCode::NOT_AUTHORIZED, "topics that begin with $ belong to the broker"));
+        }
+        let is_guarded = self.guarded.contains(topic);
+        if !session.rights.may_write(topic, is_guarded) {
+            return Err((ReasonCode::NOT_AUTHORIZED, "no permission to publish to this topic"));
+        }
+        if is_guarded && publish.retain {
+            return Err((ReasonCode::NOT_AUTHORIZED, "a message that writes to an instrument must not be retained"));
+        }
+        if publish.properties.payload_is_text == Some(true) && std::str::from_utf8(&publish.payload).is_err() {
+            return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not the text it says it is"));
+        }
+        Ok(())
+    }
+
+    /// What to answer to a QoS 1 or 2 PUBLISH. A repeated QoS 2 message is not accepted twice [MQTT-4.3.3-10].
+    fn answer(
         &mut self,
+        id: ConnectionId,
         session: SessionKey,
         packet_id: PacketId,
         topic: TopicName,
         publish: Publish,
         now: Instant,
-    ) -> (AckState, bool) {
+    ) -> Answer {
         let is_qos_2 = publish.qos == QoS::ExactlyOnce;
+        let known = self.sessions.get_mut(session).filter(|_| is_qos_2).and_then(|session| session.incoming.get_mut(&packet_id));
+        if let Some(known) = known {
+            known.connection = id;
+            let state = known.state;
+            // A repetition may come before the batch with the first one is durable.
+            let after = self.records.newest();
+            return match state {
+                Exchange::Held(ticket) => Answer { state: AckState::Waiting(ticket), after, why: "" },
+                Exchange::Received => Answer { state: AckState::Ready(ReasonCode::SUCCESS), after, why: "" },
+                Exchange::Refused => self.forward_again(session, packet_id, message(topic, publish, now), after),
+            };
+        }
+        if let Err((reason, why)) = self.judge(session, &topic, &publish) {
+            self.traffic.refused += 1;
+            return Answer { why, ..Answer::now(reason) };
+        }
+        let (ticket, reached) = self.accept_from(session, Some((packet_id, is_qos_2)), message(topic, publish, now), now);
+        let mut after = reached.after;
         if is_qos_2 {
-            match self.sessions.get(session).and_then(|session| session.incoming.get(&packet_id)) {
-                Some(Incoming::Held(ticket)) => return (AckState::Waiting(*ticket), true),
-                Some(Incoming::Received) => return (AckState::Ready(ReasonCode::SUCCESS), true),
-                Some(Incoming::Refused) => return (self.forward_again(session, packet_id, topic, publish, now), true),
-                None => {}
-            }
+            let state = ticket.map_or(Exchange::Received, Exchange::Held);
+            after = after.max(self.receive(id, session, packet_id, state));
         }
-        if topic.is_reserved() {
-            return (AckState::Ready(ReasonCode::NOT_AUTHORIZED), is_qos_2);
-        }
-        let message = Arc::new(message(topic, publish, now));
-        let ticket = self.accept(&message, Some((session, Some(packet_id))), now);
-        if is_qos_2 && let Some(session) = self.sessions.get_mut(session) {
-            session.incoming.insert(packet_id, ticket.map_or(Incoming::Received, Incoming::Held));
-        }
-        (ticket.map_or(AckState::Ready(ReasonCode::SUCCESS), AckState::Waiting), is_qos_2)
+        // Nobody listens: a success of its own kind in MQTT 5.
+        let reason = if reached.anybody { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
+        Answer { state: ticket.map_or(AckState::Ready(reason), AckState::Waiting), after, why: "" }
     }
 
-    /// A QoS 2 message that subscribers have and a tap could not take before.
-    fn forward_again(&mut self, session: SessionKey, packet_id: PacketId, topic: TopicName, publish: Publish, now: Instant) -> AckState {
-        let ticket = self.forward(&Arc::new(message(topic, publish, now)), Some((session, Some(packet_id))));
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.incoming.insert(packet_id, ticket.map_or(Incoming::Received, Incoming::Held));
+    /// Remembers a QoS 2 message until its PUBREL. Returns the batch that says so.
+    pub(super) fn receive(&mut self, id: ConnectionId, key: SessionKey, packet_id: PacketId, state: Exchange) -> Position {
+        let Some(session) = self.sessions.get_mut(key) else { return 0 };
+        session.incoming.insert(packet_id, Incoming { state, connection: id });
+        if !session.is_kept() {
+            return 0;
         }
-        ticket.map_or(AckState::Ready(ReasonCode::SUCCESS), AckState::Waiting)
+        let held = matches!(state, Exchange::Held(_) | Exchange::Refused);
+        self.records.put(&Record::Received { session: session.number, packet_id, held }, self.clock)
     }
 
-    /// MQTT 5 clients were told how many messages may be unacknowledged; older ones cannot be told. What earlier connections of
-    /// the session left does not count.
-    fn exceeds_receive_maximum(&self, id: ConnectionId, packet_id: PacketId) -> bool {
-        let Some(connection) = self.connections.get(&id).filter(|c| c.version == Version::V5) else { return false };
-        let unacknowledged = connection.acks.iter().filter(|ack| !ack.is_qos_2).count();
-        let known = connection.unreleased.contains(&packet_id);
-        !known && unacknowledged + connection.unreleased.len() >= usize::from(self.limits.receive_maximum)
+    /// A QoS 2 message that subscribers have and a tap may not have.
+    fn forward_again(&mut self, session: SessionKey, packet_id: PacketId, message: Message, after: Position) -> Answer {
+        let taps = self.subscriptions.taps_of(&message.topic);
+        let held = HeldFor::Session { key: session, packet_id, is_qos_2: true };
+        let ticket = self.forward(&taps, message, Some(held));
+        let state = ticket.map_or(Exchange::Received, Exchange::Held);
+        if let Some(incoming) = self.sessions.get_mut(session).and_then(|session| session.incoming.get_mut(&packet_id)) {
+            incoming.state = state;
+        }
+        Answer { state: ticket.map_or(AckState::Ready(ReasonCode::SUCCESS), AckState::Waiting), after, why: "" }
     }
 
-    /// Takes a message in: keeps it if it is to be retained, hands it to subscribers and taps. Returns a ticket if its
-    /// acknowledgement must wait for a tap. `from` is the publishing session and the packet identifier.
-    pub(super) fn accept(&mut self, message: &Arc<Message>, from: Option<(SessionKey, Option<PacketId>)>, now: Instant) -> Option<Ticket> {
-        if message.retain && !self.retained.keep(message, now) {
+    /// True if a PUBLISH adds to the messages in flight from this connection: not a repetition of one that is.
+    fn is_new_in_window(&self, id: ConnectionId, session: SessionKey, packet_id: PacketId, qos: QoS) -> bool {
+        let known = self.sessions.get(session).and_then(|session| session.incoming.get(&packet_id));
+        qos != QoS::ExactlyOnce || known.is_none_or(|incoming| incoming.connection != id)
+    }
+
+    /// MQTT 5 clients were told how many messages may be unacknowledged; older ones cannot be told.
+    fn exceeds_receive_maximum(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(&id).filter(|connection| connection.version == Version::V5);
+        connection.is_some_and(|connection| connection.window >= usize::from(self.limits.receive_maximum))
+    }
+
+    /// Takes a message of a client in. The ticket is there if its acknowledgement must wait for a tap.
+    fn accept_from(
+        &mut self,
+        session: SessionKey,
+        waits: Option<(PacketId, bool)>,
+        message: Message,
+        now: Instant,
+    ) -> (Option<Ticket>, Reached) {
+        let held = waits.map(|(packet_id, is_qos_2)| HeldFor::Session { key: session, packet_id, is_qos_2 });
+        self.take_in(message, Some(session), held, now)
+    }
+
+    /// Takes a message of the gateway itself in.
+    pub(super) fn accept(&mut self, message: Message, from: Option<SessionKey>, now: Instant) -> Reached {
+        self.take_in(message, from, None, now).1
+    }
+
+    /// A message of a remote broker: it is safe when it is durable and every other tap has it.
+    pub(super) fn inbound(&mut self, receipt: u64, message: Message, now: Instant) {
+        let before = self.next_ticket;
+        let held = HeldFor::Inbound { receipt, after: 0 };
+        let (ticket, reached) = self.take_in(message, None, Some(held), now);
+        match ticket.filter(|ticket| *ticket > before).and_then(|ticket| self.held.get_mut(&ticket)) {
+            Some(held) => held.from = HeldFor::Inbound { receipt, after: reached.after },
+            None => self.promise(receipt, reached.after),
+        }
+    }
+
+    /// Says that an inbound message is safe when the batch `after` is durable.
+    fn promise(&mut self, receipt: u64, after: Position) {
+        if after <= self.durable {
+            self.outputs.push(Output::Safe(receipt));
+        } else {
+            let place = self.inbound.partition_point(|(other, _)| *other <= after);
+            self.inbound.insert(place, (after, receipt));
+        }
+    }
+
+    /// Keeps a message if it is to be retained, hands it to subscribers and taps.
+    fn take_in(&mut self, message: Message, from: Option<SessionKey>, held: Option<HeldFor>, now: Instant) -> (Option<Ticket>, Reached) {
+        let mut fanout = Fanout::new(message, now);
+        if fanout.message().retain {
+            fanout.is_retained = self.retain(fanout.message(), now);
+        }
+        let reached = self.deliver(&mut fanout, from, now);
+        let ticket = if reached.taps.is_empty() { None } else { self.forward(&reached.taps, fanout.into_message(), held) };
+        (ticket, reached)
+    }
+
+    /// True if a retained message was kept, or one was removed.
+    fn retain(&mut self, message: &Message, now: Instant) -> bool {
+        self.next_message += 1;
+        let id = self.next_message;
+        let is_kept = self.retained.keep(message, now, |message, total| Kept::new(message, id, total));
+        if !is_kept {
             self.traffic.dropped += 1;
         }
-        let ticket = self.forward(message, from);
-        self.deliver(message, from.map(|(session, _)| session), now);
-        ticket
+        // `$SYS` is made anew.
+        is_kept && !message.topic.is_reserved()
     }
 
-    fn forward(&mut self, message: &Arc<Message>, from: Option<(SessionKey, Option<PacketId>)>) -> Option<Ticket> {
-        if message.topic.is_reserved() {
+    fn forward(&mut self, taps: &[usize], message: Message, held: Option<HeldFor>) -> Option<Ticket> {
+        // Field readings reach the outbox on their own way; `$` topics stay here.
+        if message.topic.is_reserved() || message.origin == Origin::Field {
             return None;
         }
-        let wants = |tap: &super::Tap| tap.not_from != message.origin && tap.filters.iter().any(|filter| filter.matches(&message.topic));
-        let taps: Vec<usize> = self.taps.iter().enumerate().filter(|(_, tap)| wants(tap)).map(|(index, _)| index).collect();
-        // Field readings reach the outbox on their own way; only what clients publish is forwarded here.
-        if taps.is_empty() || message.origin == Origin::Field {
+        let wants = |index: &usize| self.taps.get(*index).is_some_and(|tap| tap.not_from != message.origin);
+        let taps: Vec<usize> = taps.iter().copied().filter(wants).collect();
+        if taps.is_empty() {
             return None;
         }
-        let ticket = match from {
-            Some((session, Some(packet_id))) => {
-                self.next_ticket += 1;
-                let held =
-                    HeldMessage { session, packet_id, is_qos_2: message.qos == QoS::ExactlyOnce, taps_left: taps.len(), refused: false };
-                self.held.insert(self.next_ticket, held);
-                Some(self.next_ticket)
-            }
-            _ => None,
-        };
+        let ticket = held.filter(|_| message.qos != QoS::AtMostOnce).map(|from| {
+            self.next_ticket += 1;
+            self.held.insert(self.next_ticket, HeldMessage { from, taps_left: taps.len(), refused: false });
+            self.next_ticket
+        });
+        let message = Arc::new(message.detached());
         for tap in taps {
             self.outputs.push(Output::Forward { tap, message: message.clone(), ticket });
         }
@@ -157,91 +253,33 @@ impl Engine {
         if held.taps_left > 0 {
             return;
         }
-        let (session, packet_id, is_qos_2, refused) = (held.session, held.packet_id, held.is_qos_2, held.refused);
+        let (from, refused) = (held.from, held.refused);
         self.held.remove(&ticket);
-        if is_qos_2 && let Some(session) = self.sessions.get_mut(session) {
-            session.incoming.insert(packet_id, if refused { Incoming::Refused } else { Incoming::Received });
+        match from {
+            HeldFor::Inbound { receipt, .. } if refused => self.outputs.push(Output::NotSafe(receipt)),
+            HeldFor::Inbound { receipt, after } => self.promise(receipt, after),
+            HeldFor::Session { key, packet_id, is_qos_2 } => self.released_by_taps(ticket, (key, packet_id, is_qos_2), refused, now),
         }
-        let Some(id) = self.connection_of(session) else { return };
+    }
+
+    fn released_by_taps(&mut self, ticket: Ticket, (key, packet_id, is_qos_2): (SessionKey, PacketId, bool), refused: bool, now: Instant) {
+        let mut after = 0;
+        let waits = self.sessions.get(key).filter(|_| is_qos_2).and_then(|session| session.incoming.get(&packet_id)).copied();
+        if let Some(incoming) = waits.filter(|incoming| incoming.state == Exchange::Held(ticket)) {
+            let state = if refused { Exchange::Refused } else { Exchange::Received };
+            after = self.receive(incoming.connection, key, packet_id, state);
+        }
+        let Some(id) = self.connection_of(key) else { return };
         let reason = if refused { ReasonCode::QUOTA_EXCEEDED } else { ReasonCode::SUCCESS };
         if let Some(connection) = self.connections.get_mut(&id) {
             for ack in connection.acks.iter_mut().filter(|ack| ack.state == AckState::Waiting(ticket)) {
                 ack.state = AckState::Ready(reason);
+                ack.after = ack.after.max(after);
+                ack.why = "an outbox has no room";
             }
         }
         self.send_ready_acks(id, now);
         self.pace(id, now);
-    }
-
-    /// Sends the acknowledgements whose turn has come [MQTT-4.6.0-2], [MQTT-4.6.0-3].
-    fn send_ready_acks(&mut self, id: ConnectionId, now: Instant) {
-        while let Some(connection) = self.connections.get_mut(&id) {
-            let Some(ack) = connection.acks.front() else { return };
-            let (packet_id, is_qos_2, bytes) = (ack.packet_id, ack.is_qos_2, ack.bytes);
-            let AckState::Ready(reason) = ack.state else { return };
-            // Before MQTT 5 an acknowledgement cannot say no. What the disk could not take is not acknowledged at all.
-            if reason == ReasonCode::QUOTA_EXCEEDED && connection.version != Version::V5 {
-                self.close(id, End::Lost, now);
-                return;
-            }
-            connection.acks.pop_front();
-            connection.held_bytes -= bytes;
-            if reason.is_error() {
-                connection.unreleased.remove(&packet_id);
-            }
-            let ack = Ack::new(packet_id, reason);
-            self.send(id, if is_qos_2 { Packet::PubRec(ack) } else { Packet::PubAck(ack) });
-        }
-    }
-
-    pub(super) fn pubrel(&mut self, id: ConnectionId, session: SessionKey, ack: &Ack, now: Instant) {
-        let Some(state) = self.sessions.get_mut(session).map(|session| session.incoming.get(&ack.packet_id).copied()) else { return };
-        let reason = match state {
-            Some(Incoming::Held(_)) => {
-                self.refuse(id, ReasonCode::PROTOCOL_ERROR, now); // PUBREL before PUBREC
-                return;
-            }
-            Some(Incoming::Received | Incoming::Refused) => ReasonCode::SUCCESS,
-            None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
-        };
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.incoming.remove(&ack.packet_id);
-        }
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.unreleased.remove(&ack.packet_id);
-        }
-        self.send(id, Packet::PubComp(Ack::new(ack.packet_id, reason)));
-    }
-
-    pub(super) fn puback(&mut self, session: SessionKey, ack: &Ack, now: Instant) {
-        self.complete(session, ack.packet_id, |sent| sent.delivery.qos == QoS::AtLeastOnce, now);
-    }
-
-    pub(super) fn pubcomp(&mut self, session: SessionKey, ack: &Ack, now: Instant) {
-        self.complete(session, ack.packet_id, |sent| sent.released, now);
-    }
-
-    fn complete(&mut self, session: SessionKey, packet_id: PacketId, ends: impl Fn(&InFlight) -> bool, now: Instant) {
-        if self.sessions.get_mut(session).is_some_and(|session| session.complete(packet_id, ends)) {
-            self.pump(session, now);
-        }
-    }
-
-    pub(super) fn pubrec(&mut self, id: ConnectionId, session: SessionKey, ack: &Ack, now: Instant) {
-        if ack.reason.is_error() {
-            self.complete(session, ack.packet_id, |sent| sent.delivery.qos == QoS::ExactlyOnce && !sent.released, now);
-            return;
-        }
-        let Some(state) = self.sessions.get_mut(session) else { return };
-        let sent = state.in_flight.iter_mut().find(|sent| sent.packet_id == ack.packet_id && sent.delivery.qos == QoS::ExactlyOnce);
-        let reason = match sent {
-            Some(sent) => {
-                sent.released = true;
-                ReasonCode::SUCCESS
-            }
-            None => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
-        };
-        self.send(id, Packet::PubRel(Ack::new(ack.packet_id, reason)));
     }
 }
 

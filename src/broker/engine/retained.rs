@@ -3,68 +3,80 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::session::Kept;
 use crate::message::Message;
 use crate::mqtt::{TopicFilter, TopicName};
 
 /// At most one message per topic, and a bounded number of topics.
 #[derive(Debug)]
 pub(super) struct Retained {
-    by_topic: BTreeMap<TopicName, Arc<Message>>,
+    by_topic: BTreeMap<TopicName, Arc<Kept>>,
     max: usize,
-    bytes: usize,
+    /// Of all of them, and of those that were replaced and still wait for somebody.
+    bytes: Arc<AtomicUsize>,
     max_bytes: usize,
 }
 
 impl Retained {
     pub(super) fn new(max: usize, max_bytes: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), max, bytes: 0, max_bytes }
+        Self { by_topic: BTreeMap::new(), max, bytes: Arc::default(), max_bytes }
     }
 
     pub(super) fn count(&self) -> usize {
         self.by_topic.len()
     }
 
+    /// Bytes they take, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Replaces the retained message of its topic; an empty payload removes it [MQTT-3.3.1-6]. False if there is no room.
-    pub(super) fn keep(&mut self, message: &Message, now: Instant) -> bool {
+    pub(super) fn keep(&mut self, message: &Message, now: Instant, make: impl FnOnce(&Message, &Arc<AtomicUsize>) -> Arc<Kept>) -> bool {
         if message.payload.is_empty() {
-            self.remove(&message.topic);
+            self.by_topic.remove(&message.topic);
             return true;
         }
-        let weight = message.weight();
-        if !self.has_room(&message.topic, weight) {
-            self.forget_expired(now);
-            if !self.has_room(&message.topic, weight) {
+        if !self.has_room(message) {
+            self.by_topic.retain(|_, message| !message.is_expired(now));
+            if !self.has_room(message) {
                 return false;
             }
         }
-        self.remove(&message.topic);
-        self.bytes += weight;
-        let kept = Arc::new(message.detached());
-        self.by_topic.insert(kept.topic.clone(), kept);
+        let kept = make(message, &self.bytes);
+        self.insert(kept);
         true
     }
 
-    fn has_room(&self, topic: &TopicName, weight: usize) -> bool {
-        let old = self.by_topic.get(topic).map(|message| message.weight());
+    /// Puts a message in its place, whatever the limits say.
+    pub(super) fn insert(&mut self, kept: Arc<Kept>) {
+        // The old key is kept by an insertion, and so would be the memory it shares.
+        self.by_topic.remove(&kept.topic);
+        self.by_topic.insert(kept.topic.clone(), kept);
+    }
+
+    fn has_room(&self, message: &Message) -> bool {
+        let old = self.by_topic.get(&message.topic).map(|message| message.weight());
         let count = self.by_topic.len() + usize::from(old.is_none());
-        count <= self.max && self.bytes - old.unwrap_or(0) + weight <= self.max_bytes
+        count <= self.max && self.bytes().saturating_sub(old.unwrap_or(0)) + message.weight() <= self.max_bytes
     }
 
-    fn remove(&mut self, topic: &TopicName) {
-        if let Some(old) = self.by_topic.remove(topic) {
-            self.bytes -= old.weight();
-        }
+    /// True if a topic has just this payload.
+    pub(super) fn is(&self, topic: &TopicName, payload: &[u8]) -> bool {
+        self.by_topic.get(topic).is_some_and(|kept| kept.payload == payload)
     }
 
-    fn forget_expired(&mut self, now: Instant) {
-        self.by_topic.retain(|_, message| !message.is_expired(now));
-        self.bytes = self.by_topic.values().map(|message| message.weight()).sum();
+    /// The first one whose topic comes after `topic`, in the order of their bytes.
+    pub(super) fn after(&self, topic: Option<&TopicName>) -> Option<&Arc<Kept>> {
+        let begin = topic.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_topic.range::<TopicName, _>((begin, Bound::Unbounded)).next().map(|(_, kept)| kept)
     }
 
     /// The retained messages a filter matches, in the order of their topics.
-    pub(super) fn matching(&self, filter: &TopicFilter, now: Instant) -> Vec<Arc<Message>> {
+    pub(super) fn matching(&self, filter: &TopicFilter, now: Instant) -> Vec<Arc<Kept>> {
         let text = filter.as_str();
         let literal = text.find(['+', '#']).and_then(|at| text.get(..at)).unwrap_or(text);
         if literal.len() == text.len() {

@@ -1,59 +1,126 @@
 //! What the broker keeps for one client identifier, whether its client is connected or not.
+//!
+//! Invariants:
+//! * Deliveries at QoS 1 and 2 are numbered when they are queued, and the packet identifier follows from the number: after a crash
+//!   it is the same again [MQTT-4.4.0-1].
+//! * `in_flight` is in the order of the numbers; its first `sent` entries were written on this connection.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU32;
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 
-use super::{ConnectionId, Limits, Ticket};
+use super::{ByNumber, ConnectionId, Limits, QueueFull, Ticket};
+use crate::broker::access::Rights;
 use crate::message::Message;
-use crate::mqtt::{PacketId, QoS, TopicFilter};
+use crate::mqtt::{PacketId, QoS, SubscribeOptions, TopicFilter};
 
 /// What keeping a message takes besides its text, in bytes, about.
 const OVERHEAD: usize = 200;
+/// Numbers that have packet identifiers of their own.
+const IDENTIFIERS: u64 = u16::MAX as u64;
+
+/// A message that waits for somebody. Its bytes count once, however many it waits for.
+#[derive(Debug)]
+pub(super) struct Kept {
+    message: Message,
+    /// Names it in records.
+    pub(super) id: u64,
+    weight: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Kept {
+    pub(super) fn new(message: &Message, id: u64, total: &Arc<AtomicUsize>) -> Arc<Self> {
+        let message = message.detached();
+        let weight = OVERHEAD + message.weight();
+        total.fetch_add(weight, Ordering::Relaxed);
+        Arc::new(Self { message, id, weight, total: total.clone() })
+    }
+
+    /// Bytes it takes, about.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+}
+
+impl Deref for Kept {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.message
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.weight, Ordering::Relaxed);
+    }
+}
 
 /// A message on its way to one client.
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
-    pub(super) message: Arc<Message>,
+    pub(super) message: Arc<Kept>,
+    /// Counts the deliveries of the session at QoS 1 and 2 from one; 0 at QoS 0.
+    pub(super) number: u64,
     pub(super) qos: QoS,
     pub(super) retain: bool,
     /// A retained message sent because of a new subscription.
     pub(super) is_replay: bool,
+    /// Those of the subscriptions it is for.
+    pub(super) identifiers: Box<[NonZeroU32]>,
+    /// The shared subscription it was chosen for.
+    pub(super) share: Option<Arc<TopicFilter>>,
 }
 
 impl Delivery {
-    /// Bytes it takes while it waits, about.
-    pub(super) fn size(&self) -> usize {
-        OVERHEAD + self.message.weight()
+    /// Present at QoS 1 and 2.
+    pub(super) fn packet_id(&self) -> Option<PacketId> {
+        packet_id(self.number)
     }
+}
+
+pub(super) fn packet_id(number: u64) -> Option<PacketId> {
+    let id = number.checked_sub(1)? % IDENTIFIERS + 1;
+    u16::try_from(id).ok().and_then(PacketId::new)
 }
 
 /// A QoS 1 or 2 message that was sent and is not done.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    pub(super) packet_id: PacketId,
     pub(super) delivery: Delivery,
     /// PUBREC arrived: PUBREL is what goes out.
     pub(super) released: bool,
-    /// Written on this connection.
-    pub(super) sent: bool,
+    /// Written on an earlier connection.
+    pub(super) is_repeated: bool,
 }
 
 /// A QoS 2 message from the client, from its PUBLISH to its PUBREL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub(super) struct Incoming {
+    pub(super) state: Exchange,
+    /// Where it came last; 0 for one of an earlier run.
+    pub(super) connection: ConnectionId,
+}
+
+/// How far a QoS 2 message from the client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exchange {
     /// Some tap has not stored it yet.
     Held(Ticket),
     /// PUBREC was sent, or can be sent again.
     Received,
-    /// Subscribers have it, a tap could not take it: a repetition is only forwarded.
+    /// Subscribers have it, a tap may not: a repetition is only forwarded.
     Refused,
 }
 
 /// A will that waits.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct PendingWill {
     pub(super) message: Message,
     /// Message Expiry Interval, from when it is published.
@@ -63,74 +130,138 @@ pub(super) struct PendingWill {
     pub(super) due: Option<Instant>,
 }
 
+/// One subscription of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Subscription {
+    pub(super) options: SubscribeOptions,
+    pub(super) identifier: Option<NonZeroU32>,
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) client_id: ByteString,
+    /// Names it in records.
+    pub(super) number: u64,
+    /// It is in the records: it survives the broker, or its will must.
+    pub(super) is_recorded: bool,
+    pub(super) user: Option<ByteString>,
+    pub(super) rights: Arc<Rights>,
     pub(super) connection: Option<ConnectionId>,
     /// How long it outlives its connection; `None` is for ever.
     pub(super) outlives: Option<Duration>,
     pub(super) expires_at: Option<Instant>,
     /// When its connection ended.
     pub(super) away_since: Option<Instant>,
-    pub(super) subscriptions: HashSet<TopicFilter>,
+    pub(super) subscriptions: HashMap<TopicFilter, Subscription>,
     pub(super) queue: VecDeque<Delivery>,
     queue_bytes: usize,
     /// Replays in the queue.
     replays: usize,
     pub(super) in_flight: VecDeque<InFlight>,
-    pub(super) incoming: HashMap<PacketId, Incoming>,
-    pub(super) will: Option<PendingWill>,
-    last_packet_id: u16,
+    pub(super) sent: usize,
+    pub(super) incoming: ByNumber<PacketId, Incoming>,
+    pub(super) will: Option<Box<PendingWill>>,
+    pub(super) last_number: u64,
+}
+
+/// What became of a delivery that was to be queued.
+#[derive(Debug)]
+pub(super) enum Queued {
+    Taken,
+    /// It was not taken.
+    Dropped,
+    /// It was, and this one had to go for it.
+    Instead(Delivery),
 }
 
 impl Session {
-    pub(super) fn new(client_id: ByteString) -> Self {
+    pub(super) fn new(client_id: ByteString, number: u64) -> Self {
         Self {
             client_id,
+            number,
+            is_recorded: false,
+            user: None,
+            rights: Arc::default(),
             connection: None,
             outlives: Some(Duration::ZERO),
             expires_at: None,
             away_since: None,
-            subscriptions: HashSet::new(),
+            subscriptions: HashMap::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
             replays: 0,
             in_flight: VecDeque::new(),
-            incoming: HashMap::new(),
+            sent: 0,
+            incoming: ByNumber::default(),
             will: None,
-            last_packet_id: 0,
+            last_number: 0,
         }
     }
 
-    /// Lets a delivery wait. False if it had to be dropped: QoS 0 for somebody who is away, or the queue is full. Replays of
-    /// retained messages have a bound of their own: a subscriber counts on getting all of them, and they must not push out
-    /// what is new.
-    pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits) -> bool {
-        let wanted = self.connection.is_some() || delivery.qos != QoS::AtMostOnce;
-        let size = delivery.size();
+    /// The number of the next delivery at QoS 1 or 2.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// True if the session outlives its connection.
+    pub(super) fn is_persistent(&self) -> bool {
+        self.outlives != Some(Duration::ZERO)
+    }
+
+    /// True if its deliveries survive the broker.
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_recorded && self.is_persistent()
+    }
+
+    /// Deliveries that are not done.
+    pub(super) fn load(&self) -> usize {
+        self.queue.len() + self.in_flight.len()
+    }
+
+    /// Bytes in the queue, about.
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    /// Lets a delivery wait. Replays of retained messages have a bound of their own: a subscriber counts on getting all of them, and
+    /// they must not push out what is new.
+    pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits) -> Queued {
+        let size = OVERHEAD + delivery.message.weight();
+        let total = delivery.message.total.load(Ordering::Relaxed);
+        // Its own weight is counted already.
+        let fits_total = delivery.is_replay || total <= limits.max_queued_total;
         let fits = if delivery.is_replay {
             self.replays < limits.max_retained
         } else {
             let few = self.queue.len() - self.replays < limits.max_queued;
             self.queue.is_empty() || (few && self.queue_bytes + size <= limits.max_queued_bytes)
         };
-        if !wanted || !fits {
-            return false;
+        if !fits_total || (!fits && (delivery.is_replay || limits.queue_full == QueueFull::DropNewest)) {
+            return Queued::Dropped;
         }
+        let dropped = if fits { None } else { self.dequeue() };
+        self.push(delivery);
+        dropped.map_or(Queued::Taken, Queued::Instead)
+    }
+
+    /// Puts a delivery behind the others, whatever the limits say.
+    pub(super) fn push(&mut self, delivery: Delivery) {
         if delivery.is_replay {
             self.replays += 1;
         } else {
-            self.queue_bytes += size;
+            self.queue_bytes += OVERHEAD + delivery.message.weight();
         }
         self.queue.push_back(delivery);
-        true
     }
 
     /// QoS 0 is not kept for somebody who is away.
     pub(super) fn forget_qos_0(&mut self) {
-        self.queue.retain(|delivery| delivery.qos != QoS::AtMostOnce);
-        self.replays = self.queue.iter().filter(|delivery| delivery.is_replay).count();
-        self.queue_bytes = self.queue.iter().filter(|delivery| !delivery.is_replay).map(Delivery::size).sum();
+        if self.queue.iter().any(|delivery| delivery.qos == QoS::AtMostOnce) {
+            let kept = std::mem::take(&mut self.queue);
+            (self.replays, self.queue_bytes) = (0, 0);
+            kept.into_iter().filter(|delivery| delivery.qos != QoS::AtMostOnce).for_each(|delivery| self.push(delivery));
+        }
     }
 
     pub(super) fn dequeue(&mut self) -> Option<Delivery> {
@@ -138,26 +269,27 @@ impl Session {
         if delivery.is_replay {
             self.replays -= 1;
         } else {
-            self.queue_bytes -= delivery.size();
+            self.queue_bytes -= OVERHEAD + delivery.message.weight();
         }
         Some(delivery)
     }
 
-    /// A packet identifier that is not in use [MQTT-2.2.1-4]. The window is far below 65,535, so there always is one.
-    pub(super) fn next_packet_id(&mut self) -> PacketId {
-        loop {
-            self.last_packet_id = self.last_packet_id.wrapping_add(1);
-            if let Some(id) = PacketId::new(self.last_packet_id)
-                && self.in_flight.iter().all(|sent| sent.packet_id != id)
-            {
-                return id;
-            }
-        }
+    /// True if the packet identifier of a number is in use by an older delivery [MQTT-2.2.1-4].
+    pub(super) fn is_identifier_in_use(&self, number: u64) -> bool {
+        self.in_flight.front().is_some_and(|oldest| number - oldest.delivery.number >= IDENTIFIERS)
+    }
+
+    /// What was sent under `packet_id` on this connection and is not done.
+    pub(super) fn sent_mut(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {
+        let sent = self.sent;
+        self.in_flight.iter_mut().take(sent).find(|entry| entry.delivery.packet_id() == Some(packet_id))
     }
 
     /// Ends what is in flight under `packet_id`, if it is what the acknowledgement is for.
-    pub(super) fn complete(&mut self, packet_id: PacketId, ends: impl Fn(&InFlight) -> bool) -> bool {
-        let position = self.in_flight.iter().position(|sent| sent.packet_id == packet_id && ends(sent));
-        position.and_then(|position| self.in_flight.remove(position)).is_some()
+    pub(super) fn complete(&mut self, packet_id: PacketId, ends: impl Fn(&InFlight) -> bool) -> Option<Delivery> {
+        let is_meant = |entry: &InFlight| entry.delivery.packet_id() == Some(packet_id) && ends(entry);
+        let position = self.in_flight.iter().take(self.sent).position(is_meant)?;
+        self.sent -= 1;
+        self.in_flight.remove(position).map(|entry| entry.delivery)
     }
 }

@@ -3,71 +3,83 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::session::Delivery;
+use bytestring::ByteString;
+
+use super::record::Record;
+use super::session::Subscription;
 use super::{ConnectionId, Engine, SessionKey};
-use crate::mqtt::{Grants, Packet, Properties, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, Unsubscribe};
+use crate::mqtt::{Grants, Packet, Properties, ReasonCode, RetainHandling, Subscribe, TopicFilter, Unsubscribe};
 
 impl Engine {
     pub(super) fn subscribe(&mut self, id: ConnectionId, session: SessionKey, subscribe: Subscribe, now: Instant) {
-        if !subscribe.properties.subscription_identifiers.is_empty() {
-            self.refuse(id, ReasonCode::SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED, now);
-            return;
-        }
+        let identifier = subscribe.properties.subscription_identifiers.first().copied();
+        let recorded = self.records.len();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut replays = BTreeMap::new();
+        let mut properties = Properties::default();
         for (filter, options) in subscribe.filters {
-            match self.add_subscription(session, &filter, options) {
+            match self.add_subscription(session, &filter, Subscription { options, identifier }) {
                 Ok(is_new) => {
                     reasons.push(ReasonCode(options.qos as u8));
                     let wanted =
                         options.retain_handling == RetainHandling::Always || (options.retain_handling == RetainHandling::IfNew && is_new);
-                    // A filter that stands twice in one packet is one subscription, with the later options.
-                    if wanted {
+                    // Shared subscriptions get none [MQTT 5.0, 4.8.2]. A filter that stands twice in one packet is one subscription, with
+                    // the later options.
+                    if wanted && !filter.is_shared() {
                         replays.insert(filter, options);
                     }
                 }
-                Err(reason) => reasons.push(reason),
+                Err((reason, why)) => {
+                    reasons.push(reason);
+                    properties.edit().reason_string = Some(ByteString::from_static(why));
+                }
             }
         }
-        self.send(id, Packet::SubAck(Grants { packet_id: subscribe.packet_id, reasons, properties: Properties::default() }));
+        let after = if self.records.len() > recorded { self.records.next_position() } else { 0 };
+        self.send(id, &Packet::SubAck(Grants { packet_id: subscribe.packet_id, reasons, properties }), after);
         for (filter, options) in replays {
-            self.replay_retained(session, &filter, options, now);
+            for message in self.retained.matching(&filter, now) {
+                self.replay(session, message, options.qos, identifier);
+            }
+            self.pump(session, now);
         }
     }
 
     /// True if the subscription is new, false if it replaces one [MQTT-3.8.4-3].
-    fn add_subscription(&mut self, key: SessionKey, filter: &TopicFilter, options: SubscribeOptions) -> Result<bool, ReasonCode> {
-        if filter.is_shared() {
-            return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+    fn add_subscription(&mut self, key: SessionKey, filter: &TopicFilter, new: Subscription) -> Result<bool, (ReasonCode, &'static str)> {
+        let session = self.sessions.get_mut(key).ok_or((ReasonCode::UNSPECIFIED, "no session"))?;
+        if !session.rights.may_subscribe(filter) {
+            self.traffic.refused += 1;
+            return Err((ReasonCode::NOT_AUTHORIZED, "no permission to subscribe to this filter"));
         }
-        let session = self.sessions.get_mut(key).ok_or(ReasonCode::UNSPECIFIED)?;
-        let is_new = !session.subscriptions.contains(filter);
+        let is_new = !session.subscriptions.contains_key(filter);
         if is_new && session.subscriptions.len() >= self.limits.max_subscriptions {
-            return Err(ReasonCode::QUOTA_EXCEEDED);
+            return Err((ReasonCode::QUOTA_EXCEEDED, "too many subscriptions"));
         }
-        session.subscriptions.insert(filter.clone());
-        self.subscriptions.insert(filter, key, options);
+        session.subscriptions.insert(filter.clone(), new);
+        self.subscriptions.insert(filter, key, new);
+        if session.is_kept() {
+            let (options, identifier) = (new.options, new.identifier);
+            self.records.put(&Record::Subscribed { session: session.number, filter, options, identifier }, self.clock);
+        }
         Ok(is_new)
-    }
-
-    fn replay_retained(&mut self, session: SessionKey, filter: &TopicFilter, options: SubscribeOptions, now: Instant) {
-        for message in self.retained.matching(filter, now) {
-            let qos = message.qos.min(options.qos);
-            self.hand_over(session, Delivery { message, qos, retain: true, is_replay: true });
-        }
-        self.pump(session, now);
     }
 
     pub(super) fn unsubscribe(&mut self, id: ConnectionId, key: SessionKey, unsubscribe: Unsubscribe) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
+        let mut after = 0;
         for filter in &unsubscribe.filters {
-            let existed = session.subscriptions.remove(filter);
+            let existed = session.subscriptions.remove(filter).is_some();
             if existed {
                 self.subscriptions.remove(filter, key);
+                if session.is_kept() {
+                    after = self.records.put(&Record::Unsubscribed { session: session.number, filter }, self.clock);
+                }
             }
             reasons.push(if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
         }
-        self.send(id, Packet::UnsubAck(Grants { packet_id: unsubscribe.packet_id, reasons, properties: Properties::default() }));
+        let answer = Grants { packet_id: unsubscribe.packet_id, reasons, properties: Properties::default() };
+        self.send(id, &Packet::UnsubAck(answer), after);
     }
 }

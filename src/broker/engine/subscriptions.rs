@@ -1,122 +1,262 @@
-//! The subscription tree: one node per topic level.
+//! The subscription tree: one node per topic level. Sessions, shared subscriptions and taps stand in it alike.
+//!
+//! Invariants: a node without anything in it or below it is removed; finding allocates nothing but room in the caller's list.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use slab::Slab;
 
 use super::SessionKey;
-use crate::mqtt::{QoS, SubscribeOptions, TopicFilter, TopicName};
+use super::session::Subscription;
+use crate::mqtt::{QoS, TopicFilter, TopicName};
+
+/// A shared subscription, by its place in [`Subscriptions`].
+pub(super) type GroupKey = usize;
+
+/// Who gets the messages of a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    /// A session.
+    Session(SessionKey),
+    /// One member of a shared subscription.
+    Group(GroupKey),
+    /// A tap, by its index.
+    Tap(usize),
+}
 
 #[derive(Debug, Default)]
 struct Node {
     children: HashMap<Box<str>, Node>,
-    here: Vec<(SessionKey, SubscribeOptions)>,
+    plus: Option<Box<Node>>,
+    /// Filters that end here.
+    here: Vec<(Target, Subscription)>,
+    /// Filters that go on with `#`.
+    below: Vec<(Target, Subscription)>,
 }
 
 impl Node {
     fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.here.is_empty()
+        self.children.is_empty() && self.plus.is_none() && self.here.is_empty() && self.below.is_empty()
     }
 }
 
-/// One session that is to get a message.
+/// One session (group, tap) that is to get a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Wanted {
-    pub(super) session: SessionKey,
+    pub(super) target: Target,
     pub(super) qos: QoS,
     pub(super) retain_as_published: bool,
+    pub(super) no_local: bool,
+    pub(super) identifier: Option<NonZeroU32>,
+}
+
+/// A shared subscription.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) filter: Arc<TopicFilter>,
+    pub(super) members: Vec<(SessionKey, Subscription)>,
+    /// Who was chosen last.
+    pub(super) last: usize,
 }
 
 /// Every subscription of every session.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     root: Node,
+    groups: Slab<Group>,
+    by_filter: HashMap<TopicFilter, GroupKey>,
     count: usize,
+    shared: usize,
 }
 
 impl Subscriptions {
+    /// Subscriptions of sessions, shared ones included.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    pub(super) fn insert(&mut self, filter: &TopicFilter, session: SessionKey, options: SubscribeOptions) {
-        let mut node = &mut self.root;
-        for level in filter.as_str().split('/') {
-            node = node.children.entry(level.into()).or_default();
+    /// Memberships in shared subscriptions.
+    pub(super) fn shared(&self) -> usize {
+        self.shared
+    }
+
+    /// Adds or replaces a subscription.
+    pub(super) fn insert(&mut self, filter: &TopicFilter, session: SessionKey, subscription: Subscription) {
+        if !filter.is_shared() {
+            self.count += usize::from(put(&mut self.root, filter, Target::Session(session), subscription));
+            return;
         }
-        match node.here.iter_mut().find(|(key, _)| *key == session) {
-            Some(entry) => entry.1 = options,
+        let key = match self.by_filter.get(filter) {
+            Some(key) => *key,
             None => {
-                node.here.push((session, options));
+                let key = self.groups.insert(Group { filter: Arc::new(filter.clone()), members: Vec::new(), last: 0 });
+                self.by_filter.insert(filter.clone(), key);
+                put(&mut self.root, filter, Target::Group(key), Subscription::default());
+                key
+            }
+        };
+        let Some(group) = self.groups.get_mut(key) else { return };
+        match group.members.iter_mut().find(|(member, _)| *member == session) {
+            Some((_, known)) => *known = subscription,
+            None => {
+                group.members.push((session, subscription));
                 self.count += 1;
+                self.shared += 1;
             }
         }
+    }
+
+    /// Adds a tap.
+    pub(super) fn tap(&mut self, filter: &TopicFilter, index: usize) {
+        put(&mut self.root, filter, Target::Tap(index), Subscription::default());
     }
 
     pub(super) fn remove(&mut self, filter: &TopicFilter, session: SessionKey) {
-        let mut levels = filter.as_str().split('/');
-        if remove_below(&mut self.root, &mut levels, session) {
-            self.count -= 1;
+        if !filter.is_shared() {
+            self.count -= usize::from(take_out(&mut self.root, filter, Target::Session(session)));
+            return;
+        }
+        let Some(key) = self.by_filter.get(filter).copied() else { return };
+        let Some(group) = self.groups.get_mut(key) else { return };
+        let before = group.members.len();
+        group.members.retain(|(member, _)| *member != session);
+        let left = before - group.members.len();
+        self.count -= left;
+        self.shared -= left;
+        if group.members.is_empty() {
+            self.groups.remove(key);
+            self.by_filter.remove(filter);
+            take_out(&mut self.root, filter, Target::Group(key));
         }
     }
 
-    /// The sessions that get a message of `topic`, each once; `from` published it (No Local).
-    pub(super) fn subscribers(&self, topic: &TopicName, from: Option<SessionKey>) -> Vec<Wanted> {
+    /// The members of a shared subscription.
+    pub(super) fn group_mut(&mut self, key: GroupKey) -> Option<&mut Group> {
+        self.groups.get_mut(key)
+    }
+
+    /// The group of a `$share` filter.
+    pub(super) fn group_of(&self, filter: &TopicFilter) -> Option<GroupKey> {
+        self.by_filter.get(filter).copied()
+    }
+
+    /// The taps that want messages of `topic`.
+    pub(super) fn taps_of(&self, topic: &TopicName) -> Vec<usize> {
         let mut found = Vec::new();
-        let levels: Vec<&str> = topic.as_str().split('/').collect();
-        collect(&self.root, &levels, !topic.is_reserved(), from, &mut found);
-        merge(found)
+        self.find(topic, &mut found);
+        let taps = found.iter().filter_map(|wanted| if let Target::Tap(index) = wanted.target { Some(index) } else { None });
+        let mut taps: Vec<usize> = taps.collect();
+        taps.dedup();
+        taps
+    }
+
+    /// Everybody who is to get a message of `topic`, into `found`: sorted, and as often as they have subscriptions that match.
+    pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<Wanted>) {
+        let before = found.len();
+        let nodes = collect(&self.root, Some(topic.as_str()), !topic.is_reserved(), found);
+        // Within one node nobody stands twice.
+        if nodes > 1
+            && let Some(new) = found.get_mut(before..)
+        {
+            new.sort_unstable_by_key(|wanted| wanted.target);
+        }
     }
 }
 
-fn remove_below<'a>(node: &mut Node, levels: &mut impl Iterator<Item = &'a str>, session: SessionKey) -> bool {
-    let Some(level) = levels.next() else {
-        let before = node.here.len();
-        node.here.retain(|(key, _)| *key != session);
-        return node.here.len() < before;
-    };
-    let Some(child) = node.children.get_mut(level) else { return false };
-    let removed = remove_below(child, levels, session);
-    if child.is_empty() {
-        node.children.remove(level);
+/// The list a filter ends in, made if needed.
+fn list<'a>(root: &'a mut Node, filter: &TopicFilter) -> &'a mut Vec<(Target, Subscription)> {
+    let mut node = root;
+    for level in filter.plain().split('/') {
+        match level {
+            "#" => return &mut node.below,
+            "+" => node = node.plus.get_or_insert_default(),
+            _ => node = node.children.entry(level.into()).or_default(),
+        }
     }
-    removed
+    &mut node.here
 }
 
-fn take(node: &Node, from: Option<SessionKey>, found: &mut Vec<Wanted>) {
-    let wanted = node.here.iter().filter(|(key, options)| !(options.no_local && from == Some(*key))); // [MQTT-3.8.3-3]
-    found.extend(wanted.map(|(key, options)| Wanted { session: *key, qos: options.qos, retain_as_published: options.retain_as_published }));
-}
-
-/// `wildcards` is false at the first level of a `$` topic [MQTT-4.7.2-1]. The depth is bounded by the levels of a topic.
-fn collect(node: &Node, levels: &[&str], wildcards: bool, from: Option<SessionKey>, found: &mut Vec<Wanted>) {
-    if wildcards && let Some(hash) = node.children.get("#") {
-        take(hash, from, found);
-    }
-    let Some((level, rest)) = levels.split_first() else {
-        take(node, from, found);
-        return;
-    };
-    if let Some(child) = node.children.get(*level) {
-        collect(child, rest, true, from, found);
-    }
-    if wildcards && let Some(plus) = node.children.get("+") {
-        collect(plus, rest, true, from, found);
-    }
-}
-
-/// Overlapping subscriptions of one session become one copy at the highest QoS.
-fn merge(mut found: Vec<Wanted>) -> Vec<Wanted> {
-    if found.len() > 1 {
-        found.sort_by_key(|wanted| wanted.session);
-        found.dedup_by(|next, first| {
-            let same = next.session == first.session;
-            if same {
-                first.qos = first.qos.max(next.qos);
-                first.retain_as_published |= next.retain_as_published;
+/// True if the target had no such subscription.
+fn put(root: &mut Node, filter: &TopicFilter, target: Target, subscription: Subscription) -> bool {
+    let list = list(root, filter);
+    match list.iter_mut().find(|(known, _)| *known == target) {
+        Some((_, known)) => {
+            *known = subscription;
+            false
+        }
+        None => {
+            if list.is_empty() {
+                // Most filters have one subscriber.
+                list.reserve_exact(1);
             }
-            same
-        });
+            list.push((target, subscription));
+            true
+        }
     }
-    found
+}
+
+/// True if the target had the subscription.
+fn take_out(root: &mut Node, filter: &TopicFilter, target: Target) -> bool {
+    remove_below(root, &mut filter.plain().split('/'), target)
+}
+
+fn remove_below<'a>(node: &mut Node, levels: &mut impl Iterator<Item = &'a str>, target: Target) -> bool {
+    let from = |list: &mut Vec<(Target, Subscription)>| {
+        let before = list.len();
+        list.retain(|(known, _)| *known != target);
+        list.len() < before
+    };
+    match levels.next() {
+        None => from(&mut node.here),
+        Some("#") => from(&mut node.below),
+        Some("+") => {
+            let Some(plus) = node.plus.as_mut() else { return false };
+            let removed = remove_below(plus, levels, target);
+            if plus.is_empty() {
+                node.plus = None;
+            }
+            removed
+        }
+        Some(level) => {
+            let Some(child) = node.children.get_mut(level) else { return false };
+            let removed = remove_below(child, levels, target);
+            if child.is_empty() {
+                node.children.remove(level);
+            }
+            removed
+        }
+    }
+}
+
+fn take(list: &[(Target, Subscription)], found: &mut Vec<Wanted>) -> usize {
+    found.extend(list.iter().map(|(target, subscription)| Wanted {
+        target: *target,
+        qos: subscription.options.qos,
+        retain_as_published: subscription.options.retain_as_published,
+        no_local: subscription.options.no_local,
+        identifier: subscription.identifier,
+    }));
+    usize::from(!list.is_empty())
+}
+
+/// How many nodes gave something. `wildcards` is false at the first level of a `$` topic [MQTT-4.7.2-1]. The depth is bounded by the
+/// levels of a topic.
+fn collect(node: &Node, levels: Option<&str>, wildcards: bool, found: &mut Vec<Wanted>) -> usize {
+    let mut nodes = if wildcards { take(&node.below, found) } else { 0 };
+    let Some(levels) = levels else { return nodes + take(&node.here, found) };
+    let (level, rest) = match levels.split_once('/') {
+        Some((level, rest)) => (level, Some(rest)),
+        None => (levels, None),
+    };
+    if let Some(child) = node.children.get(level) {
+        nodes += collect(child, rest, true, found);
+    }
+    if wildcards && let Some(plus) = &node.plus {
+        nodes += collect(plus, rest, true, found);
+    }
+    nodes
 }
 
 #[cfg(test)]
@@ -138,14 +278,18 @@ mod tests {
             let filters: Vec<TopicFilter> = filters.iter().filter_map(|levels| TopicFilter::new(levels.join("/")).ok()).collect();
             let mut tree = Subscriptions::default();
             for (key, filter) in filters.iter().enumerate() {
-                tree.insert(filter, key, SubscribeOptions::default());
+                tree.insert(filter, key, Subscription::default());
             }
             for (key, filter) in filters.iter().enumerate().filter(|(key, _)| remove[*key]) {
                 tree.remove(filter, key);
             }
             for name in names.iter().filter_map(|levels| TopicName::new(levels.join("/")).ok()) {
-                let found: Vec<SessionKey> = tree.subscribers(&name, None).iter().map(|wanted| wanted.session).collect();
-                let expected: Vec<SessionKey> = (0..filters.len()).filter(|key| !remove[*key] && filters[*key].matches(&name)).collect();
+                let mut found = Vec::new();
+                tree.find(&name, &mut found);
+                let mut found: Vec<Target> = found.iter().map(|wanted| wanted.target).collect();
+                found.sort_unstable();
+                let expected: Vec<Target> =
+                    (0..filters.len()).filter(|key| !remove[*key] && filters[*key].matches(&name)).map(Target::Session).collect();
                 prop_assert_eq!(found, expected, "{}", name);
             }
             for (key, filter) in filters.iter().enumerate() {
@@ -157,13 +301,18 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_subscriptions_give_one_copy_at_the_highest_qos() {
+    fn a_shared_subscription_is_one_target_and_goes_with_its_last_member() {
         let mut tree = Subscriptions::default();
-        let options = |qos| SubscribeOptions { qos, ..SubscribeOptions::default() };
-        tree.insert(&TopicFilter::new("a/#").unwrap(), 1, options(QoS::AtLeastOnce));
-        tree.insert(&TopicFilter::new("a/+").unwrap(), 1, options(QoS::ExactlyOnce));
-        tree.insert(&TopicFilter::new("a/b").unwrap(), 1, options(QoS::AtMostOnce));
-        let found = tree.subscribers(&TopicName::new("a/b").unwrap(), None);
-        assert_eq!(found, [Wanted { session: 1, qos: QoS::ExactlyOnce, retain_as_published: false }]);
+        let filter = TopicFilter::new("$share/group/a/+").unwrap();
+        tree.insert(&filter, 1, Subscription::default());
+        tree.insert(&filter, 2, Subscription::default());
+        let mut found = Vec::new();
+        tree.find(&TopicName::new("a/b").unwrap(), &mut found);
+        assert_eq!(found.iter().map(|wanted| wanted.target).collect::<Vec<_>>(), [Target::Group(tree.group_of(&filter).unwrap())]);
+        assert_eq!((tree.count(), tree.shared()), (2, 2));
+        tree.remove(&filter, 1);
+        tree.remove(&filter, 2);
+        assert!(tree.root.is_empty() && tree.group_of(&filter).is_none());
+        assert_eq!((tree.count(), tree.shared()), (0, 0));
     }
 }

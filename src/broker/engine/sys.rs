@@ -1,7 +1,9 @@
-//! `$SYS`: what the broker tells about itself, under the names mosquitto users know.
+//! `$SYS`: what the broker tells about itself, under the names mosquitto users know, and some of its own.
+//!
+//! Invariants: a topic is published when its value has changed, retained; counters count from the start of the program.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use crate::message::{Message, Origin};
@@ -14,12 +16,60 @@ pub struct Traffic {
     pub packets_received: u64,
     /// Control packets to clients.
     pub packets_sent: u64,
+    /// Bytes from clients.
+    pub bytes_received: u64,
+    /// Bytes to clients.
+    pub bytes_sent: u64,
     /// PUBLISH packets from clients.
     pub publishes_received: u64,
+    /// Bytes of their payloads.
+    pub publish_bytes_received: u64,
     /// PUBLISH packets to clients.
     pub publishes_sent: u64,
     /// Messages that somebody was to get and did not: no room, too large, expired; and connections that did not take theirs.
     pub dropped: u64,
+    /// What somebody had no permission for.
+    pub refused: u64,
+    /// Logins with a wrong password, or none.
+    pub failed_logins: u64,
+    /// Connections that were accepted.
+    pub connections: u64,
+    /// Sessions that ended because their client stayed away.
+    pub expired_sessions: u64,
+    /// Bytes of memory the program uses, as its driver tells.
+    pub memory: u64,
+    /// The most it has used.
+    pub memory_maximum: u64,
+    /// The most clients that were there at a time.
+    pub most_connected: u64,
+}
+
+/// Averages over 1, 5 and 15 minutes of what happens in a minute, as mosquitto makes them.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Load {
+    last: Counts,
+    averages: [[f64; 3]; 7],
+}
+
+type Counts = [u64; 7];
+
+const LOADS: [&str; 7] =
+    ["messages/received", "messages/sent", "publish/dropped", "publish/received", "publish/sent", "bytes/received", "bytes/sent"];
+const MINUTES: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")];
+
+impl Load {
+    fn count(&mut self, counts: Counts, every: Duration) {
+        let minutes = every.as_secs_f64() / 60.0;
+        for ((averages, count), last) in self.averages.iter_mut().zip(counts).zip(self.last) {
+            #[allow(clippy::cast_precision_loss)]
+            let rate = count.saturating_sub(last) as f64 / minutes.max(1e-6);
+            for (average, (span, _)) in averages.iter_mut().zip(MINUTES) {
+                let weight = (-minutes / span).exp();
+                *average = rate + weight * (*average - rate);
+            }
+        }
+        self.last = counts;
+    }
 }
 
 impl Engine {
@@ -28,29 +78,86 @@ impl Engine {
         &self.traffic
     }
 
+    /// For what only the driver knows: bytes read, memory.
+    pub fn traffic_mut(&mut self) -> &mut Traffic {
+        &mut self.traffic
+    }
+
     pub(super) fn publish_sys(&mut self, now: Instant) {
+        let mut values = self.usual_values(now);
+        self.load_values(&mut values);
+        self.own_values(&mut values);
+        for (name, value) in values {
+            let Ok(topic) = TopicName::new(format!("$SYS/{name}")) else { continue };
+            if !self.retained.is(&topic, value.as_bytes()) {
+                self.accept(Message::new(topic, value, Origin::Own).retained(), None, now);
+            }
+        }
+    }
+
+    fn usual_values(&mut self, now: Instant) -> Vec<(String, String)> {
         let connected = self.sessions.iter().filter(|(_, session)| session.connection.is_some()).count();
         let total = self.sessions.len();
-        let traffic = self.traffic.clone();
+        self.traffic.most_connected = self.traffic.most_connected.max(connected as u64);
+        let traffic = &self.traffic;
+        let stored: usize = self.sessions.iter().map(|(_, session)| session.load()).sum::<usize>() + self.retained.count();
+        let bytes = self.queued_bytes.load(Ordering::Relaxed) + self.retained.bytes();
         let values = [
             ("version", format!("wellhead version {}", env!("CARGO_PKG_VERSION"))),
             ("uptime", format!("{} seconds", now.saturating_duration_since(self.started).as_secs())),
             ("clients/total", total.to_string()),
+            ("clients/maximum", traffic.most_connected.to_string()),
             ("clients/connected", connected.to_string()),
+            ("clients/active", connected.to_string()),
             ("clients/disconnected", (total - connected).to_string()),
+            ("clients/inactive", (total - connected).to_string()),
+            ("clients/expired", traffic.expired_sessions.to_string()),
             ("messages/received", traffic.packets_received.to_string()),
             ("messages/sent", traffic.packets_sent.to_string()),
+            ("messages/stored", stored.to_string()),
+            ("store/messages/count", stored.to_string()),
+            ("store/messages/bytes", bytes.to_string()),
             ("publish/messages/received", traffic.publishes_received.to_string()),
             ("publish/messages/sent", traffic.publishes_sent.to_string()),
             ("publish/messages/dropped", traffic.dropped.to_string()),
+            ("publish/bytes/received", traffic.publish_bytes_received.to_string()),
+            ("bytes/received", traffic.bytes_received.to_string()),
+            ("bytes/sent", traffic.bytes_sent.to_string()),
+            ("heap/current", traffic.memory.to_string()),
+            ("heap/maximum", traffic.memory_maximum.to_string()),
             ("retained messages/count", self.retained.count().to_string()),
             ("subscriptions/count", self.subscriptions.count().to_string()),
+            ("shared_subscriptions/count", self.subscriptions.shared().to_string()),
         ];
-        for (name, value) in values {
-            if let Ok(topic) = TopicName::new(format!("$SYS/broker/{name}")) {
-                let message = Message::new(topic, value, Origin::Own).retained();
-                self.accept(&Arc::new(message), None, now);
+        values.into_iter().map(|(name, value)| (format!("broker/{name}"), value)).collect()
+    }
+
+    fn load_values(&mut self, values: &mut Vec<(String, String)>) {
+        let t = &self.traffic;
+        let counts =
+            [t.packets_received, t.packets_sent, t.dropped, t.publishes_received, t.publishes_sent, t.bytes_received, t.bytes_sent];
+        self.load.count(counts, self.limits.sys_every);
+        for (name, averages) in LOADS.iter().zip(&self.load.averages) {
+            for (average, (_, span)) in averages.iter().zip(MINUTES) {
+                values.push((format!("broker/load/{name}/{span}"), format!("{average:.2}")));
             }
         }
+    }
+
+    fn own_values(&self, values: &mut Vec<(String, String)>) {
+        let in_flight: usize = self.sessions.iter().map(|(_, session)| session.in_flight.len()).sum();
+        let queued: usize = self.sessions.iter().map(|(_, session)| session.queue.len()).sum();
+        let fullest = self.sessions.iter().map(|(_, session)| session.queue_bytes()).max().unwrap_or(0);
+        let own = [
+            ("connections", self.traffic.connections.to_string()),
+            ("logins/failed", self.traffic.failed_logins.to_string()),
+            ("refused", self.traffic.refused.to_string()),
+            ("sessions/in_flight", in_flight.to_string()),
+            ("sessions/queued", queued.to_string()),
+            ("sessions/queued_bytes", self.queued_bytes.load(Ordering::Relaxed).to_string()),
+            ("sessions/fullest_bytes", fullest.to_string()),
+            ("sessions/waits_for_taps", self.held.len().to_string()),
+        ];
+        values.extend(own.into_iter().map(|(name, value)| (format!("wellhead/broker/{name}"), value)));
     }
 }

@@ -1,203 +1,232 @@
 //! One connection: reads packets for the engine, writes what the engine has for it. The same for every transport.
 //!
 //! Invariants:
-//! * Reading goes on while writing is slow, so that a client with much to receive is not taken for dead; what is taken from the
-//!   engine ahead of the socket is bounded by [`WRITE_AHEAD`].
-//! * Packets that wait together leave in one write.
+//! * Reading goes on while writing is slow, so that a client with much to receive is not taken for dead.
+//! * What waits together leaves in one write; a read brings many packets, and they reach the engine together.
 //! * A socket that takes nothing for [`WRITE_STALL`] ends the connection; an ordered end takes at most [`CLOSE_WITHIN`].
 //! * After the last packet the write side is shut down and what still comes in is read away for a moment, so that the peer can
 //!   read the reason before its own data meets a reset.
+//! * An idle connection holds no buffers.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
-use tokio::time::{sleep_until, timeout};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::io::poll_read_buf;
 
-use crate::broker::engine::{ConnectionId, Input};
-use crate::broker::{Broker, ToConnection};
-use crate::mqtt::{Decoder, Packet, Progress, Version, encode};
-use crate::time::now;
+use crate::broker::engine::{OutputBuffer, Peer};
+use crate::broker::inbox::{Event, Inbox, Wire};
+use crate::mqtt::{Decoder, Progress};
 
-/// Bytes encoded before the socket has taken them; one packet may exceed it.
-const WRITE_AHEAD: usize = 64 * 1024;
 /// Bytes read at a time.
 const READ_CHUNK: usize = 16 * 1024;
-/// Packets handed to the engine before its answers are looked at.
-const DECODE_BATCH: usize = 128;
+/// Reads in one go, before others have their turn.
+const READS: usize = 4;
+/// Pieces written at a time.
+const PIECES: usize = 16;
+/// Buffers above this size are given back when they are empty.
+const KEPT_BUFFER: usize = 512;
 const WRITE_STALL: Duration = Duration::from_secs(30);
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// The engine, with everything written.
+    Here,
+    /// The peer or the network.
+    There,
+}
+
 struct Connection<'a, S> {
-    id: ConnectionId,
-    reader: ReadHalf<S>,
-    writer: WriteHalf<S>,
-    broker: &'a Broker,
+    stream: S,
+    inbox: &'a Inbox,
+    wire: Arc<Wire>,
     decoder: Decoder,
     input: BytesMut,
-    output: BytesMut,
-    /// PUBLISH packets in `output`.
-    publishes: u32,
-    /// False after bytes that are no packet, and while the engine asks for a pause.
-    readable: bool,
+    output: OutputBuffer,
+    /// Bytes that are no packet came: nothing more is read.
     is_over: bool,
-    /// Whole packets may stand in `input` although nothing new was read.
-    undecoded: bool,
-    closing: bool,
-    /// When a socket that takes nothing is given up.
-    give_up: Instant,
+    /// The transport may hold bytes back.
+    needs_flush: bool,
+    closes: bool,
+    /// Runs while the socket takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 /// Serves one client until either side is done.
-pub(super) async fn serve<S>(stream: S, peer: SocketAddr, broker: &Broker, max_packet: usize)
+pub(super) async fn serve<S>(stream: S, peer: Peer, inbox: &Inbox, (max_packet, max_connect): (usize, usize))
 where
-    S: AsyncRead + AsyncWrite,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some((id, mut orders)) = broker.opened().await else { return };
-    tracing::debug!(connection = id, %peer, "connection opened");
-    let (reader, writer) = tokio::io::split(stream);
+    let Some(wire) = inbox.open(peer) else { return };
     let mut connection = Connection {
-        id,
-        reader,
-        writer,
-        broker,
-        decoder: Decoder::server(max_packet),
+        stream,
+        inbox,
+        wire,
+        decoder: Decoder::server(max_packet).with_first(max_connect),
         input: BytesMut::new(),
-        output: BytesMut::new(),
-        publishes: 0,
-        readable: true,
+        output: OutputBuffer::default(),
         is_over: false,
-        undecoded: false,
-        closing: false,
-        give_up: now() + WRITE_STALL,
+        needs_flush: false,
+        closes: false,
+        stall: None,
     };
-    if connection.run(&mut orders).await.is_some() {
-        connection.linger().await;
+    let ended = poll_fn(|cx| connection.poll(cx)).await;
+    if ended == Ended::Here {
+        // Whatever goes wrong now, the connection is over.
+        let _ = timeout(LINGER, linger(&mut connection.stream)).await;
     }
-    broker.input(Input::Closed(id)).await;
-    tracing::debug!(connection = id, %peer, "connection closed");
-}
-
-/// Reads a bounded piece; safe to drop.
-async fn read_some(reader: &mut (impl AsyncRead + Unpin), input: &mut BytesMut) -> std::io::Result<usize> {
-    reader.read_buf(&mut input.limit(READ_CHUNK)).await
+    inbox.push(Event::Closed(connection.wire.id));
 }
 
 impl<S> Connection<'_, S>
 where
-    S: AsyncRead + AsyncWrite,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// `Some` if the engine ended it, `None` if the peer or the network did.
-    async fn run(&mut self, orders: &mut mpsc::Receiver<ToConnection>) -> Option<()> {
-        loop {
-            if self.closing && self.output.is_empty() {
-                return Some(());
-            }
-            let reads = self.readable && !self.is_over && !self.closing;
-            tokio::select! {
-                order = orders.recv(), if !self.closing && self.output.len() < WRITE_AHEAD => self.obey(order, orders),
-                written = self.writer.write_buf(&mut self.output), if !self.output.is_empty() => self.written(written.ok()?).await?,
-                () = std::future::ready(()), if reads && self.undecoded => self.decode().await?,
-                read = read_some(&mut self.reader, &mut self.input), if reads => {
-                    if read.ok()? == 0 {
-                        return None;
-                    }
-                    self.decode().await?;
-                }
-                () = sleep_until(self.give_up.into()), if !self.output.is_empty() => return None,
-            }
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.wire.register(cx);
+        let (is_paused, closes) = self.wire.obey(&mut self.output);
+        if closes && !self.closes {
+            self.closes = true;
+            self.stall = Some(Box::pin(sleep(CLOSE_WITHIN)));
         }
+        if let Poll::Ready(ended) = self.poll_write(cx) {
+            return Poll::Ready(ended);
+        }
+        if self.closes || is_paused || self.is_over {
+            return Poll::Pending;
+        }
+        self.poll_read(cx)
     }
 
-    /// Encodes what the engine has, as far as it goes.
-    fn obey(&mut self, order: Option<ToConnection>, orders: &mut mpsc::Receiver<ToConnection>) {
-        if self.output.is_empty() {
-            self.give_up = now() + WRITE_STALL;
-        }
-        let version = self.decoder.version().unwrap_or(Version::V311);
-        let mut next = Some(order.unwrap_or(ToConnection::Close));
-        while let Some(order) = next {
-            match order {
-                ToConnection::Packet(packet) => {
-                    self.publishes += u32::from(matches!(packet, Packet::Publish(_)));
-                    encode(&packet, version, &mut self.output);
-                }
-                ToConnection::Pause => self.readable = false,
-                ToConnection::Resume => self.readable = true,
-                ToConnection::Close => {
-                    self.closing = true;
-                    self.give_up = now() + CLOSE_WITHIN;
-                    return;
-                }
+    /// Ready only when the connection is over.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let mut written = 0;
+        let is_done = loop {
+            if self.output.is_empty() {
+                break true;
             }
-            next = if self.output.len() < WRITE_AHEAD { orders.try_recv().ok() } else { None };
-        }
-    }
-
-    async fn written(&mut self, count: usize) -> Option<()> {
-        if count == 0 {
-            return None;
-        }
-        if !self.closing {
-            self.give_up = now() + WRITE_STALL;
-        }
-        if self.output.is_empty() {
-            self.writer.flush().await.ok()?;
-            if self.output.capacity() > WRITE_AHEAD {
-                self.output = BytesMut::new();
+            match self.poll_write_some(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ended::There),
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Pending => break false,
             }
-            let publishes = std::mem::take(&mut self.publishes);
-            if publishes > 0 && !self.closing {
-                self.broker.input(Input::Written(self.id, publishes)).await.then_some(())?;
-            }
-        }
-        Some(())
-    }
-
-    async fn decode(&mut self) -> Option<()> {
-        self.undecoded = true;
-        for _ in 0..DECODE_BATCH {
-            let input = match self.decoder.decode(&mut self.input) {
-                Ok(Progress::NeedMore) => {
-                    self.undecoded = false;
-                    if self.input.is_empty() && self.input.capacity() > WRITE_AHEAD {
-                        self.input = BytesMut::new();
-                    }
-                    return Some(());
-                }
-                Ok(Progress::Packet(packet)) => Input::Packet(self.id, packet),
-                Err(error) => {
-                    tracing::debug!(connection = self.id, %error, "not MQTT");
-                    self.is_over = true;
-                    Input::Invalid(self.id, error)
-                }
-            };
-            self.broker.input(input).await.then_some(())?;
-            if self.is_over {
-                return Some(());
-            }
-        }
-        Some(())
-    }
-
-    async fn linger(&mut self) {
-        let drain = async {
-            self.writer.shutdown().await?;
-            let mut drained = 0;
-            while drained < LINGER_BYTES {
-                self.input.clear();
-                match read_some(&mut self.reader, &mut self.input).await? {
-                    0 => break,
-                    count => drained += count,
-                }
-            }
-            Ok::<_, std::io::Error>(())
         };
-        // Whatever goes wrong now, the connection is over.
-        let _ = timeout(LINGER, drain).await;
+        if written > 0 {
+            self.needs_flush = true;
+            self.inbox.push(Event::Written(self.wire.id, written));
+            if !self.closes {
+                self.stall = None;
+            }
+        }
+        let is_flushed = is_done && self.poll_flush(cx).is_ready();
+        if is_done && is_flushed {
+            if self.closes {
+                return Poll::Ready(Ended::Here);
+            }
+            self.stall = None;
+            return Poll::Pending;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Ended::There)
     }
+
+    fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let mut space = [IoSlice::new(&[]); PIECES];
+        let count = self.output.slices(&mut space);
+        let pieces = space.get(..count).unwrap_or_default();
+        let stream = Pin::new(&mut self.stream);
+        let written = match pieces {
+            [one] => ready!(stream.poll_write(cx, one))?,
+            many if stream.is_write_vectored() => ready!(stream.poll_write_vectored(cx, many))?,
+            many => ready!(stream.poll_write(cx, many.first().map_or(&[], |piece| piece)))?,
+        };
+        self.output.advance(written);
+        if self.output.is_empty() {
+            self.output.release(KEPT_BUFFER);
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.needs_flush {
+            // An error is met again by the next read.
+            let _ = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+            self.needs_flush = false;
+        }
+        Poll::Ready(())
+    }
+
+    /// Ready only when the connection is over.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        for _ in 0..READS {
+            ready!(self.inbox.poll_room(cx));
+            self.input.reserve(READ_CHUNK);
+            let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
+            let Poll::Ready(read) = read else {
+                if self.input.is_empty() {
+                    self.input = BytesMut::new();
+                }
+                return Poll::Pending;
+            };
+            match read {
+                Ok(0) | Err(_) => return Poll::Ready(Ended::There),
+                Ok(count) => self.inbox.bytes_received.fetch_add(count as u64, Ordering::Relaxed),
+            };
+            self.decode();
+            if self.is_over {
+                return Poll::Pending;
+            }
+        }
+        // Others have their turn; then it goes on here.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Hands every whole packet to the engine.
+    fn decode(&mut self) {
+        let id = self.wire.id;
+        let mut events = Vec::new();
+        loop {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Progress::NeedMore) => break,
+                Ok(Progress::Packet(packet)) => events.push(Event::Packet(id, packet)),
+                Err(error) => {
+                    tracing::debug!(connection = id, %error, "not MQTT");
+                    self.is_over = true;
+                    events.push(Event::Invalid(id, error));
+                    break;
+                }
+            }
+        }
+        self.inbox.push_all(&mut events);
+    }
+}
+
+async fn linger<S>(stream: &mut S) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    stream.shutdown().await?;
+    let mut space = BytesMut::with_capacity(READ_CHUNK);
+    let mut drained = 0;
+    while drained < LINGER_BYTES {
+        space.clear();
+        match stream.read_buf(&mut space).await? {
+            0 => break,
+            count => drained += count,
+        }
+    }
+    Ok(())
 }

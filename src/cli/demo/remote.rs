@@ -3,35 +3,36 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::ledger::Ledger;
-use crate::broker::engine::{Engine, Limits, Tap};
+use crate::broker::access::Access;
+use crate::broker::admission::{Admission, AdmissionLimits};
+use crate::broker::engine::{Engine, Limits, Setup, Tap};
 use crate::broker::net::{BoundListener, Listen};
-use crate::broker::{self, Broker, Forward};
+use crate::broker::{self, Broker, Forward, Source};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::tasks::{Stop, Tasks};
-use crate::time::now;
+use crate::time::{now, unix_ms};
 
 pub(super) async fn start(ledger: Arc<Ledger>, stop: &Stop, tasks: &mut Tasks) -> Result<SocketAddr, String> {
     let everything = TopicFilter::new("#").map_err(|error| error.to_string())?;
     let tap = Tap { filters: vec![everything], not_from: Origin::Own };
     let limits = Limits::default();
-    let max_packet = limits.max_packet;
-    let engine = Engine::new(limits, vec![tap], fastrand::u64(..), now());
+    let setup = Setup { limits: limits.clone(), taps: vec![tap], access: Arc::new(Access::open()), ..Setup::default() };
     let (queue, arrivals) = mpsc::channel(4096);
-    let parts = broker::broker(engine, vec![queue]);
-    let listen = Listen { host: "127.0.0.1".to_owned(), port: 0 };
-    let listener = BoundListener::bind(&listen).await.map_err(|error| error.to_string())?;
-    let address = listener.address();
+    let engine = Source::Memory(Box::new(Engine::new(setup, now(), unix_ms())));
+    let parts = broker::broker(engine, Admission::new(AdmissionLimits::default()), vec![queue]).map_err(|error| error.to_string())?;
+    let listener = BoundListener::bind(&Listen::any_local()).await.map_err(|error| error.to_string())?;
+    let address = listener.address().ok_or("no address")?;
     let broker = parts.broker.clone();
     let (listener_stop, driver_stop) = (stop.clone(), stop.clone());
     tasks.start("remote: arrivals", write_down(arrivals, parts.broker.clone(), ledger));
-    tasks.start("remote: listener", async move {
-        listener.run(broker, Arc::new(Semaphore::new(16)), max_packet, listener_stop).await;
-        Ok(())
-    });
+    tasks.start(
+        "remote: listener",
+        async move { listener.run(broker, None, &limits, listener_stop).await.map_err(|error| error.to_string()) },
+    );
     tasks.start("remote: broker", async move {
         parts.driver.run(driver_stop).await;
         Ok(())
@@ -47,7 +48,7 @@ async fn write_down(mut arrivals: mpsc::Receiver<Forward>, broker: Broker, ledge
             ledger.arrived(sequence, number.filter(|_| is_local));
         }
         if let Some(ticket) = ticket {
-            broker.stored(ticket, true).await;
+            broker.stored(ticket, true);
         }
     }
     Ok(())

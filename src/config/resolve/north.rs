@@ -1,11 +1,10 @@
-//! Broker, outbox and uplinks.
+//! Outbox and uplinks.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Check, at};
-use crate::broker::engine::Limits;
-use crate::config::{Broker, Uplink, file};
+use crate::config::{Uplink, file};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Rule;
 use crate::{outbox, uplink};
@@ -14,46 +13,10 @@ const DEFAULT_FOLDER: &str = "/var/lib/wellhead";
 const DEFAULT_SIZE: u64 = 1_000_000_000;
 const SMALLEST_SIZE: u64 = 16_000_000;
 const DEFAULT_SAVE: Duration = Duration::from_millis(50);
-const DEFAULT_CONNECTIONS: usize = 500;
-const MOST_CONNECTIONS: usize = 100_000;
 const DEFAULT_WINDOW: u16 = 500;
 /// A ping costs as much as a reading; a dead link is found when something is sent.
 const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(240);
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
-
-pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
-    let file = check.file.broker.as_ref()?;
-    if file.listen.is_empty() {
-        check.missing(&at!["broker", "listen"], "a broker needs a listener; write [ 'mqtt://127.0.0.1:1883' ]");
-    }
-    for (index, listen) in file.listen.iter().enumerate() {
-        if !listen.is_loopback() && !file.allow_anonymous {
-            check.fault(&at!["broker", "listen", index], format!("{listen} can be reached from other machines without a password; listen on 127.0.0.1, or write `allow_anonymous: true` if that is what you want"));
-        }
-        if file.listen.iter().take(index).any(|other| other == listen && listen.port != 0) {
-            check.fault(&at!["broker", "listen", index], format!("{listen} stands here twice; remove one"));
-        }
-    }
-    let defaults = Limits::default();
-    let max_packet = file.max_packet.map_or(defaults.max_packet, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
-    if !(1024..=64 << 20).contains(&max_packet) {
-        check.fault(&at!["broker", "max_packet"], "write a size from 1kB to 64MB");
-    }
-    let max_connections = file.max_connections.unwrap_or(DEFAULT_CONNECTIONS);
-    if !(1..=MOST_CONNECTIONS).contains(&max_connections) {
-        check.fault(&at!["broker", "max_connections"], format!("write a number from 1 to {MOST_CONNECTIONS}"));
-    }
-    if file.max_queued == Some(0) {
-        check.fault(&at!["broker", "max_queued"], "type 1 or more, such as 10000");
-    }
-    let limits = Limits {
-        max_packet,
-        max_queued: file.max_queued.unwrap_or(defaults.max_queued),
-        sys_every: file.sys_every.map_or(defaults.sys_every, |span| span.0.max(Duration::from_millis(100))),
-        ..defaults
-    };
-    Some(Broker { listen: file.listen.clone(), limits, max_connections })
-}
 
 pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, outbox::Settings) {
     let file = &check.file.outbox;

@@ -1,0 +1,289 @@
+//! Who may connect, and what they may read and write. Pure: comparing a password with its hash takes long and is its caller's.
+//!
+//! Invariants:
+//! * What no rule allows is forbidden, and a rule that denies wins.
+//! * A client identifier or user name that stands for `%c` or `%u` in a rule adds no wildcard and no level.
+//! * A user who does not exist takes as long to refuse as one whose password is wrong.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+
+use super::scram::{self, Secret};
+use crate::mqtt::{ReasonCode, TopicError, TopicFilter, TopicName};
+
+/// Compared with the passwords of users who do not exist; nobody knows a password for it.
+const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$d2VsbGhlYWQtbm9ib2R5$vRaNlbvMDmMrRkHcfLQnAe2BpVkUGAkqm2C8jZcKkZA";
+
+/// What a rule says about: the filter may hold `%c` (client identifier) and `%u` (user name).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Checks `text` as a filter.
+    pub fn new(text: impl Into<String>) -> Result<Self, TopicError> {
+        let text = text.into();
+        TopicFilter::new(text.replace("%c", "x").replace("%u", "x"))?;
+        Ok(Self(text))
+    }
+
+    fn is_personal(&self) -> bool {
+        self.0.contains("%c") || self.0.contains("%u")
+    }
+
+    fn filter(&self, client_id: &str, user: &str) -> Option<TopicFilter> {
+        let harmless = |name: &str| !name.is_empty() && !name.contains(['+', '#', '/']);
+        let is_safe = (!self.0.contains("%c") || harmless(client_id)) && (!self.0.contains("%u") || harmless(user));
+        // One after the other would let a user name hold `%c`.
+        let parts: Vec<String> = self.0.split("%u").map(|part| part.replace("%c", client_id)).collect();
+        TopicFilter::new(parts.join(user)).ok().filter(|_| is_safe)
+    }
+}
+
+/// The rules of one user as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Topics whose messages they get.
+    pub read: Vec<Pattern>,
+    /// Topics they may publish to.
+    pub write: Vec<Pattern>,
+    /// Filters they may subscribe to; without any, those that overlap with what they may read.
+    pub subscribe: Vec<Pattern>,
+    /// Exceptions from `read`.
+    pub deny_read: Vec<Pattern>,
+    /// Exceptions from `write`.
+    pub deny_write: Vec<Pattern>,
+    /// Filters they may not subscribe to, whatever they may read.
+    pub deny_subscribe: Vec<Pattern>,
+    /// Everything that no `deny` forbids; the topics on which instruments are written to need a rule all the same.
+    pub allows_all: bool,
+}
+
+/// What one session may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rights {
+    read: Vec<TopicFilter>,
+    write: Vec<TopicFilter>,
+    subscribe: Vec<TopicFilter>,
+    deny_read: Vec<TopicFilter>,
+    deny_write: Vec<TopicFilter>,
+    deny_subscribe: Vec<TopicFilter>,
+    allows_all: bool,
+    /// `read` holds `#`, and nothing is denied.
+    reads_all: bool,
+}
+
+fn any(filters: &[TopicFilter], topic: &TopicName) -> bool {
+    filters.iter().any(|filter| filter.matches(topic))
+}
+
+impl Rights {
+    fn of(rules: &Rules, client_id: &str, user: &str) -> Option<Self> {
+        let filters = |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.filter(client_id, user)).collect::<Option<Vec<_>>>();
+        let read = filters(&rules.read)?;
+        let reads_all = rules.deny_read.is_empty() && read.iter().any(|filter| filter.as_str() == "#");
+        Some(Self {
+            read,
+            write: filters(&rules.write)?,
+            subscribe: filters(&rules.subscribe)?,
+            deny_read: filters(&rules.deny_read)?,
+            deny_write: filters(&rules.deny_write)?,
+            deny_subscribe: filters(&rules.deny_subscribe)?,
+            allows_all: rules.allows_all,
+            reads_all,
+        })
+    }
+
+    /// True if a message of `topic` may be delivered.
+    pub fn may_read(&self, topic: &TopicName) -> bool {
+        if self.deny_read.is_empty() && (self.allows_all || (self.reads_all && !topic.is_reserved())) {
+            return true;
+        }
+        (self.allows_all || any(&self.read, topic)) && !any(&self.deny_read, topic)
+    }
+
+    /// True if a message may be published to `topic`. A `guarded` one needs a rule that names it.
+    pub fn may_write(&self, topic: &TopicName, guarded: bool) -> bool {
+        ((self.allows_all && !guarded) || any(&self.write, topic)) && !any(&self.deny_write, topic)
+    }
+
+    /// True if it may be subscribed to `filter`: not denied, within what `subscribe` lists, and something of it may be read.
+    pub fn may_subscribe(&self, filter: &TopicFilter) -> bool {
+        let is_denied = self.deny_subscribe.iter().chain(&self.deny_read).any(|deny| deny.covers(filter));
+        let is_listed = self.subscribe.is_empty() || self.subscribe.iter().any(|allowed| allowed.covers(filter));
+        let is_readable = self.allows_all || self.read.iter().any(|read| read.overlaps(filter));
+        !is_denied && is_listed && is_readable
+    }
+}
+
+/// One user.
+#[derive(Debug, Clone, Default)]
+pub struct User {
+    /// Of the password, in the PHC format; without one there is no login by password.
+    pub hash: Option<Hash>,
+    /// For SCRAM-SHA-256.
+    pub scram: Option<Secret>,
+    /// What they may do.
+    pub rules: Rules,
+}
+
+/// The hash of a password; not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hash(pub Arc<str>);
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What a login by CONNECT needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Login {
+    /// Nothing more.
+    Granted {
+        /// `None` for somebody without a name.
+        user: Option<ByteString>,
+    },
+    /// The password must be compared with this hash.
+    Verify {
+        /// Who says to be there; `None` if there is no such user and the answer is no whatever the comparison says.
+        user: Option<ByteString>,
+        /// In the PHC format.
+        hash: Arc<str>,
+    },
+    /// Nothing helps.
+    Refused(ReasonCode, &'static str),
+}
+
+/// Every user.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    users: HashMap<ByteString, User>,
+    /// Of those without a name; `None` if they may not connect.
+    anonymous: Option<Rules>,
+    /// Rights without `%c` and `%u`, by user.
+    shared: HashMap<Option<ByteString>, Arc<Rights>>,
+}
+
+impl Access {
+    /// The users, and what somebody without a name may do.
+    pub fn new(users: HashMap<ByteString, User>, anonymous: Option<Rules>) -> Self {
+        let all = users.iter().map(|(name, user)| (Some(name.clone()), &user.rules)).chain(anonymous.iter().map(|rules| (None, rules)));
+        let shared =
+            all.filter(|(_, rules)| !is_personal(rules)).filter_map(|(name, rules)| Some((name, Arc::new(Rights::of(rules, "", "")?))));
+        Self { shared: shared.collect(), users, anonymous }
+    }
+
+    /// Everybody may do everything, except write to instruments.
+    pub fn open() -> Self {
+        Self::new(HashMap::new(), Some(Rules { allows_all: true, ..Rules::default() }))
+    }
+
+    /// What is to be done before somebody may connect. `certificate` is the name in one that was checked.
+    pub fn login(&self, certificate: Option<&ByteString>, username: Option<&ByteString>, has_password: bool) -> Login {
+        if let Some(name) = certificate {
+            return if self.users.contains_key(name) {
+                Login::Granted { user: Some(name.clone()) }
+            } else {
+                Login::Refused(ReasonCode::NOT_AUTHORIZED, "no user has the name in the certificate")
+            };
+        }
+        let Some(name) = username.filter(|_| !self.users.is_empty()) else {
+            return match self.anonymous {
+                Some(_) => Login::Granted { user: None },
+                None => Login::Refused(ReasonCode::NOT_AUTHORIZED, "a user name and a password are needed"),
+            };
+        };
+        if !has_password {
+            return Login::Refused(ReasonCode::BAD_USER_NAME_OR_PASSWORD, "a password is needed");
+        }
+        match self.users.get(name).and_then(|user| user.hash.clone()) {
+            Some(hash) => Login::Verify { user: Some(name.clone()), hash: hash.0 },
+            None => Login::Verify { user: None, hash: NOBODY.into() },
+        }
+    }
+
+    /// What a SCRAM login is checked against: made up from `secret` if there is no such user, so that nobody can tell.
+    pub fn scram(&self, name: &str, secret: &[u8]) -> (Option<ByteString>, Secret) {
+        let known = self.users.get_key_value(name).and_then(|(name, user)| Some((Some(name.clone()), user.scram.clone()?)));
+        known.unwrap_or_else(|| (None, scram::made_up(name, secret)))
+    }
+
+    /// What a session may do; `None` if there is no such user any more, or its client identifier cannot stand in a rule.
+    pub fn rights(&self, user: Option<&ByteString>, client_id: &str) -> Option<Arc<Rights>> {
+        if let Some(shared) = self.shared.get(&user.cloned()) {
+            return Some(shared.clone());
+        }
+        let (rules, name) = match user {
+            Some(name) => (&self.users.get(name)?.rules, &**name),
+            None => (self.anonymous.as_ref()?, ""),
+        };
+        Rights::of(rules, client_id, name).map(Arc::new)
+    }
+}
+
+fn is_personal(rules: &Rules) -> bool {
+    let lists = [&rules.read, &rules.write, &rules.subscribe, &rules.deny_read, &rules.deny_write, &rules.deny_subscribe];
+    lists.iter().any(|list| list.iter().any(Pattern::is_personal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+        texts.iter().map(|text| Pattern::new(*text).unwrap()).collect()
+    }
+
+    fn rights(rules: &Rules) -> Rights {
+        Rights::of(rules, "pump", "anna").unwrap()
+    }
+
+    fn topic(text: &str) -> TopicName {
+        TopicName::new(text).unwrap()
+    }
+
+    #[test]
+    fn what_no_rule_allows_is_forbidden_and_deny_wins() {
+        let rules = Rules { read: patterns(&["plant/#"]), deny_read: patterns(&["plant/secret/#"]), ..Rules::default() };
+        let rights = rights(&rules);
+        assert!(rights.may_read(&topic("plant/a")) && !rights.may_read(&topic("plant/secret/a")) && !rights.may_read(&topic("other")));
+        assert!(!rights.may_write(&topic("plant/a"), false));
+        let may = |filter: &str| rights.may_subscribe(&TopicFilter::new(filter).unwrap());
+        assert!(may("#") && may("plant/+") && may("$share/group/plant/#"));
+        assert!(!may("plant/secret/+") && !may("plant/secret/#") && !may("other/#") && !may("$SYS/#"));
+    }
+
+    #[test]
+    fn somebody_who_may_do_everything_needs_a_rule_for_instruments() {
+        let rules = Rules { allows_all: true, ..Rules::default() };
+        assert!(rights(&rules).may_write(&topic("a/set"), false) && !rights(&rules).may_write(&topic("a/set"), true));
+        let named = Rules { write: patterns(&["+/set"]), ..rules };
+        assert!(rights(&named).may_write(&topic("a/set"), true));
+    }
+
+    #[test]
+    fn names_in_rules_add_nothing_but_themselves() {
+        let rules = Rules { write: patterns(&["dev/%c/%u"]), ..Rules::default() };
+        assert!(rights(&rules).may_write(&topic("dev/pump/anna"), false));
+        for (client_id, user) in [("#", "anna"), ("a/b", "anna"), ("+", "anna"), ("pump", "+"), ("", "anna")] {
+            assert_eq!(Rights::of(&rules, client_id, user), None, "{client_id} {user}");
+        }
+        let tricky = Rights::of(&rules, "pump", "%c").unwrap();
+        assert!(tricky.may_write(&topic("dev/pump/%c"), false) && !tricky.may_write(&topic("dev/pump/pump"), false));
+    }
+
+    #[test]
+    fn nobody_learns_who_exists() {
+        let user = User { hash: Some(Hash("$argon2id$x".into())), ..User::default() };
+        let access = Access::new(HashMap::from([("anna".into(), user)]), None);
+        assert!(matches!(access.login(None, Some(&"anna".into()), true), Login::Verify { user: Some(_), .. }));
+        assert!(matches!(access.login(None, Some(&"berta".into()), true), Login::Verify { user: None, .. }));
+        assert!(matches!(access.login(None, None, false), Login::Refused(ReasonCode::NOT_AUTHORIZED, _)));
+        let (name, one) = access.scram("berta", b"secret");
+        assert_eq!((name, one.salt()), (None, access.scram("berta", b"secret").1.salt()));
+    }
+}

@@ -1,0 +1,249 @@
+//! The task that owns the engine: takes everything that waits, lets the engine handle it, hands out what came of it. A turn.
+//!
+//! Invariants: a connection is woken once a turn, and gets all that the turn has for it; records of a turn are one batch.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use argon2::{Argon2, PasswordHash, PasswordVerifier};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::admission::Admission;
+use super::durable::Durable;
+use super::engine::{ConnectionId, Engine, Input, Output, Peer, Ticket};
+use super::inbox::{Event, Inbox, Wire};
+use crate::message::Message;
+use crate::mqtt::QoS;
+use crate::tasks::{Stop, detach};
+use crate::time::{now, unix_ms};
+
+/// Bytes of messages that may be on their way to one tap.
+const TAP_BYTES: usize = 8 << 20;
+/// Messages of the gateway taken in one turn.
+const BATCH: usize = 256;
+/// Passwords compared at a time: each takes 19 MB and a core.
+const VERIFICATIONS: usize = 2;
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
+
+/// A message for a tap, in the order the broker accepted it.
+#[derive(Debug)]
+pub struct Forward {
+    /// The message.
+    pub message: Arc<Message>,
+    /// To be reported with [`super::Broker::stored`].
+    pub ticket: Option<Ticket>,
+    /// Its share of the bytes that may be on the way.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+/// The way to one tap, bounded in messages and in bytes.
+#[derive(Debug)]
+pub(super) struct TapQueue {
+    sender: mpsc::Sender<Forward>,
+    room: Arc<Semaphore>,
+}
+
+impl TapQueue {
+    pub(super) fn new(sender: mpsc::Sender<Forward>) -> Self {
+        Self { sender, room: Arc::new(Semaphore::new(TAP_BYTES)) }
+    }
+
+    /// False if there is no room. QoS 0 may use half of the queue only: it must never push out what is promised.
+    fn offer(&self, message: Arc<Message>, ticket: Option<Ticket>) -> bool {
+        let may_be_lost = ticket.is_none() && message.qos == QoS::AtMostOnce;
+        if may_be_lost && (self.sender.capacity() < self.sender.max_capacity() / 2 || self.room.available_permits() < TAP_BYTES / 2) {
+            return false;
+        }
+        let size = message.payload.len().clamp(1, TAP_BYTES / 2);
+        let Ok(room) = self.room.clone().try_acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX)) else { return false };
+        self.sender.try_send(Forward { message, ticket, _room: room }).is_ok()
+    }
+}
+
+/// The task that owns the engine.
+#[derive(Debug)]
+pub struct Driver {
+    pub(super) engine: Engine,
+    pub(super) durable: Option<Durable>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) live: mpsc::Receiver<Message>,
+    pub(super) inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
+    pub(super) receipts: HashMap<u64, oneshot::Sender<()>>,
+    pub(super) next_receipt: u64,
+    pub(super) connections: HashMap<ConnectionId, (Arc<Wire>, Peer)>,
+    pub(super) taps: Vec<TapQueue>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) verifications: Arc<Semaphore>,
+    pub(super) clock_at: Instant,
+    pub(super) is_stopping: bool,
+}
+
+pub(super) fn verifications() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(VERIFICATIONS))
+}
+
+impl Driver {
+    /// Runs until the stop order was given and every connection is closed.
+    pub async fn run(mut self, mut stop: Stop) {
+        let mut events = Vec::new();
+        let mut messages = Vec::with_capacity(BATCH);
+        let mut inbound = Vec::with_capacity(BATCH);
+        let mut alarm = pin!(tokio::time::sleep_until(now().into()));
+        while !(self.is_stopping && self.connections.is_empty()) {
+            let deadline = self.engine.next_deadline().unwrap_or_else(|| now() + Duration::from_secs(3600)).into();
+            if alarm.deadline() != deadline {
+                alarm.as_mut().reset(deadline);
+            }
+            let goes_on = self.durable.as_ref().is_some_and(Durable::wants_turns);
+            tokio::select! {
+                () = self.inbox.ready.notified() => {}
+                _ = self.live.recv_many(&mut messages, BATCH), if !self.live.is_closed() || !self.live.is_empty() => {}
+                _ = self.inbound.recv_many(&mut inbound, BATCH), if !self.inbound.is_closed() || !self.inbound.is_empty() => {}
+                () = alarm.as_mut() => {}
+                () = std::future::ready(()), if goes_on => {}
+                () = stop.wait(), if !self.is_stopping => {
+                    self.is_stopping = true;
+                    self.inbox.close();
+                    self.engine.shut_down(now());
+                    // Nobody can publish any more: the forwarders see the end of their queues.
+                    self.taps.clear();
+                }
+            }
+            let at = now();
+            self.set_clock(at);
+            self.inbox.take(&mut events);
+            for event in events.drain(..) {
+                self.take(event, at);
+            }
+            for message in messages.drain(..) {
+                self.engine.handle(Input::Publish(message), at);
+            }
+            for (message, safe) in inbound.drain(..) {
+                self.next_receipt += 1;
+                self.receipts.insert(self.next_receipt, safe);
+                self.engine.handle(Input::Inbound(self.next_receipt, message), at);
+            }
+            self.engine.tick(at);
+            self.dispatch(at);
+        }
+    }
+
+    /// Wall time, and what only the driver can count.
+    fn set_clock(&mut self, at: Instant) {
+        if at >= self.clock_at {
+            self.clock_at = at + CLOCK_EVERY;
+            self.engine.set_clock(at, unix_ms());
+            let traffic = self.engine.traffic_mut();
+            traffic.bytes_received = self.inbox.bytes_received.load(std::sync::atomic::Ordering::Relaxed);
+            traffic.memory = crate::metrics::resident_bytes().unwrap_or(0);
+            traffic.memory_maximum = traffic.memory_maximum.max(traffic.memory);
+        }
+    }
+
+    fn take(&mut self, event: Event, at: Instant) {
+        let input = match event {
+            Event::Opened(wire, _) if self.is_stopping => {
+                wire.order(|orders| orders.closes = true);
+                return;
+            }
+            Event::Opened(wire, peer) => {
+                let id = wire.id;
+                self.connections.insert(id, (wire, peer.clone()));
+                Input::Opened(id, peer)
+            }
+            Event::Packet(id, packet) => Input::Packet(id, packet),
+            Event::Invalid(id, error) => Input::Invalid(id, error),
+            Event::Closed(id) => {
+                self.connections.remove(&id);
+                Input::Closed(id)
+            }
+            Event::Written(id, bytes) => Input::Written(id, bytes),
+            Event::Stored(ticket, accepted) => Input::Stored { ticket, accepted },
+            Event::Verified(id, is_right) => Input::Verified(id, is_right),
+            Event::Durable(position) => match self.durable.as_ref().and_then(|durable| durable.reported(position)) {
+                Some(position) => Input::Durable(position),
+                None => return,
+            },
+            Event::DiskWorks => {
+                if let Some(durable) = &mut self.durable {
+                    durable.works_again(&mut self.engine);
+                }
+                return;
+            }
+        };
+        self.engine.handle(input, at);
+    }
+
+    fn dispatch(&mut self, at: Instant) {
+        loop {
+            let outputs: Vec<Output> = self.engine.take_outputs().collect();
+            while let Some((id, bytes)) = self.engine.take_output() {
+                if let Some((wire, _)) = self.connections.get(&id) {
+                    wire.order(|orders| orders.output.append(bytes));
+                }
+            }
+            if outputs.is_empty() {
+                break;
+            }
+            for output in outputs {
+                self.obey(output, at);
+            }
+        }
+        if let Some(durable) = &mut self.durable {
+            durable.take(&mut self.engine);
+        }
+    }
+
+    fn obey(&mut self, output: Output, at: Instant) {
+        match output {
+            Output::Pause(id) => self.order(id, |orders| orders.is_paused = true),
+            Output::Resume(id) => self.order(id, |orders| orders.is_paused = false),
+            Output::Close(id, mut rest) => self.order(id, |orders| {
+                orders.output.append(&mut rest);
+                orders.closes = true;
+            }),
+            Output::Forward { tap, message, ticket } => self.forward(tap, message, ticket, at),
+            Output::Verify { connection, hash, password } => self.verify(connection, hash, password),
+            Output::LoginFailed(id) => {
+                if let Some((_, peer)) = self.connections.get(&id) {
+                    self.admission.login_failed(peer.address, at);
+                }
+            }
+            Output::Safe(receipt) => {
+                // An uplink that is gone asks its remote again.
+                self.receipts.remove(&receipt).map(|safe| safe.send(()));
+            }
+            Output::NotSafe(receipt) => drop(self.receipts.remove(&receipt)),
+        }
+    }
+
+    fn order(&self, id: ConnectionId, change: impl FnOnce(&mut super::inbox::Orders)) {
+        if let Some((wire, _)) = self.connections.get(&id) {
+            wire.order(change);
+        }
+    }
+
+    fn verify(&self, id: ConnectionId, hash: Arc<str>, password: bytes::Bytes) {
+        let (inbox, turn) = (self.inbox.clone(), self.verifications.clone());
+        detach(async move {
+            let _turn = turn.acquire().await;
+            let compare = move || {
+                let parsed = PasswordHash::new(&hash);
+                parsed.is_ok_and(|hash| Argon2::default().verify_password(&password, &hash).is_ok())
+            };
+            let is_right = tokio::task::spawn_blocking(compare).await.unwrap_or(false);
+            inbox.push(Event::Verified(id, is_right));
+        });
+    }
+
+    fn forward(&mut self, tap: usize, message: Arc<Message>, ticket: Option<Ticket>, at: Instant) {
+        let taken = self.taps.get(tap).is_some_and(|queue| queue.offer(message, ticket));
+        match (taken, ticket) {
+            (true, _) => {}
+            (false, Some(ticket)) => self.engine.handle(Input::Stored { ticket, accepted: false }, at),
+            (false, None) => self.engine.count_dropped(),
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The broker's records on disk: a thread that writes batches in order and says up to which they are durable.
+//!
+//! Invariants:
+//! * A batch is reported only after the commit it was in; batches that wait share the next one.
+//! * What waits for the disk is bounded. When the disk refuses for long, the batches are given up and a checkpoint of the whole
+//!   state takes their place as soon as it works; nothing that depends on them is reported before that is durable.
+//! * After a checkpoint everything older is settled, and its partitions go.
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::engine::{Engine, Position, Restore, Setup};
+use super::inbox::{Event, Inbox};
+use crate::store::{Journal, PartitionBytes, StoreError};
+use crate::time::{now, unix_ms};
+
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Bytes that may wait for a disk that refuses.
+const MOST_WAITING: usize = 16 << 20;
+/// A journal that has grown by this much, and by as much as its state takes, gets a checkpoint.
+const LEAST_GROWTH: u64 = 8 << 20;
+const PARTITION: PartitionBytes = PartitionBytes(8 << 20);
+/// Bytes of a checkpoint in one batch.
+pub(super) const CHECKPOINT_PIECE: usize = 128 << 10;
+const READ_ENTRIES: usize = 64;
+const READ_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+enum Item {
+    Batch(Position, Bytes),
+    /// The next batch begins a checkpoint.
+    Begin,
+    /// The batches before this end it.
+    End,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    items: Vec<Item>,
+    bytes: usize,
+    /// What waited was given up.
+    was_dropped: bool,
+    is_closing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    shared: Mutex<Shared>,
+    wake: Condvar,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // Whole between statements, whoever panicked.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the driver puts batches.
+#[derive(Debug)]
+pub(super) struct Durable {
+    queue: Arc<Queue>,
+    stage: Stage,
+    /// Bytes since the last checkpoint, and of it.
+    grown: u64,
+    checkpoint_bytes: u64,
+    /// Reports below this one count for nothing: the state is not whole on disk.
+    hold: Position,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Writing,
+    /// A checkpoint is being written.
+    Checkpoint,
+    /// The disk refuses and the batches were given up.
+    Refused,
+}
+
+/// An engine as its journal left it, and the journal.
+pub struct Opened {
+    /// What was found.
+    pub engine: Engine,
+    journal: Journal,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").finish_non_exhaustive()
+    }
+}
+
+/// Reads the journal in `folder`, making it if needed.
+pub fn open(folder: &Path, setup: Setup) -> Result<Opened, StoreError> {
+    let mut journal = Journal::open(folder, PARTITION)?;
+    let (mut restore, mut after, mut damaged) = (Restore::new(setup, now(), unix_ms()), 0, 0_u64);
+    loop {
+        let entries = journal.read(after, READ_ENTRIES, READ_BYTES)?;
+        let Some(last) = entries.last() else { break };
+        after = last.seq;
+        damaged += entries.into_iter().map(|entry| u64::from(!restore.batch(entry.bytes))).sum::<u64>();
+    }
+    let lost = journal.lost() + damaged;
+    if lost > 0 {
+        tracing::error!(folder = %folder.display(), lost, "records of the broker are damaged: sessions or retained messages may be missing");
+    }
+    Ok(Opened { engine: restore.finish(), journal })
+}
+
+impl Opened {
+    /// Starts the thread. The receiver tells when it has closed the journal.
+    pub(super) fn start(self, inbox: Arc<Inbox>) -> Result<(Engine, Durable, oneshot::Receiver<()>), StoreError> {
+        let Self { engine, journal } = self;
+        let queue = Arc::new(Queue::default());
+        let durable = Durable {
+            queue: queue.clone(),
+            stage: Stage::Writing,
+            // What was found may be mostly over.
+            grown: journal.bytes(),
+            checkpoint_bytes: 0,
+            hold: 0,
+        };
+        let (closed_sender, closed) = oneshot::channel();
+        let writer = Writer { queue, inbox, journal, mark: None, refuses: false };
+        let started = std::thread::Builder::new().name("store:broker".to_owned()).spawn(move || {
+            writer.run();
+            // Whoever waits for it may be gone.
+            let _ = closed_sender.send(());
+        });
+        started.map_err(|source| StoreError::Folder { path: "thread".into(), source })?;
+        Ok((engine, durable, closed))
+    }
+}
+
+impl Durable {
+    /// Takes the records of a turn over, and goes on with a checkpoint that is under way or due.
+    pub(super) fn take(&mut self, engine: &mut Engine) {
+        if self.stage == Stage::Writing && self.grown > LEAST_GROWTH.max(2 * self.checkpoint_bytes) {
+            self.begin(engine);
+        }
+        let is_done = self.stage == Stage::Checkpoint && engine.go_on_with_checkpoint(CHECKPOINT_PIECE);
+        let Some((position, batch)) = engine.take_records() else {
+            if is_done {
+                self.end(0);
+            }
+            return;
+        };
+        if self.stage == Stage::Refused {
+            return;
+        }
+        self.grown += batch.len() as u64;
+        let mut shared = self.queue.lock();
+        shared.bytes += batch.len();
+        shared.items.push(Item::Batch(position, batch));
+        let is_too_much = shared.bytes > MOST_WAITING;
+        if is_too_much {
+            shared.items.clear();
+            shared.bytes = 0;
+            shared.was_dropped = true;
+        }
+        drop(shared);
+        self.queue.wake.notify_one();
+        if is_too_much {
+            self.stage = Stage::Refused;
+            self.hold = Position::MAX;
+        } else if is_done {
+            self.end(position);
+        }
+    }
+
+    fn begin(&mut self, engine: &mut Engine) {
+        // What changed before stands in a batch of its own.
+        if let Some((position, batch)) = engine.take_records() {
+            self.push(Item::Batch(position, batch));
+        }
+        engine.begin_checkpoint();
+        self.stage = Stage::Checkpoint;
+        self.grown = 0;
+        self.push(Item::Begin);
+    }
+
+    fn end(&mut self, position: Position) {
+        self.stage = Stage::Writing;
+        self.checkpoint_bytes = self.grown;
+        self.grown = 0;
+        if self.hold == Position::MAX {
+            self.hold = position;
+        }
+        self.push(Item::End);
+    }
+
+    fn push(&self, item: Item) {
+        self.queue.lock().items.push(item);
+        self.queue.wake.notify_one();
+    }
+
+    /// True while a checkpoint needs more turns.
+    pub(super) fn wants_turns(&self) -> bool {
+        self.stage == Stage::Checkpoint && self.queue.lock().bytes < 4 * CHECKPOINT_PIECE
+    }
+
+    /// A report of the thread: what the engine may be told.
+    pub(super) fn reported(&self, position: Position) -> Option<Position> {
+        (position >= self.hold).then_some(position)
+    }
+
+    /// The disk works again: everything is written anew.
+    pub(super) fn works_again(&mut self, engine: &mut Engine) {
+        if self.stage == Stage::Refused {
+            // Given up with the others.
+            drop(engine.take_records());
+            self.begin(engine);
+        }
+    }
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        self.queue.lock().is_closing = true;
+        self.queue.wake.notify_one();
+    }
+}
+
+struct Writer {
+    queue: Arc<Queue>,
+    inbox: Arc<Inbox>,
+    journal: Journal,
+    /// The number of the first entry of the checkpoint under way.
+    mark: Option<u64>,
+    /// The disk does, and that was told.
+    refuses: bool,
+}
+
+/// Batches whose entries are to be written, and what to do then.
+#[derive(Default)]
+struct Round {
+    entries: Vec<Bytes>,
+    last: Position,
+    begins: bool,
+    ends: bool,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let (items, was_dropped, is_closing) = self.next();
+            if was_dropped {
+                self.mark = None;
+                self.wait_for_disk(is_closing);
+            }
+            let is_done = items.is_empty();
+            for round in rounds(items) {
+                if !self.write_round(round) {
+                    break;
+                }
+            }
+            if is_done && is_closing {
+                return self.close();
+            }
+        }
+    }
+
+    fn next(&self) -> (Vec<Item>, bool, bool) {
+        let mut shared = self.queue.lock();
+        while shared.items.is_empty() && !shared.is_closing && !shared.was_dropped {
+            shared = self.queue.wake.wait(shared).unwrap_or_else(PoisonError::into_inner);
+        }
+        shared.bytes = 0;
+        (std::mem::take(&mut shared.items), std::mem::take(&mut shared.was_dropped), shared.is_closing)
+    }
+
+    /// False if what waits was given up meanwhile.
+    fn write_round(&mut self, round: Round) -> bool {
+        let Round { mut entries, last, begins, ends } = round;
+        if begins {
+            self.mark = Some(self.journal.next_seq());
+        }
+        while !entries.is_empty() {
+            let first = self.journal.next_seq();
+            let Err(error) = self.journal.append(&entries) else { break };
+            // Those that were written are not written again.
+            let written = usize::try_from((self.journal.written() + 1).saturating_sub(first)).unwrap_or(0).min(entries.len());
+            entries.drain(..written);
+            self.refused(&error);
+            if !self.may_go_on() {
+                return false;
+            }
+            std::thread::sleep(RETRY_AFTER);
+        }
+        self.works();
+        if last > 0 {
+            self.inbox.push(Event::Durable(last));
+        }
+        if ends && let Some(mark) = self.mark.take() {
+            self.journal.settle(1, mark - 1);
+            if let Err(error) = self.journal.save() {
+                self.refused(&error);
+            }
+        }
+        true
+    }
+
+    /// False if what waits was given up, or the program ends.
+    fn may_go_on(&self) -> bool {
+        let shared = self.queue.lock();
+        !shared.was_dropped && !shared.is_closing
+    }
+
+    fn wait_for_disk(&mut self, is_closing: bool) {
+        if is_closing {
+            return;
+        }
+        // A batch without records: it can be read and says nothing.
+        while let Err(error) = self.journal.append(&[Bytes::new()]) {
+            self.refused(&error);
+            std::thread::sleep(RETRY_AFTER);
+            if self.queue.lock().is_closing {
+                return;
+            }
+        }
+        self.works();
+        self.inbox.push(Event::DiskWorks);
+    }
+
+    fn refused(&mut self, error: &StoreError) {
+        if !self.refuses {
+            tracing::error!(%error, "the broker's records cannot be written: what must be durable is not acknowledged until they can");
+            self.refuses = true;
+        }
+    }
+
+    fn works(&mut self) {
+        if self.refuses {
+            tracing::info!("the broker's records are written again");
+            self.refuses = false;
+        }
+    }
+
+    fn close(self) {
+        if let Err(error) = self.journal.close() {
+            tracing::error!(%error, "the broker's journal did not close in order; the next start reads it all the same");
+        }
+    }
+}
+
+/// Cuts items at the beginning and the end of checkpoints.
+fn rounds(items: Vec<Item>) -> Vec<Round> {
+    let mut rounds = vec![Round::default()];
+    for item in items {
+        if matches!(item, Item::Begin) {
+            rounds.push(Round { begins: true, ..Round::default() });
+        }
+        let Some(round) = rounds.last_mut() else { continue };
+        match item {
+            Item::Begin => {}
+            Item::Batch(position, bytes) => {
+                round.entries.push(bytes);
+                round.last = position;
+            }
+            Item::End => {
+                round.ends = true;
+                rounds.push(Round::default());
+            }
+        }
+    }
+    rounds.retain(|round| !round.entries.is_empty() || round.begins || round.ends);
+    rounds
+}

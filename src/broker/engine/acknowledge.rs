@@ -1,0 +1,145 @@
+//! Acknowledgements both ways: what is owed for messages from clients, and what clients owe.
+
+use std::time::Instant;
+
+use bytestring::ByteString;
+
+use super::connect::End;
+use super::connection::{AckState, HeldAck, Settled};
+use super::publish::Answer;
+use super::record::Record;
+use super::session::{Exchange, InFlight};
+use super::{ConnectionId, Engine, Output, SessionKey};
+use crate::mqtt::{Ack, Packet, PacketId, QoS, ReasonCode, Version};
+
+/// Bytes of one client that may wait for a tap or the disk before it is read no further.
+const OWED_BYTES: usize = 1 << 20;
+
+impl Engine {
+    /// Notes what is owed for a PUBLISH. `what` is its identifier, whether it is QoS 2, and whether it adds to the client's window.
+    pub(super) fn owe(&mut self, id: ConnectionId, what: (PacketId, bool, bool), bytes: usize, answer: &Answer) {
+        let (packet_id, is_qos_2, is_new) = what;
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.window += usize::from(is_new);
+        let is_owed_already = matches!(answer.state, AckState::Waiting(_)) && connection.acks.iter().any(|ack| ack.state == answer.state);
+        if !is_owed_already {
+            connection.owed += 1;
+            connection.owed_bytes += bytes;
+            connection.acks.push_back(HeldAck { packet_id, is_qos_2, state: answer.state, after: answer.after, bytes, why: answer.why });
+        }
+    }
+
+    /// Stops reading a client of whom too much waits, and goes on when it is less: the sender waits, nobody else.
+    pub(super) fn pace(&mut self, id: ConnectionId, now: Instant) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let most = usize::from(self.limits.receive_maximum);
+        let much = connection.owed >= most || connection.owed_bytes > OWED_BYTES;
+        let little = connection.owed <= most / 2 && connection.owed_bytes <= OWED_BYTES / 2;
+        if much && !connection.is_paused {
+            connection.is_paused = true;
+            self.outputs.push(Output::Pause(id));
+        } else if little && connection.is_paused && connection.session.is_some() {
+            connection.is_paused = false;
+            connection.last_heard = now;
+            self.outputs.push(Output::Resume(id));
+        }
+    }
+
+    /// Writes the acknowledgements whose turn has come [MQTT-4.6.0-2], [MQTT-4.6.0-3]; they leave when their batch is durable.
+    pub(super) fn send_ready_acks(&mut self, id: ConnectionId, now: Instant) {
+        let durable = self.durable;
+        while let Some(connection) = self.connections.get_mut(&id) {
+            let Some(ack) = connection.acks.front() else { break };
+            let AckState::Ready(reason) = ack.state else { break };
+            // Before MQTT 5 an acknowledgement cannot say no. What the disk could not take is not acknowledged at all.
+            if reason == ReasonCode::QUOTA_EXCEEDED && connection.version != Version::V5 {
+                self.close(id, End::Lost, now);
+                return;
+            }
+            let Some(HeldAck { packet_id, is_qos_2, after, bytes, why, .. }) = connection.acks.pop_front() else { break };
+            let ack = explained(packet_id, reason, why);
+            let leaves_window = !is_qos_2 || reason.is_error();
+            let packet = if is_qos_2 { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
+            let Some(length) = connection.write(&packet, after, durable) else { continue };
+            let settled = Settled { acks: 1, bytes, window: usize::from(leaves_window) };
+            let now_settled = connection.out.settle_with_last(settled);
+            connection.settle(now_settled);
+            self.traffic.packets_sent += 1;
+            self.traffic.bytes_sent += length as u64;
+        }
+        self.mark(id);
+    }
+
+    pub(super) fn pubrel(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let known = session.incoming.get(&ack.packet_id).copied();
+        if known.is_some_and(|incoming| matches!(incoming.state, Exchange::Held(_))) {
+            self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "PUBREL before PUBREC", now);
+            return;
+        }
+        session.incoming.remove(&ack.packet_id);
+        let Some(known) = known else {
+            let reason = ReasonCode::PACKET_IDENTIFIER_NOT_FOUND;
+            self.send(id, &Packet::PubComp(Ack::new(ack.packet_id, reason)), 0);
+            return;
+        };
+        // Until it is durable that the identifier is free, the client must not use it for another message.
+        let after = if session.is_kept() {
+            self.records.put(&Record::Freed { session: session.number, packet_id: ack.packet_id }, self.clock)
+        } else {
+            0
+        };
+        self.send(id, &Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS)), after);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            let settled = Settled { window: usize::from(known.connection == id), ..Settled::default() };
+            let now_settled = connection.out.settle_with_last(settled);
+            connection.settle(now_settled);
+        }
+    }
+
+    pub(super) fn puback(&mut self, session: SessionKey, ack: &Ack, now: Instant) {
+        self.complete(session, ack.packet_id, |sent| sent.delivery.qos == QoS::AtLeastOnce, now);
+    }
+
+    pub(super) fn pubcomp(&mut self, session: SessionKey, ack: &Ack, now: Instant) {
+        self.complete(session, ack.packet_id, |sent| sent.released, now);
+    }
+
+    fn complete(&mut self, key: SessionKey, packet_id: PacketId, ends: impl Fn(&InFlight) -> bool, now: Instant) {
+        let Some(done) = self.sessions.get_mut(key).and_then(|session| session.complete(packet_id, ends)) else { return };
+        self.record_done(key, &done);
+        self.pump(key, now);
+    }
+
+    pub(super) fn pubrec(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {
+        if ack.reason.is_error() {
+            self.complete(key, ack.packet_id, |sent| sent.delivery.qos == QoS::ExactlyOnce && !sent.released, now);
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let is_kept = session.is_kept();
+        let number_of_session = session.number;
+        let sent = session.sent_mut(ack.packet_id).filter(|sent| sent.delivery.qos == QoS::ExactlyOnce);
+        let Some(sent) = sent else {
+            self.send(id, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND)), 0);
+            return;
+        };
+        sent.released = true;
+        // After PUBREL the client forgets the message: it must never be sent to it again.
+        let after = if is_kept {
+            self.records.put(&Record::Released { session: number_of_session, number: sent.delivery.number }, self.clock)
+        } else {
+            0
+        };
+        self.send(id, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)), after);
+    }
+}
+
+/// With a sentence for a person if it is bad news.
+fn explained(packet_id: PacketId, reason: ReasonCode, why: &'static str) -> Ack {
+    let mut ack = Ack::new(packet_id, reason);
+    if reason.is_error() && !why.is_empty() {
+        ack.properties.edit().reason_string = Some(ByteString::from_static(why));
+    }
+    ack
+}

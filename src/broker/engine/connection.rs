@@ -1,0 +1,355 @@
+//! One connection: what its client asked for, and the bytes on their way to it.
+//!
+//! Invariants:
+//! * Bytes leave in the order in which they were written, whether they wait for the disk or not.
+//! * What is owed for a message (its acknowledgement) is settled when its bytes may leave, not before.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
+
+use bytestring::ByteString;
+
+use super::login::Stage;
+use super::output::OutputBuffer;
+use super::{Position, SessionKey, Ticket, Timer};
+use crate::mqtt::{Connect, Packet, PacketId, Properties, ReasonCode, TopicName, Version, encode};
+
+/// Who is at the other end, as far as its transport tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// `None` for a Unix socket.
+    pub address: Option<IpAddr>,
+    /// The subject of the certificate it has shown, where that is its user name.
+    pub certificate: Option<ByteString>,
+}
+
+/// An acknowledgement that waits for a tap, or for one that does.
+#[derive(Debug)]
+pub(super) struct HeldAck {
+    pub(super) packet_id: PacketId,
+    pub(super) is_qos_2: bool,
+    pub(super) state: AckState,
+    /// The batch its message is in.
+    pub(super) after: Position,
+    pub(super) bytes: usize,
+    /// For a person, if it is bad news.
+    pub(super) why: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AckState {
+    Waiting(Ticket),
+    Ready(ReasonCode),
+}
+
+/// What is settled when some bytes may leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// PUBLISH packets of the client that are acknowledged.
+    pub(super) acks: usize,
+    /// Their payload bytes.
+    pub(super) bytes: usize,
+    /// Messages that leave the client's window: PUBACK, PUBCOMP, or PUBREC with an error.
+    pub(super) window: usize,
+}
+
+impl Settled {
+    fn add(&mut self, other: Self) {
+        self.acks += other.acks;
+        self.bytes += other.bytes;
+        self.window += other.window;
+    }
+}
+
+#[derive(Debug)]
+struct Gate {
+    after: Position,
+    bytes: OutputBuffer,
+    settles: Settled,
+}
+
+/// Bytes to one connection: those that may be written, and those that wait for the disk.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    ready: OutputBuffer,
+    gates: VecDeque<Gate>,
+    /// Gates at the end that nobody was told of.
+    new_gates: usize,
+    /// Bytes here and with the driver.
+    pub(super) waiting: usize,
+    is_dirty: bool,
+}
+
+impl Outgoing {
+    /// Where bytes go that depend on the batch `after`; 0 if on none.
+    pub(super) fn buffer(&mut self, after: Position, durable: Position) -> &mut OutputBuffer {
+        let after = if after <= durable { 0 } else { after };
+        let needs_gate = self.gates.back().map_or(after > 0, |gate| gate.after < after);
+        if needs_gate {
+            self.gates.push_back(Gate { after, bytes: OutputBuffer::default(), settles: Settled::default() });
+            self.new_gates += 1;
+        }
+        self.gates.back_mut().map_or(&mut self.ready, |gate| &mut gate.bytes)
+    }
+
+    /// Notes bytes that were written to a buffer.
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.waiting += bytes;
+    }
+
+    /// What is settled with the last bytes; returned if that is now.
+    pub(super) fn settle_with_last(&mut self, settled: Settled) -> Settled {
+        match self.gates.back_mut() {
+            Some(gate) => {
+                gate.settles.add(settled);
+                Settled::default()
+            }
+            None => settled,
+        }
+    }
+
+    /// The batch `position` is durable.
+    pub(super) fn open(&mut self, position: Position) -> Settled {
+        let mut settled = Settled::default();
+        while let Some(mut gate) = self.gates.pop_front_if(|gate| gate.after <= position) {
+            self.ready.append(&mut gate.bytes);
+            settled.add(gate.settles);
+        }
+        settled
+    }
+
+    /// Forgets what waits for the disk.
+    pub(super) fn drop_gated(&mut self) {
+        self.gates.clear();
+        self.new_gates = 0;
+    }
+
+    /// True once after bytes became ready.
+    pub(super) fn becomes_dirty(&mut self) -> bool {
+        let becomes = !self.is_dirty && !self.ready.is_empty();
+        self.is_dirty |= becomes;
+        becomes
+    }
+
+    /// The batch of a gate that nobody was told of.
+    pub(super) fn new_gate(&mut self) -> Option<Position> {
+        let told = (self.new_gates > 0).then(|| self.gates.back().map(|gate| gate.after)).flatten();
+        self.new_gates = 0;
+        told
+    }
+
+    pub(super) fn take_ready(&mut self) -> &mut OutputBuffer {
+        self.is_dirty = false;
+        &mut self.ready
+    }
+}
+
+/// The aliases of one MQTT 5 connection.
+#[derive(Debug, Default)]
+pub(super) struct Aliases {
+    /// Of the client; the index is the alias less one.
+    incoming: Vec<Option<TopicName>>,
+    outgoing: HashMap<TopicName, NonZeroU16>,
+    /// The client's Topic Alias Maximum, as far as it is used.
+    maximum: u16,
+}
+
+impl Aliases {
+    /// For a client that takes `maximum` aliases.
+    pub(super) fn of_client(maximum: u16) -> Self {
+        Self { maximum, ..Self::default() }
+    }
+
+    /// True if the client takes any.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.maximum > 0
+    }
+
+    /// The topic of a PUBLISH from the client; `None` if its alias says nothing, or is above `most` [MQTT-3.3.2-8..9].
+    pub(super) fn resolve(&mut self, topic: Option<TopicName>, alias: NonZeroU16, most: u16) -> Option<TopicName> {
+        if alias.get() > most {
+            return None;
+        }
+        let index = usize::from(alias.get() - 1);
+        if let Some(topic) = topic {
+            if self.incoming.len() <= index {
+                self.incoming.resize(index + 1, None);
+            }
+            let slot = self.incoming.get_mut(index)?;
+            *slot = Some(topic.detached());
+            return slot.clone();
+        }
+        self.incoming.get(index).cloned().flatten()
+    }
+
+    /// The alias of a topic to the client, and whether the client knows it. The first topics get one.
+    pub(super) fn assign(&mut self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
+        if let Some(alias) = self.outgoing.get(topic) {
+            return Some((*alias, true));
+        }
+        let next = u16::try_from(self.outgoing.len()).ok().filter(|used| *used < self.maximum)?;
+        let alias = NonZeroU16::new(next + 1)?;
+        self.outgoing.insert(topic.detached(), alias);
+        Some((alias, false))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// `None` until the login is done.
+    pub(super) session: Option<SessionKey>,
+    pub(super) peer: Peer,
+    pub(super) stage: Stage,
+    pub(super) version: Version,
+    pub(super) last_heard: Instant,
+    /// 1.5 times the keep alive [MQTT-3.1.2-22].
+    pub(super) silence_allowed: Option<Duration>,
+    /// The login was by a method that CONNECT named.
+    pub(super) proved: bool,
+    /// The client's own limits.
+    pub(super) receive_maximum: u16,
+    pub(super) max_packet: usize,
+    /// The client wants reasons explained [MQTT-3.1.2-29].
+    pub(super) explains: bool,
+    pub(super) aliases: Option<Box<Aliases>>,
+    pub(super) out: Outgoing,
+    pub(super) acks: VecDeque<HeldAck>,
+    /// PUBLISH packets whose first acknowledgement has not left, and the bytes of their payloads.
+    pub(super) owed: usize,
+    pub(super) owed_bytes: usize,
+    /// QoS 1 and 2 messages of this connection that are not done with [MQTT-3.3.4-7].
+    pub(super) window: usize,
+    pub(super) is_paused: bool,
+    pub(super) timer: Option<(Instant, Timer)>,
+}
+
+impl Connection {
+    pub(super) fn new(peer: Peer, now: Instant) -> Self {
+        Self {
+            session: None,
+            peer,
+            stage: Stage::AwaitsConnect,
+            version: Version::V311,
+            last_heard: now,
+            silence_allowed: None,
+            proved: false,
+            receive_maximum: 0,
+            max_packet: usize::MAX,
+            explains: true,
+            aliases: None,
+            out: Outgoing::default(),
+            acks: VecDeque::new(),
+            owed: 0,
+            owed_bytes: 0,
+            window: 0,
+            is_paused: false,
+            timer: None,
+        }
+    }
+
+    /// The aliases of a client that uses some.
+    pub(super) fn incoming_aliases(&mut self) -> &mut Aliases {
+        self.aliases.get_or_insert_default()
+    }
+
+    /// What CONNECT says about this connection.
+    pub(super) fn adopt(&mut self, connect: &Connect, own_maximum: u16, own_aliases: u16) {
+        let properties = &connect.properties;
+        self.receive_maximum = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get).min(own_maximum);
+        let aliases = properties.topic_alias_maximum.unwrap_or(0).min(own_aliases);
+        if aliases > 0 {
+            self.aliases = Some(Box::new(Aliases::of_client(aliases)));
+        }
+        self.limit_answers(connect);
+    }
+
+    /// What CONNECT says about every packet to the client, a refusal included.
+    pub(super) fn limit_answers(&mut self, connect: &Connect) {
+        self.version = connect.version;
+        self.max_packet = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size.get() as usize);
+        self.explains = connect.properties.request_problem_information != Some(false);
+    }
+
+    /// Writes a packet that waits for the batch `after`; its length, or `None` if it cannot be made small enough for the client.
+    pub(super) fn write(&mut self, packet: &Packet, after: Position, durable: Position) -> Option<usize> {
+        let (version, most, explains) = (self.version, self.max_packet, self.explains);
+        let tail = self.out.buffer(after, durable).tail();
+        let start = tail.len();
+        if explains || !is_explained(packet) {
+            encode(packet, version, tail);
+        } else {
+            encode(&unexplained(packet), version, tail);
+        }
+        if tail.len() - start > most {
+            let mut smaller = packet.clone();
+            while tail.len() - start > most {
+                tail.truncate(start);
+                if !shrink(&mut smaller) {
+                    return None;
+                }
+                encode(&smaller, version, tail);
+            }
+        }
+        let length = tail.len() - start;
+        self.out.count(length);
+        Some(length)
+    }
+
+    /// Bytes may leave that settle something.
+    pub(super) fn settle(&mut self, settled: Settled) {
+        self.owed = self.owed.saturating_sub(settled.acks);
+        self.owed_bytes = self.owed_bytes.saturating_sub(settled.bytes);
+        self.window = self.window.saturating_sub(settled.window);
+    }
+}
+
+fn properties_of(packet: &mut Packet) -> Option<&mut Properties> {
+    match packet {
+        Packet::ConnAck(connack) => Some(&mut connack.properties),
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => Some(&mut ack.properties),
+        Packet::SubAck(grants) | Packet::UnsubAck(grants) => Some(&mut grants.properties),
+        Packet::Disconnect(end) | Packet::Auth(end) => Some(&mut end.properties),
+        _ => None,
+    }
+}
+
+/// True for a packet whose explanations the client can forbid, with any [MQTT-3.1.2-29].
+fn is_explained(packet: &Packet) -> bool {
+    match packet {
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => !ack.properties.is_empty(),
+        Packet::SubAck(grants) | Packet::UnsubAck(grants) => !grants.properties.is_empty(),
+        Packet::Auth(auth) => auth.properties.reason_string.is_some(),
+        _ => false,
+    }
+}
+
+fn unexplained(packet: &Packet) -> Packet {
+    let mut plain = packet.clone();
+    if let Some(properties) = properties_of(&mut plain) {
+        let fields = properties.edit();
+        fields.reason_string = None;
+        fields.user.clear();
+        if properties.is_empty() {
+            *properties = Properties::default();
+        }
+    }
+    plain
+}
+
+/// Takes the least important property off a packet; false if nothing is left that may go.
+fn shrink(packet: &mut Packet) -> bool {
+    let Some(properties) = properties_of(packet).filter(|properties| !properties.is_empty()) else { return false };
+    let fields = properties.edit();
+    let went = fields.reason_string.take().is_some()
+        || !std::mem::take(&mut fields.user).is_empty()
+        || fields.response_information.take().is_some()
+        || fields.topic_alias_maximum.take().is_some()
+        || fields.maximum_packet_size.take().is_some()
+        || fields.receive_maximum.take().is_some();
+    if properties.is_empty() {
+        *properties = Properties::default();
+    }
+    went
+}

@@ -1,0 +1,79 @@
+//! What the broker allows.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// What happens to a message for a session whose queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QueueFull {
+    /// The new one is dropped, as mosquitto does.
+    #[default]
+    DropNewest,
+    /// The oldest that was not sent goes.
+    DropOldest,
+}
+
+/// What the broker allows. Every default protects a machine with 512 MB.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest packet accepted, in bytes; told to MQTT 5 clients.
+    pub max_packet: usize,
+    /// Largest CONNECT, in bytes.
+    pub max_connect: usize,
+    /// Sessions, connected or not.
+    pub max_sessions: usize,
+    /// Messages that may wait for one session.
+    pub max_queued: usize,
+    /// Bytes that may wait for one session: payloads, topics and what it takes to keep them.
+    pub max_queued_bytes: usize,
+    /// Bytes of all messages that wait for sessions.
+    pub max_queued_total: usize,
+    /// What goes when a queue is full.
+    pub queue_full: QueueFull,
+    /// Subscriptions of one session.
+    pub max_subscriptions: usize,
+    /// Retained messages in all.
+    pub max_retained: usize,
+    /// Bytes of all retained messages.
+    pub max_retained_bytes: usize,
+    /// Unacknowledged QoS 1 and 2 messages in flight to one client, and from one MQTT 5 client.
+    pub receive_maximum: u16,
+    /// Topic aliases of one MQTT 5 client, in each direction.
+    pub topic_aliases: u16,
+    /// Bytes that may wait to be written to one connection before messages wait in the session's queue.
+    pub output_bytes: usize,
+    /// Time from the opening of a connection to the end of its login.
+    pub connect_within: Duration,
+    /// Longest keep alive; MQTT 5 clients are told, others are left alone.
+    pub max_keep_alive: Option<Duration>,
+    /// Longest time a session outlives its connection.
+    pub max_session_expiry: Option<Duration>,
+    /// Interval of the `$SYS` topics; zero for none.
+    pub sys_every: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_packet: 1 << 20,
+            max_connect: 64 << 10,
+            max_sessions: 2_000,
+            max_queued: 10_000,
+            max_queued_bytes: 4 << 20,
+            max_queued_total: 64 << 20,
+            queue_full: QueueFull::DropNewest,
+            max_subscriptions: 1_000,
+            max_retained: 10_000,
+            max_retained_bytes: 32 << 20,
+            receive_maximum: 64,
+            topic_aliases: 16,
+            output_bytes: 64 << 10,
+            connect_within: Duration::from_secs(10),
+            max_keep_alive: None,
+            max_session_expiry: None,
+            sys_every: Duration::from_secs(10),
+        }
+    }
+}

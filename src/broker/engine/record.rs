@@ -1,0 +1,499 @@
+//! What must survive the broker, as bytes: a journal of what changed, a batch a turn.
+//!
+//! ```text
+//! record   = kind 1 | fields; numbers are LEB128, texts and bytes have their length before them
+//! deadline = wall time in ms | ms that were left: what counts after a restart depends on whether the clocks can be trusted
+//! message  = flags | origin | topic | payload | properties | deadline
+//! ```
+//!
+//! Invariants: a batch is applied whole or not at all; a record of a session that is not known any more changes nothing.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytestring::ByteString;
+
+use super::Position;
+use super::session::Delivery;
+use crate::message::{Class, Message, Origin};
+use crate::mqtt::{PacketId, Place, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, decode_properties, encode_properties};
+
+/// A moment on both clocks.
+pub(super) type Clock = (Instant, i64);
+
+/// A moment as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Deadline {
+    /// Wall time.
+    pub(super) at_ms: i64,
+    /// From when it was written.
+    pub(super) left_ms: u64,
+}
+
+impl Deadline {
+    pub(super) fn of(at: Instant, (now, unix_ms): Clock) -> Self {
+        let left_ms = u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);
+        Self { at_ms: unix_ms.saturating_add(i64::try_from(left_ms).unwrap_or(i64::MAX)), left_ms }
+    }
+
+    /// The moment after a restart. Without a clock that was set, both when it was written and now, no time has passed.
+    pub(super) fn from(self, (now, unix_ms): Clock) -> Instant {
+        let written_ms = self.at_ms.saturating_sub(i64::try_from(self.left_ms).unwrap_or(i64::MAX));
+        let is_known = crate::time::clock_is_set(written_ms) && crate::time::clock_is_set(unix_ms);
+        let left = if is_known { u64::try_from(self.at_ms - unix_ms).unwrap_or(0).min(self.left_ms) } else { self.left_ms };
+        now + Duration::from_millis(left.min(u64::from(u32::MAX) * 1000))
+    }
+}
+
+/// A delivery of a message to a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TargetRecord {
+    pub(super) session: u64,
+    pub(super) number: u64,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) was_sent: bool,
+    pub(super) identifiers: Box<[NonZeroU32]>,
+    pub(super) share: Option<TopicFilter>,
+}
+
+impl TargetRecord {
+    pub(super) fn of(session: u64, delivery: &Delivery, was_sent: bool) -> Self {
+        Self {
+            session,
+            number: delivery.number,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            was_sent,
+            identifiers: delivery.identifiers.clone(),
+            share: delivery.share.as_ref().map(|filter| (**filter).clone()),
+        }
+    }
+}
+
+/// A session as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SessionRecord {
+    pub(super) number: u64,
+    pub(super) client_id: ByteString,
+    pub(super) user: Option<ByteString>,
+    /// How long it outlives its connection; `None` is for ever.
+    pub(super) outlives_ms: Option<u64>,
+    /// When it ends; `None` while its client is connected.
+    pub(super) ends: Option<Deadline>,
+    pub(super) last_number: u64,
+}
+
+/// A will as it is written.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct WillRecord {
+    pub(super) message: Message,
+    pub(super) delay_ms: u64,
+    pub(super) expiry_ms: Option<u64>,
+    /// When it is due; `None` while its client is connected.
+    pub(super) due: Option<Deadline>,
+}
+
+/// What changed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Record<'a> {
+    Session(&'a SessionRecord),
+    Gone {
+        session: u64,
+    },
+    Subscribed {
+        session: u64,
+        filter: &'a TopicFilter,
+        options: SubscribeOptions,
+        identifier: Option<NonZeroU32>,
+    },
+    Unsubscribed {
+        session: u64,
+        filter: &'a TopicFilter,
+    },
+    Message {
+        id: u64,
+        retained: bool,
+        message: &'a Message,
+        targets: &'a [TargetRecord],
+    },
+    /// More deliveries of a message that is in the records.
+    Queued {
+        id: u64,
+        targets: &'a [TargetRecord],
+    },
+    Sent {
+        session: u64,
+        number: u64,
+    },
+    Released {
+        session: u64,
+        number: u64,
+    },
+    Done {
+        session: u64,
+        number: u64,
+    },
+    /// A QoS 2 message of the client; `held` while a tap may not have it.
+    Received {
+        session: u64,
+        packet_id: PacketId,
+        held: bool,
+    },
+    Freed {
+        session: u64,
+        packet_id: PacketId,
+    },
+    /// An empty payload: the topic has none any more.
+    Retained(&'a Message),
+    Will {
+        session: u64,
+        will: &'a WillRecord,
+    },
+    NoWill {
+        session: u64,
+    },
+}
+
+/// The same, as read.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Change {
+    Session(SessionRecord),
+    Gone { session: u64 },
+    Subscribed { session: u64, filter: TopicFilter, options: SubscribeOptions, identifier: Option<NonZeroU32> },
+    Unsubscribed { session: u64, filter: TopicFilter },
+    Message { id: u64, retained: bool, message: Message, targets: Vec<TargetRecord> },
+    Queued { id: u64, targets: Vec<TargetRecord> },
+    Sent { session: u64, number: u64 },
+    Released { session: u64, number: u64 },
+    Done { session: u64, number: u64 },
+    Received { session: u64, packet_id: PacketId, held: bool },
+    Freed { session: u64, packet_id: PacketId },
+    Retained(Message),
+    Will { session: u64, will: WillRecord },
+    NoWill { session: u64 },
+}
+
+/// The records of the turn.
+#[derive(Debug)]
+pub(super) struct Records {
+    is_on: bool,
+    batch: BytesMut,
+    /// The number of the last batch that was taken.
+    last: Position,
+}
+
+impl Records {
+    pub(super) fn new(is_on: bool) -> Self {
+        Self { is_on, batch: BytesMut::new(), last: 0 }
+    }
+
+    /// True if anything is recorded at all.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Adds a record; returns the batch it is in, 0 if nothing is recorded.
+    pub(super) fn put(&mut self, record: &Record<'_>, clock: Clock) -> Position {
+        if !self.is_on {
+            return 0;
+        }
+        put_record(&mut self.batch, record, clock);
+        self.last + 1
+    }
+
+    /// The batch the next record will be in; 0 if nothing is recorded.
+    pub(super) fn next_position(&self) -> Position {
+        if self.is_on { self.last + 1 } else { 0 }
+    }
+
+    /// The batch of the newest record.
+    pub(super) fn newest(&self) -> Position {
+        if self.batch.is_empty() { self.last } else { self.last + 1 }
+    }
+
+    /// Bytes in the batch.
+    pub(super) fn len(&self) -> usize {
+        self.batch.len()
+    }
+
+    pub(super) fn take(&mut self) -> Option<(Position, Bytes)> {
+        if self.batch.is_empty() {
+            return None;
+        }
+        self.last += 1;
+        Some((self.last, self.batch.split().freeze()))
+    }
+}
+
+fn put_number(out: &mut BytesMut, mut number: u64) {
+    while number >= 0x80 {
+        out.put_u8(u8::try_from(number & 0x7F).unwrap_or(0x7F) | 0x80);
+        number >>= 7;
+    }
+    out.put_u8(u8::try_from(number).unwrap_or(0x7F));
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_optional<T>(out: &mut BytesMut, value: Option<T>, put: impl FnOnce(&mut BytesMut, T)) {
+    out.put_u8(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+fn put_deadline(out: &mut BytesMut, deadline: Deadline) {
+    out.put_i64(deadline.at_ms);
+    put_number(out, deadline.left_ms);
+}
+
+fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
+    out.put_u8(message.qos as u8 | u8::from(message.retain) << 2);
+    let (kind, index) = match message.origin {
+        Origin::Field => (0, 0),
+        Origin::Client => (1, 0),
+        Origin::Own => (2, 0),
+        Origin::Uplink(index) => (3, index),
+    };
+    out.put_u8(kind);
+    put_number(out, index as u64);
+    put_bytes(out, message.topic.as_str().as_bytes());
+    put_bytes(out, &message.payload);
+    encode_properties(&message.properties, out);
+    put_optional(out, message.expires_at, |out, at| put_deadline(out, Deadline::of(at, clock)));
+}
+
+fn put_targets(out: &mut BytesMut, targets: &[TargetRecord]) {
+    put_number(out, targets.len() as u64);
+    for target in targets {
+        put_number(out, target.session);
+        put_number(out, target.number);
+        out.put_u8(target.qos as u8 | u8::from(target.retain) << 2 | u8::from(target.was_sent) << 3);
+        put_number(out, target.identifiers.len() as u64);
+        for id in &target.identifiers {
+            put_number(out, u64::from(id.get()));
+        }
+        put_optional(out, target.share.as_ref(), |out, filter| put_bytes(out, filter.as_str().as_bytes()));
+    }
+}
+
+fn put_options(out: &mut BytesMut, options: SubscribeOptions) {
+    let handling = match options.retain_handling {
+        RetainHandling::Always => 0,
+        RetainHandling::IfNew => 1,
+        RetainHandling::Never => 2,
+    };
+    out.put_u8(options.qos as u8 | u8::from(options.no_local) << 2 | u8::from(options.retain_as_published) << 3 | handling << 4);
+}
+
+fn put_pair(out: &mut BytesMut, kind: u8, one: u64, other: u64) {
+    out.put_u8(kind);
+    put_number(out, one);
+    put_number(out, other);
+}
+
+fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
+    match record {
+        Record::Session(session) => {
+            out.put_u8(1);
+            put_number(out, session.number);
+            put_bytes(out, session.client_id.as_bytes());
+            put_optional(out, session.user.as_ref(), |out, user| put_bytes(out, user.as_bytes()));
+            put_optional(out, session.outlives_ms, put_number);
+            put_optional(out, session.ends, put_deadline);
+            put_number(out, session.last_number);
+        }
+        Record::Gone { session } => {
+            out.put_u8(2);
+            put_number(out, *session);
+        }
+        Record::Subscribed { session, filter, options, identifier } => {
+            out.put_u8(3);
+            put_number(out, *session);
+            put_bytes(out, filter.as_str().as_bytes());
+            put_options(out, *options);
+            put_number(out, identifier.map_or(0, |id| u64::from(id.get())));
+        }
+        Record::Unsubscribed { session, filter } => {
+            out.put_u8(4);
+            put_number(out, *session);
+            put_bytes(out, filter.as_str().as_bytes());
+        }
+        Record::Message { id, retained, message, targets } => {
+            put_pair(out, 5, *id, u64::from(*retained));
+            put_message(out, message, clock);
+            put_targets(out, targets);
+        }
+        Record::Queued { id, targets } => {
+            out.put_u8(6);
+            put_number(out, *id);
+            put_targets(out, targets);
+        }
+        Record::Sent { session, number } => put_pair(out, 7, *session, *number),
+        Record::Released { session, number } => put_pair(out, 8, *session, *number),
+        Record::Done { session, number } => put_pair(out, 9, *session, *number),
+        Record::Received { session, packet_id, held } => {
+            put_pair(out, 10, *session, u64::from(packet_id.get()));
+            out.put_u8(u8::from(*held));
+        }
+        Record::Freed { session, packet_id } => put_pair(out, 11, *session, u64::from(packet_id.get())),
+        Record::Retained(message) => {
+            out.put_u8(12);
+            put_message(out, message, clock);
+        }
+        Record::Will { session, will } => {
+            out.put_u8(13);
+            put_number(out, *session);
+            put_message(out, &will.message, clock);
+            put_number(out, will.delay_ms);
+            put_optional(out, will.expiry_ms, put_number);
+            put_optional(out, will.due, put_deadline);
+        }
+        Record::NoWill { session } => {
+            out.put_u8(14);
+            put_number(out, *session);
+        }
+    }
+}
+
+fn number(bytes: &mut Bytes) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let byte = bytes.try_get_u8().ok()?;
+        value |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn some_bytes(bytes: &mut Bytes) -> Option<Bytes> {
+    let length = usize::try_from(number(bytes)?).ok()?;
+    (length <= bytes.len()).then(|| bytes.split_to(length))
+}
+
+/// A copy: what is kept must not keep the batch.
+fn text(bytes: &mut Bytes) -> Option<ByteString> {
+    Some(ByteString::from(std::str::from_utf8(&some_bytes(bytes)?).ok()?))
+}
+
+fn filter(bytes: &mut Bytes) -> Option<TopicFilter> {
+    TopicFilter::new(text(bytes)?).ok()
+}
+
+#[allow(clippy::option_option)]
+fn optional<T>(bytes: &mut Bytes, read: impl FnOnce(&mut Bytes) -> Option<T>) -> Option<Option<T>> {
+    match bytes.try_get_u8().ok()? {
+        0 => Some(None),
+        _ => Some(Some(read(bytes)?)),
+    }
+}
+
+fn deadline(bytes: &mut Bytes) -> Option<Deadline> {
+    Some(Deadline { at_ms: bytes.try_get_i64().ok()?, left_ms: number(bytes)? })
+}
+
+fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
+    let flags = bytes.try_get_u8().ok()?;
+    let (kind, index) = (bytes.try_get_u8().ok()?, number(bytes)?);
+    let origin = match kind {
+        0 => Origin::Field,
+        1 => Origin::Client,
+        2 => Origin::Own,
+        _ => Origin::Uplink(usize::try_from(index).ok()?),
+    };
+    let topic = TopicName::new(text(bytes)?).ok()?;
+    let payload = some_bytes(bytes)?;
+    let properties = decode_properties(bytes, Place::PUBLISH).ok()?;
+    let expires_at = optional(bytes, deadline)?.map(|deadline| deadline.from(clock));
+    let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & 4 != 0);
+    Some(Message { topic, payload, qos, retain, properties, expires_at, origin, class: Class::default() })
+}
+
+fn targets(bytes: &mut Bytes) -> Option<Vec<TargetRecord>> {
+    let count = number(bytes)?;
+    (0..count).map(|_| target(bytes)).collect()
+}
+
+fn target(bytes: &mut Bytes) -> Option<TargetRecord> {
+    let (session, number_of_it) = (number(bytes)?, number(bytes)?);
+    let flags = bytes.try_get_u8().ok()?;
+    let count = number(bytes)?;
+    let identifiers = (0..count).map(|_| u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new)).collect::<Option<_>>()?;
+    Some(TargetRecord {
+        session,
+        number: number_of_it,
+        qos: QoS::from_bits(flags & 3)?,
+        retain: flags & 4 != 0,
+        was_sent: flags & 8 != 0,
+        identifiers,
+        share: optional(bytes, filter)?,
+    })
+}
+
+fn options(bytes: &mut Bytes) -> Option<SubscribeOptions> {
+    let bits = bytes.try_get_u8().ok()?;
+    let retain_handling = match bits >> 4 {
+        0 => RetainHandling::Always,
+        1 => RetainHandling::IfNew,
+        _ => RetainHandling::Never,
+    };
+    let qos = QoS::from_bits(bits & 3)?;
+    Some(SubscribeOptions { qos, no_local: bits & 4 != 0, retain_as_published: bits & 8 != 0, retain_handling })
+}
+
+fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
+    u16::try_from(number(bytes)?).ok().and_then(PacketId::new)
+}
+
+/// The next record of a batch; `None` if it is damaged.
+pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<Change> {
+    let kind = bytes.try_get_u8().ok()?;
+    if kind == 12 {
+        return Some(Change::Retained(message(bytes, clock)?));
+    }
+    // Every other record begins with the number of a session or of a message.
+    let first = number(bytes)?;
+    Some(match kind {
+        1 => Change::Session(SessionRecord {
+            number: first,
+            client_id: text(bytes)?,
+            user: optional(bytes, text)?,
+            outlives_ms: optional(bytes, number)?,
+            ends: optional(bytes, deadline)?,
+            last_number: number(bytes)?,
+        }),
+        2 => Change::Gone { session: first },
+        3 => Change::Subscribed {
+            session: first,
+            filter: filter(bytes)?,
+            options: options(bytes)?,
+            identifier: u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new),
+        },
+        4 => Change::Unsubscribed { session: first, filter: filter(bytes)? },
+        5 => Change::Message { id: first, retained: number(bytes)? != 0, message: message(bytes, clock)?, targets: targets(bytes)? },
+        6 => Change::Queued { id: first, targets: targets(bytes)? },
+        7 => Change::Sent { session: first, number: number(bytes)? },
+        8 => Change::Released { session: first, number: number(bytes)? },
+        9 => Change::Done { session: first, number: number(bytes)? },
+        10 => Change::Received { session: first, packet_id: identifier(bytes)?, held: bytes.try_get_u8().ok()? != 0 },
+        11 => Change::Freed { session: first, packet_id: identifier(bytes)? },
+        13 => Change::Will {
+            session: first,
+            will: WillRecord {
+                message: message(bytes, clock)?,
+                delay_ms: number(bytes)?,
+                expiry_ms: optional(bytes, number)?,
+                due: optional(bytes, deadline)?,
+            },
+        },
+        14 => Change::NoWill { session: first },
+        _ => return None,
+    })
+}

@@ -1,0 +1,102 @@
+//! Wills: from CONNECT to the end of the connection, and to the end of their delay.
+
+use std::time::{Duration, Instant};
+
+use super::connect::End;
+use super::record::{Deadline, Record, WillRecord};
+use super::session::PendingWill;
+use super::{Engine, SessionKey, Timer};
+use crate::message::{Class, Message, Origin};
+use crate::mqtt::Will;
+
+impl Engine {
+    /// What the end of its connection does to the will of a session.
+    pub(super) fn settle_will(&mut self, key: SessionKey, end: End, now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(will) = session.will.as_mut() else { return };
+        let delay = session.outlives.map_or(will.delay, |outlives| will.delay.min(outlives));
+        match end {
+            End::Orderly => self.forget_will(key), // [MQTT-3.14.4-3]
+            End::TakenOver if delay > Duration::ZERO => self.forget_will(key),
+            End::Lost if delay > Duration::ZERO => self.delay_will(key, now + delay),
+            End::Lost | End::TakenOver => self.publish_will(key, now),
+        }
+    }
+
+    pub(super) fn delay_will(&mut self, key: SessionKey, due: Instant) {
+        if let Some(will) = self.sessions.get_mut(key).and_then(|session| session.will.as_mut()) {
+            will.due = Some(due);
+            self.timers.insert((due, Timer::Will(key)));
+            self.record_will(key);
+        }
+    }
+
+    /// The client is back, or has taken its will back [MQTT-3.1.3-9].
+    pub(super) fn forget_will(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(will) = session.will.take() else { return };
+        will.due.map(|due| self.timers.remove(&(due, Timer::Will(key))));
+        if session.is_recorded {
+            self.records.put(&Record::NoWill { session: session.number }, self.clock);
+        }
+    }
+
+    pub(super) fn publish_will(&mut self, key: SessionKey, now: Instant) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let (Some(will), rights) = (session.will.as_deref().cloned(), session.rights.clone()) else { return };
+        self.forget_will(key);
+        // `$SYS` belongs to the broker: such wills (mosquitto's bridges have one) are taken and not published.
+        let topic = &will.message.topic;
+        let is_guarded = self.guarded.contains(topic);
+        if topic.is_reserved() || !rights.may_write(topic, is_guarded) || (is_guarded && will.message.retain) {
+            self.traffic.refused += 1;
+            return;
+        }
+        let expires_at = will.expiry.map(|expiry| now + expiry);
+        self.accept(Message { expires_at, ..will.message }, None, now);
+    }
+
+    pub(super) fn will_is_due(&mut self, key: SessionKey, due: Instant, now: Instant) {
+        let waits = self.sessions.get(key).and_then(|session| session.will.as_ref()).is_some_and(|will| will.due == Some(due));
+        if waits {
+            self.publish_will(key, now);
+        }
+    }
+
+    /// Puts the will of a session into the records.
+    pub(super) fn record_will(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded) else { return };
+        let Some(will) = &session.will else { return };
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let record = WillRecord {
+            message: will.message.clone(),
+            delay_ms: ms(will.delay),
+            expiry_ms: will.expiry.map(ms),
+            due: will.due.map(|due| Deadline::of(due, self.clock)),
+        };
+        self.records.put(&Record::Will { session: session.number, will: &record }, self.clock);
+    }
+}
+
+/// The will of a CONNECT.
+pub(super) fn pending(will: &Will) -> PendingWill {
+    let mut properties = will.properties.clone();
+    let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
+    let (delay, expiry) = (seconds(properties.will_delay), seconds(properties.message_expiry));
+    if !properties.is_empty() {
+        let fields = properties.edit();
+        fields.will_delay = None;
+        fields.message_expiry = None;
+    }
+    let message = Message {
+        topic: will.topic.clone(),
+        payload: will.payload.clone(),
+        qos: will.qos,
+        retain: will.retain,
+        properties,
+        expires_at: None,
+        origin: Origin::Client,
+        class: Class::default(),
+    };
+    PendingWill { message: message.detached(), expiry, delay: delay.unwrap_or_default(), due: None }
+}

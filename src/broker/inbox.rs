@@ -1,0 +1,150 @@
+//! What the connections have for the engine, and what it has for each of them. Locks are held for a few instructions only.
+//!
+//! Invariants: connections stop reading while the inbox is full; what the engine has for a connection is bounded by the engine.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
+
+use super::engine::{ConnectionId, OutputBuffer, Peer, Position, Ticket};
+use crate::mqtt::{DecodeError, Packet};
+
+/// Events that may wait for the engine; beyond it connections stop reading.
+const MOST_EVENTS: usize = 16 * 1024;
+
+/// What happens.
+#[derive(Debug)]
+pub(super) enum Event {
+    Opened(Arc<Wire>, Peer),
+    Packet(ConnectionId, Packet),
+    Invalid(ConnectionId, DecodeError),
+    Closed(ConnectionId),
+    Written(ConnectionId, usize),
+    Stored(Ticket, bool),
+    Verified(ConnectionId, bool),
+    Durable(Position),
+    /// The disk takes records again after a long time.
+    DiskWorks,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: Vec<Event>,
+    /// Of connections that want to read.
+    wakers: Vec<Waker>,
+}
+
+/// The way to the engine.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    waiting: Mutex<Waiting>,
+    is_closed: AtomicBool,
+    pub(super) ready: Notify,
+    next_connection: AtomicU64,
+    pub(super) bytes_received: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whole between statements, whoever panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inbox {
+    pub(super) fn push(&self, event: Event) {
+        let mut waiting = lock(&self.waiting);
+        let is_first = waiting.events.is_empty();
+        waiting.events.push(event);
+        drop(waiting);
+        if is_first {
+            self.ready.notify_one();
+        }
+    }
+
+    pub(super) fn push_all(&self, events: &mut Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut waiting = lock(&self.waiting);
+        let is_first = waiting.events.is_empty();
+        waiting.events.append(events);
+        drop(waiting);
+        if is_first {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Ready when there is room for what a read brings.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.events.len() < MOST_EVENTS {
+            return Poll::Ready(());
+        }
+        waiting.wakers.push(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Everything that waits, into `events`, which must be empty.
+    pub(super) fn take(&self, events: &mut Vec<Event>) {
+        let mut waiting = lock(&self.waiting);
+        std::mem::swap(&mut waiting.events, events);
+        let wakers = std::mem::take(&mut waiting.wakers);
+        drop(waiting);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The engine is gone, or does not take connections any more.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    /// Tells the engine of a connection; `None` if it is gone.
+    pub(super) fn open(&self, peer: Peer) -> Option<Arc<Wire>> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return None;
+        }
+        let id = 1 + self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let wire = Arc::new(Wire { id, state: Mutex::default(), task: AtomicWaker::new() });
+        self.push(Event::Opened(wire.clone(), peer));
+        Some(wire)
+    }
+}
+
+/// What the engine has for one connection.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) id: ConnectionId,
+    state: Mutex<Orders>,
+    task: AtomicWaker,
+}
+
+/// To be obeyed by the connection.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    pub(super) output: OutputBuffer,
+    pub(super) is_paused: bool,
+    /// Write what is there, then close.
+    pub(super) closes: bool,
+}
+
+impl Wire {
+    /// Changes the orders and wakes the connection.
+    pub(super) fn order(&self, change: impl FnOnce(&mut Orders)) {
+        change(&mut lock(&self.state));
+        self.task.wake();
+    }
+
+    /// Moves what is to be written behind `output`. Returns whether nothing may be read, and whether it is over.
+    pub(super) fn obey(&self, output: &mut OutputBuffer) -> (bool, bool) {
+        let mut state = lock(&self.state);
+        output.append(&mut state.output);
+        (state.is_paused, state.closes)
+    }
+
+    /// The connection's task is woken when the orders change.
+    pub(super) fn register(&self, cx: &Context<'_>) {
+        self.task.register(cx.waker());
+    }
+}

@@ -1,0 +1,258 @@
+//! Listening sockets: they take their port before anything runs, and accept clients until the stop order.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::time::timeout;
+
+use super::tls::Tls;
+use super::{Listen, Transport, connection, websocket};
+use crate::broker::Broker;
+use crate::broker::admission::Admitted;
+use crate::broker::engine::{Limits, Peer};
+use crate::tasks::{Stop, detach};
+use crate::time::now;
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Bytes a socket may have sent to it before anybody knows who that is come from the kernel's default; what is sent is bounded here.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// A listener that could not be opened. A person's mistake, mostly: the message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody else has the port.
+    #[error("cannot listen on {listen}: it is in use; stop the program that has it or change `broker.listen`")]
+    InUse {
+        /// As configured.
+        listen: String,
+    },
+    /// Anything else: no such address, no right to a port below 1024.
+    #[error("cannot listen on {listen}: {source}; change `broker.listen`")]
+    Other {
+        /// As configured.
+        listen: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Where a listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Where {
+    /// An address, with the port the system chose if it was asked to.
+    Address(SocketAddr),
+    /// A file.
+    Path(PathBuf),
+}
+
+impl fmt::Display for Where {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(std::net::TcpListener, Transport),
+    Unix(std::os::unix::net::UnixListener, PathBuf),
+}
+
+/// A listener that has its port but accepts nobody yet.
+#[derive(Debug)]
+pub struct BoundListener {
+    socket: Socket,
+    at: Where,
+}
+
+/// What every connection of a listener needs.
+#[derive(Debug, Clone)]
+struct Door {
+    broker: Broker,
+    tls: Option<Arc<Tls>>,
+    transport: Transport,
+    sizes: (usize, usize),
+    within: Duration,
+}
+
+impl BoundListener {
+    /// Takes the port. A host name takes the first of its addresses that works.
+    pub async fn bind(listen: &Listen) -> Result<Self, ListenError> {
+        let bound = match listen {
+            Listen::Port { transport, host, port } => bind_port(*transport, host, *port).await,
+            Listen::Unix(path) => bind_path(path),
+        };
+        bound.map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => ListenError::InUse { listen: listen.to_string() },
+            _ => ListenError::Other { listen: listen.to_string(), source },
+        })
+    }
+
+    /// Where it is.
+    pub fn at(&self) -> &Where {
+        &self.at
+    }
+
+    /// Its address; `None` for a Unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        if let Where::Address(address) = self.at { Some(address) } else { None }
+    }
+
+    /// True with TLS.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.socket, Socket::Tcp(_, transport) if transport.is_encrypted())
+    }
+
+    /// Accepts clients until the stop order. `tls` is needed by encrypted transports.
+    pub async fn run(self, broker: Broker, tls: Option<Arc<Tls>>, limits: &Limits, stop: Stop) -> std::io::Result<()> {
+        tracing::info!(address = %self.at, "listening for MQTT clients");
+        let sizes = (limits.max_packet, limits.max_connect);
+        let door = |transport| Door { broker, tls, transport, sizes, within: limits.connect_within };
+        match self.socket {
+            Socket::Tcp(socket, transport) => accept_tcp(TcpListener::from_std(socket)?, &door(transport), stop).await,
+            Socket::Unix(socket, path) => {
+                accept_unix(UnixListener::from_std(socket)?, &door(Transport::Tcp), stop).await;
+                // A file that is gone is as good as removed.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn bind_port(transport: Transport, host: &str, port: u16) -> std::io::Result<BoundListener> {
+    let mut failure = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match listen_at(address) {
+            Ok(socket) => {
+                let at = Where::Address(socket.local_addr()?);
+                return Ok(BoundListener { socket: Socket::Tcp(socket, transport), at });
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn listen_at(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// A socket that an earlier run left is replaced; one that somebody listens on, or anything else, is not.
+fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(std::io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let socket = std::os::unix::net::UnixListener::bind(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(BoundListener { socket: Socket::Unix(socket, path.to_owned()), at: Where::Path(path.to_owned()) })
+}
+
+/// Out of descriptors, or the peer was gone already: neither may end the listener or spin it.
+async fn not_accepted(error: std::io::Error) {
+    tracing::warn!(%error, "a connection could not be accepted");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn accept_tcp(listener: TcpListener, door: &Door, mut stop: Stop) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.wait() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => match door.broker.admission.admit(Some(address.ip()), now()) {
+                Ok(admitted) => detach(door.clone().serve_tcp(stream, address, admitted)),
+                Err(reason) => tracing::debug!(%address, %reason, "a connection is refused"),
+            },
+            Err(error) => not_accepted(error).await,
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, door: &Door, mut stop: Stop) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.wait() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => match door.broker.admission.admit(None, now()) {
+                Ok(admitted) => {
+                    let door = door.clone();
+                    detach(async move {
+                        connection::serve(stream, Peer::default(), &door.broker.inbox, door.sizes).await;
+                        drop(admitted);
+                    });
+                }
+                Err(reason) => tracing::debug!(%reason, "a connection is refused"),
+            },
+            Err(error) => not_accepted(error).await,
+        }
+    }
+}
+
+impl Door {
+    async fn serve_tcp(self, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
+        // Small packets must not wait for company, and what a slow client does not read must not fill the kernel; if the options
+        // cannot be set it merely costs more.
+        let _ = stream.set_nodelay(true);
+        let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+        let peer = Peer { address: Some(address.ip()), certificate: None };
+        match (self.transport, &self.tls) {
+            (Transport::Tcp, _) => self.serve(stream, peer).await,
+            // Boxed: what a handshake needs must not be part of every plain connection.
+            (Transport::WebSocket, _) => Box::pin(self.serve_web_socket(stream, peer)).await,
+            (_, Some(tls)) => Box::pin(self.serve_encrypted(stream, peer, tls)).await,
+            (_, None) => tracing::error!(%address, "an encrypted listener without a certificate"),
+        }
+        drop(admitted);
+    }
+
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
+        connection::serve(stream, peer, &self.broker.inbox, self.sizes).await;
+    }
+
+    async fn serve_encrypted(&self, stream: TcpStream, mut peer: Peer, tls: &Tls) {
+        let address = peer.address;
+        match timeout(self.within, tls.accept(stream)).await {
+            Ok(Ok((stream, certificate))) => {
+                peer.certificate = certificate;
+                if self.transport == Transport::Tls {
+                    self.serve(stream, peer).await;
+                } else {
+                    self.serve_web_socket(stream, peer).await;
+                }
+            }
+            Ok(Err(error)) => tracing::debug!(?address, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(?address, "a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_web_socket(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin, peer: Peer) {
+        let address = peer.address;
+        match timeout(self.within, websocket::accept(stream, self.sizes.0)).await {
+            Ok(Ok(stream)) => self.serve(stream, peer).await,
+            Ok(Err(error)) => tracing::debug!(?address, %error, "a WebSocket handshake failed"),
+            Err(_) => tracing::debug!(?address, "a WebSocket handshake took too long"),
+        }
+    }
+}

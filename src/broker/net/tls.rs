@@ -1,0 +1,136 @@
+//! TLS for clients: rustls with ring. Certificates can be read again while it runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytestring::ByteString;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+/// What is asked of clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificates {
+    /// No certificate.
+    #[default]
+    None,
+    /// One if they have it.
+    Optional,
+    /// One without exception.
+    Required,
+}
+
+/// Files and rules of the encrypted listeners.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The certificate of this broker, with those between it and the authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who signs the certificates of clients.
+    pub client_ca: Option<PathBuf>,
+    /// Whether they need one.
+    pub client_certificates: ClientCertificates,
+    /// The common name in it is their user name, and no password is needed.
+    pub certificate_is_login: bool,
+}
+
+/// A person's mistake: a file that is missing or is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The file cannot be used.
+    #[error("{path}: {what}; `broker.tls.{key}` must name a PEM file that the user who runs wellhead can read")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The key of the YAML.
+        key: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// Certificate and key do not fit, or the authorities are none.
+    #[error("the certificates do not fit: {0}; check `broker.tls`")]
+    Unfit(String),
+}
+
+/// What encrypted listeners share.
+#[derive(Debug)]
+pub struct Tls {
+    settings: TlsSettings,
+    acceptor: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads the files.
+    pub fn new(settings: TlsSettings) -> Result<Self, TlsError> {
+        let acceptor = RwLock::new(config(&settings)?);
+        Ok(Self { settings, acceptor })
+    }
+
+    /// Reads the files again: for connections from now on. After an error the old ones stay in use.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let new = config(&self.settings)?;
+        *self.acceptor.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// Shakes hands. Returns the user name if the client's certificate is its login.
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<(impl AsyncRead + AsyncWrite + Send + Unpin + use<>, Option<ByteString>)> {
+        let acceptor = TlsAcceptor::from(self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone());
+        let stream = acceptor.accept(stream).await?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let name = certificate.filter(|_| self.settings.certificate_is_login).and_then(|certificate| common_name(certificate));
+        Ok((Box::new(stream), name))
+    }
+}
+
+fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let fail = |what: String| TlsError::File { path: path.to_owned(), key, what };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?.collect();
+    let found = found.map_err(|e| fail(e.to_string()))?;
+    if found.is_empty() { Err(fail("holds no certificate".to_owned())) } else { Ok(found) }
+}
+
+fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
+    let unfit = |error: &dyn std::fmt::Display| TlsError::Unfit(error.to_string());
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(|e| unfit(&e))?;
+    let builder = match (&settings.client_ca, settings.client_certificates) {
+        (Some(path), ClientCertificates::Optional | ClientCertificates::Required) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path, "client_ca")? {
+                roots.add(certificate).map_err(|e| TlsError::File { path: path.clone(), key: "client_ca", what: e.to_string() })?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let is_optional = settings.client_certificates == ClientCertificates::Optional;
+            let verifier = if is_optional { verifier.allow_unauthenticated() } else { verifier };
+            builder.with_client_cert_verifier(verifier.build().map_err(|e| unfit(&e))?)
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|e| TlsError::File {
+        path: settings.key.clone(),
+        key: "key",
+        what: e.to_string(),
+    })?;
+    let mut config = builder.with_single_cert(certificates(&settings.cert, "cert")?, key).map_err(|e| unfit(&e))?;
+    config.alpn_protocols = vec![b"mqtt".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = ring::Ticketer::new().map_err(|e| unfit(&e))?;
+    Ok(Arc::new(config))
+}
+
+/// The common name in the subject of a certificate; `None` if there is none, or it is no user name.
+fn common_name(certificate: &CertificateDer<'_>) -> Option<ByteString> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+    (!name.is_empty() && !name.contains('\0')).then(|| ByteString::from(name))
+}

@@ -1,0 +1,222 @@
+//! The local broker: listeners, certificates, users and limits.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Check, at};
+use crate::broker::access::{Access, Hash, Pattern, Rules, User};
+use crate::broker::admission::AdmissionLimits;
+use crate::broker::engine::Limits;
+use crate::broker::net::{ClientCertificates, Listen, TlsSettings};
+use crate::config::document::Step;
+use crate::config::{Broker, file};
+
+const MOST_CONNECTIONS: usize = 100_000;
+const SMALLEST_PACKET: usize = 1024;
+const LARGEST_PACKET: usize = 64 << 20;
+const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
+    let file = check.file.broker.as_ref()?;
+    if file.listen.is_empty() {
+        check.missing(&at!["broker", "listen"], "a broker needs a listener; write [ 'mqtt://127.0.0.1:1883' ]");
+    }
+    for (index, listen) in file.listen.iter().enumerate() {
+        listener(check, file, index, listen);
+    }
+    let access = access(check, file);
+    let admission = admission(check, file);
+    let limits = limits(check, file);
+    Some(Broker {
+        listen: file.listen.clone(),
+        tls: tls(check, file),
+        access: Arc::new(access),
+        admission,
+        limits,
+        is_durable: file.keep == file::BrokerKeep::Disk,
+    })
+}
+
+fn listener(check: &mut Check<'_>, file: &file::Broker, index: usize, listen: &Listen) {
+    let at = at!["broker", "listen", index];
+    let has_login = !file.users.is_empty();
+    if !listen.is_loopback() && !has_login && !file.allow_anonymous {
+        check.fault(&at, format!("{listen} can be reached from other machines without a password; add `users:`, listen on 127.0.0.1, or write `allow_anonymous: true` if that is what you want"));
+    }
+    if let Listen::Port { host, .. } = listen
+        && host != "localhost"
+        && host.parse::<IpAddr>().is_err()
+        && host.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.')
+    {
+        check.fault(&at, format!("`{host}` is neither an address nor a host name; write mqtt://127.0.0.1:1883 or mqtt://0.0.0.0:1883"));
+    }
+    if listen.is_encrypted() && file.tls.is_none() && !check.document.has_in("broker", "tls") {
+        check.fault(&at, format!("{listen} needs a certificate; add `tls: {{ cert: server.crt, key: server.key }}` to `broker:`"));
+    }
+    if file.listen.iter().take(index).any(|other| other == listen && !listen.can_stand_twice()) {
+        check.fault(&at, format!("{listen} stands here twice; remove one"));
+    }
+}
+
+fn tls(check: &mut Check<'_>, file: &file::Broker) -> Option<TlsSettings> {
+    let tls = file.tls.as_ref()?;
+    let usual = if tls.client_ca.is_some() { ClientCertificates::Required } else { ClientCertificates::None };
+    let client_certificates = tls.client_certificates.unwrap_or(usual);
+    let asks = client_certificates != ClientCertificates::None;
+    if asks && tls.client_ca.is_none() {
+        check.fault(&at!["broker", "tls", "client_certificates"], "client certificates need an authority; add `client_ca: <file>`");
+    }
+    let certificate_is_login = tls.login == file::Login::Certificate;
+    if certificate_is_login && !asks {
+        check.fault(&at!["broker", "tls", "login"], "without client certificates nobody can log in with one; add `client_ca: <file>`");
+    }
+    let path = |path: &std::path::Path| check.folder.join(path);
+    let (cert, key) = (path(&tls.cert), path(&tls.key));
+    Some(TlsSettings { cert, key, client_ca: tls.client_ca.as_deref().map(path), client_certificates, certificate_is_login })
+}
+
+fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
+    let names: Vec<&str> = file.users.iter().map(|user| user.name.as_str()).collect();
+    let by_certificate = file.tls.as_ref().is_some_and(|tls| tls.login == file::Login::Certificate);
+    let mut users = HashMap::new();
+    for (index, user) in file.users.iter().enumerate() {
+        let place = |key: &'static str| at!["broker", "users", index, key];
+        if user.name.is_empty() || names.iter().take(index).any(|other| *other == user.name) {
+            check.fault(&place("name"), "every user needs a name of their own");
+        }
+        if user.password.is_none() && user.scram.is_none() && !by_certificate {
+            check.fault(&at!["broker", "users", index], "a user needs a password; add what `wellhead passwd` prints");
+        }
+        let is_hash = |text: &String| argon2::PasswordHash::new(text).is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2"));
+        if user.password.as_ref().is_some_and(|text| !is_hash(text)) {
+            check.fault(
+                &place("password"),
+                "this is not the hash of a password; `wellhead passwd` makes one, and it begins with $argon2id$",
+            );
+        }
+        let scram = user.scram.as_ref().and_then(|text| match text.parse() {
+            Ok(secret) => Some(secret),
+            Err(why) => {
+                check.fault(&place("scram"), why);
+                None
+            }
+        });
+        let rules = rules(check, &user.rules(), &[Step::from("broker"), Step::from("users"), Step::from(index)]);
+        let hash = user.password.as_ref().map(|text| Hash(text.as_str().into()));
+        users.insert(user.name.as_str().into(), User { hash, scram, rules });
+    }
+    let is_local = file.listen.iter().all(Listen::is_loopback);
+    let anonymous = file.anonymous.as_ref().map(|typed| rules(check, typed, &at!["broker", "anonymous"]));
+    // Somebody without a name is let in where that was said, or where there are neither users nor other machines.
+    let lets_in = file.allow_anonymous || anonymous.is_some() || (users.is_empty() && is_local);
+    let everything = Rules { allows_all: true, ..Rules::default() };
+    Access::new(users, lets_in.then(|| anonymous.unwrap_or(everything)))
+}
+
+/// Without any list somebody may do everything; with one, what the lists say.
+fn rules(check: &mut Check<'_>, typed: &file::Rules, at: &[Step]) -> Rules {
+    let lists = [("read", &typed.read), ("write", &typed.write), ("subscribe", &typed.subscribe)];
+    let allows_all = lists.iter().all(|(_, list)| list.is_none());
+    let [read, write, subscribe] = lists.map(|(key, list)| patterns(check, list.as_deref().unwrap_or_default(), at, &[key]));
+    let deny = typed.deny.clone().unwrap_or_default();
+    Rules {
+        read,
+        write,
+        subscribe,
+        deny_read: patterns(check, &deny.read, at, &["deny", "read"]),
+        deny_write: patterns(check, &deny.write, at, &["deny", "write"]),
+        deny_subscribe: patterns(check, &deny.subscribe, at, &["deny", "subscribe"]),
+        allows_all,
+    }
+}
+
+fn patterns(check: &mut Check<'_>, texts: &[String], at: &[Step], keys: &[&'static str]) -> Vec<Pattern> {
+    let mut patterns = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match Pattern::new(text.as_str()) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => {
+                let mut path = at.to_vec();
+                path.extend(keys.iter().map(|key| Step::from(*key)));
+                path.push(Step::from(index));
+                check.fault(&path, format!("`{text}`: {error}; write a filter such as plant/+/flow or dev/%u/#"));
+            }
+        }
+    }
+    patterns
+}
+
+fn admission(check: &mut Check<'_>, file: &file::Broker) -> AdmissionLimits {
+    let usual = AdmissionLimits::default();
+    let limits = AdmissionLimits {
+        connections: file.max_connections.unwrap_or(usual.connections),
+        per_address: file.max_connections_per_address.unwrap_or(usual.per_address.max(file.max_connections.unwrap_or(0) / 2)),
+        rate: file.connection_rate.unwrap_or(usual.rate),
+        failed_logins: file.failed_logins.unwrap_or(usual.failed_logins),
+    };
+    let numbers = [
+        ("max_connections", limits.connections),
+        ("max_connections_per_address", limits.per_address),
+        ("connection_rate", limits.rate as usize),
+        ("failed_logins", limits.failed_logins as usize),
+    ];
+    for (key, number) in numbers {
+        if !(1..=MOST_CONNECTIONS).contains(&number) {
+            check.fault(&at!["broker", key], format!("write a number from 1 to {MOST_CONNECTIONS}"));
+        }
+    }
+    limits
+}
+
+fn limits(check: &mut Check<'_>, file: &file::Broker) -> Limits {
+    let usual = Limits::default();
+    let bytes = |size: Option<crate::units::Size>, usual: usize| size.map_or(usual, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
+    let limits = Limits {
+        max_packet: bytes(file.max_packet, usual.max_packet),
+        max_connect: bytes(file.max_connect, usual.max_connect),
+        max_sessions: file.max_sessions.unwrap_or(usual.max_sessions.max(file.max_connections.unwrap_or(0))),
+        max_queued: file.max_queued.unwrap_or(usual.max_queued),
+        max_queued_bytes: bytes(file.max_queued_size, usual.max_queued_bytes),
+        max_queued_total: bytes(file.max_queued_total, usual.max_queued_total),
+        queue_full: file.when_queue_full,
+        max_subscriptions: file.max_subscriptions.unwrap_or(usual.max_subscriptions),
+        max_retained: file.max_retained.unwrap_or(usual.max_retained),
+        max_retained_bytes: bytes(file.max_retained_size, usual.max_retained_bytes),
+        receive_maximum: file.max_in_flight.unwrap_or(usual.receive_maximum),
+        topic_aliases: file.topic_aliases.unwrap_or(usual.topic_aliases),
+        connect_within: file.connect_within.map_or(usual.connect_within, |span| span.0),
+        max_keep_alive: file.max_keep_alive.map(|span| span.0),
+        max_session_expiry: file.max_session_expiry.map(|span| span.0),
+        sys_every: file
+            .sys_every
+            .map_or(usual.sys_every, |span| if span.0.is_zero() { span.0 } else { span.0.max(Duration::from_millis(100)) }),
+        ..usual
+    };
+    for (key, size) in [("max_packet", limits.max_packet), ("max_connect", limits.max_connect)] {
+        if !(SMALLEST_PACKET..=LARGEST_PACKET).contains(&size) {
+            check.fault(&at!["broker", key], "write a size from 1kB to 64MB");
+        }
+    }
+    let numbers = [
+        ("max_sessions", limits.max_sessions),
+        ("max_queued", limits.max_queued),
+        ("max_queued_size", limits.max_queued_bytes),
+        ("max_queued_total", limits.max_queued_total),
+        ("max_subscriptions", limits.max_subscriptions),
+        ("max_in_flight", usize::from(limits.receive_maximum)),
+    ];
+    for (key, number) in numbers {
+        if number == 0 {
+            check.fault(&at!["broker", key], "type 1 or more; leave the key out for the default");
+        }
+    }
+    if limits.connect_within < Duration::from_secs(1) {
+        check.fault(&at!["broker", "connect_within"], "nobody can log in that fast; write at least 1s, such as 10s");
+    }
+    if limits.max_keep_alive.is_some_and(|span| span < SHORTEST_KEEP_ALIVE) {
+        check.fault(&at!["broker", "max_keep_alive"], "write at least 5s, such as 10m");
+    }
+    limits
+}

@@ -1,0 +1,280 @@
+//! The broker's engine on a stage: a clock of its own, a disk that can be slow, and a kill -9 at any moment. Bytes go through the
+//! codec both ways.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use argon2::password_hash::{PasswordHasher, SaltString};
+use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordVerifier};
+use bytes::{Bytes, BytesMut};
+use wellhead::broker::access::{Access, Hash, Pattern, Rules, User};
+use wellhead::broker::engine::{Engine, Input, Limits, Output, Peer, Position, Restore, Setup, Tap, Ticket};
+use wellhead::broker::scram::Secret;
+use wellhead::message::{Message, Origin};
+use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter, TopicName, Version, encode};
+
+/// A wall clock that was set.
+const UNIX_MS: i64 = 1_800_000_000_000;
+
+/// The hash of a password, made with little work.
+pub fn hash(password: &str) -> String {
+    let cheap = Argon2::new(Algorithm::Argon2id, argon2::Version::V0x13, Params::new(8, 1, 1, None).unwrap());
+    let salt = SaltString::from_b64("c2FsdHNhbHQ").unwrap();
+    cheap.hash_password(password.as_bytes(), &salt).unwrap().to_string()
+}
+
+/// Somebody without a name may do everything; `anna` (password `secret`) is at home in `plant/`, and in `dev/<client identifier>`.
+pub fn access() -> Access {
+    let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(*text).unwrap()).collect::<Vec<_>>();
+    let rules = Rules {
+        read: patterns(&["plant/#", "dev/%c/#"]),
+        write: patterns(&["plant/#", "dev/%c/#"]),
+        deny_read: patterns(&["plant/secret/#"]),
+        deny_write: patterns(&["plant/fixed"]),
+        ..Rules::default()
+    };
+    let scram = Secret::of_password(b"secret", b"salt of the test", 4096.try_into().unwrap());
+    let anna = User { hash: Some(Hash(hash("secret").into())), scram: Some(scram), rules };
+    Access::new(HashMap::from([("anna".into(), anna)]), Some(Rules { allows_all: true, ..Rules::default() }))
+}
+
+/// Small limits, a tap on `north/#`, an instrument that is written to on `plant/pump/set`.
+pub fn setup() -> Setup {
+    let limits = Limits { sys_every: Duration::from_secs(1_000_000), max_queued: 5, receive_maximum: 4, topic_aliases: 3, ..Limits::default() };
+    Setup {
+        limits,
+        taps: vec![Tap { filters: vec![TopicFilter::new("north/#").unwrap()], not_from: Origin::Uplink(0) }],
+        access: Arc::new(access()),
+        guarded: HashSet::from([TopicName::new("plant/pump/set").unwrap()]),
+        secret: [7; 32],
+        is_durable: true,
+    }
+}
+
+#[derive(Default)]
+struct Client {
+    version: Option<Version>,
+    bytes: BytesMut,
+    packets: VecDeque<Packet>,
+    is_closed: bool,
+}
+
+pub struct Stage {
+    pub engine: Engine,
+    pub now: Instant,
+    setup: Setup,
+    /// Durable.
+    journal: Vec<Bytes>,
+    waiting: VecDeque<(Position, Bytes)>,
+    /// Batches wait until [`Stage::commit`].
+    pub is_disk_slow: bool,
+    /// Bytes wait until [`Stage::read`].
+    pub is_deaf: HashSet<u64>,
+    clients: HashMap<u64, Client>,
+    pub forwarded: VecDeque<(Arc<Message>, Option<Ticket>)>,
+    pub paused: HashSet<u64>,
+    pub safe: Vec<u64>,
+    next: u64,
+    checkpoints: bool,
+}
+
+impl Stage {
+    pub fn new(setup: Setup) -> Self {
+        let now = Instant::now();
+        let mut stage = Self {
+            engine: Engine::new(setup.clone(), now, UNIX_MS),
+            now,
+            setup,
+            journal: Vec::new(),
+            waiting: VecDeque::new(),
+            is_disk_slow: false,
+            is_deaf: HashSet::new(),
+            clients: HashMap::new(),
+            forwarded: VecDeque::new(),
+            paused: HashSet::new(),
+            safe: Vec::new(),
+            next: 0,
+            checkpoints: false,
+        };
+        stage.settle();
+        stage
+    }
+
+    fn clock(&self) -> (Instant, i64) {
+        (self.now, UNIX_MS)
+    }
+
+    /// kill -9, and a start from what was durable.
+    pub fn crash(&mut self) {
+        let (now, unix_ms) = self.clock();
+        let mut restore = Restore::new(self.setup.clone(), now, unix_ms);
+        for batch in &self.journal {
+            assert!(restore.batch(batch.clone()), "what was written can be read");
+        }
+        self.engine = restore.finish();
+        self.waiting.clear();
+        self.clients.clear();
+        self.forwarded.clear();
+        self.paused.clear();
+        // The engine counts batches anew.
+        self.settle();
+    }
+
+    /// Writes a checkpoint, a little a turn, and forgets everything older.
+    pub fn checkpoint(&mut self) {
+        self.settle();
+        self.commit();
+        let begin = self.journal.len();
+        self.engine.begin_checkpoint();
+        self.checkpoints = true;
+        while self.checkpoints {
+            self.settle();
+        }
+        self.commit();
+        self.journal.drain(..begin);
+    }
+
+    pub fn open(&mut self, peer: Peer) -> u64 {
+        self.next += 1;
+        self.clients.insert(self.next, Client::default());
+        self.input(Input::Opened(self.next, peer));
+        self.next
+    }
+
+    pub fn input(&mut self, input: Input) {
+        self.engine.handle(input, self.now);
+        self.settle();
+    }
+
+    /// A packet of a client, as its bytes say it.
+    pub fn send(&mut self, id: u64, packet: &Packet) {
+        let client = self.clients.get_mut(&id).unwrap();
+        if let Packet::Connect(connect) = packet {
+            client.version.get_or_insert(connect.version);
+        }
+        self.input(Input::Packet(id, packet.clone()));
+    }
+
+    pub fn drop_connection(&mut self, id: u64) {
+        self.clients.remove(&id);
+        self.input(Input::Closed(id));
+    }
+
+    pub fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.engine.next_deadline().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.settle();
+        }
+        self.now = end;
+        self.settle();
+    }
+
+    /// The disk has written what waits.
+    pub fn commit(&mut self) {
+        while let Some((position, batch)) = self.waiting.pop_front() {
+            self.journal.push(batch);
+            self.engine.handle(Input::Durable(position), self.now);
+        }
+        self.settle();
+    }
+
+    pub fn settle(&mut self) {
+        loop {
+            self.engine.tick(self.now);
+            let outputs: Vec<Output> = self.engine.take_outputs().collect();
+            let is_busy = self.take_bytes() || !outputs.is_empty();
+            for output in outputs {
+                self.obey(output);
+            }
+            if self.checkpoints {
+                self.checkpoints = !self.engine.go_on_with_checkpoint(100);
+            }
+            let batch = self.engine.take_records();
+            let is_done = !is_busy && batch.is_none();
+            self.waiting.extend(batch);
+            if !self.is_disk_slow {
+                while let Some((position, batch)) = self.waiting.pop_front() {
+                    self.journal.push(batch);
+                    self.engine.handle(Input::Durable(position), self.now);
+                }
+            }
+            if is_done {
+                return;
+            }
+        }
+    }
+
+    fn take_bytes(&mut self) -> bool {
+        let mut came = Vec::new();
+        while let Some((id, output)) = self.engine.take_output() {
+            let length = output.len();
+            came.push((id, std::mem::take(output).into_bytes(), length));
+        }
+        let any = !came.is_empty();
+        for (id, bytes, length) in came {
+            self.deliver(id, &bytes);
+            if !self.is_deaf.contains(&id) {
+                self.engine.handle(Input::Written(id, length), self.now);
+            }
+        }
+        any
+    }
+
+    fn deliver(&mut self, id: u64, bytes: &[u8]) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.bytes.extend_from_slice(bytes);
+        let version = client.version.unwrap_or(Version::V311);
+        loop {
+            match Decoder::client(version, 1 << 20).decode(&mut client.bytes) {
+                Ok(Progress::Packet(packet)) => client.packets.push_back(packet),
+                Ok(Progress::NeedMore) => break,
+                Err(error) => panic!("the broker sends what cannot be read: {error}: {:02x?}", client.bytes),
+            }
+        }
+        assert!(client.bytes.is_empty(), "half a packet");
+    }
+
+    fn obey(&mut self, output: Output) {
+        match output {
+            Output::Close(id, rest) => {
+                self.deliver(id, &rest.into_bytes());
+                if let Some(client) = self.clients.get_mut(&id) {
+                    client.is_closed = true;
+                }
+            }
+            Output::Pause(id) => drop(self.paused.insert(id)),
+            Output::Resume(id) => drop(self.paused.remove(&id)),
+            Output::Forward { message, ticket, .. } => self.forwarded.push_back((message, ticket)),
+            Output::Verify { connection, hash, password } => {
+                let parsed = PasswordHash::new(&hash).unwrap();
+                let is_right = Argon2::default().verify_password(&password, &parsed).is_ok();
+                self.engine.handle(Input::Verified(connection, is_right), self.now);
+            }
+            Output::LoginFailed(_) => {}
+            Output::Safe(receipt) => self.safe.push(receipt),
+            Output::NotSafe(_) => {}
+        }
+    }
+
+    /// The next packet of a client.
+    pub fn next_packet(&mut self, id: u64) -> Option<Packet> {
+        self.clients.get_mut(&id)?.packets.pop_front()
+    }
+
+    pub fn has_packets(&self, id: u64) -> bool {
+        self.clients.get(&id).is_some_and(|client| !client.packets.is_empty())
+    }
+
+    pub fn is_closed(&self, id: u64) -> bool {
+        self.clients.get(&id).is_none_or(|client| client.is_closed)
+    }
+}
+
+/// The bytes of a packet as a client writes it.
+pub fn bytes_of(packet: &Packet, version: Version) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    encode(packet, version, &mut bytes);
+    bytes
+}
