@@ -33,7 +33,7 @@ impl Engine {
     pub(super) fn pace(&mut self, id: ConnectionId, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let most = usize::from(self.limits.receive_maximum);
-        let much = connection.owed >= most || connection.owed_bytes > OWED_BYTES;
+        let much = connection.owed > most || connection.owed_bytes > OWED_BYTES;
         let little = connection.owed <= most / 2 && connection.owed_bytes <= OWED_BYTES / 2;
         if much && !connection.is_paused {
             connection.is_paused = true;

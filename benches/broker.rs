@@ -1,0 +1,412 @@
+//! The broker beside mosquitto and rumqttd, in one run: CPU time of the broker per delivery, memory, and whether anything was lost or
+//! came out of order. One thread of load over raw sockets on one core, the broker on another.
+//!
+//! ```text
+//! cargo bench --bench broker                       # all cases, all brokers that are installed
+//! cargo bench --bench broker -- fan-in wellhead    # cases and brokers by part of their name
+//! cargo install --root target/peers/rumqttd rumqttd@0.20.0     # the peer that apt does not have
+//! ```
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::disallowed_methods, clippy::panic)]
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+
+const WINDOW: u64 = 10;
+const PAYLOAD: usize = 64;
+const WARM_UP: Duration = Duration::from_millis(500);
+const RUN: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 3;
+const IDLE: usize = 2000;
+
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    publishers: usize,
+    subscribers: usize,
+    qos: u8,
+}
+
+const CASES: [Case; 6] = [
+    Case { name: "fan-in QoS 0", publishers: 50, subscribers: 1, qos: 0 },
+    Case { name: "fan-in QoS 1", publishers: 50, subscribers: 1, qos: 1 },
+    Case { name: "fan-in QoS 2", publishers: 50, subscribers: 1, qos: 2 },
+    Case { name: "fan-out QoS 0", publishers: 1, subscribers: 100, qos: 0 },
+    Case { name: "fan-out QoS 1", publishers: 1, subscribers: 100, qos: 1 },
+    Case { name: "fan-out QoS 2", publishers: 1, subscribers: 100, qos: 2 },
+];
+
+/// A broker under test, on a core of its own.
+struct Broker {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn rumqttd() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/rumqttd/bin/rumqttd");
+    std::env::var_os("WELLHEAD_RUMQTTD").map_or(own, PathBuf::from)
+}
+
+fn mosquitto() -> PathBuf {
+    ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].iter().map(PathBuf::from).find(|path| path.exists()).unwrap_or_default()
+}
+
+fn start(name: &str) -> Option<Broker> {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let (program, config, arguments): (PathBuf, String, &[&str]) = match name {
+        "wellhead" => (
+            env!("CARGO_BIN_EXE_wellhead").into(),
+            format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 5000, connection_rate: 5000, max_sessions: 5000 }}\noutbox: {{ folder: data }}\n"),
+            &["run"],
+        ),
+        "mosquitto" => (
+            mosquitto(),
+            format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 64\nset_tcp_nodelay true\nlog_type none\n"),
+            &["-c"],
+        ),
+        _ => (
+            rumqttd(),
+            format!(
+                "id = 0\n[router]\nid = 0\nmax_connections = 10010\nmax_outgoing_packet_count = 200\nmax_segment_size = 104857600\nmax_segment_count = 10\n[v4.1]\nname = \"v4-1\"\nlisten = \"127.0.0.1:{port}\"\nnext_connection_delay_ms = 1\n[v4.1.connections]\nconnection_timeout_ms = 60000\nmax_payload_size = 20480\nmax_inflight_count = 100\ndynamic_filters = true\n"
+            ),
+            &["-c"],
+        ),
+    };
+    if !program.exists() {
+        return None;
+    }
+    let file = folder.path().join("config");
+    fs::write(&file, config).unwrap();
+    let log = fs::File::create(folder.path().join("log")).unwrap();
+    let child = Command::new("taskset")
+        .args(["-c", "1"])
+        .arg(program)
+        .args(arguments)
+        .arg(&file)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let broker = Broker { child, port, _folder: folder };
+    for _ in 0..200 {
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return Some(broker);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{name} does not listen");
+}
+
+impl Broker {
+    /// CPU time so far.
+    fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// A line of `/proc/<pid>/status`, in KiB.
+    fn memory(&self, key: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+/// One connection of the load.
+struct Client {
+    stream: TcpStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    sent: u64,
+    acked: u64,
+    delivered: u64,
+    /// Of a subscriber: the next number of each publisher.
+    expected: Vec<u64>,
+    next_id: u16,
+}
+
+fn connect(port: u16, id: &str) -> Client {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut hello = vec![0x10, (12 + id.len()) as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, id.len() as u8];
+    hello.extend_from_slice(id.as_bytes());
+    stream.write_all(&hello).unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [0x20, 2, 0, 0]);
+    Client { stream, input: Vec::new(), output: Vec::new(), sent: 0, acked: 0, delivered: 0, expected: Vec::new(), next_id: 0 }
+}
+
+fn subscribe(client: &mut Client, filter: &str, qos: u8) {
+    let mut packet = vec![0x82, (5 + filter.len()) as u8, 0, 1, 0, filter.len() as u8];
+    packet.extend_from_slice(filter.as_bytes());
+    packet.push(qos);
+    client.stream.write_all(&packet).unwrap();
+    let mut answer = [0; 5];
+    client.stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, [0x90, 3, 0, 1, qos]);
+}
+
+#[derive(Default)]
+struct Counts {
+    deliveries: u64,
+    reordered: u64,
+}
+
+struct Load {
+    case: Case,
+    clients: Vec<Client>,
+    epoll: std::os::fd::OwnedFd,
+    counts: Counts,
+}
+
+impl Load {
+    fn new(port: u16, case: Case) -> Self {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut clients = Vec::new();
+        for index in 0..case.subscribers {
+            let mut client = connect(port, &format!("s{index}"));
+            client.expected = vec![0; case.publishers];
+            subscribe(&mut client, "bench/+/load", case.qos);
+            clients.push(client);
+        }
+        clients.extend((0..case.publishers).map(|index| connect(port, &format!("p{index}"))));
+        for (index, client) in clients.iter().enumerate() {
+            client.stream.set_nonblocking(true).unwrap();
+            epoll::add(&epoll, &client.stream, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN).unwrap();
+        }
+        Self { case, clients, epoll, counts: Counts::default() }
+    }
+
+    fn publish(&mut self) {
+        let case = self.case;
+        for index in 0..case.publishers {
+            let delivered = self.clients[..case.subscribers].iter().map(|subscriber| subscriber.expected[index]).min().unwrap();
+            let client = &mut self.clients[case.subscribers + index];
+            let done = if case.qos == 0 { delivered } else { delivered.min(client.acked) };
+            while client.sent - done < WINDOW {
+                put_publish(client, index, case.qos);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for client in self.clients.iter_mut().filter(|client| !client.output.is_empty()) {
+            match client.stream.write(&client.output) {
+                Ok(count) => drop(client.output.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn turn(&mut self, space: &mut [u8]) {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
+        let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)).unwrap();
+        for event in events {
+            let index = event.data.u64() as usize;
+            let client = &mut self.clients[index];
+            match client.stream.read(space) {
+                Ok(0) => panic!("the broker closed a connection"),
+                Ok(count) => client.input.extend_from_slice(&space[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+            take_packets(client, &mut self.counts);
+        }
+    }
+
+    fn run(&mut self, time: Duration, space: &mut [u8]) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.publish();
+            self.flush();
+            self.turn(space);
+        }
+    }
+
+    /// Waits for what is on its way; returns what never came.
+    fn drain(&mut self, space: &mut [u8]) -> u64 {
+        let end = Instant::now() + Duration::from_secs(5);
+        let sent: u64 = self.clients[self.case.subscribers..].iter().map(|client| client.sent).sum();
+        let wanted = sent * self.case.subscribers as u64;
+        loop {
+            let came: u64 = self.clients[..self.case.subscribers].iter().map(|client| client.delivered).sum();
+            if came >= wanted || Instant::now() > end {
+                return wanted.saturating_sub(came);
+            }
+            self.flush();
+            self.turn(space);
+        }
+    }
+}
+
+fn put_publish(client: &mut Client, index: usize, qos: u8) {
+    let topic = format!("bench/{index:03}/load");
+    let id = if qos > 0 { 2 } else { 0 };
+    client.output.extend([0x30 | qos << 1, (2 + topic.len() + id + PAYLOAD) as u8, 0, topic.len() as u8]);
+    client.output.extend_from_slice(topic.as_bytes());
+    if qos > 0 {
+        client.next_id = client.next_id.checked_add(1).unwrap_or(1);
+        client.output.extend(client.next_id.to_be_bytes());
+    }
+    let mut payload = [b'x'; PAYLOAD];
+    payload[..2].copy_from_slice(&(index as u16).to_be_bytes());
+    payload[2..10].copy_from_slice(&client.sent.to_be_bytes());
+    client.output.extend_from_slice(&payload);
+    client.sent += 1;
+}
+
+fn take_packets(client: &mut Client, counts: &mut Counts) {
+    let input = std::mem::take(&mut client.input);
+    let mut rest = &input[..];
+    while let [first, length, body @ ..] = rest {
+        // Nothing here is longer than 127 bytes.
+        let Some((packet, behind)) = body.split_at_checked(usize::from(*length)) else { break };
+        rest = behind;
+        match first >> 4 {
+            3 => took_publish(client, *first, packet, counts),
+            4 | 7 => client.acked += 1,
+            5 => client.output.extend([0x62, 2, packet[0], packet[1]]),
+            6 => client.output.extend([0x70, 2, packet[0], packet[1]]),
+            other => panic!("packet type {other}"),
+        }
+    }
+    client.input = rest.to_vec();
+}
+
+fn took_publish(client: &mut Client, first: u8, packet: &[u8], counts: &mut Counts) {
+    let topic = usize::from(packet[1]);
+    let mut body = &packet[2 + topic..];
+    match (first >> 1) & 3 {
+        0 => {}
+        qos => {
+            client.output.extend([if qos == 1 { 0x40 } else { 0x50 }, 2, body[0], body[1]]);
+            body = &body[2..];
+        }
+    }
+    let publisher = usize::from(u16::from_be_bytes([body[0], body[1]]));
+    let number = u64::from_be_bytes(body[2..10].try_into().unwrap());
+    if number != client.expected[publisher] {
+        counts.reordered += 1;
+    }
+    client.expected[publisher] = number + 1;
+    client.delivered += 1;
+    counts.deliveries += 1;
+}
+
+#[derive(Clone, Copy, Default)]
+struct Measured {
+    rate: f64,
+    cpu_us: f64,
+    memory: u64,
+    lost: u64,
+    reordered: u64,
+}
+
+fn measure(name: &str, case: Case) -> Option<Measured> {
+    let broker = start(name)?;
+    let mut space = vec![0; 256 * 1024];
+    let mut load = Load::new(broker.port, case);
+    load.run(WARM_UP, &mut space);
+    let (cpu, began, before) = (broker.cpu(), Instant::now(), load.counts.deliveries);
+    load.run(RUN, &mut space);
+    let (cpu, took) = (broker.cpu() - cpu, began.elapsed());
+    let deliveries = load.counts.deliveries - before;
+    let lost = load.drain(&mut space);
+    Some(Measured {
+        rate: deliveries as f64 / took.as_secs_f64(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / deliveries as f64,
+        memory: broker.memory("VmHWM"),
+        lost,
+        reordered: load.counts.reordered,
+    })
+}
+
+fn idle(name: &str) -> Option<(u64, f64)> {
+    let broker = start(name)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let before = broker.memory("VmRSS");
+    let mut clients = VecDeque::new();
+    for index in 0..IDLE {
+        let mut client = connect(broker.port, &format!("idle-{index}"));
+        subscribe(&mut client, &format!("idle/{index}/topic"), 1);
+        clients.push_back(client);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let after = broker.memory("VmRSS");
+    Some((after, (after - before) as f64 * 1024.0 / IDLE as f64))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let brokers = ["wellhead", "mosquitto", "rumqttd"];
+    let named: Vec<&str> = brokers.into_iter().filter(|broker| words.iter().any(|word| word == broker)).collect();
+    let brokers = if named.is_empty() { brokers.to_vec() } else { named };
+    let wanted: Vec<&String> = words.iter().filter(|word| !brokers.contains(&word.as_str())).collect();
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(0);
+    rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+    println!("| case | broker | msg/s | CPU us/delivery | x fewer than mosquitto | RSS max KiB | lost | reordered |\n|---|---|---|---|---|---|---|---|");
+    for case in CASES {
+        if !wanted.is_empty() && !wanted.iter().any(|word| case.name.contains(word.as_str())) {
+            continue;
+        }
+        // Brokers take turns, so that a noisy neighbour hits all of them.
+        let mut runs: Vec<Vec<Measured>> = vec![Vec::new(); brokers.len()];
+        for _ in 0..ROUNDS {
+            for (place, name) in brokers.iter().enumerate() {
+                runs[place].extend(measure(name, case));
+            }
+        }
+        let cpu = |runs: &[Measured]| median(runs.iter().map(|run| run.cpu_us).collect());
+        let base = brokers.iter().position(|name| *name == "mosquitto").filter(|place| !runs[*place].is_empty()).map(|place| cpu(&runs[place]));
+        for (name, runs) in brokers.iter().zip(&runs) {
+            if runs.is_empty() {
+                println!("| {} | {name} | not installed | | | | | |", case.name);
+                continue;
+            }
+            let rate = median(runs.iter().map(|run| run.rate).collect());
+            let ratio = base.map_or_else(|| "-".to_owned(), |base| format!("{:.1}", base / cpu(runs)));
+            let memory = runs.iter().map(|run| run.memory).max().unwrap();
+            let (lost, reordered) = (runs.iter().map(|run| run.lost).sum::<u64>(), runs.iter().map(|run| run.reordered).sum::<u64>());
+            println!("| {} | {name} | {rate:.0} | {:.2} | {ratio} | {memory} | {lost} | {reordered} |", case.name, cpu(runs));
+        }
+    }
+    if wanted.is_empty() || wanted.iter().any(|word| word.contains("idle")) {
+        println!("\n| broker | RSS at {IDLE} idle clients KiB | bytes per client |\n|---|---|---|");
+        for name in brokers {
+            if let Some((memory, each)) = idle(name) {
+                println!("| {name} | {memory} | {each:.0} |");
+            }
+        }
+    }
+}
