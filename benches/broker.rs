@@ -6,7 +6,15 @@
 //! cargo bench --bench broker -- fan-in wellhead    # cases and brokers by part of their name
 //! cargo install --root target/peers/rumqttd rumqttd@0.20.0     # the peer that apt does not have
 //! ```
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::disallowed_methods, clippy::panic)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::panic
+)]
 
 use std::collections::VecDeque;
 use std::fs;
@@ -75,12 +83,16 @@ fn start(name: &str) -> Option<Broker> {
     let (program, config, arguments): (PathBuf, String, &[&str]) = match name {
         "wellhead" => (
             env!("CARGO_BIN_EXE_wellhead").into(),
-            format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 5000, connection_rate: 5000, max_sessions: 5000 }}\noutbox: {{ folder: data }}\n"),
+            format!(
+                "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 5000, connection_rate: 5000, max_sessions: 5000 }}\noutbox: {{ folder: data }}\n"
+            ),
             &["run"],
         ),
         "mosquitto" => (
             mosquitto(),
-            format!("listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 64\nset_tcp_nodelay true\nlog_type none\n"),
+            format!(
+                "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 64\nset_tcp_nodelay true\nlog_type none\n"
+            ),
             &["-c"],
         ),
         _ => (
@@ -331,6 +343,8 @@ fn measure(name: &str, case: Case) -> Option<Measured> {
     let broker = start(name)?;
     let mut space = vec![0; 256 * 1024];
     let mut load = Load::new(broker.port, case);
+    // The peak counts from here on.
+    fs::write(format!("/proc/{}/clear_refs", broker.child.id()), "5").unwrap();
     load.run(WARM_UP, &mut space);
     let (cpu, began, before) = (broker.cpu(), Instant::now(), load.counts.deliveries);
     load.run(RUN, &mut space);
@@ -375,7 +389,9 @@ fn main() {
     let mut cpus = rustix::thread::CpuSet::new();
     cpus.set(0);
     rustix::thread::sched_setaffinity(None, &cpus).unwrap();
-    println!("| case | broker | msg/s | CPU us/delivery | x fewer than mosquitto | RSS max KiB | lost | reordered |\n|---|---|---|---|---|---|---|---|");
+    println!(
+        "| case | broker | msg/s | CPU us/delivery | x fewer than mosquitto | RSS max KiB | lost | reordered |\n|---|---|---|---|---|---|---|---|"
+    );
     for case in CASES {
         if !wanted.is_empty() && !wanted.iter().any(|word| case.name.contains(word.as_str())) {
             continue;
@@ -388,7 +404,8 @@ fn main() {
             }
         }
         let cpu = |runs: &[Measured]| median(runs.iter().map(|run| run.cpu_us).collect());
-        let base = brokers.iter().position(|name| *name == "mosquitto").filter(|place| !runs[*place].is_empty()).map(|place| cpu(&runs[place]));
+        let base =
+            brokers.iter().position(|name| *name == "mosquitto").filter(|place| !runs[*place].is_empty()).map(|place| cpu(&runs[place]));
         for (name, runs) in brokers.iter().zip(&runs) {
             if runs.is_empty() {
                 println!("| {} | {name} | not installed | | | | | |", case.name);

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::admission::Admission;
 use super::durable::Durable;
-use super::engine::{ConnectionId, Engine, Input, Output, Peer, Ticket};
+use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
 use super::inbox::{Event, Inbox, Wire};
 use crate::message::Message;
 use crate::mqtt::QoS;
@@ -72,7 +72,7 @@ pub struct Driver {
     pub(super) inbound: mpsc::Receiver<(Message, oneshot::Sender<()>)>,
     pub(super) receipts: HashMap<u64, oneshot::Sender<()>>,
     pub(super) next_receipt: u64,
-    pub(super) connections: HashMap<ConnectionId, (Arc<Wire>, Peer)>,
+    pub(super) connections: HashMap<ConnectionId, Arc<Wire>>,
     pub(super) taps: Vec<TapQueue>,
     pub(super) admission: Arc<Admission>,
     pub(super) verifications: Arc<Semaphore>,
@@ -150,7 +150,7 @@ impl Driver {
             }
             Event::Opened(wire, peer) => {
                 let id = wire.id;
-                self.connections.insert(id, (wire, peer.clone()));
+                self.connections.insert(id, wire);
                 Input::Opened(id, peer)
             }
             Event::Packet(id, packet) => Input::Packet(id, packet),
@@ -180,7 +180,7 @@ impl Driver {
         loop {
             let outputs: Vec<Output> = self.engine.take_outputs().collect();
             while let Some((id, bytes)) = self.engine.take_output() {
-                if let Some((wire, _)) = self.connections.get(&id) {
+                if let Some(wire) = self.connections.get(&id) {
                     wire.order(|orders| orders.output.append(bytes));
                 }
             }
@@ -206,11 +206,7 @@ impl Driver {
             }),
             Output::Forward { tap, message, ticket } => self.forward(tap, message, ticket, at),
             Output::Verify { connection, hash, password } => self.verify(connection, hash, password),
-            Output::LoginFailed(id) => {
-                if let Some((_, peer)) = self.connections.get(&id) {
-                    self.admission.login_failed(peer.address, at);
-                }
-            }
+            Output::LoginFailed(address) => self.admission.login_failed(address, at),
             Output::Safe(receipt) => {
                 // An uplink that is gone asks its remote again.
                 self.receipts.remove(&receipt).map(|safe| safe.send(()));
@@ -220,7 +216,7 @@ impl Driver {
     }
 
     fn order(&self, id: ConnectionId, change: impl FnOnce(&mut super::inbox::Orders)) {
-        if let Some((wire, _)) = self.connections.get(&id) {
+        if let Some(wire) = self.connections.get(&id) {
             wire.order(change);
         }
     }

@@ -217,7 +217,9 @@ impl World {
         let mut packet_id = None;
         if qos != QoS::AtMostOnce {
             // Identifiers are used again as soon as they are free: that is where brokers go wrong.
-            let free = (1..).map(|step| (self.next_id + step) % 5 + 1).find_map(|id| PacketId::new(id).filter(|id| !self.unanswered.contains_key(id)));
+            let free = (1..)
+                .map(|step| (self.next_id + step) % 5 + 1)
+                .find_map(|id| PacketId::new(id).filter(|id| !self.unanswered.contains_key(id)));
             self.next_id += 1;
             packet_id = free;
             self.unanswered.insert(packet_id.unwrap(), (self.published, topic, qos, false));

@@ -41,7 +41,8 @@ pub fn access() -> Access {
 
 /// Small limits, a tap on `north/#`, an instrument that is written to on `plant/pump/set`.
 pub fn setup() -> Setup {
-    let limits = Limits { sys_every: Duration::from_secs(1_000_000), max_queued: 5, receive_maximum: 4, topic_aliases: 3, ..Limits::default() };
+    let limits =
+        Limits { sys_every: Duration::from_secs(1_000_000), max_queued: 5, receive_maximum: 4, topic_aliases: 3, ..Limits::default() };
     Setup {
         limits,
         taps: vec![Tap { filters: vec![TopicFilter::new("north/#").unwrap()], not_from: Origin::Uplink(0) }],

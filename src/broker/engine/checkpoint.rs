@@ -61,7 +61,7 @@ impl Engine {
             last_number: session.last_number,
         };
         self.records.put(&Record::Session(&record), clock);
-        for (filter, subscription) in &session.subscriptions {
+        for (filter, subscription) in session.subscriptions() {
             let (options, identifier) = (subscription.options, subscription.identifier);
             self.records.put(&Record::Subscribed { session: number, filter, options, identifier }, clock);
         }

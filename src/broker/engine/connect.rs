@@ -28,7 +28,7 @@ pub(super) enum End {
 
 impl Engine {
     pub(super) fn open(&mut self, id: ConnectionId, peer: Peer, now: Instant) {
-        self.connections.insert(id, Connection::new(peer, now));
+        self.connections.insert(id, Box::new(Connection::new(peer, now)));
         self.traffic.connections += 1;
         self.set_timer(id, now + self.limits.connect_within, Timer::Connect(id));
     }
@@ -291,7 +291,7 @@ impl Engine {
         let Some(mut session) = self.sessions.try_remove(key) else { return };
         session.expires_at.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
         self.by_client.remove(&session.client_id);
-        for filter in session.subscriptions.keys() {
+        for (filter, _) in session.subscriptions() {
             self.subscriptions.remove(filter, key);
         }
         if session.is_recorded {

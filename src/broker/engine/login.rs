@@ -99,9 +99,14 @@ impl Engine {
     }
 
     fn login_failed(&mut self, id: ConnectionId, (reason, why): (ReasonCode, &'static str), now: Instant) {
-        self.traffic.failed_logins += 1;
-        self.outputs.push(Output::LoginFailed(id));
+        self.count_failed(id);
         self.refuse_connect(id, reason, why, now);
+    }
+
+    fn count_failed(&mut self, id: ConnectionId) {
+        self.traffic.failed_logins += 1;
+        let address = self.connections.get(&id).and_then(|connection| connection.peer.address);
+        self.outputs.push(Output::LoginFailed(address));
     }
 
     /// The password is right, or not.
@@ -200,8 +205,7 @@ impl Engine {
     }
 
     fn re_authentication_failed(&mut self, id: ConnectionId, now: Instant) {
-        self.traffic.failed_logins += 1;
-        self.outputs.push(Output::LoginFailed(id));
+        self.count_failed(id);
         self.refuse_because(id, ReasonCode::NOT_AUTHORIZED, "the proof is wrong", now); // [MQTT-4.12.1-2]
     }
 }

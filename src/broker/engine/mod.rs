@@ -35,6 +35,7 @@ mod wills;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -149,8 +150,8 @@ pub enum Output {
         /// As typed.
         password: Bytes,
     },
-    /// A login of this connection failed.
-    LoginFailed(ConnectionId),
+    /// A login from this address failed.
+    LoginFailed(Option<IpAddr>),
     /// The message of [`Input::Inbound`] is where it must be.
     Safe(u64),
     /// It could not be taken and must come again.
@@ -214,7 +215,8 @@ pub struct Engine {
     access: Arc<Access>,
     guarded: HashSet<TopicName>,
     secret: [u8; 32],
-    connections: ByNumber<ConnectionId, Connection>,
+    /// Boxed: a table has room for twice as many.
+    connections: ByNumber<ConnectionId, Box<Connection>>,
     sessions: Slab<Session>,
     by_client: HashMap<ByteString, SessionKey>,
     subscriptions: Subscriptions,

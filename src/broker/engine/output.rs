@@ -87,14 +87,9 @@ impl OutputBuffer {
         self.tail.advance(count.min(self.tail.len()));
     }
 
-    /// Gives back its memory if that is more than `kept` bytes; for one that is empty.
-    pub fn release(&mut self, kept: usize) {
-        if self.tail.capacity() > kept {
-            self.tail = BytesMut::new();
-        }
-        if self.sealed.capacity() > 0 {
-            self.sealed = VecDeque::new();
-        }
+    /// Gives back its memory; for one that is empty.
+    pub fn release(&mut self) {
+        *self = Self::default();
     }
 
     /// Everything as one piece.

@@ -64,12 +64,12 @@ impl Restore {
             Change::Subscribed { session, filter, options, identifier } => {
                 let Some((key, session)) = self.of(session) else { return };
                 let subscription = Subscription { options, identifier };
-                session.subscriptions.insert(filter.clone(), subscription);
+                session.subscribe(&filter, subscription);
                 self.engine.subscriptions.insert(&filter, key, subscription);
             }
             Change::Unsubscribed { session, filter } => {
                 let Some((key, session)) = self.of(session) else { return };
-                session.subscriptions.remove(&filter);
+                session.unsubscribe(&filter);
                 self.engine.subscriptions.remove(&filter, key);
             }
             Change::Message { id, retained, message, targets } => self.message(id, retained, &message, targets),
@@ -139,7 +139,7 @@ impl Restore {
         if self.engine.by_client.get(&session.client_id) == Some(&known.key) {
             self.engine.by_client.remove(&session.client_id);
         }
-        for filter in session.subscriptions.keys() {
+        for (filter, _) in session.subscriptions() {
             self.engine.subscriptions.remove(filter, known.key);
         }
     }

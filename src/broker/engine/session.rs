@@ -5,7 +5,7 @@
 //!   it is the same again [MQTT-4.4.0-1].
 //! * `in_flight` is in the order of the numbers; its first `sent` entries were written on this connection.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -152,7 +152,8 @@ pub(super) struct Session {
     pub(super) expires_at: Option<Instant>,
     /// When its connection ended.
     pub(super) away_since: Option<Instant>,
-    pub(super) subscriptions: HashMap<TopicFilter, Subscription>,
+    /// In the order of their filters.
+    subscriptions: Vec<(TopicFilter, Subscription)>,
     pub(super) queue: VecDeque<Delivery>,
     queue_bytes: usize,
     /// Replays in the queue.
@@ -186,7 +187,7 @@ impl Session {
             outlives: Some(Duration::ZERO),
             expires_at: None,
             away_since: None,
-            subscriptions: HashMap::new(),
+            subscriptions: Vec::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
             replays: 0,
@@ -196,6 +197,43 @@ impl Session {
             will: None,
             last_number: 0,
         }
+    }
+
+    /// Its subscriptions, in the order of their filters.
+    pub(super) fn subscriptions(&self) -> &[(TopicFilter, Subscription)] {
+        &self.subscriptions
+    }
+
+    fn place_of(&self, filter: &TopicFilter) -> Result<usize, usize> {
+        self.subscriptions.binary_search_by(|(known, _)| known.cmp(filter))
+    }
+
+    /// True if it has a subscription with this very filter.
+    pub(super) fn has_subscription(&self, filter: &TopicFilter) -> bool {
+        self.place_of(filter).is_ok()
+    }
+
+    /// Adds or replaces one.
+    pub(super) fn subscribe(&mut self, filter: &TopicFilter, subscription: Subscription) {
+        match self.place_of(filter) {
+            Ok(place) => {
+                if let Some((_, known)) = self.subscriptions.get_mut(place) {
+                    *known = subscription;
+                }
+            }
+            Err(place) => {
+                if self.subscriptions.is_empty() {
+                    // Most sessions have few.
+                    self.subscriptions.reserve_exact(1);
+                }
+                self.subscriptions.insert(place, (filter.clone(), subscription));
+            }
+        }
+    }
+
+    /// True if there was one.
+    pub(super) fn unsubscribe(&mut self, filter: &TopicFilter) -> bool {
+        self.place_of(filter).map(|place| self.subscriptions.remove(place)).is_ok()
     }
 
     /// The number of the next delivery at QoS 1 or 2.

@@ -52,11 +52,11 @@ impl Engine {
             self.traffic.refused += 1;
             return Err((ReasonCode::NOT_AUTHORIZED, "no permission to subscribe to this filter"));
         }
-        let is_new = !session.subscriptions.contains_key(filter);
-        if is_new && session.subscriptions.len() >= self.limits.max_subscriptions {
+        let is_new = !session.has_subscription(filter);
+        if is_new && session.subscriptions().len() >= self.limits.max_subscriptions {
             return Err((ReasonCode::QUOTA_EXCEEDED, "too many subscriptions"));
         }
-        session.subscriptions.insert(filter.clone(), new);
+        session.subscribe(filter, new);
         self.subscriptions.insert(filter, key, new);
         if session.is_kept() {
             let (options, identifier) = (new.options, new.identifier);
@@ -70,7 +70,7 @@ impl Engine {
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         let mut after = 0;
         for filter in &unsubscribe.filters {
-            let existed = session.subscriptions.remove(filter).is_some();
+            let existed = session.unsubscribe(filter);
             if existed {
                 self.subscriptions.remove(filter, key);
                 if session.is_kept() {

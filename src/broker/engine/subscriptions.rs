@@ -26,9 +26,82 @@ pub(super) enum Target {
     Tap(usize),
 }
 
+/// As many children as one looks through faster than one computes a hash; most nodes have one.
+const FEW: usize = 8;
+
+/// The nodes below a node.
+#[derive(Debug)]
+enum Children {
+    Few(Vec<(Box<str>, Box<Node>)>),
+    Many(HashMap<Box<str>, Box<Node>>),
+}
+
+impl Default for Children {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Children {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(few) => few.is_empty(),
+            Self::Many(many) => many.is_empty(),
+        }
+    }
+
+    fn get(&self, level: &str) -> Option<&Node> {
+        match self {
+            Self::Few(few) => few.iter().find(|(name, _)| **name == *level).map(|(_, node)| &**node),
+            Self::Many(many) => many.get(level).map(|node| &**node),
+        }
+    }
+
+    fn get_mut(&mut self, level: &str) -> Option<&mut Node> {
+        match self {
+            Self::Few(few) => few.iter_mut().find(|(name, _)| **name == *level).map(|(_, node)| &mut **node),
+            Self::Many(many) => many.get_mut(level).map(|node| &mut **node),
+        }
+    }
+
+    fn get_or_insert(&mut self, level: &str) -> &mut Node {
+        if let Self::Few(few) = self
+            && few.len() >= FEW
+            && few.iter().all(|(name, _)| **name != *level)
+        {
+            *self = Self::Many(std::mem::take(few).into_iter().collect());
+        }
+        match self {
+            Self::Few(few) => {
+                let place = few.iter().position(|(name, _)| **name == *level).unwrap_or_else(|| {
+                    few.reserve_exact(1);
+                    few.push((level.into(), Box::default()));
+                    few.len() - 1
+                });
+                // The place was found or made above.
+                #[allow(clippy::indexing_slicing)]
+                &mut few[place].1
+            }
+            Self::Many(many) => many.entry(level.into()).or_default(),
+        }
+    }
+
+    fn remove(&mut self, level: &str) {
+        match self {
+            Self::Few(few) => few.retain(|(name, _)| **name != *level),
+            Self::Many(many) => {
+                many.remove(level);
+                if many.is_empty() {
+                    *self = Self::default();
+                }
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Node {
-    children: HashMap<Box<str>, Node>,
+    children: Children,
     plus: Option<Box<Node>>,
     /// Filters that end here.
     here: Vec<(Target, Subscription)>,
@@ -172,7 +245,7 @@ fn list<'a>(root: &'a mut Node, filter: &TopicFilter) -> &'a mut Vec<(Target, Su
         match level {
             "#" => return &mut node.below,
             "+" => node = node.plus.get_or_insert_default(),
-            _ => node = node.children.entry(level.into()).or_default(),
+            _ => node = node.children.get_or_insert(level),
         }
     }
     &mut node.here

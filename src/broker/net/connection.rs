@@ -8,7 +8,7 @@
 //!   read the reason before its own data meets a reset.
 //! * An idle connection holds no buffers.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
+use crate::broker::admission::Admitted;
 use crate::broker::engine::{OutputBuffer, Peer};
 use crate::broker::inbox::{Event, Inbox, Wire};
 use crate::mqtt::{Decoder, Progress};
@@ -31,8 +32,6 @@ const READ_CHUNK: usize = 16 * 1024;
 const READS: usize = 4;
 /// Pieces written at a time.
 const PIECES: usize = 16;
-/// Buffers above this size are given back when they are empty.
-const KEPT_BUFFER: usize = 512;
 const WRITE_STALL: Duration = Duration::from_secs(30);
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
@@ -47,9 +46,9 @@ enum Ended {
     There,
 }
 
-struct Connection<'a, S> {
+struct Connection<S> {
     stream: S,
-    inbox: &'a Inbox,
+    inbox: Arc<Inbox>,
     wire: Arc<Wire>,
     decoder: Decoder,
     input: BytesMut,
@@ -61,15 +60,24 @@ struct Connection<'a, S> {
     closes: bool,
     /// Runs while the socket takes nothing.
     stall: Option<Pin<Box<Sleep>>>,
+    _admitted: Admitted,
 }
 
-/// Serves one client until either side is done.
-pub(super) async fn serve<S>(stream: S, peer: Peer, inbox: &Inbox, (max_packet, max_connect): (usize, usize))
+/// What a connection must know and have from its listener.
+pub(super) struct Place {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) admitted: Admitted,
+    /// Largest packet and largest CONNECT, in bytes.
+    pub(super) sizes: (usize, usize),
+}
+
+/// Serves one client until either side is done. What comes back is all that an idle connection takes.
+pub(super) fn serve<S>(stream: S, peer: Peer, place: Place) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(wire) = inbox.open(peer) else { return };
-    let mut connection = Connection {
+    let Place { inbox, admitted, sizes: (max_packet, max_connect) } = place;
+    let connection = inbox.open(peer).map(|wire| Connection {
         stream,
         inbox,
         wire,
@@ -80,16 +88,20 @@ where
         needs_flush: false,
         closes: false,
         stall: None,
-    };
-    let ended = poll_fn(|cx| connection.poll(cx)).await;
-    if ended == Ended::Here {
-        // Whatever goes wrong now, the connection is over.
-        let _ = timeout(LINGER, linger(&mut connection.stream)).await;
+        _admitted: admitted,
+    });
+    async move {
+        let Some(mut connection) = connection else { return };
+        let ended = poll_fn(|cx| connection.poll(cx)).await;
+        if ended == Ended::Here {
+            // Whatever goes wrong now, the connection is over.
+            let _ = Box::pin(timeout(LINGER, linger(&mut connection.stream))).await;
+        }
+        connection.inbox.push(Event::Closed(connection.wire.id));
     }
-    inbox.push(Event::Closed(connection.wire.id));
 }
 
-impl<S> Connection<'_, S>
+impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -154,7 +166,7 @@ where
         };
         self.output.advance(written);
         if self.output.is_empty() {
-            self.output.release(KEPT_BUFFER);
+            self.output.release();
         }
         Poll::Ready(Ok(written))
     }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::timeout;
 
+use super::connection::Place;
 use super::tls::Tls;
 use super::{Listen, Transport, connection, websocket};
 use crate::broker::Broker;
@@ -75,7 +76,7 @@ pub struct BoundListener {
 }
 
 /// What every connection of a listener needs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Door {
     broker: Broker,
     tls: Option<Arc<Tls>>,
@@ -180,7 +181,7 @@ async fn accept_tcp(listener: TcpListener, door: &Door, mut stop: Stop) {
         };
         match accepted {
             Ok((stream, address)) => match door.broker.admission.admit(Some(address.ip()), now()) {
-                Ok(admitted) => detach(door.clone().serve_tcp(stream, address, admitted)),
+                Ok(admitted) => door.admit(stream, address, admitted),
                 Err(reason) => tracing::debug!(%address, %reason, "a connection is refused"),
             },
             Err(error) => not_accepted(error).await,
@@ -196,13 +197,7 @@ async fn accept_unix(listener: UnixListener, door: &Door, mut stop: Stop) {
         };
         match accepted {
             Ok((stream, _)) => match door.broker.admission.admit(None, now()) {
-                Ok(admitted) => {
-                    let door = door.clone();
-                    detach(async move {
-                        connection::serve(stream, Peer::default(), &door.broker.inbox, door.sizes).await;
-                        drop(admitted);
-                    });
-                }
+                Ok(admitted) => detach(connection::serve(stream, Peer::default(), door.place(admitted))),
                 Err(reason) => tracing::debug!(%reason, "a connection is refused"),
             },
             Err(error) => not_accepted(error).await,
@@ -211,48 +206,63 @@ async fn accept_unix(listener: UnixListener, door: &Door, mut stop: Stop) {
 }
 
 impl Door {
-    async fn serve_tcp(self, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
+    fn place(&self, admitted: Admitted) -> Place {
+        Place { inbox: self.broker.inbox.clone(), admitted, sizes: self.sizes }
+    }
+
+    /// Begins to serve a client.
+    fn admit(&self, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
         // Small packets must not wait for company, and what a slow client does not read must not fill the kernel; if the options
         // cannot be set it merely costs more.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
         let peer = Peer { address: Some(address.ip()), certificate: None };
+        let place = self.place(admitted);
         match (self.transport, &self.tls) {
-            (Transport::Tcp, _) => self.serve(stream, peer).await,
-            // Boxed: what a handshake needs must not be part of every plain connection.
-            (Transport::WebSocket, _) => Box::pin(self.serve_web_socket(stream, peer)).await,
-            (_, Some(tls)) => Box::pin(self.serve_encrypted(stream, peer, tls)).await,
+            (Transport::Tcp, _) => detach(connection::serve(stream, peer, place)),
+            (Transport::WebSocket, _) => detach(serve_web_socket(stream, peer, place, self.within)),
+            (Transport::Tls, Some(tls)) => detach(serve_encrypted(stream, (peer, tls.clone()), place, self.within)),
+            (Transport::SecureWebSocket, Some(tls)) => {
+                detach(serve_encrypted_web_socket(stream, (peer, tls.clone()), place, self.within));
+            }
             (_, None) => tracing::error!(%address, "an encrypted listener without a certificate"),
         }
-        drop(admitted);
     }
+}
 
-    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
-        connection::serve(stream, peer, &self.broker.inbox, self.sizes).await;
-    }
-
-    async fn serve_encrypted(&self, stream: TcpStream, mut peer: Peer, tls: &Tls) {
-        let address = peer.address;
-        match timeout(self.within, tls.accept(stream)).await {
-            Ok(Ok((stream, certificate))) => {
-                peer.certificate = certificate;
-                if self.transport == Transport::Tls {
-                    self.serve(stream, peer).await;
-                } else {
-                    self.serve_web_socket(stream, peer).await;
-                }
-            }
-            Ok(Err(error)) => tracing::debug!(?address, %error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!(?address, "a TLS handshake took too long"),
+async fn shake_hands(
+    stream: TcpStream,
+    peer: &mut Peer,
+    tls: &Tls,
+    within: Duration,
+) -> Option<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    match timeout(within, tls.accept(stream)).await {
+        Ok(Ok((stream, certificate))) => {
+            peer.certificate = certificate;
+            return Some(stream);
         }
+        Ok(Err(error)) => tracing::debug!(address = ?peer.address, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(address = ?peer.address, "a TLS handshake took too long"),
     }
+    None
+}
 
-    async fn serve_web_socket(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin, peer: Peer) {
-        let address = peer.address;
-        match timeout(self.within, websocket::accept(stream, self.sizes.0)).await {
-            Ok(Ok(stream)) => self.serve(stream, peer).await,
-            Ok(Err(error)) => tracing::debug!(?address, %error, "a WebSocket handshake failed"),
-            Err(_) => tracing::debug!(?address, "a WebSocket handshake took too long"),
-        }
+async fn serve_encrypted(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), place: Place, within: Duration) {
+    if let Some(stream) = shake_hands(stream, &mut peer, &tls, within).await {
+        connection::serve(stream, peer, place).await;
+    }
+}
+
+async fn serve_encrypted_web_socket(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), place: Place, within: Duration) {
+    if let Some(stream) = shake_hands(stream, &mut peer, &tls, within).await {
+        serve_web_socket(stream, peer, place, within).await;
+    }
+}
+
+async fn serve_web_socket(stream: impl AsyncRead + AsyncWrite + Send + Unpin, peer: Peer, place: Place, within: Duration) {
+    match timeout(within, websocket::accept(stream, place.sizes.0)).await {
+        Ok(Ok(stream)) => connection::serve(stream, peer, place).await,
+        Ok(Err(error)) => tracing::debug!(address = ?peer.address, %error, "a WebSocket handshake failed"),
+        Err(_) => tracing::debug!(address = ?peer.address, "a WebSocket handshake took too long"),
     }
 }
