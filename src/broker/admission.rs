@@ -8,6 +8,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Where a client is.
+pub type Address = IpAddr;
+
 /// Addresses that are remembered; beyond it those with nothing to remember are forgotten, and then new ones are refused.
 const MOST_ADDRESSES: usize = 4096;
 /// How long wrong passwords count, and how long an address with too many is shut out.

@@ -7,9 +7,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argon2::{Argon2, PasswordHash, PasswordVerifier};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::access::Hash;
 use super::admission::Admission;
 use super::durable::Durable;
 use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
@@ -221,15 +221,11 @@ impl Driver {
         }
     }
 
-    fn verify(&self, id: ConnectionId, hash: Arc<str>, password: bytes::Bytes) {
+    fn verify(&self, id: ConnectionId, hash: Hash, password: bytes::Bytes) {
         let (inbox, turn) = (self.inbox.clone(), self.verifications.clone());
         detach(async move {
             let _turn = turn.acquire().await;
-            let compare = move || {
-                let parsed = PasswordHash::new(&hash);
-                parsed.is_ok_and(|hash| Argon2::default().verify_password(&password, &hash).is_ok())
-            };
-            let is_right = tokio::task::spawn_blocking(compare).await.unwrap_or(false);
+            let is_right = tokio::task::spawn_blocking(move || hash.matches(&password)).await.unwrap_or(false);
             inbox.push(Event::Verified(id, is_right));
         });
     }

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod outbox;
+mod passwd;
 mod run;
 mod simulate;
 
@@ -51,6 +52,14 @@ enum Command {
     /// What waits for remote brokers: look at it, write it out, remove it
     #[command(subcommand)]
     Outbox(outbox::Action),
+    /// Make what stands in `broker.users` out of a password, typed or from a pipe
+    Passwd {
+        /// The user's name
+        name: Option<String>,
+        /// For enhanced authentication (SCRAM-SHA-256) too
+        #[arg(long)]
+        scram: bool,
+    },
     /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
     Demo,
 }
@@ -82,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Check { file } => chosen(file).and_then(|file| check::check(&file)),
         Command::Simulate { file, lines } => chosen(file).and_then(|file| simulate::simulate(&file, &lines)),
         Command::Outbox(action) => outbox::outbox(action),
+        Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
         Command::Demo => demo::demo(),
     };
     match done {

@@ -5,8 +5,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argon2::password_hash::{PasswordHasher, SaltString};
-use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordVerifier};
 use bytes::{Bytes, BytesMut};
 use wellhead::broker::access::{Access, Hash, Pattern, Rules, User};
 use wellhead::broker::engine::{Engine, Input, Limits, Output, Peer, Position, Restore, Setup, Tap, Ticket};
@@ -17,12 +15,8 @@ use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter, TopicName, Version,
 /// A wall clock that was set.
 const UNIX_MS: i64 = 1_800_000_000_000;
 
-/// The hash of a password, made with little work.
-pub fn hash(password: &str) -> String {
-    let cheap = Argon2::new(Algorithm::Argon2id, argon2::Version::V0x13, Params::new(8, 1, 1, None).unwrap());
-    let salt = SaltString::from_b64("c2FsdHNhbHQ").unwrap();
-    cheap.hash_password(password.as_bytes(), &salt).unwrap().to_string()
-}
+/// The hash of `secret`, made with little work.
+pub const SECRET: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow";
 
 /// Somebody without a name may do everything; `anna` (password `secret`) is at home in `plant/`, and in `dev/<client identifier>`.
 pub fn access() -> Access {
@@ -35,14 +29,21 @@ pub fn access() -> Access {
         ..Rules::default()
     };
     let scram = Secret::of_password(b"secret", b"salt of the test", 4096.try_into().unwrap());
-    let anna = User { hash: Some(Hash(hash("secret").into())), scram: Some(scram), rules };
+    let anna = User { hash: Some(Hash::new(SECRET).unwrap()), scram: Some(scram), rules };
     Access::new(HashMap::from([("anna".into(), anna)]), Some(Rules { allows_all: true, ..Rules::default() }))
 }
 
 /// Small limits, a tap on `north/#`, an instrument that is written to on `plant/pump/set`.
 pub fn setup() -> Setup {
-    let limits =
-        Limits { sys_every: Duration::from_secs(1_000_000), max_queued: 5, receive_maximum: 4, topic_aliases: 3, ..Limits::default() };
+    let limits = Limits {
+        sys_every: Duration::from_secs(1_000_000),
+        max_queued: 5,
+        receive_maximum: 4,
+        topic_aliases: 3,
+        max_keep_alive: Some(Duration::from_secs(1000)),
+        max_session_expiry: Some(Duration::from_secs(1_000_000)),
+        ..Limits::default()
+    };
     Setup {
         limits,
         taps: vec![Tap { filters: vec![TopicFilter::new("north/#").unwrap()], not_from: Origin::Uplink(0) }],
@@ -64,6 +65,7 @@ struct Client {
 pub struct Stage {
     pub engine: Engine,
     pub now: Instant,
+    start: Instant,
     setup: Setup,
     /// Durable.
     journal: Vec<Bytes>,
@@ -86,6 +88,7 @@ impl Stage {
         let mut stage = Self {
             engine: Engine::new(setup.clone(), now, UNIX_MS),
             now,
+            start: now,
             setup,
             journal: Vec::new(),
             waiting: VecDeque::new(),
@@ -103,7 +106,7 @@ impl Stage {
     }
 
     fn clock(&self) -> (Instant, i64) {
-        (self.now, UNIX_MS)
+        (self.now, UNIX_MS + i64::try_from((self.now - self.start).as_millis()).unwrap())
     }
 
     /// kill -9, and a start from what was durable.
@@ -182,6 +185,8 @@ impl Stage {
     }
 
     pub fn settle(&mut self) {
+        let (now, unix_ms) = self.clock();
+        self.engine.set_clock(now, unix_ms);
         loop {
             self.engine.tick(self.now);
             let outputs: Vec<Output> = self.engine.take_outputs().collect();
@@ -249,8 +254,7 @@ impl Stage {
             Output::Resume(id) => drop(self.paused.remove(&id)),
             Output::Forward { message, ticket, .. } => self.forwarded.push_back((message, ticket)),
             Output::Verify { connection, hash, password } => {
-                let parsed = PasswordHash::new(&hash).unwrap();
-                let is_right = Argon2::default().verify_password(&password, &parsed).is_ok();
+                let is_right = hash.matches(&password);
                 self.engine.handle(Input::Verified(connection, is_right), self.now);
             }
             Output::LoginFailed(_) => {}

@@ -135,7 +135,9 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start(folder: &Path, yaml: &str) -> Self {
-        fs::write(folder.join("gateway.yaml"), yaml).unwrap();
+        // The usual folder is one for all.
+        let folder_of_its_own = if yaml.contains("outbox:") { "" } else { "\noutbox: { folder: data }\n" };
+        fs::write(folder.join("gateway.yaml"), format!("{yaml}{folder_of_its_own}")).unwrap();
         Self::restart(folder)
     }
 

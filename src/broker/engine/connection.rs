@@ -5,7 +5,6 @@
 //! * What is owed for a message (its acknowledgement) is settled when its bytes may leave, not before.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
@@ -14,13 +13,14 @@ use bytestring::ByteString;
 use super::login::Stage;
 use super::output::OutputBuffer;
 use super::{Position, SessionKey, Ticket, Timer};
+use crate::broker::admission::Address;
 use crate::mqtt::{Connect, Packet, PacketId, Properties, ReasonCode, TopicName, Version, encode};
 
 /// Who is at the other end, as far as its transport tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
     /// `None` for a Unix socket.
-    pub address: Option<IpAddr>,
+    pub address: Option<Address>,
     /// The subject of the certificate it has shown, where that is its user name.
     pub certificate: Option<ByteString>,
 }

@@ -35,7 +35,6 @@ mod wills;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -44,7 +43,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use slab::Slab;
 
-use super::access::Access;
+use super::access::{Access, Hash};
+use super::admission::Address;
 use crate::message::{Message, Origin};
 use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, TopicName, Version};
 use checkpoint::Checkpoint;
@@ -145,13 +145,13 @@ pub enum Output {
     Verify {
         /// Who waits for it.
         connection: ConnectionId,
-        /// In the PHC format.
-        hash: Arc<str>,
+        /// What it is compared with.
+        hash: Hash,
         /// As typed.
         password: Bytes,
     },
     /// A login from this address failed.
-    LoginFailed(Option<IpAddr>),
+    LoginFailed(Option<Address>),
     /// The message of [`Input::Inbound`] is where it must be.
     Safe(u64),
     /// It could not be taken and must come again.

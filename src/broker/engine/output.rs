@@ -1,7 +1,6 @@
 //! Bytes on their way to one socket, in order. Small packets are put together, large payloads are shared and never copied.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -61,15 +60,9 @@ impl OutputBuffer {
         other.tail.clear();
     }
 
-    /// The first bytes, as many pieces as `space` has room for; how many it took.
-    pub fn slices<'a>(&'a self, space: &mut [IoSlice<'a>]) -> usize {
-        let pieces = self.sealed.iter().map(|bytes| &**bytes).chain([&*self.tail]).filter(|piece| !piece.is_empty());
-        let mut count = 0;
-        for (slot, piece) in space.iter_mut().zip(pieces) {
-            *slot = IoSlice::new(piece);
-            count += 1;
-        }
-        count
+    /// Everything, piece by piece; none is empty.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.sealed.iter().map(|bytes| &**bytes).chain([&*self.tail]).filter(|piece| !piece.is_empty())
     }
 
     /// The first `count` bytes were written; at most [`OutputBuffer::len`].
@@ -130,9 +123,7 @@ mod tests {
                         prop_assert!(other.is_empty());
                     }
                     _ => {
-                        let mut space = [IoSlice::new(&[]); 3];
-                        let pieces = buffer.slices(&mut space);
-                        let all: Vec<u8> = space[..pieces].iter().flat_map(|piece| piece.iter().copied()).collect();
+                        let all: Vec<u8> = buffer.pieces().take(3).flatten().copied().collect();
                         let taken = all.len().min(count);
                         got.extend_from_slice(&all[..taken]);
                         buffer.advance(taken);

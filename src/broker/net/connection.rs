@@ -156,7 +156,11 @@ where
 
     fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         let mut space = [IoSlice::new(&[]); PIECES];
-        let count = self.output.slices(&mut space);
+        let mut count = 0;
+        for (slot, piece) in space.iter_mut().zip(self.output.pieces()) {
+            *slot = IoSlice::new(piece);
+            count += 1;
+        }
         let pieces = space.get(..count).unwrap_or_default();
         let stream = Pin::new(&mut self.stream);
         let written = match pieces {

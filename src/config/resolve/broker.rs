@@ -89,13 +89,13 @@ fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
         if user.password.is_none() && user.scram.is_none() && !by_certificate {
             check.fault(&at!["broker", "users", index], "a user needs a password; add what `wellhead passwd` prints");
         }
-        let is_hash = |text: &String| argon2::PasswordHash::new(text).is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2"));
-        if user.password.as_ref().is_some_and(|text| !is_hash(text)) {
-            check.fault(
-                &place("password"),
-                "this is not the hash of a password; `wellhead passwd` makes one, and it begins with $argon2id$",
-            );
-        }
+        let hash = user.password.as_ref().and_then(|text| match Hash::new(text) {
+            Ok(hash) => Some(hash),
+            Err(why) => {
+                check.fault(&place("password"), why);
+                None
+            }
+        });
         let scram = user.scram.as_ref().and_then(|text| match text.parse() {
             Ok(secret) => Some(secret),
             Err(why) => {
@@ -104,7 +104,6 @@ fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
             }
         });
         let rules = rules(check, &user.rules(), &[Step::from("broker"), Step::from("users"), Step::from(index)]);
-        let hash = user.password.as_ref().map(|text| Hash(text.as_str().into()));
         users.insert(user.name.as_str().into(), User { hash, scram, rules });
     }
     let is_local = file.listen.iter().all(Listen::is_loopback);
