@@ -53,7 +53,7 @@ pub enum Refused {
 }
 
 #[derive(Debug)]
-struct Address {
+struct Known {
     connections: usize,
     /// New connections it may open now.
     allowance: f64,
@@ -65,7 +65,7 @@ struct Address {
 #[derive(Debug, Default)]
 struct State {
     connections: usize,
-    addresses: HashMap<IpAddr, Address>,
+    addresses: HashMap<Address, Known>,
     refused: u64,
 }
 
@@ -127,7 +127,7 @@ impl Admission {
             return Err(Refused::TooFast);
         }
         let burst = f64::from(self.limits.rate) * 2.0;
-        let fresh = Address { connections: 0, allowance: burst, seen: now, failures: 0, failed: now };
+        let fresh = Known { connections: 0, allowance: burst, seen: now, failures: 0, failed: now };
         let known = state.addresses.entry(address).or_insert(fresh);
         let since = now.saturating_duration_since(known.seen).as_secs_f64();
         known.allowance = (known.allowance + since * f64::from(self.limits.rate)).min(burst);
@@ -149,7 +149,7 @@ impl Admission {
 
     fn forget(&self, state: &mut State, now: Instant) {
         if state.addresses.len() >= MOST_ADDRESSES {
-            let is_worth_it = |known: &Address| known.connections > 0 || (known.failures > 0 && now < known.failed + MEMORY);
+            let is_worth_it = |known: &Known| known.connections > 0 || (known.failures > 0 && now < known.failed + MEMORY);
             state.addresses.retain(|_, known| is_worth_it(known));
         }
     }

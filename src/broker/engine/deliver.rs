@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::connection::Connection;
 use super::output::SHARED_FROM;
 use super::record::{Record, TargetRecord};
-use super::session::{Delivery, InFlight, Kept, Queued, Session, packet_id};
+use super::session::{Delivery, Kept, Queued, Session, packet_id};
 use super::subscriptions::{GroupKey, Target, Wanted};
 use super::{ConnectionId, Engine, Position, SessionKey};
 use crate::message::Message;
@@ -194,10 +194,10 @@ impl Engine {
             }
             return;
         };
-        let is_next = session.queue.is_empty() && session.sent == session.in_flight.len();
+        let is_next = session.queue.is_empty() && session.unsent == 0;
         let has_room = connection.out.waiting < self.limits.output_bytes;
         let has_window = share.qos == QoS::AtMostOnce
-            || (session.sent < usize::from(connection.receive_maximum) && !session.is_identifier_in_use(session.last_number + 1));
+            || (session.window < usize::from(connection.receive_maximum) && !session.is_identifier_in_use(session.last_number + 1));
         if is_next && has_room && has_window {
             self.send_at_once(key, id, share, fanout);
         } else {
@@ -233,8 +233,7 @@ impl Engine {
             if is_recorded {
                 self.scratch.targets.push(TargetRecord::of(session.number, &delivery, true));
             }
-            session.in_flight.push_back(InFlight { delivery, released: false, is_repeated: false });
-            session.sent += 1;
+            session.put_in_flight(delivery);
         }
         self.count_publish(id, length);
     }
@@ -355,8 +354,8 @@ impl Engine {
         if connection.out.waiting >= self.limits.output_bytes {
             return None;
         }
-        let is_window_full = session.sent >= usize::from(connection.receive_maximum);
-        if session.sent < session.in_flight.len() {
+        let is_window_full = session.window >= usize::from(connection.receive_maximum);
+        if session.unsent > 0 {
             return if is_window_full { None } else { self.send_again(key, id, now) };
         }
         let next = session.queue.front()?;
@@ -372,8 +371,7 @@ impl Engine {
             Some(length) => {
                 let number = delivery.number;
                 if number > 0 {
-                    session.in_flight.push_back(InFlight { delivery, released: false, is_repeated: false });
-                    session.sent += 1;
+                    session.put_in_flight(delivery);
                 }
                 self.count_publish(id, length);
                 Some(number)
@@ -386,22 +384,21 @@ impl Engine {
         }
     }
 
-    /// The next entry in flight that was not written on this connection: PUBREL, or PUBLISH as a repetition [MQTT-3.3.1-1].
+    /// Writes the next entry in flight that was not written on this connection, as a repetition [MQTT-3.3.1-1].
     fn send_again(&mut self, key: SessionKey, id: ConnectionId, now: Instant) -> Option<u64> {
         let session = self.sessions.get_mut(key)?;
         let connection = self.connections.get_mut(&id)?;
-        let entry = session.in_flight.get(session.sent)?;
-        session.sent += 1;
-        if entry.released {
-            let packet_id = entry.delivery.packet_id()?;
-            self.send(id, &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)), 0);
-            return Some(0);
-        }
+        let place = session.in_flight.iter().position(|entry| !entry.is_sent)?;
+        let entry = session.in_flight.get_mut(place)?;
+        session.unsent -= 1;
         match item(&entry.delivery, entry.is_repeated, 0, now).write(connection, self.durable) {
-            Some(length) => self.count_publish(id, length),
+            Some(length) => {
+                (entry.is_sent, entry.is_in_window) = (true, true);
+                session.window += 1;
+                self.count_publish(id, length);
+            }
             None => {
-                session.sent -= 1;
-                let gone = session.in_flight.remove(session.sent)?.delivery;
+                let gone = session.in_flight.remove(place)?.delivery;
                 self.traffic.dropped += 1;
                 self.record_done(key, &gone);
             }
@@ -409,12 +406,15 @@ impl Engine {
         Some(0)
     }
 
-    /// After a reconnect everything in flight is to be sent again.
+    /// After a reconnect everything in flight is sent again: each PUBREL at once [MQTT-3.3.4-10], each PUBLISH as the window allows.
     pub(super) fn resume(&mut self, key: SessionKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.sent = 0;
-        for entry in &mut session.in_flight {
-            entry.is_repeated = true;
+        session.begin_again();
+        let (connection, released) = (session.connection, session.releases());
+        for packet_id in released {
+            if let Some(id) = connection {
+                self.send(id, &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)), 0);
+            }
         }
         self.pump(key, now);
     }

@@ -203,7 +203,7 @@ impl Restore {
             let Some(session) = self.engine.sessions.get_mut(known.key) else { continue };
             for (_, Waiting { delivery, was_sent, released }) in std::mem::take(&mut known.waiting) {
                 if was_sent || released {
-                    session.in_flight.push_back(InFlight { delivery, released, is_repeated: true });
+                    session.in_flight.push_back(InFlight { released, ..InFlight::new(delivery) });
                 } else {
                     session.push(delivery);
                 }

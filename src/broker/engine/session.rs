@@ -3,7 +3,8 @@
 //! Invariants:
 //! * Deliveries at QoS 1 and 2 are numbered when they are queued, and the packet identifier follows from the number: after a crash
 //!   it is the same again [MQTT-4.4.0-1].
-//! * `in_flight` is in the order of the numbers; its first `sent` entries were written on this connection.
+//! * `in_flight` is in the order of the numbers; `unsent` of its entries were not written on this connection, and `window` count
+//!   against what the client takes: a PUBREL of an earlier connection does not.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -98,6 +99,17 @@ pub(super) struct InFlight {
     pub(super) released: bool,
     /// Written on an earlier connection.
     pub(super) is_repeated: bool,
+    /// Written on this one.
+    pub(super) is_sent: bool,
+    /// As a PUBLISH: it counts until it is done [MQTT-4.9.0-2].
+    pub(super) is_in_window: bool,
+}
+
+impl InFlight {
+    /// A PUBLISH that was just written for the first time.
+    pub(super) fn new(delivery: Delivery) -> Self {
+        Self { delivery, released: false, is_repeated: false, is_sent: true, is_in_window: true }
+    }
 }
 
 /// A QoS 2 message from the client, from its PUBLISH to its PUBREL.
@@ -159,7 +171,8 @@ pub(super) struct Session {
     /// Replays in the queue.
     replays: usize,
     pub(super) in_flight: VecDeque<InFlight>,
-    pub(super) sent: usize,
+    pub(super) unsent: usize,
+    pub(super) window: usize,
     pub(super) incoming: ByNumber<PacketId, Incoming>,
     pub(super) will: Option<Box<PendingWill>>,
     pub(super) last_number: u64,
@@ -192,7 +205,8 @@ impl Session {
             queue_bytes: 0,
             replays: 0,
             in_flight: VecDeque::new(),
-            sent: 0,
+            unsent: 0,
+            window: 0,
             incoming: ByNumber::default(),
             will: None,
             last_number: 0,
@@ -319,15 +333,43 @@ impl Session {
 
     /// What was sent under `packet_id` on this connection and is not done.
     pub(super) fn sent_mut(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {
-        let sent = self.sent;
-        self.in_flight.iter_mut().take(sent).find(|entry| entry.delivery.packet_id() == Some(packet_id))
+        self.in_flight.iter_mut().find(|entry| entry.is_sent && entry.delivery.packet_id() == Some(packet_id))
     }
 
     /// Ends what is in flight under `packet_id`, if it is what the acknowledgement is for.
     pub(super) fn complete(&mut self, packet_id: PacketId, ends: impl Fn(&InFlight) -> bool) -> Option<Delivery> {
-        let is_meant = |entry: &InFlight| entry.delivery.packet_id() == Some(packet_id) && ends(entry);
-        let position = self.in_flight.iter().take(self.sent).position(is_meant)?;
-        self.sent -= 1;
-        self.in_flight.remove(position).map(|entry| entry.delivery)
+        let is_meant = |entry: &InFlight| entry.is_sent && entry.delivery.packet_id() == Some(packet_id) && ends(entry);
+        let position = self.in_flight.iter().position(is_meant)?;
+        let done = self.in_flight.remove(position)?;
+        self.window -= usize::from(done.is_in_window);
+        Some(done.delivery)
+    }
+
+    /// Notes a PUBLISH that was written for the first time.
+    pub(super) fn put_in_flight(&mut self, delivery: Delivery) {
+        self.in_flight.push_back(InFlight::new(delivery));
+        self.window += 1;
+    }
+
+    /// A new connection: nothing in flight was written on it.
+    pub(super) fn begin_again(&mut self) {
+        self.window = 0;
+        self.unsent = self.in_flight.len();
+        for entry in &mut self.in_flight {
+            (entry.is_sent, entry.is_in_window, entry.is_repeated) = (false, false, true);
+        }
+    }
+
+    /// What is released on a new connection, in order; it counts as written.
+    pub(super) fn releases(&mut self) -> Vec<PacketId> {
+        let released = self.in_flight.iter_mut().filter(|entry| entry.released && !entry.is_sent);
+        let ids: Vec<PacketId> = released
+            .filter_map(|entry| {
+                entry.is_sent = true;
+                entry.delivery.packet_id()
+            })
+            .collect();
+        self.unsent -= ids.len();
+        ids
     }
 }
