@@ -17,7 +17,7 @@ use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
 mod broker;
 
-pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules};
+pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules, Tls};
 
 fn yes() -> bool {
     true

@@ -41,7 +41,7 @@ pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
 
 fn listener(check: &mut Check<'_>, file: &file::Broker, index: usize, listen: &Listen) {
     let at = at!["broker", "listen", index];
-    let has_login = !file.users.is_empty();
+    let has_login = !file.users.is_empty() || needs_certificate(file, listen);
     if !listen.is_loopback() && !has_login && !file.allow_anonymous {
         check.fault(&at, format!("{listen} can be reached from other machines without a password; add `users:`, listen on 127.0.0.1, or write `allow_anonymous: true` if that is what you want"));
     }
@@ -58,6 +58,13 @@ fn listener(check: &mut Check<'_>, file: &file::Broker, index: usize, listen: &L
     if file.listen.iter().take(index).any(|other| other == listen && !listen.can_stand_twice()) {
         check.fault(&at, format!("{listen} stands here twice; remove one"));
     }
+}
+
+/// True if nobody without a certificate gets as far as MQTT.
+fn needs_certificate(file: &file::Broker, listen: &Listen) -> bool {
+    let is_required =
+        |tls: &file::Tls| tls.client_ca.is_some() && matches!(tls.client_certificates, None | Some(ClientCertificates::Required));
+    listen.is_encrypted() && file.tls.as_ref().is_some_and(is_required)
 }
 
 fn tls(check: &mut Check<'_>, file: &file::Broker) -> Option<TlsSettings> {
@@ -106,10 +113,10 @@ fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
         let rules = rules(check, &user.rules(), &[Step::from("broker"), Step::from("users"), Step::from(index)]);
         users.insert(user.name.as_str().into(), User { hash, scram, rules });
     }
-    let is_local = file.listen.iter().all(Listen::is_loopback);
+    let is_closed = file.listen.iter().all(|listen| listen.is_loopback() || needs_certificate(file, listen));
     let anonymous = file.anonymous.as_ref().map(|typed| rules(check, typed, &at!["broker", "anonymous"]));
     // Somebody without a name is let in where that was said, or where there are neither users nor other machines.
-    let lets_in = file.allow_anonymous || anonymous.is_some() || (users.is_empty() && is_local);
+    let lets_in = file.allow_anonymous || anonymous.is_some() || (users.is_empty() && is_closed);
     let everything = Rules { allows_all: true, ..Rules::default() };
     Access::new(users, lets_in.then(|| anonymous.unwrap_or(everything)))
 }
