@@ -11,15 +11,19 @@
 )]
 
 mod architecture;
+mod broker_crash;
 mod broker_peers;
 mod cli;
 mod config;
+mod conformance;
 mod crash;
 mod damage;
 mod exactly_once;
 mod faults;
 mod field_peers;
 mod hostile;
+mod listeners;
+mod login;
 mod model;
 mod north;
 mod outage;

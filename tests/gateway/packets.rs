@@ -54,6 +54,9 @@ const GOOD: &[(Version, &[u8], &str)] = &[
     (Version::V5, b"\xe0\x07\x00\x05\x11\x00\x00\x00\x0a", "DISCONNECT"),
     (Version::V5, b"\xf0\x00", "AUTH"),
     (Version::V5, b"\x20\x03\x01\x00\x00", "CONNACK"),
+    // U+FEFF is a character like any other.
+    (Version::V311, b"\x30\x08\x00\x04\xef\xbb\xbfahi", "PUBLISH"),
+    (Version::V5, b"\x32\x13\x00\x03a/b\x00\x0a\x09\x26\x00\x01k\x00\x03\xef\xbb\xbfhi", "PUBLISH"),
 ];
 
 const MALFORMED: u8 = 0x81;
@@ -98,6 +101,22 @@ const BAD: &[(Version, &[u8], u8, &str)] = &[
     (Version::V5, b"\xe0\x01\x05", MALFORMED, "an unknown reason"),
     (Version::V5, b"\x40\x04\x00\x0a\x00\x01", MALFORMED, "properties cut short"),
     (Version::V311, b"\x40\x03\x00\x0a\x00", MALFORMED, "bytes after the end"),
+    (Version::V5, b"\x30\x0a\x00\x01a\x04\x08\x00\x01#hh", PROTOCOL, "a wildcard in a response topic"),
+    (Version::V5, b"\x30\x0a\x00\x01a\x04\x08\x00\x01\xffhh", MALFORMED, "a response topic that is not UTF-8"),
+    (Version::V5, b"\x30\x0a\x00\x01a\x04\x03\x00\x01\xffhh", MALFORMED, "a content type that is not UTF-8"),
+    (Version::V5, b"\x30\x0d\x00\x01a\x07\x26\x00\x01k\x00\x01\x00hh", MALFORMED, "U+0000 in a user property"),
+    (Version::V5, b"\x40\x09\x00\x0a\x10\x05\x11\x00\x00\x00\x01", MALFORMED, "a session expiry in PUBACK"),
+    (Version::V5, b"\x50\x0c\x00\x0a\x97\x08\x1f\x00\x01a\x1f\x00\x01b", PROTOCOL, "two reasons in PUBREC"),
+    (Version::V5, b"\xe0\x0c\x00\x0a\x11\x00\x00\x00\x01\x11\x00\x00\x00\x01", PROTOCOL, "two session expiries"),
+    (Version::V5, b"\x82\x0d\x00\x0a\x04\x0b\x01\x0b\x02\x00\x03a/#\x01", PROTOCOL, "two subscription identifiers"),
+    (Version::V5, b"\x82\x0b\x00\x0a\x02\x0b\x00\x00\x03a/#\x01", PROTOCOL, "subscription identifier 0"),
+    (Version::V311, b"\x82\x08\x00\x0a\x00\x03a/\xff\x01", MALFORMED, "a filter that is not UTF-8"),
+    (Version::V311, b"\xa2\x07\x00\x0a\x00\x03a/\xff", MALFORMED, "a filter that is not UTF-8"),
+    (Version::V311, b"\xa0\x07\x00\x0a\x00\x03a/#", MALFORMED, "UNSUBSCRIBE flags"),
+    (Version::V311, b"\xe1\x00", MALFORMED, "DISCONNECT flags"),
+    (Version::V5, b"\xf1\x00", MALFORMED, "AUTH flags"),
+    (Version::V5, b"\xf0\x02\x01\x00", MALFORMED, "an AUTH reason that does not exist"),
+    (Version::V5, b"\x82\x0f\x00\x0a\x00\x00\x09$share//a\x01", 0x8f, "a shared subscription without a name"),
 ];
 
 #[test]
@@ -142,6 +161,14 @@ fn bad_connects_are_refused() {
     check(b"\x10\x12\x00\x04MQTT\x05\x02\x00\x3c\x04\x16\x00\x01x\x00\x01a", PROTOCOL, "authentication data without a method");
     check(b"\x10\x11\x00\x04MQTT\x05\x02\x00\x3c\x03\x21\x00\x00\x00\x01a", PROTOCOL, "receive maximum 0");
     check(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x01", MALFORMED, "a client identifier that is cut short");
+    check(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01\xff", MALFORMED, "a client identifier that is not UTF-8");
+    check(b"\x10\x0d\x00\x04MQTT\x04\x1e\x00\x3c\x00\x01a", MALFORMED, "will QoS 3");
+    check(b"\x10\x0d\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a", MALFORMED, "a will flag without a will");
+    check(b"\x10\x13\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x01\xff\x00\x01x", MALFORMED, "a will topic that is not UTF-8");
+    check(b"\x10\x13\x00\x04MQTT\x04\x06\x00\x3c\x00\x01a\x00\x01#\x00\x01x", 0x90, "a wildcard in a will topic");
+    check(b"\x10\x10\x00\x04MQTT\x04\x82\x00\x3c\x00\x01a\x00\x01\xff", MALFORMED, "a user name that is not UTF-8");
+    check(b"\x10\x0d\x00\x04MQTT\x04\x82\x00\x3c\x00\x01a", MALFORMED, "a user name that is not there");
+    check(b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a\x00\x01x", MALFORMED, "a user name without its flag");
 }
 
 #[test]

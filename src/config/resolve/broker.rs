@@ -14,7 +14,7 @@ use crate::config::document::Step;
 use crate::config::{Broker, file};
 
 const MOST_CONNECTIONS: usize = 100_000;
-const SMALLEST_PACKET: usize = 1024;
+const SMALLEST_PACKET: usize = 1000;
 const LARGEST_PACKET: usize = 64 << 20;
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 

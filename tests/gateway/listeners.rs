@@ -1,0 +1,210 @@
+//! Listeners as people configure them: certificates, WebSocket frames, users, limits, certificates read again.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use rustix::process::Signal;
+use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use wellhead::mqtt::Version;
+
+use super::packets::connect;
+use super::support::{Gateway, Pem, free_port, run, wait_for, wellhead};
+
+fn publish(arguments: &[&str]) -> (Option<i32>, String) {
+    let (code, _, error) = run(Command::new("mosquitto_pub").args(arguments));
+    (code, error)
+}
+
+async fn web_socket(port: u16, protocol: &str) -> Result<tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>, String> {
+    let mut request = format!("ws://127.0.0.1:{port}/mqtt").into_client_request().unwrap();
+    if !protocol.is_empty() {
+        request.headers_mut().insert("Sec-WebSocket-Protocol", protocol.parse().unwrap());
+    }
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (socket, response) = tokio_tungstenite::client_async(request, stream).await.map_err(|error| error.to_string())?;
+    assert_eq!(response.headers()["Sec-WebSocket-Protocol"], "mqtt");
+    Ok(socket)
+}
+
+fn web_socket_broker(folder: &Path) -> (Gateway, u16) {
+    let port = free_port();
+    (Gateway::start(folder, &format!("broker: {{ listen: [ 'ws://127.0.0.1:{port}' ] }}\n")), port)
+}
+
+#[tokio::test]
+async fn a_web_socket_without_the_subprotocol_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_gateway, port) = web_socket_broker(folder.path());
+    for protocol in ["", "chat"] {
+        assert!(web_socket(port, protocol).await.unwrap_err().contains("400"));
+    }
+    assert!(web_socket(port, "chat, mqtt").await.is_ok());
+}
+
+#[tokio::test]
+async fn packets_may_be_cut_into_frames_in_any_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_gateway, port) = web_socket_broker(folder.path());
+    let mut socket = web_socket(port, "mqtt").await.unwrap();
+    for byte in connect(Version::V311) {
+        socket.send(Frame::Binary(vec![byte].into())).await.unwrap();
+    }
+    socket.send(Frame::Ping(b"still there?".to_vec().into())).await.unwrap();
+    // Two and a half packets, and the rest.
+    socket.send(Frame::Binary(b"\xc0\x00\xc0\x00\xc0".to_vec().into())).await.unwrap();
+    socket.send(Frame::Binary(b"\x00".to_vec().into())).await.unwrap();
+    let (mut got, mut pongs) = (Vec::new(), 0);
+    while got.len() < 10 {
+        match tokio::time::timeout(Duration::from_secs(10), socket.next()).await.unwrap().unwrap().unwrap() {
+            Frame::Binary(bytes) => got.extend_from_slice(&bytes),
+            Frame::Pong(bytes) => pongs += usize::from(&bytes[..] == b"still there?"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((&got[..], pongs), (&b"\x20\x02\x00\x00\xd0\x00\xd0\x00\xd0\x00"[..], 1));
+}
+
+#[tokio::test]
+async fn a_text_frame_ends_a_web_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_gateway, port) = web_socket_broker(folder.path());
+    let mut socket = web_socket(port, "mqtt").await.unwrap();
+    socket.send(Frame::Binary(connect(Version::V311).into())).await.unwrap();
+    socket.next().await.unwrap().unwrap();
+    socket.send(Frame::Text("hello".into())).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.unwrap();
+    assert!(!matches!(end, Some(Ok(Frame::Binary(_) | Frame::Text(_)))), "{end:?}");
+}
+
+#[test]
+fn certificates_are_asked_for_and_are_logins_and_are_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Pem::make(folder.path());
+    let port = free_port();
+    let yaml = format!(
+        "broker:\n  listen: [ 'mqtts://127.0.0.1:{port}' ]\n  tls: {{ cert: {}, key: {}, client_ca: {}, login: certificate }}\n  users: [ {{ name: client, write: [ 'dev/%u/#' ] }} ]\n",
+        pem.path("server.pem"),
+        pem.path("server.key"),
+        pem.path("ca.pem")
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let (port, ca) = (port.to_string(), pem.path("ca.pem"));
+    let base = ["-p", &port, "-h", "localhost", "--cafile", &ca, "-V", "5", "-q", "1", "-m", "x", "-d"];
+    let (cert, key) = (pem.path("client.pem"), pem.path("client.key"));
+    let with = ["--cert", &cert, "--key", &key];
+    assert_ne!(publish(&[&base[..], &["-t", "dev/client/a"]].concat()).0, Some(0), "without a certificate");
+    let outcome = |topic: &str| {
+        let (code, out, error) = run(Command::new("mosquitto_pub").args([&base[..], &with, &["-t", topic]].concat()));
+        assert_eq!(code, Some(0), "{error}");
+        out + &error
+    };
+    // mosquitto_pub shows the reason code of PUBACK.
+    assert!(outcome("dev/client/a").contains("(Mid: 1, RC:16)"), "{}", outcome("dev/client/a"));
+    assert!(outcome("other").contains("RC:135"), "{}", outcome("other"));
+    // An authority that did not sign the old certificates.
+    let other = tempfile::tempdir().unwrap();
+    let new = Pem::make(other.path());
+    for name in ["server.pem", "server.key"] {
+        fs::copy(new.path(name), pem.path(name)).unwrap();
+    }
+    gateway.process.signal(Signal::HUP);
+    wait_for("the certificates are read again", || gateway.process.output().contains("were read again").then_some(()));
+    assert_ne!(publish(&[&base[..], &with, &["-t", "dev/client/a"]].concat()).0, Some(0), "the old authority");
+    fs::write(pem.path("server.pem"), "nonsense").unwrap();
+    gateway.process.signal(Signal::HUP);
+    wait_for("a bad file is told", || gateway.process.output().contains("the old certificates stay in use").then_some(()));
+    let ca = new.path("ca.pem");
+    let fresh = ["-p", &port, "-h", "localhost", "--cafile", &ca, "-q", "1", "-m", "x", "-t", "dev/client/a"];
+    assert_eq!(publish(&[&fresh[..], &with].concat()).0, Some(0));
+}
+
+#[test]
+fn a_password_made_by_passwd_opens_the_broker_and_no_other_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let made =
+        Command::new("sh").arg("-c").arg(format!("echo secret | {} passwd --scram anna", env!("CARGO_BIN_EXE_wellhead"))).output().unwrap();
+    let user = String::from_utf8(made.stdout).unwrap();
+    assert!(user.starts_with("- name: anna\n  password: '$argon2id$") && user.contains("scram: 'SCRAM-SHA-256$4096:"), "{user}");
+    let users = user.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let yaml = format!("broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  users:\n{users}");
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let port = port.to_string();
+    for version in ["311", "5"] {
+        let login = |user: &str, password: &str| {
+            publish(&["-p", &port, "-V", version, "-t", "a", "-m", "b", "-q", "1", "-u", user, "-P", password])
+        };
+        assert_eq!(login("anna", "secret").0, Some(0));
+        assert_ne!(login("anna", "Secret").0, Some(0));
+        assert_ne!(login("berta", "secret").0, Some(0));
+        assert_ne!(publish(&["-p", &port, "-V", version, "-t", "a", "-m", "b"]).0, Some(0));
+    }
+    assert!(!gateway.process.output().contains("secret"), "{}", gateway.process.output());
+    let (code, _, error) = run(wellhead().args(["passwd"]));
+    assert!(code == Some(1) && error.contains("empty password"), "{error}");
+}
+
+#[test]
+fn a_unix_socket_is_served_and_replaced_after_a_kill() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mqtt.sock");
+    let gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'unix://{}' ] }}\n", path.display()));
+    let hello = || {
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stream.write_all(&connect(Version::V311)).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [0x20, 2, 0, 0]);
+    };
+    hello();
+    let gateway = gateway.kill_and_restart();
+    hello();
+    drop(gateway);
+}
+
+#[test]
+fn the_limits_on_connections_hold() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let limits = "max_connections: 20, max_connections_per_address: 10, connection_rate: 1000, connect_within: 1s, max_connect: 1kB";
+    let _gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], {limits} }}\n"));
+    let dial = || {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+    };
+    let is_closed = |stream: &mut TcpStream| !matches!(stream.read(&mut [0; 1]), Ok(1));
+    let mut silent: Vec<TcpStream> = (0..10).map(|_| dial()).collect();
+    assert!(is_closed(&mut dial()), "the eleventh of one address");
+    for stream in &mut silent {
+        assert!(is_closed(stream), "who says nothing for a second");
+    }
+    // A CONNECT of 2 kB, of which nothing but the length has come.
+    let mut large = dial();
+    large.write_all(b"\x10\x80\x10").unwrap();
+    assert!(is_closed(&mut large));
+    drop(silent);
+    wait_for("there is room for somebody honest", || {
+        let mut honest = dial();
+        honest.write_all(&connect(Version::V5)).unwrap();
+        (!is_closed(&mut honest)).then_some(())
+    });
+}
+
+/// The files of a TLS listener are checked at the start.
+#[test]
+fn missing_certificates_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let yaml = "broker: { listen: [ 'mqtts://127.0.0.1:0' ], allow_anonymous: true, tls: { cert: none.crt, key: none.key } }\noutbox: { folder: data }\n";
+    fs::write(&file, yaml).unwrap();
+    let (code, _, error) = run(wellhead().arg("run").arg(&file));
+    assert!(code == Some(1) && error.contains("none.key") && error.contains("broker.tls.key"), "{error}");
+}

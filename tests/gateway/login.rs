@@ -1,0 +1,133 @@
+//! Enhanced authentication: a SCRAM-SHA-256 client of our own against the engine.
+
+use bytes::Bytes;
+use ring::{digest, hmac, pbkdf2};
+use wellhead::broker::engine::Peer;
+use wellhead::mqtt::{Connect, Disconnect, Packet, Properties, ReasonCode, Version};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::stage::{Stage, setup};
+
+const METHOD: &str = "SCRAM-SHA-256";
+
+/// RFC 5802, the client's side.
+struct Scram {
+    first: String,
+    nonce: &'static str,
+}
+
+impl Scram {
+    fn begin(nonce: &'static str) -> Self {
+        Self { first: format!("n=anna,r={nonce}"), nonce }
+    }
+
+    fn first(&self) -> Bytes {
+        format!("n,,{}", self.first).into()
+    }
+
+    /// The last message, and what the server must answer to it.
+    fn finish(&self, challenge: &[u8], password: &str) -> (Bytes, String) {
+        let challenge = std::str::from_utf8(challenge).unwrap();
+        let fields: Vec<&str> = challenge.split(',').map(|field| &field[2..]).collect();
+        let [nonce, salt, iterations] = fields[..] else { panic!("{challenge}") };
+        assert!(nonce.starts_with(self.nonce) && nonce.len() > self.nonce.len() + 16, "{challenge}");
+        let rounds = iterations.parse::<u32>().unwrap().try_into().unwrap();
+        let mut salted = [0; 32];
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &STANDARD.decode(salt).unwrap(), password.as_bytes(), &mut salted);
+        let mac = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
+        let client_key = mac(&salted, b"Client Key");
+        let stored = digest::digest(&digest::SHA256, client_key.as_ref());
+        let bare = format!("c=biws,r={nonce}");
+        let said = format!("{},{challenge},{bare}", self.first);
+        let signature = mac(stored.as_ref(), said.as_bytes());
+        let proof: Vec<u8> = client_key.as_ref().iter().zip(signature.as_ref()).map(|(one, other)| one ^ other).collect();
+        let server = mac(mac(&salted, b"Server Key").as_ref(), said.as_bytes());
+        (format!("{bare},p={}", STANDARD.encode(proof)).into(), format!("v={}", STANDARD.encode(server)))
+    }
+}
+
+fn properties(data: Bytes) -> Properties {
+    let mut properties = Properties::default();
+    properties.edit().authentication_method = Some(METHOD.into());
+    properties.edit().authentication_data = Some(data);
+    properties
+}
+
+fn auth(reason: ReasonCode, data: Bytes) -> Packet {
+    Packet::Auth(Disconnect { reason, properties: properties(data) })
+}
+
+fn connect(data: Bytes) -> Packet {
+    Packet::Connect(Box::new(Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive: 0,
+        client_id: "pump".into(),
+        will: None,
+        username: None,
+        password: None,
+        properties: properties(data),
+    }))
+}
+
+/// The data of an AUTH that asks to go on.
+fn challenge(packet: Option<Packet>) -> Bytes {
+    match packet {
+        Some(Packet::Auth(auth)) if auth.reason == ReasonCode::CONTINUE_AUTHENTICATION => {
+            assert_eq!(auth.properties.authentication_method.as_deref(), Some(METHOD));
+            auth.properties.authentication_data.clone().unwrap()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn log_in(stage: &mut Stage, password: &str) -> (u64, Option<Packet>, String) {
+    let id = stage.open(Peer::default());
+    let scram = Scram::begin("fyko+d2lbbFgONRv9qkxdawL");
+    stage.send(id, &connect(scram.first()));
+    let challenge = challenge(stage.next_packet(id));
+    let (last, answer) = scram.finish(&challenge, password);
+    stage.send(id, &auth(ReasonCode::CONTINUE_AUTHENTICATION, last));
+    (id, stage.next_packet(id), answer)
+}
+
+#[test]
+fn a_proof_lets_in_and_the_server_proves_itself_too() {
+    let mut stage = Stage::new(setup());
+    let (_, packet, answer) = log_in(&mut stage, "secret");
+    let Some(Packet::ConnAck(connack)) = packet else { panic!("{packet:?}") };
+    assert_eq!(connack.reason, ReasonCode::SUCCESS);
+    assert_eq!(connack.properties.authentication_method.as_deref(), Some(METHOD));
+    assert_eq!(connack.properties.authentication_data.as_deref(), Some(answer.as_bytes()));
+
+    let (id, packet, _) = log_in(&mut stage, "Secret");
+    assert!(matches!(packet, Some(Packet::ConnAck(connack)) if connack.reason == ReasonCode::BAD_USER_NAME_OR_PASSWORD));
+    assert!(stage.is_closed(id));
+}
+
+#[test]
+fn a_session_is_authenticated_again_and_ends_with_a_wrong_proof() {
+    let mut stage = Stage::new(setup());
+    let (id, _, _) = log_in(&mut stage, "secret");
+    for (password, is_right) in [("secret", true), ("wrong", false)] {
+        let scram = Scram::begin("another-nonce-of-the-client");
+        stage.send(id, &auth(ReasonCode::RE_AUTHENTICATE, scram.first()));
+        let challenge = challenge(stage.next_packet(id));
+        // Other packets go on meanwhile.
+        stage.send(id, &Packet::PingReq);
+        assert_eq!(stage.next_packet(id), Some(Packet::PingResp));
+        let (last, answer) = scram.finish(&challenge, password);
+        stage.send(id, &auth(ReasonCode::CONTINUE_AUTHENTICATION, last));
+        match stage.next_packet(id) {
+            Some(Packet::Auth(done)) if is_right => {
+                assert_eq!(done.reason, ReasonCode::SUCCESS);
+                assert_eq!(done.properties.authentication_data.as_deref(), Some(answer.as_bytes()));
+            }
+            Some(Packet::Disconnect(end)) if !is_right => assert_eq!(end.reason, ReasonCode::NOT_AUTHORIZED),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(stage.is_closed(id));
+}
