@@ -166,21 +166,26 @@ fn properties(place: Place, version: Version, body: &mut Reader) -> Result<Prope
     if version == Version::V5 { read_properties(body, place) } else { Ok(Properties::default()) }
 }
 
-fn protocol_version(body: &mut Reader) -> Result<Version, DecodeError> {
+/// The highest bit of the protocol level.
+pub(super) const BRIDGE: u8 = 0x80;
+
+fn protocol_version(body: &mut Reader) -> Result<(Version, bool), DecodeError> {
     let name = body.binary()?;
     let level = body.u8()?;
     let unsupported = DecodeError { reason: ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, what: "a protocol version that is not spoken here" };
     match (&name[..], level) {
-        (b"MQTT", 4) => Ok(Version::V311),
-        (b"MQTT", 5) => Ok(Version::V5),
-        (b"MQIsdp", 3) => Ok(Version::V31),
+        (b"MQTT", 4) => Ok((Version::V311, false)),
+        (b"MQTT", 5) => Ok((Version::V5, false)),
+        (b"MQIsdp", 3) => Ok((Version::V31, false)),
+        (b"MQTT", level) if level == BRIDGE | 4 => Ok((Version::V311, true)),
+        (b"MQIsdp", level) if level == BRIDGE | 3 => Ok((Version::V31, true)),
         (b"MQTT" | b"MQIsdp", _) => Err(unsupported),
         _ => Err(malformed("not MQTT")),
     }
 }
 
 fn connect(body: &mut Reader) -> Result<Connect, DecodeError> {
-    let version = protocol_version(body)?;
+    let (version, is_bridge) = protocol_version(body)?;
     let flags = body.u8()?;
     check_connect_flags(flags, version)?;
     let keep_alive = body.u16()?;
@@ -192,7 +197,8 @@ fn connect(body: &mut Reader) -> Result<Connect, DecodeError> {
     let will = if flags & 0x04 != 0 { Some(will(flags, version, body)?) } else { None };
     let username = if flags & 0x80 != 0 { Some(body.text()?) } else { None };
     let password = if flags & 0x40 != 0 { Some(body.binary()?) } else { None };
-    Ok(Connect { version, clean_start: flags & 0x02 != 0, keep_alive, client_id, will, username, password, properties: connect_properties })
+    let clean_start = flags & 0x02 != 0;
+    Ok(Connect { version, is_bridge, clean_start, keep_alive, client_id, will, username, password, properties: connect_properties })
 }
 
 fn check_connect_flags(flags: u8, version: Version) -> Result<(), DecodeError> {

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::decode::BRIDGE;
 use super::properties::{Extras, encode_properties, encode_with};
 use super::{
     Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS, ReasonCode, RetainHandling, SubscribeOptions,
@@ -198,7 +199,7 @@ fn connect_body(connect: &Connect, body: &mut BytesMut) {
         Version::V5 => ("MQTT", 5),
     };
     put_text(body, name);
-    body.put_u8(level);
+    body.put_u8(if connect.is_bridge { level | BRIDGE } else { level });
     let will = connect.will.as_ref().map_or(0, |will| 0x04 | (will.qos as u8) << 3 | u8::from(will.retain) << 5);
     let login = u8::from(connect.username.is_some()) << 7 | u8::from(connect.password.is_some()) << 6;
     body.put_u8(login | will | u8::from(connect.clean_start) << 1);

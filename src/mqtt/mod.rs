@@ -126,6 +126,9 @@ impl Packet {
 pub struct Connect {
     /// Protocol name and level in one.
     pub version: Version,
+    /// The highest bit of the level: what bridges (mosquitto's `try_private`) say before MQTT 5, where they can ask for No Local and
+    /// Retain As Published themselves.
+    pub is_bridge: bool,
     /// `Clean Session` before MQTT 5, `Clean Start` in it.
     pub clean_start: bool,
     /// Seconds; 0 is off.

@@ -45,6 +45,7 @@ impl Peer {
         properties.edit().session_expiry = Some(3600);
         let connect = Connect {
             version: Version::V5,
+            is_bridge: false,
             clean_start: false,
             keep_alive: 0,
             client_id: self.name.into(),

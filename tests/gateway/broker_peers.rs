@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::support::{Gateway, Process, free_port, mosquitto_sub, peer, python, run, wait_for};
+use super::support::{Gateway, Mosquitto, Process, free_port, mosquitto_sub, peer, python, run, wait_for};
 
 fn broker(folder: &Path) -> (Gateway, String) {
     let port = free_port();
@@ -119,4 +119,76 @@ fn a_burst_is_delivered_whole_and_in_order() {
     let expected: Vec<String> = (0..5000).map(|n| n.to_string()).collect();
     assert!(got == expected, "{} messages, or out of order", got.len());
     let _ = subscriber.is_running();
+}
+
+#[test]
+fn a_mosquitto_that_is_a_bridge_to_us_carries_messages_both_ways_and_none_in_circles() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, port) = broker(folder.path());
+    for version in ["mqttv311", "mqttv50"] {
+        let bridge = format!(
+            "connection to-us-{version}\naddress 127.0.0.1:{port}\nbridge_protocol_version {version}\ntopic # both 1 {version}/ {version}/\nremote_clientid bridge-{version}\ncleansession false\nrestart_timeout 1\nnotifications true\n"
+        );
+        let far = Mosquitto::start(folder.path(), &bridge);
+        let ours = folder.path().join(format!("ours-{version}"));
+        let theirs = folder.path().join(format!("theirs-{version}"));
+        let far_port = far.port.to_string();
+        let filter = format!("{version}/#");
+        let here = Process::start(mosquitto_sub().args(["-p", &port, "-q", "1", "-t", &filter, "-F", "%t %p"]), &ours);
+        let there = Process::start(mosquitto_sub().args(["-p", &far_port, "-q", "1", "-t", &filter, "-F", "%t %p"]), &theirs);
+        wait_for("both directions work", || {
+            publish(&port, &["-q", "1", "-t", &format!("{version}/north"), "-m", "n"]);
+            publish(&far_port, &["-q", "1", "-t", &format!("{version}/south"), "-m", "s"]);
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            (there.output().contains("/north n") && here.output().contains("/south s")).then_some(())
+        });
+        // Nothing goes round in circles: one more of each comes once.
+        publish(&port, &["-q", "1", "-t", &format!("{version}/north"), "-m", "last"]);
+        publish(&far_port, &["-q", "1", "-t", &format!("{version}/south"), "-m", "last"]);
+        wait_for("the last ones arrive", || {
+            (there.output().contains("/north last") && here.output().contains("/south last")).then_some(())
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        for output in [there.output(), here.output()] {
+            assert_eq!(output.matches("/north last").count() + output.matches("/south last").count(), 2, "{output}");
+        }
+    }
+    drop(gateway);
+}
+
+#[tokio::test]
+async fn rumqttc_is_served() {
+    use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+    let folder = tempfile::tempdir().unwrap();
+    let (_gateway, port) = broker(folder.path());
+    let mut options = MqttOptions::new("rumqttc", "127.0.0.1", port.parse().unwrap());
+    options.set_clean_session(false);
+    let (client, mut events) = AsyncClient::new(options, 100);
+    client.subscribe("r/+", QoS::ExactlyOnce).await.unwrap();
+    let mut got = Vec::new();
+    let mut is_subscribed = false;
+    while got.len() < 30 {
+        let event = tokio::time::timeout(std::time::Duration::from_secs(20), events.poll()).await.unwrap().unwrap();
+        match event {
+            Event::Incoming(Packet::SubAck(_)) if !is_subscribed => {
+                is_subscribed = true;
+                let client = client.clone();
+                tokio::spawn(async move {
+                    for number in 0..30 {
+                        let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][number % 3];
+                        client.publish(format!("r/{}", number % 3), qos, false, number.to_string()).await.unwrap();
+                    }
+                });
+            }
+            Event::Incoming(Packet::Publish(publish)) => {
+                got.push((publish.qos as usize, String::from_utf8(publish.payload.to_vec()).unwrap()))
+            }
+            _ => {}
+        }
+    }
+    for qos in 0..3 {
+        let expected: Vec<String> = (0..30).filter(|number| number % 3 == qos).map(|number| number.to_string()).collect();
+        let own: Vec<String> = got.iter().filter(|(own, _)| *own == qos).map(|(_, payload)| payload.clone()).collect();
+        assert_eq!(own, expected);
+    }
 }

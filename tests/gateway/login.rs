@@ -62,6 +62,7 @@ fn auth(reason: ReasonCode, data: Bytes) -> Packet {
 fn connect(data: Bytes) -> Packet {
     Packet::Connect(Box::new(Connect {
         version: Version::V5,
+        is_bridge: false,
         clean_start: true,
         keep_alive: 0,
         client_id: "pump".into(),

@@ -34,3 +34,4 @@ mod scripts;
 mod stage;
 mod support;
 mod uplink_peers;
+mod web_peers;

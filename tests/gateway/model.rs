@@ -342,6 +342,7 @@ fn message(number: u64, topic: usize, qos: QoS, packet_id: Option<PacketId>, dup
 fn hello(name: &str) -> Packet {
     Packet::Connect(Box::new(Connect {
         version: Version::V311,
+        is_bridge: false,
         clean_start: false,
         keep_alive: 0,
         client_id: name.into(),

@@ -118,6 +118,7 @@ fn connect(fields: &Fields<'_>) -> Packet {
     let client_id = fields.get("id").copied().unwrap_or("").into();
     Packet::Connect(Box::new(Connect {
         version,
+        is_bridge: flag(fields, "bridge"),
         clean_start,
         keep_alive: number(fields, "keepalive").unwrap_or(0),
         client_id,

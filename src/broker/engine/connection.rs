@@ -206,6 +206,8 @@ pub(super) struct Connection {
     pub(super) last_heard: Instant,
     /// 1.5 times the keep alive [MQTT-3.1.2-22].
     pub(super) silence_allowed: Option<Duration>,
+    /// It must not get back what it sent.
+    pub(super) is_bridge: bool,
     /// The login was by a method that CONNECT named.
     pub(super) proved: bool,
     /// The client's own limits.
@@ -234,6 +236,7 @@ impl Connection {
             version: Version::V311,
             last_heard: now,
             silence_allowed: None,
+            is_bridge: false,
             proved: false,
             receive_maximum: 0,
             max_packet: usize::MAX,
@@ -268,6 +271,7 @@ impl Connection {
     /// What CONNECT says about every packet to the client, a refusal included.
     pub(super) fn limit_answers(&mut self, connect: &Connect) {
         self.version = connect.version;
+        self.is_bridge = connect.is_bridge;
         self.max_packet = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size.get() as usize);
         self.explains = connect.properties.request_problem_information != Some(false);
     }

@@ -17,7 +17,12 @@ impl Engine {
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut replays = BTreeMap::new();
         let mut properties = Properties::default();
-        for (filter, options) in subscribe.filters {
+        let is_bridge = self.connections.get(&id).is_some_and(|connection| connection.is_bridge);
+        for (filter, mut options) in subscribe.filters {
+            if is_bridge {
+                options.no_local = !filter.is_shared();
+                options.retain_as_published = true;
+            }
             match self.add_subscription(session, &filter, Subscription { options, identifier }) {
                 Ok(is_new) => {
                     reasons.push(ReasonCode(options.qos as u8));

@@ -100,6 +100,7 @@ fn waiting(status: &[u8]) -> Option<u64> {
 fn hello() -> Connect {
     Connect {
         version: Version::V5,
+        is_bridge: false,
         clean_start: true,
         keep_alive: 30,
         client_id: "demo-client".into(),

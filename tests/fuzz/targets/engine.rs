@@ -1,24 +1,32 @@
-//! Several clients whose bytes are chosen by the fuzzer, with drops, time and a tap in between: no panic, and an honest client is
-//! still served at the end.
+//! Several clients whose bytes are chosen by the fuzzer, with drops, time, a tap, a slow disk, checkpoints and crashes in between: no
+//! panic, what was written can be read again, and an honest client is still served at the end.
 #![no_main]
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use wellhead::broker::engine::{Engine, Input, Limits, Output, Tap};
+use wellhead::broker::access::Access;
+use wellhead::broker::engine::{Engine, Input, Limits, Output, Peer, Position, Restore, Setup, Tap};
 use wellhead::message::Origin;
-use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter};
+use wellhead::mqtt::{Decoder, Progress, TopicFilter};
 
 const HONEST: u64 = 1000;
+const UNIX_MS: i64 = 1_800_000_000_000;
 
 struct Stage {
     engine: Engine,
+    setup: Setup,
     now: Instant,
     tickets: VecDeque<u64>,
     decoders: HashMap<u64, Decoder>,
-    pongs: usize,
+    verified: VecDeque<u64>,
+    journal: Vec<Bytes>,
+    waiting: VecDeque<(Position, Bytes)>,
+    checkpoint: Option<usize>,
+    honest: Vec<u8>,
 }
 
 impl Stage {
@@ -29,21 +37,58 @@ impl Stage {
 
     fn settle(&mut self) {
         self.engine.tick(self.now);
+        while let Some((id, output)) = self.engine.take_output() {
+            let (length, bytes) = (output.len(), std::mem::take(output).into_bytes());
+            if id == HONEST {
+                self.honest.extend_from_slice(&bytes);
+                self.engine.handle(Input::Written(id, length), self.now);
+            }
+        }
         let outputs: Vec<Output> = self.engine.take_outputs().collect();
         for output in outputs {
             match output {
-                Output::Send(HONEST, Packet::PingResp) => self.pongs += 1,
-                Output::Send(..) | Output::Pause(_) | Output::Resume(_) => {}
-                Output::Close(id) => drop(self.decoders.remove(&id)),
+                Output::Close(id, _) => drop(self.decoders.remove(&id)),
                 Output::Forward { ticket, .. } => self.tickets.extend(ticket),
+                Output::Verify { connection, .. } => self.verified.push_back(connection),
+                _ => {}
             }
         }
+        if let Some(begin) = self.checkpoint.filter(|_| self.waiting.is_empty())
+            && self.engine.go_on_with_checkpoint(200)
+        {
+            self.checkpoint = None;
+            self.waiting.extend(self.engine.take_records());
+            self.commit();
+            self.journal.drain(..begin);
+        }
+        self.waiting.extend(self.engine.take_records());
+    }
+
+    fn commit(&mut self) {
+        while let Some((position, batch)) = self.waiting.pop_front() {
+            self.journal.push(batch);
+            self.engine.handle(Input::Durable(position), self.now);
+        }
+    }
+
+    fn crash(&mut self) {
+        let mut restore = Restore::new(self.setup.clone(), self.now, UNIX_MS);
+        for batch in &self.journal {
+            assert!(restore.batch(batch.clone()), "what was written can be read");
+        }
+        self.engine = restore.finish();
+        self.decoders.clear();
+        self.tickets.clear();
+        self.verified.clear();
+        self.waiting.clear();
+        self.checkpoint = None;
+        self.settle();
     }
 
     fn bytes(&mut self, id: u64, bytes: &[u8]) {
         if !self.decoders.contains_key(&id) {
             self.decoders.insert(id, Decoder::server(1 << 16));
-            self.input(Input::Opened(id));
+            self.input(Input::Opened(id, Peer::default()));
         }
         let mut buffer = BytesMut::from(bytes);
         while let Some(decoder) = self.decoders.get_mut(&id) {
@@ -54,37 +99,82 @@ impl Stage {
             }
         }
     }
+
+    fn event(&mut self, id: u64, kind: u8, length: u8) {
+        match kind {
+            0 => {
+                self.decoders.remove(&id);
+                self.input(Input::Closed(id));
+            }
+            1 => {
+                self.now += Duration::from_secs(u64::from(length) * 10);
+                self.settle();
+            }
+            2 => {
+                if let Some(ticket) = self.tickets.pop_front() {
+                    self.input(Input::Stored { ticket, accepted: length % 2 == 0 });
+                }
+            }
+            3 => self.input(Input::Written(id, usize::from(length) * 10)),
+            4 => self.commit(),
+            5 if length % 16 == 0 => self.crash(),
+            6 if self.checkpoint.is_none() => {
+                self.commit();
+                self.checkpoint = Some(self.journal.len());
+                self.engine.begin_checkpoint();
+            }
+            _ => {
+                if let Some(id) = self.verified.pop_front() {
+                    self.input(Input::Verified(id, length % 2 == 0));
+                }
+            }
+        }
+    }
 }
 
 fuzz_target!(|data: &[u8]| {
-    let limits = Limits { max_queued: 8, max_sessions: 8, max_subscriptions: 8, max_retained: 8, receive_maximum: 4, credits: 4, ..Limits::default() };
+    let limits = Limits {
+        max_queued: 8,
+        max_queued_total: 4096,
+        max_sessions: 8,
+        max_subscriptions: 8,
+        max_retained: 8,
+        receive_maximum: 4,
+        topic_aliases: 2,
+        output_bytes: 100,
+        ..Limits::default()
+    };
     let tap = Tap { filters: vec![TopicFilter::new("a/#").expect("a filter")], not_from: Origin::Own };
+    let setup = Setup { limits, taps: vec![tap], access: Arc::new(Access::open()), is_durable: true, ..Setup::default() };
     let now = Instant::now();
-    let mut stage = Stage { engine: Engine::new(limits, vec![tap], 1, now), now, tickets: VecDeque::new(), decoders: HashMap::new(), pongs: 0 };
-    stage.bytes(HONEST, b"\x10\x13\x00\x04MQTT\x04\x02\x00\x00\x00\x07honest!");
+    let mut stage = Stage {
+        engine: Engine::new(setup.clone(), now, UNIX_MS),
+        setup,
+        now,
+        tickets: VecDeque::new(),
+        decoders: HashMap::new(),
+        verified: VecDeque::new(),
+        journal: Vec::new(),
+        waiting: VecDeque::new(),
+        checkpoint: None,
+        honest: Vec::new(),
+    };
     let mut rest = data;
     while let [kind, length, tail @ ..] = rest {
-        let id = u64::from(kind & 3);
+        let id = u64::from(kind & 3) + 1;
+        let event = (kind >> 2) & 15;
         let (chunk, behind) = tail.split_at(tail.len().min(usize::from(*length)));
-        match kind >> 2 {
-            0 => stage.input(Input::Closed(id)),
-            1 => {
-                stage.now += Duration::from_secs(u64::from(*length) * 10);
-                stage.settle();
-            }
-            2 => {
-                if let Some(ticket) = stage.tickets.pop_front() {
-                    stage.input(Input::Stored { ticket, accepted: length % 2 == 0 });
-                }
-            }
-            3 => stage.input(Input::Written(id, u32::from(*length))),
-            _ => stage.bytes(id, chunk),
+        if event < 8 {
+            stage.event(id, event, *length);
+            rest = tail;
+        } else {
+            stage.bytes(id, chunk);
+            rest = behind;
         }
-        if kind >> 2 == 0 {
-            stage.decoders.remove(&id);
-        }
-        rest = if kind >> 2 < 4 { tail } else { behind };
     }
-    stage.bytes(HONEST, b"\xc0\x00");
-    assert_eq!(stage.pongs, 1, "the honest client is served");
+    stage.crash();
+    stage.bytes(HONEST, b"\x10\x13\x00\x04MQTT\x04\x02\x00\x00\x00\x07honest!\xc0\x00");
+    stage.commit();
+    stage.settle();
+    assert!(stage.honest.ends_with(b"\xd0\x00"), "the honest client is served");
 });
