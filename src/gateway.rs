@@ -278,7 +278,7 @@ async fn start_broker(
     }
     let tls = spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
     let source = if spec.is_durable {
-        Source::Disk(Box::new(broker::durable::open(&config.folder.join("broker"), setup)?))
+        Source::Disk(Box::new(broker::durable::open(&config.folder.join("broker"), setup, config.outbox.save_every)?))
     } else {
         Source::Memory(Box::new(Engine::new(setup, now(), unix_ms())))
     };

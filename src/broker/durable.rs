@@ -1,14 +1,15 @@
 //! The broker's records on disk: a thread that writes batches in order and says up to which they are durable.
 //!
 //! Invariants:
-//! * A batch is reported only after the commit it was in; batches that wait share the next one.
+//! * A batch is reported only after the commit it was in. A batch that somebody waits for is written at once, but commits are
+//!   `save_every` apart: batches share them. What nobody waits for may wait for a second.
 //! * What waits for the disk is bounded. When the disk refuses for long, the batches are given up and a checkpoint of the whole
 //!   state takes their place as soon as it works; nothing that depends on them is reported before that is durable.
 //! * After a checkpoint everything older is settled, and its partitions go.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -26,6 +27,10 @@ const LEAST_GROWTH: u64 = 8 << 20;
 const PARTITION: PartitionBytes = PartitionBytes(8 << 20);
 /// Bytes of a checkpoint in one batch.
 pub(super) const CHECKPOINT_PIECE: usize = 128 << 10;
+/// How long records that nobody waits for may wait.
+const LAZY: Duration = Duration::from_secs(1);
+/// Bytes that are worth a commit of their own.
+const ENOUGH: usize = 256 << 10;
 const READ_ENTRIES: usize = 64;
 const READ_BYTES: usize = 1 << 20;
 
@@ -42,9 +47,20 @@ enum Item {
 struct Shared {
     items: Vec<Item>,
     bytes: usize,
+    /// When the oldest item came.
+    since: Option<Instant>,
+    /// Somebody waits for one of them.
+    is_awaited: bool,
     /// What waited was given up.
     was_dropped: bool,
     is_closing: bool,
+}
+
+impl Shared {
+    fn put(&mut self, item: Item) {
+        self.since.get_or_insert_with(now);
+        self.items.push(item);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +102,7 @@ pub struct Opened {
     /// What was found.
     pub engine: Engine,
     journal: Journal,
+    save_every: Duration,
 }
 
 impl std::fmt::Debug for Opened {
@@ -94,8 +111,8 @@ impl std::fmt::Debug for Opened {
     }
 }
 
-/// Reads the journal in `folder`, making it if needed.
-pub fn open(folder: &Path, setup: Setup) -> Result<Opened, StoreError> {
+/// Reads the journal in `folder`, making it if needed. Commits will be `save_every` apart.
+pub fn open(folder: &Path, setup: Setup, save_every: Duration) -> Result<Opened, StoreError> {
     let mut journal = Journal::open(folder, PARTITION)?;
     let (mut restore, mut after, mut damaged) = (Restore::new(setup, now(), unix_ms()), 0, 0_u64);
     loop {
@@ -108,13 +125,13 @@ pub fn open(folder: &Path, setup: Setup) -> Result<Opened, StoreError> {
     if lost > 0 {
         tracing::error!(folder = %folder.display(), lost, "records of the broker are damaged: sessions or retained messages may be missing");
     }
-    Ok(Opened { engine: restore.finish(), journal })
+    Ok(Opened { engine: restore.finish(), journal, save_every })
 }
 
 impl Opened {
     /// Starts the thread. The receiver tells when it has closed the journal.
     pub(super) fn start(self, inbox: Arc<Inbox>) -> Result<(Engine, Durable, oneshot::Receiver<()>), StoreError> {
-        let Self { engine, journal } = self;
+        let Self { engine, journal, save_every } = self;
         let queue = Arc::new(Queue::default());
         let durable = Durable {
             queue: queue.clone(),
@@ -125,7 +142,7 @@ impl Opened {
             hold: 0,
         };
         let (closed_sender, closed) = oneshot::channel();
-        let writer = Writer { queue, inbox, journal, mark: None, refuses: false };
+        let writer = Writer { queue, inbox, journal, save_every, written_at: None, mark: None, refuses: false };
         let started = std::thread::Builder::new().name("store:broker".to_owned()).spawn(move || {
             writer.run();
             // Whoever waits for it may be gone.
@@ -143,9 +160,13 @@ impl Durable {
             self.begin(engine);
         }
         let is_done = self.stage == Stage::Checkpoint && engine.go_on_with_checkpoint(CHECKPOINT_PIECE);
+        let is_awaited = engine.waits_for_disk();
         let Some((position, batch)) = engine.take_records() else {
             if is_done {
                 self.end(0);
+            }
+            if is_awaited {
+                self.hurry();
             }
             return;
         };
@@ -155,7 +176,8 @@ impl Durable {
         self.grown += batch.len() as u64;
         let mut shared = self.queue.lock();
         shared.bytes += batch.len();
-        shared.items.push(Item::Batch(position, batch));
+        shared.is_awaited |= is_awaited;
+        shared.put(Item::Batch(position, batch));
         let is_too_much = shared.bytes > MOST_WAITING;
         if is_too_much {
             shared.items.clear();
@@ -194,8 +216,17 @@ impl Durable {
     }
 
     fn push(&self, item: Item) {
-        self.queue.lock().items.push(item);
+        self.queue.lock().put(item);
         self.queue.wake.notify_one();
+    }
+
+    /// Somebody waits for what is with the thread already.
+    fn hurry(&self) {
+        let mut shared = self.queue.lock();
+        if !shared.is_awaited && !shared.items.is_empty() {
+            shared.is_awaited = true;
+            self.queue.wake.notify_one();
+        }
     }
 
     /// True while a checkpoint needs more turns.
@@ -229,6 +260,9 @@ struct Writer {
     queue: Arc<Queue>,
     inbox: Arc<Inbox>,
     journal: Journal,
+    save_every: Duration,
+    /// When the last commit began.
+    written_at: Option<Instant>,
     /// The number of the first entry of the checkpoint under way.
     mark: Option<u64>,
     /// The disk does, and that was told.
@@ -264,13 +298,33 @@ impl Writer {
         }
     }
 
-    fn next(&self) -> (Vec<Item>, bool, bool) {
-        let mut shared = self.queue.lock();
-        while shared.items.is_empty() && !shared.is_closing && !shared.was_dropped {
-            shared = self.queue.wake.wait(shared).unwrap_or_else(PoisonError::into_inner);
+    fn next(&mut self) -> (Vec<Item>, bool, bool) {
+        let queue = self.queue.clone();
+        let mut shared = queue.lock();
+        loop {
+            let at = now();
+            let due = self.due(&shared);
+            if shared.is_closing || shared.was_dropped || due.is_some_and(|due| due <= at) {
+                break;
+            }
+            let wait = due.map_or(LAZY, |due| due - at);
+            shared = queue.wake.wait_timeout(shared, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         shared.bytes = 0;
+        shared.since = None;
+        shared.is_awaited = false;
+        self.written_at = Some(now());
         (std::mem::take(&mut shared.items), std::mem::take(&mut shared.was_dropped), shared.is_closing)
+    }
+
+    /// When what waits is to be written; `None` if nothing waits.
+    fn due(&self, shared: &Shared) -> Option<Instant> {
+        let since = shared.since?;
+        let soon = self.written_at.map_or(since, |written| since.max(written + self.save_every));
+        if shared.bytes >= ENOUGH {
+            return Some(since);
+        }
+        Some(if shared.is_awaited { soon } else { soon.max(since + LAZY) })
     }
 
     /// False if what waits was given up meanwhile.

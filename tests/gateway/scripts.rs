@@ -452,7 +452,7 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
     let listen = if scheme == "unix" { format!("unix://{}/mqtt.sock", folder.display()) } else { format!("{scheme}://127.0.0.1:0") };
     let (queue, mut forwards) = tokio::sync::mpsc::channel::<Forward>(64);
     let limits = setup().limits;
-    let opened = broker::durable::open(&tempfile::tempdir_in(folder).unwrap().keep(), setup()).unwrap();
+    let opened = broker::durable::open(&tempfile::tempdir_in(folder).unwrap().keep(), setup(), Duration::ZERO).unwrap();
     let admission = Admission::new(AdmissionLimits { rate: 10_000, ..AdmissionLimits::default() });
     let parts = broker::broker(broker::Source::Disk(Box::new(opened)), admission, vec![queue]).unwrap();
     let listener = BoundListener::bind(&listen.parse().unwrap()).await.unwrap();

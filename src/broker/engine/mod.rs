@@ -361,6 +361,11 @@ impl Engine {
         self.records.take()
     }
 
+    /// True if somebody waits for records to become durable.
+    pub fn waits_for_disk(&self) -> bool {
+        !self.gates.is_empty() || !self.inbound.is_empty()
+    }
+
     /// Ends every connection in order: MQTT 5 clients are told why.
     pub fn shut_down(&mut self, now: Instant) {
         let connections: Vec<ConnectionId> = self.connections.keys().copied().collect();
