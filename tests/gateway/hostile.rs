@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::packets::connect;
 use super::support::{Gateway, Process, free_port, mosquitto_sub, wait_for};
@@ -27,7 +27,7 @@ fn resident(pid: i32) -> u64 {
 fn random_bytes_and_broken_packets_disturb_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let gateway = Gateway::start(folder.path(), &format!("site: yard\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"));
+    let gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000 }}\n"));
     let honest = folder.path().join("honest");
     let numbers = "i=0; while [ $i -lt 4000 ]; do echo $i; i=$((i+1)); sleep 0.01; done";
     let mut subscriber = Process::start(mosquitto_sub().args(["-d", "-p", &port.to_string(), "-q", "1", "-t", "honest"]), &honest);
@@ -92,4 +92,95 @@ fn connections_that_say_nothing_and_a_reader_that_never_reads_cost_a_bounded_amo
     }
     let grown = resident(pid).saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} KiB for one client that does not read");
+}
+
+/// A client that publishes to itself at QoS 1, and how long that takes.
+struct Honest {
+    stream: TcpStream,
+    sent: u16,
+}
+
+impl Honest {
+    fn connect(port: u16) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut hello = connect(Version::V311);
+        *hello.last_mut().unwrap() = b'h';
+        stream.write_all(&hello).unwrap();
+        stream.write_all(b"\x82\x06\x00\x01\x00\x01h\x00").unwrap();
+        stream.read_exact(&mut [0; 9]).unwrap();
+        Self { stream, sent: 0 }
+    }
+
+    /// The median of so many round trips.
+    fn round_trip(&mut self, count: usize) -> Duration {
+        let mut times = Vec::new();
+        for _ in 0..count {
+            self.sent += 1;
+            let [high, low] = self.sent.to_be_bytes();
+            let began = Instant::now();
+            self.stream.write_all(&[0x32, 6, 0, 1, b'h', high, low, b'x']).unwrap();
+            // PUBACK and PUBLISH, in either order.
+            self.stream.read_exact(&mut [0; 4 + 6]).unwrap();
+            times.push(began.elapsed());
+        }
+        times.sort();
+        times[count / 2]
+    }
+}
+
+#[test]
+fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 2000 }}\n");
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let mut honest = Honest::connect(port);
+    let calm = honest.round_trip(300);
+    let before = resident(gateway.process.id());
+    let (go_on, attacks) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
+    let mut attackers = Vec::new();
+    for kind in 0..4 {
+        let (go_on, attacks) = (go_on.clone(), attacks.clone());
+        attackers.push(std::thread::spawn(move || {
+            let mut held = Vec::new();
+            while go_on.load(Ordering::Relaxed) {
+                attacks.fetch_add(1, Ordering::Relaxed);
+                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let _ = match kind {
+                    // A flood of CONNECT, each with another session that is to be kept.
+                    0 => stream.write_all(format!("\x10\x12\x00\x04MQTT\x04\x00\x00\x00\x00\x06{:06}", fastrand::u32(..999_999)).as_bytes()),
+                    // A byte now and then.
+                    1 => stream.write_all(b"\x10"),
+                    // Half open: nothing at all, or CONNECT and then half a packet.
+                    2 => stream.write_all(&[&connect(Version::V5)[..], b"\x30\x7f\x00"].concat()),
+                    // Lengths of 256 MB, before CONNECT and after.
+                    _ => stream.write_all(&[&connect(Version::V311)[..], b"\x30\xff\xff\xff\x7f", &[b'x'; 9000]].concat()),
+                };
+                if kind == 1 || kind == 2 {
+                    held.push(stream);
+                    if held.len() > 60 {
+                        held.remove(0);
+                    }
+                }
+                for stream in held.iter_mut().filter(|_| kind == 1) {
+                    let _ = stream.write_all(b"\x20");
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() { 20_000 } else { 1500 };
+    let stormy = honest.round_trip(rounds);
+    go_on.store(false, Ordering::Relaxed);
+    attackers.into_iter().for_each(|attacker| attacker.join().unwrap());
+    let grown = resident(gateway.process.id()).saturating_sub(before);
+    let attacks = attacks.load(Ordering::Relaxed);
+    println!("{attacks} attacks; an honest round trip took {calm:?} before and {stormy:?} meanwhile; {grown} KiB more");
+    assert!(attacks > 100, "{attacks} attacks");
+    assert!(grown < 48 * 1024, "{grown} KiB more after {attacks} attacks");
 }
