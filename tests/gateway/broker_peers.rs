@@ -181,7 +181,7 @@ async fn rumqttc_is_served() {
                 });
             }
             Event::Incoming(Packet::Publish(publish)) => {
-                got.push((publish.qos as usize, String::from_utf8(publish.payload.to_vec()).unwrap()))
+                got.push((publish.qos as usize, String::from_utf8(publish.payload.to_vec()).unwrap()));
             }
             _ => {}
         }

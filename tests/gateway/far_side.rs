@@ -128,7 +128,7 @@ fn message(sent: &Sent, packet_id: Option<PacketId>, dup: bool) -> Packet {
     Packet::Publish(Publish {
         dup,
         qos: sent.qos,
-        retain: sent.number % 10 == 0,
+        retain: sent.number.is_multiple_of(10),
         topic: Some(TopicName::new(sent.topic.clone()).unwrap()),
         packet_id,
         properties: Properties::default(),

@@ -152,7 +152,9 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
                 let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 let _ = match kind {
                     // A flood of CONNECT, each with another session that is to be kept.
-                    0 => stream.write_all(format!("\x10\x12\x00\x04MQTT\x04\x00\x00\x00\x00\x06{:06}", fastrand::u32(..999_999)).as_bytes()),
+                    0 => {
+                        stream.write_all(format!("\x10\x12\x00\x04MQTT\x04\x00\x00\x00\x00\x06{:06}", fastrand::u32(..999_999)).as_bytes())
+                    }
                     // A byte now and then.
                     1 => stream.write_all(b"\x10"),
                     // Half open: nothing at all, or CONNECT and then half a packet.

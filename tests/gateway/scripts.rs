@@ -35,8 +35,8 @@ use wellhead::broker::engine::{Input, Peer};
 use wellhead::broker::net::{BoundListener, ClientCertificates, Tls, TlsSettings, Where};
 use wellhead::broker::{self, Forward};
 use wellhead::mqtt::{
-    Ack, Connect, Decoder, Disconnect, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, RetainHandling, Subscribe,
-    SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version, Will,
+    Ack, ConnAck, Connect, Decoder, Disconnect, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, RetainHandling,
+    Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version, Will,
 };
 
 use super::stage::{Stage, bytes_of, setup};
@@ -224,32 +224,36 @@ fn parse(name: &str, fields: &Fields<'_>) -> Packet {
     }
 }
 
+fn render_connack(connack: &ConnAck, text: &mut String) {
+    let properties = &connack.properties;
+    if let Some(id) = &properties.assigned_client_id {
+        let begin = id.split('-').next().unwrap();
+        write!(text, " assigned={begin}").unwrap();
+    }
+    for (name, value) in [
+        ("keepalive", properties.server_keep_alive.map(u32::from)),
+        ("expiry", properties.session_expiry),
+        ("receive", properties.receive_maximum.map(|value| value.get().into())),
+        ("maxpacket", properties.maximum_packet_size.map(NonZeroU32::get)),
+        ("aliases", properties.topic_alias_maximum.map(u32::from)),
+        ("why", properties.reason_string.as_ref().map(|_| 1)),
+    ] {
+        if let Some(value) = value {
+            write!(text, " {name}={value}").unwrap();
+        }
+    }
+    if let Some(information) = &properties.response_information {
+        write!(text, " response={information}").unwrap();
+    }
+}
+
 /// Name and every field of a packet, as scripts write them.
 fn render(packet: &Packet) -> String {
     let mut text = packet.name().to_owned();
     match packet {
         Packet::ConnAck(connack) => {
             write!(text, " present={} rc={:02x}", u8::from(connack.session_present), connack.reason.0).unwrap();
-            let properties = &connack.properties;
-            if let Some(id) = &properties.assigned_client_id {
-                let begin = id.split('-').next().unwrap();
-                write!(text, " assigned={begin}").unwrap();
-            }
-            for (name, value) in [
-                ("keepalive", properties.server_keep_alive.map(u32::from)),
-                ("expiry", properties.session_expiry),
-                ("receive", properties.receive_maximum.map(|value| value.get().into())),
-                ("maxpacket", properties.maximum_packet_size.map(NonZeroU32::get)),
-                ("aliases", properties.topic_alias_maximum.map(u32::from)),
-                ("why", properties.reason_string.as_ref().map(|_| 1)),
-            ] {
-                if let Some(value) = value {
-                    write!(text, " {name}={value}").unwrap();
-                }
-            }
-            if let Some(information) = &properties.response_information {
-                write!(text, " response={information}").unwrap();
-            }
+            render_connack(connack, &mut text);
         }
         Packet::Publish(publish) => {
             let topic = publish.topic.as_ref().map_or("-", |topic| topic.as_str());

@@ -54,7 +54,7 @@ impl Engine {
             return;
         }
         let (bytes, is_qos_2) = (publish.payload.len(), publish.qos == QoS::ExactlyOnce);
-        let answer = self.answer(id, session, packet_id, topic, publish, now);
+        let answer = self.answer(id, (session, packet_id), topic, publish, now);
         self.owe(id, (packet_id, is_qos_2, is_new), bytes, &answer);
         self.send_ready_acks(id, now);
         self.pace(id, now);
@@ -93,8 +93,7 @@ impl Engine {
     fn answer(
         &mut self,
         id: ConnectionId,
-        session: SessionKey,
-        packet_id: PacketId,
+        (session, packet_id): (SessionKey, PacketId),
         topic: TopicName,
         publish: Publish,
         now: Instant,
