@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::record::{Deadline, Record, SessionRecord, TargetRecord};
 use super::session::{Delivery, Exchange, InFlight};
 use super::{Engine, SessionKey};
+use crate::message::Origin;
 use crate::mqtt::TopicName;
 
 /// A checkpoint under way.
@@ -39,7 +40,7 @@ impl Engine {
             }
             let Some(kept) = self.retained.after(checkpoint.last_topic.as_ref()) else { return true };
             checkpoint.last_topic = Some(kept.topic.clone());
-            if !kept.topic.is_reserved() {
+            if matches!(kept.origin, Origin::Client | Origin::Uplink(_)) {
                 self.records.put(&Record::Retained(kept), self.clock);
             }
         }

@@ -1,7 +1,8 @@
 //! One connection: what its client asked for, and the bytes on their way to it.
 //!
 //! Invariants:
-//! * Bytes leave in the order in which they were written, whether they wait for the disk or not.
+//! * Answers leave in their order and so do messages, whether they wait for the disk or not. Nothing overtakes CONNACK, and no message
+//!   SUBACK.
 //! * What is owed for a message (its acknowledgement) is settled when its bytes may leave, not before.
 
 use std::collections::{HashMap, VecDeque};
@@ -70,13 +71,25 @@ struct Gate {
     settles: Settled,
 }
 
+/// What bytes belong to: a message to the client never waits for an acknowledgement of one from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Answers to what the client sent, and PUBREL.
+    Answers,
+    /// PUBLISH.
+    Messages,
+}
+
 /// Bytes to one connection: those that may be written, and those that wait for the disk.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     ready: OutputBuffer,
-    gates: VecDeque<Gate>,
-    /// Gates at the end that nobody was told of.
-    new_gates: usize,
+    answers: VecDeque<Gate>,
+    messages: VecDeque<Gate>,
+    /// Gates that nobody was told of: the batch of the last one.
+    new_gate: Option<Position>,
+    /// Nothing overtakes what waits for this batch.
+    barrier: Position,
     /// Bytes here and with the driver.
     pub(super) waiting: usize,
     is_dirty: bool,
@@ -84,14 +97,29 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Where bytes go that depend on the batch `after`; 0 if on none.
-    pub(super) fn buffer(&mut self, after: Position, durable: Position) -> &mut OutputBuffer {
+    pub(super) fn buffer(&mut self, lane: Lane, after: Position, durable: Position) -> &mut OutputBuffer {
         let after = if after <= durable { 0 } else { after };
-        let needs_gate = self.gates.back().map_or(after > 0, |gate| gate.after < after);
+        let gates = match lane {
+            Lane::Answers => &mut self.answers,
+            Lane::Messages => &mut self.messages,
+        };
+        let needs_gate = gates.back().map_or(after > 0, |gate| gate.after < after);
         if needs_gate {
-            self.gates.push_back(Gate { after, bytes: OutputBuffer::default(), settles: Settled::default() });
-            self.new_gates += 1;
+            gates.push_back(Gate { after, bytes: OutputBuffer::default(), settles: Settled::default() });
+            self.new_gate = self.new_gate.max(Some(after));
         }
-        self.gates.back_mut().map_or(&mut self.ready, |gate| &mut gate.bytes)
+        gates.back_mut().map_or(&mut self.ready, |gate| &mut gate.bytes)
+    }
+
+    /// Messages from now on wait for the batch `after`, as the answer does that must come before them.
+    pub(super) fn hold_messages(&mut self, after: Position, durable: Position) {
+        self.buffer(Lane::Messages, after, durable);
+        self.barrier = self.barrier.max(after);
+    }
+
+    /// Where an answer goes that waits for nothing but CONNACK.
+    pub(super) fn buffer_at_once(&mut self, durable: Position) -> &mut OutputBuffer {
+        if self.barrier <= durable { &mut self.ready } else { self.buffer(Lane::Messages, 0, durable) }
     }
 
     /// Notes bytes that were written to a buffer.
@@ -99,9 +127,9 @@ impl Outgoing {
         self.waiting += bytes;
     }
 
-    /// What is settled with the last bytes; returned if that is now.
+    /// What is settled with the last answer; returned if that is now.
     pub(super) fn settle_with_last(&mut self, settled: Settled) -> Settled {
-        match self.gates.back_mut() {
+        match self.answers.back_mut() {
             Some(gate) => {
                 gate.settles.add(settled);
                 Settled::default()
@@ -113,17 +141,21 @@ impl Outgoing {
     /// The batch `position` is durable.
     pub(super) fn open(&mut self, position: Position) -> Settled {
         let mut settled = Settled::default();
-        while let Some(mut gate) = self.gates.pop_front_if(|gate| gate.after <= position) {
-            self.ready.append(&mut gate.bytes);
-            settled.add(gate.settles);
+        for lane in [&mut self.answers, &mut self.messages] {
+            while let Some(mut gate) = lane.pop_front_if(|gate| gate.after <= position) {
+                self.ready.append(&mut gate.bytes);
+                settled.add(gate.settles);
+            }
         }
         settled
     }
 
     /// Forgets what waits for the disk.
     pub(super) fn drop_gated(&mut self) {
-        self.gates.clear();
-        self.new_gates = 0;
+        self.answers.clear();
+        self.messages.clear();
+        self.barrier = 0;
+        self.new_gate = None;
     }
 
     /// True once after bytes became ready.
@@ -133,11 +165,9 @@ impl Outgoing {
         becomes
     }
 
-    /// The batch of a gate that nobody was told of.
-    pub(super) fn new_gate(&mut self) -> Option<Position> {
-        let told = (self.new_gates > 0).then(|| self.gates.back().map(|gate| gate.after)).flatten();
-        self.new_gates = 0;
-        told
+    /// The batch of gates that nobody was told of.
+    pub(super) fn take_new_gate(&mut self) -> Option<Position> {
+        self.new_gate.take()
     }
 
     pub(super) fn take_ready(&mut self) -> &mut OutputBuffer {
@@ -279,7 +309,12 @@ impl Connection {
     /// Writes a packet that waits for the batch `after`; its length, or `None` if it cannot be made small enough for the client.
     pub(super) fn write(&mut self, packet: &Packet, after: Position, durable: Position) -> Option<usize> {
         let (version, most, explains) = (self.version, self.max_packet, self.explains);
-        let tail = self.out.buffer(after, durable).tail();
+        let buffer = if matches!(packet, Packet::PingResp) {
+            self.out.buffer_at_once(durable)
+        } else {
+            self.out.buffer(Lane::Answers, after, durable)
+        };
+        let tail = buffer.tail();
         let start = tail.len();
         if explains || !is_explained(packet) {
             encode(packet, version, tail);
@@ -298,6 +333,9 @@ impl Connection {
         }
         let length = tail.len() - start;
         self.out.count(length);
+        if matches!(packet, Packet::ConnAck(_) | Packet::SubAck(_)) {
+            self.out.hold_messages(after, durable);
+        }
         Some(length)
     }
 

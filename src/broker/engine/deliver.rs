@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use super::connection::Connection;
+use super::connection::{Connection, Lane};
 use super::output::SHARED_FROM;
 use super::record::{Record, TargetRecord};
 use super::session::{Delivery, Kept, Queued, Session, packet_id};
@@ -148,7 +148,7 @@ fn put(
     if length > connection.max_packet {
         return None;
     }
-    let buffer = connection.out.buffer(after, durable);
+    let buffer = connection.out.buffer(Lane::Messages, after, durable);
     let shared = template.write(flags, packet_id(number), buffer.tail()).cloned();
     if let Some(payload) = shared {
         buffer.share(payload);

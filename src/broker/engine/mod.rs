@@ -5,7 +5,7 @@
 //! * A connection belongs to at most one session and a session has at most one connection.
 //! * Whatever a peer sends, the outcome concerns that peer's connection only.
 //! * What must survive is put into records, a batch a turn. Packets that promise something wait until the batch with what they
-//!   promise is durable, and everything that is written to the same connection after them waits too: bytes never overtake.
+//!   promise is durable, and so do the answers behind them: acknowledgements never overtake each other, nor do messages.
 //! * A PUBLISH at QoS 1 or 2 that a tap must get is acknowledged only after the tap said it is stored; acknowledgements leave in
 //!   the order of their PUBLISH packets [MQTT-4.6.0-2].
 //! * A connection is given PUBLISH packets while fewer than [`Limits::output_bytes`] bytes wait to be written; what does not fit waits
@@ -449,7 +449,7 @@ impl Engine {
         if connection.out.becomes_dirty() {
             self.dirty.push(id);
         }
-        if let Some(position) = connection.out.new_gate() {
+        if let Some(position) = connection.out.take_new_gate() {
             self.gates.push_back((position, id));
         }
     }

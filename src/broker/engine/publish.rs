@@ -218,8 +218,8 @@ impl Engine {
         if !is_kept {
             self.traffic.dropped += 1;
         }
-        // `$SYS` is made anew.
-        is_kept && !message.topic.is_reserved()
+        // Readings and `$SYS` are made anew after a start; writing them down would wear a card out.
+        is_kept && matches!(message.origin, Origin::Client | Origin::Uplink(_))
     }
 
     fn forward(&mut self, taps: &[usize], message: Message, held: Option<HeldFor>) -> Option<Ticket> {

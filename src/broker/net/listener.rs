@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,10 @@ use crate::time::now;
 const BACKLOG: i32 = 1024;
 /// Bytes a socket may have sent to it before anybody knows who that is come from the kernel's default; what is sent is bounded here.
 const SEND_BUFFER: usize = 256 << 10;
+/// Silence after which the kernel asks whether a client is still there.
+const DEAD_AFTER: Duration = Duration::from_secs(120);
+/// Owner and group may connect to a Unix socket.
+const SOCKET_MODE: u32 = 0o660;
 
 /// A listener that could not be opened. A person's mistake, mostly: the message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +167,7 @@ fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
         std::fs::remove_file(path)?;
     }
     let socket = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.set_nonblocking(true)?;
     Ok(BoundListener { socket: Socket::Unix(socket, path.to_owned()), at: Where::Path(path.to_owned()) })
 }
@@ -215,7 +220,10 @@ impl Door {
         // Small packets must not wait for company, and what a slow client does not read must not fill the kernel; if the options
         // cannot be set it merely costs more.
         let _ = stream.set_nodelay(true);
-        let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+        let raw = socket2::SockRef::from(&stream);
+        let _ = raw.set_send_buffer_size(SEND_BUFFER);
+        // A client without keep alive that is gone without a word.
+        let _ = raw.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(DEAD_AFTER));
         let peer = Peer { address: Some(address.ip()), certificate: None };
         let place = self.place(admitted);
         match (self.transport, &self.tls) {
