@@ -354,7 +354,9 @@ async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>
                             Ok(Some(receipt)) => receipt.stored().await.is_ok_and(|stored| stored != Stored::Refused),
                             // No rule wanted it after all: there is nothing to wait for.
                             Ok(None) => true,
-                            Err(_) => false,
+                            // It will never fit, however often it comes; the log says so.
+                            Err(OfferError::Topic(_)) => true,
+                            Err(OfferError::Closed) => false,
                         };
                         (ticket, accepted)
                     });

@@ -112,19 +112,16 @@ impl Message {
         Self { qos, ..self }
     }
 
-    /// Bytes of topic, payload and properties.
+    /// Bytes of topic, payload and properties, about.
     pub fn weight(&self) -> usize {
-        let properties = &self.properties;
-        let user: usize = properties.user.iter().map(|(name, value)| 64 + name.len() + value.len()).sum();
-        let data = properties.correlation_data.as_ref().map_or(0, Bytes::len);
-        self.topic.as_str().len() + self.payload.len() + user + data
+        self.topic.as_str().len() + self.payload.len() + self.properties.weight()
     }
 
     /// A copy that does not hold on to the buffer a small message was read into.
     #[must_use]
     pub fn detached(&self) -> Self {
         let payload = if self.payload.len() < COPIED_BELOW { Bytes::copy_from_slice(&self.payload) } else { self.payload.clone() };
-        Self { topic: self.topic.detached(), payload, ..self.clone() }
+        Self { topic: self.topic.detached(), payload, properties: self.properties.detached(), ..self.clone() }
     }
 
     /// True if its expiry interval is over.

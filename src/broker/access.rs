@@ -189,6 +189,8 @@ pub struct Access {
     anonymous: Option<Rules>,
     /// Rights without `%c` and `%u`, by user.
     shared: HashMap<Option<ByteString>, Arc<Rights>>,
+    /// What secrets of users who do not exist are made up from: the same as long as the users are.
+    decoy: [u8; 32],
 }
 
 impl Access {
@@ -197,7 +199,8 @@ impl Access {
         let all = users.iter().map(|(name, user)| (Some(name.clone()), &user.rules)).chain(anonymous.iter().map(|rules| (None, rules)));
         let shared =
             all.filter(|(_, rules)| !is_personal(rules)).filter_map(|(name, rules)| Some((name, Arc::new(Rights::of(rules, "", "")?))));
-        Self { shared: shared.collect(), users, anonymous }
+        let decoy = scram::decoy(users.values().filter_map(|user| user.scram.as_ref()));
+        Self { shared: shared.collect(), users, anonymous, decoy }
     }
 
     /// Everybody may do everything, except write to instruments.
@@ -229,10 +232,10 @@ impl Access {
         }
     }
 
-    /// What a SCRAM login is checked against: made up from `secret` if there is no such user, so that nobody can tell.
-    pub fn scram(&self, name: &str, secret: &[u8]) -> (Option<ByteString>, Secret) {
+    /// What a SCRAM login is checked against: made up if there is no such user, so that nobody can tell.
+    pub fn scram(&self, name: &str) -> (Option<ByteString>, Secret) {
         let known = self.users.get_key_value(name).and_then(|(name, user)| Some((Some(name.clone()), user.scram.clone()?)));
-        known.unwrap_or_else(|| (None, scram::made_up(name, secret)))
+        known.unwrap_or_else(|| (None, scram::made_up(name, &self.decoy)))
     }
 
     /// What a session may do; `None` if there is no such user any more, or its client identifier cannot stand in a rule.
@@ -318,7 +321,7 @@ mod tests {
         assert!(matches!(access.login(None, Some(&"anna".into()), true), Login::Verify { user: Some(_), .. }));
         assert!(matches!(access.login(None, Some(&"berta".into()), true), Login::Verify { user: None, .. }));
         assert!(matches!(access.login(None, None, false), Login::Refused(ReasonCode::NOT_AUTHORIZED, _)));
-        let (name, one) = access.scram("berta", b"secret");
-        assert_eq!((name, one.salt()), (None, access.scram("berta", b"secret").1.salt()));
+        let (name, one) = access.scram("berta");
+        assert_eq!((name, one.salt()), (None, access.scram("berta").1.salt()));
     }
 }

@@ -7,10 +7,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::access::Hash;
-use super::admission::Admission;
+use super::admission::{Address, Admission};
 use super::durable::Durable;
 use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
 use super::inbox::{Event, Inbox, Wire};
@@ -25,6 +26,8 @@ const TAP_BYTES: usize = 8 << 20;
 const BATCH: usize = 256;
 /// Passwords compared at a time: each takes 19 MB and a core.
 const VERIFICATIONS: usize = 2;
+/// Passwords that may wait to be compared.
+const MOST_LOGINS: usize = 32;
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// A message for a tap, in the order the broker accepted it.
@@ -56,7 +59,7 @@ impl TapQueue {
         if may_be_lost && (self.sender.capacity() < self.sender.max_capacity() / 2 || self.room.available_permits() < TAP_BYTES / 2) {
             return false;
         }
-        let size = message.payload.len().clamp(1, TAP_BYTES / 2);
+        let size = message.weight().clamp(1, TAP_BYTES / 2);
         let Ok(room) = self.room.clone().try_acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX)) else { return false };
         self.sender.try_send(Forward { message, ticket, _room: room }).is_ok()
     }
@@ -76,6 +79,8 @@ pub struct Driver {
     pub(super) taps: Vec<TapQueue>,
     pub(super) admission: Arc<Admission>,
     pub(super) verifications: Arc<Semaphore>,
+    /// Passwords that wait to be compared.
+    pub(super) logins: usize,
     pub(super) clock_at: Instant,
     pub(super) is_stopping: bool,
 }
@@ -96,7 +101,7 @@ impl Driver {
             if alarm.deadline() != deadline {
                 alarm.as_mut().reset(deadline);
             }
-            let goes_on = self.durable.as_ref().is_some_and(Durable::wants_turns);
+            let goes_on = self.engine.has_work() || self.durable.as_ref().is_some_and(Durable::wants_turns);
             tokio::select! {
                 () = self.inbox.ready.notified() => {}
                 _ = self.live.recv_many(&mut messages, BATCH), if !self.live.is_closed() || !self.live.is_empty() => {}
@@ -107,8 +112,6 @@ impl Driver {
                     self.is_stopping = true;
                     self.inbox.close();
                     self.engine.shut_down(now());
-                    // Nobody can publish any more: the forwarders see the end of their queues.
-                    self.taps.clear();
                 }
             }
             let at = now();
@@ -126,7 +129,12 @@ impl Driver {
                 self.engine.handle(Input::Inbound(self.next_receipt, message), at);
             }
             self.engine.tick(at);
+            self.engine.go_on(at);
             self.dispatch(at);
+            if self.is_stopping {
+                // Nobody can publish any more, wills included: the forwarders see the end of their queues.
+                self.taps.clear();
+            }
         }
     }
 
@@ -161,7 +169,14 @@ impl Driver {
             }
             Event::Written(id, bytes) => Input::Written(id, bytes),
             Event::Stored(ticket, accepted) => Input::Stored { ticket, accepted },
-            Event::Verified(id, is_right) => Input::Verified(id, is_right),
+            Event::Verified(id, address, is_right) => {
+                self.logins -= 1;
+                if !is_right && !self.connections.contains_key(&id) {
+                    // Who does not wait for the answer has tried all the same.
+                    self.admission.login_failed(address, at);
+                }
+                Input::Verified(id, is_right)
+            }
             Event::Durable(position) => match self.durable.as_ref().and_then(|durable| durable.reported(position)) {
                 Some(position) => Input::Durable(position),
                 None => return,
@@ -205,7 +220,7 @@ impl Driver {
                 orders.closes = true;
             }),
             Output::Forward { tap, message, ticket } => self.forward(tap, message, ticket, at),
-            Output::Verify { connection, hash, password } => self.verify(connection, hash, password),
+            Output::Verify { connection, address, hash, password } => self.verify((connection, address), hash, password, at),
             Output::LoginFailed(address) => self.admission.login_failed(address, at),
             Output::Safe(receipt) => {
                 // An uplink that is gone asks its remote again.
@@ -221,12 +236,17 @@ impl Driver {
         }
     }
 
-    fn verify(&self, id: ConnectionId, hash: Hash, password: bytes::Bytes) {
+    fn verify(&mut self, (id, address): (ConnectionId, Option<Address>), hash: Hash, password: Bytes, at: Instant) {
+        if self.logins >= MOST_LOGINS {
+            self.engine.handle(Input::Busy(id), at);
+            return;
+        }
+        self.logins += 1;
         let (inbox, turn) = (self.inbox.clone(), self.verifications.clone());
         detach(async move {
             let _turn = turn.acquire().await;
             let is_right = tokio::task::spawn_blocking(move || hash.matches(&password)).await.unwrap_or(false);
-            inbox.push(Event::Verified(id, is_right));
+            inbox.push(Event::Verified(id, address, is_right));
         });
     }
 

@@ -3,7 +3,7 @@
 //! Invariants:
 //! * A batch is reported only after the commit it was in. A batch that somebody waits for is written at once, but commits are
 //!   `save_every` apart: batches share them. What nobody waits for may wait for a second.
-//! * What waits for the disk is bounded. When the disk refuses for long, the batches are given up and a checkpoint of the whole
+//! * What waits for the disk is bounded. When the disk refuses, or is far too slow, the batches are given up and a checkpoint of the whole
 //!   state takes their place as soon as it works; nothing that depends on them is reported before that is durable.
 //! * After a checkpoint everything older is settled, and its partitions go.
 
@@ -51,6 +51,8 @@ struct Shared {
     since: Option<Instant>,
     /// Somebody waits for one of them.
     is_awaited: bool,
+    /// The disk does not take what the thread has.
+    is_refusing: bool,
     /// What waited was given up.
     was_dropped: bool,
     is_closing: bool,
@@ -86,6 +88,8 @@ pub(super) struct Durable {
     checkpoint_bytes: u64,
     /// Reports below this one count for nothing: the state is not whole on disk.
     hold: Position,
+    /// The last batch that was handed over.
+    last: Position,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +144,7 @@ impl Opened {
             grown: journal.bytes(),
             checkpoint_bytes: 0,
             hold: 0,
+            last: 0,
         };
         let (closed_sender, closed) = oneshot::channel();
         let writer = Writer { queue, inbox, journal, save_every, written_at: None, mark: None, refuses: false };
@@ -163,7 +168,7 @@ impl Durable {
         let is_awaited = engine.waits_for_disk();
         let Some((position, batch)) = engine.take_records() else {
             if is_done {
-                self.end(0);
+                self.end();
             }
             if is_awaited {
                 self.hurry();
@@ -174,11 +179,14 @@ impl Durable {
             return;
         }
         self.grown += batch.len() as u64;
+        self.last = position;
         let mut shared = self.queue.lock();
         shared.bytes += batch.len();
         shared.is_awaited |= is_awaited;
         shared.put(Item::Batch(position, batch));
-        let is_too_much = shared.bytes > MOST_WAITING;
+        // One batch alone is never too much: there is nothing smaller to put in its place.
+        let most = if shared.is_refusing { MOST_WAITING } else { 4 * MOST_WAITING };
+        let is_too_much = shared.bytes > most && shared.items.len() > 1;
         if is_too_much {
             shared.items.clear();
             shared.bytes = 0;
@@ -190,13 +198,14 @@ impl Durable {
             self.stage = Stage::Refused;
             self.hold = Position::MAX;
         } else if is_done {
-            self.end(position);
+            self.end();
         }
     }
 
     fn begin(&mut self, engine: &mut Engine) {
         // What changed before stands in a batch of its own.
         if let Some((position, batch)) = engine.take_records() {
+            self.last = position;
             self.push(Item::Batch(position, batch));
         }
         engine.begin_checkpoint();
@@ -205,12 +214,12 @@ impl Durable {
         self.push(Item::Begin);
     }
 
-    fn end(&mut self, position: Position) {
+    fn end(&mut self) {
         self.stage = Stage::Writing;
         self.checkpoint_bytes = self.grown;
         self.grown = 0;
         if self.hold == Position::MAX {
-            self.hold = position;
+            self.hold = self.last;
         }
         self.push(Item::End);
     }
@@ -384,6 +393,7 @@ impl Writer {
         if !self.refuses {
             tracing::error!(%error, "the broker's records cannot be written: what must be durable is not acknowledged until they can");
             self.refuses = true;
+            self.queue.lock().is_refusing = true;
         }
     }
 
@@ -391,6 +401,7 @@ impl Writer {
         if self.refuses {
             tracing::info!("the broker's records are written again");
             self.refuses = false;
+            self.queue.lock().is_refusing = false;
         }
     }
 

@@ -2,13 +2,14 @@
 //!
 //! Invariants: connections stop reading while the inbox is full; what the engine has for a connection is bounded by the engine.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
+use super::admission::Address;
 use super::engine::{ConnectionId, OutputBuffer, Peer, Position, Ticket};
 use crate::mqtt::{DecodeError, Packet};
 
@@ -24,7 +25,7 @@ pub(super) enum Event {
     Closed(ConnectionId),
     Written(ConnectionId, usize),
     Stored(Ticket, bool),
-    Verified(ConnectionId, bool),
+    Verified(ConnectionId, Option<Address>, bool),
     Durable(Position),
     /// The disk takes records again after a long time.
     DiskWorks,
@@ -45,6 +46,8 @@ pub(super) struct Inbox {
     pub(super) ready: Notify,
     next_connection: AtomicU64,
     pub(super) bytes_received: AtomicU64,
+    /// Of large packets that are not complete.
+    pub(super) partial_bytes: AtomicUsize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -98,6 +98,7 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<mpsc::Sender<Forwa
         taps: taps.into_iter().map(TapQueue::new).collect(),
         admission: admission.clone(),
         verifications: driver::verifications(),
+        logins: 0,
         clock_at: now(),
         is_stopping: false,
     };

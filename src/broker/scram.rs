@@ -90,6 +90,15 @@ impl FromStr for Secret {
     }
 }
 
+/// What made-up secrets come from: nobody can tell it who has not the secrets themselves.
+pub fn decoy<'a>(secrets: impl Iterator<Item = &'a Secret>) -> [u8; KEY] {
+    // The order of the users is not always the same.
+    secrets.fold([0; KEY], |mut sum, secret| {
+        sum.iter_mut().zip(secret.server_key).for_each(|(one, other)| *one ^= other);
+        sum
+    })
+}
+
 /// A secret nobody has the password of; the same for the same name.
 pub fn made_up(name: &str, secret: &[u8]) -> Secret {
     let bytes = mac(secret, name.as_bytes());

@@ -17,14 +17,16 @@ pub struct DecodeError {
     pub reason: ReasonCode,
     /// A constant description for the log.
     pub what: &'static str,
+    /// The version of a CONNECT that is wrong otherwise: it can be answered.
+    pub version: Option<Version>,
 }
 
 pub(super) fn malformed(what: &'static str) -> DecodeError {
-    DecodeError { reason: ReasonCode::MALFORMED_PACKET, what }
+    DecodeError { reason: ReasonCode::MALFORMED_PACKET, what, version: None }
 }
 
 pub(super) fn protocol_error(what: &'static str) -> DecodeError {
-    DecodeError { reason: ReasonCode::PROTOCOL_ERROR, what }
+    DecodeError { reason: ReasonCode::PROTOCOL_ERROR, what, version: None }
 }
 
 /// What became of the bytes so far.
@@ -87,11 +89,12 @@ impl Decoder {
     fn frame(&self, buffer: &[u8]) -> Result<Option<(u8, usize, usize)>, DecodeError> {
         let Some((&header, rest)) = buffer.split_first() else { return Ok(None) };
         check_header(header, self.version)?;
-        let Some((body_len, length_len)) = remaining_length(rest)? else { return Ok(None) };
+        let is_strict = self.version == Some(Version::V5);
+        let Some((body_len, length_len)) = remaining_length(rest, is_strict)? else { return Ok(None) };
         let header_len = 1 + length_len;
         let most = if self.version.is_none() { self.max_first } else { self.max_packet };
         if header_len + body_len > most {
-            return Err(DecodeError { reason: ReasonCode::PACKET_TOO_LARGE, what: "a packet larger than the maximum" });
+            return Err(DecodeError { reason: ReasonCode::PACKET_TOO_LARGE, what: "a packet larger than the maximum", version: None });
         }
         Ok(Some((header, body_len, header_len)))
     }
@@ -101,7 +104,8 @@ impl Decoder {
             if self.is_server && self.version.is_some() {
                 return Err(protocol_error("a second CONNECT")); // [MQTT-3.1.0-2]
             }
-            let connect = connect(&mut body)?;
+            let claimed = protocol_version(&mut body.clone()).ok().map(|(version, _)| version);
+            let connect = connect(&mut body).map_err(|error| DecodeError { version: claimed, ..error })?;
             self.version = Some(connect.version);
             Packet::Connect(Box::new(connect))
         } else {
@@ -130,13 +134,13 @@ fn check_header(header: u8, version: Option<Version>) -> Result<(), DecodeError>
 }
 
 /// The value and its length in bytes; `None` if it is not complete [MQTT 5.0, 2.1.4].
-fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
+fn remaining_length(bytes: &[u8], is_strict: bool) -> Result<Option<(usize, usize)>, DecodeError> {
     let mut value = 0_usize;
     for (index, byte) in bytes.iter().take(4).enumerate() {
         value |= usize::from(byte & 0x7F) << (7 * index);
         if byte & 0x80 == 0 {
-            // [MQTT-1.5.5-1]
-            let overlong = index > 0 && *byte == 0;
+            // [MQTT-1.5.5-1]; MQTT 3.1.1 does not forbid it.
+            let overlong = is_strict && index > 0 && *byte == 0;
             return if overlong { Err(malformed("a length that is longer than necessary")) } else { Ok(Some((value, index + 1))) };
         }
     }
@@ -172,7 +176,8 @@ pub(super) const BRIDGE: u8 = 0x80;
 fn protocol_version(body: &mut Reader) -> Result<(Version, bool), DecodeError> {
     let name = body.binary()?;
     let level = body.u8()?;
-    let unsupported = DecodeError { reason: ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, what: "a protocol version that is not spoken here" };
+    let unsupported =
+        DecodeError { reason: ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, what: "a protocol version that is not spoken here", version: None };
     match (&name[..], level) {
         (b"MQTT", 4) => Ok((Version::V311, false)),
         (b"MQTT", 5) => Ok((Version::V5, false)),
@@ -240,12 +245,19 @@ fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> 
 }
 
 fn topic_name(body: &mut Reader) -> Result<TopicName, DecodeError> {
-    TopicName::new(body.text()?).map_err(|_| DecodeError { reason: ReasonCode::TOPIC_NAME_INVALID, what: "a topic name that is none" })
+    TopicName::new(body.text()?).map_err(|_| DecodeError {
+        reason: ReasonCode::TOPIC_NAME_INVALID,
+        what: "a topic name that is none",
+        version: None,
+    })
 }
 
 fn topic_filter(body: &mut Reader) -> Result<TopicFilter, DecodeError> {
-    TopicFilter::new(body.owned_text()?)
-        .map_err(|_| DecodeError { reason: ReasonCode::TOPIC_FILTER_INVALID, what: "a topic filter that is none" })
+    TopicFilter::new(body.owned_text()?).map_err(|_| DecodeError {
+        reason: ReasonCode::TOPIC_FILTER_INVALID,
+        what: "a topic filter that is none",
+        version: None,
+    })
 }
 
 fn publish(header: u8, version: Version, body: &mut Reader) -> Result<Publish, DecodeError> {
@@ -258,7 +270,7 @@ fn publish(header: u8, version: Version, body: &mut Reader) -> Result<Publish, D
     } else if text.is_empty() && version == Version::V5 {
         return Err(protocol_error("neither topic nor topic alias"));
     } else {
-        let invalid = DecodeError { reason: ReasonCode::TOPIC_NAME_INVALID, what: "a topic name that is none" };
+        let invalid = DecodeError { reason: ReasonCode::TOPIC_NAME_INVALID, what: "a topic name that is none", version: None };
         Some(TopicName::new(text).map_err(|_| invalid)?)
     };
     let dup = header & 0x08 != 0 && qos != QoS::AtMostOnce;
@@ -367,7 +379,7 @@ fn disconnect(place: Place, version: Version, body: &mut Reader) -> Result<Disco
 }
 
 /// The bytes of one packet, read from front to back; every read is checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Reader(Bytes);
 
 const SHORT: &str = "a packet that ends too early";
@@ -405,7 +417,7 @@ impl Reader {
     }
 
     pub(super) fn varint(&mut self) -> Result<u32, DecodeError> {
-        let (value, length) = remaining_length(&self.0)?.ok_or(malformed(SHORT))?;
+        let (value, length) = remaining_length(&self.0, true)?.ok_or(malformed(SHORT))?;
         self.0.advance(length);
         u32::try_from(value).map_err(|_| malformed("a length that is too large"))
     }

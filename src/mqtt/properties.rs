@@ -93,6 +93,28 @@ impl Properties {
         self.0.get_or_insert_with(Box::default)
     }
 
+    /// Bytes they take in memory, about.
+    pub fn weight(&self) -> usize {
+        let Some(fields) = self.0.as_deref() else { return 0 };
+        let user: usize = fields.user.iter().map(|(name, value)| 2 * size_of::<ByteString>() + name.len() + value.len()).sum();
+        let data = fields.correlation_data.as_ref().map_or(0, Bytes::len);
+        let topic = fields.response_topic.as_ref().map_or(0, |topic| topic.as_str().len());
+        size_of::<Fields>() + user + data + topic + fields.content_type.as_ref().map_or(0, |text| text.len())
+    }
+
+    /// A copy of what travels with a message, with memory of its own.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let Some(fields) = self.0.as_deref() else { return Self(None) };
+        let text = |text: &ByteString| ByteString::from(&**text);
+        let mut copy = fields.clone();
+        copy.content_type = fields.content_type.as_ref().map(text);
+        copy.response_topic = fields.response_topic.as_ref().map(TopicName::detached);
+        copy.correlation_data = fields.correlation_data.as_ref().map(|data| Bytes::copy_from_slice(data));
+        copy.user = fields.user.iter().map(|(name, value)| (text(name), text(value))).collect();
+        Self(Some(Box::new(copy)))
+    }
+
     /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.0.as_deref().is_none_or(|fields| *fields == *NONE)
@@ -218,8 +240,11 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
         }
         0x22 => once(&mut fields.topic_alias_maximum, section.u16()?),
         0x23 => {
-            let alias =
-                NonZeroU16::new(section.u16()?).ok_or(DecodeError { reason: ReasonCode::TOPIC_ALIAS_INVALID, what: "topic alias 0" })?;
+            let alias = NonZeroU16::new(section.u16()?).ok_or(DecodeError {
+                reason: ReasonCode::TOPIC_ALIAS_INVALID,
+                what: "topic alias 0",
+                version: None,
+            })?;
             once(&mut fields.topic_alias, alias)
         }
         0x24 => once(&mut fields.maximum_qos_is_1, truth(section.u8()?)?),

@@ -71,7 +71,7 @@ const BAD: &[(Version, &[u8], u8, &str)] = &[
     (Version::V311, b"\x80\x08\x00\x0a\x00\x03a/#\x01", MALFORMED, "SUBSCRIBE flags"),
     (Version::V311, b"\xcf\x00", MALFORMED, "PINGREQ flags"),
     (Version::V311, b"\xc0\x01\x00", MALFORMED, "PINGREQ with a body"),
-    (Version::V311, b"\xc0\x80\x00", MALFORMED, "a length that is longer than necessary"),
+    (Version::V5, b"\xc0\x80\x00", MALFORMED, "a length that is longer than necessary"),
     (Version::V311, b"\xc0\xff\xff\xff\xff\x01", MALFORMED, "a length of five bytes"),
     (Version::V311, b"\x30\xff\xff\xff\x7f", 0x95, "a packet of 256 MB"),
     (Version::V311, b"\x32\x09\x00\x03a/b\x00\x00hi", PROTOCOL, "packet identifier 0"),

@@ -189,6 +189,7 @@ impl Stage {
         self.engine.set_clock(now, unix_ms);
         loop {
             self.engine.tick(self.now);
+            self.engine.go_on(self.now);
             let outputs: Vec<Output> = self.engine.take_outputs().collect();
             let is_busy = self.take_bytes() || !outputs.is_empty();
             for output in outputs {
@@ -198,7 +199,7 @@ impl Stage {
                 self.checkpoints = !self.engine.go_on_with_checkpoint(100);
             }
             let batch = self.engine.take_records();
-            let is_done = !is_busy && batch.is_none();
+            let is_done = !is_busy && batch.is_none() && !self.engine.has_work();
             self.waiting.extend(batch);
             if !self.is_disk_slow {
                 while let Some((position, batch)) = self.waiting.pop_front() {
@@ -253,7 +254,7 @@ impl Stage {
             Output::Pause(id) => drop(self.paused.insert(id)),
             Output::Resume(id) => drop(self.paused.remove(&id)),
             Output::Forward { message, ticket, .. } => self.forwarded.push_back((message, ticket)),
-            Output::Verify { connection, hash, password } => {
+            Output::Verify { connection, hash, password, .. } => {
                 let is_right = hash.matches(&password);
                 self.engine.handle(Input::Verified(connection, is_right), self.now);
             }

@@ -15,6 +15,9 @@ use crate::mqtt::{Ack, Packet, PacketId, QoS, ReasonCode, Version};
 /// Bytes of one client that may wait for a tap or the disk before it is read no further.
 const OWED_BYTES: usize = 1 << 20;
 
+/// Who has so many times [`super::Limits::output_bytes`] to read is not heard until it has read them.
+const CLOGGED: usize = 4;
+
 impl Engine {
     /// Notes what is owed for a PUBLISH. `what` is its identifier, whether it is QoS 2, and whether it adds to the client's window.
     pub(super) fn owe(&mut self, id: ConnectionId, what: (PacketId, bool, bool), bytes: usize, answer: &Answer) {
@@ -29,12 +32,13 @@ impl Engine {
         }
     }
 
-    /// Stops reading a client of whom too much waits, and goes on when it is less: the sender waits, nobody else.
+    /// Stops reading a client of whom, or for whom, too much waits, and goes on when it is less: the sender waits, nobody else.
     pub(super) fn pace(&mut self, id: ConnectionId, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let most = usize::from(self.limits.receive_maximum);
-        let much = connection.owed > most || connection.owed_bytes > OWED_BYTES;
-        let little = connection.owed <= most / 2 && connection.owed_bytes <= OWED_BYTES / 2;
+        let waiting = connection.out.waiting;
+        let much = connection.owed > most || connection.owed_bytes > OWED_BYTES || waiting > CLOGGED * self.limits.output_bytes;
+        let little = connection.owed <= most / 2 && connection.owed_bytes <= OWED_BYTES / 2 && waiting <= self.limits.output_bytes;
         if much && !connection.is_paused {
             connection.is_paused = true;
             self.outputs.push(Output::Pause(id));
@@ -57,6 +61,10 @@ impl Engine {
                 return;
             }
             let Some(HeldAck { packet_id, is_qos_2, after, bytes, why, .. }) = connection.acks.pop_front() else { break };
+            if is_qos_2 && reason.is_error() {
+                self.free(id, packet_id); // [MQTT-4.3.3-9]
+            }
+            let Some(connection) = self.connections.get_mut(&id) else { break };
             let ack = explained(packet_id, reason, why);
             let leaves_window = !is_qos_2 || reason.is_error();
             let packet = if is_qos_2 { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
@@ -70,6 +78,15 @@ impl Engine {
         self.mark(id);
     }
 
+    /// The next PUBLISH under this identifier is a new message.
+    fn free(&mut self, id: ConnectionId, packet_id: PacketId) {
+        let Some(key) = self.connections.get(&id).and_then(|connection| connection.session) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.incoming.remove(&packet_id).is_some() && session.is_kept() {
+            self.records.put(&Record::Freed { session: session.number, packet_id }, self.clock);
+        }
+    }
+
     pub(super) fn pubrel(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let known = session.incoming.get(&ack.packet_id).copied();
@@ -79,8 +96,7 @@ impl Engine {
         }
         session.incoming.remove(&ack.packet_id);
         let Some(known) = known else {
-            let reason = ReasonCode::PACKET_IDENTIFIER_NOT_FOUND;
-            self.send(id, &Packet::PubComp(Ack::new(ack.packet_id, reason)), 0);
+            self.send(id, &Packet::PubComp(unknown(ack.packet_id)), 0);
             return;
         };
         // Until it is durable that the identifier is free, the client must not use it for another message.
@@ -121,7 +137,7 @@ impl Engine {
         let number_of_session = session.number;
         let sent = session.sent_mut(ack.packet_id).filter(|sent| sent.delivery.qos == QoS::ExactlyOnce);
         let Some(sent) = sent else {
-            self.send(id, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND)), 0);
+            self.send(id, &Packet::PubRel(unknown(ack.packet_id)), 0);
             return;
         };
         sent.released = true;
@@ -133,6 +149,10 @@ impl Engine {
         };
         self.send(id, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)), after);
     }
+}
+
+fn unknown(packet_id: PacketId) -> Ack {
+    explained(packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, "no message is under way with this identifier")
 }
 
 /// With a sentence for a person if it is bad news.

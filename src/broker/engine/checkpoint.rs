@@ -62,6 +62,11 @@ impl Engine {
             last_number: session.last_number,
         };
         self.records.put(&Record::Session(&record), clock);
+        if !session.is_kept() {
+            // It is here for its will only.
+            self.record_will(key);
+            return;
+        }
         for (filter, subscription) in session.subscriptions() {
             let (options, identifier) = (subscription.options, subscription.identifier);
             self.records.put(&Record::Subscribed { session: number, filter, options, identifier }, clock);

@@ -15,6 +15,9 @@ use crate::mqtt::{ConnAck, Connect, Disconnect, Packet, Properties, ReasonCode, 
 /// `Session Expiry Interval` that means "never".
 const NEVER: u32 = u32::MAX;
 
+/// Absence after which a session may have to make room for another one.
+const LONG_AWAY: Duration = Duration::from_secs(3600);
+
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -61,6 +64,11 @@ impl Engine {
             self.refuse_connect(id, ReasonCode::QUOTA_EXCEEDED, "too many sessions", now);
             return;
         }
+        if self.belongs_to_another(&client_id, granted.user.as_ref()) {
+            let why = "the client identifier belongs to another user";
+            self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
+            return;
+        }
         let recorded = self.records.len();
         let (key, is_present) = self.take_session(&client_id, connect.clean_start, &granted, now);
         if let Some(session) = self.sessions.get_mut(key) {
@@ -74,6 +82,7 @@ impl Engine {
         self.record_will(key);
         // What the end of an older session did is part of the answer.
         let after = if self.records.len() > recorded { self.records.next_position() } else { 0 };
+        self.traffic.logins += 1;
         self.attach(id, key, connect, granted.proof.is_some(), now);
         let mut properties = self.connack_properties(connect, key, is_generated.then_some(client_id));
         if let Some((method, data)) = granted.proof {
@@ -82,8 +91,11 @@ impl Engine {
             fields.authentication_data = Some(data);
         }
         let connack = ConnAck { session_present: is_present, reason: ReasonCode::SUCCESS, properties };
-        self.send(id, &Packet::ConnAck(connack), after);
-        self.resume(key, now);
+        if self.send(id, &Packet::ConnAck(connack), after) {
+            self.resume(key, now);
+        } else {
+            self.close(id, End::Lost, now);
+        }
     }
 
     fn attach(&mut self, id: ConnectionId, key: SessionKey, connect: &Connect, proved: bool, now: Instant) {
@@ -115,13 +127,21 @@ impl Engine {
         }
     }
 
-    /// Room for one more session: the one whose client has been away for longest goes. False if all clients are there.
+    /// A session belongs to its user; one of somebody without a name belongs to whoever comes.
+    fn belongs_to_another(&self, client_id: &ByteString, user: Option<&ByteString>) -> bool {
+        let owner = self.by_client.get(client_id).and_then(|key| self.sessions.get(*key)).and_then(|session| session.user.as_ref());
+        owner.is_some_and(|owner| Some(owner) != user)
+    }
+
+    /// Room for one more session: the one whose client has been away for longest goes, if that is long. False if there is none.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.sessions.len() < self.limits.max_sessions {
             return true;
         }
         let away = self.sessions.iter().filter_map(|(key, session)| Some((session.away_since?, key))).min();
+        let away = away.filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY);
         if let Some((_, key)) = away {
+            self.traffic.evicted_sessions += 1;
             self.remove_session(key, now);
         }
         away.is_some()
@@ -143,8 +163,8 @@ impl Engine {
         }
     }
 
-    /// The session of a client, freed from any other connection [MQTT-3.1.4-3]; true if it existed and is kept. A session belongs to
-    /// its user: somebody else gets a new one.
+    /// The session of a client, freed from any other connection [MQTT-3.1.4-3]; true if it existed and is kept. A named user does not
+    /// get what somebody without a name has left.
     fn take_session(&mut self, client_id: &ByteString, clean_start: bool, granted: &Granted, now: Instant) -> (SessionKey, bool) {
         if let Some(key) = self.by_client.get(client_id).copied() {
             let is_foreign = self.sessions.get(key).is_some_and(|session| session.user != granted.user);

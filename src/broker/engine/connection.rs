@@ -88,8 +88,8 @@ pub(super) struct Outgoing {
     messages: VecDeque<Gate>,
     /// Gates that nobody was told of: the batch of the last one.
     new_gate: Option<Position>,
-    /// Nothing overtakes what waits for this batch.
-    barrier: Position,
+    /// CONNACK waits for this batch: nothing overtakes it.
+    greeting: Position,
     /// Bytes here and with the driver.
     pub(super) waiting: usize,
     is_dirty: bool,
@@ -114,12 +114,22 @@ impl Outgoing {
     /// Messages from now on wait for the batch `after`, as the answer does that must come before them.
     pub(super) fn hold_messages(&mut self, after: Position, durable: Position) {
         self.buffer(Lane::Messages, after, durable);
-        self.barrier = self.barrier.max(after);
+    }
+
+    /// The same for CONNACK.
+    pub(super) fn greet(&mut self, after: Position, durable: Position) {
+        self.hold_messages(after, durable);
+        self.greeting = after;
+    }
+
+    /// True if CONNACK is, or will be, on its way.
+    pub(super) fn is_greeted(&self, durable: Position) -> bool {
+        self.greeting <= durable
     }
 
     /// Where an answer goes that waits for nothing but CONNACK.
     pub(super) fn buffer_at_once(&mut self, durable: Position) -> &mut OutputBuffer {
-        if self.barrier <= durable { &mut self.ready } else { self.buffer(Lane::Messages, 0, durable) }
+        if self.is_greeted(durable) { &mut self.ready } else { self.buffer(Lane::Messages, 0, durable) }
     }
 
     /// Notes bytes that were written to a buffer.
@@ -154,7 +164,6 @@ impl Outgoing {
     pub(super) fn drop_gated(&mut self) {
         self.answers.clear();
         self.messages.clear();
-        self.barrier = 0;
         self.new_gate = None;
     }
 
@@ -333,8 +342,10 @@ impl Connection {
         }
         let length = tail.len() - start;
         self.out.count(length);
-        if matches!(packet, Packet::ConnAck(_) | Packet::SubAck(_)) {
-            self.out.hold_messages(after, durable);
+        match packet {
+            Packet::ConnAck(_) => self.out.greet(after, durable),
+            Packet::SubAck(_) => self.out.hold_messages(after, durable),
+            _ => {}
         }
         Some(length)
     }
@@ -388,8 +399,7 @@ fn shrink(packet: &mut Packet) -> bool {
         || !std::mem::take(&mut fields.user).is_empty()
         || fields.response_information.take().is_some()
         || fields.topic_alias_maximum.take().is_some()
-        || fields.maximum_packet_size.take().is_some()
-        || fields.receive_maximum.take().is_some();
+        || fields.maximum_packet_size.take().is_some();
     if properties.is_empty() {
         *properties = Properties::default();
     }

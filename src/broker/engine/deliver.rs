@@ -2,17 +2,20 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::connection::{Connection, Lane};
 use super::output::SHARED_FROM;
 use super::record::{Record, TargetRecord};
-use super::session::{Delivery, Kept, Queued, Session, packet_id};
+use super::session::{Delivery, Dropped, Kept, Session, packet_id};
 use super::subscriptions::{GroupKey, Target, Wanted};
-use super::{ConnectionId, Engine, Position, SessionKey};
+use super::{ConnectionId, Engine, Position, QueueFull, SessionKey};
 use crate::message::Message;
 use crate::mqtt::{Ack, Extras, Packet, PublishTemplate, QoS, ReasonCode, TopicFilter, Version};
+
+/// What a topic alias takes in a packet, at most: it may make the length of the properties and of the packet longer.
+const ALIAS_BYTES: usize = 5;
 
 /// Lists that every message needs, kept for the next one.
 #[derive(Debug, Default)]
@@ -126,7 +129,8 @@ impl Item<'_> {
         if whole.packet_len() > connection.max_packet {
             return None;
         }
-        let alias = connection.aliases.as_mut().and_then(|aliases| aliases.assign(&self.message.topic));
+        let aliases = connection.aliases.as_mut().filter(|_| whole.packet_len() + ALIAS_BYTES <= connection.max_packet);
+        let alias = aliases.and_then(|aliases| aliases.assign(&self.message.topic));
         let Some((alias, is_known)) = alias else { return put(&whole, self.flags, self.number, connection, (self.after, durable)) };
         let topic = if is_known { "" } else { self.message.topic.as_str() };
         let extras = Extras { topic_alias: Some(alias), ..extras };
@@ -190,7 +194,7 @@ impl Engine {
             if share.qos == QoS::AtMostOnce {
                 self.traffic.dropped += 1;
             } else {
-                self.hand_over(key, share, fanout);
+                self.hand_over(key, share, fanout, now);
             }
             return;
         };
@@ -201,7 +205,7 @@ impl Engine {
         if is_next && has_room && has_window {
             self.send_at_once(key, id, share, fanout);
         } else {
-            self.hand_over(key, share, fanout);
+            self.hand_over(key, share, fanout, now);
             self.pump(key, now);
         }
     }
@@ -235,10 +239,12 @@ impl Engine {
             }
             session.put_in_flight(delivery);
         }
-        self.count_publish(id, length);
+        self.count_publish(id, length, fanout.message.payload.len());
     }
 
-    fn count_publish(&mut self, id: ConnectionId, length: usize) {
+    /// `length` is that of the packet, `payload` of what is in it.
+    fn count_publish(&mut self, id: ConnectionId, length: usize, payload: usize) {
+        self.traffic.publish_bytes_sent += payload as u64;
         self.traffic.packets_sent += 1;
         self.traffic.publishes_sent += 1;
         self.traffic.bytes_sent += length as u64;
@@ -246,22 +252,53 @@ impl Engine {
     }
 
     /// Lets a delivery wait in its session.
-    fn hand_over(&mut self, key: SessionKey, share: Share, fanout: &mut Fanout) {
+    fn hand_over(&mut self, key: SessionKey, share: Share, fanout: &mut Fanout, now: Instant) {
         let message = fanout.keep(&mut self.next_message, &self.queued_bytes).clone();
+        if !self.make_room_in_queues(key) {
+            self.count_full();
+            return;
+        }
         let Some(session) = self.sessions.get_mut(key) else { return };
         let number = if share.qos == QoS::AtMostOnce { 0 } else { session.next_number() };
         let Share { qos, retain, identifiers, group } = share;
         let delivery = Delivery { message, number, qos, retain, is_replay: false, identifiers, share: group };
         let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
-        match session.enqueue(delivery, &self.limits) {
-            Queued::Taken => self.scratch.targets.extend(record),
-            Queued::Instead(old) => {
-                self.scratch.targets.extend(record);
-                self.traffic.dropped += 1;
-                self.record_done(key, &old);
-            }
-            Queued::Dropped => self.traffic.dropped += 1,
+        let mut dropped = Vec::new();
+        if session.enqueue(delivery, &self.limits, now, &mut dropped) {
+            self.scratch.targets.extend(record);
+        } else {
+            self.count_full();
         }
+        for Dropped { delivery, is_expired } in dropped {
+            self.drop_delivery(key, &delivery, is_expired);
+        }
+    }
+
+    pub(super) fn count_full(&mut self) {
+        self.traffic.dropped += 1;
+        self.traffic.dropped_full += 1;
+    }
+
+    /// A delivery that was queued is given up.
+    fn drop_delivery(&mut self, key: SessionKey, delivery: &Delivery, is_expired: bool) {
+        self.traffic.dropped += 1;
+        self.traffic.dropped_full += u64::from(!is_expired);
+        self.traffic.dropped_expired += u64::from(is_expired);
+        self.record_done(key, delivery);
+    }
+
+    /// Room for one more message within what all queues may take together: the fullest queue gives it. False if that is the one of
+    /// `key`, and new messages are what is dropped.
+    fn make_room_in_queues(&mut self, key: SessionKey) -> bool {
+        while self.queued_bytes.load(Ordering::Relaxed) > self.limits.max_queued_total {
+            let fullest = self.sessions.iter().max_by_key(|(_, session)| session.queue_bytes()).map(|(fullest, _)| fullest);
+            let Some(fullest) = fullest.filter(|fullest| *fullest != key || self.limits.queue_full == QueueFull::DropOldest) else {
+                return false;
+            };
+            let Some(oldest) = self.sessions.get_mut(fullest).and_then(Session::dequeue) else { return false };
+            self.drop_delivery(fullest, &oldest, false);
+        }
+        true
     }
 
     /// The member of a shared subscription that is connected and has least to do, in turn among equals, gets the message; if nobody
@@ -303,9 +340,18 @@ impl Engine {
     pub(super) fn hand_on(&mut self, session: &mut Session, now: Instant) {
         let in_flight = std::mem::take(&mut session.in_flight).into_iter();
         let sent = in_flight.filter(|entry| entry.delivery.qos == QoS::AtLeastOnce).map(|entry| entry.delivery);
-        let left: Vec<Delivery> = sent.chain(std::mem::take(&mut session.queue)).filter(|delivery| delivery.share.is_some()).collect();
-        for delivery in left {
-            let Some(key) = delivery.share.as_ref().and_then(|filter| self.subscriptions.group_of(filter)) else { continue };
+        let left = sent.chain(session.take_queue()).collect();
+        self.hand_to_others(left, now);
+    }
+
+    /// Deliveries of shared subscriptions go to other members.
+    pub(super) fn hand_to_others(&mut self, deliveries: Vec<Delivery>, now: Instant) {
+        for delivery in deliveries {
+            let Some(filter) = delivery.share.as_ref() else { continue };
+            let Some(key) = self.subscriptions.group_of(filter) else {
+                self.traffic.dropped += 1;
+                continue;
+            };
             let mut fanout = Fanout::new((**delivery.message).clone(), now);
             self.deliver_shared(key, &mut fanout, now);
             self.record_message(&mut fanout);
@@ -313,7 +359,7 @@ impl Engine {
     }
 
     /// Queues a retained message for a new subscription.
-    pub(super) fn replay(&mut self, key: SessionKey, message: Arc<Kept>, qos: QoS, identifier: Option<NonZeroU32>) {
+    pub(super) fn replay(&mut self, key: SessionKey, message: Arc<Kept>, qos: QoS, identifier: Option<NonZeroU32>, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if !session.rights.may_read(&message.topic) {
             return;
@@ -323,14 +369,11 @@ impl Engine {
         let identifiers = identifier.into_iter().collect();
         let delivery = Delivery { message: message.clone(), number, qos, retain: true, is_replay: true, identifiers, share: None };
         let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
-        match session.enqueue(delivery, &self.limits) {
-            Queued::Dropped => self.traffic.dropped += 1,
-            Queued::Taken | Queued::Instead(_) => {
-                if let Some(record) = record {
-                    let record = Record::Message { id: message.id, retained: false, message: &message, targets: &[record] };
-                    self.records.put(&record, self.clock);
-                }
-            }
+        if !session.enqueue(delivery, &self.limits, now, &mut Vec::new()) {
+            self.count_full();
+        } else if let Some(record) = record {
+            let record = Record::Message { id: message.id, retained: false, message: &message, targets: &[record] };
+            self.records.put(&record, self.clock);
         }
     }
 
@@ -365,19 +408,21 @@ impl Engine {
         let delivery = session.dequeue()?;
         let is_recorded = session.is_kept() && delivery.number > 0;
         let after = if is_recorded && delivery.qos == QoS::ExactlyOnce { self.records.newest() } else { 0 };
-        let is_wanted = !delivery.message.is_expired(now) && session.rights.may_read(&delivery.message.topic);
+        let is_expired = delivery.message.is_expired(now);
+        let is_wanted = !is_expired && session.rights.may_read(&delivery.message.topic);
         let item = item(&delivery, false, after, now);
         match is_wanted.then(|| item.write(connection, self.durable)).flatten() {
             Some(length) => {
-                let number = delivery.number;
+                let (number, payload) = (delivery.number, delivery.message.payload.len());
                 if number > 0 {
                     session.put_in_flight(delivery);
                 }
-                self.count_publish(id, length);
+                self.count_publish(id, length, payload);
                 Some(number)
             }
             None => {
                 self.traffic.dropped += 1; // [MQTT-3.3.2-5], [MQTT-3.1.2-25]
+                self.traffic.dropped_expired += u64::from(is_expired);
                 self.record_done(key, &delivery);
                 Some(0)
             }
@@ -395,7 +440,8 @@ impl Engine {
             Some(length) => {
                 (entry.is_sent, entry.is_in_window) = (true, true);
                 session.window += 1;
-                self.count_publish(id, length);
+                let payload = entry.delivery.message.payload.len();
+                self.count_publish(id, length, payload);
             }
             None => {
                 let gone = session.in_flight.remove(place)?.delivery;
@@ -423,8 +469,12 @@ impl Engine {
     pub(super) fn written(&mut self, id: ConnectionId, bytes: usize, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.out.waiting = connection.out.waiting.saturating_sub(bytes);
+        let is_paused = connection.is_paused;
         if let Some(session) = connection.session {
             self.pump(session, now);
+        }
+        if is_paused {
+            self.pace(id, now);
         }
     }
 

@@ -66,9 +66,9 @@ impl Engine {
         match (&mut connection.stage, packet) {
             (Stage::AwaitsConnect, Packet::Connect(connect)) => self.log_in(id, *connect, now),
             (Stage::Proving(..), Packet::Auth(auth)) => self.check_proof(id, &auth, now),
-            (_, Packet::Disconnect(_)) => self.close(id, End::Orderly, now),
-            // [MQTT-3.1.2-30]: before CONNACK nothing but AUTH and DISCONNECT.
             (Stage::Verifying(pending), packet) if pending.early.len() < MAX_EARLY => pending.early.push(packet),
+            // [MQTT-3.1.2-30]: before CONNACK nothing but AUTH and DISCONNECT.
+            (_, Packet::Disconnect(_)) => self.close(id, End::Orderly, now),
             _ => self.close(id, End::Lost, now),
         }
     }
@@ -92,8 +92,9 @@ impl Engine {
                 let password = connect.password.clone().unwrap_or_default();
                 connection.stage = Stage::Verifying(Box::new(Pending { connect, user, early: Vec::new() }));
                 connection.is_paused = true;
+                let address = connection.peer.address;
                 self.outputs.push(Output::Pause(id));
-                self.outputs.push(Output::Verify { connection: id, hash, password });
+                self.outputs.push(Output::Verify { connection: id, address, hash, password });
             }
         }
     }
@@ -142,7 +143,7 @@ impl Engine {
     /// The server's first message; `None` if the client's makes no sense.
     fn challenge(&mut self, method: &ByteString, data: &[u8]) -> Option<(Proof, String)> {
         let first = First::parse(data).filter(|_| **method == *METHOD)?;
-        let (user, secret) = self.access.scram(&first.user, &self.secret);
+        let (user, secret) = self.access.scram(&first.user);
         let nonce = self.unpredictable();
         let (exchange, answer) = Exchange::begin(&first, secret, &nonce);
         Some((Proof { exchange, user }, answer))
@@ -196,7 +197,7 @@ impl Engine {
                 let user = self.sessions.get(session).and_then(|session| session.user.clone());
                 // The session stays with the user whose it is.
                 match proof.exchange.finish(&data).filter(|_| proof.user == user) {
-                    Some(last) => self.send(id, &auth(ReasonCode::SUCCESS, last), 0),
+                    Some(last) => drop(self.send(id, &auth(ReasonCode::SUCCESS, last), 0)),
                     None => self.re_authentication_failed(id, now),
                 }
             }

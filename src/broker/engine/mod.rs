@@ -119,6 +119,8 @@ pub enum Input {
     },
     /// The password of [`Output::Verify`] is right, or not.
     Verified(ConnectionId, bool),
+    /// Too many passwords wait to be compared.
+    Busy(ConnectionId),
     /// Records up to this batch are durable.
     Durable(Position),
 }
@@ -145,6 +147,8 @@ pub enum Output {
     Verify {
         /// Who waits for it.
         connection: ConnectionId,
+        /// Where that is.
+        address: Option<Address>,
         /// What it is compared with.
         hash: Hash,
         /// As typed.
@@ -162,8 +166,18 @@ pub enum Output {
 struct HeldMessage {
     /// Who waits for the taps.
     from: HeldFor,
-    taps_left: usize,
-    refused: bool,
+    /// Those that have not answered, a bit each.
+    waiting: u64,
+    /// Those that could not take it.
+    refused: u64,
+}
+
+/// Which tap of a message a ticket is for.
+const TAP_BITS: u32 = 6;
+
+/// The bit of a tap; those beyond the sixty-third share one.
+fn tap_bit(tap: usize) -> u64 {
+    1 << tap.min(63)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,6 +236,7 @@ pub struct Engine {
     subscriptions: Subscriptions,
     retained: Retained,
     timers: BTreeSet<(Instant, Timer)>,
+    /// By their tickets without the bits of the tap.
     held: ByNumber<Ticket, HeldMessage>,
     next_ticket: Ticket,
     /// Inbound messages whose records are not durable.
@@ -231,6 +246,7 @@ pub struct Engine {
     /// Connections with bytes that wait for a batch.
     gates: VecDeque<(Position, ConnectionId)>,
     checkpoint: Option<Checkpoint>,
+    replays: VecDeque<subscribe::Replay>,
     next_message: u64,
     next_session: u64,
     /// Bytes of all messages that wait for sessions, each counted once.
@@ -278,6 +294,7 @@ impl Engine {
             durable: 0,
             gates: VecDeque::new(),
             checkpoint: None,
+            replays: VecDeque::new(),
             next_message: 0,
             next_session: 0,
             queued_bytes: Arc::default(),
@@ -304,6 +321,7 @@ impl Engine {
             Input::Inbound(receipt, message) => self.inbound(receipt, message, now),
             Input::Stored { ticket, accepted } => self.stored(ticket, accepted, now),
             Input::Verified(connection, is_right) => self.verified(connection, is_right, now),
+            Input::Busy(connection) => self.refuse_connect(connection, ReasonCode::SERVER_BUSY, "too many logins at a time", now),
             Input::Durable(position) => self.durable(position, now),
         }
     }
@@ -386,14 +404,15 @@ impl Engine {
             (Packet::PubRel(ack), Some(session)) => self.pubrel(id, session, &ack, now),
             (Packet::PubComp(ack), Some(session)) => self.pubcomp(session, &ack, now),
             (Packet::Subscribe(subscribe), Some(session)) => self.subscribe(id, session, subscribe, now),
-            (Packet::Unsubscribe(unsubscribe), Some(session)) => self.unsubscribe(id, session, unsubscribe),
-            (Packet::PingReq, Some(_)) => self.send(id, &Packet::PingResp, 0),
+            (Packet::Unsubscribe(unsubscribe), Some(session)) => self.unsubscribe(id, session, unsubscribe, now),
+            (Packet::PingReq, Some(_)) => drop(self.send(id, &Packet::PingResp, 0)),
             (Packet::Disconnect(end), Some(session)) => self.disconnect(id, session, &end, now),
             (Packet::Auth(auth), Some(session)) => self.authenticate_again(id, session, &auth, now),
             // A second CONNECT [MQTT-3.1.0-2], packets only servers send.
             (_, Some(_)) => self.refuse(id, ReasonCode::PROTOCOL_ERROR, now),
-            (packet, None) => self.first_packets(id, packet, now),
+            (packet, None) => return self.first_packets(id, packet, now),
         }
+        self.pace(id, now);
     }
 
     /// Answers bytes that are no packet.
@@ -402,6 +421,9 @@ impl Engine {
         if error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION && connection.session.is_none() {
             connection.version = Version::V311;
             self.refuse_connect(id, error.reason, "this broker speaks MQTT 3.1, 3.1.1 and 5.0", now);
+        } else if error.version == Some(Version::V5) && connection.session.is_none() {
+            connection.version = Version::V5;
+            self.refuse_connect(id, error.reason, error.what, now);
         } else {
             self.refuse_because(id, error.reason, error.what, now);
         }
@@ -421,7 +443,9 @@ impl Engine {
     /// DISCONNECT from a server exists in MQTT 5 only, and only after CONNECT. What still waits for the disk is not sent any more.
     fn say_goodbye(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.version == Version::V5 && connection.session.is_some() {
+        // [MQTT-3.14.0-1]
+        let is_greeted = connection.session.is_some() && connection.out.is_greeted(self.durable);
+        if connection.version == Version::V5 && is_greeted {
             let mut end = Disconnect::new(reason);
             end.properties.edit().reason_string = Some(ByteString::from_static(why));
             connection.out.drop_gated();
@@ -429,17 +453,21 @@ impl Engine {
         }
     }
 
-    /// Writes a packet when the batch `after` is durable; 0 is at once.
-    fn send(&mut self, id: ConnectionId, packet: &Packet, after: Position) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+    /// Writes a packet when the batch `after` is durable; 0 is at once. False if it is more than the client takes.
+    fn send(&mut self, id: ConnectionId, packet: &Packet, after: Position) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
         match connection.write(packet, after, self.durable) {
             Some(length) => {
                 self.traffic.packets_sent += 1;
                 self.traffic.bytes_sent += length as u64;
                 self.mark(id);
+                true
             }
             // Not even without everything optional it is as small as the client wants [MQTT-3.1.2-24].
-            None => self.traffic.dropped += 1,
+            None => {
+                self.traffic.dropped += 1;
+                false
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use super::connection::AckState;
 use super::deliver::{Fanout, Reached};
 use super::record::Record;
 use super::session::{Exchange, Incoming, Kept};
-use super::{ConnectionId, Engine, HeldFor, HeldMessage, Output, Position, SessionKey, Ticket};
+use super::{ConnectionId, Engine, HeldFor, HeldMessage, Output, Position, SessionKey, TAP_BITS, Ticket, tap_bit};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{PacketId, Publish, QoS, ReasonCode, TopicName, Version};
 
@@ -53,11 +53,10 @@ impl Engine {
             self.refuse(id, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, now); // [MQTT-3.3.4-9]
             return;
         }
-        let (bytes, is_qos_2) = (publish.payload.len(), publish.qos == QoS::ExactlyOnce);
+        let (bytes, is_qos_2) = (publish.payload.len() + publish.properties.weight(), publish.qos == QoS::ExactlyOnce);
         let answer = self.answer(id, (session, packet_id), topic, publish, now);
         self.owe(id, (packet_id, is_qos_2, is_new), bytes, &answer);
         self.send_ready_acks(id, now);
-        self.pace(id, now);
     }
 
     /// The topic, which an alias may stand for; `None` if the alias is wrong.
@@ -108,7 +107,10 @@ impl Engine {
             return match state {
                 Exchange::Held(ticket) => Answer { state: AckState::Waiting(ticket), after, why: "" },
                 Exchange::Received => Answer { state: AckState::Ready(ReasonCode::SUCCESS), after, why: "" },
-                Exchange::Refused => self.forward_again(session, packet_id, message(topic, publish, now), after),
+                Exchange::Refused { taps } => match self.judge(session, &topic, &publish) {
+                    Ok(()) => self.forward_again((session, packet_id), taps, message(topic, publish, now), after),
+                    Err((reason, why)) => Answer { why, ..Answer::now(reason) },
+                },
             };
         }
         if let Err((reason, why)) = self.judge(session, &topic, &publish) {
@@ -133,13 +135,14 @@ impl Engine {
         if !session.is_kept() {
             return 0;
         }
-        let held = matches!(state, Exchange::Held(_) | Exchange::Refused);
+        let held = matches!(state, Exchange::Held(_) | Exchange::Refused { .. });
         self.records.put(&Record::Received { session: session.number, packet_id, held }, self.clock)
     }
 
-    /// A QoS 2 message that subscribers have and a tap may not have.
-    fn forward_again(&mut self, session: SessionKey, packet_id: PacketId, message: Message, after: Position) -> Answer {
-        let taps = self.subscriptions.taps_of(&message.topic);
+    /// A QoS 2 message that subscribers have and some taps may not have.
+    fn forward_again(&mut self, (session, packet_id): (SessionKey, PacketId), missing: u64, message: Message, after: Position) -> Answer {
+        let mut taps = self.subscriptions.taps_of(&message.topic);
+        taps.retain(|tap| missing & tap_bit(*tap) != 0);
         let held = HeldFor::Session { key: session, packet_id, is_qos_2: true };
         let ticket = self.forward(&taps, message, Some(held));
         let state = ticket.map_or(Exchange::Received, Exchange::Held);
@@ -211,12 +214,14 @@ impl Engine {
     }
 
     /// True if a retained message was kept, or one was removed.
-    fn retain(&mut self, message: &Message, now: Instant) -> bool {
+    pub(super) fn retain(&mut self, message: &Message, now: Instant) -> bool {
         self.next_message += 1;
         let id = self.next_message;
         let is_kept = self.retained.keep(message, now, |message, total| Kept::new(message, id, total));
         if !is_kept {
-            self.traffic.dropped += 1;
+            self.count_full();
+            let nothing = Message { payload: bytes::Bytes::new(), ..message.clone() };
+            self.records.put(&Record::Retained(&nothing), self.clock);
         }
         // Readings and `$SYS` are made anew after a start; writing them down would wear a card out.
         is_kept && matches!(message.origin, Origin::Client | Origin::Uplink(_))
@@ -232,44 +237,47 @@ impl Engine {
         if taps.is_empty() {
             return None;
         }
-        let ticket = held.filter(|_| message.qos != QoS::AtMostOnce).map(|from| {
+        let number = held.filter(|_| message.qos != QoS::AtMostOnce).map(|from| {
             self.next_ticket += 1;
-            self.held.insert(self.next_ticket, HeldMessage { from, taps_left: taps.len(), refused: false });
+            let waiting = taps.iter().fold(0, |bits, tap| bits | tap_bit(*tap));
+            self.held.insert(self.next_ticket, HeldMessage { from, waiting, refused: 0 });
             self.next_ticket
         });
         let message = Arc::new(message.detached());
         for tap in taps {
+            let ticket = number.map(|number| number << TAP_BITS | tap.min(63) as u64);
             self.outputs.push(Output::Forward { tap, message: message.clone(), ticket });
         }
-        ticket
+        number
     }
 
     /// A tap has stored a message, or refused it.
     pub(super) fn stored(&mut self, ticket: Ticket, accepted: bool, now: Instant) {
-        let Some(held) = self.held.get_mut(&ticket) else { return };
-        held.taps_left = held.taps_left.saturating_sub(1);
-        held.refused |= !accepted;
-        if held.taps_left > 0 {
+        let (number, bit) = (ticket >> TAP_BITS, 1_u64 << (ticket & 63));
+        let Some(held) = self.held.get_mut(&number) else { return };
+        held.waiting &= !bit;
+        held.refused |= if accepted { 0 } else { bit };
+        if held.waiting != 0 {
             return;
         }
         let (from, refused) = (held.from, held.refused);
-        self.held.remove(&ticket);
+        self.held.remove(&number);
         match from {
-            HeldFor::Inbound { receipt, .. } if refused => self.outputs.push(Output::NotSafe(receipt)),
+            HeldFor::Inbound { receipt, .. } if refused != 0 => self.outputs.push(Output::NotSafe(receipt)),
             HeldFor::Inbound { receipt, after } => self.promise(receipt, after),
-            HeldFor::Session { key, packet_id, is_qos_2 } => self.released_by_taps(ticket, (key, packet_id, is_qos_2), refused, now),
+            HeldFor::Session { key, packet_id, is_qos_2 } => self.released_by_taps(number, (key, packet_id, is_qos_2), refused, now),
         }
     }
 
-    fn released_by_taps(&mut self, ticket: Ticket, (key, packet_id, is_qos_2): (SessionKey, PacketId, bool), refused: bool, now: Instant) {
+    fn released_by_taps(&mut self, ticket: Ticket, (key, packet_id, is_qos_2): (SessionKey, PacketId, bool), refused: u64, now: Instant) {
         let mut after = 0;
         let waits = self.sessions.get(key).filter(|_| is_qos_2).and_then(|session| session.incoming.get(&packet_id)).copied();
         if let Some(incoming) = waits.filter(|incoming| incoming.state == Exchange::Held(ticket)) {
-            let state = if refused { Exchange::Refused } else { Exchange::Received };
+            let state = if refused == 0 { Exchange::Received } else { Exchange::Refused { taps: refused } };
             after = self.receive(incoming.connection, key, packet_id, state);
         }
         let Some(id) = self.connection_of(key) else { return };
-        let reason = if refused { ReasonCode::QUOTA_EXCEEDED } else { ReasonCode::SUCCESS };
+        let reason = if refused == 0 { ReasonCode::SUCCESS } else { ReasonCode::QUOTA_EXCEEDED };
         if let Some(connection) = self.connections.get_mut(&id) {
             for ack in connection.acks.iter_mut().filter(|ack| ack.state == AckState::Waiting(ticket)) {
                 ack.state = AckState::Ready(reason);

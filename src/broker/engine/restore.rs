@@ -13,6 +13,7 @@ use super::record::{Change, Clock, Deadline, SessionRecord, TargetRecord, WillRe
 use super::session::{Delivery, Exchange, InFlight, Incoming, Kept, PendingWill, Session, Subscription};
 use super::{Engine, SessionKey, Setup};
 use crate::message::Message;
+use crate::mqtt::TopicName;
 
 /// A delivery that is not done.
 #[derive(Debug)]
@@ -38,13 +39,15 @@ pub struct Restore {
     clock: Clock,
     sessions: HashMap<u64, Known>,
     messages: HashMap<u64, Arc<Kept>>,
+    /// They get their numbers when those of all messages are known.
+    retained: BTreeMap<TopicName, Message>,
 }
 
 impl Restore {
     /// Begins with nothing.
     pub fn new(setup: Setup, now: Instant, unix_ms: i64) -> Self {
         let engine = Engine::new(setup, now, unix_ms);
-        Self { engine, clock: (now, unix_ms), sessions: HashMap::new(), messages: HashMap::new() }
+        Self { engine, clock: (now, unix_ms), sessions: HashMap::new(), messages: HashMap::new(), retained: BTreeMap::new() }
     }
 
     /// Takes the batches one after the other; false if one is damaged: what follows the damage in it is lost.
@@ -89,7 +92,7 @@ impl Restore {
                 }
             }
             Change::Received { session, packet_id, held } => {
-                let state = if held { Exchange::Refused } else { Exchange::Received };
+                let state = if held { Exchange::Refused { taps: u64::MAX } } else { Exchange::Received };
                 if let Some((_, session)) = self.of(session) {
                     session.incoming.insert(packet_id, Incoming { state, connection: 0 });
                 }
@@ -168,16 +171,15 @@ impl Restore {
             let delivery = Delivery { message: message.clone(), number, qos, retain, is_replay: false, identifiers, share };
             known.waiting.insert(number, Waiting { delivery, was_sent, released: false });
         }
-        // Contents whose deliveries are all done need not be kept until the end.
-        if self.messages.len() > 4096 && self.messages.len().is_power_of_two() {
-            self.messages.retain(|_, message| Arc::strong_count(message) > 1);
-        }
     }
 
     fn retained(&mut self, message: &Message) {
-        self.engine.next_message += 1;
-        let id = self.engine.next_message;
-        self.engine.retained.keep(message, self.clock.0, |message, total| Kept::new(message, id, total));
+        if message.payload.is_empty() {
+            self.retained.remove(&message.topic);
+        } else {
+            let message = message.detached();
+            self.retained.insert(message.topic.clone(), message);
+        }
     }
 
     fn will(&mut self, number: u64, record: WillRecord) {
@@ -210,6 +212,9 @@ impl Restore {
             }
         }
         self.messages.clear();
+        for message in std::mem::take(&mut self.retained).into_values() {
+            self.engine.retain(&message, now);
+        }
         for (_, known) in sessions {
             self.engine.go_on_alone(known.key, (known.ends, known.will_due), self.clock, now);
         }

@@ -15,14 +15,16 @@ use crate::mqtt::{TopicFilter, TopicName};
 pub(super) struct Retained {
     by_topic: BTreeMap<TopicName, Arc<Kept>>,
     max: usize,
-    /// Of all of them, and of those that were replaced and still wait for somebody.
+    /// Of those that are here.
+    weight: usize,
+    /// Of these, and of those that were replaced and still wait for somebody.
     bytes: Arc<AtomicUsize>,
     max_bytes: usize,
 }
 
 impl Retained {
     pub(super) fn new(max: usize, max_bytes: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), max, bytes: Arc::default(), max_bytes }
+        Self { by_topic: BTreeMap::new(), max, weight: 0, bytes: Arc::default(), max_bytes }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -34,34 +36,34 @@ impl Retained {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Replaces the retained message of its topic; an empty payload removes it [MQTT-3.3.1-6]. False if there is no room.
+    /// Replaces the retained message of its topic; an empty payload removes it [MQTT-3.3.1-6]. False if there is no room: then the old
+    /// one, which is not the last one any more, is gone too.
     pub(super) fn keep(&mut self, message: &Message, now: Instant, make: impl FnOnce(&Message, &Arc<AtomicUsize>) -> Arc<Kept>) -> bool {
+        self.remove(&message.topic);
         if message.payload.is_empty() {
-            self.by_topic.remove(&message.topic);
             return true;
         }
         if !self.has_room(message) {
             self.by_topic.retain(|_, message| !message.is_expired(now));
+            self.weight = self.by_topic.values().map(|message| message.weight()).sum();
             if !self.has_room(message) {
                 return false;
             }
         }
         let kept = make(message, &self.bytes);
-        self.insert(kept);
+        self.weight += kept.weight();
+        self.by_topic.insert(kept.topic.clone(), kept);
         true
     }
 
-    /// Puts a message in its place, whatever the limits say.
-    pub(super) fn insert(&mut self, kept: Arc<Kept>) {
-        // The old key is kept by an insertion, and so would be the memory it shares.
-        self.by_topic.remove(&kept.topic);
-        self.by_topic.insert(kept.topic.clone(), kept);
+    fn remove(&mut self, topic: &TopicName) {
+        if let Some(old) = self.by_topic.remove(topic) {
+            self.weight -= old.weight();
+        }
     }
 
     fn has_room(&self, message: &Message) -> bool {
-        let old = self.by_topic.get(&message.topic).map(|message| message.weight());
-        let count = self.by_topic.len() + usize::from(old.is_none());
-        count <= self.max && self.bytes().saturating_sub(old.unwrap_or(0)) + message.weight() <= self.max_bytes
+        self.by_topic.len() < self.max && self.weight + message.weight() <= self.max_bytes
     }
 
     /// True if a topic has just this payload.
@@ -75,20 +77,38 @@ impl Retained {
         self.by_topic.range::<TopicName, _>((begin, Bound::Unbounded)).next().map(|(_, kept)| kept)
     }
 
-    /// The retained messages a filter matches, in the order of their topics.
-    pub(super) fn matching(&self, filter: &TopicFilter, now: Instant) -> Vec<Arc<Kept>> {
+    /// The next retained messages a filter matches, in the order of their topics: those after `after`, if that is said, and of at most
+    /// `most` topics that are looked at. The last of these is returned if there may be more.
+    pub(super) fn matching(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&TopicName>,
+        most: usize,
+        now: Instant,
+    ) -> (Vec<Arc<Kept>>, Option<TopicName>) {
         let text = filter.as_str();
         let literal = text.find(['+', '#']).and_then(|at| text.get(..at)).unwrap_or(text);
         if literal.len() == text.len() {
-            return self.by_topic.get(text).filter(|message| !message.is_expired(now)).cloned().into_iter().collect();
+            let found = self.by_topic.get(text).filter(|message| !message.is_expired(now));
+            return (found.cloned().into_iter().collect(), None);
         }
         // `a/#` also matches `a`: the search begins without the last slash.
         let prefix = literal.strip_suffix('/').unwrap_or(literal);
-        self.by_topic
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(|(topic, _)| topic.as_str().starts_with(prefix))
-            .filter(|(topic, message)| filter.matches(topic) && !message.is_expired(now))
-            .map(|(_, message)| message.clone())
-            .collect()
+        let begin = after.map_or(Bound::Included(prefix), |after| Bound::Excluded(after.as_str()));
+        let (mut found, mut last, mut seen) = (Vec::new(), None, 0);
+        for (topic, message) in self.by_topic.range::<str, _>((begin, Bound::Unbounded)) {
+            if !topic.as_str().starts_with(prefix) {
+                return (found, None);
+            }
+            if seen == most {
+                return (found, last);
+            }
+            seen += 1;
+            last = Some(topic.clone());
+            if filter.matches(topic) && !message.is_expired(now) {
+                found.push(message.clone());
+            }
+        }
+        (found, None)
     }
 }

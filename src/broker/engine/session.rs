@@ -91,6 +91,11 @@ pub(super) fn packet_id(number: u64) -> Option<PacketId> {
     u16::try_from(id).ok().and_then(PacketId::new)
 }
 
+/// Bytes a delivery counts in its queue.
+fn size(delivery: &Delivery) -> usize {
+    OVERHEAD + delivery.message.weight()
+}
+
 /// A QoS 1 or 2 message that was sent and is not done.
 #[derive(Debug)]
 pub(super) struct InFlight {
@@ -127,8 +132,11 @@ pub(super) enum Exchange {
     Held(Ticket),
     /// PUBREC was sent, or can be sent again.
     Received,
-    /// Subscribers have it, a tap may not: a repetition is only forwarded.
-    Refused,
+    /// Subscribers have it, these taps may not: a repetition is forwarded to them only.
+    Refused {
+        /// A bit each.
+        taps: u64,
+    },
 }
 
 /// A will that waits.
@@ -166,10 +174,13 @@ pub(super) struct Session {
     pub(super) away_since: Option<Instant>,
     /// In the order of their filters.
     subscriptions: Vec<(TopicFilter, Subscription)>,
+    /// Changed by the functions below only: its bytes are counted.
     pub(super) queue: VecDeque<Delivery>,
     queue_bytes: usize,
     /// Replays in the queue.
     replays: usize,
+    /// Nothing in the queue expires before.
+    first_expiry: Option<Instant>,
     pub(super) in_flight: VecDeque<InFlight>,
     pub(super) unsent: usize,
     pub(super) window: usize,
@@ -178,14 +189,12 @@ pub(super) struct Session {
     pub(super) last_number: u64,
 }
 
-/// What became of a delivery that was to be queued.
+/// A delivery that left its queue without having been sent.
 #[derive(Debug)]
-pub(super) enum Queued {
-    Taken,
-    /// It was not taken.
-    Dropped,
-    /// It was, and this one had to go for it.
-    Instead(Delivery),
+pub(super) struct Dropped {
+    pub(super) delivery: Delivery,
+    /// It was too late for it; otherwise another one needed its room.
+    pub(super) is_expired: bool,
 }
 
 impl Session {
@@ -204,6 +213,7 @@ impl Session {
             queue: VecDeque::new(),
             queue_bytes: 0,
             replays: 0,
+            first_expiry: None,
             in_flight: VecDeque::new(),
             unsent: 0,
             window: 0,
@@ -216,6 +226,11 @@ impl Session {
     /// Its subscriptions, in the order of their filters.
     pub(super) fn subscriptions(&self) -> &[(TopicFilter, Subscription)] {
         &self.subscriptions
+    }
+
+    /// Bytes of their filters.
+    pub(super) fn filter_bytes(&self) -> usize {
+        self.subscriptions.iter().map(|(filter, _)| filter.as_str().len()).sum()
     }
 
     fn place_of(&self, filter: &TopicFilter) -> Result<usize, usize> {
@@ -276,25 +291,45 @@ impl Session {
         self.queue_bytes
     }
 
-    /// Lets a delivery wait. Replays of retained messages have a bound of their own: a subscriber counts on getting all of them, and
-    /// they must not push out what is new.
-    pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits) -> Queued {
-        let size = OVERHEAD + delivery.message.weight();
-        let total = delivery.message.total.load(Ordering::Relaxed);
-        // Its own weight is counted already.
-        let fits_total = delivery.is_replay || total <= limits.max_queued_total;
-        let fits = if delivery.is_replay {
-            self.replays < limits.max_retained
-        } else {
-            let few = self.queue.len() - self.replays < limits.max_queued;
-            self.queue.is_empty() || (few && self.queue_bytes + size <= limits.max_queued_bytes)
-        };
-        if !fits_total || (!fits && (delivery.is_replay || limits.queue_full == QueueFull::DropNewest)) {
-            return Queued::Dropped;
+    /// Lets a delivery wait; false if there is no room for it. What had to go for it is added to `dropped`. Replays of retained
+    /// messages have a bound of their own: a subscriber counts on getting all of them, and they must not push out what is new.
+    pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits, now: Instant, dropped: &mut Vec<Dropped>) -> bool {
+        if delivery.is_replay {
+            let fits = self.replays < limits.max_retained;
+            if fits {
+                self.push(delivery);
+            }
+            return fits;
         }
-        let dropped = if fits { None } else { self.dequeue() };
+        let size = size(&delivery);
+        if !self.has_room(size, limits) {
+            self.drop_expired(now, dropped);
+        }
+        while !self.has_room(size, limits) {
+            let oldest = if limits.queue_full == QueueFull::DropOldest { self.dequeue() } else { None };
+            let Some(delivery) = oldest else { return false };
+            dropped.push(Dropped { delivery, is_expired: false });
+        }
         self.push(delivery);
-        dropped.map_or(Queued::Taken, Queued::Instead)
+        true
+    }
+
+    fn has_room(&self, size: usize, limits: &Limits) -> bool {
+        let few = self.queue.len() - self.replays < limits.max_queued;
+        self.queue.is_empty() || (few && self.queue_bytes + size <= limits.max_queued_bytes)
+    }
+
+    fn drop_expired(&mut self, now: Instant, dropped: &mut Vec<Dropped>) {
+        if self.first_expiry.is_none_or(|at| at > now) {
+            return;
+        }
+        for delivery in self.take_queue() {
+            if delivery.message.is_expired(now) {
+                dropped.push(Dropped { delivery, is_expired: true });
+            } else {
+                self.push(delivery);
+            }
+        }
     }
 
     /// Puts a delivery behind the others, whatever the limits say.
@@ -302,18 +337,37 @@ impl Session {
         if delivery.is_replay {
             self.replays += 1;
         } else {
-            self.queue_bytes += OVERHEAD + delivery.message.weight();
+            self.queue_bytes += size(&delivery);
+            delivery.message.total.fetch_add(OVERHEAD, Ordering::Relaxed);
         }
+        self.first_expiry = [self.first_expiry, delivery.message.expires_at].into_iter().flatten().min();
         self.queue.push_back(delivery);
+    }
+
+    /// Everything that waits, in its order.
+    pub(super) fn take_queue(&mut self) -> Vec<Delivery> {
+        let taken = std::iter::from_fn(|| self.dequeue()).collect();
+        self.first_expiry = None;
+        taken
     }
 
     /// QoS 0 is not kept for somebody who is away.
     pub(super) fn forget_qos_0(&mut self) {
         if self.queue.iter().any(|delivery| delivery.qos == QoS::AtMostOnce) {
-            let kept = std::mem::take(&mut self.queue);
-            (self.replays, self.queue_bytes) = (0, 0);
-            kept.into_iter().filter(|delivery| delivery.qos != QoS::AtMostOnce).for_each(|delivery| self.push(delivery));
+            let kept = self.take_queue().into_iter().filter(|delivery| delivery.qos != QoS::AtMostOnce);
+            kept.for_each(|delivery| self.push(delivery));
         }
+    }
+
+    /// What waits for a shared subscription.
+    pub(super) fn take_shared(&mut self, filter: &TopicFilter) -> Vec<Delivery> {
+        let is_of = |delivery: &Delivery| delivery.share.as_deref() == Some(filter);
+        if !self.queue.iter().any(is_of) {
+            return Vec::new();
+        }
+        let (shared, kept): (Vec<Delivery>, Vec<Delivery>) = self.take_queue().into_iter().partition(is_of);
+        kept.into_iter().for_each(|delivery| self.push(delivery));
+        shared
     }
 
     pub(super) fn dequeue(&mut self) -> Option<Delivery> {
@@ -321,7 +375,8 @@ impl Session {
         if delivery.is_replay {
             self.replays -= 1;
         } else {
-            self.queue_bytes -= OVERHEAD + delivery.message.weight();
+            self.queue_bytes -= size(&delivery);
+            delivery.message.total.fetch_sub(OVERHEAD, Ordering::Relaxed);
         }
         Some(delivery)
     }

@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Instant;
 
 use bytestring::ByteString;
@@ -8,7 +9,30 @@ use bytestring::ByteString;
 use super::record::Record;
 use super::session::Subscription;
 use super::{ConnectionId, Engine, SessionKey};
-use crate::mqtt::{Grants, Packet, Properties, ReasonCode, RetainHandling, Subscribe, TopicFilter, Unsubscribe};
+use crate::mqtt::{
+    Grants, Packet, Properties, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
+};
+
+/// Retained messages that are looked at in a turn.
+const REPLAY_PIECE: usize = 20_000;
+/// Of these, for one subscription before the next one has its turn.
+const FAIR_PIECE: usize = 4_000;
+
+/// Retained messages on their way to a new subscription.
+#[derive(Debug)]
+pub(super) struct Replay {
+    session: SessionKey,
+    /// The session's: its key may be another one's by now.
+    number: u64,
+    filter: TopicFilter,
+    qos: QoS,
+    identifier: Option<NonZeroU32>,
+    /// The last topic that was looked at.
+    after: Option<TopicName>,
+}
+
+/// Bytes of all filters of one session.
+const FILTER_BYTES: usize = 256 << 10;
 
 impl Engine {
     pub(super) fn subscribe(&mut self, id: ConnectionId, session: SessionKey, subscribe: Subscribe, now: Instant) {
@@ -42,12 +66,45 @@ impl Engine {
         }
         let after = if self.records.len() > recorded { self.records.next_position() } else { 0 };
         self.send(id, &Packet::SubAck(Grants { packet_id: subscribe.packet_id, reasons, properties }), after);
-        for (filter, options) in replays {
-            for message in self.retained.matching(&filter, now) {
-                self.replay(session, message, options.qos, identifier);
+        let Some(number) = self.sessions.get(session).map(|session| session.number) else { return };
+        let replay = |(filter, options): (TopicFilter, SubscribeOptions)| Replay {
+            session,
+            number,
+            filter,
+            qos: options.qos,
+            identifier,
+            after: None,
+        };
+        self.replays.extend(replays.into_iter().map(replay));
+        self.go_on(now);
+    }
+
+    /// Goes on with retained messages for new subscriptions, a bounded piece of work.
+    pub fn go_on(&mut self, now: Instant) {
+        let mut left = REPLAY_PIECE;
+        while left > 0
+            && let Some(mut replay) = self.replays.pop_front()
+        {
+            if self.sessions.get(replay.session).is_none_or(|session| session.number != replay.number) {
+                continue;
             }
-            self.pump(session, now);
+            let piece = left.min(FAIR_PIECE);
+            let (found, after) = self.retained.matching(&replay.filter, replay.after.as_ref(), piece, now);
+            left -= if after.is_some() { piece } else { found.len().max(1).min(piece) };
+            for message in found {
+                self.replay(replay.session, message, replay.qos, replay.identifier, now);
+            }
+            self.pump(replay.session, now);
+            if after.is_some() {
+                replay.after = after;
+                self.replays.push_back(replay);
+            }
         }
+    }
+
+    /// True if [`Engine::go_on`] has something to do.
+    pub fn has_work(&self) -> bool {
+        !self.replays.is_empty()
     }
 
     /// True if the subscription is new, false if it replaces one [MQTT-3.8.4-3].
@@ -61,6 +118,9 @@ impl Engine {
         if is_new && session.subscriptions().len() >= self.limits.max_subscriptions {
             return Err((ReasonCode::QUOTA_EXCEEDED, "too many subscriptions"));
         }
+        if is_new && session.filter_bytes() + filter.as_str().len() > FILTER_BYTES {
+            return Err((ReasonCode::QUOTA_EXCEEDED, "too many long filters"));
+        }
         session.subscribe(filter, new);
         self.subscriptions.insert(filter, key, new);
         if session.is_kept() {
@@ -70,21 +130,27 @@ impl Engine {
         Ok(is_new)
     }
 
-    pub(super) fn unsubscribe(&mut self, id: ConnectionId, key: SessionKey, unsubscribe: Unsubscribe) {
+    pub(super) fn unsubscribe(&mut self, id: ConnectionId, key: SessionKey, unsubscribe: Unsubscribe, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         let mut after = 0;
+        let mut left_behind = Vec::new();
         for filter in &unsubscribe.filters {
             let existed = session.unsubscribe(filter);
             if existed {
                 self.subscriptions.remove(filter, key);
+                left_behind.extend(session.take_shared(filter));
                 if session.is_kept() {
                     after = self.records.put(&Record::Unsubscribed { session: session.number, filter }, self.clock);
                 }
             }
             reasons.push(if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
         }
+        for delivery in &left_behind {
+            self.record_done(key, delivery);
+        }
         let answer = Grants { packet_id: unsubscribe.packet_id, reasons, properties: Properties::default() };
         self.send(id, &Packet::UnsubAck(answer), after);
+        self.hand_to_others(left_behind, now);
     }
 }

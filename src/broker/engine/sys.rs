@@ -32,8 +32,18 @@ pub struct Traffic {
     pub refused: u64,
     /// Logins with a wrong password, or none.
     pub failed_logins: u64,
+    /// Sessions that were begun or taken up.
+    pub logins: u64,
     /// Connections that were accepted.
     pub connections: u64,
+    /// Sessions that had to make room for others.
+    pub evicted_sessions: u64,
+    /// Of `dropped`: a queue was full.
+    pub dropped_full: u64,
+    /// Of `dropped`: it was too late.
+    pub dropped_expired: u64,
+    /// Bytes of the payloads of PUBLISH packets to clients.
+    pub publish_bytes_sent: u64,
     /// Sessions that ended because their client stayed away.
     pub expired_sessions: u64,
     /// Bytes of memory the program uses, as its driver tells.
@@ -48,13 +58,22 @@ pub struct Traffic {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Load {
     last: Counts,
-    averages: [[f64; 3]; 7],
+    averages: [[f64; 3]; 9],
 }
 
-type Counts = [u64; 7];
+type Counts = [u64; 9];
 
-const LOADS: [&str; 7] =
-    ["messages/received", "messages/sent", "publish/dropped", "publish/received", "publish/sent", "bytes/received", "bytes/sent"];
+const LOADS: [&str; 9] = [
+    "messages/received",
+    "messages/sent",
+    "publish/dropped",
+    "publish/received",
+    "publish/sent",
+    "bytes/received",
+    "bytes/sent",
+    "connections",
+    "sockets",
+];
 const MINUTES: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")];
 
 impl Load {
@@ -121,6 +140,7 @@ impl Engine {
             ("publish/messages/sent", traffic.publishes_sent.to_string()),
             ("publish/messages/dropped", traffic.dropped.to_string()),
             ("publish/bytes/received", traffic.publish_bytes_received.to_string()),
+            ("publish/bytes/sent", traffic.publish_bytes_sent.to_string()),
             ("bytes/received", traffic.bytes_received.to_string()),
             ("bytes/sent", traffic.bytes_sent.to_string()),
             ("heap/current", traffic.memory.to_string()),
@@ -134,8 +154,17 @@ impl Engine {
 
     fn load_values(&mut self, values: &mut Vec<(String, String)>) {
         let t = &self.traffic;
-        let counts =
-            [t.packets_received, t.packets_sent, t.dropped, t.publishes_received, t.publishes_sent, t.bytes_received, t.bytes_sent];
+        let counts = [
+            t.packets_received,
+            t.packets_sent,
+            t.dropped,
+            t.publishes_received,
+            t.publishes_sent,
+            t.bytes_received,
+            t.bytes_sent,
+            t.logins,
+            t.connections,
+        ];
         self.load.count(counts, self.limits.sys_every);
         for (name, averages) in LOADS.iter().zip(&self.load.averages) {
             for (average, (_, span)) in averages.iter().zip(MINUTES) {
@@ -152,6 +181,9 @@ impl Engine {
             ("connections", self.traffic.connections.to_string()),
             ("logins/failed", self.traffic.failed_logins.to_string()),
             ("refused", self.traffic.refused.to_string()),
+            ("dropped/queue_full", self.traffic.dropped_full.to_string()),
+            ("dropped/expired", self.traffic.dropped_expired.to_string()),
+            ("sessions/evicted", self.traffic.evicted_sessions.to_string()),
             ("sessions/in_flight", in_flight.to_string()),
             ("sessions/queued", queued.to_string()),
             ("sessions/queued_bytes", self.queued_bytes.load(Ordering::Relaxed).to_string()),

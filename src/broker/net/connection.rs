@@ -24,12 +24,14 @@ use tokio_util::io::poll_read_buf;
 use crate::broker::admission::Admitted;
 use crate::broker::engine::{OutputBuffer, Peer};
 use crate::broker::inbox::{Event, Inbox, Wire};
-use crate::mqtt::{Decoder, Progress};
+use crate::mqtt::{DecodeError, Decoder, Progress, ReasonCode};
 
 /// Bytes read at a time.
 const READ_CHUNK: usize = 16 * 1024;
 /// Reads in one go, before others have their turn.
 const READS: usize = 4;
+/// Bytes of all packets that are larger than a read and not complete.
+const MOST_PARTIAL: usize = 32 << 20;
 /// Pieces written at a time.
 const PIECES: usize = 16;
 const WRITE_STALL: Duration = Duration::from_secs(30);
@@ -52,6 +54,8 @@ struct Connection<S> {
     wire: Arc<Wire>,
     decoder: Decoder,
     input: BytesMut,
+    /// What of it counts among the large packets that are not complete.
+    held: usize,
     output: OutputBuffer,
     /// Bytes that are no packet came: nothing more is read.
     is_over: bool,
@@ -83,6 +87,7 @@ where
         wire,
         decoder: Decoder::server(max_packet).with_first(max_connect),
         input: BytesMut::new(),
+        held: 0,
         output: OutputBuffer::default(),
         is_over: false,
         needs_flush: false,
@@ -97,7 +102,14 @@ where
             // Whatever goes wrong now, the connection is over.
             let _ = Box::pin(timeout(LINGER, linger(&mut connection.stream))).await;
         }
-        connection.inbox.push(Event::Closed(connection.wire.id));
+    }
+}
+
+impl<S> Drop for Connection<S> {
+    /// However it ends, the engine hears of it.
+    fn drop(&mut self) {
+        self.inbox.partial_bytes.fetch_sub(self.held, Ordering::Relaxed);
+        self.inbox.push(Event::Closed(self.wire.id));
     }
 }
 
@@ -210,14 +222,35 @@ where
         Poll::Pending
     }
 
+    /// Large packets that are not complete take memory that all connections share; who comes last has none.
+    fn account(&mut self) -> Result<(), DecodeError> {
+        let held = if self.input.len() > READ_CHUNK { self.input.capacity() } else { 0 };
+        let before = self.inbox.partial_bytes.fetch_add(held, Ordering::Relaxed);
+        self.inbox.partial_bytes.fetch_sub(self.held, Ordering::Relaxed);
+        let grows = held > self.held;
+        self.held = held;
+        if grows && before > MOST_PARTIAL {
+            let what = "too many large packets at a time";
+            return Err(DecodeError { reason: ReasonCode::QUOTA_EXCEEDED, what, version: None });
+        }
+        Ok(())
+    }
+
     /// Hands every whole packet to the engine.
     fn decode(&mut self) {
         let id = self.wire.id;
         let mut events = Vec::new();
         loop {
-            match self.decoder.decode(&mut self.input) {
-                Ok(Progress::NeedMore) => break,
-                Ok(Progress::Packet(packet)) => events.push(Event::Packet(id, packet)),
+            let next = match self.decoder.decode(&mut self.input) {
+                Ok(Progress::NeedMore) => match self.account() {
+                    Ok(()) => break,
+                    Err(error) => Err(error),
+                },
+                Ok(Progress::Packet(packet)) => Ok(events.push(Event::Packet(id, packet))),
+                Err(error) => Err(error),
+            };
+            match next {
+                Ok(()) => {}
                 Err(error) => {
                     tracing::debug!(connection = id, %error, "not MQTT");
                     self.is_over = true;

@@ -37,6 +37,7 @@ impl Stage {
 
     fn settle(&mut self) {
         self.engine.tick(self.now);
+        self.engine.go_on(self.now);
         while let Some((id, output)) = self.engine.take_output() {
             let (length, bytes) = (output.len(), std::mem::take(output).into_bytes());
             if id == HONEST {
