@@ -106,7 +106,8 @@ fn start(name: &str) -> Option<Broker> {
     if !program.exists() {
         return None;
     }
-    let file = folder.path().join("config");
+    // rumqttd goes by the end of the name.
+    let file = folder.path().join(if name == "rumqttd" { "config.toml" } else { "config" });
     fs::write(&file, config).unwrap();
     let log = fs::File::create(folder.path().join("log")).unwrap();
     let child = Command::new("taskset")
@@ -162,7 +163,8 @@ struct Client {
 fn connect(port: u16, id: &str) -> Client {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_nodelay(true).unwrap();
-    let mut hello = vec![0x10, (12 + id.len()) as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, id.len() as u8];
+    // rumqttd refuses a keep alive of 0.
+    let mut hello = vec![0x10, (12 + id.len()) as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 240, 0, id.len() as u8];
     hello.extend_from_slice(id.as_bytes());
     stream.write_all(&hello).unwrap();
     let mut answer = [0; 4];
