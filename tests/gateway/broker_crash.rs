@@ -167,3 +167,44 @@ fn kill_9_in_the_middle_of_traffic_loses_nothing_acknowledged_and_doubles_no_qos
     println!("{} messages, {rounds} kills: 0 lost, 0 doubled, {repeated} repeated at QoS 1", next - 1);
     drop(gateway);
 }
+
+/// Bytes of the files below a folder.
+fn size_of(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| if entry.path().is_dir() { size_of(&entry.path()) } else { entry.metadata().map_or(0, |found| found.len()) }).sum()
+}
+
+#[test]
+fn what_is_done_with_leaves_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"));
+    let (mut publisher, mut subscriber) = (Peer::new("publisher", port), Peer::new("subscriber", port));
+    assert!(subscriber.is_connected());
+    subscriber.send(&subscribe("many/#", QoS::AtLeastOnce));
+    let (mut next, mut most, mut turns) = (1, 0, 0);
+    // Topics of 1 kB: about 20 MB of records.
+    let topic = format!("many/{}", "x".repeat(1000));
+    while next <= 20_000 || !publisher.far.is_done() {
+        while publisher.is_connected() && publisher.far.in_flight() < 60 && next <= 20_000 {
+            let packet = publisher.far.publish(&topic, next, QoS::AtLeastOnce);
+            publisher.send(&packet);
+            next += 1;
+        }
+        publisher.turn();
+        subscriber.turn();
+        turns += 1;
+        if turns % 100 == 0 {
+            most = most.max(size_of(&folder.path().join("data/broker")));
+        }
+    }
+    while subscriber.far.got[1].len() < 20_000 {
+        subscriber.turn();
+    }
+    // Two partitions, a spare one and a checkpoint that has just begun.
+    assert!(most > 8 << 20 && most < 48 << 20, "{most} bytes for a session that keeps up");
+    println!("{most} bytes at most");
+    let _gateway = gateway.kill_and_restart();
+    subscriber.stream = None;
+    assert!(subscriber.is_connected(), "the session is still there");
+}

@@ -1,11 +1,12 @@
 //! Mistakes and faults: one line that names place and remedy, the right exit code, nothing lost.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use super::support::{Gateway, Mosquitto, free_port, run, subscriber, wait_for, wait_for_port, wellhead};
+use super::support::{Gateway, Mosquitto, Process, free_port, mosquitto_sub, run, subscriber, wait_for, wait_for_port, wellhead};
 
 /// `wellhead run` on a file that cannot work.
 fn refused(folder: &Path, yaml: &str) -> (Option<i32>, String) {
@@ -130,7 +131,7 @@ uplinks:
         fs::write(&secret, "right\n").unwrap();
         let mut reader = Command::new("mosquitto_sub");
         reader.args(["-p", &remote.port.to_string(), "-u", "site", "-P", "right", "-t", "t", "-C", "1", "-W", "20", "-q", "1"]);
-        let mut reader = super::support::Process::start(&mut reader, &folder.path().join(format!("reader-{protocol}")));
+        let mut reader = Process::start(&mut reader, &folder.path().join(format!("reader-{protocol}")));
         wait_for("the reader is there", || remote.log().contains("Sending SUBACK").then_some(()));
         let _gateway = Gateway::restart(folder.path());
         assert!(reader.wait().success());
@@ -230,7 +231,7 @@ fn a_full_disk_drains_while_a_publisher_waits_for_room() {
     let file = folder.path().join("lines");
     fs::write(&file, lines).unwrap();
     let script = format!("exec mosquitto_pub -p {local} -q 1 -t t -l < {}", file.display());
-    let mut publisher = super::support::Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
+    let mut publisher = Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
     gateway.process.wait_for_output("no space left");
     // It stays full for a while: the publisher tries on and on.
     std::thread::sleep(std::time::Duration::from_secs(4));
@@ -264,7 +265,7 @@ fn drains_on_a_full_disk(qos: u8) {
     let file = folder.path().join("lines");
     fs::write(&file, lines).unwrap();
     let script = format!("exec mosquitto_pub -p {local} -q 1 -t t -l < {}", file.display());
-    let mut publisher = super::support::Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
+    let mut publisher = Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
     gateway.process.wait_for_output("no space left");
     publisher.kill_9();
     // A restart on a full disk: the reserve lets it open what waits.
@@ -295,7 +296,73 @@ fn a_disk_that_is_full_at_the_start_is_named() {
     let disk = SmallDisk::mount(&folder.path().join("disk"), 4);
     // Fills it to the last byte.
     let mut ballast = fs::File::create(disk.0.join("ballast")).unwrap();
-    while std::io::Write::write(&mut ballast, &[1; 4096]).is_ok() {}
+    while Write::write(&mut ballast, &[1; 4096]).is_ok() {}
     check(&refused(folder.path(), &with_uplink("disk/state", free_port())), 1, &["no space left", "disk/state", "outbox.folder"]);
     drop(disk);
+}
+
+/// Publishes retained messages of 60 kB at QoS 0 from one connection.
+fn retain_many(port: u16, count: usize) {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(&super::packets::connect(wellhead::mqtt::Version::V311)).unwrap();
+    for number in 0..count {
+        let topic = format!("kept/{number:03}");
+        let length = 2 + topic.len() + 60_000;
+        stream
+            .write_all(&[
+                0x31,
+                ((length % 128) | 128) as u8,
+                ((length / 128 % 128) | 128) as u8,
+                (length / 16384) as u8,
+                0,
+                topic.len() as u8,
+            ])
+            .unwrap();
+        stream.write_all(topic.as_bytes()).unwrap();
+        stream.write_all(&[b'x'; 60_000]).unwrap();
+    }
+    // Everything is read before the end.
+    stream.write_all(b"\xc0\x00").unwrap();
+    stream.read_exact(&mut [0; 6]).unwrap();
+}
+
+#[test]
+fn a_disk_that_is_full_for_long_stops_no_local_life_and_the_broker_writes_everything_down_when_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("disk"), 120);
+    let port = free_port();
+    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_packet: 100kB }}\noutbox: {{ folder: disk/state }}\n");
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let session = ["-p", &port.to_string(), "-q", "1", "-c", "-i", "away", "-t", "t/#"].map(str::to_owned);
+    assert_eq!(run(Command::new("mosquitto_sub").args(&session).arg("-E")).0, Some(0));
+    let ballast = disk.0.join("ballast");
+    let free = rustix::fs::statvfs(&disk.0).unwrap();
+    let room = (free.f_bavail * free.f_frsize).saturating_sub(3 << 20);
+    fs::write(&ballast, vec![1; usize::try_from(room).unwrap()]).unwrap();
+    let payload = "x".repeat(20_000);
+    let publish = |topic: &str, number: u32| {
+        let text = format!("{number} {payload}");
+        run(Command::new("timeout").args(["3", "mosquitto_pub", "-p", &port.to_string(), "-q", "1", "-t", topic, "-m", &text])).0 == Some(0)
+    };
+    let acknowledged = (0..1000).find(|number| !publish("t/a", *number)).expect("the disk is full some time");
+    assert!(acknowledged > 10, "{acknowledged}");
+    // Who needs no disk does not notice.
+    assert!(publish("live", 1), "nobody keeps this");
+    // More than may wait for a disk.
+    retain_many(port, 300);
+    assert!(!publish("t/a", 5000), "still nothing is promised");
+    assert!(publish("live", 2));
+    assert_eq!(gateway.process.output().matches("cannot be written").count(), 1, "{}", gateway.process.output());
+    fs::remove_file(&ballast).unwrap();
+    wait_for("it promises again", || publish("t/a", 9000).then_some(()));
+    let _gateway = gateway.kill_and_restart();
+    let log = folder.path().join("away.log");
+    let reader = Process::start(mosquitto_sub().args(&session), &log);
+    let numbers = || -> Vec<u32> { reader.output().lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect() };
+    wait_for("the last message arrives", || numbers().contains(&9000).then_some(()));
+    for number in 0..acknowledged {
+        assert!(numbers().contains(&number), "{number} of {acknowledged} is lost");
+    }
+    let kept = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", "kept/#", "-C", "300", "-W", "20", "-F", "%t"])).1;
+    assert_eq!(kept.lines().count(), 300, "retained messages");
 }

@@ -208,3 +208,27 @@ fn missing_certificates_are_named() {
     let (code, _, error) = run(wellhead().arg("run").arg(&file));
     assert!(code == Some(1) && error.contains("none.key") && error.contains("broker.tls.key"), "{error}");
 }
+
+/// Instruments of the file are guarded by it.
+#[test]
+fn only_a_rule_that_names_it_lets_somebody_write_to_an_instrument() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: s\nlines: [ {{ name: bench, simulated: {{}} }} ]\ndevices: [ {{ name: d, line: bench, unit: 1, points: {{ flow: {{ holding: 0, type: u16 }} }} }} ]\nbroker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  allow_anonymous: true\n  users: [ {{ name: anna, password: '{}', write: [ '+/+/+/set' ] }} ]\n",
+        super::stage::SECRET
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let port = port.to_string();
+    let code = |more: &[&str]| {
+        let base = ["-p", &port, "-V", "5", "-q", "1", "-m", "1", "-d"];
+        let (_, out, error) = run(Command::new("mosquitto_pub").args([&base[..], more].concat()));
+        let text = out + &error;
+        text.lines().find_map(|line| line.split_once("RC:")?.1.trim_end_matches(')').parse::<u8>().ok()).unwrap_or_else(|| panic!("{text}"))
+    };
+    let anna = ["-u", "anna", "-P", "secret"];
+    assert_eq!(code(&["-t", "s/d/flow/set"]), 0x87);
+    assert_eq!(code(&["-t", "other/set"]), 0x10);
+    assert_eq!(code(&[&anna[..], &["-t", "s/d/flow/set"]].concat()), 0x10);
+    assert_eq!(code(&[&anna[..], &["-t", "s/d/flow/set", "-r"]].concat()), 0x87);
+}

@@ -11,8 +11,8 @@
 //! * A connection is given PUBLISH packets while fewer than [`Limits::output_bytes`] bytes wait to be written; what does not fit waits
 //!   in the session's bounded queue.
 //!
-//! One file per concern: `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
-//! `acknowledge` (what is owed for them), `deliver` (outgoing), `subscribe`, `session`, `connection`, `output` (bytes),
+//! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
+//! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `subscribe`, `session`, `connection`, `output` (bytes),
 //! `subscriptions` (the tree), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`.
 
 mod acknowledge;
@@ -20,6 +20,8 @@ mod checkpoint;
 mod connect;
 mod connection;
 mod deliver;
+mod events;
+mod fanout;
 mod limits;
 mod login;
 mod output;
@@ -43,13 +45,13 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use slab::Slab;
 
-use super::access::{Access, Hash};
-use super::admission::Address;
-use crate::message::{Message, Origin};
+use super::access::Access;
+use crate::message::Origin;
 use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, TopicName, Version};
 use checkpoint::Checkpoint;
 use connection::Connection;
 pub use connection::Peer;
+pub use events::{Input, Output};
 pub use limits::{Limits, QueueFull};
 pub use output::OutputBuffer;
 use record::Records;
@@ -91,75 +93,6 @@ pub struct Setup {
     pub secret: [u8; 32],
     /// True if records are written to a disk; without it nothing waits for one.
     pub is_durable: bool,
-}
-
-/// What happens to the broker.
-#[derive(Debug)]
-pub enum Input {
-    /// A socket was accepted.
-    Opened(ConnectionId, Peer),
-    /// A packet arrived.
-    Packet(ConnectionId, Packet),
-    /// Bytes arrived that are no packet.
-    Invalid(ConnectionId, DecodeError),
-    /// The socket is gone.
-    Closed(ConnectionId),
-    /// So many bytes were written to the socket.
-    Written(ConnectionId, usize),
-    /// A message from inside the gateway.
-    Publish(Message),
-    /// A message of a remote broker; answered with [`Output::Safe`] or [`Output::NotSafe`].
-    Inbound(u64, Message),
-    /// A tap stored a message, or could not take it.
-    Stored {
-        /// That of the [`Output::Forward`].
-        ticket: Ticket,
-        /// False if it was refused.
-        accepted: bool,
-    },
-    /// The password of [`Output::Verify`] is right, or not.
-    Verified(ConnectionId, bool),
-    /// Too many passwords wait to be compared.
-    Busy(ConnectionId),
-    /// Records up to this batch are durable.
-    Durable(Position),
-}
-
-/// What the driver is to do, in order. Bytes are taken with [`Engine::take_output`].
-#[derive(Debug)]
-pub enum Output {
-    /// Read nothing more until [`Output::Resume`]: too much of this client waits.
-    Pause(ConnectionId),
-    /// Read on.
-    Resume(ConnectionId),
-    /// Write these last bytes after what was taken before, then close.
-    Close(ConnectionId, OutputBuffer),
-    /// Hand a message to a tap.
-    Forward {
-        /// Index of the tap.
-        tap: usize,
-        /// The message.
-        message: Arc<Message>,
-        /// To be answered with [`Input::Stored`]; `None` for QoS 0, which is lost if the tap is busy.
-        ticket: Option<Ticket>,
-    },
-    /// Compare a password with its hash, which takes long; to be answered with [`Input::Verified`].
-    Verify {
-        /// Who waits for it.
-        connection: ConnectionId,
-        /// Where that is.
-        address: Option<Address>,
-        /// What it is compared with.
-        hash: Hash,
-        /// As typed.
-        password: Bytes,
-    },
-    /// A login from this address failed.
-    LoginFailed(Option<Address>),
-    /// The message of [`Input::Inbound`] is where it must be.
-    Safe(u64),
-    /// It could not be taken and must come again.
-    NotSafe(u64),
 }
 
 #[derive(Debug)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::AckState;
-use super::deliver::{Fanout, Reached};
+use super::deliver::Reached;
+use super::fanout::Fanout;
 use super::record::Record;
 use super::session::{Exchange, Incoming, Kept};
 use super::{ConnectionId, Engine, HeldFor, HeldMessage, Output, Position, SessionKey, TAP_BITS, Ticket, tap_bit};

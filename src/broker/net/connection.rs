@@ -240,26 +240,19 @@ where
     fn decode(&mut self) {
         let id = self.wire.id;
         let mut events = Vec::new();
-        loop {
-            let next = match self.decoder.decode(&mut self.input) {
-                Ok(Progress::NeedMore) => match self.account() {
-                    Ok(()) => break,
-                    Err(error) => Err(error),
-                },
-                Ok(Progress::Packet(packet)) => Ok(events.push(Event::Packet(id, packet))),
-                Err(error) => Err(error),
-            };
-            match next {
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::debug!(connection = id, %error, "not MQTT");
-                    self.is_over = true;
-                    events.push(Event::Invalid(id, error));
-                    break;
-                }
-            }
+        if let Err(error) = self.take_packets(&mut events) {
+            tracing::debug!(connection = id, %error, "not MQTT, or too much");
+            self.is_over = true;
+            events.push(Event::Invalid(id, error));
         }
         self.inbox.push_all(&mut events);
+    }
+
+    fn take_packets(&mut self, events: &mut Vec<Event>) -> Result<(), DecodeError> {
+        while let Progress::Packet(packet) = self.decoder.decode(&mut self.input)? {
+            events.push(Event::Packet(self.wire.id, packet));
+        }
+        self.account()
     }
 }
 

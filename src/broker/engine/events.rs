@@ -1,0 +1,80 @@
+//! What goes into the engine, and what comes out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{ConnectionId, OutputBuffer, Peer, Position, Ticket};
+use crate::broker::access::Hash;
+use crate::broker::admission::Address;
+use crate::message::Message;
+use crate::mqtt::{DecodeError, Packet};
+
+/// What happens to the broker.
+#[derive(Debug)]
+pub enum Input {
+    /// A socket was accepted.
+    Opened(ConnectionId, Peer),
+    /// A packet arrived.
+    Packet(ConnectionId, Packet),
+    /// Bytes arrived that are no packet.
+    Invalid(ConnectionId, DecodeError),
+    /// The socket is gone.
+    Closed(ConnectionId),
+    /// So many bytes were written to the socket.
+    Written(ConnectionId, usize),
+    /// A message from inside the gateway.
+    Publish(Message),
+    /// A message of a remote broker; answered with [`Output::Safe`] or [`Output::NotSafe`].
+    Inbound(u64, Message),
+    /// A tap stored a message, or could not take it.
+    Stored {
+        /// That of the [`Output::Forward`].
+        ticket: Ticket,
+        /// False if it was refused.
+        accepted: bool,
+    },
+    /// The password of [`Output::Verify`] is right, or not.
+    Verified(ConnectionId, bool),
+    /// Too many passwords wait to be compared.
+    Busy(ConnectionId),
+    /// Records up to this batch are durable.
+    Durable(Position),
+}
+
+/// What the driver is to do, in order. Bytes are taken with [`super::Engine::take_output`].
+#[derive(Debug)]
+pub enum Output {
+    /// Read nothing more until [`Output::Resume`]: too much of this client waits.
+    Pause(ConnectionId),
+    /// Read on.
+    Resume(ConnectionId),
+    /// Write these last bytes after what was taken before, then close.
+    Close(ConnectionId, OutputBuffer),
+    /// Hand a message to a tap.
+    Forward {
+        /// Index of the tap.
+        tap: usize,
+        /// The message.
+        message: Arc<Message>,
+        /// To be answered with [`Input::Stored`]; `None` for QoS 0, which is lost if the tap is busy.
+        ticket: Option<Ticket>,
+    },
+    /// Compare a password with its hash, which takes long; to be answered with [`Input::Verified`].
+    Verify {
+        /// Who waits for it.
+        connection: ConnectionId,
+        /// Where that is.
+        address: Option<Address>,
+        /// What it is compared with.
+        hash: Hash,
+        /// As typed.
+        password: Bytes,
+    },
+    /// A login from this address failed.
+    LoginFailed(Option<Address>),
+    /// The message of [`Input::Inbound`] is where it must be.
+    Safe(u64),
+    /// It could not be taken and must come again.
+    NotSafe(u64),
+}
