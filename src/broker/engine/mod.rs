@@ -46,7 +46,7 @@ use bytestring::ByteString;
 use slab::Slab;
 
 use super::access::Access;
-use crate::message::Origin;
+use crate::message::{Message, Origin};
 use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, TopicName, Version};
 use checkpoint::Checkpoint;
 use connection::Connection;
@@ -117,6 +117,7 @@ fn tap_bit(tap: usize) -> u64 {
 enum HeldFor {
     Session { key: SessionKey, packet_id: PacketId, is_qos_2: bool },
     Inbound { receipt: u64, after: Position },
+    Will { number: u64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,6 +126,11 @@ enum Timer {
     KeepAlive(ConnectionId),
     Will(SessionKey),
     SessionExpiry(SessionKey),
+    /// A will that some taps had no room for.
+    LateWill {
+        number: u64,
+        refused: u64,
+    },
     Sys,
 }
 
@@ -180,6 +186,9 @@ pub struct Engine {
     gates: VecDeque<(Position, ConnectionId)>,
     checkpoint: Option<Checkpoint>,
     replays: VecDeque<subscribe::Replay>,
+    /// Wills on their way to taps.
+    late_wills: ByNumber<u64, Message>,
+    next_will: u64,
     next_message: u64,
     next_session: u64,
     /// Bytes of all messages that wait for sessions, each counted once.
@@ -228,6 +237,8 @@ impl Engine {
             gates: VecDeque::new(),
             checkpoint: None,
             replays: VecDeque::new(),
+            late_wills: ByNumber::default(),
+            next_will: 0,
             next_message: 0,
             next_session: 0,
             queued_bytes: Arc::default(),
@@ -268,6 +279,7 @@ impl Engine {
                 Timer::KeepAlive(connection) => self.check_keep_alive(connection, now),
                 Timer::Will(session) => self.will_is_due(session, due, now),
                 Timer::SessionExpiry(session) => self.session_expires(session, due, now),
+                Timer::LateWill { number, refused } => self.offer_will_again(number, refused),
                 Timer::Sys if self.limits.sys_every.is_zero() => {}
                 Timer::Sys => {
                     self.publish_sys(now);

@@ -204,7 +204,13 @@ impl Engine {
     }
 
     /// Keeps a message if it is to be retained, hands it to subscribers and taps.
-    fn take_in(&mut self, message: Message, from: Option<SessionKey>, held: Option<HeldFor>, now: Instant) -> (Option<Ticket>, Reached) {
+    pub(super) fn take_in(
+        &mut self,
+        message: Message,
+        from: Option<SessionKey>,
+        held: Option<HeldFor>,
+        now: Instant,
+    ) -> (Option<Ticket>, Reached) {
         let mut fanout = Fanout::new(message, now);
         if fanout.message().retain {
             fanout.is_retained = self.retain(fanout.message(), now);
@@ -228,7 +234,7 @@ impl Engine {
         is_kept && matches!(message.origin, Origin::Client | Origin::Uplink(_))
     }
 
-    fn forward(&mut self, taps: &[usize], message: Message, held: Option<HeldFor>) -> Option<Ticket> {
+    pub(super) fn forward(&mut self, taps: &[usize], message: Message, held: Option<HeldFor>) -> Option<Ticket> {
         // Field readings reach the outbox on their own way; `$` topics stay here.
         if message.topic.is_reserved() || message.origin == Origin::Field {
             return None;
@@ -266,6 +272,7 @@ impl Engine {
         match from {
             HeldFor::Inbound { receipt, .. } if refused != 0 => self.outputs.push(Output::NotSafe(receipt)),
             HeldFor::Inbound { receipt, after } => self.promise(receipt, after),
+            HeldFor::Will { number } => self.will_stored(number, refused, now),
             HeldFor::Session { key, packet_id, is_qos_2 } => self.released_by_taps(number, (key, packet_id, is_qos_2), refused, now),
         }
     }

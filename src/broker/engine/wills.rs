@@ -5,9 +5,13 @@ use std::time::{Duration, Instant};
 use super::connect::End;
 use super::record::{Deadline, Record, WillRecord};
 use super::session::PendingWill;
-use super::{Engine, SessionKey, Timer};
+use super::{Engine, HeldFor, SessionKey, Timer, tap_bit};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::Will;
+
+/// Wills that may wait for a tap with room.
+const MOST_LATE: usize = 1000;
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// What the end of its connection does to the will of a session.
@@ -53,7 +57,32 @@ impl Engine {
             return;
         }
         let expires_at = will.expiry.map(|expiry| now + expiry);
-        self.accept(Message { expires_at, ..will.message }, None, now);
+        let message = Message { expires_at, ..will.message };
+        self.next_will += 1;
+        let number = self.next_will;
+        let held = (self.late_wills.len() < MOST_LATE).then_some(HeldFor::Will { number });
+        let (ticket, _) = self.take_in(message.clone(), None, held, now);
+        if ticket.is_some() {
+            self.late_wills.insert(number, message.detached());
+        }
+    }
+
+    /// The taps have a will, or these had no room for it: they are asked again.
+    pub(super) fn will_stored(&mut self, number: u64, refused: u64, now: Instant) {
+        if refused == 0 {
+            self.late_wills.remove(&number);
+        } else {
+            self.timers.insert((now + AGAIN_AFTER, Timer::LateWill { number, refused }));
+        }
+    }
+
+    pub(super) fn offer_will_again(&mut self, number: u64, refused: u64) {
+        let Some(message) = self.late_wills.get(&number).cloned() else { return };
+        let mut taps = self.subscriptions.taps_of(&message.topic);
+        taps.retain(|tap| refused & tap_bit(*tap) != 0);
+        if self.forward(&taps, message, Some(HeldFor::Will { number })).is_none() {
+            self.late_wills.remove(&number);
+        }
     }
 
     pub(super) fn will_is_due(&mut self, key: SessionKey, due: Instant, now: Instant) {
