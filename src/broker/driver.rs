@@ -171,13 +171,13 @@ impl Driver {
             Event::Stored(ticket, accepted) => Input::Stored { ticket, accepted },
             Event::Verified(id, address, is_right) => {
                 self.logins -= 1;
-                if !is_right && !self.connections.contains_key(&id) {
+                if !is_right && !self.engine.has_connection(id) {
                     // Who does not wait for the answer has tried all the same.
                     self.admission.login_failed(address, at);
                 }
                 Input::Verified(id, is_right)
             }
-            Event::Durable(position) => match self.durable.as_ref().and_then(|durable| durable.reported(position)) {
+            Event::Durable(position) => match self.durable.as_mut().and_then(|durable| durable.reported(position)) {
                 Some(position) => Input::Durable(position),
                 None => return,
             },

@@ -90,6 +90,9 @@ pub(super) struct Durable {
     hold: Position,
     /// The last batch that was handed over.
     last: Position,
+    /// The last report that counted for nothing.
+    suppressed: Position,
+    inbox: Arc<Inbox>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +148,8 @@ impl Opened {
             checkpoint_bytes: 0,
             hold: 0,
             last: 0,
+            suppressed: 0,
+            inbox: inbox.clone(),
         };
         let (closed_sender, closed) = oneshot::channel();
         let writer = Writer { queue, inbox, journal, save_every, written_at: None, mark: None, refuses: false };
@@ -164,7 +169,8 @@ impl Durable {
         if self.stage == Stage::Writing && self.grown > LEAST_GROWTH.max(2 * self.checkpoint_bytes) {
             self.begin(engine);
         }
-        let is_done = self.stage == Stage::Checkpoint && engine.go_on_with_checkpoint(CHECKPOINT_PIECE);
+        // A disk that is slower than the checkpoint sets the pace.
+        let is_done = self.wants_turns() && engine.go_on_with_checkpoint(CHECKPOINT_PIECE);
         let is_awaited = engine.waits_for_disk();
         let Some((position, batch)) = engine.take_records() else {
             if is_done {
@@ -220,6 +226,10 @@ impl Durable {
         self.grown = 0;
         if self.hold == Position::MAX {
             self.hold = self.last;
+            if self.suppressed >= self.last {
+                // The last piece was reported before it was known to be the last one.
+                self.inbox.push(Event::Durable(self.suppressed));
+            }
         }
         self.push(Item::End);
     }
@@ -244,8 +254,12 @@ impl Durable {
     }
 
     /// A report of the thread: what the engine may be told.
-    pub(super) fn reported(&self, position: Position) -> Option<Position> {
-        (position >= self.hold).then_some(position)
+    pub(super) fn reported(&mut self, position: Position) -> Option<Position> {
+        if position < self.hold {
+            self.suppressed = self.suppressed.max(position);
+            return None;
+        }
+        Some(position)
     }
 
     /// The disk works again: everything is written anew.

@@ -184,5 +184,6 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
     let attacks = attacks.load(Ordering::Relaxed);
     println!("{attacks} attacks; an honest round trip took {calm:?} before and {stormy:?} meanwhile; {grown} KiB more");
     assert!(attacks > 100, "{attacks} attacks");
+    assert!(stormy < calm * 200, "an honest round trip took {calm:?} before and {stormy:?} meanwhile");
     assert!(grown < 48 * 1024, "{grown} KiB more after {attacks} attacks");
 }

@@ -30,6 +30,7 @@ mod north;
 mod outage;
 mod packets;
 mod power;
+mod queues;
 mod remote;
 mod scripts;
 mod simulation;

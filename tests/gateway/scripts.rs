@@ -9,6 +9,7 @@
 //! a closed                              the broker has closed it
 //! time +30s
 //! disk slow / disk fast                 records wait, or are written at once (on the engine only)
+//! passwords slow / passwords compared    logins wait, or go on (on the engine only)
 //! crash                                 kill -9, and a start from what was durable (on the engine only)
 //! checkpoint                            the state is written anew and everything older forgotten (on the engine only)
 //! a paused / a reading                  the broker reads nothing more of a, or reads on (seen on the engine only)
@@ -344,6 +345,11 @@ impl Bench {
                 self.stage.is_disk_slow = false;
                 self.stage.commit();
             }
+            ["passwords", "slow"] => self.stage.is_verifier_slow = true,
+            ["passwords", "compared"] => {
+                self.stage.is_verifier_slow = false;
+                self.stage.verify();
+            }
             ["crash"] => {
                 self.stage.crash();
                 self.ids.clear();
@@ -545,7 +551,7 @@ fn every_script_holds_on_the_engine() {
 }
 
 /// What only the engine can play: its clock and its disk are the script's.
-const NEEDS_STAGE: [&str; 4] = ["time", "disk", "crash", "checkpoint"];
+const NEEDS_STAGE: [&str; 5] = ["time", "disk", "passwords", "crash", "checkpoint"];
 
 async fn play_all_over(scheme: &'static str) {
     let folder = tempfile::tempdir().unwrap();

@@ -72,6 +72,9 @@ pub struct Stage {
     waiting: VecDeque<(Position, Bytes)>,
     /// Batches wait until [`Stage::commit`].
     pub is_disk_slow: bool,
+    /// Passwords wait until [`Stage::verify`].
+    pub is_verifier_slow: bool,
+    verified: Vec<(u64, bool)>,
     /// Bytes wait until [`Stage::read`].
     pub is_deaf: HashSet<u64>,
     clients: HashMap<u64, Client>,
@@ -93,6 +96,8 @@ impl Stage {
             journal: Vec::new(),
             waiting: VecDeque::new(),
             is_disk_slow: false,
+            is_verifier_slow: false,
+            verified: Vec::new(),
             is_deaf: HashSet::new(),
             clients: HashMap::new(),
             forwarded: VecDeque::new(),
@@ -173,6 +178,13 @@ impl Stage {
         }
         self.now = end;
         self.settle();
+    }
+
+    /// The passwords that wait are compared.
+    pub fn verify(&mut self) {
+        for (id, is_right) in std::mem::take(&mut self.verified) {
+            self.input(Input::Verified(id, is_right));
+        }
     }
 
     /// The disk has written what waits.
@@ -256,6 +268,9 @@ impl Stage {
             Output::Forward { message, ticket, .. } => self.forwarded.push_back((message, ticket)),
             Output::Verify { connection, hash, password, .. } => {
                 let is_right = hash.matches(&password);
+                if self.is_verifier_slow {
+                    return self.verified.push((connection, is_right));
+                }
                 self.engine.handle(Input::Verified(connection, is_right), self.now);
             }
             Output::LoginFailed(_) => {}

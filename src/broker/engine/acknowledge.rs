@@ -9,13 +9,13 @@ use super::connection::{AckState, HeldAck, Settled};
 use super::publish::Answer;
 use super::record::Record;
 use super::session::{Exchange, InFlight};
-use super::{ConnectionId, Engine, Output, SessionKey};
+use super::{ConnectionId, Engine, Output, Position, SessionKey};
 use crate::mqtt::{Ack, Packet, PacketId, QoS, ReasonCode, Version};
 
 /// Bytes of one client that may wait for a tap or the disk before it is read no further.
 const OWED_BYTES: usize = 1 << 20;
 
-/// Who has so many times [`super::Limits::output_bytes`] to read is not heard until it has read them.
+/// Who has answers of so many times [`super::Limits::output_bytes`] to read is not heard until it has read them.
 const CLOGGED: usize = 4;
 
 impl Engine {
@@ -36,7 +36,7 @@ impl Engine {
     pub(super) fn pace(&mut self, id: ConnectionId, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let most = usize::from(self.limits.receive_maximum);
-        let waiting = connection.out.waiting;
+        let waiting = connection.out.answers_waiting;
         let much = connection.owed > most || connection.owed_bytes > OWED_BYTES || waiting > CLOGGED * self.limits.output_bytes;
         let little = connection.owed <= most / 2 && connection.owed_bytes <= OWED_BYTES / 2 && waiting <= self.limits.output_bytes;
         if much && !connection.is_paused {
@@ -61,9 +61,9 @@ impl Engine {
                 return;
             }
             let Some(HeldAck { packet_id, is_qos_2, after, bytes, why, .. }) = connection.acks.pop_front() else { break };
-            if is_qos_2 && reason.is_error() {
-                self.free(id, packet_id); // [MQTT-4.3.3-9]
-            }
+            // [MQTT-4.3.3-9]
+            let freed = if is_qos_2 && reason.is_error() { self.free(id, packet_id) } else { 0 };
+            let after = after.max(freed);
             let Some(connection) = self.connections.get_mut(&id) else { break };
             let ack = explained(packet_id, reason, why);
             let leaves_window = !is_qos_2 || reason.is_error();
@@ -79,12 +79,13 @@ impl Engine {
     }
 
     /// The next PUBLISH under this identifier is a new message.
-    fn free(&mut self, id: ConnectionId, packet_id: PacketId) {
-        let Some(key) = self.connections.get(&id).and_then(|connection| connection.session) else { return };
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.incoming.remove(&packet_id).is_some() && session.is_kept() {
-            self.records.put(&Record::Freed { session: session.number, packet_id }, self.clock);
+    fn free(&mut self, id: ConnectionId, packet_id: PacketId) -> Position {
+        let Some(key) = self.connections.get(&id).and_then(|connection| connection.session) else { return 0 };
+        let Some(session) = self.sessions.get_mut(key) else { return 0 };
+        if session.incoming.remove(&packet_id).is_none() || !session.is_kept() {
+            return 0;
         }
+        self.records.put(&Record::Freed { session: session.number, packet_id }, self.clock)
     }
 
     pub(super) fn pubrel(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {

@@ -92,6 +92,8 @@ pub(super) struct Outgoing {
     greeting: Position,
     /// Bytes here and with the driver.
     pub(super) waiting: usize,
+    /// Of these, answers: at most about as many.
+    pub(super) answers_waiting: usize,
     is_dirty: bool,
 }
 
@@ -342,6 +344,7 @@ impl Connection {
         }
         let length = tail.len() - start;
         self.out.count(length);
+        self.out.answers_waiting += length;
         match packet {
             Packet::ConnAck(_) => self.out.greet(after, durable),
             Packet::SubAck(_) => self.out.hold_messages(after, durable),

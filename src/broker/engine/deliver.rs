@@ -13,6 +13,9 @@ use super::{ConnectionId, Engine, Position, QueueFull, SessionKey};
 use crate::message::Message;
 use crate::mqtt::{Ack, Packet, QoS, ReasonCode, TopicFilter};
 
+/// Messages that may have to go for one.
+const MOST_EVICTED: usize = 1000;
+
 /// Lists that every message needs, kept for the next one.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -94,7 +97,9 @@ impl Engine {
         let is_next = session.queue.is_empty() && session.unsent == 0;
         let has_room = connection.out.waiting < self.limits.output_bytes;
         let has_window = share.qos == QoS::AtMostOnce
-            || (session.window < usize::from(connection.receive_maximum) && !session.is_identifier_in_use(session.last_number + 1));
+            || (session.has_room_in_flight(&self.limits)
+                && session.window < usize::from(connection.receive_maximum)
+                && !session.is_identifier_in_use(session.last_number + 1));
         if is_next && has_room && has_window {
             self.send_at_once(key, id, share, fanout);
         } else {
@@ -183,15 +188,18 @@ impl Engine {
     /// Room for one more message within what all queues may take together: the fullest queue gives it. False if that is the one of
     /// `key`, and new messages are what is dropped.
     fn make_room_in_queues(&mut self, key: SessionKey) -> bool {
-        while self.queued_bytes.load(Ordering::Relaxed) > self.limits.max_queued_total {
-            let fullest = self.sessions.iter().max_by_key(|(_, session)| session.queue_bytes()).map(|(fullest, _)| fullest);
+        for _ in 0..MOST_EVICTED {
+            if self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total {
+                return true;
+            }
+            let fullest = self.sessions.iter().max_by_key(|(_, session)| session.held_bytes()).map(|(fullest, _)| fullest);
             let Some(fullest) = fullest.filter(|fullest| *fullest != key || self.limits.queue_full == QueueFull::DropOldest) else {
                 return false;
             };
             let Some(oldest) = self.sessions.get_mut(fullest).and_then(Session::dequeue) else { return false };
             self.drop_delivery(fullest, &oldest, false);
         }
-        true
+        false
     }
 
     /// The member of a shared subscription that is connected and has least to do, in turn among equals, gets the message; if nobody
@@ -258,6 +266,9 @@ impl Engine {
             return;
         }
         let qos = qos.min(message.qos);
+        if qos == QoS::AtMostOnce && session.connection.is_none() {
+            return;
+        }
         let number = if qos == QoS::AtMostOnce { 0 } else { session.next_number() };
         let identifiers = identifier.into_iter().collect();
         let delivery = Delivery { message: message.clone(), number, qos, retain: true, is_replay: true, identifiers, share: None };
@@ -290,7 +301,8 @@ impl Engine {
         if connection.out.waiting >= self.limits.output_bytes {
             return None;
         }
-        let is_window_full = session.window >= usize::from(connection.receive_maximum);
+        let is_window_full =
+            session.window >= usize::from(connection.receive_maximum) || (session.window > 0 && !session.has_room_in_flight(&self.limits));
         if session.unsent > 0 {
             return if is_window_full { None } else { self.send_again(key, id, now) };
         }
@@ -362,6 +374,7 @@ impl Engine {
     pub(super) fn written(&mut self, id: ConnectionId, bytes: usize, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.out.waiting = connection.out.waiting.saturating_sub(bytes);
+        connection.out.answers_waiting = connection.out.answers_waiting.saturating_sub(bytes);
         let is_paused = connection.is_paused;
         if let Some(session) = connection.session {
             self.pump(session, now);

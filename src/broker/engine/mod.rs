@@ -324,6 +324,11 @@ impl Engine {
         self.records.take()
     }
 
+    /// True if a connection is there, as far as the engine is concerned.
+    pub fn has_connection(&self, id: ConnectionId) -> bool {
+        self.connections.contains_key(&id)
+    }
+
     /// True if somebody waits for records to become durable.
     pub fn waits_for_disk(&self) -> bool {
         !self.gates.is_empty() || !self.inbound.is_empty()

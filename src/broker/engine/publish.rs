@@ -212,26 +212,30 @@ impl Engine {
         now: Instant,
     ) -> (Option<Ticket>, Reached) {
         let mut fanout = Fanout::new(message, now);
+        let mut removed = 0;
         if fanout.message().retain {
-            fanout.is_retained = self.retain(fanout.message(), now);
+            (fanout.is_retained, removed) = self.retain(fanout.message(), now);
         }
-        let reached = self.deliver(&mut fanout, from, now);
+        let mut reached = self.deliver(&mut fanout, from, now);
+        reached.after = reached.after.max(removed);
         let ticket = if reached.taps.is_empty() { None } else { self.forward(&reached.taps, fanout.into_message(), held) };
         (ticket, reached)
     }
 
-    /// True if a retained message was kept, or one was removed.
-    pub(super) fn retain(&mut self, message: &Message, now: Instant) -> bool {
+    /// True if a retained message was kept, or one was removed, and that belongs into the record of the message. If there was no room,
+    /// the batch that says that the old one is gone.
+    pub(super) fn retain(&mut self, message: &Message, now: Instant) -> (bool, Position) {
         self.next_message += 1;
         let id = self.next_message;
-        let is_kept = self.retained.keep(message, now, |message, total| Kept::new(message, id, total));
+        let queued = &self.queued_bytes;
+        let is_kept = self.retained.keep(message, now, |message| Kept::new(message, id, queued));
         if !is_kept {
             self.count_full();
             let nothing = Message { payload: bytes::Bytes::new(), ..message.clone() };
-            self.records.put(&Record::Retained(&nothing), self.clock);
+            return (false, self.records.put(&Record::Retained(&nothing), self.clock));
         }
         // Readings and `$SYS` are made anew after a start; writing them down would wear a card out.
-        is_kept && matches!(message.origin, Origin::Client | Origin::Uplink(_))
+        (matches!(message.origin, Origin::Client | Origin::Uplink(_)), 0)
     }
 
     pub(super) fn forward(&mut self, taps: &[usize], message: Message, held: Option<HeldFor>) -> Option<Ticket> {

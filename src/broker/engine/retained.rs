@@ -3,28 +3,34 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::session::Kept;
 use crate::message::Message;
 use crate::mqtt::{TopicFilter, TopicName};
 
+/// Some of the retained messages that a filter matches.
+#[derive(Debug)]
+pub(super) struct Matching {
+    pub(super) found: Vec<Arc<Kept>>,
+    /// Topics that were looked at.
+    pub(super) seen: usize,
+    /// The last of these, if there may be more.
+    pub(super) last: Option<TopicName>,
+}
+
 /// At most one message per topic, and a bounded number of topics.
 #[derive(Debug)]
 pub(super) struct Retained {
     by_topic: BTreeMap<TopicName, Arc<Kept>>,
     max: usize,
-    /// Of those that are here.
     weight: usize,
-    /// Of these, and of those that were replaced and still wait for somebody.
-    bytes: Arc<AtomicUsize>,
     max_bytes: usize,
 }
 
 impl Retained {
     pub(super) fn new(max: usize, max_bytes: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), max, weight: 0, bytes: Arc::default(), max_bytes }
+        Self { by_topic: BTreeMap::new(), max, weight: 0, max_bytes }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -33,12 +39,12 @@ impl Retained {
 
     /// Bytes they take, about.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.weight
     }
 
     /// Replaces the retained message of its topic; an empty payload removes it [MQTT-3.3.1-6]. False if there is no room: then the old
     /// one, which is not the last one any more, is gone too.
-    pub(super) fn keep(&mut self, message: &Message, now: Instant, make: impl FnOnce(&Message, &Arc<AtomicUsize>) -> Arc<Kept>) -> bool {
+    pub(super) fn keep(&mut self, message: &Message, now: Instant, make: impl FnOnce(&Message) -> Arc<Kept>) -> bool {
         self.remove(&message.topic);
         if message.payload.is_empty() {
             return true;
@@ -50,7 +56,7 @@ impl Retained {
                 return false;
             }
         }
-        let kept = make(message, &self.bytes);
+        let kept = make(message);
         self.weight += kept.weight();
         self.by_topic.insert(kept.topic.clone(), kept);
         true
@@ -79,18 +85,12 @@ impl Retained {
 
     /// The next retained messages a filter matches, in the order of their topics: those after `after`, if that is said, and of at most
     /// `most` topics that are looked at. The last of these is returned if there may be more.
-    pub(super) fn matching(
-        &self,
-        filter: &TopicFilter,
-        after: Option<&TopicName>,
-        most: usize,
-        now: Instant,
-    ) -> (Vec<Arc<Kept>>, Option<TopicName>) {
+    pub(super) fn matching(&self, filter: &TopicFilter, after: Option<&TopicName>, most: usize, now: Instant) -> Matching {
         let text = filter.as_str();
         let literal = text.find(['+', '#']).and_then(|at| text.get(..at)).unwrap_or(text);
         if literal.len() == text.len() {
             let found = self.by_topic.get(text).filter(|message| !message.is_expired(now));
-            return (found.cloned().into_iter().collect(), None);
+            return Matching { found: found.cloned().into_iter().collect(), seen: 1, last: None };
         }
         // `a/#` also matches `a`: the search begins without the last slash.
         let prefix = literal.strip_suffix('/').unwrap_or(literal);
@@ -98,10 +98,10 @@ impl Retained {
         let (mut found, mut last, mut seen) = (Vec::new(), None, 0);
         for (topic, message) in self.by_topic.range::<str, _>((begin, Bound::Unbounded)) {
             if !topic.as_str().starts_with(prefix) {
-                return (found, None);
+                return Matching { found, seen, last: None };
             }
             if seen == most {
-                return (found, last);
+                return Matching { found, seen, last };
             }
             seen += 1;
             last = Some(topic.clone());
@@ -109,6 +109,6 @@ impl Retained {
                 found.push(message.clone());
             }
         }
-        (found, None)
+        Matching { found, seen, last: None }
     }
 }

@@ -25,13 +25,15 @@ const OVERHEAD: usize = 200;
 /// Numbers that have packet identifiers of their own.
 const IDENTIFIERS: u64 = u16::MAX as u64;
 
-/// A message that waits for somebody. Its bytes count once, however many it waits for.
+/// A message that waits for somebody. While it does in queues, its bytes count once, however many they are.
 #[derive(Debug)]
 pub(super) struct Kept {
     message: Message,
     /// Names it in records.
     pub(super) id: u64,
     weight: usize,
+    /// Queues it is in.
+    queues: AtomicUsize,
     total: Arc<AtomicUsize>,
 }
 
@@ -39,8 +41,17 @@ impl Kept {
     pub(super) fn new(message: &Message, id: u64, total: &Arc<AtomicUsize>) -> Arc<Self> {
         let message = message.detached();
         let weight = OVERHEAD + message.weight();
-        total.fetch_add(weight, Ordering::Relaxed);
-        Arc::new(Self { message, id, weight, total: total.clone() })
+        Arc::new(Self { message, id, weight, queues: AtomicUsize::new(0), total: total.clone() })
+    }
+
+    fn enters_queue(&self) {
+        let weight = if self.queues.fetch_add(1, Ordering::Relaxed) == 0 { self.weight } else { 0 };
+        self.total.fetch_add(OVERHEAD + weight, Ordering::Relaxed);
+    }
+
+    fn leaves_queue(&self) {
+        let weight = if self.queues.fetch_sub(1, Ordering::Relaxed) == 1 { self.weight } else { 0 };
+        self.total.fetch_sub(OVERHEAD + weight, Ordering::Relaxed);
     }
 
     /// Bytes it takes, about.
@@ -54,12 +65,6 @@ impl Deref for Kept {
 
     fn deref(&self) -> &Message {
         &self.message
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.weight, Ordering::Relaxed);
     }
 }
 
@@ -177,6 +182,8 @@ pub(super) struct Session {
     /// Changed by the functions below only: its bytes are counted.
     pub(super) queue: VecDeque<Delivery>,
     queue_bytes: usize,
+    /// The same with replays.
+    held_bytes: usize,
     /// Replays in the queue.
     replays: usize,
     /// Nothing in the queue expires before.
@@ -184,6 +191,7 @@ pub(super) struct Session {
     pub(super) in_flight: VecDeque<InFlight>,
     pub(super) unsent: usize,
     pub(super) window: usize,
+    in_flight_bytes: usize,
     pub(super) incoming: ByNumber<PacketId, Incoming>,
     pub(super) will: Option<Box<PendingWill>>,
     pub(super) last_number: u64,
@@ -212,6 +220,8 @@ impl Session {
             subscriptions: Vec::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            held_bytes: 0,
+            in_flight_bytes: 0,
             replays: 0,
             first_expiry: None,
             in_flight: VecDeque::new(),
@@ -287,8 +297,13 @@ impl Session {
     }
 
     /// Bytes in the queue, about.
-    pub(super) fn queue_bytes(&self) -> usize {
-        self.queue_bytes
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// True if one more message may be in flight, as far as its bytes go.
+    pub(super) fn has_room_in_flight(&self, limits: &Limits) -> bool {
+        self.in_flight_bytes < limits.max_queued_bytes
     }
 
     /// Lets a delivery wait; false if there is no room for it. What had to go for it is added to `dropped`. Replays of retained
@@ -306,7 +321,7 @@ impl Session {
             self.drop_expired(now, dropped);
         }
         while !self.has_room(size, limits) {
-            let oldest = if limits.queue_full == QueueFull::DropOldest { self.dequeue() } else { None };
+            let oldest = if limits.queue_full == QueueFull::DropOldest { self.dequeue_counted() } else { None };
             let Some(delivery) = oldest else { return false };
             dropped.push(Dropped { delivery, is_expired: false });
         }
@@ -338,8 +353,9 @@ impl Session {
             self.replays += 1;
         } else {
             self.queue_bytes += size(&delivery);
-            delivery.message.total.fetch_add(OVERHEAD, Ordering::Relaxed);
         }
+        self.held_bytes += size(&delivery);
+        delivery.message.enters_queue();
         self.first_expiry = [self.first_expiry, delivery.message.expires_at].into_iter().flatten().min();
         self.queue.push_back(delivery);
     }
@@ -371,13 +387,24 @@ impl Session {
     }
 
     pub(super) fn dequeue(&mut self) -> Option<Delivery> {
-        let delivery = self.queue.pop_front()?;
+        self.take_out(0)
+    }
+
+    /// The oldest that is no replay: those do not count.
+    fn dequeue_counted(&mut self) -> Option<Delivery> {
+        let place = self.queue.iter().position(|delivery| !delivery.is_replay)?;
+        self.take_out(place)
+    }
+
+    fn take_out(&mut self, place: usize) -> Option<Delivery> {
+        let delivery = self.queue.remove(place)?;
         if delivery.is_replay {
             self.replays -= 1;
         } else {
             self.queue_bytes -= size(&delivery);
-            delivery.message.total.fetch_sub(OVERHEAD, Ordering::Relaxed);
         }
+        self.held_bytes -= size(&delivery);
+        delivery.message.leaves_queue();
         Some(delivery)
     }
 
@@ -397,11 +424,13 @@ impl Session {
         let position = self.in_flight.iter().position(is_meant)?;
         let done = self.in_flight.remove(position)?;
         self.window -= usize::from(done.is_in_window);
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(done.delivery.message.weight());
         Some(done.delivery)
     }
 
     /// Notes a PUBLISH that was written for the first time.
     pub(super) fn put_in_flight(&mut self, delivery: Delivery) {
+        self.in_flight_bytes += delivery.message.weight();
         self.in_flight.push_back(InFlight::new(delivery));
         self.window += 1;
     }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use bytestring::ByteString;
 
 use super::record::Record;
-use super::session::Subscription;
+use super::retained::Matching;
+use super::session::{Session, Subscription};
 use super::{ConnectionId, Engine, SessionKey};
 use crate::mqtt::{
     Grants, Packet, Properties, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
@@ -75,6 +76,8 @@ impl Engine {
             identifier,
             after: None,
         };
+        // A filter that is subscribed to again begins again.
+        self.replays.retain(|known| known.session != session || !replays.contains_key(&known.filter));
         self.replays.extend(replays.into_iter().map(replay));
         self.go_on(now);
     }
@@ -85,12 +88,13 @@ impl Engine {
         while left > 0
             && let Some(mut replay) = self.replays.pop_front()
         {
-            if self.sessions.get(replay.session).is_none_or(|session| session.number != replay.number) {
+            let is_wanted = |session: &Session| session.number == replay.number && session.has_subscription(&replay.filter);
+            if !self.sessions.get(replay.session).is_some_and(is_wanted) {
                 continue;
             }
             let piece = left.min(FAIR_PIECE);
-            let (found, after) = self.retained.matching(&replay.filter, replay.after.as_ref(), piece, now);
-            left -= if after.is_some() { piece } else { found.len().max(1).min(piece) };
+            let Matching { found, seen, last: after } = self.retained.matching(&replay.filter, replay.after.as_ref(), piece, now);
+            left -= seen.clamp(1, left);
             for message in found {
                 self.replay(replay.session, message, replay.qos, replay.identifier, now);
             }

@@ -1,0 +1,108 @@
+//! What all queues may take together: the fullest gives room, what is in flight counts elsewhere, and everything is given back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wellhead::broker::access::Access;
+use wellhead::broker::engine::{Limits, Peer, Setup};
+use wellhead::mqtt::{Packet, QoS};
+
+use super::far_side::{FarSide, connect, subscribe};
+use super::stage::Stage;
+
+fn stage() -> Stage {
+    let limits = Limits { max_queued_total: 20_000, receive_maximum: 64, sys_every: Duration::ZERO, ..Limits::default() };
+    Stage::new(Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() })
+}
+
+fn enter(stage: &mut Stage, name: &str) -> u64 {
+    let id = stage.open(Peer::default());
+    stage.send(id, &connect(name));
+    assert!(matches!(stage.next_packet(id), Some(Packet::ConnAck(_))));
+    id
+}
+
+fn away(stage: &mut Stage, name: &str, filter: &str) {
+    let id = enter(stage, name);
+    stage.send(id, &subscribe(filter, QoS::AtLeastOnce));
+    stage.drop_connection(id);
+}
+
+/// The numbers that wait for a client.
+fn waiting(stage: &mut Stage, name: &str) -> Vec<u64> {
+    let (id, mut far) = (enter(stage, name), FarSide::default());
+    while let Some(packet) = stage.next_packet(id) {
+        if let Some(answer) = far.take(packet) {
+            stage.send(id, &answer);
+        }
+    }
+    stage.drop_connection(id);
+    far.numbers(QoS::AtLeastOnce)
+}
+
+#[test]
+fn the_fullest_queue_gives_room_to_the_others() {
+    let mut stage = stage();
+    away(&mut stage, "full", "full/#");
+    away(&mut stage, "new", "new/#");
+    let (publisher, mut far) = (enter(&mut stage, "publisher"), FarSide::default());
+    let mut publish = |stage: &mut Stage, topic: &str, number: u64| {
+        let packet = far.publish(topic, number, QoS::AtLeastOnce);
+        stage.send(publisher, &packet);
+        let answer = stage.next_packet(publisher).unwrap();
+        far.take(answer);
+    };
+    for number in 1..=100 {
+        publish(&mut stage, "full/x", number);
+    }
+    for number in 101..=105 {
+        publish(&mut stage, "new/x", number);
+    }
+    assert_eq!(waiting(&mut stage, "new"), (101..=105).collect::<Vec<u64>>());
+    let left = waiting(&mut stage, "full");
+    assert!(left.len() > 30 && left.len() < 100 && left[0] > 1, "{left:?}");
+    // Everything was given back: as much fits as before.
+    for number in 201..=300 {
+        publish(&mut stage, "full/x", number);
+    }
+    let again = waiting(&mut stage, "full");
+    assert!(again.len() >= left.len() && again[0] == 201, "{again:?}");
+}
+
+#[test]
+fn what_is_in_flight_takes_nothing_from_queues() {
+    let mut stage = stage();
+    away(&mut stage, "away", "t/#");
+    // Reads, and never acknowledges.
+    let mute = enter(&mut stage, "mute");
+    stage.send(mute, &subscribe("big/#", QoS::AtLeastOnce));
+    let (publisher, mut far) = (enter(&mut stage, "publisher"), FarSide::default());
+    for number in 1..=20 {
+        let packet = far.publish("t/x", number, QoS::AtLeastOnce);
+        stage.send(publisher, &packet);
+    }
+    for number in 101..=140 {
+        let long = format!("big/{}", "x".repeat(2000));
+        let packet = far.publish(&long, number, QoS::AtLeastOnce);
+        stage.send(publisher, &packet);
+    }
+    assert_eq!(waiting(&mut stage, "away"), (1..=20).collect::<Vec<u64>>());
+}
+
+#[test]
+fn retained_messages_come_in_pieces_and_whole() {
+    let limits = Limits { max_retained: 20_000, sys_every: Duration::ZERO, ..Limits::default() };
+    let mut stage = Stage::new(Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() });
+    let (publisher, mut far) = (enter(&mut stage, "publisher"), FarSide::default());
+    for number in 1..=9_000_u64 {
+        // Numbers that can be divided by ten are retained.
+        let packet = far.publish(&format!("kept/{number}/x"), number * 10, QoS::AtMostOnce);
+        stage.send(publisher, &packet);
+    }
+    let (id, mut got) = (enter(&mut stage, "late"), FarSide::default());
+    stage.send(id, &subscribe("kept/+/x", QoS::AtMostOnce));
+    while let Some(packet) = stage.next_packet(id) {
+        got.take(packet);
+    }
+    assert_eq!(got.numbers(QoS::AtMostOnce).len(), 9_000);
+}
