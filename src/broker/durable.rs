@@ -1,8 +1,9 @@
 //! The broker's records on disk: a thread that writes batches in order and says up to which they are durable.
 //!
 //! Invariants:
-//! * A batch is reported only after the commit it was in. A batch that somebody waits for is written at once, but commits are
-//!   `save_every` apart: batches share them. What nobody waits for may wait for a second.
+//! * A batch is reported only after the commit it was in. A batch that somebody waits for is written at once, but over a minute
+//!   commits are `save_every` apart: what a card must bear is bounded, and batches share commits. What nobody waits for may wait for a
+//!   second.
 //! * What waits for the disk is bounded. When the disk refuses, or is far too slow, the batches are given up and a checkpoint of the whole
 //!   state takes their place as soon as it works; nothing that depends on them is reported before that is durable.
 //! * After a checkpoint everything older is settled, and its partitions go.
@@ -29,6 +30,8 @@ const PARTITION: PartitionBytes = PartitionBytes(8 << 20);
 pub(super) const CHECKPOINT_PIECE: usize = 128 << 10;
 /// How long records that nobody waits for may wait.
 const LAZY: Duration = Duration::from_secs(1);
+/// Commits of so much time may come at once.
+const BURST: Duration = Duration::from_secs(60);
 /// Bytes that are worth a commit of their own.
 const ENOUGH: usize = 256 << 10;
 const READ_ENTRIES: usize = 64;
@@ -152,7 +155,7 @@ impl Opened {
             inbox: inbox.clone(),
         };
         let (closed_sender, closed) = oneshot::channel();
-        let writer = Writer { queue, inbox, journal, save_every, written_at: None, mark: None, refuses: false };
+        let writer = Writer { queue, inbox, journal, save_every, written_at: now(), saved: BURST, mark: None, refuses: false };
         let started = std::thread::Builder::new().name("store:broker".to_owned()).spawn(move || {
             writer.run();
             // Whoever waits for it may be gone.
@@ -285,7 +288,9 @@ struct Writer {
     journal: Journal,
     save_every: Duration,
     /// When the last commit began.
-    written_at: Option<Instant>,
+    written_at: Instant,
+    /// Time that commits could have used and did not; at most [`BURST`].
+    saved: Duration,
     /// The number of the first entry of the checkpoint under way.
     mark: Option<u64>,
     /// The disk does, and that was told.
@@ -336,14 +341,18 @@ impl Writer {
         shared.bytes = 0;
         shared.since = None;
         shared.is_awaited = false;
-        self.written_at = Some(now());
+        let at = now();
+        let earned = self.saved + at.saturating_duration_since(self.written_at);
+        self.saved = earned.min(BURST).saturating_sub(self.save_every);
+        self.written_at = at;
         (std::mem::take(&mut shared.items), std::mem::take(&mut shared.was_dropped), shared.is_closing)
     }
 
     /// When what waits is to be written; `None` if nothing waits.
     fn due(&self, shared: &Shared) -> Option<Instant> {
         let since = shared.since?;
-        let soon = self.written_at.map_or(since, |written| since.max(written + self.save_every));
+        let is_free = self.saved >= self.save_every;
+        let soon = if is_free { since } else { since.max(self.written_at + (self.save_every - self.saved)) };
         if shared.bytes >= ENOUGH {
             return Some(since);
         }
