@@ -29,8 +29,13 @@ pub struct FarSide {
 pub fn connect(name: &str) -> Packet {
     let mut properties = Properties::default();
     properties.edit().session_expiry = Some(100_000);
+    connect_as(name, Version::V5, properties)
+}
+
+/// A session that is kept.
+pub fn connect_as(name: &str, version: Version, properties: Properties) -> Packet {
     Packet::Connect(Box::new(Connect {
-        version: Version::V5,
+        version,
         is_bridge: false,
         clean_start: false,
         keep_alive: 0,

@@ -227,11 +227,7 @@ fn a_full_disk_drains_while_a_publisher_waits_for_room() {
     link.cut();
     let gateway = Gateway::start(folder.path(), &yaml);
     wait_for_port(local);
-    let lines: String = (0..900).map(|number| format!("{number} {}\n", "x".repeat(100_000))).collect();
-    let file = folder.path().join("lines");
-    fs::write(&file, lines).unwrap();
-    let script = format!("exec mosquitto_pub -p {local} -q 1 -t t -l < {}", file.display());
-    let mut publisher = Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
+    let mut publisher = publish_90_mb(folder.path(), local);
     gateway.process.wait_for_output("no space left");
     // It stays full for a while: the publisher tries on and on.
     std::thread::sleep(std::time::Duration::from_secs(4));
@@ -251,6 +247,15 @@ fn a_full_disk_drains_while_a_publisher_waits_for_room() {
     drop(disk);
 }
 
+/// 900 numbered messages of 100 kB at QoS 1, under way.
+fn publish_90_mb(folder: &Path, port: u16) -> Process {
+    let lines: String = (0..900).map(|number| format!("{number} {}\n", "x".repeat(100_000))).collect();
+    let file = folder.join("lines");
+    fs::write(&file, lines).unwrap();
+    let script = format!("exec mosquitto_pub -p {port} -q 1 -t t -l < {}", file.display());
+    Process::start(Command::new("sh").args(["-c", &script]), &folder.join("publisher"))
+}
+
 fn drains_on_a_full_disk(qos: u8) {
     let folder = tempfile::tempdir().unwrap();
     let disk = SmallDisk::mount(&folder.path().join("disk"), 64);
@@ -261,11 +266,7 @@ fn drains_on_a_full_disk(qos: u8) {
         + &format!("classes: {{ c: {{ qos: {qos} }} }}\n");
     let mut gateway = Gateway::start(folder.path(), &yaml);
     wait_for_port(local);
-    let lines: String = (0..900).map(|number| format!("{number} {}\n", "x".repeat(100_000))).collect();
-    let file = folder.path().join("lines");
-    fs::write(&file, lines).unwrap();
-    let script = format!("exec mosquitto_pub -p {local} -q 1 -t t -l < {}", file.display());
-    let mut publisher = Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
+    let mut publisher = publish_90_mb(folder.path(), local);
     gateway.process.wait_for_output("no space left");
     publisher.kill_9();
     // A restart on a full disk: the reserve lets it open what waits.

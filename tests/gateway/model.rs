@@ -10,9 +10,10 @@ use proptest::prelude::*;
 use wellhead::broker::access::Access;
 use wellhead::broker::engine::{Input, Limits, Peer, Setup};
 use wellhead::mqtt::{
-    Ack, Connect, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter, TopicName, Version,
+    Ack, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter, TopicName, Version,
 };
 
+use super::far_side::connect_as;
 use super::stage::Stage;
 
 const CLIENTS: usize = 3;
@@ -340,17 +341,7 @@ fn message(number: u64, topic: usize, qos: QoS, packet_id: Option<PacketId>, dup
 }
 
 fn hello(name: &str) -> Packet {
-    Packet::Connect(Box::new(Connect {
-        version: Version::V311,
-        is_bridge: false,
-        clean_start: false,
-        keep_alive: 0,
-        client_id: name.into(),
-        will: None,
-        username: None,
-        password: None,
-        properties: Properties::default(),
-    }))
+    connect_as(name, Version::V311, Properties::default())
 }
 
 fn check(mut world: World, steps: Vec<Step>) {
