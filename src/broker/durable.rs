@@ -30,6 +30,8 @@ const PARTITION: PartitionBytes = PartitionBytes(8 << 20);
 pub(super) const CHECKPOINT_PIECE: usize = 128 << 10;
 /// How long records that nobody waits for may wait.
 const LAZY: Duration = Duration::from_secs(1);
+/// Without records nothing is to be done.
+const IDLE: Duration = Duration::from_secs(3600);
 /// Commits of so much time may come at once.
 const BURST: Duration = Duration::from_secs(60);
 /// Bytes that are worth a commit of their own.
@@ -335,7 +337,7 @@ impl Writer {
             if shared.is_closing || shared.was_dropped || due.is_some_and(|due| due <= at) {
                 break;
             }
-            let wait = due.map_or(LAZY, |due| due - at);
+            let wait = due.map_or(IDLE, |due| due - at);
             shared = queue.wake.wait_timeout(shared, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         shared.bytes = 0;
