@@ -130,6 +130,8 @@ pub(super) struct Session {
     recovered: BTreeMap<Place, (PacketId, HeldStage)>,
     /// The highest number taken, by lane.
     offered: [u64; LANES.len()],
+    /// Known from an earlier run and done with before the outbox has offered them: it may have read them before.
+    finished: BTreeSet<Place>,
     /// Remotes whose session is this one, and remotes that may keep one that was given up.
     known: BTreeSet<u32>,
     left_behind: BTreeSet<u32>,
@@ -168,6 +170,7 @@ impl Session {
             last_packet_id: 0,
             recovered: BTreeMap::new(),
             offered: [0; LANES.len()],
+            finished: BTreeSet::new(),
             known: BTreeSet::new(),
             left_behind: BTreeSet::new(),
             subscribed: Vec::new(),
@@ -231,6 +234,11 @@ impl Session {
     /// Takes the next message of its lane. Returns it if it is given up: it may be at the remote already, and must not come twice.
     pub(super) fn offer(&mut self, waiting: Waiting) -> Option<Waiting> {
         let place = waiting.place();
+        let is_finished = self.finished.remove(&place);
+        self.finished.retain(|other| other.queue != place.queue || other.seq > place.seq);
+        if is_finished {
+            return None;
+        }
         self.release_recovered(|other| other.queue == place.queue && other.seq < place.seq);
         let offered = self.offered.get(place.queue).copied().unwrap_or(0);
         let may_be_in_flight = place.seq <= offered || !self.in_flight.is_empty();
@@ -374,6 +382,9 @@ impl Session {
 
     fn remove(&mut self, index: usize) -> Option<InFlight> {
         let entry = self.in_flight.remove(index)?;
+        if entry.place.seq > self.offered.get(entry.place.queue).copied().unwrap_or(0) {
+            self.finished.insert(entry.place);
+        }
         self.bytes -= entry.message.as_ref().map_or(0, Outgoing::weight);
         if index < self.written {
             self.written -= 1;

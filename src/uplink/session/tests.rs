@@ -118,6 +118,28 @@ fn a_save_covers_only_what_happened_before_it() {
 }
 
 #[test]
+fn what_is_done_before_the_outbox_offers_it_is_not_sent_again() {
+    let mut session = connected(10, 10);
+    for seq in 1..=2 {
+        session.offer(waiting(seq, QoS::ExactlyOnce));
+    }
+    save(&mut session);
+    written(&mut session);
+    session.received(id(1), ReasonCode::SUCCESS);
+    let memory = save(&mut session);
+    let mut session = restarted(memory);
+    session.connected(true, 10, QoS::ExactlyOnce);
+    assert_eq!(written(&mut session), ["release 1"]);
+    // The outbox has read 1 to 3 by now; the answer comes before they are offered.
+    assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
+    for seq in 1..=3 {
+        assert!(session.offer(waiting(seq, QoS::ExactlyOnce)).is_none());
+    }
+    save(&mut session);
+    assert_eq!(written(&mut session), ["2 again", "3"]);
+}
+
+#[test]
 fn after_a_crash_messages_go_on_where_the_disk_knows_them() {
     let mut session = connected(10, 10);
     for seq in 1..=3 {
