@@ -22,6 +22,7 @@ use crate::broker::net::{self, BoundListener, ListenError, Tls};
 use crate::broker::{self, Broker, Forward, Source};
 use crate::config;
 use crate::field::LineTask;
+use crate::field::counts::LineCounts;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
 use crate::outbox::{self, Intake, OfferError, Outbox, Stored};
@@ -313,10 +314,12 @@ fn start_field(
         return;
     }
     let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let folder = config.folder.join("field");
     let report = Report { points: config.points, devices: config.availability, live, intakes };
     tasks.start("report", report.run(events, hurry));
     for line in config.lines {
-        let task = LineTask { line, events: sender.clone(), stop: stop.clone() };
+        let counts = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
+        let task = LineTask { line, events: sender.clone(), counts, folder: Some(folder.clone()), stop: stop.clone() };
         tasks.start(format!("bus:{}", task.line.name), async move {
             task.run().await;
             Ok(())

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What one reading says. Numbers keep the width they were measured in, so that a 32-bit float is never printed with
 /// digits it does not have.
@@ -17,12 +18,14 @@ pub enum Value {
     F32(f32),
     /// A double-precision float, or any scaled number; never NaN or infinite.
     F64(f64),
-    /// A word from the point's `words` table.
+    /// A word from the point's `words` table, characters, or a time.
     Text(Arc<str>),
+    /// Several values of one point: an array, or the names of the bits that are set.
+    List(Vec<Self>),
 }
 
 impl Value {
-    /// The value as a number, for comparisons; `None` for text.
+    /// The value as a number, for comparisons; `None` for text and lists.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Self::Bool(b) => Some(f64::from(u8::from(*b))),
@@ -32,7 +35,7 @@ impl Value {
             Self::UInt(u) => Some(*u as f64),
             Self::F32(f) => Some(f64::from(*f)),
             Self::F64(f) => Some(*f),
-            Self::Text(_) => None,
+            Self::Text(_) | Self::List(_) => None,
         }
     }
 }
@@ -46,6 +49,12 @@ impl fmt::Display for Value {
             Self::F32(x) => write!(f, "{x}"),
             Self::F64(x) => write!(f, "{x}"),
             Self::Text(t) => write!(f, "{t}"),
+            Self::List(list) => {
+                for (index, value) in list.iter().enumerate() {
+                    write!(f, "{}{value}", if index == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -115,6 +124,8 @@ pub struct Reading {
     pub time: Timestamp,
     /// How far it can be trusted.
     pub quality: Quality,
+    /// How old the value is; zero if it was measured just now.
+    pub age: Duration,
 }
 
 /// What a line task reports to the rest of the gateway.

@@ -2,15 +2,11 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
 use super::Failure;
 use crate::config;
-use crate::field::modbus::{blocks, plan::Block};
+use crate::field::modbus::{blocks, costs, plan::Block};
 use crate::field::{Line, Wire};
-
-/// What a device may take to think before it answers, for the estimate of a line's load.
-const TURNAROUND: Duration = Duration::from_millis(5);
 
 pub(super) fn check(file: &Path) -> Result<(), Failure> {
     let config = config::load(file)?;
@@ -42,11 +38,12 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 fn describe(line: &Line) -> String {
-    let blocks = blocks(&line.devices);
+    let blocks = blocks(line);
+    let costs = costs(&line.wire);
     let per_second: f64 = blocks.iter().map(|block| 1.0 / block.every.as_secs_f64()).sum();
     match &line.wire {
         Wire::Simulated => format!("line {} (simulated): no requests\n", line.name),
-        Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) => {
+        Wire::Tcp(address) | Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) => {
             format!(
                 "line {} ({address}): {}, {per_second:.1} per second\n{}",
                 line.name,
@@ -57,7 +54,7 @@ fn describe(line: &Line) -> String {
         Wire::Serial(port) => {
             let load: f64 = blocks
                 .iter()
-                .map(|block| (block.wire_time(port.speed, block.count) + TURNAROUND).as_secs_f64() / block.every.as_secs_f64())
+                .map(|block| costs.time(block.table, block.count).as_secs_f64() / block.every.as_secs_f64())
                 .fold(0.0, |sum, load| sum + load);
             let warning = if load > 1.0 { "; too much: every interval will be stretched" } else { "" };
             format!(

@@ -71,7 +71,7 @@ async fn play(line: &Line, stop: &Stop, tasks: &mut Tasks) -> Result<(), Failure
                 tasks.start(line.name.clone(), terminal.run(image, stop.clone()));
             }
         }
-        Wire::Simulated => {}
+        Wire::AsciiOverTcp(_) | Wire::Tcp(_) | Wire::Simulated => {}
     }
     Ok(())
 }

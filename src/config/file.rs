@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
-use crate::field::modbus::decode::{ByteOrder, Kind};
-use crate::field::serial::Speed;
-use crate::field::wave::Wave;
+use crate::field::decode::{ByteOrder, Table};
+use crate::field::modbus::barriers::Barrier;
+use crate::field::serial::{Rs485, Speed};
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::TopicFilter;
 use crate::outbox::WhenFull;
@@ -16,25 +16,14 @@ use crate::units::{Size, Span};
 use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
 mod broker;
+mod point;
+
+pub(super) use point::{BitOrder, Deadband, Point, Printed};
 
 pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules, Tls};
 
 fn yes() -> bool {
     true
-}
-
-/// A register number as manuals print it; leading zeros make YAML take it for text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Printed(pub(super) u32);
-
-impl<'de> Deserialize<'de> for Printed {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
-        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok()).and_then(|number| u32::try_from(number).ok());
-        number
-            .map(Self)
-            .ok_or_else(|| de::Error::custom(format!("{value} is not a register number; type it as the manual prints it, such as 40001")))
-    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,10 +56,65 @@ pub(super) struct Line {
     pub(super) enabled: bool,
     pub(super) modbus_tcp: Option<String>,
     pub(super) rtu_over_tcp: Option<String>,
+    pub(super) ascii_over_tcp: Option<String>,
     pub(super) serial: Option<String>,
+    #[serde(default)]
+    pub(super) framing: Framing,
     pub(super) speed: Option<Speed>,
+    pub(super) rs485: Option<Rs485>,
     pub(super) simulated: Option<Simulated>,
-    pub(super) answer_within: Option<Span>,
+    pub(super) answer_within: Option<AnswerWithin>,
+}
+
+/// How Modbus looks on a serial device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Framing {
+    #[default]
+    Rtu,
+    Ascii,
+}
+
+/// `300ms`, or `{ least: 50ms, most: 2s }`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AnswerWithin {
+    pub(super) least: Option<Span>,
+    pub(super) most: Span,
+}
+
+impl<'de> Deserialize<'de> for AnswerWithin {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let typed = serde_json::Value::deserialize(deserializer)?;
+        let span = |value: &serde_json::Value| Span::deserialize(value).map_err(de::Error::custom);
+        let Some(bounds) = typed.as_object() else { return Ok(Self { least: None, most: span(&typed)? }) };
+        let known = bounds.keys().all(|key| key == "least" || key == "most");
+        match (bounds.get("least"), bounds.get("most")) {
+            (Some(least), Some(most)) if known => Ok(Self { least: Some(span(least)?), most: span(most)? }),
+            _ => Err(de::Error::custom("write a duration such as 300ms, or both bounds: { least: 50ms, most: 2s }")),
+        }
+    }
+}
+
+/// Registers that no request may cover, such as `holding 100-120`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hole(pub(super) Barrier);
+
+impl<'de> Deserialize<'de> for Hole {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let hole = || {
+            let (table, places) = text.split_once(' ')?;
+            let table = [Table::Holding, Table::Input, Table::Coil, Table::Discrete].into_iter().find(|known| known.name() == table)?;
+            let (first, last) = places.split_once('-').unwrap_or((places, places));
+            let (start, last): (u16, u16) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (start <= last).then_some(Barrier { table, start: u32::from(start), end: u32::from(last) + 1 })
+        };
+        hole().map(Self).ok_or_else(|| {
+            de::Error::custom(format!(
+                "`{text}` is no range of registers; write it as `holding 100-120` (or input, coil, discrete), from zero"
+            ))
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,6 +125,10 @@ pub(super) struct Simulated {}
 #[serde(deny_unknown_fields)]
 pub(super) struct Profile {
     pub(super) byte_order: Option<ByteOrder>,
+    pub(super) max_registers: Option<u16>,
+    pub(super) max_bits: Option<u16>,
+    pub(super) max_hold: Option<Span>,
+    pub(super) holes: Option<Vec<Hole>>,
     #[serde(default)]
     pub(super) points: IndexMap<String, Point>,
 }
@@ -93,66 +141,12 @@ pub(super) struct Device {
     pub(super) unit: Option<u8>,
     pub(super) profile: Option<String>,
     pub(super) byte_order: Option<ByteOrder>,
+    pub(super) max_registers: Option<u16>,
+    pub(super) max_bits: Option<u16>,
+    pub(super) max_hold: Option<Span>,
+    pub(super) holes: Option<Vec<Hole>>,
     #[serde(default)]
     pub(super) points: IndexMap<String, Point>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Point {
-    pub(super) at: Option<Printed>,
-    pub(super) holding: Option<u16>,
-    pub(super) input: Option<u16>,
-    pub(super) coil: Option<u16>,
-    pub(super) discrete: Option<u16>,
-    #[serde(rename = "type")]
-    pub(super) kind: Option<Kind>,
-    pub(super) byte_order: Option<ByteOrder>,
-    pub(super) bit: Option<u8>,
-    pub(super) scale: Option<f64>,
-    pub(super) offset: Option<f64>,
-    pub(super) broken_value: Option<f64>,
-    pub(super) words: Option<IndexMap<i64, String>>,
-    pub(super) unit: Option<String>,
-    pub(super) every: Option<Span>,
-    pub(super) deadband: Option<f64>,
-    pub(super) at_least_every: Option<Span>,
-    pub(super) class: Option<String>,
-    pub(super) topic: Option<Template>,
-    pub(super) simulate: Option<Wave>,
-}
-
-impl Point {
-    /// This point where it says something, `base` where it does not.
-    pub(super) fn over(&self, base: &Self) -> Self {
-        let own = self.clone();
-        let base = base.clone();
-        let own_place =
-            [own.at.is_some(), own.holding.is_some(), own.input.is_some(), own.coil.is_some(), own.discrete.is_some()].contains(&true);
-        // A place given here replaces the whole place of the base, whichever key it used.
-        let place = if own_place { &own } else { &base };
-        Self {
-            at: place.at,
-            holding: place.holding,
-            input: place.input,
-            coil: place.coil,
-            discrete: place.discrete,
-            kind: own.kind.or(base.kind),
-            byte_order: own.byte_order.or(base.byte_order),
-            bit: own.bit.or(base.bit),
-            scale: own.scale.or(base.scale),
-            offset: own.offset.or(base.offset),
-            broken_value: own.broken_value.or(base.broken_value),
-            words: own.words.or(base.words),
-            unit: own.unit.or(base.unit),
-            every: own.every.or(base.every),
-            deadband: own.deadband.or(base.deadband),
-            at_least_every: own.at_least_every.or(base.at_least_every),
-            class: own.class.or(base.class),
-            topic: own.topic.or(base.topic),
-            simulate: own.simulate.or(base.simulate),
-        }
-    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,6 +3,7 @@
 mod broker;
 mod field;
 mod north;
+mod point;
 
 use std::path::Path;
 use std::time::Duration;

@@ -8,14 +8,20 @@
 //! To add a protocol: `field/<name>.rs` with a [`Driver`], and one line in [`LineTask::run`].
 //! What it does not do: it knows neither topics nor brokers.
 
+pub mod counts;
+pub mod decode;
+pub mod formula;
+mod last;
 pub mod modbus;
 pub mod schedule;
 pub mod serial;
 pub mod simulated;
 mod supervisor;
+mod timer;
 pub mod wave;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +29,12 @@ use tokio::sync::mpsc;
 
 use crate::reading::{DeviceId, Event, PointId, Value};
 use crate::tasks::Stop;
-use modbus::decode::Register;
+use counts::LineCounts;
+use decode::Register;
+use formula::Formula;
+use modbus::barriers::Barrier;
+use modbus::patience::AnswerWithin;
+use modbus::plan::Limits;
 use wave::Wave;
 
 /// What a wire is.
@@ -33,8 +44,12 @@ pub enum Wire {
     ModbusTcp(String),
     /// Modbus RTU frames through a terminal server at `host:port`.
     RtuOverTcp(String),
-    /// Modbus RTU on a serial device.
+    /// Modbus ASCII frames through a terminal server at `host:port`.
+    AsciiOverTcp(String),
+    /// A serial device: Modbus, or plain instruments.
     Serial(serial::Port),
+    /// Plain instruments at `host:port`.
+    Tcp(String),
     /// Values made here.
     Simulated,
 }
@@ -47,7 +62,7 @@ pub struct Line {
     /// What it is.
     pub wire: Wire,
     /// How long a device may take to answer.
-    pub answer_within: Duration,
+    pub answer_within: AnswerWithin,
     /// In the order of the YAML.
     pub devices: Vec<Device>,
 }
@@ -61,6 +76,10 @@ pub struct Device {
     pub name: String,
     /// Modbus unit; 0 where there is none.
     pub unit: u8,
+    /// What one request may ask of it.
+    pub limits: Limits,
+    /// Places that no request may cross.
+    pub holes: Vec<Barrier>,
     /// In the order of the YAML.
     pub points: Vec<Point>,
 }
@@ -74,10 +93,57 @@ pub struct Point {
     pub name: String,
     /// How often it is read.
     pub every: Duration,
-    /// Where it is and what it means; `None` on a simulated line.
-    pub register: Option<Register>,
+    /// Where its value comes from.
+    pub source: Source,
     /// What a simulator shows for it.
     pub wave: Wave,
+    /// How old the last value may be while newer attempts to read it fail; `None`: until the first that failed.
+    pub stale_after: Option<Duration>,
+    /// Points of one group are read by one request.
+    pub group: Option<Arc<str>>,
+}
+
+/// Where the value of a point comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// It is made here (a simulated line).
+    Made,
+    /// Registers or bits of a Modbus device.
+    Register {
+        /// Where it is and what it means.
+        register: Box<Register>,
+        /// Where its power of ten is.
+        exponent: Option<Box<Register>>,
+    },
+    /// Other points of its device.
+    Derived(Formula),
+}
+
+impl Device {
+    /// Without points.
+    pub fn new(id: DeviceId, name: &str, unit: u8) -> Self {
+        Self { id, name: name.to_owned(), unit, limits: Limits::default(), holes: Vec::new(), points: Vec::new() }
+    }
+}
+
+impl Point {
+    /// A point whose value is made here, read every second.
+    pub fn made(name: String, wave: Wave) -> Self {
+        Self { id: PointId(0), name, every: Duration::from_secs(1), source: Source::Made, wave, stale_after: None, group: None }
+    }
+
+    /// True if it is computed from others.
+    pub fn is_derived(&self) -> bool {
+        matches!(self.source, Source::Derived(_))
+    }
+
+    /// Where it is, if it is in a Modbus device.
+    pub fn register(&self) -> Option<&Register> {
+        match &self.source {
+            Source::Register { register, .. } => Some(register.as_ref()),
+            _ => None,
+        }
+    }
 }
 
 /// What is read together: one request.
@@ -87,6 +153,8 @@ pub struct Job {
     pub device: usize,
     /// How often.
     pub every: Duration,
+    /// How long it takes, as planned.
+    pub takes: Duration,
     /// The points it brings.
     pub points: Vec<PointId>,
 }
@@ -113,12 +181,20 @@ pub type Values = Vec<(PointId, Result<Value, Arc<str>>)>;
 
 /// The seam between a line's task and its wire; also where tests inject faults.
 pub trait Driver: Send {
-    /// The requests that read every point, as planned.
+    /// The requests that read every point, as planned now.
     fn jobs(&self) -> Vec<Job>;
+    /// True once after the plan has changed.
+    fn replanned(&mut self) -> bool {
+        false
+    }
     /// Opens the wire. The message says what is wrong and what to do.
     fn connect(&mut self) -> impl Future<Output = Result<(), String>> + Send;
     /// Does one job. Called only between `connect` and `disconnect`; safe to drop.
     fn read(&mut self, job: usize) -> impl Future<Output = Result<Values, ReadError>> + Send;
+    /// Asks an offline device for as little as possible, each time in another place; safe to drop.
+    fn probe(&mut self, device: usize, turn: usize) -> impl Future<Output = Result<(), ReadError>> + Send;
+    /// How long a probe of this device may take.
+    fn probe_takes(&self, device: usize) -> Duration;
     /// Closes the wire.
     fn disconnect(&mut self);
 }
@@ -130,6 +206,10 @@ pub struct LineTask {
     pub line: Line,
     /// Where its events go; waits while the queue is full.
     pub events: mpsc::Sender<Event>,
+    /// What is counted of it.
+    pub counts: Arc<LineCounts>,
+    /// Where it keeps what it learns of its devices; `None`: nowhere.
+    pub folder: Option<PathBuf>,
     /// Ends it.
     pub stop: Stop,
 }
@@ -137,14 +217,16 @@ pub struct LineTask {
 impl LineTask {
     /// Polls until the stop order.
     pub async fn run(self) {
-        match &self.line.wire {
+        let Self { line, events, counts, folder, stop } = self;
+        let ends = supervisor::Ends { events, counts: Arc::clone(&counts), stop };
+        match &line.wire {
             Wire::Simulated => {
-                let driver = simulated::Simulated::new(&self.line.devices);
-                supervisor::run(self.line, driver, self.events, self.stop).await;
+                let driver = simulated::Simulated::new(&line.devices);
+                supervisor::run(line, driver, ends).await;
             }
-            Wire::ModbusTcp(_) | Wire::RtuOverTcp(_) | Wire::Serial(_) => {
-                let driver = modbus::Modbus::new(&self.line);
-                supervisor::run(self.line, driver, self.events, self.stop).await;
+            _ => {
+                let driver = modbus::Modbus::new(&line, counts, folder);
+                supervisor::run(line, driver, ends).await;
             }
         }
     }

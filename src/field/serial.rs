@@ -4,7 +4,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::net::TcpStream;
 use tokio_serial::{DataBits, ErrorKind, Parity, SerialPortBuilderExt, SerialStream, StopBits};
+
+use crate::units::Span;
 
 /// A serial device with its speed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,48 @@ pub struct Port {
     pub path: String,
     /// Baud rate and frame.
     pub speed: Speed,
+    /// Modbus frames are text (Modbus ASCII).
+    pub ascii: bool,
+    /// What the kernel is told of the transceiver.
+    pub rs485: Option<Rs485>,
+}
+
+/// How the kernel switches an RS-485 transceiver, where its driver can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rs485 {
+    /// RTS is high while sending (default), or low.
+    pub rts_while_sending: Level,
+    /// Between switching to sending and the first bit.
+    pub delay_before: Option<Span>,
+    /// Between the last bit and switching back.
+    pub delay_after: Option<Span>,
+    /// The transceiver hears itself.
+    pub receive_while_sending: bool,
+}
+
+/// A level of a control line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// On.
+    #[default]
+    High,
+    /// Off.
+    Low,
+}
+
+/// Connects to `host:port`. The message says what is wrong and what to do.
+pub async fn dial(address: &str, patience: Duration) -> Result<TcpStream, String> {
+    match tokio::time::timeout(patience, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            // Requests are small and alone; if the option cannot be set they are merely slower.
+            let _ = stream.set_nodelay(true);
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(format!("{address} cannot be reached: {error}; check address, port and cable")),
+        Err(_) => Err(format!("{address} does not answer; check address, port and cable")),
+    }
 }
 
 /// Baud rate and character format, written `9600 8N1`.
@@ -145,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_missing_device_is_named_with_its_remedy() {
-        let port = Port { path: "/dev/does-not-exist".to_owned(), speed: "9600 8N1".parse().unwrap() };
+        let port = Port { path: "/dev/does-not-exist".to_owned(), speed: "9600 8N1".parse().unwrap(), ascii: false, rs485: None };
         let error = port.open().unwrap_err();
         assert!(error.contains("/dev/does-not-exist") && error.contains("by-id"), "{error}");
     }

@@ -21,14 +21,14 @@ impl Simulated {
         let mut jobs: Vec<Job> = Vec::new();
         let mut points: Vec<Vec<Point>> = Vec::new();
         for (device, spec) in devices.iter().enumerate() {
-            for point in &spec.points {
+            for point in spec.points.iter().filter(|point| !point.is_derived()) {
                 match jobs.iter().position(|job| job.device == device && job.every == point.every) {
                     Some(index) => {
                         jobs.get_mut(index).into_iter().for_each(|job| job.points.push(point.id));
                         points.get_mut(index).into_iter().for_each(|group| group.push(point.clone()));
                     }
                     None => {
-                        jobs.push(Job { device, every: point.every, points: vec![point.id] });
+                        jobs.push(Job { device, every: point.every, takes: Duration::ZERO, points: vec![point.id] });
                         points.push(vec![point.clone()]);
                     }
                 }
@@ -39,9 +39,9 @@ impl Simulated {
 
     fn value(point: &Point, elapsed: Duration) -> (PointId, Result<Value, Arc<str>>) {
         let value = point.wave.value(elapsed);
-        let shown = match &point.register {
+        let shown = match point.register() {
             // Through the register and back, so that type, scale and words mean the same as on a real line.
-            Some(register) => register.decode(&register.encode(value)),
+            Some(register) => register.decode(&register.encode(value), None),
             None => Ok(Value::F64((value * 1000.0).round() / 1000.0)),
         };
         (point.id, shown)
@@ -60,6 +60,14 @@ impl Driver for Simulated {
     async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
         let elapsed = now().saturating_duration_since(self.started);
         Ok(self.points.get(job).into_iter().flatten().map(|point| Self::value(point, elapsed)).collect())
+    }
+
+    async fn probe(&mut self, _: usize, _: usize) -> Result<(), ReadError> {
+        Ok(())
+    }
+
+    fn probe_takes(&self, _: usize) -> Duration {
+        Duration::ZERO
     }
 
     fn disconnect(&mut self) {}

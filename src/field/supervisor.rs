@@ -1,45 +1,56 @@
 //! The task of one line: connect, do what the schedule says, report readings and the state of devices, retry for ever.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::counts::LineCounts;
+use super::last::Last;
 use super::schedule::{Schedule, Step};
 use super::{Driver, Job, Line, ReadError, Values};
 use crate::backoff::Backoff;
-use crate::reading::{Event, PointId, Quality, Reading, Timestamp, Value};
+use crate::reading::{Event, PointId, Timestamp};
 use crate::tasks::Stop;
 use crate::time::{now, unix_ms};
 
 /// Gone: the stop order came, or nobody listens any more.
 struct Ended;
 
+/// What connects a line with the rest.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) counts: Arc<LineCounts>,
+    pub(super) stop: Stop,
+}
+
 struct Supervisor<D> {
     line: Line,
     driver: D,
     jobs: Vec<Job>,
     schedule: Schedule,
-    last: HashMap<PointId, Value>,
-    events: mpsc::Sender<Event>,
-    stop: Stop,
+    last: Last,
+    ends: Ends,
     backoff: Backoff,
     /// Why the line is down, as it was told.
     down: Option<String>,
     /// Some device has answered since the line was opened.
     is_up: bool,
+    /// The line was told to be asked for too much.
+    is_overloaded: bool,
     /// Times the wire broke since a device answered.
     breaks: usize,
 }
 
 /// Polls `line` through `driver` until the stop order.
-pub(super) async fn run<D: Driver>(line: Line, driver: D, events: mpsc::Sender<Event>, stop: Stop) {
+pub(super) async fn run<D: Driver>(line: Line, driver: D, ends: Ends) {
     let jobs = driver.jobs();
     let schedule = Schedule::new(&jobs, line.devices.len(), now());
     let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+    let last = Last::new(&line.devices);
     let mut supervisor =
-        Supervisor { line, driver, jobs, schedule, last: HashMap::new(), events, stop, backoff, down: None, is_up: false, breaks: 0 };
+        Supervisor { line, driver, jobs, schedule, last, ends, backoff, down: None, is_up: false, is_overloaded: false, breaks: 0 };
     let Err(Ended) = supervisor.run().await;
     supervisor.driver.disconnect();
 }
@@ -52,13 +63,14 @@ impl<D: Driver> Supervisor<D> {
                 Err(why) => why,
             };
             self.driver.disconnect();
+            self.ends.counts.is_up.set(0);
             if self.down.as_ref() != Some(&why) {
                 tracing::warn!(line = %self.line.name, %why, "line is down; trying again");
                 self.all_offline(&why).await?;
                 self.down = Some(why);
             }
             let delay = self.backoff.next_delay();
-            self.pause(delay).await?;
+            self.pause(now() + delay).await?;
         }
     }
 
@@ -68,6 +80,7 @@ impl<D: Driver> Supervisor<D> {
             tracing::info!(line = %self.line.name, "line is up");
         }
         self.is_up = true;
+        self.ends.counts.is_up.set(1);
         self.breaks = 0;
         self.backoff.reset();
     }
@@ -75,28 +88,78 @@ impl<D: Driver> Supervisor<D> {
     async fn connect(&mut self) -> Result<Result<(), String>, Ended> {
         tokio::select! {
             connected = self.driver.connect() => Ok(connected),
-            () = self.stop.wait() => Err(Ended),
+            () = self.ends.stop.wait() => Err(Ended),
         }
     }
 
-    async fn pause(&mut self, time: Duration) -> Result<(), Ended> {
-        tokio::select! {
-            () = tokio::time::sleep(time) => Ok(()),
-            () = self.stop.wait() => Err(Ended),
+    /// Waits, and lets values grow old meanwhile.
+    async fn pause(&mut self, until: Instant) -> Result<(), Ended> {
+        loop {
+            let wake = self.last.next_fading().map_or(until, |at| at.min(until));
+            tokio::select! {
+                () = tokio::time::sleep_until(wake.into()) => {}
+                () = self.ends.stop.wait() => return Err(Ended),
+            }
+            self.fade().await?;
+            if now() >= until {
+                return Ok(());
+            }
         }
+    }
+
+    async fn fade(&mut self) -> Result<(), Ended> {
+        for reading in self.last.faded(now(), Timestamp::at(unix_ms())) {
+            self.emit(Event::Reading(reading)).await?;
+        }
+        Ok(())
     }
 
     /// Polls until the line is lost, and returns why.
     async fn poll(&mut self) -> Result<String, Ended> {
         loop {
-            match self.schedule.next(now()) {
-                Step::WaitUntil(at) => self.pause(at.saturating_duration_since(now())).await?,
-                Step::Run(job) => match self.attempt(job).await? {
-                    Ok(outcome) => self.report(job, outcome).await?,
-                    Err(why) => return Ok(why),
+            self.fade().await?;
+            let driver = &self.driver;
+            match self.schedule.next(now(), |device| driver.probe_takes(device)) {
+                Step::WaitUntil(at) => self.pause(at).await?,
+                Step::Run(job) => {
+                    self.ends.counts.jitter(self.schedule.lateness(job, now()));
+                    let began = now();
+                    match self.attempt(job).await? {
+                        Ok(outcome) => self.report(job, outcome, now().saturating_duration_since(began)).await?,
+                        Err(why) => return Ok(why),
+                    }
+                }
+                Step::Probe { device, turn } => match self.probe(device, turn).await? {
+                    Err(ReadError::LineDown(why)) => return Ok(why),
+                    outcome => self.probed(device, &outcome).await?,
                 },
             }
+            self.replan();
+            self.watch_load();
         }
+    }
+
+    /// Takes over what the driver has learned to ask differently.
+    fn replan(&mut self) {
+        if !self.driver.replanned() {
+            return;
+        }
+        let jobs = self.driver.jobs();
+        self.schedule.replace(&self.jobs, &jobs, now());
+        self.jobs = jobs;
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn watch_load(&mut self) {
+        let load = self.schedule.load();
+        self.ends.counts.load_permille.set((load * 1000.0) as u64);
+        let is_overloaded = load > 1.0;
+        if is_overloaded && !self.is_overloaded {
+            let factor = format!("{load:.2}");
+            tracing::warn!(line = %self.line.name, factor, "the line is asked for more than it can carry: every interval is stretched by this factor");
+        }
+        // Back and forth around 1 is told once.
+        self.is_overloaded = is_overloaded || (self.is_overloaded && load > 0.9);
     }
 
     /// Does a job; if the wire breaks, once more on a new one. `Err` tells why the line is lost: it cannot be opened again, or
@@ -125,72 +188,63 @@ impl<D: Driver> Supervisor<D> {
     async fn read(&mut self, job: usize) -> Result<Result<Values, ReadError>, Ended> {
         tokio::select! {
             outcome = self.driver.read(job) => Ok(outcome),
-            () = self.stop.wait() => Err(Ended),
+            () = self.ends.stop.wait() => Err(Ended),
         }
     }
 
-    async fn report(&mut self, job: usize, outcome: Result<Values, ReadError>) -> Result<(), Ended> {
+    async fn probe(&mut self, device: usize, turn: usize) -> Result<Result<(), ReadError>, Ended> {
+        tokio::select! {
+            outcome = self.driver.probe(device, turn) => Ok(outcome),
+            () = self.ends.stop.wait() => Err(Ended),
+        }
+    }
+
+    async fn probed(&mut self, device: usize, outcome: &Result<(), ReadError>) -> Result<(), Ended> {
+        if outcome.is_ok() {
+            self.answered();
+        }
+        if self.schedule.probed(device, outcome.is_ok(), now()) == Some(true) {
+            self.device_changed(device, true, "").await?;
+        }
+        Ok(())
+    }
+
+    async fn report(&mut self, job: usize, outcome: Result<Values, ReadError>, took: Duration) -> Result<(), Ended> {
         let time = Timestamp::at(unix_ms());
         let answered = matches!(outcome, Ok(_) | Err(ReadError::Refused(_)));
         if answered {
             self.answered();
         }
-        let change = self.schedule.done(job, answered, now());
+        let change = self.schedule.done(job, answered, took, now());
         let device = self.jobs.get(job).map_or(0, |job| job.device);
         if let Some(online) = change {
             let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
             self.device_changed(device, online, &why).await?;
         }
-        match outcome {
-            Ok(values) => {
-                for (point, value) in values {
-                    self.measured(point, value, time).await?;
-                }
-            }
+        let readings = match outcome {
+            Ok(values) => self.last.measured(device, values, now(), time),
             Err(error) => {
                 let why: Arc<str> = error.to_string().into();
                 // One missed answer leaves the last value standing; a refusal or a dead device does not.
                 let is_bad = answered || change == Some(false);
-                let points = if change == Some(false) {
-                    self.points_of(device)
-                } else {
-                    self.jobs.get(job).map(|job| job.points.clone()).unwrap_or_default()
-                };
-                for point in points {
-                    self.missed(point, &why, is_bad, time).await?;
-                }
+                let points = if change == Some(false) { self.points_of(device) } else { self.points_of_job(job) };
+                self.last.missed(device, &points, &why, is_bad, (now(), time))
             }
+        };
+        for reading in readings {
+            self.emit(Event::Reading(reading)).await?;
         }
         Ok(())
     }
 
+    fn points_of_job(&self, job: usize) -> Vec<PointId> {
+        self.jobs.get(job).map(|job| job.points.clone()).unwrap_or_default()
+    }
+
+    /// Those that are read; what is derived from them follows.
     fn points_of(&self, device: usize) -> Vec<PointId> {
-        self.line.devices.get(device).map(|device| device.points.iter().map(|point| point.id).collect()).unwrap_or_default()
-    }
-
-    async fn measured(&mut self, point: PointId, value: Result<Value, Arc<str>>, time: Timestamp) -> Result<(), Ended> {
-        let reading = match value {
-            Ok(value) => {
-                self.last.insert(point, value.clone());
-                Reading { point, value: Some(value), time, quality: Quality::Good }
-            }
-            Err(why) => {
-                self.last.remove(&point);
-                Reading { point, value: None, time, quality: Quality::Bad(why) }
-            }
-        };
-        self.emit(Event::Reading(reading)).await
-    }
-
-    async fn missed(&mut self, point: PointId, why: &Arc<str>, is_bad: bool, time: Timestamp) -> Result<(), Ended> {
-        if is_bad {
-            self.last.remove(&point);
-        }
-        let reading = match self.last.get(&point) {
-            Some(value) => Reading { point, value: Some(value.clone()), time, quality: Quality::Stale(why.clone()) },
-            None => Reading { point, value: None, time, quality: Quality::Bad(why.clone()) },
-        };
-        self.emit(Event::Reading(reading)).await
+        let points = self.line.devices.get(device).map(|device| device.points.as_slice()).unwrap_or_default();
+        points.iter().filter(|point| !point.is_derived()).map(|point| point.id).collect()
     }
 
     async fn device_changed(&mut self, device: usize, online: bool, why: &str) -> Result<(), Ended> {
@@ -209,8 +263,9 @@ impl<D: Driver> Supervisor<D> {
         let time = Timestamp::at(unix_ms());
         for device in self.schedule.line_down(now()) {
             self.device_changed(device, false, &why).await?;
-            for point in self.points_of(device) {
-                self.missed(point, &why, true, time).await?;
+            let points = self.points_of(device);
+            for reading in self.last.missed(device, &points, &why, true, (now(), time)) {
+                self.emit(Event::Reading(reading)).await?;
             }
         }
         Ok(())
@@ -218,8 +273,8 @@ impl<D: Driver> Supervisor<D> {
 
     async fn emit(&mut self, event: Event) -> Result<(), Ended> {
         tokio::select! {
-            sent = self.events.send(event) => sent.map_err(|_| Ended),
-            () = self.stop.wait() => Err(Ended),
+            sent = self.ends.events.send(event) => sent.map_err(|_| Ended),
+            () = self.ends.stop.wait() => Err(Ended),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The payload any MQTT subscriber can read: `{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}`.
 //!
-//! `v` is null if there is no value; `reason` says why `q` is not good; `"clock":"unset"` stands beside a time that was taken
+//! `v` is null if there is no value; `reason` says why `q` is not good, `age` how many seconds old a stale value is; `"clock":"unset"` stands beside a time that was taken
 //! before the clock of the gateway was set.
 
 use bytes::Bytes;
@@ -17,6 +17,8 @@ struct Shape<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    age: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     clock: Option<&'static str>,
 }
 
@@ -29,6 +31,7 @@ enum Number<'a> {
     F32(f32),
     F64(f64),
     Text(&'a str),
+    List(Vec<Number<'a>>),
 }
 
 impl<'a> From<&'a Value> for Number<'a> {
@@ -40,6 +43,7 @@ impl<'a> From<&'a Value> for Number<'a> {
             Value::F32(f) => Self::F32(*f),
             Value::F64(f) => Self::F64(*f),
             Value::Text(text) => Self::Text(text),
+            Value::List(list) => Self::List(list.iter().map(Number::from).collect()),
         }
     }
 }
@@ -51,6 +55,7 @@ pub fn encode(reading: &Reading) -> Bytes {
         t: rfc3339(reading.time.unix_ms),
         q: reading.quality.name(),
         reason: reading.quality.reason(),
+        age: (!reading.age.is_zero()).then_some(reading.age.as_secs_f64()),
         clock: (!reading.time.clock_set).then_some("unset"),
     };
     // A structure of texts and finite numbers cannot fail to be written.
@@ -61,9 +66,10 @@ pub fn encode(reading: &Reading) -> Bytes {
 mod tests {
     use super::*;
     use crate::reading::{PointId, Quality, Timestamp};
+    use std::time::Duration;
 
     fn check(value: Option<Value>, quality: Quality, unix_ms: i64, expected: &str) {
-        let reading = Reading { point: PointId(0), value, time: Timestamp::at(unix_ms), quality };
+        let reading = Reading { point: PointId(0), value, time: Timestamp::at(unix_ms), quality, age: Duration::ZERO };
         assert_eq!(encode(&reading), expected);
     }
 

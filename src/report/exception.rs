@@ -8,11 +8,20 @@ use std::time::{Duration, Instant};
 
 use crate::reading::{Quality, Reading, Value};
 
+/// A change that is too small to report.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Deadband {
+    /// In the unit of the point; 0 means any change.
+    Absolute(f64),
+    /// In hundredths of the value that was reported last.
+    Percent(f64),
+}
+
 /// What a point's owner finds worth a message.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Rule {
-    /// Smallest change worth a message; 0 means any change, `None` every reading.
-    pub deadband: Option<f64>,
+    /// Largest change that is not worth a message; `None`: every reading is.
+    pub deadband: Option<Deadband>,
     /// Longest silence.
     pub at_least_every: Option<Duration>,
 }
@@ -22,27 +31,49 @@ pub struct Rule {
 pub struct LastReport(Option<(Option<Value>, Quality, Instant)>);
 
 impl LastReport {
+    /// True if the last report is older than the heartbeat.
+    pub fn is_overdue(&self, rule: Rule, now: Instant) -> bool {
+        let Some((_, _, at)) = &self.0 else { return false };
+        rule.at_least_every.is_some_and(|longest| now.saturating_duration_since(*at) >= longest)
+    }
+
+    /// Notes a report that was decided elsewhere.
+    pub fn note(&mut self, reading: &Reading, now: Instant) {
+        self.0 = Some((reading.value.clone(), reading.quality.clone(), now));
+    }
+
+    /// True if quality or reason are not those of the last report.
+    pub fn is_of_other_quality(&self, reading: &Reading) -> bool {
+        self.0.as_ref().is_none_or(|(_, quality, _)| *quality != reading.quality)
+    }
+
     /// True if `reading` is to be reported; it is then the last report.
     pub fn is_exception(&mut self, rule: Rule, reading: &Reading, now: Instant) -> bool {
         let worth = match &self.0 {
             None => true,
-            Some((value, quality, at)) => {
-                let overdue = rule.at_least_every.is_some_and(|longest| now.saturating_duration_since(*at) >= longest);
+            Some((value, quality, _)) => {
+                let overdue = self.is_overdue(rule, now);
                 let moved = reading.quality == Quality::Good && moved(rule.deadband, value.as_ref(), reading.value.as_ref());
                 overdue || *quality != reading.quality || moved
             }
         };
         if worth {
-            self.0 = Some((reading.value.clone(), reading.quality.clone(), now));
+            self.note(reading, now);
         }
         worth
     }
 }
 
-fn moved(deadband: Option<f64>, last: Option<&Value>, new: Option<&Value>) -> bool {
+fn moved(deadband: Option<Deadband>, last: Option<&Value>, new: Option<&Value>) -> bool {
     let Some(deadband) = deadband else { return true };
     match (last.and_then(Value::as_f64), new.and_then(Value::as_f64)) {
-        (Some(last), Some(new)) => (new - last).abs() > deadband,
+        (Some(last), Some(new)) => {
+            let width = match deadband {
+                Deadband::Absolute(width) => width,
+                Deadband::Percent(percent) => last.abs() * percent / 100.0,
+            };
+            (new - last).abs() > width
+        }
         _ => last != new,
     }
 }
@@ -53,11 +84,11 @@ mod tests {
     use crate::reading::{PointId, Timestamp};
 
     fn good(value: f64) -> Reading {
-        Reading { point: PointId(0), value: Some(Value::F64(value)), time: Timestamp::at(0), quality: Quality::Good }
+        Reading { point: PointId(0), value: Some(Value::F64(value)), time: Timestamp::at(0), quality: Quality::Good, age: Duration::ZERO }
     }
 
     fn bad(reason: &str) -> Reading {
-        Reading { point: PointId(0), value: None, time: Timestamp::at(0), quality: Quality::Bad(reason.into()) }
+        Reading { point: PointId(0), value: None, time: Timestamp::at(0), quality: Quality::Bad(reason.into()), age: Duration::ZERO }
     }
 
     /// Readings one second apart.
@@ -80,7 +111,7 @@ mod tests {
 
     #[test]
     fn inside_the_deadband_there_is_silence_until_the_heartbeat() {
-        let rule = Rule { deadband: Some(0.5), at_least_every: Some(Duration::from_secs(4)) };
+        let rule = Rule { deadband: Some(Deadband::Absolute(0.5)), at_least_every: Some(Duration::from_secs(4)) };
         check(
             rule,
             &[
@@ -98,13 +129,19 @@ mod tests {
 
     #[test]
     fn a_slow_drift_is_measured_from_the_last_report() {
-        let rule = Rule { deadband: Some(1.0), at_least_every: None };
+        let rule = Rule { deadband: Some(Deadband::Absolute(1.0)), at_least_every: None };
         check(rule, &[(good(0.0), true), (good(0.6), false), (good(1.2), true), (good(1.8), false), (good(2.4), true)]);
     }
 
     #[test]
+    fn a_deadband_in_percent_grows_with_the_value() {
+        let rule = Rule { deadband: Some(Deadband::Percent(10.0)), at_least_every: None };
+        check(rule, &[(good(10.0), true), (good(10.9), false), (good(11.1), true), (good(100.0), true), (good(109.0), false)]);
+    }
+
+    #[test]
     fn deadband_zero_reports_changes_only() {
-        let rule = Rule { deadband: Some(0.0), at_least_every: None };
+        let rule = Rule { deadband: Some(Deadband::Absolute(0.0)), at_least_every: None };
         check(rule, &[(good(1.0), true), (good(1.0), false), (good(1.1), true)]);
     }
 }

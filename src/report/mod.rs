@@ -5,7 +5,11 @@
 //! * What is to go north is handed to every outbox that wants it before the next reading is looked at; a full outbox makes
 //!   reporting, and so polling, wait.
 
+pub mod aggregate;
+pub mod door;
 pub mod exception;
+mod median;
+mod point;
 pub mod template;
 
 use std::collections::HashMap;
@@ -18,16 +22,17 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{Intake, OfferError};
-use crate::payload::json;
 use crate::reading::{Event, Reading};
 use crate::tasks::Stop;
 use crate::time::now;
-use exception::{LastReport, Rule};
+use aggregate::Show;
+use exception::Rule;
+use point::PointState;
 
 /// How one point is reported; indexed by its [`crate::reading::PointId`].
 #[derive(Debug, Clone)]
 pub struct PointReport {
-    /// Its topic.
+    /// Its topic; with several aggregates they are one level below it.
     pub topic: TopicName,
     /// The QoS its class prescribes.
     pub qos: QoS,
@@ -35,10 +40,27 @@ pub struct PointReport {
     pub class: Class,
     /// Which readings are worth a message.
     pub rule: Rule,
+    /// The median of so many values stands for each.
+    pub median: Option<u8>,
+    /// What an interval is shown by, each under its topic; none: every reading.
+    pub aggregate: Option<Aggregate>,
+    /// Readings between which straight lines come nearer than this.
+    pub swinging_door: Option<f64>,
+}
+
+/// What stands for the readings of an interval.
+#[derive(Debug, Clone)]
+pub struct Aggregate {
+    /// The interval.
+    pub every: Duration,
+    /// What is shown, and where.
+    pub shows: Vec<(Show, TopicName)>,
 }
 
 /// How often `$SYS/wellhead/report` is published.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// How often intervals of points that fell silent are looked at.
+const TICK: Duration = Duration::from_secs(1);
 
 /// What went through the report; published as JSON on `$SYS/wellhead/report`.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
@@ -104,7 +126,7 @@ pub struct Report {
 
 /// What the task keeps while it runs.
 struct State {
-    last: Vec<LastReport>,
+    points: Vec<PointState>,
     view: Option<LiveView>,
     counts: Counts,
 }
@@ -121,39 +143,55 @@ impl Report {
 
     async fn take(&self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
         let view = self.live.clone().map(|live| LiveView { live, unshown: HashMap::new() });
-        let mut state = State { last: vec![LastReport::default(); self.points.len()], view, counts: Counts::default() };
+        let mut state = State { points: self.points.iter().map(PointState::new).collect(), view, counts: Counts::default() };
         let mut status = tokio::time::interval(STATUS_EVERY);
+        let mut tick = tokio::time::interval(TICK);
+        let mut messages: Vec<Message> = Vec::new();
         loop {
-            let event = tokio::select! {
-                event = events.recv() => event,
-                _ = status.tick() => {
-                    state.tell();
-                    continue;
-                }
-            };
-            let message = match event {
-                None => return Ok(()),
-                Some(Event::Reading(reading)) => self.reading(&reading, &mut state),
-                Some(Event::Device { device, online }) => self.devices.get(device.0 as usize).map(|topic| {
-                    let text = if online { "online" } else { "offline" };
-                    Message::new(topic.clone(), text, Origin::Field).retained().with_qos(QoS::AtLeastOnce)
-                }),
-            };
-            if let Some(message) = message {
+            tokio::select! {
+                event = events.recv() => match event {
+                    None => return self.end(&mut state, messages).await,
+                    Some(Event::Reading(reading)) => self.reading(reading, &mut state, &mut messages),
+                    Some(Event::Device { device, online }) => messages.extend(self.devices.get(device.0 as usize).map(|topic| {
+                        let text = if online { "online" } else { "offline" };
+                        Message::new(topic.clone(), text, Origin::Field).retained().with_qos(QoS::AtLeastOnce)
+                    })),
+                },
+                _ = tick.tick() => self.tick(&mut state, &mut messages),
+                _ = status.tick() => state.tell(),
+            }
+            for message in messages.drain(..) {
                 self.send(message, &mut state).await?;
             }
         }
     }
 
-    fn reading(&self, reading: &Reading, state: &mut State) -> Option<Message> {
+    /// What waits in swinging doors is shown before the end.
+    async fn end(&self, state: &mut State, mut messages: Vec<Message>) -> Result<(), String> {
+        for (point, own) in self.points.iter().zip(&mut state.points) {
+            own.end(point, &mut messages);
+        }
+        for message in messages {
+            self.send(message, state).await?;
+        }
+        Ok(())
+    }
+
+    fn tick(&self, state: &mut State, messages: &mut Vec<Message>) {
+        let now = now();
+        for (point, own) in self.points.iter().zip(&mut state.points) {
+            own.tick(point, now, messages);
+        }
+        state.counts.reported += messages.len() as u64;
+    }
+
+    fn reading(&self, reading: Reading, state: &mut State, messages: &mut Vec<Message>) {
         state.counts.readings += 1;
         let index = reading.point.0 as usize;
-        let point = self.points.get(index)?;
-        if !state.last.get_mut(index)?.is_exception(point.rule, reading, now()) {
-            return None;
+        if let (Some(point), Some(own)) = (self.points.get(index), state.points.get_mut(index)) {
+            own.take(point, reading, now(), messages);
+            state.counts.reported += messages.len() as u64;
         }
-        state.counts.reported += 1;
-        Some(Message::new(point.topic.clone(), json::encode(reading), Origin::Field).retained().with_qos(point.qos).in_class(point.class))
     }
 
     async fn send(&self, message: Message, state: &mut State) -> Result<(), String> {

@@ -27,20 +27,28 @@ fn every_case_gives_exactly_its_faults() {
     assert!(cases >= 8, "{cases} cases");
 }
 
-/// The keys of the structs in `config/file.rs`: what a person can type.
+/// The keys of the structs in `config/file.rs` and `config/file/`: what a person can type.
 fn keys_of_the_parser() -> Vec<String> {
-    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/file.rs")).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/file");
+    let mut sources = vec![fs::read_to_string(folder.with_extension("rs")).unwrap()];
+    sources.extend(fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap()));
     let mut keys = Vec::new();
-    let mut renamed = None;
-    for line in source.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("#[serde(rename = \"") {
-            renamed = name.split('"').next().map(str::to_owned);
-        } else if let Some((name, _)) =
-            line.strip_prefix("pub(super) ").filter(|rest| !rest.starts_with("fn ")).and_then(|rest| rest.split_once(": "))
-        {
-            keys.push(renamed.take().unwrap_or_else(|| name.to_owned()));
+    for source in sources {
+        let (mut renamed, mut in_list) = (None, false);
+        for line in source.lines() {
+            // The keys of a point stand in a list of their own.
+            in_list = (in_list && line != "}") || line == "point! {";
+            let line = line.trim();
+            let visible = line.strip_prefix("pub(super) ").or_else(|| line.strip_prefix("pub(in crate::config) "));
+            let field = visible.or(in_list.then_some(line)).filter(|rest| !rest.starts_with("fn ") && !rest.starts_with(['$', '#']));
+            if let Some(name) = line.strip_prefix("#[serde(rename = \"") {
+                renamed = name.split('"').next().map(str::to_owned);
+            } else if let Some((name, _)) = field.and_then(|rest| rest.split_once(": ")) {
+                keys.push(renamed.take().unwrap_or_else(|| name.to_owned()));
+            }
         }
     }
+    keys.retain(|key| !key.starts_with(['$', '(']));
     keys
 }
 
@@ -51,7 +59,7 @@ fn the_shipped_file_is_correct_and_shows_every_key() {
     let gateway = config::parse("gateway.yaml", &text, root).unwrap_or_else(|faults| panic!("{faults:#?}"));
     assert_eq!(gateway.site, "pump-station-7");
     let keys = keys_of_the_parser();
-    assert!(keys.len() > 50, "{keys:?}");
+    assert!(keys.len() > 120, "{keys:?}");
     // `password` is named in the comment of `password_file`.
     let missing: Vec<_> = keys.iter().filter(|key| !text.contains(&format!("{key}:"))).collect();
     assert!(missing.is_empty(), "gateway.yaml does not show {missing:?}");

@@ -1,53 +1,68 @@
-//! The Modbus driver: RTU on a serial port or through TCP, and Modbus TCP; codec by tokio-modbus.
+//! The Modbus driver: RTU and ASCII on a serial port or through TCP, and Modbus TCP; codec by tokio-modbus.
 //!
 //! Invariants:
-//! * tokio-modbus sees only frames that answer the outstanding request: `shim` filters an RTU wire, `mbap` a TCP connection.
-//! * After a time-out on RTU the same unit is asked a question first whose answer has a length that no answer owed has (a
-//!   barrier): slaves answer in order, so once that answer is there the late ones are past. A refusal has no length and proves
-//!   nothing: then the wire is left alone until nothing can come any more.
+//! * tokio-modbus sees only frames that answer the outstanding request: `frames` behind `shim` filters RTU and ASCII wires, `mbap` a
+//!   TCP connection.
+//! * After a time-out on RTU the same unit is asked a question first whose answer has a length that no answer owed has: slaves answer
+//!   in order, so once that answer is there the late ones are past. A refusal has no length and proves nothing: then the wire is left
+//!   alone until nothing can come any more.
 //! * An RTU wire that was just opened is left alone for as long as an answer may take: somebody may have asked before.
 //! * The number of registers in an answer is checked here; the library does not check it.
+//!
+//! `link` (one question), `plan` and `barriers` (what to ask; pure), `patience` (how long to wait; pure), `slave` (the simulator).
 
-pub mod decode;
+mod ascii;
+pub mod barriers;
+mod frames;
+mod known;
+mod link;
 mod mbap;
+pub mod patience;
 pub mod plan;
 mod shim;
 pub mod slave;
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::{sleep, sleep_until, timeout};
-use tokio_modbus::client::{Client, Context, rtu, tcp};
-use tokio_modbus::slave::SlaveContext;
-use tokio_modbus::{ExceptionCode, Request, Response, Slave};
+use tokio::time::sleep;
+use tokio_modbus::{Request, Response};
 
+use super::counts::LineCounts;
+use super::decode::{Register, Table};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
+use crate::reading::Value;
 use crate::time::now;
-use decode::Table;
-use plan::Block;
+use barriers::{Barriers, Failure};
+use known::Known;
+use link::{Answer, Link, Told};
+use patience::{AnswerWithin, Patience};
+use plan::{Block, Costs, bytes_of};
 
-/// Between frames on a link whose speed is not known here (a terminal server).
-const REMOTE_GAP: Duration = Duration::from_millis(5);
-/// Time-outs in a row after which a TCP connection is made anew.
+/// Time-outs in a row after which a connection is made anew: it may be dead.
 const SILENT_TO_RECONNECT: u32 = 4;
-/// A TCP connection may take this long, however fast its devices are to answer.
-const SHORTEST_DIAL: Duration = Duration::from_secs(3);
+/// Time-outs in a row, for each device, after which an adapter counts as deaf.
+const SILENT_TO_REOPEN: u32 = 8;
 
 /// The driver of a Modbus line.
 pub struct Modbus {
     wire: Wire,
-    answer_within: Duration,
-    gap: Duration,
-    blocks: Vec<Block>,
-    context: Option<Context>,
-    quiet_since: Instant,
+    bounds: AnswerWithin,
+    costs: Costs,
+    devices: Vec<Device>,
+    barriers: Vec<Barriers>,
+    blocks: Vec<Arc<Block>>,
+    replanned: bool,
+    link: Option<Link>,
+    patience: Patience,
     /// Units that owe answers, with the bytes of data each would have.
     late: HashMap<u8, HashSet<u16>>,
     /// Time-outs in a row, whatever the unit.
     silent: u32,
+    counts: Arc<LineCounts>,
+    known: Known,
 }
 
 impl std::fmt::Debug for Modbus {
@@ -56,147 +71,282 @@ impl std::fmt::Debug for Modbus {
     }
 }
 
+/// A question as the wire needs it.
+struct Question {
+    device: usize,
+    unit: u8,
+    request: Request<'static>,
+    /// Bytes of the whole frames, there and back.
+    lengths: (u32, u32),
+    patience: Duration,
+}
+
+/// What requests cost on this wire.
+pub fn costs(wire: &Wire) -> Costs {
+    match wire {
+        Wire::Serial(port) if port.ascii => Costs::ascii(port.speed, plan::TURNAROUND),
+        Wire::Serial(port) => Costs::serial(port.speed, plan::TURNAROUND),
+        _ => Costs::network(),
+    }
+}
+
+/// The requests of every device of a line, as they are planned without having learned anything.
+pub fn blocks(line: &Line) -> Vec<Block> {
+    let costs = costs(&line.wire);
+    let devices = line.devices.iter().enumerate();
+    devices.flat_map(|(index, device)| plan::plan(index, device, costs, &Barriers::known(device.holes.clone()))).collect()
+}
+
 impl Modbus {
-    /// Plans the requests of a line.
-    pub fn new(line: &Line) -> Self {
-        let gap = match &line.wire {
-            Wire::Serial(port) => port.speed.frame_gap(),
-            Wire::RtuOverTcp(_) => REMOTE_GAP,
-            Wire::ModbusTcp(_) | Wire::Simulated => Duration::ZERO,
-        };
-        Self {
+    /// Plans the requests of a line; what was learned of its devices is in `folder`.
+    pub fn new(line: &Line, counts: Arc<LineCounts>, folder: Option<PathBuf>) -> Self {
+        let known = Known::open(folder, &line.name, &line.devices);
+        let mut driver = Self {
             wire: line.wire.clone(),
-            answer_within: line.answer_within,
-            gap,
-            blocks: blocks(&line.devices),
-            context: None,
-            quiet_since: now(),
+            bounds: line.answer_within,
+            costs: costs(&line.wire),
+            barriers: line.devices.iter().map(|device| known.barriers(device)).collect(),
+            devices: line.devices.clone(),
+            blocks: Vec::new(),
+            replanned: false,
+            link: None,
+            patience: Patience::new(line.answer_within),
             late: HashMap::new(),
             silent: 0,
-        }
-    }
-
-    fn is_rtu(&self) -> bool {
-        !matches!(self.wire, Wire::ModbusTcp(_))
-    }
-
-    async fn ask(&mut self, block: &Block, count: u16) -> Result<Vec<u16>, ReadError> {
-        let patience = self.answer_within + self.wire_time(block, count);
-        let Some(context) = self.context.as_mut() else { return Err(ReadError::LineDown("not connected".to_owned())) };
-        sleep_until((self.quiet_since + self.gap).into()).await;
-        context.set_slave(Slave(block.unit));
-        let answer = timeout(patience, context.call(block.request(count))).await;
-        self.quiet_since = now();
-        let timed_out = answer.is_err();
-        let outcome = match answer {
-            Err(_) => Err(ReadError::NoAnswer),
-            Ok(Err(tokio_modbus::Error::Transport(_))) => Err(ReadError::LineDown("the connection broke".to_owned())),
-            Ok(Err(tokio_modbus::Error::Protocol(_))) => Err(ReadError::Garbled("not an answer to the request".to_owned())),
-            Ok(Ok(Err(exception))) => Err(refusal(exception)),
-            Ok(Ok(Ok(response))) => words(response, count),
+            counts,
+            known,
         };
-        match (timed_out, self.is_rtu()) {
-            (true, true) => drop(self.late.entry(block.unit).or_default().insert(bytes_of(block, count))),
-            (true, false) => self.silent += 1,
-            (false, _) => self.silent = 0,
+        driver.plan();
+        driver
+    }
+
+    fn plan(&mut self) {
+        let devices = self.devices.iter().zip(&self.barriers).enumerate();
+        let blocks = devices.flat_map(|(index, (device, barriers))| plan::plan(index, device, self.costs, barriers));
+        self.blocks = blocks.map(Arc::new).collect();
+    }
+
+    fn replan(&mut self) {
+        self.plan();
+        self.replanned = true;
+        self.known.keep(&self.devices, &self.barriers);
+    }
+
+    /// Asks once.
+    async fn ask(&mut self, question: Question) -> Answer {
+        let Question { device, unit, request, lengths, patience } = question;
+        let Some(link) = self.link.as_mut() else { return Answer::Broken };
+        self.counts.count(device, |counts| counts.requests.count());
+        let Told { answer, turnaround, busy } = link.ask(unit, request, patience, lengths).await;
+        let (seen, late) = link.take_seen();
+        self.counts.busy_us.add(u64::try_from(busy.as_micros()).unwrap_or(0));
+        self.counts.stale.add(seen.stale);
+        self.counts.foreign.add(seen.foreign);
+        self.counts.echoes.add(seen.echoes);
+        self.counts.junk_bytes.add(seen.junk);
+        if seen.bad_checksums > 0 {
+            self.counts.count(device, |counts| counts.bad_checksums.add(seen.bad_checksums));
         }
-        let is_foreign = matches!(outcome, Err(ReadError::Garbled(_)));
-        if is_foreign || self.silent >= SILENT_TO_RECONNECT {
-            // After an error of the codec its stream is over; a TCP connection that stays silent may be dead.
+        for late in late {
+            self.patience.late(late.unit, late.after);
+        }
+        if unit != 0 {
+            self.note(device, unit, &answer, turnaround);
+        }
+        answer
+    }
+
+    fn note(&mut self, device: usize, unit: u8, answer: &Answer, turnaround: Duration) {
+        match answer {
+            Answer::Response(_) | Answer::Exception(_) => {
+                self.silent = 0;
+                self.patience.answered(unit, turnaround);
+                let estimate = self.patience.estimate(unit).and_then(|estimate| u64::try_from(estimate.as_micros()).ok()).unwrap_or(0);
+                self.counts.count(device, |counts| {
+                    counts.answers.count();
+                    counts.turnaround_us.set(estimate);
+                });
+                if let Answer::Exception(code) = answer {
+                    self.counts.count(device, |counts| counts.exception(*code));
+                }
+            }
+            Answer::Nothing | Answer::Foreign(_) => {
+                self.silent += 1;
+                self.patience.missed(unit);
+                self.counts.count(device, |counts| counts.timeouts.count());
+            }
+            Answer::Garbage(_) => self.silent = 0,
+            Answer::Broken => {}
+        }
+        let is_serial = matches!(self.wire, Wire::Serial(_));
+        let devices = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
+        let most = if is_serial { SILENT_TO_REOPEN.saturating_mul(devices) } else { SILENT_TO_RECONNECT };
+        if self.silent >= most || matches!(answer, Answer::Broken) {
             self.silent = 0;
-            self.context = None;
-        }
-        outcome
-    }
-
-    fn wire_time(&self, block: &Block, count: u16) -> Duration {
-        match &self.wire {
-            Wire::Serial(port) => block.wire_time(port.speed, count),
-            _ => Duration::ZERO,
+            self.link = None;
         }
     }
 
-    /// Gets late answers of a unit out of the way.
+    /// Reads registers or bits from the place of a block.
+    async fn read_words(&mut self, block: &Block, count: u16, patience: Duration) -> Result<Vec<u16>, (ReadError, Option<u8>)> {
+        let bytes = bytes_of(block.table, count);
+        let question = Question {
+            device: block.device,
+            unit: block.unit,
+            request: reading(block.table, block.start, count),
+            lengths: (8, 5 + u32::from(bytes)),
+            patience,
+        };
+        let answer = self.ask(question).await;
+        let is_rtu = self.link.as_ref().is_some_and(Link::is_rtu);
+        if is_rtu && matches!(answer, Answer::Nothing | Answer::Foreign(_)) {
+            self.late.entry(block.unit).or_default().insert(bytes);
+        }
+        match answer {
+            Answer::Response(response) => words(response, count).map_err(|error| (error, None)),
+            // A gateway in between says that the device behind it is silent.
+            Answer::Exception(10 | 11) => Err((ReadError::NoAnswer, None)),
+            Answer::Exception(code) => Err((ReadError::Refused(link::explain(code)), Some(code))),
+            Answer::Nothing => Err((ReadError::NoAnswer, None)),
+            Answer::Foreign(why) | Answer::Garbage(why) => Err((ReadError::Garbled(why.to_owned()), None)),
+            Answer::Broken => Err((ReadError::LineDown("the connection broke".to_owned()), None)),
+        }
+    }
+
+    /// Gets late answers of a unit out of the way, with a question of a length that it does not owe.
     async fn barrier(&mut self, block: &Block) -> Result<(), ReadError> {
-        let Some(owed) = self.late.get(&block.unit).filter(|owed| !owed.is_empty()) else { return Ok(()) };
-        // Bits travel eight to a byte.
-        let step = if block.table.is_bits() { 8 } else { 1 };
-        let count = (0..).map(|n| 1 + n * step).find(|count| !owed.contains(&bytes_of(block, *count))).unwrap_or(1);
-        match self.ask(block, count).await {
+        let owed = self.late.get(&block.unit).filter(|owed| !owed.is_empty());
+        if owed.is_none() {
+            return Ok(());
+        }
+        let patience = self.patience.of(block.unit);
+        match self.read_words(block, self.unowed(block), patience).await {
             Ok(_) => {}
-            Err(ReadError::Refused(_)) => sleep(self.answer_within).await,
-            Err(error) => return Err(error),
+            Err((ReadError::Refused(_), _)) => sleep(self.bounds.most).await,
+            Err((error, _)) => return Err(error),
         }
         self.late.remove(&block.unit);
         Ok(())
     }
 
-    async fn open(wire: &Wire, patience: Duration) -> Result<Context, String> {
-        match wire {
-            Wire::Serial(port) => Ok(rtu::attach(shim::RtuShim::new(port.open()?))),
-            Wire::RtuOverTcp(address) => Ok(rtu::attach(shim::RtuShim::new(dial(address, patience).await?))),
-            Wire::ModbusTcp(address) => Ok(tcp::attach(mbap::MbapShim::new(dial(address, patience).await?))),
-            Wire::Simulated => Err("a simulated line has no wire".to_owned()),
+    /// A number of registers whose answer has a length that its unit does not owe.
+    fn unowed(&self, block: &Block) -> u16 {
+        // Bits travel eight to a byte.
+        let step = if block.table.is_bits() { 8 } else { 1 };
+        let owed = self.late.get(&block.unit);
+        let is_free = |count: &u16| owed.is_none_or(|owed| !owed.contains(&bytes_of(block.table, *count)));
+        (0..).map(|n| 1 + n * step).take_while(|count| *count < 120).find(is_free).unwrap_or(1)
+    }
+
+    /// Reads a block; garbage is asked for once more, silence is not.
+    async fn read_block(&mut self, block: &Block) -> Result<Vec<u16>, (ReadError, Option<u8>)> {
+        self.barrier(block).await.map_err(|error| (error, None))?;
+        let patience = self.patience.of(block.unit);
+        let first = self.read_words(block, block.count, patience).await;
+        let owes = self.late.get(&block.unit).is_some_and(|owed| !owed.is_empty());
+        match first {
+            Err((ReadError::Garbled(_), _)) if !owes && self.link.is_some() => {
+                self.counts.count(block.device, |counts| counts.repeated.count());
+                self.read_words(block, block.count, patience).await
+            }
+            outcome => outcome,
         }
     }
-}
 
-async fn dial(address: &str, patience: Duration) -> Result<TcpStream, String> {
-    match timeout(patience, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => {
-            // Requests are small and alone; if the option cannot be set they are merely slower.
-            let _ = stream.set_nodelay(true);
-            Ok(stream)
+    /// What a failed read teaches about the map of a device.
+    fn learn(&mut self, block: &Block, outcome: &Result<Vec<u16>, (ReadError, Option<u8>)>) {
+        let device_lives = self.late.get(&block.unit).is_none_or(HashSet::is_empty);
+        let Some(barriers) = self.barriers.get_mut(block.device) else { return };
+        let changed = match outcome {
+            Ok(_) => barriers.answered(block),
+            Err((ReadError::Refused(_), Some(2 | 3))) => barriers.failed(block, Failure::Address, now()),
+            // Another kind of register, not another address.
+            Err((ReadError::Refused(_), Some(1))) | Err((ReadError::LineDown(_), _)) => false,
+            Err((ReadError::Refused(_), _)) => block.points.len() > 1 && barriers.failed(block, Failure::Other, now()),
+            Err(_) => device_lives && block.points.len() > 1 && barriers.failed(block, Failure::Other, now()),
+        };
+        if changed | barriers.forget(now()) {
+            self.replan();
         }
-        Ok(Err(error)) => Err(format!("{address} cannot be reached: {error}; check address, port and cable")),
-        Err(_) => Err(format!("{address} does not answer; check address, port and cable")),
+    }
+
+    async fn connected(&mut self) -> Result<(), ReadError> {
+        if self.link.is_none() {
+            self.connect().await.map_err(ReadError::LineDown)?;
+        }
+        Ok(())
     }
 }
 
 impl Driver for Modbus {
     fn jobs(&self) -> Vec<Job> {
-        self.blocks
-            .iter()
-            .map(|block| Job { device: block.device, every: block.every, points: block.points.iter().map(|point| point.id).collect() })
-            .collect()
+        let job = |block: &Arc<Block>| Job {
+            device: block.device,
+            every: block.every,
+            takes: self.costs.time(block.table, block.count),
+            points: block.points.iter().map(|point| point.id).collect(),
+        };
+        self.blocks.iter().map(job).collect()
+    }
+
+    fn replanned(&mut self) -> bool {
+        std::mem::take(&mut self.replanned)
     }
 
     async fn connect(&mut self) -> Result<(), String> {
         self.late.clear();
-        self.context = None;
-        let patience = self.answer_within.max(SHORTEST_DIAL);
-        let wire = self.wire.clone();
-        self.context = Some(Self::open(&wire, patience).await?);
+        self.link = None;
         self.silent = 0;
-        if self.is_rtu() {
-            self.quiet_since = now() + self.answer_within;
+        let mut link = Link::open(&self.wire, self.bounds.most).await?;
+        if link.is_rtu() {
+            link.stay_silent_until(now() + self.bounds.most);
         }
+        self.counts.opened.count();
+        self.link = Some(link);
         Ok(())
     }
 
     async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
-        let Some(block) = self.blocks.get(job).cloned() else { return Ok(Vec::new()) };
-        if self.context.is_none() {
-            self.connect().await.map_err(ReadError::LineDown)?;
+        let Some(block) = self.blocks.get(job).map(Arc::clone) else { return Ok(Vec::new()) };
+        self.connected().await?;
+        let outcome = self.read_block(&block).await;
+        self.learn(&block, &outcome);
+        outcome.map(|words| block.decode(&words)).map_err(|(error, _)| error)
+    }
+
+    async fn probe(&mut self, device: usize, turn: usize) -> Result<(), ReadError> {
+        let blocks: Vec<&Arc<Block>> = self.blocks.iter().filter(|block| block.device == device).collect();
+        let Some(block) = blocks.get(turn % blocks.len().max(1)).map(|block| Arc::clone(block)) else { return Ok(()) };
+        self.connected().await?;
+        let patience = self.patience.of_probe(block.unit);
+        match self.read_words(&block, self.unowed(&block), patience).await {
+            Ok(_) => {
+                self.late.remove(&block.unit);
+                Ok(())
+            }
+            // It lives; a refusal does not tell whether late answers are past.
+            Err((ReadError::Refused(_), _)) => Ok(()),
+            Err((error, _)) => Err(error),
         }
-        self.barrier(&block).await?;
-        let words = self.ask(&block, block.count).await?;
-        Ok(block.decode(&words))
+    }
+
+    fn probe_takes(&self, device: usize) -> Duration {
+        let unit = self.devices.get(device).map_or(0, |device| device.unit);
+        self.patience.likely_probe(unit)
     }
 
     fn disconnect(&mut self) {
-        self.context = None;
+        self.link = None;
     }
 }
 
-/// The blocks of every device of a line.
-pub fn blocks(devices: &[Device]) -> Vec<Block> {
-    devices.iter().enumerate().flat_map(|(index, device)| plan::plan(index, device)).collect()
-}
-
-/// Bytes of data in the answer to a request for `count` registers or bits.
-fn bytes_of(block: &Block, count: u16) -> u16 {
-    if block.table.is_bits() { count.div_ceil(8) } else { 2 * count }
+fn reading(table: Table, start: u16, count: u16) -> Request<'static> {
+    match table {
+        Table::Holding => Request::ReadHoldingRegisters(start, count),
+        Table::Input => Request::ReadInputRegisters(start, count),
+        Table::Coil => Request::ReadCoils(start, count),
+        Table::Discrete => Request::ReadDiscreteInputs(start, count),
+    }
 }
 
 fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadError> {
@@ -211,36 +361,27 @@ fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadError> {
     if fits { Ok(values) } else { Err(ReadError::Garbled(format!("{} values instead of {expected}", values.len()))) }
 }
 
-fn refusal(exception: ExceptionCode) -> ReadError {
-    let code = u8::from(exception);
-    match exception {
-        // A gateway in between says that the device behind it is silent.
-        ExceptionCode::GatewayTargetDevice | ExceptionCode::GatewayPathUnavailable => ReadError::NoAnswer,
-        ExceptionCode::IllegalFunction => {
-            ReadError::Refused(format!("exception {code}: the device does not know this kind of register; check `at`"))
-        }
-        ExceptionCode::IllegalDataAddress => ReadError::Refused(format!("exception {code}: no such register in the device; check `at`")),
-        other => ReadError::Refused(format!("exception {code}: {other}")),
-    }
-}
-
 impl Block {
-    /// The request for the first `count` registers of this block's place.
-    fn request(&self, count: u16) -> Request<'static> {
-        match self.table {
-            Table::Holding => Request::ReadHoldingRegisters(self.start, count),
-            Table::Input => Request::ReadInputRegisters(self.start, count),
-            Table::Coil => Request::ReadCoils(self.start, count),
-            Table::Discrete => Request::ReadDiscreteInputs(self.start, count),
-        }
+    /// The words of a register, or why they are not there.
+    fn part<'a>(&self, words: &'a [u16], register: &Register) -> Result<&'a [u16], Arc<str>> {
+        let from = usize::from(register.address.saturating_sub(self.start));
+        words.get(from..from + usize::from(register.width())).ok_or_else(|| "the answer is too short".into())
     }
 
     fn decode(&self, words: &[u16]) -> Values {
-        let missing = || Err(Arc::from("the answer is too short"));
         let value = |point: &plan::BlockPoint| {
-            let from = usize::from(point.register.address - self.start);
-            let part = words.get(from..from + usize::from(point.register.width()));
-            part.map_or_else(missing, |words| point.register.decode(words))
+            let exponent = match &point.exponent {
+                None => None,
+                Some(register) => match register.decode(self.part(words, register)?, None)? {
+                    Value::Int(power) => i32::try_from(power).ok(),
+                    Value::UInt(power) => i32::try_from(power).ok(),
+                    _ => None,
+                },
+            };
+            if exponent.is_some_and(|power| power.abs() > 30) {
+                return Err("the power of ten is not plausible".into());
+            }
+            point.register.decode(self.part(words, &point.register)?, exponent)
         };
         self.points.iter().map(|point| (point.id, value(point))).collect()
     }

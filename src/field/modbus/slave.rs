@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::decode::{Register, Table};
-use super::shim::checksum;
+use super::frames::checksum;
 use crate::field::Device;
+use crate::field::decode::{Part, Register, Table};
 use crate::field::wave::Wave;
 use crate::time::now;
 
@@ -32,7 +32,7 @@ impl Image {
     pub fn new(devices: &[Device]) -> Self {
         let mut units: HashMap<u8, Vec<(Register, Wave)>> = HashMap::new();
         for device in devices {
-            let points = device.points.iter().filter_map(|point| Some((point.register.clone()?, point.wave)));
+            let points = device.points.iter().filter_map(|point| Some((point.register()?.clone(), point.wave)));
             units.entry(device.unit).or_default().extend(points);
         }
         Self { units, started: now() }
@@ -46,7 +46,7 @@ impl Image {
                 let index = address.checked_sub(u32::from(start)).map(|index| index as usize);
                 if let Some(cell) = index.and_then(|index| cells.get_mut(index)) {
                     // Bits of one register are points of their own: they share it.
-                    *cell = Some(if register.bit.is_some() { cell.unwrap_or(0) | word } else { word });
+                    *cell = Some(if register.meaning.part != Part::Whole { cell.unwrap_or(0) | word } else { word });
                 }
             }
         }

@@ -1,0 +1,485 @@
+//! One point: where it is, what it means, how it is reported.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::field::{Context, Points, id, take_topic};
+use super::{Check, at};
+use crate::config::document::Step;
+use crate::config::file::{self, BitOrder};
+use crate::field::decode::{Array, ByteOrder, Kind, Meaning, Part, Register, Table};
+use crate::field::formula::Formula;
+use crate::field::{Device, Point, Source};
+use crate::mqtt::{QoS, TopicName};
+use crate::reading::PointId;
+use crate::report::exception::{Deadband, Rule};
+use crate::report::template::Template;
+use crate::report::{Aggregate, PointReport};
+
+const DEFAULT_EVERY: Duration = Duration::from_secs(10);
+const SHORTEST_EVERY: Duration = Duration::from_millis(1);
+/// Values of one array.
+const MOST_ELEMENTS: u16 = 125;
+
+impl Context<'_> {
+    pub(super) fn point(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, points: &mut Points) -> Option<Point> {
+        let file = check.file;
+        let template = spec.topic.clone().or_else(|| file.topics.clone()).or_else(|| Template::new("{site}/{device}/{point}").ok())?;
+        let at = self.path(name, "topic");
+        let topic = self.topic(check, &template, name, &at)?;
+        let every = spec.every.map_or(DEFAULT_EVERY, |span| span.0);
+        if every < SHORTEST_EVERY {
+            check.fault(&self.path(name, "every"), "write at least 1ms, such as 1s");
+        }
+        let class = check.class(spec.class.as_deref().unwrap_or("normal"), &self.path(name, "class"));
+        let (class, qos) = class.unwrap_or_default();
+        let source = self.source(check, name, spec)?;
+        let aggregate = self.aggregate(check, name, spec, &topic, points);
+        if aggregate.is_none() {
+            take_topic(check, points, &topic, format!("{}.{name}", self.device.name), &at);
+        }
+        let id = PointId(id(points.reports.len()));
+        points.reports.push(PointReport {
+            topic,
+            qos: qos.unwrap_or(QoS::AtLeastOnce),
+            class,
+            rule: self.rule(check, name, spec),
+            median: self.median(check, name, spec),
+            aggregate,
+            swinging_door: self.swinging_door(check, name, spec),
+        });
+        let stale_after = spec.stale_after.map(|span| span.0);
+        let group = spec.group.as_deref().map(Arc::from);
+        Some(Point { id, name: name.to_owned(), every, source, wave: spec.simulate.unwrap_or_default(), stale_after, group })
+    }
+
+    /// Points that one request must bring: of one table, and not too far apart.
+    pub(super) fn check_groups(&self, check: &mut Check<'_>, device: &Device) {
+        let grouped = |point: &Point| Some((Arc::clone(point.group.as_ref()?), point.name.clone(), point.register()?.clone()));
+        let points: Vec<(Arc<str>, String, Register)> = device.points.iter().filter_map(grouped).collect();
+        for (index, (group, name, register)) in points.iter().enumerate() {
+            let before = points.iter().take(index).filter(|(other, ..)| other == group).map(|(_, _, register)| register);
+            let (mut start, mut end) = (register.address, u32::from(register.address) + u32::from(register.width()));
+            for other in before {
+                if other.table != register.table {
+                    check.fault(
+                        &self.path(name, "group"),
+                        format!("one request reads one kind of register; {name} is of another than the rest of {group}"),
+                    );
+                    return;
+                }
+                start = start.min(other.address);
+                end = end.max(u32::from(other.address) + u32::from(other.width()));
+            }
+            let most = if register.table.is_bits() { device.limits.bits } else { device.limits.words };
+            if end - u32::from(start) > u32::from(most) {
+                check.fault(
+                    &self.path(name, "group"),
+                    format!("the group {group} reaches over more than the {most} registers of one request"),
+                );
+                return;
+            }
+        }
+    }
+
+    fn rule(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Rule {
+        let deadband = spec.deadband.map(|deadband| match deadband {
+            file::Deadband::Absolute(width) => Deadband::Absolute(width),
+            file::Deadband::Percent(percent) => Deadband::Percent(percent),
+        });
+        let width = match deadband {
+            Some(Deadband::Absolute(width) | Deadband::Percent(width)) => width,
+            None => 0.0,
+        };
+        if !width.is_finite() || width < 0.0 {
+            check.fault(&self.path(name, "deadband"), "a deadband is a change that is too small to report: type 0 or more");
+        }
+        Rule { deadband, at_least_every: spec.at_least_every.map(|span| span.0) }
+    }
+
+    fn median(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<u8> {
+        let width = spec.filter?.median;
+        if width % 2 == 0 || !(3..=99).contains(&width) {
+            check.fault(&self.path(name, "filter"), "the middle one needs an odd number of values, such as `filter: { median: 5 }`");
+        }
+        Some(width)
+    }
+
+    fn swinging_door(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<f64> {
+        let bound = spec.swinging_door?;
+        if !bound.is_finite() || bound <= 0.0 {
+            check.fault(&self.path(name, "swinging_door"), "type the error that the line between readings may have, such as 0.5");
+        }
+        if spec.deadband.is_some() {
+            check.fault(&self.path(name, "swinging_door"), "`deadband` and `swinging_door` decide the same; keep one");
+        }
+        Some(bound)
+    }
+
+    fn aggregate(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+        topic: &TopicName,
+        points: &mut Points,
+    ) -> Option<Aggregate> {
+        let aggregate = spec.aggregate.as_ref()?;
+        let path = self.path(name, "aggregate");
+        if aggregate.every.0.is_zero() || aggregate.show.0.is_empty() {
+            check.fault(&path, "write an interval and what is shown of it, such as { every: 1m, show: [ min, mean, max ] }");
+            return None;
+        }
+        let mut shows = Vec::new();
+        for show in &aggregate.show.0 {
+            let topic =
+                if aggregate.show.0.len() == 1 { topic.clone() } else { TopicName::new(format!("{topic}/{}", show.name())).ok()? };
+            take_topic(check, points, &topic, format!("{}.{name} ({})", self.device.name, show.name()), &path);
+            shows.push((*show, topic));
+        }
+        Some(Aggregate { every: aggregate.every.0, shows })
+    }
+
+    fn source(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Source> {
+        if let Some(text) = &spec.expression {
+            return self.formula(check, name, text).map(Source::Derived);
+        }
+        let Some((table, address)) = self.address(check, name, spec)? else { return Some(Source::Made) };
+        let register = self.register(check, name, spec, (table, address))?;
+        let exponent = match &spec.scale_from {
+            None => None,
+            Some(other) => Some(Box::new(self.exponent(check, name, other)?)),
+        };
+        Some(Source::Register { register: Box::new(register), exponent })
+    }
+
+    fn formula(&self, check: &mut Check<'_>, name: &str, text: &str) -> Option<Formula> {
+        let path = self.path(name, "expression");
+        let formula = match Formula::new(text) {
+            Ok(formula) => formula,
+            Err(why) => {
+                check.fault(&path, why);
+                return None;
+            }
+        };
+        let known: Vec<(String, file::Point)> = self.points();
+        let mut fine = true;
+        for used in formula.names() {
+            match known.iter().find(|(other, _)| other == used) {
+                Some((_, other)) if other.expression.is_none() => {}
+                Some(_) => {
+                    check.fault(&path, format!("{used} is an expression itself; write its parts here"));
+                    fine = false;
+                }
+                None => {
+                    let names: Vec<String> = known.iter().map(|(name, _)| name.clone()).collect();
+                    check.unknown(&path, "point", used, &names);
+                    fine = false;
+                }
+            }
+        }
+        fine.then_some(formula)
+    }
+
+    /// The register that holds the power of ten of another.
+    fn exponent(&self, check: &mut Check<'_>, name: &str, other: &str) -> Option<Register> {
+        let path = self.path(name, "scale_from");
+        let points = self.points();
+        let Some((_, spec)) = points.iter().find(|(known, _)| known == other) else {
+            let names: Vec<String> = points.iter().map(|(name, _)| name.clone()).collect();
+            check.unknown(&path, "point", other, &names);
+            return None;
+        };
+        let place = self.address(check, other, spec)?;
+        let kind = spec.kind.unwrap_or(Kind::I16);
+        let register = place.filter(|(table, _)| !table.is_bits()).map(|(table, address)| {
+            let mut register = Register::new(table, address, kind);
+            register.meaning.order = self.order(spec);
+            // "Not implemented" of SunSpec.
+            register.meaning.broken = [-32768.0].into();
+            register
+        });
+        if register.is_none() || !matches!(kind, Kind::I16 | Kind::U16) {
+            check.fault(&path, format!("{other} is not a 16-bit register; name the point that holds the power of ten"));
+            return None;
+        }
+        register
+    }
+
+    fn order(&self, spec: &file::Point) -> ByteOrder {
+        spec.byte_order.or(self.device.byte_order).or(self.profile.and_then(|profile| profile.byte_order)).unwrap_or_default()
+    }
+
+    fn register(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, (table, address): (Table, u16)) -> Option<Register> {
+        let meaning = self.meaning(check, name, spec, table)?;
+        let register = Register { table, address, meaning };
+        let most = if table.is_bits() { 2000 } else { 125 };
+        if register.width() > most {
+            check.fault(&self.path(name, "type"), format!("the value takes {} registers, and a request at most {most}", register.width()));
+        }
+        if u32::from(address) + u32::from(register.width()) > 65_536 {
+            check.fault(&self.path(name, "type"), "the value reaches past the last register of the device");
+        }
+        Some(register)
+    }
+
+    fn meaning(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, table: Table) -> Option<Meaning> {
+        let kind = self.kind(check, name, spec, table)?;
+        let mut meaning = Meaning::new(kind);
+        meaning.order = self.order(spec);
+        meaning.part = self.part(check, name, spec, kind);
+        meaning.words = spec.words.iter().flatten().map(|(raw, text)| (*raw, Arc::from(text.as_str()))).collect();
+        meaning.flags = self.flags(check, name, spec, kind);
+        meaning.scale = spec.scale.unwrap_or(1.0);
+        meaning.offset = spec.offset.unwrap_or(0.0);
+        meaning.decimals = spec.decimals;
+        meaning.broken = spec.broken_value.iter().flat_map(|list| list.0.iter().copied()).collect();
+        meaning.min = spec.min;
+        meaning.max = spec.max;
+        meaning.length = spec.length.unwrap_or(0);
+        meaning.characters = spec.characters.unwrap_or_default();
+        meaning.as_text = spec.as_text.unwrap_or(false);
+        self.check_numbers(check, name, spec, &meaning);
+        self.check_text(check, name, spec, kind);
+        if let Some(zone) = self.zone(check, name, spec) {
+            meaning.zone = zone;
+        }
+        if let Some(array) = spec.array {
+            let each = if table.is_bits() { 1 } else { kind.words().unwrap_or(meaning.length).max(1) };
+            let stride = array.stride.unwrap_or(each);
+            if !(1..=MOST_ELEMENTS).contains(&array.count) || stride < each {
+                check.fault(&self.path(name, "array"), format!("write 1 to {MOST_ELEMENTS} values and a stride of at least {each}"));
+            }
+            meaning.array = Some(Array { count: array.count, stride });
+        }
+        Some(meaning)
+    }
+
+    fn check_numbers(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, meaning: &Meaning) {
+        if meaning.scale == 0.0 || !meaning.scale.is_finite() {
+            check.fault(&self.path(name, "scale"), "this scale would make every value 0; type the factor from the manual, such as 0.1");
+        }
+        if !meaning.offset.is_finite() {
+            check.fault(&self.path(name, "offset"), "type a number");
+        }
+        if spec.decimals.is_some_and(|decimals| decimals > 15) {
+            check.fault(&self.path(name, "decimals"), "a number has at most 15 decimals");
+        }
+        if let (Some(min), Some(max)) = (spec.min, spec.max)
+            && min > max
+        {
+            check.fault(&self.path(name, "min"), format!("no value is at least {min} and at most {max}"));
+        }
+        for broken in meaning.broken.iter().filter(|broken| !meaning.kind.holds(**broken)) {
+            check.fault(
+                &self.path(name, "broken_value"),
+                format!("a register of this type never holds {broken}; type the raw value, before scale and with its sign"),
+            );
+        }
+        let is_scaled = spec.scale.is_some() || spec.offset.is_some() || spec.decimals.is_some() || spec.scale_from.is_some();
+        if is_scaled && (meaning.kind.is_text() || !meaning.flags.is_empty()) {
+            check.fault(&self.path(name, "scale"), "text has no scale; remove it");
+        }
+    }
+
+    fn check_text(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) {
+        match (kind, spec.length) {
+            (Kind::Text, None) => {
+                check.missing(&self.path(name, "length"), format!("point \"{name}\" is text; add `length:`, its registers"))
+            }
+            (Kind::Text, Some(1..=125)) => {}
+            (Kind::Text, Some(_)) => check.fault(&self.path(name, "length"), "type 1 to 125 registers"),
+            (_, Some(_)) => check.fault(&self.path(name, "length"), "only `type: string` has a length; remove it"),
+            (_, None) => {}
+        }
+        if spec.characters.is_some() && kind != Kind::Text {
+            check.fault(&self.path(name, "characters"), "only `type: string` has characters; remove it");
+        }
+    }
+
+    /// `Z`, `+02:00`
+    fn zone(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Arc<str>> {
+        let zone = spec.zone.as_deref()?;
+        let bytes = zone.as_bytes();
+        let is_offset = bytes.len() == 6
+            && matches!(bytes.first(), Some(b'+' | b'-'))
+            && bytes.get(3) == Some(&b':')
+            && zone.chars().filter(char::is_ascii_digit).count() == 4;
+        if zone != "Z" && !is_offset {
+            check.fault(&self.path(name, "zone"), "type the zone of the device's clock as Z (UTC) or +02:00");
+        }
+        Some(zone.into())
+    }
+
+    /// Which part of the register is meant, its bits counted from the least significant, which is 0.
+    fn part(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) -> Part {
+        let bits = u8::try_from(kind.bits()).unwrap_or(64);
+        let given = [spec.bit.is_some(), spec.bits.is_some(), spec.mask.is_some()];
+        if given.iter().filter(|given| **given).count() > 1 {
+            check.fault(&self.path(name, "bit"), "keep one of bit, bits and mask");
+        }
+        let mut place = |bit: u8, key: &str| {
+            let found = counted(bit, bits, spec.bit_order.unwrap_or_default());
+            if found.is_none() {
+                let last = bits - 1;
+                check.fault(
+                    &self.path(name, key),
+                    format!("a register of this type has the bits 0 to {last}, 0 being the least significant"),
+                );
+            }
+            found.unwrap_or(0)
+        };
+        if let Some(bit) = spec.bit {
+            return Part::Bit(place(bit, "bit"));
+        }
+        if let Some([one, other]) = spec.bits {
+            let (one, other) = (place(one, "bits"), place(other, "bits"));
+            return Part::Bits { low: one.min(other), count: one.abs_diff(other) + 1 };
+        }
+        let Some(mask) = spec.mask else { return Part::Whole };
+        let low = mask.trailing_zeros();
+        let is_run = mask != 0 && (mask >> low).wrapping_add(1).is_power_of_two();
+        let count = mask.count_ones();
+        if !is_run || low + count > u32::from(bits) {
+            check.fault(&self.path(name, "mask"), "the ones of a mask stand together and inside the register, such as 0x00F0");
+            return Part::Whole;
+        }
+        Part::Bits { low: u8::try_from(low).unwrap_or(0), count: u8::try_from(count).unwrap_or(1) }
+    }
+
+    fn flags(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) -> Arc<[(u8, Arc<str>)]> {
+        let bits = u8::try_from(kind.bits()).unwrap_or(64);
+        let mut seen = HashSet::new();
+        let mut flags = Vec::new();
+        for (bit, text) in spec.flags.iter().flatten() {
+            match counted(*bit, bits, spec.bit_order.unwrap_or_default()) {
+                Some(bit) if seen.insert(bit) => flags.push((bit, Arc::from(text.as_str()))),
+                _ => check.fault(&self.path(name, "flags"), format!("a register of this type has no bit {bit}")),
+            }
+        }
+        flags.into()
+    }
+
+    /// `Some(None)` for a simulated point that is nowhere.
+    #[allow(clippy::option_option)]
+    pub(super) fn address(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Option<(Table, u16)>> {
+        let zero_based =
+            [(Table::Holding, spec.holding), (Table::Input, spec.input), (Table::Coil, spec.coil), (Table::Discrete, spec.discrete)];
+        let mut given: Vec<(Table, u16)> = zero_based.into_iter().filter_map(|(table, address)| Some((table, address?))).collect();
+        if let Some(file::Printed(printed)) = spec.at {
+            match as_printed(printed) {
+                Some(place) => given.push(place),
+                None => {
+                    check.fault(&self.path(name, "at"), format!("{printed} is not a register as manuals print them: 1-9999 coils, 10001-19999 discrete inputs, 30001-39999 input registers, 40001-49999 holding registers; to count from zero write `holding: {printed}`"));
+                    return None;
+                }
+            }
+        }
+        match given.as_slice() {
+            [one] => Some(Some(*one)),
+            [] if self.simulated => Some(None),
+            [] => {
+                check.missing(
+                    &self.path(name, "at"),
+                    format!(
+                        "point \"{name}\" says not where it is; add `at: 40001` (as printed in the manual) or `holding: 0` (from zero)"
+                    ),
+                );
+                None
+            }
+            _ => {
+                check.fault(
+                    &self.path(name, "at"),
+                    format!("point \"{name}\" says twice where it is; keep one of at, holding, input, coil, discrete"),
+                );
+                None
+            }
+        }
+    }
+
+    fn kind(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, table: Table) -> Option<Kind> {
+        let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
+        match (spec.kind, table.is_bits(), has_part) {
+            (None | Some(Kind::Bool), true, false) => Some(Kind::Bool),
+            (_, true, _) => {
+                check.fault(&self.path(name, "type"), "coils and discrete inputs are single bits; remove `type` and `bit`");
+                None
+            }
+            (None | Some(Kind::Bool), false, true) => Some(Kind::U16),
+            (Some(kind), false, true) if !kind.is_integer() => {
+                check.fault(&self.path(name, "type"), "`bit` picks bits of a whole number; type u16, or remove `type`");
+                None
+            }
+            (Some(kind), false, _) => Some(kind),
+            (None, false, false) if spec.words.is_some() || spec.flags.is_some() => Some(Kind::U16),
+            (None, false, false) => {
+                check.missing(
+                    &self.path(name, "type"),
+                    format!("point \"{name}\" has no type; add `type: u16` (or i16, u32, i32, u64, i64, f32, f64)"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Where a key of a point stands: in the device if it is given there, else in the profile.
+    pub(super) fn path(&self, name: &str, key: &str) -> Vec<Step> {
+        let in_device = self.device.points.contains_key(name);
+        match &self.device.profile {
+            Some(profile) if !in_device => at!["profiles", profile, "points", name, key].to_vec(),
+            _ => at!["devices", self.index, "points", name, key].to_vec(),
+        }
+    }
+}
+
+/// The place of a bit, counted from the least significant, which is 0.
+fn counted(bit: u8, bits: u8, order: BitOrder) -> Option<u8> {
+    let place = match order {
+        BitOrder::Lsb0 => Some(bit),
+        BitOrder::Lsb1 => bit.checked_sub(1),
+        BitOrder::Msb0 => bits.checked_sub(1)?.checked_sub(bit),
+        BitOrder::Msb1 => bits.checked_sub(bit).filter(|_| bit > 0),
+    };
+    place.filter(|place| *place < bits)
+}
+
+/// The table and the address from zero of a register number as manuals print it, with five or six digits.
+fn as_printed(number: u32) -> Option<(Table, u16)> {
+    let place = match number {
+        1..=9_999 => (Table::Coil, number - 1),
+        10_001..=19_999 => (Table::Discrete, number - 10_001),
+        30_001..=39_999 => (Table::Input, number - 30_001),
+        40_001..=49_999 => (Table::Holding, number - 40_001),
+        100_001..=165_536 => (Table::Discrete, number - 100_001),
+        300_001..=365_536 => (Table::Input, number - 300_001),
+        400_001..=465_536 => (Table::Holding, number - 400_001),
+        _ => return None,
+    };
+    Some((place.0, u16::try_from(place.1).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_counted_as_manuals_do() {
+        assert_eq!(counted(3, 16, BitOrder::Lsb0), Some(3));
+        assert_eq!(counted(1, 16, BitOrder::Lsb1), Some(0));
+        assert_eq!(counted(0, 16, BitOrder::Msb0), Some(15));
+        assert_eq!(counted(16, 16, BitOrder::Msb1), Some(0));
+        assert_eq!((counted(16, 16, BitOrder::Lsb0), counted(0, 16, BitOrder::Lsb1), counted(0, 16, BitOrder::Msb1)), (None, None, None));
+    }
+
+    #[test]
+    fn printed_register_numbers_are_understood() {
+        assert_eq!(as_printed(40_001), Some((Table::Holding, 0)));
+        assert_eq!(as_printed(400_108), Some((Table::Holding, 107)));
+        assert_eq!(as_printed(465_536), Some((Table::Holding, 65_535)));
+        assert_eq!(as_printed(30_010), Some((Table::Input, 9)));
+        assert_eq!(as_printed(10_001), Some((Table::Discrete, 0)));
+        assert_eq!(as_printed(1), Some((Table::Coil, 0)));
+        assert_eq!((as_printed(0), as_printed(40_000), as_printed(20_000)), (None, None, None));
+    }
+}

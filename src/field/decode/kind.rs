@@ -1,0 +1,443 @@
+//! The types that registers and bytes hold: their names, their sizes, and how bytes (most significant first) become raw values.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, de};
+
+use super::raw::Raw;
+use super::time;
+
+/// What a value is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A coil, a discrete input, or one bit of a register.
+    Bool,
+    /// The low byte of a register.
+    U8L,
+    /// The high byte of a register.
+    U8H,
+    /// The low byte of a register, signed.
+    I8L,
+    /// The high byte of a register, signed.
+    I8H,
+    /// 16 bits, signed.
+    I16,
+    /// 16 bits.
+    U16,
+    /// 24 bits, signed; the low three bytes of two registers.
+    I24,
+    /// 24 bits; the low three bytes of two registers.
+    U24,
+    /// 32 bits, signed.
+    I32,
+    /// 32 bits.
+    U32,
+    /// 48 bits, signed.
+    I48,
+    /// 48 bits.
+    U48,
+    /// 64 bits, signed.
+    I64,
+    /// 64 bits.
+    U64,
+    /// IEEE 754 half precision.
+    F16,
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 double precision.
+    F64,
+    /// IBM System/360 single precision.
+    Ibm32,
+    /// Four decimal digits.
+    Bcd16,
+    /// Eight decimal digits.
+    Bcd32,
+    /// Sixteen decimal digits.
+    Bcd64,
+    /// Two words of four decimal digits each, 0 to 9999, the first being the most significant.
+    Mod10k32,
+    /// Three such words.
+    Mod10k48,
+    /// Four such words.
+    Mod10k64,
+    /// 16 bits: a sign, then the magnitude.
+    Sm16,
+    /// 32 bits: a sign, then the magnitude.
+    Sm32,
+    /// Characters, as many as `length` says.
+    Text,
+    /// 32 bits: seconds since 1970.
+    Unix32,
+    /// 64 bits: seconds since 1970.
+    Unix64,
+    /// Date and time of IEC 60870-5 (`CP56Time2a`), seven bytes in four registers.
+    Cp56,
+    /// Six registers: year, month, day, hour, minute, second.
+    DateTime,
+    /// Six BCD bytes in three registers: year, month, day, hour, minute, second.
+    BcdDateTime,
+}
+
+/// Every name of a type; the first of a kind is the one that is shown.
+const NAMES: [(&str, Kind); 82] = [
+    ("bool", Kind::Bool),
+    ("bit", Kind::Bool),
+    ("u8", Kind::U8L),
+    ("u8l", Kind::U8L),
+    ("uint8", Kind::U8L),
+    ("uint8l", Kind::U8L),
+    ("u8h", Kind::U8H),
+    ("uint8h", Kind::U8H),
+    ("i8", Kind::I8L),
+    ("i8l", Kind::I8L),
+    ("int8", Kind::I8L),
+    ("int8l", Kind::I8L),
+    ("i8h", Kind::I8H),
+    ("int8h", Kind::I8H),
+    ("i16", Kind::I16),
+    ("int16", Kind::I16),
+    ("s16", Kind::I16),
+    ("short", Kind::I16),
+    ("u16", Kind::U16),
+    ("uint16", Kind::U16),
+    ("word", Kind::U16),
+    ("enum16", Kind::U16),
+    ("bitfield16", Kind::U16),
+    ("acc16", Kind::U16),
+    ("i24", Kind::I24),
+    ("int24", Kind::I24),
+    ("u24", Kind::U24),
+    ("uint24", Kind::U24),
+    ("i32", Kind::I32),
+    ("int32", Kind::I32),
+    ("s32", Kind::I32),
+    ("long", Kind::I32),
+    ("u32", Kind::U32),
+    ("uint32", Kind::U32),
+    ("dword", Kind::U32),
+    ("enum32", Kind::U32),
+    ("bitfield32", Kind::U32),
+    ("acc32", Kind::U32),
+    ("i48", Kind::I48),
+    ("int48", Kind::I48),
+    ("u48", Kind::U48),
+    ("uint48", Kind::U48),
+    ("i64", Kind::I64),
+    ("int64", Kind::I64),
+    ("s64", Kind::I64),
+    ("u64", Kind::U64),
+    ("uint64", Kind::U64),
+    ("qword", Kind::U64),
+    ("acc64", Kind::U64),
+    ("f16", Kind::F16),
+    ("float16", Kind::F16),
+    ("f32", Kind::F32),
+    ("float32", Kind::F32),
+    ("float", Kind::F32),
+    ("real", Kind::F32),
+    ("f64", Kind::F64),
+    ("float64", Kind::F64),
+    ("double", Kind::F64),
+    ("lreal", Kind::F64),
+    ("ibm32", Kind::Ibm32),
+    ("bcd16", Kind::Bcd16),
+    ("bcd", Kind::Bcd16),
+    ("bcd32", Kind::Bcd32),
+    ("bcd64", Kind::Bcd64),
+    ("mod10k-32", Kind::Mod10k32),
+    ("mod10-32", Kind::Mod10k32),
+    ("mod10k-48", Kind::Mod10k48),
+    ("mod10-48", Kind::Mod10k48),
+    ("mod10k-64", Kind::Mod10k64),
+    ("mod10-64", Kind::Mod10k64),
+    ("sm16", Kind::Sm16),
+    ("sign-magnitude-16", Kind::Sm16),
+    ("sm32", Kind::Sm32),
+    ("sign-magnitude-32", Kind::Sm32),
+    ("string", Kind::Text),
+    ("text", Kind::Text),
+    ("unix32", Kind::Unix32),
+    ("unix64", Kind::Unix64),
+    ("cp56", Kind::Cp56),
+    ("cp56time2a", Kind::Cp56),
+    ("datetime", Kind::DateTime),
+    ("bcd-datetime", Kind::BcdDateTime),
+];
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let typed = text.to_ascii_lowercase().replace('_', "-");
+        NAMES.iter().find(|(name, _)| *name == typed).map(|(_, kind)| *kind).ok_or_else(|| {
+            let mut known: Vec<&str> = Vec::new();
+            let mut kinds: Vec<Kind> = Vec::new();
+            for (name, kind) in NAMES {
+                if !kinds.contains(&kind) {
+                    kinds.push(kind);
+                    known.push(name);
+                }
+            }
+            let nearest = NAMES.iter().map(|(name, _)| (strsim::damerau_levenshtein(&typed, name), *name)).min();
+            match nearest {
+                Some((distance, name)) if distance <= 1 + typed.len() / 4 => {
+                    format!("\"{text}\" is not possible here; did you mean \"{name}\"?")
+                }
+                _ => format!("\"{text}\" is not possible here; choose one of: {}", known.join(", ")),
+            }
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Kind {
+    /// The name to show.
+    pub fn name(self) -> &'static str {
+        NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| *name)
+    }
+
+    /// Registers it takes; `None` for text, whose length is told.
+    pub fn words(self) -> Option<u16> {
+        Some(match self {
+            Self::Bool | Self::U8L | Self::U8H | Self::I8L | Self::I8H | Self::I16 | Self::U16 | Self::F16 | Self::Bcd16 | Self::Sm16 => 1,
+            Self::I24
+            | Self::U24
+            | Self::I32
+            | Self::U32
+            | Self::F32
+            | Self::Ibm32
+            | Self::Bcd32
+            | Self::Mod10k32
+            | Self::Sm32
+            | Self::Unix32 => 2,
+            Self::I48 | Self::U48 | Self::Mod10k48 | Self::BcdDateTime => 3,
+            Self::I64 | Self::U64 | Self::F64 | Self::Bcd64 | Self::Mod10k64 | Self::Unix64 | Self::Cp56 => 4,
+            Self::DateTime => 6,
+            Self::Text => return None,
+        })
+    }
+
+    /// Bytes it takes in a frame that is not made of registers; `None` for text.
+    pub fn bytes(self) -> Option<u16> {
+        Some(match self {
+            Self::Bool | Self::U8L | Self::U8H | Self::I8L | Self::I8H => 1,
+            Self::I24 | Self::U24 => 3,
+            Self::Cp56 => 7,
+            other => 2 * other.words()?,
+        })
+    }
+
+    /// True for whole numbers, whose bits can be looked at.
+    pub fn is_integer(self) -> bool {
+        matches!(
+            self,
+            Self::U8L
+                | Self::U8H
+                | Self::I8L
+                | Self::I8H
+                | Self::I16
+                | Self::U16
+                | Self::I24
+                | Self::U24
+                | Self::I32
+                | Self::U32
+                | Self::I48
+                | Self::U48
+                | Self::I64
+                | Self::U64
+        )
+    }
+
+    /// True for what is no number: text and times.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Unix32 | Self::Unix64 | Self::Cp56 | Self::DateTime | Self::BcdDateTime)
+    }
+
+    /// Bits of a whole number.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Bool => 1,
+            Self::U8L | Self::U8H | Self::I8L | Self::I8H => 8,
+            Self::I24 | Self::U24 => 24,
+            other => 16 * u32::from(other.words().unwrap_or(1)),
+        }
+    }
+
+    fn is_signed(self) -> bool {
+        matches!(self, Self::I8L | Self::I8H | Self::I16 | Self::I24 | Self::I32 | Self::I48 | Self::I64)
+    }
+
+    /// The raw value of `bytes`, most significant first, as long as the registers or bytes it takes.
+    pub(super) fn decode(self, bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
+        let number = bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        match self {
+            Self::Bool => Ok(Raw::Bool(number != 0)),
+            Self::U8H | Self::I8H if bytes.len() > 1 => Ok(self.integer(number >> 8)),
+            kind if kind.is_integer() => Ok(kind.integer(number)),
+            #[allow(clippy::cast_possible_truncation)]
+            Self::F16 => Ok(Raw::F32(half::f16::from_bits(number as u16).to_f32())),
+            #[allow(clippy::cast_possible_truncation)]
+            Self::F32 => Ok(Raw::F32(f32::from_bits(number as u32))),
+            Self::F64 => Ok(Raw::F64(f64::from_bits(number))),
+            Self::Ibm32 => Ok(Raw::F64(from_ibm(number))),
+            Self::Bcd16 | Self::Bcd32 | Self::Bcd64 => from_bcd(bytes).map(Raw::UInt).ok_or("not a decimal number (BCD)"),
+            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => from_mod10k(bytes).map(Raw::UInt).ok_or("not a decimal number (mod 10000)"),
+            Self::Sm16 | Self::Sm32 => {
+                let sign = 1_u64 << (self.bits() - 1);
+                let magnitude = i64::try_from(number & !sign).unwrap_or(0);
+                Ok(Raw::Int(if number & sign == 0 { magnitude } else { -magnitude }))
+            }
+            Self::Unix32 | Self::Unix64 => time::from_unix(number),
+            Self::Cp56 => time::from_cp56(bytes, zone),
+            Self::DateTime => time::from_registers(bytes, zone),
+            Self::BcdDateTime => time::from_bcd(bytes, zone),
+            _ => Err("text has no number"),
+        }
+    }
+
+    #[allow(clippy::cast_possible_wrap)]
+    fn integer(self, number: u64) -> Raw {
+        let unused = 64 - self.bits();
+        if self.is_signed() { Raw::Int((number << unused) as i64 >> unused) } else { Raw::UInt(number << unused >> unused) }
+    }
+
+    /// The bytes of a raw number, most significant first; the error says why this type cannot hold it.
+    pub fn encode(self, raw: Raw) -> Result<Vec<u8>, String> {
+        let size = usize::from(2 * self.words().unwrap_or(1));
+        let number = match self {
+            Self::Bool => u64::from(raw.as_f64() != 0.0),
+            kind if kind.is_integer() => {
+                let number = self.fitting(&raw)?;
+                if matches!(self, Self::U8H | Self::I8H) { (number & 0xFF) << 8 } else { number }
+            }
+            #[allow(clippy::cast_possible_truncation)]
+            Self::F16 => u64::from(half::f16::from_f32(raw.as_f64() as f32).to_bits()),
+            #[allow(clippy::cast_possible_truncation)]
+            Self::F32 => u64::from((raw.as_f64() as f32).to_bits()),
+            Self::F64 => raw.as_f64().to_bits(),
+            Self::Ibm32 => to_ibm(raw.as_f64()),
+            Self::Bcd16 | Self::Bcd32 | Self::Bcd64 => self.digits(&raw, 4 * u32::from(self.words().unwrap_or(1)), 10, 4)?,
+            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => self.digits(&raw, u32::from(self.words().unwrap_or(1)), 10_000, 16)?,
+            Self::Sm16 | Self::Sm32 => {
+                let whole = whole(&raw).ok_or_else(|| self.does_not_hold(&raw))?;
+                let magnitude = u64::try_from(whole.unsigned_abs()).unwrap_or(u64::MAX);
+                let sign = 1_u64 << (self.bits() - 1);
+                if magnitude >= sign {
+                    return Err(self.does_not_hold(&raw));
+                }
+                magnitude | if whole < 0 { sign } else { 0 }
+            }
+            Self::Unix32 | Self::Unix64 => {
+                let whole = whole(&raw).and_then(|whole| u64::try_from(whole).ok());
+                let most = if self == Self::Unix32 { u64::from(u32::MAX) } else { u64::MAX };
+                whole.filter(|seconds| *seconds <= most).ok_or_else(|| self.does_not_hold(&raw))?
+            }
+            _ => return Err(format!("values of the type {} are only read", self.name())),
+        };
+        Ok(number.to_be_bytes().get(8_usize.saturating_sub(size)..).unwrap_or_default().to_vec())
+    }
+
+    fn does_not_hold(self, raw: &Raw) -> String {
+        format!("the type {} does not hold {}", self.name(), raw.as_f64())
+    }
+
+    /// The bits of a whole number that fits this integer type.
+    #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)]
+    fn fitting(self, raw: &Raw) -> Result<u64, String> {
+        let whole = whole(raw).ok_or_else(|| self.does_not_hold(raw))?;
+        let bits = self.bits();
+        let (low, high) = if self.is_signed() { (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1) } else { (0, (1_i128 << bits) - 1) };
+        if !(low..=high).contains(&whole) {
+            return Err(self.does_not_hold(raw));
+        }
+        let mask = (1_i128 << bits) - 1;
+        Ok((whole & mask) as u64)
+    }
+
+    fn digits(self, raw: &Raw, count: u32, base: u64, shift: u32) -> Result<u64, String> {
+        let whole = whole(raw).and_then(|whole| u64::try_from(whole).ok()).ok_or_else(|| self.does_not_hold(raw))?;
+        let mut rest = whole;
+        let mut number = 0_u64;
+        for digit in 0..count {
+            number |= (rest % base) << (shift * digit);
+            rest /= base;
+        }
+        if rest == 0 { Ok(number) } else { Err(self.does_not_hold(raw)) }
+    }
+
+    /// True if a register of this type can hold `number`, or holds the bits that `number` is written with (0x8000 in an i16).
+    pub fn holds(self, number: f64) -> bool {
+        if !self.is_integer() {
+            return true;
+        }
+        #[allow(clippy::cast_possible_wrap)]
+        let most = if self.bits() == 64 { 1.9e19 } else { 2_f64.powi(self.bits() as i32) - 1.0 };
+        let least = if self.is_signed() { -((most + 1.0) / 2.0) } else { 0.0 };
+        number.fract() == 0.0 && (least..=most).contains(&number)
+    }
+
+    /// The value that a sentinel written as plain bits stands for: 32768 is -32768 in an i16.
+    #[allow(clippy::cast_possible_wrap)]
+    pub(super) fn as_held(self, number: f64) -> f64 {
+        if !self.is_signed() || self.bits() == 64 {
+            return number;
+        }
+        let whole = 2_f64.powi(self.bits() as i32);
+        if number >= whole / 2.0 { number - whole } else { number }
+    }
+}
+
+/// A whole number, rounded to the nearest.
+#[allow(clippy::cast_possible_truncation)]
+fn whole(raw: &Raw) -> Option<i128> {
+    match raw {
+        Raw::Bool(b) => Some(i128::from(*b)),
+        Raw::Int(i) => Some(i128::from(*i)),
+        Raw::UInt(u) => Some(i128::from(*u)),
+        Raw::F32(_) | Raw::F64(_) => Some(raw.as_f64().round()).filter(|f| f.is_finite() && f.abs() < 1e30).map(|f| f as i128),
+        Raw::Text(_) => None,
+    }
+}
+
+fn from_bcd(bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.into_iter().try_fold(0_u64, |number, digit| (digit < 10).then(|| number * 10 + u64::from(digit)))
+}
+
+fn from_mod10k(bytes: &[u8]) -> Option<u64> {
+    let words = bytes.chunks_exact(2).map(|pair| pair.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte)));
+    words.into_iter().try_fold(0_u64, |number, word| (word < 10_000).then(|| number * 10_000 + word))
+}
+
+/// Sign, seven bits of exponent to the base 16 around 64, 24 bits of fraction.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+fn from_ibm(number: u64) -> f64 {
+    let fraction = (number & 0x00FF_FFFF) as f64 / f64::from(1 << 24);
+    let exponent = ((number >> 24) & 0x7F) as i32 - 64;
+    let magnitude = fraction * 16_f64.powi(exponent);
+    if number & 0x8000_0000 == 0 { magnitude } else { -magnitude }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn to_ibm(value: f64) -> u64 {
+    if value == 0.0 {
+        return 0;
+    }
+    let mut fraction = value.abs();
+    let mut exponent = 64_i32;
+    while fraction >= 1.0 {
+        fraction /= 16.0;
+        exponent += 1;
+    }
+    while fraction < 1.0 / 16.0 && exponent > 0 {
+        fraction *= 16.0;
+        exponent -= 1;
+    }
+    let sign = if value < 0.0 { 0x8000_0000 } else { 0 };
+    sign | (exponent.clamp(0, 127) as u64) << 24 | ((fraction * f64::from(1 << 24)) as u64).min(0x00FF_FFFF)
+}

@@ -1,0 +1,515 @@
+//! Registers and bytes to values and back. Pure.
+//!
+//! Used for Modbus registers and for the bytes of plain serial frames alike. A type is a line in `kind`.
+
+mod kind;
+mod order;
+mod raw;
+mod time;
+
+use std::sync::Arc;
+
+pub use kind::Kind;
+pub use order::ByteOrder;
+pub use raw::Raw;
+
+use crate::reading::Value;
+
+/// The four tables of Modbus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Table {
+    /// Read and write bits.
+    Coil,
+    /// Read-only bits.
+    Discrete,
+    /// Read-only registers.
+    Input,
+    /// Read and write registers.
+    Holding,
+}
+
+impl Table {
+    /// True for coils and discrete inputs.
+    pub fn is_bits(self) -> bool {
+        matches!(self, Self::Coil | Self::Discrete)
+    }
+
+    /// As in the YAML: `holding`, `input`, `coil`, `discrete`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Coil => "coil",
+            Self::Discrete => "discrete",
+            Self::Input => "input",
+            Self::Holding => "holding",
+        }
+    }
+}
+
+/// Which part of a whole number is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Part {
+    /// All of it.
+    #[default]
+    Whole,
+    /// One bit, 0 being the least significant.
+    Bit(u8),
+    /// Some bits, from the lowest on.
+    Bits {
+        /// 0 is the least significant.
+        low: u8,
+        /// How many.
+        count: u8,
+    },
+}
+
+/// Which bytes of registers hold the characters of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Characters {
+    /// Two in each register.
+    #[default]
+    Both,
+    /// One in each register, in the low byte.
+    Low,
+    /// One in each register, in the high byte.
+    High,
+}
+
+/// Several values of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Array {
+    /// How many.
+    pub count: u16,
+    /// Registers (or bytes) from the beginning of one to the beginning of the next.
+    pub stride: u16,
+}
+
+/// What registers or bytes mean.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Meaning {
+    /// The type.
+    pub kind: Kind,
+    /// Order of bytes and words.
+    pub order: ByteOrder,
+    /// Which part of a whole number.
+    pub part: Part,
+    /// Value = raw x scale + offset.
+    pub scale: f64,
+    /// See `scale`.
+    pub offset: f64,
+    /// Digits after the point; `None`: as many as scale and offset have.
+    pub decimals: Option<u8>,
+    /// Raw values that mean "no value".
+    pub broken: Arc<[f64]>,
+    /// Text for raw values; those without stay numbers.
+    pub words: Arc<[(i64, Arc<str>)]>,
+    /// Names of bits; the value is the list of those that are set.
+    pub flags: Arc<[(u8, Arc<str>)]>,
+    /// Values below are not plausible.
+    pub min: Option<f64>,
+    /// Values above are not plausible.
+    pub max: Option<f64>,
+    /// Length of a text, in registers or bytes.
+    pub length: u16,
+    /// Where the characters of a text are.
+    pub characters: Characters,
+    /// The zone of dates, such as `Z` or `+02:00`.
+    pub zone: Arc<str>,
+    /// Several of them.
+    pub array: Option<Array>,
+    /// Numbers become text, because a receiver may not hold 64 bits.
+    pub as_text: bool,
+}
+
+impl Default for Meaning {
+    fn default() -> Self {
+        Self::new(Kind::U16)
+    }
+}
+
+impl Meaning {
+    /// A plain value.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            order: ByteOrder::ABCD,
+            part: Part::Whole,
+            scale: 1.0,
+            offset: 0.0,
+            decimals: None,
+            broken: Arc::default(),
+            words: Arc::default(),
+            flags: Arc::default(),
+            min: None,
+            max: None,
+            length: 0,
+            characters: Characters::Both,
+            zone: Arc::from("Z"),
+            array: None,
+            as_text: false,
+        }
+    }
+
+    /// Registers one value takes.
+    fn words_each(&self) -> u16 {
+        self.kind.words().unwrap_or(self.length).max(1)
+    }
+
+    /// Bytes one value takes in a frame that is not made of registers.
+    fn bytes_each(&self) -> u16 {
+        self.kind.bytes().unwrap_or(self.length).max(1)
+    }
+
+    /// Bytes it takes in a frame that is not made of registers.
+    pub fn bytes(&self) -> usize {
+        self.span(self.bytes_each())
+    }
+
+    fn span(&self, each: u16) -> usize {
+        self.array
+            .map_or(usize::from(each), |array| usize::from(array.stride) * usize::from(array.count.saturating_sub(1)) + usize::from(each))
+    }
+
+    /// The value in the bytes of a frame, as they stand there; the error is the reason for bad quality.
+    pub fn decode_bytes(&self, bytes: &[u8]) -> Result<Value, Arc<str>> {
+        let each = usize::from(self.bytes_each());
+        self.elements(usize::from(self.array.map_or(0, |array| array.stride)), |from| {
+            let bytes = bytes.get(from..from + each).ok_or("the frame is too short")?;
+            if self.kind == Kind::Text {
+                return self.text(bytes);
+            }
+            let mut bytes = bytes.to_vec();
+            self.order.arrange(&mut bytes);
+            self.value(&bytes, None)
+        })
+    }
+
+    /// Text as an instrument wrote it: a number if the type is one.
+    pub fn decode_text(&self, text: &str) -> Result<Value, Arc<str>> {
+        let text = text.trim();
+        let unreadable = || Arc::from(format!("`{}` is not a number", text.chars().take(40).collect::<String>()));
+        let raw = if self.kind.is_text() {
+            return Ok(Value::Text(text.into()));
+        } else if self.kind == Kind::Bool {
+            match text.to_ascii_lowercase().as_str() {
+                "1" | "true" | "on" | "yes" => Raw::Bool(true),
+                "0" | "false" | "off" | "no" => Raw::Bool(false),
+                _ => return Err(unreadable()),
+            }
+        } else {
+            // Some write a decimal comma, a plus sign, or blanks between sign and digits.
+            let plain: String = text.chars().filter(|c| !c.is_whitespace()).map(|c| if c == ',' { '.' } else { c }).collect();
+            let plain = plain.strip_prefix('+').unwrap_or(&plain);
+            match (self.kind, plain.parse::<i64>()) {
+                (kind, Ok(whole)) if kind.is_integer() => Raw::Int(whole),
+                (Kind::F32, _) => Raw::F32(plain.parse().map_err(|_| unreadable())?),
+                _ => Raw::F64(plain.parse().map_err(|_| unreadable())?),
+            }
+        };
+        self.meant(raw, None)
+    }
+
+    fn elements(&self, stride: usize, one: impl Fn(usize) -> Result<Value, Arc<str>>) -> Result<Value, Arc<str>> {
+        let Some(array) = self.array else { return one(0) };
+        let all =
+            (0..usize::from(array.count)).map(|index| one(index * stride).map_err(|why| Arc::from(format!("element {index}: {why}"))));
+        all.collect::<Result<Vec<Value>, Arc<str>>>().map(Value::List)
+    }
+
+    fn text(&self, bytes: &[u8]) -> Result<Value, Arc<str>> {
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        let bytes = bytes.get(..end).unwrap_or_default();
+        // Devices that are not of UTF-8 are mostly of Latin-1, where every byte is a character.
+        let text = std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|byte| char::from(*byte)).collect(), str::to_owned);
+        Ok(Value::Text(text.trim().into()))
+    }
+
+    /// The value of bytes that are most significant first.
+    fn value(&self, bytes: &[u8], exponent: Option<i32>) -> Result<Value, Arc<str>> {
+        let raw = self.kind.decode(bytes, &self.zone)?;
+        self.meant(raw, exponent)
+    }
+
+    fn meant(&self, raw: Raw, exponent: Option<i32>) -> Result<Value, Arc<str>> {
+        if let Raw::Text(text) = raw {
+            return Ok(Value::Text(text));
+        }
+        if !raw.as_f64().is_finite() {
+            return Err("not a number".into());
+        }
+        if self.broken.iter().any(|broken| raw.is(self.kind.as_held(*broken))) {
+            return Err("the device says that there is no value".into());
+        }
+        let raw = self.part_of(raw);
+        if !self.flags.is_empty() {
+            return Ok(self.names_of_bits(&raw));
+        }
+        if let Some((_, text)) = raw.as_i64().and_then(|raw| self.words.iter().find(|(value, _)| *value == raw)) {
+            return Ok(Value::Text(text.clone()));
+        }
+        let value = self.scaled(&raw, exponent);
+        let Some(number) = value.as_f64().filter(|number| number.is_finite()) else { return Err("not a number".into()) };
+        if self.min.is_some_and(|min| number < min) || self.max.is_some_and(|max| number > max) {
+            return Err(format!("not plausible: {value}").into());
+        }
+        Ok(if self.as_text { Value::Text(value.to_string().into()) } else { value })
+    }
+
+    #[allow(clippy::cast_sign_loss)]
+    fn part_of(&self, raw: Raw) -> Raw {
+        let bits = match raw {
+            Raw::Int(i) => i as u64,
+            Raw::UInt(u) => u,
+            other => return other,
+        };
+        match self.part {
+            Part::Whole => raw,
+            Part::Bit(bit) => Raw::Bool(bits.checked_shr(u32::from(bit)).unwrap_or(0) & 1 == 1),
+            Part::Bits { low, count } => Raw::UInt(bits.checked_shr(u32::from(low)).unwrap_or(0) & ones(count)),
+        }
+    }
+
+    #[allow(clippy::cast_sign_loss)]
+    fn names_of_bits(&self, raw: &Raw) -> Value {
+        let bits = raw.as_i64().map_or_else(|| if let Raw::UInt(u) = raw { *u } else { 0 }, |bits| bits as u64);
+        let set = (0..64_u8).filter(|bit| bits >> bit & 1 == 1);
+        let name = |bit: u8| self.flags.iter().find(|(known, _)| *known == bit).map(|(_, name)| name.clone());
+        Value::List(set.map(|bit| Value::Text(name(bit).unwrap_or_else(|| format!("bit {bit}").into()))).collect())
+    }
+
+    #[allow(clippy::float_cmp)]
+    fn scaled(&self, raw: &Raw, exponent: Option<i32>) -> Value {
+        let factor = exponent.map_or(self.scale, |exponent| self.scale * 10_f64.powi(exponent));
+        if factor == 1.0 && self.offset == 0.0 && self.decimals.is_none() {
+            return match raw {
+                Raw::Bool(b) => Value::Bool(*b),
+                Raw::Int(i) => Value::Int(*i),
+                Raw::UInt(u) => Value::UInt(*u),
+                Raw::F32(f) => Value::F32(*f),
+                other => Value::F64(other.as_f64()),
+            };
+        }
+        let value = raw.as_f64() * factor + self.offset;
+        if let Some(decimals) = self.decimals {
+            return Value::F64(round_to(value, usize::from(decimals)));
+        }
+        match raw {
+            #[allow(clippy::cast_possible_truncation)]
+            Raw::F32(_) => Value::F32(value as f32),
+            Raw::F64(_) | Raw::Text(_) => Value::F64(value),
+            // A scaled integer has the decimals of its scale and no more.
+            _ => Value::F64(round_to(value, decimals(factor).max(decimals(self.offset)))),
+        }
+    }
+
+    /// The raw value of what somebody wants written; the error says why there is none.
+    #[allow(clippy::float_cmp)]
+    pub fn raw_of(&self, value: &Value) -> Result<Raw, String> {
+        let number = match value {
+            Value::Text(text) => {
+                if let Some((raw, _)) = self.words.iter().find(|(_, word)| word.as_ref() == text.as_ref()) {
+                    return Ok(Raw::Int(*raw));
+                }
+                if !self.words.is_empty() {
+                    let known: Vec<&str> = self.words.iter().map(|(_, word)| word.as_ref()).collect();
+                    return Err(format!("\"{text}\" is not one of {}", known.join(", ")));
+                }
+                return Err(format!("\"{text}\" is not a number"));
+            }
+            Value::List(_) => return Err("a list cannot be written".to_owned()),
+            Value::Bool(b) => return Ok(Raw::Bool(*b)),
+            Value::Int(i) if self.scale == 1.0 && self.offset == 0.0 => return Ok(Raw::Int(*i)),
+            Value::UInt(u) if self.scale == 1.0 && self.offset == 0.0 => return Ok(Raw::UInt(*u)),
+            other => other.as_f64().unwrap_or(f64::NAN),
+        };
+        let raw = (number - self.offset) / self.scale;
+        if raw.is_finite() { Ok(Raw::F64(raw)) } else { Err("not a number".to_owned()) }
+    }
+
+    /// `raw` as near as the type allows; for what a simulator shows.
+    fn nearest(&self, raw: f64) -> Raw {
+        let kind = self.kind;
+        if kind.is_integer() && !kind.holds(raw.round()) {
+            let least = if kind.holds(-1.0) { -f64::from(u8::MAX) } else { 0.0 };
+            return Raw::F64(if raw < 0.0 { least.max(raw) } else { f64::from(i8::MAX) });
+        }
+        Raw::F64(raw)
+    }
+}
+
+/// Where a point is and what it means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Register {
+    /// Which table.
+    pub table: Table,
+    /// From zero, as on the wire.
+    pub address: u16,
+    /// What stands there.
+    pub meaning: Meaning,
+}
+
+impl Register {
+    /// A register without scaling.
+    pub fn new(table: Table, address: u16, kind: Kind) -> Self {
+        Self { table, address, meaning: Meaning::new(kind) }
+    }
+
+    /// How many registers (or bits of a bit table) it takes.
+    pub fn width(&self) -> u16 {
+        let each = if self.table.is_bits() { 1 } else { self.meaning.words_each() };
+        u16::try_from(self.meaning.span(each)).unwrap_or(u16::MAX)
+    }
+
+    /// The value in `words`, which are [`Register::width`] many (bits: 0 or 1); `exponent` is what a scale register says. The error
+    /// is the reason for bad quality.
+    pub fn decode(&self, words: &[u16], exponent: Option<i32>) -> Result<Value, Arc<str>> {
+        let each = if self.table.is_bits() { 1 } else { usize::from(self.meaning.words_each()) };
+        self.meaning.elements(usize::from(self.meaning.array.map_or(0, |array| array.stride)), |from| {
+            let words = words.get(from..from + each).ok_or("the answer is too short")?;
+            if self.table.is_bits() {
+                return self.meaning.meant(Raw::Bool(words.first().is_some_and(|bit| *bit != 0)), None);
+            }
+            if self.meaning.kind == Kind::Text {
+                return self.meaning.text(&self.characters(words));
+            }
+            self.meaning.value(&self.in_order(words), exponent)
+        })
+    }
+
+    fn characters(&self, words: &[u16]) -> Vec<u8> {
+        let swapped = self.meaning.order.swaps_bytes();
+        let bytes = words.iter().flat_map(|word| {
+            let [high, low] = if swapped { word.to_le_bytes() } else { word.to_be_bytes() };
+            match self.meaning.characters {
+                Characters::Both => [Some(high), Some(low)],
+                Characters::Low => [None, Some(low)],
+                Characters::High => [Some(high), None],
+            }
+        });
+        bytes.flatten().collect()
+    }
+
+    /// The bytes, most significant first.
+    fn in_order(&self, words: &[u16]) -> Vec<u8> {
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        self.meaning.order.arrange(&mut bytes);
+        bytes
+    }
+
+    fn as_words(&self, mut bytes: Vec<u8>) -> Vec<u16> {
+        // Swapping is its own inverse.
+        self.meaning.order.arrange(&mut bytes);
+        bytes.chunks_exact(2).map(|pair| pair.iter().fold(0, |word, byte| word << 8 | u16::from(*byte))).collect()
+    }
+
+    /// The registers (bits: 0 or 1) to write so that they show `value`; the error says why that is not possible. Parts of a register
+    /// are written by [`Register::mask_of`].
+    pub fn encode_exactly(&self, value: &Value) -> Result<Vec<u16>, String> {
+        if self.table.is_bits() {
+            let raw = self.meaning.raw_of(value)?;
+            return match raw.as_f64() {
+                0.0 => Ok(vec![0]),
+                1.0 => Ok(vec![1]),
+                _ => Err(format!("{value} is neither true nor false")),
+            };
+        }
+        if self.meaning.kind == Kind::Text {
+            return match value {
+                Value::Text(text) => self.encode_characters(text),
+                other => Err(format!("{other} is not text; write it in quotation marks")),
+            };
+        }
+        self.meaning.kind.encode(self.meaning.raw_of(value)?).map(|bytes| self.as_words(bytes))
+    }
+
+    fn encode_characters(&self, text: &str) -> Result<Vec<u16>, String> {
+        let room = usize::from(self.meaning.length) * if self.meaning.characters == Characters::Both { 2 } else { 1 };
+        if text.len() > room {
+            return Err(format!("the text has {} bytes and the registers room for {room}", text.len()));
+        }
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.resize(room, 0);
+        let words: Vec<u16> = match self.meaning.characters {
+            Characters::Both => bytes.chunks_exact(2).map(|pair| pair.iter().fold(0, |word, byte| word << 8 | u16::from(*byte))).collect(),
+            Characters::Low => bytes.iter().map(|byte| u16::from(*byte)).collect(),
+            Characters::High => bytes.iter().map(|byte| u16::from(*byte) << 8).collect(),
+        };
+        Ok(if self.meaning.order.swaps_bytes() { words.into_iter().map(u16::swap_bytes).collect() } else { words })
+    }
+
+    /// For a part of a 16-bit register: which bits stay as they are, and which are set [Modbus application protocol 1.1b3, 6.16]. `None`
+    /// if the point is whole registers.
+    pub fn mask_of(&self, value: &Value) -> Option<Result<(u16, u16), String>> {
+        let (low, count) = match self.meaning.part {
+            Part::Bit(bit) => (bit, 1),
+            Part::Bits { low, count } => (low, count),
+            Part::Whole => return None,
+        };
+        if self.width() != 1 {
+            return Some(Err("only parts of a single register can be written".to_owned()));
+        }
+        let masks = self.meaning.raw_of(value).and_then(|raw| {
+            let number = raw.as_f64();
+            let most = ones(count);
+            #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let fits = number.fract() == 0.0 && (0.0..=most as f64).contains(&number);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let bits = |number: u64| {
+                let word = (number << low) as u16;
+                if self.meaning.order.swaps_bytes() { word.swap_bytes() } else { word }
+            };
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            if fits { Ok((!bits(most), bits(number as u64))) } else { Err(format!("{value} does not fit into {count} bits")) }
+        });
+        Some(masks)
+    }
+
+    /// The registers that show `value`, as near as the type allows; what a simulator answers.
+    pub fn encode(&self, value: f64) -> Vec<u16> {
+        if self.table.is_bits() {
+            return vec![u16::from(value >= 0.5); usize::from(self.width())];
+        }
+        let raw = (value - self.meaning.offset) / self.meaning.scale;
+        let one = match self.meaning.part {
+            Part::Bit(bit) => self.shown(Raw::UInt(u64::from(value >= 0.5) << bit)),
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            Part::Bits { low, count } => self.shown(Raw::UInt((raw.max(0.0).round() as u64 & ones(count)) << low)),
+            Part::Whole if self.meaning.kind == Kind::Bool => self.shown(Raw::Bool(raw >= 0.5)),
+            Part::Whole if self.meaning.kind == Kind::Text => {
+                self.encode_characters(&format!("{raw:.0}")).unwrap_or_else(|_| vec![0; usize::from(self.meaning.length)])
+            }
+            Part::Whole => self.shown(self.meaning.nearest(raw)),
+        };
+        let Some(array) = self.meaning.array else { return one };
+        let mut all = vec![0; usize::from(self.width())];
+        for index in 0..usize::from(array.count) {
+            let place = all.get_mut(index * usize::from(array.stride)..).unwrap_or_default();
+            place.iter_mut().zip(&one).for_each(|(cell, word)| *cell = *word);
+        }
+        all
+    }
+
+    fn shown(&self, raw: Raw) -> Vec<u16> {
+        let size = 2 * usize::from(self.meaning.words_each());
+        self.as_words(self.meaning.kind.encode(raw).unwrap_or_else(|_| vec![0; size]))
+    }
+}
+
+fn ones(count: u8) -> u64 {
+    1_u64.checked_shl(u32::from(count)).map_or(u64::MAX, |bit| bit - 1)
+}
+
+/// Digits after the point in the shortest decimal form of a number.
+fn decimals(number: f64) -> usize {
+    number.to_string().split_once('.').map_or(0, |(_, digits)| digits.len())
+}
+
+fn round_to(value: f64, decimals: usize) -> f64 {
+    let factor = 10_f64.powi(i32::try_from(decimals.min(15)).unwrap_or(15));
+    let scaled = value * factor;
+    if scaled.abs() < 9e15 { scaled.round() / factor } else { value }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! What registers and bytes mean, type by type.
+
+use super::*;
+use proptest::prelude::*;
+
+fn register(kind: Kind, order: ByteOrder) -> Register {
+    let mut register = Register::new(Table::Holding, 0, kind);
+    register.meaning.order = order;
+    register
+}
+
+fn meaning(change: impl FnOnce(&mut Meaning)) -> Register {
+    let mut register = register(Kind::U16, ByteOrder::ABCD);
+    change(&mut register.meaning);
+    register
+}
+
+fn check(kind: Kind, order: ByteOrder, words: &[u16], expected: &str) {
+    let value = register(kind, order).decode(words, None).unwrap();
+    assert_eq!(value.to_string(), expected, "{kind:?} {order:?}");
+}
+
+#[test]
+fn every_type_in_every_order() {
+    use ByteOrder::{ABCD, BADC, CDAB, DCBA};
+    check(Kind::F32, ABCD, &[0x4365, 0x6666], "229.4");
+    check(Kind::F32, CDAB, &[0x6666, 0x4365], "229.4");
+    check(Kind::F32, BADC, &[0x6543, 0x6666], "229.4");
+    check(Kind::F32, DCBA, &[0x6666, 0x6543], "229.4");
+    check(Kind::U16, ABCD, &[0x1234], "4660");
+    check(Kind::U16, DCBA, &[0x1234], "13330");
+    check(Kind::I16, ABCD, &[0xFFFE], "-2");
+    check(Kind::U32, CDAB, &[0x0002, 0x0001], "65538");
+    check(Kind::I32, ABCD, &[0xFFFF, 0xFFFF], "-1");
+    check(Kind::I64, DCBA, &[0xFEFF, 0xFFFF, 0xFFFF, 0xFFFF], "-2");
+    check(Kind::U64, CDAB, &[4, 3, 2, 1], "281483566841860");
+    check(Kind::F64, ABCD, &[0x4009, 0x21FB, 0x5444, 0x2D18], "3.141592653589793");
+    check(Kind::I48, ABCD, &[0xFFFF, 0xFFFF, 0xFFFE], "-2");
+    check(Kind::U48, CDAB, &[3, 2, 1], "4295098371");
+    check(Kind::I24, ABCD, &[0x00FF, 0xFFFE], "-2");
+    check(Kind::U24, ABCD, &[0x0001, 0x0002], "65538");
+}
+
+#[test]
+fn types_of_other_worlds() {
+    use ByteOrder::ABCD;
+    check(Kind::U8L, ABCD, &[0x12FE], "254");
+    check(Kind::U8H, ABCD, &[0x12FE], "18");
+    check(Kind::I8L, ABCD, &[0x12FE], "-2");
+    check(Kind::I8H, ABCD, &[0xFE12], "-2");
+    check(Kind::F16, ABCD, &[0x3E00], "1.5");
+    check(Kind::Ibm32, ABCD, &[0xC276, 0xA000], "-118.625");
+    check(Kind::Bcd16, ABCD, &[0x1234], "1234");
+    check(Kind::Bcd32, ByteOrder::CDAB, &[0x5678, 0x1234], "12345678");
+    check(Kind::Mod10k32, ABCD, &[12, 3456], "123456");
+    check(Kind::Mod10k64, ABCD, &[1, 2, 3, 4], "1000200030004");
+    check(Kind::Sm16, ABCD, &[0x8005], "-5");
+    check(Kind::Sm32, ABCD, &[0x8000, 0x0007], "-7");
+    assert!(register(Kind::Bcd16, ABCD).decode(&[0x12A4], None).unwrap_err().contains("BCD"));
+    assert!(register(Kind::Mod10k32, ABCD).decode(&[0, 10_000], None).unwrap_err().contains("mod 10000"));
+}
+
+#[test]
+fn text_and_times() {
+    let text = |words: &[u16], characters| {
+        let register = meaning(|meaning| {
+            meaning.kind = Kind::Text;
+            meaning.length = u16::try_from(words.len()).unwrap();
+            meaning.characters = characters;
+        });
+        register.decode(words, None).unwrap().to_string()
+    };
+    assert_eq!(text(&[0x4142, 0x4300, 0x5858], Characters::Both), "ABC");
+    assert_eq!(text(&[0x0041, 0x0042, 0x0020], Characters::Low), "AB");
+    assert_eq!(text(&[0x41FF, 0x4200], Characters::High), "AB");
+    assert_eq!(text(&[0x35B5], Characters::Both), "5µ", "Latin-1");
+    let time = |kind, words: &[u16]| register(kind, ByteOrder::ABCD).decode(words, None).map(|time| time.to_string());
+    assert_eq!(time(Kind::Unix32, &[0x6973, 0x9D22]).unwrap(), "2026-01-23T16:09:06.000Z");
+    assert_eq!(time(Kind::DateTime, &[2026, 1, 31, 8, 15, 30]).unwrap(), "2026-01-31T08:15:30.000Z");
+    assert_eq!(time(Kind::DateTime, &[26, 1, 31, 8, 15, 30]).unwrap(), "2026-01-31T08:15:30.000Z");
+    assert_eq!(time(Kind::BcdDateTime, &[0x2601, 0x3108, 0x1530]).unwrap(), "2026-01-31T08:15:30.000Z");
+    assert_eq!(time(Kind::Cp56, &[0x001A, 0x011F, 0x080F, 0x7530]).unwrap(), "2026-01-31T08:15:30.000Z");
+    assert!(time(Kind::Cp56, &[0x001A, 0x011F, 0x088F, 0x7530]).unwrap_err().contains("clock is not valid"));
+    assert!(time(Kind::DateTime, &[2026, 13, 1, 0, 0, 0]).is_err());
+    let local = meaning(|meaning| (meaning.kind, meaning.zone) = (Kind::DateTime, "+02:00".into()));
+    assert_eq!(local.decode(&[2026, 1, 31, 8, 15, 30], None).unwrap().to_string(), "2026-01-31T08:15:30.000+02:00");
+}
+
+#[test]
+fn scale_bits_words_and_sentinels() {
+    let temperature = meaning(|meaning| (meaning.kind, meaning.scale, meaning.broken) = (Kind::I16, 0.1, [32767.0].into()));
+    assert_eq!(temperature.decode(&[123], None).unwrap().to_string(), "12.3");
+    assert_eq!(temperature.decode(&[0xFFFF], None).unwrap().to_string(), "-0.1");
+    assert!(temperature.decode(&[32767], None).unwrap_err().contains("no value"));
+    let several = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I16, [32768.0, 32767.0].into()));
+    assert!(several.decode(&[0x8000], None).is_err(), "0x8000 is -32768 in an i16");
+    let bit = meaning(|meaning| meaning.part = Part::Bit(3));
+    assert_eq!((bit.decode(&[8], None), bit.decode(&[7], None)), (Ok(Value::Bool(true)), Ok(Value::Bool(false))));
+    let range = meaning(|meaning| meaning.part = Part::Bits { low: 4, count: 3 });
+    assert_eq!(range.decode(&[0xFFDF], None), Ok(Value::UInt(5)));
+    let mode = meaning(|meaning| meaning.words = [(0, "stop".into()), (1, "auto".into())].into());
+    assert_eq!(mode.decode(&[1], None), Ok(Value::Text("auto".into())));
+    assert_eq!(mode.decode(&[9], None), Ok(Value::UInt(9)), "what has no word stays a number");
+    let flags = meaning(|meaning| meaning.flags = [(0, "run".into()), (15, "fault".into())].into());
+    assert_eq!(flags.decode(&[0x8005], None).unwrap().to_string(), "run, bit 2, fault");
+    assert_eq!(flags.decode(&[0], None), Ok(Value::List(Vec::new())));
+    let exact = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::F32, [-999.9].into()));
+    assert!(exact.decode(&exact.encode(-999.9), None).is_err(), "in the precision of the register");
+    let huge = meaning(|meaning| (meaning.kind, meaning.scale) = (Kind::F32, 1000.0));
+    assert!(huge.decode(&[0x7F61, 0xB1E6], None).is_err(), "3e38 x 1000 is no 32-bit float");
+    assert!(register(Kind::F32, ByteOrder::ABCD).decode(&[0x7FC0, 0], None).unwrap_err().contains("not a number"));
+    assert!(register(Kind::F32, ByteOrder::ABCD).decode(&[0x7FC0], None).is_err());
+}
+
+#[test]
+fn plausibility_decimals_powers_of_ten_and_big_numbers() {
+    let bounded = meaning(|meaning| (meaning.min, meaning.max) = (Some(1.0), Some(50.0)));
+    assert!(bounded.decode(&[0], None).unwrap_err().contains("plausible") && bounded.decode(&[51], None).is_err());
+    assert_eq!(bounded.decode(&[50], None), Ok(Value::UInt(50)));
+    let rounded = meaning(|meaning| (meaning.kind, meaning.decimals) = (Kind::F32, Some(1)));
+    assert_eq!(rounded.decode(&rounded.encode(229.4376), None).unwrap().to_string(), "229.4");
+    let plain = register(Kind::I16, ByteOrder::ABCD);
+    assert_eq!(plain.decode(&[1234], Some(-2)).unwrap().to_string(), "12.34");
+    assert_eq!(plain.decode(&[1234], Some(2)).unwrap().to_string(), "123400");
+    let text = meaning(|meaning| (meaning.kind, meaning.as_text) = (Kind::U64, true));
+    assert_eq!(text.decode(&[0x7FFF, 0xFFFF, 0xFFFF, 0xFFFF], None), Ok(Value::Text("9223372036854775807".into())));
+}
+
+#[test]
+fn arrays_have_a_stride() {
+    let phases = meaning(|meaning| (meaning.scale, meaning.array) = (0.1, Some(Array { count: 3, stride: 2 })));
+    assert_eq!(phases.width(), 5);
+    assert_eq!(phases.decode(&[2301, 9, 2302, 9, 2303], None).unwrap().to_string(), "230.1, 230.2, 230.3");
+    assert!(phases.decode(&[1, 2, 3], None).is_err());
+    let coils = Register {
+        table: Table::Coil,
+        ..meaning(|meaning| (meaning.kind, meaning.array) = (Kind::Bool, Some(Array { count: 3, stride: 1 })))
+    };
+    assert_eq!(coils.decode(&[1, 0, 1], None).unwrap().to_string(), "true, false, true");
+}
+
+#[test]
+fn the_bytes_of_frames_are_read_alike() {
+    let number = |kind, order, bytes: &[u8]| {
+        let mut meaning = Meaning::new(kind);
+        meaning.order = order;
+        meaning.decode_bytes(bytes).map(|value| value.to_string())
+    };
+    assert_eq!(number(Kind::U8L, ByteOrder::ABCD, &[200]).unwrap(), "200");
+    assert_eq!(number(Kind::I16, ByteOrder::DCBA, &[0xFE, 0xFF]).unwrap(), "-2");
+    assert_eq!(number(Kind::I24, ByteOrder::ABCD, &[0xFF, 0xFF, 0xFE]).unwrap(), "-2");
+    assert_eq!(number(Kind::Bcd32, ByteOrder::DCBA, &[0x78, 0x56, 0x34, 0x12]).unwrap(), "12345678");
+    assert!(number(Kind::U32, ByteOrder::ABCD, &[1, 2, 3]).unwrap_err().contains("short"));
+}
+
+#[test]
+fn what_instruments_write_is_read() {
+    let read = |kind, text: &str| Meaning::new(kind).decode_text(text).map(|value| value.to_string()).map_err(|why| why.to_string());
+    assert_eq!(read(Kind::F64, "+ 12,50").unwrap(), "12.5");
+    assert_eq!(read(Kind::F64, "-  0.5 ").unwrap(), "-0.5");
+    assert_eq!(read(Kind::I32, "-007").unwrap(), "-7");
+    assert_eq!(read(Kind::Text, " kg ").unwrap(), "kg");
+    assert_eq!(read(Kind::Bool, "ON").unwrap(), "true");
+    assert_eq!(read(Kind::F64, "----").unwrap_err(), "`----` is not a number");
+    let mut scaled = Meaning::new(Kind::I32);
+    scaled.scale = 0.01;
+    assert_eq!(scaled.decode_text("1234").unwrap().to_string(), "12.34");
+}
+
+#[test]
+fn what_is_written_fits_or_is_refused() {
+    let words = |register: &Register, value: Value| register.encode_exactly(&value);
+    let setpoint = meaning(|meaning| (meaning.kind, meaning.scale) = (Kind::I16, 0.1));
+    assert_eq!(words(&setpoint, Value::F64(-12.3)), Ok(vec![0xFF85]));
+    assert!(words(&setpoint, Value::F64(4000.0)).unwrap_err().contains("does not hold"));
+    assert_eq!(words(&register(Kind::F32, ByteOrder::CDAB), Value::F64(229.4)), Ok(vec![0x6666, 0x4365]));
+    assert_eq!(words(&register(Kind::U64, ByteOrder::ABCD), Value::UInt(u64::MAX)), Ok(vec![0xFFFF; 4]));
+    assert!(words(&register(Kind::U16, ByteOrder::ABCD), Value::Int(-1)).is_err());
+    let mode = meaning(|meaning| meaning.words = [(0, "stop".into()), (1, "auto".into())].into());
+    assert_eq!(words(&mode, Value::Text("auto".into())), Ok(vec![1]));
+    assert!(words(&mode, Value::Text("hand".into())).unwrap_err().contains("one of stop, auto"));
+    assert_eq!(words(&register(Kind::Bcd16, ByteOrder::ABCD), Value::UInt(1234)), Ok(vec![0x1234]));
+    assert!(words(&register(Kind::Bcd16, ByteOrder::ABCD), Value::UInt(12_345)).is_err());
+    let coil = Register::new(Table::Coil, 0, Kind::Bool);
+    assert_eq!((words(&coil, Value::Bool(true)), words(&coil, Value::UInt(0))), (Ok(vec![1]), Ok(vec![0])));
+    assert!(words(&coil, Value::UInt(2)).is_err());
+    let bit = meaning(|meaning| meaning.part = Part::Bit(3));
+    assert_eq!(bit.mask_of(&Value::Bool(true)), Some(Ok((0xFFF7, 0x0008))));
+    let range = meaning(|meaning| meaning.part = Part::Bits { low: 4, count: 2 });
+    assert_eq!(range.mask_of(&Value::UInt(2)), Some(Ok((0xFFCF, 0x0020))));
+    assert!(range.mask_of(&Value::UInt(4)).unwrap().is_err());
+    assert_eq!(setpoint.mask_of(&Value::UInt(4)), None);
+}
+
+#[test]
+fn every_alias_means_something() {
+    for (alias, kind) in
+        [("INT16", Kind::I16), ("float", Kind::F32), ("u8_l", Kind::U8L), ("Uint32", Kind::U32), ("mod10_64", Kind::Mod10k64)]
+    {
+        let parsed = alias.parse::<Kind>();
+        assert!(parsed == Ok(kind) || alias == "u8_l", "{alias}: {parsed:?}");
+    }
+    for (alias, order) in
+        [("word-swap", ByteOrder::CDAB), ("BE_LE", ByteOrder::CDAB), ("#BL", ByteOrder::BADC), ("little", ByteOrder::DCBA)]
+    {
+        assert_eq!(alias.parse(), Ok(order), "{alias}");
+    }
+    assert!("flot32".parse::<Kind>().unwrap_err().contains("did you mean \"float32\""));
+    assert!("ACBD".parse::<ByteOrder>().unwrap_err().contains("CDAB"));
+}
+
+proptest! {
+    #[test]
+    fn what_a_simulator_encodes_is_decoded_to_the_same_number(
+        kind in prop::sample::select(vec![
+            Kind::I16, Kind::U16, Kind::I24, Kind::U24, Kind::I32, Kind::U32, Kind::I48, Kind::U48, Kind::I64, Kind::U64, Kind::F32, Kind::F64,
+            Kind::Bcd32, Kind::Bcd64, Kind::Mod10k32, Kind::Mod10k48, Kind::Mod10k64, Kind::Sm16, Kind::Sm32, Kind::Ibm32,
+        ]),
+        order in prop::sample::select(vec![ByteOrder::ABCD, ByteOrder::CDAB, ByteOrder::BADC, ByteOrder::DCBA]),
+        number in 0_u16..30_000,
+    ) {
+        let register = register(kind, order);
+        let words = register.encode(f64::from(number));
+        prop_assert_eq!(words.len(), usize::from(register.width()));
+        prop_assert_eq!(register.decode(&words, None).unwrap().as_f64(), Some(f64::from(number)));
+        let exact = register.encode_exactly(&Value::UInt(u64::from(number))).unwrap();
+        prop_assert_eq!(exact, words);
+    }
+}

@@ -1,0 +1,118 @@
+//! What was learned of devices, kept over restarts: a small file for each line.
+//!
+//! It is a help only: a file that is missing, damaged or of another map of registers costs some refused requests and nothing else.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::barriers::{Barrier, Barriers};
+use crate::field::{Device, Source};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    /// Of the map of registers it was learned with.
+    map: u64,
+    barriers: Vec<Barrier>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    file: Option<PathBuf>,
+    devices: BTreeMap<String, Kept>,
+}
+
+/// Changes with every place of a device that is read.
+fn map_of(device: &Device) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    device.unit.hash(&mut hasher);
+    for point in &device.points {
+        if let Source::Register { register, .. } = &point.source {
+            (register.table, register.address, register.width()).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+impl Known {
+    /// Reads what is known of a line.
+    pub(super) fn open(folder: Option<PathBuf>, line: &str, devices: &[Device]) -> Self {
+        let Some(folder) = folder else { return Self::default() };
+        let plain: String = line.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        let file = folder.join(format!("{plain}.json"));
+        let read: BTreeMap<String, Kept> =
+            std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let is_same = |name: &String, kept: &Kept| devices.iter().any(|device| device.name == *name && map_of(device) == kept.map);
+        Self { file: Some(file), devices: read.into_iter().filter(|(name, kept)| is_same(name, kept)).collect() }
+    }
+
+    /// What is known of one device, the holes of the YAML included.
+    pub(super) fn barriers(&self, device: &Device) -> Barriers {
+        let kept = self.devices.get(&device.name).map(|kept| kept.barriers.clone()).unwrap_or_default();
+        Barriers::known(device.holes.iter().copied().chain(kept).collect())
+    }
+
+    /// Writes down what is known now, beside the line's work: it may take as long as the disk likes.
+    pub(super) fn keep(&mut self, devices: &[Device], barriers: &[Barriers]) {
+        let Some(file) = self.file.clone() else { return };
+        let kept = devices.iter().zip(barriers).filter_map(|(device, barriers)| {
+            let learned: Vec<Barrier> = barriers.to_keep().iter().filter(|barrier| !device.holes.contains(barrier)).copied().collect();
+            (!learned.is_empty()).then(|| (device.name.clone(), Kept { map: map_of(device), barriers: learned }))
+        });
+        self.devices = kept.collect();
+        let Ok(text) = serde_json::to_vec_pretty(&self.devices) else { return };
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = write(&file, &text) {
+                tracing::warn!(file = %file.display(), %error, "what was learned of devices is not kept");
+            }
+        });
+    }
+}
+
+/// Whole or not at all.
+fn write(file: &Path, text: &[u8]) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let new = file.with_extension("new");
+    std::fs::write(&new, text)?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::Point;
+    use crate::field::decode::{Kind, Register, Table};
+    use crate::field::wave::Wave;
+    use crate::reading::DeviceId;
+
+    #[tokio::test]
+    async fn what_is_learned_is_known_again_for_the_same_map_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let point = |address| Point {
+            source: Source::Register { register: Box::new(Register::new(Table::Holding, address, Kind::U16)), exponent: None },
+            ..Point::made("p".to_owned(), Wave::default())
+        };
+        let device = Device { points: vec![point(3)], ..Device::new(DeviceId(0), "meter", 1) };
+        let barrier = Barrier { table: Table::Holding, start: 4, end: 9 };
+        let mut known = Known::open(Some(folder.path().to_owned()), "a/b", std::slice::from_ref(&device));
+        known.keep(std::slice::from_ref(&device), &[Barriers::known(vec![barrier])]);
+        let file = folder.path().join("a_b.json");
+        while !file.exists() {
+            tokio::task::yield_now().await;
+        }
+        let again = |device: &Device| {
+            Known::open(Some(folder.path().to_owned()), "a/b", std::slice::from_ref(device)).barriers(device).to_keep().to_vec()
+        };
+        assert_eq!(again(&device), [barrier]);
+        let other = Device { points: vec![point(5)], ..device.clone() };
+        assert_eq!(again(&other), []);
+        std::fs::write(&file, b"{").unwrap();
+        assert_eq!(again(&device), []);
+    }
+}

@@ -1,0 +1,156 @@
+//! How long to wait for an answer. Pure.
+//!
+//! Every unit is waited for as long as it has been seen to take, with a margin; answers that came too late count. Until enough is
+//! known, and after a time-out, the longest wait of the YAML holds.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// Answers that are remembered of each unit.
+const SAMPLES: usize = 64;
+/// Answers after which the estimate is used.
+const ENOUGH: usize = 8;
+/// Estimate = longest of the remembered times this.
+const MARGIN: u32 = 4;
+/// A probe waits this many times the longest of the remembered.
+const PROBE_MARGIN: u32 = 3;
+/// One probe of so many waits as long as the YAML allows: the device may have become slow.
+const FULL_PROBE_EVERY: u32 = 8;
+
+/// Bounds of the YAML.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerWithin {
+    /// However fast a device has been.
+    pub least: Duration,
+    /// However slow.
+    pub most: Duration,
+}
+
+impl AnswerWithin {
+    /// What holds when one duration is typed.
+    pub fn at_most(most: Duration) -> Self {
+        Self { least: Duration::from_millis(50).min(most), most }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Unit {
+    turnarounds: VecDeque<Duration>,
+    missed: bool,
+    probes: u32,
+}
+
+impl Unit {
+    fn longest(&self) -> Option<Duration> {
+        self.turnarounds.iter().max().copied()
+    }
+}
+
+/// The units of one line.
+#[derive(Debug)]
+pub(super) struct Patience {
+    bounds: AnswerWithin,
+    units: HashMap<u8, Unit>,
+}
+
+impl Patience {
+    pub(super) fn new(bounds: AnswerWithin) -> Self {
+        Self { bounds, units: HashMap::new() }
+    }
+
+    /// How long a unit may take for the first byte of an answer.
+    pub(super) fn of(&self, unit: u8) -> Duration {
+        let known = self.units.get(&unit).filter(|unit| !unit.missed && unit.turnarounds.len() >= ENOUGH);
+        match known.and_then(Unit::longest) {
+            Some(longest) => self.bounded(longest * MARGIN),
+            None => self.bounds.most,
+        }
+    }
+
+    /// How long a unit that was silent may take when it is tried again.
+    pub(super) fn of_probe(&mut self, unit: u8) -> Duration {
+        let likely = self.likely_probe(unit);
+        let unit = self.units.entry(unit).or_default();
+        unit.probes = unit.probes.wrapping_add(1);
+        if unit.probes.is_multiple_of(FULL_PROBE_EVERY) { self.bounds.most } else { likely }
+    }
+
+    /// How long the next probe of a unit will probably wait.
+    pub(super) fn likely_probe(&self, unit: u8) -> Duration {
+        let whole_line = || self.units.values().filter_map(Unit::longest).max();
+        let learned = self.units.get(&unit).and_then(Unit::longest).or_else(whole_line);
+        learned.map_or(self.bounds.most, |longest| self.bounded(longest * PROBE_MARGIN))
+    }
+
+    fn bounded(&self, time: Duration) -> Duration {
+        time.clamp(self.bounds.least.min(self.bounds.most), self.bounds.most)
+    }
+
+    /// An answer came.
+    pub(super) fn answered(&mut self, unit: u8, turnaround: Duration) {
+        let unit = self.units.entry(unit).or_default();
+        unit.missed = false;
+        unit.probes = 0;
+        unit.add(turnaround);
+    }
+
+    /// An answer came after its time.
+    pub(super) fn late(&mut self, unit: u8, after: Duration) {
+        self.units.entry(unit).or_default().add(after);
+    }
+
+    /// None came.
+    pub(super) fn missed(&mut self, unit: u8) {
+        self.units.entry(unit).or_default().missed = true;
+    }
+
+    /// The longest that a unit has taken lately.
+    pub(super) fn estimate(&self, unit: u8) -> Option<Duration> {
+        self.units.get(&unit).and_then(Unit::longest)
+    }
+}
+
+impl Unit {
+    fn add(&mut self, turnaround: Duration) {
+        if self.turnarounds.len() == SAMPLES {
+            self.turnarounds.pop_front();
+        }
+        self.turnarounds.push_back(turnaround);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn what_was_seen_sets_the_time_out_between_the_bounds() {
+        let mut patience = Patience::new(AnswerWithin::at_most(ms(1000)));
+        assert_eq!(patience.of(1), ms(1000), "nothing known");
+        (0..8).for_each(|_| patience.answered(1, ms(20)));
+        assert_eq!(patience.of(1), ms(80));
+        patience.missed(1);
+        assert_eq!(patience.of(1), ms(1000), "after a time-out it may be slower");
+        patience.late(1, ms(180));
+        patience.answered(1, ms(20));
+        assert_eq!(patience.of(1), ms(720), "it has been that slow");
+        (0..8).for_each(|_| patience.answered(2, ms(1)));
+        assert_eq!(patience.of(2), ms(50), "never less");
+        (0..8).for_each(|_| patience.answered(3, ms(900)));
+        assert_eq!(patience.of(3), ms(1000), "never more");
+    }
+
+    #[test]
+    fn probes_are_short_and_sometimes_long() {
+        let mut patience = Patience::new(AnswerWithin::at_most(ms(1000)));
+        assert_eq!(patience.of_probe(9), ms(1000), "nothing known of the line");
+        patience.answered(1, ms(60));
+        let waits: Vec<Duration> = (0..7).map(|_| patience.of_probe(9)).collect();
+        assert_eq!(waits[0], ms(180));
+        assert_eq!(waits.iter().filter(|wait| **wait == ms(1000)).count(), 1);
+    }
+}
