@@ -4,7 +4,8 @@
 //! Stop: lines and local clients first; when what they had to say is in the outboxes, the uplinks get their grace; then the
 //! outboxes are closed. A task that ends unasked stops everything in the same order, and is an error.
 
-use std::collections::HashSet;
+mod south;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,19 +22,17 @@ use crate::broker::engine::{Engine, Setup, Tap};
 use crate::broker::net::{self, BoundListener, ListenError, Tls};
 use crate::broker::{self, Broker, Forward, Source};
 use crate::config;
-use crate::field::LineTask;
-use crate::field::counts::LineCounts;
 use crate::message::{Message, Origin};
-use crate::mqtt::TopicName;
+use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Intake, OfferError, Outbox, Stored};
-use crate::report::Report;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, stop_token};
 use crate::time::{now, unix_ms};
 use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
+use south::South;
 
-/// Events between the lines and the report; beyond it polling waits.
-const EVENT_QUEUE: usize = 1024;
+/// Writes between the broker and the lines, and for each line; beyond it they are refused.
+const ORDER_QUEUE: usize = 64;
 /// Messages between the broker and an outbox.
 const FORWARD_QUEUE: usize = 4096;
 /// What an orderly stop may take beyond the grace of the uplinks.
@@ -55,7 +54,7 @@ pub enum GatewayError {
     #[error("{0}")]
     BrokerTls(#[from] net::TlsError),
     /// The system gives no thread.
-    #[error("the broker cannot start: {0}")]
+    #[error("a thread cannot start: {0}")]
     Thread(std::io::Error),
     /// A task ended although nobody asked it to.
     #[error("the task {name} ended unasked: {why}")]
@@ -80,7 +79,8 @@ pub struct Gateway {
     grace: Duration,
     /// Of the encrypted listeners.
     tls: Option<Arc<Tls>>,
-    _broker_thread: Option<OwnThread>,
+    /// Of the broker and of the lines.
+    _threads: Vec<OwnThread>,
 }
 
 /// Starts a gateway and runs it until `until` is ready. Whenever something comes through `reload`, certificates are read again.
@@ -131,6 +131,8 @@ struct Local {
     broker: Broker,
     live: mpsc::Sender<Message>,
     inbound: Inbound,
+    /// What is to be written to instruments.
+    sets: Option<mpsc::Receiver<Forward>>,
     tls: Option<Arc<Tls>>,
     thread: OwnThread,
 }
@@ -170,10 +172,15 @@ impl Gateway {
         let grace = config.shutdown_grace;
         let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
         let lines = config.lines.len();
-        start_field(config, north.intakes, live, (&stop, hurried), &mut tasks);
+        let sets = local.as_mut().and_then(|local| Some((local.sets.take()?, local.broker.clone())));
+        let south = South { intakes: north.intakes, live, sets, stop, hurry: hurried };
+        let mut threads = south.start(config, &mut tasks)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
-        let (tls, thread) = local.map_or((None, None), |local| (local.tls, Some(local.thread)));
-        Ok(Self { tasks, sources, uplinks, hurry, grace, tls, _broker_thread: thread })
+        let tls = local.and_then(|local| {
+            threads.push(local.thread);
+            local.tls
+        });
+        Ok(Self { tasks, sources, uplinks, hurry, grace, tls, _threads: threads })
     }
 
     /// Runs until `until` is ready, then stops in order.
@@ -246,11 +253,6 @@ fn unasked(ended: Ended) -> GatewayError {
     GatewayError::Task { name: ended.name, why }
 }
 
-/// The topics on which instruments are written to.
-fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
-    config.points.iter().filter_map(|point| TopicName::new(format!("{}/set", point.topic)).ok()).collect()
-}
-
 fn secret() -> Result<[u8; 32], GatewayError> {
     let mut secret = [0; 32];
     let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret);
@@ -265,11 +267,20 @@ async fn start_broker(
     north: &North,
     (stop, tasks): (&Stop, &mut Tasks),
 ) -> Result<Local, GatewayError> {
+    let targets: Vec<TopicFilter> =
+        south::set_targets(config).keys().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect();
+    let (mut taps, mut queues) = (north.taps.clone(), north.queues.clone());
+    let sets = (!targets.is_empty()).then(|| {
+        let (queue, sets) = mpsc::channel(ORDER_QUEUE);
+        taps.push(Tap { filters: targets, not_from: Origin::Own });
+        queues.push(queue);
+        sets
+    });
     let setup = Setup {
         limits: spec.limits.clone(),
-        taps: north.taps.clone(),
+        taps,
         access: spec.access.clone(),
-        guarded: guarded_topics(config),
+        guarded: south::guarded_topics(config),
         secret: secret()?,
         is_durable: spec.is_durable,
     };
@@ -283,7 +294,7 @@ async fn start_broker(
     } else {
         Source::Memory(Box::new(Engine::new(setup, now(), unix_ms())))
     };
-    let parts = broker::broker(source, Admission::new(spec.admission), north.queues.clone())?;
+    let parts = broker::broker(source, Admission::new(spec.admission), queues)?;
     if let Some(closed) = parts.closed {
         tasks.start("store:broker", async { closed.await.map_err(|_| "its thread died".to_owned()) });
     }
@@ -300,31 +311,7 @@ async fn start_broker(
         parts.driver.run(driver_stop).await;
         Ok(())
     });
-    Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound, tls, thread })
-}
-
-fn start_field(
-    config: config::Gateway,
-    intakes: Vec<Intake>,
-    live: Option<mpsc::Sender<Message>>,
-    (stop, hurry): (&Stop, Stop),
-    tasks: &mut Tasks,
-) {
-    if config.lines.is_empty() {
-        return;
-    }
-    let (sender, events) = mpsc::channel(EVENT_QUEUE);
-    let folder = config.folder.join("field");
-    let report = Report { points: config.points, devices: config.availability, live, intakes };
-    tasks.start("report", report.run(events, hurry));
-    for line in config.lines {
-        let counts = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
-        let task = LineTask { line, events: sender.clone(), counts, folder: Some(folder.clone()), stop: stop.clone() };
-        tasks.start(format!("bus:{}", task.line.name), async move {
-            task.run().await;
-            Ok(())
-        });
-    }
+    Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound, sets, tls, thread })
 }
 
 /// Takes what local clients publish into an outbox, and tells the broker when it is safe. When it must hurry, what is not on disk

@@ -26,6 +26,7 @@ use crate::broker::net::{Listen, TlsSettings};
 use crate::field::Line;
 use crate::mqtt::TopicName;
 use crate::outbox::{self, Rule};
+use crate::reading::DeviceId;
 use crate::report::PointReport;
 use crate::uplink;
 
@@ -40,6 +41,8 @@ pub struct Gateway {
     pub points: Vec<PointReport>,
     /// The availability topic of each device, by device index.
     pub availability: Vec<TopicName>,
+    /// Points that can be written at once.
+    pub groups: Vec<Group>,
     /// The local broker.
     pub broker: Option<Broker>,
     /// Where outboxes are kept; a folder per uplink below it.
@@ -50,6 +53,17 @@ pub struct Gateway {
     pub uplinks: Vec<Uplink>,
     /// How long a stop may take to send what waits.
     pub shutdown_grace: Duration,
+}
+
+/// Points of a device that are written by one request.
+#[derive(Debug)]
+pub struct Group {
+    /// As in the YAML.
+    pub name: String,
+    /// Whose points.
+    pub device: DeviceId,
+    /// Its topic, without `/set`.
+    pub topic: TopicName,
 }
 
 /// The local broker as meant.

@@ -118,7 +118,7 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
             check.fault(&at!["classes", name, "qos"], "type 0 (may be lost), 1 (at least once) or 2 (exactly once)");
         }
     }
-    let (lines, points, availability) = field::resolve(&mut check);
+    let field::Field { lines, reports, availability, groups } = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
     let uplinks = north::uplinks(&mut check, broker.is_some());
     let (data_folder, outbox) = north::outbox(&mut check);
@@ -128,8 +128,9 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
     Some(Gateway {
         site,
         lines,
-        points,
+        points: reports,
         availability,
+        groups,
         broker,
         folder: data_folder,
         outbox,

@@ -122,14 +122,6 @@ impl Last {
         fading.min()
     }
 
-    /// The newest value of a point, while it is good.
-    pub(super) fn value(&self, point: PointId) -> Option<&Value> {
-        match self.standing.get(&point) {
-            Some(Standing::Good(value, _)) => Some(value),
-            _ => None,
-        }
-    }
-
     /// The reading that tells of a failure, once it is time to tell.
     fn told(&mut self, point: PointId, now: Instant, time: Timestamp) -> Option<Reading> {
         let patience = self.stale_after.get(&point).copied();
@@ -200,7 +192,6 @@ mod tests {
     use crate::reading::DeviceId;
 
     const A: PointId = PointId(0);
-    const SUM: PointId = PointId(2);
 
     fn last(stale_after: Option<Duration>) -> Last {
         let point = |id, name: &str| Point { id: PointId(id), stale_after, ..Point::made(name.to_owned(), Wave::default()) };
@@ -225,7 +216,6 @@ mod tests {
         let readings = last.measured(0, vec![(A, Ok(Value::UInt(5)))], now, time);
         assert_eq!(told(&readings), ["0 5 good", "2 7 good"]);
         assert_eq!(last.next_fading(), None);
-        assert_eq!(last.value(SUM), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod simulated;
 mod supervisor;
 mod timer;
 pub mod wave;
+pub mod write;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ use modbus::barriers::Barrier;
 use modbus::patience::AnswerWithin;
 use modbus::plan::Limits;
 use wave::Wave;
+use write::{Action, Order, Outcome, ReadBack, Rules};
 
 /// What a wire is.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +78,8 @@ pub struct Device {
     pub name: String,
     /// Modbus unit; 0 where there is none.
     pub unit: u8,
+    /// It stands for all devices of its line: it is written to, and never answers.
+    pub is_broadcast: bool,
     /// What one request may ask of it.
     pub limits: Limits,
     /// Places that no request may cross.
@@ -99,8 +103,10 @@ pub struct Point {
     pub wave: Wave,
     /// How old the last value may be while newer attempts to read it fail; `None`: until the first that failed.
     pub stale_after: Option<Duration>,
-    /// Points of one group are read by one request.
+    /// Points of one group are read by one request, and written by one.
     pub group: Option<Arc<str>>,
+    /// What may be written to it; `None`: nothing.
+    pub write: Option<Rules>,
 }
 
 /// Where the value of a point comes from.
@@ -122,14 +128,23 @@ pub enum Source {
 impl Device {
     /// Without points.
     pub fn new(id: DeviceId, name: &str, unit: u8) -> Self {
-        Self { id, name: name.to_owned(), unit, limits: Limits::default(), holes: Vec::new(), points: Vec::new() }
+        Self { id, name: name.to_owned(), unit, is_broadcast: false, limits: Limits::default(), holes: Vec::new(), points: Vec::new() }
     }
 }
 
 impl Point {
     /// A point whose value is made here, read every second.
     pub fn made(name: String, wave: Wave) -> Self {
-        Self { id: PointId(0), name, every: Duration::from_secs(1), source: Source::Made, wave, stale_after: None, group: None }
+        Self {
+            id: PointId(0),
+            name,
+            every: Duration::from_secs(1),
+            source: Source::Made,
+            wave,
+            stale_after: None,
+            group: None,
+            write: None,
+        }
     }
 
     /// True if it is computed from others.
@@ -195,6 +210,8 @@ pub trait Driver: Send {
     fn probe(&mut self, device: usize, turn: usize) -> impl Future<Output = Result<(), ReadError>> + Send;
     /// How long a probe of this device may take.
     fn probe_takes(&self, device: usize) -> Duration;
+    /// Does one request that writes.
+    fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> impl Future<Output = Outcome> + Send;
     /// Closes the wire.
     fn disconnect(&mut self);
 }
@@ -210,6 +227,8 @@ pub struct LineTask {
     pub counts: Arc<LineCounts>,
     /// Where it keeps what it learns of its devices; `None`: nowhere.
     pub folder: Option<PathBuf>,
+    /// What is to be written.
+    pub orders: mpsc::Receiver<Order>,
     /// Ends it.
     pub stop: Stop,
 }
@@ -217,8 +236,8 @@ pub struct LineTask {
 impl LineTask {
     /// Polls until the stop order.
     pub async fn run(self) {
-        let Self { line, events, counts, folder, stop } = self;
-        let ends = supervisor::Ends { events, counts: Arc::clone(&counts), stop };
+        let Self { line, events, counts, folder, orders, stop } = self;
+        let ends = supervisor::Ends { events, counts: Arc::clone(&counts), orders, stop };
         match &line.wire {
             Wire::Simulated => {
                 let driver = simulated::Simulated::new(&line.devices);

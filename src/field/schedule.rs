@@ -126,6 +126,18 @@ impl Schedule {
         Step::WaitUntil(next_due.into_iter().chain(probe_at).min().unwrap_or(now + LONGEST_RETRY))
     }
 
+    /// True if a job is due.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.jobs.iter().any(|job| job.due <= now && !self.is_offline(job.device))
+    }
+
+    /// A job is due now: what it reads was changed.
+    pub fn hurry(&mut self, job: usize, now: Instant) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.due = job.due.min(now);
+        }
+    }
+
     /// How late a job begins now.
     pub fn lateness(&self, job: usize, now: Instant) -> Duration {
         self.jobs.get(job).map_or(Duration::ZERO, |job| now.saturating_duration_since(job.due))

@@ -1,8 +1,11 @@
 //! A line without hardware: every point shows its wave.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::decode::Table;
+use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Point, ReadError, Values};
 use crate::reading::{PointId, Value};
 use crate::time::now;
@@ -12,6 +15,8 @@ use crate::time::now;
 pub struct Simulated {
     jobs: Vec<Job>,
     points: Vec<Vec<Point>>,
+    /// What was written, by point; it stands from then on.
+    written: HashMap<(usize, Table, u16), u16>,
     started: Instant,
 }
 
@@ -34,14 +39,20 @@ impl Simulated {
                 }
             }
         }
-        Self { jobs, points, started: now() }
+        Self { jobs, points, written: HashMap::new(), started: now() }
     }
 
-    fn value(point: &Point, elapsed: Duration) -> (PointId, Result<Value, Arc<str>>) {
+    fn value(&self, device: usize, point: &Point, elapsed: Duration) -> (PointId, Result<Value, Arc<str>>) {
         let value = point.wave.value(elapsed);
         let shown = match point.register() {
             // Through the register and back, so that type, scale and words mean the same as on a real line.
-            Some(register) => register.decode(&register.encode(value), None),
+            Some(register) => {
+                let mut words = register.encode(value);
+                for (word, address) in words.iter_mut().zip(register.address..) {
+                    *word = self.written.get(&(device, register.table, address)).copied().unwrap_or(*word);
+                }
+                register.decode(&words, None)
+            }
             None => Ok(Value::F64((value * 1000.0).round() / 1000.0)),
         };
         (point.id, shown)
@@ -59,11 +70,27 @@ impl Driver for Simulated {
 
     async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
         let elapsed = now().saturating_duration_since(self.started);
-        Ok(self.points.get(job).into_iter().flatten().map(|point| Self::value(point, elapsed)).collect())
+        let device = self.jobs.get(job).map_or(0, |job| job.device);
+        Ok(self.points.get(job).into_iter().flatten().map(|point| self.value(device, point, elapsed)).collect())
     }
 
     async fn probe(&mut self, _: usize, _: usize) -> Result<(), ReadError> {
         Ok(())
+    }
+
+    async fn write(&mut self, device: usize, action: &Action, _: Option<ReadBack>, _: bool) -> Outcome {
+        let (start, count) = action.span();
+        let table = if matches!(action, Action::Bits { .. }) { Table::Coil } else { Table::Holding };
+        let words: Vec<u16> = match action {
+            Action::Words { words, .. } => words.clone(),
+            Action::Bits { bits, .. } => bits.iter().map(|bit| u16::from(*bit)).collect(),
+            Action::Mask { and, or, .. } => {
+                let before = self.written.get(&(device, table, start)).copied().unwrap_or(0);
+                vec![(before & and) | (or & !and)]
+            }
+        };
+        self.written.extend((start..start.saturating_add(count)).zip(&words).map(|(address, word)| ((device, table, address), *word)));
+        Outcome::Done(Some(words))
     }
 
     fn probe_takes(&self, _: usize) -> Duration {

@@ -1,18 +1,26 @@
 //! The task of one line: connect, do what the schedule says, report readings and the state of devices, retry for ever.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::counts::LineCounts;
+use super::decode::Register;
 use super::last::Last;
 use super::schedule::{Schedule, Step};
+use super::write::{Order, Outcome, Written};
 use super::{Driver, Job, Line, ReadError, Values};
 use crate::backoff::Backoff;
 use crate::reading::{Event, PointId, Timestamp};
 use crate::tasks::Stop;
 use crate::time::{now, unix_ms};
+
+/// Writes that may pass a read that is due.
+const WRITES_IN_A_ROW: u32 = 4;
+/// Writes that may wait for a line; as many again wait in its queue.
+const MOST_ORDERS: usize = 64;
 
 /// Gone: the stop order came, or nobody listens any more.
 struct Ended;
@@ -22,6 +30,7 @@ struct Ended;
 pub(super) struct Ends {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) counts: Arc<LineCounts>,
+    pub(super) orders: mpsc::Receiver<Order>,
     pub(super) stop: Stop,
 }
 
@@ -31,6 +40,10 @@ struct Supervisor<D> {
     jobs: Vec<Job>,
     schedule: Schedule,
     last: Last,
+    /// Writes that wait for the line.
+    orders: VecDeque<Order>,
+    /// Writes since a read that was due had its turn.
+    writes_in_a_row: u32,
     ends: Ends,
     backoff: Backoff,
     /// Why the line is down, as it was told.
@@ -49,8 +62,21 @@ pub(super) async fn run<D: Driver>(line: Line, driver: D, ends: Ends) {
     let schedule = Schedule::new(&jobs, line.devices.len(), now());
     let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     let last = Last::new(&line.devices);
-    let mut supervisor =
-        Supervisor { line, driver, jobs, schedule, last, ends, backoff, down: None, is_up: false, is_overloaded: false, breaks: 0 };
+    let mut supervisor = Supervisor {
+        line,
+        driver,
+        jobs,
+        schedule,
+        last,
+        orders: VecDeque::new(),
+        writes_in_a_row: 0,
+        ends,
+        backoff,
+        down: None,
+        is_up: false,
+        is_overloaded: false,
+        breaks: 0,
+    };
     let Err(Ended) = supervisor.run().await;
     supervisor.driver.disconnect();
 }
@@ -70,7 +96,7 @@ impl<D: Driver> Supervisor<D> {
                 self.down = Some(why);
             }
             let delay = self.backoff.next_delay();
-            self.pause(now() + delay).await?;
+            self.pause(now() + delay, false).await?;
         }
     }
 
@@ -92,19 +118,113 @@ impl<D: Driver> Supervisor<D> {
         }
     }
 
-    /// Waits, and lets values grow old meanwhile.
-    async fn pause(&mut self, until: Instant) -> Result<(), Ended> {
+    /// Waits, lets values grow old meanwhile, and gives up writes whose time is over. With `for_orders` a write ends it.
+    async fn pause(&mut self, until: Instant, for_orders: bool) -> Result<(), Ended> {
         loop {
-            let wake = self.last.next_fading().map_or(until, |at| at.min(until));
+            let expiry = self.orders.iter().map(|order| order.deadline).min();
+            let wake = [self.last.next_fading(), expiry].into_iter().flatten().fold(until, Instant::min);
+            let has_room = self.orders.len() < MOST_ORDERS && !self.ends.orders.is_closed();
             tokio::select! {
                 () = tokio::time::sleep_until(wake.into()) => {}
+                order = self.ends.orders.recv(), if has_room => {
+                    self.orders.extend(order);
+                    if for_orders {
+                        return Ok(());
+                    }
+                }
                 () = self.ends.stop.wait() => return Err(Ended),
             }
+            self.give_up_orders();
             self.fade().await?;
             if now() >= until {
                 return Ok(());
             }
         }
+    }
+
+    fn give_up_orders(&mut self) {
+        let now = now();
+        for order in std::mem::take(&mut self.orders) {
+            if order.deadline <= now {
+                // Whoever asked may be gone.
+                let _ = order.answer.send(Written::Expired);
+            } else {
+                self.orders.push_back(order);
+            }
+        }
+    }
+
+    /// The write whose turn it is: before any read, but not for ever.
+    fn next_order(&mut self) -> Option<Order> {
+        while self.orders.len() < MOST_ORDERS
+            && let Ok(order) = self.ends.orders.try_recv()
+        {
+            self.orders.push_back(order);
+        }
+        if self.orders.is_empty() {
+            return None;
+        }
+        if self.writes_in_a_row >= WRITES_IN_A_ROW && self.schedule.is_due(now()) {
+            self.writes_in_a_row = 0;
+            return None;
+        }
+        self.give_up_orders();
+        self.writes_in_a_row += 1;
+        self.orders.pop_front()
+    }
+
+    async fn write(&mut self, order: Order) -> Result<(), Ended> {
+        let Order { device, points, actions, read_back, repeat, answer, .. } = order;
+        let mut ended = Written::Done(Vec::new());
+        let mut shown: Values = Vec::new();
+        for action in &actions {
+            let outcome = tokio::select! {
+                outcome = self.driver.write(device, action, read_back, repeat) => outcome,
+                () = self.ends.stop.wait() => return Err(Ended),
+            };
+            let (start, count) = action.span();
+            let values = |words: Option<Vec<u16>>| -> Values {
+                let Some(words) = words else { return Vec::new() };
+                let inside = points.iter().filter(|(_, register)| register.address >= start && register.address - start < count);
+                let part = |register: &Register| {
+                    words.get(usize::from(register.address - start)..).and_then(|rest| rest.get(..usize::from(register.width())))
+                };
+                inside.filter_map(|(id, register)| Some((*id, register.decode(part(register)?, None)))).collect()
+            };
+            match outcome {
+                Outcome::Done(words) => shown.extend(values(words)),
+                Outcome::Unknown(words) => {
+                    shown.extend(values(words));
+                    ended = Written::Unknown(shown.clone());
+                    break;
+                }
+                Outcome::Exception(code) => {
+                    ended = Written::Exception(code);
+                    break;
+                }
+                Outcome::NotSent(why) => {
+                    ended = Written::NotSent(why);
+                    break;
+                }
+            }
+        }
+        if matches!(ended, Written::Done(_)) {
+            ended = Written::Done(shown.clone());
+        }
+        // Whoever asked may be gone.
+        let _ = answer.send(ended);
+        self.written(device, &points, shown).await
+    }
+
+    /// What was read back is news; what was not is read soon.
+    async fn written(&mut self, device: usize, points: &[(PointId, Register)], shown: Values) -> Result<(), Ended> {
+        let unseen = points.iter().map(|(id, _)| *id).filter(|id| !shown.iter().any(|(other, _)| other == id));
+        let jobs = unseen.filter_map(|id| self.jobs.iter().position(|job| job.points.contains(&id)));
+        jobs.collect::<Vec<usize>>().into_iter().for_each(|job| self.schedule.hurry(job, now()));
+        for reading in self.last.measured(device, shown, now(), Timestamp::at(unix_ms())) {
+            self.emit(Event::Reading(reading)).await?;
+        }
+        Ok(())
     }
 
     async fn fade(&mut self) -> Result<(), Ended> {
@@ -118,10 +238,15 @@ impl<D: Driver> Supervisor<D> {
     async fn poll(&mut self) -> Result<String, Ended> {
         loop {
             self.fade().await?;
+            if let Some(order) = self.next_order() {
+                self.write(order).await?;
+                continue;
+            }
             let driver = &self.driver;
             match self.schedule.next(now(), |device| driver.probe_takes(device)) {
-                Step::WaitUntil(at) => self.pause(at).await?,
+                Step::WaitUntil(at) => self.pause(at, true).await?,
                 Step::Run(job) => {
+                    self.writes_in_a_row = 0;
                     self.ends.counts.jitter(self.schedule.lateness(job, now()));
                     let began = now();
                     match self.attempt(job).await? {

@@ -22,9 +22,10 @@ struct Shape<'a> {
     clock: Option<&'static str>,
 }
 
+/// A value as JSON has it.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Number<'a> {
+pub(crate) enum Number<'a> {
     Bool(bool),
     Int(i64),
     UInt(u64),

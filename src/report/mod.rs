@@ -10,15 +10,18 @@ pub mod door;
 pub mod exception;
 mod median;
 mod point;
+pub mod set;
 pub mod template;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::field::counts::LineCounts;
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{Intake, OfferError};
@@ -118,6 +121,8 @@ pub struct Report {
     pub points: Vec<PointReport>,
     /// The availability topics, by device.
     pub devices: Vec<TopicName>,
+    /// What is counted of each line.
+    pub lines: Vec<Arc<LineCounts>>,
     /// Local clients; `None` without a broker.
     pub live: Option<mpsc::Sender<Message>>,
     /// Where messages may have to go.
@@ -129,6 +134,8 @@ struct State {
     points: Vec<PointState>,
     view: Option<LiveView>,
     counts: Counts,
+    /// What was told last.
+    told: HashMap<TopicName, String>,
 }
 
 impl Report {
@@ -143,7 +150,8 @@ impl Report {
 
     async fn take(&self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
         let view = self.live.clone().map(|live| LiveView { live, unshown: HashMap::new() });
-        let mut state = State { points: self.points.iter().map(PointState::new).collect(), view, counts: Counts::default() };
+        let mut state =
+            State { points: self.points.iter().map(PointState::new).collect(), view, counts: Counts::default(), told: HashMap::new() };
         let mut status = tokio::time::interval(STATUS_EVERY);
         let mut tick = tokio::time::interval(TICK);
         let mut messages: Vec<Message> = Vec::new();
@@ -158,7 +166,7 @@ impl Report {
                     })),
                 },
                 _ = tick.tick() => self.tick(&mut state, &mut messages),
-                _ = status.tick() => state.tell(),
+                _ = status.tick() => self.tell(&mut state),
             }
             for message in messages.drain(..) {
                 self.send(message, &mut state).await?;
@@ -194,6 +202,28 @@ impl Report {
         }
     }
 
+    /// Publishes what was counted, where it has changed.
+    fn tell(&self, state: &mut State) {
+        let State { view: Some(view), counts, told, .. } = state else { return };
+        view.catch_up();
+        let mut tell = |topic: String, text: String| {
+            let Ok(topic) = TopicName::new(topic) else { return };
+            if told.get(&topic) == Some(&text) {
+                return;
+            }
+            view.show(Message::new(topic.clone(), text.clone(), Origin::Own).retained());
+            told.insert(topic, text);
+        };
+        // A structure of numbers cannot fail to be written.
+        tell("$SYS/wellhead/report".to_owned(), serde_json::to_string(&counts).unwrap_or_default());
+        for line in &self.lines {
+            tell(format!("$SYS/wellhead/line/{}", line.name), line.json());
+            for (device, counts) in &line.devices {
+                tell(format!("$SYS/wellhead/line/{}/{device}", line.name), counts.json());
+            }
+        }
+    }
+
     async fn send(&self, message: Message, state: &mut State) -> Result<(), String> {
         if let Some(view) = &mut state.view {
             state.counts.delayed += u64::from(view.show(message.clone()));
@@ -207,17 +237,5 @@ impl Report {
             }
         }
         Ok(())
-    }
-}
-
-impl State {
-    fn tell(&mut self) {
-        let Some(view) = &mut self.view else { return };
-        view.catch_up();
-        // A structure of numbers cannot fail to be written.
-        let text = serde_json::to_string(&self.counts).unwrap_or_default();
-        if let Ok(topic) = TopicName::new("$SYS/wellhead/report") {
-            view.show(Message::new(topic, text, Origin::Own).retained());
-        }
     }
 }

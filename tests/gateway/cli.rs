@@ -22,7 +22,7 @@ fn check_prints_the_plan_or_every_fault_with_exit_78() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (code, out, error) = run(wellhead().arg("check").arg(root.join("gateway.yaml")));
     assert_eq!((code, error.as_str()), (Some(0), ""));
-    assert!(out.contains("is correct: 1 line, 3 devices, 30 points, 0 uplinks"), "{out}");
+    assert!(out.contains("is correct: 1 line, 3 devices, 32 points, 0 uplinks"), "{out}");
     let case = root.join("tests/config/many-faults");
     let (code, out, error) = run(wellhead().arg("check").arg(case.join("gateway.yaml")));
     assert_eq!((code, out.as_str()), (Some(78), ""));

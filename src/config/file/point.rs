@@ -5,6 +5,7 @@ use serde::{Deserialize, de};
 
 use crate::field::decode::{ByteOrder, Characters, Kind};
 use crate::field::wave::Wave;
+use crate::field::write::Function;
 use crate::report::aggregate::Show;
 use crate::report::template::Template;
 use crate::units::Span;
@@ -90,6 +91,48 @@ pub(in crate::config) struct Filter {
     pub(in crate::config) median: u8,
 }
 
+/// `read_back: true`, or `{ delay: 200ms, tolerance: 0.5 }`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::config) struct ReadBack {
+    pub(in crate::config) delay: Option<Span>,
+    pub(in crate::config) tolerance: Option<f64>,
+    pub(in crate::config) is_wanted: bool,
+}
+
+impl<'de> Deserialize<'de> for ReadBack {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Details {
+            delay: Option<Span>,
+            tolerance: Option<f64>,
+        }
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::Bool(is_wanted) => Ok(Self { is_wanted, ..Self::default() }),
+            details => {
+                let Details { delay, tolerance } = serde_json::from_value(details).map_err(de::Error::custom)?;
+                Ok(Self { delay, tolerance, is_wanted: true })
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Write {
+    pub(in crate::config) min: Option<f64>,
+    pub(in crate::config) max: Option<f64>,
+    pub(in crate::config) step: Option<f64>,
+    pub(in crate::config) at_most_every: Option<Span>,
+    pub(in crate::config) good_for: Option<Span>,
+    pub(in crate::config) read_back: Option<ReadBack>,
+    #[serde(default)]
+    pub(in crate::config) function: Function,
+    pub(in crate::config) repeat: Option<bool>,
+    #[serde(default)]
+    pub(in crate::config) allow_split: bool,
+}
+
 /// The keys of a point that are taken from the profile one by one.
 macro_rules! point {
     ($($(#[$attribute:meta])* $key:ident: $kind:ty),* $(,)?) => {
@@ -160,6 +203,7 @@ point! {
     class: String,
     topic: Template,
     simulate: Wave,
+    write: Write,
 }
 
 impl Point {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Check, at};
 use crate::config::document::Step;
-use crate::config::file;
+use crate::config::{Group, file};
 use crate::field::modbus::patience::AnswerWithin;
 use crate::field::modbus::plan::Limits;
 use crate::field::serial::Port;
@@ -23,13 +23,22 @@ const DEFAULT_SPEED: &str = "9600 8N1";
 #[derive(Default)]
 pub(super) struct Points {
     pub(super) reports: Vec<PointReport>,
+    groups: Vec<Group>,
     availability: Vec<TopicName>,
     /// Topic -> who has it.
     taken: HashMap<TopicName, String>,
 }
 
+/// The southbound side as meant.
+pub(super) struct Field {
+    pub(super) lines: Vec<Line>,
+    pub(super) reports: Vec<PointReport>,
+    pub(super) availability: Vec<TopicName>,
+    pub(super) groups: Vec<Group>,
+}
+
 /// Every line with its devices, how each point is reported, and the availability topic of each device.
-pub(super) fn resolve(check: &mut Check<'_>) -> (Vec<Line>, Vec<PointReport>, Vec<TopicName>) {
+pub(super) fn resolve(check: &mut Check<'_>) -> Field {
     let file = check.file;
     let names: Vec<&str> = file.lines.iter().map(|line| line.name.as_str()).collect();
     check.unique("lines", &names);
@@ -41,7 +50,8 @@ pub(super) fn resolve(check: &mut Check<'_>) -> (Vec<Line>, Vec<PointReport>, Ve
         self::device(check, index, device, &mut lines, &mut points);
     }
     let enabled = file.lines.iter().zip(lines).filter(|(line, _)| line.enabled);
-    (enabled.filter_map(|(_, line)| line).collect(), points.reports, points.availability)
+    let lines = enabled.filter_map(|(_, line)| line).collect();
+    Field { lines, reports: points.reports, availability: points.availability, groups: points.groups }
 }
 
 fn line(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Line> {
@@ -163,18 +173,21 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     };
     let enabled = file.lines.get(position).is_some_and(|line| line.enabled);
     let Some(line) = lines.get_mut(position).and_then(Option::as_mut) else { return };
-    let unit = unit(check, index, device, &line.wire);
+    let context = Context { index, device, profile, line: line.name.clone(), simulated: line.wire == Wire::Simulated };
+    let is_written_only = context.points().iter().all(|(_, point)| point.write.is_some());
+    let (unit, is_broadcast) = unit(check, index, device, &line.wire, is_written_only);
     let mut resolved = Device::new(DeviceId(id(points.availability.len())), &device.name, unit);
+    resolved.is_broadcast = is_broadcast;
     resolved.limits = limits(check, index, device, profile);
     let holes = device.holes.as_ref().or(profile.and_then(|profile| profile.holes.as_ref()));
     resolved.holes = holes.into_iter().flatten().map(|hole| hole.0).collect();
-    let context = Context { index, device, profile, line: line.name.clone(), simulated: line.wire == Wire::Simulated };
     for (name, spec) in context.points() {
         if let Some(point) = context.point(check, &name, &spec, points) {
             resolved.points.push(point);
         }
     }
     context.check_groups(check, &resolved);
+    points.groups.extend(context.groups(check, &resolved));
     if resolved.points.is_empty() && device.points.is_empty() && profile.is_none_or(|profile| profile.points.is_empty()) {
         check.missing(&at!["devices", index], format!("device \"{}\" has no points; add `points:` or a `profile:`", device.name));
     }
@@ -193,19 +206,23 @@ pub(super) fn id(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-fn unit(check: &mut Check<'_>, index: usize, device: &file::Device, wire: &Wire) -> u8 {
-    match (device.unit, wire) {
-        (Some(unit), Wire::Serial(_) | Wire::RtuOverTcp(_)) if !(1..=247).contains(&unit) => {
-            check.fault(&at!["devices", index, "unit"], "a Modbus unit is a number from 1 to 247");
-            1
-        }
-        (Some(unit), _) => unit,
-        (None, Wire::Serial(_) | Wire::RtuOverTcp(_)) => {
+/// The Modbus address, and whether it stands for all devices of the line.
+fn unit(check: &mut Check<'_>, index: usize, device: &file::Device, wire: &Wire, is_written_only: bool) -> (u8, bool) {
+    let is_bus = matches!(wire, Wire::Serial(_) | Wire::RtuOverTcp(_) | Wire::AsciiOverTcp(_));
+    match (device.unit, is_bus) {
+        (Some(0), true) if is_written_only => return (0, true),
+        (Some(0), true) => check.fault(
+            &at!["devices", index, "unit"],
+            "unit 0 stands for all devices of the line, and none answers: give every point `write:`, or type the address, 1 to 247",
+        ),
+        (Some(unit), true) if unit > 247 => check.fault(&at!["devices", index, "unit"], "a Modbus unit is a number from 1 to 247"),
+        (Some(unit), _) => return (unit, false),
+        (None, true) => {
             check.missing(&at!["devices", index], format!("device \"{}\" needs its Modbus address; add `unit: 1`", device.name));
-            1
         }
-        (None, _) => 1,
+        (None, false) => {}
     }
+    (1, false)
 }
 
 pub(super) fn take_topic(check: &mut Check<'_>, points: &mut Points, topic: &TopicName, owner: String, path: &[Step]) {

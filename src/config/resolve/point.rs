@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use super::field::{Context, Points, id, take_topic};
 use super::{Check, at};
+use crate::config::Group;
 use crate::config::document::Step;
 use crate::config::file::{self, BitOrder};
 use crate::field::decode::{Array, ByteOrder, Kind, Meaning, Part, Register, Table};
 use crate::field::formula::Formula;
+use crate::field::write::{ReadBack, Rules};
 use crate::field::{Device, Point, Source};
 use crate::mqtt::{QoS, TopicName};
 use crate::reading::PointId;
@@ -18,6 +20,7 @@ use crate::report::template::Template;
 use crate::report::{Aggregate, PointReport};
 
 const DEFAULT_EVERY: Duration = Duration::from_secs(10);
+const DEFAULT_GOOD_FOR: Duration = Duration::from_secs(10);
 const SHORTEST_EVERY: Duration = Duration::from_millis(1);
 /// Values of one array.
 const MOST_ELEMENTS: u16 = 125;
@@ -49,9 +52,70 @@ impl Context<'_> {
             aggregate,
             swinging_door: self.swinging_door(check, name, spec),
         });
+        let write = self.write(check, name, spec, &source);
         let stale_after = spec.stale_after.map(|span| span.0);
         let group = spec.group.as_deref().map(Arc::from);
-        Some(Point { id, name: name.to_owned(), every, source, wave: spec.simulate.unwrap_or_default(), stale_after, group })
+        Some(Point { id, name: name.to_owned(), every, source, wave: spec.simulate.unwrap_or_default(), stale_after, group, write })
+    }
+
+    fn write(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, source: &Source) -> Option<Rules> {
+        let write = spec.write?;
+        let path = self.path(name, "write");
+        let Source::Register { register, exponent } = source else {
+            check.fault(&path, "only registers and coils can be written; remove `write`");
+            return None;
+        };
+        let meaning = &register.meaning;
+        let is_read_only = !matches!(register.table, Table::Holding | Table::Coil);
+        let is_odd = exponent.is_some()
+            || meaning.array.is_some()
+            || !meaning.flags.is_empty()
+            || (meaning.kind.is_text() && meaning.kind != Kind::Text);
+        if is_read_only {
+            check.fault(&path, "only holding registers and coils can be written; remove `write`");
+        } else if is_odd || (meaning.part != Part::Whole && register.width() != 1) {
+            check.fault(&path, "times, arrays, flags, parts of long numbers and values with `scale_from` are only read; remove `write`");
+        }
+        if write.min.zip(write.max).is_some_and(|(min, max)| min > max) {
+            check.fault(&path, "no value is between these limits; `min` is the smaller one");
+        }
+        if write.step.is_some_and(|step| !step.is_finite() || step <= 0.0) {
+            check.fault(&path, "a step is a number above 0, such as 0.5");
+        }
+        let read_back = write.read_back.filter(|read_back| read_back.is_wanted).map(|read_back| ReadBack {
+            delay: read_back.delay.map_or(Duration::ZERO, |span| span.0),
+            tolerance: read_back.tolerance.unwrap_or(0.0).abs(),
+        });
+        Some(Rules {
+            min: write.min.or(meaning.min),
+            max: write.max.or(meaning.max),
+            step: write.step,
+            at_most_every: write.at_most_every.map(|span| span.0),
+            good_for: write.good_for.map_or(DEFAULT_GOOD_FOR, |span| span.0),
+            read_back,
+            function: write.function,
+            repeat: write.repeat.unwrap_or(true),
+            allow_split: write.allow_split,
+        })
+    }
+
+    /// The topics by which groups of points are written at once.
+    pub(super) fn groups(&self, check: &mut Check<'_>, device: &Device) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        let template = check.file.topics.clone().or_else(|| Template::new("{site}/{device}/{point}").ok());
+        for point in device.points.iter().filter(|point| point.write.is_some()) {
+            let Some(name) = point.group.as_deref().filter(|name| !groups.iter().any(|group| group.name == **name)) else { continue };
+            let path = self.path(&point.name, "group");
+            if device.points.iter().any(|other| other.name == name) {
+                check.fault(
+                    &path,
+                    format!("the group is written by its own topic, and a point is called {name} already; choose another name"),
+                );
+            }
+            let topic = template.as_ref().and_then(|template| self.topic(check, template, name, &path));
+            groups.extend(topic.map(|topic| Group { name: name.to_owned(), device: device.id, topic }));
+        }
+        groups
     }
 
     /// Points that one request must bring: of one table, and not too far apart.

@@ -129,7 +129,7 @@ impl Link {
         self.context.set_slave(Slave(unit));
         let sent = now();
         let on_wire = self.characters(out);
-        if unit == 0 {
+        if unit == 0 && self.is_rtu() {
             return self.broadcast(request, patience, on_wire).await;
         }
         let limit = patience + on_wire + self.characters(back);

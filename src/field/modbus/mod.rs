@@ -21,6 +21,7 @@ pub mod patience;
 pub mod plan;
 mod shim;
 pub mod slave;
+mod write;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use tokio_modbus::{Request, Response};
 
 use super::counts::LineCounts;
 use super::decode::{Register, Table};
+use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
 use crate::reading::Value;
 use crate::time::now;
@@ -61,6 +63,8 @@ pub struct Modbus {
     late: HashMap<u8, HashSet<u16>>,
     /// Time-outs in a row, whatever the unit.
     silent: u32,
+    /// Units that do not know function 22.
+    without_mask: HashSet<u8>,
     counts: Arc<LineCounts>,
     known: Known,
 }
@@ -113,6 +117,7 @@ impl Modbus {
             patience: Patience::new(line.answer_within),
             late: HashMap::new(),
             silent: 0,
+            without_mask: HashSet::new(),
             counts,
             known,
         };
@@ -136,6 +141,7 @@ impl Modbus {
     async fn ask(&mut self, question: Question) -> Answer {
         let Question { device, unit, request, lengths, patience } = question;
         let Some(link) = self.link.as_mut() else { return Answer::Broken };
+        let is_broadcast = unit == 0 && link.is_rtu();
         self.counts.count(device, |counts| counts.requests.count());
         let Told { answer, turnaround, busy } = link.ask(unit, request, patience, lengths).await;
         let (seen, late) = link.take_seen();
@@ -150,7 +156,7 @@ impl Modbus {
         for late in late {
             self.patience.late(late.unit, late.after);
         }
-        if unit != 0 {
+        if !is_broadcast {
             self.note(device, unit, &answer, turnaround);
         }
         answer
@@ -333,6 +339,10 @@ impl Driver for Modbus {
     fn probe_takes(&self, device: usize) -> Duration {
         let unit = self.devices.get(device).map_or(0, |device| device.unit);
         self.patience.likely_probe(unit)
+    }
+
+    async fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> Outcome {
+        self.write_action(device, action, read_back, repeat).await
     }
 
     fn disconnect(&mut self) {

@@ -141,6 +141,9 @@ struct Piece {
 /// The requests that read every point of `device`, the `index`th of its line.
 pub fn plan(index: usize, device: &Device, costs: Costs, barriers: &Barriers) -> Vec<Block> {
     let mut blocks = Vec::new();
+    if device.is_broadcast {
+        return blocks;
+    }
     for (table, mut fields) in fields(device, barriers) {
         fields.sort_by_key(|field| (field.start, field.end));
         let planner = Planner { table, costs, limits: device.limits, barriers };

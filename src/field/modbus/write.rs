@@ -1,0 +1,218 @@
+//! Writing to Modbus devices: each write is confirmed by its answer, by reading back, or it is not known whether it was done.
+//!
+//! Invariants:
+//! * An echo of the own adapter is never taken for an answer: whether there is one is learned by a read before the first write.
+//! * After a time-out nothing is repeated before it was read back.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_modbus::Request;
+
+use super::link::{Answer, Link};
+use super::plan::{Block, bytes_of};
+use super::{Modbus, Question};
+use crate::field::ReadError;
+use crate::field::decode::Table;
+use crate::field::write::{Action, Function, Outcome, ReadBack};
+
+/// What devices get to act on a broadcast [Modbus over serial line 1.02, 2.4.1].
+const BROADCAST_TURNAROUND: Duration = Duration::from_millis(100);
+
+/// What the answer to a write says.
+enum Confirmed {
+    Yes,
+    /// Yes, and this is what it holds now (function 23).
+    Holds(Vec<u16>),
+    No(u8),
+    NobodyKnows,
+}
+
+impl Modbus {
+    /// Writes, reads back if asked to or if nothing was answered, and repeats once if that is allowed and shows that it was not done.
+    pub(super) async fn write_action(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> Outcome {
+        let Some((unit, is_broadcast)) = self.devices.get(device).map(|device| (device.unit, device.is_broadcast)) else {
+            return Outcome::NotSent("no such device".to_owned());
+        };
+        if is_broadcast {
+            return self.broadcast(device, action).await;
+        }
+        if let Err(why) = self.ready_to_write(device, unit).await {
+            return Outcome::NotSent(why);
+        }
+        let first = self.confirmed(device, unit, action).await;
+        match first {
+            Confirmed::Holds(words) => Outcome::Done(Some(words)),
+            Confirmed::No(code) => Outcome::Exception(code),
+            Confirmed::Yes => match read_back {
+                None => Outcome::Done(None),
+                Some(check) => {
+                    sleep(check.delay).await;
+                    Outcome::Done(self.read_back(device, unit, action).await)
+                }
+            },
+            Confirmed::NobodyKnows => self.find_out(device, unit, action, repeat).await,
+        }
+    }
+
+    /// It was sent and not answered: what the device holds tells.
+    async fn find_out(&mut self, device: usize, unit: u8, action: &Action, repeat: bool) -> Outcome {
+        let found = self.read_back(device, unit, action).await;
+        match &found {
+            Some(words) if holds(action, words) => return Outcome::Done(found),
+            Some(_) if repeat => {}
+            _ => return Outcome::Unknown(found),
+        }
+        match self.confirmed(device, unit, action).await {
+            Confirmed::Holds(words) => Outcome::Done(Some(words)),
+            Confirmed::No(code) => Outcome::Exception(code),
+            Confirmed::Yes => Outcome::Done(self.read_back(device, unit, action).await),
+            Confirmed::NobodyKnows => {
+                let found = self.read_back(device, unit, action).await;
+                if found.as_ref().is_some_and(|words| holds(action, words)) { Outcome::Done(found) } else { Outcome::Unknown(found) }
+            }
+        }
+    }
+
+    /// Nobody owes anything that could be taken for the answer, and an echo is known.
+    async fn ready_to_write(&mut self, device: usize, unit: u8) -> Result<(), String> {
+        self.connected().await.map_err(|error| error.to_string())?;
+        let probe = self.some_block(device, unit);
+        self.barrier(&probe).await.map_err(|error| error.to_string())?;
+        if self.link.as_ref().is_some_and(Link::needs_echo_test) {
+            let patience = self.patience.of(unit);
+            match self.read_words(&probe, self.unowed(&probe), patience).await {
+                Ok(_) | Err((ReadError::Refused(_), _)) => {}
+                Err((error, _)) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// A place of the device that can be asked for.
+    fn some_block(&self, device: usize, unit: u8) -> Block {
+        let known = self.blocks.iter().find(|block| block.device == device);
+        known.map_or_else(|| place(device, unit, Table::Holding, 0), |block| Block::clone(block))
+    }
+
+    async fn confirmed(&mut self, device: usize, unit: u8, action: &Action) -> Confirmed {
+        if let Action::Mask { address, and, or } = *action {
+            return self.mask(device, unit, address, (and, or)).await;
+        }
+        let request = request(action);
+        self.send(device, unit, request).await
+    }
+
+    async fn send(&mut self, device: usize, unit: u8, (request, lengths): (Request<'static>, (u32, u32))) -> Confirmed {
+        let patience = self.patience.of(unit);
+        self.counts.count(device, |counts| counts.writes.count());
+        match self.ask(Question { device, unit, request, lengths, patience }).await {
+            Answer::Response(tokio_modbus::Response::ReadWriteMultipleRegisters(words)) => Confirmed::Holds(words),
+            Answer::Response(_) => Confirmed::Yes,
+            Answer::Exception(10 | 11) => Confirmed::NobodyKnows,
+            Answer::Exception(code) => Confirmed::No(code),
+            Answer::Nothing | Answer::Foreign(_) => {
+                if self.link.as_ref().is_some_and(Link::is_rtu) {
+                    // Any read has another form than the answer that is owed.
+                    self.late.entry(unit).or_default().insert(0);
+                }
+                Confirmed::NobodyKnows
+            }
+            Answer::Garbage(_) | Answer::Broken => Confirmed::NobodyKnows,
+        }
+    }
+
+    /// By function 22 where the device has it; else by reading, changing and writing while nobody else is on the line. The device
+    /// itself may change the register in between.
+    async fn mask(&mut self, device: usize, unit: u8, address: u16, (and, or): (u16, u16)) -> Confirmed {
+        if !self.without_mask.contains(&unit) {
+            match self.send(device, unit, (Request::MaskWriteRegister(address, and, or), (10, 10))).await {
+                Confirmed::No(1) => drop(self.without_mask.insert(unit)),
+                other => return other,
+            }
+        }
+        let patience = self.patience.of(unit);
+        let before = match self.read_words(&place(device, unit, Table::Holding, address), 1, patience).await {
+            Ok(words) => words.first().copied().unwrap_or_default(),
+            Err((ReadError::Refused(_), Some(code))) => return Confirmed::No(code),
+            Err(_) => return Confirmed::NobodyKnows,
+        };
+        let wanted = (before & and) | (or & !and);
+        match self.send(device, unit, (Request::WriteSingleRegister(address, wanted), (8, 8))).await {
+            Confirmed::Yes => match self.read_words(&place(device, unit, Table::Holding, address), 1, patience).await {
+                Ok(words) => Confirmed::Holds(words),
+                Err(_) => Confirmed::Yes,
+            },
+            other => other,
+        }
+    }
+
+    async fn broadcast(&mut self, device: usize, action: &Action) -> Outcome {
+        if let Err(error) = self.connected().await {
+            return Outcome::NotSent(error.to_string());
+        }
+        let (request, lengths) = match action {
+            Action::Mask { .. } => return Outcome::NotSent("bits cannot be written to all devices at once".to_owned()),
+            other => request(other),
+        };
+        self.counts.count(device, |counts| counts.writes.count());
+        let question = Question { device, unit: 0, request, lengths, patience: BROADCAST_TURNAROUND };
+        match self.ask(question).await {
+            Answer::Broken => Outcome::Unknown(None),
+            _ => Outcome::Done(None),
+        }
+    }
+
+    /// What stands now where an action wrote.
+    async fn read_back(&mut self, device: usize, unit: u8, action: &Action) -> Option<Vec<u16>> {
+        let (address, count) = action.span();
+        let table = if matches!(action, Action::Bits { .. }) { Table::Coil } else { Table::Holding };
+        let block = Block { count, ..place(device, unit, table, address) };
+        self.connected().await.ok()?;
+        // Twice: the first may be what wakes the line up again.
+        for _ in 0..2 {
+            if let Ok(mut words) = self.read_block(&block).await {
+                words.truncate(usize::from(count));
+                return Some(words);
+            }
+            self.connected().await.ok()?;
+        }
+        None
+    }
+}
+
+fn place(device: usize, unit: u8, table: Table, start: u16) -> Block {
+    Block { device, unit, table, start, count: 1, every: Duration::MAX, points: Vec::new() }
+}
+
+/// True if `words` are what an action wrote.
+fn holds(action: &Action, words: &[u16]) -> bool {
+    match action {
+        Action::Words { words: wanted, .. } => words == wanted,
+        Action::Bits { bits, .. } => words.iter().map(|word| *word != 0).eq(bits.iter().copied()),
+        Action::Mask { and, or, .. } => words.first().is_some_and(|word| word & !and == or & !and),
+    }
+}
+
+/// The request for registers or coils, with the lengths of the frames.
+fn request(action: &Action) -> (Request<'static>, (u32, u32)) {
+    let bytes = |table, count: usize| u32::from(bytes_of(table, u16::try_from(count).unwrap_or(u16::MAX)));
+    match action {
+        Action::Words { address, words, function } => {
+            let data = bytes(Table::Holding, words.len());
+            match (function, words.as_slice()) {
+                (Function::Exchange, words) => {
+                    let count = u16::try_from(words.len()).unwrap_or(u16::MAX);
+                    (Request::ReadWriteMultipleRegisters(*address, count, *address, words.to_vec().into()), (13 + data, 5 + data))
+                }
+                (Function::Auto, [word]) => (Request::WriteSingleRegister(*address, *word), (8, 8)),
+                (_, words) => (Request::WriteMultipleRegisters(*address, words.to_vec().into()), (9 + data, 8)),
+            }
+        }
+        Action::Bits { address, bits, function } => match (function, bits.as_slice()) {
+            (Function::Auto, [bit]) => (Request::WriteSingleCoil(*address, *bit), (8, 8)),
+            (_, bits) => (Request::WriteMultipleCoils(*address, bits.to_vec().into()), (9 + bytes(Table::Coil, bits.len()), 8)),
+        },
+        Action::Mask { address, and, or } => (Request::MaskWriteRegister(*address, *and, *or), (10, 10)),
+    }
+}

@@ -1,0 +1,139 @@
+//! The southbound side of the wiring: lines, the report, and writes to instruments.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::{GatewayError, ORDER_QUEUE};
+use crate::broker::{Broker, Forward};
+use crate::config;
+use crate::field::counts::LineCounts;
+use crate::field::{LineTask, Point, Wire};
+use crate::message::Message;
+use crate::mqtt::TopicName;
+use crate::outbox::Intake;
+use crate::report::Report;
+use crate::report::set::{Member, Setter, Target};
+use crate::tasks::{OwnThread, Stop, Tasks};
+
+/// Events between the lines and the report; beyond it polling waits.
+const EVENT_QUEUE: usize = 1024;
+
+/// What the lines need of the rest.
+pub(super) struct South {
+    pub(super) intakes: Vec<Intake>,
+    /// Local clients; `None` without a broker.
+    pub(super) live: Option<mpsc::Sender<Message>>,
+    /// What local clients and remotes want written.
+    pub(super) sets: Option<(mpsc::Receiver<Forward>, Broker)>,
+    pub(super) stop: Stop,
+    pub(super) hurry: Stop,
+}
+
+/// The topics on which instruments are written to: no client gets to them without a rule, whether they are written or not.
+pub(super) fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
+    let topics = config.points.iter().map(|point| &point.topic).chain(config.groups.iter().map(|group| &group.topic));
+    topics.filter_map(|topic| TopicName::new(format!("{topic}/set")).ok()).collect()
+}
+
+/// What each `.../set` topic writes.
+pub(super) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target> {
+    let mut targets = HashMap::new();
+    for (line, spec) in config.lines.iter().enumerate() {
+        for (device, spec) in spec.devices.iter().enumerate() {
+            let member = |point: &Point| {
+                let (register, rules) = (point.register()?.clone(), point.write.clone()?);
+                Some(Member { name: point.name.clone(), id: point.id, register, rules })
+            };
+            let mut add = |topic: &TopicName, members: Vec<Member>, is_group| {
+                if let Ok(topic) = TopicName::new(format!("{topic}/set")) {
+                    targets.insert(topic, Target { line, device, members, is_group });
+                }
+            };
+            for point in &spec.points {
+                if let (Some(member), Some(report)) = (member(point), config.points.get(point.id.0 as usize)) {
+                    add(&report.topic, vec![member], false);
+                }
+            }
+            for group in config.groups.iter().filter(|group| group.device == spec.id) {
+                let points = spec.points.iter().filter(|point| point.group.as_deref() == Some(group.name.as_str()));
+                add(&group.topic, points.filter_map(member).collect(), true);
+            }
+        }
+    }
+    targets
+}
+
+impl South {
+    /// Starts every line, the report and the writes. Serial lines have a thread each, because silences between frames are short;
+    /// lines through a network share one.
+    pub(super) fn start(self, config: config::Gateway, tasks: &mut Tasks) -> Result<Vec<OwnThread>, GatewayError> {
+        if config.lines.is_empty() {
+            return Ok(Vec::new());
+        }
+        let targets = set_targets(&config);
+        let folder = config.folder.join("field");
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
+        let mut lines = Lines { threads: Vec::new(), shared: None };
+        let (mut orders, mut counts) = (Vec::new(), Vec::new());
+        for line in config.lines {
+            let handle = lines.thread_of(&line.name, &line.wire)?;
+            let (queue, receiver) = mpsc::channel(ORDER_QUEUE);
+            let counted = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
+            orders.push(queue);
+            counts.push(Arc::clone(&counted));
+            let (events, stop) = (sender.clone(), self.stop.clone());
+            let task = LineTask { line, events, counts: counted, folder: Some(folder.clone()), orders: receiver, stop };
+            tasks.start_on(&handle, format!("bus:{}", task.line.name), async move {
+                task.run().await;
+                Ok(())
+            });
+        }
+        if let (Some((sets, broker)), Some(live)) = (self.sets, self.live.clone()) {
+            start_sets(Setter { targets, lines: orders, live, intakes: self.intakes.clone() }, sets, broker, tasks);
+        }
+        let report = Report { points: config.points, devices: config.availability, lines: counts, live: self.live, intakes: self.intakes };
+        tasks.start("report", report.run(events, self.hurry));
+        Ok(lines.threads)
+    }
+}
+
+/// The threads of the lines.
+struct Lines {
+    threads: Vec<OwnThread>,
+    shared: Option<Handle>,
+}
+
+impl Lines {
+    fn thread_of(&mut self, name: &str, wire: &Wire) -> Result<Handle, GatewayError> {
+        let is_serial = matches!(wire, Wire::Serial(_));
+        if let Some(shared) = self.shared.clone().filter(|_| !is_serial) {
+            return Ok(shared);
+        }
+        let name = if is_serial { format!("bus:{name}") } else { "bus".to_owned() };
+        let thread = OwnThread::start(&name).map_err(GatewayError::Thread)?;
+        let handle = thread.handle().clone();
+        self.threads.push(thread);
+        if !is_serial {
+            self.shared = Some(handle.clone());
+        }
+        Ok(handle)
+    }
+}
+
+/// A write is taken over as soon as it is in the queue: how it ends is told by its result, not by its acknowledgement.
+fn start_sets(setter: Setter, mut sets: mpsc::Receiver<Forward>, broker: Broker, tasks: &mut Tasks) {
+    let (queue, messages) = mpsc::channel(ORDER_QUEUE);
+    tasks.start("forward:set", setter.run(messages));
+    tasks.start("forward:sets", async move {
+        while let Some(Forward { message, ticket, .. }) = sets.recv().await {
+            let accepted = queue.send(message).await.is_ok();
+            if let Some(ticket) = ticket {
+                broker.stored(ticket, accepted);
+            }
+        }
+        Ok(())
+    });
+}

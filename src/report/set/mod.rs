@@ -1,0 +1,232 @@
+//! Writes to instruments: a message on `<topic>/set` becomes an order to a line, and its end a message on `<topic>/set/result` or on
+//! the response topic that came with it.
+//!
+//! Invariants:
+//! * Nothing is written that the YAML does not allow.
+//! * Every message is answered once, whatever happens to its line.
+
+mod command;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde_json::Value as Json;
+use tokio::sync::{mpsc, oneshot};
+
+pub use command::Member;
+use command::{Command, Status, Verdict, joined};
+
+use crate::field::write::{Order, ReadBack, Written};
+use crate::message::{Message, Origin};
+use crate::mqtt::{QoS, TopicName};
+use crate::outbox::Intake;
+use crate::reading::{PointId, Value};
+use crate::time::{now, unix_ms};
+
+/// What one `.../set` topic writes.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Index of the line.
+    pub line: usize,
+    /// Index of the device in its line.
+    pub device: usize,
+    /// The points; several only for a group.
+    pub members: Vec<Member>,
+    /// The payload names its points.
+    pub is_group: bool,
+}
+
+/// The task that takes writes.
+#[derive(Debug)]
+pub struct Setter {
+    /// By topic, with `/set`.
+    pub targets: HashMap<TopicName, Target>,
+    /// To the lines, by index.
+    pub lines: Vec<mpsc::Sender<Order>>,
+    /// To local clients.
+    pub live: mpsc::Sender<Message>,
+    /// Where results may have to go.
+    pub intakes: Vec<Intake>,
+}
+
+/// What was asked for, until it is answered.
+struct Asked {
+    topic: TopicName,
+    response: Option<(TopicName, Option<bytes::Bytes>)>,
+    id: Option<Json>,
+    wanted: Vec<(String, PointId, Value)>,
+    read_back: Option<ReadBack>,
+}
+
+impl Setter {
+    /// Runs until `messages` closes and everything is answered.
+    pub async fn run(self, mut messages: mpsc::Receiver<Arc<Message>>) -> Result<(), String> {
+        let mut last_write: HashMap<TopicName, Instant> = HashMap::new();
+        let mut waiting = FuturesUnordered::new();
+        let mut is_open = true;
+        while is_open || !waiting.is_empty() {
+            tokio::select! {
+                message = messages.recv(), if is_open => match message {
+                    None => is_open = false,
+                    Some(message) => match self.order(&message, &mut last_write) {
+                        Ok((asked, answer)) => waiting.push(async move { (asked, answer.await.unwrap_or(Written::NotSent("the line has ended".to_owned()))) }),
+                        Err((asked, verdict)) => self.tell(&asked, &verdict).await,
+                    },
+                },
+                Some((asked, written)) = waiting.next() => {
+                    let verdict = asked.verdict(written);
+                    self.tell(&asked, &verdict).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a message and hands it to its line.
+    fn order(
+        &self,
+        message: &Message,
+        last_write: &mut HashMap<TopicName, Instant>,
+    ) -> Result<(Asked, oneshot::Receiver<Written>), (Asked, Verdict)> {
+        let response = self.response(message);
+        let mut asked = Asked { topic: message.topic.clone(), response, id: None, wanted: Vec::new(), read_back: None };
+        match self.checked(message, &mut asked, last_write) {
+            Ok((line, order, answer)) => match self.lines.get(line).map(|line| line.try_send(order)) {
+                Some(Ok(())) => {
+                    last_write.insert(message.topic.clone(), now());
+                    Ok((asked, answer))
+                }
+                Some(Err(mpsc::error::TrySendError::Full(_))) => {
+                    Err((asked, Verdict::rejected("too many writes wait for this line already")))
+                }
+                _ => Err((asked, Verdict::rejected("the line has ended"))),
+            },
+            Err(verdict) => Err((asked, verdict)),
+        }
+    }
+
+    fn checked(
+        &self,
+        message: &Message,
+        asked: &mut Asked,
+        last_write: &HashMap<TopicName, Instant>,
+    ) -> Result<(usize, Order, oneshot::Receiver<Written>), Verdict> {
+        let target = self.targets.get(&message.topic).ok_or_else(|| Verdict::rejected("nothing is written by this topic"))?;
+        if message.retain {
+            return Err(Verdict::rejected("a message that writes to an instrument must not be retained"));
+        }
+        let now = now();
+        if message.is_expired(now) {
+            return Err(Verdict::new(Status::Expired));
+        }
+        let command = Command::read(&message.payload, target.is_group).map_err(Verdict::rejected)?;
+        asked.id = command.id;
+        let mut actions = Vec::new();
+        let mut points = Vec::new();
+        let (mut good_for, mut repeat) = (Duration::MAX, true);
+        for (name, value) in command.values {
+            let member = target.members.iter().find(|member| !target.is_group || member.name == name);
+            let Some(member) = member else {
+                let known: Vec<&str> = target.members.iter().map(|member| member.name.as_str()).collect();
+                return Err(Verdict::rejected(format!("there is no point \"{name}\" in this group; choose from {}", known.join(", "))));
+            };
+            let action =
+                member.action(&value).map_err(|why| Verdict::rejected(if name.is_empty() { why } else { format!("{name}: {why}") }))?;
+            let pause = member.rules.at_most_every.unwrap_or_default();
+            if last_write.get(&message.topic).is_some_and(|last| now.saturating_duration_since(*last) < pause) {
+                let pause = humantime::format_duration(pause);
+                return Err(Verdict::rejected(format!("this is written at most every {pause}; try later")));
+            }
+            asked.wanted.push((name, member.id, member.shown(&action, value)));
+            actions.push((action, member.rules.allow_split));
+            points.push((member.id, member.register.clone()));
+            good_for = good_for.min(member.rules.good_for);
+            repeat &= member.rules.repeat;
+            asked.read_back = asked.read_back.or(member.rules.read_back);
+        }
+        let actions = joined(actions).map_err(Verdict::rejected)?;
+        if actions.is_empty() {
+            return Err(Verdict::rejected("no point is named; write an object of points"));
+        }
+        let good_for = command.deadline_ms.map_or(good_for, |ms| good_for.min(Duration::from_millis(ms)));
+        let deadline = message.expires_at.map_or(now + good_for, |at| at.min(now + good_for));
+        let (sender, answer) = oneshot::channel();
+        let order = Order { device: target.device, points, actions, read_back: asked.read_back, repeat, deadline, answer: sender };
+        Ok((target.line, order, answer))
+    }
+
+    /// Where the answer goes, if the message says so and the place is not one of ours.
+    fn response(&self, message: &Message) -> Option<(TopicName, Option<bytes::Bytes>)> {
+        let topic = message.properties.response_topic.clone()?;
+        let is_ours = topic.is_reserved() || self.targets.contains_key(&topic);
+        if is_ours {
+            tracing::warn!(%topic, "a write names a response topic that belongs to this gateway; the result goes to its usual place");
+        }
+        (!is_ours).then(|| (topic, message.properties.correlation_data.clone()))
+    }
+
+    /// Publishes how a write ended, and writes it down.
+    async fn tell(&self, asked: &Asked, verdict: &Verdict) {
+        let text = verdict.json(asked.id.as_ref(), unix_ms());
+        tracing::info!(topic = %asked.topic, wanted = %asked.wanted_text(), result = %text, "write");
+        let usual = || TopicName::new(format!("{}/result", asked.topic)).ok();
+        let Some(topic) = asked.response.as_ref().map(|(topic, _)| topic.clone()).or_else(usual) else { return };
+        let mut message = Message::new(topic, text, Origin::Field).with_qos(QoS::AtLeastOnce);
+        if let Some((_, Some(correlation))) = &asked.response {
+            message.properties.edit().correlation_data = Some(correlation.clone());
+        }
+        // The broker's queue is the only one here that may be full for a moment; a result is worth the wait.
+        let _ = self.live.send(message.clone()).await;
+        for intake in &self.intakes {
+            if let Err(error) = intake.offer(&message).await {
+                tracing::error!(topic = %message.topic, %error, "the result of a write cannot go north");
+            }
+        }
+    }
+}
+
+impl Asked {
+    fn wanted_text(&self) -> String {
+        let one = |(name, _, value): &(String, PointId, Value)| if name.is_empty() { value.to_string() } else { format!("{name}={value}") };
+        self.wanted.iter().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    fn verdict(&self, written: Written) -> Verdict {
+        let named = |values: Vec<(PointId, Result<Value, Arc<str>>)>| {
+            let name = |id: PointId| self.wanted.iter().find(|(_, point, _)| *point == id).map(|(name, ..)| name.clone());
+            values.into_iter().filter_map(|(id, value)| Some((name(id)?, value.ok()?))).collect::<Vec<_>>()
+        };
+        match written {
+            Written::Done(values) => {
+                let shown = named(values);
+                let status = if self.is_shown(&shown) { Status::Ok } else { Status::VerifyMismatch };
+                let written = || self.wanted.iter().map(|(name, _, value)| (name.clone(), value.clone())).collect();
+                let values = if shown.is_empty() && status == Status::Ok { written() } else { shown };
+                Verdict { values, ..Verdict::new(status) }
+            }
+            Written::Exception(code) => Verdict { code: Some(code), ..Verdict::new(Status::Exception) },
+            Written::Unknown(values) => Verdict {
+                values: named(values),
+                reason: Some("it was sent, and the device did not answer".to_owned()),
+                ..Verdict::new(Status::TimeoutUnknown)
+            },
+            Written::NotSent(why) => Verdict::rejected(why),
+            Written::Expired => Verdict::new(Status::Expired),
+        }
+    }
+
+    /// True if what was read back is what was wanted; nothing read back is no contradiction unless it was asked for.
+    fn is_shown(&self, values: &[(String, Value)]) -> bool {
+        let Some(check) = self.read_back else { return true };
+        self.wanted.iter().all(|(name, _, wanted)| {
+            let Some((_, shown)) = values.iter().find(|(other, _)| other == name) else { return false };
+            match (wanted.as_f64(), shown.as_f64()) {
+                (Some(wanted), Some(shown)) => (wanted - shown).abs() <= check.tolerance + wanted.abs() * 1e-9,
+                _ => wanted == shown,
+            }
+        })
+    }
+}
