@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::simulate::{Framing, PseudoTerminal, TcpServer};
+use super::simulate::{PseudoTerminal, Served, TcpServer, Travels};
 use super::{Failure, StopSignal, runtime, say};
 use crate::config;
 use crate::field::modbus::slave::Image;
@@ -110,12 +110,12 @@ async fn set_up(folder: &Path) -> Result<Stage, String> {
     let draft = yaml("127.0.0.1:502", &bus, local_port, &format!("mqtt://{}", link.address));
     let config = config::parse("gateway.yaml", &draft, folder).map_err(|faults| format!("{faults:?}"))?;
     let [plant, tank] = config.lines.as_slice() else { return Err("the demo has two lines".to_owned()) };
-    let server = TcpServer::bind("127.0.0.1:0", Image::new(&plant.devices), Framing::Tcp).await?;
+    let server = TcpServer::bind("127.0.0.1:0", Image::new(&plant.devices), Travels::Tcp).await?;
     let text = yaml(&server.address.to_string(), &bus, local_port, &format!("mqtt://{}", link.address));
     std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     tasks.start("instruments: plant", server.run(stop.clone()));
     let terminal = PseudoTerminal::linked(&bus)?;
-    tasks.start("instruments: bus", terminal.run(Image::new(&tank.devices), stop));
+    tasks.start("instruments: bus", terminal.run(Served::plain(Image::new(&tank.devices)), stop));
     Ok(Stage { file, link, ledger, local_port, tasks, _switch: switch })
 }
 

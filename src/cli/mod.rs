@@ -16,6 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LoadError;
+use crate::field::modbus::slave::Fault;
+use crate::units::Span;
 
 /// The configuration is wrong (`EX_CONFIG` of sysexits.h); systemd does not restart then.
 const CONFIG: u8 = 78;
@@ -48,6 +50,16 @@ enum Command {
         /// Play only this line; can be given several times
         #[arg(long = "line", value_name = "NAME")]
         lines: Vec<String>,
+        /// Something that goes wrong, such as 'delay=200ms unit 3 for 5' or 'crc every 10'; can be given several times, and typed while
+        /// it runs: `fault <fault>`, `clear`
+        #[arg(long = "fault", value_name = "FAULT")]
+        faults: Vec<Fault>,
+        /// Let bytes on serial lines take the time that they take at the line's speed
+        #[arg(long)]
+        baud_true: bool,
+        /// What a device takes to begin its answer
+        #[arg(long, value_name = "TIME", default_value = "0ms")]
+        turnaround: Span,
     },
     /// What waits for remote brokers: look at it, write it out, remove it
     #[command(subcommand)]
@@ -89,7 +101,10 @@ pub fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Run { file } => chosen(file).and_then(|file| run::run(&file)),
         Command::Check { file } => chosen(file).and_then(|file| check::check(&file)),
-        Command::Simulate { file, lines } => chosen(file).and_then(|file| simulate::simulate(&file, &lines)),
+        Command::Simulate { file, lines, faults, baud_true, turnaround } => {
+            let play = simulate::Play::new(&faults, baud_true, turnaround);
+            chosen(file).and_then(|file| simulate::simulate(&file, &lines, &play))
+        }
         Command::Outbox(action) => outbox::outbox(action),
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
         Command::Demo => demo::demo(),

@@ -1,17 +1,66 @@
 //! `wellhead simulate`: the Modbus devices of a YAML file, to be polled by anything that speaks Modbus.
+//!
+//! Faults are given by `--fault` and by lines on standard input, so that a script can drive it: `fault <fault>`, `clear`.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_serial::{SerialPort, SerialStream};
 
 use super::{Failure, StopSignal, runtime, say, start_log};
 use crate::config;
-use crate::field::modbus::slave::Image;
+use crate::field::modbus::slave::{Fault, Faults, Framing, Image, Pace, serve_frames, serve_tcp};
+use crate::field::serial::Speed;
 use crate::field::{Line, Wire};
-use crate::tasks::{Stop, Tasks, detach, stop_token};
+use crate::tasks::{OwnThread, Stop, Tasks, detach, stop_token};
+use crate::units::Span;
 
-pub(super) fn simulate(file: &Path, only: &[String]) -> Result<(), Failure> {
+/// How a line is played.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Play {
+    faults: Arc<Mutex<Faults>>,
+    pub(super) baud_true: bool,
+    pub(super) turnaround: Duration,
+}
+
+impl Play {
+    /// With faults from the start.
+    pub(super) fn new(faults: &[Fault], baud_true: bool, turnaround: Span) -> Self {
+        let play = Self { baud_true, turnaround: turnaround.0, ..Self::default() };
+        faults.iter().cloned().for_each(|fault| play.with(|faults| faults.add(fault)));
+        play
+    }
+
+    fn with<R>(&self, action: impl FnOnce(&mut Faults) -> R) -> R {
+        action(&mut self.faults.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn pace(&self, speed: Option<Speed>) -> Pace {
+        Pace { speed: speed.filter(|_| self.baud_true), turnaround: self.turnaround }
+    }
+
+    /// Does what a line of a script says; the answer is told.
+    fn obey(&self, line: &str) -> String {
+        match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+            ("clear", _) => {
+                self.with(Faults::clear);
+                "no faults".to_owned()
+            }
+            ("fault", text) => match text.parse::<Fault>() {
+                Ok(fault) => {
+                    self.with(|faults| faults.add(fault));
+                    format!("fault {text}")
+                }
+                Err(why) => why,
+            },
+            _ => "type `fault <fault>` or `clear`".to_owned(),
+        }
+    }
+}
+
+pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), Failure> {
     let config = config::load(file)?;
     start_log();
     for name in only {
@@ -25,12 +74,17 @@ pub(super) fn simulate(file: &Path, only: &[String]) -> Result<(), Failure> {
         }
     }
     let lines = config.lines.into_iter().filter(|line| only.is_empty() || only.contains(&line.name));
+    listen_to_script(play.clone())?;
     runtime()?.block_on(async {
         let signal = StopSignal::catch()?;
         let (switch, stop) = stop_token();
         let mut tasks = Tasks::default();
+        let mut threads = Vec::new();
         for line in lines {
-            play(&line, &stop, &mut tasks).await?;
+            // Every line keeps its own time.
+            let thread = OwnThread::start(&line.name).map_err(Failure::runtime)?;
+            start(&line, play, &stop, (&mut tasks, &thread)).await?;
+            threads.push(thread);
         }
         if tasks.is_empty() {
             return Err(Failure::runtime(format!("no enabled Modbus line in {}; nothing to simulate", file.display())));
@@ -45,49 +99,85 @@ pub(super) fn simulate(file: &Path, only: &[String]) -> Result<(), Failure> {
     })
 }
 
-async fn play(line: &Line, stop: &Stop, tasks: &mut Tasks) -> Result<(), Failure> {
+/// A thread, because standard input can only be waited for by one; it ends with the program.
+fn listen_to_script(play: Play) -> Result<(), Failure> {
+    let listen = move || {
+        for line in std::io::stdin().lines().map_while(Result::ok).filter(|line| !line.trim().is_empty()) {
+            say(&play.obey(&line));
+        }
+    };
+    std::thread::Builder::new().name("script".to_owned()).spawn(listen).map(drop).map_err(Failure::runtime)
+}
+
+async fn start(line: &Line, play: &Play, stop: &Stop, (tasks, thread): (&mut Tasks, &OwnThread)) -> Result<(), Failure> {
     let image = Image::new(&line.devices);
     match &line.wire {
-        Wire::ModbusTcp(address) => {
-            let server = TcpServer::bind(address, image, Framing::Tcp).await.map_err(Failure::runtime)?;
-            say(&format!("line {}: Modbus TCP on {}", line.name, server.address));
-            tasks.start(line.name.clone(), server.run(stop.clone()));
-        }
-        Wire::RtuOverTcp(address) => {
-            let server = TcpServer::bind(address, image, Framing::Rtu).await.map_err(Failure::runtime)?;
-            say(&format!("line {}: Modbus RTU over TCP on {}", line.name, server.address));
-            tasks.start(line.name.clone(), server.run(stop.clone()));
+        Wire::ModbusTcp(_) | Wire::RtuOverTcp(_) | Wire::AsciiOverTcp(_) => {
+            let (travels, what) = match &line.wire {
+                Wire::ModbusTcp(_) => (Travels::Tcp, "Modbus TCP"),
+                Wire::RtuOverTcp(_) => (Travels::Frames(Framing::Rtu), "Modbus RTU over TCP"),
+                _ => (Travels::Frames(Framing::Ascii), "Modbus ASCII over TCP"),
+            };
+            let server = TcpServer::bind(address_of(&line.wire), image, travels).await.map_err(Failure::runtime)?.played(play);
+            say(&format!("line {}: {what} on {}", line.name, server.address));
+            tasks.start_on(thread.handle(), line.name.clone(), server.run(stop.clone()));
         }
         Wire::Serial(port) => {
             let path = Path::new(&port.path);
+            let framing = if port.ascii { Framing::Ascii } else { Framing::Rtu };
+            let what = if port.ascii { "ASCII" } else { "RTU" };
+            let served = Served { image, play: play.clone(), how: (framing, play.pace(Some(port.speed))) };
+            let _inside = thread.handle().enter();
             // Something that exists is a real device, by whatever name; only a link to nothing is taken over.
             if path.exists() {
                 let wire = port.open().map_err(Failure::runtime)?;
-                say(&format!("line {}: Modbus RTU on {}", line.name, port.path));
-                tasks.start(line.name.clone(), serve_wire(image, wire, stop.clone()));
+                say(&format!("line {}: Modbus {what} on {}", line.name, port.path));
+                tasks.start_on(thread.handle(), line.name.clone(), served.serve(wire, stop.clone()));
             } else {
                 let terminal = PseudoTerminal::linked(path).map_err(Failure::runtime)?;
-                say(&format!("line {}: Modbus RTU on the pseudo-terminal {}", line.name, port.path));
-                tasks.start(line.name.clone(), terminal.run(image, stop.clone()));
+                say(&format!("line {}: Modbus {what} on the pseudo-terminal {}", line.name, port.path));
+                tasks.start_on(thread.handle(), line.name.clone(), terminal.run(served, stop.clone()));
             }
         }
-        Wire::AsciiOverTcp(_) | Wire::Tcp(_) | Wire::Simulated => {}
+        Wire::Tcp(_) | Wire::Simulated => {}
     }
     Ok(())
 }
 
-async fn serve_wire(image: Image, wire: SerialStream, mut stop: Stop) -> Result<(), String> {
-    tokio::select! {
-        served = image.serve_rtu(wire) => served.map_err(|error| error.to_string()),
-        () = stop.wait() => Ok(()),
+fn address_of(wire: &Wire) -> &str {
+    match wire {
+        Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) | Wire::Tcp(address) => address,
+        Wire::Serial(port) => &port.path,
+        Wire::Simulated => "",
+    }
+}
+
+/// A slave on one wire.
+pub(super) struct Served {
+    image: Image,
+    play: Play,
+    how: (Framing, Pace),
+}
+
+impl Served {
+    /// Binary frames without faults, as fast as it goes.
+    pub(super) fn plain(image: Image) -> Self {
+        Self { image, play: Play::default(), how: (Framing::Rtu, Pace::default()) }
+    }
+
+    async fn serve(self, wire: SerialStream, mut stop: Stop) -> Result<(), String> {
+        tokio::select! {
+            served = serve_frames(&self.image, &self.play.faults, self.how, wire) => served.map_err(|error| error.to_string()),
+            () = stop.wait() => Ok(()),
+        }
     }
 }
 
 /// What travels on a TCP connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Framing {
+pub(super) enum Travels {
     Tcp,
-    Rtu,
+    Frames(Framing),
 }
 
 /// A Modbus device reached by TCP.
@@ -95,16 +185,21 @@ pub(super) struct TcpServer {
     listener: TcpListener,
     pub(super) address: std::net::SocketAddr,
     image: Image,
-    framing: Framing,
+    travels: Travels,
+    play: Play,
 }
 
 impl TcpServer {
-    pub(super) async fn bind(address: &str, image: Image, framing: Framing) -> Result<Self, String> {
+    pub(super) async fn bind(address: &str, image: Image, travels: Travels) -> Result<Self, String> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             format!("cannot listen on {address}: {error}; give the line an address of this machine, such as 127.0.0.1:5020")
         })?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        Ok(Self { listener, address, image, framing })
+        Ok(Self { listener, address, image, travels, play: Play::default() })
+    }
+
+    fn played(self, play: &Play) -> Self {
+        Self { play: play.clone(), ..self }
     }
 
     pub(super) async fn run(self, mut stop: Stop) -> Result<(), String> {
@@ -116,12 +211,13 @@ impl TcpServer {
             let (stream, _) = accepted.map_err(|error| error.to_string())?;
             // Answers are small and alone; if the option cannot be set they are merely slower.
             let _ = stream.set_nodelay(true);
-            let (image, framing, mut stop) = (self.image.clone(), self.framing, stop.clone());
+            let (image, play, travels, mut stop) = (self.image.clone(), self.play.clone(), self.travels, stop.clone());
             detach(async move {
                 let serving = async {
-                    match framing {
-                        Framing::Tcp => image.serve_tcp(stream).await,
-                        Framing::Rtu => image.serve_rtu(stream).await,
+                    let pace = play.pace(None);
+                    match travels {
+                        Travels::Tcp => serve_tcp(&image, &play.faults, pace, stream).await,
+                        Travels::Frames(framing) => serve_frames(&image, &play.faults, (framing, pace), stream).await,
                     }
                 };
                 tokio::select! {
@@ -156,8 +252,8 @@ impl PseudoTerminal {
         Ok(Self { near, _far: held, link: link.to_owned() })
     }
 
-    pub(super) async fn run(self, image: Image, stop: Stop) -> Result<(), String> {
-        let served = serve_wire(image, self.near, stop).await;
+    pub(super) async fn run(self, served: Served, stop: Stop) -> Result<(), String> {
+        let served = served.serve(self.near, stop).await;
         // The link is ours; if somebody removed it already, that is as well.
         let _ = std::fs::remove_file(&self.link);
         served

@@ -2,6 +2,7 @@
 
 mod broker;
 mod field;
+mod meaning;
 mod north;
 mod point;
 

@@ -250,7 +250,7 @@ fn over_its_size_an_outbox_drops_the_oldest_and_tells_the_gap() {
     let site = site(free_port(), "", ", keep: { size: 16MB }");
     assert_eq!(flood(&site, 300, 100_000), Some(0));
     let gap = site.wait_until_told(GAP, "\"reason\":\"full\"");
-    assert!(gap.contains("\"first\":1") && gap.contains("\"series\":\"") && gap.contains("\"from\":\"20"), "{gap}");
+    assert!(gap.contains("\"first\":") && gap.contains("\"series\":\"") && gap.contains("\"from\":\"20"), "{gap}");
     let told = site.wait_until_told(STATUS, "\"lost\":");
     assert!(!told.contains("\"lost\":0,"), "{told}");
     // What is left is the newest.

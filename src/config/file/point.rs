@@ -91,28 +91,22 @@ pub(in crate::config) struct Filter {
     pub(in crate::config) median: u8,
 }
 
-/// `read_back: true`, or `{ delay: 200ms, tolerance: 0.5 }`.
-#[derive(Debug, Clone, Copy, Default)]
-pub(in crate::config) struct ReadBack {
+/// `read_back: true`, or `{ delay: 200ms, tolerance: 0.5 }`; `None` for false.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::config) struct ReadBack(pub(in crate::config) Option<HowReadBack>);
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct HowReadBack {
     pub(in crate::config) delay: Option<Span>,
     pub(in crate::config) tolerance: Option<f64>,
-    pub(in crate::config) is_wanted: bool,
 }
 
 impl<'de> Deserialize<'de> for ReadBack {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Details {
-            delay: Option<Span>,
-            tolerance: Option<f64>,
-        }
         match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::Bool(is_wanted) => Ok(Self { is_wanted, ..Self::default() }),
-            details => {
-                let Details { delay, tolerance } = serde_json::from_value(details).map_err(de::Error::custom)?;
-                Ok(Self { delay, tolerance, is_wanted: true })
-            }
+            serde_json::Value::Bool(is_wanted) => Ok(Self(is_wanted.then(HowReadBack::default))),
+            details => serde_json::from_value(details).map(|how| Self(Some(how))).map_err(de::Error::custom),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! One point: where it is, what it means, how it is reported.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +7,8 @@ use super::field::{Context, Points, id, take_topic};
 use super::{Check, at};
 use crate::config::Group;
 use crate::config::document::Step;
-use crate::config::file::{self, BitOrder};
-use crate::field::decode::{Array, ByteOrder, Kind, Meaning, Part, Register, Table};
+use crate::config::file;
+use crate::field::decode::{ByteOrder, Kind, Part, Register, Table};
 use crate::field::formula::Formula;
 use crate::field::write::{ReadBack, Rules};
 use crate::field::{Device, Point, Source};
@@ -22,8 +21,6 @@ use crate::report::{Aggregate, PointReport};
 const DEFAULT_EVERY: Duration = Duration::from_secs(10);
 const DEFAULT_GOOD_FOR: Duration = Duration::from_secs(10);
 const SHORTEST_EVERY: Duration = Duration::from_millis(1);
-/// Values of one array.
-const MOST_ELEMENTS: u16 = 125;
 
 impl Context<'_> {
     pub(super) fn point(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, points: &mut Points) -> Option<Point> {
@@ -82,7 +79,7 @@ impl Context<'_> {
         if write.step.is_some_and(|step| !step.is_finite() || step <= 0.0) {
             check.fault(&path, "a step is a number above 0, such as 0.5");
         }
-        let read_back = write.read_back.filter(|read_back| read_back.is_wanted).map(|read_back| ReadBack {
+        let read_back = write.read_back.and_then(|read_back| read_back.0).map(|read_back| ReadBack {
             delay: read_back.delay.map_or(Duration::ZERO, |span| span.0),
             tolerance: read_back.tolerance.unwrap_or(0.0).abs(),
         });
@@ -271,158 +268,8 @@ impl Context<'_> {
         register
     }
 
-    fn order(&self, spec: &file::Point) -> ByteOrder {
+    pub(super) fn order(&self, spec: &file::Point) -> ByteOrder {
         spec.byte_order.or(self.device.byte_order).or(self.profile.and_then(|profile| profile.byte_order)).unwrap_or_default()
-    }
-
-    fn register(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, (table, address): (Table, u16)) -> Option<Register> {
-        let meaning = self.meaning(check, name, spec, table)?;
-        let register = Register { table, address, meaning };
-        let most = if table.is_bits() { 2000 } else { 125 };
-        if register.width() > most {
-            check.fault(&self.path(name, "type"), format!("the value takes {} registers, and a request at most {most}", register.width()));
-        }
-        if u32::from(address) + u32::from(register.width()) > 65_536 {
-            check.fault(&self.path(name, "type"), "the value reaches past the last register of the device");
-        }
-        Some(register)
-    }
-
-    fn meaning(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, table: Table) -> Option<Meaning> {
-        let kind = self.kind(check, name, spec, table)?;
-        let mut meaning = Meaning::new(kind);
-        meaning.order = self.order(spec);
-        meaning.part = self.part(check, name, spec, kind);
-        meaning.words = spec.words.iter().flatten().map(|(raw, text)| (*raw, Arc::from(text.as_str()))).collect();
-        meaning.flags = self.flags(check, name, spec, kind);
-        meaning.scale = spec.scale.unwrap_or(1.0);
-        meaning.offset = spec.offset.unwrap_or(0.0);
-        meaning.decimals = spec.decimals;
-        meaning.broken = spec.broken_value.iter().flat_map(|list| list.0.iter().copied()).collect();
-        meaning.min = spec.min;
-        meaning.max = spec.max;
-        meaning.length = spec.length.unwrap_or(0);
-        meaning.characters = spec.characters.unwrap_or_default();
-        meaning.as_text = spec.as_text.unwrap_or(false);
-        self.check_numbers(check, name, spec, &meaning);
-        self.check_text(check, name, spec, kind);
-        if let Some(zone) = self.zone(check, name, spec) {
-            meaning.zone = zone;
-        }
-        if let Some(array) = spec.array {
-            let each = if table.is_bits() { 1 } else { kind.words().unwrap_or(meaning.length).max(1) };
-            let stride = array.stride.unwrap_or(each);
-            if !(1..=MOST_ELEMENTS).contains(&array.count) || stride < each {
-                check.fault(&self.path(name, "array"), format!("write 1 to {MOST_ELEMENTS} values and a stride of at least {each}"));
-            }
-            meaning.array = Some(Array { count: array.count, stride });
-        }
-        Some(meaning)
-    }
-
-    fn check_numbers(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, meaning: &Meaning) {
-        if meaning.scale == 0.0 || !meaning.scale.is_finite() {
-            check.fault(&self.path(name, "scale"), "this scale would make every value 0; type the factor from the manual, such as 0.1");
-        }
-        if !meaning.offset.is_finite() {
-            check.fault(&self.path(name, "offset"), "type a number");
-        }
-        if spec.decimals.is_some_and(|decimals| decimals > 15) {
-            check.fault(&self.path(name, "decimals"), "a number has at most 15 decimals");
-        }
-        if let (Some(min), Some(max)) = (spec.min, spec.max)
-            && min > max
-        {
-            check.fault(&self.path(name, "min"), format!("no value is at least {min} and at most {max}"));
-        }
-        for broken in meaning.broken.iter().filter(|broken| !meaning.kind.holds(**broken)) {
-            check.fault(
-                &self.path(name, "broken_value"),
-                format!("a register of this type never holds {broken}; type the raw value, before scale and with its sign"),
-            );
-        }
-        let is_scaled = spec.scale.is_some() || spec.offset.is_some() || spec.decimals.is_some() || spec.scale_from.is_some();
-        if is_scaled && (meaning.kind.is_text() || !meaning.flags.is_empty()) {
-            check.fault(&self.path(name, "scale"), "text has no scale; remove it");
-        }
-    }
-
-    fn check_text(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) {
-        match (kind, spec.length) {
-            (Kind::Text, None) => {
-                check.missing(&self.path(name, "length"), format!("point \"{name}\" is text; add `length:`, its registers"))
-            }
-            (Kind::Text, Some(1..=125)) => {}
-            (Kind::Text, Some(_)) => check.fault(&self.path(name, "length"), "type 1 to 125 registers"),
-            (_, Some(_)) => check.fault(&self.path(name, "length"), "only `type: string` has a length; remove it"),
-            (_, None) => {}
-        }
-        if spec.characters.is_some() && kind != Kind::Text {
-            check.fault(&self.path(name, "characters"), "only `type: string` has characters; remove it");
-        }
-    }
-
-    /// `Z`, `+02:00`
-    fn zone(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Arc<str>> {
-        let zone = spec.zone.as_deref()?;
-        let bytes = zone.as_bytes();
-        let is_offset = bytes.len() == 6
-            && matches!(bytes.first(), Some(b'+' | b'-'))
-            && bytes.get(3) == Some(&b':')
-            && zone.chars().filter(char::is_ascii_digit).count() == 4;
-        if zone != "Z" && !is_offset {
-            check.fault(&self.path(name, "zone"), "type the zone of the device's clock as Z (UTC) or +02:00");
-        }
-        Some(zone.into())
-    }
-
-    /// Which part of the register is meant, its bits counted from the least significant, which is 0.
-    fn part(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) -> Part {
-        let bits = u8::try_from(kind.bits()).unwrap_or(64);
-        let given = [spec.bit.is_some(), spec.bits.is_some(), spec.mask.is_some()];
-        if given.iter().filter(|given| **given).count() > 1 {
-            check.fault(&self.path(name, "bit"), "keep one of bit, bits and mask");
-        }
-        let mut place = |bit: u8, key: &str| {
-            let found = counted(bit, bits, spec.bit_order.unwrap_or_default());
-            if found.is_none() {
-                let last = bits - 1;
-                check.fault(
-                    &self.path(name, key),
-                    format!("a register of this type has the bits 0 to {last}, 0 being the least significant"),
-                );
-            }
-            found.unwrap_or(0)
-        };
-        if let Some(bit) = spec.bit {
-            return Part::Bit(place(bit, "bit"));
-        }
-        if let Some([one, other]) = spec.bits {
-            let (one, other) = (place(one, "bits"), place(other, "bits"));
-            return Part::Bits { low: one.min(other), count: one.abs_diff(other) + 1 };
-        }
-        let Some(mask) = spec.mask else { return Part::Whole };
-        let low = mask.trailing_zeros();
-        let is_run = mask != 0 && (mask >> low).wrapping_add(1).is_power_of_two();
-        let count = mask.count_ones();
-        if !is_run || low + count > u32::from(bits) {
-            check.fault(&self.path(name, "mask"), "the ones of a mask stand together and inside the register, such as 0x00F0");
-            return Part::Whole;
-        }
-        Part::Bits { low: u8::try_from(low).unwrap_or(0), count: u8::try_from(count).unwrap_or(1) }
-    }
-
-    fn flags(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) -> Arc<[(u8, Arc<str>)]> {
-        let bits = u8::try_from(kind.bits()).unwrap_or(64);
-        let mut seen = HashSet::new();
-        let mut flags = Vec::new();
-        for (bit, text) in spec.flags.iter().flatten() {
-            match counted(*bit, bits, spec.bit_order.unwrap_or_default()) {
-                Some(bit) if seen.insert(bit) => flags.push((bit, Arc::from(text.as_str()))),
-                _ => check.fault(&self.path(name, "flags"), format!("a register of this type has no bit {bit}")),
-            }
-        }
-        flags.into()
     }
 
     /// `Some(None)` for a simulated point that is nowhere.
@@ -462,31 +309,6 @@ impl Context<'_> {
         }
     }
 
-    fn kind(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, table: Table) -> Option<Kind> {
-        let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
-        match (spec.kind, table.is_bits(), has_part) {
-            (None | Some(Kind::Bool), true, false) => Some(Kind::Bool),
-            (_, true, _) => {
-                check.fault(&self.path(name, "type"), "coils and discrete inputs are single bits; remove `type` and `bit`");
-                None
-            }
-            (None | Some(Kind::Bool), false, true) => Some(Kind::U16),
-            (Some(kind), false, true) if !kind.is_integer() => {
-                check.fault(&self.path(name, "type"), "`bit` picks bits of a whole number; type u16, or remove `type`");
-                None
-            }
-            (Some(kind), false, _) => Some(kind),
-            (None, false, false) if spec.words.is_some() || spec.flags.is_some() => Some(Kind::U16),
-            (None, false, false) => {
-                check.missing(
-                    &self.path(name, "type"),
-                    format!("point \"{name}\" has no type; add `type: u16` (or i16, u32, i32, u64, i64, f32, f64)"),
-                );
-                None
-            }
-        }
-    }
-
     /// Where a key of a point stands: in the device if it is given there, else in the profile.
     pub(super) fn path(&self, name: &str, key: &str) -> Vec<Step> {
         let in_device = self.device.points.contains_key(name);
@@ -495,17 +317,6 @@ impl Context<'_> {
             _ => at!["devices", self.index, "points", name, key].to_vec(),
         }
     }
-}
-
-/// The place of a bit, counted from the least significant, which is 0.
-fn counted(bit: u8, bits: u8, order: BitOrder) -> Option<u8> {
-    let place = match order {
-        BitOrder::Lsb0 => Some(bit),
-        BitOrder::Lsb1 => bit.checked_sub(1),
-        BitOrder::Msb0 => bits.checked_sub(1)?.checked_sub(bit),
-        BitOrder::Msb1 => bits.checked_sub(bit).filter(|_| bit > 0),
-    };
-    place.filter(|place| *place < bits)
 }
 
 /// The table and the address from zero of a register number as manuals print it, with five or six digits.
@@ -526,15 +337,6 @@ fn as_printed(number: u32) -> Option<(Table, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bits_are_counted_as_manuals_do() {
-        assert_eq!(counted(3, 16, BitOrder::Lsb0), Some(3));
-        assert_eq!(counted(1, 16, BitOrder::Lsb1), Some(0));
-        assert_eq!(counted(0, 16, BitOrder::Msb0), Some(15));
-        assert_eq!(counted(16, 16, BitOrder::Msb1), Some(0));
-        assert_eq!((counted(16, 16, BitOrder::Lsb0), counted(0, 16, BitOrder::Lsb1), counted(0, 16, BitOrder::Msb1)), (None, None, None));
-    }
 
     #[test]
     fn printed_register_numbers_are_understood() {

@@ -1,0 +1,260 @@
+//! The wires of a simulated slave.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::sleep;
+
+use super::{FaultKind, Faults, Image};
+use crate::field::modbus::ascii::Ascii;
+use crate::field::modbus::frames::checksum;
+use crate::field::serial::Speed;
+use crate::field::timer::Timer;
+use crate::time::now;
+
+/// What an RTU frame takes at least, and what most requests take.
+const REQUEST: usize = 8;
+
+/// How requests and answers are framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Binary, with a checksum.
+    Rtu,
+    /// Text.
+    Ascii,
+}
+
+/// How fast the wire is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    /// Requests and answers take the time that their characters take; `None`: none.
+    pub speed: Option<Speed>,
+    /// What the device takes to begin an answer.
+    pub turnaround: Duration,
+}
+
+/// The faults of a line, shared with whoever adds some while it runs.
+type Shared = Arc<Mutex<Faults>>;
+
+fn strike(faults: &Shared, unit: u8) -> Vec<FaultKind> {
+    faults.lock().unwrap_or_else(PoisonError::into_inner).strike(unit)
+}
+
+fn random(count: usize) -> Vec<u8> {
+    (0..count).map(|_| fastrand::u8(..)).collect()
+}
+
+fn unplugged() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
+}
+
+/// Changes the body of an answer (unit, function, data) as a fault has it; `None` for no answer.
+fn spoiled(body: Vec<u8>, faults: &[FaultKind]) -> Option<Vec<u8>> {
+    let mut body = body;
+    for fault in faults {
+        match fault {
+            FaultKind::Silence | FaultKind::EchoOnly | FaultKind::Noise(_) => return None,
+            FaultKind::Exception(code) => {
+                let function = body.get(1).copied().unwrap_or_default() | 0x80;
+                body = vec![body.first().copied().unwrap_or_default(), function, *code];
+            }
+            FaultKind::WrongUnit => body.iter_mut().take(1).for_each(|unit| *unit = unit.wrapping_add(1)),
+            FaultKind::WrongFunction => body.iter_mut().skip(1).take(1).for_each(|function| *function ^= 7),
+            FaultKind::WrongAddress => body.iter_mut().skip(3).take(1).for_each(|low| *low = low.wrapping_add(1)),
+            FaultKind::WrongLength(by) => {
+                let Some(length) = body.get(2).copied() else { continue };
+                let wanted = (i32::from(length) + 2 * i32::from(*by)).clamp(0, 250);
+                let wanted = usize::try_from(wanted).unwrap_or(0);
+                body.resize(3 + wanted, 0x77);
+                body.iter_mut().skip(2).take(1).for_each(|count| *count = u8::try_from(wanted).unwrap_or(0));
+            }
+            _ => {}
+        }
+    }
+    Some(body)
+}
+
+/// Answers RTU or ASCII requests until the wire ends. Bytes that are no request are skipped one by one.
+pub async fn serve_frames<S: AsyncRead + AsyncWrite + Unpin>(
+    image: &Image,
+    faults: &Shared,
+    (framing, pace): (Framing, Pace),
+    wire: S,
+) -> io::Result<()> {
+    let mut line = Line { wire, framing, pace, timer: Timer::new(), began: now() };
+    let (mut pending, mut ascii) = (Vec::new(), Ascii::default());
+    let mut space = [0; 512];
+    loop {
+        let count = line.wire.read(&mut space).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if pending.is_empty() {
+            line.began = now();
+        }
+        let bytes = space.get(..count).unwrap_or_default();
+        match framing {
+            Framing::Rtu => pending.extend_from_slice(bytes),
+            Framing::Ascii => ascii.frames(bytes).into_iter().for_each(|frame| pending.extend(frame)),
+        }
+        while let Some(length) = frame_length(&pending) {
+            let Some(frame) = pending.get(..length).map(<[u8]>::to_vec) else { break };
+            let (body, crc) = frame.split_at(length - 2);
+            if checksum(body) != *crc {
+                pending.remove(0);
+                continue;
+            }
+            pending.drain(..length);
+            if let Some((unit, request)) = body.split_first() {
+                line.answer(image, faults, (*unit, request), &frame).await?;
+            }
+        }
+    }
+}
+
+struct Line<S> {
+    wire: S,
+    framing: Framing,
+    pace: Pace,
+    timer: Timer,
+    /// When the request began to come.
+    began: Instant,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    fn framed(&self, body: &[u8]) -> Vec<u8> {
+        let mut frame = body.to_vec();
+        frame.extend(checksum(body));
+        self.written(&frame)
+    }
+
+    fn written(&self, frame: &[u8]) -> Vec<u8> {
+        if self.framing == Framing::Rtu {
+            return frame.to_vec();
+        }
+        let mut text = Vec::new();
+        Ascii::write(frame, &mut text);
+        text
+    }
+
+    async fn answer(&mut self, image: &Image, faults: &Shared, (unit, request): (u8, &[u8]), frame: &[u8]) -> io::Result<()> {
+        let struck = strike(faults, unit);
+        if struck.contains(&FaultKind::Unplug) {
+            return Err(unplugged());
+        }
+        let request_on_wire = self.written(frame);
+        let mut ready = self.began + self.pace.turnaround + self.pace.speed.map_or(Duration::ZERO, |speed| speed.character() * length(&request_on_wire));
+        for fault in &struck {
+            match fault {
+                FaultKind::Delay(time) => ready += *time,
+                FaultKind::Echo | FaultKind::EchoOnly => self.wire.write_all(&request_on_wire).await?,
+                FaultKind::Noise(count) | FaultKind::NoiseBefore(count) => self.wire.write_all(&random(*count)).await?,
+                _ => {}
+            }
+        }
+        let Some(answer) = image.answer(unit, request) else { return Ok(()) };
+        let Some(body) = spoiled([vec![unit], answer].concat(), &struck) else { return Ok(()) };
+        let mut bytes = self.framed(&body);
+        for fault in &struck {
+            let middle = bytes.len() / 2;
+            match fault {
+                FaultKind::Crc => bytes = self.wrong_checksum(&body),
+                FaultKind::BitFlip => bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 4),
+                FaultKind::Truncate(count) => bytes.truncate(*count),
+                FaultKind::Twice => bytes = [bytes.clone(), bytes].concat(),
+                FaultKind::ZerosAfter(count) => bytes.extend(vec![0; *count]),
+                _ => {}
+            }
+        }
+        self.timer.sleep_until(ready).await;
+        self.send(&bytes, &struck, ready).await
+    }
+
+    fn wrong_checksum(&self, body: &[u8]) -> Vec<u8> {
+        let [low, high] = checksum(body);
+        self.written(&[body, &[low ^ 0x55, high]].concat())
+    }
+
+    /// The bytes come when a wire of this speed would have them, in lumps as adapters make them.
+    async fn send(&mut self, bytes: &[u8], struck: &[FaultKind], ready: Instant) -> io::Result<()> {
+        let slowly = struck.iter().find_map(|fault| if let FaultKind::Slowly(pause) = fault { Some(*pause) } else { None });
+        if let Some(pause) = slowly {
+            for byte in bytes {
+                self.wire.write_all(&[*byte]).await?;
+                sleep(pause).await;
+            }
+            return Ok(());
+        }
+        let piece = struck.iter().find_map(|fault| if let FaultKind::Pieces(count) = fault { Some(*count) } else { None });
+        let character = self.pace.speed.map_or(Duration::ZERO, |speed| speed.character());
+        let mut sent = 0;
+        for part in bytes.chunks(piece.unwrap_or(bytes.len().max(1))) {
+            sent += length(part);
+            self.timer.sleep_until(ready + character * sent).await;
+            self.wire.write_all(part).await?;
+        }
+        self.wire.flush().await
+    }
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+/// The length of the request at the front; `None` while too little is there to tell.
+fn frame_length(pending: &[u8]) -> Option<usize> {
+    let [_, function, ..] = *pending else { return None };
+    match function {
+        17 => Some(4),
+        22 => Some(10),
+        43 => Some(7),
+        15 | 16 => Some(9 + usize::from(*pending.get(6)?)),
+        23 => Some(13 + usize::from(*pending.get(10)?)),
+        _ => Some(REQUEST),
+    }
+    .filter(|length| pending.len() >= *length)
+}
+
+/// Answers Modbus TCP requests until the peer closes.
+pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults: &Shared, pace: Pace, mut stream: S) -> io::Result<()> {
+    let mut header = [0; 7];
+    loop {
+        stream.read_exact(&mut header).await?;
+        let [tid_high, tid_low, protocol_high, protocol_low, length_high, length_low, unit] = header;
+        let length = usize::from(u16::from_be_bytes([length_high, length_low]));
+        if protocol_high != 0 || protocol_low != 0 || !(2..=254).contains(&length) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut request = vec![0; length - 1];
+        stream.read_exact(&mut request).await?;
+        let struck = strike(faults, unit);
+        if struck.contains(&FaultKind::Unplug) {
+            return Err(unplugged());
+        }
+        let delay = struck.iter().find_map(|fault| if let FaultKind::Delay(time) = fault { Some(*time) } else { None });
+        let wait = pace.turnaround + delay.unwrap_or_default();
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        if let Some(FaultKind::Noise(count)) = struck.iter().find(|fault| matches!(fault, FaultKind::Noise(_))) {
+            stream.write_all(&random(*count)).await?;
+        }
+        let Some(answer) = image.answer(unit, &request) else { continue };
+        let Some(body) = spoiled([vec![unit], answer].concat(), &struck) else { continue };
+        let [high, low] = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let mut frame = vec![tid_high, tid_low, 0, 0, high, low];
+        frame.extend(body);
+        for fault in &struck {
+            match fault {
+                FaultKind::WrongTransaction => frame.iter_mut().take(1).for_each(|tid| *tid ^= 0x80),
+                FaultKind::WrongHeader => frame.iter_mut().skip(2).take(1).for_each(|protocol| *protocol = 9),
+                FaultKind::Truncate(count) => frame.truncate(*count),
+                FaultKind::Twice => frame = [frame.clone(), frame].concat(),
+                _ => {}
+            }
+        }
+        stream.write_all(&frame).await?;
+    }
+}
