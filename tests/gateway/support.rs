@@ -45,11 +45,17 @@ impl Process {
     pub fn start(command: &mut Command, log: &Path) -> Self {
         let out = fs::File::options().create(true).append(true).open(log).unwrap();
         let program = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
+        // Open, because some listen to it; what is never written to it stays empty.
+        command.stdin(Stdio::piped()).stdout(out.try_clone().unwrap()).stderr(out);
         // A group of its own: what it starts dies with it.
         let child =
             command.process_group(0).spawn().unwrap_or_else(|error| panic!("{program}: {error}; `tests/run` installs what the tests need"));
         Self { child, log: log.to_owned() }
+    }
+
+    /// Types a line.
+    pub fn type_line(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     /// Everything it has printed.

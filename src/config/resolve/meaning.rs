@@ -12,7 +12,13 @@ use crate::field::decode::{Array, Kind, Meaning, Part, Register, Table};
 const MOST_ELEMENTS: u16 = 125;
 
 impl Context<'_> {
-    pub(super) fn register(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, (table, address): (Table, u16)) -> Option<Register> {
+    pub(super) fn register(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+        (table, address): (Table, u16),
+    ) -> Option<Register> {
         let meaning = self.meaning(check, name, spec, table)?;
         let register = Register { table, address, meaning };
         let most = if table.is_bits() { 2000 } else { 125 };

@@ -129,7 +129,8 @@ impl FromStr for Fault {
         let kind = words.next().ok_or("name a fault, such as delay=200ms")?.parse()?;
         let mut fault = Self { kind, unit: None, after: 0, times: None, every: 1 };
         while let Some(word) = words.next() {
-            let number = words.next().and_then(|number| number.parse::<u64>().ok()).ok_or_else(|| format!("`{word}` needs a number behind it"))?;
+            let number =
+                words.next().and_then(|number| number.parse::<u64>().ok()).ok_or_else(|| format!("`{word}` needs a number behind it"))?;
             match word {
                 "unit" => fault.unit = Some(u8::try_from(number).map_err(|_| "a unit is a number from 0 to 255".to_owned())?),
                 "after" => fault.after = number,

@@ -145,7 +145,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             return Err(unplugged());
         }
         let request_on_wire = self.written(frame);
-        let mut ready = self.began + self.pace.turnaround + self.pace.speed.map_or(Duration::ZERO, |speed| speed.character() * length(&request_on_wire));
+        let mut ready = self.began
+            + self.pace.turnaround
+            + self.pace.speed.map_or(Duration::ZERO, |speed| speed.character() * length(&request_on_wire));
         for fault in &struck {
             match fault {
                 FaultKind::Delay(time) => ready += *time,

@@ -1,0 +1,261 @@
+//! The fault table: whatever goes wrong on a wire, a published value always is what the register holds.
+//!
+//! Every register encodes its unit, its table and its address, so that a value taken from another answer cannot hide.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::support::{Gateway, Process, free_port, mosquitto_sub, wait_for, wellhead};
+
+/// Faults on RTU and ASCII wires, as the simulator takes them.
+const ON_THE_WIRE: [&str; 47] = [
+    "delay=180ms for 1",
+    "delay=180ms unit 1 for 1",
+    "delay=180ms unit 1 for 4",
+    "delay=180ms every 2 for 4",
+    "delay=400ms for 2",
+    "delay=140ms unit 2 for 12",
+    "silence for 1",
+    "silence for 3",
+    "silence unit 2 for 6",
+    "noise-before=1 for 1",
+    "noise-before=30 for 1",
+    "noise-before=300 for 1",
+    "noise-before=2 every 2 for 8",
+    "noise=40 for 1",
+    "noise=40 for 3",
+    "noise=700 for 1",
+    "truncate=1 for 1",
+    "truncate=4 for 1",
+    "truncate=6 for 3",
+    "crc for 1",
+    "crc for 5",
+    "crc every 2 for 5",
+    "bit-flip for 1",
+    "bit-flip every 3 for 5",
+    "wrong-unit for 1",
+    "wrong-unit for 4",
+    "wrong-function for 1",
+    "wrong-function for 4",
+    "wrong-length=-1 for 1",
+    "wrong-length=1 for 1",
+    "wrong-length=1 unit 1 for 6",
+    "twice for 1",
+    "twice for 8",
+    "twice unit 1 every 2 for 6",
+    "zeros-after=2 for 8",
+    "zeros-after=40 for 3",
+    "echo for 1",
+    "echo for 12",
+    "echo-only for 2",
+    "slowly=15ms for 1",
+    "pieces=3 for 10",
+    "exception=1 for 1",
+    "exception=2 for 1",
+    "exception=4 for 2",
+    "exception=6 for 2",
+    "exception=11 for 2",
+    "exception=128 for 2",
+];
+
+/// Faults on Modbus TCP.
+const ON_TCP: [&str; 16] = [
+    "delay=180ms for 1",
+    "delay=180ms unit 1 for 4",
+    "delay=180ms every 2 for 4",
+    "delay=140ms unit 2 for 12",
+    "silence for 1",
+    "silence for 5",
+    "noise=7 for 1",
+    "noise=40 for 2",
+    "truncate=5 for 1",
+    "truncate=9 for 1",
+    "twice for 6",
+    "wrong-transaction for 2",
+    "wrong-header for 2",
+    "wrong-length=-1 for 2",
+    "wrong-length=1 for 2",
+    "unplug for 1",
+];
+
+/// What a register of a unit holds.
+fn held(unit: u32, table: &str, address: u32) -> String {
+    let table_number = ["coil", "discrete", "input", "holding"].iter().position(|known| *known == table).unwrap();
+    if table_number < 2 {
+        ((unit + address) % 2 == 0).to_string()
+    } else {
+        (unit * 10_000 + table_number as u32 * 1000 + address).to_string()
+    }
+}
+
+/// Points all over a device, in requests of the same and of other lengths.
+fn points(unit: u32) -> String {
+    let places = [
+        ("holding", 0),
+        ("holding", 1),
+        ("holding", 40),
+        ("holding", 41),
+        ("holding", 90),
+        ("holding", 140),
+        ("input", 0),
+        ("input", 1),
+        ("input", 60),
+        ("coil", 0),
+        ("coil", 1),
+        ("discrete", 4),
+    ];
+    places
+        .iter()
+        .map(|(table, address)| {
+            let value = held(unit, table, *address).replace("true", "1").replace("false", "0");
+            let kind = if ["coil", "discrete"].contains(table) { "" } else { "type: u16, " };
+            format!(
+                "      {table}-{address}: {{ {table}: {address}, {kind}every: 40ms, simulate: {{ shape: constant, from: {value} }} }}\n"
+            )
+        })
+        .collect()
+}
+
+struct Bench {
+    simulator: Process,
+    gateway: Gateway,
+    subscriber: Process,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A gateway and a simulator on the same file; the line is `wire`.
+    fn start(wire: impl Fn(&Path) -> String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let devices: String = [1, 2]
+            .iter()
+            .map(|unit| {
+                format!(
+                    "  - name: '{unit}'\n    line: bus\n    unit: {unit}\n    max_registers: 20\n    max_bits: 20\n    points:\n{}",
+                    points(*unit)
+                )
+            })
+            .collect();
+        let yaml = format!(
+            "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 150ms }}\ndevices:\n{devices}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n",
+            wire(folder.path())
+        );
+        let file = folder.path().join("simulator.yaml");
+        fs::write(&file, &yaml).unwrap();
+        let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+        simulator.wait_for_output("line bus:");
+        let gateway = Gateway::start(folder.path(), &yaml);
+        let subscriber =
+            Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]), &folder.path().join("subscriber.log"));
+        let bench = Self { simulator, gateway, subscriber, folder };
+        bench.wait_until_all_is_good("the start");
+        bench
+    }
+
+    /// Everything published since `from`, in characters.
+    fn published(&self, from: usize) -> String {
+        self.subscriber.output()[from..].to_owned()
+    }
+
+    fn wait_until_all_is_good(&self, what: &str) {
+        let from = self.subscriber.output().len();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let published = self.published(from);
+            let all = [1, 2].iter().all(|unit| {
+                let topics = points(*unit);
+                topics.lines().all(|line| {
+                    let name = line.trim().split(':').next().unwrap();
+                    let newest = published.lines().rev().find(|line| line.starts_with(&format!("x/{unit}/{name} ")));
+                    newest.is_some_and(|line| line.contains("\"q\":\"good\""))
+                })
+            });
+            if all {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: not every point came back: {}\n{}", self.gateway.process.output(), published);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Checks every published value, whatever its quality.
+    fn check(&self, scenario: &str, from: usize) -> usize {
+        let mut checked = 0;
+        for line in self.published(from).lines() {
+            let Some((topic, payload)) = line.split_once(' ') else { continue };
+            let levels: Vec<&str> = topic.split('/').collect();
+            let (Ok(unit), Some((table, address))) = (levels[1].parse(), levels[2].split_once('-')) else { continue };
+            // The last line may not be whole yet.
+            let Ok(json) = serde_json::from_str::<serde_json::Value>(payload) else { continue };
+            if json["v"].is_null() {
+                continue;
+            }
+            assert_eq!(json["v"].to_string(), held(unit, table, address.parse().unwrap()), "{scenario}: {line}");
+            checked += 1;
+        }
+        checked
+    }
+
+    fn play(&mut self, scenarios: &[&str]) {
+        for scenario in scenarios {
+            let from = self.subscriber.output().len();
+            self.simulator.type_line(&format!("fault {scenario}"));
+            std::thread::sleep(Duration::from_millis(700));
+            self.simulator.type_line("clear");
+            self.wait_until_all_is_good(scenario);
+            let checked = self.check(scenario, from);
+            assert!(checked > 20, "{scenario}: {checked} values");
+        }
+    }
+}
+
+#[test]
+fn on_rtu_no_fault_makes_a_wrong_value() {
+    let mut bench = Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    bench.play(&ON_THE_WIRE);
+    assert!(bench.folder.path().exists());
+}
+
+#[test]
+fn on_rtu_over_tcp_no_fault_makes_a_wrong_value() {
+    let port = free_port();
+    let mut bench = Bench::start(|_| format!("rtu_over_tcp: '127.0.0.1:{port}'"));
+    bench.play(&ON_THE_WIRE);
+}
+
+#[test]
+fn on_ascii_no_fault_makes_a_wrong_value() {
+    let mut bench = Bench::start(|folder| format!("serial: '{}', framing: ascii, speed: 115200 8N1", folder.join("bus").display()));
+    bench.play(&ON_THE_WIRE);
+}
+
+#[test]
+fn on_modbus_tcp_no_fault_makes_a_wrong_value() {
+    let port = free_port();
+    let mut bench = Bench::start(|_| format!("modbus_tcp: '127.0.0.1:{port}'"));
+    bench.play(&ON_TCP);
+}
+
+#[test]
+fn what_happened_on_a_line_can_be_subscribed_to() {
+    let mut bench = Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    bench.play(&["crc for 3", "delay=180ms unit 1 for 2", "echo for 2", "exception=6 for 1"]);
+    let yaml = fs::read_to_string(bench.folder.path().join("gateway.yaml")).unwrap();
+    let port = yaml.split("mqtt://127.0.0.1:").nth(1).unwrap().split('\'').next().unwrap();
+    let status = |topic: &str| -> serde_json::Value {
+        let (_, out, _) =
+            super::support::run(std::process::Command::new("mosquitto_sub").args(["-p", port, "-t", topic, "-C", "1", "-W", "20"]));
+        serde_json::from_str(&out).unwrap_or_default()
+    };
+    wait_for("the counters are told", || (status("$SYS/wellhead/line/bus")["bad_checksums"].as_u64()? >= 1).then_some(()));
+    let line = status("$SYS/wellhead/line/bus");
+    for (counter, least) in [("requests", 50), ("answers", 50), ("timeouts", 1), ("stale", 1), ("echoes", 1), ("opened", 1)] {
+        assert!(line[counter].as_u64().is_some_and(|count| count >= least), "{counter}: {line}");
+    }
+    assert_eq!(line["up"], true);
+    assert!(line["exceptions"]["6"].as_u64().is_some_and(|count| count >= 1), "{line}");
+    let device = status("$SYS/wellhead/line/bus/1");
+    assert!(device["requests"].as_u64().is_some_and(|count| count > 20) && device["turnaround_ms"].is_number(), "{device}");
+}

@@ -1,0 +1,220 @@
+//! Writes to instruments, from a client of the broker to the register and back.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::support::{Gateway, Process, free_port, peer, python, run, wait_for, wellhead};
+
+const POINTS: &str = "
+      setpoint: { holding: 0, type: i16, scale: 0.1, every: 100ms, simulate: { shape: constant, from: 20 }, write: { min: 0, max: 50, read_back: true } }
+      mode: { holding: 1, words: { 0: stop, 1: auto }, every: 100ms, simulate: { shape: constant, from: 0 }, write: {} }
+      float: { holding: 2, type: f32, every: 100ms, simulate: { shape: constant, from: 1 }, write: { read_back: { delay: 10ms, tolerance: 0.01 } } }
+      bit: { holding: 4, bit: 3, every: 100ms, deadband: 0, simulate: { shape: constant, from: 0 }, write: { read_back: true } }
+      low: { holding: 4, bits: [ 0, 1 ], every: 100ms, simulate: { shape: constant, from: 2 }, write: { read_back: true } }
+      coil: { coil: 0, every: 100ms, simulate: { shape: constant, from: 0 }, write: { read_back: true } }
+      many: { holding: 6, type: u16, every: 100ms, simulate: { shape: constant, from: 0 }, write: { function: multiple } }
+      both: { holding: 7, type: u16, every: 100ms, simulate: { shape: constant, from: 0 }, write: { function: exchange } }
+      slow: { holding: 8, type: u16, every: 100ms, simulate: { shape: constant, from: 0 }, write: { at_most_every: 1h } }
+      a: { holding: 10, type: u16, group: pair, every: 100ms, simulate: { shape: constant, from: 1 }, write: {} }
+      b: { holding: 11, type: u16, group: pair, every: 100ms, simulate: { shape: constant, from: 2 }, write: {} }
+      fixed: { holding: 20, type: u16, every: 100ms, simulate: { shape: constant, from: 9 } }
+";
+
+struct Plant {
+    simulator: Process,
+    _gateway: Gateway,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Plant {
+    fn start(wire: impl Fn(&Path) -> String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let yaml = format!(
+            "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 200ms }}\ndevices:\n  - name: d\n    line: bus\n    unit: 1\n    points:{POINTS}\
+             broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ '#' ] }} }}\n",
+            wire(folder.path())
+        );
+        let file = folder.path().join("simulator.yaml");
+        fs::write(&file, &yaml).unwrap();
+        let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+        simulator.wait_for_output("line bus:");
+        let gateway = Gateway::start(folder.path(), &yaml);
+        let plant = Self { simulator, _gateway: gateway, port, _folder: folder };
+        plant.wait_for_value("setpoint", "20");
+        plant
+    }
+
+    fn wait_for_value(&self, point: &str, value: &str) {
+        let port = self.port.to_string();
+        wait_for(&format!("{point} shows {value}"), || {
+            let topic = format!("x/d/{point}");
+            let (_, out, _) = run(Command::new("mosquitto_sub").args(["-p", &port, "-t", &topic, "-C", "1", "-W", "5"]));
+            let shown: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
+            let wanted: serde_json::Value = serde_json::from_str(value).unwrap();
+            (shown["v"] == wanted || (wanted.is_number() && shown["v"].as_f64() == wanted.as_f64())).then_some(())
+        });
+    }
+
+    /// Publishes, and waits for the result.
+    fn set(&self, point: &str, payload: &str) -> serde_json::Value {
+        let port = self.port.to_string();
+        let arguments =
+            ["-V", "5", "-p", &port, "-t", &format!("x/d/{point}/set"), "-e", &format!("x/d/{point}/set/result"), "-m", payload];
+        // mosquitto_rr names its response topic in the request, too.
+        let (code, out, error) = run(Command::new("mosquitto_rr").args(arguments).args(["-q", "1", "-W", "20"]));
+        assert_eq!(code, Some(0), "{point} {payload}: {error}");
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+    }
+
+    fn check(&self, point: &str, payload: &str, status: &str, value: &str) {
+        let result = self.set(point, payload);
+        assert_eq!(result["status"], status, "{point} {payload}: {result}");
+        assert_eq!(result["value"].to_string(), value, "{point} {payload}: {result}");
+    }
+}
+
+fn check_writes(plant: &Plant) {
+    plant.check("setpoint", "25.5", "ok", "25.5");
+    plant.wait_for_value("setpoint", "25.5");
+    plant.check("setpoint", "{\"value\":\"30\",\"id\":7}", "ok", "30.0");
+    assert_eq!(plant.set("setpoint", "{\"value\":1,\"id\":\"a-1\"}")["id"], "a-1");
+    plant.check("mode", "auto", "ok", "\"auto\"");
+    plant.wait_for_value("mode", "\"auto\"");
+    plant.check("float", "2.5", "ok", "2.5");
+    plant.check("bit", "on", "ok", "true");
+    plant.check("low", "1", "ok", "1");
+    plant.wait_for_value("bit", "true");
+    plant.wait_for_value("low", "1");
+    plant.check("coil", "true", "ok", "true");
+    plant.check("many", "7", "ok", "7");
+    plant.check("both", "8", "ok", "8");
+    plant.wait_for_value("many", "7");
+    plant.wait_for_value("both", "8");
+    plant.check("pair", "{\"a\":5,\"b\":6}", "ok", "{\"a\":5,\"b\":6}");
+    plant.wait_for_value("b", "6");
+    for (point, payload, reason) in [
+        ("setpoint", "51", "above"),
+        ("setpoint", "warm", "not a number"),
+        ("setpoint", "", "empty"),
+        ("mode", "fast", "one of stop, auto"),
+        ("many", "70000", "does not hold"),
+        ("low", "4", "fit"),
+        ("pair", "5", "object"),
+        ("pair", "{\"a\":1,\"c\":2}", "no point"),
+        ("coil", "2", "neither"),
+    ] {
+        let result = plant.set(point, payload);
+        assert_eq!(result["status"], "rejected", "{point} {payload}: {result}");
+        assert!(result["reason"].to_string().contains(reason), "{point} {payload}: {result}");
+    }
+    assert_eq!(plant.set("slow", "1")["status"], "ok");
+    assert!(plant.set("slow", "2")["reason"].to_string().contains("at most every 1h"));
+}
+
+fn check_faulty_writes(plant: &mut Plant) {
+    let mut struck = |fault: &str, status: &str| {
+        plant.simulator.type_line(&format!("fault {fault}"));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let result = plant.set("setpoint", "40");
+        plant.simulator.type_line("clear");
+        assert_eq!(result["status"], status, "{fault}: {result}");
+        // Whatever happened, the next write is told rightly.
+        let next = wait_for("the device is back", || {
+            let next = plant.set("setpoint", "10");
+            (next["status"] == "ok").then_some(next)
+        });
+        assert_eq!(next["value"], 10.0, "{fault}");
+        plant.wait_for_value("setpoint", "10");
+    };
+    struck("exception=4", "exception");
+    struck("wrong-address", "timeout_unknown");
+    struck("silence", "rejected");
+}
+
+#[test]
+fn writes_over_tcp_are_checked_confirmed_and_told() {
+    let port = free_port();
+    let plant = Plant::start(|_| format!("modbus_tcp: '127.0.0.1:{port}'"));
+    check_writes(&plant);
+}
+
+#[test]
+fn writes_over_rtu_are_never_confirmed_by_accident() {
+    let mut plant = Plant::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    check_writes(&plant);
+    check_faulty_writes(&mut plant);
+    plant.simulator.type_line("fault echo");
+    plant.check("setpoint", "11", "ok", "11.0");
+    plant.simulator.type_line("clear");
+    plant.simulator.type_line("fault echo-only");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_ne!(plant.set("setpoint", "12")["status"], "ok", "only the echo came back");
+}
+
+#[test]
+fn a_pymodbus_server_is_written_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server_port, port) = (free_port(), free_port());
+    let server =
+        Process::start(python().arg("-u").arg(peer("modbus_server.py")).arg(server_port.to_string()), &folder.path().join("server.log"));
+    server.wait_for_output("ready");
+    let yaml = format!(
+        "site: x
+lines: [ {{ name: tcp, modbus_tcp: '127.0.0.1:{server_port}' }} ]
+devices:
+  - name: d
+    line: tcp
+    unit: 1
+    points:
+      word: {{ holding: 10, type: u16, every: 100ms, write: {{ read_back: true }} }}
+      bit: {{ holding: 11, bit: 15, every: 100ms, write: {{ read_back: true }} }}
+      float: {{ holding: 16, type: f32, every: 100ms, write: {{ function: exchange }} }}
+      coil: {{ coil: 1, every: 100ms, write: {{ read_back: true }} }}
+      absent: {{ holding: 500, type: u16, write: {{}} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ '#' ] }} }}
+"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let set = |point: &str, payload: &str| {
+        let arguments =
+            ["-V", "5", "-p", &port.to_string(), "-t", &format!("x/d/{point}/set"), "-e", &format!("answers/{point}"), "-m", payload];
+        let (code, out, error) = run(Command::new("mosquitto_rr").args(arguments).args(["-q", "1", "-W", "20"]));
+        assert_eq!(code, Some(0), "{point}: {error}");
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()
+    };
+    let register = |table: &str, address: &str| {
+        run(python().arg(peer("modbus_client.py")).args([&server_port.to_string(), "1", table, address, "1"])).1.trim().to_owned()
+    };
+    assert_eq!(set("word", "4321")["status"], "ok");
+    assert_eq!(register("holding", "10"), "4321");
+    assert_eq!(set("bit", "true")["value"], true);
+    assert_eq!(register("holding", "11"), (101 | 1 << 15).to_string());
+    assert_eq!(set("float", "-2.5")["value"], -2.5);
+    assert_eq!(set("coil", "on")["status"], "ok");
+    assert_eq!(register("coil", "1"), "1");
+    let absent = set("absent", "1");
+    assert_eq!((&absent["status"], &absent["code"]), (&"exception".into(), &2.into()), "{absent}");
+    assert!(gateway.process.output().contains("write topic=x/d/word/set"), "every write is in the log: {}", gateway.process.output());
+}
+
+#[test]
+fn nobody_writes_without_permission_nor_what_is_not_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: x
+lines: [ {{ name: bench, simulated: {{}} }} ]
+devices: [ {{ name: d, line: bench, points: {{ p: {{ holding: 0, type: u16, every: 100ms, write: {{}} }}, q: {{ holding: 1, type: u16, every: 100ms }} }} }} ]
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+"
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let publish = |arguments: &[&str]| {
+        run(Command::new("mosquitto_pub").args(["-V", "5", "-p", &port.to_string(), "-q", "1", "-d"]).args(arguments)).1
+    };
+    assert!(publish(&["-t", "x/d/p/set", "-m", "1"]).contains("RC:135"), "nobody was given the right to write");
+    assert!(publish(&["-t", "x/d/q/set", "-m", "1"]).contains("RC:135"));
+}
