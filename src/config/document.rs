@@ -21,7 +21,7 @@ const MAX_ALIASED: usize = 100_000;
 const MAX_DEPTH: usize = 64;
 
 /// Settings that are planned: not known, but not a slip of the pen either.
-const NOT_YET: [&str; 3] = ["each_line", "format", "budget"];
+const NOT_YET: [&str; 2] = ["format", "budget"];
 
 /// A step from a node to one below it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -8,17 +8,22 @@ use serde::{Deserialize, de};
 use crate::field::decode::{ByteOrder, Table};
 use crate::field::modbus::barriers::Barrier;
 use crate::field::serial::{Rs485, Speed};
+use crate::field::text::bytes::Template;
+use crate::field::text::checksum::Checksum;
+use crate::field::text::frame::Framing as TextFraming;
+use crate::field::text::parse::Subtract;
+use crate::field::text::script::{Pattern, Step as ScriptStep};
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::TopicFilter;
 use crate::outbox::WhenFull;
-use crate::report::template::Template;
+use crate::report::template::Template as TopicTemplate;
 use crate::units::{Size, Span};
 use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
 mod broker;
 mod point;
 
-pub(super) use point::{BitOrder, Deadband, Point, Printed};
+pub(super) use point::{BitOrder, Deadband, OneOrMore, Point, Printed};
 
 pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules, Tls};
 
@@ -36,8 +41,8 @@ pub(super) struct File {
     pub(super) profiles: IndexMap<String, Profile>,
     #[serde(default)]
     pub(super) devices: Vec<Device>,
-    pub(super) topics: Option<Template>,
-    pub(super) availability: Option<Template>,
+    pub(super) topics: Option<TopicTemplate>,
+    pub(super) availability: Option<TopicTemplate>,
     pub(super) broker: Option<Broker>,
     #[serde(default)]
     pub(super) outbox: Outbox,
@@ -58,12 +63,29 @@ pub(super) struct Line {
     pub(super) rtu_over_tcp: Option<String>,
     pub(super) ascii_over_tcp: Option<String>,
     pub(super) serial: Option<String>,
+    pub(super) tcp: Option<String>,
     #[serde(default)]
     pub(super) framing: Framing,
     pub(super) speed: Option<Speed>,
     pub(super) rs485: Option<Rs485>,
     pub(super) simulated: Option<Simulated>,
     pub(super) answer_within: Option<AnswerWithin>,
+}
+
+/// How a plain instrument talks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Text {
+    pub(super) request: Option<OneOrMore<Template>>,
+    #[serde(default)]
+    pub(super) script: Vec<ScriptStep>,
+    pub(super) every: Option<Span>,
+    pub(super) silent_after: Option<Span>,
+    pub(super) frame: Option<TextFraming>,
+    pub(super) checksum: Option<Checksum>,
+    pub(super) subtract: Option<Subtract>,
+    #[serde(rename = "match")]
+    pub(super) pattern: Option<Pattern>,
 }
 
 /// How Modbus looks on a serial device.
@@ -124,6 +146,7 @@ pub(super) struct Simulated {}
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Profile {
+    pub(super) text: Option<Text>,
     pub(super) byte_order: Option<ByteOrder>,
     pub(super) max_registers: Option<u16>,
     pub(super) max_bits: Option<u16>,
@@ -140,6 +163,9 @@ pub(super) struct Device {
     pub(super) line: String,
     pub(super) unit: Option<u8>,
     pub(super) profile: Option<String>,
+    pub(super) each_line: Option<Pattern>,
+    pub(super) text: Option<Text>,
+    pub(super) address: Option<String>,
     pub(super) byte_order: Option<ByteOrder>,
     pub(super) max_registers: Option<u16>,
     pub(super) max_bits: Option<u16>,

@@ -5,6 +5,8 @@ mod field;
 mod meaning;
 mod north;
 mod point;
+mod presets;
+mod text;
 
 use std::path::Path;
 use std::time::Duration;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use exmex::{Express, FlatEx};
 
+use super::decode::round_to;
 use crate::reading::Value;
 
 /// An expression such as `(supply - return) * flow * 1.163`; names with other signs than letters, digits and `_` stand in braces:
@@ -13,11 +14,12 @@ use crate::reading::Value;
 pub struct Formula {
     text: Arc<str>,
     parsed: Arc<FlatEx<f64>>,
+    decimals: Option<u8>,
 }
 
 impl PartialEq for Formula {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.text == other.text && self.decimals == other.decimals
     }
 }
 
@@ -31,7 +33,13 @@ impl Formula {
     /// Reads an expression; the error says what is wrong with it.
     pub fn new(text: &str) -> Result<Self, String> {
         let parsed = FlatEx::<f64>::parse(text).map_err(|error| format!("`{text}` is no expression: {}", error.msg()))?;
-        Ok(Self { text: text.into(), parsed: Arc::new(parsed) })
+        Ok(Self { text: text.into(), parsed: Arc::new(parsed), decimals: None })
+    }
+
+    /// The same, rounded to so many digits after the point.
+    #[must_use]
+    pub fn rounded(self, decimals: Option<u8>) -> Self {
+        Self { decimals, ..self }
     }
 
     /// The names it uses, each once.
@@ -47,6 +55,7 @@ impl Formula {
             values.push(value.as_f64().ok_or_else(|| Arc::from(format!("{name} is not a number")))?);
         }
         let result = self.parsed.eval(&values).map_err(|error| Arc::from(error.msg()))?;
+        let result = self.decimals.map_or(result, |decimals| round_to(result, usize::from(decimals)));
         if result.is_finite() { Ok(Value::F64(result)) } else { Err("not a number".into()) }
     }
 }

@@ -17,6 +17,7 @@ pub mod schedule;
 pub mod serial;
 pub mod simulated;
 mod supervisor;
+pub mod text;
 mod timer;
 pub mod wave;
 pub mod write;
@@ -36,6 +37,8 @@ use formula::Formula;
 use modbus::barriers::Barrier;
 use modbus::patience::AnswerWithin;
 use modbus::plan::Limits;
+use text::Talk;
+use text::parse::Found;
 use wave::Wave;
 use write::{Action, Order, Outcome, ReadBack, Rules};
 
@@ -84,6 +87,8 @@ pub struct Device {
     pub limits: Limits,
     /// Places that no request may cross.
     pub holes: Vec<Barrier>,
+    /// How it talks, if it is a plain instrument.
+    pub talk: Option<Talk>,
     /// In the order of the YAML.
     pub points: Vec<Point>,
 }
@@ -121,6 +126,8 @@ pub enum Source {
         /// Where its power of ten is.
         exponent: Option<Box<Register>>,
     },
+    /// The messages of a plain instrument.
+    Found(Box<Found>),
     /// Other points of its device.
     Derived(Formula),
 }
@@ -128,7 +135,16 @@ pub enum Source {
 impl Device {
     /// Without points.
     pub fn new(id: DeviceId, name: &str, unit: u8) -> Self {
-        Self { id, name: name.to_owned(), unit, is_broadcast: false, limits: Limits::default(), holes: Vec::new(), points: Vec::new() }
+        Self {
+            id,
+            name: name.to_owned(),
+            unit,
+            is_broadcast: false,
+            limits: Limits::default(),
+            holes: Vec::new(),
+            talk: None,
+            points: Vec::new(),
+        }
     }
 }
 
@@ -170,6 +186,8 @@ pub struct Job {
     pub every: Duration,
     /// How long it takes, as planned.
     pub takes: Duration,
+    /// How long after the start it is due first.
+    pub delay: Duration,
     /// The points it brings.
     pub points: Vec<PointId>,
 }
@@ -210,6 +228,10 @@ pub trait Driver: Send {
     fn probe(&mut self, device: usize, turn: usize) -> impl Future<Output = Result<(), ReadError>> + Send;
     /// How long a probe of this device may take.
     fn probe_takes(&self, device: usize) -> Duration;
+    /// Waits for a device that talks by itself; safe to drop.
+    fn listen(&mut self) -> impl Future<Output = Result<(usize, Values), ReadError>> + Send {
+        std::future::pending()
+    }
     /// Does one request that writes.
     fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> impl Future<Output = Outcome> + Send;
     /// Closes the wire.
@@ -241,6 +263,10 @@ impl LineTask {
         match &line.wire {
             Wire::Simulated => {
                 let driver = simulated::Simulated::new(&line.devices);
+                supervisor::run(line, driver, ends).await;
+            }
+            _ if line.devices.iter().any(|device| device.talk.is_some()) => {
+                let driver = text::Text::new(&line, counts);
                 supervisor::run(line, driver, ends).await;
             }
             _ => {

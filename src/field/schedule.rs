@@ -273,7 +273,10 @@ fn planned(jobs: &[Job], now: Instant) -> Vec<Planned> {
             let cycle = u32::try_from(place as u128 % cycles).unwrap_or(0);
             shortest * cycle + packed.min(shortest)
         };
-        planned.push((*index, Planned { device: job.device, every: interval, takes: job.takes, phase: now + offset, due: now }));
+        planned.push((
+            *index,
+            Planned { device: job.device, every: interval, takes: job.takes, phase: now + offset.max(job.delay), due: now + job.delay },
+        ));
     }
     planned.sort_by_key(|(index, _)| *index);
     planned.into_iter().map(|(_, planned)| planned).collect()
@@ -288,7 +291,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn job(device: usize, every: Duration) -> Job {
-        Job { device, every, takes: 10 * MS, points: Vec::new() }
+        Job { device, every, takes: 10 * MS, delay: Duration::ZERO, points: Vec::new() }
     }
 
     /// Plays `seconds` of a line where a request of a live device takes `cost` and one of a dead device `timeout`. Gives the jobs with

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::net::TcpStream;
-use tokio_serial::{DataBits, ErrorKind, Parity, SerialPortBuilderExt, SerialStream, StopBits};
+use tokio_serial::{DataBits, ErrorKind, Parity, SerialPort, SerialPortBuilderExt, SerialStream, StopBits};
 
 use crate::units::Span;
 
@@ -87,6 +87,18 @@ impl Speed {
     /// The silence that separates two RTU frames: 3.5 characters, at least 1.75 ms [Modbus over serial line 1.02, 2.5.1.1].
     pub fn frame_gap(&self) -> Duration {
         if self.baud > 19_200 { Duration::from_micros(1750) } else { self.character() * 7 / 2 }
+    }
+}
+
+impl Speed {
+    /// Sets an open port to this speed.
+    pub(super) fn apply(&self, port: &mut dyn SerialPort) -> Result<(), String> {
+        let set = port
+            .set_baud_rate(self.baud)
+            .and_then(|()| port.set_data_bits(self.data_bits))
+            .and_then(|()| port.set_parity(self.parity))
+            .and_then(|()| port.set_stop_bits(self.stop_bits));
+        set.map_err(|error| format!("the speed cannot be changed: {error}"))
     }
 }
 

@@ -33,7 +33,7 @@ impl Simulated {
                         points.get_mut(index).into_iter().for_each(|group| group.push(point.clone()));
                     }
                     None => {
-                        jobs.push(Job { device, every: point.every, takes: Duration::ZERO, points: vec![point.id] });
+                        jobs.push(Job { device, every: point.every, takes: Duration::ZERO, delay: Duration::ZERO, points: vec![point.id] });
                         points.push(vec![point.clone()]);
                     }
                 }

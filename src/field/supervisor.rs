@@ -96,7 +96,8 @@ impl<D: Driver> Supervisor<D> {
                 self.down = Some(why);
             }
             let delay = self.backoff.next_delay();
-            self.pause(now() + delay, false).await?;
+            // Nothing is heard on a line that is closed, so nothing can be lost.
+            let _ = self.pause(now() + delay, false).await?;
         }
     }
 
@@ -118,8 +119,9 @@ impl<D: Driver> Supervisor<D> {
         }
     }
 
-    /// Waits, lets values grow old meanwhile, and gives up writes whose time is over. With `for_orders` a write ends it.
-    async fn pause(&mut self, until: Instant, for_orders: bool) -> Result<(), Ended> {
+    /// Waits, lets values grow old meanwhile, and gives up writes whose time is over. On a line that is open, a write and whoever
+    /// talks by itself end it; the error is why the line is lost.
+    async fn pause(&mut self, until: Instant, is_open: bool) -> Result<Result<(), String>, Ended> {
         loop {
             let expiry = self.orders.iter().map(|order| order.deadline).min();
             let wake = [self.last.next_fading(), expiry].into_iter().flatten().fold(until, Instant::min);
@@ -128,18 +130,34 @@ impl<D: Driver> Supervisor<D> {
                 () = tokio::time::sleep_until(wake.into()) => {}
                 order = self.ends.orders.recv(), if has_room => {
                     self.orders.extend(order);
-                    if for_orders {
-                        return Ok(());
+                    if is_open {
+                        return Ok(Ok(()));
                     }
                 }
+                heard = self.driver.listen(), if is_open => match heard {
+                    Ok((device, values)) => self.heard(device, values).await?,
+                    Err(error) => return Ok(Err(error.to_string())),
+                },
                 () = self.ends.stop.wait() => return Err(Ended),
             }
             self.give_up_orders();
             self.fade().await?;
             if now() >= until {
-                return Ok(());
+                return Ok(Ok(()));
             }
         }
+    }
+
+    /// A device talked by itself.
+    async fn heard(&mut self, device: usize, values: Values) -> Result<(), Ended> {
+        self.answered();
+        if self.schedule.probed(device, true, now()) == Some(true) {
+            self.device_changed(device, true, "").await?;
+        }
+        for reading in self.last.measured(device, values, now(), Timestamp::at(unix_ms())) {
+            self.emit(Event::Reading(reading)).await?;
+        }
+        Ok(())
     }
 
     fn give_up_orders(&mut self) {
@@ -244,7 +262,11 @@ impl<D: Driver> Supervisor<D> {
             }
             let driver = &self.driver;
             match self.schedule.next(now(), |device| driver.probe_takes(device)) {
-                Step::WaitUntil(at) => self.pause(at, true).await?,
+                Step::WaitUntil(at) => {
+                    if let Err(why) = self.pause(at, true).await? {
+                        return Ok(why);
+                    }
+                }
                 Step::Run(job) => {
                     self.writes_in_a_row = 0;
                     self.ends.counts.jitter(self.schedule.lateness(job, now()));

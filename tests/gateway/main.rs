@@ -25,6 +25,7 @@ mod field_faults;
 mod field_peers;
 mod field_writes;
 mod hostile;
+mod instruments;
 mod listeners;
 mod login;
 mod model;

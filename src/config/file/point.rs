@@ -4,6 +4,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
 use crate::field::decode::{ByteOrder, Characters, Kind};
+use crate::field::text::script::Pattern;
 use crate::field::wave::Wave;
 use crate::field::write::Function;
 use crate::report::aggregate::Show;
@@ -139,6 +140,9 @@ macro_rules! point {
             pub(in crate::config) coil: Option<u16>,
             pub(in crate::config) discrete: Option<u16>,
             pub(in crate::config) expression: Option<String>,
+            pub(in crate::config) from: Option<String>,
+            pub(in crate::config) find: Option<Pattern>,
+            pub(in crate::config) byte: Option<isize>,
             $($(#[$attribute])* pub(in crate::config) $key: Option<$kind>,)*
         }
 
@@ -156,6 +160,9 @@ macro_rules! point {
                     coil: place.coil,
                     discrete: place.discrete,
                     expression: place.expression.clone(),
+                    from: place.from.clone(),
+                    find: place.find.clone(),
+                    byte: place.byte,
                     $($key: own.$key.or(base.$key),)*
                 }
             }
@@ -196,6 +203,7 @@ point! {
     stale_after: Span,
     class: String,
     topic: Template,
+    when: Pattern,
     simulate: Wave,
     write: Write,
 }
@@ -209,6 +217,9 @@ impl Point {
             self.coil.is_some(),
             self.discrete.is_some(),
             self.expression.is_some(),
+            self.from.is_some(),
+            self.find.is_some(),
+            self.byte.is_some(),
         ]
         .contains(&true)
     }

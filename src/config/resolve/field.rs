@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Check, at};
+use super::{Check, at, presets};
 use crate::config::document::Step;
 use crate::config::{Group, file};
 use crate::field::modbus::patience::AnswerWithin;
@@ -61,13 +61,14 @@ fn line(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Line> 
         line.rtu_over_tcp.is_some(),
         line.ascii_over_tcp.is_some(),
         line.serial.is_some(),
+        line.tcp.is_some(),
         line.simulated.is_some(),
     ];
     if given.iter().filter(|given| **given).count() != 1 {
         check.missing(
             &here,
             format!(
-                "line \"{}\" must be exactly one of: modbus_tcp: host:502, rtu_over_tcp: host:port, ascii_over_tcp: host:port, serial: /dev/..., simulated: {{}}",
+                "line \"{}\" must be exactly one of: modbus_tcp: host:502, rtu_over_tcp: host:port, ascii_over_tcp: host:port, serial: /dev/..., tcp: host:port (plain instruments), simulated: {{}}",
                 line.name
             ),
         );
@@ -100,6 +101,8 @@ fn wire(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Wire> 
         Wire::RtuOverTcp(address("rtu_over_tcp", text)?)
     } else if let Some(text) = &line.ascii_over_tcp {
         Wire::AsciiOverTcp(address("ascii_over_tcp", text)?)
+    } else if let Some(text) = &line.tcp {
+        Wire::Tcp(endpoint(check, &at!["lines", index, "tcp"], text, 23)?)
     } else if let Some(path) = &line.serial {
         let speed = line.speed.or_else(|| DEFAULT_SPEED.parse().ok())?;
         Wire::Serial(Port { path: path.clone(), speed, ascii: line.framing == file::Framing::Ascii, rs485: line.rs485 })
@@ -156,8 +159,9 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let profile = match &device.profile {
         None => None,
         Some(name) => {
-            let found = file.profiles.get(name);
-            let known = check.document.keys("profiles");
+            let found = file.profiles.get(name).or_else(|| presets::profile(name));
+            let mut known = check.document.keys("profiles");
+            known.extend(presets::names().map(str::to_owned));
             if found.is_none() && !known.contains(name) {
                 check.unknown(&at!["devices", index, "profile"], "profile", name, &known);
             }
@@ -173,11 +177,15 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     };
     let enabled = file.lines.get(position).is_some_and(|line| line.enabled);
     let Some(line) = lines.get_mut(position).and_then(Option::as_mut) else { return };
-    let context = Context { index, device, profile, line: line.name.clone(), simulated: line.wire == Wire::Simulated };
+    let is_text = device.each_line.is_some() || device.text.is_some() || profile.is_some_and(|profile| profile.text.is_some());
+    let simulated = line.wire == Wire::Simulated;
+    let context = Context { index, device, profile, line: line.name.clone(), simulated, is_text };
+    let talk = context.talk(check, line);
     let is_written_only = context.points().iter().all(|(_, point)| point.write.is_some());
-    let (unit, is_broadcast) = unit(check, index, device, &line.wire, is_written_only);
+    let (unit, is_broadcast) = if is_text { (0, false) } else { unit(check, index, device, &line.wire, is_written_only) };
     let mut resolved = Device::new(DeviceId(id(points.availability.len())), &device.name, unit);
     resolved.is_broadcast = is_broadcast;
+    resolved.talk = talk;
     resolved.limits = limits(check, index, device, profile);
     let holes = device.holes.as_ref().or(profile.and_then(|profile| profile.holes.as_ref()));
     resolved.holes = holes.into_iter().flatten().map(|hole| hole.0).collect();
@@ -238,6 +246,8 @@ pub(super) struct Context<'a> {
     pub(super) profile: Option<&'a file::Profile>,
     line: String,
     pub(super) simulated: bool,
+    /// A plain instrument.
+    pub(super) is_text: bool,
 }
 
 impl Context<'_> {

@@ -31,7 +31,7 @@ impl Context<'_> {
         Some(register)
     }
 
-    fn meaning(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, table: Table) -> Option<Meaning> {
+    pub(super) fn meaning(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, table: Table) -> Option<Meaning> {
         let kind = self.kind(check, name, spec, table)?;
         let mut meaning = Meaning::new(kind);
         meaning.order = self.order(spec);
@@ -53,7 +53,8 @@ impl Context<'_> {
             meaning.zone = zone;
         }
         if let Some(array) = spec.array {
-            let each = if table.is_bits() { 1 } else { kind.words().unwrap_or(meaning.length).max(1) };
+            let size = if self.is_text { kind.bytes() } else { kind.words() };
+            let each = if table.is_bits() { 1 } else { size.unwrap_or(meaning.length).max(1) };
             let stride = array.stride.unwrap_or(each);
             if !(1..=MOST_ELEMENTS).contains(&array.count) || stride < each {
                 check.fault(&self.path(name, "array"), format!("write 1 to {MOST_ELEMENTS} values and a stride of at least {each}"));

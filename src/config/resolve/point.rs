@@ -204,7 +204,14 @@ impl Context<'_> {
 
     fn source(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Source> {
         if let Some(text) = &spec.expression {
-            return self.formula(check, name, text).map(Source::Derived);
+            return self.formula(check, name, text).map(|formula| Source::Derived(formula.rounded(spec.decimals)));
+        }
+        if self.is_text {
+            return self.found(check, name, spec);
+        }
+        if spec.from.is_some() || spec.find.is_some() || spec.byte.is_some() || spec.when.is_some() {
+            check.fault(&self.path(name, "at"), "only plain instruments have from, find, byte and when; add `each_line:` or `text:` to the device, or say where the register is");
+            return None;
         }
         let Some((table, address)) = self.address(check, name, spec)? else { return Some(Source::Made) };
         let register = self.register(check, name, spec, (table, address))?;

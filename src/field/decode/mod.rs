@@ -505,7 +505,8 @@ fn decimals(number: f64) -> usize {
     number.to_string().split_once('.').map_or(0, |(_, digits)| digits.len())
 }
 
-fn round_to(value: f64, decimals: usize) -> f64 {
+/// Rounded to so many digits after the point.
+pub(super) fn round_to(value: f64, decimals: usize) -> f64 {
     let factor = 10_f64.powi(i32::try_from(decimals.min(15)).unwrap_or(15));
     let scaled = value * factor;
     if scaled.abs() < 9e15 { scaled.round() / factor } else { value }

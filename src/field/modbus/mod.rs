@@ -290,6 +290,7 @@ impl Driver for Modbus {
             device: block.device,
             every: block.every,
             takes: self.costs.time(block.table, block.count),
+            delay: Duration::ZERO,
             points: block.points.iter().map(|point| point.id).collect(),
         };
         self.blocks.iter().map(job).collect()

@@ -1,0 +1,291 @@
+//! Where a message of an instrument begins and ends. Pure.
+//!
+//! Invariants:
+//! * What is no message is dropped from its beginning on, byte by byte, until one fits: the stream finds its way again after noise.
+//! * A message is never longer than `max`; what grows beyond is dropped.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::bytes::Bytes;
+use crate::units::Span;
+
+/// How messages are cut out of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Framing {
+    /// Every message begins with these bytes.
+    pub start: Option<Bytes>,
+    /// Every message ends with these bytes.
+    pub end: Option<Bytes>,
+    /// So many bytes belong to the message behind its end.
+    #[serde(default)]
+    pub with_end: usize,
+    /// The message says how long it is.
+    pub length: Option<Length>,
+    /// Silence ends a message.
+    pub silence: Option<Span>,
+    /// Longest message, in bytes.
+    #[serde(default = "longest")]
+    pub max: usize,
+}
+
+/// Where a message says how long it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Length {
+    /// The first byte of the length, from the beginning of the message.
+    pub at: usize,
+    /// Bytes of the length, most significant first: 1 or 2.
+    #[serde(default = "one")]
+    pub size: usize,
+    /// What is to be added for the length of the whole message.
+    #[serde(default)]
+    pub add: usize,
+}
+
+fn longest() -> usize {
+    4096
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        let end = Some(Bytes(b"\n".to_vec()));
+        Self { start: None, end, with_end: 0, length: None, silence: None, max: longest() }
+    }
+}
+
+impl Framing {
+    /// What contradicts itself; the error says what to write.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.end.is_none() && self.length.is_none() && self.silence.is_none() {
+            return Err("a message needs an end: write end, length or silence");
+        }
+        if self.end.is_some() && self.length.is_some() {
+            return Err("a message ends by `end` or by `length`; keep one");
+        }
+        if self.length.is_some_and(|length| !matches!(length.size, 1 | 2)) {
+            return Err("the size of a length is 1 or 2 bytes");
+        }
+        if self.max == 0 || self.max > 65_536 {
+            return Err("a message has 1 to 65536 bytes");
+        }
+        if [&self.start, &self.end].into_iter().flatten().any(|bytes| bytes.0.is_empty()) {
+            return Err("start and end have at least one byte");
+        }
+        Ok(())
+    }
+
+    /// The silence after which what came is a message.
+    pub fn silence(&self) -> Option<Duration> {
+        self.silence.map(|span| span.0)
+    }
+}
+
+/// The stream of one instrument.
+#[derive(Debug)]
+pub(super) struct Framer {
+    framing: Framing,
+    pending: Vec<u8>,
+    /// Bytes that belonged to no message.
+    pub(super) junk: u64,
+}
+
+/// What is known of the message that begins at the front.
+enum Front {
+    Whole(usize),
+    Unfinished,
+    None,
+}
+
+impl Framer {
+    pub(super) fn new(framing: Framing) -> Self {
+        Self { framing, pending: Vec::new(), junk: 0 }
+    }
+
+    /// Forgets what was begun.
+    pub(super) fn clear(&mut self) {
+        self.junk += self.pending.len() as u64;
+        self.pending.clear();
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// The next whole message.
+    pub(super) fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            self.seek_start();
+            match self.front(0) {
+                Front::Whole(length) => return Some(self.pending.drain(..length).collect()),
+                Front::Unfinished if self.pending.len() <= self.framing.max => return None,
+                Front::Unfinished | Front::None => {
+                    self.junk += 1;
+                    self.pending.remove(0);
+                }
+            }
+        }
+    }
+
+    /// A right message behind a beginning that may be none: what looks like a start inside a damaged message must not swallow the
+    /// next one.
+    pub(super) fn ahead(&mut self, is_right: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        let Bytes(start) = self.framing.start.as_ref()?;
+        let starts = (1..self.pending.len()).filter(|at| self.pending.get(*at..).is_some_and(|rest| rest.starts_with(start)));
+        let found = starts.into_iter().find_map(|at| match self.front(at) {
+            Front::Whole(length) => self.pending.get(at..at + length).filter(|message| is_right(message)).map(|_| (at, length)),
+            _ => None,
+        });
+        let (at, length) = found?;
+        self.junk += at as u64;
+        Some(self.pending.drain(..at + length).skip(at).collect())
+    }
+
+    /// A message that turned out to be none: it may hold the beginning of a right one.
+    pub(super) fn put_back(&mut self, message: &[u8]) {
+        self.junk += 1;
+        let rest = message.get(1..).unwrap_or_default();
+        // Without a start nothing tells where a right one could begin but the end of this one.
+        if self.framing.start.is_some() {
+            self.pending.splice(..0, rest.iter().copied());
+        } else {
+            self.junk += rest.len() as u64;
+        }
+    }
+
+    /// What came until it became silent, if silence ends messages.
+    pub(super) fn silent(&mut self) -> Option<Vec<u8>> {
+        self.framing.silence?;
+        self.seek_start();
+        let whole = std::mem::take(&mut self.pending);
+        (!whole.is_empty()).then_some(whole)
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn seek_start(&mut self) {
+        let Some(Bytes(start)) = &self.framing.start else { return };
+        let found = self.pending.windows(start.len()).position(|window| window == start.as_slice());
+        // The beginning of a start may stand at the end.
+        let keep = found.unwrap_or_else(|| {
+            let longest = (0..start.len().min(self.pending.len() + 1))
+                .rev()
+                .find(|count| self.pending.ends_with(start.get(..*count).unwrap_or_default()));
+            self.pending.len() - longest.unwrap_or(0)
+        });
+        self.junk += keep as u64;
+        self.pending.drain(..keep);
+    }
+
+    /// The message that begins at a place.
+    fn front(&self, from: usize) -> Front {
+        let pending = self.pending.get(from..).unwrap_or_default();
+        let skip = self.framing.start.as_ref().map_or(0, |start| start.0.len());
+        if pending.len() <= skip {
+            return Front::Unfinished;
+        }
+        if let Some(Length { at, size, add }) = self.framing.length {
+            let Some(bytes) = pending.get(at..at + size) else { return Front::Unfinished };
+            let length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)) + add;
+            return match length {
+                length if length > self.framing.max || length <= skip => Front::None,
+                length if length <= pending.len() => Front::Whole(length),
+                _ => Front::Unfinished,
+            };
+        }
+        let Some(Bytes(end)) = &self.framing.end else { return Front::Unfinished };
+        let behind = pending.get(skip..).unwrap_or_default();
+        match behind.windows(end.len()).position(|window| window == end.as_slice()) {
+            Some(at) => {
+                let length = skip + at + end.len() + self.framing.with_end;
+                if length <= pending.len() { Front::Whole(length) } else { Front::Unfinished }
+            }
+            None => Front::Unfinished,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framer(text: &str) -> Framer {
+        let framing: Framing = serde_yaml::from_str(text).unwrap();
+        framing.check().unwrap();
+        Framer::new(framing)
+    }
+
+    fn check(framing: &str, stream: &[u8], expected: &[&[u8]]) {
+        for piece in [1, 3, stream.len()] {
+            let mut framer = framer(framing);
+            let mut found = Vec::new();
+            for bytes in stream.chunks(piece) {
+                framer.push(bytes);
+                found.extend(std::iter::from_fn(|| framer.next()));
+            }
+            assert_eq!(found, expected, "{framing} in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn lines_starts_ends_and_lengths() {
+        check("{ end: '\\n' }", b"12.5 kg\r\n13 kg\r\nrest", &[b"12.5 kg\r\n", b"13 kg\r\n"]);
+        check("{ start: '$', end: '\\r\\n' }", b"noise$GP*1\r\n..$GQ*2\r\n", &[b"$GP*1\r\n", b"$GQ*2\r\n"]);
+        check("{ start: '\\x02', end: '\\r', with_end: 1 }", b"\x02abc\rX\x02def\rY", &[b"\x02abc\rX", b"\x02def\rY"]);
+        check(
+            "{ start: { hex: 42 4D }, length: { at: 2, size: 2, add: 4 } }",
+            b"B\x42\x4D\x00\x02xy\x42\x4D\x00\x01z",
+            &[b"BM\x00\x02xy", b"BM\x00\x01z"],
+        );
+        check("{ start: { hex: 42 4D }, length: { at: 2, size: 2, add: 4 }, max: 20 }", b"BM\xFF\xFFBM\x00\x01z", &[b"BM\x00\x01z"]);
+    }
+
+    #[test]
+    fn a_message_that_is_none_may_hold_the_start_of_one() {
+        let mut framer = framer("{ start: '$', end: '\\n' }");
+        framer.push(b"$bro$good\n$next\n");
+        let first = framer.next().unwrap();
+        assert_eq!(first, b"$bro$good\n");
+        framer.put_back(&first);
+        assert_eq!(framer.next().unwrap(), b"$good\n");
+        assert_eq!(framer.next().unwrap(), b"$next\n");
+    }
+
+    #[test]
+    fn a_start_inside_a_damaged_message_does_not_swallow_the_next_one() {
+        let mut framer = framer("{ start: 'h', length: { at: 1, size: 1, add: 2 } }");
+        // A start with a length that reaches far beyond the right message behind it.
+        framer.push(b"h\xF0abch\x02ok");
+        assert_eq!(framer.next(), None);
+        assert_eq!(framer.ahead(|message| message.ends_with(b"ok")), Some(b"h\x02ok".to_vec()));
+        framer.push(b"h\x01x");
+        assert_eq!(framer.next(), Some(b"h\x01x".to_vec()));
+    }
+
+    #[test]
+    fn what_grows_too_long_is_dropped_from_its_beginning() {
+        let mut framer = framer("{ end: '\\n', max: 5 }");
+        framer.push(b"0123456789");
+        assert_eq!(framer.next(), None);
+        framer.push(b"\n12\n");
+        assert_eq!(framer.next(), Some(b"56789\n".to_vec()));
+        assert_eq!(framer.next(), Some(b"12\n".to_vec()));
+    }
+
+    #[test]
+    fn silence_ends_what_has_no_other_end() {
+        let mut framer = framer("{ silence: 20ms }");
+        framer.push(b"12.5");
+        assert_eq!((framer.next(), framer.silent()), (None, Some(b"12.5".to_vec())));
+        assert_eq!(framer.silent(), None);
+        assert!(serde_yaml::from_str::<Framing>("{ start: x }").unwrap().check().unwrap_err().contains("end"));
+    }
+}

@@ -1,0 +1,428 @@
+//! Plain serial instruments: they are asked, or talk by themselves, in lines of text or in frames of bytes; over serial or TCP.
+//!
+//! Invariants:
+//! * A message with a wrong checksum is counted and never looked into.
+//! * What came before a question was asked does not answer it.
+//! * Instruments that talk by themselves are heard while others are asked.
+//!
+//! `bytes`, `frame`, `checksum`, `script`, `parse` are pure.
+
+pub mod bytes;
+pub mod checksum;
+pub mod frame;
+pub mod parse;
+pub mod script;
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_serial::{SerialPort, SerialStream};
+
+use super::counts::LineCounts;
+use super::serial::{Port, Speed, dial};
+use super::write::{Action, Outcome, ReadBack};
+use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
+use crate::reading::PointId;
+use crate::time::now;
+use bytes::Template;
+use checksum::Checksum;
+use frame::{Framer, Framing};
+use parse::Subtract;
+use script::{Pattern, Step};
+
+/// A TCP connection may take this long, however fast its instruments are to answer.
+const SHORTEST_DIAL: Duration = Duration::from_secs(3);
+/// How long a wire must be silent before a question is asked that messages without an end might answer.
+const SETTLE: Duration = Duration::from_millis(2);
+
+/// How one instrument talks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Talk {
+    /// What is asked, one after the other; none: it talks by itself.
+    pub requests: Vec<Template>,
+    /// What is said before.
+    pub script: Vec<Step>,
+    /// How often it is asked, or how long it may be silent.
+    pub every: Duration,
+    /// How its messages are cut out of the stream.
+    pub framing: Framing,
+    /// How they are protected.
+    pub checksum: Option<Checksum>,
+    /// What is taken from their bytes.
+    pub subtract: Option<Subtract>,
+    /// What they look like; its groups are values.
+    pub pattern: Option<Pattern>,
+    /// What stands for `{address}` in requests.
+    pub address: String,
+}
+
+impl Talk {
+    /// True if it is asked.
+    pub fn is_polled(&self) -> bool {
+        !self.requests.is_empty() || !self.script.is_empty()
+    }
+}
+
+enum Stream {
+    Serial(Box<SerialStream>),
+    Tcp(TcpStream),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Serial(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Serial(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // tokio-serial's would wait for the wire to drain, on the runtime's thread.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Stream {
+    fn set_speed(&mut self, speed: Speed) -> Result<(), String> {
+        match self {
+            Self::Serial(port) => speed.apply(port.as_mut() as &mut dyn SerialPort),
+            Self::Tcp(_) => Ok(()),
+        }
+    }
+}
+
+/// One instrument with its stream.
+struct Instrument {
+    device: Device,
+    talk: Talk,
+    framer: Framer,
+    heard: bool,
+}
+
+/// The driver of a line with plain instruments.
+pub struct Text {
+    wire: Wire,
+    answer_within: Duration,
+    stream: Option<Stream>,
+    instruments: Vec<Instrument>,
+    counts: Arc<LineCounts>,
+    last_byte: Instant,
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Text").field("wire", &self.wire).finish_non_exhaustive()
+    }
+}
+
+fn broken(error: &io::Error) -> ReadError {
+    ReadError::LineDown(format!("the connection broke: {error}"))
+}
+
+impl Text {
+    /// The instruments of a line.
+    pub fn new(line: &Line, counts: Arc<LineCounts>) -> Self {
+        let talks = line.devices.iter().filter_map(|device| Some((device.clone(), device.talk.clone()?)));
+        let instruments = talks.map(|(device, talk)| Instrument { framer: Framer::new(talk.framing.clone()), device, talk, heard: false });
+        let answer_within = line.answer_within.most;
+        Self { wire: line.wire.clone(), answer_within, stream: None, instruments: instruments.collect(), counts, last_byte: now() }
+    }
+
+    fn port(&self) -> Option<&Port> {
+        if let Wire::Serial(port) = &self.wire { Some(port) } else { None }
+    }
+
+    /// Waits for bytes, and gives them to every instrument.
+    async fn receive(&mut self) -> Result<Vec<u8>, ReadError> {
+        let Some(stream) = self.stream.as_mut() else { return Err(ReadError::LineDown("not connected".to_owned())) };
+        let mut space = [0; 512];
+        let count = stream.read(&mut space).await.map_err(|error| broken(&error))?;
+        // An unplugged adapter reads as an end that repeats for ever.
+        if count == 0 {
+            return Err(broken(&io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.last_byte = now();
+        let bytes = space.get(..count).unwrap_or_default().to_vec();
+        self.instruments.iter_mut().for_each(|instrument| instrument.framer.push(&bytes));
+        Ok(bytes)
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
+        let Some(stream) = self.stream.as_mut() else { return Err(ReadError::LineDown("not connected".to_owned())) };
+        stream.write_all(bytes).await.map_err(|error| broken(&error))
+    }
+
+    /// The next right message of an instrument that is there already.
+    fn message(&mut self, index: usize, is_silent: bool) -> Option<Vec<u8>> {
+        let instrument = self.instruments.get_mut(index)?;
+        loop {
+            let Instrument { framer, talk, .. } = &mut *instrument;
+            let next = framer.next().or_else(|| talk.checksum.and_then(|checksum| framer.ahead(|message| checksum.is_right(message))));
+            let mut message = next.or_else(|| if is_silent { framer.silent() } else { None })?;
+            self.counts.junk_bytes.add(std::mem::take(&mut instrument.framer.junk));
+            if instrument.talk.checksum.is_some_and(|checksum| !checksum.is_right(&message)) {
+                self.counts.count(index, |counts| counts.bad_checksums.count());
+                instrument.framer.put_back(&message);
+                continue;
+            }
+            if let Some(subtract) = instrument.talk.subtract {
+                subtract.apply(&mut message);
+            }
+            return Some(message);
+        }
+    }
+
+    /// How long the wire must still be silent until that ends a message.
+    fn silence_left(&self, index: usize) -> Option<Duration> {
+        let instrument = self.instruments.get(index)?;
+        let silence = instrument.talk.framing.silence()?;
+        instrument.framer.has_begun().then(|| (self.last_byte + silence).saturating_duration_since(now()))
+    }
+
+    /// Waits for a message of an instrument.
+    async fn next_message(&mut self, index: usize) -> Result<Vec<u8>, ReadError> {
+        loop {
+            if let Some(message) = self.message(index, false) {
+                return Ok(message);
+            }
+            match self.silence_left(index) {
+                Some(left) => match timeout(left, self.receive()).await {
+                    Ok(received) => drop(received?),
+                    Err(_) => {
+                        if let Some(message) = self.message(index, true) {
+                            return Ok(message);
+                        }
+                    }
+                },
+                None => drop(self.receive().await?),
+            }
+        }
+    }
+
+    /// Asks one instrument everything it is to be asked.
+    async fn ask(&mut self, index: usize) -> Result<Values, ReadError> {
+        let Some(instrument) = self.instruments.get(index) else { return Ok(Vec::new()) };
+        let talk = instrument.talk.clone();
+        let mut groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
+        let result = self.converse(index, &talk, &mut groups).await;
+        if let (Some(speed), Some(stream)) = (self.port().map(|port| port.speed), self.stream.as_mut())
+            && talk.script.iter().any(|step| matches!(step, Step::Speed(_)))
+        {
+            stream.set_speed(speed).map_err(ReadError::LineDown)?;
+        }
+        result
+    }
+
+    async fn converse(&mut self, index: usize, talk: &Talk, groups: &mut HashMap<String, Vec<u8>>) -> Result<Values, ReadError> {
+        self.forget(index).await?;
+        for step in &talk.script {
+            self.step(step, groups).await?;
+        }
+        if talk.requests.is_empty() {
+            return self.answer(index, talk).await;
+        }
+        let mut values: Values = Vec::new();
+        for request in &talk.requests {
+            self.forget(index).await?;
+            let bytes = request.fill(groups, |before| talk.checksum.map(|checksum| checksum.of_request(before)).unwrap_or_default());
+            self.send(&bytes).await?;
+            values.extend(self.answer(index, talk).await?);
+        }
+        Ok(values)
+    }
+
+    async fn answer(&mut self, index: usize, talk: &Talk) -> Result<Values, ReadError> {
+        self.counts.count(index, |counts| counts.requests.count());
+        let asked = now();
+        let limit = asked + self.answer_within + self.longest_on_wire(talk);
+        loop {
+            let left = limit.saturating_duration_since(now());
+            let Ok(message) = timeout(left, self.next_message(index)).await else {
+                self.counts.count(index, |counts| counts.timeouts.count());
+                return Err(ReadError::NoAnswer);
+            };
+            let message = message?;
+            let Some(instrument) = self.instruments.get(index) else { return Ok(Vec::new()) };
+            let values = parse::values(&instrument.device, talk.pattern.as_ref(), &message);
+            // What does not look like an answer is none: an echo, a greeting.
+            if !values.is_empty() {
+                let took = u64::try_from(now().saturating_duration_since(asked).as_micros()).unwrap_or(u64::MAX);
+                self.counts.count(index, |counts| {
+                    counts.answers.count();
+                    counts.turnaround_us.set(took);
+                });
+                return Ok(values);
+            }
+        }
+    }
+
+    fn longest_on_wire(&self, talk: &Talk) -> Duration {
+        let slowest = if talk.script.is_empty() { talk.framing.max.min(1024) } else { talk.framing.max };
+        self.port().map_or(Duration::ZERO, |port| port.speed.character() * u32::try_from(slowest).unwrap_or(u32::MAX))
+    }
+
+    /// What came before a question does not answer it. Those who talk by themselves keep what they said.
+    async fn forget(&mut self, index: usize) -> Result<(), ReadError> {
+        while let Ok(received) = timeout(SETTLE, self.receive()).await {
+            received?;
+        }
+        if let Some(instrument) = self.instruments.get_mut(index) {
+            instrument.framer.clear();
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step, groups: &mut HashMap<String, Vec<u8>>) -> Result<(), ReadError> {
+        let none = |_: &[u8]| Vec::new();
+        match step {
+            Step::Send(template) => {
+                let bytes = template.fill(groups, none);
+                self.send(&bytes).await
+            }
+            Step::Wait(template) => {
+                let time = script::time(&template.fill(groups, none)).map_err(ReadError::Garbled)?;
+                sleep(time).await;
+                Ok(())
+            }
+            Step::Speed(template) => {
+                let speed = script::speed(&template.fill(groups, none)).map_err(ReadError::Garbled)?;
+                match self.stream.as_mut() {
+                    Some(stream) => stream.set_speed(speed).map_err(ReadError::LineDown),
+                    None => Ok(()),
+                }
+            }
+            Step::Expect(pattern) => {
+                let limit = now() + self.answer_within + self.port().map_or(Duration::ZERO, |port| port.speed.character() * 64);
+                let mut heard: Vec<u8> = Vec::new();
+                loop {
+                    if let Some(captures) = pattern.captures(&heard) {
+                        for name in pattern.capture_names().flatten() {
+                            let value = captures.name(name).map(|found| found.as_bytes().to_vec()).unwrap_or_default();
+                            groups.insert(name.to_owned(), value);
+                        }
+                        return Ok(());
+                    }
+                    let left = limit.saturating_duration_since(now());
+                    match timeout(left, self.receive()).await {
+                        Ok(bytes) => heard.extend(bytes?),
+                        Err(_) => return Err(ReadError::NoAnswer),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The values of an instrument that has talked by itself.
+    fn overheard(&mut self) -> Option<(usize, Values)> {
+        for index in 0..self.instruments.len() {
+            if self.instruments.get(index).is_none_or(|instrument| instrument.talk.is_polled()) {
+                continue;
+            }
+            let is_silent = self.silence_left(index).is_some_and(|left| left.is_zero());
+            while let Some(message) = self.message(index, is_silent) {
+                let Some(instrument) = self.instruments.get_mut(index) else { break };
+                let values = parse::values(&instrument.device, instrument.talk.pattern.as_ref(), &message);
+                if !values.is_empty() {
+                    instrument.heard = true;
+                    self.counts.count(index, |counts| counts.answers.count());
+                    return Some((index, values));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Driver for Text {
+    fn jobs(&self) -> Vec<Job> {
+        let points =
+            |device: &Device| -> Vec<PointId> { device.points.iter().filter(|point| !point.is_derived()).map(|point| point.id).collect() };
+        let job = |(index, instrument): (usize, &Instrument)| Job {
+            device: index,
+            every: instrument.talk.every,
+            takes: Duration::ZERO,
+            // Who talks by itself has time to do so.
+            delay: if instrument.talk.is_polled() { Duration::ZERO } else { instrument.talk.every },
+            points: points(&instrument.device),
+        };
+        self.instruments.iter().enumerate().map(job).collect()
+    }
+
+    async fn connect(&mut self) -> Result<(), String> {
+        self.stream = None;
+        self.instruments.iter_mut().for_each(|instrument| instrument.framer.clear());
+        self.stream = Some(match &self.wire {
+            Wire::Serial(port) => Stream::Serial(Box::new(port.open()?)),
+            Wire::Tcp(address) => Stream::Tcp(dial(address, self.answer_within.max(SHORTEST_DIAL)).await?),
+            _ => return Err("no wire of plain instruments".to_owned()),
+        });
+        self.counts.opened.count();
+        Ok(())
+    }
+
+    async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
+        let Some(instrument) = self.instruments.get_mut(job) else { return Ok(Vec::new()) };
+        if instrument.talk.is_polled() {
+            return self.ask(job).await;
+        }
+        // Its values came by themselves; here it is only noticed whether any did.
+        if std::mem::take(&mut instrument.heard) { Ok(Vec::new()) } else { Err(ReadError::NoAnswer) }
+    }
+
+    async fn probe(&mut self, device: usize, _: usize) -> Result<(), ReadError> {
+        match self.instruments.get(device) {
+            Some(instrument) if instrument.talk.is_polled() => self.ask(device).await.map(drop),
+            _ => Err(ReadError::NoAnswer),
+        }
+    }
+
+    fn probe_takes(&self, _: usize) -> Duration {
+        self.answer_within
+    }
+
+    async fn write(&mut self, _: usize, _: &Action, _: Option<ReadBack>, _: bool) -> Outcome {
+        Outcome::NotSent("this instrument cannot be written to".to_owned())
+    }
+
+    async fn listen(&mut self) -> Result<(usize, Values), ReadError> {
+        loop {
+            if let Some(overheard) = self.overheard() {
+                return Ok(overheard);
+            }
+            let listeners = (0..self.instruments.len())
+                .filter(|index| self.instruments.get(*index).is_some_and(|instrument| !instrument.talk.is_polled()));
+            let silence = listeners.filter_map(|index| self.silence_left(index)).min();
+            match silence {
+                Some(left) => tokio::select! {
+                    received = self.receive() => drop(received?),
+                    () = sleep_until((now() + left).into()) => {}
+                },
+                None => drop(self.receive().await?),
+            }
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.stream = None;
+    }
+}

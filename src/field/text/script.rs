@@ -1,0 +1,118 @@
+//! What is said to an instrument before it tells its values: send, expect, wait, change speed. Pure.
+
+use regex::bytes::Regex;
+use serde::{Deserialize, de};
+
+use super::bytes::Template;
+use crate::units::Span;
+
+/// One step, as typed: `{ send: '/?!\r\n' }`, `{ expect: '/(?P<name>.*)\r\n' }`, `{ wait: 300ms }`, `{ speed: 9600 7E1 }`.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Sends bytes.
+    Send(Template),
+    /// Reads until the pattern is found; what its groups hold can be filled in from then on.
+    Expect(Regex),
+    /// Waits: a time, or a group that holds seconds.
+    Wait(Template),
+    /// Goes on at another speed, such as `9600 7E1`; `{digit}` alone is a digit of IEC 62056-21.
+    Speed(Template),
+}
+
+impl PartialEq for Step {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Expect(one), Self::Expect(another)) => one.as_str() == another.as_str(),
+            (Self::Send(one), Self::Send(another)) | (Self::Wait(one), Self::Wait(another)) | (Self::Speed(one), Self::Speed(another)) => {
+                one == another
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A pattern over bytes: `.` is any byte, and text is ASCII.
+#[derive(Debug, Clone)]
+pub struct Pattern(pub Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let built = regex::bytes::RegexBuilder::new(&text).unicode(false).dot_matches_new_line(true).multi_line(true).build();
+        built.map(Self).map_err(|error| {
+            // The last line of the message says what is wrong; the others draw a picture.
+            let why = error.to_string();
+            de::Error::custom(format!(
+                "`{text}` is not a regular expression: {}",
+                why.lines().last().unwrap_or_default().trim_start_matches("error: ")
+            ))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Step {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Typed {
+            send: Option<Template>,
+            expect: Option<Pattern>,
+            wait: Option<Template>,
+            speed: Option<Template>,
+        }
+        match Typed::deserialize(deserializer)? {
+            Typed { send: Some(bytes), expect: None, wait: None, speed: None } => Ok(Self::Send(bytes)),
+            Typed { send: None, expect: Some(pattern), wait: None, speed: None } => Ok(Self::Expect(pattern.0)),
+            Typed { send: None, expect: None, wait: Some(time), speed: None } => Ok(Self::Wait(time)),
+            Typed { send: None, expect: None, wait: None, speed: Some(speed) } => Ok(Self::Speed(speed)),
+            _ => Err(de::Error::custom("a step is one of send, expect, wait and speed")),
+        }
+    }
+}
+
+/// A time as typed, or seconds as an instrument told them.
+pub(super) fn time(text: &[u8]) -> Result<std::time::Duration, String> {
+    let text = String::from_utf8_lossy(text);
+    let seconds = text.trim().parse::<u64>().ok().filter(|seconds| *seconds <= 3600).map(std::time::Duration::from_secs);
+    seconds.map_or_else(|| text.parse::<Span>().map(|span| span.0), Ok)
+}
+
+/// A speed as typed, or the digit by which IEC 62056-21 names it.
+pub(super) fn speed(text: &[u8]) -> Result<crate::field::serial::Speed, String> {
+    let text = String::from_utf8_lossy(text);
+    let named = match text.as_ref() {
+        "0" => "300 7E1",
+        "1" => "600 7E1",
+        "2" => "1200 7E1",
+        "3" => "2400 7E1",
+        "4" => "4800 7E1",
+        "5" => "9600 7E1",
+        "6" => "19200 7E1",
+        other => other,
+    };
+    named.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_one_thing_each() {
+        let read = |text: &str| serde_yaml::from_str::<Step>(text).map_err(|error| error.to_string());
+        assert!(matches!(read("{ send: 'x' }"), Ok(Step::Send(_))));
+        assert!(matches!(read("{ expect: '(?P<z>\\d)' }"), Ok(Step::Expect(_))));
+        assert!(read("{ send: x, wait: 1s }").unwrap_err().contains("one of"));
+        assert!(read("{ expect: '(' }").unwrap_err().contains("not a regular expression"));
+        assert_eq!(time(b"013"), Ok(std::time::Duration::from_secs(13)));
+        assert_eq!(time(b"300ms"), Ok(std::time::Duration::from_millis(300)));
+        assert_eq!(speed(b"5").unwrap().baud, 9600);
+        assert!(speed(b"Z").is_err());
+    }
+}

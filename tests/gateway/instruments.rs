@@ -1,0 +1,260 @@
+//! Plain instruments: every preset with messages as such instruments send them, one of them damaged, and lines of text on a terminal.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use super::support::{Gateway, Process, free_port, run, wait_for};
+
+/// Serves one client after the other on a thread of its own.
+fn instrument(talk: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // The client is gone: the next one.
+            let _ = talk(&mut stream);
+        }
+    });
+    port
+}
+
+/// Says the same again and again, in small pieces.
+fn talks(messages: Vec<u8>) -> u16 {
+    instrument(move |stream| {
+        loop {
+            for piece in messages.chunks(7) {
+                stream.write_all(piece)?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    })
+}
+
+/// Answers each request that ends with one of these by what belongs to it.
+fn answers(pairs: Vec<(Vec<u8>, Vec<u8>)>) -> u16 {
+    instrument(move |stream| {
+        let mut heard = Vec::new();
+        let mut byte = [0];
+        loop {
+            if stream.read(&mut byte)? == 0 {
+                return Ok(());
+            }
+            heard.push(byte[0]);
+            if let Some((_, answer)) = pairs.iter().find(|(request, _)| heard.ends_with(request)) {
+                stream.write_all(answer)?;
+                heard.clear();
+            }
+        }
+    })
+}
+
+/// A gateway with one instrument, whose points show `expected`, and never what is `damaged`.
+fn check(port: u16, device: &str, expected: &[(&str, &str)], damaged: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = free_port();
+    let yaml = format!(
+        "site: x\nlines: [ {{ name: wire, tcp: '127.0.0.1:{port}', answer_within: 2s }} ]\ndevices: [ {{ name: d, line: wire, {device} }} ]\n\
+         broker: {{ listen: [ 'mqtt://127.0.0.1:{broker}' ] }}\n"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    for (point, value) in expected {
+        let topic = format!("x/d/{point}");
+        wait_for(&format!("{device}: {point} shows {value}: {}", gateway.process.output()), || {
+            let (_, out, _) = run(Command::new("mosquitto_sub").args(["-p", &broker.to_string(), "-t", &topic, "-C", "1", "-W", "2"]));
+            let shown: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
+            (shown["v"].to_string() == *value && shown["q"] == "good").then_some(())
+        });
+    }
+    let (_, all, _) = run(Command::new("mosquitto_sub").args(["-p", &broker.to_string(), "-t", "x/#", "-v", "-W", "1"]));
+    assert!(damaged.is_empty() || !all.contains(damaged), "{device}: {all}");
+    assert!(all.contains("x/d/availability online"), "{all}");
+    if !damaged.is_empty() {
+        let (_, status, _) =
+            run(Command::new("mosquitto_sub").args(["-p", &broker.to_string(), "-t", "$SYS/wellhead/line/wire", "-C", "1", "-W", "15"]));
+        wait_for("the damaged message is counted", || {
+            let (_, status, _) = run(Command::new("mosquitto_sub").args([
+                "-p",
+                &broker.to_string(),
+                "-t",
+                "$SYS/wellhead/line/wire",
+                "-C",
+                "1",
+                "-W",
+                "15",
+            ]));
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+            (status["bad_checksums"].as_u64()? > 0).then_some(())
+        });
+        assert!(status.contains("\"line\":\"wire\""), "{status}");
+    }
+}
+
+fn nmea(body: &str) -> String {
+    format!("${body}*{:02X}\r\n", body.bytes().fold(0, |sum, byte| sum ^ byte))
+}
+
+#[test]
+fn nmea_0183_sentences() {
+    let right = nmea("GPGGA,123519,4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,");
+    assert!(right.ends_with("*47\r\n"), "{right}");
+    let other = nmea("GPRMC,123519,A,4807.038,N,01131.000,E,022.4,084.4,230394,003.1,W");
+    let damaged = right.replace("545.4", "999.4");
+    let stream = format!("junk$GPG{right}{damaged}{other}{}", nmea("IIMWV,120.5,R,7.5,M,A"));
+    let expected = [
+        ("latitude", "4807.038"),
+        ("latitude-side", "\"N\""),
+        ("longitude", "1131.0"),
+        ("longitude-side", "\"E\""),
+        ("satellites", "8"),
+        ("fix", "1"),
+        ("altitude", "545.4"),
+        ("speed", "22.4"),
+        ("course", "84.4"),
+        ("wind-angle", "120.5"),
+        ("wind-speed", "7.5"),
+    ];
+    check(talks(stream.into_bytes()), "profile: nmea-0183", &expected, "999.4");
+}
+
+#[test]
+fn toledo_continuous_output() {
+    let message = |status: [u8; 3], weight: &str, spoil: u8| {
+        let mut bytes = vec![2];
+        bytes.extend(status);
+        bytes.extend(format!("{weight:>6}{:>6}\r", "000050").bytes());
+        let sum = bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg() & 0x7F;
+        bytes.push(sum ^ spoil);
+        bytes
+    };
+    // Status A 3: one decimal; status B bit 1: negative.
+    let stream = [message([0x2B, 0x22, 0x20], "001234", 0), message([0x2B, 0x20, 0x20], "009999", 1)].concat();
+    check(talks(stream), "profile: toledo", &[("weight", "-123.4"), ("tare", "5.0"), ("moving", "false")], "999.9");
+}
+
+#[test]
+fn vaisala_poll() {
+    let server = answers(vec![(b"SEND 7\r".to_vec(), b"RH= 33.5 %RH T= 22.1 'C\r\n".to_vec())]);
+    check(server, "profile: vaisala, address: '7'", &[("humidity", "33.5"), ("temperature", "22.1")], "");
+}
+
+#[test]
+fn plantower_frames() {
+    let message = |pm: u16, spoil: u16| {
+        let mut bytes = vec![0x42, 0x4D, 0, 28];
+        let words = [1, 2, 3, pm, pm + 1, pm + 2, 100, 200, 300, 400, 500, 600, 0];
+        bytes.extend(words.iter().flat_map(|word: &u16| word.to_be_bytes()));
+        let sum = bytes.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte))) ^ spoil;
+        bytes.extend(sum.to_be_bytes());
+        bytes
+    };
+    let stream = [vec![0x42, 7], message(12, 0), message(4321, 1)].concat();
+    check(talks(stream), "profile: plantower", &[("pm1", "12"), ("pm2-5", "13"), ("pm10", "14"), ("particles-0-3", "100")], "4321");
+}
+
+#[test]
+fn dlt645_meters_are_asked_by_their_address() {
+    let address = [0x12, 0x90, 0x78, 0x56, 0x34, 0x12];
+    let frame = |control: u8, data: &[u8]| {
+        let mut bytes = vec![0x68];
+        bytes.extend(address);
+        bytes.extend([0x68, control, u8::try_from(data.len()).unwrap()]);
+        bytes.extend(data.iter().map(|byte| byte.wrapping_add(0x33)));
+        bytes.push(bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
+        bytes.push(0x16);
+        bytes
+    };
+    let energy = frame(0x91, &[0, 0, 1, 0, 0x78, 0x56, 0x34, 0x12]);
+    let voltage = frame(0x91, &[0, 1, 1, 2, 0x05, 0x23]);
+    let mut damaged = frame(0x91, &[0, 1, 2, 2, 0x77, 0x77, 0x77]);
+    damaged[14] ^= 1;
+    let current = frame(0x91, &[0, 1, 2, 2, 0x50, 0x12, 0x00]);
+    let power = frame(0x91, &[0, 0, 3, 2, 0x34, 0x12, 0x00]);
+    let server = answers(vec![
+        (frame(0x11, &[0, 0, 1, 0]), [vec![0xFE; 4], energy].concat()),
+        (frame(0x11, &[0, 1, 1, 2]), voltage),
+        (frame(0x11, &[0, 1, 2, 2]), [damaged, current].concat()),
+        (frame(0x11, &[0, 0, 3, 2]), power),
+    ]);
+    let expected = [("energy", "123456.78"), ("voltage", "230.5"), ("current", "1.25"), ("power", "0.1234")];
+    check(server, "profile: dlt645-2007, address: '123456789012'", &expected, "7.777");
+}
+
+fn dsmr(power: &str, spoil: u16) -> String {
+    let body = format!(
+        "/ISk5\\2MT382-1000\r\n\r\n1-3:0.2.8(50)\r\n1-0:1.8.1(000123.456*kWh)\r\n1-0:1.8.2(000001.002*kWh)\r\n0-0:96.14.0(0002)\r\n\
+         1-0:1.7.0({power}*kW)\r\n1-0:32.7.0(230.1*V)\r\n1-0:31.7.0(001*A)\r\n0-1:24.2.1(101209112500W)(12785.123*m3)\r\n!"
+    );
+    let crc = crc::Crc::<u16>::new(&crc::CRC_16_ARC).checksum(body.as_bytes()) ^ spoil;
+    format!("{body}{crc:04X}\r\n")
+}
+
+#[test]
+fn dsmr_telegrams() {
+    let stream = format!("{}{}", dsmr("01.193", 0), dsmr("77.777", 1));
+    let expected = [
+        ("energy-in-1", "123.456"),
+        ("energy-in-2", "1.002"),
+        ("tariff", "2"),
+        ("power-in", "1.193"),
+        ("voltage-l1", "230.1"),
+        ("current-l1", "1"),
+        ("gas", "12785.123"),
+    ];
+    check(talks(stream.into_bytes()), "profile: dsmr", &expected, "77.777");
+}
+
+#[test]
+fn iec_62056_21_mode_c() {
+    let data = b"0.0.0(12345678)\r\n1.8.0(000042.123*kWh)\r\n1.8.1(000040.000*kWh)\r\n!\r\n\x03";
+    let sum = data.iter().fold(0, |sum, byte| sum ^ byte);
+    let block = [&[2][..], data, &[sum]].concat();
+    let server = answers(vec![(b"/?!\r\n".to_vec(), b"/ACE5\\3k260V01.18\r\n".to_vec()), (b"\x06050\r\n".to_vec(), block)]);
+    check(server, "profile: iec62056-21", &[("energy", "42.123"), ("energy-1", "40.0"), ("serial-number", "\"12345678\"")], "");
+}
+
+#[test]
+fn sdi_12_through_a_bridge() {
+    let server = answers(vec![(b"0M!".to_vec(), b"00013\r\n".to_vec()), (b"0D0!".to_vec(), b"0\r\n0+21.5-3.25+7\r\n".to_vec())]);
+    check(server, "profile: sdi-12, address: '0'", &[("value-1", "21.5"), ("value-2", "-3.25"), ("value-3", "7.0")], "");
+}
+
+#[test]
+fn a_scale_on_a_terminal_talks_in_lines_and_falls_silent() {
+    let folder = tempfile::tempdir().unwrap();
+    let (near, far) = (folder.path().join("near"), folder.path().join("far"));
+    let mut socat = Command::new("socat");
+    socat.arg(format!("pty,raw,echo=0,link={}", near.display())).arg(format!("pty,raw,echo=0,link={}", far.display()));
+    let _socat = Process::start(&mut socat, &folder.path().join("socat.log"));
+    wait_for("the pair of terminals", || (near.exists() && far.exists()).then_some(()));
+    let port = free_port();
+    let yaml = format!(
+        "site: x
+lines: [ {{ name: rs232, serial: '{}', speed: 4800 8N1 }} ]
+devices:
+  - name: scale
+    line: rs232
+    each_line: '^(?P<weight>[+-]\\s*\\d+\\.\\d+)\\s*(?P<unit>kg|g)'
+    text: {{ silent_after: 500ms }}
+    points: {{ weight: {{ unit: kg, deadband: 0.5 }}, shown: {{ from: unit, type: string, deadband: 0 }} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+",
+        near.display()
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let value = |topic: &str| run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", topic, "-C", "1", "-W", "5"])).1;
+    let mut scale = std::fs::File::options().write(true).open(&far).unwrap();
+    wait_for("the weight", || {
+        scale.write_all(b"\xFFnoise\r\n+ 12.50 kg\r\n").unwrap();
+        value("x/scale/weight").starts_with("{\"v\":12.5,").then_some(())
+    });
+    assert!(value("x/scale/shown").starts_with("{\"v\":\"kg\","));
+    assert_eq!(value("x/scale/availability").trim(), "online");
+    wait_for("silence is told", || (value("x/scale/availability").trim() == "offline").then_some(()));
+    assert!(value("x/scale/weight").contains("\"q\":\"bad\""));
+    scale.write_all(b"- 3.00 kg\r\n").unwrap();
+    wait_for("it is back", || value("x/scale/weight").starts_with("{\"v\":-3.0,").then_some(()));
+}
