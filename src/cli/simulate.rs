@@ -1,6 +1,6 @@
 //! `wellhead simulate`: the Modbus devices of a YAML file, to be polled by anything that speaks Modbus.
 //!
-//! Faults are given by `--fault` and by lines on standard input, so that a script can drive it: `fault <fault>`, `clear`.
+//! Faults are given by `--fault` and by lines on standard input, so that a script can drive it: `fault <fault>`, `clear`, `count`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use tokio_serial::{SerialPort, SerialStream};
 
 use super::{Failure, StopSignal, runtime, say, start_log};
 use crate::config;
-use crate::field::modbus::slave::{Fault, Faults, Framing, Image, Pace, serve_frames, serve_tcp};
+use crate::field::modbus::slave::{Fault, Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp};
 use crate::field::serial::Speed;
 use crate::field::{Line, Wire};
 use crate::tasks::{OwnThread, Stop, Tasks, detach, stop_token};
@@ -21,15 +21,16 @@ use crate::units::Span;
 #[derive(Debug, Default, Clone)]
 pub(super) struct Play {
     faults: Arc<Mutex<Faults>>,
-    pub(super) baud_true: bool,
-    pub(super) turnaround: Duration,
+    baud_true: bool,
+    turnaround: Duration,
+    tally: Arc<Tally>,
 }
 
 impl Play {
     /// With faults from the start.
     pub(super) fn new(faults: &[Fault], baud_true: bool, turnaround: Span) -> Self {
         let play = Self { baud_true, turnaround: turnaround.0, ..Self::default() };
-        faults.iter().cloned().for_each(|fault| play.with(|faults| faults.add(fault)));
+        faults.iter().for_each(|fault| play.with(|faults| faults.add(fault.clone())));
         play
     }
 
@@ -38,12 +39,15 @@ impl Play {
     }
 
     fn pace(&self, speed: Option<Speed>) -> Pace {
-        Pace { speed: speed.filter(|_| self.baud_true), turnaround: self.turnaround }
+        Pace { speed: speed.filter(|_| self.baud_true), turnaround: self.turnaround, tally: Arc::clone(&self.tally) }
     }
 
     /// Does what a line of a script says; the answer is told.
     fn obey(&self, line: &str) -> String {
         match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+            ("count", _) => {
+                format!("{} requests, {} too soon after an answer", self.tally.requests.value(), self.tally.gap_violations.value())
+            }
             ("clear", _) => {
                 self.with(Faults::clear);
                 "no faults".to_owned()
@@ -55,7 +59,7 @@ impl Play {
                 }
                 Err(why) => why,
             },
-            _ => "type `fault <fault>` or `clear`".to_owned(),
+            _ => "type `fault <fault>`, `clear` or `count`".to_owned(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Serial ports: how they are written (`9600 8N1`) and how they are opened.
 
+use std::os::fd::AsRawFd;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -34,6 +35,22 @@ pub struct Rs485 {
     pub delay_after: Option<Span>,
     /// The transceiver hears itself.
     pub receive_while_sending: bool,
+}
+
+impl Rs485 {
+    fn apply(self, stream: &SerialStream) -> std::io::Result<()> {
+        let ms = |span: Option<Span>| span.map_or(0, |span| u32::try_from(span.0.as_millis()).unwrap_or(u32::MAX));
+        let is_high = self.rts_while_sending == Level::High;
+        let mut settings = rs485::SerialRs485::new();
+        settings
+            .set_enabled(true)
+            .set_rts_on_send(is_high)
+            .set_rts_after_send(!is_high)
+            .set_rx_during_tx(self.receive_while_sending)
+            .delay_rts_before_send_ms(ms(self.delay_before))
+            .delay_rts_after_send_ms(ms(self.delay_after));
+        settings.set_on_fd(stream.as_raw_fd())
+    }
 }
 
 /// A level of a control line.
@@ -161,7 +178,50 @@ impl Port {
             .parity(self.speed.parity)
             .stop_bits(self.speed.stop_bits)
             .open_native_async();
-        opened.map_err(|error| self.explain(&error))
+        let stream = opened.map_err(|error| self.explain(&error))?;
+        if let Some(rs485) = self.rs485 {
+            rs485.apply(&stream).map_err(|error| {
+                format!(
+                    "{}: the driver of this port cannot switch a transceiver ({error}); adapters on USB do it themselves: remove `rs485:`",
+                    self.path
+                )
+            })?;
+        }
+        self.look_at_adapter();
+        Ok(stream)
+    }
+
+    /// Adapters of FTDI keep bytes back for 16 ms unless they are told not to. What cannot be changed is told.
+    fn look_at_adapter(&self) {
+        let Ok(device) = std::fs::canonicalize(&self.path) else { return };
+        let Some(name) = device.file_name().map(|name| name.to_string_lossy().into_owned()) else { return };
+        let latency = format!("/sys/class/tty/{name}/device/latency_timer");
+        if let Ok(before) = std::fs::read_to_string(&latency).map(|text| text.trim().to_owned())
+            && before != "1"
+        {
+            match std::fs::write(&latency, "1") {
+                Ok(()) => tracing::info!(port = %self.path, from_ms = %before, "the adapter hands over what it receives after 1 ms"),
+                Err(error) => tracing::warn!(
+                    port = %self.path,
+                    ms = %before,
+                    %error,
+                    "the adapter keeps back what it receives, which slows every request; allow it by a udev rule: ATTR{{latency_timer}}=\"1\""
+                ),
+            }
+        }
+        if let Some(stable) = self.stable_name(&device) {
+            tracing::info!(port = %self.path, %stable, "this name may change when adapters are plugged in; the other one does not");
+        }
+    }
+
+    /// The name of an adapter that is the same in every socket, if this one's may change.
+    fn stable_name(&self, device: &std::path::Path) -> Option<String> {
+        if !self.path.starts_with("/dev/ttyUSB") && !self.path.starts_with("/dev/ttyACM") {
+            return None;
+        }
+        let links = std::fs::read_dir("/dev/serial/by-id").ok()?;
+        let mut paths = links.flatten().map(|link| link.path());
+        paths.find(|link| std::fs::canonicalize(link).is_ok_and(|target| target == device)).map(|link| link.display().to_string())
     }
 
     fn explain(&self, error: &tokio_serial::Error) -> String {
@@ -198,6 +258,16 @@ mod tests {
         for wrong in ["fast", "9600 8X1", "9600 8N1 extra", "0 8N1", "9600 8N"] {
             assert!(wrong.parse::<Speed>().unwrap_err().contains("9600 8N1"), "{wrong}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_port_whose_driver_switches_no_transceiver_says_so() {
+        let (_near, far) = SerialStream::pair().unwrap();
+        let path = far.name().unwrap();
+        drop(far);
+        let port = Port { path, speed: "9600 8N1".parse().unwrap(), ascii: false, rs485: Some(Rs485::default()) };
+        let error = port.open().unwrap_err();
+        assert!(error.contains("remove `rs485:`"), "{error}");
     }
 
     #[test]

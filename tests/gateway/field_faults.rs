@@ -83,7 +83,7 @@ const ON_TCP: [&str; 16] = [
 fn held(unit: u32, table: &str, address: u32) -> String {
     let table_number = ["coil", "discrete", "input", "holding"].iter().position(|known| *known == table).unwrap();
     if table_number < 2 {
-        ((unit + address) % 2 == 0).to_string()
+        (unit + address).is_multiple_of(2).to_string()
     } else {
         (unit * 10_000 + table_number as u32 * 1000 + address).to_string()
     }

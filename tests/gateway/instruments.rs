@@ -66,7 +66,7 @@ fn check(port: u16, device: &str, expected: &[(&str, &str)], damaged: &str) {
         wait_for(&format!("{device}: {point} shows {value}: {}", gateway.process.output()), || {
             let (_, out, _) = run(Command::new("mosquitto_sub").args(["-p", &broker.to_string(), "-t", &topic, "-C", "1", "-W", "2"]));
             let shown: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
-            (shown["v"].to_string() == *value && shown["q"] == "good").then_some(())
+            (shown["v"] == serde_json::from_str::<serde_json::Value>(value).unwrap() && shown["q"] == "good").then_some(())
         });
     }
     let (_, all, _) = run(Command::new("mosquitto_sub").args(["-p", &broker.to_string(), "-t", "x/#", "-v", "-W", "1"]));

@@ -94,7 +94,7 @@ impl Context<'_> {
     fn check_text(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) {
         match (kind, spec.length) {
             (Kind::Text, None) => {
-                check.missing(&self.path(name, "length"), format!("point \"{name}\" is text; add `length:`, its registers"))
+                check.missing(&self.path(name, "length"), format!("point \"{name}\" is text; add `length:`, its registers"));
             }
             (Kind::Text, Some(1..=125)) => {}
             (Kind::Text, Some(_)) => check.fault(&self.path(name, "length"), "type 1 to 125 registers"),

@@ -8,7 +8,6 @@ use crate::config::document::Step;
 use crate::config::file::{self, OneOrMore};
 use crate::field::decode::{Kind, Table};
 use crate::field::text::Talk;
-use crate::field::text::frame::Framing;
 use crate::field::text::parse::{Found, Place};
 use crate::field::text::script::Pattern;
 use crate::field::{Line, Source, Wire};
@@ -58,7 +57,7 @@ impl Context<'_> {
             pattern: None,
         };
         let text = self.text().unwrap_or(&default);
-        let framing = text.frame.clone().unwrap_or_else(Framing::default);
+        let framing = text.frame.clone().unwrap_or_default();
         if let Err(why) = framing.check() {
             check.fault(&self.text_path("frame"), why);
         }

@@ -384,9 +384,9 @@ mod tests {
     fn only_the_answer_to_the_question_is_let_through() {
         let good = answer(1, 3, &[10, 20]);
         let right = || Some(good.clone());
-        check("plain", b"", &[good.clone()], right());
-        check("late answer of another length in the buffer", &answer(1, 3, &[7]), &[good.clone()], right());
-        check("late answer of the same length in the buffer", &answer(1, 3, &[7, 8]), &[good.clone()], right());
+        check("plain", b"", std::slice::from_ref(&good), right());
+        check("late answer of another length in the buffer", &answer(1, 3, &[7]), std::slice::from_ref(&good), right());
+        check("late answer of the same length in the buffer", &answer(1, 3, &[7, 8]), std::slice::from_ref(&good), right());
         check("late answer arriving first", b"", &[answer(1, 3, &[7, 8, 9]), good.clone()], right());
         check("foreign unit", b"", &[answer(2, 3, &[7, 8]), good.clone()], right());
         check("foreign function", b"", &[answer(1, 4, &[7, 8]), good.clone()], right());

@@ -73,7 +73,7 @@ impl Setter {
                     None => is_open = false,
                     Some(message) => match self.order(&message, &mut last_write) {
                         Ok((asked, answer)) => waiting.push(async move { (asked, answer.await.unwrap_or(Written::NotSent("the line has ended".to_owned()))) }),
-                        Err((asked, verdict)) => self.tell(&asked, &verdict).await,
+                        Err(refused) => self.tell(&refused.0, &refused.1).await,
                     },
                 },
                 Some((asked, written)) = waiting.next() => {
@@ -90,7 +90,7 @@ impl Setter {
         &self,
         message: &Message,
         last_write: &mut HashMap<TopicName, Instant>,
-    ) -> Result<(Asked, oneshot::Receiver<Written>), (Asked, Verdict)> {
+    ) -> Result<(Asked, oneshot::Receiver<Written>), Box<(Asked, Verdict)>> {
         let response = self.response(message);
         let mut asked = Asked { topic: message.topic.clone(), response, id: None, wanted: Vec::new(), read_back: None };
         match self.checked(message, &mut asked, last_write) {
@@ -100,11 +100,11 @@ impl Setter {
                     Ok((asked, answer))
                 }
                 Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                    Err((asked, Verdict::rejected("too many writes wait for this line already")))
+                    Err(Box::new((asked, Verdict::rejected("too many writes wait for this line already"))))
                 }
-                _ => Err((asked, Verdict::rejected("the line has ended"))),
+                _ => Err(Box::new((asked, Verdict::rejected("the line has ended")))),
             },
-            Err(verdict) => Err((asked, verdict)),
+            Err(verdict) => Err(Box::new((asked, verdict))),
         }
     }
 

@@ -8,4 +8,4 @@ mod serve;
 
 pub use fault::{Fault, FaultKind, Faults};
 pub use image::Image;
-pub use serve::{Framing, Pace, serve_frames, serve_tcp};
+pub use serve::{Framing, Pace, Tally, serve_frames, serve_tcp};

@@ -12,6 +12,7 @@ use crate::field::modbus::ascii::Ascii;
 use crate::field::modbus::frames::checksum;
 use crate::field::serial::Speed;
 use crate::field::timer::Timer;
+use crate::metrics::Counter;
 use crate::time::now;
 
 /// What an RTU frame takes at least, and what most requests take.
@@ -26,13 +27,24 @@ pub enum Framing {
     Ascii,
 }
 
+/// What a slave has seen of its master.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Requests.
+    pub requests: Counter,
+    /// Requests that began before the silence after the last answer was over.
+    pub gap_violations: Counter,
+}
+
 /// How fast the wire is.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Pace {
     /// Requests and answers take the time that their characters take; `None`: none.
     pub speed: Option<Speed>,
     /// What the device takes to begin an answer.
     pub turnaround: Duration,
+    /// What is counted.
+    pub tally: Arc<Tally>,
 }
 
 /// The faults of a line, shared with whoever adds some while it runs.
@@ -83,7 +95,7 @@ pub async fn serve_frames<S: AsyncRead + AsyncWrite + Unpin>(
     (framing, pace): (Framing, Pace),
     wire: S,
 ) -> io::Result<()> {
-    let mut line = Line { wire, framing, pace, timer: Timer::new(), began: now() };
+    let mut line = Line { wire, framing, pace, timer: Timer::new(), began: now(), busy_until: now() };
     let (mut pending, mut ascii) = (Vec::new(), Ascii::default());
     let mut space = [0; 512];
     loop {
@@ -92,7 +104,7 @@ pub async fn serve_frames<S: AsyncRead + AsyncWrite + Unpin>(
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if pending.is_empty() {
-            line.began = now();
+            line.begin();
         }
         let bytes = space.get(..count).unwrap_or_default();
         match framing {
@@ -121,9 +133,21 @@ struct Line<S> {
     timer: Timer,
     /// When the request began to come.
     began: Instant,
+    /// When the last character of the last answer was over.
+    busy_until: Instant,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    fn begin(&mut self) {
+        self.began = now();
+        self.pace.tally.requests.count();
+        let silence = self.pace.speed.filter(|_| self.framing == Framing::Rtu).map_or(Duration::ZERO, |speed| speed.frame_gap());
+        // The clock of a machine is not that of a wire: a twentieth is forgiven.
+        if self.began + silence / 20 < self.busy_until + silence {
+            self.pace.tally.gap_violations.count();
+        }
+    }
+
     fn framed(&self, body: &[u8]) -> Vec<u8> {
         let mut frame = body.to_vec();
         frame.extend(checksum(body));
@@ -197,7 +221,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.timer.sleep_until(ready + character * sent).await;
             self.wire.write_all(part).await?;
         }
-        self.wire.flush().await
+        self.busy_until = now();
+        // No flush: it would wait for the wire, and there is nothing in between that holds bytes back.
+        Ok(())
     }
 }
 
