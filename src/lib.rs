@@ -8,6 +8,7 @@
 //!                                                +--> outbox --> uplink -----> remote broker ... acknowledged --> settled
 //! local client --PUBLISH--> broker --forward---> outbox        (acknowledged once it is on disk, or at the remote)
 //! remote broker --PUBLISH--> uplink --> broker --> local clients
+//! .../set --> broker --> report::set --Order--> line --Driver--> wire         (how it ended: .../set/result)
 //! ```
 //!
 //! # The map

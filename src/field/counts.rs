@@ -55,6 +55,8 @@ pub struct LineCounts {
     pub opened: Counter,
     /// Time the wire was in use, in microseconds.
     pub busy_us: Counter,
+    /// Time spent on waiting for answers that did not come, in microseconds.
+    pub lost_us: Counter,
     /// What the plan asks of the line, in thousandths.
     pub load_permille: Gauge,
     /// How far requests were behind their time lately, at most, in microseconds.
@@ -90,6 +92,7 @@ struct LineShape<'a> {
     junk_bytes: u64,
     opened: u64,
     busy_s: f64,
+    lost_s: f64,
     load: f64,
     jitter_ms: f64,
 }
@@ -154,6 +157,7 @@ impl LineCounts {
             junk_bytes: self.junk_bytes.value(),
             opened: self.opened.value(),
             busy_s: thousandths(self.busy_us.value() / 1000),
+            lost_s: thousandths(self.lost_us.value() / 1000),
             load: thousandths(self.load_permille.value()),
             jitter_ms: thousandths(self.jitter_us.value()),
         };

@@ -41,10 +41,10 @@ pub(super) struct Last {
 }
 
 impl Last {
-    pub(super) fn new(devices: &[Device]) -> Self {
+    pub(super) fn new(devices: &[Arc<Device>]) -> Self {
         let points = || devices.iter().flat_map(|device| &device.points);
         let stale_after = points().filter_map(|point| Some((point.id, point.stale_after?))).collect();
-        Self { standing: HashMap::new(), stale_after, derived: devices.iter().map(derived).collect() }
+        Self { standing: HashMap::new(), stale_after, derived: devices.iter().map(|device| derived(device)).collect() }
     }
 
     /// Values came.
@@ -196,7 +196,8 @@ mod tests {
     fn last(stale_after: Option<Duration>) -> Last {
         let point = |id, name: &str| Point { id: PointId(id), stale_after, ..Point::made(name.to_owned(), Wave::default()) };
         let sum = Point { source: Source::Derived(Formula::new("a + b").unwrap()), ..point(2, "sum") };
-        Last::new(&[Device { points: vec![point(0, "a"), point(1, "b"), sum], ..Device::new(DeviceId(0), "d", 1) }])
+        let points = vec![point(0, "a"), point(1, "b"), sum];
+        Last::new(&[Arc::new(Device { points, ..Device::new(DeviceId(0), "d", 1) })])
     }
 
     fn told(readings: &[Reading]) -> Vec<String> {

@@ -5,6 +5,11 @@
 //! * A device that does not answer costs its line two time-outs, then short probes with growing pauses; the others keep their
 //!   pace.
 //!
+//! * Nothing is written that was not ordered, and every order is told how it ended.
+//!
+//! `decode` (what registers and bytes mean; pure), `schedule` (when; pure), `last` (what stands when attempts fail; pure), `modbus` and
+//! `text` (the drivers), `supervisor` (the task of a line).
+//!
 //! To add a protocol: `field/<name>.rs` with a [`Driver`], and one line in [`LineTask::run`].
 //! What it does not do: it knows neither topics nor brokers.
 
@@ -69,7 +74,7 @@ pub struct Line {
     /// How long a device may take to answer.
     pub answer_within: AnswerWithin,
     /// In the order of the YAML.
-    pub devices: Vec<Device>,
+    pub devices: Vec<Arc<Device>>,
 }
 
 /// One device of a line.
@@ -122,9 +127,9 @@ pub enum Source {
     /// Registers or bits of a Modbus device.
     Register {
         /// Where it is and what it means.
-        register: Box<Register>,
+        register: Arc<Register>,
         /// Where its power of ten is.
-        exponent: Option<Box<Register>>,
+        exponent: Option<Arc<Register>>,
     },
     /// The messages of a plain instrument.
     Found(Box<Found>),
@@ -171,7 +176,7 @@ impl Point {
     /// Where it is, if it is in a Modbus device.
     pub fn register(&self) -> Option<&Register> {
         match &self.source {
-            Source::Register { register, .. } => Some(register.as_ref()),
+            Source::Register { register, .. } => Some(register),
             _ => None,
         }
     }

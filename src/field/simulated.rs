@@ -22,7 +22,7 @@ pub struct Simulated {
 
 impl Simulated {
     /// One job per device and interval.
-    pub fn new(devices: &[Device]) -> Self {
+    pub fn new(devices: &[Arc<Device>]) -> Self {
         let mut jobs: Vec<Job> = Vec::new();
         let mut points: Vec<Vec<Point>> = Vec::new();
         for (device, spec) in devices.iter().enumerate() {

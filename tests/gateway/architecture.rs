@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 8] = [
 ];
 
 /// Files that neither wait, nor look at clocks, nor touch files or sockets, nor draw lots.
-const PURE: [&str; 34] = [
+const PURE: [&str; 46] = [
     "mqtt",
     "reading.rs",
     "message.rs",
@@ -39,6 +39,18 @@ const PURE: [&str; 34] = [
     "uplink/remote.rs",
     "field/schedule.rs",
     "field/wave.rs",
+    "field/last.rs",
+    "field/modbus/frames.rs",
+    "field/modbus/ascii.rs",
+    "field/modbus/barriers.rs",
+    "field/modbus/patience.rs",
+    "field/modbus/slave/fault.rs",
+    "field/text/bytes.rs",
+    "field/text/frame.rs",
+    "field/text/checksum.rs",
+    "field/text/script.rs",
+    "field/text/parse.rs",
+    "report/set/command.rs",
     "field/modbus/plan.rs",
     "field/decode",
     "field/formula.rs",

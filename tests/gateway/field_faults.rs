@@ -259,3 +259,29 @@ fn what_happened_on_a_line_can_be_subscribed_to() {
     let device = status("$SYS/wellhead/line/bus/1");
     assert!(device["requests"].as_u64().is_some_and(|count| count > 20) && device["turnaround_ms"].is_number(), "{device}");
 }
+
+/// Faults at random, several at a time, for a while; an hour with `WELLHEAD_LONG`.
+#[test]
+fn a_soak_with_random_faults_publishes_nothing_wrong() {
+    let time = Duration::from_secs(if std::env::var_os("WELLHEAD_LONG").is_some() { 3600 } else { 15 });
+    let mut bench = Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let began = Instant::now();
+    let mut checked = 0;
+    while began.elapsed() < time {
+        let from = bench.subscriber.output().len();
+        let faults: Vec<&str> = (0..random.usize(1..4)).map(|_| ON_THE_WIRE[random.usize(..ON_THE_WIRE.len())]).collect();
+        faults.iter().for_each(|fault| bench.simulator.type_line(&format!("fault {fault}")));
+        std::thread::sleep(Duration::from_millis(random.u64(50..1500)));
+        bench.simulator.type_line("clear");
+        checked += bench.check(&format!("seed {seed}: {faults:?}"), from);
+        // An hour of readings would not fit into memory twice a second.
+        if bench.subscriber.output().len() > 50_000_000 {
+            fs::write(bench.folder.path().join("subscriber.log"), "").unwrap();
+        }
+    }
+    bench.wait_until_all_is_good("the end");
+    println!("{checked} values checked in {} s", time.as_secs());
+    assert!(checked > 500, "{checked}");
+}

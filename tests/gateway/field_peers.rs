@@ -192,3 +192,122 @@ devices:
     assert!(simulator.terminate().success());
     assert!(!bus.exists(), "the link of the pseudo-terminal is removed");
 }
+
+/// Compiles a C file of `tests/peers`.
+fn compiled(folder: &Path, source: &str, arguments: &[&str]) -> std::path::PathBuf {
+    let out = folder.join(source).with_extension("out");
+    let (code, _, error) = run(Command::new("gcc").arg("-O1").arg("-o").arg(&out).arg(peer(source)).args(arguments));
+    assert_eq!(code, Some(0), "{error}");
+    out
+}
+
+const LIBMODBUS: &str = "
+      first: { holding: 0, type: u16, every: 50ms, write: { read_back: true } }
+      far: { holding: 150, type: u32, every: 50ms }
+      input: { input: 7, type: u16, every: 50ms }
+      coil: { coil: 3, every: 50ms, write: {} }
+      bit: { discrete: 4, every: 50ms }
+      beyond: { holding: 205, type: u16, every: 50ms }
+      mask: { holding: 9, bit: 2, every: 50ms, write: {} }
+";
+
+fn check_libmodbus(folder: &Path, line: &str, port: u16) {
+    let yaml = format!(
+        "site: x\nlines: [ {{ name: bus, {line}, answer_within: 1s }} ]\ndevices:\n  - name: d\n    line: bus\n    unit: 1\n    points:{LIBMODBUS}\
+         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ '#' ] }} }}\n"
+    );
+    let _gateway = Gateway::start(folder, &yaml);
+    let shows = |point: &str, expected: &str| {
+        wait_for(&format!("{point} is {expected}"), || {
+            value(port, &format!("x/d/{point}")).starts_with(&format!("{{\"v\":{expected},")).then_some(())
+        });
+    };
+    shows("first", "1000");
+    shows("far", &(1150 * 65_536 + 1151).to_string());
+    shows("input", "2007");
+    shows("coil", "true");
+    shows("bit", "false");
+    let beyond = value(port, "x/d/beyond");
+    assert!(beyond.contains("\"q\":\"bad\"") && beyond.contains("exception 2"), "{beyond}");
+    let set = |point: &str, payload: &str| {
+        let topic = format!("x/d/{point}/set");
+        let arguments = ["-V", "5", "-p", &port.to_string(), "-t", &topic, "-e", "answer", "-m", payload, "-q", "1", "-W", "20"];
+        run(Command::new("mosquitto_rr").args(arguments)).1
+    };
+    assert!(set("first", "77").contains("\"status\":\"ok\""));
+    shows("first", "77");
+    assert!(set("coil", "off").contains("\"status\":\"ok\""));
+    shows("coil", "false");
+    assert!(set("mask", "true").contains("\"status\":\"ok\""));
+    shows("mask", "true");
+}
+
+#[test]
+fn a_libmodbus_tcp_server_is_read_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = compiled(folder.path(), "libmodbus_server.c", &["-I/usr/include/modbus", "-lmodbus"]);
+    let (server_port, port) = (free_port(), free_port());
+    let server = Process::start(Command::new(server).arg(server_port.to_string()), &folder.path().join("server.log"));
+    server.wait_for_output("ready");
+    check_libmodbus(folder.path(), &format!("modbus_tcp: '127.0.0.1:{server_port}'"), port);
+}
+
+/// A pair of terminals by socat, and the process that joins them.
+fn terminals(folder: &Path) -> (std::path::PathBuf, std::path::PathBuf, Process) {
+    let (near, far) = (folder.join("near"), folder.join("far"));
+    let mut socat = Command::new("socat");
+    socat.arg(format!("pty,raw,echo=0,link={}", near.display())).arg(format!("pty,raw,echo=0,link={}", far.display()));
+    let socat = Process::start(&mut socat, &folder.join("socat.log"));
+    wait_for("the pair of terminals", || (near.exists() && far.exists()).then_some(()));
+    (near, far, socat)
+}
+
+#[test]
+fn a_libmodbus_rtu_server_is_read_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = compiled(folder.path(), "libmodbus_server.c", &["-I/usr/include/modbus", "-lmodbus"]);
+    let (near, far, _socat) = terminals(folder.path());
+    let server = Process::start(Command::new(server).arg(&far), &folder.path().join("server.log"));
+    server.wait_for_output("ready");
+    check_libmodbus(folder.path(), &format!("serial: '{}', speed: 19200 8N1", near.display()), free_port());
+}
+
+#[test]
+fn nothing_ever_waits_for_a_terminal_to_drain() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = compiled(folder.path(), "tcdrain.c", &["-shared", "-fPIC"]);
+    let mark = folder.path().join("drained");
+    let preloaded = |command: &mut Command| {
+        command.env("LD_PRELOAD", &library).env("TCDRAIN_MARK", &mark);
+    };
+    // That the mark is left where somebody drains.
+    let mut other = python();
+    other.args(["-c", "import os, pty, termios; master, slave = pty.openpty(); termios.tcdrain(slave)"]);
+    preloaded(&mut other);
+    assert_eq!(run(&mut other).0, Some(0));
+    assert!(mark.exists());
+    fs::remove_file(&mark).unwrap();
+    let (bus, port) = (folder.path().join("bus"), free_port());
+    let yaml = format!(
+        "site: x
+lines: [ {{ name: bus, serial: '{}', speed: 19200 8N1 }} ]
+devices: [ {{ name: d, line: bus, unit: 1, points: {{ p: {{ holding: 0, type: u16, every: 20ms, simulate: {{ shape: constant, from: 5 }}, write: {{}} }} }} }} ]
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ '#' ] }} }}
+outbox: {{ folder: data }}
+",
+        bus.display()
+    );
+    let file = folder.path().join("gateway.yaml");
+    fs::write(&file, yaml).unwrap();
+    let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+    simulator.wait_for_output("line bus");
+    let mut gateway = wellhead();
+    gateway.arg("run").arg(&file);
+    preloaded(&mut gateway);
+    let gateway = Process::start(&mut gateway, &folder.path().join("gateway.log"));
+    gateway.wait_for_output("line is up");
+    let arguments = ["-V", "5", "-p", &port.to_string(), "-t", "x/d/p/set", "-e", "answer", "-m", "6", "-q", "1", "-W", "20"];
+    assert!(run(Command::new("mosquitto_rr").args(arguments)).1.contains("\"status\":\"ok\""));
+    wait_for("the value is read again", || value(port, "x/d/p").starts_with("{\"v\":6,").then_some(()));
+    assert!(!mark.exists(), "a thread of the runtime waited for the terminal to drain");
+}

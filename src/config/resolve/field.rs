@@ -1,6 +1,7 @@
 //! Lines, profiles, devices and points.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Check, at, presets};
@@ -206,7 +207,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
         points.availability.push(topic);
     }
     if enabled {
-        line.devices.push(resolved);
+        line.devices.push(Arc::new(resolved));
     }
 }
 

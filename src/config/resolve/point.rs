@@ -217,9 +217,9 @@ impl Context<'_> {
         let register = self.register(check, name, spec, (table, address))?;
         let exponent = match &spec.scale_from {
             None => None,
-            Some(other) => Some(Box::new(self.exponent(check, name, other)?)),
+            Some(other) => Some(Arc::new(self.exponent(check, name, other)?)),
         };
-        Some(Source::Register { register: Box::new(register), exponent })
+        Some(Source::Register { register: Arc::new(register), exponent })
     }
 
     fn formula(&self, check: &mut Check<'_>, name: &str, text: &str) -> Option<Formula> {

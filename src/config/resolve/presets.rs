@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use indexmap::IndexMap;
 
+use crate::config::document::embedded;
 use crate::config::file::Profile;
 
 const TEXTS: [(&str, &str); 8] = [
@@ -19,7 +20,7 @@ const TEXTS: [(&str, &str); 8] = [
 
 static PRESETS: LazyLock<IndexMap<&str, Profile>> = LazyLock::new(|| {
     // A test reads every one of them.
-    let read = |(name, text): &(&'static str, &str)| Some((*name, serde_yaml::from_str(text).ok()?));
+    let read = |(name, text): &(&'static str, &str)| Some((*name, embedded(text).ok()?));
     TEXTS.iter().filter_map(read).collect()
 });
 
@@ -40,7 +41,7 @@ mod tests {
     #[test]
     fn every_preset_is_read() {
         for (name, text) in TEXTS {
-            let profile: Result<Profile, _> = serde_yaml::from_str(text);
+            let profile: Result<Profile, String> = embedded(text);
             assert!(profile.as_ref().is_ok_and(|profile| profile.text.is_some() && !profile.points.is_empty()), "{name}: {profile:?}");
         }
         assert!(profile("dsmr").is_some() && names().count() == TEXTS.len());

@@ -157,7 +157,7 @@ mod tests {
         let points = addresses.iter().zip(0..).map(|(address, n)| Point {
             id: PointId(n),
             every: Duration::from_secs(1),
-            source: Source::Register { register: Box::new(Register::new(Table::Holding, *address, Kind::U16)), exponent: None },
+            source: Source::Register { register: std::sync::Arc::new(Register::new(Table::Holding, *address, Kind::U16)), exponent: None },
             ..Point::made(format!("p{n}"), Wave::default())
         });
         Device { points: points.collect(), ..Device::new(DeviceId(0), "d", 1) }

@@ -484,6 +484,45 @@ mod tests {
         assert_eq!(receiver.seen.bad_checksums, 1);
     }
 
+    proptest::proptest! {
+        /// Whatever is on the line, what is taken is of the asked unit and function, as long as asked for, with a right checksum.
+        #[test]
+        fn nothing_but_an_answer_is_ever_taken(
+            before in proptest::collection::vec(piece(), 0..4),
+            after in proptest::collection::vec(piece(), 0..8),
+            cut in 1_usize..9,
+        ) {
+            let now = crate::time::now();
+            let mut receiver = Receiver::default();
+            receiver.ask(&read(1, 3), now);
+            receiver.push(&before.concat(), now);
+            receiver.ask(&read(1, 2), now);
+            let found = after.concat().chunks(cut).find_map(|bytes| receiver.push(bytes, now));
+            if let Some(frame) = found {
+                let is_answer = frame.len() == 9 && frame[..3] == [1, 3, 4];
+                proptest::prop_assert!((is_answer || frame.len() == 5 && frame[..2] == [1, 0x83]) && checksum(&frame[..frame.len() - 2]) == frame[frame.len() - 2..]);
+                proptest::prop_assert!(!is_answer || after.concat().windows(9).any(|window| window == frame));
+            }
+        }
+    }
+
+    /// Answers of several kinds, noise, and parts of both.
+    fn piece() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        use proptest::prelude::*;
+        prop_oneof![
+            (1_u8..3, 3_u8..5, prop::collection::vec(any::<u16>(), 1..4))
+                .prop_map(|(unit, function, values)| answer(unit, function, &values)),
+            (1_u8..3, 3_u8..5, prop::collection::vec(any::<u16>(), 1..4), 0_usize..9).prop_map(|(unit, function, values, length)| {
+                let mut frame = answer(unit, function, &values);
+                frame.truncate(length);
+                frame
+            }),
+            prop::collection::vec(any::<u8>(), 0..12),
+            Just(read(1, 2)),
+            Just(framed(&[1, 0x83, 2])),
+        ]
+    }
+
     #[test]
     fn what_came_instead_is_told() {
         let now = crate::time::now();

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ fn map_of(device: &Device) -> u64 {
 
 impl Known {
     /// Reads what is known of a line.
-    pub(super) fn open(folder: Option<PathBuf>, line: &str, devices: &[Device]) -> Self {
+    pub(super) fn open(folder: Option<PathBuf>, line: &str, devices: &[Arc<Device>]) -> Self {
         let Some(folder) = folder else { return Self::default() };
         let plain: String = line.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '_' }).collect();
         let file = folder.join(format!("{plain}.json"));
@@ -56,7 +57,7 @@ impl Known {
     }
 
     /// Writes down what is known now, beside the line's work: it may take as long as the disk likes.
-    pub(super) fn keep(&mut self, devices: &[Device], barriers: &[Barriers]) {
+    pub(super) fn keep(&mut self, devices: &[Arc<Device>], barriers: &[Barriers]) {
         let Some(file) = self.file.clone() else { return };
         let kept = devices.iter().zip(barriers).filter_map(|(device, barriers)| {
             let learned: Vec<Barrier> = barriers.to_keep().iter().filter(|barrier| !device.holes.contains(barrier)).copied().collect();
@@ -95,10 +96,10 @@ mod tests {
     async fn what_is_learned_is_known_again_for_the_same_map_only() {
         let folder = tempfile::tempdir().unwrap();
         let point = |address| Point {
-            source: Source::Register { register: Box::new(Register::new(Table::Holding, address, Kind::U16)), exponent: None },
+            source: Source::Register { register: Arc::new(Register::new(Table::Holding, address, Kind::U16)), exponent: None },
             ..Point::made("p".to_owned(), Wave::default())
         };
-        let device = Device { points: vec![point(3)], ..Device::new(DeviceId(0), "meter", 1) };
+        let device = Arc::new(Device { points: vec![point(3)], ..Device::new(DeviceId(0), "meter", 1) });
         let barrier = Barrier { table: Table::Holding, start: 4, end: 9 };
         let mut known = Known::open(Some(folder.path().to_owned()), "a/b", std::slice::from_ref(&device));
         known.keep(std::slice::from_ref(&device), &[Barriers::known(vec![barrier])]);
@@ -106,11 +107,11 @@ mod tests {
         while !file.exists() {
             tokio::task::yield_now().await;
         }
-        let again = |device: &Device| {
+        let again = |device: &Arc<Device>| {
             Known::open(Some(folder.path().to_owned()), "a/b", std::slice::from_ref(device)).barriers(device).to_keep().to_vec()
         };
         assert_eq!(again(&device), [barrier]);
-        let other = Device { points: vec![point(5)], ..device.clone() };
+        let other = Arc::new(Device { points: vec![point(5)], ..Device::clone(&device) });
         assert_eq!(again(&other), []);
         std::fs::write(&file, b"{").unwrap();
         assert_eq!(again(&device), []);

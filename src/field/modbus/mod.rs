@@ -53,7 +53,7 @@ pub struct Modbus {
     wire: Wire,
     bounds: AnswerWithin,
     costs: Costs,
-    devices: Vec<Device>,
+    devices: Vec<Arc<Device>>,
     barriers: Vec<Barriers>,
     blocks: Vec<Arc<Block>>,
     replanned: bool,
@@ -152,6 +152,9 @@ impl Modbus {
         self.counts.junk_bytes.add(seen.junk);
         if seen.bad_checksums > 0 {
             self.counts.count(device, |counts| counts.bad_checksums.add(seen.bad_checksums));
+        }
+        if matches!(answer, Answer::Nothing | Answer::Foreign(_)) && !is_broadcast {
+            self.counts.lost_us.add(u64::try_from(busy.as_micros()).unwrap_or(0));
         }
         for late in late {
             self.patience.late(late.unit, late.after);

@@ -12,6 +12,7 @@
 //! Source of the limits: Modbus application protocol 1.1b3, 6.1 to 6.4.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::barriers::Barriers;
@@ -115,9 +116,9 @@ pub struct BlockPoint {
     /// Which point.
     pub id: PointId,
     /// Its registers.
-    pub register: Register,
+    pub register: Arc<Register>,
     /// Where its power of ten is.
-    pub exponent: Option<Register>,
+    pub exponent: Option<Arc<Register>>,
 }
 
 /// What must be read by one request: a value, with the power of ten beside it, or a group.
@@ -170,7 +171,7 @@ fn fields(device: &Device, barriers: &Barriers) -> BTreeMap<Table, Vec<Field>> {
         let registers = [Some(register), exponent.as_ref()];
         let start = registers.into_iter().flatten().map(|register| u32::from(register.address)).min().unwrap_or(0);
         let end = registers.into_iter().flatten().map(|register| u32::from(register.address) + u32::from(register.width())).max();
-        let read = BlockPoint { id: point.id, register: (**register).clone(), exponent: exponent.as_deref().cloned() };
+        let read = BlockPoint { id: point.id, register: Arc::clone(register), exponent: exponent.clone() };
         let field = Field { start, end: end.unwrap_or(start), every, points: vec![read] };
         let limit = u32::from(if register.table.is_bits() { device.limits.bits } else { device.limits.words });
         match &point.group {
@@ -342,7 +343,7 @@ mod tests {
         let points = points.iter().enumerate().map(|(n, (table, address, kind, every))| Point {
             id: PointId(u32::try_from(n).unwrap()),
             every: Duration::from_secs(*every),
-            source: Source::Register { register: Box::new(Register::new(*table, *address, *kind)), exponent: None },
+            source: Source::Register { register: Arc::new(Register::new(*table, *address, *kind)), exponent: None },
             ..Point::made(format!("p{n}"), Wave::default())
         });
         Device { points: points.collect(), ..Device::new(DeviceId(0), "d", 7) }
@@ -407,8 +408,8 @@ mod tests {
         }
         assert_eq!(spans(&plan(0, &grouped, costs(), &Barriers::default())), [(0, 91)]);
         let mut scaled = device(&[(Table::Holding, 0, U16, 1)]);
-        let register = Box::new(Register::new(Table::Holding, 0, U16));
-        let exponent = Some(Box::new(Register::new(Table::Holding, 60, Kind::I16)));
+        let register = Arc::new(Register::new(Table::Holding, 0, U16));
+        let exponent = Some(Arc::new(Register::new(Table::Holding, 60, Kind::I16)));
         scaled.points[0].source = Source::Register { register, exponent };
         assert_eq!(spans(&plan(0, &scaled, costs(), &Barriers::default())), [(0, 61)]);
     }

@@ -113,7 +113,7 @@ impl Stream {
 
 /// One instrument with its stream.
 struct Instrument {
-    device: Device,
+    device: Arc<Device>,
     talk: Talk,
     framer: Framer,
     heard: bool,

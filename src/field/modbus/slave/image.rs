@@ -34,7 +34,7 @@ pub struct Image {
 
 impl Image {
     /// The points of `devices` that have registers.
-    pub fn new(devices: &[Device]) -> Self {
+    pub fn new(devices: &[Arc<Device>]) -> Self {
         let mut units: HashMap<u8, Unit> = HashMap::new();
         for device in devices {
             let unit = units.entry(device.unit).or_default();
