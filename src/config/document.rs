@@ -378,7 +378,7 @@ fn readable(message: &str) -> String {
 }
 
 /// A text that comes with the program.
-pub(super) fn embedded<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(super) fn embedded<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_yaml::from_str(text).map_err(|error| error.to_string())
 }
 

@@ -31,10 +31,51 @@ struct Derived {
     parts: HashMap<String, PointId>,
 }
 
+/// Where each point stands, in the order of the points: a line has many, and there are many lines.
+#[derive(Debug)]
+struct Standings(Vec<(PointId, Option<Standing>)>);
+
+impl Standings {
+    fn new(points: impl Iterator<Item = PointId>) -> Self {
+        let mut all: Vec<(PointId, Option<Standing>)> = points.map(|point| (point, None)).collect();
+        all.sort_by_key(|(point, _)| *point);
+        all.shrink_to_fit();
+        Self(all)
+    }
+
+    fn place(&mut self, point: PointId) -> Option<&mut Option<Standing>> {
+        let index = self.0.binary_search_by_key(&point, |(point, _)| *point).ok()?;
+        self.0.get_mut(index).map(|(_, standing)| standing)
+    }
+
+    fn get(&self, point: &PointId) -> Option<&Standing> {
+        let index = self.0.binary_search_by_key(point, |(point, _)| *point).ok()?;
+        self.0.get(index).and_then(|(_, standing)| standing.as_ref())
+    }
+
+    fn get_mut(&mut self, point: &PointId) -> Option<&mut Standing> {
+        self.place(*point).and_then(Option::as_mut)
+    }
+
+    fn insert(&mut self, point: PointId, standing: Standing) {
+        if let Some(place) = self.place(point) {
+            *place = Some(standing);
+        }
+    }
+
+    fn remove(&mut self, point: &PointId) -> Option<Standing> {
+        self.place(*point).and_then(Option::take)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&PointId, &Standing)> {
+        self.0.iter().filter_map(|(point, standing)| Some((point, standing.as_ref()?)))
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Last {
-    standing: HashMap<PointId, Standing>,
+    standing: Standings,
     stale_after: HashMap<PointId, Duration>,
     /// By device.
     derived: Vec<Vec<Derived>>,
@@ -44,7 +85,11 @@ impl Last {
     pub(super) fn new(devices: &[Arc<Device>]) -> Self {
         let points = || devices.iter().flat_map(|device| &device.points);
         let stale_after = points().filter_map(|point| Some((point.id, point.stale_after?))).collect();
-        Self { standing: HashMap::new(), stale_after, derived: devices.iter().map(|device| derived(device)).collect() }
+        Self {
+            standing: Standings::new(points().map(|point| point.id)),
+            stale_after,
+            derived: devices.iter().map(|device| derived(device)).collect(),
+        }
     }
 
     /// Values came.
@@ -180,7 +225,7 @@ fn derived(device: &Device) -> Vec<Derived> {
         Source::Derived(formula) => Some((point.id, formula.clone())),
         _ => None,
     });
-    let id_of = |name: &String| device.points.iter().find(|point| point.name == *name).map(|point| (name.clone(), point.id));
+    let id_of = |name: &String| device.points.iter().find(|point| *point.name == **name).map(|point| (name.clone(), point.id));
     formulas.map(|(point, formula)| Derived { point, parts: formula.names().iter().filter_map(id_of).collect(), formula }).collect()
 }
 

@@ -104,7 +104,7 @@ pub struct Point {
     /// Index over all lines.
     pub id: PointId,
     /// Its name in the YAML.
-    pub name: String,
+    pub name: Arc<str>,
     /// How often it is read.
     pub every: Duration,
     /// Where its value comes from.
@@ -116,7 +116,7 @@ pub struct Point {
     /// Points of one group are read by one request, and written by one.
     pub group: Option<Arc<str>>,
     /// What may be written to it; `None`: nothing.
-    pub write: Option<Rules>,
+    pub write: Option<Box<Rules>>,
 }
 
 /// Where the value of a point comes from.
@@ -155,10 +155,10 @@ impl Device {
 
 impl Point {
     /// A point whose value is made here, read every second.
-    pub fn made(name: String, wave: Wave) -> Self {
+    pub fn made(name: impl Into<Arc<str>>, wave: Wave) -> Self {
         Self {
             id: PointId(0),
-            name,
+            name: name.into(),
             every: Duration::from_secs(1),
             source: Source::Made,
             wave,

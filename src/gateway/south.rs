@@ -10,6 +10,7 @@ use super::{GatewayError, ORDER_QUEUE};
 use crate::broker::{Broker, Forward};
 use crate::config;
 use crate::field::counts::LineCounts;
+use crate::field::write::Rules;
 use crate::field::{LineTask, Point, Wire};
 use crate::message::Message;
 use crate::mqtt::TopicName;
@@ -44,8 +45,8 @@ pub(super) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target
     for (line, spec) in config.lines.iter().enumerate() {
         for (device, spec) in spec.devices.iter().enumerate() {
             let member = |point: &Point| {
-                let (register, rules) = (point.register()?.clone(), point.write.clone()?);
-                Some(Member { name: point.name.clone(), id: point.id, register, rules })
+                let (register, rules) = (point.register()?.clone(), Rules::clone(point.write.as_ref()?));
+                Some(Member { name: point.name.to_string(), id: point.id, register, rules })
             };
             let mut add = |topic: &TopicName, members: Vec<Member>, is_group| {
                 if let Ok(topic) = TopicName::new(format!("{topic}/set")) {

@@ -16,10 +16,10 @@ use crate::reading::{Quality, Reading, Value};
 
 #[derive(Debug, Default)]
 pub(super) struct PointState {
-    median: Median,
+    median: Option<Box<Median>>,
     interval: Interval,
     /// One for each aggregate that is shown, or one.
-    shown: Vec<Shown>,
+    shown: Box<[Shown]>,
 }
 
 #[derive(Debug, Clone)]
@@ -32,12 +32,12 @@ impl PointState {
     pub(super) fn new(point: &PointReport) -> Self {
         let outputs = point.aggregate.as_ref().map_or(1, |aggregate| aggregate.shows.len());
         let shown = Shown { last: LastReport::default(), door: Door::default() };
-        Self { shown: vec![shown; outputs], ..Self::default() }
+        Self { shown: vec![shown; outputs].into(), ..Self::default() }
     }
 
     pub(super) fn take(&mut self, point: &PointReport, reading: Reading, now: Instant, messages: &mut Vec<Message>) {
         let reading = match point.median {
-            Some(width) => self.median.take(reading, width),
+            Some(width) => self.median.get_or_insert_default().take(reading, width),
             None => reading,
         };
         match &point.aggregate {

@@ -1,6 +1,6 @@
 //! Lines, profiles, devices and points.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::config::{Group, file};
 use crate::field::modbus::patience::AnswerWithin;
 use crate::field::modbus::plan::Limits;
 use crate::field::serial::Port;
-use crate::field::{Device, Line, Wire};
+use crate::field::{Device, Line, Source, Wire};
 use crate::mqtt::TopicName;
 use crate::reading::DeviceId;
 use crate::report::PointReport;
@@ -25,9 +25,24 @@ const DEFAULT_SPEED: &str = "9600 8N1";
 pub(super) struct Points {
     pub(super) reports: Vec<PointReport>,
     groups: Vec<Group>,
+    /// What points of profiles mean, by profile and point.
+    pub(super) shared: HashMap<(String, String), Source>,
+    names: HashSet<Arc<str>>,
     availability: Vec<TopicName>,
     /// Topic -> who has it.
     taken: HashMap<TopicName, String>,
+}
+
+impl Points {
+    /// A name that points of many devices have in common.
+    pub(super) fn named(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = name.into();
+        self.names.insert(Arc::clone(&name));
+        name
+    }
 }
 
 /// The southbound side as meant.

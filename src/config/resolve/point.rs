@@ -34,7 +34,7 @@ impl Context<'_> {
         }
         let class = check.class(spec.class.as_deref().unwrap_or("normal"), &self.path(name, "class"));
         let (class, qos) = class.unwrap_or_default();
-        let source = self.source(check, name, spec)?;
+        let source = self.shared_source(check, name, spec, points)?;
         let aggregate = self.aggregate(check, name, spec, &topic, points);
         if aggregate.is_none() {
             take_topic(check, points, &topic, format!("{}.{name}", self.device.name), &at);
@@ -52,10 +52,10 @@ impl Context<'_> {
         let write = self.write(check, name, spec, &source);
         let stale_after = spec.stale_after.map(|span| span.0);
         let group = spec.group.as_deref().map(Arc::from);
-        Some(Point { id, name: name.to_owned(), every, source, wave: spec.simulate.unwrap_or_default(), stale_after, group, write })
+        Some(Point { id, name: points.named(name), every, source, wave: spec.simulate.unwrap_or_default(), stale_after, group, write })
     }
 
-    fn write(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, source: &Source) -> Option<Rules> {
+    fn write(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, source: &Source) -> Option<Box<Rules>> {
         let write = spec.write?;
         let path = self.path(name, "write");
         let Source::Register { register, exponent } = source else {
@@ -83,7 +83,7 @@ impl Context<'_> {
             delay: read_back.delay.map_or(Duration::ZERO, |span| span.0),
             tolerance: read_back.tolerance.unwrap_or(0.0).abs(),
         });
-        Some(Rules {
+        Some(Box::new(Rules {
             min: write.min.or(meaning.min),
             max: write.max.or(meaning.max),
             step: write.step,
@@ -93,7 +93,7 @@ impl Context<'_> {
             function: write.function,
             repeat: write.repeat.unwrap_or(true),
             allow_split: write.allow_split,
-        })
+        }))
     }
 
     /// The topics by which groups of points are written at once.
@@ -103,7 +103,7 @@ impl Context<'_> {
         for point in device.points.iter().filter(|point| point.write.is_some()) {
             let Some(name) = point.group.as_deref().filter(|name| !groups.iter().any(|group| group.name == **name)) else { continue };
             let path = self.path(&point.name, "group");
-            if device.points.iter().any(|other| other.name == name) {
+            if device.points.iter().any(|other| *other.name == *name) {
                 check.fault(
                     &path,
                     format!("the group is written by its own topic, and a point is called {name} already; choose another name"),
@@ -117,7 +117,7 @@ impl Context<'_> {
 
     /// Points that one request must bring: of one table, and not too far apart.
     pub(super) fn check_groups(&self, check: &mut Check<'_>, device: &Device) {
-        let grouped = |point: &Point| Some((Arc::clone(point.group.as_ref()?), point.name.clone(), point.register()?.clone()));
+        let grouped = |point: &Point| Some((Arc::clone(point.group.as_ref()?), point.name.to_string(), point.register()?.clone()));
         let points: Vec<(Arc<str>, String, Register)> = device.points.iter().filter_map(grouped).collect();
         for (index, (group, name, register)) in points.iter().enumerate() {
             let before = points.iter().take(index).filter(|(other, ..)| other == group).map(|(_, _, register)| register);
@@ -200,6 +200,25 @@ impl Context<'_> {
             shows.push((*show, topic));
         }
         Some(Aggregate { every: aggregate.every.0, shows })
+    }
+
+    /// The same for every device that takes the point from a profile as it is: there may be hundreds.
+    fn shared_source(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, points: &mut Points) -> Option<Source> {
+        let profile = self.device.profile.as_ref().filter(|_| {
+            !self.is_text
+                && !self.simulated
+                && self.device.byte_order.is_none()
+                && self.device.points.is_empty()
+                && spec.expression.is_none()
+        });
+        let Some(profile) = profile else { return self.source(check, name, spec) };
+        let key = (profile.clone(), name.to_owned());
+        if let Some(source) = points.shared.get(&key) {
+            return Some(source.clone());
+        }
+        let source = self.source(check, name, spec)?;
+        points.shared.insert(key, source.clone());
+        Some(source)
     }
 
     fn source(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Source> {

@@ -58,7 +58,6 @@ enum Shim {
 
 /// See the module.
 pub(super) struct Link {
-    context: Context,
     shim: Shim,
     speed: Option<Speed>,
     /// Characters that a byte takes.
@@ -99,7 +98,7 @@ impl Link {
         };
         let stretch = if framing == Framing::Ascii { 2 } else { 1 };
         let is_dirty = matches!(shim, Shim::Rtu(_));
-        Ok(Self { context: shim.context(), shim, speed, stretch, gap, timer: Timer::new(), free_at: now(), is_dirty })
+        Ok(Self { shim, speed, stretch, gap, timer: Timer::new(), free_at: now(), is_dirty })
     }
 
     pub(super) fn is_rtu(&self) -> bool {
@@ -126,14 +125,16 @@ impl Link {
             return Told { answer, turnaround: Duration::ZERO, busy: Duration::ZERO };
         }
         self.timer.sleep_until(self.free_at).await;
-        self.context.set_slave(Slave(unit));
+        // Made for each question: its buffers are large, and nothing is to be kept from one to the next.
+        let mut context = self.shim.context();
+        context.set_slave(Slave(unit));
         let sent = now();
         let on_wire = self.characters(out);
         if unit == 0 && self.is_rtu() {
-            return self.broadcast(request, patience, on_wire).await;
+            return self.broadcast(context, request, patience, on_wire).await;
         }
         let limit = patience + on_wire + self.characters(back);
-        let called = timeout(limit, self.context.call(request)).await;
+        let called = timeout(limit, context.call(request)).await;
         let done = now();
         let heard = match &self.shim {
             Shim::Rtu(shim) => shim.last_byte(),
@@ -146,31 +147,27 @@ impl Link {
     }
 
     /// Nobody answers a broadcast; the devices get their time to act on it.
-    async fn broadcast(&mut self, request: Request<'static>, pause: Duration, on_wire: Duration) -> Told {
+    async fn broadcast(&mut self, mut context: Context, request: Request<'static>, pause: Duration, on_wire: Duration) -> Told {
         let sent = now();
         // The codec waits for an answer; by then the request has left.
-        let _ = timeout(Duration::from_millis(1), self.context.call(request)).await;
-        self.context = self.shim.context();
+        let _ = timeout(Duration::from_millis(1), context.call(request)).await;
         self.free_at = sent + on_wire + pause.min(Duration::from_millis(100)) + self.gap;
         self.timer.sleep_until(self.free_at).await;
         Told { answer: Answer::Nothing, turnaround: Duration::ZERO, busy: now().saturating_duration_since(sent) }
     }
 
     fn judge(&mut self, called: Result<tokio_modbus::Result<Response>, tokio::time::error::Elapsed>) -> Answer {
-        let (answer, ends_codec) = match called {
-            Ok(Ok(Ok(response))) => (Answer::Response(response), false),
-            Ok(Ok(Err(exception))) => (Answer::Exception(u8::from(exception)), false),
-            Err(_) => (self.given_up(), false),
-            Ok(Err(tokio_modbus::Error::Protocol(_))) => (Answer::Garbage("not an answer to the request"), true),
+        let answer = match called {
+            Ok(Ok(Ok(response))) => Answer::Response(response),
+            Ok(Ok(Err(exception))) => Answer::Exception(u8::from(exception)),
+            Err(_) => self.given_up(),
+            Ok(Err(tokio_modbus::Error::Protocol(_))) => Answer::Garbage("not an answer to the request"),
             Ok(Err(tokio_modbus::Error::Transport(_))) => match &self.shim {
-                Shim::Rtu(shim) if shim.take_condemned() => (Answer::Garbage("wrong checksum"), true),
-                Shim::Rtu(shim) if !shim.is_broken() => (Answer::Garbage("not a Modbus frame"), true),
-                _ => (Answer::Broken, false),
+                Shim::Rtu(shim) if shim.take_condemned() => Answer::Garbage("wrong checksum"),
+                Shim::Rtu(shim) if !shim.is_broken() => Answer::Garbage("not a Modbus frame"),
+                _ => Answer::Broken,
             },
         };
-        if ends_codec {
-            self.context = self.shim.context();
-        }
         self.is_dirty |= self.is_rtu() && !matches!(answer, Answer::Response(_) | Answer::Exception(_));
         answer
     }

@@ -3,6 +3,7 @@
 //! Invariants:
 //! * Only the frame with the transaction identifier of the outstanding request is let through; answers that come late are
 //!   dropped, so that a time-out does not cost the connection.
+//! * Transaction identifiers are given here, so that they go on when the codec is made anew.
 //! * A header that cannot be one is an error at once, not a wait for bytes that never come.
 
 use std::collections::VecDeque;
@@ -26,6 +27,8 @@ const REMEMBERED: usize = 16;
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     transaction: [u8; 2],
+    /// As the codec has it.
+    asked_as: [u8; 2],
     unit: u8,
     at: Instant,
 }
@@ -38,6 +41,8 @@ struct Inner<S> {
     owed: VecDeque<Sent>,
     late: Vec<Late>,
     stale: u64,
+    next_transaction: u16,
+    outgoing: Vec<u8>,
     incoming: Vec<u8>,
     frame: Vec<u8>,
 }
@@ -54,8 +59,9 @@ impl<S> Clone for MbapShim<S> {
 
 impl<S> MbapShim<S> {
     pub(super) fn new(wire: S) -> Self {
-        let (incoming, frame) = (Vec::new(), Vec::new());
-        let inner = Inner { wire, outstanding: None, owed: VecDeque::new(), late: Vec::new(), stale: 0, incoming, frame };
+        let (outgoing, incoming, frame) = (Vec::new(), Vec::new(), Vec::new());
+        let (owed, late) = (VecDeque::new(), Vec::new());
+        let inner = Inner { wire, outstanding: None, owed, late, stale: 0, next_transaction: 0, outgoing, incoming, frame };
         Self(Arc::new(Mutex::new(inner)))
     }
 
@@ -81,9 +87,10 @@ impl<S> Inner<S> {
             if self.incoming.len() < total {
                 return Ok(());
             }
-            if self.outstanding.is_some_and(|sent| sent.transaction == [high, low]) {
-                self.outstanding = None;
-                self.frame = self.incoming.drain(..total).collect();
+            if let Some(sent) = self.outstanding.take_if(|sent| sent.transaction == [high, low]) {
+                self.frame.clear();
+                self.frame.extend(sent.asked_as);
+                self.frame.extend(self.incoming.drain(..total).skip(2));
                 return Ok(());
             }
             self.incoming.drain(..total);
@@ -97,17 +104,35 @@ impl<S> Inner<S> {
         Ok(())
     }
 
-    fn sent(&mut self, request: &[u8]) {
+    fn ask(&mut self, request: &[u8]) {
         if let Some(sent) = self.outstanding.take() {
             if self.owed.len() == REMEMBERED {
                 self.owed.pop_front();
             }
             self.owed.push_back(sent);
         }
-        if let [high, low, _, _, _, _, unit, ..] = *request {
-            self.outstanding = Some(Sent { transaction: [high, low], unit, at: now() });
-        }
         self.frame.clear();
+        self.outgoing.clear();
+        let [high, low, rest @ ..] = request else { return };
+        self.next_transaction = self.next_transaction.wrapping_add(1);
+        let transaction = self.next_transaction.to_be_bytes();
+        let unit = request.get(HEADER).copied().unwrap_or_default();
+        self.outstanding = Some(Sent { transaction, asked_as: [*high, *low], unit, at: now() });
+        self.outgoing.extend(transaction);
+        self.outgoing.extend_from_slice(rest);
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Inner<S> {
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_empty() {
+            let count = ready!(Pin::new(&mut self.wire).poll_write(context, &self.outgoing))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outgoing.drain(..count);
+        }
+        Pin::new(&mut self.wire).poll_flush(context)
     }
 }
 
@@ -117,7 +142,7 @@ impl<S: AsyncRead + Unpin> Inner<S> {
             if hand_over(&mut self.frame, buffer) {
                 return Poll::Ready(Ok(()));
             }
-            let mut space = [0; 512];
+            let mut space = [0; 300];
             let mut chunk = ReadBuf::new(&mut space);
             ready!(Pin::new(&mut self.wire).poll_read(context, &mut chunk))?;
             if chunk.filled().is_empty() {
@@ -136,20 +161,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for MbapShim<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for MbapShim<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, request: &[u8]) -> Poll<io::Result<usize>> {
-        self.with(|inner| {
-            // A frame that did not fit is continued, and has no header then; requests are small, so that does not happen.
-            inner.sent(request);
-            Pin::new(&mut inner.wire).poll_write(context, request)
-        })
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, request: &[u8]) -> Poll<io::Result<usize>> {
+        self.with(|inner| inner.ask(request));
+        Poll::Ready(Ok(request.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|inner| Pin::new(&mut inner.wire).poll_flush(context))
+        self.with(|inner| inner.poll_flush(context))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with(|inner| Pin::new(&mut inner.wire).poll_shutdown(context))
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The codec ends; the connection does not.
+        Poll::Ready(Ok(()))
     }
 }
 
