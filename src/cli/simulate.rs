@@ -13,7 +13,8 @@ use super::{Failure, StopSignal, runtime, say, start_log};
 use crate::config;
 use crate::field::modbus::slave::{Fault, Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp};
 use crate::field::serial::Speed;
-use crate::field::{Line, Wire};
+use crate::field::text::simulator;
+use crate::field::{Device, Line, Wire};
 use crate::tasks::{OwnThread, Stop, Tasks, detach, stop_token};
 use crate::units::Span;
 
@@ -128,22 +129,34 @@ async fn start(line: &Line, play: &Play, stop: &Stop, (tasks, thread): (&mut Tas
         }
         Wire::Serial(port) => {
             let path = Path::new(&port.path);
+            let is_text = line.devices.iter().any(|device| device.talk.is_some());
             let framing = if port.ascii { Framing::Ascii } else { Framing::Rtu };
-            let what = if port.ascii { "ASCII" } else { "RTU" };
-            let served = Served { image, play: play.clone(), how: (framing, play.pace(Some(port.speed))) };
+            let what = match (is_text, port.ascii) {
+                (true, _) => "plain instruments",
+                (false, true) => "Modbus ASCII",
+                (false, false) => "Modbus RTU",
+            };
+            let instruments = if is_text { line.devices.clone() } else { Vec::new() };
+            let served = Served { image, instruments, play: play.clone(), how: (framing, play.pace(Some(port.speed))) };
             let _inside = thread.handle().enter();
             // Something that exists is a real device, by whatever name; only a link to nothing is taken over.
             if path.exists() {
                 let wire = port.open().map_err(Failure::runtime)?;
-                say(&format!("line {}: Modbus {what} on {}", line.name, port.path));
+                say(&format!("line {}: {what} on {}", line.name, port.path));
                 tasks.start_on(thread.handle(), line.name.clone(), served.serve(wire, stop.clone()));
             } else {
                 let terminal = PseudoTerminal::linked(path).map_err(Failure::runtime)?;
-                say(&format!("line {}: Modbus {what} on the pseudo-terminal {}", line.name, port.path));
+                say(&format!("line {}: {what} on the pseudo-terminal {}", line.name, port.path));
                 tasks.start_on(thread.handle(), line.name.clone(), terminal.run(served, stop.clone()));
             }
         }
-        Wire::Tcp(_) | Wire::Simulated => {}
+        Wire::Tcp(_) => {
+            let server = TcpServer::bind(address_of(&line.wire), image, Travels::Text(line.devices.clone())).await.map_err(Failure::runtime)?;
+            let server = server.played(play);
+            say(&format!("line {}: plain instruments on {}", line.name, server.address));
+            tasks.start_on(thread.handle(), line.name.clone(), server.run(stop.clone()));
+        }
+        Wire::Simulated => {}
     }
     Ok(())
 }
@@ -159,6 +172,8 @@ fn address_of(wire: &Wire) -> &str {
 /// A slave on one wire.
 pub(super) struct Served {
     image: Image,
+    /// Plain instruments in its place.
+    instruments: Vec<Arc<Device>>,
     play: Play,
     how: (Framing, Pace),
 }
@@ -166,22 +181,30 @@ pub(super) struct Served {
 impl Served {
     /// Binary frames without faults, as fast as it goes.
     pub(super) fn plain(image: Image) -> Self {
-        Self { image, play: Play::default(), how: (Framing::Rtu, Pace::default()) }
+        Self { image, instruments: Vec::new(), play: Play::default(), how: (Framing::Rtu, Pace::default()) }
     }
 
     async fn serve(self, wire: SerialStream, mut stop: Stop) -> Result<(), String> {
+        let serving = async {
+            if self.instruments.is_empty() {
+                serve_frames(&self.image, &self.play.faults, self.how, wire).await
+            } else {
+                simulator::play(&self.instruments, &self.play.faults, wire).await
+            }
+        };
         tokio::select! {
-            served = serve_frames(&self.image, &self.play.faults, self.how, wire) => served.map_err(|error| error.to_string()),
+            served = serving => served.map_err(|error| error.to_string()),
             () = stop.wait() => Ok(()),
         }
     }
 }
 
 /// What travels on a TCP connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Travels {
     Tcp,
     Frames(Framing),
+    Text(Vec<Arc<Device>>),
 }
 
 /// A Modbus device reached by TCP.
@@ -215,13 +238,14 @@ impl TcpServer {
             let (stream, _) = accepted.map_err(|error| error.to_string())?;
             // Answers are small and alone; if the option cannot be set they are merely slower.
             let _ = stream.set_nodelay(true);
-            let (image, play, travels, mut stop) = (self.image.clone(), self.play.clone(), self.travels, stop.clone());
+            let (image, play, travels, mut stop) = (self.image.clone(), self.play.clone(), self.travels.clone(), stop.clone());
             detach(async move {
                 let serving = async {
                     let pace = play.pace(None);
                     match travels {
                         Travels::Tcp => serve_tcp(&image, &play.faults, pace, stream).await,
                         Travels::Frames(framing) => serve_frames(&image, &play.faults, (framing, pace), stream).await,
+                        Travels::Text(devices) => simulator::play(&devices, &play.faults, stream).await,
                     }
                 };
                 tokio::select! {

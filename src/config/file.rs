@@ -86,6 +86,7 @@ pub(super) struct Text {
     pub(super) subtract: Option<Subtract>,
     #[serde(rename = "match")]
     pub(super) pattern: Option<Pattern>,
+    pub(super) simulate: Option<Template>,
 }
 
 /// How Modbus looks on a serial device.
@@ -148,6 +149,7 @@ pub(super) struct Simulated {}
 pub(super) struct Profile {
     pub(super) text: Option<Text>,
     pub(super) byte_order: Option<ByteOrder>,
+    pub(super) identify: Option<bool>,
     pub(super) max_registers: Option<u16>,
     pub(super) max_bits: Option<u16>,
     pub(super) max_hold: Option<Span>,
@@ -167,6 +169,7 @@ pub(super) struct Device {
     pub(super) text: Option<Text>,
     pub(super) address: Option<String>,
     pub(super) byte_order: Option<ByteOrder>,
+    pub(super) identify: Option<bool>,
     pub(super) max_registers: Option<u16>,
     pub(super) max_bits: Option<u16>,
     pub(super) max_hold: Option<Span>,

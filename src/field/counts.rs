@@ -25,11 +25,18 @@ pub struct Counts {
     pub writes: Counter,
     /// Exceptions by code; rare, so a lock costs nothing.
     exceptions: Mutex<BTreeMap<u8, u64>>,
+    /// What the device says it is.
+    identity: Mutex<Option<String>>,
     /// The longest that answers have taken lately, in microseconds.
     pub turnaround_us: Gauge,
 }
 
 impl Counts {
+    /// Notes what the device says it is.
+    pub fn set_identity(&self, text: &str) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+    }
+
     /// Notes an exception.
     pub fn exception(&self, code: u8) {
         *self.exceptions.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
@@ -78,6 +85,8 @@ struct Shape<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     exceptions: BTreeMap<u8, u64>,
     turnaround_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
     #[serde(flatten)]
     line: Option<LineShape<'a>>,
 }
@@ -114,6 +123,7 @@ impl Counts {
             writes: self.writes.value(),
             exceptions: self.exceptions.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             turnaround_ms: thousandths(self.turnaround_us.value()),
+            identity: self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             line,
         }
     }

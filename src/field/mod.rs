@@ -88,6 +88,8 @@ pub struct Device {
     pub unit: u8,
     /// It stands for all devices of its line: it is written to, and never answers.
     pub is_broadcast: bool,
+    /// It is asked once what it is.
+    pub identify: bool,
     /// What one request may ask of it.
     pub limits: Limits,
     /// Places that no request may cross.
@@ -145,6 +147,7 @@ impl Device {
             name: name.to_owned(),
             unit,
             is_broadcast: false,
+            identify: false,
             limits: Limits::default(),
             holes: Vec::new(),
             talk: None,

@@ -33,7 +33,7 @@ impl Plant {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let yaml = format!(
-            "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 200ms }}\ndevices:\n  - name: d\n    line: bus\n    unit: 1\n    points:{POINTS}\
+            "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 200ms }}\ndevices:\n  - name: d\n    line: bus\n    unit: 1\n    identify: true\n    points:{POINTS}\
              broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ '#' ] }} }}\n",
             wire(folder.path())
         );
@@ -77,6 +77,11 @@ impl Plant {
 }
 
 fn check_writes(plant: &Plant) {
+    let port = plant.port.to_string();
+    wait_for("the device has said what it is", || {
+        let (_, status, _) = run(Command::new("mosquitto_sub").args(["-p", &port, "-t", "$SYS/wellhead/line/bus/d", "-C", "1", "-W", "5"]));
+        status.contains("\"identity\":\"wellhead d ").then_some(())
+    });
     plant.check("setpoint", "25.5", "ok", "25.5");
     plant.wait_for_value("setpoint", "25.5");
     plant.check("setpoint", "{\"value\":\"30\",\"id\":7}", "ok", "30.0");

@@ -258,3 +258,45 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     scale.write_all(b"- 3.00 kg\r\n").unwrap();
     wait_for("it is back", || value("x/scale/weight").starts_with("{\"v\":-3.0,").then_some(()));
 }
+
+#[test]
+fn the_simulator_plays_plain_instruments_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (asked, talking, port) = (free_port(), free_port(), free_port());
+    let yaml = format!(
+        "site: x
+lines:
+  - {{ name: asked, tcp: '127.0.0.1:{asked}', answer_within: 1s }}
+  - {{ name: talking, tcp: '127.0.0.1:{talking}' }}
+devices:
+  - name: scale
+    line: asked
+    address: '07'
+    text:
+      request: 'P{{address}}\\r'
+      every: 100ms
+      simulate: '\\x02+{{weight}}kg\\r{{checksum}}'
+      frame: {{ start: '\\x02', end: '\\r', with_end: 1 }}
+      checksum: {{ kind: xor8, from: 1, to: -2, at: -1 }}
+      match: '\\+(?P<weight>[0-9.]+)kg'
+    points: {{ weight: {{ simulate: {{ shape: constant, from: 12.5 }} }} }}
+  - name: mast
+    line: talking
+    each_line: '^T=(?P<t>-?[0-9.]+)'
+    text: {{ simulate: 'T={{t}}\\r\\n' }}
+    points: {{ t: {{ simulate: {{ shape: constant, from: -3.25 }} }} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+"
+    );
+    let file = folder.path().join("simulator.yaml");
+    std::fs::write(&file, &yaml).unwrap();
+    let mut simulator = Process::start(super::support::wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+    simulator.wait_for_output("line talking: plain instruments on");
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let value = |topic: &str| run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", topic, "-C", "1", "-W", "5"])).1;
+    wait_for("the scale", || value("x/scale/weight").starts_with("{\"v\":12.5,").then_some(()));
+    wait_for("the mast", || value("x/mast/t").starts_with("{\"v\":-3.25,").then_some(()));
+    simulator.type_line("fault crc for 3");
+    wait_for("damaged messages are counted", || value("$SYS/wellhead/line/asked").contains("\"bad_checksums\":3").then_some(()));
+    assert!(value("x/scale/weight").starts_with("{\"v\":12.5,"), "{}", gateway.process.output());
+}

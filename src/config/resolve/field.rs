@@ -202,6 +202,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let mut resolved = Device::new(DeviceId(id(points.availability.len())), &device.name, unit);
     resolved.is_broadcast = is_broadcast;
     resolved.talk = talk;
+    resolved.identify = device.identify.or(profile.and_then(|profile| profile.identify)).unwrap_or(false);
     resolved.limits = limits(check, index, device, profile);
     let holes = device.holes.as_ref().or(profile.and_then(|profile| profile.holes.as_ref()));
     resolved.holes = holes.into_iter().flatten().map(|hole| hole.0).collect();

@@ -8,6 +8,7 @@ use crate::config::document::Step;
 use crate::config::file::{self, OneOrMore};
 use crate::field::decode::{Kind, Table};
 use crate::field::text::Talk;
+use crate::field::text::bytes::Template;
 use crate::field::text::parse::{Found, Place};
 use crate::field::text::script::Pattern;
 use crate::field::{Line, Source, Wire};
@@ -55,6 +56,7 @@ impl Context<'_> {
             checksum: None,
             subtract: None,
             pattern: None,
+            simulate: None,
         };
         let text = self.text().unwrap_or(&default);
         let framing = text.frame.clone().unwrap_or_default();
@@ -68,6 +70,7 @@ impl Context<'_> {
         let is_polled = !requests.is_empty() || !text.script.is_empty();
         let address = self.device.address.clone().or_else(|| self.device.unit.map(|unit| unit.to_string()));
         self.check_names(check, text, address.is_some());
+        self.check_simulated(check, text);
         let (every, key) = if is_polled { (text.every, "silent_after") } else { (text.silent_after, "every") };
         let is_useless = if is_polled { text.silent_after.is_some() } else { text.every.is_some() };
         if is_useless {
@@ -84,7 +87,18 @@ impl Context<'_> {
             subtract: text.subtract,
             pattern: self.device.each_line.clone().or_else(|| text.pattern.clone()),
             address: address.unwrap_or_default(),
+            simulate: text.simulate.clone(),
         })
+    }
+
+    /// What a simulator fills in are points.
+    fn check_simulated(&self, check: &mut Check<'_>, text: &file::Text) {
+        let known: Vec<String> = self.points().into_iter().map(|(name, _)| name).collect();
+        for name in text.simulate.iter().flat_map(Template::names) {
+            if name != "checksum" && name != "address" && !known.iter().any(|known| known == name) {
+                check.unknown(&self.text_path("simulate"), "point", name, &known);
+            }
+        }
     }
 
     fn check_names(&self, check: &mut Check<'_>, text: &file::Text, has_address: bool) {

@@ -14,6 +14,7 @@
 mod ascii;
 pub mod barriers;
 mod frames;
+mod identify;
 mod known;
 mod link;
 mod mbap;
@@ -65,6 +66,8 @@ pub struct Modbus {
     silent: u32,
     /// Units that do not know function 22.
     without_mask: HashSet<u8>,
+    /// Devices that were asked what they are.
+    identified: HashSet<usize>,
     counts: Arc<LineCounts>,
     known: Known,
 }
@@ -118,6 +121,7 @@ impl Modbus {
             late: HashMap::new(),
             silent: 0,
             without_mask: HashSet::new(),
+            identified: HashSet::new(),
             counts,
             known,
         };
@@ -321,6 +325,9 @@ impl Driver for Modbus {
         self.connected().await?;
         let outcome = self.read_block(&block).await;
         self.learn(&block, &outcome);
+        if outcome.is_ok() {
+            self.identify(block.device).await;
+        }
         outcome.map(|words| block.decode(&words)).map_err(|(error, _)| error)
     }
 

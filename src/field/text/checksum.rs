@@ -113,6 +113,14 @@ impl Checksum {
         self.made(before.get(from..).unwrap_or_default())
     }
 
+    /// The checksum of a message, over what stands before it.
+    pub(super) fn of_message(&self, before: &[u8]) -> Vec<u8> {
+        let from = usize::try_from(self.from).unwrap_or(0);
+        // Where fewer bytes are covered than stand before it: `to` and `at` count from the same end.
+        let left_out = self.to.map_or(0, |to| usize::try_from(self.at - to).unwrap_or(0));
+        self.made(before.get(from..before.len().saturating_sub(left_out)).unwrap_or_default())
+    }
+
     /// True if a message is whole and unchanged.
     pub(super) fn is_right(&self, message: &[u8]) -> bool {
         let at = place(self.at, message.len());

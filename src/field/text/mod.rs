@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod frame;
 pub mod parse;
 pub mod script;
+pub mod simulator;
 
 use std::collections::HashMap;
 use std::io;
@@ -61,6 +62,8 @@ pub struct Talk {
     pub pattern: Option<Pattern>,
     /// What stands for `{address}` in requests.
     pub address: String,
+    /// What a simulator says for it.
+    pub simulate: Option<Template>,
 }
 
 impl Talk {

@@ -219,9 +219,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         for part in bytes.chunks(piece.unwrap_or(bytes.len().max(1))) {
             sent += length(part);
             self.timer.sleep_until(ready + character * sent).await;
+            // Before the write: a thread that is put aside behind it would take the master's patience for haste.
+            self.busy_until = now();
             self.wire.write_all(part).await?;
         }
-        self.busy_until = now();
         // No flush: it would wait for the wire, and there is nothing in between that holds bytes back.
         Ok(())
     }
