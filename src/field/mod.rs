@@ -240,6 +240,10 @@ pub trait Driver: Send {
     fn listen(&mut self) -> impl Future<Output = Result<(usize, Values), ReadError>> + Send {
         std::future::pending()
     }
+    /// What a device that talks by itself has said while others were asked.
+    fn overheard(&mut self) -> Option<(usize, Values)> {
+        None
+    }
     /// Does one request that writes.
     fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> impl Future<Output = Outcome> + Send;
     /// Closes the wire.

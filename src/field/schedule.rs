@@ -14,10 +14,23 @@ use super::Job;
 
 /// Requests in a row without an answer until a device is offline.
 pub const FAILURES_TO_OFFLINE: u32 = 2;
+/// What garbage counts less than silence: a noisy device lives.
+const SILENCE_WEIGHS: u32 = 3;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// A new measurement counts one part in so many.
 const SMOOTHING: u32 = 8;
+
+/// What came of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// An answer, even "no".
+    Answer,
+    /// Something that is no answer.
+    Garbage,
+    /// Nothing.
+    Nothing,
+}
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,22 +156,25 @@ impl Schedule {
         self.jobs.get(job).map_or(Duration::ZERO, |job| now.saturating_duration_since(job.due))
     }
 
-    /// A job was done in so much time; `answered` tells whether its device said anything, even "no". Returns the device's new state
-    /// if it changed: true is online.
-    pub fn done(&mut self, job: usize, answered: bool, took: Duration, now: Instant) -> Option<bool> {
+    /// A job was done in so much time. Returns the device's new state if it changed: true is online.
+    pub fn done(&mut self, job: usize, heard: Heard, took: Duration, now: Instant) -> Option<bool> {
         let stretch = self.stretch();
         let planned = self.jobs.get_mut(job)?;
-        if answered {
+        if heard == Heard::Answer {
             planned.takes = planned.takes - planned.takes / SMOOTHING + took / SMOOTHING;
         }
         planned.due = planned.next(now, stretch);
         let device = planned.device;
-        if answered { self.came(device, Some(job), now) } else { self.missed(device, now) }
+        match heard {
+            Heard::Answer => self.came(device, Some(job), now),
+            Heard::Garbage => self.missed(device, 1, now),
+            Heard::Nothing => self.missed(device, SILENCE_WEIGHS, now),
+        }
     }
 
     /// A probe was answered or not. Returns the device's new state if it changed.
     pub fn probed(&mut self, device: usize, answered: bool, now: Instant) -> Option<bool> {
-        if answered { self.came(device, None, now) } else { self.missed(device, now) }
+        if answered { self.came(device, None, now) } else { self.missed(device, SILENCE_WEIGHS, now) }
     }
 
     /// The wire is gone: every device is, until it answers again. Returns those that were online or not asked yet.
@@ -210,11 +226,11 @@ impl Schedule {
         (!was_online).then_some(true)
     }
 
-    fn missed(&mut self, device: usize, now: Instant) -> Option<bool> {
+    fn missed(&mut self, device: usize, weight: u32, now: Instant) -> Option<bool> {
         self.avoid = Some(device);
         let failures = self.failures.get_mut(device)?;
-        *failures = failures.saturating_add(1);
-        let enough = *failures >= FAILURES_TO_OFFLINE;
+        *failures = failures.saturating_add(weight);
+        let enough = *failures >= FAILURES_TO_OFFLINE * SILENCE_WEIGHS;
         let health = self.health.get_mut(device)?;
         match *health {
             Health::Offline { pause, tries, .. } => {
@@ -316,7 +332,7 @@ mod tests {
                     let took = if alive { cost } else { timeout };
                     lost += if alive { Duration::ZERO } else { timeout };
                     now += took;
-                    schedule.done(index, alive, took, now);
+                    schedule.done(index, if alive { Heard::Answer } else { Heard::Nothing }, took, now);
                 }
                 Step::Probe { device, .. } => {
                     assert!(dead.contains(&device));
@@ -361,7 +377,7 @@ mod tests {
         let start = crate::time::now();
         let mut schedule = Schedule::new(&[job(0, SECOND)], 1, start);
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(0));
-        schedule.done(0, true, 10 * MS, start + 3500 * MS);
+        schedule.done(0, Heard::Answer, 10 * MS, start + 3500 * MS);
         assert_eq!(schedule.next(start + 3500 * MS, |_| SECOND), Step::WaitUntil(start + SECOND * 4));
     }
 
@@ -400,15 +416,15 @@ mod tests {
         let start = crate::time::now();
         let jobs: Vec<Job> = (0..11).map(|device| job(device, SECOND)).collect();
         let mut schedule = Schedule::new(&jobs, 11, start);
-        schedule.done(10, false, MS, start);
-        assert_eq!(schedule.done(10, false, MS, start), Some(false));
+        schedule.done(10, Heard::Nothing, MS, start);
+        assert_eq!(schedule.done(10, Heard::Nothing, MS, start), Some(false));
         let mut now = start;
         let found = (0..1000).any(|_| {
             let step = schedule.next(now, |_| 100 * MS);
             now += 120 * MS;
             match step {
                 Step::Run(index) => {
-                    schedule.done(index, true, 120 * MS, now);
+                    schedule.done(index, Heard::Answer, 120 * MS, now);
                     false
                 }
                 Step::Probe { device, .. } => schedule.probed(device, true, now) == Some(true),
@@ -423,8 +439,8 @@ mod tests {
         let start = crate::time::now();
         let jobs = [job(0, SECOND), job(0, SECOND * 60)];
         let mut schedule = Schedule::new(&jobs, 1, start);
-        assert_eq!(schedule.done(0, false, MS, start), None);
-        assert_eq!(schedule.done(0, false, MS, start), Some(false));
+        assert_eq!(schedule.done(0, Heard::Nothing, MS, start), None);
+        assert_eq!(schedule.done(0, Heard::Nothing, MS, start), Some(false));
         assert_eq!(schedule.next(start, |_| SECOND), Step::WaitUntil(start + SECOND));
         let later = start + SECOND;
         assert_eq!(schedule.next(later, |_| SECOND), Step::Probe { device: 0, turn: 0 });
@@ -432,8 +448,19 @@ mod tests {
         assert_eq!(schedule.next(later + 2 * SECOND, |_| SECOND), Step::Probe { device: 0, turn: 1 });
         assert_eq!(schedule.probed(0, true, later), Some(true));
         let Step::Run(first) = schedule.next(later, |_| SECOND) else { panic!("all is due") };
-        schedule.done(first, true, MS, later);
+        schedule.done(first, Heard::Answer, MS, later);
         assert_eq!(schedule.next(later, |_| SECOND), Step::Run(1 - first));
+    }
+
+    #[test]
+    fn a_noisy_device_is_not_a_dead_one() {
+        let start = crate::time::now();
+        let mut schedule = Schedule::new(&[job(0, SECOND)], 1, start);
+        assert_eq!(schedule.done(0, Heard::Garbage, MS, start), None);
+        assert_eq!(schedule.done(0, Heard::Garbage, MS, start), None);
+        assert_eq!(schedule.done(0, Heard::Answer, MS, start), Some(true));
+        let changes: Vec<Option<bool>> = (0..6).map(|_| schedule.done(0, Heard::Garbage, MS, start)).collect();
+        assert_eq!(changes.last(), Some(&Some(false)), "nothing but garbage for long");
     }
 
     #[test]
@@ -442,9 +469,9 @@ mod tests {
         let jobs = [Job { every: SECOND / 2, ..job(0, SECOND) }, Job { every: SECOND / 2, ..job(0, SECOND) }, job(1, SECOND)];
         let mut schedule = Schedule::new(&jobs, 2, start);
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(0));
-        schedule.done(0, false, MS, start);
+        schedule.done(0, Heard::Nothing, MS, start);
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(2), "the other device, although its deadline is later");
-        schedule.done(2, true, MS, start);
+        schedule.done(2, Heard::Answer, MS, start);
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(1));
     }
 
@@ -454,12 +481,12 @@ mod tests {
         let points = |ids: &[u32]| Job { points: ids.iter().map(|id| PointId(*id)).collect(), ..job(0, SECOND) };
         let before = [points(&[1, 2]), points(&[3])];
         let mut schedule = Schedule::new(&before, 1, start);
-        schedule.done(0, true, MS, start);
-        schedule.done(1, true, MS, start);
+        schedule.done(0, Heard::Answer, MS, start);
+        schedule.done(1, Heard::Answer, MS, start);
         schedule.replace(&before, &[points(&[3]), points(&[1]), points(&[2])], start);
         assert!(matches!(schedule.next(start, |_| SECOND), Step::Run(1 | 2)));
-        schedule.done(1, true, MS, start);
-        schedule.done(2, true, MS, start);
+        schedule.done(1, Heard::Answer, MS, start);
+        schedule.done(2, Heard::Answer, MS, start);
         assert!(matches!(schedule.next(start, |_| SECOND), Step::WaitUntil(at) if at > start));
     }
 }

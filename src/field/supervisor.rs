@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::counts::LineCounts;
 use super::decode::Register;
 use super::last::Last;
-use super::schedule::{Schedule, Step};
+use super::schedule::{Heard, Schedule, Step};
 use super::write::{Order, Outcome, Written};
 use super::{Driver, Job, Line, ReadError, Values};
 use crate::backoff::Backoff;
@@ -195,10 +195,14 @@ impl<D: Driver> Supervisor<D> {
         let Order { device, points, actions, read_back, repeat, answer, .. } = order;
         let mut ended = Written::Done(Vec::new());
         let mut shown: Values = Vec::new();
-        for action in &actions {
+        for (index, action) in actions.iter().enumerate() {
             let outcome = tokio::select! {
                 outcome = self.driver.write(device, action, read_back, repeat) => outcome,
-                () = self.ends.stop.wait() => return Err(Ended),
+                () = self.ends.stop.wait() => {
+                    // It may be on the wire already. Whoever asked may be gone.
+                    let _ = answer.send(Written::Unknown(shown));
+                    return Err(Ended);
+                }
             };
             let (start, count) = action.span();
             let values = |words: Option<Vec<u16>>| -> Values {
@@ -213,6 +217,11 @@ impl<D: Driver> Supervisor<D> {
                 Outcome::Done(words) => shown.extend(values(words)),
                 Outcome::Unknown(words) => {
                     shown.extend(values(words));
+                    ended = Written::Unknown(shown.clone());
+                    break;
+                }
+                // What came before was done: that must not be told as nothing.
+                Outcome::Exception(_) | Outcome::NotSent(_) if index > 0 => {
                     ended = Written::Unknown(shown.clone());
                     break;
                 }
@@ -276,10 +285,19 @@ impl<D: Driver> Supervisor<D> {
                         Err(why) => return Ok(why),
                     }
                 }
-                Step::Probe { device, turn } => match self.probe(device, turn).await? {
-                    Err(ReadError::LineDown(why)) => return Ok(why),
-                    outcome => self.probed(device, &outcome).await?,
-                },
+                Step::Probe { device, turn } => {
+                    let outcome = self.probe(device, turn).await?;
+                    self.probed(device, &outcome).await?;
+                    // A device that breaks the wire whenever it is asked must not take the others with it.
+                    if let Err(ReadError::LineDown(why)) = outcome
+                        && let Err(why) = self.reconnected(why).await?
+                    {
+                        return Ok(why);
+                    }
+                }
+            }
+            while let Some((device, values)) = self.driver.overheard() {
+                self.heard(device, values).await?;
             }
             self.replan();
             self.watch_load();
@@ -319,17 +337,22 @@ impl<D: Driver> Supervisor<D> {
             return Ok(Err(why));
         }
         let second = self.read(job).await?;
-        if let Err(ReadError::LineDown(why)) = &second {
-            self.driver.disconnect();
-            self.breaks += 1;
-            let lost = self.breaks > self.jobs.len();
-            return match (lost, self.connect().await?) {
-                (false, Ok(())) => Ok(Ok(second)),
-                (true, _) => Ok(Err(why.clone())),
-                (_, Err(why)) => Ok(Err(why)),
-            };
+        if let Err(ReadError::LineDown(why)) = &second
+            && let Err(why) = self.reconnected(why.clone()).await?
+        {
+            return Ok(Err(why));
         }
         Ok(Ok(second))
+    }
+
+    /// Opens a wire again that broke; the error is why the line is lost: it cannot be opened, or breaks whatever is asked.
+    async fn reconnected(&mut self, why: String) -> Result<Result<(), String>, Ended> {
+        self.driver.disconnect();
+        self.breaks += 1;
+        if self.breaks > self.jobs.len() + self.line.devices.len() {
+            return Ok(Err(why));
+        }
+        self.connect().await
     }
 
     async fn read(&mut self, job: usize) -> Result<Result<Values, ReadError>, Ended> {
@@ -362,7 +385,12 @@ impl<D: Driver> Supervisor<D> {
         if answered {
             self.answered();
         }
-        let change = self.schedule.done(job, answered, took, now());
+        let heard = match &outcome {
+            Ok(_) | Err(ReadError::Refused(_)) => Heard::Answer,
+            Err(ReadError::Garbled(_)) => Heard::Garbage,
+            Err(_) => Heard::Nothing,
+        };
+        let change = self.schedule.done(job, heard, took, now());
         let device = self.jobs.get(job).map_or(0, |job| job.device);
         if let Some(online) = change {
             let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();

@@ -19,6 +19,7 @@ use crate::report::template::Template;
 use crate::report::{Aggregate, PointReport};
 
 const DEFAULT_EVERY: Duration = Duration::from_secs(10);
+const LONGEST_READ_BACK: Duration = Duration::from_secs(2);
 const DEFAULT_GOOD_FOR: Duration = Duration::from_secs(10);
 const SHORTEST_EVERY: Duration = Duration::from_millis(1);
 
@@ -70,6 +71,8 @@ impl Context<'_> {
             || (meaning.kind.is_text() && meaning.kind != Kind::Text);
         if is_read_only {
             check.fault(&path, "only holding registers and coils can be written; remove `write`");
+        } else if matches!(meaning.kind, Kind::U8L | Kind::U8H | Kind::I8L | Kind::I8H) {
+            check.fault(&path, "half a register cannot be written by itself; write `type: u16` with `bits: [ 0, 7 ]` or `bits: [ 8, 15 ]`");
         } else if is_odd || (meaning.part != Part::Whole && register.width() != 1) {
             check.fault(&path, "times, arrays, flags, parts of long numbers and values with `scale_from` are only read; remove `write`");
         }
@@ -78,6 +81,12 @@ impl Context<'_> {
         }
         if write.step.is_some_and(|step| !step.is_finite() || step <= 0.0) {
             check.fault(&path, "a step is a number above 0, such as 0.5");
+        }
+        if write.read_back.and_then(|how| how.0).and_then(|how| how.delay).is_some_and(|delay| delay.0 > LONGEST_READ_BACK) {
+            check.fault(&path, "the line waits for what is read back; write a delay of at most 2s");
+        }
+        if write.read_back.is_some_and(|how| how.0.is_some()) && self.device.unit == Some(0) {
+            check.fault(&path, "unit 0 stands for all devices, and none answers; remove `read_back`");
         }
         let read_back = write.read_back.and_then(|read_back| read_back.0).map(|read_back| ReadBack {
             delay: read_back.delay.map_or(Duration::ZERO, |span| span.0),
@@ -238,6 +247,13 @@ impl Context<'_> {
             None => None,
             Some(other) => Some(Arc::new(self.exponent(check, name, other)?)),
         };
+        if let Some(exponent) = &exponent {
+            let (start, end) = (register.address.min(exponent.address), register.address.max(exponent.address));
+            if exponent.table != register.table || end - start >= 120 {
+                check.fault(&self.path(name, "scale_from"), "the power of ten must come with the value: name a register of the same kind, at most 120 away");
+                return None;
+            }
+        }
         Some(Source::Register { register: Arc::new(register), exponent })
     }
 

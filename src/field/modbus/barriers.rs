@@ -1,8 +1,13 @@
 //! Where a device refuses to be read on, and how that is found out. Pure.
 //!
-//! A request that is refused although it covers several fields is cut at its widest gap; the halves are read alone from then on. What
-//! is learned of refused addresses is kept over restarts for the same map of registers; what was learned from silence only for an
-//! hour, because a device may have been busy.
+//! A request that is refused although it covers several fields is cut at its widest gap; the halves are read alone from then on.
+//!
+//! Invariants:
+//! * What is learned of refused addresses is kept, over restarts too, only when another part of the device has been answered since: a
+//!   device that refuses everything (it starts, it sleeps) is no map. Then all is forgotten, and learning pauses for longer each time.
+//! * Silence teaches only if the device answered something else between two silences, and only for an hour. Other refusals (busy,
+//!   failed) teach nothing.
+//! * A place is learned once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,8 +20,11 @@ use crate::reading::PointId;
 
 /// How often a point is tried that the device does not have.
 pub(super) const RETRY_UNSUPPORTED: Duration = Duration::from_secs(3600);
-/// Refusals and silences in a row, of a request while others are answered, until it is cut.
+/// Silences about one request, while others are answered, until it is cut.
 const STRIKES: u32 = 2;
+/// How long nothing is learned of a device that refused everything.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// A place that no request may cross: none begins before `start` and ends behind `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,19 +41,19 @@ pub struct Barrier {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Barriers {
     kept: Vec<Barrier>,
-    /// With when they are forgotten.
+    /// Found by refusals that nothing has been answered since.
+    tentative: Vec<Barrier>,
+    /// Found by silence, with when they are forgotten.
     trial: Vec<(Barrier, Instant)>,
     unsupported: Vec<PointId>,
+    /// Refused alone; unsupported as soon as the device answers something else.
+    suspects: Vec<PointId>,
+    /// A request that was not answered, until the device is heard again.
+    silent: Option<Block>,
     strikes: HashMap<(Table, u16), u32>,
-}
-
-/// Why a request brought nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// Exception 2 or 3: some address of it does not exist.
-    Address,
-    /// Another exception, silence, or garbage.
-    Other,
+    /// The device refused everything: nothing is learned before then.
+    learn_again_at: Option<Instant>,
+    pauses: u32,
 }
 
 impl Barriers {
@@ -59,48 +67,89 @@ impl Barriers {
         &self.kept
     }
 
+    fn all(&self) -> impl Iterator<Item = &Barrier> {
+        self.kept.iter().chain(&self.tentative).chain(self.trial.iter().map(|(barrier, _)| barrier))
+    }
+
     /// True if a request would run over a barrier.
     pub(super) fn crosses(&self, table: Table, start: u32, end: u32) -> bool {
-        let all = self.kept.iter().chain(self.trial.iter().map(|(barrier, _)| barrier));
-        all.into_iter().any(|barrier| barrier.table == table && start < barrier.start && end > barrier.end)
+        self.all().any(|barrier| barrier.table == table && start < barrier.start && end > barrier.end)
     }
 
     pub(super) fn is_unsupported(&self, point: PointId) -> bool {
         self.unsupported.contains(&point)
     }
 
-    /// A request was answered: what was held against it is forgotten. True if the plan changes.
-    pub(super) fn answered(&mut self, block: &Block) -> bool {
+    /// A request was answered. True if the plan changes, or what is to be kept.
+    pub(super) fn answered(&mut self, block: &Block, now: Instant) -> bool {
+        self.pauses = 0;
         self.strikes.remove(&(block.table, block.start));
-        let before = self.unsupported.len();
-        self.unsupported.retain(|point| !block.points.iter().any(|read| read.id == *point));
-        self.unsupported.len() != before
+        if self.silent.as_ref().is_some_and(|silent| (silent.table, silent.start) == (block.table, block.start)) {
+            self.silent = None;
+        }
+        let is_back = self.unsupported.iter().any(|point| block.points.iter().any(|read| read.id == *point));
+        if is_back {
+            // What else was missing may be back, too.
+            self.unsupported.clear();
+        }
+        self.suspects.retain(|point| !block.points.iter().any(|read| read.id == *point));
+        let confirmed = !self.tentative.is_empty() || !self.suspects.is_empty();
+        self.kept.append(&mut self.tentative);
+        self.unsupported.append(&mut self.suspects);
+        self.heard(now) | is_back | confirmed
     }
 
-    /// A request failed while its device lives. True if the plan changes.
-    pub(super) fn failed(&mut self, block: &Block, failure: Failure, now: Instant) -> bool {
-        if failure == Failure::Other {
-            let strikes = self.strikes.entry((block.table, block.start)).or_default();
-            *strikes += 1;
-            if *strikes < STRIKES {
-                return false;
-            }
-            *strikes = 0;
+    /// The device was heard: what it was silent about before is that request's fault. True if the plan changes.
+    pub(super) fn heard(&mut self, now: Instant) -> bool {
+        let Some(block) = self.silent.take() else { return false };
+        let strikes = self.strikes.entry((block.table, block.start)).or_default();
+        *strikes += 1;
+        if *strikes < STRIKES {
+            return false;
         }
-        let Some((start, end)) = widest_gap(block) else {
-            // One field: nothing to cut. The device does not have it.
-            let new: Vec<PointId> = block.points.iter().map(|point| point.id).filter(|id| !self.is_unsupported(*id)).collect();
-            let is_new = failure == Failure::Address && !new.is_empty();
-            if is_new {
-                self.unsupported.extend(new);
-            }
-            return is_new;
-        };
+        *strikes = 0;
+        let Some((start, end)) = widest_gap(&block) else { return false };
         let barrier = Barrier { table: block.table, start, end };
-        match failure {
-            Failure::Address => self.kept.push(barrier),
-            Failure::Other => self.trial.push((barrier, now + RETRY_UNSUPPORTED)),
+        let is_new = !self.all().any(|known| *known == barrier);
+        if is_new {
+            self.trial.push((barrier, now + RETRY_UNSUPPORTED));
         }
+        is_new
+    }
+
+    /// A request was not answered, or not understandably.
+    pub(super) fn not_answered(&mut self, block: &Block) {
+        if block.points.len() > 1 {
+            self.silent = Some(block.clone());
+        }
+    }
+
+    /// Some address of a request does not exist (exceptions 2 and 3). True if the plan changes.
+    pub(super) fn refused(&mut self, block: &Block, now: Instant) -> bool {
+        if self.learn_again_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        if let Some((start, end)) = widest_gap(block) {
+            let barrier = Barrier { table: block.table, start, end };
+            let is_new = !self.all().any(|known| *known == barrier);
+            if is_new {
+                self.tentative.push(barrier);
+                return true;
+            }
+        }
+        let new: Vec<PointId> = block.points.iter().map(|point| point.id).filter(|id| !self.suspects.contains(id)).collect();
+        if !new.is_empty() {
+            self.suspects.extend(new.into_iter().filter(|id| !self.unsupported.contains(id)));
+            return false;
+        }
+        // Once around, and nothing of the device was answered: it refuses everything.
+        self.suspects.clear();
+        if self.tentative.is_empty() {
+            return false;
+        }
+        self.tentative.clear();
+        self.learn_again_at = Some(now + (FIRST_PAUSE * 2_u32.saturating_pow(self.pauses)).min(LONGEST_PAUSE));
+        self.pauses = self.pauses.saturating_add(1);
         true
     }
 
@@ -113,19 +162,17 @@ impl Barriers {
 }
 
 /// The widest gap between the fields of a block, from the end of one to the beginning of the next; `None` if there is one field.
+/// What must be read together is one field.
 fn widest_gap(block: &Block) -> Option<(u32, u32)> {
-    let mut spans: Vec<(u32, u32)> = block
-        .points
-        .iter()
-        .map(|point| {
-            let registers = [Some(&point.register), point.exponent.as_ref()];
-            let span = registers.into_iter().flatten().map(|register| {
-                let start = u32::from(register.address);
-                (start, start + u32::from(register.width()))
-            });
-            span.fold((u32::MAX, 0), |all, one| (all.0.min(one.0), all.1.max(one.1)))
-        })
-        .collect();
+    let mut fields: HashMap<u16, (u32, u32)> = HashMap::new();
+    for point in &block.points {
+        for register in [Some(&point.register), point.exponent.as_ref()].into_iter().flatten() {
+            let start = u32::from(register.address);
+            let field = fields.entry(point.field).or_insert((u32::MAX, 0));
+            *field = (field.0.min(start), field.1.max(start + u32::from(register.width())));
+        }
+    }
+    let mut spans: Vec<(u32, u32)> = fields.into_values().collect();
     spans.sort_unstable();
     let mut widest: Option<(u32, u32)> = None;
     let mut reached = spans.first()?.1;
@@ -176,9 +223,9 @@ mod tests {
                 let refused = (u32::from(block.start)..u32::from(block.start) + u32::from(block.count)).any(&missing);
                 let replan = if refused {
                     exceptions += 1;
-                    barriers.failed(&block, Failure::Address, now)
+                    barriers.refused(&block, now)
                 } else {
-                    barriers.answered(&block)
+                    barriers.answered(&block, now)
                 };
                 if replan {
                     changed = true;
@@ -208,17 +255,62 @@ mod tests {
     }
 
     #[test]
-    fn silence_cuts_after_the_second_time_and_is_forgotten() {
+    fn a_device_that_refuses_everything_is_no_map() {
         let now = crate::time::now();
-        let device = device(&[0, 4]);
+        let device = device(&[0, 4, 9, 13]);
+        let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
+        let whole = plan(0, &device, costs, &Barriers::default());
+        let mut barriers = Barriers::default();
+        for second in 0..3600 {
+            for block in plan(0, &device, costs, &barriers) {
+                barriers.refused(&block, now + Duration::from_secs(second));
+            }
+        }
+        assert!(barriers.to_keep().is_empty() && barriers.unsupported.is_empty(), "{barriers:?}");
+        assert!(barriers.pauses > 3 && barriers.pauses < 20, "{} pauses in an hour", barriers.pauses);
+        // While learning pauses it is asked as before; the first answer makes that last.
+        barriers.tentative.clear();
+        assert_eq!(plan(0, &device, costs, &barriers), whole);
+    }
+
+    #[test]
+    fn a_group_that_is_refused_is_told_once() {
+        let now = crate::time::now();
+        let mut device = device(&[10, 11, 30]);
+        device.points[0].group = Some("pair".into());
+        device.points[1].group = Some("pair".into());
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
         let mut barriers = Barriers::default();
-        let block = plan(0, &device, costs, &barriers).remove(0);
-        assert!(!barriers.failed(&block, Failure::Other, now));
-        assert!(barriers.failed(&block, Failure::Other, now));
-        assert_eq!(plan(0, &device, costs, &barriers).len(), 2);
+        for _ in 0..20 {
+            for block in plan(0, &device, costs, &barriers) {
+                if block.start <= 10 {
+                    barriers.refused(&block, now);
+                } else {
+                    barriers.answered(&block, now);
+                }
+            }
+        }
+        assert_eq!(barriers.unsupported, [PointId(0), PointId(1)]);
+        assert!(barriers.to_keep().len() <= 1, "{barriers:?}");
+    }
+
+    #[test]
+    fn silence_cuts_after_the_second_time_and_only_between_answers() {
+        let now = crate::time::now();
+        let device = device(&[0, 4, 90]);
+        let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
+        let mut barriers = Barriers::default();
+        let blocks = plan(0, &device, costs, &barriers);
+        let (silent, other) = (&blocks[0], &blocks[1]);
+        for _ in 0..9 {
+            barriers.not_answered(silent);
+        }
+        assert!(!barriers.answered(other, now), "the device was away");
+        barriers.not_answered(silent);
+        assert!(barriers.answered(other, now));
+        assert_eq!(plan(0, &device, costs, &barriers).len(), 3);
         assert!(barriers.to_keep().is_empty());
         assert!(!barriers.forget(now) && barriers.forget(now + RETRY_UNSUPPORTED));
-        assert_eq!(plan(0, &device, costs, &barriers).len(), 1);
+        assert_eq!(plan(0, &device, costs, &barriers).len(), 2);
     }
 }

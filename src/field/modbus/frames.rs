@@ -229,7 +229,8 @@ impl Receiver {
                     self.answered(&expected);
                     return Some(frame);
                 }
-                Front::BadChecksum(_) => self.is_suspect = true,
+                // Only where an answer would begin: inside one that is still coming, values can look like the head of another.
+                Front::BadChecksum(_) => self.is_suspect |= at == 0,
                 Front::Nothing => {}
             }
             if let Some((index, length)) = self.late_at(at) {
@@ -332,8 +333,8 @@ impl Receiver {
         self.seen.junk += self.incoming.len() as u64;
         self.incoming.clear();
         self.is_suspect = false;
-        // It was answered, if badly: nothing is owed.
-        self.expected = None;
+        // It may have been noise that looked like it: the answer is owed.
+        self.give_up(now);
         self.discard(now);
     }
 
@@ -521,6 +522,24 @@ mod tests {
             Just(read(1, 2)),
             Just(framed(&[1, 0x83, 2])),
         ]
+    }
+
+    #[test]
+    fn values_that_look_like_the_head_of_a_frame_are_no_reason_to_end_early() {
+        let now = crate::time::now();
+        let mut receiver = Receiver::default();
+        receiver.ask(&read(1, 20), now);
+        let mut values = vec![0; 20];
+        values[3] = 0x0183;
+        values[7] = 0x0103;
+        let good = answer(1, 3, &values);
+        for cut in 1..good.len() {
+            let mut receiver = Receiver::default();
+            receiver.ask(&read(1, 20), now);
+            assert_eq!(receiver.push(&good[..cut], now), None);
+            assert!(!receiver.is_suspect(), "after {cut} bytes");
+            assert_eq!(receiver.push(&good[cut..], now), Some(good.clone()));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,8 @@ struct Kept {
 pub(super) struct Known {
     file: Option<PathBuf>,
     devices: BTreeMap<String, Kept>,
+    /// What is to be written, while somebody writes.
+    newest: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 /// Changes with every place of a device that is read.
@@ -47,7 +49,7 @@ impl Known {
         let read: BTreeMap<String, Kept> =
             std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let is_same = |name: &String, kept: &Kept| devices.iter().any(|device| device.name == *name && map_of(device) == kept.map);
-        Self { file: Some(file), devices: read.into_iter().filter(|(name, kept)| is_same(name, kept)).collect() }
+        Self { file: Some(file), devices: read.into_iter().filter(|(name, kept)| is_same(name, kept)).collect(), newest: Arc::default() }
     }
 
     /// What is known of one device, the holes of the YAML included.
@@ -65,7 +67,12 @@ impl Known {
         });
         self.devices = kept.collect();
         let Ok(text) = serde_json::to_vec_pretty(&self.devices) else { return };
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+        let newest = Arc::clone(&self.newest);
         tokio::task::spawn_blocking(move || {
+            let text = newest.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // Nothing: another one has written it already.
+            let Some(text) = text else { return };
             if let Err(error) = write(&file, &text) {
                 tracing::warn!(file = %file.display(), %error, "what was learned of devices is not kept");
             }

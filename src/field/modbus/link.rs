@@ -150,7 +150,9 @@ impl Link {
     async fn broadcast(&mut self, mut context: Context, request: Request<'static>, pause: Duration, on_wire: Duration) -> Told {
         let sent = now();
         // The codec waits for an answer; by then the request has left.
-        let _ = timeout(Duration::from_millis(1), context.call(request)).await;
+        if let Ok(Err(_)) = timeout(Duration::from_millis(1), context.call(request)).await {
+            return Told { answer: Answer::Broken, turnaround: Duration::ZERO, busy: Duration::ZERO };
+        }
         self.free_at = sent + on_wire + pause.min(Duration::from_millis(100)) + self.gap;
         self.timer.sleep_until(self.free_at).await;
         Told { answer: Answer::Nothing, turnaround: Duration::ZERO, busy: now().saturating_duration_since(sent) }

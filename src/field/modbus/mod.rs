@@ -27,7 +27,7 @@ mod write;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tokio_modbus::{Request, Response};
@@ -38,7 +38,7 @@ use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
 use crate::reading::Value;
 use crate::time::now;
-use barriers::{Barriers, Failure};
+use barriers::Barriers;
 use known::Known;
 use link::{Answer, Link, Told};
 use patience::{AnswerWithin, Patience};
@@ -46,6 +46,8 @@ use plan::{Block, Costs, bytes_of};
 
 /// Time-outs in a row after which a connection is made anew: it may be dead.
 const SILENT_TO_RECONNECT: u32 = 4;
+/// Times the longest wait after which an answer that is owed is not coming any more.
+const OWED_FOR: u32 = 8;
 /// Time-outs in a row, for each device, after which an adapter counts as deaf.
 const SILENT_TO_REOPEN: u32 = 8;
 
@@ -60,8 +62,8 @@ pub struct Modbus {
     replanned: bool,
     link: Option<Link>,
     patience: Patience,
-    /// Units that owe answers, with the bytes of data each would have.
-    late: HashMap<u8, HashSet<u16>>,
+    /// Units that owe answers, with the bytes of data each would have, and since when.
+    late: HashMap<u8, HashMap<u16, Instant>>,
     /// Time-outs in a row, whatever the unit.
     silent: u32,
     /// Units that do not know function 22.
@@ -212,8 +214,8 @@ impl Modbus {
         };
         let answer = self.ask(question).await;
         let is_rtu = self.link.as_ref().is_some_and(Link::is_rtu);
-        if is_rtu && matches!(answer, Answer::Nothing | Answer::Foreign(_)) {
-            self.late.entry(block.unit).or_default().insert(bytes);
+        if is_rtu && matches!(answer, Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)) {
+            self.late.entry(block.unit).or_default().insert(bytes, now());
         }
         match answer {
             Answer::Response(response) => words(response, count).map_err(|error| (error, None)),
@@ -228,38 +230,64 @@ impl Modbus {
 
     /// Gets late answers of a unit out of the way, with a question of a length that it does not owe.
     async fn barrier(&mut self, block: &Block) -> Result<(), ReadError> {
-        let owed = self.late.get(&block.unit).filter(|owed| !owed.is_empty());
-        if owed.is_none() {
+        self.forget_owed(block.unit);
+        if !self.late.contains_key(&block.unit) {
             return Ok(());
         }
         let patience = self.patience.of(block.unit);
-        match self.read_words(block, self.unowed(block), patience).await {
+        let Some((place, count)) = self.unowed(block) else { return Err(ReadError::NoAnswer) };
+        match self.read_words(&place, count, patience).await {
             Ok(_) => {}
             Err((ReadError::Refused(_), _)) => sleep(self.bounds.most).await,
             Err((error, _)) => return Err(error),
         }
         self.late.remove(&block.unit);
+        // It lives: what it was silent about is that request's fault.
+        if self.barriers.get_mut(block.device).is_some_and(|barriers| barriers.heard(now())) {
+            self.replan();
+        }
         Ok(())
     }
 
-    /// A number of registers whose answer has a length that its unit does not owe.
-    fn unowed(&self, block: &Block) -> u16 {
-        // Bits travel eight to a byte.
-        let step = if block.table.is_bits() { 8 } else { 1 };
+    /// What is owed for long is not coming any more.
+    fn forget_owed(&mut self, unit: u8) {
+        let limit = (self.bounds.most * OWED_FOR).max(Duration::from_secs(5));
+        if let Some(owed) = self.late.get_mut(&unit) {
+            owed.retain(|_, since| now().saturating_duration_since(*since) < limit);
+            if owed.is_empty() {
+                self.late.remove(&unit);
+            }
+        }
+    }
+
+    /// A place of a device, and a number of registers, whose answer has a length that its unit does not owe: inside what is read
+    /// anyway if possible, a little beyond otherwise.
+    fn unowed(&self, block: &Block) -> Option<(Block, u16)> {
         let owed = self.late.get(&block.unit);
-        let is_free = |count: &u16| owed.is_none_or(|owed| !owed.contains(&bytes_of(block.table, *count)));
-        (0..).map(|n| 1 + n * step).take_while(|count| *count < 120).find(is_free).unwrap_or(1)
+        let is_free = |table, count: u16| owed.is_none_or(|owed| !owed.contains_key(&bytes_of(table, count)));
+        let own = self.blocks.iter().filter(|other| other.device == block.device).map(AsRef::as_ref);
+        for place in std::iter::once(block).chain(own) {
+            if let Some(count) = (1..=place.count).find(|count| is_free(place.table, *count)) {
+                return Some((place.clone(), count));
+            }
+        }
+        let limits = self.devices.get(block.device).map(|device| device.limits).unwrap_or_default();
+        let most = if block.table.is_bits() { limits.bits } else { limits.words };
+        let most = most.min(u16::MAX - block.start);
+        (1..=most).find(|count| is_free(block.table, *count)).map(|count| (block.clone(), count))
     }
 
     /// Reads a block; garbage is asked for once more, silence is not.
     async fn read_block(&mut self, block: &Block) -> Result<Vec<u16>, (ReadError, Option<u8>)> {
         self.barrier(block).await.map_err(|error| (error, None))?;
         let patience = self.patience.of(block.unit);
-        let first = self.read_words(block, block.count, patience).await;
-        let owes = self.late.get(&block.unit).is_some_and(|owed| !owed.is_empty());
-        match first {
-            Err((ReadError::Garbled(_), _)) if !owes && self.link.is_some() => {
+        let silent_before = self.silent;
+        match self.read_words(block, block.count, patience).await {
+            // Silence with something in it counts as silence.
+            Err((ReadError::Garbled(_), _)) if self.link.is_some() && self.silent <= silent_before => {
                 self.counts.count(block.device, |counts| counts.repeated.count());
+                // The right answer may still be on its way behind the wrong one.
+                self.barrier(block).await.map_err(|error| (error, None))?;
                 self.read_words(block, block.count, patience).await
             }
             outcome => outcome,
@@ -268,15 +296,17 @@ impl Modbus {
 
     /// What a failed read teaches about the map of a device.
     fn learn(&mut self, block: &Block, outcome: &Result<Vec<u16>, (ReadError, Option<u8>)>) {
-        let device_lives = self.late.get(&block.unit).is_none_or(HashSet::is_empty);
         let Some(barriers) = self.barriers.get_mut(block.device) else { return };
         let changed = match outcome {
-            Ok(_) => barriers.answered(block),
-            Err((ReadError::Refused(_), Some(2 | 3))) => barriers.failed(block, Failure::Address, now()),
-            // Another kind of register, not another address.
-            Err((ReadError::Refused(_), Some(1))) | Err((ReadError::LineDown(_), _)) => false,
-            Err((ReadError::Refused(_), _)) => block.points.len() > 1 && barriers.failed(block, Failure::Other, now()),
-            Err(_) => device_lives && block.points.len() > 1 && barriers.failed(block, Failure::Other, now()),
+            Ok(_) => barriers.answered(block, now()),
+            Err((ReadError::Refused(_), Some(2 | 3))) => barriers.refused(block, now()),
+            // Busy, failed, another kind of register: no fault of an address.
+            Err((ReadError::Refused(_), _)) => barriers.heard(now()),
+            Err((ReadError::LineDown(_), _)) => return,
+            Err(_) => {
+                barriers.not_answered(block);
+                false
+            }
         };
         if changed | barriers.forget(now()) {
             self.replan();
@@ -321,7 +351,7 @@ impl Driver for Modbus {
     }
 
     async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
-        let Some(block) = self.blocks.get(job).map(Arc::clone) else { return Ok(Vec::new()) };
+        let Some(block) = self.blocks.get(job).map(Arc::clone) else { return Err(ReadError::NoAnswer) };
         self.connected().await?;
         let outcome = self.read_block(&block).await;
         self.learn(&block, &outcome);
@@ -335,8 +365,10 @@ impl Driver for Modbus {
         let blocks: Vec<&Arc<Block>> = self.blocks.iter().filter(|block| block.device == device).collect();
         let Some(block) = blocks.get(turn % blocks.len().max(1)).map(|block| Arc::clone(block)) else { return Ok(()) };
         self.connected().await?;
+        self.forget_owed(block.unit);
+        let Some((place, count)) = self.unowed(&block) else { return Err(ReadError::NoAnswer) };
         let patience = self.patience.of_probe(block.unit);
-        match self.read_words(&block, self.unowed(&block), patience).await {
+        match self.read_words(&place, count, patience).await {
             Ok(_) => {
                 self.late.remove(&block.unit);
                 Ok(())
@@ -349,7 +381,7 @@ impl Driver for Modbus {
 
     fn probe_takes(&self, device: usize) -> Duration {
         let unit = self.devices.get(device).map_or(0, |device| device.unit);
-        self.patience.likely_probe(unit)
+        self.patience.next_probe(unit) + self.costs.time(Table::Holding, 1)
     }
 
     async fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> Outcome {

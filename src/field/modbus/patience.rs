@@ -69,17 +69,23 @@ impl Patience {
 
     /// How long a unit that was silent may take when it is tried again.
     pub(super) fn of_probe(&mut self, unit: u8) -> Duration {
-        let likely = self.likely_probe(unit);
+        let wait = self.next_probe(unit);
         let unit = self.units.entry(unit).or_default();
         unit.probes = unit.probes.wrapping_add(1);
-        if unit.probes.is_multiple_of(FULL_PROBE_EVERY) { self.bounds.most } else { likely }
+        wait
     }
 
-    /// How long the next probe of a unit will probably wait.
-    pub(super) fn likely_probe(&self, unit: u8) -> Duration {
+    /// How long most probes of a unit wait.
+    fn likely_probe(&self, unit: u8) -> Duration {
         let whole_line = || self.units.values().filter_map(Unit::longest).max();
         let learned = self.units.get(&unit).and_then(Unit::longest).or_else(whole_line);
         learned.map_or(self.bounds.most, |longest| self.bounded(longest * PROBE_MARGIN))
+    }
+
+    /// How long the next probe of a unit will wait.
+    pub(super) fn next_probe(&self, unit: u8) -> Duration {
+        let is_full = self.units.get(&unit).is_some_and(|unit| unit.probes.wrapping_add(1).is_multiple_of(FULL_PROBE_EVERY));
+        if is_full { self.bounds.most } else { self.likely_probe(unit) }
     }
 
     fn bounded(&self, time: Duration) -> Duration {
@@ -94,8 +100,11 @@ impl Patience {
         unit.add(turnaround);
     }
 
-    /// An answer came after its time.
+    /// An answer came after its time. What lay unread for long tells nothing.
     pub(super) fn late(&mut self, unit: u8, after: Duration) {
+        if after > self.bounds.most * 2 {
+            return;
+        }
         self.units.entry(unit).or_default().add(after);
     }
 

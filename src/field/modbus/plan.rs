@@ -119,6 +119,8 @@ pub struct BlockPoint {
     pub register: Arc<Register>,
     /// Where its power of ten is.
     pub exponent: Option<Arc<Register>>,
+    /// Points with the same number cannot be read apart.
+    pub field: u16,
 }
 
 /// What must be read by one request: a value, with the power of ten beside it, or a group.
@@ -154,7 +156,9 @@ pub fn plan(index: usize, device: &Device, costs: Costs, barriers: &Barriers) ->
         for piece in best {
             let count = u16::try_from(piece.end - piece.start).unwrap_or(u16::MAX);
             let start = u16::try_from(piece.start).unwrap_or(u16::MAX);
-            let points = piece.fields.into_iter().flat_map(|field| field.points).collect();
+            let numbered = piece.fields.into_iter().zip(0..);
+            let points = numbered.flat_map(|(field, number)| field.points.into_iter().map(move |point| BlockPoint { field: number, ..point }));
+            let points = points.collect();
             blocks.push(Block { device: index, unit: device.unit, table, start, count, every: piece.every, points });
         }
     }
@@ -171,7 +175,7 @@ fn fields(device: &Device, barriers: &Barriers) -> BTreeMap<Table, Vec<Field>> {
         let registers = [Some(register), exponent.as_ref()];
         let start = registers.into_iter().flatten().map(|register| u32::from(register.address)).min().unwrap_or(0);
         let end = registers.into_iter().flatten().map(|register| u32::from(register.address) + u32::from(register.width())).max();
-        let read = BlockPoint { id: point.id, register: Arc::clone(register), exponent: exponent.clone() };
+        let read = BlockPoint { id: point.id, register: Arc::clone(register), exponent: exponent.clone(), field: 0 };
         let field = Field { start, end: end.unwrap_or(start), every, points: vec![read] };
         let limit = u32::from(if register.table.is_bits() { device.limits.bits } else { device.limits.words });
         match &point.group {

@@ -7,12 +7,13 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tokio_modbus::Request;
+use tokio_modbus::{Request, Response};
 
 use super::link::{Answer, Link};
 use super::plan::{Block, bytes_of};
 use super::{Modbus, Question};
 use crate::field::ReadError;
+use crate::time::now;
 use crate::field::decode::Table;
 use crate::field::write::{Action, Function, Outcome, ReadBack};
 
@@ -51,12 +52,16 @@ impl Modbus {
                     Outcome::Done(self.read_back(device, unit, action).await)
                 }
             },
-            Confirmed::NobodyKnows => self.find_out(device, unit, action, repeat).await,
+            Confirmed::NobodyKnows => {
+                sleep(read_back.map_or(Duration::ZERO, |check| check.delay)).await;
+                self.find_out(device, unit, action, (read_back, repeat)).await
+            }
         }
     }
 
     /// It was sent and not answered: what the device holds tells.
-    async fn find_out(&mut self, device: usize, unit: u8, action: &Action, repeat: bool) -> Outcome {
+    async fn find_out(&mut self, device: usize, unit: u8, action: &Action, (read_back, repeat): (Option<ReadBack>, bool)) -> Outcome {
+        let delay = read_back.map_or(Duration::ZERO, |check| check.delay);
         let found = self.read_back(device, unit, action).await;
         match &found {
             Some(words) if holds(action, words) => return Outcome::Done(found),
@@ -66,8 +71,12 @@ impl Modbus {
         match self.confirmed(device, unit, action).await {
             Confirmed::Holds(words) => Outcome::Done(Some(words)),
             Confirmed::No(code) => Outcome::Exception(code),
-            Confirmed::Yes => Outcome::Done(self.read_back(device, unit, action).await),
+            Confirmed::Yes => {
+                sleep(delay).await;
+                Outcome::Done(self.read_back(device, unit, action).await)
+            }
             Confirmed::NobodyKnows => {
+                sleep(delay).await;
                 let found = self.read_back(device, unit, action).await;
                 if found.as_ref().is_some_and(|words| holds(action, words)) { Outcome::Done(found) } else { Outcome::Unknown(found) }
             }
@@ -81,7 +90,8 @@ impl Modbus {
         self.barrier(&probe).await.map_err(|error| error.to_string())?;
         if self.link.as_ref().is_some_and(Link::needs_echo_test) {
             let patience = self.patience.of(unit);
-            match self.read_words(&probe, self.unowed(&probe), patience).await {
+            let Some((place, count)) = self.unowed(&probe) else { return Err("the device owes answers".to_owned()) };
+            match self.read_words(&place, count, patience).await {
                 Ok(_) | Err((ReadError::Refused(_), _)) => {}
                 Err((error, _)) => return Err(error.to_string()),
             }
@@ -106,15 +116,15 @@ impl Modbus {
     async fn send(&mut self, device: usize, unit: u8, (request, lengths): (Request<'static>, (u32, u32))) -> Confirmed {
         let patience = self.patience.of(unit);
         self.counts.count(device, |counts| counts.writes.count());
+        let asked = request.clone();
         match self.ask(Question { device, unit, request, lengths, patience }).await {
-            Answer::Response(tokio_modbus::Response::ReadWriteMultipleRegisters(words)) => Confirmed::Holds(words),
-            Answer::Response(_) => Confirmed::Yes,
+            Answer::Response(response) => confirmation(&asked, response),
             Answer::Exception(10 | 11) => Confirmed::NobodyKnows,
             Answer::Exception(code) => Confirmed::No(code),
             Answer::Nothing | Answer::Foreign(_) => {
                 if self.link.as_ref().is_some_and(Link::is_rtu) {
                     // Any read has another form than the answer that is owed.
-                    self.late.entry(unit).or_default().insert(0);
+                    self.late.entry(unit).or_default().insert(0, now());
                 }
                 Confirmed::NobodyKnows
             }
@@ -158,7 +168,7 @@ impl Modbus {
         self.counts.count(device, |counts| counts.writes.count());
         let question = Question { device, unit: 0, request, lengths, patience: BROADCAST_TURNAROUND };
         match self.ask(question).await {
-            Answer::Broken => Outcome::Unknown(None),
+            Answer::Broken => Outcome::NotSent("the connection broke".to_owned()),
             _ => Outcome::Done(None),
         }
     }
@@ -179,6 +189,26 @@ impl Modbus {
         }
         None
     }
+}
+
+/// A confirmation repeats what was asked; anything else confirms another write.
+fn confirmation(request: &Request<'_>, response: Response) -> Confirmed {
+    let is_same = match (request, response) {
+        (Request::ReadWriteMultipleRegisters(_, count, ..), Response::ReadWriteMultipleRegisters(words)) => {
+            return if words.len() == usize::from(*count) { Confirmed::Holds(words) } else { Confirmed::NobodyKnows };
+        }
+        (Request::WriteSingleCoil(at, bit), Response::WriteSingleCoil(place, shown)) => (*at, *bit) == (place, shown),
+        (Request::WriteSingleRegister(at, word), Response::WriteSingleRegister(place, shown)) => (*at, *word) == (place, shown),
+        (Request::WriteMultipleCoils(at, bits), Response::WriteMultipleCoils(place, count)) => (*at, bits.len()) == (place, usize::from(count)),
+        (Request::WriteMultipleRegisters(at, words), Response::WriteMultipleRegisters(place, count)) => {
+            (*at, words.len()) == (place, usize::from(count))
+        }
+        (Request::MaskWriteRegister(at, and, or), Response::MaskWriteRegister(place, shown_and, shown_or)) => {
+            (*at, *and, *or) == (place, shown_and, shown_or)
+        }
+        _ => false,
+    };
+    if is_same { Confirmed::Yes } else { Confirmed::NobodyKnows }
 }
 
 fn place(device: usize, unit: u8, table: Table, start: u16) -> Block {
