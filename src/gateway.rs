@@ -271,7 +271,7 @@ async fn start_broker(
         south::set_targets(config).keys().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect();
     let (mut taps, mut queues) = (north.taps.clone(), north.queues.clone());
     let sets = (!targets.is_empty()).then(|| {
-        let (queue, sets) = mpsc::channel(ORDER_QUEUE);
+        let (queue, sets) = mpsc::channel(FORWARD_QUEUE);
         taps.push(Tap { filters: targets, not_from: Origin::Own });
         queues.push(queue);
         sets

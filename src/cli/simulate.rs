@@ -151,7 +151,8 @@ async fn start(line: &Line, play: &Play, stop: &Stop, (tasks, thread): (&mut Tas
             }
         }
         Wire::Tcp(_) => {
-            let server = TcpServer::bind(address_of(&line.wire), image, Travels::Text(line.devices.clone())).await.map_err(Failure::runtime)?;
+            let server =
+                TcpServer::bind(address_of(&line.wire), image, Travels::Text(line.devices.clone())).await.map_err(Failure::runtime)?;
             let server = server.played(play);
             say(&format!("line {}: plain instruments on {}", line.name, server.address));
             tasks.start_on(thread.handle(), line.name.clone(), server.run(stop.clone()));

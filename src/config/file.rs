@@ -12,7 +12,7 @@ use crate::field::text::bytes::Template;
 use crate::field::text::checksum::Checksum;
 use crate::field::text::frame::Framing as TextFraming;
 use crate::field::text::parse::Subtract;
-use crate::field::text::script::{Pattern, Step as ScriptStep};
+use crate::field::text::script::{Pattern, Step as ScriptStep, TypedPattern};
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::TopicFilter;
 use crate::outbox::WhenFull;
@@ -73,20 +73,38 @@ pub(super) struct Line {
 }
 
 /// How a plain instrument talks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Text {
     pub(super) request: Option<OneOrMore<Template>>,
-    #[serde(default)]
-    pub(super) script: Vec<ScriptStep>,
+    pub(super) script: Option<Vec<ScriptStep>>,
     pub(super) every: Option<Span>,
     pub(super) silent_after: Option<Span>,
     pub(super) frame: Option<TextFraming>,
     pub(super) checksum: Option<Checksum>,
     pub(super) subtract: Option<Subtract>,
     #[serde(rename = "match")]
-    pub(super) pattern: Option<Pattern>,
+    pub(super) pattern: Option<TypedPattern>,
     pub(super) simulate: Option<Template>,
+}
+
+impl Text {
+    /// This where it says something, `base` where it does not.
+    pub(super) fn over(&self, base: &Self) -> Self {
+        let own = self.clone();
+        let base = base.clone();
+        Self {
+            request: own.request.or(base.request),
+            script: own.script.or(base.script),
+            every: own.every.or(base.every),
+            silent_after: own.silent_after.or(base.silent_after),
+            frame: own.frame.or(base.frame),
+            checksum: own.checksum.or(base.checksum),
+            subtract: own.subtract.or(base.subtract),
+            pattern: own.pattern.or(base.pattern),
+            simulate: own.simulate.or(base.simulate),
+        }
+    }
 }
 
 /// How Modbus looks on a serial device.

@@ -142,6 +142,17 @@ impl Last {
         if self.next_fading().is_none_or(|at| at > now) {
             return Vec::new();
         }
+        let silent = |(point, after): (&PointId, &Duration)| match self.standing.get(point) {
+            Some(Standing::Good(_, at)) if now.saturating_duration_since(*at) >= *after => Some(*point),
+            _ => None,
+        };
+        // Its device may talk, but not of this.
+        let unheard: Vec<PointId> = self.stale_after.iter().filter_map(silent).collect();
+        for point in unheard {
+            if let Some(Standing::Good(value, at)) = self.standing.remove(&point) {
+                self.standing.insert(point, Standing::Old { value, at, why: "nothing newer came".into(), told: false, is_bad: false });
+            }
+        }
         let waiting: Vec<PointId> = self
             .standing
             .iter()
@@ -161,7 +172,7 @@ impl Last {
             return None;
         }
         let fading = self.stale_after.iter().filter_map(|(point, after)| match self.standing.get(point) {
-            Some(Standing::Old { at, told: false, .. }) => Some(*at + *after),
+            Some(Standing::Old { at, told: false, .. } | Standing::Good(_, at)) => Some(*at + *after),
             _ => None,
         });
         fading.min()
@@ -238,7 +249,7 @@ mod tests {
 
     const A: PointId = PointId(0);
 
-    fn last(stale_after: Option<Duration>) -> Last {
+    fn last_of(stale_after: Option<Duration>) -> Last {
         let point = |id, name: &str| Point { id: PointId(id), stale_after, ..Point::made(name.to_owned(), Wave::default()) };
         let sum = Point { source: Source::Derived(Formula::new("a + b").unwrap()), ..point(2, "sum") };
         let points = vec![point(0, "a"), point(1, "b"), sum];
@@ -253,7 +264,7 @@ mod tests {
     #[test]
     fn a_value_is_stale_from_the_first_failure_and_gone_with_its_device() {
         let (now, time) = (crate::time::now(), Timestamp::at(0));
-        let mut last = last(None);
+        let mut last = last_of(None);
         let both = vec![(A, Ok(Value::UInt(1))), (PointId(1), Ok(Value::UInt(2)))];
         assert_eq!(told(&last.measured(0, both, now, time)), ["0 1 good", "1 2 good", "2 3 good"]);
         let why: Arc<str> = "no answer".into();
@@ -268,12 +279,15 @@ mod tests {
     fn with_patience_a_value_stands_until_it_is_too_old() {
         let (now, time) = (crate::time::now(), Timestamp::at(0));
         let patience = Duration::from_secs(30);
-        let mut last = last(Some(patience));
+        let mut last = last_of(Some(patience));
         last.measured(0, vec![(A, Ok(Value::UInt(1)))], now, time);
         let why: Arc<str> = "no answer".into();
         let later = now + Duration::from_secs(10);
         assert!(last.missed(0, &[A], &why, true, (later, time)).is_empty());
         assert_eq!(last.next_fading(), Some(now + patience));
+        let mut unheard = last_of(Some(patience));
+        unheard.measured(0, vec![(A, Ok(Value::UInt(1)))], now, time);
+        assert_eq!(told(&unheard.faded(now + patience, time)), ["0 1 stale", "2 - bad"], "without any failure");
         assert!(last.faded(later, time).is_empty());
         let readings = last.faded(now + patience, time);
         assert_eq!(told(&readings), ["0 1 stale", "2 - bad"]);

@@ -93,7 +93,9 @@ impl South {
             });
         }
         if let (Some((sets, broker)), Some(live)) = (self.sets, self.live.clone()) {
-            start_sets(Setter { targets, lines: orders, live, intakes: self.intakes.clone() }, sets, broker, tasks);
+            let published = config.points.iter().map(|point| point.topic.clone()).chain(config.availability.iter().cloned()).collect();
+            let setter = Setter { targets, published, lines: orders, live, intakes: self.intakes.clone() };
+            start_sets(setter, (sets, broker), self.hurry.clone(), tasks);
         }
         let report = Report { points: config.points, devices: config.availability, lines: counts, live: self.live, intakes: self.intakes };
         tasks.start("report", report.run(events, self.hurry));
@@ -125,9 +127,15 @@ impl Lines {
 }
 
 /// A write is taken over as soon as it is in the queue: how it ends is told by its result, not by its acknowledgement.
-fn start_sets(setter: Setter, mut sets: mpsc::Receiver<Forward>, broker: Broker, tasks: &mut Tasks) {
+fn start_sets(setter: Setter, (mut sets, broker): (mpsc::Receiver<Forward>, Broker), mut hurry: Stop, tasks: &mut Tasks) {
     let (queue, messages) = mpsc::channel(ORDER_QUEUE);
-    tasks.start("forward:set", setter.run(messages));
+    tasks.start("forward:set", async move {
+        tokio::select! {
+            done = setter.run(messages) => done,
+            // What a full disk does not take is given up.
+            () = hurry.wait() => Ok(()),
+        }
+    });
     tasks.start("forward:sets", async move {
         while let Some(Forward { message, ticket, .. }) = sets.recv().await {
             let accepted = queue.send(message).await.is_ok();

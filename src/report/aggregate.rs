@@ -41,7 +41,11 @@ impl Show {
 
 /// The interval of one point that is being filled.
 #[derive(Debug, Clone, Default)]
-pub struct Interval(Option<Box<Filling>>);
+pub struct Interval {
+    filling: Option<Box<Filling>>,
+    /// Where the last one ended: the next begins on the same grid.
+    ended: Option<Instant>,
+}
 
 #[derive(Debug, Clone)]
 struct Filling {
@@ -64,16 +68,12 @@ impl Interval {
     /// Takes a reading; gives the interval before it if `every` is over.
     pub fn take(&mut self, reading: &Reading, every: Duration, now: Instant) -> Option<Summary> {
         let over = self.end(every, now);
-        let began = match (&self.0, &over) {
-            (Some(_), _) => None,
-            (None, Some(Summary(before))) => Some(next_beginning(before.began, every, now)),
-            (None, None) => Some(now),
-        };
-        if let Some(began) = began {
+        if self.filling.is_none() {
+            let began = self.ended.map_or(now, |ended| next_beginning(ended, every, now));
             let newest = reading.clone();
-            self.0 = Some(Box::new(Filling { began, count: 0, sum: 0.0, min: None, max: None, last: None, newest }));
+            self.filling = Some(Box::new(Filling { began, count: 0, sum: 0.0, min: None, max: None, last: None, newest }));
         }
-        if let Some(filling) = &mut self.0 {
+        if let Some(filling) = &mut self.filling {
             filling.add(reading);
         }
         over
@@ -81,8 +81,15 @@ impl Interval {
 
     /// Gives the interval if it is over: for points that fall silent.
     pub fn end(&mut self, every: Duration, now: Instant) -> Option<Summary> {
-        let is_over = self.0.as_ref().is_some_and(|filling| now.saturating_duration_since(filling.began) >= every);
-        if is_over { self.0.take().map(Summary) } else { None }
+        let is_over = self.filling.as_ref().is_some_and(|filling| now.saturating_duration_since(filling.began) >= every);
+        if is_over { self.close(every) } else { None }
+    }
+
+    /// Gives what there is: for the end of everything.
+    pub fn close(&mut self, every: Duration) -> Option<Summary> {
+        let filling = self.filling.take()?;
+        self.ended = Some(filling.began + every);
+        Some(Summary(filling))
     }
 }
 
@@ -168,6 +175,9 @@ mod tests {
         assert!(interval.end(EVERY, start + Duration::from_secs(19)).is_none(), "it began at 10, not at 11");
         assert!(interval.end(EVERY, start + Duration::from_secs(20)).is_some());
         assert!(interval.end(EVERY, start + Duration::from_secs(40)).is_none(), "nothing came");
+        interval.take(&reading(Some(1.0), 47), EVERY, start + Duration::from_secs(47));
+        assert!(interval.end(EVERY, start + Duration::from_secs(49)).is_none());
+        assert!(interval.end(EVERY, start + Duration::from_secs(50)).is_some(), "on the grid, whoever closed the one before");
     }
 
     #[test]
@@ -178,8 +188,9 @@ mod tests {
         let summary = interval.end(EVERY, start + EVERY).unwrap();
         assert_eq!(summary.show(Show::Mean), reading(None, 1));
         assert_eq!(summary.show(Show::Count).value, Some(Value::UInt(0)));
-        interval.take(&reading(Some(2.0), 2), EVERY, start);
-        interval.take(&reading(None, 3), EVERY, start);
-        assert_eq!(interval.end(EVERY, start + EVERY).unwrap().show(Show::Mean), reading(Some(2.0), 2));
+        let later = start + EVERY;
+        interval.take(&reading(Some(2.0), 2), EVERY, later);
+        interval.take(&reading(None, 3), EVERY, later);
+        assert_eq!(interval.end(EVERY, later + EVERY).unwrap().show(Show::Mean), reading(Some(2.0), 2));
     }
 }

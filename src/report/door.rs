@@ -7,8 +7,6 @@
 //! * The error of the line is never greater than the bound.
 //! * At most one reading waits; it is given out before what shows that it matters.
 
-use std::time::Instant;
-
 /// The doors of one point: slopes from the last shown value to the values that came since, a bound above and below.
 #[derive(Debug, Clone)]
 pub struct Door<T>(Option<Box<Open<T>>>);
@@ -16,11 +14,11 @@ pub struct Door<T>(Option<Box<Open<T>>>);
 #[derive(Debug, Clone)]
 struct Open<T> {
     value: f64,
-    at: Instant,
+    at: f64,
     /// The steepest slope that passes below every value plus the bound, and the flattest above every value minus it.
     upper: f64,
     lower: f64,
-    waits: Option<(T, f64, Instant)>,
+    waits: Option<(T, f64, f64)>,
 }
 
 impl<T> Default for Door<T> {
@@ -30,9 +28,9 @@ impl<T> Default for Door<T> {
 }
 
 impl<T> Door<T> {
-    /// Takes a value; gives out what is to be shown before it: the one that waited, if the new one leaves the doors. The first
+    /// Takes a value with its time in seconds; gives out what is to be shown before it: the one that waited, if the new one leaves the doors. The first
     /// value is given out itself.
-    pub fn take(&mut self, item: T, value: f64, at: Instant, bound: f64) -> Option<T> {
+    pub fn take(&mut self, item: T, value: f64, at: f64, bound: f64) -> Option<T> {
         let Some(open) = &mut self.0 else {
             self.0 = Some(Box::new(Open::at(value, at)));
             return Some(item);
@@ -68,13 +66,13 @@ impl<T> Door<T> {
 }
 
 impl<T> Open<T> {
-    fn at(value: f64, at: Instant) -> Self {
+    fn at(value: f64, at: f64) -> Self {
         Self { value, at, upper: f64::INFINITY, lower: f64::NEG_INFINITY, waits: None }
     }
 
     /// Narrows the doors to a value; false if no line from the last shown value to this one keeps the bound.
-    fn admits(&mut self, value: f64, at: Instant, bound: f64) -> bool {
-        let seconds = at.saturating_duration_since(self.at).as_secs_f64().max(1e-9);
+    fn admits(&mut self, value: f64, at: f64, bound: f64) -> bool {
+        let seconds = (at - self.at).max(1e-9);
         let slope = (value - self.value) / seconds;
         let admitted = self.lower <= slope && slope <= self.upper;
         self.upper = self.upper.min((value + bound - self.value) / seconds);
@@ -87,15 +85,13 @@ impl<T> Open<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     /// The indices that are shown of values one second apart.
     fn shown(values: &[f64], bound: f64) -> Vec<usize> {
-        let start = crate::time::now();
         let mut door = Door::default();
         let mut shown: Vec<usize> = Vec::new();
         for (index, value) in values.iter().enumerate() {
-            shown.extend(door.take(index, *value, start + Duration::from_secs(index as u64), bound));
+            shown.extend(door.take(index, *value, index as f64, bound));
         }
         shown.extend(door.flush());
         shown

@@ -177,7 +177,7 @@ impl Report {
     /// What waits in swinging doors is shown before the end.
     async fn end(&self, state: &mut State, mut messages: Vec<Message>) -> Result<(), String> {
         for (point, own) in self.points.iter().zip(&mut state.points) {
-            own.end(point, &mut messages);
+            own.end(point, now(), &mut messages);
         }
         for message in messages {
             self.send(message, state).await?;

@@ -63,7 +63,10 @@ impl PointState {
     }
 
     /// Shows what waits for a reading that will not come.
-    pub(super) fn end(&mut self, point: &PointReport, messages: &mut Vec<Message>) {
+    pub(super) fn end(&mut self, point: &PointReport, now: Instant, messages: &mut Vec<Message>) {
+        if let Some(summary) = point.aggregate.as_ref().and_then(|aggregate| self.interval.close(aggregate.every)) {
+            self.show(point, &summary, now, messages);
+        }
         let topics =
             point.aggregate.as_ref().map_or_else(|| vec![&point.topic], |aggregate| aggregate.shows.iter().map(|show| &show.1).collect());
         for (shown, topic) in self.shown.iter_mut().zip(topics) {
@@ -93,7 +96,9 @@ impl Shown {
         if self.last.is_of_other_quality(&reading) {
             self.door.close();
         }
-        let out = self.door.take(reading, number, now, bound);
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = reading.time.unix_ms as f64 / 1000.0;
+        let out = self.door.take(reading, number, seconds, bound);
         let out = if out.is_none() && self.last.is_overdue(point.rule, now) { self.door.flush() } else { out };
         if let Some(reading) = out {
             self.last.note(&reading, now);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::support::{Gateway, Process, free_port, mosquitto_sub, wait_for, wellhead};
 
 /// Faults on RTU and ASCII wires, as the simulator takes them.
-const ON_THE_WIRE: [&str; 47] = [
+const ON_THE_WIRE: [&str; 48] = [
     "delay=180ms for 1",
     "delay=180ms unit 1 for 1",
     "delay=180ms unit 1 for 4",
@@ -53,6 +53,7 @@ const ON_THE_WIRE: [&str; 47] = [
     "pieces=3 for 10",
     "exception=1 for 1",
     "exception=2 for 1",
+    "exception=2 unit 1 for 40",
     "exception=4 for 2",
     "exception=6 for 2",
     "exception=11 for 2",
@@ -60,7 +61,7 @@ const ON_THE_WIRE: [&str; 47] = [
 ];
 
 /// Faults on Modbus TCP.
-const ON_TCP: [&str; 16] = [
+const ON_TCP: [&str; 18] = [
     "delay=180ms for 1",
     "delay=180ms unit 1 for 4",
     "delay=180ms every 2 for 4",
@@ -77,6 +78,8 @@ const ON_TCP: [&str; 16] = [
     "wrong-length=-1 for 2",
     "wrong-length=1 for 2",
     "unplug for 1",
+    "unplug unit 1",
+    "exception=2 for 40",
 ];
 
 /// What a register of a unit holds.

@@ -34,7 +34,7 @@ impl Plant {
         let port = free_port();
         let yaml = format!(
             "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 200ms }}\ndevices:\n  - name: d\n    line: bus\n    unit: 1\n    identify: true\n    points:{POINTS}\
-             broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ '#' ] }} }}\n",
+             broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#', '$SYS/#' ], write: [ '#' ] }} }}\n",
             wire(folder.path())
         );
         let file = folder.path().join("simulator.yaml");

@@ -212,7 +212,10 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
         }
     }
     context.check_groups(check, &resolved);
-    points.groups.extend(context.groups(check, &resolved));
+    for group in context.groups(check, &resolved) {
+        take_topic(check, points, &group.topic, format!("the group {} of {}", group.name, device.name), &at!["devices", index, "name"]);
+        points.groups.push(group);
+    }
     if resolved.points.is_empty() && device.points.is_empty() && profile.is_none_or(|profile| profile.points.is_empty()) {
         check.missing(&at!["devices", index], format!("device \"{}\" has no points; add `points:` or a `profile:`", device.name));
     }

@@ -47,6 +47,9 @@ impl Context<'_> {
         meaning.length = spec.length.unwrap_or(0);
         meaning.characters = spec.characters.unwrap_or_default();
         meaning.as_text = spec.as_text.unwrap_or(false);
+        if (!meaning.words.is_empty() || !meaning.flags.is_empty()) && !kind.is_integer() && kind != Kind::Bool {
+            check.fault(&self.path(name, "type"), "words and flags stand for whole numbers; type u16, or remove `type`");
+        }
         self.check_numbers(check, name, spec, &meaning);
         self.check_text(check, name, spec, kind);
         if let Some(zone) = self.zone(check, name, spec) {

@@ -250,7 +250,10 @@ impl Context<'_> {
         if let Some(exponent) = &exponent {
             let (start, end) = (register.address.min(exponent.address), register.address.max(exponent.address));
             if exponent.table != register.table || end - start >= 120 {
-                check.fault(&self.path(name, "scale_from"), "the power of ten must come with the value: name a register of the same kind, at most 120 away");
+                check.fault(
+                    &self.path(name, "scale_from"),
+                    "the power of ten must come with the value: name a register of the same kind, at most 120 away",
+                );
                 return None;
             }
         }

@@ -10,7 +10,7 @@ use crate::field::decode::{Kind, Table};
 use crate::field::text::Talk;
 use crate::field::text::bytes::Template;
 use crate::field::text::parse::{Found, Place};
-use crate::field::text::script::Pattern;
+use crate::field::text::script::{Pattern, Step as ScriptStep};
 use crate::field::{Line, Source, Wire};
 
 const DEFAULT_POLL: Duration = Duration::from_secs(10);
@@ -25,8 +25,14 @@ impl Context<'_> {
         }
     }
 
-    fn text(&self) -> Option<&file::Text> {
-        self.device.text.as_ref().or(self.profile.and_then(|profile| profile.text.as_ref()))
+    /// That of the profile, overridden key by key.
+    fn text(&self) -> file::Text {
+        let base = self.profile.and_then(|profile| profile.text.as_ref());
+        match (&self.device.text, base) {
+            (Some(own), Some(base)) => own.over(base),
+            (Some(text), None) | (None, Some(text)) => text.clone(),
+            (None, None) => file::Text::default(),
+        }
     }
 
     /// How a plain instrument talks; notes what does not fit its line.
@@ -47,18 +53,7 @@ impl Context<'_> {
         if line.devices.iter().any(|other| other.talk.is_none()) {
             check.fault(&here, format!("line {} has Modbus devices; put plain instruments on a line of their own", line.name));
         }
-        let default = file::Text {
-            request: None,
-            script: Vec::new(),
-            every: None,
-            silent_after: None,
-            frame: None,
-            checksum: None,
-            subtract: None,
-            pattern: None,
-            simulate: None,
-        };
-        let text = self.text().unwrap_or(&default);
+        let text = self.text();
         let framing = text.frame.clone().unwrap_or_default();
         if let Err(why) = framing.check() {
             check.fault(&self.text_path("frame"), why);
@@ -67,10 +62,12 @@ impl Context<'_> {
             check.fault(&at!["devices", self.index, "each_line"], "`each_line` and `match` say the same; keep one");
         }
         let requests: Vec<_> = text.request.clone().map(|OneOrMore(list)| list).unwrap_or_default();
-        let is_polled = !requests.is_empty() || !text.script.is_empty();
+        let script = text.script.clone().unwrap_or_default();
+        let is_polled = !requests.is_empty() || !script.is_empty();
         let address = self.device.address.clone().or_else(|| self.device.unit.map(|unit| unit.to_string()));
-        self.check_names(check, text, address.is_some());
-        self.check_simulated(check, text);
+        self.check_names(check, &text, address.as_deref());
+        self.check_simulated(check, &text);
+        let typed = text.pattern.as_ref().and_then(|typed| Pattern::new(&typed.text, address.as_deref()).ok());
         let (every, key) = if is_polled { (text.every, "silent_after") } else { (text.silent_after, "every") };
         let is_useless = if is_polled { text.silent_after.is_some() } else { text.every.is_some() };
         if is_useless {
@@ -80,12 +77,12 @@ impl Context<'_> {
         }
         Some(Talk {
             requests,
-            script: text.script.clone(),
+            script,
             every: every.map_or(if is_polled { DEFAULT_POLL } else { DEFAULT_SILENCE }, |span| span.0),
             framing,
             checksum: text.checksum,
             subtract: text.subtract,
-            pattern: self.device.each_line.clone().or_else(|| text.pattern.clone()),
+            pattern: self.device.each_line.clone().or(typed),
             address: address.unwrap_or_default(),
             simulate: text.simulate.clone(),
         })
@@ -101,20 +98,52 @@ impl Context<'_> {
         }
     }
 
-    fn check_names(&self, check: &mut Check<'_>, text: &file::Text, has_address: bool) {
-        for request in text.request.iter().flat_map(|list| &list.0) {
-            for name in request.names() {
+    /// Every placeholder stands for something that is known when it is sent.
+    fn check_names(&self, check: &mut Check<'_>, text: &file::Text, address: Option<&str>) {
+        let mut groups: Vec<String> = Vec::new();
+        let script = text.script.iter().flatten();
+        let mut templates: Vec<(&Template, &str, Vec<String>)> = Vec::new();
+        for step in script {
+            match step {
+                ScriptStep::Send(template) | ScriptStep::Wait(template) | ScriptStep::Speed(template) => {
+                    templates.push((template, "script", groups.clone()));
+                }
+                ScriptStep::Expect(pattern) => groups.extend(pattern.capture_names().flatten().map(str::to_owned)),
+            }
+        }
+        let requests = text.request.iter().flat_map(|list| &list.0);
+        templates.extend(requests.map(|request| (request, "request", groups.clone())));
+        let mut needs_address = text.pattern.as_ref().is_some_and(|typed| typed.text.contains("{address"));
+        for (template, key, mut known) in templates {
+            for name in template.names() {
                 match name {
-                    "checksum" if text.checksum.is_none() => {
-                        check.fault(&self.text_path("request"), "{checksum} needs `checksum:`, which says how it is made");
+                    "checksum" if key == "script" || text.checksum.is_none() => check
+                        .fault(&self.text_path(key), "{checksum} stands in a request, and needs `checksum:`, which says how it is made"),
+                    // The question mark: it may be missing.
+                    "checksum" | "address?" => {}
+                    "address" => {
+                        needs_address = true;
+                        let is_hex =
+                            address.is_none_or(|address| address.len() % 2 == 0 && address.bytes().all(|byte| byte.is_ascii_hexdigit()));
+                        if template.is_hex() && !is_hex {
+                            check.fault(
+                                &at!["devices", self.index, "address"],
+                                "this address stands between bytes: type pairs of digits, such as '123456789012'",
+                            );
+                        }
                     }
-                    "address" if !has_address => check.fault(
-                        &at!["devices", self.index],
-                        format!("device \"{}\" is asked by its address; add `address: '...'`", self.device.name),
-                    ),
-                    _ => {}
+                    other if known.iter().any(|known| known == other) => {}
+                    other => {
+                        known.push("address".to_owned());
+                        known.push("checksum".to_owned());
+                        check.unknown(&self.text_path(key), "placeholder", other, &known);
+                    }
                 }
             }
+        }
+        if needs_address && address.is_none() {
+            let message = format!("device \"{}\" is asked by its address; add `address: '...'`", self.device.name);
+            check.fault(&at!["devices", self.index], message);
         }
     }
 
@@ -131,6 +160,13 @@ impl Context<'_> {
         if has_register.contains(&true) {
             check.fault(&self.path(name, "at"), "a plain instrument has no registers; write from, find or byte");
         }
+        for (is_given, key) in [(spec.scale_from.is_some(), "scale_from"), (spec.every.is_some(), "every"), (spec.group.is_some(), "group")]
+        {
+            if is_given {
+                check
+                    .fault(&self.path(name, key), "a point of a plain instrument has none; remove it (how often is `every` below `text:`)");
+            }
+        }
         let mut typed = spec.clone();
         let place = match (&spec.find, spec.byte) {
             (Some(pattern), _) => Place::Find(pattern.clone()),
@@ -139,7 +175,12 @@ impl Context<'_> {
         };
         if !matches!(place, Place::Byte(_)) {
             // Text brings its own length; a number in it may have decimals.
-            typed.kind = typed.kind.or(Some(Kind::F64));
+            let is_whole =
+                typed.words.is_some() || typed.flags.is_some() || typed.bit.is_some() || typed.bits.is_some() || typed.mask.is_some();
+            typed.kind = typed.kind.or(Some(if is_whole { Kind::I64 } else { Kind::F64 }));
+            if typed.array.is_some() {
+                check.fault(&self.path(name, "array"), "arrays stand in bytes; write `byte:`, or one point for each value");
+            }
             typed.length = typed.length.or_else(|| (typed.kind == Some(Kind::Text)).then_some(1));
         }
         let meaning = self.meaning(check, name, &typed, Table::Holding)?;
@@ -149,7 +190,7 @@ impl Context<'_> {
     /// The group of the pattern that a point is named after, or names.
     fn group(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Place> {
         let group = spec.from.as_deref().unwrap_or(name);
-        let pattern: Option<&Pattern> = self.device.each_line.as_ref().or_else(|| self.text().and_then(|text| text.pattern.as_ref()));
+        let pattern: Option<Pattern> = self.device.each_line.clone().or_else(|| self.text().pattern.map(|typed| typed.any));
         let known: Vec<String> = pattern.iter().flat_map(|pattern| pattern.0.capture_names().flatten()).map(str::to_owned).collect();
         if known.iter().any(|known| known == group) {
             return Some(Place::Group(group.to_owned()));

@@ -50,6 +50,8 @@ pub enum Kind {
     Ibm32,
     /// Four decimal digits.
     Bcd16,
+    /// Six decimal digits in three bytes; the highest bit is the sign, as meters have it.
+    Bcd24,
     /// Eight decimal digits.
     Bcd32,
     /// Sixteen decimal digits.
@@ -79,7 +81,7 @@ pub enum Kind {
 }
 
 /// Every name of a type; the first of a kind is the one that is shown.
-const NAMES: [(&str, Kind); 82] = [
+const NAMES: [(&str, Kind); 83] = [
     ("bool", Kind::Bool),
     ("bit", Kind::Bool),
     ("u8", Kind::U8L),
@@ -142,6 +144,7 @@ const NAMES: [(&str, Kind); 82] = [
     ("ibm32", Kind::Ibm32),
     ("bcd16", Kind::Bcd16),
     ("bcd", Kind::Bcd16),
+    ("bcd24", Kind::Bcd24),
     ("bcd32", Kind::Bcd32),
     ("bcd64", Kind::Bcd64),
     ("mod10k-32", Kind::Mod10k32),
@@ -211,6 +214,7 @@ impl Kind {
             | Self::U32
             | Self::F32
             | Self::Ibm32
+            | Self::Bcd24
             | Self::Bcd32
             | Self::Mod10k32
             | Self::Sm32
@@ -226,7 +230,7 @@ impl Kind {
     pub fn bytes(self) -> Option<u16> {
         Some(match self {
             Self::Bool | Self::U8L | Self::U8H | Self::I8L | Self::I8H => 1,
-            Self::I24 | Self::U24 => 3,
+            Self::I24 | Self::U24 | Self::Bcd24 => 3,
             Self::Cp56 => 7,
             other => 2 * other.words()?,
         })
@@ -285,6 +289,14 @@ impl Kind {
             Self::F32 => Ok(Raw::F32(f32::from_bits(number as u32))),
             Self::F64 => Ok(Raw::F64(f64::from_bits(number))),
             Self::Ibm32 => Ok(Raw::F64(from_ibm(number))),
+            Self::Bcd24 => {
+                let mut digits = bytes.last_chunk::<3>().copied().unwrap_or_default();
+                let [first, ..] = &mut digits;
+                let is_negative = *first & 0x80 != 0;
+                *first &= 0x7F;
+                let number = from_bcd(&digits).and_then(|number| i64::try_from(number).ok()).ok_or("not a decimal number (BCD)")?;
+                Ok(Raw::Int(if is_negative { -number } else { number }))
+            }
             Self::Bcd16 | Self::Bcd32 | Self::Bcd64 => from_bcd(bytes).map(Raw::UInt).ok_or("not a decimal number (BCD)"),
             Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => from_mod10k(bytes).map(Raw::UInt).ok_or("not a decimal number (mod 10000)"),
             Self::Sm16 | Self::Sm32 => {
@@ -308,6 +320,15 @@ impl Kind {
 
     /// The bytes of a raw number, most significant first; the error says why this type cannot hold it.
     pub fn encode(self, raw: Raw) -> Result<Vec<u8>, String> {
+        let most = match self {
+            Self::F16 => f64::from(half::f16::MAX),
+            Self::F32 => f64::from(f32::MAX),
+            Self::Ibm32 => 7.2e75,
+            _ => f64::INFINITY,
+        };
+        if raw.as_f64().abs() > most {
+            return Err(self.does_not_hold(&raw));
+        }
         let size = usize::from(2 * self.words().unwrap_or(1));
         let number = match self {
             Self::Bool => u64::from(raw.as_f64() != 0.0),
@@ -384,7 +405,7 @@ impl Kind {
     /// The value that a sentinel written as plain bits stands for: 32768 is -32768 in an i16.
     #[allow(clippy::cast_possible_wrap)]
     pub(super) fn as_held(self, number: f64) -> f64 {
-        if !self.is_signed() || self.bits() == 64 {
+        if !self.is_signed() {
             return number;
         }
         let whole = 2_f64.powi(self.bits() as i32);

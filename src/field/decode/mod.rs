@@ -318,7 +318,13 @@ impl Meaning {
                 return Err(format!("\"{text}\" is not a number"));
             }
             Value::List(_) => return Err("a list cannot be written".to_owned()),
-            Value::Bool(b) => return Ok(Raw::Bool(*b)),
+            Value::Bool(b) if matches!(self.part, Part::Bit(_)) || self.kind == Kind::Bool => return Ok(Raw::Bool(*b)),
+            Value::Bool(_) => return Err("true and false are for single bits; write a number".to_owned()),
+            Value::Int(i) if self.words.iter().any(|(raw, _)| raw == i) => return Ok(Raw::Int(*i)),
+            _ if !self.words.is_empty() => {
+                let known: Vec<&str> = self.words.iter().map(|(_, word)| word.as_ref()).collect();
+                return Err(format!("{value} is not one of {}", known.join(", ")));
+            }
             Value::Int(i) if self.scale == 1.0 && self.offset == 0.0 => return Ok(Raw::Int(*i)),
             Value::UInt(u) if self.scale == 1.0 && self.offset == 0.0 => return Ok(Raw::UInt(*u)),
             other => other.as_f64().unwrap_or(f64::NAN),

@@ -104,6 +104,8 @@ fn scale_bits_words_and_sentinels() {
     let flags = meaning(|meaning| meaning.flags = [(0, "run".into()), (15, "fault".into())].into());
     assert_eq!(flags.decode(&[0x8005], None).unwrap().to_string(), "run, bit 2, fault");
     assert_eq!(flags.decode(&[0], None), Ok(Value::List(Vec::new())));
+    let wide = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I64, [9_223_372_036_854_775_808.0].into()));
+    assert!(wide.decode(&[0x8000, 0, 0, 0], None).is_err(), "not implemented, in 64 bits");
     let exact = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::F32, [-999.9].into()));
     assert!(exact.decode(&exact.encode(-999.9), None).is_err(), "in the precision of the register");
     let huge = meaning(|meaning| (meaning.kind, meaning.scale) = (Kind::F32, 1000.0));
@@ -150,6 +152,8 @@ fn the_bytes_of_frames_are_read_alike() {
     assert_eq!(number(Kind::I16, ByteOrder::DCBA, &[0xFE, 0xFF]).unwrap(), "-2");
     assert_eq!(number(Kind::I24, ByteOrder::ABCD, &[0xFF, 0xFF, 0xFE]).unwrap(), "-2");
     assert_eq!(number(Kind::Bcd32, ByteOrder::DCBA, &[0x78, 0x56, 0x34, 0x12]).unwrap(), "12345678");
+    assert_eq!(number(Kind::Bcd24, ByteOrder::DCBA, &[0x45, 0x23, 0x01]).unwrap(), "12345");
+    assert_eq!(number(Kind::Bcd24, ByteOrder::DCBA, &[0x45, 0x23, 0x81]).unwrap(), "-12345");
     assert!(number(Kind::U32, ByteOrder::ABCD, &[1, 2, 3]).unwrap_err().contains("short"));
 }
 
@@ -181,6 +185,10 @@ fn what_is_written_fits_or_is_refused() {
     assert!(words(&mode, Value::Text("hand".into())).unwrap_err().contains("one of stop, auto"));
     assert_eq!(words(&register(Kind::Bcd16, ByteOrder::ABCD), Value::UInt(1234)), Ok(vec![0x1234]));
     assert!(words(&register(Kind::Bcd16, ByteOrder::ABCD), Value::UInt(12_345)).is_err());
+    assert!(words(&mode, Value::Int(9)).unwrap_err().contains("one of stop, auto"));
+    assert!(words(&setpoint, Value::Bool(true)).unwrap_err().contains("single bits"));
+    assert!(words(&register(Kind::F32, ByteOrder::ABCD), Value::F64(1e39)).unwrap_err().contains("does not hold"));
+    assert!(words(&register(Kind::F16, ByteOrder::ABCD), Value::F64(70_000.0)).is_err());
     let coil = Register::new(Table::Coil, 0, Kind::Bool);
     assert_eq!((words(&coil, Value::Bool(true)), words(&coil, Value::UInt(0))), (Ok(vec![1]), Ok(vec![0])));
     assert!(words(&coil, Value::UInt(2)).is_err());

@@ -41,19 +41,35 @@ pub struct Barrier {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Barriers {
     kept: Vec<Barrier>,
-    /// Found by refusals that nothing has been answered since.
-    tentative: Vec<Barrier>,
+    /// Found by refusals, with how often a part beside it was refused, too.
+    tentative: Vec<(Barrier, u8)>,
     /// Found by silence, with when they are forgotten.
     trial: Vec<(Barrier, Instant)>,
     unsupported: Vec<PointId>,
-    /// Refused alone; unsupported as soon as the device answers something else.
-    suspects: Vec<PointId>,
+    /// Refused alone.
+    suspects: Vec<Suspect>,
     /// A request that was not answered, until the device is heard again.
     silent: Option<Block>,
     strikes: HashMap<(Table, u16), u32>,
     /// The device refused everything: nothing is learned before then.
     learn_again_at: Option<Instant>,
     pauses: u32,
+}
+
+/// A point that was refused alone. Refused again, with answers to others in between, it is not there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Suspect {
+    point: PointId,
+    /// The device has answered something since.
+    others_answered: bool,
+}
+
+impl Barrier {
+    /// True if a request begins or ends here.
+    fn borders(&self, block: &Block) -> bool {
+        let end = u32::from(block.start) + u32::from(block.count);
+        self.table == block.table && (end == self.start || u32::from(block.start) == self.end)
+    }
 }
 
 impl Barriers {
@@ -68,7 +84,8 @@ impl Barriers {
     }
 
     fn all(&self) -> impl Iterator<Item = &Barrier> {
-        self.kept.iter().chain(&self.tentative).chain(self.trial.iter().map(|(barrier, _)| barrier))
+        let tentative = self.tentative.iter().map(|(barrier, _)| barrier);
+        self.kept.iter().chain(tentative).chain(self.trial.iter().map(|(barrier, _)| barrier))
     }
 
     /// True if a request would run over a barrier.
@@ -92,11 +109,22 @@ impl Barriers {
             // What else was missing may be back, too.
             self.unsupported.clear();
         }
-        self.suspects.retain(|point| !block.points.iter().any(|read| read.id == *point));
-        let confirmed = !self.tentative.is_empty() || !self.suspects.is_empty();
-        self.kept.append(&mut self.tentative);
-        self.unsupported.append(&mut self.suspects);
-        self.heard(now) | is_back | confirmed
+        self.suspects.retain(|suspect| !block.points.iter().any(|read| read.id == suspect.point));
+        self.suspects.iter_mut().for_each(|suspect| suspect.others_answered = true);
+        // One side answers: the other, or what is between, was refused. If both were, the device refused whatever was asked.
+        let mut settled = false;
+        for (barrier, doubts) in std::mem::take(&mut self.tentative) {
+            match (barrier.borders(block), doubts) {
+                (true, 0 | 1) => self.kept.push(barrier),
+                (true, _) => {}
+                (false, _) => {
+                    self.tentative.push((barrier, doubts));
+                    continue;
+                }
+            }
+            settled = true;
+        }
+        self.heard(now) | is_back | settled
     }
 
     /// The device was heard: what it was silent about before is that request's fault. True if the plan changes.
@@ -129,18 +157,38 @@ impl Barriers {
         if self.learn_again_at.is_some_and(|at| now < at) {
             return false;
         }
+        for (_, doubts) in self.tentative.iter_mut().filter(|(barrier, _)| barrier.borders(block)) {
+            *doubts = doubts.saturating_add(1);
+        }
         if let Some((start, end)) = widest_gap(block) {
             let barrier = Barrier { table: block.table, start, end };
             let is_new = !self.all().any(|known| *known == barrier);
             if is_new {
-                self.tentative.push(barrier);
+                self.tentative.push((barrier, 0));
                 return true;
             }
         }
-        let new: Vec<PointId> = block.points.iter().map(|point| point.id).filter(|id| !self.suspects.contains(id)).collect();
-        if !new.is_empty() {
-            self.suspects.extend(new.into_iter().filter(|id| !self.unsupported.contains(id)));
+        let (mut is_new, mut is_guilty) = (false, false);
+        let open: Vec<PointId> = block.points.iter().map(|point| point.id).filter(|point| !self.unsupported.contains(point)).collect();
+        if open.is_empty() {
             return false;
+        }
+        for point in open {
+            match self.suspects.iter().position(|suspect| suspect.point == point) {
+                None => {
+                    self.suspects.push(Suspect { point, others_answered: false });
+                    is_new = true;
+                }
+                Some(index) if self.suspects.get(index).is_some_and(|suspect| suspect.others_answered) => {
+                    self.suspects.remove(index);
+                    self.unsupported.push(point);
+                    is_guilty = true;
+                }
+                Some(_) => {}
+            }
+        }
+        if is_guilty || is_new {
+            return is_guilty;
         }
         // Once around, and nothing of the device was answered: it refuses everything.
         self.suspects.clear();

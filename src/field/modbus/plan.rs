@@ -157,7 +157,8 @@ pub fn plan(index: usize, device: &Device, costs: Costs, barriers: &Barriers) ->
             let count = u16::try_from(piece.end - piece.start).unwrap_or(u16::MAX);
             let start = u16::try_from(piece.start).unwrap_or(u16::MAX);
             let numbered = piece.fields.into_iter().zip(0..);
-            let points = numbered.flat_map(|(field, number)| field.points.into_iter().map(move |point| BlockPoint { field: number, ..point }));
+            let points =
+                numbered.flat_map(|(field, number)| field.points.into_iter().map(move |point| BlockPoint { field: number, ..point }));
             let points = points.collect();
             blocks.push(Block { device: index, unit: device.unit, table, start, count, every: piece.every, points });
         }

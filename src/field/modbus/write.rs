@@ -13,9 +13,9 @@ use super::link::{Answer, Link};
 use super::plan::{Block, bytes_of};
 use super::{Modbus, Question};
 use crate::field::ReadError;
-use crate::time::now;
 use crate::field::decode::Table;
 use crate::field::write::{Action, Function, Outcome, ReadBack};
+use crate::time::now;
 
 /// What devices get to act on a broadcast [Modbus over serial line 1.02, 2.4.1].
 const BROADCAST_TURNAROUND: Duration = Duration::from_millis(100);
@@ -199,7 +199,9 @@ fn confirmation(request: &Request<'_>, response: Response) -> Confirmed {
         }
         (Request::WriteSingleCoil(at, bit), Response::WriteSingleCoil(place, shown)) => (*at, *bit) == (place, shown),
         (Request::WriteSingleRegister(at, word), Response::WriteSingleRegister(place, shown)) => (*at, *word) == (place, shown),
-        (Request::WriteMultipleCoils(at, bits), Response::WriteMultipleCoils(place, count)) => (*at, bits.len()) == (place, usize::from(count)),
+        (Request::WriteMultipleCoils(at, bits), Response::WriteMultipleCoils(place, count)) => {
+            (*at, bits.len()) == (place, usize::from(count))
+        }
         (Request::WriteMultipleRegisters(at, words), Response::WriteMultipleRegisters(place, count)) => {
             (*at, words.len()) == (place, usize::from(count))
         }

@@ -117,6 +117,11 @@ impl Template {
         Ok(Self { parts, is_hex })
     }
 
+    /// True if it was typed as bytes.
+    pub fn is_hex(&self) -> bool {
+        self.is_hex
+    }
+
     /// The names of its placeholders.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| if let Part::Named(name) = part { Some(name.as_str()) } else { None })
@@ -133,7 +138,7 @@ impl Template {
                     bytes.extend(sum);
                 }
                 Part::Named(name) => {
-                    let value = values.get(name).map(Vec::as_slice).unwrap_or_default();
+                    let value = values.get(name.trim_end_matches('?')).map(Vec::as_slice).unwrap_or_default();
                     // Between hexadecimal digits the value is hexadecimal, least significant byte first, as meters have it.
                     let digits = std::str::from_utf8(value).ok().filter(|_| self.is_hex).and_then(|text| hex(text).ok());
                     match digits {

@@ -114,8 +114,15 @@ impl Framer {
         self.pending.clear();
     }
 
+    /// Takes what came; of an instrument that nobody listens to now, the newest.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
+        let most = 2 * self.framing.max.max(512);
+        if self.pending.len() > 2 * most {
+            let old = self.pending.len() - most;
+            self.pending.drain(..old);
+            self.junk += old as u64;
+        }
     }
 
     /// The next whole message.
@@ -164,6 +171,11 @@ impl Framer {
         self.framing.silence?;
         self.seek_start();
         let whole = std::mem::take(&mut self.pending);
+        // What has another end, and did not come to it, is half a message.
+        if self.framing.end.is_some() || self.framing.length.is_some() {
+            self.junk += whole.len() as u64;
+            return None;
+        }
         (!whole.is_empty()).then_some(whole)
     }
 

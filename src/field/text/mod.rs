@@ -40,6 +40,8 @@ use script::{Pattern, Step};
 
 /// A TCP connection may take this long, however fast its instruments are to answer.
 const SHORTEST_DIAL: Duration = Duration::from_secs(3);
+/// How long a wire that never is silent is waited for.
+const LONGEST_SETTLE: Duration = Duration::from_millis(50);
 /// How long a wire must be silent before a question is asked that messages without an end might answer.
 const SETTLE: Duration = Duration::from_millis(2);
 
@@ -119,7 +121,8 @@ struct Instrument {
     device: Arc<Device>,
     talk: Talk,
     framer: Framer,
-    heard: bool,
+    /// When it talked by itself.
+    heard: Option<Instant>,
 }
 
 /// The driver of a line with plain instruments.
@@ -130,6 +133,8 @@ pub struct Text {
     instruments: Vec<Instrument>,
     counts: Arc<LineCounts>,
     last_byte: Instant,
+    /// Who did not answer in time, and until when it may still.
+    owed: Option<(usize, Instant)>,
 }
 
 impl std::fmt::Debug for Text {
@@ -146,9 +151,17 @@ impl Text {
     /// The instruments of a line.
     pub fn new(line: &Line, counts: Arc<LineCounts>) -> Self {
         let talks = line.devices.iter().filter_map(|device| Some((device.clone(), device.talk.clone()?)));
-        let instruments = talks.map(|(device, talk)| Instrument { framer: Framer::new(talk.framing.clone()), device, talk, heard: false });
+        let instruments = talks.map(|(device, talk)| Instrument { framer: Framer::new(talk.framing.clone()), device, talk, heard: None });
         let answer_within = line.answer_within.most;
-        Self { wire: line.wire.clone(), answer_within, stream: None, instruments: instruments.collect(), counts, last_byte: now() }
+        Self {
+            wire: line.wire.clone(),
+            answer_within,
+            stream: None,
+            instruments: instruments.collect(),
+            counts,
+            last_byte: now(),
+            owed: None,
+        }
     }
 
     fn port(&self) -> Option<&Port> {
@@ -249,7 +262,12 @@ impl Text {
             self.forget(index).await?;
             let bytes = request.fill(groups, |before| talk.checksum.map(|checksum| checksum.of_request(before)).unwrap_or_default());
             self.send(&bytes).await?;
-            values.extend(self.answer(index, talk).await?);
+            match self.answer(index, talk).await {
+                Ok(more) => values.extend(more),
+                // What the others brought stands.
+                Err(ReadError::NoAnswer) if !values.is_empty() => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(values)
     }
@@ -257,10 +275,16 @@ impl Text {
     async fn answer(&mut self, index: usize, talk: &Talk) -> Result<Values, ReadError> {
         self.counts.count(index, |counts| counts.requests.count());
         let asked = now();
-        let limit = asked + self.answer_within + self.longest_on_wire(talk);
+        let longest = asked + self.answer_within + self.longest_on_wire(talk);
         loop {
+            // A first byte in time, and no pause as long as that; what never ends is given up all the same.
+            let limit = (asked.max(self.last_byte) + self.answer_within).min(longest);
             let left = limit.saturating_duration_since(now());
             let Ok(message) = timeout(left, self.next_message(index)).await else {
+                if self.last_byte > limit - self.answer_within && now() < longest {
+                    continue;
+                }
+                self.owed = Some((index, now() + self.answer_within));
                 self.counts.count(index, |counts| counts.timeouts.count());
                 return Err(ReadError::NoAnswer);
             };
@@ -284,9 +308,20 @@ impl Text {
         self.port().map_or(Duration::ZERO, |port| port.speed.character() * u32::try_from(slowest).unwrap_or(u32::MAX))
     }
 
-    /// What came before a question does not answer it. Those who talk by themselves keep what they said.
+    /// What came before a question does not answer it; nor does what another instrument, which was not waited for any longer, says
+    /// now. Those who talk by themselves keep what they said.
     async fn forget(&mut self, index: usize) -> Result<(), ReadError> {
-        while let Ok(received) = timeout(SETTLE, self.receive()).await {
+        if let Some((other, until)) = self.owed.take()
+            && other != index
+        {
+            while let Ok(received) = timeout(until.saturating_duration_since(now()), self.receive()).await {
+                received?;
+            }
+        }
+        let until = now() + LONGEST_SETTLE;
+        while now() < until
+            && let Ok(received) = timeout(SETTLE, self.receive()).await
+        {
             received?;
         }
         if let Some(instrument) = self.instruments.get_mut(index) {
@@ -336,7 +371,7 @@ impl Text {
     }
 
     /// The values of an instrument that has talked by itself.
-    fn overheard(&mut self) -> Option<(usize, Values)> {
+    fn talked(&mut self) -> Option<(usize, Values)> {
         for index in 0..self.instruments.len() {
             if self.instruments.get(index).is_none_or(|instrument| instrument.talk.is_polled()) {
                 continue;
@@ -346,7 +381,7 @@ impl Text {
                 let Some(instrument) = self.instruments.get_mut(index) else { break };
                 let values = parse::values(&instrument.device, instrument.talk.pattern.as_ref(), &message);
                 if !values.is_empty() {
-                    instrument.heard = true;
+                    instrument.heard = Some(now());
                     self.counts.count(index, |counts| counts.answers.count());
                     return Some((index, values));
                 }
@@ -362,7 +397,8 @@ impl Driver for Text {
             |device: &Device| -> Vec<PointId> { device.points.iter().filter(|point| !point.is_derived()).map(|point| point.id).collect() };
         let job = |(index, instrument): (usize, &Instrument)| Job {
             device: index,
-            every: instrument.talk.every,
+            // Two misses make it offline: when it has been silent for as long as it may be, or a little longer.
+            every: if instrument.talk.is_polled() { instrument.talk.every } else { instrument.talk.every / 4 },
             takes: Duration::ZERO,
             // Who talks by itself has time to do so.
             delay: if instrument.talk.is_polled() { Duration::ZERO } else { instrument.talk.every },
@@ -389,7 +425,8 @@ impl Driver for Text {
             return self.ask(job).await;
         }
         // Its values came by themselves; here it is only noticed whether any did.
-        if std::mem::take(&mut instrument.heard) { Ok(Vec::new()) } else { Err(ReadError::NoAnswer) }
+        let silent = instrument.heard.map(|at| now().saturating_duration_since(at));
+        if silent.is_some_and(|silent| silent < instrument.talk.every * 3 / 4) { Ok(Vec::new()) } else { Err(ReadError::NoAnswer) }
     }
 
     async fn probe(&mut self, device: usize, _: usize) -> Result<(), ReadError> {
@@ -407,10 +444,14 @@ impl Driver for Text {
         Outcome::NotSent("this instrument cannot be written to".to_owned())
     }
 
+    fn overheard(&mut self) -> Option<(usize, Values)> {
+        self.talked()
+    }
+
     async fn listen(&mut self) -> Result<(usize, Values), ReadError> {
         loop {
-            if let Some(overheard) = self.overheard() {
-                return Ok(overheard);
+            if let Some(talked) = self.talked() {
+                return Ok(talked);
             }
             let listeners = (0..self.instruments.len())
                 .filter(|index| self.instruments.get(*index).is_some_and(|instrument| !instrument.talk.is_polled()));

@@ -41,18 +41,44 @@ impl PartialEq for Pattern {
     }
 }
 
-impl<'de> Deserialize<'de> for Pattern {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let built = regex::bytes::RegexBuilder::new(&text).unicode(false).dot_matches_new_line(true).multi_line(true).build();
+impl Pattern {
+    /// Reads a regular expression. `{address}` stands for the address as text, `{address_hex}` for its digits as bytes, the last
+    /// first; without an address for any.
+    pub fn new(text: &str, address: Option<&str>) -> Result<Self, String> {
+        let digits = address.map(|address| {
+            let pairs: Vec<String> = address.as_bytes().chunks(2).map(|pair| format!("\\x{}", String::from_utf8_lossy(pair))).collect();
+            pairs.into_iter().rev().collect::<String>()
+        });
+        let plain = address.map_or_else(|| ".+?".to_owned(), regex::escape);
+        let whole = text.replace("{address}", &plain).replace("{address_hex}", digits.as_deref().unwrap_or(".+?"));
+        let built = regex::bytes::RegexBuilder::new(&whole).unicode(false).dot_matches_new_line(true).multi_line(true).build();
         built.map(Self).map_err(|error| {
             // The last line of the message says what is wrong; the others draw a picture.
             let why = error.to_string();
-            de::Error::custom(format!(
-                "`{text}` is not a regular expression: {}",
-                why.lines().last().unwrap_or_default().trim_start_matches("error: ")
-            ))
+            format!("`{text}` is not a regular expression: {}", why.lines().last().unwrap_or_default().trim_start_matches("error: "))
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&String::deserialize(deserializer)?, None).map_err(de::Error::custom)
+    }
+}
+
+/// A pattern as typed, whose `{address}` is not filled in yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TypedPattern {
+    /// The text.
+    pub text: String,
+    /// With any address.
+    pub any: Pattern,
+}
+
+impl<'de> Deserialize<'de> for TypedPattern {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Pattern::new(&text, None).map(|any| Self { text, any }).map_err(de::Error::custom)
     }
 }
 

@@ -7,7 +7,7 @@
 
 mod command;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub struct Target {
 pub struct Setter {
     /// By topic, with `/set`.
     pub targets: HashMap<TopicName, Target>,
+    /// What the gateway publishes itself: points and availability.
+    pub published: HashSet<TopicName>,
     /// To the lines, by index.
     pub lines: Vec<mpsc::Sender<Order>>,
     /// To local clients.
@@ -57,14 +59,25 @@ struct Asked {
     topic: TopicName,
     response: Option<(TopicName, Option<bytes::Bytes>)>,
     id: Option<Json>,
-    wanted: Vec<(String, PointId, Value)>,
+    wanted: Vec<Wanted>,
+}
+
+/// What was asked for, and where its end is told.
+type Waiting = (Asked, oneshot::Receiver<Written>);
+
+/// What one point is to hold.
+struct Wanted {
+    /// Empty for a single point.
+    name: String,
+    point: PointId,
+    value: Value,
     read_back: Option<ReadBack>,
 }
 
 impl Setter {
     /// Runs until `messages` closes and everything is answered.
     pub async fn run(self, mut messages: mpsc::Receiver<Arc<Message>>) -> Result<(), String> {
-        let mut last_write: HashMap<TopicName, Instant> = HashMap::new();
+        let mut last_write: HashMap<PointId, Instant> = HashMap::new();
         let mut waiting = FuturesUnordered::new();
         let mut is_open = true;
         while is_open || !waiting.is_empty() {
@@ -86,17 +99,13 @@ impl Setter {
     }
 
     /// Checks a message and hands it to its line.
-    fn order(
-        &self,
-        message: &Message,
-        last_write: &mut HashMap<TopicName, Instant>,
-    ) -> Result<(Asked, oneshot::Receiver<Written>), Box<(Asked, Verdict)>> {
+    fn order(&self, message: &Message, last_write: &mut HashMap<PointId, Instant>) -> Result<Waiting, Box<(Asked, Verdict)>> {
         let response = self.response(message);
-        let mut asked = Asked { topic: message.topic.clone(), response, id: None, wanted: Vec::new(), read_back: None };
+        let mut asked = Asked { topic: message.topic.clone(), response, id: None, wanted: Vec::new() };
         match self.checked(message, &mut asked, last_write) {
             Ok((line, order, answer)) => match self.lines.get(line).map(|line| line.try_send(order)) {
                 Some(Ok(())) => {
-                    last_write.insert(message.topic.clone(), now());
+                    last_write.extend(asked.wanted.iter().map(|wanted| (wanted.point, now())));
                     Ok((asked, answer))
                 }
                 Some(Err(mpsc::error::TrySendError::Full(_))) => {
@@ -112,7 +121,7 @@ impl Setter {
         &self,
         message: &Message,
         asked: &mut Asked,
-        last_write: &HashMap<TopicName, Instant>,
+        last_write: &HashMap<PointId, Instant>,
     ) -> Result<(usize, Order, oneshot::Receiver<Written>), Verdict> {
         let target = self.targets.get(&message.topic).ok_or_else(|| Verdict::rejected("nothing is written by this topic"))?;
         if message.retain {
@@ -126,7 +135,7 @@ impl Setter {
         asked.id = command.id;
         let mut actions = Vec::new();
         let mut points = Vec::new();
-        let (mut good_for, mut repeat) = (Duration::MAX, true);
+        let (mut good_for, mut repeat, mut read_back) = (Duration::MAX, true, None::<ReadBack>);
         for (name, value) in command.values {
             let member = target.members.iter().find(|member| !target.is_group || member.name == name);
             let Some(member) = member else {
@@ -136,16 +145,21 @@ impl Setter {
             let action =
                 member.action(&value).map_err(|why| Verdict::rejected(if name.is_empty() { why } else { format!("{name}: {why}") }))?;
             let pause = member.rules.at_most_every.unwrap_or_default();
-            if last_write.get(&message.topic).is_some_and(|last| now.saturating_duration_since(*last) < pause) {
+            if last_write.get(&member.id).is_some_and(|last| now.saturating_duration_since(*last) < pause) {
                 let pause = humantime::format_duration(pause);
                 return Err(Verdict::rejected(format!("this is written at most every {pause}; try later")));
             }
-            asked.wanted.push((name, member.id, member.shown(&action, value)));
+            let value = member.shown(&action, value);
+            asked.wanted.push(Wanted { name, point: member.id, value, read_back: member.rules.read_back });
             actions.push((action, member.rules.allow_split));
             points.push((member.id, member.register.clone()));
             good_for = good_for.min(member.rules.good_for);
             repeat &= member.rules.repeat;
-            asked.read_back = asked.read_back.or(member.rules.read_back);
+            // The longest wait is enough for all.
+            let longer = |other: &ReadBack| member.rules.read_back.is_some_and(|own| own.delay > other.delay);
+            if read_back.as_ref().is_none_or(longer) {
+                read_back = member.rules.read_back.or(read_back);
+            }
         }
         let actions = joined(actions).map_err(Verdict::rejected)?;
         if actions.is_empty() {
@@ -154,14 +168,18 @@ impl Setter {
         let good_for = command.deadline_ms.map_or(good_for, |ms| good_for.min(Duration::from_millis(ms)));
         let deadline = message.expires_at.map_or(now + good_for, |at| at.min(now + good_for));
         let (sender, answer) = oneshot::channel();
-        let order = Order { device: target.device, points, actions, read_back: asked.read_back, repeat, deadline, answer: sender };
+        let order = Order { device: target.device, points, actions, read_back, repeat, deadline, answer: sender };
         Ok((target.line, order, answer))
     }
 
     /// Where the answer goes, if the message says so and the place is not one of ours.
     fn response(&self, message: &Message) -> Option<(TopicName, Option<bytes::Bytes>)> {
         let topic = message.properties.response_topic.clone()?;
-        let is_ours = topic.is_reserved() || self.targets.contains_key(&topic);
+        // Nobody speaks as an instrument, or tells how somebody else's write ended.
+        let is_ours = topic.is_reserved()
+            || self.published.contains(&topic)
+            || topic.as_str().ends_with("/set")
+            || (topic.as_str().ends_with("/set/result") && topic.as_str() != format!("{}/result", message.topic));
         if is_ours {
             tracing::warn!(%topic, "a write names a response topic that belongs to this gateway; the result goes to its usual place");
         }
@@ -190,20 +208,20 @@ impl Setter {
 
 impl Asked {
     fn wanted_text(&self) -> String {
-        let one = |(name, _, value): &(String, PointId, Value)| if name.is_empty() { value.to_string() } else { format!("{name}={value}") };
+        let one = |Wanted { name, value, .. }: &Wanted| if name.is_empty() { value.to_string() } else { format!("{name}={value}") };
         self.wanted.iter().map(one).collect::<Vec<_>>().join(" ")
     }
 
     fn verdict(&self, written: Written) -> Verdict {
         let named = |values: Vec<(PointId, Result<Value, Arc<str>>)>| {
-            let name = |id: PointId| self.wanted.iter().find(|(_, point, _)| *point == id).map(|(name, ..)| name.clone());
+            let name = |id: PointId| self.wanted.iter().find(|wanted| wanted.point == id).map(|wanted| wanted.name.clone());
             values.into_iter().filter_map(|(id, value)| Some((name(id)?, value.ok()?))).collect::<Vec<_>>()
         };
         match written {
             Written::Done(values) => {
                 let shown = named(values);
                 let status = if self.is_shown(&shown) { Status::Ok } else { Status::VerifyMismatch };
-                let written = || self.wanted.iter().map(|(name, _, value)| (name.clone(), value.clone())).collect();
+                let written = || self.wanted.iter().map(|wanted| (wanted.name.clone(), wanted.value.clone())).collect();
                 let values = if shown.is_empty() && status == Status::Ok { written() } else { shown };
                 Verdict { values, ..Verdict::new(status) }
             }
@@ -220,12 +238,12 @@ impl Asked {
 
     /// True if what was read back is what was wanted; nothing read back is no contradiction unless it was asked for.
     fn is_shown(&self, values: &[(String, Value)]) -> bool {
-        let Some(check) = self.read_back else { return true };
-        self.wanted.iter().all(|(name, _, wanted)| {
-            let Some((_, shown)) = values.iter().find(|(other, _)| other == name) else { return false };
-            match (wanted.as_f64(), shown.as_f64()) {
+        self.wanted.iter().all(|wanted| {
+            let Some(check) = wanted.read_back else { return true };
+            let Some((_, shown)) = values.iter().find(|(other, _)| *other == wanted.name) else { return false };
+            match (wanted.value.as_f64(), shown.as_f64()) {
                 (Some(wanted), Some(shown)) => (wanted - shown).abs() <= check.tolerance + wanted.abs() * 1e-9,
-                _ => wanted == shown,
+                _ => wanted.value == *shown,
             }
         })
     }
