@@ -140,17 +140,16 @@ fn plans() {
         let mut random = fastrand::Rng::with_seed(7);
         let (mut to_insert, mut to_adjacent) = (Vec::new(), Vec::new());
         for _ in 0..300 {
+            // Values of one or two registers, scattered over two to twenty times as many places as there are values.
+            let count = random.usize(10..=80);
+            let room = (count as f64 * (2.0 + 18.0 * random.f64())) as u16;
+            let mut places: Vec<u16> = random.choose_multiple(0..room, count);
+            places.sort_unstable();
             let mut at = 0;
-            let fields: Vec<(u16, u16)> = (0..random.usize(10..80))
-                .map(|_| {
-                    let width = random.u16(1..=2);
-                    // A third adjacent, a third with small holes, a third far away.
-                    let gap = match random.u8(0..3) {
-                        0 => 0,
-                        1 => random.u16(1..12),
-                        _ => random.u16(12..70),
-                    };
-                    let start = at + gap;
+            let fields: Vec<(u16, u16)> = places
+                .into_iter()
+                .map(|place| {
+                    let (start, width) = (place.max(at), random.u16(1..=2));
                     at = start + width;
                     (start, width)
                 })

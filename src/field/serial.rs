@@ -1,7 +1,9 @@
 //! Serial ports: how they are written (`9600 8N1`) and how they are opened.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -191,6 +193,12 @@ impl Port {
         Ok(stream)
     }
 
+    /// True the first time this is asked for a port: what is told of an adapter is told once, however often it is opened.
+    fn is_news(&self, what: &'static str) -> bool {
+        static TOLD: Mutex<BTreeSet<(String, &str)>> = Mutex::new(BTreeSet::new());
+        TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert((self.path.clone(), what))
+    }
+
     /// Adapters of FTDI keep bytes back for 16 ms unless they are told not to. What cannot be changed is told.
     fn look_at_adapter(&self) {
         let Ok(device) = std::fs::canonicalize(&self.path) else { return };
@@ -201,15 +209,18 @@ impl Port {
         {
             match std::fs::write(&latency, "1") {
                 Ok(()) => tracing::info!(port = %self.path, from_ms = %before, "the adapter hands over what it receives after 1 ms"),
-                Err(error) => tracing::warn!(
+                Err(error) if self.is_news("latency") => tracing::warn!(
                     port = %self.path,
                     ms = %before,
                     %error,
                     "the adapter keeps back what it receives, which slows every request; allow it by a udev rule: ATTR{{latency_timer}}=\"1\""
                 ),
+                Err(_) => {}
             }
         }
-        if let Some(stable) = self.stable_name(&device) {
+        if let Some(stable) = self.stable_name(&device)
+            && self.is_news("name")
+        {
             tracing::info!(port = %self.path, %stable, "this name may change when adapters are plugged in; the other one does not");
         }
     }

@@ -288,3 +288,50 @@ fn a_soak_with_random_faults_publishes_nothing_wrong() {
     println!("{checked} values checked in {} s", time.as_secs());
     assert!(checked > 500, "{checked}");
 }
+
+#[test]
+fn what_a_device_refuses_is_learned_and_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, port) = (free_port(), free_port());
+    // Registers that no point covers do not exist in the simulator, so every hole is one.
+    let points: String = [0, 3, 8, 20, 21, 40]
+        .iter()
+        .map(|address| {
+            format!("p{address}: {{ holding: {address}, type: u16, every: 100ms, simulate: {{ shape: constant, from: {address} }} }}, ")
+        })
+        .collect();
+    let device = |points: &str| {
+        format!(
+            "site: x\nlines: [ {{ name: bus, modbus_tcp: '127.0.0.1:{server}' }} ]\ndevices: [ {{ name: d, line: bus, unit: 1, points: {{ {points} }} }} ]\n"
+        )
+    };
+    let file = folder.path().join("simulator.yaml");
+    fs::write(&file, device(&points)).unwrap();
+    let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+    simulator.wait_for_output("line bus:");
+    let with_missing = format!("{points}missing: {{ holding: 30, type: u16, every: 100ms }}");
+    let mut gateway =
+        Gateway::start(folder.path(), &format!("{}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n", device(&with_missing)));
+    let port = port.to_string();
+    let shown = |topic: &str| -> serde_json::Value {
+        let (_, out, _) =
+            super::support::run(std::process::Command::new("mosquitto_sub").args(["-p", &port, "-t", topic, "-C", "1", "-W", "15"]));
+        serde_json::from_str(&out).unwrap_or_default()
+    };
+    let all_good = || {
+        for address in [0, 3, 8, 20, 21, 40] {
+            wait_for(&format!("register {address}"), || (shown(&format!("x/d/p{address}"))["v"] == address).then_some(()));
+        }
+        wait_for("the missing one is told", || shown("x/d/missing")["reason"].as_str()?.contains("exception 2").then_some(()));
+    };
+    all_good();
+    let kept = folder.path().join("data/field/bus.json");
+    wait_for("it is kept", || fs::read_to_string(&kept).ok()?.matches("holding").nth(3).map(|_| ()));
+    let first = wait_for("the counters", || shown("$SYS/wellhead/line/bus")["exceptions"]["2"].as_u64());
+    assert!(gateway.process.terminate().success());
+    let _gateway = Gateway::restart(folder.path());
+    all_good();
+    // The point that is not there costs two requests; the holes are known.
+    let again = wait_for("the counters", || shown("$SYS/wellhead/line/bus")["exceptions"]["2"].as_u64());
+    assert!(first > again && again <= 3, "{first} exceptions before, {again} after");
+}

@@ -83,6 +83,12 @@ impl Engine {
         if is_guarded && publish.retain {
             return Err((ReasonCode::NOT_AUTHORIZED, "a message that writes to an instrument must not be retained"));
         }
+        // The answer of an instrument goes where whoever asked may look or write himself.
+        let answer_to = publish.properties.response_topic.as_ref().filter(|_| is_guarded);
+        if answer_to.is_some_and(|topic| !session.rights.may_read(topic) && !session.rights.may_write(topic, self.guarded.contains(topic)))
+        {
+            return Err((ReasonCode::NOT_AUTHORIZED, "no permission for the response topic"));
+        }
         if publish.properties.payload_is_text == Some(true) && std::str::from_utf8(&publish.payload).is_err() {
             return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not the text it says it is"));
         }
