@@ -29,7 +29,7 @@ use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, stop_token};
 use crate::time::{now, unix_ms};
 use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
-use south::South;
+use south::{Sets, South};
 
 /// Writes between the broker and the lines, and for each line; beyond it they are refused.
 const ORDER_QUEUE: usize = 64;
@@ -132,7 +132,7 @@ struct Local {
     live: mpsc::Sender<Message>,
     inbound: Inbound,
     /// What is to be written to instruments.
-    sets: Option<mpsc::Receiver<Forward>>,
+    sets: Option<Sets>,
     tls: Option<Arc<Tls>>,
     thread: OwnThread,
 }
@@ -267,14 +267,14 @@ async fn start_broker(
     north: &North,
     (stop, tasks): (&Stop, &mut Tasks),
 ) -> Result<Local, GatewayError> {
-    let targets: Vec<TopicFilter> =
-        south::set_targets(config).keys().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect();
+    let targets = south::set_targets(config);
     let (mut taps, mut queues) = (north.taps.clone(), north.queues.clone());
     let sets = (!targets.is_empty()).then(|| {
-        let (queue, sets) = mpsc::channel(FORWARD_QUEUE);
-        taps.push(Tap { filters: targets, not_from: Origin::Own });
+        let (queue, asked) = mpsc::channel(FORWARD_QUEUE);
+        let filters = targets.keys().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect();
+        taps.push(Tap { filters, not_from: Origin::Own });
         queues.push(queue);
-        sets
+        Sets { asked, targets }
     });
     let setup = Setup {
         limits: spec.limits.clone(),

@@ -43,14 +43,14 @@ enum Command {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
     },
-    /// Play the Modbus devices of a YAML file: TCP lines on their address, serial lines on a pseudo-terminal
+    /// Play the devices of a YAML file, Modbus and plain: TCP lines on their address, serial lines on a pseudo-terminal
     Simulate {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
         /// Play only this line; can be given several times
         #[arg(long = "line", value_name = "NAME")]
         lines: Vec<String>,
-        /// Something that goes wrong, such as 'delay=200ms unit 3 for 5' or 'crc every 10'; can be given several times, and typed while
+        /// Something that goes wrong, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can be given several times, and typed while
         /// it runs: `fault <fault>`, `clear`
         #[arg(long = "fault", value_name = "FAULT")]
         faults: Vec<Fault>,

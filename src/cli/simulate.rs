@@ -1,4 +1,4 @@
-//! `wellhead simulate`: the Modbus devices of a YAML file, to be polled by anything that speaks Modbus.
+//! `wellhead simulate`: the devices of a YAML file, to be polled by anything that speaks Modbus, or as plain instruments do.
 //!
 //! Faults are given by `--fault` and by lines on standard input, so that a script can drive it: `fault <fault>`, `clear`, `count`.
 
@@ -92,7 +92,7 @@ pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), 
             threads.push(thread);
         }
         if tasks.is_empty() {
-            return Err(Failure::runtime(format!("no enabled Modbus line in {}; nothing to simulate", file.display())));
+            return Err(Failure::runtime(format!("no enabled line with a wire in {}; nothing to simulate: give a line `serial:`, `modbus_tcp:` or `tcp:`", file.display())));
         }
         tokio::select! {
             () = signal.wait() => {}
@@ -117,13 +117,14 @@ fn listen_to_script(play: Play) -> Result<(), Failure> {
 async fn start(line: &Line, play: &Play, stop: &Stop, (tasks, thread): (&mut Tasks, &OwnThread)) -> Result<(), Failure> {
     let image = Image::new(&line.devices);
     match &line.wire {
-        Wire::ModbusTcp(_) | Wire::RtuOverTcp(_) | Wire::AsciiOverTcp(_) => {
+        Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) | Wire::Tcp(address) => {
             let (travels, what) = match &line.wire {
                 Wire::ModbusTcp(_) => (Travels::Tcp, "Modbus TCP"),
                 Wire::RtuOverTcp(_) => (Travels::Frames(Framing::Rtu), "Modbus RTU over TCP"),
-                _ => (Travels::Frames(Framing::Ascii), "Modbus ASCII over TCP"),
+                Wire::AsciiOverTcp(_) => (Travels::Frames(Framing::Ascii), "Modbus ASCII over TCP"),
+                _ => (Travels::Text(line.devices.clone()), "plain instruments"),
             };
-            let server = TcpServer::bind(address_of(&line.wire), image, travels).await.map_err(Failure::runtime)?.played(play);
+            let server = TcpServer::bind(address, image, travels).await.map_err(Failure::runtime)?.played(play);
             say(&format!("line {}: {what} on {}", line.name, server.address));
             tasks.start_on(thread.handle(), line.name.clone(), server.run(stop.clone()));
         }
@@ -150,24 +151,9 @@ async fn start(line: &Line, play: &Play, stop: &Stop, (tasks, thread): (&mut Tas
                 tasks.start_on(thread.handle(), line.name.clone(), terminal.run(served, stop.clone()));
             }
         }
-        Wire::Tcp(_) => {
-            let server =
-                TcpServer::bind(address_of(&line.wire), image, Travels::Text(line.devices.clone())).await.map_err(Failure::runtime)?;
-            let server = server.played(play);
-            say(&format!("line {}: plain instruments on {}", line.name, server.address));
-            tasks.start_on(thread.handle(), line.name.clone(), server.run(stop.clone()));
-        }
         Wire::Simulated => {}
     }
     Ok(())
-}
-
-fn address_of(wire: &Wire) -> &str {
-    match wire {
-        Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) | Wire::Tcp(address) => address,
-        Wire::Serial(port) => &port.path,
-        Wire::Simulated => "",
-    }
 }
 
 /// A slave on one wire.

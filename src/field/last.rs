@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * A value older than its `stale_after` is never shown as good; without one, a value is stale from the first failure on.
-//! * What is computed is as good as the worst of its parts.
+//! * What is computed from something that is not good is bad.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -77,6 +77,8 @@ impl Standings {
 pub(super) struct Last {
     standing: Standings,
     stale_after: HashMap<PointId, Duration>,
+    /// Nothing grows too old before.
+    fades_at: Option<Instant>,
     /// By device.
     derived: Vec<Vec<Derived>>,
 }
@@ -88,6 +90,7 @@ impl Last {
         Self {
             standing: Standings::new(points().map(|point| point.id)),
             stale_after,
+            fades_at: None,
             derived: devices.iter().map(|device| derived(device)).collect(),
         }
     }
@@ -99,6 +102,10 @@ impl Last {
             let (value, quality) = match value {
                 Ok(value) => {
                     self.standing.insert(point, Standing::Good(value.clone(), now));
+                    if let Some(after) = self.stale_after.get(&point) {
+                        let at = now + *after;
+                        self.fades_at = Some(self.fades_at.map_or(at, |first| first.min(at)));
+                    }
                     (Some(value), Quality::Good)
                 }
                 Err(why) => {
@@ -108,7 +115,7 @@ impl Last {
             };
             readings.push(Reading { point, value, time, quality, age: Duration::ZERO });
         }
-        self.computed(device, &mut readings, now);
+        self.computed(device, &mut readings);
         readings
     }
 
@@ -133,13 +140,17 @@ impl Last {
             self.standing.insert(*point, standing);
             readings.extend(self.told(*point, now, time));
         }
-        self.computed(device, &mut readings, now);
+        self.computed(device, &mut readings);
         readings
     }
 
     /// What has grown too old since the attempts fail.
     pub(super) fn faded(&mut self, now: Instant, time: Timestamp) -> Vec<Reading> {
-        if self.next_fading().is_none_or(|at| at > now) {
+        if self.fades_at.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        self.fades_at = self.first_fading();
+        if self.fades_at.is_none_or(|at| at > now) {
             return Vec::new();
         }
         let silent = |(point, after): (&PointId, &Duration)| match self.standing.get(point) {
@@ -161,16 +172,18 @@ impl Last {
             .collect();
         let mut readings: Vec<Reading> = waiting.into_iter().filter_map(|point| self.told(point, now, time)).collect();
         for device in 0..self.derived.len() {
-            self.computed(device, &mut readings, now);
+            self.computed(device, &mut readings);
         }
+        self.fades_at = self.first_fading();
         readings
     }
 
-    /// When the next value grows too old, if its device stays silent.
+    /// When the next value grows too old, if its device stays silent; or earlier, when newer values have put that off.
     pub(super) fn next_fading(&self) -> Option<Instant> {
-        if self.stale_after.is_empty() {
-            return None;
-        }
+        self.fades_at
+    }
+
+    fn first_fading(&self) -> Option<Instant> {
         let fading = self.stale_after.iter().filter_map(|(point, after)| match self.standing.get(point) {
             Some(Standing::Old { at, told: false, .. } | Standing::Good(_, at)) => Some(*at + *after),
             _ => None,
@@ -203,27 +216,19 @@ impl Last {
     }
 
     /// Computes what depends on the points of `readings`, and adds it.
-    fn computed(&self, device: usize, readings: &mut Vec<Reading>, now: Instant) {
+    fn computed(&self, device: usize, readings: &mut Vec<Reading>) {
         let Some(derived) = self.derived.get(device).filter(|derived| !derived.is_empty()) else { return };
         let mut computed = Vec::new();
         for derived in derived {
             let Some(newest) = readings.iter().find(|reading| derived.parts.values().any(|part| *part == reading.point)) else { continue };
-            let mut stale: Option<(Arc<str>, Duration)> = None;
             let value = derived.formula.value(|name| match derived.parts.get(name).and_then(|part| self.standing.get(part)) {
                 Some(Standing::Good(value, _) | Standing::Old { value, told: false, .. }) => Ok(value.clone()),
-                Some(Standing::Old { why, told: true, .. }) => Err(format!("{name}: {why}").into()),
-                Some(Standing::None(why)) => Err(format!("{name}: {why}").into()),
+                Some(Standing::Old { why, told: true, .. } | Standing::None(why)) => Err(format!("{name}: {why}").into()),
                 None => Err(format!("{name} was not read yet").into()),
             });
-            for part in derived.parts.values() {
-                if let Some(Standing::Old { why, at, told: true, .. }) = self.standing.get(part) {
-                    stale = Some((why.clone(), now.saturating_duration_since(*at)));
-                }
-            }
-            let (value, quality) = match (value, stale) {
-                (Ok(value), None) => (Some(value), Quality::Good),
-                (Ok(value), Some((why, _))) => (Some(value), Quality::Stale(why)),
-                (Err(why), _) => (None, Quality::Bad(why)),
+            let (value, quality) = match value {
+                Ok(value) => (Some(value), Quality::Good),
+                Err(why) => (None, Quality::Bad(why)),
             };
             computed.push(Reading { point: derived.point, value, time: newest.time, quality, age: Duration::ZERO });
         }

@@ -4,7 +4,6 @@
 //! * A value is only reported from an answer that was matched to its request.
 //! * A device that does not answer costs its line two time-outs, then short probes with growing pauses; the others keep their
 //!   pace.
-//!
 //! * Nothing is written that was not ordered, and every order is told how it ended.
 //!
 //! `decode` (what registers and bytes mean; pure), `schedule` (when; pure), `last` (what stands when attempts fail; pure), `modbus` and
@@ -95,7 +94,7 @@ pub struct Device {
     /// Places that no request may cross.
     pub holes: Vec<Barrier>,
     /// How it talks, if it is a plain instrument.
-    pub talk: Option<Talk>,
+    pub talk: Option<Arc<Talk>>,
     /// In the order of the YAML.
     pub points: Vec<Point>,
 }

@@ -114,16 +114,13 @@ impl Schedule {
     pub fn next(&mut self, now: Instant, probe_takes: impl Fn(usize) -> Duration) -> Step {
         let avoid = self.avoid.take();
         let stretch = self.stretch();
-        let live = |(index, job): (usize, &Planned)| {
-            (!self.is_offline(job.device)).then(|| (index, job.device, job.due, job.due + job.every.mul_f64(stretch)))
-        };
-        let jobs: Vec<(usize, usize, Instant, Instant)> = self.jobs.iter().enumerate().filter_map(live).collect();
+        let live = || self.jobs.iter().enumerate().filter(|(_, job)| !self.is_offline(job.device));
         let due = |other_than: Option<usize>| {
-            let ready = jobs.iter().filter(|(_, device, due, _)| *due <= now && Some(*device) != other_than);
-            ready.min_by_key(|(_, _, due, deadline)| (*deadline, *due)).map(|(index, ..)| *index)
+            let ready = live().filter(|(_, job)| job.due <= now && Some(job.device) != other_than);
+            ready.min_by_key(|(_, job)| (job.due + job.every.mul_f64(stretch), job.due)).map(|(index, _)| index)
         };
-        let first = due(avoid).or_else(|| due(None));
-        let next_due = jobs.iter().map(|(_, _, due, _)| *due).min();
+        let first = due(avoid).or_else(|| avoid.and_then(|_| due(None)));
+        let next_due = live().map(|(_, job)| job.due).min();
         let probe = self.next_probe();
         if let Some((at, pause, device, turn)) = probe.filter(|(at, ..)| *at <= now) {
             let fits = first.is_none() && next_due.is_none_or(|due| now + probe_takes(device) <= due);

@@ -107,9 +107,7 @@ impl Speed {
     pub fn frame_gap(&self) -> Duration {
         if self.baud > 19_200 { Duration::from_micros(1750) } else { self.character() * 7 / 2 }
     }
-}
 
-impl Speed {
     /// Sets an open port to this speed.
     pub(super) fn apply(&self, port: &mut dyn SerialPort) -> Result<(), String> {
         let set = port

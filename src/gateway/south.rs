@@ -15,8 +15,8 @@ use crate::field::{LineTask, Point, Wire};
 use crate::message::Message;
 use crate::mqtt::TopicName;
 use crate::outbox::Intake;
-use crate::report::Report;
 use crate::report::set::{Member, Setter, Target};
+use crate::report::{PointReport, Report};
 use crate::tasks::{OwnThread, Stop, Tasks};
 
 /// Events between the lines and the report; beyond it polling waits.
@@ -28,9 +28,16 @@ pub(super) struct South {
     /// Local clients; `None` without a broker.
     pub(super) live: Option<mpsc::Sender<Message>>,
     /// What local clients and remotes want written.
-    pub(super) sets: Option<(mpsc::Receiver<Forward>, Broker)>,
+    pub(super) sets: Option<(Sets, Broker)>,
     pub(super) stop: Stop,
     pub(super) hurry: Stop,
+}
+
+/// What is to be written to instruments.
+pub(super) struct Sets {
+    pub(super) asked: mpsc::Receiver<Forward>,
+    /// What each `.../set` topic writes.
+    pub(super) targets: HashMap<TopicName, Target>,
 }
 
 /// The topics on which instruments are written to: no client gets to them without a rule, whether they are written or not.
@@ -74,7 +81,6 @@ impl South {
         if config.lines.is_empty() {
             return Ok(Vec::new());
         }
-        let targets = set_targets(&config);
         let folder = config.folder.join("field");
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let mut lines = Lines { threads: Vec::new(), shared: None };
@@ -93,9 +99,9 @@ impl South {
             });
         }
         if let (Some((sets, broker)), Some(live)) = (self.sets, self.live.clone()) {
-            let published = config.points.iter().map(|point| point.topic.clone()).chain(config.availability.iter().cloned()).collect();
-            let setter = Setter { targets, published, lines: orders, live, intakes: self.intakes.clone() };
-            start_sets(setter, (sets, broker), self.hurry.clone(), tasks);
+            let published = config.points.iter().flat_map(PointReport::topics).chain(&config.availability).cloned().collect();
+            let setter = Setter { targets: sets.targets, published, lines: orders, live, intakes: self.intakes.clone() };
+            start_sets(setter, (sets.asked, broker), self.hurry.clone(), tasks);
         }
         let report = Report { points: config.points, devices: config.availability, lines: counts, live: self.live, intakes: self.intakes };
         tasks.start("report", report.run(events, self.hurry));

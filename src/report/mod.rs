@@ -51,6 +51,14 @@ pub struct PointReport {
     pub swinging_door: Option<f64>,
 }
 
+impl PointReport {
+    /// Where it is published: on its own topic, or on one for each aggregate.
+    pub fn topics(&self) -> impl Iterator<Item = &TopicName> {
+        let shows = self.aggregate.iter().flat_map(|aggregate| &aggregate.shows).map(|show| &show.1);
+        shows.chain(self.aggregate.is_none().then_some(&self.topic))
+    }
+}
+
 /// What stands for the readings of an interval.
 #[derive(Debug, Clone)]
 pub struct Aggregate {

@@ -67,9 +67,7 @@ impl PointState {
         if let Some(summary) = point.aggregate.as_ref().and_then(|aggregate| self.interval.close(aggregate.every)) {
             self.show(point, &summary, now, messages);
         }
-        let topics =
-            point.aggregate.as_ref().map_or_else(|| vec![&point.topic], |aggregate| aggregate.shows.iter().map(|show| &show.1).collect());
-        for (shown, topic) in self.shown.iter_mut().zip(topics) {
+        for (shown, topic) in self.shown.iter_mut().zip(point.topics()) {
             messages.extend(shown.door.flush().map(|reading| message(point, topic, &reading)));
         }
     }

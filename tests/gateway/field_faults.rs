@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::support::{Gateway, Process, free_port, mosquitto_sub, wait_for, wellhead};
+use super::support::{Gateway, Process, free_port, mosquitto_sub, simulated, wait_for, wellhead};
 
 /// Faults on RTU and ASCII wires, as the simulator takes them.
 const ON_THE_WIRE: [&str; 48] = [
@@ -145,11 +145,7 @@ impl Bench {
             "site: x\nlines:\n  - {{ name: bus, {}, answer_within: 150ms }}\ndevices:\n{devices}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n",
             wire(folder.path())
         );
-        let file = folder.path().join("simulator.yaml");
-        fs::write(&file, &yaml).unwrap();
-        let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
-        simulator.wait_for_output("line bus:");
-        let gateway = Gateway::start(folder.path(), &yaml);
+        let (simulator, gateway) = simulated(folder.path(), &yaml);
         let subscriber =
             Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]), &folder.path().join("subscriber.log"));
         let bench = Self { simulator, gateway, subscriber, folder };
@@ -327,7 +323,8 @@ fn what_a_device_refuses_is_learned_and_remembered() {
     all_good();
     let kept = folder.path().join("data/field/bus.json");
     wait_for("it is kept", || fs::read_to_string(&kept).ok()?.matches("holding").nth(3).map(|_| ()));
-    let first = wait_for("the counters", || shown("$SYS/wellhead/line/bus")["exceptions"]["2"].as_u64());
+    // Four holes cost at least as many refusals; the counters are told from time to time.
+    let first = wait_for("the counters", || shown("$SYS/wellhead/line/bus")["exceptions"]["2"].as_u64().filter(|count| *count >= 4));
     assert!(gateway.process.terminate().success());
     let _gateway = Gateway::restart(folder.path());
     all_good();

@@ -1,10 +1,9 @@
 //! Writes to instruments, from a client of the broker to the register and back.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::support::{Gateway, Process, free_port, peer, python, run, wait_for, wellhead};
+use super::support::{Gateway, Process, free_port, peer, python, run, simulated, wait_for};
 
 const POINTS: &str = "
       setpoint: { holding: 0, type: i16, scale: 0.1, every: 100ms, simulate: { shape: constant, from: 20 }, write: { min: 0, max: 50, read_back: true } }
@@ -37,11 +36,7 @@ impl Plant {
              broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#', '$SYS/#' ], write: [ '#' ] }} }}\n",
             wire(folder.path())
         );
-        let file = folder.path().join("simulator.yaml");
-        fs::write(&file, &yaml).unwrap();
-        let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
-        simulator.wait_for_output("line bus:");
-        let gateway = Gateway::start(folder.path(), &yaml);
+        let (simulator, gateway) = simulated(folder.path(), &yaml);
         let plant = Self { simulator, _gateway: gateway, port, _folder: folder };
         plant.wait_for_value("setpoint", "20");
         plant
@@ -120,12 +115,12 @@ fn check_writes(plant: &Plant) {
 }
 
 fn check_faulty_writes(plant: &mut Plant) {
-    let mut struck = |fault: &str, statuses: &[&str]| {
-        plant.simulator.type_line(&format!("fault {fault}"));
+    let mut struck = |fault: &str, status: &str| {
+        fault.split(';').for_each(|fault| plant.simulator.type_line(&format!("fault {fault}")));
         std::thread::sleep(std::time::Duration::from_millis(50));
         let result = plant.set("setpoint", "40");
         plant.simulator.type_line("clear");
-        assert!(statuses.iter().any(|status| result["status"] == *status), "{fault}: {result}");
+        assert_eq!(result["status"], status, "{fault}: {result}");
         // Whatever happened, the next write is told rightly.
         let next = wait_for("the device is back", || {
             let next = plant.set("setpoint", "10");
@@ -134,10 +129,28 @@ fn check_faulty_writes(plant: &mut Plant) {
         assert_eq!(next["value"], 10.0, "{fault}");
         plant.wait_for_value("setpoint", "10");
     };
-    struck("exception=4", &["exception"]);
-    struck("wrong-address", &["timeout_unknown"]);
-    // Silent before it was sent, or after.
-    struck("silence", &["rejected", "timeout_unknown"]);
+    struck("exception=4", "exception");
+    struck("wrong-address", "timeout_unknown");
+    // It got there and is not answered: reading back tells, or nobody knows.
+    struck("silence function 6", "ok");
+    struck("silence function 6;exception=6 function 3", "timeout_unknown");
+    // What stands there cannot be read, so the bit beside it cannot be changed, and nothing is sent.
+    plant.simulator.type_line("fault exception=1 function 22");
+    plant.simulator.type_line("fault silence function 3");
+    assert_eq!(plant.set("bit", "false")["status"], "rejected");
+    plant.simulator.type_line("clear");
+    plant.wait_for_value("setpoint", "10");
+    plant.wait_for_value("bit", "true");
+    // The device answers nothing at all: nothing is sent.
+    plant.simulator.type_line("fault silence");
+    let port = plant.port.to_string();
+    wait_for("the device is offline", || {
+        let (_, status, _) = run(Command::new("mosquitto_sub").args(["-p", &port, "-t", "x/d/availability", "-C", "1", "-W", "5"]));
+        (status.trim() == "offline").then_some(())
+    });
+    assert_eq!(plant.set("setpoint", "40")["status"], "rejected");
+    plant.simulator.type_line("clear");
+    plant.wait_for_value("setpoint", "10");
 }
 
 #[test]

@@ -248,8 +248,11 @@ fn flood(site: &Site, count: u32, size: usize) -> Option<i32> {
 #[test]
 fn over_its_size_an_outbox_drops_the_oldest_and_tells_the_gap() {
     let site = site(free_port(), "", ", keep: { size: 16MB }");
+    let gaps = subscriber(site.folder.path(), site.port, GAP);
     assert_eq!(flood(&site, 300, 100_000), Some(0));
     let gap = site.wait_until_told(GAP, "\"reason\":\"full\"");
+    let told = wait_for("the first gap", || gaps.output().lines().next().map(str::to_owned));
+    assert!(told.contains("\"first\":1,"), "the oldest went first: {told}");
     assert!(gap.contains("\"first\":") && gap.contains("\"series\":\"") && gap.contains("\"from\":\"20"), "{gap}");
     let told = site.wait_until_told(STATUS, "\"lost\":");
     assert!(!told.contains("\"lost\":0,"), "{told}");

@@ -281,6 +281,15 @@ impl Pem {
     }
 }
 
+/// A simulator and a gateway on the same file, which has a line named `bus`.
+pub fn simulated(folder: &Path, yaml: &str) -> (Process, Gateway) {
+    let file = folder.join("simulator.yaml");
+    fs::write(&file, yaml).unwrap();
+    let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.join("simulator.log"));
+    simulator.wait_for_output("line bus:");
+    (simulator, Gateway::start(folder, yaml))
+}
+
 /// `mosquitto_sub`, with what it prints visible at once.
 pub fn mosquitto_sub() -> Command {
     let mut command = Command::new("stdbuf");

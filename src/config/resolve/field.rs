@@ -201,7 +201,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let (unit, is_broadcast) = if is_text { (0, false) } else { unit(check, index, device, &line.wire, is_written_only) };
     let mut resolved = Device::new(DeviceId(id(points.availability.len())), &device.name, unit);
     resolved.is_broadcast = is_broadcast;
-    resolved.talk = talk;
+    resolved.talk = talk.map(Arc::new);
     resolved.identify = device.identify.or(profile.and_then(|profile| profile.identify)).unwrap_or(false);
     resolved.limits = limits(check, index, device, profile);
     let holes = device.holes.as_ref().or(profile.and_then(|profile| profile.holes.as_ref()));

@@ -39,7 +39,7 @@ impl Context<'_> {
     pub(super) fn talk(&self, check: &mut Check<'_>, line: &Line) -> Option<Talk> {
         let here = at!["devices", self.index, "line"];
         if !self.is_text {
-            if matches!(line.wire, Wire::Tcp(_)) || line.devices.iter().any(|other| other.talk.is_some()) {
+            if matches!(line.wire, Wire::Tcp(_)) || !self.simulated && line.devices.iter().any(|other| other.talk.is_some()) {
                 check.fault(
                     &here,
                     format!("line {} has plain instruments; give the device `each_line:` or `text:`, or put it on another line", line.name),
@@ -50,7 +50,7 @@ impl Context<'_> {
         if !matches!(line.wire, Wire::Serial(_) | Wire::Tcp(_) | Wire::Simulated) {
             check.fault(&here, format!("line {} speaks Modbus; a plain instrument needs `serial:` or `tcp:`", line.name));
         }
-        if line.devices.iter().any(|other| other.talk.is_none()) {
+        if !self.simulated && line.devices.iter().any(|other| other.talk.is_none()) {
             check.fault(&here, format!("line {} has Modbus devices; put plain instruments on a line of their own", line.name));
         }
         let text = self.text();
@@ -88,8 +88,12 @@ impl Context<'_> {
         })
     }
 
-    /// What a simulator fills in are points.
+    /// What a simulator fills in are points; it says nothing before it is asked.
     fn check_simulated(&self, check: &mut Check<'_>, text: &file::Text) {
+        if text.simulate.is_some() && text.script.iter().flatten().any(|step| matches!(step, ScriptStep::Expect(_))) {
+            let message = "a simulator does not answer what a script expects; remove `simulate:`, or `expect` from the script";
+            check.fault(&self.text_path("simulate"), message);
+        }
         let known: Vec<String> = self.points().into_iter().map(|(name, _)| name).collect();
         for name in text.simulate.iter().flat_map(Template::names) {
             if name != "checksum" && name != "address" && !known.iter().any(|known| known == name) {

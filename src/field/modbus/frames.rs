@@ -48,7 +48,7 @@ enum Front {
     /// A whole right frame of this length.
     Right(usize),
     /// A frame whose length is known and that is whole, with a wrong checksum.
-    BadChecksum(usize),
+    BadChecksum,
     /// Nothing yet, or nothing at all.
     Nothing,
 }
@@ -96,7 +96,7 @@ impl Expected {
     fn front(&self, bytes: &[u8]) -> Front {
         let Some(length) = self.length_at(bytes) else { return Front::Nothing };
         let Some((body, crc)) = bytes.get(..length).and_then(<[u8]>::split_last_chunk::<2>) else { return Front::Nothing };
-        if checksum(body) == *crc { Front::Right(length) } else { Front::BadChecksum(length) }
+        if checksum(body) == *crc { Front::Right(length) } else { Front::BadChecksum }
     }
 }
 
@@ -230,7 +230,7 @@ impl Receiver {
                     return Some(frame);
                 }
                 // Only where an answer would begin: inside one that is still coming, values can look like the head of another.
-                Front::BadChecksum(_) => self.is_suspect |= at == 0,
+                Front::BadChecksum => self.is_suspect |= at == 0,
                 Front::Nothing => {}
             }
             if let Some((index, length)) = self.late_at(at) {
@@ -287,11 +287,10 @@ impl Receiver {
 
     fn late_at(&self, at: usize) -> Option<(usize, usize)> {
         let bytes = self.incoming.get(at..)?;
-        let found = self.owed.iter().enumerate().find_map(|(index, owed)| match owed.expected.front(bytes) {
+        self.owed.iter().enumerate().find_map(|(index, owed)| match owed.expected.front(bytes) {
             Front::Right(length) => Some((index, length)),
             _ => None,
-        });
-        found.filter(|_| !self.owed.is_empty())
+        })
     }
 
     fn note_late(&mut self, index: usize, length: usize, now: Instant) {

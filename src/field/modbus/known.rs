@@ -26,6 +26,8 @@ pub(super) struct Known {
     devices: BTreeMap<String, Kept>,
     /// What is to be written, while somebody writes.
     newest: Arc<Mutex<Option<Vec<u8>>>>,
+    /// Held by whoever writes.
+    writing: Arc<Mutex<()>>,
 }
 
 /// Changes with every place of a device that is read.
@@ -49,7 +51,7 @@ impl Known {
         let read: BTreeMap<String, Kept> =
             std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let is_same = |name: &String, kept: &Kept| devices.iter().any(|device| device.name == *name && map_of(device) == kept.map);
-        Self { file: Some(file), devices: read.into_iter().filter(|(name, kept)| is_same(name, kept)).collect(), newest: Arc::default() }
+        Self { file: Some(file), devices: read.into_iter().filter(|(name, kept)| is_same(name, kept)).collect(), ..Self::default() }
     }
 
     /// What is known of one device, the holes of the YAML included.
@@ -68,8 +70,9 @@ impl Known {
         self.devices = kept.collect();
         let Ok(text) = serde_json::to_vec_pretty(&self.devices) else { return };
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
-        let newest = Arc::clone(&self.newest);
+        let (newest, writing) = (Arc::clone(&self.newest), Arc::clone(&self.writing));
         tokio::task::spawn_blocking(move || {
+            let _alone = writing.lock().unwrap_or_else(PoisonError::into_inner);
             let text = newest.lock().unwrap_or_else(PoisonError::into_inner).take();
             // Nothing: another one has written it already.
             let Some(text) = text else { return };

@@ -249,12 +249,9 @@ impl Planner<'_> {
                 end = end.max(field.end);
                 every = every.min(field.every);
                 let alone = first == last;
+                // What begins further left only makes it longer.
                 if !alone && !self.fits(field.start, end) {
-                    // A field that reaches far may make a later start fit; without one nothing further left does.
-                    if end - field.start > u32::from(MAX_BITS) {
-                        break;
-                    }
-                    continue;
+                    break;
                 }
                 let before = best.get(first).map_or(f64::INFINITY, |best| best.0);
                 let cost = before + self.cost(field.start, end) * rate(every);

@@ -26,6 +26,8 @@ enum Confirmed {
     /// Yes, and this is what it holds now (function 23).
     Holds(Vec<u16>),
     No(u8),
+    /// Nothing that changes anything went out: the reason.
+    NotSent(String),
     NobodyKnows,
 }
 
@@ -45,6 +47,7 @@ impl Modbus {
         match first {
             Confirmed::Holds(words) => Outcome::Done(Some(words)),
             Confirmed::No(code) => Outcome::Exception(code),
+            Confirmed::NotSent(why) => Outcome::NotSent(why),
             Confirmed::Yes => match read_back {
                 None => Outcome::Done(None),
                 Some(check) => {
@@ -75,7 +78,8 @@ impl Modbus {
                 sleep(delay).await;
                 Outcome::Done(self.read_back(device, unit, action).await)
             }
-            Confirmed::NobodyKnows => {
+            // The first time it was sent.
+            Confirmed::NotSent(_) | Confirmed::NobodyKnows => {
                 sleep(delay).await;
                 let found = self.read_back(device, unit, action).await;
                 if found.as_ref().is_some_and(|words| holds(action, words)) { Outcome::Done(found) } else { Outcome::Unknown(found) }
@@ -121,14 +125,14 @@ impl Modbus {
             Answer::Response(response) => confirmation(&asked, response),
             Answer::Exception(10 | 11) => Confirmed::NobodyKnows,
             Answer::Exception(code) => Confirmed::No(code),
-            Answer::Nothing | Answer::Foreign(_) => {
+            Answer::Broken => Confirmed::NobodyKnows,
+            Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_) => {
                 if self.link.as_ref().is_some_and(Link::is_rtu) {
                     // Any read has another form than the answer that is owed.
                     self.late.entry(unit).or_default().insert(0, now());
                 }
                 Confirmed::NobodyKnows
             }
-            Answer::Garbage(_) | Answer::Broken => Confirmed::NobodyKnows,
         }
     }
 
@@ -145,7 +149,7 @@ impl Modbus {
         let before = match self.read_words(&place(device, unit, Table::Holding, address), 1, patience).await {
             Ok(words) => words.first().copied().unwrap_or_default(),
             Err((ReadError::Refused(_), Some(code))) => return Confirmed::No(code),
-            Err(_) => return Confirmed::NobodyKnows,
+            Err((error, _)) => return Confirmed::NotSent(format!("what stands there now could not be read: {error}")),
         };
         let wanted = (before & and) | (or & !and);
         match self.send(device, unit, (Request::WriteSingleRegister(address, wanted), (8, 8))).await {

@@ -119,7 +119,7 @@ impl Stream {
 /// One instrument with its stream.
 struct Instrument {
     device: Arc<Device>,
-    talk: Talk,
+    talk: Arc<Talk>,
     framer: Framer,
     /// When it talked by itself.
     heard: Option<Instant>,
@@ -238,7 +238,7 @@ impl Text {
     /// Asks one instrument everything it is to be asked.
     async fn ask(&mut self, index: usize) -> Result<Values, ReadError> {
         let Some(instrument) = self.instruments.get(index) else { return Ok(Vec::new()) };
-        let talk = instrument.talk.clone();
+        let talk = Arc::clone(&instrument.talk);
         let mut groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
         let result = self.converse(index, &talk, &mut groups).await;
         if let (Some(speed), Some(stream)) = (self.port().map(|port| port.speed), self.stream.as_mut())

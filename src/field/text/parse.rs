@@ -1,6 +1,5 @@
 //! Messages of instruments to values. Pure.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use regex::bytes::Captures;
@@ -8,7 +7,7 @@ use regex::bytes::Captures;
 use super::script::Pattern;
 use crate::field::decode::Meaning;
 use crate::field::{Device, Source, Values};
-use crate::reading::{PointId, Value};
+use crate::reading::Value;
 
 /// Where a value stands in a message.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,17 +93,5 @@ pub(super) fn values(device: &Device, pattern: Option<&Pattern>, message: &[u8])
         Source::Found(found) => Some((point.id, found.value(message, captures.as_ref())?)),
         _ => None,
     });
-    // Several messages in one answer may bring the same point: the last counts.
-    let mut values: Vec<(PointId, Result<Value, Arc<str>>)> = Vec::new();
-    let mut places: HashMap<PointId, usize> = HashMap::new();
-    for (id, value) in found {
-        match places.get(&id).and_then(|place| values.get_mut(*place)) {
-            Some(old) => *old = (id, value),
-            None => {
-                places.insert(id, values.len());
-                values.push((id, value));
-            }
-        }
-    }
-    values
+    found.collect()
 }

@@ -73,7 +73,7 @@ impl<'a> Player<'a> {
 
     /// One message, with the faults that strike it.
     async fn say<S: AsyncWrite + Unpin>(&self, wire: &mut S, faults: &Arc<Mutex<Faults>>, began: Instant) -> io::Result<()> {
-        let struck = faults.lock().unwrap_or_else(PoisonError::into_inner).strike(self.device.unit);
+        let struck = faults.lock().unwrap_or_else(PoisonError::into_inner).strike(self.device.unit, None);
         let mut message = self.message(now().saturating_duration_since(began));
         for fault in &struck {
             let middle = message.len() / 2;

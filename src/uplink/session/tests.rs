@@ -59,6 +59,26 @@ fn restarted(memory: Memory) -> Session {
     Session::new(10, vec![Memory::default(), memory, Memory::default()])
 }
 
+/// So many messages of QoS 2 were sent and not answered.
+fn on_its_way(count: u64) -> Session {
+    let mut session = connected(10, 10);
+    for seq in 1..=count {
+        session.offer(waiting(seq, QoS::ExactlyOnce));
+    }
+    save(&mut session);
+    written(&mut session);
+    session
+}
+
+/// So many messages of QoS 2 were on their way, the first of them released; then came a crash, and the remote is there again.
+fn crashed_after_release(count: u64) -> Session {
+    let mut session = on_its_way(count);
+    session.received(id(1), ReasonCode::SUCCESS);
+    let mut session = restarted(save(&mut session));
+    session.connected(true, 10, QoS::ExactlyOnce);
+    session
+}
+
 #[test]
 fn what_was_in_flight_goes_first_and_marked_after_a_reconnect() {
     let mut session = connected(10, 65535);
@@ -119,16 +139,7 @@ fn a_save_covers_only_what_happened_before_it() {
 
 #[test]
 fn what_is_done_before_the_outbox_offers_it_is_not_sent_again() {
-    let mut session = connected(10, 10);
-    for seq in 1..=2 {
-        session.offer(waiting(seq, QoS::ExactlyOnce));
-    }
-    save(&mut session);
-    written(&mut session);
-    session.received(id(1), ReasonCode::SUCCESS);
-    let memory = save(&mut session);
-    let mut session = restarted(memory);
-    session.connected(true, 10, QoS::ExactlyOnce);
+    let mut session = crashed_after_release(2);
     assert_eq!(written(&mut session), ["release 1"]);
     // The outbox has read 1 to 3 by now; the answer comes before they are offered.
     assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
@@ -141,16 +152,7 @@ fn what_is_done_before_the_outbox_offers_it_is_not_sent_again() {
 
 #[test]
 fn after_a_crash_messages_go_on_where_the_disk_knows_them() {
-    let mut session = connected(10, 10);
-    for seq in 1..=3 {
-        session.offer(waiting(seq, QoS::ExactlyOnce));
-    }
-    save(&mut session);
-    written(&mut session);
-    session.received(id(1), ReasonCode::SUCCESS);
-    let memory = save(&mut session);
-    let mut session = restarted(memory);
-    session.connected(true, 10, QoS::ExactlyOnce);
+    let mut session = crashed_after_release(3);
     assert_eq!(written(&mut session), ["release 1"]);
     // Number 2 is gone from the outbox: whatever the remote has of it is ended. Number 1 is not sent again.
     for seq in [1, 3, 4] {
@@ -275,10 +277,7 @@ fn a_receipt_that_comes_before_the_repetition_is_taken_and_ends_in_its_turn() {
 
 #[test]
 fn an_error_after_a_receipt_changes_nothing() {
-    let mut session = connected(10, 10);
-    session.offer(waiting(1, QoS::ExactlyOnce));
-    save(&mut session);
-    written(&mut session);
+    let mut session = on_its_way(1);
     session.received(id(1), ReasonCode::SUCCESS);
     assert_eq!(session.received(id(1), ReasonCode::QUOTA_EXCEEDED), Verdict::Going);
     save(&mut session);
@@ -288,10 +287,7 @@ fn an_error_after_a_receipt_changes_nothing() {
 
 #[test]
 fn a_message_in_flight_is_not_taken_a_second_time() {
-    let mut session = connected(10, 10);
-    session.offer(waiting(1, QoS::ExactlyOnce));
-    save(&mut session);
-    written(&mut session);
+    let mut session = on_its_way(1);
     session.connected(true, 10, QoS::ExactlyOnce);
     assert!(session.offer(waiting(1, QoS::ExactlyOnce)).is_none());
     assert_eq!(written(&mut session), ["1 again"]);
@@ -306,11 +302,9 @@ fn a_forgotten_session_stays_forgotten_over_a_restart() {
         ..waiting(seq, QoS::ExactlyOnce)
     };
     session.offer(once(1));
-    let memory = save(&mut session);
-    let mut session = restarted(memory);
+    let mut session = restarted(save(&mut session));
     session.connected(false, 10, QoS::ExactlyOnce);
-    let memory = save(&mut session);
-    let mut session = restarted(memory);
+    let mut session = restarted(save(&mut session));
     session.connected(true, 10, QoS::ExactlyOnce);
     assert_eq!(session.offer(once(1)), Some(once(1)), "it may have arrived before the session was forgotten");
 }
@@ -357,10 +351,7 @@ fn what_is_refused_without_a_promise_is_given_up_in_the_end() {
 
 #[test]
 fn what_has_not_been_sent_follows_the_qos_of_a_new_remote() {
-    let mut session = connected(10, 10);
-    session.offer(waiting(1, QoS::ExactlyOnce));
-    save(&mut session);
-    written(&mut session);
+    let mut session = on_its_way(1);
     session.connected(false, 10, QoS::AtLeastOnce);
     assert_eq!(save(&mut session), Memory::default());
     assert_eq!(written(&mut session), ["1"]);

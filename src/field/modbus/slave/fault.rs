@@ -1,6 +1,6 @@
 //! What goes wrong on a simulated wire, and when. Pure.
 //!
-//! Written as people type it: `<kind>[=<argument>] [unit <n>] [after <n>] [for <n>] [every <n>]`, such as `delay=200ms unit 3 for 5`,
+//! Written as people type it: `<kind>[=<argument>] [unit <n>] [function <n>] [after <n>] [for <n>] [every <n>]`, such as `delay=200ms unit 3 for 5`,
 //! `crc every 10`, `exception=6 after 100`.
 
 use std::str::FromStr;
@@ -62,6 +62,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Only for this unit.
     pub unit: Option<u8>,
+    /// Only for this Modbus function.
+    pub function: Option<u8>,
     /// So many requests pass first.
     pub after: u64,
     /// Then so many are struck; `None`: all.
@@ -127,16 +129,17 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
         let kind = words.next().ok_or("name a fault, such as delay=200ms")?.parse()?;
-        let mut fault = Self { kind, unit: None, after: 0, times: None, every: 1 };
+        let mut fault = Self { kind, unit: None, function: None, after: 0, times: None, every: 1 };
         while let Some(word) = words.next() {
             let number =
                 words.next().and_then(|number| number.parse::<u64>().ok()).ok_or_else(|| format!("`{word}` needs a number behind it"))?;
             match word {
                 "unit" => fault.unit = Some(u8::try_from(number).map_err(|_| "a unit is a number from 0 to 255".to_owned())?),
+                "function" => fault.function = Some(u8::try_from(number).map_err(|_| "a function is a number from 0 to 255".to_owned())?),
                 "after" => fault.after = number,
                 "for" => fault.times = Some(number),
                 "every" => fault.every = number.max(1),
-                _ => return Err(format!("`{word}` is not known here; write unit, after, for or every, each with a number")),
+                _ => return Err(format!("`{word}` is not known here; write unit, function, after, for or every, each with a number")),
             }
         }
         Ok(fault)
@@ -154,10 +157,12 @@ impl Faults {
         self.0.clear();
     }
 
-    /// What goes wrong with the request to a unit that came just now.
-    pub fn strike(&mut self, unit: u8) -> Vec<FaultKind> {
+    /// What goes wrong with the request to a unit that came just now; plain instruments have no functions.
+    pub fn strike(&mut self, unit: u8, function: Option<u8>) -> Vec<FaultKind> {
         let mut struck = Vec::new();
-        for (fault, seen) in self.0.iter_mut().filter(|(fault, _)| fault.unit.is_none_or(|only| only == unit)) {
+        let is_meant =
+            |fault: &Fault| fault.unit.is_none_or(|only| only == unit) && fault.function.is_none_or(|only| Some(only) == function);
+        for (fault, seen) in self.0.iter_mut().filter(|(fault, _)| is_meant(fault)) {
             let index = *seen;
             *seen += 1;
             let Some(inside) = index.checked_sub(fault.after) else { continue };
@@ -177,7 +182,10 @@ mod tests {
     #[test]
     fn faults_are_typed_as_documented() {
         let fault: Fault = "delay=50ms unit 3 after 2 for 1".parse().unwrap();
-        assert_eq!(fault, Fault { kind: FaultKind::Delay(Duration::from_millis(50)), unit: Some(3), after: 2, times: Some(1), every: 1 });
+        assert_eq!(
+            fault,
+            Fault { kind: FaultKind::Delay(Duration::from_millis(50)), unit: Some(3), function: None, after: 2, times: Some(1), every: 1 }
+        );
         assert_eq!("wrong-length=-2".parse(), Ok(FaultKind::WrongLength(-2)));
         assert!("dely".parse::<Fault>().unwrap_err().contains("delay"));
         assert!("crc every".parse::<Fault>().unwrap_err().contains("number"));
@@ -189,12 +197,14 @@ mod tests {
         let struck = |text: &str| -> Vec<bool> {
             let mut faults = Faults::default();
             faults.add(text.parse().unwrap());
-            (0..6).map(|_| !faults.strike(1).is_empty()).collect()
+            (0..6).map(|_| !faults.strike(1, Some(3)).is_empty()).collect()
         };
         assert_eq!(struck("crc"), [true; 6]);
         assert_eq!(struck("crc after 2 for 1"), [false, false, true, false, false, false]);
         assert_eq!(struck("crc every 3"), [false, false, true, false, false, true]);
         assert_eq!(struck("crc every 2 for 2"), [false, true, false, true, false, false]);
         assert_eq!(struck("crc unit 2"), [false; 6]);
+        assert_eq!(struck("crc function 6"), [false; 6]);
+        assert_eq!(struck("crc unit 1 function 3"), [true; 6]);
     }
 }

@@ -50,8 +50,8 @@ pub struct Pace {
 /// The faults of a line, shared with whoever adds some while it runs.
 type Shared = Arc<Mutex<Faults>>;
 
-fn strike(faults: &Shared, unit: u8) -> Vec<FaultKind> {
-    faults.lock().unwrap_or_else(PoisonError::into_inner).strike(unit)
+fn strike(faults: &Shared, unit: u8, request: &[u8]) -> Vec<FaultKind> {
+    faults.lock().unwrap_or_else(PoisonError::into_inner).strike(unit, request.first().copied())
 }
 
 fn random(count: usize) -> Vec<u8> {
@@ -164,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     async fn answer(&mut self, image: &Image, faults: &Shared, (unit, request): (u8, &[u8]), frame: &[u8]) -> io::Result<()> {
-        let struck = strike(faults, unit);
+        let struck = strike(faults, unit, request);
         if struck.contains(&FaultKind::Unplug) {
             return Err(unplugged());
         }
@@ -258,7 +258,7 @@ pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults:
         }
         let mut request = vec![0; length - 1];
         stream.read_exact(&mut request).await?;
-        let struck = strike(faults, unit);
+        let struck = strike(faults, unit, &request);
         if struck.contains(&FaultKind::Unplug) {
             return Err(unplugged());
         }
