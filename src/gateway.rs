@@ -4,6 +4,7 @@
 //! Stop: lines and local clients first; when what they had to say is in the outboxes, the uplinks get their grace; then the
 //! outboxes are closed. A task that ends unasked stops everything in the same order, and is an error.
 
+mod health;
 mod south;
 
 use std::future::Future;
@@ -25,16 +26,20 @@ use crate::config;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Intake, OfferError, Outbox, Stored};
+use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, stop_token};
 use crate::time::{now, unix_ms};
 use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
+use health::Health;
 use south::{Sets, South};
 
 /// Writes between the broker and the lines, and for each line; beyond it they are refused.
 const ORDER_QUEUE: usize = 64;
 /// Messages between the broker and an outbox.
 const FORWARD_QUEUE: usize = 4096;
+/// How often it is looked whether everything goes on.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What an orderly stop may take beyond the grace of the uplinks.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -79,6 +84,7 @@ pub struct Gateway {
     grace: Duration,
     /// Of the encrypted listeners.
     tls: Option<Arc<Tls>>,
+    health: Health,
     /// Of the broker and of the lines.
     _threads: Vec<OwnThread>,
 }
@@ -144,10 +150,11 @@ impl Gateway {
         let (sources, stop) = stop_token();
         let (uplinks, uplink_stop) = stop_token();
         let (hurry, hurried) = stop_token();
+        let mut health = Health::default();
         let north = open_outboxes(&config, &mut tasks)?;
         let mut local = None;
         if let Some(spec) = &config.broker {
-            local = Some(start_broker(&config, spec, &north, (&stop, &mut tasks)).await?);
+            local = Some(start_broker(&config, spec, &north, (&stop, &mut tasks, &mut health)).await?);
         }
         let live = local.as_ref().map(|local| local.live.clone());
         let inbound = local.as_ref().map(|local| local.inbound.clone());
@@ -155,7 +162,9 @@ impl Gateway {
         for ((uplink, outbox), is_up) in config.uplinks.iter().zip(&north.outboxes).zip(&north.is_up) {
             let primary = north.primary(&uplink.settings);
             let ends = Ends { live: live.clone(), inbound: inbound.clone(), is_up: is_up.clone(), primary };
-            ready.push(uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?);
+            let uplink = uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?;
+            health.watch_uplink(&uplink, outbox, is_up.subscribe());
+            ready.push(uplink);
         }
         for (uplink, spec) in ready.into_iter().zip(&config.uplinks) {
             let (stop, hurried, grace) = (uplink_stop.clone(), hurried.clone(), config.shutdown_grace);
@@ -174,23 +183,31 @@ impl Gateway {
         let lines = config.lines.len();
         let sets = local.as_mut().and_then(|local| Some((local.sets.take()?, local.broker.clone())));
         let south = South { intakes: north.intakes, live, sets, stop, hurry: hurried };
-        let mut threads = south.start(config, &mut tasks)?;
+        let mut threads = south.start(config, &mut tasks, &mut health)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
         let tls = local.and_then(|local| {
             threads.push(local.thread);
             local.tls
         });
-        Ok(Self { tasks, sources, uplinks, hurry, grace, tls, _threads: threads })
+        Ok(Self { tasks, sources, uplinks, hurry, grace, tls, health, _threads: threads })
     }
 
     /// Runs until `until` is ready, then stops in order.
     pub async fn run(mut self, until: impl Future<Output = ()>, mut reload: mpsc::Receiver<()>) -> Result<(), GatewayError> {
         let mut until = pin!(until);
+        let mut service = Service::of_environment();
+        service.ready();
+        let mut look = tokio::time::interval(service.sign_every().map_or(LOOK_EVERY, |every| every.min(LOOK_EVERY)));
         let failure = loop {
             tokio::select! {
                 ended = self.tasks.next_ended() => break ended.map(unasked),
                 () = until.as_mut() => break None,
-                Some(()) = reload.recv() => self.reload(),
+                Some(()) = reload.recv() => {
+                    service.reloading();
+                    self.reload();
+                    service.ready();
+                }
+                _ = look.tick() => self.health.look(&mut service),
             }
         };
         if let Some(failure) = &failure {
@@ -198,6 +215,7 @@ impl Gateway {
         } else {
             tracing::info!("stopping");
         }
+        service.stopping(self.grace + 2 * STOP_PATIENCE);
         let stopped = self.stop().await;
         match failure {
             Some(failure) => Err(failure),
@@ -265,7 +283,7 @@ async fn start_broker(
     config: &config::Gateway,
     spec: &config::Broker,
     north: &North,
-    (stop, tasks): (&Stop, &mut Tasks),
+    (stop, tasks, health): (&Stop, &mut Tasks, &mut Health),
 ) -> Result<Local, GatewayError> {
     let targets = south::set_targets(config);
     let (mut taps, mut queues) = (north.taps.clone(), north.queues.clone());
@@ -295,6 +313,7 @@ async fn start_broker(
         Source::Memory(Box::new(Engine::new(setup, now(), unix_ms())))
     };
     let parts = broker::broker(source, Admission::new(spec.admission), queues)?;
+    parts.pulses.iter().for_each(|pulse| health.pulses.watch(pulse));
     if let Some(closed) = parts.closed {
         tasks.start("store:broker", async { closed.await.map_err(|_| "its thread died".to_owned()) });
     }

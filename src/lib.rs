@@ -15,12 +15,12 @@
 //!
 //! | row | modules |
 //! |---|---|
-//! | 0 plain tools | [`backoff`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
+//! | 0 plain tools | [`backoff`] · [`metrics`] · [`pulse`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
 //! | 1 vocabulary | [`reading`] · [`mqtt`] (packets, codec, topics) |
 //! | 2 | [`message`] · [`store`] (the durable journal) |
 //! | 3 | [`field`] (southbound) · [`outbox`] (what is not delivered) · [`payload`] (readings to bytes) |
 //! | 4 | [`report`] (readings to messages) · [`uplink`] (northbound) · [`broker`] (local clients) |
-//! | 5 | [`config`] (the YAML file) |
+//! | 5 | [`config`] (the YAML file) · [`status`] (for those who look after it) |
 //! | 6 | [`gateway`] (the only place that wires modules together) |
 //! | 7 | [`cli`] (one file per command) |
 //!
@@ -47,8 +47,10 @@ pub mod metrics;
 pub mod mqtt;
 pub mod outbox;
 pub mod payload;
+pub mod pulse;
 pub mod reading;
 pub mod report;
+pub mod status;
 pub mod store;
 pub mod tasks;
 pub mod time;

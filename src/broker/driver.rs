@@ -17,6 +17,7 @@ use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
 use super::inbox::{Event, Inbox, Wire};
 use crate::message::Message;
 use crate::mqtt::QoS;
+use crate::pulse::{COME_ROUND, Pulse};
 use crate::tasks::{Stop, detach};
 use crate::time::{now, unix_ms};
 
@@ -82,6 +83,7 @@ pub struct Driver {
     /// Passwords that wait to be compared.
     pub(super) logins: usize,
     pub(super) clock_at: Instant,
+    pub(super) pulse: Pulse,
     pub(super) is_stopping: bool,
 }
 
@@ -97,7 +99,8 @@ impl Driver {
         let mut inbound = Vec::with_capacity(BATCH);
         let mut alarm = pin!(tokio::time::sleep_until(now().into()));
         while !(self.is_stopping && self.connections.is_empty()) {
-            let deadline = self.engine.next_deadline().unwrap_or_else(|| now() + Duration::from_secs(3600)).into();
+            let come_round = now() + COME_ROUND;
+            let deadline = self.engine.next_deadline().map_or(come_round, |deadline| deadline.min(come_round)).into();
             if alarm.deadline() != deadline {
                 alarm.as_mut().reset(deadline);
             }
@@ -115,6 +118,7 @@ impl Driver {
                 }
             }
             let at = now();
+            self.pulse.beat(at);
             self.set_clock(at);
             self.inbox.take(&mut events);
             for event in events.drain(..) {

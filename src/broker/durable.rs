@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::engine::{Engine, Position, Restore, Setup};
 use super::inbox::{Event, Inbox};
+use crate::pulse::Pulse;
 use crate::store::{Journal, PartitionBytes, StoreError};
 use crate::time::{now, unix_ms};
 
@@ -31,7 +32,9 @@ pub(super) const CHECKPOINT_PIECE: usize = 128 << 10;
 /// How long records that nobody waits for may wait.
 const LAZY: Duration = Duration::from_secs(1);
 /// Without records nothing is to be done.
-const IDLE: Duration = Duration::from_secs(3600);
+const IDLE: Duration = Duration::from_secs(10);
+/// What the disk may take for a commit before the thread counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Commits of so much time may come at once.
 const BURST: Duration = Duration::from_secs(60);
 /// Bytes that are worth a commit of their own.
@@ -98,6 +101,8 @@ pub(super) struct Durable {
     /// The last report that counted for nothing.
     suppressed: Position,
     inbox: Arc<Inbox>,
+    /// Of the thread.
+    pub(super) pulse: Pulse,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +148,7 @@ pub fn open(folder: &Path, setup: Setup, save_every: Duration) -> Result<Opened,
 impl Opened {
     /// Starts the thread. The receiver tells when it has closed the journal.
     pub(super) fn start(self, inbox: Arc<Inbox>) -> Result<(Engine, Durable, oneshot::Receiver<()>), StoreError> {
+        let pulse = Pulse::new("store:broker", PATIENCE, now());
         let Self { engine, journal, save_every } = self;
         let queue = Arc::new(Queue::default());
         let durable = Durable {
@@ -155,9 +161,10 @@ impl Opened {
             last: 0,
             suppressed: 0,
             inbox: inbox.clone(),
+            pulse: pulse.clone(),
         };
         let (closed_sender, closed) = oneshot::channel();
-        let writer = Writer { queue, inbox, journal, save_every, written_at: now(), saved: BURST, mark: None, refuses: false };
+        let writer = Writer { queue, inbox, journal, save_every, written_at: now(), saved: BURST, mark: None, refuses: false, pulse };
         let started = std::thread::Builder::new().name("store:broker".to_owned()).spawn(move || {
             writer.run();
             // Whoever waits for it may be gone.
@@ -297,6 +304,7 @@ struct Writer {
     mark: Option<u64>,
     /// The disk does, and that was told.
     refuses: bool,
+    pulse: Pulse,
 }
 
 /// Batches whose entries are to be written, and what to do then.
@@ -337,7 +345,8 @@ impl Writer {
             if shared.is_closing || shared.was_dropped || due.is_some_and(|due| due <= at) {
                 break;
             }
-            let wait = due.map_or(IDLE, |due| due - at);
+            self.pulse.beat(at);
+            let wait = due.map_or(IDLE, |due| due - at).min(IDLE);
             shared = queue.wake.wait_timeout(shared, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         shared.bytes = 0;
@@ -368,6 +377,7 @@ impl Writer {
             self.mark = Some(self.journal.next_seq());
         }
         while !entries.is_empty() {
+            self.pulse.beat(now());
             let first = self.journal.next_seq();
             let Err(error) = self.journal.append(&entries) else { break };
             // Those that were written are not written again.
@@ -404,6 +414,7 @@ impl Writer {
         }
         // A batch without records: it can be read and says nothing.
         while let Err(error) = self.journal.append(&[Bytes::new()]) {
+            self.pulse.beat(now());
             self.refused(&error);
             std::thread::sleep(RETRY_AFTER);
             if self.queue.lock().is_closing {

@@ -20,10 +20,12 @@ pub mod scram;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::message::Message;
+use crate::pulse::Pulse;
 use crate::store::StoreError;
 use crate::time::now;
 use admission::Admission;
@@ -32,6 +34,8 @@ pub use driver::{Driver, Forward};
 use engine::{Engine, Ticket};
 use inbox::{Event, Inbox};
 
+/// The driver never waits for anybody.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Messages of the gateway that may wait for the engine.
 const INPUT_QUEUE: usize = 1024;
 
@@ -60,6 +64,8 @@ pub struct Parts {
     pub inbound: mpsc::Sender<(Message, oneshot::Sender<()>)>,
     /// The task that must run.
     pub driver: Driver,
+    /// Of the driver, and of the thread of its journal.
+    pub pulses: Vec<Pulse>,
     /// Tells when the journal is closed.
     pub closed: Option<oneshot::Receiver<()>>,
 }
@@ -86,6 +92,8 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<mpsc::Sender<Forwa
             (engine, Some(durable), Some(closed))
         }
     };
+    let pulse = Pulse::new("broker", PATIENCE, now());
+    let pulses = durable.iter().map(|durable| &durable.pulse).chain([&pulse]).cloned().collect();
     let driver = Driver {
         engine,
         durable,
@@ -100,7 +108,8 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<mpsc::Sender<Forwa
         verifications: driver::verifications(),
         logins: 0,
         clock_at: now(),
+        pulse,
         is_stopping: false,
     };
-    Ok(Parts { broker: Broker { inbox, admission }, live: live_sender, inbound: inbound_sender, driver, closed })
+    Ok(Parts { broker: Broker { inbox, admission }, live: live_sender, inbound: inbound_sender, driver, pulses, closed })
 }

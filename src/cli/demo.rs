@@ -39,7 +39,7 @@ pub(super) fn demo() -> Result<(), Failure> {
     std::fs::create_dir_all(&folder)
         .map_err(|error| Failure::runtime(format!("{}: {error}; set TMPDIR to a folder you may write", folder.display())))?;
     let outcome = runtime()?.block_on(async {
-        let signal = StopSignal::catch()?;
+        let mut signal = StopSignal::catch()?;
         tokio::select! {
             outcome = play(&folder) => outcome,
             () = signal.wait() => Err(Failure::runtime("interrupted")),

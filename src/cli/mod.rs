@@ -2,18 +2,18 @@
 
 mod check;
 mod demo;
+mod log;
+mod manual;
 mod outbox;
 mod passwd;
 mod run;
 mod simulate;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::LoadError;
 use crate::field::modbus::slave::Fault;
@@ -22,6 +22,7 @@ use crate::units::Span;
 /// The configuration is wrong (`EX_CONFIG` of sysexits.h); systemd does not restart then.
 const CONFIG: u8 = 78;
 const RUNTIME: u8 = 1;
+const USAGE: u8 = 2;
 
 /// Edge gateway: serial and Modbus instruments, a local MQTT broker, and an uplink that loses nothing
 #[derive(Debug, Parser)]
@@ -37,6 +38,9 @@ enum Command {
     Run {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
+        /// Real-time priority of the threads of serial lines (SCHED_FIFO); the system must allow it
+        #[arg(long, value_name = "1-99", env = "WELLHEAD_LINE_PRIORITY", value_parser = clap::value_parser!(u8).range(1..=99))]
+        line_priority: Option<u8>,
     },
     /// Check a YAML file: every fault with line and column, else the plan of each line
     Check {
@@ -74,6 +78,16 @@ enum Command {
     },
     /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
     Demo,
+    /// Completions for a shell: `wellhead completions bash > /etc/bash_completion.d/wellhead`
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// The manual page, of the program or of one command: `wellhead man | man -l -`
+    Man {
+        /// Of which command
+        command: Option<String>,
+    },
 }
 
 /// A command that failed, with the exit code it deserves.
@@ -99,7 +113,7 @@ impl From<LoadError> for Failure {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        Command::Run { file } => chosen(file).and_then(|file| run::run(&file)),
+        Command::Run { file, line_priority } => chosen(file).and_then(|file| run::run(&file, line_priority)),
         Command::Check { file } => chosen(file).and_then(|file| check::check(&file)),
         Command::Simulate { file, lines, faults, baud_true, turnaround } => {
             let play = simulate::Play::new(&faults, baud_true, turnaround);
@@ -108,6 +122,8 @@ pub fn main() -> ExitCode {
         Command::Outbox(action) => outbox::outbox(action),
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
         Command::Demo => demo::demo(),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { command } => manual::man(command.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -137,18 +153,6 @@ fn chosen(file: Option<PathBuf>) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Logs to stderr; `WELLHEAD_LOG` sets the level (`info` without it).
-fn start_log() {
-    let filter = EnvFilter::try_from_env("WELLHEAD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    // A second call (tests) keeps the first subscriber.
-    let _ = subscriber.try_init();
-}
-
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -174,7 +178,7 @@ impl StopSignal {
         })
     }
 
-    async fn wait(mut self) {
+    async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -1,22 +1,53 @@
 //! `wellhead run`: the gateway, until SIGTERM or Ctrl-C.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
-use super::{Failure, StopSignal, runtime, start_log};
+use super::{Failure, StopSignal, log, runtime};
+use crate::status::restarts::{self, Restarts};
+use crate::status::service::Service;
 use crate::tasks::detach;
 use crate::{config, gateway};
 
-pub(super) fn run(file: &Path) -> Result<(), Failure> {
-    let config = config::load(file)?;
-    start_log();
+pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure> {
+    log::start();
+    let mut config = config::load(file)?;
+    config.line_priority = line_priority;
     let runtime = runtime()?;
     runtime.block_on(async {
-        let stop = StopSignal::catch()?;
-        gateway::run(config, stop.wait(), on_hang_up()?).await.map_err(Failure::runtime)
+        let mut stop = StopSignal::catch()?;
+        let starts = Restarts::of_environment();
+        tokio::select! {
+            () = stop.wait() => return Ok(()),
+            () = calm_down(starts.count()) => {}
+        }
+        let until = async {
+            tokio::select! {
+                () = stop.wait() => {}
+                () = async { sleep(restarts::PROVEN).await; starts.forget(); std::future::pending().await } => {}
+            }
+        };
+        gateway::run(config, until, on_hang_up()?).await.map_err(Failure::runtime)?;
+        starts.forget();
+        Ok(())
     })
+}
+
+/// Waits, if `before` starts failed in a row.
+async fn calm_down(before: u32) {
+    let delay = restarts::delay(before);
+    if delay > Duration::ZERO {
+        let seconds = delay.as_secs();
+        tracing::warn!(before, seconds, "earlier starts ended early; waiting before this one");
+        let mut service = Service::of_environment();
+        service.starts_later(delay);
+        service.status(&format!("waits {seconds} s, because {before} starts in a row ended early"));
+        sleep(delay).await;
+    }
 }
 
 /// Gets something for every SIGHUP.

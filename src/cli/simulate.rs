@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_serial::{SerialPort, SerialStream};
 
-use super::{Failure, StopSignal, runtime, say, start_log};
+use super::{Failure, StopSignal, log, runtime, say};
 use crate::config;
 use crate::field::modbus::slave::{Fault, Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp};
 use crate::field::serial::Speed;
@@ -67,7 +67,7 @@ impl Play {
 
 pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), Failure> {
     let config = config::load(file)?;
-    start_log();
+    log::start();
     for name in only {
         if !config.lines.iter().any(|line| line.name == *name) {
             let known: Vec<&str> = config.lines.iter().map(|line| line.name.as_str()).collect();
@@ -81,7 +81,7 @@ pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), 
     let lines = config.lines.into_iter().filter(|line| only.is_empty() || only.contains(&line.name));
     listen_to_script(play.clone())?;
     runtime()?.block_on(async {
-        let signal = StopSignal::catch()?;
+        let mut signal = StopSignal::catch()?;
         let (switch, stop) = stop_token();
         let mut tasks = Tasks::default();
         let mut threads = Vec::new();

@@ -53,6 +53,8 @@ pub struct Gateway {
     pub uplinks: Vec<Uplink>,
     /// How long a stop may take to send what waits.
     pub shutdown_grace: Duration,
+    /// Real-time priority of the threads of serial lines (SCHED_FIFO, 1 to 99), if the machine is to give them one.
+    pub line_priority: Option<u8>,
 }
 
 /// Points of a device that are written by one request.

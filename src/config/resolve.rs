@@ -8,7 +8,7 @@ mod point;
 mod presets;
 mod text;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{Document, Step};
@@ -32,7 +32,26 @@ macro_rules! at {
 }
 use at;
 
+/// Files beside the YAML that only root and the service manager read; the service gets copies of them.
+const CREDENTIALS: &str = "credentials";
+
+/// Where a file is that the YAML names: a systemd credential of that name, by itself or out of the folder that the unit loads; a path from
+/// the folder of the YAML; or the original of a credential, for whoever checks the file by hand.
+fn file_named(typed: &Path, folder: &Path) -> PathBuf {
+    let usual = folder.join(typed);
+    let (Some(name), true) = (typed.to_str(), typed.is_relative()) else { return usual };
+    let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let given = given.iter().flat_map(|given| [given.join(name), given.join(format!("wellhead_{name}"))]);
+    let mut found = given.chain([usual.clone(), folder.join(CREDENTIALS).join(name)]).filter(|path| path.is_file());
+    found.next().unwrap_or(usual)
+}
+
 impl Check<'_> {
+    /// Where a file is that the YAML names.
+    fn path(&self, typed: &Path) -> PathBuf {
+        file_named(typed, self.folder)
+    }
+
     /// Notes a fault at a value.
     fn fault(&mut self, path: &[Step], message: impl Into<String>) {
         let place = self.document.place(path);
@@ -138,6 +157,7 @@ pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &
         folder: data_folder,
         outbox,
         uplinks,
+        line_priority: None,
         shutdown_grace: file.shutdown_grace.map_or(Duration::from_secs(10), |span| span.0),
     })
 }

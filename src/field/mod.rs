@@ -29,10 +29,11 @@ pub mod write;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::pulse::{COME_ROUND, Pulse};
 use crate::reading::{DeviceId, Event, PointId, Value};
 use crate::tasks::Stop;
 use counts::LineCounts;
@@ -74,6 +75,13 @@ pub struct Line {
     pub answer_within: AnswerWithin,
     /// In the order of the YAML.
     pub devices: Vec<Arc<Device>>,
+}
+
+impl Line {
+    /// A pulse for its task: the longest that a request with its repetitions may take, and opening the line again in between.
+    pub fn pulse(&self, now: Instant) -> Pulse {
+        Pulse::new(format!("bus:{}", self.name), 6 * COME_ROUND + 10 * self.answer_within.most, now)
+    }
 }
 
 /// One device of a line.
@@ -262,6 +270,8 @@ pub struct LineTask {
     pub folder: Option<PathBuf>,
     /// What is to be written.
     pub orders: mpsc::Receiver<Order>,
+    /// Beats whenever it comes round.
+    pub pulse: Pulse,
     /// Ends it.
     pub stop: Stop,
 }
@@ -269,8 +279,8 @@ pub struct LineTask {
 impl LineTask {
     /// Polls until the stop order.
     pub async fn run(self) {
-        let Self { line, events, counts, folder, orders, stop } = self;
-        let ends = supervisor::Ends { events, counts: Arc::clone(&counts), orders, stop };
+        let Self { line, events, counts, folder, orders, pulse, stop } = self;
+        let ends = supervisor::Ends { events, counts: Arc::clone(&counts), orders, pulse, stop };
         match &line.wire {
             Wire::Simulated => {
                 let driver = simulated::Simulated::new(&line.devices);

@@ -13,6 +13,7 @@ use super::schedule::{Heard, Schedule, Step};
 use super::write::{Order, Outcome, Written};
 use super::{Driver, Job, Line, ReadError, Values};
 use crate::backoff::Backoff;
+use crate::pulse::{COME_ROUND, Pulse};
 use crate::reading::{Event, PointId, Timestamp};
 use crate::tasks::Stop;
 use crate::time::{now, unix_ms};
@@ -31,6 +32,7 @@ pub(super) struct Ends {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) counts: Arc<LineCounts>,
     pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) pulse: Pulse,
     pub(super) stop: Stop,
 }
 
@@ -84,6 +86,7 @@ pub(super) async fn run<D: Driver>(line: Line, driver: D, ends: Ends) {
 impl<D: Driver> Supervisor<D> {
     async fn run(&mut self) -> Result<std::convert::Infallible, Ended> {
         loop {
+            self.ends.pulse.beat(now());
             let why = match self.connect().await? {
                 Ok(()) => self.poll().await?,
                 Err(why) => why,
@@ -124,7 +127,8 @@ impl<D: Driver> Supervisor<D> {
     async fn pause(&mut self, until: Instant, is_open: bool) -> Result<Result<(), String>, Ended> {
         loop {
             let expiry = self.orders.iter().map(|order| order.deadline).min();
-            let wake = [self.last.next_fading(), expiry].into_iter().flatten().fold(until, Instant::min);
+            let next_beat = Some(now() + COME_ROUND);
+            let wake = [self.last.next_fading(), expiry, next_beat].into_iter().flatten().fold(until, Instant::min);
             let has_room = self.orders.len() < MOST_ORDERS && !self.ends.orders.is_closed();
             tokio::select! {
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -140,6 +144,7 @@ impl<D: Driver> Supervisor<D> {
                 },
                 () = self.ends.stop.wait() => return Err(Ended),
             }
+            self.ends.pulse.beat(now());
             self.give_up_orders();
             self.fade().await?;
             if now() >= until {
@@ -196,6 +201,7 @@ impl<D: Driver> Supervisor<D> {
         let mut ended = Written::Done(Vec::new());
         let mut shown: Values = Vec::new();
         for (index, action) in actions.iter().enumerate() {
+            self.ends.pulse.beat(now());
             let outcome = tokio::select! {
                 outcome = self.driver.write(device, action, read_back, repeat) => outcome,
                 () = self.ends.stop.wait() => {
@@ -264,6 +270,7 @@ impl<D: Driver> Supervisor<D> {
     /// Polls until the line is lost, and returns why.
     async fn poll(&mut self) -> Result<String, Ended> {
         loop {
+            self.ends.pulse.beat(now());
             self.fade().await?;
             if let Some(order) = self.next_order() {
                 self.write(order).await?;
@@ -448,7 +455,7 @@ impl<D: Driver> Supervisor<D> {
 
     async fn emit(&mut self, event: Event) -> Result<(), Ended> {
         tokio::select! {
-            sent = self.ends.events.send(event) => sent.map_err(|_| Ended),
+            sent = self.ends.pulse.through(self.ends.events.send(event)) => sent.map_err(|_| Ended),
             () = self.ends.stop.wait() => Err(Ended),
         }
     }

@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::health::Health;
 use super::{GatewayError, ORDER_QUEUE};
 use crate::broker::{Broker, Forward};
 use crate::config;
@@ -15,12 +17,17 @@ use crate::field::{LineTask, Point, Wire};
 use crate::message::Message;
 use crate::mqtt::TopicName;
 use crate::outbox::Intake;
+use crate::pulse::Pulse;
 use crate::report::set::{Member, Setter, Target};
 use crate::report::{PointReport, Report};
 use crate::tasks::{OwnThread, Stop, Tasks};
+use crate::time::now;
 
 /// Events between the lines and the report; beyond it polling waits.
 const EVENT_QUEUE: usize = 1024;
+
+/// The report waits for nobody but outboxes.
+const REPORT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the lines need of the rest.
 pub(super) struct South {
@@ -77,13 +84,13 @@ pub(super) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target
 impl South {
     /// Starts every line, the report and the writes. Serial lines have a thread each, because silences between frames are short;
     /// lines through a network share one.
-    pub(super) fn start(self, config: config::Gateway, tasks: &mut Tasks) -> Result<Vec<OwnThread>, GatewayError> {
+    pub(super) fn start(self, config: config::Gateway, tasks: &mut Tasks, health: &mut Health) -> Result<Vec<OwnThread>, GatewayError> {
         if config.lines.is_empty() {
             return Ok(Vec::new());
         }
         let folder = config.folder.join("field");
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
-        let mut lines = Lines { threads: Vec::new(), shared: None };
+        let mut lines = Lines { threads: Vec::new(), shared: None, priority: config.line_priority };
         let (mut orders, mut counts) = (Vec::new(), Vec::new());
         for line in config.lines {
             let handle = lines.thread_of(&line.name, &line.wire)?;
@@ -91,8 +98,9 @@ impl South {
             let counted = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
             orders.push(queue);
             counts.push(Arc::clone(&counted));
-            let (events, stop) = (sender.clone(), self.stop.clone());
-            let task = LineTask { line, events, counts: counted, folder: Some(folder.clone()), orders: receiver, stop };
+            let (events, stop, pulse) = (sender.clone(), self.stop.clone(), line.pulse(now()));
+            health.pulses.watch(&pulse);
+            let task = LineTask { line, events, counts: counted, folder: Some(folder.clone()), orders: receiver, pulse, stop };
             tasks.start_on(&handle, format!("bus:{}", task.line.name), async move {
                 task.run().await;
                 Ok(())
@@ -103,7 +111,11 @@ impl South {
             let setter = Setter { targets: sets.targets, published, lines: orders, live, intakes: self.intakes.clone() };
             start_sets(setter, (sets.asked, broker), self.hurry.clone(), tasks);
         }
-        let report = Report { points: config.points, devices: config.availability, lines: counts, live: self.live, intakes: self.intakes };
+        let pulse = Pulse::new("report", REPORT_PATIENCE, now());
+        health.pulses.watch(&pulse);
+        health.lines.clone_from(&counts);
+        let report =
+            Report { points: config.points, devices: config.availability, lines: counts, live: self.live, intakes: self.intakes, pulse };
         tasks.start("report", report.run(events, self.hurry));
         Ok(lines.threads)
     }
@@ -113,6 +125,8 @@ impl South {
 struct Lines {
     threads: Vec<OwnThread>,
     shared: Option<Handle>,
+    /// Of the threads of serial lines.
+    priority: Option<u8>,
 }
 
 impl Lines {
@@ -122,7 +136,7 @@ impl Lines {
             return Ok(shared);
         }
         let name = if is_serial { format!("bus:{name}") } else { "bus".to_owned() };
-        let thread = OwnThread::start(&name).map_err(GatewayError::Thread)?;
+        let thread = OwnThread::start_with(&name, self.priority.filter(|_| is_serial)).map_err(GatewayError::Thread)?;
         let handle = thread.handle().clone();
         self.threads.push(thread);
         if !is_serial {

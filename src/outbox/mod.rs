@@ -21,6 +21,7 @@ pub use intake::{Intake, OfferError, Rule};
 use tokio::sync::{oneshot, watch};
 
 use crate::message::Lane;
+use crate::pulse::Pulse;
 use crate::reading::Timestamp;
 use crate::store::{self, Store, StoreError};
 pub use crate::store::{AppendError, Counters, Gap, Place, ReadError, Reason, Receipt, Settings, Stored, WhenFull};
@@ -64,6 +65,11 @@ impl Waiting {
 pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
     let (store, closed) = store::open(name, folder, &QUEUES, Lane::Live as usize, settings)?;
     Ok((Outbox { store, age: settings.age }, closed))
+}
+
+/// Messages of an outbox that are neither delivered nor given up.
+pub fn waiting(counters: &Counters) -> u64 {
+    counters.waiting.iter().take(DEAD).map(crate::metrics::Gauge::value).sum()
 }
 
 impl Outbox {
@@ -149,7 +155,7 @@ impl Outbox {
 
     /// Messages that are neither delivered nor given up.
     pub fn waiting(&self) -> u64 {
-        self.store.counters().waiting.iter().take(DEAD).map(crate::metrics::Gauge::value).sum()
+        waiting(self.store.counters())
     }
 
     /// Dead letters that are kept.
@@ -165,6 +171,11 @@ impl Outbox {
     /// What was given up since the last call, by queue.
     pub fn take_gaps(&self) -> Vec<(usize, Gap)> {
         self.store.take_gaps()
+    }
+
+    /// Of its thread.
+    pub fn pulse(&self) -> &Pulse {
+        self.store.pulse()
     }
 
     /// Its counters.

@@ -25,6 +25,7 @@ use crate::field::counts::LineCounts;
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{Intake, OfferError};
+use crate::pulse::Pulse;
 use crate::reading::{Event, Reading};
 use crate::tasks::Stop;
 use crate::time::now;
@@ -135,6 +136,8 @@ pub struct Report {
     pub live: Option<mpsc::Sender<Message>>,
     /// Where messages may have to go.
     pub intakes: Vec<Intake>,
+    /// Beats whenever it comes round.
+    pub pulse: Pulse,
 }
 
 /// What the task keeps while it runs.
@@ -176,6 +179,7 @@ impl Report {
                 _ = tick.tick() => self.tick(&mut state, &mut messages),
                 _ = status.tick() => self.tell(&mut state),
             }
+            self.pulse.beat(now());
             for message in messages.drain(..) {
                 self.send(message, &mut state).await?;
             }
@@ -238,7 +242,7 @@ impl Report {
         }
         for intake in &self.intakes {
             // The receipt is not awaited: what a reading's commit may take is the setting `outbox.save.every`.
-            match intake.offer(&message).await {
+            match self.pulse.through(intake.offer(&message)).await {
                 Ok(receipt) => state.counts.refused += u64::from(receipt.is_some_and(|receipt| receipt.is_refused())),
                 Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
                 Err(error) => tracing::error!(topic = %message.topic, %error, "a reading cannot go north"),

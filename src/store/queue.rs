@@ -14,8 +14,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::Entry;
 use super::gap::{Gap, Reason};
-use super::thread::WhenFull;
+use super::thread::{Settings, WhenFull};
 use crate::metrics::{Counter, Gauge};
+use crate::pulse::Pulse;
 use crate::time::{now, unix_ms};
 
 /// Bytes of entries that may wait for the disk.
@@ -170,10 +171,12 @@ pub(super) struct Shared {
     pub(super) when_full: WhenFull,
     pub(super) states: Vec<Bytes>,
     pub(super) identity: String,
+    /// Of the thread.
+    pub(super) pulse: Pulse,
 }
 
 impl Shared {
-    pub(super) fn new(inner: Inner, save_every: Duration, when_full: WhenFull, states: Vec<Bytes>, identity: String) -> Self {
+    pub(super) fn new(inner: Inner, settings: Settings, (states, identity): (Vec<Bytes>, String), pulse: Pulse) -> Self {
         let counters = Counters { waiting: inner.queues.iter().map(|_| Gauge::default()).collect(), ..Counters::default() };
         let room = Arc::new(Semaphore::new(PENDING_BYTES));
         Self {
@@ -183,10 +186,11 @@ impl Shared {
             numbers: Notify::new(),
             newest: watch::channel(0).0,
             counters: Arc::new(counters),
-            save_every,
-            when_full,
+            save_every: settings.save_every,
+            when_full: settings.when_full,
             states,
             identity,
+            pulse,
         }
     }
 
@@ -377,6 +381,11 @@ impl Store {
     /// What was given up since the last call, with the queue.
     pub fn take_gaps(&self) -> Vec<(usize, Gap)> {
         std::mem::take(&mut self.shared().lock().gaps)
+    }
+
+    /// Of its thread.
+    pub fn pulse(&self) -> &Pulse {
+        &self.shared().pulse
     }
 
     /// Its counters.

@@ -24,11 +24,14 @@ use super::gap::Gap;
 use super::queue::{Inner, Pending, Queue, ReadError, ReadRequest, SaveRequest, Shared, Store, Stored, take_some};
 use super::reserve::Reserve;
 use super::{CHUNK_BYTES, Entry, Journal, PartitionBytes, StoreError};
+use crate::pulse::Pulse;
 use crate::time::{clock_is_set, now, unix_ms};
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long what was settled may stay in memory only; after a crash at most that much is delivered again.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
+/// What the disk may take for a commit before the thread counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked for entries that are too old.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -96,7 +99,8 @@ pub fn open(
         states.push(journal.as_ref().map_or_else(Bytes::new, |journal| journal.state().clone()));
         lanes.push(Lane { folder, journal, retry_at: None });
     }
-    let shared = Arc::new(Shared::new(inner, settings.save_every, settings.when_full, states, identity(folder)?));
+    let pulse = Pulse::new(format!("store:{name}"), PATIENCE, now());
+    let shared = Arc::new(Shared::new(inner, settings, (states, identity(folder)?), pulse));
     let (closed_sender, closed) = oneshot::channel();
     let mut worker = Worker {
         shared: shared.clone(),
@@ -183,6 +187,7 @@ struct Turn {
 impl Worker {
     fn run(&mut self) {
         loop {
+            self.shared.pulse.beat(now());
             let turn = self.next_turn();
             self.settle();
             for queue in turn.due {

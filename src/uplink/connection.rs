@@ -117,6 +117,7 @@ impl<'a> Connection<'a> {
         self.begin(accepted)?;
         let mut status = tokio::time::interval(STATUS_EVERY);
         loop {
+            self.uplink.pulse.beat(now());
             self.send_waiting().await?;
             let save_at = self.save();
             if let Some(done) = self.is_done() {

@@ -21,6 +21,7 @@ use super::{Remote, Settings, TlsError, tls};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
 use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Stored, Waiting};
+use crate::pulse::Pulse;
 use crate::tasks::Stop;
 use crate::time::now;
 
@@ -36,6 +37,9 @@ const LAST_WORDS: Duration = Duration::from_secs(4);
 const SILENCE: Duration = Duration::from_secs(900);
 /// How long a last save may take.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a link that is slow may take for one thing, dialling with every time-out of the YAML included.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 type Burial = Pin<Box<dyn Future<Output = Place> + Send>>;
 
@@ -62,6 +66,8 @@ pub struct Uplink {
     pub(super) settings: Settings,
     tls: Option<TlsConnector>,
     pub(super) outbox: Outbox,
+    /// Beats whenever the task comes round.
+    pub(super) pulse: Pulse,
     pub(super) newest: watch::Receiver<u64>,
     pub(super) session: Session,
     pub(super) lanes: Lanes,
@@ -106,6 +112,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
     let at = now();
     Ok(Uplink {
         tls,
+        pulse: Pulse::new(format!("uplink:{}", settings.name), PATIENCE, at),
         newest: outbox.newest(),
         session,
         lanes: Lanes::new(),
@@ -124,6 +131,16 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
 }
 
 impl Uplink {
+    /// As in the YAML.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Of its task.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
     /// Runs until the stop order; then at most `grace` longer, to send what waits.
     /// When it must hurry, nothing more is waited for.
     pub async fn run(mut self, mut stop: Stop, mut hurry: Stop, grace: Duration) {
@@ -146,6 +163,7 @@ impl Uplink {
         let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
         let mut silent_since = None;
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
+            self.pulse.beat(now());
             let error = match self.open(stop.clone()).await {
                 None => return,
                 Some(Ok((link, accepted, remote))) => {
@@ -186,6 +204,7 @@ impl Uplink {
     async fn open(&mut self, mut stop: Stop) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
         let mut last = LinkError::Unreachable("no address".to_owned());
         for remote in &self.settings.remotes {
+            self.pulse.beat(now());
             let start = if self.session.is_strange_to(name_of(remote)) { Start::Clean } else { Start::Resume };
             let opened = tokio::select! {
                 opened = Link::open(&self.settings, remote, self.tls.as_ref(), start) => opened,
@@ -202,7 +221,7 @@ impl Uplink {
     async fn serve(&mut self, link: Link, accepted: Accepted, remote: &Remote, stop: Stop, grace: Duration) -> Result<Done, LinkError> {
         // What the broker still has from the last connection is known before the remote repeats it.
         while !self.deliveries.is_empty() {
-            let delivery = self.deliveries.next().await;
+            let delivery = self.pulse.through(self.deliveries.next()).await;
             if delivery.is_safe && delivery.is_exact {
                 self.session.taken(delivery.packet_id);
             }
@@ -215,6 +234,7 @@ impl Uplink {
     async fn rest(&mut self, pause: Duration, mut stop: Stop) {
         let until = now() + pause;
         while now() < until {
+            self.pulse.beat(now());
             tokio::select! {
                 () = sleep_until(until.into()) => {}
                 () = sleep(STATUS_EVERY) => self.status.show(),
@@ -233,6 +253,7 @@ impl Uplink {
                 // What was kept in case goes over the other link.
                 self.discard_waiting().await;
             }
+            self.pulse.beat(now());
             let needed_at = self.primary_down_since + use_when.down_for;
             if !is_up && now() >= needed_at {
                 return true;
@@ -260,6 +281,7 @@ impl Uplink {
             let mut after = 0;
             while let Ok(Some((last, waiting))) = self.outbox.read(lane, after, 256).await {
                 after = last;
+                self.pulse.beat(now());
                 let places: Vec<Place> = waiting.iter().map(Waiting::place).filter(|place| !self.session.holds(*place)).collect();
                 self.outbox.settle(&places);
             }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 /// A module may use modules of lower rows only.
 const ROWS: [&[&str]; 8] = [
-    &["backoff", "metrics", "tasks", "time", "units", "websocket"],
+    &["backoff", "metrics", "pulse", "tasks", "time", "units", "websocket"],
     &["reading", "mqtt"],
     &["message", "store"],
     &["field", "outbox", "payload"],
     &["report", "broker", "uplink"],
-    &["config"],
+    &["config", "status"],
     &["gateway"],
     &["cli"],
 ];

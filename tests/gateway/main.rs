@@ -36,6 +36,7 @@ mod power;
 mod queues;
 mod remote;
 mod scripts;
+mod service;
 mod simulation;
 mod stage;
 mod support;

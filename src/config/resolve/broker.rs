@@ -79,7 +79,7 @@ fn tls(check: &mut Check<'_>, file: &file::Broker) -> Option<TlsSettings> {
     if certificate_is_login && !asks {
         check.fault(&at!["broker", "tls", "login"], "without client certificates nobody can log in with one; add `client_ca: <file>`");
     }
-    let path = |path: &std::path::Path| check.folder.join(path);
+    let path = |path: &std::path::Path| check.path(path);
     let (cert, key) = (path(&tls.cert), path(&tls.key));
     Some(TlsSettings { cert, key, client_ca: tls.client_ca.as_deref().map(path), client_certificates, certificate_is_login })
 }

@@ -142,7 +142,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         proxy: uplink.proxy.clone(),
         protocol: uplink.protocol,
         client_id: uplink.client_id.clone().unwrap_or_else(|| check.file.site.clone().unwrap_or_default()),
-        ca: uplink.ca.as_ref().map(|path| check.folder.join(path)),
+        ca: uplink.ca.as_ref().map(|path| check.path(path)),
         identity,
         alpn: uplink.alpn.clone(),
         login: login.ok()?,
@@ -170,7 +170,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
 /// Checks the files of certificates; returns certificate and key of this side.
 fn certificates(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Option<(PathBuf, PathBuf)> {
     let identity = match (&uplink.cert, &uplink.key) {
-        (Some(cert), Some(key)) => Some((check.folder.join(cert), check.folder.join(key))),
+        (Some(cert), Some(key)) => Some((check.path(cert), check.path(key))),
         (None, None) => None,
         _ => {
             check.fault(&at!["uplinks", index], "a client certificate needs both `cert` and `key`");
@@ -178,7 +178,7 @@ fn certificates(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> O
         }
     };
     for (key, path) in [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)] {
-        let path = path.as_ref().filter(|_| uplink.enabled).map(|path| check.folder.join(path));
+        let path = path.as_ref().filter(|_| uplink.enabled).map(|path| check.path(path));
         if let Some((path, error)) = path.and_then(|path| Some((path.clone(), std::fs::File::open(path).err()?))) {
             check.fault(
                 &at!["uplinks", index, key],
@@ -251,10 +251,9 @@ fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Result<O
     }
 }
 
-/// The first line of a file: a systemd credential of that name, or a path from the folder of the YAML.
+/// The first line of a file.
 fn read_secret(check: &mut Check<'_>, index: usize, file: &Path) -> Result<uplink::Secret, ()> {
-    let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(file)).filter(|path| path.is_file());
-    let path = credential.unwrap_or_else(|| check.folder.join(file));
+    let path = check.path(file);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(uplink::Secret(text.lines().next().unwrap_or_default().to_owned())),
         Err(error) => {

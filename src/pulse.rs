@@ -1,0 +1,135 @@
+//! Signs of life: each loop that must go on gives one whenever it comes round, and who is late is known by name.
+//!
+//! Invariants:
+//! * A loop beats where it makes progress, never from a timer of its own: one that hangs is silent.
+//! * Who waits for another loop ([`Pulse::through`]) is not late: that one has a pulse too.
+//! * Who has ended is not late: that is noticed by [`crate::tasks`].
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+
+/// A loop that has nothing to do comes round this often all the same.
+pub const COME_ROUND: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    patience: Duration,
+    born: Instant,
+    /// Of the last beat, since `born`.
+    beat_ms: AtomicU64,
+}
+
+impl Inner {
+    fn ms_since_birth(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The pulse of one loop; cheap to clone. It stops being looked at when the last clone is gone.
+#[derive(Debug, Clone)]
+pub struct Pulse(Arc<Inner>);
+
+/// A loop that does not come round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    /// Which one.
+    pub name: String,
+    /// Since its last beat.
+    pub silent_for: Duration,
+}
+
+impl Pulse {
+    /// Of a loop that comes round at least every `patience`, which must be longer than [`COME_ROUND`] and than whatever it does at
+    /// a time.
+    pub fn new(name: impl Into<String>, patience: Duration, now: Instant) -> Self {
+        Self(Arc::new(Inner { name: name.into(), patience, born: now, beat_ms: AtomicU64::new(0) }))
+    }
+
+    /// The loop has come round.
+    pub fn beat(&self, now: Instant) {
+        self.0.beat_ms.store(self.0.ms_since_birth(now), Ordering::Relaxed);
+    }
+
+    /// Waits for somebody else, who has a pulse of their own; inside a runtime.
+    pub async fn through<T>(&self, wait: impl Future<Output = T>) -> T {
+        let mut wait = pin!(wait);
+        // Mostly there is nothing to wait for, and a timer has its price.
+        if let Some(done) = wait.as_mut().now_or_never() {
+            return done;
+        }
+        let mut beats = tokio::time::interval(COME_ROUND);
+        loop {
+            tokio::select! {
+                biased;
+                done = wait.as_mut() => return done,
+                at = beats.tick() => self.beat(at.into_std()),
+            }
+        }
+    }
+}
+
+/// The pulses that are looked at.
+#[derive(Debug, Default)]
+pub struct Pulses(Vec<Weak<Inner>>);
+
+impl Pulses {
+    /// Looks at this one from here on.
+    pub fn watch(&mut self, pulse: &Pulse) {
+        self.0.push(Arc::downgrade(&pulse.0));
+    }
+
+    /// Those that have been silent for longer than their patience.
+    pub fn late(&self, now: Instant) -> Vec<Late> {
+        let alive = self.0.iter().filter_map(Weak::upgrade);
+        let silent = alive.map(|pulse| {
+            let ms = pulse.ms_since_birth(now).saturating_sub(pulse.beat_ms.load(Ordering::Relaxed));
+            (Duration::from_millis(ms), pulse)
+        });
+        let late = silent.filter(|(silent_for, pulse)| *silent_for > pulse.patience);
+        late.map(|(silent_for, pulse)| Late { name: pulse.name.clone(), silent_for }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[allow(clippy::disallowed_methods)]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn who_does_not_come_round_is_late_until_it_does_or_is_gone() {
+        let (start, second) = (start(), Duration::from_secs(1));
+        let mut pulses = Pulses::default();
+        let (quick, slow) = (Pulse::new("quick", second, start), Pulse::new("slow", 10 * second, start));
+        pulses.watch(&quick);
+        pulses.watch(&slow);
+        assert_eq!(pulses.late(start + second), []);
+        let late = Late { name: "quick".to_owned(), silent_for: 2 * second };
+        assert_eq!(pulses.late(start + 2 * second), [late]);
+        quick.beat(start + 2 * second);
+        assert_eq!(pulses.late(start + 3 * second), []);
+        assert_eq!(pulses.late(start + 11 * second).len(), 2);
+        drop((quick, slow));
+        assert_eq!(pulses.late(start + 11 * second), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_others_is_not_late() {
+        let start = tokio::time::Instant::now().into_std();
+        let mut pulses = Pulses::default();
+        let pulse = Pulse::new("patient", 2 * COME_ROUND, start);
+        pulses.watch(&pulse);
+        pulse.through(tokio::time::sleep(10 * COME_ROUND)).await;
+        assert_eq!(pulses.late(start + 11 * COME_ROUND), []);
+        assert_eq!(pulses.late(start + 13 * COME_ROUND).len(), 1);
+    }
+}
