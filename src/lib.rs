@@ -17,8 +17,8 @@
 //! |---|---|
 //! | 0 plain tools | [`backoff`] · [`metrics`] · [`pulse`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
 //! | 1 vocabulary | [`reading`] · [`mqtt`] (packets, codec, topics) |
-//! | 2 | [`message`] · [`store`] (the durable journal) |
-//! | 3 | [`field`] (southbound) · [`outbox`] (what is not delivered) · [`payload`] (readings to bytes) |
+//! | 2 | [`message`] · [`payload`] (readings to bytes) · [`store`] (the durable journal) |
+//! | 3 | [`field`] (southbound) · [`outbox`] (what is not delivered) |
 //! | 4 | [`report`] (readings to messages) · [`uplink`] (northbound) · [`broker`] (local clients) |
 //! | 5 | [`config`] (the YAML file) · [`status`] (for those who look after it) |
 //! | 6 | [`gateway`] (the only place that wires modules together) |

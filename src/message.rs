@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::mqtt::{Properties, QoS, TopicName};
+use crate::reading::Timestamp;
 
 /// Payloads below this many bytes are worth a copy where they are kept for long.
 const COPIED_BELOW: usize = 8 * 1024;
@@ -77,6 +78,8 @@ pub struct Message {
     pub origin: Origin,
     /// How important it is.
     pub class: Class,
+    /// When the reading was taken that is in the payload, in our JSON; `None` for anything else.
+    pub measured: Option<Timestamp>,
 }
 
 impl Message {
@@ -91,7 +94,14 @@ impl Message {
             expires_at: None,
             origin,
             class: Class::default(),
+            measured: None,
         }
+    }
+
+    /// A reading.
+    #[must_use]
+    pub fn measured(self, time: Timestamp) -> Self {
+        Self { measured: Some(time), ..self }
     }
 
     /// The same message, to be kept by brokers for later subscribers.

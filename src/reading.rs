@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::time::{Moment, SinceBoot, clock_is_set};
+
 /// What one reading says. Numbers keep the width they were measured in, so that a 32-bit float is never printed with
 /// digits it does not have.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,12 +98,38 @@ pub struct Timestamp {
     pub unix_ms: i64,
     /// False if that clock had not been set yet: the date is then worth nothing, the order still is.
     pub clock_set: bool,
+    /// By the clock that nobody sets, if it is known: what the date is put right with when the wall clock is.
+    pub since_boot: Option<SinceBoot>,
 }
+
+/// The wall clock is put right in small steps all the time; larger ones mean that it was wrong before.
+const STEP_MS: i64 = 2000;
 
 impl Timestamp {
     /// A time of the wall clock; whether it was set is judged from the date itself.
     pub fn at(unix_ms: i64) -> Self {
-        Self { unix_ms, clock_set: crate::time::clock_is_set(unix_ms) }
+        Self { unix_ms, clock_set: clock_is_set(unix_ms), since_boot: None }
+    }
+
+    /// By how many milliseconds the wall clock was set between this and `now`, which it is wrong by; `None` if it was not, or if
+    /// that cannot be told.
+    pub fn set_by(&self, now: Self) -> Option<i64> {
+        let (then, since) = (self.since_boot?, now.since_boot?);
+        let is_known = then.boot == since.boot && now.clock_set;
+        let step = (now.unix_ms - since.ms) - (self.unix_ms - then.ms);
+        (is_known && step.abs() >= STEP_MS).then_some(step)
+    }
+
+    /// The same moment by a clock that was set by `step` milliseconds.
+    #[must_use]
+    pub fn moved(self, step: i64) -> Self {
+        Self { since_boot: self.since_boot, ..Self::at(self.unix_ms + step) }
+    }
+}
+
+impl From<Moment> for Timestamp {
+    fn from(moment: Moment) -> Self {
+        Self { since_boot: Some(moment.since_boot), ..Self::at(moment.unix_ms) }
     }
 }
 
@@ -140,4 +168,25 @@ pub enum Event {
         /// True if it answers.
         online: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_between_two_moments_is_noticed_by_the_one_that_nobody_sets() {
+        let at = |unix_ms, boot, ms| Timestamp::from(Moment { unix_ms, since_boot: SinceBoot { boot, ms } });
+        let now = at(1_769_847_330_250, 7, 60_000);
+        // Half a minute ago by one clock, in 1970 by the other.
+        assert_eq!(at(5_000, 7, 30_000).set_by(now), Some(1_769_847_330_250 - 30_000 - 5_000));
+        let then = at(5_000, 7, 30_000);
+        assert_eq!(then.moved(then.set_by(now).unwrap()), at(1_769_847_300_250, 7, 30_000));
+        // Not set, another start of the machine, a small correction, not known; and nothing is put right by a clock that is not set.
+        assert_eq!(at(1_769_847_300_250, 7, 30_000).set_by(now), None);
+        assert_eq!(at(5_000, 8, 30_000).set_by(now), None);
+        assert_eq!(at(1_769_847_300_250 + STEP_MS - 1, 7, 30_000).set_by(now), None);
+        assert_eq!(Timestamp::at(5_000).set_by(now), None);
+        assert_eq!(now.set_by(at(5_000, 7, 90_000)), None);
+    }
 }

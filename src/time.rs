@@ -3,6 +3,8 @@
 //! Pure modules get their `now` as an argument; drivers call these functions.
 //! A gateway may have no clock battery: until the wall clock has been set it starts somewhere in the past.
 
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Wall-clock times before this one (2025-01-01 UTC, in milliseconds) can only come from a clock that was never set.
@@ -26,6 +28,55 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// A moment by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Of the wall clock, which may be set meanwhile.
+    pub unix_ms: i64,
+    /// Since this machine started, by a clock that nobody sets.
+    pub since_boot: SinceBoot,
+}
+
+/// A time that only counts until the machine starts anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinceBoot {
+    /// Which start of the machine.
+    pub boot: u32,
+    /// Milliseconds since then.
+    pub ms: i64,
+}
+
+/// This moment.
+pub fn moment() -> Moment {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let ms = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
+    Moment { unix_ms: unix_ms(), since_boot: SinceBoot { boot: boot(), ms } }
+}
+
+/// Names this start of the machine.
+fn boot() -> u32 {
+    static BOOT: OnceLock<u32> = OnceLock::new();
+    *BOOT.get_or_init(|| {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        // A locked-down service does not see that; its folder in memory lives as long as the machine runs.
+        let text = kernel.or_else(|| {
+            let folders = std::env::var("RUNTIME_DIRECTORY").ok()?;
+            let file = PathBuf::from(folders.split(':').next()?).join("boot");
+            std::fs::read_to_string(&file).ok().or_else(|| {
+                let drawn = format!("{:016x}", fastrand::u64(..));
+                std::fs::write(&file, &drawn).is_ok().then_some(drawn)
+            })
+        });
+        text.map_or_else(|| fastrand::u32(..), |text| crc32c::crc32c(text.trim().as_bytes()))
+    })
+}
+
+/// Milliseconds since the Unix epoch out of what [`rfc3339`] wrote.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    let since = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok()
+}
+
 /// RFC 3339 in UTC with milliseconds, such as `2026-01-31T08:15:30.250Z`.
 pub fn rfc3339(unix_ms: i64) -> String {
     let ms = u64::try_from(unix_ms).unwrap_or(0);
@@ -40,6 +91,8 @@ mod tests {
     fn times_are_written_with_milliseconds_and_zone() {
         assert_eq!(rfc3339(1_769_847_330_250), "2026-01-31T08:15:30.250Z");
         assert_eq!(rfc3339(-5), "1970-01-01T00:00:00.000Z");
+        assert_eq!(parse_rfc3339("2026-01-31T08:15:30.250Z"), Some(1_769_847_330_250));
+        assert_eq!(parse_rfc3339("yesterday"), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::pulse::{COME_ROUND, Pulse};
 use crate::reading::{Event, PointId, Timestamp};
 use crate::tasks::Stop;
-use crate::time::{now, unix_ms};
+use crate::time::{moment, now};
 
 /// Writes that may pass a read that is due.
 const WRITES_IN_A_ROW: u32 = 4;
@@ -159,7 +159,7 @@ impl<D: Driver> Supervisor<D> {
         if self.schedule.probed(device, true, now()) == Some(true) {
             self.device_changed(device, true, "").await?;
         }
-        for reading in self.last.measured(device, values, now(), Timestamp::at(unix_ms())) {
+        for reading in self.last.measured(device, values, now(), Timestamp::from(moment())) {
             self.emit(Event::Reading(reading)).await?;
         }
         Ok(())
@@ -254,14 +254,14 @@ impl<D: Driver> Supervisor<D> {
         let unseen = points.iter().map(|(id, _)| *id).filter(|id| !shown.iter().any(|(other, _)| other == id));
         let jobs = unseen.filter_map(|id| self.jobs.iter().position(|job| job.points.contains(&id)));
         jobs.collect::<Vec<usize>>().into_iter().for_each(|job| self.schedule.hurry(job, now()));
-        for reading in self.last.measured(device, shown, now(), Timestamp::at(unix_ms())) {
+        for reading in self.last.measured(device, shown, now(), Timestamp::from(moment())) {
             self.emit(Event::Reading(reading)).await?;
         }
         Ok(())
     }
 
     async fn fade(&mut self) -> Result<(), Ended> {
-        for reading in self.last.faded(now(), Timestamp::at(unix_ms())) {
+        for reading in self.last.faded(now(), Timestamp::from(moment())) {
             self.emit(Event::Reading(reading)).await?;
         }
         Ok(())
@@ -387,7 +387,7 @@ impl<D: Driver> Supervisor<D> {
     }
 
     async fn report(&mut self, job: usize, outcome: Result<Values, ReadError>, took: Duration) -> Result<(), Ended> {
-        let time = Timestamp::at(unix_ms());
+        let time = Timestamp::from(moment());
         let answered = matches!(outcome, Ok(_) | Err(ReadError::Refused(_)));
         if answered {
             self.answered();
@@ -442,7 +442,7 @@ impl<D: Driver> Supervisor<D> {
 
     async fn all_offline(&mut self, why: &str) -> Result<(), Ended> {
         let why: Arc<str> = why.into();
-        let time = Timestamp::at(unix_ms());
+        let time = Timestamp::from(moment());
         for device in self.schedule.line_down(now()) {
             self.device_changed(device, false, &why).await?;
             let points = self.points_of(device);

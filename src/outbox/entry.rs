@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! version 1 | kind 1 | content
-//! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice) | enqueued at, unix ms 8 |
+//! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice, bit 4 a reading, bit 5 since boot) |
+//!                    enqueued at, unix ms 8 | with bit 5: boot 4, ms since boot 8 |
 //!                    topic length 2, topic | MQTT 5 properties, as on the wire | payload
 //! kind 1, a frame of readings: not made by this version
 //! kind 2, a dead letter: buried at, unix ms 8 | lane 1 | number 8 | reason length 2, reason | the message, with version and kind
@@ -13,7 +14,9 @@ use bytestring::ByteString;
 
 use crate::message::{Lane, SessionLost};
 use crate::mqtt::{Place, Properties, QoS, TopicName, decode_properties, encode_properties};
+use crate::payload::json;
 use crate::reading::Timestamp;
+use crate::time::SinceBoot;
 
 const VERSION: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
@@ -37,6 +40,8 @@ pub struct Outgoing {
     pub properties: Properties,
     /// The message.
     pub payload: Bytes,
+    /// The payload is a reading in our JSON, whose time can be put right.
+    pub is_reading: bool,
 }
 
 /// A message that the remote will never take, kept to be looked at.
@@ -109,6 +114,17 @@ impl Outgoing {
         200 + self.topic.as_str().len() + self.payload.len() + user
     }
 
+    /// Puts its times right if the clock was set since.
+    pub fn put_right(&mut self, now: Timestamp) {
+        let Some(step) = self.enqueued.set_by(now) else { return };
+        self.enqueued = self.enqueued.moved(step);
+        if self.is_reading
+            && let Some(payload) = json::moved(&self.payload, step)
+        {
+            self.payload = payload;
+        }
+    }
+
     /// How long it has waited, in milliseconds; `None` while a clock is or was not set.
     pub fn waited_ms(&self, now: Timestamp) -> Option<u64> {
         let is_known = self.enqueued.clock_set && now.clock_set;
@@ -133,8 +149,13 @@ impl Outgoing {
 
     fn encode_into(&self, out: &mut BytesMut) {
         let never_twice = u8::from(self.if_session_lost == SessionLost::Drop) << 3;
-        out.put_slice(&[VERSION, KIND_MESSAGE, self.qos as u8 | u8::from(self.retain) << 2 | never_twice]);
+        let kind = u8::from(self.is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
+        out.put_slice(&[VERSION, KIND_MESSAGE, self.qos as u8 | u8::from(self.retain) << 2 | never_twice | kind]);
         out.put_i64(self.enqueued.unix_ms);
+        if let Some(SinceBoot { boot, ms }) = self.enqueued.since_boot {
+            out.put_u32(boot);
+            out.put_i64(ms);
+        }
         put_text(self.topic.as_str(), out);
         encode_properties(&self.properties, out);
         out.put_slice(&self.payload);
@@ -142,12 +163,17 @@ impl Outgoing {
 
     fn decode_content(mut bytes: Bytes) -> Result<Self, EntryError> {
         let flags = bytes.try_get_u8().map_err(short)?;
-        let enqueued = Timestamp::at(bytes.try_get_i64().map_err(short)?);
+        let mut enqueued = Timestamp::at(bytes.try_get_i64().map_err(short)?);
+        if flags & 32 != 0 {
+            let boot = bytes.try_get_u32().map_err(short)?;
+            enqueued.since_boot = Some(SinceBoot { boot, ms: bytes.try_get_i64().map_err(short)? });
+        }
         let topic = TopicName::new(text(&mut bytes)?).map_err(|_| EntryError("a topic that is none"))?;
         let properties = decode_properties(&mut bytes, Place::PUBLISH).map_err(|_| EntryError("damaged properties"))?;
         let qos = QoS::from_bits(flags & 3).ok_or(EntryError("QoS 3"))?;
         let if_session_lost = if flags & 8 != 0 { SessionLost::Drop } else { SessionLost::Resend };
-        Ok(Self { topic, qos, retain: flags & 4 != 0, if_session_lost, enqueued, properties, payload: bytes })
+        let is_reading = flags & 16 != 0;
+        Ok(Self { topic, qos, retain: flags & 4 != 0, if_session_lost, enqueued, properties, payload: bytes, is_reading })
     }
 }
 
@@ -184,6 +210,7 @@ impl DeadLetter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Moment;
     use proptest::prelude::*;
 
     fn sample() -> Outgoing {
@@ -198,6 +225,7 @@ mod tests {
             enqueued: Timestamp::at(1_769_847_330_250),
             properties,
             payload: Bytes::from_static(b"{\"v\":1}"),
+            is_reading: false,
         }
     }
 
@@ -216,6 +244,28 @@ mod tests {
         assert_eq!(message.properties.message_expiry, Some(15));
         assert!(!sample().age(after(60)));
         assert!(Outgoing { enqueued: Timestamp::at(5), ..sample() }.age(after(60)));
+    }
+
+    #[test]
+    fn times_are_put_right_when_the_clock_is_set_even_over_a_restart_of_the_program() {
+        let reading = |time: &str, more: &str| Bytes::from(format!(r#"{{"v":1,"t":"{time}","q":"good"{more}}}"#));
+        let at = |unix_ms, ms| Timestamp::from(Moment { unix_ms, since_boot: SinceBoot { boot: 7, ms } });
+        let payload = reading("1970-01-01T00:00:04.000Z", r#","clock":"unset""#);
+        let stored = Outgoing { enqueued: at(5_000, 30_000), payload, is_reading: true, ..sample() };
+        let Ok(Content::Message(mut message)) = Content::decode(stored.encode()) else { panic!("not a message") };
+        assert_eq!(message, stored);
+        // The clock is not set yet: nothing is known.
+        message.put_right(at(6_000, 31_000));
+        assert_eq!(message, stored);
+        message.put_right(at(1_769_847_330_250, 60_000));
+        let payload = reading("2026-01-31T08:14:59.250Z", "");
+        assert_eq!((message.enqueued, &message.payload), (at(1_769_847_300_250, 30_000), &payload));
+        // Once is enough, and what others have said is theirs.
+        message.put_right(at(1_769_847_330_250, 60_000));
+        assert_eq!(message.payload, payload);
+        let mut other = Outgoing { is_reading: false, ..stored.clone() };
+        other.put_right(at(1_769_847_330_250, 60_000));
+        assert_eq!((other.enqueued, other.payload), (at(1_769_847_300_250, 30_000), stored.payload));
     }
 
     #[test]

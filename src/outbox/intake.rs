@@ -5,9 +5,10 @@ use tokio::sync::watch;
 use super::{Outbox, Outgoing};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicError, TopicFilter, TopicName};
+use crate::payload::json;
 use crate::reading::Timestamp;
 use crate::store::{AppendError, Receipt};
-use crate::time::{now, unix_ms};
+use crate::time::{moment, now};
 
 /// One `send` rule; the first one that matches decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,14 +81,19 @@ impl Intake {
             properties.edit().message_expiry = Some(seconds);
         }
         let class = rule.class.unwrap_or(message.class);
+        let enqueued = Timestamp::from(moment());
+        // One that was kept back since before the clock was set.
+        let step = message.measured.and_then(|time| time.set_by(enqueued));
+        let payload = step.and_then(|step| json::moved(&message.payload, step)).unwrap_or_else(|| message.payload.clone());
         let outgoing = Outgoing {
             topic,
             qos: rule.qos.unwrap_or(message.qos),
             retain: message.retain,
             if_session_lost: class.if_session_lost,
-            enqueued: Timestamp::at(unix_ms()),
+            enqueued,
             properties,
-            payload: message.payload.clone(),
+            payload,
+            is_reading: message.measured.is_some(),
         };
         Ok(Some((class, outgoing)))
     }

@@ -25,7 +25,7 @@ use crate::pulse::Pulse;
 use crate::reading::Timestamp;
 use crate::store::{self, Store, StoreError};
 pub use crate::store::{AppendError, Counters, Gap, Place, ReadError, Reason, Receipt, Settings, Stored, WhenFull};
-use crate::time::unix_ms;
+use crate::time::moment;
 
 /// The queues of an outbox, in the order of their worth. What must go goes from the last.
 pub const QUEUES: [&str; 4] = ["alarm", "live", "backlog", "dead"];
@@ -86,9 +86,16 @@ impl Outbox {
         let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(None) };
         let mut waiting = Vec::with_capacity(entries.len());
         let mut given_up = Vec::new();
-        let at = Timestamp::at(unix_ms());
+        let at = Timestamp::from(moment());
         for entry in entries {
-            match Content::decode(entry.bytes) {
+            let content = Content::decode(entry.bytes).map(|content| match content {
+                Content::Message(mut message) => {
+                    message.put_right(at);
+                    Content::Message(message)
+                }
+                dead @ Content::Dead(_) => dead,
+            });
+            match content {
                 Ok(Content::Message(message)) if self.is_too_old(&message, at) => {
                     self.give_up(queue, entry.seq, &message, Reason::Age);
                     given_up.push(Place { queue, seq: entry.seq });
@@ -128,7 +135,7 @@ impl Outbox {
     /// Keeps a message that the remote will never take. Its place may be settled when the receipt says safe.
     pub async fn bury(&self, place: Place, message: Outgoing, reason: String) -> Result<Receipt, AppendError> {
         let lane = LANES.get(place.queue).copied().unwrap_or_default();
-        let dead = DeadLetter { buried: Timestamp::at(unix_ms()), lane, seq: place.seq, reason, message };
+        let dead = DeadLetter { buried: Timestamp::from(moment()), lane, seq: place.seq, reason, message };
         self.store.append(DEAD, dead.encode()).await
     }
 
@@ -199,6 +206,7 @@ mod tests {
             enqueued: Timestamp::at(enqueued_ms),
             properties: Properties::default(),
             payload: Bytes::new(),
+            is_reading: false,
         }
     }
 
@@ -212,7 +220,7 @@ mod tests {
             when_full: WhenFull::DropOldest,
         };
         let (outbox, _closed) = open("test", folder.path(), settings).unwrap();
-        let hours_ago = |hours: i64| unix_ms() - hours * 3_600_000;
+        let hours_ago = |hours: i64| crate::time::unix_ms() - hours * 3_600_000;
         for enqueued in [hours_ago(3), hours_ago(2), hours_ago(0), 86_400_000] {
             outbox.append(Lane::Live, &message(enqueued)).await.unwrap();
         }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::reading::{Reading, Value};
-use crate::time::rfc3339;
+use crate::time::{clock_is_set, parse_rfc3339, rfc3339};
 
 #[derive(Serialize)]
 struct Shape<'a> {
@@ -63,6 +63,30 @@ pub fn encode(reading: &Reading) -> Bytes {
     serde_json::to_vec(&shape).map(Bytes::from).unwrap_or_default()
 }
 
+const TIME: &[u8] = b",\"t\":\"";
+const TIME_LENGTH: usize = "2026-01-31T08:15:30.250Z".len();
+const UNSET: &[u8] = b",\"clock\":\"unset\"}";
+
+/// The same reading by a clock that was set by `step` milliseconds; `None` if it is not one of [`encode`].
+pub fn moved(payload: &[u8], step: i64) -> Option<Bytes> {
+    // Quotes inside a text are escaped: the first place that looks like it is it.
+    let start = memchr::memmem::find(payload, TIME)? + TIME.len();
+    let (before, rest) = payload.split_at_checked(start)?;
+    let (time, after) = rest.split_at_checked(TIME_LENGTH)?;
+    let unix_ms = parse_rfc3339(std::str::from_utf8(time).ok()?)? + step;
+    let mut moved = Vec::with_capacity(payload.len());
+    moved.extend_from_slice(before);
+    moved.extend_from_slice(rfc3339(unix_ms).as_bytes());
+    match after.strip_suffix(UNSET).filter(|_| clock_is_set(unix_ms)) {
+        Some(rest) => {
+            moved.extend_from_slice(rest);
+            moved.push(b'}');
+        }
+        None => moved.extend_from_slice(after),
+    }
+    Some(moved.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +96,23 @@ mod tests {
     fn check(value: Option<Value>, quality: Quality, unix_ms: i64, expected: &str) {
         let reading = Reading { point: PointId(0), value, time: Timestamp::at(unix_ms), quality, age: Duration::ZERO };
         assert_eq!(encode(&reading), expected);
+    }
+
+    #[test]
+    fn a_time_taken_before_the_clock_was_set_is_put_right() {
+        let reading = |unix_ms| Reading {
+            point: PointId(0),
+            value: Some(Value::Text(r#"a","t":"1999"#.into())),
+            time: Timestamp::at(unix_ms),
+            quality: Quality::Stale("no answer".into()),
+            age: Duration::from_secs(1),
+        };
+        assert_eq!(moved(&encode(&reading(5)), 1_769_847_330_245).unwrap(), encode(&reading(1_769_847_330_250)));
+        assert_eq!(moved(&encode(&reading(1_769_847_330_250)), -50).unwrap(), encode(&reading(1_769_847_330_200)));
+        assert_eq!(moved(&encode(&reading(5)), 50).unwrap(), encode(&reading(55)));
+        for other in [&b"21.5"[..], br#"{"v":1,"t":"2026-01"#, br#"{"v":1,"t":"2026-01-31X08:15:30.250Z"}"#] {
+            assert_eq!(moved(other, 50), None);
+        }
     }
 
     #[test]

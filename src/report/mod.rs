@@ -26,9 +26,9 @@ use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{Intake, OfferError};
 use crate::pulse::Pulse;
-use crate::reading::{Event, Reading};
+use crate::reading::{Event, Reading, Timestamp};
 use crate::tasks::Stop;
-use crate::time::now;
+use crate::time::{moment, now};
 use aggregate::Show;
 use exception::Rule;
 use point::PointState;
@@ -145,6 +145,8 @@ struct State {
     points: Vec<PointState>,
     view: Option<LiveView>,
     counts: Counts,
+    /// When the clock was looked at last.
+    clock: Timestamp,
     /// What was told last.
     told: HashMap<TopicName, String>,
 }
@@ -161,8 +163,13 @@ impl Report {
 
     async fn take(&self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
         let view = self.live.clone().map(|live| LiveView { live, unshown: HashMap::new() });
-        let mut state =
-            State { points: self.points.iter().map(PointState::new).collect(), view, counts: Counts::default(), told: HashMap::new() };
+        let mut state = State {
+            points: self.points.iter().map(PointState::new).collect(),
+            view,
+            counts: Counts::default(),
+            clock: moment().into(),
+            told: HashMap::new(),
+        };
         let mut status = tokio::time::interval(STATUS_EVERY);
         let mut tick = tokio::time::interval(TICK);
         let mut messages: Vec<Message> = Vec::new();
@@ -199,6 +206,12 @@ impl Report {
 
     fn tick(&self, state: &mut State, messages: &mut Vec<Message>) {
         let now = now();
+        let clock = Timestamp::from(moment());
+        if let Some(step) = state.clock.set_by(clock) {
+            tracing::info!(step_ms = step, "the clock was set: the times of what waits are put right, and every value is shown again");
+            state.points.iter_mut().for_each(PointState::show_next);
+        }
+        state.clock = clock;
         for (point, own) in self.points.iter().zip(&mut state.points) {
             own.tick(point, now, messages);
         }

@@ -62,6 +62,11 @@ impl PointState {
         }
     }
 
+    /// The next reading is shown, whatever was shown before.
+    pub(super) fn show_next(&mut self) {
+        self.shown.iter_mut().for_each(|shown| shown.last = LastReport::default());
+    }
+
     /// Shows what waits for a reading that will not come.
     pub(super) fn end(&mut self, point: &PointReport, now: Instant, messages: &mut Vec<Message>) {
         if let Some(summary) = point.aggregate.as_ref().and_then(|aggregate| self.interval.close(aggregate.every)) {
@@ -106,5 +111,6 @@ impl Shown {
 }
 
 fn message(point: &PointReport, topic: &TopicName, reading: &Reading) -> Message {
-    Message::new(topic.clone(), json::encode(reading), Origin::Field).retained().with_qos(point.qos).in_class(point.class)
+    let message = Message::new(topic.clone(), json::encode(reading), Origin::Field).measured(reading.time);
+    message.retained().with_qos(point.qos).in_class(point.class)
 }

@@ -16,7 +16,7 @@ use crate::mqtt::{PacketId, QoS, ReasonCode, TopicFilter};
 use crate::outbox::{Place, ReadError, Reason};
 use crate::reading::Timestamp;
 use crate::tasks::Stop;
-use crate::time::{now, unix_ms};
+use crate::time::{moment, now};
 
 /// Entries brought from the outbox at a time.
 const READ_BATCH: usize = 256;
@@ -321,7 +321,12 @@ impl<'a> Connection<'a> {
     fn publish(&mut self, send: Send) -> Result<(), LinkError> {
         let Send { place, packet_id, dup, mut message } = send;
         let may_be_there = dup && message.qos == QoS::ExactlyOnce;
-        if !message.age(Timestamp::at(unix_ms())) {
+        let at = Timestamp::from(moment());
+        // What was sent before is sent as it was.
+        if !dup {
+            message.put_right(at);
+        }
+        if !message.age(at) {
             tracing::debug!(seq = place.seq, topic = %message.topic, "expired while it waited");
             self.uplink.outbox.give_up(place.queue, place.seq, &message, Reason::Expired);
             self.leave_out(place, may_be_there);

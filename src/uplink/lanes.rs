@@ -74,6 +74,7 @@ mod tests {
             enqueued: Timestamp::at(0),
             properties: Properties::default(),
             payload: bytes::Bytes::new(),
+            is_reading: false,
         };
         Waiting { lane, seq, message }
     }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 const ROWS: [&[&str]; 8] = [
     &["backoff", "metrics", "pulse", "tasks", "time", "units", "websocket"],
     &["reading", "mqtt"],
-    &["message", "store"],
-    &["field", "outbox", "payload"],
+    &["message", "payload", "store"],
+    &["field", "outbox"],
     &["report", "broker", "uplink"],
     &["config", "status"],
     &["gateway"],

@@ -126,6 +126,7 @@ pub(super) fn pending(will: &Will) -> PendingWill {
         expires_at: None,
         origin: Origin::Client,
         class: Class::default(),
+        measured: None,
     };
     PendingWill { message: message.detached(), expiry, delay: delay.unwrap_or_default(), due: None }
 }

@@ -19,6 +19,7 @@ fn waiting(seq: u64, qos: QoS) -> Waiting {
         enqueued: Timestamp::at(0),
         properties: Properties::default(),
         payload: bytes::Bytes::new(),
+        is_reading: false,
     };
     Waiting { lane: Lane::Live, seq, message }
 }
