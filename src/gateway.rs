@@ -29,7 +29,7 @@ use crate::outbox::{self, Intake, OfferError, Outbox, Stored};
 use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, stop_token};
-use crate::time::{now, unix_ms};
+use crate::time::{known_unix_ms, now};
 use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
 use health::Health;
 use south::{Sets, South};
@@ -310,7 +310,7 @@ async fn start_broker(
     let source = if spec.is_durable {
         Source::Disk(Box::new(broker::durable::open(&config.folder.join("broker"), setup, config.outbox.save_every)?))
     } else {
-        Source::Memory(Box::new(Engine::new(setup, now(), unix_ms())))
+        Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())))
     };
     let parts = broker::broker(source, Admission::new(spec.admission), queues)?;
     parts.pulses.iter().for_each(|pulse| health.pulses.watch(pulse));

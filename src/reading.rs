@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::time::{Moment, SinceBoot, clock_is_set};
+use crate::time::{Moment, STEP_MS, SinceBoot, is_plausible};
 
 /// What one reading says. Numbers keep the width they were measured in, so that a 32-bit float is never printed with
 /// digits it does not have.
@@ -102,13 +102,10 @@ pub struct Timestamp {
     pub since_boot: Option<SinceBoot>,
 }
 
-/// The wall clock is put right in small steps all the time; larger ones mean that it was wrong before.
-const STEP_MS: i64 = 2000;
-
 impl Timestamp {
-    /// A time of the wall clock; whether it was set is judged from the date itself.
+    /// A time of a wall clock that was set, if the date is plausible.
     pub fn at(unix_ms: i64) -> Self {
-        Self { unix_ms, clock_set: clock_is_set(unix_ms), since_boot: None }
+        Self { unix_ms, clock_set: is_plausible(unix_ms), since_boot: None }
     }
 
     /// By how many milliseconds the wall clock was set between this and `now`, which it is wrong by; `None` if it was not, or if
@@ -129,7 +126,7 @@ impl Timestamp {
 
 impl From<Moment> for Timestamp {
     fn from(moment: Moment) -> Self {
-        Self { since_boot: Some(moment.since_boot), ..Self::at(moment.unix_ms) }
+        Self { unix_ms: moment.unix_ms, clock_set: moment.clock_set, since_boot: Some(moment.since_boot) }
     }
 }
 
@@ -176,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_between_two_moments_is_noticed_by_the_one_that_nobody_sets() {
-        let at = |unix_ms, boot, ms| Timestamp::from(Moment { unix_ms, since_boot: SinceBoot { boot, ms } });
+        let at = |unix_ms, boot, ms| Timestamp { since_boot: Some(SinceBoot { boot, ms }), ..Timestamp::at(unix_ms) };
         let now = at(1_769_847_330_250, 7, 60_000);
         // Half a minute ago by one clock, in 1970 by the other.
         assert_eq!(at(5_000, 7, 30_000).set_by(now), Some(1_769_847_330_250 - 30_000 - 5_000));

@@ -3,9 +3,15 @@
 //! Pure modules get their `now` as an argument; drivers call these functions.
 //! A gateway may have no clock battery: until the wall clock has been set it starts somewhere in the past.
 
+mod clock;
+
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use clock::STEP_MS;
+
+static CLOCK: clock::Clock = clock::Clock::new();
 
 /// Wall-clock times before this one (2025-01-01 UTC, in milliseconds) can only come from a clock that was never set.
 const EARLIEST_PLAUSIBLE_MS: i64 = 1_735_689_600_000;
@@ -17,9 +23,20 @@ pub fn unix_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// True if `unix_ms` can be a real date, false if the clock of this machine has not been set since it started.
-pub fn clock_is_set(unix_ms: i64) -> bool {
+/// True if `unix_ms` can be a real date: before it there were no gateways.
+pub fn is_plausible(unix_ms: i64) -> bool {
     unix_ms >= EARLIEST_PLAUSIBLE_MS
+}
+
+/// True if the wall clock of this machine was set since it started; before, dates are worth nothing.
+pub fn clock_is_set() -> bool {
+    moment().clock_set
+}
+
+/// Milliseconds since the Unix epoch, for what is kept and compared later; 0 while the clock is not set.
+pub fn known_unix_ms() -> i64 {
+    let moment = moment();
+    if moment.clock_set { moment.unix_ms } else { 0 }
 }
 
 /// Monotonic time.
@@ -33,6 +50,8 @@ pub fn now() -> Instant {
 pub struct Moment {
     /// Of the wall clock, which may be set meanwhile.
     pub unix_ms: i64,
+    /// It was set since this machine started.
+    pub clock_set: bool,
     /// Since this machine started, by a clock that nobody sets.
     pub since_boot: SinceBoot,
 }
@@ -50,7 +69,14 @@ pub struct SinceBoot {
 pub fn moment() -> Moment {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let ms = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
-    Moment { unix_ms: unix_ms(), since_boot: SinceBoot { boot: boot(), ms } }
+    let (unix_ms, since_boot) = (unix_ms(), SinceBoot { boot: boot(), ms });
+    Moment { unix_ms, clock_set: CLOCK.is_set(unix_ms, since_boot), since_boot }
+}
+
+/// The service's folder in memory, which stays until the machine stops.
+fn runtime_folder() -> Option<PathBuf> {
+    let folders = std::env::var("RUNTIME_DIRECTORY").ok()?;
+    folders.split(':').next().map(PathBuf::from)
 }
 
 /// Names this start of the machine.
@@ -60,8 +86,7 @@ fn boot() -> u32 {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
         // A locked-down service does not see that; its folder in memory lives as long as the machine runs.
         let text = kernel.or_else(|| {
-            let folders = std::env::var("RUNTIME_DIRECTORY").ok()?;
-            let file = PathBuf::from(folders.split(':').next()?).join("boot");
+            let file = runtime_folder()?.join("boot");
             std::fs::read_to_string(&file).ok().or_else(|| {
                 let drawn = format!("{:016x}", fastrand::u64(..));
                 std::fs::write(&file, &drawn).is_ok().then_some(drawn)
@@ -96,8 +121,8 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_starts_in_1970_is_not_set() {
-        assert!(!clock_is_set(86_400_000));
-        assert!(clock_is_set(unix_ms()));
+    fn a_date_of_1970_is_not_plausible() {
+        assert!(!is_plausible(86_400_000));
+        assert!(is_plausible(unix_ms()));
     }
 }

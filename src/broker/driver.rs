@@ -19,7 +19,7 @@ use crate::message::Message;
 use crate::mqtt::QoS;
 use crate::pulse::{COME_ROUND, Pulse};
 use crate::tasks::{Stop, detach};
-use crate::time::{now, unix_ms};
+use crate::time::{known_unix_ms, now};
 
 /// Bytes of messages that may be on their way to one tap.
 const TAP_BYTES: usize = 8 << 20;
@@ -146,7 +146,7 @@ impl Driver {
     fn set_clock(&mut self, at: Instant) {
         if at >= self.clock_at {
             self.clock_at = at + CLOCK_EVERY;
-            self.engine.set_clock(at, unix_ms());
+            self.engine.set_clock(at, known_unix_ms());
             let traffic = self.engine.traffic_mut();
             traffic.bytes_received = self.inbox.bytes_received.load(std::sync::atomic::Ordering::Relaxed);
             traffic.memory = crate::metrics::resident_bytes().unwrap_or(0);

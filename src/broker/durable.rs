@@ -19,7 +19,7 @@ use super::engine::{Engine, Position, Restore, Setup};
 use super::inbox::{Event, Inbox};
 use crate::pulse::Pulse;
 use crate::store::{Journal, PartitionBytes, StoreError};
-use crate::time::{now, unix_ms};
+use crate::time::{known_unix_ms, now};
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Bytes that may wait for a disk that refuses.
@@ -131,7 +131,7 @@ impl std::fmt::Debug for Opened {
 /// Reads the journal in `folder`, making it if needed. Commits will be `save_every` apart.
 pub fn open(folder: &Path, setup: Setup, save_every: Duration) -> Result<Opened, StoreError> {
     let mut journal = Journal::open(folder, PARTITION)?;
-    let (mut restore, mut after, mut damaged) = (Restore::new(setup, now(), unix_ms()), 0, 0_u64);
+    let (mut restore, mut after, mut damaged) = (Restore::new(setup, now(), known_unix_ms()), 0, 0_u64);
     loop {
         let entries = journal.read(after, READ_ENTRIES, READ_BYTES)?;
         let Some(last) = entries.last() else { break };

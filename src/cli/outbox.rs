@@ -2,8 +2,9 @@
 //!
 //! `show` and `export` read the files without opening their databases, so that they disturb nobody; `purge` takes the folder.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufWriter, IsTerminal, Write};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -161,7 +162,7 @@ impl Place {
         let absent = |path: &Path| {
             Failure::runtime(format!("{} holds no outbox; name the YAML file or the folder of `outbox.folder`", path.display()))
         };
-        let mut uplinks: Vec<(String, PathBuf)> = std::fs::read_dir(&root)
+        let mut uplinks: Vec<(String, PathBuf)> = fs::read_dir(&root)
             .map_err(|_| absent(&root))?
             .filter_map(|entry| entry.ok().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())))
             .filter(|(name, _)| self.uplink.as_ref().is_none_or(|wanted| wanted == name))
@@ -333,8 +334,9 @@ fn purge(place: &Place, only: Option<Queue>, yes: bool) -> Result<(), Failure> {
         let Found { uplink, queue, folder, survey } = queue;
         drop(survey);
         let before = removed;
-        removed +=
-            store::purge(&folder, queue, |left| progress.set_position(before.max(total.saturating_sub(left)))).map_err(Failure::runtime)?;
+        let purged = store::purge(&folder, queue, |left| progress.set_position(before.max(total.saturating_sub(left))));
+        give_back(&folder)?;
+        removed += purged.map_err(Failure::runtime)?;
         super::say(&format!("{uplink} {queue}: {} messages removed", removed - before));
     }
     progress.finish_and_clear();
@@ -342,6 +344,26 @@ fn purge(place: &Place, only: Option<Queue>, yes: bool) -> Result<(), Failure> {
 }
 
 /// A bar on a terminal, nothing elsewhere.
+/// What root has made in a folder belongs to whom the folder belongs: the service must be able to use it.
+fn give_back(folder: &Path) -> Result<(), Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| Failure::runtime(format!("{}: {error}; give it back to its owner", folder.display()));
+    let owner = fs::symlink_metadata(folder).map_err(failed)?;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            lchown(entry.path(), Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
 fn progress(what: &'static str, total: u64) -> ProgressBar {
     let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what);

@@ -1,5 +1,7 @@
 //! `wellhead run`: the gateway, until SIGTERM or Ctrl-C.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure>
     log::start();
     let mut config = config::load(file)?;
     config.line_priority = line_priority;
+    is_ours(&config.folder)?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let mut stop = StopSignal::catch()?;
@@ -35,6 +38,18 @@ pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure>
         starts.forget();
         Ok(())
     })
+}
+
+/// Root must not leave files in the folder of the service that the service cannot use.
+fn is_ours(folder: &Path) -> Result<(), Failure> {
+    let owner = fs::metadata(folder).map(|metadata| metadata.uid()).ok().filter(|_| rustix::process::geteuid().is_root());
+    match owner.filter(|owner| *owner != 0) {
+        Some(owner) => Err(Failure::runtime(format!(
+            "{} belongs to the user with number {owner}, and what root writes there that user cannot use; start it as a service (systemctl start wellhead), or as that user",
+            folder.display()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Waits, if `before` starts failed in a row.

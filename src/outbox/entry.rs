@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! version 1 | kind 1 | content
-//! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice, bit 4 a reading, bit 5 since boot) |
+//! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice, bit 4 a reading, bit 5 since boot,
+//!                    bit 6 the clock was not set) |
 //!                    enqueued at, unix ms 8 | with bit 5: boot 4, ms since boot 8 |
 //!                    topic length 2, topic | MQTT 5 properties, as on the wire | payload
 //! kind 1, a frame of readings: not made by this version
@@ -150,6 +151,7 @@ impl Outgoing {
     fn encode_into(&self, out: &mut BytesMut) {
         let never_twice = u8::from(self.if_session_lost == SessionLost::Drop) << 3;
         let kind = u8::from(self.is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
+        let kind = kind | u8::from(!self.enqueued.clock_set) << 6;
         out.put_slice(&[VERSION, KIND_MESSAGE, self.qos as u8 | u8::from(self.retain) << 2 | never_twice | kind]);
         out.put_i64(self.enqueued.unix_ms);
         if let Some(SinceBoot { boot, ms }) = self.enqueued.since_boot {
@@ -164,6 +166,7 @@ impl Outgoing {
     fn decode_content(mut bytes: Bytes) -> Result<Self, EntryError> {
         let flags = bytes.try_get_u8().map_err(short)?;
         let mut enqueued = Timestamp::at(bytes.try_get_i64().map_err(short)?);
+        enqueued.clock_set &= flags & 64 == 0;
         if flags & 32 != 0 {
             let boot = bytes.try_get_u32().map_err(short)?;
             enqueued.since_boot = Some(SinceBoot { boot, ms: bytes.try_get_i64().map_err(short)? });
@@ -210,7 +213,6 @@ impl DeadLetter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::Moment;
     use proptest::prelude::*;
 
     fn sample() -> Outgoing {
@@ -249,11 +251,15 @@ mod tests {
     #[test]
     fn times_are_put_right_when_the_clock_is_set_even_over_a_restart_of_the_program() {
         let reading = |time: &str, more: &str| Bytes::from(format!(r#"{{"v":1,"t":"{time}","q":"good"{more}}}"#));
-        let at = |unix_ms, ms| Timestamp::from(Moment { unix_ms, since_boot: SinceBoot { boot: 7, ms } });
+        let at = |unix_ms, ms| Timestamp { since_boot: Some(SinceBoot { boot: 7, ms }), ..Timestamp::at(unix_ms) };
         let payload = reading("1970-01-01T00:00:04.000Z", r#","clock":"unset""#);
         let stored = Outgoing { enqueued: at(5_000, 30_000), payload, is_reading: true, ..sample() };
         let Ok(Content::Message(mut message)) = Content::decode(stored.encode()) else { panic!("not a message") };
         assert_eq!(message, stored);
+        // A plausible date proves nothing.
+        let doubtful = Timestamp { clock_set: false, ..at(1_769_847_000_000, 30_000) };
+        let stored_then = Outgoing { enqueued: doubtful, ..stored.clone() };
+        assert_eq!(Content::decode(stored_then.encode()), Ok(Content::Message(stored_then)));
         // The clock is not set yet: nothing is known.
         message.put_right(at(6_000, 31_000));
         assert_eq!(message, stored);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::reading::{Reading, Value};
-use crate::time::{clock_is_set, parse_rfc3339, rfc3339};
+use crate::time::{is_plausible, parse_rfc3339, rfc3339};
 
 #[derive(Serialize)]
 struct Shape<'a> {
@@ -77,7 +77,7 @@ pub fn moved(payload: &[u8], step: i64) -> Option<Bytes> {
     let mut moved = Vec::with_capacity(payload.len());
     moved.extend_from_slice(before);
     moved.extend_from_slice(rfc3339(unix_ms).as_bytes());
-    match after.strip_suffix(UNSET).filter(|_| clock_is_set(unix_ms)) {
+    match after.strip_suffix(UNSET).filter(|_| is_plausible(unix_ms)) {
         Some(rest) => {
             moved.extend_from_slice(rest);
             moved.push(b'}');

@@ -25,7 +25,7 @@ use super::recover::{Recovered, recover, remove_closed, write_closed};
 use super::reserve::Reserve;
 use super::spare::Spare;
 use super::{CHUNK_BYTES, Entry, StoreError};
-use crate::time::unix_ms;
+use crate::time::known_unix_ms;
 
 /// Numbers that may be given out between two commits; what a crash may skip.
 pub(super) const AHEAD: u64 = 16_384;
@@ -87,7 +87,7 @@ impl Journal {
         // What stood before the oldest partition was removed, so it was settled or counted as lost already.
         let oldest = sealed.front().map_or(note.next_seq, |first| first.first_seq);
         note.cursor.settle(1, oldest - 1);
-        let tail = Sealed { number, first_seq: note.next_seq, created_ms: unix_ms(), salt: fastrand::u32(..), bytes: 0 };
+        let tail = Sealed { number, first_seq: note.next_seq, created_ms: known_unix_ms(), salt: fastrand::u32(..), bytes: 0 };
         note.number += 1;
         let spare = Spare::of(folder);
         let tail_partition = Partition::prepare(&folder.join("new-tail"))?.adopt(&tail.path(folder), &[], &note)?;
@@ -234,7 +234,7 @@ impl Journal {
         let first_seq = self.note.written + 1;
         // Used up even if it fails: what a failed attempt may leave under its name holds nothing that was acknowledged.
         self.last_number += 1;
-        let tail = Sealed { number: self.last_number, first_seq, created_ms: unix_ms(), salt: fastrand::u32(..), bytes: 0 };
+        let tail = Sealed { number: self.last_number, first_seq, created_ms: known_unix_ms(), salt: fastrand::u32(..), bytes: 0 };
         let partition = self.spare.take()?.adopt(&tail.path(&self.folder), chunks, note)?;
         let old = std::mem::replace(&mut self.tail_partition, partition);
         let mut sealed = std::mem::replace(&mut self.tail, tail);
@@ -273,7 +273,7 @@ impl Journal {
     pub fn drop_older_than(&mut self, limit_ms: i64) -> Result<(), StoreError> {
         while let Some(oldest) = self.sealed.front() {
             let end = self.sealed.get(1).unwrap_or(&self.tail).created_ms;
-            if !crate::time::clock_is_set(oldest.created_ms) || !crate::time::clock_is_set(end) || end >= limit_ms {
+            if !crate::time::is_plausible(oldest.created_ms) || !crate::time::is_plausible(end) || end >= limit_ms {
                 break;
             }
             self.drop_oldest(Reason::Age)?;
@@ -392,6 +392,7 @@ fn chunks_of_first_entry(chunks: &[Chunk]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::unix_ms;
     use std::fs;
 
     const SMALL: PartitionBytes = PartitionBytes(2 * LEAST_PARTITION_BYTES);
@@ -489,7 +490,7 @@ mod tests {
         let gaps = journal.take_gaps();
         assert_eq!(gaps.iter().map(|gap| gap.count).sum::<u64>(), journal.lost());
         assert_eq!((gaps[0].first, gaps.last().unwrap().last), (1, seen[0] - 1));
-        assert!(gaps.iter().all(|gap| gap.reason == Reason::Full && gap.from_ms <= gap.until_ms && crate::time::clock_is_set(gap.from_ms)));
+        assert!(gaps.iter().all(|gap| gap.reason == Reason::Full && gap.from_ms <= gap.until_ms && crate::time::is_plausible(gap.from_ms)));
         assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1));
     }
 

@@ -385,7 +385,7 @@ impl Worker {
         }
         if self.look_at <= at {
             self.look_at = at + LOOK_EVERY;
-            if let Some(age) = self.settings.age.filter(|_| clock_is_set(unix_ms())) {
+            if let Some(age) = self.settings.age.filter(|_| clock_is_set()) {
                 let limit = unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
                 for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
                     if let Err(error) = journal.drop_older_than(limit) {

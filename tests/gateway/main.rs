@@ -31,6 +31,7 @@ mod login;
 mod model;
 mod north;
 mod outage;
+mod packaging;
 mod packets;
 mod power;
 mod queues;

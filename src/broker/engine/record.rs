@@ -40,7 +40,7 @@ impl Deadline {
     /// The moment after a restart. Without a clock that was set, both when it was written and now, no time has passed.
     pub(super) fn from(self, (now, unix_ms): Clock) -> Instant {
         let written_ms = self.at_ms.saturating_sub(i64::try_from(self.left_ms).unwrap_or(i64::MAX));
-        let is_known = crate::time::clock_is_set(written_ms) && crate::time::clock_is_set(unix_ms);
+        let is_known = crate::time::is_plausible(written_ms) && crate::time::is_plausible(unix_ms);
         let left = if is_known { u64::try_from(self.at_ms - unix_ms).unwrap_or(0).min(self.left_ms) } else { self.left_ms };
         now + Duration::from_millis(left.min(u64::from(u32::MAX) * 1000))
     }

@@ -14,7 +14,7 @@ use crate::broker::{self, Broker, Forward, Source};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::tasks::{Stop, Tasks};
-use crate::time::{now, unix_ms};
+use crate::time::{known_unix_ms, now};
 
 pub(super) async fn start(ledger: Arc<Ledger>, stop: &Stop, tasks: &mut Tasks) -> Result<SocketAddr, String> {
     let everything = TopicFilter::new("#").map_err(|error| error.to_string())?;
@@ -22,7 +22,7 @@ pub(super) async fn start(ledger: Arc<Ledger>, stop: &Stop, tasks: &mut Tasks) -
     let limits = Limits::default();
     let setup = Setup { limits: limits.clone(), taps: vec![tap], access: Arc::new(Access::open()), ..Setup::default() };
     let (queue, arrivals) = mpsc::channel(4096);
-    let engine = Source::Memory(Box::new(Engine::new(setup, now(), unix_ms())));
+    let engine = Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
     let parts = broker::broker(engine, Admission::new(AdmissionLimits::default()), vec![queue]).map_err(|error| error.to_string())?;
     let listener = BoundListener::bind(&Listen::any_local()).await.map_err(|error| error.to_string())?;
     let address = listener.address().ok_or("no address")?;

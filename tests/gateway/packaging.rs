@@ -1,0 +1,123 @@
+//! What is around the program: the unit, the package's list of files, `cross.toml`, the README. What they do in a real machine is shown by
+//! `tests/pi/run`, what is built for ARM by `tests/arm`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use toml::{Table, Value};
+
+use super::support::{run, wellhead};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn table(name: &str) -> Table {
+    text(name).parse().unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_table().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn cross_toml_has_every_target_and_nothing_that_cross_does_not_know() {
+    let cross = table("cross.toml");
+    assert_eq!(cross.keys().collect::<Vec<_>>(), ["build", "target"]);
+    let build = &cross["build"];
+    assert!(keys(build).is_subset(&["env", "default-target"].into()) && keys(&build["env"]) == ["passthrough"].into());
+    let targets = keys(&cross["target"]);
+    let mut expected = BTreeSet::new();
+    for (machine, float) in [("aarch64", ""), ("armv7", "eabihf"), ("arm", "eabihf")] {
+        expected.extend(["gnu", "musl"].map(|library| format!("{machine}-unknown-linux-{library}{float}")));
+    }
+    assert_eq!(targets, expected.iter().map(String::as_str).collect());
+    for target in &targets {
+        let image = &cross["target"][*target];
+        assert_eq!(keys(image), ["image"].into(), "{target}");
+        assert_eq!(image["image"].as_str().unwrap(), format!("ghcr.io/cross-rs/{target}:0.2.5"));
+    }
+    assert!(targets.contains(build["default-target"].as_str().unwrap()));
+    // Without it `cross` looks for another name, and takes its own settings.
+    assert!(text("README.md").contains("CROSS_CONFIG=cross.toml cross build --release --target aarch64-unknown-linux-musl"));
+}
+
+#[test]
+fn what_the_package_holds_is_there_and_the_unit_starts_it() {
+    let deb = &table("Cargo.toml")["package"]["metadata"]["deb"];
+    let mut installed = BTreeSet::new();
+    for asset in deb["assets"].as_array().unwrap() {
+        let asset: Vec<&str> = asset.as_array().unwrap().iter().map(|part| part.as_str().unwrap()).collect();
+        let (source, place) = (Path::new(asset[0]), asset[1]);
+        let name = source.file_name().unwrap().to_str().unwrap();
+        if source.starts_with("target/package") {
+            assert!(text("systemd/package").contains(&format!("$made/{name}")) || name == "*.1.gz", "nobody makes {name}");
+        } else if !name.contains('*') {
+            assert!(root().join(source).exists(), "{}", source.display());
+        }
+        installed.insert(format!("/{place}{}", if place.ends_with('/') { name } else { "" }));
+    }
+    let unit = text("systemd/wellhead.service");
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    assert_eq!(start, "/usr/bin/wellhead run /etc/wellhead/gateway.yaml");
+    assert!(start.split(' ').filter(|word| word.starts_with('/')).all(|path| installed.contains(path)), "{installed:?}");
+    assert_eq!(deb["conf-files"][0].as_str(), Some("/etc/wellhead/gateway.yaml"));
+    for script in ["postrm", "wellhead.sysusers", "wellhead.tmpfile", "changelog", "copyright"] {
+        assert!(root().join("systemd").join(script).exists(), "{script}");
+    }
+    assert!(text("systemd/changelog").starts_with(concat!("wellhead (", env!("CARGO_PKG_VERSION"), "-")));
+}
+
+#[test]
+fn systemd_has_no_complaint_about_the_unit_and_finds_it_locked_down() {
+    let folder = tempfile::tempdir().unwrap();
+    // Where it is checked, the program and its manual page need not be installed.
+    let unit: String = text("systemd/wellhead.service")
+        .lines()
+        .filter(|line| !line.starts_with("Documentation="))
+        .map(|line| if line.starts_with("ExecStart=") { "ExecStart=/bin/true\n".to_owned() } else { format!("{line}\n") })
+        .collect();
+    let file = folder.path().join("wellhead.service");
+    fs::write(&file, &unit).unwrap();
+    let (code, out, complaints) = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file));
+    // Keys it does not know are complaints, but no failure.
+    assert_eq!((code, out.as_str(), complaints.as_str()), (Some(0), "", ""));
+    let (_, out, _) = run(Command::new("systemd-analyze").args(["security", "--offline=yes", "--no-pager"]).arg(&file));
+    let line = out.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{out}"));
+    let score: f64 = line.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(score <= 1.5, "{line}");
+}
+
+#[test]
+fn every_command_has_a_manual_page_and_completions() {
+    let (code, page, _) = run(wellhead().arg("man"));
+    assert_eq!(code, Some(0));
+    let commands: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("wellhead\\-")?.strip_suffix("(1)")).collect();
+    assert!(commands.contains(&"run") && commands.contains(&"outbox"), "{page}");
+    let packaged = text("systemd/package");
+    for command in commands.iter().filter(|command| !["help", "man"].contains(command)) {
+        let (code, page, _) = run(wellhead().args(["man", command]));
+        assert!(code == Some(0) && page.contains(".SH DESCRIPTION"), "{command}");
+        assert!(packaged.contains(&format!(" {command}")), "the package has no page of {command}");
+    }
+    let (code, _, error) = run(wellhead().args(["man", "fly"]));
+    assert_eq!((code, error.as_str()), (Some(2), "there is no command `fly`; `wellhead help` shows them all\n"));
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = run(wellhead().args(["completions", shell]));
+        assert!(code == Some(0) && script.contains("simulate"), "{shell}");
+    }
+    let (_, script, _) = run(wellhead().args(["completions", "bash"]));
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("wellhead"), script).unwrap();
+    let ask = format!(
+        "source {}; COMP_WORDS=(wellhead si); COMP_CWORD=1; _wellhead wellhead si wellhead; echo ${{COMPREPLY[@]}}",
+        folder.path().join("wellhead").display()
+    );
+    assert_eq!(run(Command::new("bash").args(["-c", &ask])).1.trim(), "simulate");
+}
