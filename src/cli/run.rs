@@ -20,6 +20,10 @@ pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure>
     let mut config = config::load(file)?;
     config.line_priority = line_priority;
     is_ours(&config.folder)?;
+    if is_forgetful(&config.folder) {
+        let folder = config.folder.display();
+        tracing::warn!(%folder, "this folder is in memory: what waits in it is gone when the machine starts anew; set `outbox.folder` to one on a disk");
+    }
     let runtime = runtime()?;
     runtime.block_on(async {
         let mut stop = StopSignal::catch()?;
@@ -50,6 +54,16 @@ fn is_ours(folder: &Path) -> Result<(), Failure> {
         ))),
         None => Ok(()),
     }
+}
+
+/// True for a folder, or the place where it will be made, that a power cut empties.
+fn is_forgetful(folder: &Path) -> bool {
+    const OVERLAY: u32 = 0x794c_7630;
+    const RAMFS: u32 = 0x8584_58f6;
+    const TMPFS: u32 = 0x0102_1994;
+    let kind = folder.ancestors().find_map(|folder| rustix::fs::statfs(folder).ok()).map(|system| system.f_type);
+    // As wide as a word of the machine; the low half is what counts.
+    kind.is_some_and(|kind| [OVERLAY, RAMFS, TMPFS].iter().any(|known| kind.to_le_bytes().starts_with(&known.to_le_bytes())))
 }
 
 /// Waits, if `before` starts failed in a row.
