@@ -24,6 +24,30 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Characters of a line that are shown.
+const SHOWN: usize = 110;
+
+impl Fault {
+    /// The line it is in, with a mark below the place: `\n  18 | ...\n     |    ^^^^`. Empty where that says nothing.
+    pub(super) fn excerpt(&self, text: &str) -> String {
+        let text = text.trim_start_matches('\u{feff}');
+        let line = text.lines().nth(self.line.saturating_sub(1)).unwrap_or_default();
+        if line.trim_start().is_empty() || line.trim_start().starts_with('#') {
+            return String::new();
+        }
+        let characters: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let place = self.column.saturating_sub(1).min(characters.len());
+        let ends = |c: &char| c.is_whitespace() || ",:{}[]".contains(*c);
+        let marked = characters.iter().skip(place).position(ends).unwrap_or(characters.len() - place).max(1);
+        // Of a long line the part around the place.
+        let first = if characters.len() <= SHOWN { 0 } else { place.saturating_sub(SHOWN / 2) };
+        let shown: String = characters.iter().skip(first).take(SHOWN).collect();
+        let marks = "^".repeat(marked.min(SHOWN - (place - first).min(SHOWN - 1)));
+        let (number, gap) = (format!("{:>4}", self.line), " ".repeat(place - first));
+        format!("\n{number} | {}\n     | {gap}{marks}", shown.trim_end())
+    }
+}
+
 /// The faults found so far.
 #[derive(Debug)]
 pub(super) struct Faults {
@@ -72,6 +96,23 @@ pub(super) fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a st
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn excerpt(line: usize, column: usize, text: &str) -> String {
+        Fault { file: String::new(), line, column, message: String::new() }.excerpt(text)
+    }
+
+    #[test]
+    fn the_line_of_a_fault_is_shown_with_a_mark_below_its_place() {
+        let text = "site: x\n  flow: { at: 40001, evry: 2s }\n\n# nothing\n";
+        assert_eq!(excerpt(2, 22, text), "\n   2 |   flow: { at: 40001, evry: 2s }\n     |                      ^^^^");
+        assert_eq!(excerpt(1, 8, text), "\n   1 | site: x\n     |        ^");
+        assert_eq!([excerpt(3, 1, text), excerpt(4, 1, text), excerpt(9, 1, text)], ["", "", ""]);
+        let long = format!("{}here{}", "a ".repeat(200), " b".repeat(200));
+        let shown = excerpt(1, 401, &long);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[1].find("here"), lines[2].find("^^^^"));
+        assert!(lines.iter().all(|line| line.len() <= SHOWN + 7), "{shown}");
+    }
 
     #[test]
     fn near_words_are_suggested_and_far_ones_listed() {

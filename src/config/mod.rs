@@ -99,8 +99,8 @@ pub struct Uplink {
 pub enum LoadError {
     /// The file cannot be read.
     Unreadable(PathBuf, std::io::Error),
-    /// The file is wrong: every fault, in the order of the file.
-    Faults(Vec<Fault>),
+    /// The file is wrong: every fault, in the order of the file, and its text.
+    Faults(Vec<Fault>, String),
 }
 
 impl fmt::Display for LoadError {
@@ -110,10 +110,10 @@ impl fmt::Display for LoadError {
                 std::io::ErrorKind::InvalidData => write!(f, "{}: not UTF-8 text; save it as UTF-8", path.display()),
                 _ => write!(f, "{}: {error}; name a file that exists and that you may read", path.display()),
             },
-            Self::Faults(faults) => {
+            Self::Faults(faults, text) => {
                 for (index, fault) in faults.iter().enumerate() {
-                    let end = if index + 1 < faults.len() { "\n" } else { "" };
-                    write!(f, "{fault}{end}")?;
+                    let start = if index == 0 { "" } else { "\n" };
+                    write!(f, "{start}{fault}{}", fault.excerpt(text))?;
                 }
                 Ok(())
             }
@@ -128,7 +128,7 @@ pub fn load(path: &Path) -> Result<Gateway, LoadError> {
     let text = std::fs::read_to_string(path).map_err(|e| LoadError::Unreadable(path.to_owned(), e))?;
     let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    parse(&name, &text, folder).map_err(LoadError::Faults)
+    parse(&name, &text, folder).map_err(|faults| LoadError::Faults(faults, text))
 }
 
 /// Checks the text of a file; `name` is for messages, `folder` is where relative paths begin.
