@@ -16,6 +16,8 @@ pub struct Fault {
     pub column: usize,
     /// What is wrong and what to type instead.
     pub message: String,
+    /// The line it is in, with a mark below the place, each on a line of its own; empty where that says nothing.
+    pub excerpt: String,
 }
 
 impl fmt::Display for Fault {
@@ -27,41 +29,45 @@ impl fmt::Display for Fault {
 /// Characters of a line that are shown.
 const SHOWN: usize = 110;
 
-impl Fault {
-    /// The line it is in, with a mark below the place: `\n  18 | ...\n     |    ^^^^`. Empty where that says nothing.
-    pub(super) fn excerpt(&self, text: &str) -> String {
-        let text = text.trim_start_matches('\u{feff}');
-        let line = text.lines().nth(self.line.saturating_sub(1)).unwrap_or_default();
-        if line.trim_start().is_empty() || line.trim_start().starts_with('#') {
-            return String::new();
-        }
-        let characters: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let place = self.column.saturating_sub(1).min(characters.len());
-        let ends = |c: &char| c.is_whitespace() || ",:{}[]".contains(*c);
-        let marked = characters.iter().skip(place).position(ends).unwrap_or(characters.len() - place).max(1);
-        // Of a long line the part around the place.
-        let first = if characters.len() <= SHOWN { 0 } else { place.saturating_sub(SHOWN / 2) };
-        let shown: String = characters.iter().skip(first).take(SHOWN).collect();
-        let marks = "^".repeat(marked.min(SHOWN - (place - first).min(SHOWN - 1)));
-        let (number, gap) = (format!("{:>4}", self.line), " ".repeat(place - first));
-        format!("\n{number} | {}\n     | {gap}{marks}", shown.trim_end())
+/// `\n  18 | ...\n     |    ^^^^`
+fn excerpt(text: &str, (line_number, column): Place) -> String {
+    let line = text.lines().nth(line_number.saturating_sub(1)).unwrap_or_default();
+    if line.trim_start().is_empty() || line.trim_start().starts_with('#') {
+        return String::new();
     }
+    let characters: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let place = column.saturating_sub(1).min(characters.len());
+    let ends = |c: &char| c.is_whitespace() || ",:{}[]".contains(*c);
+    let marked = characters.iter().skip(place).position(ends).unwrap_or(characters.len() - place).max(1);
+    // Of a long line the part around the place.
+    let first = if characters.len() <= SHOWN { 0 } else { place.saturating_sub(SHOWN / 2) };
+    let shown: String = characters.iter().skip(first).take(SHOWN).collect();
+    let marks = "^".repeat(marked.min(SHOWN - (place - first).min(SHOWN - 1)));
+    let (number, gap) = (format!("{line_number:>4}"), " ".repeat(place - first));
+    format!("\n{number} | {}\n     | {gap}{marks}", shown.trim_end())
 }
 
 /// The faults found so far.
 #[derive(Debug)]
 pub(super) struct Faults {
     file: String,
+    text: String,
     found: Vec<Fault>,
 }
 
 impl Faults {
-    pub(super) fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), found: Vec::new() }
+    /// Of a file with this text.
+    pub(super) fn new(file: &str, text: &str) -> Self {
+        Self { file: file.to_owned(), text: text.to_owned(), found: Vec::new() }
+    }
+
+    /// Adds those of another file.
+    pub(super) fn append(&mut self, other: Self) {
+        self.found.extend(other.found);
     }
 
     pub(super) fn at(&mut self, (line, column): Place, message: String) {
-        let fault = Fault { file: self.file.clone(), line, column, message };
+        let fault = Fault { file: self.file.clone(), line, column, message, excerpt: excerpt(&self.text, (line, column)) };
         if !self.found.contains(&fault) {
             self.found.push(fault);
         }
@@ -69,7 +75,7 @@ impl Faults {
 
     /// True if something was noted between two places.
     pub(super) fn between(&self, start: Place, end: Place) -> bool {
-        self.found.iter().any(|fault| (start..=end).contains(&(fault.line, fault.column)))
+        self.found.iter().any(|fault| fault.file == self.file && (start..=end).contains(&(fault.line, fault.column)))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -77,7 +83,8 @@ impl Faults {
     }
 
     pub(super) fn in_order(mut self) -> Vec<Fault> {
-        self.found.sort_by_key(|fault| (fault.line, fault.column));
+        let own = self.file.clone();
+        self.found.sort_by_key(|fault| (fault.file != own, fault.line, fault.column));
         self.found
     }
 }
@@ -97,18 +104,14 @@ pub(super) fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a st
 mod tests {
     use super::*;
 
-    fn excerpt(line: usize, column: usize, text: &str) -> String {
-        Fault { file: String::new(), line, column, message: String::new() }.excerpt(text)
-    }
-
     #[test]
     fn the_line_of_a_fault_is_shown_with_a_mark_below_its_place() {
         let text = "site: x\n  flow: { at: 40001, evry: 2s }\n\n# nothing\n";
-        assert_eq!(excerpt(2, 22, text), "\n   2 |   flow: { at: 40001, evry: 2s }\n     |                      ^^^^");
-        assert_eq!(excerpt(1, 8, text), "\n   1 | site: x\n     |        ^");
-        assert_eq!([excerpt(3, 1, text), excerpt(4, 1, text), excerpt(9, 1, text)], ["", "", ""]);
+        assert_eq!(excerpt(text, (2, 22)), "\n   2 |   flow: { at: 40001, evry: 2s }\n     |                      ^^^^");
+        assert_eq!(excerpt(text, (1, 8)), "\n   1 | site: x\n     |        ^");
+        assert_eq!([excerpt(text, (3, 1)), excerpt(text, (4, 1)), excerpt(text, (9, 1))], ["", "", ""]);
         let long = format!("{}here{}", "a ".repeat(200), " b".repeat(200));
-        let shown = excerpt(1, 401, &long);
+        let shown = excerpt(&long, (1, 401));
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines[1].find("here"), lines[2].find("^^^^"));
         assert!(lines.iter().all(|line| line.len() <= SHOWN + 7), "{shown}");

@@ -158,6 +158,28 @@ impl<'de> Deserialize<'de> for Hole {
     }
 }
 
+/// Several Modbus addresses: `1-20`, or `1-4, 7`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Units(pub(super) Vec<u8>);
+
+impl<'de> Deserialize<'de> for Units {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let typed = serde_json::Value::deserialize(deserializer)?;
+        let words: Vec<String> = match &typed {
+            serde_json::Value::Array(list) => list.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect(),
+            one => one.as_str().map_or_else(|| one.to_string(), str::to_owned).split(',').map(str::to_owned).collect(),
+        };
+        let range = |word: &String| -> Option<std::ops::RangeInclusive<u8>> {
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            (1..=last).contains(&first).then_some(first..=last)
+        };
+        let ranges: Option<Vec<_>> = words.iter().map(range).collect();
+        let wrong = || de::Error::custom(format!("{typed} says no Modbus addresses; write a range such as 1-20, or several: '1-4, 7'"));
+        ranges.map(|ranges| Self(ranges.into_iter().flatten().collect())).ok_or_else(wrong)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Simulated {}
@@ -176,12 +198,16 @@ pub(super) struct Profile {
     pub(super) points: IndexMap<String, Point>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) line: String,
     pub(super) unit: Option<u8>,
+    pub(super) units: Option<Units>,
+    pub(super) base: Option<u16>,
+    pub(super) only: Option<Vec<String>>,
+    pub(super) except: Option<Vec<String>>,
     pub(super) profile: Option<String>,
     pub(super) each_line: Option<Pattern>,
     pub(super) text: Option<Text>,

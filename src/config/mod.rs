@@ -5,11 +5,12 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `file` (as typed), `resolve` (as meant), `fault` (messages).
+//! `document` (YAML with positions), `file` (as typed), `library` (profiles in files), `resolve` (as meant), `fault` (messages).
 
 mod document;
 mod fault;
 mod file;
+mod library;
 mod resolve;
 
 use std::fmt;
@@ -99,8 +100,8 @@ pub struct Uplink {
 pub enum LoadError {
     /// The file cannot be read.
     Unreadable(PathBuf, std::io::Error),
-    /// The file is wrong: every fault, in the order of the file, and its text.
-    Faults(Vec<Fault>, String),
+    /// The file is wrong: every fault, in the order of the file.
+    Faults(Vec<Fault>),
 }
 
 impl fmt::Display for LoadError {
@@ -110,10 +111,10 @@ impl fmt::Display for LoadError {
                 std::io::ErrorKind::InvalidData => write!(f, "{}: not UTF-8 text; save it as UTF-8", path.display()),
                 _ => write!(f, "{}: {error}; name a file that exists and that you may read", path.display()),
             },
-            Self::Faults(faults, text) => {
+            Self::Faults(faults) => {
                 for (index, fault) in faults.iter().enumerate() {
                     let start = if index == 0 { "" } else { "\n" };
-                    write!(f, "{start}{fault}{}", fault.excerpt(text))?;
+                    write!(f, "{start}{fault}{}", fault.excerpt)?;
                 }
                 Ok(())
             }
@@ -128,17 +129,18 @@ pub fn load(path: &Path) -> Result<Gateway, LoadError> {
     let text = std::fs::read_to_string(path).map_err(|e| LoadError::Unreadable(path.to_owned(), e))?;
     let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    parse(&name, &text, folder).map_err(|faults| LoadError::Faults(faults, text))
+    parse(&name, &text, folder).map_err(LoadError::Faults)
 }
 
 /// Checks the text of a file; `name` is for messages, `folder` is where relative paths begin.
 pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault>> {
-    let mut faults = fault::Faults::new(name);
     // Some editors begin a file with a mark that is no part of it.
     let text = text.trim_start_matches('\u{feff}');
+    let mut faults = fault::Faults::new(name, text);
     let gateway = document::Document::parse(text, &mut faults).and_then(|mut document| {
         let file = document.typed::<file::File>(&mut faults)?;
-        resolve::resolve(&file, &document, folder, &mut faults)
+        let library = library::load(&file, folder, &mut faults);
+        resolve::resolve(&file, &document, (folder, &library), &mut faults)
     });
     match (gateway, faults.is_empty()) {
         (Some(gateway), true) => Ok(gateway),

@@ -8,12 +8,14 @@ mod point;
 mod presets;
 mod text;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{Document, Step};
 use super::fault::Faults;
 use super::file::File;
+use super::library::Library;
 use super::{Gateway, fault};
 use crate::message::{Class, SessionLost};
 use crate::mqtt::{QoS, TopicName};
@@ -23,6 +25,8 @@ struct Check<'a> {
     file: &'a File,
     document: &'a Document,
     folder: &'a Path,
+    /// Profiles that stand in files of their own.
+    library: &'a Library,
     faults: &'a mut Faults,
 }
 
@@ -73,16 +77,15 @@ impl Check<'_> {
     }
 
     /// Notes names that stand twice in a list of mappings.
-    fn unique(&mut self, list: &'static str, names: &[&str]) {
-        for (index, name) in names.iter().enumerate() {
-            if names.iter().take(index).any(|earlier| earlier == name) {
-                self.fault(
-                    &[Step::from(list), Step::from(index), Step::from("name")],
-                    format!("the name \"{name}\" is taken already; choose another"),
-                );
+    fn unique<'n>(&mut self, list: &'static str, names: impl IntoIterator<Item = (usize, &'n str)>) {
+        let mut taken = HashSet::new();
+        for (index, name) in names {
+            let path = [Step::from(list), Step::from(index), Step::from("name")];
+            if !taken.insert(name) {
+                self.fault(&path, format!("the name \"{name}\" is taken already; choose another"));
             }
             if name.is_empty() || name.contains(['+', '#', '\0']) {
-                self.fault(&[Step::from(list), Step::from(index), Step::from("name")], "a name must not be empty nor contain + or #");
+                self.fault(&path, "a name must not be empty nor contain + or #");
             }
         }
     }
@@ -120,8 +123,8 @@ impl Check<'_> {
 const NORMAL: &str = "normal";
 
 /// Checks the whole file. `None` if something is missing that nothing can stand for; faults may have been noted in any case.
-pub(super) fn resolve(file: &File, document: &Document, folder: &Path, faults: &mut Faults) -> Option<Gateway> {
-    let mut check = Check { file, document, folder, faults };
+pub(super) fn resolve(file: &File, document: &Document, (folder, library): (&Path, &Library), faults: &mut Faults) -> Option<Gateway> {
+    let mut check = Check { file, document, folder, library, faults };
     check.no_empty_sections();
     let site = file.site.clone().unwrap_or_else(|| "site".to_owned());
     // A plain broker has nothing that is called after its site.

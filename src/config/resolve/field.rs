@@ -1,12 +1,13 @@
 //! Lines, profiles, devices and points.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Check, at, presets};
 use crate::config::document::Step;
-use crate::config::{Group, file};
+use crate::config::{Group, file, library};
 use crate::field::modbus::patience::AnswerWithin;
 use crate::field::modbus::plan::Limits;
 use crate::field::serial::Port;
@@ -18,6 +19,8 @@ use crate::report::template::{Names, Template};
 
 const SHORTEST_ANSWER: Duration = Duration::from_millis(5);
 const DEFAULT_ANSWER: Duration = Duration::from_secs(1);
+/// In the name of devices that are given by their `units`.
+const UNIT: &str = "{unit}";
 const DEFAULT_SPEED: &str = "9600 8N1";
 
 /// Collects points and topics over all devices.
@@ -56,18 +59,39 @@ pub(super) struct Field {
 /// Every line with its devices, how each point is reported, and the availability topic of each device.
 pub(super) fn resolve(check: &mut Check<'_>) -> Field {
     let file = check.file;
-    let names: Vec<&str> = file.lines.iter().map(|line| line.name.as_str()).collect();
-    check.unique("lines", &names);
-    let names: Vec<&str> = file.devices.iter().map(|device| device.name.as_str()).collect();
-    check.unique("devices", &names);
+    check.unique("lines", file.lines.iter().map(|line| line.name.as_str()).enumerate());
+    let mut devices: Vec<(usize, Cow<'_, file::Device>)> = Vec::new();
+    for (index, device) in file.devices.iter().enumerate() {
+        devices.extend(each(check, index, device).into_iter().map(|device| (index, device)));
+    }
+    check.unique("devices", devices.iter().map(|(index, device)| (*index, device.name.as_str())));
     let mut lines: Vec<Option<Line>> = file.lines.iter().enumerate().map(|(index, line)| self::line(check, index, line)).collect();
     let mut points = Points::default();
-    for (index, device) in file.devices.iter().enumerate() {
-        self::device(check, index, device, &mut lines, &mut points);
+    // Of those that have one name the first stands for all: the others have been told of.
+    let mut names = HashSet::new();
+    for (index, device) in devices.iter().filter(|(_, device)| names.insert(device.name.clone())) {
+        self::device(check, *index, device, &mut lines, &mut points);
     }
     let enabled = file.lines.iter().zip(lines).filter(|(line, _)| line.enabled);
     let lines = enabled.filter_map(|(_, line)| line).collect();
     Field { lines, reports: points.reports, availability: points.availability, groups: points.groups }
+}
+
+/// The devices that one entry of the list stands for.
+fn each<'a>(check: &mut Check<'_>, index: usize, device: &'a file::Device) -> Vec<Cow<'a, file::Device>> {
+    let Some(file::Units(units)) = &device.units else { return vec![Cow::Borrowed(device)] };
+    if device.unit.is_some() {
+        check.fault(&at!["devices", index, "units"], "keep either `unit` or `units`");
+    }
+    if !device.name.contains(UNIT) && units.len() > 1 {
+        check.fault(&at!["devices", index, "name"], "several devices need several names; put {unit} into it, such as meter-{unit}");
+        return Vec::new();
+    }
+    let one = |unit: &u8| {
+        let name = device.name.replace(UNIT, &unit.to_string());
+        Cow::Owned(file::Device { name, unit: Some(*unit), units: None, ..device.clone() })
+    };
+    units.iter().map(one).collect()
 }
 
 fn line(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Line> {
@@ -175,8 +199,14 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let profile = match &device.profile {
         None => None,
         Some(name) => {
-            let found = file.profiles.get(name).or_else(|| presets::profile(name));
+            let in_files = check.library.get(name).map(Option::as_ref);
+            if matches!(in_files, Some(None)) {
+                // What is wrong with it has been told.
+                return;
+            }
+            let found = file.profiles.get(name).or(in_files.flatten()).or_else(|| presets::profile(name));
             let mut known = check.document.keys("profiles");
+            known.extend(library::names(check.folder));
             known.extend(presets::names().map(str::to_owned));
             if found.is_none() && !known.contains(name) {
                 check.unknown(&at!["devices", index, "profile"], "profile", name, &known);
@@ -195,7 +225,9 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let Some(line) = lines.get_mut(position).and_then(Option::as_mut) else { return };
     let is_text = device.each_line.is_some() || device.text.is_some() || profile.is_some_and(|profile| profile.text.is_some());
     let simulated = line.wire == Wire::Simulated;
-    let context = Context { index, device, profile, line: line.name.clone(), simulated, is_text };
+    let is_in_file = device.profile.as_ref().is_some_and(|name| file.profiles.contains_key(name));
+    let context = Context { index, device, profile, line: line.name.clone(), simulated, is_text, is_in_file };
+    context.check_choice(check);
     let talk = context.talk(check, line);
     let is_written_only = context.points().iter().all(|(_, point)| point.write.is_some());
     let (unit, is_broadcast) = if is_text { (0, false) } else { unit(check, index, device, &line.wire, is_written_only) };
@@ -268,6 +300,8 @@ pub(super) struct Context<'a> {
     pub(super) simulated: bool,
     /// A plain instrument.
     pub(super) is_text: bool,
+    /// Its profile stands in the same file.
+    pub(super) is_in_file: bool,
 }
 
 impl Context<'_> {
@@ -281,7 +315,24 @@ impl Context<'_> {
             .collect();
         let own = self.device.points.iter().filter(|(name, _)| base.is_none_or(|base| !base.contains_key(*name)));
         points.extend(own.map(|(name, point)| (name.clone(), point.clone())));
+        points.retain(|(name, _)| self.is_chosen(name));
         points
+    }
+
+    /// What the device says of itself is always meant; of its profile what is chosen.
+    fn is_chosen(&self, name: &str) -> bool {
+        let names = |list: &Option<Vec<String>>| list.as_ref().map(|list| list.iter().any(|other| other == name));
+        self.device.points.contains_key(name) || (names(&self.device.only) != Some(false) && names(&self.device.except) != Some(true))
+    }
+
+    /// Points are chosen out of those of the profile.
+    fn check_choice(&self, check: &mut Check<'_>) {
+        let known: Vec<String> = self.profile.iter().flat_map(|profile| profile.points.keys().cloned()).collect();
+        for (key, list) in [("only", &self.device.only), ("except", &self.device.except)] {
+            for (place, name) in list.iter().flatten().enumerate().filter(|(_, name)| !known.contains(name)) {
+                check.unknown(&at!["devices", self.index, key, place], "point of the profile", name, &known);
+            }
+        }
     }
 
     pub(super) fn topic(&self, check: &mut Check<'_>, template: &Template, point: &str, path: &[Step]) -> Option<TopicName> {

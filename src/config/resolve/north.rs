@@ -41,8 +41,7 @@ pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, outbox::Settings) {
 
 pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
     let file = check.file;
-    let names: Vec<&str> = file.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
-    check.unique("uplinks", &names);
+    check.unique("uplinks", file.uplinks.iter().map(|uplink| uplink.name.as_str()).enumerate());
     let mut resolved = Vec::new();
     for (index, uplink) in file.uplinks.iter().enumerate() {
         if uplink.name.contains(['/', '\\']) || uplink.name.starts_with('.') {

@@ -217,6 +217,7 @@ impl Context<'_> {
             !self.is_text
                 && !self.simulated
                 && self.device.byte_order.is_none()
+                && self.device.base.is_none()
                 && self.device.points.is_empty()
                 && spec.expression.is_none()
         });
@@ -333,7 +334,7 @@ impl Context<'_> {
             }
         }
         match given.as_slice() {
-            [one] => Some(Some(*one)),
+            [one] => self.moved(check, name, *one).map(Some),
             [] if self.simulated => Some(None),
             [] => {
                 check.missing(
@@ -354,11 +355,25 @@ impl Context<'_> {
         }
     }
 
+    /// Where a register is in a device whose registers begin at a `base`.
+    fn moved(&self, check: &mut Check<'_>, name: &str, (table, address): (Table, u16)) -> Option<(Table, u16)> {
+        let base = self.device.base.unwrap_or(0);
+        let moved = address.checked_add(base);
+        if moved.is_none() {
+            check.fault(
+                &at!["devices", self.index, "base"],
+                format!("point \"{name}\" would be at register {}; the last one is 65535", u32::from(address) + u32::from(base)),
+            );
+        }
+        Some((table, moved?))
+    }
+
     /// Where a key of a point stands: in the device if it is given there, else in the profile.
     pub(super) fn path(&self, name: &str, key: &str) -> Vec<Step> {
         let in_device = self.device.points.contains_key(name);
         match &self.device.profile {
-            Some(profile) if !in_device => at!["profiles", profile, "points", name, key].to_vec(),
+            Some(profile) if !in_device && self.is_in_file => at!["profiles", profile, "points", name, key].to_vec(),
+            Some(_) if !in_device => at!["devices", self.index, "profile"].to_vec(),
             _ => at!["devices", self.index, "points", name, key].to_vec(),
         }
     }

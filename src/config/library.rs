@@ -1,0 +1,57 @@
+//! Profiles in files of their own: `profiles/<name>.yaml` beside the YAML, each what stands below a name of `profiles:`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use indexmap::IndexMap;
+
+use super::document::Document;
+use super::fault::Faults;
+use super::file::{File, Profile};
+
+const FOLDER: &str = "profiles";
+
+/// The profiles that devices of a file name and that stand in files of their own; `None` for one with faults.
+pub(super) type Library = IndexMap<String, Option<Profile>>;
+
+/// Reads the profiles that devices of `file` name; faults of their files are noted.
+pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Library {
+    let wanted: BTreeSet<&String> = file.devices.iter().filter_map(|device| device.profile.as_ref()).collect();
+    let mut found = Library::new();
+    for name in wanted.into_iter().filter(|name| !file.profiles.contains_key(*name) && is_simple(name)) {
+        let shown = format!("{FOLDER}/{name}.yaml");
+        let text = match fs::read_to_string(folder.join(&shown)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                faults.at((1, 1), format!("{shown}: {error}; the user who runs wellhead must be able to read it"));
+                found.insert(name.clone(), None);
+                continue;
+            }
+        };
+        let mut own = Faults::new(&shown, &text);
+        let profile = Document::parse(&text, &mut own).and_then(|mut document| document.typed::<Profile>(&mut own));
+        if profile.is_none() && own.is_empty() {
+            own.at((1, 1), "nothing in this file; begin with `points:`".to_owned());
+        }
+        found.insert(name.clone(), profile.filter(|_| own.is_empty()));
+        faults.append(own);
+    }
+    found
+}
+
+/// The names that could be used.
+pub(super) fn names(folder: &Path) -> Vec<String> {
+    // Without the folder there are none.
+    let entries = fs::read_dir(folder.join(FOLDER)).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".yaml")?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+/// Not a way out of the folder.
+fn is_simple(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0'])
+}
