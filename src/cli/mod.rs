@@ -6,6 +6,7 @@ mod log;
 mod manual;
 mod outbox;
 mod passwd;
+mod profiles;
 mod run;
 mod simulate;
 
@@ -76,6 +77,11 @@ enum Command {
         #[arg(long)]
         scram: bool,
     },
+    /// The profiles that come with the program: all, those with a word in their name or description, or the text of one
+    Profiles {
+        /// Part of a name or a description, such as sdm630 or `three phase`
+        word: Option<String>,
+    },
     /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
     Demo,
     /// Completions for a shell: `wellhead completions bash > /etc/bash_completion.d/wellhead`
@@ -121,6 +127,7 @@ pub fn main() -> ExitCode {
         }
         Command::Outbox(action) => outbox::outbox(action),
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
+        Command::Profiles { word } => profiles::profiles(word.as_deref().unwrap_or_default()),
         Command::Demo => demo::demo(),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { command } => manual::man(command.as_deref()),

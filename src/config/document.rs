@@ -377,11 +377,6 @@ fn readable(message: &str) -> String {
     }
 }
 
-/// A text that comes with the program.
-pub(super) fn embedded<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    serde_yaml::from_str(text).map_err(|error| error.to_string())
-}
-
 struct Builder<'a, 'f> {
     events: Parser<'a, saphyr_parser::StrInput<'a>>,
     anchors: HashMap<usize, Node>,

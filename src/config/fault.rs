@@ -89,6 +89,9 @@ impl Faults {
     }
 }
 
+/// Names that are listed for somebody whose name is none of them.
+const MOST_LISTED: usize = 60;
+
 /// ` — did you mean "every"?`, or the whole choice if nothing is near and it is short.
 pub(super) fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
@@ -96,6 +99,8 @@ pub(super) fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a st
     match nearest {
         Some((distance, word)) if distance <= 1 + typed.chars().count() / 3 => format!("did you mean \"{word}\"?"),
         _ if known.is_empty() => "there is none to choose from".to_owned(),
+        // A list that nobody reads.
+        _ if known.len() > MOST_LISTED => "there are many to choose from".to_owned(),
         _ => format!("choose one of: {}", known.join(", ")),
     }
 }

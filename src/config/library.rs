@@ -1,5 +1,7 @@
-//! Profiles in files of their own: `profiles/<name>.yaml` beside the YAML, each what stands below a name of `profiles:`.
+//! Profiles outside the YAML: `profiles/<name>.yaml` beside it, or one that comes with the program. Each is what stands below a name of
+//! `profiles:`, which goes before both.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -10,6 +12,7 @@ use indexmap::IndexMap;
 use super::document::Document;
 use super::fault::Faults;
 use super::file::{File, Profile};
+use super::presets;
 
 const FOLDER: &str = "profiles";
 
@@ -23,8 +26,11 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Library {
     for name in wanted.into_iter().filter(|name| !file.profiles.contains_key(*name) && is_simple(name)) {
         let shown = format!("{FOLDER}/{name}.yaml");
         let text = match fs::read_to_string(folder.join(&shown)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Ok(text) => Cow::Owned(text),
+            Err(error) if error.kind() == ErrorKind::NotFound => match presets::text(name) {
+                Some(text) => Cow::Borrowed(text),
+                None => continue,
+            },
             Err(error) => {
                 faults.at((1, 1), format!("{shown}: {error}; the user who runs wellhead must be able to read it"));
                 found.insert(name.clone(), None);
@@ -47,7 +53,9 @@ pub(super) fn names(folder: &Path) -> Vec<String> {
     // Without the folder there are none.
     let entries = fs::read_dir(folder.join(FOLDER)).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".yaml")?.to_owned())).collect();
+    names.extend(presets::names().map(str::to_owned));
     names.sort();
+    names.dedup();
     names
 }
 

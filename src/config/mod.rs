@@ -5,12 +5,13 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `file` (as typed), `library` (profiles in files), `resolve` (as meant), `fault` (messages).
+//! `document` (YAML with positions), `file` (as typed), `library` (profiles in files, and those of `presets`), `resolve` (as meant), `fault` (messages).
 
 mod document;
 mod fault;
 mod file;
 mod library;
+pub mod presets;
 mod resolve;
 
 use std::fmt;

@@ -5,7 +5,6 @@ mod field;
 mod meaning;
 mod north;
 mod point;
-mod presets;
 mod text;
 
 use std::collections::HashSet;

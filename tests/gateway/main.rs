@@ -34,6 +34,7 @@ mod outage;
 mod packaging;
 mod packets;
 mod power;
+mod profiles;
 mod queues;
 mod remote;
 mod scripts;

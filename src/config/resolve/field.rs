@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, at, presets};
+use super::{Check, at};
 use crate::config::document::Step;
-use crate::config::{Group, file, library};
+use crate::config::{Group, fault, file, library};
 use crate::field::modbus::patience::AnswerWithin;
 use crate::field::modbus::plan::Limits;
 use crate::field::serial::Port;
@@ -204,12 +204,15 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
                 // What is wrong with it has been told.
                 return;
             }
-            let found = file.profiles.get(name).or(in_files.flatten()).or_else(|| presets::profile(name));
+            let found = file.profiles.get(name).or(in_files.flatten());
             let mut known = check.document.keys("profiles");
             known.extend(library::names(check.folder));
-            known.extend(presets::names().map(str::to_owned));
             if found.is_none() && !known.contains(name) {
-                check.unknown(&at!["devices", index, "profile"], "profile", name, &known);
+                let hint = fault::suggestion(name, known.iter().map(String::as_str));
+                check.fault(
+                    &at!["devices", index, "profile"],
+                    format!("there is no profile \"{name}\"; {hint}; `wellhead profiles` lists those that come with the program"),
+                );
             }
             found
         }

@@ -63,7 +63,7 @@ pub struct Modbus {
     link: Option<Link>,
     patience: Patience,
     /// Units that owe answers, with the bytes of data each would have, and since when.
-    late: HashMap<u8, HashMap<u16, Instant>>,
+    late: HashMap<u8, HashMap<u32, Instant>>,
     /// Time-outs in a row, whatever the unit.
     silent: u32,
     /// Units that do not know function 22.
@@ -209,7 +209,7 @@ impl Modbus {
             device: block.device,
             unit: block.unit,
             request: reading(block.table, block.start, count),
-            lengths: (8, 5 + u32::from(bytes)),
+            lengths: (8, 5 + bytes),
             patience,
         };
         let answer = self.ask(question).await;

@@ -87,7 +87,8 @@ impl Costs {
 }
 
 /// Bytes of data in the answer to a request for `count` registers or bits.
-pub fn bytes_of(table: Table, count: u16) -> u16 {
+pub fn bytes_of(table: Table, count: u16) -> u32 {
+    let count = u32::from(count);
     if table.is_bits() { count.div_ceil(8) } else { 2 * count }
 }
 

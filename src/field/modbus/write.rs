@@ -232,7 +232,7 @@ fn holds(action: &Action, words: &[u16]) -> bool {
 
 /// The request for registers or coils, with the lengths of the frames.
 fn request(action: &Action) -> (Request<'static>, (u32, u32)) {
-    let bytes = |table, count: usize| u32::from(bytes_of(table, u16::try_from(count).unwrap_or(u16::MAX)));
+    let bytes = |table, count: usize| bytes_of(table, u16::try_from(count).unwrap_or(u16::MAX));
     match action {
         Action::Words { address, words, function } => {
             let data = bytes(Table::Holding, words.len());
