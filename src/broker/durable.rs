@@ -33,8 +33,8 @@ pub(super) const CHECKPOINT_PIECE: usize = 128 << 10;
 const LAZY: Duration = Duration::from_secs(1);
 /// Without records nothing is to be done.
 const IDLE: Duration = Duration::from_secs(10);
-/// What the disk may take for a commit before the thread counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// What a slow card may take for everything that waits before the thread counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Commits of so much time may come at once.
 const BURST: Duration = Duration::from_secs(60);
 /// Bytes that are worth a commit of their own.

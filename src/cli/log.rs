@@ -6,7 +6,6 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -31,6 +30,17 @@ pub(super) fn start() {
     };
 }
 
+/// A line for whoever reads stderr: an error, where that is the journal.
+pub(super) fn prefix() -> &'static str {
+    if leads_to_journal() { "<3>" } else { "" }
+}
+
+/// True if systemd has connected stderr with the journal.
+fn leads_to_journal() -> bool {
+    let (stream, stderr) = (std::env::var("JOURNAL_STREAM"), rustix::fs::fstat(io::stderr()));
+    matches!((stream, stderr), (Ok(stream), Ok(stderr)) if stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
+}
+
 /// The journal's socket.
 struct Journal {
     socket: UnixDatagram,
@@ -39,15 +49,12 @@ struct Journal {
 impl Journal {
     /// `None` if stderr does not lead to the journal.
     fn connect() -> Option<Self> {
-        let stream = std::env::var("JOURNAL_STREAM").ok()?;
-        let stderr = rustix::fs::fstat(io::stderr()).ok()?;
-        if stream != format!("{}:{}", stderr.st_dev, stderr.st_ino) {
+        if !leads_to_journal() {
             return None;
         }
         let socket = UnixDatagram::unbound().ok()?;
         socket.connect(SOCKET).ok()?;
-        // A journal that hangs must not take the gateway with it.
-        socket.set_write_timeout(Some(Duration::from_secs(1))).ok()?;
+        socket.set_nonblocking(true).ok()?;
         Some(Self { socket })
     }
 }
@@ -55,9 +62,12 @@ impl Journal {
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let entry = Entry::of(event);
-        if self.socket.send(&entry.encode()).is_err() {
+        match self.socket.send(&entry.encode()) {
+            Ok(_) => {}
+            // A journal that hangs must not take the gateway with it: what it does not take is lost.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The other way there; if that fails too, nobody is left to be told.
-            let _ = writeln!(io::stderr(), "<{}>{}", entry.priority, entry.message());
+            Err(_) => drop(writeln!(io::stderr(), "<{}>{}", entry.priority, entry.message())),
         }
     }
 }

@@ -135,8 +135,9 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            let prefix = log::prefix();
             for line in failure.message.lines() {
-                say(line);
+                say(&format!("{prefix}{line}"));
             }
             ExitCode::from(failure.code)
         }

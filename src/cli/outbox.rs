@@ -4,13 +4,15 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, IsTerminal, Write};
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use serde::Serialize;
 
 use super::{Failure, chosen};
@@ -334,9 +336,9 @@ fn purge(place: &Place, only: Option<Queue>, yes: bool) -> Result<(), Failure> {
         let Found { uplink, queue, folder, survey } = queue;
         drop(survey);
         let before = removed;
-        let purged = store::purge(&folder, queue, |left| progress.set_position(before.max(total.saturating_sub(left))));
-        give_back(&folder)?;
-        removed += purged.map_err(Failure::runtime)?;
+        become_owner(&folder)?;
+        removed +=
+            store::purge(&folder, queue, |left| progress.set_position(before.max(total.saturating_sub(left)))).map_err(Failure::runtime)?;
         super::say(&format!("{uplink} {queue}: {} messages removed", removed - before));
     }
     progress.finish_and_clear();
@@ -344,24 +346,17 @@ fn purge(place: &Place, only: Option<Queue>, yes: bool) -> Result<(), Failure> {
 }
 
 /// A bar on a terminal, nothing elsewhere.
-/// What root has made in a folder belongs to whom the folder belongs: the service must be able to use it.
-fn give_back(folder: &Path) -> Result<(), Failure> {
-    if !rustix::process::geteuid().is_root() {
+/// From here on this process may do what the owner of a folder may: what it makes there the service must be able to use.
+fn become_owner(folder: &Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::runtime(format!("{}: {error}; run this as the owner of the folder", folder.display()));
+    let owner = fs::metadata(folder).map_err(failed)?;
+    if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
         return Ok(());
     }
-    let failed = |error: std::io::Error| Failure::runtime(format!("{}: {error}; give it back to its owner", folder.display()));
-    let owner = fs::symlink_metadata(folder).map_err(failed)?;
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            lchown(entry.path(), Some(owner.uid()), Some(owner.gid())).map_err(failed)?;
-            if entry.file_type().map_err(failed)?.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    Ok(())
+    // Threads begin with the rights of the one that starts them; there is no other yet.
+    set_thread_groups(&[]).map_err(|error| failed(error.into()))?;
+    set_thread_gid(Gid::from_raw(owner.gid())).map_err(|error| failed(error.into()))?;
+    set_thread_uid(Uid::from_raw(owner.uid())).map_err(|error| failed(error.into()))
 }
 
 fn progress(what: &'static str, total: u64) -> ProgressBar {

@@ -17,31 +17,40 @@ use crate::{config, gateway};
 
 pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure> {
     log::start();
-    let mut config = config::load(file)?;
-    config.line_priority = line_priority;
-    is_ours(&config.folder)?;
-    if is_forgetful(&config.folder) {
-        let folder = config.folder.display();
-        tracing::warn!(%folder, "this folder is in memory: what waits in it is gone when the machine starts anew; set `outbox.folder` to one on a disk");
-    }
     let runtime = runtime()?;
     runtime.block_on(async {
         let mut stop = StopSignal::catch()?;
+        let hang_up = on_hang_up()?;
         let starts = Restarts::of_environment();
         tokio::select! {
-            () = stop.wait() => return Ok(()),
+            () = stop.wait() => {
+                starts.forget();
+                return Ok(());
+            }
             () = calm_down(starts.count()) => {}
         }
+        let config = configuration(file, line_priority)?;
         let until = async {
             tokio::select! {
                 () = stop.wait() => {}
                 () = async { sleep(restarts::PROVEN).await; starts.forget(); std::future::pending().await } => {}
             }
         };
-        gateway::run(config, until, on_hang_up()?).await.map_err(Failure::runtime)?;
+        gateway::run(config, until, hang_up).await.map_err(Failure::runtime)?;
         starts.forget();
         Ok(())
     })
+}
+
+/// What is in the file, if this process may act on it.
+fn configuration(file: &Path, line_priority: Option<u8>) -> Result<config::Gateway, Failure> {
+    let config = config::Gateway { line_priority, ..config::load(file)? };
+    is_ours(&config.folder)?;
+    if is_forgetful(&config.folder) {
+        let folder = config.folder.display();
+        tracing::warn!(%folder, "this folder is in memory, or in the overlay of a container: what waits in it is gone when the machine starts anew; mount a disk there");
+    }
+    Ok(config)
 }
 
 /// Root must not leave files in the folder of the service that the service cannot use.

@@ -1,6 +1,9 @@
 //! Messages about a file: `gateway.yaml:18:31 "evry" is not a setting here; did you mean "every"?`
 
 use std::fmt;
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 /// Line and column, from 1.
 pub(super) type Place = (usize, usize);
@@ -35,6 +38,7 @@ fn excerpt(text: &str, (line_number, column): Place) -> String {
     if line.trim_start().is_empty() || line.trim_start().starts_with('#') {
         return String::new();
     }
+    let line = without_secrets(line);
     let characters: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let place = column.saturating_sub(1).min(characters.len());
     let ends = |c: &char| c.is_whitespace() || ",:{}[]".contains(*c);
@@ -45,6 +49,21 @@ fn excerpt(text: &str, (line_number, column): Place) -> String {
     let marks = "^".repeat(marked.min(SHOWN - (place - first).min(SHOWN - 1)));
     let (number, gap) = (format!("{line_number:>4}"), " ".repeat(place - first));
     format!("\n{number} | {}\n     | {gap}{marks}", shown.trim_end())
+}
+
+/// The line with stars for what nobody else is to read: passwords, their hashes, logins in addresses. Every other character keeps its place.
+fn without_secrets(line: &str) -> String {
+    static SECRET: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        // The value of a key, quoted or not; what stands before the @ of an address; a hash.
+        Regex::new(r#"(?x) (?:password|secret|scram)['"]?\s*:\s*(?P<a> '[^']*'? | "[^"]*"? | [^,}\s]+) | ://(?P<b>[^/@\s]+)@ | (?P<c>\$argon2[^'",}\s]*)"#).ok()
+    });
+    let mut shown: Vec<char> = line.chars().collect();
+    for captures in SECRET.iter().flat_map(|secret| secret.captures_iter(line)) {
+        let Some(found) = ["a", "b", "c"].into_iter().find_map(|name| captures.name(name)) else { continue };
+        let first = line.get(..found.start()).map_or(0, |before| before.chars().count());
+        shown.iter_mut().skip(first).take(found.as_str().chars().count()).for_each(|character| *character = '*');
+    }
+    shown.into_iter().collect()
 }
 
 /// The faults found so far.
@@ -120,6 +139,17 @@ mod tests {
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines[1].find("here"), lines[2].find("^^^^"));
         assert!(lines.iter().all(|line| line.len() <= SHOWN + 7), "{shown}");
+    }
+
+    #[test]
+    fn what_is_secret_is_not_shown() {
+        let check = |line: &str, expected: &str| assert_eq!(without_secrets(line), expected);
+        check("{ user: a, password: hunter2, usr: b }", "{ user: a, password: *******, usr: b }");
+        check("  password: 'two words, quoted' # x", "  password: ******************* # x");
+        check("users: [ { name: ü, password: '$argon2id$x,y' } ]", "users: [ { name: ü, password: *************** } ]");
+        check("to: mqtt://me:pass@host:1883", "to: mqtt://*******@host:1883");
+        check("- $argon2id$v=19$m=1", "- ******************");
+        check("password_file: cloud.password", "password_file: cloud.password");
     }
 
     #[test]

@@ -78,9 +78,15 @@ pub struct Line {
 }
 
 impl Line {
-    /// A pulse for its task: the longest that a request with its repetitions may take, and opening the line again in between.
+    /// A pulse for its task: the longest that a request with its repetitions may take, and opening the line again in between. Drivers
+    /// that do more at a time beat by themselves.
     pub fn pulse(&self, now: Instant) -> Pulse {
-        Pulse::new(format!("bus:{}", self.name), 6 * COME_ROUND + 10 * self.answer_within.most, now)
+        let frame = match &self.wire {
+            // The longest frame there is, two characters a byte in ASCII.
+            Wire::Serial(port) => port.speed.character() * 520,
+            _ => Duration::ZERO,
+        };
+        Pulse::new(format!("bus:{}", self.name), 6 * COME_ROUND + 10 * (self.answer_within.most + frame), now)
     }
 }
 
@@ -287,7 +293,7 @@ impl LineTask {
                 supervisor::run(line, driver, ends).await;
             }
             _ if line.devices.iter().any(|device| device.talk.is_some()) => {
-                let driver = text::Text::new(&line, counts);
+                let driver = text::Text::new(&line, counts, ends.pulse.clone());
                 supervisor::run(line, driver, ends).await;
             }
             _ => {

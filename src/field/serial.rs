@@ -1,12 +1,14 @@
 //! Serial ports: how they are written (`9600 8N1`) and how they are opened.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsRawFd;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
+use serial2::SerialPort as Transceiver;
+use serial2::rs4xx::{Rs485Config, TransceiverMode};
 use tokio::net::TcpStream;
 use tokio_serial::{DataBits, ErrorKind, Parity, SerialPort, SerialPortBuilderExt, SerialStream, StopBits};
 
@@ -40,18 +42,19 @@ pub struct Rs485 {
 }
 
 impl Rs485 {
-    fn apply(self, stream: &SerialStream) -> std::io::Result<()> {
-        let ms = |span: Option<Span>| span.map_or(0, |span| u32::try_from(span.0.as_millis()).unwrap_or(u32::MAX));
-        let is_high = self.rts_while_sending == Level::High;
-        let mut settings = rs485::SerialRs485::new();
-        settings
-            .set_enabled(true)
-            .set_rts_on_send(is_high)
-            .set_rts_after_send(!is_high)
-            .set_rx_during_tx(self.receive_while_sending)
-            .delay_rts_before_send_ms(ms(self.delay_before))
-            .delay_rts_after_send_ms(ms(self.delay_after));
-        settings.set_on_fd(stream.as_raw_fd())
+    /// Tells the driver of a port, and holds that open so that it stays told; `None` if the port cannot be opened.
+    fn apply(self, path: &str) -> std::io::Result<Option<Transceiver>> {
+        let how = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // Why it cannot be opened is told by who opens it to use it.
+        let Ok(file) = rustix::fs::open(path, how, Mode::empty()) else { return Ok(None) };
+        let port = Transceiver::from(file);
+        let mut config = Rs485Config::new();
+        config.set_invert_rts(self.rts_while_sending == Level::Low);
+        config.set_full_duplex(self.receive_while_sending);
+        config.set_delay_before_send(self.delay_before.map_or(Duration::ZERO, |span| span.0));
+        config.set_delay_after_send(self.delay_after.map_or(Duration::ZERO, |span| span.0));
+        port.set_rs4xx_mode(TransceiverMode::Rs485(config))?;
+        Ok(Some(port))
     }
 }
 
@@ -173,20 +176,20 @@ impl<'de> Deserialize<'de> for Speed {
 impl Port {
     /// Opens the device for this process alone. The message names the device and what to do.
     pub fn open(&self) -> Result<SerialStream, String> {
+        // Before the port is taken for this process alone.
+        let told = self.rs485.map(|rs485| rs485.apply(&self.path)).transpose().map_err(|error| {
+            format!(
+                "{}: the driver of this port cannot switch a transceiver ({error}); adapters on USB do it themselves: remove `rs485:`",
+                self.path
+            )
+        })?;
         let opened = tokio_serial::new(&self.path, self.speed.baud)
             .data_bits(self.speed.data_bits)
             .parity(self.speed.parity)
             .stop_bits(self.speed.stop_bits)
             .open_native_async();
+        drop(told);
         let stream = opened.map_err(|error| self.explain(&error))?;
-        if let Some(rs485) = self.rs485 {
-            rs485.apply(&stream).map_err(|error| {
-                format!(
-                    "{}: the driver of this port cannot switch a transceiver ({error}); adapters on USB do it themselves: remove `rs485:`",
-                    self.path
-                )
-            })?;
-        }
         self.look_at_adapter();
         Ok(stream)
     }

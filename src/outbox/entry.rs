@@ -1,7 +1,7 @@
 //! What an outbox keeps, as bytes, with a version and a kind, so that formats can change while old entries wait. Pure.
 //!
 //! ```text
-//! version 1 | kind 1 | content
+//! version 2, or 1 | kind 1 | content
 //! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice, bit 4 a reading, bit 5 since boot,
 //!                    bit 6 the clock was not set) |
 //!                    enqueued at, unix ms 8 | with bit 5: boot 4, ms since boot 8 |
@@ -19,7 +19,9 @@ use crate::payload::json;
 use crate::reading::Timestamp;
 use crate::time::SinceBoot;
 
-const VERSION: u8 = 1;
+/// Version 1 is the same without bits 4 to 6.
+const VERSION: u8 = 2;
+const OLDEST: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
 const KIND_FRAME: u8 = 1;
 const KIND_DEAD: u8 = 2;
@@ -96,7 +98,7 @@ fn put_text(text: &str, out: &mut BytesMut) {
 impl Content {
     /// From bytes; what is in it shares them.
     pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
-        if bytes.try_get_u8().map_err(short)? != VERSION {
+        if !(OLDEST..=VERSION).contains(&bytes.try_get_u8().map_err(short)?) {
             return Err(EntryError("a version this program does not know"));
         }
         match bytes.try_get_u8().map_err(short)? {
@@ -234,6 +236,9 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was_stored() {
         assert_eq!(Content::decode(sample().encode()), Ok(Content::Message(sample())));
+        let mut first_version = sample().encode().to_vec();
+        first_version[0] = 1;
+        assert_eq!(Content::decode(first_version.into()), Ok(Content::Message(sample())));
         let dead = DeadLetter { buried: Timestamp::at(5), lane: Lane::Backlog, seq: 9, reason: "too large".to_owned(), message: sample() };
         assert_eq!(Content::decode(dead.encode()), Ok(Content::Dead(Box::new(dead))));
     }
@@ -277,9 +282,9 @@ mod tests {
     #[test]
     fn a_later_version_is_refused_not_misread() {
         let mut bytes = sample().encode().to_vec();
-        bytes[0] = 2;
+        bytes[0] = 3;
         assert!(Content::decode(bytes.clone().into()).is_err());
-        bytes[..2].copy_from_slice(&[1, 1]);
+        bytes[..2].copy_from_slice(&[2, 1]);
         assert!(Content::decode(bytes.into()).unwrap_err().to_string().contains("later version"));
     }
 

@@ -25,6 +25,7 @@ use crate::field::counts::LineCounts;
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{Intake, OfferError};
+use crate::payload::json;
 use crate::pulse::Pulse;
 use crate::reading::{Event, Reading, Timestamp};
 use crate::tasks::Stop;
@@ -209,7 +210,7 @@ impl Report {
         let clock = Timestamp::from(moment());
         if let Some(step) = state.clock.set_by(clock) {
             tracing::info!(step_ms = step, "the clock was set: the times of what waits are put right, and every value is shown again");
-            state.points.iter_mut().for_each(PointState::show_next);
+            self.points.iter().zip(&mut state.points).for_each(|(point, own)| own.show_next(point, messages));
         }
         state.clock = clock;
         for (point, own) in self.points.iter().zip(&mut state.points) {
@@ -249,7 +250,14 @@ impl Report {
         }
     }
 
-    async fn send(&self, message: Message, state: &mut State) -> Result<(), String> {
+    async fn send(&self, mut message: Message, state: &mut State) -> Result<(), String> {
+        // One that was kept back since before the clock was set.
+        if let Some(step) = message.measured.and_then(|time| time.set_by(state.clock))
+            && let Some(payload) = json::moved(&message.payload, step)
+        {
+            message.payload = payload;
+            message.measured = Some(state.clock);
+        }
         if let Some(view) = &mut state.view {
             state.counts.delayed += u64::from(view.show(message.clone()));
         }

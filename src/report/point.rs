@@ -62,9 +62,14 @@ impl PointState {
         }
     }
 
-    /// The next reading is shown, whatever was shown before.
-    pub(super) fn show_next(&mut self) {
-        self.shown.iter_mut().for_each(|shown| shown.last = LastReport::default());
+    /// The clock was set: what waits is shown, and the next reading, whatever was shown before.
+    pub(super) fn show_next(&mut self, point: &PointReport, messages: &mut Vec<Message>) {
+        for (shown, topic) in self.shown.iter_mut().zip(point.topics()) {
+            // Lines over time bend where time jumps.
+            messages.extend(shown.door.flush().map(|reading| message(point, topic, &reading)));
+            shown.door.close();
+            shown.last = LastReport::default();
+        }
     }
 
     /// Shows what waits for a reading that will not come.

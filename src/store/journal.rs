@@ -271,9 +271,12 @@ impl Journal {
 
     /// Drops partitions in which everything was written before `unix_ms`. Without a set clock nothing is old.
     pub fn drop_older_than(&mut self, limit_ms: i64) -> Result<(), StoreError> {
-        while let Some(oldest) = self.sealed.front() {
-            let end = self.sealed.get(1).unwrap_or(&self.tail).created_ms;
-            if !crate::time::is_plausible(oldest.created_ms) || !crate::time::is_plausible(end) || end >= limit_ms {
+        // What stands before a partition is older than it, whether its own date is known or not.
+        while !self.sealed.is_empty() {
+            let mut later = self.sealed.iter().skip(1).chain([&self.tail]).map(|partition| partition.created_ms);
+            let end = later.find(|created| crate::time::is_plausible(*created));
+            drop(later);
+            if end.is_none_or(|end| end >= limit_ms) {
                 break;
             }
             self.drop_oldest(Reason::Age)?;
@@ -503,10 +506,19 @@ mod tests {
         assert!(partitions >= 2);
         journal.drop_older_than(unix_ms() - 60_000).unwrap();
         assert_eq!(journal.sealed.len(), partitions, "nothing is a minute old");
+        let limit = unix_ms() + 60_000;
+        let known: Vec<i64> = journal.sealed.iter().map(|sealed| sealed.created_ms).collect();
+        let tail = journal.tail.created_ms;
+        journal.sealed.iter_mut().for_each(|sealed| sealed.created_ms = 0);
+        journal.tail.created_ms = 0;
+        journal.drop_older_than(limit).unwrap();
+        assert_eq!(journal.sealed.len(), partitions, "the clock was never set");
+        // Older than what was written when the clock was set, but that is not old enough.
+        journal.tail.created_ms = tail;
+        journal.drop_older_than(tail).unwrap();
+        assert_eq!(journal.sealed.len(), partitions, "something in it may be newer");
+        journal.sealed.iter_mut().zip(known).for_each(|(sealed, known)| sealed.created_ms = known);
         journal.sealed[0].created_ms = 5_000;
-        journal.drop_older_than(unix_ms() + 60_000).unwrap();
-        assert_eq!(journal.sealed.len(), partitions, "the clock was not set then");
-        journal.sealed[0].created_ms = unix_ms();
         let path = journal.sealed[0].path(folder.path());
         fs::rename(
             journal.folder.join(

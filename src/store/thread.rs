@@ -30,8 +30,8 @@ use crate::time::{clock_is_set, now, unix_ms};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long what was settled may stay in memory only; after a crash at most that much is delivered again.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
-/// What the disk may take for a commit before the thread counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// What a slow card may take for all that is due at once, commits and removals, before the thread counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How often it is looked for entries that are too old.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 

@@ -36,14 +36,14 @@ impl Clock {
 
     /// True once the clock was set.
     pub(super) fn is_set(&self, unix_ms: i64, since_boot: SinceBoot) -> bool {
+        let offset = unix_ms - since_boot.ms;
+        let before = self.offset_ms.swap(offset, Ordering::Relaxed);
         if !is_plausible(unix_ms) {
             return false;
         }
         if self.is_set.load(Ordering::Relaxed) {
             return true;
         }
-        let offset = unix_ms - since_boot.ms;
-        let before = self.offset_ms.swap(offset, Ordering::Relaxed);
         let was_stepped = before != i64::MIN && offset.abs_diff(before) >= STEP_MS.unsigned_abs();
         let looks = since_boot.ms >= self.look_at_ms.load(Ordering::Relaxed);
         if looks {
@@ -122,9 +122,12 @@ mod tests {
         let at = |ms| SinceBoot { boot: 1, ms };
         assert!(!clock.is_set(NOW_MS, at(1000)));
         assert!(!clock.is_set(NOW_MS + 1000 + STEP_MS - 1, at(2000)));
-        assert!(!clock.is_set(5, at(3000)), "what is not plausible was not set");
         assert!(clock.is_set(NOW_MS + 86_400_000, at(4000)));
         assert!(clock.is_set(NOW_MS + 86_401_000, at(5000)));
-        assert!(!clock.is_set(5, at(6000)));
+        assert!(!clock.is_set(5, at(6000)), "what is not plausible was not set");
+        let clock = Clock::new();
+        clock.look_at_ms.store(i64::MAX, Ordering::Relaxed);
+        assert!(!clock.is_set(86_400_000, at(1000)));
+        assert!(clock.is_set(NOW_MS, at(2000)), "out of 1970");
     }
 }

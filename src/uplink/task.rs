@@ -38,7 +38,7 @@ const SILENCE: Duration = Duration::from_secs(900);
 /// How long a last save may take.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a link that is slow may take for one thing, dialling with every time-out of the YAML included.
+/// What a link that is slow may take for one thing, beside connecting.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 type Burial = Pin<Box<dyn Future<Output = Place> + Send>>;
@@ -112,7 +112,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
     let at = now();
     Ok(Uplink {
         tls,
-        pulse: Pulse::new(format!("uplink:{}", settings.name), PATIENCE, at),
+        pulse: Pulse::new(format!("uplink:{}", settings.name), PATIENCE + 2 * settings.connect_within, at),
         newest: outbox.newest(),
         session,
         lanes: Lanes::new(),

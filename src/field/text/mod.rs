@@ -30,6 +30,7 @@ use super::counts::LineCounts;
 use super::serial::{Port, Speed, dial};
 use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
+use crate::pulse::Pulse;
 use crate::reading::PointId;
 use crate::time::now;
 use bytes::Template;
@@ -135,6 +136,8 @@ pub struct Text {
     last_byte: Instant,
     /// Who did not answer in time, and until when it may still.
     owed: Option<(usize, Instant)>,
+    /// Scripts and long messages may take many times `answer_within`.
+    pulse: Pulse,
 }
 
 impl std::fmt::Debug for Text {
@@ -149,7 +152,7 @@ fn broken(error: &io::Error) -> ReadError {
 
 impl Text {
     /// The instruments of a line.
-    pub fn new(line: &Line, counts: Arc<LineCounts>) -> Self {
+    pub fn new(line: &Line, counts: Arc<LineCounts>, pulse: Pulse) -> Self {
         let talks = line.devices.iter().filter_map(|device| Some((device.clone(), device.talk.clone()?)));
         let instruments = talks.map(|(device, talk)| Instrument { framer: Framer::new(talk.framing.clone()), device, talk, heard: None });
         let answer_within = line.answer_within.most;
@@ -161,6 +164,7 @@ impl Text {
             counts,
             last_byte: now(),
             owed: None,
+            pulse,
         }
     }
 
@@ -178,6 +182,7 @@ impl Text {
             return Err(broken(&io::ErrorKind::UnexpectedEof.into()));
         }
         self.last_byte = now();
+        self.pulse.beat(self.last_byte);
         let bytes = space.get(..count).unwrap_or_default().to_vec();
         self.instruments.iter_mut().for_each(|instrument| instrument.framer.push(&bytes));
         Ok(bytes)
@@ -252,6 +257,7 @@ impl Text {
     async fn converse(&mut self, index: usize, talk: &Talk, groups: &mut HashMap<String, Vec<u8>>) -> Result<Values, ReadError> {
         self.forget(index).await?;
         for step in &talk.script {
+            self.pulse.beat(now());
             self.step(step, groups).await?;
         }
         if talk.requests.is_empty() {
@@ -259,6 +265,7 @@ impl Text {
         }
         let mut values: Values = Vec::new();
         for request in &talk.requests {
+            self.pulse.beat(now());
             self.forget(index).await?;
             let bytes = request.fill(groups, |before| talk.checksum.map(|checksum| checksum.of_request(before)).unwrap_or_default());
             self.send(&bytes).await?;
@@ -339,7 +346,7 @@ impl Text {
             }
             Step::Wait(template) => {
                 let time = script::time(&template.fill(groups, none)).map_err(ReadError::Garbled)?;
-                sleep(time).await;
+                self.pulse.through(sleep(time)).await;
                 Ok(())
             }
             Step::Speed(template) => {
