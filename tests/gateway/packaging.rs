@@ -75,6 +75,24 @@ fn what_the_package_holds_is_there_and_the_unit_starts_it() {
 }
 
 #[test]
+fn the_archive_for_old_machines_holds_what_its_installer_puts_in_place() {
+    let (installer, packer) = (text("systemd/install"), text("systemd/package"));
+    for line in installer.lines().filter(|line| line.starts_with("install -D")) {
+        let source = line.split(' ').nth(4).unwrap();
+        let is_packed = packer.contains(&format!("$made/{source}")) || packer.contains(&format!("systemd/{source}"));
+        assert!(is_packed, "{source} is not in the archive");
+    }
+    assert!(text("README.md").contains(concat!("wellhead-", env!("CARGO_PKG_VERSION"), "-arm-unknown-linux-musleabihf/install")));
+}
+
+#[test]
+fn the_readme_has_no_figure_left_open() {
+    let readme = text("README.md");
+    let open: Vec<&str> = readme.lines().filter(|line| line.len() > 2 && line.chars().all(|c| c.is_ascii_uppercase())).collect();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
 fn systemd_has_no_complaint_about_the_unit_and_finds_it_locked_down() {
     let folder = tempfile::tempdir().unwrap();
     // Where it is checked, the program and its manual page need not be installed.
