@@ -47,6 +47,9 @@ enum Command {
     Check {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
+        /// For scripts: `ok`, `faults` with their places, `plan`
+        #[arg(long)]
+        json: bool,
     },
     /// Play the devices of a YAML file, Modbus and plain: TCP lines on their address, serial lines on a pseudo-terminal
     Simulate {
@@ -120,7 +123,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Run { file, line_priority } => chosen(file).and_then(|file| run::run(&file, line_priority)),
-        Command::Check { file } => chosen(file).and_then(|file| check::check(&file)),
+        Command::Check { file, json } => chosen(file).and_then(|file| check::check(&file, json)),
         Command::Simulate { file, lines, faults, baud_true, turnaround } => {
             let play = simulate::Play::new(&faults, baud_true, turnaround);
             chosen(file).and_then(|file| simulate::simulate(&file, &lines, &play))

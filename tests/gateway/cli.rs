@@ -46,7 +46,34 @@ fn check_shows_the_load_of_a_serial_line() {
     let (code, out, _) = run(wellhead().arg("check").arg(&file));
     assert_eq!(code, Some(0));
     assert!(out.contains("line bus (/dev/ttyUSB0): 1 request, load 28 %"), "{out}");
-    assert!(out.contains("d: 3 Holding from 0 every 100ms, 2 points"), "{out}");
+    assert!(out.contains("d: 3 holding from 0 every 100ms, 2 points"), "{out}");
+}
+
+#[test]
+fn check_tells_scripts_the_plan_or_the_faults_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let check = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let (code, out, error) = run(wellhead().args(["check", "--json"]).arg(&file));
+        assert_eq!(error.trim(), "");
+        (code, serde_json::from_str::<serde_json::Value>(&out).unwrap())
+    };
+    let device = "devices: [ { name: d, line: bus, unit: 1, points: { a: { holding: 0, type: f32, every: 100ms } } } ]\n";
+    let (code, report) = check(&format!("site: x\nlines: [ {{ name: bus, serial: /dev/ttyUSB0, speed: 1200 8N1 }} ]\n{device}"));
+    assert_eq!((code, &report["ok"], report["faults"].as_array().unwrap().len()), (Some(0), &true.into(), 0));
+    let line = &report["plan"]["lines"][0];
+    assert!(line["name"] == "bus" && line["load"].as_f64().unwrap() > 1.0, "{report}");
+    let request = &line["requests"][0];
+    let expected = serde_json::json!({ "device": "d", "table": "holding", "start": 0, "count": 2, "every_seconds": 0.1, "points": 1 });
+    assert_eq!(*request, expected);
+    let (code, report) = check(&format!("site: x\nlines: [ {{ name: bus, serial: /dev/ttyUSB0, sped: 1200 8N1 }} ]\n{device}"));
+    assert_eq!((code, &report["ok"]), (Some(78), &false.into()));
+    let fault = &report["faults"][0];
+    assert!(
+        fault["line"] == 2 && fault["column"] == 45 && fault["message"].as_str().unwrap().contains("did you mean \"speed\""),
+        "{report}"
+    );
 }
 
 #[test]
