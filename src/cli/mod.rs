@@ -1,6 +1,7 @@
 //! The command line: one file per command. Errors become one line on stderr and an exit code.
 
 mod check;
+mod client;
 mod demo;
 mod log;
 mod manual;
@@ -9,6 +10,7 @@ mod passwd;
 mod profiles;
 mod run;
 mod simulate;
+mod talk;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::LoadError;
 use crate::field::modbus::slave::Fault;
+use crate::mqtt::{TopicFilter, TopicName};
 use crate::units::Span;
 
 /// The configuration is wrong (`EX_CONFIG` of sysexits.h); systemd does not restart then.
@@ -87,6 +90,53 @@ enum Command {
     },
     /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
     Demo,
+    /// Print what is published at the broker of a gateway that runs
+    Sub {
+        #[command(flatten)]
+        access: client::Access,
+        /// Topics, with + and # [default: #]
+        #[arg(value_parser = filter)]
+        filters: Vec<TopicFilter>,
+        /// End after so many messages
+        #[arg(long, short = 'n')]
+        count: Option<u64>,
+        /// Without the topic
+        #[arg(long)]
+        payload: bool,
+    },
+    /// Publish a message at the broker of a gateway that runs
+    Pub {
+        #[command(flatten)]
+        access: client::Access,
+        /// The topic
+        topic: String,
+        /// The message; without one it comes from a pipe
+        message: Option<String>,
+        /// Keep it for later subscribers
+        #[arg(long)]
+        retain: bool,
+    },
+    /// Print the value of a point, as the gateway that runs shows it
+    Read {
+        #[command(flatten)]
+        access: client::Access,
+        /// The device, as in the YAML
+        device: String,
+        /// The point
+        point: String,
+    },
+    /// Write a point through the gateway that runs, and wait for how that ends
+    Write {
+        #[command(flatten)]
+        access: client::Access,
+        /// The device, as in the YAML
+        device: String,
+        /// The point; it needs `write:`
+        point: String,
+        /// The value
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
     /// Completions for a shell: `wellhead completions bash > /etc/bash_completion.d/wellhead`
     Completions {
         /// Which shell
@@ -132,6 +182,18 @@ pub fn main() -> ExitCode {
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
         Command::Profiles { word } => profiles::profiles(word.as_deref().unwrap_or_default()),
         Command::Demo => demo::demo(),
+        Command::Sub { access, mut filters, count, payload } => {
+            if filters.is_empty() {
+                filters.extend(TopicFilter::new("#"));
+            }
+            talk::sub(&access, &filters, count, payload)
+        }
+        Command::Pub { access, topic, message, retain } => match TopicName::new(topic) {
+            Ok(topic) => talk::publish(&access, topic, message, retain),
+            Err(error) => Err(Failure { code: USAGE, message: format!("this is no topic: {error}") }),
+        },
+        Command::Read { access, device, point } => talk::read(&access, &device, &point),
+        Command::Write { access, device, point, value } => talk::write(&access, &device, &point, &value),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { command } => manual::man(command.as_deref()),
     };
@@ -153,12 +215,20 @@ fn say(line: &str) {
     eprintln!("{line}");
 }
 
+fn filter(text: &str) -> Result<TopicFilter, String> {
+    TopicFilter::new(text.to_owned()).map_err(|error| format!("{error}; write one such as plant/+/flow or plant/#"))
+}
+
+/// The file that is meant when none is named.
+fn usual_file() -> Option<PathBuf> {
+    ["gateway.yaml", "/etc/wellhead/gateway.yaml"].iter().map(Path::new).find(|path| path.exists()).map(Path::to_path_buf)
+}
+
 fn chosen(file: Option<PathBuf>) -> Result<PathBuf, Failure> {
     if let Some(file) = file {
         return Ok(file);
     }
-    let usual = ["gateway.yaml", "/etc/wellhead/gateway.yaml"];
-    usual.iter().map(Path::new).find(|path| path.exists()).map(Path::to_path_buf).ok_or_else(|| Failure {
+    usual_file().ok_or_else(|| Failure {
         code: CONFIG,
         message: "neither ./gateway.yaml nor /etc/wellhead/gateway.yaml exists; name a file: wellhead run FILE".to_owned(),
     })

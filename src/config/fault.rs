@@ -112,7 +112,7 @@ impl Faults {
 const MOST_LISTED: usize = 60;
 
 /// ` — did you mean "every"?`, or the whole choice if nothing is near and it is short.
-pub(super) fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     let nearest = known.iter().map(|word| (strsim::damerau_levenshtein(typed, word), *word)).min();
     match nearest {

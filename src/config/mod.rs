@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use fault::Fault;
+pub use fault::{Fault, suggestion};
 
 use crate::broker::access::Access;
 use crate::broker::admission::AdmissionLimits;

@@ -42,5 +42,6 @@ mod service;
 mod simulation;
 mod stage;
 mod support;
+mod talk;
 mod uplink_peers;
 mod web_peers;

@@ -1,0 +1,248 @@
+//! A client of the local broker, for the commands that talk to a gateway that runs: one connection, one thing at a time.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use clap::Args;
+
+use super::{Failure, usual_file};
+use crate::broker::net::{Listen, Transport};
+use crate::config;
+use crate::mqtt::{
+    Ack, Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter,
+    TopicName, Version, encode,
+};
+use crate::time::now;
+
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_PACKET: usize = 256 << 20;
+
+/// Where the broker is, and who asks.
+#[derive(Debug, Args)]
+pub(super) struct Access {
+    /// The broker [default: the first plain listener of the YAML file, else mqtt://127.0.0.1:1883]
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    to: Option<Listen>,
+    /// The YAML file whose broker it is [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
+    #[arg(long, value_name = "FILE", global = true)]
+    file: Option<PathBuf>,
+    /// A name out of `broker.users`
+    #[arg(long, global = true)]
+    user: Option<String>,
+    /// Its password: the first line of this file
+    #[arg(long, value_name = "FILE", requires = "user", global = true)]
+    password_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// The file that was named, or the usual one if there is one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.file.clone().or_else(usual_file)
+    }
+
+    fn address(&self) -> Result<Listen, Failure> {
+        if let Some(address) = &self.to {
+            return Ok(address.clone());
+        }
+        let Some(file) = self.file() else { return "mqtt://127.0.0.1:1883".parse().map_err(Failure::runtime) };
+        let config = config::load(&file)?;
+        let is_plain = |listen: &&Listen| matches!(listen, Listen::Unix(_) | Listen::Port { transport: Transport::Tcp, port: 1.., .. });
+        let found = config.broker.iter().flat_map(|broker| &broker.listen).find(is_plain).cloned();
+        found.ok_or_else(|| {
+            Failure::runtime(format!("{} has no listener of plain MQTT; name a broker with --to mqtt://<address>:<port>", file.display()))
+        })
+    }
+
+    /// Connects and says who it is.
+    pub(super) fn connect(&self) -> Result<Client, Failure> {
+        let address = self.address()?;
+        let failed = |error: io::Error| Failure::runtime(format!("{address}: {error}; is the gateway running? --to names another broker"));
+        let stream = match &address {
+            Listen::Unix(path) => Stream::Unix(UnixStream::connect(path).map_err(failed)?),
+            Listen::Port { transport: Transport::Tcp, host, port } => {
+                Stream::Tcp(TcpStream::connect((anybody(host), *port)).map_err(failed)?)
+            }
+            other => return Err(Failure::runtime(format!("{other}: only plain MQTT; write mqtt://<address>:<port> or unix:///<path>"))),
+        };
+        let password = self.password_file.as_deref().map(first_line).transpose()?;
+        let mut client = Client { address, stream, decoder: Decoder::client(Version::V5, MAX_PACKET), buffer: BytesMut::new(), last_id: 0 };
+        client.send(&Packet::Connect(Box::new(Connect {
+            version: Version::V5,
+            is_bridge: false,
+            clean_start: true,
+            keep_alive: 0,
+            client_id: "".into(),
+            will: None,
+            username: self.user.as_deref().map(Into::into),
+            password: password.map(Bytes::from),
+            properties: Properties::default(),
+        })))?;
+        match client.expect("CONNACK", |packet| if let Packet::ConnAck(answer) = packet { Some(answer.reason) } else { None })? {
+            reason if reason.is_error() => Err(client.refused("the connection", reason)),
+            _ => Ok(client),
+        }
+    }
+}
+
+/// A listener on every address is reached at the machine's own.
+fn anybody(host: &str) -> &str {
+    match host {
+        "0.0.0.0" => "127.0.0.1",
+        "::" => "::1",
+        host => host,
+    }
+}
+
+fn first_line(file: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| Failure::runtime(format!("{}: {error}", file.display())))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(patience),
+            Self::Unix(stream) => stream.set_read_timeout(patience),
+        }
+    }
+
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(space),
+            Self::Unix(stream) => stream.read(space),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes),
+            Self::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+}
+
+/// A connection to a broker.
+#[derive(Debug)]
+pub(super) struct Client {
+    address: Listen,
+    stream: Stream,
+    decoder: Decoder,
+    buffer: BytesMut,
+    last_id: u16,
+}
+
+impl Client {
+    fn next_id(&mut self) -> PacketId {
+        self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+        PacketId::new(self.last_id).unwrap_or(PacketId::MIN)
+    }
+
+    fn refused(&self, what: &str, reason: ReasonCode) -> Failure {
+        Failure::runtime(format!("{}: {what} was refused: {reason}; --user and --password-file say who you are", self.address))
+    }
+
+    fn send(&mut self, packet: &Packet) -> Result<(), Failure> {
+        let mut bytes = BytesMut::new();
+        encode(packet, Version::V5, &mut bytes);
+        self.stream.write_all(&bytes).map_err(|error| Failure::runtime(format!("{}: {error}", self.address)))
+    }
+
+    /// The next packet; `None` if there is none until `deadline`.
+    fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Packet>, Failure> {
+        let address = self.address.clone();
+        let failed = |what: &dyn std::fmt::Display| Failure::runtime(format!("{address}: {what}"));
+        loop {
+            match self.decoder.decode(&mut self.buffer).map_err(|error| failed(&error.what))? {
+                Progress::Packet(packet) => return Ok(Some(packet)),
+                Progress::NeedMore => {}
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            self.stream.set_patience(left).map_err(|error| failed(&error))?;
+            let mut space = [0; 16 * 1024];
+            match self.stream.read(&mut space) {
+                Ok(0) => return Err(failed(&"the broker closed the connection")),
+                Ok(count) => self.buffer.extend_from_slice(space.get(..count).unwrap_or_default()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+    }
+
+    /// Waits for an answer; messages that come before it are not lost on the broker, but not seen here.
+    fn expect<T>(&mut self, what: &str, wanted: impl Fn(Packet) -> Option<T>) -> Result<T, Failure> {
+        let deadline = now() + PATIENCE;
+        while let Some(packet) = self.next(Some(deadline))? {
+            if let Packet::Disconnect(end) = &packet {
+                return Err(self.refused("this", end.reason));
+            }
+            if let Some(found) = wanted(packet) {
+                return Ok(found);
+            }
+        }
+        Err(Failure::runtime(format!("{}: no {what} in {} s", self.address, PATIENCE.as_secs())))
+    }
+
+    /// Subscribes; retained messages come first.
+    pub(super) fn subscribe(&mut self, filters: &[TopicFilter]) -> Result<(), Failure> {
+        let packet_id = self.next_id();
+        let options = SubscribeOptions { qos: QoS::AtLeastOnce, retain_as_published: true, ..SubscribeOptions::default() };
+        let filters: Vec<_> = filters.iter().map(|filter| (filter.clone(), options)).collect();
+        self.send(&Packet::Subscribe(Subscribe { packet_id, filters, properties: Properties::default() }))?;
+        let reasons = self.expect("SUBACK", |packet| if let Packet::SubAck(grants) = packet { Some(grants.reasons) } else { None })?;
+        match reasons.into_iter().find(|reason| reason.is_error()) {
+            Some(reason) => Err(self.refused("the subscription", reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes, and waits until the broker has it.
+    pub(super) fn publish(&mut self, topic: TopicName, payload: Bytes, retain: bool) -> Result<(), Failure> {
+        let packet_id = self.next_id();
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtLeastOnce,
+            retain,
+            topic: Some(topic),
+            packet_id: Some(packet_id),
+            properties: Properties::default(),
+            payload,
+        };
+        self.send(&Packet::Publish(publish))?;
+        match self.expect("PUBACK", |packet| if let Packet::PubAck(ack) = packet { Some(ack.reason) } else { None })? {
+            reason if reason.is_error() => Err(self.refused("the message", reason)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next message; `None` if there is none until `deadline`.
+    pub(super) fn message(&mut self, deadline: Option<Instant>) -> Result<Option<Publish>, Failure> {
+        while let Some(packet) = self.next(deadline)? {
+            match packet {
+                Packet::Publish(publish) => {
+                    if let Some(packet_id) = publish.packet_id {
+                        self.send(&Packet::PubAck(Ack::new(packet_id, ReasonCode::SUCCESS)))?;
+                    }
+                    return Ok(Some(publish));
+                }
+                Packet::Disconnect(end) => return Err(Failure::runtime(format!("{}: the broker ends this: {}", self.address, end.reason))),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
