@@ -11,6 +11,7 @@ mod profiles;
 mod run;
 mod simulate;
 mod talk;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -116,6 +117,14 @@ enum Command {
         #[arg(long)]
         retain: bool,
     },
+    /// A table of what a gateway that runs shows, kept up to date; a line for each value in a pipe
+    Watch {
+        #[command(flatten)]
+        access: client::Access,
+        /// Topics, with + and # [default: #]
+        #[arg(value_parser = filter)]
+        filters: Vec<TopicFilter>,
+    },
     /// Print the value of a point, as the gateway that runs shows it
     Read {
         #[command(flatten)]
@@ -182,12 +191,8 @@ pub fn main() -> ExitCode {
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
         Command::Profiles { word } => profiles::profiles(word.as_deref().unwrap_or_default()),
         Command::Demo => demo::demo(),
-        Command::Sub { access, mut filters, count, payload } => {
-            if filters.is_empty() {
-                filters.extend(TopicFilter::new("#"));
-            }
-            talk::sub(&access, &filters, count, payload)
-        }
+        Command::Sub { access, filters, count, payload } => talk::sub(&access, &or_all(filters), count, payload),
+        Command::Watch { access, filters } => watch::watch(&access, &or_all(filters)),
         Command::Pub { access, topic, message, retain } => match TopicName::new(topic) {
             Ok(topic) => talk::publish(&access, topic, message, retain),
             Err(error) => Err(Failure { code: USAGE, message: format!("this is no topic: {error}") }),
@@ -213,6 +218,14 @@ pub fn main() -> ExitCode {
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {
     eprintln!("{line}");
+}
+
+/// All topics, if none was named.
+fn or_all(mut filters: Vec<TopicFilter>) -> Vec<TopicFilter> {
+    if filters.is_empty() {
+        filters.extend(TopicFilter::new("#"));
+    }
+    filters
 }
 
 fn filter(text: &str) -> Result<TopicFilter, String> {

@@ -39,6 +39,8 @@ use point::PointState;
 pub struct PointReport {
     /// Its topic; with several aggregates they are one level below it.
     pub topic: TopicName,
+    /// For people, as in the YAML.
+    pub unit: Option<Arc<str>>,
     /// The QoS its class prescribes.
     pub qos: QoS,
     /// How important it is.

@@ -62,6 +62,26 @@ fn a_person_without_other_clients_reads_writes_subscribes_and_publishes() {
 }
 
 #[test]
+fn watch_is_a_table_in_a_terminal_and_lines_in_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, port) = (free_port(), free_port());
+    let (_simulator, _gateway) =
+        simulated(folder.path(), &yaml(server, port).replace("holding: 0, type: u16,", "holding: 0, type: u16, unit: m,"));
+    let command = format!("{} watch x/d/level --file {}/gateway.yaml", env!("CARGO_BIN_EXE_wellhead"), folder.path().display());
+    let piped = Process::start(Command::new("sh").args(["-c", &command]), &folder.path().join("watch.log"));
+    piped.wait_for_output("x/d/level 42 m good\n");
+    let mut terminal = Command::new("script");
+    terminal.args(["-qefc", &format!("stty cols 100 rows 20; exec {command}"), "/dev/null"]);
+    let terminal = Process::start(&mut terminal, &folder.path().join("terminal.log"));
+    terminal.wait_for_output("\x1b[H");
+    wait_for("a row with its picture", || {
+        let shown = terminal.output();
+        let row = shown.lines().rev().find(|line| line.starts_with("x/d/level"))?;
+        (row.contains(" 42 m ") && row.contains('▁') && row.contains("good")).then_some(())
+    });
+}
+
+#[test]
 fn who_may_not_and_who_finds_nobody_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();

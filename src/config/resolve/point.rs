@@ -41,8 +41,10 @@ impl Context<'_> {
             take_topic(check, points, &topic, format!("{}.{name}", self.device.name), &at);
         }
         let id = PointId(id(points.reports.len()));
+        let unit = spec.unit.as_deref().map(|unit| points.named(unit));
         points.reports.push(PointReport {
             topic,
+            unit,
             qos: qos.unwrap_or(QoS::AtLeastOnce),
             class,
             rule: self.rule(check, name, spec),

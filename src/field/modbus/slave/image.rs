@@ -44,6 +44,11 @@ impl Image {
         Self { units: Arc::new(Mutex::new(units)), started: now() }
     }
 
+    /// True if there is such a device.
+    pub fn has(&self, unit: u8) -> bool {
+        self.units.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&unit)
+    }
+
     /// The answer to a request (function code and data); `None` if nobody answers: the unit is not there, or all of them are meant.
     pub fn answer(&self, unit: u8, request: &[u8]) -> Option<Vec<u8>> {
         let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);

@@ -62,6 +62,14 @@ fn unplugged() -> io::Error {
     io::ErrorKind::BrokenPipe.into()
 }
 
+/// What a device answers; one that refuses a request does not do it.
+fn answer(image: &Image, unit: u8, request: &[u8], faults: &[FaultKind]) -> Option<Vec<u8>> {
+    if faults.iter().any(|fault| matches!(fault, FaultKind::Exception(_))) && image.has(unit) {
+        return request.get(..1).map(<[u8]>::to_vec);
+    }
+    image.answer(unit, request)
+}
+
 /// Changes the body of an answer (unit, function, data) as a fault has it; `None` for no answer.
 fn spoiled(body: Vec<u8>, faults: &[FaultKind]) -> Option<Vec<u8>> {
     let mut body = body;
@@ -180,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 _ => {}
             }
         }
-        let Some(answer) = image.answer(unit, request) else { return Ok(()) };
+        let Some(answer) = answer(image, unit, request, &struck) else { return Ok(()) };
         let Some(body) = spoiled([vec![unit], answer].concat(), &struck) else { return Ok(()) };
         let mut bytes = self.framed(&body);
         for fault in &struck {
@@ -270,7 +278,7 @@ pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults:
         if let Some(FaultKind::Noise(count)) = struck.iter().find(|fault| matches!(fault, FaultKind::Noise(_))) {
             stream.write_all(&random(*count)).await?;
         }
-        let Some(answer) = image.answer(unit, &request) else { continue };
+        let Some(answer) = answer(image, unit, &request, &struck) else { continue };
         let Some(body) = spoiled([vec![unit], answer].concat(), &struck) else { continue };
         let [high, low] = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
         let mut frame = vec![tid_high, tid_low, 0, 0, high, low];
