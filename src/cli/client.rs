@@ -1,5 +1,6 @@
 //! A client of the local broker, for the commands that talk to a gateway that runs: one connection, one thing at a time.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -70,7 +71,14 @@ impl Access {
             other => return Err(Failure::runtime(format!("{other}: only plain MQTT; write mqtt://<address>:<port> or unix:///<path>"))),
         };
         let password = self.password_file.as_deref().map(first_line).transpose()?;
-        let mut client = Client { address, stream, decoder: Decoder::client(Version::V5, MAX_PACKET), buffer: BytesMut::new(), last_id: 0 };
+        let mut client = Client {
+            address,
+            stream,
+            decoder: Decoder::client(Version::V5, MAX_PACKET),
+            buffer: BytesMut::new(),
+            last_id: 0,
+            early: VecDeque::new(),
+        };
         client.send(&Packet::Connect(Box::new(Connect {
             version: Version::V5,
             is_bridge: false,
@@ -140,6 +148,8 @@ pub(super) struct Client {
     decoder: Decoder,
     buffer: BytesMut,
     last_id: u16,
+    /// Messages that came while something else was waited for.
+    early: VecDeque<Publish>,
 }
 
 impl Client {
@@ -183,14 +193,16 @@ impl Client {
         }
     }
 
-    /// Waits for an answer; messages that come before it are not lost on the broker, but not seen here.
+    /// Waits for an answer; messages that come before it are kept.
     fn expect<T>(&mut self, what: &str, wanted: impl Fn(Packet) -> Option<T>) -> Result<T, Failure> {
         let deadline = now() + PATIENCE;
         while let Some(packet) = self.next(Some(deadline))? {
             if let Packet::Disconnect(end) = &packet {
                 return Err(self.refused("this", end.reason));
             }
-            if let Some(found) = wanted(packet) {
+            if let Packet::Publish(publish) = packet {
+                self.early.push_back(publish);
+            } else if let Some(found) = wanted(packet) {
                 return Ok(found);
             }
         }
@@ -229,16 +241,21 @@ impl Client {
         }
     }
 
+    fn acknowledged(&mut self, publish: Publish) -> Result<Publish, Failure> {
+        if let Some(packet_id) = publish.packet_id {
+            self.send(&Packet::PubAck(Ack::new(packet_id, ReasonCode::SUCCESS)))?;
+        }
+        Ok(publish)
+    }
+
     /// The next message; `None` if there is none until `deadline`.
     pub(super) fn message(&mut self, deadline: Option<Instant>) -> Result<Option<Publish>, Failure> {
+        if let Some(publish) = self.early.pop_front() {
+            return self.acknowledged(publish).map(Some);
+        }
         while let Some(packet) = self.next(deadline)? {
             match packet {
-                Packet::Publish(publish) => {
-                    if let Some(packet_id) = publish.packet_id {
-                        self.send(&Packet::PubAck(Ack::new(packet_id, ReasonCode::SUCCESS)))?;
-                    }
-                    return Ok(Some(publish));
-                }
+                Packet::Publish(publish) => return self.acknowledged(publish).map(Some),
                 Packet::Disconnect(end) => return Err(Failure::runtime(format!("{}: the broker ends this: {}", self.address, end.reason))),
                 _ => {}
             }
