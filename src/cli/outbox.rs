@@ -345,7 +345,6 @@ fn purge(place: &Place, only: Option<Queue>, yes: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A bar on a terminal, nothing elsewhere.
 /// From here on this process may do what the owner of a folder may: what it makes there the service must be able to use.
 fn become_owner(folder: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::runtime(format!("{}: {error}; run this as the owner of the folder", folder.display()));
@@ -359,6 +358,7 @@ fn become_owner(folder: &Path) -> Result<(), Failure> {
     set_thread_uid(Uid::from_raw(owner.uid())).map_err(|error| failed(error.into()))
 }
 
+/// A bar on a terminal, nothing elsewhere.
 fn progress(what: &'static str, total: u64) -> ProgressBar {
     let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what);

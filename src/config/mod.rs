@@ -5,13 +5,13 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `file` (as typed), `library` (profiles in files, and those of `presets`), `resolve` (as meant), `fault` (messages).
+//! `document` (YAML with positions), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `fault` (messages).
 
 mod document;
 mod fault;
 mod file;
-mod library;
 pub mod presets;
+mod profiles;
 mod resolve;
 
 use std::fmt;
@@ -140,8 +140,8 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
     let mut faults = fault::Faults::new(name, text);
     let gateway = document::Document::parse(text, &mut faults).and_then(|mut document| {
         let file = document.typed::<file::File>(&mut faults)?;
-        let library = library::load(&file, folder, &mut faults);
-        resolve::resolve(&file, &document, (folder, &library), &mut faults)
+        let outside = profiles::load(&file, folder, &mut faults);
+        resolve::resolve(&file, &document, (folder, &outside), &mut faults)
     });
     match (gateway, faults.is_empty()) {
         (Some(gateway), true) => Ok(gateway),

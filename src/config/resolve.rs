@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::document::{Document, Step};
 use super::fault::Faults;
 use super::file::File;
-use super::library::Library;
+use super::profiles::Profiles;
 use super::{Gateway, fault};
 use crate::message::{Class, SessionLost};
 use crate::mqtt::{QoS, TopicName};
@@ -25,7 +25,7 @@ struct Check<'a> {
     document: &'a Document,
     folder: &'a Path,
     /// Profiles that stand in files of their own.
-    library: &'a Library,
+    profiles: &'a Profiles,
     faults: &'a mut Faults,
 }
 
@@ -122,8 +122,8 @@ impl Check<'_> {
 const NORMAL: &str = "normal";
 
 /// Checks the whole file. `None` if something is missing that nothing can stand for; faults may have been noted in any case.
-pub(super) fn resolve(file: &File, document: &Document, (folder, library): (&Path, &Library), faults: &mut Faults) -> Option<Gateway> {
-    let mut check = Check { file, document, folder, library, faults };
+pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Path, &Profiles), faults: &mut Faults) -> Option<Gateway> {
+    let mut check = Check { file, document, folder, profiles, faults };
     check.no_empty_sections();
     let site = file.site.clone().unwrap_or_else(|| "site".to_owned());
     // A plain broker has nothing that is called after its site.

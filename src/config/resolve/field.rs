@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Check, at};
 use crate::config::document::Step;
-use crate::config::{Group, fault, file, library};
+use crate::config::{Group, fault, file, profiles};
 use crate::field::modbus::patience::AnswerWithin;
 use crate::field::modbus::plan::Limits;
 use crate::field::serial::Port;
@@ -199,14 +199,14 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let profile = match &device.profile {
         None => None,
         Some(name) => {
-            let in_files = check.library.get(name).map(Option::as_ref);
+            let in_files = check.profiles.get(name).map(Option::as_ref);
             if matches!(in_files, Some(None)) {
                 // What is wrong with it has been told.
                 return;
             }
             let found = file.profiles.get(name).or(in_files.flatten());
             let mut known = check.document.keys("profiles");
-            known.extend(library::names(check.folder));
+            known.extend(profiles::names(check.folder));
             if found.is_none() && !known.contains(name) {
                 let hint = fault::suggestion(name, known.iter().map(String::as_str));
                 check.fault(

@@ -17,12 +17,12 @@ use super::presets;
 const FOLDER: &str = "profiles";
 
 /// The profiles that devices of a file name and that stand in files of their own; `None` for one with faults.
-pub(super) type Library = IndexMap<String, Option<Profile>>;
+pub(super) type Profiles = IndexMap<String, Option<Profile>>;
 
 /// Reads the profiles that devices of `file` name; faults of their files are noted.
-pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Library {
+pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles {
     let wanted: BTreeSet<&String> = file.devices.iter().filter_map(|device| device.profile.as_ref()).collect();
-    let mut found = Library::new();
+    let mut found = Profiles::new();
     for name in wanted.into_iter().filter(|name| !file.profiles.contains_key(*name) && is_simple(name)) {
         let shown = format!("{FOLDER}/{name}.yaml");
         let text = match fs::read_to_string(folder.join(&shown)) {
