@@ -362,5 +362,4 @@ pub(super) fn round_to(value: f64, decimals: usize) -> f64 {
     if scaled.abs() < 9e15 { scaled.round() / factor } else { value }
 }
 
-#[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
 //! What registers and bytes mean, type by type.
+#![cfg(test)]
 
 use super::*;
 use proptest::prelude::*;
