@@ -1,12 +1,11 @@
 //! `wellhead check`: every fault of a file, or what the gateway will do with it; for people, or as JSON for scripts.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{CONFIG, Failure};
+use super::{CONFIG, Failure, put};
 use crate::config::{self, LoadError};
 use crate::field::modbus::{blocks, costs};
 use crate::field::{Line, Wire};
@@ -73,7 +72,7 @@ struct Report {
 pub(super) fn check(file: &Path, as_json: bool) -> Result<(), Failure> {
     let loaded = config::load(file);
     if !as_json {
-        return put(&describe(file, &plan(&loaded?)));
+        return put(describe(file, &plan(&loaded?)).as_bytes()).map(drop);
     }
     match loaded {
         Ok(config) => put_json(&Report { ok: true, faults: Vec::new(), plan: Some(plan(&config)) }),
@@ -185,13 +184,5 @@ fn counted(count: usize, what: &str) -> String {
 
 fn put_json(report: &Report) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(report).map_err(Failure::runtime)?;
-    put(&format!("{text}\n"))
-}
-
-fn put(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has read enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(Failure::runtime),
-    }
+    put(format!("{text}\n").as_bytes()).map(drop)
 }

@@ -1,25 +1,15 @@
 //! `wellhead completions` and `wellhead man`: made out of the command line's own description.
 
-use std::io;
-
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Arguments, Failure};
-
-fn written(done: io::Result<()>) -> Result<(), Failure> {
-    match done {
-        // Whoever reads has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(Failure::runtime),
-    }
-}
+use super::{Arguments, Failure, put};
 
 /// Writes the completions of a shell to stdout.
 pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "wellhead", &mut script);
-    written(io::Write::write_all(&mut io::stdout(), &script))
+    put(&script).map(drop)
 }
 
 /// Writes a manual page to stdout: of the program, or of one command.
@@ -37,6 +27,6 @@ pub(super) fn man(command: Option<&str>) -> Result<(), Failure> {
         }
     };
     let mut text = Vec::new();
-    written(clap_mangen::Man::new(page).render(&mut text))?;
-    written(io::Write::write_all(&mut io::stdout(), &text))
+    clap_mangen::Man::new(page).render(&mut text).map_err(Failure::runtime)?;
+    put(&text).map(drop)
 }

@@ -13,6 +13,7 @@ mod simulate;
 mod talk;
 mod watch;
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -218,6 +219,15 @@ pub fn main() -> ExitCode {
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {
     eprintln!("{line}");
+}
+
+/// Writes to stdout; false if nobody reads any more.
+fn put(text: &[u8]) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        done => done.map(|()| true).map_err(Failure::runtime),
+    }
 }
 
 /// All topics, if none was named.

@@ -1,11 +1,11 @@
 //! `wellhead passwd`: a password becomes what stands in the YAML file.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use super::{Failure, say};
+use super::{Failure, put, say};
 use crate::broker::access::Hash;
 use crate::broker::scram::{ITERATIONS, Secret};
 
@@ -23,7 +23,7 @@ pub(super) fn passwd(name: Option<&str>, scram: bool) -> Result<(), Failure> {
         let iterations = ITERATIONS.try_into().map_err(Failure::runtime)?;
         text.push_str(&format!("  scram: '{}'\n", Secret::of_password(password.as_bytes(), &salt()?, iterations)));
     }
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::runtime)
+    put(text.as_bytes()).map(drop)
 }
 
 fn salt() -> Result<[u8; SALT], Failure> {

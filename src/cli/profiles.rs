@@ -1,8 +1,6 @@
 //! `wellhead profiles`: the instruments that the program knows by name.
 
-use std::io::Write;
-
-use super::Failure;
+use super::{Failure, put};
 use crate::config::presets;
 
 /// Lists the profiles whose name or description holds `word`; prints the text of the one whose name it is.
@@ -22,9 +20,5 @@ pub(super) fn profiles(word: &str) -> Result<(), Failure> {
             "no profile has \"{word}\" in its name or description; write one of your own below `profiles:`, or into profiles/<name>.yaml"
         )));
     }
-    match std::io::stdout().write_all(out.as_bytes()) {
-        // Whoever reads has read enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(Failure::runtime),
-    }
+    put(out.as_bytes()).map(drop)
 }

@@ -1,13 +1,13 @@
 //! `wellhead sub`, `pub`, `read` and `write`: what a person asks of a gateway that runs, through its broker.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value as Json;
 
 use super::client::Access;
-use super::{CONFIG, Failure};
+use super::{CONFIG, Failure, put};
 use crate::config;
 use crate::mqtt::{Publish, TopicFilter, TopicName};
 use crate::time::now;
@@ -23,7 +23,7 @@ pub(super) fn sub(access: &Access, filters: &[TopicFilter], count: Option<u64>, 
     while count.is_none_or(|count| seen < count) {
         let Some(message) = client.message(None)? else { continue };
         seen += 1;
-        if !put(&message, only_payload)? {
+        if !print(&message, only_payload)? {
             break;
         }
     }
@@ -31,8 +31,7 @@ pub(super) fn sub(access: &Access, filters: &[TopicFilter], count: Option<u64>, 
 }
 
 /// False if nobody reads any more.
-fn put(message: &Publish, only_payload: bool) -> Result<bool, Failure> {
-    let mut out = io::stdout().lock();
+fn print(message: &Publish, only_payload: bool) -> Result<bool, Failure> {
     let mut line = Vec::new();
     if let Some(topic) = message.topic.as_ref().filter(|_| !only_payload) {
         line.extend_from_slice(topic.as_str().as_bytes());
@@ -40,10 +39,7 @@ fn put(message: &Publish, only_payload: bool) -> Result<bool, Failure> {
     }
     line.extend_from_slice(&message.payload);
     line.push(b'\n');
-    match out.write_all(&line).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        done => done.map(|()| true).map_err(Failure::runtime),
-    }
+    put(&line)
 }
 
 /// Publishes a message, or what comes from a pipe.
@@ -87,7 +83,7 @@ pub(super) fn read(access: &Access, device: &str, point: &str) -> Result<(), Fai
     let mut client = access.connect()?;
     client.subscribe(&[TopicFilter::new(topic.as_str()).map_err(Failure::runtime)?])?;
     match client.message(Some(now() + PATIENCE))? {
-        Some(message) => put(&message, true).map(drop),
+        Some(message) => print(&message, true).map(drop),
         None => Err(Failure::runtime(format!(
             "nothing on {topic} in {} s: the gateway does not run, or has not read it yet",
             PATIENCE.as_secs()
@@ -114,7 +110,7 @@ pub(super) fn write(access: &Access, device: &str, point: &str, value: &str) -> 
         let told: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
         let told = |key: &str| told.get(key).and_then(Json::as_str).unwrap_or_default();
         if told("id") == id {
-            put(&message, true)?;
+            print(&message, true)?;
             return if told("status") == "ok" { Ok(()) } else { Err(Failure::runtime(format!("not written: {}", told("status")))) };
         }
     }

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
-use super::Failure;
 use super::client::Access;
+use super::{Failure, put};
 use crate::config;
 use crate::mqtt::{Publish, TopicFilter};
 use crate::time::now;
@@ -41,7 +41,7 @@ pub(super) fn watch(access: &Access, filters: &[TopicFilter]) -> Result<(), Fail
         if let Some(message) = client.message(deadline)?
             && let Some((topic, row)) = row(&message, &units)
         {
-            if !is_table && !put(&format!("{topic} {} {} {}\n", row.value, row.unit, row.quality))? {
+            if !is_table && !put(format!("{topic} {} {} {}\n", row.value, row.unit, row.quality).as_bytes())? {
                 return Ok(());
             }
             take(&mut rows, topic, row);
@@ -49,7 +49,7 @@ pub(super) fn watch(access: &Access, filters: &[TopicFilter]) -> Result<(), Fail
         if is_table && now() >= redraw_at {
             redraw_at = now() + REDRAW_EVERY;
             let size = rustix::termios::tcgetwinsize(io::stdout()).map_or((100, 30), |size| (size.ws_col.into(), size.ws_row.into()));
-            if !put(&format!("\x1b[H{}\x1b[J", table(&rows, now(), size)))? {
+            if !put(format!("\x1b[H{}\x1b[J", table(&rows, now(), size)).as_bytes())? {
                 return Ok(());
             }
         }
@@ -133,15 +133,6 @@ fn picture(history: &VecDeque<f64>) -> String {
         BARS.get(index).copied().unwrap_or(' ')
     };
     history.iter().map(bar).collect()
-}
-
-/// False if nobody reads any more.
-fn put(text: &str) -> Result<bool, Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        done => done.map(|()| true).map_err(Failure::runtime),
-    }
 }
 
 #[cfg(test)]

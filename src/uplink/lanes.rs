@@ -1,4 +1,4 @@
-//! What comes next: the highest lane that has anything, each lane in order. Pure.
+//! What comes next: the lane that goes on with an earlier run, else the highest that has anything; each lane in order. Pure.
 
 use std::collections::VecDeque;
 
@@ -34,8 +34,13 @@ impl Lanes {
     }
 
     /// The lane to be read before the next message is taken, and the number after which; `None` if [`Lanes::next`] knows the answer.
-    pub(super) fn wants(&self) -> Option<(Lane, u64)> {
-        let open = LANES.iter().zip(&self.lanes).find(|(_, ahead)| !ahead.messages.is_empty() || ahead.may_have_more);
+    /// The lane `first` is read before higher ones, whether it may have more or not.
+    pub(super) fn wants(&self, first: Option<usize>) -> Option<(Lane, u64)> {
+        let mut lanes = LANES.iter().zip(&self.lanes);
+        let open = match first {
+            Some(first) => lanes.nth(first),
+            None => lanes.find(|(_, ahead)| !ahead.messages.is_empty() || ahead.may_have_more),
+        };
         open.filter(|(_, ahead)| ahead.messages.is_empty()).map(|(lane, ahead)| (*lane, ahead.read))
     }
 
@@ -51,9 +56,13 @@ impl Lanes {
         }
     }
 
-    /// The next message.
-    pub(super) fn next(&mut self) -> Option<Waiting> {
-        self.lanes.iter_mut().find_map(|ahead| ahead.messages.pop_front())
+    /// The next message, of the lane `first` if one is named.
+    pub(super) fn next(&mut self, first: Option<usize>) -> Option<Waiting> {
+        let mut lanes = self.lanes.iter_mut();
+        match first {
+            Some(first) => lanes.nth(first)?.messages.pop_front(),
+            None => lanes.find_map(|ahead| ahead.messages.pop_front()),
+        }
     }
 }
 
@@ -86,23 +95,35 @@ mod tests {
     #[test]
     fn alarms_overtake_and_each_lane_keeps_its_order() {
         let mut lanes = Lanes::new();
-        assert_eq!(lanes.wants(), Some((Lane::Alarm, 0)));
+        assert_eq!(lanes.wants(None), Some((Lane::Alarm, 0)));
         fill(&mut lanes, Lane::Alarm, &[]);
-        assert_eq!(lanes.wants(), Some((Lane::Live, 0)));
+        assert_eq!(lanes.wants(None), Some((Lane::Live, 0)));
         fill(&mut lanes, Lane::Live, &[1, 2, 3]);
-        assert_eq!(lanes.wants(), None);
-        assert_eq!(lanes.next().map(|next| next.seq), Some(1));
+        assert_eq!(lanes.wants(None), None);
+        assert_eq!(lanes.next(None).map(|next| next.seq), Some(1));
         lanes.look_again();
-        assert_eq!(lanes.wants(), Some((Lane::Alarm, 0)), "an alarm may have come meanwhile");
+        assert_eq!(lanes.wants(None), Some((Lane::Alarm, 0)), "an alarm may have come meanwhile");
         fill(&mut lanes, Lane::Alarm, &[1]);
-        assert_eq!(lanes.next(), Some(waiting(Lane::Alarm, 1)));
+        assert_eq!(lanes.next(None), Some(waiting(Lane::Alarm, 1)));
         fill(&mut lanes, Lane::Alarm, &[]);
-        assert_eq!(lanes.next().map(|next| next.seq), Some(2));
-        assert_eq!(lanes.next().map(|next| next.seq), Some(3));
-        assert_eq!(lanes.wants(), Some((Lane::Live, 3)));
+        assert_eq!(lanes.next(None).map(|next| next.seq), Some(2));
+        assert_eq!(lanes.next(None).map(|next| next.seq), Some(3));
+        assert_eq!(lanes.wants(None), Some((Lane::Live, 3)));
         fill(&mut lanes, Lane::Live, &[]);
-        assert_eq!(lanes.wants(), Some((Lane::Backlog, 0)));
+        assert_eq!(lanes.wants(None), Some((Lane::Backlog, 0)));
         fill(&mut lanes, Lane::Backlog, &[]);
-        assert!(lanes.wants().is_none() && lanes.next().is_none());
+        assert!(lanes.wants(None).is_none() && lanes.next(None).is_none());
+    }
+
+    #[test]
+    fn the_lane_that_goes_on_with_an_earlier_run_is_first() {
+        let mut lanes = Lanes::new();
+        let live = Some(Lane::Live as usize);
+        assert_eq!(lanes.wants(live), Some((Lane::Live, 0)));
+        fill(&mut lanes, Lane::Alarm, &[1]);
+        fill(&mut lanes, Lane::Live, &[1, 2]);
+        assert_eq!(lanes.wants(live), None);
+        assert_eq!(lanes.next(live), Some(waiting(Lane::Live, 1)));
+        assert_eq!(lanes.next(None), Some(waiting(Lane::Alarm, 1)));
     }
 }

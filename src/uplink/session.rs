@@ -116,7 +116,7 @@ pub(super) struct Session {
     allowed: usize,
     max_qos: QoS,
     in_flight: VecDeque<InFlight>,
-    /// Before this index everything is written on this connection.
+    /// Before this index everything is written on this connection; behind it what was written before a message was refused for now.
     written: usize,
     /// Written on this connection and not ended.
     on_wire: usize,
@@ -229,6 +229,12 @@ impl Session {
     /// True if a message is in flight, or may be.
     pub(super) fn holds(&self, place: Place) -> bool {
         self.recovered.contains_key(&place) || self.in_flight.iter().any(|entry| entry.place == place)
+    }
+
+    /// The lane whose messages are to be taken first: those of an earlier run that may be at the remote. It counts them against its
+    /// Receive Maximum, and they go before anything new.
+    pub(super) fn continues(&self) -> Option<usize> {
+        self.recovered.keys().next().map(|place| place.queue)
     }
 
     /// Takes the next message of its lane. Returns it if it is given up: it may be at the remote already, and must not come twice.
@@ -423,7 +429,7 @@ impl Session {
 
     /// The message that has waited longest for an answer of the remote.
     pub(super) fn oldest_unanswered(&self) -> Option<Place> {
-        self.in_flight.iter().take(self.written).find(|entry| entry.is_written && entry.needs <= self.saved).map(|entry| entry.place)
+        self.in_flight.iter().find(|entry| entry.is_written && entry.needs <= self.saved).map(|entry| entry.place)
     }
 
     /// About how large a message in flight is, in bytes.

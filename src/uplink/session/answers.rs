@@ -76,23 +76,21 @@ impl Session {
         }
     }
 
-    /// Puts a message that was not taken behind what is written, under a new identifier.
+    /// A message that was not taken keeps its place and is the next to be written, under a new identifier: what stood behind it and
+    /// was not taken either follows it again, in order.
     fn take_back(&mut self, index: usize) {
-        let Some(mut entry) = self.in_flight.remove(index) else { return };
-        if index < self.written {
-            self.written -= 1;
-        }
+        let Some(entry) = self.in_flight.get_mut(index) else { return };
         self.on_wire -= usize::from(entry.is_written);
-        if let Some(packet_id) = entry.packet_id.take() {
-            self.exact -= usize::from(entry.is_exact);
-            self.free(packet_id, entry.is_exact);
-        }
         entry.stage = Stage::Unsent;
         entry.is_written = false;
         entry.refusals = entry.refusals.saturating_add(1);
-        let at = self.written.min(self.in_flight.len());
-        self.in_flight.insert(at, entry);
-        self.number(at);
+        let (packet_id, is_exact) = (entry.packet_id.take(), entry.is_exact);
+        if let Some(packet_id) = packet_id {
+            self.exact -= usize::from(is_exact);
+            self.free(packet_id, is_exact);
+        }
+        self.written = self.written.min(index);
+        self.number(index);
     }
 }
 

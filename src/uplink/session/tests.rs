@@ -203,6 +203,32 @@ fn a_refusal_tells_later_from_never() {
 }
 
 #[test]
+fn what_is_refused_for_now_goes_before_what_stood_behind_it() {
+    let mut session = on_its_way(4);
+    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert_eq!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
+    assert_eq!(session.received(id(3), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
+    assert_eq!(session.oldest_unanswered(), Some(place(4)));
+    save(&mut session);
+    assert_eq!(written(&mut session), ["release 1", "2", "3"]);
+    assert_eq!(session.received(id(5), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
+    save(&mut session);
+    session.connected(true, 10, QoS::ExactlyOnce);
+    assert_eq!(written(&mut session), ["release 1", "2", "3 again", "4 again"]);
+}
+
+#[test]
+fn messages_of_an_earlier_run_go_before_new_ones_of_higher_lanes() {
+    let mut session = crashed_after_release(4);
+    session.offer(waiting(2, QoS::ExactlyOnce));
+    assert_eq!(session.continues(), Some(1), "two are missing");
+    session.offer(waiting(3, QoS::ExactlyOnce));
+    assert_eq!(session.continues(), Some(1), "one is missing");
+    session.nothing_more_waits(1);
+    assert_eq!(session.continues(), None);
+}
+
+#[test]
 fn a_receipt_for_something_unknown_is_released() {
     let mut session = connected(10, 10);
     assert_eq!(session.received(id(77), ReasonCode::SUCCESS), Verdict::Unknown);
