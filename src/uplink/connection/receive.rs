@@ -1,0 +1,155 @@
+//! What comes from the remote on a connection: answers, messages, its farewell.
+
+use super::Connection;
+use crate::mqtt::{PacketId, QoS, ReasonCode};
+use crate::outbox::Place;
+use crate::time::now;
+use crate::uplink::inbound::Delivery;
+use crate::uplink::link::{Command, Incoming, LinkError};
+use crate::uplink::session::Verdict;
+
+/// Packets taken from the remote before sending goes on.
+const RECEIVE_BATCH: usize = 512;
+/// So often a remote may disconnect because of one message.
+const MAX_DISCONNECTS: u8 = 3;
+
+impl Connection<'_> {
+    /// Takes a packet and those that are there already, so that one write and one settling serve many.
+    pub(super) async fn receive(&mut self, first: Incoming) -> Result<(), LinkError> {
+        if first == Incoming::Written {
+            return Ok(());
+        }
+        let mut settled = Vec::new();
+        let mut outcome = self.take(first, &mut settled).await;
+        for _ in 0..RECEIVE_BATCH {
+            if outcome.is_err() {
+                break;
+            }
+            let Some(next) = self.link.next_ready() else { break };
+            outcome = match next {
+                Ok(incoming) => self.take(incoming, &mut settled).await,
+                Err(error) => Err(error),
+            };
+        }
+        // What was acknowledged is settled even if the connection broke just after.
+        self.uplink.outbox.settle(&settled);
+        outcome
+    }
+
+    async fn take(&mut self, incoming: Incoming, settled: &mut Vec<Place>) -> Result<(), LinkError> {
+        match incoming {
+            Incoming::PubAck(packet_id, reason) => {
+                let verdict = self.uplink.session.acknowledged(packet_id, reason);
+                self.judge(verdict, settled);
+            }
+            Incoming::PubRec(packet_id, reason) => {
+                let verdict = self.uplink.session.received(packet_id, reason);
+                self.judge(verdict, settled);
+            }
+            Incoming::PubComp(packet_id) => {
+                let verdict = self.uplink.session.completed(packet_id);
+                self.judge(verdict, settled);
+            }
+            Incoming::PubRel(packet_id) => self.uplink.session.released(packet_id),
+            Incoming::Publish { topic, qos, packet_id, .. }
+                if !self.uplink.settings.receive.iter().any(|receive| receive.covers(&topic)) =>
+            {
+                // Of a filter that is not in the file any more, or never asked for.
+                tracing::debug!(uplink = %self.uplink.settings.name, %topic, "a message that no `receive` filter asks for is left out");
+                if let Some(packet_id) = packet_id {
+                    self.left_out(packet_id, qos)?;
+                }
+            }
+            Incoming::Publish { topic, payload, qos, retain, packet_id, properties } => {
+                let is_repeated = qos == QoS::ExactlyOnce && packet_id.is_some_and(|packet_id| !self.uplink.session.is_new(packet_id));
+                if !is_repeated {
+                    self.uplink.status.counters.received.count();
+                    self.uplink.deliveries.hand_over(topic, payload, (qos, retain), packet_id, properties).await;
+                }
+            }
+            Incoming::SubAck(failed) => self.subscribed(&failed),
+            Incoming::Disconnect(reason) => {
+                self.suspect(reason);
+                return Err(LinkError::Broken(format!("the remote broker disconnected: {reason}")));
+            }
+            Incoming::Accepted(_) | Incoming::Refused(_) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
+            Incoming::Unusable(packet_id, qos) => {
+                tracing::warn!(uplink = %self.uplink.settings.name, "a message of the remote is dropped: its topic is too deep or not allowed");
+                if let Some(packet_id) = packet_id {
+                    self.left_out(packet_id, qos)?;
+                }
+            }
+            Incoming::Other => self.pinged = None,
+            Incoming::Written => {}
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, verdict: Verdict, settled: &mut Vec<Place>) {
+        match verdict {
+            Verdict::Delivered(place) => {
+                self.uplink.status.counters.acknowledged.count();
+                if !self.uplink.session.has_refused() {
+                    self.hold.reset();
+                }
+                settled.push(place);
+            }
+            Verdict::Refused { place, reason, message: Some(message) } => self.uplink.bury(place, message, reason.to_string()),
+            Verdict::Refused { place, message: None, .. } => settled.push(place),
+            Verdict::Later(reason) => {
+                if self.hold_until.is_none() {
+                    let pause = self.hold.next_delay();
+                    self.uplink.status.held(&reason.to_string(), pause);
+                    self.hold_until = Some(now() + pause);
+                }
+            }
+            Verdict::Going => {}
+            Verdict::Unknown => tracing::debug!("an answer to nothing in flight"),
+        }
+    }
+
+    /// A message of the remote that is not handed on is answered like the others.
+    fn left_out(&mut self, packet_id: PacketId, qos: QoS) -> Result<(), LinkError> {
+        let is_exact = qos == QoS::ExactlyOnce;
+        if is_exact && !self.uplink.session.is_new(packet_id) {
+            return Ok(());
+        }
+        self.delivered(Delivery { packet_id, is_exact, is_safe: true })
+    }
+
+    /// A remote that disconnects because of what it got is not sent the same for ever: the message that was first each time it did so
+    /// becomes a dead letter.
+    fn suspect(&mut self, reason: ReasonCode) {
+        const FAULTS: [u8; 7] = [0x81, 0x82, 0x87, 0x90, 0x95, 0x99, 0x9B];
+        let Some(place) = self.uplink.session.oldest_unanswered().filter(|_| FAULTS.contains(&reason.0)) else { return };
+        let times = self.uplink.suspect.filter(|(known, _)| *known == place).map_or(1, |(_, times)| times + 1);
+        self.uplink.suspect = Some((place, times));
+        if times < MAX_DISCONNECTS {
+            return;
+        }
+        self.uplink.suspect = None;
+        if let Some(message) = self.uplink.session.give_up(place) {
+            self.uplink.bury(place, message, format!("the remote disconnects when it gets it: {reason}"));
+        }
+    }
+
+    fn subscribed(&mut self, failed: &[usize]) {
+        self.uplink.is_subscribed = true;
+        for receive in failed.iter().filter_map(|index| self.wanted.get(*index)) {
+            tracing::error!(uplink = %self.uplink.settings.name, filter = %receive.filter, "the remote does not allow this subscription; change `receive` or the rights of this gateway");
+        }
+    }
+
+    /// The broker has a message of the remote safe, or never will.
+    pub(super) fn delivered(&mut self, delivery: Delivery) -> Result<(), LinkError> {
+        let Delivery { packet_id, is_exact, is_safe } = delivery;
+        if !is_safe {
+            return Ok(());
+        }
+        if is_exact {
+            self.uplink.session.taken(packet_id);
+            return Ok(());
+        }
+        self.link.feed(Command::PubAck(packet_id)).map(drop)
+    }
+}
