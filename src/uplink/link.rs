@@ -16,7 +16,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::transport::{self, Stream};
-use super::{Protocol, Receive, Remote, Secret, Settings};
+use super::{Receive, Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
 use crate::time::now;
@@ -170,16 +170,16 @@ impl Link {
     ) -> Result<(Self, Accepted), LinkError> {
         let patience = settings.connect_within;
         let opened = async {
-            if start == Start::Clean && settings.protocol == Protocol::V311 {
-                // MQTT 3.1.1 cannot begin a session anew and keep it: one connection ends the old one.
+            if start == Start::Clean {
+                // MQTT 3.1.1 cannot begin a session anew and keep it, and mosquitto (2.0.11) does not keep one that began with Clean
+                // Start over its own restart: one connection ends the old session.
                 let (mut last, _) = Self::dial(settings, remote, tls, Start::Clean).await?;
                 last.feed(Command::Disconnect)?;
                 while !last.is_idle() {
                     last.next().await?;
                 }
-                return Self::dial(settings, remote, tls, Start::Resume).await;
             }
-            Self::dial(settings, remote, tls, start).await
+            Self::dial(settings, remote, tls, Start::Resume).await
         };
         timeout(patience, opened)
             .await

@@ -212,7 +212,11 @@ impl Uplink {
             };
             match opened {
                 Ok((link, accepted)) => return Some(Ok((link, accepted, remote.clone()))),
-                Err(error) => last = error,
+                Err(error) => {
+                    // It may have accepted unheard, with a new session that knows no subscription.
+                    self.is_subscribed &= matches!(error, LinkError::Unreachable(_));
+                    last = error;
+                }
             }
         }
         Some(Err(last))

@@ -211,10 +211,6 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
     let running = AtomicBool::new(true);
     let done = AtomicU32::new(0);
     let mut said = Said::default();
-    // At its restart mosquitto 2.0.11 forgets a session that began with Clean Start; the second connection makes it one that is kept.
-    for _ in 0..2 {
-        run_and_kill(file, Duration::from_millis(1500), &mut said);
-    }
     std::thread::scope(|scope| {
         let trouble = scope.spawn(|| {
             let mut random = fastrand::Rng::with_seed(7);

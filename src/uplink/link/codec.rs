@@ -310,7 +310,7 @@ fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
     match command {
         Command::Connect { client_id, keep_alive, login, start } => {
             let mut properties = v5::ConnectProperties::new();
-            properties.session_expiry_interval = Some(SESSION_EXPIRY);
+            properties.session_expiry_interval = (start == Start::Resume).then_some(SESSION_EXPIRY);
             properties.max_packet_size = Some(MAX_INCOMING);
             properties.receive_maximum = Some(RECEIVE_MAXIMUM);
             let connect = v5::Connect { keep_alive, client_id, clean_start: start == Start::Clean, properties: Some(properties) };
