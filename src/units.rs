@@ -48,6 +48,33 @@ impl fmt::Display for Span {
     }
 }
 
+/// What a number of bytes costs, such as `1.20 EUR/MB`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Price {
+    /// Of one byte.
+    pub per_byte: f64,
+    /// Such as EUR.
+    pub currency: String,
+}
+
+impl FromStr for Price {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = || {
+            let (amount, per) = text.trim().split_once(' ')?;
+            let (currency, unit) = per.trim().split_once('/')?;
+            let amount: f64 = amount.parse().ok().filter(|amount: &f64| amount.is_finite() && *amount >= 0.0)?;
+            let bytes = format!("1{}", unit.trim()).parse::<bytesize::ByteSize>().ok()?.as_u64();
+            let is_name = !currency.is_empty() && currency.chars().all(char::is_alphabetic);
+            #[allow(clippy::cast_precision_loss)]
+            (is_name && bytes > 0 && unit.trim().ends_with('B'))
+                .then(|| Self { per_byte: amount / bytes as f64, currency: currency.to_owned() })
+        };
+        parts().ok_or_else(|| format!("`{text}` is not a price; write an amount, a currency and a size, such as 1.20 EUR/MB"))
+    }
+}
+
 struct WithUnit<T>(std::marker::PhantomData<T>);
 
 impl<T: FromStr<Err = String>> de::Visitor<'_> for WithUnit<T> {
@@ -86,6 +113,12 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+impl<'de> Deserialize<'de> for Price {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WithUnit(std::marker::PhantomData))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +134,14 @@ mod tests {
         assert!("500000y".parse::<Span>().unwrap_err().contains("too long"));
         assert!("soon".parse::<Span>().unwrap_err().contains("not a duration"));
         assert!("much".parse::<Size>().unwrap_err().contains("not a size"));
+    }
+
+    #[test]
+    fn a_price_has_amount_currency_and_size() {
+        assert_eq!("1.20 EUR/MB".parse(), Ok(Price { per_byte: 1.2e-6, currency: "EUR".to_owned() }));
+        assert_eq!("3 USD/kB".parse(), Ok(Price { per_byte: 0.003, currency: "USD".to_owned() }));
+        for wrong in ["1.20", "1.20 EUR", "EUR/MB", "1 EUR/month", "-1 EUR/MB", "1 /MB"] {
+            assert!(wrong.parse::<Price>().unwrap_err().contains("not a price"), "{wrong}");
+        }
     }
 }

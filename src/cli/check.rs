@@ -9,9 +9,7 @@ use super::{CONFIG, Failure, put};
 use crate::config::{self, LoadError};
 use crate::field::modbus::{blocks, costs};
 use crate::field::{Line, Wire};
-
-/// A serial line that is asked for more than this part of its time has little left for repetitions and silent devices.
-const FULL: f64 = 0.8;
+use crate::units::Price;
 
 /// What the gateway will do.
 #[derive(Debug, Serialize)]
@@ -31,6 +29,8 @@ struct LinePlan {
     /// Part of a serial line's time that the requests take; `None` where that is no limit.
     load: Option<f64>,
     requests_per_second: f64,
+    /// Part of a serial line's time that is left.
+    spare: Option<f64>,
     requests: Vec<RequestPlan>,
 }
 
@@ -41,6 +41,8 @@ struct RequestPlan {
     start: u16,
     count: u16,
     every_seconds: f64,
+    /// What one takes of a serial line's time.
+    bus_seconds: Option<f64>,
     points: usize,
 }
 
@@ -49,6 +51,19 @@ struct UplinkPlan {
     name: String,
     to: Vec<String>,
     client_id: String,
+    /// Bytes a day as an operator bills them, both ways: if nothing changes, and if every reading is sent.
+    bytes_per_day: [f64; 2],
+    bytes_per_month: [f64; 2],
+    messages_per_day: [f64; 2],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_per_month: Option<Cost>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cost {
+    least: f64,
+    most: f64,
+    currency: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,6 +79,7 @@ struct Told {
 struct Report {
     ok: bool,
     faults: Vec<Told>,
+    warnings: Vec<Told>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<Plan>,
 }
@@ -72,37 +88,51 @@ struct Report {
 pub(super) fn check(file: &Path, as_json: bool) -> Result<(), Failure> {
     let loaded = config::load(file);
     if !as_json {
-        return put(describe(file, &plan(&loaded?)).as_bytes()).map(drop);
+        let config = loaded?;
+        return put(describe(file, &plan(&config), &config.warnings).as_bytes()).map(drop);
     }
+    let all = |found: &[config::Fault]| found.iter().map(told).collect();
     match loaded {
-        Ok(config) => put_json(&Report { ok: true, faults: Vec::new(), plan: Some(plan(&config)) }),
+        Ok(config) => put_json(&Report { ok: true, faults: Vec::new(), warnings: all(&config.warnings), plan: Some(plan(&config)) }),
         Err(LoadError::Faults(found)) => {
-            let told = |fault: &config::Fault| Told {
-                file: fault.file.clone(),
-                line: fault.line,
-                column: fault.column,
-                message: fault.message.clone(),
-            };
-            let faults = found.iter().map(told).collect();
-            put_json(&Report { ok: false, faults, plan: None })?;
+            put_json(&Report { ok: false, faults: all(&found), warnings: Vec::new(), plan: None })?;
             Err(Failure { code: CONFIG, message: String::new() })
         }
         Err(error) => Err(error.into()),
     }
 }
 
+fn told(fault: &config::Fault) -> Told {
+    Told { file: fault.file.clone(), line: fault.line, column: fault.column, message: fault.message.clone() }
+}
+
 fn plan(config: &config::Gateway) -> Plan {
-    let uplink = |uplink: &config::Uplink| UplinkPlan {
-        name: uplink.settings.name.clone(),
-        to: uplink.settings.remotes.iter().map(ToString::to_string).collect(),
-        client_id: uplink.settings.client_id.clone(),
-    };
+    let uplink = |uplink: &config::Uplink| uplink_plan(config, uplink);
     Plan {
         lines: config.lines.iter().map(line_plan).collect(),
         devices: config.lines.iter().map(|line| line.devices.len()).sum(),
         points: config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum(),
         listeners: config.broker.iter().flat_map(|broker| &broker.listen).map(ToString::to_string).collect(),
         uplinks: config.uplinks.iter().map(uplink).collect(),
+    }
+}
+
+fn uplink_plan(config: &config::Gateway, uplink: &config::Uplink) -> UplinkPlan {
+    let traffic = config::traffic(&config.lines, &config.points, uplink);
+    let bytes_per_month = [traffic.least, traffic.most].map(|bytes| bytes * config::MONTH);
+    let cost = |price: &Price| Cost {
+        least: bytes_per_month[0] * price.per_byte,
+        most: bytes_per_month[1] * price.per_byte,
+        currency: price.currency.clone(),
+    };
+    UplinkPlan {
+        name: uplink.settings.name.clone(),
+        to: uplink.settings.remotes.iter().map(ToString::to_string).collect(),
+        client_id: uplink.settings.client_id.clone(),
+        bytes_per_day: [traffic.least, traffic.most],
+        bytes_per_month,
+        messages_per_day: [traffic.least_messages, traffic.most_messages],
+        cost_per_month: uplink.tariff.price.as_ref().map(cost),
     }
 }
 
@@ -113,29 +143,37 @@ fn line_plan(line: &Line) -> LinePlan {
         Wire::Tcp(address) | Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) => Some(address.clone()),
         Wire::Serial(port) => Some(port.path.clone()),
     };
-    let taken = blocks.iter().map(|block| costs.time(block.table, block.count).as_secs_f64() / block.every.as_secs_f64());
-    let load = matches!(line.wire, Wire::Serial(_)).then(|| taken.fold(0.0, |sum, load| sum + load));
+    let load = config::load_of(line);
     let request = |block: &crate::field::modbus::plan::Block| RequestPlan {
         device: line.devices.get(block.device).map_or_else(String::new, |device| device.name.clone()),
         table: block.table.name(),
         start: block.start,
         count: block.count,
         every_seconds: block.every.as_secs_f64(),
+        bus_seconds: load.map(|_| (costs.time(block.table, block.count).as_secs_f64() * 1e4).round() / 1e4),
         points: block.points.len(),
     };
     LinePlan {
         name: line.name.clone(),
         at,
         load,
+        spare: load.map(|load| (1.0 - load).max(0.0)),
         requests_per_second: blocks.iter().map(|block| 1.0 / block.every.as_secs_f64()).sum(),
         requests: blocks.iter().map(request).collect(),
     }
 }
 
 /// The plan as a person reads it.
-fn describe(file: &Path, plan: &Plan) -> String {
-    let mut out = format!(
-        "{} is correct: {}, {}, {}, {}\n",
+fn describe(file: &Path, plan: &Plan, warnings: &[config::Fault]) -> String {
+    let mut out = String::new();
+    // Writing to a text cannot fail.
+    for warning in warnings {
+        let config::Fault { file, line, column, message, excerpt } = warning;
+        let _ = writeln!(out, "{file}:{line}:{column} warning: {message}{excerpt}");
+    }
+    let _ = writeln!(
+        out,
+        "{} is correct: {}, {}, {}, {}",
         file.display(),
         counted(plan.lines.len(), "line"),
         counted(plan.devices, "device"),
@@ -145,12 +183,11 @@ fn describe(file: &Path, plan: &Plan) -> String {
     for line in &plan.lines {
         describe_line(line, &mut out);
     }
-    // Writing to a text cannot fail.
     for listener in &plan.listeners {
         let _ = writeln!(out, "broker on {listener}");
     }
     for uplink in &plan.uplinks {
-        let _ = writeln!(out, "uplink {} to {} as {}", uplink.name, uplink.to.join(", then "), uplink.client_id);
+        describe_uplink(uplink, &mut out);
     }
     out
 }
@@ -161,21 +198,29 @@ fn describe_line(line: &LinePlan, out: &mut String) {
         (None, _) => writeln!(out, "line {} (simulated): no requests", line.name),
         (Some(at), None) => writeln!(out, "line {} ({at}): {requests}, {:.1} per second", line.name, line.requests_per_second),
         (Some(at), Some(load)) => {
-            let warning = match load {
-                load if load > 1.0 => "; too much: every interval will be stretched; read less often, or at a higher speed",
-                load if load > FULL => {
-                    "; little is left for repetitions and devices that are silent; read less often, or at a higher speed"
-                }
-                _ => "",
-            };
-            writeln!(out, "line {} ({at}): {requests}, load {:.0} %{warning}", line.name, load * 100.0)
+            let spare = line.spare.unwrap_or_default() * 100.0;
+            writeln!(out, "line {} ({at}): {requests}, load {:.0} %, spare {spare:.0} %", line.name, load * 100.0)
         }
     };
     for request in &line.requests {
         let every = humantime::format_duration(std::time::Duration::from_secs_f64(request.every_seconds));
         let RequestPlan { device, table, start, count, points, .. } = request;
-        let _ = writeln!(out, "  {device}: {count} {table} from {start} every {every}, {}", counted(*points, "point"));
+        let bus = request.bus_seconds.map_or_else(String::new, |seconds| format!(", {:.1} ms of the bus", seconds * 1000.0));
+        let _ = writeln!(out, "  {device}: {count} {table} from {start} every {every}, {}{bus}", counted(*points, "point"));
     }
+}
+
+fn describe_uplink(uplink: &UplinkPlan, out: &mut String) {
+    let _ = writeln!(out, "uplink {} to {} as {}", uplink.name, uplink.to.join(", then "), uplink.client_id);
+    let between = |[least, most]: [f64; 2]| {
+        let (least, most) = (config::size(least), config::size(most));
+        if least == most { format!("about {most}") } else { format!("{least} (nothing changes) to {most} (every reading is sent)") }
+    };
+    let _ = writeln!(out, "  a day {}", between(uplink.bytes_per_day));
+    let cost = uplink.cost_per_month.as_ref().map_or_else(String::new, |Cost { least, most, currency }| {
+        if (most - least).abs() < 0.005 { format!(", {most:.2} {currency}") } else { format!(", {least:.2} to {most:.2} {currency}") }
+    });
+    let _ = writeln!(out, "  a month {}{cost}", between(uplink.bytes_per_month));
 }
 
 fn counted(count: usize, what: &str) -> String {

@@ -108,8 +108,11 @@ impl Document {
             Ok(Lenient(value)) => value,
             Err(error) => {
                 let place = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-                if faults.is_empty() {
-                    faults.at(place, format!("not YAML: {error}"));
+                let second = text.lines().enumerate().skip(1).find(|(_, line)| line.starts_with("---")).map(|(index, _)| index + 1);
+                match second.filter(|_| error.to_string().contains("more than one document")) {
+                    Some(line) => faults.at((line, 1), "a file is one document; remove `---` and what follows".to_owned()),
+                    None if faults.is_empty() => faults.at(place, format!("not YAML: {error}")),
+                    None => {}
                 }
                 return None;
             }
@@ -353,6 +356,9 @@ fn readable(message: &str) -> String {
     if let Some(typed) = quoted(message, "unknown variant `") {
         let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
         return format!("\"{typed}\" is not possible here; {}", suggestion(typed, known));
+    }
+    if let Some((_, length)) = message.split_once("expected an array of length ") {
+        return format!("type a list of {length}: [ ... ]");
     }
     let plain = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     match plain.and_then(|rest| rest.rsplit_once(", expected ")) {

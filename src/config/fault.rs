@@ -72,24 +72,38 @@ pub(super) struct Faults {
     file: String,
     text: String,
     found: Vec<Fault>,
+    warnings: Vec<Fault>,
 }
 
 impl Faults {
     /// Of a file with this text.
     pub(super) fn new(file: &str, text: &str) -> Self {
-        Self { file: file.to_owned(), text: text.to_owned(), found: Vec::new() }
+        Self { file: file.to_owned(), text: text.to_owned(), found: Vec::new(), warnings: Vec::new() }
     }
 
     /// Adds those of another file.
     pub(super) fn append(&mut self, other: Self) {
         self.found.extend(other.found);
+        self.warnings.extend(other.warnings);
     }
 
-    pub(super) fn at(&mut self, (line, column): Place, message: String) {
-        let fault = Fault { file: self.file.clone(), line, column, message, excerpt: excerpt(&self.text, (line, column)) };
+    pub(super) fn at(&mut self, place: Place, message: String) {
+        let fault = self.told(place, message);
         if !self.found.contains(&fault) {
             self.found.push(fault);
         }
+    }
+
+    /// Notes something that is no fault.
+    pub(super) fn warn(&mut self, place: Place, message: String) {
+        let warning = self.told(place, message);
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    fn told(&self, (line, column): Place, message: String) -> Fault {
+        Fault { file: self.file.clone(), line, column, message, excerpt: excerpt(&self.text, (line, column)) }
     }
 
     /// True if something was noted between two places.
@@ -101,11 +115,19 @@ impl Faults {
         self.found.is_empty()
     }
 
-    pub(super) fn in_order(mut self) -> Vec<Fault> {
-        let own = self.file.clone();
-        self.found.sort_by_key(|fault| (fault.file != own, fault.line, fault.column));
-        self.found
+    pub(super) fn in_order(self) -> Vec<Fault> {
+        sorted(self.found, &self.file)
     }
+
+    pub(super) fn warnings(&mut self) -> Vec<Fault> {
+        sorted(std::mem::take(&mut self.warnings), &self.file)
+    }
+}
+
+/// In the order of the file, then those of other files.
+fn sorted(mut found: Vec<Fault>, own: &str) -> Vec<Fault> {
+    found.sort_by_key(|fault| (fault.file != own, fault.line, fault.column));
+    found
 }
 
 /// Names that are listed for somebody whose name is none of them.

@@ -17,7 +17,7 @@ use crate::message::{Lane, SessionLost};
 use crate::mqtt::TopicFilter;
 use crate::outbox::WhenFull;
 use crate::report::template::Template as TopicTemplate;
-use crate::units::{Size, Span};
+use crate::units::{Price, Size, Span};
 use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
 mod broker;
@@ -289,6 +289,7 @@ pub(super) struct Uplink {
     pub(super) window: Option<u16>,
     #[serde(default = "yes")]
     pub(super) number_messages: bool,
+    pub(super) tariff: Option<Tariff>,
     #[serde(default)]
     pub(super) send: Vec<Send>,
     #[serde(default)]
@@ -346,6 +347,13 @@ pub(super) struct Tcp {
     pub(super) user_timeout: Option<Span>,
     pub(super) interface: Option<String>,
     pub(super) congestion: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tariff {
+    pub(super) per_month: Option<Size>,
+    pub(super) price: Option<Price>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,7 +5,7 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `fault` (messages).
+//! `document` (YAML with positions), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `fault` (messages).
 
 mod document;
 mod fault;
@@ -13,6 +13,7 @@ mod file;
 pub mod presets;
 mod profiles;
 mod resolve;
+mod traffic;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use fault::{Fault, suggestion};
+pub use traffic::{MONTH, Traffic, load as load_of, size, traffic};
 
 use crate::broker::access::Access;
 use crate::broker::admission::AdmissionLimits;
@@ -30,6 +32,7 @@ use crate::mqtt::TopicName;
 use crate::outbox::{self, Rule};
 use crate::reading::DeviceId;
 use crate::report::PointReport;
+use crate::units::Price;
 use crate::uplink;
 
 /// A gateway as meant by its file.
@@ -55,6 +58,8 @@ pub struct Gateway {
     pub uplinks: Vec<Uplink>,
     /// How long a stop may take to send what waits.
     pub shutdown_grace: Duration,
+    /// What is possible but will hurt, in the order of the file.
+    pub warnings: Vec<Fault>,
     /// Real-time priority of the threads of serial lines (SCHED_FIFO, 1 to 99), if the machine is to give them one.
     pub line_priority: Option<u8>,
 }
@@ -94,6 +99,17 @@ pub struct Uplink {
     pub settings: uplink::Settings,
     /// What goes there.
     pub rules: Vec<Rule>,
+    /// What it costs.
+    pub tariff: Tariff,
+}
+
+/// What the operator of a link takes for it; for what `wellhead check` says only.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tariff {
+    /// Bytes that are meant to be used in a month.
+    pub per_month: Option<u64>,
+    /// What they cost.
+    pub price: Option<Price>,
 }
 
 /// Why there is no configuration.
@@ -144,7 +160,7 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
         resolve::resolve(&file, &document, (folder, &outside), &mut faults)
     });
     match (gateway, faults.is_empty()) {
-        (Some(gateway), true) => Ok(gateway),
+        (Some(gateway), true) => Ok(Gateway { warnings: faults.warnings(), ..gateway }),
         (None, true) => {
             faults.at((1, 1), "nothing in this file; begin with `site: <name>`".to_owned());
             Err(faults.in_order())

@@ -1,10 +1,12 @@
 //! As typed to as meant: names are looked up, defaults filled in, contradictions noted.
 
+mod advice;
 mod broker;
 mod field;
 mod meaning;
 mod north;
 mod point;
+mod reach;
 mod text;
 
 use std::collections::HashSet;
@@ -61,12 +63,24 @@ impl Check<'_> {
         self.faults.at(place, message.into());
     }
 
+    /// Notes what is possible but will hurt.
+    fn warn(&mut self, path: &[Step], message: impl Into<String>) {
+        let place = self.document.place(path);
+        self.faults.warn(place, message.into());
+    }
+
     /// Notes that something is missing in a node, unless a fault in it may be the reason.
     fn missing(&mut self, path: &[Step], message: impl Into<String>) {
-        let (start, end) = self.document.extent(path);
-        if !self.faults.between(start, end) {
+        if !self.is_faulty(path) {
+            let (start, _) = self.document.extent(path);
             self.faults.at(start, message.into());
         }
+    }
+
+    /// True if a fault in a node has been noted.
+    fn is_faulty(&self, path: &[Step]) -> bool {
+        let (start, end) = self.document.extent(path);
+        self.faults.between(start, end)
     }
 
     /// Notes a name that is none.
@@ -145,6 +159,8 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
     let field::Field { lines, reports, availability, groups } = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
     let uplinks = north::uplinks(&mut check, broker.is_some());
+    advice::loads(&mut check, &lines);
+    advice::uplinks(&mut check, &uplinks, &lines, (&reports, &availability));
     let (data_folder, outbox) = north::outbox(&mut check);
     if file.lines.is_empty() && file.broker.is_none() && !document.has("lines") && !document.has("broker") {
         check.fault(&[], "neither lines nor a broker: there is nothing to do; add `lines:` or `broker:`");
@@ -160,6 +176,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
         outbox,
         uplinks,
         line_priority: None,
+        warnings: Vec::new(),
         shutdown_grace: file.shutdown_grace.map_or(Duration::from_secs(10), |span| span.0),
     })
 }

@@ -46,7 +46,46 @@ fn check_shows_the_load_of_a_serial_line() {
     let (code, out, _) = run(wellhead().arg("check").arg(&file));
     assert_eq!(code, Some(0));
     assert!(out.contains("line bus (/dev/ttyUSB0): 1 request, load 28 %"), "{out}");
-    assert!(out.contains("d: 3 holding from 0 every 100ms, 2 points"), "{out}");
+    assert!(out.contains("d: 3 holding from 0 every 100ms, 2 points, "), "{out}");
+    assert!(out.contains("load 28 %, spare 72 %") && out.contains("ms of the bus"), "{out}");
+}
+
+#[test]
+fn check_says_what_an_uplink_carries_and_costs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let text = "site: x
+lines: [ { name: bus, modbus_tcp: 127.0.0.1:502 } ]
+devices:
+  - name: d
+    line: bus
+    points:
+      often: { holding: 0, type: u16, every: 10s }
+      seldom: { holding: 1, type: u16, every: 10s, deadband: 1, at_least_every: 100s }
+      local: { holding: 2, type: u16, every: 1s, topic: here/only }
+uplinks:
+  - name: cloud
+    to: mqtt://127.0.0.1:1
+    number_messages: false
+    send: [ { filter: 'x/#' } ]
+    tariff: { per_month: 50MB, price: 2 EUR/MB }
+";
+    fs::write(&file, text).unwrap();
+    let (code, out, error) = run(wellhead().arg("check").arg(&file));
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains("gateway.yaml:15:26 warning: if every reading is sent, ") && out.contains("50.0 MB are meant"), "{out}");
+    assert!(out.contains("a day ") && out.contains("(nothing changes) to ") && out.contains(" EUR"), "{out}");
+    let (_, out, _) = run(wellhead().args(["check", "--json"]).arg(&file));
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let uplink = &report["plan"]["uplinks"][0];
+    // 8640 readings each; at least all of one point and 864 of the other.
+    assert_eq!(uplink["messages_per_day"], serde_json::json!([9504.0, 17280.0]));
+    let [least, most] = [0, 1].map(|index| uplink["bytes_per_day"][index].as_f64().unwrap());
+    // A message that goes alone costs 136 bytes, topic and payload.
+    assert!((9504.0 * 180.0..9504.0 * 220.0).contains(&least) && (17280.0 * 180.0..17280.0 * 220.0).contains(&most), "{uplink}");
+    let cost = uplink["cost_per_month"]["most"].as_f64().unwrap();
+    assert!((cost - most * 30.0 * 2e-6).abs() < 0.01 && uplink["cost_per_month"]["currency"] == "EUR", "{uplink}");
+    assert_eq!(report["warnings"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -65,8 +104,9 @@ fn check_tells_scripts_the_plan_or_the_faults_as_json() {
     let line = &report["plan"]["lines"][0];
     assert!(line["name"] == "bus" && line["load"].as_f64().unwrap() > 1.0, "{report}");
     let request = &line["requests"][0];
-    let expected = serde_json::json!({ "device": "d", "table": "holding", "start": 0, "count": 2, "every_seconds": 0.1, "points": 1 });
+    let expected = serde_json::json!({ "device": "d", "table": "holding", "start": 0, "count": 2, "every_seconds": 0.1, "points": 1, "bus_seconds": 0.1758 });
     assert_eq!(*request, expected);
+    assert!(line["spare"] == 0.0 && report["warnings"].to_string().contains("more than there is"), "{report}");
     let (code, report) = check(&format!("site: x\nlines: [ {{ name: bus, serial: /dev/ttyUSB0, sped: 1200 8N1 }} ]\n{device}"));
     assert_eq!((code, &report["ok"]), (Some(78), &false.into()));
     let fault = &report["faults"][0];

@@ -1,7 +1,9 @@
-//! `tests/config/<case>/gateway.yaml` with `errors.txt`: every fault of a file, in order; a case without `errors.txt` is correct.
+//! Files with their faults, exactly and in order: `tests/config/<case>/gateway.yaml` with `errors.txt`; `tests/config/bad/<case>.yaml`,
+//! where each fault stands in a comment `#! <line>:<column> <message>` at the end; `tests/config/good/<case>.yaml` with warnings in
+//! comments `#? ...`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wellhead::config;
 
@@ -21,10 +23,62 @@ fn every_case_gives_exactly_its_faults() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
     let mut cases = 0;
     for entry in fs::read_dir(root).unwrap() {
-        check(&entry.unwrap().path());
-        cases += 1;
+        let folder = entry.unwrap().path();
+        if folder.join("gateway.yaml").exists() {
+            check(&folder);
+            cases += 1;
+        }
     }
-    assert!(cases >= 8, "{cases} cases");
+    assert!(cases >= 18, "{cases} cases");
+}
+
+/// The files of a folder of the corpus: names and texts.
+fn corpus(kind: &str) -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(kind);
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    files.into_iter().map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
+}
+
+/// A file without what is expected of it, which some faults would be found behind.
+fn typed(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| !line.starts_with("#! ") && !line.starts_with("#? ")).collect()
+}
+
+/// What the comments at the end of a file expect.
+fn expected(text: &str, mark: &str) -> Vec<String> {
+    text.lines().filter_map(|line| line.strip_prefix(mark)).map(str::to_owned).collect()
+}
+
+fn told(faults: &[config::Fault], file: &Path) -> Vec<String> {
+    let folder = file.parent().unwrap().display().to_string();
+    faults.iter().map(|fault| format!("{}:{} {}", fault.line, fault.column, fault.message).replace(&folder, "<folder>")).collect()
+}
+
+#[test]
+fn every_broken_file_of_the_corpus_is_told_what_is_wrong() {
+    let files = corpus("bad");
+    for (file, text) in &files {
+        let Err(faults) = config::parse("gateway.yaml", &typed(text), file.parent().unwrap()) else {
+            panic!("{} is correct", file.display())
+        };
+        assert_eq!(told(&faults, file), expected(text, "#! "), "{}", file.display());
+    }
+    assert!(files.len() >= 200, "{}", files.len());
+}
+
+#[test]
+fn every_good_file_of_the_corpus_is_correct_and_warned_of_what_will_hurt() {
+    let files = corpus("good");
+    for (file, text) in &files {
+        let gateway = config::parse("gateway.yaml", &typed(text), file.parent().unwrap());
+        let gateway = gateway.unwrap_or_else(|faults| panic!("{}: {faults:#?}", file.display()));
+        assert_eq!(told(&gateway.warnings, file), expected(text, "#? "), "{}", file.display());
+        let warns = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("warn-"));
+        assert_eq!(warns, !gateway.warnings.is_empty(), "{}", file.display());
+    }
+    assert!(files.len() >= 40, "{}", files.len());
 }
 
 /// The keys of the structs in `config/file.rs` and `config/file/`: what a person can type.

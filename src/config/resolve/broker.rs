@@ -81,7 +81,11 @@ fn tls(check: &mut Check<'_>, file: &file::Broker) -> Option<TlsSettings> {
     }
     let path = |path: &std::path::Path| check.path(path);
     let (cert, key) = (path(&tls.cert), path(&tls.key));
-    Some(TlsSettings { cert, key, client_ca: tls.client_ca.as_deref().map(path), client_certificates, certificate_is_login })
+    let client_ca = tls.client_ca.as_deref().map(path);
+    for (name, typed) in [("cert", Some(&tls.cert)), ("key", Some(&tls.key)), ("client_ca", tls.client_ca.as_ref())] {
+        check.readable(&at!["broker", "tls", name], typed.map(std::path::PathBuf::as_path));
+    }
+    Some(TlsSettings { cert, key, client_ca, client_certificates, certificate_is_login })
 }
 
 fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {

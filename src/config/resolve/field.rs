@@ -73,7 +73,8 @@ pub(super) fn resolve(check: &mut Check<'_>) -> Field {
         self::device(check, *index, device, &mut lines, &mut points);
     }
     let enabled = file.lines.iter().zip(lines).filter(|(line, _)| line.enabled);
-    let lines = enabled.filter_map(|(_, line)| line).collect();
+    let lines: Vec<Line> = enabled.filter_map(|(_, line)| line).collect();
+    super::advice::twins(check, &lines, |name| devices.iter().find(|(_, device)| device.name == name).map(|(index, _)| *index));
     Field { lines, reports: points.reports, availability: points.availability, groups: points.groups }
 }
 
@@ -144,6 +145,9 @@ fn wire(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Wire> 
     } else if let Some(text) = &line.tcp {
         Wire::Tcp(endpoint(check, &at!["lines", index, "tcp"], text, 23)?)
     } else if let Some(path) = &line.serial {
+        if line.enabled {
+            super::advice::missing_port(check, index, path);
+        }
         let speed = line.speed.or_else(|| DEFAULT_SPEED.parse().ok())?;
         Wire::Serial(Port { path: path.clone(), speed, ascii: line.framing == file::Framing::Ascii, rs485: line.rs485 })
     } else {
@@ -211,7 +215,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
                 let hint = fault::suggestion(name, known.iter().map(String::as_str));
                 check.fault(
                     &at!["devices", index, "profile"],
-                    format!("there is no profile \"{name}\"; {hint}; `wellhead profiles` lists those that come with the program"),
+                    format!("there is no profile \"{name}\"; {hint} (`wellhead profiles` lists those that come with the program)"),
                 );
             }
             found
@@ -260,6 +264,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
         take_topic(check, points, &topic, format!("the availability of {}", device.name), &at!["devices", index, "name"]);
         points.availability.push(topic);
     }
+    context.advise(check, &resolved, &points.reports);
     if enabled {
         line.devices.push(Arc::new(resolved));
     }

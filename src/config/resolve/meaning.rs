@@ -133,10 +133,12 @@ impl Context<'_> {
         let mut place = |bit: u8, key: &str| {
             let found = counted(bit, bits, spec.bit_order.unwrap_or_default());
             if found.is_none() {
-                let last = bits - 1;
+                let order = spec.bit_order.unwrap_or_default();
+                let first = u8::from(matches!(order, BitOrder::Lsb1 | BitOrder::Msb1));
+                let which = if matches!(order, BitOrder::Lsb0 | BitOrder::Lsb1) { "least" } else { "most" };
                 check.fault(
                     &self.path(name, key),
-                    format!("a register of this type has the bits 0 to {last}, 0 being the least significant"),
+                    format!("a register of this type has the bits {first} to {}, {first} being the {which} significant", first + bits - 1),
                 );
             }
             found.unwrap_or(0)

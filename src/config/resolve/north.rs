@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Check, at};
-use crate::config::{Uplink, file};
+use crate::config::{Tariff, Uplink, file};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Rule;
 use crate::{outbox, uplink};
@@ -54,10 +54,14 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
         let rules = rules(check, index, uplink);
         let settings = settings(check, index, resolved.len(), uplink);
         if let Some(settings) = settings.filter(|_| uplink.enabled) {
-            resolved.push(Uplink { settings, rules });
+            resolved.push(Uplink { settings, rules, tariff: tariff(uplink) });
         }
     }
     resolved
+}
+
+fn tariff(uplink: &file::Uplink) -> Tariff {
+    uplink.tariff.clone().map_or_else(Tariff::default, |typed| Tariff { per_month: typed.per_month.map(|size| size.0), price: typed.price })
 }
 
 fn rules(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<Rule> {
@@ -177,13 +181,7 @@ fn certificates(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> O
         }
     };
     for (key, path) in [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)] {
-        let path = path.as_ref().filter(|_| uplink.enabled).map(|path| check.path(path));
-        if let Some((path, error)) = path.and_then(|path| Some((path.clone(), std::fs::File::open(path).err()?))) {
-            check.fault(
-                &at!["uplinks", index, key],
-                format!("{}: {error}; name a PEM file that the user who runs wellhead can read", path.display()),
-            );
-        }
+        check.readable(&at!["uplinks", index, key], path.as_deref().filter(|_| uplink.enabled));
     }
     identity
 }
@@ -253,6 +251,7 @@ fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Result<O
 /// The first line of a file.
 fn read_secret(check: &mut Check<'_>, index: usize, file: &Path) -> Result<uplink::Secret, ()> {
     let path = check.path(file);
+    check.reachable(&at!["uplinks", index, "password_file"], &path);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(uplink::Secret(text.lines().next().unwrap_or_default().to_owned())),
         Err(error) => {

@@ -200,6 +200,11 @@ impl Context<'_> {
             return Some(Place::Group(group.to_owned()));
         }
         if known.is_empty() {
+            // A pattern that is wrong has been told of.
+            let place = if self.device.text.is_some() { at!["devices", self.index, "text"].to_vec() } else { self.text_path("match") };
+            if pattern.is_none() && check.is_faulty(&place) {
+                return None;
+            }
             check.missing(
                 &self.path(name, "from"),
                 format!("point \"{name}\" says not where it is; name it in the pattern as (?P<{name}>...), or add `find:` or `byte:`"),

@@ -1,5 +1,7 @@
 //! The session alone, and beside a small model of a remote: crashes, cuts, late answers, forgotten sessions.
 
+mod refusals;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use proptest::prelude::*;
@@ -185,39 +187,6 @@ fn a_forgotten_session_follows_the_class() {
 }
 
 #[test]
-fn a_refusal_tells_later_from_never() {
-    let mut session = connected(10, 10);
-    session.offer(waiting(1, QoS::AtLeastOnce));
-    session.offer(waiting(2, QoS::ExactlyOnce));
-    save(&mut session);
-    written(&mut session);
-    assert_eq!(session.acknowledged(id(1), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
-    assert_eq!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
-    save(&mut session);
-    assert_eq!(written(&mut session).len(), 2, "both once more, under new identifiers");
-    let verdict = session.acknowledged(id(3), ReasonCode::NOT_AUTHORIZED);
-    assert!(matches!(verdict, Verdict::Refused { place, reason: ReasonCode::NOT_AUTHORIZED, message: Some(_) } if place.seq == 1));
-    assert_eq!(session.acknowledged(id(3), ReasonCode::SUCCESS), Verdict::Unknown);
-    assert!(matches!(session.received(id(4), ReasonCode::NOT_AUTHORIZED), Verdict::Refused { .. }));
-    assert_eq!(session.in_flight(), 0);
-}
-
-#[test]
-fn what_is_refused_for_now_goes_before_what_stood_behind_it() {
-    let mut session = on_its_way(4);
-    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
-    assert_eq!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
-    assert_eq!(session.received(id(3), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
-    assert_eq!(session.oldest_unanswered(), Some(place(4)));
-    save(&mut session);
-    assert_eq!(written(&mut session), ["release 1", "2", "3"]);
-    assert_eq!(session.received(id(5), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(ReasonCode::QUOTA_EXCEEDED));
-    save(&mut session);
-    session.connected(true, 10, QoS::ExactlyOnce);
-    assert_eq!(written(&mut session), ["release 1", "2", "3 again", "4 again"]);
-}
-
-#[test]
 fn messages_of_an_earlier_run_go_before_new_ones_of_higher_lanes() {
     let mut session = crashed_after_release(4);
     session.offer(waiting(2, QoS::ExactlyOnce));
@@ -264,22 +233,6 @@ fn messages_of_the_remote_are_recognised_across_a_restart() {
 }
 
 #[test]
-fn identifier_in_use_means_that_a_repetition_has_arrived_and_that_a_new_message_needs_another() {
-    let mut session = connected(10, 10);
-    session.offer(waiting(1, QoS::ExactlyOnce));
-    save(&mut session);
-    assert_eq!(written(&mut session), ["1"]);
-    assert_eq!(session.received(id(1), ReasonCode::PACKET_IDENTIFIER_IN_USE), Verdict::Later(ReasonCode::PACKET_IDENTIFIER_IN_USE));
-    save(&mut session);
-    assert_eq!(written(&mut session), ["1"], "under identifier 2");
-    session.connected(true, 10, QoS::ExactlyOnce);
-    assert_eq!(written(&mut session), ["1 again"]);
-    assert_eq!(session.received(id(2), ReasonCode::PACKET_IDENTIFIER_IN_USE), Verdict::Going);
-    save(&mut session);
-    assert_eq!(written(&mut session), ["release 2"]);
-}
-
-#[test]
 fn a_receipt_that_comes_before_the_repetition_is_taken_and_ends_in_its_turn() {
     let mut session = connected(10, 10);
     session.offer(waiting(1, QoS::ExactlyOnce));
@@ -300,16 +253,6 @@ fn a_receipt_that_comes_before_the_repetition_is_taken_and_ends_in_its_turn() {
     session.offer(waiting(2, QoS::ExactlyOnce));
     save(&mut session);
     assert_eq!(written(&mut session), ["release 1", "2 again"]);
-}
-
-#[test]
-fn an_error_after_a_receipt_changes_nothing() {
-    let mut session = on_its_way(1);
-    session.received(id(1), ReasonCode::SUCCESS);
-    assert_eq!(session.received(id(1), ReasonCode::QUOTA_EXCEEDED), Verdict::Going);
-    save(&mut session);
-    assert_eq!(written(&mut session), ["release 1", "release 1"]);
-    assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
 }
 
 #[test]
@@ -359,21 +302,6 @@ fn a_full_memory_drains_after_a_restart() {
     assert!(session.room() > 0);
     session.offer(waiting(1, QoS::ExactlyOnce));
     assert_eq!(written(&mut session), ["1 again"]);
-}
-
-#[test]
-fn what_is_refused_without_a_promise_is_given_up_in_the_end() {
-    let mut session = connected(10, 10);
-    session.offer(waiting(1, QoS::AtLeastOnce));
-    let mut refusals = 0;
-    let refused = loop {
-        let Some(Step::Publish(send)) = session.next() else { panic!("it is offered again") };
-        match session.acknowledged(send.packet_id.unwrap(), ReasonCode::IMPLEMENTATION_SPECIFIC) {
-            Verdict::Later(_) => refusals += 1,
-            verdict => break verdict,
-        }
-    };
-    assert!(matches!(refused, Verdict::Refused { .. }) && refusals == 5, "{refusals}");
 }
 
 #[test]

@@ -1,0 +1,247 @@
+//! What is possible and hardly meant: faults where it cannot be meant, warnings where it will hurt.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::field::Context;
+use super::{Check, at};
+use crate::config::Uplink;
+use crate::config::traffic::{MONTH, load, size, traffic};
+use crate::field::decode::{Part, Register, Table};
+use crate::field::{Device, Line, Point, Source, Wire};
+use crate::mqtt::{TopicFilter, TopicName};
+use crate::report::PointReport;
+use crate::uplink::Protocol;
+
+/// A serial line that is asked for more than this part of its time has little left for repetitions and silent devices.
+const FULL: f64 = 0.8;
+
+/// A value of a point: where it begins, where it ends, whose it is.
+struct Piece<'a> {
+    table: Table,
+    start: u32,
+    end: u32,
+    point: &'a Point,
+    register: &'a Register,
+}
+
+impl Piece<'_> {
+    /// True if both may stand in the same registers: parts of one word, or the same kind at the same place.
+    fn agrees(&self, other: &Self) -> bool {
+        let is_view = |register: &Register| {
+            register.meaning.part != Part::Whole || !register.meaning.flags.is_empty() || register.meaning.kind.bits() < 16
+        };
+        let is_same = self.start == other.start && self.register.meaning.kind == other.register.meaning.kind;
+        self.table.is_bits() || is_same || is_view(self.register) || is_view(other.register)
+    }
+}
+
+/// The values of a point, one for each element of an array.
+fn pieces(point: &Point) -> Vec<Piece<'_>> {
+    let Some(register) = point.register() else { return Vec::new() };
+    let start = u32::from(register.address);
+    let (count, stride) = register.meaning.array.map_or((1, 0), |array| (u32::from(array.count), u32::from(array.stride)));
+    let each = register.meaning.array.map_or(u32::from(register.width()), |_| u32::from(register.meaning.kind.words().unwrap_or(1)));
+    let piece = |number: u32| {
+        let start = start + number * stride;
+        Piece { table: register.table, start, end: start + each, point, register }
+    };
+    (0..count).map(piece).collect()
+}
+
+impl Context<'_> {
+    /// What is odd about the points of a device.
+    pub(super) fn advise(&self, check: &mut Check<'_>, device: &Device, reports: &[PointReport]) {
+        self.overlaps(check, device);
+        for point in &device.points {
+            self.deadband(check, point, reports);
+            self.open_write(check, point);
+        }
+    }
+
+    /// Points that read the same registers as different things.
+    fn overlaps(&self, check: &mut Check<'_>, device: &Device) {
+        let mut all: Vec<Piece<'_>> = device.points.iter().flat_map(pieces).collect();
+        all.sort_by_key(|piece| (piece.table, piece.start, piece.end));
+        for (index, piece) in all.iter().enumerate() {
+            let rest = all.iter().skip(index + 1).take_while(|next| next.table == piece.table && next.start < piece.end);
+            for next in rest.filter(|next| next.point.id != piece.point.id && !piece.agrees(next)) {
+                let kind = |piece: &Piece<'_>| format!("{} ({})", piece.point.name, piece.register.meaning.kind.name());
+                let (one, other, start) = (kind(piece), kind(next), next.start);
+                let table = piece.table.name();
+                check.warn(
+                    &self.path(&next.point.name, "type"),
+                    format!("{one} and {other} both read {table} {start}, as different types; look at the address of one of them"),
+                );
+            }
+        }
+    }
+
+    fn deadband(&self, check: &mut Check<'_>, point: &Point, reports: &[PointReport]) {
+        use crate::report::exception::Deadband;
+        let deadband = reports.get(point.id.0 as usize).and_then(|report| report.rule.deadband);
+        let (Some(Deadband::Absolute(width)), Source::Register { register, exponent: None }) = (deadband, &point.source) else { return };
+        let step = register.meaning.scale.abs();
+        if register.meaning.kind.is_integer() && width > 0.0 && width < step {
+            check.warn(
+                &self.path(&point.name, "deadband"),
+                format!("one step of the register is {step}, so every change is reported; write 0 for that, or more than {step}"),
+            );
+        }
+    }
+
+    fn open_write(&self, check: &mut Check<'_>, point: &Point) {
+        let (Some(rules), Some(register)) = (&point.write, point.register()) else { return };
+        let is_choice = !register.meaning.words.is_empty() || matches!(register.meaning.part, Part::Bit(_));
+        let is_number = !register.table.is_bits() && !is_choice && !register.meaning.kind.is_text();
+        if is_number && (rules.min.is_none() || rules.max.is_none()) {
+            check.warn(
+                &self.path(&point.name, "write"),
+                "whatever fits into the register is written; say what the instrument bears: `write: { min: 0, max: 50 }`",
+            );
+        }
+    }
+}
+
+/// Two devices that are one instrument.
+pub(super) fn twins<'a>(check: &mut Check<'_>, lines: &[Line], index_of: impl Fn(&str) -> Option<usize> + 'a) {
+    for line in lines.iter().filter(|line| !matches!(line.wire, Wire::Simulated | Wire::Tcp(_))) {
+        let mut by_unit: HashMap<u8, Vec<&Device>> = HashMap::new();
+        for device in line.devices.iter().filter(|device| device.talk.is_none() && !device.is_broadcast) {
+            let known = by_unit.entry(device.unit).or_default();
+            let twin = known.iter().find_map(|other| Some((other, shared(other, device)?)));
+            let index = index_of(&device.name).filter(|index| {
+                // An address that is wrong or missing has been told of.
+                let is_typed = check.file.devices.get(*index).is_some_and(|device| device.unit.is_some());
+                !(if is_typed { check.is_faulty(&at!["devices", *index, "unit"]) } else { check.is_faulty(&at!["devices", *index]) })
+            });
+            if let (Some((other, (table, start))), Some(index)) = (twin, index) {
+                let (line, unit, other) = (&line.name, device.unit, &other.name);
+                let table = table.name();
+                check.fault(
+                    &at!["devices", index, "unit"],
+                    format!("{other} is unit {unit} of {line} too, and both read {table} {start}; type the address of this one, or put all points into one device"),
+                );
+            }
+            known.push(device);
+        }
+    }
+}
+
+/// A register that both read.
+fn shared(one: &Device, other: &Device) -> Option<(Table, u32)> {
+    let theirs: Vec<Piece<'_>> = other.points.iter().flat_map(pieces).collect();
+    let mine = one.points.iter().flat_map(pieces);
+    mine.filter_map(|piece| {
+        let meets = |their: &&Piece<'_>| their.table == piece.table && their.start < piece.end && piece.start < their.end;
+        theirs.iter().find(meets).map(|their| (piece.table, piece.start.max(their.start)))
+    })
+    .min()
+}
+
+/// Lines that are asked for nearly all their time, or for more.
+pub(super) fn loads(check: &mut Check<'_>, lines: &[Line]) {
+    for line in lines {
+        let load = load(line);
+        let Some(index) = check.file.lines.iter().position(|typed| typed.name == line.name) else { continue };
+        let Some(load) = load.filter(|load| *load > FULL) else { continue };
+        let percent = (load * 100.0).round();
+        let what = if load > 1.0 {
+            "is more than there is, and every interval will be stretched"
+        } else {
+            "leaves little for repetitions and devices that are silent"
+        };
+        check.warn(
+            &at!["lines", index, "speed"],
+            format!(
+                "the devices of \"{}\" take {percent} % of its time, which {what}; read less often (`every:`), or at a higher speed",
+                line.name
+            ),
+        );
+    }
+}
+
+/// Rules that never have anything to send, rules that send back what came, bills that are too high.
+pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line], reports: (&[PointReport], &[TopicName])) {
+    for uplink in uplinks {
+        let Some(index) = check.file.uplinks.iter().position(|typed| typed.name == uplink.settings.name) else { continue };
+        idle_rules(check, index, uplink, reports);
+        echoes(check, index, uplink, uplinks);
+        let Some(budget) = uplink.tariff.per_month else { continue };
+        let month = traffic(lines, reports.0, uplink).most * MONTH;
+        #[allow(clippy::cast_precision_loss)]
+        if month > budget as f64 {
+            let (month, budget) = (size(month), size(budget as f64));
+            check.warn(
+                &at!["uplinks", index, "tariff", "per_month"],
+                format!("if every reading is sent, {month} a month go through this uplink, and {budget} are meant; read less often, or use deadbands"),
+            );
+        }
+    }
+}
+
+fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, availability): (&[PointReport], &[TopicName])) {
+    for (number, rule) in uplink.rules.iter().enumerate() {
+        let path = at!["uplinks", index, "send", number, "filter"];
+        let takes_all = |other: &&crate::outbox::Rule| {
+            other.filter.covers(&rule.filter)
+                && (other.only.is_empty() || (!rule.only.is_empty() && rule.only.iter().all(|class| other.only.contains(class))))
+        };
+        if let Some(other) = uplink.rules.iter().take(number).find(takes_all) {
+            check.fault(
+                &path,
+                format!("the rule for {} before this one takes all its messages; put this one first, or remove it", other.filter),
+            );
+            continue;
+        }
+        let mut topics = reports.iter().flat_map(PointReport::topics).chain(availability);
+        let site = check.file.site.as_deref().unwrap_or_default();
+        let is_of_site = rule.filter.as_str().split('/').next() == Some(site);
+        if !topics.any(|topic| rule.filter.matches(topic)) && (check.file.broker.is_none() || is_of_site) {
+            check.warn(&path, format!("no point of this file is published on a topic that {} matches", rule.filter));
+        }
+    }
+}
+
+/// Messages that would go back where they came from.
+fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplink]) {
+    for (number, rule) in uplink.rules.iter().enumerate() {
+        let path = at!["uplinks", index, "send", number, "filter"];
+        let Ok(there) = TopicFilter::new(format!("{}{}", rule.prefix, rule.filter)) else { continue };
+        let returned = uplink.settings.receive.iter().find(|receive| receive.filter.overlaps(&there));
+        if let Some(receive) = returned.filter(|_| uplink.settings.protocol == Protocol::V311) {
+            let filter = &receive.filter;
+            check.fault(
+                &path,
+                format!("what is sent to {there} comes back through `receive: {filter}`, because MQTT 3.1.1 has no \"no local\"; choose filters that do not meet, or `protocol: 5`"),
+            );
+        }
+        let others = uplinks.iter().filter(|other| other.settings.name != uplink.settings.name && meets(uplink, other));
+        for other in others {
+            let comes =
+                other.settings.receive.iter().find(|receive| receive.filter.overlaps(&rule.filter) && receive.filter.overlaps(&there));
+            if let Some(receive) = comes {
+                let (filter, other) = (&receive.filter, &other.settings.name);
+                check.fault(
+                    &path,
+                    format!("{other} receives {filter} from the same remote, this rule sends it back there, and it would go round for ever; choose filters that do not meet"),
+                );
+            }
+        }
+    }
+}
+
+/// True if both reach the same remote.
+fn meets(one: &Uplink, other: &Uplink) -> bool {
+    one.settings.remotes.iter().any(|remote| other.settings.remotes.contains(remote))
+}
+
+/// A serial device that is not there now.
+pub(super) fn missing_port(check: &mut Check<'_>, index: usize, path: &str) {
+    if !Path::new(path).exists() {
+        check.warn(
+            &at!["lines", index, "serial"],
+            format!("{path} does not exist on this machine now; it is looked for until it does (ls -l /dev/serial/by-id)"),
+        );
+    }
+}

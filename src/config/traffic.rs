@@ -1,0 +1,136 @@
+//! What lines and uplinks will carry: bus time, and bytes as an operator bills them, both ways, from the intervals and topics of the
+//! file. Pure.
+//!
+//! What local clients publish is not counted, and messages that share a segment cost less than here.
+
+use std::time::Duration;
+
+use super::Uplink;
+use crate::field::decode::Kind;
+use crate::field::modbus::{blocks, costs};
+use crate::field::{Line, Point, Source, Wire};
+use crate::mqtt::{QoS, TopicName};
+use crate::outbox::Rule;
+use crate::payload::json;
+use crate::reading::{Quality, Reading, Timestamp};
+use crate::report::PointReport;
+
+const DAY: f64 = 86_400.0;
+/// Days of a month, as bills have it.
+pub const MONTH: f64 = 30.0;
+/// IP, TCP and MQTT headers of one message that goes alone, with the segments that acknowledge it, in bytes; measured with QoS 1.
+const ALONE: [(QoS, f64); 3] = [(QoS::AtMostOnce, 91.0), (QoS::AtLeastOnce, 136.0), (QoS::ExactlyOnce, 224.0)];
+/// What TLS adds to a packet each way.
+const TLS: f64 = 44.0;
+/// A segment with PINGREQ and its answer.
+const PING: f64 = 124.0;
+/// The user property that numbers a message.
+const NUMBER: f64 = 22.0;
+
+/// The part of a serial line's time that its requests take.
+pub fn load(line: &Line) -> Option<f64> {
+    let costs = costs(&line.wire);
+    let taken = blocks(line).into_iter().map(|block| costs.time(block.table, block.count).as_secs_f64() / block.every.as_secs_f64());
+    matches!(line.wire, Wire::Serial(_)).then(|| taken.fold(0.0, |sum, load| sum + load))
+}
+
+/// A number of bytes as `12.3 MB`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn size(bytes: f64) -> String {
+    bytesize::ByteSize(bytes.max(0.0) as u64).display().si().to_string()
+}
+
+/// What goes through an uplink in a day.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Traffic {
+    /// Messages if every reading is sent.
+    pub most_messages: f64,
+    /// Messages if nothing changes.
+    pub least_messages: f64,
+    /// Bytes if every reading is sent.
+    pub most: f64,
+    /// Bytes if nothing changes.
+    pub least: f64,
+}
+
+impl Traffic {
+    fn add(&mut self, (least, most): (f64, f64), bytes: f64) {
+        self.least_messages += least;
+        self.most_messages += most;
+        self.least += least * bytes;
+        self.most += most * bytes;
+    }
+}
+
+/// What the points of `lines` make `uplink` carry; a backup as if it were needed all the time.
+pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traffic {
+    let mut traffic = Traffic::default();
+    for point in lines.iter().flat_map(|line| &line.devices).flat_map(|device| &device.points) {
+        let Some(report) = reports.get(point.id.0 as usize) else { continue };
+        for topic in report.topics() {
+            if let Some(rule) = rule_for(&uplink.rules, topic, report) {
+                let payload = empty_payload() + f64::from(characters(point));
+                traffic.add(a_day(point, report), bytes(uplink, rule, topic, report) + payload);
+            }
+        }
+    }
+    let overhead = if is_tls(uplink) { TLS } else { 0.0 };
+    let pings = DAY / uplink.settings.keep_alive.as_secs_f64().max(1.0);
+    traffic.least = traffic.least.max(pings * (PING + overhead));
+    traffic.most = traffic.most.max(traffic.least);
+    traffic
+}
+
+fn rule_for<'a>(rules: &'a [Rule], topic: &TopicName, report: &PointReport) -> Option<&'a Rule> {
+    rules.iter().find(|rule| rule.filter.matches(topic) && (rule.only.is_empty() || rule.only.contains(&report.class.id)))
+}
+
+fn is_tls(uplink: &Uplink) -> bool {
+    uplink.settings.remotes.first().is_some_and(crate::uplink::Remote::is_tls)
+}
+
+/// Of one message but for its payload.
+fn bytes(uplink: &Uplink, rule: &Rule, topic: &TopicName, report: &PointReport) -> f64 {
+    let qos = rule.qos.unwrap_or(report.qos);
+    let alone = ALONE.iter().find(|(known, _)| *known == qos).map_or(0.0, |(_, bytes)| *bytes);
+    let tls = if is_tls(uplink) { TLS } else { 0.0 };
+    let number = if uplink.settings.numbered { NUMBER } else { 0.0 };
+    let topic = u32::try_from(rule.prefix.len() + topic.as_str().len()).unwrap_or(u32::MAX);
+    alone + tls + number + f64::from(topic)
+}
+
+/// How often a topic of a point is published in a day: if nothing changes, and if everything does.
+fn a_day(point: &Point, report: &PointReport) -> (f64, f64) {
+    let times = |every: Duration| DAY / every.as_secs_f64().max(0.001);
+    let most = times(report.aggregate.as_ref().map_or(point.every, |aggregate| aggregate.every.max(point.every)));
+    let is_by_exception = report.rule.deadband.is_some() || report.swinging_door.is_some();
+    let heartbeat = report.rule.at_least_every.map_or(0.0, times);
+    (if is_by_exception { heartbeat.min(most) } else { most }, most)
+}
+
+/// The payload of a value without its digits.
+fn empty_payload() -> f64 {
+    let reading = Reading {
+        point: crate::reading::PointId(0),
+        time: Timestamp::at(1_800_000_000_000),
+        age: Duration::ZERO,
+        value: None,
+        quality: Quality::Good,
+    };
+    let length = json::encode(&reading).len().saturating_sub("null".len());
+    f64::from(u32::try_from(length).unwrap_or(u32::MAX))
+}
+
+/// About how many characters a value has.
+fn characters(point: &Point) -> u32 {
+    let meaning = match &point.source {
+        Source::Register { register, .. } => &register.meaning,
+        _ => return 6,
+    };
+    let one = match meaning.kind {
+        Kind::Bool => 4,
+        kind if kind.is_text() => 2 * u32::from(meaning.length.max(6)) + 2,
+        kind => (kind.bits() / 5).clamp(3, 12),
+    };
+    meaning.array.map_or(one, |array| u32::from(array.count) * (one + 1) + 1)
+}
