@@ -25,7 +25,7 @@ pub enum Origin {
 }
 
 /// Which messages go first over a link: all of one lane before any of the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lane {
     /// Before everything else.
@@ -38,7 +38,7 @@ pub enum Lane {
 }
 
 /// What to do with a message that may have arrived, when the remote has forgotten the session that knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionLost {
     /// Send it again: it may arrive twice.

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::LoadError;
+use crate::config::{self, LoadError};
 use crate::field::modbus::slave::Fault;
 use crate::mqtt::{TopicFilter, TopicName};
 use crate::units::Span;
@@ -147,6 +147,12 @@ enum Command {
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
+    /// The JSON Schema of the YAML file, for editors: `wellhead schema > gateway.schema.json`
+    Schema {
+        /// Of a file in profiles/
+        #[arg(long)]
+        profile: bool,
+    },
     /// Completions for a shell: `wellhead completions bash > /etc/bash_completion.d/wellhead`
     Completions {
         /// Which shell
@@ -200,6 +206,7 @@ pub fn main() -> ExitCode {
         },
         Command::Read { access, device, point } => talk::read(&access, &device, &point),
         Command::Write { access, device, point, value } => talk::write(&access, &device, &point, &value),
+        Command::Schema { profile } => schema(profile),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { command } => manual::man(command.as_deref()),
     };
@@ -228,6 +235,13 @@ fn put(text: &[u8]) -> Result<bool, Failure> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         done => done.map(|()| true).map_err(Failure::runtime),
     }
+}
+
+/// Writes the schema of the file, or of a profile, to stdout.
+fn schema(of_profile: bool) -> Result<(), Failure> {
+    let schema = if of_profile { config::schema::of_profile() } else { config::schema::of_file() };
+    let text = serde_json::to_string_pretty(&schema).map_err(Failure::runtime)?;
+    put(format!("{text}\n").as_bytes()).map(drop)
 }
 
 /// All topics, if none was named.

@@ -23,7 +23,7 @@ use crate::uplink::{Protocol, Proxy, Remote, Secret};
 mod broker;
 mod point;
 
-pub(super) use point::{BitOrder, Deadband, OneOrMore, Point, Printed};
+pub(super) use point::{BitOrder, Deadband, HowReadBack, OneOrMore, Point, Printed, ReadBack};
 
 pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules, Tls};
 
@@ -31,60 +31,94 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
+    #[schemars(length(min = 1))]
+    /// The name of the site: `{site}` in topics, and the client identifier of uplinks. Letters, digits and dashes.
     pub(super) site: Option<String>,
+    /// The wires: serial ports, Modbus TCP devices, terminal servers.
     #[serde(default)]
     pub(super) lines: Vec<Line>,
+    /// Instruments that are written down once and used by several devices.
     #[serde(default)]
     pub(super) profiles: IndexMap<String, Profile>,
+    /// The instruments on the lines.
     #[serde(default)]
     pub(super) devices: Vec<Device>,
+    /// Where values are published. Default `{site}/{device}/{point}`; also `{line}`.
     pub(super) topics: Option<TopicTemplate>,
+    /// Where `online` and `offline` of each device are published, retained. Default `{site}/{device}/availability`.
     pub(super) availability: Option<TopicTemplate>,
+    /// The local MQTT broker; left out, there is none.
     pub(super) broker: Option<Broker>,
+    /// How what waits for remote brokers is kept.
     #[serde(default)]
     pub(super) outbox: Outbox,
+    /// How important messages are, by name; `normal` is used where none is given.
     #[serde(default)]
     pub(super) classes: IndexMap<String, Class>,
+    /// Remote brokers.
     #[serde(default)]
     pub(super) uplinks: Vec<Uplink>,
+    /// How long a stop may take to send what waits. Default 10s.
     pub(super) shutdown_grace: Option<Span>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Line {
+    #[schemars(length(min = 1))]
+    /// Its name: what devices say in `line`, and `{line}` in topics.
     pub(super) name: String,
+    /// False leaves the line and its devices out. Default true.
     #[serde(default = "yes")]
     pub(super) enabled: bool,
+    /// Modbus TCP: host, or host:port. Default port 502.
     pub(super) modbus_tcp: Option<String>,
+    /// RTU frames through a terminal server: host:port.
     pub(super) rtu_over_tcp: Option<String>,
+    /// ASCII frames through a terminal server: host:port.
     pub(super) ascii_over_tcp: Option<String>,
+    /// A serial device; paths below /dev/serial/by-id survive replugging.
     pub(super) serial: Option<String>,
+    /// Plain instruments through a terminal server: host:port.
     pub(super) tcp: Option<String>,
+    /// Modbus frames of a serial line: rtu (default) or ascii.
     #[serde(default)]
     pub(super) framing: Framing,
+    /// Baud rate, data bits, parity (N, E, O) and stop bits of a serial line. Default 9600 8N1.
     pub(super) speed: Option<Speed>,
+    /// A transceiver that the kernel switches. Default none; adapters on USB do it themselves.
     pub(super) rs485: Option<Rs485>,
+    /// Values made here, without hardware: `{}`.
     pub(super) simulated: Option<Simulated>,
+    /// How long a device may take to answer, or both bounds of what is learned. Default 1s.
     pub(super) answer_within: Option<AnswerWithin>,
 }
 
 /// How a plain instrument talks.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Text {
+    /// What is sent to ask for values: text, bytes as `{ hex: ... }`, or a list. Default none: the instrument talks by itself.
     pub(super) request: Option<OneOrMore<Template>>,
+    /// What comes before, step by step: send, expect, wait, speed.
     pub(super) script: Option<Vec<ScriptStep>>,
+    /// How often it is asked. Default 10s.
     pub(super) every: Option<Span>,
+    /// An instrument that talks by itself counts as offline after this silence. Default 1m.
     pub(super) silent_after: Option<Span>,
+    /// How messages are cut out of the stream. Default: lines.
     pub(super) frame: Option<TextFraming>,
+    /// The checksum of messages. Default none.
     pub(super) checksum: Option<Checksum>,
+    /// What is taken from each byte before it is read. Default nothing.
     pub(super) subtract: Option<Subtract>,
+    /// A regular expression that messages match; its named groups are values. Default any message.
     #[serde(rename = "match")]
     pub(super) pattern: Option<TypedPattern>,
+    /// What a simulator says for it, with `{<point>}` filled in. Default nothing.
     pub(super) simulate: Option<Template>,
 }
 
@@ -108,7 +142,7 @@ impl Text {
 }
 
 /// How Modbus looks on a serial device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Framing {
     #[default]
@@ -180,118 +214,188 @@ impl<'de> Deserialize<'de> for Units {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Simulated {}
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Profile {
+    /// How a plain instrument talks.
     pub(super) text: Option<Text>,
+    /// Order of bytes and words of all its points. Default ABCD.
     pub(super) byte_order: Option<ByteOrder>,
+    /// The device is asked once what it is (functions 43/14 and 17). Default false.
     pub(super) identify: Option<bool>,
+    /// Most registers that one request asks for, 1 to 125. Default 125.
+    #[schemars(range(min = 1, max = 125))]
     pub(super) max_registers: Option<u16>,
+    /// Most coils or discrete inputs that one request asks for, 1 to 2000. Default 2000.
+    #[schemars(range(min = 1, max = 2000))]
     pub(super) max_bits: Option<u16>,
+    /// How long one request may hold the line. Default: any time.
     pub(super) max_hold: Option<Span>,
+    /// Registers that no request may cover; they are found out, too. Default none.
     pub(super) holes: Option<Vec<Hole>>,
+    /// What is measured, by name.
     #[serde(default)]
     pub(super) points: IndexMap<String, Point>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Device {
+    #[schemars(length(min = 1))]
+    /// Its name: `{device}` in topics. With `units`, `{unit}` in it stands for the address.
     pub(super) name: String,
+    /// The line that it is on.
     pub(super) line: String,
+    /// Its Modbus address, 1 to 247; 0 stands for all devices of a line, for writing only.
     pub(super) unit: Option<u8>,
+    /// Several of a kind by their Modbus addresses: `1-20`, or `1-4, 7`.
     pub(super) units: Option<Units>,
+    /// Added to every register of it. Default 0.
     pub(super) base: Option<u16>,
+    /// The points of the profile that are wanted. Default all.
     pub(super) only: Option<Vec<String>>,
+    /// Points of the profile that are not wanted. Default none.
     pub(super) except: Option<Vec<String>>,
+    /// Its profile: of this file, of profiles/<name>.yaml beside it, or one that comes with the program (`wellhead profiles`).
     pub(super) profile: Option<String>,
+    /// A plain instrument that sends lines: a regular expression whose named groups are values.
     pub(super) each_line: Option<Pattern>,
+    /// How a plain instrument talks; over that of the profile, key by key.
     pub(super) text: Option<Text>,
+    /// The address of a plain instrument: `{address}` in requests.
     pub(super) address: Option<String>,
+    /// Order of bytes and words of all its points. Default ABCD.
     pub(super) byte_order: Option<ByteOrder>,
+    /// The device is asked once what it is (functions 43/14 and 17). Default false.
     pub(super) identify: Option<bool>,
+    /// Most registers that one request asks for, 1 to 125. Default 125.
+    #[schemars(range(min = 1, max = 125))]
     pub(super) max_registers: Option<u16>,
+    /// Most coils or discrete inputs that one request asks for, 1 to 2000. Default 2000.
+    #[schemars(range(min = 1, max = 2000))]
     pub(super) max_bits: Option<u16>,
+    /// How long one request may hold the line. Default: any time.
     pub(super) max_hold: Option<Span>,
+    /// Registers that no request may cover; they are found out, too. Default none.
     pub(super) holes: Option<Vec<Hole>>,
+    /// What is measured, by name; over the points of the profile, key by key.
     #[serde(default)]
     pub(super) points: IndexMap<String, Point>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Outbox {
+    /// Where everything is kept that must survive. Default /var/lib/wellhead.
     pub(super) folder: Option<PathBuf>,
+    /// How much, and how long.
     #[serde(default)]
     pub(super) keep: Keep,
+    /// At the limit: drop-oldest (default), drop-newest or refuse.
     #[serde(default)]
     pub(super) when_full: WhenFull,
+    /// When it is written to the disk.
     #[serde(default)]
     pub(super) save: Save,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keep {
+    /// Bytes of each outbox, at least 16MB. Default 1GB.
     pub(super) size: Option<Size>,
+    /// Older messages are dropped, at least 1m. Default: none is too old.
     pub(super) age: Option<Span>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Save {
+    /// How long a message may wait for others to share its write; what a power cut can take from readings. Default 50ms, at most 60s.
     pub(super) every: Option<Span>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Class {
+    /// 0: may be lost on the way; 1: at least once; 2: exactly once. Default that of the message.
+    #[schemars(range(max = 2))]
     pub(super) qos: Option<u8>,
+    /// alarm goes before live (default), live before backlog.
     #[serde(default)]
     pub(super) lane: Lane,
+    /// What to do with a message that may have arrived, when the remote has forgotten: resend (default) or, for qos 2, drop.
     #[serde(default)]
     pub(super) if_session_lost: SessionLost,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Uplink {
+    /// Its name: a folder of the outbox, and a topic level below $SYS.
     pub(super) name: String,
+    /// False leaves it out. Default true.
     #[serde(default = "yes")]
     pub(super) enabled: bool,
+    /// The address of the remote broker, or several that are tried in order.
     pub(super) to: Remotes,
+    /// A proxy that connects (HTTP CONNECT). Default none.
     pub(super) proxy: Option<Proxy>,
+    /// A backup: used when another uplink is down for so long, such as `cloud down for 10m`.
     pub(super) use_when: Option<UseWhen>,
+    /// The MQTT version: 5 (default) or 3.1.1.
     #[serde(default)]
     pub(super) protocol: Protocol,
+    /// By which the remote knows the session; must stay the same. Default: the site.
     pub(super) client_id: Option<String>,
+    /// The authority that signs the certificate of the remote (PEM). Default: the authorities of this machine.
     pub(super) ca: Option<PathBuf>,
+    /// The certificate of this gateway (PEM), with `key`.
     pub(super) cert: Option<PathBuf>,
+    /// The key of the certificate (PEM).
     pub(super) key: Option<PathBuf>,
+    /// Protocols named in the TLS handshake. Default none.
     #[serde(default)]
     pub(super) alpn: Vec<String>,
+    /// The user name at the remote.
     pub(super) user: Option<String>,
+    /// The password; better in a file, see `password_file`.
     pub(super) password: Option<Secret>,
+    /// The password: the first line of a file, or a systemd credential.
     pub(super) password_file: Option<PathBuf>,
+    /// Silence after which the link is tested, 5s to 18h. Default 4m; each test is billed.
     pub(super) keep_alive: Option<Span>,
+    /// How long TCP, TLS and MQTT may take together. Default 30s.
     pub(super) connect_within: Option<Span>,
+    /// How long TCP to one address may take. Default 8s.
     pub(super) dial_within: Option<Span>,
+    /// Silence of a remote that owes answers, after which the link is given up. Default 30s.
     pub(super) answer_within: Option<Span>,
+    /// How long a link may take no byte. Default 30s.
     pub(super) write_within: Option<Span>,
+    /// How the TCP connection is kept.
     #[serde(default)]
     pub(super) tcp: Tcp,
+    /// The pause between attempts. Default 1s, doubling up to 60s.
     pub(super) retry: Option<Retry>,
+    /// Largest packet that is sent. Default what the remote tells.
     pub(super) max_packet: Option<Size>,
+    /// Messages in flight. Default 500.
+    #[schemars(range(min = 1))]
     pub(super) window: Option<u16>,
+    /// Every message carries the user property `seq`, the same for every copy of it. Default true; MQTT 5 only.
     #[serde(default = "yes")]
     pub(super) number_messages: bool,
+    /// What the link costs; for `wellhead check` only.
     pub(super) tariff: Option<Tariff>,
+    /// Local topics that go north; the first rule that matches decides.
     #[serde(default)]
     pub(super) send: Vec<Send>,
+    /// Remote topics that come in.
     #[serde(default)]
     pub(super) receive: Vec<Receive>,
 }
@@ -340,43 +444,58 @@ impl<'de> Deserialize<'de> for UseWhen {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tcp {
+    /// Small packets leave at once; false saves bytes and costs a round trip. Default true.
     pub(super) nodelay: Option<bool>,
+    /// What the kernel may wait for an acknowledgement, at least 1s. Default 60s.
     pub(super) user_timeout: Option<Span>,
+    /// The network interface to use. Default any.
     pub(super) interface: Option<String>,
+    /// Congestion control, such as bbr or cubic. Default that of the system.
     pub(super) congestion: Option<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tariff {
+    /// Bytes that are meant to be used in a month.
     pub(super) per_month: Option<Size>,
+    /// What they cost.
     pub(super) price: Option<Price>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Retry {
+    /// The first pause, at least 10ms.
     pub(super) first: Span,
+    /// The longest pause.
     pub(super) longest: Span,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Send {
+    /// Which local topics, with + and #.
     pub(super) filter: TopicFilter,
+    /// Put before the topic at the remote, with its slash. Default none.
     #[serde(default)]
     pub(super) prefix: String,
+    /// The class that messages get. Default that of the point, or of the client.
     pub(super) class: Option<String>,
+    /// The rule is for these classes only. Default all.
     #[serde(default)]
     pub(super) only: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Receive {
+    /// Which remote topics, with + and #.
     pub(super) filter: TopicFilter,
+    /// 0, 1 or 2. Default 1.
+    #[schemars(range(max = 2))]
     pub(super) qos: Option<u8>,
 }

@@ -5,7 +5,7 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `fault` (messages).
+//! `document` (YAML with positions), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `fault` (messages).
 
 mod document;
 mod fault;
@@ -13,6 +13,7 @@ mod file;
 pub mod presets;
 mod profiles;
 mod resolve;
+pub mod schema;
 mod traffic;
 
 use std::fmt;

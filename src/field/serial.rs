@@ -28,7 +28,7 @@ pub struct Port {
 }
 
 /// How the kernel switches an RS-485 transceiver, where its driver can.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rs485 {
     /// RTS is high while sending (default), or low.
@@ -59,7 +59,7 @@ impl Rs485 {
 }
 
 /// A level of a control line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// On.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::units::Span;
 
 /// The shape of a simulated value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// Always `from`.
@@ -23,7 +23,7 @@ pub enum Shape {
 }
 
 /// A simulated value, as written in the YAML.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wave {
     /// Default sine.

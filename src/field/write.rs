@@ -10,7 +10,7 @@ use super::decode::Register;
 use crate::reading::{PointId, Value};
 
 /// How registers are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Function {
     /// One register or coil by function 6 or 5, more by 16 or 15.

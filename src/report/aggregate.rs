@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::reading::{Quality, Reading, Timestamp, Value};
 
 /// What is shown of an interval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Show {
     /// The least value.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use wellhead::config;
 
+use super::support::{peer, python};
+
 fn check(folder: &Path) {
     let text = fs::read_to_string(folder.join("gateway.yaml")).unwrap();
     let found = match config::parse("gateway.yaml", &text, folder) {
@@ -81,29 +83,21 @@ fn every_good_file_of_the_corpus_is_correct_and_warned_of_what_will_hurt() {
     assert!(files.len() >= 40, "{}", files.len());
 }
 
-/// The keys of the structs in `config/file.rs` and `config/file/`: what a person can type.
-fn keys_of_the_parser() -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/file");
-    let mut sources = vec![fs::read_to_string(folder.with_extension("rs")).unwrap()];
-    sources.extend(fs::read_dir(folder).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap()));
-    let mut keys = Vec::new();
-    for source in sources {
-        let (mut renamed, mut in_list) = (None, false);
-        for line in source.lines() {
-            // The keys of a point stand in a list of their own.
-            in_list = (in_list && line != "}") || line == "point! {";
-            let line = line.trim();
-            let visible = line.strip_prefix("pub(super) ").or_else(|| line.strip_prefix("pub(in crate::config) "));
-            let field = visible.or(in_list.then_some(line)).filter(|rest| !rest.starts_with("fn ") && !rest.starts_with(['$', '#']));
-            if let Some(name) = line.strip_prefix("#[serde(rename = \"") {
-                renamed = name.split('"').next().map(str::to_owned);
-            } else if let Some((name, _)) = field.and_then(|rest| rest.split_once(": ")) {
-                keys.push(renamed.take().unwrap_or_else(|| name.to_owned()));
-            }
+/// Every key of the schema with what is said of it.
+fn keys_of_the_schema() -> Vec<(String, String)> {
+    fn walk(node: &serde_json::Value, found: &mut Vec<(String, String)>) {
+        for (key, property) in node["properties"].as_object().into_iter().flatten() {
+            found.push((key.clone(), property["description"].as_str().unwrap_or_default().to_owned()));
+        }
+        match node {
+            serde_json::Value::Object(map) => map.values().for_each(|value| walk(value, found)),
+            serde_json::Value::Array(list) => list.iter().for_each(|value| walk(value, found)),
+            _ => {}
         }
     }
-    keys.retain(|key| !key.starts_with(['$', '(']));
-    keys
+    let mut found = Vec::new();
+    walk(&config::schema::of_file(), &mut found);
+    found
 }
 
 #[test]
@@ -112,11 +106,79 @@ fn the_shipped_file_is_correct_and_shows_every_key() {
     let text = fs::read_to_string(root.join("gateway.yaml")).unwrap();
     let gateway = config::parse("gateway.yaml", &text, root).unwrap_or_else(|faults| panic!("{faults:#?}"));
     assert_eq!(gateway.site, "pump-station-7");
-    let keys = keys_of_the_parser();
-    assert!(keys.len() > 120, "{keys:?}");
+    let keys = keys_of_the_schema();
+    assert!(keys.len() > 180, "{}", keys.len());
     // `password` is named in the comment of `password_file`.
-    let missing: Vec<_> = keys.iter().filter(|key| !text.contains(&format!("{key}:"))).collect();
+    let missing: Vec<_> = keys.iter().filter(|(key, _)| !text.contains(&format!("{key}:"))).collect();
     assert!(missing.is_empty(), "gateway.yaml does not show {missing:?}");
+    let silent: Vec<_> = keys
+        .iter()
+        .filter(|(key, said)| said.is_empty() && !["hex", "least", "most", "send", "expect", "wait", "speed"].contains(&key.as_str()))
+        .collect();
+    assert!(silent.is_empty(), "nothing is said of {silent:?}");
+}
+
+/// `10s` of `Default 10s, at least 1ms.` and of `# default 10s: how often`.
+fn default_in(text: &str, word: &str) -> Option<String> {
+    let value = text.split_once(word)?.1.trim_start();
+    let value: String = value.chars().take_while(char::is_ascii_alphanumeric).collect();
+    Some(value).filter(|value| value.starts_with(|c: char| c.is_ascii_digit()) || value == "true" || value == "false")
+}
+
+#[test]
+fn schema_and_shipped_file_tell_the_same_defaults() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.yaml")).unwrap();
+    let keys = keys_of_the_schema();
+    let mut compared = 0;
+    for (key, said) in &keys {
+        // Only keys that mean one thing.
+        if keys.iter().any(|(other, also)| other == key && also != said) {
+            continue;
+        }
+        let shown = text.lines().find(|line| line.trim_start().starts_with(&format!("{key}:")));
+        if let (Some(of_schema), Some(of_file)) = (default_in(said, "Default "), shown.and_then(|line| default_in(line, "# default "))) {
+            assert_eq!(of_schema, of_file, "{key}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 30, "{compared}");
+}
+
+#[test]
+fn the_schema_takes_good_files_and_refuses_what_is_typed_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let judge = |schema: &serde_json::Value, files: &[PathBuf]| {
+        let path = folder.path().join("schema.json");
+        fs::write(&path, schema.to_string()).unwrap();
+        let output = python().arg(peer("schema.py")).arg(&path).args(files).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let verdicts: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(verdicts.len(), files.len());
+        verdicts
+    };
+    let schema = config::schema::of_file();
+    let mut good: Vec<PathBuf> = corpus("good").into_iter().map(|(file, _)| file).collect();
+    good.push(root.join("gateway.yaml"));
+    for verdict in judge(&schema, &good) {
+        assert!(verdict.ends_with(" ok"), "{verdict}");
+    }
+    let bad = corpus("bad");
+    let files: Vec<PathBuf> = bad.iter().map(|(file, _)| file.clone()).collect();
+    let typed_wrong = ["is not a setting here", "\" is missing; add `", "is not possible here", "has no unit", "not YAML"];
+    let mut refused = 0;
+    for (verdict, (file, text)) in judge(&schema, &files).iter().zip(&bad) {
+        let is_refused = !verdict.ends_with(" ok");
+        let must_be = expected(text, "#! ").iter().any(|told| typed_wrong.iter().any(|words| told.contains(words)));
+        // `site` is missing only where something is called after it.
+        assert!(is_refused || !must_be || file.ends_with("site-missing.yaml"), "the schema takes {}", file.display());
+        refused += usize::from(is_refused);
+    }
+    assert!(refused >= 70, "{refused}");
+    let presets: Vec<PathBuf> = fs::read_dir(root.join("src/config/presets")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for verdict in judge(&config::schema::of_profile(), &presets) {
+        assert!(verdict.ends_with(" ok"), "{verdict}");
+    }
 }
 
 #[test]

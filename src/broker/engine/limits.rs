@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 /// What happens to a message for a session whose queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum QueueFull {
     /// The new one is dropped, as mosquitto does.

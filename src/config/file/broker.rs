@@ -8,43 +8,69 @@ use crate::broker::engine::QueueFull;
 use crate::broker::net::{ClientCertificates, Listen};
 use crate::units::{Size, Span};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Broker {
+    /// Where it listens: mqtt://, mqtts://, ws://, wss:// with <address>:<port>, or unix:///<path>.
     pub(in crate::config) listen: Vec<Listen>,
+    /// Certificates of encrypted listeners.
     pub(in crate::config) tls: Option<Tls>,
+    /// Other machines need no name. Default false.
     #[serde(default)]
     pub(in crate::config) allow_anonymous: bool,
+    /// What clients without a name may do.
     pub(in crate::config) anonymous: Option<Rules>,
+    /// Who may log in.
     #[serde(default)]
     pub(in crate::config) users: Vec<User>,
+    /// What survives everything: disk (default) or memory, that is nothing.
     #[serde(default)]
     pub(in crate::config) keep: Keep,
+    /// Connections at a time. Default 500.
     pub(in crate::config) max_connections: Option<usize>,
+    /// Connections of one address. Default half of all, at least 250.
     pub(in crate::config) max_connections_per_address: Option<usize>,
+    /// New connections of one address in a second. Default 100.
     pub(in crate::config) connection_rate: Option<u32>,
+    /// Wrong passwords of an address in a minute, after which it is shut out for a minute. Default 10.
     pub(in crate::config) failed_logins: Option<u32>,
+    /// How long a client may take to log in, at least 1s. Default 10s.
     pub(in crate::config) connect_within: Option<Span>,
+    /// Largest CONNECT packet, 1kB to 64MB. Default 64KiB.
     pub(in crate::config) max_connect: Option<Size>,
+    /// Largest packet taken from a client, 1kB to 64MB. Default 1MiB.
     pub(in crate::config) max_packet: Option<Size>,
+    /// Sessions, connected or kept; then those away for longest go. Default 2000.
     pub(in crate::config) max_sessions: Option<usize>,
+    /// Longest time that a session is kept. Default as long as its client wants.
     pub(in crate::config) max_session_expiry: Option<Span>,
+    /// Subscriptions of one client. Default 1000.
     pub(in crate::config) max_subscriptions: Option<usize>,
+    /// QoS 1 and 2 messages under way to a client, and from one. Default 64.
     pub(in crate::config) max_in_flight: Option<u16>,
+    /// Messages kept for one client. Default 10000.
     pub(in crate::config) max_queued: Option<usize>,
+    /// Their size. Default 4MiB.
     pub(in crate::config) max_queued_size: Option<Size>,
+    /// Size of what is kept for all clients together, each message once. Default 64MiB.
     pub(in crate::config) max_queued_total: Option<Size>,
+    /// What goes when a queue is full: drop-newest (default) or drop-oldest.
     #[serde(default)]
     pub(in crate::config) when_queue_full: QueueFull,
+    /// Retained messages. Default 10000.
     pub(in crate::config) max_retained: Option<usize>,
+    /// Their size. Default 32MiB.
     pub(in crate::config) max_retained_size: Option<Size>,
+    /// Topic aliases of MQTT 5, each way. Default 16.
     pub(in crate::config) topic_aliases: Option<u16>,
+    /// Longest keep alive, at least 5s. Default any.
     pub(in crate::config) max_keep_alive: Option<Span>,
+    /// How often $SYS is published; 0s never. Default 10s.
     pub(in crate::config) sys_every: Option<Span>,
 }
 
 /// What survives the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::config) enum Keep {
     #[default]
@@ -52,19 +78,24 @@ pub(in crate::config) enum Keep {
     Memory,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Tls {
+    /// The certificate (PEM), with those between it and the authority.
     pub(in crate::config) cert: PathBuf,
+    /// Its key (PEM).
     pub(in crate::config) key: PathBuf,
+    /// The authority that signs certificates of clients (PEM).
     pub(in crate::config) client_ca: Option<PathBuf>,
+    /// Whether clients need one: none, optional or required. Default required with `client_ca`.
     pub(in crate::config) client_certificates: Option<ClientCertificates>,
+    /// What tells who a client is: password (default) or certificate, its common name.
     #[serde(default)]
     pub(in crate::config) login: Login,
 }
 
 /// What tells who a client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::config) enum Login {
     #[default]
@@ -72,34 +103,48 @@ pub(in crate::config) enum Login {
     Certificate,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct User {
+    /// The user name.
     pub(in crate::config) name: String,
+    /// What `wellhead passwd` prints; never the password itself.
     pub(in crate::config) password: Option<String>,
+    /// For enhanced authentication; what `wellhead passwd --scram` prints.
     pub(in crate::config) scram: Option<String>,
+    /// Topics that may be read, with +, # and %c, %u for client identifier and user. Default all.
     pub(in crate::config) read: Option<Vec<String>>,
+    /// Topics that may be published to. Default all but those that write to instruments.
     pub(in crate::config) write: Option<Vec<String>>,
+    /// Filters that may be asked for. Default those that overlap with `read`.
     pub(in crate::config) subscribe: Option<Vec<String>>,
+    /// What is denied whatever the other lists say.
     pub(in crate::config) deny: Option<Deny>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Rules {
+    /// Topics that may be read, with +, # and %c, %u for client identifier and user. Default all.
     pub(in crate::config) read: Option<Vec<String>>,
+    /// Topics that may be published to. Default all but those that write to instruments.
     pub(in crate::config) write: Option<Vec<String>>,
+    /// Filters that may be asked for. Default those that overlap with `read`.
     pub(in crate::config) subscribe: Option<Vec<String>>,
+    /// What is denied whatever the other lists say.
     pub(in crate::config) deny: Option<Deny>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Deny {
+    /// Topics that may not be read.
     #[serde(default)]
     pub(in crate::config) read: Vec<String>,
+    /// Topics that may not be published to.
     #[serde(default)]
     pub(in crate::config) write: Vec<String>,
+    /// Filters that may not be asked for.
     #[serde(default)]
     pub(in crate::config) subscribe: Vec<String>,
 }

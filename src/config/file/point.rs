@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for Deadband {
 }
 
 /// How bits are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum BitOrder {
     /// The least significant is 0.
@@ -72,23 +72,30 @@ pub(in crate::config) enum BitOrder {
     Msb1,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Array {
+    /// How many values, 1 to 125.
+    #[schemars(range(min = 1, max = 125))]
     pub(in crate::config) count: u16,
+    /// Registers (or bytes) from one to the next. Default: no gap.
     pub(in crate::config) stride: Option<u16>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Aggregate {
+    /// The interval.
     pub(in crate::config) every: Span,
+    /// What is shown of it: min, mean, max, last, count; several go to `<topic>/min` and so on.
     pub(in crate::config) show: OneOrMore<Show>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Filter {
+    /// The middle one of so many values; an odd number, 3 to 99.
+    #[schemars(range(min = 3, max = 99))]
     pub(in crate::config) median: u8,
 }
 
@@ -96,10 +103,12 @@ pub(in crate::config) struct Filter {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) struct ReadBack(pub(in crate::config) Option<HowReadBack>);
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct HowReadBack {
+    /// How long the device may take until it shows the new value, at most 2s. Default 0s.
     pub(in crate::config) delay: Option<Span>,
+    /// How far it may be from what was written, in the unit of the point. Default 0.
     pub(in crate::config) tolerance: Option<f64>,
 }
 
@@ -112,18 +121,27 @@ impl<'de> Deserialize<'de> for ReadBack {
     }
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Write {
+    /// Values below are refused. Default that of the point.
     pub(in crate::config) min: Option<f64>,
+    /// Values above are refused. Default that of the point.
     pub(in crate::config) max: Option<f64>,
+    /// Only whole steps are taken. Default any.
     pub(in crate::config) step: Option<f64>,
+    /// Writes that come faster are refused. Default any pace.
     pub(in crate::config) at_most_every: Option<Span>,
+    /// How long a write may wait for its line. Default 10s.
     pub(in crate::config) good_for: Option<Span>,
+    /// Whether it is checked by reading: true, or how. Default false.
     pub(in crate::config) read_back: Option<ReadBack>,
+    /// How it is written: auto (5, 6, 15, 16; default), multiple (15, 16) or exchange (23).
     #[serde(default)]
     pub(in crate::config) function: Function,
+    /// Once more, if reading back shows that it was not done. Default true.
     pub(in crate::config) repeat: Option<bool>,
+    /// Points of a group may be written by several requests. Default false.
     #[serde(default)]
     pub(in crate::config) allow_split: bool,
 }
@@ -131,17 +149,26 @@ pub(in crate::config) struct Write {
 /// The keys of a point that are taken from the profile one by one.
 macro_rules! point {
     ($($(#[$attribute:meta])* $key:ident: $kind:ty),* $(,)?) => {
-        #[derive(Debug, Clone, Default, Deserialize)]
+        #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub(in crate::config) struct Point {
+            /// The register as manuals print it: 40001 holding, 30001 input, 10001 discrete input, 1 coil; five or six digits.
             pub(in crate::config) at: Option<Printed>,
+            /// A holding register, counted from zero.
             pub(in crate::config) holding: Option<u16>,
+            /// An input register, counted from zero.
             pub(in crate::config) input: Option<u16>,
+            /// A coil, counted from zero.
             pub(in crate::config) coil: Option<u16>,
+            /// A discrete input, counted from zero.
             pub(in crate::config) discrete: Option<u16>,
+            /// A value made of other points: + - * / ^ min max abs() sqrt(); `{flow-rate}` for names with a dash.
             pub(in crate::config) expression: Option<String>,
+            /// Of a plain instrument: the group of the pattern. Default the one named like the point.
             pub(in crate::config) from: Option<String>,
+            /// Of a plain instrument: a pattern of its own, whose first group is the value.
             pub(in crate::config) find: Option<Pattern>,
+            /// Of a plain instrument: the first byte, from zero; below zero from the end.
             pub(in crate::config) byte: Option<isize>,
             $($(#[$attribute])* pub(in crate::config) $key: Option<$kind>,)*
         }
@@ -171,40 +198,77 @@ macro_rules! point {
 }
 
 point! {
+    /// The type of the value; bits, coils, words and flags need none.
     #[serde(rename = "type")]
     kind: Kind,
+    /// Order of bytes and words. Default that of the device.
     byte_order: ByteOrder,
+    /// One bit of the register, 0 being the least significant (see `bit_order`).
     bit: u8,
+    /// The first and the last bit.
     bits: [u8; 2],
+    /// The bits as a mask, such as 0x00F0.
     mask: u64,
+    /// How bits are counted: lsb0 (default), lsb1, msb0, msb1: which is the first, and its number.
     bit_order: BitOrder,
+    /// Names of bits; the value is the list of those that are set.
     flags: IndexMap<u8, String>,
+    /// Value = raw x scale + offset. Default 1.
     scale: f64,
+    /// Value = raw x scale + offset. Default 0.
     offset: f64,
+    /// Digits after the point, up to 15. Default as many as scale and offset have.
+    #[schemars(range(max = 15))]
     decimals: u8,
+    /// The point that holds the power of ten, as in SunSpec.
     scale_from: String,
+    /// Raw values that mean "no value": one or a list.
     broken_value: OneOrMore<f64>,
+    /// Text for raw values; those without stay numbers.
     words: IndexMap<i64, String>,
+    /// Values below are not plausible.
     min: f64,
+    /// Values above are not plausible.
     max: f64,
+    /// Of a string: its registers, 1 to 125.
+    #[schemars(range(min = 1, max = 125))]
     length: u16,
+    /// Of a string: both (default) bytes of a register, or its low or high one.
     characters: Characters,
+    /// Of a date: Z (default) or an offset such as +02:00.
     zone: String,
+    /// Several values of one kind.
     array: Array,
+    /// Numbers become text, for receivers that cannot hold 64 bits. Default false.
     as_text: bool,
+    /// The unit, for people, such as m3/h.
     unit: String,
+    /// How often it is read. Default 10s, at least 1ms.
     every: Span,
+    /// Points of one group are read by one request, and written by one.
     group: String,
+    /// Removes outliers.
     filter: Filter,
+    /// A change that is too small to be reported, or a part of the value such as 2%; 0 reports changes only. Default: every reading is reported.
     deadband: Deadband,
+    /// How far the lines between reported values may be from those left out.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     swinging_door: f64,
+    /// Intervals are shown instead of readings.
     aggregate: Aggregate,
+    /// Reported again after this even without a change. Default never.
     at_least_every: Span,
+    /// How old a value may be while newer ones cannot be read. Default: until the first failure.
     stale_after: Span,
+    /// Its class. Default normal.
     class: String,
+    /// Its topic, with {site}, {line}, {device}, {point}. Default that of `topics`.
     topic: Template,
+    /// Of a plain instrument: only messages that match.
     when: Pattern,
+    /// What a simulator shows.
     simulate: Wave,
+    /// It may be written, by a message on `<topic>/set`. Default not.
     write: Write,
 }
 

@@ -199,6 +199,11 @@ impl<'de> Deserialize<'de> for Kind {
 }
 
 impl Kind {
+    /// Every name that can be typed.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|(name, _)| *name)
+    }
+
     /// The name to show.
     pub fn name(self) -> &'static str {
         NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| *name)

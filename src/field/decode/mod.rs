@@ -66,7 +66,7 @@ pub enum Part {
 }
 
 /// Which bytes of registers hold the characters of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Characters {
     /// Two in each register.

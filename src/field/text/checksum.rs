@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 /// The kinds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Exclusive or of all bytes.
@@ -29,7 +29,7 @@ pub enum Kind {
 }
 
 /// How it stands in the message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Written {
     /// As bytes, the most significant first.
@@ -42,7 +42,7 @@ pub enum Written {
 }
 
 /// Where it stands and what it covers; positions below zero count from the end of the message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checksum {
     /// Which.

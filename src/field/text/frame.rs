@@ -12,7 +12,7 @@ use super::bytes::Bytes;
 use crate::units::Span;
 
 /// How messages are cut out of a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Framing {
     /// Every message begins with these bytes.
@@ -32,7 +32,7 @@ pub struct Framing {
 }
 
 /// Where a message says how long it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Length {
     /// The first byte of the length, from the beginning of the message.

@@ -32,7 +32,7 @@ pub struct Found {
 }
 
 /// Bytes of a message that are changed before anything is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Subtract {
     /// What is taken from each byte.

@@ -1,0 +1,210 @@
+//! The JSON Schema of the YAML file, for editors: structs tell it by themselves, what is read in a way of its own is told here.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::file::{AnswerWithin, Deadband, File, Hole, HowReadBack, OneOrMore, Printed, Profile, ReadBack, Remotes, Units, UseWhen};
+use crate::broker::net::Listen;
+use crate::field::decode::{ByteOrder, Kind};
+use crate::field::serial::Speed;
+use crate::field::text::bytes::{Bytes, Template as BytesTemplate};
+use crate::field::text::script::{Pattern, Step, TypedPattern};
+use crate::mqtt::TopicFilter;
+use crate::report::template::Template;
+use crate::units::{Price, Size, Span};
+use crate::uplink::{Protocol, Proxy, Remote, Secret};
+
+/// The schema of `gateway.yaml`.
+pub fn of_file() -> serde_json::Value {
+    titled::<File>("wellhead gateway.yaml")
+}
+
+/// The schema of a file in `profiles/`.
+pub fn of_profile() -> serde_json::Value {
+    titled::<Profile>("wellhead profile")
+}
+
+fn titled<T: JsonSchema>(title: &str) -> serde_json::Value {
+    // The draft that editors of YAML know best.
+    let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>();
+    schema.insert("title".to_owned(), title.into());
+    schema.to_value()
+}
+
+/// Types that look alike wherever they stand.
+macro_rules! looks {
+    ($($type:ty: $name:literal = $schema:tt;)*) => {$(
+        impl JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    )*};
+}
+
+looks! {
+    Span: "Duration" = {
+        "description": "A number with its unit: ms, s, m, h or d.",
+        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-z]+(\s*\d+\s*[a-z]+)*\s*$", "examples": ["300ms", "2s", "5m", "1h", "30d"]
+    };
+    Size: "Size" = {
+        "description": "A number with its unit: kB, MB, GB (powers of ten), KiB, MiB or GiB (powers of two).",
+        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[kKMGTP]?i?[bB]?\s*$", "not": { "pattern": r"^\s*[\d.]+\s*$" },
+        "examples": ["64kB", "20MB", "2GB", "4MiB"]
+    };
+    Price: "Price" = {
+        "description": "An amount, a currency and a size.",
+        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s+[^\W\d_]+/[kKMGT]?i?B\s*$", "examples": ["1.20 EUR/MB"]
+    };
+    Speed: "Speed" = {
+        "description": "Baud rate, data bits, parity (N, E, O) and stop bits.",
+        "type": ["string", "integer"], "pattern": r"^\s*\d+(\s+[78][NEOneo][12])?\s*$", "examples": ["9600 8N1", "19200 8E1"]
+    };
+    ByteOrder: "ByteOrder" = {
+        "description": "ABCD (big endian), CDAB (words swapped), BADC (bytes swapped), DCBA (little endian); or the names that others use.",
+        "type": "string", "examples": ["ABCD", "CDAB", "BADC", "DCBA"]
+    };
+    Template: "TopicTemplate" = {
+        "description": "A topic with placeholders.",
+        "type": "string", "examples": ["{site}/{device}/{point}"]
+    };
+    TopicFilter: "TopicFilter" = {
+        "description": "A topic with + for any level and # at its end for all that follow.",
+        "type": "string", "minLength": 1, "examples": ["#", "plant/+/flow"]
+    };
+    Remote: "Remote" = {
+        "description": "The address of a remote broker.",
+        "type": "string", "pattern": r"^(mqtts?|wss?)://[^\s/@]+(/.*)?$", "examples": ["mqtts://cloud.example.net:8883"]
+    };
+    Proxy: "Proxy" = {
+        "description": "An HTTP proxy, with a login if it needs one.",
+        "type": "string", "pattern": "^http://", "examples": ["http://proxy.example.net:3128"]
+    };
+    Secret: "Secret" = { "type": "string" };
+    Protocol: "Protocol" = { "description": "The MQTT version.", "enum": [5, "5", "5.0", "3.1.1", 4, "4"] };
+    Listen: "Listen" = {
+        "description": "A transport with address and port, or the path of a socket.",
+        "type": "string", "pattern": "^((mqtts?|wss?)://.+|unix:///.+)$",
+        "examples": ["mqtt://127.0.0.1:1883", "mqtts://0.0.0.0:8883", "wss://0.0.0.0:8084", "unix:///run/wellhead/broker.sock"]
+    };
+    Pattern: "Pattern" = { "description": "A regular expression.", "type": "string", "examples": [r"^(?P<weight>[+-]\d+\.\d+)\s*kg"] };
+    TypedPattern: "AddressedPattern" = {
+        "description": "A regular expression; {address} in it stands for the address of the device.",
+        "type": "string", "examples": [r"^(?P<weight>[+-]\d+\.\d+)\s*kg"]
+    };
+    Bytes: "Bytes" = {
+        "description": "Text with \\r \\n \\t \\xHH, or bytes as hexadecimal digits.",
+        "anyOf": [{ "type": "string" }, { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } }],
+        "examples": ["\\r\\n", { "hex": "42 4D" }]
+    };
+    BytesTemplate: "Request" = {
+        "description": "Text with \\r \\n \\t \\xHH, or bytes as hexadecimal digits; with placeholders such as {address}.",
+        "anyOf": [{ "type": "string" }, { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } }],
+        "examples": ["P{address}\\r\\n", { "hex": "05 {checksum}" }]
+    };
+    Printed: "RegisterNumber" = {
+        "description": "A register number as manuals print it.",
+        "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 465_536 }, { "type": "string", "pattern": r"^\d{1,6}$" }],
+        "examples": [40001, 30001, 400_001]
+    };
+    Deadband: "Deadband" = {
+        "description": "A change in the unit of the point, or a part of the value.",
+        "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$" }],
+        "examples": [0.5, "2%"]
+    };
+    Hole: "Hole" = {
+        "description": "A table and registers from zero.",
+        "type": "string", "pattern": r"^(holding|input|coil|discrete) \d+(\s*-\s*\d+)?\s*$", "examples": ["holding 100-120"]
+    };
+    Units: "Units" = {
+        "description": "Modbus addresses.",
+        "anyOf": [
+            { "type": "integer", "minimum": 1, "maximum": 255 },
+            { "type": "string", "pattern": r"^\s*[1-9]\d*(\s*-\s*\d+)?(\s*,\s*[1-9]\d*(\s*-\s*\d+)?)*\s*$" },
+            { "type": "array", "items": { "type": ["integer", "string"] } }
+        ],
+        "examples": ["1-20", "1-4, 7"]
+    };
+    UseWhen: "UseWhen" = {
+        "description": "Another uplink, and how long it must have been down.",
+        "type": "string", "pattern": "^.+ down for .+$", "examples": ["cloud down for 10m"]
+    };
+    AnswerWithin: "AnswerWithin" = {
+        "description": "A duration, or both bounds.",
+        "anyOf": [
+            { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-z]+\s*$" },
+            {
+                "type": "object", "required": ["least", "most"], "additionalProperties": false,
+                "properties": { "least": { "type": "string" }, "most": { "type": "string" } }
+            }
+        ],
+        "examples": ["300ms", { "least": "50ms", "most": "2s" }]
+    };
+}
+
+impl JsonSchema for Kind {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Type".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<&str> = Self::names().collect();
+        json_schema!({ "description": "The type of a value.", "type": "string", "anyOf": [{ "enum": names }, { "pattern": "[A-Z_ ]" }], "examples": ["u16", "f32"] })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMore<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("OneOrMore{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
+impl JsonSchema for Remotes {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Remotes".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        OneOrMore::<Remote>::json_schema(generator)
+    }
+}
+
+impl JsonSchema for ReadBack {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ReadBack".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let how = generator.subschema_for::<HowReadBack>();
+        json_schema!({ "anyOf": [{ "type": "boolean" }, how] })
+    }
+}
+
+impl JsonSchema for Step {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Step".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let bytes = generator.subschema_for::<BytesTemplate>();
+        json_schema!({
+            "description": "One of send, expect, wait and speed.",
+            "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": false,
+            "properties": { "send": bytes, "expect": { "type": "string" }, "wait": { "type": "string" }, "speed": { "type": "string" } },
+            "examples": [{ "send": "/?!\\r\\n" }, { "wait": "300ms" }]
+        })
+    }
+}
