@@ -206,7 +206,10 @@ fn missing_certificates_are_named() {
     let yaml = "broker: { listen: [ 'mqtts://127.0.0.1:0' ], allow_anonymous: true, tls: { cert: none.crt, key: none.key } }\noutbox: { folder: data }\n";
     fs::write(&file, yaml).unwrap();
     let (code, _, error) = run(wellhead().arg("run").arg(&file));
-    assert!(code == Some(1) && error.contains("none.key") && error.contains("broker.tls.key"), "{error}");
+    assert!(
+        code == Some(78) && error.contains("gateway.yaml:1:82 ") && error.contains("none.crt") && error.contains("none.key"),
+        "{error}"
+    );
 }
 
 /// Instruments of the file are guarded by it.

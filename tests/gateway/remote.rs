@@ -76,12 +76,22 @@ impl Remote {
         Self { listener, port }
     }
 
-    /// Accepts a gateway, reads its CONNECT and answers with these flags and properties.
+    /// Accepts a gateway, reads its CONNECT and answers with these flags and properties. A connection with Clean Start only ends an
+    /// older session; the next one counts.
     pub fn accept(&self, session_present: bool, properties: &[u8]) -> Wire {
-        let (stream, _) = self.listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut wire = Wire { stream, input: Vec::new() };
-        assert_eq!(wire.read().kind(), 1);
+        let mut wire = loop {
+            let (stream, _) = self.listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut wire = Wire { stream, input: Vec::new() };
+            let connect = wire.read();
+            assert_eq!(connect.kind(), 1);
+            // Behind the protocol's name and its version.
+            if connect.body[7] & 2 == 0 {
+                break wire;
+            }
+            wire.write(&[0x20, 3, 0, 0, 0]);
+            assert_eq!(wire.read().kind(), 14, "nothing is sent on a session that is not kept");
+        };
         let length = u8::try_from(properties.len()).unwrap();
         let mut connack = vec![0x20, length + 3, u8::from(session_present), 0, length];
         connack.extend(properties);
