@@ -4,10 +4,14 @@
 //! Stop: lines and local clients first; when what they had to say is in the outboxes, the uplinks get their grace; then the
 //! outboxes are closed. A task that ends unasked stops everything in the same order, and is an error.
 
+mod calls;
 mod health;
 mod south;
 
+pub(crate) use south::set_targets;
+
 use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +30,13 @@ use crate::config;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Intake, OfferError, Outbox, Stored};
+use crate::status::control::{self, Call, Control};
 use crate::status::service::Service;
 use crate::store::StoreError;
-use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, stop_token};
+use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, detach, stop_token};
 use crate::time::{known_unix_ms, now};
 use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
+use calls::Inquiries;
 use health::Health;
 use south::{Sets, South};
 
@@ -85,6 +91,10 @@ pub struct Gateway {
     /// Of the encrypted listeners.
     tls: Option<Arc<Tls>>,
     health: Health,
+    /// The lines, for questions.
+    inquiries: Inquiries,
+    /// What commands ask.
+    control: mpsc::Receiver<Call>,
     /// Of the broker and of the lines.
     _threads: Vec<OwnThread>,
 }
@@ -150,6 +160,7 @@ impl Gateway {
         let (sources, stop) = stop_token();
         let (uplinks, uplink_stop) = stop_token();
         let (hurry, hurried) = stop_token();
+        let control_stop = stop.clone();
         let mut health = Health::default();
         let north = open_outboxes(&config, &mut tasks)?;
         let mut local = None;
@@ -183,13 +194,14 @@ impl Gateway {
         let lines = config.lines.len();
         let sets = local.as_mut().and_then(|local| Some((local.sets.take()?, local.broker.clone())));
         let south = South { intakes: north.intakes, live, sets, stop, hurry: hurried };
-        let mut threads = south.start(config, &mut tasks, &mut health)?;
+        let control = control(&config.folder, &control_stop);
+        let (mut threads, inquiries) = south.start(config, &mut tasks, &mut health)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
         let tls = local.and_then(|local| {
             threads.push(local.thread);
             local.tls
         });
-        Ok(Self { tasks, sources, uplinks, hurry, grace, tls, health, _threads: threads })
+        Ok(Self { tasks, sources, uplinks, hurry, grace, tls, health, inquiries, control, _threads: threads })
     }
 
     /// Runs until `until` is ready, then stops in order.
@@ -207,6 +219,7 @@ impl Gateway {
                     self.reload();
                     service.ready();
                 }
+                Some(call) = self.control.recv() => calls::take(call, &self.inquiries),
                 _ = look.tick() => self.health.look(&mut service),
             }
         };
@@ -271,6 +284,19 @@ fn unasked(ended: Ended) -> GatewayError {
     GatewayError::Task { name: ended.name, why }
 }
 
+/// Where commands of this program ask; without the socket the gateway runs all the same.
+fn control(folder: &Path, stop: &Stop) -> mpsc::Receiver<Call> {
+    let (calls, asked) = mpsc::channel(1);
+    match Control::bind(folder) {
+        Ok(control) => detach(control.run(calls, stop.clone())),
+        Err(error) => {
+            let path = control::path(folder);
+            tracing::warn!(path = %path.display(), %error, "`wellhead scan` and `peek` cannot ask this gateway");
+        }
+    }
+    asked
+}
+
 fn secret() -> Result<[u8; 32], GatewayError> {
     let mut secret = [0; 32];
     let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret);
@@ -285,7 +311,7 @@ async fn start_broker(
     north: &North,
     (stop, tasks, health): (&Stop, &mut Tasks, &mut Health),
 ) -> Result<Local, GatewayError> {
-    let targets = south::set_targets(config);
+    let targets = set_targets(config);
     let (mut taps, mut queues) = (north.taps.clone(), north.queues.clone());
     let sets = (!targets.is_empty()).then(|| {
         let (queue, asked) = mpsc::channel(FORWARD_QUEUE);

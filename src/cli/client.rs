@@ -46,6 +46,11 @@ impl Access {
         self.file.clone().or_else(usual_file)
     }
 
+    /// True if somebody named the broker.
+    pub(super) fn is_named(&self) -> bool {
+        self.to.is_some()
+    }
+
     fn address(&self) -> Result<Listen, Failure> {
         if let Some(address) = &self.to {
             return Ok(address.clone());

@@ -1,14 +1,19 @@
 //! The command line: one file per command. Errors become one line on stderr and an exit code.
 
+mod alone;
 mod check;
 mod client;
 mod demo;
+mod init;
+mod line;
 mod log;
 mod manual;
 mod outbox;
 mod passwd;
+mod peek;
 mod profiles;
 mod run;
+mod scan;
 mod simulate;
 mod talk;
 mod watch;
@@ -126,7 +131,7 @@ enum Command {
         #[arg(value_parser = filter)]
         filters: Vec<TopicFilter>,
     },
-    /// Print the value of a point, as the gateway that runs shows it
+    /// Print the value of a point: as the gateway that runs shows it, else read here
     Read {
         #[command(flatten)]
         access: client::Access,
@@ -135,7 +140,7 @@ enum Command {
         /// The point
         point: String,
     },
-    /// Write a point through the gateway that runs, and wait for how that ends
+    /// Write a point, through the gateway that runs or from here, and wait for how that ends
     Write {
         #[command(flatten)]
         access: client::Access,
@@ -147,6 +152,12 @@ enum Command {
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
+    /// Write a first gateway.yaml, out of a few answers
+    Init(init::Init),
+    /// Look for the devices of a line: who answers, what it says it is, SunSpec
+    Scan(scan::Scan),
+    /// Read registers and show every type and byte order side by side; with --expect find the one that shows a value
+    Peek(peek::Peek),
     /// The JSON Schema of the YAML file, for editors: `wellhead schema > gateway.schema.json`
     Schema {
         /// Of a file in profiles/
@@ -206,6 +217,9 @@ pub fn main() -> ExitCode {
         },
         Command::Read { access, device, point } => talk::read(&access, &device, &point),
         Command::Write { access, device, point, value } => talk::write(&access, &device, &point, &value),
+        Command::Init(arguments) => init::init(&arguments),
+        Command::Scan(arguments) => scan::scan(&arguments),
+        Command::Peek(arguments) => peek::peek(&arguments),
         Command::Schema { profile } => schema(profile),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { command } => manual::man(command.as_deref()),

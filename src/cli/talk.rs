@@ -6,10 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value as Json;
 
-use super::client::Access;
+use super::alone;
+use super::client::{Access, Client};
 use super::{CONFIG, Failure, put};
 use crate::config;
 use crate::mqtt::{Publish, TopicFilter, TopicName};
+use crate::payload::json;
+use crate::reading::PointId;
+use crate::status::control;
 use crate::time::now;
 
 /// How long a value or a result may take.
@@ -55,8 +59,15 @@ pub(super) fn publish(access: &Access, topic: TopicName, message: Option<String>
     access.connect()?.publish(topic, Bytes::from(payload), retain)
 }
 
-/// The topic of a point, and whether it can be written.
-fn topic_of(access: &Access, device: &str, point: &str) -> Result<(TopicName, bool), Failure> {
+/// A point of the file.
+struct Found {
+    config: config::Gateway,
+    id: PointId,
+    topic: TopicName,
+    is_writable: bool,
+}
+
+fn find(access: &Access, device: &str, point: &str) -> Result<Found, Failure> {
     let file = access.file().ok_or_else(|| Failure {
         code: CONFIG,
         message: "neither ./gateway.yaml nor /etc/wellhead/gateway.yaml exists; name the gateway's with --file".to_owned(),
@@ -74,13 +85,30 @@ fn topic_of(access: &Access, device: &str, point: &str) -> Result<(TopicName, bo
     };
     let report = config.points.get(own.id.0 as usize).ok_or_else(|| Failure::runtime("a point without a topic"))?;
     let topic = report.topics().next().unwrap_or(&report.topic).clone();
-    Ok((topic, own.write.is_some()))
+    let (id, is_writable) = (own.id, own.write.is_some());
+    Ok(Found { config, id, topic, is_writable })
 }
 
-/// Prints the value of a point as the gateway shows it.
+/// The broker of the gateway that runs; `None` if no gateway runs.
+fn broker(access: &Access, found: &Found) -> Result<Option<Client>, Failure> {
+    match access.connect() {
+        Ok(client) => Ok(Some(client)),
+        // Whoever names a broker means that one.
+        Err(failure) if access.is_named() || control::is_running(&found.config.folder) => Err(failure),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Prints the value of a point as the gateway shows it; without a gateway as it is read here.
 pub(super) fn read(access: &Access, device: &str, point: &str) -> Result<(), Failure> {
-    let (topic, _) = topic_of(access, device, point)?;
-    let mut client = access.connect()?;
+    let found = find(access, device, point)?;
+    let Some(mut client) = broker(access, &found)? else {
+        let reading = alone::read(found.config, device, found.id)?;
+        let mut text = json::encode(&reading).to_vec();
+        text.push(b'\n');
+        return put(&text).map(drop);
+    };
+    let topic = found.topic;
     client.subscribe(&[TopicFilter::new(topic.as_str()).map_err(Failure::runtime)?])?;
     match client.message(Some(now() + PATIENCE))? {
         Some(message) => print(&message, true).map(drop),
@@ -91,27 +119,39 @@ pub(super) fn read(access: &Access, device: &str, point: &str) -> Result<(), Fai
     }
 }
 
+/// Prints how a write ended; anything but `ok` is a failure.
+fn judge(result: &[u8]) -> Result<(), Failure> {
+    put(&[result, b"\n"].concat())?;
+    let told: Json = serde_json::from_slice(result).unwrap_or_default();
+    match told.get("status").and_then(Json::as_str).unwrap_or_default() {
+        "ok" => Ok(()),
+        status => Err(Failure::runtime(format!("not written: {status}"))),
+    }
+}
+
 /// Writes a value, and prints how that ended; anything but `ok` is a failure.
 pub(super) fn write(access: &Access, device: &str, point: &str, value: &str) -> Result<(), Failure> {
-    let (topic, is_writable) = topic_of(access, device, point)?;
-    if !is_writable {
+    let found = find(access, device, point)?;
+    if !found.is_writable {
         return Err(Failure::runtime(format!("{device}.{point} has no `write:` in the YAML, so nothing is written to it")));
     }
     // A number or true; anything else is a word.
     let value = serde_json::from_str(value).ok().filter(|value: &Json| !value.is_null()).unwrap_or_else(|| Json::String(value.to_owned()));
     let id = format!("cli-{:08x}", fastrand::u32(..));
-    let (set, result) = (format!("{topic}/set"), format!("{topic}/set/result"));
-    let mut client = access.connect()?;
-    client.subscribe(&[TopicFilter::new(result).map_err(Failure::runtime)?])?;
     let command = serde_json::json!({ "value": value, "id": id }).to_string();
+    let Some(mut client) = broker(access, &found)? else {
+        let told = alone::write(found.config, device, &found.topic, command)?;
+        return judge(&told.payload);
+    };
+    let topic = found.topic;
+    let (set, result) = (format!("{topic}/set"), format!("{topic}/set/result"));
+    client.subscribe(&[TopicFilter::new(result).map_err(Failure::runtime)?])?;
     client.publish(TopicName::new(set).map_err(Failure::runtime)?, Bytes::from(command), false)?;
     let deadline = now() + PATIENCE;
     while let Some(message) = client.message(Some(deadline))? {
         let told: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
-        let told = |key: &str| told.get(key).and_then(Json::as_str).unwrap_or_default();
-        if told("id") == id {
-            print(&message, true)?;
-            return if told("status") == "ok" { Ok(()) } else { Err(Failure::runtime(format!("not written: {}", told("status")))) };
+        if told.get("id").and_then(Json::as_str) == Some(&id) {
+            return judge(&message.payload);
         }
     }
     Err(Failure::runtime(format!("nobody said how the write ended in {} s", PATIENCE.as_secs())))

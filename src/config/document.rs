@@ -3,6 +3,8 @@
 //! serde_yaml parses and types; it knows no positions and stops at the first fault. So the structure is read once more for the
 //! positions, and typing is repeated: each fault is noted, the node that caused it is taken out, and the rest is tried again.
 
+mod change;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
@@ -188,6 +190,12 @@ impl Document {
     /// Where the key of a node stands.
     pub(super) fn key_place(&self, path: &[Step]) -> Place {
         self.nearest(path).key_place
+    }
+
+    /// A whole number at the top, with its place; something else that stands there is left to the types.
+    pub(super) fn number_at_top(&self, key: &str) -> Option<(u64, Place)> {
+        let number = self.value.get(key)?.as_u64()?;
+        Some((number, self.place(&[Step::from(key)])))
     }
 
     fn nearest(&self, path: &[Step]) -> &Node {

@@ -14,16 +14,17 @@ use crate::field::text::frame::Framing as TextFraming;
 use crate::field::text::parse::Subtract;
 use crate::field::text::script::{Pattern, Step as ScriptStep, TypedPattern};
 use crate::message::{Lane, SessionLost};
-use crate::mqtt::TopicFilter;
 use crate::outbox::WhenFull;
 use crate::report::template::Template as TopicTemplate;
-use crate::units::{Price, Size, Span};
-use crate::uplink::{Protocol, Proxy, Remote, Secret};
+use crate::units::{Size, Span};
 
 mod broker;
 mod point;
+mod uplink;
 
 pub(super) use point::{BitOrder, Deadband, HowReadBack, OneOrMore, Point, Printed, ReadBack};
+
+pub(super) use uplink::{Remotes, Uplink, UseWhen};
 
 pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules, Tls};
 
@@ -34,6 +35,9 @@ fn yes() -> bool {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
+    /// The version of the file's form. Default 1.
+    #[serde(rename = "version")]
+    pub(super) _version: Option<u32>,
     #[schemars(length(min = 1))]
     /// The name of the site: `{site}` in topics, and the client identifier of uplinks. Letters, digits and dashes.
     pub(super) site: Option<String>,
@@ -331,171 +335,4 @@ pub(super) struct Class {
     /// What to do with a message that may have arrived, when the remote has forgotten: resend (default) or, for qos 2, drop.
     #[serde(default)]
     pub(super) if_session_lost: SessionLost,
-}
-
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Uplink {
-    /// Its name: a folder of the outbox, and a topic level below $SYS.
-    pub(super) name: String,
-    /// False leaves it out. Default true.
-    #[serde(default = "yes")]
-    pub(super) enabled: bool,
-    /// The address of the remote broker, or several that are tried in order.
-    pub(super) to: Remotes,
-    /// A proxy that connects (HTTP CONNECT). Default none.
-    pub(super) proxy: Option<Proxy>,
-    /// A backup: used when another uplink is down for so long, such as `cloud down for 10m`.
-    pub(super) use_when: Option<UseWhen>,
-    /// The MQTT version: 5 (default) or 3.1.1.
-    #[serde(default)]
-    pub(super) protocol: Protocol,
-    /// By which the remote knows the session; must stay the same. Default: the site.
-    pub(super) client_id: Option<String>,
-    /// The authority that signs the certificate of the remote (PEM). Default: the authorities of this machine.
-    pub(super) ca: Option<PathBuf>,
-    /// The certificate of this gateway (PEM), with `key`.
-    pub(super) cert: Option<PathBuf>,
-    /// The key of the certificate (PEM).
-    pub(super) key: Option<PathBuf>,
-    /// Protocols named in the TLS handshake. Default none.
-    #[serde(default)]
-    pub(super) alpn: Vec<String>,
-    /// The user name at the remote.
-    pub(super) user: Option<String>,
-    /// The password; better in a file, see `password_file`.
-    pub(super) password: Option<Secret>,
-    /// The password: the first line of a file, or a systemd credential.
-    pub(super) password_file: Option<PathBuf>,
-    /// Silence after which the link is tested, 5s to 18h. Default 4m; each test is billed.
-    pub(super) keep_alive: Option<Span>,
-    /// How long TCP, TLS and MQTT may take together. Default 30s.
-    pub(super) connect_within: Option<Span>,
-    /// How long TCP to one address may take. Default 8s.
-    pub(super) dial_within: Option<Span>,
-    /// Silence of a remote that owes answers, after which the link is given up. Default 30s.
-    pub(super) answer_within: Option<Span>,
-    /// How long a link may take no byte. Default 30s.
-    pub(super) write_within: Option<Span>,
-    /// How the TCP connection is kept.
-    #[serde(default)]
-    pub(super) tcp: Tcp,
-    /// The pause between attempts. Default 1s, doubling up to 60s.
-    pub(super) retry: Option<Retry>,
-    /// Largest packet that is sent. Default what the remote tells.
-    pub(super) max_packet: Option<Size>,
-    /// Messages in flight. Default 500.
-    #[schemars(range(min = 1))]
-    pub(super) window: Option<u16>,
-    /// Every message carries the user property `seq`, the same for every copy of it. Default true; MQTT 5 only.
-    #[serde(default = "yes")]
-    pub(super) number_messages: bool,
-    /// What the link costs; for `wellhead check` only.
-    pub(super) tariff: Option<Tariff>,
-    /// Local topics that go north; the first rule that matches decides.
-    #[serde(default)]
-    pub(super) send: Vec<Send>,
-    /// Remote topics that come in.
-    #[serde(default)]
-    pub(super) receive: Vec<Receive>,
-}
-
-/// One address, or several that are tried in order.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Remotes(pub(super) Vec<Remote>);
-
-impl<'de> Deserialize<'de> for Remotes {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Remotes;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an address such as mqtts://cloud.example.net, or a list of them")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Remotes, E> {
-                text.parse().map(|remote| Remotes(vec![remote])).map_err(E::custom)
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Remotes, A::Error> {
-                let mut remotes = Vec::new();
-                while let Some(remote) = seq.next_element()? {
-                    remotes.push(remote);
-                }
-                Ok(Remotes(remotes))
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-/// `<uplink> down for <duration>`
-#[derive(Debug)]
-pub(super) struct UseWhen(pub(super) String, pub(super) Span);
-
-impl<'de> Deserialize<'de> for UseWhen {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let wrong = || de::Error::custom("write <uplink> down for <duration>, such as `cloud down for 10m`");
-        let (uplink, span) = text.split_once(" down for ").ok_or_else(wrong)?;
-        let span: de::value::StrDeserializer<'_, D::Error> = de::IntoDeserializer::into_deserializer(span.trim());
-        Ok(Self(uplink.trim().to_owned(), Span::deserialize(span)?))
-    }
-}
-
-#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Tcp {
-    /// Small packets leave at once; false saves bytes and costs a round trip. Default true.
-    pub(super) nodelay: Option<bool>,
-    /// What the kernel may wait for an acknowledgement, at least 1s. Default 60s.
-    pub(super) user_timeout: Option<Span>,
-    /// The network interface to use. Default any.
-    pub(super) interface: Option<String>,
-    /// Congestion control, such as bbr or cubic. Default that of the system.
-    pub(super) congestion: Option<String>,
-}
-
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Tariff {
-    /// Bytes that are meant to be used in a month.
-    pub(super) per_month: Option<Size>,
-    /// What they cost.
-    pub(super) price: Option<Price>,
-}
-
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Retry {
-    /// The first pause, at least 10ms.
-    pub(super) first: Span,
-    /// The longest pause.
-    pub(super) longest: Span,
-}
-
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Send {
-    /// Which local topics, with + and #.
-    pub(super) filter: TopicFilter,
-    /// Put before the topic at the remote, with its slash. Default none.
-    #[serde(default)]
-    pub(super) prefix: String,
-    /// The class that messages get. Default that of the point, or of the client.
-    pub(super) class: Option<String>,
-    /// The rule is for these classes only. Default all.
-    #[serde(default)]
-    pub(super) only: Vec<String>,
-}
-
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Receive {
-    /// Which remote topics, with + and #.
-    pub(super) filter: TopicFilter,
-    /// 0, 1 or 2. Default 1.
-    #[schemars(range(max = 2))]
-    pub(super) qos: Option<u8>,
 }

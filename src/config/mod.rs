@@ -5,13 +5,15 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `fault` (messages).
+//! `document` (YAML with positions), `migrate` (of older versions), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `fault` (messages).
 
 mod document;
 mod fault;
 mod file;
+mod migrate;
 pub mod presets;
 mod profiles;
+mod references;
 mod resolve;
 pub mod schema;
 mod traffic;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use fault::{Fault, suggestion};
+pub use migrate::VERSION;
 pub use traffic::{MONTH, Traffic, load as load_of, size, traffic};
 
 use crate::broker::access::Access;
@@ -142,6 +145,12 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
+/// Modbus addresses as in `units:`, such as `1-20` or `1-4, 7`.
+pub fn units(text: &str) -> Result<Vec<u8>, String> {
+    let units: file::Units = serde_json::from_value(text.into()).map_err(|error| error.to_string())?;
+    Ok(units.0)
+}
+
 /// Reads and checks a file. Relative paths in it are meant from its folder.
 pub fn load(path: &Path) -> Result<Gateway, LoadError> {
     let text = std::fs::read_to_string(path).map_err(|e| LoadError::Unreadable(path.to_owned(), e))?;
@@ -156,6 +165,10 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
     let text = text.trim_start_matches('\u{feff}');
     let mut faults = fault::Faults::new(name, text);
     let gateway = document::Document::parse(text, &mut faults).and_then(|mut document| {
+        if !migrate::migrate(&mut document, &mut faults) {
+            return None;
+        }
+        references::fill(&mut document, folder, &mut faults);
         let file = document.typed::<file::File>(&mut faults)?;
         let outside = profiles::load(&file, folder, &mut faults);
         resolve::resolve(&file, &document, (folder, &outside), &mut faults)

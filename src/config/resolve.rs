@@ -42,7 +42,7 @@ const CREDENTIALS: &str = "credentials";
 
 /// Where a file is that the YAML names: a systemd credential of that name, by itself or out of the folder that the unit loads; a path from
 /// the folder of the YAML; or the original of a credential, for whoever checks the file by hand.
-fn file_named(typed: &Path, folder: &Path) -> PathBuf {
+pub(super) fn file_named(typed: &Path, folder: &Path) -> PathBuf {
     let usual = folder.join(typed);
     let (Some(name), true) = (typed.to_str(), typed.is_relative()) else { return usual };
     let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);

@@ -12,6 +12,7 @@
 //! To add a protocol: `field/<name>.rs` with a [`Driver`], and one line in [`LineTask::run`].
 //! What it does not do: it knows neither topics nor brokers.
 
+pub mod ask;
 pub mod counts;
 pub mod decode;
 pub mod formula;
@@ -36,6 +37,7 @@ use tokio::sync::mpsc;
 use crate::pulse::{COME_ROUND, Pulse};
 use crate::reading::{DeviceId, Event, PointId, Value};
 use crate::tasks::Stop;
+use ask::{Ask, Inquiry, Said};
 use counts::LineCounts;
 use decode::Register;
 use formula::Formula;
@@ -259,6 +261,10 @@ pub trait Driver: Send {
     }
     /// Does one request that writes.
     fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> impl Future<Output = Outcome> + Send;
+    /// Asks any unit on behalf of a person; safe to drop. Called only between `connect` and `disconnect`.
+    fn ask(&mut self, _unit: u8, _ask: &Ask, _within: Duration) -> impl Future<Output = Said> + Send {
+        std::future::ready(Said::NoLine("the devices of this line have no registers".to_owned()))
+    }
     /// Closes the wire.
     fn disconnect(&mut self);
 }
@@ -276,6 +282,8 @@ pub struct LineTask {
     pub folder: Option<PathBuf>,
     /// What is to be written.
     pub orders: mpsc::Receiver<Order>,
+    /// What persons want to know.
+    pub inquiries: mpsc::Receiver<Inquiry>,
     /// Beats whenever it comes round.
     pub pulse: Pulse,
     /// Ends it.
@@ -285,8 +293,8 @@ pub struct LineTask {
 impl LineTask {
     /// Polls until the stop order.
     pub async fn run(self) {
-        let Self { line, events, counts, folder, orders, pulse, stop } = self;
-        let ends = supervisor::Ends { events, counts: Arc::clone(&counts), orders, pulse, stop };
+        let Self { line, events, counts, folder, orders, inquiries, pulse, stop } = self;
+        let ends = supervisor::Ends { events, counts: Arc::clone(&counts), orders, inquiries, pulse, stop };
         match &line.wire {
             Wire::Simulated => {
                 let driver = simulated::Simulated::new(&line.devices);

@@ -1,6 +1,7 @@
 //! Serial ports: how they are written (`9600 8N1`) and how they are opened.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -119,6 +120,24 @@ impl Speed {
             .and_then(|()| port.set_parity(self.parity))
             .and_then(|()| port.set_stop_bits(self.stop_bits));
         set.map_err(|error| format!("the speed cannot be changed: {error}"))
+    }
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let data = match self.data_bits {
+            DataBits::Five => 5,
+            DataBits::Six => 6,
+            DataBits::Seven => 7,
+            DataBits::Eight => 8,
+        };
+        let parity = match self.parity {
+            Parity::None => 'N',
+            Parity::Even => 'E',
+            Parity::Odd => 'O',
+        };
+        let stop = if self.stop_bits == StopBits::One { 1 } else { 2 };
+        write!(f, "{} {data}{parity}{stop}", self.baud)
     }
 }
 

@@ -1,4 +1,7 @@
-//! The task of one line: connect, do what the schedule says, report readings and the state of devices, retry for ever.
+//! The task of one line: connect, do what the schedule says, report readings and the state of devices, retry for ever. What others
+//! want of the line, writes and questions, is in `orders`.
+
+mod orders;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::ask::Inquiry;
 use super::counts::LineCounts;
-use super::decode::Register;
 use super::last::Last;
 use super::schedule::{Heard, Schedule, Step};
-use super::write::{Order, Outcome, Written};
+use super::write::Order;
 use super::{Driver, Job, Line, ReadError, Values};
 use crate::backoff::Backoff;
 use crate::pulse::{COME_ROUND, Pulse};
@@ -32,6 +35,7 @@ pub(super) struct Ends {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) counts: Arc<LineCounts>,
     pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) inquiries: mpsc::Receiver<Inquiry>,
     pub(super) pulse: Pulse,
     pub(super) stop: Stop,
 }
@@ -46,6 +50,8 @@ struct Supervisor<D> {
     orders: VecDeque<Order>,
     /// Writes since a read that was due had its turn.
     writes_in_a_row: u32,
+    /// A question of a person that waits for the line to have nothing else to do, and since when.
+    inquiry: Option<(Inquiry, Instant)>,
     ends: Ends,
     backoff: Backoff,
     /// Why the line is down, as it was told.
@@ -72,6 +78,7 @@ pub(super) async fn run<D: Driver>(line: Line, driver: D, ends: Ends) {
         last,
         orders: VecDeque::new(),
         writes_in_a_row: 0,
+        inquiry: None,
         ends,
         backoff,
         down: None,
@@ -138,6 +145,13 @@ impl<D: Driver> Supervisor<D> {
                         return Ok(Ok(()));
                     }
                 }
+                inquiry = self.ends.inquiries.recv(), if self.inquiry.is_none() && !self.ends.inquiries.is_closed() => {
+                    if is_open {
+                        self.inquiry = inquiry.map(|inquiry| (inquiry, now()));
+                        return Ok(Ok(()));
+                    }
+                    self.no_line(inquiry);
+                }
                 heard = self.driver.listen(), if is_open => match heard {
                     Ok((device, values)) => self.heard(device, values).await?,
                     Err(error) => return Ok(Err(error.to_string())),
@@ -165,101 +179,6 @@ impl<D: Driver> Supervisor<D> {
         Ok(())
     }
 
-    fn give_up_orders(&mut self) {
-        let now = now();
-        for order in std::mem::take(&mut self.orders) {
-            if order.deadline <= now {
-                // Whoever asked may be gone.
-                let _ = order.answer.send(Written::Expired);
-            } else {
-                self.orders.push_back(order);
-            }
-        }
-    }
-
-    /// The write whose turn it is: before any read, but not for ever.
-    fn next_order(&mut self) -> Option<Order> {
-        while self.orders.len() < MOST_ORDERS
-            && let Ok(order) = self.ends.orders.try_recv()
-        {
-            self.orders.push_back(order);
-        }
-        if self.orders.is_empty() {
-            return None;
-        }
-        if self.writes_in_a_row >= WRITES_IN_A_ROW && self.schedule.is_due(now()) {
-            self.writes_in_a_row = 0;
-            return None;
-        }
-        self.give_up_orders();
-        self.writes_in_a_row += 1;
-        self.orders.pop_front()
-    }
-
-    async fn write(&mut self, order: Order) -> Result<(), Ended> {
-        let Order { device, points, actions, read_back, repeat, answer, .. } = order;
-        let mut ended = Written::Done(Vec::new());
-        let mut shown: Values = Vec::new();
-        for (index, action) in actions.iter().enumerate() {
-            self.ends.pulse.beat(now());
-            let outcome = tokio::select! {
-                outcome = self.driver.write(device, action, read_back, repeat) => outcome,
-                () = self.ends.stop.wait() => {
-                    // It may be on the wire already. Whoever asked may be gone.
-                    let _ = answer.send(Written::Unknown(shown));
-                    return Err(Ended);
-                }
-            };
-            let (start, count) = action.span();
-            let values = |words: Option<Vec<u16>>| -> Values {
-                let Some(words) = words else { return Vec::new() };
-                let inside = points.iter().filter(|(_, register)| register.address >= start && register.address - start < count);
-                let part = |register: &Register| {
-                    words.get(usize::from(register.address - start)..).and_then(|rest| rest.get(..usize::from(register.width())))
-                };
-                inside.filter_map(|(id, register)| Some((*id, register.decode(part(register)?, None)))).collect()
-            };
-            match outcome {
-                Outcome::Done(words) => shown.extend(values(words)),
-                Outcome::Unknown(words) => {
-                    shown.extend(values(words));
-                    ended = Written::Unknown(shown.clone());
-                    break;
-                }
-                // What came before was done: that must not be told as nothing.
-                Outcome::Exception(_) | Outcome::NotSent(_) if index > 0 => {
-                    ended = Written::Unknown(shown.clone());
-                    break;
-                }
-                Outcome::Exception(code) => {
-                    ended = Written::Exception(code);
-                    break;
-                }
-                Outcome::NotSent(why) => {
-                    ended = Written::NotSent(why);
-                    break;
-                }
-            }
-        }
-        if matches!(ended, Written::Done(_)) {
-            ended = Written::Done(shown.clone());
-        }
-        // Whoever asked may be gone.
-        let _ = answer.send(ended);
-        self.written(device, &points, shown).await
-    }
-
-    /// What was read back is news; what was not is read soon.
-    async fn written(&mut self, device: usize, points: &[(PointId, Register)], shown: Values) -> Result<(), Ended> {
-        let unseen = points.iter().map(|(id, _)| *id).filter(|id| !shown.iter().any(|(other, _)| other == id));
-        let jobs = unseen.filter_map(|id| self.jobs.iter().position(|job| job.points.contains(&id)));
-        jobs.collect::<Vec<usize>>().into_iter().for_each(|job| self.schedule.hurry(job, now()));
-        for reading in self.last.measured(device, shown, now(), Timestamp::from(moment())) {
-            self.emit(Event::Reading(reading)).await?;
-        }
-        Ok(())
-    }
-
     async fn fade(&mut self) -> Result<(), Ended> {
         for reading in self.last.faded(now(), Timestamp::from(moment())) {
             self.emit(Event::Reading(reading)).await?;
@@ -277,7 +196,11 @@ impl<D: Driver> Supervisor<D> {
                 continue;
             }
             let driver = &self.driver;
-            match self.schedule.next(now(), |device| driver.probe_takes(device)) {
+            let step = self.schedule.next(now(), |device| driver.probe_takes(device));
+            if self.asks_now(&step).await? {
+                continue;
+            }
+            match step {
                 Step::WaitUntil(at) => {
                     if let Err(why) = self.pause(at, true).await? {
                         return Ok(why);

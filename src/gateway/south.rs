@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::calls::{INQUIRY_QUEUE, Inquiries};
 use super::health::Health;
 use super::{GatewayError, ORDER_QUEUE};
 use crate::broker::{Broker, Forward};
@@ -54,7 +55,7 @@ pub(super) fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
 }
 
 /// What each `.../set` topic writes.
-pub(super) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target> {
+pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target> {
     let mut targets = HashMap::new();
     for (line, spec) in config.lines.iter().enumerate() {
         for (device, spec) in spec.devices.iter().enumerate() {
@@ -84,23 +85,31 @@ pub(super) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target
 impl South {
     /// Starts every line, the report and the writes. Serial lines have a thread each, because silences between frames are short;
     /// lines through a network share one.
-    pub(super) fn start(self, config: config::Gateway, tasks: &mut Tasks, health: &mut Health) -> Result<Vec<OwnThread>, GatewayError> {
+    pub(super) fn start(
+        self,
+        config: config::Gateway,
+        tasks: &mut Tasks,
+        health: &mut Health,
+    ) -> Result<(Vec<OwnThread>, Inquiries), GatewayError> {
         if config.lines.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Inquiries::new()));
         }
         let folder = config.folder.join("field");
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let mut lines = Lines { threads: Vec::new(), shared: None, priority: config.line_priority };
-        let (mut orders, mut counts) = (Vec::new(), Vec::new());
+        let (mut orders, mut counts, mut inquiries) = (Vec::new(), Vec::new(), Inquiries::new());
         for line in config.lines {
             let handle = lines.thread_of(&line.name, &line.wire)?;
             let (queue, receiver) = mpsc::channel(ORDER_QUEUE);
             let counted = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
+            let (questions, asked) = mpsc::channel(INQUIRY_QUEUE);
+            inquiries.insert(line.name.clone(), questions);
             orders.push(queue);
             counts.push(Arc::clone(&counted));
             let (events, stop, pulse) = (sender.clone(), self.stop.clone(), line.pulse(now()));
             health.pulses.watch(&pulse);
-            let task = LineTask { line, events, counts: counted, folder: Some(folder.clone()), orders: receiver, pulse, stop };
+            let task =
+                LineTask { line, events, counts: counted, folder: Some(folder.clone()), orders: receiver, inquiries: asked, pulse, stop };
             tasks.start_on(&handle, format!("bus:{}", task.line.name), async move {
                 task.run().await;
                 Ok(())
@@ -117,7 +126,7 @@ impl South {
         let report =
             Report { points: config.points, devices: config.availability, lines: counts, live: self.live, intakes: self.intakes, pulse };
         tasks.start("report", report.run(events, self.hurry));
-        Ok(lines.threads)
+        Ok((lines.threads, inquiries))
     }
 }
 

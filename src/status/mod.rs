@@ -1,4 +1,5 @@
 //! What the gateway tells those who look after it.
 
+pub mod control;
 pub mod restarts;
 pub mod service;

@@ -83,6 +83,45 @@ fn every_good_file_of_the_corpus_is_correct_and_warned_of_what_will_hurt() {
     assert!(files.len() >= 40, "{}", files.len());
 }
 
+/// Nothing is ever taken out of this folder, and no file in it is ever changed.
+#[test]
+fn files_of_every_version_are_read_for_ever() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut read = 0;
+    for version in 1..=config::VERSION {
+        for (file, text) in corpus(&format!("old/{version}")) {
+            // A file that names no version, and one that does.
+            let versioned = if text.contains("\nversion: ") { text.clone() } else { format!("version: {version}\n{text}") };
+            for text in [&text, &versioned] {
+                let told = config::parse("gateway.yaml", text, root).map(drop);
+                assert!(told.is_ok() || (version > 1 && text == &versioned), "{} {told:?}", file.display());
+            }
+            read += 1;
+        }
+    }
+    assert!(read >= 12, "{read}");
+    let later = format!("version: {}\nsite: x\nlines: []\nnew_key: 1\n", config::VERSION + 1);
+    let faults = config::parse("gateway.yaml", &later, root).unwrap_err();
+    assert!(faults.len() == 1 && faults[0].message.contains("install a newer wellhead"), "{faults:?}");
+}
+
+#[test]
+fn references_to_the_environment_and_to_credentials_are_filled_in() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("credentials")).unwrap();
+    fs::write(folder.path().join("credentials/cloud-host"), "far.example.net\n").unwrap();
+    let home = std::env::var("PATH").unwrap();
+    let text = "site: x\nbroker: { listen: [ 'mqtt://127.0.0.1:1883' ] }\nuplinks:\n  - name: cloud\n    to: mqtt://${credential:cloud-host}:1884\n    user: '${env:PATH}'\n    password: a$b\n";
+    let gateway = config::parse("gateway.yaml", text, folder.path()).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    let settings = &gateway.uplinks[0].settings;
+    assert_eq!(settings.remotes[0].to_string(), "mqtt://far.example.net:1884");
+    assert_eq!(settings.login.as_ref().map(|(user, password)| (user.as_str(), password.0.as_str())), Some((home.as_str(), "a$b")));
+    let text = text.replace("cloud-host", "gone").replace("PATH", "WELLHEAD_NOBODY_SETS_THIS");
+    let told: Vec<String> = config::parse("gateway.yaml", &text, folder.path()).unwrap_err().iter().map(ToString::to_string).collect();
+    assert!(told[0].starts_with("gateway.yaml:5:9 ") && told[0].contains("put the credential into credentials/gone"), "{told:?}");
+    assert!(told.iter().any(|told| told.starts_with("gateway.yaml:6:11 the environment has no WELLHEAD_NOBODY_SETS_THIS")), "{told:?}");
+}
+
 /// Every key of the schema with what is said of it.
 fn keys_of_the_schema() -> Vec<(String, String)> {
     fn walk(node: &serde_json::Value, found: &mut Vec<(String, String)>) {

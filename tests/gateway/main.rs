@@ -43,5 +43,6 @@ mod simulation;
 mod stage;
 mod support;
 mod talk;
+mod tools;
 mod uplink_peers;
 mod web_peers;

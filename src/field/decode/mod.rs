@@ -2,6 +2,7 @@
 //!
 //! Used for Modbus registers and for the bytes of plain serial frames alike. A type is a line in `kind`.
 
+pub mod guess;
 mod kind;
 mod order;
 mod raw;

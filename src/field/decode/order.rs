@@ -79,6 +79,16 @@ impl<'de> Deserialize<'de> for ByteOrder {
 }
 
 impl ByteOrder {
+    /// The name to show.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ABCD => "ABCD",
+            Self::CDAB => "CDAB",
+            Self::BADC => "BADC",
+            Self::DCBA => "DCBA",
+        }
+    }
+
     fn swaps_words(self) -> bool {
         matches!(self, Self::CDAB | Self::DCBA)
     }

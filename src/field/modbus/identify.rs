@@ -7,7 +7,7 @@ use super::link::Answer;
 use super::{Modbus, Question};
 
 /// Longest answers, of both.
-const LONGEST: u32 = 256;
+pub(super) const LONGEST: u32 = 256;
 
 impl Modbus {
     /// Asks a device that has just answered, unless it was asked before; what it says is told with its counters.
@@ -20,22 +20,28 @@ impl Modbus {
         let patience = self.patience.of(unit);
         let ask = |request, out| Question { device, unit, request, lengths: (out, LONGEST), patience };
         let answer = self.ask(ask(Request::ReadDeviceIdentification(ReadCode::Basic, 0), 7)).await;
-        let text = match answer {
-            Answer::Response(Response::ReadDeviceIdentification(response)) => {
-                let objects = response.device_id_objects.iter().map(|object| plain(&object.value));
-                objects.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
-            }
+        let answer = match answer {
             // It lives and does not know this function: the older one is asked for.
-            Answer::Exception(_) => match self.ask(ask(Request::ReportServerId, 4)).await {
-                Answer::Response(Response::ReportServerId(_, _, text)) => plain(&text),
-                _ => return,
-            },
-            _ => return,
+            Answer::Exception(_) => self.ask(ask(Request::ReportServerId, 4)).await,
+            answer => answer,
         };
+        let Some(text) = said_by(&answer) else { return };
         if let Some((name, counts)) = self.counts.devices.get(device) {
             tracing::info!(device = %name, identity = %text, "device says what it is");
             counts.set_identity(&text);
         }
+    }
+}
+
+/// What a device says in an answer to either function.
+pub(super) fn said_by(answer: &Answer) -> Option<String> {
+    match answer {
+        Answer::Response(Response::ReadDeviceIdentification(response)) => {
+            let objects = response.device_id_objects.iter().map(|object| plain(&object.value));
+            Some(objects.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" "))
+        }
+        Answer::Response(Response::ReportServerId(_, _, text)) => Some(plain(text)),
+        _ => None,
     }
 }
 

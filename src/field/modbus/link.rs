@@ -214,7 +214,7 @@ impl Shim {
 }
 
 /// What exceptions mean to whoever wired the device.
-pub(super) fn explain(code: u8) -> String {
+pub fn explain(code: u8) -> String {
     let why = match code {
         1 => "the device does not know this kind of register; check `at`",
         2 => "no such register in the device; check `at`",

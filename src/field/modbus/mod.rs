@@ -9,9 +9,10 @@
 //! * An RTU wire that was just opened is left alone for as long as an answer may take: somebody may have asked before.
 //! * The number of registers in an answer is checked here; the library does not check it.
 //!
-//! `link` (one question), `plan` and `barriers` (what to ask; pure), `patience` (how long to wait; pure), `slave` (the simulator).
+//! `link` (one question), `ask` (questions of a person), `plan` and `barriers` (what to ask; pure), `patience` (how long to wait; pure), `slave` (the simulator).
 
 mod ascii;
+mod ask;
 pub mod barriers;
 mod frames;
 mod identify;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tokio_modbus::{Request, Response};
 
+use super::ask::{Ask, Said};
 use super::counts::LineCounts;
 use super::decode::{Register, Table};
 use super::write::{Action, Outcome, ReadBack};
@@ -41,6 +43,8 @@ use crate::time::now;
 use barriers::Barriers;
 use known::Known;
 use link::{Answer, Link, Told};
+
+pub use link::explain;
 use patience::{AnswerWithin, Patience};
 use plan::{Block, Costs, bytes_of};
 
@@ -221,7 +225,7 @@ impl Modbus {
             Answer::Response(response) => words(response, count).map_err(|error| (error, None)),
             // A gateway in between says that the device behind it is silent.
             Answer::Exception(10 | 11) => Err((ReadError::NoAnswer, None)),
-            Answer::Exception(code) => Err((ReadError::Refused(link::explain(code)), Some(code))),
+            Answer::Exception(code) => Err((ReadError::Refused(explain(code)), Some(code))),
             Answer::Nothing => Err((ReadError::NoAnswer, None)),
             Answer::Foreign(why) | Answer::Garbage(why) => Err((ReadError::Garbled(why.to_owned()), None)),
             Answer::Broken => Err((ReadError::LineDown("the connection broke".to_owned()), None)),
@@ -386,6 +390,10 @@ impl Driver for Modbus {
 
     async fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> Outcome {
         self.write_action(device, action, read_back, repeat).await
+    }
+
+    async fn ask(&mut self, unit: u8, ask: &Ask, within: Duration) -> Said {
+        self.ask_anybody(unit, ask, within).await
     }
 
     fn disconnect(&mut self) {

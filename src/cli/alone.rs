@@ -1,0 +1,108 @@
+//! One device without a gateway: its line is opened here, for as long as a read or a write takes.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Failure;
+use crate::config;
+use crate::field::counts::LineCounts;
+use crate::field::write::Order;
+use crate::field::{Line, LineTask};
+use crate::gateway::set_targets;
+use crate::message::{Message, Origin};
+use crate::mqtt::TopicName;
+use crate::reading::{Event, PointId, Quality, Reading};
+use crate::report::set::Setter;
+use crate::tasks::{detach, stop_token};
+use crate::time::now;
+
+/// How long a value or a result may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The configuration with one device on its line, and nothing else.
+fn only(mut config: config::Gateway, device: &str) -> config::Gateway {
+    config.lines.retain(|line| line.devices.iter().any(|own| own.name == device));
+    for line in &mut config.lines {
+        line.devices.retain(|own| own.name == device);
+    }
+    config
+}
+
+/// Runs the task of the only line while `work` does, with what it reports and where its writes go.
+fn with_line<T, F: Future<Output = T>>(
+    line: Line,
+    work: impl FnOnce(mpsc::Receiver<Event>, mpsc::Sender<Order>) -> F,
+) -> Result<T, Failure> {
+    let runtime = super::runtime()?;
+    runtime.block_on(async {
+        let (events, reported) = mpsc::channel(64);
+        let (orders, asked) = mpsc::channel(1);
+        let (_, inquiries) = mpsc::channel(1);
+        let (switch, stop) = stop_token();
+        let counts = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
+        let pulse = line.pulse(now());
+        detach(LineTask { line, events, counts, folder: None, orders: asked, inquiries, pulse, stop }.run());
+        let done = work(reported, orders).await;
+        switch.stop();
+        Ok(done)
+    })
+}
+
+/// The first good value of a point; without one in time, what was wrong.
+pub(super) fn read(config: config::Gateway, device: &str, point: PointId) -> Result<Reading, Failure> {
+    let mut config = only(config, device);
+    let line = config.lines.pop().ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
+    let name = line.name.clone();
+    let found = with_line(line, |mut reported, _orders| async move {
+        let mut last = None;
+        let until_good = async {
+            while let Some(event) = reported.recv().await {
+                if let Event::Reading(reading) = event
+                    && reading.point == point
+                {
+                    let is_good = reading.quality == Quality::Good;
+                    last = Some(reading);
+                    if is_good {
+                        return;
+                    }
+                }
+            }
+        };
+        // What came until then is told.
+        let _ = timeout(PATIENCE, until_good).await;
+        last
+    })?;
+    found.ok_or_else(|| {
+        Failure::runtime(format!("no value on line {name} in {} s; `wellhead scan {name}` shows who answers", PATIENCE.as_secs()))
+    })
+}
+
+/// Writes as a gateway would, and returns what it would publish on `<topic>/set/result`.
+pub(super) fn write(config: config::Gateway, device: &str, topic: &TopicName, command: String) -> Result<Message, Failure> {
+    let mut config = only(config, device);
+    let targets = set_targets(&config);
+    let line = config.lines.pop().ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
+    let set = TopicName::new(format!("{topic}/set")).map_err(Failure::runtime)?;
+    let told = with_line(line, |mut reported, orders| async move {
+        let (live, mut results) = mpsc::channel(4);
+        let (messages, asked) = mpsc::channel(1);
+        let setter = Setter { targets, published: HashSet::new(), lines: vec![orders], live, intakes: Vec::new() };
+        detach(async move {
+            // It ends with its messages; what it has to say comes through `results`.
+            let _ = setter.run(asked).await;
+        });
+        // Readings are of no interest, and must not stop the line.
+        detach(async move { while reported.recv().await.is_some() {} });
+        let message = Arc::new(Message::new(set, command, Origin::Client));
+        if messages.send(message).await.is_err() {
+            return None;
+        }
+        timeout(PATIENCE, results.recv()).await.ok().flatten()
+    })?;
+    told.ok_or_else(|| Failure::runtime(format!("nobody said how the write ended in {} s", PATIENCE.as_secs())))
+}

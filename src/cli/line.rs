@@ -1,0 +1,192 @@
+//! How commands get at a line: through the gateway that runs and owns it, else by opening it themselves.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::runtime::Runtime;
+
+use super::{Failure, usual_file};
+use crate::config;
+use crate::field::ask::{Ask, Said};
+use crate::field::counts::LineCounts;
+use crate::field::modbus::Modbus;
+use crate::field::modbus::patience::AnswerWithin;
+use crate::field::serial::{Port, Speed};
+use crate::field::{Driver, Line, Wire};
+use crate::status::control::{self, Reply, Request};
+
+/// How long a gateway may take to come to a question.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which gateway, and how a line without one is opened.
+#[derive(Debug, Args)]
+pub(super) struct Via {
+    /// The YAML file of the gateway [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Modbus ASCII on a serial device that is not in the YAML file
+    #[arg(long)]
+    ascii: bool,
+    /// How long an answer is waited for
+    #[arg(long, value_name = "TIME", default_value = "300ms")]
+    pub(super) within: crate::units::Span,
+}
+
+/// A line that is meant, with the gateway that may own it.
+#[derive(Debug, Clone)]
+pub(super) struct Meant {
+    pub(super) line: Line,
+    /// The gateway of the file, if the line is in it.
+    folder: Option<PathBuf>,
+}
+
+impl Via {
+    /// The gateway of the file; `None` if there is no file.
+    pub(super) fn gateway(&self) -> Result<Option<config::Gateway>, Failure> {
+        match self.file.clone().or_else(usual_file) {
+            Some(file) => Ok(Some(config::load(&file)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The line of a name, of a serial device or of an address.
+    pub(super) fn meant(&self, typed: &str) -> Result<Meant, Failure> {
+        let is_path = typed.starts_with('/');
+        let is_address =
+            typed.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) || typed.parse::<std::net::IpAddr>().is_ok();
+        // What is named by itself needs no file, nor a right one.
+        let gateway = match self.gateway() {
+            Err(_) if (is_path || is_address) && self.file.is_none() => None,
+            other => other?,
+        };
+        let known =
+            gateway.as_ref().and_then(|gateway| gateway.lines.iter().find(|line| line.name == typed || stands_for(&line.wire, typed)));
+        if let (Some(line), Some(gateway)) = (known, &gateway) {
+            return Ok(Meant { line: line.clone(), folder: Some(gateway.folder.clone()) });
+        }
+        let wire = if is_path {
+            let speed: Speed = "9600 8N1".parse().map_err(Failure::runtime)?;
+            Wire::Serial(Port { path: typed.to_owned(), speed, ascii: self.ascii, rs485: None })
+        } else if is_address {
+            Wire::ModbusTcp(if typed.parse::<std::net::IpAddr>().is_ok() { format!("{typed}:502") } else { typed.to_owned() })
+        } else {
+            let names = gateway.iter().flat_map(|gateway| &gateway.lines).map(|line| line.name.as_str());
+            let hint = config::suggestion(typed, names);
+            return Err(Failure::runtime(format!(
+                "there is no line \"{typed}\"; {hint}; or name a serial device such as /dev/ttyUSB0, or the address of a Modbus TCP device"
+            )));
+        };
+        let answer_within = AnswerWithin::at_most(self.within.0);
+        Ok(Meant { line: Line { name: typed.to_owned(), wire, answer_within, devices: Vec::new() }, folder: None })
+    }
+}
+
+/// True if somebody who types a device or an address means this wire.
+fn stands_for(wire: &Wire, typed: &str) -> bool {
+    match wire {
+        Wire::Serial(port) => port.path == typed || same_file(&port.path, typed),
+        Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) => {
+            address == typed || address.strip_suffix(":502") == Some(typed)
+        }
+        Wire::Tcp(_) | Wire::Simulated => false,
+    }
+}
+
+fn same_file(one: &str, other: &str) -> bool {
+    let real = |path: &str| Path::new(path).canonicalize().ok();
+    real(one).is_some_and(|one| real(other) == Some(one))
+}
+
+/// A line that can be asked.
+pub(super) enum Reach {
+    /// By the gateway that runs.
+    Gateway { stream: BufReader<UnixStream>, line: String },
+    /// By this process.
+    Own { runtime: Runtime, driver: Box<Modbus> },
+}
+
+impl Meant {
+    /// The gateway that runs and owns the line, if there is one.
+    fn gateway(&self) -> Result<Option<UnixStream>, Failure> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let path = control::path(folder);
+        match UnixStream::connect(&path) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(PATIENCE)).map_err(Failure::runtime)?;
+                Ok(Some(stream))
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Failure::runtime(format!(
+                "{}: you may not ask the gateway; do it as root, or as a member of the group of that folder",
+                path.display()
+            ))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// True if a gateway that runs owns the line.
+    pub(super) fn is_owned(&self) -> Result<bool, Failure> {
+        self.gateway().map(|gateway| gateway.is_some())
+    }
+
+    /// Opens the line, or the way to the gateway that has it open.
+    pub(super) fn reach(&self) -> Result<Reach, Failure> {
+        if let Some(stream) = self.gateway()? {
+            return Ok(Reach::Gateway { stream: BufReader::new(stream), line: self.line.name.clone() });
+        }
+        if matches!(self.line.wire, Wire::Tcp(_) | Wire::Simulated) {
+            return Err(Failure::runtime(format!("the devices of line {} have no registers", self.line.name)));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)?;
+        let line = Line { devices: Vec::new(), ..self.line.clone() };
+        let counts = Arc::new(LineCounts::new(&line.name, std::iter::empty()));
+        let mut driver = Box::new(Modbus::new(&line, counts, None));
+        runtime.block_on(driver.connect()).map_err(Failure::runtime)?;
+        Ok(Reach::Own { runtime, driver })
+    }
+}
+
+impl Reach {
+    /// Asks once.
+    pub(super) fn ask(&mut self, unit: u8, ask: &Ask, within: Duration) -> Result<Said, Failure> {
+        match self {
+            Self::Own { runtime, driver } => Ok(runtime.block_on(driver.ask(unit, ask, within))),
+            Self::Gateway { stream, line } => {
+                let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                let request = Request::Ask { line: line.clone(), unit, ask: ask.clone(), within_ms };
+                match call(stream, &request)? {
+                    Reply::Said(said) => Ok(said),
+                    Reply::Refused(why) => Err(Failure::runtime(why)),
+                }
+            }
+        }
+    }
+
+    /// Asks for registers; the error is for a person.
+    pub(super) fn words(&mut self, unit: u8, ask: &Ask, within: Duration) -> Result<Result<Vec<u16>, String>, Failure> {
+        Ok(match self.ask(unit, ask, within)? {
+            Said::Words(words) => Ok(words),
+            Said::Exception(code) => Err(crate::field::modbus::explain(code)),
+            Said::Nothing => Err(format!("unit {unit} does not answer")),
+            Said::Garbage(why) => Err(format!("something that is no answer came: {why}")),
+            Said::NoLine(why) => return Err(Failure::runtime(why)),
+            Said::Identity(_) => Err("an answer to another question".to_owned()),
+        })
+    }
+}
+
+/// One request to a gateway.
+pub(super) fn call(stream: &mut BufReader<UnixStream>, request: &Request) -> Result<Reply, Failure> {
+    let mut text = serde_json::to_string(request).map_err(Failure::runtime)?;
+    text.push('\n');
+    stream.get_mut().write_all(text.as_bytes()).map_err(Failure::runtime)?;
+    let mut line = String::new();
+    let hung_up = || Failure::runtime("the gateway hung up; is it stopping?");
+    if stream.read_line(&mut line).map_err(|_| hung_up())? == 0 {
+        return Err(hung_up());
+    }
+    serde_json::from_str(&line).map_err(|_| Failure::runtime("the gateway that runs is of another version; restart it"))
+}

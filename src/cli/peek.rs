@@ -1,0 +1,281 @@
+//! `wellhead peek`: what registers could mean, every type and order side by side.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::line::{Meant, Reach, Via};
+use super::{Failure, put, say};
+use crate::config;
+use crate::field::ask::Ask;
+use crate::field::decode::guess::{Guess, Match, ORDERS, guess, guesses, matches};
+use crate::field::decode::{ByteOrder, Kind, Table};
+
+/// Answers to `--expect` that are shown.
+const MOST_MATCHES: usize = 12;
+/// Registers of one request.
+const AT_ONCE: u16 = 60;
+
+/// The arguments of the command.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  wellhead peek inlet                            the first 20 holding registers of a device of the YAML file
+  wellhead peek inlet --expect 229.4             where its display's 229.4 stands, and the line for the YAML file
+  wellhead peek /dev/ttyUSB0/7 --table input     a device that nobody has described yet: <line>/<unit>
+  wellhead peek inlet --from 40000 --count 70    registers count from zero: 40001 of a manual is --from 0")]
+pub(super) struct Peek {
+    /// A device of the YAML file, or <line>/<unit>
+    device: String,
+    /// holding, input, coil or discrete
+    #[arg(long, default_value = "holding", value_parser = table)]
+    table: Table,
+    /// The first register, from zero
+    #[arg(long, default_value_t = 0)]
+    from: u16,
+    /// How many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    count: u16,
+    /// A value that the device shows: where it may stand
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+    expect: Option<f64>,
+    /// How far the value may be from it
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
+    tolerance: f64,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    via: Via,
+}
+
+fn table(text: &str) -> Result<Table, String> {
+    let known = [Table::Holding, Table::Input, Table::Coil, Table::Discrete];
+    known.into_iter().find(|table| table.name() == text).ok_or_else(|| config::suggestion(text, known.map(Table::name)))
+}
+
+/// A run of registers that could be read.
+struct Run {
+    start: u16,
+    words: Vec<u16>,
+}
+
+/// Reads registers and prints what they could mean.
+pub(super) fn peek(peek: &Peek) -> Result<(), Failure> {
+    let (meant, unit) = device(peek)?;
+    let mut reach = meant.reach()?;
+    let count = peek.count.min(u16::MAX - peek.from);
+    let mut runs: Vec<Run> = Vec::new();
+    let mut refusals: Vec<(u16, String)> = Vec::new();
+    let mut at = peek.from;
+    while at < peek.from + count {
+        let size = AT_ONCE.min(peek.from + count - at);
+        read(&mut reach, (unit, peek.table, at, size), peek.via.within.0, &mut runs, &mut refusals)?;
+        at += size;
+    }
+    if let ([], [(_, why), ..]) = (runs.as_slice(), refusals.as_slice()) {
+        return Err(Failure::runtime(format!("{} {} of unit {unit}: {why}", peek.table.name(), peek.from)));
+    }
+    let out = match (peek.json, peek.expect) {
+        (true, _) => as_json(peek, &runs)?,
+        (_, Some(expected)) => as_matches(peek, expected, &runs),
+        _ if peek.table.is_bits() => as_bits(&runs),
+        _ => as_table(&runs),
+    };
+    put(out.as_bytes())?;
+    for line in unread(&refusals).iter().filter(|_| !peek.json) {
+        say(&format!("{} {line}", peek.table.name()));
+    }
+    Ok(())
+}
+
+/// Registers that were refused, neighbours together: `2-5: exception 2: ...`.
+fn unread(refusals: &[(u16, String)]) -> Vec<String> {
+    let mut runs: Vec<(u16, u16, &str)> = Vec::new();
+    for (register, why) in refusals {
+        match runs.last_mut().filter(|(_, last, reason)| last.checked_add(1) == Some(*register) && reason == why) {
+            Some((_, last, _)) => *last = *register,
+            None => runs.push((*register, *register, why)),
+        }
+    }
+    runs.into_iter()
+        .map(|(first, last, why)| if first == last { format!("{first}: {why}") } else { format!("{first}-{last}: {why}") })
+        .collect()
+}
+
+/// The line and the address that are meant.
+fn device(peek: &Peek) -> Result<(Meant, u8), Failure> {
+    if let Some((line, unit)) = peek.device.rsplit_once('/').and_then(|(line, unit)| Some((line, unit.parse::<u8>().ok()?))) {
+        return Ok((peek.via.meant(line)?, unit));
+    }
+    let gateway = peek.via.gateway()?;
+    let devices: Vec<_> =
+        gateway.iter().flat_map(|gateway| &gateway.lines).flat_map(|line| line.devices.iter().map(move |device| (line, device))).collect();
+    match devices.iter().find(|(_, device)| device.name == peek.device) {
+        Some((line, device)) => Ok((peek.via.meant(&line.name)?, device.unit)),
+        None => Err(Failure::runtime(format!(
+            "there is no device \"{}\"; {}; or write <line>/<unit>, such as /dev/ttyUSB0/1",
+            peek.device,
+            config::suggestion(&peek.device, devices.iter().map(|(_, device)| device.name.as_str()))
+        ))),
+    }
+}
+
+/// Reads as many registers at once as the device likes: what it refuses is asked for in halves.
+fn read(
+    reach: &mut Reach,
+    (unit, table, start, count): (u8, Table, u16, u16),
+    within: Duration,
+    runs: &mut Vec<Run>,
+    refusals: &mut Vec<(u16, String)>,
+) -> Result<(), Failure> {
+    match reach.words(unit, &Ask::Registers { table, start, count }, within)? {
+        Ok(words) => match runs.last_mut().filter(|run| usize::from(start - run.start) == run.words.len()) {
+            Some(run) => run.words.extend(words),
+            None => runs.push(Run { start, words }),
+        },
+        // A device that is silent is silent for each of them.
+        Err(why) if count == 1 || !why.starts_with("exception") => refusals.push((start, why)),
+        Err(_) => {
+            let half = count / 2;
+            read(reach, (unit, table, start, half), within, runs, refusals)?;
+            read(reach, (unit, table, start + half, count - half), within, runs, refusals)?;
+        }
+    }
+    Ok(())
+}
+
+/// Up to six digits that count, without noise behind them.
+fn shown(value: f64) -> String {
+    if value == 0.0 || (1e-4..1e9).contains(&value.abs()) {
+        let size = value.abs();
+        let digits = [1.0, 10.0, 100.0, 1e3, 1e4].iter().filter(|limit| size < **limit).count().max(1);
+        let digits = if value.fract() == 0.0 { 0 } else { digits };
+        let text = format!("{value:.digits$}");
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    } else {
+        format!("{value:.2e}")
+    }
+}
+
+fn marked(words: &[u16], offset: u16, kind: Kind, order: ByteOrder) -> String {
+    guess(words, offset, kind, order)
+        .map_or_else(|| "-".to_owned(), |guess| shown(guess.value) + if guess.is_plausible { "*" } else { " " })
+}
+
+fn as_bits(runs: &[Run]) -> String {
+    let mut out = String::new();
+    for Run { start, words } in runs {
+        for (chunk, start) in words.chunks(16).zip((*start..).step_by(16)) {
+            let bits: Vec<String> = chunk.iter().map(u16::to_string).collect();
+            // Writing to a text cannot fail.
+            let _ = writeln!(out, "{start:>6}  {}", bits.join(" "));
+        }
+    }
+    out
+}
+
+/// Sections of one, two and four registers.
+fn as_table(runs: &[Run]) -> String {
+    let mut out = String::from("* is plausible. Orders: ABCD big endian, CDAB words swapped, BADC bytes swapped, DCBA little endian\n\n");
+    let _ = writeln!(out, "{:>8}  {:>6} {:>4} {:>8} {:>8} {:>8} {:>8}", "register", "hex", "text", "u16", "i16", "u16 BADC", "bcd16");
+    for_each(runs, |words, offset, register| {
+        let word = words.get(usize::from(offset)).copied().unwrap_or_default();
+        let text: String = word.to_be_bytes().iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect();
+        let of = |kind, order| marked(words, offset, kind, order);
+        let _ = writeln!(
+            out,
+            "{register:>8}  {word:>6} {text:>4} {:>8} {:>8} {:>8} {:>8}",
+            of(Kind::U16, ByteOrder::ABCD),
+            of(Kind::I16, ByteOrder::ABCD),
+            of(Kind::U16, ByteOrder::BADC),
+            of(Kind::Bcd16, ByteOrder::ABCD),
+            word = format!("{word:04x}")
+        );
+    });
+    for (width, kinds) in [(2, [Kind::F32, Kind::U32, Kind::I32]), (4, [Kind::F64, Kind::U64, Kind::I64])] {
+        let heads = kinds.iter().flat_map(|kind| ORDERS.iter().map(move |order| format!("{} {}", kind.name(), order.name())));
+        let _ = writeln!(out, "\n{:>8}  {}", "register", heads.map(|head| format!("{head:>12}")).collect::<Vec<_>>().join(" "));
+        for_each(runs, |words, offset, register| {
+            if usize::from(offset) + width <= words.len() {
+                let cells = kinds.iter().flat_map(|kind| ORDERS.iter().map(move |order| marked(words, offset, *kind, *order)));
+                let _ = writeln!(out, "{register:>8}  {}", cells.map(|cell| format!("{cell:>12}")).collect::<Vec<_>>().join(" "));
+            }
+        });
+    }
+    out
+}
+
+/// Every register with its place in its run.
+fn for_each(runs: &[Run], mut each: impl FnMut(&[u16], u16, u16)) {
+    for Run { start, words } in runs {
+        for offset in 0..u16::try_from(words.len()).unwrap_or(u16::MAX) {
+            each(words, offset, start + offset);
+        }
+    }
+}
+
+/// The line for the YAML file.
+fn yaml(table: Table, start: u16, guess: &Guess, scale: f64) -> String {
+    let order = if guess.order == ByteOrder::ABCD { String::new() } else { format!(", byte_order: {}", guess.order.name()) };
+    let scale = if (scale - 1.0).abs() < f64::EPSILON { String::new() } else { format!(", scale: {scale}") };
+    format!("name: {{ {}: {}, type: {}{order}{scale} }}", table.name(), start + guess.offset, guess.kind.name())
+}
+
+fn all_matches(peek: &Peek, expected: f64, runs: &[Run]) -> Vec<(u16, Match)> {
+    let found =
+        runs.iter().flat_map(|run| matches(&run.words, expected, peek.tolerance / 100.0).into_iter().map(|found| (run.start, found)));
+    found.collect()
+}
+
+fn as_matches(peek: &Peek, expected: f64, runs: &[Run]) -> String {
+    let found = all_matches(peek, expected, runs);
+    if found.is_empty() {
+        return format!(
+            "no register shows {expected} within {} %; try --table input, other registers (--from), or --tolerance 5\n",
+            peek.tolerance
+        );
+    }
+    let mut out = String::new();
+    for (start, found) in found.iter().take(MOST_MATCHES) {
+        let _ = writeln!(out, "{:>12}   {}", shown(found.shown), yaml(peek.table, *start, &found.guess, found.scale));
+    }
+    if found.len() > MOST_MATCHES {
+        let _ = writeln!(out, "and {} less likely ones; a value with more digits tells more", found.len() - MOST_MATCHES);
+    }
+    out
+}
+
+/// One way to read a register, for scripts.
+#[derive(Debug, Serialize)]
+struct Row {
+    register: u16,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    byte_order: &'static str,
+    value: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scale: Option<f64>,
+    plausible: bool,
+    yaml: String,
+}
+
+fn as_json(peek: &Peek, runs: &[Run]) -> Result<String, Failure> {
+    let row = |start: u16, guess: &Guess, scale: Option<f64>| Row {
+        register: start + guess.offset,
+        kind: guess.kind.name(),
+        byte_order: guess.order.name(),
+        value: guess.value * scale.unwrap_or(1.0),
+        scale,
+        plausible: guess.is_plausible,
+        yaml: yaml(peek.table, start, guess, scale.unwrap_or(1.0)),
+    };
+    let rows: Vec<Row> = match peek.expect {
+        Some(expected) => {
+            all_matches(peek, expected, runs).iter().map(|(start, found)| row(*start, &found.guess, Some(found.scale))).collect()
+        }
+        None => runs.iter().flat_map(|run| guesses(&run.words).map(|guess| row(run.start, &guess, None)).collect::<Vec<_>>()).collect(),
+    };
+    serde_json::to_string_pretty(&rows).map(|text| text + "\n").map_err(Failure::runtime)
+}

@@ -1,0 +1,252 @@
+//! `wellhead scan`: who is on a line, and how it wants to be spoken to.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::line::{Meant, Reach, Via};
+use super::{Failure, put, say};
+use crate::config::{self, presets};
+use crate::field::Wire;
+use crate::field::ask::{Ask, Said};
+use crate::field::decode::Table;
+use crate::field::serial::Speed;
+
+/// Speeds that are tried with `--speed all`, the usual first.
+const BAUDS: [u32; 8] = [9600, 19200, 38400, 115_200, 57600, 4800, 2400, 1200];
+const FRAMES: [&str; 4] = ["8N1", "8E1", "8O1", "8N2"];
+/// Where SunSpec devices keep their mark, from zero.
+const SUNSPEC_PLACES: [u16; 3] = [40_000, 50_000, 0];
+const SUNSPEC: [u16; 2] = [0x5375, 0x6E53];
+/// A device that was found may take longer to say what it is.
+const FOR_IDENTITY: u32 = 3;
+
+/// The arguments of the command.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  wellhead scan bus-a                            the units of a line of the YAML file, through the gateway that runs
+  wellhead scan /dev/ttyUSB0 --units 1-10        a line that nobody has described yet
+  wellhead scan /dev/ttyUSB0 --speed all         at every usual speed and parity
+  wellhead scan 192.168.1.20 --yaml              a block for gateway.yaml")]
+pub(super) struct Scan {
+    /// A line of the YAML file, a serial device, or the address of a Modbus TCP device
+    line: String,
+    /// Modbus addresses
+    #[arg(long, default_value = "1-247", value_parser = units)]
+    units: Units,
+    /// A serial speed to try, such as '19200 8E1', or all; can be given several times [default: that of the line, 9600 8N1]
+    #[arg(long = "speed", value_name = "SPEED")]
+    speeds: Vec<String>,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+    /// A block for gateway.yaml
+    #[arg(long, conflicts_with = "json")]
+    yaml: bool,
+    #[command(flatten)]
+    via: Via,
+}
+
+#[derive(Debug, Clone)]
+struct Units(Vec<u8>);
+
+fn units(text: &str) -> Result<Units, String> {
+    config::units(text).map(Units)
+}
+
+/// A device that answered.
+#[derive(Debug, Serialize)]
+struct Found {
+    unit: u8,
+    /// Of a serial line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speed: Option<String>,
+    /// What it says it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+    /// Where its SunSpec models begin, from zero.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sunspec: Option<u16>,
+    /// A profile whose name fits to what it says it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
+}
+
+/// Scans a line and prints what was found.
+pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
+    let meant = scan.via.meant(&scan.line)?;
+    let speeds = speeds(scan, &meant)?;
+    let total = speeds.len() * scan.units.0.len();
+    let bar = progress(u64::try_from(total).unwrap_or(u64::MAX));
+    let mut found: Vec<Found> = Vec::new();
+    let mut garbage = 0;
+    for speed in &speeds {
+        let here = at_speed(&meant, *speed);
+        let mut reach = here.reach()?;
+        for unit in &scan.units.0 {
+            bar.set_message(speed.map_or_else(String::new, |speed| speed.to_string()));
+            match reach.ask(*unit, &first_of(Table::Holding, 0, 1), scan.via.within.0)? {
+                Said::Words(_) | Said::Exception(_) => found.push(describe(&mut reach, *unit, *speed, scan.via.within.0)?),
+                Said::Garbage(_) => garbage += 1,
+                Said::NoLine(why) => return Err(Failure::runtime(why)),
+                Said::Nothing | Said::Identity(_) => {}
+            }
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    let out = match (scan.json, scan.yaml) {
+        (true, _) => format!("{}\n", serde_json::to_string_pretty(&found).map_err(Failure::runtime)?),
+        (_, true) => block(&meant, &found),
+        _ => table(&found),
+    };
+    put(out.as_bytes())?;
+    advise(&found, garbage, total);
+    Ok(())
+}
+
+/// The speeds to try; `None` for the line as it is.
+fn speeds(scan: &Scan, meant: &Meant) -> Result<Vec<Option<Speed>>, Failure> {
+    let Wire::Serial(port) = &meant.line.wire else {
+        return if scan.speeds.is_empty() {
+            Ok(vec![None])
+        } else {
+            Err(Failure::runtime("only a serial line has a speed; remove --speed"))
+        };
+    };
+    if scan.speeds.is_empty() {
+        return Ok(vec![Some(port.speed)]);
+    }
+    if meant.is_owned()? {
+        return Err(Failure::runtime(format!(
+            "the gateway that runs holds {} at {}; stop it to try other speeds (systemctl stop wellhead)",
+            port.path, port.speed
+        )));
+    }
+    let mut speeds = Vec::new();
+    for typed in &scan.speeds {
+        if typed == "all" {
+            let all = FRAMES.iter().flat_map(|frame| BAUDS.iter().map(move |baud| format!("{baud} {frame}")));
+            speeds.extend(all.filter_map(|speed| speed.parse().ok()).map(Some));
+        } else {
+            speeds.push(Some(typed.parse().map_err(|message| Failure { code: super::USAGE, message })?));
+        }
+    }
+    Ok(speeds)
+}
+
+fn at_speed<'a>(meant: &'a Meant, speed: Option<Speed>) -> std::borrow::Cow<'a, Meant> {
+    let (Wire::Serial(port), Some(speed)) = (&meant.line.wire, speed) else { return std::borrow::Cow::Borrowed(meant) };
+    let mut other = meant.clone();
+    other.line.wire = Wire::Serial(crate::field::serial::Port { speed, ..port.clone() });
+    std::borrow::Cow::Owned(other)
+}
+
+fn first_of(table: Table, start: u16, count: u16) -> Ask {
+    Ask::Registers { table, start, count }
+}
+
+/// What a device says of itself.
+fn describe(reach: &mut Reach, unit: u8, speed: Option<Speed>, within: Duration) -> Result<Found, Failure> {
+    let identity = match reach.ask(unit, &Ask::Identity, within * FOR_IDENTITY)? {
+        Said::Identity(text) if !text.is_empty() => Some(text),
+        _ => None,
+    };
+    let mut sunspec = None;
+    for place in SUNSPEC_PLACES {
+        if reach.ask(unit, &first_of(Table::Holding, place, 2), within * FOR_IDENTITY)? == Said::Words(SUNSPEC.to_vec()) {
+            sunspec = Some(place);
+            break;
+        }
+    }
+    let profile = identity.as_deref().and_then(profile_for);
+    Ok(Found { unit, speed: speed.map(|speed| speed.to_string()), identity, sunspec, profile })
+}
+
+/// The profile whose model stands in what a device says it is.
+fn profile_for(identity: &str) -> Option<String> {
+    let plain = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let said = plain(identity);
+    let is_model = |part: &&str| part.len() >= 4 && part.bytes().any(|byte| byte.is_ascii_digit());
+    let fits = |name: &&str| name.split('-').filter(is_model).any(|part| said.contains(part));
+    presets::names().find(fits).map(str::to_owned)
+}
+
+fn table(found: &[Found]) -> String {
+    let mut out = String::new();
+    if found.is_empty() {
+        return out;
+    }
+    // Writing to a text cannot fail.
+    let _ = writeln!(out, "{:>4}  {:<12} {:<8} {:<28} identity", "unit", "speed", "sunspec", "profile");
+    for Found { unit, speed, identity, sunspec, profile } in found {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let sunspec = sunspec.map_or_else(|| "-".to_owned(), |place| format!("at {place}"));
+        let _ = writeln!(out, "{unit:>4}  {:<12} {sunspec:<8} {:<28} {}", or_dash(speed), or_dash(profile), or_dash(identity));
+    }
+    out
+}
+
+/// What can be pasted into a YAML file, and is correct.
+fn block(meant: &Meant, found: &[Found]) -> String {
+    let wire = match &meant.line.wire {
+        Wire::Serial(port) => {
+            let speed = found.first().and_then(|found| found.speed.clone()).unwrap_or_else(|| port.speed.to_string());
+            let framing = if port.ascii { ", framing: ascii" } else { "" };
+            format!("serial: {}, speed: {speed}{framing}", port.path)
+        }
+        Wire::ModbusTcp(address) => format!("modbus_tcp: '{address}'"),
+        Wire::RtuOverTcp(address) => format!("rtu_over_tcp: '{address}'"),
+        Wire::AsciiOverTcp(address) => format!("ascii_over_tcp: '{address}'"),
+        Wire::Tcp(_) | Wire::Simulated => "simulated: {}".to_owned(),
+    };
+    let name = if meant.line.name.contains(['/', ':', '.']) { "bus" } else { &meant.line.name };
+    let mut out = format!("lines:\n  - {{ name: {name}, {wire} }}\ndevices:\n");
+    for Found { unit, identity, sunspec, profile, .. } in found {
+        let remark = identity.as_ref().map_or_else(String::new, |identity| format!("   # {identity}"));
+        let what = match (profile, sunspec) {
+            (Some(profile), _) => format!("profile: {profile}"),
+            (None, Some(place)) => format!("profile: sunspec-1, base: {}", place + 2),
+            (None, None) => "points: { first: { holding: 0, type: u16 } }".to_owned(),
+        };
+        let _ = writeln!(out, "  - {{ name: unit-{unit}, line: {name}, unit: {unit}, {what} }}{remark}");
+    }
+    out
+}
+
+fn advise(found: &[Found], garbage: usize, asked: usize) {
+    if found.is_empty() {
+        say("nobody answered; look at A and B, at the address in the device's menu, and try --speed all, or --within 1s");
+    } else if found.len() == asked && asked > 10 {
+        say("every address answers: this device does not look at it; take unit 1");
+    }
+    if garbage > 0 {
+        say(&format!("{garbage} times something came that is no answer: another speed or parity, or two devices with one address"));
+    }
+}
+
+fn progress(total: u64) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(total), target);
+    // The template is fixed; without it the bar has the library's own.
+    match ProgressStyle::with_template("scanning {msg} {wide_bar} {pos}/{len}, {eta} left") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_found_by_the_model_that_a_device_names() {
+        assert_eq!(profile_for("Eastron SDM630-Modbus V2").as_deref(), Some("eastron-sdm630"));
+        assert_eq!(profile_for("SIEMENS SENTRON PAC3200 1.0"), Some("siemens-pac3200".to_owned()));
+        assert_eq!(profile_for("ACME 1.2"), None);
+    }
+}

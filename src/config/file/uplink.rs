@@ -1,0 +1,176 @@
+//! The section `uplinks` as typed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, de};
+
+use crate::mqtt::TopicFilter;
+use crate::units::{Price, Size, Span};
+use crate::uplink::{Protocol, Proxy, Remote, Secret};
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Uplink {
+    /// Its name: a folder of the outbox, and a topic level below $SYS.
+    pub(in crate::config) name: String,
+    /// False leaves it out. Default true.
+    #[serde(default = "super::yes")]
+    pub(in crate::config) enabled: bool,
+    /// The address of the remote broker, or several that are tried in order.
+    pub(in crate::config) to: Remotes,
+    /// A proxy that connects (HTTP CONNECT). Default none.
+    pub(in crate::config) proxy: Option<Proxy>,
+    /// A backup: used when another uplink is down for so long, such as `cloud down for 10m`.
+    pub(in crate::config) use_when: Option<UseWhen>,
+    /// The MQTT version: 5 (default) or 3.1.1.
+    #[serde(default)]
+    pub(in crate::config) protocol: Protocol,
+    /// By which the remote knows the session; must stay the same. Default: the site.
+    pub(in crate::config) client_id: Option<String>,
+    /// The authority that signs the certificate of the remote (PEM). Default: the authorities of this machine.
+    pub(in crate::config) ca: Option<PathBuf>,
+    /// The certificate of this gateway (PEM), with `key`.
+    pub(in crate::config) cert: Option<PathBuf>,
+    /// The key of the certificate (PEM).
+    pub(in crate::config) key: Option<PathBuf>,
+    /// Protocols named in the TLS handshake. Default none.
+    #[serde(default)]
+    pub(in crate::config) alpn: Vec<String>,
+    /// The user name at the remote.
+    pub(in crate::config) user: Option<String>,
+    /// The password; better in a file, see `password_file`.
+    pub(in crate::config) password: Option<Secret>,
+    /// The password: the first line of a file, or a systemd credential.
+    pub(in crate::config) password_file: Option<PathBuf>,
+    /// Silence after which the link is tested, 5s to 18h. Default 4m; each test is billed.
+    pub(in crate::config) keep_alive: Option<Span>,
+    /// How long TCP, TLS and MQTT may take together. Default 30s.
+    pub(in crate::config) connect_within: Option<Span>,
+    /// How long TCP to one address may take. Default 8s.
+    pub(in crate::config) dial_within: Option<Span>,
+    /// Silence of a remote that owes answers, after which the link is given up. Default 30s.
+    pub(in crate::config) answer_within: Option<Span>,
+    /// How long a link may take no byte. Default 30s.
+    pub(in crate::config) write_within: Option<Span>,
+    /// How the TCP connection is kept.
+    #[serde(default)]
+    pub(in crate::config) tcp: Tcp,
+    /// The pause between attempts. Default 1s, doubling up to 60s.
+    pub(in crate::config) retry: Option<Retry>,
+    /// Largest packet that is sent. Default what the remote tells.
+    pub(in crate::config) max_packet: Option<Size>,
+    /// Messages in flight. Default 500.
+    #[schemars(range(min = 1))]
+    pub(in crate::config) window: Option<u16>,
+    /// Every message carries the user property `seq`, the same for every copy of it. Default true; MQTT 5 only.
+    #[serde(default = "super::yes")]
+    pub(in crate::config) number_messages: bool,
+    /// What the link costs; for `wellhead check` only.
+    pub(in crate::config) tariff: Option<Tariff>,
+    /// Local topics that go north; the first rule that matches decides.
+    #[serde(default)]
+    pub(in crate::config) send: Vec<Send>,
+    /// Remote topics that come in.
+    #[serde(default)]
+    pub(in crate::config) receive: Vec<Receive>,
+}
+
+/// One address, or several that are tried in order.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::config) struct Remotes(pub(in crate::config) Vec<Remote>);
+
+impl<'de> Deserialize<'de> for Remotes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Remotes;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an address such as mqtts://cloud.example.net, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Remotes, E> {
+                text.parse().map(|remote| Remotes(vec![remote])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Remotes, A::Error> {
+                let mut remotes = Vec::new();
+                while let Some(remote) = seq.next_element()? {
+                    remotes.push(remote);
+                }
+                Ok(Remotes(remotes))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// `<uplink> down for <duration>`
+#[derive(Debug)]
+pub(in crate::config) struct UseWhen(pub(in crate::config) String, pub(in crate::config) Span);
+
+impl<'de> Deserialize<'de> for UseWhen {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || de::Error::custom("write <uplink> down for <duration>, such as `cloud down for 10m`");
+        let (uplink, span) = text.split_once(" down for ").ok_or_else(wrong)?;
+        let span: de::value::StrDeserializer<'_, D::Error> = de::IntoDeserializer::into_deserializer(span.trim());
+        Ok(Self(uplink.trim().to_owned(), Span::deserialize(span)?))
+    }
+}
+
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Tcp {
+    /// Small packets leave at once; false saves bytes and costs a round trip. Default true.
+    pub(in crate::config) nodelay: Option<bool>,
+    /// What the kernel may wait for an acknowledgement, at least 1s. Default 60s.
+    pub(in crate::config) user_timeout: Option<Span>,
+    /// The network interface to use. Default any.
+    pub(in crate::config) interface: Option<String>,
+    /// Congestion control, such as bbr or cubic. Default that of the system.
+    pub(in crate::config) congestion: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Tariff {
+    /// Bytes that are meant to be used in a month.
+    pub(in crate::config) per_month: Option<Size>,
+    /// What they cost.
+    pub(in crate::config) price: Option<Price>,
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Retry {
+    /// The first pause, at least 10ms.
+    pub(in crate::config) first: Span,
+    /// The longest pause.
+    pub(in crate::config) longest: Span,
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Send {
+    /// Which local topics, with + and #.
+    pub(in crate::config) filter: TopicFilter,
+    /// Put before the topic at the remote, with its slash. Default none.
+    #[serde(default)]
+    pub(in crate::config) prefix: String,
+    /// The class that messages get. Default that of the point, or of the client.
+    pub(in crate::config) class: Option<String>,
+    /// The rule is for these classes only. Default all.
+    #[serde(default)]
+    pub(in crate::config) only: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Receive {
+    /// Which remote topics, with + and #.
+    pub(in crate::config) filter: TopicFilter,
+    /// 0, 1 or 2. Default 1.
+    #[schemars(range(max = 2))]
+    pub(in crate::config) qos: Option<u8>,
+}

@@ -1,0 +1,53 @@
+//! `${env:NAME}` and `${credential:NAME}` in texts of the file: what must not stand in it, or differs from machine to machine.
+
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::document::Document;
+use super::fault::Faults;
+use super::resolve::file_named;
+
+/// Fills references in; those to nothing are faults.
+pub(super) fn fill(document: &mut Document, folder: &Path, faults: &mut Faults) {
+    static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\$\{(env|credential):([^}]*)\}").ok());
+    let Some(reference) = REFERENCE.as_ref() else { return };
+    let mut missing: Vec<(super::fault::Place, String)> = Vec::new();
+    document.change_texts(|text, place| {
+        if !text.contains("${") {
+            return None;
+        }
+        let filled = reference.replace_all(text, |found: &regex::Captures<'_>| {
+            let (kind, name) = (found.get(1).map_or("", |kind| kind.as_str()), found.get(2).map_or("", |name| name.as_str()));
+            match value(kind, name, folder) {
+                Ok(value) => value,
+                Err(why) => {
+                    missing.push((place, why));
+                    String::new()
+                }
+            }
+        });
+        (filled != text).then(|| filled.into_owned())
+    });
+    for (place, why) in missing {
+        faults.at(place, why);
+    }
+}
+
+fn value(kind: &str, name: &str, folder: &Path) -> Result<String, String> {
+    if kind == "env" {
+        return std::env::var(name).map_err(|_| {
+            format!("the environment has no {name}; set it (Environment={name}=... in a drop-in of the service), or write the value here")
+        });
+    }
+    let path = file_named(Path::new(name), folder);
+    // Their last line break is nobody's password.
+    fs::read_to_string(&path).map(|text| text.trim_end_matches(['\r', '\n']).to_owned()).map_err(|error| {
+        format!(
+            "{}: {error}; put the credential into credentials/{name} beside this file, where the service manager reads it",
+            path.display()
+        )
+    })
+}

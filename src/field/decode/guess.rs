@@ -1,0 +1,166 @@
+//! What registers could mean: every usual type and order, and those that show an expected value. Pure.
+
+use super::{ByteOrder, Kind, Meaning, Register, Table};
+use crate::reading::Value;
+
+/// The orders, the usual first.
+pub const ORDERS: [ByteOrder; 4] = [ByteOrder::ABCD, ByteOrder::CDAB, ByteOrder::BADC, ByteOrder::DCBA];
+/// Types that are looked at, the usual first. One register has two orders, several have four.
+pub const KINDS: [Kind; 13] = [
+    Kind::U16,
+    Kind::I16,
+    Kind::F32,
+    Kind::U32,
+    Kind::I32,
+    Kind::F64,
+    Kind::U64,
+    Kind::I64,
+    Kind::Bcd16,
+    Kind::Bcd32,
+    Kind::Mod10k32,
+    Kind::F16,
+    Kind::Sm16,
+];
+/// Factors that instruments use.
+const SCALES: [f64; 9] = [1.0, 0.1, 0.01, 0.001, 10.0, 100.0, 1000.0, 0.0001, 0.00001];
+
+/// One way to read registers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Guess {
+    /// The first register, counted from the first that was read.
+    pub offset: u16,
+    /// The type.
+    pub kind: Kind,
+    /// The order.
+    pub order: ByteOrder,
+    /// What they show so.
+    pub value: f64,
+    /// Such values occur in plants.
+    pub is_plausible: bool,
+}
+
+/// A way to read registers that shows about an expected value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Match {
+    /// The way.
+    pub guess: Guess,
+    /// What its value is to be multiplied with.
+    pub scale: f64,
+    /// The value then.
+    pub shown: f64,
+    /// How far it is from what was expected, as a part of that.
+    pub error: f64,
+}
+
+/// What the registers at a place show as one type in one order; `None` where there are too few, or no number stands there.
+#[allow(clippy::cast_precision_loss)]
+pub fn guess(words: &[u16], offset: u16, kind: Kind, order: ByteOrder) -> Option<Guess> {
+    let width = usize::from(kind.words()?);
+    let part = words.get(usize::from(offset)..)?.get(..width)?;
+    let meaning = Meaning { order, ..Meaning::new(kind) };
+    let value = match (Register { table: Table::Holding, address: 0, meaning }).decode(part, None).ok()? {
+        Value::Int(number) => number as f64,
+        Value::UInt(number) => number as f64,
+        Value::F32(number) => f64::from(number),
+        Value::F64(number) => number,
+        Value::Bool(_) | Value::Text(_) | Value::List(_) => return None,
+    };
+    Some(Guess { offset, kind, order, value, is_plausible: is_plausible(kind, value, part) })
+}
+
+/// Not what random bits look like: a real number of usual size, a whole number that is small for its width.
+fn is_plausible(kind: Kind, value: f64, words: &[u16]) -> bool {
+    let size = value.abs();
+    if words.iter().all(|word| *word == 0) || words.iter().all(|word| *word == 0xFFFF) {
+        return false;
+    }
+    match kind {
+        Kind::F32 | Kind::F64 | Kind::F16 => (1e-4..1e7).contains(&size),
+        Kind::U16 => (1.0..32_767.0).contains(&size),
+        Kind::I16 | Kind::Sm16 => (1.0..10_000.0).contains(&size),
+        Kind::Bcd16 | Kind::Bcd32 | Kind::Mod10k32 => size >= 1.0,
+        _ => (1.0..1e8).contains(&size),
+    }
+}
+
+/// Every way to read the registers.
+pub fn guesses(words: &[u16]) -> impl Iterator<Item = Guess> + '_ {
+    let offsets = 0..u16::try_from(words.len()).unwrap_or(u16::MAX);
+    let ways = KINDS.iter().flat_map(|kind| orders(*kind).iter().map(move |order| (*kind, *order)));
+    let ways: Vec<(Kind, ByteOrder)> = ways.collect();
+    offsets.flat_map(move |offset| ways.clone().into_iter().filter_map(move |(kind, order)| guess(words, offset, kind, order)))
+}
+
+/// The orders that differ for a type.
+pub fn orders(kind: Kind) -> &'static [ByteOrder] {
+    const ONE_REGISTER: [ByteOrder; 2] = [ByteOrder::ABCD, ByteOrder::BADC];
+    if kind.words() == Some(1) { &ONE_REGISTER } else { &ORDERS }
+}
+
+/// Ways that show `expected` but for `tolerance` (a part of it), the likeliest first.
+pub fn matches(words: &[u16], expected: f64, tolerance: f64) -> Vec<Match> {
+    let mut found: Vec<Match> = Vec::new();
+    for guess in guesses(words) {
+        let of_scale = SCALES.iter().map(|scale| {
+            let shown = guess.value * scale;
+            let error = if expected == 0.0 { shown.abs() } else { ((shown - expected) / expected).abs() };
+            Match { guess: guess.clone(), scale: *scale, shown, error }
+        });
+        found.extend(of_scale.filter(|found| found.error <= tolerance));
+    }
+    // A float needs no factor, a usual order is likelier than a rare one, and what has the value to all its digits is likeliest.
+    let rank = |found: &Match| {
+        let is_float = matches!(found.guess.kind, Kind::F16 | Kind::F32 | Kind::F64);
+        let scale = SCALES.iter().position(|scale| (scale - found.scale).abs() < f64::EPSILON).unwrap_or(SCALES.len());
+        let kind = KINDS.iter().position(|kind| *kind == found.guess.kind).unwrap_or(KINDS.len());
+        let order = ORDERS.iter().position(|order| *order == found.guess.order).unwrap_or(ORDERS.len());
+        let odd_scale = if is_float && scale > 0 { 20 } else { scale };
+        // Of the parts of a whole number only the digits that its factor leaves can be right.
+        let is_exact = usize::from(found.error > 0.0005);
+        (8 * is_exact + 2 * odd_scale + kind + 3 * order, found.error)
+    };
+    found.sort_by(|one, other| {
+        let (one, other) = (rank(one), rank(other));
+        one.0.cmp(&other.0).then(one.1.total_cmp(&other.1))
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn best(words: &[u16], expected: f64) -> (u16, Kind, ByteOrder, f64) {
+        let found = matches(words, expected, 0.01);
+        let first = found.first().unwrap_or_else(|| panic!("{words:x?} never shows {expected}"));
+        (first.guess.offset, first.guess.kind, first.guess.order, first.scale)
+    }
+
+    #[test]
+    fn an_expected_value_is_found_in_every_order_and_scale() {
+        let [high, low] = [(229.4_f32.to_bits() >> 16) as u16, (229.4_f32.to_bits() & 0xFFFF) as u16];
+        assert_eq!(best(&[7, high, low, 9], 229.4), (1, Kind::F32, ByteOrder::ABCD, 1.0));
+        assert_eq!(best(&[7, low, high, 9], 229.4), (1, Kind::F32, ByteOrder::CDAB, 1.0));
+        assert_eq!(best(&[high.swap_bytes(), low.swap_bytes()], 229.4), (0, Kind::F32, ByteOrder::BADC, 1.0));
+        assert_eq!(best(&[low.swap_bytes(), high.swap_bytes()], 229.4), (0, Kind::F32, ByteOrder::DCBA, 1.0));
+        assert_eq!(best(&[0, 2294, 0], 229.4), (1, Kind::U16, ByteOrder::ABCD, 0.1));
+        assert_eq!(best(&[1, 0x86A0], 1000.0), (0, Kind::U32, ByteOrder::ABCD, 0.01));
+        assert_eq!(best(&[0x1234], 1234.0), (0, Kind::Bcd16, ByteOrder::ABCD, 1.0));
+        assert_eq!(best(&[0xFFF6], -10.0), (0, Kind::I16, ByteOrder::ABCD, 1.0));
+        let energy = 123_456.789_f64.to_bits().to_be_bytes();
+        let words: Vec<u16> = energy.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
+        assert_eq!(best(&words, 123_456.8), (0, Kind::F64, ByteOrder::ABCD, 1.0));
+        assert!(matches(&[1, 2, 3], 229.4, 0.001).is_empty());
+    }
+
+    #[test]
+    fn plausible_is_what_instruments_show() {
+        let is_plausible = |words: &[u16], kind, order| guess(words, 0, kind, order).is_some_and(|guess| guess.is_plausible);
+        let [high, low] = [(229.4_f32.to_bits() >> 16) as u16, (229.4_f32.to_bits() & 0xFFFF) as u16];
+        assert!(is_plausible(&[high, low], Kind::F32, ByteOrder::ABCD));
+        assert!(!is_plausible(&[high, low], Kind::F32, ByteOrder::DCBA));
+        assert!(!is_plausible(&[high, low], Kind::U32, ByteOrder::ABCD));
+        assert!(!is_plausible(&[0, 0], Kind::F32, ByteOrder::ABCD) && !is_plausible(&[0xFFFF], Kind::U16, ByteOrder::ABCD));
+        assert!(guess(&[1], 0, Kind::U32, ByteOrder::ABCD).is_none(), "there is only one register");
+    }
+}

@@ -1,0 +1,92 @@
+//! Questions of a person: to any unit, at any place, without a trace in what the driver knows of its devices.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_modbus::Request;
+use tokio_modbus::prelude::ReadCode;
+
+use super::identify::{LONGEST, said_by};
+use super::link::{Answer, Link};
+use super::plan::bytes_of;
+use super::{Modbus, reading, words};
+use crate::field::ask::{Ask, Said};
+use crate::field::decode::Table;
+use crate::time::now;
+
+impl Modbus {
+    /// Asks a unit. Answers that it owes are waited for first.
+    pub(super) async fn ask_anybody(&mut self, unit: u8, ask: &Ask, within: Duration) -> Said {
+        if let Err(why) = self.connected().await {
+            return Said::NoLine(why.to_string());
+        }
+        if self.late.contains_key(&unit) {
+            // Whatever is on its way has come by then.
+            sleep(self.bounds.most).await;
+            self.late.remove(&unit);
+        }
+        match ask {
+            Ask::Registers { table, start, count } => self.ask_registers(unit, (*table, *start, *count), within).await,
+            Ask::Identity => self.ask_identity(unit, within).await,
+        }
+    }
+
+    async fn ask_registers(&mut self, unit: u8, (table, start, count): (Table, u16, u16), within: Duration) -> Said {
+        let bytes = bytes_of(table, count);
+        match self.ask_raw(unit, reading(table, start, count), (8, 5 + bytes), within).await {
+            Ok(Answer::Response(response)) => match words(response, count) {
+                Ok(mut words) => {
+                    words.truncate(usize::from(count));
+                    Said::Words(words)
+                }
+                Err(why) => Said::Garbage(why.to_string()),
+            },
+            Ok(answer) => {
+                if matches!(answer, Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_))
+                    && self.link.as_ref().is_some_and(Link::is_rtu)
+                {
+                    self.late.entry(unit).or_default().insert(bytes, now());
+                }
+                said(&answer)
+            }
+            Err(said) => said,
+        }
+    }
+
+    async fn ask_identity(&mut self, unit: u8, within: Duration) -> Said {
+        let newer = self.ask_raw(unit, Request::ReadDeviceIdentification(ReadCode::Basic, 0), (7, LONGEST), within).await;
+        let answer = match newer {
+            Ok(Answer::Exception(_)) => self.ask_raw(unit, Request::ReportServerId, (4, LONGEST), within).await,
+            other => other,
+        };
+        match answer {
+            Ok(answer @ Answer::Response(_)) => match said_by(&answer) {
+                Some(text) => Said::Identity(text),
+                None => Said::Garbage("an answer to another request".to_owned()),
+            },
+            Ok(answer) => said(&answer),
+            Err(said) => said,
+        }
+    }
+
+    async fn ask_raw(&mut self, unit: u8, request: Request<'static>, lengths: (u32, u32), within: Duration) -> Result<Answer, Said> {
+        let Some(link) = self.link.as_mut() else { return Err(Said::NoLine("the connection broke".to_owned())) };
+        let told = link.ask(unit, request, within, lengths).await;
+        // Counted with nobody: the unit may be none of the file.
+        drop(link.take_seen());
+        if matches!(told.answer, Answer::Broken) {
+            self.link = None;
+        }
+        Ok(told.answer)
+    }
+}
+
+fn said(answer: &Answer) -> Said {
+    match answer {
+        Answer::Exception(10 | 11) | Answer::Nothing => Said::Nothing,
+        Answer::Exception(code) => Said::Exception(*code),
+        Answer::Garbage(why) | Answer::Foreign(why) => Said::Garbage((*why).to_owned()),
+        Answer::Broken => Said::NoLine("the connection broke".to_owned()),
+        Answer::Response(_) => Said::Garbage("an answer to another request".to_owned()),
+    }
+}

@@ -1,0 +1,44 @@
+//! What commands of this program ask of a gateway that runs.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::field::ask::Inquiry;
+use crate::status::control::{Call, Reply, Request};
+use crate::tasks::detach;
+use crate::time::now;
+
+/// Questions that may wait for a line.
+pub(super) const INQUIRY_QUEUE: usize = 4;
+/// How much longer than the device a line may take to come to a question.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The lines by name.
+pub(super) type Inquiries = HashMap<String, mpsc::Sender<Inquiry>>;
+
+/// Passes a request on; the reply comes when it is there.
+pub(super) fn take(call: Call, lines: &Inquiries) {
+    let Call { request, reply } = call;
+    let Request::Ask { line, unit, ask, within_ms } = request;
+    // Whoever asked may be gone, whatever is replied.
+    let Some(queue) = lines.get(&line) else {
+        let known: Vec<&str> = lines.keys().map(String::as_str).collect();
+        let hint = crate::config::suggestion(&line, known);
+        let _ = reply.send(Reply::Refused(format!("the gateway that runs has no line \"{line}\"; {hint}")));
+        return;
+    };
+    let within = Duration::from_millis(within_ms);
+    let (answer, answered) = oneshot::channel();
+    match queue.try_send(Inquiry { unit, ask, within, deadline: now() + within + PATIENCE, answer }) {
+        Ok(()) => detach(async move {
+            if let Ok(said) = answered.await {
+                let _ = reply.send(Reply::Said(said));
+            }
+        }),
+        Err(TrySendError::Full(_)) => drop(reply.send(Reply::Refused("others are asking this line; try again".to_owned()))),
+        Err(TrySendError::Closed(_)) => drop(reply.send(Reply::Refused("the gateway is stopping".to_owned()))),
+    }
+}

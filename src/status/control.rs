@@ -1,0 +1,203 @@
+//! The socket through which commands of this program ask a gateway that runs: one JSON object a line, one answer a line.
+//!
+//! It stands in the folder of the gateway's state, and is for those who may write there: its owner and its group.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as Probe;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::field::ask::{Ask, Said};
+use crate::tasks::{Stop, detach};
+
+/// The name of the socket.
+const NAME: &str = "control.sock";
+/// For owner and group.
+const MODE: u32 = 0o660;
+/// Longest request, in bytes.
+const LONGEST: u64 = 64 * 1024;
+/// Commands at a time.
+const MOST: usize = 16;
+/// How long a command may say nothing.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is asked of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// A question to a line.
+    Ask {
+        /// Its name in the YAML.
+        line: String,
+        /// The Modbus address.
+        unit: u8,
+        /// What.
+        ask: Ask,
+        /// How long an answer is waited for.
+        within_ms: u64,
+    },
+}
+
+/// What it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// What came of a question to a line.
+    Said(Said),
+    /// It was not done; the reason.
+    Refused(String),
+}
+
+/// A request that waits for its reply.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// Told the reply.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// Where the socket of a gateway is whose state is in `folder`.
+pub fn path(folder: &Path) -> PathBuf {
+    folder.join(NAME)
+}
+
+/// True if a gateway listens there, whoever may ask it.
+pub fn is_running(folder: &Path) -> bool {
+    match Probe::connect(path(folder)) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// The socket, bound; removed when this is dropped.
+#[derive(Debug)]
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Binds the socket; one that nobody listens on any more is replaced.
+    pub fn bind(folder: &Path) -> io::Result<Self> {
+        let path = path(folder);
+        fs::create_dir_all(folder)?;
+        if Probe::connect(&path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway listens there"));
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(MODE))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Takes requests until the stop order.
+    pub async fn run(self, calls: mpsc::Sender<Call>, mut stop: Stop) {
+        let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MOST));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = stop.wait() => return,
+            };
+            // Whoever finds no place is hung up on.
+            let (Ok((stream, _)), Ok(place)) = (accepted, std::sync::Arc::clone(&places).try_acquire_owned()) else { continue };
+            let (calls, mut stop) = (calls.clone(), stop.clone());
+            detach(async move {
+                tokio::select! {
+                    served = serve(stream, calls) => {
+                        if let Err(error) = served {
+                            tracing::debug!(%error, "a command hung up");
+                        }
+                    }
+                    () = stop.wait() => {}
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // A file that is left behind is replaced at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = String::new();
+        let mut limited = (&mut reader).take(LONGEST);
+        if tokio::time::timeout(PATIENCE, limited.read_line(&mut line)).await.unwrap_or(Ok(0))? == 0 {
+            return Ok(());
+        }
+        let reply = match serde_json::from_str(&line) {
+            Ok(request) => {
+                let (reply, told) = oneshot::channel();
+                if calls.send(Call { request, reply }).await.is_err() {
+                    return Ok(());
+                }
+                told.await.unwrap_or_else(|_| Reply::Refused("the gateway is stopping, or its line is down".to_owned()))
+            }
+            Err(error) => Reply::Refused(format!("not a request of this version: {error}")),
+        };
+        let mut text = serde_json::to_vec(&reply)?;
+        text.push(b'\n');
+        writer.write_all(&text).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, Write};
+
+    use super::*;
+    use crate::field::decode::Table;
+    use crate::tasks::stop_token;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_command_asks_and_is_answered_and_a_second_gateway_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(path(folder.path()), "left behind").unwrap();
+        let control = Control::bind(folder.path()).unwrap();
+        assert_eq!(Control::bind(folder.path()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(fs::metadata(path(folder.path())).unwrap().permissions().mode() & 0o777, MODE);
+        let (calls, mut asked) = mpsc::channel(1);
+        let (switch, stop) = stop_token();
+        let mut tasks = crate::tasks::Tasks::default();
+        tasks.start("control", async move {
+            control.run(calls, stop).await;
+            Ok(())
+        });
+        let at = path(folder.path());
+        let ask = Ask::Registers { table: Table::Holding, start: 0, count: 2 };
+        let request = Request::Ask { line: "bus".to_owned(), unit: 7, ask, within_ms: 100 };
+        let sent = serde_json::to_string(&request).unwrap();
+        let command = tokio::task::spawn_blocking(move || {
+            let mut stream = Probe::connect(at).unwrap();
+            stream.write_all(format!("{sent}\nnonsense\n").as_bytes()).unwrap();
+            let mut lines = io::BufReader::new(stream).lines();
+            [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()]
+        });
+        let call = asked.recv().await.unwrap();
+        assert_eq!(call.request, request);
+        call.reply.send(Reply::Said(Said::Words(vec![1, 2]))).unwrap();
+        let [first, second] = command.await.unwrap();
+        assert_eq!(first, r#"{"said":{"words":[1,2]}}"#);
+        assert!(second.contains("refused") && second.contains("not a request"), "{second}");
+        switch.stop();
+        assert!(tasks.next_ended().await.is_some() && !path(folder.path()).exists());
+    }
+}

@@ -1,0 +1,269 @@
+//! The tools of the first hour: `scan`, `peek`, `read` and `write`, against simulated instruments, with a gateway that owns the line
+//! and without one; in a pipe and in a terminal.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::support::{Gateway, Process, free_port, run, wait_for, wellhead};
+
+struct Bench {
+    folder: tempfile::TempDir,
+    _simulator: Process,
+    port: String,
+}
+
+/// Two instruments on a pseudo-terminal, one of them with an odd byte order, and one on TCP; nobody polls them yet.
+fn bench() -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let port = folder.path().join("port").display().to_string();
+    let (tcp, broker) = (free_port(), free_port());
+    let yaml = format!(
+        "site: x
+lines:
+  - {{ name: bus, serial: {port}, speed: 19200 8E1 }}
+  - {{ name: plc, modbus_tcp: '127.0.0.1:{tcp}' }}
+devices:
+  - name: meter
+    line: bus
+    unit: 7
+    points:
+      voltage: {{ holding: 10, type: f32, byte_order: CDAB, every: 200ms, simulate: {{ shape: constant, from: 229.4 }} }}
+      temp: {{ holding: 20, type: i16, scale: 0.1, every: 200ms, simulate: {{ shape: constant, from: -21.5 }} }}
+      setpoint: {{ holding: 30, type: u16, every: 200ms, simulate: {{ shape: constant, from: 5 }}, write: {{ min: 0, max: 50, read_back: true }} }}
+      twice: {{ expression: 'setpoint * 2' }}
+  - {{ name: valve, line: bus, unit: 9, points: {{ state: {{ coil: 3, simulate: {{ shape: constant, from: 1 }} }} }} }}
+  - {{ name: inverter, line: plc, unit: 3, profile: sunspec-1, base: 40002 }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{broker}' ] }}
+"
+    );
+    fs::write(folder.path().join("gateway.yaml"), format!("{yaml}outbox: {{ folder: data }}\n")).unwrap();
+    let mut simulate = wellhead();
+    simulate.arg("simulate").arg(folder.path().join("gateway.yaml"));
+    let simulator = Process::start(&mut simulate, &folder.path().join("simulator.log"));
+    simulator.wait_for_output("line plc: Modbus TCP on");
+    simulator.wait_for_output("line bus: Modbus RTU on");
+    Bench { folder, _simulator: simulator, port }
+}
+
+impl Bench {
+    fn file(&self) -> String {
+        self.folder.path().join("gateway.yaml").display().to_string()
+    }
+
+    fn ask(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        run(wellhead().args(arguments).args(["--file", &self.file()]))
+    }
+
+    fn gateway(&self) -> Gateway {
+        let gateway = Gateway::restart(self.folder.path());
+        gateway.process.wait_for_output("device answers line=bus device=meter");
+        gateway
+    }
+
+    fn value(&self, point: &str) -> serde_json::Value {
+        let (code, out, error) = self.ask(&["read", "meter", point]);
+        assert_eq!(code, Some(0), "{error}");
+        serde_json::from_str::<serde_json::Value>(&out).unwrap_or_else(|_| panic!("{out}"))["v"].clone()
+    }
+}
+
+/// The first column of the rows of a table.
+fn units(table: &str) -> Vec<u8> {
+    table.lines().skip(1).filter_map(|row| row.split_whitespace().next()?.parse().ok()).collect()
+}
+
+#[test]
+fn a_scan_finds_who_is_on_a_line_and_writes_down_what_it_found() {
+    let bench = bench();
+    let (code, out, error) = bench.ask(&["scan", "bus", "--units", "5-10", "--within", "150ms"]);
+    assert_eq!((code, units(&out)), (Some(0), vec![7, 9]), "{out}{error}");
+    assert!(out.contains("19200 8E1") && out.contains("wellhead meter"), "{out}");
+    // By its device, too, at a speed that nobody has written down.
+    let at = ["scan", &bench.port, "--units", "7,9", "--within", "150ms", "--json"];
+    let (_, out, error) = run(wellhead().args(at).args(["--speed", "9600 8N1", "--speed", "19200 8E1"]).current_dir("/"));
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}"));
+    assert!(found.as_array().unwrap().iter().any(|found| found["unit"] == 9 && found["speed"] == "19200 8E1"), "{found}");
+    // SunSpec, and a block that is correct as it is.
+    let (_, out, _) = bench.ask(&["scan", "plc", "--units", "1-5", "--within", "150ms", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+    let (_, out, _) = bench.ask(&["scan", "bus", "--units", "5-10", "--within", "150ms", "--yaml"]);
+    let file = bench.folder.path().join("found.yaml");
+    fs::write(&file, format!("site: y\n{out}")).unwrap();
+    let (code, plan, error) = run(wellhead().arg("check").arg(&file));
+    assert!(code == Some(0) && plan.contains("1 line, 2 devices, 2 points"), "{out}{plan}{error}");
+    let (code, out, error) = bench.ask(&["scan", "bus", "--units", "100-101", "--within", "50ms"]);
+    assert!(code == Some(0) && out.is_empty() && error.contains("nobody answered; look at A and B"), "{out}{error}");
+    for (typed, told) in [("buss", "did you mean \"bus\"?"), ("/dev/none", "/dev/none does not exist")] {
+        let (code, _, error) = bench.ask(&["scan", typed]);
+        assert!(code == Some(1) && error.contains(told), "{error}");
+    }
+}
+
+#[test]
+fn a_gateway_that_owns_the_line_asks_for_whoever_scans_and_goes_on() {
+    let bench = bench();
+    let gateway = bench.gateway();
+    let before = gateway.process.output();
+    let (code, out, error) = bench.ask(&["scan", "bus", "--units", "1-12", "--within", "100ms"]);
+    assert_eq!((code, units(&out)), (Some(0), vec![7, 9]), "{out}{error}");
+    let (_, by_device, _) = bench.ask(&["scan", &bench.port, "--units", "7", "--within", "100ms"]);
+    assert_eq!(units(&by_device), [7], "{by_device}");
+    let (code, _, error) = bench.ask(&["scan", "bus", "--speed", "all"]);
+    assert!(code == Some(1) && error.contains("stop it to try other speeds"), "{error}");
+    let (code, out, _) = bench.ask(&["peek", "meter", "--expect", "229.4"]);
+    assert!(code == Some(0) && out.contains("name: { holding: 10, type: f32, byte_order: CDAB }"), "{out}");
+    assert_eq!(bench.value("voltage"), 229.4);
+    let after = gateway.process.output();
+    let told = after.strip_prefix(&before).unwrap_or(&after);
+    assert!(!told.contains("line is down") && !told.contains("does not answer"), "{told}");
+    let socket = bench.folder.path().join("data/control.sock");
+    assert!(socket.exists());
+    drop(gateway);
+    // Killed: the socket is left behind, and in nobody's way.
+    assert!(socket.exists());
+    let (code, out, error) = bench.ask(&["scan", "bus", "--units", "7", "--within", "150ms"]);
+    assert_eq!((code, units(&out)), (Some(0), vec![7]), "{error}");
+    let mut gateway = bench.gateway();
+    assert!(gateway.process.terminate().success() && !socket.exists());
+}
+
+#[test]
+fn peek_shows_every_type_and_order_and_finds_what_the_display_shows() {
+    let bench = bench();
+    let (code, out, error) = bench.ask(&["peek", "meter", "--from", "8", "--count", "16"]);
+    assert_eq!(code, Some(0), "{error}");
+    let row = out.lines().find(|line| line.trim_start().starts_with("10 ") && line.contains("229.4*")).unwrap_or_else(|| panic!("{out}"));
+    let head = out.lines().find(|line| line.contains("f32 CDAB")).unwrap();
+    assert_eq!(row.find("229.4*").map(|at| at + 6), head.find("f32 CDAB").map(|at| at + 8), "below its head\n{out}");
+    assert!(out.contains("65321") && out.contains("-215*"), "{out}");
+    assert!(error.contains("holding 8-9: exception 2") && error.contains("holding 12-19: "), "{error}");
+    // The line to copy is right: the value stands there.
+    for (expected, line) in [("229.4", "{ holding: 10, type: f32, byte_order: CDAB }"), ("-21.5", "{ holding: 20, type: i16, scale: 0.1 }")]
+    {
+        let (_, out, _) = bench.ask(&["peek", "meter", "--count", "40", "--expect", expected]);
+        assert!(out.lines().next().is_some_and(|first| first.ends_with(line)), "{out}");
+    }
+    let (_, out, _) = bench.ask(&["peek", "meter", "--expect", "1234.5"]);
+    assert!(out.starts_with("no register shows 1234.5"), "{out}");
+    let (_, out, _) = bench.ask(&["peek", "bus/9", "--table", "coil", "--count", "4"]);
+    assert_eq!(out.trim(), "3  1");
+    let (_, out, _) = bench.ask(&["peek", "meter", "--from", "10", "--count", "2", "--json"]);
+    let rows: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let found = rows.as_array().unwrap().iter().find(|row| row["type"] == "f32" && row["byte_order"] == "CDAB").unwrap();
+    assert!(found["plausible"] == true && (found["value"].as_f64().unwrap() - 229.4).abs() < 0.001, "{found}");
+    let (code, _, error) = bench.ask(&["peek", "bus/8", "--within", "50ms"]);
+    assert!(code == Some(1) && error.contains("unit 8 does not answer"), "{error}");
+    let (code, _, error) = bench.ask(&["peek", "meter", "--table", "registers"]);
+    assert!(code == Some(2) && error.contains("choose one of: holding, input, coil, discrete"), "{error}");
+}
+
+#[test]
+fn without_a_gateway_a_point_is_read_and_written_from_here() {
+    let bench = bench();
+    assert_eq!(bench.value("voltage"), 229.4);
+    assert_eq!(bench.value("twice"), 10.0);
+    let (code, out, error) = bench.ask(&["write", "meter", "setpoint", "41"]);
+    assert!(code == Some(0) && out.contains("\"status\":\"ok\""), "{out}{error}");
+    assert_eq!((bench.value("setpoint"), bench.value("twice")), (41.into(), 82.0.into()));
+    let (code, out, error) = bench.ask(&["write", "meter", "setpoint", "51"]);
+    assert!(code == Some(1) && out.contains("rejected") && error == "not written: rejected\n", "{out}{error}");
+    assert_eq!(bench.value("setpoint"), 41);
+    // Whoever names a broker means that one.
+    let (code, _, error) = bench.ask(&["read", "meter", "voltage", "--to", &format!("mqtt://127.0.0.1:{}", free_port())]);
+    assert!(code == Some(1) && error.contains("is the gateway running?"), "{error}");
+}
+
+/// A command in a terminal of its own; what it showed.
+fn in_terminal(folder: &Path, command: &str) -> String {
+    let mut terminal = Command::new("script");
+    terminal.args(["-qefc", &format!("stty cols 100 rows 20; exec {command}"), "/dev/null"]);
+    let mut terminal = Process::start(&mut terminal, &folder.join("terminal.log"));
+    wait_for("the end of the command", || (!terminal.is_running()).then_some(()));
+    terminal.output()
+}
+
+#[test]
+fn in_a_terminal_a_scan_tells_how_long_it_still_takes() {
+    let bench = bench();
+    let program = env!("CARGO_BIN_EXE_wellhead");
+    let shown = in_terminal(bench.folder.path(), &format!("{program} scan bus --units 1-40 --within 60ms --file {}", bench.file()));
+    assert!(shown.contains("scanning 19200 8E1") && shown.contains("/40, ") && shown.contains(" left"), "{shown}");
+    assert!(shown.contains("unit  speed") && shown.contains("   7  19200 8E1"), "{shown}");
+    let shown = in_terminal(bench.folder.path(), &format!("{program} peek meter --count 40 --expect 229.4 --file {}", bench.file()));
+    assert!(shown.contains("byte_order: CDAB"), "{shown}");
+}
+
+#[test]
+fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let typed = file.display().to_string();
+    let init = |arguments: &[&str]| run(wellhead().arg("init").arg(&typed).args(arguments));
+    let flags = [
+        "--site",
+        "well-7",
+        "--serial",
+        "/dev/null",
+        "--speed",
+        "19200 8E1",
+        "--profile",
+        "eastron-sdm120",
+        "--unit",
+        "3",
+        "--name",
+        "grid",
+    ];
+    let (code, out, error) = init(&[&flags[..], &["--uplink", "mqtts://cloud.example.net", "--yes"]].concat());
+    assert!(code == Some(0) && out.contains(&format!("wellhead check {typed}")), "{out}{error}");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("# yaml-language-server: $schema=") && text.contains("version: 1\n"), "{text}");
+    let (code, plan, error) = run(wellhead().arg("check").arg(&file));
+    assert!(
+        code == Some(0) && plan.contains("grid: ") && plan.contains("uplink cloud to mqtts://cloud.example.net:8883 as well-7"),
+        "{plan}{error}"
+    );
+    // It is not written over.
+    let (code, _, error) = init(&["--yes"]);
+    assert!(code == Some(1) && error.contains("exists already") && fs::read_to_string(&file).unwrap() == text, "{error}");
+    let (code, _, _) = init(&["--yes", "--force", "--modbus-tcp", "192.168.1.20"]);
+    let (_, plan, _) = run(wellhead().arg("check").arg(&file));
+    assert!(code == Some(0) && plan.contains("line bus (192.168.1.20:502)"), "{plan}");
+    // Nothing is written for a wrong answer.
+    fs::remove_file(&file).unwrap();
+    for (wrong, told) in [
+        (["--profile", "eastron-sdm121", "--unit", "1"], "did you mean \"eastron-sdm12"),
+        (["--unit", "250", "--profile", "eastron-sdm120"], "a Modbus unit is a number from 1 to 247"),
+        (["--speed", "fast", "--site", "x"], "is not a serial speed"),
+    ] {
+        let (code, _, error) = init(&[&["--yes", "--serial", "/dev/null"], &wrong[..]].concat());
+        assert!(code == Some(2) && error.contains(told) && !file.exists(), "{error}");
+    }
+    // Asked in a terminal.
+    let mut terminal = Command::new("script");
+    terminal.args(["-qefc", &format!("{} init {typed}", env!("CARGO_BIN_EXE_wellhead")), "/dev/null"]);
+    let mut terminal = Process::start(&mut terminal, &folder.path().join("terminal.log"));
+    for (question, answer) in [("Name of this site", "pump-1"), ("Remote broker", "")] {
+        if question == "Remote broker" {
+            for (question, answer) in [
+                ("Serial device", "/dev/null"),
+                ("Speed [9600 8N1]", ""),
+                ("What is on it?", "sdm63"),
+                ("there is eastron-sdm630", "eastron-sdm630"),
+                ("Its Modbus address", "4"),
+                ("Its name", ""),
+            ] {
+                terminal.wait_for_output(question);
+                terminal.type_line(answer);
+            }
+        }
+        terminal.wait_for_output(question);
+        terminal.type_line(answer);
+    }
+    assert!(terminal.wait().success(), "{}", terminal.output());
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("site: pump-1 ") && text.contains("{ name: meter, line: bus, unit: 4, profile: eastron-sdm630 }"), "{text}");
+    let (code, _, error) = run(wellhead().arg("check").arg(&file));
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+}
