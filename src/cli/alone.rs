@@ -12,7 +12,7 @@ use super::Failure;
 use crate::config;
 use crate::field::counts::LineCounts;
 use crate::field::write::Order;
-use crate::field::{Line, LineTask};
+use crate::field::{Device, Line, LineTask, Point};
 use crate::gateway::set_targets;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
@@ -24,6 +24,9 @@ use crate::time::now;
 /// How long a value or a result may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often it is tried.
+const EVERY: Duration = Duration::from_secs(1);
+
 /// The configuration with one device on its line, and nothing else.
 fn only(mut config: config::Gateway, device: &str) -> config::Gateway {
     config.lines.retain(|line| line.devices.iter().any(|own| own.name == device));
@@ -31,6 +34,18 @@ fn only(mut config: config::Gateway, device: &str) -> config::Gateway {
         line.devices.retain(|own| own.name == device);
     }
     config
+}
+
+/// Leaves a device nothing but a point that stands for itself: the others need not be read, nor known.
+fn only_point(line: &mut Line, point: PointId) {
+    for device in &mut line.devices {
+        let found = device.points.iter().find(|own| own.id == point && !own.is_derived()).cloned();
+        if let Some(own) = found {
+            let mut alone = Device::clone(device);
+            alone.points = vec![Point { every: EVERY, group: None, ..own }];
+            *device = Arc::new(alone);
+        }
+    }
 }
 
 /// Runs the task of the only line while `work` does, with what it reports and where its writes go.
@@ -56,7 +71,8 @@ fn with_line<T, F: Future<Output = T>>(
 /// The first good value of a point; without one in time, what was wrong.
 pub(super) fn read(config: config::Gateway, device: &str, point: PointId) -> Result<Reading, Failure> {
     let mut config = only(config, device);
-    let line = config.lines.pop().ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
+    let mut line = config.lines.pop().ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
+    only_point(&mut line, point);
     let name = line.name.clone();
     let found = with_line(line, |mut reported, _orders| async move {
         let mut last = None;

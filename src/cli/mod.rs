@@ -46,6 +46,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway
+    #[command(
+        after_help = "Examples:\n  wellhead run                                   ./gateway.yaml, else /etc/wellhead/gateway.yaml\n  wellhead run site.yaml\n  RUST_LOG=wellhead=debug wellhead run           says more"
+    )]
     Run {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
@@ -54,6 +57,9 @@ enum Command {
         line_priority: Option<u8>,
     },
     /// Check a YAML file: every fault with line and column, else the plan of each line
+    #[command(
+        after_help = "Examples:\n  wellhead check gateway.yaml\n  wellhead check --json | jq '.plan.uplinks[].bytes_per_month'\n  wellhead check --json | jq -r '.faults[].message'"
+    )]
     Check {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
@@ -62,6 +68,9 @@ enum Command {
         json: bool,
     },
     /// Play the devices of a YAML file, Modbus and plain: TCP lines on their address, serial lines on a pseudo-terminal
+    #[command(
+        after_help = "Examples:\n  wellhead simulate gateway.yaml\n  wellhead simulate gateway.yaml --line bus --fault 'crc every 10'\n  wellhead simulate gateway.yaml --baud-true --turnaround 20ms"
+    )]
     Simulate {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
@@ -83,6 +92,9 @@ enum Command {
     #[command(subcommand)]
     Outbox(outbox::Action),
     /// Make what stands in `broker.users` out of a password, typed or from a pipe
+    #[command(
+        after_help = "Examples:\n  wellhead passwd hmi                            asks for the password\n  echo secret | wellhead passwd hmi --scram"
+    )]
     Passwd {
         /// The user's name
         name: Option<String>,
@@ -91,13 +103,20 @@ enum Command {
         scram: bool,
     },
     /// The profiles that come with the program: all, those with a word in their name or description, or the text of one
+    #[command(
+        after_help = "Examples:\n  wellhead profiles                              all\n  wellhead profiles 'three phase'\n  wellhead profiles eastron-sdm630 > profiles/my-meter.yaml"
+    )]
     Profiles {
         /// Part of a name or a description, such as sdm630 or `three phase`
         word: Option<String>,
     },
     /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
+    #[command(after_help = "Examples:\n  wellhead demo                                  half a minute; ends with the ledger")]
     Demo,
     /// Print what is published at the broker of a gateway that runs
+    #[command(
+        after_help = "Examples:\n  wellhead sub                                   everything\n  wellhead sub 'plant/+/flow' -n 10\n  wellhead sub --to mqtt://10.0.0.7:1883 --user hmi --password-file pw"
+    )]
     Sub {
         #[command(flatten)]
         access: client::Access,
@@ -112,6 +131,7 @@ enum Command {
         payload: bool,
     },
     /// Publish a message at the broker of a gateway that runs
+    #[command(after_help = "Examples:\n  wellhead pub plant/note hello --retain\n  date | wellhead pub plant/time")]
     Pub {
         #[command(flatten)]
         access: client::Access,
@@ -124,14 +144,21 @@ enum Command {
         retain: bool,
     },
     /// A table of what a gateway that runs shows, kept up to date; a line for each value in a pipe
+    #[command(
+        after_help = "Examples:\n  wellhead watch                                 everything\n  wellhead watch 'pump-station-7/+/flow'         some topics\n  wellhead watch | grep bad                      a line for each value"
+    )]
     Watch {
         #[command(flatten)]
         access: client::Access,
+        /// Lines instead of a table, and the end after so many
+        #[arg(long, short = 'n', value_name = "COUNT")]
+        lines: Option<u64>,
         /// Topics, with + and # [default: #]
         #[arg(value_parser = filter)]
         filters: Vec<TopicFilter>,
     },
     /// Print the value of a point: as the gateway that runs shows it, else read here
+    #[command(after_help = "Examples:\n  wellhead read inlet flow\n  wellhead read inlet flow --file /etc/wellhead/gateway.yaml")]
     Read {
         #[command(flatten)]
         access: client::Access,
@@ -141,6 +168,9 @@ enum Command {
         point: String,
     },
     /// Write a point, through the gateway that runs or from here, and wait for how that ends
+    #[command(
+        after_help = "Examples:\n  wellhead write boiler setpoint 21.5\n  wellhead write pump run true\n  wellhead write valve position -- -10"
+    )]
     Write {
         #[command(flatten)]
         access: client::Access,
@@ -159,17 +189,22 @@ enum Command {
     /// Read registers and show every type and byte order side by side; with --expect find the one that shows a value
     Peek(peek::Peek),
     /// The JSON Schema of the YAML file, for editors: `wellhead schema > gateway.schema.json`
+    #[command(after_help = "Examples:\n  wellhead schema > gateway.schema.json\n  wellhead schema --profile")]
     Schema {
         /// Of a file in profiles/
         #[arg(long)]
         profile: bool,
     },
     /// Completions for a shell: `wellhead completions bash > /etc/bash_completion.d/wellhead`
+    #[command(
+        after_help = "Examples:\n  wellhead completions bash > /etc/bash_completion.d/wellhead\n  source <(wellhead completions zsh)"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
     /// The manual page, of the program or of one command: `wellhead man | man -l -`
+    #[command(after_help = "Examples:\n  wellhead man | man -l -\n  wellhead man peek | man -l -")]
     Man {
         /// Of which command
         command: Option<String>,
@@ -210,7 +245,7 @@ pub fn main() -> ExitCode {
         Command::Profiles { word } => profiles::profiles(word.as_deref().unwrap_or_default()),
         Command::Demo => demo::demo(),
         Command::Sub { access, filters, count, payload } => talk::sub(&access, &or_all(filters), count, payload),
-        Command::Watch { access, filters } => watch::watch(&access, &or_all(filters)),
+        Command::Watch { access, lines, filters } => watch::watch(&access, &or_all(filters), lines),
         Command::Pub { access, topic, message, retain } => match TopicName::new(topic) {
             Ok(topic) => talk::publish(&access, topic, message, retain),
             Err(error) => Err(Failure { code: USAGE, message: format!("this is no topic: {error}") }),

@@ -24,6 +24,7 @@ use crate::time::rfc3339;
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// What waits, by uplink and lane; works on a running gateway too
+    #[command(after_help = "Examples:\n  wellhead outbox show\n  wellhead outbox show --json | jq .waiting")]
     Show {
         #[command(flatten)]
         place: Place,

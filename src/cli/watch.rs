@@ -28,12 +28,12 @@ struct Row {
     history: VecDeque<f64>,
 }
 
-/// Shows what comes until it is interrupted, or until nobody reads any more.
-pub(super) fn watch(access: &Access, filters: &[TopicFilter]) -> Result<(), Failure> {
+/// Shows what comes until it is interrupted, until nobody reads any more, or until so many lines are written.
+pub(super) fn watch(access: &Access, filters: &[TopicFilter], mut lines: Option<u64>) -> Result<(), Failure> {
     let units = units(access)?;
     let mut client = access.connect()?;
     client.subscribe(filters)?;
-    let is_table = io::stdout().is_terminal();
+    let is_table = lines.is_none() && io::stdout().is_terminal();
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     let mut redraw_at = now();
     loop {
@@ -42,6 +42,10 @@ pub(super) fn watch(access: &Access, filters: &[TopicFilter]) -> Result<(), Fail
             && let Some((topic, row)) = row(&message, &units)
         {
             if !is_table && !put(format!("{topic} {} {} {}\n", row.value, row.unit, row.quality).as_bytes())? {
+                return Ok(());
+            }
+            lines = lines.map(|left| left.saturating_sub(1));
+            if lines == Some(0) {
                 return Ok(());
             }
             take(&mut rows, topic, row);

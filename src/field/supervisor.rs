@@ -211,7 +211,10 @@ impl<D: Driver> Supervisor<D> {
                     self.ends.counts.jitter(self.schedule.lateness(job, now()));
                     let began = now();
                     match self.attempt(job).await? {
-                        Ok(outcome) => self.report(job, outcome, now().saturating_duration_since(began)).await?,
+                        Ok(outcome) => {
+                            let took = now().saturating_duration_since(began);
+                            self.report(job, outcome, took).await?;
+                        }
                         Err(why) => return Ok(why),
                     }
                 }
@@ -234,14 +237,15 @@ impl<D: Driver> Supervisor<D> {
         }
     }
 
-    /// Takes over what the driver has learned to ask differently.
-    fn replan(&mut self) {
-        if !self.driver.replanned() {
-            return;
+    /// Takes over what the driver has learned to ask differently; true if there was something.
+    fn replan(&mut self) -> bool {
+        let has_learned = self.driver.replanned();
+        if has_learned {
+            let jobs = self.driver.jobs();
+            self.schedule.replace(&self.jobs, &jobs, now());
+            self.jobs = jobs;
         }
-        let jobs = self.driver.jobs();
-        self.schedule.replace(&self.jobs, &jobs, now());
-        self.jobs = jobs;
+        has_learned
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -322,9 +326,14 @@ impl<D: Driver> Supervisor<D> {
         };
         let change = self.schedule.done(job, heard, took, now());
         let device = self.jobs.get(job).map_or(0, |job| job.device);
+        // The device refused what stands between its points: they are asked for at once in another way, and are not bad until then.
+        let is_lesson = matches!(outcome, Err(ReadError::Refused(_))) && self.replan();
         if let Some(online) = change {
             let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
             self.device_changed(device, online, &why).await?;
+        }
+        if is_lesson {
+            return Ok(());
         }
         let readings = match outcome {
             Ok(values) => self.last.measured(device, values, now(), time),

@@ -125,7 +125,13 @@ pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let mut limited = Command::new("timeout");
     limited.args(["-s", "KILL", "120"]).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     for (name, value) in command.get_envs() {
-        limited.env(name, value.unwrap_or_default());
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        limited.current_dir(folder);
     }
     let output = limited.output().unwrap();
     assert_ne!(output.status.code(), Some(127), "{:?} is not there; `tests/run` installs what the tests need", command.get_program());

@@ -267,3 +267,95 @@ fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
     let (code, _, error) = run(wellhead().arg("check").arg(&file));
     assert_eq!((code, error.as_str()), (Some(0), ""));
 }
+
+/// The commands of a chapter of the README, without their remarks.
+fn commands_of(chapter: &str) -> Vec<String> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let chapter = readme.split(&format!("## {chapter}\n")).nth(1).unwrap();
+    let block = chapter.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    block.lines().map(|line| line.split("  #").next().unwrap().trim().to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn the_first_hour_of_the_readme_goes_as_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = folder.path().join("ttyUSB0").display().to_string();
+    // The meter: what its display shows is on the wire.
+    let meter = format!(
+        "site: bench\nlines: [ {{ name: bus, serial: {port}, speed: 9600 8N1 }} ]\ndevices: [ {{ name: meter, line: bus, unit: 1, profile: eastron-sdm120, points: {{ voltage: {{ simulate: {{ shape: constant, from: 229.4 }} }} }} }} ]\n"
+    );
+    let simulated = folder.path().join("simulated.yaml");
+    fs::write(&simulated, meter).unwrap();
+    let simulator = Process::start(wellhead().arg("simulate").arg(&simulated), &folder.path().join("simulator.log"));
+    simulator.wait_for_output("line bus:");
+    let remote = super::support::Mosquitto::start(folder.path(), "");
+    let local = free_port();
+    let commands = commands_of("The first hour");
+    assert!(commands.len() < 10, "{commands:?}");
+    let program = Path::new(env!("CARGO_BIN_EXE_wellhead")).parent().unwrap().display().to_string();
+    let path = format!("{program}:{}", std::env::var("PATH").unwrap());
+    let mut running = None;
+    let mut said = Vec::new();
+    for command in &commands {
+        let typed = command
+            .replace("/dev/ttyUSB0", &port)
+            .replace("mqtt://broker.example.net", &format!("mqtt://127.0.0.1:{}", remote.port))
+            .replace("-h broker.example.net", &format!("-h 127.0.0.1 -p {}", remote.port));
+        let mut shell = Command::new("sh");
+        shell.current_dir(folder.path()).env("PATH", &path).env_remove("RUST_LOG");
+        if let Some(in_background) = typed.strip_suffix('&') {
+            let gateway = Process::start(shell.args(["-c", &format!("exec {in_background}")]), &folder.path().join("gateway.log"));
+            gateway.wait_for_output("device answers");
+            running = Some(gateway);
+            continue;
+        }
+        let (code, out, error) = run(shell.args(["-c", &typed]));
+        assert_eq!(code, Some(0), "{typed}\n{out}{error}");
+        // Two tests at a time cannot share a port.
+        if typed.starts_with("wellhead init") {
+            let file = folder.path().join("gateway.yaml");
+            fs::write(&file, fs::read_to_string(&file).unwrap().replace("127.0.0.1:1883", &format!("127.0.0.1:{local}"))).unwrap();
+        }
+        said.push((command.split_whitespace().take(2).collect::<Vec<_>>().join(" "), out));
+    }
+    let said = |command: &str| {
+        said.iter().find(|(own, _)| own == command).map_or_else(|| panic!("no {command} in {commands:?}"), |(_, out)| out.as_str())
+    };
+    assert!(said("wellhead scan").contains("   1  9600 8N1"), "{}", said("wellhead scan"));
+    assert!(said("wellhead peek").contains("229.4   name: { input: 0, type: f32 }"), "{}", said("wellhead peek"));
+    assert!(said("wellhead profiles").contains("eastron-sdm120"), "{}", said("wellhead profiles"));
+    assert!(
+        said("wellhead check").contains("gateway.yaml is correct") && said("wellhead check").contains("a month "),
+        "{}",
+        said("wellhead check")
+    );
+    assert!(said("wellhead read").contains("\"v\":229.4"), "{}", said("wellhead read"));
+    assert_eq!(said("wellhead watch").lines().count(), 3);
+    assert!(said("mosquitto_sub -h").contains("\"v\":229.4"), "{}", said("mosquitto_sub -h"));
+    assert!(running.unwrap().terminate().success());
+}
+
+#[test]
+fn every_command_shows_examples_in_its_help() {
+    let (_, help, _) = run(wellhead().arg("help"));
+    let commands: Vec<&str> = help
+        .split("Commands:")
+        .nth(1)
+        .unwrap()
+        .split("Options:")
+        .next()
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next().filter(|_| !line.starts_with("   ")))
+        .collect();
+    assert!(commands.len() >= 18, "{commands:?}");
+    for command in commands.iter().filter(|command| **command != "help") {
+        let help = if *command == "outbox" {
+            run(wellhead().args(["outbox", "show", "--help"])).1
+        } else {
+            run(wellhead().args([command, "--help"])).1
+        };
+        let examples: Vec<&str> = help.split("Examples:").nth(1).unwrap_or_else(|| panic!("{command} has no examples")).lines().collect();
+        assert!(examples.iter().any(|line| line.contains(&format!("wellhead {command}"))), "{command}: {examples:?}");
+    }
+}
