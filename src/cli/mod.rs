@@ -11,6 +11,7 @@ mod manual;
 mod outbox;
 mod passwd;
 mod peek;
+mod points;
 mod profiles;
 mod run;
 mod scan;
@@ -110,6 +111,9 @@ enum Command {
         /// Part of a name or a description, such as sdm630 or `three phase`
         word: Option<String>,
     },
+    /// The points of a device or a profile as CSV, for spreadsheets, and back
+    #[command(subcommand)]
+    Points(points::Action),
     /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
     #[command(after_help = "Examples:\n  wellhead demo                                  half a minute; ends with the ledger")]
     Demo,
@@ -243,6 +247,7 @@ pub fn main() -> ExitCode {
         Command::Outbox(action) => outbox::outbox(action),
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
         Command::Profiles { word } => profiles::profiles(word.as_deref().unwrap_or_default()),
+        Command::Points(action) => points::points(action),
         Command::Demo => demo::demo(),
         Command::Sub { access, filters, count, payload } => talk::sub(&access, &or_all(filters), count, payload),
         Command::Watch { access, lines, filters } => watch::watch(&access, &or_all(filters), lines),

@@ -4,6 +4,7 @@
 //! positions, and typing is repeated: each fault is noted, the node that caused it is taken out, and the rest is tried again.
 
 mod change;
+pub mod table;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

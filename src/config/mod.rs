@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use document::table;
 pub use fault::{Fault, suggestion};
 pub use migrate::VERSION;
 pub use traffic::{MONTH, Traffic, load as load_of, size, traffic};

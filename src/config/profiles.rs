@@ -19,6 +19,12 @@ const FOLDER: &str = "profiles";
 /// The profiles that devices of a file name and that stand in files of their own; `None` for one with faults.
 pub(super) type Profiles = IndexMap<String, Option<Profile>>;
 
+/// The text of a profile in a file of its own, or of one that comes with the program; what cannot be read counts as not there.
+pub(super) fn text(folder: &Path, name: &str) -> Option<String> {
+    let own = is_simple(name).then(|| fs::read_to_string(folder.join(format!("{FOLDER}/{name}.yaml"))).ok()).flatten();
+    own.or_else(|| presets::text(name).map(str::to_owned))
+}
+
 /// Reads the profiles that devices of `file` name; faults of their files are noted.
 pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles {
     let wanted: BTreeSet<&String> = file.devices.iter().filter_map(|device| device.profile.as_ref()).collect();

@@ -350,12 +350,43 @@ fn every_command_shows_examples_in_its_help() {
         .collect();
     assert!(commands.len() >= 18, "{commands:?}");
     for command in commands.iter().filter(|command| **command != "help") {
-        let help = if *command == "outbox" {
-            run(wellhead().args(["outbox", "show", "--help"])).1
+        let nested = [("outbox", "show"), ("points", "export")].into_iter().find(|(own, _)| own == command);
+        let help = if let Some((_, action)) = nested {
+            run(wellhead().args([*command, action, "--help"])).1
         } else {
             run(wellhead().args([command, "--help"])).1
         };
         let examples: Vec<&str> = help.split("Examples:").nth(1).unwrap_or_else(|| panic!("{command} has no examples")).lines().collect();
         assert!(examples.iter().any(|line| line.contains(&format!("wellhead {command}"))), "{command}: {examples:?}");
     }
+}
+
+#[test]
+fn points_go_to_a_spreadsheet_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let csv = folder.path().join("points.csv");
+    let (code, out, error) = run(wellhead().args(["points", "export", "eastron-sdm120"]).current_dir(folder.path()));
+    assert!(code == Some(0) && out.starts_with("name,input,type,unit") && out.contains("voltage,0,f32,V"), "{out}{error}");
+    fs::write(&csv, &out).unwrap();
+    let (code, points, error) = run(wellhead().args(["points", "import"]).arg(&csv));
+    assert!(code == Some(0) && points.contains("  voltage: { input: 0, type: f32, unit: V"), "{points}{error}");
+    // What comes out is a profile.
+    fs::create_dir(folder.path().join("profiles")).unwrap();
+    fs::write(folder.path().join("profiles/mine.yaml"), &points).unwrap();
+    let yaml = "site: x\nlines: [ { name: bus, modbus_tcp: 10.0.0.5 } ]\ndevices: [ { name: d, line: bus, unit: 1, profile: mine } ]\n";
+    fs::write(folder.path().join("gateway.yaml"), yaml).unwrap();
+    let (code, plan, error) = run(wellhead().arg("check").current_dir(folder.path()));
+    assert!(code == Some(0) && plan.contains("1 device, 18 points"), "{plan}{error}");
+    let (_, again, _) = run(wellhead().args(["points", "export", "d"]).current_dir(folder.path()));
+    assert_eq!(again, out, "the points of the device are those of its profile");
+    // As spreadsheets of other countries write it, with mistakes.
+    fs::write(&csv, "\u{feff}name;holding;type;unit\r\nflow;0;f32;m3/h\r\ntemp;x;i61;\r\n;;;\r\n").unwrap();
+    let (code, _, error) = run(wellhead().args(["points", "import"]).arg(&csv));
+    assert_eq!(code, Some(78));
+    assert!(
+        error.contains("points.csv: row 3, column 2 (holding): ") && error.contains("row 3, column 3 (type): \"i61\" is not possible here"),
+        "{error}"
+    );
+    let (code, _, error) = run(wellhead().args(["points", "export", "eastron-sdm12"]).current_dir(folder.path()));
+    assert!(code == Some(1) && error.contains("did you mean \"eastron-sdm120\"?"), "{error}");
 }
