@@ -106,14 +106,19 @@ pub(super) struct Document {
 impl Document {
     /// Parses YAML. Syntax faults and keys that stand twice are noted.
     pub(super) fn parse(text: &str, faults: &mut Faults) -> Option<Self> {
-        let places = Builder::build(text, faults)?;
+        Self::parse_file(0, text, faults)
+    }
+
+    /// The same for a file that has a number.
+    pub(super) fn parse_file(number: usize, text: &str, faults: &mut Faults) -> Option<Self> {
+        let places = Builder::build(number, text, faults)?;
         let mut value: Value = match serde_yaml::from_str(text) {
             Ok(Lenient(value)) => value,
             Err(error) => {
-                let place = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+                let place = error.location().map_or((number, 1, 1), |at| (number, at.line(), at.column()));
                 let second = text.lines().enumerate().skip(1).find(|(_, line)| line.starts_with("---")).map(|(index, _)| index + 1);
                 match second.filter(|_| error.to_string().contains("more than one document")) {
-                    Some(line) => faults.at((line, 1), "a file is one document; remove `---` and what follows".to_owned()),
+                    Some(line) => faults.at((number, line, 1), "a file is one document; remove `---` and what follows".to_owned()),
                     None if faults.is_empty() => faults.at(place, format!("not YAML: {error}")),
                     None => {}
                 }
@@ -121,7 +126,7 @@ impl Document {
             }
         };
         if let Err(error) = value.apply_merge() {
-            faults.at((1, 1), format!("`<<` does not name a mapping: {error}"));
+            faults.at((number, 1, 1), format!("`<<` does not name a mapping: {error}"));
         }
         if value.is_null() {
             return None;
@@ -400,17 +405,19 @@ struct Builder<'a, 'f> {
     /// Nodes that came by alias.
     aliased: usize,
     faults: &'f mut Faults,
+    /// Of the file.
+    number: usize,
 }
 
 impl<'a, 'f> Builder<'a, 'f> {
-    fn build(text: &'a str, faults: &'f mut Faults) -> Option<Node> {
+    fn build(number: usize, text: &'a str, faults: &'f mut Faults) -> Option<Node> {
         let mut builder =
-            Builder { events: Parser::new_from_str(text), anchors: HashMap::new(), sizes: HashMap::new(), aliased: 0, faults };
+            Builder { events: Parser::new_from_str(text), anchors: HashMap::new(), sizes: HashMap::new(), aliased: 0, faults, number };
         loop {
             match builder.next()? {
                 (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
                 (Event::StreamEnd | Event::DocumentEnd, _) => {
-                    return Some(Node { key_place: (1, 1), place: (1, 1), end: (1, 1), children: Children::None });
+                    return Some(Node { key_place: (number, 1, 1), place: (number, 1, 1), end: (number, 1, 1), children: Children::None });
                 }
                 (event, span) => return builder.node(event, span, None, 0).map(|(_, node)| node),
             }
@@ -422,7 +429,10 @@ impl<'a, 'f> Builder<'a, 'f> {
             Ok(event) => Some(event),
             Err(error) => {
                 let at = error.marker();
-                self.faults.at((at.line(), at.col() + 1), format!("not YAML: {}; check indentation, quotes and brackets", error.info()));
+                self.faults.at(
+                    (self.number, at.line(), at.col() + 1),
+                    format!("not YAML: {}; check indentation, quotes and brackets", error.info()),
+                );
                 None
             }
         }
@@ -430,14 +440,14 @@ impl<'a, 'f> Builder<'a, 'f> {
 
     /// The node an event begins, with its text if it is a scalar.
     fn node(&mut self, event: Event<'a>, span: Span, key_place: Option<Place>, depth: usize) -> Option<(String, Node)> {
-        let place = (span.start.line(), span.start.col() + 1);
+        let place = (self.number, span.start.line(), span.start.col() + 1);
         let key_place = key_place.unwrap_or(place);
         if depth > MAX_DEPTH {
             self.faults.at(place, format!("nested more than {MAX_DEPTH} deep"));
             return None;
         }
         let mut text = String::new();
-        let mut end = (span.end.line(), span.end.col() + 1);
+        let mut end = (self.number, span.end.line(), span.end.col() + 1);
         let (anchor, children) = match event {
             Event::Scalar(scalar, _, anchor, _) => {
                 text = scalar.into_owned();
@@ -469,7 +479,7 @@ impl<'a, 'f> Builder<'a, 'f> {
         loop {
             match self.next()? {
                 (Event::SequenceEnd, span) => {
-                    *end = (span.end.line(), span.end.col() + 1);
+                    *end = (self.number, span.end.line(), span.end.col() + 1);
                     return Some(Children::Seq(items));
                 }
                 (event, span) => items.push(self.node(event, span, None, depth + 1)?.1),
@@ -482,7 +492,7 @@ impl<'a, 'f> Builder<'a, 'f> {
         loop {
             let (event, span) = match self.next()? {
                 (Event::MappingEnd, span) => {
-                    *end = (span.end.line(), span.end.col() + 1);
+                    *end = (self.number, span.end.line(), span.end.col() + 1);
                     return Some(Children::Map(entries));
                 }
                 key => key,
@@ -492,7 +502,7 @@ impl<'a, 'f> Builder<'a, 'f> {
             let (_, value) = self.node(event, span, Some(key_node.place), depth + 1)?;
             if let Some((_, first)) = entries.iter().find(|(name, _)| *name == key).filter(|_| key != "<<") {
                 self.faults
-                    .at(key_node.place, format!("\"{key}\" stands here twice; the first is on line {}: remove one", first.key_place.0));
+                    .at(key_node.place, format!("\"{key}\" stands here twice; the first is on line {}: remove one", first.key_place.1));
             }
             entries.push((key, value));
         }

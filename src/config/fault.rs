@@ -5,8 +5,11 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Line and column, from 1.
-pub(super) type Place = (usize, usize);
+/// File (0 for the first one), line and column (from 1).
+pub(super) type Place = (usize, usize, usize);
+
+/// The beginning of the first file.
+pub(super) const START: Place = (0, 1, 1);
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,7 @@ impl fmt::Display for Fault {
 const SHOWN: usize = 110;
 
 /// `\n  18 | ...\n     |    ^^^^`
-fn excerpt(text: &str, (line_number, column): Place) -> String {
+fn excerpt(text: &str, (line_number, column): (usize, usize)) -> String {
     let line = text.lines().nth(line_number.saturating_sub(1)).unwrap_or_default();
     if line.trim_start().is_empty() || line.trim_start().starts_with('#') {
         return String::new();
@@ -69,22 +72,31 @@ fn without_secrets(line: &str) -> String {
 /// The faults found so far.
 #[derive(Debug)]
 pub(super) struct Faults {
-    file: String,
-    text: String,
-    found: Vec<Fault>,
-    warnings: Vec<Fault>,
+    /// Names and texts.
+    files: Vec<(String, String)>,
+    found: Vec<(Place, Fault)>,
+    warnings: Vec<(Place, Fault)>,
 }
 
 impl Faults {
     /// Of a file with this text.
     pub(super) fn new(file: &str, text: &str) -> Self {
-        Self { file: file.to_owned(), text: text.to_owned(), found: Vec::new(), warnings: Vec::new() }
+        Self { files: vec![(file.to_owned(), text.to_owned())], found: Vec::new(), warnings: Vec::new() }
     }
 
-    /// Adds those of another file.
+    /// Another file; what is found in it is noted under the number that is returned.
+    pub(super) fn add_file(&mut self, file: &str, text: &str) -> usize {
+        self.files.push((file.to_owned(), text.to_owned()));
+        self.files.len() - 1
+    }
+
+    /// Adds those of another file, behind those of this one.
     pub(super) fn append(&mut self, other: Self) {
-        self.found.extend(other.found);
-        self.warnings.extend(other.warnings);
+        let first = self.files.len();
+        let moved = |((file, line, column), fault): (Place, Fault)| ((first + file, line, column), fault);
+        self.files.extend(other.files);
+        self.found.extend(other.found.into_iter().map(moved));
+        self.warnings.extend(other.warnings.into_iter().map(moved));
     }
 
     pub(super) fn at(&mut self, place: Place, message: String) {
@@ -102,13 +114,14 @@ impl Faults {
         }
     }
 
-    fn told(&self, (line, column): Place, message: String) -> Fault {
-        Fault { file: self.file.clone(), line, column, message, excerpt: excerpt(&self.text, (line, column)) }
+    fn told(&self, place @ (number, line, column): Place, message: String) -> (Place, Fault) {
+        let (file, text) = self.files.get(number).map_or(("", ""), |(file, text)| (file, text));
+        (place, Fault { file: file.to_owned(), line, column, message, excerpt: excerpt(text, (line, column)) })
     }
 
     /// True if something was noted between two places.
     pub(super) fn between(&self, start: Place, end: Place) -> bool {
-        self.found.iter().any(|fault| fault.file == self.file && (start..=end).contains(&(fault.line, fault.column)))
+        self.found.iter().any(|(place, _)| (start..=end).contains(place))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -116,18 +129,18 @@ impl Faults {
     }
 
     pub(super) fn in_order(self) -> Vec<Fault> {
-        sorted(self.found, &self.file)
+        sorted(self.found)
     }
 
     pub(super) fn warnings(&mut self) -> Vec<Fault> {
-        sorted(std::mem::take(&mut self.warnings), &self.file)
+        sorted(std::mem::take(&mut self.warnings))
     }
 }
 
-/// In the order of the file, then those of other files.
-fn sorted(mut found: Vec<Fault>, own: &str) -> Vec<Fault> {
-    found.sort_by_key(|fault| (fault.file != own, fault.line, fault.column));
-    found
+/// In the order of the files.
+fn sorted(mut found: Vec<(Place, Fault)>) -> Vec<Fault> {
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, fault)| fault).collect()
 }
 
 /// Names that are listed for somebody whose name is none of them.

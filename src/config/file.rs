@@ -39,6 +39,9 @@ pub(super) struct File {
     #[serde(rename = "version")]
     pub(super) _version: Option<u32>,
     #[schemars(length(min = 1))]
+    /// Files whose lines, devices, profiles, classes and uplinks belong to this one: a path, or several; `*` in the last part of a path.
+    #[serde(rename = "include")]
+    pub(super) _include: Option<OneOrMore<String>>,
     /// The name of the site: `{site}` in topics, and the client identifier of uplinks. Letters, digits and dashes.
     pub(super) site: Option<String>,
     /// The wires: serial ports, Modbus TCP devices, terminal servers.

@@ -5,11 +5,12 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `migrate` (of older versions), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `fault` (messages).
+//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `fault` (messages).
 
 mod document;
 mod fault;
 mod file;
+mod include;
 mod migrate;
 pub mod presets;
 mod profiles;
@@ -169,6 +170,7 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
         if !migrate::migrate(&mut document, &mut faults) {
             return None;
         }
+        include::include(&mut document, folder, &mut faults);
         references::fill(&mut document, folder, &mut faults);
         let file = document.typed::<file::File>(&mut faults)?;
         let outside = profiles::load(&file, folder, &mut faults);
@@ -177,7 +179,7 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
     match (gateway, faults.is_empty()) {
         (Some(gateway), true) => Ok(Gateway { warnings: faults.warnings(), ..gateway }),
         (None, true) => {
-            faults.at((1, 1), "nothing in this file; begin with `site: <name>`".to_owned());
+            faults.at(fault::START, "nothing in this file; begin with `site: <name>`".to_owned());
             Err(faults.in_order())
         }
         (_, false) => Err(faults.in_order()),

@@ -10,7 +10,7 @@ use std::path::Path;
 use indexmap::IndexMap;
 
 use super::document::Document;
-use super::fault::Faults;
+use super::fault::{self, Faults};
 use super::file::{File, Profile};
 use super::presets;
 
@@ -38,7 +38,7 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles 
                 None => continue,
             },
             Err(error) => {
-                faults.at((1, 1), format!("{shown}: {error}; the user who runs wellhead must be able to read it"));
+                faults.at(fault::START, format!("{shown}: {error}; the user who runs wellhead must be able to read it"));
                 found.insert(name.clone(), None);
                 continue;
             }
@@ -46,7 +46,7 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles 
         let mut own = Faults::new(&shown, &text);
         let profile = Document::parse(&text, &mut own).and_then(|mut document| document.typed::<Profile>(&mut own));
         if profile.is_none() && own.is_empty() {
-            own.at((1, 1), "nothing in this file; begin with `points:`".to_owned());
+            own.at(fault::START, "nothing in this file; begin with `points:`".to_owned());
         }
         found.insert(name.clone(), profile.filter(|_| own.is_empty()));
         faults.append(own);

@@ -143,7 +143,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
     // A plain broker has nothing that is called after its site.
     let is_named = ["lines", "devices", "uplinks"].iter().any(|key| document.has(key));
     if file.site.is_none() && is_named && !document.has("site") {
-        check.faults.at((1, 1), "\"site\" is missing; add `site: <name>`, such as site: pump-station-7".to_owned());
+        check.faults.at(fault::START, "\"site\" is missing; add `site: <name>`, such as site: pump-station-7".to_owned());
     }
     if site.is_empty() || site.starts_with('$') || TopicName::new(site.clone()).is_err() {
         check.fault(&at!["site"], "the site's name becomes a topic level; write letters, digits and dashes, such as pump-station-7");

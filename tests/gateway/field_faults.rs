@@ -268,7 +268,8 @@ fn a_soak_with_random_faults_publishes_nothing_wrong() {
     let mut random = fastrand::Rng::with_seed(seed);
     let began = Instant::now();
     let mut checked = 0;
-    while began.elapsed() < time {
+    // A crowded machine takes longer for as many.
+    while began.elapsed() < time || checked <= 500 {
         let from = bench.subscriber.output().len();
         let faults: Vec<&str> = (0..random.usize(1..4)).map(|_| ON_THE_WIRE[random.usize(..ON_THE_WIRE.len())]).collect();
         faults.iter().for_each(|fault| bench.simulator.type_line(&format!("fault {fault}")));
@@ -281,8 +282,7 @@ fn a_soak_with_random_faults_publishes_nothing_wrong() {
         }
     }
     bench.wait_until_all_is_good("the end");
-    println!("{checked} values checked in {} s", time.as_secs());
-    assert!(checked > 500, "{checked}");
+    println!("{checked} values checked in {} s", began.elapsed().as_secs());
 }
 
 #[test]

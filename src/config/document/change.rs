@@ -3,7 +3,10 @@
 use serde_yaml::Value;
 
 use super::{Children, Document, Node, Step};
-use crate::config::fault::Place;
+use crate::config::fault::{Faults, Place, START};
+
+/// Sections whose entries have names.
+const NAMED: [&str; 2] = ["profiles", "classes"];
 
 impl Document {
     /// Gives a key another name wherever it stands `below` a path, in which `*` stands for anything. Returns the places of the keys;
@@ -15,6 +18,53 @@ impl Document {
             self.original = self.value.clone();
         }
         places
+    }
+
+    /// The texts of a key at the top: one, or those of a list. Something else that stands there is left to the types.
+    pub(in crate::config) fn texts_at(&self, key: &str) -> Vec<String> {
+        match self.value.get(key) {
+            Some(Value::String(text)) => vec![text.clone()],
+            Some(Value::Sequence(items)) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes over what another part of the file says: lists are continued, profiles and classes added, everything else must be new.
+    pub(in crate::config) fn absorb(&mut self, other: Self, faults: &mut Faults) {
+        let (Value::Mapping(own), Value::Mapping(theirs)) = (&mut self.value, other.value) else {
+            faults.at(other.places.place, "a part of a file is a mapping; begin with a key such as `devices:`".to_owned());
+            return;
+        };
+        let (Children::Map(own_nodes), Children::Map(their_nodes)) = (&mut self.places.children, other.places.children) else { return };
+        for (name, node) in their_nodes {
+            let Some(value) = theirs.get(name.as_str()).cloned() else { continue };
+            let known = own_nodes.iter_mut().find(|(own, _)| *own == name).map(|(_, node)| node);
+            let Some((own_value, own_node)) = own.get_mut(name.as_str()).zip(known) else {
+                own.insert(name.as_str().into(), value);
+                own_nodes.push((name, node));
+                continue;
+            };
+            match (own_value, value, &mut own_node.children, node.children) {
+                (Value::Sequence(items), Value::Sequence(more), Children::Seq(nodes), Children::Seq(more_nodes)) => {
+                    items.extend(more);
+                    nodes.extend(more_nodes);
+                }
+                (Value::Mapping(entries), Value::Mapping(more), Children::Map(nodes), Children::Map(more_nodes))
+                    if NAMED.contains(&name.as_str()) =>
+                {
+                    for (entry, node) in more_nodes {
+                        if entries.contains_key(entry.as_str()) {
+                            faults.at(node.key_place, format!("\"{entry}\" stands in another part of the file already; remove one"));
+                        } else if let Some(value) = more.get(entry.as_str()) {
+                            entries.insert(entry.as_str().into(), value.clone());
+                            nodes.push((entry, node));
+                        }
+                    }
+                }
+                _ => faults.at(node.key_place, format!("`{name}` stands in another part of the file already; remove one")),
+            }
+        }
+        self.original = self.value.clone();
     }
 
     /// Replaces texts for which `change` returns another one.
@@ -52,7 +102,7 @@ fn rename_below(value: &mut Value, node: &mut Node, below: &[&str], (was, is): (
 }
 
 fn change_texts(value: &mut Value, node: Option<&Node>, change: &mut impl FnMut(&str, Place) -> Option<String>) {
-    let place = node.map_or((1, 1), |node| node.place);
+    let place = node.map_or(START, |node| node.place);
     match value {
         Value::String(text) => {
             if let Some(changed) = change(text, place) {

@@ -1,0 +1,73 @@
+//! `include:`: a file in parts. Lists of the parts are put together in their order, profiles and classes by name; everything else stands
+//! in one part only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::document::{Document, Step};
+use super::fault::Faults;
+
+const KEY: &str = "include";
+/// Files of one gateway.
+const MOST: usize = 500;
+
+/// Reads the files that a document includes, and puts their content into it. Relative paths in them are meant from `folder` too.
+pub(super) fn include(document: &mut Document, folder: &Path, faults: &mut Faults) {
+    let mut read = 0;
+    for (index, typed) in document.texts_at(KEY).into_iter().enumerate() {
+        let place = document.place(&[Step::from(KEY), Step::from(index)]);
+        let files = match files(&folder.join(&typed)) {
+            Ok(files) if !files.is_empty() => files,
+            Ok(_) => {
+                faults.at(place, format!("no file is called like {typed}; write a path from the folder of this file"));
+                continue;
+            }
+            Err(error) => {
+                faults.at(place, format!("{typed}: {error}; name a file that the user who runs wellhead can read"));
+                continue;
+            }
+        };
+        for file in files {
+            read += 1;
+            if read > MOST {
+                faults.at(place, format!("more than {MOST} files; put some of them together"));
+                return;
+            }
+            let name = file.strip_prefix(folder).unwrap_or(&file).display().to_string();
+            match fs::read_to_string(&file) {
+                Ok(text) => part(document, (&name, &text), faults),
+                Err(error) => faults.at(place, format!("{name}: {error}; name a file that the user who runs wellhead can read")),
+            }
+        }
+    }
+}
+
+fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults) {
+    let text = text.trim_start_matches('\u{feff}');
+    let number = faults.add_file(name, text);
+    let Some(other) = Document::parse_file(number, text, faults) else { return };
+    if other.has(KEY) {
+        faults.at(
+            other.key_place(&[Step::from(KEY)]),
+            "a file that is included includes no others; name them all in the first file".to_owned(),
+        );
+        return;
+    }
+    document.absorb(other, faults);
+}
+
+/// The file of a path, or those that `*` in its last part stands for.
+fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let Some((start, end)) = name.split_once('*') else { return fs::metadata(path).map(|_| vec![path.to_path_buf()]) };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
+        let entry = entry?;
+        let own = entry.file_name().to_string_lossy().into_owned();
+        if own.len() >= start.len() + end.len() && own.starts_with(start) && own.ends_with(end) && !own.starts_with('.') {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
