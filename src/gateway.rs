@@ -6,6 +6,7 @@
 
 mod calls;
 mod health;
+mod reload;
 mod south;
 
 pub(crate) use south::set_targets;
@@ -29,16 +30,15 @@ use crate::broker::{self, Broker, Forward, Source};
 use crate::config;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
-use crate::outbox::{self, Intake, OfferError, Outbox, Stored};
-use crate::status::control::{self, Call, Control};
+use crate::outbox::{self, Intake, OfferError, Outbox, Rule, Stored};
+use crate::status::control::{self, Call, Control, Request};
 use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, detach, stop_token};
 use crate::time::{known_unix_ms, now};
 use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
-use calls::Inquiries;
 use health::Health;
-use south::{Sets, South};
+use south::{Field, South};
 
 /// Writes between the broker and the lines, and for each line; beyond it they are refused.
 const ORDER_QUEUE: usize = 64;
@@ -88,26 +88,42 @@ pub struct Gateway {
     /// Given when the grace is over: whoever waits for a disk gives up.
     hurry: StopSwitch,
     grace: Duration,
+    /// What runs.
+    config: config::Gateway,
+    /// Reads the file again.
+    load: Load,
+    broker: Option<Broker>,
+    /// The send rules of the uplinks.
+    rules: Vec<watch::Sender<Arc<[Rule]>>>,
+    field: Field,
     /// Of the encrypted listeners.
     tls: Option<Arc<Tls>>,
     health: Health,
-    /// The lines, for questions.
-    inquiries: Inquiries,
     /// What commands ask.
     control: mpsc::Receiver<Call>,
-    /// Of the broker and of the lines.
-    _threads: Vec<OwnThread>,
+    /// Of the broker.
+    _thread: Option<OwnThread>,
 }
 
-/// Starts a gateway and runs it until `until` is ready. Whenever something comes through `reload`, certificates are read again.
-pub async fn run(config: config::Gateway, until: impl Future<Output = ()>, reload: mpsc::Receiver<()>) -> Result<(), GatewayError> {
-    let gateway = Gateway::start(config).await?;
+/// Reads the file of a gateway again; the error is for people.
+pub type Load = Arc<dyn Fn() -> Result<config::Gateway, String> + Send + Sync>;
+
+/// Starts a gateway and runs it until `until` is ready. Whenever something comes through `reload`, `load` and the certificates are read
+/// again.
+pub async fn run(
+    config: config::Gateway,
+    load: Load,
+    until: impl Future<Output = ()>,
+    reload: mpsc::Receiver<()>,
+) -> Result<(), GatewayError> {
+    let gateway = Gateway::start(config, load).await?;
     gateway.run(until, reload).await
 }
 
 /// What the uplinks of a gateway are made of before anything runs.
 struct North {
     intakes: Vec<Intake>,
+    rules: Vec<watch::Sender<Arc<[Rule]>>>,
     outboxes: Vec<Outbox>,
     /// Whether each is up, told by its uplink.
     is_up: Vec<watch::Sender<bool>>,
@@ -125,15 +141,25 @@ impl North {
 
 fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, GatewayError> {
     let is_up = config.uplinks.iter().map(|_| watch::channel(false).0).collect();
-    let mut north = North { intakes: Vec::new(), outboxes: Vec::new(), is_up, taps: Vec::new(), queues: Vec::new(), forwards: Vec::new() };
+    let mut north = North {
+        intakes: Vec::new(),
+        rules: Vec::new(),
+        outboxes: Vec::new(),
+        is_up,
+        taps: Vec::new(),
+        queues: Vec::new(),
+        forwards: Vec::new(),
+    };
     for (index, uplink) in config.uplinks.iter().enumerate() {
         let name = &uplink.settings.name;
         let folder = config.folder.join("outbox").join(name);
         let (outbox, closed) = outbox::open(name, &folder, config.outbox)?;
         tasks.start(format!("store:{name}"), async { closed.await.map_err(|_| "its thread died".to_owned()) });
-        let filters = uplink.rules.iter().map(|rule| rule.filter.clone()).collect();
+        let filters = filters_of(uplink);
         let (queue, forward) = mpsc::channel(FORWARD_QUEUE);
-        north.intakes.push(Intake::new(outbox.clone(), uplink.rules.clone(), index, north.primary(&uplink.settings)));
+        let (rules, current) = watch::channel(Arc::from(uplink.rules.as_slice()));
+        north.rules.push(rules);
+        north.intakes.push(Intake::new(outbox.clone(), current, index, north.primary(&uplink.settings)));
         north.taps.push(Tap { filters, not_from: Origin::Uplink(index) });
         north.outboxes.push(outbox);
         north.queues.push(queue);
@@ -142,25 +168,29 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
     Ok(north)
 }
 
+/// The topics that an uplink's rules want.
+fn filters_of(uplink: &config::Uplink) -> Vec<TopicFilter> {
+    uplink.rules.iter().map(|rule| rule.filter.clone()).collect()
+}
+
 /// The ways from this gateway to the clients of its broker.
 struct Local {
     broker: Broker,
     live: mpsc::Sender<Message>,
     inbound: Inbound,
     /// What is to be written to instruments.
-    sets: Option<Sets>,
+    sets: Option<mpsc::Receiver<Forward>>,
     tls: Option<Arc<Tls>>,
     thread: OwnThread,
 }
 
 impl Gateway {
     /// Takes folders, ports and certificates, then starts every task.
-    pub async fn start(config: config::Gateway) -> Result<Self, GatewayError> {
+    pub async fn start(config: config::Gateway, load: Load) -> Result<Self, GatewayError> {
         let mut tasks = Tasks::default();
         let (sources, stop) = stop_token();
         let (uplinks, uplink_stop) = stop_token();
         let (hurry, hurried) = stop_token();
-        let control_stop = stop.clone();
         let mut health = Health::default();
         let north = open_outboxes(&config, &mut tasks)?;
         let mut local = None;
@@ -189,19 +219,19 @@ impl Gateway {
                 tasks.start(format!("forward:{}", spec.settings.name), forward_messages(intake, forward, broker.clone(), hurried.clone()));
             }
         }
-        let grace = config.shutdown_grace;
         let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
-        let lines = config.lines.len();
         let sets = local.as_mut().and_then(|local| Some((local.sets.take()?, local.broker.clone())));
-        let south = South { intakes: north.intakes, live, sets, stop, hurry: hurried };
-        let control = control(&config.folder, &control_stop);
-        let (mut threads, inquiries) = south.start(config, &mut tasks, &mut health)?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), lines, points, tasks = tasks.len(), "wellhead runs");
-        let tls = local.and_then(|local| {
-            threads.push(local.thread);
-            local.tls
-        });
-        Ok(Self { tasks, sources, uplinks, hurry, grace, tls, health, inquiries, control, _threads: threads })
+        let control = control(&config.folder, &stop);
+        let south = South { intakes: north.intakes, live, sets, hurry: hurried };
+        let field = south.start(&config, &mut tasks, &mut health)?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), lines = config.lines.len(), points, tasks = tasks.len(), "wellhead runs");
+        let (broker, tls, thread) = match local {
+            Some(Local { broker, tls, thread, .. }) => (Some(broker), tls, Some(thread)),
+            None => (None, None, None),
+        };
+        let grace = config.shutdown_grace;
+        let rules = north.rules;
+        Ok(Self { tasks, sources, uplinks, hurry, grace, config, load, broker, rules, field, tls, health, control, _thread: thread })
     }
 
     /// Runs until `until` is ready, then stops in order.
@@ -216,10 +246,26 @@ impl Gateway {
                 () = until.as_mut() => break None,
                 Some(()) = reload.recv() => {
                     service.reloading();
-                    self.reload();
-                    service.ready();
+                    match self.reload().await {
+                        // What it says is in the log.
+                        Ok(_) => service.ready(),
+                        Err(failure) => break Some(failure),
+                    }
                 }
-                Some(call) = self.control.recv() => calls::take(call, &self.inquiries),
+                Some(call) = self.control.recv() => match call {
+                    Call { request: Request::Reload, reply } => {
+                        service.reloading();
+                        match self.reload().await {
+                            Ok(said) => {
+                                service.ready();
+                                // Whoever asked may be gone.
+                                let _ = reply.send(said);
+                            }
+                            Err(failure) => break Some(failure),
+                        }
+                    }
+                    call => calls::take(call, &self.field),
+                },
                 _ = look.tick() => self.health.look(&mut service),
             }
         };
@@ -236,19 +282,9 @@ impl Gateway {
         }
     }
 
-    fn reload(&self) {
-        let Some(tls) = &self.tls else {
-            tracing::info!("nothing to read again: no encrypted listener");
-            return;
-        };
-        match tls.reload() {
-            Ok(()) => tracing::info!("the certificates of the listeners were read again"),
-            Err(error) => tracing::error!(%error, "the old certificates stay in use"),
-        }
-    }
-
     async fn stop(mut self) -> Result<(), GatewayError> {
         self.sources.stop();
+        self.field.stop();
         let grace_over = now() + self.grace;
         let give_up = grace_over + STOP_PATIENCE;
         let mut hurried = false;
@@ -311,15 +347,11 @@ async fn start_broker(
     north: &North,
     (stop, tasks, health): (&Stop, &mut Tasks, &mut Health),
 ) -> Result<Local, GatewayError> {
-    let targets = set_targets(config);
     let (mut taps, mut queues) = (north.taps.clone(), north.queues.clone());
-    let sets = (!targets.is_empty()).then(|| {
-        let (queue, asked) = mpsc::channel(FORWARD_QUEUE);
-        let filters = targets.keys().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect();
-        taps.push(Tap { filters, not_from: Origin::Own });
-        queues.push(queue);
-        Sets { asked, targets }
-    });
+    let (queue, asked) = mpsc::channel(FORWARD_QUEUE);
+    // The last one, also if nothing can be written yet.
+    taps.push(Tap { filters: south::set_filters(config), not_from: Origin::Own });
+    queues.push(queue);
     let setup = Setup {
         limits: spec.limits.clone(),
         taps,
@@ -356,7 +388,7 @@ async fn start_broker(
         parts.driver.run(driver_stop).await;
         Ok(())
     });
-    Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound, sets, tls, thread })
+    Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound, sets: Some(asked), tls, thread })
 }
 
 /// Takes what local clients publish into an outbox, and tells the broker when it is safe. When it must hurry, what is not on disk

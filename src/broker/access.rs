@@ -121,7 +121,7 @@ impl Rights {
 }
 
 /// One user.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct User {
     /// Of the password, in the PHC format; without one there is no login by password.
     pub hash: Option<Hash>,
@@ -182,7 +182,7 @@ pub enum Login {
 }
 
 /// Every user.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Access {
     users: HashMap<ByteString, User>,
     /// Of those without a name; `None` if they may not connect.

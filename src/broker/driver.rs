@@ -185,6 +185,10 @@ impl Driver {
                 Some(position) => Input::Durable(position),
                 None => return,
             },
+            Event::Changed(change) => {
+                self.engine.change(*change, at);
+                return;
+            }
             Event::DiskWorks => {
                 if let Some(durable) = &mut self.durable {
                     durable.works_again(&mut self.engine);

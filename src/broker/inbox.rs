@@ -10,7 +10,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::admission::Address;
-use super::engine::{ConnectionId, OutputBuffer, Peer, Position, Ticket};
+use super::engine::{Change, ConnectionId, OutputBuffer, Peer, Position, Ticket};
 use crate::mqtt::{DecodeError, Packet};
 
 /// Events that may wait for the engine; beyond it connections stop reading.
@@ -29,6 +29,7 @@ pub(super) enum Event {
     Durable(Position),
     /// The disk takes records again after a long time.
     DiskWorks,
+    Changed(Box<Change>),
 }
 
 #[derive(Debug, Default)]

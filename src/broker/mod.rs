@@ -31,7 +31,7 @@ use crate::time::now;
 use admission::Admission;
 use driver::TapQueue;
 pub use driver::{Driver, Forward};
-use engine::{Engine, Ticket};
+use engine::{Change, Engine, Ticket};
 use inbox::{Event, Inbox};
 
 /// The driver never waits for anybody.
@@ -50,6 +50,11 @@ impl Broker {
     /// Tells that a forwarded message is stored, or could not be.
     pub fn stored(&self, ticket: Ticket, accepted: bool) {
         self.inbox.push(Event::Stored(ticket, accepted));
+    }
+
+    /// Tells what is different from here on.
+    pub fn change(&self, change: Change) {
+        self.inbox.push(Event::Changed(Box::new(change)));
     }
 }
 

@@ -17,7 +17,7 @@ use crate::gateway::set_targets;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
 use crate::reading::{Event, PointId, Quality, Reading};
-use crate::report::set::Setter;
+use crate::report::set::{Reach, Setter};
 use crate::tasks::{detach, stop_token};
 use crate::time::now;
 
@@ -107,7 +107,9 @@ pub(super) fn write(config: config::Gateway, device: &str, topic: &TopicName, co
     let told = with_line(line, |mut reported, orders| async move {
         let (live, mut results) = mpsc::channel(4);
         let (messages, asked) = mpsc::channel(1);
-        let setter = Setter { targets, published: HashSet::new(), lines: vec![orders], live, intakes: Vec::new() };
+        let reach = Reach { targets, published: HashSet::new(), lines: vec![orders] };
+        let (_, updates) = mpsc::channel(1);
+        let setter = Setter { reach, updates, live, intakes: Vec::new() };
         detach(async move {
             // It ends with its messages; what it has to say comes through `results`.
             let _ = setter.run(asked).await;

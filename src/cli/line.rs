@@ -20,7 +20,7 @@ use crate::field::{Driver, Line, Wire};
 use crate::status::control::{self, Reply, Request};
 
 /// How long a gateway may take to come to a question.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which gateway, and how a line without one is opened.
 #[derive(Debug, Args)]
@@ -160,6 +160,7 @@ impl Reach {
                 match call(stream, &request)? {
                     Reply::Said(said) => Ok(said),
                     Reply::Refused(why) => Err(Failure::runtime(why)),
+                    Reply::Reloaded(_) => Err(Failure::runtime("an answer to another question")),
                 }
             }
         }

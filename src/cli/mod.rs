@@ -13,6 +13,7 @@ mod passwd;
 mod peek;
 mod points;
 mod profiles;
+mod reload;
 mod run;
 mod scan;
 mod simulate;
@@ -56,6 +57,14 @@ enum Command {
         /// Real-time priority of the threads of serial lines (SCHED_FIFO); the system must allow it
         #[arg(long, value_name = "1-99", env = "WELLHEAD_LINE_PRIORITY", value_parser = clap::value_parser!(u8).range(1..=99))]
         line_priority: Option<u8>,
+    },
+    /// Let the gateway that runs read its YAML file again: a file with faults changes nothing, a good one restarts only what is different
+    #[command(
+        after_help = "Examples:\n  wellhead reload                                tells what is different from here on\n  systemctl reload wellhead                      the same; what it says is in the journal"
+    )]
+    Reload {
+        /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
+        file: Option<PathBuf>,
     },
     /// Check a YAML file: every fault with line and column, else the plan of each line
     #[command(
@@ -239,6 +248,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Run { file, line_priority } => chosen(file).and_then(|file| run::run(&file, line_priority)),
+        Command::Reload { file } => chosen(file).and_then(|file| reload::reload(&file)),
         Command::Check { file, json } => chosen(file).and_then(|file| check::check(&file, json)),
         Command::Simulate { file, lines, faults, baud_true, turnaround } => {
             let play = simulate::Play::new(&faults, baud_true, turnaround);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,13 +31,18 @@ pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure>
             () = calm_down(starts.count()) => {}
         }
         let config = configuration(file, line_priority)?;
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         let until = async {
             tokio::select! {
                 () = stop.wait() => {}
                 () = async { sleep(restarts::PROVEN).await; starts.forget(); std::future::pending().await } => {}
             }
         };
-        gateway::run(config, until, hang_up).await.map_err(Failure::runtime)?;
+        let again = file.to_path_buf();
+        let load = Arc::new(move || configuration(&again, line_priority).map_err(|failure| failure.message));
+        gateway::run(config, load, until, hang_up).await.map_err(Failure::runtime)?;
         starts.forget();
         Ok(())
     })
@@ -45,9 +51,6 @@ pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure>
 /// What is in the file, if this process may act on it.
 fn configuration(file: &Path, line_priority: Option<u8>) -> Result<config::Gateway, Failure> {
     let config = config::Gateway { line_priority, ..config::load(file)? };
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
     is_ours(&config.folder)?;
     if is_forgetful(&config.folder) {
         let folder = config.folder.display();

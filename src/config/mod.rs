@@ -5,8 +5,9 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `fault` (messages).
+//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
 
+mod change;
 mod document;
 mod fault;
 mod file;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use change::Diff;
 pub use document::table;
 pub use fault::{Fault, suggestion};
 pub use migrate::VERSION;
@@ -49,7 +51,7 @@ pub struct Gateway {
     /// Its wires.
     pub lines: Vec<Line>,
     /// How each point is reported, by point index.
-    pub points: Vec<PointReport>,
+    pub points: Arc<Vec<PointReport>>,
     /// The availability topic of each device, by device index.
     pub availability: Vec<TopicName>,
     /// Points that can be written at once.

@@ -11,6 +11,7 @@ mod text;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::{Document, Step};
@@ -168,7 +169,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
     Some(Gateway {
         site,
         lines,
-        points: reports,
+        points: Arc::new(reports),
         availability,
         groups,
         broker,

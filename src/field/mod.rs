@@ -67,7 +67,7 @@ pub enum Wire {
 }
 
 /// One wire with everything on it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     /// Its name in the YAML.
     pub name: String,
@@ -93,7 +93,7 @@ impl Line {
 }
 
 /// One device of a line.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Device {
     /// Index over all lines.
     pub id: DeviceId,
@@ -116,7 +116,7 @@ pub struct Device {
 }
 
 /// One measured quantity.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Point {
     /// Index over all lines.
     pub id: PointId,

@@ -1,11 +1,11 @@
 //! What commands of this program ask of a gateway that runs.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use super::south::Field;
 use crate::field::ask::Inquiry;
 use crate::status::control::{Call, Reply, Request};
 use crate::tasks::detach;
@@ -16,16 +16,13 @@ pub(super) const INQUIRY_QUEUE: usize = 4;
 /// How much longer than the device a line may take to come to a question.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The lines by name.
-pub(super) type Inquiries = HashMap<String, mpsc::Sender<Inquiry>>;
-
 /// Passes a request on; the reply comes when it is there.
-pub(super) fn take(call: Call, lines: &Inquiries) {
+pub(super) fn take(call: Call, field: &Field) {
     let Call { request, reply } = call;
-    let Request::Ask { line, unit, ask, within_ms } = request;
+    let Request::Ask { line, unit, ask, within_ms } = request else { return };
     // Whoever asked may be gone, whatever is replied.
-    let Some(queue) = lines.get(&line) else {
-        let known: Vec<&str> = lines.keys().map(String::as_str).collect();
+    let Some(queue) = field.inquiries(&line) else {
+        let known: Vec<&str> = field.names().collect();
         let hint = crate::config::suggestion(&line, known);
         let _ = reply.send(Reply::Refused(format!("the gateway that runs has no line \"{line}\"; {hint}")));
         return;

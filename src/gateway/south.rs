@@ -1,27 +1,30 @@
 //! The southbound side of the wiring: lines, the report, and writes to instruments.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::calls::{INQUIRY_QUEUE, Inquiries};
+use super::calls::INQUIRY_QUEUE;
 use super::health::Health;
 use super::{GatewayError, ORDER_QUEUE};
 use crate::broker::{Broker, Forward};
 use crate::config;
+use crate::field::ask::Inquiry;
 use crate::field::counts::LineCounts;
-use crate::field::write::Rules;
-use crate::field::{LineTask, Point, Wire};
+use crate::field::write::{Order, Rules};
+use crate::field::{Line, LineTask, Point, Wire};
 use crate::message::Message;
-use crate::mqtt::TopicName;
+use crate::mqtt::{TopicFilter, TopicName};
 use crate::outbox::Intake;
 use crate::pulse::Pulse;
-use crate::report::set::{Member, Setter, Target};
-use crate::report::{PointReport, Report};
-use crate::tasks::{OwnThread, Stop, Tasks};
+use crate::reading::Event;
+use crate::report::set::{Member, Reach, Setter, Target};
+use crate::report::{self, PointReport, Report};
+use crate::tasks::{OwnThread, Stop, StopSwitch, Tasks, stop_token};
 use crate::time::now;
 
 /// Events between the lines and the report; beyond it polling waits.
@@ -30,28 +33,15 @@ const EVENT_QUEUE: usize = 1024;
 /// The report waits for nobody but outboxes.
 const REPORT_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the lines need of the rest.
-pub(super) struct South {
-    pub(super) intakes: Vec<Intake>,
-    /// Local clients; `None` without a broker.
-    pub(super) live: Option<mpsc::Sender<Message>>,
-    /// What local clients and remotes want written.
-    pub(super) sets: Option<(Sets, Broker)>,
-    pub(super) stop: Stop,
-    pub(super) hurry: Stop,
-}
-
-/// What is to be written to instruments.
-pub(super) struct Sets {
-    pub(super) asked: mpsc::Receiver<Forward>,
-    /// What each `.../set` topic writes.
-    pub(super) targets: HashMap<TopicName, Target>,
-}
-
 /// The topics on which instruments are written to: no client gets to them without a rule, whether they are written or not.
 pub(super) fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
     let topics = config.points.iter().map(|point| &point.topic).chain(config.groups.iter().map(|group| &group.topic));
     topics.filter_map(|topic| TopicName::new(format!("{topic}/set")).ok()).collect()
+}
+
+/// The topics by which instruments are written to.
+pub(super) fn set_filters(config: &config::Gateway) -> Vec<TopicFilter> {
+    set_targets(config).keys().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect()
 }
 
 /// What each `.../set` topic writes.
@@ -82,77 +72,187 @@ pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target
     targets
 }
 
+/// What the lines need of the rest.
+pub(super) struct South {
+    pub(super) intakes: Vec<Intake>,
+    /// Local clients; `None` without a broker.
+    pub(super) live: Option<mpsc::Sender<Message>>,
+    /// What local clients and remotes want written.
+    pub(super) sets: Option<(mpsc::Receiver<Forward>, Broker)>,
+    pub(super) hurry: Stop,
+}
+
+/// One line that runs.
+struct Running {
+    stop: StopSwitch,
+    orders: mpsc::Sender<Order>,
+    inquiries: mpsc::Sender<Inquiry>,
+    counts: Arc<LineCounts>,
+    /// Of a serial line.
+    _thread: Option<OwnThread>,
+}
+
+/// The southbound side as it runs.
+pub(super) struct Field {
+    folder: PathBuf,
+    /// Of the threads of serial lines.
+    priority: Option<u8>,
+    /// Of lines through a network.
+    shared: Option<OwnThread>,
+    lines: HashMap<String, Running>,
+    /// From the lines to the report, which ends when all of them have ended; `None` after the order to stop.
+    events: Option<mpsc::Sender<Event>>,
+    report: mpsc::Sender<report::Update>,
+    sets: mpsc::Sender<Reach>,
+}
+
+/// The name of a line's task.
+pub(super) fn task_of(line: &str) -> String {
+    format!("bus:{line}")
+}
+
 impl South {
     /// Starts every line, the report and the writes. Serial lines have a thread each, because silences between frames are short;
     /// lines through a network share one.
-    pub(super) fn start(
-        self,
-        config: config::Gateway,
-        tasks: &mut Tasks,
-        health: &mut Health,
-    ) -> Result<(Vec<OwnThread>, Inquiries), GatewayError> {
-        if config.lines.is_empty() {
-            return Ok((Vec::new(), Inquiries::new()));
+    pub(super) fn start(self, config: &config::Gateway, tasks: &mut Tasks, health: &mut Health) -> Result<Field, GatewayError> {
+        let (events, reported) = mpsc::channel(EVENT_QUEUE);
+        let (report, report_updates) = mpsc::channel(1);
+        let (sets, set_updates) = mpsc::channel(1);
+        let mut field = Field {
+            folder: config.folder.join("field"),
+            priority: config.line_priority,
+            shared: None,
+            lines: HashMap::new(),
+            events: Some(events),
+            report,
+            sets,
+        };
+        let mut ready = Vec::new();
+        for line in &config.lines {
+            ready.extend(field.prepare(line, health)?);
         }
-        let folder = config.folder.join("field");
-        let (sender, events) = mpsc::channel(EVENT_QUEUE);
-        let mut lines = Lines { threads: Vec::new(), shared: None, priority: config.line_priority };
-        let (mut orders, mut counts, mut inquiries) = (Vec::new(), Vec::new(), Inquiries::new());
-        for line in config.lines {
-            let handle = lines.thread_of(&line.name, &line.wire)?;
-            let (queue, receiver) = mpsc::channel(ORDER_QUEUE);
-            let counted = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
-            let (questions, asked) = mpsc::channel(INQUIRY_QUEUE);
-            inquiries.insert(line.name.clone(), questions);
-            orders.push(queue);
-            counts.push(Arc::clone(&counted));
-            let (events, stop, pulse) = (sender.clone(), self.stop.clone(), line.pulse(now()));
-            health.pulses.watch(&pulse);
-            let task =
-                LineTask { line, events, counts: counted, folder: Some(folder.clone()), orders: receiver, inquiries: asked, pulse, stop };
-            tasks.start_on(&handle, format!("bus:{}", task.line.name), async move {
-                task.run().await;
-                Ok(())
-            });
-        }
-        if let (Some((sets, broker)), Some(live)) = (self.sets, self.live.clone()) {
-            let published = config.points.iter().flat_map(PointReport::topics).chain(&config.availability).cloned().collect();
-            let setter = Setter { targets: sets.targets, published, lines: orders, live, intakes: self.intakes.clone() };
-            start_sets(setter, (sets.asked, broker), self.hurry.clone(), tasks);
+        if let (Some((asked, broker)), Some(live)) = (self.sets, self.live.clone()) {
+            let setter = Setter { reach: field.reach(config), updates: set_updates, live, intakes: self.intakes.clone() };
+            start_sets(setter, (asked, broker), self.hurry.clone(), tasks);
         }
         let pulse = Pulse::new("report", REPORT_PATIENCE, now());
         health.pulses.watch(&pulse);
-        health.lines.clone_from(&counts);
-        let report =
-            Report { points: config.points, devices: config.availability, lines: counts, live: self.live, intakes: self.intakes, pulse };
-        tasks.start("report", report.run(events, self.hurry));
-        Ok((lines.threads, inquiries))
+        health.lines = field.counts(config);
+        let report = Report { shown: field.shown(config), updates: report_updates, live: self.live, intakes: self.intakes, pulse };
+        tasks.start("report", report.run(reported, self.hurry));
+        ready.into_iter().for_each(|(handle, task)| start(&handle, task, tasks));
+        Ok(field)
     }
 }
 
-/// The threads of the lines.
-struct Lines {
-    threads: Vec<OwnThread>,
-    shared: Option<Handle>,
-    /// Of the threads of serial lines.
-    priority: Option<u8>,
+impl Field {
+    /// Makes a line ready to run; `None` after the order to stop.
+    fn prepare(&mut self, line: &Line, health: &mut Health) -> Result<Option<(Handle, LineTask)>, GatewayError> {
+        let Some(events) = self.events.clone() else { return Ok(None) };
+        let (handle, thread) = self.thread_of(line)?;
+        let (switch, stop) = stop_token();
+        let (orders, ordered) = mpsc::channel(ORDER_QUEUE);
+        let (inquiries, asked) = mpsc::channel(INQUIRY_QUEUE);
+        let counts = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
+        let pulse = line.pulse(now());
+        health.pulses.watch(&pulse);
+        let running = Running { stop: switch, orders, inquiries, counts: Arc::clone(&counts), _thread: thread };
+        self.lines.insert(line.name.clone(), running);
+        let task = LineTask {
+            line: line.clone(),
+            events,
+            counts,
+            folder: Some(self.folder.clone()),
+            orders: ordered,
+            inquiries: asked,
+            pulse,
+            stop,
+        };
+        Ok(Some((handle, task)))
+    }
+
+    fn thread_of(&mut self, line: &Line) -> Result<(Handle, Option<OwnThread>), GatewayError> {
+        if matches!(line.wire, Wire::Serial(_)) {
+            let thread = OwnThread::start_with(&task_of(&line.name), self.priority).map_err(GatewayError::Thread)?;
+            return Ok((thread.handle().clone(), Some(thread)));
+        }
+        let shared = match self.shared.take() {
+            Some(shared) => shared,
+            None => OwnThread::start_with("bus", None).map_err(GatewayError::Thread)?,
+        };
+        Ok((self.shared.insert(shared).handle().clone(), None))
+    }
+
+    /// Gives every line the order to stop; when they have ended, the report ends too.
+    pub(super) fn stop(&mut self) {
+        self.lines.values().for_each(|line| line.stop.stop());
+        self.events = None;
+    }
+
+    /// Gives some lines the order to stop. Their tasks end soon; then [`Field::change`] forgets them.
+    pub(super) fn stop_lines(&self, names: &[String]) {
+        names.iter().filter_map(|name| self.lines.get(name)).for_each(|line| line.stop.stop());
+    }
+
+    /// Takes over what differs: lines that were stopped are forgotten, others are started, report and writes are told.
+    pub(super) async fn change(
+        &mut self,
+        (config, running, diff): (&config::Gateway, &config::Gateway, &config::Diff),
+        tasks: &mut Tasks,
+        health: &mut Health,
+    ) -> Result<(), GatewayError> {
+        self.lines.retain(|name, _| !diff.stops.contains(name));
+        let mut ready = Vec::new();
+        for line in config.lines.iter().filter(|line| diff.starts.contains(&line.name)) {
+            ready.extend(self.prepare(line, health)?);
+        }
+        health.lines = self.counts(config);
+        let now: HashSet<&TopicName> = published(config).collect();
+        let gone = published(running).filter(|topic| !now.contains(topic)).cloned().collect();
+        // Whoever does not listen any more has ended, which is noticed by its task.
+        let _ = self.report.send(report::Update { shown: self.shown(config), gone }).await;
+        let _ = self.sets.send(self.reach(config)).await;
+        // Only now: what they report is known.
+        ready.into_iter().for_each(|(handle, task)| start(&handle, task, tasks));
+        Ok(())
+    }
+
+    /// A question of a person on its way to a line.
+    pub(super) fn inquiries(&self, line: &str) -> Option<&mpsc::Sender<Inquiry>> {
+        self.lines.get(line).map(|line| &line.inquiries)
+    }
+
+    /// The names of the lines.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.lines.keys().map(String::as_str)
+    }
+
+    fn counts(&self, config: &config::Gateway) -> Vec<Arc<LineCounts>> {
+        config.lines.iter().filter_map(|line| self.lines.get(&line.name)).map(|line| Arc::clone(&line.counts)).collect()
+    }
+
+    fn shown(&self, config: &config::Gateway) -> report::Shown {
+        report::Shown { points: Arc::clone(&config.points), devices: config.availability.clone(), lines: self.counts(config) }
+    }
+
+    fn reach(&self, config: &config::Gateway) -> Reach {
+        let lines = config.lines.iter().filter_map(|line| self.lines.get(&line.name)).map(|line| line.orders.clone()).collect();
+        Reach { targets: set_targets(config), published: published(config).cloned().collect(), lines }
+    }
 }
 
-impl Lines {
-    fn thread_of(&mut self, name: &str, wire: &Wire) -> Result<Handle, GatewayError> {
-        let is_serial = matches!(wire, Wire::Serial(_));
-        if let Some(shared) = self.shared.clone().filter(|_| !is_serial) {
-            return Ok(shared);
-        }
-        let name = if is_serial { format!("bus:{name}") } else { "bus".to_owned() };
-        let thread = OwnThread::start_with(&name, self.priority.filter(|_| is_serial)).map_err(GatewayError::Thread)?;
-        let handle = thread.handle().clone();
-        self.threads.push(thread);
-        if !is_serial {
-            self.shared = Some(handle.clone());
-        }
-        Ok(handle)
-    }
+fn start(handle: &Handle, task: LineTask, tasks: &mut Tasks) {
+    tasks.start_on(handle, task_of(&task.line.name), async move {
+        task.run().await;
+        Ok(())
+    });
+}
+
+/// What points and devices of lines are published on.
+fn published(config: &config::Gateway) -> impl Iterator<Item = &TopicName> {
+    let devices = || config.lines.iter().flat_map(|line| &line.devices);
+    let points = devices().flat_map(|device| &device.points).filter_map(|point| config.points.get(point.id.0 as usize));
+    points.flat_map(PointReport::topics).chain(devices().filter_map(|device| config.availability.get(device.id.0 as usize)))
 }
 
 /// A write is taken over as soon as it is in the queue: how it ends is told by its result, not by its acknowledgement.

@@ -1,5 +1,7 @@
 //! The way into an outbox: which local messages go north, under which topic, class and QoS.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use super::{Outbox, Outgoing};
@@ -46,7 +48,8 @@ impl From<AppendError> for OfferError {
 #[derive(Debug, Clone)]
 pub struct Intake {
     outbox: Outbox,
-    rules: Vec<Rule>,
+    /// They may become others.
+    rules: watch::Receiver<Arc<[Rule]>>,
     uplink: usize,
     /// Of a backup: whether the other uplink is up. Messages are taken only while it is not.
     primary: Option<watch::Receiver<bool>>,
@@ -54,7 +57,7 @@ pub struct Intake {
 
 impl Intake {
     /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
-    pub fn new(outbox: Outbox, rules: Vec<Rule>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
+    pub fn new(outbox: Outbox, rules: watch::Receiver<Arc<[Rule]>>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
         Self { outbox, rules, uplink, primary }
     }
 
@@ -74,7 +77,8 @@ impl Intake {
             return Ok(None);
         }
         let wants = |rule: &&Rule| (rule.only.is_empty() || rule.only.contains(&message.class.id)) && rule.filter.matches(&message.topic);
-        let Some(rule) = self.rules.iter().find(wants) else { return Ok(None) };
+        let rules = Arc::clone(&self.rules.borrow());
+        let Some(rule) = rules.iter().find(wants) else { return Ok(None) };
         let topic = TopicName::new(format!("{}{}", rule.prefix, message.topic)).map_err(OfferError::Topic)?;
         let mut properties = message.properties.clone();
         if let Some(seconds) = message.seconds_left(now()) {

@@ -35,7 +35,7 @@ use exception::Rule;
 use point::PointState;
 
 /// How one point is reported; indexed by its [`crate::reading::PointId`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PointReport {
     /// Its topic; with several aggregates they are one level below it.
     pub topic: TopicName,
@@ -64,7 +64,7 @@ impl PointReport {
 }
 
 /// What stands for the readings of an interval.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Aggregate {
     /// The interval.
     pub every: Duration,
@@ -126,15 +126,33 @@ impl LiveView {
     }
 }
 
-/// The task that turns events into messages.
-#[derive(Debug)]
-pub struct Report {
+/// What a report is about.
+#[derive(Debug, Clone)]
+pub struct Shown {
     /// By point.
-    pub points: Vec<PointReport>,
+    pub points: Arc<Vec<PointReport>>,
     /// The availability topics, by device.
     pub devices: Vec<TopicName>,
     /// What is counted of each line.
     pub lines: Vec<Arc<LineCounts>>,
+}
+
+/// What it is about from some moment on. Points that are reported as before go on where they are.
+#[derive(Debug)]
+pub struct Update {
+    /// Everything that is reported; numbers mean what they meant.
+    pub shown: Shown,
+    /// Topics on which nothing is published any more: what is retained there is taken back.
+    pub gone: Vec<TopicName>,
+}
+
+/// The task that turns events into messages.
+#[derive(Debug)]
+pub struct Report {
+    /// What it reports.
+    pub shown: Shown,
+    /// What it is to report from some moment on.
+    pub updates: mpsc::Receiver<Update>,
     /// Local clients; `None` without a broker.
     pub live: Option<mpsc::Sender<Message>>,
     /// Where messages may have to go.
@@ -157,17 +175,17 @@ struct State {
 impl Report {
     /// Runs until no line is left, or until it is told to hurry: what an outbox on a full disk does not take is given up then.
     /// The error is that of an outbox that closed too early.
-    pub async fn run(self, events: mpsc::Receiver<Event>, mut hurry: Stop) -> Result<(), String> {
+    pub async fn run(mut self, events: mpsc::Receiver<Event>, mut hurry: Stop) -> Result<(), String> {
         tokio::select! {
             done = self.take(events) => done,
             () = hurry.wait() => Ok(()),
         }
     }
 
-    async fn take(&self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
+    async fn take(&mut self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
         let view = self.live.clone().map(|live| LiveView { live, unshown: HashMap::new() });
         let mut state = State {
-            points: self.points.iter().map(PointState::new).collect(),
+            points: self.shown.points.iter().map(PointState::new).collect(),
             view,
             counts: Counts::default(),
             clock: moment().into(),
@@ -180,12 +198,15 @@ impl Report {
             tokio::select! {
                 event = events.recv() => match event {
                     None => return self.end(&mut state, messages).await,
-                    Some(Event::Reading(reading)) => self.reading(reading, &mut state, &mut messages),
-                    Some(Event::Device { device, online }) => messages.extend(self.devices.get(device.0 as usize).map(|topic| {
-                        let text = if online { "online" } else { "offline" };
-                        Message::new(topic.clone(), text, Origin::Field).retained().with_qos(QoS::AtLeastOnce)
-                    })),
+                    Some(event) => self.event(event, &mut state, &mut messages),
                 },
+                Some(update) = self.updates.recv() => {
+                    // What was said before by those that have ended.
+                    while let Ok(event) = events.try_recv() {
+                        self.event(event, &mut state, &mut messages);
+                    }
+                    self.update(update, &mut state, &mut messages);
+                }
                 _ = tick.tick() => self.tick(&mut state, &mut messages),
                 _ = status.tick() => self.tell(&mut state),
             }
@@ -196,9 +217,37 @@ impl Report {
         }
     }
 
+    fn event(&self, event: Event, state: &mut State, messages: &mut Vec<Message>) {
+        match event {
+            Event::Reading(reading) => self.reading(reading, state, messages),
+            Event::Device { device, online } => messages.extend(self.shown.devices.get(device.0 as usize).map(|topic| {
+                let text = if online { "online" } else { "offline" };
+                Message::new(topic.clone(), text, Origin::Field).retained().with_qos(QoS::AtLeastOnce)
+            })),
+        }
+    }
+
+    fn update(&mut self, update: Update, state: &mut State, messages: &mut Vec<Message>) {
+        let Update { shown, gone } = update;
+        for (index, point) in shown.points.iter().enumerate() {
+            let before = self.shown.points.get(index);
+            match (before == Some(point), state.points.get_mut(index)) {
+                (true, _) => {}
+                (false, Some(own)) => {
+                    before.into_iter().for_each(|before| own.end(before, now(), messages));
+                    *own = PointState::new(point);
+                }
+                (false, None) => state.points.push(PointState::new(point)),
+            }
+        }
+        // An empty payload takes back what is retained.
+        messages.extend(gone.into_iter().map(|topic| Message::new(topic, "", Origin::Field).retained().with_qos(QoS::AtLeastOnce)));
+        self.shown = shown;
+    }
+
     /// What waits in swinging doors is shown before the end.
     async fn end(&self, state: &mut State, mut messages: Vec<Message>) -> Result<(), String> {
-        for (point, own) in self.points.iter().zip(&mut state.points) {
+        for (point, own) in self.shown.points.iter().zip(&mut state.points) {
             own.end(point, now(), &mut messages);
         }
         for message in messages {
@@ -212,10 +261,10 @@ impl Report {
         let clock = Timestamp::from(moment());
         if let Some(step) = state.clock.set_by(clock) {
             tracing::info!(step_ms = step, "the clock was set: the times of what waits are put right, and every value is shown again");
-            self.points.iter().zip(&mut state.points).for_each(|(point, own)| own.show_next(point, messages));
+            self.shown.points.iter().zip(&mut state.points).for_each(|(point, own)| own.show_next(point, messages));
         }
         state.clock = clock;
-        for (point, own) in self.points.iter().zip(&mut state.points) {
+        for (point, own) in self.shown.points.iter().zip(&mut state.points) {
             own.tick(point, now, messages);
         }
         state.counts.reported += messages.len() as u64;
@@ -224,7 +273,7 @@ impl Report {
     fn reading(&self, reading: Reading, state: &mut State, messages: &mut Vec<Message>) {
         state.counts.readings += 1;
         let index = reading.point.0 as usize;
-        if let (Some(point), Some(own)) = (self.points.get(index), state.points.get_mut(index)) {
+        if let (Some(point), Some(own)) = (self.shown.points.get(index), state.points.get_mut(index)) {
             own.take(point, reading, now(), messages);
             state.counts.reported += messages.len() as u64;
         }
@@ -244,7 +293,7 @@ impl Report {
         };
         // A structure of numbers cannot fail to be written.
         tell("$SYS/wellhead/report".to_owned(), serde_json::to_string(&counts).unwrap_or_default());
-        for line in &self.lines {
+        for line in &self.shown.lines {
             tell(format!("$SYS/wellhead/line/{}", line.name), line.json());
             for (device, counts) in &line.devices {
                 tell(format!("$SYS/wellhead/line/{}/{device}", line.name), counts.json());

@@ -43,6 +43,8 @@ pub enum Request {
         /// How long an answer is waited for.
         within_ms: u64,
     },
+    /// The file is to be read again.
+    Reload,
 }
 
 /// What it says.
@@ -51,6 +53,8 @@ pub enum Request {
 pub enum Reply {
     /// What came of a question to a line.
     Said(Said),
+    /// The file was read again; what is different from here on.
+    Reloaded(Vec<String>),
     /// It was not done; the reason.
     Refused(String),
 }

@@ -49,7 +49,7 @@ pub enum WhenFull {
 }
 
 /// How a store is kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// How long an entry may wait for others to share its commit; what a power cut can take from readings.
     pub save_every: Duration,

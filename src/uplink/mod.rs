@@ -125,7 +125,7 @@ pub struct UseWhen {
 }
 
 /// One uplink as configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Its name in the YAML.
     pub name: String,

@@ -36,6 +36,7 @@ mod packets;
 mod power;
 mod profiles;
 mod queues;
+mod reload;
 mod remote;
 mod scripts;
 mod service;

@@ -16,7 +16,7 @@ pub enum QueueFull {
 }
 
 /// What the broker allows. Every default protects a machine with 512 MB.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Largest packet accepted, in bytes; told to MQTT 5 clients.
     pub max_packet: usize,

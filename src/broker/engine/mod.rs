@@ -16,6 +16,7 @@
 //! `subscriptions` (the tree), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`.
 
 mod acknowledge;
+mod change;
 mod checkpoint;
 mod connect;
 mod connection;
@@ -48,6 +49,7 @@ use slab::Slab;
 use super::access::Access;
 use crate::message::{Message, Origin};
 use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, TopicName, Version};
+pub use change::Change;
 use checkpoint::Checkpoint;
 use connection::Connection;
 pub use connection::Peer;

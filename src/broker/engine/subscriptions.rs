@@ -186,6 +186,11 @@ impl Subscriptions {
         put(&mut self.root, filter, Target::Tap(index), Subscription::default());
     }
 
+    /// Takes a tap out.
+    pub(super) fn untap(&mut self, filter: &TopicFilter, index: usize) {
+        take_out(&mut self.root, filter, Target::Tap(index));
+    }
+
     pub(super) fn remove(&mut self, filter: &TopicFilter, session: SessionKey) {
         if !filter.is_shared() {
             self.count -= usize::from(take_out(&mut self.root, filter, Target::Session(session)));

@@ -39,15 +39,24 @@ pub struct Target {
     pub is_group: bool,
 }
 
-/// The task that takes writes.
+/// What can be written.
 #[derive(Debug)]
-pub struct Setter {
+pub struct Reach {
     /// By topic, with `/set`.
     pub targets: HashMap<TopicName, Target>,
     /// What the gateway publishes itself: points and availability.
     pub published: HashSet<TopicName>,
     /// To the lines, by index.
     pub lines: Vec<mpsc::Sender<Order>>,
+}
+
+/// The task that takes writes.
+#[derive(Debug)]
+pub struct Setter {
+    /// What it writes to.
+    pub reach: Reach,
+    /// What it writes to from some moment on.
+    pub updates: mpsc::Receiver<Reach>,
     /// To local clients.
     pub live: mpsc::Sender<Message>,
     /// Where results may have to go.
@@ -76,7 +85,7 @@ struct Wanted {
 
 impl Setter {
     /// Runs until `messages` closes and everything is answered.
-    pub async fn run(self, mut messages: mpsc::Receiver<Arc<Message>>) -> Result<(), String> {
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Arc<Message>>) -> Result<(), String> {
         let mut last_write: HashMap<PointId, Instant> = HashMap::new();
         let mut waiting = FuturesUnordered::new();
         let mut is_open = true;
@@ -89,6 +98,7 @@ impl Setter {
                         Err(refused) => self.tell(&refused.0, &refused.1).await,
                     },
                 },
+                Some(reach) = self.updates.recv() => self.reach = reach,
                 Some((asked, written)) = waiting.next() => {
                     let verdict = asked.verdict(written);
                     self.tell(&asked, &verdict).await;
@@ -103,7 +113,7 @@ impl Setter {
         let response = self.response(message);
         let mut asked = Asked { topic: message.topic.clone(), response, id: None, wanted: Vec::new() };
         match self.checked(message, &mut asked, last_write) {
-            Ok((line, order, answer)) => match self.lines.get(line).map(|line| line.try_send(order)) {
+            Ok((line, order, answer)) => match self.reach.lines.get(line).map(|line| line.try_send(order)) {
                 Some(Ok(())) => {
                     last_write.extend(asked.wanted.iter().map(|wanted| (wanted.point, now())));
                     Ok((asked, answer))
@@ -123,7 +133,7 @@ impl Setter {
         asked: &mut Asked,
         last_write: &HashMap<PointId, Instant>,
     ) -> Result<(usize, Order, oneshot::Receiver<Written>), Verdict> {
-        let target = self.targets.get(&message.topic).ok_or_else(|| Verdict::rejected("nothing is written by this topic"))?;
+        let target = self.reach.targets.get(&message.topic).ok_or_else(|| Verdict::rejected("nothing is written by this topic"))?;
         if message.retain {
             return Err(Verdict::rejected("a message that writes to an instrument must not be retained"));
         }
@@ -177,7 +187,7 @@ impl Setter {
         let topic = message.properties.response_topic.clone()?;
         // Nobody speaks as an instrument, or tells how somebody else's write ended.
         let is_ours = topic.is_reserved()
-            || self.published.contains(&topic)
+            || self.reach.published.contains(&topic)
             || topic.as_str().ends_with("/set")
             || (topic.as_str().ends_with("/set/result") && topic.as_str() != format!("{}/result", message.topic));
         if is_ours {

@@ -1,0 +1,32 @@
+//! `wellhead reload`: the gateway that runs reads its file again.
+
+use std::io::{self, BufReader};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::line::{PATIENCE, call};
+use super::{CONFIG, Failure, put};
+use crate::config;
+use crate::status::control::{self, Reply, Request};
+
+/// Tells the gateway of a file to read it again, and prints what is different from here on.
+pub(super) fn reload(file: &Path) -> Result<(), Failure> {
+    // Its faults are told here, where somebody looks.
+    let folder = config::load(file)?.folder;
+    let path = control::path(&folder);
+    let stream = UnixStream::connect(&path).map_err(|error| {
+        Failure::runtime(match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                format!("{}: you may not ask the gateway; do it as root, or as a member of the group of that folder", path.display())
+            }
+            _ => format!("{}: {error}; no gateway runs with this file", path.display()),
+        })
+    })?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(Failure::runtime)?;
+    match call(&mut BufReader::new(stream), &Request::Reload)? {
+        Reply::Reloaded(told) if told.is_empty() => put(b"nothing is different\n").map(drop),
+        Reply::Reloaded(told) => put(format!("{}\n", told.join("\n")).as_bytes()).map(drop),
+        Reply::Refused(why) => Err(Failure { code: CONFIG, message: why }),
+        Reply::Said(_) => Err(Failure::runtime("an answer to another question")),
+    }
+}

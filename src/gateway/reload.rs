@@ -1,0 +1,89 @@
+//! The file is read again while the gateway runs: what differs is stopped and started, everything else goes on.
+
+use std::collections::HashSet;
+
+use super::south::{set_filters, task_of};
+use super::{Gateway, GatewayError, STOP_PATIENCE, filters_of, south, unasked};
+use crate::broker::engine::Change;
+use crate::config;
+use crate::status::control::Reply;
+use crate::time::now;
+
+impl Gateway {
+    /// Reads file and certificates. A file with faults, or one that needs a restart, changes nothing. The error is a task that failed.
+    pub(super) async fn reload(&mut self) -> Result<Reply, GatewayError> {
+        self.read_certificates();
+        let load = self.load.clone();
+        let loaded = tokio::task::spawn_blocking(move || load()).await.unwrap_or_else(|_| Err("the file could not be read".to_owned()));
+        let mut config = match loaded {
+            Ok(config) => config,
+            Err(why) => {
+                for line in why.lines() {
+                    tracing::error!("{line}");
+                }
+                return Ok(refused(format!("{why}\nthe file is wrong: nothing is changed")));
+            }
+        };
+        config.continue_from(&self.config);
+        let diff = config.differs_from(&self.config);
+        if !diff.needs_restart.is_empty() {
+            let parts = diff.needs_restart.join(", ");
+            return Ok(refused(format!("nothing is changed: a restart is needed for {parts} (systemctl restart wellhead)")));
+        }
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        for told in &diff.told {
+            tracing::info!("the file was read again: {told}");
+        }
+        if diff.told.is_empty() {
+            tracing::info!("the file was read again: nothing is different");
+        }
+        self.apply(config, &diff).await?;
+        Ok(Reply::Reloaded(diff.told))
+    }
+
+    async fn apply(&mut self, config: config::Gateway, diff: &config::Diff) -> Result<(), GatewayError> {
+        self.field.stop_lines(&diff.stops);
+        self.ended(diff.stops.iter().map(|line| task_of(line)).collect()).await?;
+        for (rules, uplink) in self.rules.iter().zip(&config.uplinks) {
+            rules.send_replace(uplink.rules.as_slice().into());
+        }
+        if let (Some(broker), Some(spec)) = (&self.broker, &config.broker) {
+            let mut filters: Vec<_> = config.uplinks.iter().map(filters_of).collect();
+            filters.push(set_filters(&config));
+            broker.change(Change { filters, access: spec.access.clone(), guarded: south::guarded_topics(&config) });
+        }
+        self.field.change((&config, &self.config, diff), &mut self.tasks, &mut self.health).await?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// Waits until these tasks have ended, which were told to.
+    async fn ended(&mut self, mut names: HashSet<String>) -> Result<(), GatewayError> {
+        let give_up = now() + STOP_PATIENCE;
+        while !names.is_empty() {
+            match tokio::time::timeout_at(give_up.into(), self.tasks.next_ended()).await {
+                Ok(Some(ended)) if ended.result.is_ok() && names.remove(&ended.name) => {}
+                Ok(Some(ended)) => return Err(unasked(ended)),
+                Ok(None) | Err(_) => return Err(GatewayError::Stuck(names.len())),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_certificates(&self) {
+        let Some(tls) = &self.tls else { return };
+        match tls.reload() {
+            Ok(()) => tracing::info!("the certificates of the listeners were read again"),
+            Err(error) => tracing::error!(%error, "the old certificates stay in use"),
+        }
+    }
+}
+
+fn refused(why: String) -> Reply {
+    if let Some(last) = why.lines().last() {
+        tracing::error!("{last}");
+    }
+    Reply::Refused(why)
+}
