@@ -87,7 +87,7 @@ fn a_changed_device_restarts_its_line_and_nothing_else() {
     let before = client.output().lines().count();
     let (code, out, error) = site.reload("flow: { holding: 0, type: u16,", "flow: { holding: 0, type: u16, scale: 0.1,");
     assert_eq!((code, out.as_str(), error.as_str()), (Some(0), "line two: changed: b\n", ""));
-    wait_for("the new scale", || (site.value("x/b/flow") == 5).then_some(()));
+    wait_for("the new scale", || (site.value("x/b/flow").as_f64() == Some(5.0)).then_some(()));
     wait_for("more of the other line", || (client.output().lines().count() > before + 5).then_some(()));
     let log = site.gateway.process.output();
     assert_eq!(log.matches("line is up line=two").count(), 2, "{log}");
