@@ -4,17 +4,18 @@
 //! positions, and typing is repeated: each fault is noted, the node that caused it is taken out, and the rest is tried again.
 
 mod change;
+mod lenient;
 pub mod table;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 
 use saphyr_parser::{Event, Parser, Span};
-use serde::de::{self, DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 use serde_yaml::Value;
 
 use super::fault::{Faults, Place, suggestion};
+use lenient::Lenient;
 
 /// Faults of one file that are looked for; a file with more is not one of ours.
 const MAX_FAULTS: usize = 100;
@@ -255,78 +256,6 @@ impl Document {
             }
             _ => false,
         }
-    }
-}
-
-/// Any YAML value. Of a key that stands twice the first one counts: the positions tell of the second.
-struct Lenient(Value);
-
-impl<'de> serde::Deserialize<'de> for Lenient {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LenientVisitor).map(Self)
-    }
-}
-
-struct LenientVisitor;
-
-impl<'de> de::Visitor<'de> for LenientVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any YAML value without tags")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    /// Too large for anything here: kept as text, for the one who finds it where a number should be.
-    fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
-        Ok(value.to_string().into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Lenient(item)) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Value::Sequence(list))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = serde_yaml::Mapping::new();
-        while let Some((Lenient(key), Lenient(value))) = entries.next_entry()? {
-            map.entry(key).or_insert(value);
-        }
-        Ok(Value::Mapping(map))
     }
 }
 

@@ -390,3 +390,60 @@ fn points_go_to_a_spreadsheet_and_come_back() {
     let (code, _, error) = run(wellhead().args(["points", "export", "eastron-sdm12"]).current_dir(folder.path()));
     assert!(code == Some(1) && error.contains("did you mean \"eastron-sdm120\"?"), "{error}");
 }
+
+/// What a shell makes of a command whose reader goes away.
+fn in_shell(folder: &Path, command: &str) -> (Option<i32>, String, String) {
+    let program = Path::new(env!("CARGO_BIN_EXE_wellhead")).parent().unwrap().display().to_string();
+    let path = format!("{program}:{}", std::env::var("PATH").unwrap());
+    run(Command::new("bash").current_dir(folder).env("PATH", path).args(["-o", "pipefail", "-c", command]))
+}
+
+#[test]
+fn every_command_says_the_same_in_a_terminal_and_in_a_pipe() {
+    let bench = bench();
+    let folder = bench.folder.path();
+    let _gateway = bench.gateway();
+    fs::write(folder.join("points.csv"), "name,holding,type\nflow,0,u16\n").unwrap();
+    let commands = [
+        "check",
+        "check --json",
+        "schema",
+        "schema --profile",
+        "profiles",
+        "profiles eastron-sdm120",
+        "points export meter",
+        "points import points.csv",
+        "man",
+        "man scan",
+        "completions bash",
+        "help",
+        "reload",
+        "scan bus --units 7-9 --within 100ms --json",
+        "peek meter --count 40 --expect 229.4",
+        "pub some/topic hello",
+    ];
+    for command in commands {
+        let (code, piped, _) = in_shell(folder, &format!("wellhead {command}"));
+        assert_eq!(code, Some(0), "{command}");
+        let log = folder.join("terminal.log");
+        // The log of the command before.
+        let _ = fs::remove_file(&log);
+        let typed = format!("cd {} && stty cols 100 rows 50 && exec {} {command}", folder.display(), env!("CARGO_BIN_EXE_wellhead"));
+        let mut terminal = Process::start(Command::new("script").args(["-qefc", &typed, "/dev/null"]), &log);
+        assert!(terminal.wait().success(), "{command}: {}", terminal.output());
+        // A terminal ends lines in its own way, and shows progress and colours between them.
+        let plain = |text: &str| -> Vec<String> {
+            let text = text.replace('\r', "\n");
+            text.lines()
+                .map(|line| line.split('\u{1b}').next().unwrap_or_default().trim_end().to_owned())
+                .filter(|line| !line.is_empty())
+                .collect()
+        };
+        let shown = plain(&terminal.output());
+        let missing: Vec<String> = plain(&piped).into_iter().filter(|line| !shown.contains(line)).collect();
+        assert!(missing.is_empty(), "{command}: not in the terminal: {missing:?}");
+        // Whoever reads may have read enough.
+        let (code, _, error) = in_shell(folder, &format!("wellhead {command} | head -c 1 > /dev/null"));
+        assert!(code == Some(0) && !error.contains("ipe"), "{command}: {error}");
+    }
+}
