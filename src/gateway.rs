@@ -32,7 +32,7 @@ use crate::config;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Intake, OfferError, Outbox, Rule, Stored};
-use crate::status::control::{self, Call, Control, Request};
+use crate::status::control::{self, Call, Control, Presence, Request};
 use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, detach, stop_token};
@@ -102,6 +102,7 @@ pub struct Gateway {
     health: Health,
     /// What commands ask.
     control: mpsc::Receiver<Call>,
+    _presence: Option<Presence>,
     /// Of the broker.
     _thread: Option<OwnThread>,
 }
@@ -222,6 +223,8 @@ impl Gateway {
         }
         let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
         let sets = local.as_mut().and_then(|local| Some((local.sets.take()?, local.broker.clone())));
+        let presence = Presence::take(&config.folder);
+        let _presence = presence.inspect_err(|error| tracing::warn!(%error, "commands cannot know that this gateway runs")).ok();
         let control = control(&config.folder, &stop);
         let south = South { intakes: north.intakes, live, sets, hurry: hurried };
         let field = south.start(&config, &mut tasks, &mut health)?;
@@ -232,7 +235,23 @@ impl Gateway {
         };
         let grace = config.shutdown_grace;
         let rules = north.rules;
-        Ok(Self { tasks, sources, uplinks, hurry, grace, config, load, broker, rules, field, tls, health, control, _thread: thread })
+        Ok(Self {
+            tasks,
+            sources,
+            uplinks,
+            hurry,
+            grace,
+            config,
+            load,
+            broker,
+            rules,
+            field,
+            tls,
+            health,
+            control,
+            _presence,
+            _thread: thread,
+        })
     }
 
     /// Runs until `until` is ready, then stops in order.

@@ -25,7 +25,11 @@ impl FromStr for Span {
         if text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'.') {
             return Err(format!("`{text}` has no unit; write {text}ms, {text}s, {text}m, {text}h or {text}d"));
         }
-        let span = humantime::parse_duration(text.trim()).map(Span).map_err(|_| plain())?;
+        let near = || {
+            meant(text, &["min", "ms", "s", "m", "h", "d", "days", "weeks"])
+                .map(|meant| format!("`{text}` is not a duration; did you mean {meant}?"))
+        };
+        let span = humantime::parse_duration(text.trim()).map(Span).map_err(|_| near().unwrap_or_else(plain))?;
         if span.0 > LONGEST { Err(format!("`{text}` is too long; write at most 3650d")) } else { Ok(span) }
     }
 }
@@ -38,7 +42,9 @@ impl FromStr for Size {
         if text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'.') {
             return Err(format!("`{text}` has no unit; write {text}kB, {text}MB or {text}GB"));
         }
-        text.trim().parse::<bytesize::ByteSize>().map(|size| Size(size.as_u64())).map_err(|_| plain())
+        let near =
+            || meant(text, &["kB", "MB", "GB", "KiB", "MiB", "GiB"]).map(|meant| format!("`{text}` is not a size; did you mean {meant}?"));
+        text.trim().parse::<bytesize::ByteSize>().map(|size| Size(size.as_u64())).map_err(|_| near().unwrap_or_else(plain))
     }
 }
 
@@ -46,6 +52,22 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", humantime::format_duration(self.0))
     }
+}
+
+/// The number of a text with the unit that is nearest to the one that was typed.
+fn meant(text: &str, units: &[&str]) -> Option<String> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+    let unit = unit.trim().to_lowercase();
+    let distance = |known: &&&str| strsim::damerau_levenshtein(&unit, &known.to_lowercase());
+    // Of long words the first letter says most.
+    let by_letter = || {
+        units.iter().find(|known| {
+            unit.len() > 2 && unit.chars().all(char::is_alphabetic) && known.to_lowercase().starts_with(unit.chars().next().unwrap_or('?'))
+        })
+    };
+    let nearest = units.iter().min_by_key(distance).filter(|known| distance(known) <= 1).or_else(by_letter)?;
+    (!number.is_empty()).then(|| format!("{number}{nearest}"))
 }
 
 /// What a number of bytes costs, such as `1.20 EUR/MB`.
@@ -132,6 +154,10 @@ mod tests {
         assert!("300".parse::<Span>().unwrap_err().contains("300ms"));
         assert!("12".parse::<Size>().unwrap_err().contains("12kB"));
         assert!("500000y".parse::<Span>().unwrap_err().contains("too long"));
+        for (typed, meant) in [("1mn", "1min"), ("5 sek", "5s"), ("5MIN", "5min"), ("2gigs", "2GB")] {
+            let told = typed.parse::<Span>().err().filter(|_| !typed.contains("gig")).unwrap_or_else(|| typed.parse::<Size>().unwrap_err());
+            assert!(told.contains(&format!("did you mean {meant}?")), "{told}");
+        }
         assert!("soon".parse::<Span>().unwrap_err().contains("not a duration"));
         assert!("much".parse::<Size>().unwrap_err().contains("not a size"));
     }

@@ -158,7 +158,7 @@ fn line_plan(line: &Line) -> LinePlan {
         at,
         load,
         spare: load.map(|load| (1.0 - load).max(0.0)),
-        requests_per_second: blocks.iter().map(|block| 1.0 / block.every.as_secs_f64()).sum(),
+        requests_per_second: blocks.iter().fold(0.0, |sum, block| sum + 1.0 / block.every.as_secs_f64()),
         requests: blocks.iter().map(request).collect(),
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{Failure, USAGE, put, say};
 use crate::config::{self, presets};
+use crate::field::serial::Speed;
 
 /// The arguments of the command; what is not given is asked for in a terminal, and has its default otherwise.
 #[derive(Debug, Args)]
@@ -157,12 +158,19 @@ fn line(init: &Init, asks: bool) -> Result<String, Failure> {
     let first = adapters.first().map(String::as_str).unwrap_or_default();
     let wire = answer(init.serial.as_ref(), asks, "Serial device, or address of a Modbus TCP device (nothing for none)", first)?;
     if wire.is_empty() {
-        return Ok(wire);
+        let given = [("--profile", init.profile.is_some()), ("--unit", init.unit.is_some()), ("--name", init.name.is_some())];
+        return match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(Failure { code: USAGE, message: format!("{flag} is for an instrument on a line; add --serial or --modbus-tcp") })
+            }
+            None => Ok(wire),
+        };
     }
     if !wire.starts_with('/') && init.serial.is_none() {
         return Ok(format!("modbus_tcp: {}", quoted(&wire)));
     }
     let speed = answer(init.speed.as_ref(), asks, "Speed", "9600 8N1")?;
+    let speed = speed.parse::<Speed>().map_err(|message| Failure { code: USAGE, message })?;
     Ok(format!("serial: {}, speed: {speed}", quoted(&wire)))
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::runtime::Runtime;
 
-use super::{Failure, usual_file};
+use super::{Failure, say, usual_file};
 use crate::config;
 use crate::field::ask::{Ask, Said};
 use crate::field::counts::LineCounts;
@@ -60,7 +60,13 @@ impl Via {
             typed.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) || typed.parse::<std::net::IpAddr>().is_ok();
         // What is named by itself needs no file, nor a right one.
         let gateway = match self.gateway() {
-            Err(_) if (is_path || is_address) && self.file.is_none() => None,
+            Err(failure) if (is_path || is_address) && self.file.is_none() => {
+                say(&format!(
+                    "the YAML file is left aside, because it is not correct: {}",
+                    failure.message.lines().next().unwrap_or_default()
+                ));
+                None
+            }
             other => other?,
         };
         let known =
@@ -123,6 +129,10 @@ impl Meant {
                 "{}: you may not ask the gateway; do it as root, or as a member of the group of that folder",
                 path.display()
             ))),
+            Err(error) if control::is_running(folder) => Err(Failure::runtime(format!(
+                "{}: {error}; a gateway runs and has this line, but it cannot be asked; stop it first",
+                path.display()
+            ))),
             Err(_) => Ok(None),
         }
     }
@@ -152,6 +162,9 @@ impl Meant {
 impl Reach {
     /// Asks once.
     pub(super) fn ask(&mut self, unit: u8, ask: &Ask, within: Duration) -> Result<Said, Failure> {
+        if let Some(fault) = ask.fault(unit) {
+            return Err(Failure::runtime(fault));
+        }
         match self {
             Self::Own { runtime, driver } => Ok(runtime.block_on(driver.ask(unit, ask, within))),
             Self::Gateway { stream, line } => {

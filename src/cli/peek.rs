@@ -65,13 +65,18 @@ struct Run {
 pub(super) fn peek(peek: &Peek) -> Result<(), Failure> {
     let (meant, unit) = device(peek)?;
     let mut reach = meant.reach()?;
-    let count = peek.count.min(u16::MAX - peek.from);
+    let end = (u32::from(peek.from) + u32::from(peek.count)).min(65_536);
     let mut runs: Vec<Run> = Vec::new();
     let mut refusals: Vec<(u16, String)> = Vec::new();
-    let mut at = peek.from;
-    while at < peek.from + count {
-        let size = AT_ONCE.min(peek.from + count - at);
-        read(&mut reach, (unit, peek.table, at, size), peek.via.within.0, &mut runs, &mut refusals)?;
+    let mut at = u32::from(peek.from);
+    while at < end {
+        let size = u32::from(AT_ONCE).min(end - at);
+        let (start, count) = (u16::try_from(at).unwrap_or(u16::MAX), u16::try_from(size).unwrap_or(AT_ONCE));
+        read(&mut reach, (unit, peek.table, start, count), peek.via.within.0, &mut runs, &mut refusals)?;
+        // Who is silent is silent for the rest, too.
+        if refusals.last().is_some_and(|(_, why)| !why.starts_with("exception")) {
+            break;
+        }
         at += size;
     }
     if let ([], [(_, why), ..]) = (runs.as_slice(), refusals.as_slice()) {
@@ -79,6 +84,7 @@ pub(super) fn peek(peek: &Peek) -> Result<(), Failure> {
     }
     let out = match (peek.json, peek.expect) {
         (true, _) => as_json(peek, &runs)?,
+        (_, Some(expected)) if peek.table.is_bits() => bits_that_are(peek, expected, &runs),
         (_, Some(expected)) => as_matches(peek, expected, &runs),
         _ if peek.table.is_bits() => as_bits(&runs),
         _ => as_table(&runs),
@@ -173,6 +179,18 @@ fn as_bits(runs: &[Run]) -> String {
             let _ = writeln!(out, "{start:>6}  {}", bits.join(" "));
         }
     }
+    out
+}
+
+/// The bits that are as expected.
+fn bits_that_are(peek: &Peek, expected: f64, runs: &[Run]) -> String {
+    let mut out = String::new();
+    for_each(runs, |words, offset, place| {
+        let is_set = words.get(usize::from(offset)).is_some_and(|bit| *bit != 0);
+        if is_set == (expected != 0.0) {
+            let _ = writeln!(out, "{:>12}   name: {{ {}: {place} }}", u8::from(is_set), peek.table.name());
+        }
+    });
     out
 }
 

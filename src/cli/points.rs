@@ -72,12 +72,13 @@ fn import(path: &Path) -> Result<(), Failure> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).delimiter(separator(text)).flexible(true).from_reader(text.as_bytes());
     let mut records = Vec::new();
     for record in reader.records() {
-        let record = record.map_err(|error| Failure { code: CONFIG, message: format!("{}: {error}", path.display()) })?;
+        let record =
+            record.map_err(|error| Failure { code: CONFIG, message: format!("{}: {error}; save it as CSV in UTF-8", path.display()) })?;
         records.push(record.iter().map(str::trim).map(str::to_owned).collect::<Vec<String>>());
     }
     let mut records = records.into_iter();
     let columns = records.next().unwrap_or_default();
-    let found = table::Table { columns, rows: records.filter(|row| row.iter().any(|cell| !cell.is_empty())).collect() };
+    let found = table::Table { columns, rows: records.collect() };
     match table::points_from(&found) {
         Ok(yaml) => put(yaml.as_bytes()).map(drop),
         Err(faults) => {

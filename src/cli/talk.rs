@@ -104,18 +104,26 @@ pub(super) fn read(access: &Access, device: &str, point: &str) -> Result<(), Fai
     let found = find(access, device, point)?;
     let Some(mut client) = broker(access, &found)? else {
         let reading = alone::read(found.config, device, found.id)?;
-        let mut text = json::encode(&reading).to_vec();
-        text.push(b'\n');
-        return put(&text).map(drop);
+        return told(&json::encode(&reading));
     };
     let topic = found.topic;
     client.subscribe(&[TopicFilter::new(topic.as_str()).map_err(Failure::runtime)?])?;
     match client.message(Some(now() + PATIENCE))? {
-        Some(message) => print(&message, true).map(drop),
+        Some(message) => told(&message.payload),
         None => Err(Failure::runtime(format!(
             "nothing on {topic} in {} s: the gateway does not run, or has not read it yet",
             PATIENCE.as_secs()
         ))),
+    }
+}
+
+/// Prints a value; one that is not good is a failure.
+fn told(payload: &[u8]) -> Result<(), Failure> {
+    put(&[payload, b"\n"].concat())?;
+    let told: Json = serde_json::from_slice(payload).unwrap_or_default();
+    match told.get("q").and_then(Json::as_str).unwrap_or_default() {
+        "good" => Ok(()),
+        quality => Err(Failure::runtime(format!("the value is {quality}, not good"))),
     }
 }
 

@@ -165,6 +165,7 @@ impl Document {
                 return None;
             }
         }
+        faults.at((self.places.place.0, 1, 1), format!("more than {MAX_FAULTS} faults; correct these first"));
         None
     }
 
@@ -316,6 +317,7 @@ fn readable(message: &str) -> String {
                 "a boolean" => "true or false",
                 "a Value::Tagged enum" => "one of the words that gateway.yaml names for it",
                 "a sequence" => "a list: [ ... ]",
+                "field identifier" => "keys of letters; a decimal comma is a point here: 0.1",
                 "a map" => "a mapping: { key: value }",
                 other if other.starts_with("struct") => "a mapping: { key: value }",
                 other => other,

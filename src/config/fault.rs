@@ -58,7 +58,7 @@ fn excerpt(text: &str, (line_number, column): (usize, usize)) -> String {
 fn without_secrets(line: &str) -> String {
     static SECRET: LazyLock<Option<Regex>> = LazyLock::new(|| {
         // The value of a key, quoted or not; what stands before the @ of an address; a hash.
-        Regex::new(r#"(?x) (?:password|secret|scram)['"]?\s*:\s*(?P<a> '[^']*'? | "[^"]*"? | [^,}\s]+) | ://(?P<b>[^/@\s]+)@ | (?P<c>\$argon2[^'",}\s]*)"#).ok()
+        Regex::new(r#"(?x) (?i:pas[a-z]*|pw[a-z]*|secret[a-z]*|scram)['"]?\s*:\s*(?P<a> '[^']*'? | "[^"]*"? | [^,}]+) | ://(?P<b>[^/@\s]+)@ | (?P<c>\$argon2[^'",}\s]*)"#).ok()
     });
     let mut shown: Vec<char> = line.chars().collect();
     for captures in SECRET.iter().flat_map(|secret| secret.captures_iter(line)) {
@@ -69,6 +69,9 @@ fn without_secrets(line: &str) -> String {
     shown.into_iter().collect()
 }
 
+/// Shorter values stand in many words.
+const SHORTEST_HIDDEN: usize = 3;
+
 /// The faults found so far.
 #[derive(Debug)]
 pub(super) struct Faults {
@@ -76,12 +79,21 @@ pub(super) struct Faults {
     files: Vec<(String, String)>,
     found: Vec<(Place, Fault)>,
     warnings: Vec<(Place, Fault)>,
+    /// What no message may show, and what stands for it.
+    hidden: Vec<(String, String)>,
 }
 
 impl Faults {
     /// Of a file with this text.
     pub(super) fn new(file: &str, text: &str) -> Self {
-        Self { files: vec![(file.to_owned(), text.to_owned())], found: Vec::new(), warnings: Vec::new() }
+        Self { files: vec![(file.to_owned(), text.to_owned())], found: Vec::new(), warnings: Vec::new(), hidden: Vec::new() }
+    }
+
+    /// Keeps a value out of all messages from here on.
+    pub(super) fn hide(&mut self, value: &str, shown: &str) {
+        if value.chars().count() >= SHORTEST_HIDDEN {
+            self.hidden.push((value.to_owned(), shown.to_owned()));
+        }
     }
 
     /// Another file; what is found in it is noted under the number that is returned.
@@ -115,8 +127,21 @@ impl Faults {
     }
 
     fn told(&self, place @ (number, line, column): Place, message: String) -> (Place, Fault) {
+        let message = self.without_hidden(&message);
         let (file, text) = self.files.get(number).map_or(("", ""), |(file, text)| (file, text));
         (place, Fault { file: file.to_owned(), line, column, message, excerpt: excerpt(text, (line, column)) })
+    }
+
+    /// What a message quotes without what is hidden; its own words stay.
+    fn without_hidden(&self, message: &str) -> String {
+        let is_quote = |c| c == '`' || c == '"';
+        let mut is_quoted = false;
+        let parts = message.split_inclusive(is_quote).map(|part| {
+            let quoted = std::mem::replace(&mut is_quoted, !is_quoted);
+            let shown = |text: String, (value, shown): &(String, String)| if quoted { text.replace(value.as_str(), shown) } else { text };
+            self.hidden.iter().fold(part.to_owned(), shown)
+        });
+        parts.collect()
     }
 
     /// True if something was noted between two places.
@@ -185,6 +210,10 @@ mod tests {
         check("to: mqtt://me:pass@host:1883", "to: mqtt://*******@host:1883");
         check("- $argon2id$v=19$m=1", "- ******************");
         check("password_file: cloud.password", "password_file: cloud.password");
+        // Slips of the pen, and what is no text.
+        check("    passwort: hunter2", "    passwort: *******");
+        check("{ pasword: [ a, b ], x: 1 }", "{ pasword: ***, b ], x: 1 }");
+        check("password: plain secret two", "password: ****************");
     }
 
     #[test]

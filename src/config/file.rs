@@ -37,6 +37,7 @@ fn yes() -> bool {
 pub(super) struct File {
     /// The version of the file's form. Default 1.
     #[serde(rename = "version")]
+    #[schemars(range(min = 1))]
     pub(super) _version: Option<u32>,
     #[schemars(length(min = 1))]
     /// Files whose lines, devices, profiles, classes and uplinks belong to this one: a path, or several; `*` in the last part of a path.

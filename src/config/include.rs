@@ -6,20 +6,27 @@ use std::path::{Path, PathBuf};
 
 use super::document::{Document, Step};
 use super::fault::Faults;
+use super::migrate::migrate;
 
 const KEY: &str = "include";
 /// Files of one gateway.
 const MOST: usize = 500;
 
-/// Reads the files that a document includes, and puts their content into it. Relative paths in them are meant from `folder` too.
-pub(super) fn include(document: &mut Document, folder: &Path, faults: &mut Faults) {
+/// Reads the files that a document includes, and puts their content into it. Relative paths in them are meant from `folder` too; `own` is the name of
+/// the first file, which is never a part of itself.
+pub(super) fn include(document: &mut Document, (own, folder): (&str, &Path), faults: &mut Faults) {
     let mut read = 0;
     for (index, typed) in document.texts_at(KEY).into_iter().enumerate() {
         let place = document.place(&[Step::from(KEY), Step::from(index)]);
-        let files = match files(&folder.join(&typed)) {
+        let files = match files(&folder.join(&typed), own) {
             Ok(files) if !files.is_empty() => files,
             Ok(_) => {
-                faults.at(place, format!("no file is called like {typed}; write a path from the folder of this file"));
+                faults.at(
+                    place,
+                    format!(
+                        "no file is called like {typed}; write a path from the folder of this file, with at most one `*`, in its last part"
+                    ),
+                );
                 continue;
             }
             Err(error) => {
@@ -45,7 +52,7 @@ pub(super) fn include(document: &mut Document, folder: &Path, faults: &mut Fault
 fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults) {
     let text = text.trim_start_matches('\u{feff}');
     let number = faults.add_file(name, text);
-    let Some(other) = Document::parse_file(number, text, faults) else { return };
+    let Some(mut other) = Document::parse_file(number, text, faults) else { return };
     if other.has(KEY) {
         faults.at(
             other.key_place(&[Step::from(KEY)]),
@@ -53,18 +60,28 @@ fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults
         );
         return;
     }
-    document.absorb(other, faults);
+    if migrate(&mut other, faults) {
+        document.absorb(other, faults);
+    }
 }
 
 /// The file of a path, or those that `*` in its last part stands for.
-fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+fn files(path: &Path, own: &str) -> std::io::Result<Vec<PathBuf>> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let Some((start, end)) = name.split_once('*') else { return fs::metadata(path).map(|_| vec![path.to_path_buf()]) };
+    let Some((start, end)) = name.split_once('*') else {
+        return fs::metadata(path).map(|found| if found.is_file() { vec![path.to_path_buf()] } else { Vec::new() });
+    };
     let mut found = Vec::new();
     for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
         let entry = entry?;
-        let own = entry.file_name().to_string_lossy().into_owned();
-        if own.len() >= start.len() + end.len() && own.starts_with(start) && own.ends_with(end) && !own.starts_with('.') {
+        let name_is = entry.file_name().to_string_lossy().into_owned();
+        if name_is.len() >= start.len() + end.len()
+            && name_is.starts_with(start)
+            && name_is.ends_with(end)
+            && !name_is.starts_with('.')
+            && name_is != own
+            && entry.path().is_file()
+        {
             found.push(entry.path());
         }
     }

@@ -172,8 +172,9 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
         if !migrate::migrate(&mut document, &mut faults) {
             return None;
         }
-        include::include(&mut document, folder, &mut faults);
+        include::include(&mut document, (name, folder), &mut faults);
         references::fill(&mut document, folder, &mut faults);
+        document.secrets().iter().for_each(|secret| faults.hide(secret, "***"));
         let file = document.typed::<file::File>(&mut faults)?;
         let outside = profiles::load(&file, folder, &mut faults);
         resolve::resolve(&file, &document, (folder, &outside), &mut faults)

@@ -7,14 +7,18 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::document::Document;
-use super::fault::Faults;
+use super::fault::{Faults, suggestion};
 use super::resolve::file_named;
+
+/// What can be referred to.
+const KINDS: [&str; 2] = ["env", "credential"];
 
 /// Fills references in; those to nothing are faults.
 pub(super) fn fill(document: &mut Document, folder: &Path, faults: &mut Faults) {
-    static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\$\{(env|credential):([^}]*)\}").ok());
+    static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\$\{([A-Za-z_]+):([^}]*)\}").ok());
     let Some(reference) = REFERENCE.as_ref() else { return };
     let mut missing: Vec<(super::fault::Place, String)> = Vec::new();
+    let mut filled_in: Vec<(String, String)> = Vec::new();
     document.change_texts(|text, place| {
         if !text.contains("${") {
             return None;
@@ -22,7 +26,10 @@ pub(super) fn fill(document: &mut Document, folder: &Path, faults: &mut Faults) 
         let filled = reference.replace_all(text, |found: &regex::Captures<'_>| {
             let (kind, name) = (found.get(1).map_or("", |kind| kind.as_str()), found.get(2).map_or("", |name| name.as_str()));
             match value(kind, name, folder) {
-                Ok(value) => value,
+                Ok(value) => {
+                    filled_in.push((value.clone(), found.get(0).map_or_else(String::new, |all| all.as_str().to_owned())));
+                    value
+                }
                 Err(why) => {
                     missing.push((place, why));
                     String::new()
@@ -31,12 +38,18 @@ pub(super) fn fill(document: &mut Document, folder: &Path, faults: &mut Faults) 
         });
         (filled != text).then(|| filled.into_owned())
     });
+    for (value, reference) in filled_in {
+        faults.hide(&value, &reference);
+    }
     for (place, why) in missing {
         faults.at(place, why);
     }
 }
 
 fn value(kind: &str, name: &str, folder: &Path) -> Result<String, String> {
+    if !KINDS.contains(&kind) {
+        return Err(format!("`${{{kind}:{name}}}` refers to nothing; {}", suggestion(kind, KINDS)));
+    }
     if kind == "env" {
         return std::env::var(name).map_err(|_| {
             format!("the environment has no {name}; set it (Environment={name}=... in a drop-in of the service), or write the value here")

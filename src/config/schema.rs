@@ -49,20 +49,20 @@ macro_rules! looks {
 looks! {
     Span: "Duration" = {
         "description": "A number with its unit: ms, s, m, h or d.",
-        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-z]+(\s*\d+\s*[a-z]+)*\s*$", "examples": ["300ms", "2s", "5m", "1h", "30d"]
+        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-z]+(\s*\d+\s*[a-z]+)*\s*$|\$\{(env|credential):", "examples": ["300ms", "2s", "5m", "1h", "30d"]
     };
     Size: "Size" = {
         "description": "A number with its unit: kB, MB, GB (powers of ten), KiB, MiB or GiB (powers of two).",
-        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[kKMGTP]?i?[bB]?\s*$", "not": { "pattern": r"^\s*[\d.]+\s*$" },
+        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[kKMGTP]?i?[bB]?\s*$|\$\{(env|credential):", "not": { "pattern": r"^\s*[\d.]+\s*$" },
         "examples": ["64kB", "20MB", "2GB", "4MiB"]
     };
     Price: "Price" = {
         "description": "An amount, a currency and a size.",
-        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s+[^\W\d_]+/[kKMGT]?i?B\s*$", "examples": ["1.20 EUR/MB"]
+        "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s+[^\W\d_]+/[kKMGT]?i?B\s*$|\$\{(env|credential):", "examples": ["1.20 EUR/MB"]
     };
     Speed: "Speed" = {
         "description": "Baud rate, data bits, parity (N, E, O) and stop bits.",
-        "type": ["string", "integer"], "pattern": r"^\s*\d+(\s+[78][NEOneo][12])?\s*$", "examples": ["9600 8N1", "19200 8E1"]
+        "type": ["string", "integer"], "pattern": r"^\s*\d+(\s+[78][NEOneo][12])?\s*$|\$\{(env|credential):", "examples": ["9600 8N1", "19200 8E1"]
     };
     ByteOrder: "ByteOrder" = {
         "description": "ABCD (big endian), CDAB (words swapped), BADC (bytes swapped), DCBA (little endian); or the names that others use.",
@@ -78,17 +78,17 @@ looks! {
     };
     Remote: "Remote" = {
         "description": "The address of a remote broker.",
-        "type": "string", "pattern": r"^(mqtts?|wss?)://[^\s/@]+(/.*)?$", "examples": ["mqtts://cloud.example.net:8883"]
+        "type": "string", "pattern": r"^(mqtts?|wss?)://[^\s/@]+(/.*)?$|\$\{(env|credential):", "examples": ["mqtts://cloud.example.net:8883"]
     };
     Proxy: "Proxy" = {
         "description": "An HTTP proxy, with a login if it needs one.",
-        "type": "string", "pattern": "^http://", "examples": ["http://proxy.example.net:3128"]
+        "type": "string", "pattern": r"^http://|\$\{(env|credential):", "examples": ["http://proxy.example.net:3128"]
     };
     Secret: "Secret" = { "type": "string" };
     Protocol: "Protocol" = { "description": "The MQTT version.", "enum": [5, "5", "5.0", "3.1.1", 4, "4"] };
     Listen: "Listen" = {
         "description": "A transport with address and port, or the path of a socket.",
-        "type": "string", "pattern": "^((mqtts?|wss?)://.+|unix:///.+)$",
+        "type": "string", "pattern": r"^((mqtts?|wss?)://.+|unix:///.+)$|\$\{(env|credential):",
         "examples": ["mqtt://127.0.0.1:1883", "mqtts://0.0.0.0:8883", "wss://0.0.0.0:8084", "unix:///run/wellhead/broker.sock"]
     };
     Pattern: "Pattern" = { "description": "A regular expression.", "type": "string", "examples": [r"^(?P<weight>[+-]\d+\.\d+)\s*kg"] };
@@ -108,35 +108,35 @@ looks! {
     };
     Printed: "RegisterNumber" = {
         "description": "A register number as manuals print it.",
-        "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 465_536 }, { "type": "string", "pattern": r"^\d{1,6}$" }],
+        "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 465_536 }, { "type": "string", "pattern": r"^\d{1,6}$|\$\{(env|credential):" }],
         "examples": [40001, 30001, 400_001]
     };
     Deadband: "Deadband" = {
         "description": "A change in the unit of the point, or a part of the value.",
-        "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$" }],
+        "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$|\$\{(env|credential):" }],
         "examples": [0.5, "2%"]
     };
     Hole: "Hole" = {
         "description": "A table and registers from zero.",
-        "type": "string", "pattern": r"^(holding|input|coil|discrete) \d+(\s*-\s*\d+)?\s*$", "examples": ["holding 100-120"]
+        "type": "string", "pattern": r"^(holding|input|coil|discrete) \d+(\s*-\s*\d+)?\s*$|\$\{(env|credential):", "examples": ["holding 100-120"]
     };
     Units: "Units" = {
         "description": "Modbus addresses.",
         "anyOf": [
             { "type": "integer", "minimum": 1, "maximum": 255 },
-            { "type": "string", "pattern": r"^\s*[1-9]\d*(\s*-\s*\d+)?(\s*,\s*[1-9]\d*(\s*-\s*\d+)?)*\s*$" },
+            { "type": "string", "pattern": r"^\s*[1-9]\d*(\s*-\s*\d+)?(\s*,\s*[1-9]\d*(\s*-\s*\d+)?)*\s*$|\$\{(env|credential):" },
             { "type": "array", "items": { "type": ["integer", "string"] } }
         ],
         "examples": ["1-20", "1-4, 7"]
     };
     UseWhen: "UseWhen" = {
         "description": "Another uplink, and how long it must have been down.",
-        "type": "string", "pattern": "^.+ down for .+$", "examples": ["cloud down for 10m"]
+        "type": "string", "pattern": r"^.+ down for .+$|\$\{(env|credential):", "examples": ["cloud down for 10m"]
     };
     AnswerWithin: "AnswerWithin" = {
         "description": "A duration, or both bounds.",
         "anyOf": [
-            { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-z]+\s*$" },
+            { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-z]+\s*$|\$\{(env|credential):" },
             {
                 "type": "object", "required": ["least", "most"], "additionalProperties": false,
                 "properties": { "least": { "type": "string" }, "most": { "type": "string" } }

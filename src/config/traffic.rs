@@ -8,12 +8,13 @@ use std::time::Duration;
 use super::Uplink;
 use crate::field::decode::Kind;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Line, Point, Source, Wire};
+use crate::field::{Device, Line, Point, Source, Wire};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Rule;
 use crate::payload::json;
 use crate::reading::{Quality, Reading, Timestamp};
 use crate::report::PointReport;
+use crate::uplink::Protocol;
 
 const DAY: f64 = 86_400.0;
 /// Days of a month, as bills have it.
@@ -65,12 +66,13 @@ impl Traffic {
 /// What the points of `lines` make `uplink` carry; a backup as if it were needed all the time.
 pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traffic {
     let mut traffic = Traffic::default();
-    for point in lines.iter().flat_map(|line| &line.devices).flat_map(|device| &device.points) {
+    let devices = lines.iter().flat_map(|line| &line.devices);
+    for (device, point) in devices.flat_map(|device| device.points.iter().map(move |point| (device, point))) {
         let Some(report) = reports.get(point.id.0 as usize) else { continue };
         for topic in report.topics() {
             if let Some(rule) = rule_for(&uplink.rules, topic, report) {
                 let payload = empty_payload() + f64::from(characters(point));
-                traffic.add(a_day(point, report), bytes(uplink, rule, topic, report) + payload);
+                traffic.add(a_day(interval(device, point), report), bytes(uplink, rule, topic, report) + payload);
             }
         }
     }
@@ -94,15 +96,22 @@ fn bytes(uplink: &Uplink, rule: &Rule, topic: &TopicName, report: &PointReport) 
     let qos = rule.qos.unwrap_or(report.qos);
     let alone = ALONE.iter().find(|(known, _)| *known == qos).map_or(0.0, |(_, bytes)| *bytes);
     let tls = if is_tls(uplink) { TLS } else { 0.0 };
-    let number = if uplink.settings.numbered { NUMBER } else { 0.0 };
+    let number = if uplink.settings.numbered && uplink.settings.protocol == Protocol::V5 { NUMBER } else { 0.0 };
     let topic = u32::try_from(rule.prefix.len() + topic.as_str().len()).unwrap_or(u32::MAX);
     alone + tls + number + f64::from(topic)
 }
 
+/// How often a point has a value; a computed one whenever one of its parts has.
+fn interval(device: &Device, point: &Point) -> Duration {
+    let Source::Derived(formula) = &point.source else { return point.every };
+    let parts = device.points.iter().filter(|other| formula.names().iter().any(|name| **name == *other.name));
+    parts.map(|other| other.every).min().unwrap_or(point.every)
+}
+
 /// How often a topic of a point is published in a day: if nothing changes, and if everything does.
-fn a_day(point: &Point, report: &PointReport) -> (f64, f64) {
+fn a_day(every: Duration, report: &PointReport) -> (f64, f64) {
     let times = |every: Duration| DAY / every.as_secs_f64().max(0.001);
-    let most = times(report.aggregate.as_ref().map_or(point.every, |aggregate| aggregate.every.max(point.every)));
+    let most = times(report.aggregate.as_ref().map_or(every, |aggregate| aggregate.every.max(every)));
     let is_by_exception = report.rule.deadband.is_some() || report.swinging_door.is_some();
     let heartbeat = report.rule.at_least_every.map_or(0.0, times);
     (if is_by_exception { heartbeat.min(most) } else { most }, most)

@@ -24,6 +24,22 @@ pub enum Ask {
     Identity,
 }
 
+impl Ask {
+    /// What is wrong with asking a unit so; `None` if it can be asked.
+    pub fn fault(&self, unit: u8) -> Option<&'static str> {
+        let Self::Registers { table, start, count } = self else { return (unit == 0).then_some(NOBODY) };
+        let most = if table.is_bits() { 2000 } else { 125 };
+        match *count {
+            _ if unit == 0 => Some(NOBODY),
+            1.. if *count <= most && u32::from(*start) + u32::from(*count) <= 65_536 => None,
+            _ => Some("a request asks for 1 to 125 registers, or 1 to 2000 bits, up to number 65535"),
+        }
+    }
+}
+
+/// Why unit 0 is not asked.
+const NOBODY: &str = "unit 0 stands for all devices, and none answers";
+
 /// How it was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

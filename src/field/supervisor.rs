@@ -100,6 +100,8 @@ impl<D: Driver> Supervisor<D> {
             };
             self.driver.disconnect();
             self.ends.counts.is_up.set(0);
+            let pending = self.inquiry.take().map(|(inquiry, _)| inquiry);
+            self.no_line(pending, &why);
             if self.down.as_ref() != Some(&why) {
                 tracing::warn!(line = %self.line.name, %why, "line is down; trying again");
                 self.all_offline(&why).await?;
@@ -150,7 +152,8 @@ impl<D: Driver> Supervisor<D> {
                         self.inquiry = inquiry.map(|inquiry| (inquiry, now()));
                         return Ok(Ok(()));
                     }
-                    self.no_line(inquiry);
+                    let why = self.down.clone().unwrap_or_else(|| "the line is being opened".to_owned());
+                    self.no_line(inquiry, &why);
                 }
                 heard = self.driver.listen(), if is_open => match heard {
                     Ok((device, values)) => self.heard(device, values).await?,

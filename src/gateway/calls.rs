@@ -27,6 +27,10 @@ pub(super) fn take(call: Call, field: &Field) {
         let _ = reply.send(Reply::Refused(format!("the gateway that runs has no line \"{line}\"; {hint}")));
         return;
     };
+    if let Some(fault) = ask.fault(unit) {
+        let _ = reply.send(Reply::Refused(fault.to_owned()));
+        return;
+    }
     let within = Duration::from_millis(within_ms);
     let (answer, answered) = oneshot::channel();
     match queue.try_send(Inquiry { unit, ask, within, deadline: now() + within + PATIENCE, answer }) {

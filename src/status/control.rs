@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream as Probe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,12 +20,18 @@ use crate::tasks::{Stop, detach};
 
 /// The name of the socket.
 const NAME: &str = "control.sock";
+/// The file that a gateway holds locked.
+const LOCK: &str = "control.lock";
+/// How often it is tried.
+const LOOKS: u32 = 20;
 /// For owner and group.
 const MODE: u32 = 0o660;
 /// Longest request, in bytes.
 const LONGEST: u64 = 64 * 1024;
 /// Commands at a time.
 const MOST: usize = 16;
+/// The pause after no connection could be accepted.
+const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// How long a command may say nothing.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -73,11 +80,37 @@ pub fn path(folder: &Path) -> PathBuf {
     folder.join(NAME)
 }
 
-/// True if a gateway listens there, whoever may ask it.
+/// True if a gateway runs whose state is in `folder`, whether it can be asked or not.
 pub fn is_running(folder: &Path) -> bool {
     match Probe::connect(path(folder)) {
-        Ok(_) => true,
-        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        Ok(_) => return true,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return true,
+        Err(_) => {}
+    }
+    // One that could not make its socket.
+    let lock = fs::File::open(folder.join(LOCK));
+    lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
+}
+
+/// Held by a gateway as long as it runs, so that commands know of it.
+#[derive(Debug)]
+pub struct Presence {
+    _lock: fs::File,
+}
+
+impl Presence {
+    /// Of the gateway whose state is in `folder`.
+    pub fn take(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let lock = fs::File::options().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
+        // A command that looks holds it for a moment.
+        for _ in 0..LOOKS {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(10)),
+                done => return done.map(|()| Self { _lock: lock }).map_err(io::Error::from),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway uses this folder"))
     }
 }
 
@@ -113,8 +146,13 @@ impl Control {
                 accepted = self.listener.accept() => accepted,
                 () = stop.wait() => return,
             };
+            let Ok((stream, _)) = accepted else {
+                // Nothing to accept with; that does not end at once.
+                tokio::time::sleep(AFTER_ERROR).await;
+                continue;
+            };
             // Whoever finds no place is hung up on.
-            let (Ok((stream, _)), Ok(place)) = (accepted, std::sync::Arc::clone(&places).try_acquire_owned()) else { continue };
+            let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else { continue };
             let (calls, mut stop) = (calls.clone(), stop.clone());
             detach(async move {
                 tokio::select! {
@@ -171,12 +209,23 @@ mod tests {
     use crate::field::decode::Table;
     use crate::tasks::stop_token;
 
+    #[test]
+    fn a_gateway_without_a_socket_is_known_by_its_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_running(folder.path()));
+        let presence = Presence::take(folder.path()).unwrap();
+        assert!(is_running(folder.path()) && Presence::take(folder.path()).is_err());
+        drop(presence);
+        assert!(!is_running(folder.path()), "the file alone says nothing");
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_command_asks_and_is_answered_and_a_second_gateway_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(path(folder.path()), "left behind").unwrap();
         let control = Control::bind(folder.path()).unwrap();
         assert_eq!(Control::bind(folder.path()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(is_running(folder.path()) && !is_running(Path::new("/does/not/exist")));
         assert_eq!(fs::metadata(path(folder.path())).unwrap().permissions().mode() & 0o777, MODE);
         let (calls, mut asked) = mpsc::channel(1);
         let (switch, stop) = stop_token();

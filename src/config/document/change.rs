@@ -37,7 +37,8 @@ impl Document {
         };
         let (Children::Map(own_nodes), Children::Map(their_nodes)) = (&mut self.places.children, other.places.children) else { return };
         for (name, node) in their_nodes {
-            let Some(value) = theirs.get(name.as_str()).cloned() else { continue };
+            // Each part was brought to the newest version by itself.
+            let Some(value) = theirs.get(name.as_str()).filter(|_| name != "version").cloned() else { continue };
             let known = own_nodes.iter_mut().find(|(own, _)| *own == name).map(|(_, node)| node);
             let Some((own_value, own_node)) = own.get_mut(name.as_str()).zip(known) else {
                 own.insert(name.as_str().into(), value);
@@ -65,6 +66,13 @@ impl Document {
             }
         }
         self.original = self.value.clone();
+    }
+
+    /// What stands below keys for passwords, whatever it is.
+    pub(in crate::config) fn secrets(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        secrets_below(&self.value, false, &mut found);
+        found
     }
 
     /// Replaces texts for which `change` returns another one.
@@ -97,6 +105,19 @@ fn rename_below(value: &mut Value, node: &mut Node, below: &[&str], (was, is): (
                 rename_below(value, node, rest, (was, is), places);
             }
         }
+        _ => {}
+    }
+}
+
+fn secrets_below(value: &Value, is_secret: bool, found: &mut Vec<String>) {
+    match value {
+        Value::String(text) if is_secret => found.push(text.clone()),
+        Value::Number(number) if is_secret => found.push(number.to_string()),
+        Value::Sequence(items) => items.iter().for_each(|item| secrets_below(item, is_secret, found)),
+        Value::Mapping(map) => map.iter().for_each(|(key, value)| {
+            let is_key = key.as_str().is_some_and(|key| ["password", "scram"].contains(&key));
+            secrets_below(value, is_secret || is_key, found);
+        }),
         _ => {}
     }
 }

@@ -119,7 +119,25 @@ pub fn points_from(table: &Table) -> Result<String, Vec<Fault>> {
     let mut text = String::from("points:\n");
     // Where the value of each key begins, by row.
     let mut places: Vec<Vec<(usize, usize)>> = Vec::new();
-    for row in &table.rows {
+    let mut faults: Vec<Fault> = Vec::new();
+    for (number, row) in table.rows.iter().enumerate() {
+        // Every row is a line, so that faults find their rows.
+        if row.iter().all(|cell| cell.trim().is_empty()) {
+            text.push('\n');
+            places.push(Vec::new());
+            continue;
+        }
+        if row.get(name_at).is_none_or(|name| name.trim().is_empty()) {
+            faults.push(fault(number + 2, name_at + 1, "the point has no name".to_owned()));
+        }
+        if let Some(extra) = row.iter().skip(table.columns.len()).position(|cell| !cell.trim().is_empty()) {
+            let column = table.columns.len() + extra + 1;
+            faults.push(fault(
+                number + 2,
+                column,
+                "a cell without a name above it; a comma in a cell needs quotes around the cell".to_owned(),
+            ));
+        }
         let mut line = format!("  {}: {{", quoted(row.get(name_at).map(String::as_str).unwrap_or_default()));
         let mut starts = Vec::new();
         for (index, (column, cell)) in
@@ -134,17 +152,19 @@ pub fn points_from(table: &Table) -> Result<String, Vec<Fault>> {
         text.push_str(&line);
         places.push(starts);
     }
-    let mut faults = Faults::new("", &text);
-    let typed = Document::parse(&text, &mut faults).and_then(|mut document| document.typed::<Profile>(&mut faults));
-    if typed.is_some() && faults.is_empty() {
-        return Ok(text);
+    let mut found = Faults::new("", &text);
+    let typed = Document::parse(&text, &mut found).and_then(|mut document| document.typed::<Profile>(&mut found));
+    if typed.is_some() && found.is_empty() && faults.is_empty() {
+        return Ok(text.lines().filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect());
     }
-    let told = faults.in_order().into_iter().map(|found| {
+    let told = found.in_order().into_iter().map(|found| {
         let starts = places.get(found.line.saturating_sub(2)).map(Vec::as_slice).unwrap_or_default();
         let column = starts.iter().rev().find(|(start, _)| *start <= found.column).map_or(name_at + 1, |(_, column)| *column);
         fault(found.line, column, found.message)
     });
-    Err(told.collect())
+    faults.extend(told);
+    faults.sort_by_key(|fault| (fault.line, fault.column));
+    Err(faults)
 }
 
 fn fault(row: usize, column: usize, message: String) -> Fault {
@@ -205,5 +225,9 @@ mod tests {
         let told = told(&wrong);
         assert!(told[0].starts_with("3:2 ") && told[1].starts_with("3:3 \"unit16\" is not possible here"), "{told:?}");
         assert!(told[2].starts_with("4:4 \"colour\" is not a setting here"), "{told:?}");
+        let odd = table(&["name", "holding", "type"], &[&["a", "1", "u16"], &["", "", ""], &["", "2", "u16"], &["b", "3", "u16", "more"]]);
+        let told: Vec<String> =
+            points_from(&odd).unwrap_err().iter().map(|fault| format!("{}:{} {}", fault.line, fault.column, fault.message)).collect();
+        assert!(told[0].starts_with("4:1 the point has no name") && told[1].starts_with("5:4 a cell without a name above it"), "{told:?}");
     }
 }

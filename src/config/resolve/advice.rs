@@ -167,7 +167,8 @@ pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line],
         let Some(index) = check.file.uplinks.iter().position(|typed| typed.name == uplink.settings.name) else { continue };
         idle_rules(check, index, uplink, reports);
         echoes(check, index, uplink, uplinks);
-        let Some(budget) = uplink.tariff.per_month else { continue };
+        // A backup is used for hours, and nobody knows for how many.
+        let Some(budget) = uplink.tariff.per_month.filter(|_| uplink.settings.use_when.is_none()) else { continue };
         let month = traffic(lines, reports.0, uplink).most * MONTH;
         #[allow(clippy::cast_precision_loss)]
         if month > budget as f64 {
@@ -183,6 +184,10 @@ pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line],
 fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, availability): (&[PointReport], &[TopicName])) {
     for (number, rule) in uplink.rules.iter().enumerate() {
         let path = at!["uplinks", index, "send", number, "filter"];
+        if rule.filter.plain().starts_with('$') {
+            check.fault(&path, "topics that begin with $ belong to the broker and are not sent; choose others");
+            continue;
+        }
         let takes_all = |other: &&crate::outbox::Rule| {
             other.filter.covers(&rule.filter)
                 && (other.only.is_empty() || (!rule.only.is_empty() && rule.only.iter().all(|class| other.only.contains(class))))
@@ -234,6 +239,22 @@ fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplin
 /// True if both reach the same remote.
 fn meets(one: &Uplink, other: &Uplink) -> bool {
     one.settings.remotes.iter().any(|remote| other.settings.remotes.contains(remote))
+}
+
+/// Lines that would open one serial device: only the first ever could.
+pub(super) fn shared_ports(check: &mut Check<'_>) {
+    let real = |path: &str| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
+    let lines = check.file.lines.iter().enumerate().filter(|(_, line)| line.enabled);
+    let ports: Vec<_> = lines.filter_map(|(index, line)| Some((index, line.name.clone(), real(line.serial.as_ref()?)))).collect();
+    for (place, (index, _, port)) in ports.iter().enumerate() {
+        // Files of tests may stand for no port at all.
+        if let Some((_, other, _)) = ports.iter().take(place).find(|(_, _, before)| before == port && *port != Path::new("/dev/null")) {
+            check.fault(
+                &at!["lines", *index, "serial"],
+                format!("line {other} has this device already; put all its instruments on one line"),
+            );
+        }
+    }
 }
 
 /// A serial device that is not there now.

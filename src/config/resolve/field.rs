@@ -60,6 +60,7 @@ pub(super) struct Field {
 pub(super) fn resolve(check: &mut Check<'_>) -> Field {
     let file = check.file;
     check.unique("lines", file.lines.iter().map(|line| line.name.as_str()).enumerate());
+    super::advice::shared_ports(check);
     let mut devices: Vec<(usize, Cow<'_, file::Device>)> = Vec::new();
     for (index, device) in file.devices.iter().enumerate() {
         devices.extend(each(check, index, device).into_iter().map(|device| (index, device)));
@@ -190,7 +191,7 @@ fn endpoint(check: &mut Check<'_>, path: &[Step], text: &str, default_port: u16)
         None => (text, Some(default_port)),
     };
     match port {
-        Some(port) if !host.is_empty() && !host.contains("//") => Some(format!("{host}:{port}")),
+        Some(port) if !host.is_empty() && !host.contains("//") && !host.contains(char::is_whitespace) => Some(format!("{host}:{port}")),
         _ => {
             check.fault(path, format!("`{text}` is not an address; write host:port, such as 192.168.1.20:{default_port}"));
             None

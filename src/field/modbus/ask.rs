@@ -15,13 +15,21 @@ use crate::field::decode::Table;
 use crate::time::now;
 
 impl Modbus {
-    /// Asks a unit. Answers that it owes are waited for first.
+    /// Asks a unit. One that owes an answer of the same length is not asked while a plan has other things to do.
     pub(super) async fn ask_anybody(&mut self, unit: u8, ask: &Ask, within: Duration) -> Said {
         if let Err(why) = self.connected().await {
             return Said::NoLine(why.to_string());
         }
-        if self.late.contains_key(&unit) {
-            // Whatever is on its way has come by then.
+        self.forget_owed(unit);
+        let bytes = match ask {
+            Ask::Registers { table, count, .. } => bytes_of(*table, *count),
+            Ask::Identity => 0,
+        };
+        if self.late.get(&unit).is_some_and(|owed| owed.contains_key(&bytes)) {
+            // The answer that is owed would be taken for this one. Nobody else's turn is spent on waiting for it.
+            if !self.blocks.is_empty() {
+                return Said::Nothing;
+            }
             sleep(self.bounds.most).await;
             self.late.remove(&unit);
         }

@@ -134,11 +134,10 @@ impl<D: Driver> Supervisor<D> {
     }
 
     /// A question to a line that is down.
-    pub(super) fn no_line(&self, inquiry: Option<Inquiry>) {
+    pub(super) fn no_line(&self, inquiry: Option<Inquiry>, why: &str) {
         if let Some(Inquiry { answer, .. }) = inquiry {
-            let why = self.down.clone().unwrap_or_else(|| "the line is being opened".to_owned());
             // Whoever asked may be gone.
-            let _ = answer.send(Said::NoLine(why));
+            let _ = answer.send(Said::NoLine(format!("line {} is down: {why}", self.line.name)));
         }
     }
 }
