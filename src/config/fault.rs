@@ -135,9 +135,8 @@ impl Faults {
     /// What a message quotes without what is hidden; its own words stay.
     fn without_hidden(&self, message: &str) -> String {
         let is_quote = |c| c == '`' || c == '"';
-        let mut is_quoted = false;
-        let parts = message.split_inclusive(is_quote).map(|part| {
-            let quoted = std::mem::replace(&mut is_quoted, !is_quoted);
+        let parts = message.split_inclusive(is_quote).enumerate().map(|(index, part)| {
+            let quoted = index % 2 == 1;
             let shown = |text: String, (value, shown): &(String, String)| if quoted { text.replace(value.as_str(), shown) } else { text };
             self.hidden.iter().fold(part.to_owned(), shown)
         });
