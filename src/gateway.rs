@@ -37,7 +37,7 @@ use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, detach, stop_token};
 use crate::time::{known_unix_ms, now};
-use crate::uplink::{self, Ends, Inbound, TlsError, Uplink};
+use crate::uplink::{self, Ends, Inbound, TlsError, Update, Uplink};
 use health::Health;
 use south::{Field, South};
 
@@ -96,6 +96,8 @@ pub struct Gateway {
     broker: Option<Broker>,
     /// The send rules of the uplinks.
     rules: Vec<watch::Sender<Arc<[Rule]>>>,
+    /// To the uplinks.
+    changes: Vec<watch::Sender<Option<Update>>>,
     field: Field,
     /// Of the encrypted listeners.
     tls: Option<Arc<Tls>>,
@@ -209,6 +211,7 @@ impl Gateway {
             health.watch_uplink(&uplink, outbox, is_up.subscribe());
             ready.push(uplink);
         }
+        let changes = ready.iter().map(Uplink::changes).collect();
         for (uplink, spec) in ready.into_iter().zip(&config.uplinks) {
             let (stop, hurried, grace) = (uplink_stop.clone(), hurried.clone(), config.shutdown_grace);
             tasks.start(format!("uplink:{}", spec.settings.name), async move {
@@ -245,6 +248,7 @@ impl Gateway {
             load,
             broker,
             rules,
+            changes,
             field,
             tls,
             health,

@@ -14,6 +14,8 @@ pub struct Diff {
     pub stops: Vec<String>,
     /// Lines that are to be started: new, or different.
     pub starts: Vec<String>,
+    /// Uplinks that are to connect anew, by their place.
+    pub uplinks: Vec<usize>,
     /// For people: everything that changes.
     pub told: Vec<String>,
     /// What cannot change while the gateway runs.
@@ -85,6 +87,12 @@ impl Gateway {
         if shown > 0 {
             diff.told.push(format!("{shown} points are reported in another way"));
         }
+        for (index, (one, other)) in self.uplinks.iter().zip(&running.uplinks).enumerate() {
+            if one.settings != other.settings {
+                diff.uplinks.push(index);
+                diff.told.push(format!("uplink {} connects anew", one.settings.name));
+            }
+        }
         for (one, other) in self.uplinks.iter().zip(&running.uplinks).filter(|(one, other)| one.rules != other.rules) {
             diff.told.push(format!("uplink {}: {} send rules instead of {}", one.settings.name, one.rules.len(), other.rules.len()));
         }
@@ -119,7 +127,10 @@ impl Gateway {
         let names = |gateway: &Self| -> Vec<String> { gateway.uplinks.iter().map(|uplink| uplink.settings.name.clone()).collect() };
         check(names(self) == names(running), "the list of uplinks");
         for (one, other) in self.uplinks.iter().zip(&running.uplinks).filter(|(one, other)| one.settings.name == other.settings.name) {
-            check(one.settings == other.settings, &format!("uplink {}, but for its send rules", one.settings.name));
+            let (one, other) = (&one.settings, &other.settings);
+            let is_same = one.index == other.index && one.use_when == other.use_when && one.connect_within == other.connect_within;
+            check(is_same && one.client_id == other.client_id, &format!("use_when, connect_within and client_id of uplink {}", one.name));
+            check(one.save_every == other.save_every, "outbox");
         }
         parts
     }

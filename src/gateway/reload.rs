@@ -8,6 +8,7 @@ use crate::broker::engine::Change;
 use crate::config;
 use crate::status::control::Reply;
 use crate::time::now;
+use crate::uplink::Update;
 
 impl Gateway {
     /// Reads file and certificates. A file with faults, or one that needs a restart, changes nothing. The error is a task that failed.
@@ -30,6 +31,13 @@ impl Gateway {
             let parts = diff.needs_restart.join(", ");
             return Ok(refused(format!("nothing is changed: a restart is needed for {parts} (systemctl restart wellhead)")));
         }
+        let mut updates = Vec::new();
+        for (index, uplink) in config.uplinks.iter().enumerate().filter(|(index, _)| diff.uplinks.contains(index)) {
+            match Update::new(uplink.settings.clone()) {
+                Ok(update) => updates.push((index, update)),
+                Err(why) => return Ok(refused(format!("nothing is changed: {why}"))),
+            }
+        }
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -38,6 +46,11 @@ impl Gateway {
         }
         if diff.told.is_empty() {
             tracing::info!("the file was read again: nothing is different");
+        }
+        for (index, update) in updates {
+            if let Some(uplink) = self.changes.get(index) {
+                uplink.send_replace(Some(update));
+            }
         }
         self.apply(config, &diff).await?;
         Ok(Reply::Reloaded(diff.told))

@@ -40,6 +40,8 @@ pub(super) enum Done {
     Stopped,
     /// A backup that is not needed any more.
     NotNeeded,
+    /// Its settings are different from here on.
+    Changed,
 }
 
 pub(super) struct Connection<'a> {
@@ -136,6 +138,12 @@ impl<'a> Connection<'a> {
                 _ = status.tick() => {
                     self.uplink.status.show();
                     self.check_life()?;
+                }
+                Ok(()) = self.uplink.updates.changed(), if self.give_up.is_none() => {
+                    // Looked at before the next connection.
+                    self.uplink.updates.mark_changed();
+                    self.say_goodbye().await?;
+                    return Ok(Done::Changed);
                 }
                 () = stop.wait(), if self.give_up.is_none() => self.give_up = Some(now() + grace),
             }

@@ -33,7 +33,7 @@ use serde::Deserialize;
 use crate::mqtt::{QoS, TopicFilter, TopicName};
 pub use inbound::Inbound;
 pub use remote::{Proxy, Remote, Scheme};
-pub use task::{Ends, Uplink, prepare};
+pub use task::{Ends, Update, Uplink, prepare};
 pub use tls::TlsError;
 
 /// The MQTT version spoken to a remote.

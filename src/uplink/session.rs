@@ -215,6 +215,11 @@ impl Session {
         told
     }
 
+    /// How many messages may be in flight from the next connection on.
+    pub(super) fn set_window(&mut self, window: u16) {
+        self.window = usize::from(window.max(1));
+    }
+
     /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
     pub(super) fn room(&self) -> usize {
         // What was recovered has its place already.

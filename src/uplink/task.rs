@@ -84,6 +84,27 @@ pub struct Uplink {
     /// Of a backup: whether the other uplink is up, and since when it is not.
     primary: Option<watch::Receiver<bool>>,
     primary_down_since: Instant,
+    /// Settings that came since it was made.
+    pub(super) updates: watch::Receiver<Option<Update>>,
+    changes: watch::Sender<Option<Update>>,
+}
+
+/// Other settings for an uplink that runs, with the certificates that they name.
+#[derive(Clone)]
+pub struct Update {
+    settings: Settings,
+    tls: Option<TlsConnector>,
+}
+
+impl Update {
+    /// Reads the certificates.
+    pub fn new(settings: Settings) -> Result<Self, TlsError> {
+        Ok(Self { tls: connector(&settings)?, settings })
+    }
+}
+
+fn connector(settings: &Settings) -> Result<Option<TlsConnector>, TlsError> {
+    if settings.remotes.iter().any(Remote::is_tls) { Ok(Some(TlsConnector::from(tls::client_config(settings)?))) } else { Ok(None) }
 }
 
 /// What an uplink is connected with inside the gateway.
@@ -100,7 +121,8 @@ pub struct Ends {
 
 /// Checks the certificates of an uplink and makes it ready.
 pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink, TlsError> {
-    let tls = if settings.remotes.iter().any(Remote::is_tls) { Some(TlsConnector::from(tls::client_config(&settings)?)) } else { None };
+    let tls = connector(&settings)?;
+    let (changes, updates) = watch::channel(None);
     let status = Status::new(settings.name.clone(), ends.live, outbox.clone(), ends.is_up);
     let memories = LANES.iter().map(|lane| {
         Memory::decode(outbox.state(*lane)).unwrap_or_else(|| {
@@ -125,6 +147,8 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         is_subscribed: false,
         primary: ends.primary,
         primary_down_since: at,
+        updates,
+        changes,
         settings,
         outbox,
     })
@@ -139,6 +163,20 @@ impl Uplink {
     /// Of its task.
     pub fn pulse(&self) -> &Pulse {
         &self.pulse
+    }
+
+    /// Takes other settings while it runs: it disconnects in order, and connects as they say. Name, index, `use_when` and
+    /// `connect_within` stay what they are.
+    pub fn changes(&self) -> watch::Sender<Option<Update>> {
+        self.changes.clone()
+    }
+
+    /// From here on the newest settings count. What is in flight stays in flight.
+    pub(super) fn take_update(&mut self) {
+        let Some(Update { settings, tls }) = self.updates.borrow_and_update().clone() else { return };
+        self.session.set_window(settings.window);
+        self.is_subscribed = false;
+        (self.settings, self.tls) = (settings, tls);
     }
 
     /// Runs until the stop order; then at most `grace` longer, to send what waits.
@@ -164,6 +202,10 @@ impl Uplink {
         let mut silent_since = None;
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
             self.pulse.beat(now());
+            if self.updates.has_changed().unwrap_or(false) {
+                self.take_update();
+                backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
+            }
             let error = match self.open(stop.clone()).await {
                 None => return,
                 Some(Ok((link, accepted, remote))) => {
@@ -172,6 +214,10 @@ impl Uplink {
                     self.status.connected(&remote);
                     match self.serve(link, accepted, &remote, stop.clone(), grace).await {
                         Ok(Done::Stopped) => return,
+                        Ok(Done::Changed) => {
+                            self.status.disconnected("its settings are different from here on");
+                            continue;
+                        }
                         Ok(Done::NotNeeded) => {
                             self.primary_down_since = now();
                             self.status.standing_by();
@@ -243,6 +289,11 @@ impl Uplink {
                 () = sleep_until(until.into()) => {}
                 () = sleep(STATUS_EVERY) => self.status.show(),
                 buried = self.burials.next() => self.outbox.settle(&[buried]),
+                // Looked at before the next attempt.
+                Ok(()) = self.updates.changed() => {
+                    self.updates.mark_changed();
+                    return;
+                }
                 () = stop.wait() => return,
             }
         }

@@ -199,7 +199,11 @@ fn a_bad_file_changes_nothing_and_what_cannot_change_is_named() {
     site.yaml = good;
     for (from, to, part) in [
         ("site: x\n", "site: y\n", "site"),
-        ("retry: { first: 100ms", "retry: { first: 150ms", "uplink cloud, but for its send rules"),
+        (
+            "retry: { first: 100ms",
+            "connect_within: 7s\n    retry: { first: 100ms",
+            "use_when, connect_within and client_id of uplink cloud",
+        ),
         ("folder: state", "folder: other", ""),
         ("broker: { listen: [ ", "broker: { max_connections: 7, listen: [ ", "limits of the broker"),
     ] {
@@ -211,4 +215,30 @@ fn a_bad_file_changes_nothing_and_what_cannot_change_is_named() {
         site.yaml = before;
     }
     assert_eq!(site.value("x/b/flow"), 50);
+}
+
+#[test]
+fn an_uplink_goes_to_its_new_address_with_everything_that_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Mosquitto::start(folder.path(), "");
+    let far = subscriber(folder.path(), remote.port, "up/#");
+    let dead = free_port();
+    let mut site = site(dead);
+    for number in 0..20 {
+        site.publish("up/x", &number.to_string());
+    }
+    let (code, out, error) = site.reload(&format!("to: mqtt://127.0.0.1:{dead}"), &format!("to: mqtt://127.0.0.1:{}", remote.port));
+    assert!(code == Some(0) && out == "uplink cloud connects anew\n", "{out}{error}");
+    far.wait_for_output("up/x 19");
+    // While it is connected: a new user property, or none; nobody else is cut off, and nothing comes twice.
+    let (code, out, error) = site.reload("retry:", "number_messages: false\n    retry:");
+    assert!(code == Some(0) && out == "uplink cloud connects anew\n", "{out}{error}");
+    site.publish("up/x", "20");
+    far.wait_for_output("up/x 20");
+    let numbers: Vec<u32> = far.output().lines().filter_map(|line| line.split("up/x ").nth(1)?.trim().parse().ok()).collect();
+    assert_eq!(numbers, (0..=20).collect::<Vec<u32>>());
+    assert_eq!(site.gateway.process.output().matches("line is up line=one").count(), 1);
+    // Certificates that are not there change nothing.
+    let (code, _, error) = site.reload("to: mqtt://", "to: mqtts://");
+    assert_eq!(code, Some(0), "{error}");
 }
