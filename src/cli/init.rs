@@ -189,6 +189,14 @@ fn device(init: &Init, asks: bool) -> Result<String, Failure> {
             format!("  there is {}", found.join(", "))
         });
     };
+    // A plain instrument has no Modbus address.
+    if presets::text(&profile).is_some_and(|text| text.lines().any(|line| line.starts_with("text:"))) {
+        let name = answer(init.name.as_ref(), asks, "Its name", "instrument")?;
+        return Ok(format!(
+            "  - {{ name: {}, line: bus, profile: {profile} }}   # `wellhead profiles {profile}` shows its points\n",
+            quoted(&name)
+        ));
+    }
     let unit = answer(init.unit.map(|unit| unit.to_string()).as_ref(), asks, "Its Modbus address", "1")?;
     let name = answer(init.name.as_ref(), asks, "Its name", "meter")?;
     let unit: u8 = unit.parse().map_err(|_| Failure { code: USAGE, message: format!("`{unit}` is no Modbus address; type 1 to 247") })?;

@@ -230,6 +230,11 @@ fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
     let (code, _, _) = init(&["--yes", "--force", "--modbus-tcp", "192.168.1.20"]);
     let (_, plan, _) = run(wellhead().arg("check").arg(&file));
     assert!(code == Some(0) && plan.contains("line bus (192.168.1.20:502)"), "{plan}");
+    let (code, _, error) = init(&["--yes", "--force", "--serial", "/dev/null", "--profile", "toledo"]);
+    let (_, plan, _) = run(wellhead().arg("check").arg(&file));
+    assert!(code == Some(0) && plan.contains("1 device") && !fs::read_to_string(&file).unwrap().contains("unit:"), "{plan}{error}");
+    let (code, _, error) = init(&["--yes", "--force", "--profile", "toledo"]);
+    assert!(code == Some(2) && error.contains("--profile is for an instrument on a line"), "{error}");
     // Nothing is written for a wrong answer.
     fs::remove_file(&file).unwrap();
     for (wrong, told) in [
@@ -240,7 +245,13 @@ fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
         let (code, _, error) = init(&[&["--yes", "--serial", "/dev/null"], &wrong[..]].concat());
         assert!(code == Some(2) && error.contains(told) && !file.exists(), "{error}");
     }
-    // Asked in a terminal.
+}
+
+#[test]
+fn init_asks_in_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let typed = file.display().to_string();
     let mut terminal = Command::new("script");
     terminal.args(["-qefc", &format!("{} init {typed}", env!("CARGO_BIN_EXE_wellhead")), "/dev/null"]);
     let mut terminal = Process::start(&mut terminal, &folder.path().join("terminal.log"));
