@@ -1,7 +1,7 @@
 //! The only place that wires modules together: channels, order of start, order of stop.
 //!
 //! Start: outboxes, listeners and certificates first, because they can fail on a person's mistake; then every task at once.
-//! Change (`reload`): lines that differ are stopped and started; clients, sessions, outboxes and uplinks go on.
+//! Change (`reload`): lines that differ are stopped and started, uplinks that differ connect anew; clients, sessions and outboxes go on.
 //! Stop: lines and local clients first; when what they had to say is in the outboxes, the uplinks get their grace; then the
 //! outboxes are closed. A task that ends unasked stops everything in the same order, and is an error.
 

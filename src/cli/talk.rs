@@ -117,24 +117,24 @@ pub(super) fn read(access: &Access, device: &str, point: &str) -> Result<(), Fai
     }
 }
 
-/// Prints a value; one that is not good is a failure.
-fn told(payload: &[u8]) -> Result<(), Failure> {
+/// Prints a value or a result; a failure if what it says under `key` is not `right`.
+fn judged(payload: &[u8], key: &str, right: &str, wrong: &str) -> Result<(), Failure> {
     put(&[payload, b"\n"].concat())?;
     let told: Json = serde_json::from_slice(payload).unwrap_or_default();
-    match told.get("q").and_then(Json::as_str).unwrap_or_default() {
-        "good" => Ok(()),
-        quality => Err(Failure::runtime(format!("the value is {quality}, not good"))),
+    match told.get(key).and_then(Json::as_str).unwrap_or_default() {
+        said if said == right => Ok(()),
+        said => Err(Failure::runtime(format!("{wrong}: {said}"))),
     }
+}
+
+/// Prints a value; one that is not good is a failure.
+fn told(payload: &[u8]) -> Result<(), Failure> {
+    judged(payload, "q", "good", "the value is not good")
 }
 
 /// Prints how a write ended; anything but `ok` is a failure.
 fn judge(result: &[u8]) -> Result<(), Failure> {
-    put(&[result, b"\n"].concat())?;
-    let told: Json = serde_json::from_slice(result).unwrap_or_default();
-    match told.get("status").and_then(Json::as_str).unwrap_or_default() {
-        "ok" => Ok(()),
-        status => Err(Failure::runtime(format!("not written: {status}"))),
-    }
+    judged(result, "status", "ok", "not written")
 }
 
 /// Writes a value, and prints how that ended; anything but `ok` is a failure.

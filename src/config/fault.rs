@@ -58,7 +58,7 @@ fn excerpt(text: &str, (line_number, column): (usize, usize)) -> String {
 fn without_secrets(line: &str) -> String {
     static SECRET: LazyLock<Option<Regex>> = LazyLock::new(|| {
         // The value of a key, quoted or not; what stands before the @ of an address; a hash.
-        Regex::new(r#"(?x) (?i:pas[a-z]*|pw[a-z]*|secret[a-z]*|scram)['"]?\s*:\s*(?P<a> '[^']*'? | "[^"]*"? | [^,}]+) | ://(?P<b>[^/@\s]+)@ | (?P<c>\$argon2[^'",}\s]*)"#).ok()
+        Regex::new(r#"(?x) (?i:pas[a-z]*|pw[a-z]*|secret[a-z]*|scram)['"]?\s*:\s*(?P<a> \[[^\]]*\]? | '[^']*'? | "[^"]*"? | [^,}]+) | ://(?P<b>[^/@\s]+)@ | (?P<c>\$argon2[^'",}\s]*)"#).ok()
     });
     let mut shown: Vec<char> = line.chars().collect();
     for captures in SECRET.iter().flat_map(|secret| secret.captures_iter(line)) {
@@ -211,7 +211,7 @@ mod tests {
         check("password_file: cloud.password", "password_file: cloud.password");
         // Slips of the pen, and what is no text.
         check("    passwort: hunter2", "    passwort: *******");
-        check("{ pasword: [ a, b ], x: 1 }", "{ pasword: ***, b ], x: 1 }");
+        check("{ pasword: [ a, b ], x: 1 }", "{ pasword: ********, x: 1 }");
         check("password: plain secret two", "password: ****************");
     }
 

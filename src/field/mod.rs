@@ -7,7 +7,7 @@
 //! * Nothing is written that was not ordered, and every order is told how it ended.
 //!
 //! `decode` (what registers and bytes mean; pure), `schedule` (when; pure), `last` (what stands when attempts fail; pure), `modbus` and
-//! `text` (the drivers), `supervisor` (the task of a line).
+//! `text` (the drivers), `supervisor` (the task of a line), `ask` (questions of persons).
 //!
 //! To add a protocol: `field/<name>.rs` with a [`Driver`], and one line in [`LineTask::run`].
 //! What it does not do: it knows neither topics nor brokers.

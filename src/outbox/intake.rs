@@ -77,7 +77,7 @@ impl Intake {
             return Ok(None);
         }
         let wants = |rule: &&Rule| (rule.only.is_empty() || rule.only.contains(&message.class.id)) && rule.filter.matches(&message.topic);
-        let rules = Arc::clone(&self.rules.borrow());
+        let rules = self.rules.borrow();
         let Some(rule) = rules.iter().find(wants) else { return Ok(None) };
         let topic = TopicName::new(format!("{}{}", rule.prefix, message.topic)).map_err(OfferError::Topic)?;
         let mut properties = message.properties.clone();

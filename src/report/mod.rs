@@ -13,7 +13,7 @@ mod point;
 pub mod set;
 pub mod template;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,8 +74,17 @@ pub struct Aggregate {
 
 /// How often `$SYS/wellhead/report` is published.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// Where lines and devices are counted.
+const LINE_COUNTS: &str = "$SYS/wellhead/line/";
 /// How often intervals of points that fell silent are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// The topics on which a line is counted, and its devices.
+fn topics_of_counts(line: &LineCounts) -> impl Iterator<Item = String> {
+    let own = format!("{LINE_COUNTS}{}", line.name);
+    let devices = line.devices.iter().map(|(device, _)| format!("{LINE_COUNTS}{}/{device}", line.name));
+    std::iter::once(own).chain(devices)
+}
 
 /// What went through the report; published as JSON on `$SYS/wellhead/report`.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
@@ -240,6 +249,13 @@ impl Report {
                 (false, None) => state.points.push(PointState::new(point)),
             }
         }
+        let counted: HashSet<String> = shown.lines.iter().flat_map(|line| topics_of_counts(line)).collect();
+        if let Some(view) = &mut state.view {
+            let gone = state.told.extract_if(|topic, _| topic.as_str().starts_with(LINE_COUNTS) && !counted.contains(topic.as_str()));
+            for (topic, _) in gone {
+                view.show(Message::new(topic, "", Origin::Own).retained());
+            }
+        }
         // An empty payload takes back what is retained.
         messages.extend(gone.into_iter().map(|topic| Message::new(topic, "", Origin::Field).retained().with_qos(QoS::AtLeastOnce)));
         self.shown = shown;
@@ -294,10 +310,8 @@ impl Report {
         // A structure of numbers cannot fail to be written.
         tell("$SYS/wellhead/report".to_owned(), serde_json::to_string(&counts).unwrap_or_default());
         for line in &self.shown.lines {
-            tell(format!("$SYS/wellhead/line/{}", line.name), line.json());
-            for (device, counts) in &line.devices {
-                tell(format!("$SYS/wellhead/line/{}/{device}", line.name), counts.json());
-            }
+            let texts = std::iter::once(line.json()).chain(line.devices.iter().map(|(_, counts)| counts.json()));
+            topics_of_counts(line).zip(texts).for_each(|(topic, text)| tell(topic, text));
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the gateway tells those who look after it.
+//! What the gateway tells those who look after it, and what they ask of it.
 
 pub mod control;
 pub mod restarts;

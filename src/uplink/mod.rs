@@ -11,7 +11,7 @@
 //!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
 //! `session`, `memory` and `lanes` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
-//! rumqttc), `tls` the certificates, `task` connects, `connection` carries, `inbound` takes in.
+//! rumqttc), `tls` the certificates, `task` connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in.
 
 mod connection;
 mod inbound;

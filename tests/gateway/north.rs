@@ -568,6 +568,24 @@ fn a_repetition_of_the_remote_is_recognised_after_a_kill_9() {
     assert_eq!(reader.output().matches("got !").count(), 1, "the repetition was not handed on");
 }
 
+/// The answer may have been lost, and with it that the session is a new one, which knows no subscription.
+#[test]
+fn after_an_answer_that_never_came_subscriptions_are_asked_for_again() {
+    let remote = Remote::listen();
+    let _site = site(remote.port, "receive: [ { filter: 'cmd/a' } ]", "");
+    let mut wire = remote.accept(false, &[]);
+    assert_eq!(wire.read().kind(), 8);
+    wire.write(&[0x90, 4, 0xFF, 0xFF, 0, 1]);
+    // What is known to be there is not paid for twice.
+    drop(wire);
+    let mut wire = remote.accept(true, &[]);
+    assert!(wire.read_within(Duration::from_secs(2)).is_none_or(|packet| packet.kind() != 8));
+    drop(wire);
+    drop(remote.connect());
+    let mut wire = remote.accept(true, &[]);
+    assert_eq!(wire.read().kind(), 8);
+}
+
 #[test]
 fn a_filter_that_is_taken_out_of_the_file_is_unsubscribed() {
     let remote = Remote::listen();

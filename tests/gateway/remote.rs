@@ -76,15 +76,21 @@ impl Remote {
         Self { listener, port }
     }
 
+    /// The next connection and its CONNECT, which is not answered.
+    pub fn connect(&self) -> (Wire, Packet) {
+        let (stream, _) = self.listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut wire = Wire { stream, input: Vec::new() };
+        let connect = wire.read();
+        assert_eq!(connect.kind(), 1);
+        (wire, connect)
+    }
+
     /// Accepts a gateway, reads its CONNECT and answers with these flags and properties. A connection with Clean Start only ends an
     /// older session; the next one counts.
     pub fn accept(&self, session_present: bool, properties: &[u8]) -> Wire {
         let mut wire = loop {
-            let (stream, _) = self.listener.accept().unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut wire = Wire { stream, input: Vec::new() };
-            let connect = wire.read();
-            assert_eq!(connect.kind(), 1);
+            let (mut wire, connect) = self.connect();
             // Behind the protocol's name and its version.
             if connect.body[7] & 2 == 0 {
                 break wire;

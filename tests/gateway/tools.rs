@@ -34,6 +34,7 @@ devices:
       twice: {{ expression: 'setpoint * 2' }}
   - {{ name: valve, line: bus, unit: 9, points: {{ state: {{ coil: 3, simulate: {{ shape: constant, from: 1 }} }} }} }}
   - {{ name: inverter, line: plc, unit: 3, profile: sunspec-1, base: 40002 }}
+  - {{ name: other, line: plc, unit: 4, points: {{ mark: {{ holding: 40000, type: u32, simulate: {{ shape: constant, from: 0x53756E53 }} }} }} }}
 broker: {{ listen: [ 'mqtt://127.0.0.1:{broker}' ] }}
 "
     );
@@ -87,7 +88,11 @@ fn a_scan_finds_who_is_on_a_line_and_writes_down_what_it_found() {
     // SunSpec, and a block that is correct as it is.
     let (_, out, _) = bench.ask(&["scan", "plc", "--units", "1-5", "--within", "150ms", "--json"]);
     let found: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+    let found: Vec<(u64, Option<u64>)> =
+        found.as_array().unwrap().iter().map(|one| (one["unit"].as_u64().unwrap(), one["sunspec"].as_u64())).collect();
+    assert_eq!(found, [(3, None), (4, Some(40_000))]);
+    let (_, out, _) = bench.ask(&["scan", "plc", "--units", "4", "--within", "150ms", "--yaml"]);
+    assert!(out.contains("unit: 4, profile: sunspec-1, base: 40002 }"), "{out}");
     let (_, out, _) = bench.ask(&["scan", "bus", "--units", "5-10", "--within", "150ms", "--yaml"]);
     let file = bench.folder.path().join("found.yaml");
     fs::write(&file, format!("site: y\n{out}")).unwrap();

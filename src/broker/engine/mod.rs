@@ -13,7 +13,7 @@
 //!
 //! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
 //! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `subscribe`, `session`, `connection`, `output` (bytes),
-//! `subscriptions` (the tree), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`.
+//! `subscriptions` (the tree), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
 
 mod acknowledge;
 mod change;
