@@ -51,12 +51,32 @@ enum Item {
     End,
 }
 
+/// What waits for the thread. `bytes` is what its batches take, and `since` is when the oldest item came: the three change together.
 #[derive(Debug, Default)]
-struct Shared {
+struct Items {
     items: Vec<Item>,
     bytes: usize,
-    /// When the oldest item came.
     since: Option<Instant>,
+}
+
+impl Items {
+    fn put(&mut self, item: Item) {
+        if let Item::Batch(_, batch) = &item {
+            self.bytes += batch.len();
+        }
+        self.since.get_or_insert_with(now);
+        self.items.push(item);
+    }
+
+    /// Everything; nothing is left.
+    fn take(&mut self) -> Vec<Item> {
+        std::mem::take(self).items
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Items,
     /// Somebody waits for one of them.
     is_awaited: bool,
     /// The disk does not take what the thread has.
@@ -64,13 +84,6 @@ struct Shared {
     /// What waited was given up.
     was_dropped: bool,
     is_closing: bool,
-}
-
-impl Shared {
-    fn put(&mut self, item: Item) {
-        self.since.get_or_insert_with(now);
-        self.items.push(item);
-    }
 }
 
 #[derive(Debug, Default)]
@@ -199,15 +212,13 @@ impl Durable {
         self.grown += batch.len() as u64;
         self.last = position;
         let mut shared = self.queue.lock();
-        shared.bytes += batch.len();
         shared.is_awaited |= is_awaited;
-        shared.put(Item::Batch(position, batch));
+        shared.waiting.put(Item::Batch(position, batch));
         // One batch alone is never too much: there is nothing smaller to put in its place.
         let most = if shared.is_refusing { MOST_WAITING } else { 4 * MOST_WAITING };
-        let is_too_much = shared.bytes > most && shared.items.len() > 1;
+        let is_too_much = shared.waiting.bytes > most && shared.waiting.items.len() > 1;
         if is_too_much {
-            shared.items.clear();
-            shared.bytes = 0;
+            drop(shared.waiting.take());
             shared.was_dropped = true;
         }
         drop(shared);
@@ -247,14 +258,14 @@ impl Durable {
     }
 
     fn push(&self, item: Item) {
-        self.queue.lock().put(item);
+        self.queue.lock().waiting.put(item);
         self.queue.wake.notify_one();
     }
 
     /// Somebody waits for what is with the thread already.
     fn hurry(&self) {
         let mut shared = self.queue.lock();
-        if !shared.is_awaited && !shared.items.is_empty() {
+        if !shared.is_awaited && !shared.waiting.items.is_empty() {
             shared.is_awaited = true;
             self.queue.wake.notify_one();
         }
@@ -262,7 +273,7 @@ impl Durable {
 
     /// True while a checkpoint needs more turns.
     pub(super) fn wants_turns(&self) -> bool {
-        self.stage == Stage::Checkpoint && self.queue.lock().bytes < 4 * CHECKPOINT_PIECE
+        self.stage == Stage::Checkpoint && self.queue.lock().waiting.bytes < 4 * CHECKPOINT_PIECE
     }
 
     /// A report of the thread: what the engine may be told.
@@ -349,22 +360,20 @@ impl Writer {
             let wait = due.map_or(IDLE, |due| due - at).min(IDLE);
             shared = queue.wake.wait_timeout(shared, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
-        shared.bytes = 0;
-        shared.since = None;
         shared.is_awaited = false;
         let at = now();
         let earned = self.saved + at.saturating_duration_since(self.written_at);
         self.saved = earned.min(BURST).saturating_sub(self.save_every);
         self.written_at = at;
-        (std::mem::take(&mut shared.items), std::mem::take(&mut shared.was_dropped), shared.is_closing)
+        (shared.waiting.take(), std::mem::take(&mut shared.was_dropped), shared.is_closing)
     }
 
     /// When what waits is to be written; `None` if nothing waits.
     fn due(&self, shared: &Shared) -> Option<Instant> {
-        let since = shared.since?;
+        let since = shared.waiting.since?;
         let is_free = self.saved >= self.save_every;
         let soon = if is_free { since } else { since.max(self.written_at + (self.save_every - self.saved)) };
-        if shared.bytes >= ENOUGH {
+        if shared.waiting.bytes >= ENOUGH {
             return Some(since);
         }
         Some(if shared.is_awaited { soon } else { soon.max(since + LAZY) })

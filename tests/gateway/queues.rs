@@ -1,13 +1,14 @@
 //! What all queues may take together: the fullest gives room, what is in flight counts elsewhere, and everything is given back.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wellhead::broker::access::Access;
 use wellhead::broker::engine::{Limits, Peer, Setup};
-use wellhead::mqtt::{Packet, QoS};
+use wellhead::mqtt::{Packet, Properties, QoS, Version};
 
-use super::far_side::{FarSide, connect, subscribe};
+use super::far_side::{FarSide, connect, connect_as, subscribe};
 use super::stage::Stage;
 
 fn stage() -> Stage {
@@ -105,4 +106,57 @@ fn retained_messages_come_in_pieces_and_whole() {
         got.take(packet);
     }
     assert_eq!(got.numbers(QoS::AtMostOnce).len(), 9_000);
+}
+
+/// What the client gets now, without answering anything.
+fn arrived(stage: &mut Stage, id: u64) -> usize {
+    std::iter::from_fn(|| stage.next_packet(id)).filter(|packet| matches!(packet, Packet::Publish(_))).count()
+}
+
+#[test]
+fn what_a_client_cannot_take_any_more_leaves_room_for_what_it_can() {
+    let limits = Limits { max_queued_bytes: 10_000, receive_maximum: 64, sys_every: Duration::ZERO, ..Limits::default() };
+    let mut stage = Stage::new(Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() });
+    let (publisher, mut far) = (enter(&mut stage, "publisher"), FarSide::default());
+    let reader = enter(&mut stage, "reader");
+    stage.send(reader, &subscribe("#", QoS::AtLeastOnce));
+    let mut publish = |stage: &mut Stage, topic: &str, number: u64| {
+        let packet = far.publish(topic, number, QoS::AtLeastOnce);
+        stage.send(publisher, &packet);
+        let answer = stage.next_packet(publisher).unwrap();
+        far.take(answer);
+    };
+    let long = "l".repeat(4000);
+    (1..=3).for_each(|number| publish(&mut stage, &long, number));
+    assert_eq!(arrived(&mut stage, reader), 3, "all that fits is under way");
+    stage.drop_connection(reader);
+
+    let mut properties = Properties::default();
+    properties.edit().session_expiry = Some(100_000);
+    properties.edit().maximum_packet_size = NonZeroU32::new(1000);
+    let reader = stage.open(Peer::default());
+    stage.send(reader, &connect_as("reader", Version::V5, properties));
+    assert_eq!(arrived(&mut stage, reader), 0, "the client takes no packet of this size");
+    (11..=15).for_each(|number| publish(&mut stage, "short", number));
+    assert_eq!(arrived(&mut stage, reader), 5, "messages that were given up count no more");
+}
+
+#[test]
+fn what_is_in_flight_counts_after_a_restart() {
+    let limits = Limits { max_queued_bytes: 10_000, receive_maximum: 64, sys_every: Duration::ZERO, ..Limits::default() };
+    let mut stage = Stage::new(Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() });
+    let mut far = FarSide::default();
+    let reader = enter(&mut stage, "reader");
+    stage.send(reader, &subscribe("#", QoS::AtLeastOnce));
+    let long = "l".repeat(4000);
+    let publisher = enter(&mut stage, "publisher");
+    for number in 1..=4 {
+        let packet = far.publish(&long, number, QoS::AtLeastOnce);
+        stage.send(publisher, &packet);
+    }
+    assert_eq!(arrived(&mut stage, reader), 3, "as many as `max_queued_bytes` allows");
+    stage.crash();
+    let reader = stage.open(Peer::default());
+    stage.send(reader, &connect("reader"));
+    assert_eq!(arrived(&mut stage, reader), 3, "the bound is the same after a restart");
 }

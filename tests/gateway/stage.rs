@@ -213,6 +213,7 @@ impl Stage {
             let batch = self.engine.take_records();
             let is_done = !is_busy && batch.is_none() && !self.engine.has_work();
             self.waiting.extend(batch);
+            self.engine.check_invariants();
             if !self.is_disk_slow {
                 while let Some((position, batch)) = self.waiting.pop_front() {
                     self.journal.push(batch);

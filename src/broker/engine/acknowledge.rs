@@ -6,9 +6,10 @@ use bytestring::ByteString;
 
 use super::connect::End;
 use super::connection::{AckState, HeldAck, Settled};
+use super::in_flight::Entry;
 use super::publish::Answer;
 use super::record::Record;
-use super::session::{Exchange, InFlight};
+use super::session::Exchange;
 use super::{ConnectionId, Engine, Output, Position, SessionKey};
 use crate::mqtt::{Ack, Packet, PacketId, QoS, ReasonCode, Version};
 
@@ -119,35 +120,29 @@ impl Engine {
     }
 
     pub(super) fn pubcomp(&mut self, session: SessionKey, ack: &Ack, now: Instant) {
-        self.complete(session, ack.packet_id, |sent| sent.released, now);
+        self.complete(session, ack.packet_id, Entry::is_released, now);
     }
 
-    fn complete(&mut self, key: SessionKey, packet_id: PacketId, ends: impl Fn(&InFlight) -> bool, now: Instant) {
-        let Some(done) = self.sessions.get_mut(key).and_then(|session| session.complete(packet_id, ends)) else { return };
+    fn complete(&mut self, key: SessionKey, packet_id: PacketId, ends: impl Fn(&Entry) -> bool, now: Instant) {
+        let Some(done) = self.sessions.get_mut(key).and_then(|session| session.in_flight.complete(packet_id, ends)) else { return };
         self.record_done(key, &done);
         self.pump(key, now);
     }
 
     pub(super) fn pubrec(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {
         if ack.reason.is_error() {
-            self.complete(key, ack.packet_id, |sent| sent.delivery.qos == QoS::ExactlyOnce && !sent.released, now);
+            self.complete(key, ack.packet_id, |sent| sent.delivery.qos == QoS::ExactlyOnce && !sent.is_released(), now);
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_kept = session.is_kept();
         let number_of_session = session.number;
-        let sent = session.sent_mut(ack.packet_id).filter(|sent| sent.delivery.qos == QoS::ExactlyOnce);
-        let Some(sent) = sent else {
+        let Some(number) = session.in_flight.release(ack.packet_id) else {
             self.send(id, &Packet::PubRel(unknown(ack.packet_id)), 0);
             return;
         };
-        sent.released = true;
         // After PUBREL the client forgets the message: it must never be sent to it again.
-        let after = if is_kept {
-            self.records.put(&Record::Released { session: number_of_session, number: sent.delivery.number }, self.clock)
-        } else {
-            0
-        };
+        let after = if is_kept { self.records.put(&Record::Released { session: number_of_session, number }, self.clock) } else { 0 };
         self.send(id, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)), after);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::record::{Deadline, Record, SessionRecord, TargetRecord};
-use super::session::{Delivery, Exchange, InFlight};
+use super::session::{Delivery, Exchange};
 use super::{Engine, SessionKey};
 use crate::message::Origin;
 use crate::mqtt::TopicName;
@@ -75,10 +75,10 @@ impl Engine {
             let held = incoming.state != Exchange::Received;
             self.records.put(&Record::Received { session: number, packet_id: *packet_id, held }, clock);
         }
-        for InFlight { delivery, released, .. } in &session.in_flight {
-            put_delivery(&mut self.records, clock, number, (delivery, true), checkpoint);
-            if *released {
-                self.records.put(&Record::Released { session: number, number: delivery.number }, clock);
+        for entry in session.in_flight.iter() {
+            put_delivery(&mut self.records, clock, number, (&entry.delivery, true), checkpoint);
+            if entry.is_released() {
+                self.records.put(&Record::Released { session: number, number: entry.delivery.number }, clock);
             }
         }
         for delivery in session.queue.iter().filter(|delivery| delivery.number > 0) {

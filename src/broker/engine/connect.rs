@@ -280,7 +280,7 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.connection = None;
         session.away_since = Some(now);
-        session.forget_qos_0();
+        session.queue.forget_qos_0();
         let outlives = session.outlives;
         self.settle_will(key, end, now);
         match outlives {

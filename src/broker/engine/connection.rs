@@ -162,6 +162,13 @@ impl Outgoing {
         settled
     }
 
+    /// What is settled when everything that waits for the disk may leave.
+    fn gated(&self) -> Settled {
+        let mut settled = Settled::default();
+        self.answers.iter().chain(&self.messages).for_each(|gate| settled.add(gate.settles));
+        settled
+    }
+
     /// Forgets what waits for the disk.
     pub(super) fn drop_gated(&mut self) {
         self.answers.clear();
@@ -355,9 +362,18 @@ impl Connection {
 
     /// Bytes may leave that settle something.
     pub(super) fn settle(&mut self, settled: Settled) {
+        debug_assert!(settled.acks <= self.owed && settled.bytes <= self.owed_bytes, "what is settled was owed");
         self.owed = self.owed.saturating_sub(settled.acks);
         self.owed_bytes = self.owed_bytes.saturating_sub(settled.bytes);
         self.window = self.window.saturating_sub(settled.window);
+    }
+
+    /// Panics if what is owed is not what waits for taps and for the disk. For tests.
+    pub(super) fn check_invariants(&self) {
+        let gated = self.out.gated();
+        let waiting: usize = self.acks.iter().map(|ack| ack.bytes).sum();
+        assert_eq!(self.owed, self.acks.len() + gated.acks, "acknowledgements that are owed");
+        assert_eq!(self.owed_bytes, waiting + gated.bytes, "bytes of messages whose acknowledgements are owed");
     }
 }
 

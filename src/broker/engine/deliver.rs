@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::fanout::{Fanout, Item, item, put};
+use super::queue::Dropped;
 use super::record::{Record, TargetRecord};
-use super::session::{Delivery, Dropped, Kept, Session};
+use super::session::{Delivery, Kept, Session};
 use super::subscriptions::{GroupKey, Target, Wanted};
 use super::{ConnectionId, Engine, Position, QueueFull, SessionKey};
 use crate::message::Message;
@@ -94,12 +95,12 @@ impl Engine {
             }
             return;
         };
-        let is_next = session.queue.is_empty() && session.unsent == 0;
+        let is_next = session.queue.is_empty() && session.in_flight.unsent() == 0;
         let has_room = connection.out.waiting < self.limits.output_bytes;
         let has_window = share.qos == QoS::AtMostOnce
             || (session.has_room_in_flight(&self.limits)
-                && session.window < usize::from(connection.receive_maximum)
-                && !session.is_identifier_in_use(session.last_number + 1));
+                && session.in_flight.in_window() < usize::from(connection.receive_maximum)
+                && !session.in_flight.is_identifier_in_use(session.last_number + 1));
         if is_next && has_room && has_window {
             self.send_at_once(key, id, share, fanout);
         } else {
@@ -135,7 +136,7 @@ impl Engine {
             if is_recorded {
                 self.scratch.targets.push(TargetRecord::of(session.number, &delivery, true));
             }
-            session.put_in_flight(delivery);
+            session.in_flight.push(delivery);
         }
         self.count_publish(id, length, fanout.message.payload.len());
     }
@@ -162,7 +163,7 @@ impl Engine {
         let delivery = Delivery { message, number, qos, retain, is_replay: false, identifiers, share: group };
         let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
         let mut dropped = Vec::new();
-        if session.enqueue(delivery, &self.limits, now, &mut dropped) {
+        if session.queue.enqueue(delivery, &self.limits, now, &mut dropped) {
             self.scratch.targets.extend(record);
         } else {
             self.count_full();
@@ -192,11 +193,11 @@ impl Engine {
             if self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total {
                 return true;
             }
-            let fullest = self.sessions.iter().max_by_key(|(_, session)| session.held_bytes()).map(|(fullest, _)| fullest);
+            let fullest = self.sessions.iter().max_by_key(|(_, session)| session.queue.held_bytes()).map(|(fullest, _)| fullest);
             let Some(fullest) = fullest.filter(|fullest| *fullest != key || self.limits.queue_full == QueueFull::DropOldest) else {
                 return false;
             };
-            let Some(oldest) = self.sessions.get_mut(fullest).and_then(Session::dequeue) else { return false };
+            let Some(oldest) = self.sessions.get_mut(fullest).and_then(|session| session.queue.dequeue()) else { return false };
             self.drop_delivery(fullest, &oldest, false);
         }
         false
@@ -239,9 +240,8 @@ impl Engine {
     /// A session is gone: what another member of a shared subscription can take goes there. A QoS 2 message that was sent must not
     /// [MQTT-4.8.2-5].
     pub(super) fn hand_on(&mut self, session: &mut Session, now: Instant) {
-        let in_flight = std::mem::take(&mut session.in_flight).into_iter();
-        let sent = in_flight.filter(|entry| entry.delivery.qos == QoS::AtLeastOnce).map(|entry| entry.delivery);
-        let left = sent.chain(session.take_queue()).collect();
+        let sent = session.in_flight.take().filter(|delivery| delivery.qos == QoS::AtLeastOnce);
+        let left = sent.chain(session.queue.take()).collect();
         self.hand_to_others(left, now);
     }
 
@@ -273,7 +273,7 @@ impl Engine {
         let identifiers = identifier.into_iter().collect();
         let delivery = Delivery { message: message.clone(), number, qos, retain: true, is_replay: true, identifiers, share: None };
         let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
-        if !session.enqueue(delivery, &self.limits, now, &mut Vec::new()) {
+        if !session.queue.enqueue(delivery, &self.limits, now, &mut Vec::new()) {
             self.count_full();
         } else if let Some(record) = record {
             let record = Record::Message { id: message.id, retained: false, message: &message, targets: &[record] };
@@ -301,16 +301,18 @@ impl Engine {
         if connection.out.waiting >= self.limits.output_bytes {
             return None;
         }
-        let is_window_full =
-            session.window >= usize::from(connection.receive_maximum) || (session.window > 0 && !session.has_room_in_flight(&self.limits));
-        if session.unsent > 0 {
-            return if is_window_full { None } else { self.send_again(key, id, now) };
+        let in_window = session.in_flight.in_window();
+        let has_window = in_window < usize::from(connection.receive_maximum);
+        if session.in_flight.unsent() > 0 {
+            // These are held whether they are sent or not: their bytes are no reason to wait.
+            return if has_window { self.send_again(key, id, now) } else { None };
         }
+        let is_window_full = !has_window || (in_window > 0 && !session.has_room_in_flight(&self.limits));
         let next = session.queue.front()?;
-        if next.number > 0 && (is_window_full || session.is_identifier_in_use(next.number)) {
+        if next.number > 0 && (is_window_full || session.in_flight.is_identifier_in_use(next.number)) {
             return None;
         }
-        let delivery = session.dequeue()?;
+        let delivery = session.queue.dequeue()?;
         let is_recorded = session.is_kept() && delivery.number > 0;
         let after = if is_recorded && delivery.qos == QoS::ExactlyOnce { self.records.newest() } else { 0 };
         let is_expired = delivery.message.is_expired(now);
@@ -320,7 +322,7 @@ impl Engine {
             Some(length) => {
                 let (number, payload) = (delivery.number, delivery.message.payload.len());
                 if number > 0 {
-                    session.put_in_flight(delivery);
+                    session.in_flight.push(delivery);
                 }
                 self.count_publish(id, length, payload);
                 Some(number)
@@ -338,18 +340,15 @@ impl Engine {
     fn send_again(&mut self, key: SessionKey, id: ConnectionId, now: Instant) -> Option<u64> {
         let session = self.sessions.get_mut(key)?;
         let connection = self.connections.get_mut(&id)?;
-        let place = session.in_flight.iter().position(|entry| !entry.is_sent)?;
-        let entry = session.in_flight.get_mut(place)?;
-        session.unsent -= 1;
-        match item(&entry.delivery, entry.is_repeated, 0, now).write(connection, self.durable) {
+        let (place, entry) = session.in_flight.next_unsent()?;
+        let payload = entry.delivery.message.payload.len();
+        match item(&entry.delivery, entry.is_repeated(), 0, now).write(connection, self.durable) {
             Some(length) => {
-                (entry.is_sent, entry.is_in_window) = (true, true);
-                session.window += 1;
-                let payload = entry.delivery.message.payload.len();
+                session.in_flight.sent_again(place);
                 self.count_publish(id, length, payload);
             }
             None => {
-                let gone = session.in_flight.remove(place)?.delivery;
+                let gone = session.in_flight.remove(place)?;
                 self.traffic.dropped += 1;
                 self.record_done(key, &gone);
             }
@@ -360,8 +359,8 @@ impl Engine {
     /// After a reconnect everything in flight is sent again: each PUBREL at once [MQTT-3.3.4-10], each PUBLISH as the window allows.
     pub(super) fn resume(&mut self, key: SessionKey, now: Instant) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.begin_again();
-        let (connection, released) = (session.connection, session.releases());
+        session.in_flight.begin_again();
+        let (connection, released) = (session.connection, session.in_flight.releases());
         for packet_id in released {
             if let Some(id) = connection {
                 self.send(id, &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)), 0);

@@ -13,7 +13,7 @@
 //!
 //! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
 //! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `subscribe`, `session`, `connection`, `output` (bytes),
-//! `subscriptions` (the tree), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
+//! `subscriptions` (the tree), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
 
 mod acknowledge;
 mod change;
@@ -23,10 +23,13 @@ mod connection;
 mod deliver;
 mod events;
 mod fanout;
+mod in_flight;
+mod invariants;
 mod limits;
 mod login;
 mod output;
 mod publish;
+mod queue;
 mod record;
 mod restore;
 mod retained;

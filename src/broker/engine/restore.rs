@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::record::{Change, Clock, Deadline, SessionRecord, TargetRecord, WillRecord, next_change};
-use super::session::{Delivery, Exchange, InFlight, Incoming, Kept, PendingWill, Session, Subscription};
+use super::session::{Delivery, Exchange, Incoming, Kept, PendingWill, Session, Subscription};
 use super::{Engine, SessionKey, Setup};
 use crate::message::Message;
 use crate::mqtt::TopicName;
@@ -205,9 +205,9 @@ impl Restore {
             let Some(session) = self.engine.sessions.get_mut(known.key) else { continue };
             for (_, Waiting { delivery, was_sent, released }) in std::mem::take(&mut known.waiting) {
                 if was_sent || released {
-                    session.in_flight.push_back(InFlight { released, ..InFlight::new(delivery) });
+                    session.in_flight.restore(delivery, released);
                 } else {
-                    session.push(delivery);
+                    session.queue.push(delivery);
                 }
             }
         }

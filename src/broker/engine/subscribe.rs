@@ -143,7 +143,7 @@ impl Engine {
             let existed = session.unsubscribe(filter);
             if existed {
                 self.subscriptions.remove(filter, key);
-                left_behind.extend(session.take_shared(filter));
+                left_behind.extend(session.queue.take_shared(filter));
                 if session.is_kept() {
                     after = self.records.put(&Record::Unsubscribed { session: session.number, filter }, self.clock);
                 }

@@ -176,7 +176,7 @@ impl Engine {
     fn own_values(&self, values: &mut Vec<(String, String)>) {
         let in_flight: usize = self.sessions.iter().map(|(_, session)| session.in_flight.len()).sum();
         let queued: usize = self.sessions.iter().map(|(_, session)| session.queue.len()).sum();
-        let fullest = self.sessions.iter().map(|(_, session)| session.held_bytes()).max().unwrap_or(0);
+        let fullest = self.sessions.iter().map(|(_, session)| session.queue.held_bytes()).max().unwrap_or(0);
         let own = [
             ("connections", self.traffic.connections.to_string()),
             ("logins/failed", self.traffic.failed_logins.to_string()),

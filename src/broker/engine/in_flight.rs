@@ -1,0 +1,191 @@
+//! The QoS 1 and 2 messages that were sent to one client and are not acknowledged, together with their totals.
+//!
+//! Invariants:
+//! * Entries are in the order of their numbers, and no two of them have the same packet identifier.
+//! * `bytes` is what all entries weigh, `unsent` of them were not written on this connection, and `in_window` count against the
+//!   client's Receive Maximum: a PUBREL of an earlier connection does not.
+
+use std::collections::VecDeque;
+
+use super::session::{Delivery, IDENTIFIERS};
+use crate::mqtt::{PacketId, QoS};
+
+/// More places than this are given back when the list is empty.
+const SPARE: usize = 64;
+
+/// A QoS 1 or 2 message that was sent and is not done.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) delivery: Delivery,
+    /// PUBREC arrived: PUBREL is what goes out.
+    released: bool,
+    /// Written on an earlier connection.
+    is_repeated: bool,
+    /// Written on this one.
+    is_sent: bool,
+    /// As a PUBLISH: it counts until it is done [MQTT-4.9.0-2].
+    is_in_window: bool,
+}
+
+impl Entry {
+    /// True if PUBREC arrived.
+    pub(super) fn is_released(&self) -> bool {
+        self.released
+    }
+
+    /// True if it was written on an earlier connection [MQTT-3.3.1-1].
+    pub(super) fn is_repeated(&self) -> bool {
+        self.is_repeated
+    }
+
+    fn weight(&self) -> usize {
+        self.delivery.message.weight()
+    }
+}
+
+/// What one session has in flight.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    unsent: usize,
+    in_window: usize,
+}
+
+impl InFlight {
+    /// Messages.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Messages that were not written on this connection.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent
+    }
+
+    /// Messages that count against the client's Receive Maximum.
+    pub(super) fn in_window(&self) -> usize {
+        self.in_window
+    }
+
+    /// In the order of their numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// True if the packet identifier of a number is in use by an older message [MQTT-2.2.1-4].
+    pub(super) fn is_identifier_in_use(&self, number: u64) -> bool {
+        self.entries.front().is_some_and(|oldest| number.saturating_sub(oldest.delivery.number) >= IDENTIFIERS)
+    }
+
+    /// Notes a PUBLISH that was just written for the first time.
+    pub(super) fn push(&mut self, delivery: Delivery) {
+        self.in_window += 1;
+        self.put(Entry { delivery, released: false, is_repeated: false, is_sent: true, is_in_window: true });
+    }
+
+    /// Puts back what was in flight when the broker stopped.
+    pub(super) fn restore(&mut self, delivery: Delivery, released: bool) {
+        self.unsent += 1;
+        self.put(Entry { delivery, released, is_repeated: true, is_sent: false, is_in_window: false });
+    }
+
+    fn put(&mut self, entry: Entry) {
+        debug_assert!(entry.delivery.number > 0, "QoS 0 is never in flight");
+        debug_assert!(self.entries.back().is_none_or(|last| last.delivery.number < entry.delivery.number), "in the order of the numbers");
+        self.bytes += entry.weight();
+        self.entries.push_back(entry);
+    }
+
+    /// A new connection: nothing in flight was written on it.
+    pub(super) fn begin_again(&mut self) {
+        self.in_window = 0;
+        self.unsent = self.entries.len();
+        for entry in &mut self.entries {
+            (entry.is_sent, entry.is_in_window, entry.is_repeated) = (false, false, true);
+        }
+    }
+
+    /// What is released on a new connection, in order; it counts as written.
+    pub(super) fn releases(&mut self) -> Vec<PacketId> {
+        let released = self.entries.iter_mut().filter(|entry| entry.released && !entry.is_sent);
+        let ids: Vec<PacketId> = released
+            .filter_map(|entry| {
+                entry.is_sent = true;
+                entry.delivery.packet_id()
+            })
+            .collect();
+        self.unsent -= ids.len();
+        ids
+    }
+
+    /// The first message that was not written on this connection, and its place.
+    pub(super) fn next_unsent(&self) -> Option<(usize, &Entry)> {
+        self.entries.iter().enumerate().find(|(_, entry)| !entry.is_sent)
+    }
+
+    /// Notes that the message at a place was written again, as a PUBLISH.
+    pub(super) fn sent_again(&mut self, place: usize) {
+        let Some(entry) = self.entries.get_mut(place) else { return };
+        debug_assert!(!entry.is_sent && !entry.is_in_window, "it is written once a connection");
+        (entry.is_sent, entry.is_in_window) = (true, true);
+        self.unsent -= 1;
+        self.in_window += 1;
+    }
+
+    /// PUBREC for a QoS 2 message that was sent on this connection; its number.
+    pub(super) fn release(&mut self, packet_id: PacketId) -> Option<u64> {
+        let place = self.place_of(packet_id)?;
+        let entry = self.entries.get_mut(place).filter(|entry| entry.is_sent && entry.delivery.qos == QoS::ExactlyOnce)?;
+        entry.released = true;
+        Some(entry.delivery.number)
+    }
+
+    /// Ends what was sent under `packet_id` on this connection, if it is what the acknowledgement is for.
+    pub(super) fn complete(&mut self, packet_id: PacketId, ends: impl Fn(&Entry) -> bool) -> Option<Delivery> {
+        let place = self.place_of(packet_id)?;
+        self.entries.get(place).filter(|entry| entry.is_sent && ends(entry))?;
+        self.remove(place)
+    }
+
+    /// Gives up the message at a place.
+    pub(super) fn remove(&mut self, place: usize) -> Option<Delivery> {
+        let gone = self.entries.remove(place)?;
+        self.bytes -= gone.weight();
+        self.unsent -= usize::from(!gone.is_sent);
+        self.in_window -= usize::from(gone.is_in_window);
+        if self.entries.is_empty() && self.entries.capacity() > SPARE {
+            self.entries = VecDeque::new();
+        }
+        Some(gone.delivery)
+    }
+
+    /// Every message, in order; nothing is left.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Delivery> + use<> {
+        std::mem::take(self).entries.into_iter().map(|entry| entry.delivery)
+    }
+
+    /// Numbers are in order and within one round of the identifiers, so that an identifier means one number.
+    fn place_of(&self, packet_id: PacketId) -> Option<usize> {
+        let oldest = self.entries.front()?.delivery.number;
+        let first = u64::from(packet_id.get());
+        let number = oldest + (first + IDENTIFIERS - 1 - (oldest - 1) % IDENTIFIERS) % IDENTIFIERS;
+        self.entries.binary_search_by_key(&number, |entry| entry.delivery.number).ok()
+    }
+
+    /// Panics if a total is not what the entries say. For tests.
+    pub(super) fn check_invariants(&self) {
+        let count = |is: fn(&Entry) -> bool| self.entries.iter().filter(|entry| is(entry)).count();
+        assert_eq!(self.bytes, self.entries.iter().map(Entry::weight).sum::<usize>(), "bytes in flight");
+        assert_eq!(self.unsent, count(|entry| !entry.is_sent), "messages that were not written on this connection");
+        assert_eq!(self.in_window, count(|entry| entry.is_in_window), "messages in the window");
+        assert!(self.entries.iter().is_sorted_by(|one, next| one.delivery.number < next.delivery.number), "the order of the numbers");
+        let span = self.entries.back().zip(self.entries.front()).map_or(0, |(last, first)| last.delivery.number - first.delivery.number);
+        assert!(span < IDENTIFIERS, "two messages with the same packet identifier");
+    }
+}

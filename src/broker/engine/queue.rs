@@ -1,0 +1,180 @@
+//! The deliveries that wait for one session, together with their totals.
+//!
+//! Invariants: `held_bytes` is what all deliveries take, `counted_bytes` the same without the `replays` retained messages among them;
+//! nothing expires before `first_expiry`. A queue that is empty holds no memory worth speaking of.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::session::{Delivery, OVERHEAD};
+use super::{Limits, QueueFull};
+use crate::mqtt::{QoS, TopicFilter};
+
+/// More places than this are given back when the queue is empty.
+const SPARE: usize = 64;
+
+/// A delivery that left its queue without having been sent.
+#[derive(Debug)]
+pub(super) struct Dropped {
+    pub(super) delivery: Delivery,
+    /// It was too late for it; otherwise another one needed its room.
+    pub(super) is_expired: bool,
+}
+
+/// What waits for one session.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    deliveries: VecDeque<Delivery>,
+    counted_bytes: usize,
+    held_bytes: usize,
+    replays: usize,
+    first_expiry: Option<Instant>,
+}
+
+/// Bytes a delivery counts in its queue.
+fn size(delivery: &Delivery) -> usize {
+    OVERHEAD + delivery.message.weight()
+}
+
+impl Queue {
+    /// Deliveries.
+    pub(super) fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// True if nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    /// Bytes of all deliveries, about.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// From the oldest to the newest.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery> {
+        self.deliveries.iter()
+    }
+
+    /// The oldest.
+    pub(super) fn front(&self) -> Option<&Delivery> {
+        self.deliveries.front()
+    }
+
+    /// Lets a delivery wait; false if there is no room for it. What had to go for it is added to `dropped`. Replays of retained
+    /// messages have a bound of their own: a subscriber counts on getting all of them, and they must not push out what is new.
+    pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits, now: Instant, dropped: &mut Vec<Dropped>) -> bool {
+        if delivery.is_replay {
+            let fits = self.replays < limits.max_retained;
+            if fits {
+                self.push(delivery);
+            }
+            return fits;
+        }
+        let size = size(&delivery);
+        if !self.has_room(size, limits) {
+            self.drop_expired(now, dropped);
+        }
+        while !self.has_room(size, limits) {
+            let oldest = if limits.queue_full == QueueFull::DropOldest { self.dequeue_counted() } else { None };
+            let Some(delivery) = oldest else { return false };
+            dropped.push(Dropped { delivery, is_expired: false });
+        }
+        self.push(delivery);
+        true
+    }
+
+    fn has_room(&self, size: usize, limits: &Limits) -> bool {
+        let few = self.deliveries.len() - self.replays < limits.max_queued;
+        self.deliveries.is_empty() || (few && self.counted_bytes + size <= limits.max_queued_bytes)
+    }
+
+    fn drop_expired(&mut self, now: Instant, dropped: &mut Vec<Dropped>) {
+        if self.first_expiry.is_none_or(|at| at > now) {
+            return;
+        }
+        for delivery in self.take() {
+            if delivery.message.is_expired(now) {
+                dropped.push(Dropped { delivery, is_expired: true });
+            } else {
+                self.push(delivery);
+            }
+        }
+    }
+
+    /// Puts a delivery behind the others, whatever the limits say.
+    pub(super) fn push(&mut self, delivery: Delivery) {
+        if delivery.is_replay {
+            self.replays += 1;
+        } else {
+            self.counted_bytes += size(&delivery);
+        }
+        self.held_bytes += size(&delivery);
+        delivery.message.enters_queue();
+        self.first_expiry = [self.first_expiry, delivery.message.expires_at].into_iter().flatten().min();
+        self.deliveries.push_back(delivery);
+    }
+
+    /// Everything that waits, in its order; nothing is left.
+    pub(super) fn take(&mut self) -> Vec<Delivery> {
+        let taken = std::iter::from_fn(|| self.dequeue()).collect();
+        self.first_expiry = None;
+        taken
+    }
+
+    /// QoS 0 is not kept for somebody who is away.
+    pub(super) fn forget_qos_0(&mut self) {
+        if self.deliveries.iter().any(|delivery| delivery.qos == QoS::AtMostOnce) {
+            let kept = self.take().into_iter().filter(|delivery| delivery.qos != QoS::AtMostOnce);
+            kept.for_each(|delivery| self.push(delivery));
+        }
+    }
+
+    /// What waits for a shared subscription.
+    pub(super) fn take_shared(&mut self, filter: &TopicFilter) -> Vec<Delivery> {
+        let is_of = |delivery: &Delivery| delivery.share.as_deref() == Some(filter);
+        if !self.deliveries.iter().any(is_of) {
+            return Vec::new();
+        }
+        let (shared, kept): (Vec<Delivery>, Vec<Delivery>) = self.take().into_iter().partition(is_of);
+        kept.into_iter().for_each(|delivery| self.push(delivery));
+        shared
+    }
+
+    /// Takes the oldest.
+    pub(super) fn dequeue(&mut self) -> Option<Delivery> {
+        self.take_out(0)
+    }
+
+    /// The oldest that is no replay: those do not count.
+    fn dequeue_counted(&mut self) -> Option<Delivery> {
+        let place = self.deliveries.iter().position(|delivery| !delivery.is_replay)?;
+        self.take_out(place)
+    }
+
+    fn take_out(&mut self, place: usize) -> Option<Delivery> {
+        let delivery = self.deliveries.remove(place)?;
+        if delivery.is_replay {
+            self.replays -= 1;
+        } else {
+            self.counted_bytes -= size(&delivery);
+        }
+        self.held_bytes -= size(&delivery);
+        delivery.message.leaves_queue();
+        if self.deliveries.is_empty() && self.deliveries.capacity() > SPARE {
+            self.deliveries = VecDeque::new();
+        }
+        Some(delivery)
+    }
+
+    /// Panics if a total is not what the deliveries say. For tests.
+    pub(super) fn check_invariants(&self) {
+        let bytes = |counts: fn(&Delivery) -> bool| self.deliveries.iter().filter(|one| counts(one)).map(size).sum::<usize>();
+        assert_eq!(self.held_bytes, bytes(|_| true), "bytes of what waits");
+        assert_eq!(self.counted_bytes, bytes(|one| !one.is_replay), "bytes of what waits and counts");
+        assert_eq!(self.replays, self.deliveries.iter().filter(|one| one.is_replay).count(), "replays that wait");
+        let first = self.deliveries.iter().filter_map(|one| one.message.expires_at).min();
+        assert!(first.is_none_or(|first| self.first_expiry.is_some_and(|known| known <= first)), "the first expiry");
+    }
+}
