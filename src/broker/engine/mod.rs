@@ -13,7 +13,7 @@
 //!
 //! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
 //! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `subscribe`, `session`, `connection`, `output` (bytes),
-//! `subscriptions` (the tree), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
+//! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
 
 mod acknowledge;
 mod change;
@@ -37,6 +37,7 @@ mod session;
 mod subscribe;
 mod subscriptions;
 mod sys;
+mod tree;
 mod wills;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};

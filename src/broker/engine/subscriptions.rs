@@ -1,6 +1,6 @@
-//! The subscription tree: one node per topic level. Sessions, shared subscriptions and taps stand in it alike.
+//! Who wants which messages: sessions, shared subscriptions and taps alike, by their filters.
 //!
-//! Invariants: a node without anything in it or below it is removed; finding allocates nothing but room in the caller's list.
+//! Invariants: `count` and `shared` are how many subscriptions sessions have, and how many of these are shared; a group has members.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::SessionKey;
 use super::session::Subscription;
+use super::tree::Tree;
 use crate::mqtt::{QoS, TopicFilter, TopicName};
 
 /// A shared subscription, by its place in [`Subscriptions`].
@@ -24,95 +25,6 @@ pub(super) enum Target {
     Group(GroupKey),
     /// A tap, by its index.
     Tap(usize),
-}
-
-/// As many children as one looks through faster than one computes a hash; most nodes have one.
-const FEW: usize = 8;
-
-/// The nodes below a node.
-#[derive(Debug)]
-enum Children {
-    Few(Vec<(Box<str>, Box<Node>)>),
-    Many(HashMap<Box<str>, Box<Node>>),
-}
-
-impl Default for Children {
-    fn default() -> Self {
-        Self::Few(Vec::new())
-    }
-}
-
-impl Children {
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Few(few) => few.is_empty(),
-            Self::Many(many) => many.is_empty(),
-        }
-    }
-
-    fn get(&self, level: &str) -> Option<&Node> {
-        match self {
-            Self::Few(few) => few.iter().find(|(name, _)| **name == *level).map(|(_, node)| &**node),
-            Self::Many(many) => many.get(level).map(|node| &**node),
-        }
-    }
-
-    fn get_mut(&mut self, level: &str) -> Option<&mut Node> {
-        match self {
-            Self::Few(few) => few.iter_mut().find(|(name, _)| **name == *level).map(|(_, node)| &mut **node),
-            Self::Many(many) => many.get_mut(level).map(|node| &mut **node),
-        }
-    }
-
-    fn get_or_insert(&mut self, level: &str) -> &mut Node {
-        if let Self::Few(few) = self
-            && few.len() >= FEW
-            && few.iter().all(|(name, _)| **name != *level)
-        {
-            *self = Self::Many(std::mem::take(few).into_iter().collect());
-        }
-        match self {
-            Self::Few(few) => {
-                let place = few.iter().position(|(name, _)| **name == *level).unwrap_or_else(|| {
-                    few.reserve_exact(1);
-                    few.push((level.into(), Box::default()));
-                    few.len() - 1
-                });
-                // The place was found or made above.
-                #[allow(clippy::indexing_slicing)]
-                &mut few[place].1
-            }
-            Self::Many(many) => many.entry(level.into()).or_default(),
-        }
-    }
-
-    fn remove(&mut self, level: &str) {
-        match self {
-            Self::Few(few) => few.retain(|(name, _)| **name != *level),
-            Self::Many(many) => {
-                many.remove(level);
-                if many.is_empty() {
-                    *self = Self::default();
-                }
-            }
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    children: Children,
-    plus: Option<Box<Node>>,
-    /// Filters that end here.
-    here: Vec<(Target, Subscription)>,
-    /// Filters that go on with `#`.
-    below: Vec<(Target, Subscription)>,
-}
-
-impl Node {
-    fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.plus.is_none() && self.here.is_empty() && self.below.is_empty()
-    }
 }
 
 /// One session (group, tap) that is to get a message.
@@ -137,7 +49,7 @@ pub(super) struct Group {
 /// Every subscription of every session.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    root: Node,
+    tree: Tree,
     groups: Slab<Group>,
     by_filter: HashMap<TopicFilter, GroupKey>,
     count: usize,
@@ -158,7 +70,7 @@ impl Subscriptions {
     /// Adds or replaces a subscription.
     pub(super) fn insert(&mut self, filter: &TopicFilter, session: SessionKey, subscription: Subscription) {
         if !filter.is_shared() {
-            self.count += usize::from(put(&mut self.root, filter, Target::Session(session), subscription));
+            self.count += usize::from(self.tree.put(filter, Target::Session(session), subscription));
             return;
         }
         let key = match self.by_filter.get(filter) {
@@ -166,7 +78,7 @@ impl Subscriptions {
             None => {
                 let key = self.groups.insert(Group { filter: Arc::new(filter.clone()), members: Vec::new(), last: 0 });
                 self.by_filter.insert(filter.clone(), key);
-                put(&mut self.root, filter, Target::Group(key), Subscription::default());
+                self.tree.put(filter, Target::Group(key), Subscription::default());
                 key
             }
         };
@@ -183,17 +95,17 @@ impl Subscriptions {
 
     /// Adds a tap.
     pub(super) fn tap(&mut self, filter: &TopicFilter, index: usize) {
-        put(&mut self.root, filter, Target::Tap(index), Subscription::default());
+        self.tree.put(filter, Target::Tap(index), Subscription::default());
     }
 
     /// Takes a tap out.
     pub(super) fn untap(&mut self, filter: &TopicFilter, index: usize) {
-        take_out(&mut self.root, filter, Target::Tap(index));
+        self.tree.take_out(filter, Target::Tap(index));
     }
 
     pub(super) fn remove(&mut self, filter: &TopicFilter, session: SessionKey) {
         if !filter.is_shared() {
-            self.count -= usize::from(take_out(&mut self.root, filter, Target::Session(session)));
+            self.count -= usize::from(self.tree.take_out(filter, Target::Session(session)));
             return;
         }
         let Some(key) = self.by_filter.get(filter).copied() else { return };
@@ -206,7 +118,7 @@ impl Subscriptions {
         if group.members.is_empty() {
             self.groups.remove(key);
             self.by_filter.remove(filter);
-            take_out(&mut self.root, filter, Target::Group(key));
+            self.tree.take_out(filter, Target::Group(key));
         }
     }
 
@@ -233,9 +145,9 @@ impl Subscriptions {
     /// Everybody who is to get a message of `topic`, into `found`: sorted, and as often as they have subscriptions that match.
     pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<Wanted>) {
         let before = found.len();
-        let nodes = collect(&self.root, Some(topic.as_str()), !topic.is_reserved(), found);
-        // Within one node nobody stands twice.
-        if nodes > 1
+        let lists = self.tree.find(topic, found);
+        // Each list is sorted.
+        if lists > 1
             && let Some(new) = found.get_mut(before..)
         {
             new.sort_unstable_by_key(|wanted| wanted.target);
@@ -243,139 +155,89 @@ impl Subscriptions {
     }
 }
 
-/// The list a filter ends in, made if needed.
-fn list<'a>(root: &'a mut Node, filter: &TopicFilter) -> &'a mut Vec<(Target, Subscription)> {
-    let mut node = root;
-    for level in filter.plain().split('/') {
-        match level {
-            "#" => return &mut node.below,
-            "+" => node = node.plus.get_or_insert_default(),
-            _ => node = node.children.get_or_insert(level),
-        }
-    }
-    &mut node.here
-}
-
-/// True if the target had no such subscription.
-fn put(root: &mut Node, filter: &TopicFilter, target: Target, subscription: Subscription) -> bool {
-    let list = list(root, filter);
-    match list.iter_mut().find(|(known, _)| *known == target) {
-        Some((_, known)) => {
-            *known = subscription;
-            false
-        }
-        None => {
-            if list.is_empty() {
-                // Most filters have one subscriber.
-                list.reserve_exact(1);
-            }
-            list.push((target, subscription));
-            true
-        }
-    }
-}
-
-/// True if the target had the subscription.
-fn take_out(root: &mut Node, filter: &TopicFilter, target: Target) -> bool {
-    remove_below(root, &mut filter.plain().split('/'), target)
-}
-
-fn remove_below<'a>(node: &mut Node, levels: &mut impl Iterator<Item = &'a str>, target: Target) -> bool {
-    let from = |list: &mut Vec<(Target, Subscription)>| {
-        let before = list.len();
-        list.retain(|(known, _)| *known != target);
-        list.len() < before
-    };
-    match levels.next() {
-        None => from(&mut node.here),
-        Some("#") => from(&mut node.below),
-        Some("+") => {
-            let Some(plus) = node.plus.as_mut() else { return false };
-            let removed = remove_below(plus, levels, target);
-            if plus.is_empty() {
-                node.plus = None;
-            }
-            removed
-        }
-        Some(level) => {
-            let Some(child) = node.children.get_mut(level) else { return false };
-            let removed = remove_below(child, levels, target);
-            if child.is_empty() {
-                node.children.remove(level);
-            }
-            removed
-        }
-    }
-}
-
-fn take(list: &[(Target, Subscription)], found: &mut Vec<Wanted>) -> usize {
-    found.extend(list.iter().map(|(target, subscription)| Wanted {
-        target: *target,
-        qos: subscription.options.qos,
-        retain_as_published: subscription.options.retain_as_published,
-        no_local: subscription.options.no_local,
-        identifier: subscription.identifier,
-    }));
-    usize::from(!list.is_empty())
-}
-
-/// How many nodes gave something. `wildcards` is false at the first level of a `$` topic [MQTT-4.7.2-1]. The depth is bounded by the
-/// levels of a topic.
-fn collect(node: &Node, levels: Option<&str>, wildcards: bool, found: &mut Vec<Wanted>) -> usize {
-    let mut nodes = if wildcards { take(&node.below, found) } else { 0 };
-    let Some(levels) = levels else { return nodes + take(&node.here, found) };
-    let (level, rest) = match levels.split_once('/') {
-        Some((level, rest)) => (level, Some(rest)),
-        None => (levels, None),
-    };
-    if let Some(child) = node.children.get(level) {
-        nodes += collect(child, rest, true, found);
-    }
-    if wildcards && let Some(plus) = &node.plus {
-        nodes += collect(plus, rest, true, found);
-    }
-    nodes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn level() -> impl Strategy<Value = &'static str> {
-        prop::sample::select(vec!["a", "b", "", "$x"])
+    fn texts(levels: &'static [&'static str], longest: usize, most: usize) -> impl Strategy<Value = Vec<String>> {
+        let text = prop::collection::vec(prop::sample::select(levels), 1..longest).prop_map(|levels| levels.join("/"));
+        prop::collection::vec(text, 1..most)
+    }
+
+    fn targets(tree: &Subscriptions, name: &TopicName) -> Vec<Target> {
+        let mut found = Vec::new();
+        tree.find(name, &mut found);
+        assert!(found.is_sorted_by_key(|wanted| wanted.target), "the order of the targets");
+        found.iter().map(|wanted| wanted.target).collect()
     }
 
     proptest! {
         #[test]
         fn the_tree_finds_what_matching_one_by_one_finds(
-            filters in prop::collection::vec(prop::collection::vec(prop::sample::select(vec!["a", "b", "", "+", "#", "$x"]), 1..4), 1..12),
-            names in prop::collection::vec(prop::collection::vec(level(), 1..4), 1..8),
-            remove in prop::collection::vec(any::<bool>(), 12),
+            filters in texts(&["a", "b", "ab", "", "+", "#", "$x"], 7, 24),
+            names in texts(&["a", "b", "ab", "", "$x"], 7, 8),
+            remove in prop::collection::vec(any::<bool>(), 24),
         ) {
-            let filters: Vec<TopicFilter> = filters.iter().filter_map(|levels| TopicFilter::new(levels.join("/")).ok()).collect();
+            let filters: Vec<TopicFilter> = filters.into_iter().filter_map(|text| TopicFilter::new(text).ok()).collect();
+            let names: Vec<TopicName> = names.into_iter().filter_map(|text| TopicName::new(text).ok()).collect();
             let mut tree = Subscriptions::default();
             for (key, filter) in filters.iter().enumerate() {
                 tree.insert(filter, key, Subscription::default());
+                tree.tree.check_invariants();
             }
             for (key, filter) in filters.iter().enumerate().filter(|(key, _)| remove[*key]) {
                 tree.remove(filter, key);
+                tree.tree.check_invariants();
             }
-            for name in names.iter().filter_map(|levels| TopicName::new(levels.join("/")).ok()) {
-                let mut found = Vec::new();
-                tree.find(&name, &mut found);
-                let mut found: Vec<Target> = found.iter().map(|wanted| wanted.target).collect();
-                found.sort_unstable();
+            for name in &names {
                 let expected: Vec<Target> =
-                    (0..filters.len()).filter(|key| !remove[*key] && filters[*key].matches(&name)).map(Target::Session).collect();
-                prop_assert_eq!(found, expected, "{}", name);
+                    (0..filters.len()).filter(|key| !remove[*key] && filters[*key].matches(name)).map(Target::Session).collect();
+                prop_assert_eq!(targets(&tree, name), expected, "{}", name);
             }
             for (key, filter) in filters.iter().enumerate() {
                 tree.remove(filter, key);
+                tree.tree.check_invariants();
             }
-            prop_assert!(tree.root.is_empty());
+            prop_assert!(tree.tree.is_empty());
             prop_assert_eq!(tree.count(), 0);
         }
+    }
+
+    #[test]
+    fn many_children_of_one_node_are_found_and_go() {
+        let mut tree = Subscriptions::default();
+        let filters: Vec<TopicFilter> = (0..100).map(|child| TopicFilter::new(format!("a/{child}/x/y")).unwrap()).collect();
+        for (key, filter) in filters.iter().enumerate() {
+            tree.insert(filter, key, Subscription::default());
+        }
+        for (key, filter) in filters.iter().enumerate() {
+            let name = TopicName::new(filter.as_str().to_owned()).unwrap();
+            assert_eq!(targets(&tree, &name), [Target::Session(key)]);
+            tree.remove(filter, key);
+            assert_eq!(targets(&tree, &name), []);
+            assert_eq!(tree.tree.check_invariants(), nodes(99 - key));
+        }
+        assert!(tree.tree.is_empty());
+    }
+
+    /// The root, one for each filter, and the one they part at.
+    fn nodes(filters: usize) -> usize {
+        1 + filters + usize::from(filters > 1)
+    }
+
+    #[test]
+    fn a_deep_filter_takes_one_node() {
+        let mut tree = Subscriptions::default();
+        let deep = |last: &str| TopicFilter::new(format!("{}{last}", "a/+/".repeat(50))).unwrap();
+        for (key, last) in ["x/y", "x/z", "#"].into_iter().enumerate() {
+            tree.insert(&deep(last), key, Subscription::default());
+        }
+        // The root, where `#` is and where `x` begins, where `y` and `z` part, and these.
+        assert_eq!(tree.tree.check_invariants(), 5);
+        tree.remove(&deep("x/y"), 0);
+        tree.remove(&deep("#"), 2);
+        assert_eq!(tree.tree.check_invariants(), 2);
     }
 
     #[test]
@@ -390,7 +252,7 @@ mod tests {
         assert_eq!((tree.count(), tree.shared()), (2, 2));
         tree.remove(&filter, 1);
         tree.remove(&filter, 2);
-        assert!(tree.root.is_empty() && tree.group_of(&filter).is_none());
+        assert!(tree.tree.is_empty() && tree.group_of(&filter).is_none());
         assert_eq!((tree.count(), tree.shared()), (0, 0));
     }
 }
