@@ -13,7 +13,7 @@
 //!
 //! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
 //! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `subscribe`, `session`, `connection`, `output` (bytes),
-//! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
+//! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `seek` (filters in sorted topics), `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
 
 mod acknowledge;
 mod change;
@@ -33,6 +33,7 @@ mod queue;
 mod record;
 mod restore;
 mod retained;
+mod seek;
 mod session;
 mod subscribe;
 mod subscriptions;

@@ -1,10 +1,14 @@
 //! The retained message of each topic.
+//!
+//! Invariants: `weight` is the sum of the weights in `by_topic`; `expiries` names those of `by_topic` that expire, and when. A publish
+//! costs the logarithm of what is retained, a subscription the steps of [`Seek`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::seek::{Fit, Seek};
 use super::session::Kept;
 use crate::message::Message;
 use crate::mqtt::{TopicFilter, TopicName};
@@ -23,6 +27,7 @@ pub(super) struct Matching {
 #[derive(Debug)]
 pub(super) struct Retained {
     by_topic: BTreeMap<TopicName, Arc<Kept>>,
+    expiries: BTreeSet<(Instant, TopicName)>,
     max: usize,
     weight: usize,
     max_bytes: usize,
@@ -30,7 +35,7 @@ pub(super) struct Retained {
 
 impl Retained {
     pub(super) fn new(max: usize, max_bytes: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), max, weight: 0, max_bytes }
+        Self { by_topic: BTreeMap::new(), expiries: BTreeSet::new(), max, weight: 0, max_bytes }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -50,21 +55,30 @@ impl Retained {
             return true;
         }
         if !self.has_room(message) {
-            self.by_topic.retain(|_, message| !message.is_expired(now));
-            self.weight = self.by_topic.values().map(|message| message.weight()).sum();
+            self.remove_expired(now);
             if !self.has_room(message) {
                 return false;
             }
         }
         let kept = make(message);
         self.weight += kept.weight();
+        self.expiries.extend(kept.expires_at.map(|at| (at, kept.topic.clone())));
         self.by_topic.insert(kept.topic.clone(), kept);
         true
     }
 
     fn remove(&mut self, topic: &TopicName) {
-        if let Some(old) = self.by_topic.remove(topic) {
-            self.weight -= old.weight();
+        let Some((topic, old)) = self.by_topic.remove_entry(topic) else { return };
+        self.weight -= old.weight();
+        if let Some(at) = old.expires_at {
+            self.expiries.remove(&(at, topic));
+        }
+    }
+
+    fn remove_expired(&mut self, now: Instant) {
+        while let Some((_, topic)) = self.expiries.first().filter(|(at, _)| *at <= now) {
+            let topic = topic.clone();
+            self.remove(&topic);
         }
     }
 
@@ -95,20 +109,116 @@ impl Retained {
         // `a/#` also matches `a`: the search begins without the last slash.
         let prefix = literal.strip_suffix('/').unwrap_or(literal);
         let begin = after.map_or(Bound::Included(prefix), |after| Bound::Excluded(after.as_str()));
+        let mut seek = Seek::new(filter);
         let (mut found, mut last, mut seen) = (Vec::new(), None, 0);
-        for (topic, message) in self.by_topic.range::<str, _>((begin, Bound::Unbounded)) {
-            if !topic.as_str().starts_with(prefix) {
-                return Matching { found, seen, last: None };
-            }
+        let mut topics = self.by_topic.range::<str, _>((begin, Bound::Unbounded));
+        let mut next = topics.next();
+        while let Some((topic, message)) = next {
             if seen == most {
                 return Matching { found, seen, last };
             }
             seen += 1;
             last = Some(topic.clone());
-            if filter.matches(topic) && !message.is_expired(now) {
-                found.push(message.clone());
+            match seek.judge(topic.as_str()) {
+                Fit::End => break,
+                Fit::Match if message.is_expired(now) => {}
+                Fit::Match => found.push(message.clone()),
+                Fit::Skip => {
+                    next = topics.next();
+                    if next.is_some_and(|(topic, _)| topic.as_str() < seek.target()) {
+                        topics = self.by_topic.range::<str, _>((Bound::Included(seek.target()), Bound::Unbounded));
+                        next = topics.next();
+                    }
+                    continue;
+                }
             }
+            next = topics.next();
         }
         Matching { found, seen, last: None }
+    }
+
+    /// Whether what is kept beside the messages agrees with them.
+    #[cfg(test)]
+    fn check_invariants(&self) {
+        assert_eq!(self.weight, self.by_topic.values().map(|message| message.weight()).sum::<usize>());
+        let expiries = self.by_topic.iter().filter_map(|(topic, message)| Some((message.expires_at?, topic.clone())));
+        assert_eq!(self.expiries, expiries.collect());
+        assert!(self.by_topic.len() <= self.max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::message::Origin;
+    use proptest::prelude::*;
+
+    fn message(topic: &str, expires_at: Option<Instant>, payload: &'static [u8]) -> Message {
+        Message { expires_at, payload: payload.into(), ..Message::new(TopicName::new(topic).unwrap(), "", Origin::Client) }
+    }
+
+    fn topic_of(number: u8) -> String {
+        format!("site{}/{}", number % 3, number)
+    }
+
+    proptest! {
+        #[test]
+        fn a_full_store_gives_up_what_has_expired_and_nothing_else(
+            steps in prop::collection::vec((0_u8..12, prop::option::of(0_u64..10), any::<bool>()), 1..60),
+        ) {
+            let start = crate::time::now();
+            let total = Arc::new(AtomicUsize::new(0));
+            let mut retained = Retained::new(4, 1 << 20);
+            let mut model: BTreeMap<String, Option<Instant>> = BTreeMap::new();
+            for (second, (topic, lives, is_removal)) in steps.into_iter().enumerate() {
+                let now = start + Duration::from_secs(second as u64);
+                let expires_at = lives.map(|seconds| now + Duration::from_secs(seconds));
+                let topic = topic_of(topic);
+                let new = message(&topic, expires_at, if is_removal { b"" } else { b"x" });
+                let is_kept = retained.keep(&new, now, |message| Kept::new(message, 1, &total));
+                retained.check_invariants();
+                model.remove(&topic);
+                if !is_removal {
+                    if model.len() == 4 {
+                        model.retain(|_, at| at.is_none_or(|at| at > now));
+                    }
+                    prop_assert_eq!(is_kept, model.len() < 4);
+                    if is_kept {
+                        model.insert(topic, expires_at);
+                    }
+                }
+                prop_assert_eq!(retained.count(), model.len());
+                let found = retained.matching(&TopicFilter::new("+/#").unwrap(), None, 100, now).found;
+                let expected = model.iter().filter(|(_, at)| at.is_none_or(|at| at > now)).map(|(topic, _)| topic.as_str());
+                prop_assert!(found.iter().map(|kept| kept.topic.as_str()).eq(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_that_begins_with_a_wildcard_looks_at_few_topics() {
+        let (now, total) = (crate::time::now(), Arc::new(AtomicUsize::new(0)));
+        let mut retained = Retained::new(10_000, 64 << 20);
+        for topic in (0..10).flat_map(|site| (0..1000).map(move |tag| format!("site{site}/tag{tag:04}"))) {
+            assert!(retained.keep(&message(&topic, None, b"x"), now, |message| Kept::new(message, 1, &total)));
+        }
+        let matching = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), None, 10_000, now);
+        assert_eq!(matching.found.len(), 10);
+        assert!(matching.seen <= 30, "{} topics looked at", matching.seen);
+        // In pieces it finds the same.
+        let (mut pieces, mut after) = (Vec::new(), None);
+        loop {
+            let piece = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), after.as_ref(), 3, now);
+            pieces.extend(piece.found);
+            after = piece.last;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert!(pieces.iter().zip(&matching.found).all(|(one, other)| one.topic == other.topic));
+        assert_eq!(pieces.len(), 10);
     }
 }
