@@ -77,6 +77,9 @@ impl Engine {
             session.will = connect.will.as_ref().map(|will| Box::new(wills::pending(will)));
             session.user = granted.user;
             session.rights = rights;
+            for (filter, _) in session.subscriptions().iter().filter(|(filter, _)| filter.is_shared()) {
+                self.subscriptions.connected(filter, key);
+            }
         }
         self.record_session(key, None);
         self.record_will(key);
@@ -309,6 +312,7 @@ impl Engine {
     pub(super) fn remove_session(&mut self, key: SessionKey, now: Instant) {
         self.publish_will(key, now);
         let Some(mut session) = self.sessions.try_remove(key) else { return };
+        self.fullest.forget(key);
         session.expires_at.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
         self.by_client.remove(&session.client_id);
         for (filter, _) in session.subscriptions() {

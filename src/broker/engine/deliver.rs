@@ -9,6 +9,7 @@ use super::fanout::{Fanout, Item, item, put};
 use super::queue::Dropped;
 use super::record::{Record, TargetRecord};
 use super::session::{Delivery, Kept, Session};
+use super::shared::Standing;
 use super::subscriptions::{GroupKey, Target, Wanted};
 use super::{ConnectionId, Engine, Position, QueueFull, SessionKey};
 use crate::message::Message;
@@ -164,6 +165,7 @@ impl Engine {
         let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
         let mut dropped = Vec::new();
         if session.queue.enqueue(delivery, &self.limits, now, &mut dropped) {
+            self.fullest.grew(key, session.queue.held_bytes());
             self.scratch.targets.extend(record);
         } else {
             self.count_full();
@@ -186,14 +188,15 @@ impl Engine {
         self.record_done(key, delivery);
     }
 
-    /// Room for one more message within what all queues may take together: the fullest queue gives it. False if that is the one of
-    /// `key`, and new messages are what is dropped.
+    /// Room for one more message within what all queues may take together: the fullest queue (to an eighth) gives it. False if that is
+    /// the one of `key`, and new messages are what is dropped.
     fn make_room_in_queues(&mut self, key: SessionKey) -> bool {
         for _ in 0..MOST_EVICTED {
             if self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total {
                 return true;
             }
-            let fullest = self.sessions.iter().max_by_key(|(_, session)| session.queue.held_bytes()).map(|(fullest, _)| fullest);
+            let sessions = &self.sessions;
+            let fullest = self.fullest.find(|key| sessions.get(key).map_or(0, |session| session.queue.held_bytes()));
             let Some(fullest) = fullest.filter(|fullest| *fullest != key || self.limits.queue_full == QueueFull::DropOldest) else {
                 return false;
             };
@@ -203,8 +206,7 @@ impl Engine {
         false
     }
 
-    /// The member of a shared subscription that is connected and has least to do, in turn among equals, gets the message; if nobody
-    /// is connected it waits for one whose session lasts [MQTT-4.8.2-4..6].
+    /// One member of a shared subscription gets the message.
     fn deliver_shared(&mut self, key: GroupKey, fanout: &mut Fanout, now: Instant) {
         let Some((member, share)) = self.choose(key, &fanout.message) else {
             self.traffic.dropped += 1;
@@ -216,25 +218,17 @@ impl Engine {
     fn choose(&mut self, key: GroupKey, message: &Message) -> Option<(SessionKey, Share)> {
         let sessions = &self.sessions;
         let group = self.subscriptions.group_mut(key)?;
-        let count = group.members.len();
-        let burden = |place: usize| {
-            let (member, subscription) = group.members.get(place)?;
-            let session = sessions.get(*member).filter(|session| session.rights.may_read(&message.topic))?;
-            let is_away = session.connection.is_none();
-            let is_lost = is_away && subscription.options.qos.min(message.qos) == QoS::AtMostOnce;
-            (!is_lost).then(|| (is_away, session.load()))
-        };
-        let in_turn = (1..=count).map(|step| (group.last + step) % count);
-        let chosen = in_turn.filter_map(|place| Some((burden(place)?, place))).min_by_key(|(burden, _)| *burden)?.1;
-        group.last = chosen;
-        let (member, subscription) = group.members.get(chosen)?;
+        let (member, subscription) = group.choose(message.qos, |member| {
+            let session = sessions.get(member).filter(|session| session.rights.may_read(&message.topic));
+            session.map_or(Standing::Denied, |session| Standing::Ready { is_connected: session.connection.is_some(), load: session.load() })
+        })?;
         let share = Share {
             qos: subscription.options.qos.min(message.qos),
             retain: message.retain && subscription.options.retain_as_published,
             identifiers: subscription.identifier.into_iter().collect(),
-            group: Some(group.filter.clone()),
+            group: Some(group.filter().clone()),
         };
-        Some((*member, share))
+        Some((member, share))
     }
 
     /// A session is gone: what another member of a shared subscription can take goes there. A QoS 2 message that was sent must not
@@ -273,7 +267,9 @@ impl Engine {
         let identifiers = identifier.into_iter().collect();
         let delivery = Delivery { message: message.clone(), number, qos, retain: true, is_replay: true, identifiers, share: None };
         let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
-        if !session.queue.enqueue(delivery, &self.limits, now, &mut Vec::new()) {
+        let is_queued = session.queue.enqueue(delivery, &self.limits, now, &mut Vec::new());
+        self.fullest.grew(key, session.queue.held_bytes());
+        if !is_queued {
             self.count_full();
         } else if let Some(record) = record {
             let record = Record::Message { id: message.id, retained: false, message: &message, targets: &[record] };

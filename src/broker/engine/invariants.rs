@@ -27,6 +27,8 @@ impl Engine {
         assert_eq!((clients, self.by_client.len()), (self.sessions.len(), self.sessions.len()), "sessions by client identifier");
         let subscriptions: usize = self.sessions.iter().map(|(_, session)| session.subscriptions().len()).sum();
         assert_eq!(self.subscriptions.count(), subscriptions, "subscriptions");
+        self.fullest.check_invariants(self.sessions.iter().map(|(key, session)| (key, session.queue.held_bytes())));
+        self.retained.check_invariants();
         self.check_queued_bytes();
     }
 

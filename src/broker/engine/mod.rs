@@ -12,8 +12,8 @@
 //!   in the session's bounded queue.
 //!
 //! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
-//! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `subscribe`, `session`, `connection`, `output` (bytes),
-//! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `seek` (filters in sorted topics), `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
+//! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `fullest` (the fullest queue), `subscribe`, `session`, `connection`, `output` (bytes),
+//! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `shared` (members of a shared subscription), `seek` (filters in sorted topics), `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
 
 mod acknowledge;
 mod change;
@@ -23,6 +23,7 @@ mod connection;
 mod deliver;
 mod events;
 mod fanout;
+mod fullest;
 mod in_flight;
 mod invariants;
 mod limits;
@@ -35,6 +36,7 @@ mod restore;
 mod retained;
 mod seek;
 mod session;
+mod shared;
 mod subscribe;
 mod subscriptions;
 mod sys;
@@ -59,6 +61,7 @@ use checkpoint::Checkpoint;
 use connection::Connection;
 pub use connection::Peer;
 pub use events::{Input, Output};
+use fullest::Fullest;
 pub use limits::{Limits, QueueFull};
 pub use output::OutputBuffer;
 use record::Records;
@@ -156,6 +159,10 @@ impl Hasher for NumberHasher {
         self.write_u64(u64::from(number));
     }
 
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
     fn write_u64(&mut self, number: u64) {
         self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
     }
@@ -165,7 +172,8 @@ impl Hasher for NumberHasher {
     }
 }
 
-type ByNumber<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+type NumberHash = BuildHasherDefault<NumberHasher>;
+type ByNumber<K, V> = HashMap<K, V, NumberHash>;
 
 /// The state machine.
 #[derive(Debug)]
@@ -200,6 +208,8 @@ pub struct Engine {
     next_session: u64,
     /// Bytes of all messages that wait for sessions, each counted once.
     queued_bytes: Arc<AtomicUsize>,
+    /// Whose queue gives room when they are too many.
+    fullest: Fullest,
     generated_ids: u64,
     started: Instant,
     /// A moment on both clocks.
@@ -249,6 +259,7 @@ impl Engine {
             next_message: 0,
             next_session: 0,
             queued_bytes: Arc::default(),
+            fullest: Fullest::default(),
             generated_ids: 0,
             started: now,
             clock: (now, unix_ms),

@@ -210,6 +210,7 @@ impl Restore {
                     session.queue.push(delivery);
                 }
             }
+            self.engine.fullest.grew(known.key, session.queue.held_bytes());
         }
         self.messages.clear();
         for message in std::mem::take(&mut self.retained).into_values() {

@@ -138,8 +138,7 @@ impl Retained {
     }
 
     /// Whether what is kept beside the messages agrees with them.
-    #[cfg(test)]
-    fn check_invariants(&self) {
+    pub(super) fn check_invariants(&self) {
         assert_eq!(self.weight, self.by_topic.values().map(|message| message.weight()).sum::<usize>());
         let expiries = self.by_topic.iter().filter_map(|(topic, message)| Some((message.expires_at?, topic.clone())));
         assert_eq!(self.expiries, expiries.collect());

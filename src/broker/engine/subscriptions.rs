@@ -4,12 +4,12 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
 use slab::Slab;
 
 use super::SessionKey;
 use super::session::Subscription;
+use super::shared::Group;
 use super::tree::Tree;
 use crate::mqtt::{QoS, TopicFilter, TopicName};
 
@@ -35,15 +35,6 @@ pub(super) struct Wanted {
     pub(super) retain_as_published: bool,
     pub(super) no_local: bool,
     pub(super) identifier: Option<NonZeroU32>,
-}
-
-/// A shared subscription.
-#[derive(Debug)]
-pub(super) struct Group {
-    pub(super) filter: Arc<TopicFilter>,
-    pub(super) members: Vec<(SessionKey, Subscription)>,
-    /// Who was chosen last.
-    pub(super) last: usize,
 }
 
 /// Every subscription of every session.
@@ -76,21 +67,16 @@ impl Subscriptions {
         let key = match self.by_filter.get(filter) {
             Some(key) => *key,
             None => {
-                let key = self.groups.insert(Group { filter: Arc::new(filter.clone()), members: Vec::new(), last: 0 });
+                let key = self.groups.insert(Group::new(filter.clone()));
                 self.by_filter.insert(filter.clone(), key);
                 self.tree.put(filter, Target::Group(key), Subscription::default());
                 key
             }
         };
         let Some(group) = self.groups.get_mut(key) else { return };
-        match group.members.iter_mut().find(|(member, _)| *member == session) {
-            Some((_, known)) => *known = subscription,
-            None => {
-                group.members.push((session, subscription));
-                self.count += 1;
-                self.shared += 1;
-            }
-        }
+        let is_new = usize::from(group.join(session, subscription));
+        self.count += is_new;
+        self.shared += is_new;
     }
 
     /// Adds a tap.
@@ -110,19 +96,24 @@ impl Subscriptions {
         }
         let Some(key) = self.by_filter.get(filter).copied() else { return };
         let Some(group) = self.groups.get_mut(key) else { return };
-        let before = group.members.len();
-        group.members.retain(|(member, _)| *member != session);
-        let left = before - group.members.len();
+        let left = usize::from(group.leave(session));
         self.count -= left;
         self.shared -= left;
-        if group.members.is_empty() {
+        if group.is_empty() {
             self.groups.remove(key);
             self.by_filter.remove(filter);
             self.tree.take_out(filter, Target::Group(key));
         }
     }
 
-    /// The members of a shared subscription.
+    /// A session has connected: its shared subscriptions prefer it.
+    pub(super) fn connected(&mut self, filter: &TopicFilter, session: SessionKey) {
+        if let Some(group) = self.by_filter.get(filter).and_then(|key| self.groups.get_mut(*key)) {
+            group.connected(session);
+        }
+    }
+
+    /// A shared subscription.
     pub(super) fn group_mut(&mut self, key: GroupKey) -> Option<&mut Group> {
         self.groups.get_mut(key)
     }
