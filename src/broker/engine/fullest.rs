@@ -10,22 +10,22 @@ use std::collections::BTreeSet;
 use super::SessionKey;
 
 /// Steps in which a size doubles.
-const STEPS: u32 = 8;
+const STEPS: usize = 8;
 
 /// The size class of a queue; 0 for an empty one.
-fn class_of(bytes: usize) -> u16 {
+fn class_of(bytes: usize) -> usize {
     let Some(log) = bytes.checked_ilog2() else { return 0 };
     // The three bits behind the first one.
     let below = if log >= 3 { bytes >> (log - 3) } else { bytes << (3 - log) };
-    u16::try_from(log * STEPS).unwrap_or(u16::MAX - 8) + (below & 7) as u16 + 1
+    log as usize * STEPS + below % STEPS + 1
 }
 
 /// The sessions whose queues hold something, by their size classes.
 #[derive(Debug, Default)]
 pub(super) struct Fullest {
-    order: BTreeSet<(u16, SessionKey)>,
+    order: BTreeSet<(usize, SessionKey)>,
     /// By session; 0 for those that are not in `order`.
-    noted: Vec<u16>,
+    noted: Vec<usize>,
 }
 
 impl Fullest {
@@ -54,7 +54,7 @@ impl Fullest {
         None
     }
 
-    fn note(&mut self, key: SessionKey, class: u16) {
+    fn note(&mut self, key: SessionKey, class: usize) {
         if self.noted.len() <= key {
             self.noted.resize(key + 1, 0);
         }

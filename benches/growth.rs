@@ -1,0 +1,240 @@
+//! What a message costs the broker that holds much for others, beside mosquitto, in one run: CPU time per operation as sessions,
+//! retained topics and members of a shared subscription become more. Where a cost does not grow, a row has about the same number in
+//! each column.
+//!
+//! ```text
+//! cargo bench --bench growth                   # every case
+//! cargo bench --bench growth -- shared         # cases by part of their name
+//! cargo bench --bench growth -- million        # also with a million retained topics
+//! ```
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::panic
+)]
+
+#[path = "support/brokers.rs"]
+mod brokers;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use brokers::{Broker, median, start};
+
+const ROUNDS: usize = 3;
+/// Payload of the messages that fill queues.
+const FILLING: usize = 1000;
+
+/// One synchronous connection, MQTT 3.1.1.
+struct Client {
+    stream: TcpStream,
+    id: u16,
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let mut bytes = (text.len() as u16).to_be_bytes().to_vec();
+    bytes.extend_from_slice(text.as_bytes());
+    bytes
+}
+
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    let mut left = body.len();
+    loop {
+        let byte = (left % 128) as u8;
+        left /= 128;
+        bytes.push(byte | if left > 0 { 0x80 } else { 0 });
+        if left == 0 {
+            break;
+        }
+    }
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+impl Client {
+    fn connect(port: u16, id: &str, clean: bool) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut body = text("MQTT");
+        body.extend([4, if clean { 2 } else { 0 }, 0, 0]);
+        body.extend(text(id));
+        stream.write_all(&packet(0x10, &body)).unwrap();
+        let mut client = Self { stream, id: 0 };
+        client.await_packet(2);
+        client
+    }
+
+    /// Reads packets until one of this type.
+    fn await_packet(&mut self, kind: u8) -> Vec<u8> {
+        loop {
+            let (mut byte, mut length, mut shift) = ([0; 1], 0_usize, 0);
+            self.stream.read_exact(&mut byte).unwrap();
+            let first = byte[0];
+            loop {
+                self.stream.read_exact(&mut byte).unwrap();
+                length |= usize::from(byte[0] & 0x7f) << shift;
+                shift += 7;
+                if byte[0] & 0x80 == 0 {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            self.stream.read_exact(&mut body).unwrap();
+            if first >> 4 == kind {
+                return body;
+            }
+        }
+    }
+
+    fn subscribe(&mut self, filter: &str, qos: u8) {
+        self.id = self.id % 60_000 + 1;
+        let mut body = self.id.to_be_bytes().to_vec();
+        body.extend(text(filter));
+        body.push(qos);
+        self.stream.write_all(&packet(0x82, &body)).unwrap();
+        self.await_packet(9);
+    }
+
+    fn unsubscribe(&mut self, filter: &str) {
+        self.id = self.id % 60_000 + 1;
+        let mut body = self.id.to_be_bytes().to_vec();
+        body.extend(text(filter));
+        self.stream.write_all(&packet(0xa2, &body)).unwrap();
+        self.await_packet(11);
+    }
+
+    /// Everything before it has been worked on when the answer is there.
+    fn ping(&mut self) {
+        self.stream.write_all(&[0xc0, 0]).unwrap();
+        self.await_packet(13);
+    }
+
+    fn publish(&mut self, topic: &str, payload: &[u8], first: u8) {
+        let mut body = text(topic);
+        if first & 6 != 0 {
+            self.id = self.id % 60_000 + 1;
+            body.extend(self.id.to_be_bytes());
+        }
+        body.extend_from_slice(payload);
+        self.stream.write_all(&packet(first, &body)).unwrap();
+    }
+}
+
+/// CPU time of the broker for each of `times` turns of `work`, in microseconds.
+fn cost(broker: &Broker, times: u32, mut work: impl FnMut(u32)) -> f64 {
+    let before = broker.cpu();
+    (0..times).for_each(&mut work);
+    (broker.cpu() - before).as_secs_f64() * 1e6 / f64::from(times)
+}
+
+/// `count` retained topics, a hundred sites.
+fn retain(broker: &Broker, count: usize) -> Client {
+    let mut client = Client::connect(broker.port, "keeper", true);
+    for number in 0..count {
+        client.publish(&format!("site{}/device{number}/value", number % 100), b"12.5", 0x31);
+        if number % 500 == 0 {
+            client.ping();
+        }
+    }
+    client.ping();
+    client
+}
+
+/// A subscription that begins with a wildcard and matches nothing.
+fn wildcard(name: &str, count: usize) -> Option<f64> {
+    let broker = start(name, &format!(", max_retained: {}, max_retained_size: 1GiB", count + 10))?;
+    let mut client = retain(&broker, count);
+    Some(cost(&broker, 200, |_| {
+        client.subscribe("+/device7/unknown", 0);
+        client.ping();
+        client.unsubscribe("+/device7/unknown");
+    }))
+}
+
+/// A retained message for a store that is full (mosquitto has no limit).
+fn full_store(name: &str, count: usize) -> Option<f64> {
+    let broker = start(name, &format!(", max_retained: {count}, max_retained_size: 1GiB"))?;
+    let mut client = retain(&broker, count);
+    Some(cost(&broker, 2000, |turn| {
+        client.publish(&format!("new/{turn}"), b"12.5", 0x33);
+        client.await_packet(4);
+    }))
+}
+
+/// A message that has to wait while the queues of others are full.
+fn full_queues(name: &str, count: usize) -> Option<f64> {
+    let total = count.max(100) * FILLING * 4;
+    let broker = start(name, &format!(", max_queued_total: {total}B, max_queued: 100000"))?;
+    let mut publisher = Client::connect(broker.port, "publisher", true);
+    for number in 0..count {
+        Client::connect(broker.port, &format!("away{number}"), false).subscribe(&format!("queue/{number}"), 1);
+    }
+    let payload = [b'x'; FILLING];
+    for round in 0..8 * (100 / count.max(1)).max(1) {
+        for number in 0..count {
+            publisher.publish(&format!("queue/{number}"), &payload, 0x32);
+            if (round + number) % 50 == 0 {
+                publisher.ping();
+            }
+        }
+    }
+    publisher.ping();
+    let mut publisher = Client::connect(broker.port, "second", true);
+    Some(cost(&broker, 2000, |turn| {
+        publisher.publish(&format!("queue/{}", turn as usize % count), &payload, 0x32);
+        publisher.await_packet(4);
+    }))
+}
+
+/// A message for one of so many members.
+fn shared(name: &str, count: usize) -> Option<f64> {
+    let broker = start(name, "")?;
+    let mut members: Vec<Client> = (0..count).map(|number| Client::connect(broker.port, &format!("member{number}"), true)).collect();
+    members.iter_mut().for_each(|member| member.subscribe("$share/workers/jobs", 0));
+    let mut publisher = Client::connect(broker.port, "publisher", true);
+    Some(cost(&broker, 4000, |turn| {
+        publisher.publish("jobs", b"job", 0x30);
+        if turn % 100 == 99 {
+            publisher.ping();
+        }
+    }))
+}
+
+/// A name, the sizes to measure at, and what measures one.
+type Case = (&'static str, &'static [usize], fn(&str, usize) -> Option<f64>);
+
+const CASES: [Case; 4] = [
+    ("subscription that begins with a wildcard, by retained topics", &[1_000, 10_000, 100_000], wildcard),
+    ("retained publish to a full store, by retained topics", &[1_000, 10_000, 100_000], full_store),
+    ("QoS 1 message while all queues are full, by sessions", &[10, 100, 1_000, 4_000], full_queues),
+    ("message to a shared subscription, by members", &[4, 64, 1_000, 4_000], shared),
+];
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let is_large = words.iter().any(|word| word == "million");
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(0);
+    rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+    for (name, sizes, measure) in CASES {
+        if words.iter().any(|word| word != "million") && !words.iter().any(|word| name.contains(word.as_str())) {
+            continue;
+        }
+        let million = if is_large && name.contains("retained topics") { &[1_000_000][..] } else { &[] };
+        let sizes: Vec<usize> = sizes.iter().chain(million).copied().collect();
+        println!("\nCPU us per {name}\n\n| broker | {} |", sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "));
+        println!("|---|{}", "---|".repeat(sizes.len()));
+        for broker in ["wellhead", "mosquitto"] {
+            let cells = sizes.iter().map(|size| {
+                let runs: Vec<f64> = (0..ROUNDS).filter_map(|_| measure(broker, *size)).collect();
+                if runs.is_empty() { "not installed".to_owned() } else { format!("{:.1}", median(runs)) }
+            });
+            println!("| {broker} | {} |", cells.collect::<Vec<_>>().join(" | "));
+        }
+    }
+}
