@@ -125,11 +125,12 @@ impl Client {
     }
 }
 
-/// CPU time of the broker for each of `times` turns of `work`, in microseconds.
-fn cost(broker: &Broker, times: u32, mut work: impl FnMut(u32)) -> f64 {
+/// CPU time of the broker for each of `times` turns of `work`, in microseconds, and its memory at the peak, in KiB.
+fn cost(broker: &Broker, times: u32, mut work: impl FnMut(u32)) -> (f64, u64) {
+    broker.forget_peak();
     let before = broker.cpu();
     (0..times).for_each(&mut work);
-    (broker.cpu() - before).as_secs_f64() * 1e6 / f64::from(times)
+    ((broker.cpu() - before).as_secs_f64() * 1e6 / f64::from(times), broker.memory("VmHWM"))
 }
 
 /// `count` retained topics, a hundred sites.
@@ -146,7 +147,7 @@ fn retain(broker: &Broker, count: usize) -> Client {
 }
 
 /// A subscription that begins with a wildcard and matches nothing.
-fn wildcard(name: &str, count: usize) -> Option<f64> {
+fn wildcard(name: &str, count: usize) -> Option<(f64, u64)> {
     let broker = start(name, &format!(", max_retained: {}, max_retained_size: 1GiB", count + 10))?;
     let mut client = retain(&broker, count);
     Some(cost(&broker, 200, |_| {
@@ -157,7 +158,7 @@ fn wildcard(name: &str, count: usize) -> Option<f64> {
 }
 
 /// A retained message for a store that is full (mosquitto has no limit).
-fn full_store(name: &str, count: usize) -> Option<f64> {
+fn full_store(name: &str, count: usize) -> Option<(f64, u64)> {
     let broker = start(name, &format!(", max_retained: {count}, max_retained_size: 1GiB"))?;
     let mut client = retain(&broker, count);
     Some(cost(&broker, 2000, |turn| {
@@ -167,7 +168,7 @@ fn full_store(name: &str, count: usize) -> Option<f64> {
 }
 
 /// A message that has to wait while the queues of others are full.
-fn full_queues(name: &str, count: usize) -> Option<f64> {
+fn full_queues(name: &str, count: usize) -> Option<(f64, u64)> {
     let total = count.max(100) * FILLING * 4;
     let broker = start(name, &format!(", max_queued_total: {total}B, max_queued: 100000"))?;
     let mut publisher = Client::connect(broker.port, "publisher", true);
@@ -192,7 +193,7 @@ fn full_queues(name: &str, count: usize) -> Option<f64> {
 }
 
 /// A message for one of so many members.
-fn shared(name: &str, count: usize) -> Option<f64> {
+fn shared(name: &str, count: usize) -> Option<(f64, u64)> {
     let broker = start(name, "")?;
     let mut members: Vec<Client> = (0..count).map(|number| Client::connect(broker.port, &format!("member{number}"), true)).collect();
     members.iter_mut().for_each(|member| member.subscribe("$share/workers/jobs", 0));
@@ -206,7 +207,7 @@ fn shared(name: &str, count: usize) -> Option<f64> {
 }
 
 /// A name, the sizes to measure at, and what measures one.
-type Case = (&'static str, &'static [usize], fn(&str, usize) -> Option<f64>);
+type Case = (&'static str, &'static [usize], fn(&str, usize) -> Option<(f64, u64)>);
 
 const CASES: [Case; 4] = [
     ("subscription that begins with a wildcard, by retained topics", &[1_000, 10_000, 100_000], wildcard),
@@ -227,14 +228,21 @@ fn main() {
         }
         let million = if is_large && name.contains("retained topics") { &[1_000_000][..] } else { &[] };
         let sizes: Vec<usize> = sizes.iter().chain(million).copied().collect();
-        println!("\nCPU us per {name}\n\n| broker | {} |", sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "));
-        println!("|---|{}", "---|".repeat(sizes.len()));
+        println!(
+            "\nCPU us per {name}\n\n| broker | {} | RSS max KiB |",
+            sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
+        );
+        println!("|---|{}---|", "---|".repeat(sizes.len()));
         for broker in ["wellhead", "mosquitto"] {
+            let mut peak = 0;
             let cells = sizes.iter().map(|size| {
-                let runs: Vec<f64> = (0..ROUNDS).filter_map(|_| measure(broker, *size)).collect();
-                if runs.is_empty() { "not installed".to_owned() } else { format!("{:.1}", median(runs)) }
+                let runs: Vec<(f64, u64)> = (0..ROUNDS).filter_map(|_| measure(broker, *size)).collect();
+                peak = runs.iter().map(|(_, memory)| *memory).max().unwrap_or(0).max(peak);
+                let costs: Vec<f64> = runs.iter().map(|(cost, _)| *cost).collect();
+                if costs.is_empty() { "not installed".to_owned() } else { format!("{:.1}", median(costs)) }
             });
-            println!("| {broker} | {} |", cells.collect::<Vec<_>>().join(" | "));
+            let cells = cells.collect::<Vec<_>>().join(" | ");
+            println!("| {broker} | {cells} | {peak} |");
         }
     }
 }
