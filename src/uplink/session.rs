@@ -16,6 +16,7 @@ mod answers;
 mod incoming;
 mod resume;
 mod saving;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
@@ -23,6 +24,7 @@ use super::memory::{HeldStage, MAX_EXACT, Memory};
 use crate::message::SessionLost;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
 use crate::outbox::{LANES, Outgoing, Place, Waiting};
+use window::{InFlight, Stage, Window};
 
 /// Identifiers above it are left to packets that are no messages.
 const LAST_PACKET_ID: u16 = u16::MAX - 2;
@@ -75,56 +77,16 @@ pub(super) struct Forgotten {
     pub(super) presumed: Vec<Place>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Not written on any connection.
-    Unsent,
-    /// Perhaps at the remote.
-    Sent,
-    /// At the remote for sure (QoS 2).
-    Released,
-}
-
-#[derive(Debug)]
-struct InFlight {
-    place: Place,
-    /// `None` once the remote has it.
-    message: Option<Outgoing>,
-    packet_id: Option<PacketId>,
-    is_exact: bool,
-    stage: Stage,
-    /// The save that makes its newest step durable.
-    needs: u64,
-    /// Its step was written on this connection.
-    is_written: bool,
-    /// It was written with DUP on this session.
-    is_repeated: bool,
-    /// How often the remote could not take it.
-    refusals: u8,
-}
-
-impl InFlight {
-    fn new(place: Place, message: Option<Outgoing>, packet_id: Option<PacketId>, is_exact: bool, stage: Stage) -> Self {
-        Self { place, message, packet_id, is_exact, stage, needs: 0, is_written: false, is_repeated: false, refusals: 0 }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Session {
     window: usize,
     /// `window`, or what the remote of this connection allows.
     allowed: usize,
     max_qos: QoS,
-    in_flight: VecDeque<InFlight>,
-    /// Before this index everything is written on this connection; behind it what was written before a message was refused for now.
-    written: usize,
-    /// Written on this connection and not ended.
-    on_wire: usize,
+    in_flight: Window,
     used_ids: HashSet<PacketId>,
     /// Identifiers that are free when a save is done.
     freed: VecDeque<(u64, PacketId)>,
-    bytes: usize,
-    exact: usize,
     last_packet_id: u16,
     /// QoS 2 messages of an earlier run that may be at the remote, until the outbox brings them.
     recovered: BTreeMap<Place, (PacketId, HeldStage)>,
@@ -160,13 +122,9 @@ impl Session {
             window,
             allowed: window,
             max_qos: QoS::ExactlyOnce,
-            in_flight: VecDeque::new(),
-            written: 0,
-            on_wire: 0,
+            in_flight: Window::default(),
             used_ids: HashSet::new(),
             freed: VecDeque::new(),
-            bytes: 0,
-            exact: 0,
             last_packet_id: 0,
             recovered: BTreeMap::new(),
             offered: [0; LANES.len()],
@@ -198,17 +156,13 @@ impl Session {
     pub(super) fn connected(&mut self, is_known: bool, receive_maximum: u16, max_qos: QoS) -> Forgotten {
         self.allowed = self.window.min(usize::from(receive_maximum.max(1)));
         self.max_qos = max_qos;
-        self.written = 0;
-        self.on_wire = 0;
         self.answers.clear();
-        for entry in &mut self.in_flight {
-            entry.is_written = false;
-        }
+        self.in_flight.begin_again();
         let told = if is_known { Forgotten::default() } else { self.forgotten() };
         self.lower_qos();
         if self.has_changes() {
             // What was decided is durable before anything is sent.
-            for entry in &mut self.in_flight {
+            for entry in self.in_flight.iter_mut() {
                 entry.needs = self.next_save;
             }
         }
@@ -223,7 +177,7 @@ impl Session {
     /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
     pub(super) fn room(&self) -> usize {
         // What was recovered has its place already.
-        let is_full = self.bytes >= MAX_BYTES || self.exact - self.recovered.len() >= MAX_EXACT;
+        let is_full = self.in_flight.bytes() >= MAX_BYTES || self.in_flight.exact() >= MAX_EXACT;
         if is_full { 0 } else { self.allowed.saturating_sub(self.in_flight.len()) }
     }
 
@@ -233,7 +187,7 @@ impl Session {
 
     /// True if a message is in flight, or may be.
     pub(super) fn holds(&self, place: Place) -> bool {
-        self.recovered.contains_key(&place) || self.in_flight.iter().any(|entry| entry.place == place)
+        self.recovered.contains_key(&place) || self.in_flight.index_of(place).is_some()
     }
 
     /// The lane whose messages are to be taken first: those of an earlier run that may be at the remote. It counts them against its
@@ -251,9 +205,7 @@ impl Session {
             return None;
         }
         self.release_recovered(|other| other.queue == place.queue && other.seq < place.seq);
-        let offered = self.offered.get(place.queue).copied().unwrap_or(0);
-        let may_be_in_flight = place.seq <= offered || !self.in_flight.is_empty();
-        if may_be_in_flight && self.in_flight.iter().any(|entry| entry.place == place) {
+        if self.in_flight.index_of(place).is_some() {
             return None;
         }
         if let Some(offered) = self.offered.get_mut(place.queue) {
@@ -262,39 +214,32 @@ impl Session {
         if let Some((packet_id, stage)) = self.recovered.remove(&place) {
             let is_lost = stage == HeldStage::Lost;
             if is_lost && waiting.message.if_session_lost == SessionLost::Drop {
-                self.exact -= 1;
                 self.free(packet_id, true);
                 self.change(place.queue);
                 return Some(waiting);
             }
-            self.bytes += waiting.message.weight();
             let stage = if is_lost { Stage::Unsent } else { Stage::Sent };
             let message = Some(Outgoing { qos: QoS::ExactlyOnce, ..waiting.message });
-            self.in_flight.push_back(InFlight::new(place, message, Some(packet_id), true, stage));
+            self.in_flight.push(InFlight::known(place, message, packet_id, stage));
             self.lower_qos();
             return None;
         }
         let qos = waiting.message.qos.min(self.max_qos);
-        self.bytes += waiting.message.weight();
-        let message = Some(Outgoing { qos, ..waiting.message });
-        self.in_flight.push_back(InFlight::new(place, message, None, qos == QoS::ExactlyOnce, Stage::Unsent));
-        self.number(self.in_flight.len() - 1);
+        let index = self.in_flight.push(InFlight::new(place, Outgoing { qos, ..waiting.message }));
+        self.number(index);
         None
     }
 
     /// Gives an identifier to a message that needs one.
     fn number(&mut self, index: usize) {
-        let needs_one = self.in_flight.get(index).and_then(|entry| entry.message.as_ref()).is_some_and(|m| m.qos != QoS::AtMostOnce);
+        let needs_one = self.in_flight.get(index).and_then(InFlight::message).is_some_and(|m| m.qos != QoS::AtMostOnce);
         let packet_id = needs_one.then(|| self.free_packet_id());
+        self.in_flight.set_packet_id(index, packet_id);
         let next_save = self.next_save;
-        let Some(entry) = self.in_flight.get_mut(index) else { return };
-        entry.packet_id = packet_id;
-        if entry.is_exact {
-            entry.needs = next_save;
-            let queue = entry.place.queue;
-            self.exact += 1;
-            self.change(queue);
-        }
+        let Some(entry) = self.in_flight.get_mut(index).filter(|entry| entry.is_exact()) else { return };
+        entry.needs = next_save;
+        let queue = entry.place().queue;
+        self.change(queue);
     }
 
     /// What was recovered and does not wait in the outbox any more cannot be sent again; whether it is at the remote or not,
@@ -316,8 +261,9 @@ impl Session {
     /// What was recovered goes on as if the remote had it.
     fn release_one(&mut self, place: Place) {
         if let Some((packet_id, _)) = self.recovered.remove(&place) {
-            let entry = InFlight::new(place, None, Some(packet_id), true, Stage::Released);
-            self.in_flight.push_back(InFlight { needs: self.next_save, ..entry });
+            let mut entry = InFlight::known(place, None, packet_id, Stage::Released);
+            entry.needs = self.next_save;
+            self.in_flight.push(entry);
             self.change(place.queue);
         }
     }
@@ -333,79 +279,73 @@ impl Session {
         if let Some(answer) = self.next_answer() {
             return Some(answer);
         }
-        while self.in_flight.get(self.written).is_some_and(|entry| entry.is_written) {
-            self.written += 1;
-        }
-        let saved = self.saved;
-        let entry = self.in_flight.get_mut(self.written)?;
-        if entry.needs > saved {
-            return None;
-        }
-        let Some(packet_id) = entry.packet_id else {
-            let entry = self.remove(self.written)?;
-            return Some(Step::Publish(Send { place: entry.place, packet_id: None, dup: false, message: entry.message? }));
+        let index = self.in_flight.next_unwritten()?;
+        let (allowed, saved) = (self.allowed, self.saved);
+        let is_full = self.in_flight.on_wire() >= allowed;
+        let entry = self.in_flight.get_mut(index).filter(|entry| entry.needs <= saved)?;
+        let Some(packet_id) = entry.packet_id() else {
+            let entry = self.remove(index)?;
+            return Some(Step::Publish(Send { place: entry.place(), packet_id: None, dup: false, message: entry.into_message()? }));
         };
         // What only waits for its end may be released whatever the remote allows: nothing goes on without.
-        if entry.stage != Stage::Released && self.on_wire >= self.allowed {
+        if entry.stage != Stage::Released && is_full {
             return None;
         }
-        entry.is_written = true;
-        self.on_wire += 1;
-        let step = match (&entry.message, entry.stage) {
+        let place = entry.place();
+        let step = match (entry.message().cloned(), entry.stage) {
             (Some(message), Stage::Unsent | Stage::Sent) => {
                 let dup = entry.stage == Stage::Sent;
                 entry.stage = Stage::Sent;
                 entry.is_repeated = dup;
-                Step::Publish(Send { place: entry.place, packet_id: Some(packet_id), dup, message: message.clone() })
+                Step::Publish(Send { place, packet_id: Some(packet_id), dup, message })
             }
             _ => Step::Release(packet_id),
         };
-        self.written += 1;
+        self.in_flight.wrote(index);
         Some(step)
     }
 
     /// Gives up a message that was taken from [`Session::next`] but was not written.
     pub(super) fn forget(&mut self, place: Place) {
-        if let Some(index) = self.in_flight.iter().position(|entry| entry.place == place) {
+        if let Some(index) = self.in_flight.index_of(place) {
             self.remove(index);
         }
     }
 
     /// Takes a message out that the remote cannot bear, and returns it.
     pub(super) fn give_up(&mut self, place: Place) -> Option<Outgoing> {
-        let index = self.in_flight.iter().position(|entry| entry.place == place)?;
-        self.remove(index)?.message
+        let index = self.in_flight.index_of(place)?;
+        self.remove(index)?.into_message()
     }
 
     /// Ends a QoS 2 message that cannot be repeated but may have arrived before: PUBREL instead of PUBLISH.
     pub(super) fn release_instead(&mut self, place: Place) {
+        let Some(index) = self.in_flight.index_of(place) else { return };
+        self.release(index);
+        let packet_id = self.in_flight.get(index).and_then(InFlight::packet_id);
+        self.answers.extend(packet_id.map(|id| (self.next_save, Step::Release(id))));
+    }
+
+    /// The remote has a message: from here on PUBREL is what goes out for it.
+    fn release(&mut self, index: usize) {
+        self.in_flight.release(index);
         let next_save = self.next_save;
-        if let Some(entry) = self.in_flight.iter_mut().find(|entry| entry.place == place) {
-            entry.stage = Stage::Released;
-            self.bytes -= entry.message.take().map_or(0, |message| message.weight());
-            entry.needs = next_save;
-            let packet_id = entry.packet_id;
-            let queue = entry.place.queue;
-            self.change(queue);
-            self.answers.extend(packet_id.map(|id| (next_save, Step::Release(id))));
-        }
+        let Some(entry) = self.in_flight.get_mut(index) else { return };
+        entry.needs = next_save;
+        let queue = entry.place().queue;
+        self.change(queue);
     }
 
     fn remove(&mut self, index: usize) -> Option<InFlight> {
         let entry = self.in_flight.remove(index)?;
-        if entry.place.seq > self.offered.get(entry.place.queue).copied().unwrap_or(0) {
-            self.finished.insert(entry.place);
+        let place = entry.place();
+        if place.seq > self.offered.get(place.queue).copied().unwrap_or(0) {
+            self.finished.insert(place);
         }
-        self.bytes -= entry.message.as_ref().map_or(0, Outgoing::weight);
-        if index < self.written {
-            self.written -= 1;
-        }
-        self.on_wire -= usize::from(entry.is_written);
-        if let Some(id) = entry.packet_id {
-            self.exact -= usize::from(entry.is_exact);
-            self.free(id, entry.is_exact);
-            if entry.is_exact {
-                self.change(entry.place.queue);
+        if let Some(id) = entry.packet_id() {
+            self.free(id, entry.is_exact());
+            if entry.is_exact() {
+                self.change(place.queue);
             }
         }
         Some(entry)
@@ -429,18 +369,18 @@ impl Session {
 
     /// True if a message waits for another attempt.
     pub(super) fn has_refused(&self) -> bool {
-        self.in_flight.iter().any(|entry| entry.refusals > 0)
+        self.in_flight.refused() > 0
     }
 
     /// The message that has waited longest for an answer of the remote.
     pub(super) fn oldest_unanswered(&self) -> Option<Place> {
-        self.in_flight.iter().find(|entry| entry.is_written && entry.needs <= self.saved).map(|entry| entry.place)
+        self.in_flight.iter().find(|entry| entry.is_written() && entry.needs <= self.saved).map(InFlight::place)
     }
 
     /// About how large a message in flight is, in bytes.
     pub(super) fn bytes_of(&self, place: Place) -> u64 {
-        let message = self.in_flight.iter().find(|entry| entry.place == place).and_then(|entry| entry.message.as_ref());
-        message.map_or(0, |message| message.weight() as u64)
+        let entry = self.in_flight.index_of(place).and_then(|index| self.in_flight.get(index));
+        entry.map_or(0, |entry| entry.weight() as u64)
     }
 
     /// True if the remote owes an answer that would come whatever the disk does.

@@ -4,6 +4,7 @@
 //! * Entries are in the order of their numbers, and no two of them have the same packet identifier.
 //! * `bytes` is what all entries weigh, `unsent` of them were not written on this connection, and `in_window` count against the
 //!   client's Receive Maximum: a PUBREL of an earlier connection does not.
+//! * Everything before `written` was written on this connection, so that sending all of it again is not a search for each.
 
 use std::collections::VecDeque;
 
@@ -50,6 +51,8 @@ pub(super) struct InFlight {
     bytes: usize,
     unsent: usize,
     in_window: usize,
+    /// Everything before this place was written on this connection.
+    written: usize,
 }
 
 impl InFlight {
@@ -104,7 +107,7 @@ impl InFlight {
 
     /// A new connection: nothing in flight was written on it.
     pub(super) fn begin_again(&mut self) {
-        self.in_window = 0;
+        (self.in_window, self.written) = (0, 0);
         self.unsent = self.entries.len();
         for entry in &mut self.entries {
             (entry.is_sent, entry.is_in_window, entry.is_repeated) = (false, false, true);
@@ -126,7 +129,7 @@ impl InFlight {
 
     /// The first message that was not written on this connection, and its place.
     pub(super) fn next_unsent(&self) -> Option<(usize, &Entry)> {
-        self.entries.iter().enumerate().find(|(_, entry)| !entry.is_sent)
+        self.entries.iter().enumerate().skip(self.written).find(|(_, entry)| !entry.is_sent)
     }
 
     /// Notes that the message at a place was written again, as a PUBLISH.
@@ -134,6 +137,8 @@ impl InFlight {
         let Some(entry) = self.entries.get_mut(place) else { return };
         debug_assert!(!entry.is_sent && !entry.is_in_window, "it is written once a connection");
         (entry.is_sent, entry.is_in_window) = (true, true);
+        // It was the first one that was not written.
+        self.written = place + 1;
         self.unsent -= 1;
         self.in_window += 1;
     }
@@ -159,6 +164,7 @@ impl InFlight {
         self.bytes -= gone.weight();
         self.unsent -= usize::from(!gone.is_sent);
         self.in_window -= usize::from(gone.is_in_window);
+        self.written -= usize::from(place < self.written);
         if self.entries.is_empty() && self.entries.capacity() > SPARE {
             self.entries = VecDeque::new();
         }
@@ -185,6 +191,7 @@ impl InFlight {
         assert_eq!(self.unsent, count(|entry| !entry.is_sent), "messages that were not written on this connection");
         assert_eq!(self.in_window, count(|entry| entry.is_in_window), "messages in the window");
         assert!(self.entries.iter().is_sorted_by(|one, next| one.delivery.number < next.delivery.number), "the order of the numbers");
+        assert!(self.entries.iter().take(self.written).all(|entry| entry.is_sent), "what was written on this connection");
         let span = self.entries.back().zip(self.entries.front()).map_or(0, |(last, first)| last.delivery.number - first.delivery.number);
         assert!(span < IDENTIFIERS, "two messages with the same packet identifier");
     }

@@ -7,15 +7,17 @@ use crate::mqtt::{PacketId, ReasonCode};
 const MAX_REFUSALS: u8 = 5;
 
 impl Session {
-    fn find(&self, packet_id: PacketId) -> Option<usize> {
-        self.in_flight.iter().position(|entry| entry.is_written && entry.packet_id == Some(packet_id))
+    /// The message with an identifier, if it is one that `is_meant`.
+    fn find(&self, packet_id: PacketId, is_meant: impl Fn(&InFlight) -> bool) -> Option<usize> {
+        let index = self.in_flight.index_of_id(packet_id)?;
+        self.in_flight.get(index).is_some_and(is_meant).then_some(index)
     }
 
     /// PUBACK.
     pub(in crate::uplink) fn acknowledged(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
-        match self.find(packet_id) {
-            Some(index) if self.in_flight.get(index).is_some_and(|entry| !entry.is_exact) => self.end(index, reason),
-            _ => Verdict::Unknown,
+        match self.find(packet_id, |entry| entry.is_written() && !entry.is_exact()) {
+            Some(index) => self.end(index, reason),
+            None => Verdict::Unknown,
         }
     }
 
@@ -26,25 +28,20 @@ impl Session {
             self.release_one(place);
             return Verdict::Going;
         }
-        let known = |entry: &InFlight| entry.packet_id == Some(packet_id) && (entry.is_written || entry.stage != Stage::Unsent);
-        let Some(index) = self.in_flight.iter().position(known) else {
+        let Some(index) = self.find(packet_id, |entry| entry.is_written() || entry.stage != Stage::Unsent) else {
             // The remote holds something that is not known here any more; PUBREL ends it.
             self.answers.push_back((0, Step::Release(packet_id)));
             return Verdict::Unknown;
         };
-        let next_save = self.next_save;
-        let Some(entry) = self.in_flight.get_mut(index).filter(|entry| entry.is_exact) else { return Verdict::Unknown };
+        let Some(entry) = self.in_flight.get(index).filter(|entry| entry.is_exact()) else { return Verdict::Unknown };
         // To a repetition "identifier in use" says that the remote has the message.
         let has_it = !reason.is_error() || (entry.is_repeated && reason == ReasonCode::PACKET_IDENTIFIER_IN_USE);
-        if entry.stage != Stage::Released && !has_it {
+        let (is_written, is_released) = (entry.is_written(), entry.stage == Stage::Released);
+        if !is_released && !has_it {
             return self.end(index, reason);
         }
-        let (queue, is_written) = (entry.place.queue, entry.is_written);
-        if entry.stage != Stage::Released {
-            entry.stage = Stage::Released;
-            self.bytes -= entry.message.take().map_or(0, |message| message.weight());
-            entry.needs = next_save;
-            self.change(queue);
+        if !is_released {
+            self.release(index);
         }
         let needs = self.in_flight.get(index).map_or(0, |entry| entry.needs);
         // What is not written on this connection is released in its turn.
@@ -56,22 +53,21 @@ impl Session {
 
     /// PUBCOMP, with any reason: the remote has nothing under this identifier any more.
     pub(in crate::uplink) fn completed(&mut self, packet_id: PacketId) -> Verdict {
-        let is_released = |entry: &InFlight| entry.packet_id == Some(packet_id) && entry.stage == Stage::Released && entry.is_written;
-        match self.in_flight.iter().position(is_released) {
+        match self.find(packet_id, |entry| entry.stage == Stage::Released && entry.is_written()) {
             Some(index) => self.end(index, ReasonCode::SUCCESS),
             None => Verdict::Unknown,
         }
     }
 
     fn end(&mut self, index: usize, reason: ReasonCode) -> Verdict {
-        let refusals = self.in_flight.get(index).map_or(0, |entry| entry.refusals);
+        let refusals = self.in_flight.get(index).map_or(0, InFlight::refusals);
         if is_for_later(reason) && (refusals < MAX_REFUSALS || promises_more(reason)) {
             self.take_back(index);
             return Verdict::Later(reason);
         }
         match self.remove(index) {
-            Some(entry) if reason.is_error() => Verdict::Refused { place: entry.place, reason, message: entry.message },
-            Some(entry) => Verdict::Delivered(entry.place),
+            Some(entry) if reason.is_error() => Verdict::Refused { place: entry.place(), reason, message: entry.into_message() },
+            Some(entry) => Verdict::Delivered(entry.place()),
             None => Verdict::Unknown,
         }
     }
@@ -79,17 +75,11 @@ impl Session {
     /// A message that was not taken keeps its place and is the next to be written, under a new identifier: what stood behind it and
     /// was not taken either follows it again, in order.
     fn take_back(&mut self, index: usize) {
-        let Some(entry) = self.in_flight.get_mut(index) else { return };
-        self.on_wire -= usize::from(entry.is_written);
-        entry.stage = Stage::Unsent;
-        entry.is_written = false;
-        entry.refusals = entry.refusals.saturating_add(1);
-        let (packet_id, is_exact) = (entry.packet_id.take(), entry.is_exact);
-        if let Some(packet_id) = packet_id {
-            self.exact -= usize::from(is_exact);
+        let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
+        self.in_flight.take_back(index);
+        if let Some(packet_id) = self.in_flight.set_packet_id(index, None) {
             self.free(packet_id, is_exact);
         }
-        self.written = self.written.min(index);
         self.number(index);
     }
 }

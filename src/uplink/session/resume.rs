@@ -3,16 +3,15 @@
 use super::{Forgotten, InFlight, RECEIVED_IN, Session, Stage};
 use crate::message::SessionLost;
 use crate::mqtt::QoS;
-use crate::outbox::{Outgoing, Place};
+use crate::outbox::Place;
 use crate::uplink::memory::{Held, HeldStage};
 
 impl Session {
     pub(super) fn recover(&mut self, place: Place, held: Held) {
         self.used_ids.insert(held.packet_id);
         self.last_packet_id = held.packet_id.get();
-        self.exact += 1;
         if held.stage == HeldStage::Released {
-            self.in_flight.push_back(InFlight::new(place, None, Some(held.packet_id), true, Stage::Released));
+            self.in_flight.push(InFlight::known(place, None, held.packet_id, Stage::Released));
         } else {
             self.recovered.insert(place, (held.packet_id, held.stage));
         }
@@ -64,10 +63,10 @@ impl Session {
         places.into_iter().for_each(|place| self.change(place.queue));
         let mut index = 0;
         while let Some(entry) = self.in_flight.get_mut(index) {
-            let never_twice = entry.message.as_ref().is_some_and(|message| message.if_session_lost == SessionLost::Drop);
+            let never_twice = entry.message().is_some_and(|message| message.if_session_lost == SessionLost::Drop);
             match entry.stage {
-                Stage::Released => told.presumed.extend(self.remove(index).map(|entry| entry.place)),
-                Stage::Sent if never_twice => told.dropped.extend(self.remove(index).map(|entry| (entry.place, entry.message))),
+                Stage::Released => told.presumed.extend(self.remove(index).map(|entry| entry.place())),
+                Stage::Sent if never_twice => told.dropped.extend(self.remove(index).map(|entry| (entry.place(), entry.into_message()))),
                 Stage::Sent => {
                     // To this session it is a new message.
                     entry.stage = Stage::Unsent;
@@ -86,18 +85,18 @@ impl Session {
         if max_qos == QoS::ExactlyOnce {
             return;
         }
-        let mut lowered = Vec::new();
-        for entry in self.in_flight.iter_mut().filter(|entry| entry.stage == Stage::Unsent && entry.is_exact) {
-            entry.is_exact = false;
-            entry.message = entry.message.take().map(|message| Outgoing { qos: message.qos.min(max_qos), ..message });
-            lowered.push(entry.place.queue);
+        for index in 0..self.in_flight.len() {
+            let Some(entry) = self.in_flight.get(index).filter(|entry| entry.stage == Stage::Unsent) else { continue };
+            let queue = entry.place().queue;
+            if !self.in_flight.lower_qos(index, max_qos) {
+                continue;
+            }
             if max_qos == QoS::AtMostOnce
-                && let Some(id) = entry.packet_id.take()
+                && let Some(id) = self.in_flight.set_packet_id(index, None)
             {
                 self.used_ids.remove(&id);
             }
+            self.change(queue);
         }
-        self.exact -= lowered.len();
-        lowered.into_iter().for_each(|queue| self.change(queue));
     }
 }

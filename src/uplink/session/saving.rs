@@ -28,9 +28,9 @@ impl Session {
         let recovered = self.recovered.iter().filter(|(place, _)| place.queue == queue);
         let mut held: Vec<Held> =
             recovered.map(|(place, (packet_id, stage))| Held { seq: place.seq, packet_id: *packet_id, stage: *stage }).collect();
-        for entry in self.in_flight.iter().filter(|entry| entry.place.queue == queue && entry.is_exact) {
+        for entry in self.in_flight.iter().filter(|entry| entry.place().queue == queue && entry.is_exact()) {
             let stage = if entry.stage == Stage::Released { HeldStage::Released } else { HeldStage::Sent };
-            held.extend(entry.packet_id.map(|packet_id| Held { seq: entry.place.seq, packet_id, stage }));
+            held.extend(entry.packet_id().map(|packet_id| Held { seq: entry.place().seq, packet_id, stage }));
         }
         if queue != RECEIVED_IN {
             return Memory { held, ..Memory::default() };

@@ -314,6 +314,25 @@ fn what_has_not_been_sent_follows_the_qos_of_a_new_remote() {
 }
 
 #[test]
+fn totals_follow_refusals_lower_qos_and_messages_that_are_given_up() {
+    let mut session = on_its_way(4);
+    session.offer(waiting(5, QoS::AtLeastOnce));
+    assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
+    assert!(matches!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(_)));
+    session.in_flight.check_invariants();
+    assert!(session.has_refused());
+    session.release_instead(place(3));
+    session.give_up(place(4));
+    session.in_flight.check_invariants();
+    session.connected(false, 10, QoS::AtMostOnce);
+    session.in_flight.check_invariants();
+    assert_eq!(save(&mut session), Memory::default());
+    assert_eq!(written(&mut session).last().map(String::as_str), Some("5"));
+    session.in_flight.check_invariants();
+    assert!(!session.has_refused());
+}
+
+#[test]
 fn a_repeated_release_waits_for_the_disk_too() {
     let mut session = connected(10, 10);
     session.taken(id(9));
@@ -432,6 +451,7 @@ proptest! {
                     None => {}
                 },
             }
+            session.in_flight.check_invariants();
             if next_seq > 60 && choice == 7 {
                 last_acked = 1;
             }
