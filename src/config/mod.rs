@@ -18,6 +18,7 @@ mod profiles;
 mod references;
 mod resolve;
 pub mod schema;
+mod sunspec;
 mod traffic;
 
 use std::fmt;

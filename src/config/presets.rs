@@ -129,6 +129,13 @@ pub fn text(name: &str) -> Option<&'static str> {
     TEXTS.get(index).map(|(_, text)| *text)
 }
 
+/// The remark behind a point of a profile: what its manual says of it, with the codes and the range that may be written.
+pub(super) fn remark(profile: &str, point: &str) -> Option<&'static str> {
+    let of_point = |line: &&'static str| line.trim_start().strip_prefix(point).is_some_and(|rest| rest.starts_with(": {"));
+    let line = text(profile)?.lines().find(of_point)?;
+    line.rsplit_once("   # ").map(|(_, remark)| remark)
+}
+
 /// Their names.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TEXTS.iter().map(|(name, _)| *name)
@@ -137,6 +144,13 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_point_has_the_remark_behind_it() {
+        assert_eq!(remark("sunspec-802", "control_mode"), Some("0 remote 1 local"));
+        assert_eq!(remark("sunspec-802", "mode"), None);
+        assert_eq!(remark("nothing", "mode"), None);
+    }
 
     #[test]
     fn every_preset_is_found_by_its_name_and_names_its_source() {

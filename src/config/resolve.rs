@@ -7,6 +7,7 @@ mod meaning;
 mod north;
 mod point;
 mod reach;
+mod simulated;
 mod text;
 
 use std::collections::HashSet;

@@ -24,6 +24,7 @@ pub mod simulated;
 mod supervisor;
 pub mod text;
 mod timer;
+pub mod typical;
 pub mod wave;
 pub mod write;
 
@@ -44,6 +45,7 @@ use formula::Formula;
 use modbus::barriers::Barrier;
 use modbus::patience::AnswerWithin;
 use modbus::plan::Limits;
+use modbus::slave::Model;
 use text::Talk;
 use text::parse::Found;
 use wave::Wave;
@@ -113,6 +115,8 @@ pub struct Device {
     pub talk: Option<Arc<Talk>>,
     /// In the order of the YAML.
     pub points: Vec<Point>,
+    /// The SunSpec models that a simulator shows it to have.
+    pub models: Vec<Model>,
 }
 
 /// One measured quantity.
@@ -128,6 +132,8 @@ pub struct Point {
     pub source: Source,
     /// What a simulator shows for it.
     pub wave: Wave,
+    /// What a simulator shows for it if it is text; `None`: the number of its wave.
+    pub says: Option<&'static str>,
     /// How old the last value may be while newer attempts to read it fail; `None`: until the first that failed.
     pub stale_after: Option<Duration>,
     /// Points of one group are read by one request, and written by one.
@@ -167,6 +173,7 @@ impl Device {
             holes: Vec::new(),
             talk: None,
             points: Vec::new(),
+            models: Vec::new(),
         }
     }
 }
@@ -180,6 +187,7 @@ impl Point {
             every: Duration::from_secs(1),
             source: Source::Made,
             wave,
+            says: None,
             stale_after: None,
             group: None,
             write: None,

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decode::Table;
+use super::decode::{Kind, Register, Table};
+use super::wave::Shape;
 use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Point, ReadError, Values};
 use crate::reading::{PointId, Value};
@@ -47,7 +48,7 @@ impl Simulated {
         let shown = match point.register() {
             // Through the register and back, so that type, scale and words mean the same as on a real line.
             Some(register) => {
-                let mut words = register.encode(value);
+                let mut words = words(point, register, elapsed, None);
                 for (word, address) in words.iter_mut().zip(register.address..) {
                     *word = self.written.get(&(device, register.table, address)).copied().unwrap_or(*word);
                 }
@@ -57,6 +58,22 @@ impl Simulated {
         };
         (point.id, shown)
     }
+}
+
+/// The registers of a point `elapsed` after the start of a simulator; `exponent` is what the register says that holds its power of ten.
+pub(super) fn words(point: &Point, register: &Register, elapsed: Duration, exponent: Option<i16>) -> Vec<u16> {
+    if let Some(text) = point.says.filter(|_| register.meaning.kind == Kind::Text) {
+        return register.encode_text(text);
+    }
+    let value = point.wave.value(elapsed);
+    let meaning = &register.meaning;
+    let wraps = point.wave.shape == Shape::Counter && meaning.kind.is_integer() && exponent.is_none();
+    let value = match meaning.raw_range().filter(|_| wraps) {
+        // A counter that is full starts again from zero, as in devices.
+        Some((_, most)) => ((value - meaning.offset) / meaning.scale).rem_euclid(most + 1.0) * meaning.scale + meaning.offset,
+        None => value,
+    };
+    register.encode(value, exponent)
 }
 
 impl Driver for Simulated {

@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 8] = [
 ];
 
 /// Files that neither wait, nor look at clocks, nor touch files or sockets, nor draw lots.
-const PURE: [&str; 49] = [
+const PURE: [&str; 51] = [
     "mqtt",
     "reading.rs",
     "message.rs",
@@ -39,6 +39,8 @@ const PURE: [&str; 49] = [
     "uplink/remote.rs",
     "field/schedule.rs",
     "field/wave.rs",
+    "field/typical.rs",
+    "field/modbus/slave/sunspec.rs",
     "field/last.rs",
     "field/modbus/frames.rs",
     "field/modbus/ascii.rs",

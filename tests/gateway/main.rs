@@ -33,6 +33,7 @@ mod north;
 mod outage;
 mod packaging;
 mod packets;
+mod played_profiles;
 mod power;
 mod profiles;
 mod queues;

@@ -90,7 +90,7 @@ fn a_scan_finds_who_is_on_a_line_and_writes_down_what_it_found() {
     let found: serde_json::Value = serde_json::from_str(&out).unwrap();
     let found: Vec<(u64, Option<u64>)> =
         found.as_array().unwrap().iter().map(|one| (one["unit"].as_u64().unwrap(), one["sunspec"].as_u64())).collect();
-    assert_eq!(found, [(3, None), (4, Some(40_000))]);
+    assert_eq!(found, [(3, Some(40_000)), (4, Some(40_000))]);
     let (_, out, _) = bench.ask(&["scan", "plc", "--units", "4", "--within", "150ms", "--yaml"]);
     assert!(out.contains("unit: 4, profile: sunspec-1, base: 40002 }"), "{out}");
     let (_, out, _) = bench.ask(&["scan", "bus", "--units", "5-10", "--within", "150ms", "--yaml"]);

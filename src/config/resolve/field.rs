@@ -251,6 +251,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
             resolved.points.push(point);
         }
     }
+    context.simulate(&mut resolved);
     context.check_groups(check, &resolved);
     for group in context.groups(check, &resolved) {
         take_topic(check, points, &group.topic, format!("the group {} of {}", group.name, device.name), &at!["devices", index, "name"]);

@@ -55,7 +55,8 @@ impl Context<'_> {
         let write = self.write(check, name, spec, &source);
         let stale_after = spec.stale_after.map(|span| span.0);
         let group = spec.group.as_deref().map(Arc::from);
-        Some(Point { id, name: points.named(name), every, source, wave: spec.simulate.unwrap_or_default(), stale_after, group, write })
+        let wave = spec.simulate.unwrap_or_default();
+        Some(Point { id, name: points.named(name), every, source, wave, says: None, stale_after, group, write })
     }
 
     fn write(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, source: &Source) -> Option<Box<Rules>> {

@@ -267,6 +267,32 @@ impl Kind {
         matches!(self, Self::Text | Self::Unix32 | Self::Unix64 | Self::Cp56 | Self::DateTime | Self::BcdDateTime)
     }
 
+    /// True for dates.
+    pub fn is_time(self) -> bool {
+        self.is_text() && self != Self::Text
+    }
+
+    /// The least and the largest raw number it holds; `None` for floats of 32 bits and more, and for what is no number.
+    pub fn range(self) -> Option<(f64, f64)> {
+        let digits = |count: i32| Some((0.0, 10_f64.powi(count) - 1.0));
+        #[allow(clippy::cast_possible_wrap)]
+        let half = || 2_f64.powi(self.bits() as i32 - 1);
+        // The largest number of double precision below 2^63 and 2^64.
+        let below = |number: f64| if self.bits() == 64 { number.next_down() } else { number - 1.0 };
+        match self {
+            Self::Bool => Some((0.0, 1.0)),
+            Self::F16 => Some((-f64::from(half::f16::MAX), f64::from(half::f16::MAX))),
+            Self::Bcd16 | Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 | Self::Bcd32 | Self::Bcd64 => {
+                digits(4 * i32::from(self.words()?))
+            }
+            Self::Bcd24 => digits(6),
+            Self::Sm16 | Self::Sm32 => Some((1.0 - half(), half() - 1.0)),
+            kind if kind.is_integer() && kind.is_signed() => Some((-half(), below(half()))),
+            kind if kind.is_integer() => Some((0.0, below(2.0 * half()))),
+            _ => None,
+        }
+    }
+
     /// Bits of a whole number.
     pub fn bits(self) -> u32 {
         match self {
@@ -366,6 +392,19 @@ impl Kind {
             _ => return Err(format!("values of the type {} are only read", self.name())),
         };
         Ok(number.to_be_bytes().get(8_usize.saturating_sub(size)..).unwrap_or_default().to_vec())
+    }
+
+    /// The bytes that a simulator shows for a raw number that is in the range, most significant first: what cannot be written, too.
+    pub(super) fn shown(self, raw: Raw) -> Vec<u8> {
+        let size = usize::from(2 * self.words().unwrap_or(1));
+        let bytes = match self {
+            Self::Bcd24 => self.digits(&raw, 6, 10, 4).ok().map(|number| number.to_be_bytes().get(8 - size..).unwrap_or_default().to_vec()),
+            Self::Cp56 => time::to_cp56(raw.as_f64()),
+            Self::DateTime => time::to_registers(raw.as_f64()),
+            Self::BcdDateTime => time::to_bcd(raw.as_f64()),
+            other => other.encode(raw).ok(),
+        };
+        bytes.unwrap_or_else(|| vec![0; size])
     }
 
     fn does_not_hold(self, raw: &Raw) -> String {

@@ -336,14 +336,19 @@ impl Meaning {
         if raw.is_finite() { Ok(Raw::F64(raw)) } else { Err("not a number".to_owned()) }
     }
 
+    /// The least and the largest raw number that its type, or its bits, hold; `None` where that is no bound.
+    pub fn raw_range(&self) -> Option<(f64, f64)> {
+        #[allow(clippy::cast_precision_loss)]
+        match self.part {
+            Part::Bit(_) => Some((0.0, 1.0)),
+            Part::Bits { count, .. } => Some((0.0, ones(count) as f64)),
+            Part::Whole => self.kind.range(),
+        }
+    }
+
     /// `raw` as near as the type allows; for what a simulator shows.
     fn nearest(&self, raw: f64) -> Raw {
-        let kind = self.kind;
-        if kind.is_integer() && !kind.holds(raw.round()) {
-            let least = if kind.holds(-1.0) { -f64::from(u8::MAX) } else { 0.0 };
-            return Raw::F64(if raw < 0.0 { least.max(raw) } else { f64::from(i8::MAX) });
-        }
-        Raw::F64(raw)
+        Raw::F64(self.raw_range().map_or(raw, |(least, most)| raw.clamp(least, most)))
     }
 }
 

@@ -90,8 +90,12 @@ impl Register {
         self.meaning.kind.encode(self.meaning.raw_of(value)?).map(|bytes| self.as_words(bytes))
     }
 
+    fn characters_held(&self) -> usize {
+        usize::from(self.meaning.length) * if self.meaning.characters == Characters::Both { 2 } else { 1 }
+    }
+
     fn encode_characters(&self, text: &str) -> Result<Vec<u16>, String> {
-        let room = usize::from(self.meaning.length) * if self.meaning.characters == Characters::Both { 2 } else { 1 };
+        let room = self.characters_held();
         if text.len() > room {
             return Err(format!("the text has {} bytes and the registers room for {room}", text.len()));
         }
@@ -132,33 +136,58 @@ impl Register {
         Some(masks)
     }
 
-    /// The registers that show `value`, as near as the type allows; what a simulator answers.
-    pub fn encode(&self, value: f64) -> Vec<u16> {
+    /// The registers that show `value`, as near as the type allows; what a simulator answers. `exponent` is what the register says that
+    /// holds its power of ten.
+    pub fn encode(&self, value: f64, exponent: Option<i16>) -> Vec<u16> {
         if self.table.is_bits() {
             return vec![u16::from(value >= 0.5); usize::from(self.width())];
         }
-        let raw = (value - self.meaning.offset) / self.meaning.scale;
+        let scale = self.meaning.scale * exponent.map_or(1.0, |exponent| 10_f64.powi(exponent.into()));
+        let raw = (value - self.meaning.offset) / scale;
         let one = match self.meaning.part {
             Part::Bit(bit) => self.shown(Raw::UInt(u64::from(value >= 0.5) << bit)),
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             Part::Bits { low, count } => self.shown(Raw::UInt((raw.max(0.0).round() as u64 & ones(count)) << low)),
             Part::Whole if self.meaning.kind == Kind::Bool => self.shown(Raw::Bool(raw >= 0.5)),
-            Part::Whole if self.meaning.kind == Kind::Text => {
-                self.encode_characters(&format!("{raw:.0}")).unwrap_or_else(|_| vec![0; usize::from(self.meaning.length)])
-            }
+            Part::Whole if self.meaning.kind == Kind::Text => self.encode_text(&format!("{raw:.0}")),
             Part::Whole => self.shown(self.meaning.nearest(raw)),
         };
-        let Some(array) = self.meaning.array else { return one };
+        self.repeated(&one)
+    }
+
+    /// The registers that show as much of a text as they hold.
+    pub fn encode_text(&self, text: &str) -> Vec<u16> {
+        let short: String = text.chars().take(self.characters_held()).collect();
+        let one = self.encode_characters(&short).unwrap_or_else(|_| vec![0; usize::from(self.meaning.length)]);
+        self.repeated(&one)
+    }
+
+    /// Every element of an array shows the same.
+    fn repeated(&self, one: &[u16]) -> Vec<u16> {
+        let Some(array) = self.meaning.array else { return one.to_vec() };
         let mut all = vec![0; usize::from(self.width())];
         for index in 0..usize::from(array.count) {
             let place = all.get_mut(index * usize::from(array.stride)..).unwrap_or_default();
-            place.iter_mut().zip(&one).for_each(|(cell, word)| *cell = *word);
+            place.iter_mut().zip(one).for_each(|(cell, word)| *cell = *word);
         }
         all
     }
 
+    /// The bits of its only register that are its own; all where it is whole registers. Others may be of other points.
+    pub fn own_bits(&self) -> u16 {
+        let bits = match (self.meaning.part, self.meaning.kind) {
+            (Part::Bit(bit), _) => 1_u16.checked_shl(bit.into()),
+            #[allow(clippy::cast_possible_truncation)]
+            (Part::Bits { low, count }, _) => (ones(count) as u16).checked_shl(low.into()),
+            (Part::Whole, Kind::U8L | Kind::I8L) => Some(0x00FF),
+            (Part::Whole, Kind::U8H | Kind::I8H) => Some(0xFF00),
+            (Part::Whole, _) => None,
+        };
+        let bits = bits.filter(|_| self.width() == 1 && !self.table.is_bits()).unwrap_or(u16::MAX);
+        if self.meaning.order.swaps_bytes() { bits.swap_bytes() } else { bits }
+    }
+
     fn shown(&self, raw: Raw) -> Vec<u16> {
-        let size = 2 * usize::from(self.meaning.words_each());
-        self.as_words(self.meaning.kind.encode(raw).unwrap_or_else(|_| vec![0; size]))
+        self.as_words(self.meaning.kind.shown(raw))
     }
 }

@@ -108,7 +108,7 @@ fn scale_bits_words_and_sentinels() {
     let wide = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I64, [9_223_372_036_854_775_808.0].into()));
     assert!(wide.decode(&[0x8000, 0, 0, 0], None).is_err(), "not implemented, in 64 bits");
     let exact = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::F32, [-999.9].into()));
-    assert!(exact.decode(&exact.encode(-999.9), None).is_err(), "in the precision of the register");
+    assert!(exact.decode(&exact.encode(-999.9, None), None).is_err(), "in the precision of the register");
     let huge = meaning(|meaning| (meaning.kind, meaning.scale) = (Kind::F32, 1000.0));
     assert!(huge.decode(&[0x7F61, 0xB1E6], None).is_err(), "3e38 x 1000 is no 32-bit float");
     assert!(register(Kind::F32, ByteOrder::ABCD).decode(&[0x7FC0, 0], None).unwrap_err().contains("not a number"));
@@ -121,7 +121,7 @@ fn plausibility_decimals_powers_of_ten_and_big_numbers() {
     assert!(bounded.decode(&[0], None).unwrap_err().contains("plausible") && bounded.decode(&[51], None).is_err());
     assert_eq!(bounded.decode(&[50], None), Ok(Value::UInt(50)));
     let rounded = meaning(|meaning| (meaning.kind, meaning.decimals) = (Kind::F32, Some(1)));
-    assert_eq!(rounded.decode(&rounded.encode(229.4376), None).unwrap().to_string(), "229.4");
+    assert_eq!(rounded.decode(&rounded.encode(229.4376, None), None).unwrap().to_string(), "229.4");
     let plain = register(Kind::I16, ByteOrder::ABCD);
     assert_eq!(plain.decode(&[1234], Some(-2)).unwrap().to_string(), "12.34");
     assert_eq!(plain.decode(&[1234], Some(2)).unwrap().to_string(), "123400");
@@ -229,10 +229,38 @@ proptest! {
         number in 0_u16..30_000,
     ) {
         let register = register(kind, order);
-        let words = register.encode(f64::from(number));
+        let words = register.encode(f64::from(number), None);
         prop_assert_eq!(words.len(), usize::from(register.width()));
         prop_assert_eq!(register.decode(&words, None).unwrap().as_f64(), Some(f64::from(number)));
         let exact = register.encode_exactly(&Value::UInt(u64::from(number))).unwrap();
         prop_assert_eq!(exact, words);
     }
+}
+
+#[test]
+fn a_simulator_shows_what_fits_and_what_cannot_be_written() {
+    let shown = |kind, value: f64| {
+        let register = Register::new(Table::Holding, 0, kind);
+        register.decode(&register.encode(value, None), None).map_or_else(|why| why.to_string(), |value| value.to_string())
+    };
+    assert_eq!((shown(Kind::U16, 70_000.0), shown(Kind::U16, -1.0)), ("65535".to_owned(), "0".to_owned()));
+    assert_eq!((shown(Kind::I16, -40_000.0), shown(Kind::I8L, 200.0)), ("-32768".to_owned(), "127".to_owned()));
+    assert_eq!((shown(Kind::Bcd16, 12_345.0), shown(Kind::Bcd24, 654_321.0)), ("9999".to_owned(), "654321".to_owned()));
+    assert_eq!((shown(Kind::Mod10k32, 1e12), shown(Kind::Sm16, -40_000.0)), ("99999999".to_owned(), "-32767".to_owned()));
+    assert_eq!(shown(Kind::F16, 1e9), "65504");
+    assert!(shown(Kind::U64, 1e30).parse::<u64>().unwrap() > u64::MAX - 4096, "{}", shown(Kind::U64, 1e30));
+    let date = 1_769_847_330.0;
+    for kind in [Kind::Unix32, Kind::Unix64, Kind::Cp56, Kind::DateTime, Kind::BcdDateTime] {
+        assert_eq!(shown(kind, date), "2026-01-31T08:15:30.000Z", "{kind:?}");
+    }
+    let mut text = Register::new(Table::Holding, 0, Kind::Text);
+    text.meaning.length = 3;
+    assert_eq!(text.decode(&text.encode_text("SN-12345"), None).unwrap().to_string(), "SN-123");
+}
+
+#[test]
+fn a_power_of_ten_beside_a_value_is_taken_into_account() {
+    let register = Register::new(Table::Holding, 0, Kind::U16);
+    assert_eq!(register.encode(230.1, Some(-1)), [2301]);
+    assert_eq!(register.decode(&register.encode(230.1, Some(-1)), Some(-1)).unwrap().to_string(), "230.1");
 }

@@ -73,3 +73,28 @@ pub(super) fn from_bcd(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
     let Some(&[year, month, day, hour, minute, second]) = numbers.as_deref() else { return Err(NO_TIME) };
     Moment { year: century(year), month, day, hour, minute, millisecond: second * 1000 }.text(zone)
 }
+
+/// Year, month, day, hour, minute, second of seconds since 1970.
+fn parts(seconds: f64) -> Option<[u16; 6]> {
+    #[allow(clippy::cast_possible_truncation)]
+    let text = rfc3339((seconds * 1000.0) as i64);
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
+    let mut next = || numbers.next();
+    Some([next()?, next()?, next()?, next()?, next()?, next()?])
+}
+
+pub(super) fn to_cp56(seconds: f64) -> Option<Vec<u8>> {
+    let [year, month, day, hour, minute, second] = parts(seconds)?;
+    let [high, low] = second.checked_mul(1000)?.to_be_bytes();
+    let bytes = [year % 100, month, day, hour, minute].map(|part| u8::try_from(part).unwrap_or(0));
+    Some([&[0], bytes.as_slice(), &[high, low]].concat())
+}
+
+pub(super) fn to_registers(seconds: f64) -> Option<Vec<u8>> {
+    Some(parts(seconds)?.iter().flat_map(|part| part.to_be_bytes()).collect())
+}
+
+pub(super) fn to_bcd(seconds: f64) -> Option<Vec<u8>> {
+    let digits = |part: &u16| u8::try_from(((part % 100 / 10) << 4) | (part % 10)).unwrap_or(0);
+    Some(parts(seconds)?.iter().map(digits).collect())
+}

@@ -1,0 +1,157 @@
+//! What a simulator shows for points that do not say it: their waves, the powers of ten, SunSpec models.
+
+use super::field::Context;
+use crate::config::{file, presets, sunspec};
+use crate::field::decode::Meaning;
+use crate::field::typical::{self, Quantity};
+use crate::field::wave::{Shape, Wave};
+use crate::field::{Device, Point, Source};
+
+impl Context<'_> {
+    /// Fills in what the YAML leaves open.
+    pub(super) fn simulate(&self, device: &mut Device) {
+        let ready_made = self.device.profile.as_deref().filter(|_| !self.is_in_file);
+        let specs = self.points();
+        for point in &mut device.points {
+            let Some((_, spec)) = specs.iter().find(|(name, _)| **name == *point.name).filter(|(_, spec)| spec.simulate.is_none()) else {
+                continue;
+            };
+            let remark = ready_made.and_then(|profile| presets::remark(profile, &point.name)).unwrap_or_default();
+            point.wave = wave(point, spec, remark);
+            point.says =
+                meaning(point).filter(|meaning| meaning.kind == crate::field::decode::Kind::Text).map(|_| typical::text(&point.name));
+        }
+        self.powers_of_ten(device, &specs);
+        device.models = ready_made.map(|profile| sunspec::models(profile, self.device.base.unwrap_or(0))).unwrap_or_default();
+    }
+
+    /// Registers that hold the power of ten of others show one that fits what these show.
+    fn powers_of_ten(&self, device: &mut Device, specs: &[(String, file::Point)]) {
+        let place = |point: &Point| point.register().map(|register| (register.table, register.address));
+        let of_users = |scale: &Point| {
+            let users = device.points.iter().filter_map(|point| match &point.source {
+                Source::Register { register, exponent: Some(exponent) } if Some((exponent.table, exponent.address)) == place(scale) => {
+                    Some((&point.wave, &register.meaning))
+                }
+                _ => None,
+            });
+            users.clone().next().map(|_| typical::exponent(users))
+        };
+        let is_open = |point: &Point| specs.iter().any(|(name, spec)| **name == *point.name && spec.simulate.is_none());
+        let chosen: Vec<(usize, i16)> = device
+            .points
+            .iter()
+            .enumerate()
+            .filter(|(_, point)| is_open(point))
+            .filter_map(|(index, point)| Some((index, of_users(point)?)))
+            .collect();
+        for (index, exponent) in chosen {
+            let power = Wave { shape: Shape::Constant, from: exponent.into(), ..Wave::default() };
+            device.points.get_mut(index).into_iter().for_each(|point| point.wave = power);
+        }
+    }
+}
+
+fn meaning(point: &Point) -> Option<&Meaning> {
+    match &point.source {
+        Source::Register { register, .. } => Some(&register.meaning),
+        Source::Found(found) => Some(&found.meaning),
+        Source::Made | Source::Derived(_) => None,
+    }
+}
+
+fn wave(point: &Point, spec: &file::Point, remark: &str) -> Wave {
+    let codes = if spec.unit.is_none() { codes(remark) } else { Vec::new() };
+    let rules = point.write.as_ref().map(|rules| (rules.min.unwrap_or(f64::NEG_INFINITY), rules.max.unwrap_or(f64::INFINITY)));
+    typical::wave(&Quantity {
+        name: &point.name,
+        unit: spec.unit.as_deref().unwrap_or_default(),
+        meaning: meaning(point),
+        is_bit: point.register().is_some_and(|register| register.table.is_bits()),
+        has_exponent: matches!(&point.source, Source::Register { exponent: Some(_), .. }),
+        codes: &codes,
+        writable: rules.or_else(|| writable(remark)),
+    })
+}
+
+/// What the remark behind a point says that may be written: `; can be written: 0 to 4`.
+fn writable(remark: &str) -> Option<(f64, f64)> {
+    let (_, range) = remark.split_once("can be written: ")?;
+    let (least, most) = range.split_once(" to ")?;
+    let range = (least.trim().parse().ok()?, most.split([' ', ';', ',']).next()?.parse().ok()?);
+    (range.0 <= range.1).then_some(range)
+}
+
+/// The codes that the remark behind a point names: `0 off 1 on`, `0 = A, 1 = B`, `0x0200 on grid`, `0xCF (207) start`, or `bit 0 running`, which is
+/// the code 1. One alone is none.
+fn codes(remark: &str) -> Vec<(i64, String)> {
+    let remark = remark.split("; can be written").next().unwrap_or_default();
+    let words: Vec<&str> = remark.split_whitespace().flat_map(|word| word.split_inclusive('=')).collect();
+    let are_bits = remark.starts_with("bit ") || remark.starts_with("bits: ");
+    let mut codes: Vec<(i64, String)> = Vec::new();
+    let mut is_open = false;
+    for (index, word) in words.iter().enumerate() {
+        let next = words.get(index + 1).copied().unwrap_or_default();
+        let next = if next == "=" { words.get(index + 2).copied().unwrap_or_default() } else { next };
+        match code(word) {
+            Some(code) if next.starts_with(char::is_alphabetic) && !next.ends_with(':') => {
+                let code = if are_bits { u32::try_from(code).ok().and_then(|bit| 1_i64.checked_shl(bit)).unwrap_or(0) } else { code };
+                codes.push((code, String::new()));
+                is_open = true;
+            }
+            // A number that names nothing ends the text before it.
+            Some(_) => is_open = false,
+            None if *word == "=" => {}
+            None => {
+                if let Some((_, text)) = codes.last_mut().filter(|_| is_open) {
+                    let space = if text.is_empty() { "" } else { " " };
+                    text.push_str(space);
+                    text.push_str(word.trim_end_matches([',', ';']));
+                }
+            }
+        }
+    }
+    if codes.len() < 2 { Vec::new() } else { codes }
+}
+
+/// A whole number as remarks write them.
+fn code(word: &str) -> Option<i64> {
+    let word = word.trim_end_matches('=').trim_start_matches('(').trim_end_matches(')');
+    if let Some(digits) = word.strip_prefix("0x") {
+        return i64::from_str_radix(digits, 16).ok();
+    }
+    let is_padded = word.len() > 1 && word.starts_with('0');
+    word.parse().ok().filter(|_| !is_padded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(remark: &str, expected: &[(i64, &str)]) {
+        let expected: Vec<(i64, String)> = expected.iter().map(|(code, text)| (*code, (*text).to_owned())).collect();
+        assert_eq!(codes(remark), expected, "{remark}");
+    }
+
+    #[test]
+    fn remarks_name_codes() {
+        check("0 open 1 closed; can be written: 0 to 1", &[(0, "open"), (1, "closed")]);
+        check("0 = L1-L2-L3, -1 = L1-L3-L2", &[(0, "L1-L2-L3"), (-1, "L1-L3-L2")]);
+        check("model 113 1 off 2 sleeping", &[(1, "off"), (2, "sleeping")]);
+        check("0x0100 starting, 0x0200 on grid", &[(0x100, "starting"), (0x200, "on grid")]);
+        check("0xCF (207) start, 0xCE (206) stop", &[(207, "start"), (206, "stop")]);
+        check("AI channel 0 status: 0 normal, 1 burn-out", &[(0, "normal"), (1, "burn-out")]);
+        check("bit 0 PV 1 charging", &[(1, "PV"), (2, "charging")]);
+        check("bits: 0 charge limit active, 1 discharge limit active", &[(1, "charge limit active"), (2, "discharge limit active")]);
+        for none in ["engine state", "AI 0 raw 0..65535 over the range", "0118 DI 1-3", "quality 0-99 in the low byte", "0 none", ""] {
+            check(none, &[]);
+        }
+    }
+
+    #[test]
+    fn remarks_name_what_may_be_written() {
+        assert_eq!(writable("phases, 1 or 3; can be written: 1 to 3"), Some((1.0, 3.0)));
+        assert_eq!(writable("correction; can be written: -10 to 10"), Some((-10.0, 10.0)));
+        assert_eq!(writable("set point (writable)"), None);
+    }
+}
