@@ -111,6 +111,11 @@ impl Rights {
         ((self.allows_all && !guarded) || any(&self.write, topic)) && !any(&self.deny_write, topic)
     }
 
+    /// True if a rule denies to publish to `topic`.
+    pub fn denies_write(&self, topic: &TopicName) -> bool {
+        any(&self.deny_write, topic)
+    }
+
     /// True if it may be subscribed to `filter`: not denied, within what `subscribe` lists, and something of it may be read.
     pub fn may_subscribe(&self, filter: &TopicFilter) -> bool {
         let is_denied = self.deny_subscribe.iter().chain(&self.deny_read).any(|deny| deny.covers(filter));

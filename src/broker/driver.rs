@@ -229,6 +229,7 @@ impl Driver {
             }),
             Output::Forward { tap, message, ticket } => self.forward(tap, message, ticket, at),
             Output::Verify { connection, address, hash, password } => self.verify((connection, address), hash, password, at),
+            Output::Notice(notice) => super::log::write(&notice),
             Output::LoginFailed(address) => self.admission.login_failed(address, at),
             Output::Safe(receipt) => {
                 // An uplink that is gone asks its remote again.

@@ -15,6 +15,7 @@ mod driver;
 pub mod durable;
 pub mod engine;
 mod inbox;
+mod log;
 pub mod net;
 pub mod scram;
 

@@ -39,9 +39,9 @@ pub(super) fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
     topics.filter_map(|topic| TopicName::new(format!("{topic}/set")).ok()).collect()
 }
 
-/// The topics by which instruments are written to.
+/// The same as filters: who publishes to a point that cannot be written learns that from its result.
 pub(super) fn set_filters(config: &config::Gateway) -> Vec<TopicFilter> {
-    set_targets(config).keys().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect()
+    guarded_topics(config).iter().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect()
 }
 
 /// What each `.../set` topic writes.

@@ -105,7 +105,10 @@ impl Decoder {
                 return Err(protocol_error("a second CONNECT")); // [MQTT-3.1.0-2]
             }
             let claimed = protocol_version(&mut body.clone()).ok().map(|(version, _)| version);
-            let connect = connect(&mut body).map_err(|error| DecodeError { version: claimed, ..error })?;
+            let connect = connect(&mut body).map_err(|error| DecodeError { version: error.version.or(claimed), ..error })?;
+            if header & 0x0F != 0 && connect.version != Version::V31 {
+                return Err(malformed("packet type or flags that do not exist"));
+            }
             self.version = Some(connect.version);
             Packet::Connect(Box::new(connect))
         } else {
@@ -116,19 +119,23 @@ impl Decoder {
     }
 }
 
-/// [MQTT-2.1.3-1]: the packet type exists and the flag bits are what they must be; [MQTT-3.1.0-1]: CONNECT comes first.
+/// [MQTT-2.1.3-1]: the packet type exists and the flag bits are what they must be; [MQTT-3.1.0-1]: CONNECT comes first. MQTT 3.1 has
+/// flags that it does not use, and says nothing of their values.
 fn check_header(header: u8, version: Option<Version>) -> Result<(), DecodeError> {
     let (kind, flags) = (header >> 4, header & 0x0F);
     if version.is_none() && kind != 1 {
         return Err(protocol_error("the first packet is not CONNECT"));
     }
+    let is_old = version == Some(Version::V31);
     let ok = match kind {
         0 => false,
-        3 => flags & 0b0110 != 0b0110 && (flags & 0b0110 != 0 || flags & 0b1000 == 0 || version == Some(Version::V31)),
-        // MQTT 3.1 sets DUP on repeated PUBREL, SUBSCRIBE and UNSUBSCRIBE.
-        6 | 8 | 10 => flags == 0b0010 || (version == Some(Version::V31) && flags == 0b1010),
+        // Those of CONNECT are checked when its version is known.
+        1 if version.is_none() => true,
+        3 => flags & 0b0110 != 0b0110 && (flags & 0b0110 != 0 || flags & 0b1000 == 0 || is_old),
+        // MQTT 3.1 sets DUP on repeated PUBREL, SUBSCRIBE and UNSUBSCRIBE, and does not use RETAIN.
+        6 | 8 | 10 => flags == 0b0010 || (is_old && flags & 0b0110 == 0b0010),
         15 => version == Some(Version::V5) && flags == 0,
-        _ => flags == 0,
+        _ => flags == 0 || is_old,
     };
     if ok { Ok(()) } else { Err(malformed("packet type or flags that do not exist")) }
 }
@@ -176,8 +183,13 @@ pub(super) const BRIDGE: u8 = 0x80;
 fn protocol_version(body: &mut Reader) -> Result<(Version, bool), DecodeError> {
     let name = body.binary()?;
     let level = body.u8()?;
-    let unsupported =
-        DecodeError { reason: ReasonCode::UNSUPPORTED_PROTOCOL_VERSION, what: "a protocol version that is not spoken here", version: None };
+    // What comes after MQTT 5 is answered as MQTT 5 does; who speaks an older dialect knows return codes only.
+    let answered_as = if &name[..] == b"MQTT" && level > 5 { Version::V5 } else { Version::V311 };
+    let unsupported = DecodeError {
+        reason: ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
+        what: "a protocol version that is not spoken here",
+        version: Some(answered_as),
+    };
     match (&name[..], level) {
         (b"MQTT", 4) => Ok((Version::V311, false)),
         (b"MQTT", 5) => Ok((Version::V5, false)),
@@ -208,10 +220,12 @@ fn connect(body: &mut Reader) -> Result<Connect, DecodeError> {
 
 fn check_connect_flags(flags: u8, version: Version) -> Result<(), DecodeError> {
     let will = flags & 0x04 != 0;
-    if flags & 0x01 != 0 {
+    // MQTT 3.1 has a bit that it does not use, and does not look at QoS and retain of a will that is not there.
+    let is_old = version == Version::V31;
+    if flags & 0x01 != 0 && !is_old {
         return Err(malformed("the reserved connect flag is set")); // [MQTT-3.1.2-3]
     }
-    if flags & 0x18 == 0x18 || (!will && flags & 0x38 != 0) {
+    if (will && flags & 0x18 == 0x18) || (!will && flags & 0x38 != 0 && !is_old) {
         return Err(malformed("will flags that contradict each other")); // [MQTT-3.1.2-11..15]
     }
     if version != Version::V5 && flags & 0xC0 == 0x40 {
@@ -245,7 +259,7 @@ fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> 
 }
 
 fn topic_name(body: &mut Reader) -> Result<TopicName, DecodeError> {
-    TopicName::new(body.text()?).map_err(|_| DecodeError {
+    TopicName::of_any_depth(body.text()?).map_err(|_| DecodeError {
         reason: ReasonCode::TOPIC_NAME_INVALID,
         what: "a topic name that is none",
         version: None,
@@ -253,7 +267,7 @@ fn topic_name(body: &mut Reader) -> Result<TopicName, DecodeError> {
 }
 
 fn topic_filter(body: &mut Reader) -> Result<TopicFilter, DecodeError> {
-    TopicFilter::new(body.owned_text()?).map_err(|_| DecodeError {
+    TopicFilter::of_any_depth(body.owned_text()?).map_err(|_| DecodeError {
         reason: ReasonCode::TOPIC_FILTER_INVALID,
         what: "a topic filter that is none",
         version: None,
@@ -271,7 +285,7 @@ fn publish(header: u8, version: Version, body: &mut Reader) -> Result<Publish, D
         return Err(protocol_error("neither topic nor topic alias"));
     } else {
         let invalid = DecodeError { reason: ReasonCode::TOPIC_NAME_INVALID, what: "a topic name that is none", version: None };
-        Some(TopicName::new(text).map_err(|_| invalid)?)
+        Some(TopicName::of_any_depth(text).map_err(|_| invalid)?)
     };
     let dup = header & 0x08 != 0 && qos != QoS::AtMostOnce;
     Ok(Publish { dup, qos, retain: header & 0x01 != 0, topic, packet_id, properties, payload: body.rest() })
@@ -297,8 +311,8 @@ fn ack(place: Place, version: Version, body: &mut Reader) -> Result<Ack, DecodeE
 fn subscribe_options(byte: u8, version: Version) -> Result<SubscribeOptions, DecodeError> {
     let qos = QoS::from_bits(byte & 3).ok_or(protocol_error("subscription QoS 3"))?;
     if version != Version::V5 {
-        // [MQTT-3.8.3-4] of 3.1.1; 3.1 calls these bits reserved without a rule.
-        return if byte & 0xFC == 0 {
+        // [MQTT-3.8.3-4] of 3.1.1; 3.1 does not use these bits.
+        return if byte & 0xFC == 0 || version == Version::V31 {
             Ok(SubscribeOptions { qos, ..SubscribeOptions::default() })
         } else {
             Err(malformed("reserved subscription bits are set"))

@@ -3,6 +3,7 @@
 //! Invariants:
 //! * A packet that was decoded is well formed: text is UTF-8 without U+0000, topic names hold no wildcard, topic filters are
 //!   valid, packet identifiers are not zero, reserved bits were right, properties are allowed in their packet and stand once.
+//!   Topics may have more levels than are allowed: whoever takes the packet refuses them, because its connection need not end.
 //! * "Incomplete" is only ever said of a frame whose bytes have not all arrived; everything else is an error with the reason
 //!   code that the standard prescribes.
 //! * Decoding never panics and never allocates more than the frame it was given.

@@ -9,8 +9,8 @@ use bytestring::ByteString;
 const SHARE: &str = "$share/";
 /// Longest topic in bytes [MQTT 5.0, 1.5.4].
 const MAX_BYTES: usize = 65_535;
-/// Most levels a topic may have; what mosquitto allows.
-const MAX_LEVELS: usize = 200;
+/// Most levels a topic may have: with 200 slashes, what mosquitto allows.
+const MAX_LEVELS: usize = 201;
 
 /// Why a text is no topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,8 +21,8 @@ pub enum TopicError {
     /// [MQTT-4.7.3-3]
     #[error("a topic may have at most 65535 bytes")]
     TooLong,
-    /// Deep topics cost every subscriber; 200 levels is the limit mosquitto users know.
-    #[error("a topic may have at most 200 levels")]
+    /// Deep topics cost every subscriber; 201 levels are the limit mosquitto users know.
+    #[error("a topic may have at most 201 levels")]
     TooDeep,
     /// [MQTT-4.7.3-2]
     #[error("a topic must not contain the character U+0000")]
@@ -56,15 +56,12 @@ fn check_common(text: &str) -> Result<(), TopicError> {
     if text.len() > MAX_BYTES {
         return Err(TopicError::TooLong);
     }
-    let mut levels = 1;
-    for byte in text.bytes() {
-        match byte {
-            0 => return Err(TopicError::Null),
-            b'/' => levels += 1,
-            _ => {}
-        }
-    }
-    if levels > MAX_LEVELS { Err(TopicError::TooDeep) } else { Ok(()) }
+    if text.contains('\0') { Err(TopicError::Null) } else { Ok(()) }
+}
+
+/// More levels than a topic may have. The name of a shared subscription is none.
+fn is_too_deep(plain: &str) -> bool {
+    plain.bytes().filter(|byte| *byte == b'/').count() >= MAX_LEVELS
 }
 
 /// The filter of `<name>/<filter>`.
@@ -76,12 +73,23 @@ fn shared_filter(shared: &str) -> Result<&str, TopicError> {
 impl TopicName {
     /// Checks `text`.
     pub fn new(text: impl Into<ByteString>) -> Result<Self, TopicError> {
+        let name = Self::of_any_depth(text)?;
+        if name.is_too_deep() { Err(TopicError::TooDeep) } else { Ok(name) }
+    }
+
+    /// The same for a packet: a topic that is too deep is refused by itself, not with its connection, by whoever takes the packet.
+    pub fn of_any_depth(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();
         check_common(&text)?;
         if text.bytes().any(|b| b == b'+' || b == b'#') {
             return Err(TopicError::Wildcard);
         }
         Ok(Self(text))
+    }
+
+    /// True if it has more than 201 levels; never for one that [`TopicName::new`] made.
+    pub fn is_too_deep(&self) -> bool {
+        is_too_deep(&self.0)
     }
 
     /// The text.
@@ -104,6 +112,12 @@ impl TopicName {
 impl TopicFilter {
     /// Checks `text`.
     pub fn new(text: impl Into<ByteString>) -> Result<Self, TopicError> {
+        let filter = Self::of_any_depth(text)?;
+        if filter.is_too_deep() { Err(TopicError::TooDeep) } else { Ok(filter) }
+    }
+
+    /// The same for a packet: a filter that is too deep is refused by itself, not with its connection, by whoever takes the packet.
+    pub fn of_any_depth(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let text = text.into();
         check_common(&text)?;
         let plain = match text.strip_prefix(SHARE) {
@@ -125,6 +139,11 @@ impl TopicFilter {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// True if it has more than 201 levels; never for one that [`TopicFilter::new`] made.
+    pub fn is_too_deep(&self) -> bool {
+        is_too_deep(self.plain())
     }
 
     /// True for `$share/...` filters.
@@ -289,7 +308,9 @@ mod tests {
             assert_eq!(TopicFilter::new(text).unwrap_err(), fault, "{text:?}");
         }
         assert_eq!(TopicName::new("a/+").unwrap_err(), TopicError::Wildcard);
-        assert_eq!(TopicName::new("a/".repeat(200)).unwrap_err(), TopicError::TooDeep);
-        assert!(TopicName::new("a/".repeat(199)).is_ok());
+        assert_eq!(TopicName::new("a/".repeat(201)).unwrap_err(), TopicError::TooDeep);
+        assert!(TopicName::new("a/".repeat(200)).is_ok() && TopicFilter::new("+/".repeat(200)).is_ok());
+        assert!(TopicFilter::new(format!("$share/group/{}", "a/".repeat(200))).is_ok());
+        assert_eq!(TopicFilter::new(format!("$share/group/{}", "a/".repeat(201))).unwrap_err(), TopicError::TooDeep);
     }
 }

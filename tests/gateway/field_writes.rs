@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::support::{Gateway, Process, free_port, peer, python, run, simulated, wait_for};
+use super::support::{Gateway, Process, free_port, mosquitto_sub, peer, python, run, simulated, wait_for};
 
 const POINTS: &str = "
       setpoint: { holding: 0, type: i16, scale: 0.1, every: 100ms, simulate: { shape: constant, from: 20 }, write: { min: 0, max: 50, read_back: true } }
@@ -22,9 +22,9 @@ const POINTS: &str = "
 
 struct Plant {
     simulator: Process,
-    _gateway: Gateway,
+    gateway: Gateway,
     port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Plant {
@@ -37,7 +37,7 @@ impl Plant {
             wire(folder.path())
         );
         let (simulator, gateway) = simulated(folder.path(), &yaml);
-        let plant = Self { simulator, _gateway: gateway, port, _folder: folder };
+        let plant = Self { simulator, gateway, port, folder };
         plant.wait_for_value("setpoint", "20");
         plant
     }
@@ -69,6 +69,29 @@ impl Plant {
         assert_eq!(result["status"], status, "{point} {payload}: {result}");
         assert_eq!(result["value"].to_string(), value, "{point} {payload}: {result}");
     }
+}
+
+/// A retain flag, which Node-RED and Home Assistant set easily, makes no command vanish, in no version and at no QoS.
+fn check_retained_writes(plant: &Plant) {
+    let port = plant.port.to_string();
+    for (value, version, qos) in [("11", "mqttv31", "1"), ("12", "mqttv311", "0"), ("13", "mqttv311", "2"), ("14", "mqttv5", "1")] {
+        let results = Process::start(
+            mosquitto_sub().args(["-d", "-p", &port, "-t", "x/d/setpoint/set/result"]),
+            &plant.folder.path().join(format!("result-{value}")),
+        );
+        results.wait_for_output("Subscribed");
+        let set = ["-p", &port, "-t", "x/d/setpoint/set", "-m", value, "-r", "-V", version, "-q", qos];
+        assert_eq!(run(Command::new("mosquitto_pub").args(set)).0, Some(0));
+        results.wait_for_output("\"status\":\"ok\"");
+        plant.wait_for_value("setpoint", value);
+    }
+    plant.gateway.process.wait_for_output("broker.retained_command");
+    let kept = ["-p", &port, "-t", "x/d/setpoint/set", "-C", "1", "-W", "1", "--retained-only"];
+    let (_, kept, _) = run(Command::new("mosquitto_sub").args(kept));
+    assert_eq!(kept, "", "a command is retained");
+    // Neither does one to a point that cannot be written, or to a group without one.
+    let result = plant.set("fixed", "1");
+    assert!(result["status"] == "rejected" && result["reason"].to_string().contains("`write:`"), "{result}");
 }
 
 fn check_writes(plant: &Plant) {
@@ -158,6 +181,7 @@ fn writes_over_tcp_are_checked_confirmed_and_told() {
     let port = free_port();
     let plant = Plant::start(|_| format!("modbus_tcp: '127.0.0.1:{port}'"));
     check_writes(&plant);
+    check_retained_writes(&plant);
 }
 
 #[test]
@@ -240,7 +264,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ 'mine/#'
     assert!(set("others/answer").contains("RC:135"), "not his to read or write");
     let mut log = folder.path().to_path_buf();
     log.push("answers.log");
-    let answers = Process::start(super::support::mosquitto_sub().args(["-p", &port, "-t", "mine/#", "-t", "x/#", "-v", "-q", "1"]), &log);
+    let answers = Process::start(mosquitto_sub().args(["-p", &port, "-t", "mine/#", "-t", "x/#", "-v", "-q", "1"]), &log);
     wait_for("the subscriber is there", || answers.output().contains("x/d/p ").then_some(()));
     assert!(!set("mine/answer").contains("RC:135"));
     wait_for("the answer", || answers.output().contains("mine/answer {\"status\":\"ok\"").then_some(()));

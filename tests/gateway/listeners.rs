@@ -198,6 +198,29 @@ fn the_limits_on_connections_hold() {
     });
 }
 
+#[test]
+fn an_unknown_version_is_answered_in_the_form_its_client_understands() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"));
+    let answer = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    };
+    for level in [6, 7, 0x7F, 0xFF] {
+        let got = answer(&[&b"\x10\x0e\x00\x04MQTT"[..], &[level], b"\x02\x00\x3c\x00\x00\x01a"].concat());
+        assert_eq!((got[0], usize::from(got[1]), got[2], got[3]), (0x20, got.len() - 2, 0, 0x84), "level {level}: {got:02x?}");
+        assert!(got.len() > 4, "properties follow in MQTT 5: {got:02x?}");
+    }
+    assert_eq!(answer(b"\x10\x0d\x00\x04MQTT\x03\x02\x00\x3c\x00\x01a"), [0x20, 2, 0, 1]);
+    assert_eq!(answer(b"\x10\x0f\x00\x06MQIsdp\x04\x02\x00\x3c\x00\x01a"), [0x20, 2, 0, 1]);
+}
+
 /// The files of a TLS listener are checked at the start.
 #[test]
 fn missing_certificates_are_named() {
@@ -232,6 +255,7 @@ fn only_a_rule_that_names_it_lets_somebody_write_to_an_instrument() {
     let anna = ["-u", "anna", "-P", "secret"];
     assert_eq!(code(&["-t", "s/d/flow/set"]), 0x87);
     assert_eq!(code(&["-t", "other/set"]), 0x10);
-    assert_eq!(code(&[&anna[..], &["-t", "s/d/flow/set"]].concat()), 0x10);
-    assert_eq!(code(&[&anna[..], &["-t", "s/d/flow/set", "-r"]].concat()), 0x87);
+    assert_eq!(code(&[&anna[..], &["-t", "s/d/flow/set"]].concat()), 0);
+    // It is no point that can be written, which its result says; the flag is taken off.
+    assert_eq!(code(&[&anna[..], &["-t", "s/d/flow/set", "-r"]].concat()), 0);
 }

@@ -30,6 +30,7 @@ mod listeners;
 mod login;
 mod model;
 mod north;
+mod notices;
 mod outage;
 mod packaging;
 mod packets;

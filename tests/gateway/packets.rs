@@ -172,6 +172,41 @@ fn bad_connects_are_refused() {
 }
 
 #[test]
+fn bits_that_mqtt_3_1_does_not_use_may_have_any_value() {
+    let connect: &[(&[u8], &str)] = &[
+        (b"\x10\x0f\x00\x06MQIsdp\x03\x03\x00\x3c\x00\x01a", "bit 0 of the connect flags"),
+        (b"\x10\x0f\x00\x06MQIsdp\x03\x3a\x00\x3c\x00\x01a", "QoS and retain of a will that is not there"),
+        (b"\x1f\x0f\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x01a", "DUP, QoS and RETAIN of CONNECT"),
+    ];
+    for (bytes, what) in connect {
+        let outcome = Decoder::server(MAX).decode(&mut BytesMut::from(*bytes));
+        assert!(matches!(outcome, Ok(Progress::Packet(Packet::Connect(_)))), "{what}: {outcome:?}");
+    }
+    let others: &[(&[u8], &str)] = &[
+        (b"\x4f\x02\x00\x0a", "PUBACK"),
+        (b"\x5f\x02\x00\x0a", "PUBREC"),
+        (b"\x63\x02\x00\x0a", "PUBREL"),
+        (b"\x7f\x02\x00\x0a", "PUBCOMP"),
+        (b"\x8b\x08\x00\x0a\x00\x03a/#\xfd", "SUBSCRIBE"),
+        (b"\xab\x07\x00\x0a\x00\x03a/#", "UNSUBSCRIBE"),
+        (b"\xcf\x00", "PINGREQ"),
+        (b"\xef\x00", "DISCONNECT"),
+    ];
+    for (bytes, name) in others {
+        assert_eq!(decode(Version::V31, bytes).map(|packet| packet.name()), Ok(*name), "{bytes:02x?}");
+        assert!(decode(Version::V311, bytes).is_err(), "{name} of MQTT 3.1.1");
+    }
+    let refused: &[(&[u8], &str)] = &[
+        (b"\x1f\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a", "flags of CONNECT in MQTT 3.1.1"),
+        (b"\x10\x15\x00\x06MQIsdp\x03\x1e\x00\x3c\x00\x01a\x00\x01w\x00\x01x", "will QoS 3 in MQTT 3.1"),
+    ];
+    for (bytes, what) in refused {
+        let outcome = Decoder::server(MAX).decode(&mut BytesMut::from(*bytes)).map_err(|error| error.reason);
+        assert_eq!(outcome, Err(ReasonCode(MALFORMED)), "{what}");
+    }
+}
+
+#[test]
 fn a_packet_in_pieces_is_incomplete_until_its_last_byte() {
     for (version, bytes, name) in GOOD {
         for cut in 0..bytes.len() {

@@ -108,7 +108,7 @@ fn connect(fields: &Fields<'_>) -> Packet {
             properties.edit().user.push(("key".into(), (*value).into()));
         }
         Will {
-            topic: TopicName::new((*topic).to_owned()).unwrap(),
+            topic: TopicName::of_any_depth((*topic).to_owned()).unwrap(),
             payload: Bytes::from_static(b"gone"),
             qos: qos(fields, "willqos"),
             retain: flag(fields, "willretain"),
@@ -145,7 +145,7 @@ fn publish(fields: &Fields<'_>) -> Packet {
         properties.edit().content_type = Some((*kind).into());
     }
     if let Some(topic) = fields.get("answer") {
-        properties.edit().response_topic = Some(TopicName::new((*topic).to_owned()).unwrap());
+        properties.edit().response_topic = Some(TopicName::of_any_depth((*topic).to_owned()).unwrap());
     }
     if let Some(data) = fields.get("correlation") {
         properties.edit().correlation_data = Some(Bytes::copy_from_slice(data.as_bytes()));
@@ -160,7 +160,7 @@ fn publish(fields: &Fields<'_>) -> Packet {
         dup: flag(fields, "dup"),
         qos: qos(fields, "qos"),
         retain: flag(fields, "retain"),
-        topic: fields.get("topic").map(|topic| TopicName::new((*topic).to_owned()).unwrap()),
+        topic: fields.get("topic").map(|topic| TopicName::of_any_depth((*topic).to_owned()).unwrap()),
         packet_id: packet_id(fields),
         properties,
         payload: fields.get("payload").map(|text| Bytes::copy_from_slice(text.as_bytes())).unwrap_or_default(),
@@ -179,7 +179,7 @@ fn subscribe(fields: &Fields<'_>) -> Packet {
         retain_as_published: flag(fields, "rap"),
         retain_handling: handling,
     };
-    let filters = fields["filter"].split(',').map(|filter| (TopicFilter::new(filter.to_owned()).unwrap(), options)).collect();
+    let filters = fields["filter"].split(',').map(|filter| (TopicFilter::of_any_depth(filter.to_owned()).unwrap(), options)).collect();
     let mut properties = Properties::default();
     if let Some(id) = number::<u32>(fields, "subid") {
         properties.edit().subscription_identifiers.extend(NonZeroU32::new(id));
@@ -199,7 +199,7 @@ fn parse(name: &str, fields: &Fields<'_>) -> Packet {
         "SUBSCRIBE" => subscribe(fields),
         "UNSUBSCRIBE" => Packet::Unsubscribe(Unsubscribe {
             packet_id: packet_id(fields).unwrap(),
-            filters: fields["filter"].split(',').map(|filter| TopicFilter::new(filter.to_owned()).unwrap()).collect(),
+            filters: fields["filter"].split(',').map(|filter| TopicFilter::of_any_depth(filter.to_owned()).unwrap()).collect(),
             properties: Properties::default(),
         }),
         "PINGREQ" => Packet::PingReq,

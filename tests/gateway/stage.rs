@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use wellhead::broker::access::{Access, Hash, Pattern, Rules, User};
-use wellhead::broker::engine::{Engine, Input, Limits, Output, Peer, Position, Restore, Setup, Tap, Ticket};
+use wellhead::broker::engine::{Engine, Input, Limits, Notice, Output, Peer, Position, Restore, Setup, Tap, Ticket};
 use wellhead::broker::scram::Secret;
 use wellhead::message::{Message, Origin};
 use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter, TopicName, Version, encode};
@@ -81,6 +81,8 @@ pub struct Stage {
     pub forwarded: VecDeque<(Arc<Message>, Option<Ticket>)>,
     pub paused: HashSet<u64>,
     pub safe: Vec<u64>,
+    /// What is written into the log.
+    pub notices: Vec<Notice>,
     next: u64,
     checkpoints: bool,
 }
@@ -103,6 +105,7 @@ impl Stage {
             forwarded: VecDeque::new(),
             paused: HashSet::new(),
             safe: Vec::new(),
+            notices: Vec::new(),
             next: 0,
             checkpoints: false,
         };
@@ -274,6 +277,7 @@ impl Stage {
                 }
                 self.engine.handle(Input::Verified(connection, is_right), self.now);
             }
+            Output::Notice(notice) => self.notices.push(*notice),
             Output::LoginFailed(_) => {}
             Output::Safe(receipt) => self.safe.push(receipt),
             Output::NotSafe(_) => {}

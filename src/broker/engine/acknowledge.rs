@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use super::connect::End;
 use super::connection::{AckState, HeldAck, Settled};
 use super::in_flight::Entry;
+use super::notice::NoticeKind;
 use super::publish::Answer;
 use super::record::Record;
 use super::session::Exchange;
@@ -93,6 +94,7 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let known = session.incoming.get(&ack.packet_id).copied();
         if known.is_some_and(|incoming| matches!(incoming.state, Exchange::Held(_))) {
+            self.notice(NoticeKind::WrongAcknowledgement, Some(key), None, "PUBREL before PUBREC", now);
             self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "PUBREL before PUBREC", now);
             return;
         }
@@ -115,30 +117,53 @@ impl Engine {
         }
     }
 
-    pub(super) fn puback(&mut self, session: SessionKey, ack: &Ack, now: Instant) {
-        self.complete(session, ack.packet_id, |sent| sent.delivery.qos == QoS::AtLeastOnce, now);
+    pub(super) fn puback(&mut self, id: ConnectionId, session: SessionKey, ack: &Ack, now: Instant) {
+        let is_meant = |sent: &Entry| sent.delivery.qos == QoS::AtLeastOnce;
+        if !self.complete(session, ack.packet_id, is_meant, now) {
+            self.not_meant(id, session, ack.packet_id, "PUBACK for a message of QoS 2", now);
+        }
     }
 
-    pub(super) fn pubcomp(&mut self, session: SessionKey, ack: &Ack, now: Instant) {
-        self.complete(session, ack.packet_id, Entry::is_released, now);
+    pub(super) fn pubcomp(&mut self, id: ConnectionId, session: SessionKey, ack: &Ack, now: Instant) {
+        if !self.complete(session, ack.packet_id, Entry::is_released, now) {
+            self.not_meant(id, session, ack.packet_id, "PUBCOMP before PUBREL", now);
+        }
     }
 
-    fn complete(&mut self, key: SessionKey, packet_id: PacketId, ends: impl Fn(&Entry) -> bool, now: Instant) {
-        let Some(done) = self.sessions.get_mut(key).and_then(|session| session.in_flight.complete(packet_id, ends)) else { return };
+    /// False if nothing was in flight that this acknowledgement ends.
+    fn complete(&mut self, key: SessionKey, packet_id: PacketId, ends: impl Fn(&Entry) -> bool, now: Instant) -> bool {
+        let Some(done) = self.sessions.get_mut(key).and_then(|session| session.in_flight.complete(packet_id, ends)) else { return false };
         self.record_done(key, &done);
         self.pump(key, now);
+        true
+    }
+
+    /// An acknowledgement of another kind than its message asks for is a fault of the protocol, and mosquitto closes on it, too. One of
+    /// nothing that is in flight may be left over from an earlier connection, and does no harm.
+    fn not_meant(&mut self, id: ConnectionId, key: SessionKey, packet_id: PacketId, why: &'static str, now: Instant) -> bool {
+        let is_in_flight = self.sessions.get(key).is_some_and(|session| session.in_flight.is_sent(packet_id));
+        if is_in_flight {
+            self.notice(NoticeKind::WrongAcknowledgement, Some(key), None, why, now);
+            self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, why, now); // [MQTT-4.13.1-1], [MQTT-4.8.0-1] of 3.1.1
+        }
+        is_in_flight
     }
 
     pub(super) fn pubrec(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {
         if ack.reason.is_error() {
-            self.complete(key, ack.packet_id, |sent| sent.delivery.qos == QoS::ExactlyOnce && !sent.is_released(), now);
+            let is_meant = |sent: &Entry| sent.delivery.qos == QoS::ExactlyOnce && !sent.is_released();
+            if !self.complete(key, ack.packet_id, is_meant, now) {
+                self.not_meant(id, key, ack.packet_id, "PUBREC with an error for a message of QoS 1, or after PUBREC", now);
+            }
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_kept = session.is_kept();
         let number_of_session = session.number;
         let Some(number) = session.in_flight.release(ack.packet_id) else {
-            self.send(id, &Packet::PubRel(unknown(ack.packet_id)), 0);
+            if !self.not_meant(id, key, ack.packet_id, "PUBREC for a message of QoS 1", now) {
+                self.send(id, &Packet::PubRel(unknown(ack.packet_id)), 0);
+            }
             return;
         };
         // After PUBREL the client forgets the message: it must never be sent to it again.

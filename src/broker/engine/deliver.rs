@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::fanout::{Fanout, Item, item, put};
+use super::notice::NoticeKind;
 use super::queue::Dropped;
 use super::record::{Record, TargetRecord};
 use super::session::{Delivery, Kept, Session};
@@ -17,6 +18,9 @@ use crate::mqtt::{Ack, Packet, QoS, ReasonCode, TopicFilter};
 
 /// Messages that may have to go for one.
 const MOST_EVICTED: usize = 1000;
+
+const OWN_QUEUE: &str = "its own queue; raise `broker.max_queued` or `broker.max_queued_size`, or let the client read faster";
+const ALL_QUEUES: &str = "those of all clients together; raise `broker.max_queued_total`, or let the clients read faster";
 
 /// Lists that every message needs, kept for the next one.
 #[derive(Debug, Default)]
@@ -154,8 +158,9 @@ impl Engine {
     /// Lets a delivery wait in its session.
     fn hand_over(&mut self, key: SessionKey, share: Share, fanout: &mut Fanout, now: Instant) {
         let message = fanout.keep(&mut self.next_message, &self.queued_bytes).clone();
-        if !self.make_room_in_queues(key) {
+        if !self.make_room_in_queues(key, now) {
             self.count_full();
+            self.notice(NoticeKind::FullQueue, Some(key), Some(&fanout.message.topic), ALL_QUEUES, now);
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
@@ -169,9 +174,13 @@ impl Engine {
             self.scratch.targets.extend(record);
         } else {
             self.count_full();
+            self.notice(NoticeKind::FullQueue, Some(key), Some(&fanout.message.topic), OWN_QUEUE, now);
         }
         for Dropped { delivery, is_expired } in dropped {
             self.drop_delivery(key, &delivery, is_expired);
+            if !is_expired {
+                self.notice(NoticeKind::FullQueue, Some(key), Some(&delivery.message.topic), OWN_QUEUE, now);
+            }
         }
     }
 
@@ -190,7 +199,7 @@ impl Engine {
 
     /// Room for one more message within what all queues may take together: the fullest queue (to an eighth) gives it. False if that is
     /// the one of `key`, and new messages are what is dropped.
-    fn make_room_in_queues(&mut self, key: SessionKey) -> bool {
+    fn make_room_in_queues(&mut self, key: SessionKey, now: Instant) -> bool {
         for _ in 0..MOST_EVICTED {
             if self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total {
                 return true;
@@ -202,6 +211,7 @@ impl Engine {
             };
             let Some(oldest) = self.sessions.get_mut(fullest).and_then(|session| session.queue.dequeue()) else { return false };
             self.drop_delivery(fullest, &oldest, false);
+            self.notice(NoticeKind::FullQueue, Some(fullest), Some(&oldest.message.topic), ALL_QUEUES, now);
         }
         false
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{ConnectionId, OutputBuffer, Peer, Position, Ticket};
+use super::{ConnectionId, Notice, OutputBuffer, Peer, Position, Ticket};
 use crate::broker::access::Hash;
 use crate::broker::admission::Address;
 use crate::message::Message;
@@ -71,6 +71,8 @@ pub enum Output {
         /// As typed.
         password: Bytes,
     },
+    /// Write this into the log.
+    Notice(Box<Notice>),
     /// A login from this address failed.
     LoginFailed(Option<Address>),
     /// The message of [`Input::Inbound`] is where it must be.

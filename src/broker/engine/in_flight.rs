@@ -158,6 +158,11 @@ impl InFlight {
         self.remove(place)
     }
 
+    /// True if something was sent under `packet_id` on this connection and is not done.
+    pub(super) fn is_sent(&self, packet_id: PacketId) -> bool {
+        self.place_of(packet_id).and_then(|place| self.entries.get(place)).is_some_and(|entry| entry.is_sent)
+    }
+
     /// Gives up the message at a place.
     pub(super) fn remove(&mut self, place: usize) -> Option<Delivery> {
         let gone = self.entries.remove(place)?;

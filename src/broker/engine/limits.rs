@@ -38,7 +38,8 @@ pub struct Limits {
     pub max_retained: usize,
     /// Bytes of all retained messages.
     pub max_retained_bytes: usize,
-    /// Unacknowledged QoS 1 and 2 messages in flight to one client, and from one MQTT 5 client.
+    /// Unacknowledged QoS 1 and 2 messages in flight to one client; and from one MQTT 5 client, which is told, read more slowly
+    /// beyond it, and disconnected far beyond it.
     pub receive_maximum: u16,
     /// Topic aliases of one MQTT 5 client, in each direction.
     pub topic_aliases: u16,

@@ -218,6 +218,9 @@ fn check_connect(connect: &Connect) -> Result<(), (ReasonCode, &'static str)> {
         let why = "a session that is to be kept needs a client identifier";
         return Err((ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why)); // [MQTT-3.1.3-8]
     }
+    if connect.will.as_ref().is_some_and(|will| will.topic.is_too_deep()) {
+        return Err((ReasonCode::TOPIC_NAME_INVALID, "the topic of a will may have at most 201 levels"));
+    }
     if connect.will.as_ref().is_some_and(|will| will.topic.as_str().starts_with("$CONTROL")) {
         return Err((ReasonCode::TOPIC_NAME_INVALID, "a will must not be published to $CONTROL"));
     }

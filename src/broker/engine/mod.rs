@@ -12,7 +12,7 @@
 //!   in the session's bounded queue.
 //!
 //! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
-//! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `fullest` (the fullest queue), `subscribe`, `session`, `connection`, `output` (bytes),
+//! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `fullest` (the fullest queue), `notice` (what is to be logged), `subscribe`, `session`, `connection`, `output` (bytes),
 //! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `shared` (members of a shared subscription), `seek` (filters in sorted topics), `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
 
 mod acknowledge;
@@ -28,6 +28,7 @@ mod in_flight;
 mod invariants;
 mod limits;
 mod login;
+mod notice;
 mod output;
 mod publish;
 mod queue;
@@ -63,6 +64,8 @@ pub use connection::Peer;
 pub use events::{Input, Output};
 use fullest::Fullest;
 pub use limits::{Limits, QueueFull};
+use notice::Notices;
+pub use notice::{Notice, NoticeKind};
 pub use output::OutputBuffer;
 use record::Records;
 pub use restore::Restore;
@@ -216,6 +219,7 @@ pub struct Engine {
     clock: (Instant, i64),
     traffic: Traffic,
     load: sys::Load,
+    notices: Notices,
     outputs: Vec<Output>,
     dirty: Vec<ConnectionId>,
     /// Reused by every message.
@@ -265,6 +269,7 @@ impl Engine {
             clock: (now, unix_ms),
             traffic: Traffic::default(),
             load: sys::Load::default(),
+            notices: Notices::default(),
             outputs: Vec::new(),
             dirty: Vec::new(),
             scratch: deliver::Scratch::default(),
@@ -367,10 +372,10 @@ impl Engine {
         self.traffic.packets_received += 1;
         match (packet, session) {
             (Packet::Publish(publish), Some(session)) => self.publish(id, session, publish, now),
-            (Packet::PubAck(ack), Some(session)) => self.puback(session, &ack, now),
+            (Packet::PubAck(ack), Some(session)) => self.puback(id, session, &ack, now),
             (Packet::PubRec(ack), Some(session)) => self.pubrec(id, session, &ack, now),
             (Packet::PubRel(ack), Some(session)) => self.pubrel(id, session, &ack, now),
-            (Packet::PubComp(ack), Some(session)) => self.pubcomp(session, &ack, now),
+            (Packet::PubComp(ack), Some(session)) => self.pubcomp(id, session, &ack, now),
             (Packet::Subscribe(subscribe), Some(session)) => self.subscribe(id, session, subscribe, now),
             (Packet::Unsubscribe(unsubscribe), Some(session)) => self.unsubscribe(id, session, unsubscribe, now),
             (Packet::PingReq, Some(_)) => drop(self.send(id, &Packet::PingResp, 0)),
@@ -387,7 +392,7 @@ impl Engine {
     fn reject(&mut self, id: ConnectionId, error: DecodeError, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION && connection.session.is_none() {
-            connection.version = Version::V311;
+            connection.version = error.version.unwrap_or(Version::V311);
             self.refuse_connect(id, error.reason, "this broker speaks MQTT 3.1, 3.1.1 and 5.0", now);
         } else if error.version == Some(Version::V5) && connection.session.is_none() {
             connection.version = Version::V5;

@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 use super::connection::AckState;
 use super::deliver::Reached;
 use super::fanout::Fanout;
+use super::notice::NoticeKind;
 use super::record::Record;
-use super::session::{Exchange, Incoming, Kept};
+use super::session::{Exchange, Incoming, Kept, Session};
 use super::{ConnectionId, Engine, HeldFor, HeldMessage, Output, Position, SessionKey, TAP_BITS, Ticket, tap_bit};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{PacketId, Publish, QoS, ReasonCode, TopicName, Version};
+
+/// So many times its Receive Maximum may an MQTT 5 client have unacknowledged; with more it is disconnected.
+const FAR_BEYOND: usize = 16;
 
 /// A refusal that the client can be told.
 type Refusal = (ReasonCode, &'static str);
@@ -43,15 +47,14 @@ impl Engine {
         self.traffic.publishes_received += 1;
         self.traffic.publish_bytes_received += publish.payload.len() as u64;
         let Some(packet_id) = publish.packet_id else {
-            match self.judge(session, &topic, &publish) {
-                Ok(()) => drop(self.accept_from(session, None, message(topic, publish, now), now)),
-                Err(_) => self.traffic.refused += 1,
+            if self.admit(session, &topic, &mut publish, now).is_ok() {
+                self.accept_from(session, None, message(topic, publish, now), now);
             }
             return;
         };
         let is_new = self.is_new_in_window(id, session, packet_id, publish.qos);
         if is_new && self.exceeds_receive_maximum(id) {
-            self.refuse(id, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, now); // [MQTT-3.3.4-9]
+            self.refuse(id, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, now);
             return;
         }
         let (bytes, is_qos_2) = (publish.payload.len() + publish.properties.weight(), publish.qos == QoS::ExactlyOnce);
@@ -70,19 +73,28 @@ impl Engine {
         aliases.resolve(topic, alias, self.limits.topic_aliases)
     }
 
+    /// Lets a message in, or says why not, to its sender and to the log. A command to an instrument is not retained: nobody wants it
+    /// carried out again when it is next read.
+    fn admit(&mut self, session: SessionKey, topic: &TopicName, publish: &mut Publish, now: Instant) -> Result<(), Refusal> {
+        let judged = self.judge(session, topic, publish);
+        if let Err((_, why)) = judged {
+            self.traffic.refused += 1;
+            self.notice(NoticeKind::RefusedMessage, Some(session), Some(topic), why, now);
+        } else if publish.retain && !publish.payload.is_empty() && self.guarded.contains(topic) {
+            publish.retain = false;
+            self.notice(NoticeKind::RetainedCommand, Some(session), Some(topic), "", now);
+        }
+        judged
+    }
+
     /// Whether a session may publish this.
     fn judge(&self, session: SessionKey, topic: &TopicName, publish: &Publish) -> Result<(), Refusal> {
         let session = self.sessions.get(session).ok_or((ReasonCode::UNSPECIFIED, "no session"))?;
-        if topic.is_reserved() {
-            return Err((ReasonCode::NOT_AUTHORIZED, "topics that begin with $ belong to the broker"));
+        if topic.is_too_deep() {
+            return Err((ReasonCode::TOPIC_NAME_INVALID, "a topic may have at most 201 levels"));
         }
         let is_guarded = self.guarded.contains(topic);
-        if !session.rights.may_write(topic, is_guarded) {
-            return Err((ReasonCode::NOT_AUTHORIZED, "no permission to publish to this topic"));
-        }
-        if is_guarded && publish.retain {
-            return Err((ReasonCode::NOT_AUTHORIZED, "a message that writes to an instrument must not be retained"));
-        }
+        may_publish(session, topic, is_guarded)?;
         // The answer of an instrument goes where whoever asked may look or write himself.
         let answer_to = publish.properties.response_topic.as_ref().filter(|_| is_guarded);
         if answer_to.is_some_and(|topic| !session.rights.may_read(topic) && !session.rights.may_write(topic, self.guarded.contains(topic)))
@@ -101,7 +113,7 @@ impl Engine {
         id: ConnectionId,
         (session, packet_id): (SessionKey, PacketId),
         topic: TopicName,
-        publish: Publish,
+        mut publish: Publish,
         now: Instant,
     ) -> Answer {
         let is_qos_2 = publish.qos == QoS::ExactlyOnce;
@@ -114,14 +126,13 @@ impl Engine {
             return match state {
                 Exchange::Held(ticket) => Answer { state: AckState::Waiting(ticket), after, why: "" },
                 Exchange::Received => Answer { state: AckState::Ready(ReasonCode::SUCCESS), after, why: "" },
-                Exchange::Refused { taps } => match self.judge(session, &topic, &publish) {
+                Exchange::Refused { taps } => match self.admit(session, &topic, &mut publish, now) {
                     Ok(()) => self.forward_again((session, packet_id), taps, message(topic, publish, now), after),
                     Err((reason, why)) => Answer { why, ..Answer::now(reason) },
                 },
             };
         }
-        if let Err((reason, why)) = self.judge(session, &topic, &publish) {
-            self.traffic.refused += 1;
+        if let Err((reason, why)) = self.admit(session, &topic, &mut publish, now) {
             return Answer { why, ..Answer::now(reason) };
         }
         let (ticket, reached) = self.accept_from(session, Some((packet_id, is_qos_2)), message(topic, publish, now), now);
@@ -165,10 +176,11 @@ impl Engine {
         qos != QoS::ExactlyOnce || known.is_none_or(|incoming| incoming.connection != id)
     }
 
-    /// MQTT 5 clients were told how many messages may be unacknowledged; older ones cannot be told.
+    /// MQTT 5 clients were told how many messages may be unacknowledged; older ones cannot be told. Many do not keep to it, and are
+    /// read more slowly ([`Engine::pace`]); only who goes far beyond it is disconnected.
     fn exceeds_receive_maximum(&self, id: ConnectionId) -> bool {
         let connection = self.connections.get(&id).filter(|connection| connection.version == Version::V5);
-        connection.is_some_and(|connection| connection.window >= usize::from(self.limits.receive_maximum))
+        connection.is_some_and(|connection| connection.window >= FAR_BEYOND * usize::from(self.limits.receive_maximum))
     }
 
     /// Takes a message of a client in. The ticket is there if its acknowledgement must wait for a tap.
@@ -219,8 +231,8 @@ impl Engine {
     ) -> (Option<Ticket>, Reached) {
         let mut fanout = Fanout::new(message, now);
         let mut removed = 0;
-        if fanout.message().retain {
-            (fanout.is_retained, removed) = self.retain(fanout.message(), now);
+        if fanout.message().retain && self.may_be_retained(fanout.message(), now) {
+            (fanout.is_retained, removed) = self.retain(fanout.message(), from, now);
         }
         let mut reached = self.deliver(&mut fanout, from, now);
         reached.after = reached.after.max(removed);
@@ -228,15 +240,30 @@ impl Engine {
         (ticket, reached)
     }
 
+    /// False for a command to an instrument that a remote broker has with the retain flag. What is retained already can be removed.
+    fn may_be_retained(&mut self, message: &Message, now: Instant) -> bool {
+        let is_command = !message.payload.is_empty() && self.guarded.contains(&message.topic);
+        if is_command {
+            let why = "a remote broker keeps it; publish commands without the retain flag";
+            self.notice(NoticeKind::RetainedCommand, None, Some(&message.topic), why, now);
+        }
+        !is_command
+    }
+
     /// True if a retained message was kept, or one was removed, and that belongs into the record of the message. If there was no room,
     /// the batch that says that the old one is gone.
-    pub(super) fn retain(&mut self, message: &Message, now: Instant) -> (bool, Position) {
+    pub(super) fn retain(&mut self, message: &Message, from: Option<SessionKey>, now: Instant) -> (bool, Position) {
         self.next_message += 1;
         let id = self.next_message;
         let queued = &self.queued_bytes;
         let is_kept = self.retained.keep(message, now, |message| Kept::new(message, id, queued));
         if !is_kept {
             self.count_full();
+            // `$SYS` comes every few seconds.
+            if message.origin != Origin::Own {
+                let why = "raise `broker.max_retained` or `broker.max_retained_size`";
+                self.notice(NoticeKind::NotRetained, from, Some(&message.topic), why, now);
+            }
             let nothing = Message { payload: bytes::Bytes::new(), ..message.clone() };
             return (false, self.records.put(&Record::Retained(&nothing), self.clock));
         }
@@ -325,4 +352,23 @@ fn message(topic: TopicName, publish: Publish, now: Instant) -> Message {
         class: Class::default(),
         measured: None,
     }
+}
+
+/// Whether the rights of a session allow a topic. Topics that begin with `$` are the broker's; but a bridge says of its own connection
+/// whether it is up, as mosquitto's do.
+pub(super) fn may_publish(session: &Session, topic: &TopicName, is_guarded: bool) -> Result<(), Refusal> {
+    if topic.is_reserved() {
+        let is_own = bridge_of(topic).is_some_and(|bridge| *bridge == *session.client_id) && !session.rights.denies_write(topic);
+        return if is_own { Ok(()) } else { Err((ReasonCode::NOT_AUTHORIZED, "topics that begin with $ belong to the broker")) };
+    }
+    if session.rights.may_write(topic, is_guarded) {
+        Ok(())
+    } else {
+        Err((ReasonCode::NOT_AUTHORIZED, "no permission to publish to this topic"))
+    }
+}
+
+/// The bridge whose state a topic tells: its client identifier.
+fn bridge_of(topic: &TopicName) -> Option<&str> {
+    topic.as_str().strip_prefix("$SYS/broker/connection/")?.strip_suffix("/state")
 }

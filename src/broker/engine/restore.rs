@@ -214,7 +214,7 @@ impl Restore {
         }
         self.messages.clear();
         for message in std::mem::take(&mut self.retained).into_values() {
-            self.engine.retain(&message, now);
+            self.engine.retain(&message, None, now);
         }
         for (_, known) in sessions {
             self.engine.go_on_alone(known.key, (known.ends, known.will_due), self.clock, now);

@@ -114,6 +114,10 @@ impl Engine {
     /// True if the subscription is new, false if it replaces one [MQTT-3.8.4-3].
     fn add_subscription(&mut self, key: SessionKey, filter: &TopicFilter, new: Subscription) -> Result<bool, (ReasonCode, &'static str)> {
         let session = self.sessions.get_mut(key).ok_or((ReasonCode::UNSPECIFIED, "no session"))?;
+        if filter.is_too_deep() {
+            self.traffic.refused += 1;
+            return Err((ReasonCode::TOPIC_FILTER_INVALID, "a filter may have at most 201 levels"));
+        }
         if !session.rights.may_subscribe(filter) {
             self.traffic.refused += 1;
             return Err((ReasonCode::NOT_AUTHORIZED, "no permission to subscribe to this filter"));
@@ -148,7 +152,11 @@ impl Engine {
                     after = self.records.put(&Record::Unsubscribed { session: session.number, filter }, self.clock);
                 }
             }
-            reasons.push(if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED });
+            reasons.push(match existed {
+                true => ReasonCode::SUCCESS,
+                false if filter.is_too_deep() => ReasonCode::TOPIC_FILTER_INVALID,
+                false => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+            });
         }
         for delivery in &left_behind {
             self.record_done(key, delivery);

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::connect::End;
+use super::notice::NoticeKind;
+use super::publish::may_publish;
 use super::record::{Deadline, Record, WillRecord};
 use super::session::PendingWill;
 use super::{Engine, HeldFor, SessionKey, Timer, tap_bit};
@@ -47,17 +49,21 @@ impl Engine {
 
     pub(super) fn publish_will(&mut self, key: SessionKey, now: Instant) {
         let Some(session) = self.sessions.get(key) else { return };
-        let (Some(will), rights) = (session.will.as_deref().cloned(), session.rights.clone()) else { return };
+        let Some(will) = session.will.as_deref().cloned() else { return };
+        let is_guarded = self.guarded.contains(&will.message.topic);
+        let judged = may_publish(session, &will.message.topic, is_guarded);
         self.forget_will(key);
-        // `$SYS` belongs to the broker: such wills (mosquitto's bridges have one) are taken and not published.
-        let topic = &will.message.topic;
-        let is_guarded = self.guarded.contains(topic);
-        if topic.is_reserved() || !rights.may_write(topic, is_guarded) || (is_guarded && will.message.retain) {
+        if let Err((_, why)) = judged {
             self.traffic.refused += 1;
+            self.notice(NoticeKind::RefusedWill, Some(key), Some(&will.message.topic), why, now);
             return;
         }
         let expires_at = will.expiry.map(|expiry| now + expiry);
-        let message = Message { expires_at, ..will.message };
+        let mut message = Message { expires_at, ..will.message };
+        if is_guarded && message.retain && !message.payload.is_empty() {
+            message.retain = false;
+            self.notice(NoticeKind::RetainedCommand, Some(key), Some(&message.topic), "", now);
+        }
         self.next_will += 1;
         let number = self.next_will;
         let held = (self.late_wills.len() < MOST_LATE).then_some(HeldFor::Will { number });

@@ -46,7 +46,8 @@ pub(in crate::config) struct Broker {
     pub(in crate::config) max_session_expiry: Option<Span>,
     /// Subscriptions of one client. Default 1000.
     pub(in crate::config) max_subscriptions: Option<usize>,
-    /// QoS 1 and 2 messages under way to a client, and from one. Default 64.
+    /// QoS 1 and 2 messages under way to a client, and from one, which is read more slowly beyond it; an MQTT 5 client with 16 times as
+    /// many is disconnected. Default 64.
     pub(in crate::config) max_in_flight: Option<u16>,
     /// Messages kept for one client. Default 10000.
     pub(in crate::config) max_queued: Option<usize>,

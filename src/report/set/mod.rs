@@ -133,9 +133,12 @@ impl Setter {
         asked: &mut Asked,
         last_write: &HashMap<PointId, Instant>,
     ) -> Result<(usize, Order, oneshot::Receiver<Written>), Verdict> {
-        let target = self.reach.targets.get(&message.topic).ok_or_else(|| Verdict::rejected("nothing is written by this topic"))?;
-        if message.retain {
-            return Err(Verdict::rejected("a message that writes to an instrument must not be retained"));
+        let target = self.reach.targets.get(&message.topic);
+        let target = target.ok_or_else(|| Verdict::rejected("this point cannot be written; give it `write:` in the configuration"))?;
+        // Local clients' flags are taken off by the broker. A remote that keeps a command would have it carried out again after each
+        // reconnect.
+        if message.retain && !message.payload.is_empty() {
+            return Err(Verdict::rejected("the remote broker keeps this command; publish it without the retain flag"));
         }
         let now = now();
         if message.is_expired(now) {
