@@ -22,6 +22,8 @@ pub mod schedule;
 pub mod serial;
 pub mod simulated;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 pub mod text;
 mod timer;
 pub mod typical;

@@ -3,6 +3,7 @@
 //! Invariants:
 //! * A job that missed its time is done once, not as often as it was missed.
 //! * Where jobs ask for more than the line has, every interval is stretched by the same factor.
+//! * No job is due later than its interval (stretched) from now, whatever its interval was before.
 //! * A device counts as offline after [`FAILURES_TO_OFFLINE`] requests in a row without an answer; then only a probe is sent, with
 //!   growing pauses, when no job is due before it can be over, or when its pause has passed twice.
 //! * The first answer of an offline device makes all its jobs due at once.
@@ -57,6 +58,10 @@ struct Planned {
     /// A moment of its rhythm: its place among the others.
     phase: Instant,
     due: Instant,
+    /// When it was done last.
+    done: Option<Instant>,
+    /// How long after the start it is due first.
+    delay: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,14 +93,19 @@ impl Schedule {
         Self { jobs: planned, health: vec![Health::Unknown; devices], failures: vec![0; devices], avoid: None }
     }
 
-    /// Other jobs take the place of the old ones; what `before` knew of the same points is kept: how soon they are due.
+    /// Other jobs take the place of the old ones; what `before` knew of the same points is kept: how soon they are due. A job whose
+    /// interval is another one is due one such interval after it was done last.
     pub fn replace(&mut self, before: &[Job], jobs: &[Job], now: Instant) {
         let mut planned = planned(jobs, now);
         for (new, job) in planned.iter_mut().zip(jobs) {
             let sharing = before.iter().zip(&self.jobs).filter(|(old, _)| old.points.iter().any(|point| job.points.contains(point)));
             let same = before.iter().zip(&self.jobs).find(|(old, _)| old.points == job.points);
             if let Some((_, old)) = same {
-                (new.due, new.phase, new.takes) = (old.due, old.phase, old.takes);
+                (new.due, new.phase, new.takes, new.done) = (old.due, old.phase, old.takes, old.done);
+                if let Some(done) = old.done.filter(|_| old.every != new.every) {
+                    new.due = (done + new.every).max(now);
+                    new.phase = new.due;
+                }
             } else if let Some(phase) = sharing.map(|(_, old)| old.phase).min() {
                 // What was cut in two is tried at once.
                 new.phase = phase;
@@ -114,6 +124,10 @@ impl Schedule {
     pub fn next(&mut self, now: Instant, probe_takes: impl Fn(usize) -> Duration) -> Step {
         let avoid = self.avoid.take();
         let stretch = self.stretch();
+        for job in &mut self.jobs {
+            job.due = job.due.min(job.latest(now, stretch));
+        }
+        self.check_invariants(now);
         let live = || self.jobs.iter().enumerate().filter(|(_, job)| !self.is_offline(job.device));
         let due = |other_than: Option<usize>| {
             let ready = live().filter(|(_, job)| job.due <= now && Some(job.device) != other_than);
@@ -161,6 +175,7 @@ impl Schedule {
             planned.takes = planned.takes - planned.takes / SMOOTHING + took / SMOOTHING;
         }
         planned.due = planned.next(now, stretch);
+        planned.done = Some(now);
         let device = planned.device;
         match heard {
             Heard::Answer => self.came(device, Some(job), now),
@@ -191,7 +206,14 @@ impl Schedule {
         matches!(self.health.get(device), Some(Health::Offline { .. }))
     }
 
-    /// By how much every interval is longer than asked for.
+    /// Panics if a job would be forgotten.
+    fn check_invariants(&self, now: Instant) {
+        let stretch = self.stretch();
+        debug_assert!(self.jobs.iter().all(|job| job.due <= job.latest(now, stretch)), "a job waits for longer than its interval");
+        debug_assert_eq!(self.health.len(), self.failures.len(), "every device has its health and its failures");
+    }
+
+    /// By how much every interval is longer than asked for; at least 1.
     fn stretch(&self) -> f64 {
         self.load().max(1.0)
     }
@@ -245,6 +267,12 @@ impl Schedule {
 }
 
 impl Planned {
+    /// When it is due at the latest.
+    fn latest(&self, now: Instant, stretch: f64) -> Instant {
+        let delay = if self.done.is_none() { self.delay } else { Duration::ZERO };
+        now + self.every.mul_f64(stretch).max(delay)
+    }
+
     /// The first moment of the job's own rhythm that is still to come.
     fn next(&self, now: Instant, stretch: f64) -> Instant {
         if stretch > 1.0 {
@@ -288,7 +316,15 @@ fn planned(jobs: &[Job], now: Instant) -> Vec<Planned> {
         };
         planned.push((
             *index,
-            Planned { device: job.device, every: interval, takes: job.takes, phase: now + offset.max(job.delay), due: now + job.delay },
+            Planned {
+                device: job.device,
+                every: interval,
+                takes: job.takes,
+                phase: now + offset.max(job.delay),
+                due: now + job.delay,
+                done: None,
+                delay: job.delay,
+            },
         ));
     }
     planned.sort_by_key(|(index, _)| *index);
@@ -470,6 +506,20 @@ mod tests {
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(2), "the other device, although its deadline is later");
         schedule.done(2, Heard::Answer, MS, start);
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(1));
+    }
+
+    #[test]
+    fn a_job_whose_interval_has_changed_is_due_by_the_new_one() {
+        let start = crate::time::now();
+        let with = |every| [Job { points: vec![PointId(1)], ..job(0, every) }];
+        let (often, seldom) = (with(SECOND / 2), with(SECOND * 3600));
+        let mut schedule = Schedule::new(&often, 1, start);
+        schedule.done(0, Heard::Answer, MS, start);
+        schedule.replace(&often, &seldom, start);
+        assert_eq!(schedule.next(start, |_| SECOND), Step::WaitUntil(start + SECOND * 3600), "from when it was asked last");
+        schedule.done(0, Heard::Answer, MS, start + SECOND);
+        schedule.replace(&seldom, &often, start + SECOND);
+        assert_eq!(schedule.next(start + SECOND, |_| SECOND), Step::WaitUntil(start + SECOND * 3 / 2));
     }
 
     #[test]

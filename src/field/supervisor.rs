@@ -4,6 +4,8 @@
 mod orders;
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,7 +71,7 @@ pub(super) async fn run<D: Driver>(line: Line, driver: D, ends: Ends) {
     let jobs = driver.jobs();
     let schedule = Schedule::new(&jobs, line.devices.len(), now());
     let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-    let last = Last::new(&line.devices);
+    let last = Last::new(&line.devices, line.answer_within.most, now());
     let mut supervisor = Supervisor {
         line,
         driver,
@@ -125,10 +127,7 @@ impl<D: Driver> Supervisor<D> {
     }
 
     async fn connect(&mut self) -> Result<Result<(), String>, Ended> {
-        tokio::select! {
-            connected = self.driver.connect() => Ok(connected),
-            () = self.ends.stop.wait() => Err(Ended),
-        }
+        beside(self.driver.connect(), &mut self.last, &mut self.ends).await
     }
 
     /// Waits, lets values grow old meanwhile, and gives up writes whose time is over. On a line that is open, a write and whoever
@@ -183,16 +182,16 @@ impl<D: Driver> Supervisor<D> {
     }
 
     async fn fade(&mut self) -> Result<(), Ended> {
-        for reading in self.last.faded(now(), Timestamp::from(moment())) {
-            self.emit(Event::Reading(reading)).await?;
-        }
-        Ok(())
+        fade(&mut self.last, &mut self.ends).await
     }
 
     /// Polls until the line is lost, and returns why.
     async fn poll(&mut self) -> Result<String, Ended> {
         loop {
             self.ends.pulse.beat(now());
+            // A write may have taught the driver something, too: jobs are its jobs from here on.
+            self.replan();
+            self.watch_load();
             self.fade().await?;
             if let Some(order) = self.next_order() {
                 self.write(order).await?;
@@ -235,8 +234,6 @@ impl<D: Driver> Supervisor<D> {
             while let Some((device, values)) = self.driver.overheard() {
                 self.heard(device, values).await?;
             }
-            self.replan();
-            self.watch_load();
         }
     }
 
@@ -254,6 +251,7 @@ impl<D: Driver> Supervisor<D> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     fn watch_load(&mut self) {
         let load = self.schedule.load();
+        self.last.stretched(load.max(1.0));
         self.ends.counts.load_permille.set((load * 1000.0) as u64);
         let is_overloaded = load > 1.0;
         if is_overloaded && !self.is_overloaded {
@@ -293,17 +291,11 @@ impl<D: Driver> Supervisor<D> {
     }
 
     async fn read(&mut self, job: usize) -> Result<Result<Values, ReadError>, Ended> {
-        tokio::select! {
-            outcome = self.driver.read(job) => Ok(outcome),
-            () = self.ends.stop.wait() => Err(Ended),
-        }
+        beside(self.driver.read(job), &mut self.last, &mut self.ends).await
     }
 
     async fn probe(&mut self, device: usize, turn: usize) -> Result<Result<(), ReadError>, Ended> {
-        tokio::select! {
-            outcome = self.driver.probe(device, turn) => Ok(outcome),
-            () = self.ends.stop.wait() => Err(Ended),
-        }
+        beside(self.driver.probe(device, turn), &mut self.last, &mut self.ends).await
     }
 
     async fn probed(&mut self, device: usize, outcome: &Result<(), ReadError>) -> Result<(), Ended> {
@@ -329,8 +321,10 @@ impl<D: Driver> Supervisor<D> {
         };
         let change = self.schedule.done(job, heard, took, now());
         let device = self.jobs.get(job).map_or(0, |job| job.device);
+        let asked = self.points_of_job(job);
         // The device refused what stands between its points: they are asked for at once in another way, and are not bad until then.
-        let is_lesson = matches!(outcome, Err(ReadError::Refused(_))) && self.replan();
+        let is_cut = |jobs: &[Job]| jobs.iter().all(|job| job.points != asked);
+        let is_lesson = matches!(outcome, Err(ReadError::Refused(_))) && self.replan() && is_cut(&self.jobs);
         if let Some(online) = change {
             let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
             self.device_changed(device, online, &why).await?;
@@ -344,7 +338,7 @@ impl<D: Driver> Supervisor<D> {
                 let why: Arc<str> = error.to_string().into();
                 // One missed answer leaves the last value standing; a refusal or a dead device does not.
                 let is_bad = answered || change == Some(false);
-                let points = if change == Some(false) { self.points_of(device) } else { self.points_of_job(job) };
+                let points = if change == Some(false) { self.points_of(device) } else { asked };
                 self.last.missed(device, &points, &why, is_bad, (now(), time))
             }
         };
@@ -389,9 +383,44 @@ impl<D: Driver> Supervisor<D> {
     }
 
     async fn emit(&mut self, event: Event) -> Result<(), Ended> {
+        self.ends.emit(event).await
+    }
+}
+
+impl Ends {
+    async fn emit(&mut self, event: Event) -> Result<(), Ended> {
         tokio::select! {
-            sent = self.ends.pulse.through(self.ends.events.send(event)) => sent.map_err(|_| Ended),
-            () = self.ends.stop.wait() => Err(Ended),
+            sent = self.pulse.through(self.events.send(event)) => sent.map_err(|_| Ended),
+            () = self.stop.wait() => Err(Ended),
+        }
+    }
+}
+
+/// Tells which values have grown too old.
+async fn fade(last: &mut Last, ends: &mut Ends) -> Result<(), Ended> {
+    for reading in last.faded(now(), Timestamp::from(moment())) {
+        ends.emit(Event::Reading(reading)).await?;
+    }
+    Ok(())
+}
+
+/// Waits for the driver. Values grow old meanwhile, however long it takes: a driver that hangs shows nothing as good. It gives no sign
+/// of life for it.
+async fn beside<T>(work: impl Future<Output = T>, last: &mut Last, ends: &mut Ends) -> Result<T, Ended> {
+    let mut work = pin!(work);
+    loop {
+        let fading = last.next_fading();
+        let grown_old = async {
+            match fading {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work.as_mut() => return Ok(done),
+            () = ends.stop.wait() => return Err(Ended),
+            () = grown_old => fade(last, ends).await?,
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Invariants:
 //! * Only good numbers count. An interval without one shows the reading that came last, with its quality.
 //! * Intervals begin with the first reading and follow one another without a gap; one in which nothing came shows nothing.
+//! * What was not good at the end of an interval is not good in the next one either, unless something newer comes: a point that fell
+//!   silent does not stay as good as it last was.
 
 use std::time::{Duration, Instant};
 
@@ -70,8 +72,7 @@ impl Interval {
         let over = self.end(every, now);
         if self.filling.is_none() {
             let began = self.ended.map_or(now, |ended| next_beginning(ended, every, now));
-            let newest = reading.clone();
-            self.filling = Some(Box::new(Filling { began, count: 0, sum: 0.0, min: None, max: None, last: None, newest }));
+            self.filling = Some(Box::new(Filling::new(began, reading.clone())));
         }
         if let Some(filling) = &mut self.filling {
             filling.add(reading);
@@ -82,7 +83,14 @@ impl Interval {
     /// Gives the interval if it is over: for points that fall silent.
     pub fn end(&mut self, every: Duration, now: Instant) -> Option<Summary> {
         let is_over = self.filling.as_ref().is_some_and(|filling| now.saturating_duration_since(filling.began) >= every);
-        if is_over { self.close(every) } else { None }
+        if !is_over {
+            return None;
+        }
+        let summary = self.close(every)?;
+        if let (Some(failure), Some(ended)) = (summary.failure(), self.ended) {
+            self.filling = Some(Box::new(Filling::new(next_beginning(ended, every, now), failure.clone())));
+        }
+        Some(summary)
     }
 
     /// Gives what there is: for the end of everything.
@@ -100,6 +108,10 @@ fn next_beginning(began: Instant, every: Duration, now: Instant) -> Instant {
 }
 
 impl Filling {
+    fn new(began: Instant, newest: Reading) -> Self {
+        Self { began, count: 0, sum: 0.0, min: None, max: None, last: None, newest }
+    }
+
     fn add(&mut self, reading: &Reading) {
         self.newest = reading.clone();
         let number = reading.value.as_ref().and_then(Value::as_f64);
@@ -119,6 +131,11 @@ impl Filling {
 }
 
 impl Summary {
+    /// The newest reading of the interval, if it is not good: what holds from its end on.
+    pub fn failure(&self) -> Option<&Reading> {
+        Some(&self.0.newest).filter(|newest| newest.quality != Quality::Good)
+    }
+
     /// The reading that shows it, stamped with the time of the last value.
     pub fn show(&self, show: Show) -> Reading {
         let filling = &self.0;
@@ -189,6 +206,9 @@ mod tests {
         assert_eq!(summary.show(Show::Mean), reading(None, 1));
         assert_eq!(summary.show(Show::Count).value, Some(Value::UInt(0)));
         let later = start + EVERY;
+        let again = interval.end(EVERY, later + EVERY).expect("nothing newer came, and it still is bad");
+        assert_eq!((again.show(Show::Max), again.show(Show::Count).value), (reading(None, 1), Some(Value::UInt(0))));
+        let later = later + EVERY;
         interval.take(&reading(Some(2.0), 2), EVERY, later);
         interval.take(&reading(None, 3), EVERY, later);
         assert_eq!(interval.end(EVERY, later + EVERY).unwrap().show(Show::Mean), reading(Some(2.0), 2));

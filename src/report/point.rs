@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::PointReport;
-use super::aggregate::{Interval, Summary};
+use super::aggregate::{Interval, Show, Summary};
 use super::door::Door;
 use super::exception::LastReport;
 use super::median::Median;
@@ -86,6 +86,10 @@ impl PointState {
         let shows = point.aggregate.iter().flat_map(|aggregate| &aggregate.shows);
         for ((show, topic), shown) in shows.zip(&mut self.shown) {
             shown.take(point, topic, summary.show(*show), now, messages);
+            // Behind the values of the interval: what is retained from here on is not good.
+            if let Some(failure) = summary.failure().filter(|_| *show != Show::Count) {
+                shown.take(point, topic, failure.clone(), now, messages);
+            }
         }
     }
 }
@@ -118,4 +122,65 @@ impl Shown {
 fn message(point: &PointReport, topic: &TopicName, reading: &Reading) -> Message {
     let message = Message::new(topic.clone(), json::encode(reading), Origin::Field).measured(reading.time);
     message.retained().with_qos(point.qos).in_class(point.class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Class;
+    use crate::mqtt::QoS;
+    use crate::reading::{PointId, Timestamp};
+    use crate::report::Aggregate;
+    use crate::report::exception::Rule;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const EVERY: Duration = Duration::from_secs(60);
+
+    fn reading(value: f64, quality: Quality) -> Reading {
+        let value = (!matches!(quality, Quality::Bad(_))).then_some(Value::F64(value));
+        Reading { point: PointId(0), value, time: Timestamp::at(0), quality, age: Duration::ZERO }
+    }
+
+    /// A point that is shown by one aggregate.
+    fn shown_by(show: Show) -> PointReport {
+        let topic = TopicName::new("x/d/p".to_owned()).unwrap();
+        PointReport {
+            topic: topic.clone(),
+            unit: None,
+            qos: QoS::AtMostOnce,
+            class: Class::default(),
+            rule: Rule::default(),
+            median: None,
+            aggregate: Some(Aggregate { every: EVERY, shows: vec![(show, topic)] }),
+            swinging_door: None,
+        }
+    }
+
+    fn texts(messages: &[Message]) -> Vec<String> {
+        messages.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn an_aggregate_does_not_stay_good_when_its_point_fails_and_falls_silent() {
+        for quality in [Quality::Bad("no answer".into()), Quality::Stale("no answer".into())] {
+            let (point, start) = (shown_by(Show::Mean), crate::time::now());
+            let mut state = PointState::new(&point);
+            let mut messages = Vec::new();
+            state.take(&point, reading(4.0, Quality::Good), start, &mut messages);
+            state.take(&point, reading(4.0, quality.clone()), start + EVERY / 2, &mut messages);
+            assert!(messages.is_empty());
+            (1..9).for_each(|minute| state.tick(&point, start + EVERY * minute, &mut messages));
+            let shown = texts(&messages);
+            assert_eq!(shown.len(), 2, "what was measured, then that nothing is measured any more: {shown:?}");
+            assert!(shown[0].contains("\"q\":\"good\"") && shown[1].contains(&format!("\"q\":\"{}\"", quality.name())), "{shown:?}");
+        }
+        let (point, start) = (shown_by(Show::Count), crate::time::now());
+        let mut state = PointState::new(&point);
+        let mut messages = Vec::new();
+        state.take(&point, reading(4.0, Quality::Good), start, &mut messages);
+        state.take(&point, reading(4.0, Quality::Bad(Arc::from("no answer"))), start, &mut messages);
+        (1..3).for_each(|minute| state.tick(&point, start + EVERY * minute, &mut messages));
+        assert!(texts(&messages)[0].starts_with("{\"v\":1,") && texts(&messages)[1].starts_with("{\"v\":0,"), "{:?}", texts(&messages));
+    }
 }

@@ -332,3 +332,52 @@ fn what_a_device_refuses_is_learned_and_remembered() {
     let again = wait_for("the counters", || shown("$SYS/wellhead/line/bus")["exceptions"]["2"].as_u64());
     assert!(first > again && again <= 3, "{first} exceptions before, {again} after");
 }
+
+/// The newest good values of a topic since the subscriber had written `from` characters.
+fn good_values(subscriber: &Process, topic: &str, from: usize) -> usize {
+    let output = subscriber.output();
+    let newer = output.get(from..).unwrap_or_default();
+    newer.lines().filter(|line| line.starts_with(&format!("{topic} ")) && line.contains("\"q\":\"good\"")).count()
+}
+
+#[test]
+fn a_register_that_is_refused_for_a_moment_is_read_again_at_its_own_pace() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, port) = (free_port(), free_port());
+    let yaml = format!(
+        "site: x
+lines: [ {{ name: bus, modbus_tcp: '127.0.0.1:{server}' }} ]
+devices:
+  - name: d
+    line: bus
+    unit: 1
+    points:
+      alone: {{ holding: 0, type: u16, every: 100ms, simulate: {{ shape: constant, from: 7 }} }}
+      other: {{ input: 0, type: u16, every: 100ms, simulate: {{ shape: constant, from: 8 }} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+"
+    );
+    let (mut simulator, _gateway) = simulated(folder.path(), &yaml);
+    let subscriber =
+        Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]), &folder.path().join("subscriber.log"));
+    let is_read = |what: &str, from: usize| {
+        wait_for(what, || {
+            (good_values(&subscriber, "x/d/alone", from) > 5 && good_values(&subscriber, "x/d/other", from) > 5).then_some(())
+        });
+    };
+    is_read("the start", 0);
+    // More than one cost a minute's pause, and more.
+    let is_long = std::env::var_os("WELLHEAD_LONG").is_some();
+    for refusals in if is_long { 1..=3 } else { 1..=1 } {
+        let from = subscriber.output().len();
+        simulator.type_line(&format!("fault exception=2 function 3 for {refusals}"));
+        wait_for("the refusal is shown", || subscriber.output().get(from..)?.contains("exception 2").then_some(()));
+        // The second refusal costs a minute, the third two.
+        let back = Instant::now() + Duration::from_secs(if refusals > 1 { 200 } else { 0 });
+        let from = subscriber.output().len();
+        while good_values(&subscriber, "x/d/alone", from) < 2 && Instant::now() < back {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        is_read(&format!("after {refusals} refusals"), subscriber.output().len());
+    }
+}

@@ -258,7 +258,8 @@ point! {
     aggregate: Aggregate,
     /// Reported again after this even without a change. Default never.
     at_least_every: Span,
-    /// How old a value may be while newer ones cannot be read. Default: until the first failure.
+    /// How old a value may be while newer ones cannot be read, or are not. Default: until the first attempt to read it failed, and never
+    /// older than three times `every`, or than 5s where that is longer.
     stale_after: Span,
     /// Its class. Default normal.
     class: String,

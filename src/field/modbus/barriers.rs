@@ -8,6 +8,7 @@
 //! * Silence teaches only if the device answered something else between two silences, and only for an hour. Other refusals (busy,
 //!   failed) teach nothing.
 //! * A place is learned once.
+//! * A point that is refused by itself is tried again after 1, 2, 4, ... minutes, up to an hour; after a restart at once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,8 +19,11 @@ use super::plan::Block;
 use crate::field::decode::Table;
 use crate::reading::PointId;
 
-/// How often a point is tried that the device does not have.
-pub(super) const RETRY_UNSUPPORTED: Duration = Duration::from_secs(3600);
+/// When a point is tried again that the device refuses; it may be starting, or asleep. Each further refusal doubles it.
+const FIRST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+/// How long it is remembered that a device was silent about a request.
+const SILENCE_FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Silences about one request, while others are answered, until it is cut.
 const STRIKES: u32 = 2;
 /// How long nothing is learned of a device that refused everything.
@@ -45,7 +49,8 @@ pub struct Barriers {
     tentative: Vec<(Barrier, u8)>,
     /// Found by silence, with when they are forgotten.
     trial: Vec<(Barrier, Instant)>,
-    unsupported: Vec<PointId>,
+    /// Points that the device does not have, as it says.
+    absent: Vec<Absent>,
     /// Refused alone.
     suspects: Vec<Suspect>,
     /// A request that was not answered, until the device is heard again.
@@ -54,6 +59,14 @@ pub struct Barriers {
     /// The device refused everything: nothing is learned before then.
     learn_again_at: Option<Instant>,
     pauses: u32,
+}
+
+/// A point that the device refused again and again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Absent {
+    point: PointId,
+    /// How long it is left alone.
+    pause: Duration,
 }
 
 /// A point that was refused alone. Refused again, with answers to others in between, it is not there.
@@ -93,21 +106,23 @@ impl Barriers {
         self.all().any(|barrier| barrier.table == table && start < barrier.start && end > barrier.end)
     }
 
-    pub(super) fn is_unsupported(&self, point: PointId) -> bool {
-        self.unsupported.contains(&point)
+    /// How long a point is left alone because the device refuses it.
+    pub(super) fn retry_of(&self, point: PointId) -> Option<Duration> {
+        self.absent.iter().find(|absent| absent.point == point).map(|absent| absent.pause)
     }
 
     /// A request was answered. True if the plan changes, or what is to be kept.
-    pub(super) fn answered(&mut self, block: &Block, now: Instant) -> bool {
-        self.pauses = 0;
+    pub(in crate::field) fn answered(&mut self, block: &Block, now: Instant) -> bool {
+        // It refused everything until now, and may have been starting.
+        let is_awake = std::mem::take(&mut self.pauses) > 0 && !self.absent.is_empty();
         self.strikes.remove(&(block.table, block.start));
         if self.silent.as_ref().is_some_and(|silent| (silent.table, silent.start) == (block.table, block.start)) {
             self.silent = None;
         }
-        let is_back = self.unsupported.iter().any(|point| block.points.iter().any(|read| read.id == *point));
+        let is_back = is_awake || self.absent.iter().any(|absent| block.points.iter().any(|read| read.id == absent.point));
         if is_back {
             // What else was missing may be back, too.
-            self.unsupported.clear();
+            self.absent.clear();
         }
         self.suspects.retain(|suspect| !block.points.iter().any(|read| read.id == suspect.point));
         self.suspects.iter_mut().for_each(|suspect| suspect.others_answered = true);
@@ -128,7 +143,7 @@ impl Barriers {
     }
 
     /// The device was heard: what it was silent about before is that request's fault. True if the plan changes.
-    pub(super) fn heard(&mut self, now: Instant) -> bool {
+    pub(in crate::field) fn heard(&mut self, now: Instant) -> bool {
         let Some(block) = self.silent.take() else { return false };
         let strikes = self.strikes.entry((block.table, block.start)).or_default();
         *strikes += 1;
@@ -140,20 +155,20 @@ impl Barriers {
         let barrier = Barrier { table: block.table, start, end };
         let is_new = !self.all().any(|known| *known == barrier);
         if is_new {
-            self.trial.push((barrier, now + RETRY_UNSUPPORTED));
+            self.trial.push((barrier, now + SILENCE_FORGOTTEN));
         }
         is_new
     }
 
     /// A request was not answered, or not understandably.
-    pub(super) fn not_answered(&mut self, block: &Block) {
+    pub(in crate::field) fn not_answered(&mut self, block: &Block) {
         if block.points.len() > 1 {
             self.silent = Some(block.clone());
         }
     }
 
     /// Some address of a request does not exist (exceptions 2 and 3). True if the plan changes.
-    pub(super) fn refused(&mut self, block: &Block, now: Instant) -> bool {
+    pub(in crate::field) fn refused(&mut self, block: &Block, now: Instant) -> bool {
         if self.learn_again_at.is_some_and(|at| now < at) {
             return false;
         }
@@ -169,9 +184,9 @@ impl Barriers {
             }
         }
         let (mut is_new, mut is_guilty) = (false, false);
-        let open: Vec<PointId> = block.points.iter().map(|point| point.id).filter(|point| !self.unsupported.contains(point)).collect();
+        let open: Vec<PointId> = block.points.iter().map(|point| point.id).filter(|point| self.retry_of(*point).is_none()).collect();
         if open.is_empty() {
-            return false;
+            return self.still_absent(block);
         }
         for point in open {
             match self.suspects.iter().position(|suspect| suspect.point == point) {
@@ -181,7 +196,7 @@ impl Barriers {
                 }
                 Some(index) if self.suspects.get(index).is_some_and(|suspect| suspect.others_answered) => {
                     self.suspects.remove(index);
-                    self.unsupported.push(point);
+                    self.absent.push(Absent { point, pause: FIRST_RETRY });
                     is_guilty = true;
                 }
                 Some(_) => {}
@@ -201,8 +216,19 @@ impl Barriers {
         true
     }
 
+    /// What was tried again is refused again. True if that changes how often it is tried.
+    fn still_absent(&mut self, block: &Block) -> bool {
+        let mut is_longer = false;
+        for absent in self.absent.iter_mut().filter(|absent| block.points.iter().any(|read| read.id == absent.point)) {
+            let pause = (absent.pause * 2).min(LONGEST_RETRY);
+            is_longer |= pause > absent.pause;
+            absent.pause = pause;
+        }
+        is_longer
+    }
+
     /// Forgets what was learned from silence. True if the plan changes.
-    pub(super) fn forget(&mut self, now: Instant) -> bool {
+    pub(in crate::field) fn forget(&mut self, now: Instant) -> bool {
         let before = self.trial.len();
         self.trial.retain(|(_, until)| *until > now);
         self.trial.len() != before
@@ -258,14 +284,19 @@ mod tests {
         Device { points: points.collect(), ..Device::new(DeviceId(0), "d", 1) }
     }
 
+    fn absent(barriers: &Barriers) -> Vec<PointId> {
+        barriers.absent.iter().map(|absent| absent.point).collect()
+    }
+
     /// Reads cycle after cycle until the plan is stable; gives the cycles, the exceptions, and the barriers.
     fn learn(device: &Device, missing: impl Fn(u32) -> bool) -> (usize, usize, Barriers) {
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
         let now = crate::time::now();
         let mut barriers = Barriers::default();
         let mut exceptions = 0;
+        let known = |barriers: &Barriers| (barriers.all().count(), barriers.absent.len());
         for cycle in 0..50 {
-            let mut changed = false;
+            let before = known(&barriers);
             let mut queue = plan(0, device, costs, &barriers);
             while let Some(block) = queue.pop() {
                 let refused = (u32::from(block.start)..u32::from(block.start) + u32::from(block.count)).any(&missing);
@@ -276,15 +307,17 @@ mod tests {
                     barriers.answered(&block, now)
                 };
                 if replan {
-                    changed = true;
                     // The halves are tried at once.
                     let again = plan(0, device, costs, &barriers);
-                    let inside =
-                        |half: &Block| half.start >= block.start && half.start + half.count <= block.start + block.count && half != &block;
+                    let inside = |half: &Block| {
+                        half.start >= block.start
+                            && half.start + half.count <= block.start + block.count
+                            && (half.start, half.count) != (block.start, block.count)
+                    };
                     queue.extend(again.into_iter().filter(inside));
                 }
             }
-            if !changed {
+            if known(&barriers) == before {
                 return (cycle, exceptions, barriers);
             }
         }
@@ -296,7 +329,7 @@ mod tests {
         let device = device(&[0, 1, 2, 6, 7, 12, 13, 20, 21]);
         let (cycles, exceptions, barriers) = learn(&device, |address| address == 4 || address == 13);
         assert!(cycles <= 3 && exceptions <= 12, "{cycles} cycles, {exceptions} exceptions");
-        assert_eq!(barriers.unsupported, [PointId(6)], "only the point at 13");
+        assert_eq!(absent(&barriers), [PointId(6)], "only the point at 13");
         assert!(barriers.crosses(Table::Holding, 0, 8), "the hole at 4");
         assert!(!barriers.crosses(Table::Holding, 6, 8));
         assert!(!barriers.crosses(Table::Input, 0, 8), "another table");
@@ -314,11 +347,56 @@ mod tests {
                 barriers.refused(&block, now + Duration::from_secs(second));
             }
         }
-        assert!(barriers.to_keep().is_empty() && barriers.unsupported.is_empty(), "{barriers:?}");
+        assert!(barriers.to_keep().is_empty() && barriers.absent.is_empty(), "{barriers:?}");
         assert!(barriers.pauses > 3 && barriers.pauses < 20, "{} pauses in an hour", barriers.pauses);
         // While learning pauses it is asked as before; the first answer makes that last.
         barriers.tentative.clear();
         assert_eq!(plan(0, &device, costs, &barriers), whole);
+    }
+
+    #[test]
+    fn a_refused_point_is_tried_again_after_growing_pauses_until_it_answers() {
+        let now = crate::time::now();
+        let device = device(&[0, 500, 900]);
+        let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
+        let mut barriers = Barriers::default();
+        let block =
+            |barriers: &Barriers, start: u16| plan(0, &device, costs, barriers).into_iter().find(|block| block.start == start).unwrap();
+        for _ in 0..2 {
+            barriers.refused(&block(&barriers, 500), now);
+            barriers.answered(&block(&barriers, 0), now);
+        }
+        let mut minutes = Vec::new();
+        for _ in 0..8 {
+            let again = block(&barriers, 500);
+            minutes.push(again.every.as_secs() / 60);
+            barriers.refused(&again, now);
+            assert_eq!(block(&barriers, 0).every, Duration::from_secs(1), "the others keep their pace");
+        }
+        assert_eq!(minutes, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert!(barriers.answered(&block(&barriers, 500), now));
+        assert_eq!(block(&barriers, 500).every, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_device_that_refused_everything_is_asked_for_everything_once_it_answers() {
+        let now = crate::time::now();
+        let device = device(&[0, 4, 500]);
+        let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
+        let mut barriers = Barriers::default();
+        let blocks = |barriers: &Barriers| plan(0, &device, costs, barriers);
+        for _ in 0..2 {
+            barriers.refused(&blocks(&barriers)[1], now);
+            barriers.answered(&blocks(&barriers)[0], now);
+        }
+        assert_eq!(absent(&barriers), [PointId(2)]);
+        for _ in 0..9 {
+            for block in blocks(&barriers) {
+                barriers.refused(&block, now);
+            }
+        }
+        assert!(barriers.pauses > 0, "{barriers:?}");
+        assert!(barriers.answered(&blocks(&barriers)[0], now) && absent(&barriers).is_empty());
     }
 
     #[test]
@@ -338,7 +416,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(barriers.unsupported, [PointId(0), PointId(1)]);
+        assert_eq!(absent(&barriers), [PointId(0), PointId(1)]);
         assert!(barriers.to_keep().len() <= 1, "{barriers:?}");
     }
 
@@ -358,7 +436,7 @@ mod tests {
         assert!(barriers.answered(other, now));
         assert_eq!(plan(0, &device, costs, &barriers).len(), 3);
         assert!(barriers.to_keep().is_empty());
-        assert!(!barriers.forget(now) && barriers.forget(now + RETRY_UNSUPPORTED));
+        assert!(!barriers.forget(now) && barriers.forget(now + SILENCE_FORGOTTEN));
         assert_eq!(plan(0, &device, costs, &barriers).len(), 2);
     }
 }

@@ -1,5 +1,7 @@
 //! What was learned of devices, kept over restarts: a small file for each line.
 //!
+//! Points that a device refused are not kept: after a restart they are tried at once.
+//!
 //! It is a help only: a file that is missing, damaged or of another map of registers costs some refused requests and nothing else.
 
 use std::collections::BTreeMap;
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::barriers::{Barrier, Barriers};
 use crate::field::{Device, Source};
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Kept {
     /// Of the map of registers it was learned with.
     map: u64,
@@ -67,7 +69,11 @@ impl Known {
             let learned: Vec<Barrier> = barriers.to_keep().iter().filter(|barrier| !device.holes.contains(barrier)).copied().collect();
             (!learned.is_empty()).then(|| (device.name.clone(), Kept { map: map_of(device), barriers: learned }))
         });
-        self.devices = kept.collect();
+        let kept: BTreeMap<String, Kept> = kept.collect();
+        if kept == self.devices {
+            return;
+        }
+        self.devices = kept;
         let Ok(text) = serde_json::to_vec_pretty(&self.devices) else { return };
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         let (newest, writing) = (Arc::clone(&self.newest), Arc::clone(&self.writing));

@@ -173,7 +173,7 @@ fn fields(device: &Device, barriers: &Barriers) -> BTreeMap<Table, Vec<Field>> {
     let mut groups: BTreeMap<(Table, &str), Field> = BTreeMap::new();
     for point in &device.points {
         let Source::Register { register, exponent } = &point.source else { continue };
-        let every = if barriers.is_unsupported(point.id) { point.every.max(super::barriers::RETRY_UNSUPPORTED) } else { point.every };
+        let every = barriers.retry_of(point.id).map_or(point.every, |pause| point.every.max(pause));
         let registers = [Some(register), exponent.as_ref()];
         let start = registers.into_iter().flatten().map(|register| u32::from(register.address)).min().unwrap_or(0);
         let end = registers.into_iter().flatten().map(|register| u32::from(register.address) + u32::from(register.width())).max();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ended, MOST_ORDERS, Supervisor, WRITES_IN_A_ROW};
+use super::{Ended, MOST_ORDERS, Supervisor, WRITES_IN_A_ROW, beside};
 use crate::field::ask::{Inquiry, Said};
 use crate::field::decode::Register;
 use crate::field::schedule::Step;
@@ -52,13 +52,10 @@ impl<D: Driver> Supervisor<D> {
         let mut shown: Values = Vec::new();
         for (index, action) in actions.iter().enumerate() {
             self.ends.pulse.beat(now());
-            let outcome = tokio::select! {
-                outcome = self.driver.write(device, action, read_back, repeat) => outcome,
-                () = self.ends.stop.wait() => {
-                    // It may be on the wire already. Whoever asked may be gone.
-                    let _ = answer.send(Written::Unknown(shown));
-                    return Err(Ended);
-                }
+            let Ok(outcome) = beside(self.driver.write(device, action, read_back, repeat), &mut self.last, &mut self.ends).await else {
+                // It may be on the wire already. Whoever asked may be gone.
+                let _ = answer.send(Written::Unknown(shown));
+                return Err(Ended);
             };
             let (start, count) = action.span();
             let values = |words: Option<Vec<u16>>| -> Values {
@@ -124,10 +121,8 @@ impl<D: Driver> Supervisor<D> {
         if deadline <= now() || answer.is_closed() {
             return Ok(false);
         }
-        let said = tokio::select! {
-            said = self.driver.ask(unit, &ask, within.min(self.line.answer_within.most)) => said,
-            () = self.ends.stop.wait() => return Err(Ended),
-        };
+        let within = within.min(self.line.answer_within.most);
+        let said = beside(self.driver.ask(unit, &ask, within), &mut self.last, &mut self.ends).await?;
         // Whoever asked may be gone.
         let _ = answer.send(said);
         Ok(true)
