@@ -6,18 +6,13 @@
 //! * A user who does not exist takes as long to refuse as one whose password is wrong.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
-use argon2::password_hash::{PasswordHasher, SaltString};
-use argon2::{Argon2, PasswordHash, PasswordVerifier};
 use bytestring::ByteString;
 
+pub use super::hash::{Hash, Workspace};
 use super::scram::{self, Secret};
 use crate::mqtt::{ReasonCode, TopicError, TopicFilter, TopicName};
-
-/// Compared with the passwords of users who do not exist; nobody knows a password for it.
-const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$d2VsbGhlYWQtbm9ib2R5$vRaNlbvMDmMrRkHcfLQnAe2BpVkUGAkqm2C8jZcKkZA";
 
 /// What a rule says about: the filter may hold `%c` (client identifier) and `%u` (user name).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,37 +131,6 @@ pub struct User {
     pub rules: Rules,
 }
 
-/// The hash of a password (argon2, in the PHC format); not printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Hash(Arc<str>);
-
-impl Hash {
-    /// Reads what [`Hash::of_password`] wrote, or another program.
-    pub fn new(text: &str) -> Result<Self, &'static str> {
-        let is_known = PasswordHash::new(text).is_ok_and(|hash| hash.algorithm.as_str().starts_with("argon2") && hash.hash.is_some());
-        is_known
-            .then(|| Self(text.into()))
-            .ok_or("this is not the hash of a password; `wellhead passwd` makes one, and it begins with $argon2id$")
-    }
-
-    /// Takes a moment and 19 MB, and is meant to. `salt` must be new; at most 64 bytes.
-    pub fn of_password(password: &[u8], salt: &[u8]) -> Result<String, argon2::password_hash::Error> {
-        let salt = SaltString::encode_b64(salt)?;
-        Ok(Argon2::default().hash_password(password, &salt)?.to_string())
-    }
-
-    /// Compares; takes as long as hashing.
-    pub fn matches(&self, password: &[u8]) -> bool {
-        PasswordHash::new(&self.0).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
-    }
-}
-
-impl fmt::Debug for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// What a login by CONNECT needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Login {
@@ -233,7 +197,7 @@ impl Access {
         }
         match self.users.get(name).and_then(|user| user.hash.clone()) {
             Some(hash) => Login::Verify { user: Some(name.clone()), hash },
-            None => Login::Verify { user: None, hash: Hash(NOBODY.into()) },
+            None => Login::Verify { user: None, hash: Hash::of_nobody() },
         }
     }
 
@@ -308,20 +272,8 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_compared_with_their_hash() {
-        let text = Hash::of_password(b"secret", b"sixteen bytes...").unwrap();
-        let hash = Hash::new(&text).unwrap();
-        assert!(hash.matches(b"secret") && !hash.matches(b"Secret") && !hash.matches(b""));
-        assert!(text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && format!("{hash:?}") == "***");
-        assert!(Hash::new(NOBODY).is_ok_and(|nobody| !nobody.matches(b"secret")));
-        for wrong in ["secret", "$argon2id$", "$5$rounds=5000$salt$hash", ""] {
-            assert!(Hash::new(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn nobody_learns_who_exists() {
-        let user = User { hash: Some(Hash(NOBODY.into())), ..User::default() };
+        let user = User { hash: Some(Hash::of_nobody()), ..User::default() };
         let access = Access::new(HashMap::from([("anna".into(), user)]), None);
         assert!(matches!(access.login(None, Some(&"anna".into()), true), Login::Verify { user: Some(_), .. }));
         assert!(matches!(access.login(None, Some(&"berta".into()), true), Login::Verify { user: None, .. }));

@@ -4,17 +4,18 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::access::Hash;
-use super::admission::{Address, Admission};
+use super::access::{Hash, Workspace};
+use super::admission::Admission;
 use super::durable::Durable;
 use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
 use super::inbox::{Event, Inbox, Wire};
+use super::login_queue::{Claim, LoginQueue};
 use crate::message::Message;
 use crate::mqtt::QoS;
 use crate::pulse::{COME_ROUND, Pulse};
@@ -25,10 +26,6 @@ use crate::time::{known_unix_ms, now};
 const TAP_BYTES: usize = 8 << 20;
 /// Messages of the gateway taken in one turn.
 const BATCH: usize = 256;
-/// Passwords compared at a time: each takes 19 MB and a core.
-const VERIFICATIONS: usize = 2;
-/// Passwords that may wait to be compared.
-const MOST_LOGINS: usize = 32;
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// A message for a tap, in the order the broker accepted it.
@@ -66,6 +63,16 @@ impl TapQueue {
     }
 }
 
+/// Passwords are compared one at a time, each in the same memory: 19 MB and a core are what logins may take, however many come.
+#[derive(Debug, Default)]
+pub(super) struct Logins {
+    waiting: LoginQueue<(Hash, Bytes)>,
+    /// Whose password is being compared.
+    current: Option<Claim>,
+    /// Locked by the one comparison that runs.
+    workspace: Arc<Mutex<Workspace>>,
+}
+
 /// The task that owns the engine.
 #[derive(Debug)]
 pub struct Driver {
@@ -79,16 +86,10 @@ pub struct Driver {
     pub(super) connections: HashMap<ConnectionId, Arc<Wire>>,
     pub(super) taps: Vec<TapQueue>,
     pub(super) admission: Arc<Admission>,
-    pub(super) verifications: Arc<Semaphore>,
-    /// Passwords that wait to be compared.
-    pub(super) logins: usize,
+    pub(super) logins: Logins,
     pub(super) clock_at: Instant,
     pub(super) pulse: Pulse,
     pub(super) is_stopping: bool,
-}
-
-pub(super) fn verifications() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(VERIFICATIONS))
 }
 
 impl Driver {
@@ -169,15 +170,17 @@ impl Driver {
             Event::Invalid(id, error) => Input::Invalid(id, error),
             Event::Closed(id) => {
                 self.connections.remove(&id);
+                self.logins.waiting.remove(id);
                 Input::Closed(id)
             }
             Event::Written(id, bytes) => Input::Written(id, bytes),
             Event::Stored(ticket, accepted) => Input::Stored { ticket, accepted },
-            Event::Verified(id, address, is_right) => {
-                self.logins -= 1;
-                if !is_right && !self.engine.has_connection(id) {
+            Event::Verified(id, is_right) => {
+                let claim = self.logins.current.take();
+                self.verify_next();
+                if let Some(claim) = claim.filter(|_| !is_right && !self.engine.has_connection(id)) {
                     // Who does not wait for the answer has tried all the same.
-                    self.admission.login_failed(address, at);
+                    self.admission.login_failed(claim.address, at);
                 }
                 Input::Verified(id, is_right)
             }
@@ -228,7 +231,9 @@ impl Driver {
                 orders.closes = true;
             }),
             Output::Forward { tap, message, ticket } => self.forward(tap, message, ticket, at),
-            Output::Verify { connection, address, hash, password } => self.verify((connection, address), hash, password, at),
+            Output::Verify { connection, address, user, hash, password } => {
+                self.verify(Claim { connection, address, user }, hash, password, at);
+            }
             Output::Notice(notice) => super::log::write(&notice),
             Output::LoginFailed(address) => self.admission.login_failed(address, at),
             Output::Safe(receipt) => {
@@ -245,17 +250,25 @@ impl Driver {
         }
     }
 
-    fn verify(&mut self, (id, address): (ConnectionId, Option<Address>), hash: Hash, password: Bytes, at: Instant) {
-        if self.logins >= MOST_LOGINS {
-            self.engine.handle(Input::Busy(id), at);
+    /// Lets a login wait for its turn; where there is no room, somebody is told that the broker is busy.
+    fn verify(&mut self, claim: Claim, hash: Hash, password: Bytes, at: Instant) {
+        if let Some(busy) = self.logins.waiting.push(claim, (hash, password)) {
+            self.engine.handle(Input::Busy(busy), at);
+        }
+        self.verify_next();
+    }
+
+    fn verify_next(&mut self) {
+        if self.logins.current.is_some() {
             return;
         }
-        self.logins += 1;
-        let (inbox, turn) = (self.inbox.clone(), self.verifications.clone());
+        let Some((claim, (hash, password))) = self.logins.waiting.pop() else { return };
+        let (inbox, workspace, id) = (self.inbox.clone(), self.logins.workspace.clone(), claim.connection);
+        self.logins.current = Some(claim);
         detach(async move {
-            let _turn = turn.acquire().await;
-            let is_right = tokio::task::spawn_blocking(move || hash.matches(&password)).await.unwrap_or(false);
-            inbox.push(Event::Verified(id, address, is_right));
+            let compare = move || hash.matches(&password, &mut workspace.lock().unwrap_or_else(PoisonError::into_inner));
+            let is_right = tokio::task::spawn_blocking(compare).await.unwrap_or(false);
+            inbox.push(Event::Verified(id, is_right));
         });
     }
 

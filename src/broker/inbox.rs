@@ -9,7 +9,6 @@ use std::task::{Context, Poll, Waker};
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-use super::admission::Address;
 use super::engine::{Change, ConnectionId, OutputBuffer, Peer, Position, Ticket};
 use crate::mqtt::{DecodeError, Packet};
 
@@ -25,7 +24,7 @@ pub(super) enum Event {
     Closed(ConnectionId),
     Written(ConnectionId, usize),
     Stored(Ticket, bool),
-    Verified(ConnectionId, Option<Address>, bool),
+    Verified(ConnectionId, bool),
     Durable(Position),
     /// The disk takes records again after a long time.
     DiskWorks,

@@ -14,8 +14,11 @@ pub mod admission;
 mod driver;
 pub mod durable;
 pub mod engine;
+mod hash;
 mod inbox;
+mod lockout;
 mod log;
+mod login_queue;
 pub mod net;
 pub mod scram;
 
@@ -111,8 +114,7 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<mpsc::Sender<Forwa
         connections: HashMap::new(),
         taps: taps.into_iter().map(TapQueue::new).collect(),
         admission: admission.clone(),
-        verifications: driver::verifications(),
-        logins: 0,
+        logins: driver::Logins::default(),
         clock_at: now(),
         pulse,
         is_stopping: false,

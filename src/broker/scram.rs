@@ -15,6 +15,10 @@ pub const METHOD: &str = "SCRAM-SHA-256";
 /// What `wellhead passwd` uses, and what somebody who does not exist seems to use.
 pub const ITERATIONS: u32 = 4096;
 const KEY: usize = 32;
+/// Bytes of a client's first message: what it says is kept until its proof.
+const LONGEST_FIRST: usize = 2048;
+/// More would keep clients busy for minutes.
+const MOST_ITERATIONS: u32 = 1_000_000;
 
 /// What the server keeps of a password: `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, the last three in Base64.
 #[derive(Clone, PartialEq, Eq)]
@@ -80,7 +84,7 @@ impl FromStr for Secret {
             let (stored, server) = keys.split_once(':')?;
             let key = |text: &str| <[u8; KEY]>::try_from(STANDARD.decode(text).ok()?).ok();
             Some(Self {
-                iterations: iterations.parse().ok().filter(|count| *count > 0)?,
+                iterations: iterations.parse().ok().filter(|count| (1..=MOST_ITERATIONS).contains(count))?,
                 salt: STANDARD.decode(salt).ok().filter(|salt| !salt.is_empty())?,
                 stored_key: key(stored)?,
                 server_key: key(server)?,
@@ -123,7 +127,7 @@ pub struct First {
 impl First {
     /// Reads `n,,n=<user>,r=<nonce>`; `None` if it is anything else, or wants what is not offered.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
+        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= LONGEST_FIRST)?;
         let bare = text.strip_prefix("n,,").or_else(|| text.strip_prefix("y,,"))?;
         let (user, rest) = bare.strip_prefix("n=")?.split_once(',')?;
         let nonce = rest.split(',').next()?.strip_prefix("r=").filter(|nonce| !nonce.is_empty() && nonce.len() <= 256)?;
@@ -196,11 +200,15 @@ mod tests {
         for wrong in ["", "n,,", "n,,n=,r=x", "n,,n=a=b,r=x", "p=tls-unique,,n=a,r=x", "n,a=b,n=a,r=x", "n,,m=1,n=a,r=x", "n,,n=a"] {
             assert_eq!(First::parse(wrong.as_bytes()), None, "{wrong}");
         }
+        assert_eq!(First::parse(format!("n,,n={},r=x", "a".repeat(LONGEST_FIRST)).as_bytes()), None);
         assert_eq!(First::parse(b"n,,n=a=2Cb=3D,r=x").unwrap().user, "a,b=");
     }
 
     #[test]
     fn a_secret_that_is_none_is_refused() {
+        let keys = STANDARD.encode([7; KEY]);
+        let with = |iterations: u32| format!("SCRAM-SHA-256${iterations}:c2FsdA==${keys}:{keys}").parse::<Secret>();
+        assert!(with(MOST_ITERATIONS).is_ok() && with(MOST_ITERATIONS + 1).is_err() && with(0).is_err());
         for wrong in ["", "SCRAM-SHA-256$0:c2FsdA==$a:b", "SCRAM-SHA-256$4096:c2FsdA==$short:short", "$argon2id$x"] {
             assert!(wrong.parse::<Secret>().is_err(), "{wrong}");
         }

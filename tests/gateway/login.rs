@@ -132,3 +132,88 @@ fn a_session_is_authenticated_again_and_ends_with_a_wrong_proof() {
     }
     assert!(stage.is_closed(id));
 }
+
+/// The reason in the CONNACK that a login by password gets.
+fn by_password(stage: &mut Stage, address: &str, user: &str, password: &str) -> ReasonCode {
+    let id = stage.open(Peer { address: Some(address.parse().unwrap()), certificate: None });
+    let connect = Connect { username: Some(user.into()), password: Some(password.to_owned().into()), ..plain() };
+    stage.send(id, &Packet::Connect(Box::new(connect)));
+    let Some(Packet::ConnAck(connack)) = stage.next_packet(id) else { panic!("no CONNACK") };
+    stage.drop_connection(id);
+    connack.reason
+}
+
+fn plain() -> Connect {
+    Connect {
+        version: Version::V5,
+        is_bridge: false,
+        clean_start: true,
+        keep_alive: 0,
+        client_id: "pump".into(),
+        will: None,
+        username: None,
+        password: None,
+        properties: Properties::default(),
+    }
+}
+
+#[test]
+fn wrong_passwords_lock_one_user_at_one_address_for_a_minute() {
+    let mut stage = Stage::new(setup());
+    let here = "2001:db8::1";
+    for _ in 0..10 {
+        assert_eq!(by_password(&mut stage, here, "anna", "wrong"), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+        assert_eq!(by_password(&mut stage, here, "nobody", "wrong"), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+    }
+    assert_eq!(by_password(&mut stage, here, "anna", "secret"), ReasonCode::BANNED);
+    assert_eq!(by_password(&mut stage, here, "nobody", "secret"), ReasonCode::BANNED, "nobody learns who exists");
+    assert_eq!(by_password(&mut stage, here, "berta", "wrong"), ReasonCode::BAD_USER_NAME_OR_PASSWORD, "another user name");
+    assert_eq!(by_password(&mut stage, "2001:db8::2", "anna", "secret"), ReasonCode::SUCCESS, "a neighbour in the same /64");
+    stage.wait(std::time::Duration::from_secs(61));
+    assert_eq!(by_password(&mut stage, here, "anna", "secret"), ReasonCode::SUCCESS);
+}
+
+#[test]
+fn no_program_of_this_machine_locks_the_others() {
+    let mut stage = Stage::new(setup());
+    for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+        for _ in 0..50 {
+            assert_eq!(by_password(&mut stage, address, "anna", "wrong"), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+        }
+        assert_eq!(by_password(&mut stage, address, "anna", "secret"), ReasonCode::SUCCESS, "{address}");
+    }
+}
+
+#[test]
+fn wrong_proofs_lock_as_wrong_passwords_do() {
+    let mut stage = Stage::new(setup());
+    let peer = || Peer { address: Some("192.0.2.1".parse().unwrap()), certificate: None };
+    let mut first = || {
+        let id = stage.open(peer());
+        let scram = Scram::begin("fyko+d2lbbFgONRv9qkxdawL");
+        stage.send(id, &connect(scram.first()));
+        match stage.next_packet(id) {
+            Some(Packet::Auth(_)) => {
+                stage.send(id, &auth(ReasonCode::CONTINUE_AUTHENTICATION, "c=biws,r=x,p=AAAA".into()));
+                stage.next_packet(id)
+            }
+            other => other,
+        }
+    };
+    let reason = |packet| if let Some(Packet::ConnAck(connack)) = packet { connack.reason } else { panic!("{packet:?}") };
+    for _ in 0..10 {
+        assert_eq!(reason(first()), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+    }
+    assert_eq!(reason(first()), ReasonCode::BANNED);
+}
+
+#[test]
+fn a_login_that_waits_too_long_is_told_that_the_broker_is_busy() {
+    let mut stage = Stage::new(setup());
+    stage.is_verifier_slow = true;
+    let id = stage.open(Peer::default());
+    stage.send(id, &Packet::Connect(Box::new(Connect { username: Some("anna".into()), password: Some("secret".into()), ..plain() })));
+    stage.wait(std::time::Duration::from_secs(11));
+    assert!(matches!(stage.next_packet(id), Some(Packet::ConnAck(connack)) if connack.reason == ReasonCode::SERVER_BUSY));
+    assert!(stage.is_closed(id));
+}

@@ -28,6 +28,7 @@ mod hostile;
 mod instruments;
 mod listeners;
 mod login;
+mod logins;
 mod model;
 mod north;
 mod notices;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use wellhead::broker::access::{Access, Hash, Pattern, Rules, User};
+use wellhead::broker::access::{Access, Hash, Pattern, Rules, User, Workspace};
 use wellhead::broker::engine::{Engine, Input, Limits, Notice, Output, Peer, Position, Restore, Setup, Tap, Ticket};
 use wellhead::broker::scram::Secret;
 use wellhead::message::{Message, Origin};
@@ -271,7 +271,7 @@ impl Stage {
             Output::Resume(id) => drop(self.paused.remove(&id)),
             Output::Forward { message, ticket, .. } => self.forwarded.push_back((message, ticket)),
             Output::Verify { connection, hash, password, .. } => {
-                let is_right = hash.matches(&password);
+                let is_right = hash.matches(&password, &mut Workspace::default());
                 if self.is_verifier_slow {
                     return self.verified.push((connection, is_right));
                 }

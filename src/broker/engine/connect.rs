@@ -46,7 +46,10 @@ impl Engine {
     }
 
     pub(super) fn connect_timeout(&mut self, id: ConnectionId, now: Instant) {
-        if self.connections.get(&id).is_some_and(|connection| connection.session.is_none()) {
+        let Some(connection) = self.connections.get(&id).filter(|connection| connection.session.is_none()) else { return };
+        if matches!(connection.stage, Stage::Verifying(_)) {
+            self.refuse_connect(id, ReasonCode::SERVER_BUSY, "too many logins at a time", now);
+        } else {
             self.close(id, End::Lost, now);
         }
     }

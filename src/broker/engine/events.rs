@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::{ConnectionId, Notice, OutputBuffer, Peer, Position, Ticket};
 use crate::broker::access::Hash;
@@ -66,6 +67,8 @@ pub enum Output {
         connection: ConnectionId,
         /// Where that is.
         address: Option<Address>,
+        /// The name of a user who exists.
+        user: Option<ByteString>,
         /// What it is compared with.
         hash: Hash,
         /// As typed.

@@ -51,6 +51,8 @@ pub struct Limits {
     pub max_keep_alive: Option<Duration>,
     /// Longest time a session outlives its connection.
     pub max_session_expiry: Option<Duration>,
+    /// Wrong passwords for one user name from one address within a minute; then that user is refused there for a minute.
+    pub failed_logins: u32,
     /// Interval of the `$SYS` topics; zero for none.
     pub sys_every: Duration,
 }
@@ -74,6 +76,7 @@ impl Default for Limits {
             connect_within: Duration::from_secs(10),
             max_keep_alive: None,
             max_session_expiry: None,
+            failed_logins: 10,
             sys_every: Duration::from_secs(10),
         }
     }

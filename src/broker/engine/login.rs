@@ -3,6 +3,8 @@
 //! Invariants:
 //! * Nothing a client sends is done before its login is; what comes early waits, and little of it is read.
 //! * Nobody learns whether a user exists.
+//! * Too many wrong passwords lock a pair of address and user name, not the address, which others may share; and nobody on this
+//!   machine, where all share one.
 
 use std::time::Instant;
 
@@ -13,11 +15,12 @@ use ring::hmac;
 use super::connect::End;
 use super::{ConnectionId, Engine, Output, SessionKey};
 use crate::broker::access::Login;
+use crate::broker::admission::Address;
 use crate::broker::scram::{Exchange, First, METHOD};
 use crate::mqtt::{Connect, Disconnect, Packet, ReasonCode};
 
-/// Packets that may arrive before the login is done; what one read brings.
-const MAX_EARLY: usize = 8192;
+/// Packets that may arrive before the login is done: about what one read of small messages brings.
+const MAX_EARLY: usize = 2048;
 
 /// How far a connection is.
 #[derive(Debug)]
@@ -45,6 +48,9 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct Proof {
     exchange: Exchange,
+    /// Who the client says it is.
+    name: ByteString,
+    /// `None` if there is no such user.
     user: Option<ByteString>,
 }
 
@@ -57,6 +63,8 @@ pub(super) struct Granted {
 }
 
 const FAILED: (ReasonCode, &str) = (ReasonCode::BAD_USER_NAME_OR_PASSWORD, "user name or password are wrong");
+const LOCKED: (ReasonCode, &str) =
+    (ReasonCode::BANNED, "too many wrong passwords for this user name from this address; try again in a minute");
 const NO_METHOD: (ReasonCode, &str) = (ReasonCode::BAD_AUTHENTICATION_METHOD, "the only method is SCRAM-SHA-256");
 
 impl Engine {
@@ -84,30 +92,52 @@ impl Engine {
             self.begin_proof(id, connect, &method, now);
             return;
         }
-        let certificate = connection.peer.certificate.as_ref();
-        match self.access.login(certificate, connect.username.as_ref(), connect.password.is_some()) {
+        let certificate = connection.peer.certificate.clone();
+        if certificate.is_none() && self.is_locked(id, connect.username.as_ref(), now) {
+            self.refuse_connect(id, LOCKED.0, LOCKED.1, now);
+            return;
+        }
+        match self.access.login(certificate.as_ref(), connect.username.as_ref(), connect.password.is_some()) {
             Login::Granted { user } => self.enter(id, &connect, Granted { user, proof: None }, now),
-            Login::Refused(reason, why) => self.login_failed(id, (reason, why), now),
+            Login::Refused(reason, why) => self.login_failed(id, connect.username.as_ref(), (reason, why), now),
             Login::Verify { user, hash } => {
-                let password = connect.password.clone().unwrap_or_default();
+                let Some(connection) = self.connections.get_mut(&id) else { return };
+                let (password, claimed) = (connect.password.clone().unwrap_or_default(), user.clone());
                 connection.stage = Stage::Verifying(Box::new(Pending { connect, user, early: Vec::new() }));
                 connection.is_paused = true;
                 let address = connection.peer.address;
                 self.outputs.push(Output::Pause(id));
-                self.outputs.push(Output::Verify { connection: id, address, hash, password });
+                self.outputs.push(Output::Verify { connection: id, address, user: claimed, hash, password });
             }
         }
     }
 
-    fn login_failed(&mut self, id: ConnectionId, (reason, why): (ReasonCode, &'static str), now: Instant) {
-        self.count_failed(id);
+    fn login_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, (reason, why): (ReasonCode, &'static str), now: Instant) {
+        self.count_failed(id, name, now);
         self.refuse_connect(id, reason, why, now);
     }
 
-    fn count_failed(&mut self, id: ConnectionId) {
+    fn count_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, now: Instant) {
         self.traffic.failed_logins += 1;
         let address = self.connections.get(&id).and_then(|connection| connection.peer.address);
         self.outputs.push(Output::LoginFailed(address));
+        if let Some(key) = self.lock_key(id, name) {
+            self.lockout.count(key, now);
+        }
+    }
+
+    /// True while this user name is refused at the address of a connection.
+    fn is_locked(&self, id: ConnectionId, name: Option<&ByteString>, now: Instant) -> bool {
+        self.lock_key(id, name).is_some_and(|key| self.lockout.is_locked(&key, now))
+    }
+
+    /// What wrong passwords are counted by; `None` without a user name, and for programs of this machine.
+    fn lock_key(&self, id: ConnectionId, name: Option<&ByteString>) -> Option<(Address, [u8; 8])> {
+        let address = self.connections.get(&id)?.peer.address?.to_canonical();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.secret);
+        let tag = hmac::sign(&key, name?.as_bytes());
+        let name = tag.as_ref().first_chunk().copied()?;
+        (!address.is_loopback()).then_some((address, name))
     }
 
     /// The password is right, or not.
@@ -116,7 +146,7 @@ impl Engine {
         let Stage::Verifying(pending) = std::mem::replace(&mut connection.stage, Stage::Live) else { return };
         let Pending { connect, user, early } = *pending;
         if !is_right || user.is_none() {
-            self.login_failed(id, FAILED, now);
+            self.login_failed(id, connect.username.as_ref(), FAILED, now);
             return;
         }
         connection.is_paused = false;
@@ -131,9 +161,13 @@ impl Engine {
         let data = connect.properties.authentication_data.clone().unwrap_or_default();
         let Some((proof, answer)) = self.challenge(method, &data) else {
             let refusal = if **method == *METHOD { FAILED } else { NO_METHOD };
-            self.login_failed(id, refusal, now);
+            self.login_failed(id, None, refusal, now);
             return;
         };
+        if self.is_locked(id, Some(&proof.name), now) {
+            self.refuse_connect(id, LOCKED.0, LOCKED.1, now);
+            return;
+        }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let pending = Pending { connect, user: None, early: Vec::new() };
         connection.stage = Stage::Proving(Box::new(pending), Box::new(proof));
@@ -146,7 +180,7 @@ impl Engine {
         let (user, secret) = self.access.scram(&first.user);
         let nonce = self.unpredictable();
         let (exchange, answer) = Exchange::begin(&first, secret, &nonce);
-        Some((Proof { exchange, user }, answer))
+        Some((Proof { exchange, name: first.user.into(), user }, answer))
     }
 
     /// A text that nobody can guess and that comes once.
@@ -161,12 +195,13 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Stage::Proving(pending, proof) = std::mem::replace(&mut connection.stage, Stage::Live) else { return };
         let data = continued(auth).unwrap_or_default();
-        match proof.exchange.finish(&data).zip(proof.user) {
+        let Proof { exchange, name, user } = *proof;
+        match exchange.finish(&data).zip(user) {
             Some((last, user)) => {
                 let proof = Some((ByteString::from_static(METHOD), last.into()));
                 self.enter(id, &pending.connect, Granted { user: Some(user), proof }, now);
             }
-            None => self.login_failed(id, FAILED, now),
+            None => self.login_failed(id, Some(&name), FAILED, now),
         }
     }
 
@@ -189,7 +224,7 @@ impl Engine {
                         }
                         self.send(id, &auth(ReasonCode::CONTINUE_AUTHENTICATION, answer), 0);
                     }
-                    None => self.re_authentication_failed(id, now),
+                    None => self.re_authentication_failed(id, None, now),
                 }
             }
             (Stage::ProvingAgain(proof), ReasonCode::CONTINUE_AUTHENTICATION) => {
@@ -198,15 +233,15 @@ impl Engine {
                 // The session stays with the user whose it is.
                 match proof.exchange.finish(&data).filter(|_| proof.user == user) {
                     Some(last) => drop(self.send(id, &auth(ReasonCode::SUCCESS, last), 0)),
-                    None => self.re_authentication_failed(id, now),
+                    None => self.re_authentication_failed(id, Some(&proof.name), now),
                 }
             }
             _ => self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "AUTH out of its order", now),
         }
     }
 
-    fn re_authentication_failed(&mut self, id: ConnectionId, now: Instant) {
-        self.count_failed(id);
+    fn re_authentication_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, now: Instant) {
+        self.count_failed(id, name, now);
         self.refuse_because(id, ReasonCode::NOT_AUTHORIZED, "the proof is wrong", now); // [MQTT-4.12.1-2]
     }
 }

@@ -55,6 +55,8 @@ use bytestring::ByteString;
 use slab::Slab;
 
 use super::access::Access;
+use super::admission::Address;
+use super::lockout::Lockout;
 use crate::message::{Message, Origin};
 use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, TopicName, Version};
 pub use change::Change;
@@ -214,6 +216,8 @@ pub struct Engine {
     /// Whose queue gives room when they are too many.
     fullest: Fullest,
     generated_ids: u64,
+    /// Wrong passwords by address and a keyed hash of the user name.
+    lockout: Lockout<(Address, [u8; 8])>,
     started: Instant,
     /// A moment on both clocks.
     clock: (Instant, i64),
@@ -232,6 +236,7 @@ impl Engine {
         let Setup { limits, taps, access, guarded, secret, is_durable } = setup;
         let retained = Retained::new(limits.max_retained, limits.max_retained_bytes);
         let timers = BTreeSet::from([(now, Timer::Sys)]);
+        let lockout = Lockout::new(limits.failed_logins);
         let mut subscriptions = Subscriptions::default();
         for (index, tap) in taps.iter().enumerate() {
             for filter in &tap.filters {
@@ -265,6 +270,7 @@ impl Engine {
             queued_bytes: Arc::default(),
             fullest: Fullest::default(),
             generated_ids: 0,
+            lockout,
             started: now,
             clock: (now, unix_ms),
             traffic: Traffic::default(),

@@ -81,6 +81,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Place { inbox, admitted, sizes: (max_packet, max_connect) } = place;
+    let pause = admitted.pause;
     let connection = inbox.open(peer).map(|wire| Connection {
         stream,
         inbox,
@@ -97,6 +98,9 @@ where
     });
     async move {
         let Some(mut connection) = connection else { return };
+        if !pause.is_zero() {
+            Box::pin(sleep(pause)).await;
+        }
         let ended = poll_fn(|cx| connection.poll(cx)).await;
         if ended == Ended::Here {
             // Whatever goes wrong now, the connection is over.

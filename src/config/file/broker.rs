@@ -30,9 +30,10 @@ pub(in crate::config) struct Broker {
     pub(in crate::config) max_connections: Option<usize>,
     /// Connections of one address. Default half of all, at least 250.
     pub(in crate::config) max_connections_per_address: Option<usize>,
-    /// New connections of one address in a second. Default 100.
+    /// New connections of one address in a second; faster ones are refused, on loopback they wait. Default 100.
     pub(in crate::config) connection_rate: Option<u32>,
-    /// Wrong passwords of an address in a minute, after which it is shut out for a minute. Default 10.
+    /// Wrong passwords for one user name from one address in a minute; then it is refused there for a minute. Ten times as many shut
+    /// out the address, a hundred times as many its IPv6 /64. Programs of this machine are never locked. Default 10.
     pub(in crate::config) failed_logins: Option<u32>,
     /// How long a client may take to log in, at least 1s. Default 10s.
     pub(in crate::config) connect_within: Option<Span>,

@@ -198,6 +198,7 @@ fn limits(check: &mut Check<'_>, file: &file::Broker) -> Limits {
         topic_aliases: file.topic_aliases.unwrap_or(usual.topic_aliases),
         connect_within: file.connect_within.map_or(usual.connect_within, |span| span.0),
         max_keep_alive: file.max_keep_alive.map(|span| span.0),
+        failed_logins: file.failed_logins.unwrap_or(usual.failed_logins),
         max_session_expiry: file.max_session_expiry.map(|span| span.0),
         sys_every: file
             .sys_every

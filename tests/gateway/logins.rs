@@ -1,0 +1,151 @@
+//! Logins by password: what a storm of them may cost, and who suffers from it.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::hostile::resident;
+use super::support::{Gateway, PATIENCE, free_port, wellhead};
+use wellhead::mqtt::{Connect, Packet, Properties, Version, encode};
+
+/// Clients that log in at a time.
+const AT_A_TIME: usize = 100;
+/// KiB that logins may add to a gateway that is idle.
+const MOST_KIB: u64 = 35_000;
+
+/// What `wellhead passwd` prints for the password `secret`, indented for `users:`.
+pub fn user(name: &str) -> String {
+    let mut child = wellhead().args(["passwd", name]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"secret\n").unwrap();
+    let printed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    printed.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+/// A CONNECT of MQTT 3.1.1.
+pub fn connect(client_id: &str, user: &str, password: &str) -> BytesMut {
+    let packet = Packet::Connect(Box::new(Connect {
+        version: Version::V311,
+        is_bridge: false,
+        clean_start: true,
+        keep_alive: 0,
+        client_id: client_id.into(),
+        will: None,
+        username: Some(user.into()),
+        password: Some(password.to_owned().into()),
+        properties: Properties::default(),
+    }));
+    let mut bytes = BytesMut::new();
+    encode(&packet, Version::V311, &mut bytes);
+    bytes
+}
+
+/// The code in the CONNACK that a CONNECT gets; `None` if the connection ends without one.
+pub fn log_in(port: u16, connect: &[u8]) -> Option<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(connect).unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).ok().map(|()| answer[3])
+}
+
+const ACCEPTED: u8 = 0;
+const BUSY: u8 = 3;
+const WRONG: u8 = 4;
+
+#[test]
+fn a_thousand_logins_take_the_memory_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  failed_logins: 100000\n  connection_rate: 100000\n  users:\n{}",
+        user("anna")
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let pid = gateway.process.id();
+    let before = resident(pid);
+    let logins = if std::env::var_os("WELLHEAD_LONG").is_some() { 1000 } else { 200 };
+    let (next, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(before)));
+    let answers = Arc::new(Mutex::new(HashMap::<u8, usize>::new()));
+    let client = || {
+        let (next, most, answers) = (next.clone(), most.clone(), answers.clone());
+        std::thread::spawn(move || {
+            loop {
+                let number = next.fetch_add(1, SeqCst);
+                if number >= logins {
+                    return;
+                }
+                let password = if number % 2 == 0 { "secret" } else { "wrong" };
+                let connect = connect(&format!("client-{number}"), "anna", password);
+                // Who is told that the broker is busy comes again: every password is compared in the end.
+                let answer = loop {
+                    let answer = log_in(port, &connect).expect("every CONNECT is answered");
+                    *answers.lock().unwrap().entry(answer).or_default() += 1;
+                    if answer != BUSY {
+                        break answer;
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                };
+                assert_eq!(answer, if number % 2 == 0 { ACCEPTED } else { WRONG });
+                most.fetch_max(resident(pid), SeqCst);
+            }
+        })
+    };
+    let clients: Vec<_> = (0..AT_A_TIME).map(|_| client()).collect();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    let (during, after) = (most.load(SeqCst), resident(pid));
+    eprintln!(
+        "RSS in KiB over {logins} logins, {AT_A_TIME} at a time: before {before}, during {during}, after {after}; answers {answers:?}"
+    );
+    assert!(after <= before + MOST_KIB && during <= before + MOST_KIB + 10_000, "before {before}, during {during}, after {after} KiB");
+}
+
+#[test]
+fn a_program_that_guesses_on_this_machine_does_not_keep_the_others_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    // A low rate, so that one busy loop goes beyond it.
+    let yaml = format!(
+        "broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  failed_logins: 3\n  connection_rate: 5\n  users:\n{}{}",
+        user("hmi"),
+        user("historian")
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let (is_over, guesses) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let guessers: Vec<_> = (0..8)
+        .map(|number| {
+            let (is_over, guesses) = (is_over.clone(), guesses.clone());
+            std::thread::spawn(move || {
+                while !is_over.load(SeqCst) {
+                    let name = if number % 2 == 0 { "hmi" } else { "nobody" };
+                    log_in(port, &connect(&format!("guesser-{number}"), name, "wrong"));
+                    guesses.fetch_add(1, SeqCst);
+                }
+            })
+        })
+        .collect();
+    super::support::wait_for("the guessers are beyond every limit", || (guesses.load(SeqCst) > 30).then_some(()));
+    for _ in 0..3 {
+        for name in ["historian", "hmi"] {
+            assert_eq!(log_in(port, &connect(name, name, "secret")), Some(ACCEPTED), "{name}");
+        }
+    }
+    is_over.store(true, SeqCst);
+    guessers.into_iter().for_each(|guesser| guesser.join().unwrap());
+}
+
+#[test]
+fn a_hash_that_costs_too_much_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let hash = "$argon2id$v=19$m=1048576,t=1,p=4$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow";
+    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], users: [ {{ name: anna, password: '{hash}' }} ] }}\n");
+    std::fs::write(&file, yaml).unwrap();
+    let (code, _, errors) = super::support::run(Command::new(env!("CARGO_BIN_EXE_wellhead")).arg("check").arg(&file));
+    assert!(code == Some(78) && errors.contains("wellhead passwd"), "{code:?} {errors}");
+}
