@@ -29,6 +29,7 @@ use crate::broker::engine::{Engine, Setup, Tap};
 use crate::broker::net::{self, BoundListener, ListenError, Tls};
 use crate::broker::{self, Broker, Forward, Source};
 use crate::config;
+use crate::log::LogLimiter;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Intake, OfferError, Outbox, Rule, Stored};
@@ -288,6 +289,7 @@ impl Gateway {
                             Err(failure) => break Some(failure),
                         }
                     }
+                    Call { request: Request::EndSession { client_id }, reply } => calls::end_session(client_id, reply, self.broker.clone()),
                     call => calls::take(call, &self.field),
                 },
                 _ = look.tick() => self.health.look(&mut service),
@@ -426,6 +428,7 @@ async fn forward_messages(intake: Intake, queue: mpsc::Receiver<Forward>, broker
 
 async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>, broker: Broker) -> Result<(), String> {
     let mut receipts = FuturesOrdered::new();
+    let mut log = LogLimiter::new(20, Duration::from_secs(10));
     loop {
         tokio::select! {
             forward = queue.recv() => {
@@ -433,7 +436,10 @@ async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>
                 let offered = match intake.offer(&message).await {
                     Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
                     Err(error) => {
-                        tracing::error!(topic = %message.topic, %error, "a message cannot go north");
+                        if let Some(suppressed) = log.permit(&(), now()) {
+                            let event = "outbox.message_refused";
+                            tracing::error!(event, topic = %message.topic, %error, suppressed, "a message cannot go north");
+                        }
                         Err(error)
                     }
                     offered => offered,

@@ -1,8 +1,10 @@
 //! The MQTT application message: what a publisher said, apart from how it travelled.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use serde::Deserialize;
 
 use crate::mqtt::{Properties, QoS, TopicName};
@@ -80,6 +82,17 @@ pub struct Message {
     pub class: Class,
     /// When the reading was taken that is in the payload, in our JSON; `None` for anything else.
     pub measured: Option<Timestamp>,
+    /// Which local client published it, where somebody wants to know: on topics that write to instruments.
+    pub publisher: Option<Arc<Publisher>>,
+}
+
+/// A client of the local broker, as the log names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Publisher {
+    /// Its identifier.
+    pub client_id: ByteString,
+    /// Its user name; `None` for somebody without one.
+    pub user: Option<ByteString>,
 }
 
 impl Message {
@@ -95,6 +108,7 @@ impl Message {
             origin,
             class: Class::default(),
             measured: None,
+            publisher: None,
         }
     }
 

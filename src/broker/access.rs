@@ -4,6 +4,7 @@
 //! * What no rule allows is forbidden, and a rule that denies wins.
 //! * A client identifier or user name that stands for `%c` or `%u` in a rule adds no wildcard and no level.
 //! * A user who does not exist takes as long to refuse as one whose password is wrong.
+//! * A client identifier that fits the rule of some user is for users whose rules fit it best, and for nobody else.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,6 +37,37 @@ impl Pattern {
         // One after the other would let a user name hold `%c`.
         let parts: Vec<String> = self.0.split("%u").map(|part| part.replace("%c", client_id)).collect();
         TopicFilter::new(parts.join(user)).ok().filter(|_| is_safe)
+    }
+}
+
+/// Which client identifiers a user may have: a text with `%u` for the user name; a `#` at its end stands for any rest, also none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdPattern {
+    text: String,
+    is_open: bool,
+}
+
+impl IdPattern {
+    /// Checks `text`.
+    pub fn new(text: &str) -> Result<Self, &'static str> {
+        let (start, is_open) = text.strip_suffix('#').map_or((text, false), |start| (start, true));
+        if text.is_empty() {
+            return Err("a client identifier has at least one character");
+        }
+        if start.contains(['#', '+']) || start.contains("%c") {
+            return Err("`#` may only stand at the end, and there is neither `+` nor `%c`");
+        }
+        Ok(Self { text: start.to_owned(), is_open })
+    }
+
+    /// How well a client identifier fits: the longer the part that is written out, the better. `None` if it does not.
+    fn fit(&self, client_id: &str, user: &str) -> Option<usize> {
+        let start = self.text.replace("%u", user);
+        match client_id.strip_prefix(start.as_str()) {
+            Some("") if !self.is_open => Some(2 * start.len() + 1),
+            Some(_) if self.is_open => Some(2 * start.len()),
+            _ => None,
+        }
     }
 }
 
@@ -127,6 +159,8 @@ pub struct User {
     pub hash: Option<Hash>,
     /// For SCRAM-SHA-256.
     pub scram: Option<Secret>,
+    /// The client identifiers they may have; without any, those that fit nobody's.
+    pub client_ids: Vec<IdPattern>,
     /// What they may do.
     pub rules: Rules,
 }
@@ -207,6 +241,25 @@ impl Access {
         known.unwrap_or_else(|| (None, scram::made_up(name, &self.decoy)))
     }
 
+    /// Whether somebody may have a client identifier.
+    pub fn may_have(&self, user: Option<&ByteString>, client_id: &str) -> Result<(), &'static str> {
+        let own = user.and_then(|user| self.fit(user, client_id));
+        if own.is_none() && user.and_then(|user| self.users.get(user)).is_some_and(|user| !user.client_ids.is_empty()) {
+            return Err("the client identifier does not fit the `client_ids` of this user");
+        }
+        let best = self.users.keys().filter_map(|user| self.fit(user, client_id)).max();
+        if own < best { Err("the client identifier is reserved for another user by `client_ids`") } else { Ok(()) }
+    }
+
+    /// True if a rule says that a client identifier is this user's.
+    pub fn owns(&self, user: Option<&ByteString>, client_id: &str) -> bool {
+        user.is_some_and(|user| self.fit(user, client_id).is_some()) && self.may_have(user, client_id).is_ok()
+    }
+
+    fn fit(&self, name: &ByteString, client_id: &str) -> Option<usize> {
+        self.users.get(name)?.client_ids.iter().filter_map(|pattern| pattern.fit(client_id, name)).max()
+    }
+
     /// What a session may do; `None` if there is no such user any more, or its client identifier cannot stand in a rule.
     pub fn rights(&self, user: Option<&ByteString>, client_id: &str) -> Option<Arc<Rights>> {
         if let Some(shared) = self.shared.get(&user.cloned()) {
@@ -269,6 +322,38 @@ mod tests {
         }
         let tricky = Rights::of(&rules, "pump", "%c").unwrap();
         assert!(tricky.may_write(&topic("dev/pump/%c"), false) && !tricky.may_write(&topic("dev/pump/pump"), false));
+    }
+
+    #[test]
+    fn a_client_identifier_is_for_whom_its_rule_fits_best() {
+        let user =
+            |patterns: &[&str]| User { client_ids: patterns.iter().map(|text| IdPattern::new(text).unwrap()).collect(), ..User::default() };
+        let users = [("anna", user(&["hmi-%u-#", "panel"])), ("anna-b", user(&["hmi-%u-#"])), ("carl", user(&[]))];
+        let access = Access::new(users.into_iter().map(|(name, user)| (name.into(), user)).collect(), Some(Rules::default()));
+        for (user, client_id, may, owns) in [
+            (Some("anna"), "hmi-anna-1", true, true),
+            (Some("anna"), "hmi-anna-", true, true),
+            (Some("anna"), "panel", true, true),
+            (Some("anna"), "panel-2", false, false),
+            (Some("anna"), "hmi-anna-b-1", false, false),
+            (Some("anna-b"), "hmi-anna-b-1", true, true),
+            (Some("carl"), "hmi-anna-1", false, false),
+            (Some("carl"), "panel", false, false),
+            (Some("carl"), "anything", true, false),
+            (None, "panel", false, false),
+            (None, "anything", true, false),
+        ] {
+            let user = user.map(ByteString::from);
+            assert_eq!(access.may_have(user.as_ref(), client_id).is_ok(), may, "{user:?} {client_id}");
+            assert_eq!(access.owns(user.as_ref(), client_id), owns, "{user:?} {client_id}");
+        }
+        for wrong in ["", "a#b", "a+", "%c", "+"] {
+            assert!(IdPattern::new(wrong).is_err(), "{wrong}");
+        }
+        let everything = IdPattern::new("#").unwrap();
+        assert!(everything.fit("x", "anna").is_some());
+        // A user name is no pattern.
+        assert_eq!(IdPattern::new("x-%u").unwrap().fit("x-anything", "#"), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::access::{Hash, Workspace};
 use super::admission::Admission;
+use super::client_log::ClientLog;
 use super::durable::Durable;
 use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
 use super::inbox::{Event, Inbox, Wire};
@@ -87,6 +88,7 @@ pub struct Driver {
     pub(super) taps: Vec<TapQueue>,
     pub(super) admission: Arc<Admission>,
     pub(super) logins: Logins,
+    pub(super) log: Arc<ClientLog>,
     pub(super) clock_at: Instant,
     pub(super) pulse: Pulse,
     pub(super) is_stopping: bool,
@@ -147,6 +149,8 @@ impl Driver {
     fn set_clock(&mut self, at: Instant) {
         if at >= self.clock_at {
             self.clock_at = at + CLOCK_EVERY;
+            self.log.settle(at);
+            self.engine.settle_notices(at);
             self.engine.set_clock(at, known_unix_ms());
             let traffic = self.engine.traffic_mut();
             traffic.bytes_received = self.inbox.bytes_received.load(std::sync::atomic::Ordering::Relaxed);
@@ -192,6 +196,11 @@ impl Driver {
                 self.engine.change(*change, at);
                 return;
             }
+            Event::EndSession(client_id, reply) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(self.engine.end_session(&client_id, at));
+                return;
+            }
             Event::DiskWorks => {
                 if let Some(durable) = &mut self.durable {
                     durable.works_again(&mut self.engine);
@@ -234,7 +243,9 @@ impl Driver {
             Output::Verify { connection, address, user, hash, password } => {
                 self.verify(Claim { connection, address, user }, hash, password, at);
             }
-            Output::Notice(notice) => super::log::write(&notice),
+            Output::Notice(notice) => super::client_log::notice(&notice),
+            Output::LeftOut { event, client_id, count } => super::client_log::left_out(event, client_id.as_deref(), count),
+            Output::Note(note) => self.log.note(&note, at),
             Output::LoginFailed(address) => self.admission.login_failed(address, at),
             Output::Safe(receipt) => {
                 // An uplink that is gone asks its remote again.

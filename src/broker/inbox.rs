@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use bytestring::ByteString;
 use futures_util::task::AtomicWaker;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::engine::{Change, ConnectionId, OutputBuffer, Peer, Position, Ticket};
 use crate::mqtt::{DecodeError, Packet};
@@ -29,6 +30,8 @@ pub(super) enum Event {
     /// The disk takes records again after a long time.
     DiskWorks,
     Changed(Box<Change>),
+    /// To be answered with whether there was one.
+    EndSession(ByteString, oneshot::Sender<bool>),
 }
 
 #[derive(Debug, Default)]

@@ -11,13 +11,13 @@
 
 pub mod access;
 pub mod admission;
+mod client_log;
 mod driver;
 pub mod durable;
 pub mod engine;
 mod hash;
 mod inbox;
 mod lockout;
-mod log;
 mod login_queue;
 pub mod net;
 pub mod scram;
@@ -33,6 +33,7 @@ use crate::pulse::Pulse;
 use crate::store::StoreError;
 use crate::time::now;
 use admission::Admission;
+use client_log::ClientLog;
 use driver::TapQueue;
 pub use driver::{Driver, Forward};
 use engine::{Change, Engine, Ticket};
@@ -48,12 +49,20 @@ const INPUT_QUEUE: usize = 1024;
 pub struct Broker {
     inbox: Arc<Inbox>,
     admission: Arc<Admission>,
+    log: Arc<ClientLog>,
 }
 
 impl Broker {
     /// Tells that a forwarded message is stored, or could not be.
     pub fn stored(&self, ticket: Ticket, accepted: bool) {
         self.inbox.push(Event::Stored(ticket, accepted));
+    }
+
+    /// Ends the session of a client identifier, and its connection. False if there is none; an error if the broker is stopping.
+    pub async fn end_session(&self, client_id: &str) -> Result<bool, oneshot::error::RecvError> {
+        let (reply, told) = oneshot::channel();
+        self.inbox.push(Event::EndSession(client_id.into(), reply));
+        told.await
     }
 
     /// Tells what is different from here on.
@@ -91,7 +100,7 @@ pub enum Source {
 /// A broker. `taps` stand in the order of the engine's taps.
 pub fn broker(source: Source, admission: Admission, taps: Vec<mpsc::Sender<Forward>>) -> Result<Parts, StoreError> {
     let inbox = Arc::new(Inbox::default());
-    let admission = Arc::new(admission);
+    let (admission, log) = (Arc::new(admission), Arc::new(ClientLog::default()));
     let (live_sender, live) = mpsc::channel(INPUT_QUEUE);
     let (inbound_sender, inbound) = mpsc::channel(INPUT_QUEUE);
     let (engine, durable, closed) = match source {
@@ -115,9 +124,10 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<mpsc::Sender<Forwa
         taps: taps.into_iter().map(TapQueue::new).collect(),
         admission: admission.clone(),
         logins: driver::Logins::default(),
+        log: log.clone(),
         clock_at: now(),
         pulse,
         is_stopping: false,
     };
-    Ok(Parts { broker: Broker { inbox, admission }, live: live_sender, inbound: inbound_sender, driver, pulses, closed })
+    Ok(Parts { broker: Broker { inbox, admission, log }, live: live_sender, inbound: inbound_sender, driver, pulses, closed })
 }

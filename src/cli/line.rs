@@ -173,7 +173,7 @@ impl Reach {
                 match call(stream, &request)? {
                     Reply::Said(said) => Ok(said),
                     Reply::Refused(why) => Err(Failure::runtime(why)),
-                    Reply::Reloaded(_) => Err(Failure::runtime("an answer to another question")),
+                    Reply::Reloaded(_) | Reply::Ended => Err(Failure::runtime("an answer to another question")),
                 }
             }
         }

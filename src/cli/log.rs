@@ -2,6 +2,9 @@
 //!
 //! An entry of the journal has the level as its priority, the sentence with its fields as its message, and each field once more by
 //! itself, `line=plant` as `WELLHEAD_LINE=plant`, so that `journalctl WELLHEAD_LINE=plant` finds it.
+//!
+//! Invariants: an entry is one line whatever its texts hold, because they may come from peers: they are escaped here, for both ways.
+//! A value with spaces, quotes or `=` is quoted, so that none can be taken for another field.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
@@ -9,9 +12,14 @@ use std::os::unix::net::UnixDatagram;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, registry};
+
+use crate::log::Printable;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// Bytes of one field; the journal takes no datagram much larger without a file of its own.
@@ -24,7 +32,8 @@ pub(super) fn start() {
     let _ = match Journal::connect() {
         Some(journal) => registry().with(filter).with(journal).try_init(),
         None => {
-            let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false);
+            let ansi = io::stderr().is_terminal();
+            let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi).with_target(false).fmt_fields(Fields);
             registry().with(filter).with(lines).try_init()
         }
     };
@@ -39,6 +48,56 @@ pub(super) fn prefix() -> &'static str {
 fn leads_to_journal() -> bool {
     let (stream, stderr) = (std::env::var("JOURNAL_STREAM"), rustix::fs::fstat(io::stderr()));
     matches!((stream, stderr), (Ok(stream), Ok(stderr)) if stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
+}
+
+/// A value as it stands behind its name: quoted where it could be taken for more than one.
+fn shown(value: &str) -> String {
+    let is_plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
+    if is_plain { Printable(value).to_string() } else { Printable(&format!("{value:?}")).to_string() }
+}
+
+/// Writes the sentence and the fields of a line on stderr.
+struct Fields;
+
+impl<'w> FormatFields<'w> for Fields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut line = Line { writer, is_begun: false, result: Ok(()) };
+        fields.record(&mut line);
+        line.result
+    }
+}
+
+/// A line on stderr as it is written.
+struct Line<'w> {
+    writer: Writer<'w>,
+    is_begun: bool,
+    result: fmt::Result,
+}
+
+impl Line<'_> {
+    fn take(&mut self, field: &Field, value: &str) {
+        let gap = if self.is_begun { " " } else { "" };
+        self.is_begun = true;
+        let written = match field.name() {
+            "message" => write!(self.writer, "{gap}{}", Printable(value)),
+            name => write!(self.writer, "{gap}{name}={}", shown(value)),
+        };
+        self.result = self.result.and(written);
+    }
+}
+
+impl Visit for Line<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.take(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.take(field, &value.to_string());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.take(field, &format!("{value:?}"));
+    }
 }
 
 /// The journal's socket.
@@ -94,10 +153,10 @@ impl Entry {
 
     /// As a person reads it.
     fn message(&self) -> String {
-        let mut text = self.sentence.clone();
+        let mut text = Printable(&self.sentence).to_string();
         for (name, value) in &self.fields {
             // Writing to a text cannot fail.
-            let _ = if value.contains(char::is_whitespace) { write!(text, " {name}={value:?}") } else { write!(text, " {name}={value}") };
+            let _ = write!(text, " {name}={}", shown(value));
         }
         text
     }
@@ -122,7 +181,7 @@ impl Entry {
         put("MESSAGE", &self.message());
         for (name, value) in &self.fields {
             let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
-            put(&format!("WELLHEAD_{name}"), value);
+            put(&format!("WELLHEAD_{name}"), &Printable::lines(value));
         }
         out
     }
@@ -165,6 +224,48 @@ mod tests {
         let expected = b"PRIORITY=4\nSYSLOG_IDENTIFIER=wellhead\nMESSAGE=line is down; trying again line=plant why=\"no\\nanswer\"\n\
             WELLHEAD_LINE=plant\nWELLHEAD_WHY\n\x09\0\0\0\0\0\0\0no\nanswer\n";
         assert_eq!(entry.encode(), expected);
+    }
+
+    #[test]
+    fn texts_of_peers_stay_one_line_and_one_field() {
+        let forged = "x\n2026 ERROR gone\x1b[2J address=192.0.2.9";
+        let entry = Entry { priority: 6, sentence: forged.to_owned(), fields: vec![("user", forged.to_owned())] };
+        let text = entry.message();
+        assert!(!text.contains(char::is_control) && text.matches(" address=").count() == 2, "{text}");
+        assert_eq!(shown(forged), r#""x\n2026 ERROR gone\u{1b}[2J address=192.0.2.9""#);
+        assert_eq!((shown("plant"), shown(""), shown("\"a")), ("plant".to_owned(), "\"\"".to_owned(), "\"\\\"a\"".to_owned()));
+        assert_eq!(shown("\x1b[2J\u{202e}"), "\\u{1b}[2J\\u{202e}");
+        assert!(!String::from_utf8(entry.encode()).unwrap().contains('\x1b'));
+    }
+
+    #[test]
+    fn lines_on_stderr_are_escaped_by_the_layer_itself() {
+        let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let writer = out.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || Tee(writer.clone()))
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .fmt_fields(Fields);
+        tracing::subscriber::with_default(registry().with(layer), || {
+            tracing::info!(event = "test.forged", reason = %"bye\nERROR \x1b[31mforged", plain = "pump", number = 7, "refused: {}", "a\r\nb");
+        });
+        let text = String::from_utf8(out.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, " INFO refused: a\\u{d}\\u{a}b event=test.forged reason=\"bye\\nERROR \\u{1b}[31mforged\" plain=pump number=7\n");
+    }
+
+    struct Tee(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl io::Write for Tee {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod profiles;
 mod reload;
 mod run;
 mod scan;
+mod sessions;
 mod simulate;
 mod talk;
 mod watch;
@@ -29,6 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, LoadError};
 use crate::field::modbus::slave::Fault;
+use crate::log::Printable;
 use crate::mqtt::{TopicFilter, TopicName};
 use crate::units::Span;
 
@@ -101,6 +103,9 @@ enum Command {
     /// What waits for remote brokers: look at it, write it out, remove it
     #[command(subcommand)]
     Outbox(outbox::Action),
+    /// Sessions of the local broker of a gateway that runs
+    #[command(subcommand)]
+    Sessions(sessions::Action),
     /// Make what stands in `broker.users` out of a password, typed or from a pipe
     #[command(
         after_help = "Examples:\n  wellhead passwd hmi                            asks for the password\n  echo secret | wellhead passwd hmi --scram"
@@ -127,6 +132,8 @@ enum Command {
     #[command(after_help = "Examples:\n  wellhead demo                                  half a minute; ends with the ledger")]
     Demo,
     /// Print what is published at the broker of a gateway that runs
+    ///
+    /// Topics are printed without control characters. So are payloads on a terminal; a pipe or a file gets payloads byte by byte as they are.
     #[command(
         after_help = "Examples:\n  wellhead sub                                   everything\n  wellhead sub 'plant/+/flow' -n 10\n  wellhead sub --to mqtt://10.0.0.7:1883 --user hmi --password-file pw"
     )]
@@ -255,6 +262,7 @@ pub fn main() -> ExitCode {
             chosen(file).and_then(|file| simulate::simulate(&file, &lines, &play))
         }
         Command::Outbox(action) => outbox::outbox(action),
+        Command::Sessions(action) => sessions::sessions(action),
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
         Command::Profiles { word } => profiles::profiles(word.as_deref().unwrap_or_default()),
         Command::Points(action) => points::points(action),
@@ -286,10 +294,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A line for the person at the terminal.
+/// A line for the person at the terminal. What peers and files put into it is escaped.
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {
-    eprintln!("{line}");
+    eprintln!("{}", Printable::lines(line));
 }
 
 /// Writes to stdout; false if nobody reads any more.

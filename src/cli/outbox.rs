@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::{Failure, chosen};
 use crate::config;
+use crate::log::Printable;
 use crate::outbox::{Content, Outgoing, QUEUES};
 use crate::store::{self, Entry, Survey};
 use crate::time::rfc3339;
@@ -375,7 +376,7 @@ fn put(out: &mut impl Write, text: &str) -> Result<(), Failure> {
 }
 
 fn put_json(out: &mut impl Write, row: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(row).map_err(Failure::runtime)?;
+    let text = Printable::json(&serde_json::to_string(row).map_err(Failure::runtime)?);
     put(out, &text)?;
     put(out, "\n")
 }

@@ -12,6 +12,17 @@ use crate::status::control::{self, Reply, Request};
 /// Tells the gateway of a file to read it again, and prints what is different from here on.
 pub(super) fn reload(file: &Path) -> Result<(), Failure> {
     // Its faults are told here, where somebody looks.
+    let mut gateway = gateway(file)?;
+    match call(&mut gateway, &Request::Reload)? {
+        Reply::Reloaded(told) if told.is_empty() => put(b"nothing is different\n").map(drop),
+        Reply::Reloaded(told) => put(format!("{}\n", told.join("\n")).as_bytes()).map(drop),
+        Reply::Refused(why) => Err(Failure { code: CONFIG, message: why }),
+        Reply::Said(_) | Reply::Ended => Err(Failure::runtime("an answer to another question")),
+    }
+}
+
+/// The way to the gateway that runs with a file.
+pub(super) fn gateway(file: &Path) -> Result<BufReader<UnixStream>, Failure> {
     let folder = config::load(file)?.folder;
     let path = control::path(&folder);
     let stream = UnixStream::connect(&path).map_err(|error| {
@@ -23,10 +34,5 @@ pub(super) fn reload(file: &Path) -> Result<(), Failure> {
         })
     })?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(Failure::runtime)?;
-    match call(&mut BufReader::new(stream), &Request::Reload)? {
-        Reply::Reloaded(told) if told.is_empty() => put(b"nothing is different\n").map(drop),
-        Reply::Reloaded(told) => put(format!("{}\n", told.join("\n")).as_bytes()).map(drop),
-        Reply::Refused(why) => Err(Failure { code: CONFIG, message: why }),
-        Reply::Said(_) => Err(Failure::runtime("an answer to another question")),
-    }
+    Ok(BufReader::new(stream))
 }

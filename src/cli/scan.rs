@@ -15,6 +15,7 @@ use crate::field::Wire;
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
 use crate::field::serial::Speed;
+use crate::log::Printable;
 
 /// Speeds that are tried with `--speed all`, the usual first.
 const BAUDS: [u32; 8] = [9600, 19200, 38400, 115_200, 57600, 4800, 2400, 1200];
@@ -153,7 +154,8 @@ fn first_of(table: Table, start: u16, count: u16) -> Ask {
 /// What a device says of itself.
 fn describe(reach: &mut Reach, unit: u8, speed: Option<Speed>, within: Duration) -> Result<Found, Failure> {
     let identity = match reach.ask(unit, &Ask::Identity, within * FOR_IDENTITY)? {
-        Said::Identity(text) if !text.is_empty() => Some(text),
+        // It goes to terminals and into YAML files: one line, whatever the device says.
+        Said::Identity(text) if !text.is_empty() => Some(Printable(&text).to_string()),
         _ => None,
     };
     let mut sunspec = None;

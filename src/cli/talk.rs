@@ -1,6 +1,6 @@
 //! `wellhead sub`, `pub`, `read` and `write`: what a person asks of a gateway that runs, through its broker.
 
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use super::alone;
 use super::client::{Access, Client};
 use super::{CONFIG, Failure, put};
 use crate::config;
+use crate::log::Printable;
 use crate::mqtt::{Publish, TopicFilter, TopicName};
 use crate::payload::json;
 use crate::reading::PointId;
@@ -36,14 +37,24 @@ pub(super) fn sub(access: &Access, filters: &[TopicFilter], count: Option<u64>, 
 
 /// False if nobody reads any more.
 fn print(message: &Publish, only_payload: bool) -> Result<bool, Failure> {
+    put(&line(message, only_payload, io::stdout().is_terminal()))
+}
+
+/// A message as it is printed. A topic is always made fit to be read, for otherwise it could look like the start of another line; a
+/// payload only for a terminal: programs behind a pipe want its bytes.
+fn line(message: &Publish, only_payload: bool, is_terminal: bool) -> Vec<u8> {
     let mut line = Vec::new();
     if let Some(topic) = message.topic.as_ref().filter(|_| !only_payload) {
-        line.extend_from_slice(topic.as_str().as_bytes());
+        line.extend_from_slice(Printable(topic.as_str()).to_string().as_bytes());
         line.push(b' ');
     }
-    line.extend_from_slice(&message.payload);
+    if is_terminal {
+        line.extend_from_slice(Printable::bytes(&message.payload).as_bytes());
+    } else {
+        line.extend_from_slice(&message.payload);
+    }
     line.push(b'\n');
-    put(&line)
+    line
 }
 
 /// Publishes a message, or what comes from a pipe.
@@ -119,7 +130,7 @@ pub(super) fn read(access: &Access, device: &str, point: &str) -> Result<(), Fai
 
 /// Prints a value or a result; a failure if what it says under `key` is not `right`.
 fn judged(payload: &[u8], key: &str, right: &str, wrong: &str) -> Result<(), Failure> {
-    put(&[payload, b"\n"].concat())?;
+    put(format!("{}\n", Printable::bytes(payload)).as_bytes())?;
     let told: Json = serde_json::from_slice(payload).unwrap_or_default();
     match told.get(key).and_then(Json::as_str).unwrap_or_default() {
         said if said == right => Ok(()),
@@ -163,4 +174,27 @@ pub(super) fn write(access: &Access, device: &str, point: &str, value: &str) -> 
         }
     }
     Err(Failure::runtime(format!("nobody said how the write ended in {} s", PATIENCE.as_secs())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::{Properties, QoS};
+
+    #[test]
+    fn a_terminal_gets_no_escape_sequences_and_a_pipe_gets_the_bytes() {
+        let message = Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: Some(TopicName::new("a\x1b[2J\nb").unwrap()),
+            packet_id: None,
+            properties: Properties::default(),
+            payload: Bytes::from_static(b"\x1b]0;x\x07\xff 21.5 \xc2\xb0C"),
+        };
+        let shown = String::from_utf8(line(&message, false, true)).unwrap();
+        assert_eq!(shown, "a\\u{1b}[2J\\u{a}b \\u{1b}]0;x\\u{7}\\xff 21.5 °C\n");
+        assert_eq!(line(&message, true, false), b"\x1b]0;x\x07\xff 21.5 \xc2\xb0C\n");
+        assert!(line(&message, false, false).starts_with(b"a\\u{1b}[2J\\u{a}b \x1b]0;x"));
+    }
 }

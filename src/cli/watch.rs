@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use super::client::Access;
 use super::{Failure, put};
 use crate::config;
+use crate::log::Printable;
 use crate::mqtt::{Publish, TopicFilter};
 use crate::time::now;
 
@@ -80,10 +81,12 @@ fn row(message: &Publish, units: &HashMap<String, String>) -> Option<(String, Ro
             let text = |key: &str| fields.get(key).map_or_else(String::new, plain);
             (text("v"), [text("q"), text("reason")].join(" ").trim().to_owned())
         }
-        None => (String::from_utf8_lossy(&message.payload).into_owned(), String::new()),
+        None => (Printable::bytes(&message.payload), String::new()),
     };
     let history = value.parse().into_iter().filter(|number: &f64| number.is_finite()).collect();
     let unit = units.get(&topic).cloned().unwrap_or_default();
+    // Whoever publishes decides what stands in these.
+    let [topic, value, quality] = [topic, value, quality].map(|text| Printable(&text).to_string());
     Some((topic, Row { value, unit, quality, since: now(), history }))
 }
 
@@ -110,7 +113,7 @@ fn table(rows: &BTreeMap<String, Row>, now: Instant, (width, height): (usize, us
     let widest = rows.keys().map(|topic| topic.chars().count()).max().unwrap_or(0).clamp(5, width / 2);
     let mut out = String::new();
     let mut line = |text: String| {
-        let cut: String = text.chars().filter(|c| !c.is_control()).take(width).collect();
+        let cut: String = text.chars().take(width).collect();
         // Writing to a text cannot fail.
         let _ = write!(out, "{cut}\x1b[K\r\n");
     };

@@ -6,6 +6,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::south::Field;
+use crate::broker::Broker;
 use crate::field::ask::Inquiry;
 use crate::status::control::{Call, Reply, Request};
 use crate::tasks::detach;
@@ -42,4 +43,20 @@ pub(super) fn take(call: Call, field: &Field) {
         Err(TrySendError::Full(_)) => drop(reply.send(Reply::Refused("others are asking this line; try again".to_owned()))),
         Err(TrySendError::Closed(_)) => drop(reply.send(Reply::Refused("the gateway is stopping".to_owned()))),
     }
+}
+
+/// Ends the session of a client of the local broker, and tells how that went.
+pub(super) fn end_session(client_id: String, reply: oneshot::Sender<Reply>, broker: Option<Broker>) {
+    detach(async move {
+        let said = match broker {
+            None => Reply::Refused("this gateway has no broker".to_owned()),
+            Some(broker) => match broker.end_session(&client_id).await {
+                Ok(true) => Reply::Ended,
+                Ok(false) => Reply::Refused(format!("there is no session of a client \"{client_id}\"")),
+                Err(_) => Reply::Refused("the gateway is stopping".to_owned()),
+            },
+        };
+        // Whoever asked may be gone.
+        let _ = reply.send(said);
+    });
 }

@@ -52,6 +52,11 @@ pub enum Request {
     },
     /// The file is to be read again.
     Reload,
+    /// The session of a client of the local broker is to end.
+    EndSession {
+        /// Its client identifier.
+        client_id: String,
+    },
 }
 
 /// What it says.
@@ -62,6 +67,8 @@ pub enum Reply {
     Said(Said),
     /// The file was read again; what is different from here on.
     Reloaded(Vec<String>),
+    /// The session has ended.
+    Ended,
     /// It was not done; the reason.
     Refused(String),
 }

@@ -48,8 +48,8 @@ impl Deliveries {
         if expires_at.is_some() {
             properties.edit().message_expiry = None;
         }
-        let message =
-            Message { topic, payload, qos, retain, properties, expires_at, origin: self.origin, class: Class::default(), measured: None };
+        let (origin, class) = (self.origin, Class::default());
+        let message = Message { topic, payload, qos, retain, properties, expires_at, origin, class, measured: None, publisher: None };
         let (safe, answer) = oneshot::channel();
         let is_sent = match &self.broker {
             Some(broker) => broker.send((message, safe)).await.is_ok(),

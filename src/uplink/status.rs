@@ -8,11 +8,12 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::session::Forgotten;
+use crate::log::LogLimiter;
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
 use crate::mqtt::TopicName;
 use crate::outbox::{Gap, LANES, Outbox, QUEUES};
-use crate::time::{rfc3339, unix_ms};
+use crate::time::{now, rfc3339, unix_ms};
 
 /// Gaps that may wait for a busy broker.
 const MAX_GAPS: usize = 256;
@@ -81,9 +82,16 @@ pub(super) struct Status {
     reason: Option<String>,
     /// What was told since the link was last up.
     told: HashSet<String>,
+    /// Of lines that the remote can cause as often as it likes, by their event.
+    log: LogLimiter<&'static str>,
     since_ms: i64,
     shown: Option<Shape>,
 }
+
+/// Lines of a kind that the remote may cause at once.
+const BURST: u32 = 20;
+/// The time after which it may cause another one.
+const EVERY: Duration = Duration::from_secs(10);
 
 impl Status {
     pub(super) fn new(name: String, live: Option<mpsc::Sender<Message>>, outbox: Outbox, is_up: watch::Sender<bool>) -> Self {
@@ -97,6 +105,7 @@ impl Status {
             state: DISCONNECTED,
             reason: None,
             told: HashSet::new(),
+            log: LogLimiter::new(BURST, EVERY),
             since_ms: unix_ms(),
             shown: None,
         }
@@ -126,14 +135,30 @@ impl Status {
     }
 
     /// The remote cannot take messages for now.
-    pub(super) fn held(&self, reason: &str, pause: Duration) {
-        tracing::warn!(uplink = %self.name, reason, pause_s = pause.as_secs(), "the remote cannot take messages now; trying again later");
+    pub(super) fn held(&mut self, reason: &str, pause: Duration) {
+        let event = "uplink.held";
+        let Some(suppressed) = self.permit(event) else { return };
+        tracing::warn!(event, uplink = %self.name, reason, suppressed, pause_s = pause.as_secs(), "the remote cannot take messages now; trying again later");
     }
 
     /// The remote will never take this message.
-    pub(super) fn refused(&self, seq: u64, reason: &str, topic: &str) {
+    pub(super) fn refused(&mut self, seq: u64, reason: &str, topic: &str) {
         self.counters.refused.count();
-        tracing::error!(uplink = %self.name, seq, topic, reason, "the remote does not take this message; it is kept as a dead letter (see `wellhead outbox`)");
+        let event = "uplink.message_refused";
+        let Some(suppressed) = self.permit(event) else { return };
+        tracing::error!(event, suppressed, uplink = %self.name, seq, topic, reason, "the remote does not take this message; it is kept as a dead letter (see `wellhead outbox`)");
+    }
+
+    /// A message of the remote cannot be published here.
+    pub(super) fn unusable(&mut self) {
+        let event = "uplink.message_unusable";
+        let Some(suppressed) = self.permit(event) else { return };
+        tracing::warn!(event, uplink = %self.name, suppressed, "a message of the remote is dropped: its topic is too deep or not allowed");
+    }
+
+    /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.
+    fn permit(&mut self, event: &'static str) -> Option<Option<u64>> {
+        self.log.permit(&event, now()).map(|suppressed| Some(suppressed).filter(|count| *count > 0))
     }
 
     /// The link is down, or could not be made. Each reason is told once until the link has been up for good.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// A module may use modules of lower rows only.
 const ROWS: [&[&str]; 8] = [
-    &["backoff", "metrics", "pulse", "tasks", "time", "units", "websocket"],
+    &["backoff", "log", "metrics", "pulse", "tasks", "time", "units", "websocket"],
     &["reading", "mqtt"],
     &["message", "payload", "store"],
     &["field", "outbox"],
@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 8] = [
 ];
 
 /// Files that neither wait, nor look at clocks, nor touch files or sockets, nor draw lots.
-const PURE: [&str; 54] = [
+const PURE: [&str; 55] = [
     "mqtt",
     "reading.rs",
     "message.rs",
@@ -72,6 +72,7 @@ const PURE: [&str; 54] = [
     "config/resolve/field.rs",
     "config/resolve.rs",
     "units.rs",
+    "log",
 ];
 
 /// Who alone may name a package.

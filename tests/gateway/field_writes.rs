@@ -240,7 +240,11 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], w
     assert_eq!(register("coil", "1"), "1");
     let absent = set("absent", "1");
     assert_eq!((&absent["status"], &absent["code"]), (&"exception".into(), &2.into()), "{absent}");
-    assert!(gateway.process.output().contains("write topic=x/d/word/set"), "every write is in the log: {}", gateway.process.output());
+    assert!(
+        gateway.process.output().contains("write event=write.done topic=x/d/word/set"),
+        "every write is in the log: {}",
+        gateway.process.output()
+    );
 }
 
 #[test]

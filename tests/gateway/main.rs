@@ -14,6 +14,7 @@ mod architecture;
 mod broker_crash;
 mod broker_peers;
 mod cli;
+mod client_log;
 mod config;
 mod conformance;
 mod crash;

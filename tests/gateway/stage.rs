@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use wellhead::broker::access::{Access, Hash, Pattern, Rules, User, Workspace};
-use wellhead::broker::engine::{Engine, Input, Limits, Notice, Output, Peer, Position, Restore, Setup, Tap, Ticket};
+use wellhead::broker::engine::{Engine, Input, Limits, Note, Notice, Output, Peer, Position, Restore, Setup, Tap, Ticket};
 use wellhead::broker::scram::Secret;
 use wellhead::message::{Message, Origin};
 use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter, TopicName, Version, encode};
@@ -29,7 +29,7 @@ pub fn access() -> Access {
         ..Rules::default()
     };
     let scram = Secret::of_password(b"secret", b"salt of the test", 4096.try_into().unwrap());
-    let anna = User { hash: Some(Hash::new(SECRET).unwrap()), scram: Some(scram), rules };
+    let anna = User { hash: Some(Hash::new(SECRET).unwrap()), scram: Some(scram), rules, ..User::default() };
     Access::new(HashMap::from([("anna".into(), anna)]), Some(Rules { allows_all: true, ..Rules::default() }))
 }
 
@@ -83,6 +83,8 @@ pub struct Stage {
     pub safe: Vec<u64>,
     /// What is written into the log.
     pub notices: Vec<Notice>,
+    /// Lines for the log.
+    pub notes: Vec<Note>,
     next: u64,
     checkpoints: bool,
 }
@@ -106,6 +108,7 @@ impl Stage {
             paused: HashSet::new(),
             safe: Vec::new(),
             notices: Vec::new(),
+            notes: Vec::new(),
             next: 0,
             checkpoints: false,
         };
@@ -279,6 +282,8 @@ impl Stage {
             }
             Output::Notice(notice) => self.notices.push(*notice),
             Output::LoginFailed(_) => {}
+            Output::LeftOut { .. } => {}
+            Output::Note(note) => self.notes.push(*note),
             Output::Safe(receipt) => self.safe.push(receipt),
             Output::NotSafe(_) => {}
         }

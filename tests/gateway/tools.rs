@@ -366,7 +366,7 @@ fn every_command_shows_examples_in_its_help() {
         .collect();
     assert!(commands.len() >= 18, "{commands:?}");
     for command in commands.iter().filter(|command| **command != "help") {
-        let nested = [("outbox", "show"), ("points", "export")].into_iter().find(|(own, _)| own == command);
+        let nested = [("outbox", "show"), ("points", "export"), ("sessions", "end")].into_iter().find(|(own, _)| own == command);
         let help = if let Some((_, action)) = nested {
             run(wellhead().args([*command, action, "--help"])).1
         } else {

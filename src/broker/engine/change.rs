@@ -20,7 +20,8 @@ pub struct Change {
 }
 
 impl Engine {
-    /// Takes it over at once. Clients keep their sessions and get the rights of their names; those whose names are gone are disconnected.
+    /// Takes it over at once. Clients keep their sessions and get the rights of their names; those whose names are gone, or whose client
+    /// identifiers are for others, are disconnected.
     pub fn change(&mut self, change: Change, now: Instant) {
         let Change { filters, access, guarded } = change;
         for (index, (tap, wanted)) in self.taps.iter_mut().zip(filters).enumerate() {
@@ -36,7 +37,7 @@ impl Engine {
         let mut gone = Vec::new();
         for (_, session) in &mut self.sessions {
             let rights = self.access.rights(session.user.as_ref(), &session.client_id);
-            if rights.is_none() {
+            if rights.is_none() || self.access.may_have(session.user.as_ref(), &session.client_id).is_err() {
                 gone.extend(session.connection);
             }
             session.rights = rights.unwrap_or_default();

@@ -7,6 +7,7 @@ use bytestring::ByteString;
 
 use super::connection::{Connection, Peer};
 use super::login::{Granted, Stage};
+use super::note::{Note, Noted};
 use super::record::{Deadline, Record, SessionRecord};
 use super::session::Session;
 use super::{ConnectionId, Engine, OutputBuffer, Position, SessionKey, Timer, wills};
@@ -50,8 +51,17 @@ impl Engine {
         if matches!(connection.stage, Stage::Verifying(_)) {
             self.refuse_connect(id, ReasonCode::SERVER_BUSY, "too many logins at a time", now);
         } else {
+            self.note(id, Noted::Refused, ReasonCode::UNSPECIFIED, "no CONNECT, or no login, within the time that `connect_within` allows");
             self.close(id, End::Lost, now);
         }
+    }
+
+    /// The socket is gone.
+    pub(super) fn lost(&mut self, id: ConnectionId, now: Instant) {
+        if self.connections.get(&id).is_some_and(|connection| connection.session.is_some()) {
+            self.note(id, Noted::Disconnected, ReasonCode::SUCCESS, "the connection was lost without DISCONNECT");
+        }
+        self.end(id, End::Lost, now);
     }
 
     /// The login is done: the client gets its session.
@@ -63,12 +73,17 @@ impl Engine {
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
             return;
         };
+        // One that was made up here fits no rule.
+        if !is_generated && let Err(why) = self.access.may_have(granted.user.as_ref(), &client_id) {
+            self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
+            return;
+        }
         if !self.by_client.contains_key(&client_id) && !self.make_room(now) {
             self.refuse_connect(id, ReasonCode::QUOTA_EXCEEDED, "too many sessions", now);
             return;
         }
         if self.belongs_to_another(&client_id, granted.user.as_ref()) {
-            let why = "the client identifier belongs to another user";
+            let why = "the client identifier belongs to the session of another user; `wellhead sessions end` ends that session";
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
             return;
         }
@@ -98,8 +113,10 @@ impl Engine {
         }
         let connack = ConnAck { session_present: is_present, reason: ReasonCode::SUCCESS, properties };
         if self.send(id, &Packet::ConnAck(connack), after) {
+            self.note(id, Noted::Connected, ReasonCode::SUCCESS, "");
             self.resume(key, now);
         } else {
+            self.note(id, Noted::Dropped, ReasonCode::PACKET_TOO_LARGE, "CONNACK is larger than the client takes");
             self.close(id, End::Lost, now);
         }
     }
@@ -109,6 +126,7 @@ impl Engine {
         let keep_alive = self.keep_alive(connect);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.session = Some(key);
+        connection.claimed = None;
         connection.stage = Stage::Live;
         connection.proved = proved;
         connection.adopt(connect, maximum, aliases);
@@ -133,10 +151,30 @@ impl Engine {
         }
     }
 
-    /// A session belongs to its user; one of somebody without a name belongs to whoever comes.
+    /// A session belongs to its user; one of somebody without a name belongs to whoever comes, and one whose client identifier is
+    /// reserved for others by a rule belongs to those.
     fn belongs_to_another(&self, client_id: &ByteString, user: Option<&ByteString>) -> bool {
         let owner = self.by_client.get(client_id).and_then(|key| self.sessions.get(*key)).and_then(|session| session.user.as_ref());
-        owner.is_some_and(|owner| Some(owner) != user)
+        let is_squatted = || self.access.owns(user, client_id) && !self.access.owns(owner, client_id);
+        owner.is_some_and(|owner| Some(owner) != user) && !is_squatted()
+    }
+
+    /// Ends the session of a client identifier for good, and its connection. False if there is none.
+    pub fn end_session(&mut self, client_id: &str, now: Instant) -> bool {
+        let Some(key) = self.by_client.get(client_id).copied() else { return false };
+        let user = self.sessions.get(key).and_then(|session| session.user.clone());
+        if let Some(id) = self.connection_of(key) {
+            self.refuse_because(id, ReasonCode::ADMINISTRATIVE_ACTION, "the session was ended by command", now);
+        }
+        // Many end with their connections.
+        if self.by_client.get(client_id) == Some(&key) {
+            self.remove_session(key, now);
+        }
+        debug_assert!(!self.by_client.contains_key(client_id));
+        let (what, why) = (Noted::SessionEnded, "by command");
+        let note = Note { what, address: None, user, client_id: Some(client_id.into()), topic: None, reason: None, why };
+        self.outputs.push(super::Output::Note(Box::new(note)));
+        true
     }
 
     /// Room for one more session: the one whose client has been away for longest goes, if that is long. False if there is none.
@@ -154,6 +192,12 @@ impl Engine {
     }
 
     pub(super) fn refuse_connect(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
+        self.note(id, Noted::Refused, reason, why);
+        self.answer_connect(id, reason, why, now);
+    }
+
+    /// Answers CONNECT with an error, and ends the connection.
+    pub(super) fn answer_connect(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
         let mut properties = Properties::default();
         properties.edit().reason_string = Some(ByteString::from_static(why));
         self.send(id, &Packet::ConnAck(ConnAck { session_present: false, reason, properties }), 0);
@@ -265,6 +309,7 @@ impl Engine {
             }
             session.outlives = capped(expiry(seconds), self.limits.max_session_expiry);
         }
+        self.note(id, Noted::Disconnected, packet.reason, "by the client");
         let end = if packet.reason == ReasonCode::SUCCESS { End::Orderly } else { End::Lost };
         self.close(id, end, now);
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytestring::ByteString;
 
 use super::login::Stage;
+use super::note::Claimed;
 use super::output::OutputBuffer;
 use super::{Position, SessionKey, Ticket, Timer};
 use crate::broker::admission::Address;
@@ -249,6 +250,8 @@ pub(super) struct Connection {
     /// `None` until the login is done.
     pub(super) session: Option<SessionKey>,
     pub(super) peer: Peer,
+    /// `None` before CONNECT, and again when there is a session.
+    pub(super) claimed: Option<Box<Claimed>>,
     pub(super) stage: Stage,
     pub(super) version: Version,
     pub(super) last_heard: Instant,
@@ -280,6 +283,7 @@ impl Connection {
         Self {
             session: None,
             peer,
+            claimed: None,
             stage: Stage::AwaitsConnect,
             version: Version::V311,
             last_heard: now,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{ConnectionId, Notice, OutputBuffer, Peer, Position, Ticket};
+use super::{ConnectionId, Note, Notice, OutputBuffer, Peer, Position, Ticket};
 use crate::broker::access::Hash;
 use crate::broker::admission::Address;
 use crate::message::Message;
@@ -76,6 +76,17 @@ pub enum Output {
     },
     /// Write this into the log.
     Notice(Box<Notice>),
+    /// So many notices of a kind about a client were left out, and none came after them.
+    LeftOut {
+        /// Their event.
+        event: &'static str,
+        /// The client; `None` for the gateway and remote brokers, and for many.
+        client_id: Option<ByteString>,
+        /// How many.
+        count: u64,
+    },
+    /// A line for the log.
+    Note(Box<Note>),
     /// A login from this address failed.
     LoginFailed(Option<Address>),
     /// The message of [`Input::Inbound`] is where it must be.

@@ -13,6 +13,7 @@ use bytestring::ByteString;
 use ring::hmac;
 
 use super::connect::End;
+use super::note::{Claimed, Noted};
 use super::{ConnectionId, Engine, Output, SessionKey};
 use crate::broker::access::Login;
 use crate::broker::admission::Address;
@@ -77,13 +78,18 @@ impl Engine {
             (Stage::Verifying(pending), packet) if pending.early.len() < MAX_EARLY => pending.early.push(packet),
             // [MQTT-3.1.2-30]: before CONNACK nothing but AUTH and DISCONNECT.
             (_, Packet::Disconnect(_)) => self.close(id, End::Orderly, now),
-            _ => self.close(id, End::Lost, now),
+            _ => {
+                self.note(id, Noted::Refused, ReasonCode::PROTOCOL_ERROR, "a packet that may not come before CONNACK");
+                self.close(id, End::Lost, now);
+            }
         }
     }
 
     fn log_in(&mut self, id: ConnectionId, connect: Connect, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.limit_answers(&connect);
+        let user = connection.peer.certificate.clone().or_else(|| connect.username.clone());
+        connection.claimed = Some(Box::new(Claimed { user, client_id: connect.client_id.clone() }));
         if let Err((reason, why)) = check_connect(&connect) {
             self.refuse_connect(id, reason, why, now);
             return;
@@ -113,16 +119,18 @@ impl Engine {
     }
 
     fn login_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, (reason, why): (ReasonCode, &'static str), now: Instant) {
+        self.note(id, Noted::LoginFailed, reason, why);
         self.count_failed(id, name, now);
-        self.refuse_connect(id, reason, why, now);
+        self.answer_connect(id, reason, why, now);
     }
 
     fn count_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, now: Instant) {
         self.traffic.failed_logins += 1;
         let address = self.connections.get(&id).and_then(|connection| connection.peer.address);
         self.outputs.push(Output::LoginFailed(address));
-        if let Some(key) = self.lock_key(id, name) {
-            self.lockout.count(key, now);
+        let locks = self.lock_key(id, name).is_some_and(|key| self.lockout.count(key, now));
+        if locks {
+            self.note(id, Noted::UserLocked, ReasonCode::BANNED, "");
         }
     }
 
@@ -164,6 +172,9 @@ impl Engine {
             self.login_failed(id, None, refusal, now);
             return;
         };
+        if let Some(claimed) = self.connections.get_mut(&id).and_then(|connection| connection.claimed.as_mut()) {
+            claimed.user = Some(proof.name.clone());
+        }
         if self.is_locked(id, Some(&proof.name), now) {
             self.refuse_connect(id, LOCKED.0, LOCKED.1, now);
             return;
@@ -241,6 +252,7 @@ impl Engine {
     }
 
     fn re_authentication_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, now: Instant) {
+        self.note(id, Noted::LoginFailed, ReasonCode::NOT_AUTHORIZED, "the proof of a session that authenticates again is wrong");
         self.count_failed(id, name, now);
         self.refuse_because(id, ReasonCode::NOT_AUTHORIZED, "the proof is wrong", now); // [MQTT-4.12.1-2]
     }

@@ -11,7 +11,7 @@
 //! * A connection is given PUBLISH packets while fewer than [`Limits::output_bytes`] bytes wait to be written; what does not fit waits
 //!   in the session's bounded queue.
 //!
-//! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `wills`, `publish` (incoming messages),
+//! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `note` (what the log says of clients), `wills`, `publish` (incoming messages),
 //! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `fullest` (the fullest queue), `notice` (what is to be logged), `subscribe`, `session`, `connection`, `output` (bytes),
 //! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `shared` (members of a shared subscription), `seek` (filters in sorted topics), `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
 
@@ -28,6 +28,7 @@ mod in_flight;
 mod invariants;
 mod limits;
 mod login;
+mod note;
 mod notice;
 mod output;
 mod publish;
@@ -66,6 +67,7 @@ pub use connection::Peer;
 pub use events::{Input, Output};
 use fullest::Fullest;
 pub use limits::{Limits, QueueFull};
+pub use note::{Note, Noted};
 use notice::Notices;
 pub use notice::{Notice, NoticeKind};
 pub use output::OutputBuffer;
@@ -288,7 +290,7 @@ impl Engine {
             Input::Opened(connection, peer) => self.open(connection, peer, now),
             Input::Packet(connection, packet) => self.packet(connection, packet, now),
             Input::Invalid(connection, error) => self.reject(connection, error, now),
-            Input::Closed(connection) => self.end(connection, connect::End::Lost, now),
+            Input::Closed(connection) => self.lost(connection, now),
             Input::Written(connection, bytes) => self.written(connection, bytes, now),
             Input::Publish(message) => drop(self.accept(message, None, now)),
             Input::Inbound(receipt, message) => self.inbound(receipt, message, now),
@@ -421,6 +423,11 @@ impl Engine {
 
     /// DISCONNECT from a server exists in MQTT 5 only, and only after CONNECT. What still waits for the disk is not sent any more.
     fn say_goodbye(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let what = if connection.session.is_some() { Noted::Dropped } else { Noted::Refused };
+        if reason != ReasonCode::SERVER_SHUTTING_DOWN {
+            self.note(id, what, reason, why);
+        }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // [MQTT-3.14.0-1]
         let is_greeted = connection.session.is_some() && connection.out.is_greeted(self.durable);

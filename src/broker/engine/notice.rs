@@ -1,7 +1,8 @@
 //! What an operator should know of: messages that were taken and not used as their sender meant, acknowledgements of the wrong kind.
 //!
 //! Invariants:
-//! * Whatever peers do, [`MOST`] notices of a kind leave in [`SPAN`]; the rest is counted, and told with the next one.
+//! * Whatever peers do, [`MOST`] notices of a kind about a client leave at once and as many in [`SPAN`]; the rest is counted, and told
+//!   with the next one or, when none comes, by [`Engine::settle_notices`].
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use bytestring::ByteString;
 
 use super::{Engine, Output, SessionKey};
 use crate::broker::admission::Address;
+use crate::log::LogLimiter;
 use crate::mqtt::TopicName;
 
 /// Notices of one kind in [`SPAN`].
@@ -16,7 +18,7 @@ const MOST: u32 = 10;
 const SPAN: Duration = Duration::from_secs(10);
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NoticeKind {
     /// A message was refused. Before MQTT 5, and at QoS 0, its sender cannot be told.
     RefusedMessage,
@@ -33,7 +35,17 @@ pub enum NoticeKind {
 }
 
 impl NoticeKind {
-    const COUNT: usize = 6;
+    /// The stable name in the field `event`.
+    pub fn event(self) -> &'static str {
+        match self {
+            Self::RefusedMessage => "broker.message_refused",
+            Self::RefusedWill => "broker.will_refused",
+            Self::RetainedCommand => "broker.retained_command",
+            Self::NotRetained => "broker.not_retained",
+            Self::FullQueue => "broker.queue_full",
+            Self::WrongAcknowledgement => "broker.wrong_acknowledgement",
+        }
+    }
 }
 
 /// Something to be logged.
@@ -55,38 +67,28 @@ pub struct Notice {
     pub left_out: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Count {
-    since: Option<Instant>,
-    told: u32,
-    left_out: u64,
-}
+/// How many notices of each kind there were, by client.
+#[derive(Debug)]
+pub(super) struct Notices(LogLimiter<(NoticeKind, Option<ByteString>)>);
 
-/// How many notices of each kind there were.
-#[derive(Debug, Default)]
-pub(super) struct Notices([Count; NoticeKind::COUNT]);
+impl Default for Notices {
+    fn default() -> Self {
+        Self(LogLimiter::new(MOST, SPAN / MOST))
+    }
+}
 
 impl Notices {
     /// Those left out before, if one more may leave now.
-    fn admit(&mut self, kind: NoticeKind, now: Instant) -> Option<u64> {
-        let count = self.0.get_mut(kind as usize)?;
-        if count.since.is_none_or(|since| now.saturating_duration_since(since) >= SPAN) {
-            (count.since, count.told) = (Some(now), 0);
-        }
-        if count.told >= MOST {
-            count.left_out += 1;
-            return None;
-        }
-        count.told += 1;
-        Some(std::mem::take(&mut count.left_out))
+    fn admit(&mut self, kind: NoticeKind, client_id: Option<&ByteString>, now: Instant) -> Option<u64> {
+        self.0.permit(&(kind, client_id.cloned()), now)
     }
 }
 
 impl Engine {
     /// Tells what happened to a message, or to an acknowledgement, of a client.
     pub(super) fn notice(&mut self, kind: NoticeKind, key: Option<SessionKey>, topic: Option<&TopicName>, why: &'static str, now: Instant) {
-        let Some(left_out) = self.notices.admit(kind, now) else { return };
         let session = key.and_then(|key| self.sessions.get(key));
+        let Some(left_out) = self.notices.admit(kind, session.map(|session| &session.client_id), now) else { return };
         let connection = session.and_then(|session| session.connection).and_then(|id| self.connections.get(&id));
         let notice = Notice {
             kind,
@@ -99,6 +101,14 @@ impl Engine {
         };
         self.outputs.push(Output::Notice(Box::new(notice)));
     }
+
+    /// Tells of notices that were left out and that no other one followed. To be called now and then.
+    pub fn settle_notices(&mut self, now: Instant) {
+        for (source, count) in self.notices.0.overdue(now) {
+            let (event, client_id) = source.map_or(("any", None), |(kind, client_id)| (kind.event(), client_id));
+            self.outputs.push(Output::LeftOut { event, client_id, count });
+        }
+    }
 }
 
 #[cfg(test)]
@@ -109,10 +119,10 @@ mod tests {
     fn a_flood_of_one_kind_is_counted_and_hides_no_other_kind() {
         let mut notices = Notices::default();
         let now = crate::time::now();
-        let told = (0..1000).filter(|_| notices.admit(NoticeKind::RefusedMessage, now).is_some()).count();
+        let told = (0..1000).filter(|_| notices.admit(NoticeKind::RefusedMessage, None, now).is_some()).count();
         assert_eq!(told, MOST as usize);
-        assert_eq!(notices.admit(NoticeKind::WrongAcknowledgement, now), Some(0));
-        assert_eq!(notices.admit(NoticeKind::RefusedMessage, now + SPAN), Some(1000 - u64::from(MOST)));
-        assert_eq!(notices.admit(NoticeKind::RefusedMessage, now + SPAN), Some(0));
+        assert_eq!(notices.admit(NoticeKind::WrongAcknowledgement, None, now), Some(0));
+        assert_eq!(notices.admit(NoticeKind::RefusedMessage, None, now + SPAN), Some(1000 - u64::from(MOST)));
+        assert_eq!(notices.admit(NoticeKind::RefusedMessage, None, now + SPAN), Some(0));
     }
 }

@@ -188,9 +188,12 @@ impl Engine {
         &mut self,
         session: SessionKey,
         waits: Option<(PacketId, bool)>,
-        message: Message,
+        mut message: Message,
         now: Instant,
     ) -> (Option<Ticket>, Reached) {
+        if self.guarded.contains(&message.topic) {
+            message.publisher = self.sessions.get(session).map(Session::publisher);
+        }
         let held = waits.map(|(packet_id, is_qos_2)| HeldFor::Session { key: session, packet_id, is_qos_2 });
         self.take_in(message, Some(session), held, now)
     }
@@ -351,6 +354,7 @@ fn message(topic: TopicName, publish: Publish, now: Instant) -> Message {
         origin: Origin::Client,
         class: Class::default(),
         measured: None,
+        publisher: None,
     }
 }
 

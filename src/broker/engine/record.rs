@@ -413,7 +413,7 @@ fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
     let properties = decode_properties(bytes, Place::PUBLISH).ok()?;
     let expires_at = optional(bytes, deadline)?.map(|deadline| deadline.from(clock));
     let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & 4 != 0);
-    Some(Message { topic, payload, qos, retain, properties, expires_at, origin, class: Class::default(), measured: None })
+    Some(Message { topic, payload, qos, retain, properties, expires_at, origin, class: Class::default(), measured: None, publisher: None })
 }
 
 fn targets(bytes: &mut Bytes) -> Option<Vec<TargetRecord>> {

@@ -16,7 +16,7 @@ use super::in_flight::InFlight;
 use super::queue::Queue;
 use super::{ByNumber, ConnectionId, Limits, Ticket};
 use crate::broker::access::Rights;
-use crate::message::Message;
+use crate::message::{Message, Publisher};
 use crate::mqtt::{PacketId, QoS, SubscribeOptions, TopicFilter};
 
 /// What keeping a message takes besides its text, in bytes, about.
@@ -160,6 +160,11 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Who it is, for the log.
+    pub(super) fn publisher(&self) -> Arc<Publisher> {
+        Arc::new(Publisher { client_id: self.client_id.clone(), user: self.user.clone() })
+    }
+
     pub(super) fn new(client_id: ByteString, number: u64) -> Self {
         Self {
             client_id,

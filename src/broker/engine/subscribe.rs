@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 
+use super::note::Noted;
 use super::record::Record;
 use super::retained::Matching;
 use super::session::{Session, Subscription};
@@ -60,6 +61,7 @@ impl Engine {
                     }
                 }
                 Err((reason, why)) => {
+                    self.note_topic(id, Noted::SubscribeRefused, Some(filter.as_str().into()), (reason, why));
                     reasons.push(reason);
                     properties.edit().reason_string = Some(ByteString::from_static(why));
                 }

@@ -133,6 +133,7 @@ pub(super) fn pending(will: &Will) -> PendingWill {
         origin: Origin::Client,
         class: Class::default(),
         measured: None,
+        publisher: None,
     };
     PendingWill { message: message.detached(), expiry, delay: delay.unwrap_or_default(), due: None }
 }

@@ -22,6 +22,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
 use crate::broker::admission::Admitted;
+use crate::broker::client_log::ClientLog;
 use crate::broker::engine::{OutputBuffer, Peer};
 use crate::broker::inbox::{Event, Inbox, Wire};
 use crate::mqtt::{DecodeError, Decoder, Progress, ReasonCode};
@@ -70,6 +71,7 @@ struct Connection<S> {
 /// What a connection must know and have from its listener.
 pub(super) struct Place {
     pub(super) inbox: Arc<Inbox>,
+    pub(super) log: Arc<ClientLog>,
     pub(super) admitted: Admitted,
     /// Largest packet and largest CONNECT, in bytes.
     pub(super) sizes: (usize, usize),
@@ -80,7 +82,7 @@ pub(super) fn serve<S>(stream: S, peer: Peer, place: Place) -> impl Future<Outpu
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Place { inbox, admitted, sizes: (max_packet, max_connect) } = place;
+    let Place { inbox, admitted, sizes: (max_packet, max_connect), .. } = place;
     let pause = admitted.pause;
     let connection = inbox.open(peer).map(|wire| Connection {
         stream,
@@ -245,7 +247,6 @@ where
         let id = self.wire.id;
         let mut events = Vec::new();
         if let Err(error) = self.take_packets(&mut events) {
-            tracing::debug!(connection = id, %error, "not MQTT, or too much");
             self.is_over = true;
             events.push(Event::Invalid(id, error));
         }

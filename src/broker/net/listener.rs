@@ -15,8 +15,10 @@ use super::connection::Place;
 use super::tls::Tls;
 use super::{Listen, Transport, connection, websocket};
 use crate::broker::Broker;
-use crate::broker::admission::Admitted;
+use crate::broker::admission::{Address, Admitted, Refused};
+use crate::broker::client_log::{ClientLog, shown};
 use crate::broker::engine::{Limits, Peer};
+use crate::log::LogLimiter;
 use crate::tasks::{Stop, detach};
 use crate::time::now;
 
@@ -173,12 +175,25 @@ fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
 }
 
 /// Out of descriptors, or the peer was gone already: neither may end the listener or spin it.
-async fn not_accepted(error: std::io::Error) {
-    tracing::warn!(%error, "a connection could not be accepted");
+async fn not_accepted(error: std::io::Error, log: &mut LogLimiter<()>) {
+    if let Some(suppressed) = log.permit(&(), now()) {
+        tracing::warn!(
+            event = "broker.accept_failed",
+            %error,
+            suppressed,
+            "a client could not be accepted; where descriptors ran out, raise LimitNOFILE or lower broker.max_connections"
+        );
+    }
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
+/// One line at once about clients that cannot be accepted, then one in a minute.
+fn accept_log() -> LogLimiter<()> {
+    LogLimiter::new(1, Duration::from_secs(60))
+}
+
 async fn accept_tcp(listener: TcpListener, door: &Door, mut stop: Stop) {
+    let mut log = accept_log();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -187,14 +202,15 @@ async fn accept_tcp(listener: TcpListener, door: &Door, mut stop: Stop) {
         match accepted {
             Ok((stream, address)) => match door.broker.admission.admit(Some(address.ip()), now()) {
                 Ok(admitted) => door.admit(stream, address, admitted),
-                Err(reason) => tracing::debug!(%address, %reason, "a connection is refused"),
+                Err(reason) => door.turned_away(Some(address.ip()), &reason),
             },
-            Err(error) => not_accepted(error).await,
+            Err(error) => not_accepted(error, &mut log).await,
         }
     }
 }
 
 async fn accept_unix(listener: UnixListener, door: &Door, mut stop: Stop) {
+    let mut log = accept_log();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -203,16 +219,23 @@ async fn accept_unix(listener: UnixListener, door: &Door, mut stop: Stop) {
         match accepted {
             Ok((stream, _)) => match door.broker.admission.admit(None, now()) {
                 Ok(admitted) => detach(connection::serve(stream, Peer::default(), door.place(admitted))),
-                Err(reason) => tracing::debug!(%reason, "a connection is refused"),
+                Err(reason) => door.turned_away(None, &reason),
             },
-            Err(error) => not_accepted(error).await,
+            Err(error) => not_accepted(error, &mut log).await,
         }
     }
 }
 
 impl Door {
+    fn turned_away(&self, address: Option<Address>, reason: &Refused) {
+        let event = "broker.connection_refused";
+        if let Some(suppressed) = self.broker.log.permit(event, address, now()) {
+            tracing::info!(event, address = shown(address), %reason, suppressed = suppressed.field(), "connection refused");
+        }
+    }
+
     fn place(&self, admitted: Admitted) -> Place {
-        Place { inbox: self.broker.inbox.clone(), admitted, sizes: self.sizes }
+        Place { inbox: self.broker.inbox.clone(), log: self.broker.log.clone(), admitted, sizes: self.sizes }
     }
 
     /// Begins to serve a client.
@@ -238,10 +261,20 @@ impl Door {
     }
 }
 
+/// What is said of a handshake that the peer does not finish.
+const TOO_LONG: &str = "it took longer than `connect_within` allows";
+
+fn handshake_failed(log: &ClientLog, address: Option<Address>, transport: &'static str, error: &dyn fmt::Display) {
+    let event = "broker.handshake_failed";
+    if let Some(suppressed) = log.permit(event, address, now()) {
+        tracing::info!(event, address = shown(address), transport, %error, suppressed = suppressed.field(), "handshake failed; connection closed");
+    }
+}
+
 async fn shake_hands(
     stream: TcpStream,
     peer: &mut Peer,
-    tls: &Tls,
+    (tls, log): (&Tls, &ClientLog),
     within: Duration,
 ) -> Option<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
     match timeout(within, tls.accept(stream)).await {
@@ -249,28 +282,29 @@ async fn shake_hands(
             peer.certificate = certificate;
             return Some(stream);
         }
-        Ok(Err(error)) => tracing::debug!(address = ?peer.address, %error, "a TLS handshake failed"),
-        Err(_) => tracing::debug!(address = ?peer.address, "a TLS handshake took too long"),
+        Ok(Err(error)) => handshake_failed(log, peer.address, "TLS", &error),
+        Err(_) => handshake_failed(log, peer.address, "TLS", &TOO_LONG),
     }
     None
 }
 
 async fn serve_encrypted(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), place: Place, within: Duration) {
-    if let Some(stream) = shake_hands(stream, &mut peer, &tls, within).await {
+    if let Some(stream) = shake_hands(stream, &mut peer, (&tls, &place.log), within).await {
         connection::serve(stream, peer, place).await;
     }
 }
 
 async fn serve_encrypted_web_socket(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), place: Place, within: Duration) {
-    if let Some(stream) = shake_hands(stream, &mut peer, &tls, within).await {
+    if let Some(stream) = shake_hands(stream, &mut peer, (&tls, &place.log), within).await {
         serve_web_socket(stream, peer, place, within).await;
     }
 }
 
 async fn serve_web_socket(stream: impl AsyncRead + AsyncWrite + Send + Unpin, peer: Peer, place: Place, within: Duration) {
+    let (log, address) = (place.log.clone(), peer.address);
     match timeout(within, websocket::accept(stream, place.sizes.0)).await {
         Ok(Ok(stream)) => connection::serve(stream, peer, place).await,
-        Ok(Err(error)) => tracing::debug!(address = ?peer.address, %error, "a WebSocket handshake failed"),
-        Err(_) => tracing::debug!(address = ?peer.address, "a WebSocket handshake took too long"),
+        Ok(Err(error)) => handshake_failed(&log, address, "WebSocket", &error),
+        Err(_) => handshake_failed(&log, address, "WebSocket", &TOO_LONG),
     }
 }

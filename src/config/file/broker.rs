@@ -114,6 +114,10 @@ pub(in crate::config) struct User {
     pub(in crate::config) password: Option<String>,
     /// For enhanced authentication; what `wellhead passwd --scram` prints.
     pub(in crate::config) scram: Option<String>,
+    /// Client identifiers this user may have, with %u for the user and a # at the end for any rest, such as hmi-%u-#; nobody else may
+    /// have those. Default any that is not in the list of another user.
+    #[serde(default)]
+    pub(in crate::config) client_ids: Vec<String>,
     /// Topics that may be read, with +, # and %c, %u for client identifier and user. Default all.
     pub(in crate::config) read: Option<Vec<String>>,
     /// Topics that may be published to. Default all but those that write to instruments.

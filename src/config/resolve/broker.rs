@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Check, at};
-use crate::broker::access::{Access, Hash, Pattern, Rules, User};
+use crate::broker::access::{Access, Hash, IdPattern, Pattern, Rules, User};
 use crate::broker::admission::AdmissionLimits;
 use crate::broker::engine::Limits;
 use crate::broker::net::{ClientCertificates, Listen, TlsSettings};
@@ -114,8 +114,9 @@ fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
                 None
             }
         });
+        let client_ids = client_ids(check, &user.client_ids, index);
         let rules = rules(check, &user.rules(), &[Step::from("broker"), Step::from("users"), Step::from(index)]);
-        users.insert(user.name.as_str().into(), User { hash, scram, rules });
+        users.insert(user.name.as_str().into(), User { hash, scram, client_ids, rules });
     }
     let is_closed = file.listen.iter().all(|listen| listen.is_loopback() || needs_certificate(file, listen));
     let anonymous = file.anonymous.as_ref().map(|typed| rules(check, typed, &at!["broker", "anonymous"]));
@@ -123,6 +124,19 @@ fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
     let lets_in = file.allow_anonymous || anonymous.is_some() || (users.is_empty() && is_closed);
     let everything = Rules { allows_all: true, ..Rules::default() };
     Access::new(users, lets_in.then(|| anonymous.unwrap_or(everything)))
+}
+
+fn client_ids(check: &mut Check<'_>, typed: &[String], index: usize) -> Vec<IdPattern> {
+    let mut patterns = Vec::new();
+    for (place, text) in typed.iter().enumerate() {
+        match IdPattern::new(text) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(why) => {
+                check.fault(&at!["broker", "users", index, "client_ids", place], format!("`{text}`: {why}; write one such as hmi-%u-#"));
+            }
+        }
+    }
+    patterns
 }
 
 /// Without any list somebody may do everything; with one, what the lists say.

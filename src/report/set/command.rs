@@ -193,6 +193,20 @@ pub(super) enum Status {
     Expired,
 }
 
+impl Status {
+    /// As it is published.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Rejected => "rejected",
+            Self::Exception => "exception",
+            Self::TimeoutUnknown => "timeout_unknown",
+            Self::VerifyMismatch => "verify_mismatch",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 /// What is published on `.../set/result`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Verdict {

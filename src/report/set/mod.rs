@@ -4,8 +4,10 @@
 //! Invariants:
 //! * Nothing is written that the YAML does not allow.
 //! * Every message is answered once, whatever happens to its line.
+//! * A write has its line in the log, with who asked for it; one client causes a bounded number of lines, and what is left out is counted.
 
 mod command;
+mod log;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,9 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use command::Member;
 use command::{Command, Status, Verdict, joined};
+use log::{EVERY, WriteLog};
 
 use crate::field::write::{Order, ReadBack, Written};
-use crate::message::{Message, Origin};
+use crate::message::{Message, Origin, Publisher};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Intake;
 use crate::reading::{PointId, Value};
@@ -66,6 +69,9 @@ pub struct Setter {
 /// What was asked for, until it is answered.
 struct Asked {
     topic: TopicName,
+    publisher: Option<Arc<Publisher>>,
+    /// What was published, as far as the log shows it.
+    payload: bytes::Bytes,
     response: Option<(TopicName, Option<bytes::Bytes>)>,
     id: Option<Json>,
     wanted: Vec<Wanted>,
@@ -87,31 +93,40 @@ impl Setter {
     /// Runs until `messages` closes and everything is answered.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Arc<Message>>) -> Result<(), String> {
         let mut last_write: HashMap<PointId, Instant> = HashMap::new();
+        let mut log = WriteLog::new();
+        let mut look = tokio::time::interval(EVERY);
         let mut waiting = FuturesUnordered::new();
         let mut is_open = true;
         while is_open || !waiting.is_empty() {
             tokio::select! {
                 message = messages.recv(), if is_open => match message {
                     None => is_open = false,
-                    Some(message) => match self.order(&message, &mut last_write) {
+                    Some(message) => match self.order(&message, &mut last_write, &mut log) {
                         Ok((asked, answer)) => waiting.push(async move { (asked, answer.await.unwrap_or(Written::NotSent("the line has ended".to_owned()))) }),
-                        Err(refused) => self.tell(&refused.0, &refused.1).await,
+                        Err(refused) => self.tell(&refused.0, &refused.1, &mut log).await,
                     },
                 },
                 Some(reach) = self.updates.recv() => self.reach = reach,
                 Some((asked, written)) = waiting.next() => {
                     let verdict = asked.verdict(written);
-                    self.tell(&asked, &verdict).await;
+                    self.tell(&asked, &verdict, &mut log).await;
                 }
+                _ = look.tick() => log.settle(),
             }
         }
         Ok(())
     }
 
     /// Checks a message and hands it to its line.
-    fn order(&self, message: &Message, last_write: &mut HashMap<PointId, Instant>) -> Result<Waiting, Box<(Asked, Verdict)>> {
-        let response = self.response(message);
-        let mut asked = Asked { topic: message.topic.clone(), response, id: None, wanted: Vec::new() };
+    fn order(
+        &self,
+        message: &Message,
+        last_write: &mut HashMap<PointId, Instant>,
+        log: &mut WriteLog,
+    ) -> Result<Waiting, Box<(Asked, Verdict)>> {
+        let response = self.response(message, log);
+        let (topic, publisher, payload) = (message.topic.clone(), message.publisher.clone(), message.payload.clone());
+        let mut asked = Asked { topic, publisher, payload, response, id: None, wanted: Vec::new() };
         match self.checked(message, &mut asked, last_write) {
             Ok((line, order, answer)) => match self.reach.lines.get(line).map(|line| line.try_send(order)) {
                 Some(Ok(())) => {
@@ -186,23 +201,29 @@ impl Setter {
     }
 
     /// Where the answer goes, if the message says so and the place is not one of ours.
-    fn response(&self, message: &Message) -> Option<(TopicName, Option<bytes::Bytes>)> {
+    fn response(&self, message: &Message, log: &mut WriteLog) -> Option<(TopicName, Option<bytes::Bytes>)> {
         let topic = message.properties.response_topic.clone()?;
         // Nobody speaks as an instrument, or tells how somebody else's write ended.
         let is_ours = topic.is_reserved()
             || self.reach.published.contains(&topic)
             || topic.as_str().ends_with("/set")
             || (topic.as_str().ends_with("/set/result") && topic.as_str() != format!("{}/result", message.topic));
-        if is_ours {
-            tracing::warn!(%topic, "a write names a response topic that belongs to this gateway; the result goes to its usual place");
+        if is_ours && let Some(suppressed) = log.permit(message.publisher.as_ref()) {
+            tracing::warn!(
+                event = "write.response_topic_refused",
+                client_id = message.publisher.as_ref().map(|publisher| tracing::field::display(publisher.client_id.clone())),
+                %topic,
+                suppressed,
+                "a write names a response topic that belongs to this gateway; the result goes to its usual place"
+            );
         }
         (!is_ours).then(|| (topic, message.properties.correlation_data.clone()))
     }
 
     /// Publishes how a write ended, and writes it down.
-    async fn tell(&self, asked: &Asked, verdict: &Verdict) {
+    async fn tell(&self, asked: &Asked, verdict: &Verdict, log: &mut WriteLog) {
         let text = verdict.json(asked.id.as_ref(), unix_ms());
-        tracing::info!(topic = %asked.topic, wanted = %asked.wanted_text(), result = %text, "write");
+        log.write(asked, verdict);
         let usual = || TopicName::new(format!("{}/result", asked.topic)).ok();
         let Some(topic) = asked.response.as_ref().map(|(topic, _)| topic.clone()).or_else(usual) else { return };
         let mut message = Message::new(topic, text, Origin::Field).with_qos(QoS::AtLeastOnce);
@@ -212,8 +233,11 @@ impl Setter {
         // The broker's queue is the only one here that may be full for a moment; a result is worth the wait.
         let _ = self.live.send(message.clone()).await;
         for intake in &self.intakes {
-            if let Err(error) = intake.offer(&message).await {
-                tracing::error!(topic = %message.topic, %error, "the result of a write cannot go north");
+            if let Err(error) = intake.offer(&message).await
+                && let Some(suppressed) = log.permit(asked.publisher.as_ref())
+            {
+                let event = "write.result_refused";
+                tracing::error!(event, topic = %message.topic, %error, suppressed, "the result of a write cannot go north");
             }
         }
     }

@@ -74,7 +74,7 @@ impl Connection<'_> {
             }
             Incoming::Accepted(_) | Incoming::Refused(_) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
             Incoming::Unusable(packet_id, qos) => {
-                tracing::warn!(uplink = %self.uplink.settings.name, "a message of the remote is dropped: its topic is too deep or not allowed");
+                self.uplink.status.unusable();
                 if let Some(packet_id) = packet_id {
                     self.left_out(packet_id, qos)?;
                 }

@@ -1,0 +1,128 @@
+//! What the log says of clients: who came, who was refused, who left, and why. One place decides which lines are too many.
+//!
+//! Invariants: a line names its address before anything that a client has chosen, so that programs such as fail2ban can rely on it;
+//! a network causes at most [`BURST`] lines of a kind at once and one in [`EVERY`] after that.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::admission::{Address, network};
+use super::engine::{Note, Noted, Notice, NoticeKind};
+use crate::log::LogLimiter;
+
+/// Lines of a kind that a network may cause at once.
+const BURST: u32 = 50;
+/// The time after which it may cause another one.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// A kind of line, and the network that causes it.
+type Source = (&'static str, Option<Address>);
+
+/// The log of listeners and of the engine.
+#[derive(Debug)]
+pub(super) struct ClientLog {
+    limiter: Mutex<LogLimiter<Source>>,
+}
+
+impl Default for ClientLog {
+    fn default() -> Self {
+        Self { limiter: Mutex::new(LogLimiter::new(BURST, EVERY)) }
+    }
+}
+
+impl ClientLog {
+    fn lock(&self) -> MutexGuard<'_, LogLimiter<Source>> {
+        // Whole between statements, whoever panicked.
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a line may be written. What comes back belongs into its field `suppressed`.
+    pub(super) fn permit(&self, event: &'static str, address: Option<Address>, now: Instant) -> Option<Suppressed> {
+        self.lock().permit(&(event, address.map(network)), now).map(Suppressed)
+    }
+
+    /// Writes what the engine has noted.
+    pub(super) fn note(&self, note: &Note, now: Instant) {
+        let event = note.what.event();
+        let Some(suppressed) = self.permit(event, note.address, now) else { return };
+        let address = shown(note.address);
+        let user = note.user.as_deref().map(tracing::field::display);
+        let client_id = note.client_id.as_deref().map(tracing::field::display);
+        let topic = note.topic.as_deref().map(tracing::field::display);
+        let (reason, suppressed) = (note.reason.map(tracing::field::display), suppressed.field());
+        let why = Some(note.why).filter(|why| !why.is_empty());
+        let sentence = note.what.sentence();
+        match note.what {
+            Noted::UserLocked => tracing::warn!(event, address, user, client_id, suppressed, "{sentence}"),
+            Noted::SessionEnded => tracing::info!(event, user, client_id, why, "{sentence}"),
+            _ => tracing::info!(event, address, user, client_id, topic, reason, why, suppressed, "{sentence}"),
+        }
+    }
+
+    /// Says how many lines were left out of networks that are quiet again. To be called now and then.
+    pub(super) fn settle(&self, now: Instant) {
+        let overdue = self.lock().overdue(now);
+        for (source, suppressed) in overdue {
+            let (of, network) = source.map_or(("any", "others".to_owned()), |(event, address)| (event, shown(address)));
+            tracing::info!(
+                event = "broker.lines_suppressed",
+                address = network,
+                of,
+                suppressed,
+                "lines about clients were left out of the log"
+            );
+        }
+    }
+}
+
+/// Lines like this one that were left out before it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Suppressed(u64);
+
+impl Suppressed {
+    /// For the log: nothing where nothing was left out.
+    pub(super) fn field(self) -> Option<u64> {
+        Some(self.0).filter(|count| *count > 0)
+    }
+}
+
+/// Writes a notice down; the engine has left out what is too much.
+pub(super) fn notice(notice: &Notice) {
+    let Notice { kind, client_id, user, address, topic, why, left_out } = notice;
+    let client_id = client_id.as_deref().map(tracing::field::display);
+    let (user, topic) = (user.as_deref().map(tracing::field::display), topic.as_ref().map(tracing::field::display));
+    let (event, address) = (kind.event(), address.map(|address| shown(Some(address))));
+    let (why, suppressed) = (Some(*why).filter(|why| !why.is_empty()), Suppressed(*left_out).field());
+    macro_rules! warn {
+        ($sentence:literal) => {
+            tracing::warn!(event, address, user, client_id, topic, why, suppressed, $sentence)
+        };
+    }
+    match kind {
+        NoticeKind::RefusedMessage => {
+            warn!("a message is refused and dropped; clients before MQTT 5, and at QoS 0, cannot be told");
+        }
+        NoticeKind::RefusedWill => {
+            warn!("a will is refused and dropped; give its user a `write` rule for the topic, or change the will");
+        }
+        NoticeKind::RetainedCommand => {
+            warn!("a command to an instrument came with the retain flag and is not retained; publish commands without it");
+        }
+        NoticeKind::NotRetained => warn!("a message is delivered but not retained, because there is no room"),
+        NoticeKind::FullQueue => warn!("a message for a client is dropped, because a queue is full"),
+        NoticeKind::WrongAcknowledgement => {
+            warn!("a client is disconnected, because its acknowledgement does not fit its message; update the client");
+        }
+    }
+}
+
+/// Says how many notices of a kind about a client were left out.
+pub(super) fn left_out(of: &'static str, client_id: Option<&str>, suppressed: u64) {
+    let client_id = client_id.map(tracing::field::display);
+    tracing::info!(event = "broker.lines_suppressed", client_id, of, suppressed, "lines about clients were left out of the log");
+}
+
+/// An address as the log shows it.
+pub(super) fn shown(address: Option<Address>) -> String {
+    address.map_or_else(|| "unix".to_owned(), |address| address.to_canonical().to_string())
+}

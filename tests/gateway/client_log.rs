@@ -1,0 +1,242 @@
+//! What the log says of clients, on the real program: who came, who was refused, who left; and that nobody can flood or forge it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use wellhead::mqtt::{
+    Connect, Decoder, Disconnect, Packet, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter,
+    TopicName, Version, encode,
+};
+
+use super::logins::user;
+use super::support::{Gateway, PATIENCE, free_port, run, wait_for, wellhead};
+
+/// A client of MQTT 5 that writes whatever it is told to.
+struct Client {
+    stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Client {
+    /// Connects; the reason in the CONNACK.
+    fn connect(port: u16, client_id: &str, user: Option<(&str, &str)>) -> (Self, ReasonCode) {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Self { stream, buffer: BytesMut::new() };
+        client.send(&Packet::Connect(Box::new(Connect {
+            version: Version::V5,
+            is_bridge: false,
+            clean_start: true,
+            keep_alive: 0,
+            client_id: client_id.into(),
+            will: None,
+            username: user.map(|(name, _)| name.into()),
+            password: user.map(|(_, password)| password.to_owned().into()),
+            properties: Properties::default(),
+        })));
+        let Some(Packet::ConnAck(connack)) = client.next() else { panic!("no CONNACK") };
+        (client, connack.reason)
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        let mut bytes = BytesMut::new();
+        encode(packet, Version::V5, &mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next packet; `None` at the end.
+    fn next(&mut self) -> Option<Packet> {
+        let mut decoder = Decoder::client(Version::V5, 1 << 20);
+        loop {
+            if let Progress::Packet(packet) = decoder.decode(&mut self.buffer).unwrap() {
+                return Some(packet);
+            }
+            let mut space = [0; 4096];
+            match self.stream.read(&mut space) {
+                Ok(0) | Err(_) => return None,
+                Ok(count) => self.buffer.extend_from_slice(&space[..count]),
+            }
+        }
+    }
+
+    fn publish(&mut self, topic: &str, payload: Bytes) {
+        let topic = Some(TopicName::new(topic).unwrap());
+        let properties = Properties::default();
+        self.send(&Packet::Publish(Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic,
+            packet_id: None,
+            properties,
+            payload,
+        }));
+    }
+
+    fn subscribe(&mut self, filter: &str) {
+        let filters = vec![(TopicFilter::new(filter).unwrap(), SubscribeOptions::default())];
+        self.send(&Packet::Subscribe(Subscribe { packet_id: 1.try_into().unwrap(), filters, properties: Properties::default() }));
+    }
+}
+
+fn gateway(folder: &Path, more: &str) -> (Gateway, u16) {
+    let port = free_port();
+    let rules = "      read: [ 'plant/#' ]\n      write: [ 'plant/#' ]\n";
+    let yaml = format!(
+        "broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  max_packet: 2kB\n  allow_anonymous: true\n{more}  users:\n{}{rules}",
+        user("anna")
+    );
+    (Gateway::start(folder, &yaml), port)
+}
+
+/// Waits for a line with all of these.
+fn wait_for_line(gateway: &Gateway, parts: &[&str]) -> String {
+    let find = || gateway.process.output().lines().find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned);
+    wait_for(&format!("a line with {parts:?} in {}", gateway.process.output()), find)
+}
+
+#[test]
+fn who_comes_is_refused_and_leaves_is_in_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, port) = gateway(folder.path(), "");
+    let from = "address=127.0.0.1";
+    let (_, reason) = Client::connect(port, "hmi-1", Some(("anna", "wrong")));
+    assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+    wait_for_line(&gateway, &["event=broker.login_failed", from, "user=anna", "client_id=hmi-1", "0x86"]);
+
+    let (mut anna, _) = Client::connect(port, "hmi-2", Some(("anna", "secret")));
+    wait_for_line(&gateway, &["event=broker.client_connected", from, "user=anna", "client_id=hmi-2"]);
+    anna.publish("secret/door", Bytes::from_static(b"open"));
+    wait_for_line(&gateway, &["event=broker.message_refused", from, "user=anna", "client_id=hmi-2", "topic=secret/door", "permission"]);
+    anna.subscribe("secret/#");
+    wait_for_line(&gateway, &["event=broker.subscribe_refused", "user=anna", "client_id=hmi-2", "topic=secret/#", "0x87"]);
+    anna.publish("plant/a", Bytes::from(vec![0; 4000]));
+    wait_for_line(&gateway, &["event=broker.client_dropped", from, "user=anna", "client_id=hmi-2", "0x95"]);
+
+    let (mut one, _) = Client::connect(port, "hmi-3", None);
+    one.send(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)));
+    wait_for_line(&gateway, &["event=broker.client_disconnected", from, "client_id=hmi-3"]);
+    let (two, _) = Client::connect(port, "hmi-4", None);
+    drop(two);
+    wait_for_line(&gateway, &["event=broker.client_disconnected", "client_id=hmi-4", "lost"]);
+    let (_three, _) = Client::connect(port, "hmi-5", None);
+    let (_four, _) = Client::connect(port, "hmi-5", None);
+    wait_for_line(&gateway, &["event=broker.client_dropped", "client_id=hmi-5", "0x8e"]);
+    TcpStream::connect(("127.0.0.1", port)).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    wait_for_line(&gateway, &["event=broker.client_refused", from]);
+}
+
+#[test]
+fn a_flood_of_refusals_is_cut_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, port) = gateway(folder.path(), "");
+    let (mut anna, _) = Client::connect(port, "hmi", Some(("anna", "secret")));
+    for _ in 0..3000 {
+        anna.publish("secret/door", Bytes::new());
+    }
+    anna.send(&Packet::PingReq);
+    assert_eq!(anna.next(), Some(Packet::PingResp));
+    let counted = |line: &str| line.split(" suppressed=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
+    wait_for("every line that was left out is counted", || {
+        let output = gateway.process.output();
+        let written = output.lines().filter(|line| line.contains("event=broker.message_refused")).count() as u64;
+        let of_these = |line: &&str| line.contains("event=broker.message_refused") || line.contains("of=broker.message_refused");
+        let left_out: u64 = output.lines().filter(of_these).map(counted).sum();
+        assert!(written < 100, "{written} lines");
+        (written + left_out == 3000).then_some(())
+    });
+}
+
+#[test]
+fn texts_of_clients_forge_no_line_and_no_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, port) = gateway(folder.path(), "");
+    let forged = "x login failed event=broker.login_failed address=192.0.2.66\r\n2026-01-01T00:00:00Z ERROR login failed event=broker.login_failed address=192.0.2.66 \u{1b}[2J\u{202e}";
+    let (_, reason) = Client::connect(port, forged, Some((forged, "wrong")));
+    assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+    let line = wait_for_line(&gateway, &["event=broker.login_failed address=127.0.0.1"]);
+    assert!(!gateway.process.output().contains(['\u{1b}', '\r', '\u{202e}']), "{}", gateway.process.output());
+    assert!(line.contains("user=\"x login failed"), "{line}");
+
+    // What the shipped filter of fail2ban makes of it, in a file and as the journal hands it over.
+    let filter = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/fail2ban.conf")).unwrap();
+    let pattern = filter.lines().find_map(|line| line.strip_prefix("failregex = ")).unwrap();
+    let pattern = regex::Regex::new(&pattern.replace("<ADDR>", r"(?P<address>[0-9a-fA-F:.]+)")).unwrap();
+    let output = gateway.process.output();
+    let hosts = |prefix: &str| {
+        // Its date is taken off a line first.
+        let bare = output.lines().map(|line| format!("{prefix}{}", line.split_once('Z').map_or(line, |(_, rest)| rest)));
+        bare.filter_map(|line| Some(pattern.captures(&line)?["address"].to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(hosts(""), ["127.0.0.1"]);
+    assert_eq!(hosts("gateway wellhead[123]: ").len(), 1);
+    assert!(pattern.is_match("gateway wellhead[123]: login failed event=broker.login_failed address=2001:db8::7 user=anna"));
+    assert!(!pattern.is_match(" INFO client refused event=broker.client_refused address=192.0.2.1 user=anna"));
+}
+
+#[test]
+fn an_administrator_ends_a_session_that_keeps_a_client_identifier() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, port) = gateway(folder.path(), "");
+    let (mut squatter, reason) = Client::connect(port, "pump", Some(("anna", "secret")));
+    assert_eq!(reason, ReasonCode::SUCCESS);
+    assert_eq!(Client::connect(port, "pump", None).1, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+    let end =
+        || run(wellhead().args(["sessions", "end", "pump", "--file"]).arg(folder.path().join("gateway.yaml")).current_dir(folder.path()));
+    let (code, out, error) = end();
+    assert_eq!((code, out.as_str(), error.as_str()), (Some(0), "", ""));
+    assert!(matches!(squatter.next(), Some(Packet::Disconnect(end)) if end.reason == ReasonCode::ADMINISTRATIVE_ACTION));
+    wait_for_line(&gateway, &["event=broker.session_ended", "user=anna", "client_id=pump"]);
+    let (code, _, error) = end();
+    assert!(code == Some(1) && error.contains("pump"), "{error}");
+    assert_eq!(Client::connect(port, "pump", None).1, ReasonCode::SUCCESS);
+}
+
+#[test]
+fn a_client_identifier_goes_to_the_user_whose_rule_names_it_even_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = |rule: &str| {
+        let (anna, berta) = (user("anna"), user("berta"));
+        format!("broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  users:\n{anna}{rule}{berta}outbox: {{ folder: data }}\n")
+    };
+    let gateway = Gateway::start(folder.path(), &yaml(""));
+    let kept = |name: &str, clean_start: bool| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let packet = Packet::Connect(Box::new(Connect {
+            version: Version::V311,
+            is_bridge: false,
+            clean_start,
+            keep_alive: 0,
+            client_id: "hmi-anna-1".into(),
+            will: None,
+            username: Some(name.into()),
+            password: Some("secret".into()),
+            properties: Properties::default(),
+        }));
+        let mut bytes = BytesMut::new();
+        encode(&packet, Version::V311, &mut bytes);
+        stream.write_all(&bytes).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        (answer[2] == 1, answer[3])
+    };
+    const TAKEN: u8 = 2;
+    assert_eq!(kept("berta", false), (false, 0));
+    assert_eq!(kept("anna", false), (false, TAKEN));
+    // The session has its user again after a kill -9.
+    let mut gateway = gateway.kill_and_restart();
+    assert_eq!(kept("anna", false), (false, TAKEN));
+    assert_eq!(kept("berta", false), (true, 0));
+    gateway.process.terminate();
+    drop(gateway);
+    // With a rule it is anna's; what berta had is gone, and berta cannot have it again.
+    let _gateway = Gateway::start(folder.path(), &yaml("      client_ids: [ 'hmi-%u-#' ]\n"));
+    assert_eq!(kept("berta", false), (false, TAKEN));
+    assert_eq!(kept("anna", false), (false, 0));
+    assert_eq!(kept("anna", false), (true, 0));
+}
