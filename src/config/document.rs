@@ -5,6 +5,7 @@
 
 mod change;
 mod lenient;
+pub(super) mod removed;
 pub mod table;
 
 use std::collections::{HashMap, HashSet};
@@ -137,6 +138,7 @@ impl Document {
 
     /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a `T`.
     pub(super) fn typed<T: DeserializeOwned>(&mut self, faults: &mut Faults) -> Option<T> {
+        self.take_away(faults);
         let mut removed: HashSet<(Place, String)> = HashSet::new();
         for _ in 0..MAX_FAULTS {
             let error = match serde_path_to_error::deserialize(self.value.clone()) {
@@ -291,7 +293,7 @@ fn unknown_key(key: &str, message: &str) -> String {
     if NOT_YET.contains(&key) {
         return format!("\"{key}\" is not in this version; remove it");
     }
-    let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+    let known: Vec<&str> = message.split('`').skip(3).step_by(2).filter(|known| *known != removed::REMOVED).collect();
     format!("\"{key}\" is not a setting here; {}", suggestion(key, known))
 }
 

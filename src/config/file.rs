@@ -8,11 +8,7 @@ use serde::{Deserialize, de};
 use crate::field::decode::{ByteOrder, Table};
 use crate::field::modbus::barriers::Barrier;
 use crate::field::serial::{Rs485, Speed};
-use crate::field::text::bytes::Template;
-use crate::field::text::checksum::Checksum;
-use crate::field::text::frame::Framing as TextFraming;
-use crate::field::text::parse::Subtract;
-use crate::field::text::script::{Pattern, Step as ScriptStep, TypedPattern};
+use crate::field::text::script::Pattern;
 use crate::message::{Lane, SessionLost};
 use crate::outbox::WhenFull;
 use crate::report::template::Template as TopicTemplate;
@@ -20,9 +16,12 @@ use crate::units::{Size, Span};
 
 mod broker;
 mod point;
+mod text;
 mod uplink;
 
-pub(super) use point::{BitOrder, Deadband, HowReadBack, OneOrMore, Point, Printed, ReadBack};
+pub(super) use point::{BitOrder, Deadband, Factor, HowReadBack, OneOrMore, Point, Printed, ReadBack};
+
+pub(super) use text::Text;
 
 pub(super) use uplink::{Remotes, Uplink, UseWhen};
 
@@ -103,50 +102,6 @@ pub(super) struct Line {
     pub(super) simulated: Option<Simulated>,
     /// How long a device may take to answer, or both bounds of what is learned. Default 1s.
     pub(super) answer_within: Option<AnswerWithin>,
-}
-
-/// How a plain instrument talks.
-#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Text {
-    /// What is sent to ask for values: text, bytes as `{ hex: ... }`, or a list. Default none: the instrument talks by itself.
-    pub(super) request: Option<OneOrMore<Template>>,
-    /// What comes before, step by step: send, expect, wait, speed.
-    pub(super) script: Option<Vec<ScriptStep>>,
-    /// How often it is asked. Default 10s.
-    pub(super) every: Option<Span>,
-    /// An instrument that talks by itself counts as offline after this silence. Default 1m.
-    pub(super) silent_after: Option<Span>,
-    /// How messages are cut out of the stream. Default: lines.
-    pub(super) frame: Option<TextFraming>,
-    /// The checksum of messages. Default none.
-    pub(super) checksum: Option<Checksum>,
-    /// What is taken from each byte before it is read. Default nothing.
-    pub(super) subtract: Option<Subtract>,
-    /// A regular expression that messages match; its named groups are values. Default any message.
-    #[serde(rename = "match")]
-    pub(super) pattern: Option<TypedPattern>,
-    /// What a simulator says for it, with `{<point>}` filled in. Default nothing.
-    pub(super) simulate: Option<Template>,
-}
-
-impl Text {
-    /// This where it says something, `base` where it does not.
-    pub(super) fn over(&self, base: &Self) -> Self {
-        let own = self.clone();
-        let base = base.clone();
-        Self {
-            request: own.request.or(base.request),
-            script: own.script.or(base.script),
-            every: own.every.or(base.every),
-            silent_after: own.silent_after.or(base.silent_after),
-            frame: own.frame.or(base.frame),
-            checksum: own.checksum.or(base.checksum),
-            subtract: own.subtract.or(base.subtract),
-            pattern: own.pattern.or(base.pattern),
-            simulate: own.simulate.or(base.simulate),
-        }
-    }
 }
 
 /// How Modbus looks on a serial device.
@@ -293,6 +248,17 @@ pub(super) struct Device {
     /// What is measured, by name; over the points of the profile, key by key.
     #[serde(default)]
     pub(super) points: IndexMap<String, Point>,
+    /// What is taken away from the profile.
+    #[serde(default, rename = "(taken away)")]
+    #[schemars(skip)]
+    pub(super) removed: Vec<String>,
+}
+
+impl Device {
+    /// True if it takes away what its profile says of this.
+    pub(super) fn takes_away(&self, key: &str) -> bool {
+        self.removed.iter().any(|removed| removed == key)
+    }
 }
 
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]

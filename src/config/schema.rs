@@ -3,11 +3,16 @@
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::file::{AnswerWithin, Deadband, File, Hole, HowReadBack, OneOrMore, Printed, Profile, ReadBack, Remotes, Units, UseWhen};
+use super::document::removed::OF_DEVICES;
+use super::file::{
+    AnswerWithin, Deadband, Factor, File, Hole, HowReadBack, OneOrMore, Printed, Profile, ReadBack, Remotes, Units, UseWhen,
+};
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};
 use crate::field::serial::Speed;
 use crate::field::text::bytes::{Bytes, Template as BytesTemplate};
+use crate::field::text::checksum::Position;
+use crate::field::text::frame::WithEnd;
 use crate::field::text::script::{Pattern, Step, TypedPattern};
 use crate::mqtt::TopicFilter;
 use crate::report::template::Template;
@@ -28,7 +33,31 @@ fn titled<T: JsonSchema>(title: &str) -> serde_json::Value {
     // The draft that editors of YAML know best.
     let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>();
     schema.insert("title".to_owned(), title.into());
-    schema.to_value()
+    let mut schema = schema.to_value();
+    takes_none(&mut schema);
+    schema
+}
+
+/// Where `none` takes away what a profile says, editors must not call it wrong.
+fn takes_none(schema: &mut serde_json::Value) {
+    let definitions = schema.get_mut("definitions").and_then(serde_json::Value::as_object_mut);
+    for (name, definition) in definitions.into_iter().flatten() {
+        let Some(properties) = definition.get_mut("properties").and_then(serde_json::Value::as_object_mut) else { continue };
+        for (key, property) in properties {
+            let takes = match name.as_str() {
+                "Text" => key != "frame",
+                "Frame" | "Point" => true,
+                "Device" => OF_DEVICES.contains(&key.as_str()),
+                _ => false,
+            };
+            if takes && let Some(map) = property.as_object_mut() {
+                let description = map.remove("description");
+                let one = serde_json::Value::Object(std::mem::take(map));
+                map.insert("anyOf".to_owned(), serde_json::json!([one, { "enum": ["none", null] }]));
+                map.extend(description.map(|description| ("description".to_owned(), description)));
+            }
+        }
+    }
 }
 
 /// Types that look alike wherever they stand.
@@ -105,6 +134,33 @@ looks! {
         "description": "Text with \\r \\n \\t \\xHH, or bytes as hexadecimal digits; with placeholders such as {address}.",
         "anyOf": [{ "type": "string" }, { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } }],
         "examples": ["P{address}\\r\\n", { "hex": "05 {checksum}" }]
+    };
+    Position: "Position" = {
+        "description": "A position in a message, or a mark beside which it is.",
+        "anyOf": [
+            { "type": "integer" },
+            { "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": { "type": ["string", "object"] }, "propertyNames": { "enum": ["before", "behind"] } }
+        ],
+        "examples": [-2, { "behind": "*" }]
+    };
+    WithEnd: "WithEnd" = {
+        "description": "So many bytes, everything up to these bytes, or the checksum.",
+        "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }, { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } }],
+        "examples": [1, "\\n", "checksum"]
+    };
+    Factor: "Factor" = {
+        "description": "What a number in this unit is multiplied by; with an offset where zero is another.",
+        "anyOf": [
+            { "type": "number" },
+            {
+                "type": "object", "required": ["scale", "offset"], "additionalProperties": false,
+                "properties": {
+                    "scale": { "description": "Multiplied by this.", "type": "number" },
+                    "offset": { "description": "Then this is added.", "type": "number" }
+                }
+            }
+        ],
+        "examples": [0.001, { "scale": 0.5556, "offset": -17.7778 }]
     };
     Printed: "RegisterNumber" = {
         "description": "A register number as manuals print it.",
@@ -201,9 +257,12 @@ impl JsonSchema for Step {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let bytes = generator.subschema_for::<BytesTemplate>();
         json_schema!({
-            "description": "One of send, expect, wait and speed.",
-            "type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": false,
-            "properties": { "send": bytes, "expect": { "type": "string" }, "wait": { "type": "string" }, "speed": { "type": "string" } },
+            "description": "One of send, expect, wait and speed; `if` may stand beside it.",
+            "type": "object", "minProperties": 1, "maxProperties": 2, "additionalProperties": false,
+            "properties": {
+                "send": bytes, "expect": { "type": "string" }, "wait": { "type": "string" }, "speed": { "type": "string" },
+                "if": { "description": "The step is only taken if a group of this name was found.", "type": "string" }
+            },
             "examples": [{ "send": "/?!\\r\\n" }, { "wait": "300ms" }]
         })
     }

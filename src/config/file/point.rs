@@ -4,6 +4,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
 use crate::field::decode::{ByteOrder, Characters, Kind};
+use crate::field::text::parse::Notation;
 use crate::field::text::script::Pattern;
 use crate::field::wave::Wave;
 use crate::field::write::Function;
@@ -99,6 +100,24 @@ pub(in crate::config) struct Filter {
     pub(in crate::config) median: u8,
 }
 
+/// `0.001`, or `{ scale: 0.5556, offset: -17.7778 }`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::config) struct Factor {
+    pub(in crate::config) scale: f64,
+    pub(in crate::config) offset: f64,
+}
+
+impl<'de> Deserialize<'de> for Factor {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let number = |key: &str| value.get(key)?.as_f64();
+        let both = || (value.as_object()?.len() == 2).then_some(Self { scale: number("scale")?, offset: number("offset")? });
+        value.as_f64().map(|scale| Self { scale, offset: 0.0 }).or_else(both).ok_or_else(|| {
+            de::Error::custom(format!("{value} is not a factor; type a number such as 0.001, or {{ scale: 0.5556, offset: -17.7778 }}"))
+        })
+    }
+}
+
 /// `read_back: true`, or `{ delay: 200ms, tolerance: 0.5 }`; `None` for false.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) struct ReadBack(pub(in crate::config) Option<HowReadBack>);
@@ -146,6 +165,11 @@ pub(in crate::config) struct Write {
     pub(in crate::config) allow_split: bool,
 }
 
+/// The key of a field as it is typed.
+fn typed(field: &str) -> &str {
+    if field == "kind" { "type" } else { field }
+}
+
 /// The keys of a point that are taken from the profile one by one.
 macro_rules! point {
     ($($(#[$attribute:meta])* $key:ident: $kind:ty),* $(,)?) => {
@@ -166,11 +190,16 @@ macro_rules! point {
             pub(in crate::config) expression: Option<String>,
             /// Of a plain instrument: the group of the pattern. Default the one named like the point.
             pub(in crate::config) from: Option<String>,
-            /// Of a plain instrument: a pattern of its own, whose first group is the value.
-            pub(in crate::config) find: Option<Pattern>,
+            /// Of a plain instrument: a pattern of its own, whose group `value`, or first group, is the value; of several the first
+            /// that is in the message.
+            pub(in crate::config) find: Option<OneOrMore<Pattern>>,
             /// Of a plain instrument: the first byte, from zero; below zero from the end.
             pub(in crate::config) byte: Option<isize>,
             $($(#[$attribute])* pub(in crate::config) $key: Option<$kind>,)*
+            /// What is taken away from the profile.
+            #[serde(default, rename = "(taken away)")]
+            #[schemars(skip)]
+            pub(in crate::config) removed: Vec<String>,
         }
 
         impl Point {
@@ -180,17 +209,19 @@ macro_rules! point {
                 let base = base.clone();
                 // A place given here replaces the whole place of the base, whichever key it used.
                 let place = if own.has_place() { &own } else { &base };
+                let stays = |key: &str| !self.removed.iter().any(|removed| removed == key);
                 Self {
-                    at: place.at,
-                    holding: place.holding,
-                    input: place.input,
-                    coil: place.coil,
-                    discrete: place.discrete,
-                    expression: place.expression.clone(),
-                    from: place.from.clone(),
-                    find: place.find.clone(),
-                    byte: place.byte,
-                    $($key: own.$key.or(base.$key),)*
+                    at: place.at.filter(|_| stays("at")),
+                    holding: place.holding.filter(|_| stays("holding")),
+                    input: place.input.filter(|_| stays("input")),
+                    coil: place.coil.filter(|_| stays("coil")),
+                    discrete: place.discrete.filter(|_| stays("discrete")),
+                    expression: place.expression.clone().filter(|_| stays("expression")),
+                    from: place.from.clone().filter(|_| stays("from")),
+                    find: place.find.clone().filter(|_| stays("find")),
+                    byte: place.byte.filter(|_| stays("byte")),
+                    $($key: own.$key.or(base.$key.filter(|_| stays(typed(stringify!($key))))),)*
+                    removed: Vec::new(),
                 }
             }
         }
@@ -265,8 +296,15 @@ point! {
     class: String,
     /// Its topic, with {site}, {line}, {device}, {point}. Default that of `topics`.
     topic: Template,
-    /// Of a plain instrument: only messages that match.
+    /// Of a plain instrument: only messages that match. A group that `find` names, too, must hold the same in both: it joins lines.
     when: Pattern,
+    /// Of a plain instrument: patterns of messages that say that the value is not good, and why. Default none.
+    bad_when: IndexMap<String, String>,
+    /// Of a plain instrument: the units that the group `unit` may hold, and what a number in each is multiplied by. Default that of the
+    /// point, by 1.
+    units: IndexMap<String, Factor>,
+    /// Of a plain instrument: how the number is written: decimal (default) or degrees_minutes, as in NMEA 0183.
+    notation: Notation,
     /// What a simulator shows.
     simulate: Wave,
     /// It may be written, by a message on `<topic>/set`. Default not.

@@ -172,9 +172,10 @@ fn answer_within(check: &mut Check<'_>, index: usize, line: &file::Line) -> Answ
 /// What one request may ask of a device.
 fn limits(check: &mut Check<'_>, index: usize, device: &file::Device, profile: Option<&file::Profile>) -> Limits {
     let defaults = Limits::default();
-    let words = device.max_registers.or(profile.and_then(|profile| profile.max_registers)).unwrap_or(defaults.words);
-    let bits = device.max_bits.or(profile.and_then(|profile| profile.max_bits)).unwrap_or(defaults.bits);
-    let hold = device.max_hold.or(profile.and_then(|profile| profile.max_hold)).map(|span| span.0);
+    let base = |key: &str| profile.filter(|_| !device.takes_away(key));
+    let words = device.max_registers.or(base("max_registers").and_then(|profile| profile.max_registers)).unwrap_or(defaults.words);
+    let bits = device.max_bits.or(base("max_bits").and_then(|profile| profile.max_bits)).unwrap_or(defaults.bits);
+    let hold = device.max_hold.or(base("max_hold").and_then(|profile| profile.max_hold)).map(|span| span.0);
     if !(1..=defaults.words).contains(&words) {
         check.fault(&at!["devices", index, "max_registers"], "a request asks for 1 to 125 registers");
     }
@@ -242,9 +243,10 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let mut resolved = Device::new(DeviceId(id(points.availability.len())), &device.name, unit);
     resolved.is_broadcast = is_broadcast;
     resolved.talk = talk.map(Arc::new);
-    resolved.identify = device.identify.or(profile.and_then(|profile| profile.identify)).unwrap_or(false);
+    let base = |key: &str| profile.filter(|_| !device.takes_away(key));
+    resolved.identify = device.identify.or(base("identify").and_then(|profile| profile.identify)).unwrap_or(false);
     resolved.limits = limits(check, index, device, profile);
-    let holes = device.holes.as_ref().or(profile.and_then(|profile| profile.holes.as_ref()));
+    let holes = device.holes.as_ref().or(base("holes").and_then(|profile| profile.holes.as_ref()));
     resolved.holes = holes.into_iter().flatten().map(|hole| hole.0).collect();
     for (name, spec) in context.points() {
         if let Some(point) = context.point(check, &name, &spec, points) {

@@ -220,6 +220,7 @@ impl Context<'_> {
             !self.is_text
                 && !self.simulated
                 && self.device.byte_order.is_none()
+                && self.device.removed.is_empty()
                 && self.device.base.is_none()
                 && self.device.points.is_empty()
                 && spec.expression.is_none()
@@ -241,8 +242,9 @@ impl Context<'_> {
         if self.is_text {
             return self.found(check, name, spec);
         }
-        if spec.from.is_some() || spec.find.is_some() || spec.byte.is_some() || spec.when.is_some() {
-            check.fault(&self.path(name, "at"), "only plain instruments have from, find, byte and when; add `each_line:` or `text:` to the device, or say where the register is");
+        let has_words_of_messages = spec.bad_when.is_some() || spec.units.is_some() || spec.notation.is_some();
+        if spec.from.is_some() || spec.find.is_some() || spec.byte.is_some() || spec.when.is_some() || has_words_of_messages {
+            check.fault(&self.path(name, "at"), "only plain instruments have from, find, byte, when, bad_when, units and notation; add `each_line:` or `text:` to the device, or say where the register is");
             return None;
         }
         let Some((table, address)) = self.address(check, name, spec)? else { return Some(Source::Made) };
@@ -318,7 +320,8 @@ impl Context<'_> {
     }
 
     pub(super) fn order(&self, spec: &file::Point) -> ByteOrder {
-        spec.byte_order.or(self.device.byte_order).or(self.profile.and_then(|profile| profile.byte_order)).unwrap_or_default()
+        let base = self.profile.filter(|_| !self.device.takes_away("byte_order"));
+        spec.byte_order.or(self.device.byte_order).or(base.and_then(|profile| profile.byte_order)).unwrap_or_default()
     }
 
     /// `Some(None)` for a simulated point that is nowhere.

@@ -1,15 +1,18 @@
 //! Plain instruments: how they talk, and where their values stand.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::field::Context;
 use super::{Check, at};
 use crate::config::document::Step;
 use crate::config::file::{self, OneOrMore};
-use crate::field::decode::{Kind, Table};
+use crate::field::decode::{Kind, Meaning, Table};
 use crate::field::text::Talk;
 use crate::field::text::bytes::Template;
-use crate::field::text::parse::{Found, Place};
+use crate::field::text::checksum::Checksum;
+use crate::field::text::frame::Framing;
+use crate::field::text::parse::{Found, Notation, Place, UNIT};
 use crate::field::text::script::{Pattern, Step as ScriptStep};
 use crate::field::{Line, Source, Wire};
 
@@ -54,9 +57,13 @@ impl Context<'_> {
             check.fault(&here, format!("line {} has Modbus devices; put plain instruments on a line of their own", line.name));
         }
         let text = self.text();
-        let framing = text.frame.clone().unwrap_or_default();
+        let checksum = text.checksum.as_ref().map_or(0, Checksum::length);
+        let framing = text.frame.clone().map_or_else(Framing::default, |frame| frame.framing(checksum));
         if let Err(why) = framing.check() {
             check.fault(&self.text_path("frame"), why);
+        }
+        if let Some(Err(why)) = text.checksum.as_ref().map(Checksum::check) {
+            check.fault(&self.text_path("checksum"), why);
         }
         if self.device.each_line.is_some() && text.pattern.is_some() {
             check.fault(&at!["devices", self.index, "each_line"], "`each_line` and `match` say the same; keep one");
@@ -68,17 +75,18 @@ impl Context<'_> {
         self.check_names(check, &text, address.as_deref());
         self.check_simulated(check, &text);
         let typed = text.pattern.as_ref().and_then(|typed| Pattern::new(&typed.text, address.as_deref()).ok());
-        let (every, key) = if is_polled { (text.every, "silent_after") } else { (text.silent_after, "every") };
-        let is_useless = if is_polled { text.silent_after.is_some() } else { text.every.is_some() };
-        if is_useless {
-            let why =
-                if is_polled { "an instrument that is asked has `every`" } else { "an instrument that talks by itself has `silent_after`" };
-            check.fault(&self.text_path(key), why);
+        if !is_polled && text.every.is_some() {
+            check.fault(&self.text_path("every"), "an instrument that talks by itself has `silent_after`");
         }
+        let silent_after = text.silent_after.map(|span| span.0);
+        let every = if is_polled { text.every.map_or(DEFAULT_POLL, |span| span.0) } else { silent_after.unwrap_or(DEFAULT_SILENCE) };
         Some(Talk {
             requests,
             script,
-            every: every.map_or(if is_polled { DEFAULT_POLL } else { DEFAULT_SILENCE }, |span| span.0),
+            every,
+            // Of one that is asked: when three answers in a row lack a point.
+            silent_after: silent_after.unwrap_or(if is_polled { every * 2 } else { every }),
+            answer_within: text.answer_within.map(|span| span.0),
             framing,
             checksum: text.checksum,
             subtract: text.subtract,
@@ -108,7 +116,15 @@ impl Context<'_> {
         let script = text.script.iter().flatten();
         let mut templates: Vec<(&Template, &str, Vec<String>)> = Vec::new();
         for step in script {
+            let mut step = step;
+            while let ScriptStep::If(name, inner) = step {
+                if !groups.iter().any(|known| known == name) {
+                    check.unknown(&self.text_path("script"), "group", name, &groups);
+                }
+                step = inner;
+            }
             match step {
+                ScriptStep::If(..) => {}
                 ScriptStep::Send(template) | ScriptStep::Wait(template) | ScriptStep::Speed(template) => {
                     templates.push((template, "script", groups.clone()));
                 }
@@ -173,7 +189,7 @@ impl Context<'_> {
         }
         let mut typed = spec.clone();
         let place = match (&spec.find, spec.byte) {
-            (Some(pattern), _) => Place::Find(pattern.clone()),
+            (Some(OneOrMore(patterns)), _) => Place::Find(patterns.clone()),
             (None, Some(at)) => Place::Byte(at),
             (None, None) => self.group(check, name, spec)?,
         };
@@ -188,7 +204,74 @@ impl Context<'_> {
             typed.length = typed.length.or_else(|| (typed.kind == Some(Kind::Text)).then_some(1));
         }
         let meaning = self.meaning(check, name, &typed, Table::Holding)?;
-        Some(Source::Found(Box::new(Found { place, when: spec.when.clone(), meaning })))
+        let units = self.units(check, name, spec, (&place, &meaning));
+        if spec.notation == Some(Notation::DegreesMinutes) && (matches!(place, Place::Byte(_)) || meaning.kind != Kind::F64) {
+            check.fault(&self.path(name, "notation"), "degrees and minutes are a number in text; remove `type` or `byte`");
+        }
+        Some(Source::Found(Box::new(Found {
+            place,
+            when: spec.when.clone(),
+            bad_when: self.bad_when(check, name, spec),
+            units,
+            unit_if_none: self.text().unit_if_none.as_deref().map(Arc::from),
+            notation: spec.notation.unwrap_or_default(),
+            words: Vec::new(),
+            meaning,
+        })))
+    }
+
+    fn bad_when(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Vec<(Pattern, Arc<str>)> {
+        let mut patterns = Vec::new();
+        for (text, why) in spec.bad_when.iter().flatten() {
+            match Pattern::new(text, self.device.address.as_deref()) {
+                Ok(pattern) => patterns.push((pattern, Arc::from(why.as_str()))),
+                Err(why) => check.fault(&self.path(name, "bad_when"), why),
+            }
+        }
+        patterns
+    }
+
+    /// What a number means in each unit that messages may name. Without `units` that of the point is the only one.
+    fn units(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+        (place, meaning): (&Place, &Meaning),
+    ) -> Vec<(Box<str>, Meaning)> {
+        let is_named = match place {
+            Place::Group(group) => {
+                let pattern: Option<Pattern> = self.device.each_line.clone().or_else(|| self.text().pattern.map(|typed| typed.any));
+                let own = format!("{group}_{UNIT}");
+                group != UNIT && pattern.iter().flat_map(Pattern::names).any(|name| name == own || name == UNIT)
+            }
+            Place::Find(patterns) => patterns.iter().flat_map(Pattern::names).any(|name| name == UNIT),
+            Place::Byte(_) => false,
+        };
+        let path = self.path(name, "units");
+        match (&spec.units, &spec.unit) {
+            (Some(_), _) if !is_named => {
+                check.fault(&path, "nothing in the pattern says which unit it is; name the group as (?P<unit>...), or remove `units`");
+                Vec::new()
+            }
+            (Some(_), _) if meaning.kind.is_text() => {
+                check.fault(&path, "text has no unit; remove `units`, or the `type`");
+                Vec::new()
+            }
+            (Some(units), _) => {
+                let in_unit = |factor: &file::Factor| Meaning {
+                    scale: meaning.scale * factor.scale,
+                    offset: meaning.offset + meaning.scale * factor.offset,
+                    ..meaning.clone()
+                };
+                if units.values().any(|factor| !factor.scale.is_finite() || factor.scale == 0.0 || !factor.offset.is_finite()) {
+                    check.fault(&path, "a factor is a number other than 0, such as 0.001");
+                }
+                units.iter().map(|(unit, factor)| (unit.as_str().into(), in_unit(factor))).collect()
+            }
+            (None, Some(unit)) if is_named && !meaning.kind.is_text() => vec![(unit.as_str().into(), meaning.clone())],
+            (None, _) => Vec::new(),
+        }
     }
 
     /// The group of the pattern that a point is named after, or names.

@@ -1,6 +1,10 @@
 //! How instruments protect their messages. Pure.
+//!
+//! A checksum stands at a fixed place, or beside a mark: a message then ends as it likes (CR LF, LF alone, no checksum at all).
 
-use serde::Deserialize;
+use serde::{Deserialize, de};
+
+use super::bytes::Bytes;
 
 /// The kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
@@ -16,6 +20,8 @@ pub enum Kind {
     Twos8,
     /// What the sum lacks to zero, seven bits.
     Twos7,
+    /// The six lowest bits of the sum, plus 0x20 to be a printable character: a line of the French TIC.
+    Tic,
     /// CRC-16 of Modbus.
     Crc16Modbus,
     /// CRC-16/ARC, as in DSMR.
@@ -41,8 +47,59 @@ pub enum Written {
     Hex,
 }
 
+/// A position in a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// Counted from the first byte; below zero from the end.
+    At(isize),
+    /// The last place where these bytes begin.
+    Before(Vec<u8>),
+    /// Just behind the last of these bytes.
+    Behind(Vec<u8>),
+}
+
+impl<'de> Deserialize<'de> for Position {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let mark = |key: &str| {
+            let marked = value.as_object().filter(|object| object.len() == 1)?.get(key)?;
+            serde_json::from_value::<Bytes>(marked.clone()).ok().map(|Bytes(bytes)| bytes).filter(|bytes| !bytes.is_empty())
+        };
+        let number = value.as_i64().and_then(|number| isize::try_from(number).ok()).map(Self::At);
+        number.or_else(|| mark("before").map(Self::Before)).or_else(|| mark("behind").map(Self::Behind)).ok_or_else(|| {
+            de::Error::custom(format!(
+                "{value} is not a position; type a number such as -2, or a mark such as {{ behind: '*' }} or {{ before: '*' }}"
+            ))
+        })
+    }
+}
+
+impl Position {
+    /// As an index into a message; `None` if the message has no such place.
+    fn within(&self, message: &[u8]) -> Option<usize> {
+        let last = |mark: &[u8]| message.windows(mark.len().max(1)).rposition(|window| window == mark);
+        match self {
+            Self::At(position) if *position < 0 => message.len().checked_sub(position.unsigned_abs()),
+            Self::At(position) => Some(position.unsigned_abs()),
+            Self::Before(mark) => last(mark),
+            Self::Behind(mark) => last(mark).map(|at| at + mark.len()),
+        }
+    }
+}
+
+/// What the checksum of a message says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The message is as it was sent.
+    Right,
+    /// It is not.
+    Wrong,
+    /// There is none in this message.
+    Missing,
+}
+
 /// Where it stands and what it covers; positions below zero count from the end of the message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Checksum {
     /// Which.
@@ -52,13 +109,16 @@ pub struct Checksum {
     pub from: isize,
     /// The same in requests, which may begin with bytes that only wake up; default: as in messages.
     pub request_from: Option<usize>,
-    /// The first byte that it does not cover any more; default: where it stands.
-    pub to: Option<isize>,
-    /// Its first byte.
-    pub at: isize,
+    /// The first byte that it does not cover any more: a number, or a mark such as `{ before: '*' }`; default: where it stands.
+    pub to: Option<Position>,
+    /// Its first byte: a number, or a mark such as `{ behind: '*' }`.
+    pub at: Position,
     /// How it is written.
     #[serde(default, rename = "as")]
     pub written: Written,
+    /// Messages without a checksum are taken until one has it; needs a mark in `at`. Default false.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 impl Kind {
@@ -71,6 +131,7 @@ impl Kind {
             Self::Sum16 => sum() & 0xFFFF,
             Self::Twos8 => sum().wrapping_neg() & 0xFF,
             Self::Twos7 => sum().wrapping_neg() & 0x7F,
+            Self::Tic => (sum() & 0x3F) + 0x20,
             Self::Crc16Modbus => crc16(&crc::CRC_16_MODBUS),
             Self::Crc16Arc => crc16(&crc::CRC_16_ARC),
             Self::Crc16Ccitt => crc16(&crc::CRC_16_IBM_3740),
@@ -81,15 +142,11 @@ impl Kind {
 
     fn size(self) -> usize {
         match self {
-            Self::Xor8 | Self::Sum8 | Self::Twos8 | Self::Twos7 => 1,
+            Self::Xor8 | Self::Sum8 | Self::Twos8 | Self::Twos7 | Self::Tic => 1,
             Self::Crc32 => 4,
             _ => 2,
         }
     }
-}
-
-fn place(position: isize, length: usize) -> Option<usize> {
-    if position < 0 { length.checked_sub(position.unsigned_abs()) } else { Some(position.unsigned_abs()) }
 }
 
 impl Checksum {
@@ -117,18 +174,55 @@ impl Checksum {
     pub(super) fn of_message(&self, before: &[u8]) -> Vec<u8> {
         let from = usize::try_from(self.from).unwrap_or(0);
         // Where fewer bytes are covered than stand before it: `to` and `at` count from the same end.
-        let left_out = self.to.map_or(0, |to| usize::try_from(self.at - to).unwrap_or(0));
-        self.made(before.get(from..before.len().saturating_sub(left_out)).unwrap_or_default())
+        let to = match (&self.to, &self.at) {
+            (Some(Position::At(to)), Position::At(at)) => before.len().saturating_sub(usize::try_from(at - to).unwrap_or(0)),
+            (Some(to), _) => to.within(before).unwrap_or(before.len()),
+            (None, _) => before.len(),
+        };
+        self.made(before.get(from..to).unwrap_or_default())
     }
 
-    /// True if a message is whole and unchanged.
-    pub(super) fn is_right(&self, message: &[u8]) -> bool {
-        let at = place(self.at, message.len());
-        let from = place(self.from, message.len());
-        let to = self.to.map_or(at, |to| place(to, message.len()));
-        let (Some(at), Some(from), Some(to)) = (at, from, to) else { return false };
-        let Some(made) = message.get(from..to).map(|covered| self.made(covered)) else { return false };
-        message.get(at..at + made.len()).is_some_and(|found| found.eq_ignore_ascii_case(&made))
+    /// How many bytes it takes as written.
+    pub fn length(&self) -> usize {
+        self.kind.size() * if self.written == Written::Hex { 2 } else { 1 }
+    }
+
+    /// What is wrong with it; the error says what to write.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.optional && matches!(self.at, Position::At(_)) {
+            return Err("only a mark tells whether a message has a checksum; write `at: { behind: '*' }`, or remove `optional`");
+        }
+        Ok(())
+    }
+
+    /// Whether a message is whole and unchanged.
+    pub(super) fn verdict(&self, message: &[u8]) -> Verdict {
+        let Some(at) = self.at.within(message) else {
+            // Without its mark there is no checksum.
+            return if self.optional { Verdict::Missing } else { Verdict::Wrong };
+        };
+        let behind = message.get(at..).unwrap_or_default();
+        if self.optional && behind.iter().all(u8::is_ascii_whitespace) {
+            return Verdict::Missing;
+        }
+        let from = Position::At(self.from).within(message);
+        let to = self.to.as_ref().map_or(Some(at), |to| to.within(message));
+        let covered = from.zip(to).and_then(|(from, to)| message.get(from..to));
+        let is_right = covered.is_some_and(|covered| self.stands(&self.made(covered), behind));
+        if is_right { Verdict::Right } else { Verdict::Wrong }
+    }
+
+    /// True if a checksum is what stands here. Hexadecimal digits up to the end of a line may lack zeros at their front.
+    fn stands(&self, made: &[u8], behind: &[u8]) -> bool {
+        if behind.get(..made.len()).is_some_and(|found| found.eq_ignore_ascii_case(made)) {
+            return self.written != Written::Hex || !behind.get(made.len()).is_some_and(u8::is_ascii_hexdigit);
+        }
+        if self.written != Written::Hex || matches!(self.at, Position::At(_)) {
+            return false;
+        }
+        let digits = behind.trim_ascii_end();
+        let short = made.len().checked_sub(digits.len()).and_then(|missing| made.split_at_checked(missing));
+        short.is_some_and(|(zeros, rest)| !rest.is_empty() && zeros.iter().all(|zero| *zero == b'0') && rest.eq_ignore_ascii_case(digits))
     }
 }
 
@@ -136,18 +230,23 @@ impl Checksum {
 mod tests {
     use super::*;
 
+    fn verdict(checksum: &str, message: &[u8]) -> Verdict {
+        let checksum: Checksum = serde_yaml::from_str(checksum).unwrap();
+        checksum.check().unwrap();
+        checksum.verdict(message)
+    }
+
     fn check(checksum: &str, message: &[u8]) {
         let checksum: Checksum = serde_yaml::from_str(checksum).unwrap();
-        assert!(checksum.is_right(message), "{checksum:?}");
-        for at in 0..message.len() {
+        assert_eq!(checksum.verdict(message), Verdict::Right, "{checksum:?}");
+        let from = Position::At(checksum.from).within(message).unwrap();
+        let to = checksum.to.as_ref().unwrap_or(&checksum.at).within(message).unwrap();
+        for at in from..to {
             let mut wrong = message.to_vec();
             wrong[at] ^= 1;
-            let covered = place(checksum.from, message.len()).unwrap()..place(checksum.to.unwrap_or(checksum.at), message.len()).unwrap();
-            if covered.contains(&at) {
-                assert!(!checksum.is_right(&wrong), "{checksum:?} at {at}");
-            }
+            assert_ne!(checksum.verdict(&wrong), Verdict::Right, "{checksum:?} at {at}");
         }
-        assert!(!checksum.is_right(b""));
+        assert_eq!(checksum.verdict(b""), Verdict::Wrong);
     }
 
     #[test]
@@ -159,6 +258,34 @@ mod tests {
         check("{ kind: crc16_modbus, at: -2, as: raw_le }", &[1, 3, 2, 0, 7, 0xF9, 0x86]);
         check("{ kind: twos7, at: -1 }", &[2, 0x41, 0x3D]);
         check("{ kind: twos8, at: -1 }", &[0x11, 0x03, 0xEC]);
+        // A historic line, whose last blank is not covered, and a standard one, as meters of Enedis send them.
+        check("{ kind: tic, from: 1, to: -3, at: -2 }", b"\nADCO 270622224349 B\r");
+        check("{ kind: tic, from: 1, at: -2 }", b"\nVTIC\t02\tJ\r");
+    }
+
+    #[test]
+    fn a_mark_finds_the_checksum_however_the_line_ends() {
+        let nmea = "{ kind: xor8, from: 1, to: { before: '*' }, at: { behind: '*' }, as: hex, optional: true }";
+        check("{ kind: xor8, from: 1, to: { before: '*' }, at: { behind: '*' }, as: hex }", b"$GPGLL,4916.45,N,12311.12,W,225444,A*31\n");
+        for end in ["*31\r\n", "*31\n", "*31"] {
+            let line = format!("$GPGLL,4916.45,N,12311.12,W,225444,A{end}");
+            assert_eq!(verdict(nmea, line.as_bytes()), Verdict::Right, "{line:?}");
+        }
+        for (line, expected) in [
+            ("$GPGLL,1\n", Verdict::Missing),
+            ("$GPGLL,1*\r\n", Verdict::Missing),
+            ("$GPGLL,4916.45,N,12311.12,W,225444,A*1\n", Verdict::Wrong),
+            ("$GPGLL,4916.45,N,12311.12,W,225444,A*310\n", Verdict::Wrong),
+            ("$GPGLL,4916.45,N,12311.12,W,225444,A*3\n", Verdict::Wrong),
+        ] {
+            assert_eq!(verdict(nmea, line.as_bytes()), expected, "{line:?}");
+        }
+        let dsmr = "{ kind: crc16_arc, at: { behind: '!' }, as: hex }";
+        assert_eq!(verdict(dsmr, DSMR), Verdict::Right);
+        assert_eq!(verdict(dsmr, b"/A\r\n\r\n!\r\n"), Verdict::Wrong);
+        let message = serde_yaml::from_str::<Checksum>("{ kind: sum8, at: -1, optional: true }").unwrap().check();
+        assert!(message.unwrap_err().contains("mark"));
+        assert!(serde_yaml::from_str::<Checksum>("{ kind: sum8, at: { near: x } }").unwrap_err().to_string().contains("behind"));
     }
 
     /// The shortest telegram: its checksum is that of `/A` with two line ends and the mark.

@@ -6,29 +6,56 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, de};
 
 use super::bytes::Bytes;
 use crate::units::Span;
 
 /// How messages are cut out of a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Framing {
     /// Every message begins with these bytes.
     pub start: Option<Bytes>,
     /// Every message ends with these bytes.
     pub end: Option<Bytes>,
-    /// So many bytes belong to the message behind its end.
-    #[serde(default)]
-    pub with_end: usize,
+    /// What belongs to the message behind its end.
+    pub with_end: WithEnd,
     /// The message says how long it is.
     pub length: Option<Length>,
     /// Silence ends a message.
     pub silence: Option<Span>,
     /// Longest message, in bytes.
-    #[serde(default = "longest")]
     pub max: usize,
+}
+
+/// What belongs to a message behind its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WithEnd {
+    /// So many bytes.
+    Count(usize),
+    /// As many bytes as the checksum has; none without one.
+    Checksum,
+    /// Everything up to these bytes.
+    UpTo(Vec<u8>),
+}
+
+impl<'de> Deserialize<'de> for WithEnd {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= MOST);
+        if let Some(count) = count {
+            return Ok(Self::Count(count));
+        }
+        if value.as_str() == Some("checksum") {
+            return Ok(Self::Checksum);
+        }
+        let bytes = serde_json::from_value::<Bytes>(value.clone()).ok().map(|Bytes(bytes)| bytes).filter(|bytes| !bytes.is_empty());
+        bytes.map(Self::UpTo).ok_or_else(|| {
+            de::Error::custom(format!(
+                "{value} is not possible here; type how many bytes, the bytes up to which it goes such as '\\n', or `checksum`"
+            ))
+        })
+    }
 }
 
 /// Where a message says how long it is.
@@ -45,9 +72,10 @@ pub struct Length {
     pub add: usize,
 }
 
-fn longest() -> usize {
-    4096
-}
+/// The longest message, unless the instrument says otherwise.
+pub const LONGEST: usize = 4096;
+/// No message may be longer.
+const MOST: usize = 65_536;
 
 fn one() -> usize {
     1
@@ -56,7 +84,7 @@ fn one() -> usize {
 impl Default for Framing {
     fn default() -> Self {
         let end = Some(Bytes(b"\n".to_vec()));
-        Self { start: None, end, with_end: 0, length: None, silence: None, max: longest() }
+        Self { start: None, end, with_end: WithEnd::Count(0), length: None, silence: None, max: LONGEST }
     }
 }
 
@@ -72,7 +100,7 @@ impl Framing {
         if self.length.is_some_and(|length| !matches!(length.size, 1 | 2)) {
             return Err("the size of a length is 1 or 2 bytes");
         }
-        if self.max == 0 || self.max > 65_536 {
+        if self.max == 0 || self.max > MOST {
             return Err("a message has 1 to 65536 bytes");
         }
         if [&self.start, &self.end].into_iter().flatten().any(|bytes| bytes.0.is_empty()) {
@@ -216,10 +244,24 @@ impl Framer {
         let Some(Bytes(end)) = &self.framing.end else { return Front::Unfinished };
         let behind = pending.get(skip..).unwrap_or_default();
         match behind.windows(end.len()).position(|window| window == end.as_slice()) {
-            Some(at) => {
-                let length = skip + at + end.len() + self.framing.with_end;
-                if length <= pending.len() { Front::Whole(length) } else { Front::Unfinished }
+            Some(at) => self.with_end(pending, skip + at + end.len()),
+            None => Front::Unfinished,
+        }
+    }
+
+    /// The message whose end stands before `end`, with what belongs to it behind that.
+    fn with_end(&self, pending: &[u8], end: usize) -> Front {
+        let length = match &self.framing.with_end {
+            WithEnd::Count(count) => Some(end + count).filter(|length| *length <= pending.len()),
+            // Resolved before: a framer knows no checksums.
+            WithEnd::Checksum => Some(end),
+            WithEnd::UpTo(last) => {
+                let rest = pending.get(end..).unwrap_or_default();
+                rest.windows(last.len().max(1)).position(|window| window == last.as_slice()).map(|at| end + at + last.len())
             }
+        };
+        match length {
+            Some(length) => Front::Whole(length),
             None => Front::Unfinished,
         }
     }
@@ -229,8 +271,24 @@ impl Framer {
 mod tests {
     use super::*;
 
+    /// As typed, without what a configuration adds.
+    #[derive(Deserialize)]
+    struct Typed {
+        start: Option<Bytes>,
+        end: Option<Bytes>,
+        with_end: Option<WithEnd>,
+        length: Option<Length>,
+        silence: Option<Span>,
+        max: Option<usize>,
+    }
+
+    fn framing(text: &str) -> Framing {
+        let Typed { start, end, with_end, length, silence, max } = serde_yaml::from_str(text).unwrap();
+        Framing { start, end, with_end: with_end.unwrap_or(WithEnd::Count(0)), length, silence, max: max.unwrap_or(LONGEST) }
+    }
+
     fn framer(text: &str) -> Framer {
-        let framing: Framing = serde_yaml::from_str(text).unwrap();
+        let framing = framing(text);
         framing.check().unwrap();
         Framer::new(framing)
     }
@@ -252,6 +310,7 @@ mod tests {
         check("{ end: '\\n' }", b"12.5 kg\r\n13 kg\r\nrest", &[b"12.5 kg\r\n", b"13 kg\r\n"]);
         check("{ start: '$', end: '\\r\\n' }", b"noise$GP*1\r\n..$GQ*2\r\n", &[b"$GP*1\r\n", b"$GQ*2\r\n"]);
         check("{ start: '\\x02', end: '\\r', with_end: 1 }", b"\x02abc\rX\x02def\rY", &[b"\x02abc\rX", b"\x02def\rY"]);
+        check("{ start: '/', end: '!', with_end: '\\n' }", b"/a!12\r\n/b!\r\nx/c!3\n", &[b"/a!12\r\n", b"/b!\r\n", b"/c!3\n"]);
         check(
             "{ start: { hex: 42 4D }, length: { at: 2, size: 2, add: 4 } }",
             b"B\x42\x4D\x00\x02xy\x42\x4D\x00\x01z",
@@ -298,6 +357,6 @@ mod tests {
         framer.push(b"12.5");
         assert_eq!((framer.next(), framer.silent()), (None, Some(b"12.5".to_vec())));
         assert_eq!(framer.silent(), None);
-        assert!(serde_yaml::from_str::<Framing>("{ start: x }").unwrap().check().unwrap_err().contains("end"));
+        assert!(framing("{ start: x }").check().unwrap_err().contains("end"));
     }
 }

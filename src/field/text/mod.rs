@@ -4,30 +4,31 @@
 //! * A message with a wrong checksum is counted and never looked into.
 //! * What came before a question was asked does not answer it.
 //! * Instruments that talk by themselves are heard while others are asked.
+//! * A point that messages do not bring becomes bad, with what was looked for.
 //!
-//! `bytes`, `frame`, `checksum`, `script`, `parse` are pure.
+//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing` are pure.
 
 pub mod bytes;
 pub mod checksum;
 pub mod frame;
+mod instrument;
+mod missing;
 pub mod parse;
 pub mod script;
 pub mod simulator;
+mod stream;
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use regex::bytes::Regex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, sleep_until, timeout};
-use tokio_serial::{SerialPort, SerialStream};
 
 use super::counts::LineCounts;
-use super::serial::{Port, Speed, dial};
+use super::serial::{Port, dial};
 use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
 use crate::pulse::Pulse;
@@ -35,9 +36,11 @@ use crate::reading::PointId;
 use crate::time::now;
 use bytes::Template;
 use checksum::Checksum;
-use frame::{Framer, Framing};
+use frame::Framing;
+use instrument::Instrument;
 use parse::Subtract;
 use script::{Pattern, Step};
+use stream::Stream;
 
 /// A TCP connection may take this long, however fast its instruments are to answer.
 const SHORTEST_DIAL: Duration = Duration::from_secs(3);
@@ -55,6 +58,10 @@ pub struct Talk {
     pub script: Vec<Step>,
     /// How often it is asked, or how long it may be silent.
     pub every: Duration,
+    /// How long its messages may lack a point.
+    pub silent_after: Duration,
+    /// How long it may take to answer; `None`: as long as any on its line.
+    pub answer_within: Option<Duration>,
     /// How its messages are cut out of the stream.
     pub framing: Framing,
     /// How they are protected.
@@ -76,56 +83,6 @@ impl Talk {
     }
 }
 
-enum Stream {
-    Serial(Box<SerialStream>),
-    Tcp(TcpStream),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Serial(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Serial(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // tokio-serial's would wait for the wire to drain, on the runtime's thread.
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Stream {
-    fn set_speed(&mut self, speed: Speed) -> Result<(), String> {
-        match self {
-            Self::Serial(port) => speed.apply(port.as_mut() as &mut dyn SerialPort),
-            Self::Tcp(_) => Ok(()),
-        }
-    }
-}
-
-/// One instrument with its stream.
-struct Instrument {
-    device: Arc<Device>,
-    talk: Arc<Talk>,
-    framer: Framer,
-    /// When it talked by itself.
-    heard: Option<Instant>,
-}
-
 /// The driver of a line with plain instruments.
 pub struct Text {
     wire: Wire,
@@ -134,8 +91,8 @@ pub struct Text {
     instruments: Vec<Instrument>,
     counts: Arc<LineCounts>,
     last_byte: Instant,
-    /// Who did not answer in time, and until when it may still.
-    owed: Option<(usize, Instant)>,
+    /// Until when an answer may come that was not waited for any longer.
+    owed: Option<Instant>,
     /// Scripts and long messages may take many times `answer_within`.
     pulse: Pulse,
 }
@@ -153,8 +110,7 @@ fn broken(error: &io::Error) -> ReadError {
 impl Text {
     /// The instruments of a line.
     pub fn new(line: &Line, counts: Arc<LineCounts>, pulse: Pulse) -> Self {
-        let talks = line.devices.iter().filter_map(|device| Some((device.clone(), device.talk.clone()?)));
-        let instruments = talks.map(|(device, talk)| Instrument { framer: Framer::new(talk.framing.clone()), device, talk, heard: None });
+        let instruments = line.devices.iter().filter_map(Instrument::new);
         let answer_within = line.answer_within.most;
         Self {
             wire: line.wire.clone(),
@@ -197,11 +153,10 @@ impl Text {
     fn message(&mut self, index: usize, is_silent: bool) -> Option<Vec<u8>> {
         let instrument = self.instruments.get_mut(index)?;
         loop {
-            let Instrument { framer, talk, .. } = &mut *instrument;
-            let next = framer.next().or_else(|| talk.checksum.and_then(|checksum| framer.ahead(|message| checksum.is_right(message))));
-            let mut message = next.or_else(|| if is_silent { framer.silent() } else { None })?;
+            let next = instrument.next_message(is_silent);
             self.counts.junk_bytes.add(std::mem::take(&mut instrument.framer.junk));
-            if instrument.talk.checksum.is_some_and(|checksum| !checksum.is_right(&message)) {
+            let (mut message, is_right) = next?;
+            if !is_right {
                 self.counts.count(index, |counts| counts.bad_checksums.count());
                 instrument.framer.put_back(&message);
                 continue;
@@ -258,46 +213,58 @@ impl Text {
         self.forget(index).await?;
         for step in &talk.script {
             self.pulse.beat(now());
-            self.step(step, groups).await?;
+            self.step(step, groups, self.patience(talk)).await?;
         }
         if talk.requests.is_empty() {
             return self.answer(index, talk).await;
         }
         let mut values: Values = Vec::new();
-        for request in &talk.requests {
+        let order = self.instruments.get(index).map(Instrument::order).unwrap_or_default();
+        for (turn, number) in order.into_iter().enumerate() {
+            let Some(request) = talk.requests.get(number) else { continue };
             self.pulse.beat(now());
             self.forget(index).await?;
-            let bytes = request.fill(groups, |before| talk.checksum.map(|checksum| checksum.of_request(before)).unwrap_or_default());
+            let bytes = request.fill(groups, |before| talk.checksum.as_ref().map(|sum| sum.of_request(before)).unwrap_or_default());
             self.send(&bytes).await?;
-            match self.answer(index, talk).await {
+            let answer = self.answer(index, talk).await;
+            if let Some(instrument) = self.instruments.get_mut(index) {
+                instrument.was_answered(number, answer.is_ok());
+            }
+            match answer {
                 Ok(more) => values.extend(more),
-                // What the others brought stands.
-                Err(ReadError::NoAnswer) if !values.is_empty() => {}
+                // What the others bring is good; what this one would have brought is missing.
+                Err(ReadError::NoAnswer) if turn > 0 => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(values)
     }
 
+    /// How long this instrument may take to answer.
+    fn patience(&self, talk: &Talk) -> Duration {
+        talk.answer_within.unwrap_or(self.answer_within)
+    }
+
     async fn answer(&mut self, index: usize, talk: &Talk) -> Result<Values, ReadError> {
         self.counts.count(index, |counts| counts.requests.count());
         let asked = now();
-        let longest = asked + self.answer_within + self.longest_on_wire(talk);
+        let answer_within = self.patience(talk);
+        let longest = asked + answer_within + self.longest_on_wire(talk);
         loop {
             // A first byte in time, and no pause as long as that; what never ends is given up all the same.
-            let limit = (asked.max(self.last_byte) + self.answer_within).min(longest);
+            let limit = (asked.max(self.last_byte) + answer_within).min(longest);
             let left = limit.saturating_duration_since(now());
             let Ok(message) = timeout(left, self.next_message(index)).await else {
-                if self.last_byte > limit - self.answer_within && now() < longest {
+                if self.last_byte > limit - answer_within && now() < longest {
                     continue;
                 }
-                self.owed = Some((index, now() + self.answer_within));
+                self.owed = Some(now() + answer_within);
                 self.counts.count(index, |counts| counts.timeouts.count());
                 return Err(ReadError::NoAnswer);
             };
             let message = message?;
             let Some(instrument) = self.instruments.get(index) else { return Ok(Vec::new()) };
-            let values = parse::values(&instrument.device, talk.pattern.as_ref(), &message);
+            let values = parse::values(&instrument.device, talk.pattern.as_ref(), &message).unwrap_or_default();
             // What does not look like an answer is none: an echo, a greeting.
             if !values.is_empty() {
                 let took = u64::try_from(now().saturating_duration_since(asked).as_micros()).unwrap_or(u64::MAX);
@@ -315,12 +282,10 @@ impl Text {
         self.port().map_or(Duration::ZERO, |port| port.speed.character() * u32::try_from(slowest).unwrap_or(u32::MAX))
     }
 
-    /// What came before a question does not answer it; nor does what another instrument, which was not waited for any longer, says
-    /// now. Those who talk by themselves keep what they said.
+    /// What came before a question does not answer it; nor does a late answer to an earlier question, of this instrument or another
+    /// one. Those that talk by themselves keep what they said.
     async fn forget(&mut self, index: usize) -> Result<(), ReadError> {
-        if let Some((other, until)) = self.owed.take()
-            && other != index
-        {
+        if let Some(until) = self.owed.take() {
             while let Ok(received) = timeout(until.saturating_duration_since(now()), self.receive()).await {
                 received?;
             }
@@ -337,8 +302,15 @@ impl Text {
         Ok(())
     }
 
-    async fn step(&mut self, step: &Step, groups: &mut HashMap<String, Vec<u8>>) -> Result<(), ReadError> {
+    async fn step(&mut self, step: &Step, groups: &mut HashMap<String, Vec<u8>>, patience: Duration) -> Result<(), ReadError> {
         let none = |_: &[u8]| Vec::new();
+        let mut step = step;
+        while let Step::If(name, inner) = step {
+            if groups.get(name).is_none_or(Vec::is_empty) {
+                return Ok(());
+            }
+            step = inner;
+        }
         match step {
             Step::Send(template) => {
                 let bytes = template.fill(groups, none);
@@ -356,22 +328,30 @@ impl Text {
                     None => Ok(()),
                 }
             }
-            Step::Expect(pattern) => {
-                let limit = now() + self.answer_within + self.port().map_or(Duration::ZERO, |port| port.speed.character() * 64);
-                let mut heard: Vec<u8> = Vec::new();
-                loop {
-                    if let Some(captures) = pattern.captures(&heard) {
-                        for name in pattern.capture_names().flatten() {
-                            let value = captures.name(name).map(|found| found.as_bytes().to_vec()).unwrap_or_default();
-                            groups.insert(name.to_owned(), value);
-                        }
-                        return Ok(());
-                    }
-                    let left = limit.saturating_duration_since(now());
-                    match timeout(left, self.receive()).await {
-                        Ok(bytes) => heard.extend(bytes?),
-                        Err(_) => return Err(ReadError::NoAnswer),
-                    }
+            Step::Expect(pattern) => self.expect(pattern, groups, patience).await,
+            // Unwrapped above.
+            Step::If(..) => Ok(()),
+        }
+    }
+
+    async fn expect(&mut self, pattern: &Regex, groups: &mut HashMap<String, Vec<u8>>, patience: Duration) -> Result<(), ReadError> {
+        let limit = now() + patience + self.port().map_or(Duration::ZERO, |port| port.speed.character() * 64);
+        let mut heard: Vec<u8> = Vec::new();
+        loop {
+            if let Some(captures) = pattern.captures(&heard) {
+                for name in pattern.capture_names().flatten() {
+                    let value = captures.name(name).map(|found| found.as_bytes().to_vec()).unwrap_or_default();
+                    groups.insert(name.to_owned(), value);
+                }
+                return Ok(());
+            }
+            let left = limit.saturating_duration_since(now());
+            match timeout(left, self.receive()).await {
+                Ok(bytes) => heard.extend(bytes?),
+                Err(_) if heard.is_empty() => return Err(ReadError::NoAnswer),
+                Err(_) => {
+                    let why = format!("{} bytes came, and none of them match `{}`", heard.len(), pattern.as_str());
+                    return Err(ReadError::Garbled(why));
                 }
             }
         }
@@ -386,7 +366,8 @@ impl Text {
             let is_silent = self.silence_left(index).is_some_and(|left| left.is_zero());
             while let Some(message) = self.message(index, is_silent) {
                 let Some(instrument) = self.instruments.get_mut(index) else { break };
-                let values = parse::values(&instrument.device, instrument.talk.pattern.as_ref(), &message);
+                let Some(values) = parse::values(&instrument.device, instrument.talk.pattern.as_ref(), &message) else { continue };
+                instrument.missing.heard(&values, now());
                 if !values.is_empty() {
                     instrument.heard = Some(now());
                     self.counts.count(index, |counts| counts.answers.count());
@@ -416,7 +397,10 @@ impl Driver for Text {
 
     async fn connect(&mut self) -> Result<(), String> {
         self.stream = None;
-        self.instruments.iter_mut().for_each(|instrument| instrument.framer.clear());
+        for instrument in &mut self.instruments {
+            instrument.framer.clear();
+            instrument.missing.silent();
+        }
         self.stream = Some(match &self.wire {
             Wire::Serial(port) => Stream::Serial(Box::new(port.open()?)),
             Wire::Tcp(address) => Stream::Tcp(dial(address, self.answer_within.max(SHORTEST_DIAL)).await?),
@@ -427,18 +411,37 @@ impl Driver for Text {
     }
 
     async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
+        let is_polled = self.instruments.get(job).is_some_and(|instrument| instrument.talk.is_polled());
+        let outcome = if is_polled { Some(self.ask(job).await) } else { None };
         let Some(instrument) = self.instruments.get_mut(job) else { return Ok(Vec::new()) };
-        if instrument.talk.is_polled() {
-            return self.ask(job).await;
-        }
-        // Its values came by themselves; here it is only noticed whether any did.
-        let silent = instrument.heard.map(|at| now().saturating_duration_since(at));
-        if silent.is_some_and(|silent| silent < instrument.talk.every * 3 / 4) { Ok(Vec::new()) } else { Err(ReadError::NoAnswer) }
+        let mut values = match outcome {
+            Some(Ok(values)) => {
+                instrument.missing.heard(&values, now());
+                values
+            }
+            // One missed answer tells nothing of what the others brought.
+            Some(Err(error)) => return Err(error),
+            // Its values came by themselves; here it is only noticed whether any did.
+            None => {
+                let silent = instrument.heard.map(|at| now().saturating_duration_since(at));
+                if silent.is_none_or(|silent| silent >= instrument.talk.every * 3 / 4) {
+                    instrument.missing.silent();
+                    return Err(ReadError::NoAnswer);
+                }
+                Values::new()
+            }
+        };
+        values.extend(instrument.missing.take(now()));
+        Ok(values)
     }
 
     async fn probe(&mut self, device: usize, _: usize) -> Result<(), ReadError> {
-        match self.instruments.get(device) {
-            Some(instrument) if instrument.talk.is_polled() => self.ask(device).await.map(drop),
+        match self.instruments.get_mut(device) {
+            Some(instrument) if instrument.talk.is_polled() => {
+                // It is offline, and all its points are bad by that.
+                instrument.missing.silent();
+                self.ask(device).await.map(drop)
+            }
             _ => Err(ReadError::NoAnswer),
         }
     }

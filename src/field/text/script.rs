@@ -17,6 +17,8 @@ pub enum Step {
     Wait(Template),
     /// Goes on at another speed, such as `9600 7E1`; `{digit}` alone is a digit of IEC 62056-21.
     Speed(Template),
+    /// Only if the group of this name was found: `{ send: ..., if: speed }`.
+    If(String, Box<Step>),
 }
 
 impl PartialEq for Step {
@@ -26,6 +28,7 @@ impl PartialEq for Step {
             (Self::Send(one), Self::Send(another)) | (Self::Wait(one), Self::Wait(another)) | (Self::Speed(one), Self::Speed(another)) => {
                 one == another
             }
+            (Self::If(name, step), Self::If(other, another)) => name == other && step == another,
             _ => false,
         }
     }
@@ -60,6 +63,13 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// The names of its groups.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.capture_names().flatten()
+    }
+}
+
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new(&String::deserialize(deserializer)?, None).map_err(de::Error::custom)
@@ -91,13 +101,16 @@ impl<'de> Deserialize<'de> for Step {
             expect: Option<Pattern>,
             wait: Option<Template>,
             speed: Option<Template>,
+            r#if: Option<String>,
         }
-        match Typed::deserialize(deserializer)? {
-            Typed { send: Some(bytes), expect: None, wait: None, speed: None } => Ok(Self::Send(bytes)),
-            Typed { send: None, expect: Some(pattern), wait: None, speed: None } => Ok(Self::Expect(pattern.0)),
-            Typed { send: None, expect: None, wait: Some(time), speed: None } => Ok(Self::Wait(time)),
-            Typed { send: None, expect: None, wait: None, speed: Some(speed) } => Ok(Self::Speed(speed)),
-            _ => Err(de::Error::custom("a step is one of send, expect, wait and speed")),
+        let Typed { send, expect, wait, speed, r#if } = Typed::deserialize(deserializer)?;
+        let steps =
+            [send.map(Self::Send), expect.map(|Pattern(pattern)| Self::Expect(pattern)), wait.map(Self::Wait), speed.map(Self::Speed)];
+        let mut given = steps.into_iter().flatten();
+        match (given.next(), given.next(), r#if) {
+            (Some(step), None, None) => Ok(step),
+            (Some(step), None, Some(name)) => Ok(Self::If(name, Box::new(step))),
+            _ => Err(de::Error::custom("a step is one of send, expect, wait and speed; `if` may stand beside it")),
         }
     }
 }
@@ -109,17 +122,17 @@ pub(super) fn time(text: &[u8]) -> Result<std::time::Duration, String> {
     seconds.map_or_else(|| text.parse::<Span>().map(|span| span.0), Ok)
 }
 
-/// A speed as typed, or the digit by which IEC 62056-21 names it.
+/// A speed as typed, or the digit (mode C) or letter (mode B) by which IEC 62056-21 names it.
 pub(super) fn speed(text: &[u8]) -> Result<crate::field::serial::Speed, String> {
     let text = String::from_utf8_lossy(text);
     let named = match text.as_ref() {
         "0" => "300 7E1",
-        "1" => "600 7E1",
-        "2" => "1200 7E1",
-        "3" => "2400 7E1",
-        "4" => "4800 7E1",
-        "5" => "9600 7E1",
-        "6" => "19200 7E1",
+        "1" | "A" => "600 7E1",
+        "2" | "B" => "1200 7E1",
+        "3" | "C" => "2400 7E1",
+        "4" | "D" => "4800 7E1",
+        "5" | "E" => "9600 7E1",
+        "6" | "F" => "19200 7E1",
         other => other,
     };
     named.parse()
@@ -134,11 +147,14 @@ mod tests {
         let read = |text: &str| serde_yaml::from_str::<Step>(text).map_err(|error| error.to_string());
         assert!(matches!(read("{ send: 'x' }"), Ok(Step::Send(_))));
         assert!(matches!(read("{ expect: '(?P<z>\\d)' }"), Ok(Step::Expect(_))));
+        assert!(matches!(read("{ send: x, if: z }"), Ok(Step::If(name, _)) if name == "z"));
+        assert!(read("{ if: z }").unwrap_err().contains("one of"));
         assert!(read("{ send: x, wait: 1s }").unwrap_err().contains("one of"));
         assert!(read("{ expect: '(' }").unwrap_err().contains("not a regular expression"));
         assert_eq!(time(b"013"), Ok(std::time::Duration::from_secs(13)));
         assert_eq!(time(b"300ms"), Ok(std::time::Duration::from_millis(300)));
         assert_eq!(speed(b"5").unwrap().baud, 9600);
+        assert_eq!(speed(b"D").unwrap().baud, 4800);
         assert!(speed(b"Z").is_err());
     }
 }

@@ -66,7 +66,7 @@ impl<'a> Player<'a> {
         let talk = device.talk.as_ref()?;
         let message = talk.simulate.as_ref()?;
         let groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
-        let sum = |before: &[u8]| talk.checksum.map(|checksum| checksum.of_request(before)).unwrap_or_default();
+        let sum = |before: &[u8]| talk.checksum.as_ref().map(|checksum| checksum.of_request(before)).unwrap_or_default();
         let requests = talk.requests.iter().map(|request| request.fill(&groups, sum)).collect();
         Some(Self { device, talk, message, requests })
     }
@@ -100,6 +100,6 @@ impl<'a> Player<'a> {
             let text = if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") };
             values.insert(point.name.to_string(), text.into_bytes());
         }
-        self.message.fill(&values, |before| self.talk.checksum.map(|checksum| checksum.of_message(before)).unwrap_or_default())
+        self.message.fill(&values, |before| self.talk.checksum.as_ref().map(|checksum| checksum.of_message(before)).unwrap_or_default())
     }
 }

@@ -1,0 +1,81 @@
+//! Keys without a value. `none`, or nothing at all, takes away what the profile of a device says; anywhere else nothing is a fault,
+//! so that no key is typed in vain.
+
+use serde_yaml::Value;
+
+use super::{Document, Step};
+use crate::config::fault::Faults;
+
+/// The key below which the names of what is taken away are kept; no one can mean it by accident.
+pub(in crate::config) const REMOVED: &str = "(taken away)";
+/// The word that takes away.
+const NONE: &str = "none";
+/// What a device may take away from its profile, beside `text:` and its points.
+pub(in crate::config) const OF_DEVICES: [&str; 6] = ["byte_order", "identify", "max_registers", "max_bits", "max_hold", "holes"];
+
+impl Document {
+    /// Moves the keys that take something away into a list of their own, and notes those that have no value and take nothing away.
+    pub(super) fn take_away(&mut self, faults: &mut Faults) {
+        let mut empty: Vec<Vec<Step>> = Vec::new();
+        walk(&mut self.value, &mut Vec::new(), &mut empty);
+        for path in empty {
+            let Some(Step::Key(key)) = path.last() else { continue };
+            faults.at(self.key_place(&path), format!("\"{key}\" has no value; type one, or remove the key"));
+        }
+    }
+}
+
+fn walk(value: &mut Value, path: &mut Vec<Step>, empty: &mut Vec<Vec<Step>>) {
+    match value {
+        Value::Sequence(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                path.push(Step::Index(index));
+                walk(item, path, empty);
+                path.pop();
+            }
+        }
+        Value::Mapping(map) => {
+            let mut removed: Vec<Value> = Vec::new();
+            map.retain(|key, value| {
+                let Some(name) = key.as_str() else { return true };
+                let is_null = value.is_null();
+                if (is_null || value.as_str() == Some(NONE)) && takes_away(path, name) {
+                    removed.push(key.clone());
+                    return false;
+                }
+                // Empty sections at the top are told of where they are used.
+                if is_null && !path.is_empty() {
+                    empty.push(path.iter().cloned().chain([Step::from(name)]).collect());
+                    return false;
+                }
+                true
+            });
+            for (key, value) in map.iter_mut() {
+                let Some(name) = key.as_str() else { continue };
+                path.push(Step::from(name));
+                walk(value, path, empty);
+                path.pop();
+            }
+            if !removed.is_empty() {
+                map.insert(REMOVED.into(), Value::Sequence(removed));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// True for a key of a place that may take something away: the text, the frame or a point of a device or a profile.
+fn takes_away(path: &[Step], key: &str) -> bool {
+    let words: Vec<&str> = path.iter().map(|step| if let Step::Key(key) = step { key.as_str() } else { "*" }).collect();
+    let within = match words.as_slice() {
+        ["devices", "*"] => return OF_DEVICES.contains(&key),
+        ["devices", "*", rest @ ..] | ["profiles", _, rest @ ..] => rest,
+        // A file of one profile.
+        rest => rest,
+    };
+    match within {
+        ["text"] => key != "frame",
+        ["text", "frame"] | ["points", _] => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,67 @@
+//! One instrument of a line: the messages that were cut out for it, and what is remembered of it. Pure.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Talk;
+use super::checksum::Verdict;
+use super::frame::Framer;
+use super::missing::Missing;
+use crate::field::Device;
+
+/// One instrument with its stream.
+pub(super) struct Instrument {
+    pub(super) device: Arc<Device>,
+    pub(super) talk: Arc<Talk>,
+    pub(super) framer: Framer,
+    /// When it talked by itself.
+    pub(super) heard: Option<Instant>,
+    /// What its messages lack.
+    pub(super) missing: Missing,
+    /// Its messages have a checksum: one without is not right any more.
+    is_summed: bool,
+    /// The request that is asked first: one that was answered, so that a silent instrument costs one time-out.
+    first: usize,
+}
+
+impl Instrument {
+    /// `None` for a device with registers.
+    pub(super) fn new(device: &Arc<Device>) -> Option<Self> {
+        let talk = Arc::clone(device.talk.as_ref()?);
+        let framer = Framer::new(talk.framing.clone());
+        let missing = Missing::new(device, talk.silent_after);
+        Some(Self { device: Arc::clone(device), talk, framer, heard: None, missing, is_summed: false, first: 0 })
+    }
+
+    /// The next message that is right, or that has a wrong checksum; the flag says which.
+    pub(super) fn next_message(&mut self, is_silent: bool) -> Option<(Vec<u8>, bool)> {
+        let Self { framer, talk, .. } = &mut *self;
+        let is_right = |message: &[u8]| talk.checksum.as_ref().is_some_and(|checksum| checksum.verdict(message) == Verdict::Right);
+        let next = framer.next().or_else(|| framer.ahead(is_right));
+        let message = next.or_else(|| if is_silent { framer.silent() } else { None })?;
+        let verdict = talk.checksum.as_ref().map_or(Verdict::Missing, |checksum| checksum.verdict(&message));
+        let is_right = match verdict {
+            Verdict::Right => true,
+            Verdict::Missing => !self.is_summed,
+            Verdict::Wrong => false,
+        };
+        self.is_summed |= verdict == Verdict::Right;
+        Some((message, is_right))
+    }
+
+    /// The requests in the order in which they are asked.
+    pub(super) fn order(&self) -> Vec<usize> {
+        let others = (0..self.talk.requests.len()).filter(|number| *number != self.first);
+        std::iter::once(self.first).chain(others).collect()
+    }
+
+    /// Whether a request was answered. The one that is asked first is the next one when it was not: it may be one that this
+    /// instrument does not know.
+    pub(super) fn was_answered(&mut self, number: usize, is_answered: bool) {
+        if is_answered {
+            self.first = number;
+        } else if number == self.first {
+            self.first = (number + 1) % self.talk.requests.len().max(1);
+        }
+    }
+}
