@@ -105,17 +105,15 @@ fn nmea_0183_sentences() {
     let damaged = right.replace("545.4", "999.4");
     let stream = format!("junk$GPG{right}{damaged}{other}{}", nmea("IIMWV,120.5,R,7.5,M,A"));
     let expected = [
-        ("latitude", "4807.038"),
-        ("latitude-side", "\"N\""),
-        ("longitude", "1131.0"),
-        ("longitude-side", "\"E\""),
+        ("latitude", "48.1173"),
+        ("longitude", "11.5166667"),
         ("satellites", "8"),
         ("fix", "1"),
         ("altitude", "545.4"),
-        ("speed", "22.4"),
-        ("course", "84.4"),
-        ("wind-angle", "120.5"),
-        ("wind-speed", "7.5"),
+        ("speed_over_ground", "22.4"),
+        ("course_true", "84.4"),
+        ("wind_angle_apparent", "120.5"),
+        ("wind_speed_apparent", "7.5"),
     ];
     check(talks(stream.into_bytes()), "profile: nmea-0183", &expected, "999.4");
 }
@@ -130,8 +128,8 @@ fn toledo_continuous_output() {
         bytes.push(sum ^ spoil);
         bytes
     };
-    // Status A 3: one decimal; status B bit 1: negative.
-    let stream = [message([0x2B, 0x22, 0x20], "001234", 0), message([0x2B, 0x20, 0x20], "009999", 1)].concat();
+    // Status A 3: one decimal; status B bit 1: negative, bit 4: kg.
+    let stream = [message([0x2B, 0x32, 0x20], "001234", 0), message([0x2B, 0x30, 0x20], "009999", 1)].concat();
     check(talks(stream), "profile: toledo", &[("weight", "-123.4"), ("tare", "5.0"), ("moving", "false"), ("net", "false")], "999.9");
 }
 
@@ -152,7 +150,7 @@ fn plantower_frames() {
         bytes
     };
     let stream = [vec![0x42, 7], message(12, 0), message(4321, 1)].concat();
-    check(talks(stream), "profile: plantower", &[("pm1", "12"), ("pm2-5", "13"), ("pm10", "14"), ("particles-0-3", "100")], "4321");
+    check(talks(stream), "profile: plantower", &[("pm1", "12"), ("pm2_5", "13"), ("pm10", "14"), ("particles_0_3", "100")], "4321");
 }
 
 #[test]
@@ -186,7 +184,7 @@ fn dlt645_meters_are_asked_by_their_address() {
 fn dsmr(power: &str, spoil: u16) -> String {
     let body = format!(
         "/ISk5\\2MT382-1000\r\n\r\n1-3:0.2.8(50)\r\n1-0:1.8.1(000123.456*kWh)\r\n1-0:1.8.2(000001.002*kWh)\r\n0-0:96.14.0(0002)\r\n\
-         1-0:1.7.0({power}*kW)\r\n1-0:32.7.0(230.1*V)\r\n1-0:31.7.0(001*A)\r\n0-1:24.2.1(101209112500W)(12785.123*m3)\r\n!"
+         1-0:1.7.0({power}*kW)\r\n1-0:32.7.0(230.1*V)\r\n1-0:31.7.0(001*A)\r\n0-1:24.1.0(003)\r\n0-1:24.2.1(101209112500W)(12785.123*m3)\r\n!"
     );
     let crc = crc::Crc::<u16>::new(&crc::CRC_16_ARC).checksum(body.as_bytes()) ^ spoil;
     format!("{body}{crc:04X}\r\n")
@@ -196,30 +194,105 @@ fn dsmr(power: &str, spoil: u16) -> String {
 fn dsmr_telegrams() {
     let stream = format!("{}{}", dsmr("01.193", 0), dsmr("77.777", 1));
     let expected = [
-        ("energy-in-1", "123.456"),
-        ("energy-in-2", "1.002"),
+        ("energy_import_t1", "123.456"),
+        ("energy_import_t2", "1.002"),
         ("tariff", "2"),
-        ("power-in", "1.193"),
-        ("voltage-l1", "230.1"),
-        ("current-l1", "1"),
+        ("power_import", "1.193"),
+        ("voltage_l1", "230.1"),
+        ("current_l1", "1.0"),
         ("gas", "12785.123"),
     ];
     check(talks(stream.into_bytes()), "profile: dsmr", &expected, "77.777");
 }
 
-#[test]
-fn iec_62056_21_mode_c() {
+const IEC: [(&str, &str); 3] = [("energy_import", "42.123"), ("energy_import_t1", "40.0"), ("serial_number", "\"12345678\"")];
+
+fn iec_block() -> Vec<u8> {
     let data = b"0.0.0(12345678)\r\n1.8.0(000042.123*kWh)\r\n1.8.1(000040.000*kWh)\r\n!\r\n\x03";
     let sum = data.iter().fold(0, |sum, byte| sum ^ byte);
-    let block = [&[2][..], data, &[sum]].concat();
-    let server = answers(vec![(b"/?!\r\n".to_vec(), b"/ACE5\\3k260V01.18\r\n".to_vec()), (b"\x06050\r\n".to_vec(), block)]);
-    check(server, "profile: iec62056-21", &[("energy", "42.123"), ("energy-1", "40.0"), ("serial-number", "\"12345678\"")], "");
+    [&[2][..], data, &[sum]].concat()
+}
+
+#[test]
+fn iec_62056_21_mode_c() {
+    let server = answers(vec![(b"/?!\r\n".to_vec(), b"/ACE5\\3k260V01.18\r\n".to_vec()), (b"\x06050\r\n".to_vec(), iec_block())]);
+    check(server, "profile: iec62056-21", &IEC, "");
+}
+
+#[test]
+fn iec_62056_21_modes_a_and_b_send_the_block_without_being_told_to() {
+    for identification in ["/ACEE B-meter\r\n", "/ACE? A-meter\r\n"] {
+        let server = answers(vec![(b"/?!\r\n".to_vec(), [identification.as_bytes(), &iec_block()].concat())]);
+        check(server, "profile: iec62056-21", &IEC, "");
+    }
+}
+
+/// Waits until a point is bad for a reason that names this.
+fn wait_for_reason(gateway: &Gateway, port: u16, topic: &str, part: &str) {
+    wait_for(&format!("{topic} is bad: {}", gateway.process.output()), || {
+        let (_, out, _) = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", topic, "-C", "1", "-W", "2"]));
+        let shown: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
+        (shown["q"] == "bad" && shown["reason"].as_str()?.contains(part)).then_some(())
+    });
+}
+
+#[test]
+fn a_point_that_no_telegram_brings_is_bad_with_the_line_that_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wire, port) = (talks(dsmr("01.193", 0).into_bytes()), free_port());
+    let yaml = format!(
+        "site: x\nlines: [ {{ name: wire, tcp: '127.0.0.1:{wire}' }} ]\n\
+         devices: [ {{ name: d, line: wire, profile: dsmr, text: {{ silent_after: 1s }}, only: [ tariff, current_l3 ] }} ]\n\
+         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_reason(&gateway, port, "x/d/current_l3", "71.7.0");
+    let tariff = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", "x/d/tariff", "-C", "1", "-W", "5"])).1;
+    assert!(tariff.contains("\"q\":\"good\""), "{tariff}");
+}
+
+#[test]
+fn of_several_requests_those_that_are_not_answered_leave_their_points_bad_and_the_others_good() {
+    let folder = tempfile::tempdir().unwrap();
+    // Neither the first nor the last request is known to this instrument.
+    let (wire, port) = (answers(vec![(b"B\r".to_vec(), b"B=2\r\n".to_vec())]), free_port());
+    let yaml = format!(
+        "site: x
+lines: [ {{ name: wire, tcp: '127.0.0.1:{wire}', answer_within: 100ms }} ]
+devices:
+  - name: d
+    line: wire
+    text: {{ request: [ 'A\\r', 'B\\r', 'C\\r' ], every: 300ms }}
+    points: {{ a: {{ find: 'A=(\\d)' }}, b: {{ find: 'B=(\\d)' }}, c: {{ byte: 2, type: u8, when: '^C=' }} }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    for point in ["a", "c"] {
+        wait_for_reason(&gateway, port, &format!("x/d/{point}"), &format!("{}=", point.to_uppercase()));
+    }
+    let good = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", "x/d/b", "-C", "1", "-W", "5"])).1;
+    assert!(good.contains("\"v\":2") && good.contains("\"q\":\"good\""), "{good}");
+}
+
+#[test]
+fn a_weight_in_another_unit_than_that_of_the_point_is_never_good() {
+    let unit = "each_line: '^(?P<weight>[+-]\\d+)\\s*(?P<unit>kg|g|lb)', points: { weight: { unit: kg, units: { kg: 1, g: 0.001 }, decimals: 3 } }";
+    check(talks(b"+500 g\r\n".to_vec()), unit, &[("weight", "0.5")], "");
+    let folder = tempfile::tempdir().unwrap();
+    let (wire, port) = (talks(b"+500 lb\r\n".to_vec()), free_port());
+    let yaml = format!(
+        "site: x\nlines: [ {{ name: wire, tcp: '127.0.0.1:{wire}' }} ]\ndevices: [ {{ name: d, line: wire, {unit} }} ]\n\
+         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_reason(&gateway, port, "x/d/weight", "lb");
 }
 
 #[test]
 fn sdi_12_through_a_bridge() {
     let server = answers(vec![(b"0M!".to_vec(), b"00013\r\n".to_vec()), (b"0D0!".to_vec(), b"0\r\n0+21.5-3.25+7\r\n".to_vec())]);
-    check(server, "profile: sdi-12, address: '0'", &[("value-1", "21.5"), ("value-2", "-3.25"), ("value-3", "7.0")], "");
+    check(server, "profile: sdi-12, address: '0'", &[("value_1", "21.5"), ("value_2", "-3.25"), ("value_3", "7.0")], "");
 }
 
 #[test]

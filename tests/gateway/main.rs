@@ -48,6 +48,7 @@ mod simulation;
 mod stage;
 mod support;
 mod talk;
+mod telegrams;
 mod tools;
 mod uplink_peers;
 mod web_peers;
