@@ -388,7 +388,7 @@ async fn start_broker(
     };
     let mut listeners = Vec::new();
     for listen in &spec.listen {
-        listeners.push(BoundListener::bind(listen).await?);
+        listeners.push(BoundListener::bind(listen).await?.allowing(spec.origins.clone()));
     }
     let tls = spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
     let source = if spec.is_durable {

@@ -39,6 +39,8 @@ struct Waiting {
     events: Vec<Event>,
     /// Of connections that want to read.
     wakers: Vec<Waker>,
+    /// Times the engine has taken everything.
+    turn: u64,
 }
 
 /// The way to the engine.
@@ -69,17 +71,30 @@ impl Inbox {
         }
     }
 
-    pub(super) fn push_all(&self, events: &mut Vec<Event>) {
+    /// The turn of the engine before it takes these; `None` if there are none.
+    pub(super) fn push_all(&self, events: &mut Vec<Event>) -> Option<u64> {
         if events.is_empty() {
-            return;
+            return None;
         }
         let mut waiting = lock(&self.waiting);
         let is_first = waiting.events.is_empty();
         waiting.events.append(events);
+        let turn = waiting.turn;
         drop(waiting);
         if is_first {
             self.ready.notify_one();
         }
+        Some(turn)
+    }
+
+    /// Ready when the engine has taken what was pushed at `turn`.
+    pub(super) fn poll_turn(&self, cx: &Context<'_>, turn: u64) -> Poll<u64> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.turn > turn {
+            return Poll::Ready(waiting.turn);
+        }
+        waiting.wakers.push(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Ready when there is room for what a read brings.
@@ -96,6 +111,7 @@ impl Inbox {
     pub(super) fn take(&self, events: &mut Vec<Event>) {
         let mut waiting = lock(&self.waiting);
         std::mem::swap(&mut waiting.events, events);
+        waiting.turn += 1;
         let wakers = std::mem::take(&mut waiting.wakers);
         drop(waiting);
         wakers.into_iter().for_each(Waker::wake);

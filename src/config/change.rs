@@ -117,6 +117,7 @@ impl Gateway {
         match (&self.broker, &running.broker) {
             (Some(one), Some(other)) => {
                 check(one.listen == other.listen && one.tls == other.tls, "broker.listen and broker.tls");
+                check(one.origins == other.origins, "broker.allow_origins");
                 check(
                     one.limits == other.limits && one.admission == other.admission && one.is_durable == other.is_durable,
                     "limits of the broker",

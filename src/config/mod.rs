@@ -35,7 +35,7 @@ pub use traffic::{MONTH, Traffic, load as load_of, size, traffic};
 use crate::broker::access::Access;
 use crate::broker::admission::AdmissionLimits;
 use crate::broker::engine;
-use crate::broker::net::{Listen, TlsSettings};
+use crate::broker::net::{Listen, Origins, TlsSettings};
 use crate::field::Line;
 use crate::mqtt::TopicName;
 use crate::outbox::{self, Rule};
@@ -89,6 +89,8 @@ pub struct Group {
 pub struct Broker {
     /// Where it listens.
     pub listen: Vec<Listen>,
+    /// Web pages that may connect.
+    pub origins: Arc<Origins>,
     /// What encrypted listeners need.
     pub tls: Option<TlsSettings>,
     /// Who may do what.

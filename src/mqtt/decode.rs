@@ -177,6 +177,24 @@ fn properties(place: Place, version: Version, body: &mut Reader) -> Result<Prope
     if version == Version::V5 { read_properties(body, place) } else { Ok(Properties::default()) }
 }
 
+/// The version in which the sender of a CONNECT understands an answer, from its first bytes; `None` if more of them are needed.
+pub fn claimed_version(begun: &[u8]) -> Result<Option<Version>, DecodeError> {
+    let Some((header, rest)) = begun.split_first() else { return Ok(None) };
+    if header >> 4 != 1 {
+        return Err(protocol_error("the first packet is not CONNECT"));
+    }
+    let Some((_, length)) = remaining_length(rest, false)? else { return Ok(None) };
+    let body = rest.get(length..).unwrap_or_default();
+    let longest_name = b"MQIsdp".len();
+    match protocol_version(&mut Reader::new(Bytes::copy_from_slice(body))) {
+        Ok((version, _)) => Ok(Some(version)),
+        Err(DecodeError { version: Some(version), .. }) => Ok(Some(version)),
+        // Two bytes of length, the name, the level.
+        Err(_) if body.len() < 2 + longest_name + 1 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The highest bit of the protocol level.
 pub(super) const BRIDGE: u8 = 0x80;
 

@@ -19,7 +19,7 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-pub use decode::{DecodeError, Decoder, Progress};
+pub use decode::{DecodeError, Decoder, Progress, claimed_version};
 pub use encode::{PublishTemplate, encode};
 pub use properties::{Extras, Fields, Place, Properties, decode_properties, encode_properties};
 pub use reason::ReasonCode;

@@ -221,6 +221,172 @@ fn an_unknown_version_is_answered_in_the_form_its_client_understands() {
     assert_eq!(answer(b"\x10\x0f\x00\x06MQIsdp\x04\x02\x00\x3c\x00\x01a"), [0x20, 2, 0, 1]);
 }
 
+/// The answer to a request for a WebSocket, with these headers beside the usual ones.
+fn upgrade(port: u16, method: &str, headers: &[&str]) -> String {
+    use std::io::{Read, Write};
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let usual = [("Host", "x:1"), ("Connection", "keep-alive, Upgrade"), ("Upgrade", "websocket")];
+    let more = [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), ("Sec-WebSocket-Protocol", "mqtt")];
+    let is_replaced = |name: &str| headers.iter().any(|header| header.starts_with(name));
+    let kept = usual.iter().chain(&more).filter(|(name, _)| !is_replaced(name)).map(|(name, value)| format!("{name}: {value}\r\n"));
+    let own = headers.iter().filter(|header| !header.ends_with(':')).map(|header| format!("{header}\r\n"));
+    let request = format!("{method} /mqtt HTTP/1.1\r\n{}\r\n", kept.chain(own).collect::<String>());
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let mut byte = [0; 1];
+    while !answer.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+        answer.push(byte[0]);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn a_handshake_that_is_no_good_gets_an_http_answer() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml =
+        format!("broker: {{ listen: [ 'ws://127.0.0.1:{port}' ], connect_within: 1s, allow_origins: [ 'https://hmi.example.net' ] }}\n");
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let big = format!("X-Big: {}", "x".repeat(20_000));
+    let cases: &[(&str, &[&str], &str)] = &[
+        ("GET", &[], "101"),
+        ("POST", &[], "405"),
+        ("GET", &["Sec-WebSocket-Version: 8"], "426"),
+        ("GET", &["Sec-WebSocket-Version:"], "426"),
+        ("GET", &["Upgrade:"], "400"),
+        ("GET", &["Connection: keep-alive"], "400"),
+        ("GET", &["Sec-WebSocket-Key: short"], "400"),
+        ("GET", &[&big], "431"),
+        ("GET", &["Sec-WebSocket-Protocol:"], "400"),
+        ("GET", &["Sec-WebSocket-Protocol: chat"], "400"),
+        ("GET", &["Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: mqttv3.1,mqtt"], "101"),
+        ("GET", &["Sec-WebSocket-Protocol: mqttv3.1"], "101"),
+        // A page in a browser on the gateway.
+        ("GET", &["Origin: https://evil.example", "Host: 127.0.0.1:8083"], "403"),
+        ("GET", &["Origin: null"], "403"),
+        ("GET", &["Origin: https://hmi.example.net"], "101"),
+        ("GET", &["Origin: https://hmi.example.net", "Origin: https://evil.example"], "403"),
+        ("GET", &["Origin: https://127.0.0.1:8083", "Host: 127.0.0.1:8083"], "101"),
+    ];
+    for (method, headers, status) in cases {
+        let answer = upgrade(port, method, headers);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {headers:.60?}: {answer}");
+        assert_eq!(answer.contains("Sec-WebSocket-Version: 13"), *status == "426", "{answer}");
+    }
+    assert!(upgrade(port, "GET", &["Sec-WebSocket-Protocol: mqttv3.1, mqtt"]).contains("Sec-WebSocket-Protocol: mqtt\r\n"));
+    assert!(upgrade(port, "GET", &["Sec-WebSocket-Protocol: mqttv3.1"]).contains("Sec-WebSocket-Protocol: mqttv3.1\r\n"));
+    for (bytes, status) in [(&connect(Version::V311)[..], "400"), (b"GET / HTTP/1.1\r\nHost: x\r\n", "408")] {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(std::str::from_utf8(&answer).unwrap(), format!("HTTP/1.1 {status}"));
+    }
+}
+
+#[tokio::test]
+async fn every_packet_is_a_frame_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_gateway, port) = web_socket_broker(folder.path());
+    let mut socket = web_socket(port, "mqtt").await.unwrap();
+    // CONNECT, SUBSCRIBE and three messages of different size to itself, all at once.
+    let mut bytes = connect(Version::V311);
+    bytes.extend(b"\x82\x06\x00\x01\x00\x01t\x01");
+    for size in [1_usize, 3000, 10_000] {
+        let length = size + 5;
+        bytes.extend([0x32, (length & 0x7F) as u8 | 0x80, (length >> 7) as u8 | if length >> 7 > 0x7F { 0x80 } else { 0 }]);
+        if length >> 7 > 0x7F {
+            bytes.push((length >> 14) as u8);
+        }
+        bytes.extend(b"\x00\x01t\x00");
+        bytes.push(size.leading_zeros() as u8);
+        bytes.resize(bytes.len() + size, b'x');
+    }
+    socket.send(Frame::Binary(bytes.into())).await.unwrap();
+    let mut kinds = Vec::new();
+    while kinds.len() < 8 {
+        let Frame::Binary(frame) = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.unwrap().unwrap().unwrap() else {
+            panic!("not a packet")
+        };
+        let mut buffer = bytes::BytesMut::from(&frame[..]);
+        let progress = wellhead::mqtt::Decoder::client(Version::V311, 1 << 20).decode(&mut buffer);
+        let Ok(wellhead::mqtt::Progress::Packet(packet)) = progress else { panic!("{progress:?}") };
+        assert!(buffer.is_empty(), "{} and {} bytes in one frame", packet.name(), buffer.len());
+        kinds.push(packet.name());
+    }
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["CONNACK", "PUBACK", "PUBACK", "PUBACK", "PUBLISH", "PUBLISH", "PUBLISH", "SUBACK"]);
+}
+
+#[test]
+fn who_connects_too_often_is_told_in_connack() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let (port, web) = (free_port(), free_port());
+    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}', 'ws://127.0.0.1:{web}' ], max_connections: 1 }}\n");
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let answer = |port: u16, bytes: &[u8]| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        answer
+    };
+    let mut first = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    first.write_all(&connect(Version::V311)).unwrap();
+    first.read_exact(&mut [0; 4]).unwrap();
+    assert_eq!(answer(port, &connect(Version::V5)), [0x20, 3, 0, 0x89, 0]);
+    assert_eq!(answer(port, &connect(Version::V311)), [0x20, 2, 0, 3]);
+    assert_eq!(answer(port, &connect(Version::V31)), [0x20, 2, 0, 3]);
+    assert!(answer(web, b"GET / HTTP/1.1\r\n\r\n").starts_with(b"HTTP/1.1 503 "));
+    assert!(answer(port, b"nonsense").is_empty());
+
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 1 }}\n");
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    // Two at once, one a second: some of the next are too many, whatever the machine does meanwhile.
+    let told = (0..200).any(|_| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(&connect(Version::V5)).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).is_ok() && answer == [0x20, 3, 0, 0x9F]
+    });
+    assert!(told, "0x9F");
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_and_the_list_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Pem::make(folder.path());
+    let port = free_port();
+    fs::copy(pem.path("none-revoked.pem"), pem.path("crl.pem")).unwrap();
+    let yaml = format!(
+        "broker:\n  listen: [ 'mqtts://127.0.0.1:{port}' ]\n  tls: {{ cert: {}, key: {}, client_ca: {}, crl: {} }}\n",
+        pem.path("server.pem"),
+        pem.path("server.key"),
+        pem.path("ca.pem"),
+        pem.path("crl.pem")
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let (port, ca, cert, key) = (port.to_string(), pem.path("ca.pem"), pem.path("client.pem"), pem.path("client.key"));
+    let arguments = ["-p", &port, "-h", "localhost", "--cafile", &ca, "--cert", &cert, "--key", &key, "-q", "1", "-m", "x", "-t", "a"];
+    assert_eq!(publish(&arguments).0, Some(0), "not revoked");
+    fs::copy(pem.path("client-revoked.pem"), pem.path("crl.pem")).unwrap();
+    gateway.process.signal(Signal::HUP);
+    wait_for("the list is read again", || gateway.process.output().contains("were read again").then_some(()));
+    assert_ne!(publish(&arguments).0, Some(0), "revoked");
+    fs::copy(pem.path("ca.pem"), pem.path("crl.pem")).unwrap();
+    gateway.process.signal(Signal::HUP);
+    wait_for("a bad list is told", || gateway.process.output().contains("the old certificates stay in use").then_some(()));
+    assert_ne!(publish(&arguments).0, Some(0), "still revoked");
+}
+
 /// The files of a TLS listener are checked at the start.
 #[test]
 fn missing_certificates_are_named() {

@@ -471,6 +471,7 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
         cert: pem.path("server.pem").into(),
         key: pem.path("server.key").into(),
         client_ca: None,
+        crl: None,
         client_certificates: ClientCertificates::None,
         certificate_is_login: false,
     };

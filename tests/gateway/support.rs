@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
+    KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 
 /// How long anything may take; generous, because machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -239,13 +242,17 @@ impl Mosquitto {
     }
 }
 
+fn serial(name: &str) -> SerialNumber {
+    SerialNumber::from(name.len() as u64)
+}
+
 /// Throw-away certificates.
 pub struct Pem {
     folder: PathBuf,
 }
 
 impl Pem {
-    /// An authority, a server and a client that it signed.
+    /// An authority, a server and a client that it signed; a list that revokes nothing, and one that revokes the client.
     pub fn make(folder: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Without names of their own OpenSSL takes every certificate for its own issuer.
@@ -260,9 +267,27 @@ impl Pem {
             let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
             params.distinguished_name.push(DnType::CommonName, name);
             params.extended_key_usages = vec![usage];
+            params.serial_number = Some(serial(name));
             let certificate = params.signed_by(&key, &issuer).unwrap();
             fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
             fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+        for (list, revoked) in [("none-revoked.pem", Vec::new()), ("client-revoked.pem", vec!["client"])] {
+            let revoked = revoked.into_iter().map(|name| RevokedCertParams {
+                serial_number: serial(name),
+                revocation_time: date_time_ymd(2020, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            });
+            let params = CertificateRevocationListParams {
+                this_update: date_time_ymd(2020, 1, 1),
+                next_update: date_time_ymd(2120, 1, 1),
+                crl_number: SerialNumber::from(1_u64),
+                issuing_distribution_point: None,
+                revoked_certs: revoked.collect(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            fs::write(folder.join(list), params.signed_by(&issuer).unwrap().pem().unwrap()).unwrap();
         }
         Self { folder: folder.to_owned() }
     }

@@ -34,11 +34,27 @@ fn mqtt_js_is_served_over_tcp_and_web_socket() {
     }
 }
 
+/// mqtt.js does not look at Receive Maximum (64 here): it is read more slowly, and not disconnected.
+#[test]
+fn a_burst_of_mqtt_js_is_taken_without_a_reconnect() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_gateway, tcp, web) = broker(folder.path());
+    for url in [format!("mqtt://127.0.0.1:{tcp}"), format!("ws://127.0.0.1:{web}/mqtt")] {
+        for (qos, count) in [("1", "200"), ("2", "200"), ("1", "5000")] {
+            let (code, out, error) =
+                run(Command::new("node").arg(peer("mqttjs-burst.js")).args([&url, qos, count]).env("MQTT_JS", mqtt_js()));
+            assert_eq!((code, out.trim()), (Some(0), "ok"), "{url}, {count} at QoS {qos}: {error}");
+        }
+    }
+}
+
 #[test]
 fn a_browser_is_served_over_web_socket() {
     let folder = tempfile::tempdir().unwrap();
-    let (_gateway, _, web) = broker(folder.path());
-    let pages = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (pages, web) = (TcpListener::bind("127.0.0.1:0").unwrap(), free_port());
+    let origin = pages.local_addr().unwrap();
+    let yaml = format!("broker: {{ listen: [ 'ws://127.0.0.1:{web}' ], allow_origins: [ 'http://{origin}' ] }}\n");
+    let _gateway = Gateway::start(folder.path(), &yaml);
     let url = format!("http://{}/?broker=ws://127.0.0.1:{web}/mqtt", pages.local_addr().unwrap());
     let mut command = Command::new("chromium");
     command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]);

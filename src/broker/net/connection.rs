@@ -6,6 +6,8 @@
 //! * A socket that takes nothing for [`WRITE_STALL`] ends the connection; an ordered end takes at most [`CLOSE_WITHIN`].
 //! * After the last packet the write side is shut down and what still comes in is read away for a moment, so that the peer can
 //!   read the reason before its own data meets a reset.
+//! * Of a burst of messages with an acknowledgement, the engine gets as many as it allows in flight, and then its turn, before it gets
+//!   more: a client is read more slowly before it is too much.
 //! * An idle connection holds no buffers.
 
 use std::future::{Future, poll_fn};
@@ -25,7 +27,7 @@ use crate::broker::admission::Admitted;
 use crate::broker::client_log::ClientLog;
 use crate::broker::engine::{OutputBuffer, Peer};
 use crate::broker::inbox::{Event, Inbox, Wire};
-use crate::mqtt::{DecodeError, Decoder, Progress, ReasonCode};
+use crate::mqtt::{DecodeError, Decoder, Packet, Progress, ReasonCode};
 
 /// Bytes read at a time.
 const READ_CHUNK: usize = 16 * 1024;
@@ -57,6 +59,10 @@ struct Connection<S> {
     input: BytesMut,
     /// What of it counts among the large packets that are not complete.
     held: usize,
+    burst: usize,
+    /// PUBLISH packets of QoS 1 and 2 handed to the engine since `turn`, the last of its turns that is known here.
+    ahead: usize,
+    turn: u64,
     output: OutputBuffer,
     /// Bytes that are no packet came: nothing more is read.
     is_over: bool,
@@ -75,6 +81,8 @@ pub(super) struct Place {
     pub(super) admitted: Admitted,
     /// Largest packet and largest CONNECT, in bytes.
     pub(super) sizes: (usize, usize),
+    /// PUBLISH packets of QoS 1 and 2 that the engine is given before it says whether to read on.
+    pub(super) burst: usize,
 }
 
 /// Serves one client until either side is done. What comes back is all that an idle connection takes.
@@ -82,7 +90,7 @@ pub(super) fn serve<S>(stream: S, peer: Peer, place: Place) -> impl Future<Outpu
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Place { inbox, admitted, sizes: (max_packet, max_connect), .. } = place;
+    let Place { inbox, admitted, sizes: (max_packet, max_connect), burst, .. } = place;
     let pause = admitted.pause;
     let connection = inbox.open(peer).map(|wire| Connection {
         stream,
@@ -91,6 +99,9 @@ where
         decoder: Decoder::server(max_packet).with_first(max_connect),
         input: BytesMut::new(),
         held: 0,
+        burst: burst.max(1),
+        ahead: 0,
+        turn: 0,
         output: OutputBuffer::default(),
         is_over: false,
         needs_flush: false,
@@ -205,6 +216,16 @@ where
     /// Ready only when the connection is over.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         for _ in 0..READS {
+            if self.ahead >= self.burst {
+                // A burst: the engine sees it first, and may say that this client must wait. What is left of it comes before new bytes.
+                self.turn = ready!(self.inbox.poll_turn(cx, self.turn));
+                self.ahead = 0;
+                self.decode();
+                if self.is_over {
+                    return Poll::Pending;
+                }
+                continue;
+            }
             ready!(self.inbox.poll_room(cx));
             self.input.reserve(READ_CHUNK);
             let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
@@ -250,11 +271,16 @@ where
             self.is_over = true;
             events.push(Event::Invalid(id, error));
         }
-        self.inbox.push_all(&mut events);
+        if let Some(turn) = self.inbox.push_all(&mut events) {
+            self.turn = turn;
+        }
     }
 
     fn take_packets(&mut self, events: &mut Vec<Event>) -> Result<(), DecodeError> {
-        while let Progress::Packet(packet) = self.decoder.decode(&mut self.input)? {
+        while self.ahead < self.burst
+            && let Progress::Packet(packet) = self.decoder.decode(&mut self.input)?
+        {
+            self.ahead += usize::from(matches!(&packet, Packet::Publish(publish) if publish.packet_id.is_some()));
             events.push(Event::Packet(self.wire.id, packet));
         }
         self.account()

@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::timeout;
 
 use super::connection::Place;
+use super::origin::Origins;
+use super::refusal::Refusals;
 use super::tls::Tls;
 use super::{Listen, Transport, connection, websocket};
 use crate::broker::Broker;
@@ -79,6 +81,7 @@ enum Socket {
 pub struct BoundListener {
     socket: Socket,
     at: Where,
+    origins: Arc<Origins>,
 }
 
 /// What every connection of a listener needs.
@@ -88,7 +91,10 @@ struct Door {
     tls: Option<Arc<Tls>>,
     transport: Transport,
     sizes: (usize, usize),
+    burst: usize,
     within: Duration,
+    origins: Arc<Origins>,
+    refusals: Refusals,
 }
 
 impl BoundListener {
@@ -102,6 +108,12 @@ impl BoundListener {
             std::io::ErrorKind::AddrInUse => ListenError::InUse { listen: listen.to_string() },
             _ => ListenError::Other { listen: listen.to_string(), source },
         })
+    }
+
+    /// Lets web pages of these origins connect, beside programs.
+    #[must_use]
+    pub fn allowing(self, origins: Arc<Origins>) -> Self {
+        Self { origins, ..self }
     }
 
     /// Where it is.
@@ -123,7 +135,9 @@ impl BoundListener {
     pub async fn run(self, broker: Broker, tls: Option<Arc<Tls>>, limits: &Limits, stop: Stop) -> std::io::Result<()> {
         tracing::info!(address = %self.at, "listening for MQTT clients");
         let sizes = (limits.max_packet, limits.max_connect);
-        let door = |transport| Door { broker, tls, transport, sizes, within: limits.connect_within };
+        let (burst, within) = (usize::from(limits.receive_maximum), limits.connect_within);
+        let (origins, refusals) = (self.origins, Refusals::new());
+        let door = |transport| Door { broker, tls, transport, sizes, burst, within, origins, refusals };
         match self.socket {
             Socket::Tcp(socket, transport) => accept_tcp(TcpListener::from_std(socket)?, &door(transport), stop).await,
             Socket::Unix(socket, path) => {
@@ -142,7 +156,7 @@ async fn bind_port(transport: Transport, host: &str, port: u16) -> std::io::Resu
         match listen_at(address) {
             Ok(socket) => {
                 let at = Where::Address(socket.local_addr()?);
-                return Ok(BoundListener { socket: Socket::Tcp(socket, transport), at });
+                return Ok(BoundListener { socket: Socket::Tcp(socket, transport), at, origins: Arc::default() });
             }
             Err(error) => failure = error,
         }
@@ -171,7 +185,7 @@ fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
     let socket = std::os::unix::net::UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.set_nonblocking(true)?;
-    Ok(BoundListener { socket: Socket::Unix(socket, path.to_owned()), at: Where::Path(path.to_owned()) })
+    Ok(BoundListener { socket: Socket::Unix(socket, path.to_owned()), at: Where::Path(path.to_owned()), origins: Arc::default() })
 }
 
 /// Out of descriptors, or the peer was gone already: neither may end the listener or spin it.
@@ -202,7 +216,10 @@ async fn accept_tcp(listener: TcpListener, door: &Door, mut stop: Stop) {
         match accepted {
             Ok((stream, address)) => match door.broker.admission.admit(Some(address.ip()), now()) {
                 Ok(admitted) => door.admit(stream, address, admitted),
-                Err(reason) => door.turned_away(Some(address.ip()), &reason),
+                Err(reason) => {
+                    door.turned_away(Some(address.ip()), &reason);
+                    door.refusals.tell(stream, door.transport, reason);
+                }
             },
             Err(error) => not_accepted(error, &mut log).await,
         }
@@ -235,7 +252,8 @@ impl Door {
     }
 
     fn place(&self, admitted: Admitted) -> Place {
-        Place { inbox: self.broker.inbox.clone(), log: self.broker.log.clone(), admitted, sizes: self.sizes }
+        let (inbox, log) = (self.broker.inbox.clone(), self.broker.log.clone());
+        Place { inbox, log, admitted, sizes: self.sizes, burst: self.burst }
     }
 
     /// Begins to serve a client.
@@ -251,10 +269,10 @@ impl Door {
         let place = self.place(admitted);
         match (self.transport, &self.tls) {
             (Transport::Tcp, _) => detach(connection::serve(stream, peer, place)),
-            (Transport::WebSocket, _) => detach(serve_web_socket(stream, peer, place, self.within)),
+            (Transport::WebSocket, _) => detach(serve_web_socket(stream, peer, place, (self.origins.clone(), self.within))),
             (Transport::Tls, Some(tls)) => detach(serve_encrypted(stream, (peer, tls.clone()), place, self.within)),
             (Transport::SecureWebSocket, Some(tls)) => {
-                detach(serve_encrypted_web_socket(stream, (peer, tls.clone()), place, self.within));
+                detach(serve_encrypted_web_socket(stream, (peer, tls.clone()), place, (self.origins.clone(), self.within)));
             }
             (_, None) => tracing::error!(%address, "an encrypted listener without a certificate"),
         }
@@ -294,17 +312,20 @@ async fn serve_encrypted(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), p
     }
 }
 
-async fn serve_encrypted_web_socket(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), place: Place, within: Duration) {
-    if let Some(stream) = shake_hands(stream, &mut peer, (&tls, &place.log), within).await {
-        serve_web_socket(stream, peer, place, within).await;
+async fn serve_encrypted_web_socket(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), place: Place, web: (Arc<Origins>, Duration)) {
+    if let Some(stream) = shake_hands(stream, &mut peer, (&tls, &place.log), web.1).await {
+        serve_web_socket(stream, peer, place, web).await;
     }
 }
 
-async fn serve_web_socket(stream: impl AsyncRead + AsyncWrite + Send + Unpin, peer: Peer, place: Place, within: Duration) {
-    let (log, address) = (place.log.clone(), peer.address);
-    match timeout(within, websocket::accept(stream, place.sizes.0)).await {
-        Ok(Ok(stream)) => connection::serve(stream, peer, place).await,
-        Ok(Err(error)) => handshake_failed(&log, address, "WebSocket", &error),
-        Err(_) => handshake_failed(&log, address, "WebSocket", &TOO_LONG),
+async fn serve_web_socket(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+    peer: Peer,
+    place: Place,
+    (origins, within): (Arc<Origins>, Duration),
+) {
+    match websocket::accept(stream, place.sizes.0, &origins, within).await {
+        Ok(stream) => connection::serve(stream, peer, place).await,
+        Err(error) => handshake_failed(&place.log, peer.address, "WebSocket", &error),
     }
 }

@@ -2,6 +2,8 @@
 
 mod connection;
 mod listener;
+mod origin;
+mod refusal;
 mod tls;
 mod websocket;
 
@@ -10,6 +12,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use listener::{BoundListener, ListenError, Where};
+pub use origin::{Origin, Origins};
 pub use tls::{ClientCertificates, Tls, TlsError, TlsSettings};
 
 /// What lies between TCP and MQTT.

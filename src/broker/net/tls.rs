@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
@@ -35,6 +35,8 @@ pub struct TlsSettings {
     pub key: PathBuf,
     /// Who signs the certificates of clients.
     pub client_ca: Option<PathBuf>,
+    /// Certificates of clients that are revoked: a list of each authority that signs them.
+    pub crl: Option<PathBuf>,
     /// Whether they need one.
     pub client_certificates: ClientCertificates,
     /// The common name in it is their user name, and no password is needed.
@@ -100,6 +102,13 @@ fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'st
     if found.is_empty() { Err(fail("holds no certificate".to_owned())) } else { Ok(found) }
 }
 
+fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let fail = |what: String| TlsError::File { path: path.to_owned(), key: "crl", what };
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?.collect();
+    let found = found.map_err(|e| fail(e.to_string()))?;
+    if found.is_empty() { Err(fail("holds no revocation list".to_owned())) } else { Ok(found) }
+}
+
 fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
     let unfit = |error: &dyn std::fmt::Display| TlsError::Unfit(error.to_string());
     let provider = Arc::new(ring::default_provider());
@@ -111,6 +120,11 @@ fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
                 roots.add(certificate).map_err(|e| TlsError::File { path: path.clone(), key: "client_ca", what: e.to_string() })?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            // As with mosquitto, the client's own certificate counts; one of an authority without a list is refused.
+            let verifier = match &settings.crl {
+                Some(path) => verifier.with_crls(revocations(path)?).only_check_end_entity_revocation(),
+                None => verifier,
+            };
             let is_optional = settings.client_certificates == ClientCertificates::Optional;
             let verifier = if is_optional { verifier.allow_unauthenticated() } else { verifier };
             builder.with_client_cert_verifier(verifier.build().map_err(|e| unfit(&e))?)

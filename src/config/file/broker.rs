@@ -13,6 +13,9 @@ use crate::units::{Size, Span};
 pub(in crate::config) struct Broker {
     /// Where it listens: mqtt://, mqtts://, ws://, wss:// with <address>:<port>, or unix:///<path>.
     pub(in crate::config) listen: Vec<Listen>,
+    /// Origins of web pages that may connect by WebSocket, such as https://hmi.example.net. Default none; programs need no entry.
+    #[serde(default)]
+    pub(in crate::config) allow_origins: Vec<String>,
     /// Certificates of encrypted listeners.
     pub(in crate::config) tls: Option<Tls>,
     /// Other machines need no name. Default false.
@@ -89,6 +92,8 @@ pub(in crate::config) struct Tls {
     pub(in crate::config) key: PathBuf,
     /// The authority that signs certificates of clients (PEM).
     pub(in crate::config) client_ca: Option<PathBuf>,
+    /// Certificates of clients that are revoked (PEM): a list of each authority that signs them. Read again on SIGHUP.
+    pub(in crate::config) crl: Option<PathBuf>,
     /// Whether clients need one: none, optional or required. Default required with `client_ca`.
     pub(in crate::config) client_certificates: Option<ClientCertificates>,
     /// What tells who a client is: password (default) or certificate, its common name.

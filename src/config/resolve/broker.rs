@@ -9,7 +9,7 @@ use super::{Check, at};
 use crate::broker::access::{Access, Hash, IdPattern, Pattern, Rules, User};
 use crate::broker::admission::AdmissionLimits;
 use crate::broker::engine::Limits;
-use crate::broker::net::{ClientCertificates, Listen, TlsSettings};
+use crate::broker::net::{ClientCertificates, Listen, Origin, Origins, TlsSettings};
 use crate::config::document::Step;
 use crate::config::{Broker, file};
 
@@ -31,12 +31,24 @@ pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
     let limits = limits(check, file);
     Some(Broker {
         listen: file.listen.clone(),
+        origins: Arc::new(origins(check, file)),
         tls: tls(check, file),
         access: Arc::new(access),
         admission,
         limits,
         is_durable: file.keep == file::BrokerKeep::Disk,
     })
+}
+
+fn origins(check: &mut Check<'_>, file: &file::Broker) -> Origins {
+    let mut listed = Vec::new();
+    for (index, text) in file.allow_origins.iter().enumerate() {
+        match text.parse::<Origin>() {
+            Ok(origin) => listed.push(origin),
+            Err(why) => check.fault(&at!["broker", "allow_origins", index], why),
+        }
+    }
+    Origins::new(listed)
 }
 
 fn listener(check: &mut Check<'_>, file: &file::Broker, index: usize, listen: &Listen) {
@@ -82,10 +94,15 @@ fn tls(check: &mut Check<'_>, file: &file::Broker) -> Option<TlsSettings> {
     let path = |path: &std::path::Path| check.path(path);
     let (cert, key) = (path(&tls.cert), path(&tls.key));
     let client_ca = tls.client_ca.as_deref().map(path);
-    for (name, typed) in [("cert", Some(&tls.cert)), ("key", Some(&tls.key)), ("client_ca", tls.client_ca.as_ref())] {
+    let crl = tls.crl.as_deref().map(path);
+    if crl.is_some() && !asks {
+        check.fault(&at!["broker", "tls", "crl"], "without client certificates nothing can be revoked; add `client_ca: <file>`");
+    }
+    let files = [("cert", Some(&tls.cert)), ("key", Some(&tls.key)), ("client_ca", tls.client_ca.as_ref()), ("crl", tls.crl.as_ref())];
+    for (name, typed) in files {
         check.readable(&at!["broker", "tls", name], typed.map(std::path::PathBuf::as_path));
     }
-    Some(TlsSettings { cert, key, client_ca, client_certificates, certificate_is_login })
+    Some(TlsSettings { cert, key, client_ca, crl, client_certificates, certificate_is_login })
 }
 
 fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {

@@ -1,0 +1,97 @@
+//! What a client that is turned away at the door is told: the reason in CONNACK, where its protocol has one, or an HTTP answer.
+//!
+//! Invariants:
+//! * It is cheap and bounded: at most [`MOST`] clients are told at a time, each within [`WITHIN`]; the others, and those that would need
+//!   a TLS handshake first, see the end of their connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Transport, websocket};
+use crate::broker::admission::Refused;
+use crate::mqtt::{ConnAck, Packet, Properties, ReasonCode, Version, claimed_version, encode};
+use crate::tasks::detach;
+
+/// Clients that are told at a time.
+const MOST: usize = 64;
+const WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of a CONNECT that tell its version.
+const BEGINNING: usize = 32;
+/// Bytes that are read away.
+const DRAINED: usize = 64 << 10;
+
+/// Tells clients why they are turned away.
+#[derive(Debug, Clone)]
+pub(super) struct Refusals(Arc<Semaphore>);
+
+impl Refusals {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(MOST)))
+    }
+
+    /// Tells one client, if that can be done now.
+    pub(super) fn tell(&self, stream: TcpStream, transport: Transport, refused: Refused) {
+        if transport.is_encrypted() {
+            return;
+        }
+        let Ok(turn) = self.0.clone().try_acquire_owned() else { return };
+        detach(async move {
+            let _turn = turn;
+            // Whether it listens or not, the connection is over.
+            let _ = timeout(WITHIN, tell(stream, transport, refused)).await;
+        });
+    }
+}
+
+fn reason(refused: Refused) -> ReasonCode {
+    match refused {
+        Refused::Full => ReasonCode::SERVER_BUSY,
+        Refused::AddressFull => ReasonCode::QUOTA_EXCEEDED,
+        Refused::TooFast => ReasonCode::CONNECTION_RATE_EXCEEDED,
+        Refused::ShutOut => ReasonCode::BANNED,
+    }
+}
+
+async fn tell(mut stream: TcpStream, transport: Transport, refused: Refused) -> std::io::Result<()> {
+    let mut begun = BytesMut::with_capacity(BEGINNING);
+    if transport == Transport::WebSocket {
+        stream.read_buf(&mut begun).await?;
+        return websocket::refuse(&mut stream, "503 Service Unavailable", "Retry-After: 1\r\n", &format!("{}\n", reason(refused).name()))
+            .await;
+    }
+    let Some(version) = version(&mut stream, &mut begun).await? else { return Ok(()) };
+    let mut answer = BytesMut::new();
+    let connack = ConnAck { session_present: false, reason: reason(refused), properties: Properties::default() };
+    encode(&Packet::ConnAck(connack), version, &mut answer);
+    stream.write_all(&answer).await?;
+    stream.shutdown().await?;
+    let mut drained = 0;
+    while drained < DRAINED {
+        begun.clear();
+        match stream.read_buf(&mut begun).await? {
+            0 => break,
+            count => drained += count,
+        }
+    }
+    Ok(())
+}
+
+/// The version that a CONNECT names; `None` if this is none.
+async fn version(stream: &mut TcpStream, begun: &mut BytesMut) -> std::io::Result<Option<Version>> {
+    loop {
+        match claimed_version(begun) {
+            Ok(Some(version)) => return Ok(Some(version)),
+            Ok(None) if begun.len() < BEGINNING => {}
+            _ => return Ok(None),
+        }
+        if stream.read_buf(begun).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
