@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::metrics::{Counter, Gauge};
+use crate::payload::json;
 
 /// Counters of one device, or of all of a line.
 #[derive(Debug, Default)]
@@ -130,7 +131,7 @@ impl Counts {
 
     /// As JSON.
     pub fn json(&self) -> String {
-        text(&self.shape(None))
+        json::text(&self.shape(None))
     }
 }
 
@@ -171,13 +172,8 @@ impl LineCounts {
             load: thousandths(self.load_permille.value()),
             jitter_ms: thousandths(self.jitter_us.value()),
         };
-        text(&self.all.shape(Some(line)))
+        json::text(&self.all.shape(Some(line)))
     }
-}
-
-fn text(shape: &Shape<'_>) -> String {
-    // A structure of names and numbers cannot fail to be written.
-    serde_json::to_string(shape).unwrap_or_default()
 }
 
 #[cfg(test)]

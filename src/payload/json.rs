@@ -59,8 +59,15 @@ pub fn encode(reading: &Reading) -> Bytes {
         age: (!reading.age.is_zero()).then_some(reading.age.as_secs_f64()),
         clock: (!reading.time.clock_set).then_some("unset"),
     };
-    // A structure of texts and finite numbers cannot fail to be written.
-    serde_json::to_vec(&shape).map(Bytes::from).unwrap_or_default()
+    text(&shape).into()
+}
+
+/// A structure of texts, numbers and lists as JSON.
+///
+/// An empty text in its place would remove a retained topic, so a structure that has no JSON (a map whose keys are no texts) is a
+/// fault of the program and stops it.
+pub fn text(shape: &impl Serialize) -> String {
+    serde_json::to_string(shape).expect("texts, numbers and lists of them can always be written as JSON")
 }
 
 const TIME: &[u8] = b",\"t\":\"";

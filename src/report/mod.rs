@@ -308,7 +308,7 @@ impl Report {
             told.insert(topic, text);
         };
         // A structure of numbers cannot fail to be written.
-        tell("$SYS/wellhead/report".to_owned(), serde_json::to_string(&counts).unwrap_or_default());
+        tell("$SYS/wellhead/report".to_owned(), json::text(&counts));
         for line in &self.shown.lines {
             let texts = std::iter::once(line.json()).chain(line.devices.iter().map(|(_, counts)| counts.json()));
             topics_of_counts(line).zip(texts).for_each(|(topic, text)| tell(topic, text));

@@ -8,7 +8,8 @@
 //! * Panics of the engine become [`StoreError::Engine`].
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -130,6 +131,45 @@ fn open_database(path: &Path) -> Result<sled::Db, StoreError> {
     }
 }
 
+/// How a file is made that only its owner may read, whatever the umask of the process.
+pub(super) fn private_file() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.mode(0o600);
+    options
+}
+
+/// Writes a small file that only its owner may read, durably.
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = private_file().create(true).truncate(true).write(true).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Keeps everybody but the owner out of a folder.
+pub(super) fn keep_private(folder: &Path) -> Result<(), StoreError> {
+    let mode = fs::metadata(folder).map_err(|e| io_error(folder, e))?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(|e| io_error(folder, e))
+}
+
+/// The same for the files of a partition, which the engine makes as the umask says.
+fn keep_files_private(path: &Path) -> Result<(), StoreError> {
+    keep_private(path)?;
+    for entry in fs::read_dir(path).map_err(|e| io_error(path, e))? {
+        let file = entry.map_err(|e| io_error(path, e))?.path();
+        let mode = fs::metadata(&file).map_err(|e| io_error(&file, e))?;
+        if mode.is_file() && mode.permissions().mode() & 0o177 != 0 {
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).map_err(|e| io_error(&file, e))?;
+        } else if mode.is_dir() {
+            keep_private(&file)?;
+        }
+    }
+    Ok(())
+}
+
 fn sync(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|e| io_error(path, e))
 }
@@ -160,6 +200,7 @@ impl Partition {
             slots.insert(slot.to_be_bytes(), Vec::new()).map_err(fail)?;
         }
         db.flush().map_err(fail)?;
+        keep_files_private(path)?;
         for file in ["conf", "db"] {
             sync(&path.join(file))?;
         }
@@ -190,6 +231,7 @@ impl Partition {
             let fail = |e: sled::Error| engine_error(path, &e);
             let slots = db.open_tree("q").map_err(fail)?;
             let meta = db.open_tree("m").map_err(fail)?;
+            keep_files_private(path)?;
             let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
             let mut partition =
                 Self { path: path.to_owned(), salt: salt_of(path), engine: Guarded::new(db, slots, meta), file, next_slot: 0, bytes: 0 };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::engine::{LOCK_ATTEMPTS, LOCK_PAUSE, Partition, io_error, salt_of, sync_dir};
+use super::engine::{LOCK_ATTEMPTS, LOCK_PAUSE, Partition, io_error, keep_private, private_file, salt_of, sync_dir, write_private};
 use super::note::Note;
 
 /// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
@@ -43,7 +43,12 @@ impl Sealed {
     }
 }
 
-/// Makes a folder and what is missing above it, durably.
+/// Makes a folder and what is missing above it, durably. A journal is its owner's only.
+fn make_private(folder: &Path) -> Result<(), StoreError> {
+    make(folder)?;
+    keep_private(folder)
+}
+
 fn make(folder: &Path) -> Result<(), StoreError> {
     if folder.is_dir() {
         return Ok(());
@@ -58,9 +63,9 @@ fn make(folder: &Path) -> Result<(), StoreError> {
 
 /// Takes the folder of a store, or of a journal, for this process, making it if needed; until the file is dropped.
 pub fn lock(folder: &Path) -> Result<File, StoreError> {
-    make(folder)?;
+    make_private(folder)?;
     let path = folder.join("LOCK");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
+    let file = private_file().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
     for patience in (0..LOCK_ATTEMPTS).rev() {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -92,20 +97,75 @@ pub(super) fn partitions(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> 
     Ok(found.into())
 }
 
-/// The partitions of a folder in order; leftovers of interrupted work are deleted or finished.
+/// The partitions of a folder in order; leftovers of interrupted work are deleted or finished, and what is not ours is set aside.
 pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
     finish_carving(folder)?;
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let path = entry.map_err(|e| io_error(folder, e))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("dead-") || name.starts_with("new-") {
+        let is_ours = path.is_dir() && !path.is_symlink();
+        let is_partition = Sealed::parse(&path).is_some();
+        let is_leftover = LEFTOVERS.contains(&name.as_str()) || name.strip_prefix("dead-").is_some_and(is_name_of_partition);
+        if is_leftover && is_ours {
             fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
-        } else if name.starts_with("p-") && Sealed::parse(&path).is_none() {
-            let what = "a partition of another version of wellhead; deliver what is in it with that version, or move it away".to_owned();
-            return Err(StoreError::Engine { path, what });
+        } else if (is_partition && !is_ours) || (!is_partition && name.starts_with("p-")) {
+            set_foreign_aside(folder, &path)?;
         }
     }
-    partitions(folder)
+    let mut found = partitions(folder)?;
+    // A copy under a name that fits: the numbers of two partitions would overlap.
+    let mut copies = Vec::new();
+    let mut last = None;
+    found.retain(|sealed| {
+        let is_copy = last == Some(sealed.number);
+        last = Some(sealed.number);
+        copies.extend(is_copy.then(|| sealed.path(folder)));
+        !is_copy
+    });
+    copies.iter().try_for_each(|copy| set_foreign_aside(folder, copy))?;
+    Ok(found)
+}
+
+/// Partitions that were being made.
+const LEFTOVERS: [&str; 3] = ["new-tail", "new-spare", "new-carved"];
+
+fn is_name_of_partition(name: &str) -> bool {
+    Sealed::parse(Path::new(name)).is_some()
+}
+
+/// Moves what is no partition of this version out of the way: backups, archives, partitions of a newer version. Nothing in it is
+/// read or deleted.
+fn set_foreign_aside(folder: &Path, path: &Path) -> Result<(), StoreError> {
+    let aside = folder.join("set-aside");
+    make_private(&aside)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let target = free_name(&aside, &name);
+    fs::rename(path, &target).map_err(|e| io_error(path, e))?;
+    sync_dir(folder)?;
+    tracing::warn!(
+        event = "store.set_aside",
+        path = %path.display(),
+        to = %target.display(),
+        "not a partition that this version can read; moved aside. If it holds undelivered messages, deliver them with the version that wrote it"
+    );
+    Ok(())
+}
+
+fn free_name(folder: &Path, name: &str) -> PathBuf {
+    let plain = folder.join(name);
+    if !plain.exists() {
+        return plain;
+    }
+    (0_u64..).map(|n| folder.join(format!("{name}.{n}"))).find(|candidate| !candidate.exists()).unwrap_or(plain)
+}
+
+/// What a partition must hold, as far as that is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Expected<'a> {
+    /// The note with which an orderly end closed it.
+    pub(super) closed: Option<&'a Note>,
+    /// The number of its last commit; 0 if that is not known.
+    pub(super) commit: u64,
 }
 
 /// A partition that was opened, and what is known of it.
@@ -121,19 +181,19 @@ pub(super) struct Opened {
 ///
 /// The engine takes damage near the end of its file for a write that was torn, and cuts it off without a word. So the file is
 /// searched first for the newest entry and the newest note it holds, and an engine that comes back with less is not believed.
-/// Nor is one that lacks `witness`, the note with which an orderly end closed the partition.
-pub(super) fn open_or_carve(folder: &Path, path: &Path, witness: Option<&Note>) -> Result<Opened, StoreError> {
+/// Nor is one that lacks what it is `expected` to hold.
+pub(super) fn open_or_carve(folder: &Path, path: &Path, expected: Expected<'_>) -> Result<Opened, StoreError> {
     let bytes = read_what_can_be_read(&path.join("db"))?;
-    let (mut newest, mut carved_note) = (None, witness.cloned());
+    let (mut newest, mut carved_note) = (None, expected.closed.cloned());
     for chunk in Chunk::carve(&bytes, salt_of(path)) {
         newest = newest.max(Some(chunk.last_complete_seq()).filter(|seq| *seq > 0));
         carved_note = carved_note.into_iter().chain(Note::of(&chunk)).max_by_key(|note| note.number);
     }
     let opened = Partition::open(path);
     let known = opened.as_ref().ok().and_then(|(partition, _)| partition.note().ok());
-    let carved_number = carved_note.as_ref().map(|note| note.number);
+    let least = carved_note.as_ref().map(|note| note.number).max(Some(expected.commit).filter(|commit| *commit > 0));
     let what = match opened {
-        Ok((partition, last_seq)) if last_seq >= newest && known.is_some() && known.as_ref().map(|note| note.number) >= carved_number => {
+        Ok((partition, last_seq)) if last_seq >= newest && known.is_some() && known.as_ref().map(|note| note.number) >= least => {
             // A partition that was rebuilt without a note has one that says nothing.
             return Ok(Opened { partition, last_seq, note: known.filter(|note| note.number > 0) });
         }
@@ -212,7 +272,8 @@ fn finish_carving(folder: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let carved = entry.map_err(|e| io_error(folder, e))?.path();
         let name = carved.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(original) = name.strip_prefix("carved-").map(|name| folder.join(name)) else { continue };
+        let name = name.strip_prefix("carved-").filter(|name| is_name_of_partition(name));
+        let Some(original) = name.map(|name| folder.join(name)) else { continue };
         if original.exists() {
             fs::remove_dir_all(&carved).map_err(|e| io_error(&carved, e))?;
         } else {
@@ -226,15 +287,14 @@ fn finish_carving(folder: &Path) -> Result<(), StoreError> {
 /// Moves a damaged partition out of the way, with its database as it was found.
 fn set_aside(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let quarantine = folder.join("quarantine");
-    fs::create_dir_all(&quarantine).map_err(|e| io_error(&quarantine, e))?;
+    make_private(&quarantine)?;
     make_room_in(&quarantine)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let found = path.join("db.found");
-    fs::write(&found, bytes).map_err(|e| io_error(&found, e))?;
+    write_private(&found, bytes).map_err(|e| io_error(&found, e))?;
     // The engine's own file has been changed by opening it; what was found is what is worth keeping.
     fs::rename(&found, path.join("db")).map_err(|e| io_error(&found, e))?;
-    let aside = (0..).map(|n: u32| quarantine.join(format!("{name}.{n}"))).find(|candidate| !candidate.exists()).unwrap_or_default();
-    fs::rename(path, &aside).map_err(|e| io_error(path, e))
+    fs::rename(path, free_name(&quarantine, &name)).map_err(|e| io_error(path, e))
 }
 
 /// Removes the oldest damaged partitions until another one fits.
@@ -256,4 +316,88 @@ fn make_room_in(quarantine: &Path) -> Result<(), StoreError> {
         total -= bytes;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::store::{Journal, PartitionBytes};
+
+    fn open(folder: &Path) -> Journal {
+        Journal::open(folder, PartitionBytes(4 << 20)).unwrap()
+    }
+
+    #[test]
+    fn what_people_leave_in_the_folder_stops_no_start_and_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        journal.append(&[bytes::Bytes::from_static(b"entry")]).unwrap();
+        journal.close().unwrap();
+        let partition = partitions(folder.path()).unwrap().front().unwrap().path(folder.path());
+        let name = partition.file_name().unwrap().to_str().unwrap().to_owned();
+        let folders =
+            [format!("{name}.bak"), "p-3-00000001-a".to_owned(), "p-backup".to_owned(), "dead-letters".to_owned(), "new-data".to_owned()];
+        for foreign in &folders {
+            fs::create_dir(folder.path().join(foreign)).unwrap();
+            fs::write(folder.path().join(foreign).join("db"), foreign).unwrap();
+        }
+        // A copy with its date changed, an archive under the name of a partition, and files.
+        let mut parts: Vec<&str> = name.split('-').collect();
+        parts[4] = "0fffffffffff";
+        let files = [parts.join("-"), "p-2-00000009-0000000000000009-000000000000-00000000".to_owned()];
+        let plain = ["carved-notes.txt", "new-tail.tar", "dead-line", "p-2.tar.gz", "outbox.zip"].map(str::to_owned);
+        for file in files.iter().chain(&plain) {
+            fs::write(folder.path().join(file), file).unwrap();
+        }
+        let mut journal = open(folder.path());
+        assert_eq!((journal.read(0, 10, 1000).unwrap().len(), journal.lost()), (1, 0));
+        let content = |name: &str| ["", "set-aside"].iter().find_map(|place| fs::read_to_string(folder.path().join(place).join(name)).ok());
+        for foreign in &folders {
+            assert_eq!(content(&format!("{foreign}/db")).as_deref(), Some(foreign.as_str()));
+        }
+        for file in files.iter().chain(&plain) {
+            assert_eq!(content(file).as_deref(), Some(file.as_str()));
+        }
+        drop(journal);
+        drop(open(folder.path()));
+    }
+
+    #[test]
+    fn a_second_partition_with_the_same_number_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        journal.append(&[bytes::Bytes::from_static(b"entry")]).unwrap();
+        journal.close().unwrap();
+        let sealed = partitions(folder.path()).unwrap().pop_front().unwrap();
+        let copy = Sealed { created_ms: sealed.created_ms + 1, ..sealed.clone() };
+        fs::create_dir(copy.path(folder.path())).unwrap();
+        fs::write(copy.path(folder.path()).join("db"), "a copy").unwrap();
+        let mut journal = open(folder.path());
+        assert_eq!((journal.read(0, 10, 1000).unwrap().len(), journal.lost()), (1, 0));
+        assert_eq!(fs::read_dir(folder.path().join("set-aside")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nobody_else_may_read_a_journal_also_one_that_was_open_to_all() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("queue");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut journal = open(&folder);
+        journal.append(&[bytes::Bytes::from_static(b"entry")]).unwrap();
+        journal.close().unwrap();
+        let database = partitions(&folder).unwrap().front().unwrap().path(&folder).join("db");
+        fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
+        drop(open(&folder));
+        let mut todo = vec![folder];
+        while let Some(path) = todo.pop() {
+            let meta = fs::metadata(&path).unwrap();
+            assert_eq!(meta.permissions().mode() & 0o077, 0, "{}", path.display());
+            if meta.is_dir() {
+                todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
+    }
 }

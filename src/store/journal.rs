@@ -21,6 +21,7 @@ use super::engine::{LEAST_PARTITION_BYTES, Partition, SLOTS, io_error};
 use super::folder::{Sealed, list, lock, remove_partition};
 use super::gap::{Gap, Reason};
 use super::note::Note;
+use super::progress::{Progress, ProgressFile};
 use super::recover::{Recovered, recover, remove_closed, write_closed};
 use super::reserve::Reserve;
 use super::spare::Spare;
@@ -61,6 +62,7 @@ pub struct Journal {
     is_saved: bool,
     gaps: Vec<Gap>,
     lost: u64,
+    progress: ProgressFile,
     /// Last, so that the folder is free only when nothing is written to it any more.
     _lock: File,
 }
@@ -84,7 +86,7 @@ impl Journal {
         let sealed = list(folder)?;
         let Recovered { mut note, gaps, lost } = recover(folder, &sealed)?;
         let number = sealed.back().map_or(1, |last| last.number + 1);
-        // What stood before the oldest partition was removed, so it was settled or counted as lost already.
+        // What came before the oldest partition was removed, so it was settled or counted as lost already.
         let oldest = sealed.front().map_or(note.next_seq, |first| first.first_seq);
         note.cursor.settle(1, oldest - 1);
         let tail = Sealed { number, first_seq: note.next_seq, created_ms: known_unix_ms(), salt: fastrand::u32(..), bytes: 0 };
@@ -92,6 +94,7 @@ impl Journal {
         let spare = Spare::of(folder);
         let tail_partition = Partition::prepare(&folder.join("new-tail"))?.adopt(&tail.path(folder), &[], &note)?;
         remove_closed(folder)?;
+        let progress = ProgressFile::open(folder, Progress::of(&note, &tail))?;
         let reserved = note.next_seq;
         let mut journal = Self {
             folder: folder.to_owned(),
@@ -110,6 +113,7 @@ impl Journal {
             is_saved: true,
             gaps,
             lost,
+            progress,
             _lock: lock,
         };
         journal.remove_empty()?;
@@ -221,6 +225,7 @@ impl Journal {
             self.tail_usable = false;
             return Err(error);
         }
+        self.progress.note(Progress::of(&note, &self.tail));
         self.reserved = note.next_seq;
         self.note.written = note.written;
         let half = self.tail_partition.free_slots() < SLOTS as usize / 2 || self.tail_partition.bytes() * 2 >= self.partition_bytes;
@@ -350,12 +355,16 @@ impl Journal {
         } else {
             self.rotate(&[], &note)?;
         }
+        self.progress.note(Progress::of(&note, &self.tail));
         write_closed(&self.folder, &note)
     }
 
     /// Removes partitions whose entries are all settled. Whether the cursor is durable does not matter: at the next start
     /// everything before the oldest partition counts as settled.
     fn remove_settled(&mut self) -> Result<(), StoreError> {
+        if !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.note.cursor.low() {
+            self.progress.settled(self.note.cursor.low());
+        }
         while !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.note.cursor.low() {
             let Some(sealed) = self.sealed.front().cloned() else { break };
             if self.head.as_ref().is_some_and(|(number, _)| *number == sealed.number) {
@@ -474,7 +483,7 @@ mod tests {
         journal.save().unwrap();
         assert_eq!(journal.sealed.len(), 0);
         journal.close().unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "LOCK, reserve, the witness of the end and one partition");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5, "LOCK, reserve, progress, the witness of the end and one partition");
         let journal = open(folder.path());
         assert_eq!((journal.waiting(), journal.next_seq()), (0, 2001));
     }
@@ -635,7 +644,7 @@ mod tests {
         fs::write(&database, vec![0; length]).unwrap();
         let mut journal = open(folder.path());
         assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5]);
-        assert!(journal.next_seq() > 5 + AHEAD, "how far numbers were given out is not known any more");
+        assert_eq!((journal.next_seq(), journal.lost()), (6 + AHEAD, 0), "the progress says how far numbers were given out");
     }
 
     #[test]

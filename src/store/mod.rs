@@ -8,8 +8,10 @@
 //! <queue>/LOCK                                 held while the journal is open
 //! <queue>/p-2-<number>-<first seq>-<begun>-<salt>/    a partition: one sled database, filled once, removed whole
 //! <queue>/closed                               the last note of a run that ended in order
+//! <queue>/progress                             how far the journal had come: which commit must be there at least
 //! <queue>/new-*/  dead-*/                      partitions being made or removed; deleted at the next start
 //! <queue>/carved-*/                            what replaces a damaged partition, until that one is in quarantine
+//! <queue>/set-aside/                           what people or other versions left there; never read, never deleted
 //! <queue>/quarantine/                          partitions that could not be read whole; what could be carved out of them was kept
 //! ```
 //!
@@ -19,8 +21,9 @@
 //! * Sequence numbers grow and are never used again, across restarts too. They skip some after an unclean stop.
 //! * The note (what is settled, which numbers are in use, the state of the user) is written in the same commit as the entries.
 //! * After a failed write the partition is left alone and a new one is begun; an fsync is never repeated on the same file.
-//! * Damage is told, never silent. The one thing that cannot be told from a write that was under way is the loss of the very last
-//!   pages of a journal that did not end in order.
+//! * Damage is told, never silent: `closed` or `progress` say what must be there. After a power cut `progress` may be older; then the
+//!   loss of the very last pages cannot be told from a write that was under way.
+//! * Folders are 0700 and files 0600, whatever the umask.
 //! * An entry that is settled before its commit is due is never written at all.
 //! * Only `engine.rs` names sled; it catches its panics.
 //!
@@ -34,6 +37,7 @@ mod folder;
 mod gap;
 mod journal;
 mod note;
+mod progress;
 mod purge;
 mod queue;
 mod recover;

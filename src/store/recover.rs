@@ -1,15 +1,16 @@
 //! What the partitions of the last run say: what is settled, which numbers may have been given out, and whether something is missing.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::engine::{Partition, io_error, sync_dir};
-use super::folder::{Opened, Sealed, open_or_carve};
+use super::engine::{Partition, io_error, sync_dir, write_private};
+use super::folder::{Expected, Opened, Sealed, open_or_carve};
 use super::gap::{Gap, Reason};
 use super::note::Note;
+use super::progress::Progress;
 use crate::time::unix_ms;
 
 /// More numbers than a partition can hold, and than are given out between two commits.
@@ -25,29 +26,87 @@ pub(super) struct Recovered {
     pub(super) lost: u64,
 }
 
+/// What is known of the last run beside its partitions.
+#[derive(Debug, Default)]
+struct Witness {
+    /// The last note of a run that ended in order.
+    closed: Option<Note>,
+    progress: Option<Progress>,
+}
+
+impl Witness {
+    fn of(folder: &Path) -> Self {
+        Self { closed: closed_note(folder), progress: Progress::read(folder) }
+    }
+
+    /// The note with which an orderly end closed this partition.
+    fn closed_in(&self, partition: u64) -> Option<&Note> {
+        self.closed.as_ref().filter(|_| self.progress.is_none_or(|progress| progress.partition == partition))
+    }
+
+    /// The number of the commit that this partition must hold at least; 0 if that is not known.
+    fn commit_in(&self, partition: u64) -> u64 {
+        self.progress.filter(|progress| progress.partition == partition).map_or(0, |progress| progress.commit)
+    }
+
+    /// The newer one of a note that was found and that of an orderly end. What is settled for sure is settled in it.
+    fn newest(&self, found: Note) -> Note {
+        let mut note = self.closed.iter().cloned().chain([found]).max_by_key(|note| note.number).unwrap_or_default();
+        if let Some(progress) = &self.progress {
+            progress.settle(&mut note.cursor);
+        }
+        note
+    }
+
+    /// What must be on disk beyond what a note promises: the highest number, and the first one that was not given out.
+    fn beyond(&self, note: &Note) -> Option<Progress> {
+        self.progress.filter(|progress| progress.commit > note.number)
+    }
+}
+
 /// Reads the newest partitions of the last run until one tells what was settled and which numbers were given out.
 pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recovered, StoreError> {
-    let closed = closed_note(folder);
-    if closed.is_none() && !sealed.is_empty() {
+    let witness = Witness::of(folder);
+    let mut recovered = recover_newest(folder, sealed, &witness)?;
+    if let (Some(oldest), Some(_)) = (sealed.front(), &witness.progress) {
+        let last = oldest.first_seq - 1;
+        let count = recovered.note.cursor.unsettled_in(1, last);
+        if count > 0 {
+            // A partition is removed only after the progress says that it is settled: this one was taken away.
+            let first = recovered.note.cursor.low() + 1;
+            let (from_ms, until_ms) = (0, oldest.created_ms);
+            recovered.gaps.insert(0, Gap { first, last, count, from_ms, until_ms, reason: Reason::Damage });
+            recovered.lost += count;
+        }
+    }
+    Ok(recovered)
+}
+
+fn recover_newest(folder: &Path, sealed: &VecDeque<Sealed>, witness: &Witness) -> Result<Recovered, StoreError> {
+    if witness.closed.is_none() && !sealed.is_empty() {
         tracing::info!(folder = %folder.display(), "the last run did not end in order; what was being written then was not acknowledged");
     }
     let mut last_seq = 0;
-    let mut unclear = 0;
-    let mut missing_from = 0;
+    let mut missing_from = None;
     for newest in sealed.iter().rev() {
-        // The witness is of the run that wrote the newest partition, and says nothing of those before it.
-        let witness = closed.as_ref().filter(|_| unclear == 0);
-        let Opened { partition, last_seq: last, note } = open_or_carve(folder, &newest.path(folder), witness)?;
+        let expected = Expected { closed: witness.closed_in(newest.number), commit: witness.commit_in(newest.number) };
+        let Opened { partition, last_seq: last, note } = open_or_carve(folder, &newest.path(folder), expected)?;
         last_seq = last_seq.max(last.unwrap_or(0)).max(newest.first_seq - 1);
         let Some(note) = note else {
             // A note is gone, and with it how far numbers were given out and what was written.
-            unclear = MOST_NUMBERS;
-            missing_from = newest.first_seq;
+            missing_from = Some(newest.first_seq);
             continue;
         };
-        return if unclear == 0 { judge(note, last_seq, newest, &partition) } else { Ok(go_on(note, last_seq, (missing_from, unclear))) };
+        return match missing_from {
+            None => judge(witness, note, last_seq, (newest, &partition)),
+            Some(from) => Ok(without_note(witness, note, last_seq, (newest.number, from))),
+        };
     }
-    Ok(go_on(Note { next_seq: 1, ..Note::default() }, last_seq, (missing_from, unclear)))
+    let note = Note { next_seq: 1, ..Note::default() };
+    Ok(match missing_from {
+        Some(from) => without_note(witness, note, last_seq, (0, from)),
+        None => all_gone(witness, note),
+    })
 }
 
 /// What the last run wrote down when it ended in order: a witness beside the partitions.
@@ -59,7 +118,7 @@ fn closed_note(folder: &Path) -> Option<Note> {
 /// Writes the witness of an orderly end; without it an end that is damaged later looks like a write that was under way.
 pub(super) fn write_closed(folder: &Path, note: &Note) -> Result<(), StoreError> {
     let (path, new) = (folder.join(CLOSED), folder.join("closed.new"));
-    let written = fs::write(&new, note.encode(0)).and_then(|()| File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path));
+    let written = write_private(&new, &note.encode(0)).and_then(|()| fs::rename(&new, &path));
     written.map_err(|e| io_error(&path, e))?;
     sync_dir(folder)
 }
@@ -75,31 +134,55 @@ pub(super) fn remove_closed(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// Numbers go on behind everything that may have been given out; what was never written counts as settled.
-///
-/// `unclear` is how many numbers may have been given out that nothing tells of, the first of them being `from`.
-fn go_on(mut note: Note, last_seq: u64, (from, unclear): (u64, u64)) -> Recovered {
-    let written = note.written.max(last_seq);
-    note.next_seq = note.next_seq.max(written + 1) + unclear;
+fn go_on(mut note: Note, last_seq: u64, beyond: Option<Progress>) -> Note {
+    let promised = beyond.map_or(0, |progress| progress.written);
+    let written = note.written.max(last_seq).max(promised);
+    note.next_seq = note.next_seq.max(written + 1).max(beyond.map_or(0, |progress| progress.next_seq));
+    note.number = note.number.max(beyond.map_or(0, |progress| progress.commit));
     note.cursor.settle(written + 1, note.next_seq - 1);
     note.written = note.next_seq - 1;
     note.durable = note.written;
-    let mut gaps = Vec::new();
-    if unclear > 0 {
+    note
+}
+
+/// The newest partitions have lost their notes; `note` is of the partition `older`, and `from` the first number behind that one.
+fn without_note(witness: &Witness, note: Note, last_seq: u64, (older, from): (u64, u64)) -> Recovered {
+    let mut note = witness.newest(note);
+    let written = note.written.max(last_seq);
+    let mut gap = Gap { first: from.min(written + 1), last: written, count: 0, from_ms: 0, until_ms: unix_ms(), reason: Reason::Damage };
+    let Some(progress) = witness.progress else {
         // A partition has its note before it has its name: it was damaged, and nobody knows how much was behind what is left.
-        gaps.push(Gap {
-            first: from.min(written + 1),
-            last: note.written,
-            count: 0,
-            from_ms: 0,
-            until_ms: unix_ms(),
-            reason: Reason::Damage,
-        });
-    }
-    Recovered { note, gaps, lost: 0 }
+        let note = go_on(Note { next_seq: note.next_seq.max(written + 1) + MOST_NUMBERS, ..note }, last_seq, None);
+        return Recovered { gaps: vec![Gap { last: note.written, ..gap }], note, lost: 0 };
+    };
+    // What is missing before the last number that was found is told when it is read.
+    progress.settle_skipped(&mut note.cursor, older, note.written);
+    (gap.first, gap.last) = (written + 1, progress.written);
+    gap.count = note.cursor.unsettled_in(gap.first, gap.last);
+    let is_gone = gap.count > 0;
+    Recovered { note: go_on(note, last_seq, Some(progress)), lost: gap.count, gaps: if is_gone { vec![gap] } else { Vec::new() } }
+}
+
+/// There is no partition: the journal is new, or somebody has removed all of them.
+fn all_gone(witness: &Witness, note: Note) -> Recovered {
+    let note = witness.newest(note);
+    let promised = witness.progress.map_or(0, |progress| progress.written);
+    let (first, last) = (note.cursor.low() + 1, note.written.max(promised));
+    let count = note.cursor.unsettled_in(first, last);
+    let gap = Gap { first, last, count, from_ms: 0, until_ms: unix_ms(), reason: Reason::Damage };
+    let mut note = go_on(note, 0, witness.progress);
+    note.cursor.settle(1, last);
+    Recovered { note, lost: count, gaps: if count > 0 { vec![gap] } else { Vec::new() } }
 }
 
 /// Compares what a note promises with what is there. What cannot be read now is not taken for missing.
-fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) -> Result<Recovered, StoreError> {
+fn judge(witness: &Witness, note: Note, last_seq: u64, (newest, partition): (&Sealed, &Partition)) -> Result<Recovered, StoreError> {
+    let beyond = witness.beyond(&note);
+    let mut note = witness.newest(note);
+    let promised = beyond.map_or(0, |progress| progress.written);
+    if let Some(progress) = beyond {
+        progress.settle_skipped(&mut note.cursor, newest.number, note.written.max(last_seq));
+    }
     let mut found = note.cursor.clone();
     let mut slot = 0;
     // The entry whose parts are being counted, and how many of them are there.
@@ -118,7 +201,8 @@ fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) 
         slot += 1;
     }
     // What the last commit began before the stop may be missing without having been promised to anybody.
-    let certain = note.durable.max(newest.first_seq - 1);
+    let certain = note.durable.max(newest.first_seq - 1).max(promised);
+    let last_seq = last_seq.max(promised);
     let (mut gaps, mut lost) = (Vec::new(), 0);
     for (first, last, reason) in
         [(newest.first_seq, certain, Reason::Damage), (certain + 1, note.written.max(last_seq), Reason::Unfinished)]
@@ -133,5 +217,5 @@ fn judge(mut note: Note, last_seq: u64, newest: &Sealed, partition: &Partition) 
     for hole in found.holes_in(newest.first_seq, note.written.max(last_seq)) {
         note.cursor.settle(hole.0, hole.1);
     }
-    Ok(Recovered { gaps, lost, ..go_on(note, last_seq, (0, 0)) })
+    Ok(Recovered { note: go_on(note, last_seq, beyond), gaps, lost })
 }

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::engine::write_private;
+
 /// Enough to open two partitions, which the engine pads to whole segments, and as much for each further queue that has any.
 const RESERVE_BYTES: usize = 8 << 20;
 /// The reserve is taken only while this many times its size is free.
@@ -37,7 +39,7 @@ impl Reserve {
             return;
         }
         // Real bytes: room that is only promised is not there when it is needed. Without a reserve the journal works all the same.
-        if fs::write(&self.path, vec![0xA5; bytes]).is_err() {
+        if write_private(&self.path, &vec![0xA5; bytes]).is_err() {
             let _ = fs::remove_file(&self.path);
         }
     }

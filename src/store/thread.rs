@@ -18,7 +18,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::engine::{LEAST_PARTITION_BYTES, io_error, sync_dir};
+use super::engine::{LEAST_PARTITION_BYTES, io_error, sync_dir, write_private};
 use super::folder::lock;
 use super::gap::Gap;
 use super::queue::{Inner, Pending, Queue, ReadError, ReadRequest, SaveRequest, Shared, Store, Stored, take_some};
@@ -151,8 +151,7 @@ fn identity(folder: &Path) -> Result<String, StoreError> {
     }
     let drawn = format!("{:08x}", fastrand::u32(..));
     let new = folder.join("identity.new");
-    let written =
-        fs::write(&new, format!("{drawn}\n")).and_then(|()| fs::File::open(&new)?.sync_all()).and_then(|()| fs::rename(&new, &path));
+    let written = write_private(&new, format!("{drawn}\n").as_bytes()).and_then(|()| fs::rename(&new, &path));
     match written.map_err(|e| io_error(&path, e)).and_then(|()| sync_dir(folder)) {
         // On a full disk it is drawn again at the next start: numbers of this run have a name of their own.
         Ok(()) | Err(StoreError::Full { .. }) => Ok(drawn),

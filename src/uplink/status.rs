@@ -13,6 +13,7 @@ use crate::message::{Message, Origin};
 use crate::metrics::Counter;
 use crate::mqtt::TopicName;
 use crate::outbox::{Gap, LANES, Outbox, QUEUES};
+use crate::payload::json;
 use crate::time::{now, rfc3339, unix_ms};
 
 /// Gaps that may wait for a busy broker.
@@ -219,8 +220,7 @@ impl Status {
         if self.shown.as_ref() == Some(&shape) {
             return;
         }
-        // A structure of texts and numbers cannot fail to be written.
-        let text = serde_json::to_string(&shape).unwrap_or_default();
+        let text = json::text(&shape);
         self.shown = Some(shape);
         self.publish(&format!("$SYS/wellhead/uplink/{}", self.name), text);
     }
@@ -231,7 +231,7 @@ impl Status {
         let series = LANES.get(queue).map(|lane| self.outbox.identity(*lane)).unwrap_or_default();
         let Gap { first, last, count, from_ms, until_ms, reason } = *gap;
         let told = ToldGap { lane, series, first, last, count, from: rfc3339(from_ms), until: rfc3339(until_ms), reason };
-        let text = serde_json::to_string(&told).unwrap_or_default();
+        let text = json::text(&told);
         self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text)
     }
 

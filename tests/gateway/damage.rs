@@ -75,6 +75,26 @@ fn damage(path: &Path, random: &mut Rng) -> String {
     }
 }
 
+/// Takes a whole file, or its partition, away; says what.
+fn remove(path: &Path, random: &mut Rng) -> String {
+    let partition = path.parent().unwrap();
+    match random.u8(..3) {
+        0 => {
+            fs::File::create(path).unwrap();
+            "everything".to_owned()
+        }
+        1 => {
+            fs::remove_file(path).unwrap();
+            "the file".to_owned()
+        }
+        _ if path.ends_with("db") => {
+            fs::remove_dir_all(partition).unwrap();
+            "the partition".to_owned()
+        }
+        _ => "nothing".to_owned(),
+    }
+}
+
 #[test]
 fn damage_anywhere_is_never_silent_and_the_rest_is_delivered() {
     let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() { 400 } else { 40 };
@@ -89,21 +109,22 @@ fn damage_anywhere_is_never_silent_and_the_rest_is_delivered() {
         // The databases are what matters; the small files get their share.
         let databases: Vec<&PathBuf> = found.iter().filter(|path| path.ends_with("db")).collect();
         let victim = if random.u8(..3) > 0 { databases[random.usize(..databases.len())] } else { &found[random.usize(..found.len())] };
-        let what = format!("round {round}: {} of {}", damage(victim, &mut random), victim.display());
+        let is_removal = random.u8(..5) == 0;
+        let done = if is_removal { remove(victim, &mut random) } else { damage(victim, &mut random) };
+        let how = if in_order { "after an orderly end" } else { "after a kill" };
+        let what = format!("round {round}: {done} of {} {how}", victim.display());
         let mut journal = Journal::open(folder.path(), PARTITION).unwrap_or_else(|error| panic!("{what}: {error}"));
         let got = drain(&mut journal);
         let gaps = journal.take_gaps();
         let missing: Vec<u64> = waiting.difference(&got).copied().collect();
-        // The end of a run that did not end in order looks like a write that was under way.
-        let is_end = |seq: &u64| !in_order && got.last().is_none_or(|last| seq > last);
-        let silent: Vec<&u64> =
-            missing.iter().filter(|seq| !is_end(seq) && !gaps.iter().any(|gap| (gap.first..=gap.last).contains(seq))).collect();
+        let silent: Vec<&u64> = missing.iter().filter(|seq| !gaps.iter().any(|gap| (gap.first..=gap.last).contains(seq))).collect();
         assert!(silent.is_empty(), "{what}: {} lost without a word, from {:?}", silent.len(), silent.first());
         // What was settled may come again if the note is gone; nothing that never was may come.
         assert!(got.last().is_none_or(|last| waiting.last().is_some_and(|newest| last <= newest)), "{what}");
         if !missing.is_empty() {
-            assert!(missing.iter().all(is_end) || folder.path().join("quarantine").exists(), "{what}: what is damaged is kept");
-            assert!(missing.len() < 1500, "{what}: {} of {} are lost", missing.len(), waiting.len());
+            assert!(is_removal || folder.path().join("quarantine").exists(), "{what}: what is damaged is kept");
+            assert!(is_removal || missing.len() < 1500, "{what}: {} of {} are lost", missing.len(), waiting.len());
+            assert!(gaps.iter().map(|gap| gap.count).sum::<u64>() >= missing.len() as u64, "{what}: {gaps:?}");
             told += 1;
             lost += missing.len();
         } else {

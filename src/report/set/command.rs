@@ -246,12 +246,12 @@ impl Verdict {
             several => Some(Json::Object(several.iter().map(|(name, value)| (name.clone(), json(value))).collect())),
         };
         let shape = Shape { id, status: self.status, code: self.code, reason: self.reason.as_deref(), value, ts: rfc3339(unix_ms) };
-        // A structure of texts and finite numbers cannot fail to be written.
-        serde_json::to_string(&shape).unwrap_or_default()
+        crate::payload::json::text(&shape)
     }
 }
 
 fn json(value: &Value) -> Json {
+    // A number that JSON does not have, such as NaN, is null.
     serde_json::to_value(crate::payload::json::Number::from(value)).unwrap_or_default()
 }
 

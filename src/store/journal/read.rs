@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use super::Journal;
 use crate::store::chunk::Chunk;
 use crate::store::engine::Partition;
-use crate::store::folder::{Opened, Sealed, open_or_carve, read_what_can_be_read, rebuild};
+use crate::store::folder::{Expected, Opened, Sealed, open_or_carve, read_what_can_be_read, rebuild};
 use crate::store::gap::{Gap, Reason};
 use crate::store::{Entry, StoreError};
 
@@ -164,7 +164,7 @@ impl Journal {
 
     /// Opens a partition that is not written any more. Where the next one begins tells what must be in it.
     fn open_sealed(&self, number: u64, path: &Path) -> Result<Partition, StoreError> {
-        let Opened { partition, last_seq, note } = open_or_carve(&self.folder, path, None)?;
+        let Opened { partition, last_seq, note } = open_or_carve(&self.folder, path, Expected::default())?;
         let last = last_seq.unwrap_or(0);
         if self.note.cursor.unsettled_in(last + 1, self.end_of(number) - 1) == 0 {
             return Ok(partition);

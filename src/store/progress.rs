@@ -1,0 +1,163 @@
+//! How far a journal has come, in a small file beside its partitions.
+//!
+//! The storage engine takes a file that lost its end for one whose last write was cut short, and comes back with less and without a
+//! word. This file says which commit must be there at least.
+//!
+//! ```text
+//! magic 8 | crc32c 4 | commit 8 | partition 8 | its first number 8 | written 8 | given out below 8 | settled up to 8
+//! ```
+//!
+//! Invariants:
+//! * It is written after a commit is durable, so it never promises more than the partitions hold.
+//! * It is overwritten in place and not synced: it costs a commit nothing. After a kill it is exact; after a power cut it may be
+//!   older, and then it tells less. Only before a partition is removed it is synced, so that what was removed is known to be settled.
+//! * Without it, or if it is damaged, a journal is what its partitions say.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bytes::{Buf, BufMut};
+
+use super::engine::{io_error, private_file};
+use super::folder::Sealed;
+use super::note::Note;
+use super::{Cursor, StoreError};
+
+const NAME: &str = "progress";
+const MAGIC: &[u8; 8] = b"WHEADpr1";
+const BYTES: usize = 60;
+
+/// The newest durable commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// The number of its note.
+    pub(super) commit: u64,
+    /// The number of the partition it is in.
+    pub(super) partition: u64,
+    /// The first sequence number that can be in it.
+    pub(super) first_seq: u64,
+    /// The highest sequence number that is on disk, or settled.
+    pub(super) written: u64,
+    /// Numbers below this one may have been given out.
+    pub(super) next_seq: u64,
+    /// Everything up to this number is settled.
+    pub(super) low: u64,
+}
+
+impl Progress {
+    pub(super) fn of(note: &Note, tail: &Sealed) -> Self {
+        let (partition, first_seq) = (tail.number, tail.first_seq);
+        Self { commit: note.number, partition, first_seq, written: note.written, next_seq: note.next_seq, low: note.cursor.low() }
+    }
+
+    /// What the file in a journal's folder says; `None` if there is none, or it is damaged.
+    pub(super) fn read(folder: &Path) -> Option<Self> {
+        Self::decode(&std::fs::read(folder.join(NAME)).ok()?)
+    }
+
+    /// What is known of settled numbers, which an older note may lack.
+    pub(super) fn settle(&self, cursor: &mut Cursor) {
+        cursor.settle(1, self.low);
+    }
+
+    /// Numbers behind `written` of an older partition that the newest one does not hold were skipped at its beginning, if no
+    /// partition is missing between the two.
+    pub(super) fn settle_skipped(&self, cursor: &mut Cursor, older: u64, written: u64) {
+        if self.partition == older + 1 && self.first_seq > written {
+            cursor.settle(written + 1, self.first_seq - 1);
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(BYTES);
+        for number in [self.commit, self.partition, self.first_seq, self.written, self.next_seq, self.low] {
+            body.put_u64(number);
+        }
+        let mut bytes = Vec::with_capacity(BYTES);
+        bytes.put_slice(MAGIC);
+        bytes.put_u32(crc32c::crc32c(&body));
+        bytes.append(&mut body);
+        bytes
+    }
+
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let (magic, rest) = bytes.split_at_checked(MAGIC.len())?;
+        bytes = rest;
+        let sum = bytes.try_get_u32().ok()?;
+        if magic != MAGIC || crc32c::crc32c(bytes) != sum {
+            return None;
+        }
+        let mut next = || bytes.try_get_u64().ok();
+        Some(Self { commit: next()?, partition: next()?, first_seq: next()?, written: next()?, next_seq: next()?, low: next()? })
+    }
+}
+
+/// The file, open for as long as the journal is.
+#[derive(Debug)]
+pub(super) struct ProgressFile {
+    file: File,
+    newest: Progress,
+    is_failing: bool,
+}
+
+impl ProgressFile {
+    /// Opens the file of a journal's folder, or makes it, and notes a commit that is durable.
+    pub(super) fn open(folder: &Path, newest: Progress) -> Result<Self, StoreError> {
+        let path = folder.join(NAME);
+        let file = private_file().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
+        let mut opened = Self { file, newest, is_failing: false };
+        opened.write(false);
+        Ok(opened)
+    }
+
+    /// Notes a commit that is durable. A failure costs nothing but the knowledge, and is logged once.
+    pub(super) fn note(&mut self, progress: Progress) {
+        self.newest = progress;
+        self.write(false);
+    }
+
+    /// Notes, durably, that everything up to `low` is settled: partitions with it are about to be removed.
+    pub(super) fn settled(&mut self, low: u64) {
+        if low > self.newest.low {
+            self.newest.low = low;
+            self.write(true);
+        }
+    }
+
+    fn write(&mut self, is_synced: bool) {
+        let sync = || if is_synced { self.file.sync_data() } else { Ok(()) };
+        let written = self.file.write_all_at(&self.newest.encode(), 0).and_then(|()| sync());
+        if let (Err(error), false) = (&written, self.is_failing) {
+            tracing::warn!(event = "store.progress_failed", %error, "cannot note the progress of a journal; a truncated database may go unnoticed after a crash");
+        }
+        self.is_failing = written.is_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_comes_back_as_it_was_written_and_damage_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Progress::read(folder.path()), None);
+        let progress = Progress { commit: 7, partition: 2, first_seq: 20, written: 40, next_seq: 16_000, low: 12 };
+        let mut file = ProgressFile::open(folder.path(), Progress { commit: 6, ..progress }).unwrap();
+        file.note(progress);
+        assert_eq!(Progress::read(folder.path()), Some(progress));
+        file.settled(11);
+        assert_eq!(Progress::read(folder.path()), Some(progress), "what is settled stays settled");
+        file.settled(30);
+        assert_eq!(Progress::read(folder.path()), Some(Progress { low: 30, ..progress }));
+        let bytes = progress.encode();
+        assert_eq!(bytes.len(), BYTES);
+        for place in 0..BYTES {
+            let mut damaged = bytes.clone();
+            damaged[place] ^= 1;
+            assert_eq!(Progress::decode(&damaged), None, "byte {place}");
+            assert_eq!(Progress::decode(&bytes[..place]), None, "cut at {place}");
+        }
+    }
+}
