@@ -93,7 +93,7 @@ pub(super) fn partitions(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> 
         let path = entry.map_err(|e| io_error(folder, e))?.path();
         found.extend(Sealed::parse(&path));
     }
-    found.sort_by_key(|sealed| sealed.number);
+    found.sort_by_key(|sealed| (sealed.number, sealed.created_ms));
     Ok(found.into())
 }
 
