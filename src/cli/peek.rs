@@ -11,7 +11,7 @@ use super::{Failure, put, say};
 use crate::config;
 use crate::field::ask::Ask;
 use crate::field::decode::guess::{Guess, Match, ORDERS, guess, guesses, matches};
-use crate::field::decode::{ByteOrder, Kind, Table};
+use crate::field::decode::{Bcd, ByteOrder, Kind, Table};
 
 /// Answers to `--expect` that are shown.
 const MOST_MATCHES: usize = 12;
@@ -208,7 +208,7 @@ fn as_table(runs: &[Run]) -> String {
             of(Kind::U16, ByteOrder::ABCD),
             of(Kind::I16, ByteOrder::ABCD),
             of(Kind::U16, ByteOrder::BADC),
-            of(Kind::Bcd16, ByteOrder::ABCD),
+            of(Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD),
             word = format!("{word:04x}")
         );
     });

@@ -19,7 +19,7 @@ mod point;
 mod text;
 mod uplink;
 
-pub(super) use point::{BitOrder, Deadband, Factor, HowReadBack, OneOrMore, Point, Printed, ReadBack};
+pub(super) use point::{BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, ReadBack};
 
 pub(super) use text::Text;
 

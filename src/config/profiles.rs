@@ -54,6 +54,11 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles 
     found
 }
 
+/// True if a name stands for a profile that comes with the program, and not for a file.
+pub(super) fn is_of_the_program(folder: &Path, name: &str) -> bool {
+    presets::text(name).is_some() && !folder.join(format!("{FOLDER}/{name}.yaml")).exists()
+}
+
 /// The names that could be used.
 pub(super) fn names(folder: &Path) -> Vec<String> {
     // Without the folder there are none.

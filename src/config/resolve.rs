@@ -9,6 +9,7 @@ mod point;
 mod reach;
 mod simulated;
 mod text;
+mod unused;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

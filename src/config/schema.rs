@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::removed::OF_DEVICES;
 use super::file::{
-    AnswerWithin, Deadband, Factor, File, Hole, HowReadBack, OneOrMore, Printed, Profile, ReadBack, Remotes, Units, UseWhen,
+    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowReadBack, OneOrMore, Printed, Profile, ReadBack, Remotes, Units, UseWhen,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};
@@ -167,10 +167,18 @@ looks! {
         "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 465_536 }, { "type": "string", "pattern": r"^\d{1,6}$|\$\{(env|credential):" }],
         "examples": [40001, 30001, 400_001]
     };
+    FromZero: "RegisterFromZero" = {
+        "description": "A register counted from zero, as on the wire.",
+        "type": "integer", "minimum": 0, "maximum": 65535, "examples": [0, 107]
+    };
     Deadband: "Deadband" = {
         "description": "A change in the unit of the point, or a part of the value.",
         "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$|\$\{(env|credential):" }],
         "examples": [0.5, "2%"]
+    };
+    BrokenValue: "BrokenValue" = {
+        "description": "A raw value, or what a string or a date reads.",
+        "type": ["number", "string"], "examples": [32767, 0xFFFF, "N/A"]
     };
     Hole: "Hole" = {
         "description": "A table and registers from zero.",

@@ -310,7 +310,8 @@ fn code(quantity: &Quantity<'_>) -> Option<f64> {
     let meant = |code: i64| quantity.meaning.map_or(code as f64, |meaning| code as f64 * meaning.scale + meaning.offset);
     let fits = |code: i64| {
         let (least, most) = limits(quantity);
-        (least..=most).contains(&meant(code)) && !quantity.meaning.is_some_and(|meaning| meaning.broken.contains(&(code as f64)))
+        (least..=most).contains(&meant(code))
+            && !quantity.meaning.is_some_and(|meaning| meaning.broken_numbers().any(|broken| broken == code as f64))
     };
     let possible: Vec<&(i64, String)> = known.iter().filter(|(code, _)| fits(*code)).collect();
     let is_well = |text: &str| text.to_ascii_lowercase().split([' ', ',']).any(|word| WELL.contains(&word));
@@ -361,7 +362,7 @@ fn between((from, to): (f64, f64), (least, most): (f64, f64)) -> (f64, f64) {
 /// The larger side of a value that means "no value".
 fn without_broken((from, to): (f64, f64), meaning: &Meaning) -> (f64, f64) {
     let step = if meaning.kind.is_integer() { meaning.scale.abs() } else { 0.01 * (to - from).abs().max(0.01) };
-    let broken = meaning.broken.iter().map(|raw| raw * meaning.scale + meaning.offset);
+    let broken = meaning.broken_numbers().map(|raw| raw * meaning.scale + meaning.offset);
     broken.fold((from, to), |(from, to), broken| {
         if broken < from - step || broken > to + step {
             (from, to)
@@ -390,7 +391,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::field::decode::Kind;
+    use crate::field::decode::{Kind, Sentinel};
 
     fn quantity<'a>(name: &'a str, unit: &'a str, meaning: &'a Meaning) -> Quantity<'a> {
         Quantity { name, unit, meaning: Some(meaning), is_bit: false, has_exponent: false, codes: &[], writable: None }
@@ -434,7 +435,10 @@ mod tests {
 
     #[test]
     fn values_never_mean_no_value() {
-        let with = |broken: &[f64], kind| Meaning { broken: broken.into(), ..Meaning::new(kind) };
+        let with = |broken: &[f64], kind| {
+            let broken = broken.iter().map(|broken| Sentinel::Number(*broken)).collect();
+            Meaning { broken, ..Meaning::new(kind) }
+        };
         for broken in 226..=234 {
             let meaning = with(&[f64::from(broken)], Kind::U16);
             let wave = wave(&quantity("voltage", "V", &meaning));

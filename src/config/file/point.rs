@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
-use crate::field::decode::{ByteOrder, Characters, Kind};
+use crate::field::decode::{ByteOrder, Characters, Kind, Sentinel};
 use crate::field::text::parse::Notation;
 use crate::field::text::script::Pattern;
 use crate::field::wave::Wave;
@@ -26,6 +26,40 @@ impl<'de> Deserialize<'de> for Printed {
     }
 }
 
+/// A register counted from zero, as on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) struct FromZero(pub(in crate::config) u16);
+
+impl<'de> Deserialize<'de> for FromZero {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Typed;
+        impl de::Visitor<'_> for Typed {
+            type Value = FromZero;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("u16")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<FromZero, E> {
+                match u16::try_from(number) {
+                    Ok(number) => Ok(FromZero(number)),
+                    Err(_) if matches!(number, 100_001..=165_536 | 300_001..=365_536 | 400_001..=465_536) => Err(E::custom(format!(
+                        "{number} is a register as manuals print it, and this key counts from zero, up to 65535; write `at: {number}`"
+                    ))),
+                    Err(_) => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
+                }
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<FromZero, E> {
+                u64::try_from(number)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+                    .and_then(|number| self.visit_u64(number))
+            }
+        }
+        deserializer.deserialize_u16(Typed)
+    }
+}
+
 /// One value, or a list of them.
 #[derive(Debug, Clone)]
 pub(in crate::config) struct OneOrMore<T>(pub(in crate::config) Vec<T>);
@@ -37,6 +71,20 @@ impl<'de, T: de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
             one => vec![one],
         };
         typed.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// `32767`, or `'N/A'` for a string.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::config) struct BrokenValue(pub(in crate::config) Sentinel);
+
+impl<'de> Deserialize<'de> for BrokenValue {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let known = value.as_f64().map(Sentinel::Number).or_else(|| value.as_str().map(|text| Sentinel::Text(text.trim().into())));
+        known.map(Self).ok_or_else(|| {
+            de::Error::custom(format!("{value} is not a raw value; type a number such as 32767 or 0xFFFF, or for a string its text"))
+        })
     }
 }
 
@@ -179,13 +227,13 @@ macro_rules! point {
             /// The register as manuals print it: 40001 holding, 30001 input, 10001 discrete input, 1 coil; five or six digits.
             pub(in crate::config) at: Option<Printed>,
             /// A holding register, counted from zero.
-            pub(in crate::config) holding: Option<u16>,
+            pub(in crate::config) holding: Option<FromZero>,
             /// An input register, counted from zero.
-            pub(in crate::config) input: Option<u16>,
+            pub(in crate::config) input: Option<FromZero>,
             /// A coil, counted from zero.
-            pub(in crate::config) coil: Option<u16>,
+            pub(in crate::config) coil: Option<FromZero>,
             /// A discrete input, counted from zero.
-            pub(in crate::config) discrete: Option<u16>,
+            pub(in crate::config) discrete: Option<FromZero>,
             /// A value made of other points: + - * / ^ min max abs() sqrt(); `{flow-rate}` for names with a dash.
             pub(in crate::config) expression: Option<String>,
             /// Of a plain instrument: the group of the pattern. Default the one named like the point.
@@ -253,8 +301,8 @@ point! {
     decimals: u8,
     /// The point that holds the power of ten, as in SunSpec.
     scale_from: String,
-    /// Raw values that mean "no value": one or a list.
-    broken_value: OneOrMore<f64>,
+    /// Raw values that mean "no value", or what a string or a date reads then: one or a list.
+    broken_value: OneOrMore<BrokenValue>,
     /// Text for raw values; those without stay numbers.
     words: IndexMap<i64, String>,
     /// Values below are not plausible.

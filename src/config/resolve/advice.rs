@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::field::Context;
 use super::{Check, at};
-use crate::config::Uplink;
 use crate::config::traffic::{MONTH, load, size, traffic};
+use crate::config::{Uplink, file};
 use crate::field::decode::{Part, Register, Table};
 use crate::field::{Device, Line, Point, Source, Wire};
 use crate::mqtt::{TopicFilter, TopicName};
@@ -53,6 +53,7 @@ impl Context<'_> {
     /// What is odd about the points of a device.
     pub(super) fn advise(&self, check: &mut Check<'_>, device: &Device, reports: &[PointReport]) {
         self.overlaps(check, device);
+        self.printed_holes(check, device);
         for point in &device.points {
             self.deadband(check, point, reports);
             self.open_write(check, point);
@@ -74,6 +75,46 @@ impl Context<'_> {
                     format!("{one} and {other} both read {table} {start}, as different types; look at the address of one of them"),
                 );
             }
+        }
+    }
+
+    /// A key that counts from zero with a number as manuals print it: hardly meant, but possible.
+    pub(super) fn printed_from_zero(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, (table, address): (Table, u16)) {
+        let Some((first, six_digits)) = looks_printed(table, u32::from(address)) else { return };
+        let is_of_the_program = self.is_of_the_program && !self.device.points.contains_key(name);
+        if spec.at.is_some() || is_of_the_program {
+            return;
+        }
+        let (key, from_zero, printed) = (table.name(), u32::from(address) - first, six_digits + u32::from(address));
+        check.warn(
+            &self.path(name, key),
+            format!(
+                "`{key}: {address}` counts from zero; if the manual prints {address}, write `at: {address}` or `{key}: {from_zero}`, and if this register is meant, `at: {printed}`"
+            ),
+        );
+    }
+
+    /// Holes with numbers as manuals print them, in a device whose points are nowhere near.
+    fn printed_holes(&self, check: &mut Check<'_>, device: &Device) {
+        let path = match (&self.device.holes, &self.device.profile) {
+            (Some(_), _) => at!["devices", self.index, "holes"].to_vec(),
+            (None, Some(profile)) if self.is_in_file => at!["profiles", profile, "holes"].to_vec(),
+            _ => return,
+        };
+        for hole in &device.holes {
+            let has_points = device
+                .points
+                .iter()
+                .filter_map(Point::register)
+                .any(|register| register.table == hole.table && looks_printed(register.table, u32::from(register.address)).is_some());
+            let Some((first, _)) = looks_printed(hole.table, hole.start).filter(|_| !has_points) else { continue };
+            let (table, start, last, from_zero) = (hole.table.name(), hole.start, hole.end - 1, hole.start - first);
+            check.warn(
+                &path,
+                format!(
+                    "the hole `{table} {start}-{last}` counts from zero, and no point is there; if the manual prints {start}, it begins at {from_zero}"
+                ),
+            );
         }
     }
 
@@ -101,6 +142,18 @@ impl Context<'_> {
             );
         }
     }
+}
+
+/// The first register of a table as manuals print it with five digits and with six, if a number that counts from zero looks so.
+fn looks_printed(table: Table, address: u32) -> Option<(u32, u32)> {
+    let (first, last, six_digits) = match table {
+        Table::Holding => (40_001, 49_999, 400_001),
+        Table::Input => (30_001, 39_999, 300_001),
+        Table::Discrete => (10_001, 19_999, 100_001),
+        // Their numbers begin with 0, or with nothing.
+        Table::Coil => return None,
+    };
+    (first..=last).contains(&address).then_some((first, six_digits))
 }
 
 /// Two devices that are one instrument.

@@ -235,8 +235,10 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let is_text = device.each_line.is_some() || device.text.is_some() || profile.is_some_and(|profile| profile.text.is_some());
     let simulated = line.wire == Wire::Simulated;
     let is_in_file = device.profile.as_ref().is_some_and(|name| file.profiles.contains_key(name));
-    let context = Context { index, device, profile, line: line.name.clone(), simulated, is_text, is_in_file };
+    let is_of_the_program = device.profile.as_ref().is_some_and(|name| !is_in_file && profiles::is_of_the_program(check.folder, name));
+    let context = Context { index, device, profile, line: line.name.clone(), simulated, is_text, is_in_file, is_of_the_program };
     context.check_choice(check);
+    context.check_device_used(check);
     let talk = context.talk(check, line);
     let is_written_only = context.points().iter().all(|(_, point)| point.write.is_some());
     let (unit, is_broadcast) = if is_text { (0, false) } else { unit(check, index, device, &line.wire, is_written_only) };
@@ -314,6 +316,8 @@ pub(super) struct Context<'a> {
     pub(super) is_text: bool,
     /// Its profile stands in the same file.
     pub(super) is_in_file: bool,
+    /// Its profile comes with the program, and is right about its registers.
+    pub(super) is_of_the_program: bool,
 }
 
 impl Context<'_> {

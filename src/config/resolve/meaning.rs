@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Check;
 use super::field::Context;
 use crate::config::file::{self, BitOrder};
-use crate::field::decode::{Array, Kind, Meaning, Part, Register, Table};
+use crate::field::decode::{Array, Bcd, Kind, Meaning, Part, Register, Sentinel, Sign, Table};
 
 /// Values of one array.
 const MOST_ELEMENTS: u16 = 125;
@@ -41,7 +41,7 @@ impl Context<'_> {
         meaning.scale = spec.scale.unwrap_or(1.0);
         meaning.offset = spec.offset.unwrap_or(0.0);
         meaning.decimals = spec.decimals;
-        meaning.broken = spec.broken_value.iter().flat_map(|list| list.0.iter().copied()).collect();
+        meaning.broken = spec.broken_value.iter().flat_map(|list| list.0.iter().map(|broken| broken.0.clone())).collect();
         meaning.min = spec.min;
         meaning.max = spec.max;
         meaning.length = spec.length.unwrap_or(0);
@@ -82,15 +82,31 @@ impl Context<'_> {
         {
             check.fault(&self.path(name, "min"), format!("no value is at least {min} and at most {max}"));
         }
-        for broken in meaning.broken.iter().filter(|broken| !meaning.kind.holds(**broken)) {
-            check.fault(
-                &self.path(name, "broken_value"),
-                format!("a register of this type never holds {broken}; type the raw value, before scale and with its sign"),
-            );
+        for broken in meaning.broken.iter() {
+            self.check_broken(check, name, spec, (meaning.kind, broken));
         }
         let is_scaled = spec.scale.is_some() || spec.offset.is_some() || spec.decimals.is_some() || spec.scale_from.is_some();
         if is_scaled && (meaning.kind.is_text() || !meaning.flags.is_empty()) {
             check.fault(&self.path(name, "scale"), "text has no scale; remove it");
+        }
+    }
+
+    /// A raw value that means "no value" must be one that the type can read.
+    fn check_broken(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, (kind, broken): (Kind, &Sentinel)) {
+        let path = self.path(name, "broken_value");
+        // What an instrument writes is text before it is a number.
+        let is_written = self.is_text && spec.byte.is_none();
+        match broken {
+            Sentinel::Number(number) if kind.is_text() && (is_written || !kind.holds(*number)) => {
+                check.fault(&path, format!("this type reads text, and never {number}; type what it reads then, in quotation marks"));
+            }
+            Sentinel::Number(number) if !kind.holds(*number) => check
+                .fault(&path, format!("a register of this type never holds {number}; type the raw value, before scale and with its sign")),
+            Sentinel::Text(text) if !kind.is_text() && !is_written => check.fault(
+                &path,
+                format!("a register of this type never holds \"{text}\"; type the raw value as a number, such as 32767 or 0xFFFF"),
+            ),
+            _ => {}
         }
     }
 
@@ -148,6 +164,7 @@ impl Context<'_> {
         }
         if let Some([one, other]) = spec.bits {
             let (one, other) = (place(one, "bits"), place(other, "bits"));
+            self.check_digits(check, (name, "bits"), kind, u32::from(one.min(other)));
             return Part::Bits { low: one.min(other), count: one.abs_diff(other) + 1 };
         }
         let Some(mask) = spec.mask else { return Part::Whole };
@@ -158,7 +175,15 @@ impl Context<'_> {
             check.fault(&self.path(name, "mask"), "the ones of a mask stand together and inside the register, such as 0x00F0");
             return Part::Whole;
         }
+        self.check_digits(check, (name, "mask"), kind, low);
         Part::Bits { low: u8::try_from(low).unwrap_or(0), count: u8::try_from(count).unwrap_or(1) }
+    }
+
+    /// Decimal digits take four bits each.
+    fn check_digits(&self, check: &mut Check<'_>, (name, key): (&str, &str), kind: Kind, low: u32) {
+        if matches!(kind, Kind::Bcd(_)) && !low.is_multiple_of(4) {
+            check.fault(&self.path(name, key), format!("a digit of a BCD number begins at bit 0, 4, 8 or 12, and not at {low}"));
+        }
     }
 
     fn flags(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) -> Arc<[(u8, Arc<str>)]> {
@@ -183,6 +208,14 @@ impl Context<'_> {
                 None
             }
             (None | Some(Kind::Bool), false, true) => Some(Kind::U16),
+            (Some(Kind::Bcd(Bcd { sign: Sign::Never, .. })), false, true) if spec.bit.is_none() => spec.kind,
+            (Some(Kind::Bcd(_)), false, true) => {
+                check.fault(
+                    &self.path(name, "type"),
+                    "`bits` and `mask` pick digits of a BCD number without a sign; type bcd16, or u16 for a single bit",
+                );
+                None
+            }
             (Some(kind), false, true) if !kind.is_integer() => {
                 check.fault(&self.path(name, "type"), "`bit` picks bits of a whole number; type u16, or remove `type`");
                 None

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::field::{Context, Points, id, take_topic};
+use super::unused::Shape;
 use super::{Check, at};
 use crate::config::Group;
 use crate::config::document::Step;
 use crate::config::file;
-use crate::field::decode::{ByteOrder, Kind, Part, Register, Table};
+use crate::field::decode::{ByteOrder, Kind, Part, Register, Sentinel, Table};
 use crate::field::formula::Formula;
 use crate::field::write::{ReadBack, Rules};
 use crate::field::{Device, Point, Source};
@@ -237,6 +238,7 @@ impl Context<'_> {
 
     fn source(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Source> {
         if let Some(text) = &spec.expression {
+            self.check_used(check, name, spec, Shape::Computed);
             return self.formula(check, name, text).map(|formula| Source::Derived(formula.rounded(spec.decimals)));
         }
         if self.is_text {
@@ -247,8 +249,13 @@ impl Context<'_> {
             check.fault(&self.path(name, "at"), "only plain instruments have from, find, byte, when, bad_when, units and notation; add `each_line:` or `text:` to the device, or say where the register is");
             return None;
         }
-        let Some((table, address)) = self.address(check, name, spec)? else { return Some(Source::Made) };
+        let Some((table, address)) = self.address(check, name, spec)? else {
+            self.check_used(check, name, spec, Shape::Made);
+            return Some(Source::Made);
+        };
         let register = self.register(check, name, spec, (table, address))?;
+        let kind = register.meaning.kind;
+        self.check_used(check, name, spec, if table.is_bits() { Shape::Coil } else { Shape::Registers(kind) });
         let exponent = match &spec.scale_from {
             None => None,
             Some(other) => Some(Arc::new(self.exponent(check, name, other)?)),
@@ -309,7 +316,7 @@ impl Context<'_> {
             let mut register = Register::new(table, address, kind);
             register.meaning.order = self.order(spec);
             // "Not implemented" of SunSpec.
-            register.meaning.broken = [-32768.0].into();
+            register.meaning.broken = [Sentinel::Number(-32768.0)].into();
             register
         });
         if register.is_none() || !matches!(kind, Kind::I16 | Kind::U16) {
@@ -329,7 +336,7 @@ impl Context<'_> {
     pub(super) fn address(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Option<(Table, u16)>> {
         let zero_based =
             [(Table::Holding, spec.holding), (Table::Input, spec.input), (Table::Coil, spec.coil), (Table::Discrete, spec.discrete)];
-        let mut given: Vec<(Table, u16)> = zero_based.into_iter().filter_map(|(table, address)| Some((table, address?))).collect();
+        let mut given: Vec<(Table, u16)> = zero_based.into_iter().filter_map(|(table, address)| Some((table, address?.0))).collect();
         if let Some(file::Printed(printed)) = spec.at {
             match as_printed(printed) {
                 Some(place) => given.push(place),
@@ -340,7 +347,10 @@ impl Context<'_> {
             }
         }
         match given.as_slice() {
-            [one] => self.moved(check, name, *one).map(Some),
+            [one] => {
+                self.printed_from_zero(check, name, spec, *one);
+                self.moved(check, name, *one).map(Some)
+            }
             [] if self.simulated => Some(None),
             [] => {
                 check.missing(

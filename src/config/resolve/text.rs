@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::field::Context;
+use super::unused::Shape;
 use super::{Check, at};
 use crate::config::document::Step;
 use crate::config::file::{self, OneOrMore};
@@ -204,6 +205,8 @@ impl Context<'_> {
             typed.length = typed.length.or_else(|| (typed.kind == Some(Kind::Text)).then_some(1));
         }
         let meaning = self.meaning(check, name, &typed, Table::Holding)?;
+        let is_bytes = matches!(place, Place::Byte(_));
+        self.check_used(check, name, spec, if is_bytes { Shape::Bytes(meaning.kind) } else { Shape::Written(meaning.kind) });
         let units = self.units(check, name, spec, (&place, &meaning));
         if spec.notation == Some(Notation::DegreesMinutes) && (matches!(place, Place::Byte(_)) || meaning.kind != Kind::F64) {
             check.fault(&self.path(name, "notation"), "degrees and minutes are a number in text; remove `type` or `byte`");

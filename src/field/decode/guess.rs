@@ -1,6 +1,6 @@
 //! What registers could mean: every usual type and order, and those that show an expected value. Pure.
 
-use super::{ByteOrder, Kind, Meaning, Register, Table};
+use super::{Bcd, ByteOrder, Kind, Meaning, Register, Table};
 use crate::reading::Value;
 
 /// The orders, the usual first.
@@ -15,8 +15,8 @@ pub const KINDS: [Kind; 13] = [
     Kind::F64,
     Kind::U64,
     Kind::I64,
-    Kind::Bcd16,
-    Kind::Bcd32,
+    Kind::Bcd(Bcd::plain(2)),
+    Kind::Bcd(Bcd::plain(4)),
     Kind::Mod10k32,
     Kind::F16,
     Kind::Sm16,
@@ -78,7 +78,7 @@ fn is_plausible(kind: Kind, value: f64, words: &[u16]) -> bool {
         Kind::F32 | Kind::F64 | Kind::F16 => (1e-4..1e7).contains(&size),
         Kind::U16 => (1.0..32_767.0).contains(&size),
         Kind::I16 | Kind::Sm16 => (1.0..10_000.0).contains(&size),
-        Kind::Bcd16 | Kind::Bcd32 | Kind::Mod10k32 => size >= 1.0,
+        Kind::Bcd(_) | Kind::Mod10k32 => size >= 1.0,
         _ => (1.0..1e8).contains(&size),
     }
 }
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(best(&[low.swap_bytes(), high.swap_bytes()], 229.4), (0, Kind::F32, ByteOrder::DCBA, 1.0));
         assert_eq!(best(&[0, 2294, 0], 229.4), (1, Kind::U16, ByteOrder::ABCD, 0.1));
         assert_eq!(best(&[1, 0x86A0], 1000.0), (0, Kind::U32, ByteOrder::ABCD, 0.01));
-        assert_eq!(best(&[0x1234], 1234.0), (0, Kind::Bcd16, ByteOrder::ABCD, 1.0));
+        assert_eq!(best(&[0x1234], 1234.0), (0, Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD, 1.0));
         assert_eq!(best(&[0xFFF6], -10.0), (0, Kind::I16, ByteOrder::ABCD, 1.0));
         let energy = 123_456.789_f64.to_bits().to_be_bytes();
         let words: Vec<u16> = energy.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, de};
 
+use super::bcd::{Bcd, Sign};
 use super::raw::Raw;
 use super::time;
 
@@ -48,14 +49,8 @@ pub enum Kind {
     F64,
     /// IBM System/360 single precision.
     Ibm32,
-    /// Four decimal digits.
-    Bcd16,
-    /// Six decimal digits in three bytes; the highest bit is the sign, as meters have it.
-    Bcd24,
-    /// Eight decimal digits.
-    Bcd32,
-    /// Sixteen decimal digits.
-    Bcd64,
+    /// Decimal digits, one in each nibble.
+    Bcd(Bcd),
     /// Two words of four decimal digits each, 0 to 9999, the first being the most significant.
     Mod10k32,
     /// Three such words.
@@ -80,8 +75,12 @@ pub enum Kind {
     BcdDateTime,
 }
 
+const fn signed(bytes: u8, sign: Sign) -> Kind {
+    Kind::Bcd(Bcd { bytes, sign })
+}
+
 /// Every name of a type; the first of a kind is the one that is shown.
-const NAMES: [(&str, Kind); 83] = [
+const NAMES: [(&str, Kind); 97] = [
     ("bool", Kind::Bool),
     ("bit", Kind::Bool),
     ("u8", Kind::U8L),
@@ -142,11 +141,25 @@ const NAMES: [(&str, Kind); 83] = [
     ("double", Kind::F64),
     ("lreal", Kind::F64),
     ("ibm32", Kind::Ibm32),
-    ("bcd16", Kind::Bcd16),
-    ("bcd", Kind::Bcd16),
-    ("bcd24", Kind::Bcd24),
-    ("bcd32", Kind::Bcd32),
-    ("bcd64", Kind::Bcd64),
+    ("bcd8", Kind::Bcd(Bcd::plain(1))),
+    ("bcd16", Kind::Bcd(Bcd::plain(2))),
+    ("bcd", Kind::Bcd(Bcd::plain(2))),
+    ("bcd24", Kind::Bcd(Bcd::plain(3))),
+    ("bcd32", Kind::Bcd(Bcd::plain(4))),
+    ("bcd48", Kind::Bcd(Bcd::plain(6))),
+    ("bcd64", Kind::Bcd(Bcd::plain(8))),
+    ("bcd8-sign-bit", signed(1, Sign::Bit)),
+    ("bcd16-sign-bit", signed(2, Sign::Bit)),
+    ("bcd24-sign-bit", signed(3, Sign::Bit)),
+    ("bcd32-sign-bit", signed(4, Sign::Bit)),
+    ("bcd48-sign-bit", signed(6, Sign::Bit)),
+    ("bcd64-sign-bit", signed(8, Sign::Bit)),
+    ("bcd8-sign-digit", signed(1, Sign::Digit)),
+    ("bcd16-sign-digit", signed(2, Sign::Digit)),
+    ("bcd24-sign-digit", signed(3, Sign::Digit)),
+    ("bcd32-sign-digit", signed(4, Sign::Digit)),
+    ("bcd48-sign-digit", signed(6, Sign::Digit)),
+    ("bcd64-sign-digit", signed(8, Sign::Digit)),
     ("mod10k-32", Kind::Mod10k32),
     ("mod10-32", Kind::Mod10k32),
     ("mod10k-48", Kind::Mod10k48),
@@ -212,21 +225,12 @@ impl Kind {
     /// Registers it takes; `None` for text, whose length is told.
     pub fn words(self) -> Option<u16> {
         Some(match self {
-            Self::Bool | Self::U8L | Self::U8H | Self::I8L | Self::I8H | Self::I16 | Self::U16 | Self::F16 | Self::Bcd16 | Self::Sm16 => 1,
-            Self::I24
-            | Self::U24
-            | Self::I32
-            | Self::U32
-            | Self::F32
-            | Self::Ibm32
-            | Self::Bcd24
-            | Self::Bcd32
-            | Self::Mod10k32
-            | Self::Sm32
-            | Self::Unix32 => 2,
+            Self::Bool | Self::U8L | Self::U8H | Self::I8L | Self::I8H | Self::I16 | Self::U16 | Self::F16 | Self::Sm16 => 1,
+            Self::I24 | Self::U24 | Self::I32 | Self::U32 | Self::F32 | Self::Ibm32 | Self::Mod10k32 | Self::Sm32 | Self::Unix32 => 2,
             Self::I48 | Self::U48 | Self::Mod10k48 | Self::BcdDateTime => 3,
-            Self::I64 | Self::U64 | Self::F64 | Self::Bcd64 | Self::Mod10k64 | Self::Unix64 | Self::Cp56 => 4,
+            Self::I64 | Self::U64 | Self::F64 | Self::Mod10k64 | Self::Unix64 | Self::Cp56 => 4,
             Self::DateTime => 6,
+            Self::Bcd(bcd) => u16::from(bcd.bytes).div_ceil(2),
             Self::Text => return None,
         })
     }
@@ -235,8 +239,9 @@ impl Kind {
     pub fn bytes(self) -> Option<u16> {
         Some(match self {
             Self::Bool | Self::U8L | Self::U8H | Self::I8L | Self::I8H => 1,
-            Self::I24 | Self::U24 | Self::Bcd24 => 3,
+            Self::I24 | Self::U24 => 3,
             Self::Cp56 => 7,
+            Self::Bcd(bcd) => u16::from(bcd.bytes),
             other => 2 * other.words()?,
         })
     }
@@ -299,6 +304,8 @@ impl Kind {
             Self::Bool => 1,
             Self::U8L | Self::U8H | Self::I8L | Self::I8H => 8,
             Self::I24 | Self::U24 => 24,
+            Self::Bcd(bcd) => bcd.bits(),
+            Self::Cp56 => 56,
             other => 16 * u32::from(other.words().unwrap_or(1)),
         }
     }
@@ -320,15 +327,11 @@ impl Kind {
             Self::F32 => Ok(Raw::F32(f32::from_bits(number as u32))),
             Self::F64 => Ok(Raw::F64(f64::from_bits(number))),
             Self::Ibm32 => Ok(Raw::F64(from_ibm(number))),
-            Self::Bcd24 => {
-                let mut digits = bytes.last_chunk::<3>().copied().unwrap_or_default();
-                let [first, ..] = &mut digits;
-                let is_negative = *first & 0x80 != 0;
-                *first &= 0x7F;
-                let number = from_bcd(&digits).and_then(|number| i64::try_from(number).ok()).ok_or("not a decimal number (BCD)")?;
-                Ok(Raw::Int(if is_negative { -number } else { number }))
-            }
-            Self::Bcd16 | Self::Bcd32 | Self::Bcd64 => from_bcd(bytes).map(Raw::UInt).ok_or("not a decimal number (BCD)"),
+            Self::Bcd(bcd) => match (bcd.number(number), bcd.sign) {
+                (Some(number), Sign::Never) => Ok(Raw::UInt(number.unsigned_abs())),
+                (Some(number), _) => Ok(Raw::Int(number)),
+                (None, _) => Err("not a decimal number (BCD)"),
+            },
             Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => from_mod10k(bytes).map(Raw::UInt).ok_or("not a decimal number (mod 10000)"),
             Self::Sm16 | Self::Sm32 => {
                 let sign = 1_u64 << (self.bits() - 1);
@@ -373,8 +376,8 @@ impl Kind {
             Self::F32 => u64::from((raw.as_f64() as f32).to_bits()),
             Self::F64 => raw.as_f64().to_bits(),
             Self::Ibm32 => to_ibm(raw.as_f64()),
-            Self::Bcd16 | Self::Bcd32 | Self::Bcd64 => self.digits(&raw, 4 * u32::from(self.words().unwrap_or(1)), 10, 4)?,
-            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => self.digits(&raw, u32::from(self.words().unwrap_or(1)), 10_000, 16)?,
+            Self::Bcd(bcd) => whole(&raw).and_then(|whole| bcd.bits_of(whole)).ok_or_else(|| self.does_not_hold(&raw))?,
+            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => self.in_thousands(&raw)?,
             Self::Sm16 | Self::Sm32 => {
                 let whole = whole(&raw).ok_or_else(|| self.does_not_hold(&raw))?;
                 let magnitude = u64::try_from(whole.unsigned_abs()).unwrap_or(u64::MAX);
@@ -424,26 +427,48 @@ impl Kind {
         Ok((whole & mask) as u64)
     }
 
-    fn digits(self, raw: &Raw, count: u32, base: u64, shift: u32) -> Result<u64, String> {
+    /// Words of four decimal digits each.
+    fn in_thousands(self, raw: &Raw) -> Result<u64, String> {
         let whole = whole(raw).and_then(|whole| u64::try_from(whole).ok()).ok_or_else(|| self.does_not_hold(raw))?;
-        let mut rest = whole;
-        let mut number = 0_u64;
-        for digit in 0..count {
-            number |= (rest % base) << (shift * digit);
-            rest /= base;
+        let (mut rest, mut number) = (whole, 0_u64);
+        for word in 0..self.words().unwrap_or(1) {
+            number |= (rest % 10_000) << (16 * word);
+            rest /= 10_000;
         }
         if rest == 0 { Ok(number) } else { Err(self.does_not_hold(raw)) }
     }
 
-    /// True if a register of this type can hold `number`, or holds the bits that `number` is written with (0x8000 in an i16).
+    /// True if a register of this type can hold `number`, or holds the bits that `number` is written with (0x8000 in an i16, 0xFFFF in a
+    /// bcd16).
     pub fn holds(self, number: f64) -> bool {
-        if !self.is_integer() {
-            return true;
+        let are_bits = || number.fract() == 0.0 && (0.0..=self.most_bits()).contains(&number);
+        match self {
+            Self::F16 | Self::F32 | Self::F64 | Self::Ibm32 => true,
+            // Longer than any number.
+            Self::DateTime | Self::Text => false,
+            kind if kind.is_signed() => number.fract() == 0.0 && (-(self.most_bits() + 1.0) / 2.0..=self.most_bits()).contains(&number),
+            kind if kind.is_integer() || kind == Self::Bool => are_bits(),
+            kind => kind.shows(number) || are_bits(),
         }
-        #[allow(clippy::cast_possible_wrap)]
-        let most = if self.bits() == 64 { 1.9e19 } else { 2_f64.powi(self.bits() as i32) - 1.0 };
-        let least = if self.is_signed() { -((most + 1.0) / 2.0) } else { 0.0 };
-        number.fract() == 0.0 && (least..=most).contains(&number)
+    }
+
+    /// The greatest number that its bits make.
+    #[allow(clippy::cast_possible_wrap)]
+    fn most_bits(self) -> f64 {
+        if self.bits() >= 64 { 1.9e19 } else { 2_f64.powi(self.bits() as i32) - 1.0 }
+    }
+
+    /// True if a sentinel is the number that is read, and not its bits: of the types whose number is not made of all the bits.
+    pub(super) fn shows(self, number: f64) -> bool {
+        match self {
+            Self::Bcd(bcd) => bcd.shows(number),
+            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => {
+                number.fract() == 0.0 && (0.0..10_000_f64.powi(i32::from(self.words().unwrap_or(1)))).contains(&number)
+            }
+            Self::Sm16 | Self::Sm32 => number.fract() == 0.0 && number.abs() <= (self.most_bits() - 1.0) / 2.0,
+            Self::Unix32 | Self::Unix64 | Self::Cp56 | Self::DateTime | Self::BcdDateTime | Self::Text => false,
+            _ => true,
+        }
     }
 
     /// The value that a sentinel written as plain bits stands for: 32768 is -32768 in an i16.
@@ -467,11 +492,6 @@ fn whole(raw: &Raw) -> Option<i128> {
         Raw::F32(_) | Raw::F64(_) => Some(raw.as_f64().round()).filter(|f| f.is_finite() && f.abs() < 1e30).map(|f| f as i128),
         Raw::Text(_) => None,
     }
-}
-
-fn from_bcd(bytes: &[u8]) -> Option<u64> {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.into_iter().try_fold(0_u64, |number, digit| (digit < 10).then(|| number * 10 + u64::from(digit)))
 }
 
 fn from_mod10k(bytes: &[u8]) -> Option<u64> {

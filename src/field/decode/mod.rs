@@ -2,6 +2,7 @@
 //!
 //! Used for Modbus registers and for the bytes of plain serial frames alike. A type is a line in `kind`.
 
+mod bcd;
 pub mod guess;
 mod kind;
 mod order;
@@ -11,6 +12,7 @@ mod time;
 
 use std::sync::Arc;
 
+pub use bcd::{Bcd, Sign};
 pub use kind::Kind;
 pub use order::ByteOrder;
 pub use raw::Raw;
@@ -88,6 +90,15 @@ pub struct Array {
     pub stride: u16,
 }
 
+/// A raw value that means "no value".
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sentinel {
+    /// A number; where the type cannot show it, the bits that stand there.
+    Number(f64),
+    /// What a string or a date reads.
+    Text(Arc<str>),
+}
+
 /// What registers or bytes mean.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Meaning {
@@ -104,7 +115,7 @@ pub struct Meaning {
     /// Digits after the point; `None`: as many as scale and offset have.
     pub decimals: Option<u8>,
     /// Raw values that mean "no value".
-    pub broken: Arc<[f64]>,
+    pub broken: Arc<[Sentinel]>,
     /// Text for raw values; those without stay numbers.
     pub words: Arc<[(i64, Arc<str>)]>,
     /// Names of bits; the value is the list of those that are set.
@@ -192,6 +203,7 @@ impl Meaning {
     pub fn decode_text(&self, text: &str) -> Result<Value, Arc<str>> {
         let text = text.trim();
         let unreadable = || Arc::from(format!("`{}` is not a number", text.chars().take(40).collect::<String>()));
+        self.is_there(text)?;
         let raw = if self.kind.is_text() {
             return Ok(Value::Text(text.into()));
         } else if self.kind == Kind::Bool {
@@ -225,24 +237,54 @@ impl Meaning {
         let bytes = bytes.get(..end).unwrap_or_default();
         // Devices that are not of UTF-8 are mostly of Latin-1, where every byte is a character.
         let text = std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|byte| char::from(*byte)).collect(), str::to_owned);
-        Ok(Value::Text(text.trim().into()))
+        let text = text.trim();
+        self.is_there(text)?;
+        Ok(Value::Text(text.into()))
+    }
+
+    /// Fails if the device says that there is no value.
+    fn is_there(&self, text: &str) -> Result<(), Arc<str>> {
+        let is_broken = self.broken.iter().any(|broken| matches!(broken, Sentinel::Text(broken) if **broken == *text));
+        if is_broken { Err(NO_VALUE.into()) } else { Ok(()) }
+    }
+
+    /// True if one of the numbers that mean "no value" fits.
+    fn is_broken(&self, fits: impl Fn(f64) -> bool) -> bool {
+        self.broken.iter().any(|broken| matches!(broken, Sentinel::Number(number) if fits(*number)))
     }
 
     /// The value of bytes that are most significant first.
     fn value(&self, bytes: &[u8], exponent: Option<i32>) -> Result<Value, Arc<str>> {
-        let raw = self.kind.decode(bytes, &self.zone)?;
-        self.meant(raw, exponent)
+        let bits =
+            bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)) & ones(u8::try_from(self.kind.bits()).unwrap_or(64));
+        #[allow(clippy::cast_precision_loss)]
+        if self.is_broken(|number| !self.kind.shows(number) && bits as f64 == number) {
+            return Err(NO_VALUE.into());
+        }
+        let raw = match (self.kind, self.part) {
+            (Kind::Bcd(_), Part::Bits { low, count }) => {
+                let part = bits.checked_shr(u32::from(low)).unwrap_or(0) & ones(count);
+                bcd::digits(part, u32::from(count)).map(Raw::UInt).ok_or("not a decimal number (BCD)")
+            }
+            (kind, _) => kind.decode(bytes, &self.zone),
+        };
+        match (raw, self.kind) {
+            // Meters show errors with digits above nine.
+            (Err(why), Kind::Bcd(bcd)) => Err(format!("{why}: {bits:0width$X}", width = 2 * usize::from(bcd.bytes)).into()),
+            (raw, _) => self.meant(raw?, exponent),
+        }
     }
 
     fn meant(&self, raw: Raw, exponent: Option<i32>) -> Result<Value, Arc<str>> {
         if let Raw::Text(text) = raw {
+            self.is_there(&text)?;
             return Ok(Value::Text(text));
         }
         if !raw.as_f64().is_finite() {
             return Err("not a number".into());
         }
-        if self.broken.iter().any(|broken| raw.is(self.kind.as_held(*broken))) {
-            return Err("the device says that there is no value".into());
+        if self.is_broken(|number| raw.is(self.kind.as_held(number))) {
+            return Err(NO_VALUE.into());
         }
         let raw = self.part_of(raw);
         if !self.flags.is_empty() {
@@ -261,6 +303,10 @@ impl Meaning {
 
     #[allow(clippy::cast_sign_loss)]
     fn part_of(&self, raw: Raw) -> Raw {
+        if matches!(self.kind, Kind::Bcd(_)) {
+            // Its part was taken before its digits were read.
+            return raw;
+        }
         let bits = match raw {
             Raw::Int(i) => i as u64,
             Raw::UInt(u) => u,
@@ -351,6 +397,9 @@ impl Meaning {
         Raw::F64(self.raw_range().map_or(raw, |(least, most)| raw.clamp(least, most)))
     }
 }
+
+/// Why there is no value where a sentinel stands.
+const NO_VALUE: &str = "the device says that there is no value";
 
 fn ones(count: u8) -> u64 {
     1_u64.checked_shl(u32::from(count)).map_or(u64::MAX, |bit| bit - 1)

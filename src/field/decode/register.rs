@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Characters, Kind, Meaning, Part, Raw, Table, ones};
+use super::{Characters, Kind, Meaning, Part, Raw, Table, bcd, ones};
 use crate::reading::Value;
 
 /// Where a point is and what it means.
@@ -124,16 +124,21 @@ impl Register {
             let number = raw.as_f64();
             let most = ones(count);
             #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            let fits = number.fract() == 0.0 && (0.0..=most as f64).contains(&number);
+            let fits = number.fract() == 0.0 && (0.0..=most as f64).contains(&number) && self.coded(number) <= most;
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let bits = |number: u64| {
                 let word = (number << low) as u16;
                 if self.meaning.order.swaps_bytes() { word.swap_bytes() } else { word }
             };
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            if fits { Ok((!bits(most), bits(number as u64))) } else { Err(format!("{value} does not fit into {count} bits")) }
+            if fits { Ok((!bits(most), bits(self.coded(number)))) } else { Err(format!("{value} does not fit into {count} bits")) }
         });
         Some(masks)
+    }
+
+    /// The bits of a part that is `number`.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn coded(&self, number: f64) -> u64 {
+        if matches!(self.meaning.kind, Kind::Bcd(_)) { bcd::nibbles(number as u64) } else { number as u64 }
     }
 
     /// The registers that show `value`, as near as the type allows; what a simulator answers. `exponent` is what the register says that
@@ -146,8 +151,7 @@ impl Register {
         let raw = (value - self.meaning.offset) / scale;
         let one = match self.meaning.part {
             Part::Bit(bit) => self.shown(Raw::UInt(u64::from(value >= 0.5) << bit)),
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            Part::Bits { low, count } => self.shown(Raw::UInt((raw.max(0.0).round() as u64 & ones(count)) << low)),
+            Part::Bits { low, count } => self.plain((self.coded(raw.max(0.0).round()) & ones(count)) << low),
             Part::Whole if self.meaning.kind == Kind::Bool => self.shown(Raw::Bool(raw >= 0.5)),
             Part::Whole if self.meaning.kind == Kind::Text => self.encode_text(&format!("{raw:.0}")),
             Part::Whole => self.shown(self.meaning.nearest(raw)),
@@ -185,6 +189,12 @@ impl Register {
         };
         let bits = bits.filter(|_| self.width() == 1 && !self.table.is_bits()).unwrap_or(u16::MAX);
         if self.meaning.order.swaps_bytes() { bits.swap_bytes() } else { bits }
+    }
+
+    /// The registers with these bits.
+    fn plain(&self, bits: u64) -> Vec<u16> {
+        let size = 2 * usize::from(self.meaning.words_each());
+        self.as_words(bits.to_be_bytes().get(8_usize.saturating_sub(size)..).unwrap_or_default().to_vec())
     }
 
     fn shown(&self, raw: Raw) -> Vec<u16> {

@@ -51,13 +51,13 @@ fn types_of_other_worlds() {
     check(Kind::I8H, ABCD, &[0xFE12], "-2");
     check(Kind::F16, ABCD, &[0x3E00], "1.5");
     check(Kind::Ibm32, ABCD, &[0xC276, 0xA000], "-118.625");
-    check(Kind::Bcd16, ABCD, &[0x1234], "1234");
-    check(Kind::Bcd32, ByteOrder::CDAB, &[0x5678, 0x1234], "12345678");
+    check(Kind::Bcd(Bcd::plain(2)), ABCD, &[0x1234], "1234");
+    check(Kind::Bcd(Bcd::plain(4)), ByteOrder::CDAB, &[0x5678, 0x1234], "12345678");
     check(Kind::Mod10k32, ABCD, &[12, 3456], "123456");
     check(Kind::Mod10k64, ABCD, &[1, 2, 3, 4], "1000200030004");
     check(Kind::Sm16, ABCD, &[0x8005], "-5");
     check(Kind::Sm32, ABCD, &[0x8000, 0x0007], "-7");
-    assert!(register(Kind::Bcd16, ABCD).decode(&[0x12A4], None).unwrap_err().contains("BCD"));
+    assert!(register(Kind::Bcd(Bcd::plain(2)), ABCD).decode(&[0x12A4], None).unwrap_err().contains("BCD"));
     assert!(register(Kind::Mod10k32, ABCD).decode(&[0, 10_000], None).unwrap_err().contains("mod 10000"));
 }
 
@@ -89,11 +89,13 @@ fn text_and_times() {
 
 #[test]
 fn scale_bits_words_and_sentinels() {
-    let temperature = meaning(|meaning| (meaning.kind, meaning.scale, meaning.broken) = (Kind::I16, 0.1, [32767.0].into()));
+    let temperature =
+        meaning(|meaning| (meaning.kind, meaning.scale, meaning.broken) = (Kind::I16, 0.1, [Sentinel::Number(32767.0)].into()));
     assert_eq!(temperature.decode(&[123], None).unwrap().to_string(), "12.3");
     assert_eq!(temperature.decode(&[0xFFFF], None).unwrap().to_string(), "-0.1");
     assert!(temperature.decode(&[32767], None).unwrap_err().contains("no value"));
-    let several = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I16, [32768.0, 32767.0].into()));
+    let several =
+        meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I16, [Sentinel::Number(32768.0), Sentinel::Number(32767.0)].into()));
     assert!(several.decode(&[0x8000], None).is_err(), "0x8000 is -32768 in an i16");
     let bit = meaning(|meaning| meaning.part = Part::Bit(3));
     assert_eq!((bit.decode(&[8], None), bit.decode(&[7], None)), (Ok(Value::Bool(true)), Ok(Value::Bool(false))));
@@ -105,9 +107,9 @@ fn scale_bits_words_and_sentinels() {
     let flags = meaning(|meaning| meaning.flags = [(0, "run".into()), (15, "fault".into())].into());
     assert_eq!(flags.decode(&[0x8005], None).unwrap().to_string(), "run, bit 2, fault");
     assert_eq!(flags.decode(&[0], None), Ok(Value::List(Vec::new())));
-    let wide = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I64, [9_223_372_036_854_775_808.0].into()));
+    let wide = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I64, [Sentinel::Number(9_223_372_036_854_775_808.0)].into()));
     assert!(wide.decode(&[0x8000, 0, 0, 0], None).is_err(), "not implemented, in 64 bits");
-    let exact = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::F32, [-999.9].into()));
+    let exact = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::F32, [Sentinel::Number(-999.9)].into()));
     assert!(exact.decode(&exact.encode(-999.9, None), None).is_err(), "in the precision of the register");
     let huge = meaning(|meaning| (meaning.kind, meaning.scale) = (Kind::F32, 1000.0));
     assert!(huge.decode(&[0x7F61, 0xB1E6], None).is_err(), "3e38 x 1000 is no 32-bit float");
@@ -127,6 +129,63 @@ fn plausibility_decimals_powers_of_ten_and_big_numbers() {
     assert_eq!(plain.decode(&[1234], Some(2)).unwrap().to_string(), "123400");
     let text = meaning(|meaning| (meaning.kind, meaning.as_text) = (Kind::U64, true));
     assert_eq!(text.decode(&[0x7FFF, 0xFFFF, 0xFFFF, 0xFFFF], None), Ok(Value::Text("9223372036854775807".into())));
+}
+
+/// What a register of a type shows with a sentinel.
+fn with_sentinel(kind: Kind, broken: Sentinel, words: &[u16]) -> Result<String, String> {
+    let register = meaning(|meaning| {
+        (meaning.kind, meaning.broken) = (kind, [broken].into());
+        meaning.length = if kind == Kind::Text { u16::try_from(words.len()).unwrap() } else { 0 };
+    });
+    register.decode(words, None).map(|value| value.to_string()).map_err(|why| why.to_string())
+}
+
+#[test]
+fn a_broken_value_counts_for_every_type() {
+    let gone = Err("the device says that there is no value".to_owned());
+    let number = Sentinel::Number;
+    let text = |text: &str| Sentinel::Text(text.into());
+    let na = [0x4E2F, 0x4120];
+    assert_eq!(with_sentinel(Kind::Text, text("N/A"), &na), gone);
+    assert_eq!(with_sentinel(Kind::Text, text("N/B"), &na), Ok("N/A".to_owned()));
+    assert_eq!(with_sentinel(Kind::Text, text(""), &[0x2020]), gone);
+    let bcd = Kind::Bcd(Bcd::plain(2));
+    assert_eq!(with_sentinel(bcd, number(65_535.0), &[0xFFFF]), gone);
+    assert_eq!(with_sentinel(bcd, number(9999.0), &[0x9999]), gone);
+    assert_eq!(with_sentinel(bcd, number(9998.0), &[0x9999]), Ok("9999".to_owned()));
+    assert_eq!(with_sentinel(Kind::Sm16, number(32_768.0), &[0x8000]), gone);
+    assert_eq!(with_sentinel(Kind::Mod10k32, number(4_294_967_295.0), &[0xFFFF, 0xFFFF]), gone);
+    assert_eq!(with_sentinel(Kind::Unix32, number(0.0), &[0, 0]), gone);
+    assert_eq!(with_sentinel(Kind::Unix32, text("1970-01-01T00:00:01.000Z"), &[0, 1]), gone);
+    assert_eq!(with_sentinel(Kind::BcdDateTime, number(281_474_976_710_655.0), &[0xFFFF, 0xFFFF, 0xFFFF]), gone);
+    assert_eq!(with_sentinel(Kind::Cp56, number(72_057_594_037_927_935.0), &[0x00FF, 0xFFFF, 0xFFFF, 0xFFFF]), gone);
+    assert_eq!(with_sentinel(Kind::U64, number(1.844_674_407_370_955_2e19), &[0xFFFF; 4]), gone);
+    let mut unit = Meaning::new(Kind::Text);
+    unit.broken = [text("----")].into();
+    assert!(unit.decode_text(" ---- ").is_err() && unit.decode_text("kg").is_ok());
+}
+
+#[test]
+fn parts_of_a_register_may_be_decimal_digits() {
+    let part = |low, count| {
+        meaning(|meaning| {
+            meaning.kind = Kind::Bcd(Bcd::plain(2));
+            meaning.part = Part::Bits { low, count };
+        })
+    };
+    let shown = |register: &Register, word: u16| register.decode(&[word], None).map(|value| value.to_string());
+    assert_eq!(shown(&part(0, 8), 0xF142).unwrap(), "42");
+    assert_eq!(shown(&part(0, 15), 0x9234).unwrap(), "1234", "the highest bit is a flag");
+    assert!(shown(&part(8, 8), 0xF142).unwrap_err().contains("F142"));
+    assert_eq!(part(4, 8).encode(42.0, None), [0x0420]);
+    assert_eq!(part(4, 8).mask_of(&Value::UInt(42)), Some(Ok((0xF00F, 0x0420))));
+    assert!(part(4, 7).mask_of(&Value::UInt(80)).unwrap().is_err());
+}
+
+#[test]
+fn digits_above_nine_are_told() {
+    let why = register(Kind::Bcd(Bcd { bytes: 4, sign: Sign::Digit }), ByteOrder::ABCD).decode(&[0xEEEE, 0xEEEE], None).unwrap_err();
+    assert!(why.contains("EEEEEEEE"), "{why}");
 }
 
 #[test]
@@ -152,9 +211,11 @@ fn the_bytes_of_frames_are_read_alike() {
     assert_eq!(number(Kind::U8L, ByteOrder::ABCD, &[200]).unwrap(), "200");
     assert_eq!(number(Kind::I16, ByteOrder::DCBA, &[0xFE, 0xFF]).unwrap(), "-2");
     assert_eq!(number(Kind::I24, ByteOrder::ABCD, &[0xFF, 0xFF, 0xFE]).unwrap(), "-2");
-    assert_eq!(number(Kind::Bcd32, ByteOrder::DCBA, &[0x78, 0x56, 0x34, 0x12]).unwrap(), "12345678");
-    assert_eq!(number(Kind::Bcd24, ByteOrder::DCBA, &[0x45, 0x23, 0x01]).unwrap(), "12345");
-    assert_eq!(number(Kind::Bcd24, ByteOrder::DCBA, &[0x45, 0x23, 0x81]).unwrap(), "-12345");
+    assert_eq!(number(Kind::Bcd(Bcd::plain(4)), ByteOrder::DCBA, &[0x78, 0x56, 0x34, 0x12]).unwrap(), "12345678");
+    assert_eq!(number(Kind::Bcd(Bcd::plain(3)), ByteOrder::DCBA, &[0x45, 0x23, 0x01]).unwrap(), "12345");
+    assert_eq!(number(Kind::Bcd(Bcd::plain(3)), ByteOrder::DCBA, &[0x45, 0x23, 0x81]).unwrap(), "812345");
+    assert_eq!(number(Kind::Bcd(Bcd { bytes: 3, sign: Sign::Bit }), ByteOrder::DCBA, &[0x45, 0x23, 0x81]).unwrap(), "-12345");
+    assert_eq!(number(Kind::Bcd(Bcd { bytes: 4, sign: Sign::Digit }), ByteOrder::DCBA, &[0x78, 0x56, 0x34, 0xF2]).unwrap(), "-2345678");
     assert!(number(Kind::U32, ByteOrder::ABCD, &[1, 2, 3]).unwrap_err().contains("short"));
 }
 
@@ -184,8 +245,8 @@ fn what_is_written_fits_or_is_refused() {
     let mode = meaning(|meaning| meaning.words = [(0, "stop".into()), (1, "auto".into())].into());
     assert_eq!(words(&mode, Value::Text("auto".into())), Ok(vec![1]));
     assert!(words(&mode, Value::Text("hand".into())).unwrap_err().contains("one of stop, auto"));
-    assert_eq!(words(&register(Kind::Bcd16, ByteOrder::ABCD), Value::UInt(1234)), Ok(vec![0x1234]));
-    assert!(words(&register(Kind::Bcd16, ByteOrder::ABCD), Value::UInt(12_345)).is_err());
+    assert_eq!(words(&register(Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD), Value::UInt(1234)), Ok(vec![0x1234]));
+    assert!(words(&register(Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD), Value::UInt(12_345)).is_err());
     assert!(words(&mode, Value::Int(9)).unwrap_err().contains("one of stop, auto"));
     assert!(words(&setpoint, Value::Bool(true)).unwrap_err().contains("single bits"));
     assert!(words(&register(Kind::F32, ByteOrder::ABCD), Value::F64(1e39)).unwrap_err().contains("does not hold"));
@@ -223,7 +284,8 @@ proptest! {
     fn what_a_simulator_encodes_is_decoded_to_the_same_number(
         kind in prop::sample::select(vec![
             Kind::I16, Kind::U16, Kind::I24, Kind::U24, Kind::I32, Kind::U32, Kind::I48, Kind::U48, Kind::I64, Kind::U64, Kind::F32, Kind::F64,
-            Kind::Bcd32, Kind::Bcd64, Kind::Mod10k32, Kind::Mod10k48, Kind::Mod10k64, Kind::Sm16, Kind::Sm32, Kind::Ibm32,
+            Kind::Bcd(Bcd::plain(3)), Kind::Bcd(Bcd::plain(4)), Kind::Bcd(Bcd::plain(6)), Kind::Bcd(Bcd::plain(8)),
+            Kind::Bcd(Bcd { bytes: 4, sign: Sign::Bit }), Kind::Bcd(Bcd { bytes: 4, sign: Sign::Digit }), Kind::Mod10k32, Kind::Mod10k48, Kind::Mod10k64, Kind::Sm16, Kind::Sm32, Kind::Ibm32,
         ]),
         order in prop::sample::select(vec![ByteOrder::ABCD, ByteOrder::CDAB, ByteOrder::BADC, ByteOrder::DCBA]),
         number in 0_u16..30_000,

@@ -1,0 +1,200 @@
+//! Settings without an effect: each is a fault with its place and its remedy, so that nobody relies on what is not done.
+
+use super::field::Context;
+use super::{Check, at};
+use crate::config::file::{self, BitOrder};
+use crate::field::decode::{ByteOrder, Kind};
+use crate::field::write::Function;
+use crate::report::aggregate::Show;
+
+/// What a value is made of, as far as it decides which settings have an effect.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Shape {
+    /// By a wave alone.
+    Made,
+    /// Other points.
+    Computed,
+    /// What an instrument writes.
+    Written(Kind),
+    /// Bytes of a frame.
+    Bytes(Kind),
+    /// A coil or a discrete input.
+    Coil,
+    /// Registers.
+    Registers(Kind),
+}
+
+/// Whether a key is typed, the key, and what to do about it.
+type Row = (bool, &'static str, &'static str);
+
+const NO_REGISTER: &str = "a value that is made here has no register; say where it is, such as `holding: 0`, or remove this";
+const COMPUTED: &str = "a value that is computed has none; remove it, or give it to the points of the expression";
+const NO_NUMBER: &str = "text, lists and flags are no numbers; remove it";
+
+impl Context<'_> {
+    /// Notes every setting of a point that does nothing.
+    pub(super) fn check_used(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, shape: Shape) {
+        let rows = match shape {
+            Shape::Made => nowhere(spec, NO_REGISTER).to_vec(),
+            Shape::Computed => [computed(spec).as_slice(), &nowhere(spec, COMPUTED)].concat(),
+            Shape::Written(kind) => [written(spec).as_slice(), &by_kind(spec, kind), &by_value(spec, kind)].concat(),
+            Shape::Bytes(kind) => {
+                let characters = "the bytes of a frame are characters one by one; remove it";
+                let own = [(spec.characters.is_some(), "characters", characters)];
+                [own.as_slice(), &by_kind(spec, kind), &by_value(spec, kind)].concat()
+            }
+            Shape::Coil => [coil(spec).as_slice(), &by_kind(spec, Kind::Bool), &by_value(spec, Kind::Bool)].concat(),
+            Shape::Registers(kind) => [by_kind(spec, kind).as_slice(), &by_value(spec, kind), &writing(spec, kind)].concat(),
+        };
+        for (is_typed, key, why) in rows {
+            // One thing is told once: a scale that does nothing has been told of.
+            if is_typed && !check.is_faulty(&self.path(name, key)) {
+                check.fault(&self.path(name, key), why);
+            }
+        }
+    }
+
+    /// Notes every setting of a device that does nothing, because it has no registers or no address of its own.
+    pub(super) fn check_device_used(&self, check: &mut Check<'_>) {
+        let device = self.device;
+        let no_registers = "a plain instrument has no registers; remove it";
+        let plain: [Row; 6] = [
+            (device.base.is_some(), "base", no_registers),
+            (device.identify.is_some(), "identify", "a plain instrument does not know these functions; remove it"),
+            (device.max_registers.is_some(), "max_registers", no_registers),
+            (device.max_bits.is_some(), "max_bits", no_registers),
+            (device.max_hold.is_some(), "max_hold", no_registers),
+            (device.holes.is_some(), "holes", no_registers),
+        ];
+        let modbus: [Row; 1] =
+            [(device.address.is_some(), "address", "a Modbus device has `unit:`; an address stands in the requests of plain instruments")];
+        let rows = if self.is_text { plain.as_slice() } else { modbus.as_slice() };
+        for (_, key, why) in rows.iter().filter(|(is_typed, ..)| *is_typed) {
+            check.fault(&at!["devices", self.index, *key], *why);
+        }
+    }
+}
+
+/// What a value without registers or bytes has no use for.
+fn nowhere(spec: &file::Point, why: &'static str) -> [Row; 19] {
+    [
+        (spec.kind.is_some(), "type", why),
+        (spec.byte_order.is_some(), "byte_order", why),
+        (spec.bit.is_some(), "bit", why),
+        (spec.bits.is_some(), "bits", why),
+        (spec.mask.is_some(), "mask", why),
+        (spec.bit_order.is_some(), "bit_order", why),
+        (spec.flags.is_some(), "flags", why),
+        (spec.scale.is_some(), "scale", why),
+        (spec.offset.is_some(), "offset", why),
+        (spec.scale_from.is_some(), "scale_from", why),
+        (spec.broken_value.is_some(), "broken_value", why),
+        (spec.words.is_some(), "words", why),
+        (spec.min.is_some(), "min", why),
+        (spec.max.is_some(), "max", why),
+        (spec.length.is_some(), "length", why),
+        (spec.characters.is_some(), "characters", why),
+        (spec.zone.is_some(), "zone", why),
+        (spec.array.is_some(), "array", why),
+        (spec.as_text.is_some(), "as_text", why),
+    ]
+}
+
+fn computed(spec: &file::Point) -> [Row; 5] {
+    [
+        (spec.every.is_some(), "every", "it is computed whenever one of its points is read; remove it"),
+        (spec.group.is_some(), "group", COMPUTED),
+        (spec.stale_after.is_some(), "stale_after", COMPUTED),
+        (spec.simulate.is_some(), "simulate", COMPUTED),
+        (spec.when.is_some(), "when", COMPUTED),
+    ]
+}
+
+/// What was read as text has no bytes.
+fn written(spec: &file::Point) -> [Row; 4] {
+    let why = "what an instrument writes has no bytes in an order; remove it, or read bytes with `byte:`";
+    [
+        (spec.byte_order.is_some(), "byte_order", why),
+        (spec.characters.is_some(), "characters", why),
+        (spec.length.is_some(), "length", "what an instrument writes is as long as the pattern has it; remove it"),
+        (spec.zone.is_some(), "zone", "what an instrument writes is shown as it stands; remove it"),
+    ]
+}
+
+fn coil(spec: &file::Point) -> [Row; 4] {
+    let why = "coils and discrete inputs are single bits; remove it";
+    let function = "coils are written by functions 5 and 15; remove it, or write `multiple`";
+    [
+        (spec.byte_order.is_some(), "byte_order", why),
+        (spec.bit_order.is_some(), "bit_order", why),
+        (spec.flags.is_some(), "flags", why),
+        (spec.write.is_some_and(|write| write.function == Function::Exchange), "write", function),
+    ]
+}
+
+/// Settings that belong to other types.
+fn by_kind(spec: &file::Point, kind: Kind) -> [Row; 5] {
+    let is_swapped = matches!(spec.byte_order, Some(ByteOrder::CDAB | ByteOrder::DCBA));
+    let has_bits = spec.bit.is_some() || spec.bits.is_some() || spec.flags.is_some();
+    let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
+    let has_zone = matches!(kind, Kind::Cp56 | Kind::DateTime | Kind::BcdDateTime);
+    [
+        (
+            is_swapped && kind == Kind::Text && spec.byte.is_none(),
+            "byte_order",
+            "text has no order of words; write BADC if the characters of each register are swapped",
+        ),
+        (
+            spec.bit_order.is_some_and(|order| order != BitOrder::Lsb0) && !has_bits,
+            "bit_order",
+            "it counts `bit`, `bits` and `flags`, and none is here; a mask says by itself which bits it means",
+        ),
+        (spec.flags.is_some() && has_part, "flags", "flags are the bits of the whole register; remove `bit`, `bits` or `mask`"),
+        (spec.flags.is_some() && spec.words.is_some(), "words", "the value is the list of its flags; keep either `flags` or `words`"),
+        (
+            spec.zone.is_some() && !has_zone,
+            "zone",
+            "only dates without a zone of their own have one (cp56, datetime, bcd-datetime); remove it",
+        ),
+    ]
+}
+
+/// Settings for numbers, where the value is none.
+fn by_value(spec: &file::Point, kind: Kind) -> [Row; 8] {
+    let is_text = kind.is_text() || spec.flags.is_some();
+    let is_no_number = is_text || spec.array.is_some() || spec.as_text == Some(true);
+    let has_width = spec.deadband.is_some_and(|deadband| match deadband {
+        file::Deadband::Absolute(width) | file::Deadband::Percent(width) => width > 0.0,
+    });
+    let needs_numbers = |show: &Show| !matches!(show, Show::Last);
+    let is_summed = spec.aggregate.as_ref().is_some_and(|aggregate| aggregate.show.0.iter().any(needs_numbers));
+    [
+        (is_text && spec.min.is_some(), "min", NO_NUMBER),
+        (is_text && spec.max.is_some(), "max", NO_NUMBER),
+        (is_text && spec.as_text.is_some(), "as_text", "it is text already; remove it"),
+        (is_no_number && spec.filter.is_some(), "filter", NO_NUMBER),
+        (is_no_number && has_width, "deadband", "text, lists and flags are no numbers; write 0, which reports every change"),
+        (is_no_number && spec.swinging_door.is_some(), "swinging_door", NO_NUMBER),
+        (is_no_number && is_summed, "aggregate", "text, lists and flags are no numbers; show nothing but `last`"),
+        (spec.decimals.is_some() && is_text, "decimals", NO_NUMBER),
+    ]
+}
+
+/// Limits and ways of writing that do not fit what is written.
+fn writing(spec: &file::Point, kind: Kind) -> [Row; 4] {
+    let Some(write) = spec.write else { return [(false, "write", ""); 4] };
+    let is_word = kind == Kind::Text || spec.words.is_some();
+    let has_limits = write.min.is_some() || write.max.is_some() || write.step.is_some();
+    let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
+    let tolerance = write.read_back.and_then(|how| how.0).and_then(|how| how.tolerance);
+    [
+        (is_word && has_limits, "write", "text and words have no limits; remove `min`, `max` and `step`"),
+        (is_word && tolerance.is_some_and(|width| width != 0.0), "write", "text and words are the same or not; remove `tolerance`"),
+        (
+            has_part && write.function != Function::Auto,
+            "write",
+            "bits of a register are written by function 22, or by reading, changing and writing; remove `function`",
+        ),
+        (write.allow_split && spec.group.is_none(), "write", "only points of a `group` are written together; remove `allow_split`"),
+    ]
+}
