@@ -27,6 +27,7 @@ use wellhead::field::counts::LineCounts;
 use wellhead::field::decode::{Kind, Register, Table};
 use wellhead::field::modbus::Modbus;
 use wellhead::field::modbus::barriers::Barriers;
+use wellhead::field::modbus::manners::Manners;
 use wellhead::field::modbus::patience::AnswerWithin;
 use wellhead::field::modbus::plan::{Costs, TURNAROUND, plan};
 use wellhead::field::modbus::slave::{Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp};
@@ -47,7 +48,13 @@ fn device(points: impl Iterator<Item = (u16, Kind, Duration)>) -> Arc<Device> {
 }
 
 fn line(wire: Wire, device: Arc<Device>) -> Line {
-    Line { name: "bench".to_owned(), wire, answer_within: AnswerWithin::at_most(Duration::from_secs(1)), devices: vec![device] }
+    Line {
+        name: "bench".to_owned(),
+        wire,
+        answer_within: AnswerWithin::at_most(Duration::from_secs(1)),
+        manners: Manners::default(),
+        devices: vec![device],
+    }
 }
 
 fn counts() -> Arc<LineCounts> {

@@ -137,20 +137,23 @@ fn uplink_plan(config: &config::Gateway, uplink: &config::Uplink) -> UplinkPlan 
 }
 
 fn line_plan(line: &Line) -> LinePlan {
-    let (blocks, costs) = (blocks(line), costs(&line.wire));
+    let blocks = blocks(line);
     let at = match &line.wire {
         Wire::Simulated => None,
         Wire::Tcp(address) | Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) => Some(address.clone()),
         Wire::Serial(port) => Some(port.path.clone()),
     };
     let load = config::load_of(line);
+    let takes = |block: &crate::field::modbus::plan::Block| {
+        line.devices.get(block.device).map_or(0.0, |device| costs(&line.wire, device).time(block.table, block.count).as_secs_f64())
+    };
     let request = |block: &crate::field::modbus::plan::Block| RequestPlan {
         device: line.devices.get(block.device).map_or_else(String::new, |device| device.name.clone()),
         table: block.table.name(),
         start: block.start,
         count: block.count,
         every_seconds: block.every.as_secs_f64(),
-        bus_seconds: load.map(|_| (costs.time(block.table, block.count).as_secs_f64() * 1e4).round() / 1e4),
+        bus_seconds: load.map(|_| (takes(block) * 1e4).round() / 1e4),
         points: block.points.len(),
     };
     LinePlan {

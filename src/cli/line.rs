@@ -14,6 +14,7 @@ use crate::config;
 use crate::field::ask::{Ask, Said};
 use crate::field::counts::LineCounts;
 use crate::field::modbus::Modbus;
+use crate::field::modbus::manners::Manners;
 use crate::field::modbus::patience::AnswerWithin;
 use crate::field::serial::{Port, Speed};
 use crate::field::{Driver, Line, Wire};
@@ -87,7 +88,10 @@ impl Via {
             )));
         };
         let answer_within = AnswerWithin::at_most(self.within.0);
-        Ok(Meant { line: Line { name: typed.to_owned(), wire, answer_within, devices: Vec::new() }, folder: None })
+        Ok(Meant {
+            line: Line { name: typed.to_owned(), wire, answer_within, manners: Manners::default(), devices: Vec::new() },
+            folder: None,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_serial::{SerialPort, SerialStream};
 
 use super::{Failure, StopSignal, log, runtime, say};
@@ -125,6 +126,7 @@ async fn start(line: &Line, play: &Play, stop: &Stop, (tasks, thread): (&mut Tas
                 _ => (Travels::Text(line.devices.clone()), "plain instruments"),
             };
             let server = TcpServer::bind(address, image, travels).await.map_err(Failure::runtime)?.played(play);
+            let server = TcpServer { most_clients: if line.manners.close_when_idle.is_some() { 1 } else { MOST_CLIENTS }, ..server };
             say(&format!("line {}: {what} on {}", line.name, server.address));
             tasks.start_on(thread.handle(), line.name.clone(), server.run(stop.clone()));
         }
@@ -201,7 +203,11 @@ pub(super) struct TcpServer {
     image: Image,
     travels: Travels,
     play: Play,
+    most_clients: usize,
 }
+
+/// Clients of one simulated device at a time; a line that is closed when idle has a device that takes only one.
+const MOST_CLIENTS: usize = 1000;
 
 impl TcpServer {
     pub(super) async fn bind(address: &str, image: Image, travels: Travels) -> Result<Self, String> {
@@ -209,7 +215,7 @@ impl TcpServer {
             format!("cannot listen on {address}: {error}; give the line an address of this machine, such as 127.0.0.1:5020")
         })?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        Ok(Self { listener, address, image, travels, play: Play::default() })
+        Ok(Self { listener, address, image, travels, play: Play::default(), most_clients: MOST_CLIENTS })
     }
 
     fn played(self, play: &Play) -> Self {
@@ -217,16 +223,20 @@ impl TcpServer {
     }
 
     pub(super) async fn run(self, mut stop: Stop) -> Result<(), String> {
+        let room = Arc::new(Semaphore::new(self.most_clients));
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = stop.wait() => return Ok(()),
             };
             let (stream, _) = accepted.map_err(|error| error.to_string())?;
+            // Beyond that a connection is closed at once.
+            let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
             // Answers are small and alone; if the option cannot be set they are merely slower.
             let _ = stream.set_nodelay(true);
             let (image, play, travels, mut stop) = (self.image.clone(), self.play.clone(), self.travels.clone(), stop.clone());
             detach(async move {
+                let _place = place;
                 let serving = async {
                     let pace = play.pace(None);
                     match travels {

@@ -177,6 +177,9 @@ fn what_changed(before: &Line, line: &Line) -> Vec<String> {
     if before.wire != line.wire || before.answer_within != line.answer_within {
         told.push(format!("line {}: its wire", line.name));
     }
+    if before.manners != line.manners {
+        told.push(format!("line {}: its pauses, or what it accepts", line.name));
+    }
     let names = |line: &Line| -> HashSet<String> { line.devices.iter().map(|device| device.name.clone()).collect() };
     let (old, new) = (names(before), names(line));
     let mut list = |what: &str, mut names: Vec<&String>| {

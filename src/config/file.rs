@@ -15,6 +15,7 @@ use crate::report::template::Template as TopicTemplate;
 use crate::units::{Size, Span};
 
 mod broker;
+mod manners;
 mod point;
 mod text;
 mod uplink;
@@ -22,6 +23,8 @@ mod uplink;
 pub(super) use point::{BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, ReadBack};
 
 pub(super) use text::Text;
+
+pub(super) use manners::{Accept, Compared, Pause};
 
 pub(super) use uplink::{Remotes, Uplink, UseWhen};
 
@@ -102,6 +105,15 @@ pub(super) struct Line {
     pub(super) simulated: Option<Simulated>,
     /// How long a device may take to answer, or both bounds of what is learned. Default 1s.
     pub(super) answer_within: Option<AnswerWithin>,
+    /// How long the first answer of a device may take, after the line was opened or the device was not heard for a minute; at most 60s.
+    /// Default as long as any other.
+    pub(super) first_answer_within: Option<Span>,
+    /// Silence before a request. Default what the standard asks for.
+    pub(super) pause: Option<Pause>,
+    /// A connection that was not used for this long is closed until there is something to ask, for devices with one client. Default never.
+    pub(super) close_when_idle: Option<Span>,
+    /// Answers under other identifiers than those of the request. Default none.
+    pub(super) accept: Option<Accept>,
 }
 
 /// How Modbus looks on a serial device.
@@ -200,6 +212,10 @@ pub(super) struct Profile {
     pub(super) max_hold: Option<Span>,
     /// Registers that no request may cover; they are found out, too. Default none.
     pub(super) holes: Option<Vec<Hole>>,
+    /// Silence before a request. Default that of the line.
+    pub(super) pause: Option<Pause>,
+    /// How long its first answer may take. Default that of the line.
+    pub(super) first_answer_within: Option<Span>,
     /// What is measured, by name.
     #[serde(default)]
     pub(super) points: IndexMap<String, Point>,
@@ -245,6 +261,10 @@ pub(super) struct Device {
     pub(super) max_hold: Option<Span>,
     /// Registers that no request may cover; they are found out, too. Default none.
     pub(super) holes: Option<Vec<Hole>>,
+    /// Silence before a request. Default that of the line.
+    pub(super) pause: Option<Pause>,
+    /// How long its first answer may take. Default that of the line.
+    pub(super) first_answer_within: Option<Span>,
     /// What is measured, by name; over the points of the profile, key by key.
     #[serde(default)]
     pub(super) points: IndexMap<String, Point>,

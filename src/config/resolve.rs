@@ -3,6 +3,7 @@
 mod advice;
 mod broker;
 mod field;
+mod manners;
 mod meaning;
 mod north;
 mod point;

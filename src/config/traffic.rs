@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Uplink;
 use crate::field::decode::Kind;
+use crate::field::modbus::plan::Block;
 use crate::field::modbus::{blocks, costs};
 use crate::field::{Device, Line, Point, Source, Wire};
 use crate::mqtt::{QoS, TopicName};
@@ -30,8 +31,10 @@ const NUMBER: f64 = 22.0;
 
 /// The part of a serial line's time that its requests take.
 pub fn load(line: &Line) -> Option<f64> {
-    let costs = costs(&line.wire);
-    let taken = blocks(line).into_iter().map(|block| costs.time(block.table, block.count).as_secs_f64() / block.every.as_secs_f64());
+    let takes = |block: &Block| {
+        line.devices.get(block.device).map_or(0.0, |device| costs(&line.wire, device).time(block.table, block.count).as_secs_f64())
+    };
+    let taken = blocks(line).into_iter().map(|block| takes(&block) / block.every.as_secs_f64());
     matches!(line.wire, Wire::Serial(_)).then(|| taken.fold(0.0, |sum, load| sum + load))
 }
 

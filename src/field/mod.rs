@@ -45,6 +45,7 @@ use counts::LineCounts;
 use decode::Register;
 use formula::Formula;
 use modbus::barriers::Barrier;
+use modbus::manners::{Manners, Pause};
 use modbus::patience::AnswerWithin;
 use modbus::plan::Limits;
 use modbus::slave::Model;
@@ -79,6 +80,8 @@ pub struct Line {
     pub wire: Wire,
     /// How long a device may take to answer.
     pub answer_within: AnswerWithin,
+    /// What it needs beyond the standard.
+    pub manners: Manners,
     /// In the order of the YAML.
     pub devices: Vec<Arc<Device>>,
 }
@@ -92,7 +95,10 @@ impl Line {
             Wire::Serial(port) => port.speed.character() * 520,
             _ => Duration::ZERO,
         };
-        Pulse::new(format!("bus:{}", self.name), 6 * COME_ROUND + 10 * (self.answer_within.most + frame), now)
+        let devices = || self.devices.iter();
+        let pause = devices().map(|device| device.pause.longest()).chain([self.manners.pause.longest()]).max().unwrap_or_default();
+        let answer = devices().filter_map(|device| device.first_answer_within).chain([self.answer_within.most]).max().unwrap_or_default();
+        Pulse::new(format!("bus:{}", self.name), 6 * COME_ROUND + 10 * (answer + frame + pause), now)
     }
 }
 
@@ -113,6 +119,10 @@ pub struct Device {
     pub limits: Limits,
     /// Places that no request may cross.
     pub holes: Vec<Barrier>,
+    /// Silence before a request to it.
+    pub pause: Pause,
+    /// How long its first answer may take, after the line was opened or it was not heard for long; `None`: as long as any other.
+    pub first_answer_within: Option<Duration>,
     /// How it talks, if it is a plain instrument.
     pub talk: Option<Arc<Talk>>,
     /// In the order of the YAML.
@@ -173,6 +183,8 @@ impl Device {
             identify: false,
             limits: Limits::default(),
             holes: Vec::new(),
+            pause: Pause::default(),
+            first_answer_within: None,
             talk: None,
             points: Vec::new(),
             models: Vec::new(),
@@ -234,6 +246,9 @@ pub enum ReadError {
     /// Peer: it answered, and said no (a Modbus exception). The device lives.
     #[error("{0}")]
     Refused(String),
+    /// Peer: it answered that it is busy, and is to be asked again soon.
+    #[error("{0}")]
+    Busy(String),
     /// Weather: something came that is not the answer to this request.
     #[error("garbled answer: {0}")]
     Garbled(String),

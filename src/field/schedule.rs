@@ -7,6 +7,7 @@
 //! * A device counts as offline after [`FAILURES_TO_OFFLINE`] requests in a row without an answer; then only a probe is sent, with
 //!   growing pauses, when no job is due before it can be over, or when its pause has passed twice.
 //! * The first answer of an offline device makes all its jobs due at once.
+//! * A busy device is asked again within the interval, and costs its line no waiting.
 //! * After a time-out another device has its turn first, if one is due.
 
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ pub const FAILURES_TO_OFFLINE: u32 = 2;
 const SILENCE_WEIGHS: u32 = 3;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// After which a busy device is asked again; doubled each time.
+const FIRST_AGAIN: Duration = Duration::from_millis(50);
+const MOST_AGAIN: u32 = 10;
 /// A new measurement counts one part in so many.
 const SMOOTHING: u32 = 8;
 
@@ -27,6 +31,8 @@ const SMOOTHING: u32 = 8;
 pub enum Heard {
     /// An answer, even "no".
     Answer,
+    /// An answer that says "busy": it is asked again within its interval, sooner first, then later.
+    Busy,
     /// Something that is no answer.
     Garbage,
     /// Nothing.
@@ -62,6 +68,8 @@ struct Planned {
     done: Option<Instant>,
     /// How long after the start it is due first.
     delay: Duration,
+    /// How often it was busy in a row, in this interval.
+    busy: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -174,14 +182,23 @@ impl Schedule {
         if heard == Heard::Answer {
             planned.takes = planned.takes - planned.takes / SMOOTHING + took / SMOOTHING;
         }
-        planned.due = planned.next(now, stretch);
+        let next = planned.next(now, stretch);
+        let again = now + FIRST_AGAIN * 2_u32.saturating_pow(planned.busy.min(MOST_AGAIN));
+        let asks_again = heard == Heard::Busy && again < next;
+        planned.busy = if asks_again { planned.busy + 1 } else { 0 };
+        planned.due = if asks_again { again } else { next };
         planned.done = Some(now);
         let device = planned.device;
         match heard {
-            Heard::Answer => self.came(device, Some(job), now),
+            Heard::Answer | Heard::Busy => self.came(device, Some(job), now),
             Heard::Garbage => self.missed(device, 1, now),
             Heard::Nothing => self.missed(device, SILENCE_WEIGHS, now),
         }
+    }
+
+    /// True if a job is asked again within its interval, because the device was busy.
+    pub fn asks_again(&self, job: usize) -> bool {
+        self.jobs.get(job).is_some_and(|job| job.busy > 0)
     }
 
     /// A probe was answered or not. Returns the device's new state if it changed.
@@ -324,6 +341,7 @@ fn planned(jobs: &[Job], now: Instant) -> Vec<Planned> {
                 due: now + job.delay,
                 done: None,
                 delay: job.delay,
+                busy: 0,
             },
         ));
     }
@@ -483,6 +501,29 @@ mod tests {
         let Step::Run(first) = schedule.next(later, |_| SECOND) else { panic!("all is due") };
         schedule.done(first, Heard::Answer, MS, later);
         assert_eq!(schedule.next(later, |_| SECOND), Step::Run(1 - first));
+    }
+
+    #[test]
+    fn a_busy_device_is_asked_again_within_its_interval() {
+        let start = crate::time::now();
+        let mut schedule = Schedule::new(&[job(0, SECOND), job(1, SECOND)], 2, start);
+        let mut tries = Vec::new();
+        let mut now = start;
+        while now < start + SECOND * 2 {
+            match schedule.next(now, |_| SECOND) {
+                Step::Run(0) => {
+                    tries.push((now - start).as_millis());
+                    schedule.done(0, Heard::Busy, MS, now);
+                }
+                Step::Run(index) => drop(schedule.done(index, Heard::Answer, MS, now)),
+                Step::WaitUntil(at) => now = at,
+                Step::Probe { .. } => panic!("it lives"),
+            }
+        }
+        assert_eq!(tries[..6], [0, 50, 150, 350, 750, 1000]);
+        assert!(!schedule.is_offline(0) && !schedule.asks_again(1));
+        schedule.done(0, Heard::Answer, MS, now);
+        assert!(!schedule.asks_again(0), "it was answered");
     }
 
     #[test]

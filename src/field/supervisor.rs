@@ -310,12 +310,13 @@ impl<D: Driver> Supervisor<D> {
 
     async fn report(&mut self, job: usize, outcome: Result<Values, ReadError>, took: Duration) -> Result<(), Ended> {
         let time = Timestamp::from(moment());
-        let answered = matches!(outcome, Ok(_) | Err(ReadError::Refused(_)));
+        let answered = matches!(outcome, Ok(_) | Err(ReadError::Refused(_) | ReadError::Busy(_)));
         if answered {
             self.answered();
         }
         let heard = match &outcome {
             Ok(_) | Err(ReadError::Refused(_)) => Heard::Answer,
+            Err(ReadError::Busy(_)) => Heard::Busy,
             Err(ReadError::Garbled(_)) => Heard::Garbage,
             Err(_) => Heard::Nothing,
         };
@@ -329,7 +330,8 @@ impl<D: Driver> Supervisor<D> {
             let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
             self.device_changed(device, online, &why).await?;
         }
-        if is_lesson {
+        // A busy device is asked again within the interval: until then its values are what they were.
+        if is_lesson || self.schedule.asks_again(job) {
             return Ok(());
         }
         let readings = match outcome {

@@ -198,11 +198,19 @@ impl Bench {
     }
 
     fn play(&mut self, scenarios: &[&str]) {
+        self.play_over(&[], scenarios);
+    }
+
+    /// Scenarios on top of faults that never end.
+    fn play_over(&mut self, always: &[&str], scenarios: &[&str]) {
+        let type_always = |simulator: &mut Process| always.iter().for_each(|fault| simulator.type_line(&format!("fault {fault}")));
+        type_always(&mut self.simulator);
         for scenario in scenarios {
             let from = self.subscriber.output().len();
             self.simulator.type_line(&format!("fault {scenario}"));
             std::thread::sleep(Duration::from_millis(700));
             self.simulator.type_line("clear");
+            type_always(&mut self.simulator);
             self.wait_until_all_is_good(scenario);
             let checked = self.check(scenario, from);
             assert!(checked > 20, "{scenario}: {checked} values");
@@ -235,6 +243,21 @@ fn on_modbus_tcp_no_fault_makes_a_wrong_value() {
     let port = free_port();
     let mut bench = Bench::start(|_| format!("modbus_tcp: '127.0.0.1:{port}'"));
     bench.play(&ON_TCP);
+}
+
+/// Nothing but the order of answers tells which request they belong to: the barrier holds all the same.
+#[test]
+fn with_any_identifier_accepted_no_fault_makes_a_wrong_value() {
+    let port = free_port();
+    let mut bench = Bench::start(|_| format!("modbus_tcp: '127.0.0.1:{port}', accept: {{ unit: any, transaction: any }}"));
+    bench.play_over(&["wrong-transaction", "wrong-unit"], &ON_TCP);
+}
+
+#[test]
+fn with_any_unit_accepted_on_rtu_no_fault_makes_a_wrong_value() {
+    let mut bench =
+        Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1, accept: {{ unit: any }}", folder.join("bus").display()));
+    bench.play_over(&["wrong-unit"], &ON_THE_WIRE);
 }
 
 #[test]

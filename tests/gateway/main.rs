@@ -30,6 +30,7 @@ mod instruments;
 mod listeners;
 mod login;
 mod logins;
+mod manners;
 mod model;
 mod north;
 mod notices;

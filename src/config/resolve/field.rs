@@ -132,7 +132,8 @@ fn line(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Line> 
     }
     let wire = wire(check, index, line)?;
     let answer_within = answer_within(check, index, line);
-    Some(Line { name: line.name.clone(), wire, answer_within, devices: Vec::new() })
+    let manners = super::manners::of_line(check, index, line, &wire);
+    Some(Line { name: line.name.clone(), wire, answer_within, manners, devices: Vec::new() })
 }
 
 fn wire(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Wire> {
@@ -200,29 +201,30 @@ fn endpoint(check: &mut Check<'_>, path: &[Step], text: &str, default_port: u16)
     }
 }
 
+/// The profile that a device names, if it names one; `None` if what is wrong with it has been told.
+#[allow(clippy::option_option)]
+fn profile<'a>(check: &mut Check<'a>, index: usize, device: &file::Device) -> Option<Option<&'a file::Profile>> {
+    let Some(name) = &device.profile else { return Some(None) };
+    let in_files = check.profiles.get(name).map(Option::as_ref);
+    if matches!(in_files, Some(None)) {
+        return None;
+    }
+    let found = check.file.profiles.get(name).or(in_files.flatten());
+    let mut known = check.document.keys("profiles");
+    known.extend(profiles::names(check.folder));
+    if found.is_none() && !known.contains(name) {
+        let hint = fault::suggestion(name, known.iter().map(String::as_str));
+        check.fault(
+            &at!["devices", index, "profile"],
+            format!("there is no profile \"{name}\"; {hint} (`wellhead profiles` lists those that come with the program)"),
+        );
+    }
+    Some(found)
+}
+
 fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mut [Option<Line>], points: &mut Points) {
     let file = check.file;
-    let profile = match &device.profile {
-        None => None,
-        Some(name) => {
-            let in_files = check.profiles.get(name).map(Option::as_ref);
-            if matches!(in_files, Some(None)) {
-                // What is wrong with it has been told.
-                return;
-            }
-            let found = file.profiles.get(name).or(in_files.flatten());
-            let mut known = check.document.keys("profiles");
-            known.extend(profiles::names(check.folder));
-            if found.is_none() && !known.contains(name) {
-                let hint = fault::suggestion(name, known.iter().map(String::as_str));
-                check.fault(
-                    &at!["devices", index, "profile"],
-                    format!("there is no profile \"{name}\"; {hint} (`wellhead profiles` lists those that come with the program)"),
-                );
-            }
-            found
-        }
-    };
+    let Some(profile) = profile(check, index, device) else { return };
     let Some(position) = file.lines.iter().position(|line| line.name == device.line) else {
         let known = check.document.names("lines", "name");
         if !known.contains(&device.line) {
@@ -248,6 +250,10 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let base = |key: &str| profile.filter(|_| !device.takes_away(key));
     resolved.identify = device.identify.or(base("identify").and_then(|profile| profile.identify)).unwrap_or(false);
     resolved.limits = limits(check, index, device, profile);
+    if let Some(typed) = file.lines.get(position) {
+        resolved.pause = context.pause(check, typed);
+        resolved.first_answer_within = context.first_answer_within(check, typed, line);
+    }
     let holes = device.holes.as_ref().or(base("holes").and_then(|profile| profile.holes.as_ref()));
     resolved.holes = holes.into_iter().flatten().map(|hole| hole.0).collect();
     for (name, spec) in context.points() {

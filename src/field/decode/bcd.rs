@@ -56,10 +56,16 @@ impl Bcd {
         i64::try_from(greatest).map_or(i64::MIN, |greatest| -greatest)
     }
 
-    /// True if it can show `number`.
+    /// The least and the greatest number that it can show.
     #[allow(clippy::cast_precision_loss)]
+    pub(super) fn range(self) -> (f64, f64) {
+        (self.least() as f64, self.greatest() as f64)
+    }
+
+    /// True if it can show `number`.
     pub(super) fn shows(self, number: f64) -> bool {
-        number.fract() == 0.0 && (self.least() as f64..=self.greatest() as f64).contains(&number)
+        let (least, greatest) = self.range();
+        number.fract() == 0.0 && (least..=greatest).contains(&number)
     }
 
     /// The number that `bits` show; `None` if a digit is none.

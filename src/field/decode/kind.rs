@@ -287,10 +287,8 @@ impl Kind {
         match self {
             Self::Bool => Some((0.0, 1.0)),
             Self::F16 => Some((-f64::from(half::f16::MAX), f64::from(half::f16::MAX))),
-            Self::Bcd16 | Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 | Self::Bcd32 | Self::Bcd64 => {
-                digits(4 * i32::from(self.words()?))
-            }
-            Self::Bcd24 => digits(6),
+            Self::Bcd(bcd) => Some(bcd.range()),
+            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => digits(4 * i32::from(self.words()?)),
             Self::Sm16 | Self::Sm32 => Some((1.0 - half(), half() - 1.0)),
             kind if kind.is_integer() && kind.is_signed() => Some((-half(), below(half()))),
             kind if kind.is_integer() => Some((0.0, below(2.0 * half()))),
@@ -401,7 +399,6 @@ impl Kind {
     pub(super) fn shown(self, raw: Raw) -> Vec<u8> {
         let size = usize::from(2 * self.words().unwrap_or(1));
         let bytes = match self {
-            Self::Bcd24 => self.digits(&raw, 6, 10, 4).ok().map(|number| number.to_be_bytes().get(8 - size..).unwrap_or_default().to_vec()),
             Self::Cp56 => time::to_cp56(raw.as_f64()),
             Self::DateTime => time::to_registers(raw.as_f64()),
             Self::BcdDateTime => time::to_bcd(raw.as_f64()),

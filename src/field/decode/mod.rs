@@ -165,6 +165,14 @@ impl Meaning {
         }
     }
 
+    /// Numbers that mean "no value".
+    pub fn broken_numbers(&self) -> impl Iterator<Item = f64> + '_ {
+        self.broken.iter().filter_map(|broken| match broken {
+            Sentinel::Number(number) => Some(*number),
+            Sentinel::Text(_) => None,
+        })
+    }
+
     /// Registers one value takes.
     fn words_each(&self) -> u16 {
         self.kind.words().unwrap_or(self.length).max(1)

@@ -7,12 +7,11 @@ use tokio_modbus::Request;
 use tokio_modbus::prelude::ReadCode;
 
 use super::identify::{LONGEST, said_by};
-use super::link::{Answer, Link};
+use super::link::Answer;
 use super::plan::bytes_of;
 use super::{Modbus, reading, words};
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
-use crate::time::now;
 
 impl Modbus {
     /// Asks a unit. One that owes an answer of the same length is not asked while a plan has other things to do.
@@ -25,13 +24,14 @@ impl Modbus {
             Ask::Registers { table, count, .. } => bytes_of(*table, *count),
             Ask::Identity => 0,
         };
-        if self.late.get(&unit).is_some_and(|owed| owed.contains_key(&bytes)) {
+        let debtor = self.debtor(unit);
+        if self.late.get(&debtor).is_some_and(|owed| owed.contains_key(&bytes)) {
             // The answer that is owed would be taken for this one. Nobody else's turn is spent on waiting for it.
             if !self.blocks.is_empty() {
                 return Said::Nothing;
             }
-            sleep(self.bounds.most).await;
-            self.late.remove(&unit);
+            sleep(self.patience.longest()).await;
+            self.late.remove(&debtor);
         }
         match ask {
             Ask::Registers { table, start, count } => self.ask_registers(unit, (*table, *start, *count), within).await,
@@ -50,10 +50,8 @@ impl Modbus {
                 Err(why) => Said::Garbage(why.to_string()),
             },
             Ok(answer) => {
-                if matches!(answer, Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_))
-                    && self.link.as_ref().is_some_and(Link::is_rtu)
-                {
-                    self.late.entry(unit).or_default().insert(bytes, now());
+                if matches!(answer, Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)) {
+                    self.owes(unit, bytes);
                 }
                 said(&answer)
             }
@@ -78,7 +76,10 @@ impl Modbus {
     }
 
     async fn ask_raw(&mut self, unit: u8, request: Request<'static>, lengths: (u32, u32), within: Duration) -> Result<Answer, Said> {
+        let known = self.devices.iter().find(|device| device.unit == unit);
+        let pause = known.map_or(self.manners.pause, |device| device.pause);
         let Some(link) = self.link.as_mut() else { return Err(Said::NoLine("the connection broke".to_owned())) };
+        link.keep_silent(pause);
         let told = link.ask(unit, request, within, lengths).await;
         // Counted with nobody: the unit may be none of the file.
         drop(link.take_seen());

@@ -9,6 +9,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::manners::Accept;
+
 const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS);
 /// Longest RTU frame.
 pub(super) const MAX_FRAME: usize = 256;
@@ -40,6 +42,8 @@ pub(super) struct Expected {
     unit: u8,
     function: u8,
     shape: Shape,
+    /// Whatever unit the answer names.
+    any_unit: bool,
 }
 
 /// What stands at the front of some bytes.
@@ -55,11 +59,17 @@ enum Front {
 
 impl Expected {
     /// Of a request with its checksum; `None` for a broadcast, which nobody answers, and for functions not used here.
-    pub(super) fn of(request: &[u8]) -> Option<Self> {
+    fn of(request: &[u8]) -> Option<Self> {
+        Self::of_any(request).filter(|expected| expected.unit != 0)
+    }
+
+    /// The same on a wire without broadcasts, where any place of two bytes stands for the checksum.
+    pub(super) fn of_any(request: &[u8]) -> Option<Self> {
+        let any_unit = false;
         let [unit, function, third, fourth, high, low, ..] = *request else {
             // Report server id has no data at all.
             let [unit, 17, _, _] = *request else { return None };
-            return (unit != 0).then_some(Self { unit, function: 17, shape: Shape::AnyCount });
+            return Some(Self { unit, function: 17, shape: Shape::AnyCount, any_unit });
         };
         let count = u16::from_be_bytes([high, low]);
         let shape = match function {
@@ -70,13 +80,23 @@ impl Expected {
             43 => Shape::Objects,
             _ => return None,
         };
-        (unit != 0).then_some(Self { unit, function, shape })
+        Some(Self { unit, function, shape, any_unit })
+    }
+
+    /// The same, whatever unit the answer names.
+    pub(super) fn accepting(self, accept: Accept) -> Self {
+        Self { any_unit: accept.any_unit, ..self }
+    }
+
+    /// True if a frame without a checksum answers the request.
+    pub(super) fn is_answered_by(&self, body: &[u8]) -> bool {
+        self.length_at(body) == Some(body.len() + 2)
     }
 
     /// The length of the frame that begins here, if it is of this unit, function and shape; `None` if it is not, or too short to tell.
     fn length_at(&self, bytes: &[u8]) -> Option<usize> {
         let [unit, function, data @ ..] = bytes else { return None };
-        if *unit != self.unit {
+        if *unit != self.unit && !self.any_unit {
             return None;
         }
         if *function == self.function | 0x80 {
@@ -98,6 +118,16 @@ impl Expected {
         let Some((body, crc)) = bytes.get(..length).and_then(<[u8]>::split_last_chunk::<2>) else { return Front::Nothing };
         if checksum(body) == *crc { Front::Right(length) } else { Front::BadChecksum }
     }
+}
+
+/// An answer under the unit that was asked: the codec looks at it.
+fn as_asked(mut frame: Vec<u8>, unit: u8) -> Vec<u8> {
+    if frame.first().is_some_and(|first| *first != unit) {
+        frame.truncate(frame.len().saturating_sub(2));
+        frame.iter_mut().take(1).for_each(|first| *first = unit);
+        frame.extend(checksum(&frame));
+    }
+    frame
 }
 
 /// The length of an answer of function 43/14 [Modbus application protocol 1.1b3, 6.21].
@@ -168,15 +198,21 @@ pub(super) struct Receiver {
     is_suspect: bool,
     /// Why a right frame of the asked unit was not taken.
     rejected: Option<&'static str>,
+    accept: Accept,
     pub(super) seen: Seen,
 }
 
 impl Receiver {
+    /// One that compares less.
+    pub(super) fn accepting(accept: Accept) -> Self {
+        Self { accept, ..Self::default() }
+    }
+
     /// Begins a request. What the last one did not get is owed.
     pub(super) fn ask(&mut self, request: &[u8], sent: Instant) {
         self.give_up(sent);
         self.discard(sent);
-        self.expected = Expected::of(request);
+        self.expected = Expected::of(request).map(|expected| expected.accepting(self.accept));
         self.sent = Some(sent);
         self.request = request.to_vec();
         self.is_suspect = false;
@@ -227,7 +263,7 @@ impl Receiver {
                     let frame: Vec<u8> = self.incoming.drain(..at + length).skip(at).collect();
                     self.seen.junk += at as u64;
                     self.answered(&expected);
-                    return Some(frame);
+                    return Some(as_asked(frame, expected.unit));
                 }
                 // Only where an answer would begin: inside one that is still coming, values can look like the head of another.
                 Front::BadChecksum => self.is_suspect |= at == 0,
@@ -281,8 +317,8 @@ impl Receiver {
         self.is_suspect = false;
         self.incoming.clear();
         // Slaves answer in order: what they owed before is past.
-        let unit = expected.unit;
-        self.owed.retain(|owed| owed.expected.unit != unit);
+        let (unit, accept) = (expected.unit, self.accept);
+        self.owed.retain(|owed| owed.expected.unit != unit && !accept.any_unit);
     }
 
     fn late_at(&self, at: usize) -> Option<(usize, usize)> {
@@ -539,6 +575,18 @@ mod tests {
             assert!(!receiver.is_suspect(), "after {cut} bytes");
             assert_eq!(receiver.push(&good[cut..], now), Some(good.clone()));
         }
+    }
+
+    #[test]
+    fn an_answer_under_another_unit_counts_where_that_is_accepted() {
+        let now = crate::time::now();
+        let mut receiver = Receiver::accepting(Accept { any_unit: true, any_transaction: false });
+        receiver.ask(&read(1, 2), now);
+        assert_eq!(receiver.push(&answer(9, 3, &[7]), now), None, "another length");
+        assert_eq!(receiver.push(&answer(9, 3, &[7, 8]), now), Some(answer(1, 3, &[7, 8])));
+        let mut strict = Receiver::default();
+        strict.ask(&read(1, 2), now);
+        assert_eq!(strict.push(&answer(9, 3, &[7, 8]), now), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use tokio_modbus::{Request, Response};
 
 use super::link::Answer;
 use super::{Modbus, Question};
+use crate::time::now;
 
 /// Longest answers, of both.
 pub(super) const LONGEST: u32 = 256;
@@ -17,7 +18,7 @@ impl Modbus {
         if !self.identified.insert(device) {
             return;
         }
-        let patience = self.patience.of(unit);
+        let patience = self.patience.of(unit, now());
         let ask = |request, out| Question { device, unit, request, lengths: (out, LONGEST), patience };
         let answer = self.ask(ask(Request::ReadDeviceIdentification(ReadCode::Basic, 0), 7)).await;
         let answer = match answer {

@@ -10,6 +10,7 @@ use tokio_modbus::slave::SlaveContext;
 use tokio_modbus::{Request, Response, Slave};
 
 use super::frames::{Echo, Late, Seen};
+use super::manners::{Accept, Pause};
 use super::mbap::MbapShim;
 use super::shim::{Framing, RtuShim};
 use crate::field::serial::Speed;
@@ -66,28 +67,32 @@ pub(super) struct Link {
     timer: Timer,
     /// When the wire may be written to.
     free_at: Instant,
+    opened: Instant,
+    /// When the last answer ended, or was given up.
+    used: Instant,
+    accept: Accept,
     is_dirty: bool,
 }
 
 impl Link {
     /// Opens a wire. The message says what is wrong and what to do.
-    pub(super) async fn open(wire: &Wire, patience: Duration) -> Result<Self, String> {
+    pub(super) async fn open(wire: &Wire, accept: Accept, patience: Duration) -> Result<Self, String> {
         let dial = |address: String| async move { serial::dial(&address, patience.max(SHORTEST_DIAL)).await };
         let (shim, speed, framing) = match wire {
             Wire::Serial(port) => {
                 let framing = if port.ascii { Framing::Ascii } else { Framing::Rtu };
                 let silence = port.speed.frame_gap().max(LEAST_SILENCE);
-                (Shim::Rtu(RtuShim::new(Box::new(port.open()?), framing, silence)), Some(port.speed), framing)
+                (Shim::Rtu(RtuShim::new(Box::new(port.open()?), framing, silence).accepting(accept)), Some(port.speed), framing)
             }
             Wire::RtuOverTcp(address) => {
                 let stream: TcpStream = dial(address.clone()).await?;
-                (Shim::Rtu(RtuShim::new(Box::new(stream), Framing::Rtu, 4 * LEAST_SILENCE)), None, Framing::Rtu)
+                (Shim::Rtu(RtuShim::new(Box::new(stream), Framing::Rtu, 4 * LEAST_SILENCE).accepting(accept)), None, Framing::Rtu)
             }
             Wire::AsciiOverTcp(address) => {
                 let stream: TcpStream = dial(address.clone()).await?;
-                (Shim::Rtu(RtuShim::new(Box::new(stream), Framing::Ascii, 4 * LEAST_SILENCE)), None, Framing::Ascii)
+                (Shim::Rtu(RtuShim::new(Box::new(stream), Framing::Ascii, 4 * LEAST_SILENCE).accepting(accept)), None, Framing::Ascii)
             }
-            Wire::ModbusTcp(address) => (Shim::Tcp(MbapShim::new(dial(address.clone()).await?)), None, Framing::Rtu),
+            Wire::ModbusTcp(address) => (Shim::Tcp(MbapShim::new(dial(address.clone()).await?, accept)), None, Framing::Rtu),
             Wire::Tcp(_) | Wire::Simulated => return Err("no wire of Modbus".to_owned()),
         };
         let gap = match (speed, &shim) {
@@ -98,11 +103,27 @@ impl Link {
         };
         let stretch = if framing == Framing::Ascii { 2 } else { 1 };
         let is_dirty = matches!(shim, Shim::Rtu(_));
-        Ok(Self { shim, speed, stretch, gap, timer: Timer::new(), free_at: now(), is_dirty })
+        let opened = now();
+        Ok(Self { shim, speed, stretch, gap, timer: Timer::new(), free_at: opened, opened, used: opened, accept, is_dirty })
     }
 
     pub(super) fn is_rtu(&self) -> bool {
         matches!(self.shim, Shim::Rtu(_))
+    }
+
+    /// True if nothing but the order of answers tells which request they belong to.
+    pub(super) fn has_only_order(&self) -> bool {
+        self.is_rtu() || self.accept.any_transaction
+    }
+
+    /// When it was used last, or opened.
+    pub(super) fn used(&self) -> Instant {
+        self.used
+    }
+
+    /// The next request leaves no sooner than its device bears.
+    pub(super) fn keep_silent(&mut self, pause: Pause) {
+        self.stay_silent_until(pause.until(self.opened, self.used));
     }
 
     /// Whether a write could be taken for its own echo.
@@ -140,7 +161,8 @@ impl Link {
             Shim::Rtu(shim) => shim.last_byte(),
             Shim::Tcp(_) => done,
         };
-        self.free_at = heard.max(sent + on_wire) + self.gap;
+        self.used = heard.max(sent + on_wire);
+        self.free_at = self.used + self.gap;
         let turnaround = heard.saturating_duration_since(sent).saturating_sub(on_wire + self.characters(back));
         let answer = self.judge(called);
         Told { answer, turnaround, busy: done.saturating_duration_since(sent) }
@@ -153,7 +175,8 @@ impl Link {
         if let Ok(Err(_)) = timeout(Duration::from_millis(1), context.call(request)).await {
             return Told { answer: Answer::Broken, turnaround: Duration::ZERO, busy: Duration::ZERO };
         }
-        self.free_at = sent + on_wire + pause.min(Duration::from_millis(100)) + self.gap;
+        self.used = sent + on_wire;
+        self.free_at = self.used + pause.min(Duration::from_millis(100)) + self.gap;
         self.timer.sleep_until(self.free_at).await;
         Told { answer: Answer::Nothing, turnaround: Duration::ZERO, busy: now().saturating_duration_since(sent) }
     }

@@ -4,6 +4,8 @@
 //! * Only the frame with the transaction identifier of the outstanding request is let through; answers that come late are
 //!   dropped, so that a time-out does not cost the connection.
 //! * Transaction identifiers are given here, so that they go on when the codec is made anew.
+//! * Where any transaction is accepted, what was in the connection before a request never answers it, and an answer is known by its unit
+//!   (unless any is accepted), its function and its length.
 //! * A header that cannot be one is an error at once, not a wait for bytes that never come.
 
 use std::collections::VecDeque;
@@ -16,7 +18,8 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::frames::Late;
+use super::frames::{Expected, Late};
+use super::manners::Accept;
 use super::shim::hand_over;
 use crate::time::now;
 
@@ -24,18 +27,21 @@ const HEADER: usize = 6;
 /// Requests whose late answers are recognised.
 const REMEMBERED: usize = 16;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Sent {
     transaction: [u8; 2],
     /// As the codec has it.
     asked_as: [u8; 2],
     unit: u8,
     at: Instant,
+    /// What the answer looks like; `None` for a request that has no answer.
+    expected: Option<Expected>,
 }
 
 #[derive(Debug)]
 struct Inner<S> {
     wire: S,
+    accept: Accept,
     outstanding: Option<Sent>,
     /// Requests that were given up.
     owed: VecDeque<Sent>,
@@ -58,10 +64,10 @@ impl<S> Clone for MbapShim<S> {
 }
 
 impl<S> MbapShim<S> {
-    pub(super) fn new(wire: S) -> Self {
+    pub(super) fn new(wire: S, accept: Accept) -> Self {
         let (outgoing, incoming, frame) = (Vec::new(), Vec::new(), Vec::new());
         let (owed, late) = (VecDeque::new(), Vec::new());
-        let inner = Inner { wire, outstanding: None, owed, late, stale: 0, next_transaction: 0, outgoing, incoming, frame };
+        let inner = Inner { wire, accept, outstanding: None, owed, late, stale: 0, next_transaction: 0, outgoing, incoming, frame };
         Self(Arc::new(Mutex::new(inner)))
     }
 
@@ -87,13 +93,18 @@ impl<S> Inner<S> {
             if self.incoming.len() < total {
                 return Ok(());
             }
-            if let Some(sent) = self.outstanding.take_if(|sent| sent.transaction == [high, low]) {
+            let frame: Vec<u8> = self.incoming.drain(..total).collect();
+            let accept = self.accept;
+            if let Some(sent) = self.outstanding.take_if(|sent| sent.is_answered_by(&frame, accept)) {
                 self.frame.clear();
                 self.frame.extend(sent.asked_as);
-                self.frame.extend(self.incoming.drain(..total).skip(2));
+                self.frame.extend(frame.iter().skip(2));
+                if accept.any_unit {
+                    // The codec looks at it.
+                    self.frame.iter_mut().skip(HEADER).take(1).for_each(|unit| *unit = sent.unit);
+                }
                 return Ok(());
             }
-            self.incoming.drain(..total);
             self.stale += 1;
             if let Some(index) = self.owed.iter().position(|sent| sent.transaction == [high, low])
                 && let Some(sent) = self.owed.remove(index)
@@ -105,11 +116,9 @@ impl<S> Inner<S> {
     }
 
     fn ask(&mut self, request: &[u8]) {
-        if let Some(sent) = self.outstanding.take() {
-            if self.owed.len() == REMEMBERED {
-                self.owed.pop_front();
-            }
-            self.owed.push_back(sent);
+        self.owed.extend(self.outstanding.take());
+        if self.owed.len() > REMEMBERED {
+            self.owed.pop_front();
         }
         self.frame.clear();
         self.outgoing.clear();
@@ -117,9 +126,21 @@ impl<S> Inner<S> {
         self.next_transaction = self.next_transaction.wrapping_add(1);
         let transaction = self.next_transaction.to_be_bytes();
         let unit = request.get(HEADER).copied().unwrap_or_default();
-        self.outstanding = Some(Sent { transaction, asked_as: [*high, *low], unit, at: now() });
+        let with_checksum = [request.get(HEADER..).unwrap_or_default(), &[0, 0]].concat();
+        let expected = Expected::of_any(&with_checksum).map(|expected| expected.accepting(self.accept));
+        self.outstanding = Some(Sent { transaction, asked_as: [*high, *low], unit, at: now(), expected });
         self.outgoing.extend(transaction);
         self.outgoing.extend_from_slice(rest);
+    }
+}
+
+impl Sent {
+    fn is_answered_by(&self, frame: &[u8], accept: Accept) -> bool {
+        if !accept.any_transaction {
+            return frame.starts_with(&self.transaction);
+        }
+        let body = frame.get(HEADER..).unwrap_or_default();
+        self.expected.as_ref().is_some_and(|expected| expected.is_answered_by(body))
     }
 }
 
@@ -137,19 +158,42 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
 }
 
 impl<S: AsyncRead + Unpin> Inner<S> {
+    /// Takes what lies in the connection; what is no answer to the outstanding request is gone then.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut space = [0; 300];
+        let mut chunk = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut self.wire).poll_read(context, &mut chunk))?;
+        if chunk.filled().is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.incoming.extend_from_slice(chunk.filled());
+        Poll::Ready(self.find_frame())
+    }
+
+    /// What came before a request is no answer to it, though it may look like one.
+    fn forget_the_past(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if !self.accept.any_transaction {
+            return Ok(());
+        }
+        self.owed.extend(self.outstanding.take());
+        self.find_frame()?;
+        // Bounded: a connection cannot bring in more between two requests than the kernel's buffer holds.
+        for _ in 0..64 {
+            match self.poll_receive(context) {
+                Poll::Ready(received) => received?,
+                Poll::Pending => break,
+            }
+        }
+        self.frame.clear();
+        Ok(())
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             if hand_over(&mut self.frame, buffer) {
                 return Poll::Ready(Ok(()));
             }
-            let mut space = [0; 300];
-            let mut chunk = ReadBuf::new(&mut space);
-            ready!(Pin::new(&mut self.wire).poll_read(context, &mut chunk))?;
-            if chunk.filled().is_empty() {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            self.incoming.extend_from_slice(chunk.filled());
-            self.find_frame()?;
+            ready!(self.poll_receive(context))?;
         }
     }
 }
@@ -160,10 +204,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for MbapShim<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for MbapShim<S> {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, request: &[u8]) -> Poll<io::Result<usize>> {
-        self.with(|inner| inner.ask(request));
-        Poll::Ready(Ok(request.len()))
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MbapShim<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, request: &[u8]) -> Poll<io::Result<usize>> {
+        let asked = self.with(|inner| {
+            inner.forget_the_past(context)?;
+            inner.ask(request);
+            Ok(request.len())
+        });
+        Poll::Ready(asked)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -187,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn late_answers_are_dropped_and_the_connection_goes_on() {
         let (ours, mut theirs) = duplex(4096);
-        let shim = MbapShim::new(ours);
+        let shim = MbapShim::new(ours, Accept::default());
         let mut context = tcp::attach_slave(shim.clone(), Slave(1));
         let play = async move {
             let mut first = [0; 12];
@@ -210,9 +258,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn answers_under_other_identifiers_count_where_that_is_accepted() {
+        let (ours, mut theirs) = duplex(4096);
+        let shim = MbapShim::new(ours, Accept { any_unit: true, any_transaction: true });
+        let mut context = tcp::attach_slave(shim.clone(), Slave(1));
+        // Something of the right form that was there before the request.
+        theirs.write_all(&[9, 9, 0, 0, 0, 5, 7, 3, 2, 0, 1]).await.unwrap();
+        let play = async move {
+            let mut request = [0; 12];
+            theirs.read_exact(&mut request).await.unwrap();
+            let frames = [
+                &[0, 0, 0, 0, 0, 7, 7, 3, 4, 0, 2, 0, 2][..],
+                &[0, 0, 0, 0, 0, 5, 7, 4, 2, 0, 3],
+                &[0, 0, 0, 0, 0, 5, 7, 3, 2, 0, 8],
+                // The answer twice.
+                &[0, 0, 0, 0, 0, 5, 7, 3, 2, 0, 8],
+            ];
+            theirs.write_all(&frames.concat()).await.unwrap();
+            theirs.read_exact(&mut request).await.unwrap();
+            theirs.write_all(&[0, 0, 0, 0, 0, 5, 7, 3, 2, 0, 9]).await.unwrap();
+            theirs
+        };
+        let calls = async {
+            let ask = || Request::ReadHoldingRegisters(0, 1);
+            assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![8]), "of its form, and new");
+            assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![9]), "not the same twice");
+        };
+        let (_theirs, ()) = tokio::join!(play, calls);
+        assert_eq!(shim.take_late().0, 4);
+    }
+
+    #[tokio::test]
     async fn rubbish_is_an_error_at_once() {
         let (ours, mut theirs) = duplex(4096);
-        let mut context = tcp::attach_slave(MbapShim::new(ours), Slave(1));
+        let mut context = tcp::attach_slave(MbapShim::new(ours, Accept::default()), Slave(1));
         theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
         let call = tokio::time::timeout(Duration::from_secs(5), context.call(Request::ReadHoldingRegisters(0, 1)));
         assert!(call.await.unwrap().is_err());

@@ -9,7 +9,7 @@
 //! * An RTU wire that was just opened is left alone for as long as an answer may take: somebody may have asked before.
 //! * The number of registers in an answer is checked here; the library does not check it.
 //!
-//! `link` (one question), `ask` (questions of a person), `plan` and `barriers` (what to ask; pure), `patience` (how long to wait; pure), `slave` (the simulator).
+//! `manners` (what some devices need beyond the standard; pure), `link` (one question), `ask` (questions of a person), `plan` and `barriers` (what to ask; pure), `patience` (how long to wait; pure), `slave` (the simulator).
 
 mod ascii;
 mod ask;
@@ -18,6 +18,7 @@ mod frames;
 mod identify;
 mod known;
 mod link;
+pub mod manners;
 mod mbap;
 pub mod patience;
 pub mod plan;
@@ -30,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tokio_modbus::{Request, Response};
 
 use super::ask::{Ask, Said};
@@ -43,6 +44,7 @@ use crate::time::now;
 use barriers::Barriers;
 use known::Known;
 use link::{Answer, Link, Told};
+use manners::Manners;
 
 pub use link::explain;
 use patience::{AnswerWithin, Patience};
@@ -59,7 +61,7 @@ const SILENT_TO_REOPEN: u32 = 8;
 pub struct Modbus {
     wire: Wire,
     bounds: AnswerWithin,
-    costs: Costs,
+    manners: Manners,
     devices: Vec<Arc<Device>>,
     barriers: Vec<Barriers>,
     blocks: Vec<Arc<Block>>,
@@ -94,20 +96,22 @@ struct Question {
     patience: Duration,
 }
 
-/// What requests cost on this wire.
-pub fn costs(wire: &Wire) -> Costs {
-    match wire {
-        Wire::Serial(port) if port.ascii => Costs::ascii(port.speed, plan::TURNAROUND),
-        Wire::Serial(port) => Costs::serial(port.speed, plan::TURNAROUND),
-        _ => Costs::network(),
-    }
+/// What requests to a device cost on this wire.
+pub fn costs(wire: &Wire, device: &Device) -> Costs {
+    let (costs, gap) = match wire {
+        Wire::Serial(port) if port.ascii => (Costs::ascii(port.speed, plan::TURNAROUND), Duration::ZERO),
+        Wire::Serial(port) => (Costs::serial(port.speed, plan::TURNAROUND), port.speed.frame_gap()),
+        _ => (Costs::network(), Duration::ZERO),
+    };
+    costs.after(device.pause.between, gap)
 }
 
 /// The requests of every device of a line, as they are planned without having learned anything.
 pub fn blocks(line: &Line) -> Vec<Block> {
-    let costs = costs(&line.wire);
     let devices = line.devices.iter().enumerate();
-    devices.flat_map(|(index, device)| plan::plan(index, device, costs, &Barriers::known(device.holes.clone()))).collect()
+    devices
+        .flat_map(|(index, device)| plan::plan(index, device, costs(&line.wire, device), &Barriers::known(device.holes.clone())))
+        .collect()
 }
 
 impl Modbus {
@@ -117,13 +121,13 @@ impl Modbus {
         let mut driver = Self {
             wire: line.wire.clone(),
             bounds: line.answer_within,
-            costs: costs(&line.wire),
+            manners: line.manners,
             barriers: line.devices.iter().map(|device| known.barriers(device)).collect(),
             devices: line.devices.clone(),
             blocks: Vec::new(),
             replanned: false,
             link: None,
-            patience: Patience::new(line.answer_within),
+            patience: Patience::new(line.answer_within, first_answers(&line.devices)),
             late: HashMap::new(),
             silent: 0,
             without_mask: HashSet::new(),
@@ -137,7 +141,7 @@ impl Modbus {
 
     fn plan(&mut self) {
         let devices = self.devices.iter().zip(&self.barriers).enumerate();
-        let blocks = devices.flat_map(|(index, (device, barriers))| plan::plan(index, device, self.costs, barriers));
+        let blocks = devices.flat_map(|(index, (device, barriers))| plan::plan(index, device, costs(&self.wire, device), barriers));
         self.blocks = blocks.map(Arc::new).collect();
     }
 
@@ -150,8 +154,10 @@ impl Modbus {
     /// Asks once.
     async fn ask(&mut self, question: Question) -> Answer {
         let Question { device, unit, request, lengths, patience } = question;
+        let pause = self.devices.get(device).map_or(self.manners.pause, |device| device.pause);
         let Some(link) = self.link.as_mut() else { return Answer::Broken };
         let is_broadcast = unit == 0 && link.is_rtu();
+        link.keep_silent(pause);
         self.counts.count(device, |counts| counts.requests.count());
         let Told { answer, turnaround, busy } = link.ask(unit, request, patience, lengths).await;
         let (seen, late) = link.take_seen();
@@ -179,7 +185,7 @@ impl Modbus {
         match answer {
             Answer::Response(_) | Answer::Exception(_) => {
                 self.silent = 0;
-                self.patience.answered(unit, turnaround);
+                self.patience.answered(unit, turnaround, now());
                 let estimate = self.patience.estimate(unit).and_then(|estimate| u64::try_from(estimate.as_micros()).ok()).unwrap_or(0);
                 self.counts.count(device, |counts| {
                     counts.answers.count();
@@ -217,14 +223,14 @@ impl Modbus {
             patience,
         };
         let answer = self.ask(question).await;
-        let is_rtu = self.link.as_ref().is_some_and(Link::is_rtu);
-        if is_rtu && matches!(answer, Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)) {
-            self.late.entry(block.unit).or_default().insert(bytes, now());
+        if matches!(answer, Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)) {
+            self.owes(block.unit, bytes);
         }
         match answer {
             Answer::Response(response) => words(response, count).map_err(|error| (error, None)),
             // A gateway in between says that the device behind it is silent.
             Answer::Exception(10 | 11) => Err((ReadError::NoAnswer, None)),
+            Answer::Exception(code @ (5 | 6)) => Err((ReadError::Busy(explain(code)), Some(code))),
             Answer::Exception(code) => Err((ReadError::Refused(explain(code)), Some(code))),
             Answer::Nothing => Err((ReadError::NoAnswer, None)),
             Answer::Foreign(why) | Answer::Garbage(why) => Err((ReadError::Garbled(why.to_owned()), None)),
@@ -235,17 +241,17 @@ impl Modbus {
     /// Gets late answers of a unit out of the way, with a question of a length that it does not owe.
     async fn barrier(&mut self, block: &Block) -> Result<(), ReadError> {
         self.forget_owed(block.unit);
-        if !self.late.contains_key(&block.unit) {
+        if !self.late.contains_key(&self.debtor(block.unit)) {
             return Ok(());
         }
-        let patience = self.patience.of(block.unit);
+        let patience = self.patience.of(block.unit, now());
         let Some((place, count)) = self.unowed(block) else { return Err(ReadError::NoAnswer) };
         match self.read_words(&place, count, patience).await {
             Ok(_) => {}
-            Err((ReadError::Refused(_), _)) => sleep(self.bounds.most).await,
+            Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => sleep(self.patience.longest()).await,
             Err((error, _)) => return Err(error),
         }
-        self.late.remove(&block.unit);
+        self.late.remove(&self.debtor(block.unit));
         // It lives: what it was silent about is that request's fault.
         if self.barriers.get_mut(block.device).is_some_and(|barriers| barriers.heard(now())) {
             self.replan();
@@ -255,19 +261,32 @@ impl Modbus {
 
     /// What is owed for long is not coming any more.
     fn forget_owed(&mut self, unit: u8) {
-        let limit = (self.bounds.most * OWED_FOR).max(Duration::from_secs(5));
-        if let Some(owed) = self.late.get_mut(&unit) {
+        let limit = (self.patience.longest() * OWED_FOR).max(Duration::from_secs(5));
+        let debtor = self.debtor(unit);
+        if let Some(owed) = self.late.get_mut(&debtor) {
             owed.retain(|_, since| now().saturating_duration_since(*since) < limit);
             if owed.is_empty() {
-                self.late.remove(&unit);
+                self.late.remove(&debtor);
             }
+        }
+    }
+
+    /// Where answers do not say whose they are, what one unit owes could be taken for the answer of another: all are one debtor.
+    fn debtor(&self, unit: u8) -> u8 {
+        if self.manners.accept.any_unit { 0 } else { unit }
+    }
+
+    /// A unit owes an answer with so many bytes of data, on a wire where only their order tells answers apart.
+    fn owes(&mut self, unit: u8, bytes: u32) {
+        if self.link.as_ref().is_some_and(Link::has_only_order) {
+            self.late.entry(self.debtor(unit)).or_default().insert(bytes, now());
         }
     }
 
     /// A place of a device, and a number of registers, whose answer has a length that its unit does not owe: inside what is read
     /// anyway if possible, a little beyond otherwise.
     fn unowed(&self, block: &Block) -> Option<(Block, u16)> {
-        let owed = self.late.get(&block.unit);
+        let owed = self.late.get(&self.debtor(block.unit));
         let is_free = |table, count: u16| owed.is_none_or(|owed| !owed.contains_key(&bytes_of(table, count)));
         let own = self.blocks.iter().filter(|other| other.device == block.device).map(AsRef::as_ref);
         for place in std::iter::once(block).chain(own) {
@@ -284,7 +303,7 @@ impl Modbus {
     /// Reads a block; garbage is asked for once more, silence is not.
     async fn read_block(&mut self, block: &Block) -> Result<Vec<u16>, (ReadError, Option<u8>)> {
         self.barrier(block).await.map_err(|error| (error, None))?;
-        let patience = self.patience.of(block.unit);
+        let patience = self.patience.of(block.unit, now());
         let silent_before = self.silent;
         match self.read_words(block, block.count, patience).await {
             // Silence with something in it counts as silence.
@@ -305,7 +324,7 @@ impl Modbus {
             Ok(_) => barriers.answered(block, now()),
             Err((ReadError::Refused(_), Some(2 | 3))) => barriers.refused(block, now()),
             // Busy, failed, another kind of register: no fault of an address.
-            Err((ReadError::Refused(_), _)) => barriers.heard(now()),
+            Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => barriers.heard(now()),
             Err((ReadError::LineDown(_), _)) => return,
             Err(_) => {
                 barriers.not_answered(block);
@@ -315,6 +334,11 @@ impl Modbus {
         if changed | barriers.forget(now()) {
             self.replan();
         }
+    }
+
+    /// How long a block takes, as planned.
+    fn takes(&self, block: &Block) -> Duration {
+        self.devices.get(block.device).map_or(Duration::ZERO, |device| costs(&self.wire, device).time(block.table, block.count))
     }
 
     async fn connected(&mut self) -> Result<(), ReadError> {
@@ -330,7 +354,7 @@ impl Driver for Modbus {
         let job = |block: &Arc<Block>| Job {
             device: block.device,
             every: block.every,
-            takes: self.costs.time(block.table, block.count),
+            takes: self.takes(block),
             delay: Duration::ZERO,
             points: block.points.iter().map(|point| point.id).collect(),
         };
@@ -345,10 +369,11 @@ impl Driver for Modbus {
         self.late.clear();
         self.link = None;
         self.silent = 0;
-        let mut link = Link::open(&self.wire, self.bounds.most).await?;
-        if link.is_rtu() {
-            link.stay_silent_until(now() + self.bounds.most);
+        let mut link = Link::open(&self.wire, self.manners.accept, self.bounds.most).await?;
+        if link.has_only_order() {
+            link.stay_silent_until(now() + self.patience.longest());
         }
+        self.patience.opened();
         self.counts.opened.count();
         self.link = Some(link);
         Ok(())
@@ -374,18 +399,27 @@ impl Driver for Modbus {
         let patience = self.patience.of_probe(block.unit);
         match self.read_words(&place, count, patience).await {
             Ok(_) => {
-                self.late.remove(&block.unit);
+                self.late.remove(&self.debtor(block.unit));
                 Ok(())
             }
             // It lives; a refusal does not tell whether late answers are past.
-            Err((ReadError::Refused(_), _)) => Ok(()),
+            Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => Ok(()),
             Err((error, _)) => Err(error),
         }
     }
 
     fn probe_takes(&self, device: usize) -> Duration {
-        let unit = self.devices.get(device).map_or(0, |device| device.unit);
-        self.patience.next_probe(unit) + self.costs.time(Table::Holding, 1)
+        let Some(spec) = self.devices.get(device) else { return Duration::ZERO };
+        self.patience.next_probe(spec.unit) + costs(&self.wire, spec).time(Table::Holding, 1)
+    }
+
+    /// Closes a line that nobody has used for long; no device of Modbus talks by itself.
+    async fn listen(&mut self) -> Result<(usize, Values), ReadError> {
+        if let (Some(idle), Some(link)) = (self.manners.close_when_idle, &self.link) {
+            sleep_until((link.used() + idle).into()).await;
+            self.link = None;
+        }
+        std::future::pending().await
     }
 
     async fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> Outcome {
@@ -399,6 +433,11 @@ impl Driver for Modbus {
     fn disconnect(&mut self) {
         self.link = None;
     }
+}
+
+/// How long the first answers of units may take.
+fn first_answers(devices: &[Arc<Device>]) -> HashMap<u8, Duration> {
+    devices.iter().filter_map(|device| Some((device.unit, device.first_answer_within?))).collect()
 }
 
 fn reading(table: Table, start: u16, count: u16) -> Request<'static> {

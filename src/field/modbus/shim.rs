@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 
 use super::ascii::Ascii;
 use super::frames::{Echo, Late, MAX_FRAME, Receiver, Seen};
+use super::manners::Accept;
 use crate::time::now;
 
 /// What frames can travel on.
@@ -86,6 +87,12 @@ impl RtuShim {
             is_condemned: false,
             is_broken: false,
         })))
+    }
+
+    /// The same, comparing less.
+    pub(super) fn accepting(self, accept: Accept) -> Self {
+        self.with(|inner| inner.receiver = Receiver::accepting(accept));
+        self
     }
 
     fn with<R>(&self, action: impl FnOnce(&mut Inner) -> R) -> R {

@@ -20,6 +20,11 @@ use crate::time::now;
 /// What devices get to act on a broadcast [Modbus over serial line 1.02, 2.4.1].
 const BROADCAST_TURNAROUND: Duration = Duration::from_millis(100);
 
+/// The exception of a device that is busy, and has not done what was asked.
+const BUSY: u8 = 6;
+/// After which a busy device is asked to write once more.
+const BUSY_PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
+
 /// What the answer to a write says.
 enum Confirmed {
     Yes,
@@ -93,10 +98,10 @@ impl Modbus {
         let probe = self.some_block(device, unit);
         self.barrier(&probe).await.map_err(|error| error.to_string())?;
         if self.link.as_ref().is_some_and(Link::needs_echo_test) {
-            let patience = self.patience.of(unit);
+            let patience = self.patience.of(unit, now());
             let Some((place, count)) = self.unowed(&probe) else { return Err("the device owes answers".to_owned()) };
             match self.read_words(&place, count, patience).await {
-                Ok(_) | Err((ReadError::Refused(_), _)) => {}
+                Ok(_) | Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => {}
                 Err((error, _)) => return Err(error.to_string()),
             }
         }
@@ -114,11 +119,18 @@ impl Modbus {
             return self.mask(device, unit, address, (and, or)).await;
         }
         let request = request(action);
+        for pause in BUSY_PAUSES {
+            match self.send(device, unit, request.clone()).await {
+                // It has done nothing.
+                Confirmed::No(BUSY) => sleep(pause).await,
+                other => return other,
+            }
+        }
         self.send(device, unit, request).await
     }
 
     async fn send(&mut self, device: usize, unit: u8, (request, lengths): (Request<'static>, (u32, u32))) -> Confirmed {
-        let patience = self.patience.of(unit);
+        let patience = self.patience.of(unit, now());
         self.counts.count(device, |counts| counts.writes.count());
         let asked = request.clone();
         match self.ask(Question { device, unit, request, lengths, patience }).await {
@@ -127,10 +139,8 @@ impl Modbus {
             Answer::Exception(code) => Confirmed::No(code),
             Answer::Broken => Confirmed::NobodyKnows,
             Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_) => {
-                if self.link.as_ref().is_some_and(Link::is_rtu) {
-                    // Any read has another form than the answer that is owed.
-                    self.late.entry(unit).or_default().insert(0, now());
-                }
+                // Any read has another form than the answer that is owed.
+                self.owes(unit, 0);
                 Confirmed::NobodyKnows
             }
         }
@@ -145,10 +155,10 @@ impl Modbus {
                 other => return other,
             }
         }
-        let patience = self.patience.of(unit);
+        let patience = self.patience.of(unit, now());
         let before = match self.read_words(&place(device, unit, Table::Holding, address), 1, patience).await {
             Ok(words) => words.first().copied().unwrap_or_default(),
-            Err((ReadError::Refused(_), Some(code))) => return Confirmed::No(code),
+            Err((ReadError::Refused(_) | ReadError::Busy(_), Some(code))) => return Confirmed::No(code),
             Err((error, _)) => return Confirmed::NotSent(format!("what stands there now could not be read: {error}")),
         };
         let wanted = (before & and) | (or & !and);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::request::Request;
 use super::sunspec::{self, Model};
 use crate::field::decode::{Register, Table};
+use crate::field::modbus::manners::Pause;
 use crate::field::modbus::plan::Limits;
 use crate::field::simulated::words;
 use crate::field::typical;
@@ -44,6 +45,7 @@ struct Shown {
 #[derive(Debug, Default)]
 struct Unit {
     name: String,
+    pause: Pause,
     limits: Limits,
     points: Vec<Shown>,
     models: Vec<Model>,
@@ -78,6 +80,11 @@ impl Image {
         self.units.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&unit)
     }
 
+    /// The silence that a unit needs before a request; one that comes sooner is lost.
+    pub(super) fn pause(&self, unit: u8) -> Pause {
+        self.units.lock().unwrap_or_else(PoisonError::into_inner).get(&unit).map(|unit| unit.pause).unwrap_or_default()
+    }
+
     /// The answer to a request (function code and data); `None` if nobody answers: the unit is not there, or all of them are meant.
     pub fn answer(&self, unit: u8, request: &[u8]) -> Option<Vec<u8>> {
         let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,6 +116,7 @@ impl Unit {
     fn take(&mut self, device: &Device) {
         self.name.clone_from(&device.name);
         self.limits = device.limits;
+        self.pause = device.pause;
         for point in &device.points {
             let Source::Register { register, exponent } = &point.source else { continue };
             let place = exponent.as_ref().map(|exponent| (exponent.table, exponent.address));

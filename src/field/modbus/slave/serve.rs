@@ -103,7 +103,8 @@ pub async fn serve_frames<S: AsyncRead + AsyncWrite + Unpin>(
     (framing, pace): (Framing, Pace),
     wire: S,
 ) -> io::Result<()> {
-    let mut line = Line { wire, framing, pace, timer: Timer::new(), began: now(), busy_until: now() };
+    let opened = now();
+    let mut line = Line { wire, framing, pace, timer: Timer::new(), opened, began: opened, busy_until: opened };
     let (mut pending, mut ascii) = (Vec::new(), Ascii::default());
     let mut space = [0; 512];
     loop {
@@ -139,6 +140,7 @@ struct Line<S> {
     framing: Framing,
     pace: Pace,
     timer: Timer,
+    opened: Instant,
     /// When the request began to come.
     began: Instant,
     /// When the last character of the last answer was over.
@@ -172,6 +174,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     async fn answer(&mut self, image: &Image, faults: &Shared, (unit, request): (u8, &[u8]), frame: &[u8]) -> io::Result<()> {
+        if self.began < image.pause(unit).until(self.opened, self.busy_until) {
+            return Ok(());
+        }
         let struck = strike(faults, unit, request);
         if struck.contains(&FaultKind::Unplug) {
             return Err(unplugged());
@@ -257,6 +262,8 @@ fn frame_length(pending: &[u8]) -> Option<usize> {
 /// Answers Modbus TCP requests until the peer closes.
 pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults: &Shared, pace: Pace, mut stream: S) -> io::Result<()> {
     let mut header = [0; 7];
+    let opened = now();
+    let mut used = opened;
     loop {
         stream.read_exact(&mut header).await?;
         let [tid_high, tid_low, protocol_high, protocol_low, length_high, length_low, unit] = header;
@@ -266,6 +273,9 @@ pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults:
         }
         let mut request = vec![0; length - 1];
         stream.read_exact(&mut request).await?;
+        if now() < image.pause(unit).until(opened, used) {
+            continue;
+        }
         let struck = strike(faults, unit, &request);
         if struck.contains(&FaultKind::Unplug) {
             return Err(unplugged());
@@ -292,6 +302,8 @@ pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults:
                 _ => {}
             }
         }
+        // Before the write: a thread that is put aside behind it would take the master's patience for haste.
+        used = now();
         stream.write_all(&frame).await?;
     }
 }

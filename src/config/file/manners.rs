@@ -1,0 +1,45 @@
+//! What some devices and gateways need beyond the standard, as typed.
+
+use serde::Deserialize;
+
+use crate::units::Span;
+
+/// Silence before a request.
+#[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Pause {
+    /// After whatever was on the line last, at most 10s. Default what the standard asks for.
+    pub(in crate::config) between: Option<Span>,
+    /// After the line was opened, at most 60s. Default none.
+    pub(in crate::config) after_connect: Option<Span>,
+}
+
+impl Pause {
+    /// This where it says something, `base` where it does not.
+    pub(in crate::config) fn over(self, base: Self) -> Self {
+        Self { between: self.between.or(base.between), after_connect: self.after_connect.or(base.after_connect) }
+    }
+}
+
+/// How an identifier of an answer is compared with that of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Compared {
+    /// It must be the same.
+    #[default]
+    Same,
+    /// It may be any.
+    Any,
+}
+
+/// Answers under other identifiers.
+#[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Accept {
+    /// The unit of an answer: same (default) or any.
+    #[serde(default)]
+    pub(in crate::config) unit: Compared,
+    /// The transaction identifier of an answer of Modbus TCP: same (default) or any.
+    #[serde(default)]
+    pub(in crate::config) transaction: Compared,
+}
