@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{CONFIG, Failure, put};
 use crate::config::{self, LoadError};
+use crate::field::decode::Table;
 use crate::field::modbus::{blocks, costs};
 use crate::field::{Line, Wire};
 use crate::units::Price;
@@ -37,7 +38,7 @@ struct LinePlan {
 #[derive(Debug, Serialize)]
 struct RequestPlan {
     device: String,
-    table: &'static str,
+    table: String,
     start: u16,
     count: u16,
     every_seconds: f64,
@@ -149,7 +150,10 @@ fn line_plan(line: &Line) -> LinePlan {
     };
     let request = |block: &crate::field::modbus::plan::Block| RequestPlan {
         device: line.devices.get(block.device).map_or_else(String::new, |device| device.name.clone()),
-        table: block.table.name(),
+        table: match block.table {
+            Table::File(file) => format!("file {file}"),
+            table => table.name().to_owned(),
+        },
         start: block.start,
         count: block.count,
         every_seconds: block.every.as_secs_f64(),

@@ -5,7 +5,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::removed::OF_DEVICES;
 use super::file::{
-    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowReadBack, OneOrMore, Printed, Profile, ReadBack, Remotes, Units, UseWhen,
+    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowReadBack, OneOrMore, Printed, Profile, ReadBack, Remotes, Units,
+    UseWhen,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};

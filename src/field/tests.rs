@@ -12,6 +12,7 @@ use super::decode::{Kind, Register, Table};
 use super::formula::Formula;
 use super::last::{Last, MISSES};
 use super::modbus::barriers::Barriers;
+use super::modbus::manners::Manners;
 use super::modbus::patience::AnswerWithin;
 use super::modbus::plan::{Block, Costs, TURNAROUND, plan};
 use super::schedule::{Heard, Schedule, Step};
@@ -398,6 +399,7 @@ async fn a_driver_that_hangs_shows_nothing_as_good() {
         name: "bus".to_owned(),
         wire: Wire::Simulated,
         answer_within: AnswerWithin::at_most(SECOND),
+        manners: Manners::default(),
         devices: vec![Arc::new(device)],
     };
     let counts = Arc::new(LineCounts::new("bus", std::iter::once("d".to_owned())));

@@ -21,6 +21,7 @@ profiles:
       bit1:    { discrete: 1, every: 100ms }
       absent:  { holding: 100, type: u16, every: 100ms }
       busy:    { holding: 30, type: u16, every: 100ms }
+      record:  { file: 4, record: 1, type: string, length: 10, every: 100ms }
 ";
 
 /// The retained value of a topic.
@@ -45,6 +46,8 @@ fn check_values(port: u16, device: &str, unit: u32) {
     starts("coil0", "{\"v\":true,");
     starts("coil1", "{\"v\":false,");
     starts("bit1", "{\"v\":true,");
+    // What pymodbus answers to function 20, whichever file is asked for.
+    starts("record", "{\"v\":\"SERVER DUMMY RECORD.\",");
     let absent = value(port, &format!("x/{device}/absent"));
     assert!(absent.starts_with("{\"v\":null,") && absent.contains("\"q\":\"bad\"") && absent.contains("exception 2"), "{absent}");
     let busy = value(port, &format!("x/{device}/busy"));
@@ -144,6 +147,7 @@ profiles:
       c: {{ coil: 3, simulate: {{ shape: constant, from: 1 }} }}
       d: {{ discrete: 0, simulate: {{ shape: constant, from: 1 }} }}
       x: {{ holding: 20, bit: 0, simulate: {{ shape: constant, from: 1 }} }}
+      r: {{ file: 4, record: 1, type: u32, simulate: {{ shape: constant, from: 65543 }} }}
       y: {{ holding: 20, bit: 4, topic: 'x/y', simulate: {{ shape: constant, from: 1 }} }}
 devices:
   - {{ name: one, line: tcp, unit: 1, profile: all, points: {{ y: {{ topic: 'x/y1' }} }} }}
@@ -186,6 +190,8 @@ devices:
         assert_eq!(read(&["holding", "10", "2"]), "555 65511");
         assert_eq!(read(&["discrete", "0", "1"]), "1");
         assert_eq!(read(&["holding", "30", "1"]), "exception 2");
+        assert_eq!(read(&["file:4", "1", "2"]), "1 7");
+        assert_eq!(read(&["file:5", "1", "2"]), "exception 2");
     }
     let (_, silent, _) = run(python().arg(peer("modbus_client.py")).args([&port.to_string(), "9", "holding", "10", "1"]));
     assert_eq!(silent.trim(), "silent", "a unit that is not there does not answer");

@@ -144,3 +144,39 @@ fn a_first_answer_may_be_slower_than_the_rest() {
     bench.wait_for_value(7);
     assert_eq!(bench.counted("timeouts", 0), 0);
 }
+
+/// Each record encodes its file and its number.
+#[test]
+fn records_of_files_are_read_on_every_wire() {
+    let folder = tempfile::tempdir().unwrap();
+    let serial = |framing: &str| format!("serial: '{}', speed: 115200 8N1, framing: {framing}", folder.path().join(framing).display());
+    let wires = [format!("modbus_tcp: '127.0.0.1:{}'", free_port()), serial("rtu"), serial("ascii")];
+    let point = |file: u32, record: u32| {
+        let value = file * 1000 + record;
+        format!(
+            "f{file}-{record}: {{ file: {file}, record: {record}, type: u16, every: 100ms, simulate: {{ shape: constant, from: {value} }} }}"
+        )
+    };
+    let places = [(4, 1), (4, 2), (5, 0), (5, 120)];
+    let points: Vec<String> = places.iter().map(|(file, record)| point(*file, *record)).collect();
+    let device = format!(
+        "points: {{ {}, p: {{ file: 9, record: 0, type: u16, every: 100ms, simulate: {{ shape: constant, from: 7 }} }} }}",
+        points.join(", ")
+    );
+    for line in wires {
+        let bench = Bench::start(&Plan { simulator: &line, gateway: &line, device: &device, faults: &["exception=2 for 3"] });
+        bench.wait_for_value(7);
+        for (file, record) in places {
+            let topic = format!("x/d/f{file}-{record}");
+            wait_for(&topic, || (bench.shown(&topic)["v"] == file * 1000 + record).then_some(()));
+        }
+    }
+}
+
+#[test]
+fn a_file_that_a_device_does_not_have_is_told() {
+    let line = format!("modbus_tcp: '127.0.0.1:{}'", free_port());
+    let device = "points: { p: { file: 4, record: 0, type: u16, every: 100ms } }";
+    let bench = Bench::start(&Plan { simulator: &line, gateway: &line, device, faults: &["exception=2"] });
+    wait_for("the refusal", || bench.shown("x/d/p")["reason"].as_str()?.contains("exception 2").then_some(()));
+}

@@ -234,6 +234,11 @@ macro_rules! point {
             pub(in crate::config) coil: Option<FromZero>,
             /// A discrete input, counted from zero.
             pub(in crate::config) discrete: Option<FromZero>,
+            /// A file, from 1; with `record`.
+            #[schemars(range(min = 1))]
+            pub(in crate::config) file: Option<u16>,
+            /// The first record of the value in its `file`, from zero; each is a register.
+            pub(in crate::config) record: Option<FromZero>,
             /// A value made of other points: + - * / ^ min max abs() sqrt(); `{flow-rate}` for names with a dash.
             pub(in crate::config) expression: Option<String>,
             /// Of a plain instrument: the group of the pattern. Default the one named like the point.
@@ -264,6 +269,8 @@ macro_rules! point {
                     input: place.input.filter(|_| stays("input")),
                     coil: place.coil.filter(|_| stays("coil")),
                     discrete: place.discrete.filter(|_| stays("discrete")),
+                    file: place.file.filter(|_| stays("file")),
+                    record: place.record.filter(|_| stays("record")),
                     expression: place.expression.clone().filter(|_| stays("expression")),
                     from: place.from.clone().filter(|_| stays("from")),
                     find: place.find.clone().filter(|_| stays("find")),
@@ -367,6 +374,8 @@ impl Point {
             self.input.is_some(),
             self.coil.is_some(),
             self.discrete.is_some(),
+            self.file.is_some(),
+            self.record.is_some(),
             self.expression.is_some(),
             self.from.is_some(),
             self.find.is_some(),

@@ -151,7 +151,7 @@ fn looks_printed(table: Table, address: u32) -> Option<(u32, u32)> {
         Table::Input => (30_001, 39_999, 300_001),
         Table::Discrete => (10_001, 19_999, 100_001),
         // Their numbers begin with 0, or with nothing.
-        Table::Coil => return None,
+        Table::Coil | Table::File(_) => return None,
     };
     (first..=last).contains(&address).then_some((first, six_digits))
 }

@@ -7,6 +7,7 @@ use super::Check;
 use super::field::Context;
 use crate::config::file::{self, BitOrder};
 use crate::field::decode::{Array, Bcd, Kind, Meaning, Part, Register, Sentinel, Sign, Table};
+use crate::field::modbus::plan::Limits;
 
 /// Values of one array.
 const MOST_ELEMENTS: u16 = 125;
@@ -21,7 +22,7 @@ impl Context<'_> {
     ) -> Option<Register> {
         let meaning = self.meaning(check, name, spec, table)?;
         let register = Register { table, address, meaning };
-        let most = if table.is_bits() { 2000 } else { 125 };
+        let most = Limits::default().of(table);
         if register.width() > most {
             check.fault(&self.path(name, "type"), format!("the value takes {} registers, and a request at most {most}", register.width()));
         }

@@ -146,7 +146,7 @@ impl Context<'_> {
                 start = start.min(other.address);
                 end = end.max(u32::from(other.address) + u32::from(other.width()));
             }
-            let most = if register.table.is_bits() { device.limits.bits } else { device.limits.words };
+            let most = device.limits.of(register.table);
             if end - u32::from(start) > u32::from(most) {
                 check.fault(
                     &self.path(name, "group"),
@@ -336,7 +336,15 @@ impl Context<'_> {
     pub(super) fn address(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Option<(Table, u16)>> {
         let zero_based =
             [(Table::Holding, spec.holding), (Table::Input, spec.input), (Table::Coil, spec.coil), (Table::Discrete, spec.discrete)];
+        if spec.file.is_some() != spec.record.is_some() || spec.file == Some(0) {
+            check.missing(
+                &self.path(name, "file"),
+                "a record of a file has both numbers; write `file: 4, record: 0` (files from 1, records from 0)",
+            );
+            return None;
+        }
         let mut given: Vec<(Table, u16)> = zero_based.into_iter().filter_map(|(table, address)| Some((table, address?.0))).collect();
+        given.extend(spec.file.zip(spec.record).map(|(file, record)| (Table::File(file), record.0)));
         if let Some(file::Printed(printed)) = spec.at {
             match as_printed(printed) {
                 Some(place) => given.push(place),
@@ -373,7 +381,8 @@ impl Context<'_> {
 
     /// Where a register is in a device whose registers begin at a `base`.
     fn moved(&self, check: &mut Check<'_>, name: &str, (table, address): (Table, u16)) -> Option<(Table, u16)> {
-        let base = self.device.base.unwrap_or(0);
+        // Files begin where they begin.
+        let base = if matches!(table, Table::File(_)) { 0 } else { self.device.base.unwrap_or(0) };
         let moved = address.checked_add(base);
         if moved.is_none() {
             check.fault(

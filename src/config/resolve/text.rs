@@ -177,7 +177,15 @@ impl Context<'_> {
         if given.iter().filter(|given| **given).count() > 1 {
             check.fault(&self.path(name, "from"), format!("point \"{name}\" says twice where it is; keep one of from, find and byte"));
         }
-        let has_register = [spec.at.is_some(), spec.holding.is_some(), spec.input.is_some(), spec.coil.is_some(), spec.discrete.is_some()];
+        let has_register = [
+            spec.at.is_some(),
+            spec.holding.is_some(),
+            spec.input.is_some(),
+            spec.coil.is_some(),
+            spec.discrete.is_some(),
+            spec.file.is_some(),
+            spec.record.is_some(),
+        ];
         if has_register.contains(&true) {
             check.fault(&self.path(name, "at"), "a plain instrument has no registers; write from, find or byte");
         }

@@ -20,7 +20,7 @@ pub use register::Register;
 
 use crate::reading::Value;
 
-/// The four tables of Modbus.
+/// The four tables of Modbus, and its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Table {
@@ -32,6 +32,8 @@ pub enum Table {
     Input,
     /// Read and write registers.
     Holding,
+    /// The records of a file with this number, each a register [Modbus application protocol 1.1b3, 6.14].
+    File(u16),
 }
 
 impl Table {
@@ -40,13 +42,14 @@ impl Table {
         matches!(self, Self::Coil | Self::Discrete)
     }
 
-    /// As in the YAML: `holding`, `input`, `coil`, `discrete`.
+    /// As in the YAML: `holding`, `input`, `coil`, `discrete`, `file`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Coil => "coil",
             Self::Discrete => "discrete",
             Self::Input => "input",
             Self::Holding => "holding",
+            Self::File(_) => "file",
         }
     }
 }

@@ -307,7 +307,10 @@ fn a_simulator_shows_what_fits_and_what_cannot_be_written() {
     };
     assert_eq!((shown(Kind::U16, 70_000.0), shown(Kind::U16, -1.0)), ("65535".to_owned(), "0".to_owned()));
     assert_eq!((shown(Kind::I16, -40_000.0), shown(Kind::I8L, 200.0)), ("-32768".to_owned(), "127".to_owned()));
-    assert_eq!((shown(Kind::Bcd(Bcd::plain(2)), 12_345.0), shown(Kind::Bcd(Bcd::plain(3)), 654_321.0)), ("9999".to_owned(), "654321".to_owned()));
+    assert_eq!(
+        (shown(Kind::Bcd(Bcd::plain(2)), 12_345.0), shown(Kind::Bcd(Bcd::plain(3)), 654_321.0)),
+        ("9999".to_owned(), "654321".to_owned())
+    );
     assert_eq!((shown(Kind::Mod10k32, 1e12), shown(Kind::Sm16, -40_000.0)), ("99999999".to_owned(), "-32767".to_owned()));
     assert_eq!(shown(Kind::F16, 1e9), "65504");
     assert!(shown(Kind::U64, 1e30).parse::<u64>().unwrap() > u64::MAX - 4096, "{}", shown(Kind::U64, 1e30));

@@ -9,7 +9,7 @@ use tokio_modbus::prelude::ReadCode;
 use super::identify::{LONGEST, said_by};
 use super::link::Answer;
 use super::plan::bytes_of;
-use super::{Modbus, reading, words};
+use super::{Modbus, frame_lengths, reading, words};
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
 
@@ -41,7 +41,7 @@ impl Modbus {
 
     async fn ask_registers(&mut self, unit: u8, (table, start, count): (Table, u16, u16), within: Duration) -> Said {
         let bytes = bytes_of(table, count);
-        match self.ask_raw(unit, reading(table, start, count), (8, 5 + bytes), within).await {
+        match self.ask_raw(unit, reading(table, start, count), frame_lengths(table, bytes), within).await {
             Ok(Answer::Response(response)) => match words(response, count) {
                 Ok(mut words) => {
                     words.truncate(usize::from(count));

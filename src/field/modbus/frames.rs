@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use super::manners::Accept;
 
 const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS);
+/// The function that reads records of files.
+pub(super) const READ_FILE: u8 = 20;
 /// Longest RTU frame.
 pub(super) const MAX_FRAME: usize = 256;
 /// How long an answer may be owed until nobody thinks of it any more.
@@ -34,6 +36,8 @@ enum Shape {
     AnyCount,
     /// Objects with their lengths (function 43).
     Objects,
+    /// So many records of a file, in one group (function 20).
+    Records(u8),
 }
 
 /// The frame that would answer a request.
@@ -78,6 +82,10 @@ impl Expected {
             5 | 6 | 15 | 16 => Shape::Same(vec![third, fourth, high, low]),
             22 => Shape::Same(request.get(2..8)?.to_vec()),
             43 => Shape::Objects,
+            READ_FILE => {
+                let count = request.get(8..).and_then(|rest| rest.first_chunk::<2>()).map(|count| u16::from_be_bytes(*count))?;
+                Shape::Records(u8::try_from(count).ok().filter(|count| *count <= 124)?)
+            }
             _ => return None,
         };
         Some(Self { unit, function, shape, any_unit })
@@ -110,6 +118,7 @@ impl Expected {
             Shape::Same(same) => (data.get(..same.len())? == same.as_slice()).then(|| 4 + same.len()),
             Shape::AnyCount => Some(5 + usize::from(*data.first()?)),
             Shape::Objects => objects(bytes),
+            Shape::Records(count) => (data.get(..3)? == [2 + 2 * count, 1 + 2 * count, 6]).then(|| 7 + 2 * usize::from(*count)),
         }
     }
 
@@ -341,7 +350,7 @@ impl Receiver {
         let Some(bytes) = self.incoming.get(at..) else { return };
         let [unit, function, third, ..] = *bytes else { return };
         let length = match function {
-            1..=4 | 23 => 5 + usize::from(third),
+            1..=4 | READ_FILE | 23 => 5 + usize::from(third),
             5 | 6 | 15 | 16 => 8,
             _ => return,
         };
@@ -454,6 +463,7 @@ mod tests {
         ask(&[1, 16, 0, 1, 0, 2, 4, 0, 1, 0, 2], &[1, 16, 0, 1, 0, 2], &[1, 16, 0, 1, 0, 1]);
         ask(&[1, 22, 0, 4, 0, 0xF2, 0, 0x25], &[1, 22, 0, 4, 0, 0xF2, 0, 0x25], &[1, 22, 0, 4, 0, 0xF2, 0, 0x26]);
         ask(&[1, 23, 0, 0, 0, 1, 0, 5, 0, 1, 2, 0, 9], &[1, 23, 2, 0, 7], &[1, 23, 4, 0, 7, 0, 7]);
+        ask(&[1, 20, 7, 6, 0, 4, 0, 1, 0, 2], &[1, 20, 6, 5, 6, 0, 7, 0, 8], &[1, 20, 4, 3, 6, 0, 7]);
         ask(&[1, 17], &[1, 17, 3, 9, 0xFF, 1], &[2, 17, 3, 9, 0xFF, 1]);
         let objects = [1, 43, 14, 1, 1, 0, 0, 2, 0, 3, b'A', b'c', b'e', 1, 1, b'7'];
         ask(&[1, 43, 14, 1, 0], &objects, &[1, 0xAC, 14]);

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_modbus::client::{Client, Context, rtu, tcp};
 use tokio_modbus::slave::SlaveContext;
-use tokio_modbus::{Request, Response, Slave};
+use tokio_modbus::{ProtocolError, Request, Response, Slave};
 
 use super::frames::{Echo, Late, Seen};
 use super::manners::{Accept, Pause};
@@ -186,6 +186,12 @@ impl Link {
             Ok(Ok(Ok(response))) => Answer::Response(response),
             Ok(Ok(Err(exception))) => Answer::Exception(u8::from(exception)),
             Err(_) => self.given_up(),
+            // The codec has two names for functions that it does not know by themselves.
+            Ok(Err(tokio_modbus::Error::Protocol(ProtocolError::FunctionCodeMismatch { request, result: Err(refused) })))
+                if request.value() == refused.function.value() =>
+            {
+                Answer::Exception(u8::from(refused.exception))
+            }
             Ok(Err(tokio_modbus::Error::Protocol(_))) => Answer::Garbage("not an answer to the request"),
             Ok(Err(tokio_modbus::Error::Transport(_))) => match &self.shim {
                 Shim::Rtu(shim) if shim.take_condemned() => Answer::Garbage("wrong checksum"),

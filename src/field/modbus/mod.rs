@@ -219,7 +219,7 @@ impl Modbus {
             device: block.device,
             unit: block.unit,
             request: reading(block.table, block.start, count),
-            lengths: (8, 5 + bytes),
+            lengths: frame_lengths(block.table, bytes),
             patience,
         };
         let answer = self.ask(question).await;
@@ -295,8 +295,7 @@ impl Modbus {
             }
         }
         let limits = self.devices.get(block.device).map(|device| device.limits).unwrap_or_default();
-        let most = if block.table.is_bits() { limits.bits } else { limits.words };
-        let most = most.min(u16::MAX - block.start);
+        let most = limits.of(block.table).min(u16::MAX - block.start);
         (1..=most).find(|count| is_free(block.table, *count)).map(|count| (block.clone(), count))
     }
 
@@ -446,13 +445,34 @@ fn reading(table: Table, start: u16, count: u16) -> Request<'static> {
         Table::Input => Request::ReadInputRegisters(start, count),
         Table::Coil => Request::ReadCoils(start, count),
         Table::Discrete => Request::ReadDiscreteInputs(start, count),
+        Table::File(file) => {
+            // One group: seven bytes, the kind of reference, which is always 6, file, first record, records.
+            let places = [file, start, count].into_iter().flat_map(u16::to_be_bytes);
+            Request::Custom(frames::READ_FILE, [7, 6].into_iter().chain(places).collect())
+        }
     }
+}
+
+/// Lengths of the frames that ask for so many bytes of data, and that bring them.
+fn frame_lengths(table: Table, bytes: u32) -> (u32, u32) {
+    if matches!(table, Table::File(_)) { (12, 7 + bytes) } else { (8, 5 + bytes) }
+}
+
+/// The records in the answer about one group: its length, that of the group, the kind of reference.
+fn records(data: &[u8]) -> Option<Vec<u16>> {
+    let [all, group, 6, records @ ..] = data else { return None };
+    let is_whole = usize::from(*all) == data.len() - 1 && usize::from(*group) == data.len() - 2;
+    is_whole.then(|| records.chunks_exact(2).map(|pair| pair.iter().fold(0, |word, byte| word << 8 | u16::from(*byte))).collect())
 }
 
 fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadError> {
     let (values, is_bits): (Vec<u16>, bool) = match response {
         Response::ReadHoldingRegisters(words) | Response::ReadInputRegisters(words) => (words, false),
         Response::ReadCoils(bits) | Response::ReadDiscreteInputs(bits) => (bits.into_iter().map(u16::from).collect(), true),
+        Response::Custom(frames::READ_FILE, data) => {
+            let records = records(&data).ok_or_else(|| ReadError::Garbled("no records of a file".to_owned()))?;
+            (records, false)
+        }
         _ => return Err(ReadError::Garbled("an answer to another request".to_owned())),
     };
     let expected = usize::from(expected);

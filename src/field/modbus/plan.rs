@@ -23,6 +23,10 @@ use crate::reading::PointId;
 
 /// Registers in one request.
 pub const MAX_WORDS: u16 = 125;
+/// Records of a file in one request: two more bytes stand before them, and the whole answer has at most 245.
+pub const MAX_RECORDS: u16 = 121;
+/// What frames around records of a file have more than those around registers, in bytes.
+const AROUND_RECORDS: u32 = 6;
 /// Coils or discrete inputs in one request.
 pub const MAX_BITS: u16 = 2000;
 /// What a device takes to begin its answer, until it is known better.
@@ -39,6 +43,17 @@ pub struct Limits {
     pub bits: u16,
     /// How long it may hold the line.
     pub hold: Option<Duration>,
+}
+
+impl Limits {
+    /// The most that a request asks for of one table.
+    pub fn of(self, table: Table) -> u16 {
+        match table {
+            Table::Coil | Table::Discrete => self.bits,
+            Table::Input | Table::Holding => self.words,
+            Table::File(_) => self.words.min(MAX_RECORDS),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -82,7 +97,8 @@ impl Costs {
 
     /// Of reading so many registers or bits.
     pub fn of(self, table: Table, count: u16) -> f64 {
-        self.request + self.byte * f64::from(bytes_of(table, count))
+        let around = if matches!(table, Table::File(_)) { AROUND_RECORDS } else { 0 };
+        self.request + self.byte * f64::from(bytes_of(table, count) + around)
     }
 
     /// The same as a time.
@@ -184,7 +200,7 @@ fn fields(device: &Device, barriers: &Barriers) -> BTreeMap<Table, Vec<Field>> {
         let end = registers.into_iter().flatten().map(|register| u32::from(register.address) + u32::from(register.width())).max();
         let read = BlockPoint { id: point.id, register: Arc::clone(register), exponent: exponent.clone(), field: 0 };
         let field = Field { start, end: end.unwrap_or(start), every, points: vec![read] };
-        let limit = u32::from(if register.table.is_bits() { device.limits.bits } else { device.limits.words });
+        let limit = u32::from(device.limits.of(register.table));
         match &point.group {
             None => tables.entry(register.table).or_default().push(field),
             Some(name) => {
@@ -237,8 +253,7 @@ impl Planner<'_> {
     }
 
     fn fits(&self, start: u32, end: u32) -> bool {
-        let limit = if self.table.is_bits() { self.limits.bits } else { self.limits.words };
-        end - start <= u32::from(limit)
+        end - start <= u32::from(self.limits.of(self.table))
             && self.limits.hold.is_none_or(|hold| self.cost(start, end) <= hold.as_secs_f64() * 1e6)
             && !self.barriers.crosses(self.table, start, end)
     }
@@ -382,6 +397,10 @@ mod tests {
         check(&[(Coil, 0, Kind::Bool, 1), (Coil, 300, Kind::Bool, 1)], &[(0, 1), (300, 1)]);
         check(&[(Coil, 0, Kind::Bool, 1), (Coil, 100, Kind::Bool, 1)], &[(0, 101)]);
         check(&[(Holding, 65_534, U16, 1), (Holding, 65_535, U16, 1)], &[(65_534, 2)]);
+        let (one, other) = (Table::File(1), Table::File(2));
+        check(&[(one, 0, U16, 1), (one, 2, F32, 1), (other, 1, U16, 1)], &[(0, 4), (1, 1)]);
+        let many: Vec<_> = (0..124).map(|n| (one, n, U16, 1)).collect();
+        assert!(plan(0, &device(&many), costs(), &Barriers::default()).iter().all(|block| block.count <= MAX_RECORDS));
     }
 
     #[test]

@@ -176,6 +176,15 @@ impl Unit {
                 self.write(Table::Holding, to, &values, elapsed)?;
                 Ok(counted(function, bytes(&self.read(Table::Holding, start, count, elapsed)?)))
             }
+            Request::Records(groups) => {
+                let mut data = Vec::new();
+                for (file, start, count) in groups {
+                    let cells = self.read(Table::File(file), start, count, elapsed)?;
+                    data.extend([u8::try_from(1 + 2 * count).unwrap_or(u8::MAX), 6]);
+                    data.extend(bytes(&cells));
+                }
+                Ok(counted(function, data))
+            }
             Request::ServerId => {
                 let mut data = vec![1, 0xFF];
                 data.extend(self.name.bytes().take(200));

@@ -9,6 +9,8 @@ use crate::field::modbus::plan::Limits;
 const MOST_BITS_WRITTEN: u16 = 1968;
 const MOST_WORDS_WRITTEN: u16 = 123;
 const MOST_WORDS_EXCHANGED: u16 = 121;
+/// Bytes of an answer with records of files.
+const LONGEST_RECORDS: usize = 245;
 
 /// What a master wants.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub(super) enum Request {
     Mask { address: u16, and: u16, or: u16 },
     /// Function 23: what is read, and what is written before.
     Exchange { start: u16, count: u16, to: u16, values: Vec<u16> },
+    /// Function 20: files with their first records, and how many.
+    Records(Vec<(u16, u16, u16)>),
     /// Function 17.
     ServerId,
     /// Functions 43/14.
@@ -78,6 +82,7 @@ impl Request {
             }
             17 if data.is_empty() => Ok(Self::ServerId),
             17 => Err(ILLEGAL_VALUE),
+            20 => Self::records(data),
             22 => numbers(data).map(|[address, and, or]| Self::Mask { address, and, or }),
             23 => {
                 let (head, rest) = data.split_first_chunk::<8>().ok_or(ILLEGAL_VALUE)?;
@@ -93,6 +98,29 @@ impl Request {
             },
             _ => Err(ILLEGAL_FUNCTION),
         }
+    }
+
+    /// Groups of seven bytes, the first of each a 6; the answer has at most 245 bytes.
+    fn records(data: &[u8]) -> Result<Self, u8> {
+        let (length, data) = data.split_first().ok_or(ILLEGAL_VALUE)?;
+        let (groups, rest) = data.as_chunks::<7>();
+        if usize::from(*length) != data.len() || !rest.is_empty() || groups.is_empty() {
+            return Err(ILLEGAL_VALUE);
+        }
+        let mut all = Vec::new();
+        let mut answer = 0;
+        for [kind, place @ ..] in groups {
+            let [file, start, count] = numbers(place)?;
+            if *kind != 6 || u32::from(start) + u32::from(count) > 0x1_0000 {
+                return Err(ILLEGAL_ADDRESS);
+            }
+            answer += 2 + 2 * usize::from(count);
+            if count == 0 || answer > LONGEST_RECORDS {
+                return Err(ILLEGAL_VALUE);
+            }
+            all.push((file, start, count));
+        }
+        Ok(Self::Records(all))
     }
 
     fn read(table: Table, data: &[u8], most: u16) -> Result<Self, u8> {
@@ -134,6 +162,10 @@ mod tests {
             (&[16, 0, 0, 0, 1, 4, 0, 1, 0, 2], 3),
             (&[16, 0, 0, 0, 2, 4, 0, 1], 3),
             (&[17, 0], 3),
+            // Records of files: an odd group, a reference that is none, too many records.
+            (&[20, 6, 6, 0, 4, 0, 1, 0], 3),
+            (&[20, 7, 5, 0, 4, 0, 1, 0, 2], 2),
+            (&[20, 7, 6, 0, 4, 0, 1, 0, 122], 3),
             (&[22, 0, 0, 0, 1], 3),
             (&[23, 0, 0, 0, 61, 0, 0, 0, 1, 2, 0, 1], 3),
             (&[23, 0, 0, 0, 1, 0, 0, 0, 1, 3, 0, 1], 3),

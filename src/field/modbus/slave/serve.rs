@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::{FaultKind, Faults, Image};
 use crate::field::modbus::ascii::Ascii;
-use crate::field::modbus::frames::checksum;
+use crate::field::modbus::frames::{READ_FILE, checksum};
 use crate::field::serial::Speed;
 use crate::field::timer::Timer;
 use crate::metrics::Counter;
@@ -252,6 +252,7 @@ fn frame_length(pending: &[u8]) -> Option<usize> {
         17 => Some(4),
         22 => Some(10),
         43 => Some(7),
+        READ_FILE => Some(5 + usize::from(*pending.get(2)?)),
         15 | 16 => Some(9 + usize::from(*pending.get(6)?)),
         23 => Some(13 + usize::from(*pending.get(10)?)),
         _ => Some(REQUEST),
