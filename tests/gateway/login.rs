@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ring::{digest, hmac, pbkdf2};
-use wellhead::broker::engine::Peer;
-use wellhead::mqtt::{Connect, Disconnect, Packet, Properties, ReasonCode, Version};
+use wellhead::broker::engine::{Noted, Peer};
+use wellhead::mqtt::{Connect, Disconnect, Packet, Properties, Publish, ReasonCode, Version};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -216,4 +216,36 @@ fn a_login_that_waits_too_long_is_told_that_the_broker_is_busy() {
     stage.wait(std::time::Duration::from_secs(11));
     assert!(matches!(stage.next_packet(id), Some(Packet::ConnAck(connack)) if connack.reason == ReasonCode::SERVER_BUSY));
     assert!(stage.is_closed(id));
+}
+
+/// What is noted last of a client that the broker disconnects.
+fn noted(act: impl FnOnce(&mut Stage, u64)) -> (Noted, Option<String>, Option<ReasonCode>) {
+    let mut stage = Stage::new(setup());
+    let id = stage.open(Peer { address: Some("192.0.2.1".parse().unwrap()), certificate: None });
+    let connect = Connect { username: Some("anna".into()), password: Some("secret".into()), keep_alive: 10, ..plain() };
+    stage.send(id, &Packet::Connect(Box::new(connect)));
+    let connected = stage.notes.last().unwrap();
+    assert_eq!((connected.what, connected.user.as_deref(), connected.client_id.as_deref()), (Noted::Connected, Some("anna"), Some("pump")));
+    act(&mut stage, id);
+    let last = stage.notes.last().unwrap();
+    assert_eq!((last.address, last.user.as_deref()), (Some("192.0.2.1".parse().unwrap()), Some("anna")));
+    (last.what, last.client_id.as_ref().map(ToString::to_string), last.reason)
+}
+
+#[test]
+fn every_end_of_a_session_is_noted_with_its_reason() {
+    let dropped = |reason| (Noted::Dropped, Some("pump".to_owned()), Some(reason));
+    let alias = |stage: &mut Stage, id| {
+        let mut properties = Properties::default();
+        properties.edit().topic_alias = Some(999.try_into().unwrap());
+        let topic = Some(wellhead::mqtt::TopicName::new("plant/a").unwrap());
+        let (qos, payload) = (wellhead::mqtt::QoS::AtMostOnce, Bytes::new());
+        stage.send(id, &Packet::Publish(Publish { dup: false, qos, retain: false, topic, packet_id: None, properties, payload }));
+    };
+    assert_eq!(noted(alias), dropped(ReasonCode::TOPIC_ALIAS_INVALID));
+    assert_eq!(noted(|stage, id| stage.send(id, &Packet::Connect(Box::new(plain())))), dropped(ReasonCode::PROTOCOL_ERROR));
+    assert_eq!(noted(|stage, _| stage.wait(std::time::Duration::from_secs(16))), dropped(ReasonCode::KEEP_ALIVE_TIMEOUT));
+    let left = (Noted::Disconnected, Some("pump".to_owned()), None);
+    assert_eq!(noted(|stage, id| stage.send(id, &Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)))), left);
+    assert_eq!(noted(|stage, id| stage.drop_connection(id)), left);
 }

@@ -329,3 +329,16 @@ async fn serve_web_socket(
         Err(error) => handshake_failed(&place.log, peer.address, "WebSocket", &error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_without_descriptors_writes_one_line_a_minute() {
+        let (mut log, start) = (accept_log(), now());
+        let lines: Vec<u64> = (0..600).filter_map(|tenth| log.permit(&(), start + Duration::from_millis(100) * tenth)).collect();
+        assert_eq!(lines, [0]);
+        assert_eq!(log.permit(&(), start + Duration::from_secs(61)), Some(599));
+    }
+}
