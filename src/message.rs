@@ -141,10 +141,15 @@ impl Message {
         self.topic.as_str().len() + self.payload.len() + self.properties.weight()
     }
 
-    /// A copy that does not hold on to the buffer a small message was read into.
+    /// A copy that does not hold on to the buffer a small message was read into, nor to one that is mostly something else.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let payload = if self.payload.len() < COPIED_BELOW { Bytes::copy_from_slice(&self.payload) } else { self.payload.clone() };
+        let is_less_than_half = self.payload.len() < self.properties.weight();
+        let payload = if self.payload.len() < COPIED_BELOW || is_less_than_half {
+            Bytes::copy_from_slice(&self.payload)
+        } else {
+            self.payload.clone()
+        };
         Self { topic: self.topic.detached(), payload, properties: self.properties.detached(), ..self.clone() }
     }
 

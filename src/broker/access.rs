@@ -102,6 +102,8 @@ pub struct Rights {
     allows_all: bool,
     /// `read` holds `#`, and nothing is denied.
     reads_all: bool,
+    /// They hold the client identifier: no other session has them.
+    is_personal: bool,
 }
 
 fn any(filters: &[TopicFilter], topic: &TopicName) -> bool {
@@ -122,7 +124,15 @@ impl Rights {
             deny_subscribe: filters(&rules.deny_subscribe)?,
             allows_all: rules.allows_all,
             reads_all,
+            is_personal: is_personal(rules),
         })
+    }
+
+    /// Bytes they take if one session alone has them, about; 0 for rights that all sessions of a user share.
+    pub fn personal_weight(&self) -> usize {
+        let lists = [&self.read, &self.write, &self.subscribe, &self.deny_read, &self.deny_write, &self.deny_subscribe];
+        let weight = |filter: &TopicFilter| 2 * size_of::<TopicFilter>() + filter.as_str().len();
+        if self.is_personal { lists.into_iter().flatten().map(weight).sum() } else { 0 }
     }
 
     /// True if a message of `topic` may be delivered.
@@ -214,10 +224,9 @@ impl Access {
     /// What is to be done before somebody may connect. `certificate` is the name in one that was checked.
     pub fn login(&self, certificate: Option<&ByteString>, username: Option<&ByteString>, has_password: bool) -> Login {
         if let Some(name) = certificate {
-            return if self.users.contains_key(name) {
-                Login::Granted { user: Some(name.clone()) }
-            } else {
-                Login::Refused(ReasonCode::NOT_AUTHORIZED, "no user has the name in the certificate")
+            return match self.users.get_key_value(name) {
+                Some((name, _)) => Login::Granted { user: Some(name.clone()) },
+                None => Login::Refused(ReasonCode::NOT_AUTHORIZED, "no user has the name in the certificate"),
             };
         }
         let Some(name) = username.filter(|_| !self.users.is_empty()) else {
@@ -229,8 +238,9 @@ impl Access {
         if !has_password {
             return Login::Refused(ReasonCode::BAD_USER_NAME_OR_PASSWORD, "a password is needed");
         }
-        match self.users.get(name).and_then(|user| user.hash.clone()) {
-            Some(hash) => Login::Verify { user: Some(name.clone()), hash },
+        // The name of the configuration: that of the client would keep its packet in memory.
+        match self.users.get_key_value(name).and_then(|(name, user)| Some((name, user.hash.clone()?))) {
+            Some((name, hash)) => Login::Verify { user: Some(name.clone()), hash },
             None => Login::Verify { user: None, hash: Hash::of_nobody() },
         }
     }

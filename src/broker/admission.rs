@@ -98,7 +98,7 @@ pub struct Admitted {
 }
 
 /// A network counts as one address where a host has many.
-pub(super) fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: Address) -> Address {
     match address {
         IpAddr::V6(six) => match six.to_ipv4_mapped() {
             Some(four) => IpAddr::V4(four),

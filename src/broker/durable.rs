@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::engine::{Engine, Position, Restore, Setup};
+use super::engine::{Engine, LeftOut, Position, Restore, Setup};
 use super::inbox::{Event, Inbox};
 use crate::pulse::Pulse;
 use crate::store::{Journal, PartitionBytes, StoreError};
@@ -155,7 +155,16 @@ pub fn open(folder: &Path, setup: Setup, save_every: Duration) -> Result<Opened,
     if lost > 0 {
         tracing::error!(folder = %folder.display(), lost, "records of the broker are damaged: sessions or retained messages may be missing");
     }
-    Ok(Opened { engine: restore.finish(), journal, save_every })
+    let (engine, left_out) = restore.finish();
+    if left_out != LeftOut::default() {
+        let LeftOut { sessions, subscriptions, wills, received, deliveries } = left_out;
+        let folder = folder.display();
+        tracing::warn!(
+            event = "broker.restored_in_part", %folder, sessions, subscriptions, wills, received, deliveries,
+            "the journal of the broker holds more than the limits allow: the rest was left out; raise max_session_size, max_user_size, max_sessions_size or max_queued_total of the broker and start again from a copy of the folder if it is needed"
+        );
+    }
+    Ok(Opened { engine, journal, save_every })
 }
 
 impl Opened {

@@ -87,6 +87,9 @@ impl Deref for Properties {
     }
 }
 
+/// What the allocator takes for a text of its own, besides the text, in bytes, about.
+const ALLOCATION: usize = 16;
+
 impl Properties {
     /// For changing them; allocates at the first use.
     pub fn edit(&mut self) -> &mut Fields {
@@ -96,7 +99,8 @@ impl Properties {
     /// Bytes they take in memory, about.
     pub fn weight(&self) -> usize {
         let Some(fields) = self.0.as_deref() else { return 0 };
-        let user: usize = fields.user.iter().map(|(name, value)| 2 * size_of::<ByteString>() + name.len() + value.len()).sum();
+        let user: usize =
+            fields.user.iter().map(|(name, value)| 2 * (size_of::<ByteString>() + ALLOCATION) + name.len() + value.len()).sum();
         let data = fields.correlation_data.as_ref().map_or(0, Bytes::len);
         let topic = fields.response_topic.as_ref().map_or(0, |topic| topic.as_str().len());
         size_of::<Fields>() + user + data + topic + fields.content_type.as_ref().map_or(0, |text| text.len())

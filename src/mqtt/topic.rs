@@ -146,6 +146,12 @@ impl TopicFilter {
         is_too_deep(self.plain())
     }
 
+    /// A copy with memory of its own.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(ByteString::from(&*self.0))
+    }
+
     /// True for `$share/...` filters.
     pub fn is_shared(&self) -> bool {
         self.0.starts_with(SHARE)

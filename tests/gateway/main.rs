@@ -11,8 +11,10 @@
 )]
 
 mod architecture;
+mod attack;
 mod broker_crash;
 mod broker_peers;
+mod budget;
 mod cli;
 mod client_log;
 mod config;

@@ -1,4 +1,4 @@
-//! What all queues may take together: the fullest gives room, what is in flight counts elsewhere, and everything is given back.
+//! What all queues may take together: the fullest gives room, in flight or not, and everything is given back.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use wellhead::broker::access::{Access, Hash, Pattern, Rules, User, Workspace};
-use wellhead::broker::engine::{Engine, Input, Limits, Note, Notice, Output, Peer, Position, Restore, Setup, Tap, Ticket};
+use wellhead::broker::engine::{Engine, Input, LeftOut, Limits, Note, Notice, Output, Peer, Position, Restore, Setup, Tap, Ticket};
 use wellhead::broker::scram::Secret;
 use wellhead::message::{Message, Origin};
 use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter, TopicName, Version, encode};
@@ -66,7 +66,8 @@ pub struct Stage {
     pub engine: Engine,
     pub now: Instant,
     start: Instant,
-    setup: Setup,
+    /// For the next start.
+    pub setup: Setup,
     /// Durable.
     journal: Vec<Bytes>,
     waiting: VecDeque<(Position, Bytes)>,
@@ -86,7 +87,10 @@ pub struct Stage {
     /// Lines for the log.
     pub notes: Vec<Note>,
     next: u64,
+    steps: u64,
     checkpoints: bool,
+    /// By the last restart.
+    pub left_out: LeftOut,
 }
 
 impl Stage {
@@ -110,7 +114,9 @@ impl Stage {
             notices: Vec::new(),
             notes: Vec::new(),
             next: 0,
+            steps: 0,
             checkpoints: false,
+            left_out: LeftOut::default(),
         };
         stage.settle();
         stage
@@ -127,7 +133,7 @@ impl Stage {
         for batch in &self.journal {
             assert!(restore.batch(batch.clone()), "what was written can be read");
         }
-        self.engine = restore.finish();
+        (self.engine, self.left_out) = restore.finish();
         self.waiting.clear();
         self.clients.clear();
         self.forwarded.clear();
@@ -219,7 +225,11 @@ impl Stage {
             let batch = self.engine.take_records();
             let is_done = !is_busy && batch.is_none() && !self.engine.has_work();
             self.waiting.extend(batch);
-            self.engine.check_invariants();
+            self.steps += 1;
+            // Looking at everything takes long where there is much.
+            if self.steps < 2000 || self.steps.is_multiple_of(200) {
+                self.engine.check_invariants();
+            }
             if !self.is_disk_slow {
                 while let Some((position, batch)) = self.waiting.pop_front() {
                     self.journal.push(batch);

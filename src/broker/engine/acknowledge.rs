@@ -10,7 +10,7 @@ use super::in_flight::Entry;
 use super::notice::NoticeKind;
 use super::publish::Answer;
 use super::record::Record;
-use super::session::Exchange;
+use super::session::{Exchange, Session};
 use super::{ConnectionId, Engine, Output, Position, SessionKey};
 use crate::mqtt::{Ack, Packet, PacketId, QoS, ReasonCode, Version};
 
@@ -83,32 +83,28 @@ impl Engine {
     /// The next PUBLISH under this identifier is a new message.
     fn free(&mut self, id: ConnectionId, packet_id: PacketId) -> Position {
         let Some(key) = self.connections.get(&id).and_then(|connection| connection.session) else { return 0 };
-        let Some(session) = self.sessions.get_mut(key) else { return 0 };
-        if session.incoming.remove(&packet_id).is_none() || !session.is_kept() {
-            return 0;
-        }
+        let was_known = self.forget_received(key, packet_id).is_some();
+        let Some(session) = self.sessions.get(key).filter(|session| was_known && session.is_kept()) else { return 0 };
         self.records.put(&Record::Freed { session: session.number, packet_id }, self.clock)
     }
 
     pub(super) fn pubrel(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get(key) else { return };
         let known = session.incoming.get(&ack.packet_id).copied();
         if known.is_some_and(|incoming| matches!(incoming.state, Exchange::Held(_))) {
             self.notice(NoticeKind::WrongAcknowledgement, Some(key), None, "PUBREL before PUBREC", now);
             self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "PUBREL before PUBREC", now);
             return;
         }
-        session.incoming.remove(&ack.packet_id);
+        self.forget_received(key, ack.packet_id);
         let Some(known) = known else {
             self.send(id, &Packet::PubComp(unknown(ack.packet_id)), 0);
             return;
         };
         // Until it is durable that the identifier is free, the client must not use it for another message.
-        let after = if session.is_kept() {
-            self.records.put(&Record::Freed { session: session.number, packet_id: ack.packet_id }, self.clock)
-        } else {
-            0
-        };
+        let kept = self.sessions.get(key).filter(|session| session.is_kept());
+        let record = |session: &Session| Record::Freed { session: session.number, packet_id: ack.packet_id };
+        let after = kept.map(record).map_or(0, |record| self.records.put(&record, self.clock));
         self.send(id, &Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS)), after);
         if let Some(connection) = self.connections.get_mut(&id) {
             let settled = Settled { window: usize::from(known.connection == id), ..Settled::default() };

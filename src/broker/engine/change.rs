@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Engine;
+use super::budget::Part;
+use super::session::names_weight;
 use crate::broker::access::Access;
 use crate::mqtt::{ReasonCode, TopicFilter, TopicName};
 
@@ -41,6 +43,9 @@ impl Engine {
                 gone.extend(session.connection);
             }
             session.rights = rights.unwrap_or_default();
+            let names = names_weight(&session.client_id, session.user.as_ref(), &session.rights);
+            let (owner, will) = (session.account.owner().clone(), session.account.part(Part::Will));
+            self.budget.settle(&mut session.account, owner, (names, will));
         }
         for connection in gone {
             self.refuse(connection, ReasonCode::ADMINISTRATIVE_ACTION, now);

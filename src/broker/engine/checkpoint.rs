@@ -23,6 +23,13 @@ pub(super) struct Checkpoint {
     messages: HashSet<u64>,
 }
 
+impl Checkpoint {
+    /// The next delivery of this message brings its content along.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.messages.remove(&id);
+    }
+}
+
 impl Engine {
     /// Begins a checkpoint: the batches from the next one on are enough, once it is done.
     pub fn begin_checkpoint(&mut self) {
@@ -67,7 +74,7 @@ impl Engine {
             self.record_will(key);
             return;
         }
-        for (filter, subscription) in session.subscriptions() {
+        for (filter, subscription) in session.filters.list() {
             let (options, identifier) = (subscription.options, subscription.identifier);
             self.records.put(&Record::Subscribed { session: number, filter, options, identifier }, clock);
         }

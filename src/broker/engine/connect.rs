@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 
+use super::aliases::Aliases;
+use super::budget::{Owner, Part};
+use super::charge::Wanted;
 use super::connection::{Connection, Peer};
 use super::login::{Granted, Stage};
 use super::note::{Note, Noted};
@@ -17,7 +20,7 @@ use crate::mqtt::{ConnAck, Connect, Disconnect, Packet, Properties, ReasonCode, 
 const NEVER: u32 = u32::MAX;
 
 /// Absence after which a session may have to make room for another one.
-const LONG_AWAY: Duration = Duration::from_secs(3600);
+pub(super) const LONG_AWAY: Duration = Duration::from_secs(3600);
 
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +81,8 @@ impl Engine {
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
             return;
         }
-        if !self.by_client.contains_key(&client_id) && !self.make_room(now) {
+        let owner = self.connections.get(&id).map_or(Owner::Unknown, |connection| Owner::of(granted.user.as_ref(), &connection.peer));
+        if !self.by_client.contains_key(&client_id) && !self.make_room(&owner, now) {
             self.refuse_connect(id, ReasonCode::QUOTA_EXCEEDED, "too many sessions", now);
             return;
         }
@@ -87,15 +91,29 @@ impl Engine {
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
             return;
         }
+        let will = connect.will.as_ref().map(|will| Box::new(wills::pending(will)));
+        let wanted = Wanted {
+            client_id: &client_id,
+            user: granted.user.as_ref(),
+            rights: &rights,
+            will: will.as_deref(),
+            owner: &owner,
+            begins_anew: connect.clean_start,
+        };
+        if let Err(over) = self.make_room_in_budget(&wanted, now) {
+            self.refuse_connect(id, ReasonCode::QUOTA_EXCEEDED, over.why(), now);
+            return;
+        }
         let recorded = self.records.len();
         let (key, is_present) = self.take_session(&client_id, connect.clean_start, &granted, now);
+        self.charge_session(key, &wanted);
         if let Some(session) = self.sessions.get_mut(key) {
             session.connection = Some(id);
             session.outlives = capped(outlives(connect), self.limits.max_session_expiry);
-            session.will = connect.will.as_ref().map(|will| Box::new(wills::pending(will)));
+            session.will = will;
             session.user = granted.user;
             session.rights = rights;
-            for (filter, _) in session.subscriptions().iter().filter(|(filter, _)| filter.is_shared()) {
+            for (filter, _) in session.filters.list().iter().filter(|(filter, _)| filter.is_shared()) {
                 self.subscriptions.connected(filter, key);
             }
         }
@@ -122,7 +140,10 @@ impl Engine {
     }
 
     fn attach(&mut self, id: ConnectionId, key: SessionKey, connect: &Connect, proved: bool, now: Instant) {
-        let (maximum, aliases) = (self.limits.receive_maximum, self.limits.topic_aliases);
+        let wanted = connect.properties.topic_alias_maximum.unwrap_or(0).min(self.limits.topic_aliases);
+        // Without room for them the client gets no aliases, which it cannot notice.
+        let has_room = self.charge(key, Part::Aliases, Aliases::allowance(wanted)).is_ok();
+        let (maximum, aliases) = (self.limits.receive_maximum, if has_room { wanted } else { 0 });
         let keep_alive = self.keep_alive(connect);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.session = Some(key);
@@ -177,13 +198,18 @@ impl Engine {
         true
     }
 
-    /// Room for one more session: the one whose client has been away for longest goes, if that is long. False if there is none.
-    fn make_room(&mut self, now: Instant) -> bool {
+    /// Room for one more session: the one whose client has been away for longest goes, if that is long, or if one other user (or
+    /// address) has more than half of all sessions and this is one of them. False if there is none.
+    fn make_room(&mut self, owner: &Owner, now: Instant) -> bool {
         if self.sessions.len() < self.limits.max_sessions {
             return true;
         }
-        let away = self.sessions.iter().filter_map(|(key, session)| Some((session.away_since?, key))).min();
-        let away = away.filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY);
+        let crowd = self.budget.crowd(self.limits.max_sessions).filter(|crowd| *crowd != owner);
+        let may_go = |session: &Session, since: Instant| {
+            now.saturating_duration_since(since) >= LONG_AWAY || crowd.is_some_and(|crowd| session.account.owner() == crowd)
+        };
+        let away = self.sessions.iter().filter_map(|(key, session)| Some((session.away_since?, key, session)));
+        let away = away.filter(|(since, _, session)| may_go(session, *since)).map(|(since, key, _)| (since, key)).min();
         if let Some((_, key)) = away {
             self.traffic.evicted_sessions += 1;
             self.remove_session(key, now);
@@ -238,8 +264,11 @@ impl Engine {
         }
         // A session that ends with its connection is gone now; otherwise it was never there.
         self.next_session += 1;
-        let key = self.sessions.insert(Session::new(client_id.clone(), self.next_session));
-        self.by_client.insert(client_id.clone(), key);
+        let account = self.budget.open(Owner::restored(granted.user.as_ref()));
+        let session = Session::new(client_id, self.next_session, account);
+        let client_id = session.client_id.clone();
+        let key = self.sessions.insert(session);
+        self.by_client.insert(client_id, key);
         (key, false)
     }
 
@@ -333,6 +362,7 @@ impl Engine {
         session.away_since = Some(now);
         session.queue.forget_qos_0();
         let outlives = session.outlives;
+        self.refund(key, Part::Aliases, 0);
         self.settle_will(key, end, now);
         match outlives {
             Some(Duration::ZERO) => self.remove_session(key, now),
@@ -363,7 +393,7 @@ impl Engine {
         self.fullest.forget(key);
         session.expires_at.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
         self.by_client.remove(&session.client_id);
-        for (filter, _) in session.subscriptions() {
+        for (filter, _) in session.filters.list() {
             self.subscriptions.remove(filter, key);
         }
         if session.is_recorded {
@@ -371,6 +401,7 @@ impl Engine {
         }
         self.held.retain(|_, held| !matches!(held.from, super::HeldFor::Session { key: other, .. } if other == key));
         self.hand_on(&mut session, now);
+        self.budget.close(session.account);
     }
 }
 

@@ -5,18 +5,19 @@
 //!   SUBACK.
 //! * What is owed for a message (its acknowledgement) is settled when its bytes may leave, not before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 
+use super::aliases::Aliases;
 use super::login::Stage;
 use super::note::Claimed;
 use super::output::OutputBuffer;
 use super::{Position, SessionKey, Ticket, Timer};
 use crate::broker::admission::Address;
-use crate::mqtt::{Connect, Packet, PacketId, Properties, ReasonCode, TopicName, Version, encode};
+use crate::mqtt::{Connect, Packet, PacketId, Properties, ReasonCode, Version, encode};
 
 /// Who is at the other end, as far as its transport tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -195,56 +196,6 @@ impl Outgoing {
     }
 }
 
-/// The aliases of one MQTT 5 connection.
-#[derive(Debug, Default)]
-pub(super) struct Aliases {
-    /// Of the client; the index is the alias less one.
-    incoming: Vec<Option<TopicName>>,
-    outgoing: HashMap<TopicName, NonZeroU16>,
-    /// The client's Topic Alias Maximum, as far as it is used.
-    maximum: u16,
-}
-
-impl Aliases {
-    /// For a client that takes `maximum` aliases.
-    pub(super) fn of_client(maximum: u16) -> Self {
-        Self { maximum, ..Self::default() }
-    }
-
-    /// True if the client takes any.
-    pub(super) fn are_wanted(&self) -> bool {
-        self.maximum > 0
-    }
-
-    /// The topic of a PUBLISH from the client; `None` if its alias says nothing, or is above `most` [MQTT-3.3.2-8..9].
-    pub(super) fn resolve(&mut self, topic: Option<TopicName>, alias: NonZeroU16, most: u16) -> Option<TopicName> {
-        if alias.get() > most {
-            return None;
-        }
-        let index = usize::from(alias.get() - 1);
-        if let Some(topic) = topic {
-            if self.incoming.len() <= index {
-                self.incoming.resize(index + 1, None);
-            }
-            let slot = self.incoming.get_mut(index)?;
-            *slot = Some(topic.detached());
-            return slot.clone();
-        }
-        self.incoming.get(index).cloned().flatten()
-    }
-
-    /// The alias of a topic to the client, and whether the client knows it. The first topics get one.
-    pub(super) fn assign(&mut self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
-        if let Some(alias) = self.outgoing.get(topic) {
-            return Some((*alias, true));
-        }
-        let next = u16::try_from(self.outgoing.len()).ok().filter(|used| *used < self.maximum)?;
-        let alias = NonZeroU16::new(next + 1)?;
-        self.outgoing.insert(topic.detached(), alias);
-        Some((alias, false))
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Connection {
     /// `None` until the login is done.
@@ -309,11 +260,10 @@ impl Connection {
         self.aliases.get_or_insert_default()
     }
 
-    /// What CONNECT says about this connection.
-    pub(super) fn adopt(&mut self, connect: &Connect, own_maximum: u16, own_aliases: u16) {
+    /// What CONNECT says about this connection. `aliases` is how many topic aliases the client gets.
+    pub(super) fn adopt(&mut self, connect: &Connect, own_maximum: u16, aliases: u16) {
         let properties = &connect.properties;
         self.receive_maximum = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get).min(own_maximum);
-        let aliases = properties.topic_alias_maximum.unwrap_or(0).min(own_aliases);
         if aliases > 0 {
             self.aliases = Some(Box::new(Aliases::of_client(aliases)));
         }
@@ -378,6 +328,7 @@ impl Connection {
         let waiting: usize = self.acks.iter().map(|ack| ack.bytes).sum();
         assert_eq!(self.owed, self.acks.len() + gated.acks, "acknowledgements that are owed");
         assert_eq!(self.owed_bytes, waiting + gated.bytes, "bytes of messages whose acknowledgements are owed");
+        self.aliases.iter().for_each(|aliases| aliases.check_invariants());
     }
 }
 

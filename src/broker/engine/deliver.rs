@@ -106,7 +106,8 @@ impl Engine {
             || (session.has_room_in_flight(&self.limits)
                 && session.in_flight.in_window() < usize::from(connection.receive_maximum)
                 && !session.in_flight.is_identifier_in_use(session.last_number + 1));
-        if is_next && has_room && has_window {
+        let is_quick = is_next && has_room && has_window;
+        if is_quick && (share.qos == QoS::AtMostOnce || self.make_room_in_queues(key, now)) {
             self.send_at_once(key, id, share, fanout);
         } else {
             self.hand_over(key, share, fanout, now);
@@ -142,6 +143,7 @@ impl Engine {
                 self.scratch.targets.push(TargetRecord::of(session.number, &delivery, true));
             }
             session.in_flight.push(delivery);
+            self.fullest.grew(key, session.held_bytes());
         }
         self.count_publish(id, length, fanout.message.payload.len());
     }
@@ -170,7 +172,7 @@ impl Engine {
         let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
         let mut dropped = Vec::new();
         if session.queue.enqueue(delivery, &self.limits, now, &mut dropped) {
-            self.fullest.grew(key, session.queue.held_bytes());
+            self.fullest.grew(key, session.held_bytes());
             self.scratch.targets.extend(record);
         } else {
             self.count_full();
@@ -197,19 +199,19 @@ impl Engine {
         self.record_done(key, delivery);
     }
 
-    /// Room for one more message within what all queues may take together: the fullest queue (to an eighth) gives it. False if that is
-    /// the one of `key`, and new messages are what is dropped.
+    /// Room for one more message within what all sessions may hold together, waiting and in flight: the one that holds most (to an
+    /// eighth) gives it. False if that is `key`, and new messages are what is dropped.
     fn make_room_in_queues(&mut self, key: SessionKey, now: Instant) -> bool {
         for _ in 0..MOST_EVICTED {
             if self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total {
                 return true;
             }
             let sessions = &self.sessions;
-            let fullest = self.fullest.find(|key| sessions.get(key).map_or(0, |session| session.queue.held_bytes()));
+            let fullest = self.fullest.find(|key| sessions.get(key).map_or(0, Session::held_bytes));
             let Some(fullest) = fullest.filter(|fullest| *fullest != key || self.limits.queue_full == QueueFull::DropOldest) else {
                 return false;
             };
-            let Some(oldest) = self.sessions.get_mut(fullest).and_then(|session| session.queue.dequeue()) else { return false };
+            let Some(oldest) = self.sessions.get_mut(fullest).and_then(Session::give_up_oldest) else { return false };
             self.drop_delivery(fullest, &oldest, false);
             self.notice(NoticeKind::FullQueue, Some(fullest), Some(&oldest.message.topic), ALL_QUEUES, now);
         }
@@ -278,7 +280,7 @@ impl Engine {
         let delivery = Delivery { message: message.clone(), number, qos, retain: true, is_replay: true, identifiers, share: None };
         let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
         let is_queued = session.queue.enqueue(delivery, &self.limits, now, &mut Vec::new());
-        self.fullest.grew(key, session.queue.held_bytes());
+        self.fullest.grew(key, session.held_bytes());
         if !is_queued {
             self.count_full();
         } else if let Some(record) = record {
@@ -407,6 +409,10 @@ impl Engine {
     /// A delivery of a session that is recorded is over.
     pub(super) fn record_done(&mut self, key: SessionKey, delivery: &Delivery) {
         let Some(session) = self.sessions.get(key).filter(|session| session.is_kept() && delivery.number > 0) else { return };
+        // Reading the records, nobody keeps the content of a message whose deliveries are done.
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.forget(delivery.message.id);
+        }
         let record = Record::Done { session: session.number, number: delivery.number };
         self.records.put(&record, self.clock);
     }

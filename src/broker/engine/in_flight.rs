@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use super::session::{Delivery, IDENTIFIERS};
+use super::session::{Delivery, IDENTIFIERS, OVERHEAD};
 use crate::mqtt::{PacketId, QoS};
 
 /// More places than this are given back when the list is empty.
@@ -66,6 +66,11 @@ impl InFlight {
         self.bytes
     }
 
+    /// The same with what it takes to keep them.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes + OVERHEAD * self.entries.len()
+    }
+
     /// Messages that were not written on this connection.
     pub(super) fn unsent(&self) -> usize {
         self.unsent
@@ -102,6 +107,7 @@ impl InFlight {
         debug_assert!(entry.delivery.number > 0, "QoS 0 is never in flight");
         debug_assert!(self.entries.back().is_none_or(|last| last.delivery.number < entry.delivery.number), "in the order of the numbers");
         self.bytes += entry.weight();
+        entry.delivery.message.hold();
         self.entries.push_back(entry);
     }
 
@@ -167,6 +173,7 @@ impl InFlight {
     pub(super) fn remove(&mut self, place: usize) -> Option<Delivery> {
         let gone = self.entries.remove(place)?;
         self.bytes -= gone.weight();
+        gone.delivery.message.let_go();
         self.unsent -= usize::from(!gone.is_sent);
         self.in_window -= usize::from(gone.is_in_window);
         self.written -= usize::from(place < self.written);
@@ -178,7 +185,10 @@ impl InFlight {
 
     /// Every message, in order; nothing is left.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Delivery> + use<> {
-        std::mem::take(self).entries.into_iter().map(|entry| entry.delivery)
+        std::mem::take(self).entries.into_iter().map(|entry| {
+            entry.delivery.message.let_go();
+            entry.delivery
+        })
     }
 
     /// Numbers are in order and within one round of the identifiers, so that an identifier means one number.

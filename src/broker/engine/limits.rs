@@ -24,11 +24,17 @@ pub struct Limits {
     pub max_connect: usize,
     /// Sessions, connected or not.
     pub max_sessions: usize,
+    /// Bytes one session may hold besides messages: names, subscriptions, will, topic aliases, unfinished QoS 2 messages.
+    pub max_session_bytes: usize,
+    /// The same for all sessions of one user, or of one address without a name: what they hold beyond a few kB each.
+    pub max_user_bytes: usize,
+    /// The same for all sessions.
+    pub max_sessions_bytes: usize,
     /// Messages that may wait for one session.
     pub max_queued: usize,
     /// Bytes that may wait for one session: payloads, topics and what it takes to keep them.
     pub max_queued_bytes: usize,
-    /// Bytes of all messages that wait for sessions.
+    /// Bytes of all messages that wait for sessions or are in flight to them.
     pub max_queued_total: usize,
     /// What goes when a queue is full.
     pub queue_full: QueueFull,
@@ -63,6 +69,9 @@ impl Default for Limits {
             max_packet: 1 << 20,
             max_connect: 64 << 10,
             max_sessions: 2_000,
+            max_session_bytes: 1 << 20,
+            max_user_bytes: 8 << 20,
+            max_sessions_bytes: 24 << 20,
             max_queued: 10_000,
             max_queued_bytes: 4 << 20,
             max_queued_total: 64 << 20,

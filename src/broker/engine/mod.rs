@@ -13,16 +13,21 @@
 //!
 //! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `note` (what the log says of clients), `wills`, `publish` (incoming messages),
 //! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `fullest` (the fullest queue), `notice` (what is to be logged), `subscribe`, `session`, `connection`, `output` (bytes),
+//! `budget`, `charge` and `filters` (what sessions may hold), `aliases`,
 //! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `shared` (members of a shared subscription), `seek` (filters in sorted topics), `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
 
 mod acknowledge;
+mod aliases;
+mod budget;
 mod change;
+mod charge;
 mod checkpoint;
 mod connect;
 mod connection;
 mod deliver;
 mod events;
 mod fanout;
+mod filters;
 mod fullest;
 mod in_flight;
 mod invariants;
@@ -58,8 +63,9 @@ use slab::Slab;
 use super::access::Access;
 use super::admission::Address;
 use super::lockout::Lockout;
-use crate::message::{Message, Origin};
+use crate::message::Origin;
 use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, TopicName, Version};
+use budget::Budget;
 pub use change::Change;
 use checkpoint::Checkpoint;
 use connection::Connection;
@@ -72,11 +78,12 @@ use notice::Notices;
 pub use notice::{Notice, NoticeKind};
 pub use output::OutputBuffer;
 use record::Records;
-pub use restore::Restore;
+pub use restore::{LeftOut, Restore};
 use retained::Retained;
 use session::Session;
 use subscriptions::Subscriptions;
 pub use sys::Traffic;
+use wills::LateWills;
 
 /// One socket.
 pub type ConnectionId = u64;
@@ -125,9 +132,13 @@ struct HeldMessage {
 /// Which tap of a message a ticket is for.
 const TAP_BITS: u32 = 6;
 
-/// The bit of a tap; those beyond the sixty-third share one.
+/// Taps that an engine may have: each has a bit of its own.
+pub const MOST_TAPS: usize = 1 << TAP_BITS;
+
+/// The bit of a tap.
 fn tap_bit(tap: usize) -> u64 {
-    1 << tap.min(63)
+    debug_assert!(tap < MOST_TAPS, "every tap has a bit of its own");
+    1 << tap.min(MOST_TAPS - 1)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +204,8 @@ pub struct Engine {
     /// Boxed: a table has room for twice as many.
     connections: ByNumber<ConnectionId, Box<Connection>>,
     sessions: Slab<Session>,
+    /// What they hold.
+    budget: Budget,
     by_client: HashMap<ByteString, SessionKey>,
     subscriptions: Subscriptions,
     retained: Retained,
@@ -209,11 +222,11 @@ pub struct Engine {
     checkpoint: Option<Checkpoint>,
     replays: VecDeque<subscribe::Replay>,
     /// Wills on their way to taps.
-    late_wills: ByNumber<u64, Message>,
+    late_wills: LateWills,
     next_will: u64,
     next_message: u64,
     next_session: u64,
-    /// Bytes of all messages that wait for sessions, each counted once.
+    /// Bytes of all messages that wait for sessions or are in flight to them, each counted once.
     queued_bytes: Arc<AtomicUsize>,
     /// Whose queue gives room when they are too many.
     fullest: Fullest,
@@ -239,6 +252,8 @@ impl Engine {
         let retained = Retained::new(limits.max_retained, limits.max_retained_bytes);
         let timers = BTreeSet::from([(now, Timer::Sys)]);
         let lockout = Lockout::new(limits.failed_logins);
+        assert!(taps.len() <= MOST_TAPS, "the configuration allows no more taps");
+        let budget = Budget::new(&limits);
         let mut subscriptions = Subscriptions::default();
         for (index, tap) in taps.iter().enumerate() {
             for filter in &tap.filters {
@@ -253,6 +268,7 @@ impl Engine {
             secret,
             connections: ByNumber::default(),
             sessions: Slab::new(),
+            budget,
             by_client: HashMap::new(),
             subscriptions,
             retained,
@@ -265,7 +281,7 @@ impl Engine {
             gates: VecDeque::new(),
             checkpoint: None,
             replays: VecDeque::new(),
-            late_wills: ByNumber::default(),
+            late_wills: LateWills::default(),
             next_will: 0,
             next_message: 0,
             next_session: 0,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::budget::Part;
 use super::connection::AckState;
 use super::deliver::Reached;
 use super::fanout::Fanout;
@@ -40,9 +41,12 @@ impl Engine {
             self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "a client must not send subscription identifiers", now); // [MQTT-3.3.4-6]
             return;
         }
-        let Some(topic) = self.topic_of(id, &mut publish) else {
-            self.refuse_because(id, ReasonCode::TOPIC_ALIAS_INVALID, "a topic alias that says nothing, or above the maximum", now);
-            return;
+        let topic = match self.topic_of(id, session, &mut publish) {
+            Ok(topic) => topic,
+            Err((reason, why)) => {
+                self.refuse_because(id, reason, why, now);
+                return;
+            }
         };
         self.traffic.publishes_received += 1;
         self.traffic.publish_bytes_received += publish.payload.len() as u64;
@@ -63,14 +67,21 @@ impl Engine {
         self.send_ready_acks(id, now);
     }
 
-    /// The topic, which an alias may stand for; `None` if the alias is wrong.
-    fn topic_of(&mut self, id: ConnectionId, publish: &mut Publish) -> Option<TopicName> {
+    /// The topic, which an alias may stand for.
+    fn topic_of(&mut self, id: ConnectionId, session: SessionKey, publish: &mut Publish) -> Result<TopicName, Refusal> {
+        let invalid = (ReasonCode::TOPIC_ALIAS_INVALID, "a topic alias that says nothing, or above the maximum");
         let topic = publish.topic.take();
-        let Some(alias) = publish.properties.topic_alias else { return topic };
+        let Some(alias) = publish.properties.topic_alias else { return topic.ok_or(invalid) };
         publish.properties.edit().topic_alias = None;
-        let connection = self.connections.get_mut(&id)?;
+        let connection = self.connections.get_mut(&id).filter(|_| alias.get() <= self.limits.topic_aliases).ok_or(invalid)?;
         let aliases = connection.incoming_aliases();
-        aliases.resolve(topic, alias, self.limits.topic_aliases)
+        let Some(topic) = topic else { return aliases.resolve(alias).ok_or(invalid) };
+        let bytes = aliases.bytes_with(&topic, alias);
+        self.charge(session, Part::Aliases, bytes).map_err(|over| (ReasonCode::QUOTA_EXCEEDED, over.why()))?;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.incoming_aliases().give(&topic, alias);
+        }
+        Ok(topic)
     }
 
     /// Lets a message in, or says why not, to its sender and to the log. A command to an instrument is not retained: nobody wants it
@@ -134,6 +145,9 @@ impl Engine {
         }
         if let Err((reason, why)) = self.admit(session, &topic, &mut publish, now) {
             return Answer { why, ..Answer::now(reason) };
+        }
+        if is_qos_2 && let Err(over) = self.charge_received(session, 1) {
+            return Answer { why: over.why(), ..Answer::now(ReasonCode::QUOTA_EXCEEDED) };
         }
         let (ticket, reached) = self.accept_from(session, Some((packet_id, is_qos_2)), message(topic, publish, now), now);
         let mut after = reached.after;

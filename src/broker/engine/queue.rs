@@ -111,7 +111,7 @@ impl Queue {
             self.counted_bytes += size(&delivery);
         }
         self.held_bytes += size(&delivery);
-        delivery.message.enters_queue();
+        delivery.message.hold();
         self.first_expiry = [self.first_expiry, delivery.message.expires_at].into_iter().flatten().min();
         self.deliveries.push_back(delivery);
     }
@@ -161,7 +161,7 @@ impl Queue {
             self.counted_bytes -= size(&delivery);
         }
         self.held_bytes -= size(&delivery);
-        delivery.message.leaves_queue();
+        delivery.message.let_go();
         if self.deliveries.is_empty() && self.deliveries.capacity() > SPARE {
             self.deliveries = VecDeque::new();
         }

@@ -409,7 +409,8 @@ fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
         _ => Origin::Uplink(usize::try_from(index).ok()?),
     };
     let topic = TopicName::new(text(bytes)?).ok()?;
-    let payload = some_bytes(bytes)?;
+    // A copy: what is kept must not keep the batch.
+    let payload = Bytes::copy_from_slice(&some_bytes(bytes)?);
     let properties = decode_properties(bytes, Place::PUBLISH).ok()?;
     let expires_at = optional(bytes, deadline)?.map(|deadline| deadline.from(clock));
     let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & 4 != 0);

@@ -1,19 +1,27 @@
 //! From records back to an engine, at the start.
 //!
-//! Invariants: a record of a session that is not known changes nothing; damage ends a batch and is told, and what was understood
-//! counts.
+//! Invariants:
+//! * A record of a session that is not known changes nothing; damage ends a batch and is told, and what was understood counts.
+//! * What is restored is within the limits, whatever the journal holds: the rest is left out, and counted. So is what is kept while
+//!   reading: content whose deliveries are all done goes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::budget::{Owner, Part};
 use super::record::{Change, Clock, Deadline, SessionRecord, TargetRecord, WillRecord, next_change};
-use super::session::{Delivery, Exchange, Incoming, Kept, PendingWill, Session, Subscription};
-use super::{Engine, SessionKey, Setup};
+use super::session::{Delivery, Exchange, Incoming, Kept, PendingWill, Session, Subscription, names_weight};
+use super::{Engine, SessionKey, Setup, filters};
 use crate::message::Message;
-use crate::mqtt::TopicName;
+use crate::mqtt::{PacketId, TopicFilter, TopicName};
+
+/// Bytes of messages that may be kept although all known deliveries are done.
+const MOST_SPARE: usize = 4 << 20;
 
 /// A delivery that is not done.
 #[derive(Debug)]
@@ -32,13 +40,29 @@ struct Known {
     will_due: Option<Deadline>,
 }
 
+/// What a journal held beyond the limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Sessions with everything they had.
+    pub sessions: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+    /// Wills.
+    pub wills: u64,
+    /// Identifiers of QoS 2 messages that clients had not released.
+    pub received: u64,
+    /// Messages to clients.
+    pub deliveries: u64,
+}
+
 /// An engine that is being restored.
 #[derive(Debug)]
 pub struct Restore {
     engine: Engine,
     clock: Clock,
     sessions: HashMap<u64, Known>,
-    messages: HashMap<u64, Arc<Kept>>,
+    messages: Contents,
+    left_out: LeftOut,
     /// They get their numbers when those of all messages are known.
     retained: BTreeMap<TopicName, Message>,
 }
@@ -47,7 +71,14 @@ impl Restore {
     /// Begins with nothing.
     pub fn new(setup: Setup, now: Instant, unix_ms: i64) -> Self {
         let engine = Engine::new(setup, now, unix_ms);
-        Self { engine, clock: (now, unix_ms), sessions: HashMap::new(), messages: HashMap::new(), retained: BTreeMap::new() }
+        Self {
+            engine,
+            clock: (now, unix_ms),
+            sessions: HashMap::new(),
+            messages: Contents::default(),
+            left_out: LeftOut::default(),
+            retained: BTreeMap::new(),
+        }
     }
 
     /// Takes the batches one after the other; false if one is damaged: what follows the damage in it is lost.
@@ -65,14 +96,13 @@ impl Restore {
             Change::Session(record) => self.session(record),
             Change::Gone { session } => self.gone(session),
             Change::Subscribed { session, filter, options, identifier } => {
-                let Some((key, session)) = self.of(session) else { return };
-                let subscription = Subscription { options, identifier };
-                session.subscribe(&filter, subscription);
-                self.engine.subscriptions.insert(&filter, key, subscription);
+                self.subscribed(session, &filter, Subscription { options, identifier });
             }
             Change::Unsubscribed { session, filter } => {
                 let Some((key, session)) = self.of(session) else { return };
-                session.unsubscribe(&filter);
+                session.filters.remove(&filter);
+                let bytes = session.filters.bytes();
+                self.engine.refund(key, Part::Filters, bytes);
                 self.engine.subscriptions.remove(&filter, key);
             }
             Change::Message { id, retained, message, targets } => self.message(id, retained, &message, targets),
@@ -87,26 +117,25 @@ impl Restore {
                 }
             }
             Change::Done { session, number } => {
-                if let Some(known) = self.sessions.get_mut(&session) {
-                    known.waiting.remove(&number);
+                let done = self.sessions.get_mut(&session).and_then(|known| known.waiting.remove(&number));
+                if let Some(done) = done {
+                    self.messages.done(done.delivery.message);
                 }
             }
             Change::Received { session, packet_id, held } => {
-                let state = if held { Exchange::Refused { taps: u64::MAX } } else { Exchange::Received };
-                if let Some((_, session)) = self.of(session) {
-                    session.incoming.insert(packet_id, Incoming { state, connection: 0 });
-                }
+                self.received(session, packet_id, if held { Exchange::Refused { taps: u64::MAX } } else { Exchange::Received });
             }
             Change::Freed { session, packet_id } => {
-                if let Some((_, session)) = self.of(session) {
-                    session.incoming.remove(&packet_id);
+                if let Some((key, _)) = self.of(session) {
+                    self.engine.forget_received(key, packet_id);
                 }
             }
             Change::Retained(message) => self.retained(&message),
             Change::Will { session, will } => self.will(session, will),
             Change::NoWill { session } => {
-                if let Some((_, session)) = self.of(session) {
+                if let Some((key, session)) = self.of(session) {
                     session.will = None;
+                    self.engine.refund(key, Part::Will, 0);
                 }
             }
         }
@@ -119,32 +148,74 @@ impl Restore {
 
     fn session(&mut self, record: SessionRecord) {
         let engine = &mut self.engine;
-        let known = self.sessions.entry(record.number).or_insert_with(|| {
-            let key = engine.sessions.insert(Session::new(record.client_id.clone(), record.number));
-            engine.by_client.insert(record.client_id.clone(), key);
-            engine.next_session = engine.next_session.max(record.number);
-            Known { key, waiting: BTreeMap::new(), ends: None, will_due: None }
-        });
+        engine.next_session = engine.next_session.max(record.number);
+        let rights = engine.access.rights(record.user.as_ref(), &record.client_id).unwrap_or_default();
+        let names = names_weight(&record.client_id, record.user.as_ref(), &rights);
+        let known = match self.sessions.entry(record.number) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let owner = Owner::restored(record.user.as_ref());
+                let has_place = engine.sessions.len() < engine.limits.max_sessions;
+                if !has_place || engine.budget.admit(None, &owner, names).is_err() {
+                    self.left_out.sessions += 1;
+                    return;
+                }
+                let session = Session::new(&record.client_id, record.number, engine.budget.open(owner));
+                let client_id = session.client_id.clone();
+                let key = engine.sessions.insert(session);
+                engine.by_client.insert(client_id, key);
+                place.insert(Known { key, waiting: BTreeMap::new(), ends: None, will_due: None })
+            }
+        };
         known.ends = record.ends;
         let Some(session) = engine.sessions.get_mut(known.key) else { return };
+        let will = session.account.part(Part::Will);
+        engine.budget.settle(&mut session.account, Owner::restored(record.user.as_ref()), (names, will));
         session.is_recorded = true;
         session.outlives = record.outlives_ms.map(Duration::from_millis);
         session.last_number = session.last_number.max(record.last_number);
         session.away_since = Some(self.clock.0);
-        session.rights = engine.access.rights(record.user.as_ref(), &record.client_id).unwrap_or_default();
+        session.rights = rights;
         session.user = record.user;
+    }
+
+    fn subscribed(&mut self, number: u64, filter: &TopicFilter, subscription: Subscription) {
+        let Some((key, session)) = self.of(number) else { return };
+        let bytes = session.filters.bytes() + filters::cost(filter);
+        let is_new = !session.filters.contains(filter);
+        let has_place = session.filters.list().len() < self.engine.limits.max_subscriptions;
+        if is_new && !(has_place && self.engine.charge(key, Part::Filters, bytes).is_ok()) {
+            self.left_out.subscriptions += 1;
+            return;
+        }
+        if let Some((_, session)) = self.of(number) {
+            session.filters.insert(filter, subscription);
+        }
+        self.engine.subscriptions.insert(filter, key, subscription);
+    }
+
+    fn received(&mut self, number: u64, packet_id: PacketId, state: Exchange) {
+        let Some((key, session)) = self.of(number) else { return };
+        let more = usize::from(!session.incoming.contains_key(&packet_id));
+        if self.engine.charge_received(key, more).is_err() {
+            self.left_out.received += 1;
+        } else if let Some((_, session)) = self.of(number) {
+            session.incoming.insert(packet_id, Incoming { state, connection: 0 });
+        }
     }
 
     fn gone(&mut self, number: u64) {
         let Some(known) = self.sessions.remove(&number) else { return };
         let Some(session) = self.engine.sessions.try_remove(known.key) else { return };
+        known.waiting.into_values().for_each(|waiting| self.messages.done(waiting.delivery.message));
         // Another session of the same client may have been made before this one was taken out.
         if self.engine.by_client.get(&session.client_id) == Some(&known.key) {
             self.engine.by_client.remove(&session.client_id);
         }
-        for (filter, _) in session.subscriptions() {
+        for (filter, _) in session.filters.list() {
             self.engine.subscriptions.remove(filter, known.key);
         }
+        self.engine.budget.close(session.account);
     }
 
     fn message(&mut self, id: u64, retained: bool, message: &Message, targets: Vec<TargetRecord>) {
@@ -153,14 +224,14 @@ impl Restore {
             self.retained(message);
         }
         let is_wanted = targets.iter().any(|target| self.sessions.contains_key(&target.session));
-        if is_wanted && !self.messages.contains_key(&id) {
-            self.messages.insert(id, Kept::new(message, id, &self.engine.queued_bytes));
+        if is_wanted {
+            self.messages.put(message, id, &self.engine.queued_bytes);
         }
         self.queue(id, targets);
     }
 
     fn queue(&mut self, id: u64, targets: Vec<TargetRecord>) {
-        let Some(message) = self.messages.get(&id) else { return };
+        let Some(message) = self.messages.get(id) else { return };
         for target in targets {
             let TargetRecord { session, number, qos, retain, was_sent, identifiers, share } = target;
             let Some(known) = self.sessions.get_mut(&session) else { continue };
@@ -183,22 +254,30 @@ impl Restore {
     }
 
     fn will(&mut self, number: u64, record: WillRecord) {
-        let Some((_, session)) = self.of(number) else { return };
+        let Some((key, _)) = self.of(number) else { return };
         let will = PendingWill {
             message: record.message,
             expiry: record.expiry_ms.map(Duration::from_millis),
             delay: Duration::from_millis(record.delay_ms),
             due: None,
         };
-        session.will = Some(Box::new(will));
+        if self.engine.charge(key, Part::Will, will.weight()).is_err() {
+            self.left_out.wills += 1;
+            return;
+        }
+        if let Some((_, session)) = self.of(number) {
+            session.will = Some(Box::new(will));
+        }
         if let Some(known) = self.sessions.get_mut(&number) {
             known.will_due = record.due;
         }
     }
 
-    /// The engine as it was, with every client gone: sessions that end with their connection end now, timers go on.
-    pub fn finish(mut self) -> Engine {
+    /// The engine as it was as far as the limits allow, with every client gone, and what is left out. Sessions that end with their
+    /// connection end now, timers go on.
+    pub fn finish(mut self) -> (Engine, LeftOut) {
         let now = self.clock.0;
+        self.messages = Contents::default();
         let mut sessions: Vec<(u64, Known)> = self.sessions.drain().collect();
         sessions.sort_by_key(|(number, _)| *number);
         for (_, known) in &mut sessions {
@@ -206,20 +285,61 @@ impl Restore {
             for (_, Waiting { delivery, was_sent, released }) in std::mem::take(&mut known.waiting) {
                 if was_sent || released {
                     session.in_flight.restore(delivery, released);
-                } else {
-                    session.queue.push(delivery);
+                } else if self.engine.queued_bytes.load(Ordering::Relaxed) > self.engine.limits.max_queued_total
+                    || !session.queue.enqueue(delivery, &self.engine.limits, now, &mut Vec::new())
+                {
+                    self.left_out.deliveries += 1;
                 }
             }
-            self.engine.fullest.grew(known.key, session.queue.held_bytes());
+            self.engine.fullest.grew(known.key, session.held_bytes());
         }
-        self.messages.clear();
         for message in std::mem::take(&mut self.retained).into_values() {
             self.engine.retain(&message, None, now);
         }
         for (_, known) in sessions {
             self.engine.go_on_alone(known.key, (known.ends, known.will_due), self.clock, now);
         }
-        self.engine
+        (self.engine, self.left_out)
+    }
+}
+
+/// Content of messages, by their numbers. A checkpoint may say later that a message has more deliveries than those that are done: it is
+/// kept for a while.
+///
+/// Invariant: `spare_bytes` is what the messages in `spare` weigh.
+#[derive(Debug, Default)]
+struct Contents {
+    messages: HashMap<u64, Arc<Kept>>,
+    /// Those that nobody waited for when they were put here, from the oldest to the newest.
+    spare: VecDeque<(u64, usize)>,
+    spare_bytes: usize,
+}
+
+impl Contents {
+    fn get(&self, id: u64) -> Option<&Arc<Kept>> {
+        self.messages.get(&id)
+    }
+
+    fn put(&mut self, message: &Message, id: u64, total: &Arc<AtomicUsize>) {
+        self.messages.entry(id).or_insert_with(|| Kept::new(message, id, total));
+    }
+
+    /// A delivery of it is over.
+    fn done(&mut self, message: Arc<Kept>) {
+        // Here, and in the hand of the caller.
+        if Arc::strong_count(&message) > 2 || !self.messages.contains_key(&message.id) {
+            return;
+        }
+        self.spare_bytes += message.weight();
+        self.spare.push_back((message.id, message.weight()));
+        while self.spare_bytes > MOST_SPARE
+            && let Some((id, weight)) = self.spare.pop_front()
+        {
+            self.spare_bytes -= weight;
+            if self.messages.get(&id).is_some_and(|message| Arc::strong_count(message) == 1) {
+                self.messages.remove(&id);
+            }
+        }
     }
 }
 

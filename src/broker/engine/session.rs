@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 
+use super::budget::{Account, Part};
+use super::filters::Filters;
 use super::in_flight::InFlight;
 use super::queue::Queue;
 use super::{ByNumber, ConnectionId, Limits, Ticket};
@@ -21,18 +23,24 @@ use crate::mqtt::{PacketId, QoS, SubscribeOptions, TopicFilter};
 
 /// What keeping a message takes besides its text, in bytes, about.
 pub(super) const OVERHEAD: usize = 200;
+/// What a session takes besides its names, in bytes, about: itself, its places among the sessions, the client identifiers and the timers.
+const SESSION_OVERHEAD: usize = size_of::<Session>() + 300;
+/// What an identifier of a QoS 2 message takes, in bytes, at most.
+pub(super) const RECEIVED: usize = 96;
+/// More places than this are given back when nothing is received any more.
+const SPARE: usize = 64;
 /// Numbers that have packet identifiers of their own.
 pub(super) const IDENTIFIERS: u64 = u16::MAX as u64;
 
-/// A message that waits for somebody. While it does in queues, its bytes count once, however many they are.
+/// A message that waits for somebody. While it is in queues or in flight, its bytes count once, however many sessions hold it.
 #[derive(Debug)]
 pub(super) struct Kept {
     message: Message,
     /// Names it in records.
     pub(super) id: u64,
     weight: usize,
-    /// Queues it is in.
-    queues: AtomicUsize,
+    /// Queues it is in, and sessions it is in flight to.
+    holders: AtomicUsize,
     total: Arc<AtomicUsize>,
 }
 
@@ -40,16 +48,18 @@ impl Kept {
     pub(super) fn new(message: &Message, id: u64, total: &Arc<AtomicUsize>) -> Arc<Self> {
         let message = message.detached();
         let weight = OVERHEAD + message.weight();
-        Arc::new(Self { message, id, weight, queues: AtomicUsize::new(0), total: total.clone() })
+        Arc::new(Self { message, id, weight, holders: AtomicUsize::new(0), total: total.clone() })
     }
 
-    pub(super) fn enters_queue(&self) {
-        let weight = if self.queues.fetch_add(1, Ordering::Relaxed) == 0 { self.weight } else { 0 };
+    /// One more session holds it.
+    pub(super) fn hold(&self) {
+        let weight = if self.holders.fetch_add(1, Ordering::Relaxed) == 0 { self.weight } else { 0 };
         self.total.fetch_add(OVERHEAD + weight, Ordering::Relaxed);
     }
 
-    pub(super) fn leaves_queue(&self) {
-        let weight = if self.queues.fetch_sub(1, Ordering::Relaxed) == 1 { self.weight } else { 0 };
+    /// One session less holds it.
+    pub(super) fn let_go(&self) {
+        let weight = if self.holders.fetch_sub(1, Ordering::Relaxed) == 1 { self.weight } else { 0 };
         self.total.fetch_sub(OVERHEAD + weight, Ordering::Relaxed);
     }
 
@@ -128,6 +138,18 @@ pub(super) struct PendingWill {
     pub(super) due: Option<Instant>,
 }
 
+impl PendingWill {
+    /// Bytes it takes, about.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + self.message.weight()
+    }
+}
+
+/// Bytes a session takes by itself, about: with its names, and with rights that nobody else has.
+pub(super) fn names_weight(client_id: &ByteString, user: Option<&ByteString>, rights: &Arc<Rights>) -> usize {
+    SESSION_OVERHEAD + client_id.len() + user.map_or(0, |user| user.len()) + rights.personal_weight()
+}
+
 /// One subscription of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Subscription {
@@ -150,13 +172,15 @@ pub(super) struct Session {
     pub(super) expires_at: Option<Instant>,
     /// When its connection ended.
     pub(super) away_since: Option<Instant>,
-    /// In the order of their filters.
-    subscriptions: Vec<(TopicFilter, Subscription)>,
+    pub(super) filters: Filters,
     pub(super) queue: Queue,
     pub(super) in_flight: InFlight,
+    /// Changed by [`Session::receive`] and [`Session::forget`].
     pub(super) incoming: ByNumber<PacketId, Incoming>,
     pub(super) will: Option<Box<PendingWill>>,
     pub(super) last_number: u64,
+    /// What it holds of the budget.
+    pub(super) account: Account,
 }
 
 impl Session {
@@ -165,9 +189,10 @@ impl Session {
         Arc::new(Publisher { client_id: self.client_id.clone(), user: self.user.clone() })
     }
 
-    pub(super) fn new(client_id: ByteString, number: u64) -> Self {
+    pub(super) fn new(client_id: &ByteString, number: u64, account: Account) -> Self {
         Self {
-            client_id,
+            // A copy: the packet it came in is not to be kept for it.
+            client_id: ByteString::from(&**client_id),
             number,
             is_recorded: false,
             user: None,
@@ -176,55 +201,34 @@ impl Session {
             outlives: Some(Duration::ZERO),
             expires_at: None,
             away_since: None,
-            subscriptions: Vec::new(),
+            filters: Filters::default(),
             queue: Queue::default(),
             in_flight: InFlight::default(),
             incoming: ByNumber::default(),
             will: None,
             last_number: 0,
+            account,
         }
     }
 
-    /// Its subscriptions, in the order of their filters.
-    pub(super) fn subscriptions(&self) -> &[(TopicFilter, Subscription)] {
-        &self.subscriptions
-    }
-
-    /// Bytes of their filters.
-    pub(super) fn filter_bytes(&self) -> usize {
-        self.subscriptions.iter().map(|(filter, _)| filter.as_str().len()).sum()
-    }
-
-    fn place_of(&self, filter: &TopicFilter) -> Result<usize, usize> {
-        self.subscriptions.binary_search_by(|(known, _)| known.cmp(filter))
-    }
-
-    /// True if it has a subscription with this very filter.
-    pub(super) fn has_subscription(&self, filter: &TopicFilter) -> bool {
-        self.place_of(filter).is_ok()
-    }
-
-    /// Adds or replaces one.
-    pub(super) fn subscribe(&mut self, filter: &TopicFilter, subscription: Subscription) {
-        match self.place_of(filter) {
-            Ok(place) => {
-                if let Some((_, known)) = self.subscriptions.get_mut(place) {
-                    *known = subscription;
-                }
-            }
-            Err(place) => {
-                if self.subscriptions.is_empty() {
-                    // Most sessions have few.
-                    self.subscriptions.reserve_exact(1);
-                }
-                self.subscriptions.insert(place, (filter.clone(), subscription));
-            }
+    /// Forgets a QoS 2 message from the client; what was known of it.
+    pub(super) fn forget(&mut self, packet_id: PacketId) -> Option<Incoming> {
+        let known = self.incoming.remove(&packet_id);
+        if self.incoming.is_empty() && self.incoming.capacity() > SPARE {
+            self.incoming = ByNumber::default();
         }
+        known
     }
 
-    /// True if there was one.
-    pub(super) fn unsubscribe(&mut self, filter: &TopicFilter) -> bool {
-        self.place_of(filter).map(|place| self.subscriptions.remove(place)).is_ok()
+    /// What it holds, from its collections: what its account must show.
+    pub(super) fn weights(&self, aliases: usize) -> [(Part, usize); 5] {
+        [
+            (Part::Names, names_weight(&self.client_id, self.user.as_ref(), &self.rights)),
+            (Part::Filters, self.filters.bytes()),
+            (Part::Will, self.will.as_deref().map_or(0, PendingWill::weight)),
+            (Part::Received, self.incoming.len() * RECEIVED),
+            (Part::Aliases, aliases),
+        ]
     }
 
     /// The number of the next delivery at QoS 1 or 2.
@@ -246,6 +250,16 @@ impl Session {
     /// Deliveries that are not done.
     pub(super) fn load(&self) -> usize {
         self.queue.len() + self.in_flight.len()
+    }
+
+    /// Bytes of the messages it holds, waiting and in flight.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.queue.held_bytes() + self.in_flight.held_bytes()
+    }
+
+    /// Gives up the oldest message that waits; if none does, the oldest in flight: whoever acknowledges nothing holds the most.
+    pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
+        self.queue.dequeue().or_else(|| self.in_flight.remove(0))
     }
 
     /// True if one more message may be in flight, as far as its bytes go.

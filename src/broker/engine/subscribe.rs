@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 
+use super::budget::Part;
 use super::note::Noted;
 use super::record::Record;
 use super::retained::Matching;
 use super::session::{Session, Subscription};
-use super::{ConnectionId, Engine, SessionKey};
+use super::{ConnectionId, Engine, SessionKey, filters};
 use crate::mqtt::{
     Grants, Packet, Properties, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
 };
@@ -32,9 +33,6 @@ pub(super) struct Replay {
     /// The last topic that was looked at.
     after: Option<TopicName>,
 }
-
-/// Bytes of all filters of one session.
-const FILTER_BYTES: usize = 256 << 10;
 
 impl Engine {
     pub(super) fn subscribe(&mut self, id: ConnectionId, session: SessionKey, subscribe: Subscribe, now: Instant) {
@@ -73,7 +71,8 @@ impl Engine {
         let replay = |(filter, options): (TopicFilter, SubscribeOptions)| Replay {
             session,
             number,
-            filter,
+            // A copy: the packet it came in is not to be kept for it.
+            filter: filter.detached(),
             qos: options.qos,
             identifier,
             after: None,
@@ -90,7 +89,7 @@ impl Engine {
         while left > 0
             && let Some(mut replay) = self.replays.pop_front()
         {
-            let is_wanted = |session: &Session| session.number == replay.number && session.has_subscription(&replay.filter);
+            let is_wanted = |session: &Session| session.number == replay.number && session.filters.contains(&replay.filter);
             if !self.sessions.get(replay.session).is_some_and(is_wanted) {
                 continue;
             }
@@ -124,14 +123,16 @@ impl Engine {
             self.traffic.refused += 1;
             return Err((ReasonCode::NOT_AUTHORIZED, "no permission to subscribe to this filter"));
         }
-        let is_new = !session.has_subscription(filter);
-        if is_new && session.subscriptions().len() >= self.limits.max_subscriptions {
+        let is_new = !session.filters.contains(filter);
+        if is_new && session.filters.list().len() >= self.limits.max_subscriptions {
             return Err((ReasonCode::QUOTA_EXCEEDED, "too many subscriptions"));
         }
-        if is_new && session.filter_bytes() + filter.as_str().len() > FILTER_BYTES {
-            return Err((ReasonCode::QUOTA_EXCEEDED, "too many long filters"));
+        if is_new {
+            let bytes = session.filters.bytes() + filters::cost(filter);
+            self.charge(key, Part::Filters, bytes).map_err(|over| (ReasonCode::QUOTA_EXCEEDED, over.why()))?;
         }
-        session.subscribe(filter, new);
+        let session = self.sessions.get_mut(key).ok_or((ReasonCode::UNSPECIFIED, "no session"))?;
+        session.filters.insert(filter, new);
         self.subscriptions.insert(filter, key, new);
         if session.is_kept() {
             let (options, identifier) = (new.options, new.identifier);
@@ -146,7 +147,7 @@ impl Engine {
         let mut after = 0;
         let mut left_behind = Vec::new();
         for filter in &unsubscribe.filters {
-            let existed = session.unsubscribe(filter);
+            let existed = session.filters.remove(filter);
             if existed {
                 self.subscriptions.remove(filter, key);
                 left_behind.extend(session.queue.take_shared(filter));
@@ -160,6 +161,8 @@ impl Engine {
                 false => ReasonCode::NO_SUBSCRIPTION_EXISTED,
             });
         }
+        let bytes = session.filters.bytes();
+        self.refund(key, Part::Filters, bytes);
         for delivery in &left_behind {
             self.record_done(key, delivery);
         }

@@ -67,9 +67,11 @@ impl Subscriptions {
         let key = match self.by_filter.get(filter) {
             Some(key) => *key,
             None => {
+                // A copy: the packet it came in is not to be kept for it.
+                let filter = filter.detached();
                 let key = self.groups.insert(Group::new(filter.clone()));
                 self.by_filter.insert(filter.clone(), key);
-                self.tree.put(filter, Target::Group(key), Subscription::default());
+                self.tree.put(&filter, Target::Group(key), Subscription::default());
                 key
             }
         };

@@ -38,6 +38,8 @@ pub struct Traffic {
     pub connections: u64,
     /// Sessions that had to make room for others.
     pub evicted_sessions: u64,
+    /// Subscriptions, logins and messages refused because sessions hold too much.
+    pub over_budget: u64,
     /// Of `dropped`: a queue was full.
     pub dropped_full: u64,
     /// Of `dropped`: it was too late.
@@ -176,7 +178,7 @@ impl Engine {
     fn own_values(&self, values: &mut Vec<(String, String)>) {
         let in_flight: usize = self.sessions.iter().map(|(_, session)| session.in_flight.len()).sum();
         let queued: usize = self.sessions.iter().map(|(_, session)| session.queue.len()).sum();
-        let fullest = self.sessions.iter().map(|(_, session)| session.queue.held_bytes()).max().unwrap_or(0);
+        let fullest = self.sessions.iter().map(|(_, session)| session.held_bytes()).max().unwrap_or(0);
         let own = [
             ("connections", self.traffic.connections.to_string()),
             ("logins/failed", self.traffic.failed_logins.to_string()),
@@ -184,6 +186,8 @@ impl Engine {
             ("dropped/queue_full", self.traffic.dropped_full.to_string()),
             ("dropped/expired", self.traffic.dropped_expired.to_string()),
             ("sessions/evicted", self.traffic.evicted_sessions.to_string()),
+            ("sessions/held_bytes", self.budget.held().to_string()),
+            ("sessions/over_budget", self.traffic.over_budget.to_string()),
             ("sessions/in_flight", in_flight.to_string()),
             ("sessions/queued", queued.to_string()),
             ("sessions/queued_bytes", self.queued_bytes.load(Ordering::Relaxed).to_string()),

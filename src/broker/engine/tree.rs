@@ -15,6 +15,10 @@ use crate::mqtt::{TopicFilter, TopicName};
 /// As many children as one looks through faster than one computes a hash; most nodes have few.
 const FEW: usize = 8;
 
+/// What a filter takes in the tree besides its text, at most: the node it ends in, the node it parts from others at, their places
+/// in their parents, and the subscription. In bytes, about.
+pub(super) const FILTER_OVERHEAD: usize = 2 * (size_of::<Node>() + 48) + 2 * size_of::<(Target, Subscription)>();
+
 /// The nodes below a node, by the level that leads there.
 #[derive(Debug)]
 enum Children {

@@ -2,18 +2,54 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+use super::budget::Part;
 use super::connect::End;
 use super::notice::NoticeKind;
 use super::publish::may_publish;
 use super::record::{Deadline, Record, WillRecord};
 use super::session::PendingWill;
-use super::{Engine, HeldFor, SessionKey, Timer, tap_bit};
+use super::{ByNumber, Engine, HeldFor, SessionKey, Timer, tap_bit};
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::Will;
 
-/// Wills that may wait for a tap with room.
+/// Wills that may wait for a tap with room, and their bytes.
 const MOST_LATE: usize = 1000;
+const MOST_LATE_BYTES: usize = 4 << 20;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Wills on their way to taps, by their numbers. `bytes` is what all of them weigh.
+#[derive(Debug, Default)]
+pub(super) struct LateWills {
+    wills: ByNumber<u64, Message>,
+    bytes: usize,
+}
+
+impl LateWills {
+    fn has_room_for(&self, will: &Message) -> bool {
+        self.wills.len() < MOST_LATE && self.bytes + will.weight() <= MOST_LATE_BYTES
+    }
+
+    fn insert(&mut self, number: u64, will: Message) {
+        self.bytes += will.weight();
+        let replaced = self.wills.insert(number, will);
+        debug_assert_eq!(replaced, None, "every will has a number of its own");
+    }
+
+    fn get(&self, number: u64) -> Option<&Message> {
+        self.wills.get(&number)
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.bytes -= self.wills.remove(&number).map_or(0, |will| will.weight());
+    }
+
+    /// Panics if the total is not what the wills say. For tests.
+    pub(super) fn check_invariants(&self) {
+        assert_eq!(self.bytes, self.wills.values().map(Message::weight).sum::<usize>(), "bytes of wills on their way to taps");
+    }
+}
 
 impl Engine {
     /// What the end of its connection does to the will of a session.
@@ -45,6 +81,7 @@ impl Engine {
         if session.is_recorded {
             self.records.put(&Record::NoWill { session: session.number }, self.clock);
         }
+        self.refund(key, Part::Will, 0);
     }
 
     pub(super) fn publish_will(&mut self, key: SessionKey, now: Instant) {
@@ -66,7 +103,7 @@ impl Engine {
         }
         self.next_will += 1;
         let number = self.next_will;
-        let held = (self.late_wills.len() < MOST_LATE).then_some(HeldFor::Will { number });
+        let held = self.late_wills.has_room_for(&message).then_some(HeldFor::Will { number });
         let (ticket, _) = self.take_in(message.clone(), None, held, now);
         if ticket.is_some() {
             self.late_wills.insert(number, message.detached());
@@ -76,18 +113,18 @@ impl Engine {
     /// The taps have a will, or these had no room for it: they are asked again.
     pub(super) fn will_stored(&mut self, number: u64, refused: u64, now: Instant) {
         if refused == 0 {
-            self.late_wills.remove(&number);
+            self.late_wills.remove(number);
         } else {
             self.timers.insert((now + AGAIN_AFTER, Timer::LateWill { number, refused }));
         }
     }
 
     pub(super) fn offer_will_again(&mut self, number: u64, refused: u64) {
-        let Some(message) = self.late_wills.get(&number).cloned() else { return };
+        let Some(message) = self.late_wills.get(number).cloned() else { return };
         let mut taps = self.subscriptions.taps_of(&message.topic);
         taps.retain(|tap| refused & tap_bit(*tap) != 0);
         if self.forward(&taps, message, Some(HeldFor::Will { number })).is_none() {
-            self.late_wills.remove(&number);
+            self.late_wills.remove(number);
         }
     }
 
@@ -135,5 +172,7 @@ pub(super) fn pending(will: &Will) -> PendingWill {
         measured: None,
         publisher: None,
     };
-    PendingWill { message: message.detached(), expiry, delay: delay.unwrap_or_default(), due: None }
+    // A copy: the packet it came in is not to be kept for it.
+    let payload = Bytes::copy_from_slice(&message.payload);
+    PendingWill { message: Message { payload, ..message.detached() }, expiry, delay: delay.unwrap_or_default(), due: None }
 }

@@ -48,6 +48,13 @@ pub(in crate::config) struct Broker {
     pub(in crate::config) max_sessions: Option<usize>,
     /// Longest time that a session is kept. Default as long as its client wants.
     pub(in crate::config) max_session_expiry: Option<Span>,
+    /// Size of what one session may hold besides messages: client identifier, subscriptions, will, topic aliases, unfinished QoS 2
+    /// messages of its client. Default 1MiB.
+    pub(in crate::config) max_session_size: Option<Size>,
+    /// The same for all sessions of one user, or of one address without a user name; 6kB of each session do not count. Default 8MiB.
+    pub(in crate::config) max_user_size: Option<Size>,
+    /// The same for all sessions. Default 24MiB.
+    pub(in crate::config) max_sessions_size: Option<Size>,
     /// Subscriptions of one client. Default 1000.
     pub(in crate::config) max_subscriptions: Option<usize>,
     /// QoS 1 and 2 messages under way to a client, and from one, which is read more slowly beyond it; an MQTT 5 client with 16 times as
@@ -57,7 +64,7 @@ pub(in crate::config) struct Broker {
     pub(in crate::config) max_queued: Option<usize>,
     /// Their size. Default 4MiB.
     pub(in crate::config) max_queued_size: Option<Size>,
-    /// Size of what is kept for all clients together, each message once. Default 64MiB.
+    /// Size of what is kept for all clients together and is under way to them, each message once. Default 64MiB.
     pub(in crate::config) max_queued_total: Option<Size>,
     /// What goes when a queue is full: drop-newest (default) or drop-oldest.
     #[serde(default)]

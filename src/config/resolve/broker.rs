@@ -12,10 +12,14 @@ use crate::broker::engine::Limits;
 use crate::broker::net::{ClientCertificates, Listen, Origin, Origins, TlsSettings};
 use crate::config::document::Step;
 use crate::config::{Broker, file};
+use crate::units::Size;
 
 const MOST_CONNECTIONS: usize = 100_000;
 const SMALLEST_PACKET: usize = 1000;
 const LARGEST_PACKET: usize = 64 << 20;
+const SMALLEST_SESSION: usize = 16_000;
+/// What the usual size of all sessions has room for.
+const BYTES_PER_SESSION: usize = 12 << 10;
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
@@ -211,13 +215,50 @@ fn admission(check: &mut Check<'_>, file: &file::Broker) -> AdmissionLimits {
     limits
 }
 
+fn bytes(size: Option<Size>, usual: usize) -> usize {
+    size.map_or(usual, |size| usize::try_from(size.0).unwrap_or(usize::MAX))
+}
+
+/// What sessions may hold, in bytes.
+struct SessionSizes {
+    session: usize,
+    user: usize,
+    all: usize,
+}
+
+/// The usual sizes follow what is typed: more sessions get more, and a smaller size is never above a larger one.
+fn session_sizes(check: &mut Check<'_>, file: &file::Broker, max_sessions: usize) -> SessionSizes {
+    let usual = Limits::default();
+    let typed = |size: Option<Size>| bytes(size, 0);
+    let least = typed(file.max_user_size).max(typed(file.max_session_size));
+    let all = bytes(file.max_sessions_size, usual.max_sessions_bytes.max(max_sessions.saturating_mul(BYTES_PER_SESSION)).max(least));
+    let user = bytes(file.max_user_size, usual.max_user_bytes.max(all / 3).max(typed(file.max_session_size)).min(all));
+    let session = bytes(file.max_session_size, usual.max_session_bytes.min(user));
+    for (key, size, more, most) in [("max_session_size", session, "max_user_size", user), ("max_user_size", user, "max_sessions_size", all)]
+    {
+        if size > most {
+            check.fault(&at!["broker", key], format!("this is more than `{more}`; write at most as much, or raise `{more}`"));
+        }
+    }
+    for (key, size) in [("max_session_size", session), ("max_user_size", user), ("max_sessions_size", all)] {
+        if size < SMALLEST_SESSION {
+            check.fault(&at!["broker", key], "no session has room in that; write at least 16kB, such as 1MiB");
+        }
+    }
+    SessionSizes { session, user, all }
+}
+
 fn limits(check: &mut Check<'_>, file: &file::Broker) -> Limits {
     let usual = Limits::default();
-    let bytes = |size: Option<crate::units::Size>, usual: usize| size.map_or(usual, |size| usize::try_from(size.0).unwrap_or(usize::MAX));
+    let max_sessions = file.max_sessions.unwrap_or(usual.max_sessions.max(file.max_connections.unwrap_or(0)));
+    let sizes = session_sizes(check, file, max_sessions);
     let limits = Limits {
         max_packet: bytes(file.max_packet, usual.max_packet),
         max_connect: bytes(file.max_connect, usual.max_connect),
-        max_sessions: file.max_sessions.unwrap_or(usual.max_sessions.max(file.max_connections.unwrap_or(0))),
+        max_sessions,
+        max_session_bytes: sizes.session,
+        max_user_bytes: sizes.user,
+        max_sessions_bytes: sizes.all,
         max_queued: file.max_queued.unwrap_or(usual.max_queued),
         max_queued_bytes: bytes(file.max_queued_size, usual.max_queued_bytes),
         max_queued_total: bytes(file.max_queued_total, usual.max_queued_total),

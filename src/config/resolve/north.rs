@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Check, at};
+use crate::broker::engine::MOST_TAPS;
 use crate::config::{Tariff, Uplink, file};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Rule;
@@ -39,10 +40,20 @@ pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, outbox::Settings) {
     (folder, outbox::Settings { save_every, total_bytes: size, age, when_full: file.when_full })
 }
 
+/// What the broker has taps for; one of them is that of instruments that are written to.
+const MOST_UPLINKS: usize = MOST_TAPS - 1;
+
 pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
     let file = check.file;
     check.unique("uplinks", file.uplinks.iter().map(|uplink| uplink.name.as_str()).enumerate());
     let mut resolved = Vec::new();
+    if file.uplinks.len() > MOST_UPLINKS {
+        let path = at!["uplinks", MOST_UPLINKS, "name"];
+        check.fault(
+            &path,
+            format!("a gateway has at most {MOST_UPLINKS} uplinks; remove those from this one on, or give them to another gateway"),
+        );
+    }
     for (index, uplink) in file.uplinks.iter().enumerate() {
         if uplink.name.contains(['/', '\\']) || uplink.name.starts_with('.') {
             check.fault(&at!["uplinks", index, "name"], "the name becomes a folder and a topic level; write letters, digits and dashes");

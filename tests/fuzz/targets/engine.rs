@@ -77,7 +77,7 @@ impl Stage {
         for batch in &self.journal {
             assert!(restore.batch(batch.clone()), "what was written can be read");
         }
-        self.engine = restore.finish();
+        (self.engine, _) = restore.finish();
         self.decoders.clear();
         self.tickets.clear();
         self.verified.clear();

@@ -1,0 +1,339 @@
+//! What sessions hold besides messages, in bytes: names, subscriptions, wills, topic aliases and QoS 2 identifiers. One budget for a
+//! session, for a user (without a name: an address) and for all.
+//!
+//! A session may hold [`Budget::reserve`] bytes whatever the others hold: there is as much of it as there may be sessions. Only what
+//! is beyond comes out of a pool, of which one user gets no more than [`Limits::max_user_bytes`]. So whoever uses a share up can neither
+//! shut out others nor take what they have.
+//!
+//! Invariants:
+//! * `held` is the sum of all accounts; `pooled` is the sum of what is beyond the reserve of each, in all and by owner.
+//! * An owner without accounts is not known.
+//! * A charge that is refused changes nothing.
+//!
+//! What it does not count: messages that wait or are in flight (`queue`, `in_flight`, [`Limits::max_queued_total`]), retained messages.
+
+use std::collections::HashMap;
+
+use bytestring::ByteString;
+
+use super::Limits;
+use super::connection::Peer;
+use crate::broker::admission::{Address, network};
+
+/// What every session may hold: enough for a client identifier, a small will and a handful of subscriptions.
+const RESERVE: usize = 6 << 10;
+
+/// Whose share of the budget a session uses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    /// A user.
+    User(ByteString),
+    /// Somebody without a name, at this address (of IPv6 the first 64 bits), or on a Unix socket.
+    Address(Option<Address>),
+    /// Somebody without a name, before the broker was started: nobody's share, only that of all.
+    Unknown,
+}
+
+impl Owner {
+    pub(super) fn of(user: Option<&ByteString>, peer: &Peer) -> Self {
+        user.map_or_else(|| Self::Address(peer.address.map(network)), |user| Self::User(user.clone()))
+    }
+
+    pub(super) fn restored(user: Option<&ByteString>) -> Self {
+        user.map_or(Self::Unknown, |user| Self::User(user.clone()))
+    }
+}
+
+/// What a session holds something for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The session itself: client identifier, user name, rights of its own.
+    Names,
+    /// Its subscriptions, and their places in the tree.
+    Filters,
+    /// Its will.
+    Will,
+    /// Identifiers of QoS 2 messages from its client that are not released.
+    Received,
+    /// Topic aliases of its connection, both ways.
+    Aliases,
+}
+
+const PARTS: [Part; 5] = [Part::Names, Part::Filters, Part::Will, Part::Received, Part::Aliases];
+
+/// What one session holds. Changed by its [`Budget`] only.
+#[derive(Debug)]
+pub(super) struct Account {
+    owner: Owner,
+    parts: [usize; PARTS.len()],
+}
+
+impl Account {
+    /// Bytes in all.
+    pub(super) fn held(&self) -> usize {
+        self.parts.iter().sum()
+    }
+
+    /// Bytes held for something.
+    pub(super) fn part(&self, part: Part) -> usize {
+        self.parts.get(part as usize).copied().unwrap_or(0)
+    }
+
+    /// Whose share it is.
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
+    }
+}
+
+/// Which budget is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// That of the session.
+    Session,
+    /// That of its user or address.
+    Owner,
+    /// That of all.
+    All,
+}
+
+impl Over {
+    /// For the client.
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Self::Session => "the session would hold too much: subscriptions, will, topic aliases, QoS 2 messages without PUBREL",
+            Self::Owner => "the sessions of this user hold too much",
+            Self::All => "all sessions together hold too much",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    accounts: usize,
+    pooled: usize,
+}
+
+/// What all sessions hold.
+#[derive(Debug)]
+pub(super) struct Budget {
+    per_session: usize,
+    per_owner: usize,
+    reserve: usize,
+    pool: usize,
+    held: usize,
+    pooled: usize,
+    owners: HashMap<Owner, Share>,
+}
+
+impl Budget {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let total = limits.max_sessions_bytes;
+        let reserve = RESERVE.min(total / 2 / limits.max_sessions.max(1));
+        Self {
+            per_session: limits.max_session_bytes,
+            per_owner: limits.max_user_bytes,
+            reserve,
+            pool: total - reserve.saturating_mul(limits.max_sessions).min(total),
+            held: 0,
+            pooled: 0,
+            owners: HashMap::new(),
+        }
+    }
+
+    /// Bytes that all sessions hold.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    fn pooled_of(&self, held: usize) -> usize {
+        held.saturating_sub(self.reserve)
+    }
+
+    /// Whoever has more than half of `most` sessions, if anybody has.
+    pub(super) fn crowd(&self, most: usize) -> Option<&Owner> {
+        self.owners.iter().find(|(_, share)| share.accounts > most / 2).map(|(owner, _)| owner)
+    }
+
+    /// Opens the account of a new session.
+    pub(super) fn open(&mut self, owner: Owner) -> Account {
+        self.owners.entry(owner.clone()).or_default().accounts += 1;
+        Account { owner, parts: [0; PARTS.len()] }
+    }
+
+    /// Gives everything back: the session is gone.
+    pub(super) fn close(&mut self, account: Account) {
+        self.book(&account, account.held(), 0);
+        self.leave(&account.owner);
+    }
+
+    fn leave(&mut self, owner: &Owner) {
+        let Some(share) = self.owners.get_mut(owner) else { return };
+        share.accounts -= 1;
+        if share.accounts == 0 {
+            debug_assert_eq!(share.pooled, 0, "an owner without sessions holds nothing");
+            self.owners.remove(owner);
+        }
+    }
+
+    /// The session is used by somebody else, or from somewhere else. What it holds goes with it.
+    fn move_to(&mut self, account: &mut Account, owner: Owner) {
+        if account.owner == owner {
+            return;
+        }
+        let held = account.held();
+        self.book(account, held, 0);
+        self.leave(&account.owner);
+        self.owners.entry(owner.clone()).or_default().accounts += 1;
+        account.owner = owner;
+        self.book(account, 0, held);
+    }
+
+    /// Notes what a session that was admitted holds for its names and its will.
+    pub(super) fn settle(&mut self, account: &mut Account, owner: Owner, (names, will): (usize, usize)) {
+        self.move_to(account, owner);
+        for (part, bytes) in [(Part::Names, names), (Part::Will, will)] {
+            self.put(account, part, bytes);
+        }
+    }
+
+    fn put(&mut self, account: &mut Account, part: Part, bytes: usize) {
+        let before = account.held();
+        if let Some(slot) = account.parts.get_mut(part as usize) {
+            *slot = bytes;
+        }
+        let after = account.held();
+        self.book(account, before, after);
+    }
+
+    /// Notes that a session holds `bytes` for something from now on, if there is room for it.
+    pub(super) fn set(&mut self, account: &mut Account, part: Part, bytes: usize) -> Result<(), Over> {
+        let (before, known) = (account.held(), account.part(part));
+        let after = before - known + bytes;
+        self.admit(Some((&account.owner, before)), &account.owner, after)?;
+        self.put(account, part, bytes);
+        debug_assert_eq!(account.held(), after, "the account shows what was booked");
+        Ok(())
+    }
+
+    /// Whether a session of `owner` may hold `held` bytes; `replaced` is whose share it takes the place of, and what that holds.
+    pub(super) fn admit(&self, replaced: Option<(&Owner, usize)>, owner: &Owner, held: usize) -> Result<(), Over> {
+        let before = replaced.map_or(0, |(_, held)| held);
+        if held <= before {
+            return Ok(());
+        }
+        if held > self.per_session {
+            return Err(Over::Session);
+        }
+        let (left, wanted) = (self.pooled_of(before), self.pooled_of(held));
+        if wanted <= left {
+            return Ok(());
+        }
+        let share = self.owners.get(owner).map_or(0, |share| share.pooled);
+        let left_of_owner = if replaced.is_some_and(|(known, _)| known == owner) { left } else { 0 };
+        if *owner != Owner::Unknown && share - left_of_owner + wanted > self.per_owner {
+            return Err(Over::Owner);
+        }
+        if self.pooled - left + wanted > self.pool { Err(Over::All) } else { Ok(()) }
+    }
+
+    fn book(&mut self, account: &Account, before: usize, after: usize) {
+        let (left, wanted) = (self.pooled_of(before), self.pooled_of(after));
+        self.held = self.held - before + after;
+        self.pooled = self.pooled - left + wanted;
+        let Some(share) = self.owners.get_mut(&account.owner) else { return };
+        share.pooled = share.pooled - left + wanted;
+    }
+
+    /// Panics if a total is not the sum of `accounts`, which are all. For tests.
+    pub(super) fn check_invariants<'a>(&self, accounts: impl Iterator<Item = &'a Account>) {
+        let (mut held, mut owners) = (0, HashMap::<&Owner, Share>::new());
+        for account in accounts {
+            held += account.held();
+            let share = owners.entry(&account.owner).or_default();
+            share.accounts += 1;
+            share.pooled += self.pooled_of(account.held());
+            assert!(account.held() <= self.per_session, "a session holds {} bytes", account.held());
+        }
+        assert_eq!(self.held, held, "bytes that all sessions hold");
+        assert_eq!(self.pooled, owners.values().map(|share| share.pooled).sum::<usize>(), "bytes beyond the reserves");
+        assert!(self.pooled <= self.pool, "all sessions hold {} bytes of {} beyond their reserves", self.pooled, self.pool);
+        assert_eq!(self.owners.len(), owners.len(), "owners with sessions");
+        for (owner, share) in &owners {
+            let known = self.owners.get(owner).map(|share| (share.accounts, share.pooled));
+            assert_eq!(known, Some((share.accounts, share.pooled)), "the share of {owner:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn limits() -> Limits {
+        // A reserve of 1000, and a pool of 10,000.
+        Limits { max_session_bytes: 6000, max_user_bytes: 7000, max_sessions_bytes: 20_000, max_sessions: 10, ..Limits::default() }
+    }
+
+    fn user(name: &'static str) -> Owner {
+        Owner::User(name.into())
+    }
+
+    #[test]
+    fn whoever_uses_a_share_up_leaves_the_others_theirs() {
+        let mut budget = Budget::new(&limits());
+        let mut greedy: Vec<Account> = (0..9).map(|_| budget.open(user("greedy"))).collect();
+        let refused: Vec<Option<Over>> = greedy.iter_mut().map(|account| budget.set(account, Part::Will, 4000).err()).collect();
+        assert_eq!(refused.iter().filter(|refused| refused.is_none()).count(), 2, "two times 3000 beyond the reserve");
+        assert!(refused.iter().flatten().all(|over| *over == Over::Owner));
+        assert_eq!(budget.set(&mut greedy[0], Part::Will, 6001), Err(Over::Session));
+        let mut modest = budget.open(user("modest"));
+        assert_eq!(budget.set(&mut modest, Part::Filters, 5000), Ok(()), "what the first user may not have is there for others");
+        assert_eq!(budget.set(&mut modest, Part::Filters, 5001), Err(Over::All));
+        assert_eq!(budget.set(&mut greedy[8], Part::Will, 1000), Ok(()), "the reserve is there for everybody");
+        budget.check_invariants(greedy.iter().chain([&modest]));
+    }
+
+    #[test]
+    fn addresses_of_one_network_share_and_a_name_counts_before_the_address() {
+        let peer = |address: &str| Peer { address: address.parse().ok(), certificate: None };
+        assert_eq!(Owner::of(None, &peer("2001:db8::1")), Owner::of(None, &peer("2001:db8::2")));
+        assert_ne!(Owner::of(None, &peer("2001:db8::1")), Owner::of(None, &peer("2001:db8:0:1::1")));
+        assert_ne!(Owner::of(None, &peer("192.0.2.1")), Owner::of(None, &peer("192.0.2.2")));
+        assert_eq!(Owner::of(Some(&"anna".into()), &peer("192.0.2.1")), user("anna"));
+    }
+
+    proptest! {
+        #[test]
+        fn totals_are_sums_whatever_is_charged(steps in prop::collection::vec((0..6_usize, 0..5_usize, 0..8000_usize, 0..8_u8), 1..200)) {
+            let mut budget = Budget::new(&limits());
+            let mut accounts: Vec<Account> = Vec::new();
+            let owners = [user("a"), user("b"), Owner::Unknown];
+            for (index, part, bytes, kind) in steps {
+                let owner = owners[index % owners.len()].clone();
+                match (kind, accounts.len()) {
+                    (0, 0..10) | (_, 0) => accounts.push(budget.open(owner)),
+                    (1, count) => {
+                        let gone = accounts.swap_remove(index % count);
+                        budget.close(gone);
+                    }
+                    (2, count) => {
+                        let account = &mut accounts[index % count];
+                        let (names, will) = (account.part(Part::Names), account.part(Part::Will));
+                        budget.settle(account, owner, (names, will));
+                    }
+                    (_, count) => {
+                        let (account, part) = (&mut accounts[index % count], PARTS[part]);
+                        let before = (account.held(), account.part(part));
+                        match budget.set(account, part, bytes) {
+                            Ok(()) => prop_assert_eq!(account.part(part), bytes),
+                            Err(_) => prop_assert_eq!((account.held(), account.part(part)), before),
+                        }
+                    }
+                }
+                budget.check_invariants(accounts.iter());
+                prop_assert!(budget.held() <= limits().max_sessions_bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One client after the other takes as much memory as it gets, against the program as it runs: the memory of the process stays within
+//! the budget of sessions and some room for the allocator, after a kill and a restart as well, and somebody else notices nothing.
+//! `cargo test --test gateway attack -- --nocapture` prints the table.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use wellhead::broker::engine::Limits;
+use wellhead::mqtt::{
+    Connect, Packet, PacketId, Properties, Publish, QoS, Subscribe, SubscribeOptions, TopicFilter, TopicName, Version, Will, encode,
+};
+
+use super::hostile::resident;
+use super::support::{Gateway, free_port};
+
+/// What buffers, the journal's queue and the allocator may take besides the budget, in KiB.
+const ROOM: u64 = 40 << 10;
+
+struct Peer {
+    stream: TcpStream,
+    version: Version,
+}
+
+impl Peer {
+    fn connect(port: u16, name: &str, version: Version, will: Option<Will>) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut peer = Self { stream, version };
+        let mut properties = Properties::default();
+        if version == Version::V5 {
+            properties.edit().session_expiry = Some(1_000_000);
+        }
+        peer.send(&Packet::Connect(Box::new(Connect {
+            version,
+            is_bridge: false,
+            clean_start: false,
+            keep_alive: 0,
+            client_id: name.to_owned().into(),
+            will,
+            username: None,
+            password: None,
+            properties,
+        })));
+        peer
+    }
+
+    /// A connection that was closed tells so when it is read.
+    fn send(&mut self, packet: &Packet) {
+        let mut bytes = BytesMut::new();
+        encode(packet, self.version, &mut bytes);
+        let _ = self.stream.write_all(&bytes);
+    }
+
+    /// The next packet as bytes, its fixed header without the length first; `None` if the connection was closed.
+    fn answer(&mut self) -> Option<Vec<u8>> {
+        let mut head = [0; 2];
+        self.stream.read_exact(&mut head).ok()?;
+        let (mut length, mut shift) = (usize::from(head[1] & 0x7F), 7);
+        let mut last = head[1];
+        while last & 0x80 != 0 {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).ok()?;
+            last = byte[0];
+            length |= usize::from(last & 0x7F) << shift;
+            shift += 7;
+        }
+        let mut packet = vec![0; length + 1];
+        packet[0] = head[0];
+        self.stream.read_exact(&mut packet[1..]).ok()?;
+        Some(packet)
+    }
+
+    fn subscribe(&mut self, filters: impl Iterator<Item = String>) -> Vec<u8> {
+        let filters = filters.map(|text| (TopicFilter::new(text).unwrap(), SubscribeOptions::default())).collect();
+        self.send(&Packet::Subscribe(Subscribe { packet_id: PacketId::new(1).unwrap(), filters, properties: Properties::default() }));
+        self.answer().unwrap()
+    }
+
+    fn publish(&mut self, topic: &str, qos: QoS, id: u16, alias: u16) {
+        let mut properties = Properties::default();
+        if alias > 0 {
+            properties.edit().topic_alias = NonZeroU16::new(alias);
+        }
+        let topic = Some(TopicName::new(topic.to_owned()).unwrap());
+        self.send(&Packet::Publish(Publish {
+            dup: false,
+            qos,
+            retain: false,
+            topic,
+            packet_id: PacketId::new(id),
+            properties,
+            payload: Bytes::new(),
+        }));
+    }
+}
+
+/// Holds connections open.
+type Held = Vec<Peer>;
+
+fn deep_filters(port: u16) -> Held {
+    let attack = |session: usize| {
+        let mut peer = Peer::connect(port, &format!("filters-{session}"), Version::V311, None);
+        peer.answer().unwrap();
+        for packet in 0..20 {
+            peer.subscribe((0..50).map(|number| format!("{session}-{packet}-{number}{}/y", "/x".repeat(100))));
+        }
+        peer
+    };
+    (0..12).map(attack).collect()
+}
+
+fn long_aliases(port: u16) -> Held {
+    let attack = |connection: usize| {
+        let mut peer = Peer::connect(port, &format!("aliases-{connection}"), Version::V5, None);
+        peer.answer();
+        for alias in 1..=16 {
+            peer.publish(&format!("{alias}/{}", "a".repeat(65_000)), QoS::AtMostOnce, 0, alias);
+        }
+        // Whatever was taken before an answer to it was.
+        peer.send(&Packet::PingReq);
+        peer.answer();
+        peer
+    };
+    (0..240).map(attack).collect()
+}
+
+fn large_wills(port: u16) -> Held {
+    for number in 0..2000 {
+        let mut properties = Properties::default();
+        properties.edit().will_delay = Some(1_000_000);
+        let payload = Bytes::from(vec![b'w'; 64_000]);
+        let will = Will { topic: TopicName::new("will").unwrap(), payload, qos: QoS::AtMostOnce, retain: false, properties };
+        Peer::connect(port, &format!("wills-{number}"), Version::V5, Some(will)).answer();
+    }
+    Held::new()
+}
+
+fn long_identifiers(port: u16) -> Held {
+    for number in 0..2000 {
+        Peer::connect(port, &format!("{number}-{}", "i".repeat(64_000)), Version::V311, None).answer();
+    }
+    Held::new()
+}
+
+fn unfinished_qos_2(port: u16) -> Held {
+    let attack = |session: usize| {
+        let mut peer = Peer::connect(port, &format!("qos-2-{session}"), Version::V311, None);
+        peer.answer();
+        for first in (1..=u16::MAX - 255).step_by(255) {
+            (first..first + 255).for_each(|id| peer.publish("t", QoS::ExactlyOnce, id, 0));
+            if !(0..255).all(|_| peer.answer().is_some()) {
+                break;
+            }
+        }
+        peer
+    };
+    (0..20).map(attack).collect()
+}
+
+/// Somebody at another address: a session with a will and subscriptions.
+fn is_served(port: u16, name: &str) -> bool {
+    let will = Will {
+        topic: TopicName::new("will/honest").unwrap(),
+        payload: Bytes::from_static(b"gone"),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        properties: Properties::default(),
+    };
+    let mut peer = Peer::connect(port, name, Version::V311, Some(will));
+    let is_in = peer.answer().is_some_and(|connack| connack[2] == 0);
+    let granted = peer.subscribe((0..5).map(|number| format!("plant/{name}/{number}/+")));
+    peer.publish("plant/x", QoS::ExactlyOnce, 7, 0);
+    let received = peer.answer().is_some_and(|pubrec| pubrec[0] == 0x50);
+    peer.send(&Packet::Disconnect(wellhead::mqtt::Disconnect::new(wellhead::mqtt::ReasonCode::SUCCESS)));
+    is_in && received && granted[3..].iter().all(|reason| *reason < 3)
+}
+
+fn check(name: &str, attack: fn(u16) -> Held) {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connections: 1000, max_sessions: 2000 }}\n"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    assert!(is_served(port, "before"));
+    let before = resident(gateway.process.id());
+    let held = attack(port);
+    let during = resident(gateway.process.id());
+    assert!(is_served(port, "while"), "{name}: a small session is refused");
+    drop(held);
+    let after = resident(gateway.process.id());
+    let gateway = gateway.kill_and_restart();
+    let restarted = resident(gateway.process.id());
+    assert!(is_served(port, "before"), "{name}: a session from before is refused after a restart");
+    println!("| {name} | {} | {} | {} | {} |", before / 1024, during / 1024, after / 1024, restarted / 1024);
+    let budget = Limits::default().max_sessions_bytes as u64 / 1024;
+    for (when, memory) in [("during", during), ("after", after), ("after a restart", restarted)] {
+        let grown = memory.saturating_sub(before);
+        assert!(grown < budget + ROOM, "{name}: {grown} KiB more {when} it");
+    }
+}
+
+#[test]
+fn deep_filters_stay_within_the_budget() {
+    check("12 sessions x 1,000 filters x 102 levels", deep_filters);
+}
+
+#[test]
+fn long_topic_aliases_stay_within_the_budget() {
+    check("240 connections x 16 aliases x 65 kB", long_aliases);
+}
+
+#[test]
+fn large_wills_stay_within_the_budget() {
+    check("2,000 wills of 64 kB", large_wills);
+}
+
+#[test]
+fn long_client_identifiers_stay_within_the_budget() {
+    check("2,000 identifiers of 64 kB", long_identifiers);
+}
+
+#[test]
+fn unfinished_qos_2_stays_within_the_budget() {
+    check("20 sessions x 65,535 unfinished QoS 2", unfinished_qos_2);
+}
