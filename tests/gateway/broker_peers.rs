@@ -130,6 +130,16 @@ fn a_mosquitto_that_is_a_bridge_to_us_carries_messages_both_ways_and_none_in_cir
             "connection to-us-{version}\naddress 127.0.0.1:{port}\nbridge_protocol_version {version}\ntopic # both 1 {version}/ {version}/\nremote_clientid bridge-{version}\ncleansession false\nrestart_timeout 1\nnotifications true\n"
         );
         let far = Mosquitto::start(folder.path(), &bridge);
+        // What mosquitto says of its bridge, and what is left of it in its will.
+        let state = format!("$SYS/broker/connection/bridge-{version}/state");
+        let shows = |expected: &str| {
+            wait_for(&format!("the bridge is {expected}"), || {
+                let arguments = ["-p", &port, "-t", &state, "-C", "1", "-W", "2"];
+                let (_, shown, _) = run(Command::new("mosquitto_sub").args(arguments));
+                (shown.trim() == expected).then_some(())
+            });
+        };
+        shows("1");
         let ours = folder.path().join(format!("ours-{version}"));
         let theirs = folder.path().join(format!("theirs-{version}"));
         let far_port = far.port.to_string();

@@ -95,3 +95,33 @@ async fn version(stream: &mut TcpStream, begun: &mut BytesMut) -> std::io::Resul
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn told(connect: &[u8], refused: Refused) -> Vec<u8> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        Refusals::new().tell(stream, Transport::Tcp, refused);
+        client.write_all(connect).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn every_version_is_told_as_it_understands() {
+        let newest = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01a";
+        for (refused, code) in [(Refused::TooFast, 0x9F), (Refused::AddressFull, 0x97), (Refused::Full, 0x89), (Refused::ShutOut, 0x8A)] {
+            assert_eq!(told(newest, refused).await, [0x20, 3, 0, code, 0], "{refused}");
+        }
+        assert_eq!(told(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a", Refused::TooFast).await, [0x20, 2, 0, 3]);
+        assert_eq!(told(b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x01a", Refused::TooFast).await, [0x20, 2, 0, 3]);
+        assert!(told(b"\xc0\x00", Refused::TooFast).await.is_empty());
+    }
+}
