@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Failure, USAGE, put, say};
-use crate::config::{self, presets};
+use crate::config::{self, Factory, presets};
 use crate::field::serial::Speed;
 
 /// The arguments of the command; what is not given is asked for in a terminal, and has its default otherwise.
@@ -25,7 +25,7 @@ pub(super) struct Init {
     /// A serial device with Modbus RTU
     #[arg(long, value_name = "DEVICE", conflicts_with = "modbus_tcp")]
     serial: Option<String>,
-    /// Its speed
+    /// Its speed [default: the one the profile's devices are delivered with, or 9600 8N1]
     #[arg(long)]
     speed: Option<String>,
     /// A Modbus TCP device
@@ -34,7 +34,7 @@ pub(super) struct Init {
     /// What the first instrument is; `wellhead profiles` shows them
     #[arg(long)]
     profile: Option<String>,
-    /// Its Modbus address
+    /// Its Modbus address [default: the one the profile's devices are delivered with, or 1]
     #[arg(long)]
     unit: Option<u8>,
     /// Its name
@@ -110,8 +110,16 @@ fn adapters() -> Vec<String> {
 fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let site = answer(init.site.as_ref(), asks, "Name of this site (letters, digits, dashes)", &host)?;
-    let line = line(init, asks)?;
-    let device = if line.is_empty() { String::new() } else { device(init, asks)? };
+    let on_line = match wire(init, asks)? {
+        None => None,
+        Some(wire) => {
+            let profile = profile(init, asks)?;
+            let folder = file.parent().unwrap_or(Path::new("."));
+            // What is wrong with a profile of the user's own is told when the whole file is checked.
+            let factory = config::factory(folder, &profile).unwrap_or_default();
+            Some((line(init, asks, &wire, &factory)?, device(init, asks, &profile, &factory)?))
+        }
+    };
     let uplink = answer(init.uplink.as_ref(), asks, "Remote broker, such as mqtts://cloud.example.net (nothing for none)", "")?;
     let is_installed = file.starts_with("/etc/wellhead");
     let folder = init.folder.clone().unwrap_or_else(|| if is_installed { "/var/lib/wellhead" } else { "wellhead-data" }.to_owned());
@@ -122,10 +130,10 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
         config::VERSION,
         quoted(&site)
     );
-    if line.is_empty() {
-        out.push_str("# lines:                            # the wires; `wellhead scan /dev/ttyUSB0` finds who is on one\n#   - { name: bus, serial: /dev/ttyUSB0, speed: 9600 8N1 }\n# devices:                          # what is on them; `wellhead profiles` shows the instruments that are known\n#   - { name: meter, line: bus, unit: 1, profile: eastron-sdm120 }\n\n");
-    } else {
+    if let Some((line, device)) = on_line {
         out.push_str(&format!("lines:                              # the wires\n  - {{ name: bus, {line} }}\n\ndevices:                            # the instruments on them\n{device}\n"));
+    } else {
+        out.push_str("# lines:                            # the wires; `wellhead scan /dev/ttyUSB0` finds who is on one\n#   - { name: bus, serial: /dev/ttyUSB0, speed: 9600 8N1 }\n# devices:                          # what is on them; `wellhead profiles` shows the instruments that are known\n#   - { name: meter, line: bus, unit: 1, profile: eastron-sdm120 }\n\n");
     }
     out.push_str("topics: '{site}/{device}/{point}'   # where values are published; writes arrive on <topic>/set\n\n");
     out.push_str(
@@ -144,10 +152,18 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
     Ok(out)
 }
 
-/// The keys of the line; empty without one.
-fn line(init: &Init, asks: bool) -> Result<String, Failure> {
+/// What the first line is.
+enum Wire {
+    /// A serial device.
+    Serial(String),
+    /// The address of a Modbus TCP device.
+    ModbusTcp(String),
+}
+
+/// What the instrument is on; `None` for a gateway without one.
+fn wire(init: &Init, asks: bool) -> Result<Option<Wire>, Failure> {
     if let Some(address) = &init.modbus_tcp {
-        return Ok(format!("modbus_tcp: {}", quoted(address)));
+        return Ok(Some(Wire::ModbusTcp(address.clone())));
     }
     let adapters = adapters();
     if asks && init.serial.is_none() {
@@ -163,23 +179,36 @@ fn line(init: &Init, asks: bool) -> Result<String, Failure> {
             Some((flag, _)) => {
                 Err(Failure { code: USAGE, message: format!("{flag} is for an instrument on a line; add --serial or --modbus-tcp") })
             }
-            None => Ok(wire),
+            None => Ok(None),
         };
     }
-    if !wire.starts_with('/') && init.serial.is_none() {
-        return Ok(format!("modbus_tcp: {}", quoted(&wire)));
-    }
-    let speed = answer(init.speed.as_ref(), asks, "Speed", "9600 8N1")?;
-    let speed = speed.parse::<Speed>().map_err(|message| Failure { code: USAGE, message })?;
-    Ok(format!("serial: {}, speed: {speed}", quoted(&wire)))
+    Ok(Some(if wire.starts_with('/') || init.serial.is_some() { Wire::Serial(wire) } else { Wire::ModbusTcp(wire) }))
 }
 
-fn device(init: &Init, asks: bool) -> Result<String, Failure> {
-    let profile = loop {
+/// The keys of the line.
+fn line(init: &Init, asks: bool, wire: &Wire, factory: &Factory) -> Result<String, Failure> {
+    match wire {
+        Wire::ModbusTcp(address) => {
+            // 502 is the port where none is written.
+            let port = factory.port.filter(|port| *port != 502 && !address.contains(':'));
+            Ok(format!("modbus_tcp: {}", quoted(&port.map_or_else(|| address.clone(), |port| format!("{address}:{port}")))))
+        }
+        Wire::Serial(path) => {
+            let usual = factory.speeds.first().map_or_else(|| "9600 8N1".to_owned(), ToString::to_string);
+            let speed = answer(init.speed.as_ref(), asks, "Speed", &usual)?;
+            let speed = speed.parse::<Speed>().map_err(|message| Failure { code: USAGE, message })?;
+            Ok(format!("serial: {}, speed: {speed}", quoted(path)))
+        }
+    }
+}
+
+/// The name of a profile; empty for registers that are mapped by hand.
+fn profile(init: &Init, asks: bool) -> Result<String, Failure> {
+    loop {
         let typed =
             answer(init.profile.as_ref(), asks, "What is on it? A profile, or a word to look for (nothing to map registers by hand)", "")?;
         if typed.is_empty() || presets::text(&typed).is_some() || !asks || init.profile.is_some() {
-            break typed;
+            return Ok(typed);
         }
         let wanted = typed.to_lowercase();
         let found: Vec<&str> = presets::names().filter(|name| name.contains(&wanted)).collect();
@@ -188,16 +217,24 @@ fn device(init: &Init, asks: bool) -> Result<String, Failure> {
         } else {
             format!("  there is {}", found.join(", "))
         });
-    };
+    }
+}
+
+fn device(init: &Init, asks: bool, profile: &str, factory: &Factory) -> Result<String, Failure> {
     // A plain instrument has no Modbus address.
-    if presets::text(&profile).is_some_and(|text| text.lines().any(|line| line.starts_with("text:"))) {
+    if presets::text(profile).is_some_and(|text| text.lines().any(|line| line.starts_with("text:"))) {
         let name = answer(init.name.as_ref(), asks, "Its name", "instrument")?;
         return Ok(format!(
             "  - {{ name: {}, line: bus, profile: {profile} }}   # `wellhead profiles {profile}` shows its points\n",
             quoted(&name)
         ));
     }
-    let unit = answer(init.unit.map(|unit| unit.to_string()).as_ref(), asks, "Its Modbus address", "1")?;
+    let unit = answer(
+        init.unit.map(|unit| unit.to_string()).as_ref(),
+        asks,
+        "Its Modbus address",
+        &factory.units.first().unwrap_or(&1).to_string(),
+    )?;
     let name = answer(init.name.as_ref(), asks, "Its name", "meter")?;
     let unit: u8 = unit.parse().map_err(|_| Failure { code: USAGE, message: format!("`{unit}` is no Modbus address; type 1 to 247") })?;
     let name = quoted(&name);

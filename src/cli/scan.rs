@@ -1,7 +1,9 @@
 //! `wellhead scan`: who is on a line, and how it wants to be spoken to.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +12,7 @@ use serde::Serialize;
 
 use super::line::{Meant, Reach, Via};
 use super::{Failure, put, say};
-use crate::config::{self, presets};
+use crate::config::{self, Factory, presets};
 use crate::field::Wire;
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
@@ -32,16 +34,21 @@ const FOR_IDENTITY: u32 = 3;
   wellhead scan bus-a                            the units of a line of the YAML file, through the gateway that runs
   wellhead scan /dev/ttyUSB0 --units 1-10        a line that nobody has described yet
   wellhead scan /dev/ttyUSB0 --speed all         at every usual speed and parity
+  wellhead scan /dev/ttyUSB0 --profile siemens-pac2200   with the speed and unit such a device is delivered with
   wellhead scan 192.168.1.20 --yaml              a block for gateway.yaml")]
 pub(super) struct Scan {
     /// A line of the YAML file, a serial device, or the address of a Modbus TCP device
     line: String,
-    /// Modbus addresses
-    #[arg(long, default_value = "1-247", value_parser = units)]
-    units: Units,
-    /// A serial speed to try, such as '19200 8E1', or all; can be given several times [default: that of the line, 9600 8N1]
+    /// Modbus addresses [default: 1-247, or what devices of the profile are delivered with]
+    #[arg(long, value_parser = units)]
+    units: Option<Units>,
+    /// A serial speed to try, such as '19200 8E1', or all; can be given several times [default: what devices of the profile are delivered
+    /// with, that of the line, 9600 8N1]
     #[arg(long = "speed", value_name = "SPEED")]
     speeds: Vec<String>,
+    /// Look for a device as it is delivered; `wellhead profiles NAME` shows its speed and unit
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
     /// For scripts
     #[arg(long)]
     json: bool,
@@ -75,20 +82,29 @@ struct Found {
     /// A profile whose name fits to what it says it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
+    /// How devices of that profile are delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    factory: Option<Factory>,
 }
 
 /// Scans a line and prints what was found.
 pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
     let meant = scan.via.meant(&scan.line)?;
-    let speeds = speeds(scan, &meant)?;
-    let total = speeds.len() * scan.units.0.len();
+    let factory = delivered(scan)?;
+    let speeds = speeds(scan, &meant, &factory)?;
+    let units = match &scan.units {
+        Some(units) => units.0.clone(),
+        None if factory.units.is_empty() => (1..=247).collect(),
+        None => factory.units,
+    };
+    let total = speeds.len() * units.len();
     let bar = progress(u64::try_from(total).unwrap_or(u64::MAX));
     let mut found: Vec<Found> = Vec::new();
     let mut garbage = 0;
     for speed in &speeds {
         let here = at_speed(&meant, *speed);
         let mut reach = here.reach()?;
-        for unit in &scan.units.0 {
+        for unit in &units {
             bar.set_message(speed.map_or_else(String::new, |speed| speed.to_string()));
             match reach.ask(*unit, &first_of(Table::Holding, 0, 1), scan.via.within.0)? {
                 Said::Words(_) | Said::Exception(_) => found.push(describe(&mut reach, *unit, *speed, scan.via.within.0)?),
@@ -110,8 +126,20 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How devices of the profile that is looked for are delivered; empty without one.
+fn delivered(scan: &Scan) -> Result<Factory, Failure> {
+    let Some(name) = &scan.profile else { return Ok(Factory::default()) };
+    config::factory(Path::new("."), name).ok_or_else(|| {
+        let hint = config::suggestion(name, presets::names());
+        Failure {
+            code: super::USAGE,
+            message: format!("there is no profile \"{name}\"; {hint} (`wellhead profiles` lists those that come with the program)"),
+        }
+    })
+}
+
 /// The speeds to try; `None` for the line as it is.
-fn speeds(scan: &Scan, meant: &Meant) -> Result<Vec<Option<Speed>>, Failure> {
+fn speeds(scan: &Scan, meant: &Meant, factory: &Factory) -> Result<Vec<Option<Speed>>, Failure> {
     let Wire::Serial(port) = &meant.line.wire else {
         return if scan.speeds.is_empty() {
             Ok(vec![None])
@@ -119,7 +147,8 @@ fn speeds(scan: &Scan, meant: &Meant) -> Result<Vec<Option<Speed>>, Failure> {
             Err(Failure::runtime("only a serial line has a speed; remove --speed"))
         };
     };
-    if scan.speeds.is_empty() {
+    let is_default = scan.speeds.is_empty() && (factory.speeds.is_empty() || factory.speeds == [port.speed]);
+    if is_default {
         return Ok(vec![Some(port.speed)]);
     }
     if meant.is_owned()? {
@@ -129,6 +158,9 @@ fn speeds(scan: &Scan, meant: &Meant) -> Result<Vec<Option<Speed>>, Failure> {
         )));
     }
     let mut speeds = Vec::new();
+    if scan.speeds.is_empty() {
+        speeds.extend(factory.speeds.iter().copied().map(Some));
+    }
     for typed in &scan.speeds {
         if typed == "all" {
             let all = FRAMES.iter().flat_map(|frame| BAUDS.iter().map(move |baud| format!("{baud} {frame}")));
@@ -166,7 +198,8 @@ fn describe(reach: &mut Reach, unit: u8, speed: Option<Speed>, within: Duration)
         }
     }
     let profile = identity.as_deref().and_then(profile_for);
-    Ok(Found { unit, speed: speed.map(|speed| speed.to_string()), identity, sunspec, profile })
+    let factory = profile.as_deref().and_then(|profile| config::factory(Path::new("."), profile)).filter(|factory| !factory.is_empty());
+    Ok(Found { unit, speed: speed.map(|speed| speed.to_string()), identity, sunspec, profile, factory })
 }
 
 /// The profile whose model stands in what a device says it is.
@@ -185,10 +218,18 @@ fn table(found: &[Found]) -> String {
     }
     // Writing to a text cannot fail.
     let _ = writeln!(out, "{:>4}  {:<12} {:<8} {:<28} identity", "unit", "speed", "sunspec", "profile");
-    for Found { unit, speed, identity, sunspec, profile } in found {
+    for Found { unit, speed, identity, sunspec, profile, .. } in found {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         let sunspec = sunspec.map_or_else(|| "-".to_owned(), |place| format!("at {place}"));
         let _ = writeln!(out, "{unit:>4}  {:<12} {sunspec:<8} {:<28} {}", or_dash(speed), or_dash(profile), or_dash(identity));
+    }
+    let mut told = BTreeSet::new();
+    for found in found {
+        if let (Some(profile), Some(factory)) = (&found.profile, &found.factory)
+            && told.insert(profile)
+        {
+            let _ = writeln!(out, "{profile} is delivered with {factory}");
+        }
     }
     out
 }
@@ -250,5 +291,25 @@ mod tests {
         assert_eq!(profile_for("Eastron SDM630-Modbus V2").as_deref(), Some("eastron-sdm630"));
         assert_eq!(profile_for("SIEMENS SENTRON PAC3200 1.0"), Some("siemens-pac3200".to_owned()));
         assert_eq!(profile_for("ACME 1.2"), None);
+    }
+
+    #[test]
+    fn a_device_that_is_recognised_is_shown_with_the_settings_of_its_factory() {
+        let found = |unit| Found {
+            unit,
+            speed: Some("9600 8E1".to_owned()),
+            identity: Some("Eastron SDM120".to_owned()),
+            sunspec: None,
+            profile: Some("eastron-sdm120".to_owned()),
+            factory: config::factory(Path::new("/"), "eastron-sdm120"),
+        };
+        let shown = table(&[found(3), found(4)]);
+        assert_eq!(
+            shown.lines().filter(|line| *line == "eastron-sdm120 is delivered with 2400 8N1 or 9600 8N1, unit 1").count(),
+            1,
+            "{shown}"
+        );
+        let json = serde_json::to_value(found(3)).unwrap();
+        assert_eq!(json["factory"], serde_json::json!({ "speeds": ["2400 8N1", "9600 8N1"], "units": [1] }));
     }
 }

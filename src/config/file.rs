@@ -20,7 +20,7 @@ mod point;
 mod text;
 mod uplink;
 
-pub(super) use point::{BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, ReadBack};
+pub(super) use point::{BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, ReadBack, Writable};
 
 pub(super) use text::Text;
 
@@ -193,9 +193,24 @@ impl<'de> Deserialize<'de> for Units {
 #[serde(deny_unknown_fields)]
 pub(super) struct Simulated {}
 
+/// How a device leaves its factory. Where makers or sources name several settings, the usual one is the first.
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Factory {
+    /// Speed of a serial line: one or a list.
+    pub(super) speed: Option<OneOrMore<Speed>>,
+    /// Modbus address: one or a list.
+    pub(super) unit: Option<OneOrMore<u8>>,
+    /// TCP port.
+    #[schemars(range(min = 1))]
+    pub(super) port: Option<u16>,
+}
+
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Profile {
+    /// How the device leaves its factory: what `init` and `scan` suggest, and what `check` compares with. Default not known.
+    pub(super) factory: Option<Factory>,
     /// How a plain instrument talks.
     pub(super) text: Option<Text>,
     /// Order of bytes and words of all its points. Default ABCD.

@@ -5,10 +5,11 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
+//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `factory` (how devices are delivered), `renamed` (points of profiles that had other names), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
 
 mod change;
 mod document;
+mod factory;
 mod fault;
 mod file;
 mod include;
@@ -16,6 +17,7 @@ mod migrate;
 pub mod presets;
 mod profiles;
 mod references;
+mod renamed;
 mod resolve;
 pub mod schema;
 mod sunspec;
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 pub use change::Diff;
 pub use document::table;
+pub use factory::{Factory, factory};
 pub use fault::{Fault, suggestion};
 pub use migrate::VERSION;
 pub use traffic::{MONTH, Traffic, load as load_of, size, traffic};

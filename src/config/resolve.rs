@@ -2,6 +2,7 @@
 
 mod advice;
 mod broker;
+mod factory;
 mod field;
 mod manners;
 mod meaning;
@@ -21,6 +22,7 @@ use super::document::{Document, Step};
 use super::fault::Faults;
 use super::file::File;
 use super::profiles::Profiles;
+use super::renamed::renamed;
 use super::{Gateway, fault};
 use crate::message::{Class, SessionLost};
 use crate::mqtt::{QoS, TopicName};
@@ -89,7 +91,11 @@ impl Check<'_> {
 
     /// Notes a name that is none.
     fn unknown(&mut self, path: &[Step], what: &str, name: &str, known: &[String]) {
-        let hint = fault::suggestion(name, known.iter().map(String::as_str));
+        let renamed = renamed(name, |new| known.iter().any(|known| known == new));
+        let hint = match renamed.filter(|_| what.starts_with("point")) {
+            Some(new) => format!("it is called \"{new}\""),
+            None => fault::suggestion(name, known.iter().map(String::as_str)),
+        };
         self.fault(path, format!("there is no {what} \"{name}\"; {hint}"));
     }
 
@@ -163,6 +169,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
     let field::Field { lines, reports, availability, groups } = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
     let uplinks = north::uplinks(&mut check, broker.is_some());
+    factory::settings(&mut check);
     advice::loads(&mut check, &lines);
     advice::uplinks(&mut check, &uplinks, &lines, (&reports, &availability));
     let (data_folder, outbox) = north::outbox(&mut check);

@@ -178,8 +178,12 @@ looks! {
         "examples": [0.5, "2%"]
     };
     BrokenValue: "BrokenValue" = {
-        "description": "A raw value, or what a string or a date reads.",
-        "type": ["number", "string"], "examples": [32767, 0xFFFF, "N/A"]
+        "description": "A raw value, all from one to another, or what a string or a date reads.",
+        "anyOf": [
+            { "type": ["number", "string"] },
+            { "type": "object", "required": ["from", "to"], "additionalProperties": false, "properties": { "from": { "description": "The first raw value.", "type": "number" }, "to": { "description": "The last raw value.", "type": "number" } } }
+        ],
+        "examples": [32767, 0xFFFF, "N/A", { "from": 65528, "to": 65535 }]
     };
     Hole: "Hole" = {
         "description": "A table and registers from zero.",

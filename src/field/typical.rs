@@ -311,7 +311,9 @@ fn code(quantity: &Quantity<'_>) -> Option<f64> {
     let fits = |code: i64| {
         let (least, most) = limits(quantity);
         (least..=most).contains(&meant(code))
-            && !quantity.meaning.is_some_and(|meaning| meaning.broken_numbers().any(|broken| broken == code as f64))
+            && !quantity
+                .meaning
+                .is_some_and(|meaning| meaning.broken_numbers().any(|(first, last)| (first..=last).contains(&(code as f64))))
     };
     let possible: Vec<&(i64, String)> = known.iter().filter(|(code, _)| fits(*code)).collect();
     let is_well = |text: &str| text.to_ascii_lowercase().split([' ', ',']).any(|word| WELL.contains(&word));
@@ -362,14 +364,16 @@ fn between((from, to): (f64, f64), (least, most): (f64, f64)) -> (f64, f64) {
 /// The larger side of a value that means "no value".
 fn without_broken((from, to): (f64, f64), meaning: &Meaning) -> (f64, f64) {
     let step = if meaning.kind.is_integer() { meaning.scale.abs() } else { 0.01 * (to - from).abs().max(0.01) };
-    let broken = meaning.broken_numbers().map(|raw| raw * meaning.scale + meaning.offset);
-    broken.fold((from, to), |(from, to), broken| {
-        if broken < from - step || broken > to + step {
+    let shown = |raw: f64| meaning.kind.as_held(raw) * meaning.scale + meaning.offset;
+    let broken = meaning.broken_numbers().map(|(first, last)| (shown(first), shown(last)));
+    broken.fold((from, to), |(from, to), (one, other)| {
+        let (low, high) = (one.min(other), one.max(other));
+        if high < from - step || low > to + step {
             (from, to)
-        } else if broken - from > to - broken {
-            (from.min(broken - 2.0 * step), broken - 2.0 * step)
+        } else if low - from > to - high {
+            (from.min(low - 2.0 * step), low - 2.0 * step)
         } else {
-            (broken + 2.0 * step, to.max(broken + 2.0 * step))
+            (high + 2.0 * step, to.max(high + 2.0 * step))
         }
     })
 }

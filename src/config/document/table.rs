@@ -186,11 +186,15 @@ mod tests {
 
     #[test]
     fn points_go_into_a_table_and_come_back_as_they_were() {
-        let text = "profiles:\n  m:\n    points:\n      flow: { at: 40001, type: f32, unit: m3/h, deadband: 2% }\n      mode: { holding: 5, words: { 0: stop, 1: 'on' } }\n      phases: { holding: 10, type: u16, array: { count: 3, stride: 2 }, broken_value: [ 1, 2 ] }\ndevices:\n  - { name: d, profile: m, points: { flow: { scale: 0.1 }, own: { coil: 1 } } }\n";
+        let text = "profiles:\n  m:\n    points:\n      flow: { at: 40001, type: f32, unit: m3/h, deadband: 2% }\n      mode: { holding: 5, words: { 0: stop, 1: 'on' } }\n      phases: { holding: 10, type: u16, array: { count: 3, stride: 2 }, broken_value: [ 1, { from: 5, to: 7 } ], positive: import }\ndevices:\n  - { name: d, profile: m, points: { flow: { scale: 0.1 }, own: { coil: 1 } } }\n";
         let table = points_of(text, Path::new(""), "d").unwrap();
-        assert_eq!(table.columns, ["name", "at", "type", "unit", "deadband", "scale", "holding", "words", "array", "broken_value", "coil"]);
-        assert_eq!(table.rows[0], ["flow", "40001", "f32", "m3/h", "2%", "0.1", "", "", "", "", ""]);
+        assert_eq!(
+            table.columns,
+            ["name", "at", "type", "unit", "deadband", "scale", "holding", "words", "array", "broken_value", "positive", "coil"]
+        );
+        assert_eq!(table.rows[0], ["flow", "40001", "f32", "m3/h", "2%", "0.1", "", "", "", "", "", ""]);
         assert_eq!(table.rows[1][7], "{0: stop, 1: 'on'}");
+        assert_eq!(table.rows[2][9], "[1, {from: 5, to: 7}]");
         let back = points_from(&table).unwrap_or_else(|faults| panic!("{faults:?}"));
         assert!(back.contains("  flow: { at: 40001, type: f32, unit: m3/h, deadband: 2%, scale: 0.1 }\n"), "{back}");
         let again = points_of(
@@ -200,6 +204,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((again.rows.len(), again.rows[1][7].as_str()), (4, "{0: stop, 1: 'on'}"));
+        assert_eq!(again.rows[2][9], "[1, {from: 5, to: 7}]");
         assert!(
             points_of(text, Path::new(""), "eastron-sdm120").unwrap().rows.len() > 10
                 && points_of(text, Path::new(""), "nothing").is_none()

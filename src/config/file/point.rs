@@ -81,9 +81,11 @@ pub(in crate::config) struct BrokenValue(pub(in crate::config) Sentinel);
 impl<'de> Deserialize<'de> for BrokenValue {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        let known = value.as_f64().map(Sentinel::Number).or_else(|| value.as_str().map(|text| Sentinel::Text(text.trim().into())));
-        known.map(Self).ok_or_else(|| {
-            de::Error::custom(format!("{value} is not a raw value; type a number such as 32767 or 0xFFFF, or for a string its text"))
+        let end = |key: &str| value.get(key)?.as_f64();
+        let range = || (value.as_object()?.len() == 2).then_some(Sentinel::Range(end("from")?, end("to")?));
+        let text = || value.as_str().map(|text| Sentinel::Text(text.trim().into()));
+        value.as_f64().map(Sentinel::Number).or_else(text).or_else(range).map(Self).ok_or_else(|| {
+            de::Error::custom(format!("{value} is not a raw value; type a number such as 32767 or 0xFFFF, a range such as {{ from: 0xFFF8, to: 0xFFFF }}, or for a string its text"))
         })
     }
 }
@@ -104,6 +106,27 @@ impl<'de> Deserialize<'de> for Deadband {
             de::Error::custom(format!("{value} is not a deadband; type a number such as 0.5, or a part of the value such as 2%"))
         })
     }
+}
+
+/// The direction in which a value counts above zero. Published values keep to one convention: what flows into the installation of the
+/// site is positive, so that grid + production + battery = consumption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Positive {
+    /// Drawn from the grid, or through a meter from the side of the supply.
+    Import,
+    /// Fed into the grid; for values that count nothing else.
+    Export,
+    /// Into a battery; for values that count nothing else.
+    Charge,
+    /// Out of a battery.
+    Discharge,
+    /// Taken by a load.
+    Consumption,
+    /// Given by a generator, an inverter or a string of modules.
+    Production,
+    /// Without direction: never below zero.
+    Magnitude,
 }
 
 /// How bits are counted.
@@ -188,12 +211,22 @@ impl<'de> Deserialize<'de> for ReadBack {
     }
 }
 
+/// What a device takes at a point.
+#[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Writable {
+    /// The least value. Default not known.
+    pub(in crate::config) min: Option<f64>,
+    /// The highest value. Default not known.
+    pub(in crate::config) max: Option<f64>,
+}
+
 #[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Write {
-    /// Values below are refused. Default that of the point.
+    /// Values below are refused. Default that of `writable`, then that of the point.
     pub(in crate::config) min: Option<f64>,
-    /// Values above are refused. Default that of the point.
+    /// Values above are refused. Default that of `writable`, then that of the point.
     pub(in crate::config) max: Option<f64>,
     /// Only whole steps are taken. Default any.
     pub(in crate::config) step: Option<f64>,
@@ -308,7 +341,7 @@ point! {
     decimals: u8,
     /// The point that holds the power of ten, as in SunSpec.
     scale_from: String,
-    /// Raw values that mean "no value", or what a string or a date reads then: one or a list.
+    /// Raw values that mean "no value", or what a string or a date reads then: one, a range `{ from: 65528, to: 65535 }`, or a list of them.
     broken_value: OneOrMore<BrokenValue>,
     /// Text for raw values; those without stay numbers.
     words: IndexMap<i64, String>,
@@ -329,6 +362,8 @@ point! {
     as_text: bool,
     /// The unit, for people, such as m3/h.
     unit: String,
+    /// For people: the direction of values above zero, of power, energy and current.
+    positive: Positive,
     /// How often it is read. Default 10s, at least 1ms.
     every: Span,
     /// Points of one group are read by one request, and written by one.
@@ -362,6 +397,8 @@ point! {
     notation: Notation,
     /// What a simulator shows.
     simulate: Wave,
+    /// The device lets it be written, within these limits; that does not permit it, `write` does. Default not known.
+    writable: Writable,
     /// It may be written, by a message on `<topic>/set`. Default not.
     write: Write,
 }

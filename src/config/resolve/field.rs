@@ -21,7 +21,7 @@ const SHORTEST_ANSWER: Duration = Duration::from_millis(5);
 const DEFAULT_ANSWER: Duration = Duration::from_secs(1);
 /// In the name of devices that are given by their `units`.
 const UNIT: &str = "{unit}";
-const DEFAULT_SPEED: &str = "9600 8N1";
+pub(super) const DEFAULT_SPEED: &str = "9600 8N1";
 
 /// Collects points and topics over all devices.
 #[derive(Default)]

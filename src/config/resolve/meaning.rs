@@ -103,6 +103,20 @@ impl Context<'_> {
             }
             Sentinel::Number(number) if !kind.holds(*number) => check
                 .fault(&path, format!("a register of this type never holds {number}; type the raw value, before scale and with its sign")),
+            Sentinel::Range(..) if kind.is_text() => {
+                check.fault(&path, "this type reads text, which has no range; type what it reads then, in quotation marks");
+            }
+            Sentinel::Range(first, last) => match [*first, *last].into_iter().find(|number| !kind.holds(*number)) {
+                Some(number) => check.fault(
+                    &path,
+                    format!("a register of this type never holds {number}; type the raw value, before scale and with its sign"),
+                ),
+                None if kind.as_held(*first) > kind.as_held(*last) => {
+                    let (first, last) = (kind.as_held(*first), kind.as_held(*last));
+                    check.fault(&path, format!("no value of this type is from {first} to {last}; type the smaller one first"));
+                }
+                None => {}
+            },
             Sentinel::Text(text) if !kind.is_text() && !is_written => check.fault(
                 &path,
                 format!("a register of this type never holds \"{text}\"; type the raw value as a number, such as 32767 or 0xFFFF"),

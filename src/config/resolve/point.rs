@@ -9,6 +9,7 @@ use super::{Check, at};
 use crate::config::Group;
 use crate::config::document::Step;
 use crate::config::file;
+use crate::config::renamed::renamed;
 use crate::field::decode::{ByteOrder, Kind, Part, Register, Sentinel, Table};
 use crate::field::formula::Formula;
 use crate::field::write::{ReadBack, Rules};
@@ -61,6 +62,7 @@ impl Context<'_> {
     }
 
     fn write(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, source: &Source) -> Option<Box<Rules>> {
+        let writable = self.writable(check, name, spec);
         let write = spec.write?;
         let path = self.path(name, "write");
         let Source::Register { register, exponent } = source else {
@@ -97,8 +99,8 @@ impl Context<'_> {
             tolerance: read_back.tolerance.unwrap_or(0.0).abs(),
         });
         Some(Box::new(Rules {
-            min: write.min.or(meaning.min),
-            max: write.max.or(meaning.max),
+            min: write.min.or(writable.min).or(meaning.min),
+            max: write.max.or(writable.max).or(meaning.max),
             step: write.step,
             at_most_every: write.at_most_every.map(|span| span.0),
             good_for: write.good_for.map_or(DEFAULT_GOOD_FOR, |span| span.0),
@@ -107,6 +109,15 @@ impl Context<'_> {
             repeat: write.repeat.unwrap_or(true),
             allow_split: write.allow_split,
         }))
+    }
+
+    /// What the device takes, whether or not it may be written.
+    fn writable(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> file::Writable {
+        let writable = spec.writable.unwrap_or_default();
+        if writable.min.zip(writable.max).is_some_and(|(min, max)| min > max) {
+            check.fault(&self.path(name, "writable"), "no value is between these limits; `min` is the smaller one");
+        }
+        writable
     }
 
     /// The topics by which groups of points are written at once.
@@ -315,8 +326,9 @@ impl Context<'_> {
         let register = place.filter(|(table, _)| !table.is_bits()).map(|(table, address)| {
             let mut register = Register::new(table, address, kind);
             register.meaning.order = self.order(spec);
+            let own = spec.broken_value.iter().flat_map(|list| list.0.iter().map(|broken| broken.0.clone()));
             // "Not implemented" of SunSpec.
-            register.meaning.broken = [Sentinel::Number(-32768.0)].into();
+            register.meaning.broken = std::iter::once(Sentinel::Number(-32768.0)).chain(own).collect();
             register
         });
         if register.is_none() || !matches!(kind, Kind::I16 | Kind::U16) {
@@ -361,12 +373,15 @@ impl Context<'_> {
             }
             [] if self.simulated => Some(None),
             [] => {
-                check.missing(
-                    &self.path(name, "at"),
-                    format!(
+                // A point that adds to one of the profile, by a name that the profile does not have.
+                let renamed = self.profile.and_then(|profile| renamed(name, |new| profile.points.contains_key(new)));
+                let message = match renamed {
+                    Some(new) => format!("the profile has no point \"{name}\"; it is called \"{new}\""),
+                    None => format!(
                         "point \"{name}\" says not where it is; add `at: 40001` (as printed in the manual) or `holding: 0` (from zero)"
                     ),
-                );
+                };
+                check.missing(&self.path(name, "at"), message);
                 None
             }
             _ => {

@@ -470,7 +470,7 @@ impl Kind {
 
     /// The value that a sentinel written as plain bits stands for: 32768 is -32768 in an i16.
     #[allow(clippy::cast_possible_wrap)]
-    pub(super) fn as_held(self, number: f64) -> f64 {
+    pub fn as_held(self, number: f64) -> f64 {
         if !self.is_signed() {
             return number;
         }

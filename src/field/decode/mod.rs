@@ -98,6 +98,8 @@ pub struct Array {
 pub enum Sentinel {
     /// A number; where the type cannot show it, the bits that stand there.
     Number(f64),
+    /// All numbers from the first to the last, as a register holds them before scale and offset.
+    Range(f64, f64),
     /// What a string or a date reads.
     Text(Arc<str>),
 }
@@ -168,10 +170,11 @@ impl Meaning {
         }
     }
 
-    /// Numbers that mean "no value".
-    pub fn broken_numbers(&self) -> impl Iterator<Item = f64> + '_ {
+    /// Numbers that mean "no value": the first and the last of each range, which are one for a number by itself.
+    pub fn broken_numbers(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
         self.broken.iter().filter_map(|broken| match broken {
-            Sentinel::Number(number) => Some(*number),
+            Sentinel::Number(number) => Some((*number, *number)),
+            Sentinel::Range(first, last) => Some((*first, *last)),
             Sentinel::Text(_) => None,
         })
     }
@@ -259,9 +262,9 @@ impl Meaning {
         if is_broken { Err(NO_VALUE.into()) } else { Ok(()) }
     }
 
-    /// True if one of the numbers that mean "no value" fits.
-    fn is_broken(&self, fits: impl Fn(f64) -> bool) -> bool {
-        self.broken.iter().any(|broken| matches!(broken, Sentinel::Number(number) if fits(*number)))
+    /// True if a range of numbers that mean "no value" fits, by its first and its last.
+    fn is_broken(&self, fits: impl Fn(f64, f64) -> bool) -> bool {
+        self.broken_numbers().any(|(first, last)| fits(first, last))
     }
 
     /// The value of bytes that are most significant first.
@@ -269,7 +272,8 @@ impl Meaning {
         let bits =
             bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)) & ones(u8::try_from(self.kind.bits()).unwrap_or(64));
         #[allow(clippy::cast_precision_loss)]
-        if self.is_broken(|number| !self.kind.shows(number) && bits as f64 == number) {
+        let is_hidden = |first: f64, last: f64| !(self.kind.shows(first) && self.kind.shows(last));
+        if self.is_broken(|first, last| is_hidden(first, last) && (first..=last).contains(&(bits as f64))) {
             return Err(NO_VALUE.into());
         }
         let raw = match (self.kind, self.part) {
@@ -294,7 +298,7 @@ impl Meaning {
         if !raw.as_f64().is_finite() {
             return Err("not a number".into());
         }
-        if self.is_broken(|number| raw.is(self.kind.as_held(number))) {
+        if self.is_broken(|first, last| raw.is_between(self.kind.as_held(first), self.kind.as_held(last))) {
             return Err(NO_VALUE.into());
         }
         let raw = self.part_of(raw);

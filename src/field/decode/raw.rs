@@ -33,12 +33,12 @@ impl Raw {
         }
     }
 
-    /// True if it is `number`, in the precision it was measured in.
-    #[allow(clippy::float_cmp, clippy::cast_possible_truncation)]
-    pub(super) fn is(&self, number: f64) -> bool {
+    /// True if it is from `first` to `last`, in the precision it was measured in.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(super) fn is_between(&self, first: f64, last: f64) -> bool {
         match self {
-            Self::F32(f) => *f == number as f32,
-            other => other.as_f64() == number,
+            Self::F32(f) => (first as f32..=last as f32).contains(f),
+            other => (first..=last).contains(&other.as_f64()),
         }
     }
 

@@ -109,6 +109,11 @@ fn scale_bits_words_and_sentinels() {
     assert_eq!(flags.decode(&[0], None), Ok(Value::List(Vec::new())));
     let wide = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I64, [Sentinel::Number(9_223_372_036_854_775_808.0)].into()));
     assert!(wide.decode(&[0x8000, 0, 0, 0], None).is_err(), "not implemented, in 64 bits");
+    let codes = meaning(|meaning| meaning.broken = [Sentinel::Range(65528.0, 65535.0)].into());
+    assert_eq!(codes.decode(&[65527], None), Ok(Value::UInt(65527)));
+    assert!((65528..=65535).all(|code| codes.decode(&[code], None).is_err()), "a range takes its first, its last and all between");
+    let signed = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::I16, [Sentinel::Range(65528.0, 65535.0)].into()));
+    assert!(signed.decode(&[0xFFF8], None).is_err() && signed.decode(&[0xFFF7], None) == Ok(Value::Int(-9)), "-8 to -1, typed as bits");
     let exact = meaning(|meaning| (meaning.kind, meaning.broken) = (Kind::F32, [Sentinel::Number(-999.9)].into()));
     assert!(exact.decode(&exact.encode(-999.9, None), None).is_err(), "in the precision of the register");
     let huge = meaning(|meaning| (meaning.kind, meaning.scale) = (Kind::F32, 1000.0));

@@ -481,6 +481,20 @@ fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadError> {
     if fits { Ok(values) } else { Err(ReadError::Garbled(format!("{} values instead of {expected}", values.len()))) }
 }
 
+/// What a scale register may hold [SunSpec Information Model 1.2, sunssf: -10 to 10]; another value is a device that starts, or a wrong address.
+const POWERS_OF_TEN: std::ops::RangeInclusive<i64> = -10..=10;
+
+/// The power of ten in a scale register, or why a value cannot be scaled by it.
+fn power_of_ten(value: &Value) -> Result<i32, Arc<str>> {
+    let power = match value {
+        Value::Int(power) => Some(*power),
+        Value::UInt(power) => i64::try_from(*power).ok(),
+        _ => None,
+    };
+    let plausible = power.filter(|power| POWERS_OF_TEN.contains(power)).and_then(|power| i32::try_from(power).ok());
+    plausible.ok_or_else(|| format!("power of ten {value} is not plausible: a scale register holds -10 to 10").into())
+}
+
 impl Block {
     /// The words of a register, or why they are not there.
     fn part<'a>(&self, words: &'a [u16], register: &Register) -> Result<&'a [u16], Arc<str>> {
@@ -490,19 +504,27 @@ impl Block {
 
     fn decode(&self, words: &[u16]) -> Values {
         let value = |point: &plan::BlockPoint| {
-            let exponent = match &point.exponent {
-                None => None,
-                Some(register) => match register.decode(self.part(words, register)?, None)? {
-                    Value::Int(power) => i32::try_from(power).ok(),
-                    Value::UInt(power) => i32::try_from(power).ok(),
-                    _ => None,
-                },
-            };
-            if exponent.is_some_and(|power| power.abs() > 30) {
-                return Err("the power of ten is not plausible".into());
-            }
+            let scale = point.exponent.as_ref();
+            let exponent = scale.map(|register| power_of_ten(&register.decode(self.part(words, register)?, None)?)).transpose()?;
             point.register.decode(self.part(words, &point.register)?, exponent)
         };
         self.points.iter().map(|point| (point.id, value(point))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_power_of_ten_that_no_scale_register_holds_is_no_scale() {
+        for power in -10..=10 {
+            assert_eq!(power_of_ten(&Value::Int(power)), Ok(i32::try_from(power).unwrap()), "{power}");
+        }
+        // 10^23 made 123 a good 1.23e25.
+        for power in [Value::Int(11), Value::Int(-11), Value::Int(23), Value::Int(30), Value::UInt(65_526), Value::Int(i64::MIN)] {
+            assert!(power_of_ten(&power).unwrap_err().contains("not plausible"), "{power}");
+        }
+        assert!(power_of_ten(&Value::Bool(true)).is_err(), "a value is never shown without the scale that belongs to it");
     }
 }

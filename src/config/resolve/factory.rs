@@ -1,0 +1,77 @@
+//! Lines and addresses that differ from the settings with which devices leave their factories.
+//!
+//! People change these settings on purpose, so there are warnings only where a change is unlikely:
+//! * the speed of a serial line that no device on it is delivered with, where the settings of all of them are known;
+//! * unit 1, because the file names none or for the only device of its line, where the device is delivered with another.
+
+use super::{Check, at};
+use crate::config::factory::{Factory, one_of};
+use crate::config::file::{Device, Line, Profile};
+use crate::field::serial::Speed;
+
+/// A device with a profile, at its index in the file.
+struct Delivered<'a> {
+    index: usize,
+    device: &'a Device,
+    profile: &'a str,
+    factory: Factory,
+}
+
+/// Warns of lines and devices whose settings are not those of the factory.
+pub(super) fn settings(check: &mut Check<'_>) {
+    let file = check.file;
+    for (index, line) in file.lines.iter().enumerate().filter(|(_, line)| line.enabled && line.simulated.is_none()) {
+        let all = file.devices.iter().enumerate().filter(|(_, device)| device.line == line.name);
+        let (total, known): (usize, Vec<Delivered<'_>>) = all.fold((0, Vec::new()), |(total, mut known), (index, device)| {
+            known.extend(delivered(check, index, device));
+            (total + 1, known)
+        });
+        if line.serial.is_some() && known.len() == total {
+            speed(check, index, line, &known);
+        }
+        for device in &known {
+            unit(check, line, device, total);
+        }
+    }
+}
+
+fn delivered<'a>(check: &Check<'a>, index: usize, device: &'a Device) -> Option<Delivered<'a>> {
+    let name = device.profile.as_ref()?;
+    let profile: &Profile = check.file.profiles.get(name).or_else(|| check.profiles.get(name)?.as_ref())?;
+    Some(Delivered { index, device, profile: name, factory: Factory::from(profile.factory.as_ref()?) })
+}
+
+fn speed(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<'_>]) {
+    let Some(speed) = line.speed.or_else(|| super::field::DEFAULT_SPEED.parse::<Speed>().ok()) else { return };
+    let is_possible = |device: &Delivered<'_>| device.factory.speeds.is_empty() || device.factory.speeds.contains(&speed);
+    let Some(first) = devices.first().filter(|_| !devices.iter().any(is_possible)) else { return };
+    let Some(usual) = first.factory.speeds.first() else { return };
+    let place = if line.speed.is_some() { at!["lines", index, "speed"].to_vec() } else { at!["lines", index].to_vec() };
+    let (name, profile, speeds) = (&line.name, first.profile, one_of(&first.factory.speeds));
+    check.warn(
+        &place,
+        format!(
+            "line \"{name}\" runs at {speed}, and no device on it is delivered with that: {profile} is delivered with {speeds}; type `speed: {usual}`, unless its speed was changed"
+        ),
+    );
+}
+
+fn unit(check: &mut Check<'_>, line: &Line, device: &Delivered<'_>, total: usize) {
+    let Delivered { index, device, profile, factory } = device;
+    let Some(usual) = factory.units.first() else { return };
+    // Without `units:` a Modbus TCP device is unit 1 if the file says nothing; on a bus that is a fault already.
+    let is_typed = device.unit.is_some();
+    if device.units.is_some() || (!is_typed && line.modbus_tcp.is_none()) {
+        return;
+    }
+    let is_suspicious = device.unit.unwrap_or(1) == 1 && (!is_typed || total == 1);
+    if !is_suspicious || factory.units.contains(&1) {
+        return;
+    }
+    let place = if is_typed { at!["devices", *index, "unit"].to_vec() } else { at!["devices", *index].to_vec() };
+    let units = one_of(&factory.units);
+    check.warn(
+        &place,
+        format!("this device is read as unit 1, and {profile} is delivered as unit {units}; type `unit: {usual}`, unless its address was changed"),
+    );
+}
