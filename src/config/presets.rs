@@ -129,7 +129,7 @@ pub fn text(name: &str) -> Option<&'static str> {
     TEXTS.get(index).map(|(_, text)| *text)
 }
 
-/// The remark behind a point of a profile: what its manual says of it, with the codes and the range that may be written.
+/// The remark behind a point of a profile: what its manual says of it, with the codes.
 pub(super) fn remark(profile: &str, point: &str) -> Option<&'static str> {
     let of_point = |line: &&'static str| line.trim_start().strip_prefix(point).is_some_and(|rest| rest.starts_with(": {"));
     let line = text(profile)?.lines().find(of_point)?;

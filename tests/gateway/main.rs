@@ -41,6 +41,7 @@ mod packaging;
 mod packets;
 mod played_profiles;
 mod power;
+mod profile_facts;
 mod profiles;
 mod queues;
 mod reload;

@@ -85,6 +85,16 @@ fn a_scan_finds_who_is_on_a_line_and_writes_down_what_it_found() {
     let (_, out, error) = run(wellhead().args(at).args(["--speed", "9600 8N1", "--speed", "19200 8E1"]).current_dir("/"));
     let found: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}"));
     assert!(found.as_array().unwrap().iter().any(|found| found["unit"] == 9 && found["speed"] == "19200 8E1"), "{found}");
+    // As an instrument is delivered.
+    fs::create_dir(bench.folder.path().join("profiles")).unwrap();
+    let profile = "factory: { speed: 19200 8E1, unit: [ 7, 8, 9 ] }\npoints: { flow: { holding: 0, type: u16 } }\n";
+    fs::write(bench.folder.path().join("profiles/my-meter.yaml"), profile).unwrap();
+    let at = ["scan", &bench.port, "--profile", "my-meter", "--within", "150ms"];
+    let (code, out, error) = run(wellhead().args(at).current_dir(bench.folder.path()));
+    assert_eq!((code, units(&out)), (Some(0), vec![7, 9]), "{out}{error}");
+    assert!(out.contains("19200 8E1"), "{out}");
+    let (code, _, error) = run(wellhead().args(["scan", &bench.port, "--profile", "my-metre"]).current_dir(bench.folder.path()));
+    assert!(code == Some(2) && error.contains("there is no profile"), "{error}");
     // SunSpec, and a block that is correct as it is.
     let (_, out, _) = bench.ask(&["scan", "plc", "--units", "1-5", "--within", "150ms", "--json"]);
     let found: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -238,6 +248,15 @@ fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
     let (code, _, error) = init(&["--yes", "--force", "--serial", "/dev/null", "--profile", "toledo"]);
     let (_, plan, _) = run(wellhead().arg("check").arg(&file));
     assert!(code == Some(0) && plan.contains("1 device") && !fs::read_to_string(&file).unwrap().contains("unit:"), "{plan}{error}");
+    // What is not given is as the instrument is delivered, over serial lines and over TCP.
+    let (code, _, error) = init(&["--yes", "--force", "--serial", "/dev/null", "--profile", "siemens-pac2200"]);
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(code == Some(0) && text.contains("speed: 19200 8N2 }") && text.contains("unit: 126,"), "{text}{error}");
+    let (_, plan, _) = run(wellhead().arg("check").arg(&file));
+    assert!(!plan.contains("delivered"), "{plan}");
+    let (code, _, error) = init(&["--yes", "--force", "--modbus-tcp", "192.168.1.20", "--profile", "solaredge-inverter"]);
+    let (_, plan, _) = run(wellhead().arg("check").arg(&file));
+    assert!(code == Some(0) && plan.contains("line bus (192.168.1.20:1502)"), "{plan}{error}");
     let (code, _, error) = init(&["--yes", "--force", "--profile", "toledo"]);
     assert!(code == Some(2) && error.contains("--profile is for an instrument on a line"), "{error}");
     // Nothing is written for a wrong answer.
@@ -264,10 +283,10 @@ fn init_asks_in_a_terminal() {
         if question == "Remote broker" {
             for (question, answer) in [
                 ("Serial device", "/dev/null"),
-                ("Speed [9600 8N1]", ""),
-                ("What is on it?", "sdm63"),
-                ("there is eastron-sdm630", "eastron-sdm630"),
-                ("Its Modbus address", "4"),
+                ("What is on it?", "pac22"),
+                ("there is siemens-pac2200", "siemens-pac2200"),
+                ("Speed [19200 8N2]", ""),
+                ("Its Modbus address [126]", "4"),
                 ("Its name", ""),
             ] {
                 terminal.wait_for_output(question);
@@ -279,7 +298,8 @@ fn init_asks_in_a_terminal() {
     }
     assert!(terminal.wait().success(), "{}", terminal.output());
     let text = fs::read_to_string(&file).unwrap();
-    assert!(text.contains("site: pump-1 ") && text.contains("{ name: meter, line: bus, unit: 4, profile: eastron-sdm630 }"), "{text}");
+    assert!(text.contains("site: pump-1 ") && text.contains("{ name: meter, line: bus, unit: 4, profile: siemens-pac2200 }"), "{text}");
+    assert!(text.contains("serial: /dev/null, speed: 19200 8N2"), "{text}");
     let (code, _, error) = run(wellhead().arg("check").arg(&file));
     assert_eq!((code, error.as_str()), (Some(0), ""));
 }

@@ -70,22 +70,19 @@ fn wave(point: &Point, spec: &file::Point, remark: &str) -> Wave {
         is_bit: point.register().is_some_and(|register| register.table.is_bits()),
         has_exponent: matches!(&point.source, Source::Register { exponent: Some(_), .. }),
         codes: &codes,
-        writable: rules.or_else(|| writable(remark)),
+        writable: rules.or_else(|| writable(spec)),
     })
 }
 
-/// What the remark behind a point says that may be written: `; can be written: 0 to 4`.
-fn writable(remark: &str) -> Option<(f64, f64)> {
-    let (_, range) = remark.split_once("can be written: ")?;
-    let (least, most) = range.split_once(" to ")?;
-    let range = (least.trim().parse().ok()?, most.split([' ', ';', ',']).next()?.parse().ok()?);
-    (range.0 <= range.1).then_some(range)
+/// What the device takes, if it may be written.
+fn writable(spec: &file::Point) -> Option<(f64, f64)> {
+    let limits = spec.writable?;
+    Some((limits.min.unwrap_or(f64::NEG_INFINITY), limits.max.unwrap_or(f64::INFINITY)))
 }
 
 /// The codes that the remark behind a point names: `0 off 1 on`, `0 = A, 1 = B`, `0x0200 on grid`, `0xCF (207) start`, or `bit 0 running`, which is
 /// the code 1. One alone is none.
 fn codes(remark: &str) -> Vec<(i64, String)> {
-    let remark = remark.split("; can be written").next().unwrap_or_default();
     let words: Vec<&str> = remark.split_whitespace().flat_map(|word| word.split_inclusive('=')).collect();
     let are_bits = remark.starts_with("bit ") || remark.starts_with("bits: ");
     let mut codes: Vec<(i64, String)> = Vec::new();
@@ -135,7 +132,7 @@ mod tests {
 
     #[test]
     fn remarks_name_codes() {
-        check("0 open 1 closed; can be written: 0 to 1", &[(0, "open"), (1, "closed")]);
+        check("0 open 1 closed", &[(0, "open"), (1, "closed")]);
         check("0 = L1-L2-L3, -1 = L1-L3-L2", &[(0, "L1-L2-L3"), (-1, "L1-L3-L2")]);
         check("model 113 1 off 2 sleeping", &[(1, "off"), (2, "sleeping")]);
         check("0x0100 starting, 0x0200 on grid", &[(0x100, "starting"), (0x200, "on grid")]);
@@ -146,12 +143,5 @@ mod tests {
         for none in ["engine state", "AI 0 raw 0..65535 over the range", "0118 DI 1-3", "quality 0-99 in the low byte", "0 none", ""] {
             check(none, &[]);
         }
-    }
-
-    #[test]
-    fn remarks_name_what_may_be_written() {
-        assert_eq!(writable("phases, 1 or 3; can be written: 1 to 3"), Some((1.0, 3.0)));
-        assert_eq!(writable("correction; can be written: -10 to 10"), Some((-10.0, 10.0)));
-        assert_eq!(writable("set point (writable)"), None);
     }
 }
