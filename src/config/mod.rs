@@ -21,6 +21,7 @@ mod renamed;
 mod resolve;
 pub mod schema;
 mod sunspec;
+mod telegrams;
 mod traffic;
 
 use std::fmt;

@@ -24,7 +24,7 @@ use wellhead::time::now;
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// What instruments show in a unit: from, to. Names in a unit come before the unit.
-const RANGES: [(&str, &str, f64, f64); 76] = [
+const RANGES: [(&str, &str, f64, f64); 78] = [
     ("V", "offset", -10.0, 10.0),
     ("V", "cell", 2.5, 4.2),
     ("V", "alternator", 10.0, 30.0),
@@ -86,6 +86,8 @@ const RANGES: [(&str, &str, f64, f64); 76] = [
     ("as sent", "", 0.0, 60.0),
     ("rpm", "", 0.0, 3600.0),
     ("bar", "", 0.0, 16.0),
+    ("kg", "", 0.0, 1000.0),
+    ("GJ", "", 0.0, 1e4),
     ("kPa", "", 50.0, 1000.0),
     ("hPa", "", 950.0, 1050.0),
     ("deg", "", 0.0, 360.0),
@@ -203,7 +205,11 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
                 (Quality::Good, Some(value)) => Ok(value),
                 (quality, _) => Err(format!("{quality:?}")),
             };
-            seen.insert(&points[&reading.point].name, result);
+            let name = &*points[&reading.point].name;
+            // A scale shows gross and net weight in turn; each is good when it is shown.
+            if !(is_plain(profile) && result.is_err() && matches!(seen.get(name), Some(Ok(_)))) {
+                seen.insert(name, result);
+            }
         }
     };
     let in_time = tokio::time::timeout(LONGEST, all_good).await;
@@ -259,7 +265,8 @@ fn unbelievable(played: &Played, name: &str, value: &Value) -> Option<String> {
 fn check(is_known: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let wrong = runtime.block_on(async {
-        let profiles = presets::names().filter(|name| !is_plain(name));
+        // Plain instruments have nothing that is read together.
+        let profiles = presets::names().filter(|name| !(is_known && is_plain(name)));
         let profiles: Vec<_> = profiles.map(|name| tokio::spawn(wrong_with(name, is_known))).collect();
         assert!(profiles.len() >= 100, "{} profiles", profiles.len());
         let mut wrong = Vec::new();

@@ -36,8 +36,9 @@ pub(in crate::config) struct Text {
     pub(in crate::config) pattern: Option<TypedPattern>,
     /// The unit of numbers in messages that name none. Default none: such numbers are bad where a unit is looked for.
     pub(in crate::config) unit_if_none: Option<String>,
-    /// What a simulator says for it, with `{<point>}` filled in. Default nothing.
-    pub(in crate::config) simulate: Option<Template>,
+    /// What a simulator says for it, with `{<point>}` filled in, or `{226..234:05.1}` for a value of its own: one message, all that it says again
+    /// and again, or one for each thing that is sent to it. Default nothing.
+    pub(in crate::config) simulate: Option<OneOrMore<Template>>,
     /// What is taken away from the profile.
     #[serde(default, rename = "(taken away)")]
     #[schemars(skip)]

@@ -8,6 +8,7 @@ use super::unused::Shape;
 use super::{Check, at};
 use crate::config::document::Step;
 use crate::config::file::{self, OneOrMore};
+use crate::config::telegrams;
 use crate::field::decode::{Kind, Meaning, Table};
 use crate::field::text::Talk;
 use crate::field::text::bytes::Template;
@@ -15,6 +16,7 @@ use crate::field::text::checksum::Checksum;
 use crate::field::text::frame::Framing;
 use crate::field::text::parse::{Found, Notation, Place, UNIT};
 use crate::field::text::script::{Pattern, Step as ScriptStep};
+use crate::field::text::telegram::Placeholder;
 use crate::field::{Line, Source, Wire};
 
 const DEFAULT_POLL: Duration = Duration::from_secs(10);
@@ -81,6 +83,7 @@ impl Context<'_> {
         }
         let silent_after = text.silent_after.map(|span| span.0);
         let every = if is_polled { text.every.map_or(DEFAULT_POLL, |span| span.0) } else { silent_after.unwrap_or(DEFAULT_SILENCE) };
+        let simulate = self.simulated(&text);
         Some(Talk {
             requests,
             script,
@@ -93,20 +96,37 @@ impl Context<'_> {
             subtract: text.subtract,
             pattern: self.device.each_line.clone().or(typed),
             address: address.unwrap_or_default(),
-            simulate: text.simulate.clone(),
+            simulate,
         })
     }
 
-    /// What a simulator fills in are points; it says nothing before it is asked.
+    /// What a simulator says: as the file has it, else as instruments of a ready-made profile do.
+    fn simulated(&self, text: &file::Text) -> Vec<Template> {
+        let typed = text.simulate.as_ref().map(|OneOrMore(messages)| messages.clone());
+        let ready_made = self.device.profile.as_deref().filter(|_| !self.is_in_file);
+        let is_taken_away = self.device.text.as_ref().is_some_and(|own| own.removed.iter().any(|key| key == "simulate"));
+        typed.or_else(|| ready_made.filter(|_| !is_taken_away).and_then(telegrams::of)).unwrap_or_default()
+    }
+
+    /// What a simulator fills in are points; it says as much as is asked.
     fn check_simulated(&self, check: &mut Check<'_>, text: &file::Text) {
-        if text.simulate.is_some() && text.script.iter().flatten().any(|step| matches!(step, ScriptStep::Expect(_))) {
-            let message = "a simulator does not answer what a script expects; remove `simulate:`, or `expect` from the script";
-            check.fault(&self.text_path("simulate"), message);
+        let Some(OneOrMore(messages)) = &text.simulate else { return };
+        let path = self.text_path("simulate");
+        let sent = text.script.iter().flatten().filter(|step| matches!(step.always(), ScriptStep::Send(_))).count();
+        let sent = sent + text.request.as_ref().map_or(0, |OneOrMore(requests)| requests.len());
+        let is_expected = text.script.iter().flatten().any(|step| matches!(step.always(), ScriptStep::Expect(_)));
+        if messages.len() != sent && sent > 0 && (messages.len() != 1 || is_expected) {
+            let message = format!("{sent} things are sent to this instrument; write a list of {sent} messages, one for each");
+            check.fault(&path, message);
         }
         let known: Vec<String> = self.points().into_iter().map(|(name, _)| name).collect();
-        for name in text.simulate.iter().flat_map(Template::names) {
-            if name != "checksum" && name != "address" && !known.iter().any(|known| known == name) {
-                check.unknown(&self.text_path("simulate"), "point", name, &known);
+        for name in messages.iter().flat_map(Template::names) {
+            match Placeholder::parse(name).map(|placeholder| placeholder.name()) {
+                Err(why) => check.fault(&path, why),
+                Ok(Some(name)) if name != "checksum" && name != "address" && !known.iter().any(|known| known == name) => {
+                    check.unknown(&path, "point", name, &known);
+                }
+                Ok(_) => {}
             }
         }
     }

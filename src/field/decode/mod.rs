@@ -407,6 +407,16 @@ impl Meaning {
         }
     }
 
+    /// The bytes of one value in a frame that is not made of registers, as a simulator shows it.
+    pub fn encode_bytes(&self, value: f64) -> Vec<u8> {
+        let mut bytes = self.kind.shown(self.nearest((value - self.offset) / self.scale));
+        let length = usize::from(self.bytes_each());
+        // Types of one or three bytes are the low ones of their registers.
+        bytes.drain(..bytes.len().saturating_sub(length));
+        self.order.arrange(&mut bytes);
+        bytes
+    }
+
     /// `raw` as near as the type allows; for what a simulator shows.
     fn nearest(&self, raw: f64) -> Raw {
         Raw::F64(self.raw_range().map_or(raw, |(least, most)| raw.clamp(least, most)))

@@ -103,7 +103,8 @@ impl<'de> Deserialize<'de> for Template {
 }
 
 impl Template {
-    fn new(text: &str, is_hex: bool) -> Result<Self, String> {
+    /// Reads a template, of text with escapes or of hexadecimal digits; the error says what is wrong.
+    pub fn new(text: &str, is_hex: bool) -> Result<Self, String> {
         let plain = |text: &str| if is_hex { hex(text) } else { unescaped(text) };
         let mut parts = Vec::new();
         let mut rest = text;

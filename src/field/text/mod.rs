@@ -6,7 +6,7 @@
 //! * Instruments that talk by themselves are heard while others are asked.
 //! * A point that messages do not bring becomes bad, with what was looked for.
 //!
-//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing` are pure.
+//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing`, `telegram` are pure.
 
 pub mod bytes;
 pub mod checksum;
@@ -17,6 +17,7 @@ pub mod parse;
 pub mod script;
 pub mod simulator;
 mod stream;
+pub mod telegram;
 
 use std::collections::HashMap;
 use std::io;
@@ -72,14 +73,20 @@ pub struct Talk {
     pub pattern: Option<Pattern>,
     /// What stands for `{address}` in requests.
     pub address: String,
-    /// What a simulator says for it.
-    pub simulate: Option<Template>,
+    /// What a simulator says for it: all of it again and again, or one for each thing that is sent to it; none: nothing.
+    pub simulate: Vec<Template>,
 }
 
 impl Talk {
     /// True if it is asked.
     pub fn is_polled(&self) -> bool {
         !self.requests.is_empty() || !self.script.is_empty()
+    }
+
+    /// What is sent to it, in this order.
+    pub fn sent(&self) -> impl Iterator<Item = &Template> {
+        let script = self.script.iter().filter_map(|step| if let Step::Send(template) = step.always() { Some(template) } else { None });
+        script.chain(&self.requests)
     }
 }
 

@@ -78,6 +78,13 @@ pub struct Subtract {
 }
 
 impl Subtract {
+    /// The other way round: a message as it travels, from one as patterns see it, whose last `behind` bytes stay.
+    pub(super) fn undo(self, message: &mut [u8], behind: usize) {
+        let end = message.len().saturating_sub(behind);
+        let bytes = message.get_mut(self.from..end).unwrap_or_default();
+        bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_add(self.value));
+    }
+
     pub(super) fn apply(self, message: &mut [u8]) {
         let end = message.len().saturating_sub(self.to.unsigned_abs());
         if let Some(bytes) = message.get_mut(self.from..end) {

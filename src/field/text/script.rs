@@ -44,6 +44,17 @@ impl PartialEq for Pattern {
     }
 }
 
+impl Step {
+    /// The step itself, without its conditions.
+    pub fn always(&self) -> &Self {
+        let mut step = self;
+        while let Self::If(_, inner) = step {
+            step = inner;
+        }
+        step
+    }
+}
+
 impl Pattern {
     /// Reads a regular expression. `{address}` stands for the address as text, `{address_hex}` for its digits as bytes, the last
     /// first; without an address for any.

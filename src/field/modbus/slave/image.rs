@@ -342,3 +342,117 @@ fn together(device: &Device) -> Vec<Block> {
 fn pack(bits: &[u16]) -> Vec<u8> {
     bits.chunks(8).map(|eight| eight.iter().enumerate().fold(0, |byte, (place, bit)| byte | u8::from(*bit != 0) << place)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::decode::Kind;
+    use crate::field::wave::{Shape, Wave};
+    use crate::field::write::Rules;
+    use crate::reading::DeviceId;
+
+    fn point(name: &str, register: Register, group: Option<&str>, value: f64) -> Point {
+        let wave = Wave { shape: Shape::Constant, from: value, ..Wave::default() };
+        let source = Source::Register { register: Arc::new(register), exponent: None };
+        Point { source, group: group.map(Arc::from), ..Point::made(name, wave) }
+    }
+
+    fn image(points: Vec<Point>, change: impl FnOnce(&mut Device)) -> Image {
+        let mut device = Device::new(DeviceId(0), "d", 1);
+        device.points = points;
+        change(&mut device);
+        Image::new(&[Arc::new(device)])
+    }
+
+    fn holding(address: u16, kind: Kind) -> Register {
+        Register::new(Table::Holding, address, kind)
+    }
+
+    #[track_caller]
+    fn check(image: &Image, request: &[u8], answer: &[u8]) {
+        assert_eq!(image.answer(1, request).unwrap(), answer, "{request:?}");
+    }
+
+    #[test]
+    fn holes_inside_of_a_group_are_there_and_others_are_not() {
+        let points = vec![
+            point("a", holding(0, Kind::U16), Some("g"), 7.0),
+            point("b", holding(2, Kind::U32), Some("g"), 8.0),
+            point("c", holding(5, Kind::U16), Some("g"), 9.0),
+            point("d", holding(8, Kind::U16), None, 10.0),
+        ];
+        let image = image(points, |_| {});
+        check(&image, &[3, 0, 0, 0, 6], &[3, 12, 0, 7, 0x80, 0, 0, 0, 0, 8, 0, 0, 0, 9]);
+        check(&image, &[3, 0, 8, 0, 1], &[3, 2, 0, 10]);
+        for outside in [[3, 0, 6, 0, 1], [3, 0, 5, 0, 4], [4, 0, 0, 0, 1]] {
+            check(&image, &outside, &[outside[0] | 0x80, ILLEGAL_ADDRESS]);
+        }
+        // What is not there cannot be written, and nothing beside it is.
+        check(&image, &[16, 0, 0, 0, 2, 4, 0, 1, 0, 1], &[0x90, ILLEGAL_ADDRESS]);
+        check(&image, &[3, 0, 0, 0, 1], &[3, 2, 0, 7]);
+    }
+
+    #[test]
+    fn a_value_and_its_power_of_ten_fit_also_when_one_is_written() {
+        let mut power = point("power", holding(0, Kind::I16), None, 3450.0);
+        power.source = Source::Register { register: Arc::new(holding(0, Kind::I16)), exponent: Some(Arc::new(holding(3, Kind::I16))) };
+        let alone = image(vec![power.clone()], |_| {});
+        check(&alone, &[3, 0, 0, 0, 4], &[3, 8, 0x0D, 0x7A, 0x80, 0, 0x80, 0, 0, 0]);
+        let image = image(vec![power, point("sf", holding(3, Kind::I16), None, 1.0)], |_| {});
+        check(&image, &[3, 0, 0, 0, 4], &[3, 8, 1, 0x59, 0x80, 0, 0x80, 0, 0, 1]);
+        check(&image, &[6, 0, 3, 0, 0], &[6, 0, 3, 0, 0]);
+        check(&image, &[3, 0, 0, 0, 1], &[3, 2, 0x0D, 0x7A]);
+    }
+
+    #[test]
+    fn parts_of_a_register_share_it() {
+        let points = vec![point("low", holding(0, Kind::U8L), None, 5.0), point("high", holding(0, Kind::U8H), None, 6.0)];
+        check(&image(points, |_| {}), &[3, 0, 0, 0, 1], &[3, 2, 6, 5]);
+    }
+
+    #[test]
+    fn what_may_not_be_written_and_what_is_too_much_is_refused() {
+        let rules = Rules {
+            min: Some(0.0),
+            max: Some(50.0),
+            step: None,
+            at_most_every: None,
+            good_for: Duration::from_secs(1),
+            read_back: None,
+            function: crate::field::write::Function::default(),
+            repeat: true,
+            allow_split: false,
+        };
+        let setpoint = Point { write: Some(Box::new(rules)), ..point("setpoint", holding(0, Kind::U16), None, 20.0) };
+        let image = image(vec![setpoint, point("other", holding(1, Kind::U16), None, 1.0)], |device| device.limits.words = 1);
+        check(&image, &[6, 0, 0, 0, 51], &[0x86, ILLEGAL_VALUE]);
+        check(&image, &[3, 0, 0, 0, 1], &[3, 2, 0, 20]);
+        check(&image, &[6, 0, 0, 0, 50], &[6, 0, 0, 0, 50]);
+        check(&image, &[3, 0, 0, 0, 2], &[0x83, ILLEGAL_VALUE]);
+        // One that is refused as a whole writes nothing: there is no register 9 to read.
+        check(&image, &[23, 0, 9, 0, 1, 0, 0, 0, 1, 2, 0, 7], &[0x97, ILLEGAL_ADDRESS]);
+        check(&image, &[3, 0, 0, 0, 1], &[3, 2, 0, 50]);
+        check(&image, &[23, 0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 7], &[23, 2, 0, 7]);
+        // All are meant by unit 0, and none answers.
+        assert_eq!(image.answer(0, &[6, 0, 0, 0, 9]), None);
+        check(&image, &[3, 0, 0, 0, 1], &[3, 2, 0, 9]);
+    }
+
+    #[test]
+    fn an_identification_is_given_whole_or_one_by_one() {
+        let image = image(vec![point("a", holding(0, Kind::U16), None, 1.0)], |_| {});
+        let version = env!("CARGO_PKG_VERSION").as_bytes();
+        let third = [&[2, u8::try_from(version.len()).unwrap()][..], version].concat();
+        let all = [&[43, 14, 1, 0x81, 0, 0, 3, 0, 8][..], b"wellhead", &[1, 1], b"d", &third].concat();
+        check(&image, &[43, 14, 1, 0], &all);
+        check(&image, &[43, 14, 4, 1], &[43, 14, 4, 0x81, 0, 0, 1, 1, 1, b'd']);
+        check(&image, &[43, 14, 4, 9], &[0xAB, ILLEGAL_ADDRESS]);
+    }
+
+    #[test]
+    fn a_counter_that_is_full_starts_again_from_zero() {
+        let mut counter = point("count", holding(0, Kind::U16), None, 0.0);
+        counter.wave = Wave { shape: Shape::Counter, from: 65_540.0, ..Wave::default() };
+        check(&image(vec![counter], |_| {}), &[3, 0, 0, 0, 1], &[3, 2, 0, 4]);
+    }
+}

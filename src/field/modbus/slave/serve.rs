@@ -249,7 +249,10 @@ fn length(bytes: &[u8]) -> u32 {
 fn frame_length(pending: &[u8]) -> Option<usize> {
     let [_, function, ..] = *pending else { return None };
     match function {
-        17 => Some(4),
+        // Also those that this slave does not know: a device refuses them.
+        7 | 11 | 12 | 17 => Some(4),
+        20 | 21 => Some(5 + usize::from(*pending.get(2)?)),
+        24 => Some(6),
         22 => Some(10),
         43 => Some(7),
         READ_FILE => Some(5 + usize::from(*pending.get(2)?)),
@@ -306,5 +309,28 @@ pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults:
         // Before the write: a thread that is put aside behind it would take the master's patience for haste.
         used = now();
         stream.write_all(&frame).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_every_function_have_their_length() {
+        for request in [
+            &[1, 3, 0, 0, 0, 1, 9, 9][..],
+            &[1, 7, 9, 9],
+            &[1, 17, 9, 9],
+            &[1, 16, 0, 0, 0, 1, 2, 0, 5, 9, 9],
+            &[1, 20, 7, 6, 0, 1, 0, 0, 0, 1, 9, 9],
+            &[1, 22, 0, 0, 0, 0, 0, 0, 9, 9],
+            &[1, 23, 0, 0, 0, 1, 0, 0, 0, 1, 2, 0, 5, 9, 9],
+            &[1, 24, 0, 0, 9, 9],
+            &[1, 43, 14, 1, 0, 9, 9],
+        ] {
+            assert_eq!(frame_length(request), Some(request.len()), "{request:?}");
+            assert_eq!(frame_length(&request[..request.len() - 1]), None, "{request:?}");
+        }
     }
 }

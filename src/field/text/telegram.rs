@@ -1,0 +1,169 @@
+//! What stands for the placeholders of a simulated message: an address, the value of a point, or a value of its own that moves. Pure.
+//!
+//! `{weight}` is the value of a point, `{226..234}` moves between two numbers, `{1581.1+0.001}` grows by so much a second. Behind a colon stands
+//! how a number is written: `{226..234:05.1}` has one decimal and five characters, with zeros in front; `{21..25:+5.1}` has its sign.
+
+use std::time::Duration;
+
+use super::parse::Place;
+use crate::field::wave::{Shape, Wave};
+use crate::field::{Device, Point, Source};
+use crate::units::Span;
+
+const PERIOD: Duration = Duration::from_secs(60);
+const TEN_YEARS: u32 = 315_360_000;
+/// More than any message has room for.
+const WIDEST: usize = 64;
+const MOST_DECIMALS: usize = 15;
+
+/// A placeholder as typed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placeholder<'a> {
+    what: What<'a>,
+    format: Format,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum What<'a> {
+    Named(&'a str),
+    Moves(Wave),
+}
+
+/// How a number is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Format {
+    width: usize,
+    /// Zeros in front instead of blanks.
+    is_padded: bool,
+    /// A plus sign before what is not negative.
+    is_signed: bool,
+    decimals: Option<usize>,
+}
+
+impl<'a> Placeholder<'a> {
+    /// Reads what stands between the braces; the error says what to write.
+    pub fn parse(text: &'a str) -> Result<Self, String> {
+        let (what, format) = text.split_once(':').unwrap_or((text, ""));
+        let format = Format::parse(format).ok_or_else(|| {
+            format!("`{{{text}}}` does not say how the number is written; write {{{what}:05.1}} for five characters, zeros in front, one decimal")
+        })?;
+        let numbers = |sign: &str| {
+            let (from, to) = what.split_once(sign)?;
+            Some((from.parse::<f64>().ok()?, to.parse::<f64>().ok()?))
+        };
+        let what = if let Some((from, to)) = numbers("..") {
+            What::Moves(Wave { shape: Shape::Sine, from, to, period: Span(PERIOD) })
+        } else if let Some((from, rate)) = numbers("+") {
+            let years = Duration::from_secs(TEN_YEARS.into());
+            What::Moves(Wave { shape: Shape::Ramp, from, to: from + rate * f64::from(TEN_YEARS), period: Span(years) })
+        } else {
+            What::Named(what)
+        };
+        Ok(Self { what, format })
+    }
+
+    /// The name of the point, or `address` and `checksum`; `None` for a value of its own.
+    pub fn name(&self) -> Option<&'a str> {
+        if let What::Named(name) = self.what { Some(name) } else { None }
+    }
+
+    /// The bytes that stand for it `elapsed` after the start; `None` if there is no such point. Bytes between hexadecimal digits are written as
+    /// digits, the last byte first, as templates take them.
+    pub(super) fn bytes(&self, device: &Device, elapsed: Duration, is_hex: bool) -> Option<Vec<u8>> {
+        let name = match self.what {
+            What::Moves(wave) => return Some(self.format.number(wave.value(elapsed), None).into_bytes()),
+            What::Named(name) => name,
+        };
+        let point = device.points.iter().find(|point| *point.name == *name)?;
+        let value = point.wave.value(elapsed);
+        let Source::Found(found) = &point.source else { return Some(self.format.number(value, None).into_bytes()) };
+        if !matches!(found.place, Place::Byte(_)) {
+            return Some(self.in_text(point, value, found.meaning.decimals));
+        }
+        let bytes = found.meaning.encode_bytes(value);
+        Some(if is_hex { bytes.iter().rev().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect() } else { bytes })
+    }
+
+    fn in_text(&self, point: &Point, value: f64, decimals: Option<u8>) -> Vec<u8> {
+        match point.says {
+            Some(text) => text.as_bytes().to_vec(),
+            None => self.format.number(value, decimals.map(usize::from)).into_bytes(),
+        }
+    }
+}
+
+impl Format {
+    fn parse(text: &str) -> Option<Self> {
+        let (is_signed, text) = text.strip_prefix('+').map_or((false, text), |text| (true, text));
+        let (width, decimals) = text.split_once('.').map_or((text, None), |(width, decimals)| (width, Some(decimals)));
+        let is_padded = width.starts_with('0');
+        let width = if width.is_empty() { 0 } else { width.parse().ok()? };
+        let decimals = decimals.map(str::parse::<usize>).transpose().ok()?;
+        let is_possible = width <= WIDEST && decimals.is_none_or(|decimals| decimals <= MOST_DECIMALS);
+        is_possible.then_some(Self { width, is_padded, is_signed, decimals })
+    }
+
+    fn number(self, value: f64, decimals: Option<usize>) -> String {
+        let decimals = self.decimals.or(decimals).unwrap_or(if value.fract() == 0.0 || self.width > 0 { 0 } else { 2 });
+        let width = self.width;
+        match (self.is_signed, self.is_padded) {
+            (true, true) => format!("{value:+0width$.decimals$}"),
+            (true, false) => format!("{value:+width$.decimals$}"),
+            (false, true) => format!("{value:0width$.decimals$}"),
+            (false, false) => format!("{value:width$.decimals$}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::decode::{ByteOrder, Kind, Meaning};
+    use crate::field::text::parse::{Found, Notation};
+    use crate::reading::DeviceId;
+
+    fn device() -> Device {
+        let mut device = Device::new(DeviceId(0), "d", 0);
+        let wave = |from| Wave { shape: Shape::Constant, from, ..Wave::default() };
+        let meaning = Meaning { scale: 0.1, order: ByteOrder::DCBA, ..Meaning::new(Kind::Bcd16) };
+        let found = Found {
+            place: Place::Byte(4),
+            when: None,
+            bad_when: Vec::new(),
+            units: Vec::new(),
+            unit_if_none: None,
+            notation: Notation::default(),
+            words: Vec::new(),
+            meaning,
+        };
+        device.points.push(Point { source: Source::Found(Box::new(found)), ..Point::made("voltage", wave(230.1)) });
+        device.points.push(Point::made("weight", wave(12.5)));
+        device.points.push(Point { says: Some("SN1"), ..Point::made("serial", wave(0.0)) });
+        device
+    }
+
+    #[track_caller]
+    fn check(typed: &str, is_hex: bool, expected: &[u8]) {
+        let placeholder = Placeholder::parse(typed).unwrap();
+        assert_eq!(placeholder.bytes(&device(), Duration::from_secs(30), is_hex).unwrap(), expected, "{typed}");
+    }
+
+    #[test]
+    fn placeholders_are_points_or_values_of_their_own() {
+        check("weight", false, b"12.50");
+        check("weight:07.1", false, b"00012.5");
+        check("226..234:05.1", false, b"234.0");
+        check("226..234:6", false, b"   234");
+        check("21..25:+5.1", false, b"+25.0");
+        check("-3..-2:+.2", false, b"-2.00");
+        check("1581.5+0.1:010.3", false, b"001584.500");
+        // Bytes of a point, as they are and as a template of hexadecimal digits takes them.
+        check("voltage", false, &[0x01, 0x23]);
+        check("voltage", true, b"2301");
+        assert_eq!(Placeholder::parse("nothing").unwrap().bytes(&device(), Duration::ZERO, false), None);
+        assert_eq!(Placeholder::parse("226..234").unwrap().name(), None);
+        for wrong in ["weight:x", "weight:99", "weight:1.99"] {
+            assert!(Placeholder::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
