@@ -395,7 +395,7 @@ point! {
     units: IndexMap<String, Factor>,
     /// Of a plain instrument: how the number is written: decimal (default) or degrees_minutes, as in NMEA 0183.
     notation: Notation,
-    /// What a simulator shows.
+    /// What a simulator shows. Default a value as such instruments show it, by unit, name and type.
     simulate: Wave,
     /// The device lets it be written, within these limits; that does not permit it, `write` does. Default not known.
     writable: Writable,
