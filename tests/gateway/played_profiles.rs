@@ -14,7 +14,7 @@ use wellhead::field::counts::LineCounts;
 use wellhead::field::decode::Table;
 use wellhead::field::modbus::barriers::Barrier;
 use wellhead::field::modbus::slave::{Faults, Image, Pace, serve_tcp};
-use wellhead::field::text::simulator;
+use wellhead::field::text::{Talk, simulator};
 use wellhead::field::{Device, Line, LineTask, Point, Source};
 use wellhead::reading::{Event, Quality, Value};
 use wellhead::tasks::stop_token;
@@ -168,11 +168,13 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
     let (wire, more) = if is_plain(profile) { ("tcp", ", address: '000000000001'") } else { ("modbus_tcp", ", unit: 1") };
     let more = if profile == "sdi-12" { ", address: '0'" } else { more };
     let mut played = played(profile, &format!("{wire}: '127.0.0.1:{port}'"), more);
+    let mut device = Device::clone(&played.line.devices[0]);
     if is_known {
-        let mut device = Device::clone(&played.line.devices[0]);
         device.holes.extend(gaps(&device));
-        played.line.devices = vec![Arc::new(device)];
     }
+    // A busy machine may take longer than an instrument: the line says how long.
+    device.talk = device.talk.map(|talk| Arc::new(Talk { answer_within: None, ..Talk::clone(&talk) }));
+    played.line.devices = vec![Arc::new(device)];
     let devices = played.line.devices.clone();
     let image = Image::new(&devices);
     let served = tokio::spawn(async move {

@@ -209,7 +209,7 @@ impl Text {
         let mut groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
         let result = self.converse(index, &talk, &mut groups).await;
         if let (Some(speed), Some(stream)) = (self.port().map(|port| port.speed), self.stream.as_mut())
-            && talk.script.iter().any(|step| matches!(step, Step::Speed(_)))
+            && talk.script.iter().any(|step| matches!(step.always(), Step::Speed(_)))
         {
             stream.set_speed(speed).map_err(ReadError::LineDown)?;
         }
