@@ -118,14 +118,14 @@ impl Format {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::field::decode::{ByteOrder, Kind, Meaning};
+    use crate::field::decode::{ByteOrder, Meaning};
     use crate::field::text::parse::{Found, Notation};
     use crate::reading::DeviceId;
 
     fn device() -> Device {
         let mut device = Device::new(DeviceId(0), "d", 0);
         let wave = |from| Wave { shape: Shape::Constant, from, ..Wave::default() };
-        let meaning = Meaning { scale: 0.1, order: ByteOrder::DCBA, ..Meaning::new(Kind::Bcd16) };
+        let meaning = Meaning { scale: 0.1, order: ByteOrder::DCBA, ..Meaning::new("bcd16".parse().unwrap()) };
         let found = Found {
             place: Place::Byte(4),
             when: None,

@@ -251,11 +251,10 @@ fn frame_length(pending: &[u8]) -> Option<usize> {
     match function {
         // Also those that this slave does not know: a device refuses them.
         7 | 11 | 12 | 17 => Some(4),
-        20 | 21 => Some(5 + usize::from(*pending.get(2)?)),
         24 => Some(6),
         22 => Some(10),
         43 => Some(7),
-        READ_FILE => Some(5 + usize::from(*pending.get(2)?)),
+        READ_FILE | 21 => Some(5 + usize::from(*pending.get(2)?)),
         15 | 16 => Some(9 + usize::from(*pending.get(6)?)),
         23 => Some(13 + usize::from(*pending.get(10)?)),
         _ => Some(REQUEST),
