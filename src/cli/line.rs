@@ -189,7 +189,7 @@ impl Reach {
             Said::Words(words) => Ok(words),
             Said::Exception(code) => Err(crate::field::modbus::explain(code)),
             Said::Nothing => Err(format!("unit {unit} does not answer")),
-            Said::Garbage(why) => Err(format!("something that is no answer came: {why}")),
+            Said::Garbage(why) => Err(format!("unit {unit} gave no right answer: {why}")),
             Said::NoLine(why) => return Err(Failure::runtime(why)),
             Said::Identity(_) => Err("an answer to another question".to_owned()),
         })

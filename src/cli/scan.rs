@@ -1,6 +1,6 @@
 //! `wellhead scan`: who is on a line, and how it wants to be spoken to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -16,6 +16,7 @@ use crate::config::{self, Factory, presets};
 use crate::field::Wire;
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
+use crate::field::modbus::explain;
 use crate::field::serial::Speed;
 use crate::log::Printable;
 
@@ -100,15 +101,17 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
     let total = speeds.len() * units.len();
     let bar = progress(u64::try_from(total).unwrap_or(u64::MAX));
     let mut found: Vec<Found> = Vec::new();
-    let mut garbage = 0;
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for speed in &speeds {
         let here = at_speed(&meant, *speed);
         let mut reach = here.reach()?;
         for unit in &units {
             bar.set_message(speed.map_or_else(String::new, |speed| speed.to_string()));
             match reach.ask(*unit, &first_of(Table::Holding, 0, 1), scan.via.within.0)? {
+                // A gateway in between knows that nobody is there.
+                Said::Exception(code @ (10 | 11)) => *seen.entry(explain(code)).or_default() += 1,
                 Said::Words(_) | Said::Exception(_) => found.push(describe(&mut reach, *unit, *speed, scan.via.within.0)?),
-                Said::Garbage(_) => garbage += 1,
+                Said::Garbage(why) => *seen.entry(why).or_default() += 1,
                 Said::NoLine(why) => return Err(Failure::runtime(why)),
                 Said::Nothing | Said::Identity(_) => {}
             }
@@ -122,7 +125,7 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
         _ => table(&found),
     };
     put(out.as_bytes())?;
-    advise(&found, garbage, total);
+    advise(&found, &seen, total);
     Ok(())
 }
 
@@ -261,14 +264,17 @@ fn block(meant: &Meant, found: &[Found]) -> String {
     out
 }
 
-fn advise(found: &[Found], garbage: usize, asked: usize) {
+fn advise(found: &[Found], seen: &BTreeMap<String, usize>, asked: usize) {
     if found.is_empty() {
         say("nobody answered; look at A and B, at the address in the device's menu, and try --speed all, or --within 1s");
     } else if found.len() == asked && asked > 10 {
         say("every address answers: this device does not look at it; take unit 1");
     }
-    if garbage > 0 {
-        say(&format!("{garbage} times something came that is no answer: another speed or parity, or two devices with one address"));
+    for (why, times) in seen {
+        say(&format!("{times} of {asked} questions: {why}"));
+    }
+    if seen.keys().any(|why| why.contains("check speed")) {
+        say("this is what another speed or parity looks like, or two devices with one address; try --speed all");
     }
 }
 

@@ -20,6 +20,18 @@ pub struct Counts {
     pub timeouts: Counter,
     /// Answers with a wrong checksum.
     pub bad_checksums: Counter,
+    /// Answers with transaction identifiers that nobody has used (Modbus TCP).
+    pub other_transactions: Counter,
+    /// Answers of other units.
+    pub other_units: Counter,
+    /// Answers to other functions.
+    pub other_functions: Counter,
+    /// Answers of another length, or that confirm another address.
+    pub other_lengths: Counter,
+    /// Answers that broke off.
+    pub incomplete: Counter,
+    /// Messages that look like none of the patterns (plain instruments).
+    pub unmatched: Counter,
     /// Requests that were repeated after garbage.
     pub repeated: Counter,
     /// Values written.
@@ -81,6 +93,18 @@ struct Shape<'a> {
     answers: u64,
     timeouts: u64,
     bad_checksums: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    other_transactions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    other_units: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    other_functions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    other_lengths: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    incomplete: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    unmatched: u64,
     repeated: u64,
     writes: u64,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -107,6 +131,11 @@ struct LineShape<'a> {
     jitter_ms: f64,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// Thousandths, as a number with three decimals.
 #[allow(clippy::cast_precision_loss)]
 fn thousandths(number: u64) -> f64 {
@@ -120,6 +149,12 @@ impl Counts {
             answers: self.answers.value(),
             timeouts: self.timeouts.value(),
             bad_checksums: self.bad_checksums.value(),
+            other_transactions: self.other_transactions.value(),
+            other_units: self.other_units.value(),
+            other_functions: self.other_functions.value(),
+            other_lengths: self.other_lengths.value(),
+            incomplete: self.incomplete.value(),
+            unmatched: self.unmatched.value(),
             repeated: self.repeated.value(),
             writes: self.writes.value(),
             exceptions: self.exceptions.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -26,6 +26,7 @@ mod supervisor;
 mod tests;
 pub mod text;
 mod timer;
+pub mod trouble;
 pub mod typical;
 pub mod wave;
 pub mod write;
@@ -243,6 +244,9 @@ pub enum ReadError {
     /// Weather: the device was silent.
     #[error("no answer")]
     NoAnswer,
+    /// Weather: no answer to this request in its time; what was seen instead.
+    #[error("{0}")]
+    Missed(String),
     /// Peer: it answered, and said no (a Modbus exception). The device lives.
     #[error("{0}")]
     Refused(String),
@@ -250,7 +254,7 @@ pub enum ReadError {
     #[error("{0}")]
     Busy(String),
     /// Weather: something came that is not the answer to this request.
-    #[error("garbled answer: {0}")]
+    #[error("{0}")]
     Garbled(String),
     /// Weather: the wire itself is gone.
     #[error("{0}")]

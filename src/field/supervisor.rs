@@ -58,6 +58,8 @@ struct Supervisor<D> {
     backoff: Backoff,
     /// Why the line is down, as it was told.
     down: Option<String>,
+    /// Why each device is offline, as it was told.
+    offline: Vec<String>,
     /// Some device has answered since the line was opened.
     is_up: bool,
     /// The line was told to be asked for too much.
@@ -72,6 +74,7 @@ pub(super) async fn run<D: Driver>(line: Line, driver: D, ends: Ends) {
     let schedule = Schedule::new(&jobs, line.devices.len(), now());
     let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
     let last = Last::new(&line.devices, line.answer_within.most, now());
+    let offline = vec![String::new(); line.devices.len()];
     let mut supervisor = Supervisor {
         line,
         driver,
@@ -84,6 +87,7 @@ pub(super) async fn run<D: Driver>(line: Line, driver: D, ends: Ends) {
         ends,
         backoff,
         down: None,
+        offline,
         is_up: false,
         is_overloaded: false,
         breaks: 0,
@@ -305,6 +309,25 @@ impl<D: Driver> Supervisor<D> {
         if self.schedule.probed(device, outcome.is_ok(), now()) == Some(true) {
             self.device_changed(device, true, "").await?;
         }
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => self.still_offline(device, &error.to_string()).await,
+        }
+    }
+
+    /// What is seen of a device that is offline may change: other things come, or nothing any more.
+    async fn still_offline(&mut self, device: usize, why: &str) -> Result<(), Ended> {
+        let Some(told) = self.offline.get_mut(device).filter(|told| **told != *why && self.schedule.is_offline(device)) else {
+            return Ok(());
+        };
+        why.clone_into(told);
+        if let Some(spec) = self.line.devices.get(device) {
+            tracing::info!(line = %self.line.name, device = %spec.name, why, event = "device.still_offline", "device still does not answer");
+        }
+        let points = self.points_of(device);
+        for reading in self.last.missed(device, &points, &why.into(), true, (now(), Timestamp::from(moment()))) {
+            self.emit(Event::Reading(reading)).await?;
+        }
         Ok(())
     }
 
@@ -366,6 +389,7 @@ impl<D: Driver> Supervisor<D> {
             tracing::info!(line = %self.line.name, device = %spec.name, "device answers");
         } else {
             tracing::warn!(line = %self.line.name, device = %spec.name, why, "device does not answer");
+            self.offline.get_mut(device).into_iter().for_each(|told| why.clone_into(told));
         }
         let event = Event::Device { device: spec.id, online };
         self.emit(event).await

@@ -124,8 +124,8 @@ pub enum Outcome {
     Done(Option<Vec<u16>>),
     /// The device says no.
     Exception(u8),
-    /// It was sent, and nobody knows whether it was done. What the device holds, if that can be read.
-    Unknown(Option<Vec<u16>>),
+    /// It was sent, and nobody knows whether it was done. What the device holds, if that can be read, and what came instead of an answer.
+    Unknown(Option<Vec<u16>>, String),
     /// It was never sent, for the reason given.
     NotSent(String),
 }
@@ -137,8 +137,9 @@ pub enum Written {
     Done(Vec<(PointId, Result<Value, Arc<str>>)>),
     /// The device says no.
     Exception(u8),
-    /// It was sent, and nobody knows whether it was done. What the points show now, if they can be read.
-    Unknown(Vec<(PointId, Result<Value, Arc<str>>)>),
+    /// It was sent, and nobody knows whether it was done. What the points show now, if they can be read, and what came instead of an
+    /// answer.
+    Unknown(Vec<(PointId, Result<Value, Arc<str>>)>, String),
     /// It was never sent, for the reason given.
     NotSent(String),
     /// Its time was over before it could be sent.

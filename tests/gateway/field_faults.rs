@@ -404,3 +404,74 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
         is_read(&format!("after {refusals} refusals"), subscriber.output().len());
     }
 }
+
+impl Bench {
+    /// Waits until a value says why it is not good in these words, and until all is well again.
+    fn says(&mut self, fault: &str, words: &[&str]) {
+        let from = self.subscriber.output().len();
+        self.simulator.type_line(&format!("fault {fault}"));
+        wait_for(&format!("{fault}: {words:?}: {}", self.published(from)), || {
+            let published = self.published(from);
+            let reasons = published.lines().filter_map(|line| line.split_once("\"reason\":\""));
+            reasons.map(|(_, reason)| reason).any(|reason| words.iter().any(|word| reason.contains(word))).then_some(())
+        });
+        self.simulator.type_line("clear");
+        self.wait_until_all_is_good(fault);
+    }
+}
+
+#[test]
+fn on_rtu_the_reason_says_what_came_instead_of_an_answer() {
+    let mut bench = Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    bench.says("crc", &["telegrams with a wrong checksum"]);
+    bench.says("wrong-unit", &["answered instead"]);
+    bench.says("wrong-function", &["another function"]);
+    bench.says("wrong-length=1", &["another length"]);
+    bench.says("truncate=4", &["broke off"]);
+    bench.says("noise=40", &["bytes came"]);
+    bench.says("echo-only", &["own request"]);
+    bench.says("delay=190ms", &["too late"]);
+    bench.says("exception=10", &["exception 10"]);
+    bench.says("exception=11", &["exception 11"]);
+    bench.says("silence", &["no answer"]);
+    bench.simulator.type_line("fault crc");
+    let log = || bench.gateway.process.output();
+    wait_for("the log says it, too", || {
+        log().lines().any(|line| line.contains("device does not answer") && line.contains("wrong checksum")).then_some(())
+    });
+}
+
+#[test]
+fn on_rtu_over_tcp_the_reason_says_what_came_instead_of_an_answer() {
+    let port = free_port();
+    let mut bench = Bench::start(|_| format!("rtu_over_tcp: '127.0.0.1:{port}'"));
+    bench.says("crc", &["telegrams with a wrong checksum"]);
+    bench.says("wrong-unit", &["answered instead"]);
+    bench.says("exception=11", &["exception 11"]);
+    bench.says("unplug", &["closed"]);
+}
+
+#[test]
+fn on_ascii_the_reason_says_what_came_instead_of_an_answer() {
+    let mut bench = Bench::start(|folder| format!("serial: '{}', framing: ascii, speed: 115200 8N1", folder.join("bus").display()));
+    bench.says("crc", &["telegrams with a wrong checksum"]);
+    bench.says("wrong-unit", &["answered instead"]);
+    bench.says("truncate=5", &["broke off", "bytes came"]);
+    bench.says("noise=40", &["bytes came"]);
+    bench.says("exception=11", &["exception 11"]);
+}
+
+#[test]
+fn on_modbus_tcp_the_reason_says_what_came_instead_of_an_answer() {
+    let port = free_port();
+    let mut bench = Bench::start(|_| format!("modbus_tcp: '127.0.0.1:{port}'"));
+    bench.says("wrong-transaction", &["transaction id"]);
+    bench.says("wrong-unit", &["answered instead"]);
+    bench.says("wrong-function", &["another function"]);
+    bench.says("wrong-length=1", &["values instead of"]);
+    bench.says("truncate=9", &["broke off"]);
+    bench.says("wrong-header", &["no header of Modbus TCP"]);
+    bench.says("unplug", &["closed"]);
+    bench.says("delay=190ms", &["too late"]);
+    bench.says("exception=11", &["exception 11"]);
+}

@@ -6,7 +6,11 @@ use super::frames::{MAX_FRAME, checksum};
 
 /// The text that is being received.
 #[derive(Debug, Default)]
-pub(super) struct Ascii(Vec<u8>);
+pub(super) struct Ascii {
+    text: Vec<u8>,
+    /// Characters that were no part of a frame, since they were taken last.
+    junk: u64,
+}
 
 fn lrc(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg()
@@ -19,7 +23,13 @@ fn digit(digit: u8) -> Option<u8> {
 impl Ascii {
     /// Forgets a frame that was begun.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.junk += self.text.len() as u64;
+        self.text.clear();
+    }
+
+    /// Characters that were no part of a frame since this was asked last; what is not whole counts.
+    pub(super) fn take_junk(&mut self) -> u64 {
+        std::mem::take(&mut self.junk)
     }
 
     /// Takes what came in; gives whole frames with the checksum of RTU, which is wrong if that of the text was.
@@ -27,12 +37,17 @@ impl Ascii {
         let mut frames = Vec::new();
         for byte in bytes {
             match byte {
-                b':' => self.0.clear(),
-                b'\n' => frames.extend(frame(&std::mem::take(&mut self.0))),
-                other => self.0.push(*other),
+                b':' => self.clear(),
+                b'\n' => {
+                    let text = std::mem::take(&mut self.text);
+                    let found = frame(&text);
+                    self.junk += if found.is_none() { text.len() as u64 } else { 0 };
+                    frames.extend(found);
+                }
+                other => self.text.push(*other),
             }
-            if self.0.len() > 2 * MAX_FRAME + 2 {
-                self.0.clear();
+            if self.text.len() > 2 * MAX_FRAME + 2 {
+                self.clear();
             }
         }
         frames

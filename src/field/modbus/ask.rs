@@ -12,6 +12,7 @@ use super::plan::bytes_of;
 use super::{Modbus, frame_lengths, reading, words};
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
+use crate::field::trouble::Trouble;
 
 impl Modbus {
     /// Asks a unit. One that owes an answer of the same length is not asked while a plan has other things to do.
@@ -28,7 +29,7 @@ impl Modbus {
         if self.late.get(&debtor).is_some_and(|owed| owed.contains_key(&bytes)) {
             // The answer that is owed would be taken for this one. Nobody else's turn is spent on waiting for it.
             if !self.blocks.is_empty() {
-                return Said::Nothing;
+                return Said::Garbage(format!("unit {unit} still owes the answer to an earlier question; ask again in a few seconds"));
             }
             sleep(self.patience.longest()).await;
             self.late.remove(&debtor);
@@ -75,6 +76,7 @@ impl Modbus {
         }
     }
 
+    /// Asks. The error is what is said without an answer.
     async fn ask_raw(&mut self, unit: u8, request: Request<'static>, lengths: (u32, u32), within: Duration) -> Result<Answer, Said> {
         let known = self.devices.iter().find(|device| device.unit == unit);
         let pause = known.map_or(self.manners.pause, |device| device.pause);
@@ -82,20 +84,31 @@ impl Modbus {
         link.keep_silent(pause);
         let told = link.ask(unit, request, within, lengths).await;
         // Counted with nobody: the unit may be none of the file.
-        drop(link.take_seen());
-        if matches!(told.answer, Answer::Broken) {
-            self.link = None;
+        let (seen, _) = link.take_seen();
+        match told.answer {
+            Answer::Broken(why) => {
+                self.link = None;
+                Err(Said::NoLine(why))
+            }
+            Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_) => {
+                let mut trouble = Trouble::default();
+                trouble.note(&seen.into());
+                match trouble.reason() {
+                    Some(why) => Err(Said::Garbage(why)),
+                    None => Ok(told.answer),
+                }
+            }
+            answer => Ok(answer),
         }
-        Ok(told.answer)
     }
 }
 
 fn said(answer: &Answer) -> Said {
     match answer {
-        Answer::Exception(10 | 11) | Answer::Nothing => Said::Nothing,
+        Answer::Nothing => Said::Nothing,
         Answer::Exception(code) => Said::Exception(*code),
         Answer::Garbage(why) | Answer::Foreign(why) => Said::Garbage((*why).to_owned()),
-        Answer::Broken => Said::NoLine("the connection broke".to_owned()),
+        Answer::Broken(why) => Said::NoLine(why.clone()),
         Answer::Response(_) => Said::Garbage("an answer to another request".to_owned()),
     }
 }

@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::manners::Accept;
+use crate::field::trouble::Came;
 
 const CRC: crc::Crc<u16> = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS);
 /// The function that reads records of files.
@@ -175,6 +176,34 @@ pub(super) struct Seen {
     pub(super) echoes: u64,
     /// Bytes that were no part of a right frame.
     pub(super) junk: u64,
+    /// Right frames of other units, and of which one the last was.
+    pub(super) other_units: u64,
+    pub(super) unit: u8,
+    /// Right frames of the asked unit to another function.
+    pub(super) other_functions: u64,
+    /// Right frames of another length, or that confirm another address.
+    pub(super) other_lengths: u64,
+    /// Frames with transaction identifiers that were never given (TCP).
+    pub(super) other_transactions: u64,
+    /// Answers that broke off.
+    pub(super) incomplete: u64,
+}
+
+impl From<Seen> for Came {
+    fn from(seen: Seen) -> Self {
+        Self {
+            bad_checksums: seen.bad_checksums,
+            other_transactions: seen.other_transactions,
+            other_units: seen.other_units,
+            unit: seen.unit,
+            other_functions: seen.other_functions,
+            other_lengths: seen.other_lengths,
+            incomplete: seen.incomplete,
+            echoes: seen.echoes,
+            junk: seen.junk,
+            ..Self::default()
+        }
+    }
 }
 
 /// An answer that came after its time.
@@ -236,6 +265,16 @@ impl Receiver {
                 self.owed.remove(0);
             }
             self.owed.push(Owed { expected, sent });
+        }
+    }
+
+    /// Looks at what has come of an answer whose time is over. Its beginning stays, for the rest may be late.
+    pub(super) fn broken_off(&mut self, now: Instant) {
+        let Some(owed) = self.owed.last() else { return };
+        if self.incoming.starts_with(&[owed.expected.unit, owed.expected.function]) {
+            self.seen.incomplete += 1;
+        } else {
+            self.discard(now);
         }
     }
 
@@ -352,6 +391,7 @@ impl Receiver {
         let length = match function {
             1..=4 | READ_FILE | 23 => 5 + usize::from(third),
             5 | 6 | 15 | 16 => 8,
+            0x81..=0x97 => 5,
             _ => return,
         };
         let Some((body, crc)) = bytes.get(..length).and_then(<[u8]>::split_last_chunk::<2>) else { return };
@@ -359,11 +399,14 @@ impl Receiver {
             return;
         }
         self.seen.foreign += 1;
-        self.rejected = Some(match (unit == expected.unit, function == expected.function) {
-            (false, _) => "an answer of another unit came",
-            (true, false) => "an answer to another function came",
-            (true, true) => "an answer of another length or address came",
-        });
+        let (what, count) = match (unit == expected.unit, function & 0x7F == expected.function) {
+            (false, _) => ("an answer of another unit came", &mut self.seen.other_units),
+            (true, false) => ("an answer to another function came", &mut self.seen.other_functions),
+            (true, true) => ("an answer of another length or address came", &mut self.seen.other_lengths),
+        };
+        *count += 1;
+        self.seen.unit = unit;
+        self.rejected = Some(what);
     }
 
     /// A frame stands there that would be the answer but for its checksum.

@@ -39,8 +39,8 @@ pub(super) enum Answer {
     Garbage(&'static str),
     /// No answer in time, but other frames came: the reason.
     Foreign(&'static str),
-    /// The wire is gone.
-    Broken,
+    /// The wire is gone: how.
+    Broken(String),
 }
 
 /// An answer, and how long the device took to begin it.
@@ -173,7 +173,7 @@ impl Link {
         let sent = now();
         // The codec waits for an answer; by then the request has left.
         if let Ok(Err(_)) = timeout(Duration::from_millis(1), context.call(request)).await {
-            return Told { answer: Answer::Broken, turnaround: Duration::ZERO, busy: Duration::ZERO };
+            return Told { answer: Answer::Broken(self.fault()), turnaround: Duration::ZERO, busy: Duration::ZERO };
         }
         self.used = sent + on_wire;
         self.free_at = self.used + pause.min(Duration::from_millis(100)) + self.gap;
@@ -195,8 +195,8 @@ impl Link {
             Ok(Err(tokio_modbus::Error::Protocol(_))) => Answer::Garbage("not an answer to the request"),
             Ok(Err(tokio_modbus::Error::Transport(_))) => match &self.shim {
                 Shim::Rtu(shim) if shim.take_condemned() => Answer::Garbage("wrong checksum"),
-                Shim::Rtu(shim) if !shim.is_broken() => Answer::Garbage("not a Modbus frame"),
-                _ => Answer::Broken,
+                Shim::Rtu(shim) if shim.fault().is_none() => Answer::Garbage("not a Modbus frame"),
+                _ => Answer::Broken(self.fault()),
             },
         };
         self.is_dirty |= self.is_rtu() && !matches!(answer, Answer::Response(_) | Answer::Exception(_));
@@ -204,9 +204,25 @@ impl Link {
     }
 
     fn given_up(&self) -> Answer {
-        let Shim::Rtu(shim) = &self.shim else { return Answer::Nothing };
-        shim.give_up();
-        shim.rejected().map_or(Answer::Nothing, Answer::Foreign)
+        match &self.shim {
+            Shim::Rtu(shim) => {
+                shim.give_up();
+                shim.rejected().map_or(Answer::Nothing, Answer::Foreign)
+            }
+            Shim::Tcp(shim) => {
+                shim.give_up();
+                Answer::Nothing
+            }
+        }
+    }
+
+    /// How the wire failed.
+    fn fault(&self) -> String {
+        let fault = match &self.shim {
+            Shim::Rtu(shim) => shim.fault(),
+            Shim::Tcp(shim) => shim.fault(),
+        };
+        fault.unwrap_or_else(|| "the connection broke".to_owned())
     }
 
     /// After trouble: what is still coming is let pass, so that it is not taken for the next answer.
@@ -216,7 +232,7 @@ impl Link {
             return Ok(());
         }
         let most = self.characters(LONGEST_FRAME).max(4 * LEAST_SILENCE);
-        shim.drain(self.gap.max(LEAST_SILENCE), most).await.map_err(|_: io::Error| Answer::Broken)?;
+        shim.drain(self.gap.max(LEAST_SILENCE), most).await.map_err(|_: io::Error| Answer::Broken(self.fault()))?;
         self.is_dirty = false;
         Ok(())
     }
@@ -225,10 +241,7 @@ impl Link {
     pub(super) fn take_seen(&self) -> (Seen, Vec<Late>) {
         match &self.shim {
             Shim::Rtu(shim) => shim.take_seen(),
-            Shim::Tcp(shim) => {
-                let (stale, late) = shim.take_late();
-                (Seen { stale, ..Seen::default() }, late)
-            }
+            Shim::Tcp(shim) => shim.take_seen(),
         }
     }
 }

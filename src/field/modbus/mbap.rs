@@ -18,9 +18,9 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::frames::{Expected, Late};
+use super::frames::{Expected, Late, Seen};
 use super::manners::Accept;
-use super::shim::hand_over;
+use super::shim::{CLOSED, broken, hand_over};
 use crate::time::now;
 
 const HEADER: usize = 6;
@@ -33,6 +33,7 @@ struct Sent {
     /// As the codec has it.
     asked_as: [u8; 2],
     unit: u8,
+    function: u8,
     at: Instant,
     /// What the answer looks like; `None` for a request that has no answer.
     expected: Option<Expected>,
@@ -46,7 +47,9 @@ struct Inner<S> {
     /// Requests that were given up.
     owed: VecDeque<Sent>,
     late: Vec<Late>,
-    stale: u64,
+    seen: Seen,
+    /// The connection failed: how.
+    fault: Option<String>,
     next_transaction: u16,
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
@@ -67,7 +70,19 @@ impl<S> MbapShim<S> {
     pub(super) fn new(wire: S, accept: Accept) -> Self {
         let (outgoing, incoming, frame) = (Vec::new(), Vec::new(), Vec::new());
         let (owed, late) = (VecDeque::new(), Vec::new());
-        let inner = Inner { wire, accept, outstanding: None, owed, late, stale: 0, next_transaction: 0, outgoing, incoming, frame };
+        let inner = Inner {
+            wire,
+            accept,
+            outstanding: None,
+            owed,
+            late,
+            seen: Seen::default(),
+            fault: None,
+            next_transaction: 0,
+            outgoing,
+            incoming,
+            frame,
+        };
         Self(Arc::new(Mutex::new(inner)))
     }
 
@@ -75,9 +90,19 @@ impl<S> MbapShim<S> {
         action(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Late answers dropped since this was asked last, and how late they were.
-    pub(super) fn take_late(&self) -> (u64, Vec<Late>) {
-        self.with(|inner| (std::mem::take(&mut inner.stale), std::mem::take(&mut inner.late)))
+    /// What was seen since this was asked last, and how late answers were.
+    pub(super) fn take_seen(&self) -> (Seen, Vec<Late>) {
+        self.with(|inner| (std::mem::take(&mut inner.seen), std::mem::take(&mut inner.late)))
+    }
+
+    /// The outstanding request is waited for no longer.
+    pub(super) fn give_up(&self) {
+        self.with(|inner| inner.seen.incomplete += u64::from(!inner.incoming.is_empty()));
+    }
+
+    /// How the connection failed, if it did.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.with(|inner| inner.fault.clone())
     }
 }
 
@@ -87,6 +112,8 @@ impl<S> Inner<S> {
         while let Some(&[high, low, protocol_high, protocol_low, length_high, length_low]) = self.incoming.first_chunk::<HEADER>() {
             let length = usize::from(u16::from_be_bytes([length_high, length_low]));
             if protocol_high != 0 || protocol_low != 0 || !(2..=254).contains(&length) {
+                self.seen.junk += self.incoming.len() as u64;
+                self.fault = Some("bytes came that are no header of Modbus TCP; is it another protocol, such as RTU over TCP?".to_owned());
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let total = HEADER + length;
@@ -103,16 +130,30 @@ impl<S> Inner<S> {
                     // The codec looks at it.
                     self.frame.iter_mut().skip(HEADER).take(1).for_each(|unit| *unit = sent.unit);
                 }
+                self.compare(&sent);
                 return Ok(());
             }
-            self.stale += 1;
             if let Some(index) = self.owed.iter().position(|sent| sent.transaction == [high, low])
                 && let Some(sent) = self.owed.remove(index)
             {
+                self.seen.stale += 1;
                 self.late.push(Late { unit: sent.unit, after: now().saturating_duration_since(sent.at) });
+            } else {
+                self.seen.foreign += 1;
+                self.seen.other_transactions += 1;
             }
         }
         Ok(())
+    }
+
+    /// The codec takes what answers another unit or function for an error; why is seen here.
+    fn compare(&mut self, sent: &Sent) {
+        let Some(&[unit, function]) = self.frame.get(HEADER..HEADER + 2) else { return };
+        if unit != sent.unit {
+            (self.seen.unit, self.seen.other_units) = (unit, self.seen.other_units + 1);
+        } else if function & 0x7F != sent.function {
+            self.seen.other_functions += 1;
+        }
     }
 
     fn ask(&mut self, request: &[u8]) {
@@ -126,9 +167,10 @@ impl<S> Inner<S> {
         self.next_transaction = self.next_transaction.wrapping_add(1);
         let transaction = self.next_transaction.to_be_bytes();
         let unit = request.get(HEADER).copied().unwrap_or_default();
+        let function = request.get(HEADER + 1).copied().unwrap_or_default();
         let with_checksum = [request.get(HEADER..).unwrap_or_default(), &[0, 0]].concat();
         let expected = Expected::of_any(&with_checksum).map(|expected| expected.accepting(self.accept));
-        self.outstanding = Some(Sent { transaction, asked_as: [*high, *low], unit, at: now(), expected });
+        self.outstanding = Some(Sent { transaction, asked_as: [*high, *low], unit, function, at: now(), expected });
         self.outgoing.extend(transaction);
         self.outgoing.extend_from_slice(rest);
     }
@@ -162,8 +204,12 @@ impl<S: AsyncRead + Unpin> Inner<S> {
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut space = [0; 300];
         let mut chunk = ReadBuf::new(&mut space);
-        ready!(Pin::new(&mut self.wire).poll_read(context, &mut chunk))?;
+        if let Err(error) = ready!(Pin::new(&mut self.wire).poll_read(context, &mut chunk)) {
+            self.fault = Some(broken(&error));
+            return Poll::Ready(Err(error));
+        }
         if chunk.filled().is_empty() {
+            self.fault = Some(CLOSED.to_owned());
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         self.incoming.extend_from_slice(chunk.filled());
@@ -253,8 +299,8 @@ mod tests {
             assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![8]));
         };
         let (_theirs, ()) = tokio::join!(play, calls);
-        let (stale, late) = shim.take_late();
-        assert!(stale == 1 && late.first().is_some_and(|late| late.unit == 1 && late.after >= Duration::from_millis(30)), "{late:?}");
+        let (seen, late) = shim.take_seen();
+        assert!(seen.stale == 1 && late.first().is_some_and(|late| late.unit == 1 && late.after >= Duration::from_millis(30)), "{late:?}");
     }
 
     #[tokio::test]
@@ -285,7 +331,7 @@ mod tests {
             assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![9]), "not the same twice");
         };
         let (_theirs, ()) = tokio::join!(play, calls);
-        assert_eq!(shim.take_late().0, 4);
+        assert_eq!(shim.take_seen().0.stale, 4);
     }
 
     #[tokio::test]

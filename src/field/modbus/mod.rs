@@ -37,11 +37,13 @@ use tokio_modbus::{Request, Response};
 use super::ask::{Ask, Said};
 use super::counts::LineCounts;
 use super::decode::{Register, Table};
+use super::trouble::Trouble;
 use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
 use crate::reading::Value;
 use crate::time::now;
 use barriers::Barriers;
+use frames::Seen;
 use known::Known;
 use link::{Answer, Link, Told};
 use manners::Manners;
@@ -72,6 +74,8 @@ pub struct Modbus {
     late: HashMap<u8, HashMap<u32, Instant>>,
     /// Time-outs in a row, whatever the unit.
     silent: u32,
+    /// What came from each device instead of answers.
+    troubles: Vec<Trouble>,
     /// Units that do not know function 22.
     without_mask: HashSet<u8>,
     /// Devices that were asked what they are.
@@ -130,6 +134,7 @@ impl Modbus {
             patience: Patience::new(line.answer_within, first_answers(&line.devices)),
             late: HashMap::new(),
             silent: 0,
+            troubles: vec![Trouble::default(); line.devices.len()],
             without_mask: HashSet::new(),
             identified: HashSet::new(),
             counts,
@@ -155,7 +160,7 @@ impl Modbus {
     async fn ask(&mut self, question: Question) -> Answer {
         let Question { device, unit, request, lengths, patience } = question;
         let pause = self.devices.get(device).map_or(self.manners.pause, |device| device.pause);
-        let Some(link) = self.link.as_mut() else { return Answer::Broken };
+        let Some(link) = self.link.as_mut() else { return Answer::Broken("the connection broke".to_owned()) };
         let is_broadcast = unit == 0 && link.is_rtu();
         link.keep_silent(pause);
         self.counts.count(device, |counts| counts.requests.count());
@@ -172,13 +177,47 @@ impl Modbus {
         if matches!(answer, Answer::Nothing | Answer::Foreign(_)) && !is_broadcast {
             self.counts.lost_us.add(u64::try_from(busy.as_micros()).unwrap_or(0));
         }
+        if !is_broadcast {
+            self.saw(device, seen, &answer);
+        }
         for late in late {
             self.patience.late(late.unit, late.after);
+            let devices = self.devices.iter().zip(&mut self.troubles).filter(|(device, _)| device.unit == late.unit);
+            devices.for_each(|(_, trouble)| trouble.late(late.after));
         }
         if !is_broadcast {
             self.note(device, unit, &answer, turnaround);
         }
         answer
+    }
+
+    /// What came instead of an answer is kept until one comes.
+    fn saw(&mut self, device: usize, seen: Seen, answer: &Answer) {
+        self.counts.count(device, |counts| {
+            counts.other_transactions.add(seen.other_transactions);
+            counts.other_units.add(seen.other_units);
+            counts.other_functions.add(seen.other_functions);
+            counts.other_lengths.add(seen.other_lengths);
+            counts.incomplete.add(seen.incomplete);
+        });
+        let Some(trouble) = self.troubles.get_mut(device) else { return };
+        match answer {
+            Answer::Response(_) | Answer::Exception(_) => trouble.answered(),
+            Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_) => trouble.note(&seen.into()),
+            Answer::Broken(_) => {}
+        }
+    }
+
+    /// Why a device counts as silent: by what came instead of an answer.
+    fn missed(&mut self, device: usize) -> ReadError {
+        let reason = self.troubles.get_mut(device).and_then(Trouble::reason);
+        reason.map_or(ReadError::NoAnswer, ReadError::Missed)
+    }
+
+    /// Why an answer is none.
+    fn garbled(&mut self, device: usize, otherwise: &str) -> ReadError {
+        let reason = self.troubles.get_mut(device).and_then(Trouble::reason);
+        ReadError::Garbled(reason.unwrap_or_else(|| otherwise.to_owned()))
     }
 
     fn note(&mut self, device: usize, unit: u8, answer: &Answer, turnaround: Duration) {
@@ -201,12 +240,12 @@ impl Modbus {
                 self.counts.count(device, |counts| counts.timeouts.count());
             }
             Answer::Garbage(_) => self.silent = 0,
-            Answer::Broken => {}
+            Answer::Broken(_) => {}
         }
         let is_serial = matches!(self.wire, Wire::Serial(_));
         let devices = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
         let most = if is_serial { SILENT_TO_REOPEN.saturating_mul(devices) } else { SILENT_TO_RECONNECT };
-        if self.silent >= most || matches!(answer, Answer::Broken) {
+        if self.silent >= most || matches!(answer, Answer::Broken(_)) {
             self.silent = 0;
             self.link = None;
         }
@@ -227,14 +266,17 @@ impl Modbus {
             self.owes(block.unit, bytes);
         }
         match answer {
-            Answer::Response(response) => words(response, count).map_err(|error| (error, None)),
+            Answer::Response(response) => words(response, count).map_err(|error| {
+                self.counts.count(block.device, |counts| counts.other_lengths.count());
+                (error, None)
+            }),
             // A gateway in between says that the device behind it is silent.
-            Answer::Exception(10 | 11) => Err((ReadError::NoAnswer, None)),
+            Answer::Exception(code @ (10 | 11)) => Err((ReadError::Missed(explain(code)), None)),
             Answer::Exception(code @ (5 | 6)) => Err((ReadError::Busy(explain(code)), Some(code))),
             Answer::Exception(code) => Err((ReadError::Refused(explain(code)), Some(code))),
-            Answer::Nothing => Err((ReadError::NoAnswer, None)),
-            Answer::Foreign(why) | Answer::Garbage(why) => Err((ReadError::Garbled(why.to_owned()), None)),
-            Answer::Broken => Err((ReadError::LineDown("the connection broke".to_owned()), None)),
+            Answer::Nothing => Err((self.missed(block.device), None)),
+            Answer::Foreign(why) | Answer::Garbage(why) => Err((self.garbled(block.device, why), None)),
+            Answer::Broken(why) => Err((ReadError::LineDown(why), None)),
         }
     }
 
@@ -245,7 +287,7 @@ impl Modbus {
             return Ok(());
         }
         let patience = self.patience.of(block.unit, now());
-        let Some((place, count)) = self.unowed(block) else { return Err(ReadError::NoAnswer) };
+        let Some((place, count)) = self.unowed(block) else { return Err(self.missed(block.device)) };
         match self.read_words(&place, count, patience).await {
             Ok(_) => {}
             Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => sleep(self.patience.longest()).await,
@@ -394,7 +436,7 @@ impl Driver for Modbus {
         let Some(block) = blocks.get(turn % blocks.len().max(1)).map(|block| Arc::clone(block)) else { return Ok(()) };
         self.connected().await?;
         self.forget_owed(block.unit);
-        let Some((place, count)) = self.unowed(&block) else { return Err(ReadError::NoAnswer) };
+        let Some((place, count)) = self.unowed(&block) else { return Err(self.missed(device)) };
         let patience = self.patience.of_probe(block.unit);
         match self.read_words(&place, count, patience).await {
             Ok(_) => {
@@ -473,12 +515,12 @@ fn words(response: Response, expected: u16) -> Result<Vec<u16>, ReadError> {
             let records = records(&data).ok_or_else(|| ReadError::Garbled("no records of a file".to_owned()))?;
             (records, false)
         }
-        _ => return Err(ReadError::Garbled("an answer to another request".to_owned())),
+        _ => return Err(ReadError::Garbled("an answer to another request came".to_owned())),
     };
     let expected = usize::from(expected);
     // Bits are padded to whole bytes on the wire.
     let fits = if is_bits { values.len() == expected || values.len() == expected.next_multiple_of(8) } else { values.len() == expected };
-    if fits { Ok(values) } else { Err(ReadError::Garbled(format!("{} values instead of {expected}", values.len()))) }
+    if fits { Ok(values) } else { Err(ReadError::Garbled(format!("an answer with {} values instead of {expected} came", values.len()))) }
 }
 
 /// What a scale register may hold [SunSpec Information Model 1.2, sunssf: -10 to 10]; another value is a device that starts, or a wrong address.

@@ -44,8 +44,16 @@ struct Inner {
     silence: Duration,
     verdict: Option<Pin<Box<Sleep>>>,
     is_condemned: bool,
-    /// The wire itself failed.
-    is_broken: bool,
+    /// The wire itself failed: how.
+    fault: Option<String>,
+}
+
+/// The end of a wire.
+pub(super) const CLOSED: &str = "the connection was closed by the other side, or the adapter was unplugged";
+
+/// An error of a wire.
+pub(super) fn broken(error: &io::Error) -> String {
+    format!("the connection broke: {error}")
 }
 
 /// See the module. Clones share the wire.
@@ -85,7 +93,7 @@ impl RtuShim {
             silence,
             verdict: None,
             is_condemned: false,
-            is_broken: false,
+            fault: None,
         })))
     }
 
@@ -106,7 +114,10 @@ impl RtuShim {
 
     /// The outstanding request is waited for no longer.
     pub(super) fn give_up(&self) {
-        self.with(|inner| inner.receiver.give_up(now()));
+        self.with(|inner| {
+            inner.receiver.give_up(now());
+            inner.receiver.broken_off(now());
+        });
     }
 
     /// Why the answer was not taken, if something came.
@@ -119,9 +130,9 @@ impl RtuShim {
         self.with(|inner| std::mem::take(&mut inner.is_condemned))
     }
 
-    /// True if the wire itself failed, and not only what came over it.
-    pub(super) fn is_broken(&self) -> bool {
-        self.with(|inner| inner.is_broken)
+    /// How the wire itself failed, if it did, and not only what came over it.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.with(|inner| inner.fault.clone())
     }
 
     pub(super) fn echo(&self) -> Echo {
@@ -130,7 +141,11 @@ impl RtuShim {
 
     /// What was seen since this was asked last.
     pub(super) fn take_seen(&self) -> (Seen, Vec<Late>) {
-        self.with(|inner| (std::mem::take(&mut inner.receiver.seen), inner.receiver.take_late()))
+        self.with(|inner| {
+            let junk = inner.ascii.as_mut().map_or(0, Ascii::take_junk);
+            let seen = std::mem::take(&mut inner.receiver.seen);
+            (Seen { junk: seen.junk + junk, ..seen }, inner.receiver.take_late())
+        })
     }
 
     /// Reads and discards until nothing has come for `silence`, at most for `most`; safe to drop.
@@ -162,7 +177,11 @@ impl Inner {
         let mut buffer = ReadBuf::new(&mut space);
         let read = ready!(Pin::new(&mut self.wire).poll_read(context, &mut buffer));
         let bytes = buffer.filled();
-        self.is_broken |= read.is_err() || bytes.is_empty();
+        match &read {
+            Err(error) => self.fault = Some(broken(error)),
+            Ok(()) if bytes.is_empty() => self.fault = Some(CLOSED.to_owned()),
+            Ok(()) => {}
+        }
         read?;
         self.last_byte = now();
         let found = match &mut self.ascii {
@@ -228,9 +247,12 @@ impl Inner {
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
             let written = ready!(Pin::new(&mut self.wire).poll_write(context, &self.outgoing));
-            self.is_broken |= !written.as_ref().is_ok_and(|count| *count > 0);
+            if let Err(error) = &written {
+                self.fault = Some(broken(error));
+            }
             let count = written?;
             if count == 0 {
+                self.fault = Some(CLOSED.to_owned());
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.outgoing.drain(..count);

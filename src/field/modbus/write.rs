@@ -33,7 +33,8 @@ enum Confirmed {
     No(u8),
     /// Nothing that changes anything went out: the reason.
     NotSent(String),
-    NobodyKnows,
+    /// It was sent, and not answered: what came instead.
+    NobodyKnows(String),
 }
 
 impl Modbus {
@@ -60,34 +61,43 @@ impl Modbus {
                     Outcome::Done(self.read_back(device, unit, action).await)
                 }
             },
-            Confirmed::NobodyKnows => {
+            Confirmed::NobodyKnows(why) => {
                 sleep(read_back.map_or(Duration::ZERO, |check| check.delay)).await;
-                self.find_out(device, unit, action, (read_back, repeat)).await
+                match self.find_out(device, unit, action, (read_back, repeat)).await {
+                    Ok(outcome) => outcome,
+                    Err(found) => Outcome::Unknown(found, why),
+                }
             }
         }
     }
 
-    /// It was sent and not answered: what the device holds tells.
-    async fn find_out(&mut self, device: usize, unit: u8, action: &Action, (read_back, repeat): (Option<ReadBack>, bool)) -> Outcome {
+    /// It was sent and not answered: what the device holds tells. The error is that this is not known either, or is something else.
+    async fn find_out(
+        &mut self,
+        device: usize,
+        unit: u8,
+        action: &Action,
+        (read_back, repeat): (Option<ReadBack>, bool),
+    ) -> Result<Outcome, Option<Vec<u16>>> {
         let delay = read_back.map_or(Duration::ZERO, |check| check.delay);
         let found = self.read_back(device, unit, action).await;
         match &found {
-            Some(words) if holds(action, words) => return Outcome::Done(found),
+            Some(words) if holds(action, words) => return Ok(Outcome::Done(found)),
             Some(_) if repeat => {}
-            _ => return Outcome::Unknown(found),
+            _ => return Err(found),
         }
         match self.confirmed(device, unit, action).await {
-            Confirmed::Holds(words) => Outcome::Done(Some(words)),
-            Confirmed::No(code) => Outcome::Exception(code),
+            Confirmed::Holds(words) => Ok(Outcome::Done(Some(words))),
+            Confirmed::No(code) => Ok(Outcome::Exception(code)),
             Confirmed::Yes => {
                 sleep(delay).await;
-                Outcome::Done(self.read_back(device, unit, action).await)
+                Ok(Outcome::Done(self.read_back(device, unit, action).await))
             }
             // The first time it was sent.
-            Confirmed::NotSent(_) | Confirmed::NobodyKnows => {
+            Confirmed::NotSent(_) | Confirmed::NobodyKnows(_) => {
                 sleep(delay).await;
                 let found = self.read_back(device, unit, action).await;
-                if found.as_ref().is_some_and(|words| holds(action, words)) { Outcome::Done(found) } else { Outcome::Unknown(found) }
+                if found.as_ref().is_some_and(|words| holds(action, words)) { Ok(Outcome::Done(found)) } else { Err(found) }
             }
         }
     }
@@ -135,13 +145,13 @@ impl Modbus {
         let asked = request.clone();
         match self.ask(Question { device, unit, request, lengths, patience }).await {
             Answer::Response(response) => confirmation(&asked, response),
-            Answer::Exception(10 | 11) => Confirmed::NobodyKnows,
+            Answer::Exception(code @ (10 | 11)) => Confirmed::NobodyKnows(super::explain(code)),
             Answer::Exception(code) => Confirmed::No(code),
-            Answer::Broken => Confirmed::NobodyKnows,
+            Answer::Broken(why) => Confirmed::NobodyKnows(why),
             Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_) => {
                 // Any read has another form than the answer that is owed.
                 self.owes(unit, 0);
-                Confirmed::NobodyKnows
+                Confirmed::NobodyKnows(self.missed(device).to_string())
             }
         }
     }
@@ -182,7 +192,7 @@ impl Modbus {
         self.counts.count(device, |counts| counts.writes.count());
         let question = Question { device, unit: 0, request, lengths, patience: BROADCAST_TURNAROUND };
         match self.ask(question).await {
-            Answer::Broken => Outcome::NotSent("the connection broke".to_owned()),
+            Answer::Broken(why) => Outcome::NotSent(why),
             _ => Outcome::Done(None),
         }
     }
@@ -207,9 +217,10 @@ impl Modbus {
 
 /// A confirmation repeats what was asked; anything else confirms another write.
 fn confirmation(request: &Request<'_>, response: Response) -> Confirmed {
+    let another = || Confirmed::NobodyKnows("the confirmation of another write came".to_owned());
     let is_same = match (request, response) {
         (Request::ReadWriteMultipleRegisters(_, count, ..), Response::ReadWriteMultipleRegisters(words)) => {
-            return if words.len() == usize::from(*count) { Confirmed::Holds(words) } else { Confirmed::NobodyKnows };
+            return if words.len() == usize::from(*count) { Confirmed::Holds(words) } else { another() };
         }
         (Request::WriteSingleCoil(at, bit), Response::WriteSingleCoil(place, shown)) => (*at, *bit) == (place, shown),
         (Request::WriteSingleRegister(at, word), Response::WriteSingleRegister(place, shown)) => (*at, *word) == (place, shown),
@@ -224,7 +235,7 @@ fn confirmation(request: &Request<'_>, response: Response) -> Confirmed {
         }
         _ => false,
     };
-    if is_same { Confirmed::Yes } else { Confirmed::NobodyKnows }
+    if is_same { Confirmed::Yes } else { another() }
 }
 
 fn place(device: usize, unit: u8, table: Table, start: u16) -> Block {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Ended, MOST_ORDERS, Supervisor, WRITES_IN_A_ROW, beside};
 use crate::field::ask::{Inquiry, Said};
 use crate::field::decode::Register;
+use crate::field::modbus::explain;
 use crate::field::schedule::Step;
 use crate::field::write::{Order, Outcome, Written};
 use crate::field::{Driver, Values};
@@ -54,7 +55,7 @@ impl<D: Driver> Supervisor<D> {
             self.ends.pulse.beat(now());
             let Ok(outcome) = beside(self.driver.write(device, action, read_back, repeat), &mut self.last, &mut self.ends).await else {
                 // It may be on the wire already. Whoever asked may be gone.
-                let _ = answer.send(Written::Unknown(shown));
+                let _ = answer.send(Written::Unknown(shown, "the line was stopped meanwhile".to_owned()));
                 return Err(Ended);
             };
             let (start, count) = action.span();
@@ -68,14 +69,18 @@ impl<D: Driver> Supervisor<D> {
             };
             match outcome {
                 Outcome::Done(words) => shown.extend(values(words)),
-                Outcome::Unknown(words) => {
+                Outcome::Unknown(words, why) => {
                     shown.extend(values(words));
-                    ended = Written::Unknown(shown.clone());
+                    ended = Written::Unknown(shown.clone(), why);
                     break;
                 }
                 // What came before was done: that must not be told as nothing.
-                Outcome::Exception(_) | Outcome::NotSent(_) if index > 0 => {
-                    ended = Written::Unknown(shown.clone());
+                Outcome::Exception(code) if index > 0 => {
+                    ended = Written::Unknown(shown.clone(), format!("only a part was done: {}", explain(code)));
+                    break;
+                }
+                Outcome::NotSent(why) if index > 0 => {
+                    ended = Written::Unknown(shown.clone(), format!("only a part was done: {why}"));
                     break;
                 }
                 Outcome::Exception(code) => {

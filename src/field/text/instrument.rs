@@ -7,7 +7,8 @@ use super::Talk;
 use super::checksum::Verdict;
 use super::frame::Framer;
 use super::missing::Missing;
-use crate::field::Device;
+use crate::field::trouble::{Came, Trouble};
+use crate::field::{Device, ReadError};
 
 /// One instrument with its stream.
 pub(super) struct Instrument {
@@ -18,6 +19,8 @@ pub(super) struct Instrument {
     pub(super) heard: Option<Instant>,
     /// What its messages lack.
     pub(super) missing: Missing,
+    /// What came from it instead of messages.
+    pub(super) trouble: Trouble,
     /// Its messages have a checksum: one without is not right any more.
     is_summed: bool,
     /// The request that is asked first: one that was answered, so that a silent instrument costs one time-out.
@@ -30,7 +33,16 @@ impl Instrument {
         let talk = Arc::clone(device.talk.as_ref()?);
         let framer = Framer::new(talk.framing.clone());
         let missing = Missing::new(device, talk.silent_after);
-        Some(Self { device: Arc::clone(device), talk, framer, heard: None, missing, is_summed: false, first: 0 })
+        Some(Self {
+            device: Arc::clone(device),
+            talk,
+            framer,
+            heard: None,
+            missing,
+            trouble: Trouble::default(),
+            is_summed: false,
+            first: 0,
+        })
     }
 
     /// The next message that is right, or that has a wrong checksum; the flag says which.
@@ -47,6 +59,13 @@ impl Instrument {
         };
         self.is_summed |= verdict == Verdict::Right;
         Some((message, is_right))
+    }
+
+    /// Why it counts as silent: by what came instead of its message.
+    pub(super) fn missed(&mut self) -> ReadError {
+        let incomplete = u64::from(self.framer.has_begun());
+        self.trouble.note(&Came { incomplete, ..Came::default() });
+        self.trouble.reason().map_or(ReadError::NoAnswer, ReadError::Missed)
     }
 
     /// The requests in the order in which they are asked.

@@ -30,6 +30,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::counts::LineCounts;
 use super::serial::{Port, dial};
+use super::trouble::Came;
 use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
 use crate::pulse::Pulse;
@@ -111,7 +112,11 @@ impl std::fmt::Debug for Text {
 }
 
 fn broken(error: &io::Error) -> ReadError {
-    ReadError::LineDown(format!("the connection broke: {error}"))
+    ReadError::LineDown(if error.kind() == io::ErrorKind::UnexpectedEof {
+        "the connection was closed by the other side, or the adapter was unplugged".to_owned()
+    } else {
+        format!("the connection broke: {error}")
+    })
 }
 
 impl Text {
@@ -161,10 +166,15 @@ impl Text {
         let instrument = self.instruments.get_mut(index)?;
         loop {
             let next = instrument.next_message(is_silent);
-            self.counts.junk_bytes.add(std::mem::take(&mut instrument.framer.junk));
+            let junk = std::mem::take(&mut instrument.framer.junk);
+            self.counts.junk_bytes.add(junk);
+            if junk > 0 {
+                instrument.trouble.note(&Came { junk, ..Came::default() });
+            }
             let (mut message, is_right) = next?;
             if !is_right {
                 self.counts.count(index, |counts| counts.bad_checksums.count());
+                instrument.trouble.note(&Came { bad_checksums: 1, ..Came::default() });
                 instrument.framer.put_back(&message);
                 continue;
             }
@@ -240,7 +250,7 @@ impl Text {
             match answer {
                 Ok(more) => values.extend(more),
                 // What the others bring is good; what this one would have brought is missing.
-                Err(ReadError::NoAnswer) if turn > 0 => {}
+                Err(ReadError::NoAnswer | ReadError::Missed(_)) if turn > 0 => {}
                 Err(error) => return Err(error),
             }
         }
@@ -267,10 +277,10 @@ impl Text {
                 }
                 self.owed = Some(now() + answer_within);
                 self.counts.count(index, |counts| counts.timeouts.count());
-                return Err(ReadError::NoAnswer);
+                return Err(self.instruments.get_mut(index).map_or(ReadError::NoAnswer, Instrument::missed));
             };
             let message = message?;
-            let Some(instrument) = self.instruments.get(index) else { return Ok(Vec::new()) };
+            let Some(instrument) = self.instruments.get_mut(index) else { return Ok(Vec::new()) };
             let values = parse::values(&instrument.device, talk.pattern.as_ref(), &message).unwrap_or_default();
             // What does not look like an answer is none: an echo, a greeting.
             if !values.is_empty() {
@@ -279,8 +289,11 @@ impl Text {
                     counts.answers.count();
                     counts.turnaround_us.set(took);
                 });
+                instrument.trouble.answered();
                 return Ok(values);
             }
+            self.counts.count(index, |counts| counts.unmatched.count());
+            instrument.trouble.note(&Came { unmatched: 1, ..Came::default() });
         }
     }
 
@@ -324,12 +337,14 @@ impl Text {
                 self.send(&bytes).await
             }
             Step::Wait(template) => {
-                let time = script::time(&template.fill(groups, none)).map_err(ReadError::Garbled)?;
+                let time =
+                    script::time(&template.fill(groups, none)).map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
                 self.pulse.through(sleep(time)).await;
                 Ok(())
             }
             Step::Speed(template) => {
-                let speed = script::speed(&template.fill(groups, none)).map_err(ReadError::Garbled)?;
+                let speed =
+                    script::speed(&template.fill(groups, none)).map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
                 match self.stream.as_mut() {
                     Some(stream) => stream.set_speed(speed).map_err(ReadError::LineDown),
                     None => Ok(()),
@@ -377,6 +392,7 @@ impl Text {
                 instrument.missing.heard(&values, now());
                 if !values.is_empty() {
                     instrument.heard = Some(now());
+                    instrument.trouble.answered();
                     self.counts.count(index, |counts| counts.answers.count());
                     return Some((index, values));
                 }
@@ -433,7 +449,7 @@ impl Driver for Text {
                 let silent = instrument.heard.map(|at| now().saturating_duration_since(at));
                 if silent.is_none_or(|silent| silent >= instrument.talk.every * 3 / 4) {
                     instrument.missing.silent();
-                    return Err(ReadError::NoAnswer);
+                    return Err(instrument.missed());
                 }
                 Values::new()
             }
@@ -449,7 +465,7 @@ impl Driver for Text {
                 instrument.missing.silent();
                 self.ask(device).await.map(drop)
             }
-            _ => Err(ReadError::NoAnswer),
+            _ => Err(self.instruments.get_mut(device).map_or(ReadError::NoAnswer, Instrument::missed)),
         }
     }
 

@@ -263,9 +263,9 @@ impl Asked {
                 Verdict { values, ..Verdict::new(status) }
             }
             Written::Exception(code) => Verdict { code: Some(code), ..Verdict::new(Status::Exception) },
-            Written::Unknown(values) => Verdict {
+            Written::Unknown(values, why) => Verdict {
                 values: named(values),
-                reason: Some("it was sent, and the device did not answer".to_owned()),
+                reason: Some(format!("it was sent, and not confirmed: {why}")),
                 ..Verdict::new(Status::TimeoutUnknown)
             },
             Written::NotSent(why) => Verdict::rejected(why),

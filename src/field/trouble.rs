@@ -1,0 +1,221 @@
+//! What came from a device instead of answers, in words for whoever has to mend it. Pure.
+//!
+//! Invariants:
+//! * It counts from the last right answer on: what is mended is not told of.
+//! * A device that has become silent altogether is silent, whatever it said before.
+//! * The words change only when something of another kind comes, or twice as much: each change is a message for every point.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Requests in a row about which nothing at all came, until what came before is no longer the reason.
+const SILENCE: u32 = 3;
+
+/// Kinds of what came, with how many of each since the last right answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Came {
+    /// Messages with a wrong checksum.
+    pub bad_checksums: u64,
+    /// Answers with transaction identifiers that nobody has used (Modbus TCP).
+    pub other_transactions: u64,
+    /// Answers of other units.
+    pub other_units: u64,
+    /// Which one, the last time.
+    pub unit: u8,
+    /// Answers to other functions.
+    pub other_functions: u64,
+    /// Answers of another length, or that confirm another address.
+    pub other_lengths: u64,
+    /// Answers after their time.
+    pub late: u64,
+    /// Answers that broke off.
+    pub incomplete: u64,
+    /// Messages that look like none of the patterns (plain instruments).
+    pub unmatched: u64,
+    /// Own requests that came back.
+    pub echoes: u64,
+    /// Bytes that were no part of a message.
+    pub junk: u64,
+}
+
+impl Came {
+    fn kinds(&self) -> [u64; 10] {
+        [
+            self.bad_checksums,
+            self.other_transactions,
+            self.other_units,
+            self.other_functions,
+            self.other_lengths,
+            self.late,
+            self.incomplete,
+            self.unmatched,
+            self.echoes,
+            self.junk,
+        ]
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.kinds().iter().all(|count| *count == 0)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.bad_checksums += other.bad_checksums;
+        self.other_transactions += other.other_transactions;
+        self.other_units += other.other_units;
+        if other.other_units > 0 {
+            self.unit = other.unit;
+        }
+        self.other_functions += other.other_functions;
+        self.other_lengths += other.other_lengths;
+        self.late += other.late;
+        self.incomplete += other.incomplete;
+        self.unmatched += other.unmatched;
+        self.echoes += other.echoes;
+        self.junk += other.junk;
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Trouble {
+    came: Came,
+    /// The longest that an answer took that was late.
+    lateness: Duration,
+    silent: u32,
+    /// What was said last, of how much.
+    told: Option<(Came, String)>,
+}
+
+impl Trouble {
+    /// A request was not answered; this came instead.
+    pub fn note(&mut self, came: &Came) {
+        self.silent = if came.is_nothing() { self.silent.saturating_add(1) } else { 0 };
+        if self.silent >= SILENCE {
+            *self = Self { silent: self.silent, ..Self::default() };
+        }
+        self.came.add(came);
+    }
+
+    /// An answer came so long after its request.
+    pub fn late(&mut self, after: Duration) {
+        self.came.late += 1;
+        self.lateness = self.lateness.max(after);
+        self.silent = 0;
+    }
+
+    /// A right answer came.
+    pub fn answered(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What came; `None` if nothing did.
+    pub fn reason(&mut self) -> Option<String> {
+        if self.came.is_nothing() {
+            return None;
+        }
+        let is_known = |told: &Came| {
+            let same = |(told, now): (u64, u64)| (told == 0) == (now == 0) && now < told.saturating_mul(2).max(1);
+            told.kinds().into_iter().zip(self.came.kinds()).all(same)
+        };
+        if let Some((_, words)) = self.told.as_ref().filter(|(told, _)| is_known(told)) {
+            return Some(words.clone());
+        }
+        let words = self.words();
+        self.told = Some((self.came, words.clone()));
+        Some(words)
+    }
+
+    fn words(&self) -> String {
+        let Came {
+            bad_checksums, other_transactions, other_units, unit, other_functions, other_lengths, late, incomplete, unmatched, ..
+        } = self.came;
+        let mut all: Vec<String> = Vec::new();
+        let mut say = |count: u64, one: &str, many: &str| match count {
+            0 => {}
+            1 => all.push(one.to_owned()),
+            _ => all.push(format!("{count} {many}")),
+        };
+        say(
+            bad_checksums,
+            "1 telegram with a wrong checksum; check speed, parity and wiring",
+            "telegrams with a wrong checksum; check speed, parity and wiring",
+        );
+        say(other_transactions, "1 answer with another transaction id", "answers carry other transaction ids");
+        say(other_units, &format!("unit {unit} answered instead"), &format!("answers of another unit: unit {unit} answered instead"));
+        say(other_functions, "1 answer to another function", "answers to another function");
+        say(other_lengths, "1 answer of another length or address", "answers of another length or address");
+        say(incomplete, "1 answer that broke off", "answers that broke off");
+        say(unmatched, "1 message that does not match", "messages that do not match");
+        if late > 0 {
+            let took = humantime::format_duration(Duration::from_millis(u64::try_from(self.lateness.as_millis()).unwrap_or(u64::MAX)));
+            all.push(format!("answers come too late, up to {took} after the request; raise `answer_within`"));
+        }
+        // What accompanies the rest says little beside it.
+        if all.is_empty() && self.came.junk > 0 {
+            all.push(format!("{} bytes came that are no answer; check speed and parity", self.came.junk));
+        }
+        if all.is_empty() && self.came.echoes > 0 {
+            all.push("only the own request came back, and no answer; check the wiring and the address".to_owned());
+        }
+        let mut words = String::new();
+        for part in all {
+            // A text of our own takes any more of it.
+            let _ = write!(words, "{}{part}", if words.is_empty() { "" } else { ", " });
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(came: Came, times: u32) -> String {
+        let mut trouble = Trouble::default();
+        (0..times).for_each(|_| trouble.note(&came));
+        trouble.reason().unwrap_or_default()
+    }
+
+    #[test]
+    fn what_came_is_said_with_its_number() {
+        let none = Came::default();
+        assert!(after(Came { bad_checksums: 1, ..none }, 70).starts_with("70 telegrams with a wrong checksum"));
+        assert!(after(Came { other_transactions: 1, ..none }, 3).contains("other transaction ids"));
+        assert!(after(Came { other_units: 1, unit: 1, ..none }, 1).contains("unit 1 answered instead"));
+        assert!(after(Came { other_lengths: 1, junk: 9, ..none }, 2).starts_with("2 answers of another length"));
+        assert!(after(Came { junk: 20, ..none }, 2).starts_with("40 bytes"));
+        assert!(after(Came { echoes: 1, ..none }, 2).contains("own request"));
+        assert_eq!(after(none, 1), "");
+        let mut late = Trouble::default();
+        late.late(Duration::from_millis(1250));
+        assert!(late.reason().unwrap().contains("1s 250ms"));
+    }
+
+    #[test]
+    fn the_words_change_when_twice_as_much_came_or_something_else() {
+        let mut trouble = Trouble::default();
+        let words: Vec<String> = (0..100)
+            .map(|_| {
+                trouble.note(&Came { bad_checksums: 1, ..Came::default() });
+                trouble.reason().unwrap()
+            })
+            .collect();
+        let changes = words.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert_eq!(changes, 6, "at 2, 4, 8, 16, 32 and 64");
+        trouble.note(&Came { incomplete: 1, ..Came::default() });
+        assert!(trouble.reason().unwrap().contains("broke off"));
+    }
+
+    #[test]
+    fn silence_and_right_answers_end_it() {
+        let mut trouble = Trouble::default();
+        trouble.note(&Came { bad_checksums: 1, ..Came::default() });
+        (0..2).for_each(|_| trouble.note(&Came::default()));
+        assert!(trouble.reason().is_some(), "twice nothing may be chance");
+        trouble.note(&Came::default());
+        assert_eq!(trouble.reason(), None);
+        trouble.note(&Came { junk: 3, ..Came::default() });
+        trouble.answered();
+        assert_eq!(trouble.reason(), None);
+    }
+}
