@@ -29,6 +29,9 @@ const SUNSPEC: [u16; 2] = [0x5375, 0x6E53];
 /// A device that was found may take longer to say what it is.
 const FOR_IDENTITY: u32 = 3;
 
+/// Different things that came instead of answers, as they are told.
+const MOST_REASONS: usize = 5;
+
 /// The arguments of the command.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -111,7 +114,7 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
                 // A gateway in between knows that nobody is there.
                 Said::Exception(code @ (10 | 11)) => *seen.entry(explain(code)).or_default() += 1,
                 Said::Words(_) | Said::Exception(_) => found.push(describe(&mut reach, *unit, *speed, scan.via.within.0)?),
-                Said::Garbage(why) => *seen.entry(why).or_default() += 1,
+                Said::Garbage(why) => *seen.entry(without_number(&why)).or_default() += 1,
                 Said::NoLine(why) => return Err(Failure::runtime(why)),
                 Said::Nothing | Said::Identity(_) => {}
             }
@@ -270,12 +273,17 @@ fn advise(found: &[Found], seen: &BTreeMap<String, usize>, asked: usize) {
     } else if found.len() == asked && asked > 10 {
         say("every address answers: this device does not look at it; take unit 1");
     }
-    for (why, times) in seen {
+    for (why, times) in seen.iter().take(MOST_REASONS) {
         say(&format!("{times} of {asked} questions: {why}"));
     }
     if seen.keys().any(|why| why.contains("check speed")) {
         say("this is what another speed or parity looks like, or two devices with one address; try --speed all");
     }
+}
+
+/// How much came is another number each time.
+fn without_number(why: &str) -> String {
+    why.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').to_owned()
 }
 
 fn progress(total: u64) -> ProgressBar {
