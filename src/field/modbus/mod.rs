@@ -177,15 +177,14 @@ impl Modbus {
         if matches!(answer, Answer::Nothing | Answer::Foreign(_)) && !is_broadcast {
             self.counts.lost_us.add(u64::try_from(busy.as_micros()).unwrap_or(0));
         }
-        if !is_broadcast {
-            self.saw(device, seen, &answer);
-        }
         for late in late {
             self.patience.late(late.unit, late.after);
             let devices = self.devices.iter().zip(&mut self.troubles).filter(|(device, _)| device.unit == late.unit);
             devices.for_each(|(_, trouble)| trouble.late(late.after));
         }
         if !is_broadcast {
+            // Behind what was late: a right answer ends that, too.
+            self.saw(device, seen, &answer);
             self.note(device, unit, &answer, turnaround);
         }
         answer
