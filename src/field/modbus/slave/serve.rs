@@ -212,8 +212,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     fn wrong_checksum(&self, body: &[u8]) -> Vec<u8> {
-        let [low, high] = checksum(body);
-        self.written(&[body, &[low ^ 0x55, high]].concat())
+        let mut bytes = self.framed(body);
+        // The lower byte of a CRC; the lower digit of an LRC, which stands before the end of the line.
+        let from_end = if self.framing == Framing::Rtu { 2 } else { 3 };
+        if let Some(byte) = bytes.iter_mut().nth_back(from_end - 1) {
+            *byte = match *byte {
+                b'0' if self.framing != Framing::Rtu => b'1',
+                _ if self.framing != Framing::Rtu => b'0',
+                other => other ^ 0x55,
+            };
+        }
+        bytes
     }
 
     /// The bytes come when a wire of this speed would have them, in lumps as adapters make them.
