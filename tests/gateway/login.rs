@@ -247,5 +247,5 @@ fn every_end_of_a_session_is_noted_with_its_reason() {
     assert_eq!(noted(|stage, _| stage.wait(std::time::Duration::from_secs(16))), dropped(ReasonCode::KEEP_ALIVE_TIMEOUT));
     let left = (Noted::Disconnected, Some("pump".to_owned()), None);
     assert_eq!(noted(|stage, id| stage.send(id, &Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)))), left);
-    assert_eq!(noted(|stage, id| stage.drop_connection(id)), left);
+    assert_eq!(noted(Stage::drop_connection), left);
 }

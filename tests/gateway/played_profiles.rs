@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use wellhead::config::{self, presets};
 use wellhead::field::counts::LineCounts;
@@ -17,7 +18,7 @@ use wellhead::field::modbus::slave::{Faults, Image, Pace, serve_tcp};
 use wellhead::field::text::{Talk, simulator};
 use wellhead::field::{Device, Line, LineTask, Point, Source};
 use wellhead::reading::{Event, Quality, Value};
-use wellhead::tasks::stop_token;
+use wellhead::tasks::{StopSwitch, stop_token};
 use wellhead::time::now;
 
 /// How long all profiles together may take until every point was read.
@@ -161,6 +162,21 @@ fn gaps(device: &Device) -> Vec<Barrier> {
     gaps
 }
 
+/// The task of a line: what it reports, what it counts, what stops it, and its end.
+fn polled(line: &Line) -> (mpsc::Receiver<Event>, Arc<LineCounts>, StopSwitch, JoinHandle<()>) {
+    let (events, reported) = mpsc::channel(64);
+    let ((orders, asked), (questions, inquiries)) = (mpsc::channel(1), mpsc::channel(1));
+    let (switch, stop) = stop_token();
+    let counts = Arc::new(LineCounts::new("l", ["d".to_owned()].into_iter()));
+    let (pulse, folder) = (line.pulse(now()), None);
+    let task = LineTask { pulse, line: line.clone(), events, counts: counts.clone(), folder, orders: asked, inquiries, stop };
+    let running = tokio::spawn(async move {
+        task.run().await;
+        drop((orders, questions));
+    });
+    (reported, counts, switch, running)
+}
+
 /// Plays a profile and reads it until every point has a value, or the time is over: what is wrong with it.
 async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -183,21 +199,7 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
             tokio::spawn(serve(stream, image, devices));
         }
     });
-    let (events, mut reported) = mpsc::channel(64);
-    let ((_orders, asked), (_questions, inquiries)) = (mpsc::channel(1), mpsc::channel(1));
-    let (switch, stop) = stop_token();
-    let counts = Arc::new(LineCounts::new("l", ["d".to_owned()].into_iter()));
-    let task = LineTask {
-        pulse: played.line.pulse(now()),
-        line: played.line.clone(),
-        events,
-        counts: Arc::clone(&counts),
-        folder: None,
-        orders: asked,
-        inquiries,
-        stop,
-    };
-    let running = tokio::spawn(task.run());
+    let (mut reported, counts, switch, running) = polled(&played.line);
     let points: HashMap<_, _> = played.line.devices[0].points.iter().map(|point| (point.id, point)).collect();
     let mut seen: HashMap<&str, Result<Value, String>> = HashMap::new();
     let all_good = async {
