@@ -20,7 +20,9 @@ mod point;
 mod text;
 mod uplink;
 
-pub(super) use point::{BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, ReadBack, Writable};
+pub(super) use point::{
+    BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, RawWord, ReadBack, Writable,
+};
 
 pub(super) use text::Text;
 

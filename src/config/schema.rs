@@ -5,8 +5,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::removed::OF_DEVICES;
 use super::file::{
-    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowReadBack, OneOrMore, Printed, Profile, ReadBack, Remotes, Units,
-    UseWhen,
+    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowReadBack, OneOrMore, Printed, Profile, RawWord, ReadBack,
+    Remotes, Units, UseWhen,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};
@@ -163,6 +163,7 @@ looks! {
         ],
         "examples": [0.001, { "scale": 0.5556, "offset": -17.7778 }]
     };
+    RawWord: "RawWord" = { "type": "string" };
     Printed: "RegisterNumber" = {
         "description": "A register number as manuals print it.",
         "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 465_536 }, { "type": "string", "pattern": r"^\d{1,6}$|\$\{(env|credential):" }],

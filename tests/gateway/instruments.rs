@@ -312,7 +312,7 @@ devices:
     line: rs232
     each_line: '^(?P<weight>[+-]\\s*\\d+\\.\\d+)\\s*(?P<unit>kg|g)'
     text: {{ silent_after: 500ms }}
-    points: {{ weight: {{ unit: kg, deadband: 0.5 }}, shown: {{ from: unit, type: string, deadband: 0 }} }}
+    points: {{ weight: {{ unit: kg, deadband: 0.5 }}, shown: {{ from: unit, words: {{ kg: kilograms, g: grams }}, deadband: 0 }} }}
 broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
 ",
         near.display()
@@ -324,7 +324,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
         scale.write_all(b"\xFFnoise\r\n+ 12.50 kg\r\n").unwrap();
         value("x/scale/weight").starts_with("{\"v\":12.5,").then_some(())
     });
-    assert!(value("x/scale/shown").starts_with("{\"v\":\"kg\","));
+    assert!(value("x/scale/shown").starts_with("{\"v\":\"kilograms\","));
     assert_eq!(value("x/scale/availability").trim(), "online");
     wait_for("silence is told", || (value("x/scale/availability").trim() == "offline").then_some(()));
     assert!(value("x/scale/weight").contains("\"q\":\"bad\""));

@@ -171,6 +171,43 @@ pub(in crate::config) struct Filter {
     pub(in crate::config) median: u8,
 }
 
+/// What a word stands for: a whole number, or the text that a plain instrument writes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::config) struct RawWord(pub(in crate::config) String);
+
+impl RawWord {
+    /// As the raw value of a register; `None` if it is text.
+    pub(in crate::config) fn number(&self) -> Option<i64> {
+        self.0.parse().ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for RawWord {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Typed;
+        impl de::Visitor<'_> for Typed {
+            type Value = RawWord;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a whole number, or the text that the instrument writes")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<RawWord, E> {
+                Ok(RawWord(number.to_string()))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<RawWord, E> {
+                Ok(RawWord(number.to_string()))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawWord, E> {
+                Ok(RawWord(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Typed)
+    }
+}
+
 /// `0.001`, or `{ scale: 0.5556, offset: -17.7778 }`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::config) struct Factor {
@@ -343,8 +380,8 @@ point! {
     scale_from: String,
     /// Raw values that mean "no value", or what a string or a date reads then: one, a range `{ from: 65528, to: 65535 }`, or a list of them.
     broken_value: OneOrMore<BrokenValue>,
-    /// Text for raw values; those without stay numbers.
-    words: IndexMap<i64, String>,
+    /// Text for raw values, or for what a plain instrument writes; those without stay as they are.
+    words: IndexMap<RawWord, String>,
     /// Values below are not plausible.
     min: f64,
     /// Values above are not plausible.

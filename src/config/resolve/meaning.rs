@@ -37,7 +37,7 @@ impl Context<'_> {
         let mut meaning = Meaning::new(kind);
         meaning.order = self.order(spec);
         meaning.part = self.part(check, name, spec, kind);
-        meaning.words = spec.words.iter().flatten().map(|(raw, text)| (*raw, Arc::from(text.as_str()))).collect();
+        meaning.words = self.words(check, name, spec, kind);
         meaning.flags = self.flags(check, name, spec, kind);
         meaning.scale = spec.scale.unwrap_or(1.0);
         meaning.offset = spec.offset.unwrap_or(0.0);
@@ -66,6 +66,21 @@ impl Context<'_> {
             meaning.array = Some(Array { count: array.count, stride });
         }
         Some(meaning)
+    }
+
+    /// Text for raw numbers; what a plain instrument writes has its words beside it.
+    fn words(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, kind: Kind) -> Arc<[(i64, Arc<str>)]> {
+        if self.is_text && spec.byte.is_none() && kind == Kind::Text {
+            return Arc::default();
+        }
+        let words = || spec.words.iter().flatten();
+        if words().any(|(raw, _)| raw.number().is_none()) {
+            check.fault(
+                &self.path(name, "words"),
+                "words stand for whole numbers here; text is what a plain instrument writes (`type: string`)",
+            );
+        }
+        words().filter_map(|(raw, text)| Some((raw.number()?, Arc::from(text.as_str())))).collect()
     }
 
     fn check_numbers(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, meaning: &Meaning) {

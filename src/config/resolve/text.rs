@@ -224,6 +224,9 @@ impl Context<'_> {
         };
         if !matches!(place, Place::Byte(_)) {
             // Text brings its own length; a number in it may have decimals.
+            if spec.words.iter().flatten().any(|(raw, _)| raw.number().is_none()) {
+                typed.kind = typed.kind.or(Some(Kind::Text));
+            }
             let is_whole =
                 typed.words.is_some() || typed.flags.is_some() || typed.bit.is_some() || typed.bits.is_some() || typed.mask.is_some();
             typed.kind = typed.kind.or(Some(if is_whole { Kind::I64 } else { Kind::F64 }));
@@ -246,9 +249,15 @@ impl Context<'_> {
             units,
             unit_if_none: self.text().unit_if_none.as_deref().map(Arc::from),
             notation: spec.notation.unwrap_or_default(),
-            words: Vec::new(),
+            words: Self::words_of_text(spec, &meaning),
             meaning,
         })))
+    }
+
+    /// Text for text; words for numbers are part of what these mean.
+    fn words_of_text(spec: &file::Point, meaning: &Meaning) -> Vec<(Box<str>, Arc<str>)> {
+        let words = spec.words.iter().flatten().filter(|_| meaning.kind == Kind::Text && spec.byte.is_none());
+        words.map(|(raw, text)| (raw.0.as_str().into(), Arc::from(text.as_str()))).collect()
     }
 
     fn bad_when(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Vec<(Pattern, Arc<str>)> {
