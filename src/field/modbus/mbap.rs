@@ -331,7 +331,8 @@ mod tests {
             assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![9]), "not the same twice");
         };
         let (_theirs, ()) = tokio::join!(play, calls);
-        assert_eq!(shim.take_seen().0.stale, 4);
+        let seen = shim.take_seen().0;
+        assert_eq!(seen.stale + seen.foreign, 4);
     }
 
     #[tokio::test]
