@@ -5,7 +5,7 @@
 //! * Programs of this machine share an address. None of them shuts the others out: wrong passwords do not count there, and who comes
 //!   too fast is served after a pause instead of being refused.
 //! * Wrong passwords shut out the pair of address and user name first (which is the engine's to do), the address at
-//!   [`OF_ADDRESS`] times as many, its IPv6 network at [`OF_NETWORK`] times as many.
+//!   `OF_ADDRESS` times as many, its IPv6 network at `OF_NETWORK` times as many.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
