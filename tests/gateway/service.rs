@@ -12,7 +12,7 @@ use super::support::{Process, run, wait_for, wellhead};
 
 const YAML: &str = "site: x\n\
     lines: [ { name: bench, simulated: {} } ]\n\
-    devices: [ { name: d, line: bench, points: { p: { type: f32, every: 100ms } } } ]\n\
+    devices: [ { name: d, line: bench, points: { p: { every: 100ms } } } ]\n\
     broker: { listen: [ 'unix://FOLDER/broker.sock' ] }\n\
     uplinks: [ { name: cloud, to: 'mqtt://127.0.0.1:9', send: [ { filter: '#' } ] } ]\n\
     outbox: { folder: data }\n";
