@@ -153,7 +153,8 @@ impl Admission {
         let since = now.saturating_duration_since(known.seen).as_secs_f64();
         known.allowance = (known.allowance + since * f64::from(self.limits.rate)).min(burst);
         known.seen = now;
-        if known.connections >= self.limits.per_address {
+        // Programs of this machine share their address with all others.
+        if known.connections >= self.limits.per_address && !exact.is_loopback() {
             return Err(Refused::AddressFull);
         }
         let is_too_fast = known.allowance < 1.0;

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::engine::{Engine, LeftOut, Position, Restore, Setup};
 use super::inbox::{Event, Inbox};
 use crate::pulse::Pulse;
-use crate::store::{Journal, PartitionBytes, StoreError};
+use crate::store::{Journal, PartitionBytes, Reason, StoreError};
 use crate::time::{known_unix_ms, now};
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -152,7 +152,8 @@ pub fn open(folder: &Path, setup: Setup, save_every: Duration) -> Result<Opened,
         damaged += entries.into_iter().map(|entry| u64::from(!restore.batch(entry.bytes))).sum::<u64>();
     }
     let lost = journal.lost() + damaged;
-    if lost > 0 {
+    let is_damaged = lost > 0 || journal.take_gaps().iter().any(|gap| gap.reason == Reason::Damage);
+    if is_damaged {
         tracing::error!(folder = %folder.display(), lost, "records of the broker are damaged: sessions or retained messages may be missing");
     }
     let (engine, left_out) = restore.finish();

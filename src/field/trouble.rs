@@ -58,6 +58,11 @@ impl Came {
         self.kinds().iter().all(|count| *count == 0)
     }
 
+    /// Nothing of anybody else came: an adapter that echoes says nothing of the device.
+    fn is_silence(&self) -> bool {
+        Self { echoes: 0, ..*self }.is_nothing()
+    }
+
     fn add(&mut self, other: &Self) {
         self.bad_checksums += other.bad_checksums;
         self.other_transactions += other.other_transactions;
@@ -89,7 +94,7 @@ pub struct Trouble {
 impl Trouble {
     /// A request was not answered; this came instead.
     pub fn note(&mut self, came: &Came) {
-        self.silent = if came.is_nothing() { self.silent.saturating_add(1) } else { 0 };
+        self.silent = if came.is_silence() { self.silent.saturating_add(1) } else { 0 };
         if self.silent >= SILENCE {
             *self = Self { silent: self.silent, ..Self::default() };
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -55,7 +55,8 @@ fn make(folder: &Path) -> Result<(), StoreError> {
     }
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make(parent)?;
-    match fs::create_dir(folder) {
+    // The folder above the journals also holds the control socket, which is the group's too.
+    match fs::DirBuilder::new().mode(0o750).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(io_error(folder, error)),
         _ => sync_dir(parent),
     }

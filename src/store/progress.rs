@@ -10,7 +10,8 @@
 //! Invariants:
 //! * It is written after a commit is durable, so it never promises more than the partitions hold.
 //! * It is overwritten in place and not synced: it costs a commit nothing. After a kill it is exact; after a power cut it may be
-//!   older, and then it tells less. Only before a partition is removed it is synced, so that what was removed is known to be settled.
+//!   older, and then it tells less. It is synced when a journal is opened, and
+//!   before a partition is removed, so that what was removed is known to be settled.
 //! * Without it, or if it is damaged, a journal is what its partitions say.
 
 use std::fs::File;
@@ -107,7 +108,7 @@ impl ProgressFile {
         let path = folder.join(NAME);
         let file = private_file().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
         let mut opened = Self { file, newest, is_failing: false };
-        opened.write(false);
+        opened.write(true);
         Ok(opened)
     }
 

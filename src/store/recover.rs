@@ -159,8 +159,10 @@ fn without_note(witness: &Witness, note: Note, last_seq: u64, (older, from): (u6
     progress.settle_skipped(&mut note.cursor, older, note.written);
     (gap.first, gap.last) = (written + 1, progress.written);
     gap.count = note.cursor.unsettled_in(gap.first, gap.last);
-    let is_gone = gap.count > 0;
-    Recovered { note: go_on(note, last_seq, Some(progress)), lost: gap.count, gaps: if is_gone { vec![gap] } else { Vec::new() } }
+    let mut note = go_on(note, last_seq, Some(progress));
+    // Counted here, so that reading on does not count them again.
+    note.cursor.settle(gap.first, gap.last);
+    Recovered { note, lost: gap.count, gaps: if gap.count > 0 { vec![gap] } else { Vec::new() } }
 }
 
 /// There is no partition: the journal is new, or somebody has removed all of them.

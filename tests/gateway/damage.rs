@@ -121,6 +121,9 @@ fn damage_anywhere_is_never_silent_and_the_rest_is_delivered() {
         assert!(silent.is_empty(), "{what}: {} lost without a word, from {:?}", silent.len(), silent.first());
         // What was settled may come again if the note is gone; nothing that never was may come.
         assert!(got.last().is_none_or(|last| waiting.last().is_some_and(|newest| last <= newest)), "{what}");
+        let mut spans: Vec<(u64, u64)> = gaps.iter().map(|gap| (gap.first, gap.last)).collect();
+        spans.sort_unstable();
+        assert!(spans.windows(2).all(|pair| pair[0].1 < pair[1].0), "{what}: told twice: {gaps:?}");
         if !missing.is_empty() {
             assert!(is_removal || folder.path().join("quarantine").exists(), "{what}: what is damaged is kept");
             assert!(is_removal || missing.len() < 1500, "{what}: {} of {} are lost", missing.len(), waiting.len());

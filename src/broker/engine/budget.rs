@@ -215,6 +215,11 @@ impl Budget {
         Ok(())
     }
 
+    /// True if a session holds more than it may whatever the others hold: only such a one gives room when it goes.
+    pub(super) fn is_beyond_reserve(&self, account: &Account) -> bool {
+        account.held() > self.reserve
+    }
+
     /// Whether a session of `owner` may hold `held` bytes; `replaced` is whose share it takes the place of, and what that holds.
     pub(super) fn admit(&self, replaced: Option<(&Owner, usize)>, owner: &Owner, held: usize) -> Result<(), Over> {
         let before = replaced.map_or(0, |(_, held)| held);

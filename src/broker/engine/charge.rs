@@ -87,7 +87,8 @@ impl Engine {
         self.budget.admit(replaced, wanted.owner, kept + wanted.names() + wanted.will())
     }
 
-    /// The session of the owner who has too much (or of anybody) whose client has been away for longest goes, if that is long.
+    /// The session of the owner who has too much (or of anybody) whose client has been away for longest goes, if that is long and it
+    /// holds more than every session may.
     fn evict_for(&mut self, wanted: &Wanted<'_>, over: Over, now: Instant) -> bool {
         let is_meant = |owner: &Owner| match over {
             Over::Session => false,
@@ -95,7 +96,7 @@ impl Engine {
             Over::All => true,
         };
         let others = self.sessions.iter().filter(|(_, session)| session.client_id != *wanted.client_id);
-        let meant = others.filter(|(_, session)| is_meant(session.account.owner()));
+        let meant = others.filter(|(_, session)| self.budget.is_beyond_reserve(&session.account) && is_meant(session.account.owner()));
         let away = meant.filter_map(|(key, session)| Some((session.away_since?, key))).min();
         let Some((_, key)) = away.filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY) else { return false };
         self.traffic.evicted_sessions += 1;

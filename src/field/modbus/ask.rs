@@ -13,6 +13,7 @@ use super::{Modbus, frame_lengths, reading, words};
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
 use crate::field::trouble::Trouble;
+use crate::time::now;
 
 impl Modbus {
     /// Asks a unit. One that owes an answer of the same length is not asked while a plan has other things to do.
@@ -31,7 +32,7 @@ impl Modbus {
             if !self.blocks.is_empty() {
                 return Said::Garbage(format!("unit {unit} still owes the answer to an earlier question; ask again in a few seconds"));
             }
-            sleep(self.patience.longest()).await;
+            sleep(self.patience.of(unit, now()).max(self.bounds.most)).await;
             self.late.remove(&debtor);
         }
         match ask {
@@ -56,7 +57,13 @@ impl Modbus {
                 }
                 said(&answer)
             }
-            Err(said) => said,
+            Err(said) => {
+                if matches!(said, Said::Garbage(_)) {
+                    // Something came, and the answer may still come.
+                    self.owes(unit, bytes);
+                }
+                said
+            }
         }
     }
 

@@ -289,7 +289,7 @@ impl Modbus {
         let Some((place, count)) = self.unowed(block) else { return Err(self.missed(block.device)) };
         match self.read_words(&place, count, patience).await {
             Ok(_) => {}
-            Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => sleep(self.patience.longest()).await,
+            Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => sleep(self.bounds.most).await,
             Err((error, _)) => return Err(error),
         }
         self.late.remove(&self.debtor(block.unit));
@@ -406,12 +406,13 @@ impl Driver for Modbus {
     }
 
     async fn connect(&mut self) -> Result<(), String> {
-        self.late.clear();
+        // What a unit owes that may take longer than the silence below is not forgotten.
+        self.late.retain(|unit, _| self.patience.may_be_slow(*unit));
         self.link = None;
         self.silent = 0;
         let mut link = Link::open(&self.wire, self.manners.accept, self.bounds.most).await?;
         if link.has_only_order() {
-            link.stay_silent_until(now() + self.patience.longest());
+            link.stay_silent_until(now() + self.bounds.most);
         }
         self.patience.opened();
         self.counts.opened.count();

@@ -75,6 +75,11 @@ impl Patience {
         self.first.values().copied().max().unwrap_or_default().max(self.bounds.most)
     }
 
+    /// True if the first answer of a unit may take longer than any other.
+    pub(super) fn may_be_slow(&self, unit: u8) -> bool {
+        self.first.get(&unit).is_some_and(|first| *first > self.bounds.most)
+    }
+
     /// How long the next answer may take, if it is a first one that may be slower.
     fn first_of(&self, unit: u8, now: Option<Instant>) -> Option<Duration> {
         let first = self.first.get(&unit).copied()?;

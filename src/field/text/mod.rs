@@ -388,10 +388,15 @@ impl Text {
             let is_silent = self.silence_left(index).is_some_and(|left| left.is_zero());
             while let Some(message) = self.message(index, is_silent) {
                 let Some(instrument) = self.instruments.get_mut(index) else { break };
-                let Some(values) = parse::values(&instrument.device, instrument.talk.pattern.as_ref(), &message) else { continue };
+                let Some(values) = parse::values(&instrument.device, instrument.talk.pattern.as_ref(), &message) else {
+                    self.counts.count(index, |counts| counts.unmatched.count());
+                    instrument.trouble.note(&Came { unmatched: 1, ..Came::default() });
+                    continue;
+                };
                 instrument.missing.heard(&values, now());
+                // It is there, even if no point finds what it looks for.
+                instrument.heard = Some(now());
                 if !values.is_empty() {
-                    instrument.heard = Some(now());
                     instrument.trouble.answered();
                     self.counts.count(index, |counts| counts.answers.count());
                     return Some((index, values));
