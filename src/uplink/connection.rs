@@ -1,5 +1,7 @@
-//! One connection of an uplink: sends what waits, takes what comes (`receive`), judges whether the link lives.
+//! One connection of an uplink: sends what waits, takes what comes (`receive`), judges whether the link lives, ends in
+//! order (`ending`).
 
+mod ending;
 mod receive;
 
 use std::collections::VecDeque;
@@ -11,13 +13,13 @@ use tokio::time::sleep_until;
 use super::Receive;
 use super::link::{Accepted, Command, Link, LinkError, time_to_pass};
 use super::session::{Send, Step};
-use super::task::Uplink;
+use super::task::{Orders, Uplink};
 use crate::backoff::Backoff;
 use crate::mqtt::{QoS, TopicFilter};
 use crate::outbox::{Place, ReadError, Reason};
 use crate::reading::Timestamp;
-use crate::tasks::Stop;
 use crate::time::{moment, now};
+use ending::Ending;
 
 /// Entries brought from the outbox at a time.
 const READ_BATCH: usize = 256;
@@ -26,8 +28,6 @@ const SAVE_BATCH: usize = 128;
 pub(super) const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// A message may be owed an answer so many times longer than the remote may be silent.
 const LONGEST_DEBT: u32 = 10;
-/// How long DISCONNECT, and what is before it, may take.
-const GOODBYE: Duration = Duration::from_secs(3);
 /// Dead letters that may wait for the disk.
 const MAX_BURIALS: usize = 64;
 /// First and longest pause after the remote said "not now".
@@ -56,8 +56,13 @@ pub(super) struct Connection<'a> {
     oldest: Option<(Place, Instant)>,
     /// What was asked for with SUBSCRIBE.
     wanted: Vec<Receive>,
-    /// Set by the stop order.
+    /// Set by the stop order: when it is over.
     give_up: Option<Instant>,
+    /// How long the stop order lets it send what waits.
+    grace: Duration,
+    is_hurried: bool,
+    /// It ends as soon as what is in flight is acknowledged.
+    ending: Option<Ending>,
     /// QoS 0 messages that are done when the link has written so many bytes.
     unwritten: VecDeque<(u64, Place)>,
     /// The remote said "not now".
@@ -96,6 +101,9 @@ impl<'a> Connection<'a> {
             oldest: None,
             wanted: Vec::new(),
             give_up: None,
+            grace: Duration::ZERO,
+            is_hurried: false,
+            ending: None,
             unwritten: VecDeque::new(),
             hold_until: None,
             hold: Backoff::new(HOLD.0, HOLD.1),
@@ -104,16 +112,17 @@ impl<'a> Connection<'a> {
     }
 
     /// Runs until the link breaks, or in order.
-    pub(super) async fn run(mut self, accepted: Accepted, stop: Stop, grace: Duration) -> Result<Done, LinkError> {
-        let done = self.carry(accepted, stop, grace).await;
+    pub(super) async fn run(mut self, accepted: Accepted, orders: Orders) -> Result<Done, LinkError> {
+        let done = self.carry(accepted, orders).await;
         // QoS 0 may be lost on the way; it is not sent twice.
         let rest: Vec<Place> = self.unwritten.drain(..).map(|(_, place)| place).collect();
         self.uplink.outbox.settle(&rest);
         done
     }
 
-    async fn carry(&mut self, accepted: Accepted, mut stop: Stop, grace: Duration) -> Result<Done, LinkError> {
+    async fn carry(&mut self, accepted: Accepted, mut orders: Orders) -> Result<Done, LinkError> {
         self.begin(accepted)?;
+        self.grace = orders.grace;
         let mut status = tokio::time::interval(STATUS_EVERY);
         loop {
             self.uplink.pulse.beat(now());
@@ -123,7 +132,9 @@ impl<'a> Connection<'a> {
                 self.say_goodbye().await?;
                 return Ok(done);
             }
-            let wants_more = self.link.has_room() && self.uplink.session.room() > 0 && self.hold_until.is_none();
+            let is_open = self.ending.is_none();
+            let wants_more = is_open && self.link.has_room() && self.uplink.session.room() > 0 && self.hold_until.is_none();
+            let ends_at = self.ends_at();
             tokio::select! {
                 incoming = self.link.next() => self.receive(incoming?).await?,
                 changed = self.uplink.newest.changed(), if wants_more => {
@@ -139,13 +150,14 @@ impl<'a> Connection<'a> {
                     self.uplink.status.show();
                     self.check_life()?;
                 }
-                Ok(()) = self.uplink.updates.changed(), if self.give_up.is_none() => {
+                Ok(()) = self.uplink.updates.changed(), if is_open && self.give_up.is_none() => {
                     // Looked at before the next connection.
                     self.uplink.updates.mark_changed();
-                    self.say_goodbye().await?;
-                    return Ok(Done::Changed);
+                    self.end(Done::Changed);
                 }
-                () = stop.wait(), if self.give_up.is_none() => self.give_up = Some(now() + grace),
+                () = due(ends_at) => {}
+                () = orders.stop.wait(), if self.give_up.is_none() => self.stop_within(orders.grace),
+                () = orders.hurry.wait(), if !self.is_hurried => self.hurry(),
             }
         }
     }
@@ -153,6 +165,7 @@ impl<'a> Connection<'a> {
     /// What both sides remember is brought together.
     fn begin(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
+        uplink.pace.begin(self.link.round_trip());
         let forgotten = uplink.session.connected(accepted.session_present, accepted.receive_maximum, accepted.max_qos);
         if !accepted.session_present {
             uplink.is_subscribed = false;
@@ -240,30 +253,10 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// DISCONNECT, written as far as the link takes it in a moment.
-    async fn say_goodbye(&mut self) -> Result<(), LinkError> {
-        self.link.feed(Command::Disconnect)?;
-        let written = async {
-            while !self.link.is_idle() {
-                self.link.next().await?;
-            }
-            Ok(())
-        };
-        tokio::time::timeout(GOODBYE, written).await.unwrap_or(Ok(()))
-    }
-
-    fn is_done(&self) -> Option<Done> {
-        let is_empty = || self.uplink.session.in_flight() == 0 && self.uplink.outbox.waiting() == 0;
-        if self.give_up.is_some_and(|at| now() >= at || is_empty()) {
-            return Some(Done::Stopped);
-        }
-        (self.uplink.is_relieved() && is_empty()).then_some(Done::NotNeeded)
-    }
-
     /// Collects from session and outbox what window and link have room for.
     async fn send_waiting(&mut self) -> Result<(), LinkError> {
         while self.link.has_room() {
-            let is_held = self.hold_until.is_some() || self.uplink.burials.len() >= MAX_BURIALS;
+            let is_held = self.hold_until.is_some() || self.ending.is_some() || self.uplink.burials.len() >= MAX_BURIALS;
             let step = if is_held { self.uplink.session.next_answer() } else { self.uplink.session.next() };
             if let Some(step) = step {
                 self.write(step)?;
@@ -349,8 +342,9 @@ impl<'a> Connection<'a> {
             return Ok(());
         }
         self.uplink.status.counters.repeated.add(u64::from(dup));
-        if packet_id.is_none() {
-            self.unwritten.push_back((self.link.collected(), place));
+        match packet_id {
+            Some(_) => self.uplink.pace.sent(place, now()),
+            None => self.unwritten.push_back((self.link.collected(), place)),
         }
         Ok(())
     }

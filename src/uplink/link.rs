@@ -156,6 +156,8 @@ pub(super) struct Link {
     /// When bytes last came, and how much had been written then.
     heard: Instant,
     written_when_heard: u64,
+    /// From CONNECT to CONNACK.
+    round_trip: Duration,
     /// How long a small write waits for others after the last one.
     company: Duration,
 }
@@ -206,6 +208,7 @@ impl Link {
             last_write: now(),
             heard: now(),
             written_when_heard: 0,
+            round_trip: Duration::ZERO,
             company: Duration::ZERO,
         };
         let asked = now();
@@ -216,7 +219,8 @@ impl Link {
             match link.next().await? {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
-                    link.company = company(now() - asked);
+                    link.round_trip = now() - asked;
+                    link.company = company(link.round_trip);
                     link.max_packet =
                         accepted.max_packet.into_iter().chain(settings.max_packet).min().map_or(usize::MAX, |max| max as usize);
                     link.retain_available = accepted.retain_available;
@@ -292,6 +296,11 @@ impl Link {
     /// Bytes written since the connection began.
     pub(super) fn written(&self) -> u64 {
         self.written
+    }
+
+    /// From CONNECT to CONNACK.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// When the link last took bytes, or had none to take.

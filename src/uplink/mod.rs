@@ -10,7 +10,7 @@
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
 //!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
-//! `session`, `memory` and `lanes` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
+//! `session`, `memory`, `lanes` and `pace` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
 //! rumqttc), `tls` the certificates, `task` connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in.
 
 mod connection;
@@ -18,6 +18,7 @@ mod inbound;
 mod lanes;
 mod link;
 mod memory;
+mod pace;
 mod remote;
 mod session;
 mod status;

@@ -377,6 +377,11 @@ impl Session {
         self.in_flight.iter().find(|entry| entry.is_written() && entry.needs <= self.saved).map(InFlight::place)
     }
 
+    /// True if nothing that was written on this connection waits for its end, and no answer to the remote waits to be written.
+    pub(super) fn is_settled(&self) -> bool {
+        self.in_flight.on_wire() == 0 && self.answers.is_empty()
+    }
+
     /// About how large a message in flight is, in bytes.
     pub(super) fn bytes_of(&self, place: Place) -> u64 {
         let entry = self.in_flight.index_of(place).and_then(|index| self.in_flight.get(index));

@@ -15,6 +15,7 @@ use super::inbound::{Deliveries, Inbound};
 use super::lanes::Lanes;
 use super::link::{Accepted, Link, LinkError, Start};
 use super::memory::Memory;
+use super::pace::Pace;
 use super::session::Session;
 use super::status::Status;
 use super::{Remote, Settings, TlsError, tls};
@@ -40,6 +41,16 @@ const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a link that is slow may take for one thing, beside connecting.
 const PATIENCE: Duration = Duration::from_secs(900);
+
+/// When an uplink is to end.
+#[derive(Clone)]
+pub(super) struct Orders {
+    pub(super) stop: Stop,
+    /// What the stop order leaves to send what waits.
+    pub(super) grace: Duration,
+    /// The time for the stop is over.
+    pub(super) hurry: Stop,
+}
 
 type Burial = Pin<Box<dyn Future<Output = Place> + Send>>;
 
@@ -74,6 +85,7 @@ pub struct Uplink {
     pub(super) status: Status,
     pub(super) deliveries: Deliveries,
     pub(super) burials: Burials,
+    pub(super) pace: Pace,
     /// A save of the session that is under way.
     pub(super) saving: Option<oneshot::Receiver<()>>,
     pub(super) last_save: Instant,
@@ -141,6 +153,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         status,
         deliveries: Deliveries::new(ends.inbound, Origin::Uplink(settings.index)),
         burials: Burials::default(),
+        pace: Pace::default(),
         saving: None,
         last_save: at,
         suspect: None,
@@ -183,7 +196,7 @@ impl Uplink {
     /// When it must hurry, nothing more is waited for.
     pub async fn run(mut self, mut stop: Stop, mut hurry: Stop, grace: Duration) {
         self.status.show();
-        let token = stop.clone();
+        let orders = Orders { stop: stop.clone(), grace, hurry: hurry.clone() };
         let too_late = async move {
             tokio::select! {
                 () = async { stop.wait().await; sleep(grace + LAST_WORDS).await } => {}
@@ -191,13 +204,14 @@ impl Uplink {
             }
         };
         tokio::select! {
-            () = self.keep_connected(&token, grace) => {}
+            () = self.keep_connected(&orders) => {}
             () = too_late => {}
         }
         self.finish().await;
     }
 
-    async fn keep_connected(&mut self, stop: &Stop, grace: Duration) {
+    async fn keep_connected(&mut self, orders: &Orders) {
+        let stop = &orders.stop;
         let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
         let mut silent_since = None;
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
@@ -212,7 +226,7 @@ impl Uplink {
                     let (since, before) = (now(), self.status.counters.acknowledged.value());
                     silent_since = None;
                     self.status.connected(&remote);
-                    match self.serve(link, accepted, &remote, stop.clone(), grace).await {
+                    match self.serve(link, accepted, &remote, orders.clone()).await {
                         Ok(Done::Stopped) => return,
                         Ok(Done::Changed) => {
                             self.status.disconnected("its settings are different from here on");
@@ -268,7 +282,7 @@ impl Uplink {
         Some(Err(last))
     }
 
-    async fn serve(&mut self, link: Link, accepted: Accepted, remote: &Remote, stop: Stop, grace: Duration) -> Result<Done, LinkError> {
+    async fn serve(&mut self, link: Link, accepted: Accepted, remote: &Remote, orders: Orders) -> Result<Done, LinkError> {
         // What the broker still has from the last connection is known before the remote repeats it.
         while !self.deliveries.is_empty() {
             let delivery = self.pulse.through(self.deliveries.next()).await;
@@ -277,7 +291,7 @@ impl Uplink {
             }
         }
         self.session.reached(name_of(remote), accepted.session_present);
-        Connection::new(self, link, accepted).run(accepted, stop, grace).await
+        Connection::new(self, link, accepted).run(accepted, orders).await
     }
 
     /// A pause between attempts, with the status kept up to date.

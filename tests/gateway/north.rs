@@ -607,3 +607,49 @@ fn a_filter_that_is_taken_out_of_the_file_is_unsubscribed() {
     let subscribe = wire.read();
     assert!(subscribe.kind() == 8 && !subscribe.body.windows(5).any(|part| part == b"cmd/b"), "{subscribe:?}");
 }
+
+/// Changes the file of a site and lets its gateway read it again.
+fn reload(site: &Site, from: &str, to: &str) {
+    let file = site.folder.path().join("gateway.yaml");
+    let yaml = fs::read_to_string(&file).unwrap();
+    assert!(yaml.contains(from), "{from}");
+    fs::write(&file, yaml.replace(from, to)).unwrap();
+    let (code, out, error) = run(wellhead().arg("reload").arg(&file));
+    assert!(code == Some(0) && out == "uplink cloud connects anew\n", "{out}{error}");
+}
+
+#[test]
+fn a_reload_waits_for_acknowledgements_that_are_on_their_way_and_sends_nothing_new_meanwhile() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "", "");
+    let mut wire = remote.accept(false, &[]);
+    site.publish("a/x", "once");
+    site.publish("alarm/x", "exactly once");
+    let (first, second) = (wire.publish(), wire.publish());
+    assert_eq!((first.payload.as_str(), second.payload.as_str()), ("once", "exactly once"));
+    reload(&site, "retry:", "number_messages: false\n    retry:");
+    site.publish("a/x", "new");
+    // The answers are late: until they are here there is neither an end nor anything new.
+    assert!(wire.read_within(Duration::from_millis(500)).is_none(), "it waits for the acknowledgements");
+    wire.answer(PUBACK, first.id, 0);
+    complete(&mut wire, second.id);
+    assert_eq!(wire.read().kind(), 14, "DISCONNECT, and nothing else before it");
+    let mut wire = remote.accept(true, &[]);
+    let new = wire.publish();
+    assert_eq!((new.payload.as_str(), new.dup), ("new", false), "nothing comes a second time");
+    wire.answer(PUBACK, new.id, 0);
+}
+
+#[test]
+fn a_reload_does_not_wait_for_a_remote_that_never_acknowledges() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "", "");
+    let mut wire = remote.accept(false, &[]);
+    site.publish("a/x", "unanswered");
+    let first = wire.publish();
+    reload(&site, "retry:", "number_messages: false\n    retry:");
+    assert_eq!(wire.read().kind(), 14, "DISCONNECT");
+    let mut wire = remote.accept(true, &[]);
+    let again = wire.publish();
+    assert_eq!((again.payload.as_str(), again.dup, again.id), ("unanswered", true, first.id));
+}

@@ -89,6 +89,7 @@ impl Connection<'_> {
         match verdict {
             Verdict::Delivered(place) => {
                 self.uplink.status.counters.acknowledged.count();
+                self.uplink.pace.acknowledged(place, now());
                 if !self.uplink.session.has_refused() {
                     self.hold.reset();
                 }

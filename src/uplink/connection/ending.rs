@@ -1,0 +1,84 @@
+//! The orderly end of a connection: nothing new is sent, what is in flight is acknowledged on both sides as far as that takes a moment
+//! only, then DISCONNECT.
+//!
+//! A message whose acknowledgement is on its way would be sent again on the next connection: at QoS 1 it would arrive twice.
+
+use std::time::{Duration, Instant};
+
+use super::{Connection, Done};
+use crate::time::now;
+use crate::uplink::link::{Command, LinkError};
+
+/// How long DISCONNECT, and what is before it, may take.
+pub(super) const GOODBYE: Duration = Duration::from_secs(3);
+/// How long acknowledgements are waited for when the stop allows no more time.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// An end that waits for acknowledgements.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    done: Done,
+    until: Instant,
+}
+
+impl Connection<'_> {
+    /// From here on nothing new is sent, so that the connection can end in order.
+    pub(super) fn end(&mut self, done: Done) {
+        let until = now() + self.uplink.pace.patience();
+        self.ending = Some(Ending { done, until });
+    }
+
+    /// The stop order came: what waits is sent for `grace`. An end for another reason is not waited for any more.
+    pub(super) fn stop_within(&mut self, grace: Duration) {
+        self.give_up = Some(now() + grace);
+        self.ending = None;
+    }
+
+    /// The time is up: what is in flight has a moment left.
+    pub(super) fn hurry(&mut self) {
+        let at = now();
+        self.is_hurried = true;
+        self.give_up = Some(at);
+        self.ending = Some(Ending { done: Done::Stopped, until: at + LAST_MOMENT });
+    }
+
+    /// When [`Connection::is_done`] may become true by itself.
+    pub(super) fn ends_at(&self) -> Option<Instant> {
+        self.ending.map(|ending| ending.until).or_else(|| self.sends_until())
+    }
+
+    /// When a stop sends nothing new any more: in time for the acknowledgements of what was sent.
+    fn sends_until(&self) -> Option<Instant> {
+        let grace = self.grace / 2;
+        self.give_up.and_then(|give_up| give_up.checked_sub(self.uplink.pace.patience().min(grace)))
+    }
+
+    /// Begins the end that is due. Returns the reason when nothing is owed on either side any more, or the time for it is over.
+    pub(super) fn is_done(&mut self) -> Option<Done> {
+        let at = now();
+        if self.ending.is_none() {
+            let is_empty = self.uplink.session.in_flight() == 0 && self.uplink.outbox.waiting() == 0;
+            if self.sends_until().is_some_and(|until| at >= until || is_empty) {
+                let until = self.give_up.map_or(at, |give_up| give_up.max(at + LAST_MOMENT));
+                self.ending = Some(Ending { done: Done::Stopped, until });
+            } else if self.uplink.is_relieved() && is_empty {
+                self.end(Done::NotNeeded);
+            }
+        }
+        let Ending { done, until } = self.ending?;
+        let owes_nothing = self.uplink.session.is_settled() && self.uplink.deliveries.is_empty();
+        (owes_nothing || at >= until).then_some(done)
+    }
+
+    /// DISCONNECT, written as far as the link takes it in a moment.
+    pub(super) async fn say_goodbye(&mut self) -> Result<(), LinkError> {
+        self.link.feed(Command::Disconnect)?;
+        let written = async {
+            while !self.link.is_idle() {
+                self.link.next().await?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(GOODBYE, written).await.unwrap_or(Ok(()))
+    }
+}
