@@ -6,9 +6,10 @@
 mod change;
 mod lenient;
 pub(super) mod removed;
+mod syntax;
 pub mod table;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, Span};
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ use serde_path_to_error::{Path, Segment};
 use serde_yaml::Value;
 
 use super::fault::{Faults, Place, suggestion};
+use super::{other_tools, schema};
 use lenient::Lenient;
 
 /// Faults of one file that are looked for; a file with more is not one of ours.
@@ -27,6 +29,12 @@ const MAX_DEPTH: usize = 64;
 
 /// Settings that are planned: not known, but not a slip of the pen either.
 const NOT_YET: [&str; 2] = ["format", "budget"];
+
+/// The key below which points stand.
+const POINTS: &str = "points";
+/// Lists of mappings: at the top, and inside others.
+const LISTS: [&str; 6] = ["lines", "devices", "uplinks", "users", "send", "receive"];
+const LISTS_INSIDE: [&str; 3] = ["users", "send", "receive"];
 
 /// A step from a node to one below it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -138,8 +146,7 @@ impl Document {
 
     /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a `T`.
     pub(super) fn typed<T: DeserializeOwned>(&mut self, faults: &mut Faults) -> Option<T> {
-        self.take_away(faults);
-        let mut removed: HashSet<(Place, String)> = HashSet::new();
+        let mut removed = self.take_away(faults);
         for _ in 0..MAX_FAULTS {
             let error = match serde_path_to_error::deserialize(self.value.clone()) {
                 Ok(typed) => return Some(typed),
@@ -158,7 +165,7 @@ impl Document {
                     faults.at(self.place(&path), format!("\"{missing}\" is missing; add `{missing}: ...` here"));
                 }
             } else {
-                faults.at(self.place(&path), readable(&message));
+                faults.at(self.place(&path), self.misfit(&path).unwrap_or_else(|| readable(&message)));
             }
             if let Some((Step::Key(key), parent)) = path.split_last() {
                 removed.insert((self.place(parent), key.clone()));
@@ -169,6 +176,25 @@ impl Document {
         }
         faults.at((self.places.place.0, 1, 1), format!("more than {MAX_FAULTS} faults; correct these first"));
         None
+    }
+
+    /// What a mapping says that stands where it does not belong: in the place of a list, or one level too high.
+    fn misfit(&self, path: &[Step]) -> Option<String> {
+        let value = path.iter().try_fold(&self.value, |value, step| match step {
+            Step::Key(key) => value.get(key.as_str()),
+            Step::Index(index) => value.get(*index),
+        })?;
+        let (Step::Key(key), above) = path.split_last()? else { return None };
+        let is_point = matches!(above.last(), Some(Step::Key(above)) if above == POINTS);
+        if is_point && !value.is_mapping() && schema::is_key_of_a_point(key) {
+            return Some(format!("`{key}` belongs to a point; indent it below the name of its point"));
+        }
+        let is_list = LISTS.contains(&key.as_str()) && (above.is_empty() || LISTS_INSIDE.contains(&key.as_str()));
+        match value.as_mapping() {
+            Some(map) if is_list && map.is_empty() => Some(format!("`{key}` is a list; write `{key}: []` for none, or remove it")),
+            Some(_) if is_list => Some(format!("`{key}` is a list; put `- ` before the first key of each of its items")),
+            _ => None,
+        }
     }
 
     /// Where a node stands, or the nearest one above it.
@@ -195,6 +221,11 @@ impl Document {
     /// True if a section has a key, whatever stands there.
     pub(super) fn has_in(&self, section: &str, key: &str) -> bool {
         self.original.get(section).and_then(|section| section.get(key)).is_some()
+    }
+
+    /// True if a node was typed.
+    pub(super) fn has_at(&self, path: &[Step]) -> bool {
+        path.iter().try_fold(&self.places, |node, step| node.child(step)).is_some()
     }
 
     /// Where the key of a node stands.
@@ -294,7 +325,8 @@ fn unknown_key(key: &str, message: &str) -> String {
         return format!("\"{key}\" is not in this version; remove it");
     }
     let known: Vec<&str> = message.split('`').skip(3).step_by(2).filter(|known| *known != removed::REMOVED).collect();
-    format!("\"{key}\" is not a setting here; {}", suggestion(key, known))
+    let hint = other_tools::meant(key, &known).unwrap_or_else(|| suggestion(key, known));
+    format!("\"{key}\" is not a setting here; {hint}")
 }
 
 /// serde's words for people who have never heard of serde.
@@ -324,10 +356,20 @@ fn readable(message: &str) -> String {
                 other if other.starts_with("struct") => "a mapping: { key: value }",
                 other => other,
             };
-            format!("{found} is not possible here; type {expected}")
+            match found.split('"').nth(1).and_then(without_zeros) {
+                Some(number) if expected.contains("number") => {
+                    format!("{found} is not possible here: zeros before a number make it text; type {number}")
+                }
+                _ => format!("{found} is not possible here; type {expected}"),
+            }
         }
         None => message.to_owned(),
     }
+}
+
+/// The number in digits that begin with a zero.
+fn without_zeros(text: &str) -> Option<u64> {
+    text.strip_prefix('0').filter(|rest| !rest.is_empty()).and_then(|_| text.parse().ok())
 }
 
 struct Builder<'a, 'f> {
@@ -340,12 +382,20 @@ struct Builder<'a, 'f> {
     faults: &'f mut Faults,
     /// Of the file.
     number: usize,
+    text: &'a str,
 }
 
 impl<'a, 'f> Builder<'a, 'f> {
     fn build(number: usize, text: &'a str, faults: &'f mut Faults) -> Option<Node> {
-        let mut builder =
-            Builder { events: Parser::new_from_str(text), anchors: HashMap::new(), sizes: HashMap::new(), aliased: 0, faults, number };
+        let mut builder = Builder {
+            events: Parser::new_from_str(text),
+            anchors: HashMap::new(),
+            sizes: HashMap::new(),
+            aliased: 0,
+            faults,
+            number,
+            text,
+        };
         loop {
             match builder.next()? {
                 (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
@@ -362,10 +412,8 @@ impl<'a, 'f> Builder<'a, 'f> {
             Ok(event) => Some(event),
             Err(error) => {
                 let at = error.marker();
-                self.faults.at(
-                    (self.number, at.line(), at.col() + 1),
-                    format!("not YAML: {}; check indentation, quotes and brackets", error.info()),
-                );
+                let told = syntax::explain(self.text, at.line(), error.info());
+                self.faults.at((self.number, at.line(), at.col() + 1), told);
                 None
             }
         }

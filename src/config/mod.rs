@@ -14,6 +14,7 @@ mod fault;
 mod file;
 mod include;
 mod migrate;
+mod other_tools;
 pub mod presets;
 mod profiles;
 mod references;

@@ -10,6 +10,7 @@ mod north;
 mod point;
 mod reach;
 mod simulated;
+mod slips;
 mod text;
 mod unused;
 
@@ -170,6 +171,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
     let broker = broker::broker(&mut check);
     let uplinks = north::uplinks(&mut check, broker.is_some());
     factory::settings(&mut check);
+    slips::uplinks(&mut check);
     advice::loads(&mut check, &lines);
     advice::uplinks(&mut check, &uplinks, &lines, (&reports, &availability));
     let (data_folder, outbox) = north::outbox(&mut check);

@@ -30,6 +30,11 @@ pub fn of_profile() -> serde_json::Value {
     titled::<Profile>("wellhead profile")
 }
 
+/// True if points have a key of this name.
+pub(super) fn is_key_of_a_point(key: &str) -> bool {
+    of_profile().pointer("/definitions/Point/properties").is_some_and(|keys| keys.get(key).is_some())
+}
+
 fn titled<T: JsonSchema>(title: &str) -> serde_json::Value {
     // The draft that editors of YAML know best.
     let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>();

@@ -32,7 +32,14 @@ impl fmt::Debug for Formula {
 impl Formula {
     /// Reads an expression; the error says what is wrong with it.
     pub fn new(text: &str) -> Result<Self, String> {
-        let parsed = FlatEx::<f64>::parse(text).map_err(|error| format!("`{text}` is no expression: {}", error.msg()))?;
+        let parsed = FlatEx::<f64>::parse(text).map_err(|error| {
+            if text.contains(['<', '>', '=', '?', '!', '&', '|']) || text.contains("if") {
+                return format!(
+                    "`{text}` is no expression: there are no conditions, only + - * / ^ min max and functions; `signum(p - 5) max 0` is 1 from 5 on and 0 below"
+                );
+            }
+            format!("`{text}` is no expression: {}", error.msg())
+        })?;
         Ok(Self { text: text.into(), parsed: Arc::new(parsed), decimals: None })
     }
 
@@ -89,5 +96,10 @@ mod tests {
         check("a + mode", Err("mode is not a number"));
         check("a +", Err("no expression"));
         check("(a", Err("no expression"));
+        check("if(a>5,1,0)", Err("there are no conditions"));
+        check("a > 5 ? 1 : 0", Err("there are no conditions"));
+        check("signum(a - 5) max 0", Ok(1.0));
+        check("signum(a - 7) max 0", Ok(0.0));
+        check("signum(a - 6) max 0", Ok(1.0));
     }
 }

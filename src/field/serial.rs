@@ -145,8 +145,12 @@ impl FromStr for Speed {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is not a serial speed; write baud rate, data bits, parity and stop bits, such as 9600 8N1 or 19200 8E1");
+        let wrong = || match with_other_signs(text) {
+            Some(speed) => format!("`{text}` is not a serial speed; write {speed}"),
+            None => {
+                format!("`{text}` is not a serial speed; write baud rate, data bits, parity and stop bits, such as 9600 8N1 or 19200 8E1")
+            }
+        };
         let mut words = text.split_whitespace();
         let baud = words.next().and_then(|word| word.parse().ok()).filter(|baud| *baud > 0).ok_or_else(wrong)?;
         let frame = words.next().unwrap_or("8N1").as_bytes();
@@ -172,6 +176,18 @@ impl FromStr for Speed {
         };
         Ok(Self { baud, data_bits, parity, stop_bits })
     }
+}
+
+/// The speed that `9600,8,N,1` or `19200-8E1` means: other tools put other signs between its parts.
+fn with_other_signs(text: &str) -> Option<Speed> {
+    let parts = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    let (baud, frame) = parts.fold((None, String::new()), |(baud, frame), part| match baud {
+        None => (Some(part), frame),
+        Some(baud) => (Some(baud), frame + part),
+    });
+    let meant = format!("{} {frame}", baud?);
+    // What it is already is not what was meant.
+    (meant != text && !frame.is_empty()).then(|| meant.parse().ok()).flatten()
 }
 
 impl<'de> Deserialize<'de> for Speed {
@@ -288,6 +304,12 @@ mod tests {
         assert_eq!(fast.frame_gap(), Duration::from_micros(1750));
         for wrong in ["fast", "9600 8X1", "9600 8N1 extra", "0 8N1", "9600 8N"] {
             assert!(wrong.parse::<Speed>().unwrap_err().contains("9600 8N1"), "{wrong}");
+        }
+        for (other, ours) in
+            [("9600,8,N,1", "9600 8N1"), ("19200-8-E-1", "19200 8E1"), ("9600/8n2", "9600 8N2"), ("115200 8 N 1", "115200 8N1")]
+        {
+            let expected = format!("`{other}` is not a serial speed; write {ours}");
+            assert_eq!(other.parse::<Speed>().unwrap_err(), expected);
         }
     }
 

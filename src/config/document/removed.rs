@@ -1,10 +1,12 @@
 //! Keys without a value. `none`, or nothing at all, takes away what the profile of a device says; anywhere else nothing is a fault,
 //! so that no key is typed in vain.
 
+use std::collections::HashSet;
+
 use serde_yaml::Value;
 
-use super::{Document, Step};
-use crate::config::fault::Faults;
+use super::{Document, Step, syntax};
+use crate::config::fault::{Faults, Place};
 
 /// The key below which the names of what is taken away are kept; no one can mean it by accident.
 pub(in crate::config) const REMOVED: &str = "(taken away)";
@@ -15,13 +17,27 @@ pub(in crate::config) const OF_DEVICES: [&str; 6] = ["byte_order", "identify", "
 
 impl Document {
     /// Moves the keys that take something away into a list of their own, and notes those that have no value and take nothing away.
-    pub(super) fn take_away(&mut self, faults: &mut Faults) {
+    /// Returns what was taken out: the place of the mapping, and the key.
+    pub(super) fn take_away(&mut self, faults: &mut Faults) -> HashSet<(Place, String)> {
+        let mut taken = HashSet::new();
         let mut empty: Vec<Vec<Step>> = Vec::new();
         walk(&mut self.value, &mut Vec::new(), &mut empty);
         for path in empty {
-            let Some(Step::Key(key)) = path.last() else { continue };
-            faults.at(self.key_place(&path), format!("\"{key}\" has no value; type one, or remove the key"));
+            let Some((Step::Key(key), above)) = path.split_last() else { continue };
+            taken.insert((self.place(above), key.clone()));
+            let place = self.key_place(&path);
+            let line = faults.line(place).get(place.2.saturating_sub(1)..).unwrap_or_default();
+            let rest = line.trim_start_matches(|c: char| c != ':').get(1..).unwrap_or_default();
+            let told = match syntax::comment(rest).and_then(|start| rest.get(start..)) {
+                Some(comment) if rest.trim_start().starts_with('#') && !comment.trim_end().contains(' ') => {
+                    let meant = comment.trim_end().trim_end_matches(['}', ']']);
+                    format!("\"{key}\" has no value, because # begins a comment; write it in quotes: '{meant}'")
+                }
+                _ => format!("\"{key}\" has no value; type one, or remove the key"),
+            };
+            faults.at(place, told);
         }
+        taken
     }
 }
 

@@ -255,10 +255,23 @@ fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, av
         let mut topics = reports.iter().flat_map(PointReport::topics).chain(availability);
         let site = check.file.site.as_deref().unwrap_or_default();
         let is_of_site = rule.filter.as_str().split('/').next() == Some(site);
-        if !topics.any(|topic| rule.filter.matches(topic)) && (check.file.broker.is_none() || is_of_site) {
+        if topics.any(|topic| rule.filter.matches(topic)) {
+            continue;
+        }
+        let first = rule.filter.as_str().trim_start_matches('/').split('/').next().unwrap_or_default();
+        if !is_of_site && is_slip_of(first, site) {
+            check.warn(&path, format!("no topic here begins with this; those of the site begin with `{site}/`"));
+        } else if check.file.broker.is_none() || is_of_site {
             check.warn(&path, format!("no point of this file is published on a topic that {} matches", rule.filter));
         }
     }
+}
+
+/// True if a name is another one with a slip of the pen, and not the next one in a row of numbers.
+fn is_slip_of(typed: &str, name: &str) -> bool {
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let distance = strsim::damerau_levenshtein(&typed.to_lowercase(), &name.to_lowercase());
+    !name.is_empty() && distance <= name.len() / 4 && digits(typed) == digits(name)
 }
 
 /// Messages that would go back where they came from.
@@ -310,8 +323,15 @@ pub(super) fn shared_ports(check: &mut Check<'_>) {
     }
 }
 
-/// A serial device that is not there now.
+/// A serial device that is not there now, or hardly one.
 pub(super) fn missing_port(check: &mut Check<'_>, index: usize, path: &str) {
+    if !path.contains('/') {
+        check.warn(
+            &at!["lines", index, "serial"],
+            format!("`{path}` is no path of a device; write /dev/{path}, or one below /dev/serial/by-id that survives replugging"),
+        );
+        return;
+    }
     if !Path::new(path).exists() {
         check.warn(
             &at!["lines", index, "serial"],

@@ -234,7 +234,7 @@ impl Context<'_> {
         match (spec.kind, table.is_bits(), has_part) {
             (None | Some(Kind::Bool), true, false) => Some(Kind::Bool),
             (_, true, _) => {
-                check.fault(&self.path(name, "type"), "coils and discrete inputs are single bits; remove `type` and `bit`");
+                check.fault(&self.path(name, "type"), single_bit(spec));
                 None
             }
             (None | Some(Kind::Bool), false, true) => Some(Kind::U16),
@@ -272,6 +272,17 @@ fn counted(bit: u8, bits: u8, order: BitOrder) -> Option<u8> {
         BitOrder::Msb1 => bits.checked_sub(bit).filter(|_| bit > 0),
     };
     place.filter(|place| *place < bits)
+}
+
+/// What is wrong with the type of a single bit; small numbers in `at` are often meant as registers.
+fn single_bit(spec: &file::Point) -> String {
+    match spec.at.filter(|printed| printed.0 < 10_000) {
+        Some(file::Printed(number)) => format!(
+            "`at: {number}` is a coil, a single bit; for the holding register {number} of a manual that counts from one write `at: {}`, else `holding: {number}`",
+            40_000 + number
+        ),
+        None => "coils and discrete inputs are single bits; remove `type` and `bit`".to_owned(),
+    }
 }
 
 #[cfg(test)]

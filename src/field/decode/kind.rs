@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, de};
 
 use super::bcd::{Bcd, Sign};
+use super::other_names;
 use super::raw::Raw;
 use super::time;
 
@@ -186,6 +187,9 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, String> {
         let typed = text.to_ascii_lowercase().replace('_', "-");
         NAMES.iter().find(|(name, _)| *name == typed).map(|(_, kind)| *kind).ok_or_else(|| {
+            if let Some(ours) = other_names::meant(&typed) {
+                return format!("\"{text}\" is not possible here; in wellhead this is {ours}");
+            }
             let mut known: Vec<&str> = Vec::new();
             let mut kinds: Vec<Kind> = Vec::new();
             for (name, kind) in NAMES {

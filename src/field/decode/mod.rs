@@ -6,6 +6,7 @@ mod bcd;
 pub mod guess;
 mod kind;
 mod order;
+mod other_names;
 mod raw;
 mod register;
 mod time;

@@ -1,0 +1,75 @@
+//! Uplinks that are correct and hardly meant: warnings.
+
+use std::net::IpAddr;
+
+use super::{Check, at};
+use crate::config::file::Uplink;
+use crate::uplink::{Remote, Scheme};
+
+/// Warns of what is odd about the uplinks as typed.
+pub(super) fn uplinks(check: &mut Check<'_>) {
+    let file = check.file;
+    for (index, uplink) in file.uplinks.iter().enumerate().filter(|(_, uplink)| uplink.enabled) {
+        sends_nothing(check, index, uplink);
+        prefixes(check, index, uplink);
+        for remote in &uplink.to.0 {
+            usual_port(check, index, remote);
+            open_password(check, index, uplink, remote);
+        }
+    }
+}
+
+fn sends_nothing(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
+    if uplink.send.is_empty() && !check.document.has_at(&at!["uplinks", index, "send"]) {
+        let site = check.file.site.as_deref().unwrap_or("site");
+        check.warn(
+            &at!["uplinks", index],
+            format!("nothing is sent through this uplink; add `send: [ {{ filter: '{site}/#' }} ]`, or `send: []` if that is meant"),
+        );
+    }
+}
+
+fn prefixes(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
+    for (number, rule) in uplink.send.iter().enumerate() {
+        let prefix = &rule.prefix;
+        if prefix.is_empty() || prefix.ends_with('/') {
+            continue;
+        }
+        let first = rule.filter.as_str().split('/').next().unwrap_or_default();
+        let level = if first.contains(['+', '#']) { "pump" } else { first };
+        check.warn(
+            &at!["uplinks", index, "send", number, "prefix"],
+            format!("the prefix has no slash at its end, so `{level}` becomes `{prefix}{level}`; write `{prefix}/` for a level of its own"),
+        );
+    }
+}
+
+/// Ports that belong to the other scheme.
+fn usual_port(check: &mut Check<'_>, index: usize, remote: &Remote) {
+    let (what, other) = match (remote.scheme, remote.port) {
+        (Scheme::Mqtt, 8883) => ("the port of MQTT over TLS", "mqtts"),
+        (Scheme::Mqtts, 1883) => ("the port of MQTT without TLS", "mqtt"),
+        (Scheme::Ws, 443) => ("the port of WebSocket over TLS", "wss"),
+        (Scheme::Wss, 80) => ("the port of WebSocket without TLS", "ws"),
+        _ => return,
+    };
+    let (port, host) = (remote.port, &remote.host);
+    check.warn(&at!["uplinks", index, "to"], format!("{port} is {what}; write {other}://{host}:{port}, unless this remote is different"));
+}
+
+fn open_password(check: &mut Check<'_>, index: usize, uplink: &Uplink, remote: &Remote) {
+    let is_open = matches!(remote.scheme, Scheme::Mqtt | Scheme::Ws);
+    let has_password = uplink.password.is_some() || uplink.password_file.is_some();
+    if is_open && has_password && !is_this_machine(&remote.host) {
+        let key = if uplink.password.is_some() { "password" } else { "password_file" };
+        let encrypted = if remote.scheme == Scheme::Ws { "wss" } else { "mqtts" };
+        check.warn(
+            &at!["uplinks", index, key],
+            format!("everybody on the way to {} can read this password; write {encrypted}:// in `to`", remote.host),
+        );
+    }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
