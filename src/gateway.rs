@@ -29,7 +29,7 @@ use crate::broker::engine::{Engine, Setup, Tap};
 use crate::broker::net::{self, BoundListener, ListenError, Tls};
 use crate::broker::{self, Broker, Forward, Source};
 use crate::config;
-use crate::log::LogLimiter;
+use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Intake, OfferError, Outbox, Rule, Stored};
@@ -436,9 +436,9 @@ async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>
                 let offered = match intake.offer(&message).await {
                     Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
                     Err(error) => {
-                        if let Some(suppressed) = log.permit(&(), now()) {
-                            let event = "outbox.message_refused";
-                            tracing::error!(event, topic = %message.topic, %error, suppressed, "a message cannot go north");
+                        let event = "outbox.message_refused";
+                        if let Some(suppressed) = log.permit(event, (), now()) {
+                            tracing::error!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "a message cannot go north");
                         }
                         Err(error)
                     }

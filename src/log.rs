@@ -5,6 +5,8 @@
 
 mod limiter;
 mod printable;
+mod source;
 
 pub use limiter::LogLimiter;
-pub use printable::Printable;
+pub use printable::{Printable, chosen};
+pub use source::{Source, network};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
 
+use crate::log::Source;
 use crate::mqtt::{Properties, QoS, TopicName};
 use crate::reading::Timestamp;
 
@@ -93,6 +94,8 @@ pub struct Publisher {
     pub client_id: ByteString,
     /// Its user name; `None` for somebody without one.
     pub user: Option<ByteString>,
+    /// Where it is: what bounds the lines it causes.
+    pub source: Source,
 }
 
 impl Message {

@@ -6,23 +6,29 @@
 //!   too fast is served after a pause instead of being refused.
 //! * Wrong passwords shut out the pair of address and user name first (which is the engine's to do), the address at
 //!   `OF_ADDRESS` times as many, its IPv6 network at `OF_NETWORK` times as many.
+//! * In the same way connections and their rate count by address; the /64 of an IPv6 address has a multiple of both, and leaves a
+//!   quarter of all places to others.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lockout::Lockout;
+use crate::log::network;
 
 /// Where a client is.
 pub type Address = IpAddr;
 
-/// Addresses that are remembered; beyond it those with nothing to remember are forgotten, and then new ones are refused.
+/// Addresses that are remembered, or more where more can have connections; beyond it those without a connection are forgotten.
 const MOST_ADDRESSES: usize = 4096;
 /// Times the wrong passwords of a pair of address and user name, for the address as a whole: others may share it.
 const OF_ADDRESS: u32 = 10;
 /// The same for a /64, which may be a whole site.
 const OF_NETWORK: u32 = 100;
+/// Times the rate and the connections of an address, for a /64: all of them may be one host, or a whole site.
+const NETWORK_RATE: u32 = 10;
+const NETWORK_PLACES: usize = 4;
 /// How long a program of this machine waits that connects too fast: all programs together are not refused for one of them.
 const PACE: Duration = Duration::from_millis(500);
 
@@ -31,9 +37,9 @@ const PACE: Duration = Duration::from_millis(500);
 pub struct AdmissionLimits {
     /// Connections at a time.
     pub connections: usize,
-    /// Of these from one address; of IPv6 the first 64 bits count.
+    /// Of these from one address. A /64 of IPv6 may have four times as many, but at most three quarters of all.
     pub per_address: usize,
-    /// New connections a second from one address; twice as many at once.
+    /// New connections a second from one address; twice as many at once. A /64 of IPv6 may have ten times as many.
     pub rate: u32,
     /// Wrong passwords for one user name from one address within a minute; then that user is refused there for a minute. An address
     /// is shut out at 10 times as many, a /64 at 100 times as many.
@@ -71,11 +77,67 @@ struct Known {
     seen: Instant,
 }
 
+/// Connections by address, or by network.
+#[derive(Debug)]
+struct Counted {
+    most: usize,
+    /// New connections a second; twice as many at once.
+    rate: f64,
+    known: HashMap<Address, Known>,
+    /// Those that are remembered: more than can have connections.
+    room: usize,
+}
+
+impl Counted {
+    /// `connections` is what all addresses together may have.
+    fn new(most: usize, rate: u32, connections: usize) -> Self {
+        Self { most, rate: f64::from(rate), known: HashMap::new(), room: MOST_ADDRESSES.max(connections.saturating_add(1)) }
+    }
+
+    /// What is known of an address, as of now.
+    fn look(&mut self, address: Address, now: Instant) -> &mut Known {
+        if self.known.len() >= self.room && !self.known.contains_key(&address) {
+            self.known.retain(|_, known| known.connections > 0);
+        }
+        debug_assert!(self.known.len() <= self.room);
+        let burst = self.rate * 2.0;
+        let known = self.known.entry(address).or_insert(Known { connections: 0, allowance: burst, seen: now });
+        let since = now.saturating_duration_since(known.seen).as_secs_f64();
+        known.allowance = (known.allowance + since * self.rate).min(burst);
+        known.seen = now;
+        known
+    }
+
+    /// Whether an address may have one connection more.
+    fn judge(&mut self, address: Address, now: Instant) -> Result<(), Refused> {
+        // Programs of this machine share their address with all others.
+        let most = if address.is_loopback() { usize::MAX } else { self.most };
+        let known = self.look(address, now);
+        if known.connections >= most {
+            return Err(Refused::AddressFull);
+        }
+        if known.allowance >= 1.0 { Ok(()) } else { Err(Refused::TooFast) }
+    }
+
+    fn take(&mut self, address: Address, now: Instant) {
+        let known = self.look(address, now);
+        known.allowance = (known.allowance - 1.0).max(0.0);
+        known.connections += 1;
+    }
+
+    fn give_back(&mut self, address: Address) {
+        if let Some(known) = self.known.get_mut(&address) {
+            known.connections = known.connections.saturating_sub(1);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     connections: usize,
-    /// By network.
-    addresses: HashMap<Address, Known>,
+    addresses: Counted,
+    /// Of IPv6.
+    networks: Counted,
     by_address: Lockout<Address>,
     by_network: Lockout<Address>,
     refused: u64,
@@ -97,23 +159,15 @@ pub struct Admitted {
     pub(super) pause: Duration,
 }
 
-/// A network counts as one address where a host has many.
-pub(super) fn network(address: Address) -> Address {
-    match address {
-        IpAddr::V6(six) => match six.to_ipv4_mapped() {
-            Some(four) => IpAddr::V4(four),
-            None => IpAddr::V6(Ipv6Addr::from(u128::from(six) & !u128::from(u64::MAX))),
-        },
-        four @ IpAddr::V4(_) => four,
-    }
-}
-
 impl Admission {
     /// Nobody is there.
     pub fn new(limits: AdmissionLimits) -> Self {
         let lockout = |times: u32| Lockout::new(limits.failed_logins.saturating_mul(times));
         let (by_address, by_network) = (lockout(OF_ADDRESS), lockout(OF_NETWORK));
-        Self { limits, state: Mutex::new(State { connections: 0, addresses: HashMap::new(), by_address, by_network, refused: 0 }) }
+        let most = limits.per_address.saturating_mul(NETWORK_PLACES).min(limits.connections - limits.connections / 4);
+        let networks = Counted::new(most.max(limits.per_address), limits.rate.saturating_mul(NETWORK_RATE), limits.connections);
+        let addresses = Counted::new(limits.per_address, limits.rate, limits.connections);
+        Self { limits, state: Mutex::new(State { connections: 0, addresses, networks, by_address, by_network, refused: 0 }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,7 +184,7 @@ impl Admission {
             Ok(_) => state.connections += 1,
             Err(_) => state.refused += 1,
         }
-        judged.map(|pause| Admitted { admission: self.clone(), address: address.map(network), pause })
+        judged.map(|pause| Admitted { admission: self.clone(), address, pause })
     }
 
     /// Takes a place for an address. Returns how long the connection must wait.
@@ -138,38 +192,21 @@ impl Admission {
         if state.connections >= self.limits.connections {
             return Err(Refused::Full);
         }
-        let Some(exact) = address else { return Ok(Duration::ZERO) };
-        let address = network(exact);
-        if state.by_address.is_locked(&exact, now) || state.by_network.is_locked(&address, now) {
+        let Some(address) = address else { return Ok(Duration::ZERO) };
+        let network = of_network(address);
+        if state.by_address.is_locked(&address, now) || network.is_some_and(|network| state.by_network.is_locked(&network, now)) {
             return Err(Refused::ShutOut);
         }
-        Self::forget(state);
-        if state.addresses.len() >= MOST_ADDRESSES && !state.addresses.contains_key(&address) {
-            return Err(Refused::TooFast);
-        }
-        let burst = f64::from(self.limits.rate) * 2.0;
-        let fresh = Known { connections: 0, allowance: burst, seen: now };
-        let known = state.addresses.entry(address).or_insert(fresh);
-        let since = now.saturating_duration_since(known.seen).as_secs_f64();
-        known.allowance = (known.allowance + since * f64::from(self.limits.rate)).min(burst);
-        known.seen = now;
-        // Programs of this machine share their address with all others.
-        if known.connections >= self.limits.per_address && !exact.is_loopback() {
-            return Err(Refused::AddressFull);
-        }
-        let is_too_fast = known.allowance < 1.0;
-        if is_too_fast && !exact.is_loopback() {
-            return Err(Refused::TooFast);
-        }
-        known.allowance = (known.allowance - 1.0).max(0.0);
-        known.connections += 1;
-        Ok(if is_too_fast { PACE } else { Duration::ZERO })
-    }
-
-    fn forget(state: &mut State) {
-        if state.addresses.len() >= MOST_ADDRESSES {
-            state.addresses.retain(|_, known| known.connections > 0);
-        }
+        let judged =
+            state.addresses.judge(address, now).and_then(|()| network.map_or(Ok(()), |network| state.networks.judge(network, now)));
+        let pause = match judged {
+            Ok(()) => Duration::ZERO,
+            Err(Refused::TooFast) if address.is_loopback() => PACE,
+            Err(refused) => return Err(refused),
+        };
+        state.addresses.take(address, now);
+        network.into_iter().for_each(|network| state.networks.take(network, now));
+        Ok(pause)
     }
 
     /// Somebody at this address did not know a password. Nobody on this machine is counted.
@@ -183,8 +220,7 @@ impl Admission {
                 "too many wrong passwords from this address; it cannot connect for a minute"
             );
         }
-        let network = network(address);
-        if address.is_ipv6() && state.by_network.count(network, now) {
+        if let Some(network) = of_network(address).filter(|network| state.by_network.count(*network, now)) {
             tracing::warn!(
                 event = "broker.network_shut_out",
                 network = %format_args!("{network}/64"),
@@ -209,10 +245,16 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut state = self.admission.lock();
         state.connections = state.connections.saturating_sub(1);
-        if let Some(known) = self.address.and_then(|address| state.addresses.get_mut(&address)) {
-            known.connections = known.connections.saturating_sub(1);
+        if let Some(address) = self.address {
+            state.addresses.give_back(address);
+            of_network(address).into_iter().for_each(|network| state.networks.give_back(network));
         }
     }
+}
+
+/// The /64 of an IPv6 address; nothing for IPv4, where an address is a host or a site already.
+fn of_network(address: Address) -> Option<Address> {
+    (address.is_ipv6() && !address.is_loopback()).then(|| network(address))
 }
 
 #[cfg(test)]
@@ -247,9 +289,33 @@ mod tests {
         for _ in 0..4 {
             drop(admission.admit(at("2001:db8::1"), now).unwrap());
         }
-        assert_eq!(admission.admit(at("2001:db8::2"), now).unwrap_err(), Refused::TooFast, "the same network");
-        assert!(admission.admit(at("2001:db8:0:1::2"), now).is_ok());
+        assert_eq!(admission.admit(at("2001:db8::1"), now).unwrap_err(), Refused::TooFast);
+        assert!(admission.admit(at("2001:db8::2"), now).is_ok(), "a neighbour");
         assert!(admission.admit(at("2001:db8::1"), now + Duration::from_millis(600)).is_ok());
+    }
+
+    #[test]
+    fn an_ipv6_network_has_a_multiple_and_leaves_places_to_others() {
+        let limits = AdmissionLimits { connections: 40, per_address: 10, rate: 2, failed_logins: 2 };
+        let (admission, now) = (Arc::new(Admission::new(limits)), crate::time::now());
+        let from = |host: u32| admission.admit(at(&format!("2001:db8::{host:x}")), now);
+        let held: Vec<Admitted> = (0..30).map(|host| from(host).unwrap()).collect();
+        assert_eq!(from(30).unwrap_err(), Refused::AddressFull, "three quarters of all places");
+        assert!(admission.admit(at("2001:db8:0:1::1"), now).is_ok() && admission.admit(at("192.0.2.1"), now).is_ok());
+        drop(held);
+        let rounds = (31..100).filter(|host| from(*host).is_ok()).count();
+        assert_eq!(rounds, 10, "40 at once for a network that may have 20 a second");
+        assert!(admission.admit(at("2001:db8::64"), now + Duration::from_millis(100)).is_ok());
+    }
+
+    #[test]
+    fn addresses_without_end_take_bounded_memory_and_their_network_is_too_fast() {
+        let limits = AdmissionLimits { connections: 500, per_address: 10, rate: 100, failed_logins: 2 };
+        let (admission, now) = (Arc::new(Admission::new(limits)), crate::time::now());
+        let admitted = (0..20_000).filter(|host| admission.admit(at(&format!("2001:db8::{host:x}")), now).is_ok()).count();
+        assert_eq!(admitted, 2000);
+        let state = admission.lock();
+        assert!(state.addresses.known.len() <= MOST_ADDRESSES && state.networks.known.len() == 1);
     }
 
     #[test]

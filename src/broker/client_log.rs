@@ -1,27 +1,27 @@
 //! What the log says of clients: who came, who was refused, who left, and why. One place decides which lines are too many.
 //!
 //! Invariants: a line names its address before anything that a client has chosen, so that programs such as fail2ban can rely on it;
-//! a network causes at most [`BURST`] lines of a kind at once and one in [`EVERY`] after that.
+//! a network causes at most [`BURST`] lines of a kind at once and one in [`EVERY`] after that, whatever its clients call themselves; what
+//! a client has chosen is cut to a few hundred bytes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::admission::{Address, network};
+use super::admission::Address;
 use super::engine::{Note, Noted, Notice, NoticeKind};
-use crate::log::LogLimiter;
+use crate::log::{LogLimiter, Source, chosen};
+use crate::mqtt::TopicName;
 
 /// Lines of a kind that a network may cause at once.
 const BURST: u32 = 50;
 /// The time after which it may cause another one.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// A kind of line, and the network that causes it.
-type Source = (&'static str, Option<Address>);
-
 /// The log of listeners and of the engine.
 #[derive(Debug)]
 pub(super) struct ClientLog {
-    limiter: Mutex<LogLimiter<Source>>,
+    /// By event and network.
+    limiter: Mutex<LogLimiter<&'static str, Source>>,
 }
 
 impl Default for ClientLog {
@@ -31,14 +31,14 @@ impl Default for ClientLog {
 }
 
 impl ClientLog {
-    fn lock(&self) -> MutexGuard<'_, LogLimiter<Source>> {
+    fn lock(&self) -> MutexGuard<'_, LogLimiter<&'static str, Source>> {
         // Whole between statements, whoever panicked.
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a line may be written. What comes back belongs into its field `suppressed`.
     pub(super) fn permit(&self, event: &'static str, address: Option<Address>, now: Instant) -> Option<Suppressed> {
-        self.lock().permit(&(event, address.map(network)), now).map(Suppressed)
+        self.lock().permit(event, Source::of(address), now).map(Suppressed)
     }
 
     /// Writes what the engine has noted.
@@ -46,9 +46,7 @@ impl ClientLog {
         let event = note.what.event();
         let Some(suppressed) = self.permit(event, note.address, now) else { return };
         let address = shown(note.address);
-        let user = note.user.as_deref().map(tracing::field::display);
-        let client_id = note.client_id.as_deref().map(tracing::field::display);
-        let topic = note.topic.as_deref().map(tracing::field::display);
+        let [user, client_id, topic] = [&note.user, &note.client_id, &note.topic].map(|text| text.as_deref().map(chosen));
         let (reason, suppressed) = (note.reason.map(tracing::field::display), suppressed.field());
         let why = Some(note.why).filter(|why| !why.is_empty());
         let sentence = note.what.sentence();
@@ -59,19 +57,10 @@ impl ClientLog {
         }
     }
 
-    /// Says how many lines were left out of networks that are quiet again. To be called now and then.
+    /// Says how many lines of a kind were left out of networks that are quiet again. To be called now and then.
     pub(super) fn settle(&self, now: Instant) {
         let overdue = self.lock().overdue(now);
-        for (source, suppressed) in overdue {
-            let (of, network) = source.map_or(("any", "others".to_owned()), |(event, address)| (event, shown(address)));
-            tracing::info!(
-                event = "broker.lines_suppressed",
-                address = network,
-                of,
-                suppressed,
-                "lines about clients were left out of the log"
-            );
-        }
+        overdue.into_iter().for_each(|(event, suppressed)| left_out(event, suppressed));
     }
 }
 
@@ -89,8 +78,8 @@ impl Suppressed {
 /// Writes a notice down; the engine has left out what is too much.
 pub(super) fn notice(notice: &Notice) {
     let Notice { kind, client_id, user, address, topic, why, left_out } = notice;
-    let client_id = client_id.as_deref().map(tracing::field::display);
-    let (user, topic) = (user.as_deref().map(tracing::field::display), topic.as_ref().map(tracing::field::display));
+    let [client_id, user, topic] =
+        [client_id.as_deref(), user.as_deref(), topic.as_ref().map(TopicName::as_str)].map(|text| text.map(chosen));
     let (event, address) = (kind.event(), address.map(|address| shown(Some(address))));
     let (why, suppressed) = (Some(*why).filter(|why| !why.is_empty()), Suppressed(*left_out).field());
     macro_rules! warn {
@@ -116,10 +105,9 @@ pub(super) fn notice(notice: &Notice) {
     }
 }
 
-/// Says how many notices of a kind about a client were left out.
-pub(super) fn left_out(of: &'static str, client_id: Option<&str>, suppressed: u64) {
-    let client_id = client_id.map(tracing::field::display);
-    tracing::info!(event = "broker.lines_suppressed", client_id, of, suppressed, "lines about clients were left out of the log");
+/// Says how many lines of a kind were left out, of all clients together.
+pub(super) fn left_out(of: &'static str, suppressed: u64) {
+    tracing::info!(event = "broker.lines_suppressed", of, suppressed, "lines about clients were left out of the log");
 }
 
 /// An address as the log shows it.

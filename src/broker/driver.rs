@@ -64,7 +64,8 @@ impl TapQueue {
     }
 }
 
-/// Passwords are compared one at a time, each in the same memory: 19 MB and a core are what logins may take, however many come.
+/// Passwords are compared one at a time, each in the same memory: one core, and as much memory as the hash that needs most, are what
+/// logins may take, however many come. `wellhead passwd` makes hashes that need 19 MiB.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
     waiting: LoginQueue<(Hash, Bytes)>,
@@ -244,7 +245,7 @@ impl Driver {
                 self.verify(Claim { connection, address, user }, hash, password, at);
             }
             Output::Notice(notice) => super::client_log::notice(&notice),
-            Output::LeftOut { event, client_id, count } => super::client_log::left_out(event, client_id.as_deref(), count),
+            Output::LeftOut { event, count } => super::client_log::left_out(event, count),
             Output::Note(note) => self.log.note(&note, at),
             Output::LoginFailed(address) => self.admission.login_failed(address, at),
             Output::Safe(receipt) => {

@@ -1,6 +1,7 @@
 //! Wrong passwords, counted: who has had too many within a minute is locked for a minute. Pure.
 //!
-//! Invariants: what is remembered is bounded; a lock is never forgotten for the sake of somebody with fewer failures.
+//! Invariants: what is remembered is bounded; a lock is never forgotten before its time. Where [`MOST_KNOWN`] are locked, whoever else
+//! comes is neither counted nor locked: each lock has cost somebody as many comparisons of a password, which are slow.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -38,7 +39,9 @@ impl<K: Copy + Eq + Hash> Lockout<K> {
 
     /// One more. True if it is the one that locks.
     pub(super) fn count(&mut self, key: K, now: Instant) -> bool {
-        self.make_room(&key, now);
+        if !self.make_room(&key, now) {
+            return false;
+        }
         let count = self.known.entry(key).or_insert(Count { failures: 0, since: now });
         if now >= count.since + MEMORY {
             *count = Count { failures: 0, since: now };
@@ -52,15 +55,18 @@ impl<K: Copy + Eq + Hash> Lockout<K> {
         locks
     }
 
-    fn make_room(&mut self, key: &K, now: Instant) {
+    /// False if all that is remembered are locks.
+    fn make_room(&mut self, key: &K, now: Instant) -> bool {
         if self.known.len() < MOST_KNOWN || self.known.contains_key(key) {
-            return;
+            return true;
         }
         self.known.retain(|_, count| now < count.since + MEMORY);
-        if self.known.len() >= MOST_KNOWN {
-            let least = self.known.iter().min_by_key(|(_, count)| (count.failures, count.since)).map(|(key, _)| *key);
-            least.map(|key| self.known.remove(&key));
+        if self.known.len() < MOST_KNOWN {
+            return true;
         }
+        let open = self.known.iter().filter(|(_, count)| count.failures < self.limit);
+        let least = open.min_by_key(|(_, count)| (count.failures, count.since)).map(|(key, _)| *key);
+        least.is_some_and(|key| self.known.remove(&key).is_some())
     }
 }
 
@@ -79,6 +85,26 @@ mod tests {
         assert!(!lockout.count("anna", after(21)), "it is locked already");
         assert!(!lockout.is_locked(&"anna", after(80)));
         assert!(!lockout.count("anna", after(80)) && !lockout.count("anna", after(81)) && !lockout.count("anna", after(141)));
+    }
+
+    #[test]
+    fn a_table_full_of_locks_keeps_them_and_locks_nobody_else() {
+        let (mut lockout, now) = (Lockout::new(2), crate::time::now());
+        for name in 0..MOST_KNOWN {
+            lockout.count(name, now);
+            lockout.count(name, now);
+        }
+        let later = now + Duration::from_secs(30);
+        for newcomer in MOST_KNOWN..2 * MOST_KNOWN {
+            for _ in 0..5 {
+                lockout.count(newcomer, later);
+            }
+            assert!(!lockout.is_locked(&newcomer, later));
+        }
+        assert!((0..MOST_KNOWN).all(|name| lockout.is_locked(&name, later)), "no lock is pushed out");
+        let over = now + MEMORY;
+        assert!(!lockout.count(MOST_KNOWN, over) && lockout.count(MOST_KNOWN, over), "there is room again");
+        assert!(lockout.known.len() <= MOST_KNOWN);
     }
 
     proptest! {

@@ -10,8 +10,9 @@ use std::collections::{HashSet, VecDeque};
 
 use bytestring::ByteString;
 
-use super::admission::{Address, network};
+use super::admission::Address;
 use super::engine::ConnectionId;
+use crate::log::network;
 
 /// Logins that may wait; at the pace of a small machine about five seconds' worth.
 const MOST_WAITING: usize = 32;

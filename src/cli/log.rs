@@ -24,6 +24,8 @@ use crate::log::Printable;
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// Bytes of one field; the journal takes no datagram much larger without a file of its own.
 const LONGEST: usize = 16 * 1024;
+/// Bytes of one field as it is shown; what peers have chosen is cut far below that, where it is logged.
+const SHOWN: usize = 4 * 1024;
 
 /// Begins to log; `WELLHEAD_LOG` sets the level (`info` without it).
 pub(super) fn start() {
@@ -78,6 +80,7 @@ impl Line<'_> {
     fn take(&mut self, field: &Field, value: &str) {
         let gap = if self.is_begun { " " } else { "" };
         self.is_begun = true;
+        let value = &*Printable::cut(value, SHOWN);
         let written = match field.name() {
             "message" => write!(self.writer, "{gap}{}", Printable(value)),
             name => write!(self.writer, "{gap}{name}={}", shown(value)),
@@ -187,6 +190,7 @@ impl Entry {
     }
 
     fn take(&mut self, field: &Field, value: String) {
+        let value = Printable::cut(&value, SHOWN).into_owned();
         if field.name() == "message" {
             self.sentence = value;
         } else {
@@ -266,6 +270,17 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn no_text_makes_a_line_without_end() {
+        let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let writer = out.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || Tee(writer.clone())).fmt_fields(Fields);
+        let long = "\u{1b}ü".repeat(30_000);
+        tracing::subscriber::with_default(registry().with(layer), || tracing::info!(plain = %long, quoted = ?long, "{long}"));
+        let length = out.lock().unwrap().len();
+        assert!(length < 6 * SHOWN, "{length} bytes");
     }
 
     #[test]

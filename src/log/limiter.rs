@@ -1,18 +1,25 @@
-//! The lines that a peer can cause, bounded. Pure.
+//! The lines that peers can cause, bounded. Pure.
 //!
 //! Invariants:
-//! * A source writes at most `burst` lines at once, and then one in `every`; all sources together at most [`ALL`] times as many.
-//! * What is remembered is bounded: [`MOST_SOURCES`] sources; those beyond share the account of all.
-//! * Every line that is left out is counted, and the count is told with a later line of its source, or by [`LogLimiter::overdue`].
+//! * A source writes at most `burst` lines of a kind at once, and then one in `every`; all sources together at most [`ALL`] times as
+//!   many, so that a flood of one kind from many addresses hides no other kind.
+//! * What is remembered is bounded: [`MOST_SOURCES`] pairs of a kind and a source of at most [`MOST_BYTES`] each. Sources beyond that
+//!   share the account of one.
+//! * Every line that is left out is counted, and the count is told with a later line of its source, or by [`LogLimiter::overdue`] in
+//!   one line for a kind.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Sources that are remembered; each takes a few dozen bytes.
+/// Pairs of a kind and a source that are remembered, about 100 bytes each.
 const MOST_SOURCES: usize = 1024;
+/// Bytes of such a pair; nothing in it is on the heap.
+const MOST_BYTES: usize = 64;
 /// Times the lines of one source, for all of them together.
-const ALL: u32 = 10;
+const ALL: u32 = 4;
+/// How often lines that were left out are told of a kind, beside the lines that are written.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 struct Account {
@@ -32,44 +39,44 @@ impl Account {
         self.lines = (self.lines + gained).min(f64::from(burst));
         self.seen = now;
     }
-
-    fn is_idle(&self, burst: u32) -> bool {
-        self.suppressed == 0 && self.lines >= f64::from(burst)
-    }
 }
 
-/// Decides which lines are written. `K` names a kind of line and its source.
+/// The lines of a kind.
 #[derive(Debug)]
-pub struct LogLimiter<K> {
+struct Kind {
+    /// Of all its sources.
+    all: Account,
+    /// When [`LogLimiter::overdue`] told of it.
+    told: Option<Instant>,
+}
+
+/// Decides which lines are written. `K` names a kind of line, of which a program has a few; `S` is who causes it. Both are small
+/// values without anything a peer has chosen.
+#[derive(Debug)]
+pub struct LogLimiter<K, S = ()> {
     burst: u32,
     every: Duration,
-    sources: HashMap<K, Account>,
-    all: Option<Account>,
+    kinds: HashMap<K, Kind>,
+    /// `None` stands for the sources of a kind that are not remembered.
+    sources: HashMap<(K, Option<S>), Account>,
+    /// When sources with nothing to remember were last looked for.
+    swept: Option<Instant>,
 }
 
-impl<K: Clone + Eq + Hash> LogLimiter<K> {
-    /// `burst` lines at once from one source, then one in `every`.
+impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
+    /// `burst` lines at once of a kind from one source, then one in `every`.
     pub fn new(burst: u32, every: Duration) -> Self {
-        Self { burst: burst.max(1), every, sources: HashMap::new(), all: None }
+        const { assert!(size_of::<(K, Option<S>)>() <= MOST_BYTES, "what is remembered of a source is small") };
+        Self { burst: burst.max(1), every, kinds: HashMap::new(), sources: HashMap::new(), swept: None }
     }
 
     /// Whether a line of `source` may be written, and how many like it were left out since the last one; `None` counts it as left out.
-    pub fn permit(&mut self, source: &K, now: Instant) -> Option<u64> {
+    pub fn permit(&mut self, kind: K, source: S, now: Instant) -> Option<u64> {
         let (burst, every, of_all) = (self.burst, self.every, self.burst.saturating_mul(ALL));
-        let all = self.all.get_or_insert(Account::new(of_all, now));
+        let source = self.known(kind, source, now);
+        let all = &mut self.kinds.entry(kind).or_insert(Kind { all: Account::new(of_all, now), told: None }).all;
         all.refill(of_all, every / ALL, now);
-        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(source) {
-            self.sources.retain(|_, account| {
-                account.refill(burst, every, now);
-                !account.is_idle(burst)
-            });
-        }
-        if self.sources.len() >= MOST_SOURCES && !self.sources.contains_key(source) {
-            // Its lines would need an account of their own: they are counted with those of all.
-            all.suppressed += 1;
-            return None;
-        }
-        let account = self.sources.entry(source.clone()).or_insert(Account::new(burst, now));
+        let account = self.sources.entry((kind, source)).or_insert(Account::new(burst, now));
         account.refill(burst, every, now);
         if account.lines < 1.0 || all.lines < 1.0 {
             account.suppressed += 1;
@@ -79,25 +86,44 @@ impl<K: Clone + Eq + Hash> LogLimiter<K> {
         all.lines -= 1.0;
         debug_assert!(account.lines >= 0.0 && all.lines >= 0.0, "no account is overdrawn");
         let suppressed = std::mem::take(&mut account.suppressed);
-        debug_assert!(self.sources.len() <= MOST_SOURCES);
+        debug_assert!(self.sources.len() <= MOST_SOURCES + self.kinds.len());
         Some(suppressed)
     }
 
-    /// What was left out of sources that are quiet again, to be written as one line each; `None` stands for sources beyond those that
-    /// are remembered. To be called now and then.
-    pub fn overdue(&mut self, now: Instant) -> Vec<(Option<K>, u64)> {
-        let (burst, every) = (self.burst, self.every);
+    /// The source if it is remembered or there is room for it; `None` if it shares an account.
+    fn known(&mut self, kind: K, source: S, now: Instant) -> Option<S> {
+        let is_known = |sources: &HashMap<_, _>| sources.len() < MOST_SOURCES || sources.contains_key(&(kind, Some(source)));
+        let is_due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= self.every);
+        if !is_known(&self.sources) && is_due {
+            self.swept = Some(now);
+            self.forget_idle(now);
+        }
+        is_known(&self.sources).then_some(source)
+    }
+
+    /// Forgets sources that may write all their lines again and have none left out.
+    fn forget_idle(&mut self, now: Instant) {
+        let full_after = self.every.saturating_mul(self.burst);
+        self.sources.retain(|_, account| account.suppressed > 0 || now.saturating_duration_since(account.seen) < full_after);
+    }
+
+    /// How many lines of each kind were left out of sources that are quiet again, to be written as one line for a kind. To be called
+    /// now and then.
+    pub fn overdue(&mut self, now: Instant) -> Vec<(K, u64)> {
         let mut told = Vec::new();
-        for (source, account) in &mut self.sources {
-            let is_quiet = now.saturating_duration_since(account.seen) >= every;
-            if account.suppressed > 0 && is_quiet {
-                told.push((Some(source.clone()), std::mem::take(&mut account.suppressed)));
+        for (kind, state) in &mut self.kinds {
+            if state.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
+                continue;
+            }
+            let of_kind = self.sources.iter_mut().filter(|((of, _), _)| of == kind).map(|(_, account)| account);
+            let quiet = of_kind.filter(|account| now.saturating_duration_since(account.seen) >= self.every);
+            let suppressed: u64 = quiet.map(|account| std::mem::take(&mut account.suppressed)).sum();
+            if suppressed > 0 {
+                state.told = Some(now);
+                told.push((*kind, suppressed));
             }
         }
-        self.sources.retain(|_, account| account.suppressed > 0 || now.saturating_duration_since(account.seen) < every * burst);
-        if let Some(all) = self.all.as_mut().filter(|all| all.suppressed > 0) {
-            told.push((None, std::mem::take(&mut all.suppressed)));
-        }
+        self.forget_idle(now);
         told
     }
 }
@@ -113,14 +139,39 @@ mod tests {
     #[test]
     fn a_flood_is_cut_and_counted_and_others_are_heard() {
         let (mut limiter, now) = (LogLimiter::new(3, 10 * SECOND), crate::time::now());
-        let written = (0..1000).filter(|_| limiter.permit(&"flood", now).is_some()).count();
+        let written = (0..1000).filter(|_| limiter.permit("kind", "flood", now).is_some()).count();
         assert_eq!(written, 3);
-        assert_eq!(limiter.permit(&"other", now), Some(0));
-        assert_eq!(limiter.permit(&"flood", now + 10 * SECOND), Some(997));
-        assert_eq!(limiter.permit(&"flood", now + 11 * SECOND), None);
+        assert_eq!(limiter.permit("kind", "other", now), Some(0));
+        assert_eq!(limiter.permit("kind", "flood", now + 10 * SECOND), Some(997));
+        assert_eq!(limiter.permit("kind", "flood", now + 11 * SECOND), None);
         assert!(limiter.overdue(now + 12 * SECOND).is_empty());
-        assert_eq!(limiter.overdue(now + 25 * SECOND), [(Some("flood"), 1)]);
+        assert_eq!(limiter.overdue(now + 25 * SECOND), [("kind", 1)]);
         assert!(limiter.overdue(now + 100 * SECOND).is_empty() && limiter.sources.is_empty());
+    }
+
+    #[test]
+    fn many_sources_of_a_kind_hide_no_other_kind_and_are_told_in_one_line() {
+        let (mut limiter, now) = (LogLimiter::new(10, SECOND), crate::time::now());
+        let written = (0..10_000).filter(|source| limiter.permit("flood", *source, now).is_some()).count();
+        assert_eq!(written, 10 * ALL as usize);
+        assert_eq!(limiter.permit("other", 10_000, now), Some(0), "another kind, of a source there was no room for");
+        assert_eq!(limiter.overdue(now + SECOND), [("flood", 10_000 - written as u64)]);
+        for source in 0..10_000 {
+            limiter.permit("flood", source, now + SECOND);
+        }
+        assert!(limiter.overdue(now + 3 * SECOND).is_empty(), "told a moment ago");
+        assert_eq!(limiter.overdue(now + SECOND + TELL_EVERY).len(), 1);
+    }
+
+    #[test]
+    fn sources_without_end_take_bounded_memory_and_share_an_account() {
+        let (mut limiter, now) = (LogLimiter::new(2, 1000 * SECOND), crate::time::now());
+        for source in 0..100_000u64 {
+            limiter.permit("flood", source, now);
+        }
+        assert!(limiter.sources.len() <= MOST_SOURCES + 1 && limiter.sources.capacity() <= 4 * MOST_SOURCES);
+        let newcomers = (200_000..200_010).filter(|source| limiter.permit("other", *source, now).is_some()).count();
+        assert_eq!(newcomers, 2, "those there is no room for have the lines of one source");
     }
 
     proptest! {
@@ -133,11 +184,11 @@ mod tests {
             let (mut now, mut written, mut counted) = (start, 0u64, 0u64);
             for (source, seconds) in &steps {
                 now += SECOND * u32::try_from(*seconds / 2).unwrap();
-                if let Some(suppressed) = limiter.permit(source, now) {
+                if let Some(suppressed) = limiter.permit("kind", *source, now) {
                     written += 1;
                     counted += suppressed;
                 }
-                prop_assert!(limiter.sources.len() <= MOST_SOURCES);
+                prop_assert!(limiter.sources.len() <= MOST_SOURCES + 1);
             }
             let most = 2.0 * f64::from(ALL) + (now - start).as_secs_f64() * f64::from(ALL);
             prop_assert!(written as f64 <= most + 1e-6);

@@ -1,6 +1,12 @@
 //! Texts of peers, made fit to be read.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
+
+use tracing::field::DisplayValue;
+
+/// Bytes of a text of a peer that the log shows.
+const SHOWN: usize = 256;
 
 /// Shows a text of somebody else on one line: control characters (and with them line ends and the escape sequences of terminals),
 /// marks that change the direction of writing, and characters without a width are written as escapes such as `\u{1b}`. A backslash
@@ -15,6 +21,22 @@ impl Printable<'_> {
             || matches!(character,
                 '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
                 | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    }
+
+    /// The beginning of a text that a peer has chosen, for the log: at most 256 bytes as they are printed, and an ellipsis where more
+    /// follows. Names, topics and reasons of MQTT may have 64 kB.
+    pub fn short(text: &str) -> Cow<'_, str> {
+        Self::cut(text, SHOWN)
+    }
+
+    /// The same with another limit.
+    pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+        let mut printed = 0;
+        let end = text.char_indices().find(|(_, character)| {
+            printed += if Self::is_hidden(*character) { character.escape_unicode().len() } else { character.len_utf8() };
+            printed > most
+        });
+        end.and_then(|(end, _)| text.get(..end)).map_or(Cow::Borrowed(text), |begun| Cow::Owned(format!("{begun}…")))
     }
 
     /// The text of some lines: line ends and tabs stay, everything else is escaped.
@@ -71,6 +93,11 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
+/// The field of a line for a text that a peer has chosen: a name, a topic, a payload, a reason. See [`Printable::short`].
+pub fn chosen(text: &str) -> DisplayValue<Cow<'_, str>> {
+    tracing::field::display(Printable::short(text))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -96,6 +123,16 @@ mod tests {
         assert!(shown.contains("\\u009b\\u202e\\udb40\\udc01"), "{shown}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), json);
         assert_eq!(Printable::bytes(b"ok\xff\x1b"), "ok\\xff\\u{1b}");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(Printable::short("pump"), "pump");
+        let whole = "x".repeat(SHOWN);
+        assert_eq!(Printable::short(&whole), whole);
+        for (text, kept) in [("x", 256), ("ü", 128), ("温", 85), ("\x1b", 256 / "\\u{1b}".len())] {
+            assert_eq!(Printable::short(&text.repeat(60_000)), format!("{}…", text.repeat(kept)), "{text:?}");
+        }
     }
 
     proptest! {

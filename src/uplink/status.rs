@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::session::Forgotten;
-use crate::log::LogLimiter;
+use crate::log::{LogLimiter, Printable, chosen};
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
 use crate::mqtt::TopicName;
@@ -64,7 +64,8 @@ struct ToldGap {
     series: String,
     first: u64,
     last: u64,
-    count: u64,
+    /// `null` where a damaged database does not tell how many it held.
+    count: Option<u64>,
     from: String,
     until: String,
     reason: crate::outbox::Reason,
@@ -139,7 +140,7 @@ impl Status {
     pub(super) fn held(&mut self, reason: &str, pause: Duration) {
         let event = "uplink.held";
         let Some(suppressed) = self.permit(event) else { return };
-        tracing::warn!(event, uplink = %self.name, reason, suppressed, pause_s = pause.as_secs(), "the remote cannot take messages now; trying again later");
+        tracing::warn!(event, uplink = %self.name, reason = chosen(reason), suppressed, pause_s = pause.as_secs(), "the remote cannot take messages now; trying again later");
     }
 
     /// The remote will never take this message.
@@ -147,7 +148,7 @@ impl Status {
         self.counters.refused.count();
         let event = "uplink.message_refused";
         let Some(suppressed) = self.permit(event) else { return };
-        tracing::error!(event, suppressed, uplink = %self.name, seq, topic, reason, "the remote does not take this message; it is kept as a dead letter (see `wellhead outbox`)");
+        tracing::error!(event, suppressed, uplink = %self.name, seq, topic = chosen(topic), reason = chosen(reason), "the remote does not take this message; it is kept as a dead letter (see `wellhead outbox`)");
     }
 
     /// A message of the remote cannot be published here.
@@ -159,14 +160,15 @@ impl Status {
 
     /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.
     fn permit(&mut self, event: &'static str) -> Option<Option<u64>> {
-        self.log.permit(&event, now()).map(|suppressed| Some(suppressed).filter(|count| *count > 0))
+        self.log.permit(event, (), now()).map(|suppressed| Some(suppressed).filter(|count| *count > 0))
     }
 
     /// The link is down, or could not be made. Each reason is told once until the link has been up for good.
     pub(super) fn disconnected(&mut self, reason: &str) {
         tracing::debug!(uplink = %self.name, %reason, "no link");
-        if self.told.len() < MAX_TOLD && self.told.insert(reason.to_owned()) {
-            tracing::warn!(uplink = %self.name, %reason, "link is down; messages wait in the outbox");
+        let shown = Printable::short(reason);
+        if self.told.len() < MAX_TOLD && self.told.insert(shown.clone().into_owned()) {
+            tracing::warn!(uplink = %self.name, reason = %shown, "link is down; messages wait in the outbox");
         }
         self.change(DISCONNECTED, Some(reason.to_owned()));
     }
@@ -229,7 +231,8 @@ impl Status {
     fn tell(&self, queue: usize, gap: &Gap) -> bool {
         let lane = QUEUES.get(queue).copied().unwrap_or_default();
         let series = LANES.get(queue).map(|lane| self.outbox.identity(*lane)).unwrap_or_default();
-        let Gap { first, last, count, from_ms, until_ms, reason } = *gap;
+        let Gap { first, last, from_ms, until_ms, reason, .. } = *gap;
+        let count = gap.known_count();
         let told = ToldGap { lane, series, first, last, count, from: rfc3339(from_ms), until: rfc3339(until_ms), reason };
         let text = json::text(&told);
         self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text)

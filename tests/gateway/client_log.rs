@@ -4,15 +4,18 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use wellhead::mqtt::{
-    Connect, Decoder, Disconnect, Packet, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter,
-    TopicName, Version, encode,
+    ConnAck, Connect, Decoder, Disconnect, Packet, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions,
+    TopicFilter, TopicName, Version, encode,
 };
 
 use super::logins::user;
-use super::support::{Gateway, PATIENCE, free_port, run, wait_for, wellhead};
+use super::remote::Remote;
+use super::support::{Gateway, PATIENCE, Process, free_port, run, wait_for, wellhead};
 
 /// A client of MQTT 5 that writes whatever it is told to.
 struct Client {
@@ -139,15 +142,94 @@ fn a_flood_of_refusals_is_cut_and_counted() {
     }
     anna.send(&Packet::PingReq);
     assert_eq!(anna.next(), Some(Packet::PingResp));
-    let counted = |line: &str| line.split(" suppressed=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0);
-    wait_for("every line that was left out is counted", || {
-        let output = gateway.process.output();
-        let written = output.lines().filter(|line| line.contains("event=broker.message_refused")).count() as u64;
-        let of_these = |line: &&str| line.contains("event=broker.message_refused") || line.contains("of=broker.message_refused");
-        let left_out: u64 = output.lines().filter(of_these).map(counted).sum();
-        assert!(written < 100, "{written} lines");
-        (written + left_out == 3000).then_some(())
+    wait_until_counted(&gateway, "broker.message_refused", 3000);
+}
+
+/// How many lines of an event there are, and how many more are told as left out.
+fn counted(output: &str, event: &str) -> (usize, u64) {
+    let suppressed =
+        |line: &str| line.split(" suppressed=").nth(1).and_then(|rest| rest.split(' ').next()?.trim().parse::<u64>().ok()).unwrap_or(0);
+    let of_these = |line: &&str| line.contains(&format!("event={event} ")) || line.contains(&format!("of={event} "));
+    let written = output.lines().filter(|line| line.contains(&format!("event={event} "))).count();
+    (written, output.lines().filter(of_these).map(suppressed).sum())
+}
+
+/// Waits until that many are written or told as left out; few of them are written.
+fn wait_until_counted(gateway: &Gateway, event: &str, all: u64) {
+    wait_for(&format!("every {event} is written or counted"), || {
+        let (written, left_out) = counted(&gateway.process.output(), event);
+        assert!(written < 100, "{written} lines of {event}");
+        (written as u64 + left_out == all).then_some(())
     });
+}
+
+#[test]
+fn client_identifiers_without_end_cause_neither_many_lines_nor_long_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml =
+        format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connect: 256kB, max_packet: 256kB }}\n");
+    let gateway = Gateway::start(folder.path(), &yaml);
+    for number in 0..300 {
+        let name = "\u{85}\u{e0001}name of a peer ".repeat(2800);
+        let (mut client, reason) = Client::connect(port, &format!("{number} {name}"), None);
+        assert_eq!(reason, ReasonCode::SUCCESS);
+        client.publish(&format!("$other/{}", "t".repeat(60_000)), Bytes::new());
+        client.send(&Packet::PingReq);
+        assert_eq!(client.next(), Some(Packet::PingResp));
+    }
+    for event in ["broker.message_refused", "broker.client_connected", "broker.client_disconnected"] {
+        wait_until_counted(&gateway, event, 300);
+    }
+    let output = gateway.process.output();
+    let longest = output.lines().map(str::len).max().unwrap();
+    assert!(longest < 3000, "a line of {longest} bytes");
+    assert!(output.contains('…'), "what was cut is shown as cut");
+}
+
+#[test]
+fn writes_that_are_rejected_flood_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: x\nlines: [ {{ name: bench, simulated: {{}} }} ]\ndevices: [ {{ name: d, line: bench, points: {{ p: {{ holding: 0, type: u16, every: 100ms, write: {{ max: 5 }} }} }} }} ]\n\
+         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ write: [ '#' ] }} }}\n"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    let (mut client, _) = Client::connect(port, "hmi", None);
+    // In blocks, so that no queue is full: this is about lines.
+    for _ in 0..12 {
+        for _ in 0..100 {
+            client.publish("x/d/p/set", Bytes::from_static(b"1000"));
+        }
+        client.send(&Packet::PingReq);
+        assert_eq!(client.next(), Some(Packet::PingResp));
+    }
+    client.publish("x/d/p/set", Bytes::from("9".repeat(60_000)));
+    wait_until_counted(&gateway, "write.failed", 1201);
+    assert!(gateway.process.output().lines().all(|line| line.len() < 1500));
+}
+
+#[test]
+fn a_gateway_out_of_descriptors_writes_one_line_and_serves_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (gateway, port) = gateway(folder.path(), "");
+    let pid = rustix::process::Pid::from_raw(gateway.process.id());
+    let limit = |most: u64| {
+        let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        let new = rustix::process::Rlimit { current: Some(most), maximum };
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, new).unwrap();
+    };
+    let open = fs::read_dir(format!("/proc/{}/fd", gateway.process.id())).unwrap().count() as u64;
+    limit(open + 2);
+    let held: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    wait_for_line(&gateway, &["event=broker.accept_failed", "LimitNOFILE"]);
+    // Long enough for twenty more attempts.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(counted(&gateway.process.output(), "broker.accept_failed").0, 1);
+    limit(open + 100);
+    assert_eq!(Client::connect(port, "hmi", None).1, ReasonCode::SUCCESS);
+    drop(held);
 }
 
 #[test]
@@ -175,6 +257,57 @@ fn texts_of_clients_forge_no_line_and_no_field() {
     assert_eq!(hosts("gateway wellhead[123]: ").len(), 1);
     assert!(pattern.is_match("gateway wellhead[123]: login failed event=broker.login_failed address=2001:db8::7 user=anna"));
     assert!(!pattern.is_match(" INFO client refused event=broker.client_refused address=192.0.2.1 user=anna"));
+}
+
+/// No control character, however it is written, but the ends of lines.
+fn is_harmless(output: &str) -> bool {
+    !output.contains(|c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c))
+}
+
+#[test]
+fn the_reason_of_a_hostile_remote_forges_no_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Remote::listen();
+    let yaml = format!(
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\n\
+         uplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', retry: {{ first: 50ms, longest: 100ms }}, send: [ {{ filter: '#' }} ] }} ]\n",
+        remote.port
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    for number in 0..5 {
+        let reason = format!("bye {number}\r\n2026-01-01T00:00:00Z ERROR forged \u{1b}[31m\u{9b}2J\u{202e}{}", "z".repeat(3000));
+        let mut properties = Properties::default();
+        properties.edit().reason_string = Some(reason.into());
+        let connack = ConnAck { session_present: false, reason: ReasonCode::NOT_AUTHORIZED, properties };
+        let mut bytes = BytesMut::new();
+        encode(&Packet::ConnAck(connack), Version::V5, &mut bytes);
+        let (mut wire, _) = remote.connect();
+        wire.write(&bytes);
+    }
+    let line = wait_for_line(&gateway, &["link is down", "bye"]);
+    let output = gateway.process.output();
+    assert!(is_harmless(&output), "{output:?}");
+    assert!(output.lines().all(|line| !line.starts_with("2026-01-01T00:00:00Z ERROR forged") && line.len() < 1500), "{output}");
+    assert!(line.contains("\\u{1b}") && line.contains('…'), "{line}");
+}
+
+#[test]
+fn topics_and_payloads_move_no_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_gateway, port) = gateway(folder.path(), "");
+    // A pipe gets payloads as they are; a terminal must not.
+    let command = format!("{} sub t/# -n 1 --file {}/gateway.yaml", env!("CARGO_BIN_EXE_wellhead"), folder.path().display());
+    let mut terminal = Command::new("script");
+    let mut sub = Process::start(terminal.args(["-qefc", &command, "/dev/null"]), &folder.path().join("sub.log"));
+    let (mut client, _) = Client::connect(port, "hmi", None);
+    wait_for("it is shown", || {
+        client.publish("t/\u{1b}[2J\u{202e}x", Bytes::from_static(b"\x1b]0;title\x07 \xc2\x9b31m \xff\r\nnext"));
+        sub.output().contains("title").then_some(())
+    });
+    assert!(sub.wait().success());
+    let shown = sub.output().replace("\r\n", "\n");
+    assert!(is_harmless(&shown), "{shown:?}");
+    assert!(shown.contains("\\u{1b}[2J\\u{202e}x") && shown.contains("\\xff"), "{shown:?}");
 }
 
 #[test]

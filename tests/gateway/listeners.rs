@@ -1,6 +1,7 @@
 //! Listeners as people configure them: certificates, WebSocket frames, users, limits, certificates read again.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +19,21 @@ use super::support::{Gateway, Pem, free_port, run, wait_for, wellhead};
 fn publish(arguments: &[&str]) -> (Option<i32>, String) {
     let (code, _, error) = run(Command::new("mosquitto_pub").args(arguments));
     (code, error)
+}
+
+fn dial(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+}
+
+/// Everything a listener says to these bytes, until it closes the connection.
+fn answer(port: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = dial(port);
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
 }
 
 async fn web_socket(port: u16, protocol: &str) -> Result<tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>, String> {
@@ -151,7 +167,6 @@ fn a_password_made_by_passwd_opens_the_broker_and_no_other_does() {
 
 #[test]
 fn a_unix_socket_is_served_and_replaced_after_a_kill() {
-    use std::io::{Read, Write};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mqtt.sock");
     let gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'unix://{}' ] }}\n", path.display()));
@@ -170,16 +185,11 @@ fn a_unix_socket_is_served_and_replaced_after_a_kill() {
 
 #[test]
 fn the_limits_on_connections_hold() {
-    use std::io::{Read, Write};
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let limits = "max_connections: 20, max_connections_per_address: 10, connection_rate: 1000, connect_within: 1s, max_connect: 1kB";
     let _gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], {limits} }}\n"));
-    let dial = || {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream
-    };
+    let dial = || dial(port);
     let is_closed = |stream: &mut TcpStream| !matches!(stream.read(&mut [0; 1]), Ok(1));
     let mut silent: Vec<TcpStream> = (0..10).map(|_| dial()).collect();
     assert!(is_closed(&mut dial()), "the eleventh of one address");
@@ -200,18 +210,10 @@ fn the_limits_on_connections_hold() {
 
 #[test]
 fn an_unknown_version_is_answered_in_the_form_its_client_understands() {
-    use std::io::{Read, Write};
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let _gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"));
-    let answer = |bytes: &[u8]| {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.write_all(bytes).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        answer
-    };
+    let answer = |bytes: &[u8]| answer(port, bytes);
     for level in [6, 7, 0x7F, 0xFF] {
         let got = answer(&[&b"\x10\x0e\x00\x04MQTT"[..], &[level], b"\x02\x00\x3c\x00\x00\x01a"].concat());
         assert_eq!((got[0], usize::from(got[1]), got[2], got[3]), (0x20, got.len() - 2, 0, 0x84), "level {level}: {got:02x?}");
@@ -223,9 +225,7 @@ fn an_unknown_version_is_answered_in_the_form_its_client_understands() {
 
 /// The answer to a request for a WebSocket, with these headers beside the usual ones.
 fn upgrade(port: u16, method: &str, headers: &[&str]) -> String {
-    use std::io::{Read, Write};
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut stream = dial(port);
     let usual = [("Host", "x:1"), ("Connection", "keep-alive, Upgrade"), ("Upgrade", "websocket")];
     let more = [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), ("Sec-WebSocket-Protocol", "mqtt")];
     let is_replaced = |name: &str| headers.iter().any(|header| header.starts_with(name));
@@ -243,7 +243,6 @@ fn upgrade(port: u16, method: &str, headers: &[&str]) -> String {
 
 #[test]
 fn a_handshake_that_is_no_good_gets_an_http_answer() {
-    use std::io::{Read, Write};
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let yaml =
@@ -278,8 +277,7 @@ fn a_handshake_that_is_no_good_gets_an_http_answer() {
     assert!(upgrade(port, "GET", &["Sec-WebSocket-Protocol: mqttv3.1, mqtt"]).contains("Sec-WebSocket-Protocol: mqtt\r\n"));
     assert!(upgrade(port, "GET", &["Sec-WebSocket-Protocol: mqttv3.1"]).contains("Sec-WebSocket-Protocol: mqttv3.1\r\n"));
     for (bytes, status) in [(&connect(Version::V311)[..], "400"), (b"GET / HTTP/1.1\r\nHost: x\r\n", "408")] {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut stream = dial(port);
         stream.write_all(bytes).unwrap();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).unwrap();
@@ -323,20 +321,11 @@ async fn every_packet_is_a_frame_of_its_own() {
 
 #[test]
 fn who_finds_no_place_is_told_in_connack() {
-    use std::io::{Read, Write};
     let folder = tempfile::tempdir().unwrap();
     let (port, web) = (free_port(), free_port());
     let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}', 'ws://127.0.0.1:{web}' ], max_connections: 1 }}\n");
     let _gateway = Gateway::start(folder.path(), &yaml);
-    let answer = |port: u16, bytes: &[u8]| {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.write_all(bytes).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        answer
-    };
-    let mut first = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut first = dial(port);
     first.write_all(&connect(Version::V311)).unwrap();
     first.read_exact(&mut [0; 4]).unwrap();
     assert_eq!(answer(port, &connect(Version::V5)), [0x20, 3, 0, 0x89, 0]);
@@ -344,6 +333,55 @@ fn who_finds_no_place_is_told_in_connack() {
     assert_eq!(answer(port, &connect(Version::V31)), [0x20, 2, 0, 3]);
     assert!(answer(web, b"GET / HTTP/1.1\r\n\r\n").starts_with(b"HTTP/1.1 503 "));
     assert!(answer(port, b"nonsense").is_empty());
+}
+
+#[test]
+fn who_finds_no_place_at_an_encrypted_listener_is_told_in_connack() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Pem::make(folder.path());
+    let (plain, port) = (free_port(), free_port());
+    let yaml = format!(
+        "broker:\n  listen: [ 'mqtt://127.0.0.1:{plain}', 'mqtts://127.0.0.1:{port}' ]\n  max_connections: 1\n  tls: {{ cert: {}, key: {} }}\n",
+        pem.path("server.pem"),
+        pem.path("server.key")
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let mut first = dial(plain);
+    first.write_all(&connect(Version::V311)).unwrap();
+    first.read_exact(&mut [0; 4]).unwrap();
+    let ca = pem.path("ca.pem");
+    let port = port.to_string();
+    let (code, error) = publish(&["-p", &port, "-h", "localhost", "--cafile", &ca, "-V", "5", "-t", "a", "-m", "b", "-q", "1"]);
+    assert!(code != Some(0) && error.to_lowercase().contains("server busy"), "{code:?} {error}");
+}
+
+/// Connections of this machine over the rate wait; those that hang up meanwhile hold no places.
+#[test]
+fn connections_that_hang_up_while_they_wait_leave_their_places_to_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 10, connection_rate: 1 }}\n");
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let mut served = 0;
+    for _ in 0..5 {
+        // Far more than there are places, one after the other: each has sent something and is gone.
+        for _ in 0..40 {
+            dial(port).write_all(&connect(Version::V5)).unwrap();
+        }
+        // The last of them may take a moment to go, far less than their pause.
+        let mut answers = (0..20).map(|_| answer_begins(port, &connect(Version::V311), 4));
+        served += usize::from(answers.any(|answer| answer == [0x20, 2, 0, 0]));
+    }
+    assert_eq!(served, 5, "the others find a place");
+}
+
+/// The first bytes a listener says.
+fn answer_begins(port: u16, bytes: &[u8], count: usize) -> Vec<u8> {
+    let mut stream = dial(port);
+    stream.write_all(bytes).unwrap();
+    let mut answer = vec![0; count];
+    stream.read_exact(&mut answer).unwrap();
+    answer
 }
 
 #[test]

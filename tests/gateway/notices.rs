@@ -12,7 +12,11 @@ fn topic(text: &str) -> TopicName {
 }
 
 fn connect(stage: &mut Stage, id: &str, will: Option<(&str, bool)>) -> u64 {
-    let connection = stage.open(Peer::default());
+    connect_from(stage, None, id, will)
+}
+
+fn connect_from(stage: &mut Stage, address: Option<&str>, id: &str, will: Option<(&str, bool)>) -> u64 {
+    let connection = stage.open(Peer { address: address.map(|address| address.parse().unwrap()), certificate: None });
     let will = will.map(|(text, retain)| Will {
         topic: topic(text),
         payload: "gone".into(),
@@ -152,6 +156,55 @@ fn a_flood_of_refused_messages_is_a_few_lines() {
     publish(&mut stage, connection, "other", false);
     let told: u64 = stage.notices.iter().map(|notice| 1 + notice.left_out).sum();
     assert_eq!(told, 1001, "those left out are counted");
+}
+
+/// A thousand clients, each of which publishes what is refused, at addresses made from their numbers.
+fn flood(address: impl Fn(usize) -> String) -> (Stage, usize) {
+    let mut stage = Stage::new(setup());
+    for number in 0..1000 {
+        let connection = connect_from(&mut stage, Some(&address(number)), &format!("pump-{number}"), None);
+        publish(&mut stage, connection, "other", false);
+        stage.drop_connection(connection);
+    }
+    let lines = stage.notices.len();
+    assert_eq!(stage.engine.traffic().refused, 1000);
+    stage.wait(std::time::Duration::from_secs(60));
+    stage.engine.settle_notices(stage.now);
+    stage.settle();
+    (stage, lines)
+}
+
+fn check_suppressed(stage: &Stage) {
+    let told: u64 = stage.notices.iter().map(|notice| 1 + notice.left_out).sum();
+    let [(event, left_out)] = stage.suppressed[..] else { panic!("{:?}", stage.suppressed) };
+    assert_eq!((event, told + left_out), ("broker.message_refused", 1000), "every one is counted, in one line");
+}
+
+#[test]
+fn one_address_with_a_thousand_client_identifiers_causes_a_few_lines() {
+    for address in ["192.0.2.1", "127.0.0.1"] {
+        let (stage, lines) = flood(|_| address.to_owned());
+        assert_eq!(lines, 10, "{address}");
+        check_suppressed(&stage);
+    }
+    let (stage, lines) = flood(|number| format!("2001:db8::{number:x}"));
+    assert_eq!(lines, 10, "the addresses of one network");
+    check_suppressed(&stage);
+}
+
+#[test]
+fn a_thousand_addresses_cause_a_few_lines_and_hide_no_other_kind() {
+    let (mut stage, lines) = flood(|number| format!("198.51.{}.{}", 100 + number / 250, number % 250));
+    assert!(lines <= 40, "{lines} lines");
+    check_suppressed(&stage);
+    for number in 0..1000 {
+        let connection = connect_from(&mut stage, Some(&format!("203.0.{}.{}", number / 250, number % 250)), "pump", None);
+        publish(&mut stage, connection, "other", false);
+    }
+    let connection = connect_from(&mut stage, Some("192.0.2.1"), "hmi", None);
+    publish(&mut stage, connection, "plant/pump/set", true);
+    let last = stage.notices.last().map(|notice| (notice.kind, notice.client_id.as_deref()));
+    assert_eq!(last, Some((NoticeKind::RetainedCommand, Some("hmi"))));
 }
 
 #[test]

@@ -84,6 +84,8 @@ pub struct Stage {
     pub safe: Vec<u64>,
     /// What is written into the log.
     pub notices: Vec<Notice>,
+    /// Notices that were left out and told later, by their event.
+    pub suppressed: Vec<(&'static str, u64)>,
     /// Lines for the log.
     pub notes: Vec<Note>,
     next: u64,
@@ -112,6 +114,7 @@ impl Stage {
             paused: HashSet::new(),
             safe: Vec::new(),
             notices: Vec::new(),
+            suppressed: Vec::new(),
             notes: Vec::new(),
             next: 0,
             steps: 0,
@@ -292,7 +295,7 @@ impl Stage {
             }
             Output::Notice(notice) => self.notices.push(*notice),
             Output::LoginFailed(_) => {}
-            Output::LeftOut { .. } => {}
+            Output::LeftOut { event, count } => self.suppressed.push((event, count)),
             Output::Note(note) => self.notes.push(*note),
             Output::Safe(receipt) => self.safe.push(receipt),
             Output::NotSafe(_) => {}

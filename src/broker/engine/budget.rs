@@ -18,7 +18,8 @@ use bytestring::ByteString;
 
 use super::Limits;
 use super::connection::Peer;
-use crate::broker::admission::{Address, network};
+use crate::broker::admission::Address;
+use crate::log::network;
 
 /// What every session may hold: enough for a client identifier, a small will and a handful of subscriptions.
 const RESERVE: usize = 6 << 10;

@@ -76,12 +76,10 @@ pub enum Output {
     },
     /// Write this into the log.
     Notice(Box<Notice>),
-    /// So many notices of a kind about a client were left out, and none came after them.
+    /// So many notices of a kind were left out, and none followed them.
     LeftOut {
         /// Their event.
         event: &'static str,
-        /// The client; `None` for the gateway and remote brokers, and for many.
-        client_id: Option<ByteString>,
         /// How many.
         count: u64,
     },

@@ -1,16 +1,17 @@
 //! What an operator should know of: messages that were taken and not used as their sender meant, acknowledgements of the wrong kind.
 //!
 //! Invariants:
-//! * Whatever peers do, [`MOST`] notices of a kind about a client leave at once and as many in [`SPAN`]; the rest is counted, and told
-//!   with the next one or, when none comes, by [`Engine::settle_notices`].
+//! * Whatever peers do, and whatever they call themselves, [`MOST`] notices of a kind about a network leave at once and as many in
+//!   [`SPAN`]; the rest is counted, and told with the next one or, when none comes, by [`Engine::settle_notices`].
 
 use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 
+use super::session::Session;
 use super::{Engine, Output, SessionKey};
 use crate::broker::admission::Address;
-use crate::log::LogLimiter;
+use crate::log::{LogLimiter, Source};
 use crate::mqtt::TopicName;
 
 /// Notices of one kind in [`SPAN`].
@@ -67,9 +68,9 @@ pub struct Notice {
     pub left_out: u64,
 }
 
-/// How many notices of each kind there were, by client.
+/// How many notices of each kind there were, by network: a peer may have as many client identifiers as it likes.
 #[derive(Debug)]
-pub(super) struct Notices(LogLimiter<(NoticeKind, Option<ByteString>)>);
+pub(super) struct Notices(LogLimiter<NoticeKind, Source>);
 
 impl Default for Notices {
     fn default() -> Self {
@@ -79,8 +80,8 @@ impl Default for Notices {
 
 impl Notices {
     /// Those left out before, if one more may leave now.
-    fn admit(&mut self, kind: NoticeKind, client_id: Option<&ByteString>, now: Instant) -> Option<u64> {
-        self.0.permit(&(kind, client_id.cloned()), now)
+    fn admit(&mut self, kind: NoticeKind, source: Source, now: Instant) -> Option<u64> {
+        self.0.permit(kind, source, now)
     }
 }
 
@@ -88,7 +89,8 @@ impl Engine {
     /// Tells what happened to a message, or to an acknowledgement, of a client.
     pub(super) fn notice(&mut self, kind: NoticeKind, key: Option<SessionKey>, topic: Option<&TopicName>, why: &'static str, now: Instant) {
         let session = key.and_then(|key| self.sessions.get(key));
-        let Some(left_out) = self.notices.admit(kind, session.map(|session| &session.client_id), now) else { return };
+        let source = session.map_or(Source::Absent, |session| self.source(session));
+        let Some(left_out) = self.notices.admit(kind, source, now) else { return };
         let connection = session.and_then(|session| session.connection).and_then(|id| self.connections.get(&id));
         let notice = Notice {
             kind,
@@ -104,10 +106,15 @@ impl Engine {
 
     /// Tells of notices that were left out and that no other one followed. To be called now and then.
     pub fn settle_notices(&mut self, now: Instant) {
-        for (source, count) in self.notices.0.overdue(now) {
-            let (event, client_id) = source.map_or(("any", None), |(kind, client_id)| (kind.event(), client_id));
-            self.outputs.push(Output::LeftOut { event, client_id, count });
+        for (kind, count) in self.notices.0.overdue(now) {
+            self.outputs.push(Output::LeftOut { event: kind.event(), count });
         }
+    }
+
+    /// Who causes the lines about a session.
+    pub(super) fn source(&self, session: &Session) -> Source {
+        let connection = session.connection.and_then(|id| self.connections.get(&id));
+        connection.map_or(Source::Absent, |connection| Source::of(connection.peer.address))
     }
 }
 
@@ -119,10 +126,10 @@ mod tests {
     fn a_flood_of_one_kind_is_counted_and_hides_no_other_kind() {
         let mut notices = Notices::default();
         let now = crate::time::now();
-        let told = (0..1000).filter(|_| notices.admit(NoticeKind::RefusedMessage, None, now).is_some()).count();
+        let told = (0..1000).filter(|_| notices.admit(NoticeKind::RefusedMessage, Source::Local, now).is_some()).count();
         assert_eq!(told, MOST as usize);
-        assert_eq!(notices.admit(NoticeKind::WrongAcknowledgement, None, now), Some(0));
-        assert_eq!(notices.admit(NoticeKind::RefusedMessage, None, now + SPAN), Some(1000 - u64::from(MOST)));
-        assert_eq!(notices.admit(NoticeKind::RefusedMessage, None, now + SPAN), Some(0));
+        assert_eq!(notices.admit(NoticeKind::WrongAcknowledgement, Source::Local, now), Some(0));
+        assert_eq!(notices.admit(NoticeKind::RefusedMessage, Source::Local, now + SPAN), Some(1000 - u64::from(MOST)));
+        assert_eq!(notices.admit(NoticeKind::RefusedMessage, Source::Local, now + SPAN), Some(0));
     }
 }

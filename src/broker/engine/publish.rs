@@ -206,7 +206,7 @@ impl Engine {
         now: Instant,
     ) -> (Option<Ticket>, Reached) {
         if self.guarded.contains(&message.topic) {
-            message.publisher = self.sessions.get(session).map(Session::publisher);
+            message.publisher = self.sessions.get(session).map(|session| session.publisher(self.source(session)));
         }
         let held = waits.map(|(packet_id, is_qos_2)| HeldFor::Session { key: session, packet_id, is_qos_2 });
         self.take_in(message, Some(session), held, now)

@@ -18,6 +18,7 @@ use super::in_flight::InFlight;
 use super::queue::Queue;
 use super::{ByNumber, ConnectionId, Limits, Ticket};
 use crate::broker::access::Rights;
+use crate::log::Source;
 use crate::message::{Message, Publisher};
 use crate::mqtt::{PacketId, QoS, SubscribeOptions, TopicFilter};
 
@@ -185,8 +186,8 @@ pub(super) struct Session {
 
 impl Session {
     /// Who it is, for the log.
-    pub(super) fn publisher(&self) -> Arc<Publisher> {
-        Arc::new(Publisher { client_id: self.client_id.clone(), user: self.user.clone() })
+    pub(super) fn publisher(&self, source: Source) -> Arc<Publisher> {
+        Arc::new(Publisher { client_id: self.client_id.clone(), user: self.user.clone(), source })
     }
 
     pub(super) fn new(client_id: &ByteString, number: u64, account: Account) -> Self {

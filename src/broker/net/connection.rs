@@ -19,10 +19,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::io::poll_read_buf;
 
+use super::linger::linger;
 use crate::broker::admission::Admitted;
 use crate::broker::client_log::ClientLog;
 use crate::broker::engine::{OutputBuffer, Peer};
@@ -91,7 +92,6 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Place { inbox, admitted, sizes: (max_packet, max_connect), burst, .. } = place;
-    let pause = admitted.pause;
     let connection = inbox.open(peer).map(|wire| Connection {
         stream,
         inbox,
@@ -111,13 +111,10 @@ where
     });
     async move {
         let Some(mut connection) = connection else { return };
-        if !pause.is_zero() {
-            Box::pin(sleep(pause)).await;
-        }
         let ended = poll_fn(|cx| connection.poll(cx)).await;
         if ended == Ended::Here {
             // Whatever goes wrong now, the connection is over.
-            let _ = Box::pin(timeout(LINGER, linger(&mut connection.stream))).await;
+            let _ = Box::pin(timeout(LINGER, linger(&mut connection.stream, LINGER_BYTES))).await;
         }
     }
 }
@@ -285,21 +282,4 @@ where
         }
         self.account()
     }
-}
-
-async fn linger<S>(stream: &mut S) -> std::io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    stream.shutdown().await?;
-    let mut space = BytesMut::with_capacity(READ_CHUNK);
-    let mut drained = 0;
-    while drained < LINGER_BYTES {
-        space.clear();
-        match stream.read_buf(&mut space).await? {
-            0 => break,
-            count => drained += count,
-        }
-    }
-    Ok(())
 }

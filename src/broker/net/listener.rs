@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::connection::Place;
 use super::origin::Origins;
+use super::pace::pace;
 use super::refusal::Refusals;
 use super::tls::Tls;
 use super::{Listen, Transport, connection, websocket};
@@ -20,7 +21,7 @@ use crate::broker::Broker;
 use crate::broker::admission::{Address, Admitted, Refused};
 use crate::broker::client_log::{ClientLog, shown};
 use crate::broker::engine::{Limits, Peer};
-use crate::log::LogLimiter;
+use crate::log::{LogLimiter, chosen};
 use crate::tasks::{Stop, detach};
 use crate::time::now;
 
@@ -137,7 +138,7 @@ impl BoundListener {
         let sizes = (limits.max_packet, limits.max_connect);
         let (burst, within) = (usize::from(limits.receive_maximum), limits.connect_within);
         let (origins, refusals) = (self.origins, Refusals::new());
-        let door = |transport| Door { broker, tls, transport, sizes, burst, within, origins, refusals };
+        let door = |transport| Arc::new(Door { broker, tls, transport, sizes, burst, within, origins, refusals });
         match self.socket {
             Socket::Tcp(socket, transport) => accept_tcp(TcpListener::from_std(socket)?, &door(transport), stop).await,
             Socket::Unix(socket, path) => {
@@ -182,17 +183,21 @@ fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
         }
         std::fs::remove_file(path)?;
     }
-    let socket = std::os::unix::net::UnixListener::bind(path)?;
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    // Before anybody can connect, whatever the umask.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(BoundListener { socket: Socket::Unix(socket, path.to_owned()), at: Where::Path(path.to_owned()), origins: Arc::default() })
+    Ok(BoundListener { socket: Socket::Unix(socket.into(), path.to_owned()), at: Where::Path(path.to_owned()), origins: Arc::default() })
 }
 
 /// Out of descriptors, or the peer was gone already: neither may end the listener or spin it.
-async fn not_accepted(error: std::io::Error, log: &mut LogLimiter<()>) {
-    if let Some(suppressed) = log.permit(&(), now()) {
+async fn not_accepted(error: std::io::Error, log: &mut LogLimiter<&'static str>) {
+    let event = "broker.accept_failed";
+    if let Some(suppressed) = log.permit(event, (), now()) {
         tracing::warn!(
-            event = "broker.accept_failed",
+            event,
             %error,
             suppressed,
             "a client could not be accepted; where descriptors ran out, raise LimitNOFILE or lower broker.max_connections"
@@ -202,11 +207,11 @@ async fn not_accepted(error: std::io::Error, log: &mut LogLimiter<()>) {
 }
 
 /// One line at once about clients that cannot be accepted, then one in a minute.
-fn accept_log() -> LogLimiter<()> {
+fn accept_log() -> LogLimiter<&'static str> {
     LogLimiter::new(1, Duration::from_secs(60))
 }
 
-async fn accept_tcp(listener: TcpListener, door: &Door, mut stop: Stop) {
+async fn accept_tcp(listener: TcpListener, door: &Arc<Door>, mut stop: Stop) {
     let mut log = accept_log();
     loop {
         let accepted = tokio::select! {
@@ -218,7 +223,7 @@ async fn accept_tcp(listener: TcpListener, door: &Door, mut stop: Stop) {
                 Ok(admitted) => door.admit(stream, address, admitted),
                 Err(reason) => {
                     door.turned_away(Some(address.ip()), &reason);
-                    door.refusals.tell(stream, door.transport, reason);
+                    door.refusals.tell(stream, (door.transport, door.tls.as_ref()), reason);
                 }
             },
             Err(error) => not_accepted(error, &mut log).await,
@@ -256,8 +261,20 @@ impl Door {
         Place { inbox, log, admitted, sizes: self.sizes, burst: self.burst }
     }
 
-    /// Begins to serve a client.
-    fn admit(&self, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
+    /// Begins to serve a client, after its pause.
+    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
+        if admitted.pause.is_zero() {
+            return self.serve(stream, address, admitted);
+        }
+        let door = self.clone();
+        detach(async move {
+            if let Some(stream) = pace(stream, admitted.pause).await {
+                door.serve(stream, address, admitted);
+            }
+        });
+    }
+
+    fn serve(&self, stream: TcpStream, address: SocketAddr, admitted: Admitted) {
         // Small packets must not wait for company, and what a slow client does not read must not fill the kernel; if the options
         // cannot be set it merely costs more.
         let _ = stream.set_nodelay(true);
@@ -285,7 +302,15 @@ const TOO_LONG: &str = "it took longer than `connect_within` allows";
 fn handshake_failed(log: &ClientLog, address: Option<Address>, transport: &'static str, error: &dyn fmt::Display) {
     let event = "broker.handshake_failed";
     if let Some(suppressed) = log.permit(event, address, now()) {
-        tracing::info!(event, address = shown(address), transport, %error, suppressed = suppressed.field(), "handshake failed; connection closed");
+        let error = error.to_string();
+        tracing::info!(
+            event,
+            address = shown(address),
+            transport,
+            error = chosen(&error),
+            suppressed = suppressed.field(),
+            "handshake failed; connection closed"
+        );
     }
 }
 
@@ -337,8 +362,8 @@ mod tests {
     #[test]
     fn a_listener_without_descriptors_writes_one_line_a_minute() {
         let (mut log, start) = (accept_log(), now());
-        let lines: Vec<u64> = (0..600).filter_map(|tenth| log.permit(&(), start + Duration::from_millis(100) * tenth)).collect();
+        let lines: Vec<u64> = (0..600).filter_map(|tenth| log.permit("", (), start + Duration::from_millis(100) * tenth)).collect();
         assert_eq!(lines, [0]);
-        assert_eq!(log.permit(&(), start + Duration::from_secs(61)), Some(599));
+        assert_eq!(log.permit("", (), start + Duration::from_secs(61)), Some(599));
     }
 }

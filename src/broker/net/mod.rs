@@ -1,8 +1,10 @@
 //! Listeners and connections: bytes on one side, packets on the other. One file per transport.
 
 mod connection;
+mod linger;
 mod listener;
 mod origin;
+mod pace;
 mod refusal;
 mod tls;
 mod websocket;

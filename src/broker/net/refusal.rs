@@ -1,18 +1,20 @@
 //! What a client that is turned away at the door is told: the reason in CONNACK, where its protocol has one, or an HTTP answer.
 //!
 //! Invariants:
-//! * It is cheap and bounded: at most [`MOST`] clients are told at a time, each within [`WITHIN`]; the others, and those that would need
-//!   a TLS handshake first, see the end of their connection.
+//! * It is cheap and bounded: at most [`MOST`] clients are told at a time, each within [`WITHIN`]; the others see the end of their
+//!   connection. A TLS handshake costs more than a place would: at most [`MOST_ENCRYPTED`] in [`ENCRYPTED_EVERY`] get one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::linger::linger;
+use super::tls::Tls;
 use super::{Transport, websocket};
 use crate::broker::admission::Refused;
 use crate::mqtt::{ConnAck, Packet, Properties, ReasonCode, Version, claimed_version, encode};
@@ -21,6 +23,10 @@ use crate::tasks::detach;
 /// Clients that are told at a time.
 const MOST: usize = 64;
 const WITHIN: Duration = Duration::from_secs(2);
+/// The same with TLS.
+const MOST_ENCRYPTED: usize = 2;
+/// How long each of them keeps its turn at least.
+const ENCRYPTED_EVERY: Duration = Duration::from_millis(500);
 /// Bytes of a CONNECT that tell its version.
 const BEGINNING: usize = 32;
 /// Bytes that are read away.
@@ -28,23 +34,33 @@ const DRAINED: usize = 64 << 10;
 
 /// Tells clients why they are turned away.
 #[derive(Debug, Clone)]
-pub(super) struct Refusals(Arc<Semaphore>);
+pub(super) struct Refusals {
+    plain: Arc<Semaphore>,
+    encrypted: Arc<Semaphore>,
+}
 
 impl Refusals {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MOST)))
+        Self { plain: Arc::new(Semaphore::new(MOST)), encrypted: Arc::new(Semaphore::new(MOST_ENCRYPTED)) }
     }
 
-    /// Tells one client, if that can be done now.
-    pub(super) fn tell(&self, stream: TcpStream, transport: Transport, refused: Refused) {
-        if transport.is_encrypted() {
-            return;
-        }
-        let Ok(turn) = self.0.clone().try_acquire_owned() else { return };
+    /// Tells one client, if that can be done now. An encrypted transport needs `tls`.
+    pub(super) fn tell(&self, stream: TcpStream, (transport, tls): (Transport, Option<&Arc<Tls>>), refused: Refused) {
+        let turns = if transport.is_encrypted() { &self.encrypted } else { &self.plain };
+        let Ok(turn) = turns.clone().try_acquire_owned() else { return };
+        let tls = tls.filter(|_| transport.is_encrypted()).cloned();
+        // Whether it listens or not, the connection is over.
         detach(async move {
             let _turn = turn;
-            // Whether it listens or not, the connection is over.
-            let _ = timeout(WITHIN, tell(stream, transport, refused)).await;
+            let Some(tls) = tls else {
+                let _ = timeout(WITHIN, tell(stream, transport, refused)).await;
+                return;
+            };
+            let told = async {
+                let (stream, _) = tls.accept(stream).await?;
+                tell(stream, transport, refused).await
+            };
+            let _ = tokio::join!(timeout(WITHIN, told), sleep(ENCRYPTED_EVERY));
         });
     }
 }
@@ -58,9 +74,12 @@ fn reason(refused: Refused) -> ReasonCode {
     }
 }
 
-async fn tell(mut stream: TcpStream, transport: Transport, refused: Refused) -> std::io::Result<()> {
+async fn tell<S>(mut stream: S, transport: Transport, refused: Refused) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut begun = BytesMut::with_capacity(BEGINNING);
-    if transport == Transport::WebSocket {
+    if matches!(transport, Transport::WebSocket | Transport::SecureWebSocket) {
         stream.read_buf(&mut begun).await?;
         return websocket::refuse(&mut stream, "503 Service Unavailable", "Retry-After: 1\r\n", &format!("{}\n", reason(refused).name()))
             .await;
@@ -70,20 +89,11 @@ async fn tell(mut stream: TcpStream, transport: Transport, refused: Refused) -> 
     let connack = ConnAck { session_present: false, reason: reason(refused), properties: Properties::default() };
     encode(&Packet::ConnAck(connack), version, &mut answer);
     stream.write_all(&answer).await?;
-    stream.shutdown().await?;
-    let mut drained = 0;
-    while drained < DRAINED {
-        begun.clear();
-        match stream.read_buf(&mut begun).await? {
-            0 => break,
-            count => drained += count,
-        }
-    }
-    Ok(())
+    linger(&mut stream, DRAINED).await
 }
 
 /// The version that a CONNECT names; `None` if this is none.
-async fn version(stream: &mut TcpStream, begun: &mut BytesMut) -> std::io::Result<Option<Version>> {
+async fn version(stream: &mut (impl AsyncRead + Unpin), begun: &mut BytesMut) -> std::io::Result<Option<Version>> {
     loop {
         match claimed_version(begun) {
             Ok(Some(version)) => return Ok(Some(version)),
@@ -106,7 +116,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        Refusals::new().tell(stream, Transport::Tcp, refused);
+        Refusals::new().tell(stream, (Transport::Tcp, None), refused);
         client.write_all(connect).await.unwrap();
         client.shutdown().await.unwrap();
         let mut answer = Vec::new();

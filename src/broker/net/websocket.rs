@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -18,6 +17,7 @@ use tokio_tungstenite::tungstenite::handshake::server::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderMap, header};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use super::linger::linger;
 use super::origin::Origins;
 use crate::websocket::{PROTOCOL, bytes_of};
 
@@ -119,18 +119,7 @@ where
     let length = body.len();
     let usual = format!("Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n");
     stream.write_all(format!("HTTP/1.1 {status}\r\n{headers}{usual}\r\n{body}").as_bytes()).await?;
-    stream.shutdown().await?;
-    // What still comes would reset the connection before the answer is read.
-    let mut space = BytesMut::with_capacity(4096);
-    let mut drained = 0;
-    while drained < LINGER_BYTES {
-        space.clear();
-        match stream.read_buf(&mut space).await? {
-            0 => break,
-            count => drained += count,
-        }
-    }
-    Ok(())
+    linger(stream, LINGER_BYTES).await
 }
 
 /// The request, and what came behind it.

@@ -31,9 +31,11 @@ pub(in crate::config) struct Broker {
     pub(in crate::config) keep: Keep,
     /// Connections at a time. Default 500.
     pub(in crate::config) max_connections: Option<usize>,
-    /// Connections of one address. Default half of all, at least 250.
+    /// Connections of one address. A /64 of IPv6 may have four times as many, but at most three quarters of all. Default half of all, at
+    /// least 250.
     pub(in crate::config) max_connections_per_address: Option<usize>,
-    /// New connections of one address in a second; faster ones are refused, on loopback they wait. Default 100.
+    /// New connections of one address in a second, and ten times as many of a /64 of IPv6; faster ones are refused, on loopback they wait.
+    /// Default 100.
     pub(in crate::config) connection_rate: Option<u32>,
     /// Wrong passwords for one user name from one address in a minute; then it is refused there for a minute. Ten times as many shut
     /// out the address, a hundred times as many its IPv6 /64. Programs of this machine are never locked. Default 10.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Asked;
 use super::command::{Status, Verdict};
-use crate::log::{LogLimiter, Printable};
+use crate::log::{LogLimiter, Printable, Source, chosen};
 use crate::message::Publisher;
 use crate::time::now;
 
@@ -23,8 +23,8 @@ const SHOWN: usize = 80;
 
 /// The lines about writes.
 pub(super) struct WriteLog {
-    failed: LogLimiter<Option<Arc<Publisher>>>,
-    done: LogLimiter<Option<Arc<Publisher>>>,
+    failed: LogLimiter<&'static str, Source>,
+    done: LogLimiter<&'static str, Source>,
 }
 
 impl WriteLog {
@@ -33,33 +33,46 @@ impl WriteLog {
     }
 
     /// Whether a line that this client causes may be written; what comes back is for its field `suppressed`.
-    pub(super) fn permit(&mut self, publisher: Option<&Arc<Publisher>>) -> Option<Option<u64>> {
-        self.failed.permit(&publisher.cloned(), now()).map(field)
+    pub(super) fn permit(&mut self, event: &'static str, publisher: Option<&Arc<Publisher>>) -> Option<Option<u64>> {
+        self.failed.permit(event, source(publisher), now()).map(field)
     }
 
     /// Writes how a write ended.
     pub(super) fn write(&mut self, asked: &Asked, verdict: &Verdict) {
-        let client_id = asked.publisher.as_ref().map(|publisher| tracing::field::display(publisher.client_id.clone()));
-        let user = asked.publisher.as_ref().and_then(|publisher| publisher.user.clone()).map(tracing::field::display);
-        let (topic, value) = (&asked.topic, asked.shown());
-        let status = verdict.status.name();
+        let publisher = asked.publisher.as_ref();
+        let shown = asked.shown();
+        let [topic, value] = [asked.topic.as_str(), &shown].map(chosen);
+        let [client_id, user, reason] =
+            [client_id(publisher), publisher.and_then(|publisher| publisher.user.as_deref()), verdict.reason.as_deref()]
+                .map(|text| text.map(chosen));
+        let (status, code) = (verdict.status.name(), verdict.code);
         if verdict.status == Status::Ok {
-            let Some(suppressed) = self.done.permit(&asked.publisher, now()).map(field) else { return };
-            tracing::info!(event = "write.done", %topic, value, client_id, user, suppressed, "write");
+            let event = "write.done";
+            let Some(suppressed) = self.done.permit(event, source(publisher), now()).map(field) else { return };
+            tracing::info!(event, topic, value, client_id, user, suppressed, "write");
             return;
         }
-        let Some(suppressed) = self.permit(asked.publisher.as_ref()) else { return };
-        let (code, reason) = (verdict.code, verdict.reason.as_deref());
-        tracing::warn!(event = "write.failed", %topic, value, client_id, user, status, code, reason, suppressed, "write failed");
+        let event = "write.failed";
+        let Some(suppressed) = self.permit(event, publisher) else { return };
+        tracing::warn!(event, topic, value, client_id, user, status, code, reason, suppressed, "write failed");
     }
 
-    /// Says how many lines were left out of clients that are quiet again.
+    /// Says how many lines of a kind were left out of networks that are quiet again.
     pub(super) fn settle(&mut self) {
-        for (source, suppressed) in self.failed.overdue(now()).into_iter().chain(self.done.overdue(now())) {
-            let client_id = source.flatten().map(|publisher| tracing::field::display(publisher.client_id.clone()));
-            tracing::warn!(event = "write.lines_suppressed", client_id, suppressed, "lines about writes were left out of the log");
+        for (of, suppressed) in self.failed.overdue(now()).into_iter().chain(self.done.overdue(now())) {
+            tracing::warn!(event = "write.lines_suppressed", of, suppressed, "lines about writes were left out of the log");
         }
     }
+}
+
+/// Who causes a line: the gateway's own remote brokers have no address.
+fn source(publisher: Option<&Arc<Publisher>>) -> Source {
+    publisher.map_or(Source::Absent, |publisher| publisher.source)
+}
+
+/// The client identifier.
+pub(super) fn client_id(publisher: Option<&Arc<Publisher>>) -> Option<&str> {
+    publisher.map(|publisher| &*publisher.client_id)
 }
 
 /// How many lines were left out, where some were.

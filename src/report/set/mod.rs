@@ -20,9 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use command::Member;
 use command::{Command, Status, Verdict, joined};
-use log::{EVERY, WriteLog};
+use log::{EVERY, WriteLog, client_id};
 
 use crate::field::write::{Order, ReadBack, Written};
+use crate::log::chosen;
 use crate::message::{Message, Origin, Publisher};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Intake;
@@ -208,11 +209,12 @@ impl Setter {
             || self.reach.published.contains(&topic)
             || topic.as_str().ends_with("/set")
             || (topic.as_str().ends_with("/set/result") && topic.as_str() != format!("{}/result", message.topic));
-        if is_ours && let Some(suppressed) = log.permit(message.publisher.as_ref()) {
+        let event = "write.response_topic_refused";
+        if is_ours && let Some(suppressed) = log.permit(event, message.publisher.as_ref()) {
             tracing::warn!(
-                event = "write.response_topic_refused",
-                client_id = message.publisher.as_ref().map(|publisher| tracing::field::display(publisher.client_id.clone())),
-                %topic,
+                event,
+                client_id = client_id(message.publisher.as_ref()).map(chosen),
+                topic = chosen(topic.as_str()),
                 suppressed,
                 "a write names a response topic that belongs to this gateway; the result goes to its usual place"
             );
@@ -234,10 +236,10 @@ impl Setter {
         let _ = self.live.send(message.clone()).await;
         for intake in &self.intakes {
             if let Err(error) = intake.offer(&message).await
-                && let Some(suppressed) = log.permit(asked.publisher.as_ref())
+                && let Some(suppressed) = log.permit("write.result_refused", asked.publisher.as_ref())
             {
                 let event = "write.result_refused";
-                tracing::error!(event, topic = %message.topic, %error, suppressed, "the result of a write cannot go north");
+                tracing::error!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "the result of a write cannot go north");
             }
         }
     }
