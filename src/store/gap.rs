@@ -31,7 +31,7 @@ pub struct Gap {
     pub first: u64,
     /// Last number. Between the two, only [`Gap::count`] entries were waiting.
     pub last: u64,
-    /// How many entries.
+    /// How many entries, as far as they can be counted; 0 if that is unknown, see [`Gap::known_count`].
     pub count: u64,
     /// None of them is older than this, by the wall clock.
     pub from_ms: i64,
@@ -42,9 +42,16 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// How many entries; `None` if the database that held them is damaged and nothing else says what was in it.
+    pub fn known_count(&self) -> Option<u64> {
+        Some(self.count).filter(|count| *count > 0)
+    }
+
     /// Takes `next` in if it follows for the same reason; false if it does not.
     pub fn absorb(&mut self, next: &Self) -> bool {
-        if self.reason != next.reason || next.first < self.first {
+        // A number that is known says nothing beside one that is not.
+        let is_known = self.known_count().is_some() == next.known_count().is_some();
+        if self.reason != next.reason || next.first < self.first || !is_known {
             return false;
         }
         self.last = self.last.max(next.last);

@@ -51,6 +51,8 @@ pub struct Journal {
     reserve: Reserve,
     sealed: VecDeque<Sealed>,
     tail: Sealed,
+    /// When the newest entry was written into it, by the wall clock; `None` if it holds none.
+    tail_newest_ms: Option<i64>,
     tail_partition: Partition,
     tail_usable: bool,
     last_number: u64,
@@ -103,6 +105,7 @@ impl Journal {
             reserve,
             sealed,
             tail,
+            tail_newest_ms: None,
             tail_partition,
             tail_usable: true,
             last_number: number,
@@ -220,6 +223,11 @@ impl Journal {
         // Numbers are used up even if the commit fails: what is left of it must not look newer than the next one.
         self.note.number = note.number;
         let done = if rotates { self.rotate(chunks, &note) } else { self.tail_partition.commit(chunks, &note) };
+        if !chunks.is_empty() {
+            self.tail_newest_ms = Some(known_unix_ms());
+        } else if rotates && done.is_ok() {
+            self.tail_newest_ms = None;
+        }
         self.is_saved = done.is_ok();
         if let Err(error) = done {
             self.tail_usable = false;
@@ -284,6 +292,11 @@ impl Journal {
             if end.is_none_or(|end| end >= limit_ms) {
                 break;
             }
+            self.drop_oldest(Reason::Age)?;
+        }
+        // The newest partition grows old as well where nothing is written any more: a full store that refuses, a site that is silent.
+        let is_old = |newest: i64| crate::time::is_plausible(newest) && newest < limit_ms;
+        if self.sealed.is_empty() && self.tail_newest_ms.is_some_and(is_old) {
             self.drop_oldest(Reason::Age)?;
         }
         Ok(())
@@ -547,6 +560,25 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_partition_grows_old_when_nothing_is_written_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 20, 100);
+        journal.settle(1, 5);
+        journal.drop_older_than(unix_ms() - 60_000).unwrap();
+        assert_eq!((journal.waiting(), journal.lost()), (15, 0), "nothing is a minute old");
+        journal.drop_older_than(unix_ms() + 1).unwrap();
+        let gaps = journal.take_gaps();
+        assert_eq!((journal.waiting(), journal.lost(), gaps.len()), (0, 15, 1));
+        assert_eq!((gaps[0].first, gaps[0].last, gaps[0].reason), (6, 20, Reason::Age));
+        journal.drop_older_than(unix_ms() + 1).unwrap();
+        append(&mut journal, 1, 100);
+        journal.tail_newest_ms = Some(5_000);
+        journal.drop_older_than(unix_ms() + 1).unwrap();
+        assert_eq!(journal.waiting(), 1, "written while the clock was not set");
+    }
+
+    #[test]
     fn numbers_that_were_given_out_are_not_given_out_again_after_a_crash() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = open(folder.path());
@@ -669,6 +701,78 @@ mod tests {
         assert_eq!(journal.state(), &Bytes::from_static(b"held"));
         assert!(older.exists(), "what is whole stays where it is");
         assert_eq!(fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+    }
+
+    /// A journal of five numbers whose newest partition, with three more, is zeros now.
+    fn zeroed(folder: &Path, ends_in_order: bool) {
+        let mut journal = open(folder);
+        append(&mut journal, 5, 100);
+        journal.close().unwrap();
+        let mut journal = open(folder);
+        append(&mut journal, 3, 100);
+        let database = journal.tail.path(folder).join("db");
+        if ends_in_order {
+            journal.close().unwrap();
+        } else {
+            drop(journal);
+        }
+        let length = usize::try_from(fs::metadata(&database).unwrap().len()).unwrap();
+        fs::write(&database, vec![0; length]).unwrap();
+    }
+
+    #[test]
+    fn without_the_progress_an_orderly_end_tells_how_many_are_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        zeroed(folder.path(), true);
+        fs::remove_file(folder.path().join("progress")).unwrap();
+        let mut journal = open(folder.path());
+        let gaps = journal.take_gaps();
+        let [gap] = gaps.as_slice() else { panic!("{gaps:?}") };
+        assert_eq!((gap.first, gap.last, gap.known_count()), (6, 8, Some(3)));
+        assert_eq!((drain(&mut journal), journal.lost()), (vec![1, 2, 3, 4, 5], 3));
+    }
+
+    #[test]
+    fn without_any_witness_the_loss_is_told_and_its_count_is_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        zeroed(folder.path(), false);
+        fs::remove_file(folder.path().join("progress")).unwrap();
+        let mut journal = open(folder.path());
+        let gaps = journal.take_gaps();
+        let [gap] = gaps.as_slice() else { panic!("{gaps:?}") };
+        assert_eq!((gap.first, gap.known_count(), gap.reason), (6, None, Reason::Damage));
+        assert!(gap.last >= 8, "{gap:?}");
+        assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5]);
+        append(&mut journal, 1, 10);
+        assert_eq!(drain(&mut journal).len(), 6);
+    }
+
+    #[test]
+    fn without_the_progress_what_is_missing_among_the_numbers_that_are_left_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(folder.path());
+        append(&mut journal, 50, 2000);
+        let database = journal.tail.path(folder.path()).join("db");
+        drop(journal);
+        fs::remove_file(folder.path().join("progress")).unwrap();
+        // Entries of a commit in the middle, and every note.
+        let mut bytes = fs::read(&database).unwrap();
+        let marks: Vec<usize> = bytes.windows(8).enumerate().filter(|(_, w)| *w == b"WHEADck2").map(|(at, _)| at).collect();
+        for (index, at) in marks.iter().enumerate() {
+            let is_note = marks.get(index + 1).is_none_or(|next| next - at < 1000);
+            if is_note || index == marks.len() / 2 || index == marks.len() / 2 + 1 {
+                bytes[at + 20..at + 40].fill(0xA5);
+            }
+        }
+        fs::write(&database, bytes).unwrap();
+        let mut journal = open(folder.path());
+        let seen = drain(&mut journal);
+        let gaps = journal.take_gaps();
+        let last = seen.last().copied().unwrap_or(0);
+        let counted: u64 = gaps.iter().filter_map(Gap::known_count).sum();
+        assert!(!seen.is_empty() && seen.len() < 50, "{seen:?}");
+        assert_eq!(counted, last - seen.len() as u64, "{gaps:?} {seen:?}");
+        assert!(gaps.iter().any(|gap| gap.known_count().is_none() && gap.first == last + 1), "{gaps:?} {seen:?}");
     }
 
     #[test]

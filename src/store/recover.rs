@@ -87,26 +87,23 @@ fn recover_newest(folder: &Path, sealed: &VecDeque<Sealed>, witness: &Witness) -
         tracing::info!(folder = %folder.display(), "the last run did not end in order; what was being written then was not acknowledged");
     }
     let mut last_seq = 0;
-    let mut missing_from = None;
+    let mut is_missing = false;
     for newest in sealed.iter().rev() {
         let expected = Expected { closed: witness.closed_in(newest.number), commit: witness.commit_in(newest.number) };
         let Opened { partition, last_seq: last, note } = open_or_carve(folder, &newest.path(folder), expected)?;
         last_seq = last_seq.max(last.unwrap_or(0)).max(newest.first_seq - 1);
         let Some(note) = note else {
             // A note is gone, and with it how far numbers were given out and what was written.
-            missing_from = Some(newest.first_seq);
+            is_missing = true;
             continue;
         };
-        return match missing_from {
-            None => judge(witness, note, last_seq, (newest, &partition)),
-            Some(from) => Ok(without_note(witness, note, last_seq, (newest.number, from))),
-        };
+        if is_missing {
+            return Ok(without_note(witness, note, last_seq, newest.number));
+        }
+        return judge(witness, note, last_seq, (newest, &partition));
     }
     let note = Note { next_seq: 1, ..Note::default() };
-    Ok(match missing_from {
-        Some(from) => without_note(witness, note, last_seq, (0, from)),
-        None => all_gone(witness, note),
-    })
+    Ok(if is_missing { without_note(witness, note, last_seq, 0) } else { all_gone(witness, note) })
 }
 
 /// What the last run wrote down when it ended in order: a witness beside the partitions.
@@ -145,19 +142,19 @@ fn go_on(mut note: Note, last_seq: u64, beyond: Option<Progress>) -> Note {
     note
 }
 
-/// The newest partitions have lost their notes; `note` is of the partition `older`, and `from` the first number behind that one.
-fn without_note(witness: &Witness, note: Note, last_seq: u64, (older, from): (u64, u64)) -> Recovered {
+/// The newest partitions have lost their notes; `note` is of the partition `older`.
+fn without_note(witness: &Witness, note: Note, last_seq: u64, older: u64) -> Recovered {
     let mut note = witness.newest(note);
     let written = note.written.max(last_seq);
-    let mut gap = Gap { first: from.min(written + 1), last: written, count: 0, from_ms: 0, until_ms: unix_ms(), reason: Reason::Damage };
+    let mut gap = Gap { first: written + 1, last: written, count: 0, from_ms: 0, until_ms: unix_ms(), reason: Reason::Damage };
     let Some(progress) = witness.progress else {
-        // A partition has its note before it has its name: it was damaged, and nobody knows how much was behind what is left.
+        // A partition has its note before it has its name: it was damaged, and nothing says how much was behind what is left. What is
+        // missing before that is counted when it is read.
         let note = go_on(Note { next_seq: note.next_seq.max(written + 1) + MOST_NUMBERS, ..note }, last_seq, None);
         return Recovered { gaps: vec![Gap { last: note.written, ..gap }], note, lost: 0 };
     };
-    // What is missing before the last number that was found is told when it is read.
     progress.settle_skipped(&mut note.cursor, older, note.written);
-    (gap.first, gap.last) = (written + 1, progress.written);
+    gap.last = progress.written;
     gap.count = note.cursor.unsettled_in(gap.first, gap.last);
     let mut note = go_on(note, last_seq, Some(progress));
     // Counted here, so that reading on does not count them again.

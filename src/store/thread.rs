@@ -435,8 +435,20 @@ impl Worker {
     }
 
     fn tell(&self, inner: &mut Inner, queue: usize, gap: Gap) {
-        let Gap { first, last, count, reason, .. } = gap;
-        tracing::warn!(folder = %self.folder, queue, first, last, count, ?reason, "messages are given up");
+        let Gap { first, last, reason, .. } = gap;
+        let folder = &self.folder;
+        match gap.known_count() {
+            Some(count) => tracing::warn!(event = "store.lost", folder, queue, first, last, count, ?reason, "messages are given up"),
+            None => tracing::error!(
+                event = "store.lost",
+                folder,
+                queue,
+                first,
+                count = "unknown",
+                ?reason,
+                "an unknown number of messages is lost: a database is damaged, and the file `progress` that would say how many it held is missing; check the disk"
+            ),
+        }
         self.shared.lose(inner, queue, gap);
     }
 

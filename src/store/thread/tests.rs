@@ -26,7 +26,7 @@ fn waiting(store: &Store) -> Vec<u64> {
 }
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..3000 {
         if is_so() {
             return;
         }
@@ -110,6 +110,24 @@ async fn a_full_store_that_refuses_takes_entries_again_when_it_is_delivered() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(store.counters().lost.value(), 0);
+}
+
+#[tokio::test]
+async fn a_full_store_that_refuses_goes_on_to_drop_what_is_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let age = Some(Duration::from_secs(1));
+    let (store, _closed) = start(folder.path(), Settings { total_bytes: 16 << 20, when_full: WhenFull::Refuse, age, ..settings() });
+    let mut taken = 0;
+    while let Stored::Safe(_) = stored(&store, 1, 30_000).await {
+        taken += 1;
+        assert!(taken < 2000, "it is never full");
+    }
+    // Nobody delivers anything.
+    until("all of it is too old", || waiting(&store) == [0, 0, 0]).await;
+    assert_eq!(store.counters().lost.value(), taken);
+    assert!(store.take_gaps().iter().all(|(_, gap)| gap.reason == crate::store::Reason::Age));
+    until("it is not full any more", || store.counters().full.value() == 0).await;
+    assert!(matches!(stored(&store, 1, 30_000).await, Stored::Safe(_)));
 }
 
 #[tokio::test]
