@@ -5,7 +5,9 @@
 
 mod clock;
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -79,6 +81,12 @@ fn runtime_folder() -> Option<PathBuf> {
     folders.split(':').next().map(PathBuf::from)
 }
 
+/// Writes a small file of [`runtime_folder`] that only its owner may read, whatever the umask.
+pub fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = std::fs::File::options();
+    options.create(true).truncate(true).write(true).mode(0o600).open(file)?.write_all(text.as_bytes())
+}
+
 /// Names this start of the machine.
 fn boot() -> u32 {
     static BOOT: OnceLock<u32> = OnceLock::new();
@@ -89,7 +97,7 @@ fn boot() -> u32 {
             let file = runtime_folder()?.join("boot");
             std::fs::read_to_string(&file).ok().or_else(|| {
                 let drawn = format!("{:016x}", fastrand::u64(..));
-                std::fs::write(&file, &drawn).is_ok().then_some(drawn)
+                write_private(&file, &drawn).is_ok().then_some(drawn)
             })
         });
         text.map_or_else(|| fastrand::u32(..), |text| crc32c::crc32c(text.trim().as_bytes()))

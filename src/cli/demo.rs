@@ -10,6 +10,7 @@ mod link;
 mod remote;
 
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -36,7 +37,10 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(35);
 
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("wellhead-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)
+    // Its name can be guessed, and it is in a folder of everybody: it must be new, and nobody else's.
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&folder)
         .map_err(|error| Failure::runtime(format!("{}: {error}; set TMPDIR to a folder you may write", folder.display())))?;
     let outcome = runtime()?.block_on(async {
         let mut signal = StopSignal::catch()?;

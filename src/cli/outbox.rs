@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, IsTerminal, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -268,7 +268,11 @@ fn export(place: &Place, only: Option<Queue>, output: Option<&Path>) -> Result<(
     }
     let mut out: Box<dyn Write> = match output {
         Some(path) => Box::new(BufWriter::new(
-            File::create_new(path)
+            File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)
                 .map_err(|error| Failure::runtime(format!("{}: {error}; name a file that does not exist yet", path.display())))?,
         )),
         None => Box::new(BufWriter::new(std::io::stdout().lock())),

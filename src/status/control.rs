@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream as Probe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,8 +24,10 @@ const NAME: &str = "control.sock";
 const LOCK: &str = "control.lock";
 /// How often it is tried.
 const LOOKS: u32 = 20;
-/// For owner and group.
+/// Socket and lock are for owner and group, whatever the umask.
 const MODE: u32 = 0o660;
+/// So is the folder, if it is made here.
+const FOLDER_MODE: u32 = 0o750;
 /// Longest request, in bytes.
 const LONGEST: u64 = 64 * 1024;
 /// Commands at a time.
@@ -99,6 +101,10 @@ pub fn is_running(folder: &Path) -> bool {
     lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
 }
 
+fn make(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+}
+
 /// Held by a gateway as long as it runs, so that commands know of it.
 #[derive(Debug)]
 pub struct Presence {
@@ -108,8 +114,11 @@ pub struct Presence {
 impl Presence {
     /// Of the gateway whose state is in `folder`.
     pub fn take(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        let lock = fs::File::options().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
+        make(folder)?;
+        let lock = fs::File::options().create(true).truncate(false).write(true).mode(MODE).open(folder.join(LOCK))?;
+        if lock.metadata()?.permissions().mode() & 0o777 != MODE {
+            lock.set_permissions(fs::Permissions::from_mode(MODE))?;
+        }
         // A command that looks holds it for a moment.
         for _ in 0..LOOKS {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -132,7 +141,7 @@ impl Control {
     /// Binds the socket; one that nobody listens on any more is replaced.
     pub fn bind(folder: &Path) -> io::Result<Self> {
         let path = path(folder);
-        fs::create_dir_all(folder)?;
+        make(folder)?;
         if Probe::connect(&path).is_ok() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway listens there"));
         }
@@ -222,8 +231,13 @@ mod tests {
         assert!(!is_running(folder.path()));
         let presence = Presence::take(folder.path()).unwrap();
         assert!(is_running(folder.path()) && Presence::take(folder.path()).is_err());
+        let mode = || fs::metadata(folder.path().join(LOCK)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), MODE);
         drop(presence);
         assert!(!is_running(folder.path()), "the file alone says nothing");
+        fs::set_permissions(folder.path().join(LOCK), fs::Permissions::from_mode(0o666)).unwrap();
+        let _presence = Presence::take(folder.path()).unwrap();
+        assert_eq!(mode(), MODE, "one of an earlier version");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

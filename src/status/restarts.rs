@@ -7,6 +7,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::time::write_private;
+
 /// A run of so long was no failed start.
 pub const PROVEN: Duration = Duration::from_secs(120);
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -31,7 +33,7 @@ impl Restarts {
         let Some(file) = &self.file else { return 0 };
         // What cannot be read was not counted.
         let before = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0_u32);
-        if let Err(error) = fs::write(file, format!("{}\n", before.saturating_add(1))) {
+        if let Err(error) = write_private(file, &format!("{}\n", before.saturating_add(1))) {
             tracing::warn!(file = %file.display(), %error, "starts are not counted");
         }
         before

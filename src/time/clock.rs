@@ -55,7 +55,7 @@ impl Clock {
         }
         if was_stepped && let Some(folder) = super::runtime_folder() {
             // Without the note the next run has to find out for itself.
-            let _ = fs::write(folder.join(NOTE), "");
+            let _ = super::write_private(&folder.join(NOTE), "");
         }
         is_set
     }

@@ -1,5 +1,6 @@
 //! What systemd is told, played by this test; what the .deb does under a real one is shown by `tests/pi`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
@@ -152,4 +153,70 @@ fn credentials_of_the_service_are_found_by_the_names_in_the_file() {
     assert_eq!(check(Some("wellhead_cloud.password")).0, Some(0));
     let (code, text) = check(None);
     assert!(code == Some(78) && text.contains("cloud.password: No such file"), "{text}");
+}
+
+/// Every file and folder below this one whose mode is not what it should be.
+fn exposed(folder: &Path) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        // Spare partitions come and go.
+        let Ok(found) = fs::symlink_metadata(&path) else { continue };
+        let (mode, name) = (found.permissions().mode() & 0o777, path.file_name().unwrap().to_string_lossy().into_owned());
+        let allowed = match name.as_str() {
+            "data" | "outbox" => 0o750,
+            "control.sock" | "control.lock" | "broker.sock" => 0o660,
+            _ if found.is_dir() => 0o700,
+            _ => 0o600,
+        };
+        if mode & !allowed != 0 {
+            wrong.push(format!("{} is {mode:o}", path.display()));
+        }
+        if found.is_dir() {
+            wrong.extend(exposed(&path));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn whatever_the_umask_says_nobody_else_reads_what_a_gateway_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let home = folder.join("home");
+    for made in [&home, &folder.join("run")] {
+        fs::create_dir(made).unwrap();
+        fs::set_permissions(made, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    fs::write(home.join("gateway.yaml"), YAML.replace("FOLDER", &home.display().to_string())).unwrap();
+    fs::set_permissions(home.join("gateway.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    let openly = |arguments: &str, log: &str| {
+        let command = format!("umask 000; exec {} {arguments}", env!("CARGO_BIN_EXE_wellhead"));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command]).current_dir(&home).env("RUNTIME_DIRECTORY", folder.join("run"));
+        Process::start(&mut shell, &folder.join(log))
+    };
+    let mut gateway = openly("run gateway.yaml", "first.log");
+    gateway.wait_for_output("wellhead runs");
+    let database =
+        || fs::read_dir(home.join("data/outbox/cloud/live")).ok()?.map(|entry| entry.unwrap().path()).find(|path| path.join("db").exists());
+    let database = wait_for("a database", database).join("db");
+    assert_eq!(exposed(&home), Vec::<String>::new());
+    gateway.kill_9();
+    // What is damaged goes to quarantine, what is foreign is set aside.
+    let length = fs::metadata(&database).unwrap().len();
+    fs::write(&database, vec![0; usize::try_from(length).unwrap()]).unwrap();
+    fs::create_dir(database.parent().unwrap().parent().unwrap().join("p-2-backup")).unwrap();
+    let mut gateway = openly("run gateway.yaml", "second.log");
+    gateway.wait_for_output("wellhead runs");
+    let live = home.join("data/outbox/cloud/live");
+    assert!(live.join("quarantine").exists() && live.join("set-aside").exists());
+    // What was foreign keeps its mode, behind a folder that is closed.
+    fs::remove_dir(live.join("set-aside/p-2-backup")).unwrap();
+    assert_eq!(exposed(&home), Vec::<String>::new());
+    assert_eq!(exposed(&folder.join("run")), Vec::<String>::new());
+    assert!(gateway.terminate().success());
+    assert!(openly("outbox export --output exported gateway.yaml", "export.log").wait().success());
+    assert!(home.join("exported").exists());
+    assert_eq!(exposed(&home), Vec::<String>::new());
 }

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -92,12 +94,15 @@ impl Known {
 /// Whole or not at all.
 fn write(file: &Path, text: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
     }
-    let new = file.with_extension("new");
-    std::fs::write(&new, text)?;
-    std::fs::File::open(&new)?.sync_all()?;
-    std::fs::rename(&new, file)
+    let path = file.with_extension("new");
+    // For its owner only, whatever the umask, and one that an earlier version has left.
+    let mut new = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+    new.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    new.write_all(text)?;
+    new.sync_all()?;
+    std::fs::rename(&path, file)
 }
 
 #[cfg(test)]
