@@ -216,6 +216,13 @@ impl Access {
         Self { shared: shared.collect(), users, anonymous, decoy }
     }
 
+    /// Memory that logins take, in bytes, however many come: the area in which one password at a time is compared, as large as the
+    /// hash that needs most. Nothing where nobody has a password.
+    pub fn login_memory(&self) -> usize {
+        let of_users = self.users.values().filter_map(|user| user.hash.as_ref()).map(Hash::memory).max();
+        of_users.map_or(0, |most| most.max(Hash::of_nobody().memory()))
+    }
+
     /// Everybody may do everything, except write to instruments.
     pub fn open() -> Self {
         Self::new(HashMap::new(), Some(Rules { allows_all: true, ..Rules::default() }))

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * What one check may cost is bounded when a hash is read: [`MOST_KIB`] of memory and [`MOST_WORK`] of memory times passes.
-//! * Checks that share a [`Workspace`] share its memory: a thousand logins take no more than one.
+//! * Checks that share a [`Workspace`] share its memory: a thousand logins take no more than the one that needs most.
 
 use std::fmt;
 use std::sync::Arc;
@@ -64,12 +64,18 @@ impl Hash {
         Ok(Self(text.into()))
     }
 
+    /// Memory that its check takes, in bytes.
+    pub fn memory(&self) -> usize {
+        let params = PasswordHash::new(&self.0).ok().and_then(|hash| Params::try_from(&hash).ok());
+        params.map_or(0, |params| params.block_count() * Block::SIZE)
+    }
+
     /// That of users who do not exist.
     pub(super) fn of_nobody() -> Self {
         Self(NOBODY.into())
     }
 
-    /// Takes a moment and 19 MB, and is meant to. `salt` must be new; at most 64 bytes.
+    /// Takes a moment and 19 MiB, and is meant to. `salt` must be new; at most 64 bytes.
     pub fn of_password(password: &[u8], salt: &[u8]) -> Result<String, argon2::password_hash::Error> {
         let salt = SaltString::encode_b64(salt)?;
         Ok(Argon2::default().hash_password(password, &salt)?.to_string())
@@ -117,6 +123,7 @@ mod tests {
         }
         assert!(text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && format!("{hash:?}") == "***");
         assert!(!Hash::of_nobody().matches(b"secret", &mut workspace));
+        assert_eq!((hash.memory(), Hash::of_nobody().memory()), (19456 << 10, 19456 << 10));
         assert_eq!(format!("{workspace:?}"), "Workspace(19456 KiB)", "one area for all");
         for wrong in
             ["secret", "$argon2id$", "$5$rounds=5000$salt$hash", "", "$argon2x$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow"]

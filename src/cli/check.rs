@@ -19,6 +19,8 @@ struct Plan {
     devices: usize,
     points: usize,
     listeners: Vec<String>,
+    /// Memory that logins with a password take together, in bytes; 0 where nobody has one.
+    login_memory: usize,
     uplinks: Vec<UplinkPlan>,
 }
 
@@ -114,6 +116,7 @@ fn plan(config: &config::Gateway) -> Plan {
         devices: config.lines.iter().map(|line| line.devices.len()).sum(),
         points: config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum(),
         listeners: config.broker.iter().flat_map(|broker| &broker.listen).map(ToString::to_string).collect(),
+        login_memory: config.broker.as_ref().map_or(0, |broker| broker.access.login_memory()),
         uplinks: config.uplinks.iter().map(uplink).collect(),
     }
 }
@@ -192,6 +195,9 @@ fn describe(file: &Path, plan: &Plan, warnings: &[config::Fault]) -> String {
     }
     for listener in &plan.listeners {
         let _ = writeln!(out, "broker on {listener}");
+    }
+    if plan.login_memory > 0 {
+        let _ = writeln!(out, "  logins take {} MiB of memory, however many come at a time", plan.login_memory.div_ceil(1 << 20));
     }
     for uplink in &plan.uplinks {
         describe_uplink(uplink, &mut out);
