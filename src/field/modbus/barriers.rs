@@ -5,8 +5,8 @@
 //! Invariants:
 //! * What is learned of refused addresses is kept, over restarts too, only when another part of the device has been answered since: a
 //!   device that refuses everything (it starts, it sleeps) is no map. Then all is forgotten, and learning pauses for longer each time.
-//! * Silence teaches only if the device answered something else between two silences, and only for an hour. Other refusals (busy,
-//!   failed) teach nothing.
+//! * Silence teaches only if the device answered something else between two silences, and only for 1, 2, 4, ... minutes, up to an hour: then
+//!   the whole request is tried again. Other refusals (busy, failed) teach nothing.
 //! * A place is learned once.
 //! * A point that is refused by itself is tried again after 1, 2, 4, ... minutes, up to an hour; after a restart at once.
 
@@ -19,11 +19,10 @@ use super::plan::Block;
 use crate::field::decode::Table;
 use crate::reading::PointId;
 
-/// When a point is tried again that the device refuses; it may be starting, or asleep. Each further refusal doubles it.
+/// When a point is tried again that the device refuses, or a request that it was silent about; it may be starting, or asleep. Each further
+/// refusal or silence doubles it.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 const LONGEST_RETRY: Duration = Duration::from_secs(3600);
-/// How long it is remembered that a device was silent about a request.
-const SILENCE_FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Silences about one request, while others are answered, until it is cut.
 const STRIKES: u32 = 2;
 /// How long nothing is learned of a device that refused everything.
@@ -47,8 +46,8 @@ pub struct Barriers {
     kept: Vec<Barrier>,
     /// Found by refusals, with how often a part beside it was refused, too.
     tentative: Vec<(Barrier, u8)>,
-    /// Found by silence, with when they are forgotten.
-    trial: Vec<(Barrier, Instant)>,
+    /// Found by silence.
+    trial: Vec<Trial>,
     /// Points that the device does not have, as it says.
     absent: Vec<Absent>,
     /// Refused alone.
@@ -59,6 +58,18 @@ pub struct Barriers {
     /// The device refused everything: nothing is learned before then.
     learn_again_at: Option<Instant>,
     pauses: u32,
+}
+
+/// A barrier that was found by silence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Trial {
+    barrier: Barrier,
+    /// Until when it holds; then the whole request is tried again.
+    until: Instant,
+    /// How long it held, the last time.
+    pause: Duration,
+    /// Its time is over, and the whole request was not answered yet.
+    is_over: bool,
 }
 
 /// A point that the device refused again and again.
@@ -78,6 +89,12 @@ struct Suspect {
 }
 
 impl Barrier {
+    /// True if a request runs over it.
+    fn is_inside(&self, block: &Block) -> bool {
+        let end = u32::from(block.start) + u32::from(block.count);
+        self.table == block.table && u32::from(block.start) < self.start && end > self.end
+    }
+
     /// True if a request begins or ends here.
     fn borders(&self, block: &Block) -> bool {
         let end = u32::from(block.start) + u32::from(block.count);
@@ -98,7 +115,8 @@ impl Barriers {
 
     fn all(&self) -> impl Iterator<Item = &Barrier> {
         let tentative = self.tentative.iter().map(|(barrier, _)| barrier);
-        self.kept.iter().chain(tentative).chain(self.trial.iter().map(|(barrier, _)| barrier))
+        let trial = self.trial.iter().filter(|trial| !trial.is_over).map(|trial| &trial.barrier);
+        self.kept.iter().chain(tentative).chain(trial)
     }
 
     /// True if a request would run over a barrier.
@@ -119,6 +137,8 @@ impl Barriers {
         if self.silent.as_ref().is_some_and(|silent| (silent.table, silent.start) == (block.table, block.start)) {
             self.silent = None;
         }
+        // It was silent about the whole request, and is not any more.
+        self.trial.retain(|trial| !(trial.is_over && trial.barrier.is_inside(block)));
         let is_back = is_awake || self.absent.iter().any(|absent| block.points.iter().any(|read| read.id == absent.point));
         if is_back {
             // What else was missing may be back, too.
@@ -153,11 +173,13 @@ impl Barriers {
         *strikes = 0;
         let Some((start, end)) = widest_gap(&block) else { return false };
         let barrier = Barrier { table: block.table, start, end };
-        let is_new = !self.all().any(|known| *known == barrier);
-        if is_new {
-            self.trial.push((barrier, now + SILENCE_FORGOTTEN));
+        if self.all().any(|known| *known == barrier) {
+            return false;
         }
-        is_new
+        let before = self.trial.iter().position(|trial| trial.barrier == barrier).map(|index| self.trial.swap_remove(index).pause);
+        let pause = before.map_or(FIRST_RETRY, |pause| (pause * 2).min(LONGEST_RETRY));
+        self.trial.push(Trial { barrier, until: now + pause, pause, is_over: false });
+        true
     }
 
     /// A request was not answered, or not understandably.
@@ -227,11 +249,14 @@ impl Barriers {
         is_longer
     }
 
-    /// Forgets what was learned from silence. True if the plan changes.
+    /// Lets go of what was learned from silence some time ago. True if the plan changes.
     pub(in crate::field) fn forget(&mut self, now: Instant) -> bool {
-        let before = self.trial.len();
-        self.trial.retain(|(_, until)| *until > now);
-        self.trial.len() != before
+        let mut is_any_over = false;
+        for trial in self.trial.iter_mut().filter(|trial| !trial.is_over && trial.until <= now) {
+            trial.is_over = true;
+            is_any_over = true;
+        }
+        is_any_over
     }
 }
 
@@ -436,7 +461,35 @@ mod tests {
         assert!(barriers.answered(other, now));
         assert_eq!(plan(0, &device, costs, &barriers).len(), 3);
         assert!(barriers.to_keep().is_empty());
-        assert!(!barriers.forget(now) && barriers.forget(now + SILENCE_FORGOTTEN));
+        assert!(!barriers.forget(now) && barriers.forget(now + FIRST_RETRY));
         assert_eq!(plan(0, &device, costs, &barriers).len(), 2);
+    }
+
+    #[test]
+    fn a_request_that_was_not_answered_is_tried_again_after_growing_pauses_until_it_is() {
+        let mut now = crate::time::now();
+        let device = device(&[0, 4, 90]);
+        let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
+        let mut barriers = Barriers::default();
+        let blocks = plan(0, &device, costs, &barriers);
+        let (silent, other) = (&blocks[0], &blocks[1]);
+        let strike = |barriers: &mut Barriers, now: Instant| {
+            (0..STRIKES).for_each(|_| {
+                barriers.not_answered(silent);
+                barriers.answered(other, now);
+            });
+            assert_eq!(plan(0, &device, costs, barriers).len(), 3);
+        };
+        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+            strike(&mut barriers, now);
+            let pause = Duration::from_secs(60 * minutes);
+            assert!(!barriers.forget(now + pause - Duration::from_secs(1)), "{minutes} minutes");
+            now += pause;
+            assert!(barriers.forget(now), "{minutes} minutes");
+            assert_eq!(plan(0, &device, costs, &barriers).len(), 2, "the whole request is tried again");
+        }
+        barriers.answered(silent, now);
+        strike(&mut barriers, now);
+        assert!(barriers.forget(now + FIRST_RETRY), "after an answer it begins with a minute again");
     }
 }
