@@ -153,10 +153,20 @@ fn check_faulty_writes(plant: &mut Plant) {
         plant.wait_for_value("setpoint", "10");
     };
     struck("exception=4", "exception");
+    // A busy device is asked three times more, and no oftener.
+    struck("exception=6 function 6 for 3", "ok");
+    struck("exception=6 function 6 for 4", "exception");
+    // One that accepted the write is asked whether it is done; here it never is, but for the repetition that reading back asks for.
+    struck("exception=5 function 6 for 1", "ok");
+    struck("exception=5 function 6", "timeout_unknown");
     struck("wrong-address", "timeout_unknown");
     // It got there and is not answered: reading back tells, or nobody knows.
     struck("silence function 6", "ok");
     struck("silence function 6;exception=6 function 3", "timeout_unknown");
+    plant.simulator.type_line("fault exception=6 function 22 for 3");
+    plant.check("bit", "false", "ok", "false");
+    plant.check("bit", "true", "ok", "true");
+    plant.simulator.type_line("clear");
     // What stands there cannot be read, so the bit beside it cannot be changed, and nothing is sent.
     plant.simulator.type_line("fault exception=1 function 22");
     plant.simulator.type_line("fault silence function 3");

@@ -22,7 +22,9 @@ const BROADCAST_TURNAROUND: Duration = Duration::from_millis(100);
 
 /// The exception of a device that is busy, and has not done what was asked.
 const BUSY: u8 = 6;
-/// After which a busy device is asked to write once more.
+/// The exception of a device that has accepted what was asked, and is not done yet.
+const ACCEPTED: u8 = 5;
+/// After which a busy device is asked to write once more, and one that has accepted a write is asked whether it is done.
 const BUSY_PAUSES: [Duration; 3] = [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
 
 /// What the answer to a write says.
@@ -125,18 +127,33 @@ impl Modbus {
     }
 
     async fn confirmed(&mut self, device: usize, unit: u8, action: &Action) -> Confirmed {
-        if let Action::Mask { address, and, or } = *action {
-            return self.mask(device, unit, address, (and, or)).await;
-        }
-        let request = request(action);
-        for pause in BUSY_PAUSES {
-            match self.send(device, unit, request.clone()).await {
+        let mut pauses = BUSY_PAUSES.into_iter();
+        loop {
+            let said = match *action {
+                Action::Mask { address, and, or } => self.mask(device, unit, address, (and, or)).await,
+                _ => self.send(device, unit, request(action)).await,
+            };
+            match said {
                 // It has done nothing.
-                Confirmed::No(BUSY) => sleep(pause).await,
+                Confirmed::No(BUSY) => match pauses.next() {
+                    Some(pause) => sleep(pause).await,
+                    None => return Confirmed::No(BUSY),
+                },
+                Confirmed::No(ACCEPTED) => return self.accepted(device, unit, action).await,
                 other => return other,
             }
         }
-        self.send(device, unit, request).await
+    }
+
+    /// It accepted the write and needs time: what it holds tells whether it is done.
+    async fn accepted(&mut self, device: usize, unit: u8, action: &Action) -> Confirmed {
+        for pause in BUSY_PAUSES {
+            sleep(pause).await;
+            if let Some(words) = self.read_back(device, unit, action).await.filter(|words| holds(action, words)) {
+                return Confirmed::Holds(words);
+            }
+        }
+        Confirmed::NobodyKnows(super::explain(ACCEPTED))
     }
 
     async fn send(&mut self, device: usize, unit: u8, (request, lengths): (Request<'static>, (u32, u32))) -> Confirmed {
@@ -169,7 +186,7 @@ impl Modbus {
         let before = match self.read_words(&place(device, unit, Table::Holding, address), 1, patience).await {
             Ok(words) => words.first().copied().unwrap_or_default(),
             Err((ReadError::Refused(_) | ReadError::Busy(_), Some(code))) => return Confirmed::No(code),
-            Err((error, _)) => return Confirmed::NotSent(format!("what stands there now could not be read: {error}")),
+            Err((error, _)) => return Confirmed::NotSent(format!("the present value could not be read: {error}")),
         };
         let wanted = (before & and) | (or & !and);
         match self.send(device, unit, (Request::WriteSingleRegister(address, wanted), (8, 8))).await {
@@ -217,7 +234,7 @@ impl Modbus {
 
 /// A confirmation repeats what was asked; anything else confirms another write.
 fn confirmation(request: &Request<'_>, response: Response) -> Confirmed {
-    let another = || Confirmed::NobodyKnows("the confirmation of another write came".to_owned());
+    let another = || Confirmed::NobodyKnows("received the confirmation of another write".to_owned());
     let is_same = match (request, response) {
         (Request::ReadWriteMultipleRegisters(_, count, ..), Response::ReadWriteMultipleRegisters(words)) => {
             return if words.len() == usize::from(*count) { Confirmed::Holds(words) } else { another() };
