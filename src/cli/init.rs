@@ -37,6 +37,9 @@ pub(super) struct Init {
     /// Its Modbus address [default: the one the profile's devices are delivered with, or 1]
     #[arg(long)]
     unit: Option<u8>,
+    /// The address of a plain instrument that is asked by it [default: the one the profile's devices are delivered with]
+    #[arg(long, conflicts_with = "unit")]
+    address: Option<String>,
     /// Its name
     #[arg(long)]
     name: Option<String>,
@@ -174,7 +177,12 @@ fn wire(init: &Init, asks: bool) -> Result<Option<Wire>, Failure> {
     let first = adapters.first().map(String::as_str).unwrap_or_default();
     let wire = answer(init.serial.as_ref(), asks, "Serial device, or address of a Modbus TCP device (nothing for none)", first)?;
     if wire.is_empty() {
-        let given = [("--profile", init.profile.is_some()), ("--unit", init.unit.is_some()), ("--name", init.name.is_some())];
+        let given = [
+            ("--profile", init.profile.is_some()),
+            ("--unit", init.unit.is_some()),
+            ("--address", init.address.is_some()),
+            ("--name", init.name.is_some()),
+        ];
         return match given.iter().find(|(_, given)| *given) {
             Some((flag, _)) => {
                 Err(Failure { code: USAGE, message: format!("{flag} is for an instrument on a line; add --serial or --modbus-tcp") })
@@ -190,7 +198,8 @@ fn line(init: &Init, asks: bool, wire: &Wire, factory: &Factory) -> Result<Strin
     match wire {
         Wire::ModbusTcp(address) => {
             // 502 is the port where none is written.
-            let port = factory.port.filter(|port| *port != 502 && !address.contains(':'));
+            let is_usual = address.contains(':') || factory.ports.contains(&502);
+            let port = factory.ports.first().filter(|_| !is_usual);
             Ok(format!("modbus_tcp: {}", quoted(&port.map_or_else(|| address.clone(), |port| format!("{address}:{port}")))))
         }
         Wire::Serial(path) => {
@@ -222,12 +231,8 @@ fn profile(init: &Init, asks: bool) -> Result<String, Failure> {
 
 fn device(init: &Init, asks: bool, profile: &str, factory: &Factory) -> Result<String, Failure> {
     // A plain instrument has no Modbus address.
-    if presets::text(profile).is_some_and(|text| text.lines().any(|line| line.starts_with("text:"))) {
-        let name = answer(init.name.as_ref(), asks, "Its name", "instrument")?;
-        return Ok(format!(
-            "  - {{ name: {}, line: bus, profile: {profile} }}   # `wellhead profiles {profile}` shows its points\n",
-            quoted(&name)
-        ));
+    if let Some(text) = presets::text(profile).filter(|text| text.lines().any(|line| line.starts_with("text:"))) {
+        return instrument(init, asks, (profile, text), factory);
     }
     let unit = answer(
         init.unit.map(|unit| unit.to_string()).as_ref(),
@@ -245,6 +250,22 @@ fn device(init: &Init, asks: bool, profile: &str, factory: &Factory) -> Result<S
     } else {
         format!("  - {{ name: {name}, line: bus, unit: {unit}, profile: {profile} }}   # `wellhead profiles {profile}` shows its points\n")
     })
+}
+
+/// The keys of a plain instrument.
+fn instrument(init: &Init, asks: bool, (profile, text): (&str, &str), factory: &Factory) -> Result<String, Failure> {
+    let address = if text.contains("{address}") {
+        let usual = factory.addresses.first().map(String::as_str).unwrap_or_default();
+        let address = answer(init.address.as_ref(), asks, "Its address", usual)?;
+        if address.is_empty() {
+            return Err(Failure { code: USAGE, message: format!("{profile} is asked by its address; add --address") });
+        }
+        format!(", address: '{}'", address.replace('\'', "''"))
+    } else {
+        String::new()
+    };
+    let name = quoted(&answer(init.name.as_ref(), asks, "Its name", "instrument")?);
+    Ok(format!("  - {{ name: {name}, line: bus, profile: {profile}{address} }}   # `wellhead profiles {profile}` shows its points\n"))
 }
 
 /// As YAML takes it for text.

@@ -177,7 +177,9 @@ impl Reach {
                 match call(stream, &request)? {
                     Reply::Said(said) => Ok(said),
                     Reply::Refused(why) => Err(Failure::runtime(why)),
-                    Reply::Reloaded(_) | Reply::Ended => Err(Failure::runtime("an answer to another question")),
+                    Reply::Reloaded(_) | Reply::Ended => {
+                        Err(Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command"))
+                    }
                 }
             }
         }
@@ -189,9 +191,9 @@ impl Reach {
             Said::Words(words) => Ok(words),
             Said::Exception(code) => Err(crate::field::modbus::explain(code)),
             Said::Nothing => Err(format!("unit {unit} does not answer")),
-            Said::Garbage(why) => Err(format!("unit {unit} gave no right answer: {why}")),
+            Said::Garbage(why) => Err(format!("unit {unit} sent no valid answer: {why}")),
             Said::NoLine(why) => return Err(Failure::runtime(why)),
-            Said::Identity(_) => Err("an answer to another question".to_owned()),
+            Said::Identity(_) => Err("received an answer to another request".to_owned()),
         })
     }
 }

@@ -135,13 +135,15 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
 /// How devices of the profile that is looked for are delivered; empty without one.
 fn delivered(scan: &Scan) -> Result<Factory, Failure> {
     let Some(name) = &scan.profile else { return Ok(Factory::default()) };
-    config::factory(Path::new("."), name).ok_or_else(|| {
+    let refused = |message| Failure { code: super::USAGE, message };
+    let factory = config::factory(Path::new("."), name).ok_or_else(|| {
         let hint = config::suggestion(name, presets::names());
-        Failure {
-            code: super::USAGE,
-            message: format!("there is no profile \"{name}\"; {hint} (`wellhead profiles` lists those that come with the program)"),
-        }
-    })
+        refused(format!("there is no profile \"{name}\"; {hint} (`wellhead profiles` lists those that come with the program)"))
+    })?;
+    if presets::text(name).is_some_and(|text| text.contains("\ntext:")) {
+        return Err(refused(format!("scan looks for Modbus devices, and {name} is a plain instrument; it is delivered with {factory}")));
+    }
+    Ok(factory)
 }
 
 /// The speeds to try; `None` for the line as it is.

@@ -163,7 +163,7 @@ impl<'de> Deserialize<'de> for Hole {
         };
         hole().map(Self).ok_or_else(|| {
             de::Error::custom(format!(
-                "`{text}` is no range of registers; write it as `holding 100-120` (or input, coil, discrete), from zero"
+                "`{text}` is not a range of registers; write it as `holding 100-120` (or input, coil, discrete), from zero"
             ))
         })
     }
@@ -186,7 +186,7 @@ impl<'de> Deserialize<'de> for Units {
             (1..=last).contains(&first).then_some(first..=last)
         };
         let ranges: Option<Vec<_>> = words.iter().map(range).collect();
-        let wrong = || de::Error::custom(format!("{typed} says no Modbus addresses; write a range such as 1-20, or several: '1-4, 7'"));
+        let wrong = || de::Error::custom(format!("{typed} is not a list of Modbus addresses; write a range such as 1-20, or several: '1-4, 7'"));
         ranges.map(|ranges| Self(ranges.into_iter().flatten().collect())).ok_or_else(wrong)
     }
 }
@@ -203,9 +203,10 @@ pub(super) struct Factory {
     pub(super) speed: Option<OneOrMore<Speed>>,
     /// Modbus address: one or a list.
     pub(super) unit: Option<OneOrMore<u8>>,
-    /// TCP port.
-    #[schemars(range(min = 1))]
-    pub(super) port: Option<u16>,
+    /// Address of a plain instrument: one or a list.
+    pub(super) address: Option<OneOrMore<String>>,
+    /// TCP port: one or a list.
+    pub(super) port: Option<OneOrMore<u16>>,
 }
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]

@@ -24,7 +24,7 @@ pub(super) fn include(document: &mut Document, (own, folder): (&str, &Path), fau
                 faults.at(
                     place,
                     format!(
-                        "no file is called like {typed}; write a path from the folder of this file, with at most one `*`, in its last part"
+                        "no file matches {typed}; write a path from the folder of this file, with at most one `*`, in its last part"
                     ),
                 );
                 continue;

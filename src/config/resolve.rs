@@ -27,6 +27,7 @@ use super::renamed::renamed;
 use super::{Gateway, fault};
 use crate::message::{Class, SessionLost};
 use crate::mqtt::{QoS, TopicName};
+use crate::units::Span;
 
 /// What the checks share.
 struct Check<'a> {
@@ -68,6 +69,13 @@ impl Check<'_> {
     fn fault(&mut self, path: &[Step], message: impl Into<String>) {
         let place = self.document.place(path);
         self.faults.at(place, message.into());
+    }
+
+    /// Notes a duration of zero where that makes no sense, unless it was noted before.
+    fn not_zero(&mut self, path: &[Step], span: Option<Span>, message: &str) {
+        if span.is_some_and(|span| span.0.is_zero()) && !self.is_faulty(path) {
+            self.fault(path, message);
+        }
     }
 
     /// Notes what is possible but will hurt.
@@ -118,7 +126,7 @@ impl Check<'_> {
     fn no_empty_sections(&mut self) {
         for key in ["broker", "outbox", "lines", "devices", "uplinks", "profiles", "classes"] {
             if self.document.is_empty(key) {
-                self.fault(&at![key], format!("nothing stands below `{key}:`; fill it in or remove it"));
+                self.fault(&at![key], format!("`{key}:` is empty; fill it in or remove it"));
             }
         }
     }

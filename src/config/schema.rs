@@ -52,7 +52,7 @@ fn takes_none(schema: &mut serde_json::Value) {
         for (key, property) in properties {
             let takes = match name.as_str() {
                 "Text" => key != "frame",
-                "Frame" | "Point" => true,
+                "Frame" | "Point" | "Pause" => true,
                 "Device" => OF_DEVICES.contains(&key.as_str()),
                 _ => false,
             };
@@ -276,7 +276,7 @@ impl JsonSchema for Step {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let bytes = generator.subschema_for::<BytesTemplate>();
         json_schema!({
-            "description": "One of send, expect, wait and speed; `if` may stand beside it.",
+            "description": "One of send, expect, wait and speed; `if` may be added to each of them.",
             "type": "object", "minProperties": 1, "maxProperties": 2, "additionalProperties": false,
             "properties": {
                 "send": bytes, "expect": { "type": "string" }, "wait": { "type": "string" }, "speed": { "type": "string" },

@@ -38,7 +38,7 @@ impl Ask {
 }
 
 /// Why unit 0 is not asked.
-const NOBODY: &str = "unit 0 stands for all devices, and none answers";
+const NOBODY: &str = "unit 0 addresses all devices, and none of them answers";
 
 /// How it was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -35,10 +35,10 @@ impl Formula {
         let parsed = FlatEx::<f64>::parse(text).map_err(|error| {
             if text.contains(['<', '>', '=', '?', '!', '&', '|']) || text.contains("if") {
                 return format!(
-                    "`{text}` is no expression: there are no conditions, only + - * / ^ min max and functions; `signum(p - 5) max 0` is 1 from 5 on and 0 below"
+                    "`{text}` is not an expression: there are no conditions, only + - * / ^ min max and functions; `signum(p - 5) max 0` is 1 from 5 on and 0 below"
                 );
             }
-            format!("`{text}` is no expression: {}", error.msg())
+            format!("`{text}` is not an expression: {}", error.msg())
         })?;
         Ok(Self { text: text.into(), parsed: Arc::new(parsed), decimals: None })
     }

@@ -87,6 +87,8 @@ pub struct Trouble {
     /// The longest that an answer took that was late.
     lateness: Duration,
     silent: u32,
+    /// It speaks another protocol, in words for a person.
+    speaks: Option<&'static str>,
     /// What was said last, of how much.
     told: Option<(Came, String)>,
 }
@@ -108,6 +110,15 @@ impl Trouble {
         self.silent = 0;
     }
 
+    /// It speaks another protocol than the one that was expected.
+    pub fn speaks(&mut self, what: &'static str) {
+        if self.speaks != Some(what) {
+            self.told = None;
+        }
+        self.speaks = Some(what);
+        self.silent = 0;
+    }
+
     /// A right answer came.
     pub fn answered(&mut self) {
         *self = Self::default();
@@ -115,7 +126,7 @@ impl Trouble {
 
     /// What came; `None` if nothing did.
     pub fn reason(&mut self) -> Option<String> {
-        if self.came.is_nothing() {
+        if self.came.is_nothing() && self.speaks.is_none() {
             return None;
         }
         let is_known = |told: &Came| {
@@ -131,6 +142,10 @@ impl Trouble {
     }
 
     fn words(&self) -> String {
+        // Whatever else came is made of that.
+        if let Some(what) = self.speaks {
+            return what.to_owned();
+        }
         let Came {
             bad_checksums, other_transactions, other_units, unit, other_functions, other_lengths, late, incomplete, unmatched, ..
         } = self.came;
@@ -147,8 +162,8 @@ impl Trouble {
         );
         say(other_transactions, "1 answer with another transaction id", "answers carry other transaction ids");
         say(other_units, &format!("unit {unit} answered instead"), &format!("answers of another unit: unit {unit} answered instead"));
-        say(other_functions, "1 answer to another function", "answers to another function");
-        say(other_lengths, "1 answer of another length or address", "answers of another length or address");
+        say(other_functions, "1 answer with another function code", "answers with another function code");
+        say(other_lengths, "1 answer with another length or address", "answers with another length or address");
         say(incomplete, "1 answer that broke off", "answers that broke off");
         say(unmatched, "1 message that does not match", "messages that do not match");
         if late > 0 {
@@ -157,10 +172,10 @@ impl Trouble {
         }
         // What accompanies the rest says little beside it.
         if all.is_empty() && self.came.junk > 0 {
-            all.push(format!("{} bytes came that are no answer; check speed and parity", self.came.junk));
+            all.push(format!("received {} bytes that are not an answer; check speed and parity", self.came.junk));
         }
         if all.is_empty() && self.came.echoes > 0 {
-            all.push("only the own request came back, and no answer; check the wiring and the address".to_owned());
+            all.push("the request came back as an echo, without an answer; check the wiring and the address".to_owned());
         }
         let mut words = String::new();
         for part in all {
@@ -187,9 +202,9 @@ mod tests {
         assert!(after(Came { bad_checksums: 1, ..none }, 70).starts_with("70 telegrams with a wrong checksum"));
         assert!(after(Came { other_transactions: 1, ..none }, 3).contains("other transaction ids"));
         assert!(after(Came { other_units: 1, unit: 1, ..none }, 1).contains("unit 1 answered instead"));
-        assert!(after(Came { other_lengths: 1, junk: 9, ..none }, 2).starts_with("2 answers of another length"));
-        assert!(after(Came { junk: 20, ..none }, 2).starts_with("40 bytes"));
-        assert!(after(Came { echoes: 1, ..none }, 2).contains("own request"));
+        assert!(after(Came { other_lengths: 1, junk: 9, ..none }, 2).starts_with("2 answers with another length"));
+        assert!(after(Came { junk: 20, ..none }, 2).starts_with("received 40 bytes"));
+        assert!(after(Came { echoes: 1, ..none }, 2).contains("echo"));
         assert_eq!(after(none, 1), "");
         let mut late = Trouble::default();
         late.late(Duration::from_millis(1250));
@@ -209,6 +224,17 @@ mod tests {
         assert_eq!(changes, 6, "at 2, 4, 8, 16, 32 and 64");
         trouble.note(&Came { incomplete: 1, ..Came::default() });
         assert!(trouble.reason().unwrap().contains("broke off"));
+    }
+
+    #[test]
+    fn another_protocol_goes_before_what_is_made_of_it() {
+        let mut trouble = Trouble::default();
+        trouble.note(&Came { junk: 40, ..Came::default() });
+        assert!(trouble.reason().unwrap().starts_with("received 40 bytes"));
+        trouble.speaks("it sends SML");
+        assert_eq!(trouble.reason().unwrap(), "it sends SML");
+        trouble.answered();
+        assert_eq!(trouble.reason(), None);
     }
 
     #[test]

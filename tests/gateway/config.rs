@@ -83,6 +83,31 @@ fn every_good_file_of_the_corpus_is_correct_and_warned_of_what_will_hurt() {
     assert!(files.len() >= 40, "{}", files.len());
 }
 
+#[test]
+fn a_device_takes_away_the_pauses_of_its_profile_and_has_those_of_its_line() {
+    let yaml = "site: x
+lines: [ { name: bus, modbus_tcp: '10.0.0.5', pause: { between: 10ms }, first_answer_within: 3s } ]
+profiles: { slow: { pause: { between: 50ms, after_connect: 2s }, first_answer_within: 9s, points: { p: { holding: 0, type: u16 } } } }
+devices:
+  - { name: as-it-is, line: bus, unit: 1, profile: slow }
+  - { name: without, line: bus, unit: 2, profile: slow, pause: none, first_answer_within: none }
+  - { name: in-part, line: bus, unit: 3, profile: slow, pause: { after_connect: none } }
+";
+    let gateway = config::parse("gateway.yaml", yaml, Path::new("/")).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    let found: Vec<_> = gateway.lines[0]
+        .devices
+        .iter()
+        .map(|device| {
+            (
+                device.pause.between.as_millis(),
+                device.pause.after_connect.as_millis(),
+                device.first_answer_within.map(|time| time.as_secs()),
+            )
+        })
+        .collect();
+    assert_eq!(found, [(50, 2000, Some(9)), (10, 0, Some(3)), (50, 0, Some(9))]);
+}
+
 /// Nothing is ever taken out of this folder, and no file in it is ever changed.
 #[test]
 fn files_of_every_version_are_read_for_ever() {

@@ -3,10 +3,12 @@
 //! Every register encodes its unit, its table and its address, so that a value taken from another answer cannot hide.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::support::{Gateway, Process, free_port, mosquitto_sub, simulated, wait_for, wellhead};
+use super::support::{Gateway, Process, free_port, mosquitto_sub, run, simulated, wait_for, wellhead};
 
 /// Faults on RTU and ASCII wires, as the simulator takes them.
 const ON_THE_WIRE: [&str; 48] = [
@@ -267,8 +269,7 @@ fn what_happened_on_a_line_can_be_subscribed_to() {
     let yaml = fs::read_to_string(bench.folder.path().join("gateway.yaml")).unwrap();
     let port = yaml.split("mqtt://127.0.0.1:").nth(1).unwrap().split('\'').next().unwrap();
     let status = |topic: &str| -> serde_json::Value {
-        let (_, out, _) =
-            super::support::run(std::process::Command::new("mosquitto_sub").args(["-p", port, "-t", topic, "-C", "1", "-W", "20"]));
+        let (_, out, _) = run(std::process::Command::new("mosquitto_sub").args(["-p", port, "-t", topic, "-C", "1", "-W", "20"]));
         serde_json::from_str(&out).unwrap_or_default()
     };
     wait_for("the counters are told", || (status("$SYS/wellhead/line/bus")["bad_checksums"].as_u64()? >= 1).then_some(()));
@@ -333,8 +334,7 @@ fn what_a_device_refuses_is_learned_and_remembered() {
         Gateway::start(folder.path(), &format!("{}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n", device(&with_missing)));
     let port = port.to_string();
     let shown = |topic: &str| -> serde_json::Value {
-        let (_, out, _) =
-            super::support::run(std::process::Command::new("mosquitto_sub").args(["-p", &port, "-t", topic, "-C", "1", "-W", "15"]));
+        let (_, out, _) = run(std::process::Command::new("mosquitto_sub").args(["-p", &port, "-t", topic, "-C", "1", "-W", "15"]));
         serde_json::from_str(&out).unwrap_or_default()
     };
     let all_good = || {
@@ -428,8 +428,8 @@ fn on_rtu_the_reason_says_what_came_instead_of_an_answer() {
     bench.says("wrong-function", &["another function"]);
     bench.says("wrong-length=1", &["another length"]);
     bench.says("truncate=4", &["broke off"]);
-    bench.says("noise=40", &["bytes came"]);
-    bench.says("echo-only", &["own request"]);
+    bench.says("noise=40", &["bytes that are not an answer"]);
+    bench.says("echo-only", &["echo"]);
     bench.says("delay=190ms", &["too late"]);
     bench.says("exception=10", &["exception 10"]);
     bench.says("exception=11", &["exception 11"]);
@@ -456,8 +456,8 @@ fn on_ascii_the_reason_says_what_came_instead_of_an_answer() {
     let mut bench = Bench::start(|folder| format!("serial: '{}', framing: ascii, speed: 115200 8N1", folder.join("bus").display()));
     bench.says("crc", &["telegrams with a wrong checksum"]);
     bench.says("wrong-unit", &["answered instead"]);
-    bench.says("truncate=5", &["broke off", "bytes came"]);
-    bench.says("noise=40", &["bytes came"]);
+    bench.says("truncate=5", &["broke off", "bytes that are not an answer"]);
+    bench.says("noise=40", &["bytes that are not an answer"]);
     bench.says("exception=11", &["exception 11"]);
 }
 
@@ -474,4 +474,59 @@ fn on_modbus_tcp_the_reason_says_what_came_instead_of_an_answer() {
     bench.says("unplug", &["closed"]);
     bench.says("delay=190ms", &["too late"]);
     bench.says("exception=11", &["exception 11"]);
+}
+
+/// Serves one client after the other as a slave on RTU that is behind an adapter with echo: unit 1, each register 7 but number 5, which is 99
+/// and takes longer than anybody waits. Like every slave it answers in order.
+fn slow_slave_with_echo() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 8];
+            while stream.read_exact(&mut request).is_ok() {
+                let [unit, function, 0, start, 0, count, ..] = request else { panic!("{request:?}") };
+                let values = (start..start + count).flat_map(|register| [0, if register == 5 { 99 } else { 7 }]);
+                let mut answer: Vec<u8> = [unit, function, 2 * count].into_iter().chain(values).collect();
+                let sum = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS).checksum(&answer);
+                answer.extend(sum.to_le_bytes());
+                let is_slow = start == 5;
+                // The client may be gone: the next one.
+                let mut sent = stream.write_all(&request);
+                if is_slow {
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                sent = sent.and_then(|()| stream.write_all(&answer));
+                if sent.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn what_is_peeked_at_on_a_line_with_echo_leaves_no_answer_behind_for_the_next_poll() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wire, port) = (slow_slave_with_echo(), free_port());
+    let yaml = format!(
+        "site: x\nlines: [ {{ name: bus, rtu_over_tcp: '127.0.0.1:{wire}', answer_within: 1s }} ]\n\
+         devices: [ {{ name: d, line: bus, unit: 1, points: {{ p: {{ holding: 0, type: u16, every: 20ms }} }} }} ]\n\
+         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    let subscriber =
+        Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/d/p", "-v"]), &folder.path().join("subscriber.log"));
+    for _ in 0..4 {
+        wait_for("a value before", || (good_values(&subscriber, "x/d/p", 0) > 0).then_some(()));
+        let from = subscriber.output().len();
+        let file = folder.path().join("gateway.yaml");
+        let (_, out, error) = run(wellhead().args(["peek", "d", "--from", "5", "--count", "1", "--within", "100ms", "--file"]).arg(&file));
+        assert!(!out.contains("99"), "it was to be given up before it answers: {out}{error}");
+        wait_for("values after", || (good_values(&subscriber, "x/d/p", from) > 5).then_some(()));
+    }
+    let shown = subscriber.output();
+    assert!(shown.contains("\"v\":7,") && !shown.contains("\"v\":99"), "the answer to a person was taken for that of a poll: {shown}");
 }

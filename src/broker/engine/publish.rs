@@ -261,7 +261,7 @@ impl Engine {
     fn may_be_retained(&mut self, message: &Message, now: Instant) -> bool {
         let is_command = !message.payload.is_empty() && self.guarded.contains(&message.topic);
         if is_command {
-            let why = "a remote broker keeps it; publish commands without the retain flag";
+            let why = "the remote broker holds this command and would send it again; publish commands without the retain flag";
             self.notice(NoticeKind::RetainedCommand, None, Some(&message.topic), why, now);
         }
         !is_command

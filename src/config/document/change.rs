@@ -55,14 +55,14 @@ impl Document {
                 {
                     for (entry, node) in more_nodes {
                         if entries.contains_key(entry.as_str()) {
-                            faults.at(node.key_place, format!("\"{entry}\" stands in another part of the file already; remove one"));
+                            faults.at(node.key_place, format!("\"{entry}\" is in another part of the file already; remove one"));
                         } else if let Some(value) = more.get(entry.as_str()) {
                             entries.insert(entry.as_str().into(), value.clone());
                             nodes.push((entry, node));
                         }
                     }
                 }
-                _ => faults.at(node.key_place, format!("`{name}` stands in another part of the file already; remove one")),
+                _ => faults.at(node.key_place, format!("`{name}` is in another part of the file already; remove one")),
             }
         }
         self.original = self.value.clone();

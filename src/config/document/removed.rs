@@ -13,7 +13,8 @@ pub(in crate::config) const REMOVED: &str = "(taken away)";
 /// The word that takes away.
 const NONE: &str = "none";
 /// What a device may take away from its profile, beside `text:` and its points.
-pub(in crate::config) const OF_DEVICES: [&str; 6] = ["byte_order", "identify", "max_registers", "max_bits", "max_hold", "holes"];
+pub(in crate::config) const OF_DEVICES: [&str; 8] =
+    ["byte_order", "identify", "max_registers", "max_bits", "max_hold", "holes", "pause", "first_answer_within"];
 
 impl Document {
     /// Moves the keys that take something away into a list of their own, and notes those that have no value and take nothing away.
@@ -80,11 +81,12 @@ fn walk(value: &mut Value, path: &mut Vec<Step>, empty: &mut Vec<Vec<Step>>) {
     }
 }
 
-/// True for a key of a place that may take something away: the text, the frame or a point of a device or a profile.
+/// True for a key of a place that may take something away: the text, the frame or a point of a device or a profile, the pauses of a device.
 fn takes_away(path: &[Step], key: &str) -> bool {
     let words: Vec<&str> = path.iter().map(|step| if let Step::Key(key) = step { key.as_str() } else { "*" }).collect();
     let within = match words.as_slice() {
         ["devices", "*"] => return OF_DEVICES.contains(&key),
+        ["devices", "*", "pause"] => return true,
         ["devices", "*", rest @ ..] | ["profiles", _, rest @ ..] => rest,
         // A file of one profile.
         rest => rest,

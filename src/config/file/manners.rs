@@ -5,19 +5,29 @@ use serde::Deserialize;
 use crate::units::Span;
 
 /// Silence before a request.
-#[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Pause {
     /// After whatever was on the line last, at most 10s. Default what the standard asks for.
     pub(in crate::config) between: Option<Span>,
     /// After the line was opened, at most 60s. Default none.
     pub(in crate::config) after_connect: Option<Span>,
+    /// What is taken away from the profile.
+    #[serde(default, rename = "(taken away)")]
+    #[schemars(skip)]
+    pub(in crate::config) removed: Vec<String>,
 }
 
 impl Pause {
-    /// This where it says something, `base` where it does not.
-    pub(in crate::config) fn over(self, base: Self) -> Self {
-        Self { between: self.between.or(base.between), after_connect: self.after_connect.or(base.after_connect) }
+    /// `own` where it says something, `base` where it does not.
+    pub(in crate::config) fn over(own: Option<&Self>, base: Option<&Self>) -> Self {
+        let is_kept = |key: &str| own.is_none_or(|own| !own.removed.iter().any(|removed| removed == key));
+        let either = |key: &str, of: fn(&Self) -> Option<Span>| own.and_then(of).or(base.filter(|_| is_kept(key)).and_then(of));
+        Self {
+            between: either("between", |pause| pause.between),
+            after_connect: either("after_connect", |pause| pause.after_connect),
+            removed: Vec::new(),
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub(in crate::config) struct Text {
     /// A regular expression that messages match; its named groups are values. Default any message.
     #[serde(rename = "match")]
     pub(in crate::config) pattern: Option<TypedPattern>,
-    /// The unit of numbers in messages that name none. Default none: such numbers are bad where a unit is looked for.
+    /// The unit of numbers in messages that name none, for the points that know it. Default none: such numbers are bad where a unit is looked for.
     pub(in crate::config) unit_if_none: Option<String>,
     /// What a simulator says for it, with `{<point>}` filled in, or `{226..234:05.1}` for a value of its own: one message, all that it says again
     /// and again, or one for each thing that is sent to it. Default nothing.

@@ -68,11 +68,10 @@ impl Context<'_> {
             let rest = all.iter().skip(index + 1).take_while(|next| next.table == piece.table && next.start < piece.end);
             for next in rest.filter(|next| next.point.id != piece.point.id && !piece.agrees(next)) {
                 let kind = |piece: &Piece<'_>| format!("{} ({})", piece.point.name, piece.register.meaning.kind.name());
-                let (one, other, start) = (kind(piece), kind(next), next.start);
-                let table = piece.table.name();
+                let (one, other, place) = (kind(piece), kind(next), next.table.place(next.start));
                 check.warn(
                     &self.path(&next.point.name, "type"),
-                    format!("{one} and {other} both read {table} {start}, as different types; look at the address of one of them"),
+                    format!("{one} and {other} both read {place}, as different types; check their addresses"),
                 );
             }
         }
@@ -138,7 +137,7 @@ impl Context<'_> {
         if is_number && (rules.min.is_none() || rules.max.is_none()) {
             check.warn(
                 &self.path(&point.name, "write"),
-                "whatever fits into the register is written; say what the instrument bears: `write: { min: 0, max: 50 }`",
+                "every value that fits into the register can be written; set the limits of the instrument: `write: { min: 0, max: 50 }`",
             );
         }
     }
@@ -170,10 +169,10 @@ pub(super) fn twins<'a>(check: &mut Check<'_>, lines: &[Line], index_of: impl Fn
             });
             if let (Some((other, (table, start))), Some(index)) = (twin, index) {
                 let (line, unit, other) = (&line.name, device.unit, &other.name);
-                let table = table.name();
+                let place = table.place(start);
                 check.fault(
                     &at!["devices", index, "unit"],
-                    format!("{other} is unit {unit} of {line} too, and both read {table} {start}; type the address of this one, or put all points into one device"),
+                    format!("{other} is unit {unit} of {line} too, and both read {place}; type the address of this one, or put all points into one device"),
                 );
             }
             known.push(device);
@@ -199,15 +198,12 @@ pub(super) fn loads(check: &mut Check<'_>, lines: &[Line]) {
         let Some(index) = check.file.lines.iter().position(|typed| typed.name == line.name) else { continue };
         let Some(load) = load.filter(|load| *load > FULL) else { continue };
         let percent = (load * 100.0).round();
-        let what = if load > 1.0 {
-            "is more than there is, and every interval will be stretched"
-        } else {
-            "leaves little for repetitions and devices that are silent"
-        };
+        let what =
+            if load > 1.0 { "so every interval will be stretched" } else { "which leaves little for repetitions and silent devices" };
         check.warn(
             &at!["lines", index, "speed"],
             format!(
-                "the devices of \"{}\" take {percent} % of its time, which {what}; read less often (`every:`), or at a higher speed",
+                "the devices of \"{}\" need {percent} % of its time, {what}; read less often (`every:`), or at a higher speed",
                 line.name
             ),
         );
@@ -335,7 +331,7 @@ pub(super) fn missing_port(check: &mut Check<'_>, index: usize, path: &str) {
     if !Path::new(path).exists() {
         check.warn(
             &at!["lines", index, "serial"],
-            format!("{path} does not exist on this machine now; it is looked for until it does (ls -l /dev/serial/by-id)"),
+            format!("{path} does not exist on this machine yet; the gateway waits for it (ls -l /dev/serial/by-id)"),
         );
     }
 }

@@ -2,12 +2,16 @@
 //!
 //! People change these settings on purpose, so there are warnings only where a change is unlikely:
 //! * the speed of a serial line that no device on it is delivered with, where the settings of all of them are known;
-//! * unit 1, because the file names none or for the only device of its line, where the device is delivered with another.
+//! * unit 1, because the file names none or for the only device of its line, where the device is delivered with another;
+//! * port 502, because the file names none, where no device of the line is delivered with it.
 
 use super::{Check, at};
 use crate::config::factory::{Factory, one_of};
 use crate::config::file::{Device, Line, Profile};
 use crate::field::serial::Speed;
+
+/// The port of a Modbus TCP line that names none.
+const MODBUS_PORT: u16 = 502;
 
 /// A device with a profile, at its index in the file.
 struct Delivered<'a> {
@@ -28,6 +32,9 @@ pub(super) fn settings(check: &mut Check<'_>) {
         });
         if line.serial.is_some() && known.len() == total {
             speed(check, index, line, &known);
+        }
+        if known.len() == total {
+            port(check, index, line, &known);
         }
         for device in &known {
             unit(check, line, device, total);
@@ -51,7 +58,7 @@ fn speed(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<
     check.warn(
         &place,
         format!(
-            "line \"{name}\" runs at {speed}, and no device on it is delivered with that: {profile} is delivered with {speeds}; type `speed: {usual}`, unless its speed was changed"
+            "line \"{name}\" runs at {speed}, but its devices are delivered with another speed ({profile}: {speeds}); write `speed: {usual}`, unless they were set to {speed}"
         ),
     );
 }
@@ -72,6 +79,20 @@ fn unit(check: &mut Check<'_>, line: &Line, device: &Delivered<'_>, total: usize
     let units = one_of(&factory.units);
     check.warn(
         &place,
-        format!("this device is read as unit 1, and {profile} is delivered as unit {units}; type `unit: {usual}`, unless its address was changed"),
+        format!("this device is read as unit 1, but {profile} is delivered as unit {units}; write `unit: {usual}`, unless its address was changed"),
+    );
+}
+
+fn port(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<'_>]) {
+    let Some(host) = line.modbus_tcp.as_ref().filter(|address| !address.contains(':')) else { return };
+    let is_possible = |device: &Delivered<'_>| device.factory.ports.is_empty() || device.factory.ports.contains(&MODBUS_PORT);
+    let Some(first) = devices.first().filter(|_| !devices.iter().any(is_possible)) else { return };
+    let Some(usual) = first.factory.ports.first() else { return };
+    let (profile, ports) = (first.profile, one_of(&first.factory.ports));
+    check.warn(
+        &at!["lines", index, "modbus_tcp"],
+        format!(
+            "this line uses port {MODBUS_PORT}, but {profile} is delivered with TCP port {ports}; write `modbus_tcp: {host}:{usual}`, or `{host}:{MODBUS_PORT}` if its port was changed"
+        ),
     );
 }

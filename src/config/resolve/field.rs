@@ -170,20 +170,19 @@ fn answer_within(check: &mut Check<'_>, index: usize, line: &file::Line) -> Answ
     AnswerWithin { least: least.0, most: bounds.most.0 }
 }
 
-/// What one request may ask of a device.
+/// How many registers and bits one request may ask of a device.
 fn limits(check: &mut Check<'_>, index: usize, device: &file::Device, profile: Option<&file::Profile>) -> Limits {
     let defaults = Limits::default();
     let base = |key: &str| profile.filter(|_| !device.takes_away(key));
     let words = device.max_registers.or(base("max_registers").and_then(|profile| profile.max_registers)).unwrap_or(defaults.words);
     let bits = device.max_bits.or(base("max_bits").and_then(|profile| profile.max_bits)).unwrap_or(defaults.bits);
-    let hold = device.max_hold.or(base("max_hold").and_then(|profile| profile.max_hold)).map(|span| span.0);
     if !(1..=defaults.words).contains(&words) {
         check.fault(&at!["devices", index, "max_registers"], "a request asks for 1 to 125 registers");
     }
     if !(1..=defaults.bits).contains(&bits) {
         check.fault(&at!["devices", index, "max_bits"], "a request asks for 1 to 2000 coils or discrete inputs");
     }
-    Limits { words: words.clamp(1, defaults.words), bits: bits.clamp(1, defaults.bits), hold }
+    Limits { words: words.clamp(1, defaults.words), bits: bits.clamp(1, defaults.bits), hold: None }
 }
 
 /// `host` or `host:port`.
@@ -249,7 +248,7 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     resolved.talk = talk.map(Arc::new);
     let base = |key: &str| profile.filter(|_| !device.takes_away(key));
     resolved.identify = device.identify.or(base("identify").and_then(|profile| profile.identify)).unwrap_or(false);
-    resolved.limits = limits(check, index, device, profile);
+    resolved.limits = Limits { hold: context.max_hold(check), ..limits(check, index, device, profile) };
     if let Some(typed) = file.lines.get(position) {
         resolved.pause = context.pause(check, typed);
         resolved.first_answer_within = context.first_answer_within(check, typed, line);
@@ -293,7 +292,7 @@ fn unit(check: &mut Check<'_>, index: usize, device: &file::Device, wire: &Wire,
         (Some(0), true) if is_written_only => return (0, true),
         (Some(0), true) => check.fault(
             &at!["devices", index, "unit"],
-            "unit 0 stands for all devices of the line, and none answers: give every point `write:`, or type the address, 1 to 247",
+            "unit 0 addresses all devices of the line, and none of them answers: give every point `write:`, or type the address, 1 to 247",
         ),
         (Some(unit), true) if unit > 247 => check.fault(&at!["devices", index, "unit"], "a Modbus unit is a number from 1 to 247"),
         (Some(unit), _) => return (unit, false),
@@ -366,7 +365,7 @@ impl Context<'_> {
             }
             Ok(topic) => Some(topic),
             Err(error) => {
-                check.fault(path, format!("this makes no topic: {error}"));
+                check.fault(path, format!("this is not a valid topic: {error}"));
                 None
             }
         }

@@ -26,8 +26,9 @@ impl Context<'_> {
         if register.width() > most {
             check.fault(&self.path(name, "type"), format!("the value takes {} registers, and a request at most {most}", register.width()));
         }
-        if u32::from(address) + u32::from(register.width()) > 65_536 {
-            check.fault(&self.path(name, "type"), "the value reaches past the last register of the device");
+        if u32::from(address) + u32::from(register.width()) > table.places() {
+            let last = if matches!(table, Table::File(_)) { "record of the file" } else { "register of the device" };
+            check.fault(&self.path(name, "type"), format!("the value reaches past the last {last}"));
         }
         Some(register)
     }
@@ -49,7 +50,7 @@ impl Context<'_> {
         meaning.characters = spec.characters.unwrap_or_default();
         meaning.as_text = spec.as_text.unwrap_or(false);
         if (!meaning.words.is_empty() || !meaning.flags.is_empty()) && !kind.is_integer() && kind != Kind::Bool {
-            check.fault(&self.path(name, "type"), "words and flags stand for whole numbers; type u16, or remove `type`");
+            check.fault(&self.path(name, "type"), "`words` and `flags` need a whole number; write `type: u16`, or remove `type`");
         }
         self.check_numbers(check, name, spec, &meaning);
         self.check_text(check, name, spec, kind);
@@ -77,7 +78,7 @@ impl Context<'_> {
         if words().any(|(raw, _)| raw.number().is_none()) {
             check.fault(
                 &self.path(name, "words"),
-                "words stand for whole numbers here; text is what a plain instrument writes (`type: string`)",
+                "the keys of `words` must be whole numbers here; only text of a plain instrument (`find` with `type: string`) has words for text",
             );
         }
         words().filter_map(|(raw, text)| Some((raw.number()?, Arc::from(text.as_str())))).collect()
@@ -202,7 +203,7 @@ impl Context<'_> {
         let is_run = mask != 0 && (mask >> low).wrapping_add(1).is_power_of_two();
         let count = mask.count_ones();
         if !is_run || low + count > u32::from(bits) {
-            check.fault(&self.path(name, "mask"), "the ones of a mask stand together and inside the register, such as 0x00F0");
+            check.fault(&self.path(name, "mask"), "the ones of a mask must be adjacent and inside the register, such as 0x00F0");
             return Part::Whole;
         }
         self.check_digits(check, (name, "mask"), kind, low);

@@ -10,7 +10,7 @@ use crate::config::Group;
 use crate::config::document::Step;
 use crate::config::file;
 use crate::config::renamed::renamed;
-use crate::field::decode::{ByteOrder, Kind, Part, Register, Sentinel, Table};
+use crate::field::decode::{ByteOrder, Kind, Part, RECORDS, Register, Sentinel, Table};
 use crate::field::formula::Formula;
 use crate::field::write::{ReadBack, Rules};
 use crate::field::{Device, Point, Source};
@@ -54,11 +54,25 @@ impl Context<'_> {
             aggregate,
             swinging_door: self.swinging_door(check, name, spec),
         });
+        self.check_spans(check, name, spec);
         let write = self.write(check, name, spec, &source);
         let stale_after = spec.stale_after.map(|span| span.0);
         let group = spec.group.as_deref().map(Arc::from);
         let wave = spec.simulate.unwrap_or_default();
         Some(Point { id, name: points.named(name), every, source, wave, says: None, stale_after, group, write })
+    }
+
+    /// Durations of zero that would never, or always, be over.
+    fn check_spans(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) {
+        let stale = "every value would be stale at once; write a longer duration, such as 30s, or remove it";
+        check.not_zero(&self.path(name, "stale_after"), spec.stale_after, stale);
+        let again = "the value would be sent without end; write a longer duration, such as 5m, or remove it";
+        check.not_zero(&self.path(name, "at_least_every"), spec.at_least_every, again);
+        let period = spec.simulate.map(|wave| wave.period);
+        check.not_zero(&self.path(name, "simulate"), period, "a wave needs a period; write a longer one, such as `period: 1m`");
+        let good_for = spec.write.and_then(|write| write.good_for);
+        let expired = "a write would be too old before its line is free; write a longer `good_for`, such as 10s, or remove it";
+        check.not_zero(&self.path(name, "write"), good_for, expired);
     }
 
     fn write(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, source: &Source) -> Option<Box<Rules>> {
@@ -92,7 +106,7 @@ impl Context<'_> {
             check.fault(&path, "the line waits for what is read back; write a delay of at most 2s");
         }
         if write.read_back.is_some_and(|how| how.0.is_some()) && self.device.unit == Some(0) {
-            check.fault(&path, "unit 0 stands for all devices, and none answers; remove `read_back`");
+            check.fault(&path, "unit 0 addresses all devices, and none of them answers; remove `read_back`");
         }
         let read_back = write.read_back.and_then(|read_back| read_back.0).map(|read_back| ReadBack {
             delay: read_back.delay.map_or(Duration::ZERO, |span| span.0),
@@ -150,7 +164,7 @@ impl Context<'_> {
                 if other.table != register.table {
                     check.fault(
                         &self.path(name, "group"),
-                        format!("one request reads one kind of register; {name} is of another than the rest of {group}"),
+                        format!("one request reads one kind of register; {name} has another kind than the rest of {group}"),
                     );
                     return;
                 }
@@ -351,8 +365,12 @@ impl Context<'_> {
         if spec.file.is_some() != spec.record.is_some() || spec.file == Some(0) {
             check.missing(
                 &self.path(name, "file"),
-                "a record of a file has both numbers; write `file: 4, record: 0` (files from 1, records from 0)",
+                "a value in a file needs both numbers; write `file: 4, record: 0` (files are counted from 1, records from 0)",
             );
+            return None;
+        }
+        if spec.record.as_ref().is_some_and(|record| record.0 >= RECORDS) {
+            check.fault(&self.path(name, "record"), "a file has the records 0 to 9999; write one of these");
             return None;
         }
         let mut given: Vec<(Table, u16)> = zero_based.into_iter().filter_map(|(table, address)| Some((table, address?.0))).collect();
@@ -378,7 +396,7 @@ impl Context<'_> {
                 let message = match renamed {
                     Some(new) => format!("the profile has no point \"{name}\"; it is called \"{new}\""),
                     None => format!(
-                        "point \"{name}\" says not where it is; add `at: 40001` (as printed in the manual) or `holding: 0` (from zero)"
+                        "point \"{name}\" does not say where its value is; add `at: 40001` (as printed in the manual) or `holding: 0` (from zero)"
                     ),
                 };
                 check.missing(&self.path(name, "at"), message);
@@ -387,7 +405,7 @@ impl Context<'_> {
             _ => {
                 check.fault(
                     &self.path(name, "at"),
-                    format!("point \"{name}\" says twice where it is; keep one of at, holding, input, coil, discrete"),
+                    format!("point \"{name}\" says twice where its value is; keep one of at, holding, input, coil, discrete, file"),
                 );
                 None
             }

@@ -79,8 +79,9 @@ impl Context<'_> {
         self.check_simulated(check, &text);
         let typed = text.pattern.as_ref().and_then(|typed| Pattern::new(&typed.text, address.as_deref()).ok());
         if !is_polled && text.every.is_some() {
-            check.fault(&self.text_path("every"), "an instrument that talks by itself has `silent_after`");
+            check.fault(&self.text_path("every"), "an instrument that sends by itself is not asked; write `silent_after` instead");
         }
+        self.check_talk_spans(check, &text);
         let silent_after = text.silent_after.map(|span| span.0);
         let every = if is_polled { text.every.map_or(DEFAULT_POLL, |span| span.0) } else { silent_after.unwrap_or(DEFAULT_SILENCE) };
         let simulate = self.simulated(&text);
@@ -100,6 +101,21 @@ impl Context<'_> {
         })
     }
 
+    /// Durations of zero that would never, or always, be over.
+    fn check_talk_spans(&self, check: &mut Check<'_>, text: &file::Text) {
+        check.not_zero(&self.text_path("every"), text.every, "write at least 1ms, such as 10s");
+        let silent_after = "every instrument is silent between two messages; write a longer duration, such as 30s";
+        check.not_zero(&self.text_path("silent_after"), text.silent_after, silent_after);
+        let answer_within = "no instrument answers at once; write a longer duration, such as 300ms, or remove it";
+        check.not_zero(&self.text_path("answer_within"), text.answer_within, answer_within);
+        let silence = text.frame.as_ref().and_then(|frame| frame.silence);
+        check.not_zero(
+            &self.text_path("frame"),
+            silence,
+            "a silence of no length would end every byte; write a longer one, such as `silence: 20ms`",
+        );
+    }
+
     /// What a simulator says: as the file has it, else as instruments of a ready-made profile do.
     fn simulated(&self, text: &file::Text) -> Vec<Template> {
         let typed = text.simulate.as_ref().map(|OneOrMore(messages)| messages.clone());
@@ -116,7 +132,7 @@ impl Context<'_> {
         let sent = sent + text.request.as_ref().map_or(0, |OneOrMore(requests)| requests.len());
         let is_expected = text.script.iter().flatten().any(|step| matches!(step.always(), ScriptStep::Expect(_)));
         if messages.len() != sent && sent > 0 && (messages.len() != 1 || is_expected) {
-            let message = format!("{sent} things are sent to this instrument; write a list of {sent} messages, one for each");
+            let message = format!("this instrument gets {sent} requests; write a list of {sent} messages, one for each");
             check.fault(&path, message);
         }
         let known: Vec<String> = self.points().into_iter().map(|(name, _)| name).collect();
@@ -158,8 +174,10 @@ impl Context<'_> {
         for (template, key, mut known) in templates {
             for name in template.names() {
                 match name {
-                    "checksum" if key == "script" || text.checksum.is_none() => check
-                        .fault(&self.text_path(key), "{checksum} stands in a request, and needs `checksum:`, which says how it is made"),
+                    "checksum" if key == "script" || text.checksum.is_none() => check.fault(
+                        &self.text_path(key),
+                        "{checksum} is filled in only in `request`, and needs `checksum:` to say how it is computed",
+                    ),
                     // The question mark: it may be missing.
                     "checksum" | "address?" => {}
                     "address" => {
@@ -169,7 +187,7 @@ impl Context<'_> {
                         if template.is_hex() && !is_hex {
                             check.fault(
                                 &at!["devices", self.index, "address"],
-                                "this address stands between bytes: type pairs of digits, such as '123456789012'",
+                                "the request is made of bytes; write the address as pairs of digits, such as '123456789012'",
                             );
                         }
                     }
@@ -183,7 +201,9 @@ impl Context<'_> {
             }
         }
         if needs_address && address.is_none() {
-            let message = format!("device \"{}\" is asked by its address; add `address: '...'`", self.device.name);
+            let delivered = self.profile.and_then(|profile| profile.factory.as_ref()?.address.as_ref()?.0.first());
+            let remedy = delivered.map_or_else(|| "'...'`".to_owned(), |usual| format!("'{usual}'`, as it is delivered, or its own"));
+            let message = format!("device \"{}\" is asked by its address; add `address: {remedy}", self.device.name);
             check.fault(&at!["devices", self.index], message);
         }
     }
@@ -195,7 +215,10 @@ impl Context<'_> {
         }
         let given = [spec.from.is_some(), spec.find.is_some(), spec.byte.is_some()];
         if given.iter().filter(|given| **given).count() > 1 {
-            check.fault(&self.path(name, "from"), format!("point \"{name}\" says twice where it is; keep one of from, find and byte"));
+            check.fault(
+                &self.path(name, "from"),
+                format!("point \"{name}\" says twice where its value is; keep one of from, find and byte"),
+            );
         }
         let has_register = [
             spec.at.is_some(),
@@ -212,8 +235,10 @@ impl Context<'_> {
         for (is_given, key) in [(spec.scale_from.is_some(), "scale_from"), (spec.every.is_some(), "every"), (spec.group.is_some(), "group")]
         {
             if is_given {
-                check
-                    .fault(&self.path(name, key), "a point of a plain instrument has none; remove it (how often is `every` below `text:`)");
+                check.fault(
+                    &self.path(name, key),
+                    "points of a plain instrument do not have this; remove it (`every` below `text:` says how often it is asked)",
+                );
             }
         }
         let mut typed = spec.clone();
@@ -231,7 +256,7 @@ impl Context<'_> {
                 typed.words.is_some() || typed.flags.is_some() || typed.bit.is_some() || typed.bits.is_some() || typed.mask.is_some();
             typed.kind = typed.kind.or(Some(if is_whole { Kind::I64 } else { Kind::F64 }));
             if typed.array.is_some() {
-                check.fault(&self.path(name, "array"), "arrays stand in bytes; write `byte:`, or one point for each value");
+                check.fault(&self.path(name, "array"), "an array is read from bytes; write `byte:`, or one point for each value");
             }
             typed.length = typed.length.or_else(|| (typed.kind == Some(Kind::Text)).then_some(1));
         }
@@ -291,7 +316,7 @@ impl Context<'_> {
         let path = self.path(name, "units");
         match (&spec.units, &spec.unit) {
             (Some(_), _) if !is_named => {
-                check.fault(&path, "nothing in the pattern says which unit it is; name the group as (?P<unit>...), or remove `units`");
+                check.fault(&path, "no group of the pattern holds the unit; name one (?P<unit>...), or remove `units`");
                 Vec::new()
             }
             (Some(_), _) if meaning.kind.is_text() => {
@@ -330,7 +355,9 @@ impl Context<'_> {
             }
             check.missing(
                 &self.path(name, "from"),
-                format!("point \"{name}\" says not where it is; name it in the pattern as (?P<{name}>...), or add `find:` or `byte:`"),
+                format!(
+                    "point \"{name}\" does not say where its value is; name it in the pattern as (?P<{name}>...), or add `find:` or `byte:`"
+                ),
             );
         } else {
             check.unknown(&self.path(name, "from"), "group", group, &known);

@@ -27,9 +27,9 @@ pub(super) enum Shape {
 /// Whether a key is typed, the key, and what to do about it.
 type Row = (bool, &'static str, &'static str);
 
-const NO_REGISTER: &str = "a value that is made here has no register; say where it is, such as `holding: 0`, or remove this";
-const COMPUTED: &str = "a value that is computed has none; remove it, or give it to the points of the expression";
-const NO_NUMBER: &str = "text, lists and flags are no numbers; remove it";
+const NO_REGISTER: &str = "a simulated value has no register; say where it is, such as `holding: 0`, or remove this";
+const COMPUTED: &str = "an expression does not have this; remove it, or give it to the points that it uses";
+const NO_NUMBER: &str = "this needs a number, and the value is text, a list or flags; remove it";
 
 impl Context<'_> {
     /// Notes every setting of a point that does nothing.
@@ -39,7 +39,7 @@ impl Context<'_> {
             Shape::Computed => [computed(spec).as_slice(), &nowhere(spec, COMPUTED)].concat(),
             Shape::Written(kind) => [written(spec).as_slice(), &by_kind(spec, kind), &by_value(spec, kind)].concat(),
             Shape::Bytes(kind) => {
-                let characters = "the bytes of a frame are characters one by one; remove it";
+                let characters = "each byte of a frame is one character; remove it";
                 let own = [(spec.characters.is_some(), "characters", characters)];
                 [own.as_slice(), &by_kind(spec, kind), &by_value(spec, kind)].concat()
             }
@@ -67,7 +67,7 @@ impl Context<'_> {
             (device.holes.is_some(), "holes", no_registers),
         ];
         let modbus: [Row; 1] =
-            [(device.address.is_some(), "address", "a Modbus device has `unit:`; an address stands in the requests of plain instruments")];
+            [(device.address.is_some(), "address", "`address` is for plain instruments; write `unit:` for a Modbus device")];
         let rows = if self.is_text { plain.as_slice() } else { modbus.as_slice() };
         for (_, key, why) in rows.iter().filter(|(is_typed, ..)| *is_typed) {
             check.fault(&at!["devices", self.index, *key], *why);
@@ -112,12 +112,12 @@ fn computed(spec: &file::Point) -> [Row; 5] {
 
 /// What was read as text has no bytes.
 fn written(spec: &file::Point) -> [Row; 4] {
-    let why = "what an instrument writes has no bytes in an order; remove it, or read bytes with `byte:`";
+    let why = "this is for bytes, and the value is read from text; remove it, or read bytes with `byte:`";
     [
         (spec.byte_order.is_some(), "byte_order", why),
         (spec.characters.is_some(), "characters", why),
-        (spec.length.is_some(), "length", "what an instrument writes is as long as the pattern has it; remove it"),
-        (spec.zone.is_some(), "zone", "what an instrument writes is shown as it stands; remove it"),
+        (spec.length.is_some(), "length", "the pattern decides how long the text is; remove it"),
+        (spec.zone.is_some(), "zone", "text is published as the instrument sends it; remove it"),
     ]
 }
 
@@ -147,15 +147,11 @@ fn by_kind(spec: &file::Point, kind: Kind) -> [Row; 5] {
         (
             spec.bit_order.is_some_and(|order| order != BitOrder::Lsb0) && !has_bits,
             "bit_order",
-            "it counts `bit`, `bits` and `flags`, and none is here; a mask says by itself which bits it means",
+            "`bit_order` has an effect only on `bit`, `bits` and `flags`; remove it",
         ),
         (spec.flags.is_some() && has_part, "flags", "flags are the bits of the whole register; remove `bit`, `bits` or `mask`"),
         (spec.flags.is_some() && spec.words.is_some(), "words", "the value is the list of its flags; keep either `flags` or `words`"),
-        (
-            spec.zone.is_some() && !has_zone,
-            "zone",
-            "only dates without a zone of their own have one (cp56, datetime, bcd-datetime); remove it",
-        ),
+        (spec.zone.is_some() && !has_zone, "zone", "only the types cp56, datetime and bcd-datetime have a zone; remove it"),
     ]
 }
 
@@ -173,9 +169,13 @@ fn by_value(spec: &file::Point, kind: Kind) -> [Row; 8] {
         (is_text && spec.max.is_some(), "max", NO_NUMBER),
         (is_text && spec.as_text.is_some(), "as_text", "it is text already; remove it"),
         (is_no_number && spec.filter.is_some(), "filter", NO_NUMBER),
-        (is_no_number && has_width, "deadband", "text, lists and flags are no numbers; write 0, which reports every change"),
+        (
+            is_no_number && has_width,
+            "deadband",
+            "a deadband needs a number, and the value is text, a list or flags; write 0 to report every change",
+        ),
         (is_no_number && spec.swinging_door.is_some(), "swinging_door", NO_NUMBER),
-        (is_no_number && is_summed, "aggregate", "text, lists and flags are no numbers; show nothing but `last`"),
+        (is_no_number && is_summed, "aggregate", "text, lists and flags cannot be averaged; write `show: last`"),
         (spec.decimals.is_some() && is_text, "decimals", NO_NUMBER),
     ]
 }
@@ -189,7 +189,7 @@ fn writing(spec: &file::Point, kind: Kind) -> [Row; 4] {
     let tolerance = write.read_back.and_then(|how| how.0).and_then(|how| how.tolerance);
     [
         (is_word && has_limits, "write", "text and words have no limits; remove `min`, `max` and `step`"),
-        (is_word && tolerance.is_some_and(|width| width != 0.0), "write", "text and words are the same or not; remove `tolerance`"),
+        (is_word && tolerance.is_some_and(|width| width != 0.0), "write", "text and words cannot be compared with a tolerance; remove it"),
         (
             has_part && write.function != Function::Auto,
             "write",

@@ -5,6 +5,7 @@
 mod bcd;
 pub mod guess;
 mod kind;
+mod names;
 mod order;
 mod other_names;
 mod raw;
@@ -37,6 +38,9 @@ pub enum Table {
     File(u16),
 }
 
+/// The records of a file: 0 to 9999 [Modbus application protocol 1.1b3, 6.14].
+pub const RECORDS: u16 = 10_000;
+
 impl Table {
     /// True for coils and discrete inputs.
     pub fn is_bits(self) -> bool {
@@ -52,6 +56,19 @@ impl Table {
             Self::Holding => "holding",
             Self::File(_) => "file",
         }
+    }
+
+    /// What a person calls the place at `address`, such as `holding 100` or `file 4, record 10`.
+    pub fn place(self, address: u32) -> String {
+        match self {
+            Self::File(file) => format!("file {file}, record {address}"),
+            table => format!("{} {address}", table.name()),
+        }
+    }
+
+    /// How many places it has.
+    pub fn places(self) -> u32 {
+        if matches!(self, Self::File(_)) { RECORDS.into() } else { 65_536 }
     }
 }
 
@@ -257,7 +274,7 @@ impl Meaning {
         Ok(Value::Text(text.into()))
     }
 
-    /// Fails if the device says that there is no value.
+    /// Fails if the device reports that it has no value.
     fn is_there(&self, text: &str) -> Result<(), Arc<str>> {
         let is_broken = self.broken.iter().any(|broken| matches!(broken, Sentinel::Text(broken) if **broken == *text));
         if is_broken { Err(NO_VALUE.into()) } else { Ok(()) }
@@ -425,7 +442,7 @@ impl Meaning {
 }
 
 /// Why there is no value where a sentinel stands.
-const NO_VALUE: &str = "the device says that there is no value";
+const NO_VALUE: &str = "the device reports that it has no value";
 
 fn ones(count: u8) -> u64 {
     1_u64.checked_shl(u32::from(count)).map_or(u64::MAX, |bit| bit - 1)

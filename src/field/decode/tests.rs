@@ -147,7 +147,7 @@ fn with_sentinel(kind: Kind, broken: Sentinel, words: &[u16]) -> Result<String, 
 
 #[test]
 fn a_broken_value_counts_for_every_type() {
-    let gone = Err("the device says that there is no value".to_owned());
+    let gone = Err("the device reports that it has no value".to_owned());
     let number = Sentinel::Number;
     let text = |text: &str| Sentinel::Text(text.into());
     let na = [0x4E2F, 0x4120];

@@ -47,7 +47,7 @@ pub(super) fn from_unix(seconds: u64) -> Result<Raw, &'static str> {
 pub(super) fn from_cp56(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
     let Some(&[year, month, day, hour, minute, high, low]) = bytes.last_chunk::<7>() else { return Err(NO_TIME) };
     if minute & 0x80 != 0 {
-        return Err("the device says its clock is not valid");
+        return Err("the device reports that its clock is not valid");
     }
     let moment = Moment {
         year: century(u32::from(year & 0x7F)),

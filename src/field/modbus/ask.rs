@@ -6,10 +6,11 @@ use tokio::time::sleep;
 use tokio_modbus::Request;
 use tokio_modbus::prelude::ReadCode;
 
+use super::Modbus;
 use super::identify::{LONGEST, said_by};
 use super::link::Answer;
 use super::plan::bytes_of;
-use super::{Modbus, frame_lengths, reading, words};
+use super::words::{frame_lengths, reading, words};
 use crate::field::ask::{Ask, Said};
 use crate::field::decode::Table;
 use crate::field::trouble::Trouble;
@@ -30,7 +31,7 @@ impl Modbus {
         if self.late.get(&debtor).is_some_and(|owed| owed.contains_key(&bytes)) {
             // The answer that is owed would be taken for this one. Nobody else's turn is spent on waiting for it.
             if !self.blocks.is_empty() {
-                return Said::Garbage(format!("unit {unit} still owes the answer to an earlier question; ask again in a few seconds"));
+                return Said::Garbage(format!("unit {unit} has not answered an earlier request yet; try again in a few seconds"));
             }
             sleep(self.patience.of(unit, now()).max(self.bounds.most)).await;
             self.late.remove(&debtor);
@@ -76,7 +77,7 @@ impl Modbus {
         match answer {
             Ok(answer @ Answer::Response(_)) => match said_by(&answer) {
                 Some(text) => Said::Identity(text),
-                None => Said::Garbage("an answer to another request".to_owned()),
+                None => Said::Garbage("received an answer to another request".to_owned()),
             },
             Ok(answer) => said(&answer),
             Err(said) => said,
@@ -116,6 +117,6 @@ fn said(answer: &Answer) -> Said {
         Answer::Exception(code) => Said::Exception(*code),
         Answer::Garbage(why) | Answer::Foreign(why) => Said::Garbage((*why).to_owned()),
         Answer::Broken(why) => Said::NoLine(why.clone()),
-        Answer::Response(_) => Said::Garbage("an answer to another request".to_owned()),
+        Answer::Response(_) => Said::Garbage("received an answer to another request".to_owned()),
     }
 }

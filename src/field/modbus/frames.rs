@@ -400,9 +400,9 @@ impl Receiver {
         }
         self.seen.foreign += 1;
         let (what, count) = match (unit == expected.unit, function & 0x7F == expected.function) {
-            (false, _) => ("an answer of another unit came", &mut self.seen.other_units),
-            (true, false) => ("an answer to another function came", &mut self.seen.other_functions),
-            (true, true) => ("an answer of another length or address came", &mut self.seen.other_lengths),
+            (false, _) => ("received an answer of another unit", &mut self.seen.other_units),
+            (true, false) => ("received an answer with another function code", &mut self.seen.other_functions),
+            (true, true) => ("received an answer with another length or address", &mut self.seen.other_lengths),
         };
         *count += 1;
         self.seen.unit = unit;
@@ -648,6 +648,6 @@ mod tests {
         let mut receiver = Receiver::default();
         receiver.ask(&read(1, 2), now);
         receiver.push(&answer(1, 3, &[1, 2, 3]), now);
-        assert_eq!(receiver.rejected(), Some("an answer of another length or address came"));
+        assert_eq!(receiver.rejected(), Some("received an answer with another length or address"));
     }
 }

@@ -260,14 +260,14 @@ pub fn explain(code: u8) -> String {
     let why = match code {
         1 => "the device does not know this kind of register; check `at`",
         2 => "no such register in the device; check `at`",
-        3 => "the device does not take this length or value",
+        3 => "the device does not accept this length or value",
         4 => "the device has failed",
-        5 => "the device has begun, and needs longer",
+        5 => "the device accepted the request and needs more time",
         6 => "the device is busy",
-        8 => "the device finds its memory damaged",
-        10 => "the gateway has no way to the device",
+        8 => "the device reports a memory error",
+        10 => "the gateway cannot reach the line of the device",
         11 => "the device behind the gateway does not answer",
-        _ => "a reason of the manufacturer's own; see the manual",
+        _ => "a code of the manufacturer; see the manual",
     };
     format!("exception {code}: {why}")
 }

@@ -113,7 +113,9 @@ impl<S> Inner<S> {
             let length = usize::from(u16::from_be_bytes([length_high, length_low]));
             if protocol_high != 0 || protocol_low != 0 || !(2..=254).contains(&length) {
                 self.seen.junk += self.incoming.len() as u64;
-                self.fault = Some("bytes came that are no header of Modbus TCP; is it another protocol, such as RTU over TCP?".to_owned());
+                self.fault = Some(
+                    "received bytes that are not a Modbus TCP header; if the device sends RTU frames, write `rtu_over_tcp:`".to_owned(),
+                );
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let total = HEADER + length;

@@ -6,10 +6,12 @@
 //! * Instruments that talk by themselves are heard while others are asked.
 //! * A point that messages do not bring becomes bad, with what was looked for.
 //!
-//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing`, `telegram` are pure.
+//! `bytes`, `frame`, `checksum`, `script`, `parse`, `missing`, `foreign`, `telegram` are pure; `converse` asks.
 
 pub mod bytes;
 pub mod checksum;
+mod converse;
+mod foreign;
 pub mod frame;
 mod instrument;
 mod missing;
@@ -19,14 +21,12 @@ pub mod simulator;
 mod stream;
 pub mod telegram;
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use regex::bytes::Regex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use super::counts::LineCounts;
 use super::serial::{Port, dial};
@@ -38,6 +38,7 @@ use crate::reading::PointId;
 use crate::time::now;
 use bytes::Template;
 use checksum::Checksum;
+use foreign::Listener;
 use frame::Framing;
 use instrument::Instrument;
 use parse::Subtract;
@@ -101,6 +102,8 @@ pub struct Text {
     last_byte: Instant,
     /// Until when an answer may come that was not waited for any longer.
     owed: Option<Instant>,
+    /// Binary protocols where text was expected.
+    listener: Listener,
     /// Scripts and long messages may take many times `answer_within`.
     pulse: Pulse,
 }
@@ -132,6 +135,7 @@ impl Text {
             counts,
             last_byte: now(),
             owed: None,
+            listener: Listener::default(),
             pulse,
         }
     }
@@ -152,7 +156,11 @@ impl Text {
         self.last_byte = now();
         self.pulse.beat(self.last_byte);
         let bytes = space.get(..count).unwrap_or_default().to_vec();
-        self.instruments.iter_mut().for_each(|instrument| instrument.framer.push(&bytes));
+        let foreign = self.listener.hear(&bytes);
+        for instrument in &mut self.instruments {
+            instrument.framer.push(&bytes);
+            foreign.into_iter().for_each(|what| instrument.trouble.speaks(what));
+        }
         Ok(bytes)
     }
 
@@ -208,173 +216,6 @@ impl Text {
                     }
                 },
                 None => drop(self.receive().await?),
-            }
-        }
-    }
-
-    /// Asks one instrument everything it is to be asked.
-    async fn ask(&mut self, index: usize) -> Result<Values, ReadError> {
-        let Some(instrument) = self.instruments.get(index) else { return Ok(Vec::new()) };
-        let talk = Arc::clone(&instrument.talk);
-        let mut groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
-        let result = self.converse(index, &talk, &mut groups).await;
-        if let (Some(speed), Some(stream)) = (self.port().map(|port| port.speed), self.stream.as_mut())
-            && talk.script.iter().any(|step| matches!(step.always(), Step::Speed(_)))
-        {
-            stream.set_speed(speed).map_err(ReadError::LineDown)?;
-        }
-        result
-    }
-
-    async fn converse(&mut self, index: usize, talk: &Talk, groups: &mut HashMap<String, Vec<u8>>) -> Result<Values, ReadError> {
-        self.forget(index).await?;
-        for step in &talk.script {
-            self.pulse.beat(now());
-            self.step(step, groups, self.patience(talk)).await?;
-        }
-        if talk.requests.is_empty() {
-            return self.answer(index, talk).await;
-        }
-        let mut values: Values = Vec::new();
-        let order = self.instruments.get(index).map(Instrument::order).unwrap_or_default();
-        for (turn, number) in order.into_iter().enumerate() {
-            let Some(request) = talk.requests.get(number) else { continue };
-            self.pulse.beat(now());
-            self.forget(index).await?;
-            let bytes = request.fill(groups, |before| talk.checksum.as_ref().map(|sum| sum.of_request(before)).unwrap_or_default());
-            self.send(&bytes).await?;
-            let answer = self.answer(index, talk).await;
-            if let Some(instrument) = self.instruments.get_mut(index) {
-                instrument.was_answered(number, answer.is_ok());
-            }
-            match answer {
-                Ok(more) => values.extend(more),
-                // What the others bring is good; what this one would have brought is missing.
-                Err(ReadError::NoAnswer | ReadError::Missed(_)) if turn > 0 => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(values)
-    }
-
-    /// How long this instrument may take to answer.
-    fn patience(&self, talk: &Talk) -> Duration {
-        talk.answer_within.unwrap_or(self.answer_within)
-    }
-
-    async fn answer(&mut self, index: usize, talk: &Talk) -> Result<Values, ReadError> {
-        self.counts.count(index, |counts| counts.requests.count());
-        let asked = now();
-        let answer_within = self.patience(talk);
-        let longest = asked + answer_within + self.longest_on_wire(talk);
-        loop {
-            // A first byte in time, and no pause as long as that; what never ends is given up all the same.
-            let limit = (asked.max(self.last_byte) + answer_within).min(longest);
-            let left = limit.saturating_duration_since(now());
-            let Ok(message) = timeout(left, self.next_message(index)).await else {
-                if self.last_byte > limit - answer_within && now() < longest {
-                    continue;
-                }
-                self.owed = Some(now() + answer_within);
-                self.counts.count(index, |counts| counts.timeouts.count());
-                return Err(self.instruments.get_mut(index).map_or(ReadError::NoAnswer, Instrument::missed));
-            };
-            let message = message?;
-            let Some(instrument) = self.instruments.get_mut(index) else { return Ok(Vec::new()) };
-            let values = parse::values(&instrument.device, talk.pattern.as_ref(), &message).unwrap_or_default();
-            // What does not look like an answer is none: an echo, a greeting.
-            if !values.is_empty() {
-                let took = u64::try_from(now().saturating_duration_since(asked).as_micros()).unwrap_or(u64::MAX);
-                self.counts.count(index, |counts| {
-                    counts.answers.count();
-                    counts.turnaround_us.set(took);
-                });
-                instrument.trouble.answered();
-                return Ok(values);
-            }
-            self.counts.count(index, |counts| counts.unmatched.count());
-            instrument.trouble.note(&Came { unmatched: 1, ..Came::default() });
-        }
-    }
-
-    fn longest_on_wire(&self, talk: &Talk) -> Duration {
-        let slowest = if talk.script.is_empty() { talk.framing.max.min(1024) } else { talk.framing.max };
-        self.port().map_or(Duration::ZERO, |port| port.speed.character() * u32::try_from(slowest).unwrap_or(u32::MAX))
-    }
-
-    /// What came before a question does not answer it; nor does a late answer to an earlier question, of this instrument or another
-    /// one. Those that talk by themselves keep what they said.
-    async fn forget(&mut self, index: usize) -> Result<(), ReadError> {
-        if let Some(until) = self.owed.take() {
-            while let Ok(received) = timeout(until.saturating_duration_since(now()), self.receive()).await {
-                received?;
-            }
-        }
-        let until = now() + LONGEST_SETTLE;
-        while now() < until
-            && let Ok(received) = timeout(SETTLE, self.receive()).await
-        {
-            received?;
-        }
-        if let Some(instrument) = self.instruments.get_mut(index) {
-            instrument.framer.clear();
-        }
-        Ok(())
-    }
-
-    async fn step(&mut self, step: &Step, groups: &mut HashMap<String, Vec<u8>>, patience: Duration) -> Result<(), ReadError> {
-        let none = |_: &[u8]| Vec::new();
-        let mut step = step;
-        while let Step::If(name, inner) = step {
-            if groups.get(name).is_none_or(Vec::is_empty) {
-                return Ok(());
-            }
-            step = inner;
-        }
-        match step {
-            Step::Send(template) => {
-                let bytes = template.fill(groups, none);
-                self.send(&bytes).await
-            }
-            Step::Wait(template) => {
-                let time =
-                    script::time(&template.fill(groups, none)).map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
-                self.pulse.through(sleep(time)).await;
-                Ok(())
-            }
-            Step::Speed(template) => {
-                let speed =
-                    script::speed(&template.fill(groups, none)).map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
-                match self.stream.as_mut() {
-                    Some(stream) => stream.set_speed(speed).map_err(ReadError::LineDown),
-                    None => Ok(()),
-                }
-            }
-            Step::Expect(pattern) => self.expect(pattern, groups, patience).await,
-            // Unwrapped above.
-            Step::If(..) => Ok(()),
-        }
-    }
-
-    async fn expect(&mut self, pattern: &Regex, groups: &mut HashMap<String, Vec<u8>>, patience: Duration) -> Result<(), ReadError> {
-        let limit = now() + patience + self.port().map_or(Duration::ZERO, |port| port.speed.character() * 64);
-        let mut heard: Vec<u8> = Vec::new();
-        loop {
-            if let Some(captures) = pattern.captures(&heard) {
-                for name in pattern.capture_names().flatten() {
-                    let value = captures.name(name).map(|found| found.as_bytes().to_vec()).unwrap_or_default();
-                    groups.insert(name.to_owned(), value);
-                }
-                return Ok(());
-            }
-            let left = limit.saturating_duration_since(now());
-            match timeout(left, self.receive()).await {
-                Ok(bytes) => heard.extend(bytes?),
-                Err(_) if heard.is_empty() => return Err(ReadError::NoAnswer),
-                Err(_) => {
-                    let why = format!("{} bytes came, and none of them match `{}`", heard.len(), pattern.as_str());
-                    return Err(ReadError::Garbled(why));
-                }
             }
         }
     }

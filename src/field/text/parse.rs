@@ -203,10 +203,11 @@ impl Found {
             return Ok(&self.meaning);
         }
         let named = |unit: &str| self.units.iter().find(|(known, _)| **known == *unit).map(|(_, meaning)| meaning);
-        let default = if unit.is_empty() { self.unit_if_none.as_deref() } else { None };
-        named(default.unwrap_or(unit)).ok_or_else(|| match (unit, default) {
-            ("", None) => "the message names no unit; if you know it, write it as `text: { unit_if_none: ... }`".into(),
-            ("", Some(unit)) | (unit, _) => {
+        // That of energy is none of a voltage.
+        let default = self.unit_if_none.as_deref().filter(|default| unit.is_empty() && named(default).is_some());
+        named(default.unwrap_or(unit)).ok_or_else(|| match unit {
+            "" => "the message gives no unit; if you know it, write it as `text: { unit_if_none: ... }`".into(),
+            unit => {
                 let known: Vec<&str> = self.units.iter().map(|(known, _)| &**known).collect();
                 format!("the unit is {} and not {}; add it to `units:` of the point", shown(unit), known.join(", ")).into()
             }
@@ -231,7 +232,7 @@ fn key(captures: &Captures<'_>, joined: &[&str]) -> Vec<Vec<u8>> {
 fn several(joined: &[&str], one: &[Vec<u8>], other: &[Vec<u8>]) -> Arc<str> {
     let told = |key: &[Vec<u8>]| key.iter().map(|part| shown(&text(part))).collect::<Vec<_>>().join(" ");
     let (name, one, other) = (joined.join(" "), told(one), told(other));
-    format!("{name} {one} and {name} {other} both bring it; choose one by a `find:` of its own").into()
+    format!("{name} {one} and {name} {other} both report it; choose one with a `find:` of your own").into()
 }
 
 /// What a peer wrote, fit for a log.
@@ -254,12 +255,12 @@ fn degrees(number: &str) -> Result<String, Arc<str>> {
 /// `^1-0:1\.8\.0\((\d+)`; the expression itself where that would say nothing.
 fn readable(pattern: &str) -> String {
     let mut plain = String::new();
-    let mut begin = pattern;
+    let mut begin = pattern.trim_start_matches('^');
     // What may or must stand before the line says nothing of it.
     while let Some((_, behind)) = begin.strip_prefix("(?:").and_then(|inner| inner.split_once(')')) {
         begin = behind.trim_start_matches('?');
     }
-    let mut rest = begin.trim_start_matches('^');
+    let mut rest = begin;
     while let Some(c) = rest.chars().next() {
         // A digit that may be another one.
         let digit = ["\\d+", "\\d", "[01]", "[13]"].into_iter().find_map(|digit| rest.strip_prefix(digit));
@@ -358,10 +359,11 @@ mod tests {
         check(&energy, "E=12.5*kWh", "12.5");
         check(&energy, "E=6545766*Wh", "6545.766");
         check(&energy, "E=1*EUR", "bad: the unit is EUR");
-        check(&energy, "E=1", "bad: names no unit");
+        check(&energy, "E=1", "bad: gives no unit");
         let known = Found { unit_if_none: Some("Wh".into()), ..energy.clone() };
         check(&known, "E=1000", "1");
-        check(&Found { unit_if_none: Some("V".into()), ..energy }, "E=1", "bad: the unit is V");
+        // A unit of another quantity says nothing of this one.
+        check(&Found { unit_if_none: Some("V".into()), ..energy }, "E=1", "bad: gives no unit");
     }
 
     #[test]
@@ -386,7 +388,8 @@ mod tests {
             (r"^0-(?P<channel>\d+):24\.2\.[13]\(", "0-n:24.2.n"),
             (r"^\$..GGA,(?:[^,]*,){8}(-?[\d.]+),M", "$..GGA,"),
             (r"RH\s*=\s*([\d.]+)", "RH"),
-            (r"(?:^|\x02)(?:1-[01]:)?1\.8\.0(?:\*255)?\(", "1.8.0"),
+            (r"(?:^|[\x02\x29])(?:1-[01]:)?1\.8\.0(?:[*.]255)?\(", "1.8.0"),
+            (r"^(?:1-[01]:)?71\.7\.0(?:[*.]255)?\(", "71.7.0"),
             (r"^(\d+)", r"^(\d+)"),
         ] {
             assert_eq!(readable(pattern), expected);

@@ -121,7 +121,7 @@ impl<'de> Deserialize<'de> for Step {
         match (given.next(), given.next(), r#if) {
             (Some(step), None, None) => Ok(step),
             (Some(step), None, Some(name)) => Ok(Self::If(name, Box::new(step))),
-            _ => Err(de::Error::custom("a step is one of send, expect, wait and speed; `if` may stand beside it")),
+            _ => Err(de::Error::custom("write one of send, expect, wait and speed in a step; `if` may be added to each of them")),
         }
     }
 }
