@@ -31,6 +31,7 @@ const RENAMED: &[(&str, &str)] = &[
     ("discharge_power_rating", "battery_discharge_power_rating"),
     ("discharge_voltage_min", "battery_discharge_voltage_min"),
     ("enable", "on_off"),
+    ("energy", "energy_import"),
     ("energy_import", "energy_yield"),
     ("energy_load", "load_energy"),
     ("energy_load_today", "load_energy_today"),

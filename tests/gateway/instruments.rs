@@ -177,7 +177,7 @@ fn dlt645_meters_are_asked_by_their_address() {
         (frame(0x11, &[0, 1, 2, 2]), [damaged, current].concat()),
         (frame(0x11, &[0, 0, 3, 2]), power),
     ]);
-    let expected = [("energy", "123456.78"), ("voltage", "230.5"), ("current", "121.25"), ("power", "-0.1234")];
+    let expected = [("energy_import", "123456.78"), ("voltage", "230.5"), ("current", "121.25"), ("power", "-123.4")];
     check(server, "profile: dlt645-2007, address: '123456789012'", &expected, "7.777");
 }
 
@@ -197,7 +197,7 @@ fn dsmr_telegrams() {
         ("energy_import_t1", "123.456"),
         ("energy_import_t2", "1.002"),
         ("tariff", "2"),
-        ("power_import", "1.193"),
+        ("power_import", "1193.0"),
         ("voltage_l1", "230.1"),
         ("current_l1", "1.0"),
         ("gas", "12785.123"),
@@ -376,4 +376,32 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
         (status["bad_checksums"].as_u64()? > 0).then_some(())
     });
     assert!(value("x/scale/weight").starts_with("{\"v\":12.5,"), "{}", gateway.process.output());
+}
+
+/// Lists that an Aidon meter and a Kaifa meter in Norway push on their HAN ports, from the tests of public readers.
+const NORWEGIAN: [&str; 2] = [
+    "7EA02A410883130413E6E7000F40000000000101020309060100010700FF060000020002020F00161BC12C7E",
+    "7EA027010201105A87E6E7000F40000000090C07E60A1007150012FF80000002010600000D5FA12E7E",
+];
+
+#[test]
+fn a_meter_that_pushes_binary_is_offline_with_the_name_of_its_protocol() {
+    let bytes = |hex: &str| -> Vec<u8> { (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect() };
+    for list in NORWEGIAN {
+        let folder = tempfile::tempdir().unwrap();
+        let (wire, port) = (talks(bytes(list)), free_port());
+        let yaml = format!(
+            "site: x\nlines: [ {{ name: wire, tcp: '127.0.0.1:{wire}' }} ]\n\
+             devices: [ {{ name: d, line: wire, profile: dsmr, text: {{ silent_after: 1s }}, only: [ energy_import ] }} ]\n\
+             broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+        );
+        let gateway = Gateway::start(folder.path(), &yaml);
+        wait_for_reason(&gateway, port, "x/d/energy_import", "DLMS in HDLC");
+    }
+}
+
+#[test]
+fn iec_62056_21_a_meter_that_also_knows_mode_e_is_read_in_mode_c() {
+    let server = answers(vec![(b"/?!\r\n".to_vec(), b"/ISK5\\2M550T-1012\r\n".to_vec()), (b"\x06050\r\n".to_vec(), iec_block())]);
+    check(server, "profile: iec62056-21", &IEC, "");
 }

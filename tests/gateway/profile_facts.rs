@@ -81,13 +81,9 @@ fn text_of(name: &str) -> &'static str {
     presets::text(name).unwrap()
 }
 
-fn is_plain(text: &str) -> bool {
-    text.contains("\ntext:")
-}
-
-/// The profiles of Modbus devices.
-fn modbus() -> impl Iterator<Item = (&'static str, &'static str)> {
-    presets::names().map(|name| (name, text_of(name))).filter(|(_, text)| !is_plain(text))
+/// All profiles, those of plain instruments among them.
+fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    presets::names().map(|name| (name, text_of(name)))
 }
 
 fn points(text: &str) -> Vec<Typed> {
@@ -123,7 +119,7 @@ fn sentences(text: &str) -> Vec<String> {
 }
 
 /// What comments call a value that is none.
-const NO_VALUE: &str = r"not available|not implemented|not fitted|unavailable|unimplemented|no sensor|no value|not a number|nan|n/a|invalid|sentinels?|fault codes?|overflow (?:shows|reads)";
+const NO_VALUE: &str = r"not available|not implemented|not fitted|unavailable|unimplemented|out of range|no sensor|no value|not a number|nan|n/a|invalid|sentinels?|fault codes?|overflow (?:shows|reads)";
 const NUMBER: &str = r"0x[0-9A-Fa-f]+|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?";
 
 static PHRASE: LazyLock<Regex> = LazyLock::new(|| Regex::new(&format!(r"(?i)\b(?:{NO_VALUE})\b|\boverflow:")).unwrap());
@@ -200,7 +196,7 @@ fn lacking(text: &str) -> Vec<String> {
 fn points_have_every_sentinel_that_a_comment_names() {
     let mut checked = 0;
     let mut wrong = Vec::new();
-    for (name, text) in modbus() {
+    for (name, text) in all() {
         wrong.extend(lacking(text).into_iter().map(|lacking| format!("{name} {lacking}")));
         let of_points = points(text).iter().map(|point| sentinels(&point.comment).len()).sum::<usize>();
         checked += sentences(text).iter().map(|sentence| sentinels(sentence).len()).sum::<usize>() + of_points;
@@ -225,6 +221,7 @@ fn a_sentinel_that_only_a_comment_knows_is_found() {
         ("Not available float: -3.4e38.", "type: f32"),
         ("Invalid values read 32767.", "type: i16"),
         ("Unit 1.", "type: u16 }   # 0 off 1 on 255 not available"),
+        ("Raw 65501 to 65535 is out of range.", "type: u16"),
     ] {
         // The comment of a point ends its line.
         let text = profile(comment, point);
@@ -239,6 +236,7 @@ fn a_sentinel_that_only_a_comment_knows_is_found() {
         ("Not available: NaN, 0x7FC00000.", "type: f32"),
         ("Not available float: -3.4e38 (0xFF7FFFFF).", "type: f32, broken_value: -3.4028234663852886e38"),
         ("No sentinel known; night reads give 0.", "type: u16"),
+        ("Raw 65501 to 65535 is out of range.", "type: u16, broken_value: { from: 65501, to: 65535 }"),
     ] {
         assert_eq!(lacking(&profile(comment, point)), Vec::<String>::new());
     }
@@ -279,20 +277,23 @@ fn no_code_of_gencomm_is_a_measurement() {
 fn profiles_know_how_their_devices_are_delivered() {
     let speed = Regex::new(r"\b(?:\d{4,6} )?[78][NEO][12]\b").unwrap();
     let mut known = 0;
-    for (name, text) in modbus() {
+    for (name, text) in all() {
         let factory = config::factory(Path::new("/"), name).unwrap_or_else(|| panic!("{name}"));
         let says = text.lines().find(|line| line.starts_with("# As delivered: "));
         assert_eq!(factory.is_empty(), says.is_some(), "{name}: either `factory:` or a comment that says why it is not known");
         assert!(says.is_none_or(|says| !speed.is_match(says)), "{name}: {says:?} is for `factory:`");
         // Only over TCP a unit may be 0, or above 247.
-        assert!(factory.port.is_some() || factory.units.iter().all(|unit| (1..=247).contains(unit)), "{name}");
+        assert!(!factory.ports.is_empty() || factory.units.iter().all(|unit| (1..=247).contains(unit)), "{name}");
         known += usize::from(!factory.is_empty());
     }
-    assert!(known >= 75, "{known}");
+    assert!(known >= 110, "{known}");
     let shown = |name: &str| config::factory(Path::new("/"), name).unwrap().to_string();
     assert_eq!(shown("eastron-sdm120"), "2400 8N1 or 9600 8N1, unit 1");
     assert_eq!(shown("goodwe-et"), "9600 8N1, unit 247, TCP port 502");
     assert_eq!(shown("dse-73xx"), "19200 8N1 or 115200 8N1, unit 10 or 1, TCP port 502");
+    assert_eq!(shown("sunspec-103"), "unit 1, TCP port 502 or 1502");
+    assert_eq!(shown("iec62056-21"), "300 7E1");
+    assert_eq!(shown("vaisala"), "4800 7E1 or 19200 8N1, address 0");
 }
 
 /// What counts above zero by the name of a point: grid + production + battery = consumption, and what counts one way only says so.
@@ -323,12 +324,12 @@ fn directions(name: &str) -> &'static [&'static str] {
 fn power_energy_and_current_have_one_convention_of_signs() {
     let mut stated = 0;
     let mut wrong = Vec::new();
-    for (name, text) in modbus() {
+    for (name, text) in all() {
         let points = points(text);
         for point in points.iter().filter(|point| matches!(point.text("unit"), Some("W" | "A" | "kWh"))) {
             let kind = point.text("type").unwrap_or("expression");
             let is_flipped = point.number("scale").is_some_and(|scale| scale < 0.0);
-            let has_sign = kind.starts_with(['i', 'f', 'e']) || is_flipped;
+            let has_sign = kind.starts_with(['i', 'f', 'e']) || kind.contains("sign") || is_flipped;
             let positive = point.text("positive");
             match positive {
                 None if has_sign => wrong.push(format!("{name} {}: it can be below zero, and has no `positive:`", point.name)),
@@ -438,7 +439,7 @@ fn points_of_all_profiles_are_called_alike() {
     let vocabulary = vocabulary();
     let mut used: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for (profile, text) in modbus() {
+    for (profile, text) in all() {
         for point in points(text) {
             wrong.extend(vocabulary.judge(profile, &point.name, point.text("unit").unwrap_or("-")));
             used.entry(profile.to_owned()).or_default().push(point.name);

@@ -172,6 +172,6 @@ fn published_telegrams_mean_what_their_instruments_measured() {
                 .map(|(point, value)| format!("{}: {point} is {value}", case.name)),
         );
     }
-    assert!(cases.len() >= 45, "{} telegrams", cases.len());
+    assert!(cases.len() >= 70, "{} telegrams", cases.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -211,6 +211,12 @@ fn in_a_terminal_a_scan_tells_how_long_it_still_takes() {
 }
 
 #[test]
+fn scan_does_not_look_for_a_plain_instrument_and_says_how_it_is_delivered() {
+    let (code, _, error) = run(wellhead().args(["scan", "/dev/null", "--profile", "iec62056-21"]));
+    assert!(code == Some(2) && error.contains("plain instrument") && error.contains("300 7E1"), "{error}");
+}
+
+#[test]
 fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml");
@@ -257,6 +263,17 @@ fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
     let (code, _, error) = init(&["--yes", "--force", "--modbus-tcp", "192.168.1.20", "--profile", "solaredge-inverter"]);
     let (_, plan, _) = run(wellhead().arg("check").arg(&file));
     assert!(code == Some(0) && plan.contains("line bus (192.168.1.20:1502)"), "{plan}{error}");
+    let (code, _, error) = init(&["--yes", "--force", "--serial", "/dev/null", "--profile", "vaisala"]);
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(code == Some(0) && text.contains("speed: 4800 7E1 }") && text.contains("address: '0' }"), "{text}{error}");
+    let (code, _, error) = init(&["--yes", "--force", "--serial", "/dev/null", "--profile", "dlt645-2007"]);
+    assert!(code == Some(2) && error.contains("add --address"), "{error}");
+    let (code, _, error) = init(&["--yes", "--force", "--serial", "/dev/null", "--profile", "dlt645-2007", "--address", "123456789012"]);
+    let (_, plan, _) = run(wellhead().arg("check").arg(&file));
+    assert!(code == Some(0) && plan.contains("1 device") && !plan.contains("delivered"), "{plan}{error}");
+    let (code, _, error) = init(&["--yes", "--force", "--modbus-tcp", "192.168.1.20", "--profile", "sunspec-103"]);
+    let (_, plan, _) = run(wellhead().arg("check").arg(&file));
+    assert!(code == Some(0) && plan.contains("line bus (192.168.1.20:502)"), "{plan}{error}");
     let (code, _, error) = init(&["--yes", "--force", "--profile", "toledo"]);
     assert!(code == Some(2) && error.contains("--profile is for an instrument on a line"), "{error}");
     // Nothing is written for a wrong answer.
