@@ -94,8 +94,8 @@ mod tests {
         check("a / 0", Err("not a number"));
         check("a + gone", Err("no answer"));
         check("a + mode", Err("mode is not a number"));
-        check("a +", Err("no expression"));
-        check("(a", Err("no expression"));
+        check("a +", Err("not an expression"));
+        check("(a", Err("not an expression"));
         check("if(a>5,1,0)", Err("there are no conditions"));
         check("a > 5 ? 1 : 0", Err("there are no conditions"));
         check("signum(a - 5) max 0", Ok(1.0));
