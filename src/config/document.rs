@@ -482,8 +482,7 @@ impl<'a, 'f> Builder<'a, 'f> {
             let (event, span) = self.next()?;
             let (_, value) = self.node(event, span, Some(key_node.place), depth + 1)?;
             if let Some((_, first)) = entries.iter().find(|(name, _)| *name == key).filter(|_| key != "<<") {
-                self.faults
-                    .at(key_node.place, format!("\"{key}\" is here twice; the first is on line {}: remove one", first.key_place.1));
+                self.faults.at(key_node.place, format!("\"{key}\" is here twice; the first is on line {}: remove one", first.key_place.1));
             }
             entries.push((key, value));
         }

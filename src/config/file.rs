@@ -186,7 +186,8 @@ impl<'de> Deserialize<'de> for Units {
             (1..=last).contains(&first).then_some(first..=last)
         };
         let ranges: Option<Vec<_>> = words.iter().map(range).collect();
-        let wrong = || de::Error::custom(format!("{typed} is not a list of Modbus addresses; write a range such as 1-20, or several: '1-4, 7'"));
+        let wrong =
+            || de::Error::custom(format!("{typed} is not a list of Modbus addresses; write a range such as 1-20, or several: '1-4, 7'"));
         ranges.map(|ranges| Self(ranges.into_iter().flatten().collect())).ok_or_else(wrong)
     }
 }

@@ -23,9 +23,7 @@ pub(super) fn include(document: &mut Document, (own, folder): (&str, &Path), fau
             Ok(_) => {
                 faults.at(
                     place,
-                    format!(
-                        "no file matches {typed}; write a path from the folder of this file, with at most one `*`, in its last part"
-                    ),
+                    format!("no file matches {typed}; write a path from the folder of this file, with at most one `*`, in its last part"),
                 );
                 continue;
             }
