@@ -476,9 +476,18 @@ fn on_modbus_tcp_the_reason_says_what_came_instead_of_an_answer() {
     bench.says("exception=11", &["exception 11"]);
 }
 
-/// Serves one client after the other as a slave on RTU that is behind an adapter with echo: unit 1, each register 7 but number 5, which is 99
-/// and takes longer than anybody waits. Like every slave it answers in order.
-fn slow_slave_with_echo() -> u16 {
+/// What comes at once from a wire, before the answer.
+#[derive(Debug, Clone, Copy)]
+enum AtOnce {
+    /// The request, from an adapter with echo.
+    Echo,
+    /// Bytes that are none of an answer.
+    Noise,
+}
+
+/// Serves one client after the other as a slave on RTU: unit 1, each register 7 but number 5, which is 99 and takes longer than anybody waits.
+/// Like every slave it answers in order.
+fn slow_slave(at_once: AtOnce) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -493,7 +502,11 @@ fn slow_slave_with_echo() -> u16 {
                 answer.extend(sum.to_le_bytes());
                 let is_slow = start == 5;
                 // The client may be gone: the next one.
-                let mut sent = stream.write_all(&request);
+                let mut sent = match at_once {
+                    AtOnce::Echo => stream.write_all(&request),
+                    AtOnce::Noise if is_slow => stream.write_all(&[0xFF; 3]),
+                    AtOnce::Noise => Ok(()),
+                };
                 if is_slow {
                     std::thread::sleep(Duration::from_millis(300));
                 }
@@ -508,25 +521,31 @@ fn slow_slave_with_echo() -> u16 {
 }
 
 #[test]
-fn what_is_peeked_at_on_a_line_with_echo_leaves_no_answer_behind_for_the_next_poll() {
-    let folder = tempfile::tempdir().unwrap();
-    let (wire, port) = (slow_slave_with_echo(), free_port());
-    let yaml = format!(
-        "site: x\nlines: [ {{ name: bus, rtu_over_tcp: '127.0.0.1:{wire}', answer_within: 1s }} ]\n\
-         devices: [ {{ name: d, line: bus, unit: 1, points: {{ p: {{ holding: 0, type: u16, every: 20ms }} }} }} ]\n\
-         broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
-    );
-    let _gateway = Gateway::start(folder.path(), &yaml);
-    let subscriber =
-        Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/d/p", "-v"]), &folder.path().join("subscriber.log"));
-    for _ in 0..4 {
-        wait_for("a value before", || (good_values(&subscriber, "x/d/p", 0) > 0).then_some(()));
-        let from = subscriber.output().len();
-        let file = folder.path().join("gateway.yaml");
-        let (_, out, error) = run(wellhead().args(["peek", "d", "--from", "5", "--count", "1", "--within", "100ms", "--file"]).arg(&file));
-        assert!(!out.contains("99"), "it was to be given up before it answers: {out}{error}");
-        wait_for("values after", || (good_values(&subscriber, "x/d/p", from) > 5).then_some(()));
+fn what_is_peeked_at_leaves_no_answer_behind_for_the_next_poll_whatever_came_instead() {
+    for at_once in [AtOnce::Noise, AtOnce::Echo] {
+        let folder = tempfile::tempdir().unwrap();
+        let (wire, port) = (slow_slave(at_once), free_port());
+        let yaml = format!(
+            "site: x\nlines: [ {{ name: bus, rtu_over_tcp: '127.0.0.1:{wire}', answer_within: 1s }} ]\n\
+             devices: [ {{ name: d, line: bus, unit: 1, points: {{ p: {{ holding: 0, type: u16, every: 20ms }} }} }} ]\n\
+             broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n"
+        );
+        let _gateway = Gateway::start(folder.path(), &yaml);
+        let log = folder.path().join("subscriber.log");
+        let subscriber = Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/d/p", "-v"]), &log);
+        for _ in 0..4 {
+            wait_for("a value before", || (good_values(&subscriber, "x/d/p", 0) > 0).then_some(()));
+            let from = subscriber.output().len();
+            let file = folder.path().join("gateway.yaml");
+            let (_, out, error) =
+                run(wellhead().args(["peek", "d", "--from", "5", "--count", "1", "--within", "100ms", "--file"]).arg(&file));
+            assert!(!out.contains("99"), "it was to be given up before it answers: {out}{error}");
+            wait_for("values after", || (good_values(&subscriber, "x/d/p", from) > 5).then_some(()));
+        }
+        let shown = subscriber.output();
+        assert!(
+            shown.contains("\"v\":7,") && !shown.contains("\"v\":99"),
+            "{at_once:?}: the answer to a person was taken for that of a poll: {shown}"
+        );
     }
-    let shown = subscriber.output();
-    assert!(shown.contains("\"v\":7,") && !shown.contains("\"v\":99"), "the answer to a person was taken for that of a poll: {shown}");
 }

@@ -7,6 +7,7 @@
 //! * `# ends: LF` lines end in LF alone; `# ends: none` the line end is no part of it.
 //! * `# wrap: STX ETX BCC` it stands between these.
 //! * `# device: <yaml>` keys of the device.
+//! * `# address: <text>` its address, else 1.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,6 +31,7 @@ struct Case {
     name: String,
     profile: String,
     device: String,
+    address: String,
     bytes: Vec<u8>,
     /// Point and value with unit, or `bad`.
     expected: BTreeMap<String, String>,
@@ -67,6 +69,7 @@ fn case(path: &Path) -> Case {
         name: format!("{profile}/{}", path.file_stem().unwrap().to_str().unwrap()),
         profile,
         device: note("device").to_owned(),
+        address: if note("address").is_empty() { "1" } else { note("address") }.to_owned(),
         bytes,
         expected: expected.map(|(point, value)| (point.to_owned(), value.to_owned())).collect(),
     }
@@ -92,8 +95,8 @@ async fn read(case: &Case) -> BTreeMap<String, String> {
     let wire = listener.local_addr().unwrap();
     let device = if case.device.is_empty() { String::new() } else { format!(", {}", case.device) };
     let yaml = format!(
-        "site: x\nlines: [ {{ name: l, tcp: '{wire}' }} ]\ndevices: [ {{ name: d, line: l, profile: {}, address: '1'{device} }} ]\n",
-        case.profile
+        "site: x\nlines: [ {{ name: l, tcp: '{wire}' }} ]\ndevices: [ {{ name: d, line: l, profile: {}, address: '{}'{device} }} ]\n",
+        case.profile, case.address
     );
     let mut gateway = config::parse("gateway.yaml", &yaml, Path::new("/")).unwrap_or_else(|faults| panic!("{}: {faults:#?}", case.name));
     let line = gateway.lines.pop().unwrap();
@@ -172,6 +175,6 @@ fn published_telegrams_mean_what_their_instruments_measured() {
                 .map(|(point, value)| format!("{}: {point} is {value}", case.name)),
         );
     }
-    assert!(cases.len() >= 70, "{} telegrams", cases.len());
+    assert!(cases.len() >= 75, "{} telegrams", cases.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
