@@ -18,6 +18,8 @@
 
 #[path = "support/brokers.rs"]
 mod brokers;
+#[path = "support/packets.rs"]
+mod packets;
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -67,10 +69,7 @@ struct Client {
 fn connect(port: u16, id: &str) -> Client {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_nodelay(true).unwrap();
-    // rumqttd refuses a keep alive of 0.
-    let mut hello = vec![0x10, (12 + id.len()) as u8, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 240, 0, id.len() as u8];
-    hello.extend_from_slice(id.as_bytes());
-    stream.write_all(&hello).unwrap();
+    stream.write_all(&packets::connect(id, 2)).unwrap();
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(answer, [0x20, 2, 0, 0]);
@@ -78,10 +77,7 @@ fn connect(port: u16, id: &str) -> Client {
 }
 
 fn subscribe(client: &mut Client, filter: &str, qos: u8) {
-    let mut packet = vec![0x82, (5 + filter.len()) as u8, 0, 1, 0, filter.len() as u8];
-    packet.extend_from_slice(filter.as_bytes());
-    packet.push(qos);
-    client.stream.write_all(&packet).unwrap();
+    client.stream.write_all(&packets::subscribe(1, filter, qos)).unwrap();
     let mut answer = [0; 5];
     client.stream.read_exact(&mut answer).unwrap();
     assert_eq!(answer, [0x90, 3, 0, 1, qos]);
@@ -282,14 +278,12 @@ fn idle(name: &str) -> Option<(u64, f64)> {
 }
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let words = packets::words();
     let brokers = ["wellhead", "mosquitto", "rumqttd"];
     let named: Vec<&str> = brokers.into_iter().filter(|broker| words.iter().any(|word| word == broker)).collect();
     let brokers = if named.is_empty() { brokers.to_vec() } else { named };
     let wanted: Vec<&String> = words.iter().filter(|word| !brokers.contains(&word.as_str())).collect();
-    let mut cpus = rustix::thread::CpuSet::new();
-    cpus.set(0);
-    rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+    packets::stay_on_the_first_core();
     println!(
         "| case | broker | msg/s | CPU us/delivery | x fewer than mosquitto | RSS max KiB | lost | reordered |\n|---|---|---|---|---|---|---|---|"
     );

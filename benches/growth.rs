@@ -1,6 +1,6 @@
 //! What a message costs the broker that holds much for others, beside mosquitto, in one run: CPU time per operation as sessions,
-//! retained topics and members of a shared subscription become more. Where a cost does not grow, a row has about the same number in
-//! each column.
+//! retained topics, subscriptions, members of a shared subscription and messages in flight to a remote become more. Where a cost does
+//! not grow, a row has about the same number in each column.
 //!
 //! ```text
 //! cargo bench --bench growth                   # every case
@@ -19,11 +19,17 @@
 
 #[path = "support/brokers.rs"]
 mod brokers;
+#[path = "support/packets.rs"]
+mod packets;
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use brokers::{Broker, median, start};
+use brokers::{Broker, median, start, start_with};
+use packets::{packet, text};
 
 const ROUNDS: usize = 3;
 /// Payload of the messages that fill queues.
@@ -35,35 +41,29 @@ struct Client {
     id: u16,
 }
 
-fn text(text: &str) -> Vec<u8> {
-    let mut bytes = (text.len() as u16).to_be_bytes().to_vec();
-    bytes.extend_from_slice(text.as_bytes());
-    bytes
-}
-
-fn packet(first: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    let mut left = body.len();
+/// The type and flags of the next packet, and its body; `None` at the end of the connection.
+fn read_packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let (mut byte, mut length, mut shift) = ([0; 1], 0_usize, 0);
+    stream.read_exact(&mut byte).ok()?;
+    let first = byte[0];
     loop {
-        let byte = (left % 128) as u8;
-        left /= 128;
-        bytes.push(byte | if left > 0 { 0x80 } else { 0 });
-        if left == 0 {
+        stream.read_exact(&mut byte).ok()?;
+        length |= usize::from(byte[0] & 0x7f) << shift;
+        shift += 7;
+        if byte[0] & 0x80 == 0 {
             break;
         }
     }
-    bytes.extend_from_slice(body);
-    bytes
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some((first, body))
 }
 
 impl Client {
     fn connect(port: u16, id: &str, clean: bool) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut body = text("MQTT");
-        body.extend([4, if clean { 2 } else { 0 }, 0, 0]);
-        body.extend(text(id));
-        stream.write_all(&packet(0x10, &body)).unwrap();
+        stream.write_all(&packets::connect(id, if clean { 2 } else { 0 })).unwrap();
         let mut client = Self { stream, id: 0 };
         client.await_packet(2);
         client
@@ -72,19 +72,7 @@ impl Client {
     /// Reads packets until one of this type.
     fn await_packet(&mut self, kind: u8) -> Vec<u8> {
         loop {
-            let (mut byte, mut length, mut shift) = ([0; 1], 0_usize, 0);
-            self.stream.read_exact(&mut byte).unwrap();
-            let first = byte[0];
-            loop {
-                self.stream.read_exact(&mut byte).unwrap();
-                length |= usize::from(byte[0] & 0x7f) << shift;
-                shift += 7;
-                if byte[0] & 0x80 == 0 {
-                    break;
-                }
-            }
-            let mut body = vec![0; length];
-            self.stream.read_exact(&mut body).unwrap();
+            let (first, body) = read_packet(&mut self.stream).unwrap();
             if first >> 4 == kind {
                 return body;
             }
@@ -93,10 +81,7 @@ impl Client {
 
     fn subscribe(&mut self, filter: &str, qos: u8) {
         self.id = self.id % 60_000 + 1;
-        let mut body = self.id.to_be_bytes().to_vec();
-        body.extend(text(filter));
-        body.push(qos);
-        self.stream.write_all(&packet(0x82, &body)).unwrap();
+        self.stream.write_all(&packets::subscribe(self.id, filter, qos)).unwrap();
         self.await_packet(9);
     }
 
@@ -206,22 +191,89 @@ fn shared(name: &str, count: usize) -> Option<(f64, u64)> {
     }))
 }
 
+/// A subscription of somebody who has so many, and its end.
+fn filters(name: &str, count: usize) -> Option<(f64, u64)> {
+    let broker = start(name, ", max_subscriptions: 100000, max_session_size: 512MiB, max_user_size: 512MiB, max_sessions_size: 1GiB")?;
+    let mut client = Client::connect(broker.port, "collector", true);
+    (0..count).for_each(|number| client.subscribe(&format!("site{}/device{number}/+", number % 100), 0));
+    Some(cost(&broker, 2000, |turn| {
+        client.subscribe(&format!("more/{turn}/+"), 0);
+        client.unsubscribe(&format!("more/{turn}/+"));
+    }))
+}
+
+/// A remote broker of MQTT 5 that leaves `window` messages unacknowledged; how many it has got.
+fn slow_remote(window: usize) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, came) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let counter = came.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut waiting) = (stream.unwrap(), VecDeque::new());
+            while let Some((first, body)) = read_packet(&mut stream) {
+                let answer = match first >> 4 {
+                    1 => vec![0x20, 3, 0, 0, 0],
+                    3 => {
+                        let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
+                        waiting.push_back([body[2 + topic], body[3 + topic]]);
+                        counter.fetch_add(1, Ordering::Release);
+                        let oldest = if waiting.len() > window { waiting.pop_front() } else { None };
+                        oldest.map_or_else(Vec::new, |[high, low]| vec![0x40, 2, high, low])
+                    }
+                    12 => vec![0xd0, 0],
+                    _ => Vec::new(),
+                };
+                // Whoever has gone away connects again.
+                if stream.write_all(&answer).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    (port, came)
+}
+
+/// A message to a remote with so many in flight (mosquitto's bridge is not measured).
+fn uplink_window(name: &str, count: usize) -> Option<(f64, u64)> {
+    if name != "wellhead" {
+        return None;
+    }
+    let (remote, came) = slow_remote(count);
+    let more = format!(
+        "site: bench\nuplinks:\n  - {{ name: far, to: 'mqtt://127.0.0.1:{remote}', window: {}, send: [ {{ filter: '#' }} ] }}\n",
+        count + 100
+    );
+    let broker = start_with(name, "", &more)?;
+    let mut publisher = Client::connect(broker.port, "publisher", true);
+    let mut sent = 0;
+    let mut publish = |_| {
+        publisher.publish("plant/flow", b"12.5", 0x32);
+        publisher.await_packet(4);
+        sent += 1;
+        while came.load(Ordering::Acquire) < sent {
+            std::thread::yield_now();
+        }
+    };
+    (0..count).for_each(|_| publish(0));
+    Some(cost(&broker, 500, publish))
+}
+
 /// A name, the sizes to measure at, and what measures one.
 type Case = (&'static str, &'static [usize], fn(&str, usize) -> Option<(f64, u64)>);
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 6] = [
     ("subscription that begins with a wildcard, by retained topics", &[1_000, 10_000, 100_000], wildcard),
     ("retained publish to a full store, by retained topics", &[1_000, 10_000, 100_000], full_store),
     ("QoS 1 message while all queues are full, by sessions", &[10, 100, 1_000, 4_000], full_queues),
     ("message to a shared subscription, by members", &[4, 64, 1_000, 4_000], shared),
+    ("SUBSCRIBE and UNSUBSCRIBE, by subscriptions of the session", &[10, 1_000, 10_000], filters),
+    ("QoS 1 message to a remote, by messages in flight to it", &[10, 100, 1_000, 10_000], uplink_window),
 ];
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let words = packets::words();
     let is_large = words.iter().any(|word| word == "million");
-    let mut cpus = rustix::thread::CpuSet::new();
-    cpus.set(0);
-    rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+    packets::stay_on_the_first_core();
     for (name, sizes, measure) in CASES {
         if words.iter().any(|word| word != "million") && !words.iter().any(|word| name.contains(word.as_str())) {
             continue;
@@ -239,7 +291,7 @@ fn main() {
                 let runs: Vec<(f64, u64)> = (0..ROUNDS).filter_map(|_| measure(broker, *size)).collect();
                 peak = runs.iter().map(|(_, memory)| *memory).max().unwrap_or(0).max(peak);
                 let costs: Vec<f64> = runs.iter().map(|(cost, _)| *cost).collect();
-                if costs.is_empty() { "not installed".to_owned() } else { format!("{:.1}", median(costs)) }
+                if costs.is_empty() { "not measured".to_owned() } else { format!("{:.1}", median(costs)) }
             });
             let cells = cells.collect::<Vec<_>>().join(" | ");
             println!("| {broker} | {cells} | {peak} |");

@@ -35,13 +35,18 @@ fn mosquitto() -> PathBuf {
 
 /// Starts a broker; `more` is added to the `broker:` section of wellhead, in one line. `None` if the program is not installed.
 pub(crate) fn start(name: &str, more: &str) -> Option<Broker> {
+    start_with(name, more, "")
+}
+
+/// The same with more `sections` in the file of wellhead.
+pub(crate) fn start_with(name: &str, more: &str, sections: &str) -> Option<Broker> {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let (program, config, arguments): (PathBuf, String, &[&str]) = match name {
         "wellhead" => (
             env!("CARGO_BIN_EXE_wellhead").into(),
             format!(
-                "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 10000, max_connections_per_address: 10000, connection_rate: 10000, max_sessions: 10000{more} }}\noutbox: {{ folder: data }}\n"
+                "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 10000, max_connections_per_address: 10000, connection_rate: 10000, max_sessions: 10000{more} }}\noutbox: {{ folder: data }}\n{sections}"
             ),
             &["run"],
         ),

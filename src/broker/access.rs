@@ -148,9 +148,10 @@ impl Rights {
         ((self.allows_all && !guarded) || any(&self.write, topic)) && !any(&self.deny_write, topic)
     }
 
-    /// True if a rule denies to publish to `topic`.
-    pub fn denies_write(&self, topic: &TopicName) -> bool {
-        any(&self.deny_write, topic)
+    /// True if the state of a bridge connection may be published to `topic`: a rule covers it, or the bridge is the client itself
+    /// (`is_own`) and everything is allowed.
+    pub fn may_write_state(&self, topic: &TopicName, is_own: bool) -> bool {
+        (any(&self.write, topic) || (self.allows_all && is_own)) && !any(&self.deny_write, topic)
     }
 
     /// True if it may be subscribed to `filter`: not denied, within what `subscribe` lists, and something of it may be read.
@@ -328,6 +329,20 @@ mod tests {
         assert!(rights(&rules).may_write(&topic("a/set"), false) && !rights(&rules).may_write(&topic("a/set"), true));
         let named = Rules { write: patterns(&["+/set"]), ..rules };
         assert!(rights(&named).may_write(&topic("a/set"), true));
+    }
+
+    #[test]
+    fn the_state_of_a_bridge_needs_a_rule_or_is_that_of_the_client_itself() {
+        let state = topic("$SYS/broker/connection/pump/state");
+        let may = |rules: &Rules| [true, false].map(|is_own| rights(rules).may_write_state(&state, is_own));
+        let open = Rules { allows_all: true, ..Rules::default() };
+        assert_eq!(may(&open), [true, false]);
+        let denied = Rules { deny_write: patterns(&["$SYS/#"]), ..open };
+        assert_eq!(may(&denied), [false, false]);
+        assert_eq!(may(&Rules { write: patterns(&["#"]), ..Rules::default() }), [false, false], "a wildcard does not cover $ topics");
+        for rule in ["$SYS/broker/connection/pump/state", "$SYS/broker/connection/%c/state", "$SYS/#"] {
+            assert_eq!(may(&Rules { write: patterns(&[rule]), ..Rules::default() }), [true, true], "{rule}");
+        }
     }
 
     #[test]

@@ -431,7 +431,7 @@ impl Writer {
         if is_closing {
             return;
         }
-        // A batch without records: it can be read and says nothing.
+        // A batch without records is valid and changes nothing.
         while let Err(error) = self.journal.append(&[Bytes::new()]) {
             self.pulse.beat(now());
             self.refused(&error);

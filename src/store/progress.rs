@@ -130,7 +130,7 @@ impl ProgressFile {
         let sync = || if is_synced { self.file.sync_data() } else { Ok(()) };
         let written = self.file.write_all_at(&self.newest.encode(), 0).and_then(|()| sync());
         if let (Err(error), false) = (&written, self.is_failing) {
-            tracing::warn!(event = "store.progress_failed", %error, "cannot note the progress of a journal; a truncated database may go unnoticed after a crash");
+            tracing::warn!(event = "store.progress_failed", %error, "could not record the progress of a journal; a truncated database may go unnoticed after a crash; check the disk");
         }
         self.is_failing = written.is_err();
     }

@@ -101,6 +101,59 @@ impl Peer {
 /// Holds connections open.
 type Held = Vec<Peer>;
 
+const RETAINED: usize = 9_900;
+
+/// Retained messages of 500 bytes, as many as there may be about.
+fn retain_many(port: u16) {
+    let mut peer = Peer::connect(port, "keeper", Version::V311, None);
+    peer.answer();
+    for number in 0..RETAINED {
+        let packet_id = PacketId::new(u16::try_from(number % 60 + 1).unwrap());
+        let topic = Some(TopicName::new(format!("plant/{number}/value")).unwrap());
+        let (dup, payload, properties) = (false, Bytes::from(vec![b'r'; 500]), Properties::default());
+        peer.send(&Packet::Publish(Publish { dup, qos: QoS::AtLeastOnce, retain: true, topic, packet_id, properties, payload }));
+        if number % 60 == 59 {
+            (0..60).for_each(|_| drop(peer.answer().unwrap()));
+        }
+    }
+}
+
+/// Clients that subscribe to everything that is retained, and do not read what comes.
+fn mute_readers(port: u16) -> Held {
+    let attack = |number: usize| {
+        let mut peer = Peer::connect(port, &format!("mute-{number}"), Version::V311, None);
+        peer.answer();
+        let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
+        let filters = vec![(TopicFilter::new("plant/#").unwrap(), options)];
+        peer.send(&Packet::Subscribe(Subscribe { packet_id: PacketId::new(1).unwrap(), filters, properties: Properties::default() }));
+        peer.answer();
+        peer
+    };
+    (0..40).map(attack).collect()
+}
+
+/// How long so many messages take that wait for somebody who is away.
+fn time_of_publishes(port: u16, count: u16) -> Duration {
+    let mut peer = Peer::connect(port, "away", Version::V311, None);
+    peer.answer();
+    peer.subscribe(std::iter::once("live/#".to_owned()));
+    drop(peer);
+    let mut peer = Peer::connect(port, "honest", Version::V311, None);
+    peer.answer();
+    let begin = std::time::Instant::now();
+    for id in 1..=count {
+        peer.publish("live/x", QoS::AtLeastOnce, id, 0);
+        assert!(peer.answer().is_some_and(|ack| ack[0] == 0x40));
+    }
+    begin.elapsed()
+}
+
+/// Bytes a process has written so far.
+fn written(process: i32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap()
+}
+
 fn deep_filters(port: u16) -> Held {
     let attack = |session: usize| {
         let mut peer = Peer::connect(port, &format!("filters-{session}"), Version::V311, None);
@@ -227,4 +280,29 @@ fn long_client_identifiers_stay_within_the_budget() {
 #[test]
 fn unfinished_qos_2_stays_within_the_budget() {
     check("20 sessions x 65,535 unfinished QoS 2", unfinished_qos_2);
+}
+
+#[test]
+fn retained_messages_for_clients_that_do_not_read_take_little() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connections: 1000 }}\n");
+    let gateway = Gateway::start(folder.path(), &yaml);
+    retain_many(port);
+    let calm = time_of_publishes(port, 300);
+    let (before, written_before) = (resident(gateway.process.id()), written(gateway.process.id()));
+    let held = mute_readers(port);
+    let stormy = time_of_publishes(port, 300);
+    let (during, written_during) = (resident(gateway.process.id()), written(gateway.process.id()) - written_before);
+    assert!(is_served(port, "while"), "a small session is refused");
+    drop(held);
+    let gateway = gateway.kill_and_restart();
+    let restarted = resident(gateway.process.id());
+    let [before, during, restarted] = [before, during, restarted].map(|kib| kib / 1024);
+    println!("| 40 clients x {RETAINED} retained | {before} | {during} | - | {restarted} |");
+    println!("300 PUBACKs took {calm:?} before and {stormy:?} meanwhile; {} kB were written", written_during / 1024);
+    assert!(during < before + ROOM / 1024, "{during} MiB, {before} before it");
+    assert!(restarted < before + ROOM / 1024, "{restarted} MiB after a restart, {before} before it");
+    assert!(written_during < 60 << 20, "{} kB written", written_during / 1024);
+    assert!(stormy < calm * 8, "300 PUBACKs took {calm:?} before and {stormy:?} meanwhile");
 }

@@ -197,3 +197,67 @@ fn a_restart_with_a_smaller_budget_leaves_out_what_is_too_much() {
     stage.crash();
     assert_eq!(stage.left_out, LeftOut::default(), "a checkpoint holds what was restored");
 }
+
+/// Sessions of `mallory` that hold much and are away, one second after the other.
+fn big_and_away(stage: &mut Stage, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let (id, reason) = enter(stage, &hello(&format!("mallory-{number}"), "mallory", Version::V5, 14_500));
+        assert_eq!(reason, ReasonCode::SUCCESS);
+        stage.drop_connection(id);
+        stage.wait(Duration::from_secs(1));
+    }
+}
+
+fn is_present(stage: &mut Stage, name: &str, user: &str) -> bool {
+    let id = stage.open(Peer::default());
+    stage.send(id, &hello(name, user, Version::V5, 0));
+    let Some(Packet::ConnAck(answer)) = stage.next_packet(id) else { panic!("no CONNACK") };
+    answer.session_present
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn a_session_that_holds_much_goes_for_a_new_one_of_its_user_after_a_long_absence() {
+    let mut stage = stage();
+    // It holds little: it would give no room.
+    let (id, _) = enter(&mut stage, &hello("mallory-small", "mallory", Version::V5, 0));
+    stage.drop_connection(id);
+    stage.wait(Duration::from_secs(1));
+    big_and_away(&mut stage, 0..3);
+    let next = hello("mallory-next", "mallory", Version::V5, 14_500);
+    stage.wait(HOUR - Duration::from_secs(5));
+    assert_eq!(enter(&mut stage, &next).1, ReasonCode::QUOTA_EXCEEDED, "nobody is away for long");
+    stage.wait(Duration::from_secs(3));
+    assert_eq!(enter(&mut stage, &next).1, ReasonCode::SUCCESS);
+    assert_eq!(stage.engine.traffic().evicted_sessions, 1);
+    assert!(!is_present(&mut stage, "mallory-0", "mallory"), "the one that was away for longest is gone");
+    assert!(is_present(&mut stage, "mallory-1", "mallory") && is_present(&mut stage, "mallory-2", "mallory"));
+    assert!(is_present(&mut stage, "mallory-small", "mallory"));
+}
+
+#[test]
+fn the_session_of_another_user_goes_when_all_hold_too_much_and_not_before() {
+    let mut stage = stage();
+    stage.setup.limits = Limits { max_user_bytes: 60_000, ..limits() };
+    let mut stage = Stage::new(stage.setup.clone());
+    big_and_away(&mut stage, 0..3);
+    let next = hello("pump", "anna", Version::V5, 14_500);
+    assert_eq!(enter(&mut stage, &next).1, ReasonCode::QUOTA_EXCEEDED);
+    stage.wait(HOUR);
+    assert_eq!(enter(&mut stage, &next).1, ReasonCode::SUCCESS);
+    assert_eq!(stage.engine.traffic().evicted_sessions, 1);
+    assert!(!is_present(&mut stage, "mallory-0", "mallory") && is_present(&mut stage, "mallory-1", "mallory"));
+}
+
+#[test]
+fn a_session_that_came_back_is_not_away() {
+    let mut stage = stage();
+    big_and_away(&mut stage, 0..3);
+    stage.wait(HOUR);
+    let (_, reason) = enter(&mut stage, &hello("mallory-0", "mallory", Version::V5, 14_500));
+    assert_eq!(reason, ReasonCode::SUCCESS);
+    assert_eq!(enter(&mut stage, &hello("mallory-next", "mallory", Version::V5, 14_500)).1, ReasonCode::SUCCESS);
+    assert!(is_present(&mut stage, "mallory-0", "mallory"), "it is there");
+    assert!(!is_present(&mut stage, "mallory-1", "mallory"), "the next one in turn went");
+}

@@ -46,6 +46,7 @@ mod profiles;
 mod queues;
 mod reload;
 mod remote;
+mod replays;
 mod scripts;
 mod service;
 mod simulation;

@@ -51,7 +51,7 @@ fn publish(stage: &mut Stage, connection: u64, text: &str, retain: bool) {
             topic: Some(topic(text)),
             packet_id: Some(1.try_into().unwrap()),
             properties: Properties::default(),
-            payload: "x".into(),
+            payload: "1".into(),
         }),
     );
 }
@@ -70,7 +70,8 @@ fn check(act: impl FnOnce(&mut Stage), kind: NoticeKind, about: &str) {
 #[test]
 fn a_message_that_is_acknowledged_and_dropped_is_told() {
     let deep = "a/".repeat(201);
-    for text in ["other", "plant/fixed", "$SYS/broker/uptime", "$SYS/broker/connection/else/state", "$other", &deep] {
+    let [own, other] = ["pump", "else"].map(|id| format!("$SYS/broker/connection/{id}/state"));
+    for text in ["other", "plant/fixed", "$SYS/broker/uptime", &own, &other, "$other", &deep] {
         let refused = |stage: &mut Stage| {
             let connection = connect(stage, "pump", None);
             publish(stage, connection, text, false);
@@ -82,7 +83,8 @@ fn a_message_that_is_acknowledged_and_dropped_is_told() {
 
 #[test]
 fn a_will_that_is_dropped_is_told() {
-    for text in ["other", "$SYS/broker/connection/else/state"] {
+    // The last one is a bridge's own, but not what a bridge says.
+    for text in ["other", "$SYS/broker/connection/else/state", "$SYS/broker/connection/far.pump/state"] {
         let lost = |stage: &mut Stage| {
             let connection = connect(stage, "pump", Some((text, false)));
             stage.drop_connection(connection);

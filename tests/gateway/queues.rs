@@ -1,12 +1,13 @@
 //! What all queues may take together: the fullest gives room, in flight or not, and everything is given back.
 
-use std::num::NonZeroU32;
+use std::collections::VecDeque;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
 use wellhead::broker::access::Access;
 use wellhead::broker::engine::{Limits, Peer, Setup};
-use wellhead::mqtt::{Packet, Properties, QoS, Version};
+use wellhead::mqtt::{Ack, Packet, PacketId, Properties, QoS, ReasonCode, Version};
 
 use super::far_side::{FarSide, connect, connect_as, subscribe};
 use super::stage::Stage;
@@ -159,4 +160,112 @@ fn what_is_in_flight_counts_after_a_restart() {
     let reader = stage.open(Peer::default());
     stage.send(reader, &connect("reader"));
     assert_eq!(arrived(&mut stage, reader), 3, "the bound is the same after a restart");
+}
+
+/// What a client that answers late does with a packet: it answers everything but PUBLISH at once.
+fn keep_unanswered(stage: &mut Stage, id: u64, unanswered: &mut VecDeque<(PacketId, QoS)>) {
+    while let Some(packet) = stage.next_packet(id) {
+        match packet {
+            Packet::Publish(publish) => unanswered.push_back((publish.packet_id.unwrap(), publish.qos)),
+            Packet::PubRel(ack) => stage.send(id, &Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS))),
+            _ => {}
+        }
+    }
+}
+
+/// A message of about this size, and what its acknowledgement brings.
+fn publish_sized(stage: &mut Stage, far: &mut (u64, FarSide), topic: &str, qos: QoS) {
+    let number = far.1.acknowledged.last().copied().unwrap_or(0) + 1;
+    let packet = far.1.publish(topic, number, qos);
+    stage.send(far.0, &packet);
+    while let Some(packet) = stage.next_packet(far.0) {
+        if let Some(answer) = far.1.take(packet) {
+            stage.send(far.0, &answer);
+        }
+    }
+}
+
+/// Sessions that are away, with a message of about 1200 bytes each.
+fn crowd(stage: &mut Stage, far: &mut (u64, FarSide), number: usize) {
+    let topic = format!("away/{number}/{}", "x".repeat(1000));
+    away(stage, &format!("away-{number}"), &topic);
+    publish_sized(stage, far, &topic, QoS::AtLeastOnce);
+}
+
+#[test]
+fn a_client_that_acknowledges_nothing_never_gets_more_than_its_receive_maximum() {
+    for (qos, refuses) in [(QoS::AtLeastOnce, false), (QoS::ExactlyOnce, false), (QoS::ExactlyOnce, true)] {
+        let limits = Limits { max_queued_total: 40_000, sys_every: Duration::ZERO, ..Limits::default() };
+        let mut stage = Stage::new(Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() });
+        let mut properties = Properties::default();
+        properties.edit().session_expiry = Some(100_000);
+        properties.edit().receive_maximum = NonZeroU16::new(6);
+        let mute = stage.open(Peer::default());
+        stage.send(mute, &connect_as("mute", Version::V5, properties));
+        stage.send(mute, &subscribe("big/#", qos));
+        let mut far = (enter(&mut stage, "publisher"), FarSide::default());
+        while stage.next_packet(far.0).is_some() {}
+        let (mut unanswered, long) = (VecDeque::new(), format!("big/{}", "x".repeat(4000)));
+        for number in 0..24 {
+            publish_sized(&mut stage, &mut far, &long, qos);
+            crowd(&mut stage, &mut far, number);
+            keep_unanswered(&mut stage, mute, &mut unanswered);
+            assert!(unanswered.len() <= 6, "{qos:?}: {} unacknowledged messages are under way to a client", unanswered.len());
+        }
+        let given_up = stage.engine.traffic().dropped_full;
+        assert!(given_up > 0, "messages in flight were given up");
+        assert_eq!(unanswered.len(), 6);
+        // Its acknowledgements are taken, also for what was given up; then there is room for new messages.
+        for (packet_id, _) in unanswered.drain(..) {
+            let ack = Ack::new(packet_id, if refuses { ReasonCode::UNSPECIFIED } else { ReasonCode::SUCCESS });
+            stage.send(mute, &if qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) });
+        }
+        let mut more = VecDeque::new();
+        keep_unanswered(&mut stage, mute, &mut more);
+        (0..12).for_each(|_| publish_sized(&mut stage, &mut far, "big/x", qos));
+        keep_unanswered(&mut stage, mute, &mut more);
+        assert!(!stage.is_closed(mute) && more.len() == 6, "{qos:?}: {} came afterwards", more.len());
+    }
+}
+
+#[test]
+fn a_message_in_flight_is_given_up_for_others_and_not_sent_again() {
+    let mut stage = stage();
+    let mute = enter(&mut stage, "mute");
+    stage.send(mute, &subscribe("big/#", QoS::AtLeastOnce));
+    let mut far = (enter(&mut stage, "publisher"), FarSide::default());
+    let long = format!("big/{}", "x".repeat(4000));
+    (0..4).for_each(|_| publish_sized(&mut stage, &mut far, &long, QoS::AtLeastOnce));
+    assert_eq!(arrived(&mut stage, mute), 4, "all fit into the window");
+    (0..10).for_each(|number| crowd(&mut stage, &mut far, number));
+    assert!(stage.engine.traffic().dropped_full >= 2);
+    stage.drop_connection(mute);
+    let again = waiting(&mut stage, "mute");
+    assert!(again.len() <= 2 && again.last() == Some(&4), "{again:?}");
+    assert!((0..10).all(|number| waiting(&mut stage, &format!("away-{number}")).len() == 1), "the others have their messages");
+}
+
+#[test]
+fn what_was_in_flight_is_within_smaller_limits_after_a_restart() {
+    let limits = Limits { sys_every: Duration::ZERO, ..Limits::default() };
+    for (total, own) in [(20_000, 4 << 20), (64 << 20, 20_000)] {
+        let mut stage =
+            Stage::new(Setup { limits: limits.clone(), access: Arc::new(Access::open()), is_durable: true, ..Setup::default() });
+        for name in ["one", "two"] {
+            let mute = enter(&mut stage, name);
+            stage.send(mute, &subscribe("big/#", QoS::AtLeastOnce));
+        }
+        let (publisher, mut far) = (enter(&mut stage, "publisher"), FarSide::default());
+        for number in 1..=20 {
+            let packet = far.publish(&format!("big/{number}/{}", "x".repeat(4000)), number, QoS::AtLeastOnce);
+            stage.send(publisher, &packet);
+        }
+        stage.setup.limits = Limits { max_queued_total: total, max_queued_bytes: own, ..limits.clone() };
+        stage.crash();
+        stage.engine.check_invariants();
+        let left_out = stage.left_out.deliveries;
+        assert!((20..=36).contains(&left_out), "{left_out} of 40 deliveries are left out");
+        let kept = waiting(&mut stage, "one").len() + waiting(&mut stage, "two").len();
+        assert_eq!(kept as u64, 40 - left_out);
+    }
 }

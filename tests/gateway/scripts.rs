@@ -109,7 +109,7 @@ fn connect(fields: &Fields<'_>) -> Packet {
         }
         Will {
             topic: TopicName::of_any_depth((*topic).to_owned()).unwrap(),
-            payload: Bytes::from_static(b"gone"),
+            payload: Bytes::copy_from_slice(fields.get("willpayload").unwrap_or(&"gone").as_bytes()),
             qos: qos(fields, "willqos"),
             retain: flag(fields, "willretain"),
             properties,

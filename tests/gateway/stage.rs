@@ -18,12 +18,13 @@ const UNIX_MS: i64 = 1_800_000_000_000;
 /// The hash of `secret`, made with little work.
 pub const SECRET: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow";
 
-/// Somebody without a name may do everything; `anna` (password `secret`) is at home in `plant/`, and in `dev/<client identifier>`.
+/// Somebody without a name may do everything; `anna` (password `secret`) is at home in `plant/`, and in `dev/<client identifier>`, and
+/// publishes the state of the bridge `far.<client identifier>`.
 pub fn access() -> Access {
     let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(*text).unwrap()).collect::<Vec<_>>();
     let rules = Rules {
         read: patterns(&["plant/#", "dev/%c/#"]),
-        write: patterns(&["plant/#", "dev/%c/#"]),
+        write: patterns(&["plant/#", "dev/%c/#", "$SYS/broker/connection/far.%c/state"]),
         deny_read: patterns(&["plant/secret/#"]),
         deny_write: patterns(&["plant/fixed"]),
         ..Rules::default()
@@ -157,6 +158,11 @@ impl Stage {
         }
         self.commit();
         self.journal.drain(..begin);
+    }
+
+    /// What is durable, in bytes.
+    pub fn journal_bytes(&self) -> usize {
+        self.journal.iter().map(Bytes::len).sum()
     }
 
     pub fn open(&mut self, peer: Peer) -> u64 {

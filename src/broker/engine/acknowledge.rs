@@ -5,14 +5,15 @@ use std::time::Instant;
 use bytestring::ByteString;
 
 use super::connect::End;
-use super::connection::{AckState, HeldAck, Settled};
-use super::in_flight::Entry;
+use super::connection::Settled;
+use super::in_flight::{Acknowledged, Ending};
 use super::notice::NoticeKind;
+use super::owed::HeldAck;
 use super::publish::Answer;
 use super::record::Record;
 use super::session::{Exchange, Session};
 use super::{ConnectionId, Engine, Output, Position, SessionKey};
-use crate::mqtt::{Ack, Packet, PacketId, QoS, ReasonCode, Version};
+use crate::mqtt::{Ack, Packet, PacketId, ReasonCode, Version};
 
 /// Bytes of one client that may wait for a tap or the disk before it is read no further.
 const OWED_BYTES: usize = 1 << 20;
@@ -26,11 +27,10 @@ impl Engine {
         let (packet_id, is_qos_2, is_new) = what;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.window += usize::from(is_new);
-        let is_owed_already = matches!(answer.state, AckState::Waiting(_)) && connection.acks.iter().any(|ack| ack.state == answer.state);
-        if !is_owed_already {
+        if !answer.is_owed_already {
             connection.owed += 1;
             connection.owed_bytes += bytes;
-            connection.acks.push_back(HeldAck { packet_id, is_qos_2, state: answer.state, after: answer.after, bytes, why: answer.why });
+            connection.acks.push(HeldAck { packet_id, is_qos_2, state: answer.state, after: answer.after, bytes, why: answer.why });
         }
     }
 
@@ -55,14 +55,13 @@ impl Engine {
     pub(super) fn send_ready_acks(&mut self, id: ConnectionId, now: Instant) {
         let durable = self.durable;
         while let Some(connection) = self.connections.get_mut(&id) {
-            let Some(ack) = connection.acks.front() else { break };
-            let AckState::Ready(reason) = ack.state else { break };
+            let Some(reason) = connection.acks.next_ready() else { break };
             // Before MQTT 5 an acknowledgement cannot say no. What the disk could not take is not acknowledged at all.
             if reason == ReasonCode::QUOTA_EXCEEDED && connection.version != Version::V5 {
                 self.close(id, End::Lost, now);
                 return;
             }
-            let Some(HeldAck { packet_id, is_qos_2, after, bytes, why, .. }) = connection.acks.pop_front() else { break };
+            let Some(HeldAck { packet_id, is_qos_2, after, bytes, why, .. }) = connection.acks.pop_ready() else { break };
             // [MQTT-4.3.3-9]
             let freed = if is_qos_2 && reason.is_error() { self.free(id, packet_id) } else { 0 };
             let after = after.max(freed);
@@ -114,57 +113,55 @@ impl Engine {
     }
 
     pub(super) fn puback(&mut self, id: ConnectionId, session: SessionKey, ack: &Ack, now: Instant) {
-        let is_meant = |sent: &Entry| sent.delivery.qos == QoS::AtLeastOnce;
-        if !self.complete(session, ack.packet_id, is_meant, now) {
-            self.not_meant(id, session, ack.packet_id, "PUBACK for a message of QoS 2", now);
-        }
+        self.complete(id, session, (ack.packet_id, Ending::Accepted), now);
     }
 
     pub(super) fn pubcomp(&mut self, id: ConnectionId, session: SessionKey, ack: &Ack, now: Instant) {
-        if !self.complete(session, ack.packet_id, Entry::is_released, now) {
-            self.not_meant(id, session, ack.packet_id, "PUBCOMP before PUBREL", now);
-        }
+        self.complete(id, session, (ack.packet_id, Ending::Completed), now);
     }
 
-    /// False if nothing was in flight that this acknowledgement ends.
-    fn complete(&mut self, key: SessionKey, packet_id: PacketId, ends: impl Fn(&Entry) -> bool, now: Instant) -> bool {
-        let Some(done) = self.sessions.get_mut(key).and_then(|session| session.in_flight.complete(packet_id, ends)) else { return false };
-        self.record_done(key, &done);
+    fn complete(&mut self, id: ConnectionId, key: SessionKey, (packet_id, ending): (PacketId, Ending), now: Instant) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match session.in_flight.complete(packet_id, ending) {
+            Acknowledged::Message(done) => self.record_done(key, &done),
+            Acknowledged::Spent => {}
+            Acknowledged::WrongKind => {
+                let why = match ending {
+                    Ending::Accepted => "PUBACK for a message of QoS 2",
+                    Ending::Refused => "PUBREC with an error for a message of QoS 1, or after PUBREC",
+                    Ending::Completed => "PUBCOMP before PUBREL",
+                };
+                return self.wrong_kind(id, key, why, now);
+            }
+            // Left over from an earlier connection: it does no harm.
+            Acknowledged::Unknown => return,
+        }
         self.pump(key, now);
-        true
     }
 
-    /// An acknowledgement of another kind than its message asks for is a fault of the protocol, and mosquitto closes on it, too. One of
-    /// nothing that is in flight may be left over from an earlier connection, and does no harm.
-    fn not_meant(&mut self, id: ConnectionId, key: SessionKey, packet_id: PacketId, why: &'static str, now: Instant) -> bool {
-        let is_in_flight = self.sessions.get(key).is_some_and(|session| session.in_flight.is_sent(packet_id));
-        if is_in_flight {
-            self.notice(NoticeKind::WrongAcknowledgement, Some(key), None, why, now);
-            self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, why, now); // [MQTT-4.13.1-1], [MQTT-4.8.0-1] of 3.1.1
-        }
-        is_in_flight
+    /// An acknowledgement of another kind than its message asks for is a protocol error; mosquitto closes the connection, too.
+    fn wrong_kind(&mut self, id: ConnectionId, key: SessionKey, why: &'static str, now: Instant) {
+        self.notice(NoticeKind::WrongAcknowledgement, Some(key), None, why, now);
+        self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, why, now); // [MQTT-4.13.1-1], [MQTT-4.8.0-1] of 3.1.1
     }
 
     pub(super) fn pubrec(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {
         if ack.reason.is_error() {
-            let is_meant = |sent: &Entry| sent.delivery.qos == QoS::ExactlyOnce && !sent.is_released();
-            if !self.complete(key, ack.packet_id, is_meant, now) {
-                self.not_meant(id, key, ack.packet_id, "PUBREC with an error for a message of QoS 1, or after PUBREC", now);
-            }
-            return;
+            return self.complete(id, key, (ack.packet_id, Ending::Refused), now);
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let is_kept = session.is_kept();
-        let number_of_session = session.number;
-        let Some(number) = session.in_flight.release(ack.packet_id) else {
-            if !self.not_meant(id, key, ack.packet_id, "PUBREC for a message of QoS 1", now) {
-                self.send(id, &Packet::PubRel(unknown(ack.packet_id)), 0);
+        let (is_kept, number_of_session) = (session.is_kept(), session.number);
+        let (answer, after) = match session.in_flight.release(ack.packet_id) {
+            // After PUBREL the client forgets the message: it must never be sent to it again.
+            Acknowledged::Message(number) if is_kept => {
+                let after = self.records.put(&Record::Released { session: number_of_session, number }, self.clock);
+                (Ack::new(ack.packet_id, ReasonCode::SUCCESS), after)
             }
-            return;
+            Acknowledged::Message(_) | Acknowledged::Spent => (Ack::new(ack.packet_id, ReasonCode::SUCCESS), 0),
+            Acknowledged::WrongKind => return self.wrong_kind(id, key, "PUBREC for a message of QoS 1", now),
+            Acknowledged::Unknown => (unknown(ack.packet_id), 0),
         };
-        // After PUBREL the client forgets the message: it must never be sent to it again.
-        let after = if is_kept { self.records.put(&Record::Released { session: number_of_session, number }, self.clock) } else { 0 };
-        self.send(id, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)), after);
+        self.send(id, &Packet::PubRel(answer), after);
     }
 }
 

@@ -58,9 +58,11 @@ pub(super) enum Part {
     Received,
     /// Topic aliases of its connection, both ways.
     Aliases,
+    /// How far retained messages for its subscriptions have come.
+    Replays,
 }
 
-const PARTS: [Part; 5] = [Part::Names, Part::Filters, Part::Will, Part::Received, Part::Aliases];
+const PARTS: [Part; 6] = [Part::Names, Part::Filters, Part::Will, Part::Received, Part::Aliases, Part::Replays];
 
 /// What one session holds. Changed by its [`Budget`] only.
 #[derive(Debug)]
@@ -101,9 +103,9 @@ impl Over {
     /// For the client.
     pub(super) fn why(self) -> &'static str {
         match self {
-            Self::Session => "the session would hold too much: subscriptions, will, topic aliases, QoS 2 messages without PUBREL",
-            Self::Owner => "the sessions of this user hold too much",
-            Self::All => "all sessions together hold too much",
+            Self::Session => "the session would use too much memory: subscriptions, will, topic aliases, QoS 2 messages without PUBREL",
+            Self::Owner => "the sessions of this user use too much memory",
+            Self::All => "the memory for sessions is used up",
         }
     }
 }
@@ -124,6 +126,9 @@ pub(super) struct Budget {
     held: usize,
     pooled: usize,
     owners: HashMap<Owner, Share>,
+    /// With more accounts an owner is a crowd.
+    half: usize,
+    crowd: Option<Owner>,
 }
 
 impl Budget {
@@ -138,6 +143,8 @@ impl Budget {
             held: 0,
             pooled: 0,
             owners: HashMap::new(),
+            half: limits.max_sessions / 2,
+            crowd: None,
         }
     }
 
@@ -150,15 +157,23 @@ impl Budget {
         held.saturating_sub(self.reserve)
     }
 
-    /// Whoever has more than half of `most` sessions, if anybody has.
-    pub(super) fn crowd(&self, most: usize) -> Option<&Owner> {
-        self.owners.iter().find(|(_, share)| share.accounts > most / 2).map(|(owner, _)| owner)
+    /// Whoever has more than half of all sessions that there may be, if anybody has.
+    pub(super) fn crowd(&self) -> Option<&Owner> {
+        self.crowd.as_ref()
     }
 
     /// Opens the account of a new session.
     pub(super) fn open(&mut self, owner: Owner) -> Account {
-        self.owners.entry(owner.clone()).or_default().accounts += 1;
+        self.join(&owner);
         Account { owner, parts: [0; PARTS.len()] }
+    }
+
+    fn join(&mut self, owner: &Owner) {
+        let share = self.owners.entry(owner.clone()).or_default();
+        share.accounts += 1;
+        if share.accounts == self.half + 1 {
+            self.crowd = Some(owner.clone());
+        }
     }
 
     /// Gives everything back: the session is gone.
@@ -170,6 +185,9 @@ impl Budget {
     fn leave(&mut self, owner: &Owner) {
         let Some(share) = self.owners.get_mut(owner) else { return };
         share.accounts -= 1;
+        if share.accounts <= self.half && self.crowd.as_ref() == Some(owner) {
+            self.crowd = None;
+        }
         if share.accounts == 0 {
             debug_assert_eq!(share.pooled, 0, "an owner without sessions holds nothing");
             self.owners.remove(owner);
@@ -184,7 +202,7 @@ impl Budget {
         let held = account.held();
         self.book(account, held, 0);
         self.leave(&account.owner);
-        self.owners.entry(owner.clone()).or_default().accounts += 1;
+        self.join(&owner);
         account.owner = owner;
         self.book(account, 0, held);
     }
@@ -222,24 +240,19 @@ impl Budget {
     }
 
     /// Whether a session of `owner` may hold `held` bytes; `replaced` is whose share it takes the place of, and what that holds.
+    /// What holds no more than before is admitted; if it changes its owner, the new one must have room for it.
     pub(super) fn admit(&self, replaced: Option<(&Owner, usize)>, owner: &Owner, held: usize) -> Result<(), Over> {
         let before = replaced.map_or(0, |(_, held)| held);
-        if held <= before {
-            return Ok(());
-        }
-        if held > self.per_session {
+        if held > before && held > self.per_session {
             return Err(Over::Session);
         }
         let (left, wanted) = (self.pooled_of(before), self.pooled_of(held));
-        if wanted <= left {
-            return Ok(());
-        }
         let share = self.owners.get(owner).map_or(0, |share| share.pooled);
         let left_of_owner = if replaced.is_some_and(|(known, _)| known == owner) { left } else { 0 };
-        if *owner != Owner::Unknown && share - left_of_owner + wanted > self.per_owner {
+        if wanted > left_of_owner && *owner != Owner::Unknown && share - left_of_owner + wanted > self.per_owner {
             return Err(Over::Owner);
         }
-        if self.pooled - left + wanted > self.pool { Err(Over::All) } else { Ok(()) }
+        if wanted > left && self.pooled - left + wanted > self.pool { Err(Over::All) } else { Ok(()) }
     }
 
     fn book(&mut self, account: &Account, before: usize, after: usize) {
@@ -264,6 +277,8 @@ impl Budget {
         assert_eq!(self.pooled, owners.values().map(|share| share.pooled).sum::<usize>(), "bytes beyond the reserves");
         assert!(self.pooled <= self.pool, "all sessions hold {} bytes of {} beyond their reserves", self.pooled, self.pool);
         assert_eq!(self.owners.len(), owners.len(), "owners with sessions");
+        let crowd = owners.iter().find(|(_, share)| share.accounts > self.half).map(|(owner, _)| *owner);
+        assert_eq!(self.crowd.as_ref(), crowd, "who has more than half of the sessions");
         for (owner, share) in &owners {
             let known = self.owners.get(owner).map(|share| (share.accounts, share.pooled));
             assert_eq!(known, Some((share.accounts, share.pooled)), "the share of {owner:?}");
@@ -301,6 +316,20 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_changes_its_owner_counts_for_the_new_one() {
+        let mut budget = Budget::new(&limits());
+        let mut full: Vec<Account> = (0..2).map(|_| budget.open(user("anna"))).collect();
+        full.iter_mut().for_each(|account| assert_eq!(budget.set(account, Part::Will, 4000), Ok(())));
+        let mut other = budget.open(Owner::Unknown);
+        assert_eq!(budget.set(&mut other, Part::Will, 4000), Ok(()));
+        let moved = Some((other.owner(), other.held()));
+        assert_eq!(budget.admit(moved, &user("anna"), 4000), Err(Over::Owner), "no more than before, but more than she may have");
+        assert_eq!(budget.admit(moved, &user("anna"), 1000), Ok(()), "her reserve is there");
+        assert_eq!(budget.admit(moved, &user("berta"), 4000), Ok(()));
+        assert_eq!(budget.admit(moved, &Owner::Unknown, 4000), Ok(()));
+    }
+
+    #[test]
     fn addresses_of_one_network_share_and_a_name_counts_before_the_address() {
         let peer = |address: &str| Peer { address: address.parse().ok(), certificate: None };
         assert_eq!(Owner::of(None, &peer("2001:db8::1")), Owner::of(None, &peer("2001:db8::2")));
@@ -326,7 +355,9 @@ mod tests {
                     (2, count) => {
                         let account = &mut accounts[index % count];
                         let (names, will) = (account.part(Part::Names), account.part(Part::Will));
-                        budget.settle(account, owner, (names, will));
+                        if budget.admit(Some((account.owner(), account.held())), &owner, account.held()).is_ok() {
+                            budget.settle(account, owner, (names, will));
+                        }
                     }
                     (_, count) => {
                         let (account, part) = (&mut accounts[index % count], PARTS[part]);
@@ -338,6 +369,10 @@ mod tests {
                     }
                 }
                 budget.check_invariants(accounts.iter());
+                for owner in [user("a"), user("b")] {
+                    let pooled = budget.owners.get(&owner).map_or(0, |share| share.pooled);
+                    prop_assert!(pooled <= limits().max_user_bytes, "{owner:?} holds {pooled} bytes beyond the reserves");
+                }
                 prop_assert!(budget.held() <= limits().max_sessions_bytes);
             }
         }

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Engine;
 use super::budget::Part;
 use super::session::names_weight;
+use super::{Engine, SessionKey};
 use crate::broker::access::Access;
 use crate::mqtt::{ReasonCode, TopicFilter, TopicName};
 
@@ -47,6 +47,8 @@ impl Engine {
             let (owner, will) = (session.account.owner().clone(), session.account.part(Part::Will));
             self.budget.settle(&mut session.account, owner, (names, will));
         }
+        let away: Vec<SessionKey> = self.sessions.iter().filter(|(_, session)| session.away_since.is_some()).map(|(key, _)| key).collect();
+        away.into_iter().for_each(|key| self.note_absence(key));
         for connection in gone {
             self.refuse(connection, ReasonCode::ADMINISTRATIVE_ACTION, now);
         }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 
+use super::away::Absence;
 use super::budget::{Over, Owner, Part};
 use super::connect::LONG_AWAY;
-use super::session::{Incoming, PendingWill, RECEIVED, names_weight};
+use super::session::{Incoming, PendingWill, RECEIVED, Session, names_weight};
 use super::{Engine, SessionKey};
 use crate::broker::access::Rights;
 use crate::mqtt::PacketId;
@@ -42,13 +43,28 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
         let charged = self.budget.set(&mut session.account, part, bytes);
         self.traffic.over_budget += u64::from(charged.is_err());
+        if session.away_since.is_some() {
+            self.note_absence(key);
+        }
         charged
+    }
+
+    /// Notes whether a session is away, and how much it holds: the one that may have to go is found without a search.
+    pub(super) fn note_absence(&mut self, key: SessionKey) {
+        let absence = self.sessions.get(key).and_then(|session| self.absence(session));
+        self.away.note(key, absence);
+    }
+
+    /// How long a session is away, and what it holds; `None` while its client is connected.
+    pub(super) fn absence(&self, session: &Session) -> Option<Absence> {
+        let is_beyond_reserve = self.budget.is_beyond_reserve(&session.account);
+        Some(Absence { since: session.away_since?, owner: session.account.owner().clone(), is_beyond_reserve })
     }
 
     /// Notes that a session holds less for something: there is always room for that.
     pub(super) fn refund(&mut self, key: SessionKey, part: Part, bytes: usize) {
         let refunded = self.charge(key, part, bytes);
-        debug_assert_eq!(refunded, Ok(()), "nobody is refused giving back");
+        debug_assert_eq!(refunded, Ok(()), "a refund always succeeds");
     }
 
     /// Notes what the QoS 2 messages take that a session has received, and `more` of them, if there is room for it.
@@ -61,7 +77,7 @@ impl Engine {
     pub(super) fn forget_received(&mut self, key: SessionKey, packet_id: PacketId) -> Option<Incoming> {
         let known = self.sessions.get_mut(key)?.forget(packet_id);
         let refunded = self.charge_received(key, 0);
-        debug_assert_eq!(refunded, Ok(()), "nobody is refused giving back");
+        debug_assert_eq!(refunded, Ok(()), "a refund always succeeds");
         known
     }
 
@@ -83,21 +99,21 @@ impl Engine {
         let known = self.by_client.get(wanted.client_id).and_then(|key| self.sessions.get(*key));
         let replaced = known.map(|session| (session.account.owner(), session.account.held()));
         let kept = known.filter(|session| !wanted.begins_anew && session.is_persistent() && session.user.as_ref() == wanted.user);
-        let kept = kept.map_or(0, |session| session.account.part(Part::Filters) + session.account.part(Part::Received));
+        let lasting = [Part::Filters, Part::Received, Part::Replays];
+        let kept = kept.map_or(0, |session| lasting.into_iter().map(|part| session.account.part(part)).sum());
         self.budget.admit(replaced, wanted.owner, kept + wanted.names() + wanted.will())
     }
 
     /// The session of the owner who has too much (or of anybody) whose client has been away for longest goes, if that is long and it
     /// holds more than every session may.
     fn evict_for(&mut self, wanted: &Wanted<'_>, over: Over, now: Instant) -> bool {
-        let is_meant = |owner: &Owner| match over {
-            Over::Session => false,
-            Over::Owner => owner == wanted.owner,
-            Over::All => true,
+        let owner = match over {
+            Over::Session => return false,
+            Over::Owner => Some(wanted.owner),
+            Over::All => None,
         };
-        let others = self.sessions.iter().filter(|(_, session)| session.client_id != *wanted.client_id);
-        let meant = others.filter(|(_, session)| self.budget.is_beyond_reserve(&session.account) && is_meant(session.account.owner()));
-        let away = meant.filter_map(|(key, session)| Some((session.away_since?, key))).min();
+        let own = self.by_client.get(wanted.client_id).copied();
+        let away = self.away.longest_beyond_reserve(owner, own);
         let Some((_, key)) = away.filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY) else { return false };
         self.traffic.evicted_sessions += 1;
         self.remove_session(key, now);

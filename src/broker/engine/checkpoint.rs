@@ -78,6 +78,9 @@ impl Engine {
             let (options, identifier) = (subscription.options, subscription.identifier);
             self.records.put(&Record::Subscribed { session: number, filter, options, identifier }, clock);
         }
+        for replay in session.replays.iter() {
+            self.records.put(&Record::Replay { session: number, filter: replay.filter(), after: replay.after() }, clock);
+        }
         for (packet_id, incoming) in &session.incoming {
             let held = incoming.state != Exchange::Received;
             self.records.put(&Record::Received { session: number, packet_id: *packet_id, held }, clock);

@@ -204,17 +204,12 @@ impl Engine {
         if self.sessions.len() < self.limits.max_sessions {
             return true;
         }
-        let crowd = self.budget.crowd(self.limits.max_sessions).filter(|crowd| *crowd != owner);
-        let may_go = |session: &Session, since: Instant| {
-            now.saturating_duration_since(since) >= LONG_AWAY || crowd.is_some_and(|crowd| session.account.owner() == crowd)
-        };
-        let away = self.sessions.iter().filter_map(|(key, session)| Some((session.away_since?, key, session)));
-        let away = away.filter(|(since, _, session)| may_go(session, *since)).map(|(since, key, _)| (since, key)).min();
-        if let Some((_, key)) = away {
-            self.traffic.evicted_sessions += 1;
-            self.remove_session(key, now);
-        }
-        away.is_some()
+        let long_away = self.away.longest(None).filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY);
+        let crowd = self.budget.crowd().filter(|crowd| *crowd != owner);
+        let Some((_, key)) = long_away.or_else(|| self.away.longest(Some(crowd?))) else { return false };
+        self.traffic.evicted_sessions += 1;
+        self.remove_session(key, now);
+        true
     }
 
     pub(super) fn refuse_connect(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
@@ -259,6 +254,7 @@ impl Engine {
                     let expiry = session.expires_at.take();
                     expiry.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
                 }
+                self.note_absence(key);
                 return (key, true);
             }
         }
@@ -363,6 +359,7 @@ impl Engine {
         session.queue.forget_qos_0();
         let outlives = session.outlives;
         self.refund(key, Part::Aliases, 0);
+        self.note_absence(key);
         self.settle_will(key, end, now);
         match outlives {
             Some(Duration::ZERO) => self.remove_session(key, now),
@@ -391,6 +388,7 @@ impl Engine {
         self.publish_will(key, now);
         let Some(mut session) = self.sessions.try_remove(key) else { return };
         self.fullest.forget(key);
+        self.away.note(key, None);
         session.expires_at.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
         self.by_client.remove(&session.client_id);
         for (filter, _) in session.filters.list() {
@@ -399,7 +397,6 @@ impl Engine {
         if session.is_recorded {
             self.records.put(&Record::Gone { session: session.number }, self.clock);
         }
-        self.held.retain(|_, held| !matches!(held.from, super::HeldFor::Session { key: other, .. } if other == key));
         self.hand_on(&mut session, now);
         self.budget.close(session.account);
     }

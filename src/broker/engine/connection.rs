@@ -15,9 +15,10 @@ use super::aliases::Aliases;
 use super::login::Stage;
 use super::note::Claimed;
 use super::output::OutputBuffer;
-use super::{Position, SessionKey, Ticket, Timer};
+use super::owed::OwedAcks;
+use super::{Position, SessionKey, Timer};
 use crate::broker::admission::Address;
-use crate::mqtt::{Connect, Packet, PacketId, Properties, ReasonCode, Version, encode};
+use crate::mqtt::{Connect, Packet, Properties, Version, encode};
 
 /// Who is at the other end, as far as its transport tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,25 +27,6 @@ pub struct Peer {
     pub address: Option<Address>,
     /// The subject of the certificate it has shown, where that is its user name.
     pub certificate: Option<ByteString>,
-}
-
-/// An acknowledgement that waits for a tap, or for one that does.
-#[derive(Debug)]
-pub(super) struct HeldAck {
-    pub(super) packet_id: PacketId,
-    pub(super) is_qos_2: bool,
-    pub(super) state: AckState,
-    /// The batch its message is in.
-    pub(super) after: Position,
-    pub(super) bytes: usize,
-    /// For a person, if it is bad news.
-    pub(super) why: &'static str,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AckState {
-    Waiting(Ticket),
-    Ready(ReasonCode),
 }
 
 /// What is settled when some bytes may leave.
@@ -219,7 +201,7 @@ pub(super) struct Connection {
     pub(super) explains: bool,
     pub(super) aliases: Option<Box<Aliases>>,
     pub(super) out: Outgoing,
-    pub(super) acks: VecDeque<HeldAck>,
+    pub(super) acks: OwedAcks,
     /// PUBLISH packets whose first acknowledgement has not left, and the bytes of their payloads.
     pub(super) owed: usize,
     pub(super) owed_bytes: usize,
@@ -246,7 +228,7 @@ impl Connection {
             explains: true,
             aliases: None,
             out: Outgoing::default(),
-            acks: VecDeque::new(),
+            acks: OwedAcks::default(),
             owed: 0,
             owed_bytes: 0,
             window: 0,
@@ -326,7 +308,8 @@ impl Connection {
     pub(super) fn check_invariants(&self) {
         let gated = self.out.gated();
         let waiting: usize = self.acks.iter().map(|ack| ack.bytes).sum();
-        assert_eq!(self.owed, self.acks.len() + gated.acks, "acknowledgements that are owed");
+        self.acks.check_invariants();
+        assert_eq!(self.owed, self.acks.iter().count() + gated.acks, "acknowledgements that are owed");
         assert_eq!(self.owed_bytes, waiting + gated.bytes, "bytes of messages whose acknowledgements are owed");
         self.aliases.iter().for_each(|aliases| aliases.check_invariants());
     }

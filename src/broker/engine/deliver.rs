@@ -9,7 +9,7 @@ use super::fanout::{Fanout, Item, item, put};
 use super::notice::NoticeKind;
 use super::queue::Dropped;
 use super::record::{Record, TargetRecord};
-use super::session::{Delivery, Kept, Session};
+use super::session::{Delivery, Session};
 use super::shared::Standing;
 use super::subscriptions::{GroupKey, Target, Wanted};
 use super::{ConnectionId, Engine, Position, QueueFull, SessionKey};
@@ -199,11 +199,16 @@ impl Engine {
         self.record_done(key, delivery);
     }
 
+    /// True if one more message may wait, as far as what all sessions hold together goes.
+    pub(super) fn has_room_in_total(&self) -> bool {
+        self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total
+    }
+
     /// Room for one more message within what all sessions may hold together, waiting and in flight: the one that holds most (to an
     /// eighth) gives it. False if that is `key`, and new messages are what is dropped.
-    fn make_room_in_queues(&mut self, key: SessionKey, now: Instant) -> bool {
+    pub(super) fn make_room_in_queues(&mut self, key: SessionKey, now: Instant) -> bool {
         for _ in 0..MOST_EVICTED {
-            if self.queued_bytes.load(Ordering::Relaxed) <= self.limits.max_queued_total {
+            if self.has_room_in_total() {
                 return true;
             }
             let sessions = &self.sessions;
@@ -265,30 +270,6 @@ impl Engine {
         }
     }
 
-    /// Queues a retained message for a new subscription.
-    pub(super) fn replay(&mut self, key: SessionKey, message: Arc<Kept>, qos: QoS, identifier: Option<NonZeroU32>, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if !session.rights.may_read(&message.topic) {
-            return;
-        }
-        let qos = qos.min(message.qos);
-        if qos == QoS::AtMostOnce && session.connection.is_none() {
-            return;
-        }
-        let number = if qos == QoS::AtMostOnce { 0 } else { session.next_number() };
-        let identifiers = identifier.into_iter().collect();
-        let delivery = Delivery { message: message.clone(), number, qos, retain: true, is_replay: true, identifiers, share: None };
-        let record = (session.is_kept() && number > 0).then(|| TargetRecord::of(session.number, &delivery, false));
-        let is_queued = session.queue.enqueue(delivery, &self.limits, now, &mut Vec::new());
-        self.fullest.grew(key, session.held_bytes());
-        if !is_queued {
-            self.count_full();
-        } else if let Some(record) = record {
-            let record = Record::Message { id: message.id, retained: false, message: &message, targets: &[record] };
-            self.records.put(&record, self.clock);
-        }
-    }
-
     /// Sends to a session as much as its connection and its window allow: first what is in flight and was not written on this
     /// connection, in order [MQTT-4.4.0-1], then what waits.
     pub(super) fn pump(&mut self, key: SessionKey, now: Instant) {
@@ -296,9 +277,11 @@ impl Engine {
         while let Some(number) = self.send_next(key, now) {
             last = last.max(number);
         }
-        let Some(session) = self.sessions.get(key).filter(|session| last > 0 && session.is_kept()) else { return };
-        let record = Record::Sent { session: session.number, number: last };
-        self.records.put(&record, self.clock);
+        if let Some(session) = self.sessions.get(key).filter(|session| last > 0 && session.is_kept()) {
+            let record = Record::Sent { session: session.number, number: last };
+            self.records.put(&record, self.clock);
+        }
+        self.wake_replays(key);
     }
 
     /// The number of what was sent, 0 if it has none; `None` if nothing more can be sent now.
@@ -366,8 +349,10 @@ impl Engine {
 
     /// After a reconnect everything in flight is sent again: each PUBREL at once [MQTT-3.3.4-10], each PUBLISH as the window allows.
     pub(super) fn resume(&mut self, key: SessionKey, now: Instant) {
+        let newest = self.next_message;
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.in_flight.begin_again();
+        session.replays.connected(newest);
         let (connection, released) = (session.connection, session.in_flight.releases());
         for packet_id in released {
             if let Some(id) = connection {

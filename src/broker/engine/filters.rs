@@ -2,6 +2,7 @@
 //!
 //! Invariants: they are in the order of their filters, each filter once; `bytes` is what all of them take, here and in the tree.
 
+use super::replays::Replay;
 use super::session::Subscription;
 use super::tree::FILTER_OVERHEAD;
 use crate::mqtt::TopicFilter;
@@ -9,11 +10,11 @@ use crate::mqtt::TopicFilter;
 /// What a group of a shared subscription takes besides its text, in bytes, about.
 const GROUP_OVERHEAD: usize = 300;
 
-/// What a subscription takes, in bytes, about: its text here and in the tree, and of a shared one in its group.
+/// What a subscription takes, in bytes, about: its text here and in the tree, of a shared one in its group, and its replay.
 pub(super) fn cost(filter: &TopicFilter) -> usize {
     let text = filter.as_str().len();
     let group = if filter.is_shared() { GROUP_OVERHEAD + text } else { 0 };
-    2 * (text + size_of::<(TopicFilter, Subscription)>()) + FILTER_OVERHEAD + group
+    2 * (text + size_of::<(TopicFilter, Subscription)>()) + FILTER_OVERHEAD + group + size_of::<Replay>()
 }
 
 /// The subscriptions of one session.
@@ -41,6 +42,11 @@ impl Filters {
     /// True if there is a subscription with this very filter.
     pub(super) fn contains(&self, filter: &TopicFilter) -> bool {
         self.place_of(filter).is_ok()
+    }
+
+    /// The subscription with this very filter, and the filter as it is kept here.
+    pub(super) fn get(&self, filter: &TopicFilter) -> Option<&(TopicFilter, Subscription)> {
+        self.list.get(self.place_of(filter).ok()?)
     }
 
     /// Adds or replaces one.

@@ -4,6 +4,8 @@
 //! * Entries are in the order of their numbers, and no two of them have the same packet identifier.
 //! * `bytes` is what all entries weigh, `unsent` of them were not written on this connection, and `in_window` count against the
 //!   client's Receive Maximum: a PUBREL of an earlier connection does not.
+//! * A message that is given up after it was sent keeps its packet identifier and its place in the window until it is acknowledged or
+//!   the connection ends [MQTT-3.3.4-9], [MQTT-2.2.1-4]: it is in `spent`, in the order of the numbers, and all entries are newer.
 //! * Everything before `written` was written on this connection, so that sending all of it again is not a search for each.
 
 use std::collections::VecDeque;
@@ -44,10 +46,53 @@ impl Entry {
     }
 }
 
+/// What is left of a message that was given up after it was sent.
+#[derive(Debug)]
+struct Spent {
+    number: u64,
+    qos: QoS,
+    released: bool,
+}
+
+/// An acknowledgement that ends the delivery of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// PUBACK.
+    Accepted,
+    /// PUBREC with an error.
+    Refused,
+    /// PUBCOMP.
+    Completed,
+}
+
+impl Ending {
+    fn is_for(self, qos: QoS, released: bool) -> bool {
+        match self {
+            Self::Accepted => qos == QoS::AtLeastOnce,
+            Self::Refused => qos == QoS::ExactlyOnce && !released,
+            Self::Completed => qos == QoS::ExactlyOnce && released,
+        }
+    }
+}
+
+/// What an acknowledgement of a client means.
+#[derive(Debug)]
+pub(super) enum Acknowledged<T> {
+    /// It is for this message.
+    Message(T),
+    /// It is for a message that was given up meanwhile.
+    Spent,
+    /// The message it is for asks for another kind.
+    WrongKind,
+    /// Nothing was sent on this connection that it could be for.
+    Unknown,
+}
+
 /// What one session has in flight.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     entries: VecDeque<Entry>,
+    spent: VecDeque<Spent>,
     bytes: usize,
     unsent: usize,
     in_window: usize,
@@ -88,7 +133,7 @@ impl InFlight {
 
     /// True if the packet identifier of a number is in use by an older message [MQTT-2.2.1-4].
     pub(super) fn is_identifier_in_use(&self, number: u64) -> bool {
-        self.entries.front().is_some_and(|oldest| number.saturating_sub(oldest.delivery.number) >= IDENTIFIERS)
+        self.oldest().is_some_and(|oldest| number.saturating_sub(oldest) >= IDENTIFIERS)
     }
 
     /// Notes a PUBLISH that was just written for the first time.
@@ -114,6 +159,7 @@ impl InFlight {
     /// A new connection: nothing in flight was written on it.
     pub(super) fn begin_again(&mut self) {
         (self.in_window, self.written) = (0, 0);
+        self.spent = VecDeque::new();
         self.unsent = self.entries.len();
         for entry in &mut self.entries {
             (entry.is_sent, entry.is_in_window, entry.is_repeated) = (false, false, true);
@@ -150,26 +196,55 @@ impl InFlight {
     }
 
     /// PUBREC for a QoS 2 message that was sent on this connection; its number.
-    pub(super) fn release(&mut self, packet_id: PacketId) -> Option<u64> {
-        let place = self.place_of(packet_id)?;
-        let entry = self.entries.get_mut(place).filter(|entry| entry.is_sent && entry.delivery.qos == QoS::ExactlyOnce)?;
+    pub(super) fn release(&mut self, packet_id: PacketId) -> Acknowledged<u64> {
+        let spent = self.spent_place_of(packet_id).and_then(|place| self.spent.get_mut(place));
+        if let Some(spent) = spent {
+            spent.released |= spent.qos == QoS::ExactlyOnce;
+            return if spent.released { Acknowledged::Spent } else { Acknowledged::WrongKind };
+        }
+        let entry = self.place_of(packet_id).and_then(|place| self.entries.get_mut(place)).filter(|entry| entry.is_sent);
+        let Some(entry) = entry else { return Acknowledged::Unknown };
+        if entry.delivery.qos != QoS::ExactlyOnce {
+            return Acknowledged::WrongKind;
+        }
         entry.released = true;
-        Some(entry.delivery.number)
+        Acknowledged::Message(entry.delivery.number)
     }
 
     /// Ends what was sent under `packet_id` on this connection, if it is what the acknowledgement is for.
-    pub(super) fn complete(&mut self, packet_id: PacketId, ends: impl Fn(&Entry) -> bool) -> Option<Delivery> {
-        let place = self.place_of(packet_id)?;
-        self.entries.get(place).filter(|entry| entry.is_sent && ends(entry))?;
-        self.remove(place)
+    pub(super) fn complete(&mut self, packet_id: PacketId, ending: Ending) -> Acknowledged<Delivery> {
+        if let Some(place) = self.spent_place_of(packet_id) {
+            if !self.spent.get(place).is_some_and(|spent| ending.is_for(spent.qos, spent.released)) {
+                return Acknowledged::WrongKind;
+            }
+            self.spent.remove(place);
+            self.in_window -= 1;
+            return Acknowledged::Spent;
+        }
+        let place = self.place_of(packet_id);
+        let entry = place.and_then(|place| self.entries.get(place)).filter(|entry| entry.is_sent);
+        match (place, entry) {
+            (Some(place), Some(entry)) if ending.is_for(entry.delivery.qos, entry.released) => {
+                self.remove(place).map_or(Acknowledged::Unknown, Acknowledged::Message)
+            }
+            (_, Some(_)) => Acknowledged::WrongKind,
+            (_, None) => Acknowledged::Unknown,
+        }
     }
 
-    /// True if something was sent under `packet_id` on this connection and is not done.
-    pub(super) fn is_sent(&self, packet_id: PacketId) -> bool {
-        self.place_of(packet_id).and_then(|place| self.entries.get(place)).is_some_and(|entry| entry.is_sent)
+    /// Gives up the oldest message. If it was sent, the client can still acknowledge it, and no other one is sent in its place before.
+    pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
+        let oldest = self.entries.front()?;
+        let (is_in_window, number, released) = (oldest.is_in_window, oldest.delivery.number, oldest.released);
+        let gone = self.remove(0)?;
+        if is_in_window {
+            self.spent.push_back(Spent { number, qos: gone.qos, released });
+            self.in_window += 1;
+        }
+        Some(gone)
     }
 
-    /// Gives up the message at a place.
+    /// Takes the message at a place out.
     pub(super) fn remove(&mut self, place: usize) -> Option<Delivery> {
         let gone = self.entries.remove(place)?;
         self.bytes -= gone.weight();
@@ -191,12 +266,27 @@ impl InFlight {
         })
     }
 
+    /// The smallest number whose packet identifier is in use.
+    fn oldest(&self) -> Option<u64> {
+        let spent = self.spent.front().map(|spent| spent.number);
+        spent.or_else(|| self.entries.front().map(|entry| entry.delivery.number))
+    }
+
     /// Numbers are in order and within one round of the identifiers, so that an identifier means one number.
-    fn place_of(&self, packet_id: PacketId) -> Option<usize> {
-        let oldest = self.entries.front()?.delivery.number;
+    fn number_of(&self, packet_id: PacketId) -> Option<u64> {
+        let oldest = self.oldest()?;
         let first = u64::from(packet_id.get());
-        let number = oldest + (first + IDENTIFIERS - 1 - (oldest - 1) % IDENTIFIERS) % IDENTIFIERS;
+        Some(oldest + (first + IDENTIFIERS - 1 - (oldest - 1) % IDENTIFIERS) % IDENTIFIERS)
+    }
+
+    fn place_of(&self, packet_id: PacketId) -> Option<usize> {
+        let number = self.number_of(packet_id)?;
         self.entries.binary_search_by_key(&number, |entry| entry.delivery.number).ok()
+    }
+
+    fn spent_place_of(&self, packet_id: PacketId) -> Option<usize> {
+        let number = self.number_of(packet_id)?;
+        self.spent.binary_search_by_key(&number, |spent| spent.number).ok()
     }
 
     /// Panics if a total is not what the entries say. For tests.
@@ -204,10 +294,12 @@ impl InFlight {
         let count = |is: fn(&Entry) -> bool| self.entries.iter().filter(|entry| is(entry)).count();
         assert_eq!(self.bytes, self.entries.iter().map(Entry::weight).sum::<usize>(), "bytes in flight");
         assert_eq!(self.unsent, count(|entry| !entry.is_sent), "messages that were not written on this connection");
-        assert_eq!(self.in_window, count(|entry| entry.is_in_window), "messages in the window");
+        assert_eq!(self.in_window, count(|entry| entry.is_in_window) + self.spent.len(), "messages in the window");
+        let spent = self.spent.iter().map(|spent| spent.number);
+        assert!(spent.chain(self.entries.iter().map(|entry| entry.delivery.number)).is_sorted_by(|one, next| one < next), "what is spent");
         assert!(self.entries.iter().is_sorted_by(|one, next| one.delivery.number < next.delivery.number), "the order of the numbers");
         assert!(self.entries.iter().take(self.written).all(|entry| entry.is_sent), "what was written on this connection");
-        let span = self.entries.back().zip(self.entries.front()).map_or(0, |(last, first)| last.delivery.number - first.delivery.number);
+        let span = self.entries.back().zip(self.oldest()).map_or(0, |(last, first)| last.delivery.number - first);
         assert!(span < IDENTIFIERS, "two messages with the same packet identifier");
     }
 }

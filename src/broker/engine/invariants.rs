@@ -13,6 +13,7 @@ impl Engine {
         for (key, session) in &self.sessions {
             session.queue.check_invariants();
             session.filters.check_invariants();
+            session.replays.check_invariants(|filter| session.filters.contains(filter));
             let aliases =
                 session.connection.and_then(|id| self.connections.get(&id)?.aliases.as_ref()).map_or(0, |aliases| aliases.bytes());
             for (part, weight) in session.weights(aliases) {
@@ -37,6 +38,8 @@ impl Engine {
         self.retained.check_invariants();
         self.budget.check_invariants(self.sessions.iter().map(|(_, session)| &session.account));
         self.late_wills.check_invariants();
+        self.away.check_invariants(self.sessions.iter().filter_map(|(key, session)| Some((key, self.absence(session)?))));
+        self.check_replay_turns();
         self.check_queued_bytes();
     }
 

@@ -11,13 +11,20 @@
 //! * A connection is given PUBLISH packets while fewer than [`Limits::output_bytes`] bytes wait to be written; what does not fit waits
 //!   in the session's bounded queue.
 //!
-//! One file per concern: `events` (what goes in and out), `connect` (CONNECT, takeover, ends), `login` (who somebody is), `note` (what the log says of clients), `wills`, `publish` (incoming messages),
-//! `acknowledge` (what is owed for them), `deliver` (outgoing), `fanout` (one message, written for many), `fullest` (the fullest queue), `notice` (what is to be logged), `subscribe`, `session`, `connection`, `output` (bytes),
-//! `budget`, `charge` and `filters` (what sessions may hold), `aliases`,
-//! `subscriptions` and `tree` (who wants what), `queue` and `in_flight` (what a session is to get), `invariants` (what tests check), `retained`, `shared` (members of a shared subscription), `seek` (filters in sorted topics), `sys` (`$SYS`), `record` (what is durable), `restore` and `checkpoint`, `change` (rights and taps while it runs).
+//! One file per concern:
+//! * what goes in and out: `events`, `send` (packets to clients), `output` (bytes), `note` and `notice` (lines for the log), `sys`
+//! * clients: `connect` (CONNECT, takeover, ends), `login`, `connection`, `session`, `wills`, `change` (rights and taps while it runs)
+//! * messages from clients: `publish`, `aliases`, `acknowledge` and `owed` (acknowledgements), `taps`
+//! * messages to clients: `subscribe`, `subscriptions` and `tree` (who wants what), `shared` (members of a shared subscription),
+//!   `deliver`, `fanout` (one message, written for many), `queue` and `in_flight` (what a session is to get), `fullest` (the fullest queue)
+//! * retained messages: `retained`, `seek` (filters in sorted topics), `replays` (on their way to new subscriptions)
+//! * bounds: `limits`, `budget`, `charge` and `filters` (what sessions may hold), `away` (who may have to go)
+//! * what is durable: `record`, `read_record`, `restore`, `checkpoint`
+//! * `invariants` (what tests check), `numbers` (a hash)
 
 mod acknowledge;
 mod aliases;
+mod away;
 mod budget;
 mod change;
 mod charge;
@@ -35,23 +42,28 @@ mod limits;
 mod login;
 mod note;
 mod notice;
+mod numbers;
 mod output;
+mod owed;
 mod publish;
 mod queue;
+mod read_record;
 mod record;
+mod replays;
 mod restore;
 mod retained;
 mod seek;
+mod send;
 mod session;
 mod shared;
 mod subscribe;
 mod subscriptions;
 mod sys;
+mod taps;
 mod tree;
 mod wills;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -63,8 +75,8 @@ use slab::Slab;
 use super::access::Access;
 use super::admission::Address;
 use super::lockout::Lockout;
-use crate::message::Origin;
-use crate::mqtt::{DecodeError, Disconnect, Packet, PacketId, ReasonCode, TopicFilter, TopicName, Version};
+use crate::mqtt::{DecodeError, Packet, ReasonCode, TopicName, Version};
+use away::Away;
 use budget::Budget;
 pub use change::Change;
 use checkpoint::Checkpoint;
@@ -76,13 +88,17 @@ pub use limits::{Limits, QueueFull};
 pub use note::{Note, Noted};
 use notice::Notices;
 pub use notice::{Notice, NoticeKind};
+use numbers::{ByNumber, NumberHash};
 pub use output::OutputBuffer;
 use record::Records;
+use replays::ReplayTurns;
 pub use restore::{LeftOut, Restore};
 use retained::Retained;
 use session::Session;
 use subscriptions::Subscriptions;
 pub use sys::Traffic;
+use taps::{HeldFor, HeldMessage, TAP_BITS, tap_bit};
+pub use taps::{MOST_TAPS, Tap};
 use wills::LateWills;
 
 /// One socket.
@@ -92,15 +108,6 @@ pub type Ticket = u64;
 /// A batch of records; those of earlier turns have smaller ones.
 pub type Position = u64;
 type SessionKey = usize;
-
-/// A consumer inside the gateway that stores the messages of some topics: an outbox.
-#[derive(Debug, Clone)]
-pub struct Tap {
-    /// The topics it wants.
-    pub filters: Vec<TopicFilter>,
-    /// Messages from there are not for it, so that nothing goes round in circles.
-    pub not_from: Origin,
-}
 
 /// What an engine is made of.
 #[derive(Debug, Clone, Default)]
@@ -119,35 +126,6 @@ pub struct Setup {
     pub is_durable: bool,
 }
 
-#[derive(Debug)]
-struct HeldMessage {
-    /// Who waits for the taps.
-    from: HeldFor,
-    /// Those that have not answered, a bit each.
-    waiting: u64,
-    /// Those that could not take it.
-    refused: u64,
-}
-
-/// Which tap of a message a ticket is for.
-const TAP_BITS: u32 = 6;
-
-/// Taps that an engine may have: each has a bit of its own.
-pub const MOST_TAPS: usize = 1 << TAP_BITS;
-
-/// The bit of a tap.
-fn tap_bit(tap: usize) -> u64 {
-    debug_assert!(tap < MOST_TAPS, "every tap has a bit of its own");
-    1 << tap.min(MOST_TAPS - 1)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum HeldFor {
-    Session { key: SessionKey, packet_id: PacketId, is_qos_2: bool },
-    Inbound { receipt: u64, after: Position },
-    Will { number: u64 },
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Connect(ConnectionId),
@@ -162,37 +140,6 @@ enum Timer {
     Sys,
 }
 
-/// Hashes the small numbers that connections and packets have.
-#[derive(Debug, Default)]
-struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u16(&mut self, number: u16) {
-        self.write_u64(u64::from(number));
-    }
-
-    fn write_usize(&mut self, number: usize) {
-        self.write_u64(number as u64);
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-type NumberHash = BuildHasherDefault<NumberHasher>;
-type ByNumber<K, V> = HashMap<K, V, NumberHash>;
-
 /// The state machine.
 #[derive(Debug)]
 pub struct Engine {
@@ -206,6 +153,8 @@ pub struct Engine {
     sessions: Slab<Session>,
     /// What they hold.
     budget: Budget,
+    /// Those whose clients are away.
+    away: Away,
     by_client: HashMap<ByteString, SessionKey>,
     subscriptions: Subscriptions,
     retained: Retained,
@@ -220,7 +169,7 @@ pub struct Engine {
     /// Connections with bytes that wait for a batch.
     gates: VecDeque<(Position, ConnectionId)>,
     checkpoint: Option<Checkpoint>,
-    replays: VecDeque<subscribe::Replay>,
+    replay_turns: ReplayTurns,
     /// Wills on their way to taps.
     late_wills: LateWills,
     next_will: u64,
@@ -269,6 +218,7 @@ impl Engine {
             connections: ByNumber::default(),
             sessions: Slab::new(),
             budget,
+            away: Away::default(),
             by_client: HashMap::new(),
             subscriptions,
             retained,
@@ -280,7 +230,7 @@ impl Engine {
             durable: 0,
             gates: VecDeque::new(),
             checkpoint: None,
-            replays: VecDeque::new(),
+            replay_turns: ReplayTurns::default(),
             late_wills: LateWills::default(),
             next_will: 0,
             next_message: 0,
@@ -423,79 +373,6 @@ impl Engine {
             self.refuse_connect(id, error.reason, error.what, now);
         } else {
             self.refuse_because(id, error.reason, error.what, now);
-        }
-    }
-
-    /// Ends a connection for a fault of its peer.
-    fn refuse(&mut self, id: ConnectionId, reason: ReasonCode, now: Instant) {
-        self.refuse_because(id, reason, reason.name(), now);
-    }
-
-    /// The same, with a sentence for a person.
-    fn refuse_because(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
-        self.say_goodbye(id, reason, why);
-        self.close(id, connect::End::Lost, now);
-    }
-
-    /// DISCONNECT from a server exists in MQTT 5 only, and only after CONNECT. What still waits for the disk is not sent any more.
-    fn say_goodbye(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let what = if connection.session.is_some() { Noted::Dropped } else { Noted::Refused };
-        if reason != ReasonCode::SERVER_SHUTTING_DOWN {
-            self.note(id, what, reason, why);
-        }
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        // [MQTT-3.14.0-1]
-        let is_greeted = connection.session.is_some() && connection.out.is_greeted(self.durable);
-        if connection.version == Version::V5 && is_greeted {
-            let mut end = Disconnect::new(reason);
-            end.properties.edit().reason_string = Some(ByteString::from_static(why));
-            connection.out.drop_gated();
-            self.send(id, &Packet::Disconnect(end), 0);
-        }
-    }
-
-    /// Writes a packet when the batch `after` is durable; 0 is at once. False if it is more than the client takes.
-    fn send(&mut self, id: ConnectionId, packet: &Packet, after: Position) -> bool {
-        let Some(connection) = self.connections.get_mut(&id) else { return false };
-        match connection.write(packet, after, self.durable) {
-            Some(length) => {
-                self.traffic.packets_sent += 1;
-                self.traffic.bytes_sent += length as u64;
-                self.mark(id);
-                true
-            }
-            // Not even without everything optional it is as small as the client wants [MQTT-3.1.2-24].
-            None => {
-                self.traffic.dropped += 1;
-                false
-            }
-        }
-    }
-
-    /// Notes that a connection got bytes to write, now or when a batch is durable.
-    fn mark(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.out.becomes_dirty() {
-            self.dirty.push(id);
-        }
-        if let Some(position) = connection.out.take_new_gate() {
-            self.gates.push_back((position, id));
-        }
-    }
-
-    /// Records are durable: what waited for them goes out.
-    fn durable(&mut self, position: Position, now: Instant) {
-        self.durable = self.durable.max(position);
-        while let Some((_, id)) = self.gates.pop_front_if(|(gate, _)| *gate <= position) {
-            let Some(connection) = self.connections.get_mut(&id) else { continue };
-            let opened = connection.out.open(position);
-            connection.settle(opened);
-            self.mark(id);
-            self.pace(id, now);
-        }
-        while let Some((_, receipt)) = self.inbound.pop_front_if(|(gate, _)| *gate <= position) {
-            self.outputs.push(Output::Safe(receipt));
         }
     }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::budget::Part;
-use super::connection::AckState;
 use super::deliver::Reached;
 use super::fanout::Fanout;
 use super::notice::NoticeKind;
+use super::owed::AckState;
 use super::record::Record;
 use super::session::{Exchange, Incoming, Kept, Session};
 use super::{ConnectionId, Engine, HeldFor, HeldMessage, Output, Position, SessionKey, TAP_BITS, Ticket, tap_bit};
@@ -27,11 +27,17 @@ pub(super) struct Answer {
     pub(super) after: Position,
     /// Why not.
     pub(super) why: &'static str,
+    /// The first PUBLISH with this identifier came on the same connection, and its acknowledgement still waits for a tap.
+    pub(super) is_owed_already: bool,
 }
 
 impl Answer {
     fn now(reason: ReasonCode) -> Self {
-        Self { state: AckState::Ready(reason), after: 0, why: "" }
+        Self::of(AckState::Ready(reason), 0)
+    }
+
+    fn of(state: AckState, after: Position) -> Self {
+        Self { state, after, why: "", is_owed_already: false }
     }
 }
 
@@ -69,7 +75,7 @@ impl Engine {
 
     /// The topic, which an alias may stand for.
     fn topic_of(&mut self, id: ConnectionId, session: SessionKey, publish: &mut Publish) -> Result<TopicName, Refusal> {
-        let invalid = (ReasonCode::TOPIC_ALIAS_INVALID, "a topic alias that says nothing, or above the maximum");
+        let invalid = (ReasonCode::TOPIC_ALIAS_INVALID, "unknown topic alias, or one above the maximum");
         let topic = publish.topic.take();
         let Some(alias) = publish.properties.topic_alias else { return topic.ok_or(invalid) };
         publish.properties.edit().topic_alias = None;
@@ -105,7 +111,7 @@ impl Engine {
             return Err((ReasonCode::TOPIC_NAME_INVALID, "a topic may have at most 201 levels"));
         }
         let is_guarded = self.guarded.contains(topic);
-        may_publish(session, topic, is_guarded)?;
+        may_publish(session, (topic, &publish.payload), is_guarded)?;
         // The answer of an instrument goes where whoever asked may look or write himself.
         let answer_to = publish.properties.response_topic.as_ref().filter(|_| is_guarded);
         if answer_to.is_some_and(|topic| !session.rights.may_read(topic) && !session.rights.may_write(topic, self.guarded.contains(topic)))
@@ -130,13 +136,13 @@ impl Engine {
         let is_qos_2 = publish.qos == QoS::ExactlyOnce;
         let known = self.sessions.get_mut(session).filter(|_| is_qos_2).and_then(|session| session.incoming.get_mut(&packet_id));
         if let Some(known) = known {
-            known.connection = id;
+            let is_owed_already = std::mem::replace(&mut known.connection, id) == id;
             let state = known.state;
             // A repetition may come before the batch with the first one is durable.
             let after = self.records.newest();
             return match state {
-                Exchange::Held(ticket) => Answer { state: AckState::Waiting(ticket), after, why: "" },
-                Exchange::Received => Answer { state: AckState::Ready(ReasonCode::SUCCESS), after, why: "" },
+                Exchange::Held(ticket) => Answer { is_owed_already, ..Answer::of(AckState::Waiting(ticket), after) },
+                Exchange::Received => Answer::of(AckState::Ready(ReasonCode::SUCCESS), after),
                 Exchange::Refused { taps } => match self.admit(session, &topic, &mut publish, now) {
                     Ok(()) => self.forward_again((session, packet_id), taps, message(topic, publish, now), after),
                     Err((reason, why)) => Answer { why, ..Answer::now(reason) },
@@ -157,7 +163,7 @@ impl Engine {
         }
         // Nobody listens: a success of its own kind in MQTT 5.
         let reason = if reached.anybody { ReasonCode::SUCCESS } else { ReasonCode::NO_MATCHING_SUBSCRIBERS };
-        Answer { state: ticket.map_or(AckState::Ready(reason), AckState::Waiting), after, why: "" }
+        Answer::of(ticket.map_or(AckState::Ready(reason), AckState::Waiting), after)
     }
 
     /// Remembers a QoS 2 message until its PUBREL. Returns the batch that says so.
@@ -175,13 +181,13 @@ impl Engine {
     fn forward_again(&mut self, (session, packet_id): (SessionKey, PacketId), missing: u64, message: Message, after: Position) -> Answer {
         let mut taps = self.subscriptions.taps_of(&message.topic);
         taps.retain(|tap| missing & tap_bit(*tap) != 0);
-        let held = HeldFor::Session { key: session, packet_id, is_qos_2: true };
-        let ticket = self.forward(&taps, message, Some(held));
+        let held = self.held_for(session, packet_id, true);
+        let ticket = self.forward(&taps, message, held);
         let state = ticket.map_or(Exchange::Received, Exchange::Held);
         if let Some(incoming) = self.sessions.get_mut(session).and_then(|session| session.incoming.get_mut(&packet_id)) {
             incoming.state = state;
         }
-        Answer { state: ticket.map_or(AckState::Ready(ReasonCode::SUCCESS), AckState::Waiting), after, why: "" }
+        Answer::of(ticket.map_or(AckState::Ready(ReasonCode::SUCCESS), AckState::Waiting), after)
     }
 
     /// True if a PUBLISH adds to the messages in flight from this connection: not a repetition of one that is.
@@ -208,8 +214,12 @@ impl Engine {
         if self.guarded.contains(&message.topic) {
             message.publisher = self.sessions.get(session).map(|session| session.publisher(self.source(session)));
         }
-        let held = waits.map(|(packet_id, is_qos_2)| HeldFor::Session { key: session, packet_id, is_qos_2 });
+        let held = waits.and_then(|(packet_id, is_qos_2)| self.held_for(session, packet_id, is_qos_2));
         self.take_in(message, Some(session), held, now)
+    }
+
+    fn held_for(&self, key: SessionKey, packet_id: PacketId, is_qos_2: bool) -> Option<HeldFor> {
+        self.sessions.get(key).map(|session| HeldFor::Session { key, number: session.number, packet_id, is_qos_2 })
     }
 
     /// Takes a message of the gateway itself in.
@@ -327,7 +337,12 @@ impl Engine {
             HeldFor::Inbound { receipt, .. } if refused != 0 => self.outputs.push(Output::NotSafe(receipt)),
             HeldFor::Inbound { receipt, after } => self.promise(receipt, after),
             HeldFor::Will { number } => self.will_stored(number, refused, now),
-            HeldFor::Session { key, packet_id, is_qos_2 } => self.released_by_taps(number, (key, packet_id, is_qos_2), refused, now),
+            HeldFor::Session { key, number: session, packet_id, is_qos_2 } => {
+                // The session may have ended meanwhile, and its key be another one's.
+                if self.sessions.get(key).is_some_and(|known| known.number == session) {
+                    self.released_by_taps(number, (key, packet_id, is_qos_2), refused, now);
+                }
+            }
         }
     }
 
@@ -341,11 +356,7 @@ impl Engine {
         let Some(id) = self.connection_of(key) else { return };
         let reason = if refused == 0 { ReasonCode::SUCCESS } else { ReasonCode::QUOTA_EXCEEDED };
         if let Some(connection) = self.connections.get_mut(&id) {
-            for ack in connection.acks.iter_mut().filter(|ack| ack.state == AckState::Waiting(ticket)) {
-                ack.state = AckState::Ready(reason);
-                ack.after = ack.after.max(after);
-                ack.why = "an outbox has no room";
-            }
+            connection.acks.ready(ticket, reason, after);
         }
         self.send_ready_acks(id, now);
         self.pace(id, now);
@@ -372,12 +383,14 @@ fn message(topic: TopicName, publish: Publish, now: Instant) -> Message {
     }
 }
 
-/// Whether the rights of a session allow a topic. Topics that begin with `$` are the broker's; but a bridge says of its own connection
-/// whether it is up, as mosquitto's do.
-pub(super) fn may_publish(session: &Session, topic: &TopicName, is_guarded: bool) -> Result<(), Refusal> {
+/// Whether a session may publish a payload to a topic. Topics that begin with `$` are the broker's; but a bridge publishes whether its
+/// connection is up, as mosquitto's do ([`may_publish_state`]).
+pub(super) fn may_publish(session: &Session, (topic, payload): (&TopicName, &[u8]), is_guarded: bool) -> Result<(), Refusal> {
     if topic.is_reserved() {
-        let is_own = bridge_of(topic).is_some_and(|bridge| *bridge == *session.client_id) && !session.rights.denies_write(topic);
-        return if is_own { Ok(()) } else { Err((ReasonCode::NOT_AUTHORIZED, "topics that begin with $ belong to the broker")) };
+        let Some(bridge) = bridge_of(topic) else {
+            return Err((ReasonCode::NOT_AUTHORIZED, "topics that begin with $ belong to the broker"));
+        };
+        return may_publish_state(session, topic, bridge, payload);
     }
     if session.rights.may_write(topic, is_guarded) {
         Ok(())
@@ -386,7 +399,20 @@ pub(super) fn may_publish(session: &Session, topic: &TopicName, is_guarded: bool
     }
 }
 
-/// The bridge whose state a topic tells: its client identifier.
+/// Whether a session may publish the state of a bridge. A user whose rules list topics to write needs one that covers this topic;
+/// anybody else may publish the state of the own client identifier. mosquitto's bridges send `1` when they connect, and `0` as their will.
+fn may_publish_state(session: &Session, topic: &TopicName, bridge: &str, payload: &[u8]) -> Result<(), Refusal> {
+    let is_own = *bridge == *session.client_id;
+    if !session.rights.may_write_state(topic, is_own) {
+        return Err((ReasonCode::NOT_AUTHORIZED, "no permission to publish the state of this bridge connection"));
+    }
+    if payload != b"0" && payload != b"1" {
+        return Err((ReasonCode::IMPLEMENTATION_SPECIFIC, "the state of a bridge connection is 0 or 1"));
+    }
+    Ok(())
+}
+
+/// The bridge whose state a topic is about: its client identifier.
 fn bridge_of(topic: &TopicName) -> Option<&str> {
     topic.as_str().strip_prefix("$SYS/broker/connection/")?.strip_suffix("/state")
 }

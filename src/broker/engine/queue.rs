@@ -1,7 +1,7 @@
 //! The deliveries that wait for one session, together with their totals.
 //!
-//! Invariants: `held_bytes` is what all deliveries take, `counted_bytes` the same without the `replays` retained messages among them;
-//! nothing expires before `first_expiry`. A queue that is empty holds no memory worth speaking of.
+//! Invariants: `held_bytes` is what all deliveries take, `counted_bytes` the same without the `replays` retained messages among them,
+//! which are at most [`MOST_WAITING`]; nothing expires before `first_expiry`. A queue that is empty holds no memory worth speaking of.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -12,6 +12,9 @@ use crate::mqtt::{QoS, TopicFilter};
 
 /// More places than this are given back when the queue is empty.
 const SPARE: usize = 64;
+
+/// Retained messages on their way to new subscriptions that may wait in one queue.
+pub(super) const MOST_WAITING: usize = 64;
 
 /// A delivery that left its queue without having been sent.
 #[derive(Debug)]
@@ -62,16 +65,30 @@ impl Queue {
         self.deliveries.front()
     }
 
-    /// Lets a delivery wait; false if there is no room for it. What had to go for it is added to `dropped`. Replays of retained
-    /// messages have a bound of their own: a subscriber counts on getting all of them, and they must not push out what is new.
-    pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits, now: Instant, dropped: &mut Vec<Dropped>) -> bool {
-        if delivery.is_replay {
-            let fits = self.replays < limits.max_retained;
-            if fits {
-                self.push(delivery);
-            }
-            return fits;
+    /// Retained messages among the deliveries.
+    pub(super) fn replays(&self) -> usize {
+        self.replays
+    }
+
+    /// The bytes of the retained messages among the deliveries.
+    pub(super) fn replay_bytes(&self) -> usize {
+        self.held_bytes - self.counted_bytes
+    }
+
+    /// Lets a retained message wait; false if as many wait as may. They have a bound of their own: a subscriber counts on getting all
+    /// of them, and they must not push out what is new.
+    pub(super) fn enqueue_replay(&mut self, delivery: Delivery) -> bool {
+        debug_assert!(delivery.is_replay, "a retained message for a new subscription");
+        let fits = self.replays < MOST_WAITING;
+        if fits {
+            self.push(delivery);
         }
+        fits
+    }
+
+    /// Lets a new message wait; false if there is no room for it. What had to go for it is added to `dropped`.
+    pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits, now: Instant, dropped: &mut Vec<Dropped>) -> bool {
+        debug_assert!(!delivery.is_replay, "a new message");
         let size = size(&delivery);
         if !self.has_room(size, limits) {
             self.drop_expired(now, dropped);
@@ -147,7 +164,7 @@ impl Queue {
         self.take_out(0)
     }
 
-    /// The oldest that is no replay: those do not count.
+    /// The oldest that is no replay: those do not count. They are few, so it is not far from the front.
     fn dequeue_counted(&mut self) -> Option<Delivery> {
         let place = self.deliveries.iter().position(|delivery| !delivery.is_replay)?;
         self.take_out(place)
@@ -174,6 +191,7 @@ impl Queue {
         assert_eq!(self.held_bytes, bytes(|_| true), "bytes of what waits");
         assert_eq!(self.counted_bytes, bytes(|one| !one.is_replay), "bytes of what waits and counts");
         assert_eq!(self.replays, self.deliveries.iter().filter(|one| one.is_replay).count(), "replays that wait");
+        assert!(self.replays <= MOST_WAITING, "{} replays wait", self.replays);
         let first = self.deliveries.iter().filter_map(|one| one.message.expires_at).min();
         assert!(first.is_none_or(|first| self.first_expiry.is_some_and(|known| known <= first)), "the first expiry");
     }

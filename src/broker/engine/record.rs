@@ -6,18 +6,19 @@
 //! message  = flags | origin | topic | payload | properties | deadline
 //! ```
 //!
-//! Invariants: a batch is applied whole or not at all; a record of a session that is not known any more changes nothing.
+//! Invariants: a batch is applied whole or not at all; a record of a session that is not known any more changes nothing. `read_record`
+//! reads what is written here.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::Position;
 use super::session::Delivery;
-use crate::message::{Class, Message, Origin};
-use crate::mqtt::{PacketId, Place, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, decode_properties, encode_properties};
+use crate::message::{Message, Origin};
+use crate::mqtt::{PacketId, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, encode_properties};
 
 /// A moment on both clocks.
 pub(super) type Clock = (Instant, i64);
@@ -54,6 +55,8 @@ pub(super) struct TargetRecord {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) was_sent: bool,
+    /// A retained message for a new subscription.
+    pub(super) is_replay: bool,
     pub(super) identifiers: Box<[NonZeroU32]>,
     pub(super) share: Option<TopicFilter>,
 }
@@ -66,6 +69,7 @@ impl TargetRecord {
             qos: delivery.qos,
             retain: delivery.retain,
             was_sent,
+            is_replay: delivery.is_replay,
             identifiers: delivery.identifiers.clone(),
             share: delivery.share.as_ref().map(|filter| (**filter).clone()),
         }
@@ -154,25 +158,17 @@ pub(super) enum Record<'a> {
     NoWill {
         session: u64,
     },
-}
-
-/// The same, as read.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Change {
-    Session(SessionRecord),
-    Gone { session: u64 },
-    Subscribed { session: u64, filter: TopicFilter, options: SubscribeOptions, identifier: Option<NonZeroU32> },
-    Unsubscribed { session: u64, filter: TopicFilter },
-    Message { id: u64, retained: bool, message: Message, targets: Vec<TargetRecord> },
-    Queued { id: u64, targets: Vec<TargetRecord> },
-    Sent { session: u64, number: u64 },
-    Released { session: u64, number: u64 },
-    Done { session: u64, number: u64 },
-    Received { session: u64, packet_id: PacketId, held: bool },
-    Freed { session: u64, packet_id: PacketId },
-    Retained(Message),
-    Will { session: u64, will: WillRecord },
-    NoWill { session: u64 },
+    /// Retained messages are still to come for a subscription: those behind a topic, or all.
+    Replay {
+        session: u64,
+        filter: &'a TopicFilter,
+        after: Option<&'a TopicName>,
+    },
+    /// They have all come.
+    ReplayDone {
+        session: u64,
+        filter: &'a TopicFilter,
+    },
 }
 
 /// The records of the turn.
@@ -273,7 +269,8 @@ fn put_targets(out: &mut BytesMut, targets: &[TargetRecord]) {
     for target in targets {
         put_number(out, target.session);
         put_number(out, target.number);
-        out.put_u8(target.qos as u8 | u8::from(target.retain) << 2 | u8::from(target.was_sent) << 3);
+        let flags = u8::from(target.retain) << 2 | u8::from(target.was_sent) << 3 | u8::from(target.is_replay) << 4;
+        out.put_u8(target.qos as u8 | flags);
         put_number(out, target.identifiers.len() as u64);
         for id in &target.identifiers {
             put_number(out, u64::from(id.get()));
@@ -297,6 +294,12 @@ fn put_pair(out: &mut BytesMut, kind: u8, one: u64, other: u64) {
     put_number(out, other);
 }
 
+fn put_filter(out: &mut BytesMut, kind: u8, session: u64, filter: &TopicFilter) {
+    out.put_u8(kind);
+    put_number(out, session);
+    put_bytes(out, filter.as_str().as_bytes());
+}
+
 fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
     match record {
         Record::Session(session) => {
@@ -313,17 +316,11 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
             put_number(out, *session);
         }
         Record::Subscribed { session, filter, options, identifier } => {
-            out.put_u8(3);
-            put_number(out, *session);
-            put_bytes(out, filter.as_str().as_bytes());
+            put_filter(out, 3, *session, filter);
             put_options(out, *options);
             put_number(out, identifier.map_or(0, |id| u64::from(id.get())));
         }
-        Record::Unsubscribed { session, filter } => {
-            out.put_u8(4);
-            put_number(out, *session);
-            put_bytes(out, filter.as_str().as_bytes());
-        }
+        Record::Unsubscribed { session, filter } => put_filter(out, 4, *session, filter),
         Record::Message { id, retained, message, targets } => {
             put_pair(out, 5, *id, u64::from(*retained));
             put_message(out, message, clock);
@@ -358,143 +355,10 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
             out.put_u8(14);
             put_number(out, *session);
         }
-    }
-}
-
-fn number(bytes: &mut Bytes) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let byte = bytes.try_get_u8().ok()?;
-        value |= u64::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
+        Record::Replay { session, filter, after } => {
+            put_filter(out, 15, *session, filter);
+            put_optional(out, *after, |out, topic| put_bytes(out, topic.as_str().as_bytes()));
         }
+        Record::ReplayDone { session, filter } => put_filter(out, 16, *session, filter),
     }
-    None
-}
-
-fn some_bytes(bytes: &mut Bytes) -> Option<Bytes> {
-    let length = usize::try_from(number(bytes)?).ok()?;
-    (length <= bytes.len()).then(|| bytes.split_to(length))
-}
-
-/// A copy: what is kept must not keep the batch.
-fn text(bytes: &mut Bytes) -> Option<ByteString> {
-    Some(ByteString::from(std::str::from_utf8(&some_bytes(bytes)?).ok()?))
-}
-
-fn filter(bytes: &mut Bytes) -> Option<TopicFilter> {
-    TopicFilter::new(text(bytes)?).ok()
-}
-
-#[allow(clippy::option_option)]
-fn optional<T>(bytes: &mut Bytes, read: impl FnOnce(&mut Bytes) -> Option<T>) -> Option<Option<T>> {
-    match bytes.try_get_u8().ok()? {
-        0 => Some(None),
-        _ => Some(Some(read(bytes)?)),
-    }
-}
-
-fn deadline(bytes: &mut Bytes) -> Option<Deadline> {
-    Some(Deadline { at_ms: bytes.try_get_i64().ok()?, left_ms: number(bytes)? })
-}
-
-fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
-    let flags = bytes.try_get_u8().ok()?;
-    let (kind, index) = (bytes.try_get_u8().ok()?, number(bytes)?);
-    let origin = match kind {
-        0 => Origin::Field,
-        1 => Origin::Client,
-        2 => Origin::Own,
-        _ => Origin::Uplink(usize::try_from(index).ok()?),
-    };
-    let topic = TopicName::new(text(bytes)?).ok()?;
-    // A copy: what is kept must not keep the batch.
-    let payload = Bytes::copy_from_slice(&some_bytes(bytes)?);
-    let properties = decode_properties(bytes, Place::PUBLISH).ok()?;
-    let expires_at = optional(bytes, deadline)?.map(|deadline| deadline.from(clock));
-    let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & 4 != 0);
-    Some(Message { topic, payload, qos, retain, properties, expires_at, origin, class: Class::default(), measured: None, publisher: None })
-}
-
-fn targets(bytes: &mut Bytes) -> Option<Vec<TargetRecord>> {
-    let count = number(bytes)?;
-    (0..count).map(|_| target(bytes)).collect()
-}
-
-fn target(bytes: &mut Bytes) -> Option<TargetRecord> {
-    let (session, number_of_it) = (number(bytes)?, number(bytes)?);
-    let flags = bytes.try_get_u8().ok()?;
-    let count = number(bytes)?;
-    let identifiers = (0..count).map(|_| u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new)).collect::<Option<_>>()?;
-    Some(TargetRecord {
-        session,
-        number: number_of_it,
-        qos: QoS::from_bits(flags & 3)?,
-        retain: flags & 4 != 0,
-        was_sent: flags & 8 != 0,
-        identifiers,
-        share: optional(bytes, filter)?,
-    })
-}
-
-fn options(bytes: &mut Bytes) -> Option<SubscribeOptions> {
-    let bits = bytes.try_get_u8().ok()?;
-    let retain_handling = match bits >> 4 {
-        0 => RetainHandling::Always,
-        1 => RetainHandling::IfNew,
-        _ => RetainHandling::Never,
-    };
-    let qos = QoS::from_bits(bits & 3)?;
-    Some(SubscribeOptions { qos, no_local: bits & 4 != 0, retain_as_published: bits & 8 != 0, retain_handling })
-}
-
-fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
-    u16::try_from(number(bytes)?).ok().and_then(PacketId::new)
-}
-
-/// The next record of a batch; `None` if it is damaged.
-pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<Change> {
-    let kind = bytes.try_get_u8().ok()?;
-    if kind == 12 {
-        return Some(Change::Retained(message(bytes, clock)?));
-    }
-    // Every other record begins with the number of a session or of a message.
-    let first = number(bytes)?;
-    Some(match kind {
-        1 => Change::Session(SessionRecord {
-            number: first,
-            client_id: text(bytes)?,
-            user: optional(bytes, text)?,
-            outlives_ms: optional(bytes, number)?,
-            ends: optional(bytes, deadline)?,
-            last_number: number(bytes)?,
-        }),
-        2 => Change::Gone { session: first },
-        3 => Change::Subscribed {
-            session: first,
-            filter: filter(bytes)?,
-            options: options(bytes)?,
-            identifier: u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new),
-        },
-        4 => Change::Unsubscribed { session: first, filter: filter(bytes)? },
-        5 => Change::Message { id: first, retained: number(bytes)? != 0, message: message(bytes, clock)?, targets: targets(bytes)? },
-        6 => Change::Queued { id: first, targets: targets(bytes)? },
-        7 => Change::Sent { session: first, number: number(bytes)? },
-        8 => Change::Released { session: first, number: number(bytes)? },
-        9 => Change::Done { session: first, number: number(bytes)? },
-        10 => Change::Received { session: first, packet_id: identifier(bytes)?, held: bytes.try_get_u8().ok()? != 0 },
-        11 => Change::Freed { session: first, packet_id: identifier(bytes)? },
-        13 => Change::Will {
-            session: first,
-            will: WillRecord {
-                message: message(bytes, clock)?,
-                delay_ms: number(bytes)?,
-                expiry_ms: optional(bytes, number)?,
-                due: optional(bytes, deadline)?,
-            },
-        },
-        14 => Change::NoWill { session: first },
-        _ => return None,
-    })
 }

@@ -8,13 +8,14 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::budget::{Owner, Part};
-use super::record::{Change, Clock, Deadline, SessionRecord, TargetRecord, WillRecord, next_change};
+use super::read_record::{Change, next_change};
+use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
 use super::session::{Delivery, Exchange, Incoming, Kept, PendingWill, Session, Subscription, names_weight};
 use super::{Engine, SessionKey, Setup, filters};
 use crate::message::Message;
@@ -101,8 +102,10 @@ impl Restore {
             Change::Unsubscribed { session, filter } => {
                 let Some((key, session)) = self.of(session) else { return };
                 session.filters.remove(&filter);
-                let bytes = session.filters.bytes();
-                self.engine.refund(key, Part::Filters, bytes);
+                session.replays.forget(&filter);
+                let (filters, replays) = (session.filters.bytes(), session.replays.bytes());
+                self.engine.refund(key, Part::Filters, filters);
+                self.engine.refund(key, Part::Replays, replays);
                 self.engine.subscriptions.remove(&filter, key);
             }
             Change::Message { id, retained, message, targets } => self.message(id, retained, &message, targets),
@@ -131,6 +134,13 @@ impl Restore {
                 }
             }
             Change::Retained(message) => self.retained(&message),
+            Change::Replay { session, filter, after } => self.replay(session, &filter, after),
+            Change::ReplayDone { session, filter } => {
+                let Some((key, session)) = self.of(session) else { return };
+                session.replays.forget(&filter);
+                let bytes = session.replays.bytes();
+                self.engine.refund(key, Part::Replays, bytes);
+            }
             Change::Will { session, will } => self.will(session, will),
             Change::NoWill { session } => {
                 if let Some((key, session)) = self.of(session) {
@@ -177,6 +187,8 @@ impl Restore {
         session.away_since = Some(self.clock.0);
         session.rights = rights;
         session.user = record.user;
+        let key = known.key;
+        self.engine.note_absence(key);
     }
 
     fn subscribed(&mut self, number: u64, filter: &TopicFilter, subscription: Subscription) {
@@ -194,6 +206,19 @@ impl Restore {
         self.engine.subscriptions.insert(filter, key, subscription);
     }
 
+    /// Without room for the place it has reached, it begins again.
+    fn replay(&mut self, number: u64, filter: &TopicFilter, after: Option<TopicName>) {
+        let Some((key, session)) = self.of(number) else { return };
+        let Some((filter, _)) = session.filters.get(filter).cloned() else { return };
+        let bytes = session.replays.bytes_with(&filter, after.as_ref());
+        let has_room = self.engine.charge(key, Part::Replays, bytes).is_ok();
+        if let Some((_, session)) = self.of(number) {
+            session.replays.restore(filter, after.filter(|_| has_room));
+            let bytes = session.replays.bytes();
+            self.engine.refund(key, Part::Replays, bytes);
+        }
+    }
+
     fn received(&mut self, number: u64, packet_id: PacketId, state: Exchange) {
         let Some((key, session)) = self.of(number) else { return };
         let more = usize::from(!session.incoming.contains_key(&packet_id));
@@ -207,6 +232,7 @@ impl Restore {
     fn gone(&mut self, number: u64) {
         let Some(known) = self.sessions.remove(&number) else { return };
         let Some(session) = self.engine.sessions.try_remove(known.key) else { return };
+        self.engine.away.note(known.key, None);
         known.waiting.into_values().for_each(|waiting| self.messages.done(waiting.delivery.message));
         // Another session of the same client may have been made before this one was taken out.
         if self.engine.by_client.get(&session.client_id) == Some(&known.key) {
@@ -233,13 +259,13 @@ impl Restore {
     fn queue(&mut self, id: u64, targets: Vec<TargetRecord>) {
         let Some(message) = self.messages.get(id) else { return };
         for target in targets {
-            let TargetRecord { session, number, qos, retain, was_sent, identifiers, share } = target;
+            let TargetRecord { session, number, qos, retain, was_sent, is_replay, identifiers, share } = target;
             let Some(known) = self.sessions.get_mut(&session) else { continue };
             if let Some(session) = self.engine.sessions.get_mut(known.key) {
                 session.last_number = session.last_number.max(number);
             }
             let share = share.map(Arc::new);
-            let delivery = Delivery { message: message.clone(), number, qos, retain, is_replay: false, identifiers, share };
+            let delivery = Delivery { message: message.clone(), number, qos, retain, is_replay, identifiers, share };
             known.waiting.insert(number, Waiting { delivery, was_sent, released: false });
         }
     }
@@ -281,21 +307,14 @@ impl Restore {
         let mut sessions: Vec<(u64, Known)> = self.sessions.drain().collect();
         sessions.sort_by_key(|(number, _)| *number);
         for (_, known) in &mut sessions {
-            let Some(session) = self.engine.sessions.get_mut(known.key) else { continue };
-            for (_, Waiting { delivery, was_sent, released }) in std::mem::take(&mut known.waiting) {
-                if was_sent || released {
-                    session.in_flight.restore(delivery, released);
-                } else if self.engine.queued_bytes.load(Ordering::Relaxed) > self.engine.limits.max_queued_total
-                    || !session.queue.enqueue(delivery, &self.engine.limits, now, &mut Vec::new())
-                {
-                    self.left_out.deliveries += 1;
-                }
-            }
-            self.engine.fullest.grew(known.key, session.held_bytes());
+            let waiting = std::mem::take(&mut known.waiting).into_values();
+            self.left_out.deliveries += waiting.map(|waiting| u64::from(!self.engine.put_back(known.key, waiting, now))).sum::<u64>();
         }
         for message in std::mem::take(&mut self.retained).into_values() {
             self.engine.retain(&message, None, now);
         }
+        let newest = self.engine.next_message;
+        self.engine.sessions.iter_mut().for_each(|(_, session)| session.replays.restored(newest));
         for (_, known) in sessions {
             self.engine.go_on_alone(known.key, (known.ends, known.will_due), self.clock, now);
         }
@@ -344,6 +363,25 @@ impl Contents {
 }
 
 impl Engine {
+    /// Puts a delivery back where it was, within the same limits as a new one; false if there is no room for it.
+    fn put_back(&mut self, key: SessionKey, Waiting { delivery, was_sent, released }: Waiting, now: Instant) -> bool {
+        let has_room = self.has_room_in_total();
+        let Some(session) = self.sessions.get_mut(key).filter(|_| has_room) else { return false };
+        let is_put_back = if !was_sent && !released {
+            match delivery.is_replay {
+                true => session.queue.enqueue_replay(delivery),
+                false => session.queue.enqueue(delivery, &self.limits, now, &mut Vec::new()),
+            }
+        } else if session.in_flight.len() == 0 || session.has_room_in_flight(&self.limits) {
+            session.in_flight.restore(delivery, released);
+            true
+        } else {
+            false
+        };
+        self.fullest.grew(key, session.held_bytes());
+        is_put_back
+    }
+
     /// A restored session without its client.
     fn go_on_alone(&mut self, key: SessionKey, (ends, will_due): (Option<Deadline>, Option<Deadline>), clock: Clock, now: Instant) {
         let Some(session) = self.sessions.get(key) else { return };

@@ -23,6 +23,15 @@ pub(super) struct Matching {
     pub(super) last: Option<TopicName>,
 }
 
+/// How much of a search is done at a time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Most {
+    /// Topics that may be looked at.
+    pub(super) seen: usize,
+    /// Messages that may be found.
+    pub(super) found: usize,
+}
+
 /// At most one message per topic, and a bounded number of topics.
 #[derive(Debug)]
 pub(super) struct Retained {
@@ -97,9 +106,9 @@ impl Retained {
         self.by_topic.range::<TopicName, _>((begin, Bound::Unbounded)).next().map(|(_, kept)| kept)
     }
 
-    /// The next retained messages a filter matches, in the order of their topics: those after `after`, if that is said, and of at most
-    /// `most` topics that are looked at. The last of these is returned if there may be more.
-    pub(super) fn matching(&self, filter: &TopicFilter, after: Option<&TopicName>, most: usize, now: Instant) -> Matching {
+    /// The next retained messages a filter matches, in the order of their topics: those after `after`, if that is said, and at
+    /// most as many as `most` says. The last topic that was looked at is returned if there may be more.
+    pub(super) fn matching(&self, filter: &TopicFilter, after: Option<&TopicName>, most: Most, now: Instant) -> Matching {
         let text = filter.as_str();
         let literal = text.find(['+', '#']).and_then(|at| text.get(..at)).unwrap_or(text);
         if literal.len() == text.len() {
@@ -114,7 +123,7 @@ impl Retained {
         let mut topics = self.by_topic.range::<str, _>((begin, Bound::Unbounded));
         let mut next = topics.next();
         while let Some((topic, message)) = next {
-            if seen == most {
+            if seen == most.seen || found.len() == most.found {
                 return Matching { found, seen, last };
             }
             seen += 1;
@@ -159,6 +168,8 @@ mod tests {
         Message { expires_at, payload: payload.into(), ..Message::new(TopicName::new(topic).unwrap(), "", Origin::Client) }
     }
 
+    const ALL: Most = Most { seen: usize::MAX, found: usize::MAX };
+
     fn topic_of(number: u8) -> String {
         format!("site{}/{}", number % 3, number)
     }
@@ -190,7 +201,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(retained.count(), model.len());
-                let found = retained.matching(&TopicFilter::new("+/#").unwrap(), None, 100, now).found;
+                let found = retained.matching(&TopicFilter::new("+/#").unwrap(), None, ALL, now).found;
                 let expected = model.iter().filter(|(_, at)| at.is_none_or(|at| at > now)).map(|(topic, _)| topic.as_str());
                 prop_assert!(found.iter().map(|kept| kept.topic.as_str()).eq(expected));
             }
@@ -204,20 +215,22 @@ mod tests {
         for topic in (0..10).flat_map(|site| (0..1000).map(move |tag| format!("site{site}/tag{tag:04}"))) {
             assert!(retained.keep(&message(&topic, None, b"x"), now, |message| Kept::new(message, 1, &total)));
         }
-        let matching = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), None, 10_000, now);
+        let matching = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), None, ALL, now);
         assert_eq!(matching.found.len(), 10);
         assert!(matching.seen <= 30, "{} topics looked at", matching.seen);
         // In pieces it finds the same.
-        let (mut pieces, mut after) = (Vec::new(), None);
-        loop {
-            let piece = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), after.as_ref(), 3, now);
-            pieces.extend(piece.found);
-            after = piece.last;
-            if after.is_none() {
-                break;
+        for most in [Most { seen: 3, found: 100 }, Most { seen: 100, found: 3 }, Most { seen: 1, found: 1 }] {
+            let (mut pieces, mut after) = (Vec::new(), None);
+            loop {
+                let piece = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), after.as_ref(), most, now);
+                assert!(piece.seen <= most.seen && piece.found.len() <= most.found);
+                pieces.extend(piece.found);
+                after = piece.last;
+                if after.is_none() {
+                    break;
+                }
             }
+            assert!(pieces.iter().map(|one| &one.topic).eq(matching.found.iter().map(|one| &one.topic)), "{most:?}");
         }
-        assert!(pieces.iter().zip(&matching.found).all(|(one, other)| one.topic == other.topic));
-        assert_eq!(pieces.len(), 10);
     }
 }

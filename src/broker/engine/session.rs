@@ -16,6 +16,7 @@ use super::budget::{Account, Part};
 use super::filters::Filters;
 use super::in_flight::InFlight;
 use super::queue::Queue;
+use super::replays::Replays;
 use super::{ByNumber, ConnectionId, Limits, Ticket};
 use crate::broker::access::Rights;
 use crate::log::Source;
@@ -174,6 +175,8 @@ pub(super) struct Session {
     /// When its connection ended.
     pub(super) away_since: Option<Instant>,
     pub(super) filters: Filters,
+    /// Retained messages that are still to come for some of them.
+    pub(super) replays: Replays,
     pub(super) queue: Queue,
     pub(super) in_flight: InFlight,
     /// Changed by [`Session::receive`] and [`Session::forget`].
@@ -203,6 +206,7 @@ impl Session {
             expires_at: None,
             away_since: None,
             filters: Filters::default(),
+            replays: Replays::default(),
             queue: Queue::default(),
             in_flight: InFlight::default(),
             incoming: ByNumber::default(),
@@ -222,13 +226,14 @@ impl Session {
     }
 
     /// What it holds, from its collections: what its account must show.
-    pub(super) fn weights(&self, aliases: usize) -> [(Part, usize); 5] {
+    pub(super) fn weights(&self, aliases: usize) -> [(Part, usize); 6] {
         [
             (Part::Names, names_weight(&self.client_id, self.user.as_ref(), &self.rights)),
             (Part::Filters, self.filters.bytes()),
             (Part::Will, self.will.as_deref().map_or(0, PendingWill::weight)),
             (Part::Received, self.incoming.len() * RECEIVED),
             (Part::Aliases, aliases),
+            (Part::Replays, self.replays.bytes()),
         ]
     }
 
@@ -260,7 +265,7 @@ impl Session {
 
     /// Gives up the oldest message that waits; if none does, the oldest in flight: whoever acknowledges nothing holds the most.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
-        self.queue.dequeue().or_else(|| self.in_flight.remove(0))
+        self.queue.dequeue().or_else(|| self.in_flight.give_up_oldest())
     }
 
     /// True if one more message may be in flight, as far as its bytes go.

@@ -1,7 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use bytestring::ByteString;
@@ -9,37 +8,16 @@ use bytestring::ByteString;
 use super::budget::Part;
 use super::note::Noted;
 use super::record::Record;
-use super::retained::Matching;
-use super::session::{Session, Subscription};
+use super::session::Subscription;
 use super::{ConnectionId, Engine, SessionKey, filters};
-use crate::mqtt::{
-    Grants, Packet, Properties, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
-};
-
-/// Retained messages that are looked at in a turn.
-const REPLAY_PIECE: usize = 20_000;
-/// Of these, for one subscription before the next one has its turn.
-const FAIR_PIECE: usize = 4_000;
-
-/// Retained messages on their way to a new subscription.
-#[derive(Debug)]
-pub(super) struct Replay {
-    session: SessionKey,
-    /// The session's: its key may be another one's by now.
-    number: u64,
-    filter: TopicFilter,
-    qos: QoS,
-    identifier: Option<NonZeroU32>,
-    /// The last topic that was looked at.
-    after: Option<TopicName>,
-}
+use crate::mqtt::{Grants, Packet, Properties, ReasonCode, RetainHandling, Subscribe, TopicFilter, Unsubscribe};
 
 impl Engine {
     pub(super) fn subscribe(&mut self, id: ConnectionId, session: SessionKey, subscribe: Subscribe, now: Instant) {
         let identifier = subscribe.properties.subscription_identifiers.first().copied();
         let recorded = self.records.len();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
-        let mut replays = BTreeMap::new();
+        let mut replays = BTreeSet::new();
         let mut properties = Properties::default();
         let is_bridge = self.connections.get(&id).is_some_and(|connection| connection.is_bridge);
         for (filter, mut options) in subscribe.filters {
@@ -52,10 +30,9 @@ impl Engine {
                     reasons.push(ReasonCode(options.qos as u8));
                     let wanted =
                         options.retain_handling == RetainHandling::Always || (options.retain_handling == RetainHandling::IfNew && is_new);
-                    // Shared subscriptions get none [MQTT 5.0, 4.8.2]. A filter that stands twice in one packet is one subscription, with
-                    // the later options.
+                    // Shared subscriptions get none [MQTT 5.0, 4.8.2]. A filter that is there twice is one subscription.
                     if wanted && !filter.is_shared() {
-                        replays.insert(filter, options);
+                        replays.insert(filter);
                     }
                 }
                 Err((reason, why)) => {
@@ -67,49 +44,7 @@ impl Engine {
         }
         let after = if self.records.len() > recorded { self.records.next_position() } else { 0 };
         self.send(id, &Packet::SubAck(Grants { packet_id: subscribe.packet_id, reasons, properties }), after);
-        let Some(number) = self.sessions.get(session).map(|session| session.number) else { return };
-        let replay = |(filter, options): (TopicFilter, SubscribeOptions)| Replay {
-            session,
-            number,
-            // A copy: the packet it came in is not to be kept for it.
-            filter: filter.detached(),
-            qos: options.qos,
-            identifier,
-            after: None,
-        };
-        // A filter that is subscribed to again begins again.
-        self.replays.retain(|known| known.session != session || !replays.contains_key(&known.filter));
-        self.replays.extend(replays.into_iter().map(replay));
-        self.go_on(now);
-    }
-
-    /// Goes on with retained messages for new subscriptions, a bounded piece of work.
-    pub fn go_on(&mut self, now: Instant) {
-        let mut left = REPLAY_PIECE;
-        while left > 0
-            && let Some(mut replay) = self.replays.pop_front()
-        {
-            let is_wanted = |session: &Session| session.number == replay.number && session.filters.contains(&replay.filter);
-            if !self.sessions.get(replay.session).is_some_and(is_wanted) {
-                continue;
-            }
-            let piece = left.min(FAIR_PIECE);
-            let Matching { found, seen, last: after } = self.retained.matching(&replay.filter, replay.after.as_ref(), piece, now);
-            left -= seen.clamp(1, left);
-            for message in found {
-                self.replay(replay.session, message, replay.qos, replay.identifier, now);
-            }
-            self.pump(replay.session, now);
-            if after.is_some() {
-                replay.after = after;
-                self.replays.push_back(replay);
-            }
-        }
-    }
-
-    /// True if [`Engine::go_on`] has something to do.
-    pub fn has_work(&self) -> bool {
-        !self.replays.is_empty()
+        self.begin_replays(session, replays.into_iter(), now);
     }
 
     /// True if the subscription is new, false if it replaces one [MQTT-3.8.4-3].
@@ -150,6 +85,7 @@ impl Engine {
             let existed = session.filters.remove(filter);
             if existed {
                 self.subscriptions.remove(filter, key);
+                session.replays.forget(filter);
                 left_behind.extend(session.queue.take_shared(filter));
                 if session.is_kept() {
                     after = self.records.put(&Record::Unsubscribed { session: session.number, filter }, self.clock);
@@ -161,8 +97,9 @@ impl Engine {
                 false => ReasonCode::NO_SUBSCRIPTION_EXISTED,
             });
         }
-        let bytes = session.filters.bytes();
-        self.refund(key, Part::Filters, bytes);
+        let (filters, replays) = (session.filters.bytes(), session.replays.bytes());
+        self.refund(key, Part::Filters, filters);
+        self.refund(key, Part::Replays, replays);
         for delivery in &left_behind {
             self.record_done(key, delivery);
         }

@@ -242,7 +242,7 @@ fn session_sizes(check: &mut Check<'_>, file: &file::Broker, max_sessions: usize
     }
     for (key, size) in [("max_session_size", session), ("max_user_size", user), ("max_sessions_size", all)] {
         if size < SMALLEST_SESSION {
-            check.fault(&at!["broker", key], "no session has room in that; write at least 16kB, such as 1MiB");
+            check.fault(&at!["broker", key], "too small for a session; write at least 16kB, such as 1MiB");
         }
     }
     SessionSizes { session, user, all }

@@ -1,0 +1,176 @@
+//! Records as they are read. `record` says how they are written.
+
+use std::num::NonZeroU32;
+
+use bytes::{Buf, Bytes};
+use bytestring::ByteString;
+
+use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
+use crate::message::{Class, Message, Origin};
+use crate::mqtt::{PacketId, Place, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, decode_properties};
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Change {
+    Session(SessionRecord),
+    Gone { session: u64 },
+    Subscribed { session: u64, filter: TopicFilter, options: SubscribeOptions, identifier: Option<NonZeroU32> },
+    Unsubscribed { session: u64, filter: TopicFilter },
+    Message { id: u64, retained: bool, message: Message, targets: Vec<TargetRecord> },
+    Queued { id: u64, targets: Vec<TargetRecord> },
+    Sent { session: u64, number: u64 },
+    Released { session: u64, number: u64 },
+    Done { session: u64, number: u64 },
+    Received { session: u64, packet_id: PacketId, held: bool },
+    Freed { session: u64, packet_id: PacketId },
+    Retained(Message),
+    Will { session: u64, will: WillRecord },
+    NoWill { session: u64 },
+    Replay { session: u64, filter: TopicFilter, after: Option<TopicName> },
+    ReplayDone { session: u64, filter: TopicFilter },
+}
+
+fn number(bytes: &mut Bytes) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let byte = bytes.try_get_u8().ok()?;
+        value |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn some_bytes(bytes: &mut Bytes) -> Option<Bytes> {
+    let length = usize::try_from(number(bytes)?).ok()?;
+    (length <= bytes.len()).then(|| bytes.split_to(length))
+}
+
+/// A copy: what is kept must not keep the batch.
+fn text(bytes: &mut Bytes) -> Option<ByteString> {
+    Some(ByteString::from(std::str::from_utf8(&some_bytes(bytes)?).ok()?))
+}
+
+fn filter(bytes: &mut Bytes) -> Option<TopicFilter> {
+    TopicFilter::new(text(bytes)?).ok()
+}
+
+fn topic(bytes: &mut Bytes) -> Option<TopicName> {
+    TopicName::new(text(bytes)?).ok()
+}
+
+#[allow(clippy::option_option)]
+fn optional<T>(bytes: &mut Bytes, read: impl FnOnce(&mut Bytes) -> Option<T>) -> Option<Option<T>> {
+    match bytes.try_get_u8().ok()? {
+        0 => Some(None),
+        _ => Some(Some(read(bytes)?)),
+    }
+}
+
+fn deadline(bytes: &mut Bytes) -> Option<Deadline> {
+    Some(Deadline { at_ms: bytes.try_get_i64().ok()?, left_ms: number(bytes)? })
+}
+
+fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
+    let flags = bytes.try_get_u8().ok()?;
+    let (kind, index) = (bytes.try_get_u8().ok()?, number(bytes)?);
+    let origin = match kind {
+        0 => Origin::Field,
+        1 => Origin::Client,
+        2 => Origin::Own,
+        _ => Origin::Uplink(usize::try_from(index).ok()?),
+    };
+    let topic = topic(bytes)?;
+    // A copy: what is kept must not keep the batch.
+    let payload = Bytes::copy_from_slice(&some_bytes(bytes)?);
+    let properties = decode_properties(bytes, Place::PUBLISH).ok()?;
+    let expires_at = optional(bytes, deadline)?.map(|deadline| deadline.from(clock));
+    let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & 4 != 0);
+    Some(Message { topic, payload, qos, retain, properties, expires_at, origin, class: Class::default(), measured: None, publisher: None })
+}
+
+fn targets(bytes: &mut Bytes) -> Option<Vec<TargetRecord>> {
+    let count = number(bytes)?;
+    (0..count).map(|_| target(bytes)).collect()
+}
+
+fn target(bytes: &mut Bytes) -> Option<TargetRecord> {
+    let (session, number_of_it) = (number(bytes)?, number(bytes)?);
+    let flags = bytes.try_get_u8().ok()?;
+    let count = number(bytes)?;
+    let identifiers = (0..count).map(|_| u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new)).collect::<Option<_>>()?;
+    Some(TargetRecord {
+        session,
+        number: number_of_it,
+        qos: QoS::from_bits(flags & 3)?,
+        retain: flags & 4 != 0,
+        was_sent: flags & 8 != 0,
+        is_replay: flags & 16 != 0,
+        identifiers,
+        share: optional(bytes, filter)?,
+    })
+}
+
+fn options(bytes: &mut Bytes) -> Option<SubscribeOptions> {
+    let bits = bytes.try_get_u8().ok()?;
+    let retain_handling = match bits >> 4 {
+        0 => RetainHandling::Always,
+        1 => RetainHandling::IfNew,
+        _ => RetainHandling::Never,
+    };
+    let qos = QoS::from_bits(bits & 3)?;
+    Some(SubscribeOptions { qos, no_local: bits & 4 != 0, retain_as_published: bits & 8 != 0, retain_handling })
+}
+
+fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
+    u16::try_from(number(bytes)?).ok().and_then(PacketId::new)
+}
+
+/// The next record of a batch; `None` if it is damaged.
+pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<Change> {
+    let kind = bytes.try_get_u8().ok()?;
+    if kind == 12 {
+        return Some(Change::Retained(message(bytes, clock)?));
+    }
+    // Every other record begins with the number of a session or of a message.
+    let first = number(bytes)?;
+    Some(match kind {
+        1 => Change::Session(SessionRecord {
+            number: first,
+            client_id: text(bytes)?,
+            user: optional(bytes, text)?,
+            outlives_ms: optional(bytes, number)?,
+            ends: optional(bytes, deadline)?,
+            last_number: number(bytes)?,
+        }),
+        2 => Change::Gone { session: first },
+        3 => Change::Subscribed {
+            session: first,
+            filter: filter(bytes)?,
+            options: options(bytes)?,
+            identifier: u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new),
+        },
+        4 => Change::Unsubscribed { session: first, filter: filter(bytes)? },
+        5 => Change::Message { id: first, retained: number(bytes)? != 0, message: message(bytes, clock)?, targets: targets(bytes)? },
+        6 => Change::Queued { id: first, targets: targets(bytes)? },
+        7 => Change::Sent { session: first, number: number(bytes)? },
+        8 => Change::Released { session: first, number: number(bytes)? },
+        9 => Change::Done { session: first, number: number(bytes)? },
+        10 => Change::Received { session: first, packet_id: identifier(bytes)?, held: bytes.try_get_u8().ok()? != 0 },
+        11 => Change::Freed { session: first, packet_id: identifier(bytes)? },
+        13 => Change::Will {
+            session: first,
+            will: WillRecord {
+                message: message(bytes, clock)?,
+                delay_ms: number(bytes)?,
+                expiry_ms: optional(bytes, number)?,
+                due: optional(bytes, deadline)?,
+            },
+        },
+        14 => Change::NoWill { session: first },
+        15 => Change::Replay { session: first, filter: filter(bytes)?, after: optional(bytes, topic)? },
+        16 => Change::ReplayDone { session: first, filter: filter(bytes)? },
+        _ => return None,
+    })
+}
