@@ -104,6 +104,8 @@ pub struct Rights {
     reads_all: bool,
     /// They hold the client identifier: no other session has them.
     is_personal: bool,
+    /// Those of `read` and `deny_read` that hold the client identifier.
+    own_reads: Vec<TopicFilter>,
 }
 
 fn any(filters: &[TopicFilter], topic: &TopicName) -> bool {
@@ -125,12 +127,19 @@ impl Rights {
             allows_all: rules.allows_all,
             reads_all,
             is_personal: is_personal(rules),
+            own_reads: rules
+                .read
+                .iter()
+                .chain(&rules.deny_read)
+                .filter(|pattern| pattern.0.contains("%c"))
+                .map(|pattern| pattern.filter(client_id, user))
+                .collect::<Option<_>>()?,
         })
     }
 
     /// Bytes they take if one session alone has them, about; 0 for rights that all sessions of a user share.
     pub fn personal_weight(&self) -> usize {
-        let lists = [&self.read, &self.write, &self.subscribe, &self.deny_read, &self.deny_write, &self.deny_subscribe];
+        let lists = [&self.read, &self.write, &self.subscribe, &self.deny_read, &self.deny_write, &self.deny_subscribe, &self.own_reads];
         let weight = |filter: &TopicFilter| 2 * size_of::<TopicFilter>() + filter.as_str().len();
         if self.is_personal { lists.into_iter().flatten().map(weight).sum() } else { 0 }
     }
@@ -141,6 +150,11 @@ impl Rights {
             return true;
         }
         (self.allows_all || any(&self.read, topic)) && !any(&self.deny_read, topic)
+    }
+
+    /// True if it depends on the client identifier which topics of `filter` may be read.
+    pub fn read_by_client_id(&self, filter: &TopicFilter) -> bool {
+        self.own_reads.iter().any(|own| own.overlaps(filter))
     }
 
     /// True if a message may be published to `topic`. A `guarded` one needs a rule that names it.
@@ -343,6 +357,14 @@ mod tests {
         for rule in ["$SYS/broker/connection/pump/state", "$SYS/broker/connection/%c/state", "$SYS/#"] {
             assert_eq!(may(&Rules { write: patterns(&[rule]), ..Rules::default() }), [true, true], "{rule}");
         }
+    }
+
+    #[test]
+    fn what_may_be_read_depends_on_the_client_identifier_only_where_a_rule_holds_it() {
+        let rules = Rules { read: patterns(&["plant/#", "dev/%c/#", "user/%u/#"]), deny_read: patterns(&["log/%c"]), ..Rules::default() };
+        let by_client_id = |filter: &str| rights(&rules).read_by_client_id(&TopicFilter::new(filter).unwrap());
+        assert!(by_client_id("$share/group/dev/+/flow") && by_client_id("#") && by_client_id("log/+"));
+        assert!(!by_client_id("$share/group/plant/#") && !by_client_id("user/#"));
     }
 
     #[test]

@@ -446,7 +446,7 @@ impl Writer {
 
     fn refused(&mut self, error: &StoreError) {
         if !self.refuses {
-            tracing::error!(%error, "the broker's records cannot be written: what must be durable is not acknowledged until they can");
+            tracing::error!(%error, "cannot write the broker's journal; messages that must be durable are not acknowledged until it recovers");
             self.refuses = true;
             self.queue.lock().is_refusing = true;
         }
@@ -454,7 +454,7 @@ impl Writer {
 
     fn works(&mut self) {
         if self.refuses {
-            tracing::info!("the broker's records are written again");
+            tracing::info!("the broker's journal can be written again");
             self.refuses = false;
             self.queue.lock().is_refusing = false;
         }
@@ -462,7 +462,7 @@ impl Writer {
 
     fn close(self) {
         if let Err(error) = self.journal.close() {
-            tracing::error!(%error, "the broker's journal did not close in order; the next start reads it all the same");
+            tracing::error!(%error, "could not close the broker's journal cleanly; the next start recovers it");
         }
     }
 }

@@ -198,10 +198,17 @@ fn a_restart_with_a_smaller_budget_leaves_out_what_is_too_much() {
     assert_eq!(stage.left_out, LeftOut::default(), "a checkpoint holds what was restored");
 }
 
+/// With a will that its session keeps for long after the connection.
+fn big(name: &str, user: &str) -> Packet {
+    let Packet::Connect(mut connect) = hello(name, user, Version::V5, 14_500) else { panic!("CONNECT") };
+    connect.will.as_mut().unwrap().properties.edit().will_delay = Some(100_000);
+    Packet::Connect(connect)
+}
+
 /// Sessions of `mallory` that hold much and are away, one second after the other.
 fn big_and_away(stage: &mut Stage, numbers: std::ops::Range<u32>) {
     for number in numbers {
-        let (id, reason) = enter(stage, &hello(&format!("mallory-{number}"), "mallory", Version::V5, 14_500));
+        let (id, reason) = enter(stage, &big(&format!("mallory-{number}"), "mallory"));
         assert_eq!(reason, ReasonCode::SUCCESS);
         stage.drop_connection(id);
         stage.wait(Duration::from_secs(1));
@@ -225,7 +232,7 @@ fn a_session_that_holds_much_goes_for_a_new_one_of_its_user_after_a_long_absence
     stage.drop_connection(id);
     stage.wait(Duration::from_secs(1));
     big_and_away(&mut stage, 0..3);
-    let next = hello("mallory-next", "mallory", Version::V5, 14_500);
+    let next = big("mallory-next", "mallory");
     stage.wait(HOUR - Duration::from_secs(5));
     assert_eq!(enter(&mut stage, &next).1, ReasonCode::QUOTA_EXCEEDED, "nobody is away for long");
     stage.wait(Duration::from_secs(3));
@@ -242,7 +249,7 @@ fn the_session_of_another_user_goes_when_all_hold_too_much_and_not_before() {
     stage.setup.limits = Limits { max_user_bytes: 60_000, ..limits() };
     let mut stage = Stage::new(stage.setup.clone());
     big_and_away(&mut stage, 0..3);
-    let next = hello("pump", "anna", Version::V5, 14_500);
+    let next = big("pump", "anna");
     assert_eq!(enter(&mut stage, &next).1, ReasonCode::QUOTA_EXCEEDED);
     stage.wait(HOUR);
     assert_eq!(enter(&mut stage, &next).1, ReasonCode::SUCCESS);
@@ -255,9 +262,9 @@ fn a_session_that_came_back_is_not_away() {
     let mut stage = stage();
     big_and_away(&mut stage, 0..3);
     stage.wait(HOUR);
-    let (_, reason) = enter(&mut stage, &hello("mallory-0", "mallory", Version::V5, 14_500));
+    let (_, reason) = enter(&mut stage, &big("mallory-0", "mallory"));
     assert_eq!(reason, ReasonCode::SUCCESS);
-    assert_eq!(enter(&mut stage, &hello("mallory-next", "mallory", Version::V5, 14_500)).1, ReasonCode::SUCCESS);
+    assert_eq!(enter(&mut stage, &big("mallory-next", "mallory")).1, ReasonCode::SUCCESS);
     assert!(is_present(&mut stage, "mallory-0", "mallory"), "it is there");
     assert!(!is_present(&mut stage, "mallory-1", "mallory"), "the next one in turn went");
 }

@@ -166,7 +166,7 @@ impl Engine {
 }
 
 fn unknown(packet_id: PacketId) -> Ack {
-    explained(packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, "no message is under way with this identifier")
+    explained(packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, "no message in flight has this packet identifier")
 }
 
 /// With a sentence for a person if it is bad news.

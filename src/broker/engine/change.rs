@@ -37,12 +37,15 @@ impl Engine {
         }
         (self.guarded, self.access) = (guarded, access);
         let mut gone = Vec::new();
-        for (_, session) in &mut self.sessions {
+        for (key, session) in &mut self.sessions {
             let rights = self.access.rights(session.user.as_ref(), &session.client_id);
             if rights.is_none() || self.access.may_have(session.user.as_ref(), &session.client_id).is_err() {
                 gone.extend(session.connection);
             }
             session.rights = rights.unwrap_or_default();
+            for (filter, _) in session.filters.list().iter().filter(|(filter, _)| filter.is_shared()) {
+                self.subscriptions.classify(filter, key, session.class_for(key, filter));
+            }
             let names = names_weight(&session.client_id, session.user.as_ref(), &session.rights);
             let (owner, will) = (session.account.owner().clone(), session.account.part(Part::Will));
             self.budget.settle(&mut session.account, owner, (names, will));

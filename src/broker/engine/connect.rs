@@ -54,7 +54,7 @@ impl Engine {
         if matches!(connection.stage, Stage::Verifying(_)) {
             self.refuse_connect(id, ReasonCode::SERVER_BUSY, "too many logins at a time", now);
         } else {
-            self.note(id, Noted::Refused, ReasonCode::UNSPECIFIED, "no CONNECT, or no login, within the time that `connect_within` allows");
+            self.note(id, Noted::Refused, ReasonCode::UNSPECIFIED, "no login within `broker.connect_within`");
             self.close(id, End::Lost, now);
         }
     }
@@ -62,7 +62,7 @@ impl Engine {
     /// The socket is gone.
     pub(super) fn lost(&mut self, id: ConnectionId, now: Instant) {
         if self.connections.get(&id).is_some_and(|connection| connection.session.is_some()) {
-            self.note(id, Noted::Disconnected, ReasonCode::SUCCESS, "the connection was lost without DISCONNECT");
+            self.note(id, Noted::Disconnected, ReasonCode::SUCCESS, "connection lost without DISCONNECT");
         }
         self.end(id, End::Lost, now);
     }
@@ -72,7 +72,7 @@ impl Engine {
         let is_generated = connect.client_id.is_empty();
         let client_id = if is_generated { self.generate_client_id() } else { connect.client_id.clone() };
         let Some(rights) = self.access.rights(granted.user.as_ref(), &client_id) else {
-            let why = "the client identifier cannot stand in the rules of this user";
+            let why = "the client identifier is empty or contains +, # or /, and a rule of this user holds %c";
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
             return;
         };
@@ -134,7 +134,7 @@ impl Engine {
             self.note(id, Noted::Connected, ReasonCode::SUCCESS, "");
             self.resume(key, now);
         } else {
-            self.note(id, Noted::Dropped, ReasonCode::PACKET_TOO_LARGE, "CONNACK is larger than the client takes");
+            self.note(id, Noted::Dropped, ReasonCode::PACKET_TOO_LARGE, "CONNACK exceeds the client's maximum packet size");
             self.close(id, End::Lost, now);
         }
     }
@@ -241,7 +241,7 @@ impl Engine {
             let is_foreign = self.sessions.get(key).is_some_and(|session| session.user != granted.user);
             let begins_anew = clean_start || is_foreign;
             if let Some(other) = self.connection_of(key) {
-                self.say_goodbye(other, ReasonCode::SESSION_TAKEN_OVER, "another connection uses the client identifier");
+                self.say_goodbye(other, ReasonCode::SESSION_TAKEN_OVER, "another connection took over the client identifier");
                 let end = if begins_anew { End::Lost } else { End::TakenOver };
                 self.close(other, end, now);
             }

@@ -19,8 +19,9 @@ use crate::mqtt::{Ack, Packet, QoS, ReasonCode, TopicFilter};
 /// Messages that may have to go for one.
 const MOST_EVICTED: usize = 1000;
 
-const OWN_QUEUE: &str = "its own queue; raise `broker.max_queued` or `broker.max_queued_size`, or let the client read faster";
-const ALL_QUEUES: &str = "those of all clients together; raise `broker.max_queued_total`, or let the clients read faster";
+const OWN_QUEUE: &str =
+    "the queue of this client is full; raise `broker.max_queued` or `broker.max_queued_size`, or let the client read faster";
+const ALL_QUEUES: &str = "the queues of all clients together are full; raise `broker.max_queued_total`, or let the clients read faster";
 
 /// Lists that every message needs, kept for the next one.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use super::tree::FILTER_OVERHEAD;
 use crate::mqtt::TopicFilter;
 
 /// What a group of a shared subscription takes besides its text, in bytes, about.
-const GROUP_OVERHEAD: usize = 300;
+const GROUP_OVERHEAD: usize = 500;
 
 /// What a subscription takes, in bytes, about: its text here and in the tree, of a shared one in its group, and its replay.
 pub(super) fn cost(filter: &TopicFilter) -> usize {

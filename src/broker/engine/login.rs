@@ -63,7 +63,7 @@ pub(super) struct Granted {
     pub(super) proof: Option<(ByteString, Bytes)>,
 }
 
-const FAILED: (ReasonCode, &str) = (ReasonCode::BAD_USER_NAME_OR_PASSWORD, "user name or password are wrong");
+const FAILED: (ReasonCode, &str) = (ReasonCode::BAD_USER_NAME_OR_PASSWORD, "wrong user name or password");
 const LOCKED: (ReasonCode, &str) =
     (ReasonCode::BANNED, "too many wrong passwords for this user name from this address; try again in a minute");
 const NO_METHOD: (ReasonCode, &str) = (ReasonCode::BAD_AUTHENTICATION_METHOD, "the only method is SCRAM-SHA-256");
@@ -79,7 +79,7 @@ impl Engine {
             // [MQTT-3.1.2-30]: before CONNACK nothing but AUTH and DISCONNECT.
             (_, Packet::Disconnect(_)) => self.close(id, End::Orderly, now),
             _ => {
-                self.note(id, Noted::Refused, ReasonCode::PROTOCOL_ERROR, "a packet that may not come before CONNACK");
+                self.note(id, Noted::Refused, ReasonCode::PROTOCOL_ERROR, "this packet must not come before CONNACK");
                 self.close(id, End::Lost, now);
             }
         }
@@ -247,12 +247,12 @@ impl Engine {
                     None => self.re_authentication_failed(id, Some(&proof.name), now),
                 }
             }
-            _ => self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "AUTH out of its order", now),
+            _ => self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "unexpected AUTH", now),
         }
     }
 
     fn re_authentication_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, now: Instant) {
-        self.note(id, Noted::LoginFailed, ReasonCode::NOT_AUTHORIZED, "the proof of a session that authenticates again is wrong");
+        self.note(id, Noted::LoginFailed, ReasonCode::NOT_AUTHORIZED, "re-authentication failed: the proof is wrong");
         self.count_failed(id, name, now);
         self.refuse_because(id, ReasonCode::NOT_AUTHORIZED, "the proof is wrong", now); // [MQTT-4.12.1-2]
     }
@@ -262,7 +262,7 @@ fn check_connect(connect: &Connect) -> Result<(), (ReasonCode, &'static str)> {
     use crate::mqtt::Version;
     let nameless_but_kept = connect.version == Version::V31 || (connect.version == Version::V311 && !connect.clean_start);
     if connect.client_id.is_empty() && nameless_but_kept {
-        let why = "a session that is to be kept needs a client identifier";
+        let why = "a persistent session needs a client identifier";
         return Err((ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why)); // [MQTT-3.1.3-8]
     }
     if connect.will.as_ref().is_some_and(|will| will.topic.is_too_deep()) {

@@ -54,7 +54,7 @@ impl OwedAcks {
         let Some(ack) = place.and_then(|place| self.acks.get_mut(place)) else { return };
         ack.state = AckState::Ready(reason);
         ack.after = ack.after.max(after);
-        ack.why = "an outbox has no room";
+        ack.why = "an outbox is full";
     }
 
     /// The reason code of the oldest one, if it can be sent.

@@ -119,7 +119,7 @@ impl Engine {
             return Err((ReasonCode::NOT_AUTHORIZED, "no permission for the response topic"));
         }
         if publish.properties.payload_is_text == Some(true) && std::str::from_utf8(&publish.payload).is_err() {
-            return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not the text it says it is"));
+            return Err((ReasonCode::PAYLOAD_FORMAT_INVALID, "the payload is not valid UTF-8"));
         }
         Ok(())
     }

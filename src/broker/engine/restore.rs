@@ -200,10 +200,13 @@ impl Restore {
             self.left_out.subscriptions += 1;
             return;
         }
-        if let Some((_, session)) = self.of(number) {
-            session.filters.insert(filter, subscription);
-        }
         self.engine.subscriptions.insert(filter, key, subscription);
+        let Some((_, session)) = self.of(number) else { return };
+        session.filters.insert(filter, subscription);
+        if filter.is_shared() {
+            let class = session.class_for(key, filter);
+            self.engine.subscriptions.classify(filter, key, class);
+        }
     }
 
     /// Without room for the place it has reached, it begins again.

@@ -17,7 +17,8 @@ use super::filters::Filters;
 use super::in_flight::InFlight;
 use super::queue::Queue;
 use super::replays::Replays;
-use super::{ByNumber, ConnectionId, Limits, Ticket};
+use super::shared::Class;
+use super::{ByNumber, ConnectionId, Limits, SessionKey, Ticket};
 use crate::broker::access::Rights;
 use crate::log::Source;
 use crate::message::{Message, Publisher};
@@ -246,6 +247,11 @@ impl Session {
     /// True if the session outlives its connection.
     pub(super) fn is_persistent(&self) -> bool {
         self.outlives != Some(Duration::ZERO)
+    }
+
+    /// Whose sessions may read the same of a shared subscription as this one.
+    pub(super) fn class_for(&self, key: SessionKey, filter: &TopicFilter) -> Class {
+        if self.rights.read_by_client_id(filter) { Class::Session(key) } else { Class::User(self.user.clone()) }
     }
 
     /// True if its deliveries survive the broker.

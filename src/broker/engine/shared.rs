@@ -3,15 +3,19 @@
 //! Invariants:
 //! * Each member is in one of the three lists, and every member that is connected is in `connected`. One whose connection ended stays
 //!   there until a choice meets it, so that the end of a connection costs nothing.
-//! * A choice weighs at most [`PROBES`] members, however many there are. Up to that number it is the member with the least to do, in
-//!   turn among equals; of more members, the one with the least to do among the next in turn.
+//! * The members of a [`Class`] may read the same topics of the subscription. A choice asks one member of a class that may not read the
+//!   topic, and weighs at most [`PROBES`] members of the others, however many there are. Up to that number it is the member with the
+//!   least to do, in turn among equals; of more members, the one with the least to do among the next in turn.
+//! * `classes` has the class of each member, and a list has no class without members.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use indexmap::IndexMap;
 
 use super::session::Subscription;
-use super::{NumberHash, SessionKey};
+use super::{ByNumber, NumberHash, SessionKey};
 use crate::mqtt::{QoS, TopicFilter};
 
 /// Members that are weighed for a message.
@@ -26,42 +30,109 @@ pub(super) enum Standing {
     Denied,
 }
 
-/// Members in the order of their turns.
+/// Members that may read the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Class {
+    /// The sessions of a user, or of anybody without a name.
+    User(Option<ByteString>),
+    /// One session: what it may read of the subscription depends on its client identifier.
+    Session(SessionKey),
+}
+
+type Turns = IndexMap<SessionKey, Subscription, NumberHash>;
+
+/// Members in the order of their turns, class by class.
 #[derive(Debug, Default)]
 struct Members {
-    list: IndexMap<SessionKey, Subscription, NumberHash>,
-    /// Who was chosen last.
-    last: usize,
+    classes: IndexMap<Class, Turns>,
+    /// Who was chosen last: the place of its class, and its own in it.
+    last: (usize, usize),
 }
 
 impl Members {
-    /// The member whose turn is `step` after the last one.
-    fn in_turn(&self, step: usize) -> Option<(usize, SessionKey, Subscription)> {
-        let place = (self.last + step).checked_rem(self.list.len())?;
-        self.list.get_index(place).map(|(key, subscription)| (place, *key, *subscription))
+    fn is_empty(&self) -> bool {
+        self.classes.is_empty()
     }
 
-    fn remove(&mut self, place: usize) {
-        self.list.swap_remove_index(place);
+    fn insert(&mut self, class: Class, key: SessionKey, subscription: Subscription) {
+        self.classes.entry(class).or_default().insert(key, subscription);
     }
 
-    /// The member with the least to do of the next ones in turn; `load` is `None` for one that is passed over.
-    fn least(&mut self, load: impl Fn(SessionKey) -> Option<usize>) -> Option<(SessionKey, Subscription)> {
-        let (mut best, mut weighed) = (None::<(usize, usize, SessionKey, Subscription)>, 0);
-        for step in 1..=self.list.len() {
-            let Some((place, key, subscription)) = self.in_turn(step) else { break };
-            let Some(load) = load(key) else { continue };
-            if best.is_none_or(|(least, ..)| load < least) {
-                best = Some((load, place, key, subscription));
-            }
-            weighed += 1;
-            if load == 0 || weighed == PROBES {
-                break;
+    fn remove(&mut self, class: &Class, key: SessionKey) -> Option<Subscription> {
+        let turns = self.classes.get_mut(class)?;
+        let subscription = turns.swap_remove(&key);
+        if turns.is_empty() {
+            self.classes.swap_remove(class);
+        }
+        subscription
+    }
+
+    /// The classes in turn, and the part of each whose turn it is: that of the last choice comes first, from the next member on, and
+    /// again at the end.
+    fn parts(&self) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let (count, (class, place)) = (self.classes.len(), self.last);
+        (0..=count).filter_map(move |step| {
+            let index = (class + step).checked_rem(count)?;
+            Some((
+                index,
+                if step == 0 {
+                    place + 1..usize::MAX
+                } else if step == count {
+                    0..place + 1
+                } else {
+                    0..usize::MAX
+                },
+            ))
+        })
+    }
+
+    fn member(&self, class: usize, place: usize) -> Option<(SessionKey, Subscription)> {
+        self.classes.get_index(class)?.1.get_index(place).map(|(key, subscription)| (*key, *subscription))
+    }
+
+    /// The member with the least to do of the next ones in turn that are connected, or that are not.
+    fn least(&mut self, wants_connected: bool, standing: &impl Fn(SessionKey) -> Standing) -> Option<(SessionKey, Subscription)> {
+        let (mut best, mut weighed) = (None::<(usize, (usize, usize), SessionKey, Subscription)>, 0);
+        'classes: for (class, places) in self.parts() {
+            for place in places {
+                let Some((key, subscription)) = self.member(class, place) else { break };
+                let load = match standing(key) {
+                    Standing::Denied => break,
+                    Standing::Ready { is_connected, load } if is_connected == wants_connected => load,
+                    Standing::Ready { .. } => continue,
+                };
+                if best.is_none_or(|(least, ..)| load < least) {
+                    best = Some((load, (class, place), key, subscription));
+                }
+                weighed += 1;
+                if load == 0 || weighed == PROBES {
+                    break 'classes;
+                }
             }
         }
         let (_, place, key, subscription) = best?;
         self.last = place;
         Some((key, subscription))
+    }
+
+    /// Those of the next in turn that are not connected, until `most` that are were met.
+    fn absent(&self, most: usize, standing: &impl Fn(SessionKey) -> Standing) -> Vec<(Class, SessionKey)> {
+        let (mut absent, mut met) = (Vec::new(), 0);
+        for (class, places) in self.parts() {
+            let Some((name, _)) = self.classes.get_index(class) else { break };
+            for place in places {
+                let Some((key, _)) = self.member(class, place) else { break };
+                match standing(key) {
+                    Standing::Denied => break,
+                    Standing::Ready { is_connected: true, .. } => met += 1,
+                    Standing::Ready { .. } => absent.push((name.clone(), key)),
+                }
+                if met == most {
+                    return absent;
+                }
+            }
+        }
+        absent
     }
 }
 
@@ -69,6 +140,7 @@ impl Members {
 #[derive(Debug)]
 pub(super) struct Group {
     filter: Arc<TopicFilter>,
+    classes: ByNumber<SessionKey, Class>,
     connected: Members,
     /// Without a connection, with a queue that messages can wait in.
     waiting: Members,
@@ -79,67 +151,75 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn new(filter: TopicFilter) -> Self {
         let [connected, waiting, absent] = [(); 3].map(|()| Members::default());
-        Self { filter: Arc::new(filter), connected, waiting, absent }
+        Self { filter: Arc::new(filter), classes: ByNumber::default(), connected, waiting, absent }
     }
 
     pub(super) fn filter(&self) -> &Arc<TopicFilter> {
         &self.filter
     }
 
-    fn lists(&mut self) -> [&mut Members; 3] {
-        [&mut self.connected, &mut self.waiting, &mut self.absent]
+    /// Takes a member out of its list.
+    fn take(&mut self, key: SessionKey) -> Option<(Class, Subscription)> {
+        let class = self.classes.remove(&key)?;
+        let lists = [&mut self.connected, &mut self.waiting, &mut self.absent];
+        let subscription = lists.into_iter().find_map(|members| members.remove(&class, key));
+        debug_assert!(subscription.is_some(), "every member is in a list");
+        Some((class, subscription?))
+    }
+
+    fn put(&mut self, key: SessionKey, class: Class, subscription: Subscription) {
+        self.classes.insert(key, class.clone());
+        self.connected.insert(class, key, subscription);
     }
 
     /// Adds a member, or gives it another subscription; true if it is new.
-    pub(super) fn join(&mut self, key: SessionKey, subscription: Subscription) -> bool {
+    pub(super) fn join(&mut self, key: SessionKey, class: Class, subscription: Subscription) -> bool {
         let is_new = !self.leave(key);
-        self.connected.list.insert(key, subscription);
+        self.put(key, class, subscription);
         is_new
     }
 
     /// Takes a member out; true if it was one.
     pub(super) fn leave(&mut self, key: SessionKey) -> bool {
-        self.lists().into_iter().any(|members| members.list.swap_remove(&key).is_some())
+        self.take(key).is_some()
     }
 
     /// A member has connected.
     pub(super) fn connected(&mut self, key: SessionKey) {
-        let away = self.waiting.list.swap_remove(&key).or_else(|| self.absent.list.swap_remove(&key));
-        self.connected.list.extend(away.map(|subscription| (key, subscription)));
+        if let Some((class, subscription)) = self.take(key) {
+            self.put(key, class, subscription);
+        }
+    }
+
+    /// The rules of users have changed.
+    pub(super) fn classify(&mut self, key: SessionKey, class: Class) {
+        if let Some((_, subscription)) = self.take(key) {
+            self.put(key, class, subscription);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.connected.list.is_empty() && self.waiting.list.is_empty() && self.absent.list.is_empty()
+        self.connected.is_empty() && self.waiting.is_empty() && self.absent.is_empty()
     }
 
     /// Who gets a message of this QoS. If nobody is connected it waits for a member whose session lasts [MQTT-4.8.2-4..6].
     pub(super) fn choose(&mut self, qos: QoS, standing: impl Fn(SessionKey) -> Standing) -> Option<(SessionKey, Subscription)> {
-        let load = |key, wanted| match standing(key) {
-            Standing::Ready { is_connected, load } if is_connected == wanted => Some(load),
-            _ => None,
-        };
         self.sort_out(PROBES, &standing);
-        let connected = self.connected.least(|key| load(key, true));
+        let connected = self.connected.least(true, &standing);
         if connected.is_some() || qos == QoS::AtMostOnce {
             return connected;
         }
         self.sort_out(usize::MAX, &standing);
-        self.waiting.least(|key| load(key, false))
+        self.waiting.least(false, &standing)
     }
 
     /// Those whose connection has ended go to where they belong, until the next `most` in turn are connected.
     fn sort_out(&mut self, most: usize, standing: &impl Fn(SessionKey) -> Standing) {
-        let mut step = 1;
-        while step <= most.min(self.connected.list.len()) {
-            let Some((place, key, subscription)) = self.connected.in_turn(step) else { return };
-            if !matches!(standing(key), Standing::Ready { is_connected: false, .. }) {
-                step += 1;
-                continue;
-            }
-            self.connected.remove(place);
+        for (class, key) in self.connected.absent(most, standing) {
+            let Some(subscription) = self.connected.remove(&class, key) else { continue };
             let is_kept = subscription.options.qos != QoS::AtMostOnce;
             let members = if is_kept { &mut self.waiting } else { &mut self.absent };
-            members.list.insert(key, subscription);
+            members.insert(class, key, subscription);
         }
     }
 }
@@ -147,15 +227,17 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::mqtt::SubscribeOptions;
+    use proptest::prelude::*;
 
     fn group(members: usize, qos: QoS) -> Group {
         let mut group = Group::new(TopicFilter::new("$share/workers/jobs").unwrap());
         let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
         for key in 0..members {
-            assert!(group.join(key, Subscription { options, identifier: None }));
+            assert!(group.join(key, Class::User(None), Subscription { options, identifier: None }));
         }
         group
     }
@@ -210,7 +292,7 @@ mod tests {
     #[test]
     fn messages_wait_for_members_whose_session_keeps_them() {
         let mut group = group(2, QoS::AtLeastOnce);
-        assert!(group.join(2, Subscription::default()));
+        assert!(group.join(2, Class::User(None), Subscription::default()));
         let away = |_| ready(false, 0);
         assert_eq!(chosen(&mut group, QoS::AtMostOnce, away), None);
         let waits = [chosen(&mut group, QoS::ExactlyOnce, away), chosen(&mut group, QoS::ExactlyOnce, away)];
@@ -221,9 +303,92 @@ mod tests {
         assert!(group.is_empty());
     }
 
+    /// Members of some users, `members` each; those of the last one may read the topic.
+    fn users(users: usize, members: usize) -> Group {
+        let mut group = Group::new(TopicFilter::new("$share/workers/jobs").unwrap());
+        let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
+        for key in 0..users * members {
+            let class = Class::User(Some(format!("user-{}", key / members).into()));
+            assert!(group.join(key, class, Subscription { options, identifier: None }));
+        }
+        group
+    }
+
+    #[test]
+    fn members_whose_user_may_not_read_the_topic_cost_as_much_as_one() {
+        for is_connected in [true, false] {
+            let looks = |members: usize| {
+                let (mut group, looks) = (users(5, members), Cell::new(0));
+                for _ in 0..100 {
+                    let standing = |key: SessionKey| {
+                        looks.set(looks.get() + 1);
+                        if key / members == 4 { ready(is_connected, 1 + key % 2) } else { Standing::Denied }
+                    };
+                    let chosen = chosen(&mut group, QoS::AtLeastOnce, standing);
+                    assert!(chosen.is_some_and(|key| key / members == 4));
+                    // Nobody may read this one.
+                    let denied = |_| {
+                        looks.set(looks.get() + 1);
+                        Standing::Denied
+                    };
+                    assert_eq!(group.choose(QoS::AtLeastOnce, denied), None);
+                }
+                looks.get()
+            };
+            let (few, many) = (looks(50), looks(2000));
+            // Those that are away are met once.
+            assert!(many <= few + 2000 + 200, "{many} members looked at, {few} where there are few");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_chosen_may_have_the_message_and_somebody_is_chosen_if_anybody_may(
+            steps in prop::collection::vec((0_usize..12, 0_u8..6, 0_usize..5), 1..150),
+        ) {
+            let mut group = Group::new(TopicFilter::new("$share/workers/jobs").unwrap());
+            // Class, whether it is connected, load.
+            let mut model = BTreeMap::<SessionKey, (usize, bool, usize)>::new();
+            let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
+            let subscription = Subscription { options, identifier: None };
+            for (key, kind, number) in steps {
+                let class = Class::Session(number);
+                match kind {
+                    0 => {
+                        let is_new = model.insert(key, (number, true, key % 3)).is_none();
+                        prop_assert_eq!(group.join(key, class, subscription), is_new);
+                    }
+                    1 => prop_assert_eq!(group.leave(key), model.remove(&key).is_some()),
+                    2 => model.get_mut(&key).into_iter().for_each(|member| member.1 = false),
+                    3 => {
+                        model.get_mut(&key).into_iter().for_each(|member| member.1 = true);
+                        group.connected(key);
+                    }
+                    4 => {
+                        model.get_mut(&key).into_iter().for_each(|member| member.0 = number);
+                        group.classify(key, class);
+                    }
+                    _ => {
+                        // Classes below this one may not read the topic.
+                        let standing = |key: SessionKey| {
+                            let (class, is_connected, load) = model[&key];
+                            if class < number { Standing::Denied } else { ready(is_connected, load) }
+                        };
+                        let may = |connected: bool| model.values().filter(move |member| member.0 >= number && member.1 == connected);
+                        let found = group.choose(QoS::AtLeastOnce, standing).map(|(key, _)| model[&key]);
+                        let expected = may(true).map(|member| member.2).min().or_else(|| may(false).map(|member| member.2).min());
+                        prop_assert_eq!(found.map(|member| member.2), expected, "the least to do of at most {} members", PROBES);
+                        prop_assert!(found.is_none_or(|member| member.0 >= number && (member.1 || may(true).next().is_none())));
+                    }
+                }
+                prop_assert_eq!(group.is_empty(), model.is_empty());
+                prop_assert_eq!(group.classes.len(), model.len());
+            }
+        }
+    }
     #[test]
     fn a_member_whose_user_may_not_read_the_topic_is_passed_over() {
-        let mut group = group(40, QoS::AtLeastOnce);
+        let mut group = users(40, 1);
         let only = |key: SessionKey| if key == 39 { ready(false, 0) } else { Standing::Denied };
         assert_eq!(chosen(&mut group, QoS::AtLeastOnce, only), Some(39));
         assert_eq!(chosen(&mut group, QoS::AtLeastOnce, |_| Standing::Denied), None);

@@ -69,6 +69,9 @@ impl Engine {
         let session = self.sessions.get_mut(key).ok_or((ReasonCode::UNSPECIFIED, "no session"))?;
         session.filters.insert(filter, new);
         self.subscriptions.insert(filter, key, new);
+        if filter.is_shared() {
+            self.subscriptions.classify(filter, key, session.class_for(key, filter));
+        }
         if session.is_kept() {
             let (options, identifier) = (new.options, new.identifier);
             self.records.put(&Record::Subscribed { session: session.number, filter, options, identifier }, self.clock);

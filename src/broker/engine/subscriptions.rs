@@ -9,7 +9,7 @@ use slab::Slab;
 
 use super::SessionKey;
 use super::session::Subscription;
-use super::shared::Group;
+use super::shared::{Class, Group};
 use super::tree::Tree;
 use crate::mqtt::{QoS, TopicFilter, TopicName};
 
@@ -58,7 +58,7 @@ impl Subscriptions {
         self.shared
     }
 
-    /// Adds or replaces a subscription.
+    /// Adds or replaces a subscription. Of a shared one, the class of the member is to be told with [`Subscriptions::classify`].
     pub(super) fn insert(&mut self, filter: &TopicFilter, session: SessionKey, subscription: Subscription) {
         if !filter.is_shared() {
             self.count += usize::from(self.tree.put(filter, Target::Session(session), subscription));
@@ -76,7 +76,7 @@ impl Subscriptions {
             }
         };
         let Some(group) = self.groups.get_mut(key) else { return };
-        let is_new = usize::from(group.join(session, subscription));
+        let is_new = usize::from(group.join(session, Class::Session(session), subscription));
         self.count += is_new;
         self.shared += is_new;
     }
@@ -112,6 +112,13 @@ impl Subscriptions {
     pub(super) fn connected(&mut self, filter: &TopicFilter, session: SessionKey) {
         if let Some(group) = self.by_filter.get(filter).and_then(|key| self.groups.get_mut(*key)) {
             group.connected(session);
+        }
+    }
+
+    /// What a session may read of a shared subscription is what the members of this class may read.
+    pub(super) fn classify(&mut self, filter: &TopicFilter, session: SessionKey, class: Class) {
+        if let Some(group) = self.by_filter.get(filter).and_then(|key| self.groups.get_mut(*key)) {
+            group.classify(session, class);
         }
     }
 
