@@ -470,7 +470,7 @@ fn on_modbus_tcp_the_reason_says_what_came_instead_of_an_answer() {
     bench.says("wrong-function", &["another function"]);
     bench.says("wrong-length=1", &["values instead of"]);
     bench.says("truncate=9", &["broke off"]);
-    bench.says("wrong-header", &["no header of Modbus TCP"]);
+    bench.says("wrong-header", &["not a Modbus TCP header"]);
     bench.says("unplug", &["closed"]);
     bench.says("delay=190ms", &["too late"]);
     bench.says("exception=11", &["exception 11"]);
