@@ -106,7 +106,7 @@ fn check_tells_scripts_the_plan_or_the_faults_as_json() {
     let request = &line["requests"][0];
     let expected = serde_json::json!({ "device": "d", "table": "holding", "start": 0, "count": 2, "every_seconds": 0.1, "points": 1, "bus_seconds": 0.1758 });
     assert_eq!(*request, expected);
-    assert!(line["spare"] == 0.0 && report["warnings"].to_string().contains("more than there is"), "{report}");
+    assert!(line["spare"] == 0.0 && report["warnings"].to_string().contains("every interval will be stretched"), "{report}");
     let (code, report) = check(&format!("site: x\nlines: [ {{ name: bus, serial: /dev/ttyUSB0, sped: 1200 8N1 }} ]\n{device}"));
     assert_eq!((code, &report["ok"]), (Some(78), &false.into()));
     let fault = &report["faults"][0];
