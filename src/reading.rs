@@ -42,13 +42,18 @@ impl Value {
     }
 }
 
+/// The number with the digits that a single-precision float has for sure: 230.1 and not 230.09999.
+pub fn seven_digits(number: f32) -> f32 {
+    format!("{number:.6e}").parse().unwrap_or(number)
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bool(b) => write!(f, "{b}"),
             Self::Int(i) => write!(f, "{i}"),
             Self::UInt(u) => write!(f, "{u}"),
-            Self::F32(x) => write!(f, "{x}"),
+            Self::F32(x) => write!(f, "{}", seven_digits(*x)),
             Self::F64(x) => write!(f, "{x}"),
             Self::Text(t) => write!(f, "{t}"),
             Self::List(list) => {

@@ -2,15 +2,17 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::{CONFIG, Failure, put};
-use crate::config::{self, LoadError};
+use crate::config::{self, LoadError, SetBy};
 use crate::field::decode::Table;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Line, Wire};
-use crate::units::Price;
+use crate::field::{Device, Line, Source, Wire};
+use crate::report::exception::Deadband;
+use crate::units::{Price, Span};
 
 /// What the gateway will do.
 #[derive(Debug, Serialize)]
@@ -18,6 +20,8 @@ struct Plan {
     lines: Vec<LinePlan>,
     devices: usize,
     points: usize,
+    /// How each point is read and reported, and who says so.
+    settings: Vec<PointPlan>,
     listeners: Vec<String>,
     /// Memory that logins with a password take together, in bytes; 0 where nobody has one.
     login_memory: usize,
@@ -47,6 +51,25 @@ struct RequestPlan {
     /// What one takes of a serial line's time.
     bus_seconds: Option<f64>,
     points: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct PointPlan {
+    device: String,
+    point: String,
+    every: Setting,
+    deadband: Setting,
+    at_least_every: Setting,
+    stale_after: Setting,
+    class: Setting,
+    decimals: Setting,
+}
+
+/// One setting of a point; no value where the point has none.
+#[derive(Debug, Serialize)]
+struct Setting {
+    value: Option<String>,
+    set_by: SetBy,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,12 +110,17 @@ struct Report {
     plan: Option<Plan>,
 }
 
-/// Prints the plan of a file; faults are the failure, or with `as_json` a report on stdout like the plan.
-pub(super) fn check(file: &Path, as_json: bool) -> Result<(), Failure> {
+/// Prints the plan of a file, with a row for each point if `with_points`; faults are the failure, or with `as_json` a report on stdout like the plan.
+pub(super) fn check(file: &Path, as_json: bool, with_points: bool) -> Result<(), Failure> {
     let loaded = config::load(file);
     if !as_json {
         let config = loaded?;
-        return put(describe(file, &plan(&config), &config.warnings).as_bytes()).map(drop);
+        let plan = plan(&config);
+        let mut out = describe(file, &plan, &config.warnings);
+        if with_points {
+            describe_points(&plan.settings, &mut out);
+        }
+        return put(out.as_bytes()).map(drop);
     }
     let all = |found: &[config::Fault]| found.iter().map(told).collect();
     match loaded {
@@ -115,9 +143,57 @@ fn plan(config: &config::Gateway) -> Plan {
         lines: config.lines.iter().map(line_plan).collect(),
         devices: config.lines.iter().map(|line| line.devices.len()).sum(),
         points: config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum(),
+        settings: config.lines.iter().flat_map(|line| &line.devices).flat_map(|device| point_plans(config, device)).collect(),
         listeners: config.broker.iter().flat_map(|broker| &broker.listen).map(ToString::to_string).collect(),
         login_memory: config.broker.as_ref().map_or(0, |broker| broker.access.login_memory()),
         uplinks: config.uplinks.iter().map(uplink).collect(),
+    }
+}
+
+fn point_plans<'a>(config: &'a config::Gateway, device: &'a Device) -> impl Iterator<Item = PointPlan> + 'a {
+    device.points.iter().filter_map(move |point| {
+        let place = point.id.0 as usize;
+        let (report, set_by) = (config.points.get(place)?, config.set_by.get(place)?);
+        let span = |span: Duration| Span(span).to_string();
+        let deadband = report.rule.deadband.map(|deadband| match deadband {
+            Deadband::Absolute(width) => width.to_string(),
+            Deadband::Percent(percent) => format!("{percent}%"),
+        });
+        let every = (!matches!(point.source, Source::Derived(_))).then(|| span(point.every));
+        let class = config.classes.get(usize::from(report.class.id)).cloned();
+        let decimals = point.register().and_then(|register| register.meaning.decimals).map(|digits| digits.to_string());
+        let values = [every, deadband, report.rule.at_least_every.map(span), point.stale_after.map(span), class, decimals];
+        let mut settings = values.into_iter().zip(*set_by).map(|(value, set_by)| Setting { value, set_by });
+        let mut next = || settings.next().unwrap_or(Setting { value: None, set_by: SetBy::Default });
+        let (device, point) = (device.name.clone(), point.name.to_string());
+        let [every, deadband, at_least_every, stale_after, class, decimals] = [(); 6].map(|()| next());
+        Some(PointPlan { device, point, every, deadband, at_least_every, stale_after, class, decimals })
+    })
+}
+
+/// A row for each point: its settings, and in brackets who sets them, where that is not the point itself.
+fn describe_points(points: &[PointPlan], out: &mut String) {
+    let head = ["point", "every", "deadband", "at_least_every", "stale_after", "class", "decimals"].map(str::to_owned);
+    let cell = |setting: &Setting| match (&setting.value, setting.set_by) {
+        (None, _) => "-".to_owned(),
+        (Some(value), SetBy::Point | SetBy::Default) => value.clone(),
+        (Some(value), set_by) => format!("{value} ({})", set_by.name()),
+    };
+    let row = |point: &PointPlan| {
+        let settings = [&point.every, &point.deadband, &point.at_least_every, &point.stale_after, &point.class, &point.decimals];
+        let [every, deadband, at_least_every, stale_after, class, decimals] = settings.map(cell);
+        [format!("{}.{}", point.device, point.point), every, deadband, at_least_every, stale_after, class, decimals]
+    };
+    let rows: Vec<[String; 7]> = std::iter::once(head).chain(points.iter().map(row)).collect();
+    let mut widths = [0; 7];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
 }
 
@@ -216,7 +292,7 @@ fn describe_line(line: &LinePlan, out: &mut String) {
         }
     };
     for request in &line.requests {
-        let every = humantime::format_duration(std::time::Duration::from_secs_f64(request.every_seconds));
+        let every = humantime::format_duration(Duration::from_secs_f64(request.every_seconds));
         let RequestPlan { device, table, start, count, points, .. } = request;
         let bus = request.bus_seconds.map_or_else(String::new, |seconds| format!(", {:.1} ms of the bus", seconds * 1000.0));
         let _ = writeln!(out, "  {device}: {count} {table} from {start} every {every}, {}{bus}", counted(*points, "point"));

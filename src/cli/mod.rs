@@ -70,7 +70,7 @@ enum Command {
     },
     /// Check a YAML file: every fault with line and column, else the plan of each line
     #[command(
-        after_help = "Examples:\n  wellhead check gateway.yaml\n  wellhead check --json | jq '.plan.uplinks[].bytes_per_month'\n  wellhead check --json | jq -r '.faults[].message'"
+        after_help = "Examples:\n  wellhead check gateway.yaml\n  wellhead check --points\n  wellhead check --json | jq '.plan.uplinks[].bytes_per_month'\n  wellhead check --json | jq -r '.faults[].message'"
     )]
     Check {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
@@ -78,6 +78,9 @@ enum Command {
         /// For scripts: `ok`, `faults` with their places, `plan`
         #[arg(long)]
         json: bool,
+        /// Also a row for each point: how it is read and reported, and who says so
+        #[arg(long)]
+        points: bool,
     },
     /// Play the devices of a YAML file, Modbus and plain: TCP lines on their address, serial lines on a pseudo-terminal
     #[command(
@@ -256,7 +259,7 @@ pub fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Run { file, line_priority } => chosen(file).and_then(|file| run::run(&file, line_priority)),
         Command::Reload { file } => chosen(file).and_then(|file| reload::reload(&file)),
-        Command::Check { file, json } => chosen(file).and_then(|file| check::check(&file, json)),
+        Command::Check { file, json, points } => chosen(file).and_then(|file| check::check(&file, json, points)),
         Command::Simulate { file, lines, faults, baud_true, turnaround } => {
             let play = simulate::Play::new(&faults, baud_true, turnaround);
             chosen(file).and_then(|file| simulate::simulate(&file, &lines, &play))

@@ -13,8 +13,10 @@ use crate::message::{Lane, SessionLost};
 use crate::outbox::WhenFull;
 use crate::report::template::Template as TopicTemplate;
 use crate::units::{Size, Span};
+use given::gives;
 
 mod broker;
+mod given;
 mod manners;
 mod point;
 mod text;
@@ -23,6 +25,8 @@ mod uplink;
 pub(super) use point::{
     BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, RawWord, ReadBack, Writable,
 };
+
+pub(super) use given::{Defaults, GIVEN, Given};
 
 pub(super) use text::Text;
 
@@ -55,6 +59,8 @@ pub(super) struct File {
     /// Instruments that are written down once and used by several devices.
     #[serde(default)]
     pub(super) profiles: IndexMap<String, Profile>,
+    /// What all points have that do not say it themselves, and whose device, profile and line do not.
+    pub(super) defaults: Option<Defaults>,
     /// The instruments on the lines.
     #[serde(default)]
     pub(super) devices: Vec<Device>,
@@ -77,45 +83,47 @@ pub(super) struct File {
     pub(super) shutdown_grace: Option<Span>,
 }
 
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Line {
-    #[schemars(length(min = 1))]
-    /// Its name: what devices say in `line`, and `{line}` in topics.
-    pub(super) name: String,
-    /// False leaves the line and its devices out. Default true.
-    #[serde(default = "yes")]
-    pub(super) enabled: bool,
-    /// Modbus TCP: host, or host:port. Default port 502.
-    pub(super) modbus_tcp: Option<String>,
-    /// RTU frames through a terminal server: host:port.
-    pub(super) rtu_over_tcp: Option<String>,
-    /// ASCII frames through a terminal server: host:port.
-    pub(super) ascii_over_tcp: Option<String>,
-    /// A serial device; paths below /dev/serial/by-id survive replugging.
-    pub(super) serial: Option<String>,
-    /// Plain instruments through a terminal server: host:port.
-    pub(super) tcp: Option<String>,
-    /// Modbus frames of a serial line: rtu (default) or ascii.
-    #[serde(default)]
-    pub(super) framing: Framing,
-    /// Baud rate, data bits, parity (N, E, O) and stop bits of a serial line. Default 9600 8N1.
-    pub(super) speed: Option<Speed>,
-    /// A transceiver that the kernel switches. Default none; adapters on USB do it themselves.
-    pub(super) rs485: Option<Rs485>,
-    /// Values made here, without hardware: `{}`.
-    pub(super) simulated: Option<Simulated>,
-    /// How long a device may take to answer, or both bounds of what is learned. Default 1s.
-    pub(super) answer_within: Option<AnswerWithin>,
-    /// How long the first answer of a device may take, after the line was opened or the device was not heard for a minute; at most 60s.
-    /// Default as long as any other.
-    pub(super) first_answer_within: Option<Span>,
-    /// Silence before a request. Default what the standard asks for.
-    pub(super) pause: Option<Pause>,
-    /// A connection that was not used for this long is closed until there is something to ask, for devices with one client. Default never.
-    pub(super) close_when_idle: Option<Span>,
-    /// Answers under other identifiers than those of the request. Default none.
-    pub(super) accept: Option<Accept>,
+gives! {
+    #[derive(Debug, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(in crate::config) struct Line {
+        #[schemars(length(min = 1))]
+        /// Its name: what devices say in `line`, and `{line}` in topics.
+        pub(in crate::config) name: String,
+        /// False leaves the line and its devices out. Default true.
+        #[serde(default = "yes")]
+        pub(in crate::config) enabled: bool,
+        /// Modbus TCP: host, or host:port. Default port 502.
+        pub(in crate::config) modbus_tcp: Option<String>,
+        /// RTU frames through a terminal server: host:port.
+        pub(in crate::config) rtu_over_tcp: Option<String>,
+        /// ASCII frames through a terminal server: host:port.
+        pub(in crate::config) ascii_over_tcp: Option<String>,
+        /// A serial device; paths below /dev/serial/by-id survive replugging.
+        pub(in crate::config) serial: Option<String>,
+        /// Plain instruments through a terminal server: host:port.
+        pub(in crate::config) tcp: Option<String>,
+        /// Modbus frames of a serial line: rtu (default) or ascii.
+        #[serde(default)]
+        pub(in crate::config) framing: Framing,
+        /// Baud rate, data bits, parity (N, E, O) and stop bits of a serial line. Default 9600 8N1.
+        pub(in crate::config) speed: Option<Speed>,
+        /// A transceiver that the kernel switches. Default none; adapters on USB do it themselves.
+        pub(in crate::config) rs485: Option<Rs485>,
+        /// Values made here, without hardware: `{}`.
+        pub(in crate::config) simulated: Option<Simulated>,
+        /// How long a device may take to answer, or both bounds of what is learned. Default 1s.
+        pub(in crate::config) answer_within: Option<AnswerWithin>,
+        /// How long the first answer of a device may take, after the line was opened or the device was not heard for a minute; at most 60s.
+        /// Default as long as any other.
+        pub(in crate::config) first_answer_within: Option<Span>,
+        /// Silence before a request. Default what the standard asks for.
+        pub(in crate::config) pause: Option<Pause>,
+        /// A connection that was not used for this long is closed until there is something to ask, for devices with one client. Default never.
+        pub(in crate::config) close_when_idle: Option<Span>,
+        /// Answers under other identifiers than those of the request. Default none.
+        pub(in crate::config) accept: Option<Accept>,
+    }
 }
 
 /// How Modbus looks on a serial device.
@@ -210,87 +218,91 @@ pub(super) struct Factory {
     pub(super) port: Option<OneOrMore<u16>>,
 }
 
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Profile {
-    /// How the device leaves its factory: what `init` and `scan` suggest, and what `check` compares with. Default not known.
-    pub(super) factory: Option<Factory>,
-    /// How a plain instrument talks.
-    pub(super) text: Option<Text>,
-    /// Order of bytes and words of all its points. Default ABCD.
-    pub(super) byte_order: Option<ByteOrder>,
-    /// The device is asked once what it is (functions 43/14 and 17). Default false.
-    pub(super) identify: Option<bool>,
-    /// Most registers that one request asks for, 1 to 125. Default 125.
-    #[schemars(range(min = 1, max = 125))]
-    pub(super) max_registers: Option<u16>,
-    /// Most coils or discrete inputs that one request asks for, 1 to 2000. Default 2000.
-    #[schemars(range(min = 1, max = 2000))]
-    pub(super) max_bits: Option<u16>,
-    /// How long one request may hold the line. Default: any time.
-    pub(super) max_hold: Option<Span>,
-    /// Registers that no request may cover; they are found out, too. Default none.
-    pub(super) holes: Option<Vec<Hole>>,
-    /// Silence before a request. Default that of the line.
-    pub(super) pause: Option<Pause>,
-    /// How long its first answer may take. Default that of the line.
-    pub(super) first_answer_within: Option<Span>,
-    /// What is measured, by name.
-    #[serde(default)]
-    pub(super) points: IndexMap<String, Point>,
+gives! {
+    #[derive(Debug, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(in crate::config) struct Profile {
+        /// How the device leaves its factory: what `init` and `scan` suggest, and what `check` compares with. Default not known.
+        pub(in crate::config) factory: Option<Factory>,
+        /// How a plain instrument talks.
+        pub(in crate::config) text: Option<Text>,
+        /// Order of bytes and words of all its points. Default ABCD.
+        pub(in crate::config) byte_order: Option<ByteOrder>,
+        /// The device is asked once what it is (functions 43/14 and 17). Default false.
+        pub(in crate::config) identify: Option<bool>,
+        /// Most registers that one request asks for, 1 to 125. Default 125.
+        #[schemars(range(min = 1, max = 125))]
+        pub(in crate::config) max_registers: Option<u16>,
+        /// Most coils or discrete inputs that one request asks for, 1 to 2000. Default 2000.
+        #[schemars(range(min = 1, max = 2000))]
+        pub(in crate::config) max_bits: Option<u16>,
+        /// How long one request may hold the line. Default: any time.
+        pub(in crate::config) max_hold: Option<Span>,
+        /// Registers that no request may cover; they are found out, too. Default none.
+        pub(in crate::config) holes: Option<Vec<Hole>>,
+        /// Silence before a request. Default that of the line.
+        pub(in crate::config) pause: Option<Pause>,
+        /// How long its first answer may take. Default that of the line.
+        pub(in crate::config) first_answer_within: Option<Span>,
+        /// What is measured, by name.
+        #[serde(default)]
+        pub(in crate::config) points: IndexMap<String, Point>,
+    }
 }
 
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Device {
-    #[schemars(length(min = 1))]
-    /// Its name: `{device}` in topics. With `units`, `{unit}` in it stands for the address.
-    pub(super) name: String,
-    /// The line that it is on.
-    pub(super) line: String,
-    /// Its Modbus address, 1 to 247; 0 stands for all devices of a line, for writing only.
-    pub(super) unit: Option<u8>,
-    /// Several of a kind by their Modbus addresses: `1-20`, or `1-4, 7`.
-    pub(super) units: Option<Units>,
-    /// Added to every register of it. Default 0.
-    pub(super) base: Option<u16>,
-    /// The points of the profile that are wanted. Default all.
-    pub(super) only: Option<Vec<String>>,
-    /// Points of the profile that are not wanted. Default none.
-    pub(super) except: Option<Vec<String>>,
-    /// Its profile: of this file, of profiles/<name>.yaml beside it, or one that comes with the program (`wellhead profiles`).
-    pub(super) profile: Option<String>,
-    /// A plain instrument that sends lines: a regular expression whose named groups are values.
-    pub(super) each_line: Option<Pattern>,
-    /// How a plain instrument talks; over that of the profile, key by key.
-    pub(super) text: Option<Text>,
-    /// The address of a plain instrument: `{address}` in requests.
-    pub(super) address: Option<String>,
-    /// Order of bytes and words of all its points. Default ABCD.
-    pub(super) byte_order: Option<ByteOrder>,
-    /// The device is asked once what it is (functions 43/14 and 17). Default false.
-    pub(super) identify: Option<bool>,
-    /// Most registers that one request asks for, 1 to 125. Default 125.
-    #[schemars(range(min = 1, max = 125))]
-    pub(super) max_registers: Option<u16>,
-    /// Most coils or discrete inputs that one request asks for, 1 to 2000. Default 2000.
-    #[schemars(range(min = 1, max = 2000))]
-    pub(super) max_bits: Option<u16>,
-    /// How long one request may hold the line. Default: any time.
-    pub(super) max_hold: Option<Span>,
-    /// Registers that no request may cover; they are found out, too. Default none.
-    pub(super) holes: Option<Vec<Hole>>,
-    /// Silence before a request. Default that of the line.
-    pub(super) pause: Option<Pause>,
-    /// How long its first answer may take. Default that of the line.
-    pub(super) first_answer_within: Option<Span>,
-    /// What is measured, by name; over the points of the profile, key by key.
-    #[serde(default)]
-    pub(super) points: IndexMap<String, Point>,
-    /// What is taken away from the profile.
-    #[serde(default, rename = "(taken away)")]
-    #[schemars(skip)]
-    pub(super) removed: Vec<String>,
+gives! {
+    #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub(in crate::config) struct Device {
+        #[schemars(length(min = 1))]
+        /// Its name: `{device}` in topics. With `units`, `{unit}` in it stands for the address.
+        pub(in crate::config) name: String,
+        /// The line that it is on.
+        pub(in crate::config) line: String,
+        /// Its Modbus address, 1 to 247; 0 stands for all devices of a line, for writing only.
+        pub(in crate::config) unit: Option<u8>,
+        /// Several of a kind by their Modbus addresses: `1-20`, or `1-4, 7`.
+        pub(in crate::config) units: Option<Units>,
+        /// Added to every register of it. Default 0.
+        pub(in crate::config) base: Option<u16>,
+        /// The points of the profile that are wanted. Default all.
+        pub(in crate::config) only: Option<Vec<String>>,
+        /// Points of the profile that are not wanted. Default none.
+        pub(in crate::config) except: Option<Vec<String>>,
+        /// Its profile: of this file, of profiles/<name>.yaml beside it, or one that comes with the program (`wellhead profiles`).
+        pub(in crate::config) profile: Option<String>,
+        /// A plain instrument that sends lines: a regular expression whose named groups are values.
+        pub(in crate::config) each_line: Option<Pattern>,
+        /// How a plain instrument talks; over that of the profile, key by key.
+        pub(in crate::config) text: Option<Text>,
+        /// The address of a plain instrument: `{address}` in requests.
+        pub(in crate::config) address: Option<String>,
+        /// Order of bytes and words of all its points. Default ABCD.
+        pub(in crate::config) byte_order: Option<ByteOrder>,
+        /// The device is asked once what it is (functions 43/14 and 17). Default false.
+        pub(in crate::config) identify: Option<bool>,
+        /// Most registers that one request asks for, 1 to 125. Default 125.
+        #[schemars(range(min = 1, max = 125))]
+        pub(in crate::config) max_registers: Option<u16>,
+        /// Most coils or discrete inputs that one request asks for, 1 to 2000. Default 2000.
+        #[schemars(range(min = 1, max = 2000))]
+        pub(in crate::config) max_bits: Option<u16>,
+        /// How long one request may hold the line. Default: any time.
+        pub(in crate::config) max_hold: Option<Span>,
+        /// Registers that no request may cover; they are found out, too. Default none.
+        pub(in crate::config) holes: Option<Vec<Hole>>,
+        /// Silence before a request. Default that of the line.
+        pub(in crate::config) pause: Option<Pause>,
+        /// How long its first answer may take. Default that of the line.
+        pub(in crate::config) first_answer_within: Option<Span>,
+        /// What is measured, by name; over the points of the profile, key by key.
+        #[serde(default)]
+        pub(in crate::config) points: IndexMap<String, Point>,
+        /// What is taken away from the profile.
+        #[serde(default, rename = "(taken away)")]
+        #[schemars(skip)]
+        pub(in crate::config) removed: Vec<String>,
+    }
 }
 
 impl Device {

@@ -21,6 +21,7 @@ mod references;
 mod renamed;
 mod resolve;
 pub mod schema;
+mod set_by;
 mod sunspec;
 mod telegrams;
 mod traffic;
@@ -35,6 +36,7 @@ pub use document::table;
 pub use factory::{Factory, factory};
 pub use fault::{Fault, suggestion};
 pub use migrate::VERSION;
+pub use set_by::SetBy;
 pub use traffic::{MONTH, Traffic, load as load_of, size, traffic};
 
 use crate::broker::access::Access;
@@ -58,6 +60,10 @@ pub struct Gateway {
     pub lines: Vec<Line>,
     /// How each point is reported, by point index.
     pub points: Arc<Vec<PointReport>>,
+    /// Who sets `every`, `deadband`, `at_least_every`, `stale_after`, `class` and `decimals` of each point, by point index.
+    pub set_by: Vec<[SetBy; 6]>,
+    /// The names of the classes, by their numbers.
+    pub classes: Vec<String>,
     /// The availability topic of each device, by device index.
     pub availability: Vec<TopicName>,
     /// Points that can be written at once.

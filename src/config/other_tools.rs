@@ -2,6 +2,7 @@
 //! a file that uses one learns ours.
 
 use super::fault::is_slip_of_one;
+use super::file::GIVEN;
 
 /// A mapping of the file, told by a key that only this one has, and how a message names it.
 struct Owner {
@@ -31,6 +32,8 @@ const SPEED: &str = "part of `speed`, such as 9600 8N1";
 const WIRE: &str = "the key of the wire: `serial`, `modbus_tcp`, `rtu_over_tcp` or `tcp`";
 
 const ROWS: &[Row] = &[
+    // Before the same words of points: most who type them mean the line.
+    (&LINE, &["read_timeout", "request_timeout", "response_timeout", "response_timeout_ms", "timeout", "timeout_ms"], "`answer_within`"),
     // What is measured.
     (
         &POINT,
@@ -218,7 +221,6 @@ const ROWS: &[Row] = &[
         &["baud", "baud_rate", "baudrate", "bit_rate", "bytesize", "data_bits", "databits", "parity", "stop", "stop_bits", "stopbits"],
         SPEED,
     ),
-    (&LINE, &["read_timeout", "request_timeout", "response_timeout", "response_timeout_ms", "timeout", "timeout_ms"], "`answer_within`"),
     (
         &LINE,
         &[
@@ -309,7 +311,10 @@ pub(super) fn meant(typed: &str, known: &[&str]) -> Option<String> {
     let word = plain(typed);
     let rows = || ROWS.iter().filter(|(_, words, _)| words.contains(&word.as_str()));
     let is_here = |owner: &Owner| known.contains(&owner.mark);
-    match rows().find(|(owner, ..)| is_here(owner)) {
+    // Devices, profiles and lines have some keys of points for all their points.
+    let is_known = |ours: &str| ours.split('`').nth(1).is_some_and(|key| GIVEN.contains(&key) && known.contains(&key));
+    let shared = || rows().find(|(_, _, ours)| is_known(ours)).filter(|_| rows().count() == 1);
+    match rows().find(|(owner, ..)| is_here(owner)).or_else(shared) {
         Some((_, _, ours)) => Some(format!("in wellhead this is {ours}")),
         // `device` at the top is nearer to `devices` than to what others call a serial port.
         None if is_slip_of_one(typed, known) => None,
@@ -352,6 +357,8 @@ mod tests {
         check("Scan-Interval", &OF_POINTS, "in wellhead this is `every`");
         check("scan_interval", &OF_LINES, "in wellhead this is `every`, a key of a point");
         check("slave", &OF_POINTS, "in wellhead this is `unit`, a key of a device");
+        check("interval", &["every", "class"], "in wellhead this is `every`");
+        check("timeout", &["every", "stale_after"], "in wellhead this is `answer_within`, a key of a line");
         check("timeout", &OF_LINES, "in wellhead this is `answer_within`");
         check("timeout", &OF_POINTS, "in wellhead this is `stale_after`");
         check("flavour", &OF_POINTS, "");

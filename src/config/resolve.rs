@@ -4,6 +4,7 @@ mod advice;
 mod broker;
 mod factory;
 mod field;
+mod given;
 mod manners;
 mod meaning;
 mod north;
@@ -175,7 +176,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
             check.fault(&at!["classes", name, "qos"], "type 0 (may be lost), 1 (at least once) or 2 (exactly once)");
         }
     }
-    let field::Field { lines, reports, availability, groups } = field::resolve(&mut check);
+    let field::Field { lines, reports, set_by, availability, groups } = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
     let uplinks = north::uplinks(&mut check, broker.is_some());
     factory::settings(&mut check);
@@ -190,6 +191,8 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
         site,
         lines,
         points: Arc::new(reports),
+        set_by,
+        classes: std::iter::once(NORMAL.to_owned()).chain(file.classes.keys().cloned()).collect(),
         availability,
         groups,
         broker,

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::reading::{Reading, Value};
+use crate::reading::{Reading, Value, seven_digits};
 use crate::time::{is_plausible, parse_rfc3339, rfc3339};
 
 #[derive(Serialize)]
@@ -41,7 +41,7 @@ impl<'a> From<&'a Value> for Number<'a> {
             Value::Bool(b) => Self::Bool(*b),
             Value::Int(i) => Self::Int(*i),
             Value::UInt(u) => Self::UInt(*u),
-            Value::F32(f) => Self::F32(*f),
+            Value::F32(f) => Self::F32(seven_digits(*f)),
             Value::F64(f) => Self::F64(*f),
             Value::Text(text) => Self::Text(text),
             Value::List(list) => Self::List(list.iter().map(Number::from).collect()),
@@ -125,6 +125,9 @@ mod tests {
     #[test]
     fn readings_are_written_as_documented() {
         let at = 1_769_847_330_250;
+        check(Some(Value::F32(229.400_01)), Quality::Good, at, r#"{"v":229.4,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
+        check(Some(Value::F32(0.1 + 0.2)), Quality::Good, at, r#"{"v":0.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
+        check(Some(Value::F32(-1.234_567_8e-5)), Quality::Good, at, r#"{"v":-0.00001234568,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
         check(Some(Value::F32(229.4)), Quality::Good, at, r#"{"v":229.4,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
         check(Some(Value::F64(12.3)), Quality::Good, at, r#"{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
         check(Some(Value::Bool(true)), Quality::Good, at, r#"{"v":true,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);

@@ -51,6 +51,62 @@ fn check_shows_the_load_of_a_serial_line() {
 }
 
 #[test]
+fn points_take_what_their_device_profile_line_or_file_says_and_the_nearest_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let text = "site: x
+defaults: { every: 1m, stale_after: 10m, class: slow, deadband: 1%, decimals: 3 }
+classes: { slow: {}, alarm: { lane: alarm }, quick: {} }
+lines:
+  - { name: bus, modbus_tcp: '127.0.0.1:502', every: 30s, at_least_every: 1h }
+  - { name: other, modbus_tcp: '127.0.0.1:503' }
+profiles:
+  meter:
+    class: quick
+    points:
+      flow: { holding: 0, type: f32 }
+      total: { holding: 2, type: u32, every: 5m }
+      mode: { holding: 4, words: { 0: stop } }
+      pump: { coil: 0, class: alarm }
+      sum: { expression: flow * 2 }
+devices:
+  - { name: a, line: bus, profile: meter, every: 10s, deadband: 0.5, points: { flow: { deadband: 2 } } }
+  - { name: b, line: bus, profile: meter }
+  - { name: c, line: other, points: { level: { holding: 0, type: i16 }, depth: { holding: 1, type: i16, scale: 0.5 } } }
+";
+    fs::write(&file, text).unwrap();
+    let (code, out, error) = run(wellhead().args(["check", "--points"]).arg(&file));
+    assert_eq!(code, Some(0), "{error}");
+    let table: Vec<String> = out
+        .lines()
+        .skip_while(|line| !line.starts_with("point "))
+        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>().join(" | "))
+        .collect();
+    let expected = [
+        "point | every | deadband | at_least_every | stale_after | class | decimals",
+        "a.flow | 10s (device) | 2 | 1h (line) | 10m (defaults) | quick (profile) | 3 (defaults)",
+        "a.total | 5m (profile's point) | 0.5 (device) | 1h (line) | 10m (defaults) | quick (profile) | -",
+        "a.mode | 10s (device) | 0 (device) | 1h (line) | 10m (defaults) | quick (profile) | -",
+        "a.pump | 10s (device) | 0 (device) | 1h (line) | 10m (defaults) | alarm (profile's point) | -",
+        "a.sum | - | 0.5 (device) | 1h (line) | - | quick (profile) | 3 (defaults)",
+        "b.flow | 30s (line) | 1% (defaults) | 1h (line) | 10m (defaults) | quick (profile) | 3 (defaults)",
+        "b.total | 5m (profile's point) | 1% (defaults) | 1h (line) | 10m (defaults) | quick (profile) | -",
+        "b.mode | 30s (line) | 0 (defaults) | 1h (line) | 10m (defaults) | quick (profile) | -",
+        "b.pump | 30s (line) | 0 (defaults) | 1h (line) | 10m (defaults) | alarm (profile's point) | -",
+        "b.sum | - | 1% (defaults) | 1h (line) | - | quick (profile) | 3 (defaults)",
+        "c.level | 1m (defaults) | 1% (defaults) | - | 10m (defaults) | slow (defaults) | -",
+        "c.depth | 1m (defaults) | 1% (defaults) | - | 10m (defaults) | slow (defaults) | 3 (defaults)",
+    ];
+    assert_eq!(table, expected);
+    // The plan reads them so, and scripts learn the same.
+    assert!(out.contains("a: 2 holding from 0 every 10s, 1 point"), "{out}");
+    let (_, out, _) = run(wellhead().args(["check", "--json"]).arg(&file));
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let depth = report["plan"]["settings"].as_array().unwrap().iter().find(|row| row["point"] == "depth").unwrap();
+    assert_eq!(depth["every"], serde_json::json!({ "value": "1m", "set_by": "defaults" }));
+}
+
+#[test]
 fn check_says_what_an_uplink_carries_and_costs() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml");

@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
+use super::Given;
 use crate::field::decode::{ByteOrder, Characters, Kind, Sentinel};
 use crate::field::text::parse::Notation;
 use crate::field::text::script::Pattern;
@@ -441,6 +442,18 @@ point! {
 }
 
 impl Point {
+    /// What it says itself of that which it could be given.
+    pub(in crate::config) fn given(&self) -> Given<'_> {
+        Given {
+            every: self.every,
+            deadband: self.deadband,
+            at_least_every: self.at_least_every,
+            stale_after: self.stale_after,
+            class: self.class.as_deref(),
+            decimals: self.decimals,
+        }
+    }
+
     fn has_place(&self) -> bool {
         [
             self.at.is_some(),

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::given::{self, Givers, givers};
 use super::{Check, at};
 use crate::config::document::Step;
-use crate::config::{Group, fault, file, profiles};
+use crate::config::{Group, SetBy, fault, file, profiles};
 use crate::field::modbus::patience::AnswerWithin;
 use crate::field::modbus::plan::Limits;
 use crate::field::serial::Port;
@@ -27,6 +28,8 @@ pub(super) const DEFAULT_SPEED: &str = "9600 8N1";
 #[derive(Default)]
 pub(super) struct Points {
     pub(super) reports: Vec<PointReport>,
+    /// Who sets their settings.
+    pub(super) set_by: Vec<[SetBy; 6]>,
     groups: Vec<Group>,
     /// What points of profiles mean, by profile and point.
     pub(super) shared: HashMap<(String, String), Source>,
@@ -52,6 +55,7 @@ impl Points {
 pub(super) struct Field {
     pub(super) lines: Vec<Line>,
     pub(super) reports: Vec<PointReport>,
+    pub(super) set_by: Vec<[SetBy; 6]>,
     pub(super) availability: Vec<TopicName>,
     pub(super) groups: Vec<Group>,
 }
@@ -61,6 +65,7 @@ pub(super) fn resolve(check: &mut Check<'_>) -> Field {
     let file = check.file;
     check.unique("lines", file.lines.iter().map(|line| line.name.as_str()).enumerate());
     super::advice::shared_ports(check);
+    given::check(check);
     let mut devices: Vec<(usize, Cow<'_, file::Device>)> = Vec::new();
     for (index, device) in file.devices.iter().enumerate() {
         devices.extend(each(check, index, device).into_iter().map(|device| (index, device)));
@@ -76,7 +81,7 @@ pub(super) fn resolve(check: &mut Check<'_>) -> Field {
     let enabled = file.lines.iter().zip(lines).filter(|(line, _)| line.enabled);
     let lines: Vec<Line> = enabled.filter_map(|(_, line)| line).collect();
     super::advice::twins(check, &lines, |name| devices.iter().find(|(_, device)| device.name == name).map(|(index, _)| *index));
-    Field { lines, reports: points.reports, availability: points.availability, groups: points.groups }
+    Field { lines, reports: points.reports, set_by: points.set_by, availability: points.availability, groups: points.groups }
 }
 
 /// The devices that one entry of the list stands for.
@@ -237,7 +242,8 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let simulated = line.wire == Wire::Simulated;
     let is_in_file = device.profile.as_ref().is_some_and(|name| file.profiles.contains_key(name));
     let is_of_the_program = device.profile.as_ref().is_some_and(|name| !is_in_file && profiles::is_of_the_program(check.folder, name));
-    let context = Context { index, device, profile, line: line.name.clone(), simulated, is_text, is_in_file, is_of_the_program };
+    let givers = givers(file, file.lines.get(position), device, profile);
+    let context = Context { index, device, profile, givers, line: line.name.clone(), simulated, is_text, is_in_file, is_of_the_program };
     context.check_choice(check);
     context.check_device_used(check);
     let talk = context.talk(check, line);
@@ -315,6 +321,7 @@ pub(super) struct Context<'a> {
     pub(super) index: usize,
     pub(super) device: &'a file::Device,
     pub(super) profile: Option<&'a file::Profile>,
+    pub(super) givers: Givers<'a>,
     line: String,
     pub(super) simulated: bool,
     /// A plain instrument.
@@ -337,7 +344,7 @@ impl Context<'_> {
         let own = self.device.points.iter().filter(|(name, _)| base.is_none_or(|base| !base.contains_key(*name)));
         points.extend(own.map(|(name, point)| (name.clone(), point.clone())));
         points.retain(|(name, _)| self.is_chosen(name));
-        points
+        points.into_iter().map(|(name, point)| (name, self.given(point))).collect()
     }
 
     /// What the device says of itself is always meant; of its profile what is chosen.

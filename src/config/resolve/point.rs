@@ -44,6 +44,7 @@ impl Context<'_> {
         }
         let id = PointId(id(points.reports.len()));
         let unit = spec.unit.as_deref().map(|unit| points.named(unit));
+        points.set_by.push(self.set_by(name, spec));
         points.reports.push(PointReport {
             topic,
             unit,

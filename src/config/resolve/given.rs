@@ -1,0 +1,150 @@
+//! What points are given by their device, its profile, their line and the file: the nearest wins.
+
+use std::time::Duration;
+
+use super::field::Context;
+use super::{Check, NORMAL, at};
+use crate::config::document::Step;
+use crate::config::file::{self, Deadband, GIVEN, Given};
+use crate::config::set_by::SetBy;
+use crate::field::decode::Kind;
+use crate::units::Span;
+
+const SHORTEST_EVERY: Duration = Duration::from_millis(1);
+const MOST_DECIMALS: u8 = 15;
+
+/// Checks what is given to points, each where it stands.
+pub(super) fn check(check: &mut Check<'_>) {
+    let file = check.file;
+    if let Some(defaults) = &file.defaults {
+        check_one(check, &at!["defaults"], defaults.given());
+    }
+    for (index, line) in file.lines.iter().enumerate() {
+        check_one(check, &at!["lines", index], line.given());
+    }
+    for (name, profile) in &file.profiles {
+        check_one(check, &at!["profiles", name], profile.given());
+    }
+    for (index, device) in file.devices.iter().enumerate() {
+        check_one(check, &at!["devices", index], device.given());
+    }
+}
+
+fn check_one(check: &mut Check<'_>, path: &[Step], given: Given<'_>) {
+    let below = |key: &'static str| [path, &at![key]].concat();
+    if given.every.is_some_and(|every| every.0 < SHORTEST_EVERY) {
+        check.fault(&below("every"), "write at least 1ms, such as 1s");
+    }
+    if given.deadband.is_some_and(|deadband| !is_width(deadband)) {
+        check.fault(&below("deadband"), "a deadband is a change that is too small to report: type 0 or more");
+    }
+    for (key, span) in [("at_least_every", given.at_least_every), ("stale_after", given.stale_after)] {
+        if span.is_some_and(|span| span.0.is_zero()) {
+            check.fault(&below(key), "write more than 0s, or remove it");
+        }
+    }
+    if given.decimals.is_some_and(|decimals| decimals > MOST_DECIMALS) {
+        check.fault(&below("decimals"), "type at most 15 digits after the point");
+    }
+    if let Some(class) = given.class {
+        check.class(class, &below("class"));
+    }
+}
+
+fn is_width(deadband: Deadband) -> bool {
+    let (Deadband::Absolute(width) | Deadband::Percent(width)) = deadband;
+    width.is_finite() && width >= 0.0
+}
+
+/// Those who give settings to the points of a device, the nearest first.
+pub(super) type Givers<'a> = [(SetBy, Given<'a>); 4];
+
+/// The givers of a device.
+pub(super) fn givers<'a>(
+    file: &'a file::File,
+    line: Option<&'a file::Line>,
+    device: &'a file::Device,
+    profile: Option<&'a file::Profile>,
+) -> Givers<'a> {
+    let is_class = |name: &&str| *name == NORMAL || file.classes.contains_key(*name);
+    let givers = [
+        (SetBy::Device, device.given()),
+        (SetBy::Profile, profile.map(file::Profile::given).unwrap_or_default()),
+        (SetBy::Line, line.map(file::Line::given).unwrap_or_default()),
+        (SetBy::Defaults, file.defaults.as_ref().map(file::Defaults::given).unwrap_or_default()),
+    ];
+    // Classes that are none have been told of.
+    givers.map(|(set_by, given)| (set_by, Given { class: given.class.filter(is_class), ..given }))
+}
+
+impl Context<'_> {
+    /// The point with what it is given where it says nothing itself, as far as it makes sense for its kind of value. What is wrong
+    /// where it stands is told there, and left out here.
+    pub(super) fn given(&self, mut spec: file::Point) -> file::Point {
+        let is_computed = spec.expression.is_some();
+        let value = ValueOf::new(&spec);
+        let takes_width = spec.swinging_door.is_none();
+        let takes_digits = value == ValueOf::Fraction;
+        // Plain instruments speak when they are asked, or when they like.
+        let is_asked_alone = !is_computed && !self.is_text;
+        for (_, given) in &self.givers {
+            let timed = |span: Option<Span>| span.filter(|span| !is_computed && span.0 >= SHORTEST_EVERY);
+            spec.every = spec.every.or(timed(given.every).filter(|_| is_asked_alone));
+            spec.stale_after = spec.stale_after.or(timed(given.stale_after));
+            spec.at_least_every = spec.at_least_every.or(given.at_least_every.filter(|span| !span.0.is_zero()));
+            let width = given.deadband.filter(|width| takes_width && is_width(*width));
+            spec.deadband = spec.deadband.or(width.map(|width| value.width(width)));
+            spec.class = spec.class.or_else(|| given.class.map(str::to_owned));
+            spec.decimals = spec.decimals.or(given.decimals.filter(|digits| takes_digits && *digits <= MOST_DECIMALS));
+        }
+        spec
+    }
+
+    /// Who says what a point is after [`Self::given`].
+    pub(super) fn set_by(&self, name: &str, spec: &file::Point) -> [SetBy; 6] {
+        let own = self.device.points.get(name).map(file::Point::given);
+        let of_profile = self.profile.and_then(|profile| profile.points.get(name)).map(file::Point::given);
+        let stated = spec.given();
+        GIVEN.map(|key| {
+            let says = |given: &Option<Given<'_>>| given.is_some_and(|given| given.has(key));
+            match () {
+                () if !stated.has(key) => SetBy::Default,
+                () if says(&own) => SetBy::Point,
+                () if says(&of_profile) => SetBy::ProfilePoint,
+                () => self.givers.iter().find(|(_, given)| given.has(key)).map_or(SetBy::Default, |(set_by, _)| *set_by),
+            }
+        })
+    }
+}
+
+/// What a value is, as far as it decides what a point can be given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum ValueOf {
+    /// A number that has digits after the point.
+    Fraction,
+    /// Another number.
+    Whole,
+    /// Text, lists, flags, words, single bits.
+    Other,
+}
+
+impl ValueOf {
+    fn new(spec: &file::Point) -> Self {
+        let is_bit = spec.kind == Some(Kind::Bool)
+            || spec.bit.is_some()
+            || spec.coil.is_some()
+            || spec.discrete.is_some()
+            || spec.at.is_some_and(|at| matches!(at.0, 1..=19_999 | 100_001..=165_536));
+        let is_list = spec.flags.is_some() || spec.words.is_some() || spec.array.is_some() || spec.as_text == Some(true);
+        if is_bit || is_list || spec.kind.is_some_and(Kind::is_text) {
+            return Self::Other;
+        }
+        let is_scaled = spec.scale.is_some() || spec.offset.is_some() || spec.scale_from.is_some();
+        if is_scaled || spec.kind.is_none_or(|kind| !kind.is_integer()) { Self::Fraction } else { Self::Whole }
+    }
+
+    /// Where a change has no width, every change counts.
+    fn width(self, given: Deadband) -> Deadband {
+        if self == Self::Other { Deadband::Absolute(0.0) } else { given }
+    }
+}
