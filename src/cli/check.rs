@@ -161,7 +161,11 @@ fn point_plans<'a>(config: &'a config::Gateway, device: &'a Device) -> impl Iter
         });
         let every = (!matches!(point.source, Source::Derived(_))).then(|| span(point.every));
         let class = config.classes.get(usize::from(report.class.id)).cloned();
-        let decimals = point.register().and_then(|register| register.meaning.decimals).map(|digits| digits.to_string());
+        let decimals = match &point.source {
+            Source::Derived(formula) => formula.decimals(),
+            _ => point.register().and_then(|register| register.meaning.decimals),
+        };
+        let decimals = decimals.map(|digits| digits.to_string());
         let values = [every, deadband, report.rule.at_least_every.map(span), point.stale_after.map(span), class, decimals];
         let mut settings = values.into_iter().zip(*set_by).map(|(value, set_by)| Setting { value, set_by });
         let mut next = || settings.next().unwrap_or(Setting { value: None, set_by: SetBy::Default });

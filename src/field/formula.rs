@@ -49,6 +49,11 @@ impl Formula {
         Self { decimals, ..self }
     }
 
+    /// Digits after the point that its value is rounded to.
+    pub fn decimals(&self) -> Option<u8> {
+        self.decimals
+    }
+
     /// The names it uses, each once.
     pub fn names(&self) -> &[String] {
         self.parsed.var_names()

@@ -71,7 +71,7 @@ profiles:
       sum: { expression: flow * 2 }
 devices:
   - { name: a, line: bus, profile: meter, every: 10s, deadband: 0.5, points: { flow: { deadband: 2 } } }
-  - { name: b, line: bus, profile: meter }
+  - { name: b, line: bus, unit: 2, profile: meter }
   - { name: c, line: other, points: { level: { holding: 0, type: i16 }, depth: { holding: 1, type: i16, scale: 0.5 } } }
 ";
     fs::write(&file, text).unwrap();
@@ -99,7 +99,7 @@ devices:
     ];
     assert_eq!(table, expected);
     // The plan reads them so, and scripts learn the same.
-    assert!(out.contains("a: 2 holding from 0 every 10s, 1 point"), "{out}");
+    assert!(out.contains("a: 5 holding from 0 every 10s, 3 points") && out.contains("b: 1 coil from 0 every 30s, 1 point"), "{out}");
     let (_, out, _) = run(wellhead().args(["check", "--json"]).arg(&file));
     let report: serde_json::Value = serde_json::from_str(&out).unwrap();
     let depth = report["plan"]["settings"].as_array().unwrap().iter().find(|row| row["point"] == "depth").unwrap();

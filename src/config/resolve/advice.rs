@@ -119,6 +119,11 @@ impl Context<'_> {
 
     fn deadband(&self, check: &mut Check<'_>, point: &Point, reports: &[PointReport]) {
         use crate::report::exception::Deadband;
+        let of_profile = self.profile.and_then(|profile| profile.points.get(&*point.name));
+        let typed = [self.device.points.get(&*point.name), of_profile];
+        if !typed.into_iter().flatten().any(|spec| spec.deadband.is_some()) {
+            return;
+        }
         let deadband = reports.get(point.id.0 as usize).and_then(|report| report.rule.deadband);
         let (Some(Deadband::Absolute(width)), Source::Register { register, exponent: None }) = (deadband, &point.source) else { return };
         let step = register.meaning.scale.abs();
