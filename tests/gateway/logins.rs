@@ -142,6 +142,23 @@ fn a_program_that_guesses_on_this_machine_does_not_keep_the_others_out() {
 }
 
 #[test]
+fn check_says_how_much_memory_logins_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let hash = |kib: u32| format!("$argon2id$v=19$m={kib},t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow");
+    // Who does not exist is compared with a hash of 19 MiB, however little those of the users need.
+    for (kib, mib) in [(65_536, 64), (19_456, 19), (8, 19)] {
+        let yaml =
+            format!("site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ], users: [ {{ name: a, password: '{}' }} ] }}\n", hash(kib));
+        std::fs::write(&file, yaml).unwrap();
+        let (code, out, error) = super::support::run(wellhead().arg("check").arg(&file));
+        assert!(code == Some(0) && out.contains(&format!("logins take {mib} MiB")), "{kib}: {code:?} {out}{error}");
+    }
+    std::fs::write(&file, "site: x\nbroker: { listen: [ 'mqtt://127.0.0.1:0' ] }\n").unwrap();
+    assert!(!super::support::run(wellhead().arg("check").arg(&file)).1.contains("logins"), "nobody has a password");
+}
+
+#[test]
 fn a_hash_that_costs_too_much_is_refused_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml");

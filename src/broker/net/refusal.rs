@@ -46,9 +46,12 @@ impl Refusals {
 
     /// Tells one client, if that can be done now. An encrypted transport needs `tls`.
     pub(super) fn tell(&self, stream: TcpStream, (transport, tls): (Transport, Option<&Arc<Tls>>), refused: Refused) {
-        let turns = if transport.is_encrypted() { &self.encrypted } else { &self.plain };
+        let (turns, tls) = match (transport.is_encrypted(), tls) {
+            (false, _) => (&self.plain, None),
+            (true, Some(tls)) => (&self.encrypted, Some(tls.clone())),
+            (true, None) => return,
+        };
         let Ok(turn) = turns.clone().try_acquire_owned() else { return };
-        let tls = tls.filter(|_| transport.is_encrypted()).cloned();
         // Whether it listens or not, the connection is over.
         detach(async move {
             let _turn = turn;
