@@ -1,6 +1,7 @@
 //! One connection of an uplink: sends what waits, takes what comes (`receive`), judges whether the link lives, ends in
-//! order (`ending`).
+//! order (`ending`), or finds out why the remote ended it (`blame`).
 
+mod blame;
 mod ending;
 mod receive;
 
@@ -10,12 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use super::Receive;
 use super::link::{Accepted, Command, Link, LinkError, time_to_pass};
 use super::session::{Send, Step};
 use super::task::{Orders, Uplink};
 use crate::backoff::Backoff;
-use crate::mqtt::{QoS, TopicFilter};
+use crate::mqtt::QoS;
 use crate::outbox::{Place, ReadError, Reason};
 use crate::reading::Timestamp;
 use crate::time::{moment, now};
@@ -54,8 +54,8 @@ pub(super) struct Connection<'a> {
     owes_since: Option<Instant>,
     /// The message that has waited longest for its answer, and since when.
     oldest: Option<(Place, Instant)>,
-    /// What was asked for with SUBSCRIBE.
-    wanted: Vec<Receive>,
+    /// How long messages wait at most for the answers to SUBSCRIBE.
+    hold_for_filters: Option<Instant>,
     /// Set by the stop order: when it is over.
     give_up: Option<Instant>,
     /// How long the stop order lets it send what waits.
@@ -99,7 +99,7 @@ impl<'a> Connection<'a> {
             pinged: None,
             owes_since: None,
             oldest: None,
-            wanted: Vec::new(),
+            hold_for_filters: None,
             give_up: None,
             grace: Duration::ZERO,
             is_hurried: false,
@@ -114,6 +114,11 @@ impl<'a> Connection<'a> {
     /// Runs until the link breaks, or in order.
     pub(super) async fn run(mut self, accepted: Accepted, orders: Orders) -> Result<Done, LinkError> {
         let done = self.carry(accepted, orders).await;
+        if let Err(LinkError::Closed { reason, .. }) = &done
+            && self.ending.is_none()
+        {
+            self.blame(*reason);
+        }
         // QoS 0 may be lost on the way; it is not sent twice.
         let rest: Vec<Place> = self.unwritten.drain(..).map(|(_, place)| place).collect();
         self.uplink.outbox.settle(&rest);
@@ -121,8 +126,9 @@ impl<'a> Connection<'a> {
     }
 
     async fn carry(&mut self, accepted: Accepted, mut orders: Orders) -> Result<Done, LinkError> {
-        self.begin(accepted)?;
         self.grace = orders.grace;
+        self.begin(accepted)?;
+        self.isolate().await?;
         let mut status = tokio::time::interval(STATUS_EVERY);
         loop {
             self.uplink.pulse.beat(now());
@@ -133,7 +139,7 @@ impl<'a> Connection<'a> {
                 return Ok(done);
             }
             let is_open = self.ending.is_none();
-            let wants_more = is_open && self.link.has_room() && self.uplink.session.room() > 0 && self.hold_until.is_none();
+            let wants_more = is_open && self.link.has_room() && self.uplink.session.room() > 0 && !self.is_held();
             let ends_at = self.ends_at();
             tokio::select! {
                 incoming = self.link.next() => self.receive(incoming?).await?,
@@ -144,6 +150,7 @@ impl<'a> Connection<'a> {
                 is_durable = saved(&mut self.uplink.saving) => self.uplink.saved(is_durable)?,
                 () = due(save_at) => {}
                 () = due(self.hold_until) => self.hold_until = None,
+                () = due(self.hold_for_filters), if self.uplink.subscriptions.holds_messages() => self.hold_for_filters = None,
                 delivery = self.uplink.deliveries.next() => self.delivered(delivery)?,
                 buried = self.uplink.burials.next() => self.uplink.outbox.settle(&[buried]),
                 _ = status.tick() => {
@@ -167,9 +174,6 @@ impl<'a> Connection<'a> {
         let uplink = &mut *self.uplink;
         uplink.pace.begin(self.link.round_trip());
         let forgotten = uplink.session.connected(accepted.session_present, accepted.receive_maximum, accepted.max_qos);
-        if !accepted.session_present {
-            uplink.is_subscribed = false;
-        }
         uplink.status.session(&forgotten);
         if accepted.max_qos < QoS::ExactlyOnce || !accepted.retain_available {
             let (max_qos, retain) = (accepted.max_qos as u8, accepted.retain_available);
@@ -182,24 +186,7 @@ impl<'a> Connection<'a> {
             uplink.outbox.settle(&[place]);
         }
         uplink.outbox.settle(&forgotten.presumed);
-        let wanted: Vec<String> = uplink.settings.receive.iter().map(|receive| receive.filter.as_str().to_owned()).collect();
-        let unwanted = uplink.session.subscribe(&wanted);
-        if !unwanted.is_empty() {
-            // They stand in the file no more, but the remote keeps them with the session.
-            self.link.feed(Command::Unsubscribe(unwanted))?;
-        }
-        if !uplink.is_subscribed && !uplink.settings.receive.is_empty() {
-            let (wanted, impossible): (Vec<_>, Vec<_>) =
-                uplink.settings.receive.iter().cloned().partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));
-            for receive in impossible {
-                tracing::error!(uplink = %uplink.settings.name, filter = %receive.filter, "the remote has no wildcards; name the topics in `receive` one by one");
-            }
-            if !wanted.is_empty() && !self.link.feed(Command::Subscribe(wanted.clone()))? {
-                tracing::error!(uplink = %uplink.settings.name, "the subscriptions are larger than the remote takes; use fewer or shorter filters in `receive`");
-            }
-            self.wanted = wanted;
-        }
-        Ok(())
+        self.subscribe(accepted)
     }
 
     /// Hands changes of the session to the disk. Returns when to ask again.
@@ -256,8 +243,12 @@ impl<'a> Connection<'a> {
     /// Collects from session and outbox what window and link have room for.
     async fn send_waiting(&mut self) -> Result<(), LinkError> {
         while self.link.has_room() {
-            let is_held = self.hold_until.is_some() || self.ending.is_some() || self.uplink.burials.len() >= MAX_BURIALS;
-            let step = if is_held { self.uplink.session.next_answer() } else { self.uplink.session.next() };
+            let is_held = self.is_held();
+            let step = if is_held || !self.uplink.pace.has_room(self.uplink.session.on_wire()) {
+                self.uplink.session.next_answer()
+            } else {
+                self.uplink.session.next()
+            };
             if let Some(step) = step {
                 self.write(step)?;
                 continue;
@@ -273,8 +264,27 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
+    /// True while no message may be sent.
+    fn is_held(&self) -> bool {
+        let is_too_much = self.uplink.burials.len() >= MAX_BURIALS;
+        self.hold_until.is_some() || self.ending.is_some() || is_too_much || self.waits_for_filters()
+    }
+
     /// Moves one message from the outbox into the session; false if nothing waits.
     async fn take_one(&mut self) -> Result<bool, LinkError> {
+        loop {
+            let first = self.uplink.session.continues();
+            if self.take_from(first).await? {
+                return Ok(true);
+            }
+            if first.is_none() || self.uplink.session.continues() == first {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Moves the next message of a lane, or of the first lane that has one, into the session; false if nothing waits there.
+    async fn take_from(&mut self, only: Option<usize>) -> Result<bool, LinkError> {
         if self.read_at.is_some_and(|at| now() < at) {
             return Ok(false);
         }
@@ -283,7 +293,7 @@ impl<'a> Connection<'a> {
             uplink.newest.mark_unchanged();
             uplink.lanes.look_again();
         }
-        while let Some((lane, after)) = uplink.lanes.wants(uplink.session.continues()) {
+        while let Some((lane, after)) = uplink.lanes.wants(only) {
             let read = match uplink.outbox.read(lane, after, READ_BATCH).await {
                 Ok(read) => read,
                 Err(ReadError::Disk) => {
@@ -295,9 +305,13 @@ impl<'a> Connection<'a> {
             if read.is_none() {
                 uplink.session.nothing_more_waits(lane as usize);
             }
+            let is_empty = read.is_none();
             uplink.lanes.fill(lane, read);
+            if is_empty && only.is_some() {
+                break;
+            }
         }
-        let Some(waiting) = uplink.lanes.next(uplink.session.continues()) else { return Ok(false) };
+        let Some(waiting) = uplink.lanes.next(only) else { return Ok(false) };
         if let Some(lost) = uplink.session.offer(waiting) {
             uplink.outbox.give_up(lost.lane as usize, lost.seq, &lost.message, Reason::SessionLost);
             uplink.outbox.settle(&[lost.place()]);
@@ -334,6 +348,7 @@ impl<'a> Connection<'a> {
             return Ok(());
         }
         let number = self.uplink.number(place);
+        let before = self.link.collected();
         if !self.link.feed(Command::Publish { packet_id, dup, message: message.clone(), number })? {
             let reason =
                 if may_be_there { "larger than the remote takes now; it may have arrived before" } else { "larger than the remote takes" };
@@ -341,9 +356,10 @@ impl<'a> Connection<'a> {
             self.leave_out(place, may_be_there);
             return Ok(());
         }
+        let size = self.link.collected() - before;
         self.uplink.status.counters.repeated.add(u64::from(dup));
         match packet_id {
-            Some(_) => self.uplink.pace.sent(place, now()),
+            Some(_) => self.uplink.pace.sent(place, size, now()),
             None => self.unwritten.push_back((self.link.collected(), place)),
         }
         Ok(())
@@ -357,8 +373,4 @@ impl<'a> Connection<'a> {
             self.uplink.session.forget(place);
         }
     }
-}
-
-fn has_wildcard(filter: &TopicFilter) -> bool {
-    filter.as_str().contains(['+', '#'])
 }

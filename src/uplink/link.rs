@@ -7,10 +7,12 @@
 mod codec;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
@@ -30,6 +32,8 @@ const PART_OF_ROUND_TRIP: u32 = 16;
 const LONGEST_COMPANY: Duration = Duration::from_millis(25);
 /// The slowest link on which it is judged whether the remote lives, in bytes a second.
 const SLOWEST: u64 = 2000;
+/// Bytes read from a connection that takes nothing any more, at most.
+const READ_AFTER_END: usize = 1 << 20;
 /// Topic aliases in use at most, so that a table stays small on both sides.
 const MAX_ALIASES: u16 = 256;
 
@@ -45,11 +49,25 @@ pub(super) enum LinkError {
     Refused(String),
     #[error("{0}")]
     Broken(String),
+    /// The remote has ended the connection, perhaps with a reason.
+    #[error("{what}")]
+    Closed { what: String, reason: Option<ReasonCode> },
+}
+
+impl LinkError {
+    fn closed(what: String) -> Self {
+        Self::Closed { what, reason: None }
+    }
 }
 
 impl From<io::Error> for LinkError {
     fn from(error: io::Error) -> Self {
-        Self::Broken(format!("the connection broke: {error}"))
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let what = format!("the connection broke: {error}");
+        match error.kind() {
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::closed(what),
+            _ => Self::Broken(what),
+        }
     }
 }
 
@@ -70,8 +88,8 @@ pub(super) enum Incoming {
     PubRec(PacketId, ReasonCode),
     PubRel(PacketId),
     PubComp(PacketId),
-    /// The filters the remote did not grant, by index.
-    SubAck(Vec<usize>),
+    /// What was granted, in the order of the filters; `None` for a refusal.
+    SubAck(Vec<Option<QoS>>),
     Disconnect(ReasonCode),
     /// A message under a topic that is none here; to be acknowledged and forgotten.
     Unusable(Option<PacketId>, QoS),
@@ -92,6 +110,8 @@ pub(super) struct Accepted {
     pub(super) retain_available: bool,
     pub(super) wildcards_available: bool,
     pub(super) topic_aliases: u16,
+    /// A subscription that is asked for again does not bring what is retained again.
+    pub(super) keeps_retained_quiet: bool,
 }
 
 /// Whether a session that the remote keeps is wanted.
@@ -123,8 +143,9 @@ pub(super) enum Command {
     PubRec(PacketId),
     PubRel(PacketId),
     PubComp(PacketId),
-    Subscribe(Vec<Receive>),
-    Unsubscribe(Vec<String>),
+    /// With the number of the packet on this connection.
+    Subscribe(u16, Vec<Receive>),
+    Unsubscribe(u16, Vec<String>),
     Ping,
     Disconnect,
 }
@@ -144,6 +165,8 @@ pub(super) struct Link {
     /// How many topic aliases the remote takes.
     max_aliases: u16,
     aliases: HashMap<TopicName, u16>,
+    /// It takes nothing any more.
+    broken: Option<LinkError>,
     /// Written, but perhaps still in a buffer of TLS.
     unflushed: bool,
     /// Bytes collected and bytes written since the connection began.
@@ -164,28 +187,24 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects to one address, and waits for CONNACK; bounded by `connect_within`.
-    pub(super) async fn open(
-        settings: &Settings,
-        remote: &Remote,
-        tls: Option<&TlsConnector>,
-        start: Start,
-    ) -> Result<(Self, Accepted), LinkError> {
-        let patience = settings.connect_within;
-        let opened = async {
-            if start == Start::Clean {
-                // MQTT 3.1.1 cannot begin a session anew and keep it, and mosquitto (2.0.11) does not keep one that began with Clean
-                // Start over its own restart: one connection ends the old session.
-                let (mut last, _) = Self::dial(settings, remote, tls, Start::Clean).await?;
-                last.feed(Command::Disconnect)?;
-                while !last.is_idle() {
-                    last.next().await?;
-                }
+    pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
+        in_time(settings, remote, Self::dial(settings, remote, tls, Start::Resume)).await
+    }
+
+    /// Ends the session that a remote may keep under this name: a connection with Clean Start, which is closed at once.
+    ///
+    /// MQTT 3.1.1 cannot begin a session anew and keep it, and mosquitto (2.0.11) does not keep one that began with Clean Start over its
+    /// own restart.
+    pub(super) async fn clean(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(), LinkError> {
+        in_time(settings, remote, async {
+            let (mut last, _) = Self::dial(settings, remote, tls, Start::Clean).await?;
+            last.feed(Command::Disconnect)?;
+            while !last.is_idle() {
+                last.next().await?;
             }
-            Self::dial(settings, remote, tls, Start::Resume).await
-        };
-        timeout(patience, opened)
-            .await
-            .unwrap_or_else(|_| Err(LinkError::Silent(format!("{remote} did not answer within {} s", patience.as_secs()))))
+            Ok(())
+        })
+        .await
     }
 
     async fn dial(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>, start: Start) -> Result<(Self, Accepted), LinkError> {
@@ -201,6 +220,7 @@ impl Link {
             retain_available: true,
             max_aliases: 0,
             aliases: HashMap::new(),
+            broken: None,
             unflushed: false,
             collected: 0,
             written: 0,
@@ -319,18 +339,28 @@ impl Link {
             if let Some(incoming) = self.codec.decode(&mut self.input)? {
                 return Ok(incoming);
             }
+            if let Some(error) = self.broken.take() {
+                return Err(error);
+            }
             let write_at = self.write_at();
             let busy = write_at.is_some_and(|at| at <= now());
             tokio::select! {
                 read = self.reader.read_buf(&mut self.input) => {
                     if read? == 0 {
-                        return Err(LinkError::Broken("the remote broker closed the connection".to_owned()));
+                        return Err(LinkError::closed("the remote broker closed the connection".to_owned()));
                     }
                     self.heard = now();
                     self.written_when_heard = self.written;
                 }
                 written = push(&mut self.writer, &mut self.output), if busy => {
-                    let count = written?;
+                    let count = match written {
+                        Ok(count) => count,
+                        Err(error) => {
+                            self.broken = Some(error.into());
+                            self.read_the_rest();
+                            continue;
+                        }
+                    };
                     self.written += count as u64;
                     self.unflushed = count > 0;
                     self.progress = now();
@@ -338,6 +368,16 @@ impl Link {
                     return Ok(Incoming::Written);
                 }
                 () = sleep_until(write_at.unwrap_or(self.progress).into()), if write_at.is_some() && !busy => {}
+            }
+        }
+    }
+
+    /// Takes what the remote has said before it closed: acknowledgements, and perhaps why.
+    fn read_the_rest(&mut self) {
+        while self.input.len() < READ_AFTER_END {
+            match self.reader.read_buf(&mut self.input).now_or_never() {
+                Some(Ok(count)) if count > 0 => {}
+                _ => break,
             }
         }
     }
@@ -361,6 +401,14 @@ impl Link {
     pub(super) fn next_ready(&mut self) -> Option<Result<Incoming, LinkError>> {
         self.codec.decode(&mut self.input).transpose()
     }
+}
+
+/// Bounds what a remote may take to accept.
+async fn in_time<T>(settings: &Settings, remote: &Remote, opening: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
+    let patience = settings.connect_within;
+    timeout(patience, opening)
+        .await
+        .unwrap_or_else(|_| Err(LinkError::Silent(format!("{remote} did not answer within {} s", patience.as_secs()))))
 }
 
 /// Writes a part of `output`, or, if it is empty, flushes what TLS still holds: then it returns 0. Safe to drop.

@@ -10,7 +10,7 @@
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
 //!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
-//! `session`, `memory`, `lanes` and `pace` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
+//! `session`, `memory`, `lanes`, `pace`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
 //! rumqttc), `tls` the certificates, `task` connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in.
 
 mod connection;
@@ -22,6 +22,8 @@ mod pace;
 mod remote;
 mod session;
 mod status;
+mod subscriptions;
+mod suspicion;
 mod task;
 mod tls;
 mod transport;

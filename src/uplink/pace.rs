@@ -1,5 +1,11 @@
-//! How long the link takes for a message and its acknowledgement, as far as the messages sent lately show. Pure: the caller brings the
-//! time.
+//! What the link takes, as far as the messages sent lately show: how long a message and its acknowledgement need, and how many bytes
+//! may be on their way. Pure: the caller brings the time.
+//!
+//! Invariants:
+//! * Bytes on their way follow the measured rate and round trip, as BBR does: what is more only waits in a queue before the link, and is
+//!   sent again after a cut.
+//! * A new connection begins with what the last one showed to pass, so that links that are cut again and again are not filled each time.
+//! * One message may always be on its way.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,34 +20,93 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 const SLOWER_THAN_USUAL: u32 = 4;
 /// The part of a new measurement in the average: one of so many.
 const WEIGHT: u32 = 8;
+/// Bytes on their way at the beginning: ten packets, as TCP (RFC 6928).
+const FIRST_BYTES: u64 = 14_000;
+/// Bytes on their way at least.
+const FEWEST_BYTES: u64 = 4_000;
+/// Round trips are taken for at least so long: what a near remote needs for its disk is no property of the link.
+const SHORTEST_ROUND_TRIP: Duration = Duration::from_millis(50);
+/// The rate is the highest of this and the last span of so many round trips.
+const SPAN: u32 = 10;
 
-/// The time that messages take on this link.
+/// A message on its way.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Instant,
+    bytes: u64,
+    /// Bytes acknowledged on this connection until then.
+    acknowledged: u64,
+}
+
+/// What the link takes.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// Messages of this connection that are not acknowledged, and when they were sent.
-    sent: HashMap<Place, Instant>,
+    /// Messages of this connection that are not acknowledged.
+    sent: HashMap<Place, Sent>,
+    /// Their bytes.
+    on_way: u64,
+    /// Bytes acknowledged on this connection.
+    acknowledged: u64,
     /// The usual time from sending a message to the end of its acknowledgement; kept from connection to connection.
     usual: Option<Duration>,
+    /// The shortest one of this connection.
+    shortest: Option<Duration>,
+    /// Bytes a second: the best of this span and of the one before, and when this span began.
+    rates: [u64; 2],
+    span_began: Option<Instant>,
+    /// Bytes that may be on their way.
+    allowed: u64,
 }
 
 impl Pace {
     /// A new connection was accepted after `round_trip`.
     pub(super) fn begin(&mut self, round_trip: Duration) {
-        self.sent.clear();
+        let is_first = self.usual.is_none();
         self.usual.get_or_insert(round_trip);
+        let passed = if is_first { FIRST_BYTES } else { self.acknowledged };
+        *self = Self { usual: self.usual, allowed: passed.clamp(FEWEST_BYTES, FIRST_BYTES), ..Self::default() };
     }
 
-    /// A message is sent.
-    pub(super) fn sent(&mut self, place: Place, at: Instant) {
-        self.sent.insert(place, at);
+    /// True if another message may be sent beside those of this connection that are not acknowledged.
+    pub(super) fn has_room(&self, unanswered: usize) -> bool {
+        unanswered == 0 || self.on_way < self.allowed
+    }
+
+    /// A message of so many bytes is sent.
+    pub(super) fn sent(&mut self, place: Place, bytes: u64, at: Instant) {
+        let before = self.sent.insert(place, Sent { at, bytes, acknowledged: self.acknowledged });
+        self.on_way = self.on_way + bytes - before.map_or(0, |before| before.bytes);
     }
 
     /// A message is acknowledged to its end.
     pub(super) fn acknowledged(&mut self, place: Place, at: Instant) {
         let Some(sent) = self.sent.remove(&place) else { return };
-        let taken = at.saturating_duration_since(sent);
+        self.on_way -= sent.bytes;
+        self.acknowledged += sent.bytes;
+        let taken = at.saturating_duration_since(sent.at);
         let usual = self.usual.unwrap_or(taken);
         self.usual = Some(usual * (WEIGHT - 1) / WEIGHT + taken / WEIGHT);
+        let shortest = self.shortest.map_or(taken, |shortest| shortest.min(taken));
+        self.shortest = Some(shortest);
+        self.measure(self.acknowledged - sent.acknowledged, taken, at);
+    }
+
+    /// So many bytes were acknowledged in the time that one message took.
+    fn measure(&mut self, bytes: u64, taken: Duration, at: Instant) {
+        let round_trip = self.shortest.unwrap_or(taken).max(SHORTEST_ROUND_TRIP);
+        let began = *self.span_began.get_or_insert(at);
+        if at.saturating_duration_since(began) > round_trip * SPAN {
+            self.rates = [0, self.rates[0]];
+            self.span_began = Some(at);
+        }
+        let rate = per_second(bytes, taken.max(SHORTEST_ROUND_TRIP));
+        self.rates[0] = self.rates[0].max(rate);
+        let rate = self.rates[0].max(self.rates[1]);
+        let millis = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
+        // Two and a half times what is on the link at this rate.
+        let enough = rate.saturating_mul(millis) / 400;
+        let lowest = if self.acknowledged < FIRST_BYTES { self.allowed } else { FEWEST_BYTES };
+        self.allowed = enough.max(lowest);
     }
 
     /// How long to wait for acknowledgements that are on their way before the connection is ended in order.
@@ -50,9 +115,18 @@ impl Pace {
     }
 }
 
+fn per_second(bytes: u64, within: Duration) -> u64 {
+    let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1000) / millis
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn place(seq: u64) -> Place {
+        Place { queue: 1, seq }
+    }
 
     #[test]
     fn the_patience_follows_the_link_within_bounds() {
@@ -62,13 +136,66 @@ mod tests {
         pace.begin(Duration::from_millis(900));
         assert_eq!(pace.patience(), Duration::from_millis(3600));
         for seq in 1..100 {
-            let place = Place { queue: 1, seq };
-            pace.sent(place, start);
-            pace.acknowledged(place, start + Duration::from_secs(60));
+            pace.sent(place(seq), 1, start);
+            pace.acknowledged(place(seq), start + Duration::from_secs(60));
         }
         assert_eq!(pace.patience(), LONGEST_PATIENCE);
-        let unknown = Place { queue: 1, seq: 1000 };
-        pace.acknowledged(unknown, start);
+        pace.acknowledged(place(1000), start);
         assert_eq!(pace.patience(), LONGEST_PATIENCE, "what was not sent says nothing");
+    }
+
+    /// A link with so many bytes a second and a round trip, filled as far as the pace allows: the most bytes on their way after it has
+    /// settled, and the bytes that passed in `span`.
+    fn filled(rate: u64, round_trip: Duration, span: Duration) -> (u64, u64) {
+        const MESSAGE: u64 = 100;
+        let start = crate::time::now();
+        let (mut pace, mut at, mut free_at) = (Pace::default(), start, start);
+        pace.begin(round_trip);
+        let mut answers = std::collections::VecDeque::new();
+        let (mut next, mut most, mut passed) = (1, 0, 0);
+        while at < start + span {
+            while pace.has_room(answers.len()) {
+                free_at = free_at.max(at) + Duration::from_micros(MESSAGE * 1_000_000 / rate);
+                pace.sent(place(next), MESSAGE, at);
+                answers.push_back((free_at + round_trip, next));
+                next += 1;
+            }
+            if at > start + span / 2 {
+                most = most.max(pace.on_way);
+            }
+            let (then, seq) = answers.pop_front().unwrap();
+            at = at.max(then);
+            pace.acknowledged(place(seq), at);
+            passed += MESSAGE;
+        }
+        (most, passed)
+    }
+
+    #[test]
+    fn it_fills_links_of_every_kind_and_hardly_more_than_that() {
+        // Certus 100, BGAN, GEO, LTE-M.
+        for (rate, millis) in [(2_750, 700), (16_000, 900), (125_000, 600), (37_500, 120)] {
+            let (round_trip, span) = (Duration::from_millis(millis), Duration::from_secs(120));
+            let (most, passed) = filled(rate, round_trip, span);
+            let on_link = rate * millis / 1000;
+            assert!(passed > rate * 120 * 8 / 10, "{passed} bytes passed at {rate} a second");
+            assert!(most <= (4 * on_link).max(2 * FEWEST_BYTES), "{most} bytes were on their way where {on_link} fit");
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_cut_at_once_is_not_filled_again_each_time() {
+        let start = crate::time::now();
+        let mut pace = Pace::default();
+        for _ in 0..3 {
+            pace.begin(Duration::from_millis(600));
+            (1..=20).for_each(|seq| pace.sent(place(seq), 100, start));
+            assert!(pace.has_room(20));
+            pace.acknowledged(place(1), start + Duration::from_millis(600));
+        }
+        pace.begin(Duration::from_millis(600));
+        (1..=40).for_each(|seq| pace.sent(place(seq), 100, start));
+        assert!(!pace.has_room(40), "the last connection took one");
+        assert!(pace.has_room(0), "a single message always goes");
     }
 }

@@ -12,6 +12,7 @@
 //! Durable is what was in a memory of [`Session::begin_save`] for which [`Session::saved`] was called; until then what depends on it
 //! is held back, and everything behind it, so that the order is kept.
 
+mod alone;
 mod answers;
 mod incoming;
 mod resume;
@@ -26,8 +27,9 @@ use crate::mqtt::{PacketId, QoS, ReasonCode};
 use crate::outbox::{LANES, Outgoing, Place, Waiting};
 use window::{InFlight, Stage, Window};
 
-/// Identifiers above it are left to packets that are no messages.
-const LAST_PACKET_ID: u16 = u16::MAX - 2;
+/// The highest identifiers are left to packets that are no messages.
+pub(super) const OTHER_IDS: u16 = 128;
+const LAST_PACKET_ID: u16 = u16::MAX - OTHER_IDS;
 /// Bytes in flight; one message may exceed it.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -84,6 +86,10 @@ pub(super) struct Session {
     allowed: usize,
     max_qos: QoS,
     in_flight: Window,
+    /// Sent when everything before it was answered; nothing is sent beside it.
+    alone: Option<Place>,
+    /// The remote has answered a QoS 2 message as if it were one of QoS 1.
+    has_no_exact: bool,
     used_ids: HashSet<PacketId>,
     /// Identifiers that are free when a save is done.
     freed: VecDeque<(u64, PacketId)>,
@@ -123,6 +129,8 @@ impl Session {
             allowed: window,
             max_qos: QoS::ExactlyOnce,
             in_flight: Window::default(),
+            alone: None,
+            has_no_exact: false,
             used_ids: HashSet::new(),
             freed: VecDeque::new(),
             last_packet_id: 0,
@@ -156,6 +164,8 @@ impl Session {
     pub(super) fn connected(&mut self, is_known: bool, receive_maximum: u16, max_qos: QoS) -> Forgotten {
         self.allowed = self.window.min(usize::from(receive_maximum.max(1)));
         self.max_qos = max_qos;
+        self.alone = None;
+        self.has_no_exact = false;
         self.answers.clear();
         self.in_flight.begin_again();
         let told = if is_known { Forgotten::default() } else { self.forgotten() };
@@ -280,6 +290,9 @@ impl Session {
             return Some(answer);
         }
         let index = self.in_flight.next_unwritten()?;
+        if self.must_wait_for_another(index) {
+            return None;
+        }
         let (allowed, saved) = (self.allowed, self.saved);
         let is_full = self.in_flight.on_wire() >= allowed;
         let entry = self.in_flight.get_mut(index).filter(|entry| entry.needs <= saved)?;
@@ -339,6 +352,7 @@ impl Session {
     fn remove(&mut self, index: usize) -> Option<InFlight> {
         let entry = self.in_flight.remove(index)?;
         let place = entry.place();
+        self.alone = self.alone.filter(|alone| *alone != place);
         if place.seq > self.offered.get(place.queue).copied().unwrap_or(0) {
             self.finished.insert(place);
         }
@@ -375,6 +389,11 @@ impl Session {
     /// The message that has waited longest for an answer of the remote.
     pub(super) fn oldest_unanswered(&self) -> Option<Place> {
         self.in_flight.iter().find(|entry| entry.is_written() && entry.needs <= self.saved).map(InFlight::place)
+    }
+
+    /// Messages that were written on this connection and wait for their end.
+    pub(super) fn on_wire(&self) -> usize {
+        self.in_flight.on_wire()
     }
 
     /// True if nothing that was written on this connection waits for its end, and no answer to the remote waits to be written.

@@ -54,6 +54,9 @@ struct Shape {
     connects: u64,
     stalled: bool,
     full: bool,
+    /// Filters of `receive` that the remote does not allow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    filters_refused: Vec<String>,
 }
 
 /// A gap as it is told to local clients.
@@ -86,6 +89,7 @@ pub(super) struct Status {
     told: HashSet<String>,
     /// Of lines that the remote can cause as often as it likes, by their event.
     log: LogLimiter<&'static str>,
+    filters_refused: Vec<String>,
     since_ms: i64,
     shown: Option<Shape>,
 }
@@ -108,6 +112,7 @@ impl Status {
             reason: None,
             told: HashSet::new(),
             log: LogLimiter::new(BURST, EVERY),
+            filters_refused: Vec::new(),
             since_ms: unix_ms(),
             shown: None,
         }
@@ -156,6 +161,16 @@ impl Status {
         let event = "uplink.message_unusable";
         let Some(suppressed) = self.permit(event) else { return };
         tracing::warn!(event, uplink = %self.name, suppressed, "a message of the remote is dropped: its topic is too deep or not allowed");
+    }
+
+    /// The filters of `receive` that the remote does not have.
+    pub(super) fn filters_missing(&mut self, filters: Vec<String>) {
+        self.filters_refused = filters;
+    }
+
+    /// The remote has no QoS 2.
+    pub(super) fn no_exact(&self) {
+        tracing::warn!(event = "uplink.no_qos_2", uplink = %self.name, "the remote has no QoS 2: messages go to it with QoS 1 from here on, and may come twice after a cut");
     }
 
     /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.
@@ -218,6 +233,7 @@ impl Status {
             connects: self.counters.connects.value(),
             stalled: outbox.stalled.value() != 0,
             full: outbox.full.value() != 0,
+            filters_refused: self.filters_refused.clone(),
         };
         if self.shown.as_ref() == Some(&shape) {
             return;

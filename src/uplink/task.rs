@@ -1,5 +1,8 @@
 //! The task of one uplink: connect, hand over to the connection, wait, connect again.
 
+mod opening;
+
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -13,22 +16,26 @@ use tokio_rustls::TlsConnector;
 use super::connection::{Connection, Done, STATUS_EVERY};
 use super::inbound::{Deliveries, Inbound};
 use super::lanes::Lanes;
-use super::link::{Accepted, Link, LinkError, Start};
+use super::link::{Accepted, Link, LinkError};
 use super::memory::Memory;
 use super::pace::Pace;
 use super::session::Session;
 use super::status::Status;
+use super::subscriptions::Subscriptions;
+use super::suspicion::Suspicion;
 use super::{Remote, Settings, TlsError, tls};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
+use crate::mqtt::QoS;
 use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Stored, Waiting};
 use crate::pulse::Pulse;
 use crate::tasks::Stop;
 use crate::time::now;
+use opening::Cleaned;
 
-/// A connection that lived so long starts the pauses between attempts anew,
+/// A connection that lived so long, or brought an acknowledgement, starts the pauses between attempts anew.
 const PROVEN: Duration = Duration::from_secs(60);
-/// or so long, if it brought acknowledgements.
+/// After so long with acknowledgements, what breaks a connection is told again.
 const WORKED: Duration = Duration::from_secs(10);
 /// The longest pause while nothing answers: trying costs nothing then, and a link that returns is used at once.
 const LONGEST_SILENCE: Duration = Duration::from_secs(4);
@@ -89,10 +96,16 @@ pub struct Uplink {
     /// A save of the session that is under way.
     pub(super) saving: Option<oneshot::Receiver<()>>,
     pub(super) last_save: Instant,
-    /// The message that was first when the remote disconnected because of what it got, and how often it was.
-    pub(super) suspect: Option<(Place, u8)>,
-    /// The remote's session has the subscriptions of this run.
-    pub(super) is_subscribed: bool,
+    /// The message that may be why the remote closes.
+    pub(super) suspicion: Suspicion,
+    pub(super) subscriptions: Subscriptions,
+    /// The remote that is connected, or was last.
+    current: u32,
+    /// Remotes that have no QoS 2.
+    inexact: HashSet<u32>,
+    /// The remote of this connection has answered QoS 2 as it should.
+    pub(super) knows_exact: bool,
+    cleaned: Option<Cleaned>,
     /// Of a backup: whether the other uplink is up, and since when it is not.
     primary: Option<watch::Receiver<bool>>,
     primary_down_since: Instant,
@@ -156,8 +169,12 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         pace: Pace::default(),
         saving: None,
         last_save: at,
-        suspect: None,
-        is_subscribed: false,
+        suspicion: Suspicion::default(),
+        subscriptions: Subscriptions::default(),
+        current: 0,
+        inexact: HashSet::new(),
+        knows_exact: false,
+        cleaned: None,
         primary: ends.primary,
         primary_down_since: at,
         updates,
@@ -188,7 +205,8 @@ impl Uplink {
     pub(super) fn take_update(&mut self) {
         let Some(Update { settings, tls }) = self.updates.borrow_and_update().clone() else { return };
         self.session.set_window(settings.window);
-        self.is_subscribed = false;
+        self.subscriptions.start_over();
+        self.cleaned = None;
         (self.settings, self.tls) = (settings, tls);
     }
 
@@ -238,9 +256,12 @@ impl Uplink {
                             continue;
                         }
                         Err(error) => {
-                            let has_worked = self.status.counters.acknowledged.value() > before && now() >= since + WORKED;
-                            if has_worked || now() >= since + PROVEN {
+                            let has_worked = self.status.counters.acknowledged.value() > before;
+                            let is_proven = now() >= since + PROVEN;
+                            if has_worked || is_proven {
                                 backoff.reset();
+                            }
+                            if is_proven || has_worked && now() >= since + WORKED {
                                 self.status.proven();
                             }
                             error
@@ -260,29 +281,7 @@ impl Uplink {
         }
     }
 
-    /// The first of the addresses that accepts; `None` if the stop order came.
-    async fn open(&mut self, mut stop: Stop) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
-        let mut last = LinkError::Unreachable("no address".to_owned());
-        for remote in &self.settings.remotes {
-            self.pulse.beat(now());
-            let start = if self.session.is_strange_to(name_of(remote)) { Start::Clean } else { Start::Resume };
-            let opened = tokio::select! {
-                opened = Link::open(&self.settings, remote, self.tls.as_ref(), start) => opened,
-                () = stop.wait() => return None,
-            };
-            match opened {
-                Ok((link, accepted)) => return Some(Ok((link, accepted, remote.clone()))),
-                Err(error) => {
-                    // It may have accepted unheard, with a new session that knows no subscription.
-                    self.is_subscribed &= matches!(error, LinkError::Unreachable(_));
-                    last = error;
-                }
-            }
-        }
-        Some(Err(last))
-    }
-
-    async fn serve(&mut self, link: Link, accepted: Accepted, remote: &Remote, orders: Orders) -> Result<Done, LinkError> {
+    async fn serve(&mut self, link: Link, mut accepted: Accepted, remote: &Remote, orders: Orders) -> Result<Done, LinkError> {
         // What the broker still has from the last connection is known before the remote repeats it.
         while !self.deliveries.is_empty() {
             let delivery = self.pulse.through(self.deliveries.next()).await;
@@ -290,7 +289,13 @@ impl Uplink {
                 self.session.taken(delivery.packet_id);
             }
         }
-        self.session.reached(name_of(remote), accepted.session_present);
+        let name = name_of(remote);
+        self.knows_exact &= self.current == name;
+        self.current = name;
+        self.session.reached(self.current, accepted.session_present);
+        if self.inexact.contains(&self.current) {
+            accepted.max_qos = accepted.max_qos.min(QoS::AtLeastOnce);
+        }
         Connection::new(self, link, accepted).run(accepted, orders).await
     }
 
@@ -373,6 +378,13 @@ impl Uplink {
         }
         self.session.saved();
         Ok(())
+    }
+
+    /// The remote that is connected has no QoS 2.
+    pub(super) fn without_exact(&mut self) {
+        if self.inexact.insert(self.current) {
+            self.status.no_exact();
+        }
     }
 
     /// What names a message at the far end: the series of its lane, and its number there.

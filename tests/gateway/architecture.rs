@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 8] = [
 ];
 
 /// Files that neither wait, nor look at clocks, nor touch files or sockets, nor draw lots.
-const PURE: [&str; 57] = [
+const PURE: [&str; 59] = [
     "mqtt",
     "reading.rs",
     "message.rs",
@@ -40,6 +40,8 @@ const PURE: [&str; 57] = [
     "uplink/memory.rs",
     "uplink/lanes.rs",
     "uplink/pace.rs",
+    "uplink/subscriptions.rs",
+    "uplink/suspicion.rs",
     "uplink/remote.rs",
     "field/schedule.rs",
     "field/wave.rs",

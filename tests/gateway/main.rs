@@ -56,4 +56,5 @@ mod talk;
 mod telegrams;
 mod tools;
 mod uplink_peers;
+mod uplink_remotes;
 mod web_peers;

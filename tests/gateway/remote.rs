@@ -45,6 +45,15 @@ impl Packet {
 
     /// The MQTT 5 PUBLISH it is.
     pub fn publish(&self) -> Publish {
+        self.publish_of(true)
+    }
+
+    /// The MQTT 3.1.1 PUBLISH it is.
+    pub fn publish_v4(&self) -> Publish {
+        self.publish_of(false)
+    }
+
+    fn publish_of(&self, has_properties: bool) -> Publish {
         assert_eq!(self.kind(), 3, "{self:?}");
         let (length, rest) = self.body.split_at(2);
         let (topic, mut rest) = rest.split_at(usize::from(u16::from_be_bytes([length[0], length[1]])));
@@ -55,7 +64,7 @@ impl Packet {
             rest = &rest[2..];
         }
         // Properties of the tests are shorter than 128 bytes.
-        let (properties, payload) = rest[1..].split_at(usize::from(rest[0]));
+        let (properties, payload) = if has_properties { rest[1..].split_at(usize::from(rest[0])) } else { rest.split_at(0) };
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         Publish {
             topic: text(topic),
@@ -106,7 +115,29 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Accepts a gateway that speaks MQTT 3.1.1, as [`Remote::accept`].
+    pub fn accept_v4(&self, session_present: bool) -> Wire {
+        loop {
+            let (mut wire, connect) = self.connect();
+            let is_clean = connect.body[7] & 2 != 0;
+            wire.write(&[0x20, 2, u8::from(session_present && !is_clean), 0]);
+            if !is_clean {
+                return wire;
+            }
+            assert_eq!(wire.read().kind(), 14, "nothing is sent on a session that is not kept");
+        }
+    }
+}
+
 impl Wire {
+    /// Ends the connection after everything that was written, without a word.
+    pub fn close(mut self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut space = [0; 4096];
+        while self.stream.read(&mut space).is_ok_and(|count| count > 0) {}
+    }
+
     pub fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }

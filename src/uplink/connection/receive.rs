@@ -1,7 +1,7 @@
 //! What comes from the remote on a connection: answers, messages, its farewell.
 
 use super::Connection;
-use crate::mqtt::{PacketId, QoS, ReasonCode};
+use crate::mqtt::{PacketId, QoS};
 use crate::outbox::Place;
 use crate::time::now;
 use crate::uplink::inbound::Delivery;
@@ -10,8 +10,6 @@ use crate::uplink::session::Verdict;
 
 /// Packets taken from the remote before sending goes on.
 const RECEIVE_BATCH: usize = 512;
-/// So often a remote may disconnect because of one message.
-const MAX_DISCONNECTS: u8 = 3;
 
 impl Connection<'_> {
     /// Takes a packet and those that are there already, so that one write and one settling serve many.
@@ -43,6 +41,7 @@ impl Connection<'_> {
                 self.judge(verdict, settled);
             }
             Incoming::PubRec(packet_id, reason) => {
+                self.uplink.knows_exact = true;
                 let verdict = self.uplink.session.received(packet_id, reason);
                 self.judge(verdict, settled);
             }
@@ -67,10 +66,9 @@ impl Connection<'_> {
                     self.uplink.deliveries.hand_over(topic, payload, (qos, retain), packet_id, properties).await;
                 }
             }
-            Incoming::SubAck(failed) => self.subscribed(&failed),
+            Incoming::SubAck(granted) => self.subscribed(&granted)?,
             Incoming::Disconnect(reason) => {
-                self.suspect(reason);
-                return Err(LinkError::Broken(format!("the remote broker disconnected: {reason}")));
+                return Err(LinkError::Closed { what: format!("the remote broker disconnected: {reason}"), reason: Some(reason) });
             }
             Incoming::Accepted(_) | Incoming::Refused(_) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
             Incoming::Unusable(packet_id, qos) => {
@@ -88,8 +86,7 @@ impl Connection<'_> {
     fn judge(&mut self, verdict: Verdict, settled: &mut Vec<Place>) {
         match verdict {
             Verdict::Delivered(place) => {
-                self.uplink.status.counters.acknowledged.count();
-                self.uplink.pace.acknowledged(place, now());
+                self.has_taken(place);
                 if !self.uplink.session.has_refused() {
                     self.hold.reset();
                 }
@@ -116,29 +113,6 @@ impl Connection<'_> {
             return Ok(());
         }
         self.delivered(Delivery { packet_id, is_exact, is_safe: true })
-    }
-
-    /// A remote that disconnects because of what it got is not sent the same for ever: the message that was first each time it did so
-    /// becomes a dead letter.
-    fn suspect(&mut self, reason: ReasonCode) {
-        const FAULTS: [u8; 7] = [0x81, 0x82, 0x87, 0x90, 0x95, 0x99, 0x9B];
-        let Some(place) = self.uplink.session.oldest_unanswered().filter(|_| FAULTS.contains(&reason.0)) else { return };
-        let times = self.uplink.suspect.filter(|(known, _)| *known == place).map_or(1, |(_, times)| times + 1);
-        self.uplink.suspect = Some((place, times));
-        if times < MAX_DISCONNECTS {
-            return;
-        }
-        self.uplink.suspect = None;
-        if let Some(message) = self.uplink.session.give_up(place) {
-            self.uplink.bury(place, message, format!("the remote disconnects when it gets it: {reason}"));
-        }
-    }
-
-    fn subscribed(&mut self, failed: &[usize]) {
-        self.uplink.is_subscribed = true;
-        for receive in failed.iter().filter_map(|index| self.wanted.get(*index)) {
-            tracing::error!(uplink = %self.uplink.settings.name, filter = %receive.filter, "the remote does not allow this subscription; change `receive` or the rights of this gateway");
-        }
     }
 
     /// The broker has a message of the remote safe, or never will.

@@ -9,6 +9,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::{Accepted, Command, Incoming, LinkError, Start};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::uplink::Protocol;
+use crate::uplink::session::OTHER_IDS;
 
 /// Largest packet taken from a remote, in bytes.
 const MAX_INCOMING: u32 = 16 << 20;
@@ -104,6 +105,7 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
             retain_available: true,
             wildcards_available: true,
             topic_aliases: 0,
+            keeps_retained_quiet: false,
         }),
         v4::Packet::ConnAck(connack) => Incoming::Refused(refusal(&format!("{:?}", connack.code))),
         v4::Packet::Publish(publish) => Incoming::Publish {
@@ -122,8 +124,11 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
         v4::Packet::PubRel(ack) => Incoming::PubRel(packet_id(ack.pkid)?),
         v4::Packet::PubComp(ack) => Incoming::PubComp(packet_id(ack.pkid)?),
         v4::Packet::SubAck(ack) => {
-            let failed = ack.return_codes.iter().enumerate().filter(|(_, code)| **code == v4::SubscribeReasonCode::Failure);
-            Incoming::SubAck(failed.map(|(index, _)| index).collect())
+            let granted = |code: &v4::SubscribeReasonCode| match code {
+                v4::SubscribeReasonCode::Success(qos) => Some(qos_of(*qos as u8)),
+                v4::SubscribeReasonCode::Failure => None,
+            };
+            Incoming::SubAck(ack.return_codes.iter().map(granted).collect())
         }
         _ => Incoming::Other,
     })
@@ -156,8 +161,11 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
         v5::Packet::PubRel(ack) => Incoming::PubRel(packet_id(ack.pkid)?),
         v5::Packet::PubComp(ack) => Incoming::PubComp(packet_id(ack.pkid)?),
         v5::Packet::SubAck(ack) => {
-            let failed = ack.return_codes.iter().enumerate().filter(|(_, code)| !matches!(code, v5::SubscribeReasonCode::Success(_)));
-            Incoming::SubAck(failed.map(|(index, _)| index).collect())
+            let granted = |code: &v5::SubscribeReasonCode| match code {
+                v5::SubscribeReasonCode::Success(qos) => Some(qos_of(*qos as u8)),
+                _ => None,
+            };
+            Incoming::SubAck(ack.return_codes.iter().map(granted).collect())
         }
         _ => Incoming::Other,
     })
@@ -174,6 +182,7 @@ fn accepted(connack: &v5::ConnAck) -> Accepted {
         retain_available: properties.and_then(|p| p.retain_available) != Some(0),
         wildcards_available: properties.and_then(|p| p.wildcard_subscription_available) != Some(0),
         topic_aliases: properties.and_then(|p| p.topic_alias_max).unwrap_or(0),
+        keeps_retained_quiet: true,
     }
 }
 
@@ -274,13 +283,13 @@ fn to_v4(command: Command) -> v4::Packet {
         Command::PubRec(id) => v4::Packet::PubRec(v4::PubRec::new(id.get())),
         Command::PubRel(id) => v4::Packet::PubRel(v4::PubRel::new(id.get())),
         Command::PubComp(id) => v4::Packet::PubComp(v4::PubComp::new(id.get())),
-        Command::Subscribe(filters) => {
+        Command::Subscribe(number, filters) => {
             let filters = filters.iter().map(|wanted| v4::SubscribeFilter::new(wanted.filter.as_str().to_owned(), qos_v4(wanted.qos)));
             let mut subscribe = v4::Subscribe::new_many(filters);
-            subscribe.pkid = SUBSCRIBE_ID;
+            subscribe.pkid = subscribe_id(number);
             v4::Packet::Subscribe(subscribe)
         }
-        Command::Unsubscribe(topics) => v4::Packet::Unsubscribe(v4::Unsubscribe { pkid: UNSUBSCRIBE_ID, topics }),
+        Command::Unsubscribe(number, topics) => v4::Packet::Unsubscribe(v4::Unsubscribe { pkid: unsubscribe_id(number), topics }),
         Command::Ping => v4::Packet::PingReq,
         Command::Disconnect => v4::Packet::Disconnect,
     }
@@ -302,9 +311,14 @@ fn qos_v5(qos: QoS) -> mqttbytes5::QoS {
     }
 }
 
-/// The identifiers that the session never gives to a message.
-const SUBSCRIBE_ID: u16 = u16::MAX;
-const UNSUBSCRIBE_ID: u16 = u16::MAX - 1;
+/// The identifiers of SUBSCRIBE and UNSUBSCRIBE packets come from the [`OTHER_IDS`] that the session never gives to a message.
+fn subscribe_id(number: u16) -> u16 {
+    u16::MAX - number % (OTHER_IDS / 2)
+}
+
+fn unsubscribe_id(number: u16) -> u16 {
+    u16::MAX - OTHER_IDS / 2 - number % (OTHER_IDS / 2)
+}
 
 fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
     match command {
@@ -332,7 +346,7 @@ fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
         Command::PubRec(id) => v5::Packet::PubRec(v5::PubRec::new(id.get(), None)),
         Command::PubRel(id) => v5::Packet::PubRel(v5::PubRel::new(id.get(), None)),
         Command::PubComp(id) => v5::Packet::PubComp(v5::PubComp::new(id.get(), None)),
-        Command::Subscribe(filters) => {
+        Command::Subscribe(number, filters) => {
             let filters = filters.iter().map(|wanted| {
                 let mut filter = v5::Filter::new(wanted.filter.as_str(), qos_v5(wanted.qos));
                 // Not possible with a shared subscription [MQTT-3.8.3-4].
@@ -343,10 +357,12 @@ fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
                 filter
             });
             let mut subscribe = v5::Subscribe::new_many(filters, None);
-            subscribe.pkid = SUBSCRIBE_ID;
+            subscribe.pkid = subscribe_id(number);
             v5::Packet::Subscribe(subscribe)
         }
-        Command::Unsubscribe(filters) => v5::Packet::Unsubscribe(v5::Unsubscribe { pkid: UNSUBSCRIBE_ID, filters, properties: None }),
+        Command::Unsubscribe(number, filters) => {
+            v5::Packet::Unsubscribe(v5::Unsubscribe { pkid: unsubscribe_id(number), filters, properties: None })
+        }
         Command::Ping => v5::Packet::PingReq(v5::PingReq),
         Command::Disconnect => v5::Packet::Disconnect(v5::Disconnect::new(v5::DisconnectReasonCode::NormalDisconnection)),
     }

@@ -15,10 +15,16 @@ impl Session {
 
     /// PUBACK.
     pub(in crate::uplink) fn acknowledged(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
-        match self.find(packet_id, |entry| entry.is_written() && !entry.is_exact()) {
-            Some(index) => self.end(index, reason),
-            None => Verdict::Unknown,
+        let Some(index) = self.find(packet_id, |entry| entry.is_written() && entry.stage != Stage::Released) else {
+            return Verdict::Unknown;
+        };
+        // Some remotes have no QoS 2, and answer as if it were QoS 1: they have the message.
+        let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
+        let verdict = self.end(index, reason);
+        if is_exact && !reason.is_error() {
+            self.lowers_exact();
         }
+        verdict
     }
 
     /// PUBREC.
@@ -74,7 +80,7 @@ impl Session {
 
     /// A message that was not taken keeps its place and is the next to be written, under a new identifier: what stood behind it and
     /// was not taken either follows it again, in order.
-    fn take_back(&mut self, index: usize) {
+    pub(super) fn take_back(&mut self, index: usize) {
         let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
         self.in_flight.take_back(index);
         if let Some(packet_id) = self.in_flight.set_packet_id(index, None) {

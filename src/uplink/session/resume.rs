@@ -4,6 +4,7 @@ use super::{Forgotten, InFlight, RECEIVED_IN, Session, Stage};
 use crate::message::SessionLost;
 use crate::mqtt::QoS;
 use crate::outbox::Place;
+use crate::uplink::Receive;
 use crate::uplink::memory::{Held, HeldStage};
 
 impl Session {
@@ -38,12 +39,31 @@ impl Session {
 
     /// The remote is asked for these filters. Returns those it was asked for before and that are not wanted any more.
     pub(in crate::uplink) fn subscribe(&mut self, wanted: &[String]) -> Vec<String> {
-        if self.subscribed == wanted {
-            return Vec::new();
+        let (kept, unwanted): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.subscribed).into_iter().partition(|known| wanted.iter().any(|filter| filter == name_of(known)));
+        self.subscribed = kept;
+        let new: Vec<String> =
+            wanted.iter().filter(|filter| !self.subscribed.iter().any(|known| name_of(known) == *filter)).cloned().collect();
+        if !new.is_empty() || !unwanted.is_empty() {
+            self.subscribed.extend(new);
+            self.change(RECEIVED_IN);
         }
-        self.change(RECEIVED_IN);
-        let before = std::mem::replace(&mut self.subscribed, wanted.to_vec());
-        before.into_iter().filter(|filter| !wanted.contains(filter)).collect()
+        unwanted.iter().map(|known| name_of(known).to_owned()).collect()
+    }
+
+    /// The remote has granted a subscription.
+    pub(in crate::uplink) fn granted(&mut self, receive: &Receive) {
+        let Some(known) = self.subscribed.iter_mut().find(|known| name_of(known) == receive.filter.as_str()) else { return };
+        let mark = granted_mark(receive);
+        if *known != mark {
+            *known = mark;
+            self.change(RECEIVED_IN);
+        }
+    }
+
+    /// True if the session of the remote has this subscription.
+    pub(in crate::uplink) fn is_granted(&self, receive: &Receive) -> bool {
+        self.subscribed.contains(&granted_mark(receive))
     }
 
     /// The remote has no memory of this gateway.
@@ -99,4 +119,14 @@ impl Session {
             self.change(queue);
         }
     }
+}
+
+/// How a filter is noted that was granted: no filter holds a zero.
+fn granted_mark(receive: &Receive) -> String {
+    format!("\0{}{}", receive.qos as u8, receive.filter)
+}
+
+/// The filter of a note.
+fn name_of(known: &str) -> &str {
+    known.strip_prefix('\0').and_then(|marked| marked.get(1..)).unwrap_or(known)
 }

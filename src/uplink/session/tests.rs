@@ -1,5 +1,6 @@
 //! The session alone, and beside a small model of a remote: crashes, cuts, late answers, forgotten sessions.
 
+mod alone;
 mod refusals;
 
 use std::collections::{HashMap, HashSet, VecDeque};

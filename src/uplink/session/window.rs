@@ -232,6 +232,19 @@ impl Window {
         entry.stage = Stage::Released;
     }
 
+    /// What is of a higher lane than `queue` goes before everything else; otherwise the order stays. Before anything is written.
+    pub(super) fn put_higher_lanes_first(&mut self, queue: usize) {
+        debug_assert!(self.on_wire == 0, "the order is that of the wire");
+        self.entries.make_contiguous().sort_by_key(|entry| entry.place.queue >= queue);
+        self.written = 0;
+        for entry in &mut self.entries {
+            entry.ordinal = self.next_ordinal;
+            self.next_ordinal += 1;
+            self.by_place.insert(entry.place, entry.ordinal);
+            self.by_id.extend(entry.packet_id.map(|id| (id, entry.ordinal)));
+        }
+    }
+
     /// A message goes with at most this QoS. True if it was to go exactly once, and is not any more.
     pub(super) fn lower_qos(&mut self, index: usize, most: QoS) -> bool {
         let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.is_exact && most < QoS::ExactlyOnce) else { return false };

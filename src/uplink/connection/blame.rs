@@ -1,0 +1,133 @@
+//! A connection that the remote closed: which SUBSCRIBE or which message made it do so, and how the next connection finds out.
+
+use super::Connection;
+use crate::mqtt::{QoS, ReasonCode, TopicFilter};
+use crate::outbox::{LANES, Place};
+use crate::time::now;
+use crate::uplink::Receive;
+use crate::uplink::link::{Accepted, Command, LinkError};
+use crate::uplink::subscriptions::Answer;
+
+/// Messages of higher lanes that go before a suspect at most.
+const MOST_URGENT: usize = 64;
+
+impl Connection<'_> {
+    /// Finds out what the remote is to be asked for, and asks.
+    pub(super) fn subscribe(&mut self, accepted: Accepted) -> Result<(), LinkError> {
+        let uplink = &mut *self.uplink;
+        uplink.subscriptions.begin(accepted.session_present);
+        let wanted: Vec<String> = uplink.settings.receive.iter().map(|receive| receive.filter.as_str().to_owned()).collect();
+        let unwanted = uplink.session.subscribe(&wanted);
+        // They stand in the file no more, but the remote keeps them with the session.
+        for (number, filters) in (0..).zip(unwanted.chunks(crate::uplink::subscriptions::MOST_FILTERS)) {
+            self.link.feed(Command::Unsubscribe(number, filters.to_vec()))?;
+        }
+        let (wanted, impossible): (Vec<_>, Vec<_>) =
+            uplink.settings.receive.iter().cloned().partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));
+        for receive in impossible {
+            tracing::error!(uplink = %uplink.settings.name, filter = %receive.filter, "the remote has no wildcards; name the topics in `receive` one by one");
+        }
+        // MQTT 3.1.1 sends everything retained again for a subscription that is asked for again.
+        let is_there = |receive: &Receive| accepted.keeps_retained_quiet || !uplink.session.is_granted(receive);
+        uplink.subscriptions.want(wanted.into_iter().filter(is_there).collect());
+        self.hold_for_filters = Some(now() + uplink.settings.answer_within);
+        self.ask()
+    }
+
+    /// Sends the SUBSCRIBE packets that may go.
+    pub(super) fn ask(&mut self) -> Result<(), LinkError> {
+        while let Some((number, filters)) = self.uplink.subscriptions.next() {
+            if !self.link.feed(Command::Subscribe(number, filters))? {
+                self.uplink.subscriptions.take_back();
+                tracing::error!(uplink = %self.uplink.settings.name, "the subscriptions are larger than the remote takes; use fewer or shorter filters in `receive`");
+            }
+        }
+        Ok(())
+    }
+
+    /// SUBACK.
+    pub(super) fn subscribed(&mut self, granted: &[Option<QoS>]) -> Result<(), LinkError> {
+        let uplink = &mut *self.uplink;
+        let name = &uplink.settings.name;
+        for answer in uplink.subscriptions.answered(granted) {
+            match answer {
+                Answer::Granted(receive) => uplink.session.granted(&receive),
+                Answer::Lowered(receive, granted) => {
+                    let (wanted, granted) = (receive.qos as u8, granted as u8);
+                    tracing::warn!(uplink = %name, filter = %receive.filter, wanted, granted, "the remote grants this subscription with a lower QoS; at QoS 0 its messages can be lost, at QoS 1 they can come twice");
+                }
+                Answer::Refused(receive) => {
+                    tracing::error!(uplink = %name, filter = %receive.filter, "the remote does not allow this subscription; change `receive` or the rights of this gateway");
+                }
+            }
+        }
+        uplink.status.filters_missing(uplink.subscriptions.missing());
+        self.ask()
+    }
+
+    /// True while messages wait for the answers to SUBSCRIBE.
+    pub(super) fn waits_for_filters(&self) -> bool {
+        self.uplink.subscriptions.holds_messages() && self.hold_for_filters.is_some_and(|until| now() < until)
+    }
+
+    /// The remote ended the connection. What it had not answered is looked at: a SUBSCRIBE, else the message that was first.
+    pub(super) fn blame(&mut self, reason: Option<ReasonCode>) {
+        let uplink = &mut *self.uplink;
+        if uplink.subscriptions.is_waiting() {
+            let (asked, left_out) = uplink.subscriptions.closed();
+            if !asked.is_empty() {
+                tracing::warn!(uplink = %uplink.settings.name, filters = asked.join(" "), "the remote closed the connection when it was asked for these filters; they are asked for again one by one");
+            }
+            if let Some(filter) = left_out {
+                tracing::error!(uplink = %uplink.settings.name, %filter, "the remote closes the connection when it is asked for this filter: it is left out until the next start or reload; change `receive` or the rights of this gateway");
+                uplink.status.filters_missing(uplink.subscriptions.missing());
+            }
+            return;
+        }
+        let Some(place) = uplink.session.first_unanswered_message() else { return };
+        if !uplink.suspicion.closed(place, reason) {
+            return;
+        }
+        if !uplink.knows_exact && uplink.session.resend_less_exactly(place) {
+            // It may be the QoS, not the message.
+            uplink.suspicion.changed();
+            uplink.without_exact();
+            return;
+        }
+        uplink.suspicion.taken_out();
+        let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        if let Some(message) = uplink.session.give_up(place) {
+            uplink.bury(place, message, format!("the remote closes the connection when it gets this message{why}"));
+        }
+    }
+
+    /// Prepares a connection on which a suspect is sent alone: what is more urgent goes and is acknowledged before.
+    pub(super) async fn isolate(&mut self) -> Result<(), LinkError> {
+        let Some(place) = self.uplink.suspicion.suspect() else { return Ok(()) };
+        if self.uplink.session.continues().is_none() {
+            for lane in 0..place.queue.min(LANES.len()) {
+                for _ in 0..MOST_URGENT {
+                    if !self.take_from(Some(lane)).await? {
+                        break;
+                    }
+                }
+            }
+        }
+        self.uplink.session.isolate(place);
+        Ok(())
+    }
+
+    /// A message is at the remote.
+    pub(super) fn has_taken(&mut self, place: Place) {
+        self.uplink.status.counters.acknowledged.count();
+        self.uplink.pace.acknowledged(place, now());
+        self.uplink.suspicion.acknowledged(place);
+        if self.uplink.session.takes_no_exact() {
+            self.uplink.without_exact();
+        }
+    }
+}
+
+fn has_wildcard(filter: &TopicFilter) -> bool {
+    filter.as_str().contains(['+', '#'])
+}

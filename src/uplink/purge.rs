@@ -1,0 +1,73 @@
+//! Messages that a person removes while the gateway runs: from the outbox, and from what is in flight.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::lanes::Lanes;
+use super::task::Uplink;
+use crate::outbox::{LANES, Place, QUEUES, Reason, Selection};
+use crate::time::now;
+
+/// Orders that may wait.
+const ORDERS: usize = 4;
+/// Entries read at a time.
+const BATCH: usize = 256;
+
+/// An order to remove messages for good.
+#[derive(Debug)]
+pub struct Purge {
+    /// Only this queue, by its index in [`QUEUES`].
+    pub queue: Option<usize>,
+    /// Which messages.
+    pub selection: Selection,
+    /// Told how many were removed, by queue.
+    pub reply: oneshot::Sender<[u64; QUEUES.len()]>,
+}
+
+/// Takes orders to an uplink that runs.
+pub type Purges = mpsc::Sender<Purge>;
+
+/// Both ends of the way of orders.
+pub(super) fn orders() -> (Purges, mpsc::Receiver<Purge>) {
+    mpsc::channel(ORDERS)
+}
+
+impl Uplink {
+    /// Removes what is meant. What the remote may have of a QoS 2 message is ended there first; a disk that cannot be read ends the
+    /// order early.
+    pub(super) async fn purge(&mut self, order: Purge) {
+        let Purge { queue: only, selection, reply } = order;
+        let mut counts = [0; QUEUES.len()];
+        for (queue, count) in counts.iter_mut().enumerate().filter(|(queue, _)| only.is_none_or(|only| only == *queue)) {
+            let mut after = 0;
+            while let Ok(Some((last, found))) = self.outbox.find(queue, after, BATCH, &selection).await {
+                after = last;
+                self.pulse.beat(now());
+                let mut done = Vec::new();
+                for (seq, message) in found {
+                    let place = Place { queue, seq };
+                    let Some(message) = message.filter(|_| queue < LANES.len()) else {
+                        // A dead letter was counted when it was buried.
+                        *count += 1;
+                        done.push(place);
+                        continue;
+                    };
+                    if self.session.is_released(place) {
+                        continue;
+                    }
+                    *count += 1;
+                    self.outbox.give_up(queue, seq, &message, Reason::Purged);
+                    if !self.session.purge(place) {
+                        done.push(place);
+                    }
+                }
+                self.outbox.settle(&done);
+            }
+        }
+        self.lanes = Lanes::new();
+        let removed: u64 = counts.iter().sum();
+        tracing::warn!(event = "outbox.purged", uplink = %self.settings.name, removed, "messages are removed from the outbox, as `wellhead outbox purge` asked");
+        self.status.show();
+        // Whoever asked may be gone.
+        let _ = reply.send(counts);
+    }
+}

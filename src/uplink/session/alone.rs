@@ -1,0 +1,55 @@
+//! A message that the remote may not bear, or not with its QoS: sent alone, or less exactly. Pure.
+
+use super::{InFlight, QoS, Session, Stage};
+use crate::outbox::Place;
+
+impl Session {
+    /// The message that has waited longest for an answer of the remote, if it is a message that waits: the remote does not have it.
+    pub(in crate::uplink) fn first_unanswered_message(&self) -> Option<Place> {
+        let first = self.in_flight.iter().find(|entry| entry.is_written() && entry.needs <= self.saved)?;
+        (first.stage != Stage::Released).then(|| first.place())
+    }
+
+    /// On this connection nothing is sent beside a message, and it only when everything of higher lanes was answered.
+    pub(in crate::uplink) fn isolate(&mut self, place: Place) {
+        if self.in_flight.index_of(place).is_some() {
+            self.in_flight.put_higher_lanes_first(place.queue);
+            self.alone = Some(place);
+        }
+    }
+
+    /// True if the message at `index` may not be written because of one that is sent alone.
+    pub(super) fn must_wait_for_another(&self, index: usize) -> bool {
+        let Some(alone) = self.alone else { return false };
+        let Some(suspect) = self.in_flight.index_of(alone) else { return false };
+        match index.cmp(&suspect) {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal => self.in_flight.on_wire() > 0,
+            std::cmp::Ordering::Greater => true,
+        }
+    }
+
+    /// A QoS 2 message that the remote does not have is sent again with QoS 1, as a new one. False if it is none.
+    pub(in crate::uplink) fn resend_less_exactly(&mut self, place: Place) -> bool {
+        let Some(index) = self.in_flight.index_of(place) else { return false };
+        let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
+        if is_exact {
+            self.take_back(index);
+            self.max_qos = self.max_qos.min(QoS::AtLeastOnce);
+            self.lower_qos();
+        }
+        is_exact
+    }
+
+    /// True if the remote has answered a QoS 2 message with PUBACK: what was not sent to it goes with QoS 1 from here on.
+    pub(in crate::uplink) fn takes_no_exact(&self) -> bool {
+        self.has_no_exact
+    }
+
+    /// PUBACK came for a QoS 2 message.
+    pub(super) fn lowers_exact(&mut self) {
+        self.has_no_exact = true;
+        self.max_qos = self.max_qos.min(QoS::AtLeastOnce);
+        self.lower_qos();
+    }
+}

@@ -1,0 +1,92 @@
+//! Messages that the remote may not bear, and remotes without QoS 2.
+#![cfg(test)]
+
+use super::*;
+
+fn waiting_in(lane: Lane, seq: u64) -> Waiting {
+    Waiting { lane, ..waiting(seq, QoS::AtLeastOnce) }
+}
+
+#[test]
+fn a_suspect_goes_alone_and_after_what_is_more_urgent() {
+    let mut session = connected(10, 10);
+    for seq in 1..=3 {
+        session.offer(waiting(seq, QoS::AtLeastOnce));
+    }
+    assert_eq!(written(&mut session), ["1", "2", "3"]);
+    assert_eq!(session.first_unanswered_message(), Some(place(1)));
+    session.connected(true, 10, QoS::ExactlyOnce);
+    session.offer(waiting_in(Lane::Alarm, 9));
+    session.isolate(place(1));
+    session.in_flight.check_invariants();
+    assert_eq!(written(&mut session), ["9"], "the alarm is answered before the suspect is sent");
+    assert!(matches!(session.acknowledged(id(4), ReasonCode::SUCCESS), Verdict::Delivered(_)));
+    assert_eq!(written(&mut session), ["1 again"]);
+    session.offer(waiting(4, QoS::AtLeastOnce));
+    assert!(written(&mut session).is_empty(), "nothing goes beside it");
+    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert_eq!(written(&mut session), ["2 again", "3 again", "4"]);
+}
+
+#[test]
+fn what_stands_behind_a_suspect_goes_on_when_that_is_given_up() {
+    let mut session = on_its_way(3);
+    session.connected(true, 10, QoS::ExactlyOnce);
+    session.isolate(place(1));
+    assert_eq!(written(&mut session), ["1 again"]);
+    assert!(session.give_up(place(1)).is_some());
+    session.in_flight.check_invariants();
+    assert_eq!(written(&mut session), ["2 again", "3 again"]);
+}
+
+#[test]
+fn a_release_is_no_suspect() {
+    let mut session = on_its_way(2);
+    session.received(id(1), ReasonCode::SUCCESS);
+    save(&mut session);
+    assert_eq!(session.first_unanswered_message(), None, "the remote has it");
+}
+
+#[test]
+fn puback_for_qos_2_settles_the_message_and_the_next_ones_go_with_qos_1() {
+    let mut session = on_its_way(2);
+    session.offer(waiting(3, QoS::ExactlyOnce));
+    assert!(!session.takes_no_exact());
+    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert!(session.takes_no_exact());
+    assert_eq!(session.acknowledged(id(2), ReasonCode::SUCCESS), Verdict::Delivered(place(2)));
+    session.offer(waiting(4, QoS::ExactlyOnce));
+    save(&mut session);
+    let qos = |session: &mut Session| match session.next() {
+        Some(Step::Publish(send)) => (send.place.seq, send.message.qos),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(qos(&mut session), (3, QoS::AtLeastOnce));
+    assert_eq!(qos(&mut session), (4, QoS::AtLeastOnce));
+    assert_eq!(session.acknowledged(id(3), ReasonCode::SUCCESS), Verdict::Delivered(place(3)));
+    assert_eq!(session.acknowledged(id(4), ReasonCode::SUCCESS), Verdict::Delivered(place(4)));
+    session.in_flight.check_invariants();
+    assert_eq!(save(&mut session), Memory::default());
+}
+
+#[test]
+fn puback_for_a_release_changes_nothing() {
+    let mut session = on_its_way(1);
+    session.received(id(1), ReasonCode::SUCCESS);
+    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Unknown);
+    assert!(!session.takes_no_exact());
+}
+
+#[test]
+fn subscriptions_that_were_granted_are_known_after_a_restart() {
+    let receive =
+        |filter: &str| crate::uplink::Receive { filter: crate::mqtt::TopicFilter::new(filter.to_owned()).unwrap(), qos: QoS::AtLeastOnce };
+    let mut session = connected(10, 10);
+    assert!(session.subscribe(&["a".to_owned(), "b".to_owned()]).is_empty());
+    session.granted(&receive("a"));
+    let mut session = restarted(save(&mut session));
+    assert!(session.is_granted(&receive("a")) && !session.is_granted(&receive("b")));
+    assert_eq!(session.subscribe(&["c".to_owned()]), ["a", "b"], "what was asked for may be there");
+    session.connected(false, 10, QoS::ExactlyOnce);
+    assert!(!session.is_granted(&receive("a")), "the session is another one");
+}

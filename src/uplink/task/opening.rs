@@ -1,0 +1,70 @@
+//! The way to a connection that the remote has accepted: its addresses in order, and the end of a session that is not this one.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep_until;
+
+use super::{Uplink, name_of};
+use crate::tasks::Stop;
+use crate::time::now;
+use crate::uplink::Remote;
+use crate::uplink::link::{Accepted, Link, LinkError};
+
+/// First and longest pause between two CONNECT packets when the first one only ended an old session: AWS IoT Core allows one a second
+/// and client identifier, and closes for more.
+const BETWEEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// A remote whose old session has been ended, and when it may be connected to again.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::uplink) struct Cleaned {
+    remote: u32,
+    pause: Duration,
+    not_before: Instant,
+}
+
+impl Uplink {
+    /// The first of the addresses that accepts; `None` if the stop order came.
+    pub(super) async fn open(&mut self, mut stop: Stop) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
+        let mut last = LinkError::Unreachable("no address".to_owned());
+        for remote in self.settings.remotes.clone() {
+            self.pulse.beat(now());
+            let opened = tokio::select! {
+                opened = self.connect(&remote) => opened,
+                () = stop.wait() => return None,
+            };
+            match opened {
+                Ok((link, accepted)) => return Some(Ok((link, accepted, remote))),
+                Err(error) => {
+                    // It may have accepted unheard, with a new session that knows no subscription.
+                    if !matches!(error, LinkError::Unreachable(_)) {
+                        self.subscriptions.forget();
+                    }
+                    last = error;
+                }
+            }
+        }
+        Some(Err(last))
+    }
+
+    async fn connect(&mut self, remote: &Remote) -> Result<(Link, Accepted), LinkError> {
+        let name = name_of(remote);
+        if self.session.is_strange_to(name) {
+            if self.cleaned.is_none_or(|cleaned| cleaned.remote != name) {
+                Link::clean(&self.settings, remote, self.tls.as_ref()).await?;
+                self.cleaned = Some(Cleaned { remote: name, pause: BETWEEN.0, not_before: now() + BETWEEN.0 });
+            }
+            if let Some(cleaned) = self.cleaned {
+                self.pulse.through(sleep_until(cleaned.not_before.into())).await;
+            }
+        }
+        let opened = Link::open(&self.settings, remote, self.tls.as_ref()).await;
+        if let Some(cleaned) = self.cleaned.as_mut().filter(|_| opened.is_err()) {
+            cleaned.pause = (cleaned.pause * 2).min(BETWEEN.1);
+            cleaned.not_before = now() + cleaned.pause;
+        }
+        if opened.is_ok() {
+            self.cleaned = None;
+        }
+        opened
+    }
+}

@@ -1,0 +1,295 @@
+//! The uplink with remotes as they are: they close without a word, have no QoS 2, allow one connection a second, refuse subscriptions.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::remote::{Remote, Wire};
+use super::support::{Gateway, free_port, run, wait_for, wait_for_port, wellhead};
+
+const PUBACK: u8 = 0x40;
+const STATUS: &str = "$SYS/wellhead/uplink/cloud";
+
+struct Site {
+    gateway: Gateway,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+/// A gateway with alarms at QoS 2 whose uplink goes to `remote`; `extra` is added to the uplink.
+fn site(remote: u16, extra: &str) -> Site {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: x
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_packet: 1MB }}
+outbox: {{ folder: state }}
+classes: {{ alarm: {{ qos: 2, lane: alarm }} }}
+uplinks:
+  - name: cloud
+    to: mqtt://127.0.0.1:{remote}
+    {extra}
+    send: [ {{ filter: 'alarm/#', class: alarm }}, {{ filter: '#' }} ]
+"
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(port);
+    Site { gateway, port, folder }
+}
+
+const QUICK: &str = "retry: { first: 50ms, longest: 200ms }";
+
+impl Site {
+    fn publish(&self, topic: &str, payload: &str) {
+        let port = self.port.to_string();
+        let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", payload]));
+        assert_eq!(code, Some(0), "{error}");
+    }
+
+    /// Publishes so many numbers from 0 on `n`.
+    fn publish_numbers(&self, count: u32) {
+        let lines: String = (0..count).map(|number| format!("{number:050}\n")).collect();
+        let file = self.folder.path().join("lines");
+        fs::write(&file, lines).unwrap();
+        let script = format!("mosquitto_pub -p {} -q 1 -t n -l < {}", self.port, file.display());
+        assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0));
+    }
+
+    fn told(&self) -> String {
+        run(Command::new("mosquitto_sub").args(["-p", &self.port.to_string(), "-t", STATUS, "-C", "1", "-W", "10"])).1
+    }
+
+    fn wait_until_told(&self, text: &str) -> String {
+        wait_for(&format!("{text} in the status"), || Some(self.told()).filter(|told| told.contains(text)))
+    }
+
+    fn dead_letters(&mut self) -> Vec<String> {
+        assert!(self.gateway.process.terminate().success());
+        let file = self.folder.path().join("gateway.yaml");
+        let (code, out, error) = run(wellhead().args(["outbox", "export", "--queue", "dead"]).arg(file));
+        assert_eq!(code, Some(0), "{error}");
+        out.lines().map(str::to_owned).collect()
+    }
+}
+
+/// Reads what comes until a payload is `stop`, and acknowledges what is before it. Returns the payloads with `stop`.
+fn until(wire: &mut Wire, stop: &str) -> Vec<String> {
+    let mut got = Vec::new();
+    loop {
+        let packet = wire.read();
+        if packet.kind() == 6 {
+            wire.write(&[0x70, 2, packet.body[0], packet.body[1]]);
+        }
+        if packet.kind() != 3 {
+            continue;
+        }
+        let publish = packet.publish_v4();
+        got.push(publish.payload.clone());
+        if publish.payload == stop {
+            return got;
+        }
+        wire.write(&[if publish.qos == 2 { 0x50 } else { PUBACK }, 2, (publish.id >> 8) as u8, publish.id as u8]);
+    }
+}
+
+#[test]
+fn a_message_that_is_answered_by_closing_becomes_a_dead_letter_and_holds_back_no_alarm() {
+    let remote = Remote::listen();
+    let mut site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}"));
+    let mut wire = remote.accept_v4(false);
+    for payload in ["good", "poison", "behind"] {
+        site.publish("a/x", payload);
+    }
+    assert_eq!(until(&mut wire, "poison"), ["good", "poison"]);
+    site.publish("alarm/x", "alarm");
+    wire.close();
+    let mut wire = remote.accept_v4(true);
+    assert_eq!(until(&mut wire, "poison"), ["alarm", "poison"], "the alarm does not wait for it");
+    assert!(wire.read_within(Duration::from_millis(300)).is_none(), "it is alone");
+    wire.close();
+    for _ in 0..2 {
+        let mut wire = remote.accept_v4(true);
+        assert_eq!(until(&mut wire, "poison"), ["poison"]);
+        wire.close();
+    }
+    let mut wire = remote.accept_v4(true);
+    assert_eq!(until(&mut wire, "behind"), ["behind"]);
+    site.wait_until_told("\"dead\":1");
+    let dead = site.dead_letters();
+    assert!(dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("closes the connection"), "{dead:?}");
+}
+
+#[test]
+fn a_link_that_is_cut_while_messages_are_acknowledged_makes_no_dead_letters() {
+    let remote = Remote::listen();
+    let site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}"));
+    site.publish_numbers(12);
+    for number in 0..12_u8 {
+        let mut wire = remote.accept_v4(number > 0);
+        let first = until(&mut wire, &format!("{number:050}"));
+        assert_eq!(first.len(), 1);
+        // Acknowledged, and the next one in flight when the connection ends.
+        wire.write(&[PUBACK, 2, 0, number + 1]);
+        wire.close();
+    }
+    let told = site.wait_until_told("\"waiting\":0");
+    assert!(told.contains("\"dead\":0") && told.contains("\"acknowledged\":12"), "{told}");
+}
+
+/// EMQX with `acl_deny_action = disconnect`.
+#[test]
+fn a_remote_that_disconnects_because_of_a_subscription_gets_the_data_all_the_same() {
+    let remote = Remote::listen();
+    let mut site = site(remote.port, &format!("{QUICK}\n    receive: [ {{ filter: 'good/#' }}, {{ filter: 'bad/#' }} ]"));
+    site.publish("a/x", "data");
+    let mut connections = 0;
+    let mut wire = loop {
+        let mut wire = remote.accept(connections > 0, &[]);
+        connections += 1;
+        let packet = loop {
+            let packet = wire.read();
+            if packet.kind() != 8 || packet.body.windows(3).any(|part| part == b"bad") {
+                break packet;
+            }
+            wire.write(&[0x90, 4, packet.body[0], packet.body[1], 0, 1]);
+        };
+        if packet.kind() == 3 {
+            assert_eq!(packet.publish().payload, "data");
+            wire.answer(PUBACK, packet.publish().id, 0);
+            break wire;
+        }
+        wire.write(&[0xE0, 1, 0x87]);
+        wire.close();
+    };
+    assert_eq!(connections, 4, "left out after three tries");
+    let told = site.wait_until_told("\"waiting\":0");
+    assert!(told.contains("\"dead\":0") && told.contains("\"filters_refused\":[\"bad/#\"]"), "{told}");
+    let log = site.gateway.process.output();
+    assert!(log.contains("ERROR") && log.contains("bad/#"), "{log}");
+    // What is granted comes in.
+    wire.write(&[0x30, 9, 0, 6, b'g', b'o', b'o', b'd', b'/', b'x', 0]);
+    site.wait_until_told("\"received\":1");
+    assert!(site.dead_letters().is_empty());
+}
+
+#[test]
+fn the_first_connections_are_a_second_apart_and_the_old_session_is_ended_once() {
+    let remote = Remote::listen();
+    let site = site(remote.port, QUICK);
+    let (mut wire, connect) = remote.connect();
+    assert_eq!(connect.body[7] & 2, 2, "Clean Start");
+    wire.write(&[0x20, 3, 0, 0, 0]);
+    assert_eq!(wire.read().kind(), 14);
+    let mut last = Instant::now();
+    // Closed, as AWS IoT Core does with what comes too soon; it is tried again later, and without Clean Start.
+    for least in [Duration::from_millis(900), Duration::from_millis(1900)] {
+        let (wire, connect) = remote.connect();
+        assert_eq!(connect.body[7] & 2, 0, "the old session is ended already");
+        assert!(last.elapsed() >= least, "{:?}", last.elapsed());
+        last = Instant::now();
+        wire.close();
+    }
+    let mut wire = remote.accept(false, &[]);
+    site.publish("a/x", "data");
+    assert_eq!(wire.publish().payload, "data");
+}
+
+/// RabbitMQ up to 3.12, Mosca.
+#[test]
+fn puback_for_qos_2_is_an_acknowledgement_and_said_once() {
+    let remote = Remote::listen();
+    let site = site(remote.port, QUICK);
+    let mut wire = remote.accept(false, &[]);
+    site.publish("alarm/x", "first");
+    let first = wire.publish();
+    assert_eq!(first.qos, 2);
+    wire.answer(PUBACK, first.id, 0);
+    site.wait_until_told("\"waiting\":0");
+    wire.close();
+    let mut wire = remote.accept(true, &[]);
+    for payload in ["second", "third"] {
+        site.publish("alarm/x", payload);
+        let publish = wire.publish();
+        assert_eq!((publish.payload.as_str(), publish.qos), (payload, 1));
+        wire.answer(PUBACK, publish.id, 0);
+    }
+    let told = site.wait_until_told("\"waiting\":0");
+    assert!(told.contains("\"acknowledged\":3") && told.contains("\"repeated\":0"), "{told}");
+    assert_eq!(site.gateway.process.output().matches("uplink.no_qos_2").count(), 1);
+}
+
+#[test]
+fn an_acknowledgement_resets_the_pause_between_connections() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "retry: { first: 100ms, longest: 1h }");
+    site.publish_numbers(12);
+    for number in 0..12 {
+        let mut wire = remote.accept(number > 0, &[]);
+        let publish = wire.publish();
+        assert_eq!(publish.payload, format!("{number:050}"));
+        wire.answer(PUBACK, publish.id, 0);
+        wire.close();
+    }
+    site.wait_until_told("\"waiting\":0");
+}
+
+#[test]
+fn after_a_cut_only_so_much_is_repeated_as_the_link_took_before() {
+    let remote = Remote::listen();
+    let site = site(remote.port, QUICK);
+    site.publish_numbers(400);
+    let mut wire = remote.accept(false, &[]);
+    let first = wire.publish();
+    wire.answer(PUBACK, first.id, 0);
+    wire.close();
+    let mut wire = remote.accept(true, &[]);
+    let mut count = 0;
+    while wire.read_within(Duration::from_millis(500)).is_some() {
+        count += 1;
+    }
+    assert!((1..=60).contains(&count), "{count} messages at once on a link that took one");
+}
+
+#[test]
+fn subscriptions_go_eight_a_packet_and_what_another_one_covers_is_left_out() {
+    let remote = Remote::listen();
+    let filters: Vec<String> = (0..19).map(|number| format!("{{ filter: 'cmd/{number}/#' }}")).collect();
+    let _site =
+        site(remote.port, &format!("{QUICK}\n    receive: [ {}, {{ filter: 'cmd/3/x' }}, {{ filter: 'cmd/4/+' }} ]", filters.join(", ")));
+    let mut wire = remote.accept(false, &[]);
+    let mut sizes = Vec::new();
+    while sizes.iter().sum::<usize>() < 19 {
+        let subscribe = wire.read();
+        assert_eq!(subscribe.kind(), 8);
+        assert!(!subscribe.body.windows(7).any(|part| part == b"cmd/3/x" || part == b"cmd/4/+"), "it would come twice");
+        let count = subscribe.body.windows(4).filter(|part| part == b"cmd/").count();
+        sizes.push(count);
+        let mut answer = vec![0x90, 3 + count as u8, subscribe.body[0], subscribe.body[1], 0];
+        answer.extend(std::iter::repeat_n(1, count));
+        wire.write(&answer);
+    }
+    assert_eq!(sizes, [8, 8, 3]);
+}
+
+#[test]
+fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
+    let remote = Remote::listen();
+    let site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a', qos: 2 }} ]"));
+    let mut wire = remote.accept_v4(false);
+    let subscribe = wire.read();
+    assert_eq!(subscribe.kind(), 8);
+    wire.write(&[0x90, 3, subscribe.body[0], subscribe.body[1], 1]);
+    site.gateway.process.wait_for_output("lower QoS");
+    let Site { mut gateway, folder, port } = site;
+    assert!(gateway.process.terminate().success());
+    let gateway = Gateway::restart(folder.path());
+    wait_for_port(port);
+    let mut wire = remote.accept_v4(true);
+    let site = Site { gateway, folder, port };
+    site.publish("a/x", "data");
+    assert_eq!(wire.read().publish_v4().payload, "data", "no SUBSCRIBE before it");
+    // The remote has forgotten everything: now it is asked.
+    wire.close();
+    let mut wire = remote.accept_v4(false);
+    assert_eq!(wire.read().kind(), 8);
+}
