@@ -38,7 +38,7 @@ use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, detach, stop_token};
 use crate::time::{known_unix_ms, now};
-use crate::uplink::{self, Ends, Inbound, TlsError, Update, Uplink};
+use crate::uplink::{self, Ends, Inbound, Purges, TlsError, Update, Uplink};
 use health::Health;
 use south::{Field, South};
 
@@ -99,6 +99,8 @@ pub struct Gateway {
     rules: Vec<watch::Sender<Arc<[Rule]>>>,
     /// To the uplinks.
     changes: Vec<watch::Sender<Option<Update>>>,
+    /// To the uplinks, by their names.
+    purges: Vec<(String, Purges)>,
     field: Field,
     /// Of the encrypted listeners.
     tls: Option<Arc<Tls>>,
@@ -213,6 +215,7 @@ impl Gateway {
             ready.push(uplink);
         }
         let changes = ready.iter().map(Uplink::changes).collect();
+        let purges = ready.iter().map(|uplink| (uplink.settings().name.clone(), uplink.purges())).collect();
         for (uplink, spec) in ready.into_iter().zip(&config.uplinks) {
             let (stop, hurried, grace) = (uplink_stop.clone(), hurried.clone(), config.shutdown_grace);
             tasks.start(format!("uplink:{}", spec.settings.name), async move {
@@ -250,6 +253,7 @@ impl Gateway {
             broker,
             rules,
             changes,
+            purges,
             field,
             tls,
             health,
@@ -290,6 +294,9 @@ impl Gateway {
                         }
                     }
                     Call { request: Request::EndSession { client_id }, reply } => calls::end_session(client_id, reply, self.broker.clone()),
+                    Call { request: Request::Purge { uplink, queue, selection }, reply } => {
+                        calls::purge((uplink, queue, selection), reply, &self.purges);
+                    }
                     call => calls::take(call, &self.field),
                 },
                 _ = look.tick() => self.health.look(&mut service),

@@ -177,7 +177,7 @@ impl Reach {
                 match call(stream, &request)? {
                     Reply::Said(said) => Ok(said),
                     Reply::Refused(why) => Err(Failure::runtime(why)),
-                    Reply::Reloaded(_) | Reply::Ended => {
+                    Reply::Reloaded(_) | Reply::Purged(_) | Reply::Ended => {
                         Err(Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command"))
                     }
                 }

@@ -1,6 +1,7 @@
 //! `wellhead outbox`: what waits for remote brokers, looked at, written out, or removed.
 //!
-//! `show` and `export` read the files without opening their databases, so that they disturb nobody; `purge` takes the folder.
+//! `show` and `export` read the files without opening their databases, so that they disturb nobody; `purge` takes the folder, or asks
+//! the gateway that has it.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, IsTerminal, Write};
@@ -15,12 +16,17 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use serde::Serialize;
 
+use super::line::call;
+use super::reload::gateway_in;
 use super::{Failure, chosen};
 use crate::config;
 use crate::log::Printable;
-use crate::outbox::{Content, Outgoing, QUEUES};
+use crate::outbox::{Content, Filter, Outgoing, QUEUES, Selection};
+use crate::reading::Timestamp;
+use crate::status::control::{Reply, Request};
 use crate::store::{self, Entry, Survey};
-use crate::time::rfc3339;
+use crate::time::{moment, rfc3339};
+use crate::units::Span;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -40,17 +46,24 @@ pub(super) enum Action {
         /// Only this queue
         #[arg(long, value_enum)]
         queue: Option<Queue>,
+        #[command(flatten)]
+        only: Only,
         /// Write to this file instead of standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Remove messages for good; the gateway must be stopped
+    /// Remove messages for good; works on a running gateway too
+    #[command(
+        after_help = "Examples:\n  wellhead outbox purge --queue dead --yes\n  wellhead outbox purge --uplink cloud --number 17..20 --yes\n  wellhead outbox purge --topic 'plant/#' --older-than 2d --yes"
+    )]
     Purge {
         #[command(flatten)]
         place: Place,
         /// Only this queue
         #[arg(long, value_enum)]
         queue: Option<Queue>,
+        #[command(flatten)]
+        only: Only,
         /// Do it; without this only what would be removed is told
         #[arg(long)]
         yes: bool,
@@ -67,6 +80,40 @@ pub(super) struct Place {
     /// Only this uplink
     #[arg(long, value_name = "NAME")]
     uplink: Option<String>,
+}
+
+/// Which messages; what is given must all apply.
+#[derive(Debug, Args)]
+pub(super) struct Only {
+    /// Only these numbers, as `export` shows them in `seq`: 17, or 17..20; may be given more than once
+    #[arg(long, value_name = "NUMBER", value_parser = numbers)]
+    number: Vec<(u64, u64)>,
+    /// Only topics that match; + and # as in a subscription
+    #[arg(long, value_name = "FILTER", value_parser = filter)]
+    topic: Option<Filter>,
+    /// Only messages that were handed over so long ago, such as 2d
+    #[arg(long, value_name = "AGE")]
+    older_than: Option<Span>,
+}
+
+fn filter(text: &str) -> Result<Filter, String> {
+    Filter::try_from(text.to_owned())
+}
+
+/// A number, or the first and the last one of a span.
+fn numbers(text: &str) -> Result<(u64, u64), String> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
+        _ => Err("write a number such as 17, or a span such as 17..20".to_owned()),
+    }
+}
+
+impl From<Only> for Selection {
+    fn from(only: Only) -> Self {
+        let older_than_ms = only.older_than.map(|span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX));
+        Self { numbers: only.number, topic: only.topic, older_than_ms }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -150,19 +197,23 @@ struct Line<'a> {
 pub(super) fn outbox(action: Action) -> Result<(), Failure> {
     match action {
         Action::Show { place, json } => show(&place, json),
-        Action::Export { place, queue, output } => export(&place, queue, output.as_deref()),
-        Action::Purge { place, queue, yes } => purge(&place, queue, yes),
+        Action::Export { place, queue, only, output } => export(&place, queue, &only.into(), output.as_deref()),
+        Action::Purge { place, queue, only, yes } => purge(&place, queue, &only.into(), yes),
     }
 }
 
 impl Place {
+    /// The folder of the gateway's state.
+    fn root(&self) -> Result<PathBuf, Failure> {
+        match &self.folder {
+            Some(folder) => Ok(folder.clone()),
+            None => Ok(config::load(&chosen(self.file.clone())?)?.folder),
+        }
+    }
+
     /// The queues that are there, in order.
     fn find(self: &Place, only: Option<Queue>) -> Result<Vec<Found>, Failure> {
-        let root = match &self.folder {
-            Some(folder) => folder.clone(),
-            None => config::load(&chosen(self.file.clone())?)?.folder,
-        }
-        .join("outbox");
+        let root = self.root()?.join("outbox");
         let absent = |path: &Path| {
             Failure::runtime(format!("{} holds no outbox; name the YAML file or the folder of `outbox.folder`", path.display()))
         };
@@ -191,6 +242,16 @@ impl Place {
 impl Found {
     fn waiting(&self) -> u64 {
         self.survey.note.cursor.unsettled_in(1, self.survey.note.written)
+    }
+
+    /// The numbers of the entries that are meant.
+    fn meant(&self, selection: &Selection) -> Result<Vec<u64>, Failure> {
+        let mut numbers = Vec::new();
+        for index in 0..self.survey.partitions() {
+            let entries = self.survey.read(index).map_err(Failure::runtime)?;
+            numbers.extend(entries.iter().filter(|entry| is_meant(entry, selection)).map(|entry| entry.seq));
+        }
+        Ok(numbers)
     }
 
     fn row(&self) -> Result<Row<'_>, Failure> {
@@ -257,12 +318,15 @@ fn show(place: &Place, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn export(place: &Place, only: Option<Queue>, output: Option<&Path>) -> Result<(), Failure> {
+fn export(place: &Place, only: Option<Queue>, selection: &Selection, output: Option<&Path>) -> Result<(), Failure> {
     let found = place.find(only)?;
-    // Nothing is delivered and removed while it is written out.
+    if found.iter().any(|queue| queue.survey.is_in_use) {
+        super::say("the gateway runs: messages of the last moment are missing, and some may be delivered meanwhile");
+    }
+    // Nothing is delivered and removed while it is written out, if no gateway runs.
     let mut held: Vec<(&Path, File)> = Vec::new();
     for queue in &found {
-        if !held.iter().any(|(folder, _)| *folder == queue.folder) {
+        if !queue.survey.is_in_use && !held.iter().any(|(folder, _)| *folder == queue.folder) {
             held.push((&queue.folder, store::hold(&queue.folder).map_err(Failure::runtime)?));
         }
     }
@@ -281,14 +345,22 @@ fn export(place: &Place, only: Option<Queue>, output: Option<&Path>) -> Result<(
     for queue in &found {
         for index in 0..queue.survey.partitions() {
             for entry in queue.survey.read(index).map_err(Failure::runtime)? {
-                write_line(&mut out, queue, &entry)?;
                 progress.inc(1);
+                if is_meant(&entry, selection) {
+                    write_line(&mut out, queue, &entry)?;
+                }
             }
         }
     }
     out.flush().map_err(Failure::runtime)?;
     progress.finish_and_clear();
     Ok(())
+}
+
+/// What cannot be read is meant too, so that it is told.
+fn is_meant(entry: &Entry, selection: &Selection) -> bool {
+    let content = Content::decode(entry.bytes.clone());
+    content.map_or(selection.is_everything(), |content| selection.wants(entry.seq, &content, Timestamp::from(moment())))
 }
 
 fn write_line(out: &mut impl Write, queue: &Found, entry: &Entry) -> Result<(), Failure> {
@@ -325,30 +397,52 @@ fn write_line(out: &mut impl Write, queue: &Found, entry: &Entry) -> Result<(), 
     )
 }
 
-fn purge(place: &Place, only: Option<Queue>, yes: bool) -> Result<(), Failure> {
+fn purge(place: &Place, only: Option<Queue>, selection: &Selection, yes: bool) -> Result<(), Failure> {
     let found = place.find(only)?;
-    let total: u64 = found.iter().map(Found::waiting).sum();
     if !yes {
-        let names: Vec<String> =
-            found.iter().map(|queue| format!("{} {} ({} messages)", queue.uplink, queue.queue, queue.waiting())).collect();
+        let names: Result<Vec<String>, Failure> = found
+            .iter()
+            .map(|queue| Ok(format!("{} {} ({} messages)", queue.uplink, queue.queue, queue.meant(selection)?.len())))
+            .collect();
         return Err(Failure::runtime(format!(
             "this would remove {}; add --yes to do it, after `wellhead outbox export` if they are worth keeping",
-            names.join(", ")
+            names?.join(", ")
         )));
     }
-    let progress = progress("removing", total);
-    let mut removed = 0;
-    for queue in found {
+    let (running, stopped): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|queue| queue.survey.is_in_use);
+    let progress = progress("removing", stopped.iter().map(Found::waiting).sum());
+    for queue in running {
+        let removed = ask_to_remove(&queue, place.root()?.as_path(), selection)?;
+        super::say(&format!("{} {}: {removed} messages removed", queue.uplink, queue.queue));
+    }
+    for queue in stopped {
+        let meant = queue.meant(selection)?;
         let Found { uplink, queue, folder, survey } = queue;
         drop(survey);
-        let before = removed;
         become_owner(&folder)?;
-        removed +=
-            store::purge(&folder, queue, |left| progress.set_position(before.max(total.saturating_sub(left)))).map_err(Failure::runtime)?;
-        super::say(&format!("{uplink} {queue}: {} messages removed", removed - before));
+        let removed = if selection.is_everything() {
+            store::purge(&folder, queue, |_| {}).map_err(Failure::runtime)?
+        } else {
+            store::remove(&folder, queue, &meant).map_err(Failure::runtime)?;
+            meant.len() as u64
+        };
+        progress.inc(removed);
+        super::say(&format!("{uplink} {queue}: {removed} messages removed"));
     }
     progress.finish_and_clear();
     Ok(())
+}
+
+/// The gateway that has a queue open removes what is meant.
+fn ask_to_remove(queue: &Found, root: &Path, selection: &Selection) -> Result<u64, Failure> {
+    let request = Request::Purge { uplink: queue.uplink.clone(), queue: Some(queue.queue.to_owned()), selection: selection.clone() };
+    match call(&mut gateway_in(root)?, &request)? {
+        Reply::Purged(counts) => Ok(counts.iter().map(|(_, count)| count).sum()),
+        Reply::Refused(why) => Err(Failure::runtime(why)),
+        Reply::Said(_) | Reply::Reloaded(_) | Reply::Ended => {
+            Err(Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command"))
+        }
+    }
 }
 
 /// From here on this process may do what the owner of a folder may: what it makes there the service must be able to use.

@@ -17,7 +17,7 @@ pub(super) fn reload(file: &Path) -> Result<(), Failure> {
         Reply::Reloaded(told) if told.is_empty() => put(b"nothing is different\n").map(drop),
         Reply::Reloaded(told) => put(format!("{}\n", told.join("\n")).as_bytes()).map(drop),
         Reply::Refused(why) => Err(Failure { code: CONFIG, message: why }),
-        Reply::Said(_) | Reply::Ended => {
+        Reply::Said(_) | Reply::Purged(_) | Reply::Ended => {
             Err(Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command"))
         }
     }
@@ -25,8 +25,12 @@ pub(super) fn reload(file: &Path) -> Result<(), Failure> {
 
 /// The way to the gateway that runs with a file.
 pub(super) fn gateway(file: &Path) -> Result<BufReader<UnixStream>, Failure> {
-    let folder = config::load(file)?.folder;
-    let path = control::path(&folder);
+    gateway_in(&config::load(file)?.folder)
+}
+
+/// The way to the gateway that runs with a folder.
+pub(super) fn gateway_in(folder: &Path) -> Result<BufReader<UnixStream>, Failure> {
+    let path = control::path(folder);
     let stream = UnixStream::connect(&path).map_err(|error| {
         Failure::runtime(match error.kind() {
             io::ErrorKind::PermissionDenied => {

@@ -8,9 +8,11 @@ use tokio::sync::oneshot;
 use super::south::Field;
 use crate::broker::Broker;
 use crate::field::ask::Inquiry;
+use crate::outbox::{QUEUES, Selection};
 use crate::status::control::{Call, Reply, Request};
 use crate::tasks::detach;
 use crate::time::now;
+use crate::uplink::{Purge, Purges};
 
 /// Questions that may wait for a line.
 pub(super) const INQUIRY_QUEUE: usize = 4;
@@ -43,6 +45,35 @@ pub(super) fn take(call: Call, field: &Field) {
         Err(TrySendError::Full(_)) => drop(reply.send(Reply::Refused("others are asking this line; try again".to_owned()))),
         Err(TrySendError::Closed(_)) => drop(reply.send(Reply::Refused("the gateway is stopping".to_owned()))),
     }
+}
+
+/// Removes messages from the outbox of an uplink, and tells how many. `known` are the uplinks by their names.
+pub(super) fn purge(
+    (uplink, queue, selection): (String, Option<String>, Selection),
+    reply: oneshot::Sender<Reply>,
+    known: &[(String, Purges)],
+) {
+    let index = queue.as_ref().map(|wanted| QUEUES.iter().position(|queue| queue == wanted));
+    // Whoever asked may be gone, whatever is replied.
+    let Some((_, purges)) = known.iter().find(|(name, _)| *name == uplink) else {
+        let _ = reply.send(Reply::Refused(format!("the gateway that runs has no uplink \"{uplink}\"")));
+        return;
+    };
+    if index == Some(None) {
+        let _ = reply.send(Reply::Refused(format!("there is no queue of that name; choose one of {}", QUEUES.join(", "))));
+        return;
+    }
+    let (counted, counts) = oneshot::channel();
+    let (order, purges) = (Purge { queue: index.flatten(), selection, reply: counted }, purges.clone());
+    detach(async move {
+        let said = match purges.send(order).await {
+            Ok(()) => counts.await.ok(),
+            Err(_) => None,
+        };
+        let named = |counts: [u64; QUEUES.len()]| QUEUES.iter().map(|queue| (*queue).to_owned()).zip(counts).collect();
+        let _ =
+            reply.send(said.map_or_else(|| Reply::Refused("the gateway is stopping".to_owned()), |counts| Reply::Purged(named(counts))));
+    });
 }
 
 /// Ends the session of a client of the local broker, and tells how that went.

@@ -25,6 +25,8 @@ pub struct Rule {
     pub class: Option<Class>,
     /// The QoS of that class.
     pub qos: Option<QoS>,
+    /// The highest QoS in any case.
+    pub most: QoS,
 }
 
 /// Why a message is not in the outbox.
@@ -91,7 +93,7 @@ impl Intake {
         let payload = step.and_then(|step| json::moved(&message.payload, step)).unwrap_or_else(|| message.payload.clone());
         let outgoing = Outgoing {
             topic,
-            qos: rule.qos.unwrap_or(message.qos),
+            qos: rule.qos.unwrap_or(message.qos).min(rule.most),
             retain: message.retain,
             if_session_lost: class.if_session_lost,
             enqueued,

@@ -10,6 +10,7 @@
 
 mod entry;
 mod intake;
+mod selection;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use intake::{Intake, OfferError, Rule};
+pub use selection::{Filter, Selection};
 use tokio::sync::{oneshot, watch};
 
 use crate::message::Lane;
@@ -112,6 +114,33 @@ impl Outbox {
         }
         self.settle(&given_up);
         Ok(Some((last, waiting)))
+    }
+
+    /// The messages of a queue after `after` that are meant, with the last number that was looked at; `None` if there are no more
+    /// entries. Without a message: a dead letter.
+    pub async fn find(
+        &self,
+        queue: usize,
+        after: u64,
+        max: usize,
+        selection: &Selection,
+    ) -> Result<Option<(u64, Vec<(u64, Option<Outgoing>)>)>, ReadError> {
+        let entries = self.store.read(queue, after, max, READ_BYTES).await?;
+        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(None) };
+        let at = Timestamp::from(moment());
+        let mut found = Vec::new();
+        for entry in entries {
+            // What cannot be read is given up when it is its turn.
+            let Ok(content) = Content::decode(entry.bytes) else { continue };
+            if selection.wants(entry.seq, &content, at) {
+                let message = match content {
+                    Content::Message(message) => Some(message),
+                    Content::Dead(_) => None,
+                };
+                found.push((entry.seq, message));
+            }
+        }
+        Ok(Some((last, found)))
     }
 
     fn is_too_old(&self, message: &Outgoing, at: Timestamp) -> bool {

@@ -51,7 +51,8 @@ impl Selection {
             Content::Message(message) => (seq, message),
             Content::Dead(dead) => (dead.seq, &dead.message),
         };
-        let is_old = |least: u64| message.waited_ms(now).is_some_and(|waited| u128::from(waited) >= Duration::from_millis(least).as_millis());
+        let is_old =
+            |least: u64| message.waited_ms(now).is_some_and(|waited| u128::from(waited) >= Duration::from_millis(least).as_millis());
         (self.numbers.is_empty() || self.numbers.iter().any(|(first, last)| (first..=last).contains(&&seq)))
             && self.topic.as_ref().is_none_or(|filter| filter.0.matches(&message.topic))
             && self.older_than_ms.is_none_or(is_old)
@@ -97,7 +98,7 @@ mod tests {
         let now = Timestamp::at(1_900_000_000_000);
         let dead = DeadLetter { buried: now, lane: Lane::Live, seq: 40, reason: String::new(), message: message("a", now.unix_ms) };
         let selection = Selection { numbers: vec![(40, 40)], ..Selection::default() };
-        assert!(selection.wants(1, &Content::Dead(dead), now));
+        assert!(selection.wants(1, &Content::Dead(Box::new(dead)), now));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::field::ask::{Ask, Said};
+use crate::outbox::Selection;
 use crate::tasks::{Stop, detach};
 
 /// The name of the socket.
@@ -54,6 +55,15 @@ pub enum Request {
     },
     /// The file is to be read again.
     Reload,
+    /// Messages are to be removed from the outbox of an uplink.
+    Purge {
+        /// Its name in the YAML.
+        uplink: String,
+        /// Only this queue.
+        queue: Option<String>,
+        /// Which messages.
+        selection: Selection,
+    },
     /// The session of a client of the local broker is to end.
     EndSession {
         /// Its client identifier.
@@ -69,6 +79,8 @@ pub enum Reply {
     Said(Said),
     /// The file was read again; what is different from here on.
     Reloaded(Vec<String>),
+    /// How many messages were removed, by queue.
+    Purged(Vec<(String, u64)>),
     /// The session has ended.
     Ended,
     /// It was not done; the reason.

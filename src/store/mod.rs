@@ -52,7 +52,7 @@ pub use folder::lock as hold;
 pub use gap::{Gap, Reason};
 pub use journal::{Journal, PartitionBytes};
 pub use note::{Note, STATE_BYTES};
-pub use purge::purge;
+pub use purge::{purge, remove};
 pub use queue::{AppendError, Counters, Place, ReadError, Receipt, Store, Stored};
 pub use survey::{Survey, SurveyError};
 pub use thread::{Settings, WhenFull, open};

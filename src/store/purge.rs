@@ -7,6 +7,17 @@ use super::gap::Reason;
 use super::reserve::Reserve;
 use super::{Journal, PartitionBytes, StoreError};
 
+/// Removes some entries of a queue of the store in `folder`, by their numbers. What is not known any more is passed over.
+pub fn remove(folder: &Path, queue: &str, numbers: &[u64]) -> Result<(), StoreError> {
+    let _lock = lock(folder)?;
+    let mut journal = Journal::open_with(&folder.join(queue), PartitionBytes::of(0), &Reserve::of(folder))?;
+    for number in numbers {
+        journal.settle(*number, *number);
+    }
+    journal.save()?;
+    journal.close()
+}
+
 /// Removes everything that waits in a queue of the store in `folder`, a partition at a time, and returns how many entries that
 /// were. Numbers that were given out are not given out again. `progress` is told how many entries are left.
 pub fn purge(folder: &Path, queue: &str, mut progress: impl FnMut(u64)) -> Result<u64, StoreError> {

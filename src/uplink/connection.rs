@@ -153,6 +153,7 @@ impl<'a> Connection<'a> {
                 () = due(self.hold_for_filters), if self.uplink.subscriptions.holds_messages() => self.hold_for_filters = None,
                 delivery = self.uplink.deliveries.next() => self.delivered(delivery)?,
                 buried = self.uplink.burials.next() => self.uplink.outbox.settle(&[buried]),
+                Some(order) = self.uplink.purges.recv() => self.uplink.purge(order).await,
                 _ = status.tick() => {
                     self.uplink.status.show();
                     self.check_life()?;
@@ -175,7 +176,8 @@ impl<'a> Connection<'a> {
         uplink.pace.begin(self.link.round_trip());
         let forgotten = uplink.session.connected(accepted.session_present, accepted.receive_maximum, accepted.max_qos);
         uplink.status.session(&forgotten);
-        if accepted.max_qos < QoS::ExactlyOnce || !accepted.retain_available {
+        let is_new = accepted.max_qos < QoS::ExactlyOnce && !uplink.is_inexact();
+        if is_new || !accepted.retain_available {
             let (max_qos, retain) = (accepted.max_qos as u8, accepted.retain_available);
             tracing::warn!(uplink = %uplink.settings.name, max_qos, retain, "the remote does not take every QoS, or keeps nothing: messages are sent as it takes them");
         }

@@ -32,6 +32,8 @@ const PART_OF_ROUND_TRIP: u32 = 16;
 const LONGEST_COMPANY: Duration = Duration::from_millis(25);
 /// The slowest link on which it is judged whether the remote lives, in bytes a second.
 const SLOWEST: u64 = 2000;
+/// A remote that takes less takes no message.
+const LEAST_PACKET: u32 = 32;
 /// Bytes read from a connection that takes nothing any more, at most.
 const READ_AFTER_END: usize = 1 << 20;
 /// Topic aliases in use at most, so that a table stays small on both sides.
@@ -239,6 +241,11 @@ impl Link {
             match link.next().await? {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
+                    if let Some(most) = accepted.max_packet.filter(|most| *most < LEAST_PACKET) {
+                        return Err(LinkError::Refused(format!(
+                            "it takes packets of at most {most} bytes, too few for any message; ask whoever runs it"
+                        )));
+                    }
                     link.round_trip = now() - asked;
                     link.company = company(link.round_trip);
                     link.max_packet =

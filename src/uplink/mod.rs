@@ -10,7 +10,7 @@
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
 //!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
-//! `session`, `memory`, `lanes`, `pace`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
+//! `session`, `memory`, `lanes`, `pace`, `silence`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
 //! rumqttc), `tls` the certificates, `task` connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in.
 
 mod connection;
@@ -19,8 +19,11 @@ mod lanes;
 mod link;
 mod memory;
 mod pace;
+mod purge;
 mod remote;
+mod route;
 mod session;
+mod silence;
 mod status;
 mod subscriptions;
 mod suspicion;
@@ -35,6 +38,7 @@ use serde::Deserialize;
 
 use crate::mqtt::{QoS, TopicFilter, TopicName};
 pub use inbound::Inbound;
+pub use purge::{Purge, Purges};
 pub use remote::{Proxy, Remote, Scheme};
 pub use task::{Ends, Update, Uplink, prepare};
 pub use tls::TlsError;
@@ -170,6 +174,8 @@ pub struct Settings {
     pub window: u16,
     /// First and longest pause between attempts.
     pub retry: (Duration, Duration),
+    /// The longest pause while the remote does not answer at all; `None` for what keeps a metered link cheap.
+    pub longest_silence: Option<Duration>,
     /// Whether each message names itself by the user property `seq` (MQTT 5).
     pub numbered: bool,
     /// Least time between two commits of packet identifiers, unless many wait.

@@ -109,6 +109,11 @@ impl Pace {
         self.allowed = enough.max(lowest);
     }
 
+    /// The usual time from sending a message to the end of its acknowledgement, if any was measured.
+    pub(super) fn usual(&self) -> Option<Duration> {
+        self.usual
+    }
+
     /// How long to wait for acknowledgements that are on their way before the connection is ended in order.
     pub(super) fn patience(&self) -> Duration {
         (self.usual.unwrap_or_default() * SLOWER_THAN_USUAL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)

@@ -173,6 +173,13 @@ impl Status {
         tracing::warn!(event = "uplink.no_qos_2", uplink = %self.name, "the remote has no QoS 2: messages go to it with QoS 1 from here on, and may come twice after a cut");
     }
 
+    /// Another client with the same identifier has connected.
+    pub(super) fn taken_over(&mut self, client_id: &str, pause: Duration) {
+        let event = "uplink.taken_over";
+        let Some(suppressed) = self.permit(event) else { return };
+        tracing::error!(event, uplink = %self.name, client_id, suppressed, pause_s = pause.as_secs(), "another client with this client identifier has connected, a copy of this gateway perhaps: the two disconnect each other, and messages can come twice; give each its own `client_id` (by default it is the site)");
+    }
+
     /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.
     fn permit(&mut self, event: &'static str) -> Option<Option<u64>> {
         self.log.permit(event, (), now()).map(|suppressed| Some(suppressed).filter(|count| *count > 0))

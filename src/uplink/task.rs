@@ -19,14 +19,16 @@ use super::lanes::Lanes;
 use super::link::{Accepted, Link, LinkError};
 use super::memory::Memory;
 use super::pace::Pace;
+use super::route;
 use super::session::Session;
+use super::silence::{self, Silence};
 use super::status::Status;
 use super::subscriptions::Subscriptions;
 use super::suspicion::Suspicion;
-use super::{Remote, Settings, TlsError, tls};
+use super::{Purge, Purges, Remote, Settings, TlsError, purge, tls};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
-use crate::mqtt::QoS;
+use crate::mqtt::{QoS, ReasonCode};
 use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Stored, Waiting};
 use crate::pulse::Pulse;
 use crate::tasks::Stop;
@@ -37,12 +39,10 @@ use opening::Cleaned;
 const PROVEN: Duration = Duration::from_secs(60);
 /// After so long with acknowledgements, what breaks a connection is told again.
 const WORKED: Duration = Duration::from_secs(10);
-/// The longest pause while nothing answers: trying costs nothing then, and a link that returns is used at once.
-const LONGEST_SILENCE: Duration = Duration::from_secs(4);
+/// First and longest pause after another gateway with the same client identifier has taken the place of this one.
+const TAKEN_OVER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// How long DISCONNECT may take after the grace.
 const LAST_WORDS: Duration = Duration::from_secs(4);
-/// After so long without any answer the pauses grow: it is not a moment without a link any more.
-const SILENCE: Duration = Duration::from_secs(900);
 /// How long a last save may take.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -106,12 +106,16 @@ pub struct Uplink {
     /// The remote of this connection has answered QoS 2 as it should.
     pub(super) knows_exact: bool,
     cleaned: Option<Cleaned>,
+    silence: Silence,
     /// Of a backup: whether the other uplink is up, and since when it is not.
     primary: Option<watch::Receiver<bool>>,
     primary_down_since: Instant,
     /// Settings that came since it was made.
     pub(super) updates: watch::Receiver<Option<Update>>,
     changes: watch::Sender<Option<Update>>,
+    /// Orders of people to remove messages.
+    pub(super) purges: mpsc::Receiver<Purge>,
+    purger: Purges,
 }
 
 /// Other settings for an uplink that runs, with the certificates that they name.
@@ -148,6 +152,7 @@ pub struct Ends {
 pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink, TlsError> {
     let tls = connector(&settings)?;
     let (changes, updates) = watch::channel(None);
+    let (purger, purges) = purge::orders();
     let status = Status::new(settings.name.clone(), ends.live, outbox.clone(), ends.is_up);
     let memories = LANES.iter().map(|lane| {
         Memory::decode(outbox.state(*lane)).unwrap_or_else(|| {
@@ -175,10 +180,13 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         inexact: HashSet::new(),
         knows_exact: false,
         cleaned: None,
+        silence: Silence::default(),
         primary: ends.primary,
         primary_down_since: at,
         updates,
         changes,
+        purges,
+        purger,
         settings,
         outbox,
     })
@@ -199,6 +207,11 @@ impl Uplink {
     /// `connect_within` stay what they are.
     pub fn changes(&self) -> watch::Sender<Option<Update>> {
         self.changes.clone()
+    }
+
+    /// Takes orders to remove messages while it runs.
+    pub fn purges(&self) -> Purges {
+        self.purger.clone()
     }
 
     /// From here on the newest settings count. What is in flight stays in flight.
@@ -231,18 +244,20 @@ impl Uplink {
     async fn keep_connected(&mut self, orders: &Orders) {
         let stop = &orders.stop;
         let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
-        let mut silent_since = None;
+        let mut rivals = Backoff::new(TAKEN_OVER.0, TAKEN_OVER.1);
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
             self.pulse.beat(now());
             if self.updates.has_changed().unwrap_or(false) {
                 self.take_update();
                 backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
+                rivals.reset();
+                self.silence.is_over();
             }
             let error = match self.open(stop.clone()).await {
                 None => return,
                 Some(Ok((link, accepted, remote))) => {
                     let (since, before) = (now(), self.status.counters.acknowledged.value());
-                    silent_since = None;
+                    self.silence.is_over();
                     self.status.connected(&remote);
                     match self.serve(link, accepted, &remote, orders.clone()).await {
                         Ok(Done::Stopped) => return,
@@ -272,8 +287,13 @@ impl Uplink {
             };
             self.status.disconnected(&error.to_string());
             let pause = match error {
-                LinkError::Silent(_) if now() < *silent_since.get_or_insert_with(now) + SILENCE => {
-                    self.settings.retry.0.max(LONGEST_SILENCE).min(self.settings.retry.1)
+                LinkError::Silent(_) => self.silence.pause(now(), self.settings.longest_silence.unwrap_or(silence::LONGEST)),
+                LinkError::Closed { reason: Some(ReasonCode::SESSION_TAKEN_OVER), .. } => {
+                    let pause = rivals.next_delay();
+                    self.status.taken_over(&self.settings.client_id, pause);
+                    // What the other one has left there is not this session.
+                    self.session.leave(self.current);
+                    pause
                 }
                 _ => backoff.next_delay(),
             };
@@ -293,7 +313,7 @@ impl Uplink {
         self.knows_exact &= self.current == name;
         self.current = name;
         self.session.reached(self.current, accepted.session_present);
-        if self.inexact.contains(&self.current) {
+        if self.is_inexact() {
             accepted.max_qos = accepted.max_qos.min(QoS::AtLeastOnce);
         }
         Connection::new(self, link, accepted).run(accepted, orders).await
@@ -302,12 +322,20 @@ impl Uplink {
     /// A pause between attempts, with the status kept up to date.
     async fn rest(&mut self, pause: Duration, mut stop: Stop) {
         let until = now() + pause;
+        let route = route::fingerprint();
         while now() < until {
             self.pulse.beat(now());
             tokio::select! {
                 () = sleep_until(until.into()) => {}
-                () = sleep(STATUS_EVERY) => self.status.show(),
+                () = sleep(STATUS_EVERY) => {
+                    self.status.show();
+                    if pause > STATUS_EVERY && route::fingerprint() != route {
+                        self.silence.is_over();
+                        return;
+                    }
+                }
                 buried = self.burials.next() => self.outbox.settle(&[buried]),
+                Some(order) = self.purges.recv() => self.purge(order).await,
                 // Looked at before the next attempt.
                 Ok(()) = self.updates.changed() => {
                     self.updates.mark_changed();
@@ -339,6 +367,7 @@ impl Uplink {
                 },
                 () = sleep_until(needed_at.into()), if !is_up => {}
                 () = sleep(STATUS_EVERY) => self.status.show(),
+                Some(order) = self.purges.recv() => self.purge(order).await,
                 () = stop.wait() => return false,
             }
         }
@@ -378,6 +407,11 @@ impl Uplink {
         }
         self.session.saved();
         Ok(())
+    }
+
+    /// True if the remote that is connected is known to have no QoS 2.
+    pub(super) fn is_inexact(&self) -> bool {
+        self.inexact.contains(&self.current)
     }
 
     /// The remote that is connected has no QoS 2.

@@ -17,7 +17,7 @@ const ROWS: [&[&str]; 8] = [
 ];
 
 /// Files that neither wait, nor look at clocks, nor touch files or sockets, nor draw lots.
-const PURE: [&str; 59] = [
+const PURE: [&str; 61] = [
     "mqtt",
     "reading.rs",
     "message.rs",
@@ -33,6 +33,7 @@ const PURE: [&str; 59] = [
     "store/gap.rs",
     "store/note.rs",
     "outbox/entry.rs",
+    "outbox/selection.rs",
     "report/exception.rs",
     "report/template.rs",
     "uplink/session.rs",
@@ -40,6 +41,7 @@ const PURE: [&str; 59] = [
     "uplink/memory.rs",
     "uplink/lanes.rs",
     "uplink/pace.rs",
+    "uplink/silence.rs",
     "uplink/subscriptions.rs",
     "uplink/suspicion.rs",
     "uplink/remote.rs",

@@ -22,6 +22,8 @@ const FILE: &str = "WELLHEAD_EXACT_FILE";
 const FROM: &str = "WELLHEAD_EXACT_FROM";
 const LIVE: &str = "far/number";
 const ALARM: &str = "far/alarm";
+/// What the child says before it opens anything.
+const READY: &str = "ready";
 /// Messages that may wait in the outbox of the child.
 const AHEAD: u64 = 1500;
 
@@ -33,7 +35,7 @@ fn child_that_sends_until_it_is_killed() {
     let from: u64 = std::env::var(FROM).unwrap().parse().unwrap();
     let config = wellhead::config::load(Path::new(&file)).unwrap();
     let qos = QoS::from_bits(config.uplinks[0].rules[0].qos.unwrap() as u8).unwrap();
-    println!();
+    println!("\n{READY}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (outbox, _closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
@@ -93,7 +95,9 @@ fn run_and_kill(file: &Path, after: Duration, said: &mut Said) {
         .stderr(log)
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // Its time begins when the system has started it, however busy the machine is.
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| line == READY), "the child did not start");
     let killer = std::thread::spawn(move || {
         std::thread::sleep(after);
         child.kill().unwrap();
@@ -239,7 +243,10 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
         while kills < plan.kills || !enough(said.stored.len()) {
             run_and_kill(file, Duration::from_millis(random.u64(50..700)), &mut said);
             kills += 1;
-            assert!(kills < 20 * plan.kills, "it gets nowhere: {} stored of {}", said.stored.len(), said.tried);
+            if kills >= 20 * plan.kills {
+                running.store(false, SeqCst);
+                panic!("it gets nowhere: {} stored of {}", said.stored.len(), said.tried);
+            }
         }
         running.store(false, SeqCst);
         let (cuts, restarts) = trouble.join().unwrap();

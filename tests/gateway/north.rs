@@ -139,10 +139,7 @@ fn what_the_remote_refuses_for_good_is_kept_as_a_dead_letter_and_what_it_cannot_
 
     let (code, out, error) = site.outbox(&["show"]);
     assert!(code == Some(0) && out.contains("running"), "{out}{error}");
-    let (code, _, error) = site.outbox(&["export"]);
-    assert!(code == Some(1) && error.contains("in use by another wellhead"), "{error}");
-    let (code, _, error) = site.outbox(&["purge", "--yes"]);
-    assert!(code == Some(1) && error.contains("in use by another wellhead"), "{error}");
+    wait_for("both are on disk", || (site.outbox(&["export"]).1.lines().count() == 2).then_some(()));
     assert!(site.gateway.process.terminate().success());
     let (code, out, error) = site.outbox(&["show", "--json"]);
     assert_eq!(code, Some(0), "{error}");
@@ -652,4 +649,52 @@ fn a_reload_does_not_wait_for_a_remote_that_never_acknowledges() {
     let mut wire = remote.accept(true, &[]);
     let again = wire.publish();
     assert_eq!((again.payload.as_str(), again.dup, again.id), ("unanswered", true, first.id));
+}
+
+#[test]
+fn messages_are_exported_and_purged_by_number_topic_and_age_while_the_gateway_runs() {
+    let remote = Remote::listen();
+    let mut site = site(remote.port, "window: 1", "");
+    let mut wire = remote.accept(false, &[]);
+    for (topic, payload) in [("a/poison", "0"), ("a/x", "1"), ("b/x", "2"), ("a/y", "3"), ("a/z", "4")] {
+        site.publish(topic, payload);
+    }
+    assert_eq!(wire.publish().payload, "0", "it is in flight and never answered");
+    let payloads = |site: &Site, selection: &[&str]| -> Vec<String> {
+        let mut arguments = vec!["export"];
+        arguments.extend(selection);
+        let (code, out, error) = site.outbox(&arguments);
+        assert_eq!(code, Some(0), "{error}");
+        let payload = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["payload"].as_str().unwrap().to_owned();
+        out.lines().map(payload).collect()
+    };
+    wait_for("everything is on disk", || (payloads(&site, &[]).len() == 5).then_some(()));
+    assert_eq!(payloads(&site, &["--topic", "a/+", "--number", "2..4"]), ["1", "3"]);
+    assert!(payloads(&site, &["--older-than", "1h"]).is_empty());
+    let (code, _, error) = site.outbox(&["purge", "--topic", "a/x"]);
+    assert!(code == Some(1) && error.contains("live (1 messages)") && error.contains("--yes"), "{error}");
+    for selection in [["--topic", "a/poison"], ["--number", "4"]] {
+        let (code, _, error) = site.outbox(&["purge", selection[0], selection[1], "--yes"]);
+        assert!(code == Some(0) && error.contains("cloud live: 1 messages removed"), "{error}");
+    }
+    // What was in flight is gone, and what is behind it goes on.
+    for payload in ["1", "2", "4"] {
+        let publish = wire.publish();
+        assert_eq!(publish.payload, payload);
+        wire.answer(PUBACK, publish.id, 0);
+    }
+    let told = site.wait_until_told(STATUS, "\"waiting\":0");
+    assert!(told.contains("\"lost\":2") && told.contains("\"acknowledged\":3"), "{told}");
+    assert!(site.wait_until_told(GAP, "purged").contains("\"count\":1"));
+    // And without a gateway.
+    drop(wire);
+    drop(remote);
+    for payload in ["5", "6"] {
+        site.publish("c/x", payload);
+    }
+    assert!(site.gateway.process.terminate().success());
+    assert_eq!(payloads(&site, &[]), ["5", "6"]);
+    let (code, _, error) = site.outbox(&["purge", "--number", "6", "--yes"]);
+    assert!(code == Some(0) && error.contains("cloud live: 1 messages removed"), "{error}");
+    assert_eq!(payloads(&site, &[]), ["6"]);
 }

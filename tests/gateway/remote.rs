@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::support::PATIENCE;
+use super::support::{PATIENCE, wait_for};
 
 /// Where gateways connect to.
 pub struct Remote {
@@ -81,13 +81,15 @@ impl Packet {
 impl Remote {
     pub fn listen() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         Self { listener, port }
     }
 
     /// The next connection and its CONNECT, which is not answered.
     pub fn connect(&self) -> (Wire, Packet) {
-        let (stream, _) = self.listener.accept().unwrap();
+        let (stream, _) = wait_for("a connection of the gateway", || self.listener.accept().ok());
+        stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut wire = Wire { stream, input: Vec::new() };
         let connect = wire.read();

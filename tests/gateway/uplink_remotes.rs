@@ -18,6 +18,10 @@ struct Site {
 
 /// A gateway with alarms at QoS 2 whose uplink goes to `remote`; `extra` is added to the uplink.
 fn site(remote: u16, extra: &str) -> Site {
+    site_that_sends("#", remote, extra)
+}
+
+fn site_that_sends(filter: &str, remote: u16, extra: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let yaml = format!(
@@ -29,7 +33,7 @@ uplinks:
   - name: cloud
     to: mqtt://127.0.0.1:{remote}
     {extra}
-    send: [ {{ filter: 'alarm/#', class: alarm }}, {{ filter: '#' }} ]
+    send: [ {{ filter: 'alarm/#', class: alarm }}, {{ filter: '{filter}' }} ]
 "
     );
     let gateway = Gateway::start(folder.path(), &yaml);
@@ -132,8 +136,8 @@ fn a_link_that_is_cut_while_messages_are_acknowledged_makes_no_dead_letters() {
         wire.write(&[PUBACK, 2, 0, number + 1]);
         wire.close();
     }
-    let told = site.wait_until_told("\"waiting\":0");
-    assert!(told.contains("\"dead\":0") && told.contains("\"acknowledged\":12"), "{told}");
+    let told = site.wait_until_told("\"acknowledged\":12");
+    assert!(told.contains("\"dead\":0") && told.contains("\"waiting\":0"), "{told}");
 }
 
 /// EMQX with `acl_deny_action = disconnect`.
@@ -213,8 +217,8 @@ fn puback_for_qos_2_is_an_acknowledgement_and_said_once() {
         assert_eq!((publish.payload.as_str(), publish.qos), (payload, 1));
         wire.answer(PUBACK, publish.id, 0);
     }
-    let told = site.wait_until_told("\"waiting\":0");
-    assert!(told.contains("\"acknowledged\":3") && told.contains("\"repeated\":0"), "{told}");
+    let told = site.wait_until_told("\"acknowledged\":3");
+    assert!(told.contains("\"waiting\":0") && told.contains("\"repeated\":0"), "{told}");
     assert_eq!(site.gateway.process.output().matches("uplink.no_qos_2").count(), 1);
 }
 
@@ -274,7 +278,8 @@ fn subscriptions_go_eight_a_packet_and_what_another_one_covers_is_left_out() {
 #[test]
 fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
     let remote = Remote::listen();
-    let site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a', qos: 2 }} ]"));
+    let site =
+        site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a', qos: 2 }} ]"));
     let mut wire = remote.accept_v4(false);
     let subscribe = wire.read();
     assert_eq!(subscribe.kind(), 8);
@@ -292,4 +297,70 @@ fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
     wire.close();
     let mut wire = remote.accept_v4(false);
     assert_eq!(wire.read().kind(), 8);
+}
+
+#[test]
+fn limits_that_are_forbidden_or_too_small_are_refused_and_nothing_becomes_a_dead_letter() {
+    let remote = Remote::listen();
+    let site = site(remote.port, QUICK);
+    site.publish("a/x", "data");
+    for (properties, told) in [
+        (&[0x27, 0, 0, 0, 0][..], "Maximum Packet Size of 0"),
+        (&[0x27, 0, 0, 0, 1], "packets of at most 1 bytes"),
+        (&[0x21, 0, 0], "Receive Maximum of 0"),
+        (&[0x24, 2], "Maximum QoS above 1"),
+    ] {
+        // The first one ends an old session.
+        let (mut wire, _) = remote.connect();
+        let length = properties.len() as u8;
+        wire.write(&[&[0x20, length + 3, 0, 0, length][..], properties].concat());
+        site.gateway.process.wait_for_output(told);
+        drop(wire);
+    }
+    let mut wire = remote.accept(false, &[]);
+    assert_eq!(wire.publish().payload, "data");
+    assert!(site.told().contains("\"dead\":0"));
+}
+
+#[test]
+fn two_gateways_with_one_client_identifier_do_not_fight_and_say_why() {
+    let remote = Remote::listen();
+    let site = site(remote.port, QUICK);
+    let mut wire = remote.accept(false, &[]);
+    site.publish("alarm/x", "data");
+    assert_eq!(wire.publish().payload, "data");
+    // Session taken over.
+    wire.write(&[0xE0, 1, 0x8E]);
+    wire.close();
+    let taken_over = Instant::now();
+    site.gateway.process.wait_for_output("uplink.taken_over");
+    assert!(site.gateway.process.output().contains("client_id=x"), "{}", site.gateway.process.output());
+    // The session holds what the other one sent: it is ended, not gone on with.
+    let mut wire = remote.accept(false, &[]);
+    assert!(taken_over.elapsed() > Duration::from_secs(5), "not at once");
+    let again = wire.publish();
+    assert_eq!((again.payload.as_str(), again.dup), ("data", false), "nothing is lost");
+}
+
+#[test]
+fn the_class_normal_lowers_qos_2_without_a_section_that_says_so() {
+    let remote = Remote::listen();
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\nuplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', send: [ {{ filter: '#', class: normal }} ] }} ]\n",
+        remote.port
+    );
+    let _gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(port);
+    let mut wire = remote.accept(false, &[]);
+    for (qos, expected) in [("2", 1), ("1", 1), ("0", 0)] {
+        let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port.to_string(), "-q", qos, "-t", "a", "-m", qos]));
+        assert_eq!(code, Some(0), "{error}");
+        let publish = wire.publish();
+        assert_eq!((publish.payload.as_str(), publish.qos), (qos, expected));
+        if publish.qos > 0 {
+            wire.answer(PUBACK, publish.id, 0);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Check, at};
+use super::{Check, NORMAL, at};
 use crate::broker::engine::MOST_TAPS;
 use crate::config::{Tariff, Uplink, file};
 use crate::mqtt::{QoS, TopicName};
@@ -88,7 +88,10 @@ fn rules(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<Rule
             only.extend(check.class(name, &at!["uplinks", index, "send", number, "only", place]).map(|(class, _)| class.id));
         }
         let (class, qos) = class.map_or((None, None), |(class, qos)| (Some(class), qos));
-        rules.push(Rule { filter: send.filter.clone(), only, prefix: send.prefix.clone(), class, qos });
+        // What is said of the class `normal` holds without a section that says it.
+        let is_plain_normal = send.class.as_deref() == Some(NORMAL) && !check.file.classes.contains_key(NORMAL);
+        let most = if is_plain_normal { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+        rules.push(Rule { filter: send.filter.clone(), only, prefix: send.prefix.clone(), class, qos, most });
     }
     rules
 }
@@ -175,6 +178,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         max_packet: uplink.max_packet.map(|size| u32::try_from(size.0).unwrap_or(u32::MAX)),
         window: uplink.window.unwrap_or(DEFAULT_WINDOW),
         retry,
+        longest_silence: uplink.retry.as_ref().map(|retry| retry.longest.0),
         numbered: uplink.number_messages,
         save_every: check.file.outbox.save.every.map_or(DEFAULT_SAVE, |span| span.0),
         use_when,

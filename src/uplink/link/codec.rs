@@ -136,7 +136,7 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
 
 fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
     Ok(match packet {
-        v5::Packet::ConnAck(connack) if connack.code == v5::ConnectReturnCode::Success => Incoming::Accepted(accepted(&connack)),
+        v5::Packet::ConnAck(connack) if connack.code == v5::ConnectReturnCode::Success => Incoming::Accepted(accepted(&connack)?),
         v5::Packet::ConnAck(connack) => {
             let told = connack.properties.and_then(|properties| properties.reason_string).unwrap_or_default();
             Incoming::Refused(format!(
@@ -171,9 +171,20 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
     })
 }
 
-fn accepted(connack: &v5::ConnAck) -> Accepted {
+/// What the remote allows. Values that the standard forbids are protocol errors [MQTT-3.2.2.3].
+fn accepted(connack: &v5::ConnAck) -> Result<Accepted, LinkError> {
     let properties = connack.properties.as_ref();
-    Accepted {
+    let forbidden = |what: &str| LinkError::Broken(format!("the remote breaks the protocol: {what} in its CONNACK"));
+    if properties.and_then(|p| p.max_packet_size) == Some(0) {
+        return Err(forbidden("a Maximum Packet Size of 0"));
+    }
+    if properties.and_then(|p| p.receive_max) == Some(0) {
+        return Err(forbidden("a Receive Maximum of 0"));
+    }
+    if properties.and_then(|p| p.max_qos).is_some_and(|most| most > 1) {
+        return Err(forbidden("a Maximum QoS above 1"));
+    }
+    Ok(Accepted {
         session_present: connack.session_present,
         receive_maximum: properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
         max_packet: properties.and_then(|p| p.max_packet_size),
@@ -183,7 +194,7 @@ fn accepted(connack: &v5::ConnAck) -> Accepted {
         wildcards_available: properties.and_then(|p| p.wildcard_subscription_available) != Some(0),
         topic_aliases: properties.and_then(|p| p.topic_alias_max).unwrap_or(0),
         keeps_retained_quiet: true,
-    }
+    })
 }
 
 fn qos_of(bits: u8) -> QoS {

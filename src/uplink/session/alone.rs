@@ -41,6 +41,27 @@ impl Session {
         is_exact
     }
 
+    /// True if the remote has the message: nothing is left to remove.
+    pub(in crate::uplink) fn is_released(&self, place: Place) -> bool {
+        let entry = self.in_flight.index_of(place).and_then(|index| self.in_flight.get(index));
+        entry.is_some_and(|entry| entry.stage == Stage::Released)
+    }
+
+    /// A person removes a message. True if the remote may have it: then it is ended there first, and settled with that.
+    pub(in crate::uplink) fn purge(&mut self, place: Place) -> bool {
+        let Some(index) = self.in_flight.index_of(place) else { return false };
+        let may_be_there = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Sent);
+        if !may_be_there {
+            self.forget(place);
+        } else if self.in_flight.get(index).is_some_and(InFlight::is_written) {
+            self.release_instead(place);
+        } else {
+            // Released in its turn.
+            self.release(index);
+        }
+        may_be_there
+    }
+
     /// True if the remote has answered a QoS 2 message with PUBACK: what was not sent to it goes with QoS 1 from here on.
     pub(in crate::uplink) fn takes_no_exact(&self) -> bool {
         self.has_no_exact

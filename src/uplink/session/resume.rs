@@ -24,6 +24,20 @@ impl Session {
         self.known.is_empty() || self.left_behind.contains(&remote)
     }
 
+    /// The remote keeps no session under this name any more: from here on one that it has is this one.
+    pub(in crate::uplink) fn cleaned(&mut self, remote: u32) {
+        self.left_behind.remove(&remote);
+        self.known.insert(remote);
+        self.change(RECEIVED_IN);
+    }
+
+    /// Another client has used the session of this gateway at a remote: it is not wanted any more.
+    pub(in crate::uplink) fn leave(&mut self, remote: u32) {
+        self.known.remove(&remote);
+        self.left_behind.insert(remote);
+        self.change(RECEIVED_IN);
+    }
+
     /// The remote has accepted; `is_known` if it goes on with a session. To be called before [`Session::connected`].
     pub(in crate::uplink) fn reached(&mut self, remote: u32, is_known: bool) {
         let before = (self.known.clone(), self.left_behind.clone());

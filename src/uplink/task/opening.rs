@@ -7,8 +7,8 @@ use tokio::time::sleep_until;
 use super::{Uplink, name_of};
 use crate::tasks::Stop;
 use crate::time::now;
-use crate::uplink::Remote;
 use crate::uplink::link::{Accepted, Link, LinkError};
+use crate::uplink::{Remote, Settings};
 
 /// First and longest pause between two CONNECT packets when the first one only ended an old session: AWS IoT Core allows one a second
 /// and client identifier, and closes for more.
@@ -48,16 +48,21 @@ impl Uplink {
 
     async fn connect(&mut self, remote: &Remote) -> Result<(Link, Accepted), LinkError> {
         let name = name_of(remote);
+        let dial_within = self.silence.dial_within(self.settings.dial_within, self.pace.usual());
+        let settings = Settings { dial_within, ..self.settings.clone() };
         if self.session.is_strange_to(name) {
-            if self.cleaned.is_none_or(|cleaned| cleaned.remote != name) {
-                Link::clean(&self.settings, remote, self.tls.as_ref()).await?;
-                self.cleaned = Some(Cleaned { remote: name, pause: BETWEEN.0, not_before: now() + BETWEEN.0 });
+            Link::clean(&settings, remote, self.tls.as_ref()).await?;
+            // Noted at once: a gateway that is started again does not end it a second time.
+            self.session.cleaned(name);
+            if self.saving.is_none() {
+                self.begin_save();
             }
-            if let Some(cleaned) = self.cleaned {
-                self.pulse.through(sleep_until(cleaned.not_before.into())).await;
-            }
+            self.cleaned = Some(Cleaned { remote: name, pause: BETWEEN.0, not_before: now() + BETWEEN.0 });
         }
-        let opened = Link::open(&self.settings, remote, self.tls.as_ref()).await;
+        if let Some(cleaned) = self.cleaned.filter(|cleaned| cleaned.remote == name) {
+            self.pulse.through(sleep_until(cleaned.not_before.into())).await;
+        }
+        let opened = Link::open(&settings, remote, self.tls.as_ref()).await;
         if let Some(cleaned) = self.cleaned.as_mut().filter(|_| opened.is_err()) {
             cleaned.pause = (cleaned.pause * 2).min(BETWEEN.1);
             cleaned.not_before = now() + cleaned.pause;

@@ -90,3 +90,16 @@ fn subscriptions_that_were_granted_are_known_after_a_restart() {
     session.connected(false, 10, QoS::ExactlyOnce);
     assert!(!session.is_granted(&receive("a")), "the session is another one");
 }
+
+#[test]
+fn a_session_that_was_ended_is_not_ended_again_after_a_restart() {
+    let mut session = Session::new(10, Vec::new());
+    assert!(session.is_strange_to(1));
+    session.cleaned(1);
+    let mut session = restarted(save(&mut session));
+    assert!(!session.is_strange_to(1));
+    // Another gateway has used it since.
+    session.leave(1);
+    let session = restarted(save(&mut session));
+    assert!(session.is_strange_to(1));
+}
