@@ -20,7 +20,7 @@ struct Plan {
     lines: Vec<LinePlan>,
     devices: usize,
     points: usize,
-    /// How each point is read and reported, and who says so.
+    /// How each point is read and reported, and where each setting comes from.
     settings: Vec<PointPlan>,
     listeners: Vec<String>,
     /// Memory that logins with a password take together, in bytes; 0 where nobody has one.
@@ -159,10 +159,16 @@ fn point_plans<'a>(config: &'a config::Gateway, device: &'a Device) -> impl Iter
             Deadband::Absolute(width) => width.to_string(),
             Deadband::Percent(percent) => format!("{percent}%"),
         });
-        let every = (!matches!(point.source, Source::Derived(_))).then(|| span(point.every));
+        // A plain instrument is asked for all its points at once, or speaks by itself.
+        let every = match (&point.source, &device.talk) {
+            (Source::Derived(_), _) => None,
+            (_, Some(talk)) => talk.is_polled().then(|| span(talk.every)),
+            (_, None) => Some(span(point.every)),
+        };
         let class = config.classes.get(usize::from(report.class.id)).cloned();
         let decimals = match &point.source {
             Source::Derived(formula) => formula.decimals(),
+            Source::Found(found) => found.meaning.decimals,
             _ => point.register().and_then(|register| register.meaning.decimals),
         };
         let decimals = decimals.map(|digits| digits.to_string());
@@ -277,7 +283,7 @@ fn describe(file: &Path, plan: &Plan, warnings: &[config::Fault]) -> String {
         let _ = writeln!(out, "broker on {listener}");
     }
     if plan.login_memory > 0 {
-        let _ = writeln!(out, "  logins take {} MiB of memory, however many come at a time", plan.login_memory.div_ceil(1 << 20));
+        let _ = writeln!(out, "  checking passwords takes {} MiB of memory in all", plan.login_memory.div_ceil(1 << 20));
     }
     for uplink in &plan.uplinks {
         describe_uplink(uplink, &mut out);

@@ -78,7 +78,7 @@ enum Command {
         /// For scripts: `ok`, `faults` with their places, `plan`
         #[arg(long)]
         json: bool,
-        /// Also a row for each point: how it is read and reported, and who says so
+        /// Also a row for each point: how it is read and reported, and where each setting comes from
         #[arg(long)]
         points: bool,
     },

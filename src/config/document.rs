@@ -189,6 +189,9 @@ impl Document {
         if is_point && !value.is_mapping() && schema::is_key_of_a_point(key) {
             return Some(format!("`{key}` belongs to a point; indent it below the name of its point"));
         }
+        if key == "units" && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS) && value.is_string() {
+            return Some("`units` is a table of units and factors; for the unit of the value write `unit:`".to_owned());
+        }
         let is_list = LISTS.contains(&key.as_str()) && (above.is_empty() || LISTS_INSIDE.contains(&key.as_str()));
         match value.as_mapping() {
             Some(map) if is_list && map.is_empty() => Some(format!("`{key}` is a list; write `{key}: []` for none, or remove it")),
@@ -358,7 +361,7 @@ fn readable(message: &str) -> String {
             };
             match found.split('"').nth(1).and_then(without_zeros) {
                 Some(number) if expected.contains("number") => {
-                    format!("{found} is not possible here: zeros before a number make it text; type {number}")
+                    format!("{found} is not possible here: a leading zero makes it text; type {number}")
                 }
                 _ => format!("{found} is not possible here; type {expected}"),
             }
@@ -412,7 +415,7 @@ impl<'a, 'f> Builder<'a, 'f> {
             Ok(event) => Some(event),
             Err(error) => {
                 let at = error.marker();
-                let told = syntax::explain(self.text, at.line(), error.info());
+                let told = syntax::explain(self.text, (at.line(), at.col() + 1), error.info());
                 self.faults.at((self.number, at.line(), at.col() + 1), told);
                 None
             }

@@ -59,7 +59,7 @@ pub(super) struct File {
     /// Instruments that are written down once and used by several devices.
     #[serde(default)]
     pub(super) profiles: IndexMap<String, Profile>,
-    /// What all points have that do not say it themselves, and whose device, profile and line do not.
+    /// Settings of points that neither they nor their device, profile or line set.
     pub(super) defaults: Option<Defaults>,
     /// The instruments on the lines.
     #[serde(default)]

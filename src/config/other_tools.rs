@@ -12,7 +12,8 @@ struct Owner {
 
 const FILE: Owner = Owner { mark: "shutdown_grace", shown: "at the top of the file" };
 const LINE: Owner = Owner { mark: "modbus_tcp", shown: "a key of a line" };
-const DEVICE: Owner = Owner { mark: "max_registers", shown: "a key of a device" };
+const DEVICE: Owner = Owner { mark: "except", shown: "a key of a device" };
+const PROFILE: Owner = Owner { mark: "factory", shown: "a key of a profile" };
 const POINT: Owner = Owner { mark: "swinging_door", shown: "a key of a point" };
 const WRITE: Owner = Owner { mark: "at_most_every", shown: "a key of `write`" };
 const UPLINK: Owner = Owner { mark: "use_when", shown: "a key of an uplink" };
@@ -29,7 +30,9 @@ const TABLE: &str =
     "the key of the register itself: `at: 40001` as the manual prints it, or `holding`, `input`, `coil`, `discrete` from zero";
 const ADDRESS: &str = "`at` for the number in the manual (40001), or `holding`, `input`, `coil`, `discrete` for one from zero";
 const SPEED: &str = "part of `speed`, such as 9600 8N1";
-const WIRE: &str = "the key of the wire: `serial`, `modbus_tcp`, `rtu_over_tcp` or `tcp`";
+const WIRE: &str = "the kind of connection itself: `serial:`, `modbus_tcp:`, `rtu_over_tcp:` or `tcp:`";
+/// Words that mean something else in each mapping: translated only where they belong.
+const GENERIC: [&str; 12] = ["gateway", "hostname", "id", "location", "mode", "model", "name", "remote", "server", "size", "title", "type"];
 
 const ROWS: &[Row] = &[
     // Before the same words of points: most who type them mean the line.
@@ -103,7 +106,8 @@ const ROWS: &[Row] = &[
         ],
         BYTE_ORDER,
     ),
-    (&POINT, &["coefficient", "factor", "gain", "multiplier", "multiply", "ratio", "scale_factor", "scaling", "slope"], "`scale`"),
+    (&POINT, &["coefficient", "factor", "gain", "multiplier", "multiply", "ratio", "scaling", "slope"], "`scale`"),
+    (&POINT, &["scale_factor"], "`scale`, or `scale_from` for a scale factor in another register"),
     (&POINT, &["divide", "divisor"], "`scale`, with 0.1 for a divisor of 10"),
     (&POINT, &["bias", "shift"], "`offset`"),
     (&POINT, &["accuracy_decimals", "digits", "precision", "round", "round_to", "rounding"], "`decimals`"),
@@ -112,10 +116,10 @@ const ROWS: &[Row] = &[
         &["error_value", "invalid", "invalid_value", "nan", "nan_value", "null_value", "sentinel", "unavailable_value"],
         "`broken_value`",
     ),
-    (&POINT, &["engineering_unit", "engineering_units", "eu", "measurement_unit", "unit_of_measurement", "units", "uom"], "`unit`"),
+    (&POINT, &["engineering_unit", "engineering_units", "eu", "measurement_unit", "unit_of_measurement", "uom"], "`unit`"),
     (
         &POINT,
-        &["count", "length_words", "num_registers", "quantity", "reg_count", "register_count", "size"],
+        &["count", "length_words", "num_registers", "quantity", "reg_count", "register_count", "registers", "size"],
         "`type`, which says how many registers a value takes; `length` for a string, `array` for several values",
     ),
     (&POINT, &["string_data_size", "string_length"], "`length` (registers) or `characters`"),
@@ -165,6 +169,7 @@ const ROWS: &[Row] = &[
         &[
             "device_address",
             "device_id",
+            "id",
             "modbus_address",
             "modbus_id",
             "node",
@@ -205,6 +210,23 @@ const ROWS: &[Row] = &[
         ],
         "`points`",
     ),
+    (
+        &PROFILE,
+        &[
+            "attributes",
+            "channels",
+            "data_points",
+            "datapoints",
+            "fields",
+            "metrics",
+            "parameters",
+            "registers",
+            "sensors",
+            "tags",
+            "values",
+        ],
+        "`points`",
+    ),
     (&DEVICE, &["device_type", "model", "template"], "`profile`"),
     (&DEVICE, &["bus", "channel", "connection", "hub", "interface"], "`line`"),
     (&DEVICE, &["max_read_registers", "max_reg_count", "optimization_max_register_fill", "read_chunk_size"], "`max_registers`"),
@@ -241,6 +263,7 @@ const ROWS: &[Row] = &[
     ),
     (&LINE, &["close_connection_after_gather", "connection_max_idle", "idle_timeout"], "`close_when_idle`"),
     (&LINE, &["id", "title"], "`name`"),
+    (&DEVICE, &["title"], "`name`"),
     // The file.
     (&FILE, &["buses", "connections", "hubs", "interfaces", "modbus", "ports", "serial", "serial_ports"], "`lines`"),
     (&FILE, &["inputs", "instruments", "meters", "nodes", "sensors", "slaves", "things"], "`devices`"),
@@ -270,10 +293,11 @@ const ROWS: &[Row] = &[
     (&UPLINK, &["connect_timeout", "connection_timeout", "timeout"], "`connect_within`"),
     (&UPLINK, &["inflight", "max_in_flight", "max_inflight", "max_inflight_messages"], "`window`"),
     (&UPLINK, &["bridge_max_packet_size", "max_packet_size", "maximum_packet_size"], "`max_packet`"),
-    (&UPLINK, &["bridge_cleansession", "clean_session", "clean_start", "cleansession"], "not a choice: sessions are always resumed"),
+    (&UPLINK, &["bridge_cleansession", "clean_session", "clean_start", "cleansession"], "not a setting: sessions are always resumed"),
     (&SEND, &["local", "pattern", "source", "topic", "topic_filter"], "`filter`"),
-    (&SEND, &["destination", "qos"], "`class`, whose `qos` is chosen below `classes`"),
-    (&SEND, &["remote_prefix", "topic_prefix"], "`prefix`"),
+    (&SEND, &["maximum_qos", "qos"], "`class`, whose `qos` is set below `classes`"),
+    (&SEND, &["destination", "remote", "remote_prefix", "topic_prefix"], "`prefix`"),
+    (&UPLINK, &["qos"], "the `qos` of a class, set below `classes` and chosen by `class` in a rule of `send`"),
     // The broker.
     (
         &BROKER,
@@ -318,6 +342,7 @@ pub(super) fn meant(typed: &str, known: &[&str]) -> Option<String> {
         Some((_, _, ours)) => Some(format!("in wellhead this is {ours}")),
         // `device` at the top is nearer to `devices` than to what others call a serial port.
         None if is_slip_of_one(typed, known) => None,
+        None if GENERIC.contains(&word.as_str()) => None,
         None => rows().next().map(|(owner, _, ours)| format!("in wellhead this is {ours}, {}", owner.shown)),
     }
 }
@@ -362,6 +387,9 @@ mod tests {
         check("timeout", &OF_LINES, "in wellhead this is `answer_within`");
         check("timeout", &OF_POINTS, "in wellhead this is `stale_after`");
         check("flavour", &OF_POINTS, "");
+        check("name", &OF_POINTS, "");
+        check("id", &["except"], "in wellhead this is `unit`");
+        check("registers", &["factory"], "in wellhead this is `points`");
         check("device", &["devices", "shutdown_grace"], "");
     }
 

@@ -152,7 +152,7 @@ fn check_says_how_much_memory_logins_take() {
             format!("site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ], users: [ {{ name: a, password: '{}' }} ] }}\n", hash(kib));
         std::fs::write(&file, yaml).unwrap();
         let (code, out, error) = super::support::run(wellhead().arg("check").arg(&file));
-        assert!(code == Some(0) && out.contains(&format!("logins take {mib} MiB")), "{kib}: {code:?} {out}{error}");
+        assert!(code == Some(0) && out.contains(&format!("checking passwords takes {mib} MiB")), "{kib}: {code:?} {out}{error}");
     }
     std::fs::write(&file, "site: x\nbroker: { listen: [ 'mqtt://127.0.0.1:0' ] }\n").unwrap();
     assert!(!super::support::run(wellhead().arg("check").arg(&file)).1.contains("logins"), "nobody has a password");

@@ -12,9 +12,23 @@ use crate::config::fault::{Faults, Place};
 pub(in crate::config) const REMOVED: &str = "(taken away)";
 /// The word that takes away.
 const NONE: &str = "none";
-/// What a device may take away from its profile, beside `text:` and its points.
-pub(in crate::config) const OF_DEVICES: [&str; 8] =
-    ["byte_order", "identify", "max_registers", "max_bits", "max_hold", "holes", "pause", "first_answer_within"];
+/// What a device may take away from its profile, its line and the file, beside `text:` and its points.
+pub(in crate::config) const OF_DEVICES: [&str; 14] = [
+    "byte_order",
+    "identify",
+    "max_registers",
+    "max_bits",
+    "max_hold",
+    "holes",
+    "pause",
+    "first_answer_within",
+    "every",
+    "deadband",
+    "at_least_every",
+    "stale_after",
+    "class",
+    "decimals",
+];
 
 impl Document {
     /// Moves the keys that take something away into a list of their own, and notes those that have no value and take nothing away.

@@ -1,5 +1,7 @@
 //! What is wrong with a text that is no YAML, in words for somebody who did not mean to learn YAML. Pure.
 
+/// The parser's words for lines that begin at the wrong column.
+const OF_COLUMNS: [&str; 2] = ["block collection", "block mapping"];
 /// Lines above a fault that are looked at.
 const ABOVE: usize = 30;
 
@@ -23,12 +25,25 @@ fn beginning(line: &str) -> Option<Beginning<'_>> {
 }
 
 /// What a fault of the parser at a line (from 1) means; `info` are the parser's words.
-pub(super) fn explain(text: &str, line: usize, info: &str) -> String {
+pub(super) fn explain(text: &str, (line, column): (usize, usize), info: &str) -> String {
+    let this = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    if let Some(sign) = this
+        .chars()
+        .nth(column.saturating_sub(1))
+        .filter(|sign| matches!(sign, '%' | '@' | '`') && (info.contains("token") || info.contains("unexpected character")))
+    {
+        return format!("not YAML: a value does not begin with {sign}; write it in quotes: '{sign}'");
+    }
     if let Some(comment) = comment_in_brackets(text, line) {
         return format!("not YAML: `#` begins a comment on line {comment}, and what is behind it is missing; write it in quotes: '#'");
     }
-    let is_tab = info.contains("tabs") && text.lines().nth(line.saturating_sub(1)).is_some_and(|line| line.starts_with(['\t', ' ']));
-    let advice = if is_tab { Some("this line is indented by a tab; write spaces".to_owned()) } else { misplaced(text, line) };
+    let is_tab = info.contains("tabs") && this.starts_with(['\t', ' ']);
+    let is_of_columns = OF_COLUMNS.iter().any(|words| info.contains(words)) || info == "invalid indentation";
+    let advice = match () {
+        () if is_tab => Some("this line is indented by a tab; write spaces".to_owned()),
+        () if is_of_columns => misplaced(text, line),
+        () => None,
+    };
     match advice {
         Some(advice) => format!("not YAML: {advice}"),
         None => format!("not YAML: {info}; check indentation, quotes and brackets"),
@@ -41,6 +56,10 @@ fn misplaced(text: &str, line: usize) -> Option<String> {
     let (above, rest) = lines.split_at_checked(line.checked_sub(1)?)?;
     let this = beginning(rest.first()?)?;
     if this.dash.is_some() {
+        return None;
+    }
+    let before = above.iter().rev().map(|line| line.trim_end()).find(|line| beginning(line).is_some())?;
+    if before.ends_with(':') && beginning(before).is_some_and(|before| before.key < this.key) {
         return None;
     }
     let above: Vec<Beginning<'_>> = above.iter().rev().take(ABOVE).filter_map(|line| beginning(line)).collect();
@@ -68,7 +87,8 @@ fn comment_in_brackets(text: &str, line: usize) -> Option<usize> {
         let count = |signs: [char; 2]| before.matches(signs).count();
         // Something is expected where the comment begins, and something that was meant is behind it.
         let wants = before.trim_end().ends_with([':', '[', ',']);
-        wants && count(['{', '[']) > count(['}', ']']) && text.get(comment..).is_some_and(|rest| rest.contains(['}', ']']))
+        let closes = |rest: &str| rest.contains(['}', ']']) && rest.chars().all(|sign| "#}],: ".contains(sign));
+        wants && count(['{', '[']) > count(['}', ']']) && text.get(comment..).is_some_and(closes)
     });
     found.map(|(index, _)| index + 1)
 }
@@ -94,7 +114,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, line: usize, expected: &str) {
-        assert_eq!(explain(text, line, "riddle"), expected, "{text}");
+        assert_eq!(explain(text, (line, 1), "while parsing a block collection"), expected, "{text}");
     }
 
     #[test]
@@ -111,14 +131,29 @@ mod tests {
                 .replace("serial", "name")
                 .as_str(),
         );
-        check("site: x\nlines: [\n", 2, "not YAML: riddle; check indentation, quotes and brackets");
+        // A block that begins is at a column of its own; what is wrong with it is something else.
+        check("a:\n  b:\n    c: x\n", 3, "not YAML: while parsing a block collection; check indentation, quotes and brackets");
+        assert_eq!(
+            explain("a:\n  b: { unit: % }\n", (2, 14), "found character that cannot start any token"),
+            "not YAML: a value does not begin with %; write it in quotes: '%'"
+        );
+        check("site: x\nlines: [\n", 2, "not YAML: while parsing a block collection; check indentation, quotes and brackets");
     }
 
     #[test]
     fn a_comment_between_brackets_is_found() {
         let told = "not YAML: `#` begins a comment on line 1, and what is behind it is missing; write it in quotes: '#'";
         check("send: [ { filter: # } ]\nbroker: 1\n", 2, told);
-        check("send: [ { filter: '#' } ] # all }\n x: 1\n", 1, "not YAML: riddle; check indentation, quotes and brackets");
+        check(
+            "a: { at: 1, # range [0..100]\n  b: 1 }\nc: }\n",
+            3,
+            "not YAML: while parsing a block collection; check indentation, quotes and brackets",
+        );
+        check(
+            "send: [ { filter: '#' } ] # all }\n x: 1\n",
+            1,
+            "not YAML: while parsing a block collection; check indentation, quotes and brackets",
+        );
         assert_eq!(comment("a: b#c"), None);
         assert_eq!(comment("a: 'b # c' # d"), Some(11));
     }

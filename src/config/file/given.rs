@@ -1,4 +1,4 @@
-//! Settings of points that a file, a line, a device or a profile gives to points that say nothing themselves.
+//! Settings of points that a file, a line, a device or a profile gives to points that do not set them themselves.
 
 use super::point::Deadband;
 use crate::units::Span;
@@ -12,18 +12,18 @@ macro_rules! gives {
         $(#[$attribute])*
         pub(in crate::config) struct $name {
             $($keys)*
-            /// Of its points that do not say it: how often they are read. Default 10s.
+            /// How often points are read that do not set it themselves. Default 10s.
             pub(in crate::config) every: Option<Span>,
-            /// Of its numbers that do not say it: a change that is too small to be reported, or a part such as 2%; other values are
-            /// then reported when they change. Default: every reading is reported.
+            /// The deadband of numbers that do not set it themselves: a change too small to be reported, or a part such as 2%; other
+            /// values are then reported when they change. Default: every reading is reported.
             pub(in crate::config) deadband: Option<Deadband>,
-            /// Of its points that do not say it: reported again after this even without a change. Default never.
+            /// Points that do not set it themselves are reported again after this even without a change. Default never.
             pub(in crate::config) at_least_every: Option<Span>,
-            /// Of its points that do not say it: how old a value may be while newer ones cannot be read. Default three times `every`.
+            /// How old values may be, of points that do not set it themselves, while newer ones cannot be read. Default three times `every`.
             pub(in crate::config) stale_after: Option<Span>,
-            /// Of its points that do not say it: their class. Default normal.
+            /// The class of points that do not set it themselves. Default normal.
             pub(in crate::config) class: Option<String>,
-            /// Of its numbers that do not say it: digits after the point, up to 15. Default as many as they have.
+            /// Digits after the point, up to 15, of numbers that do not set it themselves. Default as many as they have.
             #[schemars(range(max = 15))]
             pub(in crate::config) decimals: Option<u8>,
         }
@@ -65,6 +65,19 @@ pub(in crate::config) struct Given<'a> {
 }
 
 impl Given<'_> {
+    /// The same without some keys.
+    pub(in crate::config) fn without(self, keys: &[String]) -> Self {
+        let stays = |key: &str| !keys.iter().any(|removed| removed == key);
+        Self {
+            every: self.every.filter(|_| stays("every")),
+            deadband: self.deadband.filter(|_| stays("deadband")),
+            at_least_every: self.at_least_every.filter(|_| stays("at_least_every")),
+            stale_after: self.stale_after.filter(|_| stays("stale_after")),
+            class: self.class.filter(|_| stays("class")),
+            decimals: self.decimals.filter(|_| stays("decimals")),
+        }
+    }
+
     /// True if a key of `GIVEN` is given.
     pub(in crate::config) fn has(&self, key: &str) -> bool {
         match key {

@@ -347,7 +347,7 @@ macro_rules! point {
                     find: place.find.clone().filter(|_| stays("find")),
                     byte: place.byte.filter(|_| stays("byte")),
                     $($key: own.$key.or(base.$key.filter(|_| stays(typed(stringify!($key))))),)*
-                    removed: Vec::new(),
+                    removed: own.removed,
                 }
             }
         }

@@ -11,6 +11,7 @@ use crate::field::decode::{Part, Register, Table};
 use crate::field::{Device, Line, Point, Source, Wire};
 use crate::mqtt::{TopicFilter, TopicName};
 use crate::report::PointReport;
+use crate::units::Span;
 use crate::uplink::Protocol;
 
 /// A serial line that is asked for more than this part of its time has little left for repetitions and silent devices.
@@ -56,6 +57,7 @@ impl Context<'_> {
         self.printed_holes(check, device);
         for point in &device.points {
             self.deadband(check, point, reports);
+            self.soon_stale(check, device, point);
             self.open_write(check, point);
         }
     }
@@ -115,6 +117,22 @@ impl Context<'_> {
                 ),
             );
         }
+    }
+
+    /// A value that is stale before it is read again.
+    fn soon_stale(&self, check: &mut Check<'_>, device: &Device, point: &Point) {
+        let every = match &device.talk {
+            _ if matches!(point.source, Source::Derived(_)) => return,
+            Some(talk) if !talk.is_polled() => return,
+            Some(talk) => talk.every,
+            None => point.every,
+        };
+        let Some(stale_after) = point.stale_after.filter(|stale_after| *stale_after < every) else { return };
+        let (name, stale_after, every) = (&point.name, Span(stale_after), Span(every));
+        check.warn(
+            &self.path(name, "stale_after"),
+            format!("{name} is stale {stale_after} after it was read, and read every {every}; write a `stale_after` longer than that"),
+        );
     }
 
     fn deadband(&self, check: &mut Check<'_>, point: &Point, reports: &[PointReport]) {
@@ -261,7 +279,8 @@ fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, av
         }
         let first = rule.filter.as_str().trim_start_matches('/').split('/').next().unwrap_or_default();
         if !is_of_site && is_slip_of(first, site) {
-            check.warn(&path, format!("no topic here begins with this; those of the site begin with `{site}/`"));
+            let own = if check.file.broker.is_some() { ", unless a client publishes here" } else { "" };
+            check.warn(&path, format!("no point is published below `{first}`{own}; did you mean `{site}`, the site?"));
         } else if check.file.broker.is_none() || is_of_site {
             check.warn(&path, format!("no point of this file is published on a topic that {} matches", rule.filter));
         }
@@ -326,10 +345,18 @@ pub(super) fn shared_ports(check: &mut Check<'_>) {
 
 /// A serial device that is not there now, or hardly one.
 pub(super) fn missing_port(check: &mut Check<'_>, index: usize, path: &str) {
+    let is_of_windows = path.to_ascii_uppercase().strip_prefix("COM").is_some_and(|number| number.parse::<u16>().is_ok());
+    if is_of_windows {
+        check.warn(
+            &at!["lines", index, "serial"],
+            format!("`{path}` is a device name of Windows; here it is a path such as /dev/ttyUSB0, or one below /dev/serial/by-id"),
+        );
+        return;
+    }
     if !path.contains('/') {
         check.warn(
             &at!["lines", index, "serial"],
-            format!("`{path}` is no path of a device; write /dev/{path}, or one below /dev/serial/by-id that survives replugging"),
+            format!("`{path}` is not a device path; write /dev/{path}, or one below /dev/serial/by-id that survives replugging"),
         );
         return;
     }

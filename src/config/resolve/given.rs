@@ -73,8 +73,10 @@ pub(super) fn givers<'a>(
         (SetBy::Line, line.map(file::Line::given).unwrap_or_default()),
         (SetBy::Defaults, file.defaults.as_ref().map(file::Defaults::given).unwrap_or_default()),
     ];
-    // Classes that are none have been told of.
-    givers.map(|(set_by, given)| (set_by, Given { class: given.class.filter(is_class), ..given }))
+    // What a device takes away comes from nobody above it. Classes that are none have been told of.
+    let [own, above @ ..] = givers;
+    let [profile, line, defaults] = above.map(|(set_by, given)| (set_by, given.without(&device.removed)));
+    [own, profile, line, defaults].map(|(set_by, given)| (set_by, Given { class: given.class.filter(is_class), ..given }))
 }
 
 impl Context<'_> {
@@ -87,7 +89,9 @@ impl Context<'_> {
         let takes_digits = value == ValueOf::Fraction;
         // Plain instruments speak when they are asked, or when they like.
         let is_asked_alone = !is_computed && !self.is_text;
+        let removed = std::mem::take(&mut spec.removed);
         for (_, given) in &self.givers {
+            let given = given.without(&removed);
             let timed = |span: Option<Span>| span.filter(|span| !is_computed && span.0 >= SHORTEST_EVERY);
             spec.every = spec.every.or(timed(given.every).filter(|_| is_asked_alone));
             spec.stale_after = spec.stale_after.or(timed(given.stale_after));
@@ -97,6 +101,7 @@ impl Context<'_> {
             spec.class = spec.class.or_else(|| given.class.map(str::to_owned));
             spec.decimals = spec.decimals.or(given.decimals.filter(|digits| takes_digits && *digits <= MOST_DECIMALS));
         }
+        spec.removed = removed;
         spec
     }
 
@@ -108,6 +113,8 @@ impl Context<'_> {
         GIVEN.map(|key| {
             let says = |given: &Option<Given<'_>>| given.is_some_and(|given| given.has(key));
             match () {
+                () if key == "every" && self.is_text => self.asked_every().1,
+                () if spec.removed.iter().any(|removed| removed == key) && !stated.has(key) => SetBy::Point,
                 () if !stated.has(key) => SetBy::Default,
                 () if says(&own) => SetBy::Point,
                 () if says(&of_profile) => SetBy::ProfilePoint,

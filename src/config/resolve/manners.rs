@@ -14,7 +14,7 @@ use crate::units::Span;
 const LONGEST_BETWEEN: Duration = Duration::from_secs(10);
 const LONGEST_AFTER_CONNECT: Duration = Duration::from_secs(60);
 const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
-const NO_TIME: &str = "no device answers at once; write a longer duration, such as 3s, or remove it";
+const NO_TIME: &str = "0s leaves no time to answer; write a longer duration, such as 3s, or remove it";
 
 /// How a line is treated; notes what has no effect on its wire.
 pub(super) fn of_line(check: &mut Check<'_>, index: usize, line: &file::Line, wire: &Wire) -> Manners {

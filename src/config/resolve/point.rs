@@ -72,7 +72,7 @@ impl Context<'_> {
         let period = spec.simulate.map(|wave| wave.period);
         check.not_zero(&self.path(name, "simulate"), period, "a wave needs a period; write a longer one, such as `period: 1m`");
         let good_for = spec.write.and_then(|write| write.good_for);
-        let expired = "a write would be too old before its line is free; write a longer `good_for`, such as 10s, or remove it";
+        let expired = "every write would expire before it is sent; write a longer `good_for`, such as 10s, or remove it";
         check.not_zero(&self.path(name, "write"), good_for, expired);
     }
 

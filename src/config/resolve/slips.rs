@@ -24,7 +24,7 @@ fn sends_nothing(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
         let site = check.file.site.as_deref().unwrap_or("site");
         check.warn(
             &at!["uplinks", index],
-            format!("nothing is sent through this uplink; add `send: [ {{ filter: '{site}/#' }} ]`, or `send: []` if that is meant"),
+            format!("nothing is sent through this uplink; add `send: [ {{ filter: '{site}/#' }} ]`, or `send: []` if that is intended"),
         );
     }
 }
@@ -65,11 +65,13 @@ fn open_password(check: &mut Check<'_>, index: usize, uplink: &Uplink, remote: &
         let encrypted = if remote.scheme == Scheme::Ws { "wss" } else { "mqtts" };
         check.warn(
             &at!["uplinks", index, key],
-            format!("everybody on the way to {} can read this password; write {encrypted}:// in `to`", remote.host),
+            format!("this password travels unencrypted to {}; write {encrypted}:// in `to`", remote.host),
         );
     }
 }
 
 fn is_this_machine(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let is_name = matches!(host.as_str(), "localhost" | "ip6-localhost" | "ip6-loopback") || host.ends_with(".localhost");
+    is_name || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::field::Context;
 use super::unused::Shape;
 use super::{Check, at};
+use crate::config::SetBy;
 use crate::config::document::Step;
 use crate::config::file::{self, OneOrMore};
 use crate::config::telegrams;
@@ -78,12 +79,15 @@ impl Context<'_> {
         self.check_names(check, &text, address.as_deref());
         self.check_simulated(check, &text);
         let typed = text.pattern.as_ref().and_then(|typed| Pattern::new(&typed.text, address.as_deref()).ok());
+        if !is_polled && self.device.every.is_some() {
+            check.fault(&at!["devices", self.index, "every"], "an instrument that sends by itself is not asked; remove it");
+        }
         if !is_polled && text.every.is_some() {
             check.fault(&self.text_path("every"), "an instrument that sends by itself is not asked; write `silent_after` instead");
         }
         self.check_talk_spans(check, &text);
         let silent_after = text.silent_after.map(|span| span.0);
-        let every = if is_polled { text.every.map_or(DEFAULT_POLL, |span| span.0) } else { silent_after.unwrap_or(DEFAULT_SILENCE) };
+        let every = if is_polled { self.asked_every().0.unwrap_or(DEFAULT_POLL) } else { silent_after.unwrap_or(DEFAULT_SILENCE) };
         let simulate = self.simulated(&text);
         Some(Talk {
             requests,
@@ -101,10 +105,28 @@ impl Context<'_> {
         })
     }
 
+    /// How often a plain instrument is asked, and who says so: the nearest that says it.
+    pub(super) fn asked_every(&self) -> (Option<Duration>, SetBy) {
+        let base = self.profile.and_then(|profile| profile.text.as_ref());
+        let own = self.device.text.as_ref();
+        let is_kept = |key: &str| own.is_none_or(|own| !own.removed.iter().any(|removed| removed == key));
+        let [device, profile, line, defaults] = self.givers.map(|(set_by, given)| (given.every, set_by));
+        let ways = [
+            (own.and_then(|text| text.every), SetBy::Device),
+            device,
+            (base.and_then(|text| text.every).filter(|_| is_kept("every")), SetBy::Profile),
+            profile,
+            line,
+            defaults,
+        ];
+        let said = ways.into_iter().find_map(|(every, set_by)| every.filter(|every| !every.0.is_zero()).map(|every| (every.0, set_by)));
+        said.map_or((None, SetBy::Default), |(every, set_by)| (Some(every), set_by))
+    }
+
     /// Durations of zero that would never, or always, be over.
     fn check_talk_spans(&self, check: &mut Check<'_>, text: &file::Text) {
         check.not_zero(&self.text_path("every"), text.every, "write at least 1ms, such as 10s");
-        let silent_after = "every instrument is silent between two messages; write a longer duration, such as 30s";
+        let silent_after = "with 0s the instrument would always count as silent; write a longer duration, such as 30s";
         check.not_zero(&self.text_path("silent_after"), text.silent_after, silent_after);
         let answer_within = "no instrument answers at once; write a longer duration, such as 300ms, or remove it";
         check.not_zero(&self.text_path("answer_within"), text.answer_within, answer_within);
@@ -112,7 +134,7 @@ impl Context<'_> {
         check.not_zero(
             &self.text_path("frame"),
             silence,
-            "a silence of no length would end every byte; write a longer one, such as `silence: 20ms`",
+            "with a silence of 0 every byte would be a message; write a longer one, such as `silence: 20ms`",
         );
     }
 

@@ -267,7 +267,7 @@ pub fn explain(code: u8) -> String {
         8 => "the device reports a memory error",
         10 => "the gateway cannot reach the line of the device",
         11 => "the device behind the gateway does not answer",
-        _ => "a code of the manufacturer; see the manual",
+        _ => "a manufacturer-specific code; see the manual",
     };
     format!("exception {code}: {why}")
 }

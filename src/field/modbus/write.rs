@@ -33,6 +33,8 @@ enum Confirmed {
     /// Yes, and this is what it holds now (function 23).
     Holds(Vec<u16>),
     No(u8),
+    /// It was accepted, and is not seen to be done yet (exception 5): what it holds.
+    Accepted(Option<Vec<u16>>),
     /// Nothing that changes anything went out: the reason.
     NotSent(String),
     /// It was sent, and not answered: what came instead.
@@ -56,6 +58,8 @@ impl Modbus {
             Confirmed::Holds(words) => Outcome::Done(Some(words)),
             Confirmed::No(code) => Outcome::Exception(code),
             Confirmed::NotSent(why) => Outcome::NotSent(why),
+            // The device will do it, or has done it and shows something else: never a second time.
+            Confirmed::Accepted(found) => Outcome::Unknown(found, super::explain(ACCEPTED)),
             Confirmed::Yes => match read_back {
                 None => Outcome::Done(None),
                 Some(check) => {
@@ -91,6 +95,7 @@ impl Modbus {
         match self.confirmed(device, unit, action).await {
             Confirmed::Holds(words) => Ok(Outcome::Done(Some(words))),
             Confirmed::No(code) => Ok(Outcome::Exception(code)),
+            Confirmed::Accepted(found) => Err(found),
             Confirmed::Yes => {
                 sleep(delay).await;
                 Ok(Outcome::Done(self.read_back(device, unit, action).await))
@@ -147,13 +152,15 @@ impl Modbus {
 
     /// It accepted the write and needs time: what it holds tells whether it is done.
     async fn accepted(&mut self, device: usize, unit: u8, action: &Action) -> Confirmed {
+        let mut found = None;
         for pause in BUSY_PAUSES {
             sleep(pause).await;
-            if let Some(words) = self.read_back(device, unit, action).await.filter(|words| holds(action, words)) {
+            found = self.read_back(device, unit, action).await;
+            if let Some(words) = found.take_if(|words| holds(action, words)) {
                 return Confirmed::Holds(words);
             }
         }
-        Confirmed::NobodyKnows(super::explain(ACCEPTED))
+        Confirmed::Accepted(found)
     }
 
     async fn send(&mut self, device: usize, unit: u8, (request, lengths): (Request<'static>, (u32, u32))) -> Confirmed {
@@ -185,7 +192,8 @@ impl Modbus {
         let patience = self.patience.of(unit, now());
         let before = match self.read_words(&place(device, unit, Table::Holding, address), 1, patience).await {
             Ok(words) => words.first().copied().unwrap_or_default(),
-            Err((ReadError::Refused(_) | ReadError::Busy(_), Some(code))) => return Confirmed::No(code),
+            // Only a write can be accepted.
+            Err((ReadError::Refused(_) | ReadError::Busy(_), Some(code))) if code != ACCEPTED => return Confirmed::No(code),
             Err((error, _)) => return Confirmed::NotSent(format!("the present value could not be read: {error}")),
         };
         let wanted = (before & and) | (or & !and);

@@ -232,7 +232,7 @@ fn key(captures: &Captures<'_>, joined: &[&str]) -> Vec<Vec<u8>> {
 fn several(joined: &[&str], one: &[Vec<u8>], other: &[Vec<u8>]) -> Arc<str> {
     let told = |key: &[Vec<u8>]| key.iter().map(|part| shown(&text(part))).collect::<Vec<_>>().join(" ");
     let (name, one, other) = (joined.join(" "), told(one), told(other));
-    format!("{name} {one} and {name} {other} both report it; choose one with a `find:` of your own").into()
+    format!("{name} {one} and {name} {other} both carry this value; add a `find:` to the point to choose one").into()
 }
 
 /// What a peer wrote, fit for a log.
