@@ -354,7 +354,7 @@ fn a_disk_that_is_full_for_long_stops_no_local_life_and_the_broker_writes_everyt
     retain_many(port, 300);
     assert!(!publish("t/a", 5000), "still nothing is promised");
     assert!(publish("live", 2));
-    assert_eq!(gateway.process.output().matches("cannot be written").count(), 1, "{}", gateway.process.output());
+    assert_eq!(gateway.process.output().matches("cannot write the broker's journal").count(), 1, "{}", gateway.process.output());
     fs::remove_file(&ballast).unwrap();
     wait_for("it promises again", || publish("t/a", 9000).then_some(()));
     let _gateway = gateway.kill_and_restart();
