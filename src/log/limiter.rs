@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! * A source writes at most `burst` lines of a kind at once, and then one in `every`; all sources together at most [`ALL`] times as
-//!   many, so that a flood of one kind from many addresses hides no other kind.
+//!   many, so that a flood of one kind from many addresses hides no other kind. The first line of a source in [`RARE`] times `every` may
+//!   come out of a reserve, as large as the lines of one source: a flood of others does not hide who writes rarely.
 //! * What is remembered is bounded: [`MOST_SOURCES`] pairs of a kind and a source of at most [`MOST_BYTES`] each. Sources beyond that
 //!   share the account of one.
 //! * Every line that is left out is counted, and the count is told with a later line of its source, or by [`LogLimiter::overdue`] in
@@ -18,6 +19,8 @@ const MOST_SOURCES: usize = 1024;
 const MOST_BYTES: usize = 64;
 /// Times the lines of one source, for all of them together.
 const ALL: u32 = 4;
+/// A source that wrote nothing for so many times `every` is rare.
+const RARE: u32 = 5;
 /// How often lines that were left out are told of a kind, beside the lines that are written.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -26,12 +29,14 @@ struct Account {
     /// Lines that may be written at once, up to the burst.
     lines: f64,
     seen: Instant,
+    /// When a line was last written.
+    written: Option<Instant>,
     suppressed: u64,
 }
 
 impl Account {
     fn new(burst: u32, now: Instant) -> Self {
-        Self { lines: f64::from(burst), seen: now, suppressed: 0 }
+        Self { lines: f64::from(burst), seen: now, written: None, suppressed: 0 }
     }
 
     fn refill(&mut self, burst: u32, every: Duration, now: Instant) {
@@ -46,6 +51,8 @@ impl Account {
 struct Kind {
     /// Of all its sources.
     all: Account,
+    /// Of those that are rare, when `all` is used up.
+    reserve: Account,
     /// When [`LogLimiter::overdue`] told of it.
     told: Option<Instant>,
 }
@@ -74,14 +81,20 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
     pub fn permit(&mut self, kind: K, source: S, now: Instant) -> Option<u64> {
         let (burst, every, of_all) = (self.burst, self.every, self.burst.saturating_mul(ALL));
         let source = self.known(kind, source, now);
-        let all = &mut self.kinds.entry(kind).or_insert(Kind { all: Account::new(of_all, now), told: None }).all;
+        let new = Kind { all: Account::new(of_all, now), reserve: Account::new(burst, now), told: None };
+        let Kind { all, reserve, .. } = self.kinds.entry(kind).or_insert(new);
         all.refill(of_all, every / ALL, now);
+        reserve.refill(burst, every, now);
         let account = self.sources.entry((kind, source)).or_insert(Account::new(burst, now));
         account.refill(burst, every, now);
+        let rare_after = every.saturating_mul(RARE);
+        let is_rare = source.is_some() && account.written.is_none_or(|at| now.saturating_duration_since(at) >= rare_after);
+        let all = if all.lines < 1.0 && is_rare { reserve } else { all };
         if account.lines < 1.0 || all.lines < 1.0 {
             account.suppressed += 1;
             return None;
         }
+        account.written = Some(now);
         account.lines -= 1.0;
         all.lines -= 1.0;
         debug_assert!(account.lines >= 0.0 && all.lines >= 0.0, "no account is overdrawn");
@@ -153,7 +166,7 @@ mod tests {
     fn many_sources_of_a_kind_hide_no_other_kind_and_are_told_in_one_line() {
         let (mut limiter, now) = (LogLimiter::new(10, SECOND), crate::time::now());
         let written = (0..10_000).filter(|source| limiter.permit("flood", *source, now).is_some()).count();
-        assert_eq!(written, 10 * ALL as usize);
+        assert_eq!(written, 10 * (ALL + 1) as usize, "the lines of all, and the reserve");
         assert_eq!(limiter.permit("other", 10_000, now), Some(0), "another kind, of a source there was no room for");
         assert_eq!(limiter.overdue(now + SECOND), [("flood", 10_000 - written as u64)]);
         for source in 0..10_000 {
@@ -161,6 +174,21 @@ mod tests {
         }
         assert!(limiter.overdue(now + 3 * SECOND).is_empty(), "told a moment ago");
         assert_eq!(limiter.overdue(now + SECOND + TELL_EVERY).len(), 1);
+    }
+
+    #[test]
+    fn a_flood_of_others_does_not_hide_a_source_that_writes_rarely() {
+        let (mut limiter, start) = (LogLimiter::new(10, SECOND), crate::time::now());
+        let mut heard = 0;
+        for second in 0..60 {
+            let now = start + SECOND * second;
+            // Six sources use up what all together may write.
+            for flood in 0..6 {
+                assert!((0..20).filter(|_| limiter.permit("login failed", flood, now).is_some()).count() <= 10);
+            }
+            heard += usize::from(second % 10 == 9 && limiter.permit("login failed", 99, now).is_some());
+        }
+        assert_eq!(heard, 6, "every line of who writes one in ten seconds");
     }
 
     #[test]
@@ -190,7 +218,7 @@ mod tests {
                 }
                 prop_assert!(limiter.sources.len() <= MOST_SOURCES + 1);
             }
-            let most = 2.0 * f64::from(ALL) + (now - start).as_secs_f64() * f64::from(ALL);
+            let most = (2.0 + (now - start).as_secs_f64()) * f64::from(ALL + 1);
             prop_assert!(written as f64 <= most + 1e-6);
             counted += limiter.overdue(now + 10 * SECOND).into_iter().map(|(_, count)| count).sum::<u64>();
             prop_assert_eq!(written + counted, steps.len() as u64);
