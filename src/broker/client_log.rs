@@ -52,7 +52,7 @@ impl ClientLog {
         let sentence = note.what.sentence();
         match note.what {
             Noted::UserLocked => tracing::warn!(event, address, user, client_id, suppressed, "{sentence}"),
-            Noted::SessionEnded => tracing::info!(event, user, client_id, why, "{sentence}"),
+            Noted::SessionEnded => tracing::info!(event, user, client_id, why, suppressed, "{sentence}"),
             _ => tracing::info!(event, address, user, client_id, topic, reason, why, suppressed, "{sentence}"),
         }
     }
@@ -99,15 +99,18 @@ pub(super) fn notice(notice: &Notice) {
         }
         NoticeKind::NotRetained => warn!("a message is delivered but not retained, because there is no room"),
         NoticeKind::FullQueue => warn!("a message for a client is dropped, because a queue is full"),
+        NoticeKind::ReplayWaits => {
+            warn!("retained messages for a new subscription wait until sessions use less memory; their topics are long");
+        }
         NoticeKind::WrongAcknowledgement => {
-            warn!("a client is disconnected, because its acknowledgement does not fit its message; update the client");
+            warn!("a client is disconnected, because it acknowledged a message with the wrong packet type; update the client");
         }
     }
 }
 
 /// Says how many lines of a kind were left out, of all clients together.
 pub(super) fn left_out(of: &'static str, suppressed: u64) {
-    tracing::info!(event = "broker.lines_suppressed", of, suppressed, "lines about clients were left out of the log");
+    tracing::info!(event = "broker.lines_suppressed", of, suppressed, "log lines about clients were suppressed");
 }
 
 /// An address as the log shows it.

@@ -268,3 +268,28 @@ fn a_session_that_came_back_is_not_away() {
     assert!(is_present(&mut stage, "mallory-0", "mallory"), "it is there");
     assert!(!is_present(&mut stage, "mallory-1", "mallory"), "the next one in turn went");
 }
+
+#[test]
+fn states_of_bridges_have_a_few_places_of_their_own() {
+    let limits = Limits { max_retained: 50, sys_every: Duration::ZERO, ..Limits::default() };
+    let mut stage = Stage::new(Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() });
+    let mut state = |version: Version, number: usize, payload: &'static str| {
+        let name = format!("bridge-{number}");
+        let (id, _) = enter(&mut stage, &connect_as(&name, version, Properties::default()));
+        let topic = TopicName::new(format!("$SYS/broker/connection/{name}/state")).unwrap();
+        let packet_id = PacketId::new(1);
+        let (properties, payload) = (Properties::default(), payload.into());
+        let qos = QoS::AtLeastOnce;
+        stage.send(id, &Packet::Publish(Publish { dup: false, qos, retain: true, topic: Some(topic), packet_id, properties, payload }));
+        let Some(Packet::PubAck(ack)) = stage.next_packet(id) else { panic!("no PUBACK") };
+        (ack.reason, stage.engine.traffic().refused)
+    };
+    let answers: Vec<ReasonCode> = (0..7).map(|number| state(Version::V5, number, "1").0).collect();
+    assert!(answers[..5].iter().all(|reason| !reason.is_error()), "{answers:?}: a tenth of what may be retained");
+    assert_eq!(answers[5..], [ReasonCode::QUOTA_EXCEEDED; 2]);
+    assert!(!state(Version::V5, 0, "0").0.is_error(), "a state that is there can change");
+    assert!(!state(Version::V311, 7, "1").0.is_error(), "before MQTT 5 it is delivered, and not retained");
+    assert!(!state(Version::V5, 3, "").0.is_error(), "and be removed");
+    assert!(!state(Version::V5, 5, "1").0.is_error(), "which makes room");
+    assert_eq!(state(Version::V5, 6, "1").0, ReasonCode::QUOTA_EXCEEDED);
+}

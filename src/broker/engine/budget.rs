@@ -103,9 +103,11 @@ impl Over {
     /// For the client.
     pub(super) fn why(self) -> &'static str {
         match self {
-            Self::Session => "the session would use too much memory: subscriptions, will, topic aliases, QoS 2 messages without PUBREL",
+            Self::Session => {
+                "session memory limit reached (subscriptions, will, topic aliases, unreleased QoS 2 messages); see `broker.max_session_size`"
+            }
             Self::Owner => "the sessions of this user use too much memory",
-            Self::All => "the memory for sessions is used up",
+            Self::All => "the memory for all sessions is used up; see `broker.max_sessions_size`",
         }
     }
 }
@@ -129,6 +131,8 @@ pub(super) struct Budget {
     /// With more accounts an owner is a crowd.
     half: usize,
     crowd: Option<Owner>,
+    /// Something was given back since somebody asked.
+    was_refunded: bool,
 }
 
 impl Budget {
@@ -145,7 +149,13 @@ impl Budget {
             owners: HashMap::new(),
             half: limits.max_sessions / 2,
             crowd: None,
+            was_refunded: false,
         }
+    }
+
+    /// True if something was given back since this was last asked.
+    pub(super) fn was_refunded(&mut self) -> bool {
+        std::mem::take(&mut self.was_refunded)
     }
 
     /// Bytes that all sessions hold.
@@ -257,6 +267,7 @@ impl Budget {
 
     fn book(&mut self, account: &Account, before: usize, after: usize) {
         let (left, wanted) = (self.pooled_of(before), self.pooled_of(after));
+        self.was_refunded |= after < before;
         self.held = self.held - before + after;
         self.pooled = self.pooled - left + wanted;
         let Some(share) = self.owners.get_mut(&account.owner) else { return };

@@ -72,7 +72,7 @@ impl Engine {
         let is_generated = connect.client_id.is_empty();
         let client_id = if is_generated { self.generate_client_id() } else { connect.client_id.clone() };
         let Some(rights) = self.access.rights(granted.user.as_ref(), &client_id) else {
-            let why = "the client identifier is empty or contains +, # or /, and a rule of this user holds %c";
+            let why = "a rule of this user uses %c, so the client identifier must not be empty or contain +, # or /";
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
             return;
         };
@@ -356,8 +356,9 @@ impl Engine {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.connection = None;
         session.away_since = Some(now);
-        session.queue.forget_qos_0();
+        let lost = session.queue.forget_qos_0();
         let outlives = session.outlives;
+        self.set_replay_back(key, &lost);
         self.refund(key, Part::Aliases, 0);
         self.note_absence(key);
         self.settle_will(key, end, now);

@@ -163,6 +163,7 @@ impl Engine {
         let message = fanout.keep(&mut self.next_message, &self.queued_bytes).clone();
         if !self.make_room_in_queues(key, now) {
             self.count_full();
+            self.missed(key);
             self.notice(NoticeKind::FullQueue, Some(key), Some(&fanout.message.topic), ALL_QUEUES, now);
             return;
         }
@@ -177,6 +178,7 @@ impl Engine {
             self.scratch.targets.extend(record);
         } else {
             self.count_full();
+            self.missed(key);
             self.notice(NoticeKind::FullQueue, Some(key), Some(&fanout.message.topic), OWN_QUEUE, now);
         }
         for Dropped { delivery, is_expired } in dropped {
@@ -192,11 +194,21 @@ impl Engine {
         self.traffic.dropped_full += 1;
     }
 
+    /// A new message does not reach a session for want of room. If it is retained, a replay that has not come to its topic brings it.
+    fn missed(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.replays.missed(self.next_message);
+        }
+    }
+
     /// A delivery that was queued is given up.
     fn drop_delivery(&mut self, key: SessionKey, delivery: &Delivery, is_expired: bool) {
         self.traffic.dropped += 1;
         self.traffic.dropped_full += u64::from(!is_expired);
         self.traffic.dropped_expired += u64::from(is_expired);
+        if !is_expired && !delivery.is_replay {
+            self.missed(key);
+        }
         self.record_done(key, delivery);
     }
 

@@ -31,6 +31,8 @@ pub enum NoticeKind {
     NotRetained,
     /// The queue of a client is full: a message for it is dropped.
     FullQueue,
+    /// Retained messages for a new subscription wait until there is memory for how far they have come.
+    ReplayWaits,
     /// An acknowledgement of another kind than its message asks for.
     WrongAcknowledgement,
 }
@@ -44,6 +46,7 @@ impl NoticeKind {
             Self::RetainedCommand => "broker.retained_command",
             Self::NotRetained => "broker.not_retained",
             Self::FullQueue => "broker.queue_full",
+            Self::ReplayWaits => "broker.retained_waits",
             Self::WrongAcknowledgement => "broker.wrong_acknowledgement",
         }
     }

@@ -17,6 +17,8 @@ use crate::mqtt::{PacketId, Publish, QoS, ReasonCode, TopicName, Version};
 /// So many times its Receive Maximum may an MQTT 5 client have unacknowledged; with more it is disconnected.
 const FAR_BEYOND: usize = 16;
 
+const TOO_MANY_STATES: &str = "at most 1000 states of bridge connections are retained, and no more than a tenth of `broker.max_retained`";
+
 /// A refusal that the client can be told.
 type Refusal = (ReasonCode, &'static str);
 
@@ -111,7 +113,12 @@ impl Engine {
             return Err((ReasonCode::TOPIC_NAME_INVALID, "a topic may have at most 201 levels"));
         }
         let is_guarded = self.guarded.contains(topic);
-        may_publish(session, (topic, &publish.payload), is_guarded)?;
+        may_publish(session, (topic, &publish.payload, publish.retain), is_guarded)?;
+        // Older clients cannot be told: their state reaches its subscribers and is not retained.
+        let is_v5 = session.connection.and_then(|id| self.connections.get(&id)).is_some_and(|connection| connection.version == Version::V5);
+        if is_v5 && publish.retain && !publish.payload.is_empty() && !self.retained.has_room_for_state(topic) {
+            return Err((ReasonCode::QUOTA_EXCEEDED, TOO_MANY_STATES));
+        }
         // The answer of an instrument goes where whoever asked may look or write himself.
         let answer_to = publish.properties.response_topic.as_ref().filter(|_| is_guarded);
         if answer_to.is_some_and(|topic| !session.rights.may_read(topic) && !session.rights.may_write(topic, self.guarded.contains(topic)))
@@ -288,7 +295,8 @@ impl Engine {
             self.count_full();
             // `$SYS` comes every few seconds.
             if message.origin != Origin::Own {
-                let why = "raise `broker.max_retained` or `broker.max_retained_size`";
+                let is_state = !self.retained.has_room_for_state(&message.topic);
+                let why = if is_state { TOO_MANY_STATES } else { "raise `broker.max_retained` or `broker.max_retained_size`" };
                 self.notice(NoticeKind::NotRetained, from, Some(&message.topic), why, now);
             }
             let nothing = Message { payload: bytes::Bytes::new(), ..message.clone() };
@@ -385,12 +393,13 @@ fn message(topic: TopicName, publish: Publish, now: Instant) -> Message {
 
 /// Whether a session may publish a payload to a topic. Topics that begin with `$` are the broker's; but a bridge publishes whether its
 /// connection is up, as mosquitto's do ([`may_publish_state`]).
-pub(super) fn may_publish(session: &Session, (topic, payload): (&TopicName, &[u8]), is_guarded: bool) -> Result<(), Refusal> {
+pub(super) fn may_publish(session: &Session, message: (&TopicName, &[u8], bool), is_guarded: bool) -> Result<(), Refusal> {
+    let (topic, ..) = message;
     if topic.is_reserved() {
         let Some(bridge) = bridge_of(topic) else {
             return Err((ReasonCode::NOT_AUTHORIZED, "topics that begin with $ belong to the broker"));
         };
-        return may_publish_state(session, topic, bridge, payload);
+        return may_publish_state(session, bridge, message);
     }
     if session.rights.may_write(topic, is_guarded) {
         Ok(())
@@ -400,19 +409,21 @@ pub(super) fn may_publish(session: &Session, (topic, payload): (&TopicName, &[u8
 }
 
 /// Whether a session may publish the state of a bridge. A user whose rules list topics to write needs one that covers this topic;
-/// anybody else may publish the state of the own client identifier. mosquitto's bridges send `1` when they connect, and `0` as their will.
-fn may_publish_state(session: &Session, topic: &TopicName, bridge: &str, payload: &[u8]) -> Result<(), Refusal> {
+/// anybody else may publish the state of the own client identifier. mosquitto's bridges send `1` when they connect, and `0` as their will;
+/// nothing, with the retain flag, removes what is retained.
+fn may_publish_state(session: &Session, bridge: &str, (topic, payload, retain): (&TopicName, &[u8], bool)) -> Result<(), Refusal> {
     let is_own = *bridge == *session.client_id;
     if !session.rights.may_write_state(topic, is_own) {
         return Err((ReasonCode::NOT_AUTHORIZED, "no permission to publish the state of this bridge connection"));
     }
-    if payload != b"0" && payload != b"1" {
+    let removes = retain && payload.is_empty();
+    if payload != b"0" && payload != b"1" && !removes {
         return Err((ReasonCode::IMPLEMENTATION_SPECIFIC, "the state of a bridge connection is 0 or 1"));
     }
     Ok(())
 }
 
 /// The bridge whose state a topic is about: its client identifier.
-fn bridge_of(topic: &TopicName) -> Option<&str> {
+pub(super) fn bridge_of(topic: &TopicName) -> Option<&str> {
     topic.as_str().strip_prefix("$SYS/broker/connection/")?.strip_suffix("/state")
 }

@@ -140,12 +140,15 @@ impl Queue {
         taken
     }
 
-    /// QoS 0 is not kept for somebody who is away.
-    pub(super) fn forget_qos_0(&mut self) {
-        if self.deliveries.iter().any(|delivery| delivery.qos == QoS::AtMostOnce) {
-            let kept = self.take().into_iter().filter(|delivery| delivery.qos != QoS::AtMostOnce);
-            kept.for_each(|delivery| self.push(delivery));
+    /// QoS 0 is not kept for somebody who is away. Returns what is lost.
+    pub(super) fn forget_qos_0(&mut self) -> Vec<Delivery> {
+        let is_lost = |delivery: &Delivery| delivery.qos == QoS::AtMostOnce;
+        if !self.deliveries.iter().any(is_lost) {
+            return Vec::new();
         }
+        let (lost, kept): (Vec<Delivery>, Vec<Delivery>) = self.take().into_iter().partition(is_lost);
+        kept.into_iter().for_each(|delivery| self.push(delivery));
+        lost
     }
 
     /// What waits for a shared subscription.

@@ -6,10 +6,13 @@
 //! before the restart may then come as a retained one as well.
 //!
 //! Invariants:
-//! * A session has each filter in its list once, and only filters it is subscribed to. The first one is worked on; `bytes` is what the
-//!   places in the list take.
+//! * A session has each filter in its list once, and only filters it is subscribed to. The first one is worked on, until nothing of it
+//!   waits; `bytes` is what the places in the list take beyond [`FREE_PLACE`] each.
 //! * What is kept in place of a retained message after the subscription began is not replayed: it comes as a new message. At QoS 0 that
-//!   holds for what came since the client connected, because nothing at QoS 0 is kept for somebody who is away.
+//!   holds for what came since the client connected, because nothing at QoS 0 is kept for somebody who is away. A new message that is
+//!   dropped for want of room is replayed in its place: a message that comes twice is better than one that never comes.
+//! * A replay ends when everything was fetched, and never for want of memory: one whose place is too long for the budget of sessions
+//!   waits where it is until somebody gives memory back.
 //! * At most [`MOST_WAITING`] retained messages wait for a session, and more are fetched only while there is room for them in the
 //!   queues of all. Where there is none, the session that holds most gives room for one at a time.
 //! * A session gets its turn when a client has read or acknowledged something and few messages wait for it (`is_due`); one that waits
@@ -19,7 +22,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::budget::Part;
+use super::budget::{Over, Part};
 use super::notice::NoticeKind;
 use super::queue::MOST_WAITING;
 use super::record::Record;
@@ -34,8 +37,13 @@ const REPLAY_PIECE: usize = 20_000;
 const FAIR_PIECE: usize = 4_000;
 /// With more waiting than this, nothing is fetched.
 const FEW_WAITING: usize = MOST_WAITING / 2;
+/// Of these, at once, within the packet that subscribes.
+const FIRST_PIECE: usize = 200;
 /// What a place takes besides its topic, in bytes, about.
 const PLACE_OVERHEAD: usize = 64;
+/// Bytes of a place that every session has, whatever others hold: enough for a topic of [`FREE_TOPIC`] bytes.
+const FREE_PLACE: usize = PLACE_OVERHEAD + FREE_TOPIC;
+const FREE_TOPIC: usize = 256;
 
 /// Whether the records know of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +61,8 @@ pub(super) struct Replay {
     after: Option<TopicName>,
     /// The last message that was kept before the subscription began.
     newest: u64,
+    /// Everything was fetched; some of it may still wait.
+    is_fetched: bool,
     recorded: Recorded,
 }
 
@@ -68,9 +78,16 @@ impl Replay {
     }
 }
 
-/// What a place takes.
+/// What a place takes beyond what is free.
 fn weight(after: Option<&TopicName>) -> usize {
-    after.map_or(0, |topic| PLACE_OVERHEAD + topic.as_str().len())
+    after.map_or(0, |topic| (PLACE_OVERHEAD + topic.as_str().len()).saturating_sub(FREE_PLACE))
+}
+
+/// A place before a topic, or at it, that takes nothing of the budget.
+fn free_place(topic: &TopicName) -> Option<TopicName> {
+    let text = topic.as_str();
+    let end = (0..=FREE_TOPIC.min(text.len())).rev().find(|end| text.is_char_boundary(*end))?;
+    TopicName::new(text.get(..end)?.to_owned()).ok()
 }
 
 /// The replays of one session, in the order of their subscriptions.
@@ -100,7 +117,7 @@ impl Replays {
         let is_known = self.remove(&filter);
         let recorded = is_known.unwrap_or(Recorded::Never);
         let recorded = if recorded == Recorded::Never { Recorded::Never } else { Recorded::Outdated };
-        self.list.push_back(Replay { filter, after: None, newest, recorded });
+        self.list.push_back(Replay { filter, after: None, newest, is_fetched: false, recorded });
     }
 
     /// Puts back what the records tell.
@@ -108,13 +125,18 @@ impl Replays {
         self.remove(&filter);
         self.bytes += weight(after.as_ref());
         let is_first = after.is_some();
-        let replay = Replay { filter, after, newest: 0, recorded: Recorded::UpToDate };
+        let replay = Replay { filter, after, newest: 0, is_fetched: false, recorded: Recorded::UpToDate };
         if is_first { self.list.push_front(replay) } else { self.list.push_back(replay) }
     }
 
     /// All messages have their numbers: those up to `newest` may be replayed.
     pub(super) fn restored(&mut self, newest: u64) {
         self.list.iter_mut().for_each(|replay| replay.newest = newest);
+    }
+
+    /// A new message is dropped: what is retained up to `newest` is replayed, also where it is newer than the subscription.
+    pub(super) fn missed(&mut self, newest: u64) {
+        self.list.iter_mut().for_each(|replay| replay.newest = replay.newest.max(newest));
     }
 
     /// What the places would take with another one for a filter.
@@ -146,10 +168,10 @@ impl Replays {
         message.id <= if qos == QoS::AtMostOnce { newest.max(self.newest_at_connect) } else { newest }
     }
 
-    fn proceed(&mut self, after: TopicName) {
+    fn move_to(&mut self, after: Option<TopicName>) {
         let Some(replay) = self.list.front_mut() else { return };
-        self.bytes = self.bytes - weight(replay.after.as_ref()) + weight(Some(&after));
-        replay.after = Some(after);
+        self.bytes = self.bytes - weight(replay.after.as_ref()) + weight(after.as_ref());
+        replay.after = after;
         if replay.recorded == Recorded::UpToDate {
             replay.recorded = Recorded::Outdated;
         }
@@ -158,11 +180,22 @@ impl Replays {
     /// Panics if the total is not what the places say, or a subscription is missing. For tests.
     pub(super) fn check_invariants(&self, is_subscribed: impl Fn(&TopicFilter) -> bool) {
         assert_eq!(self.bytes, self.list.iter().map(|replay| weight(replay.after.as_ref())).sum::<usize>(), "bytes of places");
-        assert!(self.list.iter().skip(1).all(|replay| replay.after.is_none()), "only the first replay has a place");
+        assert!(self.list.iter().skip(1).all(|replay| replay.after.is_none() && !replay.is_fetched), "only the first replay has a place");
         assert!(self.list.iter().all(|replay| is_subscribed(&replay.filter)), "a replay belongs to a subscription");
         let filters: std::collections::BTreeSet<_> = self.list.iter().map(|replay| &replay.filter).collect();
         assert_eq!(filters.len(), self.list.len(), "one replay for a subscription");
     }
+}
+
+/// What became of retained messages that were found.
+#[derive(Debug)]
+enum Fetched {
+    /// All are queued; the topic of the last one.
+    All(Option<TopicName>),
+    /// There was room for those up to this topic.
+    UpTo(TopicName),
+    /// None is: the place of the first one has no room in the budget.
+    Nothing(Over),
 }
 
 /// The sessions that [`Engine::go_on`] turns to.
@@ -172,6 +205,8 @@ pub(super) struct ReplayTurns {
     due: VecDeque<SessionKey>,
     /// Those that wait for room in the queues of all.
     starved: std::collections::BTreeSet<SessionKey>,
+    /// Those whose places wait for room in the budget.
+    unplaced: std::collections::BTreeSet<SessionKey>,
 }
 
 impl Engine {
@@ -192,7 +227,10 @@ impl Engine {
         let bytes = session.replays.bytes();
         self.refund(key, Part::Replays, bytes);
         self.wake_replays(key);
-        self.go_on(now);
+        // The rest, and what the others are to get, has its turn after the packets that wait.
+        if self.sessions.get(key).is_some_and(|session| session.replays.is_due) {
+            self.advance(key, FIRST_PIECE, now);
+        }
         self.record_replays(key);
     }
 
@@ -200,6 +238,9 @@ impl Engine {
     pub fn go_on(&mut self, now: Instant) {
         if self.has_room_in_total() {
             std::mem::take(&mut self.replay_turns.starved).into_iter().for_each(|key| self.wake_replays(key));
+        }
+        if !self.replay_turns.unplaced.is_empty() && self.budget.was_refunded() {
+            std::mem::take(&mut self.replay_turns.unplaced).into_iter().for_each(|key| self.wake_replays(key));
         }
         let mut left = REPLAY_PIECE;
         while left > 0
@@ -235,6 +276,10 @@ impl Engine {
     fn advance(&mut self, key: SessionKey, piece: usize, now: Instant) -> (usize, bool) {
         let mut seen = 0;
         while seen < piece {
+            if self.end_fetched(key) {
+                seen += 1;
+                continue;
+            }
             let room = self.room_for_replays(key, now);
             let Some(session) = self.sessions.get(key).filter(|_| room > 0) else { return (seen, true) };
             let Some(replay) = session.replays.list.front() else { return (seen, true) };
@@ -243,9 +288,22 @@ impl Engine {
             let most = Most { seen: piece - seen, found: room };
             let Matching { found, seen: looked, last } = self.retained.matching(&replay.filter, replay.after.as_ref(), most, now);
             seen += looked.max(1);
-            let stopped_at = self.replay_all(key, found, subscription);
-            self.proceed(key, stopped_at.or(last), now);
+            let fetched = self.replay_all(key, found, subscription);
+            let placed = match (fetched, last) {
+                (Fetched::Nothing(over), _) => Err(over),
+                (Fetched::UpTo(topic), _) => self.proceed(key, None, &topic),
+                (Fetched::All(fetched), Some(last)) => self.proceed(key, fetched, &last),
+                (Fetched::All(_), None) => {
+                    self.fetched_all(key);
+                    Ok(())
+                }
+            };
             self.pump(key, now);
+            if let Err(over) = placed {
+                self.notice(NoticeKind::ReplayWaits, Some(key), None, over.why(), now);
+                self.replay_turns.unplaced.insert(key);
+                return (seen, true);
+            }
         }
         (seen, false)
     }
@@ -253,7 +311,7 @@ impl Engine {
     /// How many retained messages may be fetched for a session now.
     fn room_for_replays(&mut self, key: SessionKey, now: Instant) -> usize {
         let Some(session) = self.sessions.get(key) else { return 0 };
-        if session.replays.list.is_empty() || !wants_more(session, self.limits.output_bytes) {
+        if session.replays.list.front().is_none_or(|replay| replay.is_fetched) || !wants_more(session, self.limits.output_bytes) {
             return 0;
         }
         let waiting = session.queue.replays();
@@ -267,19 +325,31 @@ impl Engine {
         0
     }
 
-    /// Queues retained messages; the topic of the last one that was queued if there was no room for all.
-    fn replay_all(&mut self, key: SessionKey, found: Vec<Arc<Kept>>, subscription: Subscription) -> Option<TopicName> {
+    /// Queues retained messages.
+    fn replay_all(&mut self, key: SessionKey, found: Vec<Arc<Kept>>, subscription: Subscription) -> Fetched {
         let mut last: Option<TopicName> = None;
         for message in found {
-            let session = self.sessions.get(key)?;
+            let Some(session) = self.sessions.get(key) else { break };
             let is_full = session.queue.replay_bytes() >= self.limits.output_bytes || !self.has_room_in_total();
-            if last.is_some() && is_full {
-                return last;
+            if let Some(last) = last.take_if(|_| is_full) {
+                return Fetched::UpTo(last);
+            }
+            // Without a place behind it, it would be fetched again and again.
+            if let Err(over) = self.charge_place(key, &message.topic) {
+                return last.map_or(Fetched::Nothing(over), Fetched::UpTo);
             }
             last = Some(message.topic.clone());
             self.replay(key, message, subscription);
         }
-        None
+        Fetched::All(last)
+    }
+
+    /// Room in the budget for a place of the first replay.
+    fn charge_place(&mut self, key: SessionKey, topic: &TopicName) -> Result<(), Over> {
+        let Some(replays) = self.sessions.get(key).map(|session| &session.replays) else { return Ok(()) };
+        let Some(replay) = replays.list.front() else { return Ok(()) };
+        let bytes = replays.bytes_with(&replay.filter, Some(topic));
+        self.charge(key, Part::Replays, bytes)
     }
 
     /// Queues a retained message for a new subscription.
@@ -304,20 +374,68 @@ impl Engine {
         }
     }
 
-    /// Notes how far the first replay of a session is; `None` is the end.
-    fn proceed(&mut self, key: SessionKey, after: Option<TopicName>, now: Instant) {
-        let Some(session) = self.sessions.get(key) else { return };
-        let Some(filter) = session.replays.list.front().map(|replay| replay.filter.clone()) else { return };
+    /// Notes how far the first replay of a session is: everything up to `last` was looked at, and there may be more; of what is to come,
+    /// everything up to `fetched` was queued.
+    fn proceed(&mut self, key: SessionKey, fetched: Option<TopicName>, last: &TopicName) -> Result<(), Over> {
+        let charged = self.charge_place(key, last);
+        let Some(replays) = self.sessions.get_mut(key).map(|session| &mut session.replays) else { return Ok(()) };
+        let known = fetched.as_ref().or(replays.list.front().and_then(|replay| replay.after.as_ref()));
+        let place = match charged {
+            Ok(()) => Some(last.clone()),
+            // Nothing is to be fetched between the two.
+            Err(_) => free_place(last).filter(|place| Some(place) > known).or(fetched),
+        };
         // A copy: that of the message is not to be kept for it.
-        let Some(after) = after.map(|topic| topic.detached()) else { return self.end_replay(key, &filter) };
-        let bytes = session.replays.bytes_with(&filter, Some(&after));
-        if let Err(over) = self.charge(key, Part::Replays, bytes) {
-            self.count_full();
-            self.notice(NoticeKind::FullQueue, Some(key), Some(&after), over.why(), now);
-            self.end_replay(key, &filter);
-        } else if let Some(session) = self.sessions.get_mut(key) {
-            session.replays.proceed(after);
+        let moved = place.map(|place| replays.move_to(Some(place.detached())));
+        self.settle_place(key);
+        if moved.is_some() { Ok(()) } else { charged }
+    }
+
+    /// The budget shows what the places take.
+    fn settle_place(&mut self, key: SessionKey) {
+        let bytes = self.sessions.get(key).map_or(0, |session| session.replays.bytes());
+        self.refund(key, Part::Replays, bytes);
+    }
+
+    /// The first replay of a session has fetched everything. It is over when nothing of it waits at QoS 0: that is lost with the
+    /// connection, and fetched again.
+    fn fetched_all(&mut self, key: SessionKey) {
+        if let Some(replay) = self.sessions.get_mut(key).and_then(|session| session.replays.list.front_mut()) {
+            replay.is_fetched = true;
         }
+        self.settle_place(key);
+        self.end_fetched(key);
+    }
+
+    /// Ends the first replay of a session if it is over.
+    fn end_fetched(&mut self, key: SessionKey) -> bool {
+        let Some(session) = self.sessions.get(key) else { return false };
+        let Some(replay) = session.replays.list.front().filter(|replay| replay.is_fetched) else { return false };
+        let may_be_lost = session.is_persistent() && session.queue.replays() > 0;
+        if may_be_lost && session.queue.iter().any(|delivery| delivery.is_replay && delivery.qos == QoS::AtMostOnce) {
+            return false;
+        }
+        let filter = replay.filter.clone();
+        self.end_replay(key, &filter);
+        true
+    }
+
+    /// The connection of a session is gone, and so is what waited at QoS 0: its replay goes back to before the first of these.
+    pub(super) fn set_replay_back(&mut self, key: SessionKey, lost: &[Delivery]) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.is_persistent()) else { return };
+        let Some(replay) = session.replays.list.front_mut() else { return };
+        let was_passed = |topic: &&TopicName| replay.is_fetched || replay.after.as_ref().is_some_and(|after| *topic <= after);
+        let topics = lost.iter().filter(|delivery| delivery.is_replay).map(|delivery| &delivery.message.topic);
+        let Some(first) = topics.filter(was_passed).filter(|topic| replay.filter.matches(topic)).min() else { return };
+        replay.is_fetched = false;
+        let before = self.retained.before(first).map(TopicName::detached);
+        let has_place = before.as_ref().is_none_or(|before| self.charge_place(key, before).is_ok());
+        let before = if has_place { before } else { before.as_ref().and_then(free_place) };
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.replays.move_to(before);
+        }
+        self.settle_place(key);
+        self.record_replays(key);
     }
 
     /// Nothing more comes of a replay.

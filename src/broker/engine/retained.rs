@@ -1,17 +1,24 @@
 //! The retained message of each topic.
 //!
-//! Invariants: `weight` is the sum of the weights in `by_topic`; `expiries` names those of `by_topic` that expire, and when. A publish
-//! costs the logarithm of what is retained, a subscription the steps of [`Seek`].
+//! Invariants: `weight` is the sum of the weights in `by_topic`; `expiries` names those of `by_topic` that expire, and when; `states` of
+//! them are states of bridge connections that clients have published, of which there are few. A publish costs the logarithm of what is
+//! retained, a subscription the steps of [`Seek`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::publish::bridge_of;
 use super::seek::{Fit, Seek};
 use super::session::Kept;
-use crate::message::Message;
+use crate::message::{Message, Origin};
 use crate::mqtt::{TopicFilter, TopicName};
+
+/// States of bridge connections that clients may have retained: nobody can take the room of other messages with them.
+const MOST_STATES: usize = 1000;
+/// Of all messages that may be retained, this part may be such states.
+const STATES_PART: usize = 10;
 
 /// Some of the retained messages that a filter matches.
 #[derive(Debug)]
@@ -37,6 +44,7 @@ pub(super) struct Most {
 pub(super) struct Retained {
     by_topic: BTreeMap<TopicName, Arc<Kept>>,
     expiries: BTreeSet<(Instant, TopicName)>,
+    states: usize,
     max: usize,
     weight: usize,
     max_bytes: usize,
@@ -44,7 +52,7 @@ pub(super) struct Retained {
 
 impl Retained {
     pub(super) fn new(max: usize, max_bytes: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), expiries: BTreeSet::new(), max, weight: 0, max_bytes }
+        Self { by_topic: BTreeMap::new(), expiries: BTreeSet::new(), states: 0, max, weight: 0, max_bytes }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -71,6 +79,7 @@ impl Retained {
         }
         let kept = make(message);
         self.weight += kept.weight();
+        self.states += usize::from(is_state(&kept));
         self.expiries.extend(kept.expires_at.map(|at| (at, kept.topic.clone())));
         self.by_topic.insert(kept.topic.clone(), kept);
         true
@@ -79,6 +88,7 @@ impl Retained {
     fn remove(&mut self, topic: &TopicName) {
         let Some((topic, old)) = self.by_topic.remove_entry(topic) else { return };
         self.weight -= old.weight();
+        self.states -= usize::from(is_state(&old));
         if let Some(at) = old.expires_at {
             self.expiries.remove(&(at, topic));
         }
@@ -92,7 +102,14 @@ impl Retained {
     }
 
     fn has_room(&self, message: &Message) -> bool {
-        self.by_topic.len() < self.max && self.weight + message.weight() <= self.max_bytes
+        let has_place = !is_state(message) || self.has_room_for_state(&message.topic);
+        has_place && self.by_topic.len() < self.max && self.weight + message.weight() <= self.max_bytes
+    }
+
+    /// False if a topic is for the state of a bridge connection that has no place among those of clients.
+    pub(super) fn has_room_for_state(&self, topic: &TopicName) -> bool {
+        let has_place = || self.by_topic.get(topic).is_some_and(|kept| is_state(kept));
+        bridge_of(topic).is_none() || self.states < MOST_STATES.min(self.max / STATES_PART) || has_place()
     }
 
     /// True if a topic has just this payload.
@@ -104,6 +121,11 @@ impl Retained {
     pub(super) fn after(&self, topic: Option<&TopicName>) -> Option<&Arc<Kept>> {
         let begin = topic.map_or(Bound::Unbounded, Bound::Excluded);
         self.by_topic.range::<TopicName, _>((begin, Bound::Unbounded)).next().map(|(_, kept)| kept)
+    }
+
+    /// The last topic before `topic`, in the order of their bytes.
+    pub(super) fn before(&self, topic: &TopicName) -> Option<&TopicName> {
+        self.by_topic.range::<TopicName, _>((Bound::Unbounded, Bound::Excluded(topic))).next_back().map(|(topic, _)| topic)
     }
 
     /// The next retained messages a filter matches, in the order of their topics: those after `after`, if that is said, and at
@@ -152,7 +174,14 @@ impl Retained {
         let expiries = self.by_topic.iter().filter_map(|(topic, message)| Some((message.expires_at?, topic.clone())));
         assert_eq!(self.expiries, expiries.collect());
         assert!(self.by_topic.len() <= self.max);
+        assert_eq!(self.states, self.by_topic.values().filter(|kept| is_state(kept)).count(), "states of bridge connections");
+        assert!(self.states <= MOST_STATES.min(self.max / STATES_PART), "{} states", self.states);
     }
+}
+
+/// True for the state of a bridge connection that a client has published; the gateway has states of its own.
+fn is_state(message: &Message) -> bool {
+    message.origin == Origin::Client && bridge_of(&message.topic).is_some()
 }
 
 #[cfg(test)]

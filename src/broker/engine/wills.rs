@@ -88,7 +88,7 @@ impl Engine {
         let Some(session) = self.sessions.get(key) else { return };
         let Some(will) = session.will.as_deref().cloned() else { return };
         let is_guarded = self.guarded.contains(&will.message.topic);
-        let judged = may_publish(session, (&will.message.topic, &will.message.payload), is_guarded);
+        let judged = may_publish(session, (&will.message.topic, &will.message.payload, will.message.retain), is_guarded);
         self.forget_will(key);
         if let Err((_, why)) = judged {
             self.traffic.refused += 1;
