@@ -127,8 +127,8 @@ impl Engine {
             Acknowledged::Spent => {}
             Acknowledged::WrongKind => {
                 let why = match ending {
-                    Ending::Accepted => "PUBACK for a message of QoS 2",
-                    Ending::Refused => "PUBREC with an error for a message of QoS 1, or after PUBREC",
+                    Ending::Accepted => "PUBACK for a QoS 2 message",
+                    Ending::Refused => "PUBREC with an error for a QoS 1 message, or after PUBREC",
                     Ending::Completed => "PUBCOMP before PUBREL",
                 };
                 return self.wrong_kind(id, key, why, now);
@@ -151,14 +151,19 @@ impl Engine {
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         let (is_kept, number_of_session) = (session.is_kept(), session.number);
-        let (answer, after) = match session.in_flight.release(ack.packet_id) {
+        let released = session.in_flight.release(ack.packet_id);
+        if let (Acknowledged::Message((_, Some(message))), Some(checkpoint)) = (&released, &mut self.checkpoint) {
+            // The end of this delivery will not name its message.
+            checkpoint.forget(message.id);
+        }
+        let (answer, after) = match released {
             // After PUBREL the client forgets the message: it must never be sent to it again.
-            Acknowledged::Message(number) if is_kept => {
+            Acknowledged::Message((number, _)) if is_kept => {
                 let after = self.records.put(&Record::Released { session: number_of_session, number }, self.clock);
                 (Ack::new(ack.packet_id, ReasonCode::SUCCESS), after)
             }
             Acknowledged::Message(_) | Acknowledged::Spent => (Ack::new(ack.packet_id, ReasonCode::SUCCESS), 0),
-            Acknowledged::WrongKind => return self.wrong_kind(id, key, "PUBREC for a message of QoS 1", now),
+            Acknowledged::WrongKind => return self.wrong_kind(id, key, "PUBREC for a QoS 1 message", now),
             Acknowledged::Unknown => (unknown(ack.packet_id), 0),
         };
         self.send(id, &Packet::PubRel(answer), after);

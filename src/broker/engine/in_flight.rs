@@ -2,19 +2,25 @@
 //!
 //! Invariants:
 //! * Entries are in the order of their numbers, and no two of them have the same packet identifier.
-//! * `bytes` is what all entries weigh, `unsent` of them were not written on this connection, and `in_window` count against the
+//! * `bytes` is what all entries weigh that are not released, `released` are, `unsent` of all were not written on this connection, and `in_window` count against the
 //!   client's Receive Maximum: a PUBREL of an earlier connection does not.
 //! * A message that is given up after it was sent keeps its packet identifier and its place in the window until it is acknowledged or
-//!   the connection ends [MQTT-3.3.4-9], [MQTT-2.2.1-4]: it is in `spent`, in the order of the numbers, and all entries are newer.
+//!   the connection ends [MQTT-3.3.4-9], [MQTT-2.2.1-4]: it is in `spent`, in the order of the numbers, and in no entry.
+//! * Of a QoS 2 message that is released, only the number is kept, and that is never given up: PUBREL goes out on every connection until
+//!   PUBCOMP comes [MQTT-4.4.0-1]. It weighs nothing in the queues; there are about [`MOST_RELEASED`] of them at most.
 //! * Everything before `written` was written on this connection, so that sending all of it again is not a search for each.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::session::{Delivery, IDENTIFIERS, OVERHEAD};
+use super::session::{Delivery, IDENTIFIERS, Kept, OVERHEAD};
 use crate::mqtt::{PacketId, QoS};
 
 /// More places than this are given back when the list is empty.
 const SPARE: usize = 64;
+
+/// With more QoS 2 messages released and not done, nothing more is sent.
+const MOST_RELEASED: usize = 10_000;
 
 /// A QoS 1 or 2 message that was sent and is not done.
 #[derive(Debug)]
@@ -42,7 +48,13 @@ impl Entry {
     }
 
     fn weight(&self) -> usize {
-        self.delivery.message.weight()
+        if self.released { 0 } else { self.delivery.message.weight() }
+    }
+
+    /// Its content is let go: the client has it.
+    fn release(&mut self, hollow: &Arc<Kept>) -> Arc<Kept> {
+        self.released = true;
+        std::mem::replace(&mut self.delivery.message, hollow.clone())
     }
 }
 
@@ -94,6 +106,9 @@ pub(super) struct InFlight {
     entries: VecDeque<Entry>,
     spent: VecDeque<Spent>,
     bytes: usize,
+    released: usize,
+    /// What is there in place of released messages.
+    hollow: Option<Arc<Kept>>,
     unsent: usize,
     in_window: usize,
     /// Everything before this place was written on this connection.
@@ -113,7 +128,12 @@ impl InFlight {
 
     /// The same with what it takes to keep them.
     pub(super) fn held_bytes(&self) -> usize {
-        self.bytes + OVERHEAD * self.entries.len()
+        self.bytes + OVERHEAD * (self.entries.len() - self.released)
+    }
+
+    /// True if so many messages are released that no more are sent.
+    pub(super) fn has_many_released(&self) -> bool {
+        self.released >= MOST_RELEASED
     }
 
     /// Messages that were not written on this connection.
@@ -145,14 +165,21 @@ impl InFlight {
     /// Puts back what was in flight when the broker stopped.
     pub(super) fn restore(&mut self, delivery: Delivery, released: bool) {
         self.unsent += 1;
-        self.put(Entry { delivery, released, is_repeated: true, is_sent: false, is_in_window: false });
+        let mut entry = Entry { delivery, released: false, is_repeated: true, is_sent: false, is_in_window: false };
+        if released {
+            entry.release(self.hollow.get_or_insert_with(|| Kept::hollow(&entry.delivery.message)));
+        }
+        self.put(entry);
     }
 
     fn put(&mut self, entry: Entry) {
         debug_assert!(entry.delivery.number > 0, "QoS 0 is never in flight");
         debug_assert!(self.entries.back().is_none_or(|last| last.delivery.number < entry.delivery.number), "in the order of the numbers");
         self.bytes += entry.weight();
-        entry.delivery.message.hold();
+        self.released += usize::from(entry.released);
+        if !entry.released {
+            entry.delivery.message.hold();
+        }
         self.entries.push_back(entry);
     }
 
@@ -195,8 +222,8 @@ impl InFlight {
         self.in_window += 1;
     }
 
-    /// PUBREC for a QoS 2 message that was sent on this connection; its number.
-    pub(super) fn release(&mut self, packet_id: PacketId) -> Acknowledged<u64> {
+    /// PUBREC for a QoS 2 message that was sent on this connection; its number, and the message unless it was released before.
+    pub(super) fn release(&mut self, packet_id: PacketId) -> Acknowledged<(u64, Option<Arc<Kept>>)> {
         let spent = self.spent_place_of(packet_id).and_then(|place| self.spent.get_mut(place));
         if let Some(spent) = spent {
             spent.released |= spent.qos == QoS::ExactlyOnce;
@@ -207,8 +234,15 @@ impl InFlight {
         if entry.delivery.qos != QoS::ExactlyOnce {
             return Acknowledged::WrongKind;
         }
-        entry.released = true;
-        Acknowledged::Message(entry.delivery.number)
+        let number = entry.delivery.number;
+        if entry.released {
+            return Acknowledged::Message((number, None));
+        }
+        self.bytes -= entry.weight();
+        self.released += 1;
+        let message = entry.release(self.hollow.get_or_insert_with(|| Kept::hollow(&entry.delivery.message)));
+        message.let_go();
+        Acknowledged::Message((number, Some(message)))
     }
 
     /// Ends what was sent under `packet_id` on this connection, if it is what the acknowledgement is for.
@@ -232,13 +266,15 @@ impl InFlight {
         }
     }
 
-    /// Gives up the oldest message. If it was sent, the client can still acknowledge it, and no other one is sent in its place before.
+    /// Gives up the oldest message that is not released. If it was sent, the client can still acknowledge it, and no other one is sent in
+    /// its place before.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
-        let oldest = self.entries.front()?;
-        let (is_in_window, number, released) = (oldest.is_in_window, oldest.delivery.number, oldest.released);
-        let gone = self.remove(0)?;
+        let (place, oldest) = self.entries.iter().enumerate().find(|(_, entry)| !entry.released)?;
+        let (is_in_window, number) = (oldest.is_in_window, oldest.delivery.number);
+        let gone = self.remove(place)?;
         if is_in_window {
-            self.spent.push_back(Spent { number, qos: gone.qos, released });
+            // What is before it was released, and stays so: the numbers in `spent` are in order.
+            self.spent.push_back(Spent { number, qos: gone.qos, released: false });
             self.in_window += 1;
         }
         Some(gone)
@@ -248,7 +284,10 @@ impl InFlight {
     pub(super) fn remove(&mut self, place: usize) -> Option<Delivery> {
         let gone = self.entries.remove(place)?;
         self.bytes -= gone.weight();
-        gone.delivery.message.let_go();
+        self.released -= usize::from(gone.released);
+        if !gone.released {
+            gone.delivery.message.let_go();
+        }
         self.unsent -= usize::from(!gone.is_sent);
         self.in_window -= usize::from(gone.is_in_window);
         self.written -= usize::from(place < self.written);
@@ -261,7 +300,9 @@ impl InFlight {
     /// Every message, in order; nothing is left.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Delivery> + use<> {
         std::mem::take(self).entries.into_iter().map(|entry| {
-            entry.delivery.message.let_go();
+            if !entry.released {
+                entry.delivery.message.let_go();
+            }
             entry.delivery
         })
     }
@@ -269,7 +310,7 @@ impl InFlight {
     /// The smallest number whose packet identifier is in use.
     fn oldest(&self) -> Option<u64> {
         let spent = self.spent.front().map(|spent| spent.number);
-        spent.or_else(|| self.entries.front().map(|entry| entry.delivery.number))
+        [spent, self.entries.front().map(|entry| entry.delivery.number)].into_iter().flatten().min()
     }
 
     /// Numbers are in order and within one round of the identifiers, so that an identifier means one number.
@@ -295,11 +336,14 @@ impl InFlight {
         assert_eq!(self.bytes, self.entries.iter().map(Entry::weight).sum::<usize>(), "bytes in flight");
         assert_eq!(self.unsent, count(|entry| !entry.is_sent), "messages that were not written on this connection");
         assert_eq!(self.in_window, count(|entry| entry.is_in_window) + self.spent.len(), "messages in the window");
-        let spent = self.spent.iter().map(|spent| spent.number);
-        assert!(spent.chain(self.entries.iter().map(|entry| entry.delivery.number)).is_sorted_by(|one, next| one < next), "what is spent");
+        assert_eq!(self.released, count(|entry| entry.released), "released messages");
+        assert!(self.spent.iter().map(|spent| spent.number).is_sorted_by(|one, next| one < next), "what is spent");
+        let is_spent = |entry: &Entry| self.spent.iter().any(|spent| spent.number == entry.delivery.number);
+        assert!(!self.entries.iter().any(is_spent), "a message is either spent or in flight");
         assert!(self.entries.iter().is_sorted_by(|one, next| one.delivery.number < next.delivery.number), "the order of the numbers");
         assert!(self.entries.iter().take(self.written).all(|entry| entry.is_sent), "what was written on this connection");
-        let span = self.entries.back().zip(self.oldest()).map_or(0, |(last, first)| last.delivery.number - first);
+        let last = self.entries.back().map(|entry| entry.delivery.number).max(self.spent.back().map(|spent| spent.number));
+        let span = last.zip(self.oldest()).map_or(0, |(last, first)| last - first);
         assert!(span < IDENTIFIERS, "two messages with the same packet identifier");
     }
 }

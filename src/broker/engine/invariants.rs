@@ -45,7 +45,9 @@ impl Engine {
 
     /// Each message counts once, each delivery of it a little.
     fn check_queued_bytes(&self) {
-        let in_flight = |session: &Session| session.in_flight.iter().map(|entry| entry.delivery.clone()).collect::<Vec<_>>();
+        let in_flight = |session: &Session| {
+            session.in_flight.iter().filter(|entry| !entry.is_released()).map(|entry| entry.delivery.clone()).collect::<Vec<_>>()
+        };
         let held = |session: &Session| session.queue.iter().cloned().chain(in_flight(session)).collect::<Vec<_>>();
         let deliveries = || self.sessions.iter().flat_map(|(_, session)| held(session));
         let messages: HashMap<_, usize> = deliveries().map(|one| (Arc::as_ptr(&one.message), one.message.weight())).collect();

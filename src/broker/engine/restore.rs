@@ -369,13 +369,14 @@ impl Engine {
     /// Puts a delivery back where it was, within the same limits as a new one; false if there is no room for it.
     fn put_back(&mut self, key: SessionKey, Waiting { delivery, was_sent, released }: Waiting, now: Instant) -> bool {
         let has_room = self.has_room_in_total();
-        let Some(session) = self.sessions.get_mut(key).filter(|_| has_room) else { return false };
+        // Of what is released there is a number only: it needs no room.
+        let Some(session) = self.sessions.get_mut(key).filter(|_| has_room || released) else { return false };
         let is_put_back = if !was_sent && !released {
             match delivery.is_replay {
                 true => session.queue.enqueue_replay(delivery),
                 false => session.queue.enqueue(delivery, &self.limits, now, &mut Vec::new()),
             }
-        } else if session.in_flight.len() == 0 || session.has_room_in_flight(&self.limits) {
+        } else if released || session.in_flight.len() == 0 || session.has_room_in_flight(&self.limits) {
             session.in_flight.restore(delivery, released);
             true
         } else {

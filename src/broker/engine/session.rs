@@ -21,8 +21,8 @@ use super::shared::Class;
 use super::{ByNumber, ConnectionId, Limits, SessionKey, Ticket};
 use crate::broker::access::Rights;
 use crate::log::Source;
-use crate::message::{Message, Publisher};
-use crate::mqtt::{PacketId, QoS, SubscribeOptions, TopicFilter};
+use crate::message::{Message, Origin, Publisher};
+use crate::mqtt::{PacketId, QoS, SubscribeOptions, TopicFilter, TopicName};
 
 /// What keeping a message takes besides its text, in bytes, about.
 pub(super) const OVERHEAD: usize = 200;
@@ -52,6 +52,14 @@ impl Kept {
         let message = message.detached();
         let weight = OVERHEAD + message.weight();
         Arc::new(Self { message, id, weight, holders: AtomicUsize::new(0), total: total.clone() })
+    }
+
+    /// What is there in place of a message whose content nobody needs any more. It counts nowhere; all have the number 0 in records, which
+    /// no other message has.
+    pub(super) fn hollow(message: &Message) -> Arc<Self> {
+        let topic = TopicName::new("-").unwrap_or_else(|_| message.topic.detached());
+        let message = Message::new(topic, "", Origin::Client);
+        Arc::new(Self { message, id: 0, weight: 0, holders: AtomicUsize::new(0), total: Arc::default() })
     }
 
     /// One more session holds it.
@@ -269,13 +277,13 @@ impl Session {
         self.queue.held_bytes() + self.in_flight.held_bytes()
     }
 
-    /// Gives up the oldest message that waits; if none does, the oldest in flight: whoever acknowledges nothing holds the most.
+    /// Gives up the oldest message that waits; if none does, the oldest in flight that the client has not received: whoever acknowledges nothing holds the most.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
         self.queue.dequeue().or_else(|| self.in_flight.give_up_oldest())
     }
 
     /// True if one more message may be in flight, as far as its bytes go.
     pub(super) fn has_room_in_flight(&self, limits: &Limits) -> bool {
-        self.in_flight.bytes() < limits.max_queued_bytes
+        self.in_flight.bytes() < limits.max_queued_bytes && !self.in_flight.has_many_released()
     }
 }
