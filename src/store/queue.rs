@@ -207,7 +207,8 @@ impl Shared {
 
     /// Remembers a loss for whoever tells it on.
     pub(super) fn lose(&self, inner: &mut Inner, queue: usize, gap: Gap) {
-        self.counters.lost.add(gap.count);
+        // Whoever watches the counter sees a loss of unknown size as well.
+        self.counters.lost.add(gap.known_count().unwrap_or(1));
         let absorbed = inner.gaps.iter_mut().rev().find(|(other, _)| *other == queue).is_some_and(|(_, last)| last.absorb(&gap));
         if !absorbed && inner.gaps.len() < MAX_GAPS {
             inner.gaps.push((queue, gap));

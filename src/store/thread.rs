@@ -438,7 +438,7 @@ impl Worker {
         let Gap { first, last, reason, .. } = gap;
         let folder = &self.folder;
         match gap.known_count() {
-            Some(count) => tracing::warn!(event = "store.lost", folder, queue, first, last, count, ?reason, "messages are given up"),
+            Some(count) => tracing::warn!(event = "store.lost", folder, queue, first, last, count, ?reason, "messages were lost"),
             None => tracing::error!(
                 event = "store.lost",
                 folder,

@@ -66,7 +66,8 @@ struct ToldGap {
     /// The series of numbers, as in the user property `seq`.
     series: String,
     first: u64,
-    last: u64,
+    /// `null` with an unknown count: the numbers that were skipped say nothing.
+    last: Option<u64>,
     /// `null` where a damaged database does not tell how many it held.
     count: Option<u64>,
     from: String,
@@ -254,8 +255,9 @@ impl Status {
     fn tell(&self, queue: usize, gap: &Gap) -> bool {
         let lane = QUEUES.get(queue).copied().unwrap_or_default();
         let series = LANES.get(queue).map(|lane| self.outbox.identity(*lane)).unwrap_or_default();
-        let Gap { first, last, from_ms, until_ms, reason, .. } = *gap;
+        let Gap { first, from_ms, until_ms, reason, .. } = *gap;
         let count = gap.known_count();
+        let last = count.map(|_| gap.last);
         let told = ToldGap { lane, series, first, last, count, from: rfc3339(from_ms), until: rfc3339(until_ms), reason };
         let text = json::text(&told);
         self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text)

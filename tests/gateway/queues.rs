@@ -269,3 +269,64 @@ fn what_was_in_flight_is_within_smaller_limits_after_a_restart() {
         assert_eq!(kept as u64, 40 - left_out);
     }
 }
+
+/// What a client gets after it has come back, without answering.
+fn come_back(stage: &mut Stage, name: &str) -> Vec<Packet> {
+    let id = enter(stage, name);
+    let got = std::iter::from_fn(|| stage.next_packet(id)).collect();
+    stage.drop_connection(id);
+    got
+}
+
+#[test]
+fn a_released_message_is_not_given_up_whatever_the_others_need() {
+    for (checkpoints, crashes) in [(false, false), (false, true), (true, true)] {
+        let mut stage = stage();
+        let mute = enter(&mut stage, "mute");
+        stage.send(mute, &subscribe("big/#", QoS::ExactlyOnce));
+        let mut far = (enter(&mut stage, "publisher"), FarSide::default());
+        (0..4).for_each(|number| publish_sized(&mut stage, &mut far, &format!("big/{number}/{}", "x".repeat(3500)), QoS::ExactlyOnce));
+        assert_eq!(arrived(&mut stage, mute), 4, "all fit into the window");
+        let ids: Vec<PacketId> = [1, 3].into_iter().filter_map(PacketId::new).collect();
+        for id in &ids {
+            stage.send(mute, &Packet::PubRec(Ack::new(*id, ReasonCode::SUCCESS)));
+        }
+        (0..20).for_each(|number| crowd(&mut stage, &mut far, number));
+        assert!(stage.engine.traffic().dropped_full >= 2, "the others need the room");
+        stage.drop_connection(mute);
+        (20..30).for_each(|number| crowd(&mut stage, &mut far, number));
+        if checkpoints {
+            stage.checkpoint();
+        }
+        if crashes {
+            stage.crash();
+        }
+        let released = |packet: &Packet| if let Packet::PubRel(ack) = packet { Some(ack.packet_id) } else { None };
+        for _ in 0..2 {
+            let again: Vec<PacketId> = come_back(&mut stage, "mute").iter().filter_map(released).collect();
+            assert_eq!(again, ids, "PUBREL is sent until PUBCOMP comes: {checkpoints} {crashes}");
+        }
+        let id = enter(&mut stage, "mute");
+        ids.iter().for_each(|packet_id| stage.send(id, &Packet::PubComp(Ack::new(*packet_id, ReasonCode::SUCCESS))));
+        stage.drop_connection(id);
+        stage.crash();
+        assert!(come_back(&mut stage, "mute").iter().all(|packet| released(packet).is_none()), "they are done");
+    }
+}
+
+#[test]
+fn the_content_of_a_message_survives_for_others_when_one_has_received_it() {
+    let mut stage = stage();
+    let mute = enter(&mut stage, "mute");
+    stage.send(mute, &subscribe("big/#", QoS::ExactlyOnce));
+    away(&mut stage, "later", "big/#");
+    let mut far = (enter(&mut stage, "publisher"), FarSide::default());
+    publish_sized(&mut stage, &mut far, "big/x", QoS::ExactlyOnce);
+    stage.engine.begin_checkpoint();
+    stage.send(mute, &Packet::PubRec(Ack::new(PacketId::new(1).unwrap(), ReasonCode::SUCCESS)));
+    stage.checkpoint();
+    stage.crash();
+    assert_eq!(waiting(&mut stage, "later").len(), 1);
+    let again = come_back(&mut stage, "mute");
+    assert!(matches!(again.as_slice(), [Packet::PubRel(_)]), "{again:?}");
+}

@@ -200,7 +200,7 @@ async fn not_accepted(error: std::io::Error, log: &mut LogLimiter<&'static str>)
             event,
             %error,
             suppressed,
-            "a client could not be accepted; where descriptors ran out, raise LimitNOFILE or lower broker.max_connections"
+            "cannot accept a client; if file descriptors have run out, raise LimitNOFILE or lower broker.max_connections"
         );
     }
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -49,7 +49,7 @@ pub(super) enum Refusal {
     Method,
     #[error("the request does not ask for a WebSocket")]
     NoUpgrade,
-    #[error("the request names another version of WebSocket than 13")]
+    #[error("only WebSocket version 13 is supported")]
     Version,
     #[error("the Sec-WebSocket-Key is missing or wrong")]
     Key,

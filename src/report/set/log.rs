@@ -60,7 +60,7 @@ impl WriteLog {
     /// Says how many lines of a kind were left out of networks that are quiet again.
     pub(super) fn settle(&mut self) {
         for (of, suppressed) in self.failed.overdue(now()).into_iter().chain(self.done.overdue(now())) {
-            tracing::warn!(event = "write.lines_suppressed", of, suppressed, "lines about writes were left out of the log");
+            tracing::warn!(event = "write.lines_suppressed", of, suppressed, "log lines about writes were suppressed");
         }
     }
 }
