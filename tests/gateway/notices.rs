@@ -218,7 +218,7 @@ fn an_acknowledgement_of_the_wrong_kind_is_told() {
         let packet_id = 1.try_into().unwrap();
         stage.send(reader, &Packet::Subscribe(Subscribe { packet_id, filters, properties: Properties::default() }));
         publish(stage, reader, "plant/a", false);
-        stage.send(reader, &Packet::PubComp(wellhead::mqtt::Ack::new(packet_id, wellhead::mqtt::ReasonCode::SUCCESS)));
+        stage.send(reader, &Packet::PubComp(Ack::new(packet_id, ReasonCode::SUCCESS)));
         assert!(stage.is_closed(reader));
     };
     check(wrong, NoticeKind::WrongAcknowledgement, "pump");
