@@ -81,7 +81,7 @@ fn runtime_folder() -> Option<PathBuf> {
     folders.split(':').next().map(PathBuf::from)
 }
 
-/// Writes a small file of [`runtime_folder`] that only its owner may read, whatever the umask.
+/// Writes a small file of the runtime folder that only its owner may read, whatever the umask.
 pub fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
     let mut options = std::fs::File::options();
     options.create(true).truncate(true).write(true).mode(0o600).open(file)?.write_all(text.as_bytes())
