@@ -530,7 +530,7 @@ fn a_subscription_looks_at_a_few_topics_within_its_packet() {
     (hello.username, hello.password) = (Some("anna".into()), Some("secret".into()));
     stage.send(id, &Packet::Connect(hello));
     stage.engine.handle(Input::Packet(id, subscribe("plant/#", QoS::AtMostOnce)), stage.now);
-    assert!(stage.engine.has_work(), "the rest comes in the turns after the packet");
+    assert_eq!(stage.engine.traffic().publishes_sent, 0, "what is behind many topics comes in a later turn");
     stage.settle();
     let got: Vec<String> = read_all(&mut stage, id).into_iter().map(|(topic, _)| topic).collect();
     assert_eq!(got, ["plant/z"]);
