@@ -176,9 +176,12 @@ impl Status {
 
     /// Another client with the same identifier has connected.
     pub(super) fn taken_over(&mut self, client_id: &str, pause: Duration) {
+        let reason =
+            format!("another client has connected with the client identifier `{client_id}`; give each gateway its own `client_id`");
+        self.change(DISCONNECTED, Some(reason));
         let event = "uplink.taken_over";
         let Some(suppressed) = self.permit(event) else { return };
-        tracing::error!(event, uplink = %self.name, client_id, suppressed, pause_s = pause.as_secs(), "another client with this client identifier has connected, a copy of this gateway perhaps: the two disconnect each other, and messages can come twice; give each its own `client_id` (by default it is the site)");
+        tracing::error!(event, uplink = %self.name, client_id, suppressed, pause_s = pause.as_secs(), "another client with this client identifier has connected, a copy of this gateway perhaps: the two disconnect each other; messages in flight are kept and sent again after the pause, and those of QoS 2 can be lost or come twice while both use one session; give each its own `client_id` (by default it is the site)");
     }
 
     /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.

@@ -1,6 +1,7 @@
 //! The task of one uplink: connect, hand over to the connection, wait, connect again.
 
 mod opening;
+mod rivals;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -34,13 +35,12 @@ use crate::pulse::Pulse;
 use crate::tasks::Stop;
 use crate::time::now;
 use opening::Cleaned;
+use rivals::Rivals;
 
 /// A connection that lived so long, or brought an acknowledgement, starts the pauses between attempts anew.
-const PROVEN: Duration = Duration::from_secs(60);
+pub(super) const PROVEN: Duration = Duration::from_secs(60);
 /// After so long with acknowledgements, what breaks a connection is told again.
 const WORKED: Duration = Duration::from_secs(10);
-/// First and longest pause after another gateway with the same client identifier has taken the place of this one.
-const TAKEN_OVER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// How long DISCONNECT may take after the grace.
 const LAST_WORDS: Duration = Duration::from_secs(4);
 /// How long a last save may take.
@@ -244,13 +244,13 @@ impl Uplink {
     async fn keep_connected(&mut self, orders: &Orders) {
         let stop = &orders.stop;
         let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
-        let mut rivals = Backoff::new(TAKEN_OVER.0, TAKEN_OVER.1);
+        let mut rivals = Rivals::new();
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
             self.pulse.beat(now());
             if self.updates.has_changed().unwrap_or(false) {
                 self.take_update();
                 backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
-                rivals.reset();
+                rivals = Rivals::new();
                 self.silence.is_over();
             }
             let error = match self.open(stop.clone()).await {
@@ -276,6 +276,7 @@ impl Uplink {
                             if has_worked || is_proven {
                                 backoff.reset();
                             }
+                            rivals.lived(now() - since);
                             if is_proven || has_worked && now() >= since + WORKED {
                                 self.status.proven();
                             }
@@ -289,10 +290,9 @@ impl Uplink {
             let pause = match error {
                 LinkError::Silent(_) => self.silence.pause(now(), self.settings.longest_silence.unwrap_or(silence::LONGEST)),
                 LinkError::Closed { reason: Some(ReasonCode::SESSION_TAKEN_OVER), .. } => {
+                    // The session stays what it is, and so does what is in flight: both are gone on with after the pause.
                     let pause = rivals.next_delay();
                     self.status.taken_over(&self.settings.client_id, pause);
-                    // What the other one has left there is not this session.
-                    self.session.leave(self.current);
                     pause
                 }
                 _ => backoff.next_delay(),

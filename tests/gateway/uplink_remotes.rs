@@ -328,18 +328,28 @@ fn two_gateways_with_one_client_identifier_do_not_fight_and_say_why() {
     let site = site(remote.port, QUICK);
     let mut wire = remote.accept(false, &[]);
     site.publish("alarm/x", "data");
-    assert_eq!(wire.publish().payload, "data");
+    let first = wire.publish();
+    assert_eq!(first.payload, "data");
     // Session taken over.
     wire.write(&[0xE0, 1, 0x8E]);
     wire.close();
     let taken_over = Instant::now();
     site.gateway.process.wait_for_output("uplink.taken_over");
     assert!(site.gateway.process.output().contains("client_id=x"), "{}", site.gateway.process.output());
-    // The session holds what the other one sent: it is ended, not gone on with.
-    let mut wire = remote.accept(false, &[]);
+    assert!(site.told().contains("its own `client_id`"), "{}", site.told());
+    // The session is gone on with, and nothing in it is given up or sent as new.
+    let mut wire = remote.accept(true, &[]);
     assert!(taken_over.elapsed() > Duration::from_secs(5), "not at once");
     let again = wire.publish();
-    assert_eq!((again.payload.as_str(), again.dup), ("data", false), "nothing is lost");
+    assert_eq!((again.payload.as_str(), again.dup, again.id), ("data", true, first.id), "it is repeated under its identifier");
+    wire.answer(0x50, again.id, 0);
+    loop {
+        let packet = wire.read();
+        if packet.kind() == 6 {
+            break wire.answer(0x70, first.id, 0);
+        }
+    }
+    site.wait_until_told("\"waiting\":0");
 }
 
 #[test]

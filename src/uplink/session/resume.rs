@@ -31,13 +31,6 @@ impl Session {
         self.change(RECEIVED_IN);
     }
 
-    /// Another client has used the session of this gateway at a remote: it is not wanted any more.
-    pub(in crate::uplink) fn leave(&mut self, remote: u32) {
-        self.known.remove(&remote);
-        self.left_behind.insert(remote);
-        self.change(RECEIVED_IN);
-    }
-
     /// The remote has accepted; `is_known` if it goes on with a session. To be called before [`Session::connected`].
     pub(in crate::uplink) fn reached(&mut self, remote: u32, is_known: bool) {
         let before = (self.known.clone(), self.left_behind.clone());
