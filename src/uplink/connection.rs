@@ -358,10 +358,9 @@ impl<'a> Connection<'a> {
             self.leave_out(place, may_be_there);
             return Ok(());
         }
-        let size = self.link.collected() - before;
         self.uplink.status.counters.repeated.add(u64::from(dup));
         match packet_id {
-            Some(_) => self.uplink.pace.sent(place, size, now()),
+            Some(_) => self.uplink.pace.sent(place, before..self.link.collected(), now()),
             None => self.unwritten.push_back((self.link.collected(), place)),
         }
         Ok(())

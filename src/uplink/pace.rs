@@ -6,10 +6,13 @@
 //!   sent again after a cut.
 //! * A new connection begins with what the last one showed to pass, so that links that are cut again and again are not filled each time.
 //! * One message may always be on its way.
+//! * A message that was refused or removed is not on its way: when the session has nothing on the wire, no byte is.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::session::Verdict;
 use crate::outbox::Place;
 
 /// How long an orderly end waits for acknowledgements, whatever the link usually takes: a busy remote is not a slow one,
@@ -30,12 +33,19 @@ const SHORTEST_ROUND_TRIP: Duration = Duration::from_millis(50);
 const SPAN: u32 = 10;
 
 /// A message on its way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Sent {
     at: Instant,
-    bytes: u64,
+    /// Its packet among the bytes of this connection.
+    packet: Range<u64>,
     /// Bytes acknowledged on this connection until then.
     acknowledged: u64,
+}
+
+impl Sent {
+    fn bytes(&self) -> u64 {
+        self.packet.end - self.packet.start
+    }
 }
 
 /// What the link takes.
@@ -72,17 +82,33 @@ impl Pace {
         unanswered == 0 || self.on_way < self.allowed
     }
 
-    /// A message of so many bytes is sent.
-    pub(super) fn sent(&mut self, place: Place, bytes: u64, at: Instant) {
-        let before = self.sent.insert(place, Sent { at, bytes, acknowledged: self.acknowledged });
-        self.on_way = self.on_way + bytes - before.map_or(0, |before| before.bytes);
+    /// A message is sent as these bytes of the connection.
+    pub(super) fn sent(&mut self, place: Place, packet: Range<u64>, at: Instant) {
+        self.gone(place);
+        let sent = Sent { at, packet, acknowledged: self.acknowledged };
+        self.on_way += sent.bytes();
+        self.sent.insert(place, sent);
+    }
+
+    /// The remote has answered.
+    pub(super) fn answered(&mut self, verdict: &Verdict, at: Instant) {
+        match verdict {
+            Verdict::Delivered(place) => self.acknowledged(*place, at),
+            Verdict::Refused { place, .. } | Verdict::Later(place, _) => self.gone(*place),
+            Verdict::Going | Verdict::Unknown => {}
+        }
+    }
+
+    /// A message is not on its way any more, and that says nothing about the link: it was refused or removed.
+    pub(super) fn gone(&mut self, place: Place) {
+        self.on_way -= self.sent.remove(&place).map_or(0, |sent| sent.bytes());
     }
 
     /// A message is acknowledged to its end.
-    pub(super) fn acknowledged(&mut self, place: Place, at: Instant) {
+    fn acknowledged(&mut self, place: Place, at: Instant) {
         let Some(sent) = self.sent.remove(&place) else { return };
-        self.on_way -= sent.bytes;
-        self.acknowledged += sent.bytes;
+        self.on_way -= sent.bytes();
+        self.acknowledged += sent.bytes();
         let taken = at.saturating_duration_since(sent.at);
         let usual = self.usual.unwrap_or(taken);
         self.usual = Some(usual * (WEIGHT - 1) / WEIGHT + taken / WEIGHT);
@@ -114,6 +140,12 @@ impl Pace {
         self.usual
     }
 
+    /// Bytes on their way. For tests.
+    #[cfg(test)]
+    pub(super) fn on_way(&self) -> u64 {
+        self.on_way
+    }
+
     /// How long to wait for acknowledgements that are on their way before the connection is ended in order.
     pub(super) fn patience(&self) -> Duration {
         (self.usual.unwrap_or_default() * SLOWER_THAN_USUAL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
@@ -141,7 +173,7 @@ mod tests {
         pace.begin(Duration::from_millis(900));
         assert_eq!(pace.patience(), Duration::from_millis(3600));
         for seq in 1..100 {
-            pace.sent(place(seq), 1, start);
+            pace.sent(place(seq), 0..1, start);
             pace.acknowledged(place(seq), start + Duration::from_secs(60));
         }
         assert_eq!(pace.patience(), LONGEST_PATIENCE);
@@ -161,7 +193,7 @@ mod tests {
         while at < start + span {
             while pace.has_room(answers.len()) {
                 free_at = free_at.max(at) + Duration::from_micros(MESSAGE * 1_000_000 / rate);
-                pace.sent(place(next), MESSAGE, at);
+                pace.sent(place(next), 0..MESSAGE, at);
                 answers.push_back((free_at + round_trip, next));
                 next += 1;
             }
@@ -194,12 +226,12 @@ mod tests {
         let mut pace = Pace::default();
         for _ in 0..3 {
             pace.begin(Duration::from_millis(600));
-            (1..=20).for_each(|seq| pace.sent(place(seq), 100, start));
+            (1..=20).for_each(|seq| pace.sent(place(seq), 0..100, start));
             assert!(pace.has_room(20));
             pace.acknowledged(place(1), start + Duration::from_millis(600));
         }
         pace.begin(Duration::from_millis(600));
-        (1..=40).for_each(|seq| pace.sent(place(seq), 100, start));
+        (1..=40).for_each(|seq| pace.sent(place(seq), 0..100, start));
         assert!(!pace.has_room(40), "the last connection took one");
         assert!(pace.has_room(0), "a single message always goes");
     }

@@ -61,7 +61,7 @@ pub(super) enum Verdict {
     /// The remote does not want it, ever.
     Refused { place: Place, reason: ReasonCode, message: Option<Outgoing> },
     /// The remote cannot take it now; it will be sent once more.
-    Later(ReasonCode),
+    Later(Place, ReasonCode),
     /// Half of the way.
     Going,
     /// Nothing is in flight under this identifier.

@@ -120,7 +120,6 @@ impl Connection<'_> {
     /// A message is at the remote.
     pub(super) fn has_taken(&mut self, place: Place) {
         self.uplink.status.counters.acknowledged.count();
-        self.uplink.pace.acknowledged(place, now());
         self.uplink.suspicion.acknowledged(place);
         if self.uplink.session.takes_no_exact() {
             self.uplink.without_exact();

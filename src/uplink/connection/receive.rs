@@ -84,6 +84,7 @@ impl Connection<'_> {
     }
 
     fn judge(&mut self, verdict: Verdict, settled: &mut Vec<Place>) {
+        self.uplink.pace.answered(&verdict, now());
         match verdict {
             Verdict::Delivered(place) => {
                 self.has_taken(place);
@@ -94,7 +95,7 @@ impl Connection<'_> {
             }
             Verdict::Refused { place, reason, message: Some(message) } => self.uplink.bury(place, message, reason.to_string()),
             Verdict::Refused { place, message: None, .. } => settled.push(place),
-            Verdict::Later(reason) => {
+            Verdict::Later(_, reason) => {
                 if self.hold_until.is_none() {
                     let pause = self.hold.next_delay();
                     self.uplink.status.held(&reason.to_string(), pause);

@@ -2,6 +2,7 @@
 
 use super::{InFlight, Session, Stage, Step, Verdict};
 use crate::mqtt::{PacketId, ReasonCode};
+use crate::outbox::Place;
 
 /// Refusals "for now" without a promise that it will be better, after which a message is given up.
 const MAX_REFUSALS: u8 = 5;
@@ -68,8 +69,8 @@ impl Session {
     fn end(&mut self, index: usize, reason: ReasonCode) -> Verdict {
         let refusals = self.in_flight.get(index).map_or(0, InFlight::refusals);
         if is_for_later(reason) && (refusals < MAX_REFUSALS || promises_more(reason)) {
-            self.take_back(index);
-            return Verdict::Later(reason);
+            let place = self.take_back(index);
+            return place.map_or(Verdict::Unknown, |place| Verdict::Later(place, reason));
         }
         match self.remove(index) {
             Some(entry) if reason.is_error() => Verdict::Refused { place: entry.place(), reason, message: entry.into_message() },
@@ -80,13 +81,16 @@ impl Session {
 
     /// A message that was not taken keeps its place and is the next to be written, under a new identifier: what stood behind it and
     /// was not taken either follows it again, in order.
-    pub(super) fn take_back(&mut self, index: usize) {
+    /// Returns its place.
+    pub(super) fn take_back(&mut self, index: usize) -> Option<Place> {
+        let place = self.in_flight.get(index).map(InFlight::place);
         let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
         self.in_flight.take_back(index);
         if let Some(packet_id) = self.in_flight.set_packet_id(index, None) {
             self.free(packet_id, is_exact);
         }
         self.number(index);
+        place
     }
 }
 

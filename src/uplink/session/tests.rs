@@ -319,7 +319,7 @@ fn totals_follow_refusals_lower_qos_and_messages_that_are_given_up() {
     let mut session = on_its_way(4);
     session.offer(waiting(5, QoS::AtLeastOnce));
     assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
-    assert!(matches!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(_)));
+    assert!(matches!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(..)));
     session.in_flight.check_invariants();
     assert!(session.has_refused());
     session.release_instead(place(3));
