@@ -153,7 +153,10 @@ impl<'a> Connection<'a> {
                 () = due(self.hold_for_filters), if self.uplink.subscriptions.holds_messages() => self.hold_for_filters = None,
                 delivery = self.uplink.deliveries.next() => self.delivered(delivery)?,
                 buried = self.uplink.burials.next() => self.uplink.outbox.settle(&[buried]),
-                Some(order) = self.uplink.purges.recv() => self.uplink.purge(order).await,
+                Some(order) = self.uplink.purges.recv() => {
+                    let being_written = self.unwritten.iter().map(|(_, place)| *place).collect();
+                    self.uplink.purge_except(order, &being_written).await;
+                }
                 _ = status.tick() => {
                     self.uplink.status.show();
                     self.check_life()?;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::message::Lane;
-use crate::outbox::{LANES, Waiting};
+use crate::outbox::{LANES, Place, Waiting};
 
 #[derive(Debug, Default)]
 struct Ahead {
@@ -53,6 +53,13 @@ impl Lanes {
                 ahead.messages.extend(messages);
             }
             None => ahead.may_have_more = false,
+        }
+    }
+
+    /// Drops the messages that were read and are not wanted any more; what was read is not read again.
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(Place) -> bool) {
+        for lane in &mut self.lanes {
+            lane.messages.retain(|waiting| is_wanted(waiting.place()));
         }
     }
 
@@ -113,6 +120,17 @@ mod tests {
         assert_eq!(lanes.wants(None), Some((Lane::Backlog, 0)));
         fill(&mut lanes, Lane::Backlog, &[]);
         assert!(lanes.wants(None).is_none() && lanes.next(None).is_none());
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_is_dropped_and_nothing_is_read_twice() {
+        let mut lanes = Lanes::new();
+        fill(&mut lanes, Lane::Alarm, &[]);
+        fill(&mut lanes, Lane::Live, &[1, 2, 3]);
+        assert_eq!(lanes.next(None).map(|next| next.seq), Some(1));
+        lanes.retain(|place| place.seq != 2);
+        assert_eq!(lanes.next(None).map(|next| next.seq), Some(3));
+        assert_eq!(lanes.wants(None), Some((Lane::Live, 3)));
     }
 
     #[test]

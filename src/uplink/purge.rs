@@ -1,8 +1,9 @@
 //! Messages that a person removes while the gateway runs: from the outbox, and from what is in flight.
 
+use std::collections::HashSet;
+
 use tokio::sync::{mpsc, oneshot};
 
-use super::lanes::Lanes;
 use super::task::Uplink;
 use crate::outbox::{LANES, Place, QUEUES, Reason, Selection};
 use crate::time::now;
@@ -35,6 +36,11 @@ impl Uplink {
     /// Removes what is meant. What the remote may have of a QoS 2 message is ended there first; a disk that cannot be read ends the
     /// order early.
     pub(super) async fn purge(&mut self, order: Purge) {
+        self.purge_except(order, &HashSet::new()).await;
+    }
+
+    /// Like [`Uplink::purge`], but leaves out what is being written to the link: it is settled with that.
+    pub(super) async fn purge_except(&mut self, order: Purge, being_written: &HashSet<Place>) {
         let Purge { queue: only, selection, reply } = order;
         let mut counts = [0; QUEUES.len()];
         for (queue, count) in counts.iter_mut().enumerate().filter(|(queue, _)| only.is_none_or(|only| only == *queue)) {
@@ -51,19 +57,22 @@ impl Uplink {
                         done.push(place);
                         continue;
                     };
-                    if self.session.is_released(place) {
+                    // What the remote has, or is becoming a dead letter, is settled in its turn.
+                    if self.session.is_released(place) || being_written.contains(&place) || self.burials.holds(place) {
                         continue;
                     }
                     *count += 1;
                     self.outbox.give_up(queue, seq, &message, Reason::Purged);
                     if !self.session.purge(place) {
+                        self.pace.gone(place);
                         done.push(place);
                     }
                 }
                 self.outbox.settle(&done);
+                let done: HashSet<Place> = done.into_iter().collect();
+                self.lanes.retain(|place| !done.contains(&place));
             }
         }
-        self.lanes = Lanes::new();
         let removed: u64 = counts.iter().sum();
         tracing::warn!(event = "outbox.purged", uplink = %self.settings.name, removed, "messages are removed from the outbox, as `wellhead outbox purge` asked");
         self.status.show();

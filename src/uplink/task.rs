@@ -63,19 +63,30 @@ type Burial = Pin<Box<dyn Future<Output = Place> + Send>>;
 
 /// Messages that become dead letters.
 #[derive(Default)]
-pub(super) struct Burials(FuturesUnordered<Burial>);
+pub(super) struct Burials {
+    under_way: FuturesUnordered<Burial>,
+    places: HashSet<Place>,
+}
 
 impl Burials {
     /// The next message that is safe as a dead letter, or given up; waits for ever if there is none.
     pub(super) async fn next(&mut self) -> Place {
-        match self.0.next().await {
-            Some(place) => place,
+        match self.under_way.next().await {
+            Some(place) => {
+                self.places.remove(&place);
+                place
+            }
             None => std::future::pending().await,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.under_way.len()
+    }
+
+    /// True if a message is on its way to become a dead letter.
+    pub(super) fn holds(&self, place: Place) -> bool {
+        self.places.contains(&place)
     }
 }
 
@@ -385,11 +396,13 @@ impl Uplink {
             while let Ok(Some((last, waiting))) = self.outbox.read(lane, after, 256).await {
                 after = last;
                 self.pulse.beat(now());
-                let places: Vec<Place> = waiting.iter().map(Waiting::place).filter(|place| !self.session.holds(*place)).collect();
+                let is_idle = |place: &Place| !self.session.holds(*place) && !self.burials.holds(*place);
+                let places: Vec<Place> = waiting.iter().map(Waiting::place).filter(is_idle).collect();
                 self.outbox.settle(&places);
             }
         }
-        self.lanes = Lanes::new();
+        // What an earlier run had in flight is still to be repeated.
+        self.lanes.retain(|place| self.session.holds(place));
     }
 
     /// Begins to make what changed in the session durable.
@@ -431,7 +444,8 @@ impl Uplink {
     pub(super) fn bury(&mut self, place: Place, message: Outgoing, reason: String) {
         self.status.refused(place.seq, &reason, message.topic.as_str());
         let outbox = self.outbox.clone();
-        self.burials.0.push(Box::pin(async move {
+        self.burials.places.insert(place);
+        self.burials.under_way.push(Box::pin(async move {
             let stored = match outbox.bury(place, message.clone(), reason).await {
                 Ok(receipt) => receipt.stored().await,
                 Err(error) => Err(error),

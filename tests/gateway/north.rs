@@ -30,6 +30,7 @@ classes:
   alarm: {{ qos: 2, lane: alarm }}
   once: {{ qos: 2, lane: alarm, if_session_lost: drop }}
   bulk: {{ qos: 1, lane: backlog }}
+  loose: {{ qos: 0 }}
 uplinks:
   - name: cloud
     to: mqtt://127.0.0.1:{remote}
@@ -39,6 +40,7 @@ uplinks:
       - {{ filter: 'alarm/#', class: alarm }}
       - {{ filter: 'once/#', class: once }}
       - {{ filter: 'bulk/#', class: bulk }}
+      - {{ filter: 'loose/#', class: loose }}
       - {{ filter: '#' }}
 "
     );
@@ -153,6 +155,52 @@ fn what_the_remote_refuses_for_good_is_kept_as_a_dead_letter_and_what_it_cannot_
     let (code, _, error) = site.outbox(&["purge", "--queue", "dead", "--yes"]);
     assert_eq!(code, Some(0), "{error}");
     assert_eq!(site.outbox(&["export", "--queue", "dead"]).1, "");
+}
+
+#[test]
+fn refusals_take_no_room_on_the_link() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "", "");
+    let mut wire = remote.accept(false, &[]);
+    let payload = "x".repeat(1000);
+    // More bytes than may be on their way.
+    for _ in 0..20 {
+        site.publish("a/refused", &payload);
+        let publish = wire.publish();
+        wire.answer(PUBACK, publish.id, 0x87);
+    }
+    for payload in ["1", "2", "3"] {
+        site.publish("a/x", payload);
+    }
+    for payload in ["1", "2", "3"] {
+        assert_eq!(wire.publish().payload, payload, "it does not wait for the answer to the one before");
+    }
+}
+
+#[test]
+fn a_purge_does_not_send_a_second_time_what_is_being_written() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "", "");
+    let mut wire = remote.accept(false, &[]);
+    site.gateway.process.wait_for_output("link is up");
+    site.publish("a/x", "removed");
+    // More than the link takes while the remote does not read.
+    let file = site.folder.path().join("large");
+    for number in 10..40 {
+        fs::write(&file, format!("{number}{}", "x".repeat(900_000))).unwrap();
+        let (port, file) = (site.port.to_string(), file.display().to_string());
+        assert_eq!(run(Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", "loose/x", "-f", &file])).0, Some(0));
+    }
+    let (code, _, error) = site.outbox(&["purge", "--topic", "a/x", "--yes"]);
+    assert_eq!(code, Some(0), "{error}");
+    site.publish("loose/x", "last");
+    let mut got = Vec::new();
+    while got.last().is_none_or(|last| last != "last") {
+        got.push(wire.publish().payload.chars().take(4).collect::<String>());
+    }
+    let expected: Vec<String> = (10..40).map(|number| format!("{number}xx")).chain(["last".to_owned()]).collect();
+    got.retain(|payload| payload != "remo");
+    assert_eq!(got, expected, "each once");
 }
 
 #[test]
