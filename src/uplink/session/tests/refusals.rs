@@ -81,11 +81,19 @@ fn what_is_refused_without_a_promise_is_given_up_in_the_end() {
     assert!(matches!(refused, Verdict::Refused { .. }) && refusals == 5, "{refusals}");
 }
 
+fn some_reason(which: u64) -> ReasonCode {
+    match which {
+        1 => ReasonCode::QUOTA_EXCEEDED,
+        2 => ReasonCode::NOT_AUTHORIZED,
+        _ => ReasonCode::SUCCESS,
+    }
+}
+
 proptest! {
     /// Refusals, removals, cuts: what is not on the wire any more takes no room on the link.
     #[test]
     fn no_byte_is_on_its_way_when_nothing_is_on_the_wire(choices in prop::collection::vec((0_u8..8, 0_u64..4), 20..200)) {
-        let (mut session, mut pace, at) = (connected(4, 4), Pace::default(), crate::time::now());
+        let (mut session, mut pace, at) = (connected(4, 4), Pace::default(), Pace::some_time());
         let (mut next_seq, mut end) = (1, 0);
         for (choice, which) in choices {
             let first = session.oldest_unanswered();
@@ -100,12 +108,10 @@ proptest! {
                     next_seq += 1;
                 }
                 (2, Some(id)) => {
-                    let reason = [ReasonCode::SUCCESS, ReasonCode::QUOTA_EXCEEDED, ReasonCode::NOT_AUTHORIZED, ReasonCode::SUCCESS][which as usize];
-                    pace.answered(&session.acknowledged(id, reason), at);
+                    pace.answered(&session.acknowledged(id, some_reason(which)), at);
                 }
                 (3, Some(id)) => {
-                    let reason = [ReasonCode::SUCCESS, ReasonCode::QUOTA_EXCEEDED, ReasonCode::NOT_AUTHORIZED, ReasonCode::SUCCESS][which as usize];
-                    pace.answered(&session.received(id, reason), at);
+                    pace.answered(&session.received(id, some_reason(which)), at);
                 }
                 (4, Some(id)) => pace.answered(&session.completed(id), at),
                 (5, _) => {
