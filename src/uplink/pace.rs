@@ -146,12 +146,6 @@ impl Pace {
         self.on_way
     }
 
-    /// A time to count from. For tests.
-    #[cfg(test)]
-    pub(super) fn some_time() -> Instant {
-        crate::time::now()
-    }
-
     /// How long to wait for acknowledgements that are on their way before the connection is ended in order.
     pub(super) fn patience(&self) -> Duration {
         (self.usual.unwrap_or_default() * SLOWER_THAN_USUAL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 use super::*;
+use crate::time;
 use crate::uplink::pace::Pace;
 
 #[test]
@@ -93,7 +94,7 @@ proptest! {
     /// Refusals, removals, cuts: what is not on the wire any more takes no room on the link.
     #[test]
     fn no_byte_is_on_its_way_when_nothing_is_on_the_wire(choices in prop::collection::vec((0_u8..8, 0_u64..4), 20..200)) {
-        let (mut session, mut pace, at) = (connected(4, 4), Pace::default(), Pace::some_time());
+        let (mut session, mut pace, at) = (connected(4, 4), Pace::default(), time::now());
         let (mut next_seq, mut end) = (1, 0);
         for (choice, which) in choices {
             let first = session.oldest_unanswered();
