@@ -13,6 +13,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 
 /// The subprotocol.
@@ -42,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Packets<S> {
                 Some(Ok(Frame::Text(_))) => return Poll::Ready(Err(io::Error::other("a text frame"))),
                 // Pings are answered by the library; the stream ends after a close.
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -59,23 +61,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Packets<S> {
         while !rest.is_empty() {
             // Not ready while the write buffer is full.
             match Pin::new(&mut self.socket).poll_ready(cx) {
-                Poll::Ready(outcome) => outcome.map_err(io::Error::other)?,
+                Poll::Ready(outcome) => outcome.map_err(io_error)?,
                 Poll::Pending if rest.len() < bytes.len() => break,
                 Poll::Pending => return Poll::Pending,
             }
             if let Some(packet) = self.cutter.take(&mut rest) {
-                Pin::new(&mut self.socket).start_send(Frame::Binary(packet)).map_err(io::Error::other)?;
+                Pin::new(&mut self.socket).start_send(Frame::Binary(packet)).map_err(io_error)?;
             }
         }
         Poll::Ready(Ok(bytes.len() - rest.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx).map_err(io::Error::other)
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(io_error)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_close(cx).map_err(io::Error::other)
+        Pin::new(&mut self.socket).poll_close(cx).map_err(io_error)
+    }
+}
+
+/// The error of a byte stream: a peer that is gone is told from one that breaks the protocol.
+fn io_error(error: Error) -> io::Error {
+    match error {
+        Error::Io(error) => error,
+        Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            io::Error::new(io::ErrorKind::ConnectionReset, error)
+        }
+        error => io::Error::other(error),
     }
 }
 
@@ -124,7 +137,32 @@ fn packet_len(bytes: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_without_a_close_has_reset_the_connection() {
+        let (near, far) = duplex(1024);
+        let mut stream = bytes_of(WebSocketStream::from_raw_socket(near, Role::Client, None).await);
+        drop(far);
+        let kind = |outcome: io::Result<usize>| outcome.map_err(|error| error.kind());
+        assert_eq!(kind(stream.read(&mut [0; 8]).await), Err(io::ErrorKind::ConnectionReset));
+        // What is written is told when it is flushed.
+        let written = stream.write(&[0xC0, 0]).await;
+        let flushed = stream.flush().await.map(|()| 0);
+        let error = written.and(flushed).expect_err("nobody is there");
+        assert!(matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_breaks_the_protocol_is_not_gone() {
+        let (near, mut far) = duplex(1024);
+        let mut stream = bytes_of(WebSocketStream::from_raw_socket(near, Role::Client, None).await);
+        far.write_all(&[0xFF, 0]).await.unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).await.map_err(|error| error.kind()), Err(io::ErrorKind::Other));
+    }
 
     #[test]
     fn packets_are_cut_whole_however_they_are_written() {

@@ -1,8 +1,13 @@
 //! The uplink with remotes as they are: they close without a word, have no QoS 2, allow one connection a second, refuse subscriptions.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::remote::{Remote, Wire};
 use super::support::{Gateway, free_port, run, wait_for, wait_for_port, wellhead};
@@ -22,6 +27,10 @@ fn site(remote: u16, extra: &str) -> Site {
 }
 
 fn site_that_sends(filter: &str, remote: u16, extra: &str) -> Site {
+    site_to(&format!("mqtt://127.0.0.1:{remote}"), filter, extra)
+}
+
+fn site_to(to: &str, filter: &str, extra: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let yaml = format!(
@@ -31,7 +40,7 @@ outbox: {{ folder: state }}
 classes: {{ alarm: {{ qos: 2, lane: alarm }} }}
 uplinks:
   - name: cloud
-    to: mqtt://127.0.0.1:{remote}
+    to: {to}
     {extra}
     send: [ {{ filter: 'alarm/#', class: alarm }}, {{ filter: '{filter}' }} ]
 "
@@ -112,6 +121,82 @@ fn a_message_that_is_answered_by_closing_becomes_a_dead_letter_and_holds_back_no
     assert!(wire.read_within(Duration::from_millis(300)).is_none(), "it is alone");
     wire.close();
     for _ in 0..2 {
+        let mut wire = remote.accept_v4(true);
+        assert_eq!(until(&mut wire, "poison"), ["poison"]);
+        wire.close();
+    }
+    let mut wire = remote.accept_v4(true);
+    assert_eq!(until(&mut wire, "behind"), ["behind"]);
+    site.wait_until_told("\"dead\":1");
+    let dead = site.dead_letters();
+    assert!(dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("closes the connection"), "{dead:?}");
+}
+
+/// A WebSocket in front of `remote`; a connection that the remote ends breaks off without a close frame.
+fn web_socket_before(remote: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for near in listener.incoming().flatten() {
+            thread::spawn(move || carry(near, TcpStream::connect(("127.0.0.1", remote)).unwrap()));
+        }
+    });
+    port
+}
+
+/// Carries packets of fewer than 126 bytes between a WebSocket and a byte stream.
+fn carry(mut near: TcpStream, mut far: TcpStream) {
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") {
+        near.read_exact(&mut byte).unwrap();
+        request.push(byte[0]);
+    }
+    let request = String::from_utf8(request).unwrap();
+    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
+    let accept = derive_accept_key(key.as_bytes());
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+    );
+    near.write_all(answer.as_bytes()).unwrap();
+    let (mut frames, mut packets) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+    thread::spawn(move || {
+        let mut head = [0; 6];
+        while frames.read_exact(&mut head).is_ok() {
+            let mut payload = vec![0; usize::from(head[1] & 0x7F)];
+            if frames.read_exact(&mut payload).is_err() {
+                break;
+            }
+            payload.iter_mut().zip(head[2..].iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+            if packets.write_all(&payload).is_err() {
+                break;
+            }
+        }
+        let _ = packets.shutdown(Shutdown::Both);
+    });
+    let mut space = [0; 125];
+    while let Ok(count @ 1..) = far.read(&mut space) {
+        let frame = [&[0x82, u8::try_from(count).unwrap()], &space[..count]].concat();
+        if near.write_all(&frame).is_err() {
+            break;
+        }
+    }
+    let _ = near.shutdown(Shutdown::Both);
+    let _ = far.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn over_a_web_socket_that_breaks_off_a_message_that_is_answered_by_closing_becomes_a_dead_letter() {
+    let remote = Remote::listen();
+    let mut site =
+        site_to(&format!("ws://127.0.0.1:{}/mqtt", web_socket_before(remote.port)), "#", &format!("protocol: 3.1.1\n    {QUICK}"));
+    let mut wire = remote.accept_v4(false);
+    for payload in ["good", "poison", "behind"] {
+        site.publish("a/x", payload);
+    }
+    assert_eq!(until(&mut wire, "poison"), ["good", "poison"]);
+    wire.close();
+    for _ in 0..3 {
         let mut wire = remote.accept_v4(true);
         assert_eq!(until(&mut wire, "poison"), ["poison"]);
         wire.close();
