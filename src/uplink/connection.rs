@@ -56,6 +56,8 @@ pub(super) struct Connection<'a> {
     oldest: Option<(Place, Instant)>,
     /// How long messages wait at most for the answers to SUBSCRIBE.
     hold_for_filters: Option<Instant>,
+    /// UNSUBSCRIBE packets of this connection.
+    unsubscribed: u16,
     /// Set by the stop order: when it is over.
     give_up: Option<Instant>,
     /// How long the stop order lets it send what waits.
@@ -100,6 +102,7 @@ impl<'a> Connection<'a> {
             owes_since: None,
             oldest: None,
             hold_for_filters: None,
+            unsubscribed: 0,
             give_up: None,
             grace: Duration::ZERO,
             is_hurried: false,

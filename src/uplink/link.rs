@@ -45,6 +45,9 @@ pub(super) enum LinkError {
     /// Nothing answers: there is no link, and trying costs nothing.
     #[error("{0}")]
     Silent(String),
+    /// The remote was reached and did not accept in time; it may have accepted unheard.
+    #[error("{0}")]
+    Unanswered(String),
     #[error("{0}")]
     Unreachable(String),
     #[error("the remote broker refuses this gateway: {0}")]
@@ -415,7 +418,7 @@ async fn in_time<T>(settings: &Settings, remote: &Remote, opening: impl Future<O
     let patience = settings.connect_within;
     timeout(patience, opening)
         .await
-        .unwrap_or_else(|_| Err(LinkError::Silent(format!("{remote} did not answer within {} s", patience.as_secs()))))
+        .unwrap_or_else(|_| Err(LinkError::Unanswered(format!("{remote} did not answer within {} s", patience.as_secs()))))
 }
 
 /// Writes a part of `output`, or, if it is empty, flushes what TLS still holds: then it returns 0. Safe to drop.

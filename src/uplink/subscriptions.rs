@@ -4,7 +4,8 @@
 //! * At most eight filters a packet: AWS IoT Core closes on more.
 //! * A filter is left out when three connections ended at its SUBSCRIBE, the last of them at a packet with no other filter. From the
 //!   first such end on, filters are asked for one by one, and messages wait until they are answered: no message is blamed for them.
-//! * A filter that another one covers, at the same QoS or a higher one, is not asked for: its messages would come twice.
+//! * A filter that another one covers, at the same QoS or a higher one, is not asked for: its messages would come twice. A filter that
+//!   the remote refused, or that is left out, covers nothing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -30,6 +31,12 @@ pub(super) enum Answer {
 pub(super) struct Subscriptions {
     /// The session of the remote has everything that was asked for in this run.
     is_known: bool,
+    /// The filters of the file, as far as the remote can grant them.
+    wanted: Vec<Receive>,
+    /// Those of them that the session has, or that were asked for on this connection.
+    asked_for: HashSet<String>,
+    /// Refused on this session.
+    denied: HashSet<String>,
     /// Asked on this connection and not answered, in order.
     asked: VecDeque<Vec<Receive>>,
     /// Still to be asked on this connection.
@@ -41,6 +48,10 @@ pub(super) struct Subscriptions {
     left_out: Vec<String>,
     refused: HashSet<String>,
     lowered: HashSet<String>,
+}
+
+fn name_of(receive: &Receive) -> String {
+    receive.filter.as_str().to_owned()
 }
 
 /// Those that no other one covers.
@@ -61,6 +72,9 @@ impl Subscriptions {
     /// A new connection; the remote has forgotten everything unless `is_kept`.
     pub(super) fn begin(&mut self, is_kept: bool) {
         self.is_known &= is_kept;
+        if !self.is_known {
+            self.denied.clear();
+        }
         self.asked.clear();
         self.waiting.clear();
         self.packets = 0;
@@ -76,16 +90,40 @@ impl Subscriptions {
         *self = Self::default();
     }
 
-    /// What the remote is to be asked for, of `wanted`.
-    pub(super) fn want(&mut self, wanted: Vec<Receive>) {
-        if self.is_known {
-            return;
-        }
-        let wanted: Vec<Receive> = wanted.into_iter().filter(|one| !self.left_out.iter().any(|out| *out == *one.filter.as_str())).collect();
-        let wanted = uncovered(wanted);
+    /// What the remote is to be asked for, of `wanted`; its session has those of `granted`.
+    pub(super) fn want(&mut self, wanted: Vec<Receive>, granted: HashSet<String>) {
+        self.wanted = wanted;
+        self.asked_for = if self.is_known { self.needed().iter().map(name_of).collect() } else { granted };
+        self.plan();
+        self.is_known = !self.is_waiting();
+    }
+
+    /// Plans to ask for everything that is needed and was not asked for.
+    fn plan(&mut self) {
+        let mut needed = self.needed();
+        needed.retain(|receive| self.asked_for.insert(name_of(receive)));
         let size = if self.is_careful() { 1 } else { MOST_FILTERS };
-        self.waiting.extend(wanted.chunks(size).map(<[Receive]>::to_vec));
-        self.is_known = self.waiting.is_empty();
+        self.waiting.extend(needed.chunks(size).map(<[Receive]>::to_vec));
+    }
+
+    /// The filters that no other one covers, without those that the remote does not grant.
+    fn needed(&self) -> Vec<Receive> {
+        let is_granted = |receive: &&Receive| !self.is_withheld(receive.filter.as_str());
+        uncovered(self.wanted.iter().filter(is_granted).cloned().collect())
+    }
+
+    fn is_withheld(&self, filter: &str) -> bool {
+        self.denied.contains(filter) || self.left_out.iter().any(|name| name == filter)
+    }
+
+    /// Filters whose messages come with another one, once everything is answered: what the session still has of them is to be
+    /// unsubscribed from, or their messages come twice.
+    pub(super) fn needless(&self) -> HashSet<String> {
+        if self.is_waiting() {
+            return HashSet::new();
+        }
+        let needed: HashSet<String> = self.needed().iter().map(name_of).collect();
+        self.wanted.iter().map(name_of).filter(|name| !needed.contains(name) && !self.is_withheld(name)).collect()
     }
 
     /// True if a connection has ended at a SUBSCRIBE.
@@ -107,7 +145,9 @@ impl Subscriptions {
 
     /// The last packet was not sent.
     pub(super) fn take_back(&mut self) {
-        self.asked.pop_back();
+        let filters = self.asked.pop_back().unwrap_or_default();
+        self.denied.extend(filters.iter().map(name_of));
+        self.plan();
     }
 
     /// True while an answer is owed, so that the end of the connection may be due to a filter.
@@ -123,11 +163,13 @@ impl Subscriptions {
     /// SUBACK: what was granted, in the order of the filters. Each change is returned once.
     pub(super) fn answered(&mut self, granted: &[Option<QoS>]) -> Vec<Answer> {
         let filters = self.asked.pop_front().unwrap_or_default();
-        self.is_known = !self.is_waiting();
         let mut answers = Vec::new();
         for (receive, granted) in filters.into_iter().zip(granted) {
-            let name = receive.filter.as_str().to_owned();
+            let name = name_of(&receive);
             self.closes.remove(&name);
+            if granted.is_none() {
+                self.denied.insert(name.clone());
+            }
             match granted {
                 None if self.refused.insert(name.clone()) => answers.push(Answer::Refused(receive)),
                 None => {}
@@ -141,6 +183,8 @@ impl Subscriptions {
                 }
             }
         }
+        self.plan();
+        self.is_known = !self.is_waiting();
         answers
     }
 
@@ -149,7 +193,7 @@ impl Subscriptions {
     pub(super) fn closed(&mut self) -> (Vec<String>, Option<String>) {
         self.is_known = false;
         let Some(filters) = self.asked.pop_front() else { return (Vec::new(), None) };
-        let names: Vec<String> = filters.iter().map(|receive| receive.filter.as_str().to_owned()).collect();
+        let names: Vec<String> = filters.iter().map(name_of).collect();
         for name in &names {
             *self.closes.entry(name.clone()).or_default() += 1;
         }
@@ -188,7 +232,7 @@ mod tests {
     #[test]
     fn packets_hold_eight_filters() {
         let mut subscriptions = Subscriptions::default();
-        subscriptions.want((0..20).map(|number| receive(&format!("cmd/{number}"), 1)).collect());
+        subscriptions.want((0..20).map(|number| receive(&format!("cmd/{number}"), 1)).collect(), HashSet::new());
         let sizes: Vec<(u16, usize)> =
             std::iter::from_fn(|| subscriptions.next()).map(|(number, filters)| (number, filters.len())).collect();
         assert_eq!(sizes, [(0, 8), (1, 8), (2, 4)]);
@@ -215,7 +259,7 @@ mod tests {
         loop {
             connections += 1;
             subscriptions.begin(true);
-            subscriptions.want(wanted.clone());
+            subscriptions.want(wanted.clone(), HashSet::new());
             let mut is_closed = false;
             while let Some((_, filters)) = subscriptions.next() {
                 if names(&filters).contains(&"bad") {
@@ -242,7 +286,7 @@ mod tests {
         let wanted = vec![receive("a", 2), receive("b", 1)];
         for round in 0..2 {
             subscriptions.begin(false);
-            subscriptions.want(wanted.clone());
+            subscriptions.want(wanted.clone(), HashSet::new());
             while subscriptions.next().is_some() {}
             let answers = subscriptions.answered(&[Some(QoS::AtLeastOnce), None]);
             let granted = Answer::Granted(wanted[0].clone());
@@ -255,7 +299,52 @@ mod tests {
         }
         assert_eq!(subscriptions.missing(), ["b"]);
         subscriptions.begin(true);
-        subscriptions.want(wanted);
+        subscriptions.want(wanted, HashSet::new());
         assert!(subscriptions.next().is_none(), "the session has them");
+    }
+
+    /// What the next packets ask for.
+    fn asks(subscriptions: &mut Subscriptions) -> Vec<String> {
+        std::iter::from_fn(|| subscriptions.next()).flat_map(|(_, filters)| filters).map(|receive| name_of(&receive)).collect()
+    }
+
+    fn set(names: &[&str]) -> HashSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_refused_filter_covers_nothing_and_what_it_covered_is_asked_for_at_once() {
+        let mut subscriptions = Subscriptions::default();
+        let wanted = vec![receive("#", 1), receive("plant/#", 1), receive("plant/cmd/+", 1)];
+        subscriptions.begin(false);
+        subscriptions.want(wanted.clone(), HashSet::new());
+        assert_eq!(asks(&mut subscriptions), ["#"]);
+        subscriptions.answered(&[None]);
+        assert_eq!(asks(&mut subscriptions), ["plant/#"]);
+        assert!(subscriptions.needless().is_empty(), "it is not granted yet");
+        subscriptions.answered(&[None]);
+        assert_eq!(asks(&mut subscriptions), ["plant/cmd/+"]);
+        subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
+        assert!(!subscriptions.is_waiting() && subscriptions.needless().is_empty());
+        // The session is kept: what was refused still covers nothing.
+        subscriptions.begin(true);
+        subscriptions.want(wanted.clone(), HashSet::new());
+        assert!(asks(&mut subscriptions).is_empty() && subscriptions.needless().is_empty());
+        // It is not: everything is tried again.
+        subscriptions.begin(false);
+        subscriptions.want(wanted, HashSet::new());
+        assert_eq!(asks(&mut subscriptions), ["#"]);
+        subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
+        assert_eq!(subscriptions.needless(), set(&["plant/#", "plant/cmd/+"]));
+    }
+
+    #[test]
+    fn what_the_session_has_covers_others_and_is_not_asked_for() {
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.begin(true);
+        subscriptions.want(vec![receive("cmd/x", 1), receive("cmd/#", 1), receive("other", 1)], set(&["cmd/#"]));
+        assert_eq!(asks(&mut subscriptions), ["other"]);
+        subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
+        assert_eq!(subscriptions.needless(), set(&["cmd/x"]));
     }
 }

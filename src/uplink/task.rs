@@ -299,7 +299,9 @@ impl Uplink {
             };
             self.status.disconnected(&error.to_string());
             let pause = match error {
-                LinkError::Silent(_) => self.silence.pause(now(), self.settings.longest_silence.unwrap_or(silence::LONGEST)),
+                LinkError::Silent(_) | LinkError::Unanswered(_) => {
+                    self.silence.pause(now(), self.settings.longest_silence.unwrap_or(silence::LONGEST))
+                }
                 LinkError::Closed { reason: Some(ReasonCode::SESSION_TAKEN_OVER), .. } => {
                     // The session stays what it is, and so does what is in flight: both are gone on with after the pause.
                     let pause = rivals.next_delay();

@@ -384,6 +384,92 @@ fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
     assert_eq!(wire.read().kind(), 8);
 }
 
+/// The remote was started again without its sessions, and its answer was lost: it has a new session, which knows no subscription.
+#[test]
+fn over_mqtt_3_1_1_subscriptions_are_asked_for_again_after_an_answer_that_never_came() {
+    let remote = Remote::listen();
+    let site = site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a' }} ]"));
+    let mut wire = remote.accept_v4(false);
+    grant(&mut wire, b"cmd/a");
+    wire.write(&message("cmd/a"));
+    site.wait_until_told("\"received\":1");
+    wire.close();
+    drop(remote.connect());
+    grant(&mut remote.accept_v4(true), b"cmd/a");
+}
+
+#[test]
+fn over_mqtt_3_1_1_a_filter_that_the_session_has_covers_others() {
+    let remote = Remote::listen();
+    let site = site_that_sends(
+        "a/#",
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/x' }}, {{ filter: 'cmd/#' }} ]"),
+    );
+    let mut wire = remote.accept_v4(false);
+    grant(&mut wire, b"cmd/#");
+    wire.write(&message("cmd/y"));
+    site.wait_until_told("\"received\":1");
+    let Site { mut gateway, folder, port } = site;
+    assert!(gateway.process.terminate().success());
+    let gateway = Gateway::restart(folder.path());
+    wait_for_port(port);
+    let mut wire = remote.accept_v4(true);
+    let site = Site { gateway, folder, port };
+    site.publish("a/x", "data");
+    assert_eq!(wire.read().publish_v4().payload, "data", "no SUBSCRIBE before it");
+}
+
+#[test]
+fn what_a_new_filter_covers_is_unsubscribed_when_the_new_one_is_granted() {
+    let remote = Remote::listen();
+    let site = site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/x' }} ]"));
+    let mut wire = remote.accept_v4(false);
+    grant(&mut wire, b"cmd/x");
+    wire.write(&message("cmd/x"));
+    site.wait_until_told("\"received\":1");
+    let Site { mut gateway, folder, .. } = site;
+    assert!(gateway.process.terminate().success());
+    let file = folder.path().join("gateway.yaml");
+    let yaml = fs::read_to_string(&file).unwrap();
+    fs::write(&file, yaml.replace("{ filter: 'cmd/x' }", "{ filter: 'cmd/x' }, { filter: 'cmd/#' }")).unwrap();
+    let _gateway = Gateway::restart(folder.path());
+    let mut wire = remote.accept_v4(true);
+    grant(&mut wire, b"cmd/#");
+    let unsubscribe = wire.read();
+    assert!(unsubscribe.kind() == 10 && unsubscribe.body.ends_with(b"\0\x05cmd/x"), "{unsubscribe:?}");
+}
+
+#[test]
+fn what_a_refused_filter_covers_is_asked_for_at_once() {
+    let remote = Remote::listen();
+    let site = site_that_sends(
+        "a/#",
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'plant/#' }}, {{ filter: 'plant/cmd/+' }} ]"),
+    );
+    let mut wire = remote.accept_v4(false);
+    let subscribe = wire.read();
+    assert!(subscribe.kind() == 8 && subscribe.body.ends_with(b"\0\x07plant/#\x01"), "{subscribe:?}");
+    wire.write(&[0x90, 3, subscribe.body[0], subscribe.body[1], 0x80]);
+    grant(&mut wire, b"plant/cmd/+");
+    site.wait_until_told("\"filters_refused\":[\"plant/#\"]");
+}
+
+/// Reads a SUBSCRIBE of MQTT 3.1.1 for one filter, and grants it with QoS 1.
+fn grant(wire: &mut Wire, filter: &[u8]) {
+    let subscribe = wire.read();
+    assert_eq!(subscribe.kind(), 8, "{subscribe:?}");
+    assert_eq!(subscribe.body[4..].strip_suffix(&[1]), Some(filter), "{subscribe:?}");
+    wire.write(&[0x90, 3, subscribe.body[0], subscribe.body[1], 1]);
+}
+
+/// A message of MQTT 3.1.1 at QoS 0.
+fn message(topic: &str) -> Vec<u8> {
+    let length = u8::try_from(topic.len()).unwrap();
+    [&[0x30, length + 3, 0, length], topic.as_bytes(), b"!"].concat()
+}
+
 #[test]
 fn limits_that_are_forbidden_or_too_small_are_refused_and_nothing_becomes_a_dead_letter() {
     let remote = Remote::listen();

@@ -1,12 +1,14 @@
 //! A connection that the remote closed: which SUBSCRIBE or which message made it do so, and how the next connection finds out.
 
+use std::collections::HashSet;
+
 use super::Connection;
 use crate::mqtt::{QoS, ReasonCode, TopicFilter};
 use crate::outbox::{LANES, Place};
 use crate::time::now;
 use crate::uplink::Receive;
 use crate::uplink::link::{Accepted, Command, LinkError};
-use crate::uplink::subscriptions::Answer;
+use crate::uplink::subscriptions::{Answer, MOST_FILTERS};
 
 /// Messages of higher lanes that go before a suspect at most.
 const MOST_URGENT: usize = 64;
@@ -16,33 +18,45 @@ impl Connection<'_> {
     pub(super) fn subscribe(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
         uplink.subscriptions.begin(accepted.session_present);
-        let wanted: Vec<String> = uplink.settings.receive.iter().map(|receive| receive.filter.as_str().to_owned()).collect();
-        let unwanted = uplink.session.subscribe(&wanted);
-        // They stand in the file no more, but the remote keeps them with the session.
-        for (number, filters) in (0..).zip(unwanted.chunks(crate::uplink::subscriptions::MOST_FILTERS)) {
-            self.link.feed(Command::Unsubscribe(number, filters.to_vec()))?;
-        }
+        let in_file: HashSet<&str> = uplink.settings.receive.iter().map(|receive| receive.filter.as_str()).collect();
+        // The remote keeps with the session what is not in the file any more.
+        let unwanted = uplink.session.unsubscribe(|filter| !in_file.contains(filter));
         let (wanted, impossible): (Vec<_>, Vec<_>) =
             uplink.settings.receive.iter().cloned().partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));
         for receive in impossible {
             tracing::error!(uplink = %uplink.settings.name, filter = %receive.filter, "the remote has no wildcards; name the topics in `receive` one by one");
         }
         // MQTT 3.1.1 sends everything retained again for a subscription that is asked for again.
-        let is_there = |receive: &Receive| accepted.keeps_retained_quiet || !uplink.session.is_granted(receive);
-        uplink.subscriptions.want(wanted.into_iter().filter(is_there).collect());
+        let is_there = |receive: &&Receive| !accepted.keeps_retained_quiet && uplink.session.is_granted(receive);
+        let granted = wanted.iter().filter(is_there).map(|receive| receive.filter.as_str().to_owned()).collect();
+        uplink.subscriptions.want(wanted, granted);
         self.hold_for_filters = Some(now() + uplink.settings.answer_within);
+        self.unsubscribe(&unwanted)?;
         self.ask()
     }
 
-    /// Sends the SUBSCRIBE packets that may go.
+    fn unsubscribe(&mut self, unwanted: &[String]) -> Result<(), LinkError> {
+        for filters in unwanted.chunks(MOST_FILTERS) {
+            self.link.feed(Command::Unsubscribe(self.unsubscribed, filters.to_vec()))?;
+            self.unsubscribed = self.unsubscribed.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    /// Sends the SUBSCRIBE packets that may go; when all are answered, UNSUBSCRIBE for what other filters bring.
     pub(super) fn ask(&mut self) -> Result<(), LinkError> {
         while let Some((number, filters)) = self.uplink.subscriptions.next() {
+            for receive in &filters {
+                self.uplink.session.subscribe(receive.filter.as_str());
+            }
             if !self.link.feed(Command::Subscribe(number, filters))? {
                 self.uplink.subscriptions.take_back();
                 tracing::error!(uplink = %self.uplink.settings.name, "the subscriptions are larger than the remote takes; use fewer or shorter filters in `receive`");
             }
         }
-        Ok(())
+        let needless = self.uplink.subscriptions.needless();
+        let unwanted = self.uplink.session.unsubscribe(|filter| needless.contains(filter));
+        self.unsubscribe(&unwanted)
     }
 
     /// SUBACK.

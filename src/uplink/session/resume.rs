@@ -44,18 +44,37 @@ impl Session {
         }
     }
 
-    /// The remote is asked for these filters. Returns those it was asked for before and that are not wanted any more.
-    pub(in crate::uplink) fn subscribe(&mut self, wanted: &[String]) -> Vec<String> {
-        let (kept, unwanted): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.subscribed).into_iter().partition(|known| wanted.iter().any(|filter| filter == name_of(known)));
+    /// The remote is asked for this filter.
+    pub(in crate::uplink) fn subscribe(&mut self, filter: &str) {
+        if !self.subscribed.iter().any(|known| name_of(known) == filter) {
+            self.subscribed.push(filter.to_owned());
+            self.change(RECEIVED_IN);
+        }
+    }
+
+    /// Forgets filters. Returns those of them that the remote was asked for.
+    pub(in crate::uplink) fn unsubscribe(&mut self, is_unwanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let (unwanted, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.subscribed).into_iter().partition(|known| is_unwanted(name_of(known)));
         self.subscribed = kept;
-        let new: Vec<String> =
-            wanted.iter().filter(|filter| !self.subscribed.iter().any(|known| name_of(known) == *filter)).cloned().collect();
-        if !new.is_empty() || !unwanted.is_empty() {
-            self.subscribed.extend(new);
+        if !unwanted.is_empty() {
             self.change(RECEIVED_IN);
         }
         unwanted.iter().map(|known| name_of(known).to_owned()).collect()
+    }
+
+    /// The remote may have begun a new session without this gateway hearing of it: what was granted may be gone. True if anything was.
+    pub(in crate::uplink) fn doubt_subscriptions(&mut self) -> bool {
+        let mut was_granted = false;
+        for known in &mut self.subscribed {
+            let name = name_of(known).to_owned();
+            was_granted |= name != *known;
+            *known = name;
+        }
+        if was_granted {
+            self.change(RECEIVED_IN);
+        }
+        was_granted
     }
 
     /// The remote has granted a subscription.

@@ -35,15 +35,29 @@ impl Uplink {
             match opened {
                 Ok((link, accepted)) => return Some(Ok((link, accepted, remote))),
                 Err(error) => {
-                    // It may have accepted unheard, with a new session that knows no subscription.
-                    if !matches!(error, LinkError::Unreachable(_)) {
-                        self.subscriptions.forget();
+                    if !matches!(error, LinkError::Silent(_) | LinkError::Unreachable(_)) {
+                        self.doubt_subscriptions().await;
                     }
                     last = error;
                 }
             }
         }
         Some(Err(last))
+    }
+
+    /// The remote may have accepted unheard, with a new session that has no subscription. That is noted at once: a gateway that is
+    /// started again asks for them, too.
+    async fn doubt_subscriptions(&mut self) {
+        self.subscriptions.forget();
+        if !self.session.doubt_subscriptions() {
+            return;
+        }
+        if let Some(saving) = self.saving.take()
+            && self.pulse.through(saving).await.is_ok()
+        {
+            self.session.saved();
+        }
+        self.begin_save();
     }
 
     async fn connect(&mut self, remote: &Remote) -> Result<(Link, Accepted), LinkError> {

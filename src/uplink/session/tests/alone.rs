@@ -82,13 +82,27 @@ fn subscriptions_that_were_granted_are_known_after_a_restart() {
     let receive =
         |filter: &str| crate::uplink::Receive { filter: crate::mqtt::TopicFilter::new(filter.to_owned()).unwrap(), qos: QoS::AtLeastOnce };
     let mut session = connected(10, 10);
-    assert!(session.subscribe(&["a".to_owned(), "b".to_owned()]).is_empty());
+    session.subscribe("a");
+    session.subscribe("b");
     session.granted(&receive("a"));
     let mut session = restarted(save(&mut session));
     assert!(session.is_granted(&receive("a")) && !session.is_granted(&receive("b")));
-    assert_eq!(session.subscribe(&["c".to_owned()]), ["a", "b"], "what was asked for may be there");
+    assert_eq!(session.unsubscribe(|filter| filter != "c"), ["a", "b"], "what was asked for may be there");
     session.connected(false, 10, QoS::ExactlyOnce);
     assert!(!session.is_granted(&receive("a")), "the session is another one");
+}
+
+#[test]
+fn subscriptions_in_doubt_are_not_granted_after_a_restart_either() {
+    let receive = crate::uplink::Receive { filter: crate::mqtt::TopicFilter::new("a").unwrap(), qos: QoS::AtLeastOnce };
+    let mut session = connected(10, 10);
+    session.subscribe("a");
+    session.granted(&receive);
+    let mut session = restarted(save(&mut session));
+    assert!(session.is_granted(&receive) && session.doubt_subscriptions());
+    let mut session = restarted(save(&mut session));
+    assert!(!session.is_granted(&receive) && !session.doubt_subscriptions());
+    assert_eq!(session.unsubscribe(|_| true), ["a"], "it may be there");
 }
 
 #[test]
