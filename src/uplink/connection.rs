@@ -163,6 +163,7 @@ impl<'a> Connection<'a> {
                 _ = status.tick() => {
                     self.uplink.status.show();
                     self.check_life()?;
+                    self.try_left_out()?;
                 }
                 Ok(()) = self.uplink.updates.changed(), if is_open && self.give_up.is_none() => {
                     // Looked at before the next connection.

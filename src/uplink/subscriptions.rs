@@ -4,18 +4,24 @@
 //! * At most eight filters a packet: AWS IoT Core closes on more.
 //! * A filter is left out when three connections ended at its SUBSCRIBE, the last of them at a packet with no other filter. From the
 //!   first such end on, filters are asked for one by one, and messages wait until they are answered: no message is blamed for them.
+//!   An end counts if the remote gave a reason that does not speak of itself, or had answered something on that connection before:
+//!   a link that is cut blames no filter. A filter that is left out is asked for again once an hour, alone.
 //! * A filter that another one covers, at the same QoS or a higher one, is not asked for: its messages would come twice. A filter that
 //!   the remote refused, or that is left out, covers nothing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::Receive;
-use crate::mqtt::QoS;
+use super::suspicion::speaks_of_itself;
+use crate::mqtt::{QoS, ReasonCode};
 
 /// Filters in a packet.
 pub(super) const MOST_FILTERS: usize = 8;
 /// Connections that may end at the SUBSCRIBE of a filter.
 const MOST_CLOSES: u32 = 3;
+/// How long a filter is left out before it is asked for again.
+const LEFT_OUT_FOR: Duration = Duration::from_secs(3600);
 
 /// What became of one filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +51,16 @@ pub(super) struct Subscriptions {
     packets: u16,
     /// How many connections ended at each filter.
     closes: HashMap<String, u32>,
-    left_out: Vec<String>,
+    /// A connection has ended at a SUBSCRIBE, and not everything was answered since.
+    is_careful: bool,
+    /// The last of them without a reason: it may have been the link.
+    is_unexplained: bool,
+    /// The remote has answered something on this connection.
+    is_heard: bool,
+    /// With when each was asked for last.
+    left_out: Vec<(String, Instant)>,
+    /// One that was left out is asked for again.
+    is_trying: bool,
     refused: HashSet<String>,
     lowered: HashSet<String>,
 }
@@ -78,6 +93,8 @@ impl Subscriptions {
         self.asked.clear();
         self.waiting.clear();
         self.packets = 0;
+        self.is_heard = false;
+        self.is_trying = false;
     }
 
     /// It is not sure any more what the remote's session has.
@@ -95,14 +112,47 @@ impl Subscriptions {
         self.wanted = wanted;
         self.asked_for = if self.is_known { self.needed().iter().map(name_of).collect() } else { granted };
         self.plan();
+        self.answered_all();
+    }
+
+    fn answered_all(&mut self) {
         self.is_known = !self.is_waiting();
+        if self.is_known {
+            self.is_careful = false;
+            self.is_trying = false;
+        }
+    }
+
+    /// Asks again for a filter that has been left out for long enough, if nothing else is asked for.
+    pub(super) fn try_left_out(&mut self, at: Instant) -> bool {
+        if self.is_waiting() {
+            return false;
+        }
+        let is_due = |tried: &Instant| at.saturating_duration_since(*tried) >= LEFT_OUT_FOR;
+        let Some((name, tried)) = self.left_out.iter_mut().find(|(_, tried)| is_due(tried)) else { return false };
+        *tried = at;
+        let receive = self.wanted.iter().find(|receive| *receive.filter.as_str() == **name).cloned();
+        self.asked_for.extend(receive.as_ref().map(name_of));
+        self.waiting.extend(receive.map(|receive| vec![receive]));
+        self.is_trying = self.is_waiting();
+        self.is_trying
+    }
+
+    /// The remote has answered something: it is there, and filters can be blamed for what it does next.
+    pub(super) fn heard(&mut self) {
+        self.is_heard = true;
+    }
+
+    /// True if the remote is to answer something else before it is asked for filters.
+    pub(super) fn needs_a_sign(&self) -> bool {
+        self.is_careful && self.is_unexplained && !self.is_heard && self.is_waiting()
     }
 
     /// Plans to ask for everything that is needed and was not asked for.
     fn plan(&mut self) {
         let mut needed = self.needed();
         needed.retain(|receive| self.asked_for.insert(name_of(receive)));
-        let size = if self.is_careful() { 1 } else { MOST_FILTERS };
+        let size = if self.is_careful { 1 } else { MOST_FILTERS };
         self.waiting.extend(needed.chunks(size).map(<[Receive]>::to_vec));
     }
 
@@ -113,7 +163,7 @@ impl Subscriptions {
     }
 
     fn is_withheld(&self, filter: &str) -> bool {
-        self.denied.contains(filter) || self.left_out.iter().any(|name| name == filter)
+        self.denied.contains(filter) || self.left_out.iter().any(|(name, _)| name == filter)
     }
 
     /// Filters whose messages come with another one, once everything is answered: what the session still has of them is to be
@@ -126,14 +176,9 @@ impl Subscriptions {
         self.wanted.iter().map(name_of).filter(|name| !needed.contains(name) && !self.is_withheld(name)).collect()
     }
 
-    /// True if a connection has ended at a SUBSCRIBE.
-    fn is_careful(&self) -> bool {
-        !self.closes.is_empty()
-    }
-
     /// The next packet to be sent, with its number on this connection.
     pub(super) fn next(&mut self) -> Option<(u16, Vec<Receive>)> {
-        if self.is_careful() && !self.asked.is_empty() {
+        if self.needs_a_sign() || self.is_careful && !self.asked.is_empty() {
             return None;
         }
         let filters = self.waiting.pop_front()?;
@@ -157,7 +202,7 @@ impl Subscriptions {
 
     /// True while messages are to wait until the filters are answered.
     pub(super) fn holds_messages(&self) -> bool {
-        self.is_careful() && self.is_waiting()
+        (self.is_careful || self.is_trying) && self.is_waiting()
     }
 
     /// SUBACK: what was granted, in the order of the filters. Each change is returned once.
@@ -167,6 +212,7 @@ impl Subscriptions {
         for (receive, granted) in filters.into_iter().zip(granted) {
             let name = name_of(&receive);
             self.closes.remove(&name);
+            self.left_out.retain(|(out, _)| *out != name);
             if granted.is_none() {
                 self.denied.insert(name.clone());
             }
@@ -184,16 +230,24 @@ impl Subscriptions {
             }
         }
         self.plan();
-        self.is_known = !self.is_waiting();
+        self.answered_all();
         answers
     }
 
-    /// The remote closed the connection while it owed an answer to SUBSCRIBE. Returns the filters it was asked for, and the one that is
+    /// The remote closed the connection while it owed an answer to SUBSCRIBE. Returns the filters that may be why, and the one that is
     /// left out from here on.
-    pub(super) fn closed(&mut self) -> (Vec<String>, Option<String>) {
+    pub(super) fn closed(&mut self, reason: Option<ReasonCode>, at: Instant) -> (Vec<String>, Option<String>) {
         self.is_known = false;
         let Some(filters) = self.asked.pop_front() else { return (Vec::new(), None) };
+        if self.is_trying || reason.is_some_and(speaks_of_itself) {
+            return (Vec::new(), None);
+        }
+        self.is_careful = true;
+        self.is_unexplained = reason.is_none();
         let names: Vec<String> = filters.iter().map(name_of).collect();
+        if reason.is_none() && !self.is_heard {
+            return (names, None);
+        }
         for name in &names {
             *self.closes.entry(name.clone()).or_default() += 1;
         }
@@ -203,15 +257,16 @@ impl Subscriptions {
         };
         if let Some(name) = &culprit {
             self.closes.remove(name);
-            self.left_out.push(name.clone());
+            self.left_out.push((name.clone(), at));
         }
         (names, culprit)
     }
 
     /// Filters that are in the file and not at the remote.
     pub(super) fn missing(&self) -> Vec<String> {
-        let mut missing: Vec<String> = self.left_out.iter().chain(&self.refused).cloned().collect();
+        let mut missing: Vec<String> = self.left_out.iter().map(|(name, _)| name).chain(&self.refused).cloned().collect();
         missing.sort();
+        missing.dedup();
         missing
     }
 }
@@ -255,16 +310,18 @@ mod tests {
     fn a_filter_that_ends_the_connection_three_times_is_left_out_and_the_others_stay() {
         let mut subscriptions = Subscriptions::default();
         let wanted: Vec<Receive> = ["a", "bad", "c"].iter().map(|name| receive(name, 1)).collect();
-        let mut connections = 0;
+        let (mut connections, at) = (0, crate::time::now());
         loop {
             connections += 1;
             subscriptions.begin(true);
             subscriptions.want(wanted.clone(), HashSet::new());
+            assert_eq!(subscriptions.needs_a_sign(), connections > 1);
+            subscriptions.heard();
             let mut is_closed = false;
             while let Some((_, filters)) = subscriptions.next() {
                 if names(&filters).contains(&"bad") {
                     assert!(subscriptions.is_waiting());
-                    let (asked, culprit) = subscriptions.closed();
+                    let (asked, culprit) = subscriptions.closed(None, at);
                     assert!(asked.contains(&"bad".to_owned()));
                     assert_eq!(culprit.is_some(), connections == 3);
                     is_closed = true;
@@ -278,6 +335,57 @@ mod tests {
         }
         assert_eq!((connections, subscriptions.missing()), (4, vec!["bad".to_owned()]));
         assert!(!subscriptions.is_waiting() && !subscriptions.holds_messages());
+    }
+
+    /// A connection on which the only filter is asked for, and that ends.
+    fn end(subscriptions: &mut Subscriptions, is_heard: bool, reason: Option<u8>, at: Instant) -> Option<String> {
+        subscriptions.begin(true);
+        subscriptions.want(vec![receive("a", 1)], HashSet::new());
+        if is_heard {
+            subscriptions.heard();
+        }
+        subscriptions.next();
+        subscriptions.closed(reason.map(ReasonCode), at).1
+    }
+
+    #[test]
+    fn a_link_that_is_cut_and_a_remote_that_stops_blame_no_filter() {
+        let (mut subscriptions, at) = (Subscriptions::default(), crate::time::now());
+        assert!((0..20).all(|_| end(&mut subscriptions, false, None, at).is_none()), "it may be the link");
+        for code in [0x88, 0x89, 0x8B, 0x8E, 0x98, 0x9C] {
+            assert!((0..20).all(|_| end(&mut subscriptions, true, Some(code), at).is_none()), "{code:#x}");
+        }
+        let closes = (1..10).find(|_| end(&mut subscriptions, true, Some(0x87), at).is_some());
+        assert_eq!((closes, subscriptions.missing()), (Some(3), vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn a_filter_that_is_left_out_is_asked_for_again_alone_once_an_hour() {
+        let (mut subscriptions, start) = (Subscriptions::default(), crate::time::now());
+        while end(&mut subscriptions, true, None, start).is_none() {}
+        let (minute, hour) = (Duration::from_secs(60), LEFT_OUT_FOR);
+        let wanted = vec![receive("a", 1), receive("b", 1)];
+        let connect = |subscriptions: &mut Subscriptions| {
+            subscriptions.begin(true);
+            subscriptions.want(wanted.clone(), HashSet::new());
+            subscriptions.heard();
+            assert_eq!(asks(subscriptions), ["b"]);
+        };
+        connect(&mut subscriptions);
+        assert!(!subscriptions.try_left_out(start + hour), "the others go first");
+        subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
+        assert!(!subscriptions.try_left_out(start + hour - minute));
+        assert!(subscriptions.try_left_out(start + hour) && subscriptions.holds_messages());
+        assert_eq!(asks(&mut subscriptions), ["a"]);
+        assert_eq!(subscriptions.closed(None, start + hour), (Vec::new(), None), "that is known");
+        connect(&mut subscriptions);
+        subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
+        assert!(!subscriptions.try_left_out(start + 2 * hour - minute));
+        assert!(subscriptions.try_left_out(start + 2 * hour));
+        assert_eq!(asks(&mut subscriptions), ["a"]);
+        assert_eq!(subscriptions.answered(&[Some(QoS::AtLeastOnce)]), [Answer::Granted(wanted[0].clone())]);
+        assert!(subscriptions.missing().is_empty() && !subscriptions.holds_messages());
+        assert!(!subscriptions.try_left_out(start + 9 * hour), "it is there");
     }
 
     #[test]

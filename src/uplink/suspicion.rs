@@ -61,7 +61,7 @@ impl Suspicion {
 }
 
 /// Codes that speak of the server or of the connection, not of a message.
-fn speaks_of_itself(reason: ReasonCode) -> bool {
+pub(super) fn speaks_of_itself(reason: ReasonCode) -> bool {
     matches!(reason.0, 0x88 | 0x89 | 0x8B | 0x8D | 0x8E | 0x98 | 0x9C | 0x9D | 0x9F | 0xA0)
 }
 

@@ -261,6 +261,47 @@ fn a_remote_that_disconnects_because_of_a_subscription_gets_the_data_all_the_sam
     assert!(site.dead_letters().is_empty());
 }
 
+/// EMQX and others close without a word over MQTT 3.1.1; a link that is cut looks the same.
+#[test]
+fn a_link_that_is_cut_at_subscriptions_leaves_out_no_filter() {
+    let remote = Remote::listen();
+    let mut site = site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a' }} ]"));
+    let mut wire = remote.accept_v4(false);
+    assert_eq!(wire.read().kind(), 8);
+    wire.close();
+    for _ in 0..6 {
+        let mut wire = remote.accept_v4(true);
+        assert_eq!(wire.read().kind(), 12, "PINGREQ: only a remote that answers it can be the one that closes");
+        wire.close();
+    }
+    let mut wire = remote.accept_v4(true);
+    assert_eq!(wire.read().kind(), 12);
+    wire.write(&[0xD0, 0]);
+    grant(&mut wire, b"cmd/a");
+    wire.write(&message("cmd/a"));
+    let told = site.wait_until_told("\"received\":1");
+    assert!(!told.contains("filters_refused"), "{told}");
+    assert!(site.dead_letters().is_empty());
+}
+
+#[test]
+fn a_filter_that_ends_a_connection_which_answered_before_is_left_out() {
+    let remote = Remote::listen();
+    let site = site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a' }} ]"));
+    site.publish("a/x", "data");
+    for round in 0..4 {
+        let mut wire = remote.accept_v4(round > 0);
+        if round > 0 {
+            assert_eq!(wire.read().kind(), 12);
+            wire.write(&[0xD0, 0]);
+        }
+        while wire.read().kind() != 8 {}
+        wire.close();
+    }
+    assert_eq!(until(&mut remote.accept_v4(true), "data"), ["data"]);
+    site.wait_until_told("\"filters_refused\":[\"cmd/a\"]");
+}
+
 #[test]
 fn the_first_connections_are_a_second_apart_and_the_old_session_is_ended_once() {
     let remote = Remote::listen();

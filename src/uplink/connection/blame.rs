@@ -32,6 +32,27 @@ impl Connection<'_> {
         uplink.subscriptions.want(wanted, granted);
         self.hold_for_filters = Some(now() + uplink.settings.answer_within);
         self.unsubscribe(&unwanted)?;
+        if self.uplink.subscriptions.needs_a_sign() {
+            // A remote that answers this is there: if the connection ends at a SUBSCRIBE, that was not the link.
+            self.pinged = Some(now());
+            self.link.feed(Command::Ping)?;
+        }
+        self.ask()
+    }
+
+    /// Something came from the remote.
+    pub(super) fn heard(&mut self) -> Result<(), LinkError> {
+        let needed_it = self.uplink.subscriptions.needs_a_sign();
+        self.uplink.subscriptions.heard();
+        if needed_it { self.ask() } else { Ok(()) }
+    }
+
+    /// Asks again for a filter that has been left out for long.
+    pub(super) fn try_left_out(&mut self) -> Result<(), LinkError> {
+        if self.ending.is_some() || !self.uplink.subscriptions.try_left_out(now()) {
+            return Ok(());
+        }
+        self.hold_for_filters = Some(now() + self.uplink.settings.answer_within);
         self.ask()
     }
 
@@ -88,12 +109,12 @@ impl Connection<'_> {
     pub(super) fn blame(&mut self, reason: Option<ReasonCode>) {
         let uplink = &mut *self.uplink;
         if uplink.subscriptions.is_waiting() {
-            let (asked, left_out) = uplink.subscriptions.closed();
+            let (asked, left_out) = uplink.subscriptions.closed(reason, now());
             if !asked.is_empty() {
                 tracing::warn!(uplink = %uplink.settings.name, filters = asked.join(" "), "the remote closed the connection when it was asked for these filters; they are asked for again one by one");
             }
             if let Some(filter) = left_out {
-                tracing::error!(uplink = %uplink.settings.name, %filter, "the remote closes the connection when it is asked for this filter: it is left out until the next start or reload; change `receive` or the rights of this gateway");
+                tracing::error!(uplink = %uplink.settings.name, %filter, "the remote closes the connection when it is asked for this filter: no messages of this filter will come until it is tried again in an hour, or after the next start or reload; change `receive` or the rights of this gateway");
                 uplink.status.filters_missing(uplink.subscriptions.missing());
             }
             return;

@@ -35,6 +35,9 @@ impl Connection<'_> {
     }
 
     async fn take(&mut self, incoming: Incoming, settled: &mut Vec<Place>) -> Result<(), LinkError> {
+        if !matches!(incoming, Incoming::Written | Incoming::Disconnect(_)) {
+            self.heard()?;
+        }
         match incoming {
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);
