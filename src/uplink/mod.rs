@@ -162,6 +162,8 @@ pub struct Settings {
     pub connect_within: Duration,
     /// TCP to one address.
     pub dial_within: Duration,
+    /// How long the name server may take for an address.
+    pub lookup_within: Duration,
     /// A remote that owes answers and says nothing for this long is gone.
     pub answer_within: Duration,
     /// A link that takes no byte for this long is dead.

@@ -2,15 +2,22 @@
 //!
 //! Invariants:
 //! * A remote that is silent for a day costs at most 15 kB of SYN packets.
-//! * The pause is a quarter of the time since the remote was heard, so that it is found again within a quarter of the time for which it
-//!   was away, at most half an hour later.
+//! * The pause is a quarter of the time since the remote was last heard, at most half an hour. A remote that returns is found at the next
+//!   try whose dial time is long enough for it.
+//! * While it is not known how long the link usually takes, or that is long, a try gets the time it needs and costs more: the pause is
+//!   half of the time since then, at most one and a half hours.
+//! * A change of the way to the remote ends a pause at most once a minute: a link that comes and goes costs no more.
 
 use std::time::{Duration, Instant};
 
 /// The pause at the beginning: a short outage is over at once.
 const SHORTEST: Duration = Duration::from_secs(4);
 /// The longest pause, unless the file says otherwise.
-pub(super) const LONGEST: Duration = Duration::from_secs(1800);
+const LONGEST: Duration = Duration::from_secs(1800);
+/// The longest pause between tries that send more than two SYN packets.
+const LONGEST_BETWEEN_DEAR: Duration = Duration::from_secs(5400);
+/// How often a change of the way counts.
+const CHANGES_EVERY: Duration = Duration::from_secs(60);
 /// Tries with full patience at the beginning, and one of so many later.
 const PATIENT: u32 = 3;
 const PATIENT_AGAIN: u32 = 8;
@@ -22,26 +29,45 @@ const IMPATIENT: Duration = Duration::from_millis(1900);
 pub(super) struct Silence {
     since: Option<Instant>,
     tries: u32,
+    /// When a change of the way counted last.
+    changed: Option<Instant>,
 }
 
 impl Silence {
-    /// The remote was heard, or the way to it is another one.
+    /// The remote was heard.
     pub(super) fn is_over(&mut self) {
-        *self = Self::default();
+        *self = Self { changed: self.changed, ..Self::default() };
     }
 
-    /// Nothing answered. Returns the pause before the next try; `longest` is that of the file.
-    pub(super) fn pause(&mut self, at: Instant, longest: Duration) -> Duration {
+    /// The way to the remote is another one. True if it is to be tried at once.
+    pub(super) fn way_changed(&mut self, at: Instant) -> bool {
+        if self.changed.is_some_and(|before| at.saturating_duration_since(before) < CHANGES_EVERY) {
+            return false;
+        }
+        *self = Self { changed: Some(at), ..Self::default() };
+        true
+    }
+
+    /// Nothing answered. Returns the pause before the next try; `longest` is that of the file, `usual` the round trip of this link, as
+    /// far as they are known.
+    pub(super) fn pause(&mut self, at: Instant, usual: Option<Duration>, longest: Option<Duration>) -> Duration {
         let since = *self.since.get_or_insert(at);
         self.tries = self.tries.saturating_add(1);
-        (at.saturating_duration_since(since) / 4).max(SHORTEST).min(longest)
+        let is_cheap = impatient(usual).is_some_and(|dial| dial <= IMPATIENT);
+        let (part, most) = if is_cheap { (4, LONGEST) } else { (2, LONGEST_BETWEEN_DEAR) };
+        (at.saturating_duration_since(since) / part).max(SHORTEST).min(longest.unwrap_or(most))
     }
 
     /// How long TCP to one address may take, of `within`; `usual` is the round trip of this link as far as it is known.
     pub(super) fn dial_within(&self, within: Duration, usual: Option<Duration>) -> Duration {
         let is_patient = self.tries < PATIENT || self.tries.is_multiple_of(PATIENT_AGAIN);
-        if is_patient { within } else { within.min(usual.map_or(IMPATIENT, |usual| IMPATIENT.max(usual * 3))) }
+        impatient(usual).filter(|_| !is_patient).map_or(within, |dial| within.min(dial))
     }
+}
+
+/// How long a try takes that is not to cost much; unknown as long as the link is.
+fn impatient(usual: Option<Duration>) -> Option<Duration> {
+    usual.map(|usual| IMPATIENT.max(usual * 3))
 }
 
 #[cfg(test)]
@@ -49,34 +75,60 @@ mod tests {
     use super::*;
 
     /// Bytes of SYN packets in a day, as Linux sends them: at once, after each of the next four seconds, then after twice as long.
-    fn bytes_a_day(size: u64) -> u64 {
+    fn bytes_a_day(size: u64, usual: Option<Duration>) -> u64 {
         let start = crate::time::now();
         let (mut silence, mut at, mut bytes) = (Silence::default(), start, 0);
         while at < start + Duration::from_secs(86_400) {
-            let dial = silence.dial_within(Duration::from_secs(8), None);
+            let dial = silence.dial_within(Duration::from_secs(8), usual);
             bytes += size * [0, 1, 2, 3, 4, 6].iter().filter(|second| Duration::from_secs(**second) < dial).count() as u64;
             at += dial;
-            at += silence.pause(at, LONGEST);
+            at += silence.pause(at, usual, None);
         }
         bytes
     }
 
     #[test]
     fn a_remote_that_is_silent_for_a_day_costs_at_most_15_kb() {
-        // A SYN with the usual options, over IPv4 and IPv6.
-        assert!(bytes_a_day(60) <= 15_000, "{} bytes over IPv4", bytes_a_day(60));
-        assert!(bytes_a_day(80) <= 15_000, "{} bytes over IPv6", bytes_a_day(80));
+        for usual in [None, Some(50), Some(600), Some(700), Some(1500), Some(5000)] {
+            let usual = usual.map(Duration::from_millis);
+            // A SYN with the usual options, over IPv4 and IPv6.
+            for size in [60, 80] {
+                let bytes = bytes_a_day(size, usual);
+                assert!(bytes <= 15_000, "{bytes} bytes, {size} a SYN, usual round trip {usual:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn while_the_link_is_unknown_every_try_gets_its_full_time() {
+        let (mut silence, mut at) = (Silence::default(), crate::time::now());
+        for _ in 0..20 {
+            assert_eq!(silence.dial_within(Duration::from_secs(8), None), Duration::from_secs(8));
+            at += silence.pause(at, None, None);
+        }
+    }
+
+    #[test]
+    fn a_way_that_changes_again_and_again_is_tried_once_a_minute() {
+        let start = crate::time::now();
+        let mut silence = Silence::default();
+        let changes = (0..600).filter(|second| silence.way_changed(start + Duration::from_secs(*second))).count();
+        assert_eq!(changes, 10);
+        silence.pause(start, None, None);
+        silence.is_over();
+        assert!(!silence.way_changed(start + Duration::from_secs(599)), "a connection between two changes makes no difference");
     }
 
     #[test]
     fn a_remote_that_returns_is_found_within_a_quarter_of_its_absence() {
+        let usual = Some(Duration::from_millis(300));
         let start = crate::time::now();
         for away in [30_u64, 300, 1200, 7200, 40_000] {
             let (mut silence, mut at) = (Silence::default(), start);
             let back = start + Duration::from_secs(away);
             while at < back {
-                at += silence.dial_within(Duration::from_secs(8), None);
-                at += silence.pause(at, LONGEST);
+                at += silence.dial_within(Duration::from_secs(8), usual);
+                at += silence.pause(at, usual, None);
             }
             let late = at - back;
             assert!(
@@ -91,12 +143,14 @@ mod tests {
         let start = crate::time::now();
         let mut silence = Silence::default();
         let later = start + Duration::from_secs(40_000);
-        assert_eq!(silence.pause(start, LONGEST), SHORTEST);
-        assert_eq!(silence.pause(later, LONGEST), LONGEST);
-        assert_eq!(silence.pause(later, Duration::from_millis(200)), Duration::from_millis(200));
+        let near = Some(Duration::from_millis(50));
+        assert_eq!(silence.pause(start, near, None), SHORTEST);
+        assert_eq!(silence.pause(later, near, None), LONGEST);
+        assert_eq!(silence.pause(later, None, None), LONGEST_BETWEEN_DEAR);
+        assert_eq!(silence.pause(later, near, Some(Duration::from_millis(200))), Duration::from_millis(200));
         assert_eq!(silence.dial_within(Duration::from_secs(8), Some(Duration::from_secs(2))), Duration::from_secs(6));
         silence.is_over();
-        assert_eq!(silence.pause(later, LONGEST), SHORTEST);
+        assert_eq!(silence.pause(later, near, None), SHORTEST);
         assert_eq!(silence.dial_within(Duration::from_secs(8), None), Duration::from_secs(8));
     }
 }

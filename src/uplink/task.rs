@@ -22,7 +22,7 @@ use super::memory::Memory;
 use super::pace::Pace;
 use super::route;
 use super::session::Session;
-use super::silence::{self, Silence};
+use super::silence::Silence;
 use super::status::Status;
 use super::subscriptions::Subscriptions;
 use super::suspicion::Suspicion;
@@ -298,9 +298,11 @@ impl Uplink {
                 Some(Err(error)) => error,
             };
             self.status.disconnected(&error.to_string());
+            let mut way = None;
             let pause = match error {
                 LinkError::Silent(_) | LinkError::Unanswered(_) => {
-                    self.silence.pause(now(), self.settings.longest_silence.unwrap_or(silence::LONGEST))
+                    way = Some(self.way());
+                    self.silence.pause(now(), self.pace.usual(), self.settings.longest_silence)
                 }
                 LinkError::Closed { reason: Some(ReasonCode::SESSION_TAKEN_OVER), .. } => {
                     // The session stays what it is, and so does what is in flight: both are gone on with after the pause.
@@ -310,7 +312,7 @@ impl Uplink {
                 }
                 _ => backoff.next_delay(),
             };
-            self.rest(pause, stop.clone()).await;
+            self.rest(pause, way, stop.clone()).await;
         }
     }
 
@@ -332,18 +334,21 @@ impl Uplink {
         Connection::new(self, link, accepted).run(accepted, orders).await
     }
 
-    /// A pause between attempts, with the status kept up to date.
-    async fn rest(&mut self, pause: Duration, mut stop: Stop) {
+    /// A value that changes with the way to the remote.
+    fn way(&self) -> u32 {
+        route::fingerprint(self.settings.tcp.interface.as_deref())
+    }
+
+    /// A pause between attempts, with the status kept up to date. It ends when `way` is another one.
+    async fn rest(&mut self, pause: Duration, way: Option<u32>, mut stop: Stop) {
         let until = now() + pause;
-        let route = route::fingerprint();
         while now() < until {
             self.pulse.beat(now());
             tokio::select! {
                 () = sleep_until(until.into()) => {}
                 () = sleep(STATUS_EVERY) => {
                     self.status.show();
-                    if pause > STATUS_EVERY && route::fingerprint() != route {
-                        self.silence.is_over();
+                    if way.is_some_and(|before| self.way() != before) && self.silence.way_changed(now()) {
                         return;
                     }
                 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -30,7 +29,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// Opens the stream to one address of a remote.
 pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>, LinkError> {
     let tcp = match &settings.proxy {
-        None => dial(&remote.host, remote.port, &settings.tcp, settings.dial_within).await?,
+        None => dial(&remote.host, remote.port, settings).await?,
         Some(proxy) => through(proxy, remote, settings).await?,
     };
     let stream: Box<dyn Stream> = match tls.filter(|_| remote.is_tls()) {
@@ -46,8 +45,9 @@ pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsC
     if matches!(remote.scheme, Scheme::Ws | Scheme::Wss) { web_socket(remote, stream).await } else { Ok(stream) }
 }
 
-async fn dial(host: &str, port: u16, tcp: &Tcp, within: Duration) -> Result<TcpStream, LinkError> {
-    let addresses: Vec<SocketAddr> = match timeout(within, lookup_host((host, port))).await {
+async fn dial(host: &str, port: u16, settings: &Settings) -> Result<TcpStream, LinkError> {
+    let within = settings.dial_within;
+    let addresses: Vec<SocketAddr> = match timeout(settings.lookup_within, lookup_host((host, port))).await {
         Ok(Ok(found)) => found.collect(),
         // Without a link there is no name server either.
         Ok(Err(error)) => return Err(LinkError::Silent(format!("the address of {host} cannot be found: {error}"))),
@@ -55,7 +55,7 @@ async fn dial(host: &str, port: u16, tcp: &Tcp, within: Duration) -> Result<TcpS
     };
     let mut last = LinkError::Unreachable(format!("{host} has no address"));
     for address in addresses {
-        match timeout(within, connect(address, tcp)).await {
+        match timeout(within, connect(address, &settings.tcp)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = unreachable(host, port, &error),
             Err(_) => last = LinkError::Silent(format!("{host}:{port} did not answer within {} s", within.as_secs())),
@@ -99,7 +99,7 @@ async fn connect(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpStream> {
 
 /// HTTP CONNECT (RFC 9110, section 9.3.6).
 async fn through(proxy: &Proxy, remote: &Remote, settings: &Settings) -> Result<TcpStream, LinkError> {
-    let mut stream = dial(&proxy.host, proxy.port, &settings.tcp, settings.dial_within).await?;
+    let mut stream = dial(&proxy.host, proxy.port, settings).await?;
     let host = if remote.host.contains(':') { format!("[{}]", remote.host) } else { remote.host.clone() };
     let target = format!("{host}:{}", remote.port);
     let login = proxy.login.as_ref().map_or_else(String::new, |(user, password)| {

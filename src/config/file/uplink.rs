@@ -55,7 +55,7 @@ pub(in crate::config) struct Uplink {
     /// How the TCP connection is kept.
     #[serde(default)]
     pub(in crate::config) tcp: Tcp,
-    /// The pause between attempts. Default 1s, doubling up to 60s; up to 30m while the remote does not answer at all.
+    /// The pause between attempts. Default 1s, doubling up to 60s; up to 30m while the remote does not answer at all, 90m on a slow or unknown link.
     pub(in crate::config) retry: Option<Retry>,
     /// Largest packet that is sent. Default what the remote tells.
     pub(in crate::config) max_packet: Option<Size>,

@@ -167,6 +167,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         keep_alive,
         connect_within,
         dial_within,
+        lookup_within: dial_within,
         answer_within,
         write_within,
         tcp: uplink::Tcp {
