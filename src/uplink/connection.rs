@@ -13,6 +13,7 @@ use tokio::time::sleep_until;
 
 use super::link::{Accepted, Command, Link, LinkError, time_to_pass};
 use super::session::{Send, Step};
+use super::suspicion::Trial;
 use super::task::{Orders, Uplink};
 use crate::backoff::Backoff;
 use crate::mqtt::QoS;
@@ -70,6 +71,8 @@ pub(super) struct Connection<'a> {
     /// The remote said "not now".
     hold_until: Option<Instant>,
     hold: Backoff,
+    /// The suspect that was sent alone.
+    trial: Option<Trial>,
     /// The disk could not be read: when to try again.
     read_at: Option<Instant>,
 }
@@ -110,6 +113,7 @@ impl<'a> Connection<'a> {
             unwritten: VecDeque::new(),
             hold_until: None,
             hold: Backoff::new(HOLD.0, HOLD.1),
+            trial: None,
             read_at: None,
         }
     }
@@ -267,6 +271,9 @@ impl<'a> Connection<'a> {
             }
         }
         let written = self.link.written();
+        if let Some(trial) = &mut self.trial {
+            trial.written(written, now());
+        }
         let done = self.unwritten.iter().take_while(|(end, _)| *end <= written).count();
         let done: Vec<Place> = self.unwritten.drain(..done).map(|(_, place)| place).collect();
         self.uplink.outbox.settle(&done);
@@ -367,7 +374,13 @@ impl<'a> Connection<'a> {
         }
         self.uplink.status.counters.repeated.add(u64::from(dup));
         match packet_id {
-            Some(_) => self.uplink.pace.sent(place, before..self.link.collected(), now()),
+            Some(_) => {
+                let packet = before..self.link.collected();
+                if self.uplink.session.alone() == Some(place) {
+                    self.trial = Some(Trial::new(packet.clone()));
+                }
+                self.uplink.pace.sent(place, packet, now());
+            }
             None => self.unwritten.push_back((self.link.collected(), place)),
         }
         Ok(())

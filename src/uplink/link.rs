@@ -100,7 +100,8 @@ pub(super) enum Incoming {
     Unusable(Option<PacketId>, QoS),
     /// Not from the remote: bytes were written.
     Written,
-    /// PINGRESP, or anything else that only shows that the remote lives.
+    PingResp,
+    /// Anything else, which only shows that the remote lives.
     Other,
 }
 

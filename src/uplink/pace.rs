@@ -104,6 +104,11 @@ impl Pace {
         self.on_way -= self.sent.remove(&place).map_or(0, |sent| sent.bytes());
     }
 
+    /// Where the packet of a message ends among the bytes of this connection.
+    pub(super) fn end_of(&self, place: Place) -> Option<u64> {
+        self.sent.get(&place).map(|sent| sent.packet.end)
+    }
+
     /// A message is acknowledged to its end.
     fn acknowledged(&mut self, place: Place, at: Instant) {
         let Some(sent) = self.sent.remove(&place) else { return };

@@ -86,8 +86,10 @@ pub(super) struct Session {
     allowed: usize,
     max_qos: QoS,
     in_flight: Window,
-    /// Sent when everything before it was answered; nothing is sent beside it.
+    /// Sent when everything before it was answered, and the remote has shown that it reads; nothing is sent beside it.
     alone: Option<Place>,
+    /// The remote has shown that on this connection.
+    may_try: bool,
     /// The remote has answered a QoS 2 message as if it were one of QoS 1.
     has_no_exact: bool,
     used_ids: HashSet<PacketId>,
@@ -130,6 +132,7 @@ impl Session {
             max_qos: QoS::ExactlyOnce,
             in_flight: Window::default(),
             alone: None,
+            may_try: false,
             has_no_exact: false,
             used_ids: HashSet::new(),
             freed: VecDeque::new(),
@@ -165,6 +168,7 @@ impl Session {
         self.allowed = self.window.min(usize::from(receive_maximum.max(1)));
         self.max_qos = max_qos;
         self.alone = None;
+        self.may_try = false;
         self.has_no_exact = false;
         self.answers.clear();
         self.in_flight.begin_again();

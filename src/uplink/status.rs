@@ -174,6 +174,11 @@ impl Status {
         tracing::warn!(event = "uplink.no_qos_2", uplink = %self.name, "the remote has no QoS 2: messages go to it with QoS 1 from here on, and may come twice after a cut");
     }
 
+    /// The remote may have no QoS 2.
+    pub(super) fn seems_inexact(&self) {
+        tracing::warn!(event = "uplink.no_qos_2", uplink = %self.name, "the remote closes the connection when it gets a QoS 2 message, so it seems to have no QoS 2: messages go to it with QoS 1, and may come twice after a cut");
+    }
+
     /// Another client with the same identifier has connected.
     pub(super) fn taken_over(&mut self, client_id: &str, pause: Duration) {
         let reason =

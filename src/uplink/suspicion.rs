@@ -1,10 +1,14 @@
 //! Which message a remote cannot bear: it answers that message by closing the connection, again and again. Pure.
 //!
 //! Invariants:
-//! * A message is blamed only for closes that followed it when everything before it was acknowledged, three times in a row; then once
-//!   more although nothing but the message was sent. A reason that names the message counts as the last one.
+//! * The first close only makes a message suspect. After that it is sent alone, when the remote has answered PINGREQ, and a close counts
+//!   only if it followed soon after the last byte of the message had left. A link that breaks by itself blames nobody.
+//! * It takes four closes; three if the remote gives a reason that names the message.
 //! * A remote that closes whatever it gets does not empty the outbox: until it acknowledges something, each further message needs twice
 //!   as many closes.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use crate::mqtt::ReasonCode;
 use crate::outbox::Place;
@@ -13,6 +17,51 @@ use crate::outbox::Place;
 const CLOSES: u32 = 3;
 /// Doublings of what it takes, at most.
 const MOST_DOUBLINGS: u32 = 4;
+
+/// How long a remote may take at least to read a message and to close because of it.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+/// It may take so many round trips.
+const ROUND_TRIPS: u32 = 4;
+
+/// What a close shows about the first message that the remote had not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// Nothing: the remote had not read the message, as far as it is known.
+    None,
+    /// The message had left, among others.
+    AmongOthers,
+    /// The message had left alone, to a remote that was reading.
+    Alone,
+}
+
+/// A suspect that is sent alone.
+#[derive(Debug)]
+pub(super) struct Trial {
+    packet: Range<u64>,
+    /// When its last byte left.
+    left: Option<Instant>,
+}
+
+impl Trial {
+    /// `packet` is where it is among the bytes of the connection.
+    pub(super) fn new(packet: Range<u64>) -> Self {
+        Self { packet, left: None }
+    }
+
+    /// So many bytes of the connection have left.
+    pub(super) fn written(&mut self, bytes: u64, at: Instant) {
+        if bytes >= self.packet.end {
+            self.left.get_or_insert(at);
+        }
+    }
+
+    /// What a close at this time shows, if a message is usually acknowledged after `usual`. `time_to_pass` is what so many bytes may
+    /// need on the link.
+    pub(super) fn closed(&self, at: Instant, usual: Duration, time_to_pass: fn(u64) -> Duration) -> Evidence {
+        let patience = READ_WITHIN.max(usual * ROUND_TRIPS) + time_to_pass(self.packet.end - self.packet.start);
+        if self.left.is_some_and(|left| at <= left + patience) { Evidence::Alone } else { Evidence::None }
+    }
+}
 
 /// The message that was first when the remote closed, and how often it was.
 #[derive(Debug, Default)]
@@ -30,14 +79,15 @@ impl Suspicion {
 
     /// The remote closed the connection when `first` was the first message that it had not answered. True if that message is to be
     /// taken out.
-    pub(super) fn closed(&mut self, first: Place, reason: Option<ReasonCode>) -> bool {
-        if reason.is_some_and(speaks_of_itself) {
+    pub(super) fn closed(&mut self, first: Place, reason: Option<ReasonCode>, evidence: Evidence) -> bool {
+        if evidence == Evidence::None || reason.is_some_and(speaks_of_itself) {
             return false;
         }
-        let closes = self.suspect.filter(|(known, _)| *known == first).map_or(1, |(_, closes)| closes + 1);
+        let before = self.suspect.filter(|(known, _)| *known == first).map_or(0, |(_, closes)| closes);
+        let closes = if evidence == Evidence::Alone { before + 1 } else { before.max(1) };
         self.suspect = Some((first, closes));
         let needed = if reason.is_some_and(names_the_message) { CLOSES } else { CLOSES + 1 };
-        closes >= needed << self.taken_out.min(MOST_DOUBLINGS)
+        evidence == Evidence::Alone && closes >= needed << self.taken_out.min(MOST_DOUBLINGS)
     }
 
     /// The suspect is taken out.
@@ -80,7 +130,7 @@ mod tests {
 
     /// How many closes it takes until a message is taken out.
     fn closes(suspicion: &mut Suspicion, seq: u64, reason: Option<ReasonCode>) -> usize {
-        let count = (1..100).find(|_| suspicion.closed(place(seq), reason));
+        let count = (1..100).find(|_| suspicion.closed(place(seq), reason, Evidence::Alone));
         suspicion.taken_out();
         count.expect("it ends some time")
     }
@@ -98,7 +148,7 @@ mod tests {
     fn a_remote_that_stops_or_is_busy_blames_no_message() {
         let mut suspicion = Suspicion::default();
         for code in [0x89, 0x8B, 0x8E, 0x98, 0x9C] {
-            assert!((0..20).all(|_| !suspicion.closed(place(1), Some(ReasonCode(code)))), "{code:#x}");
+            assert!((0..20).all(|_| !suspicion.closed(place(1), Some(ReasonCode(code)), Evidence::Alone)), "{code:#x}");
         }
         assert_eq!(suspicion.suspect(), None);
     }
@@ -107,7 +157,7 @@ mod tests {
     fn another_message_begins_at_one_and_one_that_was_acknowledged_is_innocent() {
         let mut suspicion = Suspicion::default();
         for seq in [1, 1, 1, 2, 2, 2, 1, 1] {
-            assert!(!suspicion.closed(place(seq), None));
+            assert!(!suspicion.closed(place(seq), None, Evidence::Alone));
         }
         assert_eq!(suspicion.suspect(), Some(place(1)));
         suspicion.acknowledged(place(2));
@@ -123,5 +173,31 @@ mod tests {
         assert_eq!(counts, [4, 8, 16, 32, 64, 64, 64]);
         suspicion.acknowledged(place(9));
         assert_eq!(closes(&mut suspicion, 10, None), 4);
+    }
+
+    #[test]
+    fn closes_that_show_nothing_take_no_message_out() {
+        let mut suspicion = Suspicion::default();
+        assert!((0..20).all(|_| !suspicion.closed(place(1), None, Evidence::None)));
+        assert_eq!(suspicion.suspect(), None);
+        assert!((0..20).all(|_| !suspicion.closed(place(1), None, Evidence::AmongOthers)));
+        assert_eq!(suspicion.suspect(), Some(place(1)), "it is to be sent alone");
+        assert_eq!(closes(&mut suspicion, 1, None), 3, "the first one counted");
+    }
+
+    #[test]
+    fn a_close_counts_only_soon_after_the_whole_message_has_left() {
+        let start = crate::time::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let time_to_pass = |bytes| Duration::from_secs(bytes / 100);
+        let closed = |trial: &Trial, seconds, usual| trial.closed(after(seconds), Duration::from_secs(usual), time_to_pass);
+        let mut trial = Trial::new(500..1000);
+        trial.written(999, start);
+        assert_eq!(closed(&trial, 1, 1), Evidence::None, "a byte is missing");
+        trial.written(1000, start);
+        trial.written(2000, after(100));
+        assert_eq!(closed(&trial, 15, 1), Evidence::Alone);
+        assert_eq!(closed(&trial, 16, 1), Evidence::None, "so late it is not because of the message");
+        assert_eq!(closed(&trial, 45, 10), Evidence::Alone, "on a slow link it is");
     }
 }

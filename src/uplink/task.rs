@@ -1,5 +1,6 @@
 //! The task of one uplink: connect, hand over to the connection, wait, connect again.
 
+mod exactness;
 mod opening;
 mod rivals;
 
@@ -114,6 +115,8 @@ pub struct Uplink {
     current: u32,
     /// Remotes that have no QoS 2.
     inexact: HashSet<u32>,
+    /// A remote that seems to have none, because it closed when it got this message.
+    seems_inexact: Option<(u32, Place)>,
     /// The remote of this connection has answered QoS 2 as it should.
     pub(super) knows_exact: bool,
     cleaned: Option<Cleaned>,
@@ -189,6 +192,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         subscriptions: Subscriptions::default(),
         current: 0,
         inexact: HashSet::new(),
+        seems_inexact: None,
         knows_exact: false,
         cleaned: None,
         silence: Silence::default(),
@@ -427,18 +431,6 @@ impl Uplink {
         }
         self.session.saved();
         Ok(())
-    }
-
-    /// True if the remote that is connected is known to have no QoS 2.
-    pub(super) fn is_inexact(&self) -> bool {
-        self.inexact.contains(&self.current)
-    }
-
-    /// The remote that is connected has no QoS 2.
-    pub(super) fn without_exact(&mut self) {
-        if self.inexact.insert(self.current) {
-            self.status.no_exact();
-        }
     }
 
     /// What names a message at the far end: the series of its lane, and its number there.

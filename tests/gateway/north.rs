@@ -569,6 +569,39 @@ fn a_message_that_makes_the_remote_disconnect_is_taken_out_in_the_end() {
 }
 
 #[test]
+fn a_qos_2_message_that_makes_the_remote_close_takes_qos_2_from_no_other_message() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "", "");
+    site.publish("once/poison", "once");
+    let closed = |count: u32, payload: &str, qos: u8| {
+        for _ in 0..count {
+            let mut wire = remote.accept(true, &[]);
+            let publish = wire.publish();
+            assert_eq!((publish.payload.as_str(), publish.qos), (payload, qos));
+            wire.close();
+        }
+    };
+    closed(4, "once", 2);
+    // After one message taken out it takes twice as many closes, until one is acknowledged.
+    let mut wire = remote.accept(true, &[]);
+    site.wait_until_told(STATUS, "\"dead\":1");
+    site.publish("a/x", "good");
+    let good = wire.publish();
+    assert_eq!(good.payload, "good", "what must not come twice is not sent with QoS 1");
+    wire.answer(PUBACK, good.id, 0);
+    site.publish("alarm/poison", "poison");
+    assert_eq!(wire.publish().payload, "poison");
+    wire.close();
+    closed(3, "poison", 2);
+    closed(1, "poison", 1);
+    let mut wire = remote.accept(true, &[]);
+    site.wait_until_told(STATUS, "\"dead\":2");
+    site.publish("alarm/x", "alarm");
+    let alarm = wire.publish();
+    assert_eq!((alarm.payload.as_str(), alarm.qos), ("alarm", 2), "it was the message, not the QoS");
+}
+
+#[test]
 fn a_limit_can_be_set_for_a_remote_that_tells_none() {
     let folder = tempfile::tempdir().unwrap();
     // It closes the connection on larger packets.

@@ -188,10 +188,13 @@ impl Wire {
         None
     }
 
-    /// The next PUBLISH; other packets are passed over.
+    /// The next PUBLISH; PINGREQ is answered, other packets are passed over.
     pub fn publish(&mut self) -> Publish {
         loop {
             let packet = self.read();
+            if packet.kind() == 12 {
+                self.write(&[0xD0, 0]);
+            }
             if packet.kind() == 3 {
                 return packet.publish();
             }

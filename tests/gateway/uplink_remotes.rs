@@ -93,6 +93,9 @@ fn until(wire: &mut Wire, stop: &str) -> Vec<String> {
         if packet.kind() == 6 {
             wire.write(&[0x70, 2, packet.body[0], packet.body[1]]);
         }
+        if packet.kind() == 12 {
+            wire.write(&[0xD0, 0]);
+        }
         if packet.kind() != 3 {
             continue;
         }
@@ -206,6 +209,27 @@ fn over_a_web_socket_that_breaks_off_a_message_that_is_answered_by_closing_becom
     site.wait_until_told("\"dead\":1");
     let dead = site.dead_letters();
     assert!(dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("closes the connection"), "{dead:?}");
+}
+
+#[test]
+fn a_link_that_is_cut_before_the_remote_has_answered_anything_blames_no_message() {
+    let remote = Remote::listen();
+    let site = site(remote.port, QUICK);
+    site.publish("a/x", "data");
+    let mut wire = remote.accept(false, &[]);
+    assert_eq!(wire.publish().payload, "data");
+    wire.close();
+    for _ in 0..6 {
+        let mut wire = remote.accept(true, &[]);
+        assert_eq!(wire.read().kind(), 12, "the message waits until the remote shows that it reads");
+        wire.close();
+    }
+    let mut wire = remote.accept(true, &[]);
+    let publish = wire.publish();
+    assert_eq!((publish.payload.as_str(), publish.dup), ("data", true));
+    wire.answer(PUBACK, publish.id, 0);
+    let told = site.wait_until_told("\"waiting\":0");
+    assert!(told.contains("\"dead\":0"), "{told}");
 }
 
 #[test]
@@ -373,6 +397,9 @@ fn after_a_cut_only_so_much_is_repeated_as_the_link_took_before() {
     wire.answer(PUBACK, first.id, 0);
     wire.close();
     let mut wire = remote.accept(true, &[]);
+    // It was first when the connection ended, so it goes alone.
+    let second = wire.publish();
+    wire.answer(PUBACK, second.id, 0);
     let mut count = 0;
     while wire.read_within(Duration::from_millis(500)).is_some() {
         count += 1;

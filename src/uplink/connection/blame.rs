@@ -7,8 +7,9 @@ use crate::mqtt::{QoS, ReasonCode, TopicFilter};
 use crate::outbox::{LANES, Place};
 use crate::time::now;
 use crate::uplink::Receive;
-use crate::uplink::link::{Accepted, Command, LinkError};
+use crate::uplink::link::{Accepted, Command, LinkError, time_to_pass};
 use crate::uplink::subscriptions::{Answer, MOST_FILTERS};
+use crate::uplink::suspicion::Evidence;
 
 /// Messages of higher lanes that go before a suspect at most.
 const MOST_URGENT: usize = 64;
@@ -107,8 +108,8 @@ impl Connection<'_> {
 
     /// The remote ended the connection. What it had not answered is looked at: a SUBSCRIBE, else the message that was first.
     pub(super) fn blame(&mut self, reason: Option<ReasonCode>) {
-        let uplink = &mut *self.uplink;
-        if uplink.subscriptions.is_waiting() {
+        if self.uplink.subscriptions.is_waiting() {
+            let uplink = &mut *self.uplink;
             let (asked, left_out) = uplink.subscriptions.closed(reason, now());
             if !asked.is_empty() {
                 tracing::warn!(uplink = %uplink.settings.name, filters = asked.join(" "), "the remote closed the connection when it was asked for these filters; they are asked for again one by one");
@@ -119,21 +120,37 @@ impl Connection<'_> {
             }
             return;
         }
-        let Some(place) = uplink.session.first_unanswered_message() else { return };
-        if !uplink.suspicion.closed(place, reason) {
+        let Some(place) = self.uplink.session.first_unanswered_message() else { return };
+        let evidence = self.evidence(place);
+        let uplink = &mut *self.uplink;
+        if !uplink.suspicion.closed(place, reason, evidence) {
             return;
         }
         if !uplink.knows_exact && uplink.session.resend_less_exactly(place) {
             // It may be the QoS, not the message.
             uplink.suspicion.changed();
-            uplink.without_exact();
+            uplink.seems_without_exact(place);
             return;
         }
         uplink.suspicion.taken_out();
+        uplink.has_exact_again(place);
         let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         if let Some(message) = uplink.session.give_up(place) {
             uplink.bury(place, message, format!("the remote closes the connection when it gets this message{why}"));
         }
+    }
+
+    /// What the close shows about the message that was first.
+    fn evidence(&mut self, first: Place) -> Evidence {
+        let written = self.link.written();
+        let uplink = &*self.uplink;
+        if uplink.session.alone() == Some(first) {
+            let Some(trial) = &mut self.trial else { return Evidence::None };
+            trial.written(written, now());
+            return trial.closed(now(), uplink.pace.usual().unwrap_or_default(), time_to_pass);
+        }
+        let has_left = uplink.pace.end_of(first).is_some_and(|end| end <= written);
+        if has_left && !uplink.session.waits_for_ping() { Evidence::AmongOthers } else { Evidence::None }
     }
 
     /// Prepares a connection on which a suspect is sent alone: what is more urgent goes and is acknowledged before.
@@ -148,7 +165,11 @@ impl Connection<'_> {
                 }
             }
         }
-        self.uplink.session.isolate(place);
+        if self.uplink.session.isolate(place) {
+            // Its answer shows that the remote reads what is sent on this connection.
+            self.pinged = Some(now());
+            self.link.feed(Command::Ping)?;
+        }
         Ok(())
     }
 

@@ -80,8 +80,11 @@ impl Connection<'_> {
                     self.left_out(packet_id, qos)?;
                 }
             }
-            Incoming::Other => self.pinged = None,
-            Incoming::Written => {}
+            Incoming::PingResp => {
+                self.pinged = None;
+                self.uplink.session.may_try_alone();
+            }
+            Incoming::Other | Incoming::Written => {}
         }
         Ok(())
     }

@@ -130,6 +130,7 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
             };
             Incoming::SubAck(ack.return_codes.iter().map(granted).collect())
         }
+        v4::Packet::PingResp => Incoming::PingResp,
         _ => Incoming::Other,
     })
 }
@@ -167,6 +168,7 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
             };
             Incoming::SubAck(ack.return_codes.iter().map(granted).collect())
         }
+        v5::Packet::PingResp(_) => Incoming::PingResp,
         _ => Incoming::Other,
     })
 }

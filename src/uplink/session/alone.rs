@@ -1,7 +1,8 @@
 //! A message that the remote may not bear, or not with its QoS: sent alone, or less exactly. Pure.
 
 use super::{InFlight, QoS, Session, Stage};
-use crate::outbox::Place;
+use crate::message::SessionLost;
+use crate::outbox::{Outgoing, Place};
 
 impl Session {
     /// The message that has waited longest for an answer of the remote, if it is a message that waits: the remote does not have it.
@@ -10,12 +11,30 @@ impl Session {
         (first.stage != Stage::Released).then(|| first.place())
     }
 
-    /// On this connection nothing is sent beside a message, and it only when everything of higher lanes was answered.
-    pub(in crate::uplink) fn isolate(&mut self, place: Place) {
-        if self.in_flight.index_of(place).is_some() {
+    /// On this connection nothing is sent beside a message, and it only when everything of higher lanes was answered and
+    /// [`Session::may_try_alone`] was called. False if the message is not in flight.
+    pub(in crate::uplink) fn isolate(&mut self, place: Place) -> bool {
+        let is_there = self.in_flight.index_of(place).is_some();
+        if is_there {
             self.in_flight.put_higher_lanes_first(place.queue);
             self.alone = Some(place);
         }
+        is_there
+    }
+
+    /// The remote has answered PINGREQ: a message that is sent alone may go.
+    pub(in crate::uplink) fn may_try_alone(&mut self) {
+        self.may_try = true;
+    }
+
+    /// True if a message is to be sent alone, and the remote has not shown that it reads.
+    pub(in crate::uplink) fn waits_for_ping(&self) -> bool {
+        self.alone.is_some() && !self.may_try
+    }
+
+    /// The message that is sent alone on this connection.
+    pub(in crate::uplink) fn alone(&self) -> Option<Place> {
+        self.alone
     }
 
     /// True if the message at `index` may not be written because of one that is sent alone.
@@ -24,15 +43,17 @@ impl Session {
         let Some(suspect) = self.in_flight.index_of(alone) else { return false };
         match index.cmp(&suspect) {
             std::cmp::Ordering::Less => false,
-            std::cmp::Ordering::Equal => self.in_flight.on_wire() > 0,
+            std::cmp::Ordering::Equal => !self.may_try || self.in_flight.on_wire() > 0,
             std::cmp::Ordering::Greater => true,
         }
     }
 
-    /// A QoS 2 message that the remote does not have is sent again with QoS 1, as a new one. False if it is none.
+    /// A QoS 2 message that the remote does not have is sent again with QoS 1, as a new one. False if it is none, or if its class says
+    /// that it must not come twice.
     pub(in crate::uplink) fn resend_less_exactly(&mut self, place: Place) -> bool {
         let Some(index) = self.in_flight.index_of(place) else { return false };
-        let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
+        let may_come_twice = |message: &Outgoing| message.if_session_lost != SessionLost::Drop;
+        let is_exact = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.message().is_some_and(may_come_twice));
         if is_exact {
             self.take_back(index);
             self.max_qos = self.max_qos.min(QoS::AtLeastOnce);

@@ -17,10 +17,12 @@ fn a_suspect_goes_alone_and_after_what_is_more_urgent() {
     assert_eq!(session.first_unanswered_message(), Some(place(1)));
     session.connected(true, 10, QoS::ExactlyOnce);
     session.offer(waiting_in(Lane::Alarm, 9));
-    session.isolate(place(1));
+    assert!(session.isolate(place(1)));
     session.in_flight.check_invariants();
     assert_eq!(written(&mut session), ["9"], "the alarm is answered before the suspect is sent");
     assert!(matches!(session.acknowledged(id(4), ReasonCode::SUCCESS), Verdict::Delivered(_)));
+    assert!(written(&mut session).is_empty(), "the remote has not shown that it reads");
+    session.may_try_alone();
     assert_eq!(written(&mut session), ["1 again"]);
     session.offer(waiting(4, QoS::AtLeastOnce));
     assert!(written(&mut session).is_empty(), "nothing goes beside it");
@@ -32,7 +34,8 @@ fn a_suspect_goes_alone_and_after_what_is_more_urgent() {
 fn what_stands_behind_a_suspect_goes_on_when_that_is_given_up() {
     let mut session = on_its_way(3);
     session.connected(true, 10, QoS::ExactlyOnce);
-    session.isolate(place(1));
+    assert!(session.isolate(place(1)));
+    session.may_try_alone();
     assert_eq!(written(&mut session), ["1 again"]);
     assert!(session.give_up(place(1)).is_some());
     session.in_flight.check_invariants();
@@ -112,4 +115,19 @@ fn a_session_that_was_ended_is_not_ended_again_after_a_restart() {
     session.cleaned(1);
     let session = restarted(save(&mut session));
     assert!(!session.is_strange_to(1));
+}
+
+#[test]
+fn a_message_that_must_not_come_twice_is_not_sent_again_with_qos_1() {
+    let mut session = connected(10, 10);
+    let once = Outgoing { if_session_lost: SessionLost::Drop, ..waiting(1, QoS::ExactlyOnce).message };
+    session.offer(Waiting { message: once, ..waiting(1, QoS::ExactlyOnce) });
+    session.offer(waiting(2, QoS::ExactlyOnce));
+    save(&mut session);
+    written(&mut session);
+    assert!(!session.resend_less_exactly(place(1)));
+    assert!(session.resend_less_exactly(place(2)));
+    session.connected(true, 10, QoS::AtLeastOnce);
+    save(&mut session);
+    assert_eq!(written(&mut session), ["1 again", "2"]);
 }
