@@ -87,6 +87,11 @@ impl Inbox {
         Some(turn)
     }
 
+    /// The turn of the engine if it has taken what was pushed at `turn`.
+    pub(super) fn turn_after(&self, turn: u64) -> Option<u64> {
+        Some(lock(&self.waiting).turn).filter(|now| *now > turn)
+    }
+
     /// Ready when the engine has taken what was pushed at `turn`.
     pub(super) fn poll_turn(&self, cx: &Context<'_>, turn: u64) -> Poll<u64> {
         let mut waiting = lock(&self.waiting);

@@ -263,6 +263,12 @@ where
     /// Hands every whole packet to the engine.
     fn decode(&mut self) {
         let id = self.wire.id;
+        // What the engine has taken is no burst any more.
+        if self.ahead > 0
+            && let Some(turn) = self.inbox.turn_after(self.turn)
+        {
+            (self.turn, self.ahead) = (turn, 0);
+        }
         let mut events = Vec::new();
         if let Err(error) = self.take_packets(&mut events) {
             self.is_over = true;
