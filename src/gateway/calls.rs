@@ -12,7 +12,7 @@ use crate::outbox::{QUEUES, Selection};
 use crate::status::control::{Call, Reply, Request};
 use crate::tasks::detach;
 use crate::time::now;
-use crate::uplink::{Purge, Purges};
+use crate::uplink::{Purge, Purges, Removed};
 
 /// Questions that may wait for a line.
 pub(super) const INQUIRY_QUEUE: usize = 4;
@@ -70,9 +70,12 @@ pub(super) fn purge(
             Ok(()) => counts.await.ok(),
             Err(_) => None,
         };
-        let named = |counts: [u64; QUEUES.len()]| QUEUES.iter().map(|queue| (*queue).to_owned()).zip(counts).collect();
-        let _ =
-            reply.send(said.map_or_else(|| Reply::Refused("the gateway is stopping".to_owned()), |counts| Reply::Purged(named(counts))));
+        let named = |counts: Removed| QUEUES.iter().map(|queue| (*queue).to_owned()).zip(counts).collect();
+        let _ = reply.send(match said {
+            Some(Ok(counts)) => Reply::Purged(named(counts)),
+            Some(Err(why)) => Reply::Refused(why),
+            None => Reply::Refused("the gateway is stopping".to_owned()),
+        });
     });
 }
 

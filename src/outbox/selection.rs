@@ -1,7 +1,5 @@
 //! Which messages of an outbox are meant: by number, topic and age. Pure.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::Content;
@@ -51,8 +49,7 @@ impl Selection {
             Content::Message(message) => (seq, message),
             Content::Dead(dead) => (dead.seq, &dead.message),
         };
-        let is_old =
-            |least: u64| message.waited_ms(now).is_some_and(|waited| u128::from(waited) >= Duration::from_millis(least).as_millis());
+        let is_old = |least: u64| message.waited_ms(now).is_some_and(|waited| waited >= least);
         (self.numbers.is_empty() || self.numbers.iter().any(|(first, last)| (first..=last).contains(&&seq)))
             && self.topic.as_ref().is_none_or(|filter| filter.0.matches(&message.topic))
             && self.older_than_ms.is_none_or(is_old)

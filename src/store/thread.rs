@@ -446,7 +446,7 @@ impl Worker {
                 first,
                 count = "unknown",
                 ?reason,
-                "an unknown number of messages is lost: a database is damaged, and the file `progress` that would say how many it held is missing; check the disk"
+                "an unknown number of messages was lost: a database is damaged, and its `progress` file, which holds the count, is missing; check the disk"
             ),
         }
         self.shared.lose(inner, queue, gap);

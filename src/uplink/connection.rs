@@ -187,7 +187,7 @@ impl<'a> Connection<'a> {
         uplink.pace.begin(self.link.round_trip());
         let forgotten = uplink.session.connected(accepted.session_present, accepted.receive_maximum, accepted.max_qos);
         uplink.status.session(&forgotten);
-        let is_new = accepted.max_qos < QoS::ExactlyOnce && !uplink.is_inexact();
+        let is_new = accepted.max_qos < QoS::ExactlyOnce && !uplink.is_without_qos_2();
         if is_new || !accepted.retain_available {
             let (max_qos, retain) = (accepted.max_qos as u8, accepted.retain_available);
             tracing::warn!(uplink = %uplink.settings.name, max_qos, retain, "the remote does not take every QoS, or keeps nothing: messages are sent as it takes them");

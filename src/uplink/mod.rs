@@ -10,8 +10,9 @@
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
 //!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
-//! `session`, `memory`, `lanes`, `pace`, `silence`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream, `link` the packets (the only place that names
-//! rumqttc), `tls` the certificates, `task` connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in.
+//! `session`, `memory`, `lanes`, `pace`, `silence`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream,
+//! `link` the packets (the only place that names rumqttc), `tls` the certificates, `route` the way out of this machine, `task`
+//! connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
 mod connection;
 mod inbound;
@@ -38,7 +39,7 @@ use serde::Deserialize;
 
 use crate::mqtt::{QoS, TopicFilter, TopicName};
 pub use inbound::Inbound;
-pub use purge::{Purge, Purges};
+pub use purge::{Purge, Purges, Removed};
 pub use remote::{Proxy, Remote, Scheme};
 pub use task::{Ends, Update, Uplink, prepare};
 pub use tls::TlsError;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tokio::sync::{mpsc, oneshot};
 
 use super::task::Uplink;
-use crate::outbox::{LANES, Place, QUEUES, Reason, Selection};
+use crate::outbox::{LANES, Place, QUEUES, ReadError, Reason, Selection};
 use crate::time::now;
 
 /// Orders that may wait.
@@ -20,9 +20,12 @@ pub struct Purge {
     pub queue: Option<usize>,
     /// Which messages.
     pub selection: Selection,
-    /// Told how many were removed, by queue.
-    pub reply: oneshot::Sender<[u64; QUEUES.len()]>,
+    /// Told how many were removed, by queue; the error says that the rest could not be read.
+    pub reply: oneshot::Sender<Result<Removed, String>>,
 }
+
+/// Messages removed from each queue.
+pub type Removed = [u64; QUEUES.len()];
 
 /// Takes orders to an uplink that runs.
 pub type Purges = mpsc::Sender<Purge>;
@@ -33,8 +36,7 @@ pub(super) fn orders() -> (Purges, mpsc::Receiver<Purge>) {
 }
 
 impl Uplink {
-    /// Removes what is meant. What the remote may have of a QoS 2 message is ended there first; a disk that cannot be read ends the
-    /// order early.
+    /// Removes what is meant. What the remote may have of a QoS 2 message is ended there first.
     pub(super) async fn purge(&mut self, order: Purge) {
         self.purge_except(order, &HashSet::new()).await;
     }
@@ -42,10 +44,19 @@ impl Uplink {
     /// Like [`Uplink::purge`], but leaves out what is being written to the link: it is settled with that.
     pub(super) async fn purge_except(&mut self, order: Purge, being_written: &HashSet<Place>) {
         let Purge { queue: only, selection, reply } = order;
-        let mut counts = [0; QUEUES.len()];
+        let mut counts: Removed = [0; QUEUES.len()];
+        let mut unreadable = None;
         for (queue, count) in counts.iter_mut().enumerate().filter(|(queue, _)| only.is_none_or(|only| only == *queue)) {
             let mut after = 0;
-            while let Ok(Some((last, found))) = self.outbox.find(queue, after, BATCH, &selection).await {
+            loop {
+                let (last, found) = match self.outbox.find(queue, after, BATCH, &selection).await {
+                    Ok(Some(found)) => found,
+                    Ok(None) => break,
+                    Err(error) => {
+                        unreadable = Some(error);
+                        break;
+                    }
+                };
                 after = last;
                 self.pulse.beat(now());
                 let mut done = Vec::new();
@@ -77,6 +88,28 @@ impl Uplink {
         tracing::warn!(event = "outbox.purged", uplink = %self.settings.name, removed, "messages are removed from the outbox, as `wellhead outbox purge` asked");
         self.status.show();
         // Whoever asked may be gone.
-        let _ = reply.send(counts);
+        let _ = reply.send(outcome(counts, unreadable));
+    }
+}
+
+/// What a person is told: how many messages were removed, or that the others could not be read.
+fn outcome(counts: Removed, unreadable: Option<ReadError>) -> Result<Removed, String> {
+    let removed: u64 = counts.iter().sum();
+    match unreadable {
+        None => Ok(counts),
+        Some(error) => Err(format!("{removed} messages were removed; the others were not, because {error}; check the disk and try again")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_told_that_messages_could_not_be_read() {
+        let counts = [2, 1, 0, 0];
+        assert_eq!(outcome(counts, None), Ok(counts));
+        let told = outcome(counts, Some(ReadError::Disk)).unwrap_err();
+        assert!(told.starts_with("3 messages were removed; the others were not, because ") && told.contains("the disk"), "{told}");
     }
 }

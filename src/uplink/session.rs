@@ -91,7 +91,7 @@ pub(super) struct Session {
     /// The remote has shown that on this connection.
     may_try: bool,
     /// The remote has answered a QoS 2 message as if it were one of QoS 1.
-    has_no_exact: bool,
+    lacks_qos_2: bool,
     used_ids: HashSet<PacketId>,
     /// Identifiers that are free when a save is done.
     freed: VecDeque<(u64, PacketId)>,
@@ -133,7 +133,7 @@ impl Session {
             in_flight: Window::default(),
             alone: None,
             may_try: false,
-            has_no_exact: false,
+            lacks_qos_2: false,
             used_ids: HashSet::new(),
             freed: VecDeque::new(),
             last_packet_id: 0,
@@ -169,7 +169,7 @@ impl Session {
         self.max_qos = max_qos;
         self.alone = None;
         self.may_try = false;
-        self.has_no_exact = false;
+        self.lacks_qos_2 = false;
         self.answers.clear();
         self.in_flight.begin_again();
         let told = if is_known { Forgotten::default() } else { self.forgotten() };

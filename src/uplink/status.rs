@@ -170,12 +170,12 @@ impl Status {
     }
 
     /// The remote has no QoS 2.
-    pub(super) fn no_exact(&self) {
+    pub(super) fn has_no_qos_2(&self) {
         tracing::warn!(event = "uplink.no_qos_2", uplink = %self.name, "the remote has no QoS 2: messages go to it with QoS 1 from here on, and may come twice after a cut");
     }
 
     /// The remote may have no QoS 2.
-    pub(super) fn seems_inexact(&self) {
+    pub(super) fn may_lack_qos_2(&self) {
         tracing::warn!(event = "uplink.no_qos_2", uplink = %self.name, "the remote closes the connection when it gets a QoS 2 message, so it seems to have no QoS 2: messages go to it with QoS 1, and may come twice after a cut");
     }
 

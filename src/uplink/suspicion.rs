@@ -1,4 +1,4 @@
-//! Which message a remote cannot bear: it answers that message by closing the connection, again and again. Pure.
+//! Which message makes the remote close the connection whenever it gets it. Pure.
 //!
 //! Invariants:
 //! * The first close only makes a message suspect. After that it is sent alone, when the remote has answered PINGREQ, and a close counts
@@ -26,7 +26,7 @@ const ROUND_TRIPS: u32 = 4;
 /// What a close shows about the first message that the remote had not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// Nothing: the remote had not read the message, as far as it is known.
+    /// Nothing: the remote had not read the message, as far as is known.
     None,
     /// The message had left, among others.
     AmongOthers,

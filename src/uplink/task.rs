@@ -1,7 +1,7 @@
 //! The task of one uplink: connect, hand over to the connection, wait, connect again.
 
-mod exactness;
 mod opening;
+mod qos_2;
 mod rivals;
 
 use std::collections::HashSet;
@@ -114,11 +114,11 @@ pub struct Uplink {
     /// The remote that is connected, or was last.
     current: u32,
     /// Remotes that have no QoS 2.
-    inexact: HashSet<u32>,
+    without_qos_2: HashSet<u32>,
     /// A remote that seems to have none, because it closed when it got this message.
-    seems_inexact: Option<(u32, Place)>,
+    may_lack_qos_2: Option<(u32, Place)>,
     /// The remote of this connection has answered QoS 2 as it should.
-    pub(super) knows_exact: bool,
+    pub(super) has_shown_qos_2: bool,
     cleaned: Option<Cleaned>,
     silence: Silence,
     /// Of a backup: whether the other uplink is up, and since when it is not.
@@ -191,9 +191,9 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         suspicion: Suspicion::default(),
         subscriptions: Subscriptions::default(),
         current: 0,
-        inexact: HashSet::new(),
-        seems_inexact: None,
-        knows_exact: false,
+        without_qos_2: HashSet::new(),
+        may_lack_qos_2: None,
+        has_shown_qos_2: false,
         cleaned: None,
         silence: Silence::default(),
         primary: ends.primary,
@@ -329,10 +329,10 @@ impl Uplink {
             }
         }
         let name = name_of(remote);
-        self.knows_exact &= self.current == name;
+        self.has_shown_qos_2 &= self.current == name;
         self.current = name;
         self.session.reached(self.current, accepted.session_present);
-        if self.is_inexact() {
+        if self.is_without_qos_2() {
             accepted.max_qos = accepted.max_qos.min(QoS::AtLeastOnce);
         }
         Connection::new(self, link, accepted).run(accepted, orders).await

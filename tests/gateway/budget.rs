@@ -12,18 +12,7 @@ use wellhead::broker::engine::{LeftOut, Limits, Peer, Setup};
 use wellhead::mqtt::{Connect, Packet, PacketId, Properties, Publish, QoS, ReasonCode, TopicName, Version, Will};
 
 use super::far_side::{connect_as, subscribe};
-use super::stage::{SECRET, Stage};
-
-fn limits() -> Limits {
-    Limits {
-        max_session_bytes: 20_000,
-        max_user_bytes: 30_000,
-        max_sessions_bytes: 60_000,
-        max_sessions: 5,
-        sys_every: Duration::ZERO,
-        ..Limits::default()
-    }
-}
+use super::stage::{SECRET, Stage, tight_limits as limits};
 
 fn stage() -> Stage {
     let everything = || Rules { allows_all: true, ..Rules::default() };

@@ -15,7 +15,7 @@ use wellhead::mqtt::{
 };
 
 use super::far_side::{connect, connect_as, subscribe};
-use super::stage::{Stage, bytes_of};
+use super::stage::{Stage, bytes_of, tight_limits};
 
 const TOPICS: usize = 300;
 const FILTERS: [&str; 4] = ["#", "a/#", "+/+", "b/+"];
@@ -481,15 +481,7 @@ fn a_new_value_that_finds_no_room_comes_as_a_retained_message() {
 
 #[test]
 fn long_topics_wait_for_the_memory_that_others_use_and_are_not_given_up() {
-    let limits = Limits {
-        max_session_bytes: 20_000,
-        max_user_bytes: 30_000,
-        max_sessions_bytes: 60_000,
-        max_sessions: 5,
-        sys_every: Duration::ZERO,
-        ..Limits::default()
-    };
-    let mut stage = Stage::new(setup(limits));
+    let mut stage = Stage::new(setup(tight_limits()));
     for number in 0..200 {
         retain(&mut stage, TopicName::new(format!("kept/a/{number:04}")).unwrap(), "short".into(), QoS::AtLeastOnce);
         let long = format!("kept/b/{number:04}/{}", "x".repeat(12_000));

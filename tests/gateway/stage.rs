@@ -18,6 +18,18 @@ const UNIX_MS: i64 = 1_800_000_000_000;
 /// The hash of `secret`, made with little work.
 pub const SECRET: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow";
 
+/// Little memory for sessions.
+pub fn tight_limits() -> Limits {
+    Limits {
+        max_session_bytes: 20_000,
+        max_user_bytes: 30_000,
+        max_sessions_bytes: 60_000,
+        max_sessions: 5,
+        sys_every: Duration::ZERO,
+        ..Limits::default()
+    }
+}
+
 /// Somebody without a name may do everything; `anna` (password `secret`) is at home in `plant/`, and in `dev/<client identifier>`, and
 /// publishes the state of the bridge `far.<client identifier>`.
 pub fn access() -> Access {

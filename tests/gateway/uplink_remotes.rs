@@ -108,6 +108,20 @@ fn until(wire: &mut Wire, stop: &str) -> Vec<String> {
     }
 }
 
+/// The remote closes so many more connections when it gets `poison`. Then that is a dead letter, and `behind` is delivered.
+fn closes_until_poison_is_dead(remote: &Remote, site: &mut Site, closes: usize) {
+    for _ in 0..closes {
+        let mut wire = remote.accept_v4(true);
+        assert_eq!(until(&mut wire, "poison"), ["poison"]);
+        wire.close();
+    }
+    let mut wire = remote.accept_v4(true);
+    assert_eq!(until(&mut wire, "behind"), ["behind"]);
+    site.wait_until_told("\"dead\":1");
+    let dead = site.dead_letters();
+    assert!(dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("closes the connection"), "{dead:?}");
+}
+
 #[test]
 fn a_message_that_is_answered_by_closing_becomes_a_dead_letter_and_holds_back_no_alarm() {
     let remote = Remote::listen();
@@ -123,16 +137,7 @@ fn a_message_that_is_answered_by_closing_becomes_a_dead_letter_and_holds_back_no
     assert_eq!(until(&mut wire, "poison"), ["alarm", "poison"], "the alarm does not wait for it");
     assert!(wire.read_within(Duration::from_millis(300)).is_none(), "it is alone");
     wire.close();
-    for _ in 0..2 {
-        let mut wire = remote.accept_v4(true);
-        assert_eq!(until(&mut wire, "poison"), ["poison"]);
-        wire.close();
-    }
-    let mut wire = remote.accept_v4(true);
-    assert_eq!(until(&mut wire, "behind"), ["behind"]);
-    site.wait_until_told("\"dead\":1");
-    let dead = site.dead_letters();
-    assert!(dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("closes the connection"), "{dead:?}");
+    closes_until_poison_is_dead(&remote, &mut site, 2);
 }
 
 /// A WebSocket in front of `remote`; a connection that the remote ends breaks off without a close frame.
@@ -199,16 +204,7 @@ fn over_a_web_socket_that_breaks_off_a_message_that_is_answered_by_closing_becom
     }
     assert_eq!(until(&mut wire, "poison"), ["good", "poison"]);
     wire.close();
-    for _ in 0..3 {
-        let mut wire = remote.accept_v4(true);
-        assert_eq!(until(&mut wire, "poison"), ["poison"]);
-        wire.close();
-    }
-    let mut wire = remote.accept_v4(true);
-    assert_eq!(until(&mut wire, "behind"), ["behind"]);
-    site.wait_until_told("\"dead\":1");
-    let dead = site.dead_letters();
-    assert!(dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("closes the connection"), "{dead:?}");
+    closes_until_poison_is_dead(&remote, &mut site, 3);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! * Entries are in the order of their numbers, and no two of them have the same packet identifier.
-//! * `bytes` is what all entries weigh that are not released, `released` are, `unsent` of all were not written on this connection, and `in_window` count against the
-//!   client's Receive Maximum: a PUBREL of an earlier connection does not.
+//! * `bytes` is what all entries weigh that are not released, `released` are, `unsent` of all were not written on this connection, and
+//!   `in_window` count against the client's Receive Maximum: a PUBREL of an earlier connection does not.
 //! * A message that is given up after it was sent keeps its packet identifier and its place in the window until it is acknowledged or
 //!   the connection ends [MQTT-3.3.4-9], [MQTT-2.2.1-4]: it is in `spent`, in the order of the numbers, and in no entry.
 //! * Of a QoS 2 message that is released, only the number is kept, and that is never given up: PUBREL goes out on every connection until

@@ -97,6 +97,8 @@ pub(super) struct Replays {
     bytes: usize,
     /// The last message that was kept when the client connected.
     newest_at_connect: u64,
+    /// The last message that was kept when a new one was dropped.
+    newest_missed: u64,
     /// It is among those that are due.
     is_due: bool,
 }
@@ -136,7 +138,7 @@ impl Replays {
 
     /// A new message is dropped: what is retained up to `newest` is replayed, also where it is newer than the subscription.
     pub(super) fn missed(&mut self, newest: u64) {
-        self.list.iter_mut().for_each(|replay| replay.newest = replay.newest.max(newest));
+        self.newest_missed = newest;
     }
 
     /// What the places would take with another one for a filter.
@@ -164,7 +166,7 @@ impl Replays {
 
     /// True if this retained message is older than the subscription, or than the connection if the client gets it at QoS 0.
     fn replays(&self, message: &Kept, qos: QoS) -> bool {
-        let newest = self.list.front().map_or(0, |replay| replay.newest);
+        let newest = self.list.front().map_or(0, |replay| replay.newest).max(self.newest_missed);
         message.id <= if qos == QoS::AtMostOnce { newest.max(self.newest_at_connect) } else { newest }
     }
 

@@ -277,7 +277,8 @@ impl Session {
         self.queue.held_bytes() + self.in_flight.held_bytes()
     }
 
-    /// Gives up the oldest message that waits; if none does, the oldest in flight that the client has not received: whoever acknowledges nothing holds the most.
+    /// Gives up the oldest message that waits; if none does, the oldest in flight that the client has not received: whoever
+    /// acknowledges nothing holds the most.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
         self.queue.dequeue().or_else(|| self.in_flight.give_up_oldest())
     }

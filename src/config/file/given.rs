@@ -6,6 +6,22 @@ use crate::units::Span;
 /// The settings, in the order of their columns in `wellhead check --points`.
 pub(in crate::config) const GIVEN: [&str; 6] = ["every", "deadband", "at_least_every", "stale_after", "class", "decimals"];
 
+/// What a mapping with these settings gives to points.
+macro_rules! given_of {
+    ($mapping:expr) => {
+        $crate::config::file::Given {
+            every: $mapping.every,
+            deadband: $mapping.deadband,
+            at_least_every: $mapping.at_least_every,
+            stale_after: $mapping.stale_after,
+            class: $mapping.class.as_deref(),
+            decimals: $mapping.decimals,
+        }
+    };
+}
+
+pub(super) use given_of;
+
 /// A mapping with these settings among its keys.
 macro_rules! gives {
     ($(#[$attribute:meta])* pub(in crate::config) struct $name:ident { $($keys:tt)* }) => {
@@ -31,14 +47,7 @@ macro_rules! gives {
         impl $name {
             /// What it gives to points.
             pub(in crate::config) fn given(&self) -> $crate::config::file::Given<'_> {
-                $crate::config::file::Given {
-                    every: self.every,
-                    deadband: self.deadband,
-                    at_least_every: self.at_least_every,
-                    stale_after: self.stale_after,
-                    class: self.class.as_deref(),
-                    decimals: self.decimals,
-                }
+                $crate::config::file::given::given_of!(self)
             }
         }
     };

@@ -4,6 +4,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, de};
 
 use super::Given;
+use super::given::given_of;
 use crate::field::decode::{ByteOrder, Characters, Kind, Sentinel};
 use crate::field::text::parse::Notation;
 use crate::field::text::script::Pattern;
@@ -444,14 +445,7 @@ point! {
 impl Point {
     /// What it says itself of that which it could be given.
     pub(in crate::config) fn given(&self) -> Given<'_> {
-        Given {
-            every: self.every,
-            deadband: self.deadband,
-            at_least_every: self.at_least_every,
-            stale_after: self.stale_after,
-            class: self.class.as_deref(),
-            decimals: self.decimals,
-        }
+        given_of!(self)
     }
 
     fn has_place(&self) -> bool {

@@ -126,14 +126,14 @@ impl Connection<'_> {
         if !uplink.suspicion.closed(place, reason, evidence) {
             return;
         }
-        if !uplink.knows_exact && uplink.session.resend_less_exactly(place) {
+        if !uplink.has_shown_qos_2 && uplink.session.resend_with_qos_1(place) {
             // It may be the QoS, not the message.
             uplink.suspicion.changed();
-            uplink.seems_without_exact(place);
+            uplink.seems_without_qos_2(place);
             return;
         }
         uplink.suspicion.taken_out();
-        uplink.has_exact_again(place);
+        uplink.takes_qos_2_again(place);
         let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         if let Some(message) = uplink.session.give_up(place) {
             uplink.bury(place, message, format!("the remote closes the connection when it gets this message{why}"));
@@ -177,8 +177,8 @@ impl Connection<'_> {
     pub(super) fn has_taken(&mut self, place: Place) {
         self.uplink.status.counters.acknowledged.count();
         self.uplink.suspicion.acknowledged(place);
-        if self.uplink.session.takes_no_exact() {
-            self.uplink.without_exact();
+        if self.uplink.session.lacks_qos_2() {
+            self.uplink.note_lack_of_qos_2();
         }
     }
 }

@@ -44,7 +44,7 @@ impl Connection<'_> {
                 self.judge(verdict, settled);
             }
             Incoming::PubRec(packet_id, reason) => {
-                self.uplink.knows_exact = true;
+                self.uplink.has_shown_qos_2 = true;
                 let verdict = self.uplink.session.received(packet_id, reason);
                 self.judge(verdict, settled);
             }

@@ -1,11 +1,11 @@
-//! A message that the remote may not bear, or not with its QoS: sent alone, or less exactly. Pure.
+//! A message that may make the remote close the connection: sent alone, or with QoS 1 instead of QoS 2. Pure.
 
 use super::{InFlight, QoS, Session, Stage};
 use crate::message::SessionLost;
 use crate::outbox::{Outgoing, Place};
 
 impl Session {
-    /// The message that has waited longest for an answer of the remote, if it is a message that waits: the remote does not have it.
+    /// The message that has waited longest for an answer of the remote; `None` if a PUBREL has waited longer: the remote has that message.
     pub(in crate::uplink) fn first_unanswered_message(&self) -> Option<Place> {
         let first = self.in_flight.iter().find(|entry| entry.is_written() && entry.needs <= self.saved)?;
         (first.stage != Stage::Released).then(|| first.place())
@@ -50,7 +50,7 @@ impl Session {
 
     /// A QoS 2 message that the remote does not have is sent again with QoS 1, as a new one. False if it is none, or if its class says
     /// that it must not come twice.
-    pub(in crate::uplink) fn resend_less_exactly(&mut self, place: Place) -> bool {
+    pub(in crate::uplink) fn resend_with_qos_1(&mut self, place: Place) -> bool {
         let Some(index) = self.in_flight.index_of(place) else { return false };
         let may_come_twice = |message: &Outgoing| message.if_session_lost != SessionLost::Drop;
         let is_exact = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.message().is_some_and(may_come_twice));
@@ -84,13 +84,13 @@ impl Session {
     }
 
     /// True if the remote has answered a QoS 2 message with PUBACK: what was not sent to it goes with QoS 1 from here on.
-    pub(in crate::uplink) fn takes_no_exact(&self) -> bool {
-        self.has_no_exact
+    pub(in crate::uplink) fn lacks_qos_2(&self) -> bool {
+        self.lacks_qos_2
     }
 
     /// PUBACK came for a QoS 2 message.
-    pub(super) fn lowers_exact(&mut self) {
-        self.has_no_exact = true;
+    pub(super) fn lower_to_qos_1(&mut self) {
+        self.lacks_qos_2 = true;
         self.max_qos = self.max_qos.min(QoS::AtLeastOnce);
         self.lower_qos();
     }

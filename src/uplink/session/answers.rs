@@ -23,7 +23,7 @@ impl Session {
         let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
         let verdict = self.end(index, reason);
         if is_exact && !reason.is_error() {
-            self.lowers_exact();
+            self.lower_to_qos_1();
         }
         verdict
     }

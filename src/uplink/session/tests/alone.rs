@@ -54,9 +54,9 @@ fn a_release_is_no_suspect() {
 fn puback_for_qos_2_settles_the_message_and_the_next_ones_go_with_qos_1() {
     let mut session = on_its_way(2);
     session.offer(waiting(3, QoS::ExactlyOnce));
-    assert!(!session.takes_no_exact());
+    assert!(!session.lacks_qos_2());
     assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
-    assert!(session.takes_no_exact());
+    assert!(session.lacks_qos_2());
     assert_eq!(session.acknowledged(id(2), ReasonCode::SUCCESS), Verdict::Delivered(place(2)));
     session.offer(waiting(4, QoS::ExactlyOnce));
     save(&mut session);
@@ -77,7 +77,7 @@ fn puback_for_a_release_changes_nothing() {
     let mut session = on_its_way(1);
     session.received(id(1), ReasonCode::SUCCESS);
     assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Unknown);
-    assert!(!session.takes_no_exact());
+    assert!(!session.lacks_qos_2());
 }
 
 #[test]
@@ -125,8 +125,8 @@ fn a_message_that_must_not_come_twice_is_not_sent_again_with_qos_1() {
     session.offer(waiting(2, QoS::ExactlyOnce));
     save(&mut session);
     written(&mut session);
-    assert!(!session.resend_less_exactly(place(1)));
-    assert!(session.resend_less_exactly(place(2)));
+    assert!(!session.resend_with_qos_1(place(1)));
+    assert!(session.resend_with_qos_1(place(2)));
     session.connected(true, 10, QoS::AtLeastOnce);
     save(&mut session);
     assert_eq!(written(&mut session), ["1 again", "2"]);
