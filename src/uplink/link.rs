@@ -18,7 +18,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::transport::{self, Stream};
-use super::{Receive, Remote, Secret, Settings};
+use super::{Protocol, Receive, Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
 use crate::time::now;
@@ -242,7 +242,7 @@ impl Link {
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
         link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start })?;
         loop {
-            match link.next().await? {
+            match link.next().await.map_err(|error| before_connack(error, settings.protocol))? {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
                     if let Some(most) = accepted.max_packet.filter(|most| *most < LEAST_PACKET) {
@@ -411,6 +411,23 @@ impl Link {
     /// A packet that is there already.
     pub(super) fn next_ready(&mut self) -> Option<Result<Incoming, LinkError>> {
         self.codec.decode(&mut self.input).transpose()
+    }
+}
+
+/// A remote that closes instead of answering CONNECT says nothing about why; these are the usual reasons.
+fn before_connack(error: LinkError, protocol: Protocol) -> LinkError {
+    match error {
+        LinkError::Closed { what, reason: None } => {
+            let probable = match protocol {
+                Protocol::V5 => "if the remote speaks only MQTT 3.1.1, set `protocol: 3.1.1`",
+                Protocol::V311 => "if the remote speaks only MQTT 5, set `protocol: 5`",
+            };
+            LinkError::Closed {
+                what: format!("{what} before it answered CONNECT; {probable}; else check `client_id`, `user` and `password`"),
+                reason: None,
+            }
+        }
+        other => other,
     }
 }
 

@@ -80,6 +80,11 @@ impl Process {
         rustix::process::kill_process(id, signal).unwrap();
     }
 
+    /// To it and to everything it has started.
+    pub fn signal_group(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process_group(rustix::process::Pid::from_raw(self.id()).unwrap(), signal).unwrap();
+    }
+
     /// SIGKILL.
     pub fn kill_9(&mut self) {
         self.child.kill().unwrap();
@@ -343,27 +348,35 @@ pub fn subscriber(folder: &Path, port: u16, filter: &str) -> Process {
 pub struct Link {
     pub port: u16,
     up: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    sent: std::sync::Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Link {
     pub fn to(port: u16) -> Self {
-        use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let link = Self { port: listener.local_addr().unwrap().port(), up: std::sync::Arc::new(AtomicBool::new(true)) };
-        let up = link.up.clone();
+        let sent = std::sync::Arc::new(AtomicUsize::new(0));
+        let link = Self { port: listener.local_addr().unwrap().port(), up: std::sync::Arc::new(AtomicBool::new(true)), sent };
+        let (up, sent) = (link.up.clone(), link.sent.clone());
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 if !up.load(SeqCst) {
                     continue;
                 }
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-                for (from, to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
+                for ((from, to), count) in [((near, far), sent.clone()), (back, std::sync::Arc::default())] {
                     let up = up.clone();
-                    std::thread::spawn(move || relay(from, to, &up));
+                    std::thread::spawn(move || relay(from, to, &up, &count));
                 }
             }
         });
         link
+    }
+
+    /// Bytes that have gone from the near side to the far one.
+    pub fn sent(&self) -> usize {
+        self.sent.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     pub fn cut(&self) {
@@ -375,7 +388,7 @@ impl Link {
     }
 }
 
-fn relay(mut from: TcpStream, mut to: TcpStream, up: &std::sync::atomic::AtomicBool) {
+fn relay(mut from: TcpStream, mut to: TcpStream, up: &std::sync::atomic::AtomicBool, sent: &std::sync::atomic::AtomicUsize) {
     from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut space = [0; 4096];
     while up.load(std::sync::atomic::Ordering::SeqCst) {
@@ -385,6 +398,7 @@ fn relay(mut from: TcpStream, mut to: TcpStream, up: &std::sync::atomic::AtomicB
                 if to.write_all(&space[..count]).is_err() {
                     break;
                 }
+                sent.fetch_add(count, std::sync::atomic::Ordering::SeqCst);
             }
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
             Err(_) => break,

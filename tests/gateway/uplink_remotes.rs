@@ -368,6 +368,54 @@ fn puback_for_qos_2_is_an_acknowledgement_and_said_once() {
     assert_eq!(site.gateway.process.output().matches("uplink.no_qos_2").count(), 1);
 }
 
+/// NATS up to 2.9: each QoS 2 message ends the connection.
+#[test]
+fn a_remote_that_closes_at_qos_2_finds_out_once_and_not_with_every_message() {
+    let remote = Remote::listen();
+    let site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}"));
+    let mut wire = remote.accept_v4(false);
+    for payload in ["one", "two", "three", "four", "five"] {
+        site.publish("alarm/x", payload);
+    }
+    let mut came = vec![];
+    let mut connections = 1;
+    while came.len() < 5 {
+        let packet = wire.read();
+        if packet.kind() == 12 {
+            wire.write(&[0xD0, 0]);
+            continue;
+        }
+        let publish = packet.publish_v4();
+        if publish.qos == 2 {
+            // The others are on their way too.
+            while connections == 1 && wire.read().publish_v4().payload != "five" {}
+            wire.close();
+            wire = remote.accept_v4(true);
+            connections += 1;
+            continue;
+        }
+        wire.write(&[PUBACK, 2, (publish.id >> 8) as u8, publish.id as u8]);
+        came.push(publish.payload);
+    }
+    assert_eq!(came, ["one", "two", "three", "four", "five"]);
+    assert!(connections <= 5, "{connections} connections");
+    assert_eq!(site.gateway.process.output().matches("uplink.no_qos_2").count(), 1);
+    site.wait_until_told("\"waiting\":0,\"dead\":0");
+}
+
+/// RabbitMQ up to 3.12, ActiveMQ.
+#[test]
+fn a_remote_that_closes_instead_of_answering_connect_may_speak_the_other_version() {
+    for (protocol, other) in [("5", "protocol: 3.1.1"), ("3.1.1", "protocol: 5")] {
+        let remote = Remote::listen();
+        let site = site(remote.port, &format!("protocol: {protocol}\n    {QUICK}"));
+        let (wire, _) = remote.connect();
+        wire.close();
+        site.gateway.process.wait_for_output(other);
+        site.wait_until_told(other);
+    }
+}
+
 #[test]
 fn an_acknowledgement_resets_the_pause_between_connections() {
     let remote = Remote::listen();

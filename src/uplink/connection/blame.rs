@@ -177,6 +177,10 @@ impl Connection<'_> {
     pub(super) fn has_taken(&mut self, place: Place) {
         self.uplink.status.counters.acknowledged.count();
         self.uplink.suspicion.acknowledged(place);
+        if self.uplink.was_suspected_of_qos_2(place) {
+            // It was the QoS: what was sent behind it need not find that out again.
+            self.uplink.session.resend_all_with_qos_1();
+        }
         if self.uplink.session.lacks_qos_2() {
             self.uplink.note_lack_of_qos_2();
         }

@@ -62,6 +62,15 @@ impl Session {
         is_exact
     }
 
+    /// The remote takes QoS 1 and never took QoS 2: what was sent with QoS 2 and was not answered goes with QoS 1 too.
+    pub(in crate::uplink) fn resend_all_with_qos_1(&mut self) {
+        let is_open = |entry: &InFlight| entry.is_exact() && entry.stage == Stage::Sent && !entry.is_written();
+        let open: Vec<Place> = self.in_flight.iter().filter(|entry| is_open(entry)).map(InFlight::place).collect();
+        for place in open {
+            self.resend_with_qos_1(place);
+        }
+    }
+
     /// True if the remote has the message: nothing is left to remove.
     pub(in crate::uplink) fn is_released(&self, place: Place) -> bool {
         let entry = self.in_flight.index_of(place).and_then(|index| self.in_flight.get(index));

@@ -22,6 +22,11 @@ impl Uplink {
         self.status.may_lack_qos_2();
     }
 
+    /// True if the remote closed when it got this message at QoS 2, and it went with QoS 1 after that.
+    pub(in crate::uplink) fn was_suspected_of_qos_2(&self, place: Place) -> bool {
+        self.may_lack_qos_2 == Some((self.current, place))
+    }
+
     /// It was the message: the remote closes when it gets it at QoS 1 too.
     pub(in crate::uplink) fn takes_qos_2_again(&mut self, place: Place) {
         self.may_lack_qos_2 = self.may_lack_qos_2.filter(|seems| *seems != (self.current, place));
