@@ -226,11 +226,17 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// The manual page, of the program or of one command: `wellhead man | man -l -`
-    #[command(after_help = "Examples:\n  wellhead man | man -l -\n  wellhead man peek | man -l -")]
+    /// The manual page of the program, of one command or of the YAML file: `wellhead man | man -l -`
+    #[command(
+        after_help = "Examples:\n  wellhead man | man -l -\n  wellhead man outbox show | man -l -\n  wellhead man gateway.yaml | man -l -"
+    )]
     Man {
-        /// Of which command
-        command: Option<String>,
+        /// Of which command, or gateway.yaml
+        #[arg(value_name = "COMMAND")]
+        words: Vec<String>,
+        /// The names of all pages, each with its command
+        #[arg(long, conflicts_with = "words")]
+        list: bool,
     },
 }
 
@@ -283,7 +289,13 @@ pub fn main() -> ExitCode {
         Command::Peek(arguments) => peek::peek(&arguments),
         Command::Schema { profile } => schema(profile),
         Command::Completions { shell } => manual::completions(shell),
-        Command::Man { command } => manual::man(command.as_deref()),
+        Command::Man { words, list } => {
+            if list {
+                manual::list()
+            } else {
+                manual::man(&words)
+            }
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -333,7 +345,9 @@ fn filter(text: &str) -> Result<TopicFilter, String> {
 
 /// The file that is meant when none is named.
 fn usual_file() -> Option<PathBuf> {
-    ["gateway.yaml", "/etc/wellhead/gateway.yaml"].iter().map(Path::new).find(|path| path.exists()).map(Path::to_path_buf)
+    // One that cannot be looked at is there: whoever reads it is told what is missing.
+    let is_there = |path: &&Path| path.try_exists().unwrap_or(true);
+    ["gateway.yaml", "/etc/wellhead/gateway.yaml"].iter().map(Path::new).find(is_there).map(Path::to_path_buf)
 }
 
 fn chosen(file: Option<PathBuf>) -> Result<PathBuf, Failure> {

@@ -57,7 +57,10 @@ fn what_the_package_holds_is_there_and_the_unit_starts_it() {
         let (source, place) = (Path::new(asset[0]), asset[1]);
         let name = source.file_name().unwrap().to_str().unwrap();
         if source.starts_with("target/package") {
-            assert!(text("systemd/package").contains(&format!("$made/{name}")) || name == "*.1.gz", "nobody makes {name}");
+            assert!(
+                text("systemd/package").contains(&format!("$made/{name}")) || ["*.1.gz", "*.5.gz"].contains(&name),
+                "nobody makes {name}"
+            );
         } else if !name.contains('*') {
             assert!(root().join(source).exists(), "{}", source.display());
         }
@@ -112,20 +115,90 @@ fn systemd_has_no_complaint_about_the_unit_and_finds_it_locked_down() {
     assert!(score <= 1.5, "{line}");
 }
 
+/// The pages of the manual: names such as `wellhead-run.1`, and their texts.
+fn pages() -> Vec<(String, String)> {
+    let (code, list, _) = run(wellhead().args(["man", "--list"]));
+    assert_eq!(code, Some(0));
+    let page = |line: &str| {
+        let mut words = line.split(' ');
+        let name = words.next().unwrap().to_owned();
+        let (code, text, error) = run(wellhead().arg("man").args(words));
+        assert_eq!(code, Some(0), "{name}: {error}");
+        (name, text)
+    };
+    list.lines().map(page).collect()
+}
+
+#[test]
+fn every_page_that_a_page_or_the_unit_names_is_packaged() {
+    let pages = pages();
+    let names: BTreeSet<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names.len(), pages.len());
+    for needed in ["wellhead.1", "wellhead-check.1", "wellhead-outbox-show.1", "gateway.yaml.5"] {
+        assert!(names.contains(needed), "{needed} is not in {names:?}");
+    }
+    let mut named = 0;
+    let unit = text("systemd/wellhead.service");
+    for (name, text) in pages.iter().map(|(name, text)| (name.as_str(), text)).chain([("the unit", &unit)]) {
+        let text = text.replace("\\-", "-");
+        for section in ["1", "5"] {
+            for (at, _) in text.match_indices(&format!("({section})")) {
+                let start = text[..at].rfind(|c: char| !c.is_alphanumeric() && !"-_.".contains(c)).map_or(0, |at| at + 1);
+                let page = format!("{}.{section}", &text[start..at]);
+                // Its own title has no section behind it, and `man(1)` is none of ours.
+                assert!(names.contains(page.as_str()), "{name} names {page}, which is not packaged");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 60, "{named}");
+    // The packer takes all that the program lists, and package and archive take all that the packer makes.
+    let (packer, installer) = (text("systemd/package"), text("systemd/install"));
+    assert!(packer.contains("man --list") && installer.contains("*.1.gz") && installer.contains("*.5.gz"));
+}
+
+#[test]
+fn the_page_of_the_file_tells_every_key_and_has_no_command_by_accident() {
+    let (_, page, _) = run(wellhead().args(["man", "gateway.yaml"]));
+    fn keys(node: &serde_json::Value, found: &mut BTreeSet<String>) {
+        for (key, property) in node["properties"].as_object().into_iter().flatten() {
+            if property.get("description").is_some() {
+                found.insert(key.clone());
+            }
+        }
+        match node {
+            serde_json::Value::Object(map) => map.values().for_each(|value| keys(value, found)),
+            serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, found)),
+            _ => {}
+        }
+    }
+    let mut all = BTreeSet::new();
+    keys(&wellhead::config::schema::of_file(), &mut all);
+    // Both are told in the words of the value they belong to.
+    let missing: Vec<&String> = all.iter().filter(|key| !page.contains(&format!("\\fB{key}\\fR"))).collect();
+    let told_elsewhere = ["from", "to", "scale", "offset", "if"].map(str::to_owned);
+    assert!(missing.iter().all(|key| told_elsewhere.contains(key)), "{missing:?}");
+    for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {
+        let command = line.split(' ').next().unwrap();
+        assert!([".TH", ".SH", ".TP", ".PP"].contains(&command), "{line}");
+    }
+    // As a reader sees it.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml.5");
+    fs::write(&file, &page).unwrap();
+    let (code, out, complaints) =
+        run(Command::new("man").args(["--warnings", "-E", "UTF-8", "-l"]).arg(&file).env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8"));
+    assert_eq!((code, complaints.as_str()), (Some(0), ""));
+    assert!(out.contains("UPLINKS") || out.contains("uplinks"), "{out}");
+}
+
 #[test]
 fn every_command_has_a_manual_page_and_completions() {
-    let (code, page, _) = run(wellhead().arg("man"));
-    assert_eq!(code, Some(0));
-    let commands: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("wellhead\\-")?.strip_suffix("(1)")).collect();
-    assert!(commands.contains(&"run") && commands.contains(&"outbox"), "{page}");
-    let packaged = text("systemd/package");
-    for command in commands.iter().filter(|command| !["help", "man"].contains(command)) {
-        let (code, page, _) = run(wellhead().args(["man", command]));
-        assert!(code == Some(0) && page.contains(".SH DESCRIPTION"), "{command}");
-        assert!(packaged.contains(&format!(" {command}")), "the package has no page of {command}");
+    for (name, page) in pages() {
+        assert!(page.contains(".SH DESCRIPTION"), "{name}");
     }
     let (code, _, error) = run(wellhead().args(["man", "fly"]));
-    assert_eq!((code, error.as_str()), (Some(2), "there is no command `fly`; `wellhead help` shows them all\n"));
+    assert_eq!((code, error.as_str()), (Some(2), "there is no command `fly`; `wellhead man --list` shows all pages\n"));
     for shell in ["bash", "zsh", "fish"] {
         let (code, script, _) = run(wellhead().args(["completions", shell]));
         assert!(code == Some(0) && script.contains("simulate"), "{shell}");
