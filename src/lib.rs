@@ -15,7 +15,7 @@
 //!
 //! | row | modules |
 //! |---|---|
-//! | 0 plain tools | [`backoff`] · [`log`] · [`metrics`] · [`pulse`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
+//! | 0 plain tools | [`backoff`] · [`files`] · [`log`] · [`metrics`] · [`pulse`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
 //! | 1 vocabulary | [`reading`] · [`mqtt`] (packets, codec, topics) |
 //! | 2 | [`message`] · [`payload`] (readings to bytes) · [`store`] (the durable journal) |
 //! | 3 | [`field`] (southbound) · [`outbox`] (what is not delivered) |
@@ -41,6 +41,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod field;
+pub mod files;
 pub mod gateway;
 pub mod log;
 pub mod message;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 
-use super::{Failure, usual_file};
+use super::{Failure, say, usual_file};
 use crate::broker::net::{Listen, Transport};
 use crate::config;
+use crate::files;
 use crate::mqtt::{
     Ack, Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter,
     TopicName, Version, encode,
@@ -41,14 +42,19 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// The file that was named, or the usual one if there is one.
+    /// The file that was named, or the usual one if there is one. Whoever names a broker needs no file, nor the right to read one.
     pub(super) fn file(&self) -> Option<PathBuf> {
-        self.file.clone().or_else(usual_file)
+        self.file.clone().or_else(|| if self.is_named() { None } else { usual_file() })
     }
 
     /// True if somebody named the broker.
     pub(super) fn is_named(&self) -> bool {
         self.to.is_some()
+    }
+
+    /// True if somebody named the broker and no file.
+    pub(super) fn is_without_file(&self) -> bool {
+        self.to.is_some() && self.file.is_none()
     }
 
     fn address(&self) -> Result<Listen, Failure> {
@@ -75,7 +81,7 @@ impl Access {
             }
             other => return Err(Failure::runtime(format!("{other}: only plain MQTT; write mqtt://<address>:<port> or unix:///<path>"))),
         };
-        let password = self.password_file.as_deref().map(first_line).transpose()?;
+        let password = self.password_file.as_deref().map(password).transpose()?;
         let mut client = Client {
             address,
             stream,
@@ -111,9 +117,14 @@ fn anybody(host: &str) -> &str {
     }
 }
 
-fn first_line(file: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| Failure::runtime(format!("{}: {error}", file.display())))?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+fn password(file: &Path) -> Result<String, Failure> {
+    let secret = files::first_line(file).map_err(|error| {
+        Failure::runtime(format!("{}: {error}; name a file that holds the password and that you may read", file.display()))
+    })?;
+    for remark in secret.remarks {
+        say(&format!("{}: {remark}", file.display()));
+    }
+    Ok(secret.text)
 }
 
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! `wellhead points`: the points of a device or a profile as CSV, for spreadsheets, and back.
 
-use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +7,7 @@ use clap::Subcommand;
 
 use super::{CONFIG, Failure, put, usual_file};
 use crate::config::{self, table};
+use crate::files;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -41,9 +41,7 @@ fn export(name: &str, file: Option<PathBuf>) -> Result<(), Failure> {
     let file = file.or_else(usual_file);
     let folder = file.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
     let text = match file {
-        Some(file) => {
-            fs::read_to_string(&file).map_err(|error| Failure { code: CONFIG, message: format!("{}: {error}", file.display()) })?
-        }
+        Some(file) => files::text(&file).map_err(|error| Failure { code: CONFIG, message: format!("{}: {error}", file.display()) })?,
         None => String::new(),
     };
     let Some(found) = table::points_of(&text, &folder, name) else {
@@ -62,10 +60,10 @@ fn import(path: &Path) -> Result<(), Failure> {
     let unreadable = |error: io::Error| Failure::runtime(format!("{}: {error}", path.display()));
     let text = if path == Path::new("-") {
         let mut text = String::new();
-        io::stdin().read_to_string(&mut text).map_err(unreadable)?;
+        io::stdin().take(files::LARGEST_TEXT).read_to_string(&mut text).map_err(unreadable)?;
         text
     } else {
-        fs::read_to_string(path).map_err(unreadable)?
+        files::text(path).map_err(unreadable)?
     };
     // Spreadsheets begin a file with a mark that is no part of it.
     let text = text.trim_start_matches('\u{feff}');

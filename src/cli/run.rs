@@ -50,7 +50,7 @@ pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure>
 
 /// What is in the file, if this process may act on it.
 fn configuration(file: &Path, line_priority: Option<u8>) -> Result<config::Gateway, Failure> {
-    let config = config::Gateway { line_priority, ..config::load(file)? };
+    let config = config::Gateway { line_priority, ..config::load_to_run(file)? };
     is_ours(&config.folder)?;
     if is_forgetful(&config.folder) {
         let folder = config.folder.display();

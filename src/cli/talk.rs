@@ -100,6 +100,20 @@ fn find(access: &Access, device: &str, point: &str) -> Result<Found, Failure> {
     Ok(Found { config, id, topic, is_writable })
 }
 
+/// What a point shows at a broker that was named, found by the usual topics and without the YAML file.
+fn heard(access: &Access, device: &str, point: &str) -> Result<(Client, Publish), Failure> {
+    let filter = TopicFilter::new(format!("+/{device}/{point}")).map_err(Failure::runtime)?;
+    let mut client = access.connect()?;
+    client.subscribe(std::slice::from_ref(&filter))?;
+    match client.message(Some(now() + PATIENCE))? {
+        Some(message) => Ok((client, message)),
+        None => Err(Failure::runtime(format!(
+            "nothing on {filter} in {} s; if the point has another topic, name the YAML file of the gateway with --file",
+            PATIENCE.as_secs()
+        ))),
+    }
+}
+
 /// The broker of the gateway that runs; `None` if no gateway runs.
 fn broker(access: &Access, found: &Found) -> Result<Option<Client>, Failure> {
     match access.connect() {
@@ -112,6 +126,9 @@ fn broker(access: &Access, found: &Found) -> Result<Option<Client>, Failure> {
 
 /// Prints the value of a point as the gateway shows it; without a gateway as it is read here.
 pub(super) fn read(access: &Access, device: &str, point: &str) -> Result<(), Failure> {
+    if access.is_without_file() {
+        return told(&heard(access, device, point)?.1.payload);
+    }
     let found = find(access, device, point)?;
     let Some(mut client) = broker(access, &found)? else {
         let reading = alone::read(found.config, device, found.id)?;
@@ -150,26 +167,35 @@ fn judge(result: &[u8]) -> Result<(), Failure> {
 
 /// Writes a value, and prints how that ended; anything but `ok` is a failure.
 pub(super) fn write(access: &Access, device: &str, point: &str, value: &str) -> Result<(), Failure> {
-    let found = find(access, device, point)?;
-    if !found.is_writable {
-        return Err(Failure::runtime(format!("{device}.{point} has no `write:` in the YAML, so nothing is written to it")));
-    }
     // A number or true; anything else is a word.
     let value = serde_json::from_str(value).ok().filter(|value: &Json| !value.is_null()).unwrap_or_else(|| Json::String(value.to_owned()));
     let id = format!("cli-{:08x}", fastrand::u32(..));
     let command = serde_json::json!({ "value": value, "id": id }).to_string();
-    let Some(mut client) = broker(access, &found)? else {
+    if access.is_without_file() {
+        let (client, message) = heard(access, device, point)?;
+        let topic = message.topic.ok_or_else(|| Failure::runtime("the broker sent a message without a topic"))?;
+        return send(client, &topic, command, &id);
+    }
+    let found = find(access, device, point)?;
+    if !found.is_writable {
+        return Err(Failure::runtime(format!("{device}.{point} has no `write:` in the YAML, so nothing is written to it")));
+    }
+    let Some(client) = broker(access, &found)? else {
         let told = alone::write(found.config, device, &found.topic, command)?;
         return judge(&told.payload);
     };
-    let topic = found.topic;
+    send(client, &found.topic, command, &id)
+}
+
+/// Sends a command to a point, and waits for how it ends.
+fn send(mut client: Client, topic: &TopicName, command: String, id: &str) -> Result<(), Failure> {
     let (set, result) = (format!("{topic}/set"), format!("{topic}/set/result"));
     client.subscribe(&[TopicFilter::new(result).map_err(Failure::runtime)?])?;
     client.publish(TopicName::new(set).map_err(Failure::runtime)?, Bytes::from(command), false)?;
     let deadline = now() + PATIENCE;
     while let Some(message) = client.message(Some(deadline))? {
         let told: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
-        if told.get("id").and_then(Json::as_str) == Some(&id) {
+        if told.get("id").and_then(Json::as_str) == Some(id) {
             return judge(&message.payload);
         }
     }

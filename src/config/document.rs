@@ -11,6 +11,8 @@ pub mod table;
 
 use std::collections::HashMap;
 
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 use saphyr_parser::{Event, Parser, Span};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
@@ -22,6 +24,11 @@ use lenient::Lenient;
 
 /// Faults of one file that are looked for; a file with more is not one of ours.
 const MAX_FAULTS: usize = 100;
+/// After each fault the rest is read again: of a large file fewer faults are looked for, so that they take no longer than those of a small one.
+const MOST_READ: usize = 4_000_000;
+const LEAST_FAULTS: usize = 10;
+/// Nodes of a file: far more than a gateway can have, and few enough for its memory.
+const MOST_NODES: usize = 2_000_000;
 /// Nodes that aliases may repeat; a few lines could otherwise stand for billions.
 const MAX_ALIASED: usize = 100_000;
 /// Nodes deep a file may be.
@@ -74,7 +81,8 @@ struct Node {
 #[derive(Debug, Clone)]
 enum Children {
     None,
-    Map(Vec<(String, Node)>),
+    /// Of a key that stands twice the first.
+    Map(IndexMap<String, Node>),
     Seq(Vec<Node>),
 }
 
@@ -82,14 +90,14 @@ impl Node {
     fn size(&self) -> usize {
         1 + match &self.children {
             Children::None => 0,
-            Children::Map(entries) => entries.iter().map(|(_, node)| node.size()).sum(),
+            Children::Map(entries) => entries.values().map(Self::size).sum(),
             Children::Seq(items) => items.iter().map(Self::size).sum(),
         }
     }
 
     fn child(&self, step: &Step) -> Option<&Self> {
         match (&self.children, step) {
-            (Children::Map(entries), Step::Key(key)) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+            (Children::Map(entries), Step::Key(key)) => entries.get(key),
             (Children::Seq(items), Step::Index(index)) => items.get(*index),
             _ => None,
         }
@@ -97,7 +105,7 @@ impl Node {
 
     fn child_mut(&mut self, step: &Step) -> Option<&mut Self> {
         match (&mut self.children, step) {
-            (Children::Map(entries), Step::Key(key)) => entries.iter_mut().find(|(name, _)| name == key).map(|(_, node)| node),
+            (Children::Map(entries), Step::Key(key)) => entries.get_mut(key),
             (Children::Seq(items), Step::Index(index)) => items.get_mut(*index),
             _ => None,
         }
@@ -147,7 +155,8 @@ impl Document {
     /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a `T`.
     pub(super) fn typed<T: DeserializeOwned>(&mut self, faults: &mut Faults) -> Option<T> {
         let mut removed = self.take_away(faults);
-        for _ in 0..MAX_FAULTS {
+        let most_faults = (MOST_READ / self.places.size()).clamp(LEAST_FAULTS, MAX_FAULTS);
+        for _ in 0..most_faults {
             let error = match serde_path_to_error::deserialize(self.value.clone()) {
                 Ok(typed) => return Some(typed),
                 Err(error) => error,
@@ -174,7 +183,7 @@ impl Document {
                 return None;
             }
         }
-        faults.at((self.places.place.0, 1, 1), format!("more than {MAX_FAULTS} faults; correct these first"));
+        faults.at((self.places.place.0, 1, 1), format!("more than {most_faults} faults; correct these first"));
         None
     }
 
@@ -280,7 +289,7 @@ impl Document {
         }
         if let Some(node) = node {
             match (&mut node.children, last) {
-                (Children::Map(entries), Step::Key(key)) => entries.retain(|(name, _)| name != key),
+                (Children::Map(entries), Step::Key(key)) => drop(entries.shift_remove(key)),
                 (Children::Seq(items), Step::Index(index)) if *index < items.len() => drop(items.remove(*index)),
                 _ => {}
             }
@@ -382,6 +391,8 @@ struct Builder<'a, 'f> {
     sizes: HashMap<usize, usize>,
     /// Nodes that came by alias.
     aliased: usize,
+    /// All others.
+    nodes: usize,
     faults: &'f mut Faults,
     /// Of the file.
     number: usize,
@@ -395,6 +406,7 @@ impl<'a, 'f> Builder<'a, 'f> {
             anchors: HashMap::new(),
             sizes: HashMap::new(),
             aliased: 0,
+            nodes: 0,
             faults,
             number,
             text,
@@ -428,6 +440,11 @@ impl<'a, 'f> Builder<'a, 'f> {
         let key_place = key_place.unwrap_or(place);
         if depth > MAX_DEPTH {
             self.faults.at(place, format!("nested more than {MAX_DEPTH} deep"));
+            return None;
+        }
+        self.nodes += 1;
+        if self.nodes > MOST_NODES {
+            self.faults.at(place, format!("more than {MOST_NODES} keys and values; no gateway is that large"));
             return None;
         }
         let mut text = String::new();
@@ -472,7 +489,7 @@ impl<'a, 'f> Builder<'a, 'f> {
     }
 
     fn mapping(&mut self, depth: usize, end: &mut Place) -> Option<Children> {
-        let mut entries: Vec<(String, Node)> = Vec::new();
+        let mut entries: IndexMap<String, Node> = IndexMap::new();
         loop {
             let (event, span) = match self.next()? {
                 (Event::MappingEnd, span) => {
@@ -484,10 +501,14 @@ impl<'a, 'f> Builder<'a, 'f> {
             let (key, key_node) = self.node(event, span, None, depth + 1)?;
             let (event, span) = self.next()?;
             let (_, value) = self.node(event, span, Some(key_node.place), depth + 1)?;
-            if let Some((_, first)) = entries.iter().find(|(name, _)| *name == key).filter(|_| key != "<<") {
-                self.faults.at(key_node.place, format!("\"{key}\" is here twice; the first is on line {}: remove one", first.key_place.1));
+            match entries.entry(key) {
+                Entry::Vacant(entry) => drop(entry.insert(value)),
+                Entry::Occupied(entry) if entry.key() == "<<" => {}
+                Entry::Occupied(entry) => {
+                    let (key, first) = (entry.key(), entry.get().key_place.1);
+                    self.faults.at(key_node.place, format!("\"{key}\" is here twice; the first is on line {first}: remove one"));
+                }
             }
-            entries.push((key, value));
         }
     }
 }

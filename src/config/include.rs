@@ -7,15 +7,24 @@ use std::path::{Path, PathBuf};
 use super::document::{Document, Step};
 use super::fault::Faults;
 use super::migrate::migrate;
+use super::ours;
+use crate::files;
 
 const KEY: &str = "include";
 /// Files of one gateway.
 const MOST: usize = 500;
+/// Bytes of all files together.
+const LARGEST: usize = 32 << 20;
 
 /// Reads the files that a document includes, and puts their content into it. Relative paths in them are meant from `folder` too; `own` is the name of
 /// the first file, which is never a part of itself.
 pub(super) fn include(document: &mut Document, (own, folder): (&str, &Path), faults: &mut Faults) {
-    let mut read = 0;
+    read_parts(document, (own, folder), faults);
+    document.settle();
+}
+
+fn read_parts(document: &mut Document, (own, folder): (&str, &Path), faults: &mut Faults) {
+    let (mut read, mut bytes) = (0, 0);
     for (index, typed) in document.texts_at(KEY).into_iter().enumerate() {
         let place = document.place(&[Step::from(KEY), Step::from(index)]);
         let files = match files(&folder.join(&typed), own) {
@@ -39,8 +48,18 @@ pub(super) fn include(document: &mut Document, (own, folder): (&str, &Path), fau
                 return;
             }
             let name = file.strip_prefix(folder).unwrap_or(&file).display().to_string();
-            match fs::read_to_string(&file) {
-                Ok(text) => part(document, (&name, &text), faults),
+            match files::text(&file) {
+                Ok(text) => {
+                    bytes += text.len();
+                    if bytes > LARGEST {
+                        faults.at(
+                            place,
+                            format!("the parts of this file are larger than {} MiB together; no gateway is that large", LARGEST >> 20),
+                        );
+                        return;
+                    }
+                    part(document, (&name, &text), faults);
+                }
                 Err(error) => faults.at(place, format!("{name}: {error}; name a file that the user who runs wellhead can read")),
             }
         }
@@ -49,7 +68,15 @@ pub(super) fn include(document: &mut Document, (own, folder): (&str, &Path), fau
 
 fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults) {
     let text = text.trim_start_matches('\u{feff}');
-    let number = faults.add_file(name, text);
+    let is_ours = ours::is_of_a_gateway(text);
+    let number = faults.add_file(name, text, is_ours);
+    if !is_ours && !ours::is_empty(text) {
+        faults.at(
+            (number, 1, 1),
+            "this file is no part of a gateway's: it has none of their keys; a part begins with a key such as `devices:`".to_owned(),
+        );
+        return;
+    }
     let Some(mut other) = Document::parse_file(number, text, faults) else { return };
     if other.has(KEY) {
         faults.at(

@@ -5,7 +5,7 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `factory` (how devices are delivered), `renamed` (points of profiles that had other names), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
+//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `ours` (whether a file is one of ours), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `factory` (how devices are delivered), `renamed` (points of profiles that had other names), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
 
 mod change;
 mod document;
@@ -15,6 +15,7 @@ mod file;
 mod include;
 mod migrate;
 mod other_tools;
+mod ours;
 pub mod presets;
 mod profiles;
 mod references;
@@ -27,6 +28,7 @@ mod telegrams;
 mod traffic;
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,7 @@ use crate::broker::admission::AdmissionLimits;
 use crate::broker::engine;
 use crate::broker::net::{Listen, Origins, TlsSettings};
 use crate::field::Line;
+use crate::files;
 use crate::mqtt::TopicName;
 use crate::outbox::{self, Rule};
 use crate::reading::DeviceId;
@@ -80,6 +83,8 @@ pub struct Gateway {
     pub shutdown_grace: Duration,
     /// What is possible but will hurt, in the order of the file.
     pub warnings: Vec<Fault>,
+    /// Files of the service that whoever reads this may not read; a gateway without them does not start.
+    pub unread: Vec<Fault>,
     /// Real-time priority of the threads of serial lines (SCHED_FIFO, 1 to 99), if the machine is to give them one.
     pub line_priority: Option<u8>,
 }
@@ -147,7 +152,12 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(path, error) => match error.kind() {
-                std::io::ErrorKind::InvalidData => write!(f, "{}: not UTF-8 text; save it as UTF-8", path.display()),
+                ErrorKind::InvalidData => write!(f, "{}: {error}", path.display()),
+                ErrorKind::PermissionDenied => write!(
+                    f,
+                    "{}: {error}; for a packaged gateway become a member of the group wellhead (sudo adduser $USER wellhead, and log in again), or do this as root",
+                    path.display()
+                ),
                 _ => write!(f, "{}: {error}; name a file that exists and that you may read", path.display()),
             },
             Self::Faults(faults) => {
@@ -171,17 +181,25 @@ pub fn units(text: &str) -> Result<Vec<u8>, String> {
 
 /// Reads and checks a file. Relative paths in it are meant from its folder.
 pub fn load(path: &Path) -> Result<Gateway, LoadError> {
-    let text = std::fs::read_to_string(path).map_err(|e| LoadError::Unreadable(path.to_owned(), e))?;
+    let text = files::text(path).map_err(|e| LoadError::Unreadable(path.to_owned(), e))?;
     let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     parse(&name, &text, folder).map_err(LoadError::Faults)
+}
+
+/// The same for whoever runs the gateway: what they cannot read is a fault.
+pub fn load_to_run(path: &Path) -> Result<Gateway, LoadError> {
+    match load(path)? {
+        gateway if gateway.unread.is_empty() => Ok(gateway),
+        gateway => Err(LoadError::Faults(gateway.unread)),
+    }
 }
 
 /// Checks the text of a file; `name` is for messages, `folder` is where relative paths begin.
 pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault>> {
     // Some editors begin a file with a mark that is no part of it.
     let text = text.trim_start_matches('\u{feff}');
-    let mut faults = fault::Faults::new(name, text);
+    let mut faults = fault::Faults::of_a_stranger(name, text, ours::is_of_a_gateway(text));
     let gateway = document::Document::parse(text, &mut faults).and_then(|mut document| {
         if !migrate::migrate(&mut document, &mut faults) {
             return None;

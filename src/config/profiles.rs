@@ -12,7 +12,8 @@ use indexmap::IndexMap;
 use super::document::Document;
 use super::fault::{self, Faults};
 use super::file::{File, Profile};
-use super::presets;
+use super::{ours, presets};
+use crate::files;
 
 const FOLDER: &str = "profiles";
 
@@ -21,7 +22,7 @@ pub(super) type Profiles = IndexMap<String, Option<Profile>>;
 
 /// The text of a profile in a file of its own, or of one that comes with the program; what cannot be read counts as not there.
 pub(super) fn text(folder: &Path, name: &str) -> Option<String> {
-    let own = is_simple(name).then(|| fs::read_to_string(folder.join(format!("{FOLDER}/{name}.yaml"))).ok()).flatten();
+    let own = is_simple(name).then(|| files::text(&folder.join(format!("{FOLDER}/{name}.yaml"))).ok()).flatten();
     own.or_else(|| presets::text(name).map(str::to_owned))
 }
 
@@ -31,7 +32,7 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles 
     let mut found = Profiles::new();
     for name in wanted.into_iter().filter(|name| !file.profiles.contains_key(*name) && is_simple(name)) {
         let shown = format!("{FOLDER}/{name}.yaml");
-        let text = match fs::read_to_string(folder.join(&shown)) {
+        let text = match files::text(&folder.join(&shown)) {
             Ok(text) => Cow::Owned(text),
             Err(error) if error.kind() == ErrorKind::NotFound => match presets::text(name) {
                 Some(text) => Cow::Borrowed(text),
@@ -43,7 +44,14 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles 
                 continue;
             }
         };
-        let mut own = Faults::new(&shown, &text);
+        let is_ours = ours::is_profile(&text);
+        let mut own = Faults::of_a_stranger(&shown, &text, is_ours);
+        if !is_ours && !ours::is_empty(&text) {
+            own.at(fault::START, "this file is no profile: it has none of their keys; begin with `points:`".to_owned());
+            found.insert(name.clone(), None);
+            faults.append(own);
+            continue;
+        }
         let profile = Document::parse(&text, &mut own).and_then(|mut document| document.typed::<Profile>(&mut own));
         if profile.is_none() && own.is_empty() {
             own.at(fault::START, "nothing in this file; begin with `points:`".to_owned());

@@ -15,10 +15,13 @@ mod slips;
 mod text;
 mod unused;
 
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(super) use reach::are_credentials_closed;
 
 use super::document::{Document, Step};
 use super::fault::Faults;
@@ -38,6 +41,13 @@ struct Check<'a> {
     /// Profiles that stand in files of their own.
     profiles: &'a Profiles,
     faults: &'a mut Faults,
+    /// What could not be read here and can be by the service.
+    unread: Vec<fault::Fault>,
+    /// The places of the lines, by name.
+    lines: HashMap<&'a str, usize>,
+    /// The names of lines and profiles, faulty ones included: for those who misspell them.
+    known_lines: OnceCell<Vec<String>>,
+    known_profiles: OnceCell<Vec<String>>,
 }
 
 /// The path of a node, such as `at!["devices", 2, "line"]`.
@@ -157,7 +167,12 @@ const NORMAL: &str = "normal";
 
 /// Checks the whole file. `None` if something is missing that nothing can stand for; faults may have been noted in any case.
 pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Path, &Profiles), faults: &mut Faults) -> Option<Gateway> {
-    let mut check = Check { file, document, folder, profiles, faults };
+    let mut lines = HashMap::new();
+    for (index, line) in file.lines.iter().enumerate() {
+        lines.entry(line.name.as_str()).or_insert(index);
+    }
+    let (known_lines, known_profiles) = (OnceCell::new(), OnceCell::new());
+    let mut check = Check { file, document, folder, profiles, faults, unread: Vec::new(), lines, known_lines, known_profiles };
     check.no_empty_sections();
     let site = file.site.clone().unwrap_or_else(|| "site".to_owned());
     // A plain broker has nothing that is called after its site.
@@ -201,6 +216,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
         uplinks,
         line_priority: None,
         warnings: Vec::new(),
+        unread: check.unread,
         shutdown_grace: file.shutdown_grace.map_or(Duration::from_secs(10), |span| span.0),
     })
 }

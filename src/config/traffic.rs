@@ -3,13 +3,14 @@
 //!
 //! What local clients publish is not counted, and messages that share a segment cost less than here.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Uplink;
 use crate::field::decode::Kind;
 use crate::field::modbus::plan::Block;
 use crate::field::modbus::{blocks, costs};
-use crate::field::{Device, Line, Point, Source, Wire};
+use crate::field::{Line, Point, Source, Wire};
 use crate::mqtt::{QoS, TopicName};
 use crate::outbox::Rule;
 use crate::payload::json;
@@ -70,12 +71,16 @@ impl Traffic {
 pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traffic {
     let mut traffic = Traffic::default();
     let devices = lines.iter().flat_map(|line| &line.devices);
-    for (device, point) in devices.flat_map(|device| device.points.iter().map(move |point| (device, point))) {
+    let points = devices.flat_map(|device| {
+        let own: HashMap<&str, Duration> = device.points.iter().map(|point| (&*point.name, point.every)).collect();
+        device.points.iter().map(move |point| (point, interval(&own, point))).collect::<Vec<_>>()
+    });
+    for (point, every) in points {
         let Some(report) = reports.get(point.id.0 as usize) else { continue };
         for topic in report.topics() {
             if let Some(rule) = rule_for(&uplink.rules, topic, report) {
                 let payload = empty_payload() + f64::from(characters(point));
-                traffic.add(a_day(interval(device, point), report), bytes(uplink, rule, topic, report) + payload);
+                traffic.add(a_day(every, report), bytes(uplink, rule, topic, report) + payload);
             }
         }
     }
@@ -105,10 +110,9 @@ fn bytes(uplink: &Uplink, rule: &Rule, topic: &TopicName, report: &PointReport) 
 }
 
 /// How often a point has a value; a computed one whenever one of its parts has.
-fn interval(device: &Device, point: &Point) -> Duration {
+fn interval(own: &HashMap<&str, Duration>, point: &Point) -> Duration {
     let Source::Derived(formula) = &point.source else { return point.every };
-    let parts = device.points.iter().filter(|other| formula.names().iter().any(|name| **name == *other.name));
-    parts.map(|other| other.every).min().unwrap_or(point.every)
+    formula.names().iter().filter_map(|name| own.get(name.as_str())).min().copied().unwrap_or(point.every)
 }
 
 /// How often a topic of a point is published in a day: if nothing changes, and if everything does.

@@ -9,6 +9,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::Settings;
+use crate::files;
 
 /// A person's mistake: a file that is missing or is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +34,8 @@ pub enum TlsError {
 
 fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let fail = |what: String| TlsError::File { path: path.to_owned(), key, what };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?.collect();
+    let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
     let found = found.map_err(|e| fail(e.to_string()))?;
     if found.is_empty() { Err(fail("holds no certificate".to_owned())) } else { Ok(found) }
 }
@@ -67,8 +69,9 @@ pub(super) fn client_config(settings: &Settings) -> Result<Arc<ClientConfig>, Tl
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
             let chain = certificates(cert, "cert")?;
-            let key =
-                PrivateKeyDer::from_pem_file(key).map_err(|e| TlsError::File { path: key.clone(), key: "key", what: e.to_string() })?;
+            let unusable = |what: String| TlsError::File { path: key.clone(), key: "key", what };
+            let content = files::bytes(key, files::LARGEST_TEXT).map_err(|e| unusable(e.to_string()))?;
+            let key = PrivateKeyDer::from_pem_slice(&content).map_err(|e| unusable(e.to_string()))?;
             builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Identity(e.to_string()))?
         }
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// A module may use modules of lower rows only.
 const ROWS: [&[&str]; 8] = [
-    &["backoff", "log", "metrics", "pulse", "tasks", "time", "units", "websocket"],
+    &["backoff", "files", "log", "metrics", "pulse", "tasks", "time", "units", "websocket"],
     &["reading", "mqtt"],
     &["message", "payload", "store"],
     &["field", "outbox"],

@@ -35,6 +35,7 @@ mod login;
 mod logins;
 mod manners;
 mod model;
+mod named_files;
 mod north;
 mod notices;
 mod outage;

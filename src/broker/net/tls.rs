@@ -13,6 +13,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListD
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use crate::files;
+
 /// What is asked of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -97,14 +99,16 @@ impl Tls {
 
 fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let fail = |what: String| TlsError::File { path: path.to_owned(), key, what };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?.collect();
+    let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
     let found = found.map_err(|e| fail(e.to_string()))?;
     if found.is_empty() { Err(fail("holds no certificate".to_owned())) } else { Ok(found) }
 }
 
 fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let fail = |what: String| TlsError::File { path: path.to_owned(), key: "crl", what };
-    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?.collect();
+    let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&content).collect();
     let found = found.map_err(|e| fail(e.to_string()))?;
     if found.is_empty() { Err(fail("holds no revocation list".to_owned())) } else { Ok(found) }
 }
@@ -131,11 +135,9 @@ fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
         }
         _ => builder.with_no_client_auth(),
     };
-    let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|e| TlsError::File {
-        path: settings.key.clone(),
-        key: "key",
-        what: e.to_string(),
-    })?;
+    let unusable = |what: String| TlsError::File { path: settings.key.clone(), key: "key", what };
+    let content = files::bytes(&settings.key, files::LARGEST_TEXT).map_err(|e| unusable(e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&content).map_err(|e| unusable(e.to_string()))?;
     let mut config = builder.with_single_cert(certificates(&settings.cert, "cert")?, key).map_err(|e| unfit(&e))?;
     config.alpn_protocols = vec![b"mqtt".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = ring::Ticketer::new().map_err(|e| unfit(&e))?;

@@ -29,7 +29,7 @@ impl Document {
         }
     }
 
-    /// Takes over what another part of the file says: lists are continued, profiles and classes added, everything else must be new.
+    /// Takes over what another part of the file says: lists are continued, profiles and classes added, everything else must be new. `settle` ends it.
     pub(in crate::config) fn absorb(&mut self, other: Self, faults: &mut Faults) {
         let (Value::Mapping(own), Value::Mapping(theirs)) = (&mut self.value, other.value) else {
             faults.at(other.places.place, "a part of a file is a mapping; begin with a key such as `devices:`".to_owned());
@@ -39,10 +39,9 @@ impl Document {
         for (name, node) in their_nodes {
             // Each part was brought to the newest version by itself.
             let Some(value) = theirs.get(name.as_str()).filter(|_| name != "version").cloned() else { continue };
-            let known = own_nodes.iter_mut().find(|(own, _)| *own == name).map(|(_, node)| node);
-            let Some((own_value, own_node)) = own.get_mut(name.as_str()).zip(known) else {
+            let Some((own_value, own_node)) = own.get_mut(name.as_str()).zip(own_nodes.get_mut(&name)) else {
                 own.insert(name.as_str().into(), value);
-                own_nodes.push((name, node));
+                own_nodes.insert(name, node);
                 continue;
             };
             match (own_value, value, &mut own_node.children, node.children) {
@@ -58,13 +57,17 @@ impl Document {
                             faults.at(node.key_place, format!("\"{entry}\" is in another part of the file already; remove one"));
                         } else if let Some(value) = more.get(entry.as_str()) {
                             entries.insert(entry.as_str().into(), value.clone());
-                            nodes.push((entry, node));
+                            nodes.insert(entry, node);
                         }
                     }
                 }
                 _ => faults.at(node.key_place, format!("`{name}` is in another part of the file already; remove one")),
             }
         }
+    }
+
+    /// What the document says from here on counts as given; after parts were absorbed.
+    pub(in crate::config) fn settle(&mut self) {
         self.original = self.value.clone();
     }
 
@@ -84,17 +87,18 @@ impl Document {
 fn rename_below(value: &mut Value, node: &mut Node, below: &[&str], (was, is): (&str, &str), places: &mut Vec<Place>) {
     let Some((step, rest)) = below.split_first() else {
         let (Value::Mapping(map), Children::Map(entries)) = (value, &mut node.children) else { return };
-        let Some(entry) = entries.iter_mut().find(|(name, _)| name == was).filter(|_| !map.contains_key(is)) else { return };
+        let Some(node) = entries.get(was).filter(|_| !map.contains_key(is)).cloned() else { return };
         if let Some(moved) = map.remove(was) {
             map.insert(is.into(), moved);
-            is.clone_into(&mut entry.0);
-            places.push(entry.1.key_place);
+            places.push(node.key_place);
+            entries.swap_remove(was);
+            entries.insert(is.to_owned(), node);
         }
         return;
     };
     match (value, &mut node.children) {
         (Value::Mapping(map), Children::Map(entries)) => {
-            for (name, node) in entries.iter_mut().filter(|(name, _)| *step == "*" || name == step) {
+            for (name, node) in entries.iter_mut().filter(|(name, _)| *step == "*" || name.as_str() == *step) {
                 if let Some(value) = map.get_mut(name.as_str()) {
                     rename_below(value, node, rest, (was, is), places);
                 }

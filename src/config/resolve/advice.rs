@@ -1,7 +1,8 @@
 //! What is possible and hardly meant: faults where it cannot be meant, warnings where it will hurt.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
 use super::field::Context;
 use super::{Check, at};
@@ -16,6 +17,9 @@ use crate::uplink::Protocol;
 
 /// A serial line that is asked for more than this part of its time has little left for repetitions and silent devices.
 const FULL: f64 = 0.8;
+
+/// Points at one place that are compared with each other.
+const MOST_COMPARED: usize = 32;
 
 /// A value of a point: where it begins, where it ends, whose it is.
 struct Piece<'a> {
@@ -67,7 +71,9 @@ impl Context<'_> {
         let mut all: Vec<Piece<'_>> = device.points.iter().flat_map(pieces).collect();
         all.sort_by_key(|piece| (piece.table, piece.start, piece.end));
         for (index, piece) in all.iter().enumerate() {
-            let rest = all.iter().skip(index + 1).take_while(|next| next.table == piece.table && next.start < piece.end);
+            // One that meets many is told of the first.
+            let rest =
+                all.iter().skip(index + 1).take(MOST_COMPARED).take_while(|next| next.table == piece.table && next.start < piece.end);
             for next in rest.filter(|next| next.point.id != piece.point.id && !piece.agrees(next)) {
                 let kind = |piece: &Piece<'_>| format!("{} ({})", piece.point.name, piece.register.meaning.kind.name());
                 let (one, other, place) = (kind(piece), kind(next), next.table.place(next.start));
@@ -181,44 +187,66 @@ fn looks_printed(table: Table, address: u32) -> Option<(u32, u32)> {
 /// Two devices that are one instrument.
 pub(super) fn twins<'a>(check: &mut Check<'_>, lines: &[Line], index_of: impl Fn(&str) -> Option<usize> + 'a) {
     for line in lines.iter().filter(|line| !matches!(line.wire, Wire::Simulated | Wire::Tcp(_))) {
-        let mut by_unit: HashMap<u8, Vec<&Device>> = HashMap::new();
-        for device in line.devices.iter().filter(|device| device.talk.is_none() && !device.is_broadcast) {
+        let mut by_unit: HashMap<u8, Taken<'_>> = HashMap::new();
+        for (number, device) in line.devices.iter().enumerate().filter(|(_, device)| device.talk.is_none() && !device.is_broadcast) {
             let known = by_unit.entry(device.unit).or_default();
-            let twin = known.iter().find_map(|other| Some((other, shared(other, device)?)));
+            let twin = known.first_shared(device);
             let index = index_of(&device.name).filter(|index| {
                 // An address that is wrong or missing has been told of.
                 let is_typed = check.file.devices.get(*index).is_some_and(|device| device.unit.is_some());
                 !(if is_typed { check.is_faulty(&at!["devices", *index, "unit"]) } else { check.is_faulty(&at!["devices", *index]) })
             });
-            if let (Some((other, (table, start))), Some(index)) = (twin, index) {
-                let (line, unit, other) = (&line.name, device.unit, &other.name);
+            if let (Some((other, table, start)), Some(index)) = (twin, index) {
+                let (line, unit) = (&line.name, device.unit);
                 let place = table.place(start);
                 check.fault(
                     &at!["devices", index, "unit"],
                     format!("{other} is unit {unit} of {line} too, and both read {place}; type the address of this one, or put all points into one device"),
                 );
             }
-            known.push(device);
+            known.take(number, device);
         }
     }
 }
 
-/// A register that both read.
-fn shared(one: &Device, other: &Device) -> Option<(Table, u32)> {
-    let theirs: Vec<Piece<'_>> = other.points.iter().flat_map(pieces).collect();
-    let mine = one.points.iter().flat_map(pieces);
-    mine.filter_map(|piece| {
-        let meets = |their: &&Piece<'_>| their.table == piece.table && their.start < piece.end && piece.start < their.end;
-        theirs.iter().find(meets).map(|their| (piece.table, piece.start.max(their.start)))
-    })
-    .min()
+/// The registers of a unit that devices read.
+#[derive(Default)]
+struct Taken<'a> {
+    /// By table, start and end: the first device, by its number on the line and its name.
+    spans: BTreeMap<(Table, u32, u32), (usize, &'a str)>,
+    /// Of the longest span.
+    longest: u32,
+}
+
+impl<'a> Taken<'a> {
+    fn take(&mut self, number: usize, device: &'a Device) {
+        for piece in device.points.iter().flat_map(pieces) {
+            self.longest = self.longest.max(piece.end - piece.start);
+            self.spans.entry((piece.table, piece.start, piece.end)).or_insert((number, &device.name));
+        }
+    }
+
+    /// The first device that reads a register of `device`, and the first such register.
+    fn first_shared(&self, device: &Device) -> Option<(&'a str, Table, u32)> {
+        let mut first: Option<(usize, Table, u32, &'a str)> = None;
+        for piece in device.points.iter().flat_map(pieces) {
+            let near = (piece.table, piece.start.saturating_sub(self.longest), 0)..(piece.table, piece.end, 0);
+            for ((table, start, end), (number, name)) in self.spans.range(near) {
+                let found = (*number, *table, piece.start.max(*start), *name);
+                if *end > piece.start && first.is_none_or(|first| found < first) {
+                    first = Some(found);
+                }
+            }
+        }
+        first.map(|(_, table, start, name)| (name, table, start))
+    }
 }
 
 /// Lines that are asked for nearly all their time, or for more.
 pub(super) fn loads(check: &mut Check<'_>, lines: &[Line]) {
     for line in lines {
         let load = load(line);
-        let Some(index) = check.file.lines.iter().position(|typed| typed.name == line.name) else { continue };
+        let Some(index) = check.lines.get(line.name.as_str()).copied() else { continue };
         let Some(load) = load.filter(|load| *load > FULL) else { continue };
         let percent = (load * 100.0).round();
         let what =
@@ -330,15 +358,23 @@ fn meets(one: &Uplink, other: &Uplink) -> bool {
 /// Lines that would open one serial device: only the first ever could.
 pub(super) fn shared_ports(check: &mut Check<'_>) {
     let real = |path: &str| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
-    let lines = check.file.lines.iter().enumerate().filter(|(_, line)| line.enabled);
-    let ports: Vec<_> = lines.filter_map(|(index, line)| Some((index, line.name.clone(), real(line.serial.as_ref()?)))).collect();
-    for (place, (index, _, port)) in ports.iter().enumerate() {
+    let file = check.file;
+    let lines = file.lines.iter().enumerate().filter(|(_, line)| line.enabled);
+    let mut ports: HashMap<PathBuf, &str> = HashMap::new();
+    for (index, line) in lines {
+        let Some(port) = line.serial.as_ref().map(|path| real(path)) else { continue };
         // Files of tests may stand for no port at all.
-        if let Some((_, other, _)) = ports.iter().take(place).find(|(_, _, before)| before == port && *port != Path::new("/dev/null")) {
-            check.fault(
-                &at!["lines", *index, "serial"],
-                format!("line {other} has this device already; put all its instruments on one line"),
-            );
+        let is_of_tests = port == Path::new("/dev/null");
+        match ports.entry(port) {
+            Entry::Occupied(other) if !is_of_tests => {
+                let other = other.get();
+                check.fault(
+                    &at!["lines", index, "serial"],
+                    format!("line {other} has this device already; put all its instruments on one line"),
+                );
+            }
+            Entry::Occupied(_) => {}
+            Entry::Vacant(free) => drop(free.insert(&line.name)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The local broker: listeners, certificates, users and limits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::config::document::Step;
 use crate::config::{Broker, file};
 use crate::units::Size;
 
+const MOST_LISTENERS: usize = 100;
 const MOST_CONNECTIONS: usize = 100_000;
 const SMALLEST_PACKET: usize = 1000;
 const LARGEST_PACKET: usize = 64 << 20;
@@ -27,7 +28,13 @@ pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
     if file.listen.is_empty() {
         check.missing(&at!["broker", "listen"], "a broker needs a listener; write [ 'mqtt://127.0.0.1:1883' ]");
     }
-    for (index, listen) in file.listen.iter().enumerate() {
+    if file.listen.len() > MOST_LISTENERS {
+        check.fault(
+            &at!["broker", "listen", MOST_LISTENERS],
+            format!("a broker has at most {MOST_LISTENERS} listeners; remove those from this one on"),
+        );
+    }
+    for (index, listen) in file.listen.iter().enumerate().take(MOST_LISTENERS) {
         listener(check, file, index, listen);
     }
     let access = access(check, file);
@@ -110,12 +117,12 @@ fn tls(check: &mut Check<'_>, file: &file::Broker) -> Option<TlsSettings> {
 }
 
 fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
-    let names: Vec<&str> = file.users.iter().map(|user| user.name.as_str()).collect();
+    let mut names: HashSet<&str> = HashSet::new();
     let by_certificate = file.tls.as_ref().is_some_and(|tls| tls.login == file::Login::Certificate);
     let mut users = HashMap::new();
     for (index, user) in file.users.iter().enumerate() {
         let place = |key: &'static str| at!["broker", "users", index, key];
-        if user.name.is_empty() || names.iter().take(index).any(|other| *other == user.name) {
+        if user.name.is_empty() || !names.insert(&user.name) {
             check.fault(&place("name"), "every user needs a name of their own");
         }
         if user.password.is_none() && user.scram.is_none() && !by_certificate {

@@ -5,6 +5,8 @@
 //! * unit 1, because the file names none or for the only device of its line, where the device is delivered with another;
 //! * port 502, because the file names none, where no device of the line is delivered with it.
 
+use std::collections::HashMap;
+
 use super::{Check, at};
 use crate::config::factory::{Factory, one_of};
 use crate::config::file::{Device, Line, Profile};
@@ -24,12 +26,15 @@ struct Delivered<'a> {
 /// Warns of lines and devices whose settings are not those of the factory.
 pub(super) fn settings(check: &mut Check<'_>) {
     let file = check.file;
+    let mut by_line: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, device) in file.devices.iter().enumerate() {
+        by_line.entry(&device.line).or_default().push(index);
+    }
     for (index, line) in file.lines.iter().enumerate().filter(|(_, line)| line.enabled && line.simulated.is_none()) {
-        let all = file.devices.iter().enumerate().filter(|(_, device)| device.line == line.name);
-        let (total, known): (usize, Vec<Delivered<'_>>) = all.fold((0, Vec::new()), |(total, mut known), (index, device)| {
-            known.extend(delivered(check, index, device));
-            (total + 1, known)
-        });
+        let all = by_line.get(line.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let devices = all.iter().filter_map(|index| Some((*index, file.devices.get(*index)?)));
+        let known: Vec<Delivered<'_>> = devices.filter_map(|(index, device)| delivered(check, index, device)).collect();
+        let total = all.len();
         if line.serial.is_some() && known.len() == total {
             speed(check, index, line, &known);
         }

@@ -1,9 +1,12 @@
 //! Lines, profiles, devices and points.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+use indexmap::IndexMap;
 
 use super::given::{self, Givers, givers};
 use super::{Check, at};
@@ -80,7 +83,8 @@ pub(super) fn resolve(check: &mut Check<'_>) -> Field {
     }
     let enabled = file.lines.iter().zip(lines).filter(|(line, _)| line.enabled);
     let lines: Vec<Line> = enabled.filter_map(|(_, line)| line).collect();
-    super::advice::twins(check, &lines, |name| devices.iter().find(|(_, device)| device.name == name).map(|(index, _)| *index));
+    let places: HashMap<&str, usize> = devices.iter().rev().map(|(index, device)| (device.name.as_str(), *index)).collect();
+    super::advice::twins(check, &lines, |name| places.get(name).copied());
     Field { lines, reports: points.reports, set_by: points.set_by, availability: points.availability, groups: points.groups }
 }
 
@@ -214,9 +218,16 @@ fn profile<'a>(check: &mut Check<'a>, index: usize, device: &file::Device) -> Op
         return None;
     }
     let found = check.file.profiles.get(name).or(in_files.flatten());
-    let mut known = check.document.keys("profiles");
-    known.extend(profiles::names(check.folder));
-    if found.is_none() && !known.contains(name) {
+    if found.is_some() {
+        return Some(found);
+    }
+    let (document, folder) = (check.document, check.folder);
+    let known = check.known_profiles.get_or_init(|| {
+        let mut known = document.keys("profiles");
+        known.extend(profiles::names(folder));
+        known
+    });
+    if !known.contains(name) {
         let hint = fault::suggestion(name, known.iter().map(String::as_str));
         check.fault(
             &at!["devices", index, "profile"],
@@ -226,16 +237,25 @@ fn profile<'a>(check: &mut Check<'a>, index: usize, device: &file::Device) -> Op
     Some(found)
 }
 
+/// The place of the line that a device is on.
+fn place_of_line(check: &mut Check<'_>, index: usize, device: &file::Device) -> Option<usize> {
+    let position = check.lines.get(device.line.as_str()).copied();
+    if position.is_none() {
+        let document = check.document;
+        let known = std::mem::take(&mut check.known_lines);
+        let names = known.get_or_init(|| document.names("lines", "name"));
+        if !names.contains(&device.line) {
+            check.unknown(&at!["devices", index, "line"], "line", &device.line, names);
+        }
+        check.known_lines = known;
+    }
+    position
+}
+
 fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mut [Option<Line>], points: &mut Points) {
     let file = check.file;
     let Some(profile) = profile(check, index, device) else { return };
-    let Some(position) = file.lines.iter().position(|line| line.name == device.line) else {
-        let known = check.document.names("lines", "name");
-        if !known.contains(&device.line) {
-            check.unknown(&at!["devices", index, "line"], "line", &device.line, &known);
-        }
-        return;
-    };
+    let Some(position) = place_of_line(check, index, device) else { return };
     let enabled = file.lines.get(position).is_some_and(|line| line.enabled);
     let Some(line) = lines.get_mut(position).and_then(Option::as_mut) else { return };
     let is_text = device.each_line.is_some() || device.text.is_some() || profile.is_some_and(|profile| profile.text.is_some());
@@ -243,7 +263,18 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     let is_in_file = device.profile.as_ref().is_some_and(|name| file.profiles.contains_key(name));
     let is_of_the_program = device.profile.as_ref().is_some_and(|name| !is_in_file && profiles::is_of_the_program(check.folder, name));
     let givers = givers(file, file.lines.get(position), device, profile);
-    let context = Context { index, device, profile, givers, line: line.name.clone(), simulated, is_text, is_in_file, is_of_the_program };
+    let context = Context {
+        index,
+        device,
+        profile,
+        givers,
+        line: line.name.clone(),
+        simulated,
+        is_text,
+        is_in_file,
+        is_of_the_program,
+        known: OnceCell::new(),
+    };
     context.check_choice(check);
     context.check_device_used(check);
     let talk = context.talk(check, line);
@@ -330,6 +361,8 @@ pub(super) struct Context<'a> {
     pub(super) is_in_file: bool,
     /// Its profile comes with the program, and is right about its registers.
     pub(super) is_of_the_program: bool,
+    /// Its points by name, when they were first looked for.
+    known: OnceCell<IndexMap<String, file::Point>>,
 }
 
 impl Context<'_> {
@@ -343,21 +376,34 @@ impl Context<'_> {
             .collect();
         let own = self.device.points.iter().filter(|(name, _)| base.is_none_or(|base| !base.contains_key(*name)));
         points.extend(own.map(|(name, point)| (name.clone(), point.clone())));
-        points.retain(|(name, _)| self.is_chosen(name));
+        let is_chosen = self.chosen();
+        points.retain(|(name, _)| is_chosen(name));
         points.into_iter().map(|(name, point)| (name, self.given(point))).collect()
     }
 
-    /// What the device says of itself is always meant; of its profile what is chosen.
-    fn is_chosen(&self, name: &str) -> bool {
-        let names = |list: &Option<Vec<String>>| list.as_ref().map(|list| list.iter().any(|other| other == name));
-        self.device.points.contains_key(name) || (names(&self.device.only) != Some(false) && names(&self.device.except) != Some(true))
+    /// The same by name.
+    pub(super) fn known(&self) -> &IndexMap<String, file::Point> {
+        self.known.get_or_init(|| self.points().into_iter().collect())
+    }
+
+    /// Whether a point is meant: what the device says of itself always is; of its profile what is chosen.
+    fn chosen(&self) -> impl Fn(&str) -> bool + '_ {
+        let names = |list: &'_ Option<Vec<String>>| list.as_ref().map(|list| list.iter().cloned().collect::<HashSet<String>>());
+        let (only, except) = (names(&self.device.only), names(&self.device.except));
+        move |name| {
+            let is_left_out =
+                only.as_ref().is_some_and(|only| !only.contains(name)) || except.as_ref().is_some_and(|except| except.contains(name));
+            self.device.points.contains_key(name) || !is_left_out
+        }
     }
 
     /// Points are chosen out of those of the profile.
     fn check_choice(&self, check: &mut Check<'_>) {
-        let known: Vec<String> = self.profile.iter().flat_map(|profile| profile.points.keys().cloned()).collect();
+        let points = self.profile.map(|profile| &profile.points);
+        let known: Vec<String> = points.into_iter().flat_map(|points| points.keys().cloned()).collect();
+        let is_known = |name: &String| points.is_some_and(|points| points.contains_key(name));
         for (key, list) in [("only", &self.device.only), ("except", &self.device.except)] {
-            for (place, name) in list.iter().flatten().enumerate().filter(|(_, name)| !known.contains(name)) {
+            for (place, name) in list.iter().flatten().enumerate().filter(|(_, name)| !is_known(name)) {
                 check.unknown(&at!["devices", self.index, key, place], "point of the profile", name, &known);
             }
         }

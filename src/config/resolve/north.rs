@@ -43,6 +43,9 @@ pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, outbox::Settings) {
 /// What the broker has taps for; one of them is that of instruments that are written to.
 const MOST_UPLINKS: usize = MOST_TAPS - 1;
 
+/// Rules of one list.
+const MOST_RULES: usize = 500;
+
 pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
     let file = check.file;
     check.unique("uplinks", file.uplinks.iter().map(|uplink| uplink.name.as_str()).enumerate());
@@ -54,7 +57,7 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
             format!("a gateway has at most {MOST_UPLINKS} uplinks; remove those from this one on, or give them to another gateway"),
         );
     }
-    for (index, uplink) in file.uplinks.iter().enumerate() {
+    for (index, uplink) in file.uplinks.iter().enumerate().take(MOST_UPLINKS) {
         if uplink.name.contains(['/', '\\']) || uplink.name.starts_with('.') {
             check.fault(&at!["uplinks", index, "name"], "the name becomes a folder and a topic level; write letters, digits and dashes");
         }
@@ -77,7 +80,15 @@ fn tariff(uplink: &file::Uplink) -> Tariff {
 
 fn rules(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<Rule> {
     let mut rules = Vec::new();
-    for (number, send) in uplink.send.iter().enumerate() {
+    for (key, count) in [("send", uplink.send.len()), ("receive", uplink.receive.len())] {
+        if count > MOST_RULES {
+            check.fault(
+                &at!["uplinks", index, key, MOST_RULES],
+                format!("every message would be compared with {count} rules; write at most {MOST_RULES}, with wider filters"),
+            );
+        }
+    }
+    for (number, send) in uplink.send.iter().enumerate().take(MOST_RULES) {
         let at = at!["uplinks", index, "send", number, "prefix"];
         if !send.prefix.is_empty() && TopicName::new(format!("{}x", send.prefix)).is_err() {
             check.fault(&at, "a prefix is put before topics and must not contain + or #; write it with its slash, such as oilco/");
@@ -227,7 +238,7 @@ fn patience(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> [Dura
 
 fn receive(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<uplink::Receive> {
     let mut wanted = Vec::new();
-    for (place, receive) in uplink.receive.iter().enumerate() {
+    for (place, receive) in uplink.receive.iter().enumerate().take(MOST_RULES) {
         let qos = QoS::from_bits(receive.qos.unwrap_or(1));
         if qos.is_none() {
             check.fault(&at!["uplinks", index, "receive", place, "qos"], "write 0, 1 or 2");
@@ -266,16 +277,6 @@ fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Result<O
 
 /// The first line of a file.
 fn read_secret(check: &mut Check<'_>, index: usize, file: &Path) -> Result<uplink::Secret, ()> {
-    let path = check.path(file);
-    check.reachable(&at!["uplinks", index, "password_file"], &path);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(uplink::Secret(text.lines().next().unwrap_or_default().to_owned())),
-        Err(error) => {
-            check.fault(
-                &at!["uplinks", index, "password_file"],
-                format!("{}: {error}; name a file that the user who runs wellhead can read", path.display()),
-            );
-            Err(())
-        }
-    }
+    let place = at!["uplinks", index, "password_file"];
+    check.secret(&place, file).map(uplink::Secret)
 }

@@ -1,5 +1,6 @@
 //! One point: where it is, what it means, how it is reported.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use super::unused::Shape;
 use super::{Check, at};
 use crate::config::Group;
 use crate::config::document::Step;
+use crate::config::fault::MOST_COMPARED;
 use crate::config::file;
 use crate::config::renamed::renamed;
 use crate::field::decode::{ByteOrder, Kind, Part, RECORDS, Register, Sentinel, Table};
@@ -138,11 +140,13 @@ impl Context<'_> {
     /// The topics by which groups of points are written at once.
     pub(super) fn groups(&self, check: &mut Check<'_>, device: &Device) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
+        let mut known: HashSet<&str> = HashSet::new();
+        let names: HashSet<&str> = device.points.iter().map(|point| &*point.name).collect();
         let template = check.file.topics.clone().or_else(|| Template::new("{site}/{device}/{point}").ok());
         for point in device.points.iter().filter(|point| point.write.is_some()) {
-            let Some(name) = point.group.as_deref().filter(|name| !groups.iter().any(|group| group.name == **name)) else { continue };
+            let Some(name) = point.group.as_deref().filter(|name| known.insert(name)) else { continue };
             let path = self.path(&point.name, "group");
-            if device.points.iter().any(|other| *other.name == *name) {
+            if names.contains(name) {
                 check.fault(
                     &path,
                     format!("the group is written by its own topic, and a point is called {name} already; choose another name"),
@@ -158,22 +162,21 @@ impl Context<'_> {
     pub(super) fn check_groups(&self, check: &mut Check<'_>, device: &Device) {
         let grouped = |point: &Point| Some((Arc::clone(point.group.as_ref()?), point.name.to_string(), point.register()?.clone()));
         let points: Vec<(Arc<str>, String, Register)> = device.points.iter().filter_map(grouped).collect();
-        for (index, (group, name, register)) in points.iter().enumerate() {
-            let before = points.iter().take(index).filter(|(other, ..)| other == group).map(|(_, _, register)| register);
-            let (mut start, mut end) = (register.address, u32::from(register.address) + u32::from(register.width()));
-            for other in before {
-                if other.table != register.table {
-                    check.fault(
-                        &self.path(name, "group"),
-                        format!("one request reads one kind of register; {name} has another kind than the rest of {group}"),
-                    );
-                    return;
-                }
-                start = start.min(other.address);
-                end = end.max(u32::from(other.address) + u32::from(other.width()));
+        let mut groups: HashMap<&Arc<str>, (Table, u32, u32)> = HashMap::new();
+        for (group, name, register) in &points {
+            let (start, end) = (u32::from(register.address), u32::from(register.address) + u32::from(register.width()));
+            let whole = groups.entry(group).or_insert((register.table, start, end));
+            if whole.0 != register.table {
+                check.fault(
+                    &self.path(name, "group"),
+                    format!("one request reads one kind of register; {name} has another kind than the rest of {group}"),
+                );
+                return;
             }
+            *whole = (register.table, whole.1.min(start), whole.2.max(end));
+            let (_, start, end) = *whole;
             let most = device.limits.of(register.table);
-            if end - u32::from(start) > u32::from(most) {
+            if end - start > u32::from(most) {
                 check.fault(
                     &self.path(name, "group"),
                     format!("the group {group} reaches over more than the {most} registers of one request"),
@@ -308,17 +311,17 @@ impl Context<'_> {
                 return None;
             }
         };
-        let known: Vec<(String, file::Point)> = self.points();
+        let known = self.known();
         let mut fine = true;
         for used in formula.names() {
-            match known.iter().find(|(other, _)| other == used) {
-                Some((_, other)) if other.expression.is_none() => {}
+            match known.get(used.as_str()) {
+                Some(other) if other.expression.is_none() => {}
                 Some(_) => {
                     check.fault(&path, format!("{used} is an expression itself; write its parts here"));
                     fine = false;
                 }
                 None => {
-                    let names: Vec<String> = known.iter().map(|(name, _)| name.clone()).collect();
+                    let names: Vec<String> = known.keys().take(MOST_COMPARED).cloned().collect();
                     check.unknown(&path, "point", used, &names);
                     fine = false;
                 }
@@ -330,9 +333,9 @@ impl Context<'_> {
     /// The register that holds the power of ten of another.
     fn exponent(&self, check: &mut Check<'_>, name: &str, other: &str) -> Option<Register> {
         let path = self.path(name, "scale_from");
-        let points = self.points();
-        let Some((_, spec)) = points.iter().find(|(known, _)| known == other) else {
-            let names: Vec<String> = points.iter().map(|(name, _)| name.clone()).collect();
+        let points = self.known();
+        let Some(spec) = points.get(other) else {
+            let names: Vec<String> = points.keys().take(MOST_COMPARED).cloned().collect();
             check.unknown(&path, "point", other, &names);
             return None;
         };

@@ -1,11 +1,13 @@
 //! Whether files that the YAML names can be read: by whoever checks it, and by the user of the service.
 
 use std::fs;
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{CREDENTIALS, Check};
 use crate::config::document::Step;
+use crate::files;
 
 /// The user of the packaged service.
 const SERVICE: &str = "wellhead";
@@ -17,16 +19,65 @@ struct User {
     gids: Vec<u32>,
 }
 
+/// True if a folder for credentials is beside the YAML and may not be looked into.
+pub(in crate::config) fn are_credentials_closed(folder: &Path) -> bool {
+    let inside = fs::metadata(folder.join(CREDENTIALS).join("x"));
+    inside.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
 impl Check<'_> {
     /// Notes a file that cannot be read; root is told of one that the service cannot read.
     pub(super) fn readable(&mut self, at: &[Step], typed: Option<&Path>) {
         let Some(typed) = typed else { return };
         let path = self.path(typed);
-        if let Err(error) = fs::File::open(&path) {
+        if let Err(error) = files::open(&path) {
+            if self.is_closed(typed, &error) {
+                return self.unread(at, typed);
+            }
             self.fault(at, format!("{}: {error}; name a PEM file that the user who runs wellhead can read", path.display()));
             return;
         }
         self.reachable(at, &path);
+    }
+
+    /// The first line of a file; `Err` if a fault was noted. It is empty if only the service can read it.
+    pub(super) fn secret(&mut self, at: &[Step], typed: &Path) -> Result<String, ()> {
+        let path = self.path(typed);
+        self.reachable(at, &path);
+        match files::first_line(&path) {
+            Ok(secret) => {
+                for remark in secret.remarks {
+                    self.warn(at, format!("{}: {remark}", path.display()));
+                }
+                Ok(secret.text)
+            }
+            Err(error) if self.is_closed(typed, &error) => {
+                self.unread(at, typed);
+                Ok(String::new())
+            }
+            Err(error) => {
+                self.fault(at, format!("{}: {error}; name a file that the user who runs wellhead can read", path.display()));
+                Err(())
+            }
+        }
+    }
+
+    /// True if a file may be a credential that only root and the service manager can read.
+    fn is_closed(&self, typed: &Path, error: &Error) -> bool {
+        let is_plain = typed.components().count() == 1 && typed.is_relative();
+        let is_hidden = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
+        is_plain && is_hidden && std::env::var_os("CREDENTIALS_DIRECTORY").is_none() && are_credentials_closed(self.folder)
+    }
+
+    /// Notes a file that is not checked; it keeps a gateway from starting.
+    fn unread(&mut self, at: &[Step], typed: &Path) {
+        let message = format!(
+            "{} is not checked: only root can read {CREDENTIALS}/ beside this file; `sudo wellhead check` reads it too",
+            typed.display()
+        );
+        let unread = self.faults.unread(self.document.place(at), &message);
+        self.unread.push(unread);
+        self.warn(at, message);
     }
 
     /// Warns root of a file that the user of the service cannot read. Credentials are handed over by the service manager.

@@ -1,8 +1,12 @@
 //! What a simulator shows for points that do not say it: their waves, the powers of ten, SunSpec models.
 
+use std::collections::HashMap;
+
+use indexmap::IndexMap;
+
 use super::field::Context;
 use crate::config::{file, presets, sunspec};
-use crate::field::decode::Meaning;
+use crate::field::decode::{Meaning, Table};
 use crate::field::typical::{self, Quantity};
 use crate::field::wave::{Shape, Wave};
 use crate::field::{Device, Point, Source};
@@ -11,39 +15,34 @@ impl Context<'_> {
     /// Fills in what the YAML leaves open.
     pub(super) fn simulate(&self, device: &mut Device) {
         let ready_made = self.device.profile.as_deref().filter(|_| !self.is_in_file);
-        let specs = self.points();
+        let specs = self.known();
         for point in &mut device.points {
-            let Some((_, spec)) = specs.iter().find(|(name, _)| **name == *point.name).filter(|(_, spec)| spec.simulate.is_none()) else {
-                continue;
-            };
+            let Some(spec) = specs.get(&*point.name).filter(|spec| spec.simulate.is_none()) else { continue };
             let remark = ready_made.and_then(|profile| presets::remark(profile, &point.name)).unwrap_or_default();
             point.wave = wave(point, spec, remark);
             point.says =
                 meaning(point).filter(|meaning| meaning.kind == crate::field::decode::Kind::Text).map(|_| typical::text(&point.name));
         }
-        self.powers_of_ten(device, &specs);
+        self.powers_of_ten(device, specs);
         device.models = ready_made.map(|profile| sunspec::models(profile, self.device.base.unwrap_or(0))).unwrap_or_default();
     }
 
     /// Registers that hold the power of ten of others show one that fits what these show.
-    fn powers_of_ten(&self, device: &mut Device, specs: &[(String, file::Point)]) {
-        let place = |point: &Point| point.register().map(|register| (register.table, register.address));
-        let of_users = |scale: &Point| {
-            let users = device.points.iter().filter_map(|point| match &point.source {
-                Source::Register { register, exponent: Some(exponent) } if Some((exponent.table, exponent.address)) == place(scale) => {
-                    Some((&point.wave, &register.meaning))
-                }
-                _ => None,
-            });
-            users.clone().next().map(|_| typical::exponent(users))
-        };
-        let is_open = |point: &Point| specs.iter().any(|(name, spec)| **name == *point.name && spec.simulate.is_none());
-        let chosen: Vec<(usize, i16)> = device
-            .points
-            .iter()
-            .enumerate()
-            .filter(|(_, point)| is_open(point))
-            .filter_map(|(index, point)| Some((index, of_users(point)?)))
+    fn powers_of_ten(&self, device: &mut Device, specs: &IndexMap<String, file::Point>) {
+        let mut users: HashMap<(Table, u16), Vec<(&Wave, &Meaning)>> = HashMap::new();
+        for point in &device.points {
+            if let Source::Register { register, exponent: Some(exponent) } = &point.source {
+                users.entry((exponent.table, exponent.address)).or_default().push((&point.wave, &register.meaning));
+            }
+        }
+        let open =
+            device.points.iter().enumerate().filter(|(_, point)| specs.get(&*point.name).is_some_and(|spec| spec.simulate.is_none()));
+        let chosen: Vec<(usize, i16)> = open
+            .filter_map(|(index, point)| {
+                let register = point.register()?;
+                let users = users.get(&(register.table, register.address))?;
+                Some((index, typical::exponent(users.iter().copied())))
+            })
             .collect();
         for (index, exponent) in chosen {
             let power = Wave { shape: Shape::Constant, from: exponent.into(), ..Wave::default() };

@@ -157,7 +157,7 @@ impl Context<'_> {
             let message = format!("this instrument gets {sent} requests; write a list of {sent} messages, one for each");
             check.fault(&path, message);
         }
-        let known: Vec<String> = self.points().into_iter().map(|(name, _)| name).collect();
+        let known: Vec<String> = self.known().keys().cloned().collect();
         for name in messages.iter().flat_map(Template::names) {
             match Placeholder::parse(name).map(|placeholder| placeholder.name()) {
                 Err(why) => check.fault(&path, why),
