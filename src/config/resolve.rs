@@ -9,6 +9,7 @@ mod manners;
 mod meaning;
 mod north;
 mod point;
+mod presence;
 mod reach;
 mod simulated;
 mod slips;

@@ -5,8 +5,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::removed::OF_DEVICES;
 use super::file::{
-    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowReadBack, OneOrMore, Printed, Profile, RawWord, ReadBack,
-    Remotes, Units, UseWhen,
+    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowPresent, HowReadBack, OneOrMore, Presence, Printed, Profile,
+    RawWord, ReadBack, Remotes, Units, UseWhen,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};
@@ -254,6 +254,17 @@ impl JsonSchema for Remotes {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         OneOrMore::<Remote>::json_schema(generator)
+    }
+}
+
+impl JsonSchema for Presence {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Presence".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let how = generator.subschema_for::<HowPresent>();
+        json_schema!({ "anyOf": [{ "type": "boolean" }, how] })
     }
 }
 

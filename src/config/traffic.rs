@@ -16,13 +16,14 @@ use crate::outbox::Rule;
 use crate::payload::json;
 use crate::reading::{Quality, Reading, Timestamp};
 use crate::report::PointReport;
-use crate::uplink::Protocol;
+use crate::uplink::{Protocol, bytes_of_presence};
 
 const DAY: f64 = 86_400.0;
 /// Days of a month, as bills have it.
 pub const MONTH: f64 = 30.0;
 /// IP, TCP and MQTT headers of one message that goes alone, with the segments that acknowledge it, in bytes; measured with QoS 1.
-const ALONE: [(QoS, f64); 3] = [(QoS::AtMostOnce, 91.0), (QoS::AtLeastOnce, 136.0), (QoS::ExactlyOnce, 224.0)];
+const ALONE: [(QoS, f64); 3] = [(QoS::AtMostOnce, 91.0), (QoS::AtLeastOnce, AT_LEAST_ONCE), (QoS::ExactlyOnce, 224.0)];
+const AT_LEAST_ONCE: f64 = 136.0;
 /// What TLS adds to a packet each way.
 const TLS: f64 = 44.0;
 /// A segment with PINGREQ and its answer.
@@ -85,6 +86,12 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
         }
     }
     let overhead = if is_tls(uplink) { TLS } else { 0.0 };
+    if let Some(presence) = &uplink.settings.presence {
+        // As if it connects once a day: the state goes with it.
+        let state = AT_LEAST_ONCE + overhead + f64::from(u32::try_from(bytes_of_presence(presence)).unwrap_or(u32::MAX));
+        traffic.least += state;
+        traffic.most += state;
+    }
     let pings = DAY / uplink.settings.keep_alive.as_secs_f64().max(1.0);
     traffic.least = traffic.least.max(pings * (PING + overhead));
     traffic.most = traffic.most.max(traffic.least);

@@ -90,8 +90,24 @@ reasons! {
     ADMINISTRATIVE_ACTION = 0x98, "administrative action";
     /// 0x99 payload does not match its format indicator.
     PAYLOAD_FORMAT_INVALID = 0x99, "payload format invalid";
+    /// 0x9A the server keeps no retained messages.
+    RETAIN_NOT_SUPPORTED = 0x9A, "retain not supported";
+    /// 0x9B the server does not take this QoS.
+    QOS_NOT_SUPPORTED = 0x9B, "QoS not supported";
+    /// 0x9C another server is to be used for now.
+    USE_ANOTHER_SERVER = 0x9C, "use another server";
+    /// 0x9D another server is to be used for good.
+    SERVER_MOVED = 0x9D, "server moved";
+    /// 0x9E no shared subscriptions.
+    SHARED_SUBSCRIPTIONS_NOT_SUPPORTED = 0x9E, "shared subscriptions not supported";
     /// 0x9F too many connections in a short time.
     CONNECTION_RATE_EXCEEDED = 0x9F, "connection rate exceeded";
+    /// 0xA0 a connection may not last longer.
+    MAXIMUM_CONNECT_TIME = 0xA0, "maximum connect time";
+    /// 0xA1 no subscription identifiers.
+    SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED = 0xA1, "subscription identifiers not supported";
+    /// 0xA2 no wildcards in subscriptions.
+    WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED = 0xA2, "wildcard subscriptions not supported";
 }
 
 impl ReasonCode {

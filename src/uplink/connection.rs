@@ -1,9 +1,10 @@
-//! One connection of an uplink: sends what waits, takes what comes (`receive`), judges whether the link lives, ends in
-//! order (`ending`), or finds out why the remote ended it (`blame`).
+//! One connection of an uplink: says that this gateway is here (`state`), sends what waits, takes what comes (`receive`), judges whether
+//! the link lives, ends in order (`ending`), or finds out why the remote ended it (`blame`).
 
 mod blame;
 mod ending;
 mod receive;
+mod state;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::outbox::{Place, ReadError, Reason};
 use crate::reading::Timestamp;
 use crate::time::{moment, now};
 use ending::Ending;
+use state::State;
 
 /// Entries brought from the outbox at a time.
 const READ_BATCH: usize = 256;
@@ -75,6 +77,8 @@ pub(super) struct Connection<'a> {
     trial: Option<Trial>,
     /// The disk could not be read: when to try again.
     read_at: Option<Instant>,
+    /// What was said of this gateway's presence.
+    state: State,
 }
 
 /// Ready when a save is done; false if it never will be.
@@ -115,6 +119,7 @@ impl<'a> Connection<'a> {
             hold: Backoff::new(HOLD.0, HOLD.1),
             trial: None,
             read_at: None,
+            state: State::new(accepted.max_qos),
         }
     }
 
@@ -142,7 +147,7 @@ impl<'a> Connection<'a> {
             self.send_waiting().await?;
             let save_at = self.save();
             if let Some(done) = self.is_done() {
-                self.say_goodbye().await?;
+                self.say_goodbye(done).await?;
                 return Ok(done);
             }
             let is_open = self.ending.is_none();
@@ -167,6 +172,7 @@ impl<'a> Connection<'a> {
                 _ = status.tick() => {
                     self.uplink.status.show();
                     self.check_life()?;
+                    self.check_state()?;
                     self.try_left_out()?;
                 }
                 Ok(()) = self.uplink.updates.changed(), if is_open && self.give_up.is_none() => {
@@ -199,6 +205,7 @@ impl<'a> Connection<'a> {
             uplink.outbox.settle(&[place]);
         }
         uplink.outbox.settle(&forgotten.presumed);
+        self.say_online()?;
         self.subscribe(accepted)
     }
 
@@ -228,7 +235,7 @@ impl<'a> Connection<'a> {
             return Err(LinkError::Broken(format!("the link took nothing for {} s", settings.write_within.as_secs())));
         }
         let oldest = self.uplink.session.oldest_unanswered();
-        let owes = self.pinged.is_some() || oldest.is_some();
+        let owes = self.pinged.is_some() || oldest.is_some() || self.state.is_unanswered();
         self.owes_since = self.owes_since.filter(|_| owes).or(owes.then_some(at));
         let given_up_at = self.link.given_up_at(settings.answer_within);
         if self.owes_since.is_some_and(|since| at >= given_up_at.max(since + settings.answer_within)) {

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::presence::Will;
 use super::transport::{self, Stream};
 use super::{Protocol, Receive, Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
@@ -50,8 +51,8 @@ pub(super) enum LinkError {
     Unanswered(String),
     #[error("{0}")]
     Unreachable(String),
-    #[error("the remote broker refuses this gateway: {0}")]
-    Refused(String),
+    #[error("the remote broker refuses this gateway: {what}")]
+    Refused { what: String, reason: Option<ReasonCode> },
     #[error("{0}")]
     Broken(String),
     /// The remote has ended the connection, perhaps with a reason.
@@ -80,7 +81,7 @@ impl From<io::Error> for LinkError {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Incoming {
     Accepted(Accepted),
-    Refused(String),
+    Refused(ReasonCode, String),
     Publish {
         topic: TopicName,
         payload: Bytes,
@@ -95,7 +96,8 @@ pub(super) enum Incoming {
     PubComp(PacketId),
     /// What was granted, in the order of the filters; `None` for a refusal.
     SubAck(Vec<Option<QoS>>),
-    Disconnect(ReasonCode),
+    /// The reason, and the same for people.
+    Disconnect(ReasonCode, String),
     /// A message under a topic that is none here; to be acknowledged and forgotten.
     Unusable(Option<PacketId>, QoS),
     /// Not from the remote: bytes were written.
@@ -137,6 +139,7 @@ pub(super) enum Command {
         keep_alive: u16,
         login: Option<(String, Secret)>,
         start: Start,
+        will: Option<Will>,
     },
     /// `number` is the value of the user property that names the message.
     Publish {
@@ -144,6 +147,11 @@ pub(super) enum Command {
         dup: bool,
         message: Outgoing,
         number: Option<String>,
+    },
+    /// Whether this gateway lives; not from the outbox.
+    State {
+        packet_id: Option<PacketId>,
+        message: Outgoing,
     },
     PubAck(PacketId),
     PubRec(PacketId),
@@ -193,8 +201,13 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects to one address, and waits for CONNACK; bounded by `connect_within`.
-    pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(Self, Accepted), LinkError> {
-        in_time(settings, remote, Self::dial(settings, remote, tls, Start::Resume)).await
+    pub(super) async fn open(
+        settings: &Settings,
+        remote: &Remote,
+        tls: Option<&TlsConnector>,
+        will: Option<Will>,
+    ) -> Result<(Self, Accepted), LinkError> {
+        in_time(settings, remote, Self::dial(settings, remote, tls, (Start::Resume, will))).await
     }
 
     /// Ends the session that a remote may keep under this name: a connection with Clean Start, which is closed at once.
@@ -203,17 +216,21 @@ impl Link {
     /// own restart.
     pub(super) async fn clean(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(), LinkError> {
         in_time(settings, remote, async {
-            let (mut last, _) = Self::dial(settings, remote, tls, Start::Clean).await?;
+            let (mut last, _) = Self::dial(settings, remote, tls, (Start::Clean, None)).await?;
             last.feed(Command::Disconnect)?;
-            while !last.is_idle() {
-                last.next().await?;
-            }
+            // The session is ended; a remote that closes first has read enough.
+            while !last.is_idle() && last.next().await.is_ok() {}
             Ok(())
         })
         .await
     }
 
-    async fn dial(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>, start: Start) -> Result<(Self, Accepted), LinkError> {
+    async fn dial(
+        settings: &Settings,
+        remote: &Remote,
+        tls: Option<&TlsConnector>,
+        (start, will): (Start, Option<Will>),
+    ) -> Result<(Self, Accepted), LinkError> {
         let stream = transport::open(settings, remote, tls).await?;
         let (reader, writer) = tokio::io::split(stream);
         let mut link = Self {
@@ -240,15 +257,14 @@ impl Link {
         let asked = now();
         let login = settings.login.clone();
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
-        link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start })?;
+        link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start, will })?;
         loop {
             match link.next().await.map_err(|error| before_connack(error, settings.protocol))? {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
                     if let Some(most) = accepted.max_packet.filter(|most| *most < LEAST_PACKET) {
-                        return Err(LinkError::Refused(format!(
-                            "it takes packets of at most {most} bytes, too few for any message; ask whoever runs it"
-                        )));
+                        let what = format!("it takes packets of at most {most} bytes, too few for any message; ask whoever runs it");
+                        return Err(LinkError::Refused { what, reason: None });
                     }
                     link.round_trip = now() - asked;
                     link.company = company(link.round_trip);
@@ -258,7 +274,7 @@ impl Link {
                     link.max_aliases = accepted.topic_aliases.min(MAX_ALIASES);
                     return Ok((link, accepted));
                 }
-                Incoming::Refused(reason) => return Err(LinkError::Refused(reason)),
+                Incoming::Refused(reason, what) => return Err(LinkError::Refused { what, reason: Some(reason) }),
                 _ => return Err(LinkError::Broken(format!("{remote} did not answer CONNECT with CONNACK"))),
             }
         }
@@ -270,8 +286,10 @@ impl Link {
         let is_first = self.output.is_empty();
         let before = self.output.len();
         let mut alias = None;
-        if let Command::Publish { message, .. } = &mut command {
+        if let Command::Publish { message, .. } | Command::State { message, .. } = &mut command {
             message.retain &= self.retain_available;
+        }
+        if let Command::Publish { message, .. } = &command {
             alias = self.alias_of(&message.topic);
         }
         let mut new = alias.filter(|(_, is_new)| *is_new).zip(topic_of(&command));

@@ -6,11 +6,12 @@
 //!   gap. A backup also settles what it took and the other link carries.
 //! * Messages of a lane leave in the order of the outbox; after a reconnect what was in flight goes first, marked as a repetition.
 //! * QoS 2 arrives exactly once, across kill -9 and reconnects, while the remote keeps the session.
+//! * The remote knows whether this gateway lives (`presence`), as far as it takes a will and a retained message.
 //! * What comes from the remote is acknowledged when the broker has it safe, and is never offered back to the remote.
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
 //!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
-//! `session`, `memory`, `lanes`, `pace`, `silence`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream,
+//! `session`, `memory`, `lanes`, `pace`, `presence`, `silence`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream,
 //! `link` the packets (the only place that names rumqttc), `tls` the certificates, `route` the way out of this machine, `task`
 //! connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
@@ -20,6 +21,7 @@ mod lanes;
 mod link;
 mod memory;
 mod pace;
+mod presence;
 mod purge;
 mod remote;
 mod route;
@@ -39,6 +41,8 @@ use serde::Deserialize;
 
 use crate::mqtt::{QoS, TopicFilter, TopicName};
 pub use inbound::Inbound;
+pub use presence::Presence;
+pub(crate) use presence::bytes_of as bytes_of_presence;
 pub use purge::{Purge, Purges, Removed};
 pub use remote::{Proxy, Remote, Scheme};
 pub use task::{Ends, Update, Uplink, prepare};
@@ -157,6 +161,8 @@ pub struct Settings {
     pub login: Option<(String, Secret)>,
     /// What comes in.
     pub receive: Vec<Receive>,
+    /// How the remote learns whether this gateway lives; `None` if it does not.
+    pub presence: Option<Presence>,
     /// Silence after which the link is tested.
     pub keep_alive: Duration,
     /// TCP, TLS and CONNACK together.

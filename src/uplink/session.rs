@@ -29,7 +29,9 @@ use window::{InFlight, Stage, Window};
 
 /// The highest identifiers are left to packets that are no messages.
 pub(super) const OTHER_IDS: u16 = 128;
-const LAST_PACKET_ID: u16 = u16::MAX - OTHER_IDS;
+/// That of the state of this gateway, which is none of the messages of an outbox.
+pub(super) const STATE_ID: PacketId = PacketId::MIN.saturating_add(u16::MAX - OTHER_IDS - 1);
+const LAST_PACKET_ID: u16 = u16::MAX - OTHER_IDS - 1;
 /// Bytes in flight; one message may exceed it.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -82,7 +84,9 @@ pub(super) struct Forgotten {
 #[derive(Debug)]
 pub(super) struct Session {
     window: usize,
-    /// `window`, or what the remote of this connection allows.
+    /// What the remote of this connection allows.
+    receive_maximum: usize,
+    /// `window`, or what the remote leaves for messages.
     allowed: usize,
     max_qos: QoS,
     in_flight: Window,
@@ -128,6 +132,7 @@ impl Session {
         let window = usize::from(window.max(1));
         let mut session = Self {
             window,
+            receive_maximum: window,
             allowed: window,
             max_qos: QoS::ExactlyOnce,
             in_flight: Window::default(),
@@ -165,7 +170,8 @@ impl Session {
 
     /// A new connection stands, on a session that the remote knows or not. `receive_maximum` and `max_qos` are the remote's.
     pub(super) fn connected(&mut self, is_known: bool, receive_maximum: u16, max_qos: QoS) -> Forgotten {
-        self.allowed = self.window.min(usize::from(receive_maximum.max(1)));
+        self.receive_maximum = usize::from(receive_maximum.max(1));
+        self.reserve(0);
         self.max_qos = max_qos;
         self.alone = None;
         self.may_try = false;
@@ -181,6 +187,11 @@ impl Session {
             }
         }
         told
+    }
+
+    /// Leaves so much of what the remote allows to packets that are not from here.
+    pub(super) fn reserve(&mut self, packets: usize) {
+        self.allowed = self.window.min(self.receive_maximum.saturating_sub(packets));
     }
 
     /// How many messages may be in flight from the next connection on.

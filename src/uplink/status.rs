@@ -179,6 +179,11 @@ impl Status {
         tracing::warn!(event = "uplink.no_qos_2", uplink = %self.name, "the remote closes the connection when it gets a QoS 2 message, so it seems to have no QoS 2: messages go to it with QoS 1, and may come twice after a cut");
     }
 
+    /// The remote does not take everything that would tell whether this gateway lives.
+    pub(super) fn presence_limited(&self, topic: &str, why: &str) {
+        tracing::warn!(event = "uplink.presence_limited", uplink = %self.name, topic = chosen(topic), "{why}");
+    }
+
     /// Another client with the same identifier has connected.
     pub(super) fn taken_over(&mut self, client_id: &str, pause: Duration) {
         let reason =

@@ -3,6 +3,7 @@
 mod opening;
 mod qos_2;
 mod rivals;
+mod will;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -21,6 +22,7 @@ use super::lanes::Lanes;
 use super::link::{Accepted, Link, LinkError};
 use super::memory::Memory;
 use super::pace::Pace;
+use super::presence::Known;
 use super::route;
 use super::session::Session;
 use super::silence::Silence;
@@ -111,8 +113,10 @@ pub struct Uplink {
     /// The message that may be why the remote closes.
     pub(super) suspicion: Suspicion,
     pub(super) subscriptions: Subscriptions,
+    /// What remotes take of this gateway's presence.
+    pub(super) presence: Known,
     /// The remote that is connected, or was last.
-    current: u32,
+    pub(super) current: u32,
     /// Remotes that have no QoS 2.
     without_qos_2: HashSet<u32>,
     /// A remote that seems to have none, because it closed when it got this message.
@@ -190,6 +194,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         last_save: at,
         suspicion: Suspicion::default(),
         subscriptions: Subscriptions::default(),
+        presence: Known::default(),
         current: 0,
         without_qos_2: HashSet::new(),
         may_lack_qos_2: None,
@@ -234,6 +239,7 @@ impl Uplink {
         let Some(Update { settings, tls }) = self.updates.borrow_and_update().clone() else { return };
         self.session.set_window(settings.window);
         self.subscriptions.start_over();
+        self.presence = Known::default();
         self.cleaned = None;
         (self.settings, self.tls) = (settings, tls);
     }

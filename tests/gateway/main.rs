@@ -43,6 +43,7 @@ mod packaging;
 mod packets;
 mod played_profiles;
 mod power;
+mod presence;
 mod profile_facts;
 mod profiles;
 mod queues;

@@ -16,6 +16,8 @@ pub struct Remote {
 pub struct Wire {
     stream: TcpStream,
     input: Vec<u8>,
+    /// What the gateway said of its presence and was answered.
+    pub states: Vec<Publish>,
 }
 
 /// A packet: its first byte, and what follows the length.
@@ -53,6 +55,15 @@ impl Packet {
         self.publish_of(false)
     }
 
+    /// The PUBLISH it is, if that says whether the gateway lives.
+    pub fn state(&self) -> Option<Publish> {
+        let is_state = |publish: &Publish| publish.topic.ends_with("/gateway/state");
+        // Without properties a byte says so in MQTT 5.
+        let publish = (self.kind() == 3).then(|| self.publish_v4()).filter(is_state)?;
+        let payload = publish.payload.trim_start_matches('\0').to_owned();
+        Some(Publish { payload, ..publish })
+    }
+
     fn publish_of(&self, has_properties: bool) -> Publish {
         assert_eq!(self.kind(), 3, "{self:?}");
         let (length, rest) = self.body.split_at(2);
@@ -65,7 +76,7 @@ impl Packet {
         }
         // Properties of the tests are shorter than 128 bytes.
         let (properties, payload) = if has_properties { rest[1..].split_at(usize::from(rest[0])) } else { rest.split_at(0) };
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Publish {
             topic: text(topic),
             qos,
@@ -91,7 +102,7 @@ impl Remote {
         let (stream, _) = wait_for("a connection of the gateway", || self.listener.accept().ok());
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut wire = Wire { stream, input: Vec::new() };
+        let mut wire = Wire { stream, input: Vec::new(), states: Vec::new() };
         let connect = wire.read();
         assert_eq!(connect.kind(), 1);
         (wire, connect)
@@ -155,8 +166,26 @@ impl Wire {
         self.read_within(PATIENCE).expect("the gateway has nothing to say")
     }
 
-    /// The next packet, or `None` if none comes in time.
+    /// The next packet, or `None` if none comes in time. The state of the gateway is acknowledged, and passed over.
     pub fn read_within(&mut self, patience: Duration) -> Option<Packet> {
+        loop {
+            let packet = self.read_any_within(patience)?;
+            let Some(state) = packet.state() else { return Some(packet) };
+            if state.qos > 0 {
+                let [high, low] = state.id.to_be_bytes();
+                self.write(&[0x40, 2, high, low]);
+            }
+            self.states.push(state);
+        }
+    }
+
+    /// The next packet, even if it is the state of the gateway.
+    pub fn read_any(&mut self) -> Packet {
+        self.read_any_within(PATIENCE).expect("the gateway has nothing to say")
+    }
+
+    /// The next packet, even if it is the state of the gateway; `None` if none comes in time.
+    pub fn read_any_within(&mut self, patience: Duration) -> Option<Packet> {
         loop {
             if let Some(packet) = self.take() {
                 return Some(packet);

@@ -285,7 +285,11 @@ fn a_remote_that_disconnects_because_of_a_subscription_gets_the_data_all_the_sam
 #[test]
 fn a_link_that_is_cut_at_subscriptions_leaves_out_no_filter() {
     let remote = Remote::listen();
-    let mut site = site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a' }} ]"));
+    let mut site = site_that_sends(
+        "a/#",
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    presence: false\n    receive: [ {{ filter: 'cmd/a' }} ]"),
+    );
     let mut wire = remote.accept_v4(false);
     assert_eq!(wire.read().kind(), 8);
     wire.close();
@@ -307,7 +311,11 @@ fn a_link_that_is_cut_at_subscriptions_leaves_out_no_filter() {
 #[test]
 fn a_filter_that_ends_a_connection_which_answered_before_is_left_out() {
     let remote = Remote::listen();
-    let site = site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a' }} ]"));
+    let site = site_that_sends(
+        "a/#",
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    presence: false\n    receive: [ {{ filter: 'cmd/a' }} ]"),
+    );
     site.publish("a/x", "data");
     for round in 0..4 {
         let mut wire = remote.accept_v4(round > 0);

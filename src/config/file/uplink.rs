@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, de};
 
 use crate::mqtt::TopicFilter;
+use crate::report::template::Template as TopicTemplate;
 use crate::units::{Price, Size, Span};
 use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
@@ -73,6 +74,37 @@ pub(in crate::config) struct Uplink {
     /// Remote topics that come in.
     #[serde(default)]
     pub(in crate::config) receive: Vec<Receive>,
+    /// How the remote learns whether this gateway lives: a will, and a retained message. False turns both off. Default on.
+    #[serde(default)]
+    pub(in crate::config) presence: Presence,
+}
+
+/// `false`, `true`, or how.
+#[derive(Debug)]
+pub(in crate::config) struct Presence(pub(in crate::config) Option<HowPresent>);
+
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct HowPresent {
+    /// The topic at the remote. Default `{site}/gateway/state`, as `send` maps it; of a backup `{site}/gateway/<name>/state`.
+    pub(in crate::config) topic: Option<TopicTemplate>,
+    /// How long the remote waits after a cut before it says `offline`; with MQTT 3.1.1 it says so at once. Default 1m.
+    pub(in crate::config) offline_after: Option<Span>,
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        Self(Some(HowPresent::default()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Presence {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::Bool(is_wanted) => Ok(Self(is_wanted.then(HowPresent::default))),
+            details => serde_json::from_value(details).map(|how| Self(Some(how))).map_err(de::Error::custom),
+        }
+    }
 }
 
 /// One address, or several that are tried in order.

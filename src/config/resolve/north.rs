@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Check, NORMAL, at};
+use super::{Check, NORMAL, at, presence};
 use crate::broker::engine::MOST_TAPS;
 use crate::config::{Tariff, Uplink, file};
 use crate::mqtt::{QoS, TopicName};
@@ -66,7 +66,10 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
                 .fault(&at!["uplinks", index, "receive"], "what comes in needs a local broker to go to; add `broker:` or remove `receive`");
         }
         let rules = rules(check, index, uplink);
-        let settings = settings(check, index, resolved.len(), uplink);
+        let mut settings = settings(check, index, resolved.len(), uplink);
+        if let Some(settings) = &mut settings {
+            settings.presence = presence::presence(check, (index, uplink), &rules, &resolved);
+        }
         if let Some(settings) = settings.filter(|_| uplink.enabled) {
             resolved.push(Uplink { settings, rules, tariff: tariff(uplink) });
         }
@@ -175,6 +178,8 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         alpn: uplink.alpn.clone(),
         login: login.ok()?,
         receive: receive(check, index, uplink),
+        // Known with the rules.
+        presence: None,
         keep_alive,
         connect_within,
         dial_within,

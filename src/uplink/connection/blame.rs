@@ -45,6 +45,7 @@ impl Connection<'_> {
     pub(super) fn heard(&mut self) -> Result<(), LinkError> {
         let needed_it = self.uplink.subscriptions.needs_a_sign();
         self.uplink.subscriptions.heard();
+        self.works_without_state();
         if needed_it { self.ask() } else { Ok(()) }
     }
 
@@ -106,8 +107,11 @@ impl Connection<'_> {
         self.uplink.subscriptions.holds_messages() && self.hold_for_filters.is_some_and(|until| now() < until)
     }
 
-    /// The remote ended the connection. What it had not answered is looked at: a SUBSCRIBE, else the message that was first.
+    /// The remote ended the connection. What it had not answered is looked at: the state, a SUBSCRIBE, else the message that was first.
     pub(super) fn blame(&mut self, reason: Option<ReasonCode>) {
+        if self.blame_state(reason) {
+            return;
+        }
         if self.uplink.subscriptions.is_waiting() {
             let uplink = &mut *self.uplink;
             let (asked, left_out) = uplink.subscriptions.closed(reason, now());

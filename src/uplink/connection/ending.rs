@@ -70,15 +70,14 @@ impl Connection<'_> {
         (owes_nothing || at >= until).then_some(done)
     }
 
-    /// DISCONNECT, written as far as the link takes it in a moment.
-    pub(super) async fn say_goodbye(&mut self) -> Result<(), LinkError> {
+    /// The state and DISCONNECT, written as far as the link takes it in a moment.
+    pub(super) async fn say_goodbye(&mut self, done: Done) -> Result<(), LinkError> {
+        self.say_offline(done).await?;
         self.link.feed(Command::Disconnect)?;
-        let written = async {
-            while !self.link.is_idle() {
-                self.link.next().await?;
-            }
-            Ok(())
-        };
-        tokio::time::timeout(GOODBYE, written).await.unwrap_or(Ok(()))
+        // A remote that closes first has read enough.
+        let written = async { while !self.link.is_idle() && self.link.next().await.is_ok() {} };
+        // One that does not take it in time is left.
+        let _ = tokio::time::timeout(GOODBYE, written).await;
+        Ok(())
     }
 }

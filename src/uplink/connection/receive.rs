@@ -6,7 +6,7 @@ use crate::outbox::Place;
 use crate::time::now;
 use crate::uplink::inbound::Delivery;
 use crate::uplink::link::{Command, Incoming, LinkError};
-use crate::uplink::session::Verdict;
+use crate::uplink::session::{STATE_ID, Verdict};
 
 /// Packets taken from the remote before sending goes on.
 const RECEIVE_BATCH: usize = 512;
@@ -35,10 +35,11 @@ impl Connection<'_> {
     }
 
     async fn take(&mut self, incoming: Incoming, settled: &mut Vec<Place>) -> Result<(), LinkError> {
-        if !matches!(incoming, Incoming::Written | Incoming::Disconnect(_)) {
+        if !matches!(incoming, Incoming::Written | Incoming::Disconnect(..)) {
             self.heard()?;
         }
         match incoming {
+            Incoming::PubAck(packet_id, reason) if packet_id == STATE_ID && self.state.is_unanswered() => self.state_answered(reason),
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);
                 self.judge(verdict, settled);
@@ -70,10 +71,8 @@ impl Connection<'_> {
                 }
             }
             Incoming::SubAck(granted) => self.subscribed(&granted)?,
-            Incoming::Disconnect(reason) => {
-                return Err(LinkError::Closed { what: format!("the remote broker disconnected: {reason}"), reason: Some(reason) });
-            }
-            Incoming::Accepted(_) | Incoming::Refused(_) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
+            Incoming::Disconnect(reason, what) => return Err(LinkError::Closed { what, reason: Some(reason) }),
+            Incoming::Accepted(_) | Incoming::Refused(..) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
             Incoming::Unusable(packet_id, qos) => {
                 self.uplink.status.unusable();
                 if let Some(packet_id) = packet_id {

@@ -7,8 +7,10 @@ use rumqttc::v5::mqttbytes::v5;
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::{Accepted, Command, Incoming, LinkError, Start};
-use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
+use crate::log::Printable;
+use crate::mqtt::{self, Packet, PacketId, Progress, Properties, QoS, ReasonCode, TopicName};
 use crate::uplink::Protocol;
+use crate::uplink::presence::Will;
 use crate::uplink::session::OTHER_IDS;
 
 /// Largest packet taken from a remote, in bytes.
@@ -17,6 +19,8 @@ const MAX_INCOMING: u32 = 16 << 20;
 const RECEIVE_MAXIMUM: u16 = 100;
 /// How long the remote keeps the session of this gateway: a month without a link.
 const SESSION_EXPIRY: u32 = 30 * 24 * 3600;
+/// Bytes of a text of the remote that are shown.
+const MOST_SAID: usize = 128;
 
 /// The codec of one protocol version.
 pub(super) enum Codec {
@@ -47,9 +51,12 @@ impl Codec {
         // Whole, so that what the codec calls incomplete is wrong.
         let incomplete = || not_mqtt(&"a packet that contradicts its length");
         match self {
+            // The codec does not tell what a refusal says.
+            Self::V4(_) if is_refusal(&frame) => refused(frame, mqtt::Version::V311).map(Some),
+            Self::V5(_) if is_refusal(&frame) => refused(frame, mqtt::Version::V5).map(Some),
             Self::V4(codec) => from_v4(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?).map(Some),
             // The codec cannot read the short forms of DISCONNECT, nor AUTH.
-            Self::V5(_) if frame.first() == Some(&0xE0) => Ok(Some(Incoming::Disconnect(disconnect_reason(&frame)))),
+            Self::V5(_) if frame.first() == Some(&0xE0) => Ok(Some(disconnected(frame))),
             Self::V5(codec) => from_v5(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?).map(Some),
         }
     }
@@ -76,9 +83,54 @@ fn frame_length(buffer: &[u8]) -> Result<Option<usize>, LinkError> {
     if buffer.len() > 4 { Err(not_mqtt(&"a length of more than four bytes")) } else { Ok(None) }
 }
 
+/// What follows the length of a packet.
+fn body(frame: &[u8]) -> &[u8] {
+    let more = frame.iter().skip(1).take(3).take_while(|byte| **byte & 0x80 != 0).count();
+    frame.get(2 + more..).unwrap_or_default()
+}
+
+/// CONNACK with any code but success.
+fn is_refusal(frame: &[u8]) -> bool {
+    frame.first() == Some(&0x20) && body(frame).get(1).is_some_and(|code| *code != 0)
+}
+
+/// A packet as this program's own codec reads it.
+fn packet(mut frame: BytesMut, version: mqtt::Version) -> Result<Packet, LinkError> {
+    match mqtt::Decoder::client(version, MAX_INCOMING as usize).decode(&mut frame) {
+        Ok(Progress::Packet(packet)) => Ok(packet),
+        Ok(Progress::NeedMore) => Err(not_mqtt(&"a packet that contradicts its length")),
+        Err(error) => Err(not_mqtt(&error)),
+    }
+}
+
+fn refused(frame: BytesMut, version: mqtt::Version) -> Result<Incoming, LinkError> {
+    let code = ReasonCode(body(&frame).get(1).copied().unwrap_or(0x80));
+    let (reason, said) = match packet(frame, version) {
+        Ok(Packet::ConnAck(connack)) => (connack.reason, said(&connack.properties)),
+        // Its properties are wrong; its code is enough.
+        _ => (code, String::new()),
+    };
+    Ok(Incoming::Refused(reason, format!("{reason}; {}{said}", remedy(reason))))
+}
+
 /// DISCONNECT: the reason is left out if it is 0 [MQTT-3.14.2].
-fn disconnect_reason(frame: &[u8]) -> ReasonCode {
-    ReasonCode(frame.get(2).copied().unwrap_or(0))
+fn disconnected(frame: BytesMut) -> Incoming {
+    let code = ReasonCode(body(&frame).first().copied().unwrap_or(0));
+    let (reason, said) = match packet(frame, mqtt::Version::V5) {
+        Ok(Packet::Disconnect(end)) => (end.reason, said(&end.properties)),
+        _ => (code, String::new()),
+    };
+    Incoming::Disconnect(reason, format!("the remote broker disconnected: {reason}{said}"))
+}
+
+/// What a remote adds to its reason, as far as a line has room for it.
+fn said(properties: &Properties) -> String {
+    let short = |text: &str| Printable(&Printable::cut(text, MOST_SAID)).to_string();
+    let told = properties.reason_string.as_deref().filter(|text| !text.is_empty());
+    let other = properties.server_reference.as_deref().filter(|text| !text.is_empty());
+    let told = told.map_or_else(String::new, |text| format!("; it says: {}", short(text)));
+    let other = other.map_or_else(String::new, |text| format!("; it names another server: {}", short(text)));
+    format!("{told}{other}")
 }
 
 fn not_mqtt(error: &dyn std::fmt::Display) -> LinkError {
@@ -96,7 +148,7 @@ fn packet_id(id: u16) -> Result<PacketId, LinkError> {
 
 fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
     Ok(match packet {
-        v4::Packet::ConnAck(connack) if connack.code == v4::ConnectReturnCode::Success => Incoming::Accepted(Accepted {
+        v4::Packet::ConnAck(connack) => Incoming::Accepted(Accepted {
             session_present: connack.session_present,
             receive_maximum: u16::MAX,
             max_packet: None,
@@ -107,7 +159,6 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
             topic_aliases: 0,
             keeps_retained_quiet: false,
         }),
-        v4::Packet::ConnAck(connack) => Incoming::Refused(refusal(&format!("{:?}", connack.code))),
         v4::Packet::Publish(publish) => Incoming::Publish {
             topic: match topic_name(publish.topic.into()) {
                 Ok(topic) => topic,
@@ -137,15 +188,7 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
 
 fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
     Ok(match packet {
-        v5::Packet::ConnAck(connack) if connack.code == v5::ConnectReturnCode::Success => Incoming::Accepted(accepted(&connack)?),
-        v5::Packet::ConnAck(connack) => {
-            let told = connack.properties.and_then(|properties| properties.reason_string).unwrap_or_default();
-            Incoming::Refused(format!(
-                "{}{}{told}",
-                refusal(&format!("{:?}", connack.code)),
-                if told.is_empty() { "" } else { "; it says: " }
-            ))
-        }
+        v5::Packet::ConnAck(connack) => Incoming::Accepted(accepted(&connack)?),
         v5::Packet::Publish(publish) => Incoming::Publish {
             topic: match topic_name(publish.topic) {
                 Ok(topic) => topic,
@@ -203,15 +246,20 @@ fn qos_of(bits: u8) -> QoS {
     QoS::from_bits(bits).unwrap_or(QoS::AtMostOnce)
 }
 
-/// The code and what a person can do about it.
-fn refusal(code: &str) -> String {
-    let remedy = match code {
-        "BadUserNamePassword" | "NotAuthorized" => "check `user`, `password` and the client certificate of the uplink",
-        "BadClientId" | "ClientIdentifierNotValid" => "choose another `client_id`",
-        "RefusedProtocolVersion" | "UnsupportedProtocolVersion" => "set `protocol` of the uplink to 3.1.1 (or to 5)",
+/// What a person can do about a refusal.
+fn remedy(reason: ReasonCode) -> &'static str {
+    match reason {
+        ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED => {
+            "check `user`, `password` and the client certificate of the uplink"
+        }
+        ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => "choose another `client_id`",
+        ReasonCode::UNSUPPORTED_PROTOCOL_VERSION => "set `protocol` of the uplink to 3.1.1 (or to 5)",
+        ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED => "change `to` of the uplink",
+        ReasonCode::SERVER_UNAVAILABLE | ReasonCode::SERVER_BUSY | ReasonCode::CONNECTION_RATE_EXCEEDED => {
+            "the gateway tries again by itself"
+        }
         _ => "ask whoever runs it",
-    };
-    format!("{code}; {remedy}")
+    }
 }
 
 fn reason_of_receipt(reason: v5::PubRecReason) -> ReasonCode {
@@ -277,13 +325,20 @@ fn sent_properties(from: &Properties, number: Option<String>, alias: Option<u16>
 
 fn to_v4(command: Command) -> v4::Packet {
     match command {
-        Command::Connect { client_id, keep_alive, login, start } => {
+        Command::Connect { client_id, keep_alive, login, start, will } => {
             let mut connect = v4::Connect::new(client_id);
             connect.keep_alive = keep_alive;
             connect.clean_session = start == Start::Clean;
             connect.login = login.map(|(user, password)| v4::Login::new(user, password.0));
+            connect.last_will = will.map(|will| v4::LastWill {
+                topic: will.topic.to_string(),
+                message: will.payload,
+                qos: qos_v4(will.qos),
+                retain: will.retain,
+            });
             v4::Packet::Connect(connect)
         }
+        Command::State { packet_id, message } => to_v4(Command::Publish { packet_id, dup: false, message, number: None }),
         Command::Publish { packet_id, dup, message, .. } => {
             let mut publish = v4::Publish::new(message.topic.as_str(), qos_v4(message.qos), Vec::new());
             publish.payload = message.payload;
@@ -333,16 +388,36 @@ fn unsubscribe_id(number: u16) -> u16 {
     u16::MAX - OTHER_IDS / 2 - number % (OTHER_IDS / 2)
 }
 
+fn will_v5(will: Will) -> v5::LastWill {
+    let properties = v5::LastWillProperties {
+        delay_interval: Some(will.delay).filter(|delay| *delay > 0),
+        payload_format_indicator: None,
+        message_expiry_interval: None,
+        content_type: None,
+        response_topic: None,
+        correlation_data: None,
+        user_properties: Vec::new(),
+    };
+    v5::LastWill {
+        topic: bytestring::ByteString::from(will.topic).into_bytes(),
+        message: will.payload,
+        qos: qos_v5(will.qos),
+        retain: will.retain,
+        properties: Some(properties).filter(|properties| properties.delay_interval.is_some()),
+    }
+}
+
 fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
     match command {
-        Command::Connect { client_id, keep_alive, login, start } => {
+        Command::Connect { client_id, keep_alive, login, start, will } => {
             let mut properties = v5::ConnectProperties::new();
             properties.session_expiry_interval = (start == Start::Resume).then_some(SESSION_EXPIRY);
             properties.max_packet_size = Some(MAX_INCOMING);
             properties.receive_maximum = Some(RECEIVE_MAXIMUM);
             let connect = v5::Connect { keep_alive, client_id, clean_start: start == Start::Clean, properties: Some(properties) };
-            v5::Packet::Connect(connect, None, login.map(|(user, password)| v5::Login::new(user, password.0)))
+            v5::Packet::Connect(connect, will.map(will_v5), login.map(|(user, password)| v5::Login::new(user, password.0)))
         }
+        Command::State { packet_id, message } => to_v5(Command::Publish { packet_id, dup: false, message, number: None }, None),
         Command::Publish { packet_id, dup, message, number } => {
             let is_known = alias.is_some_and(|(_, is_new)| !is_new);
             v5::Packet::Publish(v5::Publish {

@@ -76,7 +76,10 @@ impl Uplink {
         if let Some(cleaned) = self.cleaned.filter(|cleaned| cleaned.remote == name) {
             self.pulse.through(sleep_until(cleaned.not_before.into())).await;
         }
-        let opened = Link::open(&settings, remote, self.tls.as_ref()).await;
+        let will = self.next_will(name);
+        let has_will = will.is_some();
+        let opened = Link::open(&settings, remote, self.tls.as_ref(), will).await;
+        self.judge_will(name, has_will, opened.as_ref().err());
         if let Some(cleaned) = self.cleaned.as_mut().filter(|_| opened.is_err()) {
             cleaned.pause = (cleaned.pause * 2).min(BETWEEN.1);
             cleaned.not_before = now() + cleaned.pause;

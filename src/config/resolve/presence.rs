@@ -1,0 +1,86 @@
+//! Where a remote learns whether this gateway lives.
+
+use std::time::Duration;
+
+use super::{Check, at};
+use crate::config::{Uplink, file};
+use crate::mqtt::TopicName;
+use crate::outbox::Rule;
+use crate::report::template::{Names, Template};
+use crate::uplink::Presence;
+
+const DEFAULT_OFFLINE_AFTER: Duration = Duration::from_secs(60);
+const LONGEST_OFFLINE_AFTER: Duration = Duration::from_secs(86_400);
+
+/// The presence of an uplink that has these rules; `before` are the uplinks before it in the file.
+pub(super) fn presence(
+    check: &mut Check<'_>,
+    (index, uplink): (usize, &file::Uplink),
+    rules: &[Rule],
+    before: &[Uplink],
+) -> Option<Presence> {
+    let how = uplink.presence.0.as_ref()?;
+    let offline_after = how.offline_after.map_or(DEFAULT_OFFLINE_AFTER, |span| span.0);
+    if offline_after > LONGEST_OFFLINE_AFTER {
+        check.fault(
+            &at!["uplinks", index, "presence", "offline_after"],
+            "the remote would show a gateway that is gone as online for more than a day; write at most 1d, such as 1m",
+        );
+    }
+    let site = check.file.site.clone().unwrap_or_default();
+    let Some(template) = &how.topic else {
+        // Without a site there is a fault already.
+        return default_topic(&site, uplink, rules, before).map(|topic| Presence { topic, offline_after });
+    };
+    let at = at!["uplinks", index, "presence", "topic"];
+    let names = Names { site: &site, line: "", device: "", point: "" };
+    match template.fill(names) {
+        Ok(_) if needs_more_than_site(template, &site) => {
+            check.fault(&at, "the state is that of the whole gateway; use no other placeholder than {site}");
+            None
+        }
+        Ok(topic) if topic.is_reserved() => {
+            check.fault(&at, "topics that begin with $ belong to the remote broker; choose another");
+            None
+        }
+        Ok(topic) => {
+            if uplink.enabled && before.iter().any(|other| shares(other, uplink, &topic)) {
+                check.fault(
+                    &at,
+                    "another uplink keeps its state on this topic of the same remote, and a cut of one would show both as offline; choose another topic",
+                );
+            }
+            Some(Presence { topic, offline_after })
+        }
+        Err(error) => {
+            check.fault(&at, format!("not a topic: {error}; write one such as '{{site}}/gateway/state'"));
+            None
+        }
+    }
+}
+
+fn needs_more_than_site(template: &Template, site: &str) -> bool {
+    let fill = |name| template.fill(Names { site, line: name, device: name, point: name }).ok();
+    fill("a") != fill("b")
+}
+
+/// `{site}/gateway/state`, where the rules send it; an uplink that stands in for another, or that shares a remote with one before it, has
+/// a level of its own.
+fn default_topic(site: &str, uplink: &file::Uplink, rules: &[Rule], before: &[Uplink]) -> Option<TopicName> {
+    let mapped = |local: String| {
+        let local = TopicName::new(local).ok()?;
+        let prefix = rules.iter().find(|rule| rule.filter.matches(&local)).map_or("", |rule| rule.prefix.as_str());
+        TopicName::new(format!("{prefix}{local}")).ok()
+    };
+    let topic = mapped(format!("{site}/gateway/state"))?;
+    if uplink.use_when.is_some() || before.iter().any(|other| shares(other, uplink, &topic)) {
+        return mapped(format!("{site}/gateway/{}/state", uplink.name));
+    }
+    Some(topic)
+}
+
+/// True if both would say their state on the same topic of the same remote.
+fn shares(other: &Uplink, uplink: &file::Uplink, topic: &TopicName) -> bool {
+    let is_same_topic = other.settings.presence.as_ref().is_some_and(|presence| presence.topic == *topic);
+    is_same_topic && uplink.to.0.iter().any(|remote| other.settings.remotes.contains(remote))
+}

@@ -1,0 +1,338 @@
+//! What tells a remote whether this gateway lives: a will, and a retained message that says `online` or `offline`. Pure.
+//!
+//! Invariants:
+//! * The will is `offline`. On every connection the first message is `online`; before an orderly end of the gateway the last one is
+//!   `offline`, and the will is not published.
+//! * What a remote does not take of this is left out, told once, and tried again an hour later: the messages that wait go all the same.
+//!   A will or a state is known to be the cause only when the remote took the connection without it.
+//! * Nothing of this is in the outbox: a state that is old is worth nothing.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::mqtt::{QoS, ReasonCode, TopicName};
+use crate::payload::json;
+use crate::time::{Moment, SinceBoot, rfc3339};
+
+/// Why the remote says `offline` when this gateway has not said so itself.
+const LOST: &str = "connection lost";
+/// Connections that may end at the will, or at the state, before one is made without.
+const MOST_ENDS: u32 = 3;
+/// How long something is left out before it is tried again.
+const LEFT_OUT_FOR: Duration = Duration::from_secs(3600);
+
+/// How a remote learns whether this gateway lives, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// The topic at the remote.
+    pub topic: TopicName,
+    /// How long a remote waits after a cut before it says `offline` (MQTT 5; others say it at once).
+    pub offline_after: Duration,
+}
+
+/// What the remote publishes when this gateway is gone without a word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Will {
+    pub(super) topic: TopicName,
+    pub(super) payload: Bytes,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    /// Seconds.
+    pub(super) delay: u32,
+}
+
+#[derive(Serialize)]
+struct State {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<String>,
+    /// Missing while the clock is not set, and in a will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+}
+
+fn known(at: Moment) -> Option<String> {
+    at.clock_set.then(|| rfc3339(at.unix_ms))
+}
+
+/// The state of a gateway that is connected since `at`. `boot` names this start of the machine.
+pub(super) fn online(at: Moment) -> String {
+    let boot = Some(format!("{:08x}", at.since_boot.boot));
+    json::text(&State { state: "online", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at) })
+}
+
+/// The state of a gateway that ends in order.
+pub(super) fn offline(reason: &'static str, at: Moment) -> String {
+    json::text(&State { state: "offline", reason: Some(reason), version: None, boot: None, since: known(at) })
+}
+
+/// The state that the remote publishes for a gateway that is gone without a word.
+pub(super) fn lost() -> String {
+    json::text(&State { state: "offline", reason: Some(LOST), version: None, boot: None, since: None })
+}
+
+/// Bytes that it adds to a connection: the will in CONNECT, and the state as a message without its acknowledgement.
+pub(crate) fn bytes_of(presence: &Presence) -> usize {
+    const FRAMES: usize = 2 + 2 + 6 + 2 + 2 + 3;
+    let at = Moment { unix_ms: 1_800_000_000_000, clock_set: true, since_boot: SinceBoot { boot: 0, ms: 0 } };
+    2 * presence.topic.as_str().len() + lost().len() + online(at).len() + FRAMES
+}
+
+/// Whether something is left out that the remote may answer by ending the connection.
+#[derive(Debug, Default)]
+struct Doubt {
+    ends: u32,
+    /// The remote took a connection without it at this time.
+    left_out: Option<Instant>,
+}
+
+impl Doubt {
+    fn is_wanted(&self, now: Instant) -> bool {
+        match self.left_out {
+            Some(since) => now >= since + LEFT_OUT_FOR,
+            None => self.ends < MOST_ENDS,
+        }
+    }
+
+    /// A connection with it ended there.
+    fn ended(&mut self, ends: u32, now: Instant) {
+        self.ends = self.ends.saturating_add(ends);
+        self.left_out = self.left_out.map(|_| now);
+    }
+
+    /// A connection without it came about. True if that shows for the first time that the remote does not take it.
+    fn works_without(&mut self, now: Instant) -> bool {
+        let is_news = self.left_out.is_none() && self.ends >= MOST_ENDS;
+        if is_news {
+            self.left_out = Some(now);
+        }
+        is_news
+    }
+
+    /// A connection without it failed too.
+    fn fails_without(&mut self) {
+        if self.left_out.is_none() {
+            self.ends = 0;
+        }
+    }
+}
+
+/// What one remote takes.
+#[derive(Debug)]
+struct Taken {
+    qos: QoS,
+    retain: bool,
+    will: Doubt,
+    state: Doubt,
+    /// It has answered the state with an error.
+    refuses_state: bool,
+}
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self { qos: QoS::AtLeastOnce, retain: true, will: Doubt::default(), state: Doubt::default(), refuses_state: false }
+    }
+}
+
+/// What is known of the remotes of an uplink, by their names.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    remotes: HashMap<u32, Taken>,
+}
+
+impl Known {
+    fn of(&mut self, remote: u32) -> &mut Taken {
+        self.remotes.entry(remote).or_default()
+    }
+
+    /// The will of the next connection to a remote, if it may take one.
+    pub(super) fn will(&mut self, remote: u32, presence: &Presence, now: Instant) -> Option<Will> {
+        let taken = self.of(remote);
+        taken.will.is_wanted(now).then(|| Will {
+            topic: presence.topic.clone(),
+            payload: lost().into(),
+            qos: taken.qos,
+            retain: taken.retain,
+            delay: u32::try_from(presence.offline_after.as_secs()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// A connection with a will was refused, or, without a reason, closed before it was accepted. Returns what is different from here
+    /// on, if the reason says it.
+    pub(super) fn will_refused(&mut self, remote: u32, reason: Option<ReasonCode>, now: Instant) -> Option<&'static str> {
+        let taken = self.of(remote);
+        match reason {
+            Some(ReasonCode::RETAIN_NOT_SUPPORTED) if taken.retain => {
+                taken.retain = false;
+                return Some("the remote keeps no will: subscribers that come later do not learn that this gateway is gone");
+            }
+            Some(ReasonCode::QOS_NOT_SUPPORTED) if taken.qos > QoS::AtMostOnce => {
+                taken.qos = QoS::AtMostOnce;
+                return Some("the remote takes the will with QoS 0 only: subscribers may miss that this gateway is gone");
+            }
+            Some(reason) if is_about_something_else(reason) => {}
+            Some(_) => taken.will.ended(MOST_ENDS, now),
+            None => taken.will.ended(1, now),
+        }
+        None
+    }
+
+    /// A connection was accepted. True if that shows for the first time that the remote takes no will.
+    pub(super) fn accepted(&mut self, remote: u32, with_will: bool, now: Instant) -> bool {
+        let will = &mut self.of(remote).will;
+        if with_will {
+            *will = Doubt::default();
+            return false;
+        }
+        will.works_without(now)
+    }
+
+    /// A connection without a will was not accepted either.
+    pub(super) fn fails_without_will(&mut self, remote: u32) {
+        self.of(remote).will.fails_without();
+    }
+
+    /// Whether the state is to be said to a remote.
+    pub(super) fn wants_state(&mut self, remote: u32, now: Instant) -> bool {
+        self.of(remote).state.is_wanted(now)
+    }
+
+    /// True if the state was left out for so long that it is to be tried again.
+    pub(super) fn tries_state_again(&self, remote: u32, now: Instant) -> bool {
+        self.remotes.get(&remote).is_some_and(|taken| taken.state.left_out.is_some() && taken.state.is_wanted(now))
+    }
+
+    /// A connection ended when the state was the first thing that the remote had not answered.
+    pub(super) fn ended_at_state(&mut self, remote: u32, now: Instant) {
+        self.of(remote).state.ended(1, now);
+    }
+
+    /// The remote has answered the state.
+    pub(super) fn state_answered(&mut self, remote: u32) {
+        self.of(remote).state = Doubt::default();
+    }
+
+    /// The remote has answered the state with an error. True for the first time.
+    pub(super) fn refuses_state(&mut self, remote: u32) -> bool {
+        !std::mem::replace(&mut self.of(remote).refuses_state, true)
+    }
+
+    /// The remote has answered something on a connection without the state. True if that shows for the first time that it does not take
+    /// the state.
+    pub(super) fn works_without_state(&mut self, remote: u32, now: Instant) -> bool {
+        self.of(remote).state.works_without(now)
+    }
+
+    /// A connection without the state ended before the remote had answered anything.
+    pub(super) fn fails_without_state(&mut self, remote: u32) {
+        self.of(remote).state.fails_without();
+    }
+}
+
+/// Refusals that no will is the cause of.
+fn is_about_something_else(reason: ReasonCode) -> bool {
+    use ReasonCode as R;
+    matches!(
+        reason,
+        R::UNSUPPORTED_PROTOCOL_VERSION
+            | R::CLIENT_IDENTIFIER_NOT_VALID
+            | R::BAD_USER_NAME_OR_PASSWORD
+            | R::SERVER_UNAVAILABLE
+            | R::SERVER_BUSY
+            | R::BANNED
+            | R::BAD_AUTHENTICATION_METHOD
+            | R::USE_ANOTHER_SERVER
+            | R::SERVER_MOVED
+            | R::CONNECTION_RATE_EXCEEDED
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::now;
+
+    const REMOTE: u32 = 7;
+
+    fn presence() -> Presence {
+        Presence { topic: TopicName::new("x/gateway/state").unwrap(), offline_after: Duration::from_secs(60) }
+    }
+
+    fn kind(known: &mut Known, at: Instant) -> Option<(QoS, bool)> {
+        known.will(REMOTE, &presence(), at).map(|will| (will.qos, will.retain))
+    }
+
+    #[test]
+    fn a_state_is_a_small_object_that_says_no_time_while_the_clock_is_not_set() {
+        let mut at = Moment { unix_ms: 1_769_847_330_250, clock_set: true, since_boot: SinceBoot { boot: 0xBEEF, ms: 5 } };
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(
+            online(at),
+            format!("{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\",\"since\":\"2026-01-31T08:15:30.250Z\"}}")
+        );
+        at.clock_set = false;
+        assert_eq!(online(at), format!("{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\"}}"));
+        assert_eq!(offline("stopped", at), "{\"state\":\"offline\",\"reason\":\"stopped\"}");
+        assert_eq!(lost(), "{\"state\":\"offline\",\"reason\":\"connection lost\"}");
+    }
+
+    #[test]
+    fn a_will_that_is_refused_by_its_code_becomes_a_smaller_one() {
+        let (mut known, at) = (Known::default(), now());
+        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)));
+        assert!(known.will_refused(REMOTE, Some(ReasonCode::RETAIN_NOT_SUPPORTED), at).is_some());
+        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
+        assert!(known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at).is_some());
+        assert_eq!(kind(&mut known, at), Some((QoS::AtMostOnce, false)));
+        assert_eq!(known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at), None);
+        assert_eq!(kind(&mut known, at), None, "it takes none at all");
+        assert!(known.accepted(REMOTE, false, at) && !known.accepted(REMOTE, false, at), "told once");
+        assert_eq!(kind(&mut known, at + LEFT_OUT_FOR), Some((QoS::AtMostOnce, false)), "tried again");
+    }
+
+    #[test]
+    fn a_remote_that_only_closes_is_tried_without_a_will_once_and_then_with_it_again() {
+        let (mut known, at) = (Known::default(), now());
+        for _ in 0..2 {
+            for _ in 0..MOST_ENDS {
+                assert!(kind(&mut known, at).is_some());
+                known.will_refused(REMOTE, None, at);
+            }
+            assert_eq!(kind(&mut known, at), None);
+            known.fails_without_will(REMOTE);
+        }
+        assert!(kind(&mut known, at).is_some(), "it was not the will");
+        assert!(!known.accepted(REMOTE, true, at));
+        known.will_refused(REMOTE, Some(ReasonCode::BAD_USER_NAME_OR_PASSWORD), at);
+        assert!(kind(&mut known, at).is_some(), "no will has to do with a password");
+        known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
+        assert_eq!(kind(&mut known, at), None);
+    }
+
+    #[test]
+    fn a_state_that_ends_connections_is_left_out_for_an_hour() {
+        let (mut known, at) = (Known::default(), now());
+        for _ in 0..MOST_ENDS {
+            assert!(known.wants_state(REMOTE, at));
+            known.ended_at_state(REMOTE, at);
+        }
+        assert!(!known.wants_state(REMOTE, at) && !known.tries_state_again(REMOTE, at + LEFT_OUT_FOR), "not known yet");
+        known.fails_without_state(REMOTE);
+        assert!(known.wants_state(REMOTE, at), "it was the link");
+        known.ended_at_state(REMOTE, at);
+        known.state_answered(REMOTE);
+        (0..MOST_ENDS).for_each(|_| known.ended_at_state(REMOTE, at));
+        assert!(known.works_without_state(REMOTE, at) && !known.works_without_state(REMOTE, at), "told once");
+        let later = at + LEFT_OUT_FOR;
+        assert!(known.tries_state_again(REMOTE, later));
+        known.ended_at_state(REMOTE, later);
+        assert!(!known.wants_state(REMOTE, later) && !known.works_without_state(REMOTE, later));
+    }
+}
