@@ -1,13 +1,15 @@
 //! Brokers that we did not write, as remotes: each on a port and in a folder of its own, as a child that can be frozen and killed.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::support::{Process, free_port, peer};
+use super::support::{Process, free_port, peer, wait_for};
 
 /// How long a broker may take to start; some need ten seconds of processor time for it.
 const START_WITHIN: Duration = Duration::from_secs(120);
@@ -19,6 +21,16 @@ pub enum Kind {
     Nats,
     RabbitMq,
     ActiveMq,
+    /// Of the long form.
+    HiveMq,
+    Moquette,
+}
+
+impl Kind {
+    /// True for those whose libraries `tests/remotes` fetches.
+    pub fn is_of_the_long_form(self) -> bool {
+        matches!(self, Self::HiveMq | Self::Moquette)
+    }
 }
 
 pub struct Broker {
@@ -46,7 +58,7 @@ impl Broker {
         let mut command = self.command();
         let mut process = Process::start(&mut command, &self.folder.join("log"));
         let give_up = Instant::now() + START_WITHIN;
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while !accepts_clients(self.port) {
             assert!(process.is_running(), "{:?} ended; `tests/run` installs what the tests need: {}", self.kind, process.output());
             assert!(Instant::now() < give_up, "{:?} does not start: {}", self.kind, process.output());
             std::thread::sleep(Duration::from_millis(50));
@@ -67,6 +79,8 @@ impl Broker {
         let mut process = self.process.take().unwrap();
         process.signal_group(Signal::KILL);
         process.wait();
+        // What a script has started is not waited for with it.
+        wait_for("its end", || TcpStream::connect(("127.0.0.1", self.port)).is_err().then_some(()));
     }
 
     fn path(&self, name: &str) -> String {
@@ -77,6 +91,7 @@ impl Broker {
         let port = self.port;
         match self.kind {
             Kind::Aedes => {}
+            Kind::HiveMq | Kind::Moquette => fs::create_dir(self.path("store")).unwrap(),
             Kind::Mosquitto => {
                 let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
                 let text = format!(
@@ -144,6 +159,13 @@ impl Broker {
                 command
             }
             Kind::RabbitMq => self.rabbitmq(),
+            Kind::HiveMq | Kind::Moquette => {
+                let mut command = Command::new("java");
+                let libraries = std::env::var("WELLHEAD_JAVA_REMOTES").expect("tests/remotes sets it");
+                command.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", &format!("{libraries}/*")]);
+                command.arg(peer(&format!("java/{:?}.java", self.kind))).args([self.port.to_string(), self.path("store")]);
+                command
+            }
             Kind::ActiveMq => {
                 let mut command = Command::new("java");
                 // Little work for the compiler of a machine that does not run for long.
@@ -175,6 +197,21 @@ impl Broker {
             .env("RABBITMQ_LOGS", "-");
         command
     }
+}
+
+/// True if CONNECT is answered as it should be; a port may be open before that.
+fn accepts_clients(port: u16) -> bool {
+    let connect = b"\x10\x11\0\x04MQTT\x04\x02\0\x0a\0\x05ready";
+    let answer = || -> std::io::Result<[u8; 4]> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(connect)?;
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack)?;
+        stream.write_all(&[0xE0, 0])?;
+        Ok(connack)
+    };
+    answer().is_ok_and(|connack| connack == [0x20, 2, 0, 0])
 }
 
 /// Debian keeps servers where users do not look.

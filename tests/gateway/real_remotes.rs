@@ -41,12 +41,13 @@ struct Site {
 }
 
 fn publish(port: u16, arguments: &[&str]) {
-    let (code, _, error) = run(Command::new("mosquitto_pub").args(["-V", "311", "-p", &port.to_string()]).args(arguments));
+    let (code, _, error) =
+        run(Command::new("mosquitto_pub").args(["-V", "311", "-i", "publisher", "-p", &port.to_string()]).args(arguments));
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
 }
 
 /// Prints `got <retained> <topic> <payload> q<qos>` for each message.
-fn reader(port: u16, arguments: &[&str], log: &Path) -> Process {
+fn start_reader(port: u16, arguments: &[&str], log: &Path) -> Process {
     let mut command = mosquitto_sub();
     command.args(["-V", "311", "-d", "-p", &port.to_string(), "-q", "2", "-F", "got %r %t %p q%q"]).args(arguments);
     let process = Process::start(&mut command, log);
@@ -78,6 +79,7 @@ uplinks:
     to: mqtt://127.0.0.1:{}
     protocol: {}
     retry: {{ first: 100ms, longest: 500ms }}
+    presence: {{ offline_after: 0s }}
     send: [ {{ filter: '+/up', prefix: far/ }} ]
     receive: [ {{ filter: 'cmd/#', qos: 2 }} ]
 ",
@@ -93,18 +95,23 @@ uplinks:
         self.gateway.as_ref().unwrap()
     }
 
+    /// What a message that was kept is marked with.
+    fn retain_flag(&self) -> &'static str {
+        if self.expected.kind == Kind::Moquette { "0" } else { "1" }
+    }
+
     /// Someone at the remote who reads what the gateway sends.
     fn far_reader(&mut self) -> Process {
         self.readers += 1;
         let log = self.folder.path().join(format!("far-reader-{}", self.readers));
-        reader(self.broker.port, &["-t", "far/#"], &log)
+        start_reader(self.broker.port, &["-t", "far/#", "-i", &format!("far-reader-{}", self.readers)], &log)
     }
 
     /// Someone at the site who gets commands; the session is kept.
     fn local_reader(&mut self) -> Process {
         self.readers += 1;
         let log = self.folder.path().join(format!("local-reader-{}", self.readers));
-        reader(self.local, &["-t", "cmd/#", "-i", "local", "-c"], &log)
+        start_reader(self.local, &["-t", "cmd/#", "-i", "local", "-c"], &log)
     }
 
     /// What the gateway says of its uplink.
@@ -169,8 +176,9 @@ uplinks:
         publish(self.local, &["-q", "1", "-r", "-t", "kept/up", "-m", "new"]);
         self.wait_until_delivered();
         let log = self.folder.path().join("retained");
-        let reader = reader(self.broker.port, &["-t", "far/kept/up"], &log);
-        wait_for("the retained message", || reader.output().contains("got 1 far/kept/up new q1").then_some(()));
+        let reader = start_reader(self.broker.port, &["-t", "far/kept/up", "-i", "late-reader"], &log);
+        let got = format!("got {} far/kept/up new q1", self.retain_flag());
+        wait_for("the retained message", || reader.output().contains(&got).then_some(()));
         assert!(!reader.output().contains("old"), "{}", reader.output());
     }
 
@@ -194,9 +202,13 @@ uplinks:
     fn kill_9_of_the_gateway_loses_nothing(&mut self) {
         let reader = self.far_reader();
         drop(self.local_reader());
+        let log = self.folder.path().join("watcher");
+        let watcher = start_reader(self.broker.port, &["-t", "x/gateway/state", "-i", "watcher"], &log);
+        watcher.wait_for_output(&format!("got {} x/gateway/state {{\"state\":\"online\"", self.retain_flag()));
         self.send_to_frozen("g");
         self.gateway.as_mut().unwrap().process.kill_9();
         self.broker.thaw();
+        watcher.wait_for_output("got 0 x/gateway/state {\"state\":\"offline\"");
         // It comes with the session.
         publish(self.broker.port, &["-q", "1", "-t", "cmd/x", "-m", "meanwhile"]);
         self.gateway = Some(Gateway::restart(self.folder.path()));
@@ -238,9 +250,17 @@ fn check(expected: Expected) {
     site.kill_9_of_the_remote_loses_nothing();
 }
 
+/// In the long form (`tests/remotes`) also brokers in Java, whose libraries are many.
 #[test]
-fn mosquitto_gets_and_sends_everything() {
-    check(Expected { kind: Kind::Mosquitto, protocol: "5", qos_2: Qos2::ExactlyOnce, forgets: true });
+fn mosquitto_and_those_of_the_long_form_get_and_send_everything() {
+    let is_long = std::env::var_os("WELLHEAD_JAVA_REMOTES").is_some();
+    let all = [
+        Expected { kind: Kind::Mosquitto, protocol: "5", qos_2: Qos2::ExactlyOnce, forgets: true },
+        Expected { kind: Kind::HiveMq, protocol: "5", qos_2: Qos2::ExactlyOnce, forgets: false },
+        Expected { kind: Kind::HiveMq, protocol: "3.1.1", qos_2: Qos2::ExactlyOnce, forgets: false },
+        Expected { kind: Kind::Moquette, protocol: "3.1.1", qos_2: Qos2::ExactlyOnce, forgets: false },
+    ];
+    all.into_iter().filter(|expected| is_long || !expected.kind.is_of_the_long_form()).for_each(check);
 }
 
 #[test]
