@@ -9,6 +9,7 @@ use clap::Args;
 use super::{Failure, USAGE, put, say};
 use crate::config::{self, Factory, presets};
 use crate::field::serial::Speed;
+use crate::uplink::Remote;
 
 /// The arguments of the command; what is not given is asked for in a terminal, and has its default otherwise.
 #[derive(Debug, Args)]
@@ -43,7 +44,7 @@ pub(super) struct Init {
     /// Its name
     #[arg(long)]
     name: Option<String>,
-    /// A remote broker
+    /// A remote broker; or `aws-iot` or `azure-iot-hub`
     #[arg(long, value_name = "ADDRESS")]
     uplink: Option<String>,
     /// Where the gateway keeps what must survive [default: /var/lib/wellhead in /etc/wellhead, else wellhead-data]
@@ -123,7 +124,12 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
             Some((line(init, asks, &wire, &factory)?, device(init, asks, &profile, &factory)?))
         }
     };
-    let uplink = answer(init.uplink.as_ref(), asks, "Remote broker, such as mqtts://cloud.example.net (nothing for none)", "")?;
+    let uplink = answer(
+        init.uplink.as_ref(),
+        asks,
+        "Remote broker, such as mqtts://cloud.example.net; or aws-iot or azure-iot-hub (nothing for none)",
+        "",
+    )?;
     let is_installed = file.starts_with("/etc/wellhead");
     let folder = init.folder.clone().unwrap_or_else(|| if is_installed { "/var/lib/wellhead" } else { "wellhead-data" }.to_owned());
     let mut out = format!(
@@ -147,12 +153,39 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
         quoted(&folder)
     ));
     if !uplink.is_empty() {
-        out.push_str(&format!(
-            "\nuplinks:\n  - name: cloud\n    to: {}\n    # user: me                      # and the first line of this file is the password:\n    # password_file: cloud.password\n    send: [ {{ filter: '#' }} ]       # which local topics go there\n",
-            quoted(&uplink)
-        ));
+        out.push_str(&remote(&uplink));
     }
     Ok(out)
+}
+
+/// The section `uplinks`.
+fn remote(address: &str) -> String {
+    let host = address.parse::<Remote>().map(|remote| remote.host).unwrap_or_default();
+    let send = "    send: [ { filter: '#' } ]       # which local topics go there\n";
+    let is_aws = address == "aws-iot" || host.ends_with(".amazonaws.com");
+    if !is_aws && address != "azure-iot-hub" && !host.ends_with(".azure-devices.net") {
+        let to = quoted(address);
+        return format!(
+            "\nuplinks:\n  - name: cloud\n    to: {to}\n    # user: me                      # and the first line of this file is the password:\n    # password_file: cloud.password\n{send}"
+        );
+    }
+    let (profile, example, rest) = if is_aws {
+        (
+            "aws-iot",
+            "mqtts://ENDPOINT-ats.iot.REGION.amazonaws.com",
+            "    # client_id: pump-7             # the name of the thing; without it that of the site\n    cert: thing.pem.crt             # what AWS IoT Core made for the thing\n    key: thing.pem.key\n",
+        )
+    } else {
+        (
+            "azure-iot-hub",
+            "mqtts://HUB.azure-devices.net",
+            "    # client_id: pump-7             # the device in the hub; without it that of the site\n    password_file: device.key       # the primary key of the device in its first line\n",
+        )
+    };
+    let to = if host.is_empty() { example } else { address };
+    format!(
+        "\nuplinks:\n  - name: cloud\n    profile: {profile}\n    enabled: false                  # true when the files below are there\n    to: {to}\n{rest}{send}"
+    )
 }
 
 /// What the first line is.

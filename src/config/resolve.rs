@@ -2,6 +2,7 @@
 
 mod advice;
 mod broker;
+mod cloud;
 mod factory;
 mod field;
 mod given;

@@ -18,7 +18,7 @@ use super::suspicion::Trial;
 use super::task::{Orders, Uplink};
 use crate::backoff::Backoff;
 use crate::mqtt::QoS;
-use crate::outbox::{Place, ReadError, Reason};
+use crate::outbox::{Outgoing, Place, ReadError, Reason};
 use crate::reading::Timestamp;
 use crate::time::{moment, now};
 use ending::Ending;
@@ -79,6 +79,8 @@ pub(super) struct Connection<'a> {
     read_at: Option<Instant>,
     /// What was said of this gateway's presence.
     state: State,
+    /// When its token is to be replaced.
+    renew_at: Option<Instant>,
 }
 
 /// Ready when a save is done; false if it never will be.
@@ -100,7 +102,10 @@ async fn due(at: Option<Instant>) {
 impl<'a> Connection<'a> {
     pub(super) fn new(uplink: &'a mut Uplink, link: Link, accepted: Accepted) -> Self {
         let keep_alive = accepted.keep_alive.map_or(uplink.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
+        let password = uplink.settings.login.as_ref().map(|(_, password)| password);
+        let renew_after = uplink.settings.cloud.as_ref().and_then(|cloud| cloud.renew_after(password));
         Self {
+            renew_at: renew_after.map(|after| now() + after),
             uplink,
             link,
             // The remote may switch it off.
@@ -181,6 +186,7 @@ impl<'a> Connection<'a> {
                     self.end(Done::Changed);
                 }
                 () = due(ends_at) => {}
+                () = due(self.renew_at), if is_open => self.end(Done::Changed),
                 () = orders.stop.wait(), if self.give_up.is_none() => self.stop_within(orders.grace),
                 () = orders.hurry.wait(), if !self.is_hurried => self.hurry(),
             }
@@ -194,7 +200,7 @@ impl<'a> Connection<'a> {
         let forgotten = uplink.session.connected(accepted.session_present, accepted.receive_maximum, accepted.max_qos);
         uplink.status.session(&forgotten);
         let is_new = accepted.max_qos < QoS::ExactlyOnce && !uplink.is_without_qos_2();
-        if is_new || !accepted.retain_available {
+        if uplink.settings.cloud.is_none() && (is_new || !accepted.retain_available) {
             let (max_qos, retain) = (accepted.max_qos as u8, accepted.retain_available);
             tracing::warn!(uplink = %uplink.settings.name, max_qos, retain, "the remote does not take every QoS, or keeps nothing: messages are sent as it takes them");
         }
@@ -371,8 +377,18 @@ impl<'a> Connection<'a> {
             return Ok(());
         }
         let number = self.uplink.number(place);
+        let cloud = self.uplink.settings.cloud.as_ref();
+        let topic = match cloud.map(|cloud| cloud.topic_there(&message, number.as_deref())).transpose() {
+            Ok(topic) => topic.unwrap_or_else(|| message.topic.clone()),
+            Err(error) => {
+                self.uplink.bury(place, message, format!("its topic is not possible at the remote: {error}"));
+                self.leave_out(place, may_be_there);
+                return Ok(());
+            }
+        };
+        let sent = Outgoing { topic, ..message.clone() };
         let before = self.link.collected();
-        if !self.link.feed(Command::Publish { packet_id, dup, message: message.clone(), number })? {
+        if !self.link.feed(Command::Publish { packet_id, dup, message: sent, number })? {
             let reason =
                 if may_be_there { "larger than the remote takes now; it may have arrived before" } else { "larger than the remote takes" };
             self.uplink.bury(place, message, reason.to_owned());

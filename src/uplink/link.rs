@@ -22,7 +22,7 @@ use super::transport::{self, Stream};
 use super::{Protocol, Receive, Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
-use crate::time::now;
+use crate::time::{now, unix_ms};
 use codec::Codec;
 
 /// Bytes collected before the link has taken them; one packet may exceed it. What is collected cannot be overtaken by an alarm.
@@ -255,13 +255,15 @@ impl Link {
             company: Duration::ZERO,
         };
         let asked = now();
-        let login = settings.login.clone();
+        let typed = settings.login.clone();
+        let login = settings.cloud.as_ref().map_or(typed.clone(), |cloud| cloud.login(typed, unix_ms() / 1000));
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
         link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start, will })?;
         loop {
             match link.next().await.map_err(|error| before_connack(error, settings.protocol))? {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
+                    let accepted = settings.cloud.as_ref().map_or(accepted, |cloud| cloud.limit(accepted));
                     if let Some(most) = accepted.max_packet.filter(|most| *most < LEAST_PACKET) {
                         let what = format!("it takes packets of at most {most} bytes, too few for any message; ask whoever runs it");
                         return Err(LinkError::Refused { what, reason: None });

@@ -11,10 +11,13 @@
 //! * The state of the link is told once per change: in the log, and on `$SYS/broker/connection/<name>/state` and
 //!   `$SYS/wellhead/uplink/<name>`; what was given up on `$SYS/wellhead/uplink/<name>/gap`.
 //!
+//! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
+//!
 //! `session`, `memory`, `lanes`, `pace`, `presence`, `silence`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream,
 //! `link` the packets (the only place that names rumqttc), `tls` the certificates, `route` the way out of this machine, `task`
 //! connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
+pub mod cloud;
 mod connection;
 mod inbound;
 mod lanes;
@@ -191,6 +194,15 @@ pub struct Settings {
     pub save_every: Duration,
     /// For a backup; `None` for an uplink that is always used.
     pub use_when: Option<UseWhen>,
+    /// A cloud whose rules go beyond MQTT.
+    pub cloud: Option<cloud::Cloud>,
+}
+
+impl Settings {
+    /// What the remote is asked for, so that `receive` comes in.
+    fn asked_for(&self) -> Vec<Receive> {
+        self.cloud.as_ref().map_or_else(|| self.receive.clone(), |cloud| cloud.filters(&self.receive))
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod brokers;
 mod budget;
 mod cli;
 mod client_log;
+mod clouds;
 mod config;
 mod conformance;
 mod crash;

@@ -7,6 +7,7 @@ use serde::{Deserialize, de};
 use crate::mqtt::TopicFilter;
 use crate::report::template::Template as TopicTemplate;
 use crate::units::{Price, Size, Span};
+use crate::uplink::cloud::CloudName;
 use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -19,6 +20,8 @@ pub(in crate::config) struct Uplink {
     pub(in crate::config) enabled: bool,
     /// The address of the remote broker, or several that are tried in order.
     pub(in crate::config) to: Remotes,
+    /// What the remote is, if it is a cloud with rules of its own: aws-iot or azure-iot-hub. Fills in what that needs. Default none.
+    pub(in crate::config) profile: Option<CloudName>,
     /// A proxy that connects (HTTP CONNECT). Default none.
     pub(in crate::config) proxy: Option<Proxy>,
     /// A backup: used when another uplink is down for so long, such as `cloud down for 10m`.

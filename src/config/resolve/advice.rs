@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::field::Context;
-use super::{Check, at};
+use super::{Check, at, cloud};
 use crate::config::traffic::{MONTH, load, size, traffic};
 use crate::config::{Uplink, file};
 use crate::field::decode::{Part, Register, Table};
@@ -14,6 +14,7 @@ use crate::mqtt::{TopicFilter, TopicName};
 use crate::report::PointReport;
 use crate::units::Span;
 use crate::uplink::Protocol;
+use crate::uplink::cloud::Cloud;
 
 /// A serial line that is asked for more than this part of its time has little left for repetitions and silent devices.
 const FULL: f64 = 0.8;
@@ -267,6 +268,7 @@ pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line],
         let Some(index) = check.file.uplinks.iter().position(|typed| typed.name == uplink.settings.name) else { continue };
         idle_rules(check, index, uplink, reports);
         echoes(check, index, uplink, uplinks);
+        cloud::topics(check, index, uplink, reports.0.iter().flat_map(PointReport::topics).chain(reports.1));
         // A backup is used for hours, and nobody knows for how many.
         let Some(budget) = uplink.tariff.per_month.filter(|_| uplink.settings.use_when.is_none()) else { continue };
         let month = traffic(lines, reports.0, uplink).most * MONTH;
@@ -324,6 +326,10 @@ fn is_slip_of(typed: &str, name: &str) -> bool {
 
 /// Messages that would go back where they came from.
 fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplink]) {
+    if matches!(uplink.settings.cloud, Some(Cloud::AzureIotHub(_))) {
+        // A hub hands nothing on to the device that it came from.
+        return;
+    }
     for (number, rule) in uplink.rules.iter().enumerate() {
         let path = at!["uplinks", index, "send", number, "filter"];
         let Ok(there) = TopicFilter::new(format!("{}{}", rule.prefix, rule.filter)) else { continue };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Check, NORMAL, at, presence};
+use super::{Check, NORMAL, at, cloud, presence};
 use crate::broker::engine::MOST_TAPS;
 use crate::config::{Tariff, Uplink, file};
 use crate::mqtt::{QoS, TopicName};
@@ -69,6 +69,7 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
         let mut settings = settings(check, index, resolved.len(), uplink);
         if let Some(settings) = &mut settings {
             settings.presence = presence::presence(check, (index, uplink), &rules, &resolved);
+            cloud::apply(check, index, settings);
         }
         if let Some(settings) = settings.filter(|_| uplink.enabled) {
             resolved.push(Uplink { settings, rules, tariff: tariff(uplink) });
@@ -199,6 +200,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         numbered: uplink.number_messages,
         save_every: check.file.outbox.save.every.map_or(DEFAULT_SAVE, |span| span.0),
         use_when,
+        cloud: None,
     })
 }
 
@@ -266,6 +268,9 @@ fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Result<O
         (None, Some(file)) => Some(read_secret(check, index, file)?),
         (None, None) => None,
     };
+    if let Some(login) = cloud::login(uplink, password.as_ref()) {
+        return Ok(Some(login));
+    }
     match (&uplink.user, password) {
         (Some(user), Some(password)) => Ok(Some((user.clone(), password))),
         (None, None) => Ok(None),

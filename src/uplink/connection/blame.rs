@@ -19,11 +19,12 @@ impl Connection<'_> {
     pub(super) fn subscribe(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
         uplink.subscriptions.begin(accepted.session_present);
-        let in_file: HashSet<&str> = uplink.settings.receive.iter().map(|receive| receive.filter.as_str()).collect();
+        let asked_for = uplink.settings.asked_for();
+        let in_file: HashSet<&str> = asked_for.iter().map(|receive| receive.filter.as_str()).collect();
         // The remote keeps with the session what is not in the file any more.
         let unwanted = uplink.session.unsubscribe(|filter| !in_file.contains(filter));
         let (wanted, impossible): (Vec<_>, Vec<_>) =
-            uplink.settings.receive.iter().cloned().partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));
+            asked_for.iter().cloned().partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));
         for receive in impossible {
             tracing::error!(uplink = %uplink.settings.name, filter = %receive.filter, "the remote has no wildcards; name the topics in `receive` one by one");
         }

@@ -38,7 +38,7 @@ impl Connection<'_> {
         if !matches!(incoming, Incoming::Written | Incoming::Disconnect(..)) {
             self.heard()?;
         }
-        match incoming {
+        match self.localized(incoming) {
             Incoming::PubAck(packet_id, reason) if packet_id == STATE_ID && self.state.is_unanswered() => self.state_answered(reason),
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);
@@ -86,6 +86,18 @@ impl Connection<'_> {
             Incoming::Other | Incoming::Written => {}
         }
         Ok(())
+    }
+
+    /// A message of a cloud, at its local topic.
+    fn localized(&self, incoming: Incoming) -> Incoming {
+        let Some(cloud) = &self.uplink.settings.cloud else { return incoming };
+        match incoming {
+            Incoming::Publish { topic, payload, qos, retain, packet_id, properties } => match cloud.topic_here(&topic, properties) {
+                Some((topic, properties)) => Incoming::Publish { topic, payload, qos, retain, packet_id, properties },
+                None => Incoming::Unusable(packet_id, qos),
+            },
+            other => other,
+        }
     }
 
     fn judge(&mut self, verdict: Verdict, settled: &mut Vec<Place>) {

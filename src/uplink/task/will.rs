@@ -3,6 +3,7 @@
 use super::Uplink;
 use crate::mqtt::TopicName;
 use crate::time::now;
+use crate::uplink::cloud::Cloud;
 use crate::uplink::link::LinkError;
 use crate::uplink::presence::Will;
 
@@ -10,7 +11,9 @@ impl Uplink {
     /// The will of the next connection.
     pub(super) fn next_will(&mut self, remote: u32) -> Option<Will> {
         let presence = self.settings.presence.as_ref()?;
-        self.presence.will(remote, presence, now())
+        let mut will = self.presence.will(remote, presence, now())?;
+        will.retain &= self.settings.cloud.as_ref().is_none_or(Cloud::keeps_retained);
+        Some(will)
     }
 
     /// Where the settings to come have the state; without any, where it is.

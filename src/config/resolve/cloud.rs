@@ -1,0 +1,190 @@
+//! Uplinks with a `profile`: what AWS IoT Core and Azure IoT Hub need is filled in, and what they do not take is said. The user's own keys
+//! win.
+
+use std::time::Duration;
+
+use super::{Check, at};
+use crate::config::{Uplink, file};
+use crate::mqtt::TopicName;
+use crate::outbox::Rule;
+use crate::uplink::cloud::{Cloud, CloudName, Device, is_key_or_token};
+use crate::uplink::{Protocol, Scheme, Secret, Settings};
+
+const ALPN: &str = "x-amzn-mqtt-ca";
+/// The port where AWS IoT Core wants no ALPN.
+const AWS_PLAIN_PORT: u16 = 8883;
+const AZURE_WEB_SOCKET: &str = "/$iothub/websocket";
+/// Messages in flight, and the pause before another connection: AWS takes 100, and one connection a second.
+const WINDOW: u16 = 100;
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const MOST_LEVELS: usize = 8;
+const MOST_TOPIC_BYTES: usize = 256;
+const MOST_SUBSCRIPTIONS: usize = 50;
+const MOST_ID_BYTES: usize = 128;
+/// The largest message, in bytes.
+const AWS_PACKET: u32 = 128 * 1024;
+const AZURE_PACKET: u32 = 256 * 1024;
+
+/// Fills in what the cloud of an uplink needs, and checks what it does not take.
+pub(super) fn apply(check: &mut Check<'_>, index: usize, settings: &mut Settings) {
+    let file = check.file;
+    let Some((uplink, name)) = file.uplinks.get(index).and_then(|uplink| Some((uplink, uplink.profile?))) else { return };
+    let id = settings.client_id.clone();
+    settings.window = uplink.window.unwrap_or(WINDOW);
+    if uplink.retry.is_none() {
+        settings.retry.0 = FIRST_PAUSE;
+    }
+    common(check, index, name, settings);
+    match name {
+        CloudName::AwsIot => {
+            settings.cloud = Some(Cloud::AwsIot);
+            settings.max_packet = settings.max_packet.or(Some(AWS_PACKET));
+            if uplink.alpn.is_empty() && settings.remotes.iter().any(|to| to.scheme == Scheme::Mqtts && to.port != AWS_PLAIN_PORT) {
+                settings.alpn = vec![ALPN.to_owned()];
+            }
+            aws(check, index, uplink, settings);
+        }
+        CloudName::AzureIotHub => {
+            let hub = settings.remotes.first().map(|remote| remote.host.clone()).unwrap_or_default();
+            let device = Device { hub, id };
+            presence(check, index, &device, settings);
+            settings.cloud = Some(Cloud::AzureIotHub(device));
+            settings.max_packet = settings.max_packet.or(Some(AZURE_PACKET));
+            for remote in settings.remotes.iter_mut().filter(|remote| remote.scheme == Scheme::Wss && remote.path.len() < 2) {
+                AZURE_WEB_SOCKET.clone_into(&mut remote.path);
+            }
+            azure(check, index, uplink, settings);
+        }
+    }
+}
+
+/// A hub has one topic for a device; that of the state is in the bag.
+fn presence(check: &mut Check<'_>, index: usize, device: &Device, settings: &mut Settings) {
+    let Some(presence) = &mut settings.presence else { return };
+    match device.fixed_topic(&presence.topic) {
+        Ok(topic) => presence.topic = topic,
+        Err(error) => check.fault(&at!["uplinks", index, "presence"], format!("not a topic: {error}; write a shorter `topic`")),
+    }
+}
+
+/// What neither of them takes.
+fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Settings) {
+    let cloud = name.title();
+    if settings.remotes.iter().any(|remote| !remote.is_tls()) {
+        check.fault(&at!["uplinks", index, "to"], format!("{cloud} speaks TLS only; write mqtts:// or wss://"));
+    }
+    let (least, most, written) = match name {
+        CloudName::AwsIot => (30, 1200, "30s to 20m"),
+        CloudName::AzureIotHub => (5, 1177, "5s to 19m"),
+    };
+    let seconds = settings.keep_alive.as_secs();
+    let path = at!["uplinks", index, "keep_alive"];
+    if (seconds < least || seconds > most) && !check.is_faulty(&path) {
+        check.fault(&path, format!("{cloud} takes a keep alive of {written}; write one, such as 4m"));
+    }
+    if settings.client_id.len() > MOST_ID_BYTES {
+        check.fault(
+            &at!["uplinks", index],
+            format!("{cloud} takes client identifiers of at most {MOST_ID_BYTES} bytes; shorten `client_id`"),
+        );
+    }
+    let exact: Vec<&str> = check.file.classes.iter().filter(|(_, class)| class.qos == Some(2)).map(|(name, _)| name.as_str()).collect();
+    if !exact.is_empty() {
+        let classes = format!("{} {}", if exact.len() > 1 { "classes" } else { "class" }, exact.join(", "));
+        check.warn(
+            &at!["uplinks", index, "profile"],
+            format!("{cloud} has no QoS 2: messages of the {classes} go there with QoS 1, and may come twice after a cut"),
+        );
+    }
+    for (place, receive) in check.file.uplinks.get(index).into_iter().flat_map(|uplink| &uplink.receive).enumerate() {
+        if receive.qos == Some(2) {
+            check.warn(&at!["uplinks", index, "receive", place, "qos"], format!("{cloud} has no QoS 2; these messages come with QoS 1"));
+        }
+    }
+}
+
+fn aws(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &Settings) {
+    if settings.identity.is_none() && settings.login.is_none() && uplink.cert.is_none() && uplink.key.is_none() {
+        check.fault(&at!["uplinks", index], "AWS IoT Core knows its things by certificates; add `cert` and `key`");
+    }
+    largest(check, index, settings, AWS_PACKET, "AWS IoT Core takes messages of at most 128 kB; write at most 131kB");
+    if settings.receive.len() > MOST_SUBSCRIPTIONS {
+        check.fault(
+            &at!["uplinks", index, "receive"],
+            format!("AWS IoT Core takes at most {MOST_SUBSCRIPTIONS} subscriptions of a connection; use filters with + and #"),
+        );
+    }
+    for (place, receive) in settings.receive.iter().enumerate() {
+        if let Some(what) = too_long(receive.filter.plain()) {
+            check.fault(&at!["uplinks", index, "receive", place, "filter"], format!("this filter has {what}; shorten it"));
+        }
+    }
+}
+
+fn azure(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &mut Settings) {
+    if check.document.has_at(&at!["uplinks", index, "protocol"]) && settings.protocol == Protocol::V5 {
+        check.fault(&at!["uplinks", index, "protocol"], "Azure IoT Hub speaks MQTT 3.1.1; write 3.1.1 or remove `protocol`");
+    }
+    settings.protocol = Protocol::V311;
+    if settings.client_id.contains(['/', ' ']) {
+        check.fault(
+            &at!["uplinks", index],
+            "the client identifier is that of the device in the hub, without a slash or a blank; add `client_id`",
+        );
+    }
+    largest(check, index, settings, AZURE_PACKET, "Azure IoT Hub takes messages of at most 256 kB; write at most 262kB");
+    let key = if uplink.password.is_some() { "password" } else { "password_file" };
+    match &settings.login {
+        Some((_, password)) if uplink.enabled && !is_key_or_token(password) => check.fault(
+            &at!["uplinks", index, key],
+            "this is no key of a device in Azure IoT Hub; take its primary key or its connection string from the portal, or a SharedAccessSignature",
+        ),
+        None if settings.identity.is_none() && uplink.cert.is_none() && uplink.key.is_none() => check.fault(
+            &at!["uplinks", index],
+            "Azure IoT Hub knows its devices by a key or by a certificate; add `password_file:` with the primary key of the device, or `cert` and `key`",
+        ),
+        _ => {}
+    }
+}
+
+fn largest(check: &mut Check<'_>, index: usize, settings: &Settings, most: u32, message: &str) {
+    if settings.max_packet.is_some_and(|size| size > most) {
+        check.fault(&at!["uplinks", index, "max_packet"], message);
+    }
+}
+
+/// User and password for a cloud that needs no user; `None` if the usual rules hold.
+pub(super) fn login(uplink: &file::Uplink, password: Option<&Secret>) -> Option<(String, Secret)> {
+    let is_azure = uplink.profile == Some(CloudName::AzureIotHub) && uplink.user.is_none();
+    password.filter(|_| is_azure).map(|password| (String::new(), password.clone()))
+}
+
+/// Topics that AWS IoT Core does not take.
+pub(super) fn topics<'t>(check: &mut Check<'_>, index: usize, uplink: &Uplink, topics: impl Iterator<Item = &'t TopicName>) {
+    if uplink.settings.cloud != Some(Cloud::AwsIot) {
+        return;
+    }
+    for topic in topics {
+        let Some(number) = uplink.rules.iter().position(|rule| rule.filter.matches(topic)) else { continue };
+        let Some(there) = uplink.rules.get(number).map(|rule| there(rule, topic)) else { continue };
+        if let Some(what) = too_long(&there) {
+            let path = at!["uplinks", index, "send", number];
+            return check.fault(&path, format!("{there} has {what}; shorten `topics` or the prefix"));
+        }
+    }
+}
+
+fn there(rule: &Rule, topic: &TopicName) -> String {
+    format!("{}{topic}", rule.prefix)
+}
+
+/// What is too much about a topic or a filter for AWS IoT Core, if anything is.
+fn too_long(topic: &str) -> Option<String> {
+    // What goes straight to a rule is counted without its beginning.
+    let counted = topic.strip_prefix("$aws/rules/").and_then(|rest| rest.split_once('/')).map_or(topic, |(_, rest)| rest);
+    let levels = counted.split('/').count();
+    if levels > MOST_LEVELS {
+        return Some(format!("{levels} levels, and AWS IoT Core takes at most {MOST_LEVELS}"));
+    }
+    (counted.len() > MOST_TOPIC_BYTES).then(|| format!("{} bytes, and AWS IoT Core takes at most {MOST_TOPIC_BYTES}", counted.len()))
+}
