@@ -134,7 +134,12 @@ async fn uplink(folder: &Path, port: u16) -> Outbox {
     std::mem::forget(switch);
     let (is_up, mut up) = tokio::sync::watch::channel(false);
     let settings = config.uplinks.into_iter().next().unwrap().settings;
-    let uplink = uplink::prepare(settings, outbox.clone(), Ends { live: None, inbound: None, is_up, primary: None }).unwrap();
+    let uplink = uplink::prepare(
+        settings,
+        outbox.clone(),
+        Ends { live: None, inbound: None, is_up, routes: tokio::sync::watch::channel(Arc::default()).1, primary: None },
+    )
+    .unwrap();
     detach(uplink.run(stop.clone(), stop, Duration::ZERO));
     up.wait_for(|up| *up).await.unwrap();
     outbox

@@ -106,9 +106,12 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
         let (outbox, closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
         let (switch, stop) = stop_token();
         let (is_up, mut up) = tokio::sync::watch::channel(false);
-        let uplink =
-            uplink::prepare(config.uplinks[0].settings.clone(), outbox.clone(), Ends { live: None, inbound: None, is_up, primary: None })
-                .unwrap();
+        let uplink = uplink::prepare(
+            config.uplinks[0].settings.clone(),
+            outbox.clone(),
+            Ends { live: None, inbound: None, is_up, routes: tokio::sync::watch::channel(std::sync::Arc::default()).1, primary: None },
+        )
+        .unwrap();
         detach(uplink.run(stop.clone(), stop, Duration::ZERO));
         up.wait_for(|up| *up).await.unwrap();
         let start = Instant::now();

@@ -32,7 +32,7 @@ use crate::config;
 use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
-use crate::outbox::{self, Intake, OfferError, Outbox, Rule, Stored};
+use crate::outbox::{self, Intake, OfferError, Outbox, Routes, Stored};
 use crate::status::control::{self, Call, Control, Presence, Request};
 use crate::status::service::Service;
 use crate::store::StoreError;
@@ -95,8 +95,8 @@ pub struct Gateway {
     /// Reads the file again.
     load: Load,
     broker: Option<Broker>,
-    /// The send rules of the uplinks.
-    rules: Vec<watch::Sender<Arc<[Rule]>>>,
+    /// Of the uplinks.
+    routes: Vec<watch::Sender<Arc<Routes>>>,
     /// To the uplinks.
     changes: Vec<watch::Sender<Option<Update>>>,
     /// To the uplinks, by their names.
@@ -130,7 +130,7 @@ pub async fn run(
 /// What the uplinks of a gateway are made of before anything runs.
 struct North {
     intakes: Vec<Intake>,
-    rules: Vec<watch::Sender<Arc<[Rule]>>>,
+    routes: Vec<watch::Sender<Arc<Routes>>>,
     outboxes: Vec<Outbox>,
     /// Whether each is up, told by its uplink.
     is_up: Vec<watch::Sender<bool>>,
@@ -150,7 +150,7 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
     let is_up = config.uplinks.iter().map(|_| watch::channel(false).0).collect();
     let mut north = North {
         intakes: Vec::new(),
-        rules: Vec::new(),
+        routes: Vec::new(),
         outboxes: Vec::new(),
         is_up,
         taps: Vec::new(),
@@ -164,8 +164,8 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
         tasks.start(format!("store:{name}"), async { closed.await.map_err(|_| "its thread died".to_owned()) });
         let filters = filters_of(uplink);
         let (queue, forward) = mpsc::channel(FORWARD_QUEUE);
-        let (rules, current) = watch::channel(Arc::from(uplink.rules.as_slice()));
-        north.rules.push(rules);
+        let (routes, current) = watch::channel(Arc::clone(&uplink.routes));
+        north.routes.push(routes);
         north.intakes.push(Intake::new(outbox.clone(), current, index, north.primary(&uplink.settings)));
         north.taps.push(Tap { filters, not_from: Origin::Uplink(index) });
         north.outboxes.push(outbox);
@@ -177,7 +177,7 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
 
 /// The topics that an uplink's rules want.
 fn filters_of(uplink: &config::Uplink) -> Vec<TopicFilter> {
-    uplink.rules.iter().map(|rule| rule.filter.clone()).collect()
+    uplink.routes.send.iter().map(|rule| rule.mapping.filter().clone()).collect()
 }
 
 /// The ways from this gateway to the clients of its broker.
@@ -207,9 +207,10 @@ impl Gateway {
         let live = local.as_ref().map(|local| local.live.clone());
         let inbound = local.as_ref().map(|local| local.inbound.clone());
         let mut ready: Vec<Uplink> = Vec::new();
-        for ((uplink, outbox), is_up) in config.uplinks.iter().zip(&north.outboxes).zip(&north.is_up) {
+        let parts = config.uplinks.iter().zip(&north.outboxes).zip(&north.is_up).zip(&north.routes);
+        for (((uplink, outbox), is_up), routes) in parts {
             let primary = north.primary(&uplink.settings);
-            let ends = Ends { live: live.clone(), inbound: inbound.clone(), is_up: is_up.clone(), primary };
+            let ends = Ends { live: live.clone(), inbound: inbound.clone(), is_up: is_up.clone(), routes: routes.subscribe(), primary };
             let uplink = uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?;
             health.watch_uplink(&uplink, outbox, is_up.subscribe());
             ready.push(uplink);
@@ -241,7 +242,7 @@ impl Gateway {
             None => (None, None, None),
         };
         let grace = config.shutdown_grace;
-        let rules = north.rules;
+        let routes = north.routes;
         Ok(Self {
             tasks,
             sources,
@@ -251,7 +252,7 @@ impl Gateway {
             config,
             load,
             broker,
-            rules,
+            routes,
             changes,
             purges,
             field,

@@ -1,5 +1,7 @@
 //! `wellhead check`: every fault of a file, or what the gateway will do with it; for people, or as JSON for scripts.
 
+mod routes;
+
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -77,6 +79,7 @@ struct UplinkPlan {
     name: String,
     to: Vec<String>,
     client_id: String,
+    topics: routes::RoutePlan,
     /// Bytes a day as an operator bills them, both ways: if nothing changes, and if every reading is sent.
     bytes_per_day: [f64; 2],
     bytes_per_month: [f64; 2],
@@ -219,6 +222,7 @@ fn uplink_plan(config: &config::Gateway, uplink: &config::Uplink) -> UplinkPlan 
         name: uplink.settings.name.clone(),
         to: uplink.settings.remotes.iter().map(ToString::to_string).collect(),
         client_id: uplink.settings.client_id.clone(),
+        topics: routes::plan(config, uplink),
         bytes_per_day: [traffic.least, traffic.most],
         bytes_per_month,
         messages_per_day: [traffic.least_messages, traffic.most_messages],
@@ -311,6 +315,7 @@ fn describe_line(line: &LinePlan, out: &mut String) {
 
 fn describe_uplink(uplink: &UplinkPlan, out: &mut String) {
     let _ = writeln!(out, "uplink {} to {} as {}", uplink.name, uplink.to.join(", then "), uplink.client_id);
+    routes::describe(&uplink.topics, out);
     let between = |[least, most]: [f64; 2]| {
         let (least, most) = (config::size(least), config::size(most));
         if least == most { format!("about {most}") } else { format!("{least} (nothing changes) to {most} (every reading is sent)") }

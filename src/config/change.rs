@@ -93,8 +93,14 @@ impl Gateway {
                 diff.told.push(format!("uplink {} connects anew", one.settings.name));
             }
         }
-        for (one, other) in self.uplinks.iter().zip(&running.uplinks).filter(|(one, other)| one.rules != other.rules) {
-            diff.told.push(format!("uplink {}: {} send rules instead of {}", one.settings.name, one.rules.len(), other.rules.len()));
+        for (one, other) in self.uplinks.iter().zip(&running.uplinks) {
+            let (name, one, other) = (&one.settings.name, &one.routes, &other.routes);
+            if one.send != other.send {
+                diff.told.push(format!("uplink {name}: {} send rules instead of {}", one.send.len(), other.send.len()));
+            }
+            if one.receive != other.receive || one.commands != other.commands {
+                diff.told.push(format!("uplink {name}: what comes in, or its local topics"));
+            }
         }
         if let (Some(one), Some(other)) = (&self.broker, &running.broker)
             && one.access != other.access

@@ -48,7 +48,7 @@ use crate::broker::net::{Listen, Origins, TlsSettings};
 use crate::field::Line;
 use crate::files;
 use crate::mqtt::TopicName;
-use crate::outbox::{self, Rule};
+use crate::outbox::{self, Routes};
 use crate::reading::DeviceId;
 use crate::report::PointReport;
 use crate::units::Price;
@@ -124,8 +124,10 @@ pub struct Broker {
 pub struct Uplink {
     /// The connection.
     pub settings: uplink::Settings,
-    /// What goes there.
-    pub rules: Vec<Rule>,
+    /// What goes there and what comes from there, and how topics are written on each side.
+    pub routes: Arc<Routes>,
+    /// Those of the subscriptions that are for commands to points.
+    pub commands: Vec<uplink::Receive>,
     /// What it costs.
     pub tariff: Tariff,
 }

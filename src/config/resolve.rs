@@ -12,6 +12,7 @@ mod north;
 mod point;
 mod presence;
 mod reach;
+mod routes;
 mod simulated;
 mod slips;
 mod text;
@@ -195,7 +196,8 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
     }
     let field::Field { lines, reports, set_by, availability, groups } = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
-    let uplinks = north::uplinks(&mut check, broker.is_some());
+    let local = routes::LocalTopics::of(&lines, &reports, &groups);
+    let uplinks = north::uplinks(&mut check, broker.is_some(), &local);
     factory::settings(&mut check);
     slips::uplinks(&mut check);
     advice::loads(&mut check, &lines);

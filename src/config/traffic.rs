@@ -79,7 +79,7 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
     for (point, every) in points {
         let Some(report) = reports.get(point.id.0 as usize) else { continue };
         for topic in report.topics() {
-            if let Some(rule) = rule_for(&uplink.rules, topic, report) {
+            if let Some(rule) = uplink.routes.send.iter().find(|rule| rule.wants(topic, report.class)) {
                 let payload = empty_payload() + f64::from(characters(point));
                 traffic.add(a_day(every, report), bytes(uplink, rule, topic, report) + payload);
             }
@@ -98,21 +98,18 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
     traffic
 }
 
-fn rule_for<'a>(rules: &'a [Rule], topic: &TopicName, report: &PointReport) -> Option<&'a Rule> {
-    rules.iter().find(|rule| rule.filter.matches(topic) && (rule.only.is_empty() || rule.only.contains(&report.class.id)))
-}
-
 fn is_tls(uplink: &Uplink) -> bool {
     uplink.settings.remotes.first().is_some_and(crate::uplink::Remote::is_tls)
 }
 
 /// Of one message but for its payload.
 fn bytes(uplink: &Uplink, rule: &Rule, topic: &TopicName, report: &PointReport) -> f64 {
-    let qos = rule.qos.unwrap_or(report.qos);
+    let qos = rule.qos.unwrap_or(report.qos).min(rule.most);
     let alone = ALONE.iter().find(|(known, _)| *known == qos).map_or(0.0, |(_, bytes)| *bytes);
     let tls = if is_tls(uplink) { TLS } else { 0.0 };
     let number = if uplink.settings.numbered && uplink.settings.protocol == Protocol::V5 { NUMBER } else { 0.0 };
-    let topic = u32::try_from(rule.prefix.len() + topic.as_str().len()).unwrap_or(u32::MAX);
+    let there = rule.mapping.apply(topic).and_then(Result::ok);
+    let topic = u32::try_from(there.as_ref().unwrap_or(topic).as_str().len()).unwrap_or(u32::MAX);
     alone + tls + number + f64::from(topic)
 }
 

@@ -1,6 +1,7 @@
 //! The file is read again while the gateway runs: what differs is stopped and started, everything else goes on.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::south::{set_filters, task_of};
 use super::{Gateway, GatewayError, STOP_PATIENCE, filters_of, south, unasked};
@@ -59,8 +60,8 @@ impl Gateway {
     async fn apply(&mut self, config: config::Gateway, diff: &config::Diff) -> Result<(), GatewayError> {
         self.field.stop_lines(&diff.stops);
         self.ended(diff.stops.iter().map(|line| task_of(line)).collect()).await?;
-        for (rules, uplink) in self.rules.iter().zip(&config.uplinks) {
-            rules.send_replace(uplink.rules.as_slice().into());
+        for (routes, uplink) in self.routes.iter().zip(&config.uplinks) {
+            routes.send_replace(Arc::clone(&uplink.routes));
         }
         if let (Some(broker), Some(spec)) = (&self.broker, &config.broker) {
             let mut filters: Vec<_> = config.uplinks.iter().map(filters_of).collect();

@@ -10,6 +10,7 @@
 
 mod decode;
 mod encode;
+mod mapping;
 mod properties;
 mod reason;
 mod topic;
@@ -21,6 +22,7 @@ use bytestring::ByteString;
 
 pub use decode::{DecodeError, Decoder, Progress, claimed_version};
 pub use encode::{PublishTemplate, encode};
+pub use mapping::{Mapping, MappingError};
 pub use properties::{Extras, Fields, Place, Properties, decode_properties, encode_properties};
 pub use reason::ReasonCode;
 pub use topic::{TopicError, TopicFilter, TopicName};

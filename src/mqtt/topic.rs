@@ -39,6 +39,9 @@ pub enum TopicError {
     /// [MQTT-4.8.2-1], [MQTT-4.8.2-2]
     #[error("a shared subscription is written `$share/<name>/<filter>`; the name has no wildcard")]
     Share,
+    /// Only the broker, or a mapping that says so, writes such topics.
+    #[error("a topic that begins with `$` belongs to the broker")]
+    Reserved,
 }
 
 /// A valid topic name.

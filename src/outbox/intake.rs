@@ -1,12 +1,13 @@
-//! The way into an outbox: which local messages go north, under which topic, class and QoS.
+//! The way into an outbox: which local messages go north, under which topic, class and QoS. What is in an outbox keeps the topic that
+//! it was taken with, whatever the rules say later.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Outbox, Outgoing};
+use super::{Outbox, Outgoing, Routes};
 use crate::message::{Class, Message, Origin};
-use crate::mqtt::{QoS, TopicError, TopicFilter, TopicName};
+use crate::mqtt::{Mapping, QoS, TopicError, TopicName};
 use crate::payload::json;
 use crate::reading::Timestamp;
 use crate::store::{AppendError, Receipt};
@@ -15,18 +16,25 @@ use crate::time::{moment, now};
 /// One `send` rule; the first one that matches decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Local topics.
-    pub filter: TopicFilter,
+    /// Local topics to those of the remote broker.
+    pub mapping: Mapping,
     /// Classes it is for, by their index; empty for all.
     pub only: Vec<u16>,
-    /// Put before the topic at the remote broker.
-    pub prefix: String,
     /// The class it gives to messages; without one they keep theirs.
     pub class: Option<Class>,
     /// The QoS of that class.
     pub qos: Option<QoS>,
     /// The highest QoS in any case.
     pub most: QoS,
+    /// False takes the retain flag off.
+    pub keeps_retained: bool,
+}
+
+impl Rule {
+    /// True if it is for messages of a class on a topic.
+    pub fn wants(&self, topic: &TopicName, class: Class) -> bool {
+        (self.only.is_empty() || self.only.contains(&class.id)) && self.mapping.filter().matches(topic)
+    }
 }
 
 /// Why a message is not in the outbox.
@@ -35,8 +43,8 @@ pub enum OfferError {
     /// Ours: the outbox is closed.
     #[error("the outbox is closed")]
     Closed,
-    /// Peer: with the rule's prefix the topic is none; the message cannot go there.
-    #[error("its topic with the prefix of the `send` rule is not possible: {0}")]
+    /// Peer: as the rule writes it, the topic is none; the message cannot go there.
+    #[error("its topic as the `send` rule writes it is not possible: {0}")]
     Topic(TopicError),
 }
 
@@ -51,7 +59,7 @@ impl From<AppendError> for OfferError {
 pub struct Intake {
     outbox: Outbox,
     /// They may become others.
-    rules: watch::Receiver<Arc<[Rule]>>,
+    routes: watch::Receiver<Arc<Routes>>,
     uplink: usize,
     /// Of a backup: whether the other uplink is up. Messages are taken only while it is not.
     primary: Option<watch::Receiver<bool>>,
@@ -59,8 +67,8 @@ pub struct Intake {
 
 impl Intake {
     /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
-    pub fn new(outbox: Outbox, rules: watch::Receiver<Arc<[Rule]>>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
-        Self { outbox, rules, uplink, primary }
+    pub fn new(outbox: Outbox, routes: watch::Receiver<Arc<Routes>>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
+        Self { outbox, routes, uplink, primary }
     }
 
     /// Puts a message into the outbox if a rule wants it; waits while too much waits for the disk. `None` if no rule wants it.
@@ -78,11 +86,13 @@ impl Intake {
         if message.origin == Origin::Uplink(self.uplink) || message.topic.is_reserved() {
             return Ok(None);
         }
-        let wants = |rule: &&Rule| (rule.only.is_empty() || rule.only.contains(&message.class.id)) && rule.filter.matches(&message.topic);
-        let rules = self.rules.borrow();
-        let Some(rule) = rules.iter().find(wants) else { return Ok(None) };
-        let topic = TopicName::new(format!("{}{}", rule.prefix, message.topic)).map_err(OfferError::Topic)?;
+        let routes = self.routes.borrow();
+        let Some((rule, topic)) = routes.outward(message) else { return Ok(None) };
+        let topic = topic.map_err(OfferError::Topic)?;
         let mut properties = message.properties.clone();
+        if let Some(local) = &message.properties.response_topic {
+            properties.edit().response_topic = Some(routes.answered_at(local));
+        }
         if let Some(seconds) = message.seconds_left(now()) {
             properties.edit().message_expiry = Some(seconds);
         }
@@ -94,7 +104,7 @@ impl Intake {
         let outgoing = Outgoing {
             topic,
             qos: rule.qos.unwrap_or(message.qos).min(rule.most),
-            retain: message.retain,
+            retain: message.retain && rule.keeps_retained,
             if_session_lost: class.if_session_lost,
             enqueued,
             properties,

@@ -10,6 +10,7 @@
 
 mod entry;
 mod intake;
+mod routes;
 mod selection;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use intake::{Intake, OfferError, Rule};
+pub use routes::{Arrival, Inward, Routes, SET};
 pub use selection::{Filter, Selection};
 use tokio::sync::{oneshot, watch};
 

@@ -8,8 +8,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 
+use super::link::Received;
 use crate::message::{Class, Message, Origin};
-use crate::mqtt::{PacketId, Properties, QoS, TopicName};
+use crate::mqtt::{PacketId, QoS};
 use crate::time::now;
 
 /// Takes a message to the local broker, which answers when it has it safe.
@@ -35,15 +36,9 @@ impl Deliveries {
         Self { broker, origin, waiting: FuturesOrdered::new() }
     }
 
-    /// Hands a message to the broker; waits while that is busy.
-    pub(super) async fn hand_over(
-        &mut self,
-        topic: TopicName,
-        payload: bytes::Bytes,
-        (qos, retain): (QoS, bool),
-        packet_id: Option<PacketId>,
-        mut properties: Properties,
-    ) {
+    /// Hands a message to the broker, under its local topic; waits while that is busy.
+    pub(super) async fn hand_over(&mut self, received: Received) {
+        let Received { topic, payload, qos, retain, packet_id, mut properties, .. } = received;
         let expires_at = properties.message_expiry.map(|seconds| now() + Duration::from_secs(u64::from(seconds)));
         if expires_at.is_some() {
             properties.edit().message_expiry = None;

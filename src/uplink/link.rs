@@ -5,6 +5,7 @@
 //! could be promised across a crash. Identifiers, order and repetition are [`super::session`]'s.
 
 mod codec;
+mod identifiers;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,8 +19,9 @@ use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::presence::Will;
+use super::subscriptions::Asked;
 use super::transport::{self, Stream};
-use super::{Protocol, Receive, Remote, Secret, Settings};
+use super::{Protocol, Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
 use crate::time::{now, unix_ms};
@@ -77,19 +79,26 @@ impl From<io::Error> for LinkError {
     }
 }
 
+/// A message of the remote.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Received {
+    pub(super) topic: TopicName,
+    pub(super) payload: Bytes,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    /// `None` for QoS 0.
+    pub(super) packet_id: Option<PacketId>,
+    pub(super) properties: Properties,
+    /// The identifiers of the subscriptions that it came for, if the remote tells them.
+    pub(super) subscriptions: Vec<u32>,
+}
+
 /// What the remote says.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Incoming {
     Accepted(Accepted),
     Refused(ReasonCode, String),
-    Publish {
-        topic: TopicName,
-        payload: Bytes,
-        qos: QoS,
-        retain: bool,
-        packet_id: Option<PacketId>,
-        properties: Properties,
-    },
+    Publish(Received),
     PubAck(PacketId, ReasonCode),
     PubRec(PacketId, ReasonCode),
     PubRel(PacketId),
@@ -118,6 +127,8 @@ pub(super) struct Accepted {
     pub(super) retain_available: bool,
     pub(super) wildcards_available: bool,
     pub(super) topic_aliases: u16,
+    /// A subscription may have an identifier.
+    pub(super) identifiers_available: bool,
     /// A subscription that is asked for again does not bring what is retained again.
     pub(super) keeps_retained_quiet: bool,
 }
@@ -157,8 +168,8 @@ pub(super) enum Command {
     PubRec(PacketId),
     PubRel(PacketId),
     PubComp(PacketId),
+    Subscribe(Asked),
     /// With the number of the packet on this connection.
-    Subscribe(u16, Vec<Receive>),
     Unsubscribe(u16, Vec<String>),
     Ping,
     Disconnect,

@@ -13,12 +13,13 @@
 //!
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
 //!
-//! `session`, `memory`, `lanes`, `pace`, `presence`, `silence`, `subscriptions` and `suspicion` are the pure state, `transport` the byte stream,
+//! `session`, `memory`, `lanes`, `pace`, `presence`, `silence`, `subscriptions`, `copies` and `suspicion` are the pure state, `transport` the byte stream,
 //! `link` the packets (the only place that names rumqttc), `tls` the certificates, `route` the way out of this machine, `task`
 //! connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
 pub mod cloud;
 mod connection;
+mod copies;
 mod inbound;
 mod lanes;
 mod link;
@@ -42,7 +43,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::mqtt::{QoS, TopicFilter, TopicName};
+use crate::mqtt::{QoS, TopicFilter};
 pub use inbound::Inbound;
 pub use presence::Presence;
 pub(crate) use presence::bytes_of as bytes_of_presence;
@@ -116,18 +117,6 @@ pub struct Receive {
     pub filter: TopicFilter,
     /// The QoS they come with, at most.
     pub qos: QoS,
-}
-
-impl Receive {
-    /// True if a topic is one of these.
-    pub fn covers(&self, topic: &TopicName) -> bool {
-        if !self.filter.is_shared() {
-            return self.filter.matches(topic);
-        }
-        // $share/<group>/<filter>
-        let plain = self.filter.as_str().splitn(3, '/').nth(2).and_then(|plain| TopicFilter::new(plain.to_owned()).ok());
-        plain.is_some_and(|plain| plain.matches(topic))
-    }
 }
 
 /// When a backup is used: a message of another uplink's state.

@@ -8,13 +8,15 @@
 //!   a link that is cut blames no filter. A filter that is left out is asked for again once an hour, alone.
 //! * A filter that another one covers, at the same QoS or a higher one, is not asked for: its messages would come twice. A filter that
 //!   the remote refused, or that is left out, covers nothing.
+//! * Filters of which one matches topics of another one are asked for one by one, each with an identifier if the remote takes them: it
+//!   may send a copy of a message for each, and the identifiers tell copies from messages that were published again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Receive;
 use super::suspicion::speaks_of_itself;
-use crate::mqtt::{QoS, ReasonCode};
+use crate::mqtt::{QoS, ReasonCode, TopicName};
 
 /// Filters in a packet.
 pub(super) const MOST_FILTERS: usize = 8;
@@ -63,6 +65,20 @@ pub(super) struct Subscriptions {
     is_trying: bool,
     refused: HashSet<String>,
     lowered: HashSet<String>,
+    /// The remote takes subscription identifiers.
+    has_identifiers: bool,
+    /// Filters that the session has, or is asked for, of which one matches topics of another one.
+    overlapping: Vec<Receive>,
+}
+
+/// A SUBSCRIBE packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// On this connection.
+    pub(super) number: u16,
+    pub(super) filters: Vec<Receive>,
+    /// What messages for these filters are to carry.
+    pub(super) identifier: Option<u32>,
 }
 
 fn name_of(receive: &Receive) -> String {
@@ -83,6 +99,13 @@ fn uncovered(wanted: Vec<Receive>) -> Vec<Receive> {
     wanted.iter().enumerate().filter(|(index, receive)| !is_needless(*index, receive)).map(|(_, receive)| receive.clone()).collect()
 }
 
+/// Those of which one matches topics of another one. Without identifiers nobody knows how often a shared subscription brings a message.
+fn overlapping(needed: &[Receive], has_identifiers: bool) -> Vec<Receive> {
+    let counts = |receive: &Receive| has_identifiers || !receive.filter.is_shared();
+    let meets = |one: &Receive, other: &Receive| counts(other) && one.filter != other.filter && one.filter.overlaps(&other.filter);
+    needed.iter().filter(|one| counts(one) && needed.iter().any(|other| meets(one, other))).cloned().collect()
+}
+
 impl Subscriptions {
     /// A new connection; the remote has forgotten everything unless `is_kept`.
     pub(super) fn begin(&mut self, is_kept: bool) {
@@ -100,6 +123,16 @@ impl Subscriptions {
     /// It is not sure any more what the remote's session has.
     pub(super) fn forget(&mut self) {
         self.is_known = false;
+    }
+
+    /// Whether the remote takes subscription identifiers.
+    pub(super) fn identify(&mut self, has_identifiers: bool) {
+        self.has_identifiers = has_identifiers;
+    }
+
+    /// How many subscriptions may each bring a copy of a message on this topic.
+    pub(super) fn matching(&self, topic: &TopicName) -> usize {
+        self.overlapping.iter().filter(|receive| receive.filter.matches(topic)).count()
     }
 
     /// The file is another one: everything is tried again.
@@ -151,9 +184,22 @@ impl Subscriptions {
     /// Plans to ask for everything that is needed and was not asked for.
     fn plan(&mut self) {
         let mut needed = self.needed();
+        self.overlapping = overlapping(&needed, self.has_identifiers);
         needed.retain(|receive| self.asked_for.insert(name_of(receive)));
+        // An identifier is that of a packet.
+        let is_alone = |receive: &Receive| self.has_identifiers && self.overlapping.contains(receive);
+        let (alone, together): (Vec<_>, Vec<_>) = needed.into_iter().partition(is_alone);
         let size = if self.is_careful { 1 } else { MOST_FILTERS };
-        self.waiting.extend(needed.chunks(size).map(<[Receive]>::to_vec));
+        self.waiting.extend(together.chunks(size).map(<[Receive]>::to_vec));
+        self.waiting.extend(alone.into_iter().map(|receive| vec![receive]));
+    }
+
+    /// The identifier of a packet with one filter that overlaps with others: its place in the file.
+    fn identifier(&self, filters: &[Receive]) -> Option<u32> {
+        let [receive] = filters else { return None };
+        let place = self.wanted.iter().position(|wanted| wanted == receive);
+        let place = place.filter(|_| self.has_identifiers && self.overlapping.contains(receive))?;
+        u32::try_from(place + 1).ok()
     }
 
     /// The filters that no other one covers, without those that the remote does not grant.
@@ -176,8 +222,8 @@ impl Subscriptions {
         self.wanted.iter().map(name_of).filter(|name| !needed.contains(name) && !self.is_withheld(name)).collect()
     }
 
-    /// The next packet to be sent, with its number on this connection.
-    pub(super) fn next(&mut self) -> Option<(u16, Vec<Receive>)> {
+    /// The next packet to be sent.
+    pub(super) fn next(&mut self) -> Option<Asked> {
         if self.needs_a_sign() || self.is_careful && !self.asked.is_empty() {
             return None;
         }
@@ -185,7 +231,7 @@ impl Subscriptions {
         let number = self.packets;
         self.packets = self.packets.wrapping_add(1);
         self.asked.push_back(filters.clone());
-        Some((number, filters))
+        Some(Asked { number, identifier: self.identifier(&filters), filters })
     }
 
     /// The last packet was not sent.
@@ -289,7 +335,7 @@ mod tests {
         let mut subscriptions = Subscriptions::default();
         subscriptions.want((0..20).map(|number| receive(&format!("cmd/{number}"), 1)).collect(), HashSet::new());
         let sizes: Vec<(u16, usize)> =
-            std::iter::from_fn(|| subscriptions.next()).map(|(number, filters)| (number, filters.len())).collect();
+            std::iter::from_fn(|| subscriptions.next()).map(|asked| (asked.number, asked.filters.len())).collect();
         assert_eq!(sizes, [(0, 8), (1, 8), (2, 4)]);
     }
 
@@ -318,7 +364,7 @@ mod tests {
             assert_eq!(subscriptions.needs_a_sign(), connections > 1);
             subscriptions.heard();
             let mut is_closed = false;
-            while let Some((_, filters)) = subscriptions.next() {
+            while let Some(Asked { filters, .. }) = subscriptions.next() {
                 if names(&filters).contains(&"bad") {
                     assert!(subscriptions.is_waiting());
                     let (asked, culprit) = subscriptions.closed(None, at);
@@ -413,7 +459,7 @@ mod tests {
 
     /// What the next packets ask for.
     fn asks(subscriptions: &mut Subscriptions) -> Vec<String> {
-        std::iter::from_fn(|| subscriptions.next()).flat_map(|(_, filters)| filters).map(|receive| name_of(&receive)).collect()
+        std::iter::from_fn(|| subscriptions.next()).flat_map(|asked| asked.filters).map(|receive| name_of(&receive)).collect()
     }
 
     fn set(names: &[&str]) -> HashSet<String> {
@@ -454,5 +500,25 @@ mod tests {
         assert_eq!(asks(&mut subscriptions), ["other"]);
         subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
         assert_eq!(subscriptions.needless(), set(&["cmd/x"]));
+    }
+
+    #[test]
+    fn filters_that_overlap_have_identifiers_of_their_own() {
+        let wanted: Vec<Receive> = ["x", "a/+", "y", "+/b", "$share/g/a/b"].iter().map(|name| receive(name, 1)).collect();
+        for (has_identifiers, expected) in [
+            (true, vec![("x y", None), ("a/+", Some(2)), ("+/b", Some(4)), ("$share/g/a/b", Some(5))]),
+            (false, vec![("x a/+ y +/b $share/g/a/b", None)]),
+        ] {
+            let mut subscriptions = Subscriptions::default();
+            subscriptions.begin(false);
+            subscriptions.identify(has_identifiers);
+            subscriptions.want(wanted.clone(), HashSet::new());
+            let asked: Vec<Asked> = std::iter::from_fn(|| subscriptions.next()).collect();
+            let told: Vec<(String, Option<u32>)> = asked.iter().map(|asked| (names(&asked.filters).join(" "), asked.identifier)).collect();
+            assert_eq!(told, expected.into_iter().map(|(names, identifier)| (names.to_owned(), identifier)).collect::<Vec<_>>());
+            let matching = |topic: &str| subscriptions.matching(&TopicName::new(topic.to_owned()).unwrap());
+            let shared = usize::from(has_identifiers);
+            assert_eq!((matching("a/b"), matching("a/c"), matching("x")), (2 + shared, 1, 0));
+        }
     }
 }

@@ -8,6 +8,7 @@ mod will;
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -17,6 +18,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, Done, STATUS_EVERY};
+use super::copies::Copies;
 use super::inbound::{Deliveries, Inbound};
 use super::lanes::Lanes;
 use super::link::{Accepted, Link, LinkError};
@@ -33,7 +35,7 @@ use super::{Purge, Purges, Remote, Settings, TlsError, purge, tls};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
 use crate::mqtt::{QoS, ReasonCode};
-use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Stored, Waiting};
+use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Routes, Stored, Waiting};
 use crate::pulse::Pulse;
 use crate::tasks::Stop;
 use crate::time::now;
@@ -115,6 +117,10 @@ pub struct Uplink {
     pub(super) subscriptions: Subscriptions,
     /// What remotes take of this gateway's presence.
     pub(super) presence: Known,
+    /// Messages of the remote that may come once more for another subscription.
+    pub(super) copies: Copies,
+    /// How topics are written here and there.
+    pub(super) routes: watch::Receiver<Arc<Routes>>,
     /// The remote that is connected, or was last.
     pub(super) current: u32,
     /// Remotes that have no QoS 2.
@@ -162,6 +168,8 @@ pub struct Ends {
     pub inbound: Option<Inbound>,
     /// Tells others whether it is up.
     pub is_up: watch::Sender<bool>,
+    /// How topics are written here and there; may change.
+    pub routes: watch::Receiver<Arc<Routes>>,
     /// Of a backup: whether the other uplink is up.
     pub primary: Option<watch::Receiver<bool>>,
 }
@@ -195,6 +203,8 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         suspicion: Suspicion::default(),
         subscriptions: Subscriptions::default(),
         presence: Known::default(),
+        copies: Copies::default(),
+        routes: ends.routes,
         current: 0,
         without_qos_2: HashSet::new(),
         may_lack_qos_2: None,

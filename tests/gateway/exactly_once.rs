@@ -34,13 +34,19 @@ fn child_that_sends_until_it_is_killed() {
     let Some(file) = std::env::var_os(FILE) else { return };
     let from: u64 = std::env::var(FROM).unwrap().parse().unwrap();
     let config = wellhead::config::load(Path::new(&file)).unwrap();
-    let qos = QoS::from_bits(config.uplinks[0].rules[0].qos.unwrap() as u8).unwrap();
+    let qos = QoS::from_bits(config.uplinks[0].routes.send[0].qos.unwrap() as u8).unwrap();
     println!("\n{READY}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (outbox, _closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
         let (_switch, stop) = stop_token();
-        let ends = Ends { live: None, inbound: None, is_up: tokio::sync::watch::channel(false).0, primary: None };
+        let ends = Ends {
+            live: None,
+            inbound: None,
+            is_up: tokio::sync::watch::channel(false).0,
+            routes: tokio::sync::watch::channel(std::sync::Arc::default()).1,
+            primary: None,
+        };
         let uplink = uplink::prepare(config.uplinks[0].settings.clone(), outbox.clone(), ends).unwrap();
         wellhead::tasks::detach(uplink.run(stop.clone(), stop, Duration::ZERO));
         let mut next = from;

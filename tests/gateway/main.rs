@@ -35,6 +35,7 @@ mod listeners;
 mod login;
 mod logins;
 mod manners;
+mod mapping;
 mod model;
 mod named_files;
 mod north;

@@ -69,6 +69,16 @@ pub(in crate::config) struct Uplink {
     /// Every message carries the user property `seq`, the same for every copy of it. Default true; MQTT 5 only.
     #[serde(default = "super::yes")]
     pub(in crate::config) number_messages: bool,
+    /// The highest QoS that is sent: 0, 1 or 2. Default 2.
+    #[schemars(range(max = 2))]
+    pub(in crate::config) qos: Option<u8>,
+    /// False sends everything without the retain flag. Default true.
+    #[serde(default = "super::yes")]
+    pub(in crate::config) retain: bool,
+    /// Commands come in: a message at the name of a point at the remote with /set behind it writes to the point, if it has `write`. Default
+    /// false: only where `receive` covers that topic.
+    #[serde(default)]
+    pub(in crate::config) commands: bool,
     /// What the link costs; for `wellhead check` only.
     pub(in crate::config) tariff: Option<Tariff>,
     /// Local topics that go north; the first rule that matches decides.
@@ -190,9 +200,20 @@ pub(in crate::config) struct Retry {
 pub(in crate::config) struct Send {
     /// Which local topics, with + and #.
     pub(in crate::config) filter: TopicFilter,
+    /// The topic at the remote: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
+    /// without them one topic for all. Default the local topic.
+    pub(in crate::config) to: Option<String>,
+    /// Taken off the beginning of the local topic, with its slash. Default nothing.
+    #[serde(default)]
+    pub(in crate::config) strip: String,
     /// Put before the topic at the remote, with its slash. Default none.
     #[serde(default)]
     pub(in crate::config) prefix: String,
+    /// The highest QoS: 0, 1 or 2. Default that of the uplink.
+    #[schemars(range(max = 2))]
+    pub(in crate::config) qos: Option<u8>,
+    /// False sends without the retain flag. Default that of the uplink.
+    pub(in crate::config) retain: Option<bool>,
     /// The class that messages get. Default that of the point, or of the client.
     pub(in crate::config) class: Option<String>,
     /// The rule is for these classes only. Default all.
@@ -205,7 +226,19 @@ pub(in crate::config) struct Send {
 pub(in crate::config) struct Receive {
     /// Which remote topics, with + and #.
     pub(in crate::config) filter: TopicFilter,
+    /// The local topic: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
+    /// without them one topic for all. Default the topic of the remote.
+    pub(in crate::config) to: Option<String>,
+    /// Taken off the beginning of the topic of the remote, with its slash. Default nothing.
+    #[serde(default)]
+    pub(in crate::config) strip: String,
+    /// Put before the local topic, with its slash. Default none.
+    #[serde(default)]
+    pub(in crate::config) prefix: String,
     /// 0, 1 or 2. Default 1.
     #[schemars(range(max = 2))]
     pub(in crate::config) qos: Option<u8>,
+    /// False takes the retain flag off, so that the local broker keeps nothing. Default true.
+    #[serde(default = "super::yes")]
+    pub(in crate::config) retain: bool,
 }

@@ -10,7 +10,8 @@ use crate::config::traffic::{MONTH, load, size, traffic};
 use crate::config::{Uplink, file};
 use crate::field::decode::{Part, Register, Table};
 use crate::field::{Device, Line, Point, Source, Wire};
-use crate::mqtt::{TopicFilter, TopicName};
+use crate::mqtt::TopicName;
+use crate::outbox::Inward;
 use crate::report::PointReport;
 use crate::units::Span;
 use crate::uplink::Protocol;
@@ -284,35 +285,36 @@ pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line],
 }
 
 fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, availability): (&[PointReport], &[TopicName])) {
-    for (number, rule) in uplink.rules.iter().enumerate() {
+    for (number, rule) in uplink.routes.send.iter().enumerate() {
         let path = at!["uplinks", index, "send", number, "filter"];
-        if rule.filter.plain().starts_with('$') {
+        let filter = rule.mapping.filter();
+        if filter.plain().starts_with('$') {
             check.fault(&path, "topics that begin with $ belong to the broker and are not sent; choose others");
             continue;
         }
         let takes_all = |other: &&crate::outbox::Rule| {
-            other.filter.covers(&rule.filter)
+            other.mapping.filter().covers(filter)
                 && (other.only.is_empty() || (!rule.only.is_empty() && rule.only.iter().all(|class| other.only.contains(class))))
         };
-        if let Some(other) = uplink.rules.iter().take(number).find(takes_all) {
+        if let Some(other) = uplink.routes.send.iter().take(number).find(takes_all) {
             check.fault(
                 &path,
-                format!("the rule for {} before this one takes all its messages; put this one first, or remove it", other.filter),
+                format!("the rule for {} before this one takes all its messages; put this one first, or remove it", other.mapping.filter()),
             );
             continue;
         }
         let mut topics = reports.iter().flat_map(PointReport::topics).chain(availability);
         let site = check.file.site.as_deref().unwrap_or_default();
-        let is_of_site = rule.filter.as_str().split('/').next() == Some(site);
-        if topics.any(|topic| rule.filter.matches(topic)) {
+        let is_of_site = filter.as_str().split('/').next() == Some(site);
+        if topics.any(|topic| filter.matches(topic)) {
             continue;
         }
-        let first = rule.filter.as_str().trim_start_matches('/').split('/').next().unwrap_or_default();
+        let first = filter.as_str().trim_start_matches('/').split('/').next().unwrap_or_default();
         if !is_of_site && is_slip_of(first, site) {
             let own = if check.file.broker.is_some() { ", unless a client publishes here" } else { "" };
             check.warn(&path, format!("no point is published below `{first}`{own}; did you mean `{site}`, the site?"));
         } else if check.file.broker.is_none() || is_of_site {
-            check.warn(&path, format!("no point of this file is published on a topic that {} matches", rule.filter));
+            check.warn(&path, format!("no point of this file is published on a topic that {filter} matches"));
         }
     }
 }
@@ -330,12 +332,11 @@ fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplin
         // A hub hands nothing on to the device that it came from.
         return;
     }
-    for (number, rule) in uplink.rules.iter().enumerate() {
+    for (number, rule) in uplink.routes.send.iter().enumerate() {
         let path = at!["uplinks", index, "send", number, "filter"];
-        let Ok(there) = TopicFilter::new(format!("{}{}", rule.prefix, rule.filter)) else { continue };
-        let returned = uplink.settings.receive.iter().find(|receive| receive.filter.overlaps(&there));
-        if let Some(receive) = returned.filter(|_| uplink.settings.protocol == Protocol::V311) {
-            let filter = &receive.filter;
+        let Some(there) = rule.mapping.image() else { continue };
+        let returned = uplink.routes.receive.iter().map(|inward| inward.mapping.filter()).find(|filter| filter.overlaps(&there));
+        if let Some(filter) = returned.filter(|_| uplink.settings.protocol == Protocol::V311) {
             check.fault(
                 &path,
                 format!("what is sent to {there} comes back through `receive: {filter}`, because MQTT 3.1.1 has no \"no local\"; choose filters that do not meet, or `protocol: 5`"),
@@ -343,10 +344,12 @@ fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplin
         }
         let others = uplinks.iter().filter(|other| other.settings.name != uplink.settings.name && meets(uplink, other));
         for other in others {
-            let comes =
-                other.settings.receive.iter().find(|receive| receive.filter.overlaps(&rule.filter) && receive.filter.overlaps(&there));
-            if let Some(receive) = comes {
-                let (filter, other) = (&receive.filter, &other.settings.name);
+            let goes_round = |inward: &&Inward| {
+                let here = inward.mapping.image();
+                here.is_none_or(|here| here.overlaps(rule.mapping.filter())) && inward.mapping.filter().overlaps(&there)
+            };
+            if let Some(inward) = other.routes.receive.iter().find(goes_round) {
+                let (filter, other) = (inward.mapping.filter(), &other.settings.name);
                 check.fault(
                     &path,
                     format!("{other} receives {filter} from the same remote, this rule sends it back there, and it would go round for ever; choose filters that do not meet"),

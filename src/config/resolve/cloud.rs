@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::{Check, at};
 use crate::config::{Uplink, file};
 use crate::mqtt::TopicName;
-use crate::outbox::Rule;
 use crate::uplink::cloud::{Cloud, CloudName, Device, is_key_or_token};
 use crate::uplink::{Protocol, Scheme, Secret, Settings};
 
@@ -165,17 +164,14 @@ pub(super) fn topics<'t>(check: &mut Check<'_>, index: usize, uplink: &Uplink, t
         return;
     }
     for topic in topics {
-        let Some(number) = uplink.rules.iter().position(|rule| rule.filter.matches(topic)) else { continue };
-        let Some(there) = uplink.rules.get(number).map(|rule| there(rule, topic)) else { continue };
-        if let Some(what) = too_long(&there) {
+        let rules = &uplink.routes.send;
+        let Some(number) = rules.iter().position(|rule| rule.mapping.filter().matches(topic)) else { continue };
+        let Some(Ok(there)) = rules.get(number).and_then(|rule| rule.mapping.apply(topic)) else { continue };
+        if let Some(what) = too_long(there.as_str()) {
             let path = at!["uplinks", index, "send", number];
             return check.fault(&path, format!("{there} has {what}; shorten `topics` or the prefix"));
         }
     }
-}
-
-fn there(rule: &Rule, topic: &TopicName) -> String {
-    format!("{}{topic}", rule.prefix)
 }
 
 /// What is too much about a topic or a filter for AWS IoT Core, if anything is.

@@ -1,13 +1,13 @@
 //! Outbox and uplinks.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, NORMAL, at, cloud, presence};
+use super::routes::{self, LocalTopics};
+use super::{Check, at, cloud, presence};
 use crate::broker::engine::MOST_TAPS;
 use crate::config::{Tariff, Uplink, file};
-use crate::mqtt::{QoS, TopicName};
-use crate::outbox::Rule;
 use crate::{outbox, uplink};
 
 const DEFAULT_FOLDER: &str = "/var/lib/wellhead";
@@ -43,10 +43,7 @@ pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, outbox::Settings) {
 /// What the broker has taps for; one of them is that of instruments that are written to.
 const MOST_UPLINKS: usize = MOST_TAPS - 1;
 
-/// Rules of one list.
-const MOST_RULES: usize = 500;
-
-pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
+pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool, local: &LocalTopics) -> Vec<Uplink> {
     let file = check.file;
     check.unique("uplinks", file.uplinks.iter().map(|uplink| uplink.name.as_str()).enumerate());
     let mut resolved = Vec::new();
@@ -65,14 +62,19 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
             check
                 .fault(&at!["uplinks", index, "receive"], "what comes in needs a local broker to go to; add `broker:` or remove `receive`");
         }
-        let rules = rules(check, index, uplink);
+        let routes = routes::routes(check, index, local);
+        let commands = routes::commands(check, index, &routes, local);
+        if !commands.is_empty() && !has_broker && !check.document.has("broker") {
+            check.fault(&at!["uplinks", index, "commands"], "commands go through the local broker; add `broker:` or remove `commands`");
+        }
         let mut settings = settings(check, index, resolved.len(), uplink);
         if let Some(settings) = &mut settings {
-            settings.presence = presence::presence(check, (index, uplink), &rules, &resolved);
+            settings.presence = presence::presence(check, (index, uplink), &routes.send, &resolved);
             cloud::apply(check, index, settings);
         }
-        if let Some(settings) = settings.filter(|_| uplink.enabled) {
-            resolved.push(Uplink { settings, rules, tariff: tariff(uplink) });
+        if let Some(mut settings) = settings.filter(|_| uplink.enabled) {
+            settings.receive.extend(commands.iter().cloned());
+            resolved.push(Uplink { settings, routes: Arc::new(routes), commands, tariff: tariff(uplink) });
         }
     }
     resolved
@@ -80,35 +82,6 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool) -> Vec<Uplink> {
 
 fn tariff(uplink: &file::Uplink) -> Tariff {
     uplink.tariff.clone().map_or_else(Tariff::default, |typed| Tariff { per_month: typed.per_month.map(|size| size.0), price: typed.price })
-}
-
-fn rules(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    for (key, count) in [("send", uplink.send.len()), ("receive", uplink.receive.len())] {
-        if count > MOST_RULES {
-            check.fault(
-                &at!["uplinks", index, key, MOST_RULES],
-                format!("every message would be compared with {count} rules; write at most {MOST_RULES}, with wider filters"),
-            );
-        }
-    }
-    for (number, send) in uplink.send.iter().enumerate().take(MOST_RULES) {
-        let at = at!["uplinks", index, "send", number, "prefix"];
-        if !send.prefix.is_empty() && TopicName::new(format!("{}x", send.prefix)).is_err() {
-            check.fault(&at, "a prefix is put before topics and must not contain + or #; write it with its slash, such as oilco/");
-        }
-        let class = send.class.as_ref().and_then(|name| check.class(name, &at!["uplinks", index, "send", number, "class"]));
-        let mut only = Vec::new();
-        for (place, name) in send.only.iter().enumerate() {
-            only.extend(check.class(name, &at!["uplinks", index, "send", number, "only", place]).map(|(class, _)| class.id));
-        }
-        let (class, qos) = class.map_or((None, None), |(class, qos)| (Some(class), qos));
-        // What is said of the class `normal` holds without a section that says it.
-        let is_plain_normal = send.class.as_deref() == Some(NORMAL) && !check.file.classes.contains_key(NORMAL);
-        let most = if is_plain_normal { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
-        rules.push(Rule { filter: send.filter.clone(), only, prefix: send.prefix.clone(), class, qos, most });
-    }
-    rules
 }
 
 /// The other uplink of a backup, by its place among those that are used.
@@ -178,7 +151,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         identity,
         alpn: uplink.alpn.clone(),
         login: login.ok()?,
-        receive: receive(check, index, uplink),
+        receive: routes::receive(check, index),
         // Known with the rules.
         presence: None,
         keep_alive,
@@ -241,18 +214,6 @@ fn patience(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> [Dura
     }
     chosen[4] = user_timeout;
     chosen
-}
-
-fn receive(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<uplink::Receive> {
-    let mut wanted = Vec::new();
-    for (place, receive) in uplink.receive.iter().enumerate().take(MOST_RULES) {
-        let qos = QoS::from_bits(receive.qos.unwrap_or(1));
-        if qos.is_none() {
-            check.fault(&at!["uplinks", index, "receive", place, "qos"], "write 0, 1 or 2");
-        }
-        wanted.push(uplink::Receive { filter: receive.filter.clone(), qos: qos.unwrap_or(QoS::AtLeastOnce) });
-    }
-    wanted
 }
 
 /// User and password; `Err` if a fault was noted.

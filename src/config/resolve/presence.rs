@@ -69,8 +69,9 @@ fn needs_more_than_site(template: &Template, site: &str) -> bool {
 fn default_topic(site: &str, uplink: &file::Uplink, rules: &[Rule], before: &[Uplink]) -> Option<TopicName> {
     let mapped = |local: String| {
         let local = TopicName::new(local).ok()?;
-        let prefix = rules.iter().find(|rule| rule.filter.matches(&local)).map_or("", |rule| rule.prefix.as_str());
-        TopicName::new(format!("{prefix}{local}")).ok()
+        let rule = rules.iter().find(|rule| rule.mapping.filter().matches(&local));
+        // A topic that others share keeps no state.
+        rule.filter(|rule| rule.mapping.has_way_back()).map_or(Some(local.clone()), |rule| rule.mapping.apply(&local)?.ok())
     };
     let topic = mapped(format!("{site}/gateway/state"))?;
     if uplink.use_when.is_some() || before.iter().any(|other| shares(other, uplink, &topic)) {

@@ -29,18 +29,38 @@ fn sends_nothing(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
     }
 }
 
+/// What is taken off and put before topics, where a slash is missing or one too many.
 fn prefixes(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
-    for (number, rule) in uplink.send.iter().enumerate() {
-        let prefix = &rule.prefix;
-        if prefix.is_empty() || prefix.ends_with('/') {
+    let send = uplink
+        .send
+        .iter()
+        .enumerate()
+        .map(|(number, rule)| (at!["uplinks", index, "send", number], &rule.filter, &rule.strip, &rule.prefix));
+    let receive = uplink
+        .receive
+        .iter()
+        .enumerate()
+        .map(|(number, rule)| (at!["uplinks", index, "receive", number], &rule.filter, &rule.strip, &rule.prefix));
+    for (path, filter, strip, prefix) in send.chain(receive) {
+        let Some(behind) = filter.plain().strip_prefix(strip.as_str()).filter(|_| !strip.is_empty() || !prefix.is_empty()) else {
             continue;
-        }
-        let first = rule.filter.as_str().split('/').next().unwrap_or_default();
+        };
+        let (key, is_open) = if prefix.is_empty() { ("strip", true) } else { ("prefix", prefix.ends_with('/')) };
+        let first = behind.split('/').next().unwrap_or_default();
         let level = if first.contains(['+', '#']) { "pump" } else { first };
-        check.warn(
-            &at!["uplinks", index, "send", number, "prefix"],
-            format!("the prefix has no slash at its end, so `{level}` becomes `{prefix}{level}`; write `{prefix}/` for a level of its own"),
-        );
+        let message = match (behind.strip_prefix('/'), is_open) {
+            (Some(_), true) if !strip.is_empty() => {
+                format!("the slash behind `{strip}` stays, so topics get an empty level; write `strip: {strip}/`")
+            }
+            (None, false) if !behind.is_empty() => {
+                format!(
+                    "the prefix has no slash at its end, so `{level}` becomes `{prefix}{level}`; write `{prefix}/` for a level of its own"
+                )
+            }
+            _ => continue,
+        };
+        let path: Vec<_> = path.into_iter().chain(at![key]).collect();
+        check.warn(&path, message);
     }
 }
 

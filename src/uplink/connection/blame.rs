@@ -31,6 +31,8 @@ impl Connection<'_> {
         // MQTT 3.1.1 sends everything retained again for a subscription that is asked for again.
         let is_there = |receive: &&Receive| !accepted.keeps_retained_quiet && uplink.session.is_granted(receive);
         let granted = wanted.iter().filter(is_there).map(|receive| receive.filter.as_str().to_owned()).collect();
+        uplink.copies.begin();
+        uplink.subscriptions.identify(accepted.identifiers_available);
         uplink.subscriptions.want(wanted, granted);
         self.hold_for_filters = Some(now() + uplink.settings.answer_within);
         self.unsubscribe(&unwanted)?;
@@ -69,11 +71,11 @@ impl Connection<'_> {
 
     /// Sends the SUBSCRIBE packets that may go; when all are answered, UNSUBSCRIBE for what other filters bring.
     pub(super) fn ask(&mut self) -> Result<(), LinkError> {
-        while let Some((number, filters)) = self.uplink.subscriptions.next() {
-            for receive in &filters {
+        while let Some(asked) = self.uplink.subscriptions.next() {
+            for receive in &asked.filters {
                 self.uplink.session.subscribe(receive.filter.as_str());
             }
-            if !self.link.feed(Command::Subscribe(number, filters))? {
+            if !self.link.feed(Command::Subscribe(asked))? {
                 self.uplink.subscriptions.take_back();
                 tracing::error!(uplink = %self.uplink.settings.name, "the subscriptions are larger than the remote takes; use fewer or shorter filters in `receive`");
             }

@@ -1,11 +1,13 @@
 //! What comes from the remote on a connection: answers, messages, its farewell.
 
+use std::sync::Arc;
+
 use super::Connection;
 use crate::mqtt::{PacketId, QoS};
 use crate::outbox::Place;
 use crate::time::now;
 use crate::uplink::inbound::Delivery;
-use crate::uplink::link::{Command, Incoming, LinkError};
+use crate::uplink::link::{Command, Incoming, LinkError, Received};
 use crate::uplink::session::{STATE_ID, Verdict};
 
 /// Packets taken from the remote before sending goes on.
@@ -54,30 +56,13 @@ impl Connection<'_> {
                 self.judge(verdict, settled);
             }
             Incoming::PubRel(packet_id) => self.uplink.session.released(packet_id),
-            Incoming::Publish { topic, qos, packet_id, .. }
-                if !self.uplink.settings.receive.iter().any(|receive| receive.covers(&topic)) =>
-            {
-                // Of a filter that is not in the file any more, or never asked for.
-                tracing::debug!(uplink = %self.uplink.settings.name, %topic, "a message that no `receive` filter asks for is left out");
-                if let Some(packet_id) = packet_id {
-                    self.left_out(packet_id, qos)?;
-                }
-            }
-            Incoming::Publish { topic, payload, qos, retain, packet_id, properties } => {
-                let is_repeated = qos == QoS::ExactlyOnce && packet_id.is_some_and(|packet_id| !self.uplink.session.is_new(packet_id));
-                if !is_repeated {
-                    self.uplink.status.counters.received.count();
-                    self.uplink.deliveries.hand_over(topic, payload, (qos, retain), packet_id, properties).await;
-                }
-            }
+            Incoming::Publish(publish) => self.publish_here(publish).await?,
             Incoming::SubAck(granted) => self.subscribed(&granted)?,
             Incoming::Disconnect(reason, what) => return Err(LinkError::Closed { what, reason: Some(reason) }),
             Incoming::Accepted(_) | Incoming::Refused(..) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
             Incoming::Unusable(packet_id, qos) => {
                 self.uplink.status.unusable();
-                if let Some(packet_id) = packet_id {
-                    self.left_out(packet_id, qos)?;
-                }
+                self.left_out(packet_id, qos)?;
             }
             Incoming::PingResp => {
                 self.pinged = None;
@@ -92,12 +77,48 @@ impl Connection<'_> {
     fn localized(&self, incoming: Incoming) -> Incoming {
         let Some(cloud) = &self.uplink.settings.cloud else { return incoming };
         match incoming {
-            Incoming::Publish { topic, payload, qos, retain, packet_id, properties } => match cloud.topic_here(&topic, properties) {
-                Some((topic, properties)) => Incoming::Publish { topic, payload, qos, retain, packet_id, properties },
-                None => Incoming::Unusable(packet_id, qos),
+            Incoming::Publish(received) => match cloud.topic_here(&received.topic, received.properties.clone()) {
+                Some((topic, properties)) => Incoming::Publish(Received { topic, properties, ..received }),
+                None => Incoming::Unusable(received.packet_id, received.qos),
             },
             other => other,
         }
+    }
+
+    /// Hands a message to the local broker, under its local topic.
+    async fn publish_here(&mut self, mut publish: Received) -> Result<(), LinkError> {
+        let uplink = &mut *self.uplink;
+        let routes = Arc::clone(&uplink.routes.borrow());
+        let Some(arrival) = routes.inward(&publish.topic) else {
+            // Of a filter that is not in the file any more, or never asked for.
+            tracing::debug!(uplink = %uplink.settings.name, topic = %publish.topic, "a message that no `receive` filter asks for is left out");
+            return self.left_out(publish.packet_id, publish.qos);
+        };
+        let Ok(topic) = arrival.topic else {
+            uplink.status.unusable();
+            return self.left_out(publish.packet_id, publish.qos);
+        };
+        let matching = uplink.subscriptions.matching(&publish.topic);
+        let is_new = |packet_id: PacketId| uplink.session.is_new(packet_id);
+        if publish.qos == QoS::ExactlyOnce && !publish.packet_id.is_none_or(is_new) {
+            return Ok(());
+        }
+        if uplink.copies.is_copy(&publish, matching, now()) {
+            return self.left_out(publish.packet_id, publish.qos);
+        }
+        publish.topic = topic;
+        publish.retain &= arrival.keeps_retained;
+        if let Some(there) = &publish.properties.response_topic {
+            match routes.answers_to(there) {
+                Some(local) => publish.properties.edit().response_topic = Some(local),
+                None => {
+                    tracing::debug!(uplink = %uplink.settings.name, response_topic = %there, "no `send` rule sends answers to this response topic");
+                }
+            }
+        }
+        uplink.status.counters.received.count();
+        uplink.deliveries.hand_over(publish).await;
+        Ok(())
     }
 
     fn judge(&mut self, verdict: Verdict, settled: &mut Vec<Place>) {
@@ -125,7 +146,8 @@ impl Connection<'_> {
     }
 
     /// A message of the remote that is not handed on is answered like the others.
-    fn left_out(&mut self, packet_id: PacketId, qos: QoS) -> Result<(), LinkError> {
+    fn left_out(&mut self, packet_id: Option<PacketId>, qos: QoS) -> Result<(), LinkError> {
+        let Some(packet_id) = packet_id else { return Ok(()) };
         let is_exact = qos == QoS::ExactlyOnce;
         if is_exact && !self.uplink.session.is_new(packet_id) {
             return Ok(());

@@ -6,12 +6,13 @@ use rumqttc::v5::mqttbytes as mqttbytes5;
 use rumqttc::v5::mqttbytes::v5;
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::{Accepted, Command, Incoming, LinkError, Start};
+use super::{Accepted, Command, Incoming, LinkError, Received, Start, identifiers};
 use crate::log::Printable;
 use crate::mqtt::{self, Packet, PacketId, Progress, Properties, QoS, ReasonCode, TopicName};
 use crate::uplink::Protocol;
 use crate::uplink::presence::Will;
 use crate::uplink::session::OTHER_IDS;
+use crate::uplink::subscriptions::Asked;
 
 /// Largest packet taken from a remote, in bytes.
 const MAX_INCOMING: u32 = 16 << 20;
@@ -57,7 +58,16 @@ impl Codec {
             Self::V4(codec) => from_v4(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?).map(Some),
             // The codec cannot read the short forms of DISCONNECT, nor AUTH.
             Self::V5(_) if frame.first() == Some(&0xE0) => Ok(Some(disconnected(frame))),
-            Self::V5(codec) => from_v5(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?).map(Some),
+            Self::V5(codec) => {
+                let is_publish = frame.first().is_some_and(|first| first >> 4 == 3);
+                let taken = if is_publish { identifiers::taken_out(&frame) } else { None };
+                let (mut frame, identifiers) = taken.unwrap_or_else(|| (frame, Vec::new()));
+                let mut incoming = from_v5(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?)?;
+                if let Incoming::Publish(received) = &mut incoming {
+                    received.subscriptions = identifiers;
+                }
+                Ok(Some(incoming))
+            }
         }
     }
 
@@ -157,9 +167,10 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
             retain_available: true,
             wildcards_available: true,
             topic_aliases: 0,
+            identifiers_available: false,
             keeps_retained_quiet: false,
         }),
-        v4::Packet::Publish(publish) => Incoming::Publish {
+        v4::Packet::Publish(publish) => Incoming::Publish(Received {
             topic: match topic_name(publish.topic.into()) {
                 Ok(topic) => topic,
                 Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid), qos_of(publish.qos as u8))),
@@ -169,7 +180,8 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
             retain: publish.retain,
             packet_id: PacketId::new(publish.pkid),
             properties: Properties::default(),
-        },
+            subscriptions: Vec::new(),
+        }),
         v4::Packet::PubAck(ack) => Incoming::PubAck(packet_id(ack.pkid)?, ReasonCode::SUCCESS),
         v4::Packet::PubRec(ack) => Incoming::PubRec(packet_id(ack.pkid)?, ReasonCode::SUCCESS),
         v4::Packet::PubRel(ack) => Incoming::PubRel(packet_id(ack.pkid)?),
@@ -189,7 +201,7 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
 fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
     Ok(match packet {
         v5::Packet::ConnAck(connack) => Incoming::Accepted(accepted(&connack)?),
-        v5::Packet::Publish(publish) => Incoming::Publish {
+        v5::Packet::Publish(publish) => Incoming::Publish(Received {
             topic: match topic_name(publish.topic) {
                 Ok(topic) => topic,
                 Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid), qos_of(publish.qos as u8))),
@@ -198,8 +210,9 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
             qos: qos_of(publish.qos as u8),
             retain: publish.retain,
             packet_id: PacketId::new(publish.pkid),
+            subscriptions: Vec::new(),
             properties: publish.properties.map(received_properties).unwrap_or_default(),
-        },
+        }),
         v5::Packet::PubAck(ack) => Incoming::PubAck(packet_id(ack.pkid)?, reason_of(ack.reason)),
         v5::Packet::PubRec(ack) => Incoming::PubRec(packet_id(ack.pkid)?, reason_of_receipt(ack.reason)),
         v5::Packet::PubRel(ack) => Incoming::PubRel(packet_id(ack.pkid)?),
@@ -238,6 +251,7 @@ fn accepted(connack: &v5::ConnAck) -> Result<Accepted, LinkError> {
         retain_available: properties.and_then(|p| p.retain_available) != Some(0),
         wildcards_available: properties.and_then(|p| p.wildcard_subscription_available) != Some(0),
         topic_aliases: properties.and_then(|p| p.topic_alias_max).unwrap_or(0),
+        identifiers_available: properties.and_then(|p| p.subscription_identifiers_available) != Some(0),
         keeps_retained_quiet: true,
     })
 }
@@ -351,7 +365,7 @@ fn to_v4(command: Command) -> v4::Packet {
         Command::PubRec(id) => v4::Packet::PubRec(v4::PubRec::new(id.get())),
         Command::PubRel(id) => v4::Packet::PubRel(v4::PubRel::new(id.get())),
         Command::PubComp(id) => v4::Packet::PubComp(v4::PubComp::new(id.get())),
-        Command::Subscribe(number, filters) => {
+        Command::Subscribe(Asked { number, filters, .. }) => {
             let filters = filters.iter().map(|wanted| v4::SubscribeFilter::new(wanted.filter.as_str().to_owned(), qos_v4(wanted.qos)));
             let mut subscribe = v4::Subscribe::new_many(filters);
             subscribe.pkid = subscribe_id(number);
@@ -434,7 +448,10 @@ fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
         Command::PubRec(id) => v5::Packet::PubRec(v5::PubRec::new(id.get(), None)),
         Command::PubRel(id) => v5::Packet::PubRel(v5::PubRel::new(id.get(), None)),
         Command::PubComp(id) => v5::Packet::PubComp(v5::PubComp::new(id.get(), None)),
-        Command::Subscribe(number, filters) => {
+        Command::Subscribe(Asked { number, filters, identifier }) => {
+            let properties = identifier
+                .and_then(|identifier| usize::try_from(identifier).ok())
+                .map(|id| v5::SubscribeProperties { id: Some(id), user_properties: Vec::new() });
             let filters = filters.iter().map(|wanted| {
                 let mut filter = v5::Filter::new(wanted.filter.as_str(), qos_v5(wanted.qos));
                 // Not possible with a shared subscription [MQTT-3.8.3-4].
@@ -444,7 +461,7 @@ fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
                 filter.retain_forward_rule = v5::RetainForwardRule::OnNewSubscribe;
                 filter
             });
-            let mut subscribe = v5::Subscribe::new_many(filters, None);
+            let mut subscribe = v5::Subscribe::new_many(filters, properties);
             subscribe.pkid = subscribe_id(number);
             v5::Packet::Subscribe(subscribe)
         }

@@ -1,0 +1,88 @@
+//! What `check` says of the rules of an uplink: an example of each, and where commands come in.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::config;
+use crate::mqtt::{Mapping, TopicName};
+use crate::outbox::{Routes, SET};
+
+/// The rules of an uplink.
+#[derive(Debug, Serialize)]
+pub(super) struct RoutePlan {
+    /// Local topics that go north.
+    send: Vec<Example>,
+    /// Remote topics that come in.
+    receive: Vec<Example>,
+    /// Topics at the remote that are subscribed to for commands to points.
+    commands: Vec<String>,
+    /// A command to a point.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<Example>,
+}
+
+/// One topic on both sides.
+#[derive(Debug, Serialize)]
+struct Example {
+    /// Of the rule; for a command that of the point.
+    filter: String,
+    topic: String,
+    /// As the other side has it, or why it has none.
+    becomes: String,
+}
+
+fn example(mapping: &Mapping, topic: Option<TopicName>) -> Example {
+    let topic = topic.or_else(|| mapping.example());
+    let mapped = topic.as_ref().and_then(|topic| mapping.apply(topic));
+    let becomes = mapped.map_or_else(|| "-".to_owned(), |mapped| mapped.map_or_else(|error| error.to_string(), |topic| topic.to_string()));
+    let text = topic.map_or_else(|| "-".to_owned(), |topic| topic.to_string());
+    Example { filter: mapping.filter().to_string(), topic: text, becomes }
+}
+
+/// The command to the first point that one can come to.
+fn command(routes: &Routes) -> Option<Example> {
+    let mut points: Vec<&TopicName> = routes.points.iter().collect();
+    points.sort();
+    points.into_iter().find_map(|point| {
+        let becomes = format!("{point}{SET}");
+        let there = routes.names_of(point).into_iter().filter_map(|name| TopicName::new(format!("{name}{SET}")).ok());
+        let reaches =
+            |there: &TopicName| routes.inward(there).is_some_and(|arrival| arrival.topic.is_ok_and(|topic| topic.as_str() == becomes));
+        let there = there.filter(|there| there.as_str() != becomes || routes.commands).find(reaches)?;
+        Some(Example { filter: point.to_string(), topic: there.to_string(), becomes })
+    })
+}
+
+/// The rules of an uplink, each with an example: a topic of a point where one matches.
+pub(super) fn plan(config: &config::Gateway, uplink: &config::Uplink) -> RoutePlan {
+    let routes = &uplink.routes;
+    let topics = || config.points.iter().flat_map(|report| report.topics().map(move |topic| (topic, report.class)));
+    let send = routes.send.iter().enumerate().map(|(number, rule)| {
+        let is_first = |(topic, class): &(&TopicName, _)| routes.send.iter().position(|rule| rule.wants(topic, *class)) == Some(number);
+        example(&rule.mapping, topics().find(is_first).map(|(topic, _)| topic.clone()))
+    });
+    RoutePlan {
+        send: send.collect(),
+        receive: routes.receive.iter().map(|inward| example(&inward.mapping, None)).collect(),
+        commands: uplink.commands.iter().map(|receive| receive.filter.to_string()).collect(),
+        command: command(routes),
+    }
+}
+
+/// The same as a person reads it.
+pub(super) fn describe(plan: &RoutePlan, out: &mut String) {
+    // Writing to a text cannot fail.
+    for Example { filter, topic, becomes } in &plan.send {
+        let _ = writeln!(out, "  sends {filter}: {topic} as {becomes}");
+    }
+    for Example { filter, topic, becomes } in &plan.receive {
+        let _ = writeln!(out, "  receives {filter}: {topic} as {becomes}");
+    }
+    if !plan.commands.is_empty() {
+        let _ = writeln!(out, "  subscribes to commands: {}", plan.commands.join(", "));
+    }
+    if let Some(Example { filter, topic, .. }) = &plan.command {
+        let _ = writeln!(out, "  a command on {topic} is for {filter}, and its result goes to {topic}/result");
+    }
+}

@@ -1,0 +1,217 @@
+//! What goes where through an uplink: topic mappings both ways, and the subscriptions that commands to points need.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::{Check, NORMAL, at};
+use crate::config::document::Step;
+use crate::config::{Group, file};
+use crate::field::{Line, Point};
+use crate::mqtt::{Mapping, MappingError, QoS, TopicFilter, TopicName};
+use crate::outbox::{Inward, Routes, Rule, SET};
+use crate::report::PointReport;
+use crate::uplink::Receive;
+
+/// Topics that commands need are named one by one as long as they fit into one SUBSCRIBE.
+const MOST_BY_NAME: usize = 8;
+
+/// Rules of one list.
+const MOST_RULES: usize = 500;
+
+/// Topics of the local broker that concern commands.
+#[derive(Debug, Default)]
+pub(super) struct LocalTopics {
+    /// Of points and groups.
+    points: Arc<HashSet<TopicName>>,
+    /// Those of them that can be written.
+    writable: BTreeSet<TopicName>,
+}
+
+impl LocalTopics {
+    pub(super) fn of(lines: &[Line], reports: &[PointReport], groups: &[Group]) -> Self {
+        let topic_of = |point: &Point| reports.get(point.id.0 as usize).map(|report| report.topic.clone());
+        let devices = || lines.iter().flat_map(|line| &line.devices);
+        let mut writable: BTreeSet<TopicName> = BTreeSet::new();
+        for device in devices() {
+            let points = device.points.iter().filter(|point| point.write.is_some());
+            writable.extend(points.clone().filter_map(topic_of));
+            let is_written =
+                |group: &&Group| group.device == device.id && points.clone().any(|point| point.group.as_deref() == Some(&group.name));
+            writable.extend(groups.iter().filter(is_written).map(|group| group.topic.clone()));
+        }
+        let points = devices().flat_map(|device| &device.points).filter_map(topic_of).chain(groups.iter().map(|group| group.topic.clone()));
+        Self { points: Arc::new(points.collect()), writable }
+    }
+}
+
+/// How a rule writes topics, as typed.
+struct Typed<'a> {
+    filter: &'a TopicFilter,
+    to: Option<&'a str>,
+    strip: &'a str,
+    prefix: &'a str,
+}
+
+/// The rules of an uplink.
+pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -> Routes {
+    let Some(uplink) = check.file.uplinks.get(index) else { return Routes::default() };
+    for (key, count) in [("send", uplink.send.len()), ("receive", uplink.receive.len())] {
+        if count > MOST_RULES {
+            check.fault(
+                &at!["uplinks", index, key, MOST_RULES],
+                format!("every message would be compared with {count} rules; write at most {MOST_RULES}, with wider filters"),
+            );
+        }
+    }
+    let most = qos(check, &at!["uplinks", index, "qos"], uplink.qos);
+    let send = uplink.send.iter().enumerate().take(MOST_RULES).map(|(number, send)| rule(check, (index, number), send, (most, uplink.retain))).collect();
+    let mut receive = Vec::new();
+    for (number, typed) in uplink.receive.iter().enumerate().take(MOST_RULES) {
+        let path = at!["uplinks", index, "receive", number];
+        let own = Typed { filter: &typed.filter, to: typed.to.as_deref(), strip: &typed.strip, prefix: &typed.prefix };
+        for (key, begins) in [("to", own.to.unwrap_or_default()), ("prefix", own.prefix)] {
+            if ["$SYS", "$share"].contains(&begins.split('/').next().unwrap_or_default()) {
+                check.fault(&below(&path, key), "topics below `$SYS` and `$share` belong to the local broker; choose others");
+            }
+        }
+        receive.push(Inward { mapping: mapping(check, &path, &own), keeps_retained: typed.retain });
+    }
+    Routes { send, receive, commands: uplink.commands, points: Arc::clone(&local.points) }
+}
+
+fn rule(check: &mut Check<'_>, (index, number): (usize, usize), send: &file::Send, (most, keeps_retained): (QoS, bool)) -> Rule {
+    let path = at!["uplinks", index, "send", number];
+    if send.filter.is_shared() {
+        check.fault(&below(&path, "filter"), "shared subscriptions are for `receive`; write the filter without `$share/<name>/`");
+    }
+    let typed = Typed { filter: &send.filter, to: send.to.as_deref(), strip: &send.strip, prefix: &send.prefix };
+    let mapping = mapping(check, &path, &typed);
+    let class = send.class.as_ref().and_then(|name| check.class(name, &below(&path, "class")));
+    let mut only = Vec::new();
+    for (place, name) in send.only.iter().enumerate() {
+        only.extend(check.class(name, &at!["uplinks", index, "send", number, "only", place]).map(|(class, _)| class.id));
+    }
+    let (class, of_class) = class.map_or((None, None), |(class, qos)| (Some(class), qos));
+    // What is said of the class `normal` holds without a section that says it.
+    let is_plain_normal = send.class.as_deref() == Some(NORMAL) && !check.file.classes.contains_key(NORMAL);
+    let most_of_class = if is_plain_normal { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+    let own = qos(check, &below(&path, "qos"), send.qos);
+    let keeps_retained = send.retain.unwrap_or(keeps_retained);
+    Rule { mapping, only, class, qos: of_class, most: most.min(most_of_class).min(own), keeps_retained }
+}
+
+fn below(path: &[Step], key: &'static str) -> Vec<Step> {
+    path.iter().cloned().chain(at![key]).collect()
+}
+
+fn qos(check: &mut Check<'_>, path: &[Step], typed: Option<u8>) -> QoS {
+    QoS::from_bits(typed.unwrap_or(2)).unwrap_or_else(|| {
+        check.fault(path, "write 0, 1 or 2");
+        QoS::ExactlyOnce
+    })
+}
+
+/// The mapping of a rule; one that changes nothing in place of one that is impossible.
+fn mapping(check: &mut Check<'_>, path: &[Step], typed: &Typed<'_>) -> Mapping {
+    let (filter, site) = (typed.filter.clone(), check.file.site.as_deref().unwrap_or("site"));
+    if let Some(to) = typed.to {
+        let mapping = Mapping::template(filter, to, site);
+        for (key, value) in [("strip", typed.strip), ("prefix", typed.prefix)] {
+            if !value.is_empty() {
+                check.fault(&below(path, key), format!("`to` writes the whole topic; remove `{key}`, or remove `to`"));
+            }
+        }
+        return mapping.unwrap_or_else(|error| {
+            check.fault(&below(path, "to"), error.to_string());
+            Mapping::keep(typed.filter.clone())
+        });
+    }
+    Mapping::prefix(filter, typed.strip, typed.prefix).unwrap_or_else(|error| {
+        let (key, message) = match error {
+            MappingError::Topic(..) => {
+                ("prefix", "a prefix is put before topics and must not contain + or #; write it with its slash, such as oilco/".to_owned())
+            }
+            other => ("strip", other.to_string()),
+        };
+        check.fault(&below(path, key), message);
+        Mapping::keep(typed.filter.clone())
+    })
+}
+
+/// The filters of `receive`.
+pub(super) fn receive(check: &mut Check<'_>, index: usize) -> Vec<Receive> {
+    let mut wanted = Vec::new();
+    for (place, receive) in check.file.uplinks.get(index).into_iter().flat_map(|uplink| &uplink.receive).enumerate().take(MOST_RULES) {
+        let qos = QoS::from_bits(receive.qos.unwrap_or(1));
+        if qos.is_none() {
+            check.fault(&at!["uplinks", index, "receive", place, "qos"], "write 0, 1 or 2");
+        }
+        wanted.push(Receive { filter: receive.filter.clone(), qos: qos.unwrap_or(QoS::AtLeastOnce) });
+    }
+    wanted
+}
+
+/// The subscriptions that `commands` needs: the names of the writable points at the remote, with `/set`.
+pub(super) fn commands(check: &mut Check<'_>, index: usize, routes: &Routes, local: &LocalTopics) -> Vec<Receive> {
+    let path = at!["uplinks", index, "commands"];
+    if !routes.commands {
+        return Vec::new();
+    }
+    if local.writable.is_empty() {
+        check.warn(&path, "no point of this file can be written, so no command can come; give points `write:`, or remove `commands`");
+    }
+    let names = |point: &TopicName| routes.names_of(point).into_iter().map(|name| format!("{name}{SET}")).collect::<Vec<String>>();
+    if let Some(point) = local.writable.iter().find(|point| names(point).is_empty()) {
+        check.warn(
+            &path,
+            format!("{point} has no name of its own at the remote, so no command can come to it: send it by a rule whose `to` carries over every wildcard"),
+        );
+    }
+    let topics = local.writable.iter().flat_map(names).collect();
+    let filters = filters_for(topics).into_iter().filter_map(|filter| TopicFilter::new(filter).ok());
+    filters.map(|filter| Receive { filter, qos: QoS::AtLeastOnce }).collect()
+}
+
+/// Filters for these topics: the topics themselves if they are few, else `+` for the last level before `/set`, and then for the one
+/// before that.
+fn filters_for(topics: BTreeSet<String>) -> BTreeSet<String> {
+    let mut filters = topics;
+    for from_end in 2..=3 {
+        if filters.len() <= MOST_BY_NAME {
+            break;
+        }
+        let mut alike: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for filter in filters {
+            let mut levels: Vec<&str> = filter.split('/').collect();
+            // The first level names the owner of the topics, and stays.
+            let place = levels.len().checked_sub(from_end).filter(|place| *place > 0);
+            if let Some(level) = place.and_then(|place| levels.get_mut(place)) {
+                *level = "+";
+            }
+            alike.entry(levels.join("/")).or_default().push(filter);
+        }
+        let one_or_all = |(merged, own): (String, Vec<String>)| if own.len() > 1 { vec![merged] } else { own };
+        filters = alike.into_iter().flat_map(one_or_all).collect();
+    }
+    filters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_subscribed_to_by_name_or_by_few_filters() {
+        let check = |topics: &[String], expected: &[&str]| {
+            assert_eq!(filters_for(topics.iter().cloned().collect()).into_iter().collect::<Vec<String>>(), expected);
+        };
+        check(&["o/x/a/p/set".to_owned(), "o/x/b/p/set".to_owned()], &["o/x/a/p/set", "o/x/b/p/set"]);
+        let of_device = |device: &str| (0..7).map(|point| format!("o/x/{device}/p{point}/set")).collect::<Vec<String>>();
+        let mut topics = [of_device("a"), of_device("b"), vec!["other/set".to_owned()]].concat();
+        check(&topics, &["o/x/a/+/set", "o/x/b/+/set", "other/set"]);
+        topics.extend((0..20).map(|device| format!("o/x/d{device}/p/set")));
+        check(&topics, &["o/x/+/+/set", "o/x/+/p/set", "other/set"]);
+        let flat: Vec<String> = (0..20).map(|point| format!("p{point}/set")).collect();
+        check(&flat, &flat.iter().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,169 @@
+//! Copies of a message that a remote sends because several subscriptions match its topic [MQTT 5.0, 3.3.4]: one goes on. Pure: the caller
+//! brings the time.
+//!
+//! Invariants:
+//! * Only messages whose topic matches several subscriptions are compared, and the first one of its kind always goes on.
+//! * With subscription identifiers, an equal message is a copy if it came for other subscriptions; one that came for the same
+//!   subscription was published again, and goes on.
+//! * Without them (MQTT 3.1.1, or a remote that has none), an equal message is a copy only if it comes right behind the first one, as
+//!   often as subscriptions match; and never again on a connection on which a message came without a copy.
+
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use super::link::{Received, time_to_pass};
+
+/// Messages of which copies may still come.
+const MOST: usize = 256;
+/// How long a copy with an identifier is waited for.
+const WITH_IDENTIFIER: Duration = Duration::from_secs(60);
+/// How long one without is waited for, beside the time that its bytes need.
+const WITHOUT: Duration = Duration::from_millis(300);
+
+/// A message that went on.
+#[derive(Debug)]
+struct First {
+    digest: u64,
+    /// Subscriptions for which it came; empty without identifiers.
+    subscriptions: Vec<u32>,
+    /// Copies that may still come.
+    copies: usize,
+    /// None of them has come.
+    is_alone: bool,
+    until: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    firsts: VecDeque<First>,
+    /// The remote has sent a message without identifiers once where several subscriptions match.
+    sends_one: bool,
+}
+
+impl Copies {
+    /// A new connection.
+    pub(super) fn begin(&mut self) {
+        self.sends_one = false;
+        self.firsts.retain(|first| !first.subscriptions.is_empty());
+    }
+
+    /// True if a message is a copy of one that went on; `matching` subscriptions match its topic.
+    pub(super) fn is_copy(&mut self, received: &Received, matching: usize, at: Instant) -> bool {
+        self.forget(at);
+        if matching < 2 {
+            return false;
+        }
+        let identifiers = &received.subscriptions;
+        let digest = digest(received);
+        let is_other = |first: &First| {
+            let has = |identifier: &u32| first.subscriptions.contains(identifier);
+            first.subscriptions.is_empty() == identifiers.is_empty() && !identifiers.iter().any(has)
+        };
+        let may_be_copy = !identifiers.is_empty() || !self.sends_one;
+        let found = self.firsts.iter().position(|first| may_be_copy && first.digest == digest && is_other(first));
+        let Some(first) = found.and_then(|place| self.firsts.get_mut(place)) else {
+            self.remember(received, digest, matching, at);
+            return false;
+        };
+        first.subscriptions.extend(identifiers);
+        first.is_alone = false;
+        first.copies = first.copies.saturating_sub(identifiers.len().max(1));
+        self.firsts.retain(|first| first.copies > 0);
+        true
+    }
+
+    fn remember(&mut self, received: &Received, digest: u64, matching: usize, at: Instant) {
+        let subscriptions = received.subscriptions.clone();
+        let copies = matching.saturating_sub(subscriptions.len().max(1));
+        if copies == 0 {
+            return;
+        }
+        let bytes = received.payload.len() + received.topic.as_str().len();
+        let patience = if subscriptions.is_empty() { WITHOUT + time_to_pass(bytes as u64) } else { WITH_IDENTIFIER };
+        if self.firsts.len() >= MOST {
+            self.firsts.pop_front();
+        }
+        self.firsts.push_back(First { digest, subscriptions, copies, is_alone: true, until: at + patience });
+    }
+
+    fn forget(&mut self, at: Instant) {
+        self.sends_one |= self.firsts.iter().any(|first| first.until < at && first.is_alone && first.subscriptions.is_empty());
+        self.firsts.retain(|first| first.until >= at);
+    }
+}
+
+/// What copies have in common. The time that is left of a message may differ.
+fn digest(received: &Received) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let properties = &received.properties;
+    (received.topic.as_str(), &received.payload, received.retain).hash(&mut hasher);
+    (properties.payload_is_text, &properties.content_type, &properties.correlation_data).hash(&mut hasher);
+    (&properties.response_topic, &properties.user).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::{Properties, QoS, TopicName};
+
+    fn received(payload: &'static str, subscriptions: &[u32]) -> Received {
+        Received {
+            topic: TopicName::new("a/b").unwrap(),
+            payload: payload.into(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            packet_id: None,
+            properties: Properties::default(),
+            subscriptions: subscriptions.to_vec(),
+        }
+    }
+
+    /// Messages with their identifiers, after how many milliseconds each came, and whether it goes on.
+    fn check(copies: &mut Copies, matching: usize, messages: &[(&'static str, &[u32], u64, bool)]) {
+        let mut at = crate::time::now();
+        for (index, (payload, subscriptions, millis, goes_on)) in messages.iter().enumerate() {
+            at += Duration::from_millis(*millis);
+            assert_eq!(!copies.is_copy(&received(payload, subscriptions), matching, at), *goes_on, "message {index}: {payload}");
+        }
+    }
+
+    #[test]
+    fn with_identifiers_a_message_for_another_subscription_is_a_copy() {
+        check(&mut Copies::default(), 2, &[("on", &[1], 0, true), ("on", &[2], 0, false), ("on", &[1], 0, true), ("on", &[2], 0, false)]);
+        // Queue by queue, and late.
+        check(
+            &mut Copies::default(),
+            2,
+            &[("on", &[1], 0, true), ("on", &[1], 9, true), ("on", &[2], 9000, false), ("on", &[2], 9, false)],
+        );
+        // One with all of them, as often as it is published.
+        check(&mut Copies::default(), 2, &[("on", &[1, 2], 0, true), ("on", &[1, 2], 0, true)]);
+        check(&mut Copies::default(), 3, &[("on", &[1], 0, true), ("off", &[2], 0, true), ("on", &[2], 0, false), ("on", &[3], 0, false)]);
+        check(&mut Copies::default(), 1, &[("on", &[1], 0, true), ("on", &[2], 0, true)]);
+    }
+
+    #[test]
+    fn without_identifiers_an_equal_message_right_behind_is_a_copy() {
+        let pairs = [("on", &[][..], 0, true), ("on", &[][..], 5, false), ("on", &[][..], 5, true), ("on", &[][..], 5, false)];
+        check(&mut Copies::default(), 2, &pairs);
+        check(&mut Copies::default(), 3, &[("on", &[], 0, true), ("on", &[], 0, false), ("on", &[], 0, false), ("on", &[], 0, true)]);
+        // A remote that sends each once: what is published again goes on.
+        let mut copies = Copies::default();
+        check(&mut copies, 2, &[("on", &[], 0, true), ("on", &[], 2000, true), ("on", &[], 1, true), ("on", &[], 1, true)]);
+        copies.begin();
+        check(&mut copies, 2, &[("on", &[], 0, true), ("on", &[], 1, false)]);
+    }
+
+    #[test]
+    fn it_remembers_a_bounded_number() {
+        let mut copies = Copies::default();
+        let at = crate::time::now();
+        for number in 0..2 * MOST {
+            let message = Received { payload: number.to_string().into(), ..received("", &[1]) };
+            assert!(!copies.is_copy(&message, 2, at));
+        }
+        assert_eq!(copies.firsts.len(), MOST);
+    }
+}
