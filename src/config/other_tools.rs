@@ -295,9 +295,11 @@ const ROWS: &[Row] = &[
     (&UPLINK, &["bridge_max_packet_size", "max_packet_size", "maximum_packet_size"], "`max_packet`"),
     (&UPLINK, &["bridge_cleansession", "clean_session", "clean_start", "cleansession"], "not a setting: sessions are always resumed"),
     (&SEND, &["local", "pattern", "source", "topic", "topic_filter"], "`filter`"),
-    (&SEND, &["maximum_qos", "qos"], "`class`, whose `qos` is set below `classes`"),
-    (&SEND, &["destination", "remote", "remote_prefix", "topic_prefix"], "`prefix`"),
-    (&UPLINK, &["qos"], "the `qos` of a class, set below `classes` and chosen by `class` in a rule of `send`"),
+    (&SEND, &["maximum_qos"], "`qos`"),
+    (&SEND, &["destination", "remote", "remote_topic"], "`to`"),
+    (&SEND, &["remote_prefix", "topic_prefix"], "`prefix`"),
+    (&SEND, &["local_prefix"], "`strip`"),
+    (&UPLINK, &["maximum_qos"], "`qos`"),
     // The broker.
     (
         &BROKER,

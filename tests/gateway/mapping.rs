@@ -91,7 +91,7 @@ devices:
     points:
       level: {{ holding: 0, type: u16, every: 100ms, deadband: 0, simulate: {{ shape: constant, from: 20 }}, write: {{ min: 0, max: 50 }} }}
       fixed: {{ holding: 1, type: u16, every: 100ms, deadband: 0, simulate: {{ shape: constant, from: 3 }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], write: [ 'x/#' ] }} }}
 uplinks:
   - name: one
     to: mqtt://127.0.0.1:{0}
