@@ -64,7 +64,13 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
         }
     }
     let most = qos(check, &at!["uplinks", index, "qos"], uplink.qos);
-    let send = uplink.send.iter().enumerate().take(MOST_RULES).map(|(number, send)| rule(check, (index, number), send, (most, uplink.retain))).collect();
+    let send = uplink
+        .send
+        .iter()
+        .enumerate()
+        .take(MOST_RULES)
+        .map(|(number, send)| rule(check, (index, number), send, (most, uplink.retain)))
+        .collect();
     let mut receive = Vec::new();
     for (number, typed) in uplink.receive.iter().enumerate().take(MOST_RULES) {
         let path = at!["uplinks", index, "receive", number];
