@@ -79,6 +79,7 @@ uplinks:
     to: mqtt://127.0.0.1:{}
     protocol: {}
     retry: {{ first: 100ms, longest: 500ms }}
+    answer_within: 5s
     presence: {{ offline_after: 0s }}
     send: [ {{ filter: '+/up', prefix: far/ }} ]
     receive: [ {{ filter: 'cmd/#', qos: 2 }} ]
