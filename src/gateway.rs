@@ -172,6 +172,8 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
         north.queues.push(queue);
         north.forwards.push(forward);
     }
+    let North { intakes, outboxes, .. } = &mut north;
+    *intakes = std::mem::take(intakes).into_iter().map(|intake| intake.beside(outboxes)).collect();
     Ok(north)
 }
 
@@ -437,12 +439,21 @@ async fn forward_messages(intake: Intake, queue: mpsc::Receiver<Forward>, broker
 async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>, broker: Broker) -> Result<(), String> {
     let mut receipts = FuturesOrdered::new();
     let mut log = LogLimiter::new(20, Duration::from_secs(10));
+    let mut log_of_circles = LogLimiter::new(1, Duration::from_secs(3600));
     loop {
         tokio::select! {
             forward = queue.recv() => {
                 let Some(Forward { message, ticket, .. }) = forward else { break };
                 let offered = match intake.offer(&message).await {
                     Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
+                    // Two gateways that send to each other: it is meant so, and happens with each message.
+                    Err(error @ (OfferError::ComesBack | OfferError::TooManyGateways)) => {
+                        let event = "outbox.message_in_circle";
+                        if let Some(suppressed) = log_of_circles.permit(event, (), now()) {
+                            tracing::warn!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "a message does not go north");
+                        }
+                        Err(error)
+                    }
                     Err(error) => {
                         let event = "outbox.message_refused";
                         if let Some(suppressed) = log.permit(event, (), now()) {
@@ -460,7 +471,7 @@ async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>
                             // No rule wanted it after all: there is nothing to wait for.
                             Ok(None) => true,
                             // It will never fit, however often it comes; the log says so.
-                            Err(OfferError::Topic(_)) => true,
+                            Err(OfferError::Topic(_) | OfferError::ComesBack | OfferError::TooManyGateways) => true,
                             Err(OfferError::Closed) => false,
                         };
                         (ticket, accepted)

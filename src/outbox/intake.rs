@@ -7,11 +7,18 @@ use tokio::sync::watch;
 
 use super::{Outbox, Outgoing, Routes};
 use crate::message::{Class, Message, Origin};
-use crate::mqtt::{Mapping, QoS, TopicError, TopicName};
+use crate::mqtt::{Mapping, Properties, QoS, TopicError, TopicName};
 use crate::payload::json;
 use crate::reading::Timestamp;
 use crate::store::{AppendError, Receipt};
 use crate::time::{moment, now};
+
+/// The user property that names a message,
+const NUMBER: &str = "seq";
+/// and the one that keeps the names which it had at other gateways.
+const VIA: &str = "via";
+/// Gateways that a message may have come through.
+const MOST_GATEWAYS: usize = 8;
 
 /// One `send` rule; the first one that matches decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +53,16 @@ pub enum OfferError {
     /// Peer: as the rule writes it, the topic is none; the message cannot go there.
     #[error("its topic as the `send` rule writes it is not possible: {0}")]
     Topic(TopicError),
+    /// Peer: this gateway has sent it before.
+    #[error(
+        "it carries a number of this gateway in the user property `seq` or `via`: it has come back, and is not sent again; if it is another message, publish it without these properties"
+    )]
+    ComesBack,
+    /// Peer: it has come through too many gateways.
+    #[error(
+        "it has come through {MOST_GATEWAYS} gateways (user property `via`): they probably send it in a circle; change their `send` rules"
+    )]
+    TooManyGateways,
 }
 
 impl From<AppendError> for OfferError {
@@ -58,6 +75,8 @@ impl From<AppendError> for OfferError {
 #[derive(Debug, Clone)]
 pub struct Intake {
     outbox: Outbox,
+    /// The series of all outboxes of this gateway.
+    own: Arc<[String]>,
     /// They may become others.
     routes: watch::Receiver<Arc<Routes>>,
     uplink: usize,
@@ -68,7 +87,13 @@ pub struct Intake {
 impl Intake {
     /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
     pub fn new(outbox: Outbox, routes: watch::Receiver<Arc<Routes>>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
-        Self { outbox, routes, uplink, primary }
+        Self { own: [outbox.series().to_owned()].into(), outbox, routes, uplink, primary }
+    }
+
+    /// Beside that of its own outbox, the series of these outboxes are known as this gateway's.
+    pub fn beside(self, outboxes: &[Outbox]) -> Self {
+        let own: Vec<String> = outboxes.iter().chain([&self.outbox]).map(|outbox| outbox.series().to_owned()).collect();
+        Self { own: own.into(), ..self }
     }
 
     /// Puts a message into the outbox if a rule wants it; waits while too much waits for the disk. `None` if no rule wants it.
@@ -82,6 +107,35 @@ impl Intake {
         }
     }
 
+    /// The numbers that other gateways gave to a message are not passed off as this gateway's: they become user properties `via`. A
+    /// message with a number of this gateway has come back.
+    fn hand_on(&self, properties: &mut Properties) -> Result<(), OfferError> {
+        let is_number = |name: &str| name == NUMBER || name == VIA;
+        let numbers = properties.user.iter().filter(|(name, _)| is_number(name));
+        let count = numbers.clone().count();
+        if count == 0 {
+            return Ok(());
+        }
+        if numbers.into_iter().any(|(_, value)| self.is_own(value)) {
+            return Err(OfferError::ComesBack);
+        }
+        if count >= MOST_GATEWAYS {
+            return Err(OfferError::TooManyGateways);
+        }
+        for (name, _) in &mut properties.edit().user {
+            if &**name == NUMBER {
+                *name = VIA.into();
+            }
+        }
+        Ok(())
+    }
+
+    /// True for a number of a series of this gateway, in any lane.
+    fn is_own(&self, number: &str) -> bool {
+        let Some((series, _)) = number.split_once(':') else { return false };
+        self.own.iter().any(|own| Outbox::is_series_of(own, series))
+    }
+
     fn outgoing(&self, message: &Message) -> Result<Option<(Class, Outgoing)>, OfferError> {
         if message.origin == Origin::Uplink(self.uplink) || message.topic.is_reserved() {
             return Ok(None);
@@ -93,6 +147,7 @@ impl Intake {
         if let Some(local) = &message.properties.response_topic {
             properties.edit().response_topic = Some(routes.answered_at(local));
         }
+        self.hand_on(&mut properties)?;
         if let Some(seconds) = message.seconds_left(now()) {
             properties.edit().message_expiry = Some(seconds);
         }

@@ -183,12 +183,17 @@ impl Outbox {
 
     /// Names the series of numbers of a lane: no other outbox has the same.
     pub fn identity(&self, lane: Lane) -> String {
-        let suffix = match lane {
-            Lane::Alarm => "a",
-            Lane::Live => "",
-            Lane::Backlog => "b",
-        };
-        format!("{}{suffix}", self.store.identity())
+        format!("{}{}", self.series(), suffix(lane))
+    }
+
+    /// What the series of all its lanes begin with.
+    pub fn series(&self) -> &str {
+        self.store.identity()
+    }
+
+    /// True if a series is that of a lane of the outbox whose series begin with `own`.
+    pub fn is_series_of(own: &str, series: &str) -> bool {
+        series.strip_prefix(own).is_some_and(|rest| LANES.iter().any(|lane| suffix(*lane) == rest))
     }
 
     /// Messages that are neither delivered nor given up.
@@ -219,6 +224,15 @@ impl Outbox {
     /// Its counters.
     pub fn counters(&self) -> &Arc<Counters> {
         self.store.counters()
+    }
+}
+
+/// What distinguishes the series of a lane.
+fn suffix(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Alarm => "a",
+        Lane::Live => "",
+        Lane::Backlog => "b",
     }
 }
 

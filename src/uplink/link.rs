@@ -8,19 +8,17 @@ mod codec;
 mod identifiers;
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::{sleep_until, timeout};
-use tokio_rustls::TlsConnector;
+use tokio::time::sleep_until;
 
 use super::presence::Will;
 use super::subscriptions::Asked;
-use super::transport::{self, Stream};
+use super::transport::Stream;
 use super::{Protocol, Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
@@ -142,6 +140,13 @@ pub(super) enum Start {
     Resume,
 }
 
+/// How a connection begins.
+#[derive(Debug, Clone)]
+pub(super) struct Hello {
+    pub(super) start: Start,
+    pub(super) will: Option<Will>,
+}
+
 /// What this side says.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
@@ -211,38 +216,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to one address, and waits for CONNACK; bounded by `connect_within`.
-    pub(super) async fn open(
+    /// Begins MQTT on a stream to a remote: CONNECT, and the CONNACK that answers it.
+    pub(super) async fn begin(
         settings: &Settings,
         remote: &Remote,
-        tls: Option<&TlsConnector>,
-        will: Option<Will>,
+        stream: Box<dyn Stream>,
+        Hello { start, will }: Hello,
     ) -> Result<(Self, Accepted), LinkError> {
-        in_time(settings, remote, Self::dial(settings, remote, tls, (Start::Resume, will))).await
-    }
-
-    /// Ends the session that a remote may keep under this name: a connection with Clean Start, which is closed at once.
-    ///
-    /// MQTT 3.1.1 cannot begin a session anew and keep it, and mosquitto (2.0.11) does not keep one that began with Clean Start over its
-    /// own restart.
-    pub(super) async fn clean(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<(), LinkError> {
-        in_time(settings, remote, async {
-            let (mut last, _) = Self::dial(settings, remote, tls, (Start::Clean, None)).await?;
-            last.feed(Command::Disconnect)?;
-            // The session is ended; a remote that closes first has read enough.
-            while !last.is_idle() && last.next().await.is_ok() {}
-            Ok(())
-        })
-        .await
-    }
-
-    async fn dial(
-        settings: &Settings,
-        remote: &Remote,
-        tls: Option<&TlsConnector>,
-        (start, will): (Start, Option<Will>),
-    ) -> Result<(Self, Accepted), LinkError> {
-        let stream = transport::open(settings, remote, tls).await?;
         let (reader, writer) = tokio::io::split(stream);
         let mut link = Self {
             reader,
@@ -291,6 +271,17 @@ impl Link {
                 _ => return Err(LinkError::Broken(format!("{remote} did not answer CONNECT with CONNACK"))),
             }
         }
+    }
+
+    /// Ends a connection whose only purpose was to end the session that the remote had under this name.
+    ///
+    /// MQTT 3.1.1 cannot begin a session anew and keep it, and mosquitto (2.0.11) does not keep one that began with Clean Start over its
+    /// own restart.
+    pub(super) async fn close(mut self) -> Result<(), LinkError> {
+        self.feed(Command::Disconnect)?;
+        // The session is ended; a remote that closes first has read enough.
+        while !self.is_idle() && self.next().await.is_ok() {}
+        Ok(())
     }
 
     /// Collects a packet; it is written while [`Link::next`] waits. False if it is larger than the remote takes: then it is not
@@ -460,14 +451,6 @@ fn before_connack(error: LinkError, protocol: Protocol) -> LinkError {
         }
         other => other,
     }
-}
-
-/// Bounds what a remote may take to accept.
-async fn in_time<T>(settings: &Settings, remote: &Remote, opening: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
-    let patience = settings.connect_within;
-    timeout(patience, opening)
-        .await
-        .unwrap_or_else(|_| Err(LinkError::Unanswered(format!("{remote} did not answer within {} s", patience.as_secs()))))
 }
 
 /// Writes a part of `output`, or, if it is empty, flushes what TLS still holds: then it returns 0. Safe to drop.

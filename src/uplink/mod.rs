@@ -13,17 +13,20 @@
 //!
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
 //!
-//! `session`, `memory`, `lanes`, `pace`, `presence`, `silence`, `subscriptions`, `copies` and `suspicion` are the pure state, `transport` the byte stream,
-//! `link` the packets (the only place that names rumqttc), `tls` the certificates, `route` the way out of this machine, `task`
-//! connects, `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
+//! `session`, `memory`, `lanes`, `pace`, `presence`, `silence`, `subscriptions`, `copies` and `suspicion` are the pure state, `transport`
+//! the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `tls` the certificates, `route` the way
+//! out of this machine, `own` whether it leads back to this gateway, `task` connects, `connection` carries (what comes:
+//! `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
 pub mod cloud;
 mod connection;
 mod copies;
+mod dial;
 mod inbound;
 mod lanes;
 mod link;
 mod memory;
+mod own;
 mod pace;
 mod presence;
 mod purge;
@@ -44,7 +47,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::mqtt::{QoS, TopicFilter};
+pub use dial::Resolve;
 pub use inbound::Inbound;
+pub use own::{OwnListener, leads_back};
 pub use presence::Presence;
 pub(crate) use presence::bytes_of as bytes_of_presence;
 pub use purge::{Purge, Purges, Removed};
@@ -135,10 +140,14 @@ pub struct Settings {
     pub name: String,
     /// Its index; the origin of what it receives.
     pub index: usize,
-    /// Where it connects to; tried in order.
+    /// Where it connects to: the one that worked last first, then in order.
     pub remotes: Vec<Remote>,
     /// An HTTP proxy on the way.
     pub proxy: Option<Proxy>,
+    /// Which addresses of a name are used.
+    pub resolve: Resolve,
+    /// Where this gateway listens itself.
+    pub own_listeners: Vec<OwnListener>,
     /// MQTT version.
     pub protocol: Protocol,
     /// The same for ever: the remote knows the session by it.

@@ -1,7 +1,8 @@
 //! How often a remote that does not answer is tried: each try costs bytes if there is a link and only the remote is silent. Pure.
 //!
 //! Invariants:
-//! * A remote that is silent for a day costs at most 15 kB of SYN packets.
+//! * A remote that is silent for a day costs at most 15 kB of SYN packets, however many addresses it has.
+//! * The first try goes to several addresses, later ones to one address each, in turn.
 //! * The pause is a quarter of the time since the remote was last heard, at most half an hour. A remote that returns is found at the next
 //!   try whose dial time is long enough for it.
 //! * While it is not known how long the link usually takes, or that is long, a try gets the time it needs and costs more: the pause is
@@ -16,6 +17,10 @@ const SHORTEST: Duration = Duration::from_secs(4);
 const LONGEST: Duration = Duration::from_secs(1800);
 /// The longest pause between tries that send more than two SYN packets.
 const LONGEST_BETWEEN_DEAR: Duration = Duration::from_secs(5400);
+/// Addresses of the first try.
+const WIDE: usize = 4;
+/// The longest pause of a remote with several addresses, in quarters of the other one: its first try costs more.
+const QUARTERS_OF_SEVERAL: u32 = 5;
 /// How often a change of the way counts.
 const CHANGES_EVERY: Duration = Duration::from_secs(60);
 /// Tries with full patience at the beginning, and one of so many later.
@@ -28,7 +33,11 @@ const IMPATIENT: Duration = Duration::from_millis(1900);
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     since: Option<Instant>,
+    /// Tries, each counted as often as it went to an address.
     tries: u32,
+    /// Tries, each counted once.
+    turn: u32,
+    has_several: bool,
     /// When a change of the way counted last.
     changed: Option<Instant>,
 }
@@ -48,14 +57,28 @@ impl Silence {
         true
     }
 
-    /// Nothing answered. Returns the pause before the next try; `longest` is that of the file, `usual` the round trip of this link, as
-    /// far as they are known.
-    pub(super) fn pause(&mut self, at: Instant, usual: Option<Duration>, longest: Option<Duration>) -> Duration {
+    /// So many addresses did not answer. Returns the pause before the next try; `longest` is that of the file, `usual` the round trip of
+    /// this link, as far as they are known.
+    pub(super) fn pause(&mut self, at: Instant, addresses: usize, usual: Option<Duration>, longest: Option<Duration>) -> Duration {
         let since = *self.since.get_or_insert(at);
-        self.tries = self.tries.saturating_add(1);
+        let addresses = u32::try_from(addresses).unwrap_or(u32::MAX).max(1);
+        self.tries = self.tries.saturating_add(addresses);
+        self.turn = self.turn.saturating_add(1);
+        self.has_several |= addresses > 1;
         let is_cheap = impatient(usual).is_some_and(|dial| dial <= IMPATIENT);
         let (part, most) = if is_cheap { (4, LONGEST) } else { (2, LONGEST_BETWEEN_DEAR) };
+        let most = if self.has_several { most * QUARTERS_OF_SEVERAL / 4 } else { most };
         (at.saturating_duration_since(since) / part).max(SHORTEST).min(longest.unwrap_or(most))
+    }
+
+    /// Addresses that the next try may leave without an answer.
+    pub(super) fn most(&self) -> usize {
+        if self.turn == 0 { WIDE } else { 1 }
+    }
+
+    /// Tries without an answer.
+    pub(super) fn turn(&self) -> u32 {
+        self.turn
     }
 
     /// How long TCP to one address may take, of `within`; `usual` is the round trip of this link as far as it is known.
@@ -75,26 +98,30 @@ mod tests {
     use super::*;
 
     /// Bytes of SYN packets in a day, as Linux sends them: at once, after each of the next four seconds, then after twice as long.
-    fn bytes_a_day(size: u64, usual: Option<Duration>) -> u64 {
+    fn bytes_a_day(size: u64, usual: Option<Duration>, addresses: usize) -> u64 {
         let start = crate::time::now();
         let (mut silence, mut at, mut bytes) = (Silence::default(), start, 0);
         while at < start + Duration::from_secs(86_400) {
             let dial = silence.dial_within(Duration::from_secs(8), usual);
-            bytes += size * [0, 1, 2, 3, 4, 6].iter().filter(|second| Duration::from_secs(**second) < dial).count() as u64;
+            let tried = addresses.min(silence.most());
+            let each = [0, 1, 2, 3, 4, 6].iter().filter(|second| Duration::from_secs(**second) < dial).count();
+            bytes += size * (tried * each) as u64;
             at += dial;
-            at += silence.pause(at, usual, None);
+            at += silence.pause(at, tried, usual, None);
         }
         bytes
     }
 
     #[test]
-    fn a_remote_that_is_silent_for_a_day_costs_at_most_15_kb() {
+    fn a_remote_that_is_silent_for_a_day_costs_at_most_15_kb_however_many_addresses_it_has() {
         for usual in [None, Some(50), Some(600), Some(700), Some(1500), Some(5000)] {
             let usual = usual.map(Duration::from_millis);
-            // A SYN with the usual options, over IPv4 and IPv6.
-            for size in [60, 80] {
-                let bytes = bytes_a_day(size, usual);
-                assert!(bytes <= 15_000, "{bytes} bytes, {size} a SYN, usual round trip {usual:?}");
+            for addresses in [1, 2, 3, 4, 16] {
+                // A SYN with the usual options, over IPv4 and IPv6.
+                for size in [60, 80] {
+                    let bytes = bytes_a_day(size, usual, addresses);
+                    assert!(bytes <= 15_000, "{bytes} bytes, {size} a SYN, {addresses} addresses, usual round trip {usual:?}");
+                }
             }
         }
     }
@@ -104,7 +131,7 @@ mod tests {
         let (mut silence, mut at) = (Silence::default(), crate::time::now());
         for _ in 0..20 {
             assert_eq!(silence.dial_within(Duration::from_secs(8), None), Duration::from_secs(8));
-            at += silence.pause(at, None, None);
+            at += silence.pause(at, 1, None, None);
         }
     }
 
@@ -114,7 +141,7 @@ mod tests {
         let mut silence = Silence::default();
         let changes = (0..600).filter(|second| silence.way_changed(start + Duration::from_secs(*second))).count();
         assert_eq!(changes, 10);
-        silence.pause(start, None, None);
+        silence.pause(start, 1, None, None);
         silence.is_over();
         assert!(!silence.way_changed(start + Duration::from_secs(599)), "a connection between two changes makes no difference");
     }
@@ -128,7 +155,7 @@ mod tests {
             let back = start + Duration::from_secs(away);
             while at < back {
                 at += silence.dial_within(Duration::from_secs(8), usual);
-                at += silence.pause(at, usual, None);
+                at += silence.pause(at, 1, usual, None);
             }
             let late = at - back;
             assert!(
@@ -144,13 +171,13 @@ mod tests {
         let mut silence = Silence::default();
         let later = start + Duration::from_secs(40_000);
         let near = Some(Duration::from_millis(50));
-        assert_eq!(silence.pause(start, near, None), SHORTEST);
-        assert_eq!(silence.pause(later, near, None), LONGEST);
-        assert_eq!(silence.pause(later, None, None), LONGEST_BETWEEN_DEAR);
-        assert_eq!(silence.pause(later, near, Some(Duration::from_millis(200))), Duration::from_millis(200));
+        assert_eq!(silence.pause(start, 1, near, None), SHORTEST);
+        assert_eq!(silence.pause(later, 1, near, None), LONGEST);
+        assert_eq!(silence.pause(later, 1, None, None), LONGEST_BETWEEN_DEAR);
+        assert_eq!(silence.pause(later, 1, near, Some(Duration::from_millis(200))), Duration::from_millis(200));
         assert_eq!(silence.dial_within(Duration::from_secs(8), Some(Duration::from_secs(2))), Duration::from_secs(6));
         silence.is_over();
-        assert_eq!(silence.pause(later, near, None), SHORTEST);
+        assert_eq!(silence.pause(later, 1, near, None), SHORTEST);
         assert_eq!(silence.dial_within(Duration::from_secs(8), None), Duration::from_secs(8));
     }
 }

@@ -7,6 +7,7 @@ mod will;
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, Done, STATUS_EVERY};
 use super::copies::Copies;
+use super::dial::Addresses;
 use super::inbound::{Deliveries, Inbound};
 use super::lanes::Lanes;
 use super::link::{Accepted, Link, LinkError};
@@ -131,6 +133,9 @@ pub struct Uplink {
     pub(super) has_shown_qos_2: bool,
     cleaned: Option<Cleaned>,
     silence: Silence,
+    addresses: Addresses,
+    /// Addresses that gave no answer in the last try.
+    unheard: Vec<SocketAddr>,
     /// Of a backup: whether the other uplink is up, and since when it is not.
     primary: Option<watch::Receiver<bool>>,
     primary_down_since: Instant,
@@ -211,6 +216,8 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         has_shown_qos_2: false,
         cleaned: None,
         silence: Silence::default(),
+        addresses: Addresses::default(),
+        unheard: Vec::new(),
         primary: ends.primary,
         primary_down_since: at,
         updates,
@@ -251,6 +258,7 @@ impl Uplink {
         self.subscriptions.start_over();
         self.presence = Known::default();
         self.cleaned = None;
+        self.addresses = Addresses::default();
         (self.settings, self.tls) = (settings, tls);
     }
 
@@ -322,7 +330,7 @@ impl Uplink {
             let pause = match error {
                 LinkError::Silent(_) | LinkError::Unanswered(_) => {
                     way = Some(self.way());
-                    self.silence.pause(now(), self.pace.usual(), self.settings.longest_silence)
+                    self.rest_of_silence()
                 }
                 LinkError::Closed { reason: Some(ReasonCode::SESSION_TAKEN_OVER), .. } => {
                     // The session stays what it is, and so does what is in flight: both are gone on with after the pause.

@@ -14,6 +14,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
+use super::dial::{Leg, Lost, Missed, Plan, Winner, race};
 use super::link::LinkError;
 use super::{Proxy, Remote, Scheme, Settings, Tcp};
 use crate::websocket;
@@ -26,11 +27,38 @@ const PROXY_ANSWER: usize = 8 * 1024;
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Opens the stream to one address of a remote.
-pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsConnector>) -> Result<Box<dyn Stream>, LinkError> {
+/// A TCP connection to the first of these remotes, or of the proxy before it, that takes one.
+pub(super) async fn reach(settings: &Settings, plan: Plan<'_>) -> Result<Winner<TcpStream>, Lost> {
+    let (dial_within, lookup_within) = (settings.dial_within, settings.lookup_within);
+    let look_up = |Leg { host, port, .. }: Leg| async move {
+        match timeout(lookup_within, lookup_host((host.as_str(), port))).await {
+            Ok(Ok(found)) => Ok(found.collect()),
+            // Without a link there is no name server either.
+            Ok(Err(error)) => Err(LinkError::Silent(format!("the address of {host} cannot be found: {error}"))),
+            Err(_) => Err(LinkError::Silent(format!("the name server did not tell the address of {host} in time"))),
+        }
+    };
+    race(plan, look_up, |leg, address| async move {
+        let at = leg.at(address);
+        match timeout(dial_within, connect(address, &settings.tcp)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(missed(&at, &error)),
+            Err(_) => Err(Missed::Unheard(LinkError::Silent(format!("{at} did not answer within {:.1} s", dial_within.as_secs_f64())))),
+        }
+    })
+    .await
+}
+
+/// The stream to a remote over a TCP connection to it, or to the proxy before it.
+pub(super) async fn open(
+    settings: &Settings,
+    remote: &Remote,
+    tls: Option<&TlsConnector>,
+    tcp: TcpStream,
+) -> Result<Box<dyn Stream>, LinkError> {
     let tcp = match &settings.proxy {
-        None => dial(&remote.host, remote.port, settings).await?,
-        Some(proxy) => through(proxy, remote, settings).await?,
+        None => tcp,
+        Some(proxy) => through(proxy, remote, tcp).await?,
     };
     let stream: Box<dyn Stream> = match tls.filter(|_| remote.is_tls()) {
         None => Box::new(tcp),
@@ -45,32 +73,14 @@ pub(super) async fn open(settings: &Settings, remote: &Remote, tls: Option<&TlsC
     if matches!(remote.scheme, Scheme::Ws | Scheme::Wss) { web_socket(remote, stream).await } else { Ok(stream) }
 }
 
-async fn dial(host: &str, port: u16, settings: &Settings) -> Result<TcpStream, LinkError> {
-    let within = settings.dial_within;
-    let addresses: Vec<SocketAddr> = match timeout(settings.lookup_within, lookup_host((host, port))).await {
-        Ok(Ok(found)) => found.collect(),
-        // Without a link there is no name server either.
-        Ok(Err(error)) => return Err(LinkError::Silent(format!("the address of {host} cannot be found: {error}"))),
-        Err(_) => return Err(LinkError::Silent(format!("the name server did not tell the address of {host} in time"))),
-    };
-    let mut last = LinkError::Unreachable(format!("{host} has no address"));
-    for address in addresses {
-        match timeout(within, connect(address, &settings.tcp)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = unreachable(host, port, &error),
-            Err(_) => last = LinkError::Silent(format!("{host}:{port} did not answer within {} s", within.as_secs())),
-        }
-    }
-    Err(last)
-}
-
 /// A machine without a network answers at once and for nothing; a remote that refuses does not.
-fn unreachable(host: &str, port: u16, error: &io::Error) -> LinkError {
+fn missed(at: &str, error: &io::Error) -> Missed {
     use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
-    let text = format!("{host}:{port} cannot be reached: {error}");
+    let text = format!("{at} cannot be reached: {error}");
     match error.kind() {
-        NetworkDown | NetworkUnreachable | HostUnreachable | TimedOut => LinkError::Silent(text),
-        _ => LinkError::Unreachable(text),
+        NetworkDown | NetworkUnreachable => Missed::Unsent(LinkError::Silent(text)),
+        HostUnreachable | TimedOut => Missed::Unheard(LinkError::Silent(text)),
+        _ => Missed::Answered(LinkError::Unreachable(text)),
     }
 }
 
@@ -98,8 +108,7 @@ async fn connect(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpStream> {
 }
 
 /// HTTP CONNECT (RFC 9110, section 9.3.6).
-async fn through(proxy: &Proxy, remote: &Remote, settings: &Settings) -> Result<TcpStream, LinkError> {
-    let mut stream = dial(&proxy.host, proxy.port, settings).await?;
+async fn through(proxy: &Proxy, remote: &Remote, mut stream: TcpStream) -> Result<TcpStream, LinkError> {
     let host = if remote.host.contains(':') { format!("[{}]", remote.host) } else { remote.host.clone() };
     let target = format!("{host}:{}", remote.port);
     let login = proxy.login.as_ref().map_or_else(String::new, |(user, password)| {

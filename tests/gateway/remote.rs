@@ -1,7 +1,7 @@
 //! A remote broker played packet by packet: what it allows, what it refuses, what it forgets.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::support::{PATIENCE, wait_for};
@@ -10,6 +10,25 @@ use super::support::{PATIENCE, wait_for};
 pub struct Remote {
     listener: TcpListener,
     pub port: u16,
+}
+
+/// A port of this machine that answers no SYN: its queue of connections is full, and nobody takes them.
+pub struct SilentPort {
+    pub port: u16,
+    _listener: socket2::Socket,
+    _connections: Vec<TcpStream>,
+}
+
+impl SilentPort {
+    pub fn open() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let connections = std::iter::from_fn(connect).collect();
+        Self { port: address.port(), _listener: listener, _connections: connections }
+    }
 }
 
 /// One connection of a gateway.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::remote::{Remote, Wire};
-use super::support::{Gateway, free_port, run, wait_for, wait_for_port, wellhead};
+use super::remote::{Remote, SilentPort, Wire};
+use super::support::{Gateway, Link, free_port, run, wait_for, wait_for_port, wellhead};
 
 const PUBACK: u8 = 0x40;
 const STATUS: &str = "$SYS/wellhead/uplink/cloud";
@@ -664,4 +664,96 @@ fn the_class_normal_lowers_qos_2_without_a_section_that_says_so() {
             wire.answer(PUBACK, publish.id, 0);
         }
     }
+}
+
+/// Two gateways that send everything to each other.
+#[test]
+fn two_gateways_that_are_joined_to_each_other_send_each_message_once() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let ports = [free_port(), free_port()];
+    let start = |index: usize| {
+        let yaml = format!(
+            "site: s{index}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{}' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: other, to: 'mqtt://127.0.0.1:{}', {QUICK}, send: [ {{ filter: 'x/#' }} ] }} ]\n",
+            ports[index],
+            ports[1 - index]
+        );
+        Gateway::start(folders[index].path(), &yaml)
+    };
+    let gateways = [start(0), start(1)];
+    gateways.iter().for_each(|gateway| gateway.process.wait_for_output("link is up"));
+    let mut reader = super::support::mosquitto_sub();
+    reader.args(["-V", "5", "-d", "-p", &ports[1].to_string(), "-t", "#", "-q", "1", "-F", "got %t %p %P"]);
+    let reader = super::support::Process::start(&mut reader, &folders[1].path().join("reader"));
+    reader.wait_for_output("Subscribed");
+    let publish = |topic: &str, payload: &str| {
+        let port = ports[0].to_string();
+        let arguments =
+            ["-V", "5", "-p", &port, "-q", "1", "-t", topic, "-m", payload, "-D", "publish", "user-property", "seq", "foreign:7"];
+        assert_eq!(run(Command::new("mosquitto_pub").args(arguments)).0, Some(0));
+    };
+    publish("x/a", "first");
+    reader.wait_for_output("got x/a first");
+    publish("x/a", "last");
+    reader.wait_for_output("got x/a last");
+    wait_for("nothing waits", || {
+        let told = |port: u16| {
+            run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", "$SYS/wellhead/uplink/other", "-C", "1", "-W", "10"])).1
+        };
+        ports.iter().all(|port| told(*port).contains("\"waiting\":0")).then_some(())
+    });
+    let output = reader.output();
+    let got: Vec<&str> = output.lines().filter(|line| line.starts_with("got x/a")).collect();
+    assert_eq!(got.len(), 2, "once each: {output}");
+    assert!(got[0].contains("via:foreign:7") && !got[0].contains("seq:foreign"), "a foreign number is not ours: {output}");
+}
+
+/// What a subscriber of the broker at `port` gets on `x/#`, with user properties, until `last` comes.
+fn copies_until(port: u16, folder: &std::path::Path, publish: &[&str], last: &str) -> Vec<String> {
+    let mut reader = super::support::mosquitto_sub();
+    reader.args(["-V", "5", "-d", "-p", &port.to_string(), "-t", "x/#", "-q", "1", "-F", "got %t %p %P"]);
+    let reader = super::support::Process::start(&mut reader, &folder.join("reader"));
+    reader.wait_for_output("Subscribed");
+    for payload in publish {
+        let port = port.to_string();
+        let arguments = ["-V", "5", "-p", &port, "-q", "1", "-t", "x/a", "-m", payload];
+        assert_eq!(run(Command::new("mosquitto_pub").args(arguments)).0, Some(0));
+    }
+    reader.wait_for_output(last);
+    reader.output().lines().filter(|line| line.starts_with("got")).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_uplink_that_leads_back_to_its_own_broker_sends_each_message_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    // Its address does not show where it leads.
+    let link = Link::to(port);
+    let yaml = format!(
+        "site: s\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\noutbox: {{ folder: state }}\nuplinks: [ {{ name: other, client_id: c, to: 'mqtt://127.0.0.1:{}', {QUICK}, send: [ {{ filter: 'x/#' }} ] }} ]\n",
+        link.port
+    );
+    let gateway = Gateway::start(folder.path(), &yaml);
+    gateway.process.wait_for_output("link is up");
+    let got = copies_until(port, folder.path(), &["first", "last"], "last seq:");
+    assert_eq!(got.iter().filter(|line| line.contains("first")).count(), 2, "itself and the copy that came back: {got:?}");
+    gateway.process.wait_for_output("outbox.message_in_circle");
+}
+
+#[test]
+fn dead_addresses_before_the_right_one_cost_a_moment() {
+    let dead = [SilentPort::open(), SilentPort::open(), SilentPort::open()];
+    let remote = Remote::listen();
+    let address = |port: u16| format!("'mqtt://127.0.0.1:{port}'");
+    let to: Vec<String> = dead.iter().map(|dead| dead.port).chain([remote.port]).map(address).collect();
+    let began = Instant::now();
+    let site = site_to(&format!("[ {} ]", to.join(", ")), "#", "dial_within: 25s\n    protocol: 3.1.1");
+    let mut wire = remote.accept_v4(false);
+    assert!(began.elapsed() < Duration::from_secs(25), "no dead address was waited for");
+    site.publish("x", "here");
+    assert_eq!(until(&mut wire, "here"), ["here"]);
+    // The one that worked is the first from then on.
+    wire.close();
+    let (mut wire, _) = remote.connect();
+    wire.write(&[0x20, 2, 1, 0]);
+    assert_eq!(until(&mut wire, "here"), ["here"]);
 }

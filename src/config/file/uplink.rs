@@ -8,7 +8,7 @@ use crate::mqtt::TopicFilter;
 use crate::report::template::Template as TopicTemplate;
 use crate::units::{Price, Size, Span};
 use crate::uplink::cloud::CloudName;
-use crate::uplink::{Protocol, Proxy, Remote, Secret};
+use crate::uplink::{Protocol, Proxy, Remote, Resolve, Secret};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -18,10 +18,13 @@ pub(in crate::config) struct Uplink {
     /// False leaves it out. Default true.
     #[serde(default = "super::yes")]
     pub(in crate::config) enabled: bool,
-    /// The address of the remote broker, or several that are tried in order.
+    /// The address of the remote broker, or several: the one that worked last is tried first, then the others in order, 250 ms apart.
     pub(in crate::config) to: Remotes,
     /// What the remote is, if it is a cloud with rules of its own: aws-iot or azure-iot-hub. Fills in what that needs. Default none.
     pub(in crate::config) profile: Option<CloudName>,
+    /// Which addresses of a name are used: any (default; IPv6 and IPv4 in turn, 250 ms apart, the first that connects wins), ipv4 or ipv6.
+    #[serde(default)]
+    pub(in crate::config) resolve: Resolve,
     /// A proxy that connects (HTTP CONNECT). Default none.
     pub(in crate::config) proxy: Option<Proxy>,
     /// A backup: used when another uplink is down for so long, such as `cloud down for 10m`.

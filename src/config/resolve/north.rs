@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::routes::{self, LocalTopics};
 use super::{Check, at, cloud, presence};
 use crate::broker::engine::MOST_TAPS;
+use crate::broker::net::Listen;
 use crate::config::{Tariff, Uplink, file};
 use crate::{outbox, uplink};
 
@@ -111,6 +112,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
     if (uplink.ca.is_some() || uplink.cert.is_some()) && !uplink.to.0.iter().any(uplink::Remote::is_tls) {
         check.fault(&at!["uplinks", index, "to"], "certificates are for mqtts:// and wss://; change `to` or remove `ca`, `cert` and `key`");
     }
+    leads_elsewhere(check, index, uplink);
     let identity = certificates(check, index, uplink);
     let login = login(check, index, uplink);
     let keep_alive = uplink.keep_alive.map_or(DEFAULT_KEEP_ALIVE, |span| span.0);
@@ -145,6 +147,8 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         index: position,
         remotes: uplink.to.0.clone(),
         proxy: uplink.proxy.clone(),
+        resolve: uplink.resolve,
+        own_listeners: own_listeners(check),
         protocol: uplink.protocol,
         client_id: uplink.client_id.clone().unwrap_or_else(|| check.file.site.clone().unwrap_or_default()),
         ca: uplink.ca.as_ref().map(|path| check.path(path)),
@@ -175,6 +179,31 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         use_when,
         cloud: None,
     })
+}
+
+/// The listeners that an uplink could come back to.
+fn own_listeners(check: &Check<'_>) -> Vec<uplink::OwnListener> {
+    let listens = check.file.broker.iter().flat_map(|broker| &broker.listen);
+    let own = |listen: &Listen| match listen {
+        Listen::Port { host, port, .. } => Some(uplink::OwnListener { host: host.clone(), port: *port }),
+        Listen::Unix(_) => None,
+    };
+    listens.filter_map(own).collect()
+}
+
+/// Refuses an uplink to a listener of the gateway itself.
+fn leads_elsewhere(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) {
+    // What a proxy calls localhost is not this machine.
+    if !uplink.enabled || uplink.proxy.is_some() {
+        return;
+    }
+    let own = own_listeners(check);
+    if uplink.to.0.iter().any(|remote| uplink::leads_back(&remote.host, remote.port, &own)) {
+        check.fault(
+            &at!["uplinks", index, "to"],
+            "the broker of this gateway listens at this address: each message would come back and be sent again without end; write the address of the remote broker",
+        );
+    }
 }
 
 /// Checks the files of certificates; returns certificate and key of this side.

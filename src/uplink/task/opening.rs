@@ -1,48 +1,73 @@
-//! The way to a connection that the remote has accepted: its addresses in order, and the end of a session that is not this one.
+//! The way to a connection that the remote has accepted: which remote and which address, and the end of a session that is not this one.
 
+use std::future::Future;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::net::TcpStream;
+use tokio::time::{sleep_until, timeout_at};
 
 use super::{Uplink, name_of};
 use crate::tasks::Stop;
 use crate::time::now;
-use crate::uplink::link::{Accepted, Link, LinkError};
-use crate::uplink::{Remote, Settings};
+use crate::uplink::dial::{Leg, Plan, Winner, apart};
+use crate::uplink::link::{Accepted, Hello, Link, LinkError, Start};
+use crate::uplink::{Remote, Settings, leads_back, transport};
 
 /// First and longest pause between two CONNECT packets when the first one only ended an old session: AWS IoT Core allows one a second
 /// and client identifier, and closes for more.
 const BETWEEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// A remote whose old session has been ended, and when it may be connected to again.
+/// When a remote whose old session has been ended may be connected to again.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::uplink) struct Cleaned {
-    remote: u32,
     pause: Duration,
     not_before: Instant,
 }
 
+/// Remotes that did not accept.
+struct Failed {
+    error: LinkError,
+    /// Their places in the file.
+    remotes: Vec<usize>,
+}
+
 impl Uplink {
-    /// The first of the addresses that accepts; `None` if the stop order came.
+    /// The first of the remotes that accepts; `None` if the stop order came.
     pub(super) async fn open(&mut self, mut stop: Stop) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
-        let mut last = LinkError::Unreachable("no address".to_owned());
-        for remote in self.settings.remotes.clone() {
+        let names: Vec<u32> = self.settings.remotes.iter().map(name_of).collect();
+        let mut left = self.addresses.order_remotes(&names);
+        let mut last = None;
+        self.unheard.clear();
+        while !left.is_empty() {
             self.pulse.beat(now());
             let opened = tokio::select! {
-                opened = self.connect(&remote) => opened,
+                opened = self.try_remotes(&left) => opened,
                 () = stop.wait() => return None,
             };
-            match opened {
-                Ok((link, accepted)) => return Some(Ok((link, accepted, remote))),
-                Err(error) => {
-                    if !matches!(error, LinkError::Silent(_) | LinkError::Unreachable(_)) {
-                        self.doubt_subscriptions().await;
-                    }
-                    last = error;
-                }
+            let Failed { error, remotes } = match opened {
+                Ok(opened) => return Some(Ok(opened)),
+                Err(failed) => failed,
+            };
+            if !matches!(error, LinkError::Silent(_) | LinkError::Unreachable(_)) {
+                self.doubt_subscriptions().await;
             }
+            // An answer says more than silence.
+            let is_worse = matches!(error, LinkError::Silent(_)) && last.is_some();
+            last = if is_worse { last } else { Some(error) };
+            left.retain(|index| !remotes.contains(index));
         }
-        Some(Err(last))
+        let error = last.unwrap_or_else(|| LinkError::Unreachable("no address".to_owned()));
+        if !self.unheard.is_empty() && !matches!(error, LinkError::Silent(_) | LinkError::Unanswered(_)) {
+            // The pauses are short, because a remote answers; what does not is left out of them.
+            let pause = self.rest_of_silence();
+            self.addresses.mute(std::mem::take(&mut self.unheard), now() + pause);
+        }
+        Some(Err(error))
+    }
+
+    /// How long what did not answer is left alone.
+    pub(super) fn rest_of_silence(&mut self) -> Duration {
+        self.silence.pause(now(), self.unheard.len(), self.pace.usual(), self.settings.longest_silence)
     }
 
     /// The remote may have accepted unheard, with a new session that has no subscription. That is noted at once: a gateway that is
@@ -60,33 +85,136 @@ impl Uplink {
         self.begin_save();
     }
 
-    async fn connect(&mut self, remote: &Remote) -> Result<(Link, Accepted), LinkError> {
-        let name = name_of(remote);
-        let dial_within = self.silence.dial_within(self.settings.dial_within, self.pace.usual());
-        let settings = Settings { dial_within, ..self.settings.clone() };
-        if self.session.is_strange_to(name) {
-            Link::clean(&settings, remote, self.tls.as_ref()).await?;
-            // Noted at once: a gateway that is started again does not end it a second time.
-            self.session.cleaned(name);
-            if self.saving.is_none() {
-                self.begin_save();
-            }
-            self.cleaned = Some(Cleaned { remote: name, pause: BETWEEN.0, not_before: now() + BETWEEN.0 });
-        }
-        if let Some(cleaned) = self.cleaned.filter(|cleaned| cleaned.remote == name) {
+    /// Connects to the first of these remotes that takes a connection, and begins MQTT with it.
+    async fn try_remotes(&mut self, remotes: &[usize]) -> Result<(Link, Accepted, Remote), Failed> {
+        // A proxy answers for all remotes: they are tried one after another.
+        let most = if self.settings.proxy.is_some() { 1 } else { remotes.len() };
+        let tried: Vec<usize> = remotes.iter().take(most).copied().collect();
+        if let Some(cleaned) = self.cleaned {
             self.pulse.through(sleep_until(cleaned.not_before.into())).await;
         }
+        let until = now() + self.settings.connect_within;
+        let reached = self.reach(&tried, until).await.map_err(|error| Failed { error, remotes: tried })?;
+        let index = reached.leg.remote;
+        let fail = |error| Failed { error, remotes: vec![index] };
+        let remote =
+            self.settings.remotes.get(index).cloned().ok_or_else(|| fail(LinkError::Silent("the addresses have changed".to_owned())))?;
+        let (link, accepted) = self.begin(&remote, reached, until).await.map_err(fail)?;
+        Ok((link, accepted, remote))
+    }
+
+    /// TCP to the first of these remotes that takes a connection.
+    async fn reach(&mut self, remotes: &[usize], until: Instant) -> Result<Winner<TcpStream>, LinkError> {
+        let dial_within = self.silence.dial_within(self.settings.dial_within, self.pace.usual());
+        let settings = Settings { dial_within, ..self.settings.clone() };
+        let leg = |index: &usize| {
+            let remote = settings.remotes.get(*index)?;
+            let (host, port) = settings.proxy.as_ref().map_or((&remote.host, remote.port), |proxy| (&proxy.host, proxy.port));
+            Some(Leg { remote: *index, name: name_of(remote), host: host.clone(), port })
+        };
+        let plan = Plan {
+            legs: remotes.iter().filter_map(leg).collect(),
+            addresses: &self.addresses,
+            resolve: settings.resolve,
+            apart: apart(self.pace.usual()),
+            most: self.silence.most(),
+            skip: self.addresses.skip(self.silence.turn()),
+        };
+        let raced = timeout_at(until.into(), transport::reach(&settings, plan)).await;
+        match raced {
+            Ok(Ok(winner)) => {
+                self.unheard.extend(winner.unheard.iter().copied());
+                Ok(winner)
+            }
+            Ok(Err(lost)) => {
+                self.unheard.extend(lost.unheard);
+                Err(lost.error)
+            }
+            Err(_) => Err(LinkError::Silent(format!("no address answered within {} s", settings.connect_within.as_secs()))),
+        }
+    }
+
+    /// Begins MQTT with a remote that has taken a connection. If the session that it may have is not this one, that is ended first, on a
+    /// connection of its own.
+    async fn begin(&mut self, remote: &Remote, reached: Winner<TcpStream>, until: Instant) -> Result<(Link, Accepted), LinkError> {
+        let name = name_of(remote);
+        let (mut reached, mut until) = (reached, until);
+        if self.session.is_strange_to(name) {
+            let index = reached.leg.remote;
+            self.end_session(remote, reached, until).await?;
+            self.pulse.through(sleep_until((now() + BETWEEN.0).into())).await;
+            until = now() + self.settings.connect_within;
+            reached = self.reach(&[index], until).await?;
+        }
+        let address = reached.address;
         let will = self.next_will(name);
         let has_will = will.is_some();
-        let opened = Link::open(&settings, remote, self.tls.as_ref(), will).await;
+        let opened = self.shake_hands(remote, reached, Hello { start: Start::Resume, will }, until).await;
         self.judge_will(name, has_will, opened.as_ref().err());
-        if let Some(cleaned) = self.cleaned.as_mut().filter(|_| opened.is_err()) {
-            cleaned.pause = (cleaned.pause * 2).min(BETWEEN.1);
-            cleaned.not_before = now() + cleaned.pause;
-        }
-        if opened.is_ok() {
-            self.cleaned = None;
+        match &opened {
+            Ok(_) => {
+                self.cleaned = None;
+                self.addresses.worked(name, address);
+            }
+            Err(_) => {
+                if let Some(cleaned) = self.cleaned.as_mut() {
+                    cleaned.pause = (cleaned.pause * 2).min(BETWEEN.1);
+                    cleaned.not_before = now() + cleaned.pause;
+                }
+            }
         }
         opened
     }
+
+    /// A connection with Clean Start, which is closed at once: the remote forgets the session that it has under this name.
+    async fn end_session(&mut self, remote: &Remote, reached: Winner<TcpStream>, until: Instant) -> Result<(), LinkError> {
+        let (name, address) = (name_of(remote), reached.address);
+        let (link, _) = self.shake_hands(remote, reached, Hello { start: Start::Clean, will: None }, until).await?;
+        in_time(remote, &self.settings, until, link.close()).await?;
+        self.addresses.worked(name, address);
+        // Noted at once: a gateway that is started again does not end it a second time.
+        self.session.cleaned(name);
+        if self.saving.is_none() {
+            self.begin_save();
+        }
+        self.cleaned = Some(Cleaned { pause: BETWEEN.0, not_before: now() + BETWEEN.0 });
+        Ok(())
+    }
+
+    /// TLS, WebSocket and MQTT over a TCP connection.
+    async fn shake_hands(
+        &mut self,
+        remote: &Remote,
+        reached: Winner<TcpStream>,
+        hello: Hello,
+        until: Instant,
+    ) -> Result<(Link, Accepted), LinkError> {
+        let (settings, address) = (&self.settings, reached.address);
+        if settings.proxy.is_none() && leads_back(&address.ip().to_string(), address.port(), &settings.own_listeners) {
+            return Err(LinkError::Unreachable(format!(
+                "{remote} leads back to this gateway: its own broker listens there, and each message would come back and be sent again; write the address of the remote broker in `to`"
+            )));
+        }
+        let opened = in_time(remote, settings, until, async {
+            let stream = transport::open(settings, remote, self.tls.as_ref(), reached.stream).await?;
+            Link::begin(settings, remote, stream, hello).await
+        })
+        .await;
+        if opened.is_err() {
+            self.addresses.unfit(address);
+        }
+        opened
+    }
+}
+
+/// Bounds what a remote that was reached may take to accept.
+async fn in_time<T>(
+    remote: &Remote,
+    settings: &Settings,
+    until: Instant,
+    opening: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    timeout_at(until.into(), opening)
+        .await
+        .unwrap_or_else(|_| Err(LinkError::Unanswered(format!("{remote} did not answer within {} s", settings.connect_within.as_secs()))))
 }
