@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Gateway;
 use crate::field::{Device, Line};
 use crate::reading::{DeviceId, PointId};
+use crate::uplink::Settings;
 
 /// What differs between two configurations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,7 +91,9 @@ impl Gateway {
         for (index, (one, other)) in self.uplinks.iter().zip(&running.uplinks).enumerate() {
             if one.settings != other.settings {
                 diff.uplinks.push(index);
-                diff.told.push(format!("uplink {} connects anew", one.settings.name));
+                let is_content = one.settings == Settings { content: one.settings.content, ..other.settings.clone() };
+                let why = if is_content { ": its certificates or its password file hold something else" } else { "" };
+                diff.told.push(format!("uplink {} connects anew{why}", one.settings.name));
             }
         }
         for (one, other) in self.uplinks.iter().zip(&running.uplinks) {

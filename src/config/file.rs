@@ -32,7 +32,7 @@ pub(super) use text::Text;
 
 pub(super) use manners::{Accept, Compared, Pause};
 
-pub(super) use uplink::{HowPresent, Presence, Remotes, Send, Uplink, UseWhen};
+pub(super) use uplink::{HowPresent, PasswordCommand, Presence, Remotes, Send, Uplink, UseWhen};
 
 pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules, Tls};
 

@@ -3,6 +3,7 @@
 mod advice;
 mod broker;
 mod cloud;
+mod credentials;
 mod factory;
 mod field;
 mod given;

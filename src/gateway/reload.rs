@@ -14,7 +14,7 @@ use crate::uplink::Update;
 impl Gateway {
     /// Reads file and certificates. A file with faults, or one that needs a restart, changes nothing. The error is a task that failed.
     pub(super) async fn reload(&mut self) -> Result<Reply, GatewayError> {
-        self.read_certificates();
+        let certificates = self.read_certificates();
         let load = self.load.clone();
         let loaded = tokio::task::spawn_blocking(move || load()).await.unwrap_or_else(|_| Err("the file could not be read".to_owned()));
         let mut config = match loaded {
@@ -27,7 +27,8 @@ impl Gateway {
             }
         };
         config.continue_from(&self.config);
-        let diff = config.differs_from(&self.config);
+        let mut diff = config.differs_from(&self.config);
+        diff.told.extend(certificates);
         if !diff.needs_restart.is_empty() {
             let parts = diff.needs_restart.join(", ");
             return Ok(refused(format!("nothing is changed: a restart is needed for {parts} (systemctl restart wellhead)")));
@@ -86,11 +87,17 @@ impl Gateway {
         Ok(())
     }
 
-    fn read_certificates(&self) {
-        let Some(tls) = &self.tls else { return };
-        match tls.reload() {
-            Ok(()) => tracing::info!("the certificates of the listeners were read again"),
-            Err(error) => tracing::error!(%error, "the old certificates stay in use"),
+    /// Returns what is to be told of the certificates of the listeners.
+    fn read_certificates(&self) -> Option<String> {
+        match self.tls.as_ref()?.reload() {
+            Ok(is_different) => {
+                tracing::info!("the certificates of the listeners were read again");
+                is_different.then(|| "broker: certificates of the listeners, for new connections".to_owned())
+            }
+            Err(error) => {
+                tracing::error!(%error, "the old certificates stay in use");
+                Some(format!("broker: the old certificates stay in use: {error}"))
+            }
         }
     }
 }

@@ -102,7 +102,7 @@ async fn due(at: Option<Instant>) {
 impl<'a> Connection<'a> {
     pub(super) fn new(uplink: &'a mut Uplink, link: Link, accepted: Accepted) -> Self {
         let keep_alive = accepted.keep_alive.map_or(uplink.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
-        let password = uplink.settings.login.as_ref().map(|(_, password)| password);
+        let password = uplink.credentials.login.as_ref().map(|(_, password)| password);
         let renew_after = uplink.settings.cloud.as_ref().and_then(|cloud| cloud.renew_after(password));
         Self {
             renew_at: renew_after.map(|after| now() + after),

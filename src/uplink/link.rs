@@ -145,6 +145,7 @@ pub(super) enum Start {
 pub(super) struct Hello {
     pub(super) start: Start,
     pub(super) will: Option<Will>,
+    pub(super) login: Option<(String, Secret)>,
 }
 
 /// What this side says.
@@ -221,7 +222,7 @@ impl Link {
         settings: &Settings,
         remote: &Remote,
         stream: Box<dyn Stream>,
-        Hello { start, will }: Hello,
+        Hello { start, will, login }: Hello,
     ) -> Result<(Self, Accepted), LinkError> {
         let (reader, writer) = tokio::io::split(stream);
         let mut link = Self {
@@ -246,8 +247,7 @@ impl Link {
             company: Duration::ZERO,
         };
         let asked = now();
-        let typed = settings.login.clone();
-        let login = settings.cloud.as_ref().map_or(typed.clone(), |cloud| cloud.login(typed, unix_ms() / 1000));
+        let login = settings.cloud.as_ref().map_or(login.clone(), |cloud| cloud.login(login, unix_ms() / 1000));
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
         link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start, will })?;
         loop {

@@ -14,13 +14,14 @@
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
 //!
 //! `session`, `memory`, `lanes`, `pace`, `presence`, `silence`, `subscriptions`, `copies` and `suspicion` are the pure state, `transport`
-//! the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `tls` the certificates, `route` the way
-//! out of this machine, `own` whether it leads back to this gateway, `task` connects, `connection` carries (what comes:
-//! `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
+//! the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and `tls` what is shown
+//! and trusted in, `route` the way out of this machine, `own` whether it leads back to this gateway, `task` connects, `connection` carries
+//! (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
 pub mod cloud;
 mod connection;
 mod copies;
+mod credentials;
 mod dial;
 mod inbound;
 mod lanes;
@@ -47,6 +48,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::mqtt::{QoS, TopicFilter};
+pub use credentials::{Login, Password};
 pub use dial::Resolve;
 pub use inbound::Inbound;
 pub use own::{OwnListener, leads_back};
@@ -159,7 +161,9 @@ pub struct Settings {
     /// Protocols offered in the TLS handshake (ALPN).
     pub alpn: Vec<String>,
     /// User name and password.
-    pub login: Option<(String, Secret)>,
+    pub login: Option<Login>,
+    /// Differs when a file of certificates or the password file holds something else.
+    pub content: u32,
     /// What comes in.
     pub receive: Vec<Receive>,
     /// How the remote learns whether this gateway lives; `None` if it does not.

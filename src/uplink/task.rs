@@ -16,10 +16,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
-use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, Done, STATUS_EVERY};
 use super::copies::Copies;
+use super::credentials::Credentials;
 use super::dial::Addresses;
 use super::inbound::{Deliveries, Inbound};
 use super::lanes::Lanes;
@@ -33,7 +33,8 @@ use super::silence::Silence;
 use super::status::Status;
 use super::subscriptions::Subscriptions;
 use super::suspicion::Suspicion;
-use super::{Purge, Purges, Remote, Settings, TlsError, purge, tls};
+use super::tls::Certificates;
+use super::{Purge, Purges, Remote, Settings, TlsError, purge};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
 use crate::mqtt::{QoS, ReasonCode};
@@ -100,7 +101,7 @@ impl Burials {
 /// An uplink that is ready to run.
 pub struct Uplink {
     pub(super) settings: Settings,
-    tls: Option<TlsConnector>,
+    pub(super) credentials: Credentials,
     pub(super) outbox: Outbox,
     /// Beats whenever the task comes round.
     pub(super) pulse: Pulse,
@@ -151,18 +152,14 @@ pub struct Uplink {
 #[derive(Clone)]
 pub struct Update {
     settings: Settings,
-    tls: Option<TlsConnector>,
+    certificates: Certificates,
 }
 
 impl Update {
     /// Reads the certificates.
     pub fn new(settings: Settings) -> Result<Self, TlsError> {
-        Ok(Self { tls: connector(&settings)?, settings })
+        Ok(Self { certificates: Certificates::of(&settings)?, settings })
     }
-}
-
-fn connector(settings: &Settings) -> Result<Option<TlsConnector>, TlsError> {
-    if settings.remotes.iter().any(Remote::is_tls) { Ok(Some(TlsConnector::from(tls::client_config(settings)?))) } else { Ok(None) }
 }
 
 /// What an uplink is connected with inside the gateway.
@@ -181,7 +178,7 @@ pub struct Ends {
 
 /// Checks the certificates of an uplink and makes it ready.
 pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink, TlsError> {
-    let tls = connector(&settings)?;
+    let credentials = Credentials::new(Certificates::of(&settings)?);
     let (changes, updates) = watch::channel(None);
     let (purger, purges) = purge::orders();
     let status = Status::new(settings.name.clone(), ends.live, outbox.clone(), ends.is_up);
@@ -194,7 +191,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
     let session = Session::new(settings.window, memories.collect());
     let at = now();
     Ok(Uplink {
-        tls,
+        credentials,
         pulse: Pulse::new(format!("uplink:{}", settings.name), PATIENCE + 2 * settings.connect_within, at),
         newest: outbox.newest(),
         session,
@@ -253,13 +250,13 @@ impl Uplink {
 
     /// From here on the newest settings count. What is in flight stays in flight.
     pub(super) fn take_update(&mut self) {
-        let Some(Update { settings, tls }) = self.updates.borrow_and_update().clone() else { return };
+        let Some(Update { settings, certificates }) = self.updates.borrow_and_update().clone() else { return };
         self.session.set_window(settings.window);
         self.subscriptions.start_over();
         self.presence = Known::default();
         self.cleaned = None;
         self.addresses = Addresses::default();
-        (self.settings, self.tls) = (settings, tls);
+        (self.settings, self.credentials) = (settings, Credentials::new(certificates));
     }
 
     /// Runs until the stop order; then at most `grace` longer, to send what waits.

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use wellhead::config;
+use wellhead::uplink::{Password, Secret};
 
 use super::support::{peer, python};
 
@@ -140,7 +141,8 @@ fn references_to_the_environment_and_to_credentials_are_filled_in() {
     let gateway = config::parse("gateway.yaml", text, folder.path()).unwrap_or_else(|faults| panic!("{faults:#?}"));
     let settings = &gateway.uplinks[0].settings;
     assert_eq!(settings.remotes[0].to_string(), "mqtt://far.example.net:1884");
-    assert_eq!(settings.login.as_ref().map(|(user, password)| (user.as_str(), password.0.as_str())), Some((home.as_str(), "a$b")));
+    let login = settings.login.as_ref().unwrap();
+    assert_eq!((&login.user, &login.password), (&home, &Password::Given(Secret("a$b".to_owned()))));
     let text = text.replace("cloud-host", "gone").replace("PATH", "WELLHEAD_NOBODY_SETS_THIS");
     let told: Vec<String> = config::parse("gateway.yaml", &text, folder.path()).unwrap_err().iter().map(ToString::to_string).collect();
     assert!(told[0].starts_with("gateway.yaml:5:9 ") && told[0].contains("put the credential into credentials/gone"), "{told:?}");

@@ -148,7 +148,10 @@ fn a_password_file_with_a_mark_or_blanks_is_told_and_an_empty_one_refused() {
         (b"\tsecret\n", "\tsecret", Some("begins with a blank")),
     ] {
         let gateway = load(content).unwrap_or_else(|faults| panic!("{faults:?}"));
-        assert_eq!(gateway.uplinks[0].settings.login.as_ref().map(|(_, secret)| secret.0.as_str()), Some(password));
+        let login = gateway.uplinks[0].settings.login.as_ref().unwrap();
+        // It is read at each connection.
+        assert_eq!(login.password, wellhead::uplink::Password::File(folder.path().join("odd")));
+        assert_eq!(wellhead::files::first_line(&folder.path().join("odd")).unwrap().text, password);
         let said: Vec<&str> = gateway.warnings.iter().map(|warning| warning.message.as_str()).collect();
         assert_eq!(said.len(), usize::from(told.is_some()), "{said:?}");
         assert!(told.is_none_or(|told| said[0].contains(told) && said[0].contains("remove") || said[0].contains("save it as")), "{said:?}");

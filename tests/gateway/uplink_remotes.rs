@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::remote::{Remote, SilentPort, Wire};
-use super::support::{Gateway, Link, free_port, run, wait_for, wait_for_port, wellhead};
+use super::support::{Gateway, Link, Mosquitto, Pem, free_port, run, wait_for, wait_for_port, wellhead};
 
 const PUBACK: u8 = 0x40;
 const STATUS: &str = "$SYS/wellhead/uplink/cloud";
@@ -756,4 +756,78 @@ fn dead_addresses_before_the_right_one_cost_a_moment() {
     let (mut wire, _) = remote.connect();
     wire.write(&[0x20, 2, 1, 0]);
     assert_eq!(until(&mut wire, "here"), ["here"]);
+}
+
+/// The password in a CONNECT of MQTT 3.1.1.
+fn password_in(connect: &super::remote::Packet) -> String {
+    let mut rest = &connect.body[10..];
+    let mut last = "";
+    // Client identifier, user name, password.
+    while let [high, low, behind @ ..] = rest {
+        let (field, after) = behind.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        last = std::str::from_utf8(field).unwrap();
+        rest = after;
+    }
+    last.to_owned()
+}
+
+/// An uplink whose password is in `token`, as `how` says; it is another one at each connection.
+fn checks_that_the_password_is_read_at_each_connection(how: &str) {
+    let token = tempfile::tempdir().unwrap();
+    let token = token.path().join("token");
+    fs::write(&token, "token-0\n").unwrap();
+    let remote = Remote::listen();
+    let how = how.replace("TOKEN", &token.display().to_string());
+    let site = site(remote.port, &format!("protocol: 3.1.1\n    user: me\n    {how}\n    {QUICK}"));
+    let (mut wire, connect) = remote.connect();
+    assert_eq!(password_in(&connect), "token-0");
+    fs::write(&token, "token-1\nanother line\n").unwrap();
+    wire.write(&[0x20, 2, 0, 0]);
+    wire.close();
+    let (wire, connect) = remote.connect();
+    assert_eq!(password_in(&connect), "token-1");
+    fs::remove_file(&token).unwrap();
+    wire.close();
+    wait_for("a password that cannot be read is told", || {
+        site.gateway.process.output().lines().find(|line| line.contains("WARN") && line.contains("password_")).map(str::to_owned)
+    });
+    fs::write(&token, "token-2\n").unwrap();
+    let (_wire, connect) = remote.connect();
+    assert_eq!(password_in(&connect), "token-2");
+    assert!(!site.gateway.process.output().contains("token-"), "{}", site.gateway.process.output());
+}
+
+#[test]
+fn a_password_file_is_read_at_each_connection() {
+    checks_that_the_password_is_read_at_each_connection("password_file: TOKEN");
+}
+
+#[test]
+fn a_password_command_is_run_at_each_connection() {
+    checks_that_the_password_is_read_at_each_connection("password_command: [ /bin/cat, TOKEN ]");
+}
+
+#[test]
+fn a_renewed_certificate_is_used_without_restart_and_reload_tells_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (used, good, other) = (folder.path().join("used"), folder.path().join("good"), folder.path().join("other"));
+    [&used, &good, &other].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    let (used, good, _) = (Pem::make(&used), Pem::make(&good), Pem::make(&other));
+    let remote = Mosquitto::start_with(folder.path(), &good.listener(), "");
+    let site = site_to(&format!("mqtts://127.0.0.1:{}", remote.port), "#", &format!("{}\n    {QUICK}", used.yaml()));
+    let has_told = |what: &str| wait_for(what, || site.gateway.process.output().contains(what).then_some(()));
+    has_told("TLS failed");
+    fs::remove_file(used.path("client.key")).unwrap();
+    has_told("client.key");
+    for name in ["ca.pem", "client.pem", "client.key"] {
+        fs::copy(good.path(name), used.path(name)).unwrap();
+    }
+    has_told("link is up");
+    let file = site.folder.path().join("gateway.yaml");
+    let reload = || run(wellhead().arg("reload").arg(&file));
+    assert!(reload().1.contains("certificates"), "what was started with is not what is there");
+    fs::copy(folder.path().join("other/client.key"), used.path("client.key")).unwrap();
+    fs::copy(folder.path().join("other/client.pem"), used.path("client.pem")).unwrap();
+    let (code, out, error) = reload();
+    assert!(code == Some(0) && out.contains("its certificates or its password file"), "{out}{error}");
 }

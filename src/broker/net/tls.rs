@@ -67,21 +67,32 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct Tls {
     settings: TlsSettings,
-    acceptor: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Current>,
+}
+
+/// What new connections are made with.
+#[derive(Debug)]
+struct Current {
+    acceptor: Arc<ServerConfig>,
+    /// Differs when a file holds something else.
+    content: u32,
 }
 
 impl Tls {
     /// Reads the files.
     pub fn new(settings: TlsSettings) -> Result<Self, TlsError> {
-        let acceptor = RwLock::new(config(&settings)?);
-        Ok(Self { settings, acceptor })
+        let current = Current { content: content(&settings), acceptor: config(&settings)? };
+        Ok(Self { settings, current: RwLock::new(current) })
     }
 
-    /// Reads the files again: for connections from now on. After an error the old ones stay in use.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        let new = config(&self.settings)?;
-        *self.acceptor.write().unwrap_or_else(PoisonError::into_inner) = new;
-        Ok(())
+    /// Reads the files again: for connections from now on. Returns whether they hold something else. After an error the old ones stay
+    /// in use.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let new = Current { content: content(&self.settings), acceptor: config(&self.settings)? };
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_different = new.content != current.content;
+        *current = new;
+        Ok(is_different)
     }
 
     /// Shakes hands. Returns the user name if the client's certificate is its login.
@@ -89,7 +100,7 @@ impl Tls {
         &self,
         stream: TcpStream,
     ) -> std::io::Result<(impl AsyncRead + AsyncWrite + Send + Unpin + use<>, Option<ByteString>)> {
-        let acceptor = TlsAcceptor::from(self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone());
+        let acceptor = TlsAcceptor::from(self.current.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone());
         let stream = acceptor.accept(stream).await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let name = certificate.filter(|_| self.settings.certificate_is_login).and_then(|certificate| common_name(certificate));
@@ -111,6 +122,16 @@ fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>
     let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&content).collect();
     let found = found.map_err(|e| fail(e.to_string()))?;
     if found.is_empty() { Err(fail("holds no revocation list".to_owned())) } else { Ok(found) }
+}
+
+/// A value that differs when a file holds something else.
+fn content(settings: &TlsSettings) -> u32 {
+    let files = [Some(&settings.cert), Some(&settings.key), settings.client_ca.as_ref(), settings.crl.as_ref()];
+    // What cannot be read is told by who needs it.
+    files
+        .into_iter()
+        .flatten()
+        .fold(0, |sum, file| crc32c::crc32c_append(sum, &files::bytes(file, files::LARGEST_TEXT).unwrap_or_default()))
 }
 
 fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {

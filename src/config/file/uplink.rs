@@ -38,7 +38,7 @@ pub(in crate::config) struct Uplink {
     pub(in crate::config) ca: Option<PathBuf>,
     /// The certificate of this gateway (PEM), with `key`.
     pub(in crate::config) cert: Option<PathBuf>,
-    /// The key of the certificate (PEM).
+    /// The key of the certificate (PEM). These files are read at each connection.
     pub(in crate::config) key: Option<PathBuf>,
     /// Protocols named in the TLS handshake. Default none.
     #[serde(default)]
@@ -47,8 +47,11 @@ pub(in crate::config) struct Uplink {
     pub(in crate::config) user: Option<String>,
     /// The password; better in a file, see `password_file`.
     pub(in crate::config) password: Option<Secret>,
-    /// The password: the first line of a file, or a systemd credential.
+    /// The password: the first line of a file, or a systemd credential; read at each connection.
     pub(in crate::config) password_file: Option<PathBuf>,
+    /// The password: the first line that a command prints, which is run at each connection; a text for the shell, or a list of program
+    /// and arguments. For tokens that expire.
+    pub(in crate::config) password_command: Option<PasswordCommand>,
     /// Silence after which the link is tested, 5s to 18h. Default 4m; each test is billed.
     pub(in crate::config) keep_alive: Option<Span>,
     /// How long TCP, TLS and MQTT may take together. Default 30s.
@@ -121,6 +124,14 @@ impl<'de> Deserialize<'de> for Presence {
             details => serde_json::from_value(details).map(|how| Self(Some(how))).map_err(de::Error::custom),
         }
     }
+}
+
+/// A text for the shell, or program and arguments.
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[serde(untagged, expecting = "write a command, or a list of a program and its arguments")]
+pub(in crate::config) enum PasswordCommand {
+    Text(String),
+    List(Vec<String>),
 }
 
 /// One address, or several that are tried in order.

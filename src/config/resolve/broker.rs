@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Check, at};
+use super::{Check, at, credentials};
 use crate::broker::access::{Access, Hash, IdPattern, Pattern, Rules, User};
 use crate::broker::admission::AdmissionLimits;
 use crate::broker::engine::Limits;
@@ -113,6 +113,8 @@ fn tls(check: &mut Check<'_>, file: &file::Broker) -> Option<TlsSettings> {
     for (name, typed) in files {
         check.readable(&at!["broker", "tls", name], typed.map(std::path::PathBuf::as_path));
     }
+    credentials::expiry(check, &at!["broker", "tls", "cert"], Some(&tls.cert), credentials::Role::Shown);
+    credentials::expiry(check, &at!["broker", "tls", "client_ca"], tls.client_ca.as_deref(), credentials::Role::Trusted);
     Some(TlsSettings { cert, key, client_ca, crl, client_certificates, certificate_is_login })
 }
 

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use super::{Check, at};
+use super::credentials::secret_of;
 use crate::config::{Uplink, file};
 use crate::mqtt::TopicName;
 use crate::uplink::cloud::{Cloud, CloudName, Device, is_key_or_token};
-use crate::uplink::{Protocol, Scheme, Secret, Settings};
+use crate::uplink::{Login, Password, Protocol, Scheme, Settings};
 
 const ALPN: &str = "x-amzn-mqtt-ca";
 /// The port where AWS IoT Core wants no ALPN.
@@ -134,7 +135,7 @@ fn azure(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &
     largest(check, index, settings, AZURE_PACKET, "Azure IoT Hub takes messages of at most 256 kB; write at most 262kB");
     let key = if uplink.password.is_some() { "password" } else { "password_file" };
     match &settings.login {
-        Some((_, password)) if uplink.enabled && !is_key_or_token(password) => check.fault(
+        Some(login) if uplink.enabled && secret_of(&login.password).is_some_and(|secret| !is_key_or_token(&secret)) => check.fault(
             &at!["uplinks", index, key],
             "this is no key of a device in Azure IoT Hub; take its primary key or its connection string from the portal, or a SharedAccessSignature",
         ),
@@ -153,9 +154,9 @@ fn largest(check: &mut Check<'_>, index: usize, settings: &Settings, most: u32, 
 }
 
 /// User and password for a cloud that needs no user; `None` if the usual rules hold.
-pub(super) fn login(uplink: &file::Uplink, password: Option<&Secret>) -> Option<(String, Secret)> {
+pub(super) fn login(uplink: &file::Uplink, password: Option<&Password>) -> Option<Login> {
     let is_azure = uplink.profile == Some(CloudName::AzureIotHub) && uplink.user.is_none();
-    password.filter(|_| is_azure).map(|password| (String::new(), password.clone()))
+    password.filter(|_| is_azure).map(|password| Login { user: String::new(), password: password.clone() })
 }
 
 /// Topics that AWS IoT Core does not take.

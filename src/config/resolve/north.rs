@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::routes::{self, LocalTopics};
-use super::{Check, at, cloud, presence};
+use super::{Check, at, cloud, credentials, presence};
 use crate::broker::engine::MOST_TAPS;
 use crate::broker::net::Listen;
 use crate::config::{Tariff, Uplink, file};
@@ -113,8 +113,8 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         check.fault(&at!["uplinks", index, "to"], "certificates are for mqtts:// and wss://; change `to` or remove `ca`, `cert` and `key`");
     }
     leads_elsewhere(check, index, uplink);
-    let identity = certificates(check, index, uplink);
-    let login = login(check, index, uplink);
+    let identity = credentials::certificates(check, index, uplink);
+    let login = credentials::login(check, index, uplink);
     let keep_alive = uplink.keep_alive.map_or(DEFAULT_KEEP_ALIVE, |span| span.0);
     if keep_alive < SHORTEST_KEEP_ALIVE || keep_alive > Duration::from_secs(65_535) {
         check.fault(&at!["uplinks", index, "keep_alive"], "write a duration from 5s to 18h, such as 4m");
@@ -155,6 +155,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         identity,
         alpn: uplink.alpn.clone(),
         login: login.ok()?,
+        content: credentials::content(check, uplink),
         receive: routes::receive(check, index),
         // Known with the rules.
         presence: None,
@@ -164,12 +165,7 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         lookup_within: dial_within,
         answer_within,
         write_within,
-        tcp: uplink::Tcp {
-            nodelay: uplink.tcp.nodelay.unwrap_or(true),
-            user_timeout,
-            interface: uplink.tcp.interface.clone(),
-            congestion: uplink.tcp.congestion.clone(),
-        },
+        tcp: tcp(uplink, user_timeout),
         max_packet: uplink.max_packet.map(|size| u32::try_from(size.0).unwrap_or(u32::MAX)),
         window: uplink.window.unwrap_or(DEFAULT_WINDOW),
         retry,
@@ -179,6 +175,15 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         use_when,
         cloud: None,
     })
+}
+
+fn tcp(uplink: &file::Uplink, user_timeout: Duration) -> uplink::Tcp {
+    uplink::Tcp {
+        nodelay: uplink.tcp.nodelay.unwrap_or(true),
+        user_timeout,
+        interface: uplink.tcp.interface.clone(),
+        congestion: uplink.tcp.congestion.clone(),
+    }
 }
 
 /// The listeners that an uplink could come back to.
@@ -206,22 +211,6 @@ fn leads_elsewhere(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) {
     }
 }
 
-/// Checks the files of certificates; returns certificate and key of this side.
-fn certificates(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Option<(PathBuf, PathBuf)> {
-    let identity = match (&uplink.cert, &uplink.key) {
-        (Some(cert), Some(key)) => Some((check.path(cert), check.path(key))),
-        (None, None) => None,
-        _ => {
-            check.fault(&at!["uplinks", index], "a client certificate needs both `cert` and `key`");
-            None
-        }
-    };
-    for (key, path) in [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)] {
-        check.readable(&at!["uplinks", index, key], path.as_deref().filter(|_| uplink.enabled));
-    }
-    identity
-}
-
 /// The patience of an uplink: connecting, TCP alone, answers, writing, and the kernel's.
 fn patience(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> [Duration; 5] {
     let keys: [(&'static str, Option<Duration>, u64); 4] = [
@@ -243,40 +232,4 @@ fn patience(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> [Dura
     }
     chosen[4] = user_timeout;
     chosen
-}
-
-/// User and password; `Err` if a fault was noted.
-fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Result<Option<(String, uplink::Secret)>, ()> {
-    let password = match (&uplink.password, &uplink.password_file) {
-        (Some(_), Some(_)) => {
-            check.fault(&at!["uplinks", index, "password"], "keep either `password` or `password_file`");
-            return Err(());
-        }
-        (Some(secret), None) => Some(secret.clone()),
-        // The secret of an uplink that is switched off may not be there yet.
-        (None, Some(_)) if !uplink.enabled => Some(uplink::Secret(String::new())),
-        (None, Some(file)) => Some(read_secret(check, index, file)?),
-        (None, None) => None,
-    };
-    if let Some(login) = cloud::login(uplink, password.as_ref()) {
-        return Ok(Some(login));
-    }
-    match (&uplink.user, password) {
-        (Some(user), Some(password)) => Ok(Some((user.clone(), password))),
-        (None, None) => Ok(None),
-        (Some(_), None) => {
-            check.fault(&at!["uplinks", index, "user"], "a user needs a password; add `password_file:`");
-            Err(())
-        }
-        (None, Some(_)) => {
-            check.fault(&at!["uplinks", index], "a password needs a user; add `user:`");
-            Err(())
-        }
-    }
-}
-
-/// The first line of a file.
-fn read_secret(check: &mut Check<'_>, index: usize, file: &Path) -> Result<uplink::Secret, ()> {
-    let place = at!["uplinks", index, "password_file"];
-    check.secret(&place, file).map(uplink::Secret)
 }

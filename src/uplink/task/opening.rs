@@ -11,6 +11,7 @@ use crate::tasks::Stop;
 use crate::time::now;
 use crate::uplink::dial::{Leg, Plan, Winner, apart};
 use crate::uplink::link::{Accepted, Hello, Link, LinkError, Start};
+use crate::uplink::presence::Will;
 use crate::uplink::{Remote, Settings, leads_back, transport};
 
 /// First and longest pause between two CONNECT packets when the first one only ended an old session: AWS IoT Core allows one a second
@@ -34,6 +35,13 @@ struct Failed {
 impl Uplink {
     /// The first of the remotes that accepts; `None` if the stop order came.
     pub(super) async fn open(&mut self, mut stop: Stop) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
+        let read = tokio::select! {
+            read = self.credentials.read(&self.settings) => read,
+            () = stop.wait() => return None,
+        };
+        if let Err(why) = read {
+            return Some(Err(LinkError::Unreachable(why)));
+        }
         let names: Vec<u32> = self.settings.remotes.iter().map(name_of).collect();
         let mut left = self.addresses.order_remotes(&names);
         let mut last = None;
@@ -143,13 +151,16 @@ impl Uplink {
             let index = reached.leg.remote;
             self.end_session(remote, reached, until).await?;
             self.pulse.through(sleep_until((now() + BETWEEN.0).into())).await;
+            // A token may be good for one connection only.
+            self.credentials.read(&self.settings).await.map_err(LinkError::Unreachable)?;
             until = now() + self.settings.connect_within;
             reached = self.reach(&[index], until).await?;
         }
         let address = reached.address;
         let will = self.next_will(name);
         let has_will = will.is_some();
-        let opened = self.shake_hands(remote, reached, Hello { start: Start::Resume, will }, until).await;
+        let hello = self.hello(Start::Resume, will);
+        let opened = self.shake_hands(remote, reached, hello, until).await;
         self.judge_will(name, has_will, opened.as_ref().err());
         match &opened {
             Ok(_) => {
@@ -169,7 +180,8 @@ impl Uplink {
     /// A connection with Clean Start, which is closed at once: the remote forgets the session that it has under this name.
     async fn end_session(&mut self, remote: &Remote, reached: Winner<TcpStream>, until: Instant) -> Result<(), LinkError> {
         let (name, address) = (name_of(remote), reached.address);
-        let (link, _) = self.shake_hands(remote, reached, Hello { start: Start::Clean, will: None }, until).await?;
+        let hello = self.hello(Start::Clean, None);
+        let (link, _) = self.shake_hands(remote, reached, hello, until).await?;
         in_time(remote, &self.settings, until, link.close()).await?;
         self.addresses.worked(name, address);
         // Noted at once: a gateway that is started again does not end it a second time.
@@ -179,6 +191,10 @@ impl Uplink {
         }
         self.cleaned = Some(Cleaned { pause: BETWEEN.0, not_before: now() + BETWEEN.0 });
         Ok(())
+    }
+
+    fn hello(&self, start: Start, will: Option<Will>) -> Hello {
+        Hello { start, will, login: self.credentials.login.clone() }
     }
 
     /// TLS, WebSocket and MQTT over a TCP connection.
@@ -196,7 +212,7 @@ impl Uplink {
             )));
         }
         let opened = in_time(remote, settings, until, async {
-            let stream = transport::open(settings, remote, self.tls.as_ref(), reached.stream).await?;
+            let stream = transport::open(settings, remote, self.credentials.connector(), reached.stream).await?;
             Link::begin(settings, remote, stream, hello).await
         })
         .await;
