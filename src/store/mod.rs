@@ -3,7 +3,8 @@
 //! A store is a folder with one or more journals (queues), one thread that writes them, and what they have in common:
 //! ```text
 //! LOCK                                         held while the store is open
-//! identity                                     drawn once; with a sequence number it names an entry for ever
+//! identity                                     drawn once a machine; with a sequence number it names an entry for ever
+//! machine                                      where it was drawn
 //! reserve                                      room that is given up when the disk is full, so that delivering can go on
 //! <queue>/LOCK                                 held while the journal is open
 //! <queue>/p-2-<number>-<first seq>-<begun>-<salt>/    a partition: one sled database, filled once, removed whole
@@ -36,6 +37,7 @@ mod engine;
 mod folder;
 mod gap;
 mod journal;
+mod machine;
 mod note;
 mod progress;
 mod purge;

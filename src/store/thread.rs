@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use super::engine::{LEAST_PARTITION_BYTES, io_error, sync_dir, write_private};
 use super::folder::lock;
 use super::gap::Gap;
+use super::machine::Machine;
 use super::queue::{Inner, Pending, Queue, ReadError, ReadRequest, SaveRequest, Shared, Store, Stored, take_some};
 use super::reserve::Reserve;
 use super::{CHUNK_BYTES, Entry, Journal, PartitionBytes, StoreError};
@@ -100,7 +101,7 @@ pub fn open(
         lanes.push(Lane { folder, journal, retry_at: None });
     }
     let pulse = Pulse::new(format!("store:{name}"), PATIENCE, now());
-    let shared = Arc::new(Shared::new(inner, settings, (states, identity(folder)?), pulse));
+    let shared = Arc::new(Shared::new(inner, settings, (states, identity(folder, Machine::of(Path::new("/")))?), pulse));
     let (closed_sender, closed) = oneshot::channel();
     let mut worker = Worker {
         shared: shared.clone(),
@@ -139,22 +140,44 @@ fn queue_of(journal: &Journal) -> Queue {
     }
 }
 
-/// Eight hexadecimal digits, drawn when the folder is made.
-fn identity(folder: &Path) -> Result<String, StoreError> {
-    let path = folder.join("identity");
+/// Eight hexadecimal digits, drawn when the folder is made, and again when it is found on another machine than before: two machines must not
+/// give the same name to different entries.
+fn identity(folder: &Path, here: Machine) -> Result<String, StoreError> {
+    let (path, place) = (folder.join("identity"), folder.join("machine"));
     let is_whole = |text: &String| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if let Some(known) = fs::read_to_string(&path).ok().map(|text| text.trim().to_owned()).filter(is_whole) {
-        return Ok(known);
-    }
-    if path.exists() {
+    let known = fs::read_to_string(&path).ok().map(|text| text.trim().to_owned()).filter(is_whole);
+    let before = fs::read_to_string(&place).ok().and_then(|text| Machine::parse(text.trim()));
+    let is_moved = before.as_ref().is_some_and(|before| here.is_another_than(before));
+    if known.is_some() && is_moved {
+        tracing::warn!(event = "outbox.other_machine", path = %folder.display(), "this folder comes from another machine: messages get numbers of a new series (`seq`); if the other machine still runs, give each gateway its own `client_id` (by default it is the site)");
+    } else if known.is_none() && path.exists() {
         tracing::warn!(path = %path.display(), "the name of this outbox is damaged and drawn anew: a receiver cannot recognise copies of what was sent before");
     }
-    let drawn = format!("{:08x}", fastrand::u32(..));
-    let new = folder.join("identity.new");
-    let written = write_private(&new, format!("{drawn}\n").as_bytes()).and_then(|()| fs::rename(&new, &path));
+    let identity = match known.filter(|_| !is_moved) {
+        Some(known) => known,
+        None => {
+            let drawn = format!("{:08x}", fastrand::u32(..));
+            write_small(folder, "identity", &drawn)?;
+            drawn
+        }
+    };
+    let machine = match &before {
+        Some(before) if !is_moved => here.or(before),
+        _ => here,
+    };
+    if before.as_ref() != Some(&machine) {
+        write_small(folder, "machine", &machine.text())?;
+    }
+    Ok(identity)
+}
+
+/// A small file of a folder, written so that it is there as a whole or not at all. On a full disk it is written at the next start:
+/// numbers of this run have a name of their own.
+fn write_small(folder: &Path, name: &str, text: &str) -> Result<(), StoreError> {
+    let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
+    let written = write_private(&new, format!("{text}\n").as_bytes()).and_then(|()| fs::rename(&new, &path));
     match written.map_err(|e| io_error(&path, e)).and_then(|()| sync_dir(folder)) {
-        // On a full disk it is drawn again at the next start: numbers of this run have a name of their own.
-        Ok(()) | Err(StoreError::Full { .. }) => Ok(drawn),
+        Ok(()) | Err(StoreError::Full { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

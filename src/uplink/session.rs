@@ -350,6 +350,7 @@ impl Session {
     pub(super) fn release_instead(&mut self, place: Place) {
         let Some(index) = self.in_flight.index_of(place) else { return };
         self.release(index);
+        self.in_flight.drop_message(index);
         let packet_id = self.in_flight.get(index).and_then(InFlight::packet_id);
         self.answers.extend(packet_id.map(|id| (self.next_save, Step::Release(id))));
     }

@@ -194,6 +194,13 @@ impl Status {
         tracing::error!(event, uplink = %self.name, client_id, suppressed, pause_s = pause.as_secs(), "another client with this client identifier has connected, a copy of this gateway perhaps: the two disconnect each other; messages in flight are kept and sent again after the pause, and those of QoS 2 can be lost or come twice while both use one session; give each its own `client_id` (by default it is the site)");
     }
 
+    /// The remote has a message of another client under an identifier of this session.
+    pub(super) fn session_is_shared(&mut self, client_id: &str) {
+        let event = "uplink.session_shared";
+        let Some(suppressed) = self.permit(event) else { return };
+        tracing::error!(event, uplink = %self.name, client_id, suppressed, "the remote has a message in this session that is not of this gateway (packet identifier in use): probably another client has this client identifier, a copy of this gateway perhaps; the message is sent under another identifier; give each its own `client_id` (by default it is the site)");
+    }
+
     /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.
     fn permit(&mut self, event: &'static str) -> Option<Option<u64>> {
         self.log.permit(event, (), now()).map(|suppressed| Some(suppressed).filter(|count| *count > 0))

@@ -37,7 +37,7 @@ use super::tls::Certificates;
 use super::{Purge, Purges, Remote, Settings, TlsError, purge};
 use crate::backoff::Backoff;
 use crate::message::{Message, Origin};
-use crate::mqtt::{QoS, ReasonCode};
+use crate::mqtt::QoS;
 use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Routes, Stored, Waiting};
 use crate::pulse::Pulse;
 use crate::tasks::Stop;
@@ -135,6 +135,8 @@ pub struct Uplink {
     cleaned: Option<Cleaned>,
     silence: Silence,
     addresses: Addresses,
+    /// Another client may use the session at the remote.
+    pub(super) shares_session: bool,
     /// Addresses that gave no answer in the last try.
     unheard: Vec<SocketAddr>,
     /// Of a backup: whether the other uplink is up, and since when it is not.
@@ -188,7 +190,8 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
             Memory::default()
         })
     });
-    let session = Session::new(settings.window, memories.collect());
+    let mut session = Session::new(settings.window, memories.collect());
+    session.number_from(crc32c::crc32c(outbox.series().as_bytes()));
     let at = now();
     Ok(Uplink {
         credentials,
@@ -214,6 +217,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         cleaned: None,
         silence: Silence::default(),
         addresses: Addresses::default(),
+        shares_session: false,
         unheard: Vec::new(),
         primary: ends.primary,
         primary_down_since: at,
@@ -289,6 +293,7 @@ impl Uplink {
                 rivals = Rivals::new();
                 self.silence.is_over();
             }
+            let mut rival_pause = None;
             let error = match self.open(stop.clone()).await {
                 None => return,
                 Some(Ok((link, accepted, remote))) => {
@@ -312,7 +317,7 @@ impl Uplink {
                             if has_worked || is_proven {
                                 backoff.reset();
                             }
-                            rivals.lived(now() - since);
+                            rival_pause = self.pause_for_rival(&mut rivals, &error, now() - since);
                             if is_proven || has_worked && now() >= since + WORKED {
                                 self.status.proven();
                             }
@@ -322,20 +327,16 @@ impl Uplink {
                 }
                 Some(Err(error)) => error,
             };
-            self.status.disconnected(&error.to_string());
+            if rival_pause.is_none() {
+                self.status.disconnected(&error.to_string());
+            }
             let mut way = None;
             let pause = match error {
                 LinkError::Silent(_) | LinkError::Unanswered(_) => {
                     way = Some(self.way());
                     self.rest_of_silence()
                 }
-                LinkError::Closed { reason: Some(ReasonCode::SESSION_TAKEN_OVER), .. } => {
-                    // The session stays what it is, and so does what is in flight: both are gone on with after the pause.
-                    let pause = rivals.next_delay();
-                    self.status.taken_over(&self.settings.client_id, pause);
-                    pause
-                }
-                _ => backoff.next_delay(),
+                _ => rival_pause.unwrap_or_else(|| backoff.next_delay()),
             };
             self.rest(pause, way, stop.clone()).await;
         }
@@ -353,6 +354,9 @@ impl Uplink {
         self.has_shown_qos_2 &= self.current == name;
         self.current = name;
         self.session.reached(self.current, accepted.session_present);
+        if self.shares_session {
+            self.session.distrust();
+        }
         if self.is_without_qos_2() {
             accepted.max_qos = accepted.max_qos.min(QoS::AtLeastOnce);
         }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Check, at};
 use super::credentials::secret_of;
+use super::{Check, at};
 use crate::config::{Uplink, file};
 use crate::mqtt::TopicName;
 use crate::uplink::cloud::{Cloud, CloudName, Device, is_key_or_token};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Connection;
-use crate::mqtt::{PacketId, QoS};
+use crate::mqtt::{PacketId, QoS, ReasonCode};
 use crate::outbox::Place;
 use crate::time::now;
 use crate::uplink::inbound::Delivery;
@@ -134,6 +134,10 @@ impl Connection<'_> {
             Verdict::Refused { place, reason, message: Some(message) } => self.uplink.bury(place, message, reason.to_string()),
             Verdict::Refused { place, message: None, .. } => settled.push(place),
             Verdict::Later(_, reason) => {
+                if reason == ReasonCode::PACKET_IDENTIFIER_IN_USE {
+                    self.uplink.shares_session = true;
+                    self.uplink.status.session_is_shared(&self.uplink.settings.client_id);
+                }
                 if self.hold_until.is_none() {
                     let pause = self.hold.next_delay();
                     self.uplink.status.held(&reason.to_string(), pause);

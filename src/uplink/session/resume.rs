@@ -1,6 +1,6 @@
 //! Where a session goes on: after a restart, at another remote, and when the remote has forgotten it. Pure.
 
-use super::{Forgotten, InFlight, RECEIVED_IN, Session, Stage};
+use super::{Forgotten, InFlight, LAST_PACKET_ID, RECEIVED_IN, Session, Stage};
 use crate::message::SessionLost;
 use crate::mqtt::QoS;
 use crate::outbox::Place;
@@ -90,6 +90,30 @@ impl Session {
     /// True if the session of the remote has this subscription.
     pub(in crate::uplink) fn is_granted(&self, receive: &Receive) -> bool {
         self.subscribed.contains(&granted_mark(receive))
+    }
+
+    /// Identifiers are given out from the one behind this on, if none was yet: gateways that share a session by mistake then hardly ever use
+    /// the same ones, and the remote does not take a message of one for that of the other.
+    pub(in crate::uplink) fn number_from(&mut self, seed: u32) {
+        if self.last_packet_id == 0 {
+            self.last_packet_id = u16::try_from(seed % u32::from(LAST_PACKET_ID)).unwrap_or(0);
+        }
+    }
+
+    /// Another client may have ended or changed the session since: what the remote had, and has not confirmed to be done with, is sent once
+    /// more under its identifier. A remote that still has it takes it for the repetition that it is. To be called before
+    /// [`Session::connected`].
+    ///
+    /// ![MQTT-4.3.3-6] because the alternative is a message that both sides take for delivered, and that nobody gets.
+    pub(in crate::uplink) fn distrust(&mut self) {
+        for index in 0..self.in_flight.len() {
+            let Some(entry) = self.in_flight.get(index) else { continue };
+            let queue = entry.place().queue;
+            let never_twice = entry.message().is_some_and(|message| message.if_session_lost == SessionLost::Drop);
+            if !never_twice && self.in_flight.send_again(index) {
+                self.change(queue);
+            }
+        }
     }
 
     /// The remote has no memory of this gateway.

@@ -26,7 +26,7 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct InFlight {
     place: Place,
-    /// `None` once the remote has it.
+    /// `None` if it cannot be sent again. Once the remote has it, it is kept for [`Window::send_again`] only.
     message: Option<Outgoing>,
     packet_id: Option<PacketId>,
     is_exact: bool,
@@ -224,12 +224,27 @@ impl Window {
         self.written = self.written.min(index);
     }
 
-    /// The remote has a QoS 2 message: what is left of it is its identifier.
+    /// The remote has a QoS 2 message: what goes out for it from here on is its identifier.
     pub(super) fn release(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.stage = Stage::Released;
+        }
+    }
+
+    /// A message is not sent again, whatever happens.
+    pub(super) fn drop_message(&mut self, index: usize) {
         let Some(entry) = self.entries.get_mut(index) else { return };
         self.bytes -= entry.weight();
         entry.message = None;
-        entry.stage = Stage::Released;
+    }
+
+    /// A message that the remote had is sent once more. False if it cannot be.
+    pub(super) fn send_again(&mut self, index: usize) -> bool {
+        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.stage == Stage::Released && entry.message.is_some()) else {
+            return false;
+        };
+        entry.stage = Stage::Sent;
+        true
     }
 
     /// What is of a higher lane than `queue` goes before everything else; otherwise the order stays. Before anything is written.

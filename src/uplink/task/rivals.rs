@@ -1,12 +1,14 @@
-//! Pauses after another client with the same client identifier has taken the place of this one. Pure.
+//! Pauses after another client with the same client identifier has taken the place of this one.
 //!
 //! Both get in again after their pause, and end the connection of the other: the pauses grow so that the two do not fight, and a
 //! connection as long as the pause of the other one is no sign that it is gone.
 
 use std::time::Duration;
 
-use super::PROVEN;
+use super::{PROVEN, Uplink};
 use crate::backoff::Backoff;
+use crate::mqtt::ReasonCode;
+use crate::uplink::link::LinkError;
 
 /// First and longest pause.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
@@ -31,11 +33,34 @@ impl Rivals {
         self.last
     }
 
+    /// True as long as there may be another client.
+    pub(super) fn are_there(&self) -> bool {
+        self.last > Duration::ZERO
+    }
+
     /// A connection lived so long.
     pub(super) fn lived(&mut self, lifetime: Duration) {
         if lifetime >= PROVEN.max(self.last * LONGER_THAN_PAUSE) {
             *self = Self::new();
         }
+    }
+}
+
+impl Uplink {
+    /// The pause after a connection that lived so long and that another client has ended; `None` if it was not that. The session stays
+    /// what it is, and so does what is in flight: both are gone on with afterwards.
+    pub(super) fn pause_for_rival(&mut self, rivals: &mut Rivals, error: &LinkError, lifetime: Duration) -> Option<Duration> {
+        let were_there = rivals.are_there();
+        rivals.lived(lifetime);
+        self.shares_session &= !were_there || rivals.are_there();
+        if !matches!(error, LinkError::Closed { reason: Some(ReasonCode::SESSION_TAKEN_OVER), .. }) {
+            return None;
+        }
+        let pause = rivals.next_delay();
+        self.shares_session = true;
+        self.status.disconnected(&error.to_string());
+        self.status.taken_over(&self.settings.client_id, pause);
+        Some(pause)
     }
 }
 
