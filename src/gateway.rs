@@ -33,7 +33,7 @@ use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Intake, OfferError, Outbox, Routes, Stored};
-use crate::status::control::{self, Call, Control, Presence, Request};
+use crate::status::control::{self, Call, Control, Presence, Reply, Request};
 use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, detach, stop_token};
@@ -200,7 +200,7 @@ impl Gateway {
         let (sources, stop) = stop_token();
         let (uplinks, uplink_stop) = stop_token();
         let (hurry, hurried) = stop_token();
-        let mut health = Health::default();
+        let mut health = Health::new();
         let north = open_outboxes(&config, &mut tasks)?;
         let mut local = None;
         if let Some(spec) = &config.broker {
@@ -285,7 +285,7 @@ impl Gateway {
                     }
                 }
                 Some(call) = self.control.recv() => match call {
-                    Call { request: Request::Reload, reply } => {
+                    Call { request: Request::Reload, reply, .. } => {
                         service.reloading();
                         match self.reload().await {
                             Ok(said) => {
@@ -296,10 +296,12 @@ impl Gateway {
                             Err(failure) => break Some(failure),
                         }
                     }
-                    Call { request: Request::EndSession { client_id }, reply } => calls::end_session(client_id, reply, self.broker.clone()),
-                    Call { request: Request::Purge { uplink, queue, selection }, reply } => {
+                    Call { request: Request::EndSession { client_id }, reply, .. } => calls::end_session(client_id, reply, self.broker.clone()),
+                    Call { request: Request::Purge { uplink, queue, selection }, reply, .. } => {
                         calls::purge((uplink, queue, selection), reply, &self.purges);
                     }
+                    // Whoever asked may be gone.
+                    Call { request: Request::Status, reply, .. } => drop(reply.send(Reply::Status(Box::new(self.health.status())))),
                     call => calls::take(call, &self.field),
                 },
                 _ = look.tick() => self.health.look(&mut service),

@@ -75,6 +75,11 @@ pub fn moment() -> Moment {
     Moment { unix_ms, clock_set: CLOCK.is_set(unix_ms, since_boot), since_boot }
 }
 
+/// Milliseconds since this machine started, by a clock that nobody sets.
+pub fn boot_ms() -> u64 {
+    u64::try_from(moment().since_boot.ms).unwrap_or(0)
+}
+
 /// The service's folder in memory, which stays until the machine stops.
 fn runtime_folder() -> Option<PathBuf> {
     let folders = std::env::var("RUNTIME_DIRECTORY").ok()?;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::admission::Address;
-use super::engine::{Note, Noted, Notice, NoticeKind};
+use super::engine::{Note, Noted, Notice, NoticeKind, Terms};
 use crate::log::{LogLimiter, Source, chosen};
 use crate::mqtt::TopicName;
 
@@ -54,6 +54,10 @@ impl ClientLog {
             Noted::UserLocked => tracing::warn!(event, address, user, client_id, suppressed, "{sentence}"),
             Noted::SessionEnded => tracing::info!(event, user, client_id, why, suppressed, "{sentence}"),
             _ => tracing::info!(event, address, user, client_id, topic, reason, why, suppressed, "{sentence}"),
+        }
+        if let Some(Terms { version, keep_alive, is_resumed, outlives_s }) = note.terms {
+            let session = if is_resumed { "resumed" } else { "new" };
+            tracing::debug!(client_id, ?version, keep_alive, session, session_expiry_s = outlives_s, "what the client asked for");
         }
     }
 

@@ -1,15 +1,24 @@
 //! `wellhead init`: the first `gateway.yaml`, out of a few answers.
 
+mod answers;
+
 use std::fs;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
+use super::line::{Meant, modbus_tcp, serial};
+use super::scan::{Search, table};
 use super::{Failure, USAGE, put, say};
-use crate::config::{self, Factory, presets};
+use crate::config::{self, Factory};
 use crate::field::serial::Speed;
 use crate::uplink::Remote;
+use answers::{Answers, Port, ports};
+
+/// How long a device may take to answer while devices are looked for.
+const WITHIN: Duration = Duration::from_millis(300);
 
 /// The arguments of the command; what is not given is asked for in a terminal, and has its default otherwise.
 #[derive(Debug, Args)]
@@ -29,7 +38,7 @@ pub(super) struct Init {
     /// Its speed [default: the one the profile's devices are delivered with, or 9600 8N1]
     #[arg(long)]
     speed: Option<String>,
-    /// A Modbus TCP device
+    /// A Modbus TCP device, or the terminal server of a plain instrument
     #[arg(long, value_name = "ADDRESS")]
     modbus_tcp: Option<String>,
     /// What the first instrument is; `wellhead profiles` shows them
@@ -83,53 +92,50 @@ pub(super) fn init(init: &Init) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What was given, what is typed, or the default.
-fn answer(given: Option<&String>, asks: bool, question: &str, default: &str) -> Result<String, Failure> {
-    if let Some(given) = given {
-        return Ok(given.clone());
-    }
-    if !asks {
-        return Ok(default.to_owned());
-    }
-    put(if default.is_empty() { format!("{question}: ") } else { format!("{question} [{default}]: ") }.as_bytes())?;
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).map_err(Failure::runtime)?;
-    let typed = line.trim();
-    Ok(if typed.is_empty() { default.to_owned() } else { typed.to_owned() })
+/// What is wrong with a piece of a file, in the words of `wellhead check`.
+fn checked(yaml: &str) -> Result<(), String> {
+    let first = |faults: Vec<config::Fault>| faults.first().map_or_else(|| "this cannot be".to_owned(), |fault| fault.message.clone());
+    config::parse("answer", yaml, Path::new(".")).map(drop).map_err(first)
 }
 
-/// The adapters of this machine, by the names that survive replugging.
-fn adapters() -> Vec<String> {
-    let list = |folder: &str, start: &str| -> Vec<String> {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.filter_map(|entry| entry.path().to_str().map(str::to_owned)).collect();
-        names.retain(|name| name.starts_with(&format!("{folder}/{start}")));
-        names.sort();
-        names
-    };
-    let by_id = list("/dev/serial/by-id", "");
-    if by_id.is_empty() { list("/dev", "ttyUSB").into_iter().chain(list("/dev", "ttyAMA")).collect() } else { by_id }
+/// A name of the site that can stand in topics.
+fn site(typed: &str) -> Result<String, String> {
+    checked(&format!("site: {}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:1883' ] }}\n", quoted(typed))).map(|()| typed.to_owned())
+}
+
+/// A remote broker, or nothing.
+fn uplink(typed: &str) -> Result<String, String> {
+    if !typed.is_empty() {
+        checked(&format!("site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:1883' ] }}\n{}", remote(typed)))?;
+    }
+    Ok(typed.to_owned())
+}
+
+/// The name of a device that can stand in topics.
+fn name(typed: &str) -> Result<String, String> {
+    let device = format!("{{ name: {}, line: l, unit: 1, points: {{ p: {{ holding: 0, type: u16 }} }} }}", quoted(typed));
+    checked(&format!("site: x\nlines: [ {{ name: l, modbus_tcp: 127.0.0.1 }} ]\ndevices: [ {device} ]\n")).map(|()| typed.to_owned())
 }
 
 fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
+    let answers = Answers { asks };
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let site = answer(init.site.as_ref(), asks, "Name of this site (letters, digits, dashes)", &host)?;
-    let on_line = match wire(init, asks)? {
+    let site = answers.get(init.site.as_deref(), "Name of this site (letters, digits, dashes)", &host, site)?;
+    let on_line = match wire(init, answers)? {
         None => None,
         Some(wire) => {
-            let profile = profile(init, asks)?;
             let folder = file.parent().unwrap_or(Path::new("."));
+            let seen = look(init, answers, &wire)?;
+            let profile = profile(init, answers, (&seen, folder))?;
+            let is_plain = is_plain(folder, &profile);
             // What is wrong with a profile of the user's own is told when the whole file is checked.
             let factory = config::factory(folder, &profile).unwrap_or_default();
-            Some((line(init, asks, &wire, &factory)?, device(init, asks, &profile, &factory)?))
+            let device = Device { profile: &profile, is_plain, factory: &factory, seen: &seen };
+            Some((line(init, answers, &wire, &device)?, keys(init, answers, &device, folder)?))
         }
     };
-    let uplink = answer(
-        init.uplink.as_ref(),
-        asks,
-        "Remote broker, such as mqtts://cloud.example.net; or aws-iot or azure-iot-hub (nothing for none)",
-        "",
-    )?;
+    let question = "Remote broker, such as mqtts://cloud.example.net; or aws-iot or azure-iot-hub (nothing for none)";
+    let uplink = answers.get(init.uplink.as_deref(), question, "", uplink)?;
     let is_installed = file.starts_with("/etc/wellhead");
     let folder = init.folder.clone().unwrap_or_else(|| if is_installed { "/var/lib/wellhead" } else { "wellhead-data" }.to_owned());
     let mut out = format!(
@@ -192,23 +198,61 @@ fn remote(address: &str) -> String {
 enum Wire {
     /// A serial device.
     Serial(String),
-    /// The address of a Modbus TCP device.
-    ModbusTcp(String),
+    /// The address of a Modbus TCP device, or of a terminal server.
+    Tcp(String),
+}
+
+/// What a scan has shown of the first device on the line.
+#[derive(Debug, Default)]
+struct Seen {
+    unit: Option<u8>,
+    speed: Option<String>,
+    profile: Option<String>,
+}
+
+/// The instrument as far as it is known.
+struct Device<'a> {
+    /// Empty for registers that are mapped by hand.
+    profile: &'a str,
+    is_plain: bool,
+    factory: &'a Factory,
+    seen: &'a Seen,
 }
 
 /// What the instrument is on; `None` for a gateway without one.
-fn wire(init: &Init, asks: bool) -> Result<Option<Wire>, Failure> {
+fn wire(init: &Init, answers: Answers) -> Result<Option<Wire>, Failure> {
     if let Some(address) = &init.modbus_tcp {
-        return Ok(Some(Wire::ModbusTcp(address.clone())));
+        return Ok(Some(Wire::Tcp(address.clone())));
     }
-    let adapters = adapters();
-    if asks && init.serial.is_none() {
-        for adapter in &adapters {
-            say(&format!("  there is {adapter}"));
+    let ports = ports(Path::new("/dev"));
+    if answers.asks && init.serial.is_none() {
+        say(if ports.is_empty() { "No serial port was found." } else { "Serial ports:" });
+        for (number, Port { path, device }) in (1..).zip(&ports) {
+            let leads_to = if path.ends_with(device.as_str()) { String::new() } else { format!(" ({device})") };
+            say(&format!("  {number}  {path}{leads_to}"));
         }
     }
-    let first = adapters.first().map(String::as_str).unwrap_or_default();
-    let wire = answer(init.serial.as_ref(), asks, "Serial device, or address of a Modbus TCP device (nothing for none)", first)?;
+    let first = ports.first().map(|port| port.path.as_str()).unwrap_or_default();
+    let question = "Serial device or its number, or address of a Modbus TCP device (nothing for none)";
+    let by_number = |typed: &str| {
+        let number = typed.parse::<usize>().ok();
+        match number.map(|number| number.checked_sub(1).and_then(|index| ports.get(index))) {
+            None => Ok(typed.to_owned()),
+            Some(Some(port)) => Ok(port.path.clone()),
+            Some(None) => Err(format!("there is no port with the number {typed}; type its path")),
+        }
+    };
+    let is_serial = |typed: &str| typed.contains('/') || Path::new(typed).exists();
+    let exists = |typed: &str| {
+        let typed = by_number(typed)?;
+        let is_there = !is_serial(&typed) || Path::new(&typed).exists();
+        is_there.then_some(typed).ok_or_else(|| "there is no such device; check the cable and `ls -l /dev/serial/by-id`".to_owned())
+    };
+    let wire = match init.serial.as_deref() {
+        // It may be plugged in later.
+        Some(given) => given.to_owned(),
+        None => answers.get(None, question, first, exists)?,
+    };
     if wire.is_empty() {
         let given = [
             ("--profile", init.profile.is_some()),
@@ -223,59 +267,117 @@ fn wire(init: &Init, asks: bool) -> Result<Option<Wire>, Failure> {
             None => Ok(None),
         };
     }
-    Ok(Some(if wire.starts_with('/') || init.serial.is_some() { Wire::Serial(wire) } else { Wire::ModbusTcp(wire) }))
+    Ok(Some(if init.serial.is_some() || is_serial(&wire) { Wire::Serial(wire) } else { Wire::Tcp(wire) }))
+}
+
+/// Looks for Modbus devices on the line, if somebody wants that.
+fn look(init: &Init, answers: Answers, wire: &Wire) -> Result<Seen, Failure> {
+    let is_known = init.profile.is_some() && init.unit.is_some();
+    if is_known || !answers.agrees("Look for Modbus devices on it now? It takes up to two minutes (y or n)")? {
+        return Ok(Seen::default());
+    }
+    let speeds = match wire {
+        Wire::Tcp(_) => vec![None],
+        Wire::Serial(_) => vec![Some(answers.get(init.speed.as_deref(), "At which speed", "9600 8N1", str::parse::<Speed>)?)],
+    };
+    let units = answers.get(None, "Which addresses", "1-247", config::units)?;
+    let (typed, wire) = match (wire, speeds.first()) {
+        (Wire::Serial(path), Some(Some(speed))) => (path, serial(path, *speed, false)),
+        (Wire::Serial(address) | Wire::Tcp(address), _) => (address, modbus_tcp(address)),
+    };
+    let meant = Meant::of(typed, wire, WITHIN);
+    let search = Search { meant: &meant, speeds: &speeds, units: &units, within: WITHIN, is_quick: false };
+    let found = match search.run() {
+        Ok((found, _)) => found,
+        Err(failure) => {
+            say(&format!("  {}", failure.message));
+            return Ok(Seen::default());
+        }
+    };
+    match found.first() {
+        None => {
+            say("  nobody answered; look at A and B, and at speed and address in the device's menu. `wellhead scan` tries more");
+            Ok(Seen::default())
+        }
+        Some(first) => {
+            put(table(&found).as_bytes())?;
+            let profile = first.profile.clone().or_else(|| first.looks_like.first().cloned());
+            Ok(Seen { unit: Some(first.unit), speed: first.speed.clone(), profile })
+        }
+    }
+}
+
+/// True for an instrument that speaks in lines or frames of its own.
+fn is_plain(folder: &Path, profile: &str) -> bool {
+    config::profile_text(folder, profile).is_some_and(|text| text.lines().any(|line| line.starts_with("text:")))
 }
 
 /// The keys of the line.
-fn line(init: &Init, asks: bool, wire: &Wire, factory: &Factory) -> Result<String, Failure> {
+fn line(init: &Init, answers: Answers, wire: &Wire, device: &Device<'_>) -> Result<String, Failure> {
+    let factory = device.factory;
     match wire {
-        Wire::ModbusTcp(address) => {
+        Wire::Tcp(address) => {
+            let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            if device.is_plain {
+                let question = "Its port at the terminal server";
+                let port = |typed: &str| {
+                    typed.parse::<u16>().map_err(|_| format!("{} is a plain instrument, not a Modbus TCP device: it needs the port of its terminal server, such as --modbus-tcp {address}:4001", device.profile))
+                };
+                let address = if has_port { address.clone() } else { format!("{address}:{}", answers.get(None, question, "", port)?) };
+                return Ok(format!("tcp: {}", quoted(&address)));
+            }
             // 502 is the port where none is written.
-            let is_usual = address.contains(':') || factory.ports.contains(&502);
+            let is_usual = has_port || factory.ports.contains(&502);
             let port = factory.ports.first().filter(|_| !is_usual);
             Ok(format!("modbus_tcp: {}", quoted(&port.map_or_else(|| address.clone(), |port| format!("{address}:{port}")))))
         }
         Wire::Serial(path) => {
-            let usual = factory.speeds.first().map_or_else(|| "9600 8N1".to_owned(), ToString::to_string);
-            let speed = answer(init.speed.as_ref(), asks, "Speed", &usual)?;
-            let speed = speed.parse::<Speed>().map_err(|message| Failure { code: USAGE, message })?;
+            let delivered = factory.speeds.first().map_or_else(|| "9600 8N1".to_owned(), ToString::to_string);
+            let usual = device.seen.speed.clone().unwrap_or(delivered);
+            let speed = answers.get(init.speed.as_deref(), "Speed", &usual, str::parse::<Speed>)?;
             Ok(format!("serial: {}, speed: {speed}", quoted(path)))
         }
     }
 }
 
 /// The name of a profile; empty for registers that are mapped by hand.
-fn profile(init: &Init, asks: bool) -> Result<String, Failure> {
-    loop {
-        let typed =
-            answer(init.profile.as_ref(), asks, "What is on it? A profile, or a word to look for (nothing to map registers by hand)", "")?;
-        if typed.is_empty() || presets::text(&typed).is_some() || !asks || init.profile.is_some() {
-            return Ok(typed);
+fn profile(init: &Init, answers: Answers, (seen, folder): (&Seen, &Path)) -> Result<String, Failure> {
+    if let Some(given) = &init.profile {
+        // Whether there is one is told when the whole file is checked.
+        return Ok(given.clone());
+    }
+    let known = |typed: &str| {
+        let names = config::profile_names(folder);
+        if typed.is_empty() || names.iter().any(|name| name == typed) {
+            return Ok(typed.to_owned());
         }
         let wanted = typed.to_lowercase();
-        let found: Vec<&str> = presets::names().filter(|name| name.contains(&wanted)).collect();
-        say(&if found.is_empty() {
+        let found: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.contains(&wanted)).collect();
+        Err(if found.is_empty() {
             format!("no profile has \"{typed}\" in its name; `wellhead profiles` shows them")
         } else {
-            format!("  there is {}", found.join(", "))
-        });
-    }
+            format!("there is {}", found.join(", "))
+        })
+    };
+    let question = "What is on it? A profile, or a word to look for (nothing to map registers by hand)";
+    answers.get(None, question, seen.profile.as_deref().unwrap_or_default(), known)
 }
 
-fn device(init: &Init, asks: bool, profile: &str, factory: &Factory) -> Result<String, Failure> {
+/// The keys of the device.
+fn keys(init: &Init, answers: Answers, device: &Device<'_>, folder: &Path) -> Result<String, Failure> {
+    let Device { profile, factory, seen, .. } = device;
     // A plain instrument has no Modbus address.
-    if let Some(text) = presets::text(profile).filter(|text| text.lines().any(|line| line.starts_with("text:"))) {
-        return instrument(init, asks, (profile, text), factory);
+    if device.is_plain {
+        return instrument(init, answers, device, folder);
     }
-    let unit = answer(
-        init.unit.map(|unit| unit.to_string()).as_ref(),
-        asks,
-        "Its Modbus address",
-        &factory.units.first().unwrap_or(&1).to_string(),
-    )?;
-    let name = answer(init.name.as_ref(), asks, "Its name", "meter")?;
-    let unit: u8 = unit.parse().map_err(|_| Failure { code: USAGE, message: format!("`{unit}` is no Modbus address; type 1 to 247") })?;
-    let name = quoted(&name);
+    let usual = seen.unit.or(factory.units.first().copied()).unwrap_or(1).to_string();
+    let given = init.unit.map(|unit| unit.to_string());
+    let address = |typed: &str| match typed.parse::<u8>() {
+        Ok(unit @ 1..=247) => Ok(unit),
+        _ => Err(format!("`{typed}` is no Modbus address: a Modbus unit is a number from 1 to 247")),
+    };
+    let unit = answers.get(given.as_deref(), "Its Modbus address", &usual, address)?;
+    let name = quoted(&answers.get(init.name.as_deref(), "Its name", "meter", name)?);
     Ok(if profile.is_empty() {
         format!(
             "  - name: {name}\n    line: bus\n    unit: {unit}                         # `wellhead peek meter --expect 229.4` finds where a value stands\n    points:\n      first: {{ holding: 0, type: u16, every: 10s }}\n"
@@ -286,18 +388,21 @@ fn device(init: &Init, asks: bool, profile: &str, factory: &Factory) -> Result<S
 }
 
 /// The keys of a plain instrument.
-fn instrument(init: &Init, asks: bool, (profile, text): (&str, &str), factory: &Factory) -> Result<String, Failure> {
+fn instrument(init: &Init, answers: Answers, device: &Device<'_>, folder: &Path) -> Result<String, Failure> {
+    let profile = device.profile;
+    let text = config::profile_text(folder, profile).unwrap_or_default();
     let address = if text.contains("{address}") {
-        let usual = factory.addresses.first().map(String::as_str).unwrap_or_default();
-        let address = answer(init.address.as_ref(), asks, "Its address", usual)?;
-        if address.is_empty() {
-            return Err(Failure { code: USAGE, message: format!("{profile} is asked by its address; add --address") });
-        }
+        let usual = device.factory.addresses.first().map(String::as_str).unwrap_or_default();
+        let some = |typed: &str| match typed {
+            "" => Err(format!("{profile} is asked by its address; add --address")),
+            typed => Ok(typed.to_owned()),
+        };
+        let address = answers.get(init.address.as_deref(), "Its address", usual, some)?;
         format!(", address: '{}'", address.replace('\'', "''"))
     } else {
         String::new()
     };
-    let name = quoted(&answer(init.name.as_ref(), asks, "Its name", "instrument")?);
+    let name = quoted(&answers.get(init.name.as_deref(), "Its name", "instrument", name)?);
     Ok(format!("  - {{ name: {name}, line: bus, profile: {profile}{address} }}   # `wellhead profiles {profile}` shows its points\n"))
 }
 

@@ -56,7 +56,8 @@ impl Via {
 
     /// The line of a name, of a serial device or of an address.
     pub(super) fn meant(&self, typed: &str) -> Result<Meant, Failure> {
-        let is_path = typed.starts_with('/');
+        // A pseudo-terminal, a link, a file in this folder: whatever can be opened.
+        let is_path = typed.contains('/') || Path::new(typed).exists();
         let is_address =
             typed.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) || typed.parse::<std::net::IpAddr>().is_ok();
         // What is named by itself needs no file, nor a right one.
@@ -77,9 +78,9 @@ impl Via {
         }
         let wire = if is_path {
             let speed: Speed = "9600 8N1".parse().map_err(Failure::runtime)?;
-            Wire::Serial(Port { path: typed.to_owned(), speed, ascii: self.ascii, rs485: None })
+            serial(typed, speed, self.ascii)
         } else if is_address {
-            Wire::ModbusTcp(if typed.parse::<std::net::IpAddr>().is_ok() { format!("{typed}:502") } else { typed.to_owned() })
+            modbus_tcp(typed)
         } else {
             let names = gateway.iter().flat_map(|gateway| &gateway.lines).map(|line| line.name.as_str());
             let hint = config::suggestion(typed, names);
@@ -87,11 +88,28 @@ impl Via {
                 "there is no line \"{typed}\"; {hint}; or name a serial device such as /dev/ttyUSB0, or the address of a Modbus TCP device"
             )));
         };
-        let answer_within = AnswerWithin::at_most(self.within.0);
-        Ok(Meant {
-            line: Line { name: typed.to_owned(), wire, answer_within, manners: Manners::default(), devices: Vec::new() },
-            folder: None,
-        })
+        Ok(Meant::of(typed, wire, self.within.0))
+    }
+}
+
+/// A serial device that is in no file.
+pub(super) fn serial(path: &str, speed: Speed, ascii: bool) -> Wire {
+    Wire::Serial(Port { path: path.to_owned(), speed, ascii, rs485: None })
+}
+
+/// A Modbus TCP device that is in no file; at port 502 if none is given.
+pub(super) fn modbus_tcp(address: &str) -> Wire {
+    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let is_ip = address.parse::<std::net::IpAddr>().is_ok();
+    Wire::ModbusTcp(if is_ip || !has_port { format!("{address}:502") } else { address.to_owned() })
+}
+
+impl Meant {
+    /// A line that is in no file.
+    pub(super) fn of(name: &str, wire: Wire, within: Duration) -> Self {
+        let answer_within = AnswerWithin::at_most(within);
+        let line = Line { name: name.to_owned(), wire, answer_within, manners: Manners::default(), devices: Vec::new() };
+        Self { line, folder: None }
     }
 }
 
@@ -177,9 +195,7 @@ impl Reach {
                 match call(stream, &request)? {
                     Reply::Said(said) => Ok(said),
                     Reply::Refused(why) => Err(Failure::runtime(why)),
-                    Reply::Reloaded(_) | Reply::Purged(_) | Reply::Ended => {
-                        Err(Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command"))
-                    }
+                    _ => Err(unexpected()),
                 }
             }
         }
@@ -198,11 +214,21 @@ impl Reach {
     }
 }
 
+/// A gateway said something that does not belong to the request.
+pub(super) fn unexpected() -> Failure {
+    Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command")
+}
+
 /// One request to a gateway.
 pub(super) fn call(stream: &mut BufReader<UnixStream>, request: &Request) -> Result<Reply, Failure> {
     let mut text = serde_json::to_string(request).map_err(Failure::runtime)?;
     text.push('\n');
     stream.get_mut().write_all(text.as_bytes()).map_err(Failure::runtime)?;
+    next_reply(stream)
+}
+
+/// The next thing that a gateway says.
+fn next_reply(stream: &mut BufReader<UnixStream>) -> Result<Reply, Failure> {
     let mut line = String::new();
     let hung_up = || Failure::runtime("the gateway hung up; is it stopping?");
     if stream.read_line(&mut line).map_err(|_| hung_up())? == 0 {

@@ -1,4 +1,4 @@
-//! The log: lines on stderr, or entries of the journal when systemd has connected stderr with it.
+//! The log: lines on stderr, or entries of the journal when systemd has connected stderr with it; or JSON, an object a line on stderr.
 //!
 //! An entry of the journal has the level as its priority, the sentence with its fields as its message, and each field once more by
 //! itself, `line=plant` as `WELLHEAD_LINE=plant`, so that `journalctl WELLHEAD_LINE=plant` finds it.
@@ -10,6 +10,8 @@ use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::net::UnixDatagram;
 
+use serde::Serialize;
+use serde_json::Value as Json;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::field::RecordFields;
@@ -19,7 +21,9 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, registry};
 
-use crate::log::Printable;
+use super::{CONFIG, Failure};
+use crate::log::{Format, Printable};
+use crate::time::{rfc3339, unix_ms};
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// Bytes of one field; the journal takes no datagram much larger without a file of its own.
@@ -27,18 +31,126 @@ const LONGEST: usize = 16 * 1024;
 /// Bytes of one field as it is shown; what peers have chosen is cut far below that, where it is logged.
 const SHOWN: usize = 4 * 1024;
 
+/// Which lines are written.
+const LEVEL: &str = "WELLHEAD_LOG";
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// Begins to log; `WELLHEAD_LOG` sets the level (`info` without it).
-pub(super) fn start() {
-    let filter = EnvFilter::try_from_env("WELLHEAD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+pub(super) fn start(format: Format) -> Result<(), Failure> {
+    let filter = match std::env::var_os(LEVEL) {
+        None => EnvFilter::new("info"),
+        Some(typed) => filter(&typed.to_string_lossy()).map_err(|message| Failure { code: CONFIG, message })?,
+    };
     // A second call (tests) keeps the first subscriber.
-    let _ = match Journal::connect() {
-        Some(journal) => registry().with(filter).with(journal).try_init(),
-        None => {
+    let _ = match (format, Journal::connect()) {
+        (Format::Json, _) => registry().with(filter).with(Objects).try_init(),
+        (Format::Text, Some(journal)) => registry().with(filter).with(journal).try_init(),
+        (Format::Text, None) => {
             let ansi = io::stderr().is_terminal();
             let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi).with_target(false).fmt_fields(Fields);
             registry().with(filter).with(lines).try_init()
         }
     };
+    Ok(())
+}
+
+/// A level, or several parts of the program with a level each. A word that is no level would be taken for the name of a part.
+fn filter(typed: &str) -> Result<EnvFilter, String> {
+    let known = || LEVELS.join(", ");
+    for part in typed.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (target, level) = part.split_once('=').map_or((None, part), |(target, level)| (Some(target), level));
+        if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
+            let hint = crate::config::suggestion(level, LEVELS);
+            return Err(format!(
+                "{LEVEL}={typed}: \"{level}\" is not a level; {hint}. The levels are {}; a part of the program has one of its own in {LEVEL}=info,wellhead::field=debug",
+                known()
+            ));
+        }
+        let is_name = |target: &str| !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c));
+        if target.is_some_and(|target| !is_name(target)) {
+            return Err(format!(
+                "{LEVEL}={typed}: \"{part}\" names no part of the program; write a level ({}), or wellhead::field=debug",
+                known()
+            ));
+        }
+    }
+    let wanted: Vec<&str> = typed.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    EnvFilter::try_new(if wanted.is_empty() { "info".to_owned() } else { wanted.join(",") })
+        .map_err(|error| format!("{LEVEL}={typed}: {error}; write one of {}", known()))
+}
+
+/// Writes an object a line to stderr.
+struct Objects;
+
+/// A line of the log for programs.
+#[derive(Debug, Serialize)]
+struct Object {
+    time: String,
+    level: &'static str,
+    /// The part of the program, as `WELLHEAD_LOG` takes it.
+    target: &'static str,
+    message: String,
+    fields: serde_json::Map<String, Json>,
+}
+
+impl Object {
+    fn of(event: &Event<'_>) -> Self {
+        let metadata = event.metadata();
+        let (time, level, target) = (rfc3339(unix_ms()), metadata.level().as_str(), metadata.target());
+        let mut object = Self { time, level, target, message: String::new(), fields: serde_json::Map::new() };
+        event.record(&mut object);
+        object
+    }
+
+    fn take(&mut self, field: &Field, value: impl Into<Json>) {
+        match (field.name(), value.into()) {
+            ("message", Json::String(text)) => self.message = Printable::cut(&text, SHOWN).into_owned(),
+            (name, Json::String(text)) => drop(self.fields.insert(name.to_owned(), Printable::cut(&text, SHOWN).into())),
+            (name, value) => drop(self.fields.insert(name.to_owned(), value)),
+        }
+    }
+
+    fn line(&self) -> String {
+        // There is nothing in it that JSON cannot show.
+        Printable::json(&serde_json::to_string(self).unwrap_or_default()) + "\n"
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Objects {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        // Without stderr nobody is left to be told.
+        let _ = io::stderr().write_all(Object::of(event).line().as_bytes());
+    }
+}
+
+impl Visit for Object {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.take(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.take(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.take(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.take(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.take(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.take(field, value.to_string());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.take(field, format!("{value:?}"));
+    }
 }
 
 /// A line for whoever reads stderr: an error, where that is the journal.
@@ -281,6 +393,43 @@ mod tests {
         tracing::subscriber::with_default(registry().with(layer), || tracing::info!(plain = %long, quoted = ?long, "{long}"));
         let length = out.lock().unwrap().len();
         assert!(length < 6 * SHOWN, "{length} bytes");
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_an_error_with_those_there_are() {
+        for right in ["debug", "INFO", "off", "", "warn,wellhead::field=debug", "info, wellhead=trace"] {
+            assert!(filter(right).is_ok(), "{right}");
+        }
+        for wrong in ["debugg", "2x", "verbose", "info,wellhead::field", "wellhead=loud", "=debug", "wellhead[x]=debug"] {
+            let told = filter(wrong).unwrap_err();
+            assert!(
+                told.starts_with(&format!("WELLHEAD_LOG={wrong}: ")) && told.contains("off, error, warn, info, debug, trace"),
+                "{told}"
+            );
+        }
+        assert!(filter("debugg").unwrap_err().contains("did you mean \"debug\"?"));
+    }
+
+    #[test]
+    fn a_log_of_objects_keeps_numbers_and_one_line_each() {
+        let lines = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        struct Keep(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+        impl<S: Subscriber> Layer<S> for Keep {
+            fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+                self.0.lock().unwrap().push(Object::of(event).line());
+            }
+        }
+        tracing::subscriber::with_default(registry().with(Keep(lines.clone())), || {
+            tracing::warn!(event = "line.down", line = "bus", times = 3, is_new = true, why = %"a\nb\u{9b}31m", "the {} is gone", "wire\n");
+        });
+        let line = lines.lock().unwrap()[0].clone();
+        assert!(line.ends_with("}\n") && line.trim_end().chars().all(|c| !c.is_control()), "{line}");
+        assert!(line.starts_with("{\"time\":\"20"), "{line}");
+        let object: Json = serde_json::from_str(&line).unwrap();
+        assert_eq!((&object["level"], &object["message"]), (&"WARN".into(), &"the wire\n is gone".into()));
+        assert_eq!(object["target"], "wellhead::cli::log::tests");
+        let fields = serde_json::json!({ "event": "line.down", "line": "bus", "times": 3, "is_new": true, "why": "a\nb\u{9b}31m" });
+        assert_eq!(object["fields"], fields);
     }
 
     #[test]

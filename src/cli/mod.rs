@@ -3,6 +3,7 @@
 mod alone;
 mod check;
 mod client;
+mod columns;
 mod demo;
 mod init;
 mod line;
@@ -18,7 +19,9 @@ mod run;
 mod scan;
 mod sessions;
 mod simulate;
+mod status;
 mod talk;
+mod trace;
 mod watch;
 
 use std::io::{self, Write as _};
@@ -30,7 +33,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, LoadError};
 use crate::field::modbus::slave::Fault;
-use crate::log::Printable;
+use crate::log::{Format, Printable};
 use crate::mqtt::{TopicFilter, TopicName};
 use crate::units::Span;
 
@@ -51,7 +54,7 @@ struct Arguments {
 enum Command {
     /// Run the gateway
     #[command(
-        after_help = "Examples:\n  wellhead run                                   ./gateway.yaml, else /etc/wellhead/gateway.yaml\n  wellhead run site.yaml\n  RUST_LOG=wellhead=debug wellhead run           says more"
+        after_help = "Examples:\n  wellhead run                                   ./gateway.yaml, else /etc/wellhead/gateway.yaml\n  wellhead run site.yaml\n  WELLHEAD_LOG=debug wellhead run                says more"
     )]
     Run {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
@@ -59,6 +62,9 @@ enum Command {
         /// Real-time priority of the threads of serial lines (SCHED_FIFO); the system must allow it
         #[arg(long, value_name = "1-99", env = "WELLHEAD_LINE_PRIORITY", value_parser = clap::value_parser!(u8).range(1..=99))]
         line_priority: Option<u8>,
+        /// How the log is written: text, or json (an object a line) [default: log.format of the YAML file, else text]
+        #[arg(long, value_name = "FORMAT", env = "WELLHEAD_LOG_FORMAT")]
+        log_format: Option<Format>,
     },
     /// Let the gateway that runs read its YAML file again: a file with faults changes nothing, a good one restarts only what is different
     #[command(
@@ -180,6 +186,10 @@ enum Command {
         #[arg(value_parser = filter)]
         filters: Vec<TopicFilter>,
     },
+    /// How a gateway that runs is: its lines, its uplinks, what waits
+    Status(status::Arguments),
+    /// Show the frames of a line of a gateway that runs, with their meaning
+    Trace(trace::Trace),
     /// Print the value of a point: as the gateway that runs shows it, else read here
     #[command(after_help = "Examples:\n  wellhead read inlet flow\n  wellhead read inlet flow --file /etc/wellhead/gateway.yaml")]
     Read {
@@ -263,7 +273,7 @@ impl From<LoadError> for Failure {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        Command::Run { file, line_priority } => chosen(file).and_then(|file| run::run(&file, line_priority)),
+        Command::Run { file, line_priority, log_format } => chosen(file).and_then(|file| run::run(&file, line_priority, log_format)),
         Command::Reload { file } => chosen(file).and_then(|file| reload::reload(&file)),
         Command::Check { file, json, points } => chosen(file).and_then(|file| check::check(&file, json, points)),
         Command::Simulate { file, lines, faults, baud_true, turnaround } => {
@@ -282,6 +292,8 @@ pub fn main() -> ExitCode {
             Ok(topic) => talk::publish(&access, topic, message, retain),
             Err(error) => Err(Failure { code: USAGE, message: format!("this is no topic: {error}") }),
         },
+        Command::Status(arguments) => status::status(&arguments),
+        Command::Trace(arguments) => trace::trace(&arguments),
         Command::Read { access, device, point } => talk::read(&access, &device, &point),
         Command::Write { access, device, point, value } => talk::write(&access, &device, &point, &value),
         Command::Init(arguments) => init::init(&arguments),

@@ -439,9 +439,7 @@ fn ask_to_remove(queue: &Found, root: &Path, selection: &Selection) -> Result<u6
     match call(&mut gateway_in(root)?, &request)? {
         Reply::Purged(counts) => Ok(counts.iter().map(|(_, count)| count).sum()),
         Reply::Refused(why) => Err(Failure::runtime(why)),
-        Reply::Said(_) | Reply::Reloaded(_) | Reply::Ended => {
-            Err(Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command"))
-        }
+        _ => Err(super::line::unexpected()),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::field::decode::{Bcd, ByteOrder, Kind, Table};
 
 /// Answers to `--expect` that are shown.
 const MOST_MATCHES: usize = 12;
+/// Columns of what is printed, in a terminal and in a pipe.
+const COLUMNS: usize = 80;
 /// Registers of one request.
 const AT_ONCE: u16 = 60;
 
@@ -196,7 +198,7 @@ fn bits_that_are(peek: &Peek, expected: f64, runs: &[Run]) -> String {
 
 /// Sections of one, two and four registers.
 fn as_table(runs: &[Run]) -> String {
-    let mut out = String::from("* is plausible. Orders: ABCD big endian, CDAB words swapped, BADC bytes swapped, DCBA little endian\n\n");
+    let mut out = String::from("* is plausible. Orders: ABCD big endian, CDAB words swapped,\nBADC bytes swapped, DCBA little endian\n\n");
     let _ = writeln!(out, "{:>8}  {:>6} {:>4} {:>8} {:>8} {:>8} {:>8}", "register", "hex", "text", "u16", "i16", "u16 BADC", "bcd16");
     for_each(runs, |words, offset, register| {
         let word = words.get(usize::from(offset)).copied().unwrap_or_default();
@@ -213,14 +215,16 @@ fn as_table(runs: &[Run]) -> String {
         );
     });
     for (width, kinds) in [(2, [Kind::F32, Kind::U32, Kind::I32]), (4, [Kind::F64, Kind::U64, Kind::I64])] {
-        let heads = kinds.iter().flat_map(|kind| ORDERS.iter().map(move |order| format!("{} {}", kind.name(), order.name())));
-        let _ = writeln!(out, "\n{:>8}  {}", "register", heads.map(|head| format!("{head:>12}")).collect::<Vec<_>>().join(" "));
-        for_each(runs, |words, offset, register| {
-            if usize::from(offset) + width <= words.len() {
-                let cells = kinds.iter().flat_map(|kind| ORDERS.iter().map(move |order| marked(words, offset, *kind, *order)));
-                let _ = writeln!(out, "{register:>8}  {}", cells.map(|cell| format!("{cell:>12}")).collect::<Vec<_>>().join(" "));
-            }
-        });
+        for kind in kinds {
+            let heads = ORDERS.iter().map(|order| format!("{:>12}", format!("{} {}", kind.name(), order.name())));
+            let _ = writeln!(out, "\n{:>8}  {}", "register", heads.collect::<Vec<_>>().join(" "));
+            for_each(runs, |words, offset, register| {
+                if usize::from(offset) + width <= words.len() {
+                    let cells = ORDERS.iter().map(|order| format!("{:>12}", marked(words, offset, kind, *order)));
+                    let _ = writeln!(out, "{register:>8}  {}", cells.collect::<Vec<_>>().join(" "));
+                }
+            });
+        }
     }
     out
 }
@@ -242,9 +246,13 @@ fn yaml(table: Table, start: u16, guess: &Guess, scale: f64) -> String {
 }
 
 fn all_matches(peek: &Peek, expected: f64, runs: &[Run]) -> Vec<(u16, Match)> {
-    let found =
-        runs.iter().flat_map(|run| matches(&run.words, expected, peek.tolerance / 100.0).into_iter().map(|found| (run.start, found)));
-    found.collect()
+    let mut found: Vec<(u16, Match)> = runs
+        .iter()
+        .flat_map(|run| matches(&run.words, expected, peek.tolerance / 100.0).into_iter().map(|found| (run.start, found)))
+        .collect();
+    // Each run is in order by itself.
+    found.sort_by_key(|(_, found)| found.distance());
+    found
 }
 
 fn as_matches(peek: &Peek, expected: f64, runs: &[Run]) -> String {
@@ -257,7 +265,12 @@ fn as_matches(peek: &Peek, expected: f64, runs: &[Run]) -> String {
     }
     let mut out = String::new();
     for (start, found) in found.iter().take(MOST_MATCHES) {
-        let _ = writeln!(out, "{:>12}   {}", shown(found.shown), yaml(peek.table, *start, &found.guess, found.scale));
+        let (value, yaml) = (shown(found.shown), yaml(peek.table, *start, &found.guess, found.scale));
+        // Writing to a text cannot fail.
+        let _ = match format!("{value:>8}   {yaml}") {
+            line if line.len() <= COLUMNS => writeln!(out, "{line}"),
+            _ => writeln!(out, "{value:>8}\n    {yaml}"),
+        };
     }
     if found.len() > MOST_MATCHES {
         let _ = writeln!(out, "and {} less likely ones; a value with more digits tells more", found.len() - MOST_MATCHES);

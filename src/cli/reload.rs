@@ -17,9 +17,7 @@ pub(super) fn reload(file: &Path) -> Result<(), Failure> {
         Reply::Reloaded(told) if told.is_empty() => put(b"nothing is different\n").map(drop),
         Reply::Reloaded(told) => put(format!("{}\n", told.join("\n")).as_bytes()).map(drop),
         Reply::Refused(why) => Err(Failure { code: CONFIG, message: why }),
-        Reply::Said(_) | Reply::Purged(_) | Reply::Ended => {
-            Err(Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command"))
-        }
+        _ => Err(super::line::unexpected()),
     }
 }
 

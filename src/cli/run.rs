@@ -11,13 +11,15 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::{Failure, StopSignal, log, runtime};
+use crate::log::Format;
 use crate::status::restarts::{self, Restarts};
 use crate::status::service::Service;
 use crate::tasks::detach;
 use crate::{config, gateway};
 
-pub(super) fn run(file: &Path, line_priority: Option<u8>) -> Result<(), Failure> {
-    log::start();
+pub(super) fn run(file: &Path, line_priority: Option<u8>, format: Option<Format>) -> Result<(), Failure> {
+    // The file is read again below, where its faults are told: they may be mended while a start waits for its turn.
+    log::start(format.unwrap_or_else(|| config::load(file).map(|config| config.log).unwrap_or_default()))?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let mut stop = StopSignal::catch()?;

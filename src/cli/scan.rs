@@ -1,5 +1,7 @@
 //! `wellhead scan`: who is on a line, and how it wants to be spoken to.
 
+mod likeness;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -10,6 +12,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::columns::{cut, padded, width, wrapped};
 use super::line::{Meant, Reach, Via};
 use super::{Failure, put, say};
 use crate::config::{self, Factory, presets};
@@ -19,6 +22,7 @@ use crate::field::decode::Table;
 use crate::field::modbus::explain;
 use crate::field::serial::Speed;
 use crate::log::Printable;
+use likeness::Portraits;
 
 /// Speeds that are tried with `--speed all`, the usual first.
 const BAUDS: [u32; 8] = [9600, 19200, 38400, 115_200, 57600, 4800, 2400, 1200];
@@ -29,6 +33,8 @@ const SUNSPEC: [u16; 2] = [0x5375, 0x6E53];
 /// A device that was found may take longer to say what it is.
 const FOR_IDENTITY: u32 = 3;
 
+/// Devices whose profiles are looked for by what they hold: that takes a few seconds for each.
+const MOST_RECOGNISED: usize = 8;
 /// Different things that came instead of answers, as they are told.
 const MOST_REASONS: usize = 5;
 
@@ -53,6 +59,9 @@ pub(super) struct Scan {
     /// Look for a device as it is delivered; `wellhead profiles NAME` shows its speed and unit
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// Do not look for profiles whose registers hold what they should in devices that do not say what they are
+    #[arg(long)]
+    quick: bool,
     /// For scripts
     #[arg(long)]
     json: bool,
@@ -72,11 +81,11 @@ fn units(text: &str) -> Result<Units, String> {
 
 /// A device that answered.
 #[derive(Debug, Serialize)]
-struct Found {
-    unit: u8,
+pub(super) struct Found {
+    pub(super) unit: u8,
     /// Of a serial line.
     #[serde(skip_serializing_if = "Option::is_none")]
-    speed: Option<String>,
+    pub(super) speed: Option<String>,
     /// What it says it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
@@ -85,7 +94,10 @@ struct Found {
     sunspec: Option<u16>,
     /// A profile whose name fits to what it says it is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    profile: Option<String>,
+    pub(super) profile: Option<String>,
+    /// Profiles whose registers hold what they should, where the device does not say what it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) looks_like: Vec<String>,
     /// How devices of that profile are delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     factory: Option<Factory>,
@@ -102,26 +114,8 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
         None => factory.units,
     };
     let total = speeds.len() * units.len();
-    let bar = progress(u64::try_from(total).unwrap_or(u64::MAX));
-    let mut found: Vec<Found> = Vec::new();
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for speed in &speeds {
-        let here = at_speed(&meant, *speed);
-        let mut reach = here.reach()?;
-        for unit in &units {
-            bar.set_message(speed.map_or_else(String::new, |speed| speed.to_string()));
-            match reach.ask(*unit, &first_of(Table::Holding, 0, 1), scan.via.within.0)? {
-                // A gateway in between knows that nobody is there.
-                Said::Exception(code @ (10 | 11)) => *seen.entry(explain(code)).or_default() += 1,
-                Said::Words(_) | Said::Exception(_) => found.push(describe(&mut reach, *unit, *speed, scan.via.within.0)?),
-                Said::Garbage(why) => *seen.entry(without_number(&why)).or_default() += 1,
-                Said::NoLine(why) => return Err(Failure::runtime(why)),
-                Said::Nothing | Said::Identity(_) => {}
-            }
-            bar.inc(1);
-        }
-    }
-    bar.finish_and_clear();
+    let search = Search { meant: &meant, speeds: &speeds, units: &units, within: scan.via.within.0, is_quick: scan.quick };
+    let (found, seen) = search.run()?;
     let out = match (scan.json, scan.yaml) {
         (true, _) => format!("{}\n", serde_json::to_string_pretty(&found).map_err(Failure::runtime)?),
         (_, true) => block(&meant, &found),
@@ -129,6 +123,62 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
     };
     put(out.as_bytes())?;
     advise(&found, &seen, total);
+    Ok(())
+}
+
+/// Where devices are looked for.
+pub(super) struct Search<'a> {
+    pub(super) meant: &'a Meant,
+    /// `None` for the line as it is.
+    pub(super) speeds: &'a [Option<Speed>],
+    pub(super) units: &'a [u8],
+    pub(super) within: Duration,
+    /// Nothing is read that does not name a device.
+    pub(super) is_quick: bool,
+}
+
+/// What came instead of answers, and how often.
+type Seen = BTreeMap<String, usize>;
+
+impl Search<'_> {
+    /// Asks everybody.
+    pub(super) fn run(&self) -> Result<(Vec<Found>, Seen), Failure> {
+        let total = self.speeds.len() * self.units.len();
+        let bar = progress(u64::try_from(total).unwrap_or(u64::MAX));
+        let (mut found, mut seen) = (Vec::new(), Seen::new());
+        for speed in self.speeds {
+            let here = at_speed(self.meant, *speed);
+            let mut reach = here.reach()?;
+            for unit in self.units {
+                bar.set_message(speed.map_or_else(String::new, |speed| speed.to_string()));
+                match reach.ask(*unit, &first_of(Table::Holding, 0, 1), self.within)? {
+                    // A gateway in between knows that nobody is there.
+                    Said::Exception(code @ (10 | 11)) => *seen.entry(explain(code)).or_default() += 1,
+                    Said::Words(_) | Said::Exception(_) => found.push(describe(&mut reach, *unit, *speed, self.within)?),
+                    Said::Garbage(why) => *seen.entry(without_number(&why)).or_default() += 1,
+                    Said::NoLine(why) => return Err(Failure::runtime(why)),
+                    Said::Nothing | Said::Identity(_) => {}
+                }
+                bar.inc(1);
+            }
+            if !self.is_quick {
+                recognise(&mut found, &mut reach, &bar, self.within)?;
+            }
+        }
+        bar.finish_and_clear();
+        Ok((found, seen))
+    }
+}
+
+/// Looks for the profiles of some devices that do not say what they are.
+fn recognise(found: &mut [Found], reach: &mut Reach, bar: &ProgressBar, within: Duration) -> Result<(), Failure> {
+    let is_nameless = |found: &&mut Found| found.profile.is_none() && found.sunspec.is_none() && found.looks_like.is_empty();
+    let mut portraits = None;
+    for found in found.iter_mut().filter(is_nameless).take(MOST_RECOGNISED) {
+        bar.set_message(format!("unit {}", found.unit));
+        let portraits = portraits.get_or_insert_with(|| Portraits::all(Path::new(".")));
+        found.looks_like = portraits.like(reach, found.unit, within)?;
+    }
     Ok(())
 }
 
@@ -207,7 +257,7 @@ fn describe(reach: &mut Reach, unit: u8, speed: Option<Speed>, within: Duration)
     }
     let profile = identity.as_deref().and_then(profile_for);
     let factory = profile.as_deref().and_then(|profile| config::factory(Path::new("."), profile)).filter(|factory| !factory.is_empty());
-    Ok(Found { unit, speed: speed.map(|speed| speed.to_string()), identity, sunspec, profile, factory })
+    Ok(Found { unit, speed: speed.map(|speed| speed.to_string()), identity, sunspec, profile, looks_like: Vec::new(), factory })
 }
 
 /// The profile whose model stands in what a device says it is.
@@ -219,23 +269,40 @@ fn profile_for(identity: &str) -> Option<String> {
     presets::names().find(fits).map(str::to_owned)
 }
 
-fn table(found: &[Found]) -> String {
-    let mut out = String::new();
+pub(super) fn table(found: &[Found]) -> String {
     if found.is_empty() {
-        return out;
+        return String::new();
     }
-    // Writing to a text cannot fail.
-    let _ = writeln!(out, "{:>4}  {:<12} {:<8} {:<28} identity", "unit", "speed", "sunspec", "profile");
-    for Found { unit, speed, identity, sunspec, profile, .. } in found {
+    let width = width();
+    let mut out = "unit  speed       sunspec   profile                       identity\n".to_owned();
+    for found in found {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let sunspec = sunspec.map_or_else(|| "-".to_owned(), |place| format!("at {place}"));
-        let _ = writeln!(out, "{unit:>4}  {:<12} {sunspec:<8} {:<28} {}", or_dash(speed), or_dash(profile), or_dash(identity));
+        let sunspec = found.sunspec.map_or_else(|| "-".to_owned(), |place| format!("at {place}"));
+        let profile = found.looks_like.first().map_or_else(|| or_dash(&found.profile), |like| format!("like {like}"));
+        let row = format!(
+            "{:>4}  {} {} {} {}",
+            found.unit,
+            padded(&or_dash(&found.speed), 11),
+            padded(&sunspec, 9),
+            padded(&profile, 29),
+            or_dash(&found.identity)
+        );
+        out += &(cut(&row, width).trim_end().to_owned() + "\n");
+    }
+    for found in found.iter().filter(|found| !found.looks_like.is_empty()) {
+        let like = found.looks_like.join(" or ");
+        let text = format!(
+            "unit {} looks like {like}: frequency and voltages are where these have them; compare its values with its display",
+            found.unit
+        );
+        out += &wrapped("", &text, width);
     }
     let mut told = BTreeSet::new();
     for found in found {
         if let (Some(profile), Some(factory)) = (&found.profile, &found.factory)
             && told.insert(profile)
         {
+            // Writing to a text cannot fail.
             let _ = writeln!(out, "{profile} is delivered with {factory}");
         }
     }
@@ -257,9 +324,10 @@ fn block(meant: &Meant, found: &[Found]) -> String {
     };
     let name = if meant.line.name.contains(['/', ':', '.']) { "bus" } else { &meant.line.name };
     let mut out = format!("lines:\n  - {{ name: {name}, {wire} }}\ndevices:\n");
-    for Found { unit, identity, sunspec, profile, .. } in found {
-        let remark = identity.as_ref().map_or_else(String::new, |identity| format!("   # {identity}"));
-        let what = match (profile, sunspec) {
+    for Found { unit, identity, sunspec, profile, looks_like, .. } in found {
+        let likeness = (!looks_like.is_empty()).then(|| format!("looks like {}", looks_like.join(" or ")));
+        let remark = identity.clone().or(likeness).map_or_else(String::new, |remark| format!("   # {remark}"));
+        let what = match (profile.as_ref().or(looks_like.first()), sunspec) {
             (Some(profile), _) => format!("profile: {profile}"),
             (None, Some(place)) => format!("profile: sunspec-1, base: {}", place + 2),
             (None, None) => "points: { first: { holding: 0, type: u16 } }".to_owned(),
@@ -317,6 +385,7 @@ mod tests {
             identity: Some("Eastron SDM120".to_owned()),
             sunspec: None,
             profile: Some("eastron-sdm120".to_owned()),
+            looks_like: Vec::new(),
             factory: config::factory(Path::new("/"), "eastron-sdm120"),
         };
         let shown = table(&[found(3), found(4)]);

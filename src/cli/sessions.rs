@@ -31,8 +31,6 @@ pub(super) fn sessions(action: Action) -> Result<(), Failure> {
     match call(&mut gateway(&chosen(file)?)?, &Request::EndSession { client_id })? {
         Reply::Ended => Ok(()),
         Reply::Refused(why) => Err(Failure::runtime(why)),
-        Reply::Said(_) | Reply::Reloaded(_) | Reply::Purged(_) => {
-            Err(Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command"))
-        }
+        _ => Err(super::line::unexpected()),
     }
 }

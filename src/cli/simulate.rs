@@ -68,7 +68,7 @@ impl Play {
 
 pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), Failure> {
     let config = config::load(file)?;
-    log::start();
+    log::start(crate::log::Format::Text)?;
     for name in only {
         if !config.lines.iter().any(|line| line.name == *name) {
             let known: Vec<&str> = config.lines.iter().map(|line| line.name.as_str()).collect();

@@ -122,6 +122,7 @@ impl Gateway {
         };
         check(self.site == running.site, "site");
         check(self.folder == running.folder && self.outbox == running.outbox, "outbox");
+        check(self.log == running.log, "log");
         check(self.shutdown_grace == running.shutdown_grace, "shutdown_grace");
         match (&self.broker, &running.broker) {
             (Some(one), Some(other)) => {

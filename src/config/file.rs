@@ -9,6 +9,7 @@ use crate::field::decode::{ByteOrder, Table};
 use crate::field::modbus::barriers::Barrier;
 use crate::field::serial::{Rs485, Speed};
 use crate::field::text::script::Pattern;
+use crate::log::Format;
 use crate::message::{Lane, SessionLost};
 use crate::outbox::WhenFull;
 use crate::report::template::Template as TopicTemplate;
@@ -81,6 +82,17 @@ pub(super) struct File {
     pub(super) uplinks: Vec<Uplink>,
     /// How long a stop may take to send what waits. Default 10s.
     pub(super) shutdown_grace: Option<Span>,
+    /// How the log is written.
+    #[serde(default)]
+    pub(super) log: Log,
+}
+
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Log {
+    /// text (default): lines, or entries of the journal; json: an object a line on stderr.
+    #[serde(default)]
+    pub(super) format: Format,
 }
 
 gives! {

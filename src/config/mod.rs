@@ -38,6 +38,7 @@ pub use document::table;
 pub use factory::{Factory, factory};
 pub use fault::{Fault, suggestion};
 pub use migrate::VERSION;
+pub use profiles::{names as profile_names, text as profile_text};
 pub use set_by::SetBy;
 pub use traffic::{MONTH, Traffic, load as load_of, size, traffic};
 
@@ -47,6 +48,7 @@ use crate::broker::engine;
 use crate::broker::net::{Listen, Origins, TlsSettings};
 use crate::field::Line;
 use crate::files;
+use crate::log::Format;
 use crate::mqtt::TopicName;
 use crate::outbox::{self, Routes};
 use crate::reading::DeviceId;
@@ -81,6 +83,8 @@ pub struct Gateway {
     pub uplinks: Vec<Uplink>,
     /// How long a stop may take to send what waits.
     pub shutdown_grace: Duration,
+    /// How the log is written; asked at the start.
+    pub log: Format,
     /// What is possible but will hurt, in the order of the file.
     pub warnings: Vec<Fault>,
     /// Files of the service that whoever reads this may not read; a gateway without them does not start.

@@ -273,7 +273,8 @@ const ROWS: &[Row] = &[
     (&FILE, &["gateway", "gateway_id", "hostname", "location", "name", "node_name", "station"], "`site`"),
     (&FILE, &["base_topic", "mqtt_topic", "root_topic", "topic", "topic_prefix"], "`topics`, such as '{site}/{device}/{point}'"),
     (&FILE, &["templates", "types"], "`profiles`"),
-    (&FILE, &["log", "log_level", "log_type", "logging", "loglevel", "verbose"], "the environment variable WELLHEAD_LOG"),
+    (&FILE, &["log_level", "loglevel", "verbose"], "the environment variable WELLHEAD_LOG"),
+    (&FILE, &["log_format", "log_type", "logging"], "`log`, such as log: { format: json }"),
     // Uplinks.
     (&UPLINK, &["address", "addresses", "broker", "host", "server", "servers", "uri", "url"], "`to`, such as mqtts://cloud.example.net"),
     (&UPLINK, &["port"], "part of `to`, such as mqtts://cloud.example.net:8883"),

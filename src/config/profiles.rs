@@ -21,7 +21,7 @@ const FOLDER: &str = "profiles";
 pub(super) type Profiles = IndexMap<String, Option<Profile>>;
 
 /// The text of a profile in a file of its own, or of one that comes with the program; what cannot be read counts as not there.
-pub(super) fn text(folder: &Path, name: &str) -> Option<String> {
+pub fn text(folder: &Path, name: &str) -> Option<String> {
     let own = is_simple(name).then(|| files::text(&folder.join(format!("{FOLDER}/{name}.yaml"))).ok()).flatten();
     own.or_else(|| presets::text(name).map(str::to_owned))
 }
@@ -67,8 +67,8 @@ pub(super) fn is_of_the_program(folder: &Path, name: &str) -> bool {
     presets::text(name).is_some() && !folder.join(format!("{FOLDER}/{name}.yaml")).exists()
 }
 
-/// The names that could be used.
-pub(super) fn names(folder: &Path) -> Vec<String> {
+/// The names that could be used: of `profiles/` below `folder`, and of what comes with the program.
+pub fn names(folder: &Path) -> Vec<String> {
     // Without the folder there are none.
     let entries = fs::read_dir(folder.join(FOLDER)).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".yaml")?.to_owned())).collect();

@@ -222,6 +222,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
         line_priority: None,
         warnings: Vec::new(),
         unread: check.unread,
+        log: file.log.format,
         shutdown_grace: file.shutdown_grace.map_or(Duration::from_secs(10), |span| span.0),
     })
 }

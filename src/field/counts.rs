@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::trace::Watchers;
 use crate::metrics::{Counter, Gauge};
 use crate::payload::json;
+use crate::time::boot_ms;
 
 /// Counters of one device, or of all of a line.
 #[derive(Debug, Default)]
@@ -40,6 +42,8 @@ pub struct Counts {
     exceptions: Mutex<BTreeMap<u8, u64>>,
     /// What the device says it is.
     identity: Mutex<Option<String>>,
+    /// Whether the device answers.
+    pub is_online: Gauge,
     /// The longest that answers have taken lately, in microseconds.
     pub turnaround_us: Gauge,
 }
@@ -83,6 +87,10 @@ pub struct LineCounts {
     pub jitter_us: Gauge,
     /// Whether the line is up.
     pub is_up: Gauge,
+    /// When that changed last, in milliseconds since the machine started; 0 if it never did.
+    pub changed_ms: Gauge,
+    /// Those who are shown its frames.
+    pub watchers: Watchers,
     /// By device, in the order of the YAML, with their names.
     pub devices: Vec<(String, Counts)>,
 }
@@ -181,6 +189,14 @@ impl LineCounts {
         what(&self.all);
         if let Some((_, counts)) = self.devices.get(device) {
             what(counts);
+        }
+    }
+
+    /// Notes whether the line is up.
+    pub fn set_up(&self, is_up: bool) {
+        if self.is_up.value() != u64::from(is_up) || self.changed_ms.value() == 0 {
+            self.is_up.set(u64::from(is_up));
+            self.changed_ms.set(boot_ms());
         }
     }
 

@@ -26,6 +26,7 @@ mod supervisor;
 mod tests;
 pub mod text;
 mod timer;
+pub mod trace;
 pub mod trouble;
 pub mod typical;
 pub mod wave;

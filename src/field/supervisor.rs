@@ -105,7 +105,7 @@ impl<D: Driver> Supervisor<D> {
                 Err(why) => why,
             };
             self.driver.disconnect();
-            self.ends.counts.is_up.set(0);
+            self.ends.counts.set_up(false);
             let pending = self.inquiry.take().map(|(inquiry, _)| inquiry);
             self.no_line(pending, &why);
             if self.down.as_ref() != Some(&why) {
@@ -125,7 +125,7 @@ impl<D: Driver> Supervisor<D> {
             tracing::info!(line = %self.line.name, "line is up");
         }
         self.is_up = true;
-        self.ends.counts.is_up.set(1);
+        self.ends.counts.set_up(true);
         self.breaks = 0;
         self.backoff.reset();
     }
@@ -331,7 +331,24 @@ impl<D: Driver> Supervisor<D> {
         Ok(())
     }
 
+    /// A line of the log for a request and its answer, for those who want to see each.
+    fn log(&self, job: usize, outcome: &Result<Values, ReadError>, took: Duration) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let Some(device) = self.jobs.get(job).and_then(|job| self.line.devices.get(job.device)) else { return };
+        let points = self.points_of_job(job);
+        let names: Vec<&str> = device.points.iter().filter(|point| points.contains(&point.id)).map(|point| &*point.name).collect();
+        let bad = outcome.as_ref().map_or(0, |values| values.iter().filter(|(_, value)| value.is_err()).count());
+        let (points, ms) = (names.join(","), took.as_secs_f64() * 1000.0);
+        match outcome {
+            Ok(_) => tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, bad, "points read"),
+            Err(why) => tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, %why, "points not read"),
+        }
+    }
+
     async fn report(&mut self, job: usize, outcome: Result<Values, ReadError>, took: Duration) -> Result<(), Ended> {
+        self.log(job, &outcome, took);
         let time = Timestamp::from(moment());
         let answered = matches!(outcome, Ok(_) | Err(ReadError::Refused(_) | ReadError::Busy(_)));
         if answered {
@@ -385,6 +402,7 @@ impl<D: Driver> Supervisor<D> {
 
     async fn device_changed(&mut self, device: usize, online: bool, why: &str) -> Result<(), Ended> {
         let Some(spec) = self.line.devices.get(device) else { return Ok(()) };
+        self.ends.counts.devices.get(device).into_iter().for_each(|(_, counts)| counts.is_online.set(u64::from(online)));
         if online {
             tracing::info!(line = %self.line.name, device = %spec.name, "device answers");
         } else {

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::south::Field;
 use crate::broker::Broker;
 use crate::field::ask::Inquiry;
+use crate::field::trace::{MOST_WATCHERS, Traced};
 use crate::outbox::{QUEUES, Selection};
 use crate::status::control::{Call, Reply, Request};
 use crate::tasks::detach;
-use crate::time::now;
+use crate::time::{now, unix_ms};
 use crate::uplink::{Purge, Purges, Removed};
 
 /// Questions that may wait for a line.
@@ -21,8 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Passes a request on; the reply comes when it is there.
 pub(super) fn take(call: Call, field: &Field) {
-    let Call { request, reply } = call;
-    let Request::Ask { line, unit, ask, within_ms } = request else { return };
+    let Call { request, reply, follow } = call;
+    let (line, unit, ask, within_ms) = match request {
+        Request::Ask { line, unit, ask, within_ms } => (line, unit, ask, within_ms),
+        // Whoever asked may be gone.
+        Request::Trace { line } => return drop(reply.send(trace(&line, follow, field))),
+        _ => return,
+    };
     // Whoever asked may be gone, whatever is replied.
     let Some(queue) = field.inquiries(&line) else {
         let known: Vec<&str> = field.names().collect();
@@ -44,6 +50,22 @@ pub(super) fn take(call: Call, field: &Field) {
         }),
         Err(TrySendError::Full(_)) => drop(reply.send(Reply::Refused("others are asking this line; try again".to_owned()))),
         Err(TrySendError::Closed(_)) => drop(reply.send(Reply::Refused("the gateway is stopping".to_owned()))),
+    }
+}
+
+/// Shows the frames of a line.
+fn trace(line: &str, follow: mpsc::Sender<Traced>, field: &Field) -> Reply {
+    let Some((framing, counts)) = field.watched(line) else {
+        let known: Vec<&str> = field.names().collect();
+        let hint = crate::config::suggestion(line, known);
+        return Reply::Refused(format!("the gateway that runs has no line \"{line}\"; {hint}"));
+    };
+    let Some(framing) = framing else { return Reply::Refused(format!("line {line} is simulated: it has no frames")) };
+    let unix_ms = unix_ms();
+    if counts.watchers.add(follow) {
+        Reply::Tracing { framing, unix_ms }
+    } else {
+        Reply::Refused(format!("{MOST_WATCHERS} traces of line {line} run already; end one of them"))
     }
 }
 

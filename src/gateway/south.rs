@@ -15,6 +15,7 @@ use crate::broker::{Broker, Forward};
 use crate::config;
 use crate::field::ask::Inquiry;
 use crate::field::counts::LineCounts;
+use crate::field::trace::Framing;
 use crate::field::write::{Order, Rules};
 use crate::field::{Line, LineTask, Point, Wire};
 use crate::message::Message;
@@ -88,6 +89,8 @@ struct Running {
     orders: mpsc::Sender<Order>,
     inquiries: mpsc::Sender<Inquiry>,
     counts: Arc<LineCounts>,
+    /// How its frames look; `None` if it has none.
+    framing: Option<Framing>,
     /// Of a serial line.
     _thread: Option<OwnThread>,
 }
@@ -156,7 +159,8 @@ impl Field {
         let counts = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
         let pulse = line.pulse(now());
         health.pulses.watch(&pulse);
-        let running = Running { stop: switch, orders, inquiries, counts: Arc::clone(&counts), _thread: thread };
+        let framing = Framing::of(&line.wire, line.devices.iter().any(|device| device.talk.is_some()));
+        let running = Running { stop: switch, orders, inquiries, counts: Arc::clone(&counts), framing, _thread: thread };
         self.lines.insert(line.name.clone(), running);
         let task = LineTask {
             line: line.clone(),
@@ -220,6 +224,11 @@ impl Field {
     /// A question of a person on its way to a line.
     pub(super) fn inquiries(&self, line: &str) -> Option<&mpsc::Sender<Inquiry>> {
         self.lines.get(line).map(|line| &line.inquiries)
+    }
+
+    /// A line whose frames somebody wants to see, and how they look.
+    pub(super) fn watched(&self, line: &str) -> Option<(Option<Framing>, &LineCounts)> {
+        self.lines.get(line).map(|line| (line.framing, &*line.counts))
     }
 
     /// The names of the lines.

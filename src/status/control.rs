@@ -12,10 +12,13 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use super::report::Status;
 use crate::field::ask::{Ask, Said};
+use crate::field::trace::{self, Framing, Traced};
 use crate::outbox::Selection;
 use crate::tasks::{Stop, detach};
 
@@ -53,6 +56,13 @@ pub enum Request {
         /// How long an answer is waited for.
         within_ms: u64,
     },
+    /// The frames of a line are to be shown as they travel: after the reply they follow, until the command hangs up.
+    Trace {
+        /// Its name in the YAML.
+        line: String,
+    },
+    /// How the gateway is.
+    Status,
     /// The file is to be read again.
     Reload,
     /// Messages are to be removed from the outbox of an uplink.
@@ -79,6 +89,17 @@ pub enum Reply {
     Said(Said),
     /// The file was read again; what is different from here on.
     Reloaded(Vec<String>),
+    /// What travels on a line follows.
+    Tracing {
+        /// How its frames look.
+        framing: Framing,
+        /// When the gateway began to show them, in milliseconds since the Unix epoch.
+        unix_ms: i64,
+    },
+    /// Something that happened on a line.
+    Traced(Traced),
+    /// How the gateway is.
+    Status(Box<Status>),
     /// How many messages were removed, by queue.
     Purged(Vec<(String, u64)>),
     /// The session has ended.
@@ -94,6 +115,8 @@ pub struct Call {
     pub request: Request,
     /// Told the reply.
     pub reply: oneshot::Sender<Reply>,
+    /// Takes what follows the reply.
+    pub follow: mpsc::Sender<Traced>,
 }
 
 /// Where the socket of a gateway is whose state is in `folder`.
@@ -213,19 +236,41 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
         if tokio::time::timeout(PATIENCE, limited.read_line(&mut line)).await.unwrap_or(Ok(0))? == 0 {
             return Ok(());
         }
+        let (follow, followed) = mpsc::channel(trace::QUEUE);
         let reply = match serde_json::from_str(&line) {
             Ok(request) => {
                 let (reply, told) = oneshot::channel();
-                if calls.send(Call { request, reply }).await.is_err() {
+                if calls.send(Call { request, reply, follow }).await.is_err() {
                     return Ok(());
                 }
                 told.await.unwrap_or_else(|_| Reply::Refused("the gateway is stopping, or its line is down".to_owned()))
             }
             Err(error) => Reply::Refused(format!("not a request of this version: {error}")),
         };
-        let mut text = serde_json::to_vec(&reply)?;
-        text.push(b'\n');
-        writer.write_all(&text).await?;
+        write(&mut writer, &reply).await?;
+        if matches!(reply, Reply::Tracing { .. }) {
+            return show(&mut reader, &mut writer, followed).await;
+        }
+    }
+}
+
+async fn write(writer: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
+    let mut text = serde_json::to_vec(reply)?;
+    text.push(b'\n');
+    writer.write_all(&text).await
+}
+
+/// Passes on what happens on a line until the command hangs up.
+async fn show(reader: &mut BufReader<OwnedReadHalf>, writer: &mut OwnedWriteHalf, mut followed: mpsc::Receiver<Traced>) -> io::Result<()> {
+    loop {
+        tokio::select! {
+            // Whatever a command says while it watches, or its end.
+            said = reader.read_u8() => return said.map(drop),
+            traced = followed.recv() => match traced {
+                Some(traced) => write(writer, &Reply::Traced(traced)).await?,
+                None => return write(writer, &Reply::Refused("the line was stopped, or changed by a reload".to_owned())).await,
+            },
+        }
     }
 }
 

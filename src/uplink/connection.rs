@@ -395,6 +395,7 @@ impl<'a> Connection<'a> {
             self.leave_out(place, may_be_there);
             return Ok(());
         }
+        tracing::debug!(uplink = %self.uplink.settings.name, seq = place.seq, topic = %message.topic, qos = ?message.qos, dup, "message sent");
         self.uplink.status.counters.repeated.add(u64::from(dup));
         match packet_id {
             Some(_) => {

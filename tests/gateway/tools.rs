@@ -7,14 +7,14 @@ use std::process::Command;
 
 use super::support::{Gateway, Process, free_port, run, wait_for, wellhead};
 
-struct Bench {
-    folder: tempfile::TempDir,
+pub(super) struct Bench {
+    pub(super) folder: tempfile::TempDir,
     _simulator: Process,
     port: String,
 }
 
 /// Two instruments on a pseudo-terminal, one of them with an odd byte order, and one on TCP; nobody polls them yet.
-fn bench() -> Bench {
+pub(super) fn bench() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let port = folder.path().join("port").display().to_string();
     let (tcp, broker) = (free_port(), free_port());
@@ -35,7 +35,7 @@ devices:
   - {{ name: valve, line: bus, unit: 9, points: {{ state: {{ coil: 3, simulate: {{ shape: constant, from: 1 }} }} }} }}
   - {{ name: inverter, line: plc, unit: 3, profile: sunspec-1, base: 40002 }}
   - {{ name: other, line: plc, unit: 4, points: {{ mark: {{ holding: 40000, type: u32, simulate: {{ shape: constant, from: 0x53756E53 }} }} }} }}
-broker: {{ listen: [ 'mqtt://127.0.0.1:{broker}' ] }}
+broker: {{ listen: [ 'mqtt://127.0.0.1:{broker}' ], anonymous: {{ read: [ '#' ], write: [ '#', 'x/meter/setpoint/set' ] }} }}
 "
     );
     fs::write(folder.path().join("gateway.yaml"), format!("{yaml}outbox: {{ folder: data }}\n")).unwrap();
@@ -52,11 +52,11 @@ impl Bench {
         self.folder.path().join("gateway.yaml").display().to_string()
     }
 
-    fn ask(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+    pub(super) fn ask(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         run(wellhead().args(arguments).args(["--file", &self.file()]))
     }
 
-    fn gateway(&self) -> Gateway {
+    pub(super) fn gateway(&self) -> Gateway {
         let gateway = Gateway::restart(self.folder.path());
         gateway.process.wait_for_output("device answers line=bus device=meter");
         gateway
@@ -108,6 +108,13 @@ fn a_scan_finds_who_is_on_a_line_and_writes_down_what_it_found() {
     fs::write(&file, format!("site: y\n{out}")).unwrap();
     let (code, plan, error) = run(wellhead().arg("check").arg(&file));
     assert!(code == Some(0) && plan.contains("1 line, 2 devices, 2 points"), "{out}{plan}{error}");
+    // A link in this folder, named without a path.
+    std::os::unix::fs::symlink(fs::canonicalize(&bench.port).unwrap(), bench.folder.path().join("link")).unwrap();
+    for typed in ["link", "./link", &fs::canonicalize(&bench.port).unwrap().display().to_string()] {
+        let at = ["scan", typed, "--units", "7", "--within", "150ms", "--speed", "19200 8E1", "--quick"];
+        let (code, out, error) = run(wellhead().args(at).current_dir(bench.folder.path()));
+        assert_eq!((code, units(&out)), (Some(0), vec![7]), "{typed}: {out}{error}");
+    }
     let (code, out, error) = bench.ask(&["scan", "bus", "--units", "100-101", "--within", "50ms"]);
     assert!(code == Some(0) && out.is_empty() && error.contains("nobody answered; look at A and B"), "{out}{error}");
     for (typed, told) in [("buss", "did you mean \"bus\"?"), ("/dev/none", "/dev/none does not exist")] {
@@ -149,6 +156,7 @@ fn peek_shows_every_type_and_order_and_finds_what_the_display_shows() {
     let bench = bench();
     let (code, out, error) = bench.ask(&["peek", "meter", "--from", "8", "--count", "16"]);
     assert_eq!(code, Some(0), "{error}");
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
     let row = out.lines().find(|line| line.trim_start().starts_with("10 ") && line.contains("229.4*")).unwrap_or_else(|| panic!("{out}"));
     let head = out.lines().find(|line| line.contains("f32 CDAB")).unwrap();
     assert_eq!(row.find("229.4*").map(|at| at + 6), head.find("f32 CDAB").map(|at| at + 8), "below its head\n{out}");
@@ -289,6 +297,19 @@ fn init_writes_a_file_that_is_correct_out_of_flags_or_answers() {
 }
 
 #[test]
+fn init_puts_a_plain_instrument_behind_a_terminal_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.yaml");
+    let init = |arguments: &[&str]| run(wellhead().arg("init").arg(&file).args(arguments));
+    let (code, _, error) = init(&["--yes", "--modbus-tcp", "192.168.1.20", "--profile", "toledo"]);
+    assert!(code == Some(2) && error.contains("--modbus-tcp 192.168.1.20:4001"), "{error}");
+    let (code, _, error) = init(&["--yes", "--modbus-tcp", "192.168.1.20:4001", "--profile", "toledo"]);
+    let (checked, plan, told) = run(wellhead().arg("check").arg(&file));
+    assert!(code == Some(0) && checked == Some(0) && plan.contains("1 device"), "{plan}{error}{told}");
+    assert!(fs::read_to_string(&file).unwrap().contains("tcp: '192.168.1.20:4001'"));
+}
+
+#[test]
 fn init_asks_in_a_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml");
@@ -296,20 +317,24 @@ fn init_asks_in_a_terminal() {
     let mut terminal = Command::new("script");
     terminal.args(["-qefc", &format!("{} init {typed}", env!("CARGO_BIN_EXE_wellhead")), "/dev/null"]);
     let mut terminal = Process::start(&mut terminal, &folder.path().join("terminal.log"));
-    for (question, answer) in [("Name of this site", "pump-1"), ("Remote broker", "")] {
-        if question == "Remote broker" {
-            for (question, answer) in [
-                ("Serial device", "/dev/null"),
-                ("What is on it?", "pac22"),
-                ("there is siemens-pac2200", "siemens-pac2200"),
-                ("Speed [19200 8N2]", ""),
-                ("Its Modbus address [126]", "4"),
-                ("Its name", ""),
-            ] {
-                terminal.wait_for_output(question);
-                terminal.type_line(answer);
-            }
-        }
+    for (question, answer) in [
+        ("Name of this site", "pump#1"),
+        ("Name of this site", "pump-1"),
+        ("Serial device", "/dev/not-there"),
+        ("there is no such device", "/dev/null"),
+        ("Look for Modbus devices", "perhaps"),
+        ("type y or n", "n"),
+        ("What is on it?", "pac22"),
+        ("there is siemens-pac2200", "siemens-pac2200"),
+        ("Speed [19200 8N2]", "fast"),
+        ("is not a serial speed", ""),
+        ("Its Modbus address [126]", "250"),
+        ("a number from 1 to 247", "4"),
+        ("Its name", "a#b"),
+        ("Its name", ""),
+        ("Remote broker", "cloud.example.net"),
+        ("Remote broker", ""),
+    ] {
         terminal.wait_for_output(question);
         terminal.type_line(answer);
     }
@@ -319,6 +344,58 @@ fn init_asks_in_a_terminal() {
     assert!(text.contains("serial: /dev/null, speed: 19200 8N2"), "{text}");
     let (code, _, error) = run(wellhead().arg("check").arg(&file));
     assert_eq!((code, error.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn init_looks_for_devices_and_takes_over_what_it_finds() {
+    let bench = bench();
+    let file = bench.folder.path().join("found.yaml");
+    let mut terminal = Command::new("script");
+    terminal.args(["-qefc", &format!("{} init {} --site x", env!("CARGO_BIN_EXE_wellhead"), file.display()), "/dev/null"]);
+    let mut terminal = Process::start(&mut terminal, &bench.folder.path().join("terminal.log"));
+    for (question, answer) in [
+        ("Serial device", bench.port.as_str()),
+        ("Look for Modbus devices", "y"),
+        ("At which speed", "19200 8E1"),
+        ("Which addresses", "6-7"),
+        ("   7  19200 8E1", ""),
+        ("What is on it?", ""),
+        ("Speed [19200 8E1]", ""),
+        ("Its Modbus address [7]", ""),
+        ("Its name", ""),
+        ("Remote broker", ""),
+    ] {
+        terminal.wait_for_output(question);
+        if !question.starts_with(' ') {
+            terminal.type_line(answer);
+        }
+    }
+    assert!(terminal.wait().success(), "{}", terminal.output());
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("speed: 19200 8E1") && text.contains("unit: 7 "), "{text}");
+}
+
+#[test]
+fn a_scan_says_which_profile_a_silent_meter_looks_like() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let yaml = format!(
+        "site: x\nlines: [ {{ name: bus, modbus_tcp: '127.0.0.1:{port}' }} ]\ndevices:\n  - {{ name: grid, line: bus, unit: 1, profile: eastron-sdm120 }}\n  - {{ name: tank, line: bus, unit: 2, points: {{ level: {{ holding: 0, type: u16, simulate: {{ shape: constant, from: 50 }} }} }} }}\n"
+    );
+    fs::write(folder.path().join("gateway.yaml"), yaml).unwrap();
+    let simulator =
+        Process::start(wellhead().arg("simulate").arg(folder.path().join("gateway.yaml")), &folder.path().join("simulator.log"));
+    simulator.wait_for_output("line bus:");
+    let scan = |arguments: &[&str]| run(wellhead().args(["scan", "bus", "--units", "1-2"]).args(arguments).current_dir(folder.path()));
+    let (code, out, error) = scan(&["--json"]);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{error}"));
+    assert!(code == Some(0) && found[0]["looks_like"].as_array().unwrap().contains(&"eastron-sdm120".into()), "{found}");
+    assert!(found[1].get("looks_like").is_none(), "{found}");
+    let (_, out, error) = scan(&[]);
+    assert!(out.contains("unit 1 looks like ") && out.contains("compare its values") && !out.contains("unit 2 looks"), "{out}{error}");
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+    let (_, out, _) = scan(&["--quick"]);
+    assert!(!out.contains("looks like"), "{out}");
 }
 
 /// The commands of a chapter of the README, without their remarks.

@@ -131,7 +131,7 @@ impl Engine {
         }
         let connack = ConnAck { session_present: is_present, reason: ReasonCode::SUCCESS, properties };
         if self.send(id, &Packet::ConnAck(connack), after) {
-            self.note(id, Noted::Connected, ReasonCode::SUCCESS, "");
+            self.note_connected(id, connect, is_present);
             self.resume(key, now);
         } else {
             self.note(id, Noted::Dropped, ReasonCode::PACKET_TOO_LARGE, "CONNACK exceeds the client's maximum packet size");
@@ -193,7 +193,7 @@ impl Engine {
         }
         debug_assert!(!self.by_client.contains_key(client_id));
         let (what, why) = (Noted::SessionEnded, "by command");
-        let note = Note { what, address: None, user, client_id: Some(client_id.into()), topic: None, reason: None, why };
+        let note = Note { what, address: None, user, client_id: Some(client_id.into()), topic: None, reason: None, why, terms: None };
         self.outputs.push(super::Output::Note(Box::new(note)));
         true
     }

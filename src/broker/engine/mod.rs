@@ -85,7 +85,7 @@ pub use connection::Peer;
 pub use events::{Input, Output};
 use fullest::Fullest;
 pub use limits::{Limits, QueueFull};
-pub use note::{Note, Noted};
+pub use note::{Note, Noted, Terms};
 use notice::Notices;
 pub use notice::{Notice, NoticeKind};
 use numbers::{ByNumber, NumberHash};

@@ -4,7 +4,7 @@ use bytestring::ByteString;
 
 use super::{ConnectionId, Engine, Output};
 use crate::broker::admission::Address;
-use crate::mqtt::ReasonCode;
+use crate::mqtt::{Connect, ReasonCode, Version};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,21 @@ pub struct Note {
     pub reason: Option<ReasonCode>,
     /// For a person, if there is more to say.
     pub why: &'static str,
+    /// What a client that connected asked for.
+    pub terms: Option<Terms>,
+}
+
+/// What a client asked for in its CONNECT, and whether its session was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The version of the protocol.
+    pub version: Version,
+    /// Seconds; 0 is never.
+    pub keep_alive: u16,
+    /// Its session goes on from an earlier connection.
+    pub is_resumed: bool,
+    /// How long its session is kept without a connection, in seconds; `None`: for ever.
+    pub outlives_s: Option<u64>,
 }
 
 /// Who a connection says it is, until it has a session that knows.
@@ -87,6 +102,17 @@ impl Engine {
     /// Notes something about the client of a connection.
     pub(super) fn note(&mut self, id: ConnectionId, what: Noted, reason: ReasonCode, why: &'static str) {
         self.note_topic(id, what, None, (reason, why));
+    }
+
+    /// Notes that a client has its session.
+    pub(super) fn note_connected(&mut self, id: ConnectionId, connect: &Connect, is_resumed: bool) {
+        self.note(id, Noted::Connected, ReasonCode::SUCCESS, "");
+        let session = self.connections.get(&id).and_then(|connection| connection.session).and_then(|key| self.sessions.get(key));
+        let outlives_s = session.and_then(|session| session.outlives).map(|outlives| outlives.as_secs());
+        let terms = Terms { version: connect.version, keep_alive: connect.keep_alive, is_resumed, outlives_s };
+        if let Some(Output::Note(note)) = self.outputs.last_mut() {
+            note.terms = Some(terms);
+        }
     }
 
     /// The same, about a topic or filter.
@@ -106,7 +132,7 @@ impl Engine {
         };
         let why = if why == reason.name() { "" } else { why };
         let reason = Some(reason).filter(|reason| *reason != ReasonCode::SUCCESS);
-        let note = Note { what, address: connection.peer.address, user, client_id, topic, reason, why };
+        let note = Note { what, address: connection.peer.address, user, client_id, topic, reason, why, terms: None };
         self.outputs.push(Output::Note(Box::new(note)));
     }
 }

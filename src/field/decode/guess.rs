@@ -97,7 +97,7 @@ pub fn orders(kind: Kind) -> &'static [ByteOrder] {
     if kind.words() == Some(1) { &ONE_REGISTER } else { &ORDERS }
 }
 
-/// Ways that show `expected` but for `tolerance` (a part of it), the likeliest first.
+/// Ways that show `expected` but for `tolerance` (a part of it): the closest first, among those the likeliest.
 pub fn matches(words: &[u16], expected: f64, tolerance: f64) -> Vec<Match> {
     let mut found: Vec<Match> = Vec::new();
     for guess in guesses(words) {
@@ -115,15 +115,20 @@ pub fn matches(words: &[u16], expected: f64, tolerance: f64) -> Vec<Match> {
         let kind = KINDS.iter().position(|kind| *kind == found.guess.kind).unwrap_or(KINDS.len());
         let order = ORDERS.iter().position(|order| *order == found.guess.order).unwrap_or(ORDERS.len());
         let odd_scale = if is_float && scale > 0 { 20 } else { scale };
-        // Of the parts of a whole number only the digits that its factor leaves can be right.
-        let is_exact = usize::from(found.error > 0.0005);
-        (8 * is_exact + 2 * odd_scale + kind + 3 * order, found.error)
+        (found.distance(), 2 * odd_scale + kind + 3 * order, found.error)
     };
     found.sort_by(|one, other| {
         let (one, other) = (rank(one), rank(other));
-        one.0.cmp(&other.0).then(one.1.total_cmp(&other.1))
+        (one.0, one.1).cmp(&(other.0, other.1)).then(one.2.total_cmp(&other.2))
     });
     found
+}
+
+impl Match {
+    /// How far it is from what was expected, in steps that a person would make: 0 shows the same digits, as far as an instrument has them.
+    pub fn distance(&self) -> usize {
+        [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05].iter().take_while(|step| self.error > **step).count()
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +156,10 @@ mod tests {
         let words: Vec<u16> = energy.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
         assert_eq!(best(&words, 123_456.8), (0, Kind::F64, ByteOrder::ABCD, 1.0));
         assert!(matches(&[1, 2, 3], 229.4, 0.001).is_empty());
+        // The closest goes before a more usual way that is further off.
+        assert_eq!(best(&[2280, 22_943], 229.4), (1, Kind::U16, ByteOrder::ABCD, 0.01));
+        let distances: Vec<usize> = matches(&[2272, 2280, 2294, 2296, 0x22F4], 229.4, 0.05).iter().map(Match::distance).collect();
+        assert!(distances.len() > 4 && distances.is_sorted() && distances[0] == 0, "{distances:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! An open Modbus wire: one question at a time, with the time it takes and what went wrong.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -13,8 +14,10 @@ use super::frames::{Echo, Late, Seen};
 use super::manners::{Accept, Pause};
 use super::mbap::MbapShim;
 use super::shim::{Framing, RtuShim};
+use crate::field::counts::LineCounts;
 use crate::field::serial::Speed;
 use crate::field::timer::Timer;
+use crate::field::trace::{Happening, Watched};
 use crate::field::{Wire, serial};
 use crate::time::now;
 
@@ -43,6 +46,19 @@ pub(super) enum Answer {
     Broken(String),
 }
 
+impl Answer {
+    /// For a person.
+    fn told(&self) -> String {
+        match self {
+            Self::Response(_) => "answered".to_owned(),
+            Self::Exception(code) => explain(*code),
+            Self::Nothing => "no answer".to_owned(),
+            Self::Garbage(why) | Self::Foreign(why) => format!("no valid answer: {why}"),
+            Self::Broken(why) => why.clone(),
+        }
+    }
+}
+
 /// An answer, and how long the device took to begin it.
 #[derive(Debug)]
 pub(super) struct Told {
@@ -54,12 +70,14 @@ pub(super) struct Told {
 
 enum Shim {
     Rtu(RtuShim),
-    Tcp(MbapShim),
+    Tcp(MbapShim<Watched<TcpStream>>),
 }
 
 /// See the module.
 pub(super) struct Link {
     shim: Shim,
+    /// Of its line; watchers are shown what came of each request.
+    counts: Arc<LineCounts>,
     speed: Option<Speed>,
     /// Characters that a byte takes.
     stretch: u32,
@@ -76,23 +94,30 @@ pub(super) struct Link {
 
 impl Link {
     /// Opens a wire. The message says what is wrong and what to do.
-    pub(super) async fn open(wire: &Wire, accept: Accept, patience: Duration) -> Result<Self, String> {
+    pub(super) async fn open(wire: &Wire, accept: Accept, patience: Duration, counts: &Arc<LineCounts>) -> Result<Self, String> {
         let dial = |address: String| async move { serial::dial(&address, patience.max(SHORTEST_DIAL)).await };
         let (shim, speed, framing) = match wire {
             Wire::Serial(port) => {
                 let framing = if port.ascii { Framing::Ascii } else { Framing::Rtu };
                 let silence = port.speed.frame_gap().max(LEAST_SILENCE);
-                (Shim::Rtu(RtuShim::new(Box::new(port.open()?), framing, silence).accepting(accept)), Some(port.speed), framing)
+                (
+                    Shim::Rtu(RtuShim::new(Box::new(Watched::new(port.open()?, counts)), framing, silence).accepting(accept)),
+                    Some(port.speed),
+                    framing,
+                )
             }
             Wire::RtuOverTcp(address) => {
-                let stream: TcpStream = dial(address.clone()).await?;
+                let stream = Watched::new(dial(address.clone()).await?, counts);
                 (Shim::Rtu(RtuShim::new(Box::new(stream), Framing::Rtu, 4 * LEAST_SILENCE).accepting(accept)), None, Framing::Rtu)
             }
             Wire::AsciiOverTcp(address) => {
-                let stream: TcpStream = dial(address.clone()).await?;
+                let stream = Watched::new(dial(address.clone()).await?, counts);
                 (Shim::Rtu(RtuShim::new(Box::new(stream), Framing::Ascii, 4 * LEAST_SILENCE).accepting(accept)), None, Framing::Ascii)
             }
-            Wire::ModbusTcp(address) => (Shim::Tcp(MbapShim::new(dial(address.clone()).await?, accept)), None, Framing::Rtu),
+            Wire::ModbusTcp(address) => {
+                let stream = Watched::new(dial(address.clone()).await?, counts);
+                (Shim::Tcp(MbapShim::new(stream, accept)), None, Framing::Rtu)
+            }
             Wire::Tcp(_) | Wire::Simulated => return Err("no wire of Modbus".to_owned()),
         };
         let gap = match (speed, &shim) {
@@ -104,7 +129,20 @@ impl Link {
         let stretch = if framing == Framing::Ascii { 2 } else { 1 };
         let is_dirty = matches!(shim, Shim::Rtu(_));
         let opened = now();
-        Ok(Self { shim, speed, stretch, gap, timer: Timer::new(), free_at: opened, opened, used: opened, accept, is_dirty })
+        counts.watchers.tell(|| Happening::Opened);
+        Ok(Self {
+            shim,
+            counts: Arc::clone(counts),
+            speed,
+            stretch,
+            gap,
+            timer: Timer::new(),
+            free_at: opened,
+            opened,
+            used: opened,
+            accept,
+            is_dirty,
+        })
     }
 
     pub(super) fn is_rtu(&self) -> bool {
@@ -141,7 +179,13 @@ impl Link {
     }
 
     /// Asks, and waits as long as `patience` beyond the time that the bytes take. `out` and `back` are the lengths of the frames.
-    pub(super) async fn ask(&mut self, unit: u8, request: Request<'static>, patience: Duration, (out, back): (u32, u32)) -> Told {
+    pub(super) async fn ask(&mut self, unit: u8, request: Request<'static>, patience: Duration, lengths: (u32, u32)) -> Told {
+        let told = self.ask_silently(unit, request, patience, lengths).await;
+        self.counts.watchers.tell(|| Happening::Ended(told.answer.told()));
+        told
+    }
+
+    async fn ask_silently(&mut self, unit: u8, request: Request<'static>, patience: Duration, (out, back): (u32, u32)) -> Told {
         if let Err(answer) = self.clean().await {
             return Told { answer, turnaround: Duration::ZERO, busy: Duration::ZERO };
         }

@@ -13,6 +13,7 @@
 mod ascii;
 mod ask;
 pub mod barriers;
+pub mod dissect;
 mod frames;
 mod identify;
 mod known;
@@ -410,7 +411,7 @@ impl Driver for Modbus {
         self.late.retain(|unit, _| self.patience.may_be_slow(*unit));
         self.link = None;
         self.silent = 0;
-        let mut link = Link::open(&self.wire, self.manners.accept, self.bounds.most).await?;
+        let mut link = Link::open(&self.wire, self.manners.accept, self.bounds.most, &self.counts).await?;
         if link.has_only_order() {
             link.stay_silent_until(now() + self.bounds.most);
         }

@@ -96,9 +96,24 @@ impl<D: Driver> Supervisor<D> {
         if matches!(ended, Written::Done(_)) {
             ended = Written::Done(shown.clone());
         }
+        self.log_write(device, &points, &ended);
         // Whoever asked may be gone.
         let _ = answer.send(ended);
         self.written(device, &points, shown).await
+    }
+
+    /// A line of the log for a write, for those who want to see each.
+    fn log_write(&self, device: usize, points: &[(PointId, Register)], ended: &Written) {
+        let Some(device) = self.line.devices.get(device).filter(|_| tracing::enabled!(tracing::Level::DEBUG)) else { return };
+        let names = device.points.iter().filter(|point| points.iter().any(|(id, _)| *id == point.id)).map(|point| &*point.name);
+        let points = names.collect::<Vec<_>>().join(",");
+        let outcome = match ended {
+            Written::Done(_) => "done".to_owned(),
+            Written::Exception(code) => explain(*code),
+            Written::Unknown(_, why) | Written::NotSent(why) => why.clone(),
+            Written::Expired => "expired".to_owned(),
+        };
+        tracing::debug!(line = %self.line.name, device = %device.name, %points, outcome, "points written");
     }
 
     /// What was read back is news; what was not is read soon.

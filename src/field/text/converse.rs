@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::instrument::Instrument;
 use super::script::{self, Step};
 use super::{LONGEST_SETTLE, SETTLE, Talk, Text, parse};
+use crate::field::trace::Happening;
 use crate::field::trouble::Came;
 use crate::field::{ReadError, Values};
 use crate::time::now;
@@ -84,6 +85,7 @@ impl Text {
                 }
                 self.owed = Some(now() + answer_within);
                 self.counts.count(index, |counts| counts.timeouts.count());
+                self.counts.watchers.tell(|| Happening::Ended("no answer".to_owned()));
                 return Err(self.instruments.get_mut(index).map_or(ReadError::NoAnswer, Instrument::missed));
             };
             let message = message?;

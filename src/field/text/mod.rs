@@ -30,6 +30,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::counts::LineCounts;
 use super::serial::{Port, dial};
+use super::trace::Happening;
 use super::trouble::Came;
 use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
@@ -156,6 +157,7 @@ impl Text {
         self.last_byte = now();
         self.pulse.beat(self.last_byte);
         let bytes = space.get(..count).unwrap_or_default().to_vec();
+        self.counts.watchers.tell(|| Happening::Received(bytes.clone()));
         let foreign = self.listener.hear(&bytes);
         for instrument in &mut self.instruments {
             instrument.framer.push(&bytes);
@@ -166,7 +168,9 @@ impl Text {
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
         let Some(stream) = self.stream.as_mut() else { return Err(ReadError::LineDown("not connected".to_owned())) };
-        stream.write_all(bytes).await.map_err(|error| broken(&error))
+        stream.write_all(bytes).await.map_err(|error| broken(&error))?;
+        self.counts.watchers.tell(|| Happening::Sent(bytes.to_vec()));
+        Ok(())
     }
 
     /// The next right message of an instrument that is there already.
@@ -276,6 +280,7 @@ impl Driver for Text {
             _ => return Err("no wire of plain instruments".to_owned()),
         });
         self.counts.opened.count();
+        self.counts.watchers.tell(|| Happening::Opened);
         Ok(())
     }
 

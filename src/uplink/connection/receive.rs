@@ -117,6 +117,8 @@ impl Connection<'_> {
             }
         }
         uplink.status.counters.received.count();
+        let bytes = publish.payload.len();
+        tracing::debug!(uplink = %uplink.settings.name, topic = %publish.topic, qos = ?publish.qos, bytes, "message received");
         uplink.deliveries.hand_over(publish).await;
         Ok(())
     }
@@ -125,6 +127,7 @@ impl Connection<'_> {
         self.uplink.pace.answered(&verdict, now());
         match verdict {
             Verdict::Delivered(place) => {
+                tracing::debug!(uplink = %self.uplink.settings.name, seq = place.seq, "message acknowledged");
                 self.has_taken(place);
                 if !self.uplink.session.has_refused() {
                     self.hold.reset();

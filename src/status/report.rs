@@ -1,0 +1,69 @@
+//! How a gateway is, for `wellhead status` and the status line of the service manager.
+
+use serde::{Deserialize, Serialize};
+
+/// How it is as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: String,
+    /// How long it has run, in seconds.
+    pub for_s: u64,
+    /// In one line, as the service manager shows it.
+    pub text: String,
+    /// Tasks that hang.
+    pub hanging: Vec<String>,
+    /// In the order of the YAML.
+    pub lines: Vec<LineStatus>,
+    /// In the order of the YAML.
+    pub uplinks: Vec<UplinkStatus>,
+}
+
+/// How a line is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineStatus {
+    /// Its name.
+    pub name: String,
+    /// Some device has answered since the line was opened.
+    pub is_up: bool,
+    /// Since how many seconds.
+    pub for_s: u64,
+    /// What the plan asks of it, in thousandths of what it can carry.
+    pub load_permille: u64,
+    /// Devices on it.
+    pub devices: usize,
+    /// Those that answer.
+    pub answering: usize,
+}
+
+/// How an uplink is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// Its name.
+    pub name: String,
+    /// It is connected.
+    pub is_up: bool,
+    /// Since how many seconds.
+    pub for_s: u64,
+    /// Messages that wait.
+    pub waiting: u64,
+}
+
+impl Status {
+    /// True if everything is up and nothing hangs.
+    pub fn is_well(&self) -> bool {
+        self.hanging.is_empty() && self.lines.iter().all(|line| line.is_up) && self.uplinks.iter().all(|uplink| uplink.is_up)
+    }
+
+    /// The line for the service manager.
+    pub fn summary(&self) -> String {
+        let hanging = self.hanging.first().map(|name| format!("{name} hangs"));
+        let up = self.lines.iter().filter(|line| line.is_up).count();
+        let lines = format!("{up} of {} lines up", self.lines.len());
+        let uplink = |uplink: &UplinkStatus| {
+            let state = if uplink.is_up { "up" } else { "down" };
+            format!("{} {state}, {} waiting", uplink.name, uplink.waiting)
+        };
+        hanging.into_iter().chain([lines]).chain(self.uplinks.iter().map(uplink)).collect::<Vec<_>>().join("; ")
+    }
+}
