@@ -1,14 +1,20 @@
-//! Hashes of passwords (argon2). Pure; a check takes long and much memory, so its caller runs it aside, one at a time.
+//! Hashes of passwords: argon2, and those of mosquitto (`$6$`, salted SHA-512; `$7$`, PBKDF2 with SHA-512). Pure; a check takes long and much memory, so its caller runs it aside, one at a time.
 //!
 //! Invariants:
 //! * What one check may cost is bounded when a hash is read: [`MOST_KIB`] of memory and [`MOST_WORK`] of memory times passes.
+//! * A check of a hash of mosquitto takes no less time than one of argon2: how long a refusal takes tells nobody who has which.
 //! * Checks that share a [`Workspace`] share its memory: a thousand logins take no more than the one that needs most.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use argon2::password_hash::{Output, PasswordHasher, SaltString};
 use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::{digest, pbkdf2};
+use subtle::ConstantTimeEq;
 
 /// Compared with the passwords of users who do not exist; nobody knows a password for it.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$d2VsbGhlYWQtbm9ib2R5$vRaNlbvMDmMrRkHcfLQnAe2BpVkUGAkqm2C8jZcKkZA";
@@ -42,13 +48,62 @@ impl fmt::Debug for Workspace {
     }
 }
 
-/// The hash of a password (argon2, in the PHC format); not printed.
+/// Passes of a `$7$` hash: about as long as the longest check of argon2.
+const MOST_ITERATIONS: u32 = 200_000;
+const SHA512: usize = 64;
+
+/// What `mosquitto_passwd` writes.
+struct OfMosquitto {
+    /// Of PBKDF2; `None` for one pass of SHA-512 over password and salt.
+    iterations: Option<NonZeroU32>,
+    salt: Vec<u8>,
+    digest: Vec<u8>,
+}
+
+impl OfMosquitto {
+    /// `$6$<salt>$<digest>` or `$7$<iterations>$<salt>$<digest>`, in Base64; `None` for anything else.
+    fn parse(text: &str) -> Option<Self> {
+        let (iterations, rest) = match text.strip_prefix("$7$") {
+            Some(rest) => {
+                let (iterations, rest) = rest.split_once('$')?;
+                (Some(iterations.parse().ok()?), rest)
+            }
+            None => (None, text.strip_prefix("$6$")?),
+        };
+        let (salt, digest) = rest.split_once('$')?;
+        let (salt, digest) = (STANDARD.decode(salt).ok()?, STANDARD.decode(digest).ok()?);
+        (!salt.is_empty() && digest.len() == SHA512).then_some(Self { iterations, salt, digest })
+    }
+
+    /// Compares in constant time.
+    fn matches(&self, password: &[u8]) -> bool {
+        match self.iterations {
+            Some(iterations) => pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA512, iterations, &self.salt, password, &self.digest).is_ok(),
+            None => {
+                let mut context = digest::Context::new(&digest::SHA512);
+                context.update(password);
+                context.update(&self.salt);
+                context.finish().as_ref().ct_eq(&self.digest).into()
+            }
+        }
+    }
+}
+
+/// The hash of a password (argon2 in the PHC format, or one of mosquitto); not printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hash(Arc<str>);
 
 impl Hash {
     /// Reads what [`Hash::of_password`] wrote, or another program. Refuses a hash whose check would take too much memory or time.
     pub fn new(text: &str) -> Result<Self, String> {
+        if let Some(found) = OfMosquitto::parse(text) {
+            return match found.iterations {
+                Some(iterations) if iterations.get() > MOST_ITERATIONS => Err(format!(
+                    "checking this hash takes {iterations} passes, more than a gateway has to spare; make one with at most {MOST_ITERATIONS}, or with `wellhead passwd`"
+                )),
+                _ => Ok(Self(text.into())),
+            };
+        }
         let hash = PasswordHash::new(text).ok().filter(|hash| hash.hash.is_some() && hash.salt.is_some());
         let known = hash.as_ref().filter(|hash| Algorithm::try_from(hash.algorithm).is_ok());
         let Some(params) = known.and_then(|hash| Params::try_from(hash).ok()) else {
@@ -66,7 +121,8 @@ impl Hash {
 
     /// Memory that its check takes, in bytes.
     pub fn memory(&self) -> usize {
-        let params = PasswordHash::new(&self.0).ok().and_then(|hash| Params::try_from(&hash).ok());
+        let text = if OfMosquitto::parse(&self.0).is_some() { NOBODY } else { &self.0 };
+        let params = PasswordHash::new(text).ok().and_then(|hash| Params::try_from(&hash).ok());
         params.map_or(0, |params| params.block_count() * Block::SIZE)
     }
 
@@ -83,6 +139,12 @@ impl Hash {
 
     /// Compares in constant time; takes as long as hashing. The memory for it is that of `workspace`.
     pub fn matches(&self, password: &[u8], workspace: &mut Workspace) -> bool {
+        if let Some(found) = OfMosquitto::parse(&self.0) {
+            let is_right = found.matches(password);
+            // As long as for a user who does not exist; nobody has this password.
+            let is_nobody = Self::of_nobody().matches(password, workspace);
+            return is_right && !is_nobody;
+        }
         self.hashed(password, workspace).is_some_and(|(expected, found)| expected == found)
     }
 
@@ -112,6 +174,11 @@ impl fmt::Debug for Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OF_MOSQUITTO: [&str; 2] = [
+        "$6$yf5AItJs/ZOD2+6C$wsz/i/4Xj38/D9rj/td76lrlL1olq72RwlOpgD6Gq/oq/mzjv2Ss1Dg4Gpsb307EjyGtBG5JJDbCBJ4/BphUcw==",
+        "$7$101$7YL06+TYs3kdytrZ$uCjWhCVQqz2Vg4JVHpxCC15FbRGkVw9S9dRqhEwG60R0j8FyX1gzdK/D6hzqo25d0ibsssPRYrtIHcudtq4pOg==",
+    ];
 
     #[test]
     fn passwords_are_compared_with_their_hash() {
@@ -148,6 +215,27 @@ mod tests {
             assert!(hash.matches(b"secret", &mut workspace) && !hash.matches(b"wrong", &mut workspace), "{text}");
         }
         assert_eq!(format!("{workspace:?}"), "Workspace(256 KiB)");
+    }
+
+    /// Made with `mosquitto_passwd -H sha512` and `-H sha512-pbkdf2` of mosquitto 2.0.11.
+    #[test]
+    fn hashes_of_mosquitto_are_checked_and_broken_ones_refused() {
+        let mut workspace = Workspace::default();
+        for text in OF_MOSQUITTO {
+            let hash = Hash::new(text).unwrap();
+            assert!(hash.matches(b"secret", &mut workspace), "{text}");
+            assert!(!hash.matches(b"Secret", &mut workspace) && !hash.matches(b"", &mut workspace), "{text}");
+            assert_eq!((hash.memory(), format!("{hash:?}").as_str()), (19456 << 10, "***"));
+            for broken in
+                [text.replacen('$', "", 1), text.replace("$6$", "$5$").replace("$7$", "$8$"), format!("{text}A"), text[..40].to_owned()]
+            {
+                assert!(Hash::new(&broken).is_err(), "{broken}");
+            }
+        }
+        let [_, pbkdf2] = OF_MOSQUITTO;
+        for passes in ["0", "-1", "200001", "4294967296", "x", ""] {
+            assert!(Hash::new(&pbkdf2.replace("$101$", &format!("${passes}$"))).is_err(), "{passes}");
+        }
     }
 
     #[test]

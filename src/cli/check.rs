@@ -80,12 +80,17 @@ struct UplinkPlan {
     to: Vec<String>,
     client_id: String,
     topics: routes::RoutePlan,
-    /// Bytes a day as an operator bills them, both ways: if nothing changes, and if every reading is sent.
+    /// Bytes a day as an operator bills them, both ways, if each message travels alone: if nothing changes, and if every reading is sent.
     bytes_per_day: [f64; 2],
     bytes_per_month: [f64; 2],
+    /// The same if messages that are due equally often leave together.
+    bytes_per_day_together: [f64; 2],
+    bytes_per_month_together: [f64; 2],
     messages_per_day: [f64; 2],
     #[serde(skip_serializing_if = "Option::is_none")]
     cost_per_month: Option<Cost>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_per_month_together: Option<Cost>,
 }
 
 #[derive(Debug, Serialize)]
@@ -212,11 +217,12 @@ fn describe_points(points: &[PointPlan], out: &mut String) {
 
 fn uplink_plan(config: &config::Gateway, uplink: &config::Uplink) -> UplinkPlan {
     let traffic = config::traffic(&config.lines, &config.points, uplink);
-    let bytes_per_month = [traffic.least, traffic.most].map(|bytes| bytes * config::MONTH);
-    let cost = |price: &Price| Cost {
-        least: bytes_per_month[0] * price.per_byte,
-        most: bytes_per_month[1] * price.per_byte,
-        currency: price.currency.clone(),
+    let bytes_per_day_together = [traffic.least_together, traffic.most_together];
+    let [bytes_per_month, bytes_per_month_together] =
+        [[traffic.least, traffic.most], bytes_per_day_together].map(|day| day.map(|bytes| bytes * config::MONTH));
+    let cost = |[least, most]: [f64; 2]| {
+        let price: &Price = uplink.tariff.price.as_ref()?;
+        Some(Cost { least: least * price.per_byte, most: most * price.per_byte, currency: price.currency.clone() })
     };
     UplinkPlan {
         name: uplink.settings.name.clone(),
@@ -225,8 +231,11 @@ fn uplink_plan(config: &config::Gateway, uplink: &config::Uplink) -> UplinkPlan 
         topics: routes::plan(config, uplink),
         bytes_per_day: [traffic.least, traffic.most],
         bytes_per_month,
+        bytes_per_day_together,
+        bytes_per_month_together,
         messages_per_day: [traffic.least_messages, traffic.most_messages],
-        cost_per_month: uplink.tariff.price.as_ref().map(cost),
+        cost_per_month: cost(bytes_per_month),
+        cost_per_month_together: cost(bytes_per_month_together),
     }
 }
 
@@ -320,11 +329,23 @@ fn describe_uplink(uplink: &UplinkPlan, out: &mut String) {
         let (least, most) = (config::size(least), config::size(most));
         if least == most { format!("about {most}") } else { format!("{least} (nothing changes) to {most} (every reading is sent)") }
     };
-    let _ = writeln!(out, "  a day {}", between(uplink.bytes_per_day));
-    let cost = uplink.cost_per_month.as_ref().map_or_else(String::new, |Cost { least, most, currency }| {
-        if (most - least).abs() < 0.005 { format!(", {most:.2} {currency}") } else { format!(", {least:.2} to {most:.2} {currency}") }
-    });
-    let _ = writeln!(out, "  a month {}{cost}", between(uplink.bytes_per_month));
+    let cost = |cost: &Option<Cost>| {
+        cost.as_ref().map_or_else(String::new, |Cost { least, most, currency }| {
+            if (most - least).abs() < 0.005 { format!(", {most:.2} {currency}") } else { format!(", {least:.2} to {most:.2} {currency}") }
+        })
+    };
+    let _ = writeln!(out, "  a day {}", between(uplink.bytes_per_day_together));
+    let _ = writeln!(out, "  a month {}{}", between(uplink.bytes_per_month_together), cost(&uplink.cost_per_month_together));
+    // Whether readings share packets depends on when their devices answer.
+    let most = uplink.bytes_per_month[1];
+    if most > uplink.bytes_per_month_together[1] {
+        let cost = uplink.cost_per_month.as_ref().map_or_else(String::new, |cost| format!(", {:.2} {}", cost.most, cost.currency));
+        let _ = writeln!(
+            out,
+            "    if readings that are due equally often share packets; up to {}{cost} a month if each travels alone",
+            config::size(most)
+        );
+    }
 }
 
 fn counted(count: usize, what: &str) -> String {

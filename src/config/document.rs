@@ -4,10 +4,12 @@
 //! positions, and typing is repeated: each fault is noted, the node that caused it is taken out, and the rest is tried again.
 
 mod change;
+mod filters;
 mod lenient;
 pub(super) mod removed;
 mod syntax;
 pub mod table;
+mod users;
 
 use std::collections::HashMap;
 
@@ -200,6 +202,9 @@ impl Document {
         }
         if key == "units" && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS) && value.is_string() {
             return Some("`units` is a table of units and factors; for the unit of the value write `unit:`".to_owned());
+        }
+        if key == "write" && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS) && !value.is_mapping() {
+            return Some("write `true` here, or what may be written: { min: 0, max: 50 }".to_owned());
         }
         let is_list = LISTS.contains(&key.as_str()) && (above.is_empty() || LISTS_INSIDE.contains(&key.as_str()));
         match value.as_mapping() {

@@ -24,7 +24,7 @@ mod text;
 mod uplink;
 
 pub(super) use point::{
-    BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, RawWord, ReadBack, Writable,
+    BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, RawWord, ReadBack, Several, Writable,
 };
 
 pub(super) use given::{Defaults, GIVEN, Given};
@@ -35,7 +35,7 @@ pub(super) use manners::{Accept, Compared, Pause};
 
 pub(super) use uplink::{HowPresent, PasswordCommand, Presence, Remotes, Send, Uplink, UseWhen};
 
-pub(super) use broker::{Broker, Keep as BrokerKeep, Login, Rules, Tls};
+pub(super) use broker::{Broker, Deny, Keep as BrokerKeep, Login, Rules, Tls, User};
 
 fn yes() -> bool {
     true

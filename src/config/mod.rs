@@ -5,7 +5,7 @@
 //! * What [`load`] returns is consistent: names resolve, topics are valid and used once, limits are sane.
 //! * Leaf values (durations, speeds, filters) are parsed by the modules that own them.
 //!
-//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `ours` (whether a file is one of ours), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `factory` (how devices are delivered), `renamed` (points of profiles that had other names), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
+//! `document` (YAML with positions), `migrate` (of older versions), `include` (of a file in parts), `ours` (whether a file is one of ours), `users` (in a file of their own), `references` (to the environment and to credentials), `file` (as typed), `profiles` (those in files of their own, and of `presets`), `factory` (how devices are delivered), `renamed` (points of profiles that had other names), `resolve` (as meant), `traffic` (what uplinks will carry), `schema` (for editors), `change` (from one to the next), `fault` (messages).
 
 mod change;
 mod document;
@@ -26,6 +26,7 @@ mod set_by;
 mod sunspec;
 mod telegrams;
 mod traffic;
+mod users;
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -211,6 +212,8 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
             return None;
         }
         include::include(&mut document, (name, folder), &mut faults);
+        users::include(&mut document, folder, &mut faults);
+        document.expand_filters();
         references::fill(&mut document, folder, &mut faults);
         document.secrets().iter().for_each(|secret| faults.hide(secret, "***"));
         let file = document.typed::<file::File>(&mut faults)?;

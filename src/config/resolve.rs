@@ -18,6 +18,7 @@ mod simulated;
 mod slips;
 mod text;
 mod unused;
+mod users;
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};

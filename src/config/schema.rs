@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::document::removed::OF_DEVICES;
 use super::file::{
     AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowPresent, HowReadBack, OneOrMore, Presence, Printed, Profile,
-    RawWord, ReadBack, Remotes, Units, UseWhen,
+    RawWord, ReadBack, Remotes, Several, Units, UseWhen,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};
@@ -56,10 +56,22 @@ fn takes_none(schema: &mut serde_json::Value) {
                 "Device" => OF_DEVICES.contains(&key.as_str()),
                 _ => false,
             };
+            if ["Send", "Receive"].contains(&name.as_str())
+                && key == "filter"
+                && let Some(map) = property.as_object_mut()
+            {
+                let description = map.remove("description");
+                let one = serde_json::Value::Object(std::mem::take(map));
+                map.insert("anyOf".to_owned(), serde_json::json!([one, { "type": "array", "items": one, "minItems": 1 }]));
+                map.extend(description.map(|description| ("description".to_owned(), description)));
+                continue;
+            }
             if takes && let Some(map) = property.as_object_mut() {
                 let description = map.remove("description");
                 let one = serde_json::Value::Object(std::mem::take(map));
-                map.insert("anyOf".to_owned(), serde_json::json!([one, { "enum": ["none", null] }]));
+                let is_write = name == "Point" && key == "write";
+                let words = if is_write { serde_json::json!(["none", null, true, false]) } else { serde_json::json!(["none", null]) };
+                map.insert("anyOf".to_owned(), serde_json::json!([one, { "enum": words }]));
                 map.extend(description.map(|description| ("description".to_owned(), description)));
             }
         }
@@ -244,6 +256,20 @@ impl<T: JsonSchema> JsonSchema for OneOrMore<T> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let one = generator.subschema_for::<T>();
         json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Several<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Several{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        OneOrMore::<T>::json_schema(generator)
     }
 }
 

@@ -139,6 +139,9 @@ uplinks:
     let [least, most] = [0, 1].map(|index| uplink["bytes_per_day"][index].as_f64().unwrap());
     // A message that goes alone costs 136 bytes, topic and payload.
     assert!((9504.0 * 180.0..9504.0 * 220.0).contains(&least) && (17280.0 * 180.0..17280.0 * 220.0).contains(&most), "{uplink}");
+    // Two that leave together share the headers.
+    let [least, both] = [0, 1].map(|index| uplink["bytes_per_day_together"][index].as_f64().unwrap());
+    assert!((0.9 * 9504.0 * 180.0..9504.0 * 220.0).contains(&least) && (17280.0 * 120.0..17280.0 * 160.0).contains(&both), "{uplink}");
     let cost = uplink["cost_per_month"]["most"].as_f64().unwrap();
     assert!((cost - most * 30.0 * 2e-6).abs() < 0.01 && uplink["cost_per_month"]["currency"] == "EUR", "{uplink}");
     assert_eq!(report["warnings"].as_array().unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! Keys without a value. `none`, or nothing at all, takes away what the profile of a device says; anywhere else nothing is a fault,
+//! Keys without a value, and the switch `write: true`. `none`, or nothing at all, takes away what the profile of a device says; anywhere else nothing is a fault,
 //! so that no key is typed in vain.
 
 use std::collections::HashSet;
@@ -12,6 +12,8 @@ use crate::config::fault::{Faults, Place};
 pub(in crate::config) const REMOVED: &str = "(taken away)";
 /// The word that takes away.
 const NONE: &str = "none";
+/// The key of points that true and false stand for: all defaults, or `none`.
+const WRITE: &str = "write";
 /// What a device may take away from its profile, its line and the file, beside `text:` and its points.
 pub(in crate::config) const OF_DEVICES: [&str; 14] = [
     "byte_order",
@@ -70,7 +72,11 @@ fn walk(value: &mut Value, path: &mut Vec<Step>, empty: &mut Vec<Vec<Step>>) {
             map.retain(|key, value| {
                 let Some(name) = key.as_str() else { return true };
                 let is_null = value.is_null();
-                if (is_null || value.as_str() == Some(NONE)) && takes_away(path, name) {
+                let switch = value.as_bool().filter(|_| name == WRITE && takes_away(path, name));
+                if switch == Some(true) {
+                    *value = Value::Mapping(serde_yaml::Mapping::new());
+                }
+                if switch == Some(false) || ((is_null || value.as_str() == Some(NONE)) && takes_away(path, name)) {
                     removed.push(key.clone());
                     return false;
                 }

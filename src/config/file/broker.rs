@@ -4,15 +4,19 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::Several;
 use crate::broker::engine::QueueFull;
-use crate::broker::net::{ClientCertificates, Listen};
+use crate::broker::net::{ClientCertificates, Listen, Transport};
 use crate::units::{Size, Span};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Broker {
-    /// Where it listens: mqtt://, mqtts://, ws://, wss:// with <address>:<port>, or unix:///<path>.
-    pub(in crate::config) listen: Vec<Listen>,
+    /// Where it listens, one or a list: mqtt://, mqtts://, ws://, wss:// with <address>:<port>, or unix:///<path>. Default
+    /// mqtt://127.0.0.1:1883, this machine alone.
+    #[serde(default = "this_machine")]
+    #[schemars(with = "Option<Several<Listen>>")]
+    pub(in crate::config) listen: Several<Listen>,
     /// Origins of web pages that may connect by WebSocket, such as https://hmi.example.net. Default none; programs need no entry.
     #[serde(default)]
     pub(in crate::config) allow_origins: Vec<String>,
@@ -26,6 +30,9 @@ pub(in crate::config) struct Broker {
     /// Who may log in.
     #[serde(default)]
     pub(in crate::config) users: Vec<User>,
+    /// More users, in a file of their own that is read again at each reload: a YAML list like `users`, or a password file of mosquitto.
+    /// Default none.
+    pub(in crate::config) users_file: Option<PathBuf>,
     /// What survives everything: disk (default) or memory, that is nothing.
     #[serde(default)]
     pub(in crate::config) keep: Keep,
@@ -83,6 +90,10 @@ pub(in crate::config) struct Broker {
     pub(in crate::config) sys_every: Option<Span>,
 }
 
+fn this_machine() -> Several<Listen> {
+    Several(vec![Listen::Port { transport: Transport::Tcp, host: "127.0.0.1".to_owned(), port: 1883 }])
+}
+
 /// What survives the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -124,14 +135,16 @@ pub(in crate::config) enum Login {
 pub(in crate::config) struct User {
     /// The user name.
     pub(in crate::config) name: String,
-    /// What `wellhead passwd` prints; never the password itself.
+    /// Another user, whose `client_ids`, `read`, `write`, `subscribe` and `deny` hold where this one has none of its own. Without a
+    /// password, that one cannot log in. Default none.
+    pub(in crate::config) like: Option<String>,
+    /// What `wellhead passwd` or mosquitto_passwd prints; never the password itself.
     pub(in crate::config) password: Option<String>,
     /// For enhanced authentication; what `wellhead passwd --scram` prints.
     pub(in crate::config) scram: Option<String>,
     /// Client identifiers this user may have, with %u for the user and a # at the end for any rest, such as hmi-%u-#; nobody else may
     /// have those. Default any that is not in the list of another user.
-    #[serde(default)]
-    pub(in crate::config) client_ids: Vec<String>,
+    pub(in crate::config) client_ids: Option<Vec<String>>,
     /// Topics that may be read, with +, # and %c, %u for client identifier and user. Default all.
     pub(in crate::config) read: Option<Vec<String>>,
     /// Topics that may be published to. Default all but those that write to instruments.
@@ -159,14 +172,11 @@ pub(in crate::config) struct Rules {
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Deny {
     /// Topics that may not be read.
-    #[serde(default)]
-    pub(in crate::config) read: Vec<String>,
+    pub(in crate::config) read: Option<Vec<String>>,
     /// Topics that may not be published to.
-    #[serde(default)]
-    pub(in crate::config) write: Vec<String>,
+    pub(in crate::config) write: Option<Vec<String>>,
     /// Filters that may not be asked for.
-    #[serde(default)]
-    pub(in crate::config) subscribe: Vec<String>,
+    pub(in crate::config) subscribe: Option<Vec<String>>,
 }
 
 impl User {

@@ -76,6 +76,36 @@ impl<'de, T: de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
     }
 }
 
+/// The same, with the place of each value of a list known to messages; for values that are no mappings.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::config) struct Several<T>(pub(in crate::config) Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Several<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
+            type Value = Several<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("one text, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Several<T>, E> {
+                T::deserialize(de::IntoDeserializer::into_deserializer(text)).map(|one| Several(vec![one]))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Several<T>, A::Error> {
+                let mut several = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    several.push(one);
+                }
+                Ok(Several(several))
+            }
+        }
+        deserializer.deserialize_any(Visitor(std::marker::PhantomData))
+    }
+}
+
 /// `32767`, or `'N/A'` for a string.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::config) struct BrokenValue(pub(in crate::config) Sentinel);

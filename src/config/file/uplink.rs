@@ -212,7 +212,7 @@ pub(in crate::config) struct Retry {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Send {
-    /// Which local topics, with + and #.
+    /// Which local topics, with + and #; one filter, or a list.
     pub(in crate::config) filter: TopicFilter,
     /// The topic at the remote: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
     /// without them one topic for all. Default the local topic.
@@ -238,7 +238,7 @@ pub(in crate::config) struct Send {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Receive {
-    /// Which remote topics, with + and #.
+    /// Which remote topics, with + and #; one filter, or a list.
     pub(in crate::config) filter: TopicFilter,
     /// The local topic: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
     /// without them one topic for all. Default the topic of the remote.

@@ -272,7 +272,7 @@ pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line],
         cloud::topics(check, index, uplink, reports.0.iter().flat_map(PointReport::topics).chain(reports.1));
         // A backup is used for hours, and nobody knows for how many.
         let Some(budget) = uplink.tariff.per_month.filter(|_| uplink.settings.use_when.is_none()) else { continue };
-        let month = traffic(lines, reports.0, uplink).most * MONTH;
+        let month = traffic(lines, reports.0, uplink).most_together * MONTH;
         #[allow(clippy::cast_precision_loss)]
         if month > budget as f64 {
             let (month, budget) = (size(month), size(budget as f64));
@@ -366,8 +366,11 @@ fn meets(one: &Uplink, other: &Uplink) -> bool {
 
 /// Lines that would open one serial device: only the first ever could.
 pub(super) fn shared_ports(check: &mut Check<'_>) {
-    let real = |path: &str| Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
-    let file = check.file;
+    let (file, folder) = (check.file, check.folder);
+    let real = |typed: &str| {
+        let path = device_path(typed, folder);
+        path.canonicalize().unwrap_or(path)
+    };
     let lines = file.lines.iter().enumerate().filter(|(_, line)| line.enabled);
     let mut ports: HashMap<PathBuf, &str> = HashMap::new();
     for (index, line) in lines {
@@ -388,6 +391,12 @@ pub(super) fn shared_ports(check: &mut Check<'_>) {
     }
 }
 
+/// Where a serial device is that is typed without its folder: names of devices are below /dev, paths begin at the folder of the YAML.
+pub(super) fn device_path(typed: &str, folder: &Path) -> PathBuf {
+    let is_of_dev = !typed.contains('/') || typed.starts_with("serial/by-");
+    if is_of_dev { Path::new("/dev").join(typed) } else { folder.join(typed) }
+}
+
 /// A serial device that is not there now, or hardly one.
 pub(super) fn missing_port(check: &mut Check<'_>, index: usize, path: &str) {
     let is_of_windows = path.to_ascii_uppercase().strip_prefix("COM").is_some_and(|number| number.parse::<u16>().is_ok());
@@ -398,17 +407,19 @@ pub(super) fn missing_port(check: &mut Check<'_>, index: usize, path: &str) {
         );
         return;
     }
-    if !path.contains('/') {
+    let device = device_path(path, check.folder);
+    let device = device.display();
+    if !path.starts_with('/') && !path.starts_with('.') {
         check.warn(
             &at!["lines", index, "serial"],
-            format!("`{path}` is not a device path; write /dev/{path}, or one below /dev/serial/by-id that survives replugging"),
+            format!("`{path}` is read as {device}; a name below /dev/serial/by-id survives replugging"),
         );
         return;
     }
-    if !Path::new(path).exists() {
+    if !Path::new(&device.to_string()).exists() {
         check.warn(
             &at!["lines", index, "serial"],
-            format!("{path} does not exist on this machine yet; the gateway waits for it (ls -l /dev/serial/by-id)"),
+            format!("{device} does not exist on this machine yet; the gateway waits for it (ls -l /dev/serial/by-id)"),
         );
     }
 }

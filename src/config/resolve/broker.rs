@@ -1,12 +1,12 @@
 //! The local broker: listeners, certificates, users and limits.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::users::access;
 use super::{Check, at, credentials};
-use crate::broker::access::{Access, Hash, IdPattern, Pattern, Rules, User};
+use crate::broker::access::{Pattern, Rules};
 use crate::broker::admission::AdmissionLimits;
 use crate::broker::engine::Limits;
 use crate::broker::net::{ClientCertificates, Listen, Origin, Origins, TlsSettings};
@@ -25,23 +25,23 @@ const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) fn broker(check: &mut Check<'_>) -> Option<Broker> {
     let file = check.file.broker.as_ref()?;
-    if file.listen.is_empty() {
+    if file.listen.0.is_empty() {
         check.missing(&at!["broker", "listen"], "a broker needs a listener; write [ 'mqtt://127.0.0.1:1883' ]");
     }
-    if file.listen.len() > MOST_LISTENERS {
+    if file.listen.0.len() > MOST_LISTENERS {
         check.fault(
             &at!["broker", "listen", MOST_LISTENERS],
             format!("a broker has at most {MOST_LISTENERS} listeners; remove those from this one on"),
         );
     }
-    for (index, listen) in file.listen.iter().enumerate().take(MOST_LISTENERS) {
+    for (index, listen) in file.listen.0.iter().enumerate().take(MOST_LISTENERS) {
         listener(check, file, index, listen);
     }
     let access = access(check, file);
     let admission = admission(check, file);
     let limits = limits(check, file);
     Some(Broker {
-        listen: file.listen.clone(),
+        listen: file.listen.0.clone(),
         origins: Arc::new(origins(check, file)),
         tls: tls(check, file),
         access: Arc::new(access),
@@ -64,7 +64,7 @@ fn origins(check: &mut Check<'_>, file: &file::Broker) -> Origins {
 
 fn listener(check: &mut Check<'_>, file: &file::Broker, index: usize, listen: &Listen) {
     let at = at!["broker", "listen", index];
-    let has_login = !file.users.is_empty() || needs_certificate(file, listen);
+    let has_login = !file.users.is_empty() || file.users_file.is_some() || needs_certificate(file, listen);
     if !listen.is_loopback() && !has_login && !file.allow_anonymous {
         check.fault(&at, format!("{listen} can be reached from other machines without a password; add `users:`, listen on 127.0.0.1, or write `allow_anonymous: true` if that is what you want"));
     }
@@ -78,13 +78,13 @@ fn listener(check: &mut Check<'_>, file: &file::Broker, index: usize, listen: &L
     if listen.is_encrypted() && file.tls.is_none() && !check.document.has_in("broker", "tls") {
         check.fault(&at, format!("{listen} needs a certificate; add `tls: {{ cert: server.crt, key: server.key }}` to `broker:`"));
     }
-    if file.listen.iter().take(index).any(|other| other == listen && !listen.can_stand_twice()) {
+    if file.listen.0.iter().take(index).any(|other| other == listen && !listen.can_stand_twice()) {
         check.fault(&at, format!("{listen} stands here twice; remove one"));
     }
 }
 
 /// True if nobody without a certificate gets as far as MQTT.
-fn needs_certificate(file: &file::Broker, listen: &Listen) -> bool {
+pub(super) fn needs_certificate(file: &file::Broker, listen: &Listen) -> bool {
     let is_required =
         |tls: &file::Tls| tls.client_ca.is_some() && matches!(tls.client_certificates, None | Some(ClientCertificates::Required));
     listen.is_encrypted() && file.tls.as_ref().is_some_and(is_required)
@@ -118,59 +118,8 @@ fn tls(check: &mut Check<'_>, file: &file::Broker) -> Option<TlsSettings> {
     Some(TlsSettings { cert, key, client_ca, crl, client_certificates, certificate_is_login })
 }
 
-fn access(check: &mut Check<'_>, file: &file::Broker) -> Access {
-    let mut names: HashSet<&str> = HashSet::new();
-    let by_certificate = file.tls.as_ref().is_some_and(|tls| tls.login == file::Login::Certificate);
-    let mut users = HashMap::new();
-    for (index, user) in file.users.iter().enumerate() {
-        let place = |key: &'static str| at!["broker", "users", index, key];
-        if user.name.is_empty() || !names.insert(&user.name) {
-            check.fault(&place("name"), "every user needs a name of their own");
-        }
-        if user.password.is_none() && user.scram.is_none() && !by_certificate {
-            check.fault(&at!["broker", "users", index], "a user needs a password; add what `wellhead passwd` prints");
-        }
-        let hash = user.password.as_ref().and_then(|text| match Hash::new(text) {
-            Ok(hash) => Some(hash),
-            Err(why) => {
-                check.fault(&place("password"), why);
-                None
-            }
-        });
-        let scram = user.scram.as_ref().and_then(|text| match text.parse() {
-            Ok(secret) => Some(secret),
-            Err(why) => {
-                check.fault(&place("scram"), why);
-                None
-            }
-        });
-        let client_ids = client_ids(check, &user.client_ids, index);
-        let rules = rules(check, &user.rules(), &[Step::from("broker"), Step::from("users"), Step::from(index)]);
-        users.insert(user.name.as_str().into(), User { hash, scram, client_ids, rules });
-    }
-    let is_closed = file.listen.iter().all(|listen| listen.is_loopback() || needs_certificate(file, listen));
-    let anonymous = file.anonymous.as_ref().map(|typed| rules(check, typed, &at!["broker", "anonymous"]));
-    // Somebody without a name is let in where that was said, or where there are neither users nor other machines.
-    let lets_in = file.allow_anonymous || anonymous.is_some() || (users.is_empty() && is_closed);
-    let everything = Rules { allows_all: true, ..Rules::default() };
-    Access::new(users, lets_in.then(|| anonymous.unwrap_or(everything)))
-}
-
-fn client_ids(check: &mut Check<'_>, typed: &[String], index: usize) -> Vec<IdPattern> {
-    let mut patterns = Vec::new();
-    for (place, text) in typed.iter().enumerate() {
-        match IdPattern::new(text) {
-            Ok(pattern) => patterns.push(pattern),
-            Err(why) => {
-                check.fault(&at!["broker", "users", index, "client_ids", place], format!("`{text}`: {why}; write one such as hmi-%u-#"));
-            }
-        }
-    }
-    patterns
-}
-
 /// Without any list somebody may do everything; with one, what the lists say.
-fn rules(check: &mut Check<'_>, typed: &file::Rules, at: &[Step]) -> Rules {
+pub(super) fn rules(check: &mut Check<'_>, typed: &file::Rules, at: &[Step]) -> Rules {
     let lists = [("read", &typed.read), ("write", &typed.write), ("subscribe", &typed.subscribe)];
     let allows_all = lists.iter().all(|(_, list)| list.is_none());
     let [read, write, subscribe] = lists.map(|(key, list)| patterns(check, list.as_deref().unwrap_or_default(), at, &[key]));
@@ -179,9 +128,9 @@ fn rules(check: &mut Check<'_>, typed: &file::Rules, at: &[Step]) -> Rules {
         read,
         write,
         subscribe,
-        deny_read: patterns(check, &deny.read, at, &["deny", "read"]),
-        deny_write: patterns(check, &deny.write, at, &["deny", "write"]),
-        deny_subscribe: patterns(check, &deny.subscribe, at, &["deny", "subscribe"]),
+        deny_read: patterns(check, deny.read.as_deref().unwrap_or_default(), at, &["deny", "read"]),
+        deny_write: patterns(check, deny.write.as_deref().unwrap_or_default(), at, &["deny", "write"]),
+        deny_subscribe: patterns(check, deny.subscribe.as_deref().unwrap_or_default(), at, &["deny", "subscribe"]),
         allows_all,
     }
 }

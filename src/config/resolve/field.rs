@@ -160,7 +160,8 @@ fn wire(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Wire> 
             super::advice::missing_port(check, index, path);
         }
         let speed = line.speed.or_else(|| DEFAULT_SPEED.parse().ok())?;
-        Wire::Serial(Port { path: path.clone(), speed, ascii: line.framing == file::Framing::Ascii, rs485: line.rs485 })
+        let path = super::advice::device_path(path, check.folder).to_string_lossy().into_owned();
+        Wire::Serial(Port { path, speed, ascii: line.framing == file::Framing::Ascii, rs485: line.rs485 })
     } else {
         Wire::Simulated
     })

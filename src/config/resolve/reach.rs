@@ -40,6 +40,17 @@ impl Check<'_> {
         self.reachable(at, &path);
     }
 
+    /// Notes a file of users that the service can read and that cannot be read here; other faults of it have been told.
+    pub(super) fn users_file(&mut self, at: &[Step], typed: Option<&Path>) {
+        let Some(typed) = typed else { return };
+        let path = self.path(typed);
+        match files::open(&path) {
+            Ok(_) => self.reachable(at, &path),
+            Err(error) if self.is_closed(typed, &error) => self.unread(at, typed),
+            Err(_) => {}
+        }
+    }
+
     /// The first line of a file; `Err` if a fault was noted. It is empty if only the service can read it.
     pub(super) fn secret(&mut self, at: &[Step], typed: &Path) -> Result<String, ()> {
         let path = self.path(typed);
