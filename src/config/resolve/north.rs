@@ -188,7 +188,7 @@ fn tcp(uplink: &file::Uplink, user_timeout: Duration) -> uplink::Tcp {
 
 /// The listeners that an uplink could come back to.
 fn own_listeners(check: &Check<'_>) -> Vec<uplink::OwnListener> {
-    let listens = check.file.broker.iter().flat_map(|broker| &broker.listen);
+    let listens = check.file.broker.iter().flat_map(|broker| &broker.listen.0);
     let own = |listen: &Listen| match listen {
         Listen::Port { host, port, .. } => Some(uplink::OwnListener { host: host.clone(), port: *port }),
         Listen::Unix(_) => None,
