@@ -15,6 +15,7 @@ use super::{Failure, USAGE, put, say};
 use crate::config::{self, Factory};
 use crate::field::serial::Speed;
 use crate::uplink::Remote;
+use crate::uplink::cloud::CloudName;
 use answers::{Answers, Port, ports};
 
 /// How long a device may take to answer while devices are looked for.
@@ -168,25 +169,28 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
 fn remote(address: &str) -> String {
     let host = address.parse::<Remote>().map(|remote| remote.host).unwrap_or_default();
     let send = "    send: [ { filter: '#' } ]       # which local topics go there\n";
-    let is_aws = address == "aws-iot" || host.ends_with(".amazonaws.com");
-    if !is_aws && address != "azure-iot-hub" && !host.ends_with(".azure-devices.net") {
+    let cloud = match address {
+        "aws-iot" => Some(CloudName::AwsIot),
+        "azure-iot-hub" => Some(CloudName::AzureIotHub),
+        _ => CloudName::of_host(&host),
+    };
+    let Some(cloud) = cloud else {
         let to = quoted(address);
         return format!(
             "\nuplinks:\n  - name: cloud\n    to: {to}\n    # user: me                      # and the first line of this file is the password:\n    # password_file: cloud.password\n{send}"
         );
-    }
-    let (profile, example, rest) = if is_aws {
-        (
+    };
+    let (profile, example, rest) = match cloud {
+        CloudName::AwsIot => (
             "aws-iot",
             "mqtts://ENDPOINT-ats.iot.REGION.amazonaws.com",
             "    # client_id: pump-7             # the name of the thing; without it that of the site\n    cert: thing.pem.crt             # what AWS IoT Core made for the thing\n    key: thing.pem.key\n",
-        )
-    } else {
-        (
+        ),
+        CloudName::AzureIotHub => (
             "azure-iot-hub",
             "mqtts://HUB.azure-devices.net",
             "    # client_id: pump-7             # the device in the hub; without it that of the site\n    password_file: device.key       # the primary key of the device in its first line\n",
-        )
+        ),
     };
     let to = if host.is_empty() { example } else { address };
     format!(

@@ -180,8 +180,10 @@ fn is_tls(uplink: &Uplink) -> bool {
 fn body(uplink: &Uplink, rule: &Rule, topic: &TopicName) -> f64 {
     let number = if uplink.settings.numbered && uplink.settings.protocol == Protocol::V5 { NUMBER } else { 0.0 };
     let there = rule.mapping.apply(topic).and_then(Result::ok);
-    let topic = u32::try_from(there.as_ref().unwrap_or(topic).as_str().len()).unwrap_or(u32::MAX);
-    number + f64::from(topic)
+    let there = there.as_ref().unwrap_or(topic);
+    let settings = &uplink.settings;
+    let topic = settings.cloud.as_ref().map_or(there.as_str().len(), |cloud| cloud.bytes_of_topic(there, settings.numbered));
+    number + f64::from(u32::try_from(topic).unwrap_or(u32::MAX))
 }
 
 /// How often a point has a value; a computed one whenever one of its parts has.

@@ -45,6 +45,8 @@ pub(super) enum Done {
     NotNeeded,
     /// Its settings are different from here on.
     Changed,
+    /// Its token ends soon.
+    Renewed,
 }
 
 pub(super) struct Connection<'a> {
@@ -79,8 +81,6 @@ pub(super) struct Connection<'a> {
     read_at: Option<Instant>,
     /// What was said of this gateway's presence.
     state: State,
-    /// When its token is to be replaced.
-    renew_at: Option<Instant>,
 }
 
 /// Ready when a save is done; false if it never will be.
@@ -102,10 +102,7 @@ async fn due(at: Option<Instant>) {
 impl<'a> Connection<'a> {
     pub(super) fn new(uplink: &'a mut Uplink, link: Link, accepted: Accepted) -> Self {
         let keep_alive = accepted.keep_alive.map_or(uplink.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
-        let password = uplink.credentials.login.as_ref().map(|(_, password)| password);
-        let renew_after = uplink.settings.cloud.as_ref().and_then(|cloud| cloud.renew_after(password));
         Self {
-            renew_at: renew_after.map(|after| now() + after),
             uplink,
             link,
             // The remote may switch it off.
@@ -179,6 +176,7 @@ impl<'a> Connection<'a> {
                     self.check_life()?;
                     self.check_state()?;
                     self.try_left_out()?;
+                    self.renew_token();
                 }
                 Ok(()) = self.uplink.updates.changed(), if is_open && self.give_up.is_none() => {
                     // Looked at before the next connection.
@@ -186,7 +184,6 @@ impl<'a> Connection<'a> {
                     self.end(Done::Changed);
                 }
                 () = due(ends_at) => {}
-                () = due(self.renew_at), if is_open => self.end(Done::Changed),
                 () = orders.stop.wait(), if self.give_up.is_none() => self.stop_within(orders.grace),
                 () = orders.hurry.wait(), if !self.is_hurried => self.hurry(),
             }

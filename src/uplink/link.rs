@@ -22,7 +22,7 @@ use super::transport::Stream;
 use super::{Protocol, Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
-use crate::time::{now, unix_ms};
+use crate::time::now;
 use codec::Codec;
 
 /// Bytes collected before the link has taken them; one packet may exceed it. What is collected cannot be overtaken by an alarm.
@@ -247,7 +247,6 @@ impl Link {
             company: Duration::ZERO,
         };
         let asked = now();
-        let login = settings.cloud.as_ref().map_or(login.clone(), |cloud| cloud.login(login, unix_ms() / 1000));
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
         link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start, will })?;
         loop {
@@ -282,6 +281,11 @@ impl Link {
         // The session is ended; a remote that closes first has read enough.
         while !self.is_idle() && self.next().await.is_ok() {}
         Ok(())
+    }
+
+    /// From here on nothing is sent with the retain flag.
+    pub(super) fn retain_nothing(&mut self) {
+        self.retain_available = false;
     }
 
     /// Collects a packet; it is written while [`Link::next`] waits. False if it is larger than the remote takes: then it is not

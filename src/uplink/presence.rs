@@ -3,8 +3,9 @@
 //! Invariants:
 //! * The will is `offline`. On every connection the first message is `online`; before an orderly end of the gateway the last one is
 //!   `offline`, and the will is not published.
-//! * What a remote does not take of this is left out, told once, and tried again an hour later: the messages that wait go all the same.
-//!   A will or a state is known to be the cause only when the remote took the connection without it.
+//! * What a remote does not take of this is left out, told once, and tried again an hour later, then more rarely: the messages that wait
+//!   go all the same. Before will or state are left out they are tried without the retain flag. A will or a state is known to be the
+//!   cause only when the remote took the connection without it.
 //! * Nothing of this is in the outbox: a state that is old is worth nothing.
 
 use std::collections::HashMap;
@@ -21,8 +22,11 @@ use crate::time::{Moment, SinceBoot, rfc3339};
 const LOST: &str = "connection lost";
 /// Connections that may end at the will, or at the state, before one is made without.
 const MOST_ENDS: u32 = 3;
-/// How long something is left out before it is tried again.
+/// How long something is left out before it is tried again: the first time, how many times longer after each attempt, and at most. An
+/// attempt may cost a connection.
 const LEFT_OUT_FOR: Duration = Duration::from_secs(3600);
+const LONGER: u32 = 6;
+const LONGEST_LEFT_OUT: Duration = Duration::from_secs(86_400);
 
 /// How a remote learns whether this gateway lives, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct Presence {
     pub topic: TopicName,
     /// How long a remote waits after a cut before it says `offline` (MQTT 5; others say it at once).
     pub offline_after: Duration,
+    /// Whether the remote can retain will and state.
+    pub retained: bool,
 }
 
 /// What the remote publishes when this gateway is gone without a word.
@@ -89,14 +95,20 @@ pub(crate) fn bytes_of(presence: &Presence) -> usize {
 #[derive(Debug, Default)]
 struct Doubt {
     ends: u32,
-    /// The remote took a connection without it at this time.
-    left_out: Option<Instant>,
+    left_out: Option<LeftOut>,
+}
+
+/// The remote took a connection without something.
+#[derive(Debug, Clone, Copy)]
+struct LeftOut {
+    since: Instant,
+    pause: Duration,
 }
 
 impl Doubt {
     fn is_wanted(&self, now: Instant) -> bool {
         match self.left_out {
-            Some(since) => now >= since + LEFT_OUT_FOR,
+            Some(LeftOut { since, pause }) => now >= since + pause,
             None => self.ends < MOST_ENDS,
         }
     }
@@ -104,14 +116,14 @@ impl Doubt {
     /// A connection with it ended there.
     fn ended(&mut self, ends: u32, now: Instant) {
         self.ends = self.ends.saturating_add(ends);
-        self.left_out = self.left_out.map(|_| now);
+        self.left_out = self.left_out.map(|before| LeftOut { since: now, pause: (before.pause * LONGER).min(LONGEST_LEFT_OUT) });
     }
 
     /// A connection without it came about. True if that shows for the first time that the remote does not take it.
     fn works_without(&mut self, now: Instant) -> bool {
         let is_news = self.left_out.is_none() && self.ends >= MOST_ENDS;
         if is_news {
-            self.left_out = Some(now);
+            self.left_out = Some(LeftOut { since: now, pause: LEFT_OUT_FOR });
         }
         is_news
     }
@@ -131,14 +143,52 @@ struct Taken {
     retain: bool,
     will: Doubt,
     state: Doubt,
+    /// That will and state are retained.
+    retained: Doubt,
+    /// Whether the last will was to be retained; then the state is, too.
+    offers_retained: bool,
     /// It has answered the state with an error.
     refuses_state: bool,
 }
 
 impl Default for Taken {
     fn default() -> Self {
-        Self { qos: QoS::AtLeastOnce, retain: true, will: Doubt::default(), state: Doubt::default(), refuses_state: false }
+        Self {
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            will: Doubt::default(),
+            state: Doubt::default(),
+            retained: Doubt::default(),
+            offers_retained: false,
+            refuses_state: false,
+        }
     }
+}
+
+impl Taken {
+    /// What to blame for a connection that ended at the will or the state: a remote that keeps nothing for this gateway may take both
+    /// without the retain flag, so that is what changes first. `ends` is how many ends this one counts for.
+    fn blame(&mut self, part: fn(&mut Self) -> &mut Doubt, ends: u32, now: Instant) {
+        if self.offers_retained {
+            self.retained.ended(ends, now);
+        } else {
+            let has_changed = self.retained.ends >= MOST_ENDS && self.retained.left_out.is_none();
+            part(self).ended(if has_changed { MOST_ENDS } else { ends }, now);
+        }
+    }
+}
+
+/// What the answer to a state shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Nothing that was not known.
+    Nothing,
+    /// It may be taken without the retain flag.
+    NotAsItWas,
+    /// For the first time: it is taken without the retain flag only.
+    NotRetained,
+    /// For the first time: it is not taken at all.
+    Refused,
 }
 
 /// What is known of the remotes of an uplink, by their names.
@@ -155,11 +205,13 @@ impl Known {
     /// The will of the next connection to a remote, if it may take one.
     pub(super) fn will(&mut self, remote: u32, presence: &Presence, now: Instant) -> Option<Will> {
         let taken = self.of(remote);
-        taken.will.is_wanted(now).then(|| Will {
+        let is_wanted = taken.will.is_wanted(now);
+        taken.offers_retained = is_wanted && presence.retained && taken.retain && taken.retained.is_wanted(now);
+        is_wanted.then(|| Will {
             topic: presence.topic.clone(),
             payload: lost().into(),
             qos: taken.qos,
-            retain: taken.retain,
+            retain: taken.offers_retained,
             delay: u32::try_from(presence.offline_after.as_secs()).unwrap_or(u32::MAX),
         })
     }
@@ -178,25 +230,40 @@ impl Known {
                 return Some("the remote takes the will with QoS 0 only: subscribers may miss that this gateway is gone");
             }
             Some(reason) if is_about_something_else(reason) => {}
-            Some(_) => taken.will.ended(MOST_ENDS, now),
-            None => taken.will.ended(1, now),
+            reason => taken.blame(|taken| &mut taken.will, if reason.is_some() { MOST_ENDS } else { 1 }, now),
         }
         None
     }
 
     /// A connection was accepted. True if that shows for the first time that the remote takes no will.
     pub(super) fn accepted(&mut self, remote: u32, with_will: bool, now: Instant) -> bool {
-        let will = &mut self.of(remote).will;
+        let taken = self.of(remote);
         if with_will {
-            *will = Doubt::default();
+            if taken.will.left_out.is_some() {
+                // It was another cause, and that is gone.
+                taken.retained = Doubt::default();
+            }
+            taken.will = Doubt::default();
             return false;
         }
-        will.works_without(now)
+        taken.will.works_without(now)
     }
 
     /// A connection without a will was not accepted either.
     pub(super) fn fails_without_will(&mut self, remote: u32) {
-        self.of(remote).will.fails_without();
+        let taken = self.of(remote);
+        taken.will.fails_without();
+        taken.retained.fails_without();
+    }
+
+    /// Whether the state is sent with the retain flag on this connection: as its will is, so that nothing stays that says `online`.
+    pub(super) fn retains(&self, remote: u32) -> bool {
+        self.remotes.get(&remote).is_some_and(|taken| taken.offers_retained)
+    }
+
+    /// True if the remote may end connections at what it is to retain.
+    pub(super) fn doubts_retained(&self, remote: u32, now: Instant) -> bool {
+        self.remotes.get(&remote).is_some_and(|taken| !taken.retained.is_wanted(now))
     }
 
     /// Whether the state is to be said to a remote.
@@ -211,17 +278,36 @@ impl Known {
 
     /// A connection ended when the state was the first thing that the remote had not answered.
     pub(super) fn ended_at_state(&mut self, remote: u32, now: Instant) {
-        self.of(remote).state.ended(1, now);
+        self.of(remote).blame(|taken| &mut taken.state, 1, now);
     }
 
-    /// The remote has answered the state.
-    pub(super) fn state_answered(&mut self, remote: u32) {
-        self.of(remote).state = Doubt::default();
-    }
-
-    /// The remote has answered the state with an error. True for the first time.
-    pub(super) fn refuses_state(&mut self, remote: u32) -> bool {
-        !std::mem::replace(&mut self.of(remote).refuses_state, true)
+    /// The remote has answered the state, perhaps with an error.
+    pub(super) fn state_answered(&mut self, remote: u32, is_error: bool, now: Instant) -> Shown {
+        let taken = self.of(remote);
+        taken.state = Doubt::default();
+        match (is_error, taken.offers_retained) {
+            (true, true) => {
+                taken.retained.ended(MOST_ENDS, now);
+                taken.offers_retained = false;
+                Shown::NotAsItWas
+            }
+            (true, false) => {
+                // It was not the flag.
+                taken.retained = Doubt::default();
+                if std::mem::replace(&mut taken.refuses_state, true) { Shown::Nothing } else { Shown::Refused }
+            }
+            (false, true) => {
+                taken.retained = Doubt::default();
+                Shown::Nothing
+            }
+            (false, false) => {
+                if taken.retained.works_without(now) {
+                    Shown::NotRetained
+                } else {
+                    Shown::Nothing
+                }
+            }
+        }
     }
 
     /// The remote has answered something on a connection without the state. True if that shows for the first time that it does not take
@@ -232,7 +318,9 @@ impl Known {
 
     /// A connection without the state ended before the remote had answered anything.
     pub(super) fn fails_without_state(&mut self, remote: u32) {
-        self.of(remote).state.fails_without();
+        let taken = self.of(remote);
+        taken.state.fails_without();
+        taken.retained.fails_without();
     }
 }
 
@@ -262,7 +350,7 @@ mod tests {
     const REMOTE: u32 = 7;
 
     fn presence() -> Presence {
-        Presence { topic: TopicName::new("x/gateway/state").unwrap(), offline_after: Duration::from_secs(60) }
+        Presence { topic: TopicName::new("x/gateway/state").unwrap(), offline_after: Duration::from_secs(60), retained: true }
     }
 
     fn kind(known: &mut Known, at: Instant) -> Option<(QoS, bool)> {
@@ -302,9 +390,11 @@ mod tests {
         let (mut known, at) = (Known::default(), now());
         for _ in 0..2 {
             for _ in 0..MOST_ENDS {
-                assert!(kind(&mut known, at).is_some());
+                assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)));
                 known.will_refused(REMOTE, None, at);
             }
+            assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)), "it may be the retain flag");
+            known.will_refused(REMOTE, None, at);
             assert_eq!(kind(&mut known, at), None);
             known.fails_without_will(REMOTE);
         }
@@ -312,12 +402,65 @@ mod tests {
         assert!(!known.accepted(REMOTE, true, at));
         known.will_refused(REMOTE, Some(ReasonCode::BAD_USER_NAME_OR_PASSWORD), at);
         assert!(kind(&mut known, at).is_some(), "no will has to do with a password");
+        for expected in [Some((QoS::AtLeastOnce, false)), None] {
+            known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
+            assert_eq!(kind(&mut known, at), expected);
+        }
+    }
+
+    /// AWS IoT Core wants a permission of its own for what is retained.
+    #[test]
+    fn a_remote_that_retains_nothing_for_this_gateway_gets_will_and_state_without_the_flag() {
+        let (mut known, at) = (Known::default(), now());
+        let retained = Some((QoS::AtLeastOnce, true));
+        assert_eq!(kind(&mut known, at), retained);
+        assert!(known.retains(REMOTE) && !known.doubts_retained(REMOTE, at));
         known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
-        assert_eq!(kind(&mut known, at), None);
+        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
+        assert!(!known.retains(REMOTE) && known.doubts_retained(REMOTE, at));
+        assert!(!known.accepted(REMOTE, true, at));
+        assert_eq!(known.state_answered(REMOTE, false, at), Shown::NotRetained);
+        assert_eq!(known.state_answered(REMOTE, false, at), Shown::Nothing, "told once");
+        let later = at + LEFT_OUT_FOR;
+        assert_eq!(kind(&mut known, later), retained, "tried again");
+        assert!(known.accepted(REMOTE, true, later) || known.state_answered(REMOTE, false, later) == Shown::Nothing);
+        assert_eq!(kind(&mut known, later), retained, "the permission is there");
     }
 
     #[test]
-    fn a_state_that_ends_connections_is_left_out_for_an_hour() {
+    fn a_state_that_is_refused_is_sent_without_the_retain_flag_before_it_is_given_up() {
+        let (mut known, at) = (Known::default(), now());
+        assert!(kind(&mut known, at).is_some_and(|(_, retain)| retain));
+        assert_eq!(known.state_answered(REMOTE, true, at), Shown::NotAsItWas);
+        assert!(!known.retains(REMOTE));
+        assert_eq!(known.state_answered(REMOTE, true, at), Shown::Refused);
+        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)), "it was not the flag");
+        for _ in 0..MOST_ENDS {
+            assert!(known.retains(REMOTE) && known.wants_state(REMOTE, at));
+            known.ended_at_state(REMOTE, at);
+        }
+        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
+        known.ended_at_state(REMOTE, at);
+        assert!(!known.wants_state(REMOTE, at));
+        assert!(known.works_without_state(REMOTE, at));
+    }
+
+    #[test]
+    fn what_costs_a_connection_is_tried_more_and_more_rarely() {
+        let (mut known, mut at) = (Known::default(), now());
+        (0..MOST_ENDS).for_each(|_| known.ended_at_state(REMOTE, at));
+        assert!(known.works_without_state(REMOTE, at));
+        for hours in [1, 6, 24, 24] {
+            let pause = Duration::from_secs(hours * 3600);
+            assert!(!known.tries_state_again(REMOTE, at + pause - Duration::from_secs(1)), "{hours} h");
+            at += pause;
+            assert!(known.tries_state_again(REMOTE, at), "{hours} h");
+            known.ended_at_state(REMOTE, at);
+        }
+    }
+
+    #[test]
+    fn a_state_that_ends_connections_is_left_out_for_an_hour_at_first() {
         let (mut known, at) = (Known::default(), now());
         for _ in 0..MOST_ENDS {
             assert!(known.wants_state(REMOTE, at));
@@ -327,7 +470,7 @@ mod tests {
         known.fails_without_state(REMOTE);
         assert!(known.wants_state(REMOTE, at), "it was the link");
         known.ended_at_state(REMOTE, at);
-        known.state_answered(REMOTE);
+        known.state_answered(REMOTE, false, at);
         (0..MOST_ENDS).for_each(|_| known.ended_at_state(REMOTE, at));
         assert!(known.works_without_state(REMOTE, at) && !known.works_without_state(REMOTE, at), "told once");
         let later = at + LEFT_OUT_FOR;

@@ -158,10 +158,10 @@ impl Status {
     }
 
     /// A message of the remote cannot be published here.
-    pub(super) fn unusable(&mut self) {
+    pub(super) fn unusable(&mut self, reason: &'static str) {
         let event = "uplink.message_unusable";
         let Some(suppressed) = self.permit(event) else { return };
-        tracing::warn!(event, uplink = %self.name, suppressed, "a message of the remote is dropped: its topic is too deep or not allowed");
+        tracing::warn!(event, uplink = %self.name, reason, suppressed, "a message of the remote has no topic here and is dropped");
     }
 
     /// The filters of `receive` that the remote does not have.
@@ -204,6 +204,11 @@ impl Status {
     /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.
     fn permit(&mut self, event: &'static str) -> Option<Option<u64>> {
         self.log.permit(event, (), now()).map(|suppressed| Some(suppressed).filter(|count| *count > 0))
+    }
+
+    /// The token of this connection ends soon.
+    pub(super) fn token_renewed(&self) {
+        tracing::info!(event = "uplink.token_renewed", uplink = %self.name, "the token of this connection ends soon: the uplink reconnects with a new one");
     }
 
     /// The link is down, or could not be made. Each reason is told once until the link has been up for good.

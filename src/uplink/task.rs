@@ -17,6 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::cloud::Renewal;
 use super::connection::{Connection, Done, STATUS_EVERY};
 use super::copies::Copies;
 use super::credentials::Credentials;
@@ -124,6 +125,8 @@ pub struct Uplink {
     pub(super) copies: Copies,
     /// How topics are written here and there.
     pub(super) routes: watch::Receiver<Arc<Routes>>,
+    /// When the token of the connection is to be replaced.
+    pub(super) renewal: Option<Renewal>,
     /// The remote that is connected, or was last.
     pub(super) current: u32,
     /// Remotes that have no QoS 2.
@@ -210,6 +213,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         presence: Known::default(),
         copies: Copies::default(),
         routes: ends.routes,
+        renewal: None,
         current: 0,
         without_qos_2: HashSet::new(),
         may_lack_qos_2: None,
@@ -257,7 +261,7 @@ impl Uplink {
         let Some(Update { settings, certificates }) = self.updates.borrow_and_update().clone() else { return };
         self.session.set_window(settings.window);
         self.subscriptions.start_over();
-        self.presence = Known::default();
+        (self.presence, self.renewal) = (Known::default(), None);
         self.cleaned = None;
         self.addresses = Addresses::default();
         (self.settings, self.credentials) = (settings, Credentials::new(certificates));
@@ -302,8 +306,8 @@ impl Uplink {
                     self.status.connected(&remote);
                     match self.serve(link, accepted, &remote, orders.clone()).await {
                         Ok(Done::Stopped) => return,
-                        Ok(Done::Changed) => {
-                            self.status.disconnected("its settings are different from here on");
+                        Ok(done @ (Done::Changed | Done::Renewed)) => {
+                            self.reconnects(done);
                             continue;
                         }
                         Ok(Done::NotNeeded) => {

@@ -23,13 +23,19 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use wellhead::config;
 use wellhead::mqtt::{
     Ack, ConnAck, Connect, Decoder, Grants, Packet, Progress, Properties, Publish, QoS, ReasonCode, TopicName, Version, encode,
 };
 
+use wellhead::outbox;
+use wellhead::tasks::{detach, stop_token};
+use wellhead::uplink::{self, Ends};
+
 use super::support::{Gateway, Pem, Process, free_port, mosquitto_sub, run, wait_for, wait_for_port, wellhead};
 
 const ALPN: &[u8] = b"x-amzn-mqtt-ca";
+const NOT_ALLOWED: &str = "not allowed: ";
 const KEY: &[u8] = b"the key of the device in the test";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +50,10 @@ struct Seen {
     connects: Vec<Instant>,
     messages: Vec<(TopicName, Publish)>,
     filters: Vec<String>,
+    /// Will and retain flag of accepted connections.
+    wills: Vec<Option<bool>>,
+    /// What the policy of the thing does not allow.
+    refused: Vec<String>,
     /// What it does not take.
     faults: Vec<String>,
 }
@@ -56,6 +66,8 @@ struct Cloud {
     /// Its next messages: topic and payload.
     outbox: Arc<Mutex<Vec<(String, String)>>>,
     cuts: Arc<AtomicBool>,
+    /// Whether the policy of the thing has `iot:RetainPublish`.
+    may_retain: bool,
 }
 
 /// A connection of the device.
@@ -68,9 +80,13 @@ struct Session {
 
 impl Cloud {
     fn start(kind: Kind, pem: &Pem) -> Self {
+        Self::start_with(kind, pem, true)
+    }
+
+    fn start_with(kind: Kind, pem: &Pem, may_retain: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let cloud = Self { kind, port, seen: Arc::default(), outbox: Arc::default(), cuts: Arc::default() };
+        let cloud = Self { kind, port, seen: Arc::default(), outbox: Arc::default(), cuts: Arc::default(), may_retain };
         let (own, config) = (cloud.clone(), server(kind, pem));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -117,7 +133,9 @@ impl Cloud {
                     session.version = connect.version;
                 }
                 if let Err(fault) = self.take(&mut session, packet) {
-                    self.fault(fault);
+                    if !fault.starts_with(NOT_ALLOWED) {
+                        self.fault(fault);
+                    }
                     return None;
                 }
             }
@@ -145,7 +163,10 @@ impl Cloud {
                 let topic = publish.topic.clone().or_else(|| session.aliases.get(&alias?).cloned()).ok_or("an alias without a topic")?;
                 session.aliases.extend(alias.map(|alias| (alias, topic.clone())));
                 match self.kind {
-                    Kind::Aws => judge_for_aws(&topic, &publish)?,
+                    Kind::Aws => {
+                        judge_for_aws(&topic, publish.payload.len(), publish.qos)?;
+                        self.check_policy(publish.retain, topic.as_str())?;
+                    }
                     Kind::Azure => judge_for_azure(&topic, &publish)?,
                 }
                 let id = publish.packet_id;
@@ -188,6 +209,16 @@ impl Cloud {
         let mut properties = Properties::default();
         match self.kind {
             Kind::Aws => {
+                if let Some(will) = &connect.will {
+                    judge_for_aws(&will.topic, will.payload.len(), will.qos)?;
+                    self.check_policy(will.retain, "the will").inspect_err(|_| {
+                        session.send(&Packet::ConnAck(ConnAck {
+                            session_present: false,
+                            reason: ReasonCode::NOT_AUTHORIZED,
+                            properties: Properties::default(),
+                        }));
+                    })?;
+                }
                 if !(30..=1200).contains(&connect.keep_alive) {
                     return Err(format!("a keep alive of {} s", connect.keep_alive));
                 }
@@ -200,7 +231,17 @@ impl Cloud {
             }
             Kind::Azure => check_login(connect)?,
         }
+        self.seen.lock().unwrap().wills.push(connect.will.as_ref().map(|will| will.retain));
         session.send(&Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::SUCCESS, properties }));
+        Ok(())
+    }
+
+    /// What is to be retained needs a permission of its own; without it the connection ends.
+    fn check_policy(&self, retain: bool, what: &str) -> Result<(), String> {
+        if retain && !self.may_retain {
+            self.seen.lock().unwrap().refused.push(what.to_owned());
+            return Err(format!("{NOT_ALLOWED}{what}"));
+        }
         Ok(())
     }
 
@@ -263,12 +304,12 @@ fn server(kind: Kind, pem: &Pem) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-fn judge_for_aws(topic: &TopicName, publish: &Publish) -> Result<(), String> {
+fn judge_for_aws(topic: &TopicName, size: usize, qos: QoS) -> Result<(), String> {
     let text = topic.as_str();
-    if publish.qos == QoS::ExactlyOnce {
+    if qos == QoS::ExactlyOnce {
         return Err(format!("QoS 2 on {text}"));
     }
-    if text.matches('/').count() > 7 || text.len() > 256 || publish.payload.len() > 128 * 1024 {
+    if text.matches('/').count() > 7 || text.len() > 256 || size > 128 * 1024 {
         return Err(format!("{text} is too long, too deep or too large"));
     }
     Ok(())
@@ -336,12 +377,13 @@ uplinks:
     gateway
 }
 
+/// The status of the uplink.
+fn status(local: u16) -> String {
+    run(Command::new("mosquitto_sub").args(["-p", &local.to_string(), "-t", "$SYS/wellhead/uplink/cloud", "-C", "1", "-W", "5"])).1
+}
+
 fn wait_until_nothing_waits(local: u16) {
-    wait_for("nothing waits", || {
-        let (_, told, _) =
-            run(Command::new("mosquitto_sub").args(["-p", &local.to_string(), "-t", "$SYS/wellhead/uplink/cloud", "-C", "1", "-W", "5"]));
-        told.contains("\"waiting\":0,\"dead\":0,\"lost\":0").then_some(())
-    });
+    wait_for("nothing waits", || status(local).contains("\"waiting\":0,\"dead\":0,\"lost\":0").then_some(()));
 }
 
 /// After a cut the next connection is not too soon, and what was sent meanwhile arrives.
@@ -372,8 +414,38 @@ fn aws_iot_core_gets_what_it_takes_and_as_often_as_it_takes_it() {
     assert!(topic == "plant/a/x" && kept.retain, "{topic}: {kept:?}");
     wait_for("all filters", || (cloud.seen.lock().unwrap().filters.len() == 19).then_some(()));
     cut_and_go_on(&cloud, local);
+    // A topic that it would close the connection for stays here.
+    publish(local, &["-q", "1", "-t", "a/2/3/4/5/6/7/8", "-m", "deep"]);
+    publish(local, &["-q", "1", "-t", "a/behind", "-m", "behind"]);
+    cloud.wait_for_message("behind");
+    wait_for("a dead letter", || status(local).contains("\"dead\":1").then_some(()));
+    cloud.check_faults();
     let log = gateway.process.output();
     assert!(!log.contains("the remote does not take every QoS"), "`check` has said so: {log}");
+}
+
+#[test]
+fn an_aws_policy_without_retained_messages_leaves_will_state_and_messages_without_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Pem::make(folder.path());
+    let cloud = Cloud::start_with(Kind::Aws, &pem, false);
+    let local = free_port();
+    let gateway = gateway(folder.path(), local, &format!("profile: aws-iot\n    to: mqtts://localhost:{}\n    {}", cloud.port, pem.yaml()));
+    publish(local, &["-q", "1", "-r", "-t", "a/x", "-m", "kept"]);
+    let (_, kept) = cloud.wait_for_message("kept");
+    assert!(!kept.retain, "{kept:?}");
+    wait_until_nothing_waits(local);
+    wait_for("the warning", || gateway.process.output().contains("uplink.presence_limited").then_some(()));
+    let seen = cloud.seen.lock().unwrap();
+    assert_eq!(seen.refused, ["the will"], "and nothing else cost a connection");
+    // The connection that ends an old session has no will.
+    assert_eq!(seen.wills, [None, Some(false)]);
+    let is_online = |(topic, publish): &&(TopicName, Publish)| {
+        topic.as_str() == "x/gateway/state" && publish.payload.starts_with(b"{\"state\":\"online\"")
+    };
+    let (_, state) = seen.messages.iter().find(is_online).expect("the state");
+    assert!(!state.retain && state.qos == QoS::AtLeastOnce, "{state:?}");
+    assert!(seen.faults.is_empty(), "{:?}", seen.faults);
 }
 
 #[test]
@@ -388,7 +460,7 @@ fn azure_iot_hub_gets_tokens_and_one_topic_with_everything_in_its_bag() {
         cloud.port,
         pem.path("ca.pem")
     );
-    let _gateway = gateway(folder.path(), local, &uplink);
+    let gateway = gateway(folder.path(), local, &uplink);
     publish(local, &["-q", "2", "-t", "alarm/x", "-m", "alarm"]);
     publish(local, &["-q", "1", "-r", "-t", "a/b c", "-m", "{\"v\":1}"]);
     let (topic, alarm) = cloud.wait_for_message("alarm");
@@ -407,7 +479,57 @@ fn azure_iot_hub_gets_tokens_and_one_topic_with_everything_in_its_bag() {
     cloud.outbox.lock().unwrap().extend(messages.map(|topic| (topic, "on".to_owned())));
     assert!(reader.wait().success());
     assert!(reader.output().contains("got cmd/pump/set on who:me"), "{}", reader.output());
+    let log = gateway.process.output();
+    assert!(log.contains("uplink.message_unusable") && log.contains("--props topic="), "{log}");
     cut_and_go_on(&cloud, local);
+}
+
+/// As after 23 hours, but that the token is valid for five seconds.
+#[test]
+fn a_token_of_azure_is_replaced_before_it_ends_and_that_is_no_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Pem::make(folder.path());
+    let cloud = Cloud::start(Kind::Azure, &pem);
+    let key = BASE64.encode(KEY);
+    let (port, ca) = (cloud.port, pem.path("ca.pem"));
+    let yaml = format!(
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ] }}\noutbox: {{ folder: state }}\nuplinks:\n  - {{ name: cloud, profile: azure-iot-hub, to: 'mqtts://localhost:{port}', ca: {ca}, password: {key}, send: [ {{ filter: '#' }} ] }}\n"
+    );
+    let config = config::parse("gateway.yaml", &yaml, folder.path()).unwrap();
+    let mut settings = config.uplinks[0].settings.clone();
+    let Some(uplink::cloud::Cloud::AzureIotHub(device)) = &mut settings.cloud else { panic!("{settings:?}") };
+    device.token_life = Duration::from_secs(5);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (outbox, closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
+        let (switch, stop) = stop_token();
+        let (is_up, mut up) = tokio::sync::watch::channel(false);
+        let ends = Ends { live: None, inbound: None, is_up, routes: tokio::sync::watch::channel(Arc::default()).1, primary: None };
+        let uplink = uplink::prepare(settings, outbox.clone(), ends).unwrap();
+        detach(uplink.run(stop.clone(), stop, Duration::ZERO));
+        up.wait_for(|up| *up).await.unwrap();
+        // The first connection ends an old session.
+        tokio::task::spawn_blocking(move || wait_for("another token", || (cloud.seen.lock().unwrap().wills.len() == 3).then_some(())))
+            .await
+            .unwrap();
+        assert!(*up.borrow() && !up.has_changed().unwrap(), "the link was shown as down");
+        switch.stop();
+        drop(outbox);
+        let _ = closed.await;
+    });
+}
+
+#[test]
+fn a_state_never_goes_to_a_rule_and_whole_topics_are_counted() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/good");
+    let text = fs::read_to_string(folder.join("warn-clouds.yaml")).unwrap();
+    let mut gateway = config::parse("gateway.yaml", &text, &folder).unwrap();
+    assert_eq!(gateway.uplinks[0].settings.presence.as_ref().unwrap().topic.as_str(), "x/gateway/state");
+    let day = |gateway: &config::Gateway| config::traffic(&gateway.lines, &gateway.points, &gateway.uplinks[1]);
+    let whole = day(&gateway);
+    gateway.uplinks[1].settings.cloud = None;
+    let (bag, messages) = (whole.most - day(&gateway).most, whole.most_messages);
+    assert!(messages > 1000.0 && bag > 90.0 * messages, "{bag} bytes for the bags of {messages} messages");
 }
 
 #[test]
@@ -417,6 +539,13 @@ fn init_writes_uplinks_to_clouds_that_check_takes() {
         ("azure-iot-hub", "profile: azure-iot-hub", "password_file:"),
         ("mqtts://a1-ats.iot.eu-west-1.amazonaws.com", "profile: aws-iot", "to: mqtts://a1-ats.iot.eu-west-1.amazonaws.com\n"),
         ("mqtts://plant.azure-devices.net", "profile: azure-iot-hub", "to: mqtts://plant.azure-devices.net\n"),
+        ("mqtts://plant.azure-devices.cn", "profile: azure-iot-hub", "to: mqtts://plant.azure-devices.cn\n"),
+        ("mqtts://a1.ats.iot.cn-north-1.amazonaws.com.cn", "profile: aws-iot", "to: mqtts://a1.ats.iot.cn-north-1.amazonaws.com.cn\n"),
+        (
+            "mqtts://b-1234-1.mq.eu-west-1.amazonaws.com:8883",
+            "# password_file: cloud.password",
+            "mqtts://b-1234-1.mq.eu-west-1.amazonaws.com:8883",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gateway.yaml");

@@ -7,7 +7,7 @@ use super::credentials::secret_of;
 use super::{Check, at};
 use crate::config::{Uplink, file};
 use crate::mqtt::TopicName;
-use crate::uplink::cloud::{Cloud, CloudName, Device, is_key_or_token};
+use crate::uplink::cloud::{Cloud, CloudName, Device, TOKEN_LIFE, too_long};
 use crate::uplink::{Login, Password, Protocol, Scheme, Settings};
 
 const ALPN: &str = "x-amzn-mqtt-ca";
@@ -17,8 +17,6 @@ const AZURE_WEB_SOCKET: &str = "/$iothub/websocket";
 /// Messages in flight, and the pause before another connection: AWS takes 100, and one connection a second.
 const WINDOW: u16 = 100;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const MOST_LEVELS: usize = 8;
-const MOST_TOPIC_BYTES: usize = 256;
 const MOST_SUBSCRIPTIONS: usize = 50;
 const MOST_ID_BYTES: usize = 128;
 /// The largest message, in bytes.
@@ -46,21 +44,23 @@ pub(super) fn apply(check: &mut Check<'_>, index: usize, settings: &mut Settings
         }
         CloudName::AzureIotHub => {
             let hub = settings.remotes.first().map(|remote| remote.host.clone()).unwrap_or_default();
-            let device = Device { hub, id };
+            let device = Device { hub, id, token_life: TOKEN_LIFE };
             presence(check, index, &device, settings);
+            password(check, index, uplink, (&device, settings));
             settings.cloud = Some(Cloud::AzureIotHub(device));
             settings.max_packet = settings.max_packet.or(Some(AZURE_PACKET));
             for remote in settings.remotes.iter_mut().filter(|remote| remote.scheme == Scheme::Wss && remote.path.len() < 2) {
                 AZURE_WEB_SOCKET.clone_into(&mut remote.path);
             }
-            azure(check, index, uplink, settings);
+            azure(check, index, settings);
         }
     }
 }
 
-/// A hub has one topic for a device; that of the state is in the bag.
+/// A hub has one topic for a device; that of the state is in the bag. It keeps nothing.
 fn presence(check: &mut Check<'_>, index: usize, device: &Device, settings: &mut Settings) {
     let Some(presence) = &mut settings.presence else { return };
+    presence.retained = false;
     match device.fixed_topic(&presence.topic) {
         Ok(topic) => presence.topic = topic,
         Err(error) => check.fault(&at!["uplinks", index, "presence"], format!("not a topic: {error}; write a shorter `topic`")),
@@ -107,6 +107,13 @@ fn aws(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &Se
     if settings.identity.is_none() && settings.login.is_none() && uplink.cert.is_none() && uplink.key.is_none() {
         check.fault(&at!["uplinks", index], "AWS IoT Core knows its things by certificates; add `cert` and `key`");
     }
+    if let Some((topic, what)) = settings.presence.as_ref().and_then(|presence| Some((&presence.topic, too_long(presence.topic.as_str())?)))
+    {
+        check.fault(
+            &at!["uplinks", index, "presence"],
+            format!("the state of the gateway goes to {topic}, which has {what}; write a shorter one, `presence: {{ topic: '{{site}}/gateway/state' }}`"),
+        );
+    }
     largest(check, index, settings, AWS_PACKET, "AWS IoT Core takes messages of at most 128 kB; write at most 131kB");
     if settings.receive.len() > MOST_SUBSCRIPTIONS {
         check.fault(
@@ -121,7 +128,7 @@ fn aws(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &Se
     }
 }
 
-fn azure(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &mut Settings) {
+fn azure(check: &mut Check<'_>, index: usize, settings: &mut Settings) {
     if check.document.has_at(&at!["uplinks", index, "protocol"]) && settings.protocol == Protocol::V5 {
         check.fault(&at!["uplinks", index, "protocol"], "Azure IoT Hub speaks MQTT 3.1.1; write 3.1.1 or remove `protocol`");
     }
@@ -133,12 +140,18 @@ fn azure(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &
         );
     }
     largest(check, index, settings, AZURE_PACKET, "Azure IoT Hub takes messages of at most 256 kB; write at most 262kB");
+}
+
+/// The key of a device in a hub.
+fn password(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, (device, settings): (&Device, &Settings)) {
     let key = if uplink.password.is_some() { "password" } else { "password_file" };
     match &settings.login {
-        Some(login) if uplink.enabled && secret_of(&login.password).is_some_and(|secret| !is_key_or_token(&secret)) => check.fault(
-            &at!["uplinks", index, key],
-            "this is no key of a device in Azure IoT Hub; take its primary key or its connection string from the portal, or a SharedAccessSignature",
-        ),
+        // The secret of an uplink that is switched off may not be there yet.
+        Some(login) if uplink.enabled => {
+            if let Some(Err(wrong)) = secret_of(&login.password).map(|secret| device.takes(&secret)) {
+                check.fault(&at!["uplinks", index, key], wrong.to_string());
+            }
+        }
         None if settings.identity.is_none() && uplink.cert.is_none() && uplink.key.is_none() => check.fault(
             &at!["uplinks", index],
             "Azure IoT Hub knows its devices by a key or by a certificate; add `password_file:` with the primary key of the device, or `cert` and `key`",
@@ -159,11 +172,28 @@ pub(super) fn login(uplink: &file::Uplink, password: Option<&Password>) -> Optio
     password.filter(|_| is_azure).map(|password| Login { user: String::new(), password: password.clone() })
 }
 
+/// Filters of commands that AWS IoT Core does not take.
+fn commands(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
+    let path = at!["uplinks", index, "commands"];
+    let all = uplink.settings.receive.len();
+    if all > MOST_SUBSCRIPTIONS && !uplink.commands.is_empty() && !check.is_faulty(&at!["uplinks", index, "receive"]) {
+        check.fault(
+            &path,
+            format!("with `receive` these are {all} subscriptions, and AWS IoT Core takes at most {MOST_SUBSCRIPTIONS} of a connection; use fewer filters in `receive`"),
+        );
+    }
+    let long = uplink.commands.iter().find_map(|command| Some((command.filter.as_str(), too_long(command.filter.plain())?)));
+    if let Some((filter, what)) = long {
+        check.fault(&path, format!("commands come in by {filter}, which has {what}; shorten `topics` or the prefix"));
+    }
+}
+
 /// Topics that AWS IoT Core does not take.
 pub(super) fn topics<'t>(check: &mut Check<'_>, index: usize, uplink: &Uplink, topics: impl Iterator<Item = &'t TopicName>) {
     if uplink.settings.cloud != Some(Cloud::AwsIot) {
         return;
     }
+    commands(check, index, uplink);
     for topic in topics {
         let rules = &uplink.routes.send;
         let Some(number) = rules.iter().position(|rule| rule.mapping.filter().matches(topic)) else { continue };
@@ -173,15 +203,4 @@ pub(super) fn topics<'t>(check: &mut Check<'_>, index: usize, uplink: &Uplink, t
             return check.fault(&path, format!("{there} has {what}; shorten `topics` or the prefix"));
         }
     }
-}
-
-/// What is too much about a topic or a filter for AWS IoT Core, if anything is.
-fn too_long(topic: &str) -> Option<String> {
-    // What goes straight to a rule is counted without its beginning.
-    let counted = topic.strip_prefix("$aws/rules/").and_then(|rest| rest.split_once('/')).map_or(topic, |(_, rest)| rest);
-    let levels = counted.split('/').count();
-    if levels > MOST_LEVELS {
-        return Some(format!("{levels} levels, and AWS IoT Core takes at most {MOST_LEVELS}"));
-    }
-    (counted.len() > MOST_TOPIC_BYTES).then(|| format!("{} bytes, and AWS IoT Core takes at most {MOST_TOPIC_BYTES}", counted.len()))
 }

@@ -30,7 +30,7 @@ pub(super) fn presence(
     let site = check.file.site.clone().unwrap_or_default();
     let Some(template) = &how.topic else {
         // Without a site there is a fault already.
-        return default_topic(&site, uplink, rules, before).map(|topic| Presence { topic, offline_after });
+        return default_topic(&site, uplink, rules, before).map(|topic| Presence { topic, offline_after, retained: uplink.retain });
     };
     let at = at!["uplinks", index, "presence", "topic"];
     let names = Names { site: &site, line: "", device: "", point: "" };
@@ -50,7 +50,7 @@ pub(super) fn presence(
                     "another uplink keeps its state on this topic of the same remote, and a cut of one would show both as offline; choose another topic",
                 );
             }
-            Some(Presence { topic, offline_after })
+            Some(Presence { topic, offline_after, retained: uplink.retain })
         }
         Err(error) => {
             check.fault(&at, format!("not a topic: {error}; write one such as '{{site}}/gateway/state'"));
@@ -64,14 +64,16 @@ fn needs_more_than_site(template: &Template, site: &str) -> bool {
     fill("a") != fill("b")
 }
 
-/// `{site}/gateway/state`, where the rules send it; an uplink that stands in for another, or that shares a remote with one before it, has
+/// `{site}/gateway/state`, where the rules send it, unless the remote keeps nothing there; an uplink that stands in for another, or that shares a remote with one before it, has
 /// a level of its own.
 fn default_topic(site: &str, uplink: &file::Uplink, rules: &[Rule], before: &[Uplink]) -> Option<TopicName> {
     let mapped = |local: String| {
         let local = TopicName::new(local).ok()?;
         let rule = rules.iter().find(|rule| rule.mapping.filter().matches(&local));
         // A topic that others share keeps no state.
-        rule.filter(|rule| rule.mapping.has_way_back()).map_or(Some(local.clone()), |rule| rule.mapping.apply(&local)?.ok())
+        let there = rule.filter(|rule| rule.mapping.has_way_back()).map_or(Some(local.clone()), |rule| rule.mapping.apply(&local)?.ok())?;
+        // Topics that begin with $ belong to the remote: AWS IoT Core hands them to a rule, and nobody can subscribe to them.
+        Some(if there.is_reserved() { local } else { there })
     };
     let topic = mapped(format!("{site}/gateway/state"))?;
     if uplink.use_when.is_some() || before.iter().any(|other| shares(other, uplink, &topic)) {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Connection, Done};
-use crate::time::now;
+use crate::time::{now, unix_ms};
 use crate::uplink::link::{Command, LinkError};
 
 /// How long DISCONNECT, and what is before it, may take.
@@ -26,6 +26,14 @@ impl Connection<'_> {
     pub(super) fn end(&mut self, done: Done) {
         let until = now() + self.uplink.pace.patience();
         self.ending = Some(Ending { done, until });
+    }
+
+    /// Ends a connection whose token ends soon.
+    pub(super) fn renew_token(&mut self) {
+        let is_due = self.uplink.renewal.is_some_and(|renewal| renewal.is_due(now(), unix_ms() / 1000));
+        if is_due && self.ending.is_none() && self.give_up.is_none() {
+            self.end(Done::Renewed);
+        }
     }
 
     /// The stop order came: what waits is sent for `grace`. An end for another reason is not waited for any more.

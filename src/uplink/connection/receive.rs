@@ -41,7 +41,7 @@ impl Connection<'_> {
             self.heard()?;
         }
         match self.localized(incoming) {
-            Incoming::PubAck(packet_id, reason) if packet_id == STATE_ID && self.state.is_unanswered() => self.state_answered(reason),
+            Incoming::PubAck(packet_id, reason) if packet_id == STATE_ID && self.state.is_unanswered() => self.state_answered(reason)?,
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);
                 self.judge(verdict, settled);
@@ -61,7 +61,7 @@ impl Connection<'_> {
             Incoming::Disconnect(reason, what) => return Err(LinkError::Closed { what, reason: Some(reason) }),
             Incoming::Accepted(_) | Incoming::Refused(..) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
             Incoming::Unusable(packet_id, qos) => {
-                self.uplink.status.unusable();
+                self.uplink.status.unusable(self.uplink.settings.why_unusable());
                 self.left_out(packet_id, qos)?;
             }
             Incoming::PingResp => {
@@ -95,7 +95,7 @@ impl Connection<'_> {
             return self.left_out(publish.packet_id, publish.qos);
         };
         let Ok(topic) = arrival.topic else {
-            uplink.status.unusable();
+            uplink.status.unusable("the rule of `receive` makes no topic of it that is possible here");
             return self.left_out(publish.packet_id, publish.qos);
         };
         let matching = uplink.subscriptions.matching(&publish.topic);

@@ -13,9 +13,10 @@ use crate::mqtt::{Properties, QoS, ReasonCode};
 use crate::outbox::Outgoing;
 use crate::reading::Timestamp;
 use crate::time::{moment, now};
+use crate::uplink::cloud::Cloud;
 use crate::uplink::connection::Done;
 use crate::uplink::link::{Command, LinkError};
-use crate::uplink::presence::{offline, online};
+use crate::uplink::presence::{Shown, offline, online};
 use crate::uplink::session::STATE_ID;
 use crate::uplink::suspicion::speaks_of_itself;
 
@@ -61,7 +62,7 @@ impl Connection<'_> {
         let message = Outgoing {
             topic: presence.topic.clone(),
             qos,
-            retain: true,
+            retain: self.uplink.presence.retains(self.uplink.current),
             if_session_lost: SessionLost::Drop,
             enqueued: Timestamp::from(moment()),
             properties: Properties::default(),
@@ -82,20 +83,28 @@ impl Connection<'_> {
     }
 
     /// PUBACK for the state.
-    pub(super) fn state_answered(&mut self, reason: ReasonCode) {
+    pub(super) fn state_answered(&mut self, reason: ReasonCode) -> Result<(), LinkError> {
         self.state.unanswered = None;
         self.uplink.session.reserve(0);
         let current = self.uplink.current;
-        self.uplink.presence.state_answered(current);
-        if reason.is_error()
-            && let Some(presence) = &self.uplink.settings.presence
-            && self.uplink.presence.refuses_state(current)
-        {
-            let why = format!(
-                "the remote does not take the state of this gateway ({reason}): it shows an old one or none; allow the gateway to publish to this topic, or write `presence: false`"
-            );
-            self.uplink.status.presence_limited(presence.topic.as_str(), &why);
+        match self.uplink.presence.state_answered(current, reason.is_error(), now()) {
+            Shown::Nothing => {}
+            Shown::NotAsItWas => {
+                if self.uplink.settings.cloud == Some(Cloud::AwsIot) {
+                    self.link.retain_nothing();
+                }
+                return if self.ending.is_none() { self.say(online(moment())) } else { Ok(()) };
+            }
+            Shown::NotRetained => self.uplink.retained_refused(),
+            Shown::Refused => {
+                let remedy = self.uplink.settings.presence_remedy();
+                let why = format!(
+                    "the remote does not take the state of this gateway ({reason}): it shows an old one or none; {remedy}, or write `presence: false`"
+                );
+                self.uplink.presence_limited(&why);
+            }
         }
+        Ok(())
     }
 
     /// Looks after a state that the remote does not answer, and after one that was left out for long.
@@ -130,11 +139,12 @@ impl Connection<'_> {
             return;
         }
         let current = self.uplink.current;
-        if let Some(presence) = &self.uplink.settings.presence
-            && self.uplink.presence.works_without_state(current, now())
-        {
-            let why = "the remote closes the connection when it gets the state of this gateway: the state is left out for an hour; allow the gateway to publish retained messages to this topic, or write `presence: false`";
-            self.uplink.status.presence_limited(presence.topic.as_str(), why);
+        if self.uplink.presence.works_without_state(current, now()) {
+            let why = format!(
+                "the remote closes the connection when it gets the state of this gateway: the state is left out, for an hour at first and a day at last; {}, or write `presence: false`",
+                self.uplink.settings.presence_remedy()
+            );
+            self.uplink.presence_limited(&why);
         }
     }
 
@@ -144,7 +154,7 @@ impl Connection<'_> {
             Done::Stopped => "stopped",
             Done::NotNeeded => "standby",
             Done::Changed if self.moves_presence() => "moved",
-            Done::Changed => return Ok(()),
+            Done::Changed | Done::Renewed => return Ok(()),
         };
         if !self.state.is_said {
             return Ok(());

@@ -8,7 +8,9 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::{Uplink, name_of};
 use crate::tasks::Stop;
-use crate::time::now;
+use crate::time::{now, unix_ms};
+use crate::uplink::cloud::Cloud;
+use crate::uplink::connection::Done;
 use crate::uplink::dial::{Leg, Plan, Winner, apart};
 use crate::uplink::link::{Accepted, Hello, Link, LinkError, Start};
 use crate::uplink::presence::Will;
@@ -160,7 +162,15 @@ impl Uplink {
         let will = self.next_will(name);
         let has_will = will.is_some();
         let hello = self.hello(Start::Resume, will);
-        let opened = self.shake_hands(remote, reached, hello, until).await;
+        let mut opened = self.shake_hands(remote, reached, hello, until).await;
+        if let Ok((link, accepted)) = &mut opened
+            && self.settings.cloud == Some(Cloud::AwsIot)
+            && self.presence.doubts_retained(name, now())
+        {
+            // One permission is for all retained messages, and AWS IoT Core ends the connection at each that it does not allow.
+            link.retain_nothing();
+            accepted.retain_available = false;
+        }
         self.judge_will(name, has_will, opened.as_ref().err());
         match &opened {
             Ok(_) => {
@@ -193,8 +203,21 @@ impl Uplink {
         Ok(())
     }
 
-    fn hello(&self, start: Start, will: Option<Will>) -> Hello {
-        Hello { start, will, login: self.credentials.login.clone() }
+    /// What CONNECT says; the token of a cloud is made for each.
+    fn hello(&mut self, start: Start, will: Option<Will>) -> Hello {
+        let login = self.credentials.login.clone();
+        let Some(cloud) = &self.settings.cloud else { return Hello { start, will, login } };
+        let unix_s = unix_ms() / 1000;
+        self.renewal = cloud.renewal(login.as_ref().map(|(_, password)| password), now(), unix_s);
+        Hello { start, will, login: cloud.login(login, unix_s) }
+    }
+
+    /// A connection ended so that another one is made at once.
+    pub(super) fn reconnects(&mut self, done: Done) {
+        match done {
+            Done::Renewed => self.status.token_renewed(),
+            _ => self.status.disconnected("its settings are different from here on"),
+        }
     }
 
     /// TLS, WebSocket and MQTT over a TCP connection.

@@ -3,7 +3,6 @@
 use super::Uplink;
 use crate::mqtt::TopicName;
 use crate::time::now;
-use crate::uplink::cloud::Cloud;
 use crate::uplink::link::LinkError;
 use crate::uplink::presence::Will;
 
@@ -11,9 +10,23 @@ impl Uplink {
     /// The will of the next connection.
     pub(super) fn next_will(&mut self, remote: u32) -> Option<Will> {
         let presence = self.settings.presence.as_ref()?;
-        let mut will = self.presence.will(remote, presence, now())?;
-        will.retain &= self.settings.cloud.as_ref().is_none_or(Cloud::keeps_retained);
-        Some(will)
+        self.presence.will(remote, presence, now())
+    }
+
+    /// The remote takes a state, and does not take one that it is to retain.
+    pub(in crate::uplink) fn retained_refused(&self) {
+        let why = format!(
+            "the remote does not take a retained state of this gateway: the state and the will are sent without the retain flag, and subscribers that come later do not see them; {}",
+            self.settings.presence_remedy()
+        );
+        self.presence_limited(&why);
+    }
+
+    /// Says what the remote does not learn of this gateway, and why.
+    pub(in crate::uplink) fn presence_limited(&self, why: &str) {
+        if let Some(presence) = &self.settings.presence {
+            self.status.presence_limited(presence.topic.as_str(), why);
+        }
     }
 
     /// Where the settings to come have the state; without any, where it is.
@@ -30,8 +43,11 @@ impl Uplink {
         match error {
             None => {
                 if self.presence.accepted(remote, has_will, now()) {
-                    let why = "the remote takes this gateway only without a will: it does not learn when the gateway is gone; allow the gateway to publish to this topic, or write `presence: false`";
-                    self.status.presence_limited(topic, why);
+                    let remedy = self.settings.presence_remedy();
+                    let why = format!(
+                        "the remote takes this gateway only without a will: it does not learn when the gateway is gone; {remedy}, or write `presence: false`"
+                    );
+                    self.status.presence_limited(topic, &why);
                 }
             }
             Some(LinkError::Refused { reason: Some(reason), .. }) if has_will => {
