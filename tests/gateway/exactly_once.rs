@@ -245,9 +245,13 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
         });
         let mut random = fastrand::Rng::with_seed(8);
         let mut kills = 0;
+        // Every child gets further than the last one, until one stores something: the machine may be busy.
+        let mut patience = 0;
         let enough = |stored: usize| stored as u64 >= plan.messages && done.load(SeqCst) >= plan.cuts + plan.restarts;
         while kills < plan.kills || !enough(said.stored.len()) {
-            run_and_kill(file, Duration::from_millis(random.u64(50..700)), &mut said);
+            let before = said.stored.len();
+            run_and_kill(file, Duration::from_millis(random.u64(50..700) + patience), &mut said);
+            patience = if said.stored.len() > before { 0 } else { patience + 200 };
             kills += 1;
             if kills >= 20 * plan.kills {
                 running.store(false, SeqCst);
