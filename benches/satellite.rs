@@ -137,7 +137,14 @@ async fn uplink(folder: &Path, port: u16) -> Outbox {
     let uplink = uplink::prepare(
         settings,
         outbox.clone(),
-        Ends { live: None, inbound: None, is_up, routes: tokio::sync::watch::channel(Arc::default()).1, primary: None },
+        Ends {
+            live: None,
+            inbound: None,
+            is_up,
+            routes: tokio::sync::watch::channel(Arc::default()).1,
+            primary: None,
+            dropped: Arc::default(),
+        },
     )
     .unwrap();
     detach(uplink.run(stop.clone(), stop, Duration::ZERO));

@@ -109,7 +109,14 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
         let uplink = uplink::prepare(
             config.uplinks[0].settings.clone(),
             outbox.clone(),
-            Ends { live: None, inbound: None, is_up, routes: tokio::sync::watch::channel(std::sync::Arc::default()).1, primary: None },
+            Ends {
+                live: None,
+                inbound: None,
+                is_up,
+                routes: tokio::sync::watch::channel(std::sync::Arc::default()).1,
+                primary: None,
+                dropped: std::sync::Arc::default(),
+            },
         )
         .unwrap();
         detach(uplink.run(stop.clone(), stop, Duration::ZERO));

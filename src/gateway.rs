@@ -27,10 +27,11 @@ use tokio::time::sleep_until;
 use crate::broker::admission::Admission;
 use crate::broker::engine::{Engine, Setup, Tap};
 use crate::broker::net::{self, BoundListener, ListenError, Tls};
-use crate::broker::{self, Broker, Forward, Source};
+use crate::broker::{self, Broker, Forward, Source, Way};
 use crate::config;
 use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
+use crate::metrics::Counter;
 use crate::mqtt::TopicFilter;
 use crate::outbox::{self, Intake, OfferError, Outbox, Routes, Stored};
 use crate::status::control::{self, Call, Control, Presence, Reply, Request};
@@ -135,7 +136,7 @@ struct North {
     /// Whether each is up, told by its uplink.
     is_up: Vec<watch::Sender<bool>>,
     taps: Vec<Tap>,
-    queues: Vec<mpsc::Sender<Forward>>,
+    queues: Vec<Way>,
     forwards: Vec<mpsc::Receiver<Forward>>,
 }
 
@@ -169,7 +170,7 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
         north.intakes.push(Intake::new(outbox.clone(), current, index, north.primary(&uplink.settings)));
         north.taps.push(Tap { filters, not_from: Origin::Uplink(index) });
         north.outboxes.push(outbox);
-        north.queues.push(queue);
+        north.queues.push(Way { sender: queue, dropped: Arc::default() });
         north.forwards.push(forward);
     }
     let North { intakes, outboxes, .. } = &mut north;
@@ -209,10 +210,17 @@ impl Gateway {
         let live = local.as_ref().map(|local| local.live.clone());
         let inbound = local.as_ref().map(|local| local.inbound.clone());
         let mut ready: Vec<Uplink> = Vec::new();
-        let parts = config.uplinks.iter().zip(&north.outboxes).zip(&north.is_up).zip(&north.routes);
-        for (((uplink, outbox), is_up), routes) in parts {
+        let parts = config.uplinks.iter().zip(&north.outboxes).zip(&north.is_up).zip(north.routes.iter().zip(&north.queues));
+        for (((uplink, outbox), is_up), (routes, way)) in parts {
             let primary = north.primary(&uplink.settings);
-            let ends = Ends { live: live.clone(), inbound: inbound.clone(), is_up: is_up.clone(), routes: routes.subscribe(), primary };
+            let ends = Ends {
+                live: live.clone(),
+                inbound: inbound.clone(),
+                is_up: is_up.clone(),
+                routes: routes.subscribe(),
+                primary,
+                dropped: way.dropped.clone(),
+            };
             let uplink = uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?;
             health.watch_uplink(&uplink, outbox, is_up.subscribe());
             ready.push(uplink);
@@ -227,8 +235,9 @@ impl Gateway {
             });
         }
         if let Some(Local { broker, .. }) = &local {
-            for ((intake, forward), spec) in north.intakes.iter().cloned().zip(north.forwards).zip(&config.uplinks) {
-                tasks.start(format!("forward:{}", spec.settings.name), forward_messages(intake, forward, broker.clone(), hurried.clone()));
+            let ways = north.forwards.into_iter().zip(&north.queues).map(|(forward, way)| (forward, way.dropped.clone()));
+            for ((intake, way), spec) in north.intakes.iter().cloned().zip(ways).zip(&config.uplinks) {
+                tasks.start(format!("forward:{}", spec.settings.name), forward_messages(intake, way, broker.clone(), hurried.clone()));
             }
         }
         let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
@@ -389,7 +398,7 @@ async fn start_broker(
     let (queue, asked) = mpsc::channel(FORWARD_QUEUE);
     // The last one, also if nothing can be written yet.
     taps.push(Tap { filters: south::set_filters(config), not_from: Origin::Own });
-    queues.push(queue);
+    queues.push(Way { sender: queue, dropped: Arc::default() });
     let setup = Setup {
         limits: spec.limits.clone(),
         taps,
@@ -429,16 +438,19 @@ async fn start_broker(
     Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound, sets: Some(asked), tls, thread })
 }
 
+/// Messages of the broker for an outbox, and what counts those that cannot go there.
+type ForwardEnd = (mpsc::Receiver<Forward>, Arc<Counter>);
+
 /// Takes what local clients publish into an outbox, and tells the broker when it is safe. When it must hurry, what is not on disk
 /// is given up: nobody was told that it is.
-async fn forward_messages(intake: Intake, queue: mpsc::Receiver<Forward>, broker: Broker, mut hurry: Stop) -> Result<(), String> {
+async fn forward_messages(intake: Intake, queue: ForwardEnd, broker: Broker, mut hurry: Stop) -> Result<(), String> {
     tokio::select! {
         done = forward_until_closed(intake, queue, broker) => done,
         () = hurry.wait() => Ok(()),
     }
 }
 
-async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>, broker: Broker) -> Result<(), String> {
+async fn forward_until_closed(intake: Intake, (mut queue, dropped): ForwardEnd, broker: Broker) -> Result<(), String> {
     let mut receipts = FuturesOrdered::new();
     let mut log = LogLimiter::new(20, Duration::from_secs(10));
     let mut log_of_circles = LogLimiter::new(1, Duration::from_secs(3600));
@@ -457,6 +469,7 @@ async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>
                         Err(error)
                     }
                     Err(error) => {
+                        dropped.count();
                         let event = "outbox.message_refused";
                         if let Some(suppressed) = log.permit(event, (), now()) {
                             tracing::error!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "a message cannot go north");
@@ -472,9 +485,10 @@ async fn forward_until_closed(intake: Intake, mut queue: mpsc::Receiver<Forward>
                             Ok(Some(receipt)) => receipt.stored().await.is_ok_and(|stored| stored != Stored::Refused),
                             // No rule wanted it after all: there is nothing to wait for.
                             Ok(None) => true,
-                            // It will never fit, however often it comes; the log says so.
-                            Err(OfferError::Topic(_) | OfferError::ComesBack | OfferError::TooManyGateways) => true,
-                            Err(OfferError::Closed) => false,
+                            // Sent again, it would go in a circle again; the log says so.
+                            Err(OfferError::ComesBack | OfferError::TooManyGateways) => true,
+                            // Whoever sent it is told, as far as its protocol can say so.
+                            Err(OfferError::Topic(_) | OfferError::Closed) => false,
                         };
                         (ticket, accepted)
                     });

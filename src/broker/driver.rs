@@ -18,6 +18,7 @@ use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
 use super::inbox::{Event, Inbox, Wire};
 use super::login_queue::{Claim, LoginQueue};
 use crate::message::Message;
+use crate::metrics::Counter;
 use crate::mqtt::QoS;
 use crate::pulse::{COME_ROUND, Pulse};
 use crate::tasks::{Stop, detach};
@@ -40,16 +41,26 @@ pub struct Forward {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
+/// The end of the way to a tap that the broker holds.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// Takes what the tap is to store.
+    pub sender: mpsc::Sender<Forward>,
+    /// Counts messages that nobody waits for and that found no room.
+    pub dropped: Arc<Counter>,
+}
+
 /// The way to one tap, bounded in messages and in bytes.
 #[derive(Debug)]
 pub(super) struct TapQueue {
     sender: mpsc::Sender<Forward>,
+    dropped: Arc<Counter>,
     room: Arc<Semaphore>,
 }
 
 impl TapQueue {
-    pub(super) fn new(sender: mpsc::Sender<Forward>) -> Self {
-        Self { sender, room: Arc::new(Semaphore::new(TAP_BYTES)) }
+    pub(super) fn new(Way { sender, dropped }: Way) -> Self {
+        Self { sender, dropped, room: Arc::new(Semaphore::new(TAP_BYTES)) }
     }
 
     /// False if there is no room. QoS 0 may use half of the queue only: it must never push out what is promised.
@@ -289,7 +300,10 @@ impl Driver {
         match (taken, ticket) {
             (true, _) => {}
             (false, Some(ticket)) => self.engine.handle(Input::Stored { ticket, accepted: false }, at),
-            (false, None) => self.engine.count_dropped(),
+            (false, None) => {
+                self.engine.count_dropped();
+                self.taps.get(tap).into_iter().for_each(|queue| queue.dropped.count());
+            }
         }
     }
 }

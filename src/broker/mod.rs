@@ -35,7 +35,7 @@ use crate::time::now;
 use admission::Admission;
 use client_log::ClientLog;
 use driver::TapQueue;
-pub use driver::{Driver, Forward};
+pub use driver::{Driver, Forward, Way};
 use engine::{Change, Engine, Ticket};
 use inbox::{Event, Inbox};
 
@@ -98,7 +98,7 @@ pub enum Source {
 }
 
 /// A broker. `taps` stand in the order of the engine's taps.
-pub fn broker(source: Source, admission: Admission, taps: Vec<mpsc::Sender<Forward>>) -> Result<Parts, StoreError> {
+pub fn broker(source: Source, admission: Admission, taps: Vec<Way>) -> Result<Parts, StoreError> {
     let inbox = Arc::new(Inbox::default());
     let (admission, log) = (Arc::new(admission), Arc::new(ClientLog::default()));
     let (live_sender, live) = mpsc::channel(INPUT_QUEUE);

@@ -357,7 +357,7 @@ impl<'a> Connection<'a> {
 
     /// Collects one message, unless it has expired or is too large for the remote.
     fn publish(&mut self, send: Send) -> Result<(), LinkError> {
-        let Send { place, packet_id, dup, mut message } = send;
+        let Send { place, packet_id, dup, is_resent, mut message } = send;
         let may_be_there = dup && message.qos == QoS::ExactlyOnce;
         let at = Timestamp::from(moment());
         // What was sent before is sent as it was.
@@ -394,6 +394,7 @@ impl<'a> Connection<'a> {
         }
         tracing::debug!(uplink = %self.uplink.settings.name, seq = place.seq, topic = %message.topic, qos = ?message.qos, dup, "message sent");
         self.uplink.status.counters.repeated.add(u64::from(dup));
+        self.uplink.status.counters.resent.add(u64::from(is_resent));
         match packet_id {
             Some(_) => {
                 let packet = before..self.link.collected();

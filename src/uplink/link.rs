@@ -5,6 +5,7 @@
 //! could be promised across a crash. Identifiers, order and repetition are [`super::session`]'s.
 
 mod codec;
+mod failure;
 mod identifiers;
 
 use std::collections::HashMap;
@@ -17,13 +18,15 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::sleep_until;
 
 use super::presence::Will;
+use super::probable::stranger;
 use super::subscriptions::Asked;
 use super::transport::Stream;
-use super::{Protocol, Remote, Secret, Settings};
+use super::{Remote, Secret, Settings};
 use crate::mqtt::{PacketId, Properties, QoS, ReasonCode, TopicName};
 use crate::outbox::Outgoing;
 use crate::time::now;
 use codec::Codec;
+use failure::before_connack;
 
 /// Bytes collected before the link has taken them; one packet may exceed it. What is collected cannot be overtaken by an alarm.
 const WRITE_AHEAD: usize = 32 * 1024;
@@ -58,23 +61,6 @@ pub(super) enum LinkError {
     /// The remote has ended the connection, perhaps with a reason.
     #[error("{what}")]
     Closed { what: String, reason: Option<ReasonCode> },
-}
-
-impl LinkError {
-    fn closed(what: String) -> Self {
-        Self::Closed { what, reason: None }
-    }
-}
-
-impl From<io::Error> for LinkError {
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-        let what = format!("the connection broke: {error}");
-        match error.kind() {
-            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::closed(what),
-            _ => Self::Broken(what),
-        }
-    }
 }
 
 /// A message of the remote.
@@ -196,6 +182,8 @@ pub(super) struct Link {
     /// How many topic aliases the remote takes.
     max_aliases: u16,
     aliases: HashMap<TopicName, u16>,
+    /// CONNACK came.
+    is_accepted: bool,
     /// It takes nothing any more.
     broken: Option<LinkError>,
     /// Written, but perhaps still in a buffer of TLS.
@@ -235,6 +223,7 @@ impl Link {
             retain_available: true,
             max_aliases: 0,
             aliases: HashMap::new(),
+            is_accepted: false,
             broken: None,
             unflushed: false,
             collected: 0,
@@ -258,6 +247,7 @@ impl Link {
                         let what = format!("it takes packets of at most {most} bytes, too few for any message; ask whoever runs it");
                         return Err(LinkError::Refused { what, reason: None });
                     }
+                    link.is_accepted = true;
                     link.round_trip = now() - asked;
                     link.company = company(link.round_trip);
                     link.max_packet =
@@ -373,6 +363,9 @@ impl Link {
     /// The next packet of the remote, or the news that bytes were written. Safe to drop while it waits.
     pub(super) async fn next(&mut self) -> Result<Incoming, LinkError> {
         loop {
+            if let Some(what) = stranger(&self.input).filter(|_| !self.is_accepted) {
+                return Err(LinkError::Broken(what.to_owned()));
+            }
             if let Some(incoming) = self.codec.decode(&mut self.input)? {
                 return Ok(incoming);
             }
@@ -437,23 +430,6 @@ impl Link {
     /// A packet that is there already.
     pub(super) fn next_ready(&mut self) -> Option<Result<Incoming, LinkError>> {
         self.codec.decode(&mut self.input).transpose()
-    }
-}
-
-/// A remote that closes instead of answering CONNECT says nothing about why; these are the usual reasons.
-fn before_connack(error: LinkError, protocol: Protocol) -> LinkError {
-    match error {
-        LinkError::Closed { what, reason: None } => {
-            let probable = match protocol {
-                Protocol::V5 => "if the remote speaks only MQTT 3.1.1, set `protocol: 3.1.1`",
-                Protocol::V311 => "if the remote speaks only MQTT 5, set `protocol: 5`",
-            };
-            LinkError::Closed {
-                what: format!("{what} before it answered CONNECT; {probable}; else check `client_id`, `user` and `password`"),
-                reason: None,
-            }
-        }
-        other => other,
     }
 }
 

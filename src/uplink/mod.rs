@@ -13,23 +13,26 @@
 //!
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
 //!
-//! `session`, `memory`, `lanes`, `pace`, `presence`, `silence`, `subscriptions`, `copies` and `suspicion` are the pure state, `transport`
-//! the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and `tls` what is shown
-//! and trusted in, `route` the way out of this machine, `own` whether it leads back to this gateway, `task` connects, `connection` carries
-//! (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
+//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `silence`, `subscriptions`, `copies` and `suspicion` are the pure
+//! state, `transport` the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and
+//! `tls` what is shown and trusted in, `route` the way out of this machine, `own` whether it leads back to this gateway, `task` connects,
+//! `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
 pub mod cloud;
 mod connection;
 mod copies;
 mod credentials;
 mod dial;
+mod ends;
 mod inbound;
 mod lanes;
 mod link;
 mod memory;
+mod news;
 mod own;
 mod pace;
 mod presence;
+mod probable;
 mod purge;
 mod remote;
 mod route;
@@ -50,13 +53,14 @@ use serde::Deserialize;
 use crate::mqtt::{QoS, TopicFilter};
 pub use credentials::{Login, Password};
 pub use dial::Resolve;
+pub use ends::Ends;
 pub use inbound::Inbound;
 pub use own::{OwnListener, leads_back};
 pub use presence::Presence;
 pub(crate) use presence::bytes_of as bytes_of_presence;
 pub use purge::{Purge, Purges, Removed};
 pub use remote::{Proxy, Remote, Scheme};
-pub use task::{Ends, Update, Uplink, prepare};
+pub use task::{Update, Uplink, prepare};
 pub use tls::TlsError;
 
 /// The MQTT version spoken to a remote.

@@ -42,6 +42,8 @@ pub(super) struct Send {
     /// `None` for QoS 0.
     pub(super) packet_id: Option<PacketId>,
     pub(super) dup: bool,
+    /// The remote may have it from a session that it has forgotten.
+    pub(super) is_resent: bool,
     pub(super) message: Outgoing,
 }
 
@@ -245,7 +247,9 @@ impl Session {
             }
             let stage = if is_lost { Stage::Unsent } else { Stage::Sent };
             let message = Some(Outgoing { qos: QoS::ExactlyOnce, ..waiting.message });
-            self.in_flight.push(InFlight::known(place, message, packet_id, stage));
+            let mut entry = InFlight::known(place, message, packet_id, stage);
+            entry.is_resent = is_lost;
+            self.in_flight.push(entry);
             self.lower_qos();
             return None;
         }
@@ -313,7 +317,13 @@ impl Session {
         let entry = self.in_flight.get_mut(index).filter(|entry| entry.needs <= saved)?;
         let Some(packet_id) = entry.packet_id() else {
             let entry = self.remove(index)?;
-            return Some(Step::Publish(Send { place: entry.place(), packet_id: None, dup: false, message: entry.into_message()? }));
+            return Some(Step::Publish(Send {
+                place: entry.place(),
+                packet_id: None,
+                dup: false,
+                is_resent: entry.is_resent,
+                message: entry.into_message()?,
+            }));
         };
         // What only waits for its end may be released whatever the remote allows: nothing goes on without.
         if entry.stage != Stage::Released && is_full {
@@ -325,7 +335,8 @@ impl Session {
                 let dup = entry.stage == Stage::Sent;
                 entry.stage = Stage::Sent;
                 entry.is_repeated = dup;
-                Step::Publish(Send { place, packet_id: Some(packet_id), dup, message })
+                let is_resent = std::mem::take(&mut entry.is_resent);
+                Step::Publish(Send { place, packet_id: Some(packet_id), dup, is_resent, message })
             }
             _ => Step::Release(packet_id),
         };

@@ -1,12 +1,14 @@
 //! What an uplink tells about itself: to local clients on `$SYS`, and in the log once per change.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
+use super::ends::Ends;
+use super::news::News;
 use super::session::Forgotten;
 use crate::log::{LogLimiter, Printable, chosen};
 use crate::message::{Message, Origin};
@@ -21,8 +23,8 @@ const MAX_GAPS: usize = 256;
 const CONNECTED: &str = "connected";
 const DISCONNECTED: &str = "disconnected";
 const STANDBY: &str = "standby";
-/// Reasons that are remembered as told.
-const MAX_TOLD: usize = 32;
+/// How often it is told that messages did not come into the outbox.
+const DROPPED_EVERY: Duration = Duration::from_secs(60);
 
 /// What went over the link.
 #[derive(Debug, Default)]
@@ -33,7 +35,7 @@ pub(super) struct Counters {
     pub(super) connects: Counter,
     /// Messages sent again after a cut, marked as repetitions.
     pub(super) repeated: Counter,
-    /// Messages sent again because the remote had forgotten the session.
+    /// Messages sent again because the remote had forgotten the session, once for each copy that was sent.
     pub(super) resent: Counter,
 }
 
@@ -46,6 +48,8 @@ struct Shape {
     waiting: u64,
     dead: u64,
     lost: u64,
+    /// Messages of local clients that did not come into the outbox.
+    dropped: u64,
     acknowledged: u64,
     refused: u64,
     repeated: u64,
@@ -86,8 +90,11 @@ pub(super) struct Status {
     is_up: watch::Sender<bool>,
     state: &'static str,
     reason: Option<String>,
-    /// What was told since the link was last up.
-    told: HashSet<String>,
+    /// What the log was told of the link.
+    news: News,
+    /// Messages that could not come into the outbox: how many there were when it was told last, and when that was.
+    dropped: Arc<Counter>,
+    dropped_told: (u64, Option<Instant>),
     /// Of lines that the remote can cause as often as it likes, by their event.
     log: LogLimiter<&'static str>,
     filters_refused: Vec<String>,
@@ -101,7 +108,8 @@ const BURST: u32 = 20;
 const EVERY: Duration = Duration::from_secs(10);
 
 impl Status {
-    pub(super) fn new(name: String, live: Option<mpsc::Sender<Message>>, outbox: Outbox, is_up: watch::Sender<bool>) -> Self {
+    pub(super) fn new(name: String, ends: &Ends, outbox: Outbox) -> Self {
+        let (live, is_up, dropped) = (ends.live.clone(), ends.is_up.clone(), ends.dropped.clone());
         Self {
             name,
             live,
@@ -111,7 +119,9 @@ impl Status {
             is_up,
             state: DISCONNECTED,
             reason: None,
-            told: HashSet::new(),
+            news: News::default(),
+            dropped,
+            dropped_told: (0, None),
             log: LogLimiter::new(BURST, EVERY),
             filters_refused: Vec::new(),
             since_ms: unix_ms(),
@@ -122,7 +132,10 @@ impl Status {
     pub(super) fn connected(&mut self, remote: &dyn std::fmt::Display) {
         self.counters.connects.count();
         let waiting = self.outbox.waiting();
-        tracing::info!(uplink = %self.name, %remote, waiting, "link is up");
+        if let Some(cuts) = self.news.up() {
+            let cuts = Some(cuts).filter(|cuts| *cuts > 0);
+            tracing::info!(event = "uplink.up", uplink = %self.name, %remote, waiting, cuts, "link is up");
+        }
         self.change(CONNECTED, None);
     }
 
@@ -137,7 +150,6 @@ impl Status {
         let Forgotten { resent, dropped, presumed } = forgotten;
         let (dropped, presumed) = (dropped.len(), presumed.len());
         if resent + dropped + presumed > 0 {
-            self.counters.resent.add(*resent as u64);
             tracing::warn!(uplink = %self.name, resent, dropped, presumed, "the remote has forgotten the session: messages in flight are sent again, dropped or taken for delivered, as their class says");
         }
     }
@@ -214,16 +226,36 @@ impl Status {
     /// The link is down, or could not be made. Each reason is told once until the link has been up for good.
     pub(super) fn disconnected(&mut self, reason: &str) {
         tracing::debug!(uplink = %self.name, %reason, "no link");
-        let shown = Printable::short(reason);
-        if self.told.len() < MAX_TOLD && self.told.insert(shown.clone().into_owned()) {
-            tracing::warn!(uplink = %self.name, reason = %shown, "link is down; messages wait in the outbox");
+        if let Some(cuts) = self.news.down(reason, now()) {
+            self.tell_down(reason, cuts);
         }
         self.change(DISCONNECTED, Some(reason.to_owned()));
     }
 
+    /// `cuts` were not told before.
+    fn tell_down(&self, reason: &str, cuts: u64) {
+        let cuts = Some(cuts).filter(|cuts| *cuts > 0);
+        let reason = Printable::short(reason);
+        tracing::warn!(event = "uplink.down", uplink = %self.name, reason = %Printable(&reason), cuts, "link is down; messages wait in the outbox");
+    }
+
     /// The link has proven itself: what breaks it from here on is told again.
     pub(super) fn proven(&mut self) {
-        self.told.clear();
+        self.news.proven();
+    }
+
+    /// Tells what of the link and of the way into the outbox has not been told.
+    fn tell_what_is_due(&mut self) {
+        if let Some((reason, cuts)) = self.news.stays_down(now()) {
+            self.tell_down(&reason, cuts);
+        }
+        let (told, last) = self.dropped_told;
+        let dropped = self.dropped.value();
+        if dropped > told && last.is_none_or(|last| now() >= last + DROPPED_EVERY) {
+            self.dropped_told = (dropped, Some(now()));
+            let count = dropped - told;
+            tracing::warn!(event = "uplink.dropped", uplink = %self.name, count, "messages did not come into the outbox and are lost: QoS 0 from local clients faster than the outbox takes them, or topics too long for the remote; publish with QoS 1, or more slowly");
+        }
     }
 
     fn change(&mut self, state: &'static str, reason: Option<String>) {
@@ -240,6 +272,7 @@ impl Status {
 
     /// Publishes the status if it changed, and what was given up since the last time.
     pub(super) fn show(&mut self) {
+        self.tell_what_is_due();
         self.gaps.extend(self.outbox.take_gaps());
         while let Some((queue, gap)) = self.gaps.front() {
             if !self.tell(*queue, gap) {
@@ -258,6 +291,7 @@ impl Status {
             waiting: self.outbox.waiting(),
             dead: self.outbox.dead(),
             lost: outbox.lost.value(),
+            dropped: self.dropped.value(),
             acknowledged: self.counters.acknowledged.value(),
             refused: self.counters.refused.value(),
             repeated: self.counters.repeated.value(),

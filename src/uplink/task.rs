@@ -22,7 +22,8 @@ use super::connection::{Connection, Done, STATUS_EVERY};
 use super::copies::Copies;
 use super::credentials::Credentials;
 use super::dial::Addresses;
-use super::inbound::{Deliveries, Inbound};
+use super::ends::Ends;
+use super::inbound::Deliveries;
 use super::lanes::Lanes;
 use super::link::{Accepted, Link, LinkError};
 use super::memory::Memory;
@@ -37,7 +38,7 @@ use super::suspicion::Suspicion;
 use super::tls::Certificates;
 use super::{Purge, Purges, Remote, Settings, TlsError, purge};
 use crate::backoff::Backoff;
-use crate::message::{Message, Origin};
+use crate::message::Origin;
 use crate::mqtt::QoS;
 use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Routes, Stored, Waiting};
 use crate::pulse::Pulse;
@@ -167,26 +168,12 @@ impl Update {
     }
 }
 
-/// What an uplink is connected with inside the gateway.
-pub struct Ends {
-    /// Takes its status to local clients.
-    pub live: Option<mpsc::Sender<Message>>,
-    /// Takes what the remote has for this site.
-    pub inbound: Option<Inbound>,
-    /// Tells others whether it is up.
-    pub is_up: watch::Sender<bool>,
-    /// How topics are written here and there; may change.
-    pub routes: watch::Receiver<Arc<Routes>>,
-    /// Of a backup: whether the other uplink is up.
-    pub primary: Option<watch::Receiver<bool>>,
-}
-
 /// Checks the certificates of an uplink and makes it ready.
 pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink, TlsError> {
     let credentials = Credentials::new(Certificates::of(&settings)?);
     let (changes, updates) = watch::channel(None);
     let (purger, purges) = purge::orders();
-    let status = Status::new(settings.name.clone(), ends.live, outbox.clone(), ends.is_up);
+    let status = Status::new(settings.name.clone(), &ends, outbox.clone());
     let memories = LANES.iter().map(|lane| {
         Memory::decode(outbox.state(*lane)).unwrap_or_else(|| {
             tracing::error!(uplink = %settings.name, ?lane, "what was in flight cannot be read; QoS 2 messages may arrive twice");

@@ -1,17 +1,21 @@
 //! Certificates of the uplink: rustls with ring.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::ring::digest;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 
+use super::probable::without_links;
 use super::{Remote, Settings};
 use crate::files;
+use crate::time::rfc3339;
 
 /// A person's mistake: a file that is missing or is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,70 @@ pub enum TlsError {
     /// Certificate and key do not fit.
     #[error("client certificate and key do not fit: {0}; check `uplinks[].cert` and `uplinks[].key`")]
     Identity(String),
+}
+
+/// Why TLS with a remote failed, and what a person can do.
+pub(super) fn explained(error: &io::Error, remote: &Remote) -> String {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let scheme = if remote.scheme == super::Scheme::Wss { "ws://" } else { "mqtt://" };
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(error) => of_library(error, scheme),
+        None if matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe) => format!(
+            "the remote closed the connection during the handshake; it probably speaks no TLS on this port: write {scheme} in `to`, or the port of TLS, mostly 8883"
+        ),
+        None => format!("{}; check `to` and the network", without_links(error)),
+    }
+}
+
+/// What an error of a connection that was made says about TLS, if it does.
+pub(super) fn of_connection(error: &io::Error) -> Option<String> {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())?;
+    Some(of_library(error, "mqtt://"))
+}
+
+fn of_library(error: &Error, scheme: &str) -> String {
+    use AlertDescription as Alert;
+    use CertificateError as Bad;
+    let day = |time: UnixTime| rfc3339(i64::try_from(time.as_secs().saturating_mul(1000)).unwrap_or(i64::MAX));
+    match error {
+        Error::InvalidCertificate(Bad::ExpiredContext { not_after, .. }) => format!(
+            "the certificate of the remote has expired on {}; whoever runs it must renew it, if the clock of this machine is right",
+            day(*not_after)
+        ),
+        Error::InvalidCertificate(Bad::Expired) => {
+            "the certificate of the remote has expired; whoever runs it must renew it, if the clock of this machine is right".to_owned()
+        }
+        Error::InvalidCertificate(Bad::NotValidYetContext { not_before, .. }) => {
+            format!("the certificate of the remote is not valid before {}; check the clock of this machine", day(*not_before))
+        }
+        Error::InvalidCertificate(Bad::NotValidYet) => {
+            "the certificate of the remote is not valid yet; check the clock of this machine".to_owned()
+        }
+        Error::InvalidCertificate(Bad::UnknownIssuer) => {
+            "an authority that this gateway does not know has signed the certificate of the remote (UnknownIssuer); check `ca`".to_owned()
+        }
+        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "the certificate of the remote is for another name; check the host of `to`".to_owned()
+        }
+        Error::AlertReceived(
+            alert @ (Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::NoCertificate
+            | Alert::CertificateRequired),
+        ) => format!(
+            "the remote does not accept the certificate of this gateway ({alert:?}); check `cert` and `key`, and that it has not expired"
+        ),
+        Error::AlertReceived(Alert::NoApplicationProtocol) => "the remote takes none of the protocols in `alpn`; check `alpn`".to_owned(),
+        Error::InvalidMessage(_) => format!(
+            "what answers there speaks no TLS, a plain MQTT broker perhaps; write {scheme} in `to`, or the port of TLS, mostly 8883"
+        ),
+        other => format!("{}; check `ca`, `cert`, `key` and the clock of this machine", without_links(other)),
+    }
 }
 
 fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -159,5 +227,22 @@ impl Material {
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(Made { of, connector: TlsConnector::from(Arc::new(config)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_expired_certificate_is_told_by_its_date_and_the_same_each_second() {
+        let told = |now: u64| {
+            let (time, not_after) = (UnixTime::since_unix_epoch(Duration::from_secs(now)), Duration::from_secs(1_769_847_330));
+            let bad = CertificateError::ExpiredContext { time, not_after: UnixTime::since_unix_epoch(not_after) };
+            of_library(&Error::InvalidCertificate(bad), "mqtt://")
+        };
+        assert_eq!(told(1_800_000_000), told(1_800_000_001));
+        assert!(told(1_800_000_000).contains("2026-01-31"), "{}", told(1_800_000_000));
     }
 }

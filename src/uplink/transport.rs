@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use super::dial::{Leg, Lost, Missed, Plan, Winner, race};
 use super::link::LinkError;
+use super::probable::without_links;
 use super::{Proxy, Remote, Scheme, Settings, Tcp};
 use crate::websocket;
 
@@ -65,8 +66,7 @@ pub(super) async fn open(
         Some(connector) => {
             let bad_name = |e| LinkError::Unreachable(format!("{remote}: not a name a certificate can be for: {e}"));
             let name = ServerName::try_from(remote.host.clone()).map_err(bad_name)?;
-            let failed =
-                |e| LinkError::Unreachable(format!("{remote}: TLS failed: {e}; check `ca`, `cert`, `key` and the clock of this machine"));
+            let failed = |e| LinkError::Unreachable(format!("{remote}: TLS failed: {}", super::tls::explained(&e, remote)));
             Box::new(connector.connect(name, tcp).await.map_err(failed)?)
         }
     };
@@ -131,8 +131,9 @@ async fn through(proxy: &Proxy, remote: &Remote, mut stream: TcpStream) -> Resul
 
 /// MQTT in binary frames, subprotocol `mqtt` [MQTT-6.0.0-1], [MQTT-6.0.0-3].
 async fn web_socket(remote: &Remote, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, LinkError> {
-    let failed =
-        |e: &dyn std::fmt::Display| LinkError::Unreachable(format!("{remote}: WebSocket failed: {e}; check port and path of `to`"));
+    let failed = |e: &dyn std::fmt::Display| {
+        LinkError::Unreachable(format!("{remote}: WebSocket failed: {}; check port and path of `to`", without_links(e)))
+    };
     let mut request = remote.to_string().into_client_request().map_err(|e| failed(&e))?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(websocket::PROTOCOL));
     let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|e| failed(&e))?;

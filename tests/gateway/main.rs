@@ -32,6 +32,7 @@ mod field_peers;
 mod field_writes;
 mod hostile;
 mod instruments;
+mod link_words;
 mod listeners;
 mod login;
 mod logins;

@@ -464,7 +464,9 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
     let limits = setup().limits;
     let opened = broker::durable::open(&tempfile::tempdir_in(folder).unwrap().keep(), setup(), Duration::ZERO).unwrap();
     let admission = Admission::new(AdmissionLimits { rate: 10_000, ..AdmissionLimits::default() });
-    let parts = broker::broker(broker::Source::Disk(Box::new(opened)), admission, vec![queue]).unwrap();
+    let parts =
+        broker::broker(broker::Source::Disk(Box::new(opened)), admission, vec![broker::Way { sender: queue, dropped: Arc::default() }])
+            .unwrap();
     let listener = BoundListener::bind(&listen.parse().unwrap()).await.unwrap();
     let site = Site { scheme, at: listener.at().clone(), connector: connector(pem) };
     let settings = TlsSettings {

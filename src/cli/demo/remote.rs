@@ -10,7 +10,7 @@ use crate::broker::access::Access;
 use crate::broker::admission::{Admission, AdmissionLimits};
 use crate::broker::engine::{Engine, Limits, Setup, Tap};
 use crate::broker::net::{BoundListener, Listen};
-use crate::broker::{self, Broker, Forward, Source};
+use crate::broker::{self, Broker, Forward, Source, Way};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::tasks::{Stop, Tasks};
@@ -23,7 +23,8 @@ pub(super) async fn start(ledger: Arc<Ledger>, stop: &Stop, tasks: &mut Tasks) -
     let setup = Setup { limits: limits.clone(), taps: vec![tap], access: Arc::new(Access::open()), ..Setup::default() };
     let (queue, arrivals) = mpsc::channel(4096);
     let engine = Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
-    let parts = broker::broker(engine, Admission::new(AdmissionLimits::default()), vec![queue]).map_err(|error| error.to_string())?;
+    let parts = broker::broker(engine, Admission::new(AdmissionLimits::default()), vec![Way { sender: queue, dropped: Arc::default() }])
+        .map_err(|error| error.to_string())?;
     let listener = BoundListener::bind(&Listen::any_local()).await.map_err(|error| error.to_string())?;
     let address = listener.address().ok_or("no address")?;
     let broker = parts.broker.clone();

@@ -140,6 +140,7 @@ impl Session {
                 Stage::Sent => {
                     // To this session it is a new message.
                     entry.stage = Stage::Unsent;
+                    entry.is_resent = true;
                     told.resent += 1;
                     index += 1;
                 }

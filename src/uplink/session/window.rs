@@ -40,6 +40,8 @@ pub(super) struct InFlight {
     pub(super) needs: u64,
     /// It was written with DUP on this session.
     pub(super) is_repeated: bool,
+    /// The remote may have it from a session that it has forgotten.
+    pub(super) is_resent: bool,
 }
 
 impl InFlight {
@@ -55,7 +57,19 @@ impl InFlight {
     }
 
     fn with(place: Place, message: Option<Outgoing>, packet_id: Option<PacketId>, is_exact: bool, stage: Stage) -> Self {
-        Self { place, message, packet_id, is_exact, is_written: false, refusals: 0, ordinal: 0, stage, needs: 0, is_repeated: false }
+        Self {
+            place,
+            message,
+            packet_id,
+            is_exact,
+            is_written: false,
+            refusals: 0,
+            ordinal: 0,
+            stage,
+            needs: 0,
+            is_repeated: false,
+            is_resent: false,
+        }
     }
 
     pub(super) fn place(&self) -> Place {

@@ -1,0 +1,26 @@
+//! What an uplink is connected with inside the gateway.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::Inbound;
+use crate::message::Message;
+use crate::metrics::Counter;
+use crate::outbox::Routes;
+
+/// The channels of an uplink to the rest of the gateway.
+pub struct Ends {
+    /// Takes its status to local clients.
+    pub live: Option<mpsc::Sender<Message>>,
+    /// Takes what the remote has for this site.
+    pub inbound: Option<Inbound>,
+    /// Tells others whether it is up.
+    pub is_up: watch::Sender<bool>,
+    /// How topics are written here and there; may change.
+    pub routes: watch::Receiver<Arc<Routes>>,
+    /// Of a backup: whether the other uplink is up.
+    pub primary: Option<watch::Receiver<bool>>,
+    /// Counts messages that do not come into the outbox.
+    pub dropped: Arc<Counter>,
+}

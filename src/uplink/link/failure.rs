@@ -1,0 +1,41 @@
+//! What went wrong with a link, from errors of the system and of TLS.
+
+use std::io;
+
+use super::LinkError;
+use crate::uplink::probable::without_links;
+use crate::uplink::{Protocol, tls};
+
+impl LinkError {
+    pub(super) fn closed(what: String) -> Self {
+        Self::Closed { what, reason: None }
+    }
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let what = tls::of_connection(&error).unwrap_or_else(|| format!("the connection broke: {}", without_links(&error)));
+        match error.kind() {
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::closed(what),
+            _ => Self::Broken(what),
+        }
+    }
+}
+
+/// A remote that closes instead of answering CONNECT says nothing about why; these are the usual reasons.
+pub(super) fn before_connack(error: LinkError, protocol: Protocol) -> LinkError {
+    match error {
+        LinkError::Closed { what, reason: None } => {
+            let probable = match protocol {
+                Protocol::V5 => "if the remote speaks only MQTT 3.1.1, set `protocol: 3.1.1`",
+                Protocol::V311 => "if the remote speaks only MQTT 5, set `protocol: 5`",
+            };
+            LinkError::Closed {
+                what: format!("{what} before it answered CONNECT; {probable}; else check `client_id`, `user` and `password`"),
+                reason: None,
+            }
+        }
+        other => other,
+    }
+}
