@@ -145,6 +145,26 @@ impl North {
     fn primary(&self, settings: &uplink::Settings) -> Option<watch::Receiver<bool>> {
         settings.use_when.and_then(|use_when| self.is_up.get(use_when.uplink)).map(watch::Sender::subscribe)
     }
+
+    /// The uplinks, ready to run and watched.
+    fn prepare(&self, config: &config::Gateway, local: Option<&Local>, health: &mut Health) -> Result<Vec<Uplink>, GatewayError> {
+        let mut ready = Vec::new();
+        let parts = config.uplinks.iter().zip(&self.outboxes).zip(&self.is_up).zip(self.routes.iter().zip(&self.queues));
+        for (((uplink, outbox), is_up), (routes, way)) in parts {
+            let ends = Ends {
+                live: local.map(|local| local.live.clone()),
+                inbound: local.map(|local| local.inbound.clone()),
+                is_up: is_up.clone(),
+                routes: routes.subscribe(),
+                primary: self.primary(&uplink.settings),
+                dropped: way.dropped.clone(),
+            };
+            let uplink = uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?;
+            health.watch_uplink(&uplink, outbox, is_up.subscribe());
+            ready.push(uplink);
+        }
+        Ok(ready)
+    }
 }
 
 fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, GatewayError> {
@@ -208,23 +228,7 @@ impl Gateway {
             local = Some(start_broker(&config, spec, &north, (&stop, &mut tasks, &mut health)).await?);
         }
         let live = local.as_ref().map(|local| local.live.clone());
-        let inbound = local.as_ref().map(|local| local.inbound.clone());
-        let mut ready: Vec<Uplink> = Vec::new();
-        let parts = config.uplinks.iter().zip(&north.outboxes).zip(&north.is_up).zip(north.routes.iter().zip(&north.queues));
-        for (((uplink, outbox), is_up), (routes, way)) in parts {
-            let primary = north.primary(&uplink.settings);
-            let ends = Ends {
-                live: live.clone(),
-                inbound: inbound.clone(),
-                is_up: is_up.clone(),
-                routes: routes.subscribe(),
-                primary,
-                dropped: way.dropped.clone(),
-            };
-            let uplink = uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?;
-            health.watch_uplink(&uplink, outbox, is_up.subscribe());
-            ready.push(uplink);
-        }
+        let ready = north.prepare(&config, local.as_ref(), &mut health)?;
         let changes = ready.iter().map(Uplink::changes).collect();
         let purges = ready.iter().map(|uplink| (uplink.settings().name.clone(), uplink.purges())).collect();
         for (uplink, spec) in ready.into_iter().zip(&config.uplinks) {
