@@ -504,7 +504,14 @@ fn a_token_of_azure_is_replaced_before_it_ends_and_that_is_no_outage() {
         let (outbox, closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
         let (switch, stop) = stop_token();
         let (is_up, mut up) = tokio::sync::watch::channel(false);
-        let ends = Ends { live: None, inbound: None, is_up, routes: tokio::sync::watch::channel(Arc::default()).1, primary: None };
+        let ends = Ends {
+            live: None,
+            inbound: None,
+            is_up,
+            routes: tokio::sync::watch::channel(Arc::default()).1,
+            primary: None,
+            dropped: Arc::default(),
+        };
         let uplink = uplink::prepare(settings, outbox.clone(), ends).unwrap();
         detach(uplink.run(stop.clone(), stop, Duration::ZERO));
         up.wait_for(|up| *up).await.unwrap();
