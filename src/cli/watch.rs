@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{Access, Client};
@@ -29,6 +30,8 @@ use table::{Row, Table, Turn};
 
 /// How long a value may wait to be seen.
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
+/// How long a signal waits for the table to be closed.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Messages between the connection and the screen.
 const QUEUE: usize = 1024;
 
@@ -118,8 +121,12 @@ fn stop_on_signals(heard: SyncSender<Heard>) -> Result<(), Failure> {
                 _ = hang_up.recv() => {}
             }
         });
-        // The table may be closed already.
-        let _ = heard.send(Heard::Stop);
+        // The table may be closed already, or the queue be full.
+        let _ = heard.try_send(Heard::Stop);
+        // Still here: crossterm never returns from reading a terminal that has just gone.
+        thread::sleep(CLOSE_WITHIN);
+        let _ = ratatui::try_restore();
+        std::process::exit(0);
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(Failure::runtime)
 }
@@ -137,15 +144,34 @@ fn show(terminal: &mut DefaultTerminal, inbox: &Receiver<Heard>, units: &Units) 
             }
         }
         terminal.draw(|frame| screen::draw(&mut table, now(), frame.area(), frame.buffer_mut())).map_err(failed)?;
-        let mut patience = REDRAW_EVERY;
-        while event::poll(patience).map_err(failed)? {
+        if !is_there(REDRAW_EVERY)? {
+            return Ok(());
+        }
+        while event::poll(Duration::ZERO).map_err(failed)? {
             if let Event::Key(key) = event::read().map_err(failed)?
                 && table.key(key) == Turn::Quit
             {
                 return Ok(());
             }
-            patience = Duration::ZERO;
         }
+    }
+}
+
+/// Waits for a key; false if the terminal is gone. crossterm would read such a terminal for ever.
+fn is_there(patience: Duration) -> Result<bool, Failure> {
+    let terminal = io::stdin();
+    if !terminal.is_terminal() {
+        // crossterm reads the keys from /dev/tty.
+        thread::sleep(patience);
+        return Ok(io::stdout().is_terminal());
+    }
+    let mut keyboard = [PollFd::new(&terminal, PollFlags::IN)];
+    let patience = Timespec::try_from(patience).map_err(Failure::runtime)?;
+    match poll(&mut keyboard, Some(&patience)) {
+        Ok(_) => Ok(keyboard.iter().all(|key| !key.revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL))),
+        // The size of the terminal has changed.
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(error) => Err(Failure::runtime(format!("the terminal cannot be read: {error}"))),
     }
 }
 

@@ -191,6 +191,38 @@ fn watch_survives_a_terminal_without_cells_and_a_broker_that_goes() {
 }
 
 #[test]
+fn watch_ends_when_its_terminal_is_gone() {
+    use std::io::Read;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    let folder = tempfile::tempdir().unwrap();
+    let _gateway = gateway(folder.path());
+    let emulator = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&emulator).unwrap();
+    unlockpt(&emulator).unwrap();
+    let path = ptsname(&emulator, Vec::new()).unwrap();
+    let terminal = fs::File::options().read(true).write(true).open(path.to_str().unwrap()).unwrap();
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_wellhead"));
+    watch.args(["watch", "--file"]).arg(folder.path().join("gateway.yaml"));
+    watch.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
+    let mut child = watch.spawn().unwrap();
+    // The terminal is open in the child alone.
+    drop(watch);
+    let mut emulator = fs::File::from(emulator);
+    let (mut shown, mut part) = (Vec::new(), [0; 1024]);
+    while !String::from_utf8_lossy(&shown).contains("\u{1b}[?1049h") {
+        let count = emulator.read(&mut part).unwrap();
+        shown.extend_from_slice(&part[..count]);
+    }
+    // No signal tells of it: the terminal is not the one that controls the program.
+    drop(emulator);
+    let has_ended = wait_for_either(|| child.try_wait().unwrap().is_some());
+    let _ = child.kill();
+    assert!(has_ended, "it goes on without a terminal");
+}
+
+#[test]
 fn watch_in_a_pipe_prints_a_line_for_each_value_without_control_characters() {
     let folder = tempfile::tempdir().unwrap();
     let _gateway = gateway(folder.path());
