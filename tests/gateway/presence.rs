@@ -214,19 +214,21 @@ fn a_remote_that_refuses_the_will_by_closing_gets_none_and_the_messages_all_the_
     let remote = Remote::listen();
     let site = site(remote.port, "protocol: 3.1.1");
     site.publish("one");
-    for _ in 0..3 {
+    // Three times retained, then without the flag.
+    for is_retained in [true, true, true, false] {
         let (wire, connect) = next_connect(&remote);
-        assert!(will(&connect).is_some());
+        assert_eq!(will(&connect).map(|(flags, ..)| flags & 0x20 != 0), Some(is_retained));
         wire.close();
     }
-    for _ in 0..2 {
-        let (mut wire, connect) = next_connect(&remote);
-        assert_eq!(will(&connect), None);
-        wire.write(&[0x20, 2, 1, 0]);
-        assert!(wire.read_any().publish_v4().payload.contains("online"), "the state is said all the same");
-        assert_eq!(wire.read_any().publish_v4().payload, "one");
-        wire.close();
-    }
+    let (mut wire, connect) = next_connect(&remote);
+    assert_eq!(will(&connect), None);
+    wire.write(&[0x20, 2, 1, 0]);
+    let state = wire.read_any().publish_v4();
+    assert!(state.payload.contains("online") && !state.retain, "{state:?}");
+    assert_eq!(wire.read_any().publish_v4().payload, "one");
+    wire.close();
+    // It is not tried again with each connection.
+    assert_eq!(will(&next_connect(&remote).1), None);
     let log = site.gateway.process.output();
     assert_eq!(log.matches("uplink.presence_limited").count(), 1, "{log}");
 }
@@ -236,10 +238,12 @@ fn a_remote_that_closes_at_the_state_gets_the_messages_without_it() {
     let remote = Remote::listen();
     let site = site(remote.port, "");
     site.publish("one");
-    for _ in 0..3 {
+    // Three times retained, then without the flag.
+    for is_retained in [true, true, true, false] {
         let (mut wire, _) = next_connect(&remote);
         wire.write(&CONNACK);
-        assert!(wire.read_any().publish().payload.contains("online"));
+        let state = wire.read_any().publish();
+        assert!(state.payload.contains("online") && state.retain == is_retained, "{state:?}");
         wire.close();
     }
     let (mut wire, _) = next_connect(&remote);
