@@ -1,5 +1,6 @@
 //! `wellhead sub`, `pub`, `read` and `write`: what a person asks of a gateway that runs, through its broker.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Read};
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use crate::payload::json;
 use crate::reading::PointId;
 use crate::status::control;
 use crate::time::now;
+
+/// How long other sites of a broker may take to show a point of the same name.
+const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long a value or a result may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -102,16 +106,44 @@ fn find(access: &Access, device: &str, point: &str) -> Result<Found, Failure> {
 
 /// What a point shows at a broker that was named, found by the usual topics and without the YAML file.
 fn heard(access: &Access, device: &str, point: &str) -> Result<(Client, Publish), Failure> {
-    let filter = TopicFilter::new(format!("+/{device}/{point}")).map_err(Failure::runtime)?;
+    let filter = usual_topics(device, point)?;
     let mut client = access.connect()?;
     client.subscribe(std::slice::from_ref(&filter))?;
-    match client.message(Some(now() + PATIENCE))? {
-        Some(message) => Ok((client, message)),
-        None => Err(Failure::runtime(format!(
+    let Some(first) = client.message(Some(now() + PATIENCE))? else {
+        return Err(Failure::runtime(format!(
             "nothing on {filter} in {} s; if the point has another topic, name the YAML file of the gateway with --file",
             PATIENCE.as_secs()
-        ))),
+        )));
+    };
+    let mut topics: BTreeSet<TopicName> = first.topic.iter().cloned().collect();
+    let deadline = now() + OTHERS_WITHIN;
+    while let Some(message) = client.message(Some(deadline))? {
+        topics.extend(message.topic);
     }
+    only_one(&topics)?;
+    Ok((client, first))
+}
+
+/// The usual topics of a point, of whatever site.
+fn usual_topics(device: &str, point: &str) -> Result<TopicFilter, Failure> {
+    if let Some(name) = [device, point].into_iter().find(|name| name.contains(['+', '#', '/'])) {
+        return Err(Failure::runtime(format!(
+            "\"{name}\" is not one name; write those of one device and one of its points, without +, # and /"
+        )));
+    }
+    TopicFilter::new(format!("+/{device}/{point}")).map_err(Failure::runtime)
+}
+
+/// Several sites have such a point: which one is meant is not known, and a command could reach the wrong instrument.
+fn only_one(topics: &BTreeSet<TopicName>) -> Result<(), Failure> {
+    if topics.len() < 2 {
+        return Ok(());
+    }
+    let all: Vec<String> = topics.iter().map(|topic| Printable(topic.as_str()).to_string()).collect();
+    Err(Failure::runtime(format!(
+        "several sites have this point: {}; name the YAML file of the one that is meant with --file",
+        all.join(", ")
+    )))
 }
 
 /// The broker of the gateway that runs; `None` if no gateway runs.
@@ -206,6 +238,18 @@ fn send(mut client: Client, topic: &TopicName, command: String, id: &str) -> Res
 mod tests {
     use super::*;
     use crate::mqtt::{Properties, QoS};
+
+    #[test]
+    fn a_name_is_no_wildcard_and_a_point_of_several_sites_is_refused_with_their_topics() {
+        assert_eq!(usual_topics("pump", "level").unwrap().as_str(), "+/pump/level");
+        for (device, point) in [("+", "level"), ("pump", "#"), ("pump", "a/level"), ("pu+mp", "level")] {
+            assert!(usual_topics(device, point).is_err(), "{device} {point}");
+        }
+        let topics = |names: &[&'static str]| names.iter().map(|name| TopicName::new(*name).unwrap()).collect::<BTreeSet<_>>();
+        assert!(only_one(&topics(&["a/pump/level"])).is_ok());
+        let message = only_one(&topics(&["b/pump/level", "a/pump/level"])).unwrap_err().message;
+        assert!(message.contains("a/pump/level, b/pump/level"), "{message}");
+    }
 
     #[test]
     fn a_terminal_gets_no_escape_sequences_and_a_pipe_gets_the_bytes() {

@@ -102,7 +102,7 @@ impl Gateway {
                 diff.told.push(format!("uplink {name}: {} send rules instead of {}", one.send.len(), other.send.len()));
             }
             if one.receive != other.receive || one.commands != other.commands {
-                diff.told.push(format!("uplink {name}: what comes in, or its local topics"));
+                diff.told.push(format!("uplink {name}: receive rules or command topics changed"));
             }
         }
         if let (Some(one), Some(other)) = (&self.broker, &running.broker)

@@ -59,13 +59,44 @@ pub(super) fn is_empty(text: &str) -> bool {
 
 /// True if a key at the top is one of these, or a slip of the pen away from one.
 fn has_one_of(text: &str, keys: &[&str]) -> bool {
-    let is_in_braces = text.trim_start().starts_with('{');
-    let keys_of_lines = text.lines().filter_map(|line| {
-        let line = if is_in_braces { line.trim_start_matches([' ', '\t', '{', ',']) } else { line };
-        let (key, _) = line.split_once(':')?;
-        Some(key.trim_end().trim_matches(['"', '\'']))
-    });
-    keys_of_lines.into_iter().any(|key| keys.contains(&key) || (key.len() >= SHORTEST_SLIP && is_slip_of_one(key, keys)))
+    let is_known = |key: &&str| keys.contains(key) || (key.len() >= SHORTEST_SLIP && is_slip_of_one(key, keys));
+    let top = if text.trim_start().starts_with('{') { keys_in_braces(text) } else { keys_of_lines(text) };
+    // Many files have such a key.
+    let (known, others): (Vec<&str>, Vec<&str>) = top.into_iter().filter(|key| *key != "version").partition(is_known);
+    !known.is_empty() && known.len() >= others.len()
+}
+
+/// What begins in the first column and ends at a colon; behind that of a key is a blank, or nothing. Other lines count as keys that
+/// nobody knows.
+fn keys_of_lines(text: &str) -> Vec<&str> {
+    let is_of_structure = |line: &&str| line.trim().is_empty() || line.starts_with([' ', '\t', '#', '-', '.', '[', ']', '{', '}', '%']);
+    let is_end = |behind: &str| behind.trim_end().is_empty() || behind.starts_with([' ', '\t']);
+    let lines = text.trim_start_matches('\u{feff}').lines().filter(|line| !is_of_structure(line));
+    let key = |line| match str::split_once(line, ':') {
+        Some((key, behind)) if is_end(behind) => key.trim_end().trim_matches(['"', '\'']),
+        _ => "",
+    };
+    lines.map(key).collect()
+}
+
+/// The keys of the outermost braces.
+fn keys_in_braces(text: &str) -> Vec<&str> {
+    let (mut keys, mut depth, mut quote, mut start) = (Vec::new(), 0_usize, None, None);
+    for (place, character) in text.char_indices() {
+        match character {
+            '"' | '\'' if quote.is_none() => quote = Some(character),
+            _ if quote == Some(character) => quote = None,
+            _ if quote.is_some() => {}
+            '{' | '[' => depth = depth.saturating_add(1),
+            '}' | ']' => depth = depth.saturating_sub(1),
+            ':' if depth == 1 => keys.extend(start.take().and_then(|start| text.get(start..place))),
+            _ => {}
+        }
+        if quote.is_none() && ['{', ',', '\n'].contains(&character) {
+            start = Some(place + 1);
+        }
+    }
+    keys.into_iter().map(|key| key.trim().trim_matches(['"', '\''])).collect()
 }
 
 #[cfg(test)]
@@ -87,6 +118,23 @@ mod tests {
             [shadow, "", "AccessKey: x\n", "-----BEGIN PRIVATE KEY-----\n", "  devices: []\n", "version: '3'\n", "{ \"auths\": {} }"]
         {
             assert!(!is_of_a_gateway(other) && !is_profile(other), "{other}");
+        }
+        let users = "root:x:0:0::/root:/bin/sh\nbroker:x:100:100::/:/bin/false\noutbox:*:19000::::::\nlines::1:\n";
+        let mostly_others = "a: 1\nb: 2\nsite: x\n";
+        for other in [
+            users,
+            "broker:x:1:\n",
+            "uplink:*:19000:\n",
+            mostly_others,
+            "{ \"a\": { \"site\": 1 } }",
+            "{ \"a\": 1, \"b\": 2, \"site\": 3 }",
+        ] {
+            assert!(!is_of_a_gateway(other), "{other}");
+        }
+        for ours in
+            ["version: 1\nsite: x\n", "{\"site\":\"x\",\"lines\":[{\"a\":1,\"b\":2}]}", "devices:\n- name: x\n- name: y\n  points:\n"]
+        {
+            assert!(is_of_a_gateway(ours), "{ours}");
         }
         assert!(is_profile("points: {}\n") && !is_of_a_gateway("points: {}\n"));
         assert!(is_empty("\n# nothing\n  \n") && !is_empty("x"));

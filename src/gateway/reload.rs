@@ -49,20 +49,21 @@ impl Gateway {
         if diff.told.is_empty() {
             tracing::info!("the file was read again: nothing is different");
         }
-        for (index, update) in updates {
-            if let Some(uplink) = self.changes.get(index) {
-                uplink.send_replace(Some(update));
-            }
-        }
-        self.apply(config, &diff).await?;
+        self.apply(config, &diff, updates).await?;
         Ok(Reply::Reloaded(diff.told))
     }
 
-    async fn apply(&mut self, config: config::Gateway, diff: &config::Diff) -> Result<(), GatewayError> {
+    async fn apply(&mut self, config: config::Gateway, diff: &config::Diff, updates: Vec<(usize, Update)>) -> Result<(), GatewayError> {
         self.field.stop_lines(&diff.stops);
         self.ended(diff.stops.iter().map(|line| task_of(line)).collect()).await?;
         for (routes, uplink) in self.routes.iter().zip(&config.uplinks) {
             routes.send_replace(Arc::clone(&uplink.routes));
+        }
+        // Behind the rules: a message of a new filter that no rule takes would be acknowledged and lost.
+        for (index, update) in updates {
+            if let Some(uplink) = self.changes.get(index) {
+                uplink.send_replace(Some(update));
+            }
         }
         if let (Some(broker), Some(spec)) = (&self.broker, &config.broker) {
             let mut filters: Vec<_> = config.uplinks.iter().map(filters_of).collect();

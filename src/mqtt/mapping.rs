@@ -191,7 +191,17 @@ impl Mapping {
     /// A filter for everything that comes out, or more; `None` if no filter can say it.
     pub fn image(&self) -> Option<TopicFilter> {
         let text = match &self.way {
-            Way::Prefix { strip, prefix } => format!("{prefix}{}", self.filter.plain().strip_prefix(strip.as_str())?),
+            Way::Prefix { strip, prefix } => {
+                let behind = self.filter.plain().strip_prefix(strip.as_str())?;
+                match cut_level(prefix).filter(|_| behind.starts_with(['+', '#'])) {
+                    // It is put before the text of a level: any level that begins so may come out.
+                    Some(level) => {
+                        let whole = prefix.strip_suffix(level).unwrap_or_default();
+                        format!("{whole}+{}", if behind.starts_with('#') { "/#" } else { behind.get(1..).unwrap_or_default() })
+                    }
+                    None => format!("{prefix}{behind}"),
+                }
+            }
             Way::Template(levels) => {
                 let level = |level: &Level| match level {
                     Level::Text(text) => text.clone(),
@@ -202,6 +212,40 @@ impl Mapping {
             }
         };
         TopicFilter::new(text).ok()
+    }
+
+    /// True if a topic that comes out may match `filter`. Never wrong where it is false.
+    pub fn meets(&self, filter: &TopicFilter) -> bool {
+        let Some(image) = self.image() else { return true };
+        if image.as_str().starts_with('+') && self.says_reserved() {
+            return true;
+        }
+        let fits = |(place, before, after): (usize, &str, &str)| {
+            let mut levels = filter.plain().split('/').take_while(|level| *level != "#");
+            let fits = |level: &str| level == "+" || (level.starts_with(before) && level.ends_with(after));
+            levels.nth(place).is_none_or(fits)
+        };
+        image.overlaps(filter) && self.partial_levels().into_iter().all(fits)
+    }
+
+    /// The levels that come out of which only the beginning and the end are certain: the place, and both texts.
+    fn partial_levels(&self) -> Vec<(usize, &str, &str)> {
+        match &self.way {
+            Way::Prefix { prefix, .. } => cut_level(prefix).map(|level| (prefix.matches('/').count(), level, "")).into_iter().collect(),
+            Way::Template(levels) => {
+                let mut place = 0;
+                let mut partial = Vec::new();
+                for level in levels {
+                    match level {
+                        Level::Text(text) => place += text.matches('/').count(),
+                        Level::Wildcard { before, after, .. } => partial.push((place, before.as_str(), after.as_str())),
+                        Level::Rest => {}
+                    }
+                    place += 1;
+                }
+                partial
+            }
+        }
     }
 
     /// A topic that the filter matches; `None` if its levels are too many for one.
@@ -279,6 +323,11 @@ impl Mapping {
         }
         Some(filled.join("/"))
     }
+}
+
+/// The last level of a prefix that does not end with a slash.
+fn cut_level(prefix: &str) -> Option<&str> {
+    prefix.rsplit('/').next().filter(|level| !level.is_empty())
 }
 
 /// `text` with `new` in place of `old` at its beginning. The parent level of `old` becomes that of `new`, if both end with a slash.
@@ -512,8 +561,26 @@ mod tests {
     fn the_image_matches_what_comes_out() {
         let of = |mapping: &Mapping| mapping.image().map(|image| image.as_str().to_owned());
         assert_eq!(of(&prefix("plant/#", "plant/", "oilco/")).as_deref(), Some("oilco/#"));
-        assert_eq!(of(&prefix("#", "", "oilco")), None);
+        assert_eq!(of(&prefix("#", "", "oilco")).as_deref(), Some("+/#"));
+        assert_eq!(of(&prefix("+/x", "", "a/oilco-")).as_deref(), Some("a/+/x"));
         assert_eq!(of(&template("+/+/flow", "{2}/line-{1}/{site}")).as_deref(), Some("+/+/seven"));
+    }
+
+    #[test]
+    fn a_mapping_meets_a_filter_that_may_match_what_comes_out() {
+        let check = |mapping: &Mapping, meeting: &[&str], others: &[&str]| {
+            for text in meeting {
+                assert!(mapping.meets(&filter(text)), "{mapping:?} {text}");
+            }
+            for text in others {
+                assert!(!mapping.meets(&filter(text)), "{mapping:?} {text}");
+            }
+        };
+        check(&prefix("#", "", "site-"), &["#", "site-a/#", "+/x", "site-/+"], &["cmd/#", "site/#"]);
+        check(&prefix("#", "", "oilco/site-"), &["oilco/#", "oilco/site-7/x", "$share/g/oilco/+"], &["oilco", "oilco/other/#"]);
+        check(&prefix("a/#", "a/", "x/"), &["x/#", "x", "+/y"], &["a/#"]);
+        check(&template("+/+", "all/p-{1}-x/{2}"), &["all/+/a", "all/p-3-x/#"], &["all/q/a", "all/p-3/a", "all/p-3-x/a/b"]);
+        check(&prefix("#", "", "$own"), &["$owner/#", "#"], &[]);
     }
 
     proptest! {
@@ -536,6 +603,7 @@ mod tests {
                     }
                     if let Some(image) = mapping.image() {
                         prop_assert!(image.matches(&mapped) || mapped.is_reserved(), "{:?} {}", mapping, mapped);
+                        prop_assert!(mapping.meets(&filter(mapped.as_str())) || mapped.is_reserved(), "{:?} {}", mapping, mapped);
                     }
                 }
             }

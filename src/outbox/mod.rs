@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use intake::{Intake, OfferError, Rule};
-pub use routes::{Arrival, Inward, Routes, SET};
+pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
 pub use selection::{Filter, Selection};
 use tokio::sync::{oneshot, watch};
 

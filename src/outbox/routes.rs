@@ -8,10 +8,14 @@
 //!   of its own covers it.
 //! * Where a response topic can be answered, it is written so that the answer comes back: to the remote as a topic that comes in as
 //!   the local one, to local clients as a topic that goes out as the one of the remote.
-//! * Where the remote may send commands, commands of local clients stay here; their results go to the remote.
-//! * A response topic of the remote never becomes a command.
+//! * A point has one name at the remote: that of its readings. A name that several points share is that of none, for commands.
+//! * A command that came from a remote goes to no other one, and a command of a local client goes to no remote that would send it back;
+//!   their results go to the remote.
+//! * A retained message that is a command here keeps the retain flag: instruments refuse retained commands.
+//! * A response topic of the remote never becomes a command, a point or a result of a command, nor a topic of the local broker.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::Rule;
@@ -42,7 +46,23 @@ pub struct Routes {
     /// Whether the remote may send commands to points under the names that they have there.
     pub commands: bool,
     /// The topics of points and groups.
-    pub points: Arc<HashSet<TopicName>>,
+    points: Arc<Points>,
+    /// What the names of points at the remote stand for; made from the rules and the points. Empty where nothing comes in.
+    names: HashMap<TopicName, Named>,
+}
+
+/// The topics of points and groups, with the class of their messages.
+pub type Points = HashMap<TopicName, Class>;
+
+/// What a name at the remote stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Named {
+    /// This point only.
+    Point(TopicName),
+    /// Several points, by rules that each have a way back.
+    Several(TopicName, TopicName),
+    /// Whatever a rule without a way back sends there.
+    Unclear,
 }
 
 /// A message of the remote as it is published here.
@@ -64,26 +84,74 @@ fn without(topic: &TopicName, suffix: &str) -> Option<TopicName> {
     TopicName::new(topic.as_str().strip_suffix(suffix)?.to_owned()).ok()
 }
 
+/// True for topics that only the local broker itself writes.
+pub fn is_of_broker(topic: &str) -> bool {
+    ["$SYS", "$share"].contains(&topic.split('/').next().unwrap_or_default())
+}
+
+fn has_way_back(rule: &Rule, point: &TopicName, name: &TopicName) -> bool {
+    rule.mapping.back(name).as_ref() == Some(point)
+}
+
 impl Routes {
+    /// The rules, and the points that they may be about.
+    pub fn new(send: Vec<Rule>, receive: Vec<Inward>, commands: bool, points: Arc<Points>) -> Self {
+        let mut routes = Self { send, receive, commands, points, names: HashMap::new() };
+        if commands || !routes.receive.is_empty() {
+            routes.names = routes.names();
+        }
+        routes
+    }
+
+    fn names(&self) -> HashMap<TopicName, Named> {
+        let mut names: HashMap<TopicName, Named> = HashMap::new();
+        let mut points: Vec<(&TopicName, &Class)> = self.points.iter().collect();
+        points.sort_by_key(|(point, _)| *point);
+        for (point, class) in points {
+            let Some((rule, Ok(name))) = self.sent(point, *class) else { continue };
+            let is_certain = has_way_back(rule, point, &name);
+            match names.entry(name) {
+                Entry::Vacant(free) => drop(free.insert(if is_certain { Named::Point(point.clone()) } else { Named::Unclear })),
+                Entry::Occupied(mut taken) => {
+                    let both = match taken.get() {
+                        Named::Point(first) | Named::Several(first, _) if is_certain => Named::Several(first.clone(), point.clone()),
+                        _ => Named::Unclear,
+                    };
+                    taken.insert(both);
+                }
+            }
+        }
+        names
+    }
+
+    /// The rule for messages of a class on a topic, and the topic at the remote.
+    fn sent(&self, topic: &TopicName, class: Class) -> Option<(&Rule, Result<TopicName, TopicError>)> {
+        let rule = self.send.iter().find(|rule| rule.wants(topic, class))?;
+        rule.mapping.apply(topic).map(|topic| (rule, topic))
+    }
+
     /// The rule for a local message, and its topic at the remote; `None` if no rule wants it.
     pub fn outward(&self, message: &Message) -> Option<(&Rule, Result<TopicName, TopicError>)> {
         if let Some(found) = self.result(message) {
             return Some(found);
         }
-        // The remote would send it back where it has no "no local", and the instrument would do it twice.
-        if self.commands && self.is_command(&message.topic) {
+        let is_command = self.is_command(&message.topic);
+        // Two uplinks to one remote would hand it round for ever, and the instrument would be written each time.
+        if is_command && (self.commands || matches!(message.origin, Origin::Uplink(_))) {
             return None;
         }
-        let rule = self.send.iter().find(|rule| rule.wants(&message.topic, message.class))?;
-        rule.mapping.apply(&message.topic).map(|topic| (rule, topic))
+        let (rule, there) = self.sent(&message.topic, message.class)?;
+        // The remote would send it back where it has no "no local", and the instrument would do it twice.
+        let comes_back = |there: &TopicName| self.comes_in_as(there, &message.topic);
+        if is_command && there.as_ref().is_ok_and(comes_back) { None } else { Some((rule, there)) }
     }
 
     /// The result of a command goes where the command came from: behind the name of the point at the remote, whether the rule of the
     /// point matches it or not.
     fn result(&self, message: &Message) -> Option<(&Rule, Result<TopicName, TopicError>)> {
-        let point = without(&message.topic, RESULT).filter(|point| message.origin == Origin::Field && self.points.contains(point))?;
-        let rule = self.send.iter().find(|rule| rule.wants(&point, message.class))?;
-        let there = rule.mapping.apply(&point)?.ok().filter(|_| rule.mapping.has_way_back())?;
+        let point = without(&message.topic, RESULT).filter(|_| message.origin == Origin::Field)?;
+        let (rule, there) = self.sent(&point, *self.points.get(&point)?)?;
+        let there = there.ok().filter(|there| self.point_of(there) == Some(&point))?;
         let is_asked_for = self.commands || self.covering(&with(&there, SET)?).is_some();
         is_asked_for.then(|| (rule, TopicName::new(format!("{there}{RESULT}"))))
     }
@@ -99,7 +167,15 @@ impl Routes {
             }
         }
         let Inward { mapping, keeps_retained } = covering?;
-        Some(Arrival { topic: mapping.apply(topic)?, keeps_retained: *keeps_retained })
+        let local = mapping.apply(topic)?;
+        let local = local.and_then(|local| if is_of_broker(local.as_str()) { Err(TopicError::Reserved) } else { Ok(local) });
+        let is_command = local.as_ref().is_ok_and(|local| self.is_command(local));
+        Some(Arrival { topic: local, keeps_retained: *keeps_retained || is_command })
+    }
+
+    /// True if messages of the remote on `there` are published here on `local`.
+    pub fn comes_in_as(&self, there: &TopicName, local: &TopicName) -> bool {
+        self.inward(there).is_some_and(|arrival| arrival.topic.as_ref() == Ok(local))
     }
 
     fn covering(&self, topic: &TopicName) -> Option<&Inward> {
@@ -107,49 +183,64 @@ impl Routes {
     }
 
     fn is_command(&self, topic: &TopicName) -> bool {
-        without(topic, SET).is_some_and(|point| self.points.contains(&point))
+        without(topic, SET).is_some_and(|point| self.points.contains_key(&point))
     }
 
     /// The command that a topic of the remote stands for.
     fn command(&self, topic: &TopicName) -> Option<TopicName> {
-        let point = self.sent_as(&without(topic, SET)?).filter(|point| self.points.contains(point))?;
-        with(&point, SET)
+        with(self.point_of(&without(topic, SET)?)?, SET)
     }
 
-    /// The name of a point at the remote; the names of several, one for each class that a rule is for.
-    pub fn names_of(&self, point: &TopicName) -> Vec<TopicName> {
-        let mut names: Vec<TopicName> = Vec::new();
-        for rule in self.send.iter().filter(|rule| rule.mapping.filter().matches(point)) {
-            let name = rule.mapping.apply(point).and_then(Result::ok).filter(|name| rule.mapping.back(name).as_ref() == Some(point));
-            names.extend(name.filter(|name| !names.contains(name)));
-            if rule.only.is_empty() {
-                break;
-            }
+    /// The only point with this name at the remote.
+    fn point_of(&self, name: &TopicName) -> Option<&TopicName> {
+        match self.names.get(name)? {
+            Named::Point(point) => Some(point),
+            Named::Several(..) | Named::Unclear => None,
         }
-        names
     }
 
-    /// The local topic that goes to the remote as `topic`.
-    fn sent_as(&self, topic: &TopicName) -> Option<TopicName> {
-        self.send.iter().find_map(|rule| rule.mapping.back(topic).filter(|local| self.names_of(local).contains(topic)))
+    /// The topics of points and groups.
+    pub fn points(&self) -> impl Iterator<Item = &TopicName> {
+        self.points.keys()
+    }
+
+    /// The name of a point at the remote, if it is that of no other one and commands may come by it.
+    pub fn name_of(&self, point: &TopicName) -> Option<TopicName> {
+        let (_, there) = self.sent(point, *self.points.get(point)?)?;
+        there.ok().filter(|there| self.point_of(there) == Some(point))
+    }
+
+    /// Names to which the remote may send commands and that several points have, with two of the points each; in no order.
+    pub fn shared_names(&self) -> impl Iterator<Item = (&TopicName, [&TopicName; 2])> {
+        let is_open = |name: &TopicName| {
+            let covering = with(name, SET).and_then(|command| self.covering(&command));
+            self.commands || covering.is_some_and(|inward| inward.mapping.is_plain())
+        };
+        self.names.iter().filter_map(move |(name, named)| match named {
+            Named::Several(one, other) if is_open(name) => Some((name, [one, other])),
+            _ => None,
+        })
     }
 
     /// A response topic of a local message as the remote is told: one whose messages come in under the local name; else the name that
     /// the remote knows the topic by.
     pub fn answered_at(&self, local: &TopicName) -> TopicName {
-        let comes_back = |there: &TopicName| self.inward(there).is_some_and(|arrival| arrival.topic.as_ref() == Ok(local));
         let mut ways = self.receive.iter().filter_map(|inward| inward.mapping.back(local));
-        if let Some(there) = ways.find(comes_back) {
+        if let Some(there) = ways.find(|there| self.comes_in_as(there, local)) {
             return there;
         }
-        let rule = self.send.iter().find(|rule| rule.wants(local, Class::default()));
-        rule.and_then(|rule| rule.mapping.apply(local)?.ok()).unwrap_or_else(|| local.clone())
+        self.sent(local, Class::default()).and_then(|(_, there)| there.ok()).unwrap_or_else(|| local.clone())
     }
 
     /// A response topic of the remote as local clients are told: the topic whose messages go out under that name. `None` if there is
     /// none: the answer would not arrive.
     pub fn answers_to(&self, there: &TopicName) -> Option<TopicName> {
-        self.sent_as(there).filter(|local| !self.is_command(local))
+        let goes_there = |local: &TopicName| self.sent(local, Class::default()).is_some_and(|(_, name)| name.as_ref() == Ok(there));
+        let is_of_point = |local: &TopicName| {
+            [Some(local.clone()), without(local, SET), without(local, RESULT)].iter().flatten().any(|name| self.points.contains_key(name))
+        };
+        let local = self.send.iter().find_map(|rule| rule.mapping.back(there).filter(goes_there))?;
+        (!local.is_reserved() && !is_of_point(&local)).then_some(local)
     }
 }
 
@@ -180,8 +271,8 @@ mod tests {
 
     fn routes(send: Vec<Mapping>, receive: Vec<Mapping>, commands: bool) -> Routes {
         let receive = receive.into_iter().map(|mapping| Inward { mapping, keeps_retained: true }).collect();
-        let points = ["seven/pump/level", "seven/pump/valve"].into_iter().map(name).collect();
-        Routes { send: send.into_iter().map(rule).collect(), receive, commands, points: Arc::new(points) }
+        let points = ["seven/pump/level", "seven/pump/valve"].map(|point| (name(point), Class::default()));
+        Routes::new(send.into_iter().map(rule).collect(), receive, commands, Arc::new(HashMap::from(points)))
     }
 
     fn out(routes: &Routes, topic: &str, origin: Origin) -> Option<String> {
@@ -258,12 +349,83 @@ mod tests {
     }
 
     #[test]
-    fn a_point_has_a_name_for_each_class_that_has_a_rule() {
-        let mut routes = routes(vec![prefix("#", "alarms/"), prefix("seven/#", "oilco/"), prefix("#", "rest/")], Vec::new(), true);
-        routes.send[0].only = vec![1];
-        let names: Vec<String> = routes.names_of(&name("seven/pump/valve")).iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["alarms/seven/pump/valve", "oilco/seven/pump/valve"]);
-        assert_eq!(come(&routes, "alarms/seven/pump/valve/set"), some("seven/pump/valve/set"));
-        assert_eq!(come(&routes, "rest/seven/pump/valve/set"), None);
+    fn a_point_has_the_name_that_the_rule_for_its_class_gives_and_so_have_its_results() {
+        let class = |id: u16| Class { id, ..Class::default() };
+        let mut send: Vec<Rule> = [prefix("#", "alarms/"), prefix("seven/#", "oilco/")].into_iter().map(rule).collect();
+        send[0].only = vec![1];
+        let points = Arc::new(HashMap::from([(name("seven/a/alarm"), class(1)), (name("seven/a/flow"), class(0))]));
+        let routes = Routes::new(send, Vec::new(), true, points);
+        let check = |point: &str, there: &str, wrong: &str| {
+            assert_eq!(routes.name_of(&name(point)), Some(name(there)));
+            assert_eq!(come(&routes, &format!("{there}/set")), Some(format!("{point}/set")));
+            assert_eq!(come(&routes, &format!("{wrong}/set")), None);
+            // Results have no class of their own.
+            assert_eq!(out(&routes, &format!("{point}/set/result"), Origin::Field), Some(format!("{there}/set/result")));
+        };
+        check("seven/a/alarm", "alarms/seven/a/alarm", "oilco/seven/a/alarm");
+        check("seven/a/flow", "oilco/seven/a/flow", "alarms/seven/a/flow");
+        // Answers are of no such class either.
+        assert_eq!(routes.answers_to(&name("alarms/seven/answer")), None);
+        assert_eq!(routes.answers_to(&name("oilco/seven/answer")), Some(name("seven/answer")));
+    }
+
+    #[test]
+    fn a_retained_command_keeps_its_flag_whatever_the_rule_says() {
+        let mut routes = routes(Vec::new(), vec![template("cmd/#", "seven/#")], false);
+        routes.receive[0].keeps_retained = false;
+        let keeps = |topic: &str| routes.inward(&name(topic)).map(|arrival| arrival.keeps_retained);
+        assert_eq!(keeps("cmd/pump/level/set"), Some(true));
+        assert_eq!(keeps("cmd/pump/level"), Some(false));
+        assert_eq!(keeps("cmd/other/set"), Some(false), "no point");
+    }
+
+    #[test]
+    fn a_command_of_a_remote_goes_to_no_other_one_and_one_that_would_come_back_stays_here() {
+        let plain = routes(vec![prefix("#", "oilco/")], Vec::new(), false);
+        assert_eq!(out(&plain, "seven/pump/level/set", Origin::Uplink(0)), None);
+        assert_eq!(out(&plain, "seven/other/set", Origin::Uplink(0)), some("oilco/seven/other/set"));
+        assert_eq!(out(&plain, "seven/pump/level/set", Origin::Client), some("oilco/seven/pump/level/set"));
+        for receive in [Mapping::keep(filter("oilco/#")), Mapping::prefix(filter("oilco/#"), "oilco/", "").unwrap()] {
+            let covered = routes(vec![prefix("#", "oilco/")], vec![receive], false);
+            assert_eq!(out(&covered, "seven/pump/level/set", Origin::Client), None);
+            assert_eq!(out(&covered, "seven/pump/level", Origin::Field), some("oilco/seven/pump/level"));
+        }
+    }
+
+    #[test]
+    fn a_name_of_two_points_is_that_of_none() {
+        let send = || vec![template("seven/+/valve", "all/{1}"), template("seven/+/level", "all/{1}")];
+        let both = routes(send(), Vec::new(), true);
+        assert_eq!((come(&both, "all/pump/set"), both.name_of(&name("seven/pump/level"))), (None, None));
+        let shared: Vec<_> = both.shared_names().map(|(shared, points)| (shared.to_string(), points.map(ToString::to_string))).collect();
+        assert_eq!(shared, [("all/pump".to_owned(), ["seven/pump/level".to_owned(), "seven/pump/valve".to_owned()])]);
+        assert_eq!(out(&both, "seven/pump/level/set/result", Origin::Field), None);
+        let covered = routes(send(), vec![Mapping::keep(filter("all/#"))], false);
+        assert_eq!((come(&covered, "all/pump/set"), covered.shared_names().count()), (some("all/pump/set"), 1));
+        // A rule that sends other things there, too.
+        let unclear = routes(vec![template("seven/pump/valve", "all"), template("seven/#", "all")], Vec::new(), true);
+        assert_eq!((come(&unclear, "all/set"), unclear.shared_names().count()), (None, 0));
+    }
+
+    #[test]
+    fn an_answer_goes_to_no_command_no_point_and_no_topic_of_the_broker() {
+        let check = |routes: &Routes, there: &str| assert_eq!(routes.answers_to(&name(there)), None, "{there}");
+        let prefixed = routes(vec![prefix("#", "oilco/")], Vec::new(), false);
+        for there in ["seven/pump/level/set", "seven/pump/level", "seven/pump/level/set/result"] {
+            check(&prefixed, &format!("oilco/{there}"));
+            // Nothing goes there, although the text is a local topic.
+            check(&prefixed, there);
+        }
+        check(&prefixed, "$SYS/broker/uptime");
+    }
+
+    #[test]
+    fn nothing_comes_in_below_the_topics_of_the_local_broker() {
+        let routes =
+            routes(Vec::new(), vec![Mapping::keep(filter("$SYS/#")), Mapping::prefix(filter("$aws/#"), "$aws/", "").unwrap()], false);
+        for topic in ["$SYS/broker/uptime", "$aws/$SYS/broker/uptime", "$aws/$share/g/x"] {
+            assert_eq!(come(&routes, topic), Some(TopicError::Reserved.to_string()), "{topic}");
+        }
+        assert_eq!(come(&routes, "$aws/things"), some("things"));
     }
 }

@@ -3,93 +3,69 @@
 //!
 //! Invariants:
 //! * Only messages whose topic matches several subscriptions are compared, and the first one of its kind always goes on.
-//! * With subscription identifiers, an equal message is a copy if it came for other subscriptions; one that came for the same
-//!   subscription was published again, and goes on.
-//! * Without them (MQTT 3.1.1, or a remote that has none), an equal message is a copy only if it comes right behind the first one, as
-//!   often as subscriptions match; and never again on a connection on which a message came without a copy.
+//! * An equal message is a copy if it came for other subscriptions, as its identifiers say; one that came for the same subscription was
+//!   published again, and goes on.
+//! * A message without identifiers (MQTT 3.1.1, a remote that has none, a shared subscription) is never taken for a copy: nothing tells
+//!   a copy from a message that was published again, and one that is lost is worse than one that comes twice.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use super::link::{Received, time_to_pass};
+use super::link::Received;
 
 /// Messages of which copies may still come.
 const MOST: usize = 256;
-/// How long a copy with an identifier is waited for.
-const WITH_IDENTIFIER: Duration = Duration::from_secs(60);
-/// How long one without is waited for, beside the time that its bytes need.
-const WITHOUT: Duration = Duration::from_millis(300);
+/// How long a copy is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A message that went on.
 #[derive(Debug)]
 struct First {
     digest: u64,
-    /// Subscriptions for which it came; empty without identifiers.
+    /// Subscriptions for which it came.
     subscriptions: Vec<u32>,
     /// Copies that may still come.
     copies: usize,
-    /// None of them has come.
-    is_alone: bool,
     until: Instant,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     firsts: VecDeque<First>,
-    /// The remote has sent a message without identifiers once where several subscriptions match.
-    sends_one: bool,
 }
 
 impl Copies {
-    /// A new connection.
-    pub(super) fn begin(&mut self) {
-        self.sends_one = false;
-        self.firsts.retain(|first| !first.subscriptions.is_empty());
-    }
-
     /// True if a message is a copy of one that went on; `matching` subscriptions match its topic.
     pub(super) fn is_copy(&mut self, received: &Received, matching: usize, at: Instant) -> bool {
-        self.forget(at);
-        if matching < 2 {
+        self.firsts.retain(|first| first.until >= at);
+        let identifiers = &received.subscriptions;
+        if matching < 2 || identifiers.is_empty() {
             return false;
         }
-        let identifiers = &received.subscriptions;
         let digest = digest(received);
-        let is_other = |first: &First| {
-            let has = |identifier: &u32| first.subscriptions.contains(identifier);
-            first.subscriptions.is_empty() == identifiers.is_empty() && !identifiers.iter().any(has)
-        };
-        let may_be_copy = !identifiers.is_empty() || !self.sends_one;
-        let found = self.firsts.iter().position(|first| may_be_copy && first.digest == digest && is_other(first));
+        let is_other = |first: &First| !identifiers.iter().any(|identifier| first.subscriptions.contains(identifier));
+        let found = self.firsts.iter().position(|first| first.digest == digest && is_other(first));
         let Some(first) = found.and_then(|place| self.firsts.get_mut(place)) else {
             self.remember(received, digest, matching, at);
             return false;
         };
         first.subscriptions.extend(identifiers);
-        first.is_alone = false;
-        first.copies = first.copies.saturating_sub(identifiers.len().max(1));
+        first.copies = first.copies.saturating_sub(identifiers.len());
         self.firsts.retain(|first| first.copies > 0);
         true
     }
 
     fn remember(&mut self, received: &Received, digest: u64, matching: usize, at: Instant) {
         let subscriptions = received.subscriptions.clone();
-        let copies = matching.saturating_sub(subscriptions.len().max(1));
+        let copies = matching.saturating_sub(subscriptions.len());
         if copies == 0 {
             return;
         }
-        let bytes = received.payload.len() + received.topic.as_str().len();
-        let patience = if subscriptions.is_empty() { WITHOUT + time_to_pass(bytes as u64) } else { WITH_IDENTIFIER };
         if self.firsts.len() >= MOST {
             self.firsts.pop_front();
         }
-        self.firsts.push_back(First { digest, subscriptions, copies, is_alone: true, until: at + patience });
-    }
-
-    fn forget(&mut self, at: Instant) {
-        self.sends_one |= self.firsts.iter().any(|first| first.until < at && first.is_alone && first.subscriptions.is_empty());
-        self.firsts.retain(|first| first.until >= at);
+        self.firsts.push_back(First { digest, subscriptions, copies, until: at + PATIENCE });
     }
 }
 
@@ -145,15 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn without_identifiers_an_equal_message_right_behind_is_a_copy() {
-        let pairs = [("on", &[][..], 0, true), ("on", &[][..], 5, false), ("on", &[][..], 5, true), ("on", &[][..], 5, false)];
-        check(&mut Copies::default(), 2, &pairs);
-        check(&mut Copies::default(), 3, &[("on", &[], 0, true), ("on", &[], 0, false), ("on", &[], 0, false), ("on", &[], 0, true)]);
-        // A remote that sends each once: what is published again goes on.
+    fn a_message_without_identifiers_is_never_a_copy() {
         let mut copies = Copies::default();
-        check(&mut copies, 2, &[("on", &[], 0, true), ("on", &[], 2000, true), ("on", &[], 1, true), ("on", &[], 1, true)]);
-        copies.begin();
-        check(&mut copies, 2, &[("on", &[], 0, true), ("on", &[], 1, false)]);
+        check(
+            &mut copies,
+            2,
+            &[("on", &[], 0, true), ("on", &[], 0, true), ("on", &[1], 0, true), ("on", &[], 0, true), ("on", &[2], 0, false)],
+        );
     }
 
     #[test]

@@ -6,10 +6,13 @@
 //!   first such end on, filters are asked for one by one, and messages wait until they are answered: no message is blamed for them.
 //!   An end counts if the remote gave a reason that does not speak of itself, or had answered something on that connection before:
 //!   a link that is cut blames no filter. A filter that is left out is asked for again once an hour, alone.
+//! * Filters of which one matches topics of another one are asked for with the highest QoS of those that they meet, so that whichever copy
+//!   comes first is as sure as the file says.
 //! * A filter that another one covers, at the same QoS or a higher one, is not asked for: its messages would come twice. A filter that
 //!   the remote refused, or that is left out, covers nothing.
 //! * Filters of which one matches topics of another one are asked for one by one, each with an identifier if the remote takes them: it
-//!   may send a copy of a message for each, and the identifiers tell copies from messages that were published again.
+//!   may send a copy of a message for each, and the identifiers tell copies from messages that were published again. Shared
+//!   subscriptions are none of them: what they bring is for another queue.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -69,6 +72,8 @@ pub(super) struct Subscriptions {
     has_identifiers: bool,
     /// Filters that the session has, or is asked for, of which one matches topics of another one.
     overlapping: Vec<Receive>,
+    /// The filters that no other one covers, without those that the remote does not grant: of `wanted`, `denied` and `left_out`.
+    needed: Vec<Receive>,
 }
 
 /// A SUBSCRIBE packet.
@@ -99,11 +104,21 @@ fn uncovered(wanted: Vec<Receive>) -> Vec<Receive> {
     wanted.iter().enumerate().filter(|(index, receive)| !is_needless(*index, receive)).map(|(_, receive)| receive.clone()).collect()
 }
 
-/// Those of which one matches topics of another one. Without identifiers nobody knows how often a shared subscription brings a message.
-fn overlapping(needed: &[Receive], has_identifiers: bool) -> Vec<Receive> {
-    let counts = |receive: &Receive| has_identifiers || !receive.filter.is_shared();
-    let meets = |one: &Receive, other: &Receive| counts(other) && one.filter != other.filter && one.filter.overlaps(&other.filter);
-    needed.iter().filter(|one| counts(one) && needed.iter().any(|other| meets(one, other))).cloned().collect()
+/// True if a message may come for both.
+fn meets(one: &Receive, other: &Receive) -> bool {
+    !one.filter.is_shared() && !other.filter.is_shared() && one.filter.overlaps(&other.filter)
+}
+
+/// Those of which one matches topics of another one.
+fn overlapping(needed: &[Receive]) -> Vec<Receive> {
+    let meets_other = |one: &&Receive| needed.iter().any(|other| one.filter != other.filter && meets(one, other));
+    needed.iter().filter(meets_other).cloned().collect()
+}
+
+/// The same filters, each with the highest QoS of those that it meets.
+pub(super) fn raised(wanted: &[Receive]) -> Vec<Receive> {
+    let highest = |one: &Receive| wanted.iter().filter(|other| meets(one, other)).map(|other| other.qos).max().unwrap_or(one.qos);
+    wanted.iter().map(|one| Receive { filter: one.filter.clone(), qos: highest(one).max(one.qos) }).collect()
 }
 
 impl Subscriptions {
@@ -143,7 +158,8 @@ impl Subscriptions {
     /// What the remote is to be asked for, of `wanted`; its session has those of `granted`.
     pub(super) fn want(&mut self, wanted: Vec<Receive>, granted: HashSet<String>) {
         self.wanted = wanted;
-        self.asked_for = if self.is_known { self.needed().iter().map(name_of).collect() } else { granted };
+        self.withhold();
+        self.asked_for = if self.is_known { self.needed.iter().map(name_of).collect() } else { granted };
         self.plan();
         self.answered_all();
     }
@@ -166,9 +182,22 @@ impl Subscriptions {
         *tried = at;
         let receive = self.wanted.iter().find(|receive| *receive.filter.as_str() == **name).cloned();
         self.asked_for.extend(receive.as_ref().map(name_of));
-        self.waiting.extend(receive.map(|receive| vec![receive]));
+        self.waiting.extend(receive.clone().map(|receive| vec![receive]));
+        self.identify_again(receive.as_ref());
         self.is_trying = self.is_waiting();
         self.is_trying
+    }
+
+    /// A filter comes back: it, and those that overlapped with nothing so far, are to have identifiers.
+    fn identify_again(&mut self, back: Option<&Receive>) {
+        let Some(back) = back else { return };
+        let mut there = self.needed.clone();
+        there.push(back.clone());
+        let overlapping = overlapping(&there);
+        let is_new = |receive: &&Receive| *receive != back && !self.overlapping.contains(receive) && self.has_identifiers;
+        let partners: Vec<Vec<Receive>> = overlapping.iter().filter(is_new).map(|receive| vec![receive.clone()]).collect();
+        self.overlapping = overlapping;
+        self.waiting.extend(partners);
     }
 
     /// The remote has answered something: it is there, and filters can be blamed for what it does next.
@@ -183,8 +212,7 @@ impl Subscriptions {
 
     /// Plans to ask for everything that is needed and was not asked for.
     fn plan(&mut self) {
-        let mut needed = self.needed();
-        self.overlapping = overlapping(&needed, self.has_identifiers);
+        let mut needed = self.needed.clone();
         needed.retain(|receive| self.asked_for.insert(name_of(receive)));
         // An identifier is that of a packet.
         let is_alone = |receive: &Receive| self.has_identifiers && self.overlapping.contains(receive);
@@ -202,10 +230,11 @@ impl Subscriptions {
         u32::try_from(place + 1).ok()
     }
 
-    /// The filters that no other one covers, without those that the remote does not grant.
-    fn needed(&self) -> Vec<Receive> {
+    /// `wanted`, `denied` or `left_out` are others.
+    fn withhold(&mut self) {
         let is_granted = |receive: &&Receive| !self.is_withheld(receive.filter.as_str());
-        uncovered(self.wanted.iter().filter(is_granted).cloned().collect())
+        self.needed = uncovered(self.wanted.iter().filter(is_granted).cloned().collect());
+        self.overlapping = overlapping(&self.needed);
     }
 
     fn is_withheld(&self, filter: &str) -> bool {
@@ -218,7 +247,7 @@ impl Subscriptions {
         if self.is_waiting() {
             return HashSet::new();
         }
-        let needed: HashSet<String> = self.needed().iter().map(name_of).collect();
+        let needed: HashSet<String> = self.needed.iter().map(name_of).collect();
         self.wanted.iter().map(name_of).filter(|name| !needed.contains(name) && !self.is_withheld(name)).collect()
     }
 
@@ -238,6 +267,7 @@ impl Subscriptions {
     pub(super) fn take_back(&mut self) {
         let filters = self.asked.pop_back().unwrap_or_default();
         self.denied.extend(filters.iter().map(name_of));
+        self.withhold();
         self.plan();
     }
 
@@ -255,6 +285,7 @@ impl Subscriptions {
     pub(super) fn answered(&mut self, granted: &[Option<QoS>]) -> Vec<Answer> {
         let filters = self.asked.pop_front().unwrap_or_default();
         let mut answers = Vec::new();
+        let withheld = (self.denied.len(), self.left_out.len());
         for (receive, granted) in filters.into_iter().zip(granted) {
             let name = name_of(&receive);
             self.closes.remove(&name);
@@ -274,6 +305,10 @@ impl Subscriptions {
                     answers.push(Answer::Granted(receive));
                 }
             }
+        }
+        // Filters are compared with each other only where something is different: they may be many.
+        if withheld != (self.denied.len(), self.left_out.len()) {
+            self.withhold();
         }
         self.plan();
         self.answered_all();
@@ -304,6 +339,7 @@ impl Subscriptions {
         if let Some(name) = &culprit {
             self.closes.remove(name);
             self.left_out.push((name.clone(), at));
+            self.withhold();
         }
         (names, culprit)
     }
@@ -350,6 +386,41 @@ mod tests {
         check(&[("cmd/x", 1), ("cmd/x", 1), ("cmd/x", 2)], &["cmd/x"]);
         check(&[("$share/g/cmd/x", 1), ("cmd/#", 1)], &["$share/g/cmd/x", "cmd/#"]);
         check(&[("cmd/+", 1), ("+/x", 1)], &["cmd/+", "+/x"]);
+    }
+
+    #[test]
+    fn filters_that_overlap_are_asked_for_with_the_highest_qos_of_those_that_they_meet() {
+        let check = |wanted: &[(&str, u8)], expected: &[u8]| {
+            let wanted: Vec<Receive> = wanted.iter().map(|(filter, qos)| receive(filter, *qos)).collect();
+            assert_eq!(raised(&wanted).iter().map(|receive| receive.qos as u8).collect::<Vec<u8>>(), expected, "{wanted:?}");
+        };
+        check(&[("a/#", 0), ("+/b", 2), ("c/#", 1), ("d", 0)], &[2, 2, 2, 0]);
+        check(&[("a/#", 0), ("$share/g/a/b", 2)], &[0, 2]);
+        check(&[("cmd/x", 2), ("cmd/#", 1)], &[2, 2]);
+    }
+
+    #[test]
+    fn a_filter_that_comes_back_has_an_identifier_and_its_partners_have_one_too() {
+        let (mut subscriptions, start) = (Subscriptions::default(), crate::time::now());
+        while end(&mut subscriptions, true, None, start).is_none() {}
+        subscriptions.begin(true);
+        subscriptions.identify(true);
+        subscriptions.want(vec![receive("a", 1), receive("+", 0), receive("b", 1)], HashSet::new());
+        subscriptions.heard();
+        let asked = |subscriptions: &mut Subscriptions| {
+            let mut asked = Vec::new();
+            while let Some(next) = subscriptions.next() {
+                asked.push((names(&next.filters).join(" "), next.identifier));
+                subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
+            }
+            asked
+        };
+        assert_eq!(asked(&mut subscriptions), [("+".to_owned(), Some(2)), ("b".to_owned(), Some(3))]);
+        subscriptions.begin(true);
+        subscriptions.want(vec![receive("a", 1), receive("+", 0)], HashSet::new());
+        assert!(asked(&mut subscriptions).is_empty() && subscriptions.try_left_out(start + LEFT_OUT_FOR));
+        assert_eq!(asked(&mut subscriptions), [("a".to_owned(), Some(1)), ("+".to_owned(), Some(2))]);
+        assert_eq!(subscriptions.matching(&TopicName::new("a").unwrap()), 2);
     }
 
     #[test]
@@ -506,7 +577,7 @@ mod tests {
     fn filters_that_overlap_have_identifiers_of_their_own() {
         let wanted: Vec<Receive> = ["x", "a/+", "y", "+/b", "$share/g/a/b"].iter().map(|name| receive(name, 1)).collect();
         for (has_identifiers, expected) in [
-            (true, vec![("x y", None), ("a/+", Some(2)), ("+/b", Some(4)), ("$share/g/a/b", Some(5))]),
+            (true, vec![("x y $share/g/a/b", None), ("a/+", Some(2)), ("+/b", Some(4))]),
             (false, vec![("x a/+ y +/b $share/g/a/b", None)]),
         ] {
             let mut subscriptions = Subscriptions::default();
@@ -517,8 +588,7 @@ mod tests {
             let told: Vec<(String, Option<u32>)> = asked.iter().map(|asked| (names(&asked.filters).join(" "), asked.identifier)).collect();
             assert_eq!(told, expected.into_iter().map(|(names, identifier)| (names.to_owned(), identifier)).collect::<Vec<_>>());
             let matching = |topic: &str| subscriptions.matching(&TopicName::new(topic.to_owned()).unwrap());
-            let shared = usize::from(has_identifiers);
-            assert_eq!((matching("a/b"), matching("a/c"), matching("x")), (2 + shared, 1, 0));
+            assert_eq!((matching("a/b"), matching("a/c"), matching("x")), (2, 1, 0));
         }
     }
 }

@@ -79,8 +79,12 @@ fn a_pipe_a_device_a_folder_and_a_huge_file_end_a_check_with_a_message() {
 
 /// What no message may hold, and files that hold it.
 const SECRET: &str = "hunter2";
-const OTHERS: [(&str, &str); 6] = [
+const OTHERS: [(&str, &str); 7] = [
     ("shadow", "root:$y$hunter2$hunter2:19000:0:99999:7:::\nhunter2:*:19000::::::\n"),
+    (
+        "users",
+        "root:$y$hunter2$hunter2:19000:0:99999:7:::\nbroker:$y$hunter2:19000::::::\nuplink:$y$hunter2:19000::::::\npoints:hunter2:1:\n",
+    ),
     ("colons", "hunter2: hunter2\nhunter2 : x\n"),
     ("broken", "hunter2: [ hunter2\n hunter2: }\n"),
     ("columns", "x: 1\nhunter2:\n    hunter2: 1\n   hunter2: 2\n"),

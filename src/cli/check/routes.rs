@@ -42,14 +42,14 @@ fn example(mapping: &Mapping, topic: Option<TopicName>) -> Example {
 
 /// The command to the first point that one can come to.
 fn command(routes: &Routes) -> Option<Example> {
-    let mut points: Vec<&TopicName> = routes.points.iter().collect();
+    let mut points: Vec<&TopicName> = routes.points().collect();
     points.sort();
     points.into_iter().find_map(|point| {
         let becomes = format!("{point}{SET}");
-        let there = routes.names_of(point).into_iter().filter_map(|name| TopicName::new(format!("{name}{SET}")).ok());
-        let reaches =
-            |there: &TopicName| routes.inward(there).is_some_and(|arrival| arrival.topic.is_ok_and(|topic| topic.as_str() == becomes));
-        let there = there.filter(|there| there.as_str() != becomes || routes.commands).find(reaches)?;
+        let there = TopicName::new(format!("{}{SET}", routes.name_of(point)?)).ok()?;
+        let is_asked_for = there.as_str() != becomes || routes.commands;
+        let reaches = routes.inward(&there)?.topic.is_ok_and(|topic| topic.as_str() == becomes);
+        (is_asked_for && reaches).then_some(())?;
         Some(Example { filter: point.to_string(), topic: there.to_string(), becomes })
     })
 }
@@ -57,11 +57,14 @@ fn command(routes: &Routes) -> Option<Example> {
 /// The rules of an uplink, each with an example: a topic of a point where one matches.
 pub(super) fn plan(config: &config::Gateway, uplink: &config::Uplink) -> RoutePlan {
     let routes = &uplink.routes;
-    let topics = || config.points.iter().flat_map(|report| report.topics().map(move |topic| (topic, report.class)));
-    let send = routes.send.iter().enumerate().map(|(number, rule)| {
-        let is_first = |(topic, class): &(&TopicName, _)| routes.send.iter().position(|rule| rule.wants(topic, *class)) == Some(number);
-        example(&rule.mapping, topics().find(is_first).map(|(topic, _)| topic.clone()))
-    });
+    let mut firsts: Vec<Option<TopicName>> = vec![None; routes.send.len()];
+    for (topic, class) in config.points.iter().flat_map(|report| report.topics().map(move |topic| (topic, report.class))) {
+        let deciding = routes.send.iter().position(|rule| rule.wants(topic, class));
+        if let Some(first) = deciding.and_then(|number| firsts.get_mut(number)) {
+            first.get_or_insert_with(|| topic.clone());
+        }
+    }
+    let send = routes.send.iter().zip(firsts).map(|(rule, first)| example(&rule.mapping, first));
     RoutePlan {
         send: send.collect(),
         receive: routes.receive.iter().map(|inward| example(&inward.mapping, None)).collect(),

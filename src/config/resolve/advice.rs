@@ -10,8 +10,9 @@ use crate::config::traffic::{MONTH, load, size, traffic};
 use crate::config::{Uplink, file};
 use crate::field::decode::{Part, Register, Table};
 use crate::field::{Device, Line, Point, Source, Wire};
-use crate::mqtt::TopicName;
-use crate::outbox::Inward;
+use crate::message::{Message, Origin};
+use crate::mqtt::{TopicFilter, TopicName};
+use crate::outbox::{Inward, SET};
 use crate::report::PointReport;
 use crate::units::Span;
 use crate::uplink::Protocol;
@@ -265,10 +266,14 @@ pub(super) fn loads(check: &mut Check<'_>, lines: &[Line]) {
 
 /// Rules that never have anything to send, rules that send back what came, bills that are too high.
 pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line], reports: (&[PointReport], &[TopicName])) {
+    let points = lines.iter().flat_map(|line| &line.devices).flat_map(|device| &device.points).filter(|point| point.write.is_some());
+    let writable: Vec<&TopicName> = points.filter_map(|point| Some(&reports.0.get(point.id.0 as usize)?.topic)).collect();
     for uplink in uplinks {
         let Some(index) = check.file.uplinks.iter().position(|typed| typed.name == uplink.settings.name) else { continue };
         idle_rules(check, index, uplink, reports);
         echoes(check, index, uplink, uplinks);
+        copies(check, index, uplink);
+        returning_commands(check, index, uplink, (uplinks, &writable));
         cloud::topics(check, index, uplink, reports.0.iter().flat_map(PointReport::topics).chain(reports.1));
         // A backup is used for hours, and nobody knows for how many.
         let Some(budget) = uplink.tariff.per_month.filter(|_| uplink.settings.use_when.is_none()) else { continue };
@@ -326,6 +331,26 @@ fn is_slip_of(typed: &str, name: &str) -> bool {
     !name.is_empty() && distance <= name.len() / 4 && digits(typed) == digits(name)
 }
 
+/// Filters of which one matches topics of another one, where nothing tells copies from messages that were published again.
+fn copies(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
+    if uplink.settings.protocol != Protocol::V311 {
+        return;
+    }
+    let filters: Vec<&TopicFilter> = uplink.routes.receive.iter().map(|inward| inward.mapping.filter()).collect();
+    let meets = |one: &TopicFilter, other: &TopicFilter| {
+        let is_shared = one.is_shared() || other.is_shared();
+        !is_shared && one.overlaps(other) && !one.covers(other) && !other.covers(one)
+    };
+    let mut pairs =
+        filters.iter().enumerate().map(|(number, one)| (number, one, filters.iter().take(number).find(|other| meets(one, other))));
+    if let Some((number, one, Some(other))) = pairs.find(|(_, _, other)| other.is_some()) {
+        check.warn(
+            &at!["uplinks", index, "receive", number, "filter"],
+            format!("a message that both {other} and {one} match may come twice, because MQTT 3.1.1 does not tell copies from messages; choose filters that do not meet, or `protocol: 5`"),
+        );
+    }
+}
+
 /// Messages that would go back where they came from.
 fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplink]) {
     if matches!(uplink.settings.cloud, Some(Cloud::AzureIotHub(_))) {
@@ -334,8 +359,8 @@ fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplin
     }
     for (number, rule) in uplink.routes.send.iter().enumerate() {
         let path = at!["uplinks", index, "send", number, "filter"];
-        let Some(there) = rule.mapping.image() else { continue };
-        let returned = uplink.routes.receive.iter().map(|inward| inward.mapping.filter()).find(|filter| filter.overlaps(&there));
+        let there = rule.mapping.image().map_or_else(|| "topics".to_owned(), |there| there.to_string());
+        let returned = uplink.routes.receive.iter().map(|inward| inward.mapping.filter()).find(|filter| rule.mapping.meets(filter));
         if let Some(filter) = returned.filter(|_| uplink.settings.protocol == Protocol::V311) {
             check.fault(
                 &path,
@@ -344,10 +369,7 @@ fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplin
         }
         let others = uplinks.iter().filter(|other| other.settings.name != uplink.settings.name && meets(uplink, other));
         for other in others {
-            let goes_round = |inward: &&Inward| {
-                let here = inward.mapping.image();
-                here.is_none_or(|here| here.overlaps(rule.mapping.filter())) && inward.mapping.filter().overlaps(&there)
-            };
+            let goes_round = |inward: &&Inward| inward.mapping.meets(rule.mapping.filter()) && rule.mapping.meets(inward.mapping.filter());
             if let Some(inward) = other.routes.receive.iter().find(goes_round) {
                 let (filter, other) = (inward.mapping.filter(), &other.settings.name);
                 check.fault(
@@ -355,6 +377,29 @@ fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplin
                     format!("{other} receives {filter} from the same remote, this rule sends it back there, and it would go round for ever; choose filters that do not meet"),
                 );
             }
+        }
+    }
+}
+
+/// Commands of local clients that come back by another uplink: the instrument would be written twice.
+fn returning_commands(check: &mut Check<'_>, index: usize, uplink: &Uplink, (uplinks, writable): (&[Uplink], &[&TopicName])) {
+    let others = uplinks.iter().filter(|other| other.settings.name != uplink.settings.name && meets(uplink, other));
+    for other in others.filter(|other| other.routes.commands || !other.routes.receive.is_empty()) {
+        let returns = |point: &&TopicName| {
+            let command = TopicName::new(format!("{point}{SET}")).ok()?;
+            let message = Message::new(command.clone(), "", Origin::Client);
+            let (rule, there) = uplink.routes.outward(&message)?;
+            let number = uplink.routes.send.iter().position(|own| own == rule)?;
+            other.routes.comes_in_as(&there.ok()?, &command).then_some((number, command))
+        };
+        let Some((number, command)) = writable.iter().find_map(returns) else { continue };
+        let path = at!["uplinks", index, "send", number, "filter"];
+        if !check.is_faulty(&path) {
+            let other = &other.settings.name;
+            check.fault(
+                &path,
+                format!("{command} of a local client would come back through {other}, and the instrument would be written twice; send what is needed only, or add `commands: true` here and remove it there"),
+            );
         }
     }
 }

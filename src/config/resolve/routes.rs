@@ -1,14 +1,15 @@
 //! What goes where through an uplink: topic mappings both ways, and the subscriptions that commands to points need.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Check, NORMAL, at};
 use crate::config::document::Step;
 use crate::config::{Group, file};
 use crate::field::{Line, Point};
+use crate::message::Class;
 use crate::mqtt::{Mapping, MappingError, QoS, TopicFilter, TopicName};
-use crate::outbox::{Inward, Routes, Rule, SET};
+use crate::outbox::{Inward, Points, Routes, Rule, SET, is_of_broker};
 use crate::report::PointReport;
 use crate::uplink::Receive;
 
@@ -18,18 +19,24 @@ const MOST_BY_NAME: usize = 8;
 /// Rules of one list.
 const MOST_RULES: usize = 500;
 
+/// Subscriptions for commands.
+const MOST_FOR_COMMANDS: usize = 500;
+
+const OF_BROKER: &str = "topics below `$SYS` and `$share` belong to the local broker; choose others";
+
 /// Topics of the local broker that concern commands.
 #[derive(Debug, Default)]
 pub(super) struct LocalTopics {
     /// Of points and groups.
-    points: Arc<HashSet<TopicName>>,
+    points: Arc<Points>,
     /// Those of them that can be written.
     writable: BTreeSet<TopicName>,
 }
 
 impl LocalTopics {
     pub(super) fn of(lines: &[Line], reports: &[PointReport], groups: &[Group]) -> Self {
-        let topic_of = |point: &Point| reports.get(point.id.0 as usize).map(|report| report.topic.clone());
+        let report_of = |point: &Point| reports.get(point.id.0 as usize);
+        let topic_of = |point: &Point| report_of(point).map(|report| report.topic.clone());
         let devices = || lines.iter().flat_map(|line| &line.devices);
         let mut writable: BTreeSet<TopicName> = BTreeSet::new();
         for device in devices() {
@@ -39,8 +46,10 @@ impl LocalTopics {
                 |group: &&Group| group.device == device.id && points.clone().any(|point| point.group.as_deref() == Some(&group.name));
             writable.extend(groups.iter().filter(is_written).map(|group| group.topic.clone()));
         }
-        let points = devices().flat_map(|device| &device.points).filter_map(topic_of).chain(groups.iter().map(|group| group.topic.clone()));
-        Self { points: Arc::new(points.collect()), writable }
+        let reports = devices().flat_map(|device| &device.points).filter_map(report_of);
+        let points = reports.map(|report| (report.topic.clone(), report.class));
+        let groups = groups.iter().map(|group| (group.topic.clone(), Class::default()));
+        Self { points: Arc::new(points.chain(groups).collect()), writable }
     }
 }
 
@@ -76,13 +85,27 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
         let path = at!["uplinks", index, "receive", number];
         let own = Typed { filter: &typed.filter, to: typed.to.as_deref(), strip: &typed.strip, prefix: &typed.prefix };
         for (key, begins) in [("to", own.to.unwrap_or_default()), ("prefix", own.prefix)] {
-            if ["$SYS", "$share"].contains(&begins.split('/').next().unwrap_or_default()) {
-                check.fault(&below(&path, key), "topics below `$SYS` and `$share` belong to the local broker; choose others");
+            if is_of_broker(begins) {
+                check.fault(&below(&path, key), OF_BROKER);
             }
         }
-        receive.push(Inward { mapping: mapping(check, &path, &own), keeps_retained: typed.retain });
+        let mapping = mapping(check, &path, &own);
+        let is_plainly_of_broker = own.to.is_none() && own.prefix.is_empty();
+        if is_plainly_of_broker && mapping.image().is_some_and(|image| is_of_broker(image.plain())) {
+            check.fault(&below(&path, "filter"), format!("{OF_BROKER}, or put a `prefix:` before them"));
+        }
+        receive.push(Inward { mapping, keeps_retained: typed.retain });
     }
-    Routes { send, receive, commands: uplink.commands, points: Arc::clone(&local.points) }
+    let routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
+    if let Some((name, [one, other])) =
+        routes.shared_names().filter(|(_, points)| points.iter().any(|point| local.writable.contains(*point))).min()
+    {
+        check.fault(
+            &at!["uplinks", index, "send"],
+            format!("{one} and {other} are both {name} at the remote, so a command to it could be for either; give each a name of its own"),
+        );
+    }
+    routes
 }
 
 fn rule(check: &mut Check<'_>, (index, number): (usize, usize), send: &file::Send, (most, keeps_retained): (QoS, bool)) -> Rule {
@@ -166,15 +189,23 @@ pub(super) fn commands(check: &mut Check<'_>, index: usize, routes: &Routes, loc
     if local.writable.is_empty() {
         check.warn(&path, "no point of this file can be written, so no command can come; give points `write:`, or remove `commands`");
     }
-    let names = |point: &TopicName| routes.names_of(point).into_iter().map(|name| format!("{name}{SET}")).collect::<Vec<String>>();
-    if let Some(point) = local.writable.iter().find(|point| names(point).is_empty()) {
+    let name = |point: &TopicName| routes.name_of(point).map(|name| format!("{name}{SET}"));
+    let is_shared = routes.shared_names().next().is_some();
+    if let Some(point) = local.writable.iter().find(|point| !is_shared && name(point).is_none()) {
         check.warn(
             &path,
             format!("{point} has no name of its own at the remote, so no command can come to it: send it by a rule whose `to` carries over every wildcard"),
         );
     }
-    let topics = local.writable.iter().flat_map(names).collect();
-    let filters = filters_for(topics).into_iter().filter_map(|filter| TopicFilter::new(filter).ok());
+    let topics = local.writable.iter().filter_map(name).collect();
+    let filters = filters_for(topics);
+    if filters.len() > MOST_FOR_COMMANDS {
+        check.fault(
+            &path,
+            format!("commands need {} subscriptions, because the names of the points at the remote have no level in common; write at most {MOST_FOR_COMMANDS}: let `send` put a `prefix:` with a slash before them", filters.len()),
+        );
+    }
+    let filters = filters.into_iter().take(MOST_FOR_COMMANDS).filter_map(|filter| TopicFilter::new(filter).ok());
     filters.map(|filter| Receive { filter, qos: QoS::AtLeastOnce }).collect()
 }
 

@@ -8,7 +8,7 @@ use crate::outbox::{LANES, Place};
 use crate::time::now;
 use crate::uplink::Receive;
 use crate::uplink::link::{Accepted, Command, LinkError, time_to_pass};
-use crate::uplink::subscriptions::{Answer, MOST_FILTERS};
+use crate::uplink::subscriptions::{Answer, MOST_FILTERS, raised};
 use crate::uplink::suspicion::Evidence;
 
 /// Messages of higher lanes that go before a suspect at most.
@@ -19,7 +19,7 @@ impl Connection<'_> {
     pub(super) fn subscribe(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
         uplink.subscriptions.begin(accepted.session_present);
-        let asked_for = uplink.settings.asked_for();
+        let asked_for = raised(&uplink.settings.asked_for());
         let in_file: HashSet<&str> = asked_for.iter().map(|receive| receive.filter.as_str()).collect();
         // The remote keeps with the session what is not in the file any more.
         let unwanted = uplink.session.unsubscribe(|filter| !in_file.contains(filter));
@@ -31,7 +31,6 @@ impl Connection<'_> {
         // MQTT 3.1.1 sends everything retained again for a subscription that is asked for again.
         let is_there = |receive: &&Receive| !accepted.keeps_retained_quiet && uplink.session.is_granted(receive);
         let granted = wanted.iter().filter(is_there).map(|receive| receive.filter.as_str().to_owned()).collect();
-        uplink.copies.begin();
         uplink.subscriptions.identify(accepted.identifiers_available);
         uplink.subscriptions.want(wanted, granted);
         self.hold_for_filters = Some(now() + uplink.settings.answer_within);

@@ -112,7 +112,8 @@ impl Connection<'_> {
             match routes.answers_to(there) {
                 Some(local) => publish.properties.edit().response_topic = Some(local),
                 None => {
-                    tracing::debug!(uplink = %uplink.settings.name, response_topic = %there, "no `send` rule sends answers to this response topic");
+                    tracing::debug!(uplink = %uplink.settings.name, response_topic = %there, "no `send` rule sends answers to this response topic: the message comes in without it");
+                    publish.properties.edit().response_topic = None;
                 }
             }
         }
