@@ -22,6 +22,7 @@ use crate::outbox::{Outgoing, Place, ReadError, Reason};
 use crate::reading::Timestamp;
 use crate::time::{moment, now};
 use ending::Ending;
+pub(super) use ending::LAST_WORDS;
 use state::State;
 
 /// Entries brought from the outbox at a time.
@@ -47,6 +48,8 @@ pub(super) enum Done {
     Changed,
     /// Its token ends soon.
     Renewed,
+    /// It has no will, or none that is retained, and the next one is to have it.
+    TriesWill,
 }
 
 pub(super) struct Connection<'a> {
@@ -81,6 +84,7 @@ pub(super) struct Connection<'a> {
     read_at: Option<Instant>,
     /// What was said of this gateway's presence.
     state: State,
+    began: Instant,
 }
 
 /// Ready when a save is done; false if it never will be.
@@ -122,6 +126,7 @@ impl<'a> Connection<'a> {
             trial: None,
             read_at: None,
             state: State::new(accepted.max_qos),
+            began: now(),
         }
     }
 
@@ -149,7 +154,7 @@ impl<'a> Connection<'a> {
             self.send_waiting().await?;
             let save_at = self.save();
             if let Some(done) = self.is_done() {
-                self.say_goodbye(done).await?;
+                self.say_goodbye(done).await;
                 return Ok(done);
             }
             let is_open = self.ending.is_none();
@@ -177,6 +182,7 @@ impl<'a> Connection<'a> {
                     self.check_state()?;
                     self.try_left_out()?;
                     self.renew_token();
+                    self.try_will();
                 }
                 Ok(()) = self.uplink.updates.changed(), if is_open && self.give_up.is_none() => {
                     // Looked at before the next connection.
@@ -209,7 +215,7 @@ impl<'a> Connection<'a> {
         }
         uplink.outbox.settle(&forgotten.presumed);
         self.say_online()?;
-        self.subscribe(accepted)
+        if self.waits_for_answer_to_state(accepted) { Ok(()) } else { self.subscribe(accepted) }
     }
 
     /// Hands changes of the session to the disk. Returns when to ask again.
@@ -238,7 +244,7 @@ impl<'a> Connection<'a> {
             return Err(LinkError::Broken(format!("the link took nothing for {} s", settings.write_within.as_secs())));
         }
         let oldest = self.uplink.session.oldest_unanswered();
-        let owes = self.pinged.is_some() || oldest.is_some() || self.state.is_unanswered();
+        let owes = self.pinged.is_some() || oldest.is_some();
         self.owes_since = self.owes_since.filter(|_| owes).or(owes.then_some(at));
         let given_up_at = self.link.given_up_at(settings.answer_within);
         if self.owes_since.is_some_and(|since| at >= given_up_at.max(since + settings.answer_within)) {
@@ -293,7 +299,7 @@ impl<'a> Connection<'a> {
     /// True while no message may be sent.
     fn is_held(&self) -> bool {
         let is_too_much = self.uplink.burials.len() >= MAX_BURIALS;
-        self.hold_until.is_some() || self.ending.is_some() || is_too_much || self.waits_for_filters()
+        self.hold_until.is_some() || self.ending.is_some() || is_too_much || self.waits_for_state() || self.waits_for_filters()
     }
 
     /// Moves one message from the outbox into the session; false if nothing waits.

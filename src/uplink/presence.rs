@@ -1,11 +1,12 @@
 //! What tells a remote whether this gateway lives: a will, and a retained message that says `online` or `offline`. Pure.
 //!
 //! Invariants:
-//! * The will is `offline`. On every connection the first message is `online`; before an orderly end of the gateway the last one is
-//!   `offline`, and the will is not published.
-//! * What a remote does not take of this is left out, told once, and tried again an hour later, then more rarely: the messages that wait
-//!   go all the same. Before will or state are left out they are tried without the retain flag. A will or a state is known to be the
-//!   cause only when the remote took the connection without it.
+//! * The will is `offline`. The first message on a connection is `online`, or `unsupervised` if the remote has no will to publish; the
+//!   last one before DISCONNECT is `offline`. No `online` is retained unless a retained will replaces it.
+//! * A part that a remote does not take is left out, logged once, and tried again an hour later, then more rarely; messages are sent
+//!   without it. Before will or state are left out they are tried without the retain flag.
+//! * A part is left out only if connections with it ended, one without it worked, and the next one with it ended again: an outage of the
+//!   remote looks the same up to the second step.
 //! * Nothing of this is in the outbox: a state that is old is worth nothing.
 
 use std::collections::HashMap;
@@ -27,6 +28,8 @@ const MOST_ENDS: u32 = 3;
 const LEFT_OUT_FOR: Duration = Duration::from_secs(3600);
 const LONGER: u32 = 6;
 const LONGEST_LEFT_OUT: Duration = Duration::from_secs(86_400);
+/// How long the first connection without a part lasts before the part is tried once more.
+const PROOF_AFTER: Duration = Duration::from_secs(2);
 
 /// How a remote learns whether this gateway lives, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +77,13 @@ pub(super) fn online(at: Moment) -> String {
     json::text(&State { state: "online", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at) })
 }
 
-/// The state of a gateway that ends in order.
+/// The state of a gateway that is connected since `at` to a remote without a will: nobody says `offline` when it is gone.
+pub(super) fn unsupervised(at: Moment) -> String {
+    let boot = Some(format!("{:08x}", at.since_boot.boot));
+    json::text(&State { state: "unsupervised", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at) })
+}
+
+/// The state of a gateway that disconnects.
 pub(super) fn offline(reason: &'static str, at: Moment) -> String {
     json::text(&State { state: "offline", reason: Some(reason), version: None, boot: None, since: known(at) })
 }
@@ -95,44 +104,61 @@ pub(crate) fn bytes_of(presence: &Presence) -> usize {
 #[derive(Debug, Default)]
 struct Doubt {
     ends: u32,
+    /// After so many ends a connection without it worked.
+    works_without: bool,
+    /// After that one with it ended again.
     left_out: Option<LeftOut>,
+    is_told: bool,
 }
 
-/// The remote took a connection without something.
+/// The remote does not take something.
 #[derive(Debug, Clone, Copy)]
 struct LeftOut {
     since: Instant,
     pause: Duration,
 }
 
+impl LeftOut {
+    fn until(self) -> Instant {
+        self.since + self.pause
+    }
+}
+
 impl Doubt {
     fn is_wanted(&self, now: Instant) -> bool {
         match self.left_out {
-            Some(LeftOut { since, pause }) => now >= since + pause,
-            None => self.ends < MOST_ENDS,
+            Some(left_out) => now >= left_out.until(),
+            None => self.works_without || self.ends < MOST_ENDS,
         }
     }
 
     /// A connection with it ended there.
     fn ended(&mut self, ends: u32, now: Instant) {
         self.ends = self.ends.saturating_add(ends);
-        self.left_out = self.left_out.map(|before| LeftOut { since: now, pause: (before.pause * LONGER).min(LONGEST_LEFT_OUT) });
+        let pause = match self.left_out {
+            Some(before) => (before.pause * LONGER).min(LONGEST_LEFT_OUT),
+            None if self.works_without => LEFT_OUT_FOR,
+            None => return,
+        };
+        self.left_out = Some(LeftOut { since: now, pause });
     }
 
-    /// A connection without it came about. True if that shows for the first time that the remote does not take it.
-    fn works_without(&mut self, now: Instant) -> bool {
-        let is_news = self.left_out.is_none() && self.ends >= MOST_ENDS;
-        if is_news {
-            self.left_out = Some(LeftOut { since: now, pause: LEFT_OUT_FOR });
-        }
-        is_news
+    /// A connection without it works. True if it is known for the first time that the remote does not take it.
+    fn works_without(&mut self) -> bool {
+        self.works_without |= self.ends >= MOST_ENDS;
+        self.left_out.is_some() && !std::mem::replace(&mut self.is_told, true)
     }
 
     /// A connection without it failed too.
     fn fails_without(&mut self) {
-        if self.left_out.is_none() {
+        if !self.works_without {
             self.ends = 0;
         }
+    }
+
+    /// When it is to be tried again after a connection without it that began at this time.
+    fn due(&self, began: Instant) -> Option<Instant> {
+        self.left_out.map(LeftOut::until).or(self.works_without.then(|| began + PROOF_AFTER))
     }
 }
 
@@ -145,7 +171,9 @@ struct Taken {
     state: Doubt,
     /// That will and state are retained.
     retained: Doubt,
-    /// Whether the last will was to be retained; then the state is, too.
+    /// Whether the last CONNECT had a will.
+    has_will: bool,
+    /// Whether that was to be retained; then the state is, too.
     offers_retained: bool,
     /// It has answered the state with an error.
     refuses_state: bool,
@@ -159,6 +187,7 @@ impl Default for Taken {
             will: Doubt::default(),
             state: Doubt::default(),
             retained: Doubt::default(),
+            has_will: false,
             offers_retained: false,
             refuses_state: false,
         }
@@ -172,7 +201,7 @@ impl Taken {
         if self.offers_retained {
             self.retained.ended(ends, now);
         } else {
-            let has_changed = self.retained.ends >= MOST_ENDS && self.retained.left_out.is_none();
+            let has_changed = self.retained.ends >= MOST_ENDS && !self.retained.works_without;
             part(self).ended(if has_changed { MOST_ENDS } else { ends }, now);
         }
     }
@@ -206,6 +235,7 @@ impl Known {
     pub(super) fn will(&mut self, remote: u32, presence: &Presence, now: Instant) -> Option<Will> {
         let taken = self.of(remote);
         let is_wanted = taken.will.is_wanted(now);
+        taken.has_will = is_wanted;
         taken.offers_retained = is_wanted && presence.retained && taken.retain && taken.retained.is_wanted(now);
         is_wanted.then(|| Will {
             topic: presence.topic.clone(),
@@ -223,7 +253,9 @@ impl Known {
         match reason {
             Some(ReasonCode::RETAIN_NOT_SUPPORTED) if taken.retain => {
                 taken.retain = false;
-                return Some("the remote keeps no will: subscribers that come later do not learn that this gateway is gone");
+                return Some(
+                    "the remote does not retain the will message: subscribers that come later do not learn that this gateway is gone",
+                );
             }
             Some(ReasonCode::QOS_NOT_SUPPORTED) if taken.qos > QoS::AtMostOnce => {
                 taken.qos = QoS::AtMostOnce;
@@ -236,17 +268,17 @@ impl Known {
     }
 
     /// A connection was accepted. True if that shows for the first time that the remote takes no will.
-    pub(super) fn accepted(&mut self, remote: u32, with_will: bool, now: Instant) -> bool {
+    pub(super) fn accepted(&mut self, remote: u32, with_will: bool) -> bool {
         let taken = self.of(remote);
         if with_will {
-            if taken.will.left_out.is_some() {
+            if taken.will.works_without {
                 // It was another cause, and that is gone.
                 taken.retained = Doubt::default();
             }
             taken.will = Doubt::default();
             return false;
         }
-        taken.will.works_without(now)
+        taken.will.works_without()
     }
 
     /// A connection without a will was not accepted either.
@@ -254,6 +286,21 @@ impl Known {
         let taken = self.of(remote);
         taken.will.fails_without();
         taken.retained.fails_without();
+    }
+
+    /// True if the remote has a will of the present connection.
+    pub(super) fn has_will(&self, remote: u32) -> bool {
+        self.remotes.get(&remote).is_some_and(|taken| taken.has_will)
+    }
+
+    /// When a connection that began at this time is to be replaced by one with a will, or with one that is retained.
+    pub(super) fn will_due(&self, remote: u32, began: Instant) -> Option<Instant> {
+        let taken = self.remotes.get(&remote)?;
+        match (taken.has_will, taken.offers_retained) {
+            (false, _) => taken.will.due(began),
+            (true, false) if taken.retain => taken.retained.due(began),
+            (true, _) => None,
+        }
     }
 
     /// Whether the state is sent with the retain flag on this connection: as its will is, so that nothing stays that says `online`.
@@ -273,12 +320,17 @@ impl Known {
 
     /// True if the state was left out for so long that it is to be tried again.
     pub(super) fn tries_state_again(&self, remote: u32, now: Instant) -> bool {
-        self.remotes.get(&remote).is_some_and(|taken| taken.state.left_out.is_some() && taken.state.is_wanted(now))
+        self.remotes.get(&remote).is_some_and(|taken| taken.state.works_without && taken.state.is_wanted(now))
     }
 
     /// A connection ended when the state was the first thing that the remote had not answered.
     pub(super) fn ended_at_state(&mut self, remote: u32, now: Instant) {
         self.of(remote).blame(|taken| &mut taken.state, 1, now);
+    }
+
+    /// True if an earlier connection ended at the state: what ends the next one must show.
+    pub(super) fn doubts_state(&self, remote: u32) -> bool {
+        self.remotes.get(&remote).is_some_and(|taken| taken.state.ends > 0 || taken.retained.ends > 0)
     }
 
     /// The remote has answered the state, perhaps with an error.
@@ -300,20 +352,16 @@ impl Known {
                 taken.retained = Doubt::default();
                 Shown::Nothing
             }
-            (false, false) => {
-                if taken.retained.works_without(now) {
-                    Shown::NotRetained
-                } else {
-                    Shown::Nothing
-                }
-            }
+            // Without a will the state is not retained anyway: that shows nothing about the flag.
+            (false, false) if taken.has_will && taken.retained.works_without() => Shown::NotRetained,
+            (false, false) => Shown::Nothing,
         }
     }
 
     /// The remote has answered something on a connection without the state. True if that shows for the first time that it does not take
     /// the state.
-    pub(super) fn works_without_state(&mut self, remote: u32, now: Instant) -> bool {
-        self.of(remote).state.works_without(now)
+    pub(super) fn works_without_state(&mut self, remote: u32) -> bool {
+        self.of(remote).state.works_without()
     }
 
     /// A connection without the state ended before the remote had answered anything.
@@ -380,8 +428,12 @@ mod tests {
         assert!(known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at).is_some());
         assert_eq!(kind(&mut known, at), Some((QoS::AtMostOnce, false)));
         assert_eq!(known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at), None);
-        assert_eq!(kind(&mut known, at), None, "it takes none at all");
-        assert!(known.accepted(REMOTE, false, at) && !known.accepted(REMOTE, false, at), "told once");
+        assert_eq!(kind(&mut known, at), None, "it may take none at all");
+        assert!(!known.accepted(REMOTE, false));
+        assert_eq!(kind(&mut known, at), Some((QoS::AtMostOnce, false)), "or it was an outage");
+        assert_eq!(known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at), None);
+        assert_eq!(kind(&mut known, at), None, "it takes none");
+        assert!(known.accepted(REMOTE, false) && !known.accepted(REMOTE, false), "told once");
         assert_eq!(kind(&mut known, at + LEFT_OUT_FOR), Some((QoS::AtMostOnce, false)), "tried again");
     }
 
@@ -399,7 +451,7 @@ mod tests {
             known.fails_without_will(REMOTE);
         }
         assert!(kind(&mut known, at).is_some(), "it was not the will");
-        assert!(!known.accepted(REMOTE, true, at));
+        assert!(!known.accepted(REMOTE, true));
         known.will_refused(REMOTE, Some(ReasonCode::BAD_USER_NAME_OR_PASSWORD), at);
         assert!(kind(&mut known, at).is_some(), "no will has to do with a password");
         for expected in [Some((QoS::AtLeastOnce, false)), None] {
@@ -418,12 +470,19 @@ mod tests {
         known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
         assert!(!known.retains(REMOTE) && known.doubts_retained(REMOTE, at));
-        assert!(!known.accepted(REMOTE, true, at));
+        assert!(!known.accepted(REMOTE, true));
+        assert_eq!(known.state_answered(REMOTE, false, at), Shown::Nothing, "it may have been an outage");
+        assert_eq!(known.will_due(REMOTE, at), Some(at + PROOF_AFTER));
+        assert_eq!(kind(&mut known, at), retained, "tried once more");
+        known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
+        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
+        assert!(!known.accepted(REMOTE, true));
         assert_eq!(known.state_answered(REMOTE, false, at), Shown::NotRetained);
         assert_eq!(known.state_answered(REMOTE, false, at), Shown::Nothing, "told once");
+        assert_eq!(known.will_due(REMOTE, at), Some(at + LEFT_OUT_FOR));
         let later = at + LEFT_OUT_FOR;
         assert_eq!(kind(&mut known, later), retained, "tried again");
-        assert!(known.accepted(REMOTE, true, later) || known.state_answered(REMOTE, false, later) == Shown::Nothing);
+        assert!(known.accepted(REMOTE, true) || known.state_answered(REMOTE, false, later) == Shown::Nothing);
         assert_eq!(kind(&mut known, later), retained, "the permission is there");
     }
 
@@ -442,14 +501,44 @@ mod tests {
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
         known.ended_at_state(REMOTE, at);
         assert!(!known.wants_state(REMOTE, at));
-        assert!(known.works_without_state(REMOTE, at));
+        assert!(!known.works_without_state(REMOTE), "it may have been the link");
+        assert!(known.tries_state_again(REMOTE, at));
+        known.ended_at_state(REMOTE, at);
+        assert!(known.works_without_state(REMOTE) && !known.wants_state(REMOTE, at));
+    }
+
+    #[test]
+    fn an_outage_that_ends_between_two_attempts_is_no_proof_against_the_will() {
+        let (mut known, at) = (Known::default(), now());
+        let refused = |known: &mut Known| known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
+        for _ in 0..3 {
+            for expected in [Some((QoS::AtLeastOnce, true)), Some((QoS::AtLeastOnce, false))] {
+                assert_eq!(kind(&mut known, at), expected);
+                refused(&mut known);
+            }
+            assert_eq!(kind(&mut known, at), None);
+            known.fails_without_will(REMOTE);
+        }
+        // It is over when the gateway connects without a will.
+        for _ in 0..2 {
+            assert!(kind(&mut known, at).is_some());
+            refused(&mut known);
+        }
+        assert!(kind(&mut known, at).is_none() && !known.accepted(REMOTE, false));
+        assert_eq!((known.has_will(REMOTE), known.will_due(REMOTE, at)), (false, Some(at + PROOF_AFTER)));
+        known.will_refused(REMOTE, Some(ReasonCode::SERVER_BUSY), at);
+        assert!(kind(&mut known, at).is_some(), "that says nothing about the will");
+        assert!(!known.accepted(REMOTE, true));
+        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)), "nothing is left out");
     }
 
     #[test]
     fn what_costs_a_connection_is_tried_more_and_more_rarely() {
         let (mut known, mut at) = (Known::default(), now());
         (0..MOST_ENDS).for_each(|_| known.ended_at_state(REMOTE, at));
-        assert!(known.works_without_state(REMOTE, at));
+        assert!(!known.works_without_state(REMOTE));
+        known.ended_at_state(REMOTE, at);
+        assert!(known.works_without_state(REMOTE));
         for hours in [1, 6, 24, 24] {
             let pause = Duration::from_secs(hours * 3600);
             assert!(!known.tries_state_again(REMOTE, at + pause - Duration::from_secs(1)), "{hours} h");
@@ -472,10 +561,12 @@ mod tests {
         known.ended_at_state(REMOTE, at);
         known.state_answered(REMOTE, false, at);
         (0..MOST_ENDS).for_each(|_| known.ended_at_state(REMOTE, at));
-        assert!(known.works_without_state(REMOTE, at) && !known.works_without_state(REMOTE, at), "told once");
+        assert!(!known.works_without_state(REMOTE) && known.wants_state(REMOTE, at), "tried once more");
+        known.ended_at_state(REMOTE, at);
+        assert!(known.works_without_state(REMOTE) && !known.works_without_state(REMOTE), "told once");
         let later = at + LEFT_OUT_FOR;
         assert!(known.tries_state_again(REMOTE, later));
         known.ended_at_state(REMOTE, later);
-        assert!(!known.wants_state(REMOTE, later) && !known.works_without_state(REMOTE, later));
+        assert!(!known.wants_state(REMOTE, later) && !known.works_without_state(REMOTE));
     }
 }

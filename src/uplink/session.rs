@@ -196,6 +196,16 @@ impl Session {
         self.allowed = self.window.min(self.receive_maximum.saturating_sub(packets));
     }
 
+    /// True if the remote takes one more message at this moment, of whatever kind.
+    pub(super) fn has_place(&self) -> bool {
+        self.in_flight.on_wire() < self.receive_maximum
+    }
+
+    /// True if what is reserved leaves nothing for messages.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.allowed == 0
+    }
+
     /// How many messages may be in flight from the next connection on.
     pub(super) fn set_window(&mut self, window: u16) {
         self.window = usize::from(window.max(1));

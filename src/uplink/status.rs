@@ -145,6 +145,12 @@ impl Status {
         self.change(STANDBY, None);
     }
 
+    /// The connection is replaced by one with the will that was left out.
+    pub(super) fn tries_will(&mut self) {
+        tracing::info!(event = "uplink.will_tried", uplink = %self.name, "the uplink reconnects with the will that was left out, to see whether the remote takes it; messages wait in the outbox meanwhile");
+        self.change(DISCONNECTED, Some("the uplink reconnects with a will".to_owned()));
+    }
+
     /// What the remote's memory of this gateway turned out to be.
     pub(super) fn session(&mut self, forgotten: &Forgotten) {
         let Forgotten { resent, dropped, presumed } = forgotten;

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::cloud::Renewal;
-use super::connection::{Connection, Done, STATUS_EVERY};
+use super::connection::{Connection, Done, LAST_WORDS, STATUS_EVERY};
 use super::copies::Copies;
 use super::credentials::Credentials;
 use super::dial::Addresses;
@@ -51,8 +51,6 @@ use rivals::Rivals;
 pub(super) const PROVEN: Duration = Duration::from_secs(60);
 /// After so long with acknowledgements, what breaks a connection is told again.
 const WORKED: Duration = Duration::from_secs(10);
-/// How long DISCONNECT may take after the grace.
-const LAST_WORDS: Duration = Duration::from_secs(4);
 /// How long a last save may take.
 const SAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -293,7 +291,7 @@ impl Uplink {
                     self.status.connected(&remote);
                     match self.serve(link, accepted, &remote, orders.clone()).await {
                         Ok(Done::Stopped) => return,
-                        Ok(done @ (Done::Changed | Done::Renewed)) => {
+                        Ok(done @ (Done::Changed | Done::Renewed | Done::TriesWill)) => {
                             self.reconnects(done);
                             continue;
                         }

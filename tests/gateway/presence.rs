@@ -214,23 +214,176 @@ fn a_remote_that_refuses_the_will_by_closing_gets_none_and_the_messages_all_the_
     let remote = Remote::listen();
     let site = site(remote.port, "protocol: 3.1.1");
     site.publish("one");
-    // Three times retained, then without the flag.
-    for is_retained in [true, true, true, false] {
+    let refuse = |is_retained: bool| {
         let (wire, connect) = next_connect(&remote);
         assert_eq!(will(&connect).map(|(flags, ..)| flags & 0x20 != 0), Some(is_retained));
         wire.close();
+    };
+    let accept = || {
+        let (mut wire, connect) = next_connect(&remote);
+        assert_eq!(will(&connect), None);
+        wire.write(&[0x20, 2, 1, 0]);
+        let state = wire.read_any().publish_v4();
+        assert!(state.payload.starts_with("{\"state\":\"unsupervised\""), "nobody would say `offline`: {state:?}");
+        acknowledge(&mut wire, &state);
+        wire
+    };
+    // Three with a will that is retained, one with a will that is not.
+    [true, true, true, false].into_iter().for_each(refuse);
+    let mut wire = accept();
+    let message = wire.read_any().publish_v4();
+    assert_eq!(message.payload, "one");
+    acknowledge(&mut wire, &message);
+    assert_eq!(wire.read().kind(), 14, "it may have been an outage: the will is tried once more");
+    assert!(wire.states.iter().all(|state| state.payload.contains("reconnecting")), "{:?}", wire.states);
+    assert_eq!(site.gateway.process.output().matches("uplink.presence_limited").count(), 0);
+    refuse(false);
+    for payload in ["two", "three"] {
+        let mut wire = accept();
+        site.publish(payload);
+        let message = wire.read_any().publish_v4();
+        assert_eq!(message.payload, payload);
+        acknowledge(&mut wire, &message);
+        wire.close();
     }
-    let (mut wire, connect) = next_connect(&remote);
-    assert_eq!(will(&connect), None);
-    wire.write(&[0x20, 2, 1, 0]);
-    let state = wire.read_any().publish_v4();
-    assert!(state.payload.contains("online") && !state.retain, "{state:?}");
-    assert_eq!(wire.read_any().publish_v4().payload, "one");
-    wire.close();
-    // It is not tried again with each connection.
-    assert_eq!(will(&next_connect(&remote).1), None);
     let log = site.gateway.process.output();
     assert_eq!(log.matches("uplink.presence_limited").count(), 1, "{log}");
+}
+
+#[test]
+fn an_outage_of_the_remotes_authorization_does_not_cost_the_will() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "");
+    let (mut wire, connect) = next_connect(&remote);
+    assert!(will(&connect).is_some());
+    // Not authorized.
+    wire.write(&[0x20, 3, 0, 0x87, 0]);
+    wire.close();
+    let (mut wire, connect) = next_connect(&remote);
+    assert_eq!(will(&connect).map(|(flags, ..)| flags & 0x20), Some(0), "it may be the retain flag");
+    wire.write(&CONNACK);
+    assert_eq!(wire.read().kind(), 14, "or it was an outage");
+    assert!(wire.states.len() == 2 && wire.states.iter().all(|state| !state.retain), "{:?}", wire.states);
+    let (mut wire, connect) = next_connect(&remote);
+    assert_eq!(will(&connect).map(|(flags, ..)| flags & 0x20), Some(0x20), "it was not the will");
+    wire.write(&CONNACK);
+    let state = wire.read_any().publish();
+    assert!(state.retain && state.payload.contains("online"), "{state:?}");
+    let log = site.gateway.process.output();
+    assert!(!log.contains("uplink.presence_limited"), "{log}");
+}
+
+#[test]
+fn a_state_at_qos_0_at_which_the_remote_closes_is_left_out() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "");
+    // Maximum QoS 0.
+    let connack = [0x20, 5, 1, 0, 2, 0x24, 0];
+    // Three times retained, then without the flag.
+    for is_retained in [true, true, true, false] {
+        let (mut wire, _) = next_connect(&remote);
+        wire.write(&connack);
+        let state = wire.read_any().publish();
+        assert!(state.qos == 0 && state.retain == is_retained && state.payload.contains("online"), "{state:?}");
+        wire.close();
+    }
+    let (mut wire, _) = next_connect(&remote);
+    wire.write(&connack);
+    site.publish("one");
+    assert_eq!((wire.publish().payload.as_str(), wire.states.len()), ("one", 0));
+}
+
+#[test]
+fn a_message_at_which_the_remote_closes_is_not_mistaken_for_a_state_that_is_answered_late() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "");
+    site.publish("poison");
+    let mut closes = 0;
+    loop {
+        let (mut wire, _) = next_connect(&remote);
+        wire.write(&CONNACK);
+        let state = wire.read_any().publish();
+        assert!(state.payload.contains("online"), "{state:?}");
+        let (mut is_answered, mut is_closed) = (false, false);
+        while !is_closed {
+            match wire.read_any_within(Duration::from_millis(300)) {
+                Some(packet) if packet.kind() == 12 => wire.write(&[0xD0, 0]),
+                Some(packet) => {
+                    assert_eq!(packet.publish().payload, "poison");
+                    is_closed = true;
+                }
+                None if is_answered => break,
+                None => {
+                    acknowledge(&mut wire, &state);
+                    is_answered = true;
+                }
+            }
+        }
+        if !is_closed {
+            break;
+        }
+        closes += 1;
+        assert!(closes < 20, "{}", site.gateway.process.output());
+        wire.close();
+    }
+    assert!(site.status().contains("\"dead\":1"), "{}", site.status());
+    let log = site.gateway.process.output();
+    assert!(!log.contains("uplink.presence_limited"), "{log}");
+}
+
+#[test]
+fn the_last_state_does_not_exceed_what_the_remote_takes_at_a_time() {
+    let remote = Remote::listen();
+    let folder = tempfile::tempdir().unwrap();
+    let local = free_port();
+    let yaml = yaml(local, remote.port, "").replace("site: x", "site: x\nshutdown_grace: 1s");
+    let gateway = Gateway::start(folder.path(), &yaml);
+    wait_for_port(local);
+    let site = Site { gateway, local, folder };
+    let (mut wire, _) = next_connect(&remote);
+    // Receive Maximum 1.
+    wire.write(&[0x20, 6, 1, 0, 3, 0x21, 0, 1]);
+    let state = wire.read_any().publish();
+    acknowledge(&mut wire, &state);
+    site.publish("one");
+    assert_eq!(wire.read_any().publish().payload, "one");
+    site.gateway.process.signal(rustix::process::Signal::TERM);
+    let last = wire.read_any().publish();
+    assert!(last.qos == 0 && last.payload.contains("stopped"), "the message has the only place: {last:?}");
+    assert_eq!(wire.read_any().kind(), 14);
+}
+
+#[test]
+fn a_reload_that_ends_the_connection_leaves_no_online_behind() {
+    let (old, new) = (Remote::listen(), Remote::listen());
+    let site = site(old.port, "");
+    let reload = |port: u16, extra: &str| {
+        fs::write(site.folder.path().join("gateway.yaml"), yaml(site.local, port, extra)).unwrap();
+        site.gateway.process.signal(rustix::process::Signal::HUP);
+    };
+    let online = |remote: &Remote| {
+        let (mut wire, _) = next_connect(remote);
+        wire.write(&CONNACK);
+        let state = wire.read_any().publish();
+        assert!(state.payload.contains("online"), "{state:?}");
+        acknowledge(&mut wire, &state);
+        wire
+    };
+    let check_last = |wire: &mut Wire, reason: &str| {
+        let last = wire.read_any().publish();
+        let expected = format!("{{\"state\":\"offline\",\"reason\":\"{reason}\"");
+        assert!(last.topic == "far/x/gateway/state" && last.retain && last.payload.starts_with(&expected), "{last:?}");
+        acknowledge(wire, &last);
+        assert_eq!(wire.read_any().kind(), 14);
+    };
+    let mut wire = online(&old);
+    reload(new.port, "");
+    check_last(&mut wire, "moved");
+    let mut wire = online(&new);
+    // The next connection may fail for long, for a wrong password perhaps.
+    reload(new.port, "keep_alive: 50s");
+    check_last(&mut wire, "reconnecting");
+    online(&new);
 }
 
 #[test]
@@ -255,6 +408,16 @@ fn a_remote_that_closes_at_the_state_gets_the_messages_without_it() {
         let status = site.status();
         (status.contains("\"acknowledged\":1") && status.contains("\"dead\":0")).then_some(())
     });
+    // It may have been the link: the state is tried once more.
+    assert!(wire.read_any().publish().payload.contains("online"));
+    wire.close();
+    let (mut wire, _) = next_connect(&remote);
+    wire.write(&CONNACK);
+    site.publish("two");
+    let message = wire.publish();
+    assert_eq!((message.payload.as_str(), wire.states.len()), ("two", 0));
+    acknowledge(&mut wire, &message);
+    site.gateway.process.wait_for_output("uplink.presence_limited");
     let log = site.gateway.process.output();
     assert_eq!(log.matches("uplink.presence_limited").count(), 1, "{log}");
 }

@@ -45,15 +45,18 @@ impl Connection<'_> {
 
     /// Something came from the remote.
     pub(super) fn heard(&mut self) -> Result<(), LinkError> {
+        self.works_without_state();
+        if self.waits_for_state() {
+            return Ok(());
+        }
         let needed_it = self.uplink.subscriptions.needs_a_sign();
         self.uplink.subscriptions.heard();
-        self.works_without_state();
         if needed_it { self.ask() } else { Ok(()) }
     }
 
     /// Asks again for a filter that has been left out for long.
     pub(super) fn try_left_out(&mut self) -> Result<(), LinkError> {
-        if self.ending.is_some() || !self.uplink.subscriptions.try_left_out(now()) {
+        if self.ending.is_some() || self.waits_for_state() || !self.uplink.subscriptions.try_left_out(now()) {
             return Ok(());
         }
         self.hold_for_filters = Some(now() + self.uplink.settings.answer_within);

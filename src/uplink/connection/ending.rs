@@ -5,14 +5,19 @@
 
 use std::time::{Duration, Instant};
 
+use super::state::LAST_ANSWER;
 use super::{Connection, Done};
 use crate::time::{now, unix_ms};
 use crate::uplink::link::{Command, LinkError};
 
 /// How long DISCONNECT, and what is before it, may take.
-pub(super) const GOODBYE: Duration = Duration::from_secs(3);
+const GOODBYE: Duration = Duration::from_secs(3);
 /// How long acknowledgements are waited for when the stop allows no more time.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// How long an end may take when the time for it is over.
+pub(in crate::uplink) const LAST_WORDS: Duration =
+    LAST_MOMENT.saturating_add(LAST_ANSWER).saturating_add(GOODBYE).saturating_add(Duration::from_secs(1));
 
 /// An end that waits for acknowledgements.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +38,14 @@ impl Connection<'_> {
         let is_due = self.uplink.renewal.is_some_and(|renewal| renewal.is_due(now(), unix_ms() / 1000));
         if is_due && self.ending.is_none() && self.give_up.is_none() {
             self.end(Done::Renewed);
+        }
+    }
+
+    /// Ends a connection whose will was left out, when it is time to try it again.
+    pub(super) fn try_will(&mut self) {
+        let is_due = self.uplink.presence.will_due(self.uplink.current, self.began).is_some_and(|due| now() >= due);
+        if is_due && self.uplink.settings.presence.is_some() && self.ending.is_none() && self.give_up.is_none() {
+            self.end(Done::TriesWill);
         }
     }
 
@@ -78,14 +91,21 @@ impl Connection<'_> {
         (owes_nothing || at >= until).then_some(done)
     }
 
-    /// The state and DISCONNECT, written as far as the link takes it in a moment.
-    pub(super) async fn say_goodbye(&mut self, done: Done) -> Result<(), LinkError> {
-        self.say_offline(done).await?;
-        self.link.feed(Command::Disconnect)?;
+    /// The state and DISCONNECT, written as far as the link takes them in a moment. If the link breaks here, the remote publishes the
+    /// will; the end is the same.
+    pub(super) async fn say_goodbye(&mut self, done: Done) {
+        if let Err(error) = self.say_last(done).await {
+            tracing::debug!(uplink = %self.uplink.settings.name, %error, "the link broke before DISCONNECT");
+            return;
+        }
         // A remote that closes first has read enough.
         let written = async { while !self.link.is_idle() && self.link.next().await.is_ok() {} };
         // One that does not take it in time is left.
         let _ = tokio::time::timeout(GOODBYE, written).await;
-        Ok(())
+    }
+
+    async fn say_last(&mut self, done: Done) -> Result<(), LinkError> {
+        self.say_offline(done).await?;
+        self.link.feed(Command::Disconnect).map(drop)
     }
 }

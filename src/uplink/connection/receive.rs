@@ -41,7 +41,7 @@ impl Connection<'_> {
             self.heard()?;
         }
         match self.localized(incoming) {
-            Incoming::PubAck(packet_id, reason) if packet_id == STATE_ID && self.state.is_unanswered() => self.state_answered(reason)?,
+            Incoming::PubAck(packet_id, reason) if packet_id == STATE_ID && self.state.has_identifier() => self.state_answered(reason)?,
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);
                 self.judge(verdict, settled);

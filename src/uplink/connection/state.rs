@@ -1,7 +1,10 @@
-//! What the remote is told of this gateway's presence on a connection: `online` before anything else, `offline` before an orderly end.
+//! The state that the remote has of this gateway on a connection: `online` before anything else, `offline` before DISCONNECT.
 //!
-//! The state is at QoS 1 under a packet identifier of its own, and counts for the Receive Maximum of the remote until it is answered. It
-//! is never repeated: the next connection says the state of then.
+//! The state is at QoS 1 under a packet identifier of its own, and counts for the Receive Maximum of the remote until it is answered; it
+//! goes at QoS 0 when the remote takes nothing more at QoS 1. It is never repeated: the next connection says the state of then.
+//!
+//! If an earlier connection ended at the state, or a message is suspected, everything else waits for the answer: otherwise a close would
+//! not show what caused it.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +18,13 @@ use crate::reading::Timestamp;
 use crate::time::{moment, now};
 use crate::uplink::cloud::Cloud;
 use crate::uplink::connection::Done;
-use crate::uplink::link::{Command, LinkError};
-use crate::uplink::presence::{Shown, offline, online};
+use crate::uplink::link::{Accepted, Command, LinkError};
+use crate::uplink::presence::{Shown, offline, online, unsupervised};
 use crate::uplink::session::STATE_ID;
 use crate::uplink::suspicion::speaks_of_itself;
 
 /// How long the answer to the last state is waited for.
-const LAST_ANSWER: Duration = Duration::from_secs(2);
+pub(super) const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// What was said on one connection.
 #[derive(Debug)]
@@ -32,16 +35,26 @@ pub(super) struct State {
     is_heard: bool,
     /// Since when the remote owes the answer.
     unanswered: Option<Instant>,
+    /// Its identifier is in use at the remote, perhaps longer than the answer is waited for.
+    has_identifier: bool,
+    /// Subscriptions and messages wait for the answer.
+    holds: Option<Accepted>,
 }
 
 impl State {
     /// For a remote that takes messages up to a QoS.
     pub(super) fn new(max_qos: QoS) -> Self {
-        Self { qos: max_qos.min(QoS::AtLeastOnce), is_said: false, is_heard: false, unanswered: None }
+        let qos = max_qos.min(QoS::AtLeastOnce);
+        Self { qos, is_said: false, is_heard: false, unanswered: None, has_identifier: false, holds: None }
     }
 
-    pub(super) fn is_unanswered(&self) -> bool {
-        self.unanswered.is_some()
+    pub(super) fn has_identifier(&self) -> bool {
+        self.has_identifier
+    }
+
+    /// True if the remote has not shown that it has read the state.
+    fn is_unanswered(&self) -> bool {
+        self.unanswered.is_some() || self.is_said && self.qos == QoS::AtMostOnce && !self.is_heard
     }
 }
 
@@ -52,13 +65,45 @@ impl Connection<'_> {
         if self.uplink.settings.presence.is_none() || !self.uplink.presence.wants_state(current, now()) {
             return Ok(());
         }
-        self.say(online(moment()))
+        self.say_here()?;
+        if self.state.is_said && self.state.qos == QoS::AtMostOnce && self.pinged.is_none() {
+            // The answer shows that the remote has read the state.
+            self.pinged = Some(now());
+            self.link.feed(Command::Ping)?;
+        }
+        Ok(())
+    }
+
+    /// The state of a gateway that is connected.
+    fn say_here(&mut self) -> Result<(), LinkError> {
+        let has_will = self.uplink.presence.has_will(self.uplink.current);
+        self.say(if has_will { online(moment()) } else { unsupervised(moment()) })
+    }
+
+    /// True if subscriptions and messages are to wait for the answer to the state.
+    pub(super) fn waits_for_answer_to_state(&mut self, accepted: Accepted) -> bool {
+        let is_doubtful = self.uplink.presence.doubts_state(self.uplink.current) || self.uplink.suspicion.suspect().is_some();
+        self.state.holds = Some(accepted).filter(|_| is_doubtful && self.state.unanswered.is_some());
+        self.waits_for_state()
+    }
+
+    /// True while they wait.
+    pub(super) fn waits_for_state(&self) -> bool {
+        self.state.holds.is_some()
+    }
+
+    /// What waited for the answer goes.
+    fn stop_waiting(&mut self) -> Result<(), LinkError> {
+        match self.state.holds.take() {
+            Some(accepted) if self.ending.is_none() => self.subscribe(accepted),
+            _ => Ok(()),
+        }
     }
 
     fn say(&mut self, state: String) -> Result<(), LinkError> {
         let Some(presence) = &self.uplink.settings.presence else { return Ok(()) };
-        // One that is not answered still has the identifier.
-        let qos = if self.state.is_unanswered() { QoS::AtMostOnce } else { self.state.qos };
+        let has_place = !self.state.has_identifier && self.uplink.session.has_place();
+        let qos = if has_place { self.state.qos } else { QoS::AtMostOnce };
         let message = Outgoing {
             topic: presence.topic.clone(),
             qos,
@@ -76,6 +121,7 @@ impl Connection<'_> {
         }
         self.state.is_said = true;
         if packet_id.is_some() {
+            self.state.has_identifier = true;
             self.state.unanswered = Some(now());
             self.uplink.session.reserve(1);
         }
@@ -85,6 +131,7 @@ impl Connection<'_> {
     /// PUBACK for the state.
     pub(super) fn state_answered(&mut self, reason: ReasonCode) -> Result<(), LinkError> {
         self.state.unanswered = None;
+        self.state.has_identifier = false;
         self.uplink.session.reserve(0);
         let current = self.uplink.current;
         match self.uplink.presence.state_answered(current, reason.is_error(), now()) {
@@ -93,7 +140,7 @@ impl Connection<'_> {
                 if self.uplink.settings.cloud == Some(Cloud::AwsIot) {
                     self.link.retain_nothing();
                 }
-                return if self.ending.is_none() { self.say(online(moment())) } else { Ok(()) };
+                return if self.ending.is_none() { self.say_here() } else { Ok(()) };
             }
             Shown::NotRetained => self.uplink.retained_refused(),
             Shown::Refused => {
@@ -104,18 +151,32 @@ impl Connection<'_> {
                 self.uplink.presence_limited(&why);
             }
         }
-        Ok(())
+        self.stop_waiting()
     }
 
     /// Looks after a state that the remote does not answer, and after one that was left out for long.
     pub(super) fn check_state(&mut self) -> Result<(), LinkError> {
         if self.state.unanswered.is_some_and(|since| now() >= since + self.uplink.settings.answer_within) {
-            // It answers other packets: messages do not wait for it any longer.
-            self.state.unanswered = None;
-            self.uplink.session.reserve(0);
+            self.give_up_answer()?;
         }
         let is_due = !self.state.is_said && self.ending.is_none() && self.uplink.presence.tries_state_again(self.uplink.current, now());
         if is_due { self.say_online() } else { Ok(()) }
+    }
+
+    /// The remote does not answer the state in time. Messages do not wait for it any longer, but its place with the remote stays taken.
+    fn give_up_answer(&mut self) -> Result<(), LinkError> {
+        self.state.unanswered = None;
+        if self.uplink.session.is_blocked() {
+            self.uplink.presence.ended_at_state(self.uplink.current, now());
+            let what = "the remote takes one message at a time, and does not answer the state of this gateway";
+            return Err(LinkError::Broken(what.to_owned()));
+        }
+        if self.pinged.is_none() {
+            // Whether it lives is judged by this.
+            self.pinged = Some(now());
+            self.link.feed(Command::Ping)?;
+        }
+        self.stop_waiting()
     }
 
     /// The remote ended the connection. True if the state was what it had not answered.
@@ -135,11 +196,17 @@ impl Connection<'_> {
 
     /// The remote has answered something. If the state was left out, that was why connections ended.
     pub(super) fn works_without_state(&mut self) {
-        if std::mem::replace(&mut self.state.is_heard, true) || self.state.is_said {
+        let current = self.uplink.current;
+        if std::mem::replace(&mut self.state.is_heard, true) {
             return;
         }
-        let current = self.uplink.current;
-        if self.uplink.presence.works_without_state(current, now()) {
+        if self.state.is_said {
+            if self.state.qos == QoS::AtMostOnce {
+                self.uplink.presence.state_answered(current, false, now());
+            }
+            return;
+        }
+        if self.uplink.presence.works_without_state(current) {
             let why = format!(
                 "the remote closes the connection when it gets the state of this gateway: the state is left out, for an hour at first and a day at last; {}, or write `presence: false`",
                 self.uplink.settings.presence_remedy()
@@ -153,15 +220,16 @@ impl Connection<'_> {
         let reason = match done {
             Done::Stopped => "stopped",
             Done::NotNeeded => "standby",
-            Done::Changed if self.moves_presence() => "moved",
-            Done::Changed | Done::Renewed => return Ok(()),
+            Done::Changed if self.uplink.moves_presence() => "moved",
+            // The next connection may fail for long, and no will is left then.
+            Done::Changed | Done::Renewed | Done::TriesWill => "reconnecting",
         };
         if !self.state.is_said {
             return Ok(());
         }
         self.say(offline(reason, moment()))?;
         let answered = async {
-            while self.state.is_unanswered() {
+            while self.state.unanswered.is_some() {
                 let incoming = self.link.next().await?;
                 self.receive(incoming).await?;
             }
@@ -169,10 +237,5 @@ impl Connection<'_> {
         };
         // Whoever does not answer in time gets DISCONNECT all the same.
         timeout(LAST_ANSWER, answered).await.unwrap_or(Ok(()))
-    }
-
-    /// True if the settings to come have the state elsewhere, or none.
-    fn moves_presence(&self) -> bool {
-        self.uplink.next_presence() != self.uplink.settings.presence.as_ref().map(|presence| presence.topic.clone())
     }
 }

@@ -216,6 +216,7 @@ impl Uplink {
     pub(super) fn reconnects(&mut self, done: Done) {
         match done {
             Done::Renewed => self.status.token_renewed(),
+            Done::TriesWill => self.status.tries_will(),
             _ => self.status.disconnected("its settings are different from here on"),
         }
     }

@@ -1,8 +1,8 @@
 //! The will of a connection, and what is learnt of a remote that does not take it.
 
-use super::Uplink;
-use crate::mqtt::TopicName;
+use super::{Update, Uplink};
 use crate::time::now;
+use crate::uplink::Settings;
 use crate::uplink::link::LinkError;
 use crate::uplink::presence::Will;
 
@@ -29,11 +29,13 @@ impl Uplink {
         }
     }
 
-    /// Where the settings to come have the state; without any, where it is.
-    pub(in crate::uplink) fn next_presence(&self) -> Option<TopicName> {
+    /// True if the settings to come are those of another remote, or have the state elsewhere or none.
+    pub(in crate::uplink) fn moves_presence(&self) -> bool {
         let updates = self.updates.borrow();
-        let settings = updates.as_ref().map_or(&self.settings, |update| &update.settings);
-        settings.presence.as_ref().map(|presence| presence.topic.clone())
+        let topic_of = |settings: &Settings| settings.presence.as_ref().map(|presence| presence.topic.clone());
+        updates.as_ref().is_some_and(|Update { settings, .. }| {
+            settings.remotes != self.settings.remotes || topic_of(settings) != topic_of(&self.settings)
+        })
     }
 
     /// The remote has accepted a connection, or not.
@@ -42,10 +44,10 @@ impl Uplink {
         let topic = presence.topic.as_str();
         match error {
             None => {
-                if self.presence.accepted(remote, has_will, now()) {
+                if self.presence.accepted(remote, has_will) {
                     let remedy = self.settings.presence_remedy();
                     let why = format!(
-                        "the remote takes this gateway only without a will: it does not learn when the gateway is gone; {remedy}, or write `presence: false`"
+                        "the remote takes this gateway only without a will: it cannot say when the gateway is gone, and the state is `unsupervised` instead of `online`; {remedy}, or write `presence: false`"
                     );
                     self.status.presence_limited(topic, &why);
                 }
