@@ -45,7 +45,7 @@ fn table(out: &mut String, section: &Section) {
 
 fn takes(kind: &Kind) -> String {
     let word = |part: &Part| match part {
-        Part::Words(text) => cell(text),
+        Part::Words(text) => escaped(text),
         Part::Section(title) => format!("[{}](#{})", cell(title), anchor(title)),
         Part::Value(name) => format!("[{name}](#values)"),
     };
@@ -58,10 +58,14 @@ fn anchor(title: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 
-/// Text of a table cell: on one line, and nothing in it is taken for markup; what is between backticks stays code.
+/// Text of a table cell: on one line, and nothing in it is taken for markup.
 fn cell(text: &str) -> String {
-    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let parts = one_line.split('`').enumerate().map(|(at, part)| {
+    escaped(&text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Nothing of the text is taken for markup; what is between backticks stays code.
+fn escaped(text: &str) -> String {
+    let parts = text.split('`').enumerate().map(|(at, part)| {
         let is_code = at % 2 == 1;
         let part = if is_code { part.to_owned() } else { part.replace('\\', "\\\\").replace('<', "&lt;").replace('*', "\\*") };
         part.replace('|', "\\|")
@@ -84,6 +88,12 @@ mod tests {
         check("<topic>/set and `<topic>/set`", "&lt;topic>/set and `<topic>/set`");
         check("devices/*.yaml, `*`", "devices/\\*.yaml, `*`");
         check("text with \\r\\n", "text with \\\\r\\\\n");
+    }
+
+    #[test]
+    fn words_of_a_kind_stay_apart() {
+        let kind = Kind(vec![Part::Words("list: ".to_owned()), Part::Section("a / <name>".to_owned())]);
+        assert_eq!(takes(&kind), "list: [a / &lt;name>](#a--name)");
     }
 
     #[test]
