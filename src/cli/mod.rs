@@ -324,6 +324,11 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What is wrong with a command line, `words` without the name of the program; `None` if the program understands it.
+pub fn misunderstood(words: &[&str]) -> Option<clap::Error> {
+    Arguments::try_parse_from(["wellhead"].iter().chain(words)).err()
+}
+
 /// A line for the person at the terminal. What peers and files put into it is escaped.
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {

@@ -85,7 +85,11 @@ fn the_archive_for_old_machines_holds_what_its_installer_puts_in_place() {
         let is_packed = packer.contains(&format!("$made/{source}")) || packer.contains(&format!("systemd/{source}"));
         assert!(is_packed, "{source} is not in the archive");
     }
-    assert!(text("docs/raspberry-pi.md").contains(concat!("wellhead-", env!("CARGO_PKG_VERSION"), "-arm-unknown-linux-musleabihf/install")));
+    assert!(text("docs/raspberry-pi.md").contains(concat!(
+        "wellhead-",
+        env!("CARGO_PKG_VERSION"),
+        "-arm-unknown-linux-musleabihf/install"
+    )));
 }
 
 #[test]
