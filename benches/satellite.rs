@@ -162,6 +162,7 @@ fn message(qos: u8) -> Outgoing {
         properties: Properties::default(),
         payload: vec![7; PAYLOAD].into(),
         is_reading: false,
+        is_rated: false,
     }
 }
 

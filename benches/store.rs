@@ -199,6 +199,7 @@ fn fill(folder: &Path, count: u64) {
                     properties: Properties::default(),
                     payload: payload.into(),
                     is_reading: false,
+                    is_rated: false,
                 };
                 Entry { seq, bytes: message.encode() }
             })

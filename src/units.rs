@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them in the YAML file: `300ms`, `5m`, `2GB`. A number without a unit is refused.
+//! Durations, sizes, prices and rates as people write them in the YAML file: `300ms`, `2GB`, `10/s`. A number without a unit is refused.
 
 use std::fmt;
 use std::str::FromStr;
@@ -97,6 +97,76 @@ impl FromStr for Price {
     }
 }
 
+/// How much may pass, such as `10/s`, `600/min` or `10kB/s`; or a list of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rate {
+    /// Messages an hour.
+    pub messages: Option<u64>,
+    /// Bytes an hour.
+    pub bytes: Option<u64>,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a rate; write messages or bytes and a time, such as 10/s, 600/min or 10kB/s");
+        let (amount, time) = text.trim().split_once('/').ok_or_else(wrong)?;
+        let in_an_hour = match time.trim() {
+            "s" | "sec" | "second" => 3600.0,
+            "m" | "min" | "minute" => 60.0,
+            "h" | "hour" => 1.0,
+            "d" | "day" => 1.0 / 24.0,
+            _ => return Err(wrong()),
+        };
+        let amount = amount.trim();
+        let is_plain = !amount.is_empty() && amount.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let number = if is_plain { amount.parse::<f64>().ok() } else { amount.parse::<Size>().ok().map(|size| size.0 as f64) };
+        let an_hour = number.map(|number| (number * in_an_hour).round()).ok_or_else(wrong)?;
+        if !(1.0..1e15).contains(&an_hour) {
+            return Err(format!("`{text}` is too small or too large; write a rate such as 10/s, at least 1/h"));
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let an_hour = an_hour as u64;
+        let (messages, bytes) = if is_plain { (Some(an_hour), None) } else { (None, Some(an_hour)) };
+        Ok(Self { messages, bytes })
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Rate;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rate such as 10/s or 10kB/s, or a list of both")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Rate, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Rate, E> {
+                self.visit_str(&number.to_string())
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Rate, A::Error> {
+                let mut rate = Rate::default();
+                while let Some(text) = seq.next_element::<String>()? {
+                    let Rate { messages, bytes } = text.parse().map_err(de::Error::custom)?;
+                    if (messages.is_some() && rate.messages.is_some()) || (bytes.is_some() && rate.bytes.is_some()) {
+                        return Err(de::Error::custom("a list has one rate of messages and one of bytes; write [ 10/s, 10kB/s ]"));
+                    }
+                    rate = Rate { messages: messages.or(rate.messages), bytes: bytes.or(rate.bytes) };
+                }
+                Ok(rate)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
 struct WithUnit<T>(std::marker::PhantomData<T>);
 
 impl<T: FromStr<Err = String>> de::Visitor<'_> for WithUnit<T> {
@@ -169,5 +239,22 @@ mod tests {
         for wrong in ["1.20", "1.20 EUR", "EUR/MB", "1 EUR/month", "-1 EUR/MB", "1 /MB"] {
             assert!(wrong.parse::<Price>().unwrap_err().contains("not a price"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_rate_has_messages_or_bytes_and_a_time() {
+        let rate = |messages, bytes| Ok(Rate { messages, bytes });
+        assert_eq!("10/s".parse(), rate(Some(36_000), None));
+        assert_eq!(" 600 / min".parse(), rate(Some(36_000), None));
+        assert_eq!("0.5/s".parse(), rate(Some(1800), None));
+        assert_eq!("10kB/s".parse(), rate(None, Some(36_000_000)));
+        assert_eq!("48MB/d".parse(), rate(None, Some(2_000_000)));
+        for wrong in ["10", "10/fortnight", "/s", "fast/s", "10kB"] {
+            assert!(wrong.parse::<Rate>().unwrap_err().contains("not a rate"), "{wrong}");
+        }
+        assert!("0/s".parse::<Rate>().unwrap_err().contains("too small"));
+        let both: Rate = serde_json::from_str(r#"["10/s", "1kB/s"]"#).unwrap();
+        assert_eq!(both, Rate { messages: Some(36_000), bytes: Some(3_600_000) });
+        assert!(serde_json::from_str::<Rate>(r#"["10/s", "1/s"]"#).is_err());
     }
 }

@@ -58,7 +58,7 @@ fn excerpt(line: &str, (line_number, column): (usize, usize)) -> String {
 fn without_secrets(line: &str) -> String {
     static SECRET: LazyLock<Option<Regex>> = LazyLock::new(|| {
         // The value of a key, quoted or not; what stands before the @ of an address; a hash.
-        Regex::new(r#"(?x) (?i:pas[a-z]*|pw[a-z]*|secret[a-z]*|scram)['"]?\s*:\s*(?P<a> \[[^\]]*\]? | '[^']*'? | "[^"]*"? | [^,}]+) | ://(?P<b>[^/@\s]+)@ | (?P<c>\$argon2[^'",}\s]*)"#).ok()
+        Regex::new(r#"(?x) (?i:pas[a-z]*|pw[a-z]*|secret[a-z]*|scram|authorization|cookie|[a-z-]*token|[a-z-]*api-?key)['"]?\s*:\s*(?P<a> \[[^\]]*\]? | '[^']*'? | "[^"]*"? | [^,}]+) | ://(?P<b>[^/@\s]+)@ | (?P<c>\$argon2[^'",}\s]*)"#).ok()
     });
     let mut shown: Vec<char> = line.chars().collect();
     for captures in SECRET.iter().flat_map(|secret| secret.captures_iter(line)) {

@@ -17,7 +17,7 @@ use crate::field::text::frame::WithEnd;
 use crate::field::text::script::{Pattern, Step, TypedPattern};
 use crate::mqtt::TopicFilter;
 use crate::report::template::Template;
-use crate::units::{Price, Size, Span};
+use crate::units::{Price, Rate, Size, Span};
 use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
 /// The schema of `gateway.yaml`.
@@ -106,6 +106,14 @@ looks! {
     Price: "Price" = {
         "description": "An amount, a currency and a size.",
         "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s+[^\W\d_]+/[kKMGT]?i?B\s*$|\$\{(env|credential):", "examples": ["1.20 EUR/MB"]
+    };
+    Rate: "Rate" = {
+        "description": "Messages or bytes and a time, or a list of both.",
+        "anyOf": [
+            { "type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-zA-Z]*\s*/\s*[a-z]+\s*$|\$\{(env|credential):" },
+            { "type": "array", "items": { "type": "string" }, "maxItems": 2 }
+        ],
+        "examples": ["10/s", "600/min", "10kB/s"]
     };
     Speed: "Speed" = {
         "description": "Baud rate, data bits, parity (N, E, O) and stop bits.",

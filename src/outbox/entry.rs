@@ -3,7 +3,7 @@
 //! ```text
 //! version 2, or 1 | kind 1 | content
 //! kind 0, a message: flags 1 (bits 0-1 QoS, bit 2 retain, bit 3 never twice, bit 4 a reading, bit 5 since boot,
-//!                    bit 6 the clock was not set) |
+//!                    bit 6 the clock was not set, bit 7 its rule has a rate) |
 //!                    enqueued at, unix ms 8 | with bit 5: boot 4, ms since boot 8 |
 //!                    topic length 2, topic | MQTT 5 properties, as on the wire | payload
 //! kind 1, a frame of readings: not made by this version
@@ -19,7 +19,7 @@ use crate::payload::json;
 use crate::reading::Timestamp;
 use crate::time::SinceBoot;
 
-/// Version 1 is the same without bits 4 to 6.
+/// Version 1 is the same without bits 4 to 6. Bit 7 came later: without it, and where it is not known, a message waits for no rate.
 const VERSION: u8 = 2;
 const OLDEST: u8 = 1;
 const KIND_MESSAGE: u8 = 0;
@@ -45,6 +45,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// The payload is a reading in our JSON, whose time can be put right.
     pub is_reading: bool,
+    /// The `send` rule that took it has a rate, which it has to wait for.
+    pub is_rated: bool,
 }
 
 /// A message that the remote will never take, kept to be looked at.
@@ -153,7 +155,7 @@ impl Outgoing {
     fn encode_into(&self, out: &mut BytesMut) {
         let never_twice = u8::from(self.if_session_lost == SessionLost::Drop) << 3;
         let kind = u8::from(self.is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
-        let kind = kind | u8::from(!self.enqueued.clock_set) << 6;
+        let kind = kind | u8::from(!self.enqueued.clock_set) << 6 | u8::from(self.is_rated) << 7;
         out.put_slice(&[VERSION, KIND_MESSAGE, self.qos as u8 | u8::from(self.retain) << 2 | never_twice | kind]);
         out.put_i64(self.enqueued.unix_ms);
         if let Some(SinceBoot { boot, ms }) = self.enqueued.since_boot {
@@ -177,8 +179,8 @@ impl Outgoing {
         let properties = decode_properties(&mut bytes, Place::PUBLISH).map_err(|_| EntryError("damaged properties"))?;
         let qos = QoS::from_bits(flags & 3).ok_or(EntryError("QoS 3"))?;
         let if_session_lost = if flags & 8 != 0 { SessionLost::Drop } else { SessionLost::Resend };
-        let is_reading = flags & 16 != 0;
-        Ok(Self { topic, qos, retain: flags & 4 != 0, if_session_lost, enqueued, properties, payload: bytes, is_reading })
+        let (is_reading, is_rated) = (flags & 16 != 0, flags & 128 != 0);
+        Ok(Self { topic, qos, retain: flags & 4 != 0, if_session_lost, enqueued, properties, payload: bytes, is_reading, is_rated })
     }
 }
 
@@ -230,6 +232,7 @@ mod tests {
             properties,
             payload: Bytes::from_static(b"{\"v\":1}"),
             is_reading: false,
+            is_rated: false,
         }
     }
 
@@ -239,6 +242,12 @@ mod tests {
         let mut first_version = sample().encode().to_vec();
         first_version[0] = 1;
         assert_eq!(Content::decode(first_version.into()), Ok(Content::Message(sample())));
+        let rated = Outgoing { is_rated: true, ..sample() };
+        assert_eq!(Content::decode(rated.encode()), Ok(Content::Message(rated.clone())));
+        // A version that does not know of rates reads it all the same.
+        let mut without = rated.encode().to_vec();
+        without[2] &= 0x7F;
+        assert_eq!(without, sample().encode());
         let dead = DeadLetter { buried: Timestamp::at(5), lane: Lane::Backlog, seq: 9, reason: "too large".to_owned(), message: sample() };
         assert_eq!(Content::decode(dead.encode()), Ok(Content::Dead(Box::new(dead))));
     }

@@ -1,17 +1,25 @@
 //! The way into an outbox: which local messages go north, under which topic, class and QoS. What is in an outbox keeps the topic that
 //! it was taken with, whatever the rules say later.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::{Outbox, Outgoing, Routes};
-use crate::message::{Class, Message, Origin};
+use super::bucket::BY_THE_SECOND;
+use super::{Bucket, Outbox, Outgoing, Routes};
+use crate::log::{LogLimiter, chosen};
+use crate::message::{Class, Lane, Message, Origin};
 use crate::mqtt::{Mapping, Properties, QoS, TopicError, TopicName};
 use crate::payload::json;
 use crate::reading::Timestamp;
 use crate::store::{AppendError, Receipt};
 use crate::time::{moment, now};
+use crate::units::Rate;
+
+/// How often the log tells that messages are dropped because of a rate.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// The user property that names a message,
 const NUMBER: &str = "seq";
@@ -35,9 +43,18 @@ pub struct Rule {
     pub most: QoS,
     /// False takes the retain flag off.
     pub keeps_retained: bool,
+    /// How fast its messages may go.
+    pub rate: Option<Rate>,
+    /// The lanes that its messages can be in; empty for all.
+    pub lanes: Vec<Lane>,
 }
 
 impl Rule {
+    /// Names a rule; the same for another rate.
+    pub fn id(&self) -> u32 {
+        crc32c::crc32c(format!("{} {:?}", self.mapping.filter(), self.only).as_bytes())
+    }
+
     /// True if it is for messages of a class on a topic.
     pub fn wants(&self, topic: &TopicName, class: Class) -> bool {
         (self.only.is_empty() || self.only.contains(&class.id)) && self.mapping.filter().matches(topic)
@@ -82,12 +99,54 @@ pub struct Intake {
     uplink: usize,
     /// Of a backup: whether the other uplink is up. Messages are taken only while it is not.
     primary: Option<watch::Receiver<bool>>,
+    /// What rates leave for QoS 0; the same for all clones.
+    rates: Arc<Mutex<Rates>>,
+}
+
+/// What rates leave for messages of QoS 0, by rule; that of the uplink has none.
+#[derive(Debug)]
+struct Rates {
+    /// The rules that the buckets are for.
+    routes: Arc<Routes>,
+    buckets: HashMap<Option<u32>, Bucket>,
+    log: LogLimiter<&'static str>,
+}
+
+impl Rates {
+    /// Forgets what was left of rates that these rules do not have.
+    fn follow(&mut self, routes: &Arc<Routes>) {
+        if Arc::ptr_eq(&self.routes, routes) {
+            return;
+        }
+        let rules = routes.send.iter().filter_map(|rule| Some((Some(rule.id()), rule.rate?)));
+        let rates: HashMap<Option<u32>, Rate> = rules.chain(routes.rate.map(|rate| (None, rate))).collect();
+        self.buckets.retain(|rule, bucket| rates.get(rule) == Some(&bucket.rate()));
+        self.routes = Arc::clone(routes);
+    }
+
+    /// True if a message may pass, which is taken off.
+    fn let_pass(&mut self, limits: [(Option<u32>, Option<Rate>); 2], bytes: usize, at: Instant) -> bool {
+        let limits = limits.iter().filter_map(|(rule, rate)| Some((*rule, (*rate)?)));
+        for (rule, rate) in limits.clone() {
+            let bucket = self.buckets.entry(rule).or_insert_with(|| Bucket::new(rate, BY_THE_SECOND));
+            if !bucket.has_room(at) {
+                return false;
+            }
+        }
+        for (rule, _) in limits {
+            if let Some(bucket) = self.buckets.get_mut(&rule) {
+                bucket.take(bytes, at);
+            }
+        }
+        true
+    }
 }
 
 impl Intake {
     /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
     pub fn new(outbox: Outbox, routes: watch::Receiver<Arc<Routes>>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
-        Self { own: [outbox.series().to_owned()].into(), outbox, routes, uplink, primary }
+        let rates = Rates { routes: Arc::default(), buckets: HashMap::new(), log: LogLimiter::new(1, TELL_EVERY) };
+        Self { own: [outbox.series().to_owned()].into(), outbox, routes, uplink, primary, rates: Arc::new(Mutex::new(rates)) }
     }
 
     /// Beside that of its own outbox, the series of these outboxes are known as this gateway's.
@@ -152,20 +211,49 @@ impl Intake {
             properties.edit().message_expiry = Some(seconds);
         }
         let class = rule.class.unwrap_or(message.class);
+        let qos = rule.qos.unwrap_or(message.qos).min(rule.most);
+        let id = rule.rate.map(|_| rule.id());
+        if qos == QoS::AtMostOnce && !self.lets_pass(message, &routes, [(None, routes.rate), (id, rule.rate)]) {
+            return Ok(None);
+        }
         let enqueued = Timestamp::from(moment());
         // One that was kept back since before the clock was set.
         let step = message.measured.and_then(|time| time.set_by(enqueued));
         let payload = step.and_then(|step| json::moved(&message.payload, step)).unwrap_or_else(|| message.payload.clone());
         let outgoing = Outgoing {
             topic,
-            qos: rule.qos.unwrap_or(message.qos).min(rule.most),
+            qos,
             retain: message.retain && rule.keeps_retained,
             if_session_lost: class.if_session_lost,
             enqueued,
             properties,
             payload,
             is_reading: message.measured.is_some(),
+            is_rated: rule.rate.is_some(),
         };
         Ok(Some((class, outgoing)))
+    }
+
+    /// False for a QoS 0 message that comes faster than a rate allows: it is counted, and the log tells of it.
+    fn lets_pass(&self, message: &Message, routes: &Arc<Routes>, limits: [(Option<u32>, Option<Rate>); 2]) -> bool {
+        if limits.iter().all(|(_, rate)| rate.is_none()) {
+            return true;
+        }
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.follow(routes);
+        let passes = rates.let_pass(limits, message.topic.as_str().len() + message.payload.len(), now());
+        if !passes {
+            self.outbox.rate_dropped().count();
+            let event = "outbox.rate_exceeded";
+            if let Some(suppressed) = rates.log.permit(event, (), now()) {
+                tracing::warn!(
+                    event,
+                    topic = chosen(message.topic.as_str()),
+                    suppressed,
+                    "QoS 0 messages come faster than the `rate` of the uplink or of its rule, and are dropped; send less often, or with QoS 1"
+                );
+            }
+        }
+        passes
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! What it does not do: it knows no connection and no packet identifier; that is the uplink's.
 
+mod bucket;
 mod entry;
 mod intake;
 mod routes;
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bucket::{Bucket, EVENLY};
 use bytes::Bytes;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use intake::{Intake, OfferError, Rule};
@@ -25,6 +27,7 @@ pub use selection::{Filter, Selection};
 use tokio::sync::{oneshot, watch};
 
 use crate::message::Lane;
+use crate::metrics::Counter;
 use crate::pulse::Pulse;
 use crate::reading::Timestamp;
 use crate::store::{self, Store, StoreError};
@@ -45,6 +48,8 @@ const READ_BYTES: usize = 256 * 1024;
 pub struct Outbox {
     store: Store,
     age: Option<Duration>,
+    /// QoS 0 messages that came faster than their rate.
+    rate_dropped: Arc<Counter>,
 }
 
 /// A message with its place in the outbox.
@@ -68,7 +73,7 @@ impl Waiting {
 /// Opens the outbox in `folder` and starts its thread; the receiver tells when that has closed it.
 pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
     let (store, closed) = store::open(name, folder, &QUEUES, Lane::Live as usize, settings)?;
-    Ok((Outbox { store, age: settings.age }, closed))
+    Ok((Outbox { store, age: settings.age, rate_dropped: Arc::default() }, closed))
 }
 
 /// Messages of an outbox that are neither delivered nor given up.
@@ -216,6 +221,11 @@ impl Outbox {
         self.store.take_gaps()
     }
 
+    /// QoS 0 messages that were not taken because they came faster than the rate of their rule, or of the uplink.
+    pub fn rate_dropped(&self) -> &Counter {
+        &self.rate_dropped
+    }
+
     /// Of its thread.
     pub fn pulse(&self) -> &Pulse {
         self.store.pulse()
@@ -252,6 +262,7 @@ mod tests {
             properties: Properties::default(),
             payload: Bytes::new(),
             is_reading: false,
+            is_rated: false,
         }
     }
 

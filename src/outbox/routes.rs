@@ -19,8 +19,9 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::Rule;
-use crate::message::{Class, Message, Origin};
+use crate::message::{Class, Lane, Message, Origin};
 use crate::mqtt::{Mapping, TopicError, TopicName};
+use crate::units::Rate;
 
 /// What commands to points have behind the topic of the point.
 pub const SET: &str = "/set";
@@ -43,6 +44,8 @@ pub struct Routes {
     pub send: Vec<Rule>,
     /// Messages of the remote that come in.
     pub receive: Vec<Inward>,
+    /// How fast everything may go to the remote.
+    pub rate: Option<Rate>,
     /// Whether the remote may send commands to points under the names that they have there.
     pub commands: bool,
     /// The topics of points and groups.
@@ -96,7 +99,7 @@ fn has_way_back(rule: &Rule, point: &TopicName, name: &TopicName) -> bool {
 impl Routes {
     /// The rules, and the points that they may be about.
     pub fn new(send: Vec<Rule>, receive: Vec<Inward>, commands: bool, points: Arc<Points>) -> Self {
-        let mut routes = Self { send, receive, commands, points, names: HashMap::new() };
+        let mut routes = Self { send, receive, rate: None, commands, points, names: HashMap::new() };
         if commands || !routes.receive.is_empty() {
             routes.names = routes.names();
         }
@@ -144,6 +147,16 @@ impl Routes {
         // The remote would send it back where it has no "no local", and the instrument would do it twice.
         let comes_back = |there: &TopicName| self.comes_in_as(there, &message.topic);
         if is_command && there.as_ref().is_ok_and(comes_back) { None } else { Some((rule, there)) }
+    }
+
+    /// The rule with a rate that has taken a message, by its topic at the remote and its lane; of several, the first.
+    pub fn rated(&self, there: &TopicName, lane: Lane) -> Option<&Rule> {
+        let writes = |mapping: &Mapping| {
+            let is_among = || !mapping.has_way_back() && mapping.image().is_some_and(|image| image.matches(there));
+            mapping.back(there).is_some() || is_among()
+        };
+        let mut rated = self.send.iter().filter(|rule| rule.rate.is_some() && (rule.lanes.is_empty() || rule.lanes.contains(&lane)));
+        rated.find(|rule| writes(&rule.mapping))
     }
 
     /// The result of a command goes where the command came from: behind the name of the point at the remote, whether the rule of the
@@ -258,7 +271,16 @@ mod tests {
     }
 
     fn rule(mapping: Mapping) -> Rule {
-        Rule { mapping, only: Vec::new(), class: None, qos: None, most: QoS::ExactlyOnce, keeps_retained: true }
+        Rule {
+            mapping,
+            only: Vec::new(),
+            class: None,
+            qos: None,
+            most: QoS::ExactlyOnce,
+            keeps_retained: true,
+            rate: None,
+            lanes: Vec::new(),
+        }
     }
 
     fn prefix(from: &str, prefix: &str) -> Mapping {
@@ -273,6 +295,25 @@ mod tests {
         let receive = receive.into_iter().map(|mapping| Inward { mapping, keeps_retained: true }).collect();
         let points = ["seven/pump/level", "seven/pump/valve"].map(|point| (name(point), Class::default()));
         Routes::new(send.into_iter().map(rule).collect(), receive, commands, Arc::new(HashMap::from(points)))
+    }
+
+    #[test]
+    fn the_rule_of_a_message_is_found_by_what_it_wrote() {
+        let mappings = vec![prefix("logs/#", "there/"), template("a/+/x", "alarms"), template("b/+/x", "b/{1}-x"), prefix("#", "there/")];
+        let mut routes = routes(mappings, Vec::new(), false);
+        for (number, rule) in routes.send.iter_mut().enumerate() {
+            rule.rate = format!("{}/s", number + 1).parse().ok();
+        }
+        let found = |routes: &Routes, topic: &str, lane| routes.rated(&name(topic), lane).and_then(|rule| rule.rate?.messages);
+        for (topic, rate) in [("there/logs/x", Some(1)), ("alarms", Some(2)), ("b/7-x", Some(3)), ("there/y", Some(4)), ("y", None)] {
+            assert_eq!(found(&routes, topic, Lane::Live), rate.map(|rate| rate * 3600), "{topic}");
+        }
+        // Rules without a rate, and those for other lanes, are none of its.
+        routes.send[0].rate = None;
+        assert_eq!(found(&routes, "there/logs/x", Lane::Live), Some(4 * 3600));
+        routes.send[3].lanes = vec![Lane::Alarm];
+        assert_eq!(found(&routes, "there/y", Lane::Live), None);
+        assert_eq!(found(&routes, "there/y", Lane::Alarm), Some(4 * 3600));
     }
 
     fn out(routes: &Routes, topic: &str, origin: Origin) -> Option<String> {

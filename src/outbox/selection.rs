@@ -73,6 +73,7 @@ mod tests {
             properties: Properties::default(),
             payload: bytes::Bytes::new(),
             is_reading: false,
+            is_rated: false,
         }
     }
 

@@ -416,6 +416,7 @@ mod tests {
             properties: Properties::default(),
             payload: payload.to_owned().into(),
             is_reading: false,
+            is_rated: false,
         }
     }
 

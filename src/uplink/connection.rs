@@ -7,18 +7,20 @@ mod receive;
 mod state;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
+use super::lanes::Ready;
 use super::link::{Accepted, Command, Link, LinkError, time_to_pass};
 use super::session::{Send, Step};
 use super::suspicion::Trial;
 use super::task::{Orders, Uplink};
 use crate::backoff::Backoff;
 use crate::mqtt::QoS;
-use crate::outbox::{Outgoing, Place, ReadError, Reason};
+use crate::outbox::{Outgoing, Place, ReadError, Reason, Waiting};
 use crate::reading::Timestamp;
 use crate::time::{moment, now};
 use ending::Ending;
@@ -160,6 +162,7 @@ impl<'a> Connection<'a> {
             let is_open = self.ending.is_none();
             let wants_more = is_open && self.link.has_room() && self.uplink.session.room() > 0 && !self.is_held();
             let ends_at = self.ends_at();
+            let passes_at = self.uplink.rates.ready_at(now(), self.uplink.lanes.holds_back());
             tokio::select! {
                 incoming = self.link.next() => self.receive(incoming?).await?,
                 changed = self.uplink.newest.changed(), if wants_more => {
@@ -168,6 +171,7 @@ impl<'a> Connection<'a> {
                 }
                 is_durable = saved(&mut self.uplink.saving) => self.uplink.saved(is_durable)?,
                 () = due(save_at) => {}
+                () = due(passes_at) => {}
                 () = due(self.hold_until) => self.hold_until = None,
                 () = due(self.hold_for_filters), if self.uplink.subscriptions.holds_messages() => self.hold_for_filters = None,
                 delivery = self.uplink.deliveries.next() => self.delivered(delivery)?,
@@ -271,18 +275,27 @@ impl<'a> Connection<'a> {
 
     /// Collects from session and outbox what window and link have room for.
     async fn send_waiting(&mut self) -> Result<(), LinkError> {
+        let routes = Arc::clone(&self.uplink.routes.borrow());
+        if self.uplink.rates.follow(&routes) {
+            self.uplink.lanes.read_again();
+        }
         while self.link.has_room() {
             let is_held = self.is_held();
-            let step = if is_held || !self.uplink.pace.has_room(self.uplink.session.on_wire()) {
-                self.uplink.session.next_answer()
+            let Uplink { session, pace, rates, .. } = &mut *self.uplink;
+            let step = if is_held || !pace.has_room(session.on_wire()) {
+                session.next_answer()
+            } else if rates.is_used_up(now()) {
+                session.next_end()
             } else {
-                self.uplink.session.next()
+                session.next()
             };
             if let Some(step) = step {
                 self.write(step)?;
                 continue;
             }
-            if is_held || self.uplink.session.room() == 0 || !self.take_one().await? {
+            let Uplink { session, rates, .. } = &mut *self.uplink;
+            let may_take = !is_held && session.room() > 0 && rates.may_take_behind(|| session.unwritten(), now());
+            if !may_take || !self.take_one().await? {
                 break;
             }
         }
@@ -325,8 +338,9 @@ impl<'a> Connection<'a> {
             uplink.newest.mark_unchanged();
             uplink.lanes.look_again();
         }
-        while let Some((lane, after)) = uplink.lanes.wants(only) {
-            let read = match uplink.outbox.read(lane, after, READ_BATCH).await {
+        let closed = uplink.rates.closed(now());
+        while let Some(wanted) = uplink.lanes.wants(only, &closed) {
+            let read = match uplink.outbox.read(wanted.lane, wanted.after, READ_BATCH).await {
                 Ok(read) => read,
                 Err(ReadError::Disk) => {
                     self.read_at = Some(now() + STATUS_EVERY);
@@ -334,16 +348,22 @@ impl<'a> Connection<'a> {
                 }
                 Err(error @ ReadError::Closed) => return Err(LinkError::Broken(error.to_string())),
             };
-            if read.is_none() {
-                uplink.session.nothing_more_waits(lane as usize);
+            if read.is_none() && wanted.rule.is_none() {
+                uplink.session.nothing_more_waits(wanted.lane as usize);
             }
             let is_empty = read.is_none();
-            uplink.lanes.fill(lane, read);
+            let read = read.map(|(last, messages)| (last, uplink.ready(messages, &self.unwritten)));
+            uplink.lanes.fill(wanted, read);
+            uplink.pulse.beat(now());
             if is_empty && only.is_some() {
                 break;
             }
         }
-        let Some(waiting) = uplink.lanes.next(only) else { return Ok(false) };
+        let Some(Ready { waiting, rule }) = uplink.lanes.next(only, &closed) else { return Ok(false) };
+        if let Some(rule) = rule {
+            let bytes = waiting.message.topic.as_str().len() + waiting.message.payload.len();
+            uplink.rates.taken(rule, bytes, now());
+        }
         if let Some(lost) = uplink.session.offer(waiting) {
             uplink.outbox.give_up(lost.lane as usize, lost.seq, &lost.message, Reason::SessionLost);
             uplink.outbox.settle(&[lost.place()]);
@@ -401,6 +421,7 @@ impl<'a> Connection<'a> {
         tracing::debug!(uplink = %self.uplink.settings.name, seq = place.seq, topic = %message.topic, qos = ?message.qos, dup, "message sent");
         self.uplink.status.counters.repeated.add(u64::from(dup));
         self.uplink.status.counters.resent.add(u64::from(is_resent));
+        self.uplink.rates.sent(self.link.collected() - before, now());
         match packet_id {
             Some(_) => {
                 let packet = before..self.link.collected();
@@ -421,5 +442,21 @@ impl<'a> Connection<'a> {
         } else {
             self.uplink.session.forget(place);
         }
+    }
+}
+
+impl Uplink {
+    /// Messages that were read, without those that were taken before, each with the rule whose rate it has to wait for. What an earlier
+    /// run had in flight waits for none.
+    fn ready(&self, messages: Vec<Waiting>, unwritten: &VecDeque<(u64, Place)>) -> Vec<Ready> {
+        let is_taken = |place: Place| {
+            self.session.is_in_flight(place) || self.burials.holds(place) || unwritten.iter().any(|(_, other)| *other == place)
+        };
+        let left = messages.into_iter().filter(|waiting| !is_taken(waiting.place()));
+        let with_rule = |waiting: Waiting| {
+            let rule = if self.session.is_recovered(waiting.place()) { None } else { self.rates.rule_of(&waiting) };
+            Ready { waiting, rule }
+        };
+        left.map(with_rule).collect()
     }
 }

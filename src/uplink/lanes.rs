@@ -1,24 +1,164 @@
 //! What comes next: the lane that goes on with an earlier run, else the highest that has anything; each lane in order. Pure.
+//!
+//! Messages of a rule whose rate is used up are passed over, and keep their order: a few stay in memory, the others are read again in their
+//! turn. The outbox notes in pieces what is settled, and keeps a limited number of pieces over a crash; so a limited number of messages may
+//! overtake others. After a change of the rules everything that was passed over is read again.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use crate::message::Lane;
+use crate::mqtt::QoS;
 use crate::outbox::{LANES, Place, Waiting};
+
+/// Messages of a rule that are kept in memory when they are passed over,
+const MOST_PASSED_OVER: usize = 64;
+/// and bytes of all rules of a lane; one message of each rule may exceed it.
+const MOST_BYTES_PASSED_OVER: usize = 1 << 20;
+/// Pieces of a lane that are settled between messages that wait, for a message that must not come twice after a crash,
+const MOST_PIECES_EXACT: usize = 2000;
+/// and for others.
+const MOST_PIECES: usize = 100_000;
+
+/// A message that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ready {
+    pub(super) waiting: Waiting,
+    /// The rule whose rate it has to wait for.
+    pub(super) rule: Option<u32>,
+}
 
 #[derive(Debug, Default)]
 struct Ahead {
     /// Read from the outbox and not taken yet.
-    messages: VecDeque<Waiting>,
+    messages: VecDeque<Ready>,
     /// The last number that was read.
     read: u64,
+    /// The last number that was taken or passed over.
+    passed: u64,
     /// There may be more in the outbox.
     may_have_more: bool,
+    /// Messages that were passed over, by rule.
+    behind: Vec<Behind>,
+    /// The last one was passed over.
+    has_skipped: bool,
+    /// The first numbers that were taken behind some that were passed over and still wait.
+    pieces: VecDeque<u64>,
+}
+
+/// Messages of a rule that wait for its rate.
+#[derive(Debug)]
+struct Behind {
+    rule: u32,
+    messages: VecDeque<Ready>,
+    /// All of it has a higher number.
+    after: u64,
+    /// The last number that is or was in `messages`.
+    read: u64,
+    /// There are more in the outbox, up to `passed` of the lane.
+    has_more: bool,
+}
+
+/// What is to be read before the next message is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) lane: Lane,
+    /// The number after which.
+    pub(super) after: u64,
+    /// Only what was passed over of this rule counts.
+    pub(super) rule: Option<u32>,
 }
 
 /// The messages read ahead, by lane.
 #[derive(Debug)]
 pub(super) struct Lanes {
     lanes: [Ahead; LANES.len()],
+}
+
+impl Ahead {
+    /// The next message that may go.
+    fn next(&mut self, closed: &HashSet<u32>) -> Option<Ready> {
+        let ready = self.behind.iter_mut().find(|behind| !closed.contains(&behind.rule) && !behind.messages.is_empty());
+        if let Some(behind) = ready {
+            let next = behind.messages.pop_front();
+            behind.after = next.as_ref().map_or(behind.after, |ready| ready.waiting.seq);
+            self.behind.retain(|behind| behind.has_more || !behind.messages.is_empty());
+            return next;
+        }
+        self.pass_over_waiting(|rule| closed.contains(&rule));
+        if self.may_overtake() { self.take() } else { None }
+    }
+
+    /// False if too many have overtaken those that wait.
+    fn may_overtake(&mut self) -> bool {
+        if self.pieces.is_empty() {
+            return true;
+        }
+        let oldest = self.behind.iter().map(|behind| behind.after).min().unwrap_or(u64::MAX);
+        while self.pieces.front().is_some_and(|first| *first <= oldest) {
+            self.pieces.pop_front();
+        }
+        let is_exact = self.messages.front().is_some_and(|ready| ready.waiting.message.qos == QoS::ExactlyOnce);
+        self.pieces.len() < if is_exact { MOST_PIECES_EXACT } else { MOST_PIECES }
+    }
+
+    fn take(&mut self) -> Option<Ready> {
+        let next = self.pop()?;
+        if std::mem::take(&mut self.has_skipped) {
+            self.pieces.push_back(next.waiting.seq);
+        }
+        Some(next)
+    }
+
+    fn pop(&mut self) -> Option<Ready> {
+        let next = self.messages.pop_front()?;
+        self.passed = next.waiting.seq;
+        Some(next)
+    }
+
+    /// Passes over the messages that wait for the rate of their rule, up to the first one that does not.
+    fn pass_over_waiting(&mut self, is_closed: impl Fn(u32) -> bool) {
+        while let Some(rule) = self.messages.front().and_then(|ready| ready.rule) {
+            let waits = is_closed(rule) || self.behind.iter().any(|behind| behind.rule == rule);
+            if !waits {
+                return;
+            }
+            self.has_skipped = true;
+            if let Some(ready) = self.pop() {
+                self.pass_over(rule, ready);
+            }
+        }
+    }
+
+    fn pass_over(&mut self, rule: u32, ready: Ready) {
+        let seq = ready.waiting.seq;
+        let place = self.behind.iter().position(|behind| behind.rule == rule).unwrap_or_else(|| {
+            self.behind.push(Behind { rule, messages: VecDeque::new(), after: seq.saturating_sub(1), read: seq, has_more: false });
+            self.behind.len() - 1
+        });
+        let is_full = self.behind.get(place).is_some_and(|behind| behind.has_more || !behind.has_place(self.bytes_passed_over()));
+        let Some(behind) = self.behind.get_mut(place) else { return };
+        behind.has_more = is_full;
+        if !behind.has_more {
+            behind.read = seq;
+            behind.messages.push_back(ready);
+        }
+    }
+
+    fn bytes_passed_over(&self) -> usize {
+        self.behind.iter().flat_map(|behind| &behind.messages).map(|ready| ready.waiting.message.weight()).sum()
+    }
+
+    /// Everything that was not taken is read again.
+    fn read_again(&mut self) {
+        let first = self.behind.iter().map(|behind| behind.after).min();
+        let Some(first) = first else { return };
+        *self = Self { read: first, passed: first, may_have_more: true, pieces: std::mem::take(&mut self.pieces), ..Self::default() };
+    }
+
+    /// A rule whose messages are to be read again.
+    fn wants(&self, closed: &HashSet<u32>) -> Option<&Behind> {
+        self.behind.iter().find(|behind| behind.messages.is_empty() && behind.has_more && !closed.contains(&behind.rule))
+    }
 }
 
 impl Lanes {
@@ -33,20 +173,49 @@ impl Lanes {
         }
     }
 
-    /// The lane to be read before the next message is taken, and the number after which; `None` if [`Lanes::next`] knows the answer.
-    /// The lane `first` is read before higher ones, whether it may have more or not.
-    pub(super) fn wants(&self, first: Option<usize>) -> Option<(Lane, u64)> {
-        let mut lanes = LANES.iter().zip(&self.lanes);
-        let open = match first {
-            Some(first) => lanes.nth(first),
-            None => lanes.find(|(_, ahead)| !ahead.messages.is_empty() || ahead.may_have_more),
-        };
-        open.filter(|(_, ahead)| ahead.messages.is_empty()).map(|(lane, ahead)| (*lane, ahead.read))
+    /// The rules are others: what was passed over belongs to them. What is read then must leave out what was taken.
+    pub(super) fn read_again(&mut self) {
+        self.lanes.iter_mut().for_each(Ahead::read_again);
     }
 
-    /// What was read from a lane, up to `last`; `None` if there was nothing.
-    pub(super) fn fill(&mut self, lane: Lane, read: Option<(u64, Vec<Waiting>)>) {
-        let Some(ahead) = self.lanes.get_mut(lane as usize) else { return };
+    /// True if messages wait for the rate of their rule.
+    pub(super) fn holds_back(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.behind.is_empty())
+    }
+
+    /// What is to be read before the next message is taken; `None` if [`Lanes::next`] knows the answer. The lane `first` is read before
+    /// higher ones, whether it may have more or not. The rates of the rules in `closed` are used up.
+    pub(super) fn wants(&mut self, first: Option<usize>, closed: &HashSet<u32>) -> Option<Wanted> {
+        let mut lanes = LANES.iter().zip(&mut self.lanes);
+        if let Some(first) = first {
+            let (lane, ahead) = lanes.nth(first)?;
+            ahead.pass_over_waiting(|_| true);
+            return ahead.messages.is_empty().then_some(Wanted { lane: *lane, after: ahead.read, rule: None });
+        }
+        for (lane, ahead) in lanes {
+            // Otherwise everything that waits would be read into memory.
+            ahead.pass_over_waiting(|rule| closed.contains(&rule));
+            if let Some(Behind { rule, read, .. }) = ahead.wants(closed) {
+                return Some(Wanted { lane: *lane, after: *read, rule: Some(*rule) });
+            }
+            let is_ready = |behind: &Behind| !behind.messages.is_empty() && !closed.contains(&behind.rule);
+            if ahead.behind.iter().any(is_ready) || !ahead.messages.is_empty() {
+                return None;
+            }
+            if ahead.may_have_more {
+                return Some(Wanted { lane: *lane, after: ahead.read, rule: None });
+            }
+        }
+        None
+    }
+
+    /// What was read as [`Lanes::wants`] said, up to `last`; `None` if there was nothing.
+    pub(super) fn fill(&mut self, wanted: Wanted, read: Option<(u64, Vec<Ready>)>) {
+        let Some(ahead) = self.lanes.get_mut(wanted.lane as usize) else { return };
+        if let Some(rule) = wanted.rule {
+            ahead.fill_behind(rule, read);
+            return;
+        }
         match read {
             Some((last, messages)) => {
                 ahead.read = last;
@@ -59,17 +228,56 @@ impl Lanes {
     /// Drops the messages that were read and are not wanted any more; what was read is not read again.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(Place) -> bool) {
         for lane in &mut self.lanes {
-            lane.messages.retain(|waiting| is_wanted(waiting.place()));
+            lane.messages.retain(|ready| is_wanted(ready.waiting.place()));
+            lane.behind.iter_mut().for_each(|behind| behind.messages.retain(|ready| is_wanted(ready.waiting.place())));
+            lane.behind.retain(|behind| behind.has_more || !behind.messages.is_empty());
         }
     }
 
-    /// The next message, of the lane `first` if one is named.
-    pub(super) fn next(&mut self, first: Option<usize>) -> Option<Waiting> {
+    /// The next message, of the lane `first` if one is named: nothing that has to wait for a rate goes then.
+    pub(super) fn next(&mut self, first: Option<usize>, closed: &HashSet<u32>) -> Option<Ready> {
         let mut lanes = self.lanes.iter_mut();
         match first {
-            Some(first) => lanes.nth(first)?.messages.pop_front(),
-            None => lanes.find_map(|ahead| ahead.messages.pop_front()),
+            Some(first) => {
+                let lane = lanes.nth(first)?;
+                lane.pass_over_waiting(|_| true);
+                lane.take()
+            }
+            None => lanes.find_map(|ahead| ahead.next(closed)),
         }
+    }
+}
+
+impl Behind {
+    /// True if one more of its messages may be kept in memory, where messages of so many bytes are.
+    fn has_place(&self, bytes: usize) -> bool {
+        self.messages.is_empty() || (self.messages.len() < MOST_PASSED_OVER && bytes < MOST_BYTES_PASSED_OVER)
+    }
+
+    /// Keeps what belongs to it of messages that were read up to `last`, where messages of so many bytes are kept already.
+    fn fill(&mut self, (last, messages): (u64, Vec<Ready>), passed: u64, mut bytes: usize) {
+        for ready in messages.into_iter().filter(|ready| ready.rule == Some(self.rule) && ready.waiting.seq <= passed) {
+            if !self.has_place(bytes) {
+                return;
+            }
+            bytes += ready.waiting.message.weight();
+            self.read = ready.waiting.seq;
+            self.messages.push_back(ready);
+        }
+        self.read = last.min(passed);
+        self.has_more = last < passed;
+    }
+}
+
+impl Ahead {
+    fn fill_behind(&mut self, rule: u32, read: Option<(u64, Vec<Ready>)>) {
+        let (passed, bytes) = (self.passed, self.bytes_passed_over());
+        let Some(behind) = self.behind.iter_mut().find(|behind| behind.rule == rule) else { return };
+        match read {
+            Some(read) => behind.fill(read, passed, bytes),
+            None => behind.has_more = false,
+        }
+        self.behind.retain(|behind| behind.has_more || !behind.messages.is_empty());
     }
 }
 
@@ -77,7 +285,7 @@ impl Lanes {
 mod tests {
     use super::*;
     use crate::message::SessionLost;
-    use crate::mqtt::{Properties, QoS, TopicName};
+    use crate::mqtt::{Properties, TopicName};
     use crate::outbox::Outgoing;
     use crate::reading::Timestamp;
 
@@ -91,35 +299,52 @@ mod tests {
             properties: Properties::default(),
             payload: bytes::Bytes::new(),
             is_reading: false,
+            is_rated: false,
         };
         Waiting { lane, seq, message }
     }
 
+    fn ready(lane: Lane, seq: u64) -> Ready {
+        Ready { waiting: waiting(lane, seq), rule: None }
+    }
+
+    fn of(lane: Lane) -> Wanted {
+        Wanted { lane, after: 0, rule: None }
+    }
+
     fn fill(lanes: &mut Lanes, lane: Lane, seqs: &[u64]) {
-        lanes.fill(lane, seqs.last().map(|last| (*last, seqs.iter().map(|seq| waiting(lane, *seq)).collect())));
+        lanes.fill(of(lane), seqs.last().map(|last| (*last, seqs.iter().map(|seq| ready(lane, *seq)).collect())));
+    }
+
+    fn wants(lanes: &mut Lanes, first: Option<usize>) -> Option<(Lane, u64)> {
+        lanes.wants(first, &HashSet::new()).map(|wanted| (wanted.lane, wanted.after))
+    }
+
+    fn next(lanes: &mut Lanes, first: Option<usize>) -> Option<Waiting> {
+        lanes.next(first, &HashSet::new()).map(|ready| ready.waiting)
     }
 
     #[test]
     fn alarms_overtake_and_each_lane_keeps_its_order() {
         let mut lanes = Lanes::new();
-        assert_eq!(lanes.wants(None), Some((Lane::Alarm, 0)));
+        assert_eq!(wants(&mut lanes, None), Some((Lane::Alarm, 0)));
         fill(&mut lanes, Lane::Alarm, &[]);
-        assert_eq!(lanes.wants(None), Some((Lane::Live, 0)));
+        assert_eq!(wants(&mut lanes, None), Some((Lane::Live, 0)));
         fill(&mut lanes, Lane::Live, &[1, 2, 3]);
-        assert_eq!(lanes.wants(None), None);
-        assert_eq!(lanes.next(None).map(|next| next.seq), Some(1));
+        assert_eq!(wants(&mut lanes, None), None);
+        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(1));
         lanes.look_again();
-        assert_eq!(lanes.wants(None), Some((Lane::Alarm, 0)), "an alarm may have come meanwhile");
+        assert_eq!(wants(&mut lanes, None), Some((Lane::Alarm, 0)), "an alarm may have come meanwhile");
         fill(&mut lanes, Lane::Alarm, &[1]);
-        assert_eq!(lanes.next(None), Some(waiting(Lane::Alarm, 1)));
+        assert_eq!(next(&mut lanes, None), Some(waiting(Lane::Alarm, 1)));
         fill(&mut lanes, Lane::Alarm, &[]);
-        assert_eq!(lanes.next(None).map(|next| next.seq), Some(2));
-        assert_eq!(lanes.next(None).map(|next| next.seq), Some(3));
-        assert_eq!(lanes.wants(None), Some((Lane::Live, 3)));
+        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(2));
+        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(3));
+        assert_eq!(wants(&mut lanes, None), Some((Lane::Live, 3)));
         fill(&mut lanes, Lane::Live, &[]);
-        assert_eq!(lanes.wants(None), Some((Lane::Backlog, 0)));
+        assert_eq!(wants(&mut lanes, None), Some((Lane::Backlog, 0)));
         fill(&mut lanes, Lane::Backlog, &[]);
-        assert!(lanes.wants(None).is_none() && lanes.next(None).is_none());
+        assert!(wants(&mut lanes, None).is_none() && next(&mut lanes, None).is_none());
     }
 
     #[test]
@@ -127,21 +352,168 @@ mod tests {
         let mut lanes = Lanes::new();
         fill(&mut lanes, Lane::Alarm, &[]);
         fill(&mut lanes, Lane::Live, &[1, 2, 3]);
-        assert_eq!(lanes.next(None).map(|next| next.seq), Some(1));
+        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(1));
         lanes.retain(|place| place.seq != 2);
-        assert_eq!(lanes.next(None).map(|next| next.seq), Some(3));
-        assert_eq!(lanes.wants(None), Some((Lane::Live, 3)));
+        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(3));
+        assert_eq!(wants(&mut lanes, None), Some((Lane::Live, 3)));
     }
 
     #[test]
     fn the_lane_that_goes_on_with_an_earlier_run_is_first() {
         let mut lanes = Lanes::new();
         let live = Some(Lane::Live as usize);
-        assert_eq!(lanes.wants(live), Some((Lane::Live, 0)));
+        assert_eq!(wants(&mut lanes, live), Some((Lane::Live, 0)));
         fill(&mut lanes, Lane::Alarm, &[1]);
         fill(&mut lanes, Lane::Live, &[1, 2]);
-        assert_eq!(lanes.wants(live), None);
-        assert_eq!(lanes.next(live), Some(waiting(Lane::Live, 1)));
-        assert_eq!(lanes.next(None), Some(waiting(Lane::Alarm, 1)));
+        assert_eq!(wants(&mut lanes, live), None);
+        assert_eq!(next(&mut lanes, live), Some(waiting(Lane::Live, 1)));
+        assert_eq!(next(&mut lanes, None), Some(waiting(Lane::Alarm, 1)));
+    }
+
+    /// A lane of the outbox with messages of rule 7 at even numbers up to `last`, and of no rule at odd ones.
+    fn stored(last: u64, taken: &[u64], after: u64) -> Option<(u64, Vec<Ready>)> {
+        let rule = |seq: u64| seq.is_multiple_of(2).then_some(7);
+        let left = (after + 1..=last).filter(|seq| !taken.contains(seq)).take(100);
+        let messages: Vec<Ready> = left.map(|seq| Ready { rule: rule(seq), ..ready(Lane::Live, seq) }).collect();
+        messages.last().map(|ready| ready.waiting.seq).map(|last| (last, messages))
+    }
+
+    #[test]
+    fn a_rule_without_rate_left_holds_back_its_own_messages_only_and_they_keep_their_order() {
+        let last = 1000;
+        let (mut lanes, mut taken) = (Lanes::new(), Vec::new());
+        let (open, closed) = (HashSet::new(), HashSet::from([7]));
+        let mut take = |lanes: &mut Lanes, closed: &HashSet<u32>| {
+            while let Some(wanted) = lanes.wants(None, closed) {
+                let read = if wanted.lane == Lane::Live { stored(last, &taken, wanted.after) } else { None };
+                lanes.fill(wanted, read);
+            }
+            let next = lanes.next(None, closed).map(|next| next.waiting.seq);
+            taken.extend(next);
+            next
+        };
+        // Every tenth message the rate lets one of the rule pass.
+        let mut got = Vec::new();
+        for turn in 0..100 {
+            got.extend(take(&mut lanes, if turn % 10 == 9 { &open } else { &closed }));
+        }
+        let of = |got: &[u64], even: u64| got.iter().copied().filter(|seq| seq % 2 == even).collect::<Vec<u64>>();
+        assert_eq!(of(&got, 0), (1..=10).map(|number| number * 2).collect::<Vec<u64>>());
+        assert_eq!(of(&got, 1), (0..90).map(|number| number * 2 + 1).collect::<Vec<u64>>());
+        assert!(lanes.holds_back());
+        // All others go, then nothing does, then all of the rule in their order.
+        while let Some(seq) = take(&mut lanes, &closed) {
+            got.push(seq);
+        }
+        assert_eq!(of(&got, 1).len(), 500);
+        let memory: usize = lanes.lanes.iter().flat_map(|lane| &lane.behind).map(|behind| behind.messages.len()).sum();
+        assert!(memory <= MOST_PASSED_OVER, "{memory}");
+        while let Some(seq) = take(&mut lanes, &open) {
+            got.push(seq);
+        }
+        assert_eq!(of(&got, 0), (1..=500).map(|number| number * 2).collect::<Vec<u64>>());
+        assert!(!lanes.holds_back());
+    }
+
+    #[test]
+    fn large_messages_that_wait_for_a_rate_stay_in_the_outbox_and_lose_neither_order_nor_any_of_them() {
+        const SIZE: usize = 100_000;
+        let (mut lanes, open, closed) = (Lanes::new(), HashSet::new(), HashSet::from([0, 1, 2, 3]));
+        let last = 400;
+        let stored = |taken: &[u64], after: u64| {
+            let large = |seq: u64| {
+                let mut ready = Ready { rule: u32::try_from(seq % 5).ok().filter(|rule| *rule < 4), ..ready(Lane::Live, seq) };
+                ready.waiting.message.payload = vec![0; SIZE].into();
+                ready
+            };
+            let messages: Vec<Ready> = (after + 1..=last).filter(|seq| !taken.contains(seq)).take(3).map(large).collect();
+            messages.last().map(|ready| ready.waiting.seq).map(|last| (last, messages))
+        };
+        let mut taken: Vec<u64> = Vec::new();
+        for turn in 0.. {
+            let closed = if turn < 50 || turn % 3 == 0 { &closed } else { &open };
+            while let Some(wanted) = lanes.wants(None, closed) {
+                let read = if wanted.lane == Lane::Live { stored(&taken, wanted.after) } else { None };
+                lanes.fill(wanted, read);
+            }
+            let kept: usize = lanes.lanes.iter().map(Ahead::bytes_passed_over).sum();
+            assert!(kept < MOST_BYTES_PASSED_OVER + 5 * (SIZE + 1000), "{kept} bytes");
+            match lanes.next(None, closed) {
+                Some(next) => taken.push(next.waiting.seq),
+                None if taken.len() as u64 == last => break,
+                None => assert!(lanes.holds_back(), "{} messages", taken.len()),
+            }
+        }
+        for rule in 0..5 {
+            let of_rule: Vec<u64> = taken.iter().copied().filter(|seq| seq % 5 == rule).collect();
+            assert_eq!(of_rule, (1..=last).filter(|seq| seq % 5 == rule).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn messages_that_were_passed_over_are_read_again_for_other_rules() {
+        let mut lanes = Lanes::new();
+        let (open, closed) = (HashSet::new(), HashSet::from([7]));
+        let rated = |seq| Ready { rule: Some(7), ..ready(Lane::Live, seq) };
+        let seq = |ready: Option<Ready>| ready.map(|ready| ready.waiting.seq);
+        fill(&mut lanes, Lane::Alarm, &[]);
+        lanes.fill(of(Lane::Live), Some((4, vec![rated(1), rated(2), ready(Lane::Live, 3), ready(Lane::Live, 4)])));
+        assert_eq!(seq(lanes.next(None, &open)), Some(1));
+        assert_eq!(seq(lanes.next(None, &closed)), Some(3));
+        lanes.read_again();
+        // Message 1 may have been taken long ago.
+        assert_eq!(lanes.wants(Some(Lane::Live as usize), &open), Some(Wanted { lane: Lane::Live, after: 1, rule: None }));
+        fill(&mut lanes, Lane::Live, &[2, 4]);
+        assert_eq!((seq(lanes.next(None, &open)), seq(lanes.next(None, &open))), (Some(2), Some(4)));
+        // Without any there is nothing to be read again.
+        lanes.read_again();
+        assert_eq!(lanes.wants(Some(Lane::Live as usize), &open), Some(Wanted { lane: Lane::Live, after: 4, rule: None }));
+    }
+
+    #[test]
+    fn only_so_many_overtake_as_the_outbox_notes_and_more_when_those_that_wait_are_through() {
+        let mut lanes = Lanes::new();
+        let (open, closed) = (HashSet::new(), HashSet::from([7]));
+        let message = |seq: u64| {
+            let mut ready = Ready { rule: (seq % 2 == 1).then_some(7), ..ready(Lane::Live, seq) };
+            ready.waiting.message.qos = QoS::ExactlyOnce;
+            ready
+        };
+        let stored = |taken: &HashSet<u64>, after: u64| {
+            let messages: Vec<Ready> = (after + 1..=10_000).filter(|seq| !taken.contains(seq)).take(256).map(message).collect();
+            messages.last().map(|last| last.waiting.seq).map(|last| (last, messages))
+        };
+        let mut taken = HashSet::new();
+        let mut take_all = |lanes: &mut Lanes, closed: &HashSet<u32>, most: usize| {
+            let mut count = 0;
+            while count < most {
+                while let Some(wanted) = lanes.wants(None, closed) {
+                    let read = if wanted.lane == Lane::Live { stored(&taken, wanted.after) } else { None };
+                    lanes.fill(wanted, read);
+                }
+                let Some(next) = lanes.next(None, closed) else { break };
+                assert!(taken.insert(next.waiting.seq));
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(take_all(&mut lanes, &closed, usize::MAX), MOST_PIECES_EXACT);
+        assert_eq!(take_all(&mut lanes, &open, 500), 500);
+        assert_eq!(take_all(&mut lanes, &closed, usize::MAX), 499);
+        assert_eq!(take_all(&mut lanes, &open, usize::MAX), 10_000 - MOST_PIECES_EXACT - 999);
+        assert!(lanes.lanes.iter().all(|lane| lane.pieces.len() <= MOST_PIECES_EXACT));
+    }
+
+    #[test]
+    fn messages_of_an_earlier_run_go_before_those_that_wait_for_a_rate() {
+        let mut lanes = Lanes::new();
+        let (live, open) = (Some(Lane::Live as usize), HashSet::new());
+        let rated = |seq| Ready { rule: Some(7), ..ready(Lane::Live, seq) };
+        lanes.fill(of(Lane::Live), Some((3, vec![rated(1), rated(2), ready(Lane::Live, 3)])));
+        assert_eq!(lanes.wants(live, &open), None);
+        assert_eq!(lanes.next(live, &open), Some(ready(Lane::Live, 3)));
+        fill(&mut lanes, Lane::Alarm, &[]);
+        assert_eq!(lanes.next(None, &open), Some(rated(1)));
+        assert_eq!(lanes.next(None, &open), Some(rated(2)));
     }
 }

@@ -143,6 +143,8 @@ pub(super) enum Command {
         login: Option<(String, Secret)>,
         start: Start,
         will: Option<Will>,
+        /// How long the remote may keep the session, in seconds.
+        session_expiry: u32,
     },
     /// `number` is the value of the user property that names the message.
     Publish {
@@ -237,7 +239,8 @@ impl Link {
         };
         let asked = now();
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
-        link.feed(Command::Connect { client_id: settings.client_id.clone(), keep_alive, login, start, will })?;
+        let (client_id, session_expiry) = (settings.client_id.clone(), settings.session_expiry);
+        link.feed(Command::Connect { client_id, keep_alive, login, start, will, session_expiry })?;
         loop {
             match link.next().await.map_err(|error| before_connack(error, settings.protocol))? {
                 Incoming::Written => {}

@@ -13,8 +13,8 @@
 //!
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
 //!
-//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `silence`, `subscriptions`, `copies` and `suspicion` are the pure
-//! state, `transport` the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and
+//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `rates`, `silence`, `subscriptions`, `copies` and `suspicion` are the
+//! pure state, `transport` the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and
 //! `tls` what is shown and trusted in, `route` the way out of this machine, `own` whether it leads back to this gateway, `task` connects,
 //! `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
@@ -24,6 +24,7 @@ mod copies;
 mod credentials;
 mod dial;
 mod ends;
+mod headers;
 mod inbound;
 mod lanes;
 mod link;
@@ -34,6 +35,7 @@ mod pace;
 mod presence;
 mod probable;
 mod purge;
+mod rates;
 mod remote;
 mod route;
 mod session;
@@ -54,6 +56,7 @@ use crate::mqtt::{QoS, TopicFilter};
 pub use credentials::{Login, Password};
 pub use dial::Resolve;
 pub use ends::Ends;
+pub use headers::header;
 pub use inbound::Inbound;
 pub use own::{OwnListener, leads_back};
 pub use presence::Presence;
@@ -61,7 +64,7 @@ pub(crate) use presence::bytes_of as bytes_of_presence;
 pub use purge::{Purge, Purges, Removed};
 pub use remote::{Proxy, Remote, Scheme};
 pub use task::{Update, Uplink, prepare};
-pub use tls::TlsError;
+pub use tls::{TlsError, is_server_name};
 
 /// The MQTT version spoken to a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -162,6 +165,12 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// PEM files of the client certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name that is asked for in the TLS handshake, and that the certificate must be for; without it that of the address.
+    pub server_name: Option<String>,
+    /// Headers of the request that opens a WebSocket.
+    pub headers: Vec<(String, Secret)>,
+    /// How long the remote may keep the session, in seconds (MQTT 5).
+    pub session_expiry: u32,
     /// Protocols offered in the TLS handshake (ALPN).
     pub alpn: Vec<String>,
     /// User name and password.

@@ -222,9 +222,24 @@ impl Session {
         self.in_flight.len() + self.recovered.len()
     }
 
+    /// Messages that were taken and are not sent yet on this connection: their number and bytes.
+    pub(super) fn unwritten(&self) -> (usize, usize) {
+        self.in_flight.unwritten_messages()
+    }
+
     /// True if a message is in flight, or may be.
     pub(super) fn holds(&self, place: Place) -> bool {
         self.recovered.contains_key(&place) || self.in_flight.index_of(place).is_some()
+    }
+
+    /// True if a message was taken in this run and has no end yet.
+    pub(super) fn is_in_flight(&self, place: Place) -> bool {
+        self.in_flight.index_of(place).is_some()
+    }
+
+    /// True if a message of an earlier run may be at the remote, and was not taken since.
+    pub(super) fn is_recovered(&self, place: Place) -> bool {
+        self.recovered.contains_key(&place)
     }
 
     /// The lane whose messages are to be taken first: those of an earlier run that may be at the remote. It counts them against its

@@ -50,6 +50,8 @@ struct Shape {
     lost: u64,
     /// Messages of local clients that did not come into the outbox.
     dropped: u64,
+    /// QoS 0 messages that came faster than `rate`.
+    rate_dropped: u64,
     acknowledged: u64,
     refused: u64,
     repeated: u64,
@@ -298,6 +300,7 @@ impl Status {
             dead: self.outbox.dead(),
             lost: outbox.lost.value(),
             dropped: self.dropped.value(),
+            rate_dropped: self.outbox.rate_dropped().value(),
             acknowledged: self.counters.acknowledged.value(),
             refused: self.counters.refused.value(),
             repeated: self.counters.repeated.value(),

@@ -29,6 +29,7 @@ use super::link::{Accepted, Link, LinkError};
 use super::memory::Memory;
 use super::pace::Pace;
 use super::presence::Known;
+use super::rates::Rates;
 use super::route;
 use super::session::Session;
 use super::silence::Silence;
@@ -122,6 +123,7 @@ pub struct Uplink {
     pub(super) presence: Known,
     /// Messages of the remote that may come once more for another subscription.
     pub(super) copies: Copies,
+    pub(super) rates: Rates,
     /// How topics are written here and there.
     pub(super) routes: watch::Receiver<Arc<Routes>>,
     /// When the token of the connection is to be replaced.
@@ -197,6 +199,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         subscriptions: Subscriptions::default(),
         presence: Known::default(),
         copies: Copies::default(),
+        rates: Rates::default(),
         routes: ends.routes,
         renewal: None,
         current: 0,

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use super::dial::{Leg, Lost, Missed, Plan, Winner, race};
 use super::link::LinkError;
 use super::probable::without_links;
-use super::{Proxy, Remote, Scheme, Settings, Tcp};
+use super::{Proxy, Remote, Scheme, Settings, Tcp, header};
 use crate::websocket;
 
 /// Bytes the kernel may hold that are not on the wire: what is not there can still be overtaken by an alarm.
@@ -65,12 +65,12 @@ pub(super) async fn open(
         None => Box::new(tcp),
         Some(connector) => {
             let bad_name = |e| LinkError::Unreachable(format!("{remote}: not a name a certificate can be for: {e}"));
-            let name = ServerName::try_from(remote.host.clone()).map_err(bad_name)?;
+            let name = ServerName::try_from(settings.server_name.as_ref().unwrap_or(&remote.host).clone()).map_err(bad_name)?;
             let failed = |e| LinkError::Unreachable(format!("{remote}: TLS failed: {}", super::tls::explained(&e, remote)));
             Box::new(connector.connect(name, tcp).await.map_err(failed)?)
         }
     };
-    if matches!(remote.scheme, Scheme::Ws | Scheme::Wss) { web_socket(remote, stream).await } else { Ok(stream) }
+    if matches!(remote.scheme, Scheme::Ws | Scheme::Wss) { web_socket(settings, remote, stream).await } else { Ok(stream) }
 }
 
 /// A machine without a network answers at once and for nothing; a remote that refuses does not.
@@ -130,12 +130,16 @@ async fn through(proxy: &Proxy, remote: &Remote, mut stream: TcpStream) -> Resul
 }
 
 /// MQTT in binary frames, subprotocol `mqtt` [MQTT-6.0.0-1], [MQTT-6.0.0-3].
-async fn web_socket(remote: &Remote, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, LinkError> {
+async fn web_socket(settings: &Settings, remote: &Remote, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, LinkError> {
     let failed = |e: &dyn std::fmt::Display| {
         LinkError::Unreachable(format!("{remote}: WebSocket failed: {}; check port and path of `to`", without_links(e)))
     };
     let mut request = remote.to_string().into_client_request().map_err(|e| failed(&e))?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(websocket::PROTOCOL));
+    for (name, value) in &settings.headers {
+        let (name, value) = header(name, value).map_err(|e| failed(&e))?;
+        request.headers_mut().append(name, value);
+    }
     let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|e| failed(&e))?;
     Ok(Box::new(websocket::bytes_of(socket)))
 }

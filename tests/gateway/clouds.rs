@@ -425,6 +425,26 @@ fn aws_iot_core_gets_what_it_takes_and_as_often_as_it_takes_it() {
 }
 
 #[test]
+fn aws_iot_core_gets_at_most_a_hundred_messages_a_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = Pem::make(folder.path());
+    let cloud = Cloud::start(Kind::Aws, &pem);
+    let local = free_port();
+    let lines = folder.path().join("lines");
+    fs::write(&lines, (1..=300).map(|number| format!("{number}\n")).collect::<String>()).unwrap();
+    let _gateway =
+        gateway(folder.path(), local, &format!("profile: aws-iot\n    to: mqtts://localhost:{}\n    {}", cloud.port, pem.yaml()));
+    let began = Instant::now();
+    let (code, ..) = run(Command::new("sh").args(["-c", &format!("mosquitto_pub -p {local} -q 1 -t a/x -l < {}", lines.display())]));
+    assert_eq!(code, Some(0));
+    cloud.wait_for_message("300");
+    // A hundred may go in the first second.
+    assert!(began.elapsed() >= Duration::from_secs(2), "300 messages in {:?}", began.elapsed());
+    wait_until_nothing_waits(local);
+    cloud.check_faults();
+}
+
+#[test]
 fn an_aws_policy_without_retained_messages_leaves_will_state_and_messages_without_the_flag() {
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());

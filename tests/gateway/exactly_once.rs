@@ -72,6 +72,7 @@ fn child_that_sends_until_it_is_killed() {
                     properties: Properties::default(),
                     payload: number.to_string().into(),
                     is_reading: false,
+                    is_rated: false,
                 };
                 receipts.push((number, outbox.append(lane, &message).await.unwrap()));
             }

@@ -1,12 +1,13 @@
 //! The section `uplinks` as typed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, de};
 
 use crate::mqtt::TopicFilter;
 use crate::report::template::Template as TopicTemplate;
-use crate::units::{Price, Size, Span};
+use crate::units::{Price, Rate, Size, Span};
 use crate::uplink::cloud::CloudName;
 use crate::uplink::{Protocol, Proxy, Remote, Resolve, Secret};
 
@@ -40,6 +41,13 @@ pub(in crate::config) struct Uplink {
     pub(in crate::config) cert: Option<PathBuf>,
     /// The key of the certificate (PEM). These files are read at each connection.
     pub(in crate::config) key: Option<PathBuf>,
+    /// The name in the certificate of the remote, where `to` is an address. Default the host of `to`.
+    pub(in crate::config) server_name: Option<String>,
+    /// Headers of the request that opens a WebSocket, each with its value. Default none.
+    #[serde(default)]
+    pub(in crate::config) headers: BTreeMap<String, Secret>,
+    /// How long the remote keeps the session while there is no link, at least 1m; MQTT 5 only. Default 30d.
+    pub(in crate::config) max_session_expiry: Option<Span>,
     /// Protocols named in the TLS handshake. Default none.
     #[serde(default)]
     pub(in crate::config) alpn: Vec<String>,
@@ -81,6 +89,9 @@ pub(in crate::config) struct Uplink {
     /// False sends everything without the retain flag. Default true.
     #[serde(default = "super::yes")]
     pub(in crate::config) retain: bool,
+    /// How fast messages go out, such as 10/s or 10kB/s, or a list of both: those of QoS 1 and 2 wait, those of QoS 0 that come faster are
+    /// dropped and counted. Default as fast as the link.
+    pub(in crate::config) rate: Option<Rate>,
     /// Commands come in: a message at the name of a point at the remote with /set behind it writes to the point, if it has `write`. Default
     /// false: only where `receive` covers that topic.
     #[serde(default)]
@@ -228,6 +239,8 @@ pub(in crate::config) struct Send {
     pub(in crate::config) qos: Option<u8>,
     /// False sends without the retain flag. Default that of the uplink.
     pub(in crate::config) retain: Option<bool>,
+    /// How fast messages of this rule go out, such as 10/s or 10kB/s; others overtake them. Default that of the uplink.
+    pub(in crate::config) rate: Option<Rate>,
     /// The class that messages get. Default that of the point, or of the client.
     pub(in crate::config) class: Option<String>,
     /// The rule is for these classes only. Default all.

@@ -7,6 +7,7 @@ use super::credentials::secret_of;
 use super::{Check, at};
 use crate::config::{Uplink, file};
 use crate::mqtt::TopicName;
+use crate::units::Rate;
 use crate::uplink::cloud::{Cloud, CloudName, Device, TOKEN_LIFE, too_long};
 use crate::uplink::{Login, Password, Protocol, Scheme, Settings};
 
@@ -19,6 +20,10 @@ const WINDOW: u16 = 100;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const MOST_SUBSCRIPTIONS: usize = 50;
 const MOST_ID_BYTES: usize = 128;
+/// Messages a second that AWS takes of a connection,
+const MOST_A_SECOND: u64 = 100;
+/// and messages an hour so that it never gets more: some go at once after a pause, and the state of the gateway goes in between.
+const AWS_RATE: u64 = 3600 * (MOST_A_SECOND - MOST_A_SECOND / 10);
 /// The largest message, in bytes.
 const AWS_PACKET: u32 = 128 * 1024;
 const AZURE_PACKET: u32 = 256 * 1024;
@@ -55,6 +60,21 @@ pub(super) fn apply(check: &mut Check<'_>, index: usize, settings: &mut Settings
             azure(check, index, settings);
         }
     }
+}
+
+/// How fast everything may go to the remote.
+pub(super) fn rate(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Option<Rate> {
+    if uplink.profile != Some(CloudName::AwsIot) {
+        return uplink.rate;
+    }
+    let typed = uplink.rate.unwrap_or_default();
+    if typed.messages.is_some_and(|an_hour| an_hour > 3600 * MOST_A_SECOND) {
+        check.warn(
+            &at!["uplinks", index, "rate"],
+            format!("AWS IoT Core takes {MOST_A_SECOND} messages a second of a connection, and the uplink sends no more; write at most {MOST_A_SECOND}/s"),
+        );
+    }
+    Some(Rate { messages: Some(typed.messages.unwrap_or(AWS_RATE).min(AWS_RATE)), ..typed })
 }
 
 /// A hub has one topic for a device; that of the state is in the bag. It keeps nothing.

@@ -18,6 +18,8 @@ const DEFAULT_SAVE: Duration = Duration::from_millis(50);
 const DEFAULT_WINDOW: u16 = 500;
 /// A ping costs as much as a reading; a dead link is found when something is sent.
 const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(240);
+/// A month without a link.
+const DEFAULT_SESSION_EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub(super) fn outbox(check: &mut Check<'_>) -> (PathBuf, outbox::Settings) {
@@ -105,7 +107,8 @@ fn use_when(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Optio
     }
 }
 
-fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file::Uplink) -> Option<uplink::Settings> {
+/// What is impossible about an uplink, apart from what has a function of its own.
+fn contradictions(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) {
     if uplink.to.0.is_empty() {
         check.fault(&at!["uplinks", index, "to"], "an uplink needs an address; write mqtts://<host>");
     }
@@ -113,15 +116,16 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         check.fault(&at!["uplinks", index, "to"], "certificates are for mqtts:// and wss://; change `to` or remove `ca`, `cert` and `key`");
     }
     leads_elsewhere(check, index, uplink);
-    let identity = credentials::certificates(check, index, uplink);
-    let login = credentials::login(check, index, uplink);
-    let keep_alive = uplink.keep_alive.map_or(DEFAULT_KEEP_ALIVE, |span| span.0);
-    if keep_alive < SHORTEST_KEEP_ALIVE || keep_alive > Duration::from_secs(65_535) {
-        check.fault(&at!["uplinks", index, "keep_alive"], "write a duration from 5s to 18h, such as 4m");
-    }
-    let patience = patience(check, index, uplink);
     if uplink.client_id.as_ref().is_some_and(String::is_empty) {
         check.fault(&at!["uplinks", index, "client_id"], "the remote knows the session by this name; type one or remove `client_id`");
+    }
+    if let Some(name) = &uplink.server_name {
+        let at = at!["uplinks", index, "server_name"];
+        if !uplink.to.0.iter().any(uplink::Remote::is_tls) {
+            check.fault(&at, "a name is checked with mqtts:// and wss:// only; change `to`, or remove `server_name`");
+        } else if !uplink::is_server_name(name) {
+            check.fault(&at, format!("`{name}` is not a name that a certificate can be for; write a host name such as cloud.example.net"));
+        }
     }
     let same = |other: &&file::Uplink| other.enabled && uplink.enabled && other.to == uplink.to && other.client_id == uplink.client_id;
     if check.file.uplinks.iter().take(index).any(|other| same(&other)) {
@@ -136,6 +140,17 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
     if uplink.window == Some(0) {
         check.fault(&at!["uplinks", index, "window"], "at least one message must be in flight; write 1 or more, such as 500");
     }
+}
+
+fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file::Uplink) -> Option<uplink::Settings> {
+    contradictions(check, index, uplink);
+    let identity = credentials::certificates(check, index, uplink);
+    let login = credentials::login(check, index, uplink);
+    let keep_alive = uplink.keep_alive.map_or(DEFAULT_KEEP_ALIVE, |span| span.0);
+    if keep_alive < SHORTEST_KEEP_ALIVE || keep_alive > Duration::from_secs(65_535) {
+        check.fault(&at!["uplinks", index, "keep_alive"], "write a duration from 5s to 18h, such as 4m");
+    }
+    let patience = patience(check, index, uplink);
     let retry = uplink.retry.as_ref().map_or((Duration::from_secs(1), Duration::from_secs(60)), |retry| (retry.first.0, retry.longest.0));
     if retry.0 < Duration::from_millis(10) || retry.1 < retry.0 {
         check.fault(&at!["uplinks", index, "retry"], "`first` is at least 10ms and `longest` not shorter than it");
@@ -153,6 +168,9 @@ fn settings(check: &mut Check<'_>, index: usize, position: usize, uplink: &file:
         client_id: uplink.client_id.clone().unwrap_or_else(|| check.file.site.clone().unwrap_or_default()),
         ca: uplink.ca.as_ref().map(|path| check.path(path)),
         identity,
+        server_name: uplink.server_name.clone(),
+        headers: headers(check, index, uplink),
+        session_expiry: session_expiry(check, index, uplink),
         alpn: uplink.alpn.clone(),
         login: login.ok()?,
         content: credentials::content(check, uplink),
@@ -209,6 +227,33 @@ fn leads_elsewhere(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) {
             "the broker of this gateway listens at this address: each message would come back and be sent again without end; write the address of the remote broker",
         );
     }
+}
+
+/// How long the remote keeps the session, in seconds.
+fn session_expiry(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> u32 {
+    let at = at!["uplinks", index, "max_session_expiry"];
+    let typed = uplink.max_session_expiry.map(|span| span.0);
+    if typed.is_some() && uplink.protocol == uplink::Protocol::V311 {
+        check.fault(&at, "MQTT 3.1.1 cannot tell a remote how long to keep the session; remove it, or write `protocol: 5`");
+    } else if typed.is_some_and(|span| span < Duration::from_secs(60)) {
+        check.fault(&at, "messages of QoS 2 could come twice after each cut; write at least 1m, such as 7d");
+    }
+    u32::try_from(typed.unwrap_or(DEFAULT_SESSION_EXPIRY).as_secs()).unwrap_or(u32::MAX)
+}
+
+/// The headers of a WebSocket.
+fn headers(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Vec<(String, uplink::Secret)> {
+    let at = at!["uplinks", index, "headers"];
+    let is_web_socket = |remote: &uplink::Remote| matches!(remote.scheme, uplink::Scheme::Ws | uplink::Scheme::Wss);
+    if !uplink.headers.is_empty() && !uplink.to.0.iter().any(is_web_socket) {
+        check.fault(&at, "headers are for ws:// and wss://; MQTT itself has none: change `to`, or remove them");
+    }
+    for (name, value) in &uplink.headers {
+        if let Err(why) = uplink::header(name, value) {
+            check.fault(&at!["uplinks", index, "headers", name], why);
+        }
+    }
+    uplink.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// The patience of an uplink: connecting, TCP alone, answers, writing, and the kernel's.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Check, NORMAL, at};
+use super::{Check, NORMAL, at, cloud};
 use crate::config::document::Step;
 use crate::config::{Group, file};
 use crate::field::{Line, Point};
@@ -96,7 +96,7 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
         }
         receive.push(Inward { mapping, keeps_retained: typed.retain });
     }
-    let routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
+    let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
     if let Some((name, [one, other])) =
         routes.shared_names().filter(|(_, points)| points.iter().any(|point| local.writable.contains(*point))).min()
     {
@@ -105,6 +105,7 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
             format!("{one} and {other} are both {name} at the remote, so a command to it could be for either; give each a name of its own"),
         );
     }
+    routes.rate = cloud::rate(check, index, uplink);
     routes
 }
 
@@ -116,9 +117,9 @@ fn rule(check: &mut Check<'_>, (index, number): (usize, usize), send: &file::Sen
     let typed = Typed { filter: &send.filter, to: send.to.as_deref(), strip: &send.strip, prefix: &send.prefix };
     let mapping = mapping(check, &path, &typed);
     let class = send.class.as_ref().and_then(|name| check.class(name, &below(&path, "class")));
-    let mut only = Vec::new();
+    let mut only: Vec<Class> = Vec::new();
     for (place, name) in send.only.iter().enumerate() {
-        only.extend(check.class(name, &at!["uplinks", index, "send", number, "only", place]).map(|(class, _)| class.id));
+        only.extend(check.class(name, &at!["uplinks", index, "send", number, "only", place]).map(|(class, _)| class));
     }
     let (class, of_class) = class.map_or((None, None), |(class, qos)| (Some(class), qos));
     // What is said of the class `normal` holds without a section that says it.
@@ -126,7 +127,17 @@ fn rule(check: &mut Check<'_>, (index, number): (usize, usize), send: &file::Sen
     let most_of_class = if is_plain_normal { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
     let own = qos(check, &below(&path, "qos"), send.qos);
     let keeps_retained = send.retain.unwrap_or(keeps_retained);
-    Rule { mapping, only, class, qos: of_class, most: most.min(most_of_class).min(own), keeps_retained }
+    let lanes = class.map_or_else(|| only.iter().map(|class| class.lane).collect(), |class| vec![class.lane]);
+    Rule {
+        mapping,
+        only: only.iter().map(|class| class.id).collect(),
+        class,
+        qos: of_class,
+        most: most.min(most_of_class).min(own),
+        keeps_retained,
+        rate: send.rate,
+        lanes,
+    }
 }
 
 fn below(path: &[Step], key: &'static str) -> Vec<Step> {

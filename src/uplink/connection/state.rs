@@ -113,6 +113,7 @@ impl Connection<'_> {
             properties: Properties::default(),
             payload: state.into(),
             is_reading: false,
+            is_rated: false,
         };
         let packet_id = Some(STATE_ID).filter(|_| qos != QoS::AtMostOnce);
         if !self.link.feed(Command::State { packet_id, message })? {

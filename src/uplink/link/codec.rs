@@ -18,8 +18,6 @@ use crate::uplink::subscriptions::Asked;
 const MAX_INCOMING: u32 = 16 << 20;
 /// Messages of the remote that may be unacknowledged: as many as an uplink remembers, with room to spare.
 const RECEIVE_MAXIMUM: u16 = 100;
-/// How long the remote keeps the session of this gateway: a month without a link.
-const SESSION_EXPIRY: u32 = 30 * 24 * 3600;
 /// Bytes of a text of the remote that are shown.
 const MOST_SAID: usize = 128;
 
@@ -339,7 +337,7 @@ fn sent_properties(from: &Properties, number: Option<String>, alias: Option<u16>
 
 fn to_v4(command: Command) -> v4::Packet {
     match command {
-        Command::Connect { client_id, keep_alive, login, start, will } => {
+        Command::Connect { client_id, keep_alive, login, start, will, .. } => {
             let mut connect = v4::Connect::new(client_id);
             connect.keep_alive = keep_alive;
             connect.clean_session = start == Start::Clean;
@@ -423,9 +421,9 @@ fn will_v5(will: Will) -> v5::LastWill {
 
 fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
     match command {
-        Command::Connect { client_id, keep_alive, login, start, will } => {
+        Command::Connect { client_id, keep_alive, login, start, will, session_expiry } => {
             let mut properties = v5::ConnectProperties::new();
-            properties.session_expiry_interval = (start == Start::Resume).then_some(SESSION_EXPIRY);
+            properties.session_expiry_interval = (start == Start::Resume).then_some(session_expiry);
             properties.max_packet_size = Some(MAX_INCOMING);
             properties.receive_maximum = Some(RECEIVE_MAXIMUM);
             let connect = v5::Connect { keep_alive, client_id, clean_start: start == Start::Clean, properties: Some(properties) };

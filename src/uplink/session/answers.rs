@@ -14,6 +14,23 @@ impl Session {
         self.in_flight.get(index).is_some_and(is_meant).then_some(index)
     }
 
+    /// The next packet that is no message: an answer, or the end of a message that the remote has (PUBREL). It frees what the remote keeps
+    /// for it, so it does not wait where messages have to.
+    pub(in crate::uplink) fn next_end(&mut self) -> Option<Step> {
+        if let Some(answer) = self.next_answer() {
+            return Some(answer);
+        }
+        let index = self.in_flight.next_unwritten_in(Stage::Released)?;
+        if self.must_wait_for_another(index) {
+            return None;
+        }
+        // In the order in which the remote has confirmed them [MQTT-4.6.0-4].
+        let saved = self.saved;
+        let packet_id = self.in_flight.get(index).filter(|entry| entry.needs <= saved).and_then(InFlight::packet_id)?;
+        self.in_flight.wrote(index);
+        Some(Step::Release(packet_id))
+    }
+
     /// PUBACK.
     pub(in crate::uplink) fn acknowledged(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
         let Some(index) = self.find(packet_id, |entry| entry.is_written() && entry.stage != Stage::Released) else {

@@ -23,6 +23,7 @@ fn waiting(seq: u64, qos: QoS) -> Waiting {
         properties: Properties::default(),
         payload: bytes::Bytes::new(),
         is_reading: false,
+        is_rated: false,
     };
     Waiting { lane: Lane::Live, seq, message }
 }

@@ -184,6 +184,21 @@ impl Window {
         Some(self.written)
     }
 
+    fn unwritten(&self) -> impl Iterator<Item = (usize, &InFlight)> {
+        self.entries.iter().enumerate().skip(self.written).filter(|(_, entry)| !entry.is_written)
+    }
+
+    /// The first entry of a stage that was not written on this connection.
+    pub(super) fn next_unwritten_in(&self, stage: Stage) -> Option<usize> {
+        self.unwritten().find(|(_, entry)| entry.stage == stage).map(|(index, _)| index)
+    }
+
+    /// Messages that were not written on this connection and will be: their number, and what they weigh in bytes.
+    pub(super) fn unwritten_messages(&self) -> (usize, usize) {
+        let messages = self.unwritten().filter(|(_, entry)| entry.stage != Stage::Released);
+        messages.fold((0, 0), |(count, bytes), (_, entry)| (count + 1, bytes + entry.weight()))
+    }
+
     /// Adds a message behind the others. Returns where it is.
     pub(super) fn push(&mut self, mut entry: InFlight) -> usize {
         debug_assert!(!self.by_place.contains_key(&entry.place), "a message is in flight once");
