@@ -508,7 +508,10 @@ fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
     // The remote has forgotten everything: now it is asked.
     wire.close();
     let mut wire = remote.accept_v4(false);
-    assert_eq!(wire.read().kind(), 8);
+    let first = wire.read();
+    // The message that the connection ended at is on trial, which begins with a PINGREQ.
+    let subscribe = if first.kind() == 12 { wire.read() } else { first };
+    assert_eq!(subscribe.kind(), 8);
 }
 
 /// The remote was started again without its sessions, and its answer was lost: it has a new session, which knows no subscription.
