@@ -1,6 +1,8 @@
 //! `wellhead completions` and `wellhead man`: made out of the command line's own description, and the page of the YAML file out of its schema.
 
-mod file;
+mod markdown;
+mod roff;
+mod settings;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -17,10 +19,19 @@ pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
     put(&script).map(drop)
 }
 
+/// Writes the page of the YAML file to stdout as a chapter in Markdown; no other page has that form.
+pub(super) fn chapter(words: &[String]) -> Result<(), Failure> {
+    if words != [FILE] {
+        let message = format!("only the page of {FILE} can be written as Markdown: wellhead man {FILE} --markdown");
+        return Err(Failure { code: super::USAGE, message });
+    }
+    put(markdown::chapter().as_bytes()).map(drop)
+}
+
 /// Writes a manual page to stdout: of the program, of one command by its words, or of the YAML file.
 pub(super) fn man(words: &[String]) -> Result<(), Failure> {
     if words == [FILE] {
-        return put(file::page(env!("CARGO_PKG_VERSION")).as_bytes()).map(drop);
+        return put(roff::page(env!("CARGO_PKG_VERSION")).as_bytes()).map(drop);
     }
     let mut page = program();
     let mut above = "gateway.yaml(5)".to_owned();

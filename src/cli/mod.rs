@@ -133,6 +133,9 @@ enum Command {
     Profiles {
         /// Part of a name or a description, such as sdm630 or `three phase`
         word: Option<String>,
+        /// All of them as a table in Markdown
+        #[arg(long, conflicts_with = "word")]
+        markdown: bool,
     },
     /// The points of a device or a profile as CSV, for spreadsheets, and back
     #[command(subcommand)]
@@ -238,7 +241,7 @@ enum Command {
     },
     /// The manual page of the program, of one command or of the YAML file: `wellhead man | man -l -`
     #[command(
-        after_help = "Examples:\n  wellhead man | man -l -\n  wellhead man outbox show | man -l -\n  wellhead man gateway.yaml | man -l -"
+        after_help = "Examples:\n  wellhead man | man -l -\n  wellhead man outbox show | man -l -\n  wellhead man gateway.yaml | man -l -\n  wellhead man gateway.yaml --markdown"
     )]
     Man {
         /// Of which command, or gateway.yaml
@@ -247,6 +250,9 @@ enum Command {
         /// The names of all pages, each with its command
         #[arg(long, conflicts_with = "words")]
         list: bool,
+        /// The page of gateway.yaml as Markdown
+        #[arg(long, conflicts_with = "list")]
+        markdown: bool,
     },
 }
 
@@ -283,7 +289,8 @@ pub fn main() -> ExitCode {
         Command::Outbox(action) => outbox::outbox(action),
         Command::Sessions(action) => sessions::sessions(action),
         Command::Passwd { name, scram } => passwd::passwd(name.as_deref(), scram),
-        Command::Profiles { word } => profiles::profiles(word.as_deref().unwrap_or_default()),
+        Command::Profiles { markdown: true, .. } => profiles::chapter(),
+        Command::Profiles { word, .. } => profiles::profiles(word.as_deref().unwrap_or_default()),
         Command::Points(action) => points::points(action),
         Command::Demo => demo::demo(),
         Command::Sub { access, filters, count, payload } => talk::sub(&access, &or_all(filters), count, payload),
@@ -301,13 +308,9 @@ pub fn main() -> ExitCode {
         Command::Peek(arguments) => peek::peek(&arguments),
         Command::Schema { profile } => schema(profile),
         Command::Completions { shell } => manual::completions(shell),
-        Command::Man { words, list } => {
-            if list {
-                manual::list()
-            } else {
-                manual::man(&words)
-            }
-        }
+        Command::Man { list: true, .. } => manual::list(),
+        Command::Man { words, markdown: true, .. } => manual::chapter(&words),
+        Command::Man { words, .. } => manual::man(&words),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -319,6 +322,11 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// What is wrong with a command line, `words` without the name of the program; `None` if the program understands it.
+pub fn misunderstood(words: &[&str]) -> Option<clap::Error> {
+    Arguments::try_parse_from(["wellhead"].iter().chain(words)).err()
 }
 
 /// A line for the person at the terminal. What peers and files put into it is escaped.

@@ -24,6 +24,7 @@ mod conformance;
 mod costs;
 mod crash;
 mod damage;
+mod docs;
 mod exactly_once;
 mod far_side;
 mod faults;

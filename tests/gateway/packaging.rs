@@ -1,4 +1,4 @@
-//! What is around the program: the unit, the package's list of files, `cross.toml`, the README. What they do in a real machine is shown by
+//! What is around the program: the unit, the package's list of files, `cross.toml`. What they do in a real machine is shown by
 //! `tests/pi/run`, what is built for ARM by `tests/arm`.
 
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ fn cross_toml_has_every_target_and_nothing_that_cross_does_not_know() {
     }
     assert!(targets.contains(build["default-target"].as_str().unwrap()));
     // Without it `cross` looks for another name, and takes its own settings.
-    assert!(text("README.md").contains("CROSS_CONFIG=cross.toml cross build --release --target aarch64-unknown-linux-musl"));
+    assert!(text("docs/installing.md").contains("CROSS_CONFIG=cross.toml cross build --release --target aarch64-unknown-linux-musl"));
 }
 
 #[test]
@@ -85,14 +85,11 @@ fn the_archive_for_old_machines_holds_what_its_installer_puts_in_place() {
         let is_packed = packer.contains(&format!("$made/{source}")) || packer.contains(&format!("systemd/{source}"));
         assert!(is_packed, "{source} is not in the archive");
     }
-    assert!(text("README.md").contains(concat!("wellhead-", env!("CARGO_PKG_VERSION"), "-arm-unknown-linux-musleabihf/install")));
-}
-
-#[test]
-fn the_readme_has_no_figure_left_open() {
-    let readme = text("README.md");
-    let open: Vec<&str> = readme.lines().filter(|line| line.len() > 2 && line.chars().all(|c| c.is_ascii_uppercase())).collect();
-    assert!(open.is_empty(), "{open:?}");
+    assert!(text("docs/raspberry-pi.md").contains(concat!(
+        "wellhead-",
+        env!("CARGO_PKG_VERSION"),
+        "-arm-unknown-linux-musleabihf/install"
+    )));
 }
 
 #[test]

@@ -1,0 +1,191 @@
+//! The settings of the YAML file, read out of its schema: a section for each mapping, an entry for each key. `roff` and `markdown` print
+//! them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Map, Value};
+
+use crate::config::schema;
+
+/// The title of the section about the keys at the top of the file.
+const TOP: &str = "At the top of the file";
+
+/// Every setting of the file, in the order in which a reader meets the sections.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) sections: Vec<Section>,
+    /// Values that look alike wherever they are, such as durations: their names, and what they look like.
+    pub(super) values: Vec<(String, String)>,
+}
+
+/// The keys of one mapping.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// Where the mapping is, such as `broker / tls`; no two sections have the same title.
+    pub(super) title: String,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) kind: Kind,
+    pub(super) is_required: bool,
+    pub(super) text: String,
+}
+
+/// What a key takes, in words.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Kind(pub(super) Vec<Part>);
+
+/// A piece of a [`Kind`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Words(String),
+    /// A mapping that has a section of its own: its title.
+    Section(String),
+    /// The name of one of [`Settings::values`].
+    Value(String),
+}
+
+impl Kind {
+    fn words(text: impl Into<String>) -> Self {
+        Self(vec![Part::Words(text.into())])
+    }
+
+    fn after(text: &str, mut rest: Self) -> Self {
+        rest.0.insert(0, Part::Words(text.to_owned()));
+        rest
+    }
+
+    /// The different ones among `kinds`, with "or" between them.
+    fn any_of(kinds: impl Iterator<Item = Self>) -> Self {
+        let mut different: Vec<Self> = Vec::new();
+        for kind in kinds.filter(|kind| !kind.0.is_empty()) {
+            if !different.contains(&kind) {
+                different.push(kind);
+            }
+        }
+        let mut parts = Vec::new();
+        for kind in different {
+            if !parts.is_empty() {
+                parts.push(Part::Words(" or ".to_owned()));
+            }
+            parts.extend(kind.0);
+        }
+        Self(parts)
+    }
+}
+
+/// Reads the schema of the file.
+pub(super) fn settings() -> Settings {
+    let schema = schema::of_file();
+    let mut reader = Reader { schema: &schema, waiting: VecDeque::new(), named: BTreeMap::new(), values: BTreeMap::new() };
+    let mut sections = vec![reader.section(TOP.to_owned(), &schema)];
+    while let Some((title, mapping)) = reader.waiting.pop_front() {
+        sections.push(reader.section(title, mapping));
+    }
+    let values = reader.values.into_iter().map(|(name, value)| (name.to_owned(), appearance(value))).collect();
+    Settings { sections, values }
+}
+
+struct Reader<'a> {
+    schema: &'a Value,
+    /// Mappings whose sections are still to be read, with their titles.
+    waiting: VecDeque<(String, &'a Value)>,
+    /// The titles of the definitions that have a section.
+    named: BTreeMap<&'a str, String>,
+    values: BTreeMap<&'a str, &'a Value>,
+}
+
+impl<'a> Reader<'a> {
+    fn section(&mut self, title: String, mapping: &'a Value) -> Section {
+        let required: Vec<&str> =
+            mapping.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let above = if title == TOP { String::new() } else { format!("{title} / ") };
+        let entry = |(key, value): (&'a String, &'a Value)| Entry {
+            key: key.clone(),
+            kind: self.kind(value, &format!("{above}{key}")),
+            is_required: required.contains(&key.as_str()),
+            text: value.get("description").and_then(Value::as_str).unwrap_or("See the example.").to_owned(),
+        };
+        let entries = properties(mapping).into_iter().flatten().map(entry).collect();
+        Section { title, entries }
+    }
+
+    /// What a value is; mappings that it names get a section of their own, called `name`.
+    fn kind(&mut self, value: &'a Value, name: &str) -> Kind {
+        if let Some(target) = value.get("$ref").and_then(Value::as_str) {
+            return self.definition(target.rsplit('/').next().unwrap_or(target), name);
+        }
+        for key in ["anyOf", "allOf", "oneOf"] {
+            let Some(choices) = value.get(key).and_then(Value::as_array) else { continue };
+            return Kind::any_of(choices.iter().map(|choice| self.kind(choice, name)));
+        }
+        if let Some(word) = value.get("const") {
+            return Kind::words(plain(word));
+        }
+        if let Some(words) = value.get("enum").and_then(Value::as_array) {
+            let words: Vec<String> = words.iter().filter(|word| !word.is_null()).map(plain).collect();
+            return if words.is_empty() { Kind::default() } else { Kind::words(words.join(", ")) };
+        }
+        let kinds: Vec<&str> = match value.get("type") {
+            Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).collect(),
+            Some(kind) => kind.as_str().into_iter().collect(),
+            None => Vec::new(),
+        };
+        Kind::any_of(kinds.into_iter().filter(|kind| *kind != "null").map(|kind| self.plain_kind(kind, value, name)))
+    }
+
+    fn plain_kind(&mut self, kind: &str, value: &'a Value, name: &str) -> Kind {
+        match kind {
+            "string" => Kind::words("text"),
+            "integer" => Kind::words("whole number"),
+            "boolean" => Kind::words("true or false"),
+            "array" => match value.get("items") {
+                Some(items) => Kind::after("list: ", self.kind(items, name)),
+                None => Kind::words("list"),
+            },
+            "object" => match value.get("additionalProperties") {
+                Some(each @ Value::Object(_)) => Kind::after("mapping by name: ", self.kind(each, &format!("{name} / <name>"))),
+                _ => Kind::words("mapping"),
+            },
+            other => Kind::words(other),
+        }
+    }
+
+    fn definition(&mut self, definition: &'a str, name: &str) -> Kind {
+        let schema = self.schema;
+        let Some(found) = schema.get("definitions").and_then(|all| all.get(definition)) else { return Kind::words(definition) };
+        if properties(found).is_some_and(|keys| !keys.is_empty()) {
+            if !self.named.contains_key(definition) {
+                self.named.insert(definition, name.to_owned());
+                self.waiting.push_back((name.to_owned(), found));
+            }
+            let title = self.named.get(definition).map_or(name, String::as_str);
+            return Kind(vec![Part::Section(title.to_owned())]);
+        }
+        if found.get("examples").is_some() {
+            self.values.insert(definition, found);
+            return Kind(vec![Part::Value(definition.to_owned())]);
+        }
+        self.kind(found, name)
+    }
+}
+
+/// What a value looks like, with examples.
+fn appearance(value: &Value) -> String {
+    let said = value.get("description").and_then(Value::as_str).unwrap_or_default();
+    let examples: Vec<String> = value.get("examples").and_then(Value::as_array).into_iter().flatten().map(plain).collect();
+    format!("{said} Such as {}.", examples.join(" or "))
+}
+
+fn properties(mapping: &Value) -> Option<&Map<String, Value>> {
+    mapping.get("properties").and_then(Value::as_object)
+}
+
+/// A value as it is typed.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
