@@ -239,7 +239,8 @@ pub(in crate::config) struct Send {
     pub(in crate::config) qos: Option<u8>,
     /// False sends without the retain flag. Default that of the uplink.
     pub(in crate::config) retain: Option<bool>,
-    /// How fast messages of this rule go out, such as 10/s or 10kB/s; others overtake them. Default that of the uplink.
+    /// How fast messages of this rule go out, such as 10/s or 10kB/s; others overtake them. Default none: the rate of
+    /// the uplink is for all its messages together.
     pub(in crate::config) rate: Option<Rate>,
     /// The class that messages get. Default that of the point, or of the client.
     pub(in crate::config) class: Option<String>,
