@@ -33,10 +33,10 @@ pub(super) struct Access {
     /// The YAML file whose broker it is [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
     #[arg(long, value_name = "FILE", global = true)]
     file: Option<PathBuf>,
-    /// A name out of `broker.users`
+    /// A user name from `broker.users`
     #[arg(long, global = true)]
     user: Option<String>,
-    /// Its password: the first line of this file
+    /// File with the password in its first line
     #[arg(long, value_name = "FILE", requires = "user", global = true)]
     password_file: Option<PathBuf>,
 }

@@ -36,34 +36,34 @@ pub(super) struct Init {
     /// A serial device with Modbus RTU
     #[arg(long, value_name = "DEVICE", conflicts_with = "modbus_tcp")]
     serial: Option<String>,
-    /// Its speed [default: the one the profile's devices are delivered with, or 9600 8N1]
+    /// Its speed [default: the factory setting of the profile, or 9600 8N1]
     #[arg(long)]
     speed: Option<String>,
-    /// A Modbus TCP device, or the terminal server of a plain instrument
+    /// Address of a Modbus TCP device, or of the terminal server of a plain instrument
     #[arg(long, value_name = "ADDRESS")]
     modbus_tcp: Option<String>,
-    /// What the first instrument is; `wellhead profiles` shows them
+    /// Profile of the first instrument; `wellhead profiles` lists them
     #[arg(long)]
     profile: Option<String>,
-    /// Its Modbus address [default: the one the profile's devices are delivered with, or 1]
+    /// Its Modbus address [default: the factory setting of the profile, or 1]
     #[arg(long)]
     unit: Option<u8>,
-    /// The address of a plain instrument that is asked by it [default: the one the profile's devices are delivered with]
+    /// Its address, if it is a plain instrument with addresses [default: the factory setting of the profile]
     #[arg(long, conflicts_with = "unit")]
     address: Option<String>,
     /// Its name
     #[arg(long)]
     name: Option<String>,
-    /// A remote broker; or `aws-iot` or `azure-iot-hub`
+    /// Address of a remote broker, or `aws-iot` or `azure-iot-hub`
     #[arg(long, value_name = "ADDRESS")]
     uplink: Option<String>,
-    /// Where the gateway keeps what must survive [default: /var/lib/wellhead in /etc/wellhead, else wellhead-data]
+    /// Folder for the outbox and the broker's state [default: /var/lib/wellhead in /etc/wellhead, else wellhead-data]
     #[arg(long, value_name = "FOLDER")]
     folder: Option<String>,
-    /// Ask nothing
+    /// Ask no questions
     #[arg(long, short)]
     yes: bool,
-    /// Write over a file that is there
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
 }
@@ -384,7 +384,7 @@ fn keys(init: &Init, answers: Answers, device: &Device<'_>, folder: &Path) -> Re
     let name = quoted(&answers.get(init.name.as_deref(), "Its name", "meter", name)?);
     Ok(if profile.is_empty() {
         format!(
-            "  - name: {name}\n    line: bus\n    unit: {unit}                         # `wellhead peek meter --expect 229.4` finds where a value stands\n    points:\n      first: {{ holding: 0, type: u16, every: 10s }}\n"
+            "  - name: {name}\n    line: bus\n    unit: {unit}                         # `wellhead peek meter --expect 229.4` finds the register of a value\n    points:\n      first: {{ holding: 0, type: u16, every: 10s }}\n"
         )
     } else {
         format!("  - {{ name: {name}, line: bus, unit: {unit}, profile: {profile} }}   # `wellhead profiles {profile}` shows its points\n")

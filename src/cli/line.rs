@@ -32,7 +32,7 @@ pub(super) struct Via {
     /// Modbus ASCII on a serial device that is not in the YAML file
     #[arg(long)]
     ascii: bool,
-    /// How long an answer is waited for
+    /// How long to wait for an answer
     #[arg(long, value_name = "TIME", default_value = "300ms")]
     pub(super) within: crate::units::Span,
 }

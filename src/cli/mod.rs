@@ -54,7 +54,7 @@ struct Arguments {
 enum Command {
     /// Run the gateway
     #[command(
-        after_help = "Examples:\n  wellhead run                                   ./gateway.yaml, else /etc/wellhead/gateway.yaml\n  wellhead run site.yaml\n  WELLHEAD_LOG=debug wellhead run                says more"
+        after_help = "Examples:\n  wellhead run                                   ./gateway.yaml, else /etc/wellhead/gateway.yaml\n  wellhead run site.yaml\n  WELLHEAD_LOG=debug wellhead run                more log lines"
     )]
     Run {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
@@ -66,86 +66,86 @@ enum Command {
         #[arg(long, value_name = "FORMAT", env = "WELLHEAD_LOG_FORMAT")]
         log_format: Option<Format>,
     },
-    /// Let the gateway that runs read its YAML file again: a file with faults changes nothing, a good one restarts only what is different
+    /// Reload the configuration of the running gateway (a file with mistakes changes nothing; only changed parts restart)
     #[command(
-        after_help = "Examples:\n  wellhead reload                                tells what is different from here on\n  systemctl reload wellhead                      the same; what it says is in the journal"
+        after_help = "Examples:\n  wellhead reload                                prints what changed\n  systemctl reload wellhead                      the same; the report is in the journal"
     )]
     Reload {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
     },
-    /// Check a YAML file: every fault with line and column, else the plan of each line
+    /// Check a YAML file: list every mistake with its position, or show the polling plan and the cost of each uplink
     #[command(
         after_help = "Examples:\n  wellhead check gateway.yaml\n  wellhead check --points\n  wellhead check --json | jq '.plan.uplinks[].bytes_per_month'\n  wellhead check --json | jq -r '.faults[].message'"
     )]
     Check {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
-        /// For scripts: `ok`, `faults` with their places, `plan`
+        /// Print JSON: `ok`, `faults` with their positions, `plan`
         #[arg(long)]
         json: bool,
-        /// Also a row for each point: how it is read and reported, and where each setting comes from
+        /// Add a row for each point: how it is read and reported, and where each setting comes from
         #[arg(long)]
         points: bool,
     },
-    /// Play the devices of a YAML file, Modbus and plain: TCP lines on their address, serial lines on a pseudo-terminal
+    /// Simulate the devices in a YAML file: TCP lines on their address, serial lines on a pseudo-terminal
     #[command(
         after_help = "Examples:\n  wellhead simulate gateway.yaml\n  wellhead simulate gateway.yaml --line bus --fault 'crc every 10'\n  wellhead simulate gateway.yaml --baud-true --turnaround 20ms"
     )]
     Simulate {
         /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
         file: Option<PathBuf>,
-        /// Play only this line; can be given several times
+        /// Simulate only this line; can be given several times
         #[arg(long = "line", value_name = "NAME")]
         lines: Vec<String>,
-        /// Something that goes wrong, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can be given several times, and typed while
-        /// it runs: `fault <fault>`, `clear`
+        /// A fault to inject, such as 'delay=200ms unit 3 for 5' or 'silence function 6 every 10'; can be given several times, and typed
+        /// while it runs: `fault <fault>`, `clear`
         #[arg(long = "fault", value_name = "FAULT")]
         faults: Vec<Fault>,
-        /// Let bytes on serial lines take the time that they take at the line's speed
+        /// Send bytes on serial lines as slowly as the speed of the line allows
         #[arg(long)]
         baud_true: bool,
-        /// What a device takes to begin its answer
+        /// How long a device waits before it answers
         #[arg(long, value_name = "TIME", default_value = "0ms")]
         turnaround: Span,
     },
-    /// What waits for remote brokers: look at it, write it out, remove it
+    /// Show, export or delete queued messages
     #[command(subcommand)]
     Outbox(outbox::Action),
-    /// Sessions of the local broker of a gateway that runs
+    /// Manage sessions of the local broker
     #[command(subcommand)]
     Sessions(sessions::Action),
-    /// Make what stands in `broker.users` out of a password, typed or from a pipe
+    /// Hash a password for `broker.users` (from a prompt or a pipe)
     #[command(
         after_help = "Examples:\n  wellhead passwd hmi                            asks for the password\n  echo secret | wellhead passwd hmi --scram"
     )]
     Passwd {
         /// The user's name
         name: Option<String>,
-        /// For enhanced authentication (SCRAM-SHA-256) too
+        /// Add a secret for enhanced authentication (SCRAM-SHA-256)
         #[arg(long)]
         scram: bool,
     },
-    /// The profiles that come with the program: all, those with a word in their name or description, or the text of one
+    /// List the profiles that come with the program, search them, or print one
     #[command(
         after_help = "Examples:\n  wellhead profiles                              all\n  wellhead profiles 'three phase'\n  wellhead profiles eastron-sdm630 > profiles/my-meter.yaml"
     )]
     Profiles {
-        /// Part of a name or a description, such as sdm630 or `three phase`
+        /// A name, or part of a name or description, such as sdm630 or `three phase`
         word: Option<String>,
-        /// All of them as a table in Markdown
+        /// Print all as a table in Markdown
         #[arg(long, conflicts_with = "word")]
         markdown: bool,
     },
-    /// The points of a device or a profile as CSV, for spreadsheets, and back
+    /// Convert points between YAML and CSV for spreadsheets
     #[command(subcommand)]
     Points(points::Action),
-    /// Watch it work: simulated instruments, the gateway, a remote broker, an outage and a kill -9, in half a minute
+    /// Watch it work for half a minute: simulated instruments, a gateway, a remote broker, an outage and a kill -9
     #[command(after_help = "Examples:\n  wellhead demo                                  half a minute; ends with the ledger")]
     Demo,
-    /// Print what is published at the broker of a gateway that runs
+    /// Subscribe to the gateway's broker and print messages
     ///
-    /// Topics are printed without control characters. So are payloads on a terminal; a pipe or a file gets payloads byte by byte as they are.
+    /// Topics are printed without control characters. So are payloads on a terminal; a pipe or a file gets the bytes of payloads unchanged.
     #[command(
         after_help = "Examples:\n  wellhead sub                                   everything\n  wellhead sub 'plant/+/flow' -n 10\n  wellhead sub --to mqtt://10.0.0.7:1883 --user hmi --password-file pw"
     )]
@@ -155,45 +155,45 @@ enum Command {
         /// Topics, with + and # [default: #]
         #[arg(value_parser = filter)]
         filters: Vec<TopicFilter>,
-        /// End after so many messages
+        /// Exit after this many messages
         #[arg(long, short = 'n')]
         count: Option<u64>,
-        /// Without the topic
+        /// Print payloads only
         #[arg(long)]
         payload: bool,
     },
-    /// Publish a message at the broker of a gateway that runs
+    /// Publish a message to the gateway's broker
     #[command(after_help = "Examples:\n  wellhead pub plant/note hello --retain\n  date | wellhead pub plant/time")]
     Pub {
         #[command(flatten)]
         access: client::Access,
         /// The topic
         topic: String,
-        /// The message; without one it comes from a pipe
+        /// The message [default: standard input]
         message: Option<String>,
-        /// Keep it for later subscribers
+        /// Set the retain flag
         #[arg(long)]
         retain: bool,
     },
-    /// A table of what a gateway that runs shows, kept up to date; a line for each value in a pipe
+    /// Show current values in a live table; in a pipe, print a line for each value
     #[command(
         after_help = "Examples:\n  wellhead watch                                 everything\n  wellhead watch 'pump-station-7/+/flow'         some topics\n  wellhead watch | grep bad                      a line for each value"
     )]
     Watch {
         #[command(flatten)]
         access: client::Access,
-        /// Lines instead of a table, and the end after so many
+        /// Print lines instead of a table, and exit after this many
         #[arg(long, short = 'n', value_name = "COUNT")]
         lines: Option<u64>,
         /// Topics, with + and # [default: #]
         #[arg(value_parser = filter)]
         filters: Vec<TopicFilter>,
     },
-    /// How a gateway that runs is: its lines, its uplinks, what waits
+    /// Show the state of the running gateway: lines, uplinks, queued messages
     Status(status::Arguments),
-    /// Show the frames of a line of a gateway that runs, with their meaning
+    /// Show requests and answers on a line of the running gateway, decoded
     Trace(trace::Trace),
-    /// Print the value of a point: as the gateway that runs shows it, else read here
+    /// Print the value of a point, from the running gateway or read directly
     #[command(after_help = "Examples:\n  wellhead read inlet flow\n  wellhead read inlet flow --file /etc/wellhead/gateway.yaml")]
     Read {
         #[command(flatten)]
@@ -203,7 +203,7 @@ enum Command {
         /// The point
         point: String,
     },
-    /// Write a point, through the gateway that runs or from here, and wait for how that ends
+    /// Write a point, through the running gateway or directly, and wait for the result
     #[command(
         after_help = "Examples:\n  wellhead write boiler setpoint 21.5\n  wellhead write pump run true\n  wellhead write valve position -- -10"
     )]
@@ -218,39 +218,39 @@ enum Command {
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
-    /// Write a first gateway.yaml, out of a few answers
+    /// Write a first gateway.yaml from flags or a few questions
     Init(init::Init),
-    /// Look for the devices of a line: who answers, what it says it is, SunSpec
+    /// Find the devices on a line: addresses, identification, SunSpec, matching profiles
     Scan(scan::Scan),
-    /// Read registers and show every type and byte order side by side; with --expect find the one that shows a value
+    /// Show registers in every type and byte order, or find the ones that hold a value (--expect)
     Peek(peek::Peek),
-    /// The JSON Schema of the YAML file, for editors: `wellhead schema > gateway.schema.json`
+    /// Print the JSON Schema of the YAML file, for editors
     #[command(after_help = "Examples:\n  wellhead schema > gateway.schema.json\n  wellhead schema --profile")]
     Schema {
-        /// Of a file in profiles/
+        /// Print the schema of files in profiles/
         #[arg(long)]
         profile: bool,
     },
-    /// Completions for a shell: `wellhead completions bash > /etc/bash_completion.d/wellhead`
+    /// Print completions for a shell
     #[command(
         after_help = "Examples:\n  wellhead completions bash > /etc/bash_completion.d/wellhead\n  source <(wellhead completions zsh)"
     )]
     Completions {
-        /// Which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
-    /// The manual page of the program, of one command or of the YAML file: `wellhead man | man -l -`
+    /// Print a manual page: of the program, a command or gateway.yaml
     #[command(
         after_help = "Examples:\n  wellhead man | man -l -\n  wellhead man outbox show | man -l -\n  wellhead man gateway.yaml | man -l -\n  wellhead man gateway.yaml --markdown"
     )]
     Man {
-        /// Of which command, or gateway.yaml
+        /// The command, or gateway.yaml
         #[arg(value_name = "COMMAND")]
         words: Vec<String>,
-        /// The names of all pages, each with its command
+        /// List the names of all pages, each with its command
         #[arg(long, conflicts_with = "words")]
         list: bool,
-        /// The page of gateway.yaml as Markdown
+        /// Print the page of gateway.yaml as Markdown
         #[arg(long, conflicts_with = "list")]
         markdown: bool,
     },

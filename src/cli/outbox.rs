@@ -30,16 +30,16 @@ use crate::units::Span;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
-    /// What waits, by uplink and lane; works on a running gateway too
+    /// Show queued messages by uplink and lane; works while the gateway runs
     #[command(after_help = "Examples:\n  wellhead outbox show\n  wellhead outbox show --json | jq .waiting")]
     Show {
         #[command(flatten)]
         place: Place,
-        /// As JSON, an object a line
+        /// Print JSON, one object per line
         #[arg(long)]
         json: bool,
     },
-    /// Write the messages that wait as JSON, an object a line
+    /// Write queued messages as JSON, one object per line; works while the gateway runs
     Export {
         #[command(flatten)]
         place: Place,
@@ -48,11 +48,11 @@ pub(super) enum Action {
         queue: Option<Queue>,
         #[command(flatten)]
         only: Only,
-        /// Write to this file instead of standard output
+        /// Write to this file [default: standard output]
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Remove messages for good; works on a running gateway too
+    /// Delete queued messages for good; works while the gateway runs
     #[command(
         after_help = "Examples:\n  wellhead outbox purge --queue dead --yes\n  wellhead outbox purge --uplink cloud --number 17..20 --yes\n  wellhead outbox purge --topic 'plant/#' --older-than 2d --yes"
     )]
@@ -64,7 +64,7 @@ pub(super) enum Action {
         queue: Option<Queue>,
         #[command(flatten)]
         only: Only,
-        /// Do it; without this only what would be removed is told
+        /// Actually delete; without this only print what would be deleted
         #[arg(long)]
         yes: bool,
     },
@@ -74,7 +74,7 @@ pub(super) enum Action {
 pub(super) struct Place {
     /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
     file: Option<PathBuf>,
-    /// The folder of `outbox.folder` instead of a YAML file
+    /// The outbox folder, instead of a YAML file
     #[arg(long, conflicts_with = "file")]
     folder: Option<PathBuf>,
     /// Only this uplink
@@ -85,13 +85,13 @@ pub(super) struct Place {
 /// Which messages; what is given must all apply.
 #[derive(Debug, Args)]
 pub(super) struct Only {
-    /// Only these numbers, as `export` shows them in `seq`: 17, or 17..20; may be given more than once
+    /// Only these numbers, as `export` shows them in `seq`: 17, or 17..20; can be given several times
     #[arg(long, value_name = "NUMBER", value_parser = numbers)]
     number: Vec<(u64, u64)>,
     /// Only topics that match; + and # as in a subscription
     #[arg(long, value_name = "FILTER", value_parser = filter)]
     topic: Option<Filter>,
-    /// Only messages that were handed over so long ago, such as 2d
+    /// Only messages older than this, such as 2d
     #[arg(long, value_name = "AGE")]
     older_than: Option<Span>,
 }
@@ -121,7 +121,7 @@ pub(super) enum Queue {
     Alarm,
     Live,
     Backlog,
-    /// What remotes refused for good
+    /// Messages that the remote refused for good
     Dead,
 }
 

@@ -24,7 +24,7 @@ const AT_ONCE: u16 = 60;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   wellhead peek inlet                            the first 20 holding registers of a device of the YAML file
-  wellhead peek inlet --expect 229.4             where its display's 229.4 stands, and the line for the YAML file
+  wellhead peek inlet --expect 229.4             find the register that holds 229.4, with the line for the YAML file
   wellhead peek /dev/ttyUSB0/7 --table input     a device that nobody has described yet: <line>/<unit>
   wellhead peek inlet --from 40000 --count 70    registers count from zero: 40001 of a manual is --from 0")]
 pub(super) struct Peek {
@@ -36,16 +36,16 @@ pub(super) struct Peek {
     /// The first register, from zero
     #[arg(long, default_value_t = 0)]
     from: u16,
-    /// How many
+    /// Number of registers
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     count: u16,
-    /// A value that the device shows: where it may stand
+    /// Find the registers that hold this value
     #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     expect: Option<f64>,
-    /// How far the value may be from it
+    /// Largest difference from that value, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
     tolerance: f64,
-    /// For scripts
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -20,7 +20,7 @@ pub(super) enum Action {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
-    /// Print the `points:` that a CSV file says: a column `name`, and one for each key (holding, type, scale, ...)
+    /// Convert a CSV file to `points:`; it has a column `name` and one for each key (holding, type, scale, ...)
     #[command(
         after_help = "Examples:\n  wellhead points import inlet.csv               paste it into gateway.yaml, or into profiles/<name>.yaml\n  wellhead points import - < inlet.csv"
     )]

@@ -49,23 +49,23 @@ const MOST_REASONS: usize = 5;
 pub(super) struct Scan {
     /// A line of the YAML file, a serial device, or the address of a Modbus TCP device
     line: String,
-    /// Modbus addresses [default: 1-247, or what devices of the profile are delivered with]
+    /// Modbus addresses [default: 1-247, or the factory setting of the profile]
     #[arg(long, value_parser = units)]
     units: Option<Units>,
-    /// A serial speed to try, such as '19200 8E1', or all; can be given several times [default: what devices of the profile are delivered
-    /// with, that of the line, 9600 8N1]
+    /// A serial speed to try, such as '19200 8E1', or all; can be given several times [default: the factory setting of the profile, that
+    /// of the line, 9600 8N1]
     #[arg(long = "speed", value_name = "SPEED")]
     speeds: Vec<String>,
-    /// Look for a device as it is delivered; `wellhead profiles NAME` shows its speed and unit
+    /// Try the factory settings of a profile; `wellhead profiles NAME` shows them
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
-    /// Do not look for profiles whose registers hold what they should in devices that do not say what they are
+    /// Do not match profiles by register values on devices without identification
     #[arg(long)]
     quick: bool,
-    /// For scripts
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// A block for gateway.yaml
+    /// Print a block for gateway.yaml
     #[arg(long, conflicts_with = "json")]
     yaml: bool,
     #[command(flatten)]

@@ -12,10 +12,8 @@ use crate::status::control::{Reply, Request};
 /// What to do with sessions.
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
-    /// End the session of a client: it is disconnected, and what was kept for it is gone
-    #[command(
-        after_help = "Examples:\n  wellhead sessions end hmi-7                    another user may have this client identifier from here on"
-    )]
+    /// End the session of a client: disconnect it and delete its queued messages
+    #[command(after_help = "Examples:\n  wellhead sessions end hmi-7                    another user can use this client identifier then")]
     End {
         /// The client identifier
         client_id: String,

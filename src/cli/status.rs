@@ -34,7 +34,7 @@ Examples:
 pub(super) struct Arguments {
     /// The YAML file [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
     file: Option<PathBuf>,
-    /// For scripts
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

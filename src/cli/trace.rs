@@ -31,28 +31,28 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The arguments of the command.
 #[derive(Debug, Args)]
-#[command(after_help = "Times are UTC. `>` was sent, `<` came; beside `<` stands how long it took.
+#[command(after_help = "Times are UTC. `>` marks what was sent, `<` what was received and how long it took.
 
 Examples:
   wellhead trace bus-a                           until Ctrl-C
   wellhead trace bus-a --for 10s --raw           with the bytes
   wellhead trace bus-a -n 20 --json | jq -r 'select(.outcome != \"answered\")'")]
 pub(super) struct Trace {
-    /// A line of the YAML file; without one the lines are listed
+    /// A line of the YAML file; without it, list the lines
     line: Option<String>,
     /// The YAML file of the gateway [default: ./gateway.yaml, then /etc/wellhead/gateway.yaml]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Also the bytes
+    /// Show the bytes too
     #[arg(long)]
     raw: bool,
-    /// For scripts: an object for each request with its answer
+    /// Print JSON: an object for each request with its answer
     #[arg(long)]
     json: bool,
-    /// End after this time
+    /// Exit after this time
     #[arg(long = "for", value_name = "TIME")]
     time: Option<Span>,
-    /// End after so many requests, or messages of plain instruments
+    /// Exit after this many requests, or messages of plain instruments
     #[arg(long, short = 'n')]
     count: Option<u64>,
 }

@@ -44,43 +44,43 @@ fn yes() -> bool {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
-    /// The version of the file's form. Default 1.
+    /// The version of the file format. Default 1.
     #[serde(rename = "version")]
     #[schemars(range(min = 1))]
     pub(super) _version: Option<u32>,
     #[schemars(length(min = 1))]
-    /// Files whose lines, devices, profiles, classes and uplinks belong to this one: a path, or several; `*` in the last part of a path.
+    /// More files with lines, devices, profiles, classes and uplinks: a path or several, with `*` in the last part of a path.
     #[serde(rename = "include")]
     pub(super) _include: Option<OneOrMore<String>>,
     /// The name of the site: `{site}` in topics, and the client identifier of uplinks. Letters, digits and dashes.
     pub(super) site: Option<String>,
-    /// The wires: serial ports, Modbus TCP devices, terminal servers.
+    /// Serial ports, Modbus TCP devices and terminal servers.
     #[serde(default)]
     pub(super) lines: Vec<Line>,
-    /// Instruments that are written down once and used by several devices.
+    /// Descriptions of instruments, each usable by several devices.
     #[serde(default)]
     pub(super) profiles: IndexMap<String, Profile>,
-    /// Settings of points that neither they nor their device, profile or line set.
+    /// Default settings for points. A point, its device, its profile or its line can override them.
     pub(super) defaults: Option<Defaults>,
     /// The instruments on the lines.
     #[serde(default)]
     pub(super) devices: Vec<Device>,
-    /// Where values are published. Default `{site}/{device}/{point}`; also `{line}`.
+    /// The topics of values. Default `{site}/{device}/{point}`; `{line}` can be used too.
     pub(super) topics: Option<TopicTemplate>,
-    /// Where `online` and `offline` of each device are published, retained. Default `{site}/{device}/availability`.
+    /// The topics of the retained messages `online` and `offline` of each device. Default `{site}/{device}/availability`.
     pub(super) availability: Option<TopicTemplate>,
-    /// The local MQTT broker; left out, there is none.
+    /// The local MQTT broker. Without this key there is none.
     pub(super) broker: Option<Broker>,
-    /// How what waits for remote brokers is kept.
+    /// Where and how long messages for remote brokers are stored.
     #[serde(default)]
     pub(super) outbox: Outbox,
-    /// How important messages are, by name; `normal` is used where none is given.
+    /// Classes of messages by name: their QoS and lane. Messages without a class get `normal`.
     #[serde(default)]
     pub(super) classes: IndexMap<String, Class>,
     /// Remote brokers.
     #[serde(default)]
     pub(super) uplinks: Vec<Uplink>,
-    /// How long a stop may take to send what waits. Default 10s.
+    /// How long a stop may take to send queued messages. Default 10s.
     pub(super) shutdown_grace: Option<Span>,
     /// How the log is written.
     #[serde(default)]
@@ -90,7 +90,7 @@ pub(super) struct File {
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Log {
-    /// text (default): lines, or entries of the journal; json: an object a line on stderr.
+    /// text (default): lines on stderr, or entries of the journal; json: one object per line on stderr.
     #[serde(default)]
     pub(super) format: Format,
 }
@@ -100,9 +100,9 @@ gives! {
     #[serde(deny_unknown_fields)]
     pub(in crate::config) struct Line {
         #[schemars(length(min = 1))]
-        /// Its name: what devices say in `line`, and `{line}` in topics.
+        /// Name of the line: `line` of devices, and `{line}` in topics.
         pub(in crate::config) name: String,
-        /// False leaves the line and its devices out. Default true.
+        /// False disables the line and its devices. Default true.
         #[serde(default = "yes")]
         pub(in crate::config) enabled: bool,
         /// Modbus TCP: host, or host:port. Default port 502.
@@ -122,18 +122,19 @@ gives! {
         pub(in crate::config) speed: Option<Speed>,
         /// A transceiver that the kernel switches. Default none; adapters on USB do it themselves.
         pub(in crate::config) rs485: Option<Rs485>,
-        /// Values made here, without hardware: `{}`.
+        /// Simulated values, no hardware: `{}`.
         pub(in crate::config) simulated: Option<Simulated>,
-        /// How long a device may take to answer, or both bounds of what is learned. Default 1s.
+        /// How long a device may take to answer, or the bounds of the time that is learned from it. Default 1s.
         pub(in crate::config) answer_within: Option<AnswerWithin>,
         /// How long the first answer of a device may take, after the line was opened or the device was not heard for a minute; at most 60s.
         /// Default as long as any other.
         pub(in crate::config) first_answer_within: Option<Span>,
-        /// Silence before a request. Default what the standard asks for.
+        /// Silence before a request. Default what the standard requires.
         pub(in crate::config) pause: Option<Pause>,
-        /// A connection that was not used for this long is closed until there is something to ask, for devices with one client. Default never.
+        /// Close a connection that was idle for this long until the next request; for devices that accept one client at a time. Default
+        /// never.
         pub(in crate::config) close_when_idle: Option<Span>,
-        /// Answers under other identifiers than those of the request. Default none.
+        /// Accept answers with other identifiers than those of the request. Default none.
         pub(in crate::config) accept: Option<Accept>,
     }
 }
@@ -234,29 +235,29 @@ gives! {
     #[derive(Debug, Deserialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
     pub(in crate::config) struct Profile {
-        /// How the device leaves its factory: what `init` and `scan` suggest, and what `check` compares with. Default not known.
+        /// Factory settings of the device: `init` and `scan` suggest them, `check` compares with them. Default unknown.
         pub(in crate::config) factory: Option<Factory>,
-        /// How a plain instrument talks.
+        /// Protocol of a plain serial instrument.
         pub(in crate::config) text: Option<Text>,
-        /// Order of bytes and words of all its points. Default ABCD.
+        /// Byte and word order of all points. Default ABCD.
         pub(in crate::config) byte_order: Option<ByteOrder>,
-        /// The device is asked once what it is (functions 43/14 and 17). Default false.
+        /// Ask the device once for its identification (functions 43/14 and 17). Default false.
         pub(in crate::config) identify: Option<bool>,
-        /// Most registers that one request asks for, 1 to 125. Default 125.
+        /// Most registers in one request, 1 to 125. Default 125.
         #[schemars(range(min = 1, max = 125))]
         pub(in crate::config) max_registers: Option<u16>,
-        /// Most coils or discrete inputs that one request asks for, 1 to 2000. Default 2000.
+        /// Most coils or discrete inputs in one request, 1 to 2000. Default 2000.
         #[schemars(range(min = 1, max = 2000))]
         pub(in crate::config) max_bits: Option<u16>,
-        /// How long one request may hold the line. Default: any time.
+        /// How long one request may occupy the line. Default unlimited.
         pub(in crate::config) max_hold: Option<Span>,
-        /// Registers that no request may cover; they are found out, too. Default none.
+        /// Registers that no request may cover. Registers that the device refuses are found out by themselves. Default none.
         pub(in crate::config) holes: Option<Vec<Hole>>,
         /// Silence before a request. Default that of the line.
         pub(in crate::config) pause: Option<Pause>,
-        /// How long its first answer may take. Default that of the line.
+        /// How long the first answer may take. Default that of the line.
         pub(in crate::config) first_answer_within: Option<Span>,
-        /// What is measured, by name.
+        /// Points by name.
         #[serde(default)]
         pub(in crate::config) points: IndexMap<String, Point>,
     }
@@ -269,45 +270,45 @@ gives! {
         #[schemars(length(min = 1))]
         /// Its name: `{device}` in topics. With `units`, `{unit}` in it stands for the address.
         pub(in crate::config) name: String,
-        /// The line that it is on.
+        /// The line to which the device is connected.
         pub(in crate::config) line: String,
-        /// Its Modbus address, 1 to 247; 0 stands for all devices of a line, for writing only.
+        /// Modbus address, 1 to 247; 0 is the broadcast address, for writing only.
         pub(in crate::config) unit: Option<u8>,
-        /// Several of a kind by their Modbus addresses: `1-20`, or `1-4, 7`.
+        /// Modbus addresses of several devices of the same kind: `1-20`, or `1-4, 7`.
         pub(in crate::config) units: Option<Units>,
-        /// Added to every register of it. Default 0.
+        /// Added to every register number. Default 0.
         pub(in crate::config) base: Option<u16>,
-        /// The points of the profile that are wanted. Default all.
+        /// Points of the profile to use. Default all.
         pub(in crate::config) only: Option<Vec<String>>,
-        /// Points of the profile that are not wanted. Default none.
+        /// Points of the profile to leave out. Default none.
         pub(in crate::config) except: Option<Vec<String>>,
         /// Its profile: of this file, of profiles/<name>.yaml beside it, or one that comes with the program (`wellhead profiles`).
         pub(in crate::config) profile: Option<String>,
         /// A plain instrument that sends lines: a regular expression whose named groups are values.
         pub(in crate::config) each_line: Option<Pattern>,
-        /// How a plain instrument talks; over that of the profile, key by key.
+        /// Protocol of a plain serial instrument. It overrides that of the profile key by key.
         pub(in crate::config) text: Option<Text>,
         /// The address of a plain instrument: `{address}` in requests.
         pub(in crate::config) address: Option<String>,
-        /// Order of bytes and words of all its points. Default ABCD.
+        /// Byte and word order of all points. Default ABCD.
         pub(in crate::config) byte_order: Option<ByteOrder>,
-        /// The device is asked once what it is (functions 43/14 and 17). Default false.
+        /// Ask the device once for its identification (functions 43/14 and 17). Default false.
         pub(in crate::config) identify: Option<bool>,
-        /// Most registers that one request asks for, 1 to 125. Default 125.
+        /// Most registers in one request, 1 to 125. Default 125.
         #[schemars(range(min = 1, max = 125))]
         pub(in crate::config) max_registers: Option<u16>,
-        /// Most coils or discrete inputs that one request asks for, 1 to 2000. Default 2000.
+        /// Most coils or discrete inputs in one request, 1 to 2000. Default 2000.
         #[schemars(range(min = 1, max = 2000))]
         pub(in crate::config) max_bits: Option<u16>,
-        /// How long one request may hold the line. Default: any time.
+        /// How long one request may occupy the line. Default unlimited.
         pub(in crate::config) max_hold: Option<Span>,
-        /// Registers that no request may cover; they are found out, too. Default none.
+        /// Registers that no request may cover. Registers that the device refuses are found out by themselves. Default none.
         pub(in crate::config) holes: Option<Vec<Hole>>,
         /// Silence before a request. Default that of the line.
         pub(in crate::config) pause: Option<Pause>,
-        /// How long its first answer may take. Default that of the line.
+        /// How long the first answer may take. Default that of the line.
         pub(in crate::config) first_answer_within: Option<Span>,
-        /// What is measured, by name; over the points of the profile, key by key.
+        /// Points by name. They override those of the profile key by key.
         #[serde(default)]
         pub(in crate::config) points: IndexMap<String, Point>,
         /// What is taken away from the profile.
@@ -327,15 +328,15 @@ impl Device {
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Outbox {
-    /// Where everything is kept that must survive. Default /var/lib/wellhead.
+    /// Folder for everything that must survive a restart. Default /var/lib/wellhead.
     pub(super) folder: Option<PathBuf>,
-    /// How much, and how long.
+    /// Limits on size and age.
     #[serde(default)]
     pub(super) keep: Keep,
-    /// At the limit: drop-oldest (default), drop-newest or refuse.
+    /// What happens at the size limit: drop-oldest (default), drop-newest or refuse.
     #[serde(default)]
     pub(super) when_full: WhenFull,
-    /// When it is written to the disk.
+    /// When messages are written to the disk.
     #[serde(default)]
     pub(super) save: Save,
 }
@@ -343,16 +344,16 @@ pub(super) struct Outbox {
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keep {
-    /// Bytes of each outbox, at least 16MB. Default 1GB.
+    /// Size of the outbox of each uplink, at least 16MB. Default 1GB.
     pub(super) size: Option<Size>,
-    /// Older messages are dropped, at least 1m. Default: none is too old.
+    /// Older messages are dropped; at least 1m. Default unlimited.
     pub(super) age: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Save {
-    /// How long a message may wait for others to share its write; what a power cut can take from readings. Default 50ms, at most 60s.
+    /// How long messages may wait to share a write to the disk. A power cut can take the readings of this time. Default 50ms, at most 60s.
     pub(super) every: Option<Span>,
 }
 
@@ -362,10 +363,11 @@ pub(super) struct Class {
     /// 0: may be lost on the way; 1: at least once; 2: exactly once. Default that of the message.
     #[schemars(range(max = 2))]
     pub(super) qos: Option<u8>,
-    /// alarm goes before live (default), live before backlog.
+    /// Priority: alarm before live (default) before backlog.
     #[serde(default)]
     pub(super) lane: Lane,
-    /// What to do with a message that may have arrived, when the remote has forgotten: resend (default) or, for qos 2, drop.
+    /// What happens to a message in flight when the remote has lost the session: resend (default), which may deliver it twice, or, for qos
+    /// 2, drop.
     #[serde(default)]
     pub(super) if_session_lost: SessionLost,
 }

@@ -150,7 +150,7 @@ pub struct Point {
     pub says: Option<&'static str>,
     /// How old the last value may be while newer attempts to read it fail; `None`: until the first that failed.
     pub stale_after: Option<Duration>,
-    /// Points of one group are read by one request, and written by one.
+    /// Points of one group are read in one request, and written in one.
     pub group: Option<Arc<str>>,
     /// What may be written to it; `None`: nothing.
     pub write: Option<Box<Rules>>,

@@ -38,7 +38,7 @@ pub struct Rs485 {
     pub delay_before: Option<Span>,
     /// Between the last bit and switching back.
     pub delay_after: Option<Span>,
-    /// The transceiver hears itself.
+    /// The transceiver receives what it sends.
     pub receive_while_sending: bool,
 }
 

@@ -28,18 +28,19 @@ macro_rules! gives {
         $(#[$attribute])*
         pub(in crate::config) struct $name {
             $($keys)*
-            /// How often points are read that do not set it themselves. Default 10s.
+            /// How often points are read. Applies to points that do not set it themselves. Default 10s.
             pub(in crate::config) every: Option<Span>,
-            /// The deadband of numbers that do not set it themselves: a change too small to be reported, or a part such as 2%; other
-            /// values are then reported when they change. Default: every reading is reported.
+            /// Numbers are reported only if they change by more than this, absolute or relative such as 2%; other values are then reported
+            /// when they change. Applies to points that do not set it themselves. Default: every reading is reported.
             pub(in crate::config) deadband: Option<Deadband>,
-            /// Points that do not set it themselves are reported again after this even without a change. Default never.
+            /// A point is reported after this time even without a change. Applies to points that do not set it themselves. Default never.
             pub(in crate::config) at_least_every: Option<Span>,
-            /// How old values may be, of points that do not set it themselves, while newer ones cannot be read. Default three times `every`.
+            /// How old values may be while newer ones cannot be read. Applies to points that do not set it themselves. Default three times
+            /// `every`.
             pub(in crate::config) stale_after: Option<Span>,
-            /// The class of points that do not set it themselves. Default normal.
+            /// The class of messages. Applies to points that do not set it themselves. Default normal.
             pub(in crate::config) class: Option<String>,
-            /// Digits after the point, up to 15, of numbers that do not set it themselves. Default as many as they have.
+            /// Decimal places of numbers, up to 15. Applies to points that do not set it themselves. Default as many as they have.
             #[schemars(range(max = 15))]
             pub(in crate::config) decimals: Option<u8>,
         }

@@ -8,9 +8,9 @@ use crate::units::Span;
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Pause {
-    /// After whatever was on the line last, at most 10s. Default what the standard asks for.
+    /// Silence before each request, at most 10s. Default what the standard requires.
     pub(in crate::config) between: Option<Span>,
-    /// After the line was opened, at most 60s. Default none.
+    /// Silence after the line was opened, at most 60s. Default none.
     pub(in crate::config) after_connect: Option<Span>,
     /// What is taken away from the profile.
     #[serde(default, rename = "(taken away)")]

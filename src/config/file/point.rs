@@ -179,10 +179,10 @@ pub(in crate::config) enum BitOrder {
 #[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Array {
-    /// How many values, 1 to 125.
+    /// Number of values, 1 to 125.
     #[schemars(range(min = 1, max = 125))]
     pub(in crate::config) count: u16,
-    /// Registers (or bytes) from one to the next. Default: no gap.
+    /// Registers (or bytes) from one value to the next. Default: no gap.
     pub(in crate::config) stride: Option<u16>,
 }
 
@@ -191,14 +191,14 @@ pub(in crate::config) struct Array {
 pub(in crate::config) struct Aggregate {
     /// The interval.
     pub(in crate::config) every: Span,
-    /// What is shown of it: min, mean, max, last, count; several go to `<topic>/min` and so on.
+    /// Values to publish: min, mean, max, last, count; several go to `<topic>/min` and so on.
     pub(in crate::config) show: OneOrMore<Show>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Filter {
-    /// The middle one of so many values; an odd number, 3 to 99.
+    /// The median of this number of values; odd, 3 to 99.
     #[schemars(range(min = 3, max = 99))]
     pub(in crate::config) median: u8,
 }
@@ -267,7 +267,7 @@ pub(in crate::config) struct ReadBack(pub(in crate::config) Option<HowReadBack>)
 pub(in crate::config) struct HowReadBack {
     /// How long the device may take until it shows the new value, at most 2s. Default 0s.
     pub(in crate::config) delay: Option<Span>,
-    /// How far it may be from what was written, in the unit of the point. Default 0.
+    /// Largest difference from the written value, in the unit of the point. Default 0.
     pub(in crate::config) tolerance: Option<f64>,
 }
 
@@ -284,31 +284,31 @@ impl<'de> Deserialize<'de> for ReadBack {
 #[derive(Debug, Clone, Copy, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Writable {
-    /// The least value. Default not known.
+    /// Smallest value. Default unknown.
     pub(in crate::config) min: Option<f64>,
-    /// The highest value. Default not known.
+    /// Largest value. Default unknown.
     pub(in crate::config) max: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Write {
-    /// Values below are refused. Default that of `writable`, then that of the point.
+    /// Smaller values are refused. Default that of `writable`, then that of the point.
     pub(in crate::config) min: Option<f64>,
-    /// Values above are refused. Default that of `writable`, then that of the point.
+    /// Larger values are refused. Default that of `writable`, then that of the point.
     pub(in crate::config) max: Option<f64>,
-    /// Only whole steps are taken. Default any.
+    /// Values must be a whole number of these steps above `min`, or above 0. Default any.
     pub(in crate::config) step: Option<f64>,
-    /// Writes that come faster are refused. Default any pace.
+    /// Shortest time between two writes; faster ones are refused. Default unlimited.
     pub(in crate::config) at_most_every: Option<Span>,
     /// How long a write may wait for its line. Default 10s.
     pub(in crate::config) good_for: Option<Span>,
-    /// Whether it is checked by reading: true, or how. Default false.
+    /// Verify a write by reading the value back: true, or with these settings. Default false.
     pub(in crate::config) read_back: Option<ReadBack>,
-    /// How it is written: auto (5, 6, 15, 16; default), multiple (15, 16) or exchange (23).
+    /// Modbus functions for writing: auto (5, 6, 15, 16; default), multiple (15, 16) or exchange (23).
     #[serde(default)]
     pub(in crate::config) function: Function,
-    /// Once more, if reading back shows that it was not done. Default true.
+    /// Write once more if reading back shows that the value was not written. Default true.
     pub(in crate::config) repeat: Option<bool>,
     /// Points of a group may be written by several requests. Default false.
     #[serde(default)]
@@ -341,12 +341,12 @@ macro_rules! point {
             pub(in crate::config) file: Option<u16>,
             /// The first record of the value in its `file`, from zero; each is a register.
             pub(in crate::config) record: Option<FromZero>,
-            /// A value made of other points: + - * / ^ min max abs() sqrt(); `{flow-rate}` for names with a dash.
+            /// Computes the value from other points: + - * / ^ min max abs() sqrt(); `{flow-rate}` for names with a dash.
             pub(in crate::config) expression: Option<String>,
             /// Of a plain instrument: the group of the pattern. Default the one named like the point.
             pub(in crate::config) from: Option<String>,
-            /// Of a plain instrument: a pattern of its own, whose group `value`, or first group, is the value; of several the first
-            /// that is in the message.
+            /// Of a plain instrument: a regular expression whose group `value`, or first group, is the value. Of several, the first that
+            /// matches is used.
             pub(in crate::config) find: Option<OneOrMore<Pattern>>,
             /// Of a plain instrument: the first byte, from zero; below zero from the end.
             pub(in crate::config) byte: Option<isize>,
@@ -386,18 +386,18 @@ macro_rules! point {
 }
 
 point! {
-    /// The type of the value; bits, coils, words and flags need none.
+    /// Type of the value. Bits, coils, words and flags need none.
     #[serde(rename = "type")]
     kind: Kind,
     /// Order of bytes and words. Default that of the device.
     byte_order: ByteOrder,
     /// One bit of the register, 0 being the least significant (see `bit_order`).
     bit: u8,
-    /// The first and the last bit.
+    /// First and last bit of the value.
     bits: [u8; 2],
-    /// The bits as a mask, such as 0x00F0.
+    /// Bit mask of the value, such as 0x00F0.
     mask: u64,
-    /// How bits are counted: lsb0 (default), lsb1, msb0, msb1: which is the first, and its number.
+    /// How bits are numbered: lsb0 (default), lsb1, msb0 or msb1: the first bit and its number.
     bit_order: BitOrder,
     /// Names of bits; the value is the list of those that are set.
     flags: IndexMap<u8, String>,
@@ -405,70 +405,72 @@ point! {
     scale: f64,
     /// Value = raw x scale + offset. Default 0.
     offset: f64,
-    /// Digits after the point, up to 15. Default as many as scale and offset have.
+    /// Decimal places, up to 15. Default as many as scale and offset have.
     #[schemars(range(max = 15))]
     decimals: u8,
     /// The point that holds the power of ten, as in SunSpec.
     scale_from: String,
     /// Raw values that mean "no value", or what a string or a date reads then: one, a range `{ from: 65528, to: 65535 }`, or a list of them.
     broken_value: OneOrMore<BrokenValue>,
-    /// Text for raw values, or for what a plain instrument writes; those without stay as they are.
+    /// Text for raw values, or for the text of a plain instrument. Others stay as they are.
     words: IndexMap<RawWord, String>,
-    /// Values below are not plausible.
+    /// Smaller values are implausible and become bad.
     min: f64,
-    /// Values above are not plausible.
+    /// Larger values are implausible and become bad.
     max: f64,
-    /// Of a string: its registers, 1 to 125.
+    /// Of a string: number of registers, 1 to 125.
     #[schemars(range(min = 1, max = 125))]
     length: u16,
     /// Of a string: both (default) bytes of a register, or its low or high one.
     characters: Characters,
     /// Of a date: Z (default) or an offset such as +02:00.
     zone: String,
-    /// Several values of one kind.
+    /// Several values of the same type.
     array: Array,
-    /// Numbers become text, for receivers that cannot hold 64 bits. Default false.
+    /// Publish numbers as text, for receivers that cannot represent 64 bits. Default false.
     as_text: bool,
     /// The unit, for people, such as m3/h.
     unit: String,
-    /// For people: the direction of values above zero, of power, energy and current.
+    /// For people: the direction of positive values of power, energy and current.
     positive: Positive,
     /// How often it is read. Default 10s, at least 1ms.
     every: Span,
-    /// Points of one group are read by one request, and written by one.
+    /// Points of one group are read in one request, and written in one.
     group: String,
     /// Removes outliers.
     filter: Filter,
-    /// A change that is too small to be reported, or a part of the value such as 2%; 0 reports changes only. Default: every reading is reported.
+    /// A value is reported only if it changes by more than this, absolute or relative such as 2%; 0 reports every change. Default: every
+    /// reading is reported.
     deadband: Deadband,
-    /// How far the lines between reported values may be from those left out.
+    /// Largest error of the straight lines between reported values: readings that lie within it are left out.
     #[schemars(extend("exclusiveMinimum" = 0))]
     swinging_door: f64,
-    /// Intervals are shown instead of readings.
+    /// Publish one value per interval instead of each reading.
     aggregate: Aggregate,
-    /// Reported again after this even without a change. Default never.
+    /// The point is reported after this time even without a change. Default never.
     at_least_every: Span,
-    /// How old a value may be while newer ones cannot be read, or are not. Default: until the first attempt to read it failed, and never
-    /// older than three times `every`, or than 5s where that is longer.
+    /// How old a value may be while newer ones are missing. Default: until the first failed attempt to read it, and never longer than three
+    /// times `every`, at least 5s.
     stale_after: Span,
     /// Its class. Default normal.
     class: String,
     /// Its topic, with {site}, {line}, {device}, {point}. Default that of `topics`.
     topic: Template,
-    /// Of a plain instrument: only messages that match. A group that `find` names, too, must hold the same in both: it joins lines.
+    /// Of a plain instrument: use only messages that match. A group that is also in `find` must have the same text in both, which joins two
+    /// lines.
     when: Pattern,
-    /// Of a plain instrument: patterns of messages that say that the value is not good, and why. Default none.
+    /// Of a plain instrument: patterns of messages that make the value bad, with the reason. Default none.
     bad_when: IndexMap<String, String>,
-    /// Of a plain instrument: the units that the group `unit` may hold, and what a number in each is multiplied by. Default that of the
-    /// point, by 1.
+    /// Of a plain instrument: the units that the group `unit` may hold, each with the factor that converts it. Default the unit of the
+    /// point, with factor 1.
     units: IndexMap<String, Factor>,
     /// Of a plain instrument: how the number is written: decimal (default) or degrees_minutes, as in NMEA 0183.
     notation: Notation,
-    /// What a simulator shows. Default a value as such instruments show it, by unit, name and type.
+    /// The value that a simulator shows. Default a plausible one, chosen by unit, name and type.
     simulate: Wave,
-    /// The device lets it be written, within these limits; that does not permit it, `write` does. Default not known.
+    /// Limits within which the device accepts values. Only `write` permits writing. Default unknown.
     writable: Writable,
-    /// It may be written, by a message on `<topic>/set`. Default not.
+    /// Permits writing the point with a message on `<topic>/set`. Default not permitted.
     write: Write,
 }
 

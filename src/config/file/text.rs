@@ -10,31 +10,31 @@ use crate::field::text::parse::Subtract;
 use crate::field::text::script::{Step, TypedPattern};
 use crate::units::Span;
 
-/// How a plain instrument talks.
+/// Protocol of a plain serial instrument.
 #[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Text {
-    /// What is sent to ask for values: text, bytes as `{ hex: ... }`, or a list. Default none: the instrument talks by itself.
+    /// The request: text, bytes as `{ hex: ... }`, or a list. Default none: the instrument talks by itself.
     pub(in crate::config) request: Option<OneOrMore<Template>>,
-    /// What comes before, step by step: send, expect, wait, speed; `if` makes a step depend on a group that was found.
+    /// Steps before the request: send, expect, wait, speed; `if` makes a step depend on a group that was found.
     pub(in crate::config) script: Option<Vec<Step>>,
-    /// How often it is asked. Default 10s.
+    /// How often the instrument is polled. Default 10s.
     pub(in crate::config) every: Option<Span>,
-    /// How long it may take to answer. Default that of the line.
+    /// How long the instrument may take to answer. Default that of the line.
     pub(in crate::config) answer_within: Option<Span>,
-    /// A point that messages do not bring for so long is bad; an instrument that talks by itself and is silent for so long counts as
-    /// offline. Default 1m; of an instrument that is asked three times `every`.
+    /// A point becomes bad when no message has contained it for this long, and an instrument that talks by itself is offline after this
+    /// silence. Default 1m; three times `every` if the instrument is polled.
     pub(in crate::config) silent_after: Option<Span>,
-    /// How messages are cut out of the stream. Default: lines.
+    /// How the byte stream is split into messages. Default: lines.
     pub(in crate::config) frame: Option<Frame>,
     /// The checksum of messages. Default none.
     pub(in crate::config) checksum: Option<Checksum>,
-    /// What is taken from each byte before it is read. Default nothing.
+    /// Subtracted from each byte before it is read. Default nothing.
     pub(in crate::config) subtract: Option<Subtract>,
     /// A regular expression that messages match; its named groups are values. Default any message.
     #[serde(rename = "match")]
     pub(in crate::config) pattern: Option<TypedPattern>,
-    /// The unit of numbers in messages that name none, for the points that know it. Default none: such numbers are bad where a unit is looked for.
+    /// The unit of numbers in messages that name none, for points that know it. Default none: such numbers are bad if a unit is expected.
     pub(in crate::config) unit_if_none: Option<String>,
     /// What a simulator says for it, with `{<point>}` filled in, or `{226..234:05.1}` for a value of its own: one message, all that it says again
     /// and again, or one for each thing that is sent to it. Default nothing.
@@ -53,7 +53,7 @@ pub(in crate::config) struct Frame {
     pub(in crate::config) start: Option<Bytes>,
     /// Every message ends with these bytes.
     pub(in crate::config) end: Option<Bytes>,
-    /// What belongs to the message behind its end: so many bytes, everything up to these bytes, or `checksum`. Default 0.
+    /// What follows the end and belongs to the message: a number of bytes, everything up to these bytes, or `checksum`. Default 0.
     pub(in crate::config) with_end: Option<WithEnd>,
     /// The message says how long it is.
     pub(in crate::config) length: Option<Length>,

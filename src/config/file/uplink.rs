@@ -14,28 +14,28 @@ use crate::uplink::{Protocol, Proxy, Remote, Resolve, Secret};
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Uplink {
-    /// Its name: a folder of the outbox, and a topic level below $SYS.
+    /// Name of the uplink: a folder of the outbox, and a topic level below $SYS.
     pub(in crate::config) name: String,
-    /// False leaves it out. Default true.
+    /// False disables the uplink. Default true.
     #[serde(default = "super::yes")]
     pub(in crate::config) enabled: bool,
     /// The address of the remote broker, or several: the one that worked last is tried first, then the others in order, 250 ms apart.
     pub(in crate::config) to: Remotes,
-    /// What the remote is, if it is a cloud with rules of its own: aws-iot or azure-iot-hub. Fills in what that needs. Default none.
+    /// Settings for a cloud: aws-iot or azure-iot-hub. Default none.
     pub(in crate::config) profile: Option<CloudName>,
     /// Which addresses of a name are used: any (default; IPv6 and IPv4 in turn, 250 ms apart, the first that connects wins), ipv4 or ipv6.
     #[serde(default)]
     pub(in crate::config) resolve: Resolve,
-    /// A proxy that connects (HTTP CONNECT). Default none.
+    /// HTTP proxy (CONNECT). Default none.
     pub(in crate::config) proxy: Option<Proxy>,
-    /// A backup: used when another uplink is down for so long, such as `cloud down for 10m`.
+    /// Makes this uplink a backup: it connects when another uplink has been down for some time, such as `cloud down for 10m`.
     pub(in crate::config) use_when: Option<UseWhen>,
     /// The MQTT version: 5 (default) or 3.1.1.
     #[serde(default)]
     pub(in crate::config) protocol: Protocol,
-    /// By which the remote knows the session; must stay the same. Default: the site.
+    /// Client identifier. The session at the remote depends on it, so it must stay the same. Default: the site.
     pub(in crate::config) client_id: Option<String>,
-    /// The authority that signs the certificate of the remote (PEM). Default: the authorities of this machine.
+    /// The authority that signed the certificate of the remote (PEM). Default: the authorities of this machine.
     pub(in crate::config) ca: Option<PathBuf>,
     /// The certificate of this gateway (PEM), with `key`.
     pub(in crate::config) cert: Option<PathBuf>,
@@ -60,30 +60,30 @@ pub(in crate::config) struct Uplink {
     /// The password: the first line that a command prints, which is run at each connection; a text for the shell, or a list of program
     /// and arguments. For tokens that expire.
     pub(in crate::config) password_command: Option<PasswordCommand>,
-    /// Silence after which the link is tested, 5s to 18h. Default 4m; each test is billed.
+    /// Idle time after which the link is tested, 5s to 18h. Each test costs bytes. Default 4m.
     pub(in crate::config) keep_alive: Option<Span>,
     /// How long TCP, TLS and MQTT may take together. Default 30s.
     pub(in crate::config) connect_within: Option<Span>,
-    /// How long TCP to one address may take. Default 8s.
+    /// How long connecting to one address may take. Default 8s.
     pub(in crate::config) dial_within: Option<Span>,
-    /// Silence of a remote that owes answers, after which the link is given up. Default 30s.
+    /// Reconnect when the remote does not respond for this long. Default 30s.
     pub(in crate::config) answer_within: Option<Span>,
-    /// How long a link may take no byte. Default 30s.
+    /// Reconnect when the link accepts no data for this long. Default 30s.
     pub(in crate::config) write_within: Option<Span>,
-    /// How the TCP connection is kept.
+    /// Options of the TCP connection.
     #[serde(default)]
     pub(in crate::config) tcp: Tcp,
     /// The pause between attempts. Default 1s, doubling up to 60s; up to 30m while the remote does not answer at all, 90m on a slow or unknown link.
     pub(in crate::config) retry: Option<Retry>,
-    /// Largest packet that is sent. Default what the remote tells.
+    /// Largest packet to send. Default the limit that the remote announces.
     pub(in crate::config) max_packet: Option<Size>,
     /// Messages in flight. Default 500.
     #[schemars(range(min = 1))]
     pub(in crate::config) window: Option<u16>,
-    /// Every message carries the user property `seq`, the same for every copy of it. Default true; MQTT 5 only.
+    /// Every message carries the user property `seq`, which is the same for every copy of it. MQTT 5 only. Default true.
     #[serde(default = "super::yes")]
     pub(in crate::config) number_messages: bool,
-    /// The highest QoS that is sent: 0, 1 or 2. Default 2.
+    /// Highest QoS to send: 0, 1 or 2. Default 2.
     #[schemars(range(max = 2))]
     pub(in crate::config) qos: Option<u8>,
     /// False sends everything without the retain flag. Default true.
@@ -92,19 +92,19 @@ pub(in crate::config) struct Uplink {
     /// How fast messages go out, such as 10/s or 10kB/s, or a list of both: those of QoS 1 and 2 wait, those of QoS 0 that come faster are
     /// dropped and counted. Default as fast as the link.
     pub(in crate::config) rate: Option<Rate>,
-    /// Commands come in: a message at the name of a point at the remote with /set behind it writes to the point, if it has `write`. Default
-    /// false: only where `receive` covers that topic.
+    /// Accept commands from the remote: a message on the name of a point at the remote with /set behind it writes to the point, if it has
+    /// `write`. Default false: only where `receive` covers that topic.
     #[serde(default)]
     pub(in crate::config) commands: bool,
-    /// What the link costs; for `wellhead check` only.
+    /// Price of the link, for the estimate of `wellhead check` only.
     pub(in crate::config) tariff: Option<Tariff>,
-    /// Local topics that go north; the first rule that matches decides.
+    /// Local topics to send to the remote. The first rule that matches decides.
     #[serde(default)]
     pub(in crate::config) send: Vec<Send>,
-    /// Remote topics that come in.
+    /// Remote topics to subscribe to. The first rule that matches decides.
     #[serde(default)]
     pub(in crate::config) receive: Vec<Receive>,
-    /// How the remote learns whether this gateway lives: a will, and a retained message. False turns both off. Default on.
+    /// Tells the remote whether this gateway is alive, with a will and a retained message. False turns both off. Default on.
     #[serde(default)]
     pub(in crate::config) presence: Presence,
 }
@@ -118,7 +118,7 @@ pub(in crate::config) struct Presence(pub(in crate::config) Option<HowPresent>);
 pub(in crate::config) struct HowPresent {
     /// The topic at the remote. Default `{site}/gateway/state`, as `send` maps it; of a backup `{site}/gateway/<name>/state`.
     pub(in crate::config) topic: Option<TopicTemplate>,
-    /// How long the remote waits after a cut before it says `offline`; with MQTT 3.1.1 it says so at once. Default 1m.
+    /// How long the remote waits after a lost connection before it publishes `offline`; with MQTT 3.1.1 it does so at once. Default 1m.
     pub(in crate::config) offline_after: Option<Span>,
 }
 
@@ -194,7 +194,7 @@ impl<'de> Deserialize<'de> for UseWhen {
 pub(in crate::config) struct Tcp {
     /// Small packets leave at once; false saves bytes and costs a round trip. Default true.
     pub(in crate::config) nodelay: Option<bool>,
-    /// What the kernel may wait for an acknowledgement, at least 1s. Default 60s.
+    /// How long the kernel may wait for an acknowledgement, at least 1s. Default 60s.
     pub(in crate::config) user_timeout: Option<Span>,
     /// The network interface to use. Default any.
     pub(in crate::config) interface: Option<String>,
@@ -205,9 +205,9 @@ pub(in crate::config) struct Tcp {
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Tariff {
-    /// Bytes that are meant to be used in a month.
+    /// Data volume planned for a month.
     pub(in crate::config) per_month: Option<Size>,
-    /// What they cost.
+    /// Price of the data.
     pub(in crate::config) price: Option<Price>,
 }
 
@@ -223,18 +223,18 @@ pub(in crate::config) struct Retry {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Send {
-    /// Which local topics, with + and #; one filter, or a list.
+    /// Local topics, with + and #; one filter or a list.
     pub(in crate::config) filter: TopicFilter,
     /// The topic at the remote: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
     /// without them one topic for all. Default the local topic.
     pub(in crate::config) to: Option<String>,
-    /// Taken off the beginning of the local topic, with its slash. Default nothing.
+    /// Removed from the beginning of the local topic; write the slash too. Default nothing.
     #[serde(default)]
     pub(in crate::config) strip: String,
-    /// Put before the topic at the remote, with its slash. Default none.
+    /// Added before the topic at the remote; write the slash too. Default none.
     #[serde(default)]
     pub(in crate::config) prefix: String,
-    /// The highest QoS: 0, 1 or 2. Default that of the uplink.
+    /// Highest QoS to send: 0, 1 or 2. Default that of the uplink.
     #[schemars(range(max = 2))]
     pub(in crate::config) qos: Option<u8>,
     /// False sends without the retain flag. Default that of the uplink.
@@ -242,9 +242,9 @@ pub(in crate::config) struct Send {
     /// How fast messages of this rule go out, such as 10/s or 10kB/s; others overtake them. Default none: the rate of
     /// the uplink is for all its messages together.
     pub(in crate::config) rate: Option<Rate>,
-    /// The class that messages get. Default that of the point, or of the client.
+    /// Class of the messages. Default that of the point, or the QoS with which the client published.
     pub(in crate::config) class: Option<String>,
-    /// The rule is for these classes only. Default all.
+    /// Limits the rule to these classes. Default all.
     #[serde(default)]
     pub(in crate::config) only: Vec<String>,
 }
@@ -252,21 +252,21 @@ pub(in crate::config) struct Send {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Receive {
-    /// Which remote topics, with + and #; one filter, or a list.
+    /// Remote topics, with + and #; one filter or a list.
     pub(in crate::config) filter: TopicFilter,
     /// The local topic: + for each + of the filter in order, or {1} and {2} for them by number, # at the end for the rest, {site};
     /// without them one topic for all. Default the topic of the remote.
     pub(in crate::config) to: Option<String>,
-    /// Taken off the beginning of the topic of the remote, with its slash. Default nothing.
+    /// Removed from the beginning of the remote topic; write the slash too. Default nothing.
     #[serde(default)]
     pub(in crate::config) strip: String,
-    /// Put before the local topic, with its slash. Default none.
+    /// Added before the local topic; write the slash too. Default none.
     #[serde(default)]
     pub(in crate::config) prefix: String,
     /// 0, 1 or 2. Default 1.
     #[schemars(range(max = 2))]
     pub(in crate::config) qos: Option<u8>,
-    /// False takes the retain flag off, so that the local broker keeps nothing. Default true.
+    /// False removes the retain flag, so that the local broker does not retain messages. Default true.
     #[serde(default = "super::yes")]
     pub(in crate::config) retain: bool,
 }

@@ -104,19 +104,20 @@ pub enum Verdict {
 pub struct Checksum {
     /// Which.
     pub kind: Kind,
-    /// The first byte that it covers.
+    /// First byte that the checksum covers.
     #[serde(default)]
     pub from: isize,
-    /// The same in requests, which may begin with bytes that only wake up; default: as in messages.
+    /// The same for requests, which may begin with wake-up bytes. Default: as in messages.
     pub request_from: Option<usize>,
-    /// The first byte that it does not cover any more: a number, or a mark such as `{ before: '*' }`; default: where it stands.
+    /// First byte after those that the checksum covers: a number, or a mark such as `{ before: '*' }`. Default: the position of the
+    /// checksum.
     pub to: Option<Position>,
-    /// Its first byte: a number, or a mark such as `{ behind: '*' }`.
+    /// First byte of the checksum: a number, or a mark such as `{ behind: '*' }`.
     pub at: Position,
     /// How it is written.
     #[serde(default, rename = "as")]
     pub written: Written,
-    /// Messages without a checksum are taken until one has it; needs a mark in `at`. Default false.
+    /// Accept messages without a checksum until one has it; needs a mark in `at`. Default false.
     #[serde(default)]
     pub optional: bool,
 }

@@ -62,12 +62,12 @@ impl<'de> Deserialize<'de> for WithEnd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Length {
-    /// The first byte of the length, from the beginning of the message.
+    /// First byte of the length, from the beginning of the message.
     pub at: usize,
     /// Bytes of the length, most significant first: 1 or 2.
     #[serde(default = "one")]
     pub size: usize,
-    /// What is to be added for the length of the whole message.
+    /// Added to the number to get the length of the whole message.
     #[serde(default)]
     pub add: usize,
 }

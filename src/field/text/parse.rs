@@ -69,11 +69,11 @@ pub struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Subtract {
-    /// What is taken from each byte.
+    /// The value subtracted from each byte.
     pub value: u8,
     /// The first byte.
     pub from: usize,
-    /// The first byte that stays, counted from the end, below zero.
+    /// First byte that stays unchanged, counted from the end, below zero.
     pub to: isize,
 }
 
