@@ -141,17 +141,17 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
     let folder = init.folder.clone().unwrap_or_else(|| if is_installed { "/var/lib/wellhead" } else { "wellhead-data" }.to_owned());
     let mut out = format!(
         "# yaml-language-server: $schema=/usr/share/wellhead/gateway.schema.json\n\
-         # `wellhead check` says what is wrong with this file, or what it will do. All settings: the gateway.yaml that comes with wellhead.\n\
+         # `wellhead check` lists every mistake in this file, or shows what it will do. All settings: the gateway.yaml that comes with wellhead.\n\
          version: {}\n\nsite: {}                       # {{site}} in topics, and the client identifier at the remote broker\n\n",
         config::VERSION,
         quoted(&site)
     );
     if let Some((line, device)) = on_line {
-        out.push_str(&format!("lines:                              # the wires\n  - {{ name: bus, {line} }}\n\ndevices:                            # the instruments on them\n{device}\n"));
+        out.push_str(&format!("lines:                              # serial ports, Modbus TCP devices\n  - {{ name: bus, {line} }}\n\ndevices:                            # the instruments on them\n{device}\n"));
     } else {
-        out.push_str("# lines:                            # the wires; `wellhead scan /dev/ttyUSB0` finds who is on one\n#   - { name: bus, serial: /dev/ttyUSB0, speed: 9600 8N1 }\n# devices:                          # what is on them; `wellhead profiles` shows the instruments that are known\n#   - { name: meter, line: bus, unit: 1, profile: eastron-sdm120 }\n\n");
+        out.push_str("# lines:                            # serial ports; `wellhead scan /dev/ttyUSB0` finds the devices on one\n#   - { name: bus, serial: /dev/ttyUSB0, speed: 9600 8N1 }\n# devices:                          # what is on them; `wellhead profiles` shows the instruments that are known\n#   - { name: meter, line: bus, unit: 1, profile: eastron-sdm120 }\n\n");
     }
-    out.push_str("topics: '{site}/{device}/{point}'   # where values are published; writes arrive on <topic>/set\n\n");
+    out.push_str("topics: '{site}/{device}/{point}'   # topics of values; writes arrive on <topic>/set\n\n");
     out.push_str(
         "broker:                             # for local clients: mosquitto_sub -t '#' -v\n  listen: [ 'mqtt://127.0.0.1:1883' ]\n\n",
     );
@@ -168,7 +168,7 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
 /// The section `uplinks`.
 fn remote(address: &str) -> String {
     let host = address.parse::<Remote>().map(|remote| remote.host).unwrap_or_default();
-    let send = "    send: [ { filter: '#' } ]       # which local topics go there\n";
+    let send = "    send: [ { filter: '#' } ]       # local topics to send\n";
     let cloud = match address {
         "aws-iot" => Some(CloudName::AwsIot),
         "azure-iot-hub" => Some(CloudName::AzureIotHub),
@@ -177,14 +177,14 @@ fn remote(address: &str) -> String {
     let Some(cloud) = cloud else {
         let to = quoted(address);
         return format!(
-            "\nuplinks:\n  - name: cloud\n    to: {to}\n    # user: me                      # and the first line of this file is the password:\n    # password_file: cloud.password\n{send}"
+            "\nuplinks:\n  - name: cloud\n    to: {to}\n    # user: me                      # the first line of this file is the password:\n    # password_file: cloud.password\n{send}"
         );
     };
     let (profile, example, rest) = match cloud {
         CloudName::AwsIot => (
             "aws-iot",
             "mqtts://ENDPOINT-ats.iot.REGION.amazonaws.com",
-            "    # client_id: pump-7             # the name of the thing; without it that of the site\n    cert: thing.pem.crt             # what AWS IoT Core made for the thing\n    key: thing.pem.key\n",
+            "    # client_id: pump-7             # the name of the thing; without it that of the site\n    cert: thing.pem.crt             # from AWS IoT Core\n    key: thing.pem.key\n",
         ),
         CloudName::AzureIotHub => (
             "azure-iot-hub",
