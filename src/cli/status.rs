@@ -8,13 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::columns::{cut, padded, width};
+use super::columns::{cut, padded, width, wrapped};
 use super::line::{call, unexpected};
 use super::{Failure, chosen, put};
 use crate::config;
 use crate::log::Printable;
 use crate::status::control::{self, Reply, Request};
-use crate::status::report::Status;
+use crate::status::report::{Status, UplinkStatus};
 
 /// The program does not run, as init scripts say it.
 const NOT_RUNNING: u8 = 3;
@@ -98,8 +98,20 @@ fn table(status: &Status, width: usize) -> String {
     }
     let mut lines = out.lines();
     // The first is a sentence; the others are a table.
-    let first = super::columns::wrapped("", lines.next().unwrap_or_default(), width);
-    first + &lines.map(|line| cut(line, width) + "\n").collect::<String>()
+    let first = wrapped("", lines.next().unwrap_or_default(), width);
+    let taken: String = status.uplinks.iter().filter_map(taken).map(|text| format!("\n{}", wrapped("", &text, width))).collect();
+    first + &lines.map(|line| cut(line, width) + "\n").collect::<String>() + &taken
+}
+
+/// Says that another client uses the client identifier of an uplink.
+fn taken(uplink: &UplinkStatus) -> Option<String> {
+    let how = match uplink.client_id_taken.as_deref()? {
+        "certain" => "another client uses its client identifier, and the two disconnect each other",
+        _ => {
+            "the remote closes connection after connection; probably another client uses its client identifier, or something on the way cuts connections"
+        }
+    };
+    Some(format!("uplink {}: {how}. Give each gateway its own `client_id`.", Printable(&uplink.name)))
 }
 
 /// The two greatest units.
@@ -111,7 +123,7 @@ fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::report::{LineStatus, UplinkStatus};
+    use crate::status::report::LineStatus;
 
     fn status() -> Status {
         let line =
@@ -122,7 +134,7 @@ mod tests {
             text: String::new(),
             hanging: Vec::new(),
             lines: vec![line("bus-a", true), line(&"圧力計".repeat(20), false)],
-            uplinks: vec![UplinkStatus { name: "cloud".to_owned(), is_up: true, for_s: 5, waiting: 7 }],
+            uplinks: vec![UplinkStatus { name: "cloud".to_owned(), is_up: true, for_s: 5, waiting: 7, client_id_taken: None }],
         };
         status.text = status.summary();
         status
@@ -135,6 +147,11 @@ mod tests {
         assert!(shown.starts_with("wellhead 1.2.3 has run for 1day 1h: 1 of 2 lines up; cloud up, 7 waiting"), "{shown}");
         let row = shown.lines().find(|line| line.starts_with("bus-a")).unwrap();
         assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["bus-a", "up", "1h", "2m", "12.5", "%", "2", "of", "3", "answer"]);
+        let mut fight = status();
+        fight.uplinks[0].client_id_taken = Some("certain".to_owned());
+        let shown = table(&fight, 80);
+        assert!(shown.contains("uplink cloud: another client") && shown.contains("own `client_id`"), "{shown}");
+        assert!(shown.lines().all(|line| unicode_width::UnicodeWidthStr::width(line) <= 80), "{shown}");
         assert!(trouble(&status()).contains("is down") && !status().is_well());
         let object: serde_json::Value = serde_json::from_str(&json(&status()).unwrap()).unwrap();
         assert_eq!((&object["is_well"], &object["lines"][0]["answering"]), (&false.into(), &2.into()));

@@ -12,7 +12,7 @@ use crate::status::report::{LineStatus, Status, UplinkStatus};
 use crate::status::service::Service;
 use crate::tasks::detach;
 use crate::time::{boot_ms, now};
-use crate::uplink::Uplink;
+use crate::uplink::{Taken, Uplink};
 
 /// What is looked at. It holds nothing that would keep a task from ending.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ struct Link {
     /// When that changed last, in milliseconds since the machine started; 0 if it never did.
     changed_ms: Arc<Gauge>,
     counters: Arc<outbox::Counters>,
+    /// Whether another client uses its client identifier.
+    taken: watch::Receiver<Option<Taken>>,
 }
 
 impl Health {
@@ -52,7 +54,8 @@ impl Health {
                 noted.set(boot_ms());
             }
         });
-        self.uplinks.push(Link { name: uplink.settings().name.clone(), is_up, changed_ms, counters: Arc::clone(outbox.counters()) });
+        let (name, counters, taken) = (uplink.settings().name.clone(), Arc::clone(outbox.counters()), uplink.client_id_taken());
+        self.uplinks.push(Link { name, is_up, changed_ms, counters, taken });
     }
 
     /// Gives a sign of life if nobody is late; who is, is told in the log.
@@ -84,6 +87,7 @@ impl Health {
             is_up: *link.is_up.borrow(),
             for_s: self.seconds_since(&link.changed_ms),
             waiting: outbox::waiting(&link.counters),
+            client_id_taken: link.taken.borrow().map(|taken| taken.word().to_owned()),
         });
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

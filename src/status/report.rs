@@ -47,6 +47,9 @@ pub struct UplinkStatus {
     pub for_s: u64,
     /// Messages that wait.
     pub waiting: u64,
+    /// Another client uses its client identifier: `certain`, or `possible`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id_taken: Option<String>,
 }
 
 impl Status {
@@ -62,7 +65,8 @@ impl Status {
         let lines = format!("{up} of {} lines up", self.lines.len());
         let uplink = |uplink: &UplinkStatus| {
             let state = if uplink.is_up { "up" } else { "down" };
-            format!("{} {state}, {} waiting", uplink.name, uplink.waiting)
+            let taken = if uplink.client_id_taken.as_deref() == Some("certain") { ", its client_id is taken" } else { "" };
+            format!("{} {state}, {} waiting{taken}", uplink.name, uplink.waiting)
         };
         hanging.into_iter().chain([lines]).chain(self.uplinks.iter().map(uplink)).collect::<Vec<_>>().join("; ")
     }

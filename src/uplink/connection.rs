@@ -1,8 +1,9 @@
-//! One connection of an uplink: says that this gateway is here (`state`), sends what waits, takes what comes (`receive`), judges whether
+//! One connection of an uplink: asks whether another client has been here (`question`), says that this gateway is here (`state`), sends what waits, takes what comes (`receive`), judges whether
 //! the link lives, ends in order (`ending`), or finds out why the remote ended it (`blame`).
 
 mod blame;
 mod ending;
+mod question;
 mod receive;
 mod state;
 
@@ -25,6 +26,7 @@ use crate::reading::Timestamp;
 use crate::time::{moment, now};
 use ending::Ending;
 pub(super) use ending::LAST_WORDS;
+use question::Question;
 use state::State;
 
 /// Entries brought from the outbox at a time.
@@ -86,6 +88,10 @@ pub(super) struct Connection<'a> {
     read_at: Option<Instant>,
     /// What was said of this gateway's presence.
     state: State,
+    /// What the remote was asked for before that.
+    question: Option<Question>,
+    /// A subscription that an earlier question left behind was ended.
+    has_ended_stray: bool,
     began: Instant,
 }
 
@@ -128,6 +134,8 @@ impl<'a> Connection<'a> {
             trial: None,
             read_at: None,
             state: State::new(accepted.max_qos),
+            question: None,
+            has_ended_stray: false,
             began: now(),
         }
     }
@@ -183,10 +191,12 @@ impl<'a> Connection<'a> {
                 _ = status.tick() => {
                     self.uplink.status.show();
                     self.check_life()?;
+                    self.check_question()?;
                     self.check_state()?;
                     self.try_left_out()?;
                     self.renew_token();
                     self.try_will();
+                    self.uplink.has_lasted(now() - self.began);
                 }
                 Ok(()) = self.uplink.updates.changed(), if is_open && self.give_up.is_none() => {
                     // Looked at before the next connection.
@@ -203,6 +213,7 @@ impl<'a> Connection<'a> {
     /// What both sides remember is brought together.
     fn begin(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
+        uplink.rivals.begin();
         uplink.pace.begin(self.link.round_trip());
         let forgotten = uplink.session.connected(accepted.session_present, accepted.receive_maximum, accepted.max_qos);
         uplink.status.session(&forgotten);
@@ -218,6 +229,11 @@ impl<'a> Connection<'a> {
             uplink.outbox.settle(&[place]);
         }
         uplink.outbox.settle(&forgotten.presumed);
+        if self.asks_for_state(accepted)? { Ok(()) } else { self.introduce(accepted) }
+    }
+
+    /// Says that this gateway is here, and asks for what it is to receive.
+    fn introduce(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         self.say_online()?;
         if self.waits_for_answer_to_state(accepted) { Ok(()) } else { self.subscribe(accepted) }
     }
@@ -312,7 +328,12 @@ impl<'a> Connection<'a> {
     /// True while no message may be sent.
     fn is_held(&self) -> bool {
         let is_too_much = self.uplink.burials.len() >= MAX_BURIALS;
-        self.hold_until.is_some() || self.ending.is_some() || is_too_much || self.waits_for_state() || self.waits_for_filters()
+        self.hold_until.is_some()
+            || self.ending.is_some()
+            || is_too_much
+            || self.is_asking()
+            || self.waits_for_state()
+            || self.waits_for_filters()
     }
 
     /// Moves one message from the outbox into the session; false if nothing waits.

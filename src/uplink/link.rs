@@ -105,6 +105,8 @@ pub(super) enum Incoming {
 pub(super) struct Accepted {
     pub(super) session_present: bool,
     pub(super) receive_maximum: u16,
+    /// How many of them may be of QoS 2.
+    pub(super) max_exact: usize,
     pub(super) max_packet: Option<u32>,
     pub(super) keep_alive: Option<u16>,
     pub(super) max_qos: QoS,
@@ -163,6 +165,8 @@ pub(super) enum Command {
     PubRel(PacketId),
     PubComp(PacketId),
     Subscribe(Asked),
+    /// SUBSCRIBE that brings what is retained on a topic, whatever the session has.
+    AskForState(TopicName),
     /// With the number of the packet on this connection.
     Unsubscribe(u16, Vec<String>),
     Ping,

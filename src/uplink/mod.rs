@@ -13,7 +13,7 @@
 //!
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
 //!
-//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `rates`, `silence`, `subscriptions`, `copies` and `suspicion` are the
+//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `rates`, `rivals`, `silence`, `subscriptions`, `copies` and `suspicion` are the
 //! pure state, `transport` the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and
 //! `tls` what is shown and trusted in, `route` the way out of this machine, `own` whether it leads back to this gateway, `task` connects,
 //! `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
@@ -37,6 +37,7 @@ mod probable;
 mod purge;
 mod rates;
 mod remote;
+mod rivals;
 mod route;
 mod session;
 mod silence;
@@ -63,6 +64,7 @@ pub use presence::Presence;
 pub(crate) use presence::bytes_of as bytes_of_presence;
 pub use purge::{Purge, Purges, Removed};
 pub use remote::{Proxy, Remote, Scheme};
+pub use rivals::Taken;
 pub use task::{Update, Uplink, prepare};
 pub use tls::{TlsError, is_server_name};
 

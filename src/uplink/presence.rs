@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::mqtt::{QoS, ReasonCode, TopicName};
 use crate::payload::json;
@@ -65,6 +65,20 @@ struct State {
     /// Missing while the clock is not set, and in a will.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<String>,
+    /// The mark of `rivals`, while another client may use the client identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+}
+
+/// What is read of a state that the remote has retained.
+#[derive(Deserialize)]
+struct Marked {
+    client: Option<String>,
+}
+
+/// The mark of a state or will.
+pub(super) fn mark_of(state: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Marked>(state).ok()?.client
 }
 
 fn known(at: Moment) -> Option<String> {
@@ -72,32 +86,32 @@ fn known(at: Moment) -> Option<String> {
 }
 
 /// The state of a gateway that is connected since `at`. `boot` names this start of the machine.
-pub(super) fn online(at: Moment) -> String {
+pub(super) fn online(at: Moment, client: Option<String>) -> String {
     let boot = Some(format!("{:08x}", at.since_boot.boot));
-    json::text(&State { state: "online", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at) })
+    json::text(&State { state: "online", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at), client })
 }
 
 /// The state of a gateway that is connected since `at` to a remote without a will: nobody says `offline` when it is gone.
-pub(super) fn unsupervised(at: Moment) -> String {
+pub(super) fn unsupervised(at: Moment, client: Option<String>) -> String {
     let boot = Some(format!("{:08x}", at.since_boot.boot));
-    json::text(&State { state: "unsupervised", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at) })
+    json::text(&State { state: "unsupervised", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at), client })
 }
 
 /// The state of a gateway that disconnects.
 pub(super) fn offline(reason: &'static str, at: Moment) -> String {
-    json::text(&State { state: "offline", reason: Some(reason), version: None, boot: None, since: known(at) })
+    json::text(&State { state: "offline", reason: Some(reason), version: None, boot: None, since: known(at), client: None })
 }
 
 /// The state that the remote publishes for a gateway that is gone without a word.
-pub(super) fn lost() -> String {
-    json::text(&State { state: "offline", reason: Some(LOST), version: None, boot: None, since: None })
+pub(super) fn lost(client: Option<String>) -> String {
+    json::text(&State { state: "offline", reason: Some(LOST), version: None, boot: None, since: None, client })
 }
 
 /// Bytes that it adds to a connection: the will in CONNECT, and the state as a message without its acknowledgement.
 pub(crate) fn bytes_of(presence: &Presence) -> usize {
     const FRAMES: usize = 2 + 2 + 6 + 2 + 2 + 3;
     let at = Moment { unix_ms: 1_800_000_000_000, clock_set: true, since_boot: SinceBoot { boot: 0, ms: 0 } };
-    2 * presence.topic.as_str().len() + lost().len() + online(at).len() + FRAMES
+    2 * presence.topic.as_str().len() + lost(None).len() + online(at, None).len() + FRAMES
 }
 
 /// Whether something is left out that the remote may answer by ending the connection.
@@ -231,15 +245,15 @@ impl Known {
         self.remotes.entry(remote).or_default()
     }
 
-    /// The will of the next connection to a remote, if it may take one.
-    pub(super) fn will(&mut self, remote: u32, presence: &Presence, now: Instant) -> Option<Will> {
+    /// The will of the next connection to a remote, if it may take one, with the mark of `rivals`.
+    pub(super) fn will(&mut self, remote: u32, presence: &Presence, mark: Option<String>, now: Instant) -> Option<Will> {
         let taken = self.of(remote);
         let is_wanted = taken.will.is_wanted(now);
         taken.has_will = is_wanted;
         taken.offers_retained = is_wanted && presence.retained && taken.retain && taken.retained.is_wanted(now);
         is_wanted.then(|| Will {
             topic: presence.topic.clone(),
-            payload: lost().into(),
+            payload: lost(mark).into(),
             qos: taken.qos,
             retain: taken.offers_retained,
             delay: u32::try_from(presence.offline_after.as_secs()).unwrap_or(u32::MAX),
@@ -402,7 +416,7 @@ mod tests {
     }
 
     fn kind(known: &mut Known, at: Instant) -> Option<(QoS, bool)> {
-        known.will(REMOTE, &presence(), at).map(|will| (will.qos, will.retain))
+        known.will(REMOTE, &presence(), None, at).map(|will| (will.qos, will.retain))
     }
 
     #[test]
@@ -410,13 +424,16 @@ mod tests {
         let mut at = Moment { unix_ms: 1_769_847_330_250, clock_set: true, since_boot: SinceBoot { boot: 0xBEEF, ms: 5 } };
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
-            online(at),
+            online(at, None),
             format!("{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\",\"since\":\"2026-01-31T08:15:30.250Z\"}}")
         );
         at.clock_set = false;
-        assert_eq!(online(at), format!("{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\"}}"));
+        assert_eq!(online(at, None), format!("{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\"}}"));
         assert_eq!(offline("stopped", at), "{\"state\":\"offline\",\"reason\":\"stopped\"}");
-        assert_eq!(lost(), "{\"state\":\"offline\",\"reason\":\"connection lost\"}");
+        let marked = online(at, Some("5f3a9c01-1a2b3c4d".to_owned()));
+        assert_eq!(mark_of(marked.as_bytes()).as_deref(), Some("5f3a9c01-1a2b3c4d"), "{marked}");
+        assert_eq!(mark_of(online(at, None).as_bytes()).or(mark_of(b"{")).or(mark_of(b"{\"client\":7}")), None);
+        assert_eq!(lost(None), "{\"state\":\"offline\",\"reason\":\"connection lost\"}");
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub(super) struct Session {
     receive_maximum: usize,
     /// `window`, or what the remote leaves for messages.
     allowed: usize,
+    /// QoS 2 messages that may be in flight.
+    max_exact: usize,
     max_qos: QoS,
     in_flight: Window,
     /// Sent when everything before it was answered, and the remote has shown that it reads; nothing is sent beside it.
@@ -136,6 +138,7 @@ impl Session {
             window,
             receive_maximum: window,
             allowed: window,
+            max_exact: MAX_EXACT,
             max_qos: QoS::ExactlyOnce,
             in_flight: Window::default(),
             alone: None,
@@ -196,6 +199,11 @@ impl Session {
         self.allowed = self.window.min(self.receive_maximum.saturating_sub(packets));
     }
 
+    /// How many QoS 2 messages the remote takes at a time. To be called before [`Session::connected`].
+    pub(super) fn limit_exact(&mut self, most: usize) {
+        self.max_exact = most.clamp(1, MAX_EXACT);
+    }
+
     /// True if the remote takes one more message at this moment, of whatever kind.
     pub(super) fn has_place(&self) -> bool {
         self.in_flight.on_wire() < self.receive_maximum
@@ -214,7 +222,7 @@ impl Session {
     /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
     pub(super) fn room(&self) -> usize {
         // What was recovered has its place already.
-        let is_full = self.in_flight.bytes() >= MAX_BYTES || self.in_flight.exact() >= MAX_EXACT;
+        let is_full = self.in_flight.bytes() >= MAX_BYTES || self.in_flight.exact() >= self.max_exact;
         if is_full { 0 } else { self.allowed.saturating_sub(self.in_flight.len()) }
     }
 
@@ -338,7 +346,7 @@ impl Session {
             return None;
         }
         let (allowed, saved) = (self.allowed, self.saved);
-        let is_full = self.in_flight.on_wire() >= allowed;
+        let is_full = self.in_flight.on_wire() >= allowed || self.has_too_many_exact(index);
         let entry = self.in_flight.get_mut(index).filter(|entry| entry.needs <= saved)?;
         let Some(packet_id) = entry.packet_id() else {
             let entry = self.remove(index)?;
@@ -367,6 +375,15 @@ impl Session {
         };
         self.in_flight.wrote(index);
         Some(step)
+    }
+
+    /// True if the message at `index` would be one QoS 2 message too many for the remote.
+    fn has_too_many_exact(&self, index: usize) -> bool {
+        let is_new = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Unsent);
+        is_new && self.in_flight.exact() > self.max_exact && {
+            let is_at_remote = |entry: &&InFlight| entry.is_exact() && entry.stage != Stage::Unsent;
+            self.in_flight.iter().filter(is_at_remote).count() >= self.max_exact
+        }
     }
 
     /// Gives up a message that was taken from [`Session::next`] but was not written.
@@ -409,8 +426,8 @@ impl Session {
             self.finished.insert(place);
         }
         if let Some(id) = entry.packet_id() {
-            self.free(id, entry.is_exact());
-            if entry.is_exact() {
+            self.free(id, entry.is_noted());
+            if entry.is_noted() {
                 self.change(place.queue);
             }
         }

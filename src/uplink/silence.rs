@@ -7,6 +7,8 @@
 //!   try whose dial time is long enough for it.
 //! * While it is not known how long the link usually takes, or that is long, a try gets the time it needs and costs more: the pause is
 //!   half of the time since then, at most one and a half hours.
+//! * Where the last link lasted less than half an hour, as a pass of a satellite does, the pause is at most half of that for the first one
+//!   and a half hours, so that the next pass is not missed; after that it is up to an hour.
 //! * A change of the way to the remote ends a pause at most once a minute: a link that comes and goes costs no more.
 
 use std::time::{Duration, Instant};
@@ -21,6 +23,11 @@ const LONGEST_BETWEEN_DEAR: Duration = Duration::from_secs(5400);
 const WIDE: usize = 4;
 /// The longest pause of a remote with several addresses, in quarters of the other one: its first try costs more.
 const QUARTERS_OF_SEVERAL: u32 = 5;
+/// A link that lasted less was one of several short ones.
+const SHORT_LINK: Duration = Duration::from_secs(1800);
+/// How long its length decides, and how short a pause it may make.
+const SHORT_LINK_COUNTS_FOR: Duration = Duration::from_secs(5400);
+const SHORTEST_FOR_LINK: Duration = Duration::from_secs(180);
 /// How often a change of the way counts.
 const CHANGES_EVERY: Duration = Duration::from_secs(60);
 /// Tries with full patience at the beginning, and one of so many later.
@@ -38,6 +45,8 @@ pub(super) struct Silence {
     /// Tries, each counted once.
     turn: u32,
     has_several: bool,
+    /// How long the last link lasted before the remote was silent.
+    last_link: Option<Duration>,
     /// When a change of the way counted last.
     changed: Option<Instant>,
 }
@@ -45,7 +54,12 @@ pub(super) struct Silence {
 impl Silence {
     /// The remote was heard.
     pub(super) fn is_over(&mut self) {
-        *self = Self { changed: self.changed, ..Self::default() };
+        *self = Self { changed: self.changed, last_link: self.last_link, ..Self::default() };
+    }
+
+    /// A link has broken that had lasted so long.
+    pub(super) fn lasted(&mut self, lifetime: Duration) {
+        self.last_link = Some(lifetime);
     }
 
     /// The way to the remote is another one. True if it is to be tried at once.
@@ -53,7 +67,7 @@ impl Silence {
         if self.changed.is_some_and(|before| at.saturating_duration_since(before) < CHANGES_EVERY) {
             return false;
         }
-        *self = Self { changed: Some(at), ..Self::default() };
+        *self = Self { changed: Some(at), last_link: self.last_link, ..Self::default() };
         true
     }
 
@@ -68,7 +82,13 @@ impl Silence {
         let is_cheap = impatient(usual).is_some_and(|dial| dial <= IMPATIENT);
         let (part, most) = if is_cheap { (4, LONGEST) } else { (2, LONGEST_BETWEEN_DEAR) };
         let most = if self.has_several { most * QUARTERS_OF_SEVERAL / 4 } else { most };
-        (at.saturating_duration_since(since) / part).max(SHORTEST).min(longest.unwrap_or(most))
+        let silent = at.saturating_duration_since(since);
+        let most = match self.last_link.filter(|lifetime| is_cheap && *lifetime < SHORT_LINK) {
+            Some(lifetime) if silent < SHORT_LINK_COUNTS_FOR => (lifetime / 2).max(SHORTEST_FOR_LINK),
+            Some(_) => most * 2,
+            None => most,
+        };
+        (silent / part).max(SHORTEST).min(longest.unwrap_or(most))
     }
 
     /// Addresses that the next try may leave without an answer.
@@ -98,9 +118,12 @@ mod tests {
     use super::*;
 
     /// Bytes of SYN packets in a day, as Linux sends them: at once, after each of the next four seconds, then after twice as long.
-    fn bytes_a_day(size: u64, usual: Option<Duration>, addresses: usize) -> u64 {
+    fn bytes_a_day(size: u64, usual: Option<Duration>, addresses: usize, last_link: Option<Duration>) -> u64 {
         let start = crate::time::now();
         let (mut silence, mut at, mut bytes) = (Silence::default(), start, 0);
+        if let Some(lifetime) = last_link {
+            silence.lasted(lifetime);
+        }
         while at < start + Duration::from_secs(86_400) {
             let dial = silence.dial_within(Duration::from_secs(8), usual);
             let tried = addresses.min(silence.most());
@@ -119,8 +142,13 @@ mod tests {
             for addresses in [1, 2, 3, 4, 16] {
                 // A SYN with the usual options, over IPv4 and IPv6.
                 for size in [60, 80] {
-                    let bytes = bytes_a_day(size, usual, addresses);
-                    assert!(bytes <= 15_000, "{bytes} bytes, {size} a SYN, {addresses} addresses, usual round trip {usual:?}");
+                    for last_link in [None, Some(10), Some(600), Some(1799), Some(1800)] {
+                        let bytes = bytes_a_day(size, usual, addresses, last_link.map(Duration::from_secs));
+                        assert!(
+                            bytes <= 15_000,
+                            "{bytes} bytes, {size} a SYN, {addresses} addresses, usual round trip {usual:?}, last link {last_link:?}"
+                        );
+                    }
                 }
             }
         }
@@ -162,6 +190,25 @@ mod tests {
                 late <= (Duration::from_secs(away) / 4 + Duration::from_secs(12)).min(LONGEST + Duration::from_secs(8)),
                 "{late:?} after {away} s"
             );
+        }
+    }
+
+    #[test]
+    fn a_link_that_lasts_ten_minutes_every_ninety_is_found_each_time() {
+        let start = crate::time::now();
+        let usual = Some(Duration::from_millis(600));
+        let (mut silence, mut at) = (Silence::default(), start);
+        silence.lasted(Duration::from_secs(600));
+        for pass in 1..=16_u64 {
+            let (from, until) = (start + Duration::from_secs(pass * 5400), start + Duration::from_secs(pass * 5400 + 600));
+            while at < from {
+                at += silence.dial_within(Duration::from_secs(8), usual);
+                at += silence.pause(at, 1, usual, None);
+            }
+            assert!(at < until, "the pass {pass} was missed by {:?}", at - until);
+            silence.is_over();
+            silence.lasted(until - at);
+            at = until;
         }
     }
 

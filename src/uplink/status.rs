@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::ends::Ends;
 use super::news::News;
+use super::rivals::Taken;
 use super::session::Forgotten;
 use crate::log::{LogLimiter, Printable, chosen};
 use crate::message::{Message, Origin};
@@ -63,6 +64,9 @@ struct Shape {
     /// Filters of `receive` that the remote does not allow.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     filters_refused: Vec<String>,
+    /// Another client uses the client identifier: `certain` or `possible`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id_taken: Option<&'static str>,
 }
 
 /// A gap as it is told to local clients.
@@ -100,6 +104,7 @@ pub(super) struct Status {
     /// Of lines that the remote can cause as often as it likes, by their event.
     log: LogLimiter<&'static str>,
     filters_refused: Vec<String>,
+    taken: watch::Sender<Option<Taken>>,
     since_ms: i64,
     shown: Option<Shape>,
 }
@@ -126,6 +131,7 @@ impl Status {
             dropped_told: (0, None),
             log: LogLimiter::new(BURST, EVERY),
             filters_refused: Vec::new(),
+            taken: watch::Sender::new(None),
             since_ms: unix_ms(),
             shown: None,
         }
@@ -204,14 +210,34 @@ impl Status {
         tracing::warn!(event = "uplink.presence_limited", uplink = %self.name, topic = chosen(topic), "{why}");
     }
 
-    /// Another client with the same identifier has connected.
+    /// Whether another client uses the client identifier of this gateway.
+    pub(super) fn set_taken(&mut self, taken: Option<Taken>) {
+        self.taken.send_if_modified(|known| std::mem::replace(known, taken) != taken);
+    }
+
+    /// Follows that.
+    pub(super) fn watch_taken(&self) -> watch::Receiver<Option<Taken>> {
+        self.taken.subscribe()
+    }
+
+    /// Another client uses the client identifier of this gateway.
+    pub(super) fn client_id_taken(&self, client_id: &str) {
+        tracing::error!(event = "uplink.client_id_taken", uplink = %self.name, client_id, "another client uses this client identifier, a copy of this gateway perhaps: the two disconnect each other, and each pauses longer and longer; messages wait in the outbox and are sent between the pauses, and those of QoS 2 can be lost or come twice while both use one session; give each gateway its own `client_id` (by default it is the site)");
+    }
+
+    /// That client has taken the place of this one.
     pub(super) fn taken_over(&mut self, client_id: &str, pause: Duration) {
         let reason =
             format!("another client has connected with the client identifier `{client_id}`; give each gateway its own `client_id`");
         self.change(DISCONNECTED, Some(reason));
         let event = "uplink.taken_over";
         let Some(suppressed) = self.permit(event) else { return };
-        tracing::error!(event, uplink = %self.name, client_id, suppressed, pause_s = pause.as_secs(), "another client with this client identifier has connected, a copy of this gateway perhaps: the two disconnect each other; messages in flight are kept and sent again after the pause, and those of QoS 2 can be lost or come twice while both use one session; give each its own `client_id` (by default it is the site)");
+        tracing::warn!(event, uplink = %self.name, client_id, suppressed, pause_s = pause.as_secs(), "another client with this client identifier has disconnected this gateway, which connects again after a pause; give each its own `client_id`");
+    }
+
+    /// The remote has closed many connections in a row without a word.
+    pub(super) fn closed_often(&self, client_id: &str) {
+        tracing::warn!(event = "uplink.closed_often", uplink = %self.name, client_id, "the remote closes connection after connection without a reason; probably another client uses this client identifier, or a load balancer or firewall on the way cuts connections; messages are sent between the cuts; give each gateway its own `client_id`, and see the log of the remote");
     }
 
     /// The remote has a message of another client under an identifier of this session.
@@ -310,6 +336,7 @@ impl Status {
             stalled: outbox.stalled.value() != 0,
             full: outbox.full.value() != 0,
             filters_refused: self.filters_refused.clone(),
+            client_id_taken: self.taken.borrow().map(Taken::word),
         };
         if self.shown.as_ref() == Some(&shape) {
             return;

@@ -103,6 +103,11 @@ impl Suspicion {
         }
     }
 
+    /// Another client has caused the closes.
+    pub(super) fn acquit(&mut self) {
+        self.suspect = None;
+    }
+
     /// The remote has taken a message.
     pub(super) fn acknowledged(&mut self, place: Place) {
         self.taken_out = 0;

@@ -1,19 +1,17 @@
 //! The task of one uplink: connect, hand over to the connection, wait, connect again.
 
+mod burials;
 mod opening;
 mod qos_2;
 mod rivals;
+mod standby;
 mod will;
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -30,6 +28,7 @@ use super::memory::Memory;
 use super::pace::Pace;
 use super::presence::Known;
 use super::rates::Rates;
+use super::rivals::{Rivals, Taken};
 use super::route;
 use super::session::Session;
 use super::silence::Silence;
@@ -41,12 +40,12 @@ use super::{Purge, Purges, Remote, Settings, TlsError, purge};
 use crate::backoff::Backoff;
 use crate::message::Origin;
 use crate::mqtt::QoS;
-use crate::outbox::{LANES, Outbox, Outgoing, Place, Reason, Routes, Stored, Waiting};
+use crate::outbox::{LANES, Outbox, Place, Routes};
 use crate::pulse::Pulse;
 use crate::tasks::Stop;
 use crate::time::now;
+pub(super) use burials::Burials;
 use opening::Cleaned;
-use rivals::Rivals;
 
 /// A connection that lived so long, or brought an acknowledgement, starts the pauses between attempts anew.
 pub(super) const PROVEN: Duration = Duration::from_secs(60);
@@ -66,37 +65,6 @@ pub(super) struct Orders {
     pub(super) grace: Duration,
     /// The time for the stop is over.
     pub(super) hurry: Stop,
-}
-
-type Burial = Pin<Box<dyn Future<Output = Place> + Send>>;
-
-/// Messages that become dead letters.
-#[derive(Default)]
-pub(super) struct Burials {
-    under_way: FuturesUnordered<Burial>,
-    places: HashSet<Place>,
-}
-
-impl Burials {
-    /// The next message that is safe as a dead letter, or given up; waits for ever if there is none.
-    pub(super) async fn next(&mut self) -> Place {
-        match self.under_way.next().await {
-            Some(place) => {
-                self.places.remove(&place);
-                place
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.under_way.len()
-    }
-
-    /// True if a message is on its way to become a dead letter.
-    pub(super) fn holds(&self, place: Place) -> bool {
-        self.places.contains(&place)
-    }
 }
 
 /// An uplink that is ready to run.
@@ -139,8 +107,8 @@ pub struct Uplink {
     cleaned: Option<Cleaned>,
     silence: Silence,
     addresses: Addresses,
-    /// Another client may use the session at the remote.
-    pub(super) shares_session: bool,
+    /// Signs of another client with the same client identifier.
+    pub(super) rivals: Rivals,
     /// Addresses that gave no answer in the last try.
     unheard: Vec<SocketAddr>,
     /// Of a backup: whether the other uplink is up, and since when it is not.
@@ -209,7 +177,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
         cleaned: None,
         silence: Silence::default(),
         addresses: Addresses::default(),
-        shares_session: false,
+        rivals: Rivals::new(&settings.client_id, fastrand::u32(..)),
         unheard: Vec::new(),
         primary: ends.primary,
         primary_down_since: at,
@@ -244,6 +212,11 @@ impl Uplink {
         self.purger.clone()
     }
 
+    /// How sure it is that another client uses its client identifier.
+    pub fn client_id_taken(&self) -> watch::Receiver<Option<Taken>> {
+        self.status.watch_taken()
+    }
+
     /// From here on the newest settings count. What is in flight stays in flight.
     pub(super) fn take_update(&mut self) {
         let Some(Update { settings, certificates }) = self.updates.borrow_and_update().clone() else { return };
@@ -252,6 +225,7 @@ impl Uplink {
         (self.presence, self.renewal) = (Known::default(), None);
         self.cleaned = None;
         self.addresses = Addresses::default();
+        self.rivals.start_over(&settings.client_id);
         (self.settings, self.credentials) = (settings, Credentials::new(certificates));
     }
 
@@ -276,13 +250,11 @@ impl Uplink {
     async fn keep_connected(&mut self, orders: &Orders) {
         let stop = &orders.stop;
         let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
-        let mut rivals = Rivals::new();
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
             self.pulse.beat(now());
             if self.updates.has_changed().unwrap_or(false) {
                 self.take_update();
                 backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
-                rivals = Rivals::new();
                 self.silence.is_over();
             }
             let mut rival_pause = None;
@@ -309,7 +281,10 @@ impl Uplink {
                             if has_worked || is_proven {
                                 backoff.reset();
                             }
-                            rival_pause = self.pause_for_rival(&mut rivals, &error, now() - since);
+                            if matches!(error, LinkError::Broken(_)) {
+                                self.silence.lasted(now() - since);
+                            }
+                            rival_pause = self.pause_for_rival(&error, now() - since);
                             if is_proven || has_worked && now() >= since + WORKED {
                                 self.status.proven();
                             }
@@ -322,15 +297,18 @@ impl Uplink {
             if rival_pause.is_none() {
                 self.status.disconnected(&error.to_string());
             }
-            let mut way = None;
-            let pause = match error {
-                LinkError::Silent(_) | LinkError::Unanswered(_) => {
-                    way = Some(self.way());
-                    self.rest_of_silence()
-                }
-                _ => rival_pause.unwrap_or_else(|| backoff.next_delay()),
-            };
+            let (pause, way) = self.pause_after(&error, rival_pause, &mut backoff);
             self.rest(pause, way, stop.clone()).await;
+        }
+    }
+
+    /// The pause after a connection that ended or could not be made, and the way to the remote whose change ends it.
+    fn pause_after(&mut self, error: &LinkError, rival_pause: Option<Duration>, backoff: &mut Backoff) -> (Duration, Option<u32>) {
+        match error {
+            LinkError::Silent(_) | LinkError::Unanswered(_) => (self.rest_of_silence(), Some(self.way())),
+            // Perhaps there is no link at all.
+            LinkError::Unreachable(_) => (backoff.next_delay(), Some(self.way())),
+            _ => (rival_pause.unwrap_or_else(|| backoff.next_delay()), None),
         }
     }
 
@@ -346,7 +324,8 @@ impl Uplink {
         self.has_shown_qos_2 &= self.current == name;
         self.current = name;
         self.session.reached(self.current, accepted.session_present);
-        if self.shares_session {
+        self.session.limit_exact(accepted.max_exact);
+        if self.rivals.share_session() {
             self.session.distrust();
         }
         if self.is_without_qos_2() {
@@ -385,54 +364,6 @@ impl Uplink {
         }
     }
 
-    /// Waits until a backup is needed; an uplink that is none always is. False if the stop order came.
-    async fn is_needed(&mut self, mut stop: Stop) -> bool {
-        let Some((mut primary, use_when)) = self.primary.clone().zip(self.settings.use_when) else { return true };
-        loop {
-            let is_up = *primary.borrow_and_update();
-            if is_up {
-                // What was kept in case goes over the other link.
-                self.discard_waiting().await;
-            }
-            self.pulse.beat(now());
-            let needed_at = self.primary_down_since + use_when.down_for;
-            if !is_up && now() >= needed_at {
-                return true;
-            }
-            tokio::select! {
-                changed = primary.changed() => match changed {
-                    Ok(()) => self.primary_down_since = now(),
-                    Err(_) => return false,
-                },
-                () = sleep_until(needed_at.into()), if !is_up => {}
-                () = sleep(STATUS_EVERY) => self.status.show(),
-                Some(order) = self.purges.recv() => self.purge(order).await,
-                () = stop.wait() => return false,
-            }
-        }
-    }
-
-    /// True for a backup whose other uplink is up again.
-    pub(super) fn is_relieved(&self) -> bool {
-        self.primary.as_ref().is_some_and(|primary| *primary.borrow())
-    }
-
-    /// Settles what waits and was never sent.
-    async fn discard_waiting(&mut self) {
-        for lane in LANES {
-            let mut after = 0;
-            while let Ok(Some((last, waiting))) = self.outbox.read(lane, after, 256).await {
-                after = last;
-                self.pulse.beat(now());
-                let is_idle = |place: &Place| !self.session.holds(*place) && !self.burials.holds(*place);
-                let places: Vec<Place> = waiting.iter().map(Waiting::place).filter(is_idle).collect();
-                self.outbox.settle(&places);
-            }
-        }
-        // What an earlier run had in flight is still to be repeated.
-        self.lanes.retain(|place| self.session.holds(place));
-    }
-
     /// Begins to make what changed in the session durable.
     pub(super) fn begin_save(&mut self) {
         let memories = self.session.begin_save();
@@ -454,31 +385,6 @@ impl Uplink {
     pub(super) fn number(&self, place: Place) -> Option<String> {
         let lane = LANES.get(place.queue).filter(|_| self.settings.numbered)?;
         Some(format!("{}:{}", self.outbox.identity(*lane), place.seq))
-    }
-
-    /// The remote will never take a message: it becomes a dead letter, and is settled when that is safe.
-    pub(super) fn bury(&mut self, place: Place, message: Outgoing, reason: String) {
-        self.status.refused(place.seq, &reason, message.topic.as_str());
-        let outbox = self.outbox.clone();
-        self.burials.places.insert(place);
-        self.burials.under_way.push(Box::pin(async move {
-            let stored = match outbox.bury(place, message.clone(), reason).await {
-                Ok(receipt) => receipt.stored().await,
-                Err(error) => Err(error),
-            };
-            match stored {
-                Ok(Stored::Safe(_)) => place,
-                Ok(outcome) => {
-                    tracing::error!(seq = place.seq, "the outbox is full: a dead letter is not kept");
-                    if outcome == Stored::Refused {
-                        outbox.give_up(place.queue, place.seq, &message, Reason::Full);
-                    }
-                    place
-                }
-                // The outbox is closing: the message stays, and is refused again after the next start.
-                Err(_) => std::future::pending().await,
-            }
-        }));
     }
 
     /// What is known of the session goes to disk before the outbox is closed.

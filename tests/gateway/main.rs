@@ -57,6 +57,7 @@ mod real_remotes;
 mod reload;
 mod remote;
 mod replays;
+mod rivals;
 mod scripts;
 mod service;
 mod simulation;

@@ -37,6 +37,14 @@ pub struct Wire {
     input: Vec<u8>,
     /// What the gateway said of its presence and was answered.
     pub states: Vec<Publish>,
+    /// The gateway has asked what state is retained, and PINGREQ will follow.
+    is_asked: bool,
+}
+
+/// SUBSCRIBE or UNSUBSCRIBE for the state of a gateway.
+struct Question {
+    topic: String,
+    is_v5: bool,
 }
 
 /// A packet: its first byte, and what follows the length.
@@ -83,6 +91,22 @@ impl Packet {
         Some(Publish { payload, ..publish })
     }
 
+    fn question(&self) -> Option<Question> {
+        let options = match self.kind() {
+            8 => 1,
+            10 => 0,
+            _ => return None,
+        };
+        let rest = self.body.get(2..self.body.len().checked_sub(options)?)?;
+        let text = |bytes: &[u8]| {
+            let (length, text) = bytes.split_first_chunk::<2>()?;
+            (usize::from(u16::from_be_bytes(*length)) == text.len()).then(|| String::from_utf8_lossy(text).into_owned())
+        };
+        // With a byte for no properties in MQTT 5.
+        let (topic, is_v5) = text(rest).map(|topic| (topic, false)).or_else(|| Some((text(rest.get(1..)?)?, true)))?;
+        topic.ends_with("/gateway/state").then_some(Question { topic, is_v5 })
+    }
+
     fn publish_of(&self, has_properties: bool) -> Publish {
         assert_eq!(self.kind(), 3, "{self:?}");
         let (length, rest) = self.body.split_at(2);
@@ -121,7 +145,7 @@ impl Remote {
         let (stream, _) = wait_for("a connection of the gateway", || self.listener.accept().ok());
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut wire = Wire { stream, input: Vec::new(), states: Vec::new() };
+        let mut wire = Wire { stream, input: Vec::new(), states: Vec::new(), is_asked: false };
         let connect = wire.read();
         assert_eq!(connect.kind(), 1);
         (wire, connect)
@@ -203,8 +227,48 @@ impl Wire {
         self.read_any_within(PATIENCE).expect("the gateway has nothing to say")
     }
 
-    /// The next packet, even if it is the state of the gateway; `None` if none comes in time.
+    /// The next packet, even if it is the state of the gateway; `None` if none comes in time. The question what state is retained is
+    /// answered, with none, and passed over.
     pub fn read_any_within(&mut self, patience: Duration) -> Option<Packet> {
+        loop {
+            let packet = self.read_raw_within(patience)?;
+            if !self.answer_question(&packet, None) {
+                return Some(packet);
+            }
+        }
+    }
+
+    /// Answers the packets of the question what state is retained: SUBSCRIBE, the PINGREQ behind it, UNSUBSCRIBE. False for others.
+    pub fn answer_question(&mut self, packet: &Packet, retained: Option<&str>) -> bool {
+        if self.is_asked && packet.kind() == 12 {
+            self.is_asked = false;
+            self.write(&[0xD0, 0]);
+            return true;
+        }
+        let Some(question) = packet.question() else { return false };
+        let [high, low] = [packet.body[0], packet.body[1]];
+        let answer = match (packet.kind(), question.is_v5) {
+            (8, true) => vec![0x90, 4, high, low, 0, 0],
+            (8, false) => vec![0x90, 3, high, low, 0],
+            (_, true) => vec![0xB0, 4, high, low, 0, 0],
+            (_, false) => vec![0xB0, 2, high, low],
+        };
+        self.write(&answer);
+        self.is_asked |= packet.kind() == 8;
+        if let Some(state) = retained.filter(|_| packet.kind() == 8) {
+            let mut body = u16::try_from(question.topic.len()).unwrap().to_be_bytes().to_vec();
+            body.extend(question.topic.as_bytes());
+            body.extend(question.is_v5.then_some(0));
+            body.extend(state.as_bytes());
+            // Longer than 127 bytes.
+            self.write(&[0x31, (body.len() % 128) as u8 | 0x80, (body.len() / 128) as u8]);
+            self.write(&body);
+        }
+        true
+    }
+
+    /// The next packet, whatever it is; `None` if none comes in time.
+    pub fn read_raw_within(&mut self, patience: Duration) -> Option<Packet> {
         loop {
             if let Some(packet) = self.take() {
                 return Some(packet);

@@ -152,7 +152,7 @@ fn web_socket_before(remote: u16) -> u16 {
     port
 }
 
-/// Carries packets of fewer than 126 bytes between a WebSocket and a byte stream.
+/// Carries packets between a WebSocket and a byte stream; those to the WebSocket have fewer than 126 bytes.
 fn carry(mut near: TcpStream, mut far: TcpStream) {
     let mut request = Vec::new();
     let mut byte = [0];
@@ -169,13 +169,19 @@ fn carry(mut near: TcpStream, mut far: TcpStream) {
     near.write_all(answer.as_bytes()).unwrap();
     let (mut frames, mut packets) = (near.try_clone().unwrap(), far.try_clone().unwrap());
     thread::spawn(move || {
-        let mut head = [0; 6];
+        let mut head = [0; 2];
         while frames.read_exact(&mut head).is_ok() {
-            let mut payload = vec![0; usize::from(head[1] & 0x7F)];
+            let mut length = [0, head[1] & 0x7F];
+            let is_long = length[1] == 126;
+            let mut mask = [0; 4];
+            if is_long && frames.read_exact(&mut length).is_err() || frames.read_exact(&mut mask).is_err() {
+                break;
+            }
+            let mut payload = vec![0; usize::from(u16::from_be_bytes(length))];
             if frames.read_exact(&mut payload).is_err() {
                 break;
             }
-            payload.iter_mut().zip(head[2..].iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+            payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
             if packets.write_all(&payload).is_err() {
                 break;
             }
@@ -842,36 +848,21 @@ fn a_renewed_certificate_is_used_without_restart_and_reload_tells_of_it() {
     assert!(code == Some(0) && out.contains("its certificates or its password file"), "{out}{error}");
 }
 
-/// Two gateways with one client identifier at one mosquitto, where each connection ends that of the other: what both send arrives.
+/// With its default settings mosquitto drops the 21st QoS 2 message of a session, which MQTT 3.1.1 cannot say.
 #[test]
-fn two_gateways_with_one_client_id_lose_nothing() {
-    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let remote = Mosquitto::start(folders[0].path(), "");
+fn a_burst_of_qos_2_messages_over_mqtt_3_1_1_arrives_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let remote = Mosquitto::start(folder.path(), "");
     let mut reader = super::support::mosquitto_sub();
-    reader.args(["-V", "5", "-d", "-p", &remote.port.to_string(), "-t", "alarm/#", "-q", "2", "-F", "got %t %p"]);
-    let reader = super::support::Process::start(&mut reader, &folders[0].path().join("reader"));
+    reader.args(["-V", "5", "-d", "-p", &remote.port.to_string(), "-t", "alarm/#", "-q", "1", "-F", "got %p"]);
+    let reader = super::support::Process::start(&mut reader, &folder.path().join("reader"));
     reader.wait_for_output("Subscribed");
-    let ports = [free_port(), free_port()];
-    let start = |index: usize| {
-        let yaml = format!(
-            "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{}' ] }}\noutbox: {{ folder: state }}\nclasses: {{ alarm: {{ qos: 2, lane: alarm }} }}\nuplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', {QUICK}, send: [ {{ filter: 'alarm/#', class: alarm }} ] }} ]\n",
-            ports[index], remote.port
-        );
-        Gateway::start(folders[index].path(), &yaml)
-    };
-    let _gateways = [start(0), start(1)];
-    let each = 150;
-    let file = folders[0].path().join("lines");
-    fs::write(&file, (0..each).map(|number| format!("{number}\n")).collect::<String>()).unwrap();
-    thread::scope(|scope| {
-        for (index, port) in ports.iter().enumerate() {
-            let script = format!("mosquitto_pub -p {port} -q 1 -t alarm/{index} -l < {}", file.display());
-            scope.spawn(move || assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0)));
-        }
-    });
-    let got = || {
-        let output = reader.output();
-        output.lines().filter(|line| line.starts_with("got ")).map(str::to_owned).collect::<std::collections::HashSet<String>>()
-    };
-    wait_for("what both have sent", || (got().len() == 2 * each).then_some(()));
+    let site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}"));
+    site.gateway.process.wait_for_output("link is up");
+    let file = folder.path().join("lines");
+    fs::write(&file, (0..150).map(|number| format!("{number}\n")).collect::<String>()).unwrap();
+    let script = format!("mosquitto_pub -p {} -q 1 -t alarm/x -l < {}", site.port, file.display());
+    assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0));
+    let got = || reader.output().lines().filter(|line| line.starts_with("got ")).count();
+    wait_for("all messages", || (got() == 150).then_some(()));
 }

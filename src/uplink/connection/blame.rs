@@ -45,6 +45,9 @@ impl Connection<'_> {
 
     /// Something came from the remote.
     pub(super) fn heard(&mut self) -> Result<(), LinkError> {
+        if self.is_asking() {
+            return Ok(());
+        }
         self.works_without_state();
         if self.waits_for_state() {
             return Ok(());
@@ -56,14 +59,14 @@ impl Connection<'_> {
 
     /// Asks again for a filter that has been left out for long.
     pub(super) fn try_left_out(&mut self) -> Result<(), LinkError> {
-        if self.ending.is_some() || self.waits_for_state() || !self.uplink.subscriptions.try_left_out(now()) {
+        if self.ending.is_some() || self.is_asking() || self.waits_for_state() || !self.uplink.subscriptions.try_left_out(now()) {
             return Ok(());
         }
         self.hold_for_filters = Some(now() + self.uplink.settings.answer_within);
         self.ask()
     }
 
-    fn unsubscribe(&mut self, unwanted: &[String]) -> Result<(), LinkError> {
+    pub(super) fn unsubscribe(&mut self, unwanted: &[String]) -> Result<(), LinkError> {
         for filters in unwanted.chunks(MOST_FILTERS) {
             self.link.feed(Command::Unsubscribe(self.unsubscribed, filters.to_vec()))?;
             self.unsubscribed = self.unsubscribed.wrapping_add(1);
@@ -114,10 +117,20 @@ impl Connection<'_> {
 
     /// The remote ended the connection. What it had not answered is looked at: the state, a SUBSCRIBE, else the message that was first.
     pub(super) fn blame(&mut self, reason: Option<ReasonCode>) {
+        if self.is_asking() {
+            self.uplink.rivals.ended_at_question();
+            return;
+        }
+        if reason.is_none() && self.uplink.rivals.are_there() {
+            // It was the other client.
+            return;
+        }
         if self.blame_state(reason) {
+            self.uplink.rivals.is_explained();
             return;
         }
         if self.uplink.subscriptions.is_waiting() {
+            self.uplink.rivals.is_explained();
             let uplink = &mut *self.uplink;
             let (asked, left_out) = uplink.subscriptions.closed(reason, now());
             if !asked.is_empty() {
@@ -132,6 +145,9 @@ impl Connection<'_> {
         let Some(place) = self.uplink.session.first_unanswered_message() else { return };
         let evidence = self.evidence(place);
         let uplink = &mut *self.uplink;
+        if evidence == Evidence::Alone {
+            uplink.rivals.is_explained();
+        }
         if !uplink.suspicion.closed(place, reason, evidence) {
             return;
         }
@@ -174,7 +190,8 @@ impl Connection<'_> {
                 }
             }
         }
-        if self.uplink.session.isolate(place) {
+        // The question has a PINGREQ of its own.
+        if self.uplink.session.isolate(place) && !self.is_asking() {
             // Its answer shows that the remote reads what is sent on this connection.
             self.pinged = Some(now());
             self.link.feed(Command::Ping)?;

@@ -57,6 +57,7 @@ impl Connection<'_> {
             }
             Incoming::PubRel(packet_id) => self.uplink.session.released(packet_id),
             Incoming::Publish(publish) => self.publish_here(publish).await?,
+            Incoming::SubAck(granted) if self.awaits_question() => self.question_granted(&granted)?,
             Incoming::SubAck(granted) => self.subscribed(&granted)?,
             Incoming::Disconnect(reason, what) => return Err(LinkError::Closed { what, reason: Some(reason) }),
             Incoming::Accepted(_) | Incoming::Refused(..) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
@@ -67,6 +68,7 @@ impl Connection<'_> {
             Incoming::PingResp => {
                 self.pinged = None;
                 self.uplink.session.may_try_alone();
+                self.nothing_more_retained()?;
             }
             Incoming::Other | Incoming::Written => {}
         }
@@ -87,13 +89,17 @@ impl Connection<'_> {
 
     /// Hands a message to the local broker, under its local topic.
     async fn publish_here(&mut self, mut publish: Received) -> Result<(), LinkError> {
-        let uplink = &mut *self.uplink;
-        let routes = Arc::clone(&uplink.routes.borrow());
+        if self.is_answer(&publish)? {
+            return self.left_out(publish.packet_id, publish.qos);
+        }
+        let routes = Arc::clone(&self.uplink.routes.borrow());
         let Some(arrival) = routes.inward(&publish.topic) else {
             // Of a filter that is not in the file any more, or never asked for.
-            tracing::debug!(uplink = %uplink.settings.name, topic = %publish.topic, "a message that no `receive` filter asks for is left out");
+            tracing::debug!(uplink = %self.uplink.settings.name, topic = %publish.topic, "a message that no `receive` filter asks for is left out");
+            self.end_stray(&publish.topic)?;
             return self.left_out(publish.packet_id, publish.qos);
         };
+        let uplink = &mut *self.uplink;
         let Ok(topic) = arrival.topic else {
             uplink.status.unusable("the rule of `receive` makes no topic of it that is possible here");
             return self.left_out(publish.packet_id, publish.qos);
@@ -139,8 +145,7 @@ impl Connection<'_> {
             Verdict::Refused { place, message: None, .. } => settled.push(place),
             Verdict::Later(_, reason) => {
                 if reason == ReasonCode::PACKET_IDENTIFIER_IN_USE {
-                    self.uplink.shares_session = true;
-                    self.uplink.status.session_is_shared(&self.uplink.settings.client_id);
+                    self.uplink.found_other_identifiers();
                 }
                 if self.hold_until.is_none() {
                     let pause = self.hold.next_delay();

@@ -77,7 +77,8 @@ impl Connection<'_> {
     /// The state of a gateway that is connected.
     fn say_here(&mut self) -> Result<(), LinkError> {
         let has_will = self.uplink.presence.has_will(self.uplink.current);
-        self.say(if has_will { online(moment()) } else { unsupervised(moment()) })
+        let mark = self.uplink.rivals.mark();
+        self.say(if has_will { online(moment(), mark) } else { unsupervised(moment(), mark) })
     }
 
     /// True if subscriptions and messages are to wait for the answer to the state.
@@ -135,6 +136,7 @@ impl Connection<'_> {
         self.state.has_identifier = false;
         self.uplink.session.reserve(0);
         let current = self.uplink.current;
+        self.has_said(reason);
         match self.uplink.presence.state_answered(current, reason.is_error(), now()) {
             Shown::Nothing => {}
             Shown::NotAsItWas => {
@@ -153,6 +155,13 @@ impl Connection<'_> {
             }
         }
         self.stop_waiting()
+    }
+
+    /// The remote has read the state.
+    fn has_said(&mut self, reason: ReasonCode) {
+        if !reason.is_error() && self.ending.is_none() && self.uplink.presence.retains(self.uplink.current) {
+            self.uplink.rivals.said();
+        }
     }
 
     /// Looks after a state that the remote does not answer, and after one that was left out for long.
@@ -203,6 +212,7 @@ impl Connection<'_> {
         }
         if self.state.is_said {
             if self.state.qos == QoS::AtMostOnce {
+                self.has_said(ReasonCode::SUCCESS);
                 self.uplink.presence.state_answered(current, false, now());
             }
             return;
@@ -225,7 +235,7 @@ impl Connection<'_> {
             // The next connection may fail for long, and no will is left then.
             Done::Changed | Done::Renewed | Done::TriesWill => "reconnecting",
         };
-        if !self.state.is_said {
+        if !self.state.is_said && !self.is_asking() {
             return Ok(());
         }
         self.say(offline(reason, moment()))?;

@@ -101,10 +101,10 @@ impl Session {
     /// Returns its place.
     pub(super) fn take_back(&mut self, index: usize) -> Option<Place> {
         let place = self.in_flight.get(index).map(InFlight::place);
-        let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
+        let is_noted = self.in_flight.get(index).is_some_and(InFlight::is_noted);
         self.in_flight.take_back(index);
         if let Some(packet_id) = self.in_flight.set_packet_id(index, None) {
-            self.free(packet_id, is_exact);
+            self.free(packet_id, is_noted);
         }
         self.number(index);
         place

@@ -158,16 +158,18 @@ impl Session {
         }
         for index in 0..self.in_flight.len() {
             let Some(entry) = self.in_flight.get(index).filter(|entry| entry.stage == Stage::Unsent) else { continue };
-            let queue = entry.place().queue;
+            let (queue, is_noted) = (entry.place().queue, entry.is_noted());
             if !self.in_flight.lower_qos(index, max_qos) {
                 continue;
             }
             if max_qos == QoS::AtMostOnce
                 && let Some(id) = self.in_flight.set_packet_id(index, None)
             {
-                self.used_ids.remove(&id);
+                self.free(id, is_noted);
             }
-            self.change(queue);
+            if is_noted {
+                self.change(queue);
+            }
         }
     }
 }

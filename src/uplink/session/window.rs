@@ -30,6 +30,8 @@ pub(super) struct InFlight {
     message: Option<Outgoing>,
     packet_id: Option<PacketId>,
     is_exact: bool,
+    /// It was to go exactly once, and its identifier may be in a durable memory.
+    is_lowered: bool,
     /// Its step was written on this connection.
     is_written: bool,
     /// How often the remote could not take it.
@@ -62,6 +64,7 @@ impl InFlight {
             message,
             packet_id,
             is_exact,
+            is_lowered: false,
             is_written: false,
             refusals: 0,
             ordinal: 0,
@@ -90,6 +93,11 @@ impl InFlight {
 
     pub(super) fn is_exact(&self) -> bool {
         self.is_exact
+    }
+
+    /// True if its identifier is free only when its end is durable.
+    pub(super) fn is_noted(&self) -> bool {
+        self.is_exact || self.is_lowered
     }
 
     pub(super) fn is_written(&self) -> bool {
@@ -289,13 +297,15 @@ impl Window {
         }
     }
 
-    /// A message goes with at most this QoS. True if it was to go exactly once, and is not any more.
+    /// A message goes with at most this QoS. True if it was to go with a higher one.
     pub(super) fn lower_qos(&mut self, index: usize, most: QoS) -> bool {
-        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.is_exact && most < QoS::ExactlyOnce) else { return false };
-        entry.is_exact = false;
-        self.exact -= 1;
-        if let Some(message) = &mut entry.message {
-            message.qos = message.qos.min(most);
+        let Some(entry) = self.entries.get_mut(index) else { return false };
+        let Some(message) = entry.message.as_mut().filter(|message| message.qos > most) else { return false };
+        message.qos = most;
+        if entry.is_exact {
+            entry.is_exact = false;
+            entry.is_lowered = true;
+            self.exact -= 1;
         }
         true
     }

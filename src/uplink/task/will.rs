@@ -10,7 +10,7 @@ impl Uplink {
     /// The will of the next connection.
     pub(super) fn next_will(&mut self, remote: u32) -> Option<Will> {
         let presence = self.settings.presence.as_ref()?;
-        self.presence.will(remote, presence, now())
+        self.presence.will(remote, presence, self.rivals.mark(), now())
     }
 
     /// The remote takes a state, and does not take one that it is to retain.

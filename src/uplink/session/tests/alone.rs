@@ -131,3 +131,33 @@ fn a_message_that_must_not_come_twice_is_not_sent_again_with_qos_1() {
     save(&mut session);
     assert_eq!(written(&mut session), ["1 again", "2"]);
 }
+
+#[test]
+fn the_identifier_of_a_lowered_message_is_free_only_when_its_end_is_durable() {
+    let mut session = connected(10, 1);
+    [1, 2].into_iter().for_each(|seq| drop(session.offer(waiting(seq, QoS::ExactlyOnce))));
+    save(&mut session);
+    assert_eq!(written(&mut session), ["1"]);
+    // PUBACK: this remote has no QoS 2.
+    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert_eq!(written(&mut session), ["2"]);
+    assert_eq!(session.acknowledged(id(2), ReasonCode::SUCCESS), Verdict::Delivered(place(2)));
+    assert!(session.used_ids.contains(&id(2)), "the disk still says that a QoS 2 message has it");
+    save(&mut session);
+    assert!(session.used_ids.is_empty());
+}
+
+#[test]
+fn a_remote_that_takes_qos_0_only_gets_what_was_not_sent_before_without_an_identifier() {
+    for (qos, is_noted) in [(QoS::ExactlyOnce, true), (QoS::AtLeastOnce, false)] {
+        let mut session = connected(10, 10);
+        session.offer(waiting(1, qos));
+        save(&mut session);
+        session.connected(true, 1, QoS::AtMostOnce);
+        assert_eq!(session.used_ids.contains(&id(1)), is_noted, "the disk may still say that a QoS 2 message has it");
+        save(&mut session);
+        assert!(session.used_ids.is_empty());
+        let Some(Step::Publish(send)) = session.next() else { panic!("the message") };
+        assert_eq!((send.packet_id, send.message.qos), (None, QoS::AtMostOnce));
+    }
+}
