@@ -15,6 +15,7 @@
 mod alone;
 mod answers;
 mod incoming;
+mod limits;
 mod resume;
 mod saving;
 mod window;
@@ -199,11 +200,6 @@ impl Session {
         self.allowed = self.window.min(self.receive_maximum.saturating_sub(packets));
     }
 
-    /// How many QoS 2 messages the remote takes at a time. To be called before [`Session::connected`].
-    pub(super) fn limit_exact(&mut self, most: usize) {
-        self.max_exact = most.clamp(1, MAX_EXACT);
-    }
-
     /// True if the remote takes one more message at this moment, of whatever kind.
     pub(super) fn has_place(&self) -> bool {
         self.in_flight.on_wire() < self.receive_maximum
@@ -375,15 +371,6 @@ impl Session {
         };
         self.in_flight.wrote(index);
         Some(step)
-    }
-
-    /// True if the message at `index` would be one QoS 2 message too many for the remote.
-    fn has_too_many_exact(&self, index: usize) -> bool {
-        let is_new = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Unsent);
-        is_new && self.in_flight.exact() > self.max_exact && {
-            let is_at_remote = |entry: &&InFlight| entry.is_exact() && entry.stage != Stage::Unsent;
-            self.in_flight.iter().filter(is_at_remote).count() >= self.max_exact
-        }
     }
 
     /// Gives up a message that was taken from [`Session::next`] but was not written.

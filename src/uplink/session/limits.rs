@@ -1,0 +1,19 @@
+//! How many QoS 2 messages may be at the remote at a time. Pure.
+
+use super::{InFlight, MAX_EXACT, Session, Stage};
+
+impl Session {
+    /// How many QoS 2 messages the remote takes at a time. To be called before [`Session::connected`].
+    pub(in crate::uplink) fn limit_exact(&mut self, most: usize) {
+        self.max_exact = most.clamp(1, MAX_EXACT);
+    }
+
+    /// True if the message at `index` would be one QoS 2 message too many for the remote.
+    pub(super) fn has_too_many_exact(&self, index: usize) -> bool {
+        let is_new = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Unsent);
+        is_new && self.in_flight.exact() > self.max_exact && {
+            let is_at_remote = |entry: &&InFlight| entry.is_exact() && entry.stage != Stage::Unsent;
+            self.in_flight.iter().filter(is_at_remote).count() >= self.max_exact
+        }
+    }
+}
