@@ -326,3 +326,19 @@ fn the_book_has_no_figure_left_open() {
         assert!(open.is_empty(), "{}: {open:?}", page.name);
     }
 }
+
+#[test]
+fn the_machine_plays_the_commands_of_the_raspberry_pi_chapter() {
+    let heading = "## From the package to a running gateway";
+    let script = fs::read_to_string(root().join("tests/pi/machine")).unwrap();
+    assert!(script.contains(heading) && script.contains("' raspberry-pi.md"), "tests/pi/machine plays another chapter");
+    let page = page("docs/raspberry-pi.md");
+    // Its commands are the first block, before the next heading.
+    let headings: Vec<&str> = page.prose.iter().map(|(_, line)| line.as_str()).filter(|line| line.starts_with("## ")).collect();
+    assert_eq!(headings[0], heading);
+    let commands: Vec<&str> = page.blocks[0].text.lines().map(|line| line.split(" #").next().unwrap().trim()).collect();
+    assert_eq!((page.blocks[0].language.as_str(), commands.len()), ("sh", 8), "tests/pi/machine expects eight commands: {commands:#?}");
+    for command in ["sudo apt install ./wellhead_", "sudo wellhead check ", "sudo systemctl restart wellhead", "journalctl -u wellhead"] {
+        assert!(commands.iter().any(|line| line.starts_with(command)), "{command} is missing");
+    }
+}
