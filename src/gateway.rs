@@ -5,8 +5,12 @@
 //! Stop: lines and local clients first; when what they had to say is in the outboxes, the uplinks get their grace; then the
 //! outboxes are closed. A task that ends unasked stops everything in the same order, and is an error.
 
+mod bulletin;
 mod calls;
+mod dispatch;
+mod forward;
 mod health;
+mod paced;
 mod reload;
 mod south;
 
@@ -18,8 +22,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
@@ -29,18 +31,19 @@ use crate::broker::engine::{Engine, Setup, Tap};
 use crate::broker::net::{self, BoundListener, ListenError, Tls};
 use crate::broker::{self, Broker, Forward, Source, Way};
 use crate::config;
-use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
 use crate::mqtt::TopicFilter;
-use crate::outbox::{self, Intake, OfferError, Outbox, Routes, Stored};
+use crate::outbox::{self, Intake, Outbox, Routes};
 use crate::status::control::{self, Call, Control, Presence, Reply, Request};
 use crate::status::service::Service;
 use crate::store::StoreError;
 use crate::tasks::{Ended, OwnThread, Stop, StopSwitch, Tasks, detach, stop_token};
 use crate::time::{known_unix_ms, now};
 use crate::uplink::{self, Ends, Inbound, Purges, TlsError, Update, Uplink};
+use forward::{ForwardQueue, forward_messages};
 use health::Health;
+use paced::Paced;
 use south::{Field, South};
 
 /// Writes between the broker and the lines, and for each line; beyond it they are refused.
@@ -146,6 +149,21 @@ impl North {
         settings.use_when.and_then(|use_when| self.is_up.get(use_when.uplink)).map(watch::Sender::subscribe)
     }
 
+    /// The ways from the broker into the outboxes, with the names of their uplinks. They are given once.
+    fn forwards(&mut self, config: &config::Gateway) -> Vec<(Intake, ForwardQueue, String)> {
+        let every = config.health.as_ref().map_or(config::HEALTH_EVERY, |health| health.every);
+        let parts = std::mem::take(&mut self.forwards).into_iter().zip(&self.queues).zip(&self.is_up);
+        let queue = |((messages, way), is_up): ((_, &Way), &watch::Sender<bool>), name: &str| ForwardQueue {
+            messages,
+            dropped: way.dropped.clone(),
+            is_up: is_up.subscribe(),
+            paced: Paced::new(every, name, now()),
+        };
+        let uplinks = config.uplinks.iter().map(|uplink| uplink.settings.name.clone());
+        let ways = self.intakes.iter().cloned().zip(parts).zip(uplinks);
+        ways.map(|((intake, part), name)| (intake, queue(part, &name), name)).collect()
+    }
+
     /// The uplinks, ready to run and watched.
     fn prepare(&self, config: &config::Gateway, local: Option<&Local>, health: &mut Health) -> Result<Vec<Uplink>, GatewayError> {
         let mut ready = Vec::new();
@@ -160,7 +178,7 @@ impl North {
                 dropped: way.dropped.clone(),
             };
             let uplink = uplink::prepare(uplink.settings.clone(), outbox.clone(), ends)?;
-            health.watch_uplink(&uplink, outbox, is_up.subscribe());
+            health.watch_uplink(&uplink, (outbox, &way.dropped), is_up.subscribe());
             ready.push(uplink);
         }
         Ok(ready)
@@ -187,10 +205,11 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
         let (queue, forward) = mpsc::channel(FORWARD_QUEUE);
         let (routes, current) = watch::channel(Arc::clone(&uplink.routes));
         north.routes.push(routes);
-        north.intakes.push(Intake::new(outbox.clone(), current, index, north.primary(&uplink.settings)));
+        let dropped = Arc::new(Counter::default());
+        north.intakes.push(Intake::new(outbox.clone(), current, index, north.primary(&uplink.settings)).counting(Arc::clone(&dropped)));
         north.taps.push(Tap { filters, not_from: Origin::Uplink(index) });
         north.outboxes.push(outbox);
-        north.queues.push(Way { sender: queue, dropped: Arc::default() });
+        north.queues.push(Way { sender: queue, dropped });
         north.forwards.push(forward);
     }
     let North { intakes, outboxes, .. } = &mut north;
@@ -222,7 +241,7 @@ impl Gateway {
         let (uplinks, uplink_stop) = stop_token();
         let (hurry, hurried) = stop_token();
         let mut health = Health::new();
-        let north = open_outboxes(&config, &mut tasks)?;
+        let mut north = open_outboxes(&config, &mut tasks)?;
         let mut local = None;
         if let Some(spec) = &config.broker {
             local = Some(start_broker(&config, spec, &north, (&stop, &mut tasks, &mut health)).await?);
@@ -239,9 +258,8 @@ impl Gateway {
             });
         }
         if let Some(Local { broker, .. }) = &local {
-            let ways = north.forwards.into_iter().zip(&north.queues).map(|(forward, way)| (forward, way.dropped.clone()));
-            for ((intake, way), spec) in north.intakes.iter().cloned().zip(ways).zip(&config.uplinks) {
-                tasks.start(format!("forward:{}", spec.settings.name), forward_messages(intake, way, broker.clone(), hurried.clone()));
+            for (intake, queue, name) in north.forwards(&config) {
+                tasks.start(format!("forward:{name}"), forward_messages(intake, queue, broker.clone(), hurried.clone()));
             }
         }
         let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
@@ -284,7 +302,8 @@ impl Gateway {
         let mut until = pin!(until);
         let mut service = Service::of_environment();
         service.ready();
-        let mut look = tokio::time::interval(service.sign_every().map_or(LOOK_EVERY, |every| every.min(LOOK_EVERY)));
+        let look_every = self.config.health.as_ref().map_or(LOOK_EVERY, |health| health.every.min(LOOK_EVERY));
+        let mut look = tokio::time::interval(service.sign_every().map_or(look_every, |every| every.min(look_every)));
         let failure = loop {
             tokio::select! {
                 ended = self.tasks.next_ended() => break ended.map(unasked),
@@ -336,6 +355,7 @@ impl Gateway {
     async fn stop(mut self) -> Result<(), GatewayError> {
         self.sources.stop();
         self.field.stop();
+        self.health.end();
         let grace_over = now() + self.grace;
         let give_up = grace_over + STOP_PATIENCE;
         let mut hurried = false;
@@ -362,7 +382,8 @@ impl Gateway {
 
     /// True when whoever writes into outboxes has ended.
     fn only_uplinks_left(&self) -> bool {
-        !self.tasks.names().any(|name| name == "report" || name.starts_with("bus:") || name.starts_with("forward:"))
+        let begins = ["bus:", "forward:", "health:"];
+        !self.tasks.names().any(|name| name == "report" || begins.iter().any(|begin| name.starts_with(begin)))
     }
 }
 
@@ -440,69 +461,4 @@ async fn start_broker(
         Ok(())
     });
     Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound, sets: Some(asked), tls, thread })
-}
-
-/// Messages of the broker for an outbox, and what counts those that cannot go there.
-type ForwardEnd = (mpsc::Receiver<Forward>, Arc<Counter>);
-
-/// Takes what local clients publish into an outbox, and tells the broker when it is safe. When it must hurry, what is not on disk
-/// is given up: nobody was told that it is.
-async fn forward_messages(intake: Intake, queue: ForwardEnd, broker: Broker, mut hurry: Stop) -> Result<(), String> {
-    tokio::select! {
-        done = forward_until_closed(intake, queue, broker) => done,
-        () = hurry.wait() => Ok(()),
-    }
-}
-
-async fn forward_until_closed(intake: Intake, (mut queue, dropped): ForwardEnd, broker: Broker) -> Result<(), String> {
-    let mut receipts = FuturesOrdered::new();
-    let mut log = LogLimiter::new(20, Duration::from_secs(10));
-    let mut log_of_circles = LogLimiter::new(1, Duration::from_secs(3600));
-    loop {
-        tokio::select! {
-            forward = queue.recv() => {
-                let Some(Forward { message, ticket, .. }) = forward else { break };
-                let offered = match intake.offer(&message).await {
-                    Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
-                    // Two gateways that send to each other: it is meant so, and happens with each message.
-                    Err(error @ (OfferError::ComesBack | OfferError::TooManyGateways)) => {
-                        let event = "outbox.message_in_circle";
-                        if let Some(suppressed) = log_of_circles.permit(event, (), now()) {
-                            tracing::warn!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "a message does not go north");
-                        }
-                        Err(error)
-                    }
-                    Err(error) => {
-                        dropped.count();
-                        let event = "outbox.message_refused";
-                        if let Some(suppressed) = log.permit(event, (), now()) {
-                            tracing::error!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "a message cannot go north");
-                        }
-                        Err(error)
-                    }
-                    offered => offered,
-                };
-                if let Some(ticket) = ticket {
-                    receipts.push_back(async move {
-                        let accepted = match offered {
-                            // What the policy drops was taken all the same.
-                            Ok(Some(receipt)) => receipt.stored().await.is_ok_and(|stored| stored != Stored::Refused),
-                            // No rule wanted it after all: there is nothing to wait for.
-                            Ok(None) => true,
-                            // Sent again, it would go in a circle again; the log says so.
-                            Err(OfferError::ComesBack | OfferError::TooManyGateways) => true,
-                            // Whoever sent it is told, as far as its protocol can say so.
-                            Err(OfferError::Topic(_) | OfferError::Closed) => false,
-                        };
-                        (ticket, accepted)
-                    });
-                }
-            }
-            Some((ticket, accepted)) = receipts.next(), if !receipts.is_empty() => broker.stored(ticket, accepted),
-        }
-    }
-    while let Some((ticket, accepted)) = receipts.next().await {
-        broker.stored(ticket, accepted);
-    }
-    Ok(())
 }

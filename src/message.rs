@@ -11,6 +11,9 @@ use crate::log::Source;
 use crate::mqtt::{Properties, QoS, TopicName};
 use crate::reading::Timestamp;
 
+/// What the topics begin with on which the gateway itself publishes how it is.
+pub const STATUS: &str = "$SYS/wellhead/";
+
 /// Payloads below this many bytes are worth a copy where they are kept for long.
 const COPIED_BELOW: usize = 8 * 1024;
 
@@ -139,6 +142,11 @@ impl Message {
         Self { qos, ..self }
     }
 
+    /// True if the gateway itself says in it how it is.
+    pub fn is_status(&self) -> bool {
+        self.origin == Origin::Own && self.topic.as_str().starts_with(STATUS)
+    }
+
     /// Bytes of topic, payload and properties, about.
     pub fn weight(&self) -> usize {
         self.topic.as_str().len() + self.payload.len() + self.properties.weight()
@@ -166,5 +174,24 @@ impl Message {
         let left = self.expires_at?.saturating_duration_since(now);
         let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
         Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_gateway_itself_says_below_its_own_topics_is_its_status() {
+        let check = |topic: &'static str, origin: Origin, is_status: bool| {
+            assert_eq!(Message::new(TopicName::new(topic).unwrap(), "", origin).is_status(), is_status, "{topic} {origin:?}");
+        };
+        check("$SYS/wellhead/report", Origin::Own, true);
+        for origin in [Origin::Client, Origin::Field, Origin::Uplink(0)] {
+            check("$SYS/wellhead/report", origin, false);
+        }
+        for topic in ["$SYS/broker/uptime", "$SYS/wellheads/x", "$SYS/wellhead", "x/$SYS/wellhead/report"] {
+            check(topic, Origin::Own, false);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::Gateway;
+use super::{Gateway, HealthMessages};
 use crate::field::{Device, Line};
 use crate::reading::{DeviceId, PointId};
 use crate::uplink::Settings;
@@ -121,6 +121,9 @@ impl Gateway {
             }
         };
         check(self.site == running.site, "site");
+        // Its topic is that of the site.
+        let health = |gateway: &Self| gateway.health.clone().map(|health| HealthMessages { topic: String::new(), ..health });
+        check(health(self) == health(running), "health");
         check(self.folder == running.folder && self.outbox == running.outbox, "outbox");
         check(self.log == running.log, "log");
         check(self.shutdown_grace == running.shutdown_grace, "shutdown_grace");

@@ -18,6 +18,7 @@ use given::gives;
 
 mod broker;
 mod given;
+mod health;
 mod manners;
 mod point;
 mod text;
@@ -33,6 +34,7 @@ pub(super) use text::Text;
 
 pub(super) use manners::{Accept, Compared, Pause};
 
+pub(super) use health::{Health, HowHealthy};
 pub(super) use uplink::{HowPresent, PasswordCommand, Presence, Remotes, Send, Uplink, UseWhen};
 
 pub(super) use broker::{Broker, Deny, Keep as BrokerKeep, Login, Rules, Tls, User};
@@ -80,6 +82,10 @@ pub(super) struct File {
     /// Remote brokers.
     #[serde(default)]
     pub(super) uplinks: Vec<Uplink>,
+    /// Messages about lines, uplinks and losses on `{site}/gateway/...`, which `send` rules take; losses go to the remote without a rule
+    /// too. False turns them off. Default on.
+    #[serde(default)]
+    pub(super) health: Health,
     /// How long a stop may take to send queued messages. Default 10s.
     pub(super) shutdown_grace: Option<Span>,
     /// How the log is written.

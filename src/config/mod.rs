@@ -50,7 +50,8 @@ use crate::broker::net::{Listen, Origins, TlsSettings};
 use crate::field::Line;
 use crate::files;
 use crate::log::Format;
-use crate::mqtt::TopicName;
+use crate::message::Class;
+use crate::mqtt::{QoS, TopicName};
 use crate::outbox::{self, Routes};
 use crate::reading::DeviceId;
 use crate::report::PointReport;
@@ -82,6 +83,8 @@ pub struct Gateway {
     pub outbox: outbox::Settings,
     /// Its remote brokers.
     pub uplinks: Vec<Uplink>,
+    /// How messages about lines, uplinks and losses are published; `None` for not at all.
+    pub health: Option<HealthMessages>,
     /// How long a stop may take to send what waits.
     pub shutdown_grace: Duration,
     /// How the log is written; asked at the start.
@@ -92,6 +95,22 @@ pub struct Gateway {
     pub unread: Vec<Fault>,
     /// Real-time priority of the threads of serial lines (SCHED_FIFO, 1 to 99), if the machine is to give them one.
     pub line_priority: Option<u8>,
+}
+
+/// The least time between two messages on a topic about the health of the gateway, where the file says nothing.
+pub const HEALTH_EVERY: Duration = Duration::from_secs(60);
+
+/// Messages about the health of the gateway.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthMessages {
+    /// What their topics begin with, without the slash behind it.
+    pub topic: String,
+    /// Their class.
+    pub class: Class,
+    /// Their QoS.
+    pub qos: QoS,
+    /// The least time between two on a topic.
+    pub every: Duration,
 }
 
 /// Points of a device that are written by one request.
@@ -133,8 +152,25 @@ pub struct Uplink {
     pub routes: Arc<Routes>,
     /// Those of the subscriptions that are for commands to points.
     pub commands: Vec<uplink::Receive>,
+    /// What it carries of the gateway itself.
+    pub own: Vec<OwnMessage>,
     /// What it costs.
     pub tariff: Tariff,
+}
+
+/// A message of the gateway itself: about its health, or its status.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnMessage {
+    /// Its local topic.
+    pub topic: TopicName,
+    /// Its class.
+    pub class: Class,
+    /// Its QoS.
+    pub qos: QoS,
+    /// How often it is sent in a day, about.
+    pub a_day: f64,
+    /// Its payload, in bytes, about.
+    pub payload: f64,
 }
 
 /// What the operator of a link takes for it; for what `wellhead check` says only.

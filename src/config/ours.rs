@@ -147,7 +147,7 @@ mod tests {
             let known = keys.iter().chain(left_out).map(|key| (*key).to_owned()).collect();
             assert_eq!(all, known);
         };
-        check(schema::of_file(), &OF_PARTS, &["version", "log"]);
+        check(schema::of_file(), &OF_PARTS, &["version", "log", "health"]);
         check(schema::of_profile(), &OF_PROFILES, &[]);
     }
 }

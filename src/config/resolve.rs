@@ -7,6 +7,7 @@ mod credentials;
 mod factory;
 mod field;
 mod given;
+mod health;
 mod manners;
 mod meaning;
 mod north;
@@ -199,7 +200,9 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
     let field::Field { lines, reports, set_by, availability, groups } = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
     let local = routes::LocalTopics::of(&lines, &reports, &groups);
-    let uplinks = north::uplinks(&mut check, broker.is_some(), &local);
+    let health = health::health(&mut check, &site);
+    let mut uplinks = north::uplinks(&mut check, broker.is_some(), &local);
+    health::messages(&check, &mut uplinks, &lines, health.as_ref());
     factory::settings(&mut check);
     slips::uplinks(&mut check);
     advice::loads(&mut check, &lines);
@@ -222,6 +225,7 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
         uplinks,
         line_priority: None,
         warnings: Vec::new(),
+        health,
         unread: check.unread,
         log: file.log.format,
         shutdown_grace: file.shutdown_grace.map_or(Duration::from_secs(10), |span| span.0),

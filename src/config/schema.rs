@@ -5,8 +5,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::removed::OF_DEVICES;
 use super::file::{
-    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Hole, HowPresent, HowReadBack, OneOrMore, Presence, Printed, Profile,
-    RawWord, ReadBack, Remotes, Several, Units, UseWhen,
+    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Health, Hole, HowHealthy, HowPresent, HowReadBack, OneOrMore, Presence,
+    Printed, Profile, RawWord, ReadBack, Remotes, Several, Units, UseWhen,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};
@@ -288,6 +288,17 @@ impl JsonSchema for Remotes {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         OneOrMore::<Remote>::json_schema(generator)
+    }
+}
+
+impl JsonSchema for Health {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Health".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let how = generator.subschema_for::<HowHealthy>();
+        json_schema!({ "anyOf": [{ "type": "boolean" }, how] })
     }
 }
 

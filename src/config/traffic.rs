@@ -2,7 +2,8 @@
 //! file. Pure.
 //!
 //! Messages of points that are read equally often leave together: they share headers of TCP/IP, records of TLS and acknowledgements, and
-//! cost a third to a half of messages that travel alone. Both are told. What local clients publish is not counted.
+//! cost a third to a half of messages that travel alone. Both are told. What local clients publish is not counted. Messages about the
+//! health of the gateway are counted once a day each: they follow changes, and nobody knows how many there will be.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -151,6 +152,9 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
             }
         }
     }
+    let (status, health): (Vec<_>, Vec<_>) = own(uplink).partition(|(topic, _)| topic.is_reserved());
+    messages.extend(status.into_iter().map(|(_, message)| message));
+    let health: Vec<Message> = health.into_iter().map(|(_, message)| message).collect();
     let tls = if is_tls(uplink) { TLS } else { 0.0 };
     let pings = DAY / uplink.settings.keep_alive.as_secs_f64().max(1.0) * (PING + tls);
     // As if it connects once a day: the state goes with it.
@@ -159,6 +163,7 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
         .presence
         .as_ref()
         .map_or(0.0, |presence| AT_LEAST_ONCE + tls + f64::from(u32::try_from(bytes_of_presence(presence)).unwrap_or(u32::MAX)));
+    let state = state + alone(&health, |message| message.most, tls);
     // A link that is silent is tested.
     let tested = |bytes: f64| (bytes + state).max(pings);
     let (least, most) = (|message: &Message| message.least, |message: &Message| message.most);
@@ -170,6 +175,16 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
         least_together: tested(together(&messages, least, tls)),
         most_together: tested(together(&messages, most, tls)),
     }
+}
+
+/// Messages of the gateway itself, with their local topics.
+fn own(uplink: &Uplink) -> impl Iterator<Item = (&TopicName, Message)> {
+    uplink.own.iter().filter_map(|own| {
+        let (rule, _) = uplink.routes.for_own(&own.topic, own.class)?;
+        let qos = rule.qos.unwrap_or(own.qos).min(rule.most);
+        let body = body(uplink, rule, &own.topic) + own.payload;
+        Some((&own.topic, Message { least: own.a_day, most: own.a_day, body, qos }))
+    })
 }
 
 fn is_tls(uplink: &Uplink) -> bool {

@@ -1,18 +1,21 @@
-//! Whether everything goes on: what the service manager is told of it.
+//! Whether everything goes on: what the service manager, local clients and remotes are told of it.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::bulletin::{Fact, Losses, Said, State};
+use super::dispatch::Dispatch;
 use crate::field::counts::LineCounts;
-use crate::metrics::Gauge;
+use crate::message::Origin;
+use crate::metrics::{Counter, Gauge};
 use crate::outbox::{self, Outbox};
 use crate::pulse::Pulses;
 use crate::status::report::{LineStatus, Status, UplinkStatus};
 use crate::status::service::Service;
 use crate::tasks::detach;
-use crate::time::{boot_ms, now};
-use crate::uplink::{Taken, Uplink};
+use crate::time::{boot_ms, known_unix_ms, now, rfc3339};
+use crate::uplink::{Taken, ToldGap, Uplink};
 
 /// What is looked at. It holds nothing that would keep a task from ending.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(super) struct Health {
     uplinks: Vec<Link>,
     /// Who was late when it was looked at last.
     late: Vec<String>,
+    /// Publishes it; `None` if nothing is to be published.
+    pub(super) dispatch: Option<Dispatch>,
 }
 
 #[derive(Debug)]
@@ -33,17 +38,22 @@ struct Link {
     /// When that changed last, in milliseconds since the machine started; 0 if it never did.
     changed_ms: Arc<Gauge>,
     counters: Arc<outbox::Counters>,
+    /// Messages that did not come into the outbox.
+    dropped: Arc<Counter>,
+    /// The newest gap.
+    gap: watch::Receiver<Option<ToldGap>>,
     /// Whether another client uses its client identifier.
     taken: watch::Receiver<Option<Taken>>,
 }
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self { began_ms: boot_ms(), pulses: Pulses::default(), lines: Vec::new(), uplinks: Vec::new(), late: Vec::new() }
+        let (lines, uplinks, late) = (Vec::new(), Vec::new(), Vec::new());
+        Self { began_ms: boot_ms(), pulses: Pulses::default(), lines, uplinks, late, dispatch: None }
     }
 
-    /// To be called inside the runtime.
-    pub(super) fn watch_uplink(&mut self, uplink: &Uplink, outbox: &Outbox, is_up: watch::Receiver<bool>) {
+    /// An uplink with its outbox and the counter of what does not come into that. To be called inside the runtime.
+    pub(super) fn watch_uplink(&mut self, uplink: &Uplink, (outbox, dropped): (&Outbox, &Arc<Counter>), is_up: watch::Receiver<bool>) {
         self.pulses.watch(uplink.pulse());
         self.pulses.watch(outbox.pulse());
         let changed_ms = Arc::new(Gauge::default());
@@ -54,8 +64,15 @@ impl Health {
                 noted.set(boot_ms());
             }
         });
-        let (name, counters, taken) = (uplink.settings().name.clone(), Arc::clone(outbox.counters()), uplink.client_id_taken());
-        self.uplinks.push(Link { name, is_up, changed_ms, counters, taken });
+        self.uplinks.push(Link {
+            name: uplink.settings().name.clone(),
+            is_up,
+            changed_ms,
+            counters: Arc::clone(outbox.counters()),
+            dropped: Arc::clone(dropped),
+            gap: uplink.gap(),
+            taken: uplink.client_id_taken(),
+        });
     }
 
     /// Gives a sign of life if nobody is late; who is, is told in the log.
@@ -70,6 +87,48 @@ impl Health {
         }
         self.late = late.into_iter().map(|late| late.name).collect();
         service.status(&self.status().text);
+        if let Some(mut dispatch) = self.dispatch.take() {
+            dispatch.publish(self.facts(), &self.uplinks_up());
+            self.dispatch = Some(dispatch);
+        }
+    }
+
+    /// Publishes the last losses; nothing is published from here on.
+    pub(super) fn end(&mut self) {
+        if let Some(dispatch) = self.dispatch.take() {
+            dispatch.end(self.facts(), &self.uplinks_up());
+        }
+    }
+
+    fn uplinks_up(&self) -> Vec<bool> {
+        self.uplinks.iter().map(|link| *link.is_up.borrow()).collect()
+    }
+
+    /// What can be published.
+    fn facts(&self) -> Vec<Fact> {
+        let state = |is_up: bool, changed_ms: &Gauge| {
+            let state = if is_up { "up" } else { "down" };
+            Some(Said::State(State { state, since: time_of(changed_ms.value().max(self.began_ms)) }))
+        };
+        let line = |line: &Arc<LineCounts>| Fact {
+            topic: format!("line/{}", line.name),
+            said: state(line.is_up.value() > 0, &line.changed_ms),
+            origin: Origin::Field,
+        };
+        let mut facts: Vec<Fact> = self.lines.iter().map(line).collect();
+        for (number, link) in self.uplinks.iter().enumerate() {
+            let topic = format!("uplink/{}", link.name);
+            let said = Said::Losses(Losses {
+                lost: link.counters.lost.value(),
+                dead: outbox::dead(&link.counters),
+                dropped: link.dropped.value(),
+                since: time_of(self.began_ms),
+                gap: link.gap.borrow().clone(),
+            });
+            facts.push(Fact { topic: format!("{topic}/losses"), said: Some(said), origin: Origin::Field });
+            facts.push(Fact { topic, said: state(*link.is_up.borrow(), &link.changed_ms), origin: Origin::Uplink(number) });
+        }
+        facts
     }
 
     /// How everything is.
@@ -110,4 +169,10 @@ impl Health {
 /// Seconds since a moment that is given in milliseconds since the machine started.
 fn seconds(since_ms: u64) -> u64 {
     boot_ms().saturating_sub(since_ms) / 1000
+}
+
+/// The wall-clock time of a moment that is given in milliseconds since the machine started; `None` while the clock is not set.
+fn time_of(ms: u64) -> Option<String> {
+    let ago = i64::try_from(boot_ms().saturating_sub(ms)).ok()?;
+    Some(known_unix_ms()).filter(|now| *now > 0).map(|now| rfc3339(now.saturating_sub(ago)))
 }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::calls::INQUIRY_QUEUE;
+use super::dispatch::Dispatch;
 use super::health::Health;
 use super::{GatewayError, ORDER_QUEUE};
 use crate::broker::{Broker, Forward};
@@ -141,6 +142,9 @@ impl South {
         let pulse = Pulse::new("report", REPORT_PATIENCE, now());
         health.pulses.watch(&pulse);
         health.lines = field.counts(config);
+        let publish =
+            |settings: &config::HealthMessages| Dispatch::start(settings.clone(), &self.intakes, self.live.clone(), &self.hurry, tasks);
+        health.dispatch = config.health.as_ref().map(publish);
         let report = Report { shown: field.shown(config), updates: report_updates, live: self.live, intakes: self.intakes, pulse };
         tasks.start("report", report.run(reported, self.hurry));
         ready.into_iter().for_each(|(handle, task)| start(&handle, task, tasks));

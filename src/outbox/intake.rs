@@ -11,6 +11,7 @@ use super::bucket::BY_THE_SECOND;
 use super::{Bucket, Outbox, Outgoing, Routes};
 use crate::log::{LogLimiter, chosen};
 use crate::message::{Class, Lane, Message, Origin};
+use crate::metrics::Counter;
 use crate::mqtt::{Mapping, Properties, QoS, TopicError, TopicName};
 use crate::payload::json;
 use crate::reading::Timestamp;
@@ -101,6 +102,8 @@ pub struct Intake {
     primary: Option<watch::Receiver<bool>>,
     /// What rates leave for QoS 0; the same for all clones.
     rates: Arc<Mutex<Rates>>,
+    /// Counts what the gateway itself publishes and the outbox does not take.
+    dropped: Arc<Counter>,
 }
 
 /// What rates leave for messages of QoS 0, by rule; that of the uplink has none.
@@ -146,7 +149,21 @@ impl Intake {
     /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
     pub fn new(outbox: Outbox, routes: watch::Receiver<Arc<Routes>>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
         let rates = Rates { routes: Arc::default(), buckets: HashMap::new(), log: LogLimiter::new(1, TELL_EVERY) };
-        Self { own: [outbox.series().to_owned()].into(), outbox, routes, uplink, primary, rates: Arc::new(Mutex::new(rates)) }
+        Self {
+            own: [outbox.series().to_owned()].into(),
+            outbox,
+            routes,
+            uplink,
+            primary,
+            rates: Arc::new(Mutex::new(rates)),
+            dropped: Arc::default(),
+        }
+    }
+
+    /// Counts readings and other messages of the gateway itself that the outbox does not take; those of clients are answered.
+    #[must_use]
+    pub fn counting(self, dropped: Arc<Counter>) -> Self {
+        Self { dropped, ..self }
     }
 
     /// Beside that of its own outbox, the series of these outboxes are known as this gateway's.
@@ -160,6 +177,18 @@ impl Intake {
         if self.primary.as_ref().is_some_and(|is_up| *is_up.borrow()) {
             return Ok(None);
         }
+        let offered = self.append(message).await;
+        let is_taken = match &offered {
+            Ok(receipt) => !receipt.as_ref().is_some_and(Receipt::is_refused),
+            Err(error) => *error == OfferError::Closed,
+        };
+        if !is_taken && matches!(message.origin, Origin::Field | Origin::Own) {
+            self.dropped.count();
+        }
+        offered
+    }
+
+    async fn append(&self, message: &Message) -> Result<Option<Receipt>, OfferError> {
         match self.outgoing(message)? {
             Some((class, outgoing)) => Ok(Some(self.outbox.append(class.lane, &outgoing).await?)),
             None => Ok(None),
@@ -196,7 +225,8 @@ impl Intake {
     }
 
     fn outgoing(&self, message: &Message) -> Result<Option<(Class, Outgoing)>, OfferError> {
-        if message.origin == Origin::Uplink(self.uplink) || message.topic.is_reserved() {
+        // Of the topics that begin with $, only those of the gateway itself leave it.
+        if (message.topic.is_reserved() && !message.is_status()) || message.origin == Origin::Uplink(self.uplink) {
             return Ok(None);
         }
         let routes = self.routes.borrow();

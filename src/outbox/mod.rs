@@ -81,6 +81,11 @@ pub fn waiting(counters: &Counters) -> u64 {
     counters.waiting.iter().take(DEAD).map(crate::metrics::Gauge::value).sum()
 }
 
+/// Dead letters that are kept.
+pub fn dead(counters: &Counters) -> u64 {
+    counters.waiting.get(DEAD).map_or(0, crate::metrics::Gauge::value)
+}
+
 impl Outbox {
     /// Hands a message over; waits while too much waits for the disk. It is accepted when the receipt says so.
     pub async fn append(&self, lane: Lane, message: &Outgoing) -> Result<Receipt, AppendError> {
@@ -208,7 +213,7 @@ impl Outbox {
 
     /// Dead letters that are kept.
     pub fn dead(&self) -> u64 {
-        self.store.counters().waiting.get(DEAD).map_or(0, crate::metrics::Gauge::value)
+        dead(self.store.counters())
     }
 
     /// Changes whenever something new is there to be read.

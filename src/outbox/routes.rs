@@ -12,6 +12,7 @@
 //! * A command that came from a remote goes to no other one, and a command of a local client goes to no remote that would send it back;
 //!   their results go to the remote.
 //! * A retained message that is a command here keeps the retain flag: instruments refuse retained commands.
+//! * Messages about losses of this uplink go to its remote in any case.
 //! * A response topic of the remote never becomes a command, a point or a result of a command, nor a topic of the local broker.
 
 use std::collections::HashMap;
@@ -50,6 +51,9 @@ pub struct Routes {
     pub commands: bool,
     /// The topics of points and groups.
     points: Arc<Points>,
+    /// The topic of messages about losses of this uplink and a rule for them, where no `send` rule wants them: its remote learns of
+    /// them all the same.
+    pub losses: Option<(TopicName, Rule)>,
     /// What the names of points at the remote stand for; made from the rules and the points. Empty where nothing comes in.
     names: HashMap<TopicName, Named>,
 }
@@ -99,7 +103,7 @@ fn has_way_back(rule: &Rule, point: &TopicName, name: &TopicName) -> bool {
 impl Routes {
     /// The rules, and the points that they may be about.
     pub fn new(send: Vec<Rule>, receive: Vec<Inward>, commands: bool, points: Arc<Points>) -> Self {
-        let mut routes = Self { send, receive, rate: None, commands, points, names: HashMap::new() };
+        let mut routes = Self { send, receive, rate: None, commands, points, losses: None, names: HashMap::new() };
         if commands || !routes.receive.is_empty() {
             routes.names = routes.names();
         }
@@ -143,10 +147,23 @@ impl Routes {
         if is_command && (self.commands || matches!(message.origin, Origin::Uplink(_))) {
             return None;
         }
-        let (rule, there) = self.sent(&message.topic, message.class)?;
+        let is_own = message.origin == Origin::Field;
+        let loss = || self.loss(&message.topic).filter(|_| is_own);
+        let (rule, there) = self.sent(&message.topic, message.class).or_else(loss)?;
         // The remote would send it back where it has no "no local", and the instrument would do it twice.
         let comes_back = |there: &TopicName| self.comes_in_as(there, &message.topic);
         if is_command && there.as_ref().is_ok_and(comes_back) { None } else { Some((rule, there)) }
+    }
+
+    /// A message about losses that no `send` rule wants.
+    fn loss(&self, topic: &TopicName) -> Option<(&Rule, Result<TopicName, TopicError>)> {
+        let (_, rule) = self.losses.as_ref().filter(|(losses, _)| losses == topic)?;
+        rule.mapping.apply(topic).map(|topic| (rule, topic))
+    }
+
+    /// The rule for a message of the gateway itself, and its topic at the remote; `None` if it does not go there.
+    pub fn for_own(&self, topic: &TopicName, class: Class) -> Option<(&Rule, Result<TopicName, TopicError>)> {
+        self.sent(topic, class).or_else(|| self.loss(topic))
     }
 
     /// The rule with a rate that has taken a message, by its topic at the remote and its lane; of several, the first.
@@ -431,6 +448,16 @@ mod tests {
             assert_eq!(out(&covered, "seven/pump/level/set", Origin::Client), None);
             assert_eq!(out(&covered, "seven/pump/level", Origin::Field), some("oilco/seven/pump/level"));
         }
+    }
+
+    #[test]
+    fn losses_go_to_the_remote_without_a_rule_but_nothing_of_a_client_does() {
+        let mut without = routes(vec![prefix("plant/#", "oilco/")], Vec::new(), false);
+        without.losses = Some((name("seven/gateway/uplink/a/losses"), rule(Mapping::keep(filter("seven/gateway/uplink/a/losses")))));
+        let losses = "seven/gateway/uplink/a/losses";
+        assert_eq!(out(&without, losses, Origin::Field), some(losses));
+        assert_eq!((out(&without, losses, Origin::Client), out(&without, losses, Origin::Uplink(1))), (None, None));
+        assert_eq!(out(&without, "seven/gateway/uplink/b/losses", Origin::Field), None);
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub(crate) use presence::bytes_of as bytes_of_presence;
 pub use purge::{Purge, Purges, Removed};
 pub use remote::{Proxy, Remote, Scheme};
 pub use rivals::Taken;
+pub use status::ToldGap;
 pub use task::{Update, Uplink, prepare};
 pub use tls::{TlsError, is_server_name};
 

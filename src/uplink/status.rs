@@ -69,9 +69,9 @@ struct Shape {
     client_id_taken: Option<&'static str>,
 }
 
-/// A gap as it is told to local clients.
-#[derive(Serialize)]
-struct ToldGap {
+/// A gap as it is published.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ToldGap {
     lane: &'static str,
     /// The series of numbers, as in the user property `seq`.
     series: String,
@@ -92,6 +92,8 @@ pub(super) struct Status {
     outbox: Outbox,
     /// Not told yet.
     gaps: VecDeque<(usize, Gap)>,
+    /// The newest gap.
+    gap: watch::Sender<Option<ToldGap>>,
     pub(super) counters: Arc<Counters>,
     is_up: watch::Sender<bool>,
     state: &'static str,
@@ -122,6 +124,7 @@ impl Status {
             live,
             outbox,
             gaps: VecDeque::new(),
+            gap: watch::channel(None).0,
             counters: Arc::default(),
             is_up,
             state: DISCONNECTED,
@@ -355,7 +358,13 @@ impl Status {
         let last = count.map(|_| gap.last);
         let told = ToldGap { lane, series, first, last, count, from: rfc3339(from_ms), until: rfc3339(until_ms), reason };
         let text = json::text(&told);
+        self.gap.send_replace(Some(told));
         self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text)
+    }
+
+    /// The newest gap, whenever there is one.
+    pub(super) fn gap(&self) -> watch::Receiver<Option<ToldGap>> {
+        self.gap.subscribe()
     }
 
     /// False if the broker is busy; it shows the next status instead.

@@ -32,7 +32,7 @@ use super::rivals::{Rivals, Taken};
 use super::route;
 use super::session::Session;
 use super::silence::Silence;
-use super::status::Status;
+use super::status::{Status, ToldGap};
 use super::subscriptions::Subscriptions;
 use super::suspicion::Suspicion;
 use super::tls::Certificates;
@@ -205,6 +205,11 @@ impl Uplink {
     /// `connect_within` stay what they are.
     pub fn changes(&self) -> watch::Sender<Option<Update>> {
         self.changes.clone()
+    }
+
+    /// The newest gap in what goes to the remote, whenever there is one.
+    pub fn gap(&self) -> watch::Receiver<Option<ToldGap>> {
+        self.status.gap()
     }
 
     /// Takes orders to remove messages while it runs.

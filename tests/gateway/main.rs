@@ -31,6 +31,7 @@ mod faults;
 mod field_faults;
 mod field_peers;
 mod field_writes;
+mod health_messages;
 mod hostile;
 mod instruments;
 mod link_words;

@@ -307,8 +307,8 @@ impl Engine {
     }
 
     pub(super) fn forward(&mut self, taps: &[usize], message: Message, held: Option<HeldFor>) -> Option<Ticket> {
-        // Field readings reach the outbox on their own way; `$` topics stay here.
-        if message.topic.is_reserved() || message.origin == Origin::Field {
+        // Field readings reach the outbox on their own way; of the `$` topics only those of the gateway may leave.
+        if (message.topic.is_reserved() && !message.is_status()) || message.origin == Origin::Field {
             return None;
         }
         let wants = |index: &usize| self.taps.get(*index).is_some_and(|tap| tap.not_from != message.origin);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::field::Context;
-use super::{Check, at, cloud};
+use super::{Check, at, cloud, health};
 use crate::config::traffic::{MONTH, load, size, traffic};
 use crate::config::{Uplink, file};
 use crate::field::decode::{Part, Register, Table};
@@ -293,8 +293,8 @@ fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, av
     for (number, rule) in uplink.routes.send.iter().enumerate() {
         let path = at!["uplinks", index, "send", number, "filter"];
         let filter = rule.mapping.filter();
-        if filter.plain().starts_with('$') {
-            check.fault(&path, "topics that begin with $ belong to the broker and are not sent; choose others");
+        if let Some(why) = health::keeps_here(rule) {
+            check.fault(&path, why);
             continue;
         }
         let takes_all = |other: &&crate::outbox::Rule| {
@@ -308,7 +308,8 @@ fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, av
             );
             continue;
         }
-        let mut topics = reports.iter().flat_map(PointReport::topics).chain(availability);
+        let own = uplink.own.iter().map(|own| &own.topic).filter(|_| health::is_of_gateway(check, filter));
+        let mut topics = reports.iter().flat_map(PointReport::topics).chain(availability).chain(own);
         let site = check.file.site.as_deref().unwrap_or_default();
         let is_of_site = filter.as_str().split('/').next() == Some(site);
         if topics.any(|topic| filter.matches(topic)) {

@@ -214,13 +214,24 @@ pub(super) fn topics<'t>(check: &mut Check<'_>, index: usize, uplink: &Uplink, t
         return;
     }
     commands(check, index, uplink);
-    for topic in topics {
-        let rules = &uplink.routes.send;
-        let Some(number) = rules.iter().position(|rule| rule.mapping.filter().matches(topic)) else { continue };
-        let Some(Ok(there)) = rules.get(number).and_then(|rule| rule.mapping.apply(topic)) else { continue };
-        if let Some(what) = too_long(there.as_str()) {
-            let path = at!["uplinks", index, "send", number];
-            return check.fault(&path, format!("{there} has {what}; shorten `topics` or the prefix"));
-        }
+    if let Some((number, there, what)) = first_too_long(uplink, topics) {
+        return check.fault(&at!["uplinks", index, "send", number], format!("{there} has {what}; shorten `topics` or the prefix"));
     }
+    if let Some((number, there, what)) = first_too_long(uplink, uplink.own.iter().map(|own| &own.topic)) {
+        check.warn(
+            &at!["uplinks", index, "send", number],
+            format!("{there} has {what}, so messages about the health of the gateway become dead letters; shorten the prefix, or write `health: false`"),
+        );
+    }
+}
+
+/// The first topic that AWS IoT Core does not take: the number of its rule, what it is there, and why.
+fn first_too_long<'t>(uplink: &Uplink, mut topics: impl Iterator<Item = &'t TopicName>) -> Option<(usize, TopicName, String)> {
+    let rules = &uplink.routes.send;
+    topics.find_map(|topic| {
+        let number = rules.iter().position(|rule| rule.mapping.filter().matches(topic))?;
+        let there = rules.get(number)?.mapping.apply(topic)?.ok()?;
+        let what = too_long(there.as_str())?;
+        Some((number, there, what))
+    })
 }

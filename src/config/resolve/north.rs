@@ -77,7 +77,7 @@ pub(super) fn uplinks(check: &mut Check<'_>, has_broker: bool, local: &LocalTopi
         }
         if let Some(mut settings) = settings.filter(|_| uplink.enabled) {
             settings.receive.extend(commands.iter().cloned());
-            resolved.push(Uplink { settings, routes: Arc::new(routes), commands, tariff: tariff(uplink) });
+            resolved.push(Uplink { settings, routes: Arc::new(routes), commands, own: Vec::new(), tariff: tariff(uplink) });
         }
     }
     resolved

@@ -7,11 +7,14 @@ use super::{Check, NORMAL, at, cloud};
 use crate::config::document::Step;
 use crate::config::{Group, file};
 use crate::field::{Line, Point};
-use crate::message::Class;
+use crate::message::{Class, STATUS};
 use crate::mqtt::{Mapping, MappingError, QoS, TopicFilter, TopicName};
 use crate::outbox::{Inward, Points, Routes, Rule, SET, is_of_broker};
 use crate::report::PointReport;
 use crate::uplink::Receive;
+
+/// What is taken off the topics of the gateway itself where a rule does not say how they are written: then the site is before them.
+const OF_STATUS: &str = "$SYS/";
 
 /// Topics that commands need are named one by one as long as they fit into one SUBSCRIBE.
 const MOST_BY_NAME: usize = 8;
@@ -114,8 +117,12 @@ fn rule(check: &mut Check<'_>, (index, number): (usize, usize), send: &file::Sen
     if send.filter.is_shared() {
         check.fault(&below(&path, "filter"), "shared subscriptions are for `receive`; write the filter without `$share/<name>/`");
     }
-    let typed = Typed { filter: &send.filter, to: send.to.as_deref(), strip: &send.strip, prefix: &send.prefix };
-    let mapping = mapping(check, &path, &typed);
+    let is_as_it_is = send.to.is_none() && send.strip.is_empty() && send.prefix.is_empty();
+    // A remote keeps topics below $SYS for itself.
+    let status = format!("{}/", check.file.site.as_deref().unwrap_or("site"));
+    let is_status = is_as_it_is && send.filter.plain().starts_with(STATUS);
+    let (strip, prefix) = if is_status { (OF_STATUS, status.as_str()) } else { (&*send.strip, &*send.prefix) };
+    let mapping = mapping(check, &path, &Typed { filter: &send.filter, to: send.to.as_deref(), strip, prefix });
     let class = send.class.as_ref().and_then(|name| check.class(name, &below(&path, "class")));
     let mut only: Vec<Class> = Vec::new();
     for (place, name) in send.only.iter().enumerate() {
