@@ -170,12 +170,12 @@ looks! {
         "examples": [-2, { "behind": "*" }]
     };
     WithEnd: "WithEnd" = {
-        "description": "So many bytes, everything up to these bytes, or the checksum.",
+        "description": "A number of bytes, everything up to these bytes, or the checksum.",
         "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string" }, { "type": "object", "required": ["hex"], "additionalProperties": false, "properties": { "hex": { "type": ["string", "integer"] } } }],
         "examples": [1, "\\n", "checksum"]
     };
     Factor: "Factor" = {
-        "description": "What a number in this unit is multiplied by; with an offset where zero is another.",
+        "description": "The factor that converts a number in this unit; with an offset if the zero differs.",
         "anyOf": [
             { "type": "number" },
             {

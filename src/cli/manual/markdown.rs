@@ -27,10 +27,11 @@ pub(super) fn chapter() -> String {
     for section in &settings.sections {
         table(&mut out, section);
     }
-    out.push_str("\n## Values\n\n| name | looks like |\n|---|---|\n");
-    for (name, text) in &settings.values {
+    out.push_str("\n## Values\n\n| name | looks like | examples |\n|---|---|---|\n");
+    for value in &settings.values {
+        let examples: Vec<String> = value.examples.iter().map(|example| format!("`{example}`")).collect();
         // Writing to a text cannot fail.
-        let _ = writeln!(out, "| {name} | {} |", cell(text));
+        let _ = writeln!(out, "| {} | {} | {} |", value.name, cell(&value.text), cell(&examples.join(", ")));
     }
     out
 }

@@ -22,9 +22,9 @@ pub(super) fn page(version: &str) -> String {
         page.section(&title, section);
     }
     page.put(".SH VALUES\n");
-    for (name, text) in &settings.values {
-        page.put(&format!(".TP\n\\fB{name}\\fR\n"));
-        page.text(text);
+    for value in &settings.values {
+        page.put(&format!(".TP\n\\fB{}\\fR\n", value.name));
+        page.text(&format!("{} Such as {}.", value.text, value.examples.join(" or ")));
     }
     page.put(".SH \"SEE ALSO\"\nwellhead(1), wellhead\\-check(1), wellhead\\-reload(1)\n");
     page.out

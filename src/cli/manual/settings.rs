@@ -14,8 +14,17 @@ const TOP: &str = "At the top of the file";
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) sections: Vec<Section>,
-    /// Values that look alike wherever they are, such as durations: their names, and what they look like.
-    pub(super) values: Vec<(String, String)>,
+    /// Values that look alike wherever they are, such as durations.
+    pub(super) values: Vec<Appearance>,
+}
+
+/// What a value looks like.
+#[derive(Debug)]
+pub(super) struct Appearance {
+    pub(super) name: String,
+    pub(super) text: String,
+    /// As they are typed.
+    pub(super) examples: Vec<String>,
 }
 
 /// The keys of one mapping.
@@ -86,7 +95,7 @@ pub(super) fn settings() -> Settings {
     while let Some((title, mapping)) = reader.waiting.pop_front() {
         sections.push(reader.section(title, mapping));
     }
-    let values = reader.values.into_iter().map(|(name, value)| (name.to_owned(), appearance(value))).collect();
+    let values = reader.values.into_iter().map(|(name, value)| appearance(name, value)).collect();
     Settings { sections, values }
 }
 
@@ -127,7 +136,7 @@ impl<'a> Reader<'a> {
             return Kind::words(plain(word));
         }
         if let Some(words) = value.get("enum").and_then(Value::as_array) {
-            let words: Vec<String> = words.iter().filter(|word| !word.is_null()).map(plain).collect();
+            let words = different(words);
             return if words.is_empty() { Kind::default() } else { Kind::words(words.join(", ")) };
         }
         let kinds: Vec<&str> = match value.get("type") {
@@ -174,15 +183,30 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What a value looks like, with examples.
-fn appearance(value: &Value) -> String {
-    let said = value.get("description").and_then(Value::as_str).unwrap_or_default();
-    let examples: Vec<String> = value.get("examples").and_then(Value::as_array).into_iter().flatten().map(plain).collect();
-    format!("{said} Such as {}.", examples.join(" or "))
+fn appearance(name: &str, value: &Value) -> Appearance {
+    let mut text = value.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let choices = value.get("anyOf").and_then(Value::as_array).into_iter().flatten();
+    let names: Vec<String> = choices.filter_map(|choice| choice.get("enum")?.as_array()).flat_map(|words| different(words)).collect();
+    if !names.is_empty() {
+        text.push_str(&format!(" One of {}.", names.join(", ")));
+    }
+    let examples = value.get("examples").and_then(Value::as_array).into_iter().flatten().map(plain).collect();
+    Appearance { name: name.to_owned(), text, examples }
 }
 
 fn properties(mapping: &Value) -> Option<&Map<String, Value>> {
     mapping.get("properties").and_then(Value::as_object)
+}
+
+/// Words as they are typed, each once: `5` may be a number or a text.
+fn different(words: &[Value]) -> Vec<String> {
+    let mut different = Vec::new();
+    for word in words.iter().filter(|word| !word.is_null()).map(plain) {
+        if !different.contains(&word) {
+            different.push(word);
+        }
+    }
+    different
 }
 
 /// A value as it is typed.
