@@ -82,8 +82,8 @@ pub(super) struct File {
     /// Remote brokers.
     #[serde(default)]
     pub(super) uplinks: Vec<Uplink>,
-    /// Messages about lines, uplinks and losses on `{site}/gateway/...`, which `send` rules take; losses go to the remote without a rule
-    /// too. False turns them off. Default on.
+    /// Messages about lines, uplinks and losses on `{site}/gateway/...`, which `send` rules match. Losses are sent to the remote even
+    /// without a rule. False turns them off. Default on.
     #[serde(default)]
     pub(super) health: Health,
     /// How long a stop may take to send queued messages. Default 10s.

@@ -11,9 +11,9 @@ pub(in crate::config) struct Health(pub(in crate::config) Option<HowHealthy>);
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct HowHealthy {
-    /// The class of these messages. Default normal.
+    /// Class of these messages. Default normal.
     pub(in crate::config) class: Option<String>,
-    /// The least time between two messages on a topic, 1s to 1d; also of a `$SYS/wellhead/` topic that is sent. Default 1m.
+    /// Shortest time between two messages on a topic, 1s to 1d; also on a `$SYS/wellhead/` topic that is sent. Default 1m.
     pub(in crate::config) every: Option<Span>,
 }
 
