@@ -205,13 +205,13 @@ impl Bench {
 
     /// Scenarios on top of faults that never end.
     fn play_over(&mut self, always: &[&str], scenarios: &[&str]) {
-        let type_always = |simulator: &mut Process| always.iter().for_each(|fault| simulator.type_line(&format!("fault {fault}")));
+        let type_always = |simulator: &mut Process| always.iter().for_each(|fault| simulator.inject(fault));
         type_always(&mut self.simulator);
         for scenario in scenarios {
             let from = self.subscriber.output().len();
-            self.simulator.type_line(&format!("fault {scenario}"));
+            self.simulator.inject(scenario);
             std::thread::sleep(Duration::from_millis(700));
-            self.simulator.type_line("clear");
+            self.simulator.clear_faults();
             type_always(&mut self.simulator);
             self.wait_until_all_is_good(scenario);
             let checked = self.check(scenario, from);
@@ -296,9 +296,9 @@ fn a_soak_with_random_faults_publishes_nothing_wrong() {
     while began.elapsed() < time || checked <= 500 {
         let from = bench.subscriber.output().len();
         let faults: Vec<&str> = (0..random.usize(1..4)).map(|_| ON_THE_WIRE[random.usize(..ON_THE_WIRE.len())]).collect();
-        faults.iter().for_each(|fault| bench.simulator.type_line(&format!("fault {fault}")));
+        faults.iter().for_each(|fault| bench.simulator.inject(fault));
         std::thread::sleep(Duration::from_millis(random.u64(50..1500)));
-        bench.simulator.type_line("clear");
+        bench.simulator.clear_faults();
         checked += bench.check(&format!("seed {seed}: {faults:?}"), from);
         // An hour of readings would not fit into memory twice a second.
         if bench.subscriber.output().len() > 50_000_000 {
@@ -393,7 +393,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     let is_long = std::env::var_os("WELLHEAD_LONG").is_some();
     for refusals in if is_long { 1..=3 } else { 1..=1 } {
         let from = subscriber.output().len();
-        simulator.type_line(&format!("fault exception=2 function 3 for {refusals}"));
+        simulator.inject(&format!("exception=2 function 3 for {refusals}"));
         wait_for("the refusal is shown", || subscriber.output().get(from..)?.contains("exception 2").then_some(()));
         // The second refusal costs a minute, the third two.
         let back = Instant::now() + Duration::from_secs(if refusals > 1 { 200 } else { 0 });
@@ -409,13 +409,13 @@ impl Bench {
     /// Waits until a value says why it is not good in these words, and until all is well again.
     fn says(&mut self, fault: &str, words: &[&str]) {
         let from = self.subscriber.output().len();
-        self.simulator.type_line(&format!("fault {fault}"));
+        self.simulator.inject(fault);
         wait_for(&format!("{fault}: {words:?}: {}", self.published(from)), || {
             let published = self.published(from);
             let reasons = published.lines().filter_map(|line| line.split_once("\"reason\":\""));
             reasons.map(|(_, reason)| reason).any(|reason| words.iter().any(|word| reason.contains(word))).then_some(())
         });
-        self.simulator.type_line("clear");
+        self.simulator.clear_faults();
         self.wait_until_all_is_good(fault);
     }
 }
@@ -434,7 +434,7 @@ fn on_rtu_the_reason_says_what_came_instead_of_an_answer() {
     bench.says("exception=10", &["exception 10"]);
     bench.says("exception=11", &["exception 11"]);
     bench.says("silence", &["no answer"]);
-    bench.simulator.type_line("fault crc");
+    bench.simulator.inject("crc");
     let log = || bench.gateway.process.output();
     wait_for("the log says it, too", || {
         log().lines().any(|line| line.contains("device does not answer") && line.contains("wrong checksum")).then_some(())

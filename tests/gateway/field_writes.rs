@@ -139,10 +139,9 @@ fn check_writes(plant: &Plant) {
 
 fn check_faulty_writes(plant: &mut Plant) {
     let mut struck = |fault: &str, status: &str| {
-        fault.split(';').for_each(|fault| plant.simulator.type_line(&format!("fault {fault}")));
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        fault.split(';').for_each(|fault| plant.simulator.inject(fault));
         let result = plant.set("setpoint", "40");
-        plant.simulator.type_line("clear");
+        plant.simulator.clear_faults();
         assert_eq!(result["status"], status, "{fault}: {result}");
         // Whatever happened, the next write is told rightly.
         let next = wait_for("the device is back", || {
@@ -163,26 +162,26 @@ fn check_faulty_writes(plant: &mut Plant) {
     // It got there and is not answered: reading back tells, or nobody knows.
     struck("silence function 6", "ok");
     struck("silence function 6;exception=6 function 3", "timeout_unknown");
-    plant.simulator.type_line("fault exception=6 function 22 for 3");
+    plant.simulator.inject("exception=6 function 22 for 3");
     plant.check("bit", "false", "ok", "false");
     plant.check("bit", "true", "ok", "true");
-    plant.simulator.type_line("clear");
+    plant.simulator.clear_faults();
     // What stands there cannot be read, so the bit beside it cannot be changed, and nothing is sent.
-    plant.simulator.type_line("fault exception=1 function 22");
-    plant.simulator.type_line("fault silence function 3");
+    plant.simulator.inject("exception=1 function 22");
+    plant.simulator.inject("silence function 3");
     assert_eq!(plant.set("bit", "false")["status"], "rejected");
-    plant.simulator.type_line("clear");
+    plant.simulator.clear_faults();
     plant.wait_for_value("setpoint", "10");
     plant.wait_for_value("bit", "true");
     // The device answers nothing at all: nothing is sent.
-    plant.simulator.type_line("fault silence");
+    plant.simulator.inject("silence");
     let port = plant.port.to_string();
     wait_for("the device is offline", || {
         let (_, status, _) = run(Command::new("mosquitto_sub").args(["-p", &port, "-t", "x/d/availability", "-C", "1", "-W", "5"]));
         (status.trim() == "offline").then_some(())
     });
     assert_eq!(plant.set("setpoint", "40")["status"], "rejected");
-    plant.simulator.type_line("clear");
+    plant.simulator.clear_faults();
     plant.wait_for_value("setpoint", "10");
 }
 
@@ -199,11 +198,10 @@ fn writes_over_rtu_are_never_confirmed_by_accident() {
     let mut plant = Plant::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
     check_writes(&plant);
     check_faulty_writes(&mut plant);
-    plant.simulator.type_line("fault echo");
+    plant.simulator.inject("echo");
     plant.check("setpoint", "11", "ok", "11.0");
-    plant.simulator.type_line("clear");
-    plant.simulator.type_line("fault echo-only");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    plant.simulator.clear_faults();
+    plant.simulator.inject("echo-only");
     assert_ne!(plant.set("setpoint", "12")["status"], "ok", "only the echo came back");
 }
 

@@ -370,7 +370,7 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     wait_for("the scale", || value("x/scale/weight").starts_with("{\"v\":12.5,").then_some(()));
     wait_for("the mast", || value("x/mast/t").starts_with("{\"v\":-3.25,").then_some(()));
     // The two instruments share the faults.
-    simulator.type_line("fault crc for 6");
+    simulator.inject("crc for 6");
     wait_for("damaged messages are counted", || {
         let status: serde_json::Value = serde_json::from_str(&value("$SYS/wellhead/line/asked")).unwrap_or_default();
         (status["bad_checksums"].as_u64()? > 0).then_some(())

@@ -67,6 +67,25 @@ impl Process {
         writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
+    /// Gives a simulator a fault, and waits until it has it.
+    pub fn inject(&mut self, fault: &str) {
+        let order = format!("fault {fault}");
+        self.order(&order, &order);
+    }
+
+    /// Ends the faults of a simulator, and waits until it has none.
+    pub fn clear_faults(&mut self) {
+        self.order("clear", "no faults");
+    }
+
+    /// Types a line, and waits until `answer` is printed once more than before.
+    fn order(&mut self, line: &str, answer: &str) {
+        let answers = |process: &Self| process.output().lines().filter(|line| *line == answer).count();
+        let before = answers(self);
+        self.type_line(line);
+        wait_for(&format!("the simulator does {line:?}: {}", self.output()), || (answers(self) > before).then_some(()));
+    }
+
     /// Everything it has printed.
     pub fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
