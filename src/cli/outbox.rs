@@ -4,7 +4,7 @@
 //! the gateway that has it.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -218,7 +218,12 @@ impl Place {
             Failure::runtime(format!("{} holds no outbox; name the YAML file or the folder of `outbox.folder`", path.display()))
         };
         let mut uplinks: Vec<(String, PathBuf)> = fs::read_dir(&root)
-            .map_err(|_| absent(&root))?
+            .map_err(|error| match error.kind() {
+                ErrorKind::PermissionDenied => {
+                    Failure::runtime(format!("{} cannot be read by this user; run the same command with sudo", root.display()))
+                }
+                _ => absent(&root),
+            })?
             .filter_map(|entry| entry.ok().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())))
             .filter(|(name, _)| self.uplink.as_ref().is_none_or(|wanted| wanted == name))
             .collect();
