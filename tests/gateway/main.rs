@@ -33,6 +33,7 @@ mod field_peers;
 mod field_writes;
 mod health_messages;
 mod hostile;
+mod house;
 mod instruments;
 mod link_words;
 mod listeners;
