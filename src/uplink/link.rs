@@ -89,6 +89,8 @@ pub(super) enum Incoming {
     PubComp(PacketId),
     /// What was granted, in the order of the filters; `None` for a refusal.
     SubAck(Vec<Option<QoS>>),
+    /// The same for [`Command::AskForState`].
+    QuestionAck(Vec<Option<QoS>>),
     /// The reason, and the same for people.
     Disconnect(ReasonCode, String),
     /// A message under a topic that is none here; to be acknowledged and forgotten.

@@ -14,7 +14,8 @@
 //! Invariants:
 //! * Only a sure sign makes pauses longer. They grow, so that the two do not fight, and a connection as long as the pause of the other one is
 //!   no sign that it is gone.
-//! * Once another client is known, each connection asks again. Two closes after answers without a sign end the long pauses.
+//! * Once another client is known, each connection asks again if it can. Closes without a sign end the long pauses, and so does the time that
+//!   connections have lived since the last sign: a poison message closes connections too, and has to be found.
 
 use std::time::{Duration, Instant};
 
@@ -36,8 +37,9 @@ const MANY: u32 = 10;
 const LASTS: Duration = Duration::from_secs(300);
 /// Connections that may end before the question is answered.
 const MOST_UNANSWERED: u32 = 3;
-/// Answers without a sign, each before a close, after which the other one is gone.
-const MOST_UNSEEN: u32 = 2;
+/// What a close without a sign of the other one weighs, after an answer and where there was none; with so much it is gone.
+const UNSEEN: (u32, u32) = (2, 1);
+const MOST_UNSEEN: u32 = 4;
 
 /// How sure it is that another client uses the client identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +96,12 @@ pub(super) struct Rivals {
     /// Those of them that no message, filter or state was the cause of.
     unexplained: u32,
     shown: Shown,
-    /// A state of this gateway has been retained since the other client was last seen.
+    /// A state of this gateway has been retained at `remote` since the other client was last seen.
     has_said: bool,
+    /// The remote of this connection.
+    remote: u32,
+    /// How long earlier connections, and this one, have lived without a sign of the other one.
+    quiet: (Duration, Duration),
     /// Connections that ended at the question.
     unanswered: u32,
     /// The remote does not allow the question.
@@ -119,6 +125,8 @@ impl Rivals {
             unexplained: 0,
             shown: Shown::default(),
             has_said: false,
+            remote: 0,
+            quiet: (Duration::ZERO, Duration::ZERO),
             unanswered: 0,
             cannot_ask: false,
             says_so: false,
@@ -134,9 +142,11 @@ impl Rivals {
         *self = Self::new(client_id, self.run);
     }
 
-    /// A new connection was accepted.
-    pub(super) fn begin(&mut self) {
-        self.has_said |= self.shown.has_said;
+    /// A new connection was accepted by this remote. What was said at another one shows nothing here.
+    pub(super) fn begin(&mut self, remote: u32) {
+        self.has_said = self.remote == remote && (self.has_said || self.shown.has_said);
+        self.remote = remote;
+        self.quiet = (self.quiet.0 + self.quiet.1, Duration::ZERO);
         self.shown = Shown::default();
     }
 
@@ -178,7 +188,7 @@ impl Rivals {
         }
         self.has_said = false;
         self.shown.is_rival = true;
-        self.unseen = 0;
+        (self.quiet, self.unseen) = ((Duration::ZERO, Duration::ZERO), 0);
         let is_new = !self.are_there();
         if is_new {
             // The first pause follows the next close.
@@ -214,12 +224,9 @@ impl Rivals {
             if self.shown.is_rival {
                 return Closed::ByRival(self.next_delay());
             }
-            if !self.shown.is_answered {
-                return Closed::Alone;
-            }
-            self.unseen += 1;
+            self.unseen += if self.shown.is_answered { UNSEEN.0 } else { UNSEEN.1 };
             if self.unseen < MOST_UNSEEN {
-                return Closed::ByRival(self.last);
+                return if self.shown.is_answered { Closed::ByRival(self.last) } else { Closed::Alone };
             }
             self.is_over();
         }
@@ -235,7 +242,8 @@ impl Rivals {
 
     /// A connection has lived so long at this time.
     pub(super) fn lived(&mut self, lifetime: Duration, at: Instant) {
-        if lifetime >= PROVEN.max(self.last * LONGER_THAN_PAUSE) {
+        self.quiet.1 = lifetime;
+        if self.quiet.0 + lifetime >= PROVEN.max(self.last * LONGER_THAN_PAUSE) {
             self.is_over();
         }
         if lifetime >= LASTS {
@@ -261,6 +269,7 @@ impl Rivals {
     }
 
     fn next_delay(&mut self) -> Duration {
+        (self.quiet, self.unseen) = ((Duration::ZERO, Duration::ZERO), 0);
         self.last = self.backoff.next_delay();
         self.last
     }
@@ -278,7 +287,7 @@ mod tests {
 
     /// A connection that says its state, asks if it is time to, finds `retained`, and is closed.
     fn closed(rivals: &mut Rivals, retained: Option<&str>) -> (bool, Closed) {
-        rivals.begin();
+        rivals.begin(0);
         let asks = rivals.asks();
         if asks {
             retained.map(|mark| rivals.retained(mark));
@@ -330,13 +339,46 @@ mod tests {
     #[test]
     fn what_was_retained_before_this_gateway_said_its_own_shows_nothing() {
         let mut rivals = suspicious(1);
-        rivals.begin();
+        rivals.begin(0);
         assert!(rivals.retained(&mark("x", 2)));
         assert!(!rivals.asks(), "nothing was said since");
         assert!(matches!(rivals.closed(), Closed::ByRival(_)));
-        rivals.begin();
+        rivals.begin(0);
         assert!(!rivals.asks());
         assert_eq!(rivals.closed(), Closed::Alone);
+    }
+
+    #[test]
+    fn what_was_said_at_another_remote_shows_nothing() {
+        let mut rivals = suspicious(1);
+        rivals.begin(7);
+        assert!(!rivals.asks());
+        assert!(!rivals.retained(&mark("x", 2)));
+    }
+
+    #[test]
+    fn closes_without_a_word_end_the_pauses_at_a_remote_that_says_when_it_is_another_client() {
+        let mut rivals = Rivals::new("x", 1);
+        rivals.taken_over();
+        for _ in 0..3 {
+            rivals.begin(0);
+            assert_eq!((rivals.closed(), rivals.are_there()), (Closed::Alone, true));
+        }
+        rivals.begin(0);
+        assert_eq!((rivals.closed(), rivals.are_there()), (Closed::Alone, false), "it is a message that the remote closes at");
+    }
+
+    #[test]
+    fn short_connections_without_a_sign_end_the_pauses_together() {
+        let mut rivals = Rivals::new("x", 1);
+        rivals.taken_over();
+        let needed = (1..100).find(|_| {
+            rivals.begin(0);
+            rivals.lived(PROVEN / 10, now());
+            rivals.broke();
+            !rivals.are_there()
+        });
+        assert_eq!(needed, Some(10));
     }
 
     #[test]
@@ -366,7 +408,7 @@ mod tests {
     fn a_remote_that_ends_the_connection_at_the_question_is_asked_three_times() {
         let mut rivals = suspicious(1);
         let asked = (0..40).filter(|_| {
-            rivals.begin();
+            rivals.begin(0);
             let asks = rivals.asks();
             if asks {
                 rivals.ended_at_question();

@@ -56,11 +56,6 @@ impl Connection<'_> {
         self.question.as_ref().is_some_and(|question| question.is_open)
     }
 
-    /// True if the next SUBACK is that of the question.
-    pub(super) fn awaits_question(&self) -> bool {
-        self.question.as_ref().is_some_and(|question| question.awaits_suback)
-    }
-
     /// SUBACK for the question.
     pub(super) fn question_granted(&mut self, granted: &[Option<QoS>]) -> Result<(), LinkError> {
         let Some(question) = &mut self.question else { return Ok(()) };
@@ -125,7 +120,7 @@ impl Connection<'_> {
     }
 
     fn stop_asking(&mut self) -> Result<(), LinkError> {
-        let Some(question) = &mut self.question else { return Ok(()) };
+        let Some(question) = self.question.as_mut().filter(|question| question.is_open) else { return Ok(()) };
         question.is_open = false;
         let accepted = question.accepted;
         if self.ending.is_none() { self.introduce(accepted) } else { Ok(()) }

@@ -57,7 +57,7 @@ impl Connection<'_> {
             }
             Incoming::PubRel(packet_id) => self.uplink.session.released(packet_id),
             Incoming::Publish(publish) => self.publish_here(publish).await?,
-            Incoming::SubAck(granted) if self.awaits_question() => self.question_granted(&granted)?,
+            Incoming::QuestionAck(granted) => self.question_granted(&granted)?,
             Incoming::SubAck(granted) => self.subscribed(&granted)?,
             Incoming::Disconnect(reason, what) => return Err(LinkError::Closed { what, reason: Some(reason) }),
             Incoming::Accepted(_) | Incoming::Refused(..) => return Err(LinkError::Broken("a second CONNACK".to_owned())),

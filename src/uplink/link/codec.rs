@@ -193,11 +193,16 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
                 v4::SubscribeReasonCode::Success(qos) => Some(qos_of(*qos as u8)),
                 v4::SubscribeReasonCode::Failure => None,
             };
-            Incoming::SubAck(ack.return_codes.iter().map(granted).collect())
+            suback(ack.pkid, ack.return_codes.iter().map(granted).collect())
         }
         v4::Packet::PingResp => Incoming::PingResp,
         _ => Incoming::Other,
     })
+}
+
+/// SUBACK of `receive`, or of the question what state is retained.
+fn suback(packet_id: u16, granted: Vec<Option<QoS>>) -> Incoming {
+    if packet_id == subscribe_id(LAST_SUBSCRIBE) { Incoming::QuestionAck(granted) } else { Incoming::SubAck(granted) }
 }
 
 fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
@@ -224,7 +229,7 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
                 v5::SubscribeReasonCode::Success(qos) => Some(qos_of(*qos as u8)),
                 _ => None,
             };
-            Incoming::SubAck(ack.return_codes.iter().map(granted).collect())
+            suback(ack.pkid, ack.return_codes.iter().map(granted).collect())
         }
         v5::Packet::PingResp(_) => Incoming::PingResp,
         _ => Incoming::Other,
