@@ -213,7 +213,7 @@ impl<'a> Connection<'a> {
     /// What both sides remember is brought together.
     fn begin(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         let uplink = &mut *self.uplink;
-        uplink.rivals.begin();
+        uplink.rivals.begin(uplink.current);
         uplink.pace.begin(self.link.round_trip());
         let forgotten = uplink.session.connected(accepted.session_present, accepted.receive_maximum, accepted.max_qos);
         uplink.status.session(&forgotten);
@@ -268,12 +268,14 @@ impl<'a> Connection<'a> {
         self.owes_since = self.owes_since.filter(|_| owes).or(owes.then_some(at));
         let given_up_at = self.link.given_up_at(settings.answer_within);
         if self.owes_since.is_some_and(|since| at >= given_up_at.max(since + settings.answer_within)) {
+            self.blame_silence();
             return Err(LinkError::Broken(format!("the remote owes an answer and was silent for {} s", (at - heard).as_secs())));
         }
         self.oldest = oldest.map(|place| self.oldest.filter(|(known, _)| *known == place).unwrap_or((place, at)));
         if let Some((place, since)) = self.oldest
             && at >= since + settings.answer_within * LONGEST_DEBT + time_to_pass(self.uplink.session.bytes_of(place))
         {
+            self.blame_silence();
             return Err(LinkError::Broken(format!("the remote does not answer message {}, only others", place.seq)));
         }
         let Some(keep_alive) = self.keep_alive else { return Ok(()) };

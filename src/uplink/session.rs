@@ -99,6 +99,8 @@ pub(super) struct Session {
     alone: Option<Place>,
     /// The remote has shown that on this connection.
     may_try: bool,
+    /// The message that was first when the remote answered one behind it, on this connection.
+    overtaken: Option<Place>,
     /// The remote has answered a QoS 2 message as if it were one of QoS 1.
     lacks_qos_2: bool,
     used_ids: HashSet<PacketId>,
@@ -144,6 +146,7 @@ impl Session {
             in_flight: Window::default(),
             alone: None,
             may_try: false,
+            overtaken: None,
             lacks_qos_2: false,
             used_ids: HashSet::new(),
             freed: VecDeque::new(),
@@ -181,6 +184,7 @@ impl Session {
         self.max_qos = max_qos;
         self.alone = None;
         self.may_try = false;
+        self.overtaken = None;
         self.lacks_qos_2 = false;
         self.answers.clear();
         self.in_flight.begin_again();

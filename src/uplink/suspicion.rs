@@ -4,6 +4,9 @@
 //! * The first close only makes a message suspect. After that it is sent alone, when the remote has answered PINGREQ, and a close counts
 //!   only if it followed soon after the last byte of the message had left. A link that breaks by itself blames nobody.
 //! * It takes four closes; three if the remote gives a reason that names the message.
+//! * A remote that answers messages behind this one, and never this one, shows so on three connections.
+//! * A remote that falls silent may be behind a link that breaks. After three connections the message is suspect, and goes alone, so that
+//!   nothing else waits for it; after eight more at which the remote answered PINGREQ just before, it is taken out.
 //! * A remote that closes whatever it gets does not empty the outbox: until it acknowledges something, each further message needs twice
 //!   as many closes.
 
@@ -15,6 +18,10 @@ use crate::outbox::Place;
 
 /// Closes after which a message is known to cause them, if the remote says so; without a word it takes one more.
 const CLOSES: u32 = 3;
+/// Connections on which a remote answers others and never this message.
+const OVERTAKINGS: u32 = 3;
+/// Connections that end in silence until a message is suspect, and until it is taken out.
+const SILENCES: (u32, u32) = (3, 11);
 /// Doublings of what it takes, at most.
 const MOST_DOUBLINGS: u32 = 4;
 
@@ -67,6 +74,10 @@ impl Trial {
 #[derive(Debug, Default)]
 pub(super) struct Suspicion {
     suspect: Option<(Place, u32)>,
+    /// The message that the remote did not answer before others, and how often.
+    overtaken: Option<(Place, u32)>,
+    /// The message at which connections ended in silence, and how many did.
+    silent: Option<(Place, u32)>,
     /// Messages taken out since the remote last acknowledged one.
     taken_out: u32,
 }
@@ -83,23 +94,49 @@ impl Suspicion {
         if evidence == Evidence::None || reason.is_some_and(speaks_of_itself) {
             return false;
         }
-        let before = self.suspect.filter(|(known, _)| *known == first).map_or(0, |(_, closes)| closes);
+        let before = times(self.suspect, first);
         let closes = if evidence == Evidence::Alone { before + 1 } else { before.max(1) };
         self.suspect = Some((first, closes));
         let needed = if reason.is_some_and(names_the_message) { CLOSES } else { CLOSES + 1 };
-        evidence == Evidence::Alone && closes >= needed << self.taken_out.min(MOST_DOUBLINGS)
+        evidence == Evidence::Alone && closes >= self.needed(needed)
+    }
+
+    /// The remote answered messages behind this one, and was silent then. True if the message is to be taken out.
+    pub(super) fn overtaken(&mut self, first: Place) -> bool {
+        let times = times(self.overtaken, first) + 1;
+        self.overtaken = Some((first, times));
+        times >= self.needed(OVERTAKINGS)
+    }
+
+    /// The remote was silent, and this was the first message that it had not answered. True if the message is to be taken out.
+    pub(super) fn silent(&mut self, first: Place, evidence: Evidence) -> bool {
+        let before = times(self.silent, first);
+        let (until_suspect, until_out) = SILENCES;
+        let is_alone = evidence == Evidence::Alone;
+        let silences = if is_alone || before < until_suspect { before + 1 } else { before };
+        self.silent = Some((first, silences));
+        if silences >= until_suspect {
+            self.suspect = Some((first, times(self.suspect, first).max(1)));
+        }
+        is_alone && silences >= self.needed(until_out)
+    }
+
+    /// So many as that, or more if the remote has taken nothing since messages were taken out.
+    fn needed(&self, times: u32) -> u32 {
+        times << self.taken_out.min(MOST_DOUBLINGS)
     }
 
     /// The suspect is taken out.
     pub(super) fn taken_out(&mut self) {
-        self.suspect = None;
+        (self.suspect, self.overtaken, self.silent) = (None, None, None);
         self.taken_out = self.taken_out.saturating_add(1);
     }
 
     /// The suspect is tried in another form: one more close is enough.
     pub(super) fn changed(&mut self) {
+        (self.overtaken, self.silent) = (None, None);
         if let Some((_, closes)) = &mut self.suspect {
-            *closes -= 1;
+            *closes = closes.saturating_sub(1);
         }
     }
 
@@ -111,8 +148,15 @@ impl Suspicion {
     /// The remote has taken a message.
     pub(super) fn acknowledged(&mut self, place: Place) {
         self.taken_out = 0;
-        self.suspect = self.suspect.filter(|(known, _)| *known != place);
+        for counted in [&mut self.suspect, &mut self.overtaken, &mut self.silent] {
+            *counted = counted.filter(|(known, _)| *known != place);
+        }
     }
+}
+
+/// What was counted, if it was counted for this message.
+fn times(counted: Option<(Place, u32)>, place: Place) -> u32 {
+    counted.filter(|(known, _)| *known == place).map_or(0, |(_, times)| times)
 }
 
 /// Codes that speak of the server or of the connection, not of a message.
@@ -138,6 +182,34 @@ mod tests {
         let count = (1..100).find(|_| suspicion.closed(place(seq), reason, Evidence::Alone));
         suspicion.taken_out();
         count.expect("it ends some time")
+    }
+
+    #[test]
+    fn a_message_that_others_overtake_on_three_connections_is_taken_out() {
+        let mut suspicion = Suspicion::default();
+        assert!(!suspicion.overtaken(place(1)) && !suspicion.overtaken(place(1)));
+        suspicion.acknowledged(place(2));
+        assert!(suspicion.overtaken(place(1)), "others are answered");
+        suspicion.taken_out();
+        assert_eq!((1..100).find(|_| suspicion.overtaken(place(2))), Some(6), "the remote has taken nothing since");
+        suspicion.acknowledged(place(2));
+        assert!(!suspicion.overtaken(place(2)), "it was answered after all");
+    }
+
+    #[test]
+    fn a_link_that_breaks_takes_no_message_out() {
+        let mut suspicion = Suspicion::default();
+        assert!((0..100).all(|_| !suspicion.silent(place(1), Evidence::AmongOthers)));
+        assert_eq!(suspicion.suspect(), Some(place(1)), "it goes alone from the third silence on");
+        suspicion.acknowledged(place(1));
+        assert_eq!(suspicion.suspect(), None);
+    }
+
+    #[test]
+    fn a_message_at_which_a_remote_that_answers_falls_silent_is_taken_out_in_the_end() {
+        let mut suspicion = Suspicion::default();
+        assert!((0..3).all(|_| !suspicion.silent(place(1), Evidence::AmongOthers)));
+        assert_eq!((1..100).find(|_| suspicion.silent(place(1), Evidence::Alone)), Some(8));
     }
 
     #[test]

@@ -17,7 +17,7 @@ const MOST_TOKENS_IN_A_FILE: usize = 5_000;
 
 /// How many stand out. A change makes these numbers smaller, never larger.
 const LONG_FUNCTIONS: usize = 0;
-const DENSE_FUNCTIONS: usize = 192;
+const DENSE_FUNCTIONS: usize = 191;
 const TUPLE_PARAMETERS: usize = 76;
 const LARGE_FILES: usize = 2;
 const SHARED_NAMES: usize = 129;

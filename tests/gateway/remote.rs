@@ -214,11 +214,7 @@ impl Wire {
         loop {
             let packet = self.read_any_within(patience)?;
             let Some(state) = packet.state() else { return Some(packet) };
-            if state.qos > 0 {
-                let [high, low] = state.id.to_be_bytes();
-                self.write(&[0x40, 2, high, low]);
-            }
-            self.states.push(state);
+            self.pass_over(state);
         }
     }
 
@@ -265,6 +261,23 @@ impl Wire {
             self.write(&body);
         }
         true
+    }
+
+    /// The next packet but the state of the gateway, which is acknowledged; a question is not answered.
+    pub fn read_unanswered(&mut self) -> Packet {
+        loop {
+            let packet = self.read_raw_within(PATIENCE).expect("the gateway has nothing to say");
+            let Some(state) = packet.state() else { return packet };
+            self.pass_over(state);
+        }
+    }
+
+    fn pass_over(&mut self, state: Publish) {
+        if state.qos > 0 {
+            let [high, low] = state.id.to_be_bytes();
+            self.write(&[0x40, 2, high, low]);
+        }
+        self.states.push(state);
     }
 
     /// The next packet, whatever it is; `None` if none comes in time.

@@ -151,6 +151,31 @@ impl Connection<'_> {
         if !uplink.suspicion.closed(place, reason, evidence) {
             return;
         }
+        let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        self.take_out(place, format!("the remote closes the connection when it gets this message{why}"));
+    }
+
+    /// The remote has been silent for too long, or has answered other messages for long and not this one.
+    pub(super) fn blame_silence(&mut self) {
+        if self.is_asking() || self.waits_for_state() || self.uplink.subscriptions.is_waiting() {
+            return;
+        }
+        let Some(place) = self.uplink.session.first_unanswered_message() else { return };
+        let is_alone = self.uplink.session.alone() == Some(place) && self.trial.is_some();
+        let evidence = if is_alone { Evidence::Alone } else { Evidence::AmongOthers };
+        let uplink = &mut *self.uplink;
+        if uplink.session.is_overtaken(place) {
+            if uplink.suspicion.overtaken(place) {
+                self.take_out(place, "the remote answers messages behind this one, and never this one".to_owned());
+            }
+        } else if uplink.suspicion.silent(place, evidence) {
+            self.take_out(place, "the remote falls silent whenever it gets this message".to_owned());
+        }
+    }
+
+    /// The remote cannot take a message: it is tried with QoS 1 if the remote has never taken QoS 2, and is a dead letter otherwise.
+    fn take_out(&mut self, place: Place, why: String) {
+        let uplink = &mut *self.uplink;
         if !uplink.has_shown_qos_2 && uplink.session.resend_with_qos_1(place) {
             // It may be the QoS, not the message.
             uplink.suspicion.changed();
@@ -159,9 +184,8 @@ impl Connection<'_> {
         }
         uplink.suspicion.taken_out();
         uplink.takes_qos_2_again(place);
-        let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         if let Some(message) = uplink.session.give_up(place) {
-            uplink.bury(place, message, format!("the remote closes the connection when it gets this message{why}"));
+            uplink.bury(place, message, why);
         }
     }
 

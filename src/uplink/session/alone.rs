@@ -11,6 +11,20 @@ impl Session {
         (first.stage != Stage::Released).then(|| first.place())
     }
 
+    /// The remote answers the message at `index`: those before it had left earlier.
+    pub(super) fn note_overtaken(&mut self, index: usize) {
+        let first = self.first_unanswered_message();
+        let is_behind = |place: &Place| self.in_flight.index_of(*place).is_some_and(|first| first < index);
+        if let Some(first) = first.filter(is_behind) {
+            self.overtaken = Some(first);
+        }
+    }
+
+    /// True if the remote has answered messages behind this one on this connection.
+    pub(in crate::uplink) fn is_overtaken(&self, place: Place) -> bool {
+        self.overtaken == Some(place)
+    }
+
     /// On this connection nothing is sent beside a message, and it only when everything of higher lanes was answered and
     /// [`Session::may_try_alone`] was called. False if the message is not in flight.
     pub(in crate::uplink) fn isolate(&mut self, place: Place) -> bool {

@@ -36,6 +36,7 @@ impl Session {
         let Some(index) = self.find(packet_id, |entry| entry.is_written() && entry.stage != Stage::Released) else {
             return Verdict::Unknown;
         };
+        self.note_overtaken(index);
         // Some remotes have no QoS 2, and answer as if it were QoS 1: they have the message.
         let is_exact = self.in_flight.get(index).is_some_and(InFlight::is_exact);
         let verdict = self.end(index, reason);
@@ -57,6 +58,7 @@ impl Session {
             self.answers.push_back((0, Step::Release(packet_id)));
             return Verdict::Unknown;
         };
+        self.note_overtaken(index);
         let Some(entry) = self.in_flight.get(index).filter(|entry| entry.is_exact()) else { return Verdict::Unknown };
         // To a repetition "identifier in use" says that the remote has the message.
         let has_it = !reason.is_error() || (entry.is_repeated && reason == ReasonCode::PACKET_IDENTIFIER_IN_USE);
