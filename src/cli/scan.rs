@@ -338,16 +338,17 @@ fn block(meant: &Meant, found: &[Found]) -> String {
 }
 
 fn advise(found: &[Found], seen: &BTreeMap<String, usize>, asked: usize) {
+    let advice = |text: &str| say(wrapped("", text, width()).trim_end());
     if found.is_empty() {
-        say("nobody answered; look at A and B, at the address in the device's menu, and try --speed all, or --within 1s");
+        advice("nobody answered; look at A and B, at the address in the device's menu, and try --speed all, or --within 1s");
     } else if found.len() == asked && asked > 10 {
-        say("every address answers: this device does not look at it; take unit 1");
+        advice("every address answers: this device does not look at it; take unit 1");
     }
     for (why, times) in seen.iter().take(MOST_REASONS) {
-        say(&format!("{times} of {asked} questions: {why}"));
+        advice(&format!("{times} of {asked} questions: {why}"));
     }
     if seen.keys().any(|why| why.contains("check speed")) {
-        say("this is what another speed or parity looks like, or two devices with one address; try --speed all");
+        advice("this is what another speed or parity looks like, or two devices with one address; try --speed all");
     }
 }
 
