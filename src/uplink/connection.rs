@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use super::lanes::Ready;
+use super::lanes::{Choice, Ready};
 use super::link::{Accepted, Command, Link, LinkError, time_to_pass};
 use super::session::{Send, Step};
 use super::suspicion::Trial;
@@ -180,6 +180,8 @@ impl<'a> Connection<'a> {
                 is_durable = saved(&mut self.uplink.saving) => self.uplink.saved(is_durable)?,
                 () = due(save_at) => {}
                 () = due(passes_at) => {}
+                // After everything else had its turn.
+                () = tokio::task::yield_now(), if self.uplink.lanes.reads_on() => {}
                 () = due(self.hold_until) => self.hold_until = None,
                 () = due(self.hold_for_filters), if self.uplink.subscriptions.holds_messages() => self.hold_for_filters = None,
                 delivery = self.uplink.deliveries.next() => self.delivered(delivery)?,
@@ -297,6 +299,7 @@ impl<'a> Connection<'a> {
         if self.uplink.rates.follow(&routes) {
             self.uplink.lanes.read_again();
         }
+        self.uplink.lanes.has_looked();
         while self.link.has_room() {
             let is_held = self.is_held();
             let Uplink { session, pace, rates, .. } = &mut *self.uplink;
@@ -342,7 +345,7 @@ impl<'a> Connection<'a> {
     async fn take_one(&mut self) -> Result<bool, LinkError> {
         loop {
             let first = self.uplink.session.continues();
-            if self.take_from(first).await? {
+            if self.take_from(first.map_or(Choice::Any, Choice::GoesOn)).await? {
                 return Ok(true);
             }
             if first.is_none() || self.uplink.session.continues() == first {
@@ -351,8 +354,8 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Moves the next message of a lane, or of the first lane that has one, into the session; false if nothing waits there.
-    async fn take_from(&mut self, only: Option<usize>) -> Result<bool, LinkError> {
+    /// Moves the next message into the session; false if nothing waits there, or if it is not known yet.
+    async fn take_from(&mut self, choice: Choice) -> Result<bool, LinkError> {
         if self.read_at.is_some_and(|at| now() < at) {
             return Ok(false);
         }
@@ -362,7 +365,7 @@ impl<'a> Connection<'a> {
             uplink.lanes.look_again();
         }
         let closed = uplink.rates.closed(now());
-        while let Some(wanted) = uplink.lanes.wants(only, &closed) {
+        while let Some(wanted) = uplink.lanes.wants(choice, &closed) {
             let read = match uplink.outbox.read(wanted.lane, wanted.after, READ_BATCH).await {
                 Ok(read) => read,
                 Err(ReadError::Disk) => {
@@ -378,11 +381,11 @@ impl<'a> Connection<'a> {
             let read = read.map(|(last, messages)| (last, uplink.ready(messages, &self.unwritten)));
             uplink.lanes.fill(wanted, read);
             uplink.pulse.beat(now());
-            if is_empty && only.is_some() {
+            if is_empty && matches!(choice, Choice::GoesOn(_)) {
                 break;
             }
         }
-        let Some(Ready { waiting, rule }) = uplink.lanes.next(only, &closed) else { return Ok(false) };
+        let Some(Ready { waiting, rule }) = uplink.lanes.next(choice, &closed) else { return Ok(false) };
         if let Some(rule) = rule {
             let bytes = waiting.message.topic.as_str().len() + waiting.message.payload.len();
             uplink.rates.taken(rule, bytes, now());

@@ -19,6 +19,20 @@ const MOST_PIECES_EXACT: usize = 2000;
 /// and for others.
 const MOST_PIECES: usize = 100_000;
 
+/// Reads of the outbox between two looks at the link.
+const MOST_READS: u32 = 8;
+
+/// Where the next message comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The highest lane that has one which may go.
+    Any,
+    /// One lane.
+    Only(usize),
+    /// The lane that goes on with an earlier run: everything that has to wait for a rate is passed over, although its rate may leave room.
+    GoesOn(usize),
+}
+
 /// A message that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ready {
@@ -68,10 +82,25 @@ pub(super) struct Wanted {
     pub(super) rule: Option<u32>,
 }
 
+/// What a lane has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// A message that may go.
+    Ready,
+    /// It is to be read first.
+    Read(Wanted),
+    /// Nothing that may go now.
+    Nothing,
+}
+
 /// The messages read ahead, by lane.
 #[derive(Debug)]
 pub(super) struct Lanes {
     lanes: [Ahead; LANES.len()],
+    /// How often the outbox was read since the last look at the link.
+    reads: u32,
+    /// The reads of this look are used up, and it is not known yet which message is next.
+    reads_on: bool,
 }
 
 impl Ahead {
@@ -155,6 +184,25 @@ impl Ahead {
         *self = Self { read: first, passed: first, may_have_more: true, pieces: std::mem::take(&mut self.pieces), ..Self::default() };
     }
 
+    /// What this lane needs before it can give its next message.
+    fn look(&mut self, lane: Lane, closed: &HashSet<u32>) -> Look {
+        // Otherwise everything that waits would be read into memory.
+        self.pass_over_waiting(|rule| closed.contains(&rule));
+        if let Some(Behind { rule, read, .. }) = self.wants(closed) {
+            return Look::Read(Wanted { lane, after: *read, rule: Some(*rule) });
+        }
+        let is_ready = |behind: &Behind| !behind.messages.is_empty() && !closed.contains(&behind.rule);
+        if self.behind.iter().any(is_ready) {
+            return Look::Ready;
+        }
+        if self.messages.is_empty() {
+            let wanted = Wanted { lane, after: self.read, rule: None };
+            return if self.may_have_more { Look::Read(wanted) } else { Look::Nothing };
+        }
+        // A lane that too many have overtaken does not stop the lanes below it.
+        if self.may_overtake() { Look::Ready } else { Look::Nothing }
+    }
+
     /// A rule whose messages are to be read again.
     fn wants(&self, closed: &HashSet<u32>) -> Option<&Behind> {
         self.behind.iter().find(|behind| behind.messages.is_empty() && behind.has_more && !closed.contains(&behind.rule))
@@ -163,7 +211,19 @@ impl Ahead {
 
 impl Lanes {
     pub(super) fn new() -> Self {
-        Self { lanes: std::array::from_fn(|_| Ahead { may_have_more: true, ..Ahead::default() }) }
+        let lanes = std::array::from_fn(|_| Ahead { may_have_more: true, ..Ahead::default() });
+        Self { lanes, reads: 0, reads_on: false }
+    }
+
+    /// The link was looked at: the outbox may be read again.
+    pub(super) fn has_looked(&mut self) {
+        self.reads = 0;
+        self.reads_on = false;
+    }
+
+    /// True if the outbox is to be read further as soon as the link was looked at.
+    pub(super) fn reads_on(&self) -> bool {
+        self.reads_on
     }
 
     /// Something new may be in the outbox.
@@ -183,34 +243,43 @@ impl Lanes {
         self.lanes.iter().any(|lane| !lane.behind.is_empty())
     }
 
-    /// What is to be read before the next message is taken; `None` if [`Lanes::next`] knows the answer. The lane `first` is read before
-    /// higher ones, whether it may have more or not. The rates of the rules in `closed` are used up.
-    pub(super) fn wants(&mut self, first: Option<usize>, closed: &HashSet<u32>) -> Option<Wanted> {
+    /// What is to be read before the next message is taken; `None` if [`Lanes::next`] knows the answer, or if it was read often enough for
+    /// this look. The rates of the rules in `closed` are used up.
+    pub(super) fn wants(&mut self, choice: Choice, closed: &HashSet<u32>) -> Option<Wanted> {
+        let wanted = self.wanted(choice, closed)?;
+        self.reads_on = self.reads >= MOST_READS;
+        (!self.reads_on).then_some(wanted)
+    }
+
+    fn wanted(&mut self, choice: Choice, closed: &HashSet<u32>) -> Option<Wanted> {
         let mut lanes = LANES.iter().zip(&mut self.lanes);
-        if let Some(first) = first {
-            let (lane, ahead) = lanes.nth(first)?;
-            ahead.pass_over_waiting(|_| true);
-            return ahead.messages.is_empty().then_some(Wanted { lane: *lane, after: ahead.read, rule: None });
+        match choice {
+            Choice::Any => {
+                for (lane, ahead) in lanes {
+                    match ahead.look(*lane, closed) {
+                        Look::Read(wanted) => return Some(wanted),
+                        Look::Ready => return None,
+                        Look::Nothing => {}
+                    }
+                }
+                None
+            }
+            Choice::Only(number) => {
+                let (lane, ahead) = lanes.nth(number)?;
+                if let Look::Read(wanted) = ahead.look(*lane, closed) { Some(wanted) } else { None }
+            }
+            Choice::GoesOn(number) => {
+                let (lane, ahead) = lanes.nth(number)?;
+                ahead.pass_over_waiting(|_| true);
+                // It is read whether it may have more or not.
+                ahead.messages.is_empty().then_some(Wanted { lane: *lane, after: ahead.read, rule: None })
+            }
         }
-        for (lane, ahead) in lanes {
-            // Otherwise everything that waits would be read into memory.
-            ahead.pass_over_waiting(|rule| closed.contains(&rule));
-            if let Some(Behind { rule, read, .. }) = ahead.wants(closed) {
-                return Some(Wanted { lane: *lane, after: *read, rule: Some(*rule) });
-            }
-            let is_ready = |behind: &Behind| !behind.messages.is_empty() && !closed.contains(&behind.rule);
-            if ahead.behind.iter().any(is_ready) || !ahead.messages.is_empty() {
-                return None;
-            }
-            if ahead.may_have_more {
-                return Some(Wanted { lane: *lane, after: ahead.read, rule: None });
-            }
-        }
-        None
     }
 
     /// What was read as [`Lanes::wants`] said, up to `last`; `None` if there was nothing.
     pub(super) fn fill(&mut self, wanted: Wanted, read: Option<(u64, Vec<Ready>)>) {
+        self.reads += 1;
         let Some(ahead) = self.lanes.get_mut(wanted.lane as usize) else { return };
         if let Some(rule) = wanted.rule {
             ahead.fill_behind(rule, read);
@@ -234,16 +303,20 @@ impl Lanes {
         }
     }
 
-    /// The next message, of the lane `first` if one is named: nothing that has to wait for a rate goes then.
-    pub(super) fn next(&mut self, first: Option<usize>, closed: &HashSet<u32>) -> Option<Ready> {
+    /// The next message.
+    pub(super) fn next(&mut self, choice: Choice, closed: &HashSet<u32>) -> Option<Ready> {
+        if self.reads_on {
+            return None;
+        }
         let mut lanes = self.lanes.iter_mut();
-        match first {
-            Some(first) => {
-                let lane = lanes.nth(first)?;
+        match choice {
+            Choice::Any => lanes.find_map(|ahead| ahead.next(closed)),
+            Choice::Only(lane) => lanes.nth(lane)?.next(closed),
+            Choice::GoesOn(lane) => {
+                let lane = lanes.nth(lane)?;
                 lane.pass_over_waiting(|_| true);
                 lane.take()
             }
-            None => lanes.find_map(|ahead| ahead.next(closed)),
         }
     }
 }
@@ -316,35 +389,41 @@ mod tests {
         lanes.fill(of(lane), seqs.last().map(|last| (*last, seqs.iter().map(|seq| ready(lane, *seq)).collect())));
     }
 
-    fn wants(lanes: &mut Lanes, first: Option<usize>) -> Option<(Lane, u64)> {
-        lanes.wants(first, &HashSet::new()).map(|wanted| (wanted.lane, wanted.after))
+    fn wants(lanes: &mut Lanes, choice: Choice) -> Option<(Lane, u64)> {
+        lanes.wants(choice, &HashSet::new()).map(|wanted| (wanted.lane, wanted.after))
     }
 
-    fn next(lanes: &mut Lanes, first: Option<usize>) -> Option<Waiting> {
-        lanes.next(first, &HashSet::new()).map(|ready| ready.waiting)
+    fn next(lanes: &mut Lanes, choice: Choice) -> Option<Waiting> {
+        lanes.next(choice, &HashSet::new()).map(|ready| ready.waiting)
+    }
+
+    /// What is to be read when the link was looked at.
+    fn wants_after_a_look(lanes: &mut Lanes, closed: &HashSet<u32>) -> Option<Wanted> {
+        lanes.has_looked();
+        lanes.wants(Choice::Any, closed)
     }
 
     #[test]
     fn alarms_overtake_and_each_lane_keeps_its_order() {
         let mut lanes = Lanes::new();
-        assert_eq!(wants(&mut lanes, None), Some((Lane::Alarm, 0)));
+        assert_eq!(wants(&mut lanes, Choice::Any), Some((Lane::Alarm, 0)));
         fill(&mut lanes, Lane::Alarm, &[]);
-        assert_eq!(wants(&mut lanes, None), Some((Lane::Live, 0)));
+        assert_eq!(wants(&mut lanes, Choice::Any), Some((Lane::Live, 0)));
         fill(&mut lanes, Lane::Live, &[1, 2, 3]);
-        assert_eq!(wants(&mut lanes, None), None);
-        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(1));
+        assert_eq!(wants(&mut lanes, Choice::Any), None);
+        assert_eq!(next(&mut lanes, Choice::Any).map(|next| next.seq), Some(1));
         lanes.look_again();
-        assert_eq!(wants(&mut lanes, None), Some((Lane::Alarm, 0)), "an alarm may have come meanwhile");
+        assert_eq!(wants(&mut lanes, Choice::Any), Some((Lane::Alarm, 0)), "an alarm may have come meanwhile");
         fill(&mut lanes, Lane::Alarm, &[1]);
-        assert_eq!(next(&mut lanes, None), Some(waiting(Lane::Alarm, 1)));
+        assert_eq!(next(&mut lanes, Choice::Any), Some(waiting(Lane::Alarm, 1)));
         fill(&mut lanes, Lane::Alarm, &[]);
-        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(2));
-        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(3));
-        assert_eq!(wants(&mut lanes, None), Some((Lane::Live, 3)));
+        assert_eq!(next(&mut lanes, Choice::Any).map(|next| next.seq), Some(2));
+        assert_eq!(next(&mut lanes, Choice::Any).map(|next| next.seq), Some(3));
+        assert_eq!(wants(&mut lanes, Choice::Any), Some((Lane::Live, 3)));
         fill(&mut lanes, Lane::Live, &[]);
-        assert_eq!(wants(&mut lanes, None), Some((Lane::Backlog, 0)));
+        assert_eq!(wants(&mut lanes, Choice::Any), Some((Lane::Backlog, 0)));
         fill(&mut lanes, Lane::Backlog, &[]);
-        assert!(wants(&mut lanes, None).is_none() && next(&mut lanes, None).is_none());
+        assert!(wants(&mut lanes, Choice::Any).is_none() && next(&mut lanes, Choice::Any).is_none());
     }
 
     #[test]
@@ -352,22 +431,22 @@ mod tests {
         let mut lanes = Lanes::new();
         fill(&mut lanes, Lane::Alarm, &[]);
         fill(&mut lanes, Lane::Live, &[1, 2, 3]);
-        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(1));
+        assert_eq!(next(&mut lanes, Choice::Any).map(|next| next.seq), Some(1));
         lanes.retain(|place| place.seq != 2);
-        assert_eq!(next(&mut lanes, None).map(|next| next.seq), Some(3));
-        assert_eq!(wants(&mut lanes, None), Some((Lane::Live, 3)));
+        assert_eq!(next(&mut lanes, Choice::Any).map(|next| next.seq), Some(3));
+        assert_eq!(wants(&mut lanes, Choice::Any), Some((Lane::Live, 3)));
     }
 
     #[test]
     fn the_lane_that_goes_on_with_an_earlier_run_is_first() {
         let mut lanes = Lanes::new();
-        let live = Some(Lane::Live as usize);
+        let live = Choice::GoesOn(Lane::Live as usize);
         assert_eq!(wants(&mut lanes, live), Some((Lane::Live, 0)));
         fill(&mut lanes, Lane::Alarm, &[1]);
         fill(&mut lanes, Lane::Live, &[1, 2]);
         assert_eq!(wants(&mut lanes, live), None);
         assert_eq!(next(&mut lanes, live), Some(waiting(Lane::Live, 1)));
-        assert_eq!(next(&mut lanes, None), Some(waiting(Lane::Alarm, 1)));
+        assert_eq!(next(&mut lanes, Choice::Any), Some(waiting(Lane::Alarm, 1)));
     }
 
     /// A lane of the outbox with messages of rule 7 at even numbers up to `last`, and of no rule at odd ones.
@@ -384,11 +463,11 @@ mod tests {
         let (mut lanes, mut taken) = (Lanes::new(), Vec::new());
         let (open, closed) = (HashSet::new(), HashSet::from([7]));
         let mut take = |lanes: &mut Lanes, closed: &HashSet<u32>| {
-            while let Some(wanted) = lanes.wants(None, closed) {
+            while let Some(wanted) = wants_after_a_look(lanes, closed) {
                 let read = if wanted.lane == Lane::Live { stored(last, &taken, wanted.after) } else { None };
                 lanes.fill(wanted, read);
             }
-            let next = lanes.next(None, closed).map(|next| next.waiting.seq);
+            let next = lanes.next(Choice::Any, closed).map(|next| next.waiting.seq);
             taken.extend(next);
             next
         };
@@ -432,13 +511,13 @@ mod tests {
         let mut taken: Vec<u64> = Vec::new();
         for turn in 0.. {
             let closed = if turn < 50 || turn % 3 == 0 { &closed } else { &open };
-            while let Some(wanted) = lanes.wants(None, closed) {
+            while let Some(wanted) = wants_after_a_look(&mut lanes, closed) {
                 let read = if wanted.lane == Lane::Live { stored(&taken, wanted.after) } else { None };
                 lanes.fill(wanted, read);
             }
             let kept: usize = lanes.lanes.iter().map(Ahead::bytes_passed_over).sum();
             assert!(kept < MOST_BYTES_PASSED_OVER + 5 * (SIZE + 1000), "{kept} bytes");
-            match lanes.next(None, closed) {
+            match lanes.next(Choice::Any, closed) {
                 Some(next) => taken.push(next.waiting.seq),
                 None if taken.len() as u64 == last => break,
                 None => assert!(lanes.holds_back(), "{} messages", taken.len()),
@@ -458,16 +537,16 @@ mod tests {
         let seq = |ready: Option<Ready>| ready.map(|ready| ready.waiting.seq);
         fill(&mut lanes, Lane::Alarm, &[]);
         lanes.fill(of(Lane::Live), Some((4, vec![rated(1), rated(2), ready(Lane::Live, 3), ready(Lane::Live, 4)])));
-        assert_eq!(seq(lanes.next(None, &open)), Some(1));
-        assert_eq!(seq(lanes.next(None, &closed)), Some(3));
+        assert_eq!(seq(lanes.next(Choice::Any, &open)), Some(1));
+        assert_eq!(seq(lanes.next(Choice::Any, &closed)), Some(3));
         lanes.read_again();
         // Message 1 may have been taken long ago.
-        assert_eq!(lanes.wants(Some(Lane::Live as usize), &open), Some(Wanted { lane: Lane::Live, after: 1, rule: None }));
+        assert_eq!(lanes.wants(Choice::GoesOn(Lane::Live as usize), &open), Some(Wanted { lane: Lane::Live, after: 1, rule: None }));
         fill(&mut lanes, Lane::Live, &[2, 4]);
-        assert_eq!((seq(lanes.next(None, &open)), seq(lanes.next(None, &open))), (Some(2), Some(4)));
+        assert_eq!((seq(lanes.next(Choice::Any, &open)), seq(lanes.next(Choice::Any, &open))), (Some(2), Some(4)));
         // Without any there is nothing to be read again.
         lanes.read_again();
-        assert_eq!(lanes.wants(Some(Lane::Live as usize), &open), Some(Wanted { lane: Lane::Live, after: 4, rule: None }));
+        assert_eq!(lanes.wants(Choice::GoesOn(Lane::Live as usize), &open), Some(Wanted { lane: Lane::Live, after: 4, rule: None }));
     }
 
     #[test]
@@ -487,11 +566,11 @@ mod tests {
         let mut take_all = |lanes: &mut Lanes, closed: &HashSet<u32>, most: usize| {
             let mut count = 0;
             while count < most {
-                while let Some(wanted) = lanes.wants(None, closed) {
+                while let Some(wanted) = wants_after_a_look(lanes, closed) {
                     let read = if wanted.lane == Lane::Live { stored(&taken, wanted.after) } else { None };
                     lanes.fill(wanted, read);
                 }
-                let Some(next) = lanes.next(None, closed) else { break };
+                let Some(next) = lanes.next(Choice::Any, closed) else { break };
                 assert!(taken.insert(next.waiting.seq));
                 count += 1;
             }
@@ -507,13 +586,99 @@ mod tests {
     #[test]
     fn messages_of_an_earlier_run_go_before_those_that_wait_for_a_rate() {
         let mut lanes = Lanes::new();
-        let (live, open) = (Some(Lane::Live as usize), HashSet::new());
+        let (live, open) = (Choice::GoesOn(Lane::Live as usize), HashSet::new());
         let rated = |seq| Ready { rule: Some(7), ..ready(Lane::Live, seq) };
         lanes.fill(of(Lane::Live), Some((3, vec![rated(1), rated(2), ready(Lane::Live, 3)])));
         assert_eq!(lanes.wants(live, &open), None);
         assert_eq!(lanes.next(live, &open), Some(ready(Lane::Live, 3)));
         fill(&mut lanes, Lane::Alarm, &[]);
-        assert_eq!(lanes.next(None, &open), Some(rated(1)));
-        assert_eq!(lanes.next(None, &open), Some(rated(2)));
+        assert_eq!(lanes.next(Choice::Any, &open), Some(rated(1)));
+        assert_eq!(lanes.next(Choice::Any, &open), Some(rated(2)));
+    }
+
+    /// A lane that is read message by message as it is asked for, up to `last`, all of rule 7.
+    fn rated(after: u64, last: u64) -> Option<(u64, Vec<Ready>)> {
+        let messages: Vec<Ready> = (after + 1..=last).take(256).map(|seq| Ready { rule: Some(7), ..ready(Lane::Live, seq) }).collect();
+        messages.last().map(|ready| ready.waiting.seq).map(|last| (last, messages))
+    }
+
+    #[test]
+    fn the_link_is_looked_at_while_a_long_queue_of_a_rated_rule_is_read() {
+        let last = 100_000;
+        let (mut lanes, closed) = (Lanes::new(), HashSet::from([7]));
+        let mut alarms = VecDeque::new();
+        let (mut looks, mut got) = (0, None);
+        while got.is_none() {
+            lanes.has_looked();
+            looks += 1;
+            if looks == 10 {
+                alarms.push_back(ready(Lane::Alarm, 1));
+                lanes.look_again();
+            }
+            let mut reads = 0;
+            while let Some(wanted) = lanes.wants(Choice::Any, &closed) {
+                reads += 1;
+                let read = match wanted.lane {
+                    Lane::Alarm => alarms.pop_front().map(|alarm| (1, vec![alarm])),
+                    Lane::Live => rated(wanted.after, last),
+                    Lane::Backlog => None,
+                };
+                lanes.fill(wanted, read);
+            }
+            got = lanes.next(Choice::Any, &closed);
+            assert!(reads <= MOST_READS && (got.is_some() || lanes.reads_on()), "{reads} reads at look {looks}");
+        }
+        assert_eq!((looks, got), (10, Some(ready(Lane::Alarm, 1))), "an alarm that comes meanwhile goes at the next look");
+        let mut reads = 0;
+        while let Some(wanted) = wants_after_a_look(&mut lanes, &closed) {
+            reads += 1;
+            lanes.fill(wanted, if wanted.lane == Lane::Live { rated(wanted.after, last) } else { None });
+        }
+        assert!(reads > 200 && !lanes.reads_on(), "all of it is read, and then it ends: {reads}");
+    }
+
+    #[test]
+    fn alarms_of_a_rated_rule_go_before_a_suspect_as_long_as_the_rate_has_room() {
+        let (mut lanes, alarms) = (Lanes::new(), Choice::Only(Lane::Alarm as usize));
+        let (open, closed) = (HashSet::new(), HashSet::from([7]));
+        let rated = |seq| Ready { rule: Some(7), ..ready(Lane::Alarm, seq) };
+        lanes.fill(of(Lane::Alarm), Some((2, vec![rated(1), rated(2)])));
+        fill(&mut lanes, Lane::Live, &[1]);
+        assert_eq!((lanes.wants(alarms, &open), lanes.next(alarms, &open)), (None, Some(rated(1))));
+        assert_eq!(lanes.wants(alarms, &closed), Some(Wanted { lane: Lane::Alarm, after: 2, rule: None }));
+        fill(&mut lanes, Lane::Alarm, &[]);
+        assert_eq!((lanes.wants(alarms, &closed), lanes.next(alarms, &closed)), (None, None), "no other lane is taken from");
+        assert_eq!(lanes.next(alarms, &open), Some(rated(2)));
+    }
+
+    #[test]
+    fn a_lane_that_too_many_have_overtaken_does_not_stop_the_lanes_below_it() {
+        let (mut lanes, closed) = (Lanes::new(), HashSet::from([7]));
+        let message = |seq: u64| {
+            let mut ready = Ready { rule: (seq % 2 == 1).then_some(7), ..ready(Lane::Live, seq) };
+            ready.waiting.message.qos = QoS::ExactlyOnce;
+            ready
+        };
+        let (mut of_live, mut of_backlog) = (0, Vec::new());
+        loop {
+            while let Some(wanted) = wants_after_a_look(&mut lanes, &closed) {
+                let read = match wanted.lane {
+                    Lane::Alarm => None,
+                    Lane::Live => {
+                        let messages: Vec<Ready> = (wanted.after + 1..=10_000).take(256).map(message).collect();
+                        messages.last().map(|last| last.waiting.seq).map(|last| (last, messages))
+                    }
+                    Lane::Backlog if wanted.after < 500 => Some((wanted.after + 1, vec![ready(Lane::Backlog, wanted.after + 1)])),
+                    Lane::Backlog => None,
+                };
+                lanes.fill(wanted, read);
+            }
+            match lanes.next(Choice::Any, &closed) {
+                Some(next) if next.waiting.lane == Lane::Live => of_live += 1,
+                Some(next) => of_backlog.push(next.waiting.seq),
+                None => break,
+            }
+        }
+        assert_eq!((of_live, of_backlog), (MOST_PIECES_EXACT, (1..=500).collect()));
     }
 }

@@ -15,11 +15,12 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// Takes over the rates of these rules; what is left of those that stay is kept. True if the rules were others before.
+    /// Takes over the rates of these rules; what is left of those that stay is kept. True if the `send` rules were others before.
     pub(super) fn follow(&mut self, routes: &Arc<Routes>) -> bool {
         if Arc::ptr_eq(&self.routes, routes) {
             return false;
         }
+        let is_other = self.routes.send != routes.send;
         let new = |rate| Bucket::new(rate, EVENLY);
         self.whole = routes.rate.map(|rate| self.whole.take().filter(|bucket| bucket.rate() == rate).unwrap_or_else(|| new(rate)));
         let mut before = std::mem::take(&mut self.rules);
@@ -28,7 +29,7 @@ impl Rates {
             self.rules.insert(id, kept.unwrap_or_else(|| new(rate)));
         }
         self.routes = Arc::clone(routes);
-        true
+        is_other
     }
 
     /// The rule whose rate a message has to wait for.
@@ -71,5 +72,42 @@ impl Rates {
     pub(super) fn ready_at(&mut self, at: Instant, holds_back: bool) -> Option<Instant> {
         let rules = self.rules.values_mut().filter(|_| holds_back);
         rules.chain(&mut self.whole).filter_map(|bucket| (!bucket.has_room(at)).then(|| bucket.ready_at(at))).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::{Mapping, QoS, TopicFilter};
+
+    fn routes(rate_of_rule: &str, rate: &str) -> Arc<Routes> {
+        let rule = Rule {
+            mapping: Mapping::prefix(TopicFilter::new("a/#").unwrap(), "", "").unwrap(),
+            only: Vec::new(),
+            class: None,
+            qos: None,
+            most: QoS::ExactlyOnce,
+            keeps_retained: true,
+            rate: rate_of_rule.parse().ok(),
+            lanes: Vec::new(),
+        };
+        let mut routes = Routes::new(vec![rule], Vec::new(), false, Arc::default());
+        routes.rate = rate.parse().ok();
+        Arc::new(routes)
+    }
+
+    #[test]
+    fn a_reload_that_changes_no_rule_reads_nothing_again_and_keeps_what_is_left() {
+        let (mut rates, start) = (Rates::default(), crate::time::now());
+        assert!(rates.follow(&routes("1/min", "10/s")));
+        let rule = rates.routes.send[0].id();
+        rates.taken(rule, 10, start);
+        assert!(!rates.follow(&routes("1/min", "10/s")), "the same rules");
+        assert_eq!(rates.closed(start), HashSet::from([rule]));
+        assert!(!rates.follow(&routes("1/min", "1/h")), "another rate of the uplink");
+        rates.sent(10, start);
+        assert!(rates.is_used_up(start + std::time::Duration::from_secs(60)));
+        assert!(rates.follow(&routes("2/min", "1/h")), "another rate of the rule");
+        assert!(rates.closed(start).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Connection;
+use super::{Choice, Connection};
 use crate::mqtt::{QoS, ReasonCode, TopicFilter};
 use crate::outbox::{LANES, Place};
 use crate::time::now;
@@ -208,7 +208,7 @@ impl Connection<'_> {
         if self.uplink.session.continues().is_none() {
             for lane in 0..place.queue.min(LANES.len()) {
                 for _ in 0..MOST_URGENT {
-                    if !self.take_from(Some(lane)).await? {
+                    if !self.take_from(Choice::Only(lane)).await? {
                         break;
                     }
                 }
