@@ -99,7 +99,16 @@ impl Gateway {
         for (one, other) in self.uplinks.iter().zip(&running.uplinks) {
             let (name, one, other) = (&one.settings.name, &one.routes, &other.routes);
             if one.send != other.send {
-                diff.told.push(format!("uplink {name}: {} send rules instead of {}", one.send.len(), other.send.len()));
+                let are_as_many = one.send.len() == other.send.len();
+                let what = if are_as_many {
+                    "other send rules".to_owned()
+                } else {
+                    format!("{} send rules instead of {}", one.send.len(), other.send.len())
+                };
+                diff.told.push(format!("uplink {name}: {what}"));
+            }
+            if one.rate != other.rate {
+                diff.told.push(format!("uplink {name}: its rate"));
             }
             if one.receive != other.receive || one.commands != other.commands {
                 diff.told.push(format!("uplink {name}: receive rules or command topics changed"));
@@ -269,6 +278,16 @@ broker: { listen: [ 'mqtt://127.0.0.1:1883' ] }
         next.continue_from(&running);
         let diff = next.differs_from(&running);
         assert_eq!((diff.stops.len(), diff.told.as_slice()), (0, &["3 points are reported in another way".to_owned()][..]));
+        let uplink = |rate: &str, rate_of_rule: &str| {
+            gateway(&format!(
+                "{FILE}outbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: mqtt://127.0.0.1:1885, rate: {rate}, send: [ {{ filter: '#', rate: {rate_of_rule} }} ] }} ]\n"
+            ))
+        };
+        let running_uplink = uplink("10/s", "5/s");
+        let told = |next: Gateway| next.differs_from(&running_uplink).told;
+        assert!(told(uplink("10/s", "5/s")).is_empty());
+        assert_eq!(told(uplink("1/s", "5/s")), ["uplink cloud: its rate"]);
+        assert_eq!(told(uplink("10/s", "1/s")), ["uplink cloud: other send rules"]);
         let mut next = gateway(&FILE.replace("1883", "1884").replace("site: x", "site: y"));
         next.continue_from(&running);
         assert_eq!(next.differs_from(&running).needs_restart, ["site", "broker.listen and broker.tls"]);
