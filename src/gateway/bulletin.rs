@@ -6,7 +6,7 @@
 //! * While a topic keeps changing, its interval doubles up to [`SLOWEST`] intervals: whatever flaps costs about 90 messages a day at the
 //!   usual interval. A topic that has said nothing new for so long after its interval begins with the first interval again.
 //! * Messages about losses do not feed themselves: when no more was lost than these messages may have been, the interval doubles, up to
-//!   a day.
+//!   a day, until nothing was lost for an hour after the interval.
 //! * What is gone, such as a line that a reload removed, is taken back.
 
 use std::collections::HashMap;
@@ -169,13 +169,14 @@ fn pause(last: &Published, (said, now): (&Said, Instant), (every, count): (Durat
     let Some((lost, known)) = said.lost().zip(before.lost()) else {
         return if is_calm(slowest) { every } else { doubled.min(slowest) };
     };
+    let slowest = slowest.max(SLOWEST_LOSSES);
+    // What these messages cause would have come soon after the last one.
+    if is_calm(slowest) {
+        return every;
+    }
     // Each message is lost once at most at an uplink.
     let may_be_own = lost > known && lost - known <= count - last.count;
-    if may_be_own {
-        return doubled.min(SLOWEST_OWN_LOSSES.max(every));
-    }
-    let slowest = slowest.max(SLOWEST_LOSSES);
-    if is_calm(slowest) { every } else { doubled.min(slowest) }
+    doubled.min(if may_be_own { SLOWEST_OWN_LOSSES.max(every) } else { slowest })
 }
 
 #[cfg(test)]
@@ -243,6 +244,18 @@ mod tests {
         let later = start + EVERY * 1440 * 6;
         assert_eq!(bulletin.due(losses(lost + 1000), later).len(), 1);
         assert_eq!(bulletin.due(losses(lost + 2000), later + EVERY).len(), 1, "real losses are published at once again");
+    }
+
+    #[test]
+    fn single_losses_that_are_far_apart_are_each_published_at_once() {
+        let start = now();
+        let mut bulletin = Bulletin::new(EVERY, start);
+        assert_eq!(bulletin.due(losses(0), start + EVERY).len(), 1);
+        for day in 1..=30_u64 {
+            let at = start + EVERY * 1440 * u32::try_from(day).unwrap();
+            assert_eq!(bulletin.due(losses(day * 2 - 1), at).len(), 1);
+            assert_eq!(bulletin.due(losses(day * 2), at + EVERY * 2).len(), 1, "the second one of day {day}");
+        }
     }
 
     #[test]
