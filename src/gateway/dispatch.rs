@@ -3,18 +3,23 @@
 //! Invariants:
 //! * Whatever an end cannot take, or an uplink that is down, waits as the newest message of its topic: no more than a message per topic.
 //! * Losses of an uplink go into its outbox although it is down: they are counted since the start, and a crash would forget them.
+//! * What is for a backup waits while its outbox takes nothing, because the other uplink is up.
 //! * The state of an uplink does not go over the uplink itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::sleep_until;
 
 use super::bulletin::{Bulletin, Fact, Said};
+use super::paced::Paced;
 use crate::config::HealthMessages;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
-use crate::outbox::{Intake, OfferError};
+use crate::outbox::{Intake, OfferError, OfferedState, Receipt};
 use crate::payload::json;
 use crate::tasks::{Stop, Tasks};
 use crate::time::now;
@@ -37,16 +42,21 @@ pub(super) struct Dispatch {
 #[derive(Debug)]
 struct Outlet {
     queue: mpsc::Sender<Message>,
+    /// Where the messages go; `None` for local clients.
+    intake: Option<Intake>,
     waiting: BTreeMap<TopicName, (bool, Message)>,
 }
 
 impl Outlet {
-    fn new(queue: mpsc::Sender<Message>) -> Self {
-        Self { queue, waiting: BTreeMap::new() }
+    fn new(queue: mpsc::Sender<Message>, intake: Option<Intake>) -> Self {
+        Self { queue, intake, waiting: BTreeMap::new() }
     }
 
     /// Sends what waits and may go.
     fn flush(&mut self, is_up: bool) {
+        if self.intake.as_ref().is_some_and(|intake| !intake.is_open()) {
+            return;
+        }
         let may_go = |_: &TopicName, (goes_when_down, _): &mut (bool, Message)| is_up || *goes_when_down;
         let ready: Vec<_> = self.waiting.extract_if(.., may_go).collect();
         for (topic, (goes_when_down, message)) in ready {
@@ -69,17 +79,17 @@ impl Dispatch {
     ) -> Self {
         let outlet = |(number, intake): (usize, &Intake)| {
             let (queue, messages) = mpsc::channel(QUEUE);
-            let (intake, mut hurry) = (intake.clone(), hurry.clone());
+            let (for_outlet, intake, mut hurry) = (intake.clone(), intake.clone(), hurry.clone());
             tasks.start(format!("health:{number}"), async move {
                 tokio::select! {
                     done = offer(messages, intake) => done,
                     () = hurry.wait() => Ok(()),
                 }
             });
-            Outlet::new(queue)
+            Outlet::new(queue, Some(for_outlet))
         };
         let uplinks = intakes.iter().enumerate().map(outlet).collect();
-        Self { bulletin: Bulletin::new(settings.every, now()), settings, live: live.map(Outlet::new), uplinks }
+        Self { bulletin: Bulletin::new(settings.every, now()), settings, live: live.map(|queue| Outlet::new(queue, None)), uplinks }
     }
 
     /// Publishes what is due of all facts; `is_up` says of each uplink whether it is.
@@ -120,15 +130,129 @@ impl Dispatch {
     }
 }
 
-/// Offers messages to an outbox.
+/// Offers messages to an outbox. Those that come faster than a rate allows wait as the newest of their topic.
 async fn offer(mut messages: mpsc::Receiver<Message>, intake: Intake) -> Result<(), String> {
-    while let Some(message) = messages.recv().await {
-        // The receipt is not awaited: what changes later is published again.
-        match intake.offer(&message).await {
-            Ok(_) => {}
-            Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
-            Err(error) => tracing::error!(topic = %message.topic, %error, "a message about the gateway's health cannot go north"),
+    let mut waiting = Paced::new(Duration::ZERO, "", now());
+    loop {
+        let next = waiting.next();
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => waiting.take(Arc::new(message)),
+                None => break,
+            },
+            () = async { sleep_until(next.unwrap_or_else(now).into()).await }, if next.is_some() => {}
+        }
+        while let Some(message) = waiting.due(now()) {
+            match intake.offer_state(&message).await {
+                OfferedState::Later(until) => waiting.hold(&message.topic, until, now()),
+                OfferedState::Done(offered) => {
+                    waiting.sent(&message.topic, now());
+                    note(&message, offered)?;
+                }
+            }
         }
     }
+    for message in waiting.rest() {
+        note(&message, intake.offer(&message).await)?;
+    }
     Ok(())
+}
+
+/// Notes what an outbox answered; the error is that of one that is closed. The receipt is not awaited: what changes later is published
+/// again.
+fn note(message: &Message, offered: Result<Option<Receipt>, OfferError>) -> Result<(), String> {
+    match offered {
+        Ok(_) => {}
+        Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
+        Err(error) => tracing::error!(topic = %message.topic, %error, "a message about the gateway's health cannot go north"),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::super::bulletin::Losses;
+    use super::*;
+    use crate::message::{Class, Lane};
+    use crate::mqtt::{Mapping, QoS, TopicFilter};
+    use crate::outbox::{self, Outbox, Routes, Rule, WhenFull};
+    use crate::tasks::{StopSwitch, stop_token};
+
+    /// An outbox, and the way into it for the messages about losses, beside which no rule wants anything.
+    fn backup(folder: &std::path::Path, rate: &str, primary: Option<watch::Receiver<bool>>) -> (Outbox, Intake) {
+        let settings =
+            outbox::Settings { save_every: Duration::from_millis(1), total_bytes: 1 << 30, age: None, when_full: WhenFull::DropOldest };
+        let (outbox, closed) = outbox::open("backup", folder, settings).unwrap();
+        crate::tasks::detach(async { drop(closed.await) });
+        let filter = if primary.is_some() { "x/gateway/uplink/backup/losses" } else { "#" };
+        let rule = Rule {
+            mapping: Mapping::prefix(TopicFilter::new(filter).unwrap(), "", "").unwrap(),
+            only: Vec::new(),
+            class: None,
+            qos: None,
+            most: QoS::ExactlyOnce,
+            keeps_retained: true,
+            rate: rate.parse().ok(),
+            lanes: Vec::new(),
+        };
+        let (_, routes) = watch::channel(Arc::new(Routes::new(vec![rule], Vec::new(), false, Arc::default())));
+        (outbox.clone(), Intake::new(outbox, routes, 0, primary))
+    }
+
+    /// What runs until it is dropped.
+    type Kept = (Tasks, StopSwitch);
+
+    fn dispatch(qos: QoS, intake: Intake) -> (Dispatch, Kept) {
+        let mut tasks = Tasks::default();
+        let settings = HealthMessages { topic: "x/gateway".to_owned(), class: Class::default(), qos, every: Duration::ZERO };
+        let (switch, hurry) = stop_token();
+        let dispatch = Dispatch::start(settings, &[intake], None, &hurry, &mut tasks);
+        (dispatch, (tasks, switch))
+    }
+
+    fn losses(topic: &str) -> Fact {
+        let said = Said::Losses(Losses { lost: 1, dead: 0, dropped: 0, since: None, gap: None });
+        Fact { topic: topic.to_owned(), said: Some(said), origin: Origin::Field }
+    }
+
+    /// Publishes until the outbox has so many messages.
+    async fn publish_until(dispatch: &mut Dispatch, facts: &[Fact], outbox: &Outbox, count: usize) {
+        let has_all = async {
+            loop {
+                dispatch.publish(facts.to_vec(), &[true]);
+                let read = outbox.read(Lane::Live, 0, 100).await.unwrap();
+                if read.is_some_and(|(_, messages)| messages.len() == count) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), has_all).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn losses_of_a_backup_wait_while_the_other_uplink_is_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (is_up, primary) = watch::channel(true);
+        let (outbox, intake) = backup(folder.path(), "", Some(primary));
+        let (mut dispatch, _running) = dispatch(QoS::AtLeastOnce, intake);
+        let facts = [losses("uplink/backup/losses")];
+        dispatch.publish(facts.to_vec(), &[true]);
+        assert_eq!(dispatch.uplinks[0].waiting.len(), 1);
+        is_up.send_replace(false);
+        publish_until(&mut dispatch, &facts, &outbox, 1).await;
+        assert!(dispatch.uplinks[0].waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_rate_drops_no_message_about_health() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outbox, intake) = backup(folder.path(), "10/s", None);
+        let (mut dispatch, _running) = dispatch(QoS::AtMostOnce, intake);
+        let facts: Vec<Fact> = (0..20).map(|number| losses(&format!("uplink/{number}/losses"))).collect();
+        publish_until(&mut dispatch, &facts, &outbox, 20).await;
+        assert_eq!(outbox.rate_dropped().value(), 0);
+    }
 }

@@ -14,7 +14,7 @@ use crate::broker::{Broker, Forward};
 use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
-use crate::outbox::{Intake, OfferError, Receipt, Stored};
+use crate::outbox::{Intake, OfferError, OfferedState, Receipt, Stored};
 use crate::tasks::Stop;
 use crate::time::now;
 
@@ -47,11 +47,17 @@ async fn forward_until_closed(intake: Intake, queue: ForwardQueue, broker: Broke
     let mut refusals = Refusals::new(dropped);
     loop {
         // States wait while the link is down: an outbox would keep every one of them.
-        let next = if *is_up.borrow_and_update() { paced.next() } else { None };
+        let next = if *is_up.borrow_and_update() && intake.is_open() { paced.next() } else { None };
         tokio::select! {
             () = async { sleep_until(next.unwrap_or_else(now).into()).await }, if next.is_some() => {
                 while let Some(message) = paced.due(now()) {
-                    refusals.note(&message, &intake.offer(&message).await)?;
+                    match intake.offer_state(&message).await {
+                        OfferedState::Later(until) => paced.hold(&message.topic, until, now()),
+                        OfferedState::Done(offered) => {
+                            paced.sent(&message.topic, now());
+                            refusals.note(&message, &offered)?;
+                        }
+                    }
                 }
             }
             // Its end is that of the uplink, which is noticed elsewhere.

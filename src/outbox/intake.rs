@@ -89,6 +89,25 @@ impl From<AppendError> for OfferError {
     }
 }
 
+/// What became of a message of which only the newest state counts.
+#[derive(Debug)]
+pub enum OfferedState {
+    /// It was offered.
+    Done(Result<Option<Receipt>, OfferError>),
+    /// It comes faster than a rate allows: it is to be offered again then. Nothing is counted.
+    Later(Instant),
+}
+
+/// What the rules make of a message.
+enum Outward {
+    /// No rule wants it.
+    Unwanted,
+    /// A rate has no room before.
+    TooFast(Instant),
+    /// It goes into the outbox.
+    Goes(Class, Outgoing),
+}
+
 /// The rules of one uplink and its outbox; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Intake {
@@ -127,13 +146,13 @@ impl Rates {
         self.routes = Arc::clone(routes);
     }
 
-    /// True if a message may pass, which is taken off.
-    fn let_pass(&mut self, limits: [(Option<u32>, Option<Rate>); 2], bytes: usize, at: Instant) -> bool {
+    /// Lets a message pass, which is taken off; else when to try again.
+    fn let_pass(&mut self, limits: [(Option<u32>, Option<Rate>); 2], bytes: usize, at: Instant) -> Result<(), Instant> {
         let limits = limits.iter().filter_map(|(rule, rate)| Some((*rule, (*rate)?)));
         for (rule, rate) in limits.clone() {
             let bucket = self.buckets.entry(rule).or_insert_with(|| Bucket::new(rate, BY_THE_SECOND));
             if !bucket.has_room(at) {
-                return false;
+                return Err(bucket.ready_at(at));
             }
         }
         for (rule, _) in limits {
@@ -141,7 +160,7 @@ impl Rates {
                 bucket.take(bytes, at);
             }
         }
-        true
+        Ok(())
     }
 }
 
@@ -172,12 +191,34 @@ impl Intake {
         Self { own: own.into(), ..self }
     }
 
-    /// Puts a message into the outbox if a rule wants it; waits while too much waits for the disk. `None` if no rule wants it.
+    /// False for a backup while the other uplink is up: no message is taken then.
+    pub fn is_open(&self) -> bool {
+        !self.primary.as_ref().is_some_and(|is_up| *is_up.borrow())
+    }
+
+    /// Puts a message into the outbox if a rule wants it; waits while too much waits for the disk. `None` if no rule wants it, or if it
+    /// has QoS 0 and comes faster than a rate allows.
     pub async fn offer(&self, message: &Message) -> Result<Option<Receipt>, OfferError> {
-        if self.primary.as_ref().is_some_and(|is_up| *is_up.borrow()) {
-            return Ok(None);
+        match self.offer_state(message).await {
+            OfferedState::Done(offered) => offered,
+            OfferedState::Later(_) => {
+                self.note_too_fast(message);
+                Ok(None)
+            }
         }
-        let offered = self.append(message).await;
+    }
+
+    /// The same for a message of which only the newest state counts.
+    pub async fn offer_state(&self, message: &Message) -> OfferedState {
+        if !self.is_open() {
+            return OfferedState::Done(Ok(None));
+        }
+        let offered = match self.outgoing(message) {
+            Ok(Outward::TooFast(until)) => return OfferedState::Later(until),
+            Ok(Outward::Unwanted) => Ok(None),
+            Ok(Outward::Goes(class, outgoing)) => self.outbox.append(class.lane, &outgoing).await.map(Some).map_err(OfferError::from),
+            Err(error) => Err(error),
+        };
         let is_taken = match &offered {
             Ok(receipt) => !receipt.as_ref().is_some_and(Receipt::is_refused),
             Err(error) => *error == OfferError::Closed,
@@ -185,14 +226,7 @@ impl Intake {
         if !is_taken && matches!(message.origin, Origin::Field | Origin::Own) {
             self.dropped.count();
         }
-        offered
-    }
-
-    async fn append(&self, message: &Message) -> Result<Option<Receipt>, OfferError> {
-        match self.outgoing(message)? {
-            Some((class, outgoing)) => Ok(Some(self.outbox.append(class.lane, &outgoing).await?)),
-            None => Ok(None),
-        }
+        OfferedState::Done(offered)
     }
 
     /// The numbers that other gateways gave to a message are not passed off as this gateway's: they become user properties `via`. A
@@ -224,13 +258,13 @@ impl Intake {
         self.own.iter().any(|own| Outbox::is_series_of(own, series))
     }
 
-    fn outgoing(&self, message: &Message) -> Result<Option<(Class, Outgoing)>, OfferError> {
+    fn outgoing(&self, message: &Message) -> Result<Outward, OfferError> {
         // Of the topics that begin with $, only those of the gateway itself leave it.
         if (message.topic.is_reserved() && !message.is_status()) || message.origin == Origin::Uplink(self.uplink) {
-            return Ok(None);
+            return Ok(Outward::Unwanted);
         }
         let routes = self.routes.borrow();
-        let Some((rule, topic)) = routes.outward(message) else { return Ok(None) };
+        let Some((rule, topic)) = routes.outward(message) else { return Ok(Outward::Unwanted) };
         let topic = topic.map_err(OfferError::Topic)?;
         let mut properties = message.properties.clone();
         if let Some(local) = &message.properties.response_topic {
@@ -243,8 +277,10 @@ impl Intake {
         let class = rule.class.unwrap_or(message.class);
         let qos = rule.qos.unwrap_or(message.qos).min(rule.most);
         let id = rule.rate.map(|_| rule.id());
-        if qos == QoS::AtMostOnce && !self.lets_pass(message, &routes, [(None, routes.rate), (id, rule.rate)]) {
-            return Ok(None);
+        if qos == QoS::AtMostOnce
+            && let Err(until) = self.let_pass(message, &routes, [(None, routes.rate), (id, rule.rate)])
+        {
+            return Ok(Outward::TooFast(until));
         }
         let enqueued = Timestamp::from(moment());
         // One that was kept back since before the clock was set.
@@ -261,29 +297,31 @@ impl Intake {
             is_reading: message.measured.is_some(),
             is_rated: rule.rate.is_some(),
         };
-        Ok(Some((class, outgoing)))
+        Ok(Outward::Goes(class, outgoing))
     }
 
-    /// False for a QoS 0 message that comes faster than a rate allows: it is counted, and the log tells of it.
-    fn lets_pass(&self, message: &Message, routes: &Arc<Routes>, limits: [(Option<u32>, Option<Rate>); 2]) -> bool {
+    /// Lets a QoS 0 message pass; else when a rate has room for it.
+    fn let_pass(&self, message: &Message, routes: &Arc<Routes>, limits: [(Option<u32>, Option<Rate>); 2]) -> Result<(), Instant> {
         if limits.iter().all(|(_, rate)| rate.is_none()) {
-            return true;
+            return Ok(());
         }
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.follow(routes);
-        let passes = rates.let_pass(limits, message.topic.as_str().len() + message.payload.len(), now());
-        if !passes {
-            self.outbox.rate_dropped().count();
-            let event = "outbox.rate_exceeded";
-            if let Some(suppressed) = rates.log.permit(event, (), now()) {
-                tracing::warn!(
-                    event,
-                    topic = chosen(message.topic.as_str()),
-                    suppressed,
-                    "QoS 0 messages come faster than the `rate` of the uplink or of its rule, and are dropped; send less often, or with QoS 1"
-                );
-            }
+        rates.let_pass(limits, message.topic.as_str().len() + message.payload.len(), now())
+    }
+
+    /// A message that comes too fast is dropped: it is counted, and the log tells of it.
+    fn note_too_fast(&self, message: &Message) {
+        self.outbox.rate_dropped().count();
+        let event = "outbox.rate_exceeded";
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(suppressed) = rates.log.permit(event, (), now()) {
+            tracing::warn!(
+                event,
+                topic = chosen(message.topic.as_str()),
+                suppressed,
+                "QoS 0 messages come faster than the `rate` of the uplink or of its rule, and are dropped; send less often, or with QoS 1"
+            );
         }
-        passes
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use bucket::{Bucket, EVENLY};
 use bytes::Bytes;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
-pub use intake::{Intake, OfferError, Rule};
+pub use intake::{Intake, OfferError, OfferedState, Rule};
 pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
 pub use selection::{Filter, Selection};
 use tokio::sync::{oneshot, watch};
