@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rcgen::{
@@ -28,12 +29,14 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A port nobody has at the moment, and that no other test of this run was given.
+/// A port nobody has at the moment, and that no other test of this run was given. It is below those that the kernel gives to connections:
+/// none of them can have it before the program that it is for.
 pub fn free_port() -> u16 {
-    static GIVEN: std::sync::Mutex<std::collections::BTreeSet<u16>> = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
+        let number = std::process::id().wrapping_mul(7919).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + u16::try_from(number % 20_000).unwrap();
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
             return port;
         }
     }
@@ -401,29 +404,29 @@ impl Link {
 
     /// Bytes that have gone from the near side to the far one.
     pub fn sent(&self) -> usize {
-        self.sent.load(std::sync::atomic::Ordering::SeqCst)
+        self.sent.load(Ordering::SeqCst)
     }
 
     pub fn cut(&self) {
-        self.up.store(false, std::sync::atomic::Ordering::SeqCst);
+        self.up.store(false, Ordering::SeqCst);
     }
 
     pub fn restore(&self) {
-        self.up.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.up.store(true, Ordering::SeqCst);
     }
 }
 
 fn relay(mut from: TcpStream, mut to: TcpStream, up: &std::sync::atomic::AtomicBool, sent: &std::sync::atomic::AtomicUsize) {
     from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut space = [0; 4096];
-    while up.load(std::sync::atomic::Ordering::SeqCst) {
+    while up.load(Ordering::SeqCst) {
         match from.read(&mut space) {
             Ok(0) => break,
             Ok(count) => {
                 if to.write_all(&space[..count]).is_err() {
                     break;
                 }
-                sent.fetch_add(count, std::sync::atomic::Ordering::SeqCst);
+                sent.fetch_add(count, Ordering::SeqCst);
             }
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
             Err(_) => break,
