@@ -6,16 +6,12 @@
 mod change;
 mod filters;
 mod lenient;
+mod nodes;
 pub(super) mod removed;
 mod syntax;
 pub mod table;
 mod users;
 
-use std::collections::HashMap;
-
-use indexmap::IndexMap;
-use indexmap::map::Entry;
-use saphyr_parser::{Event, Parser, Span};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 use serde_yaml::Value;
@@ -23,19 +19,13 @@ use serde_yaml::Value;
 use super::fault::{Faults, Place, suggestion};
 use super::{other_tools, schema};
 use lenient::Lenient;
+use nodes::{Builder, Children, Node};
 
 /// Faults of one file that are looked for; a file with more is not one of ours.
 const MAX_FAULTS: usize = 100;
 /// After each fault the rest is read again: of a large file fewer faults are looked for, so that they take no longer than those of a small one.
 const MOST_READ: usize = 4_000_000;
 const LEAST_FAULTS: usize = 10;
-/// Nodes of a file: far more than a gateway can have, and few enough for its memory.
-const MOST_NODES: usize = 2_000_000;
-/// Nodes that aliases may repeat; a few lines could otherwise stand for billions.
-const MAX_ALIASED: usize = 100_000;
-/// Nodes deep a file may be.
-const MAX_DEPTH: usize = 64;
-
 /// Settings that are planned: not known, but not a slip of the pen either.
 const NOT_YET: [&str; 2] = ["format", "budget"];
 
@@ -67,50 +57,6 @@ impl From<&String> for Step {
 impl From<usize> for Step {
     fn from(index: usize) -> Self {
         Self::Index(index)
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Node {
-    /// Of the key for values of a mapping, of the node itself otherwise.
-    key_place: Place,
-    place: Place,
-    /// Just behind its last character.
-    end: Place,
-    children: Children,
-}
-
-#[derive(Debug, Clone)]
-enum Children {
-    None,
-    /// Of a key that stands twice the first.
-    Map(IndexMap<String, Node>),
-    Seq(Vec<Node>),
-}
-
-impl Node {
-    fn size(&self) -> usize {
-        1 + match &self.children {
-            Children::None => 0,
-            Children::Map(entries) => entries.values().map(Self::size).sum(),
-            Children::Seq(items) => items.iter().map(Self::size).sum(),
-        }
-    }
-
-    fn child(&self, step: &Step) -> Option<&Self> {
-        match (&self.children, step) {
-            (Children::Map(entries), Step::Key(key)) => entries.get(key),
-            (Children::Seq(items), Step::Index(index)) => items.get(*index),
-            _ => None,
-        }
-    }
-
-    fn child_mut(&mut self, step: &Step) -> Option<&mut Self> {
-        match (&mut self.children, step) {
-            (Children::Map(entries), Step::Key(key)) => entries.get_mut(key),
-            (Children::Seq(items), Step::Index(index)) => items.get_mut(*index),
-            _ => None,
-        }
     }
 }
 
@@ -387,133 +333,4 @@ fn readable(message: &str) -> String {
 /// The number in digits that begin with a zero.
 fn without_zeros(text: &str) -> Option<u64> {
     text.strip_prefix('0').filter(|rest| !rest.is_empty()).and_then(|_| text.parse().ok())
-}
-
-struct Builder<'a, 'f> {
-    events: Parser<'a, saphyr_parser::StrInput<'a>>,
-    anchors: HashMap<usize, Node>,
-    /// Nodes of each anchor.
-    sizes: HashMap<usize, usize>,
-    /// Nodes that came by alias.
-    aliased: usize,
-    /// All others.
-    nodes: usize,
-    faults: &'f mut Faults,
-    /// Of the file.
-    number: usize,
-    text: &'a str,
-}
-
-impl<'a, 'f> Builder<'a, 'f> {
-    fn build(number: usize, text: &'a str, faults: &'f mut Faults) -> Option<Node> {
-        let mut builder = Builder {
-            events: Parser::new_from_str(text),
-            anchors: HashMap::new(),
-            sizes: HashMap::new(),
-            aliased: 0,
-            nodes: 0,
-            faults,
-            number,
-            text,
-        };
-        loop {
-            match builder.next()? {
-                (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
-                (Event::StreamEnd | Event::DocumentEnd, _) => {
-                    return Some(Node { key_place: (number, 1, 1), place: (number, 1, 1), end: (number, 1, 1), children: Children::None });
-                }
-                (event, span) => return builder.node(event, span, None, 0).map(|(_, node)| node),
-            }
-        }
-    }
-
-    fn next(&mut self) -> Option<(Event<'a>, Span)> {
-        match self.events.next()? {
-            Ok(event) => Some(event),
-            Err(error) => {
-                let at = error.marker();
-                let told = syntax::explain(self.text, (at.line(), at.col() + 1), error.info());
-                self.faults.at((self.number, at.line(), at.col() + 1), told);
-                None
-            }
-        }
-    }
-
-    /// The node an event begins, with its text if it is a scalar.
-    fn node(&mut self, event: Event<'a>, span: Span, key_place: Option<Place>, depth: usize) -> Option<(String, Node)> {
-        let place = (self.number, span.start.line(), span.start.col() + 1);
-        let key_place = key_place.unwrap_or(place);
-        if depth > MAX_DEPTH {
-            self.faults.at(place, format!("nested more than {MAX_DEPTH} deep"));
-            return None;
-        }
-        self.nodes += 1;
-        if self.nodes > MOST_NODES {
-            self.faults.at(place, format!("more than {MOST_NODES} keys and values; no gateway is that large"));
-            return None;
-        }
-        let mut text = String::new();
-        let mut end = (self.number, span.end.line(), span.end.col() + 1);
-        let (anchor, children) = match event {
-            Event::Scalar(scalar, _, anchor, _) => {
-                text = scalar.into_owned();
-                (anchor, Children::None)
-            }
-            Event::SequenceStart(anchor, _) => (anchor, self.sequence(depth, &mut end)?),
-            Event::MappingStart(anchor, _) => (anchor, self.mapping(depth, &mut end)?),
-            Event::Alias(anchor) => {
-                self.aliased += self.sizes.get(&anchor).copied().unwrap_or(0);
-                if self.aliased > MAX_ALIASED {
-                    self.faults.at(place, "too much is repeated by `*` aliases".to_owned());
-                    return None;
-                }
-                let children = self.anchors.get(&anchor).map_or(Children::None, |node| node.children.clone());
-                (0, children)
-            }
-            _ => (0, Children::None),
-        };
-        let node = Node { key_place, place, end, children };
-        if anchor > 0 {
-            self.sizes.insert(anchor, node.size());
-            self.anchors.insert(anchor, node.clone());
-        }
-        Some((text, node))
-    }
-
-    fn sequence(&mut self, depth: usize, end: &mut Place) -> Option<Children> {
-        let mut items = Vec::new();
-        loop {
-            match self.next()? {
-                (Event::SequenceEnd, span) => {
-                    *end = (self.number, span.end.line(), span.end.col() + 1);
-                    return Some(Children::Seq(items));
-                }
-                (event, span) => items.push(self.node(event, span, None, depth + 1)?.1),
-            }
-        }
-    }
-
-    fn mapping(&mut self, depth: usize, end: &mut Place) -> Option<Children> {
-        let mut entries: IndexMap<String, Node> = IndexMap::new();
-        loop {
-            let (event, span) = match self.next()? {
-                (Event::MappingEnd, span) => {
-                    *end = (self.number, span.end.line(), span.end.col() + 1);
-                    return Some(Children::Map(entries));
-                }
-                key => key,
-            };
-            let (key, key_node) = self.node(event, span, None, depth + 1)?;
-            let (event, span) = self.next()?;
-            let (_, value) = self.node(event, span, Some(key_node.place), depth + 1)?;
-            match entries.entry(key) {
-                Entry::Vacant(entry) => drop(entry.insert(value)),
-                Entry::Occupied(entry) if entry.key() == "<<" => {}
-                Entry::Occupied(entry) => {
-                    let (key, first) = (entry.key(), entry.get().key_place.1);
-                    self.faults.at(key_node.place, format!("\"{key}\" is here twice; the first is on line {first}: remove one"));
-                }
-            }
-        }
-    }
 }

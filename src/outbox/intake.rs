@@ -140,7 +140,7 @@ impl Rates {
         if Arc::ptr_eq(&self.routes, routes) {
             return;
         }
-        let rules = routes.send.iter().filter_map(|rule| Some((Some(rule.id()), rule.rate?)));
+        let rules = routes.rates().map(|(id, rate)| (Some(id), rate));
         let rates: HashMap<Option<u32>, Rate> = rules.chain(routes.rate.map(|rate| (None, rate))).collect();
         self.buckets.retain(|rule, bucket| rates.get(rule) == Some(&bucket.rate()));
         self.routes = Arc::clone(routes);
@@ -276,7 +276,7 @@ impl Intake {
         }
         let class = rule.class.unwrap_or(message.class);
         let qos = rule.qos.unwrap_or(message.qos).min(rule.most);
-        let id = rule.rate.map(|_| rule.id());
+        let id = rule.rate.map(|_| routes.id_of(rule));
         if qos == QoS::AtMostOnce
             && let Err(until) = self.let_pass(message, &routes, [(None, routes.rate), (id, rule.rate)])
         {

@@ -54,6 +54,8 @@ pub struct Routes {
     /// The topic of messages about losses of this uplink and a rule for them, where no `send` rule wants them: its remote learns of
     /// them all the same.
     pub losses: Option<(TopicName, Rule)>,
+    /// The identifiers of the `send` rules, in their order.
+    ids: Vec<u32>,
     /// What the names of points at the remote stand for; made from the rules and the points. Empty where nothing comes in.
     names: HashMap<TopicName, Named>,
 }
@@ -103,7 +105,8 @@ fn has_way_back(rule: &Rule, point: &TopicName, name: &TopicName) -> bool {
 impl Routes {
     /// The rules, and the points that they may be about.
     pub fn new(send: Vec<Rule>, receive: Vec<Inward>, commands: bool, points: Arc<Points>) -> Self {
-        let mut routes = Self { send, receive, rate: None, commands, points, losses: None, names: HashMap::new() };
+        let ids = send.iter().map(Rule::id).collect();
+        let mut routes = Self { send, receive, rate: None, commands, points, losses: None, ids, names: HashMap::new() };
         if commands || !routes.receive.is_empty() {
             routes.names = routes.names();
         }
@@ -166,8 +169,24 @@ impl Routes {
         self.sent(topic, class).or_else(|| self.loss(topic))
     }
 
+    /// The identifier of a `send` rule, or of the one for losses.
+    pub(super) fn id_of(&self, rule: &Rule) -> u32 {
+        let number = self.send.iter().position(|other| std::ptr::eq(other, rule));
+        number.and_then(|number| self.ids.get(number).copied()).unwrap_or_else(|| rule.id())
+    }
+
+    /// The rules that have a rate, by their identifiers.
+    pub fn rates(&self) -> impl Iterator<Item = (u32, Rate)> {
+        self.ids.iter().zip(&self.send).filter_map(|(id, rule)| Some((*id, rule.rate?)))
+    }
+
+    /// The identifier of the rule with a rate that has taken a message, by its topic at the remote and its lane.
+    pub fn rated_id(&self, there: &TopicName, lane: Lane) -> Option<u32> {
+        self.rated(there, lane).map(|rule| self.id_of(rule))
+    }
+
     /// The rule with a rate that has taken a message, by its topic at the remote and its lane; of several, the first.
-    pub fn rated(&self, there: &TopicName, lane: Lane) -> Option<&Rule> {
+    fn rated(&self, there: &TopicName, lane: Lane) -> Option<&Rule> {
         let writes = |mapping: &Mapping| {
             let is_among = || !mapping.has_way_back() && mapping.image().is_some_and(|image| image.matches(there));
             mapping.back(there).is_some() || is_among()

@@ -1,5 +1,6 @@
-//! One connection of an uplink: asks whether another client has been here (`question`), says that this gateway is here (`state`), sends what waits, takes what comes (`receive`), judges whether
-//! the link lives, ends in order (`ending`), or finds out why the remote ended it (`blame`).
+//! One connection of an uplink: asks whether another client has been here (`question`), says that this gateway is here (`state`), sends
+//! queued messages, takes those of the remote (`receive`), judges whether the link lives, ends with DISCONNECT (`ending`), or finds out why
+//! the remote ended it (`blame`).
 
 mod blame;
 mod ending;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::outbox::{Bucket, EVENLY, Routes, Rule, Waiting};
+use crate::outbox::{Bucket, EVENLY, Routes, Waiting};
 
 #[derive(Debug, Default)]
 pub(super) struct Rates {
@@ -24,7 +24,7 @@ impl Rates {
         let new = |rate| Bucket::new(rate, EVENLY);
         self.whole = routes.rate.map(|rate| self.whole.take().filter(|bucket| bucket.rate() == rate).unwrap_or_else(|| new(rate)));
         let mut before = std::mem::take(&mut self.rules);
-        for (id, rate) in routes.send.iter().filter_map(|rule| Some((rule.id(), rule.rate?))) {
+        for (id, rate) in routes.rates() {
             let kept = before.remove(&id).filter(|bucket| bucket.rate() == rate);
             self.rules.insert(id, kept.unwrap_or_else(|| new(rate)));
         }
@@ -35,7 +35,7 @@ impl Rates {
     /// The rule whose rate a message has to wait for.
     pub(super) fn rule_of(&self, waiting: &Waiting) -> Option<u32> {
         let message = Some(&waiting.message).filter(|message| message.is_rated)?;
-        self.routes.rated(&message.topic, waiting.lane).map(Rule::id)
+        self.routes.rated_id(&message.topic, waiting.lane)
     }
 
     /// True if no message may be sent now.
@@ -79,6 +79,7 @@ impl Rates {
 mod tests {
     use super::*;
     use crate::mqtt::{Mapping, QoS, TopicFilter};
+    use crate::outbox::Rule;
 
     fn routes(rate_of_rule: &str, rate: &str) -> Arc<Routes> {
         let rule = Rule {

@@ -97,8 +97,8 @@ impl Suspicion {
         let before = times(self.suspect, first);
         let closes = if evidence == Evidence::Alone { before + 1 } else { before.max(1) };
         self.suspect = Some((first, closes));
-        let needed = if reason.is_some_and(names_the_message) { CLOSES } else { CLOSES + 1 };
-        evidence == Evidence::Alone && closes >= self.needed(needed)
+        let enough = if reason.is_some_and(names_the_message) { CLOSES } else { CLOSES + 1 };
+        evidence == Evidence::Alone && closes >= self.needed(enough)
     }
 
     /// The remote answered messages behind this one, and was silent then. True if the message is to be taken out.

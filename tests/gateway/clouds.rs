@@ -32,7 +32,7 @@ use wellhead::outbox;
 use wellhead::tasks::{detach, stop_token};
 use wellhead::uplink::{self, Ends};
 
-use super::support::{Gateway, Pem, Process, free_port, mosquitto_sub, run, wait_for, wait_for_port, wellhead};
+use super::support::{ALARM, Gateway, Pem, Process, free_port, gateway_with_uplink, mosquitto_sub, run, wait_for, wellhead};
 
 const ALPN: &[u8] = b"x-amzn-mqtt-ca";
 const NOT_ALLOWED: &str = "not allowed: ";
@@ -361,20 +361,8 @@ fn publish(port: u16, arguments: &[&str]) {
 }
 
 fn gateway(folder: &Path, local: u16, uplink: &str) -> Gateway {
-    let yaml = format!(
-        "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
-outbox: {{ folder: state }}
-classes: {{ alarm: {{ qos: 2, lane: alarm }} }}
-uplinks:
-  - name: cloud
-    send: [ {{ filter: 'alarm/#', class: alarm }}, {{ filter: 'a/#', prefix: plant/ }} ]
-    {uplink}
-"
-    );
-    let gateway = Gateway::start(folder, &yaml);
-    wait_for_port(local);
-    gateway
+    let send = "send: [ { filter: 'alarm/#', class: alarm }, { filter: 'a/#', prefix: plant/ } ]";
+    gateway_with_uplink(folder, local, "x", &format!("    {send}\n    {uplink}\n{ALARM}"))
 }
 
 /// The status of the uplink.

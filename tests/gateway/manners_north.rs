@@ -6,26 +6,14 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use super::remote::Remote;
-use super::support::{Gateway, Mosquitto, PATIENCE, Pem, free_port, run, wait_for, wait_for_port};
+use super::support::{Gateway, Mosquitto, PATIENCE, Pem, free_port, gateway_with_uplink, run, wait_for};
 
 /// A gateway whose uplink goes to `to`, with these keys.
 fn site(to: &str, uplink: &str) -> (Gateway, u16, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let yaml = format!(
-        "site: seven
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
-outbox: {{ folder: state }}
-uplinks:
-  - name: cloud
-    to: {to}
-    presence: false
-    retry: {{ first: 50ms, longest: 200ms }}
-    {uplink}
-"
-    );
-    let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let keys = format!("    to: {to}\n    presence: false\n    retry: {{ first: 50ms, longest: 200ms }}\n    {uplink}");
+    let gateway = gateway_with_uplink(folder.path(), port, "seven", &keys);
     (gateway, port, folder)
 }
 

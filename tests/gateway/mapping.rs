@@ -5,7 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::remote::{Remote, Wire};
-use super::support::{Gateway, Mosquitto, Process, free_port, mosquitto_sub, run, simulated, wait_for, wait_for_port, wellhead};
+use super::support::{
+    Gateway, Mosquitto, Process, free_port, gateway_with_uplink, mosquitto_sub, run, simulated, wait_for, wait_for_port, wellhead,
+};
 
 struct Site {
     gateway: Gateway,
@@ -17,20 +19,8 @@ struct Site {
 fn site(remote: u16, uplink: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let yaml = format!(
-        "site: seven
-broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
-outbox: {{ folder: state }}
-uplinks:
-  - name: cloud
-    to: mqtt://127.0.0.1:{remote}
-    retry: {{ first: 50ms, longest: 200ms }}
-    presence: false
-{uplink}
-"
-    );
-    let gateway = Gateway::start(folder.path(), &yaml);
-    wait_for_port(port);
+    let keys = format!("    to: mqtt://127.0.0.1:{remote}\n    retry: {{ first: 50ms, longest: 200ms }}\n    presence: false\n{uplink}");
+    let gateway = gateway_with_uplink(folder.path(), port, "seven", &keys);
     Site { gateway, port, folder }
 }
 

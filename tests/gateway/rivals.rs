@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::remote::{Publish, Remote, Wire};
-use super::support::{Gateway, Link, Mosquitto, PATIENCE, Process, free_port, mosquitto_sub, run, wait_for, wait_for_port};
+use super::support::{ALARM, Gateway, Link, Mosquitto, PATIENCE, Process, free_port, gateway_with_uplink, mosquitto_sub, run, wait_for};
 
 const QUICK: &str = "retry: { first: 50ms, longest: 200ms }";
 
@@ -18,21 +18,10 @@ struct Site {
 
 fn site(folder: &Path, remote: u16, extra: &str) -> Site {
     let local = free_port();
-    let yaml = format!(
-        "site: x
-broker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}
-outbox: {{ folder: state }}
-classes: {{ alarm: {{ qos: 2, lane: alarm }} }}
-uplinks:
-  - name: cloud
-    to: mqtt://127.0.0.1:{remote}
-    {QUICK}
-    {extra}
-    send: [ {{ filter: 'alarm/#', class: alarm }} ]
-"
+    let keys = format!(
+        "    to: mqtt://127.0.0.1:{remote}\n    {QUICK}\n    {extra}\n    send: [ {{ filter: 'alarm/#', class: alarm }} ]\n{ALARM}"
     );
-    let gateway = Gateway::start(folder, &yaml);
-    wait_for_port(local);
+    let gateway = gateway_with_uplink(folder, local, "x", &keys);
     Site { gateway, local }
 }
 

@@ -42,6 +42,19 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// A class for alarms, as a section of a file.
+pub const ALARM: &str = "classes: { alarm: { qos: 2, lane: alarm } }";
+
+/// A gateway of a site with a broker on `port` and an uplink with these keys, each line of which is indented by four blanks.
+pub fn gateway_with_uplink(folder: &Path, port: u16, site: &str, uplink: &str) -> Gateway {
+    let yaml = format!(
+        "site: {site}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\noutbox: {{ folder: state }}\nuplinks:\n  - name: cloud\n{uplink}\n"
+    );
+    let gateway = Gateway::start(folder, &yaml);
+    wait_for_port(port);
+    gateway
+}
+
 /// Waits until somebody listens.
 pub fn wait_for_port(port: u16) {
     wait_for(&format!("somebody listens on {port}"), || TcpStream::connect(("127.0.0.1", port)).ok());
