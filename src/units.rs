@@ -156,7 +156,7 @@ impl<'de> Deserialize<'de> for Rate {
                 while let Some(text) = seq.next_element::<String>()? {
                     let Rate { messages, bytes } = text.parse().map_err(de::Error::custom)?;
                     if (messages.is_some() && rate.messages.is_some()) || (bytes.is_some() && rate.bytes.is_some()) {
-                        return Err(de::Error::custom("a list has one rate of messages and one of bytes; write [ 10/s, 10kB/s ]"));
+                        return Err(de::Error::custom("a list takes one message rate and one byte rate; write [ 10/s, 10kB/s ]"));
                     }
                     rate = Rate { messages: messages.or(rate.messages), bytes: bytes.or(rate.bytes) };
                 }

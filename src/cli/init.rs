@@ -300,7 +300,7 @@ fn look(init: &Init, answers: Answers, wire: &Wire) -> Result<Seen, Failure> {
     };
     match found.first() {
         None => {
-            say("  nobody answered; look at A and B, and at speed and address in the device's menu. `wellhead scan` tries more");
+            say("  no device answered; check the A/B wiring, and speed and address in the device's menu. `wellhead scan` tries more");
             Ok(Seen::default())
         }
         Some(first) => {

@@ -340,7 +340,7 @@ fn block(meant: &Meant, found: &[Found]) -> String {
 fn advise(found: &[Found], seen: &BTreeMap<String, usize>, asked: usize) {
     let advice = |text: &str| say(wrapped("", text, width()).trim_end());
     if found.is_empty() {
-        advice("nobody answered; look at A and B, at the address in the device's menu, and try --speed all, or --within 1s");
+        advice("no device answered; check the A/B wiring and the address in the device's menu, and try --speed all or --within 1s");
     } else if found.len() == asked && asked > 10 {
         advice("every address answers: this device does not look at it; take unit 1");
     }

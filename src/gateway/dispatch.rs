@@ -164,7 +164,9 @@ fn note(message: &Message, offered: Result<Option<Receipt>, OfferError>) -> Resu
     match offered {
         Ok(_) => {}
         Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
-        Err(error) => tracing::error!(topic = %message.topic, %error, "a message about the gateway's health cannot go north"),
+        Err(error) => {
+            tracing::error!(event = "health.message_refused", topic = %message.topic, %error, "cannot queue a health message for the uplink");
+        }
     }
     Ok(())
 }

@@ -318,9 +318,10 @@ impl Intake {
         if let Some(suppressed) = rates.log.permit(event, (), now()) {
             tracing::warn!(
                 event,
+                uplink = self.outbox.name(),
                 topic = chosen(message.topic.as_str()),
                 suppressed,
-                "QoS 0 messages come faster than the `rate` of the uplink or of its rule, and are dropped; send less often, or with QoS 1"
+                "QoS 0 messages exceed the `rate` of the uplink or of its rule and are dropped; publish less often, or with QoS 1"
             );
         }
     }

@@ -48,6 +48,8 @@ const READ_BYTES: usize = 256 * 1024;
 pub struct Outbox {
     store: Store,
     age: Option<Duration>,
+    /// Of its uplink.
+    name: Arc<str>,
     /// QoS 0 messages that came faster than their rate.
     rate_dropped: Arc<Counter>,
 }
@@ -73,7 +75,7 @@ impl Waiting {
 /// Opens the outbox in `folder` and starts its thread; the receiver tells when that has closed it.
 pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
     let (store, closed) = store::open(name, folder, &QUEUES, Lane::Live as usize, settings)?;
-    Ok((Outbox { store, age: settings.age, rate_dropped: Arc::default() }, closed))
+    Ok((Outbox { store, age: settings.age, name: name.into(), rate_dropped: Arc::default() }, closed))
 }
 
 /// Messages of an outbox that are neither delivered nor given up.
@@ -224,6 +226,11 @@ impl Outbox {
     /// What was given up since the last call, by queue.
     pub fn take_gaps(&self) -> Vec<(usize, Gap)> {
         self.store.take_gaps()
+    }
+
+    /// The name of its uplink.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// QoS 0 messages that were not taken because they came faster than the rate of their rule, or of the uplink.

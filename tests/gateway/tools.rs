@@ -116,7 +116,7 @@ fn a_scan_finds_who_is_on_a_line_and_writes_down_what_it_found() {
         assert_eq!((code, units(&out)), (Some(0), vec![7]), "{typed}: {out}{error}");
     }
     let (code, out, error) = bench.ask(&["scan", "bus", "--units", "100-101", "--within", "50ms"]);
-    assert!(code == Some(0) && out.is_empty() && error.contains("nobody answered; look at A and B"), "{out}{error}");
+    assert!(code == Some(0) && out.is_empty() && error.contains("no device answered; check the A/B wiring"), "{out}{error}");
     for (typed, told) in [("buss", "did you mean \"bus\"?"), ("/dev/none", "/dev/none does not exist")] {
         let (code, _, error) = bench.ask(&["scan", typed]);
         assert!(code == Some(1) && error.contains(told), "{error}");

@@ -55,7 +55,7 @@ impl Uplink {
             match stored {
                 Ok(Stored::Safe(_)) => place,
                 Ok(outcome) => {
-                    tracing::error!(seq = place.seq, "the outbox is full: a dead letter is not kept");
+                    tracing::error!(seq = place.seq, "the outbox is full: the dead letter is discarded");
                     if outcome == Stored::Refused {
                         outbox.give_up(place.queue, place.seq, &message, Reason::Full);
                     }
