@@ -26,14 +26,11 @@ use crate::field::modbus::slave::Image;
 use crate::tasks::{StopSwitch, Tasks, stop_token};
 use crate::time::now;
 use client::LocalClient;
-use ledger::Ledger;
+use ledger::{Ledger, Sums};
 use link::CuttableLink;
 
-const CUT_AFTER: Duration = Duration::from_secs(5);
-const KILL_AFTER: Duration = Duration::from_secs(9);
-const RESTORE_AFTER: Duration = Duration::from_secs(13);
-const QUIET_AFTER: Duration = Duration::from_secs(17);
-const GIVE_UP_AFTER: Duration = Duration::from_secs(35);
+/// How long a scene may take; a machine under emulation needs half of it to start the gateway.
+const SCENE_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn demo() -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("wellhead-demo-{}", std::process::id()));
@@ -89,6 +86,86 @@ uplinks:
 ",
         bus.display()
     )
+}
+
+/// What happens, in this order. A scene ends when it has lasted its time and has shown what it is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scene {
+    /// The gateway starts and connects.
+    Start,
+    /// Readings are delivered.
+    Deliver,
+    /// The link is cut; the gateway goes on taking messages.
+    Outage,
+    /// The gateway was killed, and starts with the link still cut.
+    Restart,
+    /// The link is back; new messages still come.
+    CatchUp,
+    /// The local client publishes no more; what was promised is delivered.
+    Settle,
+    Over,
+}
+
+impl Scene {
+    fn shortest(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Start | Self::Settle | Self::Over => 0,
+            Self::Deliver => 3,
+            Self::Outage | Self::Restart | Self::CatchUp => 4,
+        })
+    }
+
+    /// What went wrong if this scene does not end.
+    fn complaint(self) -> &'static str {
+        match self {
+            Self::Start | Self::Deliver => "the gateway delivered nothing in time; see gateway.log",
+            Self::Outage => "the gateway acknowledged nothing while the link was cut; see gateway.log",
+            Self::Restart => "the gateway did not come back after kill -9 in time; see gateway.log",
+            Self::CatchUp => "nothing was delivered after the link was restored; see gateway.log",
+            Self::Settle | Self::Over => "not everything that was promised arrived in time",
+        }
+    }
+}
+
+/// Where the story is.
+struct Story {
+    scene: Scene,
+    since: Instant,
+    /// The sums when the scene began.
+    before: Sums,
+}
+
+impl Story {
+    fn begin(ledger: &Ledger) -> Self {
+        Self { scene: Scene::Start, since: now(), before: ledger.sums() }
+    }
+
+    /// The scene that begins now.
+    fn advance(&mut self, ledger: &Ledger) -> Option<Scene> {
+        if elapsed(self.since) < self.scene.shortest() {
+            return None;
+        }
+        let (sums, before) = (ledger.sums(), self.before);
+        let delivers = sums.delivered > before.delivered;
+        // One acknowledgement can be left over from the scene before.
+        let promises = sums.promised > before.promised + 1;
+        let (shown, next) = match self.scene {
+            Scene::Start => (delivers && promises, Scene::Deliver),
+            Scene::Deliver => (delivers, Scene::Outage),
+            Scene::Outage => (promises, Scene::Restart),
+            Scene::Restart => (promises, Scene::CatchUp),
+            Scene::CatchUp => (delivers, Scene::Settle),
+            Scene::Settle | Scene::Over => (ledger.is_settled(), Scene::Over),
+        };
+        shown.then(|| {
+            *self = Self { scene: next, since: now(), before: sums };
+            next
+        })
+    }
+
+    fn is_stuck(&self) -> bool {
+        elapsed(self.since) > SCENE_LIMIT
+    }
 }
 
 /// Everything but the gateway.
@@ -151,38 +228,34 @@ async fn play(folder: &Path) -> Result<(), Failure> {
     print("Modbus TCP and RTU instruments -> gateway -> link -> remote broker; ledger of what was promised against what arrived\n");
     print(ledger::HEADING);
     let start = now();
-    let steps: [(Duration, &str); 4] = [(CUT_AFTER, "cut"), (KILL_AFTER, "kill"), (RESTORE_AFTER, "restore"), (QUIET_AFTER, "quiet")];
-    let mut steps = steps.into_iter().peekable();
+    let mut story = Story::begin(&stage.ledger);
     let mut second = 0;
-    loop {
+    while story.scene != Scene::Over {
         second += 1;
         sleep_until((start + Duration::from_secs(second)).into()).await;
-        while let Some((_, step)) = steps.next_if(|(at, _)| elapsed(start) >= *at) {
-            match step {
-                "cut" => {
-                    stage.link.cut();
-                    print("  -- the link is cut\n");
-                }
-                "kill" => {
-                    // SIGKILL: nothing can be tidied up.
-                    gateway.kill().await.map_err(Failure::runtime)?;
-                    stage.ledger.killed();
-                    gateway = start_gateway(&stage.file).map_err(Failure::runtime)?;
-                    print("  -- the gateway is killed with kill -9 and started again\n");
-                }
-                "restore" => {
-                    stage.link.restore();
-                    print("  -- the link is restored\n");
-                }
-                _ => client_switch.stop(),
+        let next = story.advance(&stage.ledger);
+        match next {
+            Some(Scene::Outage) => {
+                stage.link.cut();
+                print("  -- the link is cut\n");
             }
+            Some(Scene::Restart) => {
+                // SIGKILL: nothing can be tidied up.
+                gateway.kill().await.map_err(Failure::runtime)?;
+                stage.ledger.killed();
+                gateway = start_gateway(&stage.file).map_err(Failure::runtime)?;
+                print("  -- the gateway is killed with kill -9 and started again\n");
+            }
+            Some(Scene::CatchUp) => {
+                stage.link.restore();
+                print("  -- the link is restored\n");
+            }
+            Some(Scene::Settle) => client_switch.stop(),
+            Some(Scene::Start | Scene::Deliver | Scene::Over) | None => {}
         }
         print(&stage.ledger.row(elapsed(start), stage.link.is_up(), stage.link.bytes()));
-        if steps.peek().is_none() && stage.ledger.is_settled() {
-            break;
-        }
-        if elapsed(start) > GIVE_UP_AFTER {
-            return Err(Failure::runtime("not everything that was promised arrived in time"));
+        if story.is_stuck() {
+            return Err(Failure::runtime(story.scene.complaint()));
         }
         if let Ok(Some(status)) = gateway.try_wait() {
             return Err(Failure::runtime(format!("the gateway ended by itself ({status}); see gateway.log")));
