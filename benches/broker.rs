@@ -45,12 +45,42 @@ struct Case {
 }
 
 const CASES: [Case; 6] = [
-    Case { name: "fan-in QoS 0", publishers: 50, subscribers: 1, qos: 0 },
-    Case { name: "fan-in QoS 1", publishers: 50, subscribers: 1, qos: 1 },
-    Case { name: "fan-in QoS 2", publishers: 50, subscribers: 1, qos: 2 },
-    Case { name: "fan-out QoS 0", publishers: 1, subscribers: 100, qos: 0 },
-    Case { name: "fan-out QoS 1", publishers: 1, subscribers: 100, qos: 1 },
-    Case { name: "fan-out QoS 2", publishers: 1, subscribers: 100, qos: 2 },
+    Case {
+        name: "fan-in QoS 0",
+        publishers: 50,
+        subscribers: 1,
+        qos: 0,
+    },
+    Case {
+        name: "fan-in QoS 1",
+        publishers: 50,
+        subscribers: 1,
+        qos: 1,
+    },
+    Case {
+        name: "fan-in QoS 2",
+        publishers: 50,
+        subscribers: 1,
+        qos: 2,
+    },
+    Case {
+        name: "fan-out QoS 0",
+        publishers: 1,
+        subscribers: 100,
+        qos: 0,
+    },
+    Case {
+        name: "fan-out QoS 1",
+        publishers: 1,
+        subscribers: 100,
+        qos: 1,
+    },
+    Case {
+        name: "fan-out QoS 2",
+        publishers: 1,
+        subscribers: 100,
+        qos: 2,
+    },
 ];
 
 /// One connection of the load.
@@ -73,11 +103,23 @@ fn connect(port: u16, id: &str) -> Client {
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(answer, [0x20, 2, 0, 0]);
-    Client { stream, input: Vec::new(), output: Vec::new(), sent: 0, acked: 0, delivered: 0, expected: Vec::new(), next_id: 0 }
+    Client {
+        stream,
+        input: Vec::new(),
+        output: Vec::new(),
+        sent: 0,
+        acked: 0,
+        delivered: 0,
+        expected: Vec::new(),
+        next_id: 0,
+    }
 }
 
 fn subscribe(client: &mut Client, filter: &str, qos: u8) {
-    client.stream.write_all(&packets::subscribe(1, filter, qos)).unwrap();
+    client
+        .stream
+        .write_all(&packets::subscribe(1, filter, qos))
+        .unwrap();
     let mut answer = [0; 5];
     client.stream.read_exact(&mut answer).unwrap();
     assert_eq!(answer, [0x90, 3, 0, 1, qos]);
@@ -109,17 +151,36 @@ impl Load {
         clients.extend((0..case.publishers).map(|index| connect(port, &format!("p{index}"))));
         for (index, client) in clients.iter().enumerate() {
             client.stream.set_nonblocking(true).unwrap();
-            epoll::add(&epoll, &client.stream, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN).unwrap();
+            epoll::add(
+                &epoll,
+                &client.stream,
+                epoll::EventData::new_u64(index as u64),
+                epoll::EventFlags::IN,
+            )
+            .unwrap();
         }
-        Self { case, clients, epoll, counts: Counts::default() }
+        Self {
+            case,
+            clients,
+            epoll,
+            counts: Counts::default(),
+        }
     }
 
     fn publish(&mut self) {
         let case = self.case;
         for index in 0..case.publishers {
-            let delivered = self.clients[..case.subscribers].iter().map(|subscriber| subscriber.expected[index]).min().unwrap();
+            let delivered = self.clients[..case.subscribers]
+                .iter()
+                .map(|subscriber| subscriber.expected[index])
+                .min()
+                .unwrap();
             let client = &mut self.clients[case.subscribers + index];
-            let done = if case.qos == 0 { delivered } else { delivered.min(client.acked) };
+            let done = if case.qos == 0 {
+                delivered
+            } else {
+                delivered.min(client.acked)
+            };
             while client.sent - done < WINDOW {
                 put_publish(client, index, case.qos);
             }
@@ -127,7 +188,11 @@ impl Load {
     }
 
     fn flush(&mut self) {
-        for client in self.clients.iter_mut().filter(|client| !client.output.is_empty()) {
+        for client in self
+            .clients
+            .iter_mut()
+            .filter(|client| !client.output.is_empty())
+        {
             match client.stream.write(&client.output) {
                 Ok(count) => drop(client.output.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -138,8 +203,16 @@ impl Load {
 
     fn turn(&mut self, space: &mut [u8]) {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(256);
-        let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-        epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)).unwrap();
+        let wait = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 20_000_000,
+        };
+        epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&wait),
+        )
+        .unwrap();
         for event in events {
             let index = event.data.u64() as usize;
             let client = &mut self.clients[index];
@@ -165,10 +238,16 @@ impl Load {
     /// Waits for what is on its way; returns what never came.
     fn drain(&mut self, space: &mut [u8]) -> u64 {
         let end = Instant::now() + Duration::from_secs(5);
-        let sent: u64 = self.clients[self.case.subscribers..].iter().map(|client| client.sent).sum();
+        let sent: u64 = self.clients[self.case.subscribers..]
+            .iter()
+            .map(|client| client.sent)
+            .sum();
         let wanted = sent * self.case.subscribers as u64;
         loop {
-            let came: u64 = self.clients[..self.case.subscribers].iter().map(|client| client.delivered).sum();
+            let came: u64 = self.clients[..self.case.subscribers]
+                .iter()
+                .map(|client| client.delivered)
+                .sum();
             if came >= wanted || Instant::now() > end {
                 return wanted.saturating_sub(came);
             }
@@ -181,7 +260,12 @@ impl Load {
 fn put_publish(client: &mut Client, index: usize, qos: u8) {
     let topic = format!("bench/{index:03}/load");
     let id = if qos > 0 { 2 } else { 0 };
-    client.output.extend([0x30 | qos << 1, (2 + topic.len() + id + PAYLOAD) as u8, 0, topic.len() as u8]);
+    client.output.extend([
+        0x30 | qos << 1,
+        (2 + topic.len() + id + PAYLOAD) as u8,
+        0,
+        topic.len() as u8,
+    ]);
     client.output.extend_from_slice(topic.as_bytes());
     if qos > 0 {
         client.next_id = client.next_id.checked_add(1).unwrap_or(1);
@@ -199,7 +283,9 @@ fn take_packets(client: &mut Client, counts: &mut Counts) {
     let mut rest = &input[..];
     while let [first, length, body @ ..] = rest {
         // Nothing here is longer than 127 bytes.
-        let Some((packet, behind)) = body.split_at_checked(usize::from(*length)) else { break };
+        let Some((packet, behind)) = body.split_at_checked(usize::from(*length)) else {
+            break;
+        };
         rest = behind;
         match first >> 4 {
             3 => took_publish(client, *first, packet, counts),
@@ -218,7 +304,9 @@ fn took_publish(client: &mut Client, first: u8, packet: &[u8], counts: &mut Coun
     match (first >> 1) & 3 {
         0 => {}
         qos => {
-            client.output.extend([if qos == 1 { 0x40 } else { 0x50 }, 2, body[0], body[1]]);
+            client
+                .output
+                .extend([if qos == 1 { 0x40 } else { 0x50 }, 2, body[0], body[1]]);
             body = &body[2..];
         }
     }
@@ -280,9 +368,19 @@ fn idle(name: &str) -> Option<(u64, f64)> {
 fn main() {
     let words = packets::words();
     let brokers = ["wellhead", "mosquitto", "rumqttd"];
-    let named: Vec<&str> = brokers.into_iter().filter(|broker| words.iter().any(|word| word == broker)).collect();
-    let brokers = if named.is_empty() { brokers.to_vec() } else { named };
-    let wanted: Vec<&String> = words.iter().filter(|word| !brokers.contains(&word.as_str())).collect();
+    let named: Vec<&str> = brokers
+        .into_iter()
+        .filter(|broker| words.iter().any(|word| word == broker))
+        .collect();
+    let brokers = if named.is_empty() {
+        brokers.to_vec()
+    } else {
+        named
+    };
+    let wanted: Vec<&String> = words
+        .iter()
+        .filter(|word| !brokers.contains(&word.as_str()))
+        .collect();
     packets::stay_on_the_first_core();
     println!(
         "| case | broker | msg/s | CPU us/delivery | x fewer than mosquitto | RSS max KiB | lost | reordered |\n|---|---|---|---|---|---|---|---|"
@@ -299,18 +397,29 @@ fn main() {
             }
         }
         let cpu = |runs: &[Measured]| median(runs.iter().map(|run| run.cpu_us).collect());
-        let base =
-            brokers.iter().position(|name| *name == "mosquitto").filter(|place| !runs[*place].is_empty()).map(|place| cpu(&runs[place]));
+        let base = brokers
+            .iter()
+            .position(|name| *name == "mosquitto")
+            .filter(|place| !runs[*place].is_empty())
+            .map(|place| cpu(&runs[place]));
         for (name, runs) in brokers.iter().zip(&runs) {
             if runs.is_empty() {
                 println!("| {} | {name} | not installed | | | | | |", case.name);
                 continue;
             }
             let rate = median(runs.iter().map(|run| run.rate).collect());
-            let ratio = base.map_or_else(|| "-".to_owned(), |base| format!("{:.1}", base / cpu(runs)));
+            let ratio =
+                base.map_or_else(|| "-".to_owned(), |base| format!("{:.1}", base / cpu(runs)));
             let memory = runs.iter().map(|run| run.memory).max().unwrap();
-            let (lost, reordered) = (runs.iter().map(|run| run.lost).sum::<u64>(), runs.iter().map(|run| run.reordered).sum::<u64>());
-            println!("| {} | {name} | {rate:.0} | {:.2} | {ratio} | {memory} | {lost} | {reordered} |", case.name, cpu(runs));
+            let (lost, reordered) = (
+                runs.iter().map(|run| run.lost).sum::<u64>(),
+                runs.iter().map(|run| run.reordered).sum::<u64>(),
+            );
+            println!(
+                "| {} | {name} | {rate:.0} | {:.2} | {ratio} | {memory} | {lost} | {reordered} |",
+                case.name,
+                cpu(runs)
+            );
         }
     }
     if wanted.is_empty() || wanted.iter().any(|word| word.contains("idle")) {

@@ -30,7 +30,9 @@ use wellhead::field::modbus::barriers::Barriers;
 use wellhead::field::modbus::manners::Manners;
 use wellhead::field::modbus::patience::AnswerWithin;
 use wellhead::field::modbus::plan::{Costs, TURNAROUND, plan};
-use wellhead::field::modbus::slave::{Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp};
+use wellhead::field::modbus::slave::{
+    Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp,
+};
 use wellhead::field::serial::{Port, Speed};
 use wellhead::field::wave::Wave;
 use wellhead::field::{Device, Driver, Line, Point, Source, Wire};
@@ -41,10 +43,16 @@ fn device(points: impl Iterator<Item = (u16, Kind, Duration)>) -> Arc<Device> {
     let point = |(index, (address, kind, every)): (usize, (u16, Kind, Duration))| Point {
         id: PointId(index as u32),
         every,
-        source: Source::Register { register: Arc::new(Register::new(Table::Holding, address, kind)), exponent: None },
+        source: Source::Register {
+            register: Arc::new(Register::new(Table::Holding, address, kind)),
+            exponent: None,
+        },
         ..Point::made(format!("p{index}"), Wave::default())
     };
-    Arc::new(Device { points: points.enumerate().map(point).collect(), ..Device::new(DeviceId(0), "d", 1) })
+    Arc::new(Device {
+        points: points.enumerate().map(point).collect(),
+        ..Device::new(DeviceId(0), "d", 1)
+    })
 }
 
 fn line(wire: Wire, device: Arc<Device>) -> Line {
@@ -80,17 +88,33 @@ fn line_efficiency(speed: &str, registers: u16, seconds: u64) -> (f64, u64, u64)
         far.set_exclusive(false).unwrap();
         let path = far.name().unwrap();
         // Held open as long as the slave lives, so that the near end does not end in between.
-        let held = fs::File::options().read(true).write(true).open(&path).unwrap();
+        let held = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
         std::mem::forget(held);
         (near, path)
     };
-    let pace = Pace { speed: Some(speed), turnaround, tally: Arc::clone(&tally) };
+    let pace = Pace {
+        speed: Some(speed),
+        turnaround,
+        tally: Arc::clone(&tally),
+    };
     own.handle().spawn(async move {
         let faults = Arc::new(Mutex::new(Faults::default()));
         let _ = serve_frames(&image, &faults, (Framing::Rtu, pace), near).await;
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let wire = Wire::Serial(Port { path, speed, ascii: false, rs485: None });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let wire = Wire::Serial(Port {
+        path,
+        speed,
+        ascii: false,
+        rs485: None,
+    });
     let took = runtime.block_on(async {
         let mut driver = Modbus::new(&line(wire, device), counts(), None);
         driver.connect().await.unwrap();
@@ -106,14 +130,20 @@ fn line_efficiency(speed: &str, registers: u16, seconds: u64) -> (f64, u64, u64)
     });
     let characters = 8 + 5 + 2 * u32::from(registers);
     let ideal = speed.character() * characters + turnaround + speed.frame_gap();
-    (ideal.as_secs_f64() / took, tally.requests.value(), tally.gap_violations.value())
+    (
+        ideal.as_secs_f64() / took,
+        tally.requests.value(),
+        tally.gap_violations.value(),
+    )
 }
 
 fn lines() {
     println!("line efficiency (ideal time / time), 2 ms turnaround; requests; silences cut short");
     for speed in ["9600 8E1", "19200 8E1", "115200 8E1"] {
         for registers in [1, 10, 125] {
-            let runs: Vec<(f64, u64, u64)> = (0..3).map(|_| line_efficiency(speed, registers, 3)).collect();
+            let runs: Vec<(f64, u64, u64)> = (0..3)
+                .map(|_| line_efficiency(speed, registers, 3))
+                .collect();
             let requests: u64 = runs.iter().map(|run| run.1).sum();
             let violations: u64 = runs.iter().map(|run| run.2).sum();
             println!(
@@ -130,18 +160,27 @@ fn greedy(fields: &[(u32, u32)], hole: u32, costs: Costs) -> f64 {
     let mut open: Option<(u32, u32)> = None;
     for (start, end) in fields.iter().copied() {
         open = match open {
-            Some((from, to)) if start <= to + hole && end.max(to) - from <= 125 => Some((from, to.max(end))),
+            Some((from, to)) if start <= to + hole && end.max(to) - from <= 125 => {
+                Some((from, to.max(end)))
+            }
             other => {
-                total += other.map_or(0.0, |(from, to)| costs.of(Table::Holding, (to - from) as u16));
+                total += other.map_or(0.0, |(from, to)| {
+                    costs.of(Table::Holding, (to - from) as u16)
+                });
                 Some((start, end))
             }
         };
     }
-    total + open.map_or(0.0, |(from, to)| costs.of(Table::Holding, (to - from) as u16))
+    total
+        + open.map_or(0.0, |(from, to)| {
+            costs.of(Table::Holding, (to - from) as u16)
+        })
 }
 
 fn plans() {
-    println!("time on the wire of the plan against `max_insert 50` and against adjacent registers only, 300 random maps");
+    println!(
+        "time on the wire of the plan against `max_insert 50` and against adjacent registers only, 300 random maps"
+    );
     for speed in ["9600 8E1", "19200 8E1", "115200 8E1"] {
         let costs = Costs::serial(speed.parse().unwrap(), TURNAROUND);
         let mut random = fastrand::Rng::with_seed(7);
@@ -161,11 +200,21 @@ fn plans() {
                     (start, width)
                 })
                 .collect();
-            let kinds =
-                fields.iter().map(|(start, width)| (*start, if *width == 1 { Kind::U16 } else { Kind::F32 }, Duration::from_secs(1)));
-            let ours: f64 =
-                plan(0, &device(kinds), costs, &Barriers::default()).iter().map(|block| costs.of(block.table, block.count)).sum();
-            let spans: Vec<(u32, u32)> = fields.iter().map(|(start, width)| (u32::from(*start), u32::from(*start + *width))).collect();
+            let kinds = fields.iter().map(|(start, width)| {
+                (
+                    *start,
+                    if *width == 1 { Kind::U16 } else { Kind::F32 },
+                    Duration::from_secs(1),
+                )
+            });
+            let ours: f64 = plan(0, &device(kinds), costs, &Barriers::default())
+                .iter()
+                .map(|block| costs.of(block.table, block.count))
+                .sum();
+            let spans: Vec<(u32, u32)> = fields
+                .iter()
+                .map(|(start, width)| (u32::from(*start), u32::from(*start + *width)))
+                .collect();
             to_insert.push(ours / greedy(&spans, 50, costs));
             to_adjacent.push(ours / greedy(&spans, 0, costs));
         }
@@ -181,7 +230,13 @@ fn plans() {
     let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
     let mut random = fastrand::Rng::with_seed(1);
     let every = [1, 1, 5, 60].map(Duration::from_secs);
-    let many = device((0..2000).map(|index| (index * 30 + random.u16(0..25), Kind::U16, every[random.usize(0..4)])));
+    let many = device((0..2000).map(|index| {
+        (
+            index * 30 + random.u16(0..25),
+            Kind::U16,
+            every[random.usize(0..4)],
+        )
+    }));
     let times: Vec<f64> = (0..7)
         .map(|_| {
             let began = Instant::now();
@@ -189,7 +244,10 @@ fn plans() {
             began.elapsed().as_secs_f64() * 1e3
         })
         .collect();
-    println!("  planning 2,000 points in 3 intervals: {:.1} ms", median(times));
+    println!(
+        "  planning 2,000 points in 3 intervals: {:.1} ms",
+        median(times)
+    );
 }
 
 /// A process that dies with the bench.
@@ -204,12 +262,22 @@ impl Drop for Process {
 
 fn wellhead(arguments: &[&str], file: &Path) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wellhead"));
-    command.args(arguments).arg(file).env("WELLHEAD_LOG", "error").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(arguments)
+        .arg(file)
+        .env("WELLHEAD_LOG", "error")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     Process(command.spawn().unwrap())
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// Ten devices, some of which are dead, each read once a second.
@@ -227,7 +295,10 @@ fn dead(dead: usize, seconds: u64) {
             devices(count)
         )
     };
-    let (simulated, real) = (folder.path().join("simulated.yaml"), folder.path().join("gateway.yaml"));
+    let (simulated, real) = (
+        folder.path().join("simulated.yaml"),
+        folder.path().join("gateway.yaml"),
+    );
     fs::write(&simulated, yaml(10 - dead, "")).unwrap();
     fs::write(
         &real,
@@ -240,7 +311,10 @@ fn dead(dead: usize, seconds: u64) {
         ),
     )
     .unwrap();
-    let _simulator = wellhead(&["simulate", "--baud-true", "--turnaround", "20ms"], &simulated);
+    let _simulator = wellhead(
+        &["simulate", "--baud-true", "--turnaround", "20ms"],
+        &simulated,
+    );
     while !bus.exists() {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -248,21 +322,60 @@ fn dead(dead: usize, seconds: u64) {
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let seen =
-        Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", "x/+/p", "-v", "-W", &seconds.to_string()]).output().unwrap();
+    let seen = Command::new("mosquitto_sub")
+        .args([
+            "-p",
+            &port.to_string(),
+            "-t",
+            "x/+/p",
+            "-v",
+            "-W",
+            &seconds.to_string(),
+        ])
+        .output()
+        .unwrap();
     let mut times: std::collections::HashMap<String, Vec<f64>> = std::collections::HashMap::new();
-    for line in String::from_utf8_lossy(&seen.stdout).lines().filter(|line| line.contains("good")) {
+    for line in String::from_utf8_lossy(&seen.stdout)
+        .lines()
+        .filter(|line| line.contains("good"))
+    {
         let (topic, payload) = line.split_once(' ').unwrap();
-        let text = payload.split("\"t\":\"").nth(1).unwrap().split('"').next().unwrap();
-        let (minutes, seconds): (f64, f64) = (text[14..16].parse().unwrap(), text[17..23].parse().unwrap());
-        times.entry(topic.to_owned()).or_default().push(minutes * 60.0 + seconds);
+        let text = payload
+            .split("\"t\":\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
+        let (minutes, seconds): (f64, f64) =
+            (text[14..16].parse().unwrap(), text[17..23].parse().unwrap());
+        times
+            .entry(topic.to_owned())
+            .or_default()
+            .push(minutes * 60.0 + seconds);
     }
     // Behind the start, where everything is read at once.
-    let mut intervals: Vec<f64> =
-        times.values().flat_map(|times| times.windows(2).skip(3).map(|pair| (pair[1] - pair[0]).rem_euclid(3600.0))).collect();
+    let mut intervals: Vec<f64> = times
+        .values()
+        .flat_map(|times| {
+            times
+                .windows(2)
+                .skip(3)
+                .map(|pair| (pair[1] - pair[0]).rem_euclid(3600.0))
+        })
+        .collect();
     intervals.sort_by(f64::total_cmp);
     let status = Command::new("mosquitto_sub")
-        .args(["-p", &port.to_string(), "-t", "$SYS/wellhead/line/bus", "-C", "1", "-W", "15"])
+        .args([
+            "-p",
+            &port.to_string(),
+            "-t",
+            "$SYS/wellhead/line/bus",
+            "-C",
+            "1",
+            "-W",
+            "15",
+        ])
         .output()
         .unwrap();
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
@@ -278,8 +391,14 @@ fn dead(dead: usize, seconds: u64) {
 
 fn cpu_of_this_process() -> f64 {
     let text = fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / rustix::param::clock_ticks_per_second() as f64
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap())
+        / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// One transaction of ten registers over loopback: our driver and libmodbus, against the same slave in another process.
@@ -288,24 +407,39 @@ fn cpu() {
     let folder = tempfile::tempdir().unwrap();
     let client = folder.path().join("client");
     let built = Command::new("sh")
-        .args(["-c", &format!("gcc -O2 -o {} benches/field.c $(pkg-config --cflags --libs libmodbus)", client.display())])
+        .args([
+            "-c",
+            &format!(
+                "gcc -O2 -o {} benches/field.c $(pkg-config --cflags --libs libmodbus)",
+                client.display()
+            ),
+        ])
         .status()
         .unwrap();
     assert!(built.success(), "gcc and libmodbus-dev are needed");
     let port = free_port();
-    let points: String = (0..10).map(|address| format!("p{address}: {{ holding: {address}, type: u16 }}, ")).collect();
+    let points: String = (0..10)
+        .map(|address| format!("p{address}: {{ holding: {address}, type: u16 }}, "))
+        .collect();
     let file = folder.path().join("slave.yaml");
     fs::write(&file, format!("site: x\nlines: [ {{ name: tcp, modbus_tcp: '127.0.0.1:{port}' }} ]\ndevices: [ {{ name: d, line: tcp, unit: 1, points: {{ {points} }} }} ]\n")).unwrap();
     let _slave = wellhead(&["simulate"], &file);
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         let device = device((0..10).map(|address| (address, Kind::U16, Duration::from_secs(1))));
         let used = runtime.block_on(async {
-            let mut driver = Modbus::new(&line(Wire::ModbusTcp(format!("127.0.0.1:{port}")), device), counts(), None);
+            let mut driver = Modbus::new(
+                &line(Wire::ModbusTcp(format!("127.0.0.1:{port}")), device),
+                counts(),
+                None,
+            );
             driver.connect().await.unwrap();
             for _ in 0..200 {
                 driver.read(0).await.unwrap();
@@ -317,8 +451,16 @@ fn cpu() {
             cpu_of_this_process() - before
         });
         ours.push(used * 1e6 / COUNT as f64);
-        let out = Command::new(&client).args([port.to_string(), COUNT.to_string()]).output().unwrap();
-        theirs.push(String::from_utf8_lossy(&out.stdout).trim().parse::<f64>().unwrap());
+        let out = Command::new(&client)
+            .args([port.to_string(), COUNT.to_string()])
+            .output()
+            .unwrap();
+        theirs.push(
+            String::from_utf8_lossy(&out.stdout)
+                .trim()
+                .parse::<f64>()
+                .unwrap(),
+        );
     }
     let (ours, theirs) = (median(ours), median(theirs));
     println!(
@@ -330,17 +472,30 @@ fn cpu() {
 /// CPU seconds and resident bytes of a process.
 fn used(id: u32) -> (f64, u64) {
     let text = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
     let pages: u64 = fields[21].parse().unwrap();
-    (ticks / rustix::param::clock_ticks_per_second() as f64, pages * rustix::param::page_size() as u64)
+    (
+        ticks / rustix::param::clock_ticks_per_second() as f64,
+        pages * rustix::param::page_size() as u64,
+    )
 }
 
 /// 500 Modbus TCP devices with 30 points each, read once a second, every value published.
 fn many() {
     let folder = tempfile::tempdir().unwrap();
-    let listeners: Vec<std::net::TcpListener> = (0..500).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<u16> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+    let listeners: Vec<std::net::TcpListener> = (0..500)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let ports: Vec<u16> = listeners
+        .iter()
+        .map(|listener| listener.local_addr().unwrap().port())
+        .collect();
     let device = device((0..30).map(|address| (address, Kind::U16, Duration::from_secs(1))));
     let own = OwnThread::start("slaves").unwrap();
     for listener in listeners {
@@ -356,10 +511,19 @@ fn many() {
         });
     }
     let port = free_port();
-    let points: String = (0..30).map(|address| format!("      p{address}: {{ holding: {address}, type: u16, every: 1s }}\n")).collect();
-    let lines: String =
-        ports.iter().enumerate().map(|(index, port)| format!("  - {{ name: l{index}, modbus_tcp: '127.0.0.1:{port}' }}\n")).collect();
-    let devices: String = (0..500).map(|index| format!("  - {{ name: d{index}, line: l{index}, unit: 1, profile: p }}\n")).collect();
+    let points: String = (0..30)
+        .map(|address| {
+            format!("      p{address}: {{ holding: {address}, type: u16, every: 1s }}\n")
+        })
+        .collect();
+    let lines: String = ports
+        .iter()
+        .enumerate()
+        .map(|(index, port)| format!("  - {{ name: l{index}, modbus_tcp: '127.0.0.1:{port}' }}\n"))
+        .collect();
+    let devices: String = (0..500)
+        .map(|index| format!("  - {{ name: d{index}, line: l{index}, unit: 1, profile: p }}\n"))
+        .collect();
     let file = folder.path().join("gateway.yaml");
     let yaml = format!(
         "site: x\nlines:\n{lines}profiles:\n  p:\n    points:\n{points}devices:\n{devices}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], keep: memory, max_retained: 20000 }}\noutbox: {{ folder: '{}' }}\n",
@@ -378,19 +542,34 @@ fn many() {
         })
         .collect();
     let seen = Command::new("mosquitto_sub")
-        .args(["-p", &port.to_string(), "-t", "$SYS/wellhead/report", "-C", "2", "-W", "25"])
+        .args([
+            "-p",
+            &port.to_string(),
+            "-t",
+            "$SYS/wellhead/report",
+            "-C",
+            "2",
+            "-W",
+            "25",
+        ])
         .output()
         .unwrap();
     println!(
         "500 devices x 30 points @ 1 s: {:.0} % of one core, {:.1} MB resident; {}",
         median(runs.iter().map(|run| run.0).collect()),
         median(runs.iter().map(|run| run.1).collect()),
-        String::from_utf8_lossy(&seen.stdout).lines().last().unwrap_or_default()
+        String::from_utf8_lossy(&seen.stdout)
+            .lines()
+            .last()
+            .unwrap_or_default()
     );
 }
 
 fn main() {
-    let chosen: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let chosen: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let wants = |name: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == name);
     if wants("plan") {
         plans();

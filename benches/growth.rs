@@ -66,7 +66,9 @@ impl Client {
     fn connect(port: u16, id: &str, clean: bool) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.write_all(&packets::connect(id, if clean { 2 } else { 0 })).unwrap();
+        stream
+            .write_all(&packets::connect(id, if clean { 2 } else { 0 }))
+            .unwrap();
         let mut client = Self { stream, id: 0 };
         client.await_packet(2);
         client
@@ -84,7 +86,9 @@ impl Client {
 
     fn subscribe(&mut self, filter: &str, qos: u8) {
         self.id = self.id % 60_000 + 1;
-        self.stream.write_all(&packets::subscribe(self.id, filter, qos)).unwrap();
+        self.stream
+            .write_all(&packets::subscribe(self.id, filter, qos))
+            .unwrap();
         self.await_packet(9);
     }
 
@@ -118,14 +122,21 @@ fn cost(broker: &Broker, times: u32, mut work: impl FnMut(u32)) -> (f64, u64) {
     broker.forget_peak();
     let before = broker.cpu();
     (0..times).for_each(&mut work);
-    ((broker.cpu() - before).as_secs_f64() * 1e6 / f64::from(times), broker.memory("VmHWM"))
+    (
+        (broker.cpu() - before).as_secs_f64() * 1e6 / f64::from(times),
+        broker.memory("VmHWM"),
+    )
 }
 
 /// `count` retained topics, a hundred sites.
 fn retain(broker: &Broker, count: usize) -> Client {
     let mut client = Client::connect(broker.port, "keeper", true);
     for number in 0..count {
-        client.publish(&format!("site{}/device{number}/value", number % 100), b"12.5", 0x31);
+        client.publish(
+            &format!("site{}/device{number}/value", number % 100),
+            b"12.5",
+            0x31,
+        );
         if number % 500 == 0 {
             client.ping();
         }
@@ -136,7 +147,10 @@ fn retain(broker: &Broker, count: usize) -> Client {
 
 /// A subscription that begins with a wildcard and matches nothing.
 fn wildcard(name: &str, count: usize) -> Option<(f64, u64)> {
-    let broker = start(name, &format!(", max_retained: {}, max_retained_size: 1GiB", count + 10))?;
+    let broker = start(
+        name,
+        &format!(", max_retained: {}, max_retained_size: 1GiB", count + 10),
+    )?;
     let mut client = retain(&broker, count);
     Some(cost(&broker, 200, |_| {
         client.subscribe("+/device7/unknown", 0);
@@ -147,7 +161,10 @@ fn wildcard(name: &str, count: usize) -> Option<(f64, u64)> {
 
 /// A retained message for a store that is full (mosquitto has no limit).
 fn full_store(name: &str, count: usize) -> Option<(f64, u64)> {
-    let broker = start(name, &format!(", max_retained: {count}, max_retained_size: 1GiB"))?;
+    let broker = start(
+        name,
+        &format!(", max_retained: {count}, max_retained_size: 1GiB"),
+    )?;
     let mut client = retain(&broker, count);
     Some(cost(&broker, 2000, |turn| {
         client.publish(&format!("new/{turn}"), b"12.5", 0x33);
@@ -158,10 +175,14 @@ fn full_store(name: &str, count: usize) -> Option<(f64, u64)> {
 /// A message that has to wait while the queues of others are full.
 fn full_queues(name: &str, count: usize) -> Option<(f64, u64)> {
     let total = count.max(100) * FILLING * 4;
-    let broker = start(name, &format!(", max_queued_total: {total}B, max_queued: 100000"))?;
+    let broker = start(
+        name,
+        &format!(", max_queued_total: {total}B, max_queued: 100000"),
+    )?;
     let mut publisher = Client::connect(broker.port, "publisher", true);
     for number in 0..count {
-        Client::connect(broker.port, &format!("away{number}"), false).subscribe(&format!("queue/{number}"), 1);
+        Client::connect(broker.port, &format!("away{number}"), false)
+            .subscribe(&format!("queue/{number}"), 1);
     }
     let payload = [b'x'; FILLING];
     for round in 0..8 * (100 / count.max(1)).max(1) {
@@ -183,8 +204,12 @@ fn full_queues(name: &str, count: usize) -> Option<(f64, u64)> {
 /// A message for one of so many members.
 fn shared(name: &str, count: usize) -> Option<(f64, u64)> {
     let broker = start(name, "")?;
-    let mut members: Vec<Client> = (0..count).map(|number| Client::connect(broker.port, &format!("member{number}"), true)).collect();
-    members.iter_mut().for_each(|member| member.subscribe("$share/workers/jobs", 0));
+    let mut members: Vec<Client> = (0..count)
+        .map(|number| Client::connect(broker.port, &format!("member{number}"), true))
+        .collect();
+    members
+        .iter_mut()
+        .for_each(|member| member.subscribe("$share/workers/jobs", 0));
     let mut publisher = Client::connect(broker.port, "publisher", true);
     Some(cost(&broker, 4000, |turn| {
         publisher.publish("jobs", b"job", 0x30);
@@ -196,9 +221,13 @@ fn shared(name: &str, count: usize) -> Option<(f64, u64)> {
 
 /// A subscription of somebody who has so many, and its end.
 fn filters(name: &str, count: usize) -> Option<(f64, u64)> {
-    let broker = start(name, ", max_subscriptions: 100000, max_session_size: 512MiB, max_user_size: 512MiB, max_sessions_size: 1GiB")?;
+    let broker = start(
+        name,
+        ", max_subscriptions: 100000, max_session_size: 512MiB, max_user_size: 512MiB, max_sessions_size: 1GiB",
+    )?;
     let mut client = Client::connect(broker.port, "collector", true);
-    (0..count).for_each(|number| client.subscribe(&format!("site{}/device{number}/+", number % 100), 0));
+    (0..count)
+        .for_each(|number| client.subscribe(&format!("site{}/device{number}/+", number % 100), 0));
     Some(cost(&broker, 2000, |turn| {
         client.subscribe(&format!("more/{turn}/+"), 0);
         client.unsubscribe(&format!("more/{turn}/+"));
@@ -208,7 +237,10 @@ fn filters(name: &str, count: usize) -> Option<(f64, u64)> {
 /// A remote broker of MQTT 5 that leaves `window` messages unacknowledged; how many it has got.
 fn slow_remote(window: usize) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, came) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let (port, came) = (
+        listener.local_addr().unwrap().port(),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let counter = came.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -220,7 +252,11 @@ fn slow_remote(window: usize) -> (u16, Arc<AtomicUsize>) {
                         let topic = usize::from(u16::from_be_bytes([body[0], body[1]]));
                         waiting.push_back([body[2 + topic], body[3 + topic]]);
                         counter.fetch_add(1, Ordering::Release);
-                        let oldest = if waiting.len() > window { waiting.pop_front() } else { None };
+                        let oldest = if waiting.len() > window {
+                            waiting.pop_front()
+                        } else {
+                            None
+                        };
                         oldest.map_or_else(Vec::new, |[high, low]| vec![0x40, 2, high, low])
                     }
                     12 => vec![0xd0, 0],
@@ -264,15 +300,43 @@ fn uplink_window(name: &str, count: usize) -> Option<(f64, u64)> {
 }
 
 /// A name, the sizes to measure at, and what measures one.
-type Case = (&'static str, &'static [usize], fn(&str, usize) -> Option<(f64, u64)>);
+type Case = (
+    &'static str,
+    &'static [usize],
+    fn(&str, usize) -> Option<(f64, u64)>,
+);
 
 const CASES: [Case; 6] = [
-    ("subscription that begins with a wildcard, by retained topics", &[1_000, 10_000, 100_000], wildcard),
-    ("retained publish to a full store, by retained topics", &[1_000, 10_000, 100_000], full_store),
-    ("QoS 1 message while all queues are full, by sessions", &[10, 100, 1_000, 4_000], full_queues),
-    ("message to a shared subscription, by members", &[4, 64, 1_000, 4_000], shared),
-    ("SUBSCRIBE and UNSUBSCRIBE, by subscriptions of the session", &[10, 1_000, 10_000], filters),
-    ("QoS 1 message to a remote, by messages in flight to it", &[10, 100, 1_000, 10_000], uplink_window),
+    (
+        "subscription that begins with a wildcard, by retained topics",
+        &[1_000, 10_000, 100_000],
+        wildcard,
+    ),
+    (
+        "retained publish to a full store, by retained topics",
+        &[1_000, 10_000, 100_000],
+        full_store,
+    ),
+    (
+        "QoS 1 message while all queues are full, by sessions",
+        &[10, 100, 1_000, 4_000],
+        full_queues,
+    ),
+    (
+        "message to a shared subscription, by members",
+        &[4, 64, 1_000, 4_000],
+        shared,
+    ),
+    (
+        "SUBSCRIBE and UNSUBSCRIBE, by subscriptions of the session",
+        &[10, 1_000, 10_000],
+        filters,
+    ),
+    (
+        "QoS 1 message to a remote, by messages in flight to it",
+        &[10, 100, 1_000, 10_000],
+        uplink_window,
+    ),
 ];
 
 fn main() {
@@ -280,23 +344,43 @@ fn main() {
     let is_large = words.iter().any(|word| word == "million");
     packets::stay_on_the_first_core();
     for (name, sizes, measure) in CASES {
-        if words.iter().any(|word| word != "million") && !words.iter().any(|word| name.contains(word.as_str())) {
+        if words.iter().any(|word| word != "million")
+            && !words.iter().any(|word| name.contains(word.as_str()))
+        {
             continue;
         }
-        let million = if is_large && name.contains("retained topics") { &[1_000_000][..] } else { &[] };
+        let million = if is_large && name.contains("retained topics") {
+            &[1_000_000][..]
+        } else {
+            &[]
+        };
         let sizes: Vec<usize> = sizes.iter().chain(million).copied().collect();
         println!(
             "\nCPU us per {name}\n\n| broker | {} | RSS max KiB |",
-            sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ")
+            sizes
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" | ")
         );
         println!("|---|{}---|", "---|".repeat(sizes.len()));
         for broker in ["wellhead", "mosquitto"] {
             let mut peak = 0;
             let cells = sizes.iter().map(|size| {
-                let runs: Vec<(f64, u64)> = (0..ROUNDS).filter_map(|_| measure(broker, *size)).collect();
-                peak = runs.iter().map(|(_, memory)| *memory).max().unwrap_or(0).max(peak);
+                let runs: Vec<(f64, u64)> =
+                    (0..ROUNDS).filter_map(|_| measure(broker, *size)).collect();
+                peak = runs
+                    .iter()
+                    .map(|(_, memory)| *memory)
+                    .max()
+                    .unwrap_or(0)
+                    .max(peak);
                 let costs: Vec<f64> = runs.iter().map(|(cost, _)| *cost).collect();
-                if costs.is_empty() { "not measured".to_owned() } else { format!("{:.1}", median(costs)) }
+                if costs.is_empty() {
+                    "not measured".to_owned()
+                } else {
+                    format!("{:.1}", median(costs))
+                }
             });
             let cells = cells.collect::<Vec<_>>().join(" | ");
             println!("| {broker} | {cells} | {peak} |");

@@ -5,7 +5,12 @@
 //! the window allow, not what loss and congestion control make of it.
 
 // A bench that cannot go on stops with what it met; its figures are estimates.
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss, clippy::disallowed_methods, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    missing_docs
+)]
 
 use std::collections::VecDeque;
 use std::fs;
@@ -52,9 +57,16 @@ fn pass(mut from: TcpStream, mut to: TcpStream, bytes_a_second: f64, down: &Arc<
                     let _ = to.shutdown(std::net::Shutdown::Both);
                     return;
                 }
-                queue = far.changed.wait_timeout(queue, Duration::from_millis(2)).unwrap().0;
+                queue = far
+                    .changed
+                    .wait_timeout(queue, Duration::from_millis(2))
+                    .unwrap()
+                    .0;
             }
-            let piece = queue.pop_front().map(|(_, piece)| piece).unwrap_or_default();
+            let piece = queue
+                .pop_front()
+                .map(|(_, piece)| piece)
+                .unwrap_or_default();
             drop(queue);
             while is_down.load(SeqCst) {
                 std::thread::sleep(Duration::from_millis(5));
@@ -71,8 +83,12 @@ fn pass(mut from: TcpStream, mut to: TcpStream, bytes_a_second: f64, down: &Arc<
             break;
         }
         // The way is as fast as it is: what comes faster waits where it came from.
-        free_at = free_at.max(Instant::now()) + Duration::from_secs_f64(count as f64 / bytes_a_second);
-        way.queue.lock().unwrap().push_back((free_at + DELAY, space.get(..count).unwrap_or_default().to_vec()));
+        free_at =
+            free_at.max(Instant::now()) + Duration::from_secs_f64(count as f64 / bytes_a_second);
+        way.queue.lock().unwrap().push_back((
+            free_at + DELAY,
+            space.get(..count).unwrap_or_default().to_vec(),
+        ));
         way.changed.notify_one();
         std::thread::sleep(free_at.saturating_duration_since(Instant::now()));
     }
@@ -87,12 +103,20 @@ struct Relay {
 impl Relay {
     fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let relay = Self { port: listener.local_addr().unwrap().port(), down: Arc::default() };
+        let relay = Self {
+            port: listener.local_addr().unwrap().port(),
+            down: Arc::default(),
+        };
         let down = relay.down.clone();
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-                let (up, back) = ((near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near));
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
+                let (up, back) = (
+                    (near.try_clone().unwrap(), far.try_clone().unwrap()),
+                    (far, near),
+                );
                 let (down_up, down_back) = (down.clone(), down.clone());
                 std::thread::spawn(move || pass(up.0, up.1, 1e6 / 8.0, &down_up));
                 std::thread::spawn(move || pass(back.0, back.1, 4e6 / 8.0, &down_back));
@@ -112,11 +136,24 @@ impl Drop for Mosquitto {
 }
 
 fn mosquitto(folder: &Path) -> (Mosquitto, u16) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let file = folder.join("mosquitto.conf");
     fs::write(&file, format!("listener {port} 127.0.0.1\nallow_anonymous true\nlog_dest none\nmax_inflight_messages {WINDOW}\n")).unwrap();
-    let program = if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" };
-    let child = Command::new(program).arg("-c").arg(&file).stderr(Stdio::null()).spawn().expect("mosquitto is needed");
+    let program = if Path::new("/usr/sbin/mosquitto").exists() {
+        "/usr/sbin/mosquitto"
+    } else {
+        "mosquitto"
+    };
+    let child = Command::new(program)
+        .arg("-c")
+        .arg(&file)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("mosquitto is needed");
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -178,7 +215,11 @@ async fn rate(qos: u8) {
     tokio::time::sleep(MEASURED).await;
     let rate = (before - outbox.waiting()) as f64 / start.elapsed().as_secs_f64();
     let limit = f64::from(WINDOW) / (2.0 * DELAY.as_secs_f64() * f64::from(qos));
-    println!("QoS {qos}: {rate:.0} messages/s, {:.0} % of window / round trip{}", 100.0 * rate / limit, if qos == 2 { "s" } else { "" });
+    println!(
+        "QoS {qos}: {rate:.0} messages/s, {:.0} % of window / round trip{}",
+        100.0 * rate / limit,
+        if qos == 2 { "s" } else { "" }
+    );
 }
 
 async fn cut(length: Duration) {
@@ -211,9 +252,19 @@ async fn cut(length: Duration) {
 }
 
 fn main() {
-    let length = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(90);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    println!("round trip {} ms, window {WINDOW}, {PAYLOAD} B a message", 2 * DELAY.as_millis());
+    let length = std::env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(90);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    println!(
+        "round trip {} ms, window {WINDOW}, {PAYLOAD} B a message",
+        2 * DELAY.as_millis()
+    );
     runtime.block_on(async {
         rate(1).await;
         rate(2).await;

@@ -32,8 +32,16 @@ const MESSAGE: usize = 200;
 const PARTITION: PartitionBytes = PartitionBytes(16 << 20);
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         ["fill", folder, count] => fill(Path::new(folder), count.parse().unwrap()),
         [count] => bench(count.parse().expect("how many messages wait")),
         _ => bench(5_000_000),
@@ -56,7 +64,10 @@ struct Disk {
 
 fn run(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 impl Disk {
@@ -64,23 +75,43 @@ impl Disk {
         let (image, at) = (workshop.join("image"), workshop.join("disk"));
         fs::create_dir(&at).unwrap();
         File::create(&image).unwrap().set_len(2 << 30).unwrap();
-        let device = run("losetup", &["-f", "--show", image.to_str().unwrap()]).and_then(|device| {
-            run("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", &device])?;
-            run("mount", &[&device, at.to_str().unwrap()])?;
-            Some(device)
-        });
+        let device =
+            run("losetup", &["-f", "--show", image.to_str().unwrap()]).and_then(|device| {
+                run(
+                    "mkfs.ext4",
+                    &[
+                        "-q",
+                        "-E",
+                        "lazy_itable_init=0,lazy_journal_init=0",
+                        &device,
+                    ],
+                )?;
+                run("mount", &[&device, at.to_str().unwrap()])?;
+                Some(device)
+            });
         if device.is_none() {
-            println!("no file system of its own (needs root, losetup, mkfs.ext4): bytes and flushes are not counted");
+            println!(
+                "no file system of its own (needs root, losetup, mkfs.ext4): bytes and flushes are not counted"
+            );
         }
         Self { at, device }
     }
 
     /// Bytes written to the device, and flushes.
     fn counters(&self) -> (u64, u64) {
-        let Some(device) = &self.device else { return (0, 0) };
+        let Some(device) = &self.device else {
+            return (0, 0);
+        };
         let _ = run("sync", &["-f", self.at.to_str().unwrap()]);
-        let text = fs::read_to_string(format!("/sys/block/{}/stat", device.trim_start_matches("/dev/"))).unwrap();
-        let fields: Vec<u64> = text.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let text = fs::read_to_string(format!(
+            "/sys/block/{}/stat",
+            device.trim_start_matches("/dev/")
+        ))
+        .unwrap();
+        let fields: Vec<u64> = text
+            .split_whitespace()
+            .filter_map(|field| field.parse().ok())
+            .collect();
         (fields[6] * 512, fields[15])
     }
 }
@@ -95,8 +126,15 @@ impl Drop for Disk {
 }
 
 fn entries(first: u64, count: u64, random: &mut fastrand::Rng) -> Vec<Entry> {
-    let noise = |random: &mut fastrand::Rng| Bytes::from((0..MESSAGE).map(|_| random.u8(..)).collect::<Vec<u8>>());
-    (first..first + count).map(|seq| Entry { seq, bytes: noise(random) }).collect()
+    let noise = |random: &mut fastrand::Rng| {
+        Bytes::from((0..MESSAGE).map(|_| random.u8(..)).collect::<Vec<u8>>())
+    };
+    (first..first + count)
+        .map(|seq| Entry {
+            seq,
+            bytes: noise(random),
+        })
+        .collect()
 }
 
 #[derive(Default, Clone, Copy)]
@@ -112,7 +150,11 @@ fn measured(disk: &Disk, work: impl FnOnce()) -> Cost {
     work();
     let seconds = start.elapsed().as_secs_f64();
     let after = disk.counters();
-    Cost { bytes: after.0 - before.0, flushes: after.1 - before.1, seconds }
+    Cost {
+        bytes: after.0 - before.0,
+        flushes: after.1 - before.1,
+        seconds,
+    }
 }
 
 /// The limit: length, checksum, bytes, one `fdatasync` a commit.
@@ -131,10 +173,20 @@ fn plain_log(folder: &Path, batches: &[Vec<Entry>]) {
 }
 
 fn commits(disk: &Disk) {
-    println!("{MESSAGE} B a message; median of five runs in turn; ratios to a plain append log with one fdatasync a commit");
+    println!(
+        "{MESSAGE} B a message; median of five runs in turn; ratios to a plain append log with one fdatasync a commit"
+    );
     println!(
         "{:>12} {:>14} {:>14} {:>7} {:>14} {:>14} {:>12} {:>12} {:>7}",
-        "a commit", "log B/msg", "store B/msg", "ratio", "log flushes", "store flushes", "log msg/s", "store msg/s", "ratio"
+        "a commit",
+        "log B/msg",
+        "store B/msg",
+        "ratio",
+        "log flushes",
+        "store flushes",
+        "log msg/s",
+        "store msg/s",
+        "ratio"
     );
     for (size, commits) in [(1_u64, 300), (20, 1000), (100, 600), (200, 400)] {
         let mut random = fastrand::Rng::with_seed(size);
@@ -201,7 +253,10 @@ fn fill(folder: &Path, count: u64) {
                     is_reading: false,
                     is_rated: false,
                 };
-                Entry { seq, bytes: message.encode() }
+                Entry {
+                    seq,
+                    bytes: message.encode(),
+                }
             })
             .collect();
         next += batch.len() as u64;
@@ -228,8 +283,15 @@ fn disk_use(folder: &Path) -> u64 {
 fn memory(child: &Child) -> (f64, f64) {
     let text = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let field = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0) / 1e3
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_default();
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|kb| kb.parse::<f64>().ok())
+            .unwrap_or(0.0)
+            / 1e3
     };
     (field("VmRSS:"), field("VmHWM:"))
 }
@@ -250,7 +312,11 @@ fn gateway(folder: &Path, remote: u16) -> Child {
 }
 
 /// A remote in the fewest lines: CONNACK for CONNECT, PUBACK for PUBLISH as long as `acknowledges`. Returns when the first PUBLISH came.
-fn remote(mut stream: TcpStream, acknowledges: bool, mut acknowledged: impl FnMut(u64) -> bool) -> Instant {
+fn remote(
+    mut stream: TcpStream,
+    acknowledges: bool,
+    mut acknowledged: impl FnMut(u64) -> bool,
+) -> Instant {
     stream.set_nodelay(true).unwrap();
     let mut input = Vec::new();
     let mut space = vec![0; 1 << 16];
@@ -272,7 +338,8 @@ fn remote(mut stream: TcpStream, acknowledges: bool, mut acknowledged: impl FnMu
                 1 => output.extend([0x20, 6, 0, 0, 3, 0x21, 0x03, 0xE8]),
                 3 => {
                     first.get_or_insert_with(Instant::now);
-                    let topic = usize::from(u16::from_be_bytes([packet[header], packet[header + 1]]));
+                    let topic =
+                        usize::from(u16::from_be_bytes([packet[header], packet[header + 1]]));
                     output.extend([0x40, 2]);
                     output.extend(&packet[header + 2 + topic..header + 4 + topic]);
                     count += 1;
@@ -308,14 +375,28 @@ fn waiting(most: u64) {
     println!("\nbacklog left by a process that was killed; a gateway on it");
     println!(
         "{:>10} {:>12} {:>10} {:>22} {:>14} {:>16} {:>14} {:>16}",
-        "messages", "disk MB", "x payload", "start to first, ms", "RSS then, MB", "RSS drained, MB", "drain msg/s", "disk after, MB"
+        "messages",
+        "disk MB",
+        "x payload",
+        "start to first, ms",
+        "RSS then, MB",
+        "RSS drained, MB",
+        "drain msg/s",
+        "disk after, MB"
     );
     for count in [most / 5, most] {
-        let workshop = tempfile::tempdir_in(std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)).unwrap();
+        let workshop = tempfile::tempdir_in(
+            std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from),
+        )
+        .unwrap();
         let folder = workshop.path();
         let live = folder.join("state/outbox/cloud/live");
         let filler = std::env::current_exe().unwrap();
-        let _ = Command::new(filler).args(["fill", live.to_str().unwrap(), &count.to_string()]).stderr(Stdio::null()).status().unwrap();
+        let _ = Command::new(filler)
+            .args(["fill", live.to_str().unwrap(), &count.to_string()])
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
         let full = disk_use(&live);
         let mut starts = Vec::new();
         for _ in 0..3 {
@@ -338,7 +419,10 @@ fn waiting(most: u64) {
         std::thread::sleep(Duration::from_secs(4));
         let most = memory(&child).1;
         let left = disk_use(&folder.join("state"));
-        Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        Command::new("kill")
+            .arg(child.id().to_string())
+            .status()
+            .unwrap();
         child.wait().unwrap();
         println!(
             "{count:>10} {:>12.1} {:>10.3} {:>22.0} {idle:>14.1} {most:>16.1} {:>14.0} {:>16.1}",

@@ -43,7 +43,11 @@ impl Drop for Mosquitto {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 fn mosquitto(folder: &Path, window: u16) -> (Mosquitto, u16) {
@@ -54,8 +58,17 @@ fn mosquitto(folder: &Path, window: u16) -> (Mosquitto, u16) {
         format!("listener {port} 127.0.0.1\nallow_anonymous true\nlog_dest none\nmax_inflight_messages {window}\nset_tcp_nodelay true\n"),
     )
     .unwrap();
-    let program = if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" };
-    let child = Command::new(program).arg("-c").arg(&file).stderr(Stdio::null()).spawn().expect("mosquitto is needed");
+    let program = if Path::new("/usr/sbin/mosquitto").exists() {
+        "/usr/sbin/mosquitto"
+    } else {
+        "mosquitto"
+    };
+    let child = Command::new(program)
+        .arg("-c")
+        .arg(&file)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("mosquitto is needed");
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -63,27 +76,45 @@ fn mosquitto(folder: &Path, window: u16) -> (Mosquitto, u16) {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// rumqttc as its documentation shows it.
 fn client(port: u16, qos: u8, window: u16, count: u64) -> f64 {
     runtime().block_on(async {
         let mut options = MqttOptions::new("client", "127.0.0.1", port);
-        options.set_keep_alive(Duration::from_secs(30)).set_outgoing_inflight_upper_limit(window);
+        options
+            .set_keep_alive(Duration::from_secs(30))
+            .set_outgoing_inflight_upper_limit(window);
         let (client, mut events) = AsyncClient::new(options, 10);
-        while !matches!(events.poll().await.unwrap(), Event::Incoming(Packet::ConnAck(_))) {}
+        while !matches!(
+            events.poll().await.unwrap(),
+            Event::Incoming(Packet::ConnAck(_))
+        ) {}
         let start = Instant::now();
-        let qos = if qos == 2 { ClientQoS::ExactlyOnce } else { ClientQoS::AtLeastOnce };
+        let qos = if qos == 2 {
+            ClientQoS::ExactlyOnce
+        } else {
+            ClientQoS::AtLeastOnce
+        };
         let publisher = client.clone();
         detach(async move {
             for _ in 0..count {
-                publisher.publish("plant/pump-7/flow", qos, false, vec![7; PAYLOAD]).await.unwrap();
+                publisher
+                    .publish("plant/pump-7/flow", qos, false, vec![7; PAYLOAD])
+                    .await
+                    .unwrap();
             }
         });
         let mut done = 0;
         while done < count {
-            if let Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) = events.poll().await.unwrap() {
+            if let Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) =
+                events.poll().await.unwrap()
+            {
                 done += 1;
             }
         }
@@ -140,17 +171,29 @@ fn ours(folder: &Path, port: u16, qos: u8, window: u16, count: u64) -> Ours {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let rate = count as f64 / start.elapsed().as_secs_f64();
-        let (commits, written) = (outbox.counters().commits.value(), outbox.counters().written.value());
+        let (commits, written) = (
+            outbox.counters().commits.value(),
+            outbox.counters().written.value(),
+        );
         switch.stop();
         drop(outbox);
         let _ = closed.await;
-        Ours { rate, commits, written }
+        Ours {
+            rate,
+            commits,
+            written,
+        }
     })
 }
 
 fn main() {
-    let count = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(60_000);
-    println!("{count} messages of {PAYLOAD} B a run, median of {ROUNDS} in turn, the same mosquitto");
+    let count = std::env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(60_000);
+    println!(
+        "{count} messages of {PAYLOAD} B a run, median of {ROUNDS} in turn, the same mosquitto"
+    );
     println!(
         "{:>4} {:>7} {:>16} {:>16} {:>7} {:>16} {:>9}",
         "QoS", "window", "rumqttc msg/s", "wellhead msg/s", "ratio", "to disk first, %", "commits"
@@ -160,7 +203,10 @@ fn main() {
         for _ in 0..ROUNDS {
             let workshop = tempfile::tempdir().unwrap();
             let (_broker, port) = mosquitto(workshop.path(), window);
-            runs.push((client(port, qos, window, count), ours(workshop.path(), port, qos, window, count)));
+            runs.push((
+                client(port, qos, window, count),
+                ours(workshop.path(), port, qos, window, count),
+            ));
         }
         let median = |value: &dyn Fn(&(f64, Ours)) -> f64| {
             let mut values: Vec<f64> = runs.iter().map(value).collect();

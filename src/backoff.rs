@@ -13,7 +13,11 @@ pub struct Backoff {
 impl Backoff {
     /// `first` is the delay after the first failure, `longest` the cap (before jitter).
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest: longest.max(first), attempts: 0 }
+        Self {
+            first,
+            longest: longest.max(first),
+            attempts: 0,
+        }
     }
 
     /// The delay before the next attempt.
@@ -44,7 +48,10 @@ mod tests {
         let bounds = [1.0, 2.0, 4.0, 8.0, 10.0, 10.0];
         for nominal in bounds {
             let delay = backoff.next_delay().as_secs_f64();
-            assert!(delay >= nominal * 0.75 && delay <= nominal * 1.25, "{delay} for {nominal}");
+            assert!(
+                delay >= nominal * 0.75 && delay <= nominal * 1.25,
+                "{delay} for {nominal}"
+            );
         }
         backoff.reset();
         assert!(backoff.next_delay() <= Duration::from_millis(1250));

@@ -34,9 +34,14 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// The content of a regular file of at most `most` bytes.
 pub fn bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    open(path)?.take(most.saturating_add(1)).read_to_end(&mut content)?;
+    open(path)?
+        .take(most.saturating_add(1))
+        .read_to_end(&mut content)?;
     if u64::try_from(content.len()).map_or(true, |length| length > most) {
-        return Err(Error::new(ErrorKind::FileTooLarge, format!("larger than {}", bytesize::ByteSize(most).display().iec())));
+        return Err(Error::new(
+            ErrorKind::FileTooLarge,
+            format!("larger than {}", bytesize::ByteSize(most).display().iec()),
+        ));
     }
     Ok(content)
 }
@@ -48,7 +53,11 @@ pub fn text(path: &Path) -> io::Result<String> {
 
 fn decoded(content: Vec<u8>) -> io::Result<String> {
     let is_utf_16 = content.starts_with(&[0xFF, 0xFE]) || content.starts_with(&[0xFE, 0xFF]);
-    let what = if is_utf_16 { "UTF-16 text, save it as UTF-8" } else { "not UTF-8 text, save it as UTF-8" };
+    let what = if is_utf_16 {
+        "UTF-16 text, save it as UTF-8"
+    } else {
+        "not UTF-8 text, save it as UTF-8"
+    };
     String::from_utf8(content).map_err(|_| Error::new(ErrorKind::InvalidData, what))
 }
 
@@ -70,7 +79,9 @@ pub struct Secret {
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Secret").field("remarks", &self.remarks).finish_non_exhaustive()
+        f.debug_struct("Secret")
+            .field("remarks", &self.remarks)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,7 +130,10 @@ fn is_regular(found: &Metadata) -> io::Result<()> {
         () if kind.is_socket() => "a socket",
         () => "a device",
     };
-    Err(Error::new(ErrorKind::InvalidInput, format!("{what}, not a regular file")))
+    Err(Error::new(
+        ErrorKind::InvalidInput,
+        format!("{what}, not a regular file"),
+    ))
 }
 
 #[cfg(test)]
@@ -132,7 +146,14 @@ mod tests {
     fn only_regular_files_of_a_bounded_size_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("pipe"),
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
         let _socket = UnixListener::bind(at("socket")).unwrap();
         std::os::unix::fs::symlink(at("pipe"), at("link")).unwrap();
         let told = |path: &Path| text(path).unwrap_err().to_string();
@@ -143,10 +164,17 @@ mod tests {
         assert_eq!(told(Path::new("/dev/zero")), "a device, not a regular file");
         File::create(at("huge")).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(told(&at("huge")), "larger than 16.0 MiB");
-        assert_eq!(first_line(&at("huge")).unwrap_err().to_string(), "larger than 64.0 KiB");
+        assert_eq!(
+            first_line(&at("huge")).unwrap_err().to_string(),
+            "larger than 64.0 KiB"
+        );
         assert_eq!(text(Path::new("/dev/null")).unwrap(), "");
         // A file of the kernel says that its size is 0.
-        assert!(text(Path::new("/proc/self/status")).unwrap().contains("Name:"));
+        assert!(
+            text(Path::new("/proc/self/status"))
+                .unwrap()
+                .contains("Name:")
+        );
     }
 
     #[test]
@@ -155,20 +183,45 @@ mod tests {
         let path = folder.path().join("password");
         let read = |content: &[u8]| {
             fs::write(&path, content).unwrap();
-            first_line(&path).map(|secret| (secret.text, secret.remarks.len())).map_err(|error| error.to_string())
+            first_line(&path)
+                .map(|secret| (secret.text, secret.remarks.len()))
+                .map_err(|error| error.to_string())
         };
         assert_eq!(read(b"secret\nsecond\n"), Ok(("secret".to_owned(), 0)));
         assert_eq!(read(b"secret\r\n"), Ok(("secret".to_owned(), 0)));
         assert_eq!(read(b"secret\r"), Ok(("secret".to_owned(), 0)));
-        assert_eq!(read("\u{feff}secret\n".as_bytes()), Ok(("secret".to_owned(), 1)));
+        assert_eq!(
+            read("\u{feff}secret\n".as_bytes()),
+            Ok(("secret".to_owned(), 1))
+        );
         assert_eq!(read(b" two words \n"), Ok((" two words ".to_owned(), 2)));
-        for nothing in [&b""[..], b"\n", b"\r\nsecret\n", b"  \n", "\u{feff}\n".as_bytes()] {
-            assert!(read(nothing).unwrap_err().contains("write the secret there"), "{nothing:?}");
+        for nothing in [
+            &b""[..],
+            b"\n",
+            b"\r\nsecret\n",
+            b"  \n",
+            "\u{feff}\n".as_bytes(),
+        ] {
+            assert!(
+                read(nothing)
+                    .unwrap_err()
+                    .contains("write the secret there"),
+                "{nothing:?}"
+            );
         }
-        assert_eq!(read(&[0xFF, 0xFE, b's', 0]), Err("UTF-16 text, save it as UTF-8".to_owned()));
-        assert_eq!(read(&[0xE9, b'\n']), Err("not UTF-8 text, save it as UTF-8".to_owned()));
+        assert_eq!(
+            read(&[0xFF, 0xFE, b's', 0]),
+            Err("UTF-16 text, save it as UTF-8".to_owned())
+        );
+        assert_eq!(
+            read(&[0xE9, b'\n']),
+            Err("not UTF-8 text, save it as UTF-8".to_owned())
+        );
         fs::write(&path, "two\nlines\n\n").unwrap();
         assert_eq!(whole(&path).unwrap().text, "two\nlines");
-        assert!(!format!("{:?}", whole(&path).unwrap()).contains("lines"), "a secret is not printed");
+        assert!(
+            !format!("{:?}", whole(&path).unwrap()).contains("lines"),
+            "a secret is not printed"
+        );
     }
 }

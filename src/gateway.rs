@@ -146,28 +146,53 @@ struct North {
 impl North {
     /// Of a backup: whether the uplink it stands in for is up.
     fn primary(&self, settings: &uplink::Settings) -> Option<watch::Receiver<bool>> {
-        settings.use_when.and_then(|use_when| self.is_up.get(use_when.uplink)).map(watch::Sender::subscribe)
+        settings
+            .use_when
+            .and_then(|use_when| self.is_up.get(use_when.uplink))
+            .map(watch::Sender::subscribe)
     }
 
     /// The ways from the broker into the outboxes, with the names of their uplinks. They are given once.
     fn forwards(&mut self, config: &config::Gateway) -> Vec<(Intake, ForwardQueue, String)> {
-        let every = config.health.as_ref().map_or(config::HEALTH_EVERY, |health| health.every);
-        let parts = std::mem::take(&mut self.forwards).into_iter().zip(&self.queues).zip(&self.is_up);
-        let queue = |((messages, way), is_up): ((_, &Way), &watch::Sender<bool>), name: &str| ForwardQueue {
-            messages,
-            dropped: way.dropped.clone(),
-            is_up: is_up.subscribe(),
-            paced: Paced::new(every, name, now()),
+        let every = config
+            .health
+            .as_ref()
+            .map_or(config::HEALTH_EVERY, |health| health.every);
+        let parts = std::mem::take(&mut self.forwards)
+            .into_iter()
+            .zip(&self.queues)
+            .zip(&self.is_up);
+        let queue = |((messages, way), is_up): ((_, &Way), &watch::Sender<bool>), name: &str| {
+            ForwardQueue {
+                messages,
+                dropped: way.dropped.clone(),
+                is_up: is_up.subscribe(),
+                paced: Paced::new(every, name, now()),
+            }
         };
-        let uplinks = config.uplinks.iter().map(|uplink| uplink.settings.name.clone());
+        let uplinks = config
+            .uplinks
+            .iter()
+            .map(|uplink| uplink.settings.name.clone());
         let ways = self.intakes.iter().cloned().zip(parts).zip(uplinks);
-        ways.map(|((intake, part), name)| (intake, queue(part, &name), name)).collect()
+        ways.map(|((intake, part), name)| (intake, queue(part, &name), name))
+            .collect()
     }
 
     /// The uplinks, ready to run and watched.
-    fn prepare(&self, config: &config::Gateway, local: Option<&Local>, health: &mut Health) -> Result<Vec<Uplink>, GatewayError> {
+    fn prepare(
+        &self,
+        config: &config::Gateway,
+        local: Option<&Local>,
+        health: &mut Health,
+    ) -> Result<Vec<Uplink>, GatewayError> {
         let mut ready = Vec::new();
-        let parts = config.uplinks.iter().zip(&self.outboxes).zip(&self.is_up).zip(self.routes.iter().zip(&self.queues));
+        let parts = config
+            .uplinks
+            .iter()
+            .zip(&self.outboxes)
+            .zip(&self.is_up)
+            .zip(self.routes.iter().zip(&self.queues));
         for (((uplink, outbox), is_up), (routes, way)) in parts {
             let ends = Ends {
                 live: local.map(|local| local.live.clone()),
@@ -186,7 +211,11 @@ impl North {
 }
 
 fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, GatewayError> {
-    let is_up = config.uplinks.iter().map(|_| watch::channel(false).0).collect();
+    let is_up = config
+        .uplinks
+        .iter()
+        .map(|_| watch::channel(false).0)
+        .collect();
     let mut north = North {
         intakes: Vec::new(),
         routes: Vec::new(),
@@ -200,26 +229,52 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
         let name = &uplink.settings.name;
         let folder = config.folder.join("outbox").join(name);
         let (outbox, closed) = outbox::open(name, &folder, config.outbox)?;
-        tasks.start(format!("store:{name}"), async { closed.await.map_err(|_| "its thread died".to_owned()) });
+        tasks.start(format!("store:{name}"), async {
+            closed.await.map_err(|_| "its thread died".to_owned())
+        });
         let filters = filters_of(uplink);
         let (queue, forward) = mpsc::channel(FORWARD_QUEUE);
         let (routes, current) = watch::channel(Arc::clone(&uplink.routes));
         north.routes.push(routes);
         let dropped = Arc::new(Counter::default());
-        north.intakes.push(Intake::new(outbox.clone(), current, index, north.primary(&uplink.settings)).counting(Arc::clone(&dropped)));
-        north.taps.push(Tap { filters, not_from: Origin::Uplink(index) });
+        north.intakes.push(
+            Intake::new(
+                outbox.clone(),
+                current,
+                index,
+                north.primary(&uplink.settings),
+            )
+            .counting(Arc::clone(&dropped)),
+        );
+        north.taps.push(Tap {
+            filters,
+            not_from: Origin::Uplink(index),
+        });
         north.outboxes.push(outbox);
-        north.queues.push(Way { sender: queue, dropped });
+        north.queues.push(Way {
+            sender: queue,
+            dropped,
+        });
         north.forwards.push(forward);
     }
-    let North { intakes, outboxes, .. } = &mut north;
-    *intakes = std::mem::take(intakes).into_iter().map(|intake| intake.beside(outboxes)).collect();
+    let North {
+        intakes, outboxes, ..
+    } = &mut north;
+    *intakes = std::mem::take(intakes)
+        .into_iter()
+        .map(|intake| intake.beside(outboxes))
+        .collect();
     Ok(north)
 }
 
 /// The topics that an uplink's rules want.
 fn filters_of(uplink: &config::Uplink) -> Vec<TopicFilter> {
-    uplink.routes.send.iter().map(|rule| rule.mapping.filter().clone()).collect()
+    uplink
+        .routes
+        .send
+        .iter()
+        .map(|rule| rule.mapping.filter().clone())
+        .collect()
 }
 
 /// The ways from this gateway to the clients of its broker.
@@ -244,14 +299,19 @@ impl Gateway {
         let mut north = open_outboxes(&config, &mut tasks)?;
         let mut local = None;
         if let Some(spec) = &config.broker {
-            local = Some(start_broker(&config, spec, &north, (&stop, &mut tasks, &mut health)).await?);
+            local =
+                Some(start_broker(&config, spec, &north, (&stop, &mut tasks, &mut health)).await?);
         }
         let live = local.as_ref().map(|local| local.live.clone());
         let ready = north.prepare(&config, local.as_ref(), &mut health)?;
         let changes = ready.iter().map(Uplink::changes).collect();
-        let purges = ready.iter().map(|uplink| (uplink.settings().name.clone(), uplink.purges())).collect();
+        let purges = ready
+            .iter()
+            .map(|uplink| (uplink.settings().name.clone(), uplink.purges()))
+            .collect();
         for (uplink, spec) in ready.into_iter().zip(&config.uplinks) {
-            let (stop, hurried, grace) = (uplink_stop.clone(), hurried.clone(), config.shutdown_grace);
+            let (stop, hurried, grace) =
+                (uplink_stop.clone(), hurried.clone(), config.shutdown_grace);
             tasks.start(format!("uplink:{}", spec.settings.name), async move {
                 uplink.run(stop, hurried, grace).await;
                 Ok(())
@@ -259,19 +319,49 @@ impl Gateway {
         }
         if let Some(Local { broker, .. }) = &local {
             for (intake, queue, name) in north.forwards(&config) {
-                tasks.start(format!("forward:{name}"), forward_messages(intake, queue, broker.clone(), hurried.clone()));
+                tasks.start(
+                    format!("forward:{name}"),
+                    forward_messages(intake, queue, broker.clone(), hurried.clone()),
+                );
             }
         }
-        let points: usize = config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum();
-        let sets = local.as_mut().and_then(|local| Some((local.sets.take()?, local.broker.clone())));
+        let points: usize = config
+            .lines
+            .iter()
+            .flat_map(|line| &line.devices)
+            .map(|device| device.points.len())
+            .sum();
+        let sets = local
+            .as_mut()
+            .and_then(|local| Some((local.sets.take()?, local.broker.clone())));
         let presence = Presence::take(&config.folder);
-        let _presence = presence.inspect_err(|error| tracing::warn!(%error, "commands cannot know that this gateway runs")).ok();
+        let _presence = presence
+            .inspect_err(
+                |error| tracing::warn!(%error, "commands cannot know that this gateway runs"),
+            )
+            .ok();
         let control = control(&config.folder, &stop);
-        let south = South { intakes: north.intakes, live, sets, hurry: hurried };
+        let south = South {
+            intakes: north.intakes,
+            live,
+            sets,
+            hurry: hurried,
+        };
         let field = south.start(&config, &mut tasks, &mut health)?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), lines = config.lines.len(), points, tasks = tasks.len(), "wellhead runs");
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            lines = config.lines.len(),
+            points,
+            tasks = tasks.len(),
+            "wellhead runs"
+        );
         let (broker, tls, thread) = match local {
-            Some(Local { broker, tls, thread, .. }) => (Some(broker), tls, Some(thread)),
+            Some(Local {
+                broker,
+                tls,
+                thread,
+                ..
+            }) => (Some(broker), tls, Some(thread)),
             None => (None, None, None),
         };
         let grace = config.shutdown_grace;
@@ -298,12 +388,24 @@ impl Gateway {
     }
 
     /// Runs until `until` is ready, then stops in order.
-    pub async fn run(mut self, until: impl Future<Output = ()>, mut reload: mpsc::Receiver<()>) -> Result<(), GatewayError> {
+    pub async fn run(
+        mut self,
+        until: impl Future<Output = ()>,
+        mut reload: mpsc::Receiver<()>,
+    ) -> Result<(), GatewayError> {
         let mut until = pin!(until);
         let mut service = Service::of_environment();
         service.ready();
-        let look_every = self.config.health.as_ref().map_or(LOOK_EVERY, |health| health.every.min(LOOK_EVERY));
-        let mut look = tokio::time::interval(service.sign_every().map_or(look_every, |every| every.min(look_every)));
+        let look_every = self
+            .config
+            .health
+            .as_ref()
+            .map_or(LOOK_EVERY, |health| health.every.min(LOOK_EVERY));
+        let mut look = tokio::time::interval(
+            service
+                .sign_every()
+                .map_or(look_every, |every| every.min(look_every)),
+        );
         let failure = loop {
             tokio::select! {
                 ended = self.tasks.next_ended() => break ended.map(unasked),
@@ -383,13 +485,22 @@ impl Gateway {
     /// True when whoever writes into outboxes has ended.
     fn only_uplinks_left(&self) -> bool {
         let begins = ["bus:", "forward:", "health:"];
-        !self.tasks.names().any(|name| name == "report" || begins.iter().any(|begin| name.starts_with(begin)))
+        !self
+            .tasks
+            .names()
+            .any(|name| name == "report" || begins.iter().any(|begin| name.starts_with(begin)))
     }
 }
 
 fn unasked(ended: Ended) -> GatewayError {
-    let why = ended.result.err().unwrap_or_else(|| "without a reason".to_owned());
-    GatewayError::Task { name: ended.name, why }
+    let why = ended
+        .result
+        .err()
+        .unwrap_or_else(|| "without a reason".to_owned());
+    GatewayError::Task {
+        name: ended.name,
+        why,
+    }
 }
 
 /// Where commands of this program ask; without the socket the gateway runs all the same.
@@ -408,7 +519,9 @@ fn control(folder: &Path, stop: &Stop) -> mpsc::Receiver<Call> {
 fn secret() -> Result<[u8; 32], GatewayError> {
     let mut secret = [0; 32];
     let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret);
-    filled.map_err(|_| GatewayError::Thread(std::io::Error::other("the system has no random numbers")))?;
+    filled.map_err(|_| {
+        GatewayError::Thread(std::io::Error::other("the system has no random numbers"))
+    })?;
     Ok(secret)
 }
 
@@ -422,8 +535,14 @@ async fn start_broker(
     let (mut taps, mut queues) = (north.taps.clone(), north.queues.clone());
     let (queue, asked) = mpsc::channel(FORWARD_QUEUE);
     // The last one, also if nothing can be written yet.
-    taps.push(Tap { filters: south::set_filters(config), not_from: Origin::Own });
-    queues.push(Way { sender: queue, dropped: Arc::default() });
+    taps.push(Tap {
+        filters: south::set_filters(config),
+        not_from: Origin::Own,
+    });
+    queues.push(Way {
+        sender: queue,
+        dropped: Arc::default(),
+    });
     let setup = Setup {
         limits: spec.limits.clone(),
         taps,
@@ -434,31 +553,65 @@ async fn start_broker(
     };
     let mut listeners = Vec::new();
     for listen in &spec.listen {
-        listeners.push(BoundListener::bind(listen).await?.allowing(spec.origins.clone()));
+        listeners.push(
+            BoundListener::bind(listen)
+                .await?
+                .allowing(spec.origins.clone()),
+        );
     }
     let tls = spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
     let source = if spec.is_durable {
-        Source::Disk(Box::new(broker::durable::open(&config.folder.join("broker"), setup, config.outbox.save_every)?))
+        Source::Disk(Box::new(broker::durable::open(
+            &config.folder.join("broker"),
+            setup,
+            config.outbox.save_every,
+        )?))
     } else {
         Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())))
     };
     let parts = broker::broker(source, Admission::new(spec.admission), queues)?;
-    parts.pulses.iter().for_each(|pulse| health.pulses.watch(pulse));
+    parts
+        .pulses
+        .iter()
+        .for_each(|pulse| health.pulses.watch(pulse));
     if let Some(closed) = parts.closed {
-        tasks.start("store:broker", async { closed.await.map_err(|_| "its thread died".to_owned()) });
+        tasks.start("store:broker", async {
+            closed.await.map_err(|_| "its thread died".to_owned())
+        });
     }
     let thread = OwnThread::start("broker").map_err(GatewayError::Thread)?;
     for listener in listeners {
-        let (broker, tls, stop, limits) = (parts.broker.clone(), tls.clone(), stop.clone(), spec.limits.clone());
+        let (broker, tls, stop, limits) = (
+            parts.broker.clone(),
+            tls.clone(),
+            stop.clone(),
+            spec.limits.clone(),
+        );
         let name = format!("listener:{}", listener.at());
         let here = Handle::current();
-        let handle = if listener.is_encrypted() { &here } else { thread.handle() };
-        tasks.start_on(handle, name, async move { listener.run(broker, tls, &limits, stop).await.map_err(|error| error.to_string()) });
+        let handle = if listener.is_encrypted() {
+            &here
+        } else {
+            thread.handle()
+        };
+        tasks.start_on(handle, name, async move {
+            listener
+                .run(broker, tls, &limits, stop)
+                .await
+                .map_err(|error| error.to_string())
+        });
     }
     let driver_stop = stop.clone();
     tasks.start_on(thread.handle(), "broker", async move {
         parts.driver.run(driver_stop).await;
         Ok(())
     });
-    Ok(Local { broker: parts.broker, live: parts.live, inbound: parts.inbound, sets: Some(asked), tls, thread })
+    Ok(Local {
+        broker: parts.broker,
+        live: parts.live,
+        inbound: parts.inbound,
+        sets: Some(asked),
+        tls,
+        thread,
+    })
 }

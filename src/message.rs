@@ -31,7 +31,19 @@ pub enum Origin {
 }
 
 /// Which messages go first over a link: all of one lane before any of the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lane {
     /// Before everything else.
@@ -121,13 +133,19 @@ impl Message {
     /// A reading.
     #[must_use]
     pub fn measured(self, time: Timestamp) -> Self {
-        Self { measured: Some(time), ..self }
+        Self {
+            measured: Some(time),
+            ..self
+        }
     }
 
     /// The same message, to be kept by brokers for later subscribers.
     #[must_use]
     pub fn retained(self) -> Self {
-        Self { retain: true, ..self }
+        Self {
+            retain: true,
+            ..self
+        }
     }
 
     /// The same message in another class.
@@ -161,7 +179,12 @@ impl Message {
         } else {
             self.payload.clone()
         };
-        Self { topic: self.topic.detached(), payload, properties: self.properties.detached(), ..self.clone() }
+        Self {
+            topic: self.topic.detached(),
+            payload,
+            properties: self.properties.detached(),
+            ..self.clone()
+        }
     }
 
     /// True if its expiry interval is over.
@@ -184,13 +207,22 @@ mod tests {
     #[test]
     fn only_what_the_gateway_itself_says_below_its_own_topics_is_its_status() {
         let check = |topic: &'static str, origin: Origin, is_status: bool| {
-            assert_eq!(Message::new(TopicName::new(topic).unwrap(), "", origin).is_status(), is_status, "{topic} {origin:?}");
+            assert_eq!(
+                Message::new(TopicName::new(topic).unwrap(), "", origin).is_status(),
+                is_status,
+                "{topic} {origin:?}"
+            );
         };
         check("$SYS/wellhead/report", Origin::Own, true);
         for origin in [Origin::Client, Origin::Field, Origin::Uplink(0)] {
             check("$SYS/wellhead/report", origin, false);
         }
-        for topic in ["$SYS/broker/uptime", "$SYS/wellheads/x", "$SYS/wellhead", "x/$SYS/wellhead/report"] {
+        for topic in [
+            "$SYS/broker/uptime",
+            "$SYS/wellheads/x",
+            "$SYS/wellhead",
+            "x/$SYS/wellhead/report",
+        ] {
             check(topic, Origin::Own, false);
         }
     }

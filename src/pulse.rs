@@ -48,12 +48,19 @@ impl Pulse {
     /// Of a loop that comes round at least every `patience`, which must be longer than [`COME_ROUND`] and than whatever it does at
     /// a time.
     pub fn new(name: impl Into<String>, patience: Duration, now: Instant) -> Self {
-        Self(Arc::new(Inner { name: name.into(), patience, born: now, beat_ms: AtomicU64::new(0) }))
+        Self(Arc::new(Inner {
+            name: name.into(),
+            patience,
+            born: now,
+            beat_ms: AtomicU64::new(0),
+        }))
     }
 
     /// The loop has come round.
     pub fn beat(&self, now: Instant) {
-        self.0.beat_ms.store(self.0.ms_since_birth(now), Ordering::Relaxed);
+        self.0
+            .beat_ms
+            .store(self.0.ms_since_birth(now), Ordering::Relaxed);
     }
 
     /// Waits for somebody else, who has a pulse of their own; inside a runtime.
@@ -88,11 +95,17 @@ impl Pulses {
     pub fn late(&self, now: Instant) -> Vec<Late> {
         let alive = self.0.iter().filter_map(Weak::upgrade);
         let silent = alive.map(|pulse| {
-            let ms = pulse.ms_since_birth(now).saturating_sub(pulse.beat_ms.load(Ordering::Relaxed));
+            let ms = pulse
+                .ms_since_birth(now)
+                .saturating_sub(pulse.beat_ms.load(Ordering::Relaxed));
             (Duration::from_millis(ms), pulse)
         });
         let late = silent.filter(|(silent_for, pulse)| *silent_for > pulse.patience);
-        late.map(|(silent_for, pulse)| Late { name: pulse.name.clone(), silent_for }).collect()
+        late.map(|(silent_for, pulse)| Late {
+            name: pulse.name.clone(),
+            silent_for,
+        })
+        .collect()
     }
 }
 
@@ -109,11 +122,17 @@ mod tests {
     fn who_does_not_come_round_is_late_until_it_does_or_is_gone() {
         let (start, second) = (start(), Duration::from_secs(1));
         let mut pulses = Pulses::default();
-        let (quick, slow) = (Pulse::new("quick", second, start), Pulse::new("slow", 10 * second, start));
+        let (quick, slow) = (
+            Pulse::new("quick", second, start),
+            Pulse::new("slow", 10 * second, start),
+        );
         pulses.watch(&quick);
         pulses.watch(&slow);
         assert_eq!(pulses.late(start + second), []);
-        let late = Late { name: "quick".to_owned(), silent_for: 2 * second };
+        let late = Late {
+            name: "quick".to_owned(),
+            silent_for: 2 * second,
+        };
         assert_eq!(pulses.late(start + 2 * second), [late]);
         quick.beat(start + 2 * second);
         assert_eq!(pulses.late(start + 3 * second), []);

@@ -110,7 +110,11 @@ pub struct Timestamp {
 impl Timestamp {
     /// A time of a wall clock that was set, if the date is plausible.
     pub fn at(unix_ms: i64) -> Self {
-        Self { unix_ms, clock_set: is_plausible(unix_ms), since_boot: None }
+        Self {
+            unix_ms,
+            clock_set: is_plausible(unix_ms),
+            since_boot: None,
+        }
     }
 
     /// By how many milliseconds the wall clock was set between this and `now`, which it is wrong by; `None` if it was not, or if
@@ -125,13 +129,20 @@ impl Timestamp {
     /// The same moment by a clock that was set by `step` milliseconds.
     #[must_use]
     pub fn moved(self, step: i64) -> Self {
-        Self { since_boot: self.since_boot, ..Self::at(self.unix_ms + step) }
+        Self {
+            since_boot: self.since_boot,
+            ..Self::at(self.unix_ms + step)
+        }
     }
 }
 
 impl From<Moment> for Timestamp {
     fn from(moment: Moment) -> Self {
-        Self { unix_ms: moment.unix_ms, clock_set: moment.clock_set, since_boot: Some(moment.since_boot) }
+        Self {
+            unix_ms: moment.unix_ms,
+            clock_set: moment.clock_set,
+            since_boot: Some(moment.since_boot),
+        }
     }
 }
 
@@ -178,16 +189,28 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_between_two_moments_is_noticed_by_the_one_that_nobody_sets() {
-        let at = |unix_ms, boot, ms| Timestamp { since_boot: Some(SinceBoot { boot, ms }), ..Timestamp::at(unix_ms) };
+        let at = |unix_ms, boot, ms| Timestamp {
+            since_boot: Some(SinceBoot { boot, ms }),
+            ..Timestamp::at(unix_ms)
+        };
         let now = at(1_769_847_330_250, 7, 60_000);
         // Half a minute ago by one clock, in 1970 by the other.
-        assert_eq!(at(5_000, 7, 30_000).set_by(now), Some(1_769_847_330_250 - 30_000 - 5_000));
+        assert_eq!(
+            at(5_000, 7, 30_000).set_by(now),
+            Some(1_769_847_330_250 - 30_000 - 5_000)
+        );
         let then = at(5_000, 7, 30_000);
-        assert_eq!(then.moved(then.set_by(now).unwrap()), at(1_769_847_300_250, 7, 30_000));
+        assert_eq!(
+            then.moved(then.set_by(now).unwrap()),
+            at(1_769_847_300_250, 7, 30_000)
+        );
         // Not set, another start of the machine, a small correction, not known; and nothing is put right by a clock that is not set.
         assert_eq!(at(1_769_847_300_250, 7, 30_000).set_by(now), None);
         assert_eq!(at(5_000, 8, 30_000).set_by(now), None);
-        assert_eq!(at(1_769_847_300_250 + STEP_MS - 1, 7, 30_000).set_by(now), None);
+        assert_eq!(
+            at(1_769_847_300_250 + STEP_MS - 1, 7, 30_000).set_by(now),
+            None
+        );
         assert_eq!(Timestamp::at(5_000).set_by(now), None);
         assert_eq!(now.set_by(at(5_000, 7, 90_000)), None);
     }

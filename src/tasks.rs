@@ -6,7 +6,8 @@
 use std::future::Future;
 
 use thread_priority::{
-    RealtimeThreadSchedulePolicy, ScheduleParams, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+    RealtimeThreadSchedulePolicy, ScheduleParams, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -102,17 +103,24 @@ impl OwnThread {
 
     /// Starts it with a real-time priority (SCHED_FIFO, 1 to 99), if the system allows one; else it says so and goes on without.
     pub fn start_with(name: &str, priority: Option<u8>) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let handle = runtime.handle().clone();
         let (alive, gone) = oneshot::channel::<()>();
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            if let Some(priority) = priority {
-                prefer(priority);
-            }
-            // An error is the sign that the other end was dropped.
-            let _ = runtime.block_on(gone);
-        })?;
-        Ok(Self { handle, _alive: alive })
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                if let Some(priority) = priority {
+                    prefer(priority);
+                }
+                // An error is the sign that the other end was dropped.
+                let _ = runtime.block_on(gone);
+            })?;
+        Ok(Self {
+            handle,
+            _alive: alive,
+        })
     }
 
     /// For [`Tasks::start_on`].
@@ -124,7 +132,9 @@ impl OwnThread {
 /// Gives this thread a real-time priority.
 fn prefer(priority: u8) {
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    let wanted = ThreadPriority::from_posix(ScheduleParams { sched_priority: priority.into() });
+    let wanted = ThreadPriority::from_posix(ScheduleParams {
+        sched_priority: priority.into(),
+    });
     if let Err(error) = set_thread_priority_and_policy(thread_native_id(), wanted, policy) {
         let thread = std::thread::current();
         tracing::warn!(

@@ -21,7 +21,9 @@ const EARLIEST_PLAUSIBLE_MS: i64 = 1_735_689_600_000;
 /// Milliseconds since the Unix epoch; 0 if the clock stands before it.
 #[allow(clippy::disallowed_methods)]
 pub fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -70,9 +72,16 @@ pub struct SinceBoot {
 /// This moment.
 pub fn moment() -> Moment {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let ms = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
+    let ms = time
+        .tv_sec
+        .saturating_mul(1000)
+        .saturating_add(time.tv_nsec / 1_000_000);
     let (unix_ms, since_boot) = (unix_ms(), SinceBoot { boot: boot(), ms });
-    Moment { unix_ms, clock_set: CLOCK.is_set(unix_ms, since_boot), since_boot }
+    Moment {
+        unix_ms,
+        clock_set: CLOCK.is_set(unix_ms, since_boot),
+        since_boot,
+    }
 }
 
 /// Milliseconds since this machine started, by a clock that nobody sets.
@@ -89,7 +98,13 @@ fn runtime_folder() -> Option<PathBuf> {
 /// Writes a small file of the runtime folder that only its owner may read, whatever the umask.
 pub fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
     let mut options = std::fs::File::options();
-    options.create(true).truncate(true).write(true).mode(0o600).open(file)?.write_all(text.as_bytes())
+    options
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(file)?
+        .write_all(text.as_bytes())
 }
 
 /// Names this start of the machine.
@@ -105,13 +120,19 @@ fn boot() -> u32 {
                 write_private(&file, &drawn).is_ok().then_some(drawn)
             })
         });
-        text.map_or_else(|| fastrand::u32(..), |text| crc32c::crc32c(text.trim().as_bytes()))
+        text.map_or_else(
+            || fastrand::u32(..),
+            |text| crc32c::crc32c(text.trim().as_bytes()),
+        )
     })
 }
 
 /// Milliseconds since the Unix epoch out of what [`rfc3339`] wrote.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
-    let since = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    let since = humantime::parse_rfc3339(text)
+        .ok()?
+        .duration_since(UNIX_EPOCH)
+        .ok()?;
     i64::try_from(since.as_millis()).ok()
 }
 
@@ -129,7 +150,10 @@ mod tests {
     fn times_are_written_with_milliseconds_and_zone() {
         assert_eq!(rfc3339(1_769_847_330_250), "2026-01-31T08:15:30.250Z");
         assert_eq!(rfc3339(-5), "1970-01-01T00:00:00.000Z");
-        assert_eq!(parse_rfc3339("2026-01-31T08:15:30.250Z"), Some(1_769_847_330_250));
+        assert_eq!(
+            parse_rfc3339("2026-01-31T08:15:30.250Z"),
+            Some(1_769_847_330_250)
+        );
         assert_eq!(parse_rfc3339("yesterday"), None);
     }
 

@@ -21,16 +21,28 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let plain = || format!("`{text}` is not a duration; write a number with its unit, such as 300ms, 2s, 5m, 1h or 30d");
+        let plain = || {
+            format!(
+                "`{text}` is not a duration; write a number with its unit, such as 300ms, 2s, 5m, 1h or 30d"
+            )
+        };
         if text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-            return Err(format!("`{text}` has no unit; write {text}ms, {text}s, {text}m, {text}h or {text}d"));
+            return Err(format!(
+                "`{text}` has no unit; write {text}ms, {text}s, {text}m, {text}h or {text}d"
+            ));
         }
         let near = || {
             meant(text, &["min", "ms", "s", "m", "h", "d", "days", "weeks"])
                 .map(|meant| format!("`{text}` is not a duration; did you mean {meant}?"))
         };
-        let span = humantime::parse_duration(text.trim()).map(Span).map_err(|_| near().unwrap_or_else(plain))?;
-        if span.0 > LONGEST { Err(format!("`{text}` is too long; write at most 3650d")) } else { Ok(span) }
+        let span = humantime::parse_duration(text.trim())
+            .map(Span)
+            .map_err(|_| near().unwrap_or_else(plain))?;
+        if span.0 > LONGEST {
+            Err(format!("`{text}` is too long; write at most 3650d"))
+        } else {
+            Ok(span)
+        }
     }
 }
 
@@ -38,13 +50,24 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let plain = || format!("`{text}` is not a size; write a number with its unit, such as 64kB, 20MB, 2GB or 4MiB");
+        let plain = || {
+            format!(
+                "`{text}` is not a size; write a number with its unit, such as 64kB, 20MB, 2GB or 4MiB"
+            )
+        };
         if text.trim().bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-            return Err(format!("`{text}` has no unit; write {text}kB, {text}MB or {text}GB"));
+            return Err(format!(
+                "`{text}` has no unit; write {text}kB, {text}MB or {text}GB"
+            ));
         }
-        let near =
-            || meant(text, &["kB", "MB", "GB", "KiB", "MiB", "GiB"]).map(|meant| format!("`{text}` is not a size; did you mean {meant}?"));
-        text.trim().parse::<bytesize::ByteSize>().map(|size| Size(size.as_u64())).map_err(|_| near().unwrap_or_else(plain))
+        let near = || {
+            meant(text, &["kB", "MB", "GB", "KiB", "MiB", "GiB"])
+                .map(|meant| format!("`{text}` is not a size; did you mean {meant}?"))
+        };
+        text.trim()
+            .parse::<bytesize::ByteSize>()
+            .map(|size| Size(size.as_u64()))
+            .map_err(|_| near().unwrap_or_else(plain))
     }
 }
 
@@ -63,10 +86,18 @@ fn meant(text: &str, units: &[&str]) -> Option<String> {
     // Of long words the first letter says most.
     let by_letter = || {
         units.iter().find(|known| {
-            unit.len() > 2 && unit.chars().all(char::is_alphabetic) && known.to_lowercase().starts_with(unit.chars().next().unwrap_or('?'))
+            unit.len() > 2
+                && unit.chars().all(char::is_alphabetic)
+                && known
+                    .to_lowercase()
+                    .starts_with(unit.chars().next().unwrap_or('?'))
         })
     };
-    let nearest = units.iter().min_by_key(distance).filter(|known| distance(known) <= 1).or_else(by_letter)?;
+    let nearest = units
+        .iter()
+        .min_by_key(distance)
+        .filter(|known| distance(known) <= 1)
+        .or_else(by_letter)?;
     (!number.is_empty()).then(|| format!("{number}{nearest}"))
 }
 
@@ -86,12 +117,20 @@ impl FromStr for Price {
         let parts = || {
             let (amount, per) = text.trim().split_once(' ')?;
             let (currency, unit) = per.trim().split_once('/')?;
-            let amount: f64 = amount.parse().ok().filter(|amount: &f64| amount.is_finite() && *amount >= 0.0)?;
-            let bytes = format!("1{}", unit.trim()).parse::<bytesize::ByteSize>().ok()?.as_u64();
+            let amount: f64 = amount
+                .parse()
+                .ok()
+                .filter(|amount: &f64| amount.is_finite() && *amount >= 0.0)?;
+            let bytes = format!("1{}", unit.trim())
+                .parse::<bytesize::ByteSize>()
+                .ok()?
+                .as_u64();
             let is_name = !currency.is_empty() && currency.chars().all(char::is_alphabetic);
             #[allow(clippy::cast_precision_loss)]
-            (is_name && bytes > 0 && unit.trim().ends_with('B'))
-                .then(|| Self { per_byte: amount / bytes as f64, currency: currency.to_owned() })
+            (is_name && bytes > 0 && unit.trim().ends_with('B')).then(|| Self {
+                per_byte: amount / bytes as f64,
+                currency: currency.to_owned(),
+            })
         };
         parts().ok_or_else(|| format!("`{text}` is not a price; write an amount, a currency and a size, such as 1.20 EUR/MB"))
     }
@@ -110,7 +149,11 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a rate; write messages or bytes and a time, such as 10/s, 600/min or 10kB/s");
+        let wrong = || {
+            format!(
+                "`{text}` is not a rate; write messages or bytes and a time, such as 10/s, 600/min or 10kB/s"
+            )
+        };
         let (amount, time) = text.trim().split_once('/').ok_or_else(wrong)?;
         let in_an_hour = match time.trim() {
             "s" | "sec" | "second" => 3600.0,
@@ -120,15 +163,30 @@ impl FromStr for Rate {
             _ => return Err(wrong()),
         };
         let amount = amount.trim();
-        let is_plain = !amount.is_empty() && amount.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        let number = if is_plain { amount.parse::<f64>().ok() } else { amount.parse::<Size>().ok().map(|size| size.0 as f64) };
-        let an_hour = number.map(|number| (number * in_an_hour).round()).ok_or_else(wrong)?;
+        let is_plain = !amount.is_empty()
+            && amount
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let number = if is_plain {
+            amount.parse::<f64>().ok()
+        } else {
+            amount.parse::<Size>().ok().map(|size| size.0 as f64)
+        };
+        let an_hour = number
+            .map(|number| (number * in_an_hour).round())
+            .ok_or_else(wrong)?;
         if !(1.0..1e15).contains(&an_hour) {
-            return Err(format!("`{text}` is too small or too large; write a rate such as 10/s, at least 1/h"));
+            return Err(format!(
+                "`{text}` is too small or too large; write a rate such as 10/s, at least 1/h"
+            ));
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let an_hour = an_hour as u64;
-        let (messages, bytes) = if is_plain { (Some(an_hour), None) } else { (None, Some(an_hour)) };
+        let (messages, bytes) = if is_plain {
+            (Some(an_hour), None)
+        } else {
+            (None, Some(an_hour))
+        };
         Ok(Self { messages, bytes })
     }
 }
@@ -155,10 +213,17 @@ impl<'de> Deserialize<'de> for Rate {
                 let mut rate = Rate::default();
                 while let Some(text) = seq.next_element::<String>()? {
                     let Rate { messages, bytes } = text.parse().map_err(de::Error::custom)?;
-                    if (messages.is_some() && rate.messages.is_some()) || (bytes.is_some() && rate.bytes.is_some()) {
-                        return Err(de::Error::custom("a list takes one message rate and one byte rate; write [ 10/s, 10kB/s ]"));
+                    if (messages.is_some() && rate.messages.is_some())
+                        || (bytes.is_some() && rate.bytes.is_some())
+                    {
+                        return Err(de::Error::custom(
+                            "a list takes one message rate and one byte rate; write [ 10/s, 10kB/s ]",
+                        ));
                     }
-                    rate = Rate { messages: messages.or(rate.messages), bytes: bytes.or(rate.bytes) };
+                    rate = Rate {
+                        messages: messages.or(rate.messages),
+                        bytes: bytes.or(rate.bytes),
+                    };
                 }
                 Ok(rate)
             }
@@ -224,20 +289,56 @@ mod tests {
         assert!("300".parse::<Span>().unwrap_err().contains("300ms"));
         assert!("12".parse::<Size>().unwrap_err().contains("12kB"));
         assert!("500000y".parse::<Span>().unwrap_err().contains("too long"));
-        for (typed, meant) in [("1mn", "1min"), ("5 sek", "5s"), ("5MIN", "5min"), ("2gigs", "2GB")] {
-            let told = typed.parse::<Span>().err().filter(|_| !typed.contains("gig")).unwrap_or_else(|| typed.parse::<Size>().unwrap_err());
+        for (typed, meant) in [
+            ("1mn", "1min"),
+            ("5 sek", "5s"),
+            ("5MIN", "5min"),
+            ("2gigs", "2GB"),
+        ] {
+            let told = typed
+                .parse::<Span>()
+                .err()
+                .filter(|_| !typed.contains("gig"))
+                .unwrap_or_else(|| typed.parse::<Size>().unwrap_err());
             assert!(told.contains(&format!("did you mean {meant}?")), "{told}");
         }
-        assert!("soon".parse::<Span>().unwrap_err().contains("not a duration"));
+        assert!(
+            "soon"
+                .parse::<Span>()
+                .unwrap_err()
+                .contains("not a duration")
+        );
         assert!("much".parse::<Size>().unwrap_err().contains("not a size"));
     }
 
     #[test]
     fn a_price_has_amount_currency_and_size() {
-        assert_eq!("1.20 EUR/MB".parse(), Ok(Price { per_byte: 1.2e-6, currency: "EUR".to_owned() }));
-        assert_eq!("3 USD/kB".parse(), Ok(Price { per_byte: 0.003, currency: "USD".to_owned() }));
-        for wrong in ["1.20", "1.20 EUR", "EUR/MB", "1 EUR/month", "-1 EUR/MB", "1 /MB"] {
-            assert!(wrong.parse::<Price>().unwrap_err().contains("not a price"), "{wrong}");
+        assert_eq!(
+            "1.20 EUR/MB".parse(),
+            Ok(Price {
+                per_byte: 1.2e-6,
+                currency: "EUR".to_owned()
+            })
+        );
+        assert_eq!(
+            "3 USD/kB".parse(),
+            Ok(Price {
+                per_byte: 0.003,
+                currency: "USD".to_owned()
+            })
+        );
+        for wrong in [
+            "1.20",
+            "1.20 EUR",
+            "EUR/MB",
+            "1 EUR/month",
+            "-1 EUR/MB",
+            "1 /MB",
+        ] {
+            assert!(
+                wrong.parse::<Price>().unwrap_err().contains("not a price"),
+                "{wrong}"
+            );
         }
     }
 
@@ -250,11 +351,20 @@ mod tests {
         assert_eq!("10kB/s".parse(), rate(None, Some(36_000_000)));
         assert_eq!("48MB/d".parse(), rate(None, Some(2_000_000)));
         for wrong in ["10", "10/fortnight", "/s", "fast/s", "10kB"] {
-            assert!(wrong.parse::<Rate>().unwrap_err().contains("not a rate"), "{wrong}");
+            assert!(
+                wrong.parse::<Rate>().unwrap_err().contains("not a rate"),
+                "{wrong}"
+            );
         }
         assert!("0/s".parse::<Rate>().unwrap_err().contains("too small"));
         let both: Rate = serde_json::from_str(r#"["10/s", "1kB/s"]"#).unwrap();
-        assert_eq!(both, Rate { messages: Some(36_000), bytes: Some(3_600_000) });
+        assert_eq!(
+            both,
+            Rate {
+                messages: Some(36_000),
+                bytes: Some(3_600_000)
+            }
+        );
         assert!(serde_json::from_str::<Rate>(r#"["10/s", "1/s"]"#).is_err());
     }
 }

@@ -26,7 +26,11 @@ pub fn bytes_of<S>(socket: WebSocketStream<S>) -> impl AsyncRead + AsyncWrite + 
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    Packets { socket, input: Bytes::new(), cutter: Cutter::default() }
+    Packets {
+        socket,
+        input: Bytes::new(),
+        cutter: Cutter::default(),
+    }
 }
 
 struct Packets<S> {
@@ -37,11 +41,17 @@ struct Packets<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Packets<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        space: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.input.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 Some(Ok(Frame::Binary(bytes))) => self.input = bytes,
-                Some(Ok(Frame::Text(_))) => return Poll::Ready(Err(io::Error::other("a text frame"))),
+                Some(Ok(Frame::Text(_))) => {
+                    return Poll::Ready(Err(io::Error::other("a text frame")));
+                }
                 // Pings are answered by the library; the stream ends after a close.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
@@ -56,7 +66,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Packets<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Packets<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let mut rest = bytes;
         while !rest.is_empty() {
             // Not ready while the write buffer is full.
@@ -66,7 +80,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Packets<S> {
                 Poll::Pending => return Poll::Pending,
             }
             if let Some(packet) = self.cutter.take(&mut rest) {
-                Pin::new(&mut self.socket).start_send(Frame::Binary(packet)).map_err(io_error)?;
+                Pin::new(&mut self.socket)
+                    .start_send(Frame::Binary(packet))
+                    .map_err(io_error)?;
             }
         }
         Poll::Ready(Ok(bytes.len() - rest.len()))
@@ -85,7 +101,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Packets<S> {
 fn io_error(error: Error) -> io::Error {
     match error {
         Error::Io(error) => error,
-        Error::ConnectionClosed | Error::AlreadyClosed | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+        Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             io::Error::new(io::ErrorKind::ConnectionReset, error)
         }
         error => io::Error::other(error),
@@ -103,7 +121,11 @@ impl Cutter {
     /// Takes bytes off `rest`, as far as the end of a packet; the packet if it is complete.
     fn take(&mut self, rest: &mut &[u8]) -> Option<Bytes> {
         loop {
-            let known = if self.begun.is_empty() { packet_len(rest) } else { packet_len(&self.begun) };
+            let known = if self.begun.is_empty() {
+                packet_len(rest)
+            } else {
+                packet_len(&self.begun)
+            };
             // The length is in the first five bytes, which may come one by one.
             let missing = known.map_or(1, |length| length.saturating_sub(self.begun.len()));
             let (part, behind) = rest.split_at_checked(missing.min(rest.len()))?;
@@ -148,12 +170,21 @@ mod tests {
         let mut stream = bytes_of(WebSocketStream::from_raw_socket(near, Role::Client, None).await);
         drop(far);
         let kind = |outcome: io::Result<usize>| outcome.map_err(|error| error.kind());
-        assert_eq!(kind(stream.read(&mut [0; 8]).await), Err(io::ErrorKind::ConnectionReset));
+        assert_eq!(
+            kind(stream.read(&mut [0; 8]).await),
+            Err(io::ErrorKind::ConnectionReset)
+        );
         // What is written is told when it is flushed.
         let written = stream.write(&[0xC0, 0]).await;
         let flushed = stream.flush().await.map(|()| 0);
         let error = written.and(flushed).expect_err("nobody is there");
-        assert!(matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error:?}");
+        assert!(
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]
@@ -161,13 +192,22 @@ mod tests {
         let (near, mut far) = duplex(1024);
         let mut stream = bytes_of(WebSocketStream::from_raw_socket(near, Role::Client, None).await);
         far.write_all(&[0xFF, 0]).await.unwrap();
-        assert_eq!(stream.read(&mut [0; 8]).await.map_err(|error| error.kind()), Err(io::ErrorKind::Other));
+        assert_eq!(
+            stream.read(&mut [0; 8]).await.map_err(|error| error.kind()),
+            Err(io::ErrorKind::Other)
+        );
     }
 
     #[test]
     fn packets_are_cut_whole_however_they_are_written() {
         let long = [&[0x30, 0xAC, 0x02][..], &[7; 300]].concat();
-        let packets: [&[u8]; 5] = [&[0xD0, 0], &[0x40, 2, 0, 1], &long, &[0x90, 3, 0, 1, 0], &[0x20, 2, 0, 0]];
+        let packets: [&[u8]; 5] = [
+            &[0xD0, 0],
+            &[0x40, 2, 0, 1],
+            &long,
+            &[0x90, 3, 0, 1, 0],
+            &[0x20, 2, 0, 0],
+        ];
         let all = packets.concat();
         for piece in [1, 2, 3, 5, 7, 100, all.len()] {
             let mut cutter = Cutter::default();
@@ -178,7 +218,10 @@ mod tests {
                     found.extend(cutter.take(&mut rest));
                 }
             }
-            assert!(found.iter().map(|packet| &packet[..]).eq(packets), "pieces of {piece}: {found:?}");
+            assert!(
+                found.iter().map(|packet| &packet[..]).eq(packets),
+                "pieces of {piece}: {found:?}"
+            );
             assert!(cutter.begun.is_empty());
         }
     }

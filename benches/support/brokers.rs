@@ -21,7 +21,11 @@ impl Drop for Broker {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 fn rumqttd() -> PathBuf {
@@ -30,7 +34,11 @@ fn rumqttd() -> PathBuf {
 }
 
 fn mosquitto() -> PathBuf {
-    ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].iter().map(PathBuf::from).find(|path| path.exists()).unwrap_or_default()
+    ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .unwrap_or_default()
 }
 
 /// Starts a broker; `more` is added to the `broker:` section of wellhead, in one line. `None` if the program is not installed.
@@ -69,7 +77,11 @@ pub(crate) fn start_with(name: &str, more: &str, sections: &str) -> Option<Broke
         return None;
     }
     // rumqttd goes by the end of the name.
-    let file = folder.path().join(if name == "rumqttd" { "config.toml" } else { "config" });
+    let file = folder.path().join(if name == "rumqttd" {
+        "config.toml"
+    } else {
+        "config"
+    });
     fs::write(&file, config).unwrap();
     let log = fs::File::create(folder.path().join("log")).unwrap();
     let child = Command::new("taskset")
@@ -82,7 +94,11 @@ pub(crate) fn start_with(name: &str, more: &str, sections: &str) -> Option<Broke
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    let broker = Broker { child, port, _folder: folder };
+    let broker = Broker {
+        child,
+        port,
+        _folder: folder,
+    };
     for _ in 0..200 {
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
             return Some(broker);
@@ -96,7 +112,12 @@ impl Broker {
     /// CPU time so far.
     pub(crate) fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 10)
     }

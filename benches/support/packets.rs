@@ -48,5 +48,8 @@ pub(crate) fn stay_on_the_first_core() {
 
 /// What the command line says besides options.
 pub(crate) fn words() -> Vec<String> {
-    std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect()
+    std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .collect()
 }

@@ -33,9 +33,14 @@ impl Pattern {
 
     fn filter(&self, client_id: &str, user: &str) -> Option<TopicFilter> {
         let harmless = |name: &str| !name.is_empty() && !name.contains(['+', '#', '/']);
-        let is_safe = (!self.0.contains("%c") || harmless(client_id)) && (!self.0.contains("%u") || harmless(user));
+        let is_safe = (!self.0.contains("%c") || harmless(client_id))
+            && (!self.0.contains("%u") || harmless(user));
         // One after the other would let a user name hold `%c`.
-        let parts: Vec<String> = self.0.split("%u").map(|part| part.replace("%c", client_id)).collect();
+        let parts: Vec<String> = self
+            .0
+            .split("%u")
+            .map(|part| part.replace("%c", client_id))
+            .collect();
         TopicFilter::new(parts.join(user)).ok().filter(|_| is_safe)
     }
 }
@@ -50,14 +55,19 @@ pub struct IdPattern {
 impl IdPattern {
     /// Checks `text`.
     pub fn new(text: &str) -> Result<Self, &'static str> {
-        let (start, is_open) = text.strip_suffix('#').map_or((text, false), |start| (start, true));
+        let (start, is_open) = text
+            .strip_suffix('#')
+            .map_or((text, false), |start| (start, true));
         if text.is_empty() {
             return Err("a client identifier has at least one character");
         }
         if start.contains(['#', '+']) || start.contains("%c") {
             return Err("`#` may only stand at the end, and there is neither `+` nor `%c`");
         }
-        Ok(Self { text: start.to_owned(), is_open })
+        Ok(Self {
+            text: start.to_owned(),
+            is_open,
+        })
     }
 
     /// How well a client identifier fits: the longer the part that is written out, the better. `None` if it does not.
@@ -114,9 +124,15 @@ fn any(filters: &[TopicFilter], topic: &TopicName) -> bool {
 
 impl Rights {
     fn of(rules: &Rules, client_id: &str, user: &str) -> Option<Self> {
-        let filters = |patterns: &[Pattern]| patterns.iter().map(|pattern| pattern.filter(client_id, user)).collect::<Option<Vec<_>>>();
+        let filters = |patterns: &[Pattern]| {
+            patterns
+                .iter()
+                .map(|pattern| pattern.filter(client_id, user))
+                .collect::<Option<Vec<_>>>()
+        };
         let read = filters(&rules.read)?;
-        let reads_all = rules.deny_read.is_empty() && read.iter().any(|filter| filter.as_str() == "#");
+        let reads_all =
+            rules.deny_read.is_empty() && read.iter().any(|filter| filter.as_str() == "#");
         Some(Self {
             read,
             write: filters(&rules.write)?,
@@ -139,14 +155,28 @@ impl Rights {
 
     /// Bytes they take if one session alone has them, about; 0 for rights that all sessions of a user share.
     pub fn personal_weight(&self) -> usize {
-        let lists = [&self.read, &self.write, &self.subscribe, &self.deny_read, &self.deny_write, &self.deny_subscribe, &self.own_reads];
+        let lists = [
+            &self.read,
+            &self.write,
+            &self.subscribe,
+            &self.deny_read,
+            &self.deny_write,
+            &self.deny_subscribe,
+            &self.own_reads,
+        ];
         let weight = |filter: &TopicFilter| 2 * size_of::<TopicFilter>() + filter.as_str().len();
-        if self.is_personal { lists.into_iter().flatten().map(weight).sum() } else { 0 }
+        if self.is_personal {
+            lists.into_iter().flatten().map(weight).sum()
+        } else {
+            0
+        }
     }
 
     /// True if a message of `topic` may be delivered.
     pub fn may_read(&self, topic: &TopicName) -> bool {
-        if self.deny_read.is_empty() && (self.allows_all || (self.reads_all && !topic.is_reserved())) {
+        if self.deny_read.is_empty()
+            && (self.allows_all || (self.reads_all && !topic.is_reserved()))
+        {
             return true;
         }
         (self.allows_all || any(&self.read, topic)) && !any(&self.deny_read, topic)
@@ -170,8 +200,13 @@ impl Rights {
 
     /// True if it may be subscribed to `filter`: not denied, within what `subscribe` lists, and something of it may be read.
     pub fn may_subscribe(&self, filter: &TopicFilter) -> bool {
-        let is_denied = self.deny_subscribe.iter().chain(&self.deny_read).any(|deny| deny.covers(filter));
-        let is_listed = self.subscribe.is_empty() || self.subscribe.iter().any(|allowed| allowed.covers(filter));
+        let is_denied = self
+            .deny_subscribe
+            .iter()
+            .chain(&self.deny_read)
+            .any(|deny| deny.covers(filter));
+        let is_listed = self.subscribe.is_empty()
+            || self.subscribe.iter().any(|allowed| allowed.covers(filter));
         let is_readable = self.allows_all || self.read.iter().any(|read| read.overlaps(filter));
         !is_denied && is_listed && is_readable
     }
@@ -224,72 +259,139 @@ pub struct Access {
 impl Access {
     /// The users, and what somebody without a name may do.
     pub fn new(users: HashMap<ByteString, User>, anonymous: Option<Rules>) -> Self {
-        let all = users.iter().map(|(name, user)| (Some(name.clone()), &user.rules)).chain(anonymous.iter().map(|rules| (None, rules)));
-        let shared =
-            all.filter(|(_, rules)| !is_personal(rules)).filter_map(|(name, rules)| Some((name, Arc::new(Rights::of(rules, "", "")?))));
+        let all = users
+            .iter()
+            .map(|(name, user)| (Some(name.clone()), &user.rules))
+            .chain(anonymous.iter().map(|rules| (None, rules)));
+        let shared = all
+            .filter(|(_, rules)| !is_personal(rules))
+            .filter_map(|(name, rules)| Some((name, Arc::new(Rights::of(rules, "", "")?))));
         let decoy = scram::decoy(users.values().filter_map(|user| user.scram.as_ref()));
-        Self { shared: shared.collect(), users, anonymous, decoy }
+        Self {
+            shared: shared.collect(),
+            users,
+            anonymous,
+            decoy,
+        }
     }
 
     /// Memory that logins take, in bytes, however many come: the area in which one password at a time is compared, as large as the
     /// hash that needs most. Nothing where nobody has a password.
     pub fn login_memory(&self) -> usize {
-        let of_users = self.users.values().filter_map(|user| user.hash.as_ref()).map(Hash::memory).max();
+        let of_users = self
+            .users
+            .values()
+            .filter_map(|user| user.hash.as_ref())
+            .map(Hash::memory)
+            .max();
         of_users.map_or(0, |most| most.max(Hash::of_nobody().memory()))
     }
 
     /// Everybody may do everything, except write to instruments.
     pub fn open() -> Self {
-        Self::new(HashMap::new(), Some(Rules { allows_all: true, ..Rules::default() }))
+        Self::new(
+            HashMap::new(),
+            Some(Rules {
+                allows_all: true,
+                ..Rules::default()
+            }),
+        )
     }
 
     /// What is to be done before somebody may connect. `certificate` is the name in one that was checked.
-    pub fn login(&self, certificate: Option<&ByteString>, username: Option<&ByteString>, has_password: bool) -> Login {
+    pub fn login(
+        &self,
+        certificate: Option<&ByteString>,
+        username: Option<&ByteString>,
+        has_password: bool,
+    ) -> Login {
         if let Some(name) = certificate {
             return match self.users.get_key_value(name) {
-                Some((name, _)) => Login::Granted { user: Some(name.clone()) },
-                None => Login::Refused(ReasonCode::NOT_AUTHORIZED, "no user has the name in the certificate"),
+                Some((name, _)) => Login::Granted {
+                    user: Some(name.clone()),
+                },
+                None => Login::Refused(
+                    ReasonCode::NOT_AUTHORIZED,
+                    "no user has the name in the certificate",
+                ),
             };
         }
         let Some(name) = username.filter(|_| !self.users.is_empty()) else {
             return match self.anonymous {
                 Some(_) => Login::Granted { user: None },
-                None => Login::Refused(ReasonCode::NOT_AUTHORIZED, "a user name and a password are needed"),
+                None => Login::Refused(
+                    ReasonCode::NOT_AUTHORIZED,
+                    "a user name and a password are needed",
+                ),
             };
         };
         if !has_password {
-            return Login::Refused(ReasonCode::BAD_USER_NAME_OR_PASSWORD, "a password is needed");
+            return Login::Refused(
+                ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+                "a password is needed",
+            );
         }
         // The name of the configuration: that of the client would keep its packet in memory.
-        match self.users.get_key_value(name).and_then(|(name, user)| Some((name, user.hash.clone()?))) {
-            Some((name, hash)) => Login::Verify { user: Some(name.clone()), hash },
-            None => Login::Verify { user: None, hash: Hash::of_nobody() },
+        match self
+            .users
+            .get_key_value(name)
+            .and_then(|(name, user)| Some((name, user.hash.clone()?)))
+        {
+            Some((name, hash)) => Login::Verify {
+                user: Some(name.clone()),
+                hash,
+            },
+            None => Login::Verify {
+                user: None,
+                hash: Hash::of_nobody(),
+            },
         }
     }
 
     /// What a SCRAM login is checked against: made up if there is no such user, so that nobody can tell.
     pub fn scram(&self, name: &str) -> (Option<ByteString>, Secret) {
-        let known = self.users.get_key_value(name).and_then(|(name, user)| Some((Some(name.clone()), user.scram.clone()?)));
+        let known = self
+            .users
+            .get_key_value(name)
+            .and_then(|(name, user)| Some((Some(name.clone()), user.scram.clone()?)));
         known.unwrap_or_else(|| (None, scram::made_up(name, &self.decoy)))
     }
 
     /// Whether somebody may have a client identifier.
     pub fn may_have(&self, user: Option<&ByteString>, client_id: &str) -> Result<(), &'static str> {
         let own = user.and_then(|user| self.fit(user, client_id));
-        if own.is_none() && user.and_then(|user| self.users.get(user)).is_some_and(|user| !user.client_ids.is_empty()) {
+        if own.is_none()
+            && user
+                .and_then(|user| self.users.get(user))
+                .is_some_and(|user| !user.client_ids.is_empty())
+        {
             return Err("the client identifier does not fit the `client_ids` of this user");
         }
-        let best = self.users.keys().filter_map(|user| self.fit(user, client_id)).max();
-        if own < best { Err("the client identifier is reserved for another user by `client_ids`") } else { Ok(()) }
+        let best = self
+            .users
+            .keys()
+            .filter_map(|user| self.fit(user, client_id))
+            .max();
+        if own < best {
+            Err("the client identifier is reserved for another user by `client_ids`")
+        } else {
+            Ok(())
+        }
     }
 
     /// True if a rule says that a client identifier is this user's.
     pub fn owns(&self, user: Option<&ByteString>, client_id: &str) -> bool {
-        user.is_some_and(|user| self.fit(user, client_id).is_some()) && self.may_have(user, client_id).is_ok()
+        user.is_some_and(|user| self.fit(user, client_id).is_some())
+            && self.may_have(user, client_id).is_ok()
     }
 
     fn fit(&self, name: &ByteString, client_id: &str) -> Option<usize> {
-        self.users.get(name)?.client_ids.iter().filter_map(|pattern| pattern.fit(client_id, name)).max()
+        self.users
+            .get(name)?
+            .client_ids
+            .iter()
+            .filter_map(|pattern| pattern.fit(client_id, name))
+            .max()
     }
 
     /// What a session may do; `None` if there is no such user any more, or its client identifier cannot stand in a rule.
@@ -306,8 +408,17 @@ impl Access {
 }
 
 fn is_personal(rules: &Rules) -> bool {
-    let lists = [&rules.read, &rules.write, &rules.subscribe, &rules.deny_read, &rules.deny_write, &rules.deny_subscribe];
-    lists.iter().any(|list| list.iter().any(Pattern::is_personal))
+    let lists = [
+        &rules.read,
+        &rules.write,
+        &rules.subscribe,
+        &rules.deny_read,
+        &rules.deny_write,
+        &rules.deny_subscribe,
+    ];
+    lists
+        .iter()
+        .any(|list| list.iter().any(Pattern::is_personal))
 }
 
 #[cfg(test)]
@@ -315,7 +426,10 @@ mod tests {
     use super::*;
 
     fn patterns(texts: &[&str]) -> Vec<Pattern> {
-        texts.iter().map(|text| Pattern::new(*text).unwrap()).collect()
+        texts
+            .iter()
+            .map(|text| Pattern::new(*text).unwrap())
+            .collect()
     }
 
     fn rights(rules: &Rules) -> Rights {
@@ -328,62 +442,145 @@ mod tests {
 
     #[test]
     fn what_no_rule_allows_is_forbidden_and_deny_wins() {
-        let rules = Rules { read: patterns(&["plant/#"]), deny_read: patterns(&["plant/secret/#"]), ..Rules::default() };
+        let rules = Rules {
+            read: patterns(&["plant/#"]),
+            deny_read: patterns(&["plant/secret/#"]),
+            ..Rules::default()
+        };
         let rights = rights(&rules);
-        assert!(rights.may_read(&topic("plant/a")) && !rights.may_read(&topic("plant/secret/a")) && !rights.may_read(&topic("other")));
+        assert!(
+            rights.may_read(&topic("plant/a"))
+                && !rights.may_read(&topic("plant/secret/a"))
+                && !rights.may_read(&topic("other"))
+        );
         assert!(!rights.may_write(&topic("plant/a"), false));
         let may = |filter: &str| rights.may_subscribe(&TopicFilter::new(filter).unwrap());
         assert!(may("#") && may("plant/+") && may("$share/group/plant/#"));
-        assert!(!may("plant/secret/+") && !may("plant/secret/#") && !may("other/#") && !may("$SYS/#"));
+        assert!(
+            !may("plant/secret/+") && !may("plant/secret/#") && !may("other/#") && !may("$SYS/#")
+        );
     }
 
     #[test]
     fn somebody_who_may_do_everything_needs_a_rule_for_instruments() {
-        let rules = Rules { allows_all: true, ..Rules::default() };
-        assert!(rights(&rules).may_write(&topic("a/set"), false) && !rights(&rules).may_write(&topic("a/set"), true));
-        let named = Rules { write: patterns(&["+/set"]), ..rules };
+        let rules = Rules {
+            allows_all: true,
+            ..Rules::default()
+        };
+        assert!(
+            rights(&rules).may_write(&topic("a/set"), false)
+                && !rights(&rules).may_write(&topic("a/set"), true)
+        );
+        let named = Rules {
+            write: patterns(&["+/set"]),
+            ..rules
+        };
         assert!(rights(&named).may_write(&topic("a/set"), true));
     }
 
     #[test]
     fn the_state_of_a_bridge_needs_a_rule_or_is_that_of_the_client_itself() {
         let state = topic("$SYS/broker/connection/pump/state");
-        let may = |rules: &Rules| [true, false].map(|is_own| rights(rules).may_write_state(&state, is_own));
-        let open = Rules { allows_all: true, ..Rules::default() };
+        let may = |rules: &Rules| {
+            [true, false].map(|is_own| rights(rules).may_write_state(&state, is_own))
+        };
+        let open = Rules {
+            allows_all: true,
+            ..Rules::default()
+        };
         assert_eq!(may(&open), [true, false]);
-        let denied = Rules { deny_write: patterns(&["$SYS/#"]), ..open };
+        let denied = Rules {
+            deny_write: patterns(&["$SYS/#"]),
+            ..open
+        };
         assert_eq!(may(&denied), [false, false]);
-        assert_eq!(may(&Rules { write: patterns(&["#"]), ..Rules::default() }), [false, false], "a wildcard does not cover $ topics");
-        for rule in ["$SYS/broker/connection/pump/state", "$SYS/broker/connection/%c/state", "$SYS/#"] {
-            assert_eq!(may(&Rules { write: patterns(&[rule]), ..Rules::default() }), [true, true], "{rule}");
+        assert_eq!(
+            may(&Rules {
+                write: patterns(&["#"]),
+                ..Rules::default()
+            }),
+            [false, false],
+            "a wildcard does not cover $ topics"
+        );
+        for rule in [
+            "$SYS/broker/connection/pump/state",
+            "$SYS/broker/connection/%c/state",
+            "$SYS/#",
+        ] {
+            assert_eq!(
+                may(&Rules {
+                    write: patterns(&[rule]),
+                    ..Rules::default()
+                }),
+                [true, true],
+                "{rule}"
+            );
         }
     }
 
     #[test]
     fn what_may_be_read_depends_on_the_client_identifier_only_where_a_rule_holds_it() {
-        let rules = Rules { read: patterns(&["plant/#", "dev/%c/#", "user/%u/#"]), deny_read: patterns(&["log/%c"]), ..Rules::default() };
-        let by_client_id = |filter: &str| rights(&rules).read_by_client_id(&TopicFilter::new(filter).unwrap());
-        assert!(by_client_id("$share/group/dev/+/flow") && by_client_id("#") && by_client_id("log/+"));
+        let rules = Rules {
+            read: patterns(&["plant/#", "dev/%c/#", "user/%u/#"]),
+            deny_read: patterns(&["log/%c"]),
+            ..Rules::default()
+        };
+        let by_client_id =
+            |filter: &str| rights(&rules).read_by_client_id(&TopicFilter::new(filter).unwrap());
+        assert!(
+            by_client_id("$share/group/dev/+/flow") && by_client_id("#") && by_client_id("log/+")
+        );
         assert!(!by_client_id("$share/group/plant/#") && !by_client_id("user/#"));
     }
 
     #[test]
     fn names_in_rules_add_nothing_but_themselves() {
-        let rules = Rules { write: patterns(&["dev/%c/%u"]), ..Rules::default() };
+        let rules = Rules {
+            write: patterns(&["dev/%c/%u"]),
+            ..Rules::default()
+        };
         assert!(rights(&rules).may_write(&topic("dev/pump/anna"), false));
-        for (client_id, user) in [("#", "anna"), ("a/b", "anna"), ("+", "anna"), ("pump", "+"), ("", "anna")] {
-            assert_eq!(Rights::of(&rules, client_id, user), None, "{client_id} {user}");
+        for (client_id, user) in [
+            ("#", "anna"),
+            ("a/b", "anna"),
+            ("+", "anna"),
+            ("pump", "+"),
+            ("", "anna"),
+        ] {
+            assert_eq!(
+                Rights::of(&rules, client_id, user),
+                None,
+                "{client_id} {user}"
+            );
         }
         let tricky = Rights::of(&rules, "pump", "%c").unwrap();
-        assert!(tricky.may_write(&topic("dev/pump/%c"), false) && !tricky.may_write(&topic("dev/pump/pump"), false));
+        assert!(
+            tricky.may_write(&topic("dev/pump/%c"), false)
+                && !tricky.may_write(&topic("dev/pump/pump"), false)
+        );
     }
 
     #[test]
     fn a_client_identifier_is_for_whom_its_rule_fits_best() {
-        let user =
-            |patterns: &[&str]| User { client_ids: patterns.iter().map(|text| IdPattern::new(text).unwrap()).collect(), ..User::default() };
-        let users = [("anna", user(&["hmi-%u-#", "panel"])), ("anna-b", user(&["hmi-%u-#"])), ("carl", user(&[]))];
-        let access = Access::new(users.into_iter().map(|(name, user)| (name.into(), user)).collect(), Some(Rules::default()));
+        let user = |patterns: &[&str]| User {
+            client_ids: patterns
+                .iter()
+                .map(|text| IdPattern::new(text).unwrap())
+                .collect(),
+            ..User::default()
+        };
+        let users = [
+            ("anna", user(&["hmi-%u-#", "panel"])),
+            ("anna-b", user(&["hmi-%u-#"])),
+            ("carl", user(&[])),
+        ];
+        let access = Access::new(
+            users
+                .into_iter()
+                .map(|(name, user)| (name.into(), user))
+                .collect(),
+            Some(Rules::default()),
+        );
         for (user, client_id, may, owns) in [
             (Some("anna"), "hmi-anna-1", true, true),
             (Some("anna"), "hmi-anna-", true, true),
@@ -398,8 +595,16 @@ mod tests {
             (None, "anything", true, false),
         ] {
             let user = user.map(ByteString::from);
-            assert_eq!(access.may_have(user.as_ref(), client_id).is_ok(), may, "{user:?} {client_id}");
-            assert_eq!(access.owns(user.as_ref(), client_id), owns, "{user:?} {client_id}");
+            assert_eq!(
+                access.may_have(user.as_ref(), client_id).is_ok(),
+                may,
+                "{user:?} {client_id}"
+            );
+            assert_eq!(
+                access.owns(user.as_ref(), client_id),
+                owns,
+                "{user:?} {client_id}"
+            );
         }
         for wrong in ["", "a#b", "a+", "%c", "+"] {
             assert!(IdPattern::new(wrong).is_err(), "{wrong}");
@@ -412,11 +617,23 @@ mod tests {
 
     #[test]
     fn nobody_learns_who_exists() {
-        let user = User { hash: Some(Hash::of_nobody()), ..User::default() };
+        let user = User {
+            hash: Some(Hash::of_nobody()),
+            ..User::default()
+        };
         let access = Access::new(HashMap::from([("anna".into(), user)]), None);
-        assert!(matches!(access.login(None, Some(&"anna".into()), true), Login::Verify { user: Some(_), .. }));
-        assert!(matches!(access.login(None, Some(&"berta".into()), true), Login::Verify { user: None, .. }));
-        assert!(matches!(access.login(None, None, false), Login::Refused(ReasonCode::NOT_AUTHORIZED, _)));
+        assert!(matches!(
+            access.login(None, Some(&"anna".into()), true),
+            Login::Verify { user: Some(_), .. }
+        ));
+        assert!(matches!(
+            access.login(None, Some(&"berta".into()), true),
+            Login::Verify { user: None, .. }
+        ));
+        assert!(matches!(
+            access.login(None, None, false),
+            Login::Refused(ReasonCode::NOT_AUTHORIZED, _)
+        ));
         let (name, one) = access.scram("berta");
         assert_eq!((name, one.salt()), (None, access.scram("berta").1.salt()));
     }

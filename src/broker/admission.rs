@@ -48,7 +48,12 @@ pub struct AdmissionLimits {
 
 impl Default for AdmissionLimits {
     fn default() -> Self {
-        Self { connections: 500, per_address: 250, rate: 100, failed_logins: 10 }
+        Self {
+            connections: 500,
+            per_address: 250,
+            rate: 100,
+            failed_logins: 10,
+        }
     }
 }
 
@@ -59,10 +64,14 @@ pub enum Refused {
     #[error("too many connections; raise `broker.max_connections` if they are wanted")]
     Full,
     /// All places for its address are taken.
-    #[error("too many connections from this address; raise `broker.max_connections_per_address` if they are wanted")]
+    #[error(
+        "too many connections from this address; raise `broker.max_connections_per_address` if they are wanted"
+    )]
     AddressFull,
     /// They come too fast.
-    #[error("too many new connections from this address; raise `broker.connection_rate` if they are wanted")]
+    #[error(
+        "too many new connections from this address; raise `broker.connection_rate` if they are wanted"
+    )]
     TooFast,
     /// Too many wrong passwords.
     #[error("too many wrong passwords from this address; it is shut out for a minute")]
@@ -91,7 +100,12 @@ struct Counted {
 impl Counted {
     /// `connections` is what all addresses together may have.
     fn new(most: usize, rate: u32, connections: usize) -> Self {
-        Self { most, rate: f64::from(rate), known: HashMap::new(), room: MOST_ADDRESSES.max(connections.saturating_add(1)) }
+        Self {
+            most,
+            rate: f64::from(rate),
+            known: HashMap::new(),
+            room: MOST_ADDRESSES.max(connections.saturating_add(1)),
+        }
     }
 
     /// What is known of an address, as of now.
@@ -101,7 +115,11 @@ impl Counted {
         }
         debug_assert!(self.known.len() <= self.room);
         let burst = self.rate * 2.0;
-        let known = self.known.entry(address).or_insert(Known { connections: 0, allowance: burst, seen: now });
+        let known = self.known.entry(address).or_insert(Known {
+            connections: 0,
+            allowance: burst,
+            seen: now,
+        });
         let since = now.saturating_duration_since(known.seen).as_secs_f64();
         known.allowance = (known.allowance + since * self.rate).min(burst);
         known.seen = now;
@@ -111,12 +129,20 @@ impl Counted {
     /// Whether an address may have one connection more.
     fn judge(&mut self, address: Address, now: Instant) -> Result<(), Refused> {
         // Programs of this machine share their address with all others.
-        let most = if address.is_loopback() { usize::MAX } else { self.most };
+        let most = if address.is_loopback() {
+            usize::MAX
+        } else {
+            self.most
+        };
         let known = self.look(address, now);
         if known.connections >= most {
             return Err(Refused::AddressFull);
         }
-        if known.allowance >= 1.0 { Ok(()) } else { Err(Refused::TooFast) }
+        if known.allowance >= 1.0 {
+            Ok(())
+        } else {
+            Err(Refused::TooFast)
+        }
     }
 
     fn take(&mut self, address: Address, now: Instant) {
@@ -164,10 +190,27 @@ impl Admission {
     pub fn new(limits: AdmissionLimits) -> Self {
         let lockout = |times: u32| Lockout::new(limits.failed_logins.saturating_mul(times));
         let (by_address, by_network) = (lockout(OF_ADDRESS), lockout(OF_NETWORK));
-        let most = limits.per_address.saturating_mul(NETWORK_PLACES).min(limits.connections - limits.connections / 4);
-        let networks = Counted::new(most.max(limits.per_address), limits.rate.saturating_mul(NETWORK_RATE), limits.connections);
+        let most = limits
+            .per_address
+            .saturating_mul(NETWORK_PLACES)
+            .min(limits.connections - limits.connections / 4);
+        let networks = Counted::new(
+            most.max(limits.per_address),
+            limits.rate.saturating_mul(NETWORK_RATE),
+            limits.connections,
+        );
         let addresses = Counted::new(limits.per_address, limits.rate, limits.connections);
-        Self { limits, state: Mutex::new(State { connections: 0, addresses, networks, by_address, by_network, refused: 0 }) }
+        Self {
+            limits,
+            state: Mutex::new(State {
+                connections: 0,
+                addresses,
+                networks,
+                by_address,
+                by_network,
+                refused: 0,
+            }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -176,7 +219,11 @@ impl Admission {
     }
 
     /// Takes a place; `None` stands for a Unix socket, which is bounded by the total only.
-    pub fn admit(self: &Arc<Self>, address: Option<IpAddr>, now: Instant) -> Result<Admitted, Refused> {
+    pub fn admit(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<Admitted, Refused> {
         let address = address.map(|address| address.to_canonical());
         let mut state = self.lock();
         let judged = self.judge(&mut state, address, now);
@@ -184,34 +231,56 @@ impl Admission {
             Ok(_) => state.connections += 1,
             Err(_) => state.refused += 1,
         }
-        judged.map(|pause| Admitted { admission: self.clone(), address, pause })
+        judged.map(|pause| Admitted {
+            admission: self.clone(),
+            address,
+            pause,
+        })
     }
 
     /// Takes a place for an address. Returns how long the connection must wait.
-    fn judge(&self, state: &mut State, address: Option<IpAddr>, now: Instant) -> Result<Duration, Refused> {
+    fn judge(
+        &self,
+        state: &mut State,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<Duration, Refused> {
         if state.connections >= self.limits.connections {
             return Err(Refused::Full);
         }
-        let Some(address) = address else { return Ok(Duration::ZERO) };
+        let Some(address) = address else {
+            return Ok(Duration::ZERO);
+        };
         let network = of_network(address);
-        if state.by_address.is_locked(&address, now) || network.is_some_and(|network| state.by_network.is_locked(&network, now)) {
+        if state.by_address.is_locked(&address, now)
+            || network.is_some_and(|network| state.by_network.is_locked(&network, now))
+        {
             return Err(Refused::ShutOut);
         }
-        let judged =
-            state.addresses.judge(address, now).and_then(|()| network.map_or(Ok(()), |network| state.networks.judge(network, now)));
+        let judged = state
+            .addresses
+            .judge(address, now)
+            .and_then(|()| network.map_or(Ok(()), |network| state.networks.judge(network, now)));
         let pause = match judged {
             Ok(()) => Duration::ZERO,
             Err(Refused::TooFast) if address.is_loopback() => PACE,
             Err(refused) => return Err(refused),
         };
         state.addresses.take(address, now);
-        network.into_iter().for_each(|network| state.networks.take(network, now));
+        network
+            .into_iter()
+            .for_each(|network| state.networks.take(network, now));
         Ok(pause)
     }
 
     /// Somebody at this address did not know a password. Nobody on this machine is counted.
     pub fn login_failed(&self, address: Option<IpAddr>, now: Instant) {
-        let Some(address) = address.map(|address| address.to_canonical()).filter(|address| !address.is_loopback()) else { return };
+        let Some(address) = address
+            .map(|address| address.to_canonical())
+            .filter(|address| !address.is_loopback())
+        else {
+            return;
+        };
         let mut state = self.lock();
         if state.by_address.count(address, now) {
             tracing::warn!(
@@ -220,7 +289,9 @@ impl Admission {
                 "too many wrong passwords from this address; it cannot connect for a minute"
             );
         }
-        if let Some(network) = of_network(address).filter(|network| state.by_network.count(*network, now)) {
+        if let Some(network) =
+            of_network(address).filter(|network| state.by_network.count(*network, now))
+        {
             tracing::warn!(
                 event = "broker.network_shut_out",
                 network = %format_args!("{network}/64"),
@@ -247,7 +318,9 @@ impl Drop for Admitted {
         state.connections = state.connections.saturating_sub(1);
         if let Some(address) = self.address {
             state.addresses.give_back(address);
-            of_network(address).into_iter().for_each(|network| state.networks.give_back(network));
+            of_network(address)
+                .into_iter()
+                .for_each(|network| state.networks.give_back(network));
         }
     }
 }
@@ -262,7 +335,12 @@ mod tests {
     use super::*;
 
     fn admission() -> (Arc<Admission>, Instant) {
-        let limits = AdmissionLimits { connections: 5, per_address: 3, rate: 2, failed_logins: 2 };
+        let limits = AdmissionLimits {
+            connections: 5,
+            per_address: 3,
+            rate: 2,
+            failed_logins: 2,
+        };
         (Arc::new(Admission::new(limits)), crate::time::now())
     }
 
@@ -273,8 +351,13 @@ mod tests {
     #[test]
     fn places_are_counted_in_all_and_by_address_and_come_back() {
         let (admission, now) = admission();
-        let mut held: Vec<Admitted> = (0..3).map(|_| admission.admit(at("192.0.2.1"), now).unwrap()).collect();
-        assert_eq!(admission.admit(at("192.0.2.1"), now).unwrap_err(), Refused::AddressFull);
+        let mut held: Vec<Admitted> = (0..3)
+            .map(|_| admission.admit(at("192.0.2.1"), now).unwrap())
+            .collect();
+        assert_eq!(
+            admission.admit(at("192.0.2.1"), now).unwrap_err(),
+            Refused::AddressFull
+        );
         held.push(admission.admit(at("192.0.2.2"), now).unwrap());
         held.push(admission.admit(None, now).unwrap());
         assert_eq!(admission.admit(None, now).unwrap_err(), Refused::Full);
@@ -289,30 +372,70 @@ mod tests {
         for _ in 0..4 {
             drop(admission.admit(at("2001:db8::1"), now).unwrap());
         }
-        assert_eq!(admission.admit(at("2001:db8::1"), now).unwrap_err(), Refused::TooFast);
-        assert!(admission.admit(at("2001:db8::2"), now).is_ok(), "a neighbour");
-        assert!(admission.admit(at("2001:db8::1"), now + Duration::from_millis(600)).is_ok());
+        assert_eq!(
+            admission.admit(at("2001:db8::1"), now).unwrap_err(),
+            Refused::TooFast
+        );
+        assert!(
+            admission.admit(at("2001:db8::2"), now).is_ok(),
+            "a neighbour"
+        );
+        assert!(
+            admission
+                .admit(at("2001:db8::1"), now + Duration::from_millis(600))
+                .is_ok()
+        );
     }
 
     #[test]
     fn an_ipv6_network_has_a_multiple_and_leaves_places_to_others() {
-        let limits = AdmissionLimits { connections: 40, per_address: 10, rate: 2, failed_logins: 2 };
+        let limits = AdmissionLimits {
+            connections: 40,
+            per_address: 10,
+            rate: 2,
+            failed_logins: 2,
+        };
         let (admission, now) = (Arc::new(Admission::new(limits)), crate::time::now());
         let from = |host: u32| admission.admit(at(&format!("2001:db8::{host:x}")), now);
         let held: Vec<Admitted> = (0..30).map(|host| from(host).unwrap()).collect();
-        assert_eq!(from(30).unwrap_err(), Refused::AddressFull, "three quarters of all places");
-        assert!(admission.admit(at("2001:db8:0:1::1"), now).is_ok() && admission.admit(at("192.0.2.1"), now).is_ok());
+        assert_eq!(
+            from(30).unwrap_err(),
+            Refused::AddressFull,
+            "three quarters of all places"
+        );
+        assert!(
+            admission.admit(at("2001:db8:0:1::1"), now).is_ok()
+                && admission.admit(at("192.0.2.1"), now).is_ok()
+        );
         drop(held);
         let rounds = (31..100).filter(|host| from(*host).is_ok()).count();
-        assert_eq!(rounds, 10, "40 at once for a network that may have 20 a second");
-        assert!(admission.admit(at("2001:db8::64"), now + Duration::from_millis(100)).is_ok());
+        assert_eq!(
+            rounds, 10,
+            "40 at once for a network that may have 20 a second"
+        );
+        assert!(
+            admission
+                .admit(at("2001:db8::64"), now + Duration::from_millis(100))
+                .is_ok()
+        );
     }
 
     #[test]
     fn addresses_without_end_take_bounded_memory_and_their_network_is_too_fast() {
-        let limits = AdmissionLimits { connections: 500, per_address: 10, rate: 100, failed_logins: 2 };
+        let limits = AdmissionLimits {
+            connections: 500,
+            per_address: 10,
+            rate: 100,
+            failed_logins: 2,
+        };
         let (admission, now) = (Arc::new(Admission::new(limits)), crate::time::now());
-        let admitted = (0..20_000).filter(|host| admission.admit(at(&format!("2001:db8::{host:x}")), now).is_ok()).count();
+        let admitted = (0..20_000)
+            .filter(|host| {
+                admission
+                    .admit(at(&format!("2001:db8::{host:x}")), now)
+                    .is_ok()
+            })
+            .count();
         assert_eq!(admitted, 2000);
         let state = admission.lock();
         assert!(state.addresses.known.len() <= MOST_ADDRESSES && state.networks.known.len() == 1);
@@ -321,8 +444,14 @@ mod tests {
     #[test]
     fn programs_of_this_machine_wait_where_others_are_refused() {
         let (admission, now) = admission();
-        let pauses: Vec<Duration> = (0..20).map(|_| admission.admit(at("127.0.0.1"), now).unwrap().pause).collect();
-        assert!(pauses.iter().take(4).all(Duration::is_zero) && pauses.iter().skip(4).all(|pause| *pause == PACE), "{pauses:?}");
+        let pauses: Vec<Duration> = (0..20)
+            .map(|_| admission.admit(at("127.0.0.1"), now).unwrap().pause)
+            .collect();
+        assert!(
+            pauses.iter().take(4).all(Duration::is_zero)
+                && pauses.iter().skip(4).all(|pause| *pause == PACE),
+            "{pauses:?}"
+        );
         assert!(admission.admit(at("::1"), now).is_ok());
     }
 
@@ -333,20 +462,48 @@ mod tests {
     #[test]
     fn an_address_is_shut_out_long_after_one_of_its_users_and_a_network_much_later() {
         let (admission, now) = admission();
-        for address in ["192.0.2.1", "2001:db8::1", "127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+        for address in [
+            "192.0.2.1",
+            "2001:db8::1",
+            "127.0.0.1",
+            "::1",
+            "::ffff:127.0.0.1",
+        ] {
             fail(&admission, address, 19, now);
             assert!(admission.admit(at(address), now).is_ok(), "{address}");
             fail(&admission, address, 1, now);
-            let is_here = address.parse::<IpAddr>().unwrap().to_canonical().is_loopback();
-            assert_eq!(admission.admit(at(address), now).err(), (!is_here).then_some(Refused::ShutOut), "{address}");
+            let is_here = address
+                .parse::<IpAddr>()
+                .unwrap()
+                .to_canonical()
+                .is_loopback();
+            assert_eq!(
+                admission.admit(at(address), now).err(),
+                (!is_here).then_some(Refused::ShutOut),
+                "{address}"
+            );
         }
-        assert_eq!(admission.admit(at("::ffff:192.0.2.1"), now).unwrap_err(), Refused::ShutOut);
-        assert!(admission.admit(at("2001:db8::2"), now).is_ok(), "a neighbour in the same network");
+        assert_eq!(
+            admission.admit(at("::ffff:192.0.2.1"), now).unwrap_err(),
+            Refused::ShutOut
+        );
+        assert!(
+            admission.admit(at("2001:db8::2"), now).is_ok(),
+            "a neighbour in the same network"
+        );
         for host in 2..11 {
             fail(&admission, &format!("2001:db8::{host}"), 20, now);
         }
-        assert_eq!(admission.admit(at("2001:db8::ffff"), now).unwrap_err(), Refused::ShutOut, "200 from one network");
+        assert_eq!(
+            admission.admit(at("2001:db8::ffff"), now).unwrap_err(),
+            Refused::ShutOut,
+            "200 from one network"
+        );
         assert!(admission.admit(at("2001:db8:0:1::1"), now).is_ok());
-        assert!(admission.admit(at("2001:db8::1"), now + Duration::from_secs(61)).is_ok());
+        assert!(
+            admission
+                .admit(at("2001:db8::1"), now + Duration::from_secs(61))
+                .is_ok()
+        );
     }
 }

@@ -26,7 +26,9 @@ pub(super) struct ClientLog {
 
 impl Default for ClientLog {
     fn default() -> Self {
-        Self { limiter: Mutex::new(LogLimiter::new(BURST, EVERY)) }
+        Self {
+            limiter: Mutex::new(LogLimiter::new(BURST, EVERY)),
+        }
     }
 }
 
@@ -37,34 +39,73 @@ impl ClientLog {
     }
 
     /// Whether a line may be written. What comes back belongs into its field `suppressed`.
-    pub(super) fn permit(&self, event: &'static str, address: Option<Address>, now: Instant) -> Option<Suppressed> {
-        self.lock().permit(event, Source::of(address), now).map(Suppressed)
+    pub(super) fn permit(
+        &self,
+        event: &'static str,
+        address: Option<Address>,
+        now: Instant,
+    ) -> Option<Suppressed> {
+        self.lock()
+            .permit(event, Source::of(address), now)
+            .map(Suppressed)
     }
 
     /// Writes what the engine has noted.
     pub(super) fn note(&self, note: &Note, now: Instant) {
         let event = note.what.event();
-        let Some(suppressed) = self.permit(event, note.address, now) else { return };
+        let Some(suppressed) = self.permit(event, note.address, now) else {
+            return;
+        };
         let address = shown(note.address);
-        let [user, client_id, topic] = [&note.user, &note.client_id, &note.topic].map(|text| text.as_deref().map(chosen));
+        let [user, client_id, topic] =
+            [&note.user, &note.client_id, &note.topic].map(|text| text.as_deref().map(chosen));
         let (reason, suppressed) = (note.reason.map(tracing::field::display), suppressed.field());
         let why = Some(note.why).filter(|why| !why.is_empty());
         let sentence = note.what.sentence();
         match note.what {
-            Noted::UserLocked => tracing::warn!(event, address, user, client_id, suppressed, "{sentence}"),
-            Noted::SessionEnded => tracing::info!(event, user, client_id, why, suppressed, "{sentence}"),
-            _ => tracing::info!(event, address, user, client_id, topic, reason, why, suppressed, "{sentence}"),
+            Noted::UserLocked => {
+                tracing::warn!(event, address, user, client_id, suppressed, "{sentence}")
+            }
+            Noted::SessionEnded => {
+                tracing::info!(event, user, client_id, why, suppressed, "{sentence}")
+            }
+            _ => tracing::info!(
+                event,
+                address,
+                user,
+                client_id,
+                topic,
+                reason,
+                why,
+                suppressed,
+                "{sentence}"
+            ),
         }
-        if let Some(Terms { version, keep_alive, is_resumed, outlives_s }) = note.terms {
+        if let Some(Terms {
+            version,
+            keep_alive,
+            is_resumed,
+            outlives_s,
+        }) = note.terms
+        {
             let session = if is_resumed { "resumed" } else { "new" };
-            tracing::debug!(client_id, ?version, keep_alive, session, session_expiry_s = outlives_s, "what the client asked for");
+            tracing::debug!(
+                client_id,
+                ?version,
+                keep_alive,
+                session,
+                session_expiry_s = outlives_s,
+                "what the client asked for"
+            );
         }
     }
 
     /// Says how many lines of a kind were left out of networks that are quiet again. To be called now and then.
     pub(super) fn settle(&self, now: Instant) {
         let overdue = self.lock().overdue(now);
-        overdue.into_iter().for_each(|(event, suppressed)| left_out(event, suppressed));
+        overdue
+            .into_iter()
+            .for_each(|(event, suppressed)| left_out(event, suppressed));
     }
 }
 
@@ -81,43 +122,82 @@ impl Suppressed {
 
 /// Writes a notice down; the engine has left out what is too much.
 pub(super) fn notice(notice: &Notice) {
-    let Notice { kind, client_id, user, address, topic, why, left_out } = notice;
-    let [client_id, user, topic] =
-        [client_id.as_deref(), user.as_deref(), topic.as_ref().map(TopicName::as_str)].map(|text| text.map(chosen));
+    let Notice {
+        kind,
+        client_id,
+        user,
+        address,
+        topic,
+        why,
+        left_out,
+    } = notice;
+    let [client_id, user, topic] = [
+        client_id.as_deref(),
+        user.as_deref(),
+        topic.as_ref().map(TopicName::as_str),
+    ]
+    .map(|text| text.map(chosen));
     let (event, address) = (kind.event(), address.map(|address| shown(Some(address))));
-    let (why, suppressed) = (Some(*why).filter(|why| !why.is_empty()), Suppressed(*left_out).field());
+    let (why, suppressed) = (
+        Some(*why).filter(|why| !why.is_empty()),
+        Suppressed(*left_out).field(),
+    );
     macro_rules! warn {
         ($sentence:literal) => {
-            tracing::warn!(event, address, user, client_id, topic, why, suppressed, $sentence)
+            tracing::warn!(
+                event, address, user, client_id, topic, why, suppressed, $sentence
+            )
         };
     }
     match kind {
         NoticeKind::RefusedMessage => {
-            warn!("a message is refused and dropped; clients before MQTT 5, and at QoS 0, cannot be told");
+            warn!(
+                "a message is refused and dropped; clients before MQTT 5, and at QoS 0, cannot be told"
+            );
         }
         NoticeKind::RefusedWill => {
-            warn!("a will is refused and dropped; give its user a `write` rule for the topic, or change the will");
+            warn!(
+                "a will is refused and dropped; give its user a `write` rule for the topic, or change the will"
+            );
         }
         NoticeKind::RetainedCommand => {
-            warn!("a command to an instrument came with the retain flag and is not retained; publish commands without it");
+            warn!(
+                "a command to an instrument came with the retain flag and is not retained; publish commands without it"
+            );
         }
-        NoticeKind::NotRetained => warn!("a message is delivered but not retained, because there is no room"),
-        NoticeKind::FullQueue => warn!("a message for a client is dropped, because a queue is full"),
+        NoticeKind::NotRetained => {
+            warn!("a message is delivered but not retained, because there is no room")
+        }
+        NoticeKind::FullQueue => {
+            warn!("a message for a client is dropped, because a queue is full")
+        }
         NoticeKind::ReplayWaits => {
-            warn!("retained messages for a new subscription wait until sessions use less memory; their topics are long");
+            warn!(
+                "retained messages for a new subscription wait until sessions use less memory; their topics are long"
+            );
         }
         NoticeKind::WrongAcknowledgement => {
-            warn!("a client is disconnected, because it acknowledged a message with the wrong packet type; update the client");
+            warn!(
+                "a client is disconnected, because it acknowledged a message with the wrong packet type; update the client"
+            );
         }
     }
 }
 
 /// Says how many lines of a kind were left out, of all clients together.
 pub(super) fn left_out(of: &'static str, suppressed: u64) {
-    tracing::info!(event = "broker.lines_suppressed", of, suppressed, "log lines about clients were suppressed");
+    tracing::info!(
+        event = "broker.lines_suppressed",
+        of,
+        suppressed,
+        "log lines about clients were suppressed"
+    );
 }
 
 /// An address as the log shows it.
 pub(super) fn shown(address: Option<Address>) -> String {
-    address.map_or_else(|| "unix".to_owned(), |address| address.to_canonical().to_string())
+    address.map_or_else(
+        || "unix".to_owned(),
+        |address| address.to_canonical().to_string(),
+    )
 }

@@ -60,18 +60,37 @@ pub(super) struct TapQueue {
 
 impl TapQueue {
     pub(super) fn new(Way { sender, dropped }: Way) -> Self {
-        Self { sender, dropped, room: Arc::new(Semaphore::new(TAP_BYTES)) }
+        Self {
+            sender,
+            dropped,
+            room: Arc::new(Semaphore::new(TAP_BYTES)),
+        }
     }
 
     /// False if there is no room. QoS 0 may use half of the queue only: it must never push out what is promised.
     fn offer(&self, message: Arc<Message>, ticket: Option<Ticket>) -> bool {
         let may_be_lost = ticket.is_none() && message.qos == QoS::AtMostOnce;
-        if may_be_lost && (self.sender.capacity() < self.sender.max_capacity() / 2 || self.room.available_permits() < TAP_BYTES / 2) {
+        if may_be_lost
+            && (self.sender.capacity() < self.sender.max_capacity() / 2
+                || self.room.available_permits() < TAP_BYTES / 2)
+        {
             return false;
         }
         let size = message.weight().clamp(1, TAP_BYTES / 2);
-        let Ok(room) = self.room.clone().try_acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX)) else { return false };
-        self.sender.try_send(Forward { message, ticket, _room: room }).is_ok()
+        let Ok(room) = self
+            .room
+            .clone()
+            .try_acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX))
+        else {
+            return false;
+        };
+        self.sender
+            .try_send(Forward {
+                message,
+                ticket,
+                _room: room,
+            })
+            .is_ok()
     }
 }
 
@@ -115,11 +134,16 @@ impl Driver {
         let mut alarm = pin!(tokio::time::sleep_until(now().into()));
         while !(self.is_stopping && self.connections.is_empty()) {
             let come_round = now() + COME_ROUND;
-            let deadline = self.engine.next_deadline().map_or(come_round, |deadline| deadline.min(come_round)).into();
+            let deadline = self
+                .engine
+                .next_deadline()
+                .map_or(come_round, |deadline| deadline.min(come_round))
+                .into();
             if alarm.deadline() != deadline {
                 alarm.as_mut().reset(deadline);
             }
-            let goes_on = self.engine.has_work() || self.durable.as_ref().is_some_and(Durable::wants_turns);
+            let goes_on =
+                self.engine.has_work() || self.durable.as_ref().is_some_and(Durable::wants_turns);
             tokio::select! {
                 () = self.inbox.ready.notified() => {}
                 _ = self.live.recv_many(&mut messages, BATCH), if !self.live.is_closed() || !self.live.is_empty() => {}
@@ -145,7 +169,8 @@ impl Driver {
             for (message, safe) in inbound.drain(..) {
                 self.next_receipt += 1;
                 self.receipts.insert(self.next_receipt, safe);
-                self.engine.handle(Input::Inbound(self.next_receipt, message), at);
+                self.engine
+                    .handle(Input::Inbound(self.next_receipt, message), at);
             }
             self.engine.tick(at);
             self.engine.go_on(at);
@@ -165,7 +190,10 @@ impl Driver {
             self.engine.settle_notices(at);
             self.engine.set_clock(at, known_unix_ms());
             let traffic = self.engine.traffic_mut();
-            traffic.bytes_received = self.inbox.bytes_received.load(std::sync::atomic::Ordering::Relaxed);
+            traffic.bytes_received = self
+                .inbox
+                .bytes_received
+                .load(std::sync::atomic::Ordering::Relaxed);
             traffic.memory = crate::metrics::resident_bytes().unwrap_or(0);
             traffic.memory_maximum = traffic.memory_maximum.max(traffic.memory);
         }
@@ -194,13 +222,18 @@ impl Driver {
             Event::Verified(id, is_right) => {
                 let claim = self.logins.current.take();
                 self.verify_next();
-                if let Some(claim) = claim.filter(|_| !is_right && !self.engine.has_connection(id)) {
+                if let Some(claim) = claim.filter(|_| !is_right && !self.engine.has_connection(id))
+                {
                     // Who does not wait for the answer has tried all the same.
                     self.admission.login_failed(claim.address, at);
                 }
                 Input::Verified(id, is_right)
             }
-            Event::Durable(position) => match self.durable.as_mut().and_then(|durable| durable.reported(position)) {
+            Event::Durable(position) => match self
+                .durable
+                .as_mut()
+                .and_then(|durable| durable.reported(position))
+            {
                 Some(position) => Input::Durable(position),
                 None => return,
             },
@@ -251,9 +284,28 @@ impl Driver {
                 orders.output.append(&mut rest);
                 orders.closes = true;
             }),
-            Output::Forward { tap, message, ticket } => self.forward(tap, message, ticket, at),
-            Output::Verify { connection, address, user, hash, password } => {
-                self.verify(Claim { connection, address, user }, hash, password, at);
+            Output::Forward {
+                tap,
+                message,
+                ticket,
+            } => self.forward(tap, message, ticket, at),
+            Output::Verify {
+                connection,
+                address,
+                user,
+                hash,
+                password,
+            } => {
+                self.verify(
+                    Claim {
+                        connection,
+                        address,
+                        user,
+                    },
+                    hash,
+                    password,
+                    at,
+                );
             }
             Output::Notice(notice) => super::client_log::notice(&notice),
             Output::LeftOut { event, count } => super::client_log::left_out(event, count),
@@ -285,24 +337,47 @@ impl Driver {
         if self.logins.current.is_some() {
             return;
         }
-        let Some((claim, (hash, password))) = self.logins.waiting.pop() else { return };
-        let (inbox, workspace, id) = (self.inbox.clone(), self.logins.workspace.clone(), claim.connection);
+        let Some((claim, (hash, password))) = self.logins.waiting.pop() else {
+            return;
+        };
+        let (inbox, workspace, id) = (
+            self.inbox.clone(),
+            self.logins.workspace.clone(),
+            claim.connection,
+        );
         self.logins.current = Some(claim);
         detach(async move {
-            let compare = move || hash.matches(&password, &mut workspace.lock().unwrap_or_else(PoisonError::into_inner));
+            let compare = move || {
+                hash.matches(
+                    &password,
+                    &mut workspace.lock().unwrap_or_else(PoisonError::into_inner),
+                )
+            };
             let is_right = tokio::task::spawn_blocking(compare).await.unwrap_or(false);
             inbox.push(Event::Verified(id, is_right));
         });
     }
 
     fn forward(&mut self, tap: usize, message: Arc<Message>, ticket: Option<Ticket>, at: Instant) {
-        let taken = self.taps.get(tap).is_some_and(|queue| queue.offer(message, ticket));
+        let taken = self
+            .taps
+            .get(tap)
+            .is_some_and(|queue| queue.offer(message, ticket));
         match (taken, ticket) {
             (true, _) => {}
-            (false, Some(ticket)) => self.engine.handle(Input::Stored { ticket, accepted: false }, at),
+            (false, Some(ticket)) => self.engine.handle(
+                Input::Stored {
+                    ticket,
+                    accepted: false,
+                },
+                at,
+            ),
             (false, None) => {
                 self.engine.count_dropped();
-                self.taps.get(tap).into_iter().for_each(|queue| queue.dropped.count());
+                self.taps
+                    .get(tap)
+                    .into_iter()
+                    .for_each(|queue| queue.dropped.count());
             }
         }
     }

@@ -144,35 +144,60 @@ impl std::fmt::Debug for Opened {
 /// Reads the journal in `folder`, making it if needed. Commits will be `save_every` apart.
 pub fn open(folder: &Path, setup: Setup, save_every: Duration) -> Result<Opened, StoreError> {
     let mut journal = Journal::open(folder, PARTITION)?;
-    let (mut restore, mut after, mut damaged) = (Restore::new(setup, now(), known_unix_ms()), 0, 0_u64);
+    let (mut restore, mut after, mut damaged) =
+        (Restore::new(setup, now(), known_unix_ms()), 0, 0_u64);
     loop {
         let entries = journal.read(after, READ_ENTRIES, READ_BYTES)?;
         let Some(last) = entries.last() else { break };
         after = last.seq;
-        damaged += entries.into_iter().map(|entry| u64::from(!restore.batch(entry.bytes))).sum::<u64>();
+        damaged += entries
+            .into_iter()
+            .map(|entry| u64::from(!restore.batch(entry.bytes)))
+            .sum::<u64>();
     }
     let lost = journal.lost() + damaged;
-    let is_damaged = lost > 0 || journal.take_gaps().iter().any(|gap| gap.reason == Reason::Damage);
+    let is_damaged = lost > 0
+        || journal
+            .take_gaps()
+            .iter()
+            .any(|gap| gap.reason == Reason::Damage);
     if is_damaged {
         tracing::error!(folder = %folder.display(), lost, "records of the broker are damaged: sessions or retained messages may be missing");
     }
     let (engine, left_out) = restore.finish();
     if left_out != LeftOut::default() {
-        let LeftOut { sessions, subscriptions, wills, received, deliveries } = left_out;
+        let LeftOut {
+            sessions,
+            subscriptions,
+            wills,
+            received,
+            deliveries,
+        } = left_out;
         let folder = folder.display();
         tracing::warn!(
             event = "broker.restored_in_part", %folder, sessions, subscriptions, wills, received, deliveries,
             "the journal of the broker holds more than the limits allow: the rest was left out; raise max_session_size, max_user_size, max_sessions_size or max_queued_total of the broker and start again from a copy of the folder if it is needed"
         );
     }
-    Ok(Opened { engine, journal, save_every })
+    Ok(Opened {
+        engine,
+        journal,
+        save_every,
+    })
 }
 
 impl Opened {
     /// Starts the thread. The receiver tells when it has closed the journal.
-    pub(super) fn start(self, inbox: Arc<Inbox>) -> Result<(Engine, Durable, oneshot::Receiver<()>), StoreError> {
+    pub(super) fn start(
+        self,
+        inbox: Arc<Inbox>,
+    ) -> Result<(Engine, Durable, oneshot::Receiver<()>), StoreError> {
         let pulse = Pulse::new("store:broker", PATIENCE, now());
-        let Self { engine, journal, save_every } = self;
+        let Self {
+            engine,
+            journal,
+            save_every,
+        } = self;
         let queue = Arc::new(Queue::default());
         let durable = Durable {
             queue: queue.clone(),
@@ -187,13 +212,28 @@ impl Opened {
             pulse: pulse.clone(),
         };
         let (closed_sender, closed) = oneshot::channel();
-        let writer = Writer { queue, inbox, journal, save_every, written_at: now(), saved: BURST, mark: None, refuses: false, pulse };
-        let started = std::thread::Builder::new().name("store:broker".to_owned()).spawn(move || {
-            writer.run();
-            // Whoever waits for it may be gone.
-            let _ = closed_sender.send(());
-        });
-        started.map_err(|source| StoreError::Folder { path: "thread".into(), source })?;
+        let writer = Writer {
+            queue,
+            inbox,
+            journal,
+            save_every,
+            written_at: now(),
+            saved: BURST,
+            mark: None,
+            refuses: false,
+            pulse,
+        };
+        let started = std::thread::Builder::new()
+            .name("store:broker".to_owned())
+            .spawn(move || {
+                writer.run();
+                // Whoever waits for it may be gone.
+                let _ = closed_sender.send(());
+            });
+        started.map_err(|source| StoreError::Folder {
+            path: "thread".into(),
+            source,
+        })?;
         Ok((engine, durable, closed))
     }
 }
@@ -201,7 +241,8 @@ impl Opened {
 impl Durable {
     /// Takes the records of a turn over, and goes on with a checkpoint that is under way or due.
     pub(super) fn take(&mut self, engine: &mut Engine) {
-        if self.stage == Stage::Writing && self.grown > LEAST_GROWTH.max(2 * self.checkpoint_bytes) {
+        if self.stage == Stage::Writing && self.grown > LEAST_GROWTH.max(2 * self.checkpoint_bytes)
+        {
             self.begin(engine);
         }
         // A disk that is slower than the checkpoint sets the pace.
@@ -225,7 +266,11 @@ impl Durable {
         shared.is_awaited |= is_awaited;
         shared.waiting.put(Item::Batch(position, batch));
         // One batch alone is never too much: there is nothing smaller to put in its place.
-        let most = if shared.is_refusing { MOST_WAITING } else { 4 * MOST_WAITING };
+        let most = if shared.is_refusing {
+            MOST_WAITING
+        } else {
+            4 * MOST_WAITING
+        };
         let is_too_much = shared.waiting.bytes > most && shared.waiting.items.len() > 1;
         if is_too_much {
             drop(shared.waiting.take());
@@ -368,39 +413,64 @@ impl Writer {
             }
             self.pulse.beat(at);
             let wait = due.map_or(IDLE, |due| due - at).min(IDLE);
-            shared = queue.wake.wait_timeout(shared, wait).unwrap_or_else(PoisonError::into_inner).0;
+            shared = queue
+                .wake
+                .wait_timeout(shared, wait)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         shared.is_awaited = false;
         let at = now();
         let earned = self.saved + at.saturating_duration_since(self.written_at);
         self.saved = earned.min(BURST).saturating_sub(self.save_every);
         self.written_at = at;
-        (shared.waiting.take(), std::mem::take(&mut shared.was_dropped), shared.is_closing)
+        (
+            shared.waiting.take(),
+            std::mem::take(&mut shared.was_dropped),
+            shared.is_closing,
+        )
     }
 
     /// When what waits is to be written; `None` if nothing waits.
     fn due(&self, shared: &Shared) -> Option<Instant> {
         let since = shared.waiting.since?;
         let is_free = self.saved >= self.save_every;
-        let soon = if is_free { since } else { since.max(self.written_at + (self.save_every - self.saved)) };
+        let soon = if is_free {
+            since
+        } else {
+            since.max(self.written_at + (self.save_every - self.saved))
+        };
         if shared.waiting.bytes >= ENOUGH {
             return Some(since);
         }
-        Some(if shared.is_awaited { soon } else { soon.max(since + LAZY) })
+        Some(if shared.is_awaited {
+            soon
+        } else {
+            soon.max(since + LAZY)
+        })
     }
 
     /// False if what waits was given up meanwhile.
     fn write_round(&mut self, round: Round) -> bool {
-        let Round { mut entries, last, begins, ends } = round;
+        let Round {
+            mut entries,
+            last,
+            begins,
+            ends,
+        } = round;
         if begins {
             self.mark = Some(self.journal.next_seq());
         }
         while !entries.is_empty() {
             self.pulse.beat(now());
             let first = self.journal.next_seq();
-            let Err(error) = self.journal.append(&entries) else { break };
+            let Err(error) = self.journal.append(&entries) else {
+                break;
+            };
             // Those that were written are not written again.
-            let written = usize::try_from((self.journal.written() + 1).saturating_sub(first)).unwrap_or(0).min(entries.len());
+            let written = usize::try_from((self.journal.written() + 1).saturating_sub(first))
+                .unwrap_or(0)
+                .min(entries.len());
             entries.drain(..written);
             self.refused(&error);
             if !self.may_go_on() {
@@ -472,9 +542,14 @@ fn rounds(items: Vec<Item>) -> Vec<Round> {
     let mut rounds = vec![Round::default()];
     for item in items {
         if matches!(item, Item::Begin) {
-            rounds.push(Round { begins: true, ..Round::default() });
+            rounds.push(Round {
+                begins: true,
+                ..Round::default()
+            });
         }
-        let Some(round) = rounds.last_mut() else { continue };
+        let Some(round) = rounds.last_mut() else {
+            continue;
+        };
         match item {
             Item::Begin => {}
             Item::Batch(position, bytes) => {

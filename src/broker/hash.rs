@@ -72,13 +72,24 @@ impl OfMosquitto {
         };
         let (salt, digest) = rest.split_once('$')?;
         let (salt, digest) = (STANDARD.decode(salt).ok()?, STANDARD.decode(digest).ok()?);
-        (!salt.is_empty() && digest.len() == SHA512).then_some(Self { iterations, salt, digest })
+        (!salt.is_empty() && digest.len() == SHA512).then_some(Self {
+            iterations,
+            salt,
+            digest,
+        })
     }
 
     /// Compares in constant time.
     fn matches(&self, password: &[u8]) -> bool {
         match self.iterations {
-            Some(iterations) => pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA512, iterations, &self.salt, password, &self.digest).is_ok(),
+            Some(iterations) => pbkdf2::verify(
+                pbkdf2::PBKDF2_HMAC_SHA512,
+                iterations,
+                &self.salt,
+                password,
+                &self.digest,
+            )
+            .is_ok(),
             None => {
                 let mut context = digest::Context::new(&digest::SHA512);
                 context.update(password);
@@ -104,8 +115,12 @@ impl Hash {
                 _ => Ok(Self(text.into())),
             };
         }
-        let hash = PasswordHash::new(text).ok().filter(|hash| hash.hash.is_some() && hash.salt.is_some());
-        let known = hash.as_ref().filter(|hash| Algorithm::try_from(hash.algorithm).is_ok());
+        let hash = PasswordHash::new(text)
+            .ok()
+            .filter(|hash| hash.hash.is_some() && hash.salt.is_some());
+        let known = hash
+            .as_ref()
+            .filter(|hash| Algorithm::try_from(hash.algorithm).is_ok());
         let Some(params) = known.and_then(|hash| Params::try_from(hash).ok()) else {
             return Err("this is not the hash of a password; `wellhead passwd` makes one, and it begins with $argon2id$".to_owned());
         };
@@ -121,8 +136,14 @@ impl Hash {
 
     /// Memory that its check takes, in bytes.
     pub fn memory(&self) -> usize {
-        let text = if OfMosquitto::parse(&self.0).is_some() { NOBODY } else { &self.0 };
-        let params = PasswordHash::new(text).ok().and_then(|hash| Params::try_from(&hash).ok());
+        let text = if OfMosquitto::parse(&self.0).is_some() {
+            NOBODY
+        } else {
+            &self.0
+        };
+        let params = PasswordHash::new(text)
+            .ok()
+            .and_then(|hash| Params::try_from(&hash).ok());
         params.map_or(0, |params| params.block_count() * Block::SIZE)
     }
 
@@ -132,9 +153,14 @@ impl Hash {
     }
 
     /// Takes a moment and 19 MiB, and is meant to. `salt` must be new; at most 64 bytes.
-    pub fn of_password(password: &[u8], salt: &[u8]) -> Result<String, argon2::password_hash::Error> {
+    pub fn of_password(
+        password: &[u8],
+        salt: &[u8],
+    ) -> Result<String, argon2::password_hash::Error> {
         let salt = SaltString::encode_b64(salt)?;
-        Ok(Argon2::default().hash_password(password, &salt)?.to_string())
+        Ok(Argon2::default()
+            .hash_password(password, &salt)?
+            .to_string())
     }
 
     /// Compares in constant time; takes as long as hashing. The memory for it is that of `workspace`.
@@ -145,21 +171,27 @@ impl Hash {
             let is_nobody = Self::of_nobody().matches(password, workspace);
             return is_right && !is_nobody;
         }
-        self.hashed(password, workspace).is_some_and(|(expected, found)| expected == found)
+        self.hashed(password, workspace)
+            .is_some_and(|(expected, found)| expected == found)
     }
 
     /// The hash, and what it would be for this password; `None` cannot happen to a hash that [`Hash::new`] took.
     fn hashed(&self, password: &[u8], workspace: &mut Workspace) -> Option<(Output, Output)> {
         let hash = PasswordHash::new(&self.0).ok()?;
         let (expected, salt) = hash.hash.zip(hash.salt)?;
-        let version = hash.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+        let version = hash
+            .version
+            .map_or(Ok(Version::default()), Version::try_from)
+            .ok()?;
         let params = Params::try_from(&hash).ok()?;
         let blocks = workspace.blocks(params.block_count());
         let argon2 = Argon2::new(Algorithm::try_from(hash.algorithm).ok()?, version, params);
         let mut space = [0; LONGEST_SALT];
         let salt = salt.decode_b64(&mut space).ok()?;
         // `Output` compares in constant time.
-        let fill = |out: &mut [u8]| Ok(argon2.hash_password_into_with_memory(password, salt, out, blocks)?);
+        let fill = |out: &mut [u8]| {
+            Ok(argon2.hash_password_into_with_memory(password, salt, out, blocks)?)
+        };
         let found = Output::init_with(expected.len(), fill).ok()?;
         Some((expected, found))
     }
@@ -185,16 +217,38 @@ mod tests {
         let text = Hash::of_password(b"secret", b"sixteen bytes...").unwrap();
         let hash = Hash::new(&text).unwrap();
         let mut workspace = Workspace::default();
-        for (password, is_right) in [("secret", true), ("Secret", false), ("", false), ("secret", true)] {
-            assert_eq!(hash.matches(password.as_bytes(), &mut workspace), is_right, "{password}");
+        for (password, is_right) in [
+            ("secret", true),
+            ("Secret", false),
+            ("", false),
+            ("secret", true),
+        ] {
+            assert_eq!(
+                hash.matches(password.as_bytes(), &mut workspace),
+                is_right,
+                "{password}"
+            );
         }
-        assert!(text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && format!("{hash:?}") == "***");
+        assert!(
+            text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && format!("{hash:?}") == "***"
+        );
         assert!(!Hash::of_nobody().matches(b"secret", &mut workspace));
-        assert_eq!((hash.memory(), Hash::of_nobody().memory()), (19456 << 10, 19456 << 10));
-        assert_eq!(format!("{workspace:?}"), "Workspace(19456 KiB)", "one area for all");
-        for wrong in
-            ["secret", "$argon2id$", "$5$rounds=5000$salt$hash", "", "$argon2x$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow"]
-        {
+        assert_eq!(
+            (hash.memory(), Hash::of_nobody().memory()),
+            (19456 << 10, 19456 << 10)
+        );
+        assert_eq!(
+            format!("{workspace:?}"),
+            "Workspace(19456 KiB)",
+            "one area for all"
+        );
+        for wrong in [
+            "secret",
+            "$argon2id$",
+            "$5$rounds=5000$salt$hash",
+            "",
+            "$argon2x$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow",
+        ] {
             assert!(Hash::new(wrong).is_err(), "{wrong}");
         }
     }
@@ -210,9 +264,15 @@ mod tests {
             (Algorithm::Argon2d, Version::V0x10, 32, 2, 2),
         ] {
             let params = Params::new(memory, passes, lanes, Some(24)).unwrap();
-            let text = Argon2::new(kind, version, params).hash_password(b"secret", &salt).unwrap().to_string();
+            let text = Argon2::new(kind, version, params)
+                .hash_password(b"secret", &salt)
+                .unwrap()
+                .to_string();
             let hash = Hash::new(&text).unwrap();
-            assert!(hash.matches(b"secret", &mut workspace) && !hash.matches(b"wrong", &mut workspace), "{text}");
+            assert!(
+                hash.matches(b"secret", &mut workspace) && !hash.matches(b"wrong", &mut workspace),
+                "{text}"
+            );
         }
         assert_eq!(format!("{workspace:?}"), "Workspace(256 KiB)");
     }
@@ -224,28 +284,52 @@ mod tests {
         for text in OF_MOSQUITTO {
             let hash = Hash::new(text).unwrap();
             assert!(hash.matches(b"secret", &mut workspace), "{text}");
-            assert!(!hash.matches(b"Secret", &mut workspace) && !hash.matches(b"", &mut workspace), "{text}");
-            assert_eq!((hash.memory(), format!("{hash:?}").as_str()), (19456 << 10, "***"));
-            for broken in
-                [text.replacen('$', "", 1), text.replace("$6$", "$5$").replace("$7$", "$8$"), format!("{text}A"), text[..40].to_owned()]
-            {
+            assert!(
+                !hash.matches(b"Secret", &mut workspace) && !hash.matches(b"", &mut workspace),
+                "{text}"
+            );
+            assert_eq!(
+                (hash.memory(), format!("{hash:?}").as_str()),
+                (19456 << 10, "***")
+            );
+            for broken in [
+                text.replacen('$', "", 1),
+                text.replace("$6$", "$5$").replace("$7$", "$8$"),
+                format!("{text}A"),
+                text[..40].to_owned(),
+            ] {
                 assert!(Hash::new(&broken).is_err(), "{broken}");
             }
         }
         let [_, pbkdf2] = OF_MOSQUITTO;
         for passes in ["0", "-1", "200001", "4294967296", "x", ""] {
-            assert!(Hash::new(&pbkdf2.replace("$101$", &format!("${passes}$"))).is_err(), "{passes}");
+            assert!(
+                Hash::new(&pbkdf2.replace("$101$", &format!("${passes}$"))).is_err(),
+                "{passes}"
+            );
         }
     }
 
     #[test]
     fn a_hash_that_costs_too_much_is_refused_with_the_remedy() {
-        let with = |parameters: &str| Hash::new(&format!("$argon2id$v=19${parameters}$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow"));
+        let with = |parameters: &str| {
+            Hash::new(&format!(
+                "$argon2id$v=19${parameters}$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow"
+            ))
+        };
         for fits in ["m=65536,t=4,p=4", "m=19456,t=2,p=1", "m=7168,t=5,p=1"] {
             assert!(with(fits).is_ok(), "{fits}");
         }
-        for excessive in ["m=65537,t=1,p=1", "m=65536,t=5,p=1", "m=1048576,t=1,p=4", "m=8,t=4294967295,p=1"] {
-            assert!(with(excessive).unwrap_err().contains("wellhead passwd"), "{excessive}");
+        for excessive in [
+            "m=65537,t=1,p=1",
+            "m=65536,t=5,p=1",
+            "m=1048576,t=1,p=4",
+            "m=8,t=4294967295,p=1",
+        ] {
+            assert!(
+                with(excessive).unwrap_err().contains("wellhead passwd"),
+                "{excessive}"
+            );
         }
     }
 }

@@ -133,7 +133,11 @@ impl Inbox {
             return None;
         }
         let id = 1 + self.next_connection.fetch_add(1, Ordering::Relaxed);
-        let wire = Arc::new(Wire { id, state: Mutex::default(), task: AtomicWaker::new() });
+        let wire = Arc::new(Wire {
+            id,
+            state: Mutex::default(),
+            task: AtomicWaker::new(),
+        });
         self.push(Event::Opened(wire.clone(), peer));
         Some(wire)
     }

@@ -29,12 +29,17 @@ pub(super) struct Lockout<K> {
 impl<K: Copy + Eq + Hash> Lockout<K> {
     /// Locks after `limit` wrong passwords within a minute.
     pub(super) fn new(limit: u32) -> Self {
-        Self { limit: limit.max(1), known: HashMap::new() }
+        Self {
+            limit: limit.max(1),
+            known: HashMap::new(),
+        }
     }
 
     /// True for a minute after too many wrong passwords.
     pub(super) fn is_locked(&self, key: &K, now: Instant) -> bool {
-        self.known.get(key).is_some_and(|count| count.failures >= self.limit && now < count.since + MEMORY)
+        self.known
+            .get(key)
+            .is_some_and(|count| count.failures >= self.limit && now < count.since + MEMORY)
     }
 
     /// One more. True if it is the one that locks.
@@ -42,9 +47,15 @@ impl<K: Copy + Eq + Hash> Lockout<K> {
         if !self.make_room(&key, now) {
             return false;
         }
-        let count = self.known.entry(key).or_insert(Count { failures: 0, since: now });
+        let count = self.known.entry(key).or_insert(Count {
+            failures: 0,
+            since: now,
+        });
         if now >= count.since + MEMORY {
-            *count = Count { failures: 0, since: now };
+            *count = Count {
+                failures: 0,
+                since: now,
+            };
         }
         count.failures = count.failures.saturating_add(1);
         let locks = count.failures == self.limit;
@@ -64,8 +75,13 @@ impl<K: Copy + Eq + Hash> Lockout<K> {
         if self.known.len() < MOST_KNOWN {
             return true;
         }
-        let open = self.known.iter().filter(|(_, count)| count.failures < self.limit);
-        let least = open.min_by_key(|(_, count)| (count.failures, count.since)).map(|(key, _)| *key);
+        let open = self
+            .known
+            .iter()
+            .filter(|(_, count)| count.failures < self.limit);
+        let least = open
+            .min_by_key(|(_, count)| (count.failures, count.since))
+            .map(|(key, _)| *key);
         least.is_some_and(|key| self.known.remove(&key).is_some())
     }
 }
@@ -80,11 +96,23 @@ mod tests {
     fn a_lock_lasts_a_minute_and_failures_count_for_one() {
         let (mut lockout, now) = (Lockout::new(3), crate::time::now());
         let after = |seconds| now + Duration::from_secs(seconds);
-        assert!(!lockout.count("anna", now) && !lockout.count("anna", after(10)) && !lockout.is_locked(&"anna", after(10)));
-        assert!(lockout.count("anna", after(20)) && lockout.is_locked(&"anna", after(79)) && !lockout.is_locked(&"berta", after(20)));
+        assert!(
+            !lockout.count("anna", now)
+                && !lockout.count("anna", after(10))
+                && !lockout.is_locked(&"anna", after(10))
+        );
+        assert!(
+            lockout.count("anna", after(20))
+                && lockout.is_locked(&"anna", after(79))
+                && !lockout.is_locked(&"berta", after(20))
+        );
         assert!(!lockout.count("anna", after(21)), "it is locked already");
         assert!(!lockout.is_locked(&"anna", after(80)));
-        assert!(!lockout.count("anna", after(80)) && !lockout.count("anna", after(81)) && !lockout.count("anna", after(141)));
+        assert!(
+            !lockout.count("anna", after(80))
+                && !lockout.count("anna", after(81))
+                && !lockout.count("anna", after(141))
+        );
     }
 
     #[test]
@@ -101,9 +129,15 @@ mod tests {
             }
             assert!(!lockout.is_locked(&newcomer, later));
         }
-        assert!((0..MOST_KNOWN).all(|name| lockout.is_locked(&name, later)), "no lock is pushed out");
+        assert!(
+            (0..MOST_KNOWN).all(|name| lockout.is_locked(&name, later)),
+            "no lock is pushed out"
+        );
         let over = now + MEMORY;
-        assert!(!lockout.count(MOST_KNOWN, over) && lockout.count(MOST_KNOWN, over), "there is room again");
+        assert!(
+            !lockout.count(MOST_KNOWN, over) && lockout.count(MOST_KNOWN, over),
+            "there is room again"
+        );
         assert!(lockout.known.len() <= MOST_KNOWN);
     }
 

@@ -58,14 +58,21 @@ pub(super) struct LoginQueue<T> {
 
 impl<T> Default for LoginQueue<T> {
     fn default() -> Self {
-        Self { waiting: VecDeque::new(), served: VecDeque::new() }
+        Self {
+            waiting: VecDeque::new(),
+            served: VecDeque::new(),
+        }
     }
 }
 
 impl<T> LoginQueue<T> {
     /// Lets a login wait. Returns the connection that finds no place: this one, or one of somebody who has more than their share.
     pub(super) fn push(&mut self, claim: Claim, job: T) -> Option<ConnectionId> {
-        let refused = if self.waiting.len() < MOST_WAITING { None } else { Some(self.make_room(&claim)) };
+        let refused = if self.waiting.len() < MOST_WAITING {
+            None
+        } else {
+            Some(self.make_room(&claim))
+        };
         match refused {
             Some(None) => return Some(claim.connection),
             Some(Some(connection)) => {
@@ -81,8 +88,17 @@ impl<T> LoginQueue<T> {
 
     /// The login whose turn it is: the oldest one of the source that had its last turn longest ago.
     pub(super) fn pop(&mut self) -> Option<(Claim, T)> {
-        let turn = |source: &Source| self.served.iter().rposition(|served| served == source).map_or(0, |position| position + 1);
-        let (index, _) = self.waiting.iter().enumerate().min_by_key(|(_, (claim, _))| turn(&claim.source()))?;
+        let turn = |source: &Source| {
+            self.served
+                .iter()
+                .rposition(|served| served == source)
+                .map_or(0, |position| position + 1)
+        };
+        let (index, _) = self
+            .waiting
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, (claim, _))| turn(&claim.source()))?;
         let (claim, job) = self.waiting.remove(index)?;
         let source = claim.source();
         self.served.retain(|served| *served != source);
@@ -96,26 +112,55 @@ impl<T> LoginQueue<T> {
 
     /// Forgets the login of a connection that is gone.
     pub(super) fn remove(&mut self, connection: ConnectionId) {
-        self.waiting.retain(|(claim, _)| claim.connection != connection);
+        self.waiting
+            .retain(|(claim, _)| claim.connection != connection);
     }
 
     /// Takes the latest login of whoever has most out; `None` if the newcomer would have as much.
     fn make_room(&mut self, newcomer: &Claim) -> Option<ConnectionId> {
         let source = newcomer.source();
-        let held = |wanted: &Source| self.waiting.iter().filter(|(claim, _)| claim.source() == *wanted).count();
-        let sources: HashSet<Source> = self.waiting.iter().map(|(claim, _)| claim.source()).collect();
-        let (largest, count) =
-            sources.into_iter().map(|source| (held(&source), source)).max_by_key(|(count, _)| *count).map(|(n, s)| (s, n))?;
+        let held = |wanted: &Source| {
+            self.waiting
+                .iter()
+                .filter(|(claim, _)| claim.source() == *wanted)
+                .count()
+        };
+        let sources: HashSet<Source> = self
+            .waiting
+            .iter()
+            .map(|(claim, _)| claim.source())
+            .collect();
+        let (largest, count) = sources
+            .into_iter()
+            .map(|source| (held(&source), source))
+            .max_by_key(|(count, _)| *count)
+            .map(|(n, s)| (s, n))?;
         // Within its own source a pair of address and name has its share, if no other source has more than this one.
-        let loser = if count > held(&source) + 1 { largest } else { source };
-        let pairs =
-            |claim: &Claim| self.waiting.iter().filter(|(other, _)| other.source() == loser && other.pair() == claim.pair()).count();
-        let of_loser = self.waiting.iter().enumerate().filter(|(_, (claim, _))| claim.source() == loser);
-        let (index, most) = of_loser.map(|(index, (claim, _))| (index, pairs(claim))).max_by_key(|(index, count)| (*count, *index))?;
+        let loser = if count > held(&source) + 1 {
+            largest
+        } else {
+            source
+        };
+        let pairs = |claim: &Claim| {
+            self.waiting
+                .iter()
+                .filter(|(other, _)| other.source() == loser && other.pair() == claim.pair())
+                .count()
+        };
+        let of_loser = self
+            .waiting
+            .iter()
+            .enumerate()
+            .filter(|(_, (claim, _))| claim.source() == loser);
+        let (index, most) = of_loser
+            .map(|(index, (claim, _))| (index, pairs(claim)))
+            .max_by_key(|(index, count)| (*count, *index))?;
         if loser == newcomer.source() && most <= pairs(newcomer) + 1 {
             return None;
         }
-        self.waiting.remove(index).map(|(claim, _)| claim.connection)
+        self.waiting
+            .remove(index)
+            .map(|(claim, _)| claim.connection)
     }
 
     fn check_invariants(&self) {
@@ -130,8 +175,14 @@ mod tests {
     use super::*;
 
     fn claim(connection: ConnectionId, address: &str, user: &str) -> Claim {
-        let user = Some(user).filter(|user| !user.is_empty()).map(ByteString::from);
-        Claim { connection, address: Some(address.parse().unwrap()), user }
+        let user = Some(user)
+            .filter(|user| !user.is_empty())
+            .map(ByteString::from);
+        Claim {
+            connection,
+            address: Some(address.parse().unwrap()),
+            user,
+        }
     }
 
     #[test]
@@ -139,11 +190,25 @@ mod tests {
         let mut queue = LoginQueue::default();
         for connection in 0..100 {
             // Guesses passwords of one user, and of names that nobody has.
-            let refused = queue.push(claim(connection, "127.0.0.1", if connection % 2 == 0 { "hmi" } else { "" }), ());
+            let refused = queue.push(
+                claim(
+                    connection,
+                    "127.0.0.1",
+                    if connection % 2 == 0 { "hmi" } else { "" },
+                ),
+                (),
+            );
             assert_eq!(refused.is_some(), connection >= 32);
         }
-        assert!(queue.push(claim(500, "127.0.0.1", "historian"), ()).is_some_and(|refused| refused < 100));
-        let order: Vec<ConnectionId> = (0..3).filter_map(|_| queue.pop()).map(|(claim, ())| claim.connection).collect();
+        assert!(
+            queue
+                .push(claim(500, "127.0.0.1", "historian"), ())
+                .is_some_and(|refused| refused < 100)
+        );
+        let order: Vec<ConnectionId> = (0..3)
+            .filter_map(|_| queue.pop())
+            .map(|(claim, ())| claim.connection)
+            .collect();
         assert!(order.contains(&500), "{order:?}: each source has a turn");
     }
 
@@ -151,17 +216,37 @@ mod tests {
     fn a_guesser_elsewhere_leaves_places_to_other_networks_and_to_other_users_of_its_own() {
         let mut queue = LoginQueue::default();
         for connection in 0..40 {
-            queue.push(claim(connection, &format!("2001:db8::{connection:x}"), "hmi"), ());
+            queue.push(
+                claim(connection, &format!("2001:db8::{connection:x}"), "hmi"),
+                (),
+            );
         }
-        for (connection, address, user) in [(100, "192.0.2.1", "hmi"), (101, "127.0.0.1", "hmi"), (102, "2001:db8:0:1::1", "hmi")] {
-            assert!(queue.push(claim(connection, address, user), ()).is_some_and(|refused| refused < 40), "{address}");
+        for (connection, address, user) in [
+            (100, "192.0.2.1", "hmi"),
+            (101, "127.0.0.1", "hmi"),
+            (102, "2001:db8:0:1::1", "hmi"),
+        ] {
+            assert!(
+                queue
+                    .push(claim(connection, address, user), ())
+                    .is_some_and(|refused| refused < 40),
+                "{address}"
+            );
         }
         let mut queue = LoginQueue::default();
         for connection in 0..40 {
             queue.push(claim(connection, "192.0.2.1", "hmi"), ());
         }
-        assert!(queue.push(claim(100, "192.0.2.1", "historian"), ()).is_some_and(|refused| refused < 40));
-        assert_eq!(queue.push(claim(101, "192.0.2.1", "hmi"), ()), Some(101), "who has most finds no place");
+        assert!(
+            queue
+                .push(claim(100, "192.0.2.1", "historian"), ())
+                .is_some_and(|refused| refused < 40)
+        );
+        assert_eq!(
+            queue.push(claim(101, "192.0.2.1", "hmi"), ()),
+            Some(101),
+            "who has most finds no place"
+        );
     }
 
     #[test]

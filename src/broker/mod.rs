@@ -111,7 +111,12 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<Way>) -> Result<Pa
         }
     };
     let pulse = Pulse::new("broker", PATIENCE, now());
-    let pulses = durable.iter().map(|durable| &durable.pulse).chain([&pulse]).cloned().collect();
+    let pulses = durable
+        .iter()
+        .map(|durable| &durable.pulse)
+        .chain([&pulse])
+        .cloned()
+        .collect();
     let driver = Driver {
         engine,
         durable,
@@ -129,5 +134,16 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<Way>) -> Result<Pa
         pulse,
         is_stopping: false,
     };
-    Ok(Parts { broker: Broker { inbox, admission, log }, live: live_sender, inbound: inbound_sender, driver, pulses, closed })
+    Ok(Parts {
+        broker: Broker {
+            inbox,
+            admission,
+            log,
+        },
+        live: live_sender,
+        inbound: inbound_sender,
+        driver,
+        pulses,
+        closed,
+    })
 }

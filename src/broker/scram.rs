@@ -52,7 +52,13 @@ impl Secret {
     /// From a password.
     pub fn of_password(password: &[u8], salt: &[u8], iterations: std::num::NonZeroU32) -> Self {
         let mut salted = [0; KEY];
-        ring::pbkdf2::derive(ring::pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password, &mut salted);
+        ring::pbkdf2::derive(
+            ring::pbkdf2::PBKDF2_HMAC_SHA256,
+            iterations,
+            salt,
+            password,
+            &mut salted,
+        );
         Self {
             iterations: iterations.get(),
             salt: salt.to_vec(),
@@ -69,7 +75,11 @@ impl Secret {
 
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (salt, stored, server) = (STANDARD.encode(&self.salt), STANDARD.encode(self.stored_key), STANDARD.encode(self.server_key));
+        let (salt, stored, server) = (
+            STANDARD.encode(&self.salt),
+            STANDARD.encode(self.stored_key),
+            STANDARD.encode(self.server_key),
+        );
         write!(f, "{METHOD}${}:{salt}${stored}:{server}", self.iterations)
     }
 }
@@ -79,12 +89,18 @@ impl FromStr for Secret {
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let parse = || {
-            let (head, keys) = text.strip_prefix(METHOD)?.strip_prefix('$')?.split_once('$')?;
+            let (head, keys) = text
+                .strip_prefix(METHOD)?
+                .strip_prefix('$')?
+                .split_once('$')?;
             let (iterations, salt) = head.split_once(':')?;
             let (stored, server) = keys.split_once(':')?;
             let key = |text: &str| <[u8; KEY]>::try_from(STANDARD.decode(text).ok()?).ok();
             Some(Self {
-                iterations: iterations.parse().ok().filter(|count| (1..=MOST_ITERATIONS).contains(count))?,
+                iterations: iterations
+                    .parse()
+                    .ok()
+                    .filter(|count| (1..=MOST_ITERATIONS).contains(count))?,
                 salt: STANDARD.decode(salt).ok().filter(|salt| !salt.is_empty())?,
                 stored_key: key(stored)?,
                 server_key: key(server)?,
@@ -98,7 +114,9 @@ impl FromStr for Secret {
 pub fn decoy<'a>(secrets: impl Iterator<Item = &'a Secret>) -> [u8; KEY] {
     // The order of the users is not always the same.
     secrets.fold([0; KEY], |mut sum, secret| {
-        sum.iter_mut().zip(secret.server_key).for_each(|(one, other)| *one ^= other);
+        sum.iter_mut()
+            .zip(secret.server_key)
+            .for_each(|(one, other)| *one ^= other);
         sum
     })
 }
@@ -127,12 +145,25 @@ pub struct First {
 impl First {
     /// Reads `n,,n=<user>,r=<nonce>`; `None` if it is anything else, or wants what is not offered.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= LONGEST_FIRST)?;
-        let bare = text.strip_prefix("n,,").or_else(|| text.strip_prefix("y,,"))?;
+        let text = std::str::from_utf8(bytes)
+            .ok()
+            .filter(|text| text.len() <= LONGEST_FIRST)?;
+        let bare = text
+            .strip_prefix("n,,")
+            .or_else(|| text.strip_prefix("y,,"))?;
         let (user, rest) = bare.strip_prefix("n=")?.split_once(',')?;
-        let nonce = rest.split(',').next()?.strip_prefix("r=").filter(|nonce| !nonce.is_empty() && nonce.len() <= 256)?;
+        let nonce = rest
+            .split(',')
+            .next()?
+            .strip_prefix("r=")
+            .filter(|nonce| !nonce.is_empty() && nonce.len() <= 256)?;
         let header = text.get(..3)?.to_owned();
-        Some(Self { user: unescape(user)?, nonce: nonce.to_owned(), header, bare: bare.to_owned() })
+        Some(Self {
+            user: unescape(user)?,
+            nonce: nonce.to_owned(),
+            header,
+            bare: bare.to_owned(),
+        })
     }
 }
 
@@ -155,9 +186,21 @@ impl Exchange {
     /// Answers the client's first message; `nonce` must be printable, unpredictable and new.
     pub fn begin(first: &First, secret: Secret, nonce: &str) -> (Self, String) {
         let nonce = format!("{}{nonce}", first.nonce);
-        let answer = format!("r={nonce},s={},i={}", STANDARD.encode(&secret.salt), secret.iterations);
+        let answer = format!(
+            "r={nonce},s={},i={}",
+            STANDARD.encode(&secret.salt),
+            secret.iterations
+        );
         let said = format!("{},{answer}", first.bare);
-        (Self { secret, nonce, header: first.header.clone(), said }, answer)
+        (
+            Self {
+                secret,
+                nonce,
+                header: first.header.clone(),
+                said,
+            },
+            answer,
+        )
     }
 
     /// Checks the client's last message; the server's last one if the proof is right.
@@ -165,12 +208,25 @@ impl Exchange {
         let text = std::str::from_utf8(bytes).ok()?;
         let (without_proof, proof) = text.rsplit_once(",p=")?;
         let expected = format!("c={},r={}", STANDARD.encode(&self.header), self.nonce);
-        let proof = STANDARD.decode(proof).ok().filter(|proof| proof.len() == KEY)?;
+        let proof = STANDARD
+            .decode(proof)
+            .ok()
+            .filter(|proof| proof.len() == KEY)?;
         let said = format!("{},{without_proof}", self.said);
         let signature = mac(&self.secret.stored_key, said.as_bytes());
-        let client_key: Vec<u8> = proof.iter().zip(signature).map(|(one, other)| one ^ other).collect();
-        let is_right = bool::from(hash(&client_key).ct_eq(&self.secret.stored_key)) && without_proof == expected;
-        is_right.then(|| format!("v={}", STANDARD.encode(mac(&self.secret.server_key, said.as_bytes()))))
+        let client_key: Vec<u8> = proof
+            .iter()
+            .zip(signature)
+            .map(|(one, other)| one ^ other)
+            .collect();
+        let is_right = bool::from(hash(&client_key).ct_eq(&self.secret.stored_key))
+            && without_proof == expected;
+        is_right.then(|| {
+            format!(
+                "v={}",
+                STANDARD.encode(mac(&self.secret.server_key, said.as_bytes()))
+            )
+        })
     }
 }
 
@@ -187,29 +243,61 @@ mod tests {
         let first = First::parse(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO").unwrap();
         assert_eq!(first.user, "user");
         let (exchange, answer) = Exchange::begin(&first, secret, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
-        assert_eq!(answer, "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
+        assert_eq!(
+            answer,
+            "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+        );
         let last = b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
-        assert_eq!(exchange.finish(last).as_deref(), Some("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="));
-        for wrong in [&last[..last.len() - 3], b"", b"c=biws,r=x,p=", b"c=eSws,r=rOprNGfwEbeRWgbNEkqO,p=AAAA"] {
+        assert_eq!(
+            exchange.finish(last).as_deref(),
+            Some("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+        );
+        for wrong in [
+            &last[..last.len() - 3],
+            b"",
+            b"c=biws,r=x,p=",
+            b"c=eSws,r=rOprNGfwEbeRWgbNEkqO,p=AAAA",
+        ] {
             assert_eq!(exchange.finish(wrong), None);
         }
     }
 
     #[test]
     fn what_is_no_first_message_is_refused() {
-        for wrong in ["", "n,,", "n,,n=,r=x", "n,,n=a=b,r=x", "p=tls-unique,,n=a,r=x", "n,a=b,n=a,r=x", "n,,m=1,n=a,r=x", "n,,n=a"] {
+        for wrong in [
+            "",
+            "n,,",
+            "n,,n=,r=x",
+            "n,,n=a=b,r=x",
+            "p=tls-unique,,n=a,r=x",
+            "n,a=b,n=a,r=x",
+            "n,,m=1,n=a,r=x",
+            "n,,n=a",
+        ] {
             assert_eq!(First::parse(wrong.as_bytes()), None, "{wrong}");
         }
-        assert_eq!(First::parse(format!("n,,n={},r=x", "a".repeat(LONGEST_FIRST)).as_bytes()), None);
+        assert_eq!(
+            First::parse(format!("n,,n={},r=x", "a".repeat(LONGEST_FIRST)).as_bytes()),
+            None
+        );
         assert_eq!(First::parse(b"n,,n=a=2Cb=3D,r=x").unwrap().user, "a,b=");
     }
 
     #[test]
     fn a_secret_that_is_none_is_refused() {
         let keys = STANDARD.encode([7; KEY]);
-        let with = |iterations: u32| format!("SCRAM-SHA-256${iterations}:c2FsdA==${keys}:{keys}").parse::<Secret>();
-        assert!(with(MOST_ITERATIONS).is_ok() && with(MOST_ITERATIONS + 1).is_err() && with(0).is_err());
-        for wrong in ["", "SCRAM-SHA-256$0:c2FsdA==$a:b", "SCRAM-SHA-256$4096:c2FsdA==$short:short", "$argon2id$x"] {
+        let with = |iterations: u32| {
+            format!("SCRAM-SHA-256${iterations}:c2FsdA==${keys}:{keys}").parse::<Secret>()
+        };
+        assert!(
+            with(MOST_ITERATIONS).is_ok() && with(MOST_ITERATIONS + 1).is_err() && with(0).is_err()
+        );
+        for wrong in [
+            "",
+            "SCRAM-SHA-256$0:c2FsdA==$a:b",
+            "SCRAM-SHA-256$4096:c2FsdA==$short:short",
+            "$argon2id$x",
+        ] {
             assert!(wrong.parse::<Secret>().is_err(), "{wrong}");
         }
     }

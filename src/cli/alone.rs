@@ -29,7 +29,9 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// The configuration with one device on its line, and nothing else.
 fn only(mut config: config::Gateway, device: &str) -> config::Gateway {
-    config.lines.retain(|line| line.devices.iter().any(|own| own.name == device));
+    config
+        .lines
+        .retain(|line| line.devices.iter().any(|own| own.name == device));
     for line in &mut config.lines {
         line.devices.retain(|own| own.name == device);
     }
@@ -39,10 +41,18 @@ fn only(mut config: config::Gateway, device: &str) -> config::Gateway {
 /// Leaves a device nothing but a point that stands for itself: the others need not be read, nor known.
 fn only_point(line: &mut Line, point: PointId) {
     for device in &mut line.devices {
-        let found = device.points.iter().find(|own| own.id == point && !own.is_derived()).cloned();
+        let found = device
+            .points
+            .iter()
+            .find(|own| own.id == point && !own.is_derived())
+            .cloned();
         if let Some(own) = found {
             let mut alone = Device::clone(device);
-            alone.points = vec![Point { every: EVERY, group: None, ..own }];
+            alone.points = vec![Point {
+                every: EVERY,
+                group: None,
+                ..own
+            }];
             *device = Arc::new(alone);
         }
     }
@@ -59,9 +69,24 @@ fn with_line<T, F: Future<Output = T>>(
         let (orders, asked) = mpsc::channel(1);
         let (_, inquiries) = mpsc::channel(1);
         let (switch, stop) = stop_token();
-        let counts = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
+        let counts = Arc::new(LineCounts::new(
+            &line.name,
+            line.devices.iter().map(|device| device.name.clone()),
+        ));
         let pulse = line.pulse(now());
-        detach(LineTask { line, events, counts, folder: None, orders: asked, inquiries, pulse, stop }.run());
+        detach(
+            LineTask {
+                line,
+                events,
+                counts,
+                folder: None,
+                orders: asked,
+                inquiries,
+                pulse,
+                stop,
+            }
+            .run(),
+        );
         let done = work(reported, orders).await;
         switch.stop();
         Ok(done)
@@ -69,9 +94,16 @@ fn with_line<T, F: Future<Output = T>>(
 }
 
 /// The first good value of a point; without one in time, what was wrong.
-pub(super) fn read(config: config::Gateway, device: &str, point: PointId) -> Result<Reading, Failure> {
+pub(super) fn read(
+    config: config::Gateway,
+    device: &str,
+    point: PointId,
+) -> Result<Reading, Failure> {
     let mut config = only(config, device);
-    let mut line = config.lines.pop().ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
+    let mut line = config
+        .lines
+        .pop()
+        .ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
     only_point(&mut line, point);
     let name = line.name.clone();
     let found = with_line(line, |mut reported, _orders| async move {
@@ -94,22 +126,42 @@ pub(super) fn read(config: config::Gateway, device: &str, point: PointId) -> Res
         last
     })?;
     found.ok_or_else(|| {
-        Failure::runtime(format!("no value on line {name} in {} s; `wellhead scan {name}` shows who answers", PATIENCE.as_secs()))
+        Failure::runtime(format!(
+            "no value on line {name} in {} s; `wellhead scan {name}` shows who answers",
+            PATIENCE.as_secs()
+        ))
     })
 }
 
 /// Writes as a gateway would, and returns what it would publish on `<topic>/set/result`.
-pub(super) fn write(config: config::Gateway, device: &str, topic: &TopicName, command: String) -> Result<Message, Failure> {
+pub(super) fn write(
+    config: config::Gateway,
+    device: &str,
+    topic: &TopicName,
+    command: String,
+) -> Result<Message, Failure> {
     let mut config = only(config, device);
     let targets = set_targets(&config);
-    let line = config.lines.pop().ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
+    let line = config
+        .lines
+        .pop()
+        .ok_or_else(|| Failure::runtime("the line of this device is switched off in the YAML"))?;
     let set = TopicName::new(format!("{topic}/set")).map_err(Failure::runtime)?;
     let told = with_line(line, |mut reported, orders| async move {
         let (live, mut results) = mpsc::channel(4);
         let (messages, asked) = mpsc::channel(1);
-        let reach = Reach { targets, published: HashSet::new(), lines: vec![orders] };
+        let reach = Reach {
+            targets,
+            published: HashSet::new(),
+            lines: vec![orders],
+        };
         let (_, updates) = mpsc::channel(1);
-        let setter = Setter { reach, updates, live, intakes: Vec::new() };
+        let setter = Setter {
+            reach,
+            updates,
+            live,
+            intakes: Vec::new(),
+        };
         detach(async move {
             // It ends with its messages; what it has to say comes through `results`.
             let _ = setter.run(asked).await;
@@ -122,5 +174,10 @@ pub(super) fn write(config: config::Gateway, device: &str, topic: &TopicName, co
         }
         timeout(PATIENCE, results.recv()).await.ok().flatten()
     })?;
-    told.ok_or_else(|| Failure::runtime(format!("nobody said how the write ended in {} s", PATIENCE.as_secs())))
+    told.ok_or_else(|| {
+        Failure::runtime(format!(
+            "nobody said how the write ended in {} s",
+            PATIENCE.as_secs()
+        ))
+    })
 }

@@ -132,17 +132,35 @@ pub(super) fn check(file: &Path, as_json: bool, with_points: bool) -> Result<(),
     }
     let all = |found: &[config::Fault]| found.iter().map(told).collect();
     match loaded {
-        Ok(config) => put_json(&Report { ok: true, faults: Vec::new(), warnings: all(&config.warnings), plan: Some(plan(&config)) }),
+        Ok(config) => put_json(&Report {
+            ok: true,
+            faults: Vec::new(),
+            warnings: all(&config.warnings),
+            plan: Some(plan(&config)),
+        }),
         Err(LoadError::Faults(found)) => {
-            put_json(&Report { ok: false, faults: all(&found), warnings: Vec::new(), plan: None })?;
-            Err(Failure { code: CONFIG, message: String::new() })
+            put_json(&Report {
+                ok: false,
+                faults: all(&found),
+                warnings: Vec::new(),
+                plan: None,
+            })?;
+            Err(Failure {
+                code: CONFIG,
+                message: String::new(),
+            })
         }
         Err(error) => Err(error.into()),
     }
 }
 
 fn told(fault: &config::Fault) -> Told {
-    Told { file: fault.file.clone(), line: fault.line, column: fault.column, message: fault.message.clone() }
+    Told {
+        file: fault.file.clone(),
+        line: fault.line,
+        column: fault.column,
+        message: fault.message.clone(),
+    }
 }
 
 fn plan(config: &config::Gateway) -> Plan {
@@ -150,15 +168,36 @@ fn plan(config: &config::Gateway) -> Plan {
     Plan {
         lines: config.lines.iter().map(line_plan).collect(),
         devices: config.lines.iter().map(|line| line.devices.len()).sum(),
-        points: config.lines.iter().flat_map(|line| &line.devices).map(|device| device.points.len()).sum(),
-        settings: config.lines.iter().flat_map(|line| &line.devices).flat_map(|device| point_plans(config, device)).collect(),
-        listeners: config.broker.iter().flat_map(|broker| &broker.listen).map(ToString::to_string).collect(),
-        login_memory: config.broker.as_ref().map_or(0, |broker| broker.access.login_memory()),
+        points: config
+            .lines
+            .iter()
+            .flat_map(|line| &line.devices)
+            .map(|device| device.points.len())
+            .sum(),
+        settings: config
+            .lines
+            .iter()
+            .flat_map(|line| &line.devices)
+            .flat_map(|device| point_plans(config, device))
+            .collect(),
+        listeners: config
+            .broker
+            .iter()
+            .flat_map(|broker| &broker.listen)
+            .map(ToString::to_string)
+            .collect(),
+        login_memory: config
+            .broker
+            .as_ref()
+            .map_or(0, |broker| broker.access.login_memory()),
         uplinks: config.uplinks.iter().map(uplink).collect(),
     }
 }
 
-fn point_plans<'a>(config: &'a config::Gateway, device: &'a Device) -> impl Iterator<Item = PointPlan> + 'a {
+fn point_plans<'a>(
+    config: &'a config::Gateway,
+    device: &'a Device,
+) -> impl Iterator<Item = PointPlan> + 'a {
     device.points.iter().filter_map(move |point| {
         let place = point.id.0 as usize;
         let (report, set_by) = (config.points.get(place)?, config.set_by.get(place)?);
@@ -177,32 +216,98 @@ fn point_plans<'a>(config: &'a config::Gateway, device: &'a Device) -> impl Iter
         let decimals = match &point.source {
             Source::Derived(formula) => formula.decimals(),
             Source::Found(found) => found.meaning.decimals,
-            _ => point.register().and_then(|register| register.meaning.decimals),
+            _ => point
+                .register()
+                .and_then(|register| register.meaning.decimals),
         };
         let decimals = decimals.map(|digits| digits.to_string());
-        let values = [every, deadband, report.rule.at_least_every.map(span), point.stale_after.map(span), class, decimals];
-        let mut settings = values.into_iter().zip(*set_by).map(|(value, set_by)| Setting { value, set_by });
-        let mut next = || settings.next().unwrap_or(Setting { value: None, set_by: SetBy::Default });
+        let values = [
+            every,
+            deadband,
+            report.rule.at_least_every.map(span),
+            point.stale_after.map(span),
+            class,
+            decimals,
+        ];
+        let mut settings = values
+            .into_iter()
+            .zip(*set_by)
+            .map(|(value, set_by)| Setting { value, set_by });
+        let mut next = || {
+            settings.next().unwrap_or(Setting {
+                value: None,
+                set_by: SetBy::Default,
+            })
+        };
         let (device, point) = (device.name.clone(), point.name.to_string());
-        let [every, deadband, at_least_every, stale_after, class, decimals] = [(); 6].map(|()| next());
-        Some(PointPlan { device, point, every, deadband, at_least_every, stale_after, class, decimals })
+        let [
+            every,
+            deadband,
+            at_least_every,
+            stale_after,
+            class,
+            decimals,
+        ] = [(); 6].map(|()| next());
+        Some(PointPlan {
+            device,
+            point,
+            every,
+            deadband,
+            at_least_every,
+            stale_after,
+            class,
+            decimals,
+        })
     })
 }
 
 /// A row for each point: its settings, and in brackets who sets them, where that is not the point itself.
 fn describe_points(points: &[PointPlan], out: &mut String) {
-    let head = ["point", "every", "deadband", "at_least_every", "stale_after", "class", "decimals"].map(str::to_owned);
+    let head = [
+        "point",
+        "every",
+        "deadband",
+        "at_least_every",
+        "stale_after",
+        "class",
+        "decimals",
+    ]
+    .map(str::to_owned);
     let cell = |setting: &Setting| match (&setting.value, setting.set_by) {
         (None, _) => "-".to_owned(),
         (Some(value), SetBy::Point | SetBy::Default) => value.clone(),
         (Some(value), set_by) => format!("{value} ({})", set_by.name()),
     };
     let row = |point: &PointPlan| {
-        let settings = [&point.every, &point.deadband, &point.at_least_every, &point.stale_after, &point.class, &point.decimals];
-        let [every, deadband, at_least_every, stale_after, class, decimals] = settings.map(cell);
-        [format!("{}.{}", point.device, point.point), every, deadband, at_least_every, stale_after, class, decimals]
+        let settings = [
+            &point.every,
+            &point.deadband,
+            &point.at_least_every,
+            &point.stale_after,
+            &point.class,
+            &point.decimals,
+        ];
+        let [
+            every,
+            deadband,
+            at_least_every,
+            stale_after,
+            class,
+            decimals,
+        ] = settings.map(cell);
+        [
+            format!("{}.{}", point.device, point.point),
+            every,
+            deadband,
+            at_least_every,
+            stale_after,
+            class,
+            decimals,
+        ]
     };
-    let rows: Vec<[String; 7]> = std::iter::once(head).chain(points.iter().map(row)).collect();
+    let rows: Vec<[String; 7]> = std::iter::once(head)
+        .chain(points.iter().map(row))
+        .collect();
     let mut widths = [0; 7];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -210,7 +315,11 @@ fn describe_points(points: &[PointPlan], out: &mut String) {
         }
     }
     for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
 }
@@ -219,14 +328,24 @@ fn uplink_plan(config: &config::Gateway, uplink: &config::Uplink) -> UplinkPlan 
     let traffic = config::traffic(&config.lines, &config.points, uplink);
     let bytes_per_day_together = [traffic.least_together, traffic.most_together];
     let [bytes_per_month, bytes_per_month_together] =
-        [[traffic.least, traffic.most], bytes_per_day_together].map(|day| day.map(|bytes| bytes * config::MONTH));
+        [[traffic.least, traffic.most], bytes_per_day_together]
+            .map(|day| day.map(|bytes| bytes * config::MONTH));
     let cost = |[least, most]: [f64; 2]| {
         let price: &Price = uplink.tariff.price.as_ref()?;
-        Some(Cost { least: least * price.per_byte, most: most * price.per_byte, currency: price.currency.clone() })
+        Some(Cost {
+            least: least * price.per_byte,
+            most: most * price.per_byte,
+            currency: price.currency.clone(),
+        })
     };
     UplinkPlan {
         name: uplink.settings.name.clone(),
-        to: uplink.settings.remotes.iter().map(ToString::to_string).collect(),
+        to: uplink
+            .settings
+            .remotes
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         client_id: uplink.settings.client_id.clone(),
         topics: routes::plan(config, uplink),
         bytes_per_day: [traffic.least, traffic.most],
@@ -243,15 +362,25 @@ fn line_plan(line: &Line) -> LinePlan {
     let blocks = blocks(line);
     let at = match &line.wire {
         Wire::Simulated => None,
-        Wire::Tcp(address) | Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) => Some(address.clone()),
+        Wire::Tcp(address)
+        | Wire::ModbusTcp(address)
+        | Wire::RtuOverTcp(address)
+        | Wire::AsciiOverTcp(address) => Some(address.clone()),
         Wire::Serial(port) => Some(port.path.clone()),
     };
     let load = config::load_of(line);
     let takes = |block: &crate::field::modbus::plan::Block| {
-        line.devices.get(block.device).map_or(0.0, |device| costs(&line.wire, device).time(block.table, block.count).as_secs_f64())
+        line.devices.get(block.device).map_or(0.0, |device| {
+            costs(&line.wire, device)
+                .time(block.table, block.count)
+                .as_secs_f64()
+        })
     };
     let request = |block: &crate::field::modbus::plan::Block| RequestPlan {
-        device: line.devices.get(block.device).map_or_else(String::new, |device| device.name.clone()),
+        device: line
+            .devices
+            .get(block.device)
+            .map_or_else(String::new, |device| device.name.clone()),
         table: match block.table {
             Table::File(file) => format!("file {file}"),
             table => table.name().to_owned(),
@@ -267,7 +396,9 @@ fn line_plan(line: &Line) -> LinePlan {
         at,
         load,
         spare: load.map(|load| (1.0 - load).max(0.0)),
-        requests_per_second: blocks.iter().fold(0.0, |sum, block| sum + 1.0 / block.every.as_secs_f64()),
+        requests_per_second: blocks
+            .iter()
+            .fold(0.0, |sum, block| sum + 1.0 / block.every.as_secs_f64()),
         requests: blocks.iter().map(request).collect(),
     }
 }
@@ -277,7 +408,13 @@ fn describe(file: &Path, plan: &Plan, warnings: &[config::Fault]) -> String {
     let mut out = String::new();
     // Writing to a text cannot fail.
     for warning in warnings {
-        let config::Fault { file, line, column, message, excerpt } = warning;
+        let config::Fault {
+            file,
+            line,
+            column,
+            message,
+            excerpt,
+        } = warning;
         let _ = writeln!(out, "{file}:{line}:{column} warning: {message}{excerpt}");
     }
     let _ = writeln!(
@@ -296,7 +433,11 @@ fn describe(file: &Path, plan: &Plan, warnings: &[config::Fault]) -> String {
         let _ = writeln!(out, "broker on {listener}");
     }
     if plan.login_memory > 0 {
-        let _ = writeln!(out, "  checking passwords takes {} MiB of memory in all", plan.login_memory.div_ceil(1 << 20));
+        let _ = writeln!(
+            out,
+            "  checking passwords takes {} MiB of memory in all",
+            plan.login_memory.div_ceil(1 << 20)
+        );
     }
     for uplink in &plan.uplinks {
         describe_uplink(uplink, &mut out);
@@ -308,38 +449,91 @@ fn describe_line(line: &LinePlan, out: &mut String) {
     let requests = counted(line.requests.len(), "request");
     let _ = match (&line.at, line.load) {
         (None, _) => writeln!(out, "line {} (simulated): no requests", line.name),
-        (Some(at), None) => writeln!(out, "line {} ({at}): {requests}, {:.1} per second", line.name, line.requests_per_second),
+        (Some(at), None) => writeln!(
+            out,
+            "line {} ({at}): {requests}, {:.1} per second",
+            line.name, line.requests_per_second
+        ),
         (Some(at), Some(load)) => {
             let spare = line.spare.unwrap_or_default() * 100.0;
-            writeln!(out, "line {} ({at}): {requests}, load {:.0} %, spare {spare:.0} %", line.name, load * 100.0)
+            writeln!(
+                out,
+                "line {} ({at}): {requests}, load {:.0} %, spare {spare:.0} %",
+                line.name,
+                load * 100.0
+            )
         }
     };
     for request in &line.requests {
         let every = humantime::format_duration(Duration::from_secs_f64(request.every_seconds));
-        let RequestPlan { device, table, start, count, points, .. } = request;
-        let bus = request.bus_seconds.map_or_else(String::new, |seconds| format!(", {:.1} ms of the bus", seconds * 1000.0));
-        let _ = writeln!(out, "  {device}: {count} {table} from {start} every {every}, {}{bus}", counted(*points, "point"));
+        let RequestPlan {
+            device,
+            table,
+            start,
+            count,
+            points,
+            ..
+        } = request;
+        let bus = request.bus_seconds.map_or_else(String::new, |seconds| {
+            format!(", {:.1} ms of the bus", seconds * 1000.0)
+        });
+        let _ = writeln!(
+            out,
+            "  {device}: {count} {table} from {start} every {every}, {}{bus}",
+            counted(*points, "point")
+        );
     }
 }
 
 fn describe_uplink(uplink: &UplinkPlan, out: &mut String) {
-    let _ = writeln!(out, "uplink {} to {} as {}", uplink.name, uplink.to.join(", then "), uplink.client_id);
+    let _ = writeln!(
+        out,
+        "uplink {} to {} as {}",
+        uplink.name,
+        uplink.to.join(", then "),
+        uplink.client_id
+    );
     routes::describe(&uplink.topics, out);
     let between = |[least, most]: [f64; 2]| {
         let (least, most) = (config::size(least), config::size(most));
-        if least == most { format!("about {most}") } else { format!("{least} (nothing changes) to {most} (every reading is sent)") }
+        if least == most {
+            format!("about {most}")
+        } else {
+            format!("{least} (nothing changes) to {most} (every reading is sent)")
+        }
     };
     let cost = |cost: &Option<Cost>| {
-        cost.as_ref().map_or_else(String::new, |Cost { least, most, currency }| {
-            if (most - least).abs() < 0.005 { format!(", {most:.2} {currency}") } else { format!(", {least:.2} to {most:.2} {currency}") }
-        })
+        cost.as_ref().map_or_else(
+            String::new,
+            |Cost {
+                 least,
+                 most,
+                 currency,
+             }| {
+                if (most - least).abs() < 0.005 {
+                    format!(", {most:.2} {currency}")
+                } else {
+                    format!(", {least:.2} to {most:.2} {currency}")
+                }
+            },
+        )
     };
     let _ = writeln!(out, "  a day {}", between(uplink.bytes_per_day_together));
-    let _ = writeln!(out, "  a month {}{}", between(uplink.bytes_per_month_together), cost(&uplink.cost_per_month_together));
+    let _ = writeln!(
+        out,
+        "  a month {}{}",
+        between(uplink.bytes_per_month_together),
+        cost(&uplink.cost_per_month_together)
+    );
     // Whether readings share packets depends on when their devices answer.
     let most = uplink.bytes_per_month[1];
     if most > uplink.bytes_per_month_together[1] {
-        let cost = uplink.cost_per_month.as_ref().map_or_else(String::new, |cost| format!(", {:.2} {}", cost.most, cost.currency));
+        let cost = uplink
+            .cost_per_month
+            .as_ref()
+            .map_or_else(String::new, |cost| {
+                format!(", {:.2} {}", cost.most, cost.currency)
+            });
         let _ = writeln!(
             out,
             "    if readings that are due equally often share packets; up to {}{cost} a month if each travels alone",

@@ -15,8 +15,8 @@ use crate::broker::net::{Listen, Transport};
 use crate::config;
 use crate::files;
 use crate::mqtt::{
-    Ack, Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter,
-    TopicName, Version, encode,
+    Ack, Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode,
+    Subscribe, SubscribeOptions, TopicFilter, TopicName, Version, encode,
 };
 use crate::time::now;
 
@@ -44,7 +44,9 @@ pub(super) struct Access {
 impl Access {
     /// The file that was named, or the usual one if there is one. Whoever names a broker needs no file, nor the right to read one.
     pub(super) fn file(&self) -> Option<PathBuf> {
-        self.file.clone().or_else(|| if self.is_named() { None } else { usual_file() })
+        self.file
+            .clone()
+            .or_else(|| if self.is_named() { None } else { usual_file() })
     }
 
     /// True if somebody named the broker.
@@ -61,25 +63,55 @@ impl Access {
         if let Some(address) = &self.to {
             return Ok(address.clone());
         }
-        let Some(file) = self.file() else { return "mqtt://127.0.0.1:1883".parse().map_err(Failure::runtime) };
+        let Some(file) = self.file() else {
+            return "mqtt://127.0.0.1:1883".parse().map_err(Failure::runtime);
+        };
         let config = config::load(&file)?;
-        let is_plain = |listen: &&Listen| matches!(listen, Listen::Unix(_) | Listen::Port { transport: Transport::Tcp, port: 1.., .. });
-        let found = config.broker.iter().flat_map(|broker| &broker.listen).find(is_plain).cloned();
+        let is_plain = |listen: &&Listen| {
+            matches!(
+                listen,
+                Listen::Unix(_)
+                    | Listen::Port {
+                        transport: Transport::Tcp,
+                        port: 1..,
+                        ..
+                    }
+            )
+        };
+        let found = config
+            .broker
+            .iter()
+            .flat_map(|broker| &broker.listen)
+            .find(is_plain)
+            .cloned();
         found.ok_or_else(|| {
-            Failure::runtime(format!("{} has no listener of plain MQTT; name a broker with --to mqtt://<address>:<port>", file.display()))
+            Failure::runtime(format!(
+                "{} has no listener of plain MQTT; name a broker with --to mqtt://<address>:<port>",
+                file.display()
+            ))
         })
     }
 
     /// Connects and says who it is.
     pub(super) fn connect(&self) -> Result<Client, Failure> {
         let address = self.address()?;
-        let failed = |error: io::Error| Failure::runtime(format!("{address}: {error}; is the gateway running? --to names another broker"));
+        let failed = |error: io::Error| {
+            Failure::runtime(format!(
+                "{address}: {error}; is the gateway running? --to names another broker"
+            ))
+        };
         let stream = match &address {
             Listen::Unix(path) => Stream::Unix(UnixStream::connect(path).map_err(failed)?),
-            Listen::Port { transport: Transport::Tcp, host, port } => {
-                Stream::Tcp(TcpStream::connect((anybody(host), *port)).map_err(failed)?)
+            Listen::Port {
+                transport: Transport::Tcp,
+                host,
+                port,
+            } => Stream::Tcp(TcpStream::connect((anybody(host), *port)).map_err(failed)?),
+            other => {
+                return Err(Failure::runtime(format!(
+                    "{other}: only plain MQTT; write mqtt://<address>:<port> or unix:///<path>"
+                )));
             }
-            other => return Err(Failure::runtime(format!("{other}: only plain MQTT; write mqtt://<address>:<port> or unix:///<path>"))),
         };
         let password = self.password_file.as_deref().map(password).transpose()?;
         let mut client = Client {
@@ -101,7 +133,13 @@ impl Access {
             password: password.map(Bytes::from),
             properties: Properties::default(),
         })))?;
-        match client.expect("CONNACK", |packet| if let Packet::ConnAck(answer) = packet { Some(answer.reason) } else { None })? {
+        match client.expect("CONNACK", |packet| {
+            if let Packet::ConnAck(answer) = packet {
+                Some(answer.reason)
+            } else {
+                None
+            }
+        })? {
             reason if reason.is_error() => Err(client.refused("the connection", reason)),
             _ => Ok(client),
         }
@@ -119,7 +157,10 @@ fn anybody(host: &str) -> &str {
 
 fn password(file: &Path) -> Result<String, Failure> {
     let secret = files::first_line(file).map_err(|error| {
-        Failure::runtime(format!("{}: {error}; name a file that holds the password and that you may read", file.display()))
+        Failure::runtime(format!(
+            "{}: {error}; name a file that holds the password and that you may read",
+            file.display()
+        ))
     })?;
     for remark in secret.remarks {
         say(&format!("{}: {remark}", file.display()));
@@ -175,13 +216,18 @@ impl Client {
     }
 
     fn refused(&self, what: &str, reason: ReasonCode) -> Failure {
-        Failure::runtime(format!("{}: {what} was refused: {reason}; --user and --password-file say who you are", self.address))
+        Failure::runtime(format!(
+            "{}: {what} was refused: {reason}; --user and --password-file say who you are",
+            self.address
+        ))
     }
 
     fn send(&mut self, packet: &Packet) -> Result<(), Failure> {
         let mut bytes = BytesMut::new();
         encode(packet, Version::V5, &mut bytes);
-        self.stream.write_all(&bytes).map_err(|error| Failure::runtime(format!("{}: {error}", self.address)))
+        self.stream
+            .write_all(&bytes)
+            .map_err(|error| Failure::runtime(format!("{}: {error}", self.address)))
     }
 
     /// The next packet; `None` if there is none until `deadline`.
@@ -189,7 +235,11 @@ impl Client {
         let address = self.address.clone();
         let failed = |what: &dyn std::fmt::Display| Failure::runtime(format!("{address}: {what}"));
         loop {
-            match self.decoder.decode(&mut self.buffer).map_err(|error| failed(&error.what))? {
+            match self
+                .decoder
+                .decode(&mut self.buffer)
+                .map_err(|error| failed(&error.what))?
+            {
                 Progress::Packet(packet) => return Ok(Some(packet)),
                 Progress::NeedMore => {}
             }
@@ -197,12 +247,20 @@ impl Client {
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
-            self.stream.set_patience(left).map_err(|error| failed(&error))?;
+            self.stream
+                .set_patience(left)
+                .map_err(|error| failed(&error))?;
             let mut space = [0; 16 * 1024];
             match self.stream.read(&mut space) {
                 Ok(0) => return Err(failed(&"the broker closed the connection")),
-                Ok(count) => self.buffer.extend_from_slice(space.get(..count).unwrap_or_default()),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Ok(count) => self
+                    .buffer
+                    .extend_from_slice(space.get(..count).unwrap_or_default()),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(failed(&error)),
             }
@@ -210,7 +268,11 @@ impl Client {
     }
 
     /// Waits for an answer; messages that come before it are kept.
-    fn expect<T>(&mut self, what: &str, wanted: impl Fn(Packet) -> Option<T>) -> Result<T, Failure> {
+    fn expect<T>(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(Packet) -> Option<T>,
+    ) -> Result<T, Failure> {
         let deadline = now() + PATIENCE;
         while let Some(packet) = self.next(Some(deadline))? {
             if let Packet::Disconnect(end) = &packet {
@@ -222,16 +284,37 @@ impl Client {
                 return Ok(found);
             }
         }
-        Err(Failure::runtime(format!("{}: no {what} in {} s", self.address, PATIENCE.as_secs())))
+        Err(Failure::runtime(format!(
+            "{}: no {what} in {} s",
+            self.address,
+            PATIENCE.as_secs()
+        )))
     }
 
     /// Subscribes; retained messages come first.
     pub(super) fn subscribe(&mut self, filters: &[TopicFilter]) -> Result<(), Failure> {
         let packet_id = self.next_id();
-        let options = SubscribeOptions { qos: QoS::AtLeastOnce, retain_as_published: true, ..SubscribeOptions::default() };
-        let filters: Vec<_> = filters.iter().map(|filter| (filter.clone(), options)).collect();
-        self.send(&Packet::Subscribe(Subscribe { packet_id, filters, properties: Properties::default() }))?;
-        let reasons = self.expect("SUBACK", |packet| if let Packet::SubAck(grants) = packet { Some(grants.reasons) } else { None })?;
+        let options = SubscribeOptions {
+            qos: QoS::AtLeastOnce,
+            retain_as_published: true,
+            ..SubscribeOptions::default()
+        };
+        let filters: Vec<_> = filters
+            .iter()
+            .map(|filter| (filter.clone(), options))
+            .collect();
+        self.send(&Packet::Subscribe(Subscribe {
+            packet_id,
+            filters,
+            properties: Properties::default(),
+        }))?;
+        let reasons = self.expect("SUBACK", |packet| {
+            if let Packet::SubAck(grants) = packet {
+                Some(grants.reasons)
+            } else {
+                None
+            }
+        })?;
         match reasons.into_iter().find(|reason| reason.is_error()) {
             Some(reason) => Err(self.refused("the subscription", reason)),
             None => Ok(()),
@@ -239,7 +322,12 @@ impl Client {
     }
 
     /// Publishes, and waits until the broker has it.
-    pub(super) fn publish(&mut self, topic: TopicName, payload: Bytes, retain: bool) -> Result<(), Failure> {
+    pub(super) fn publish(
+        &mut self,
+        topic: TopicName,
+        payload: Bytes,
+        retain: bool,
+    ) -> Result<(), Failure> {
         let packet_id = self.next_id();
         let publish = Publish {
             dup: false,
@@ -251,7 +339,13 @@ impl Client {
             payload,
         };
         self.send(&Packet::Publish(publish))?;
-        match self.expect("PUBACK", |packet| if let Packet::PubAck(ack) = packet { Some(ack.reason) } else { None })? {
+        match self.expect("PUBACK", |packet| {
+            if let Packet::PubAck(ack) = packet {
+                Some(ack.reason)
+            } else {
+                None
+            }
+        })? {
             reason if reason.is_error() => Err(self.refused("the message", reason)),
             _ => Ok(()),
         }
@@ -265,14 +359,22 @@ impl Client {
     }
 
     /// The next message; `None` if there is none until `deadline`.
-    pub(super) fn message(&mut self, deadline: Option<Instant>) -> Result<Option<Publish>, Failure> {
+    pub(super) fn message(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Publish>, Failure> {
         if let Some(publish) = self.early.pop_front() {
             return self.acknowledged(publish).map(Some);
         }
         while let Some(packet) = self.next(deadline)? {
             match packet {
                 Packet::Publish(publish) => return self.acknowledged(publish).map(Some),
-                Packet::Disconnect(end) => return Err(Failure::runtime(format!("{}: the broker ends this: {}", self.address, end.reason))),
+                Packet::Disconnect(end) => {
+                    return Err(Failure::runtime(format!(
+                        "{}: the broker ends this: {}",
+                        self.address, end.reason
+                    )));
+                }
                 _ => {}
             }
         }

@@ -11,7 +11,8 @@ const LEAST: usize = 20;
 
 /// The columns of standard output.
 pub(super) fn width() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
+    let size =
+        rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
     if size == 0 { USUAL } else { size.max(LEAST) }
 }
 
@@ -21,7 +22,10 @@ pub(super) fn cut(text: &str, width: usize) -> String {
         return text.to_owned();
     }
     let mut left = width.saturating_sub(1);
-    let begun: String = text.chars().take_while(|character| take(*character, &mut left)).collect();
+    let begun: String = text
+        .chars()
+        .take_while(|character| take(*character, &mut left))
+        .collect();
     if width == 0 { begun } else { begun + "…" }
 }
 
@@ -31,7 +35,11 @@ pub(super) fn ending(text: &str, width: usize) -> String {
         return text.to_owned();
     }
     let mut left = width.saturating_sub(1);
-    let end: Vec<char> = text.chars().rev().take_while(|character| take(*character, &mut left)).collect();
+    let end: Vec<char> = text
+        .chars()
+        .rev()
+        .take_while(|character| take(*character, &mut left))
+        .collect();
     let start = if width == 0 { "" } else { "…" };
     start.chars().chain(end.into_iter().rev()).collect()
 }
@@ -89,21 +97,42 @@ mod tests {
 
     #[test]
     fn lines_are_broken_between_words_and_inside_those_that_do_not_fit() {
-        assert_eq!(wrapped("12:00 > ", "read holding 10-11: voltage", 28), "12:00 > read holding 10-11:\n        voltage\n");
+        assert_eq!(
+            wrapped("12:00 > ", "read holding 10-11: voltage", 28),
+            "12:00 > read holding 10-11:\n        voltage\n"
+        );
         assert_eq!(wrapped("> ", "0123456789", 7), "> 01234\n  56789\n");
         assert_eq!(wrapped("> ", "圧力計", 6), "> 圧力\n  計\n");
-        assert_eq!((wrapped("", "a b", 80), wrapped("x ", "", 80)), ("a b\n".to_owned(), "x\n".to_owned()));
+        assert_eq!(
+            (wrapped("", "a b", 80), wrapped("x ", "", 80)),
+            ("a b\n".to_owned(), "x\n".to_owned())
+        );
         for width in 0..40 {
-            let text = wrapped("> ", "read holding 10-11: 電圧 voltage and-a-word-without-an-end-that-goes-on", width);
-            assert!(text.lines().all(|line| line.width() <= width.max(4)), "{width}: {text}");
+            let text = wrapped(
+                "> ",
+                "read holding 10-11: 電圧 voltage and-a-word-without-an-end-that-goes-on",
+                width,
+            );
+            assert!(
+                text.lines().all(|line| line.width() <= width.max(4)),
+                "{width}: {text}"
+            );
         }
     }
 
     #[test]
     fn texts_are_cut_by_the_cells_that_they_take() {
-        assert_eq!((cut("圧力計", 5), ending("圧力計", 5), padded("圧力", 6)), ("圧力…".into(), "…力計".into(), "圧力  ".into()));
         assert_eq!(
-            (cut("abc", 3), cut("abc", 2), cut("abc", 0), ending("abc", 0)),
+            (cut("圧力計", 5), ending("圧力計", 5), padded("圧力", 6)),
+            ("圧力…".into(), "…力計".into(), "圧力  ".into())
+        );
+        assert_eq!(
+            (
+                cut("abc", 3),
+                cut("abc", 2),
+                cut("abc", 0),
+                ending("abc", 0)
+            ),
             ("abc".into(), "a…".into(), String::new(), String::new())
         );
     }

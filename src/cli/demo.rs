@@ -38,7 +38,12 @@ pub(super) fn demo() -> Result<(), Failure> {
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&folder)
-        .map_err(|error| Failure::runtime(format!("{}: {error}; set TMPDIR to a folder you may write", folder.display())))?;
+        .map_err(|error| {
+            Failure::runtime(format!(
+                "{}: {error}; set TMPDIR to a folder you may write",
+                folder.display()
+            ))
+        })?;
     let outcome = runtime()?.block_on(async {
         let mut signal = StopSignal::catch()?;
         tokio::select! {
@@ -49,7 +54,10 @@ pub(super) fn demo() -> Result<(), Failure> {
     match &outcome {
         // Only a leftover in the temporary folder.
         Ok(()) => drop(std::fs::remove_dir_all(&folder)),
-        Err(_) => say(&format!("the files of this demo are in {}", folder.display())),
+        Err(_) => say(&format!(
+            "the files of this demo are in {}",
+            folder.display()
+        )),
     }
     outcome
 }
@@ -119,7 +127,9 @@ impl Scene {
     fn complaint(self) -> &'static str {
         match self {
             Self::Start | Self::Deliver => "the gateway delivered nothing in time; see gateway.log",
-            Self::Outage => "the gateway acknowledged nothing while the link was cut; see gateway.log",
+            Self::Outage => {
+                "the gateway acknowledged nothing while the link was cut; see gateway.log"
+            }
             Self::Restart => "the gateway did not come back after kill -9 in time; see gateway.log",
             Self::CatchUp => "nothing was delivered after the link was restored; see gateway.log",
             Self::Settle | Self::Over => "not everything that was promised arrived in time",
@@ -137,7 +147,11 @@ struct Story {
 
 impl Story {
     fn begin(ledger: &Ledger) -> Self {
-        Self { scene: Scene::Start, since: now(), before: ledger.sums() }
+        Self {
+            scene: Scene::Start,
+            since: now(),
+            before: ledger.sums(),
+        }
     }
 
     /// The scene that begins now.
@@ -158,7 +172,11 @@ impl Story {
             Scene::Settle | Scene::Over => (ledger.is_settled(), Scene::Over),
         };
         shown.then(|| {
-            *self = Self { scene: next, since: now(), before: sums };
+            *self = Self {
+                scene: next,
+                since: now(),
+                before: sums,
+            };
             next
         })
     }
@@ -188,16 +206,39 @@ async fn set_up(folder: &Path) -> Result<Stage, String> {
     let bus = folder.join("bus");
     let file = folder.join("gateway.yaml");
     // The registers to serve are read from the file itself; the port of the instruments is known after that.
-    let draft = yaml("127.0.0.1:502", &bus, local_port, &format!("mqtt://{}", link.address));
-    let config = config::parse("gateway.yaml", &draft, folder).map_err(|faults| format!("{faults:?}"))?;
-    let [plant, tank] = config.lines.as_slice() else { return Err("the demo has two lines".to_owned()) };
+    let draft = yaml(
+        "127.0.0.1:502",
+        &bus,
+        local_port,
+        &format!("mqtt://{}", link.address),
+    );
+    let config =
+        config::parse("gateway.yaml", &draft, folder).map_err(|faults| format!("{faults:?}"))?;
+    let [plant, tank] = config.lines.as_slice() else {
+        return Err("the demo has two lines".to_owned());
+    };
     let server = TcpServer::bind("127.0.0.1:0", Image::new(&plant.devices), Travels::Tcp).await?;
-    let text = yaml(&server.address.to_string(), &bus, local_port, &format!("mqtt://{}", link.address));
+    let text = yaml(
+        &server.address.to_string(),
+        &bus,
+        local_port,
+        &format!("mqtt://{}", link.address),
+    );
     std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     tasks.start("instruments: plant", server.run(stop.clone()));
     let terminal = PseudoTerminal::linked(&bus)?;
-    tasks.start("instruments: bus", terminal.run(Served::plain(Image::new(&tank.devices)), stop));
-    Ok(Stage { file, link, ledger, local_port, tasks, _switch: switch })
+    tasks.start(
+        "instruments: bus",
+        terminal.run(Served::plain(Image::new(&tank.devices)), stop),
+    );
+    Ok(Stage {
+        file,
+        link,
+        ledger,
+        local_port,
+        tasks,
+        _switch: switch,
+    })
 }
 
 fn elapsed(start: Instant) -> Duration {
@@ -207,16 +248,32 @@ fn elapsed(start: Instant) -> Duration {
 /// A port nobody has at the moment.
 fn free_port() -> Result<u16, String> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
+    listener
+        .local_addr()
+        .map(|address| address.port())
+        .map_err(|error| error.to_string())
 }
 
 fn start_gateway(file: &Path) -> Result<Child, String> {
-    let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    let program =
+        std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
     let log = file.with_file_name("gateway.log");
-    let log = std::fs::File::options().create(true).append(true).open(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(|error| format!("{}: {error}", log.display()))?;
     let mut command = Command::new(program);
-    command.arg("run").arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log)).kill_on_drop(true);
-    command.spawn().map_err(|error| format!("cannot start the gateway: {error}"))
+    command
+        .arg("run")
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log))
+        .kill_on_drop(true);
+    command
+        .spawn()
+        .map_err(|error| format!("cannot start the gateway: {error}"))
 }
 
 async fn play(folder: &Path) -> Result<(), Failure> {
@@ -225,7 +282,9 @@ async fn play(folder: &Path) -> Result<(), Failure> {
     let (client_switch, client_stop) = stop_token();
     let client = LocalClient::new(stage.local_port, stage.ledger.clone());
     stage.tasks.start("local client", client.run(client_stop));
-    print("Modbus TCP and RTU instruments -> gateway -> link -> remote broker; ledger of what was promised against what arrived\n");
+    print(
+        "Modbus TCP and RTU instruments -> gateway -> link -> remote broker; ledger of what was promised against what arrived\n",
+    );
     print(ledger::HEADING);
     let start = now();
     let mut story = Story::begin(&stage.ledger);
@@ -253,12 +312,18 @@ async fn play(folder: &Path) -> Result<(), Failure> {
             Some(Scene::Settle) => client_switch.stop(),
             Some(Scene::Start | Scene::Deliver | Scene::Over) | None => {}
         }
-        print(&stage.ledger.row(elapsed(start), stage.link.is_up(), stage.link.bytes()));
+        print(
+            &stage
+                .ledger
+                .row(elapsed(start), stage.link.is_up(), stage.link.bytes()),
+        );
         if story.is_stuck() {
             return Err(Failure::runtime(story.scene.complaint()));
         }
         if let Ok(Some(status)) = gateway.try_wait() {
-            return Err(Failure::runtime(format!("the gateway ended by itself ({status}); see gateway.log")));
+            return Err(Failure::runtime(format!(
+                "the gateway ended by itself ({status}); see gateway.log"
+            )));
         }
     }
     stop_gateway(gateway).await.map_err(Failure::runtime)?;
@@ -269,8 +334,12 @@ async fn play(folder: &Path) -> Result<(), Failure> {
 
 /// SIGTERM, as systemd does it.
 async fn stop_gateway(mut gateway: Child) -> Result<(), String> {
-    let id = gateway.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?)).ok_or("the gateway is gone")?;
-    rustix::process::kill_process(id, rustix::process::Signal::TERM).map_err(|error| error.to_string())?;
+    let id = gateway
+        .id()
+        .and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?))
+        .ok_or("the gateway is gone")?;
+    rustix::process::kill_process(id, rustix::process::Signal::TERM)
+        .map_err(|error| error.to_string())?;
     match timeout(Duration::from_secs(20), gateway.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("the gateway did not stop in order: {status}")),

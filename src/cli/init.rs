@@ -70,20 +70,39 @@ pub(super) struct Init {
 
 /// Asks and writes the file.
 pub(super) fn init(init: &Init) -> Result<(), Failure> {
-    let file = init.file.clone().unwrap_or_else(|| PathBuf::from("gateway.yaml"));
+    let file = init
+        .file
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("gateway.yaml"));
     if file.exists() && !init.force {
-        return Err(Failure::runtime(format!("{} exists already; name another file, or add --force to write over it", file.display())));
+        return Err(Failure::runtime(format!(
+            "{} exists already; name another file, or add --force to write over it",
+            file.display()
+        )));
     }
     let asks = !init.yes && io::stdin().is_terminal();
     let text = text(init, &file, asks)?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     config::parse(&file.display().to_string(), &text, folder).map_err(|faults| Failure {
         code: USAGE,
-        message: faults.iter().map(|fault| format!("{}{}", fault.message, fault.excerpt)).collect::<Vec<_>>().join("\n"),
+        message: faults
+            .iter()
+            .map(|fault| format!("{}{}", fault.message, fault.excerpt))
+            .collect::<Vec<_>>()
+            .join("\n"),
     })?;
     let mut options = fs::File::options();
-    let options = if init.force { options.write(true).create(true).truncate(true) } else { options.write(true).create_new(true) };
-    let mut out = options.open(&file).map_err(|error| Failure::runtime(format!("{}: {error}", file.display())))?;
+    let options = if init.force {
+        options.write(true).create(true).truncate(true)
+    } else {
+        options.write(true).create_new(true)
+    };
+    let mut out = options
+        .open(&file)
+        .map_err(|error| Failure::runtime(format!("{}: {error}", file.display())))?;
     out.write_all(text.as_bytes()).map_err(Failure::runtime)?;
     put(format!(
         "{0} is written. Next:\n  wellhead check {0}\n  wellhead run {0}\n  wellhead watch --file {0}      in another terminal\n",
@@ -95,33 +114,61 @@ pub(super) fn init(init: &Init) -> Result<(), Failure> {
 
 /// What is wrong with a piece of a file, in the words of `wellhead check`.
 fn checked(yaml: &str) -> Result<(), String> {
-    let first = |faults: Vec<config::Fault>| faults.first().map_or_else(|| "this cannot be".to_owned(), |fault| fault.message.clone());
-    config::parse("answer", yaml, Path::new(".")).map(drop).map_err(first)
+    let first = |faults: Vec<config::Fault>| {
+        faults.first().map_or_else(
+            || "this cannot be".to_owned(),
+            |fault| fault.message.clone(),
+        )
+    };
+    config::parse("answer", yaml, Path::new("."))
+        .map(drop)
+        .map_err(first)
 }
 
 /// A name of the site that can stand in topics.
 fn site(typed: &str) -> Result<String, String> {
-    checked(&format!("site: {}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:1883' ] }}\n", quoted(typed))).map(|()| typed.to_owned())
+    checked(&format!(
+        "site: {}\nbroker: {{ listen: [ 'mqtt://127.0.0.1:1883' ] }}\n",
+        quoted(typed)
+    ))
+    .map(|()| typed.to_owned())
 }
 
 /// A remote broker, or nothing.
 fn uplink(typed: &str) -> Result<String, String> {
     if !typed.is_empty() {
-        checked(&format!("site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:1883' ] }}\n{}", remote(typed)))?;
+        checked(&format!(
+            "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:1883' ] }}\n{}",
+            remote(typed)
+        ))?;
     }
     Ok(typed.to_owned())
 }
 
 /// The name of a device that can stand in topics.
 fn name(typed: &str) -> Result<String, String> {
-    let device = format!("{{ name: {}, line: l, unit: 1, points: {{ p: {{ holding: 0, type: u16 }} }} }}", quoted(typed));
-    checked(&format!("site: x\nlines: [ {{ name: l, modbus_tcp: 127.0.0.1 }} ]\ndevices: [ {device} ]\n")).map(|()| typed.to_owned())
+    let device = format!(
+        "{{ name: {}, line: l, unit: 1, points: {{ p: {{ holding: 0, type: u16 }} }} }}",
+        quoted(typed)
+    );
+    checked(&format!(
+        "site: x\nlines: [ {{ name: l, modbus_tcp: 127.0.0.1 }} ]\ndevices: [ {device} ]\n"
+    ))
+    .map(|()| typed.to_owned())
 }
 
 fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
     let answers = Answers { asks };
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let site = answers.get(init.site.as_deref(), "Name of this site (letters, digits, dashes)", &host, site)?;
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let site = answers.get(
+        init.site.as_deref(),
+        "Name of this site (letters, digits, dashes)",
+        &host,
+        site,
+    )?;
     let on_line = match wire(init, answers)? {
         None => None,
         Some(wire) => {
@@ -131,14 +178,29 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
             let is_plain = is_plain(folder, &profile);
             // What is wrong with a profile of the user's own is told when the whole file is checked.
             let factory = config::factory(folder, &profile).unwrap_or_default();
-            let device = Device { profile: &profile, is_plain, factory: &factory, seen: &seen };
-            Some((line(init, answers, &wire, &device)?, keys(init, answers, &device, folder)?))
+            let device = Device {
+                profile: &profile,
+                is_plain,
+                factory: &factory,
+                seen: &seen,
+            };
+            Some((
+                line(init, answers, &wire, &device)?,
+                keys(init, answers, &device, folder)?,
+            ))
         }
     };
     let question = "Remote broker, such as mqtts://cloud.example.net; or aws-iot or azure-iot-hub (nothing for none)";
     let uplink = answers.get(init.uplink.as_deref(), question, "", uplink)?;
     let is_installed = file.starts_with("/etc/wellhead");
-    let folder = init.folder.clone().unwrap_or_else(|| if is_installed { "/var/lib/wellhead" } else { "wellhead-data" }.to_owned());
+    let folder = init.folder.clone().unwrap_or_else(|| {
+        if is_installed {
+            "/var/lib/wellhead"
+        } else {
+            "wellhead-data"
+        }
+        .to_owned()
+    });
     let mut out = format!(
         "# yaml-language-server: $schema=/usr/share/wellhead/gateway.schema.json\n\
          # `wellhead check` lists every mistake in this file, or shows what it will do. All settings: the gateway.yaml that comes with wellhead.\n\
@@ -151,7 +213,9 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
     } else {
         out.push_str("# lines:                            # serial ports; `wellhead scan /dev/ttyUSB0` finds the devices on one\n#   - { name: bus, serial: /dev/ttyUSB0, speed: 9600 8N1 }\n# devices:                          # what is on them; `wellhead profiles` shows the instruments that are known\n#   - { name: meter, line: bus, unit: 1, profile: eastron-sdm120 }\n\n");
     }
-    out.push_str("topics: '{site}/{device}/{point}'   # topics of values; writes arrive on <topic>/set\n\n");
+    out.push_str(
+        "topics: '{site}/{device}/{point}'   # topics of values; writes arrive on <topic>/set\n\n",
+    );
     out.push_str(
         "broker:                             # for local clients: mosquitto_sub -t '#' -v\n  listen: [ 'mqtt://127.0.0.1:1883' ]\n\n",
     );
@@ -167,7 +231,10 @@ fn text(init: &Init, file: &Path, asks: bool) -> Result<String, Failure> {
 
 /// The section `uplinks`.
 fn remote(address: &str) -> String {
-    let host = address.parse::<Remote>().map(|remote| remote.host).unwrap_or_default();
+    let host = address
+        .parse::<Remote>()
+        .map(|remote| remote.host)
+        .unwrap_or_default();
     let send = "    send: [ { filter: '#' } ]       # local topics to send\n";
     let cloud = match address {
         "aws-iot" => Some(CloudName::AwsIot),
@@ -230,27 +297,43 @@ fn wire(init: &Init, answers: Answers) -> Result<Option<Wire>, Failure> {
     }
     let ports = ports(Path::new("/dev"));
     if answers.asks && init.serial.is_none() {
-        say(if ports.is_empty() { "No serial port was found." } else { "Serial ports:" });
+        say(if ports.is_empty() {
+            "No serial port was found."
+        } else {
+            "Serial ports:"
+        });
         for (number, Port { path, device }) in (1..).zip(&ports) {
-            let leads_to = if path.ends_with(device.as_str()) { String::new() } else { format!(" ({device})") };
+            let leads_to = if path.ends_with(device.as_str()) {
+                String::new()
+            } else {
+                format!(" ({device})")
+            };
             say(&format!("  {number}  {path}{leads_to}"));
         }
     }
-    let first = ports.first().map(|port| port.path.as_str()).unwrap_or_default();
-    let question = "Serial device or its number, or address of a Modbus TCP device (nothing for none)";
+    let first = ports
+        .first()
+        .map(|port| port.path.as_str())
+        .unwrap_or_default();
+    let question =
+        "Serial device or its number, or address of a Modbus TCP device (nothing for none)";
     let by_number = |typed: &str| {
         let number = typed.parse::<usize>().ok();
         match number.map(|number| number.checked_sub(1).and_then(|index| ports.get(index))) {
             None => Ok(typed.to_owned()),
             Some(Some(port)) => Ok(port.path.clone()),
-            Some(None) => Err(format!("there is no port with the number {typed}; type its path")),
+            Some(None) => Err(format!(
+                "there is no port with the number {typed}; type its path"
+            )),
         }
     };
     let is_serial = |typed: &str| typed.contains('/') || Path::new(typed).exists();
     let exists = |typed: &str| {
         let typed = by_number(typed)?;
         let is_there = !is_serial(&typed) || Path::new(&typed).exists();
-        is_there.then_some(typed).ok_or_else(|| "there is no such device; check the cable and `ls -l /dev/serial/by-id`".to_owned())
+        is_there.then_some(typed).ok_or_else(|| {
+            "there is no such device; check the cable and `ls -l /dev/serial/by-id`".to_owned()
+        })
     };
     let wire = match init.serial.as_deref() {
         // It may be plugged in later.
@@ -265,24 +348,39 @@ fn wire(init: &Init, answers: Answers) -> Result<Option<Wire>, Failure> {
             ("--name", init.name.is_some()),
         ];
         return match given.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => {
-                Err(Failure { code: USAGE, message: format!("{flag} is for an instrument on a line; add --serial or --modbus-tcp") })
-            }
+            Some((flag, _)) => Err(Failure {
+                code: USAGE,
+                message: format!(
+                    "{flag} is for an instrument on a line; add --serial or --modbus-tcp"
+                ),
+            }),
             None => Ok(None),
         };
     }
-    Ok(Some(if init.serial.is_some() || is_serial(&wire) { Wire::Serial(wire) } else { Wire::Tcp(wire) }))
+    Ok(Some(if init.serial.is_some() || is_serial(&wire) {
+        Wire::Serial(wire)
+    } else {
+        Wire::Tcp(wire)
+    }))
 }
 
 /// Looks for Modbus devices on the line, if somebody wants that.
 fn look(init: &Init, answers: Answers, wire: &Wire) -> Result<Seen, Failure> {
     let is_known = init.profile.is_some() && init.unit.is_some();
-    if is_known || !answers.agrees("Look for Modbus devices on it now? It takes up to two minutes (y or n)")? {
+    if is_known
+        || !answers
+            .agrees("Look for Modbus devices on it now? It takes up to two minutes (y or n)")?
+    {
         return Ok(Seen::default());
     }
     let speeds = match wire {
         Wire::Tcp(_) => vec![None],
-        Wire::Serial(_) => vec![Some(answers.get(init.speed.as_deref(), "At which speed", "9600 8N1", str::parse::<Speed>)?)],
+        Wire::Serial(_) => vec![Some(answers.get(
+            init.speed.as_deref(),
+            "At which speed",
+            "9600 8N1",
+            str::parse::<Speed>,
+        )?)],
     };
     let units = answers.get(None, "Which addresses", "1-247", config::units)?;
     let (typed, wire) = match (wire, speeds.first()) {
@@ -290,7 +388,13 @@ fn look(init: &Init, answers: Answers, wire: &Wire) -> Result<Seen, Failure> {
         (Wire::Serial(address) | Wire::Tcp(address), _) => (address, modbus_tcp(address)),
     };
     let meant = Meant::of(typed, wire, WITHIN);
-    let search = Search { meant: &meant, speeds: &speeds, units: &units, within: WITHIN, is_quick: false };
+    let search = Search {
+        meant: &meant,
+        speeds: &speeds,
+        units: &units,
+        within: WITHIN,
+        is_quick: false,
+    };
     let found = match search.run() {
         Ok((found, _)) => found,
         Err(failure) => {
@@ -300,43 +404,70 @@ fn look(init: &Init, answers: Answers, wire: &Wire) -> Result<Seen, Failure> {
     };
     match found.first() {
         None => {
-            say("  no device answered; check the A/B wiring, and speed and address in the device's menu. `wellhead scan` tries more");
+            say(
+                "  no device answered; check the A/B wiring, and speed and address in the device's menu. `wellhead scan` tries more",
+            );
             Ok(Seen::default())
         }
         Some(first) => {
             put(table(&found).as_bytes())?;
-            let profile = first.profile.clone().or_else(|| first.looks_like.first().cloned());
-            Ok(Seen { unit: Some(first.unit), speed: first.speed.clone(), profile })
+            let profile = first
+                .profile
+                .clone()
+                .or_else(|| first.looks_like.first().cloned());
+            Ok(Seen {
+                unit: Some(first.unit),
+                speed: first.speed.clone(),
+                profile,
+            })
         }
     }
 }
 
 /// True for an instrument that speaks in lines or frames of its own.
 fn is_plain(folder: &Path, profile: &str) -> bool {
-    config::profile_text(folder, profile).is_some_and(|text| text.lines().any(|line| line.starts_with("text:")))
+    config::profile_text(folder, profile)
+        .is_some_and(|text| text.lines().any(|line| line.starts_with("text:")))
 }
 
 /// The keys of the line.
-fn line(init: &Init, answers: Answers, wire: &Wire, device: &Device<'_>) -> Result<String, Failure> {
+fn line(
+    init: &Init,
+    answers: Answers,
+    wire: &Wire,
+    device: &Device<'_>,
+) -> Result<String, Failure> {
     let factory = device.factory;
     match wire {
         Wire::Tcp(address) => {
-            let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            let has_port = address
+                .rsplit_once(':')
+                .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
             if device.is_plain {
                 let question = "Its port at the terminal server";
                 let port = |typed: &str| {
                     typed.parse::<u16>().map_err(|_| format!("{} is a plain instrument, not a Modbus TCP device: it needs the port of its terminal server, such as --modbus-tcp {address}:4001", device.profile))
                 };
-                let address = if has_port { address.clone() } else { format!("{address}:{}", answers.get(None, question, "", port)?) };
+                let address = if has_port {
+                    address.clone()
+                } else {
+                    format!("{address}:{}", answers.get(None, question, "", port)?)
+                };
                 return Ok(format!("tcp: {}", quoted(&address)));
             }
             // 502 is the port where none is written.
             let is_usual = has_port || factory.ports.contains(&502);
             let port = factory.ports.first().filter(|_| !is_usual);
-            Ok(format!("modbus_tcp: {}", quoted(&port.map_or_else(|| address.clone(), |port| format!("{address}:{port}")))))
+            Ok(format!(
+                "modbus_tcp: {}",
+                quoted(&port.map_or_else(|| address.clone(), |port| format!("{address}:{port}")))
+            ))
         }
         Wire::Serial(path) => {
-            let delivered = factory.speeds.first().map_or_else(|| "9600 8N1".to_owned(), ToString::to_string);
+            let delivered = factory
+                .speeds
+                .first()
+                .map_or_else(|| "9600 8N1".to_owned(), ToString::to_string);
             let usual = device.seen.speed.clone().unwrap_or(delivered);
             let speed = answers.get(init.speed.as_deref(), "Speed", &usual, str::parse::<Speed>)?;
             Ok(format!("serial: {}, speed: {speed}", quoted(path)))
@@ -345,7 +476,11 @@ fn line(init: &Init, answers: Answers, wire: &Wire, device: &Device<'_>) -> Resu
 }
 
 /// The name of a profile; empty for registers that are mapped by hand.
-fn profile(init: &Init, answers: Answers, (seen, folder): (&Seen, &Path)) -> Result<String, Failure> {
+fn profile(
+    init: &Init,
+    answers: Answers,
+    (seen, folder): (&Seen, &Path),
+) -> Result<String, Failure> {
     if let Some(given) = &init.profile {
         // Whether there is one is told when the whole file is checked.
         return Ok(given.clone());
@@ -356,29 +491,55 @@ fn profile(init: &Init, answers: Answers, (seen, folder): (&Seen, &Path)) -> Res
             return Ok(typed.to_owned());
         }
         let wanted = typed.to_lowercase();
-        let found: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.contains(&wanted)).collect();
+        let found: Vec<&str> = names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| name.contains(&wanted))
+            .collect();
         Err(if found.is_empty() {
             format!("no profile has \"{typed}\" in its name; `wellhead profiles` shows them")
         } else {
             format!("there is {}", found.join(", "))
         })
     };
-    let question = "What is on it? A profile, or a word to look for (nothing to map registers by hand)";
-    answers.get(None, question, seen.profile.as_deref().unwrap_or_default(), known)
+    let question =
+        "What is on it? A profile, or a word to look for (nothing to map registers by hand)";
+    answers.get(
+        None,
+        question,
+        seen.profile.as_deref().unwrap_or_default(),
+        known,
+    )
 }
 
 /// The keys of the device.
-fn keys(init: &Init, answers: Answers, device: &Device<'_>, folder: &Path) -> Result<String, Failure> {
-    let Device { profile, factory, seen, .. } = device;
+fn keys(
+    init: &Init,
+    answers: Answers,
+    device: &Device<'_>,
+    folder: &Path,
+) -> Result<String, Failure> {
+    let Device {
+        profile,
+        factory,
+        seen,
+        ..
+    } = device;
     // A plain instrument has no Modbus address.
     if device.is_plain {
         return instrument(init, answers, device, folder);
     }
-    let usual = seen.unit.or(factory.units.first().copied()).unwrap_or(1).to_string();
+    let usual = seen
+        .unit
+        .or(factory.units.first().copied())
+        .unwrap_or(1)
+        .to_string();
     let given = init.unit.map(|unit| unit.to_string());
     let address = |typed: &str| match typed.parse::<u8>() {
         Ok(unit @ 1..=247) => Ok(unit),
-        _ => Err(format!("`{typed}` is no Modbus address: a Modbus unit is a number from 1 to 247")),
+        _ => Err(format!(
+            "`{typed}` is no Modbus address: a Modbus unit is a number from 1 to 247"
+        )),
     };
     let unit = answers.get(given.as_deref(), "Its Modbus address", &usual, address)?;
     let name = quoted(&answers.get(init.name.as_deref(), "Its name", "meter", name)?);
@@ -387,16 +548,28 @@ fn keys(init: &Init, answers: Answers, device: &Device<'_>, folder: &Path) -> Re
             "  - name: {name}\n    line: bus\n    unit: {unit}                         # `wellhead peek meter --expect 229.4` finds the register of a value\n    points:\n      first: {{ holding: 0, type: u16, every: 10s }}\n"
         )
     } else {
-        format!("  - {{ name: {name}, line: bus, unit: {unit}, profile: {profile} }}   # `wellhead profiles {profile}` shows its points\n")
+        format!(
+            "  - {{ name: {name}, line: bus, unit: {unit}, profile: {profile} }}   # `wellhead profiles {profile}` shows its points\n"
+        )
     })
 }
 
 /// The keys of a plain instrument.
-fn instrument(init: &Init, answers: Answers, device: &Device<'_>, folder: &Path) -> Result<String, Failure> {
+fn instrument(
+    init: &Init,
+    answers: Answers,
+    device: &Device<'_>,
+    folder: &Path,
+) -> Result<String, Failure> {
     let profile = device.profile;
     let text = config::profile_text(folder, profile).unwrap_or_default();
     let address = if text.contains("{address}") {
-        let usual = device.factory.addresses.first().map(String::as_str).unwrap_or_default();
+        let usual = device
+            .factory
+            .addresses
+            .first()
+            .map(String::as_str)
+            .unwrap_or_default();
         let some = |typed: &str| match typed {
             "" => Err(format!("{profile} is asked by its address; add --address")),
             typed => Ok(typed.to_owned()),
@@ -407,14 +580,23 @@ fn instrument(init: &Init, answers: Answers, device: &Device<'_>, folder: &Path)
         String::new()
     };
     let name = quoted(&answers.get(init.name.as_deref(), "Its name", "instrument", name)?);
-    Ok(format!("  - {{ name: {name}, line: bus, profile: {profile}{address} }}   # `wellhead profiles {profile}` shows its points\n"))
+    Ok(format!(
+        "  - {{ name: {name}, line: bus, profile: {profile}{address} }}   # `wellhead profiles {profile}` shows its points\n"
+    ))
 }
 
 /// As YAML takes it for text.
 fn quoted(text: &str) -> String {
     let is_plain = !text.is_empty()
         && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
-        && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_lowercase().as_str());
-    if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "''")) }
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
+        && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
+            .contains(&text.to_lowercase().as_str());
+    if is_plain {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
 }

@@ -58,8 +58,10 @@ impl Via {
     pub(super) fn meant(&self, typed: &str) -> Result<Meant, Failure> {
         // A pseudo-terminal, a link, a file in this folder: whatever can be opened.
         let is_path = typed.contains('/') || Path::new(typed).exists();
-        let is_address =
-            typed.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) || typed.parse::<std::net::IpAddr>().is_ok();
+        let is_address = typed
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+            || typed.parse::<std::net::IpAddr>().is_ok();
         // What is named by itself needs no file, nor a right one.
         let gateway = match self.gateway() {
             Err(failure) if (is_path || is_address) && self.file.is_none() => {
@@ -71,10 +73,17 @@ impl Via {
             }
             other => other?,
         };
-        let known =
-            gateway.as_ref().and_then(|gateway| gateway.lines.iter().find(|line| line.name == typed || stands_for(&line.wire, typed)));
+        let known = gateway.as_ref().and_then(|gateway| {
+            gateway
+                .lines
+                .iter()
+                .find(|line| line.name == typed || stands_for(&line.wire, typed))
+        });
         if let (Some(line), Some(gateway)) = (known, &gateway) {
-            return Ok(Meant { line: line.clone(), folder: Some(gateway.folder.clone()) });
+            return Ok(Meant {
+                line: line.clone(),
+                folder: Some(gateway.folder.clone()),
+            });
         }
         let wire = if is_path {
             let speed: Speed = "9600 8N1".parse().map_err(Failure::runtime)?;
@@ -82,7 +91,10 @@ impl Via {
         } else if is_address {
             modbus_tcp(typed)
         } else {
-            let names = gateway.iter().flat_map(|gateway| &gateway.lines).map(|line| line.name.as_str());
+            let names = gateway
+                .iter()
+                .flat_map(|gateway| &gateway.lines)
+                .map(|line| line.name.as_str());
             let hint = config::suggestion(typed, names);
             return Err(Failure::runtime(format!(
                 "there is no line \"{typed}\"; {hint}; or name a serial device such as /dev/ttyUSB0, or the address of a Modbus TCP device"
@@ -94,21 +106,38 @@ impl Via {
 
 /// A serial device that is in no file.
 pub(super) fn serial(path: &str, speed: Speed, ascii: bool) -> Wire {
-    Wire::Serial(Port { path: path.to_owned(), speed, ascii, rs485: None })
+    Wire::Serial(Port {
+        path: path.to_owned(),
+        speed,
+        ascii,
+        rs485: None,
+    })
 }
 
 /// A Modbus TCP device that is in no file; at port 502 if none is given.
 pub(super) fn modbus_tcp(address: &str) -> Wire {
-    let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let has_port = address
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let is_ip = address.parse::<std::net::IpAddr>().is_ok();
-    Wire::ModbusTcp(if is_ip || !has_port { format!("{address}:502") } else { address.to_owned() })
+    Wire::ModbusTcp(if is_ip || !has_port {
+        format!("{address}:502")
+    } else {
+        address.to_owned()
+    })
 }
 
 impl Meant {
     /// A line that is in no file.
     pub(super) fn of(name: &str, wire: Wire, within: Duration) -> Self {
         let answer_within = AnswerWithin::at_most(within);
-        let line = Line { name: name.to_owned(), wire, answer_within, manners: Manners::default(), devices: Vec::new() };
+        let line = Line {
+            name: name.to_owned(),
+            wire,
+            answer_within,
+            manners: Manners::default(),
+            devices: Vec::new(),
+        };
         Self { line, folder: None }
     }
 }
@@ -132,25 +161,37 @@ fn same_file(one: &str, other: &str) -> bool {
 /// A line that can be asked.
 pub(super) enum Reach {
     /// By the gateway that runs.
-    Gateway { stream: BufReader<UnixStream>, line: String },
+    Gateway {
+        stream: BufReader<UnixStream>,
+        line: String,
+    },
     /// By this process.
-    Own { runtime: Runtime, driver: Box<Modbus> },
+    Own {
+        runtime: Runtime,
+        driver: Box<Modbus>,
+    },
 }
 
 impl Meant {
     /// The gateway that runs and owns the line, if there is one.
     fn gateway(&self) -> Result<Option<UnixStream>, Failure> {
-        let Some(folder) = &self.folder else { return Ok(None) };
+        let Some(folder) = &self.folder else {
+            return Ok(None);
+        };
         let path = control::path(folder);
         match UnixStream::connect(&path) {
             Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE)).map_err(Failure::runtime)?;
+                stream
+                    .set_read_timeout(Some(PATIENCE))
+                    .map_err(Failure::runtime)?;
                 Ok(Some(stream))
             }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Failure::runtime(format!(
-                "{}: you may not ask the gateway; do it as root, or as a member of the group of that folder",
-                path.display()
-            ))),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Failure::runtime(format!(
+                    "{}: you may not ask the gateway; do it as root, or as a member of the group of that folder",
+                    path.display()
+                )))
+            }
             Err(error) if control::is_running(folder) => Err(Failure::runtime(format!(
                 "{}: {error}; a gateway runs and has this line, but it cannot be asked; stop it first",
                 path.display()
@@ -167,16 +208,30 @@ impl Meant {
     /// Opens the line, or the way to the gateway that has it open.
     pub(super) fn reach(&self) -> Result<Reach, Failure> {
         if let Some(stream) = self.gateway()? {
-            return Ok(Reach::Gateway { stream: BufReader::new(stream), line: self.line.name.clone() });
+            return Ok(Reach::Gateway {
+                stream: BufReader::new(stream),
+                line: self.line.name.clone(),
+            });
         }
         if matches!(self.line.wire, Wire::Tcp(_) | Wire::Simulated) {
-            return Err(Failure::runtime(format!("the devices of line {} have no registers", self.line.name)));
+            return Err(Failure::runtime(format!(
+                "the devices of line {} have no registers",
+                self.line.name
+            )));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)?;
-        let line = Line { devices: Vec::new(), ..self.line.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::runtime)?;
+        let line = Line {
+            devices: Vec::new(),
+            ..self.line.clone()
+        };
         let counts = Arc::new(LineCounts::new(&line.name, std::iter::empty()));
         let mut driver = Box::new(Modbus::new(&line, counts, None));
-        runtime.block_on(driver.connect()).map_err(Failure::runtime)?;
+        runtime
+            .block_on(driver.connect())
+            .map_err(Failure::runtime)?;
         Ok(Reach::Own { runtime, driver })
     }
 }
@@ -191,7 +246,12 @@ impl Reach {
             Self::Own { runtime, driver } => Ok(runtime.block_on(driver.ask(unit, ask, within))),
             Self::Gateway { stream, line } => {
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-                let request = Request::Ask { line: line.clone(), unit, ask: ask.clone(), within_ms };
+                let request = Request::Ask {
+                    line: line.clone(),
+                    unit,
+                    ask: ask.clone(),
+                    within_ms,
+                };
                 match call(stream, &request)? {
                     Reply::Said(said) => Ok(said),
                     Reply::Refused(why) => Err(Failure::runtime(why)),
@@ -202,7 +262,12 @@ impl Reach {
     }
 
     /// Asks for registers; the error is for a person.
-    pub(super) fn words(&mut self, unit: u8, ask: &Ask, within: Duration) -> Result<Result<Vec<u16>, String>, Failure> {
+    pub(super) fn words(
+        &mut self,
+        unit: u8,
+        ask: &Ask,
+        within: Duration,
+    ) -> Result<Result<Vec<u16>, String>, Failure> {
         Ok(match self.ask(unit, ask, within)? {
             Said::Words(words) => Ok(words),
             Said::Exception(code) => Err(crate::field::modbus::explain(code)),
@@ -216,14 +281,22 @@ impl Reach {
 
 /// A gateway said something that does not belong to the request.
 pub(super) fn unexpected() -> Failure {
-    Failure::runtime("unexpected reply from the gateway; check that it runs the same version as this command")
+    Failure::runtime(
+        "unexpected reply from the gateway; check that it runs the same version as this command",
+    )
 }
 
 /// One request to a gateway.
-pub(super) fn call(stream: &mut BufReader<UnixStream>, request: &Request) -> Result<Reply, Failure> {
+pub(super) fn call(
+    stream: &mut BufReader<UnixStream>,
+    request: &Request,
+) -> Result<Reply, Failure> {
     let mut text = serde_json::to_string(request).map_err(Failure::runtime)?;
     text.push('\n');
-    stream.get_mut().write_all(text.as_bytes()).map_err(Failure::runtime)?;
+    stream
+        .get_mut()
+        .write_all(text.as_bytes())
+        .map_err(Failure::runtime)?;
     next_reply(stream)
 }
 
@@ -234,5 +307,6 @@ fn next_reply(stream: &mut BufReader<UnixStream>) -> Result<Reply, Failure> {
     if stream.read_line(&mut line).map_err(|_| hung_up())? == 0 {
         return Err(hung_up());
     }
-    serde_json::from_str(&line).map_err(|_| Failure::runtime("the gateway that runs is of another version; restart it"))
+    serde_json::from_str(&line)
+        .map_err(|_| Failure::runtime("the gateway that runs is of another version; restart it"))
 }

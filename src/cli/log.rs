@@ -39,7 +39,10 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 pub(super) fn start(format: Format) -> Result<(), Failure> {
     let filter = match std::env::var_os(LEVEL) {
         None => EnvFilter::new("info"),
-        Some(typed) => filter(&typed.to_string_lossy()).map_err(|message| Failure { code: CONFIG, message })?,
+        Some(typed) => filter(&typed.to_string_lossy()).map_err(|message| Failure {
+            code: CONFIG,
+            message,
+        })?,
     };
     // A second call (tests) keeps the first subscriber.
     let _ = match (format, Journal::connect()) {
@@ -47,7 +50,11 @@ pub(super) fn start(format: Format) -> Result<(), Failure> {
         (Format::Text, Some(journal)) => registry().with(filter).with(journal).try_init(),
         (Format::Text, None) => {
             let ansi = io::stderr().is_terminal();
-            let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(ansi).with_target(false).fmt_fields(Fields);
+            let lines = tracing_subscriber::fmt::layer()
+                .with_writer(io::stderr)
+                .with_ansi(ansi)
+                .with_target(false)
+                .fmt_fields(Fields);
             registry().with(filter).with(lines).try_init()
         }
     };
@@ -57,8 +64,14 @@ pub(super) fn start(format: Format) -> Result<(), Failure> {
 /// A level, or several parts of the program with a level each. A word that is no level would be taken for the name of a part.
 fn filter(typed: &str) -> Result<EnvFilter, String> {
     let known = || LEVELS.join(", ");
-    for part in typed.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let (target, level) = part.split_once('=').map_or((None, part), |(target, level)| (Some(target), level));
+    for part in typed
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let (target, level) = part
+            .split_once('=')
+            .map_or((None, part), |(target, level)| (Some(target), level));
         if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
             let hint = crate::config::suggestion(level, LEVELS);
             return Err(format!(
@@ -66,7 +79,12 @@ fn filter(typed: &str) -> Result<EnvFilter, String> {
                 known()
             ));
         }
-        let is_name = |target: &str| !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c));
+        let is_name = |target: &str| {
+            !target.is_empty()
+                && target
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_:".contains(c))
+        };
         if target.is_some_and(|target| !is_name(target)) {
             return Err(format!(
                 "{LEVEL}={typed}: \"{part}\" names no part of the program; write a level ({}), or wellhead::field=debug",
@@ -74,9 +92,17 @@ fn filter(typed: &str) -> Result<EnvFilter, String> {
             ));
         }
     }
-    let wanted: Vec<&str> = typed.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    EnvFilter::try_new(if wanted.is_empty() { "info".to_owned() } else { wanted.join(",") })
-        .map_err(|error| format!("{LEVEL}={typed}: {error}; write one of {}", known()))
+    let wanted: Vec<&str> = typed
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect();
+    EnvFilter::try_new(if wanted.is_empty() {
+        "info".to_owned()
+    } else {
+        wanted.join(",")
+    })
+    .map_err(|error| format!("{LEVEL}={typed}: {error}; write one of {}", known()))
 }
 
 /// Writes an object a line to stderr.
@@ -96,16 +122,31 @@ struct Object {
 impl Object {
     fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
-        let (time, level, target) = (rfc3339(unix_ms()), metadata.level().as_str(), metadata.target());
-        let mut object = Self { time, level, target, message: String::new(), fields: serde_json::Map::new() };
+        let (time, level, target) = (
+            rfc3339(unix_ms()),
+            metadata.level().as_str(),
+            metadata.target(),
+        );
+        let mut object = Self {
+            time,
+            level,
+            target,
+            message: String::new(),
+            fields: serde_json::Map::new(),
+        };
         event.record(&mut object);
         object
     }
 
     fn take(&mut self, field: &Field, value: impl Into<Json>) {
         match (field.name(), value.into()) {
-            ("message", Json::String(text)) => self.message = Printable::cut(&text, SHOWN).into_owned(),
-            (name, Json::String(text)) => drop(self.fields.insert(name.to_owned(), Printable::cut(&text, SHOWN).into())),
+            ("message", Json::String(text)) => {
+                self.message = Printable::cut(&text, SHOWN).into_owned()
+            }
+            (name, Json::String(text)) => drop(
+                self.fields
+                    .insert(name.to_owned(), Printable::cut(&text, SHOWN).into()),
+            ),
             (name, value) => drop(self.fields.insert(name.to_owned(), value)),
         }
     }
@@ -160,14 +201,22 @@ pub(super) fn prefix() -> &'static str {
 
 /// True if systemd has connected stderr with the journal.
 fn leads_to_journal() -> bool {
-    let (stream, stderr) = (std::env::var("JOURNAL_STREAM"), rustix::fs::fstat(io::stderr()));
+    let (stream, stderr) = (
+        std::env::var("JOURNAL_STREAM"),
+        rustix::fs::fstat(io::stderr()),
+    );
     matches!((stream, stderr), (Ok(stream), Ok(stderr)) if stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
 }
 
 /// A value as it stands behind its name: quoted where it could be taken for more than one.
 fn shown(value: &str) -> String {
-    let is_plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
-    if is_plain { Printable(value).to_string() } else { Printable(&format!("{value:?}")).to_string() }
+    let is_plain =
+        !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
+    if is_plain {
+        Printable(value).to_string()
+    } else {
+        Printable(&format!("{value:?}")).to_string()
+    }
 }
 
 /// Writes the sentence and the fields of a line on stderr.
@@ -175,7 +224,11 @@ struct Fields;
 
 impl<'w> FormatFields<'w> for Fields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut line = Line { writer, is_begun: false, result: Ok(()) };
+        let mut line = Line {
+            writer,
+            is_begun: false,
+            result: Ok(()),
+        };
         fields.record(&mut line);
         line.result
     }
@@ -241,7 +294,12 @@ impl<S: Subscriber> Layer<S> for Journal {
             // A journal that hangs must not take the gateway with it: what it does not take is lost.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The other way there; if that fails too, nobody is left to be told.
-            Err(_) => drop(writeln!(io::stderr(), "<{}>{}", entry.priority, entry.message())),
+            Err(_) => drop(writeln!(
+                io::stderr(),
+                "<{}>{}",
+                entry.priority,
+                entry.message()
+            )),
         }
     }
 }
@@ -261,7 +319,11 @@ impl Entry {
             Level::INFO => 6,
             _ => 7,
         };
-        let mut entry = Self { priority, sentence: String::new(), fields: Vec::new() };
+        let mut entry = Self {
+            priority,
+            sentence: String::new(),
+            fields: Vec::new(),
+        };
         event.record(&mut entry);
         entry
     }
@@ -280,7 +342,9 @@ impl Entry {
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         let mut put = |name: &str, value: &str| {
-            let value = value.get(..value.floor_char_boundary(LONGEST)).unwrap_or(value);
+            let value = value
+                .get(..value.floor_char_boundary(LONGEST))
+                .unwrap_or(value);
             out.extend_from_slice(name.as_bytes());
             if value.contains('\n') {
                 out.push(b'\n');
@@ -295,7 +359,16 @@ impl Entry {
         put("SYSLOG_IDENTIFIER", "wellhead");
         put("MESSAGE", &self.message());
         for (name, value) in &self.fields {
-            let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+            let name: String = name
+                .chars()
+                .map(|c| {
+                    if c.is_ascii_alphanumeric() {
+                        c.to_ascii_uppercase()
+                    } else {
+                        '_'
+                    }
+                })
+                .collect();
             put(&format!("WELLHEAD_{name}"), &Printable::lines(value));
         }
         out
@@ -334,9 +407,15 @@ mod tests {
         let entry = Entry {
             priority: 4,
             sentence: "line is down; trying again".to_owned(),
-            fields: vec![("line", "plant".to_owned()), ("why", "no\nanswer".to_owned())],
+            fields: vec![
+                ("line", "plant".to_owned()),
+                ("why", "no\nanswer".to_owned()),
+            ],
         };
-        assert_eq!(entry.message(), "line is down; trying again line=plant why=\"no\\nanswer\"");
+        assert_eq!(
+            entry.message(),
+            "line is down; trying again line=plant why=\"no\\nanswer\""
+        );
         let expected = b"PRIORITY=4\nSYSLOG_IDENTIFIER=wellhead\nMESSAGE=line is down; trying again line=plant why=\"no\\nanswer\"\n\
             WELLHEAD_LINE=plant\nWELLHEAD_WHY\n\x09\0\0\0\0\0\0\0no\nanswer\n";
         assert_eq!(entry.encode(), expected);
@@ -345,11 +424,28 @@ mod tests {
     #[test]
     fn texts_of_peers_stay_one_line_and_one_field() {
         let forged = "x\n2026 ERROR gone\x1b[2J address=192.0.2.9";
-        let entry = Entry { priority: 6, sentence: forged.to_owned(), fields: vec![("user", forged.to_owned())] };
+        let entry = Entry {
+            priority: 6,
+            sentence: forged.to_owned(),
+            fields: vec![("user", forged.to_owned())],
+        };
         let text = entry.message();
-        assert!(!text.contains(char::is_control) && text.matches(" address=").count() == 2, "{text}");
-        assert_eq!(shown(forged), r#""x\n2026 ERROR gone\u{1b}[2J address=192.0.2.9""#);
-        assert_eq!((shown("plant"), shown(""), shown("\"a")), ("plant".to_owned(), "\"\"".to_owned(), "\"\\\"a\"".to_owned()));
+        assert!(
+            !text.contains(char::is_control) && text.matches(" address=").count() == 2,
+            "{text}"
+        );
+        assert_eq!(
+            shown(forged),
+            r#""x\n2026 ERROR gone\u{1b}[2J address=192.0.2.9""#
+        );
+        assert_eq!(
+            (shown("plant"), shown(""), shown("\"a")),
+            (
+                "plant".to_owned(),
+                "\"\"".to_owned(),
+                "\"\\\"a\"".to_owned()
+            )
+        );
         assert_eq!(shown("\x1b[2J\u{202e}"), "\\u{1b}[2J\\u{202e}");
         assert!(!String::from_utf8(entry.encode()).unwrap().contains('\x1b'));
     }
@@ -368,7 +464,10 @@ mod tests {
             tracing::info!(event = "test.forged", reason = %"bye\nERROR \x1b[31mforged", plain = "pump", number = 7, "refused: {}", "a\r\nb");
         });
         let text = String::from_utf8(out.lock().unwrap().clone()).unwrap();
-        assert_eq!(text, " INFO refused: a\\u{d}\\u{a}b event=test.forged reason=\"bye\\nERROR \\u{1b}[31mforged\" plain=pump number=7\n");
+        assert_eq!(
+            text,
+            " INFO refused: a\\u{d}\\u{a}b event=test.forged reason=\"bye\\nERROR \\u{1b}[31mforged\" plain=pump number=7\n"
+        );
     }
 
     struct Tee(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
@@ -388,26 +487,51 @@ mod tests {
     fn no_text_makes_a_line_without_end() {
         let out = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let writer = out.clone();
-        let layer = tracing_subscriber::fmt::layer().with_writer(move || Tee(writer.clone())).fmt_fields(Fields);
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(move || Tee(writer.clone()))
+            .fmt_fields(Fields);
         let long = "\u{1b}ü".repeat(30_000);
-        tracing::subscriber::with_default(registry().with(layer), || tracing::info!(plain = %long, quoted = ?long, "{long}"));
+        tracing::subscriber::with_default(
+            registry().with(layer),
+            || tracing::info!(plain = %long, quoted = ?long, "{long}"),
+        );
         let length = out.lock().unwrap().len();
         assert!(length < 6 * SHOWN, "{length} bytes");
     }
 
     #[test]
     fn a_level_that_is_none_is_an_error_with_those_there_are() {
-        for right in ["debug", "INFO", "off", "", "warn,wellhead::field=debug", "info, wellhead=trace"] {
+        for right in [
+            "debug",
+            "INFO",
+            "off",
+            "",
+            "warn,wellhead::field=debug",
+            "info, wellhead=trace",
+        ] {
             assert!(filter(right).is_ok(), "{right}");
         }
-        for wrong in ["debugg", "2x", "verbose", "info,wellhead::field", "wellhead=loud", "=debug", "wellhead[x]=debug"] {
+        for wrong in [
+            "debugg",
+            "2x",
+            "verbose",
+            "info,wellhead::field",
+            "wellhead=loud",
+            "=debug",
+            "wellhead[x]=debug",
+        ] {
             let told = filter(wrong).unwrap_err();
             assert!(
-                told.starts_with(&format!("WELLHEAD_LOG={wrong}: ")) && told.contains("off, error, warn, info, debug, trace"),
+                told.starts_with(&format!("WELLHEAD_LOG={wrong}: "))
+                    && told.contains("off, error, warn, info, debug, trace"),
                 "{told}"
             );
         }
-        assert!(filter("debugg").unwrap_err().contains("did you mean \"debug\"?"));
+        assert!(
+            filter("debugg")
+                .unwrap_err()
+                .contains("did you mean \"debug\"?")
+        );
     }
 
     #[test]
@@ -423,10 +547,16 @@ mod tests {
             tracing::warn!(event = "line.down", line = "bus", times = 3, is_new = true, why = %"a\nb\u{9b}31m", "the {} is gone", "wire\n");
         });
         let line = lines.lock().unwrap()[0].clone();
-        assert!(line.ends_with("}\n") && line.trim_end().chars().all(|c| !c.is_control()), "{line}");
+        assert!(
+            line.ends_with("}\n") && line.trim_end().chars().all(|c| !c.is_control()),
+            "{line}"
+        );
         assert!(line.starts_with("{\"time\":\"20"), "{line}");
         let object: Json = serde_json::from_str(&line).unwrap();
-        assert_eq!((&object["level"], &object["message"]), (&"WARN".into(), &"the wire\n is gone".into()));
+        assert_eq!(
+            (&object["level"], &object["message"]),
+            (&"WARN".into(), &"the wire\n is gone".into())
+        );
         assert_eq!(object["target"], "wellhead::cli::log::tests");
         let fields = serde_json::json!({ "event": "line.down", "line": "bus", "times": 3, "is_new": true, "why": "a\nb\u{9b}31m" });
         assert_eq!(object["fields"], fields);
@@ -434,7 +564,11 @@ mod tests {
 
     #[test]
     fn a_field_that_is_too_long_is_cut_between_characters() {
-        let entry = Entry { priority: 6, sentence: "ü".repeat(LONGEST), fields: Vec::new() };
+        let entry = Entry {
+            priority: 6,
+            sentence: "ü".repeat(LONGEST),
+            fields: Vec::new(),
+        };
         let text = String::from_utf8(entry.encode()).unwrap();
         assert!(text.ends_with("ü\n") && text.len() < LONGEST + 100);
     }

@@ -22,8 +22,13 @@ pub(super) fn completions(shell: Shell) -> Result<(), Failure> {
 /// Writes the page of the YAML file to stdout as a chapter in Markdown; no other page has that form.
 pub(super) fn chapter(words: &[String]) -> Result<(), Failure> {
     if words != [FILE] {
-        let message = format!("only the page of {FILE} can be written as Markdown: wellhead man {FILE} --markdown");
-        return Err(Failure { code: super::USAGE, message });
+        let message = format!(
+            "only the page of {FILE} can be written as Markdown: wellhead man {FILE} --markdown"
+        );
+        return Err(Failure {
+            code: super::USAGE,
+            message,
+        });
     }
     put(markdown::chapter().as_bytes()).map(drop)
 }
@@ -38,13 +43,18 @@ pub(super) fn man(words: &[String]) -> Result<(), Failure> {
     for word in words {
         let found = page.find_subcommand(word).cloned().ok_or_else(|| Failure {
             code: super::USAGE,
-            message: format!("there is no command `{}`; `wellhead man --list` shows all pages", words.join(" ")),
+            message: format!(
+                "there is no command `{}`; `wellhead man --list` shows all pages",
+                words.join(" ")
+            ),
         })?;
         above = format!("{}(1), gateway.yaml(5)", name(&page));
         page = found;
     }
     let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text).map_err(Failure::runtime)?;
+    clap_mangen::Man::new(page)
+        .render(&mut text)
+        .map_err(Failure::runtime)?;
     text.extend_from_slice(format!(".SH \"SEE ALSO\"\n{}\n", above.replace('-', "\\-")).as_bytes());
     put(&text).map(drop)
 }
@@ -58,7 +68,10 @@ pub(super) fn list() -> Result<(), Failure> {
 }
 
 fn collect<'a>(command: &'a clap::Command, words: &mut Vec<&'a str>, pages: &mut Vec<String>) {
-    pages.push(format!("{}\n", format!("{}.1 {}", name(command), words.join(" ")).trim_end()));
+    pages.push(format!(
+        "{}\n",
+        format!("{}.1 {}", name(command), words.join(" ")).trim_end()
+    ));
     for sub in command.get_subcommands() {
         words.push(sub.get_name());
         collect(sub, words, pages);
@@ -67,15 +80,26 @@ fn collect<'a>(command: &'a clap::Command, words: &mut Vec<&'a str>, pages: &mut
 }
 
 fn name(command: &clap::Command) -> &str {
-    command.get_display_name().unwrap_or_else(|| command.get_name())
+    command
+        .get_display_name()
+        .unwrap_or_else(|| command.get_name())
 }
 
 /// The program without `help`, which has no pages.
 fn program() -> clap::Command {
     fn without_help(command: clap::Command) -> clap::Command {
-        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-        let command = if names.is_empty() { command } else { command.disable_help_subcommand(true) };
-        names.into_iter().fold(command, |command, name| command.mut_subcommand(name, without_help))
+        let names: Vec<String> = command
+            .get_subcommands()
+            .map(|sub| sub.get_name().to_owned())
+            .collect();
+        let command = if names.is_empty() {
+            command
+        } else {
+            command.disable_help_subcommand(true)
+        };
+        names.into_iter().fold(command, |command, name| {
+            command.mut_subcommand(name, without_help)
+        })
     }
     let mut program = without_help(Arguments::command());
     program.build();

@@ -44,7 +44,12 @@ const USAGE: u8 = 2;
 
 /// Edge gateway: serial and Modbus instruments, a local MQTT broker, and an uplink that loses nothing
 #[derive(Debug, Parser)]
-#[command(name = "wellhead", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "wellhead",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -141,7 +146,9 @@ enum Command {
     #[command(subcommand)]
     Points(points::Action),
     /// Watch it work for half a minute: simulated instruments, a gateway, a remote broker, an outage and a kill -9
-    #[command(after_help = "Examples:\n  wellhead demo                                  half a minute; ends with the ledger")]
+    #[command(
+        after_help = "Examples:\n  wellhead demo                                  half a minute; ends with the ledger"
+    )]
     Demo,
     /// Subscribe to the gateway's broker and print messages
     ///
@@ -163,7 +170,9 @@ enum Command {
         payload: bool,
     },
     /// Publish a message to the gateway's broker
-    #[command(after_help = "Examples:\n  wellhead pub plant/note hello --retain\n  date | wellhead pub plant/time")]
+    #[command(
+        after_help = "Examples:\n  wellhead pub plant/note hello --retain\n  date | wellhead pub plant/time"
+    )]
     Pub {
         #[command(flatten)]
         access: client::Access,
@@ -194,7 +203,9 @@ enum Command {
     /// Show requests and answers on a line of the running gateway, decoded
     Trace(trace::Trace),
     /// Print the value of a point, from the running gateway or read directly
-    #[command(after_help = "Examples:\n  wellhead read inlet flow\n  wellhead read inlet flow --file /etc/wellhead/gateway.yaml")]
+    #[command(
+        after_help = "Examples:\n  wellhead read inlet flow\n  wellhead read inlet flow --file /etc/wellhead/gateway.yaml"
+    )]
     Read {
         #[command(flatten)]
         access: client::Access,
@@ -225,7 +236,9 @@ enum Command {
     /// Show registers in every type and byte order, or find the ones that hold a value (--expect)
     Peek(peek::Peek),
     /// Print the JSON Schema of the YAML file, for editors
-    #[command(after_help = "Examples:\n  wellhead schema > gateway.schema.json\n  wellhead schema --profile")]
+    #[command(
+        after_help = "Examples:\n  wellhead schema > gateway.schema.json\n  wellhead schema --profile"
+    )]
     Schema {
         /// Print the schema of files in profiles/
         #[arg(long)]
@@ -265,13 +278,19 @@ struct Failure {
 
 impl Failure {
     fn runtime(message: impl ToString) -> Self {
-        Self { code: RUNTIME, message: message.to_string() }
+        Self {
+            code: RUNTIME,
+            message: message.to_string(),
+        }
     }
 }
 
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
-        Self { code: CONFIG, message: error.to_string() }
+        Self {
+            code: CONFIG,
+            message: error.to_string(),
+        }
     }
 }
 
@@ -279,10 +298,22 @@ impl From<LoadError> for Failure {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
-        Command::Run { file, line_priority, log_format } => chosen(file).and_then(|file| run::run(&file, line_priority, log_format)),
+        Command::Run {
+            file,
+            line_priority,
+            log_format,
+        } => chosen(file).and_then(|file| run::run(&file, line_priority, log_format)),
         Command::Reload { file } => chosen(file).and_then(|file| reload::reload(&file)),
-        Command::Check { file, json, points } => chosen(file).and_then(|file| check::check(&file, json, points)),
-        Command::Simulate { file, lines, faults, baud_true, turnaround } => {
+        Command::Check { file, json, points } => {
+            chosen(file).and_then(|file| check::check(&file, json, points))
+        }
+        Command::Simulate {
+            file,
+            lines,
+            faults,
+            baud_true,
+            turnaround,
+        } => {
             let play = simulate::Play::new(&faults, baud_true, turnaround);
             chosen(file).and_then(|file| simulate::simulate(&file, &lines, &play))
         }
@@ -293,23 +324,53 @@ pub fn main() -> ExitCode {
         Command::Profiles { word, .. } => profiles::profiles(word.as_deref().unwrap_or_default()),
         Command::Points(action) => points::points(action),
         Command::Demo => demo::demo(),
-        Command::Sub { access, filters, count, payload } => talk::sub(&access, &or_all(filters), count, payload),
-        Command::Watch { access, lines, filters } => watch::watch(&access, &or_all(filters), lines),
-        Command::Pub { access, topic, message, retain } => match TopicName::new(topic) {
+        Command::Sub {
+            access,
+            filters,
+            count,
+            payload,
+        } => talk::sub(&access, &or_all(filters), count, payload),
+        Command::Watch {
+            access,
+            lines,
+            filters,
+        } => watch::watch(&access, &or_all(filters), lines),
+        Command::Pub {
+            access,
+            topic,
+            message,
+            retain,
+        } => match TopicName::new(topic) {
             Ok(topic) => talk::publish(&access, topic, message, retain),
-            Err(error) => Err(Failure { code: USAGE, message: format!("this is no topic: {error}") }),
+            Err(error) => Err(Failure {
+                code: USAGE,
+                message: format!("this is no topic: {error}"),
+            }),
         },
         Command::Status(arguments) => status::status(&arguments),
         Command::Trace(arguments) => trace::trace(&arguments),
-        Command::Read { access, device, point } => talk::read(&access, &device, &point),
-        Command::Write { access, device, point, value } => talk::write(&access, &device, &point, &value),
+        Command::Read {
+            access,
+            device,
+            point,
+        } => talk::read(&access, &device, &point),
+        Command::Write {
+            access,
+            device,
+            point,
+            value,
+        } => talk::write(&access, &device, &point, &value),
         Command::Init(arguments) => init::init(&arguments),
         Command::Scan(arguments) => scan::scan(&arguments),
         Command::Peek(arguments) => peek::peek(&arguments),
         Command::Schema { profile } => schema(profile),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { list: true, .. } => manual::list(),
-        Command::Man { words, markdown: true, .. } => manual::chapter(&words),
+        Command::Man {
+            words,
+            markdown: true,
+            ..
+        } => manual::chapter(&words),
         Command::Man { words, .. } => manual::man(&words),
     };
     match done {
@@ -346,7 +407,11 @@ fn put(text: &[u8]) -> Result<bool, Failure> {
 
 /// Writes the schema of the file, or of a profile, to stdout.
 fn schema(of_profile: bool) -> Result<(), Failure> {
-    let schema = if of_profile { config::schema::of_profile() } else { config::schema::of_file() };
+    let schema = if of_profile {
+        config::schema::of_profile()
+    } else {
+        config::schema::of_file()
+    };
     let text = serde_json::to_string_pretty(&schema).map_err(Failure::runtime)?;
     put(format!("{text}\n").as_bytes()).map(drop)
 }
@@ -360,14 +425,19 @@ fn or_all(mut filters: Vec<TopicFilter>) -> Vec<TopicFilter> {
 }
 
 fn filter(text: &str) -> Result<TopicFilter, String> {
-    TopicFilter::new(text.to_owned()).map_err(|error| format!("{error}; write one such as plant/+/flow or plant/#"))
+    TopicFilter::new(text.to_owned())
+        .map_err(|error| format!("{error}; write one such as plant/+/flow or plant/#"))
 }
 
 /// The file that is meant when none is named.
 fn usual_file() -> Option<PathBuf> {
     // One that cannot be looked at is there: whoever reads it is told what is missing.
     let is_there = |path: &&Path| path.try_exists().unwrap_or(true);
-    ["gateway.yaml", "/etc/wellhead/gateway.yaml"].iter().map(Path::new).find(is_there).map(Path::to_path_buf)
+    ["gateway.yaml", "/etc/wellhead/gateway.yaml"]
+        .iter()
+        .map(Path::new)
+        .find(is_there)
+        .map(Path::to_path_buf)
 }
 
 fn chosen(file: Option<PathBuf>) -> Result<PathBuf, Failure> {

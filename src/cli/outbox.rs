@@ -31,7 +31,9 @@ use crate::units::Span;
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// Show queued messages by uplink and lane; works while the gateway runs
-    #[command(after_help = "Examples:\n  wellhead outbox show\n  wellhead outbox show --json | jq .waiting")]
+    #[command(
+        after_help = "Examples:\n  wellhead outbox show\n  wellhead outbox show --json | jq .waiting"
+    )]
     Show {
         #[command(flatten)]
         place: Place,
@@ -111,8 +113,14 @@ fn numbers(text: &str) -> Result<(u64, u64), String> {
 
 impl From<Only> for Selection {
     fn from(only: Only) -> Self {
-        let older_than_ms = only.older_than.map(|span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX));
-        Self { numbers: only.number, topic: only.topic, older_than_ms }
+        let older_than_ms = only
+            .older_than
+            .map(|span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX));
+        Self {
+            numbers: only.number,
+            topic: only.topic,
+            older_than_ms,
+        }
     }
 }
 
@@ -197,8 +205,18 @@ struct Line<'a> {
 pub(super) fn outbox(action: Action) -> Result<(), Failure> {
     match action {
         Action::Show { place, json } => show(&place, json),
-        Action::Export { place, queue, only, output } => export(&place, queue, &only.into(), output.as_deref()),
-        Action::Purge { place, queue, only, yes } => purge(&place, queue, &only.into(), yes),
+        Action::Export {
+            place,
+            queue,
+            only,
+            output,
+        } => export(&place, queue, &only.into(), output.as_deref()),
+        Action::Purge {
+            place,
+            queue,
+            only,
+            yes,
+        } => purge(&place, queue, &only.into(), yes),
     }
 }
 
@@ -215,28 +233,50 @@ impl Place {
     fn find(self: &Place, only: Option<Queue>) -> Result<Vec<Found>, Failure> {
         let root = self.root()?.join("outbox");
         let absent = |path: &Path| {
-            Failure::runtime(format!("{} holds no outbox; name the YAML file or the folder of `outbox.folder`", path.display()))
+            Failure::runtime(format!(
+                "{} holds no outbox; name the YAML file or the folder of `outbox.folder`",
+                path.display()
+            ))
         };
         let mut uplinks: Vec<(String, PathBuf)> = fs::read_dir(&root)
             .map_err(|error| match error.kind() {
-                ErrorKind::PermissionDenied => {
-                    Failure::runtime(format!("{} cannot be read by this user; run the same command with sudo", root.display()))
-                }
+                ErrorKind::PermissionDenied => Failure::runtime(format!(
+                    "{} cannot be read by this user; run the same command with sudo",
+                    root.display()
+                )),
                 _ => absent(&root),
             })?
-            .filter_map(|entry| entry.ok().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())))
+            .filter_map(|entry| {
+                entry.ok().map(|entry| {
+                    (
+                        entry.file_name().to_string_lossy().into_owned(),
+                        entry.path(),
+                    )
+                })
+            })
             .filter(|(name, _)| self.uplink.as_ref().is_none_or(|wanted| wanted == name))
             .collect();
         uplinks.sort();
         if let Some(wanted) = self.uplink.as_ref().filter(|_| uplinks.is_empty()) {
-            return Err(Failure::runtime(format!("there is no uplink \"{wanted}\" in {}", root.display())));
+            return Err(Failure::runtime(format!(
+                "there is no uplink \"{wanted}\" in {}",
+                root.display()
+            )));
         }
         let mut found = Vec::new();
         for (uplink, folder) in uplinks {
-            for queue in QUEUES.into_iter().filter(|queue| only.is_none_or(|only| only.name() == *queue)) {
+            for queue in QUEUES
+                .into_iter()
+                .filter(|queue| only.is_none_or(|only| only.name() == *queue))
+            {
                 if folder.join(queue).join("LOCK").exists() {
                     let survey = Survey::of(&folder.join(queue)).map_err(Failure::runtime)?;
-                    found.push(Found { uplink: uplink.clone(), queue, folder: folder.clone(), survey });
+                    found.push(Found {
+                        uplink: uplink.clone(),
+                        queue,
+                        folder: folder.clone(),
+                        survey,
+                    });
                 }
             }
         }
@@ -246,7 +286,10 @@ impl Place {
 
 impl Found {
     fn waiting(&self) -> u64 {
-        self.survey.note.cursor.unsettled_in(1, self.survey.note.written)
+        self.survey
+            .note
+            .cursor
+            .unsettled_in(1, self.survey.note.written)
     }
 
     /// The numbers of the entries that are meant.
@@ -254,7 +297,12 @@ impl Found {
         let mut numbers = Vec::new();
         for index in 0..self.survey.partitions() {
             let entries = self.survey.read(index).map_err(Failure::runtime)?;
-            numbers.extend(entries.iter().filter(|entry| is_meant(entry, selection)).map(|entry| entry.seq));
+            numbers.extend(
+                entries
+                    .iter()
+                    .filter(|entry| is_meant(entry, selection))
+                    .map(|entry| entry.seq),
+            );
         }
         Ok(numbers)
     }
@@ -267,13 +315,23 @@ impl Found {
         };
         let (mut oldest, mut newest) = (None, None);
         for index in 0..self.survey.partitions() {
-            oldest = self.survey.read(index).map_err(Failure::runtime)?.first().and_then(time);
+            oldest = self
+                .survey
+                .read(index)
+                .map_err(Failure::runtime)?
+                .first()
+                .and_then(time);
             if oldest.is_some() {
                 break;
             }
         }
         for index in (0..self.survey.partitions()).rev() {
-            newest = self.survey.read(index).map_err(Failure::runtime)?.last().and_then(time);
+            newest = self
+                .survey
+                .read(index)
+                .map_err(Failure::runtime)?
+                .last()
+                .and_then(time);
             if newest.is_some() {
                 break;
             }
@@ -297,7 +355,10 @@ fn show(place: &Place, json: bool) -> Result<(), Failure> {
     if !json {
         put(
             &mut out,
-            &format!("{:<16} {:<8} {:>12} {:>10}  {:<24}  {:<24}\n", "uplink", "queue", "waiting", "on disk", "oldest", "newest"),
+            &format!(
+                "{:<16} {:<8} {:>12} {:>10}  {:<24}  {:<24}\n",
+                "uplink", "queue", "waiting", "on disk", "oldest", "newest"
+            ),
         )?;
     }
     for queue in &found {
@@ -307,32 +368,51 @@ fn show(place: &Place, json: bool) -> Result<(), Failure> {
             continue;
         }
         let size = bytesize::ByteSize(row.bytes).to_string();
-        let (oldest, newest) = (row.oldest.as_deref().unwrap_or("-"), row.newest.as_deref().unwrap_or("-"));
+        let (oldest, newest) = (
+            row.oldest.as_deref().unwrap_or("-"),
+            row.newest.as_deref().unwrap_or("-"),
+        );
         let mut remarks = String::new();
         if row.running {
             remarks.push_str("  running: what is in memory is not counted");
         }
         if row.quarantined > 0 {
-            remarks.push_str(&format!("  {} damaged partitions in quarantine", row.quarantined));
+            remarks.push_str(&format!(
+                "  {} damaged partitions in quarantine",
+                row.quarantined
+            ));
         }
         put(
             &mut out,
-            &format!("{:<16} {:<8} {:>12} {size:>10}  {oldest:<24}  {newest:<24}{remarks}\n", row.uplink, row.queue, row.waiting),
+            &format!(
+                "{:<16} {:<8} {:>12} {size:>10}  {oldest:<24}  {newest:<24}{remarks}\n",
+                row.uplink, row.queue, row.waiting
+            ),
         )?;
     }
     Ok(())
 }
 
-fn export(place: &Place, only: Option<Queue>, selection: &Selection, output: Option<&Path>) -> Result<(), Failure> {
+fn export(
+    place: &Place,
+    only: Option<Queue>,
+    selection: &Selection,
+    output: Option<&Path>,
+) -> Result<(), Failure> {
     let found = place.find(only)?;
     if found.iter().any(|queue| queue.survey.is_in_use) {
-        super::say("the gateway runs: messages of the last moment are missing, and some may be delivered meanwhile");
+        super::say(
+            "the gateway runs: messages of the last moment are missing, and some may be delivered meanwhile",
+        );
     }
     // Nothing is delivered and removed while it is written out, if no gateway runs.
     let mut held: Vec<(&Path, File)> = Vec::new();
     for queue in &found {
         if !queue.survey.is_in_use && !held.iter().any(|(folder, _)| *folder == queue.folder) {
-            held.push((&queue.folder, store::hold(&queue.folder).map_err(Failure::runtime)?));
+            held.push((
+                &queue.folder,
+                store::hold(&queue.folder).map_err(Failure::runtime)?,
+            ));
         }
     }
     let mut out: Box<dyn Write> = match output {
@@ -342,7 +422,12 @@ fn export(place: &Place, only: Option<Queue>, selection: &Selection, output: Opt
                 .create_new(true)
                 .mode(0o600)
                 .open(path)
-                .map_err(|error| Failure::runtime(format!("{}: {error}; name a file that does not exist yet", path.display())))?,
+                .map_err(|error| {
+                    Failure::runtime(format!(
+                        "{}: {error}; name a file that does not exist yet",
+                        path.display()
+                    ))
+                })?,
         )),
         None => Box::new(BufWriter::new(std::io::stdout().lock())),
     };
@@ -365,18 +450,28 @@ fn export(place: &Place, only: Option<Queue>, selection: &Selection, output: Opt
 /// What cannot be read is meant too, so that it is told.
 fn is_meant(entry: &Entry, selection: &Selection) -> bool {
     let content = Content::decode(entry.bytes.clone());
-    content.map_or(selection.is_everything(), |content| selection.wants(entry.seq, &content, Timestamp::from(moment())))
+    content.map_or(selection.is_everything(), |content| {
+        selection.wants(entry.seq, &content, Timestamp::from(moment()))
+    })
 }
 
 fn write_line(out: &mut impl Write, queue: &Found, entry: &Entry) -> Result<(), Failure> {
-    let (message, seq, dead): (Outgoing, u64, Option<(usize, i64, String)>) = match Content::decode(entry.bytes.clone()) {
-        Ok(Content::Message(message)) => (message, entry.seq, None),
-        Ok(Content::Dead(dead)) => (dead.message, dead.seq, Some((dead.lane as usize, dead.buried.unix_ms, dead.reason))),
-        Err(error) => {
-            super::say(&format!("{} {} {}: {error}", queue.uplink, queue.queue, entry.seq));
-            return Ok(());
-        }
-    };
+    let (message, seq, dead): (Outgoing, u64, Option<(usize, i64, String)>) =
+        match Content::decode(entry.bytes.clone()) {
+            Ok(Content::Message(message)) => (message, entry.seq, None),
+            Ok(Content::Dead(dead)) => (
+                dead.message,
+                dead.seq,
+                Some((dead.lane as usize, dead.buried.unix_ms, dead.reason)),
+            ),
+            Err(error) => {
+                super::say(&format!(
+                    "{} {} {}: {error}",
+                    queue.uplink, queue.queue, entry.seq
+                ));
+                return Ok(());
+            }
+        };
     let text = std::str::from_utf8(&message.payload).ok();
     put_json(
         out,
@@ -389,11 +484,30 @@ fn write_line(out: &mut impl Write, queue: &Found, entry: &Entry) -> Result<(), 
             retain: message.retain,
             enqueued: rfc3339(message.enqueued.unix_ms),
             expiry_s: message.properties.message_expiry,
-            user_properties: message.properties.user.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
-            content_type: message.properties.content_type.as_ref().map(ToString::to_string),
-            response_topic: message.properties.response_topic.as_ref().map(ToString::to_string),
-            correlation_data_base64: message.properties.correlation_data.as_ref().map(|data| BASE64.encode(data)),
-            lane: dead.as_ref().and_then(|(lane, _, _)| QUEUES.get(*lane).copied()),
+            user_properties: message
+                .properties
+                .user
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
+            content_type: message
+                .properties
+                .content_type
+                .as_ref()
+                .map(ToString::to_string),
+            response_topic: message
+                .properties
+                .response_topic
+                .as_ref()
+                .map(ToString::to_string),
+            correlation_data_base64: message
+                .properties
+                .correlation_data
+                .as_ref()
+                .map(|data| BASE64.encode(data)),
+            lane: dead
+                .as_ref()
+                .and_then(|(lane, _, _)| QUEUES.get(*lane).copied()),
             buried: dead.as_ref().map(|(_, at, _)| rfc3339(*at)),
             reason: dead.map(|(_, _, reason)| reason),
             payload: text,
@@ -402,27 +516,48 @@ fn write_line(out: &mut impl Write, queue: &Found, entry: &Entry) -> Result<(), 
     )
 }
 
-fn purge(place: &Place, only: Option<Queue>, selection: &Selection, yes: bool) -> Result<(), Failure> {
+fn purge(
+    place: &Place,
+    only: Option<Queue>,
+    selection: &Selection,
+    yes: bool,
+) -> Result<(), Failure> {
     let found = place.find(only)?;
     if !yes {
         let names: Result<Vec<String>, Failure> = found
             .iter()
-            .map(|queue| Ok(format!("{} {} ({} messages)", queue.uplink, queue.queue, queue.meant(selection)?.len())))
+            .map(|queue| {
+                Ok(format!(
+                    "{} {} ({} messages)",
+                    queue.uplink,
+                    queue.queue,
+                    queue.meant(selection)?.len()
+                ))
+            })
             .collect();
         return Err(Failure::runtime(format!(
             "this would remove {}; add --yes to do it, after `wellhead outbox export` if they are worth keeping",
             names?.join(", ")
         )));
     }
-    let (running, stopped): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|queue| queue.survey.is_in_use);
+    let (running, stopped): (Vec<Found>, Vec<Found>) =
+        found.into_iter().partition(|queue| queue.survey.is_in_use);
     let progress = progress("removing", stopped.iter().map(Found::waiting).sum());
     for queue in running {
         let removed = ask_to_remove(&queue, place.root()?.as_path(), selection)?;
-        super::say(&format!("{} {}: {removed} messages removed", queue.uplink, queue.queue));
+        super::say(&format!(
+            "{} {}: {removed} messages removed",
+            queue.uplink, queue.queue
+        ));
     }
     for queue in stopped {
         let meant = queue.meant(selection)?;
-        let Found { uplink, queue, folder, survey } = queue;
+        let Found {
+            uplink,
+            queue,
+            folder,
+            survey,
+        } = queue;
         drop(survey);
         become_owner(&folder)?;
         let removed = if selection.is_everything() {
@@ -440,7 +575,11 @@ fn purge(place: &Place, only: Option<Queue>, selection: &Selection, yes: bool) -
 
 /// The gateway that has a queue open removes what is meant.
 fn ask_to_remove(queue: &Found, root: &Path, selection: &Selection) -> Result<u64, Failure> {
-    let request = Request::Purge { uplink: queue.uplink.clone(), queue: Some(queue.queue.to_owned()), selection: selection.clone() };
+    let request = Request::Purge {
+        uplink: queue.uplink.clone(),
+        queue: Some(queue.queue.to_owned()),
+        selection: selection.clone(),
+    };
     match call(&mut gateway_in(root)?, &request)? {
         Reply::Purged(counts) => Ok(counts.iter().map(|(_, count)| count).sum()),
         Reply::Refused(why) => Err(Failure::runtime(why)),
@@ -450,7 +589,12 @@ fn ask_to_remove(queue: &Found, root: &Path, selection: &Selection) -> Result<u6
 
 /// From here on this process may do what the owner of a folder may: what it makes there the service must be able to use.
 fn become_owner(folder: &Path) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::runtime(format!("{}: {error}; run this as the owner of the folder", folder.display()));
+    let failed = |error: std::io::Error| {
+        Failure::runtime(format!(
+            "{}: {error}; run this as the owner of the folder",
+            folder.display()
+        ))
+    };
     let owner = fs::metadata(folder).map_err(failed)?;
     if !rustix::process::geteuid().is_root() || owner.uid() == 0 {
         return Ok(());
@@ -463,7 +607,11 @@ fn become_owner(folder: &Path) -> Result<(), Failure> {
 
 /// A bar on a terminal, nothing elsewhere.
 fn progress(what: &'static str, total: u64) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(Some(total), target).with_message(what);
     // The template is fixed; without it the bar has the library's own.
     match ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}") {

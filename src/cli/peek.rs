@@ -54,7 +54,10 @@ pub(super) struct Peek {
 
 fn table(text: &str) -> Result<Table, String> {
     let known = [Table::Holding, Table::Input, Table::Coil, Table::Discrete];
-    known.into_iter().find(|table| table.name() == text).ok_or_else(|| config::suggestion(text, known.map(Table::name)))
+    known
+        .into_iter()
+        .find(|table| table.name() == text)
+        .ok_or_else(|| config::suggestion(text, known.map(Table::name)))
 }
 
 /// A run of registers that could be read.
@@ -73,16 +76,32 @@ pub(super) fn peek(peek: &Peek) -> Result<(), Failure> {
     let mut at = u32::from(peek.from);
     while at < end {
         let size = u32::from(AT_ONCE).min(end - at);
-        let (start, count) = (u16::try_from(at).unwrap_or(u16::MAX), u16::try_from(size).unwrap_or(AT_ONCE));
-        read(&mut reach, (unit, peek.table, start, count), peek.via.within.0, &mut runs, &mut refusals)?;
+        let (start, count) = (
+            u16::try_from(at).unwrap_or(u16::MAX),
+            u16::try_from(size).unwrap_or(AT_ONCE),
+        );
+        read(
+            &mut reach,
+            (unit, peek.table, start, count),
+            peek.via.within.0,
+            &mut runs,
+            &mut refusals,
+        )?;
         // Who is silent is silent for the rest, too.
-        if refusals.last().is_some_and(|(_, why)| !why.starts_with("exception")) {
+        if refusals
+            .last()
+            .is_some_and(|(_, why)| !why.starts_with("exception"))
+        {
             break;
         }
         at += size;
     }
     if let ([], [(_, why), ..]) = (runs.as_slice(), refusals.as_slice()) {
-        return Err(Failure::runtime(format!("{} {} of unit {unit}: {why}", peek.table.name(), peek.from)));
+        return Err(Failure::runtime(format!(
+            "{} {} of unit {unit}: {why}",
+            peek.table.name(),
+            peek.from
+        )));
     }
     let out = match (peek.json, peek.expect) {
         (true, _) => as_json(peek, &runs)?,
@@ -102,30 +121,52 @@ pub(super) fn peek(peek: &Peek) -> Result<(), Failure> {
 fn unread(refusals: &[(u16, String)]) -> Vec<String> {
     let mut runs: Vec<(u16, u16, &str)> = Vec::new();
     for (register, why) in refusals {
-        match runs.last_mut().filter(|(_, last, reason)| last.checked_add(1) == Some(*register) && reason == why) {
+        match runs
+            .last_mut()
+            .filter(|(_, last, reason)| last.checked_add(1) == Some(*register) && reason == why)
+        {
             Some((_, last, _)) => *last = *register,
             None => runs.push((*register, *register, why)),
         }
     }
     runs.into_iter()
-        .map(|(first, last, why)| if first == last { format!("{first}: {why}") } else { format!("{first}-{last}: {why}") })
+        .map(|(first, last, why)| {
+            if first == last {
+                format!("{first}: {why}")
+            } else {
+                format!("{first}-{last}: {why}")
+            }
+        })
         .collect()
 }
 
 /// The line and the address that are meant.
 fn device(peek: &Peek) -> Result<(Meant, u8), Failure> {
-    if let Some((line, unit)) = peek.device.rsplit_once('/').and_then(|(line, unit)| Some((line, unit.parse::<u8>().ok()?))) {
+    if let Some((line, unit)) = peek
+        .device
+        .rsplit_once('/')
+        .and_then(|(line, unit)| Some((line, unit.parse::<u8>().ok()?)))
+    {
         return Ok((peek.via.meant(line)?, unit));
     }
     let gateway = peek.via.gateway()?;
-    let devices: Vec<_> =
-        gateway.iter().flat_map(|gateway| &gateway.lines).flat_map(|line| line.devices.iter().map(move |device| (line, device))).collect();
-    match devices.iter().find(|(_, device)| device.name == peek.device) {
+    let devices: Vec<_> = gateway
+        .iter()
+        .flat_map(|gateway| &gateway.lines)
+        .flat_map(|line| line.devices.iter().map(move |device| (line, device)))
+        .collect();
+    match devices
+        .iter()
+        .find(|(_, device)| device.name == peek.device)
+    {
         Some((line, device)) => Ok((peek.via.meant(&line.name)?, device.unit)),
         None => Err(Failure::runtime(format!(
             "there is no device \"{}\"; {}; or write <line>/<unit>, such as /dev/ttyUSB0/1",
             peek.device,
-            config::suggestion(&peek.device, devices.iter().map(|(_, device)| device.name.as_str()))
+            config::suggestion(
+                &peek.device,
+                devices.iter().map(|(_, device)| device.name.as_str())
+            )
         ))),
     }
 }
@@ -138,8 +179,19 @@ fn read(
     runs: &mut Vec<Run>,
     refusals: &mut Vec<(u16, String)>,
 ) -> Result<(), Failure> {
-    match reach.words(unit, &Ask::Registers { table, start, count }, within)? {
-        Ok(words) => match runs.last_mut().filter(|run| usize::from(start - run.start) == run.words.len()) {
+    match reach.words(
+        unit,
+        &Ask::Registers {
+            table,
+            start,
+            count,
+        },
+        within,
+    )? {
+        Ok(words) => match runs
+            .last_mut()
+            .filter(|run| usize::from(start - run.start) == run.words.len())
+        {
             Some(run) => run.words.extend(words),
             None => runs.push(Run { start, words }),
         },
@@ -148,7 +200,13 @@ fn read(
         Err(_) => {
             let half = count / 2;
             read(reach, (unit, table, start, half), within, runs, refusals)?;
-            read(reach, (unit, table, start + half, count - half), within, runs, refusals)?;
+            read(
+                reach,
+                (unit, table, start + half, count - half),
+                within,
+                runs,
+                refusals,
+            )?;
         }
     }
     Ok(())
@@ -158,18 +216,28 @@ fn read(
 fn shown(value: f64) -> String {
     if value == 0.0 || (1e-4..1e9).contains(&value.abs()) {
         let size = value.abs();
-        let digits = [1.0, 10.0, 100.0, 1e3, 1e4].iter().filter(|limit| size < **limit).count().max(1);
+        let digits = [1.0, 10.0, 100.0, 1e3, 1e4]
+            .iter()
+            .filter(|limit| size < **limit)
+            .count()
+            .max(1);
         let digits = if value.fract() == 0.0 { 0 } else { digits };
         let text = format!("{value:.digits$}");
-        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text
+        }
     } else {
         format!("{value:.2e}")
     }
 }
 
 fn marked(words: &[u16], offset: u16, kind: Kind, order: ByteOrder) -> String {
-    guess(words, offset, kind, order)
-        .map_or_else(|| "-".to_owned(), |guess| shown(guess.value) + if guess.is_plausible { "*" } else { " " })
+    guess(words, offset, kind, order).map_or_else(
+        || "-".to_owned(),
+        |guess| shown(guess.value) + if guess.is_plausible { "*" } else { " " },
+    )
 }
 
 fn as_bits(runs: &[Run]) -> String {
@@ -190,7 +258,12 @@ fn bits_that_are(peek: &Peek, expected: f64, runs: &[Run]) -> String {
     for_each(runs, |words, offset, place| {
         let is_set = words.get(usize::from(offset)).is_some_and(|bit| *bit != 0);
         if is_set == (expected != 0.0) {
-            let _ = writeln!(out, "{:>12}   name: {{ {}: {place} }}", u8::from(is_set), peek.table.name());
+            let _ = writeln!(
+                out,
+                "{:>12}   name: {{ {}: {place} }}",
+                u8::from(is_set),
+                peek.table.name()
+            );
         }
     });
     out
@@ -198,11 +271,27 @@ fn bits_that_are(peek: &Peek, expected: f64, runs: &[Run]) -> String {
 
 /// Sections of one, two and four registers.
 fn as_table(runs: &[Run]) -> String {
-    let mut out = String::from("* is plausible. Orders: ABCD big endian, CDAB words swapped,\nBADC bytes swapped, DCBA little endian\n\n");
-    let _ = writeln!(out, "{:>8}  {:>6} {:>4} {:>8} {:>8} {:>8} {:>8}", "register", "hex", "text", "u16", "i16", "u16 BADC", "bcd16");
+    let mut out = String::from(
+        "* is plausible. Orders: ABCD big endian, CDAB words swapped,\nBADC bytes swapped, DCBA little endian\n\n",
+    );
+    let _ = writeln!(
+        out,
+        "{:>8}  {:>6} {:>4} {:>8} {:>8} {:>8} {:>8}",
+        "register", "hex", "text", "u16", "i16", "u16 BADC", "bcd16"
+    );
     for_each(runs, |words, offset, register| {
         let word = words.get(usize::from(offset)).copied().unwrap_or_default();
-        let text: String = word.to_be_bytes().iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect();
+        let text: String = word
+            .to_be_bytes()
+            .iter()
+            .map(|byte| {
+                if byte.is_ascii_graphic() {
+                    char::from(*byte)
+                } else {
+                    '.'
+                }
+            })
+            .collect();
         let of = |kind, order| marked(words, offset, kind, order);
         let _ = writeln!(
             out,
@@ -214,14 +303,30 @@ fn as_table(runs: &[Run]) -> String {
             word = format!("{word:04x}")
         );
     });
-    for (width, kinds) in [(2, [Kind::F32, Kind::U32, Kind::I32]), (4, [Kind::F64, Kind::U64, Kind::I64])] {
+    for (width, kinds) in [
+        (2, [Kind::F32, Kind::U32, Kind::I32]),
+        (4, [Kind::F64, Kind::U64, Kind::I64]),
+    ] {
         for kind in kinds {
-            let heads = ORDERS.iter().map(|order| format!("{:>12}", format!("{} {}", kind.name(), order.name())));
-            let _ = writeln!(out, "\n{:>8}  {}", "register", heads.collect::<Vec<_>>().join(" "));
+            let heads = ORDERS
+                .iter()
+                .map(|order| format!("{:>12}", format!("{} {}", kind.name(), order.name())));
+            let _ = writeln!(
+                out,
+                "\n{:>8}  {}",
+                "register",
+                heads.collect::<Vec<_>>().join(" ")
+            );
             for_each(runs, |words, offset, register| {
                 if usize::from(offset) + width <= words.len() {
-                    let cells = ORDERS.iter().map(|order| format!("{:>12}", marked(words, offset, kind, *order)));
-                    let _ = writeln!(out, "{register:>8}  {}", cells.collect::<Vec<_>>().join(" "));
+                    let cells = ORDERS
+                        .iter()
+                        .map(|order| format!("{:>12}", marked(words, offset, kind, *order)));
+                    let _ = writeln!(
+                        out,
+                        "{register:>8}  {}",
+                        cells.collect::<Vec<_>>().join(" ")
+                    );
                 }
             });
         }
@@ -240,15 +345,32 @@ fn for_each(runs: &[Run], mut each: impl FnMut(&[u16], u16, u16)) {
 
 /// The line for the YAML file.
 fn yaml(table: Table, start: u16, guess: &Guess, scale: f64) -> String {
-    let order = if guess.order == ByteOrder::ABCD { String::new() } else { format!(", byte_order: {}", guess.order.name()) };
-    let scale = if (scale - 1.0).abs() < f64::EPSILON { String::new() } else { format!(", scale: {scale}") };
-    format!("name: {{ {}: {}, type: {}{order}{scale} }}", table.name(), start + guess.offset, guess.kind.name())
+    let order = if guess.order == ByteOrder::ABCD {
+        String::new()
+    } else {
+        format!(", byte_order: {}", guess.order.name())
+    };
+    let scale = if (scale - 1.0).abs() < f64::EPSILON {
+        String::new()
+    } else {
+        format!(", scale: {scale}")
+    };
+    format!(
+        "name: {{ {}: {}, type: {}{order}{scale} }}",
+        table.name(),
+        start + guess.offset,
+        guess.kind.name()
+    )
 }
 
 fn all_matches(peek: &Peek, expected: f64, runs: &[Run]) -> Vec<(u16, Match)> {
     let mut found: Vec<(u16, Match)> = runs
         .iter()
-        .flat_map(|run| matches(&run.words, expected, peek.tolerance / 100.0).into_iter().map(|found| (run.start, found)))
+        .flat_map(|run| {
+            matches(&run.words, expected, peek.tolerance / 100.0)
+                .into_iter()
+                .map(|found| (run.start, found))
+        })
         .collect();
     // Each run is in order by itself.
     found.sort_by_key(|(_, found)| found.distance());
@@ -265,7 +387,10 @@ fn as_matches(peek: &Peek, expected: f64, runs: &[Run]) -> String {
     }
     let mut out = String::new();
     for (start, found) in found.iter().take(MOST_MATCHES) {
-        let (value, yaml) = (shown(found.shown), yaml(peek.table, *start, &found.guess, found.scale));
+        let (value, yaml) = (
+            shown(found.shown),
+            yaml(peek.table, *start, &found.guess, found.scale),
+        );
         // Writing to a text cannot fail.
         let _ = match format!("{value:>8}   {yaml}") {
             line if line.len() <= COLUMNS => writeln!(out, "{line}"),
@@ -273,7 +398,11 @@ fn as_matches(peek: &Peek, expected: f64, runs: &[Run]) -> String {
         };
     }
     if found.len() > MOST_MATCHES {
-        let _ = writeln!(out, "and {} less likely ones; a value with more digits tells more", found.len() - MOST_MATCHES);
+        let _ = writeln!(
+            out,
+            "and {} less likely ones; a value with more digits tells more",
+            found.len() - MOST_MATCHES
+        );
     }
     out
 }
@@ -303,10 +432,20 @@ fn as_json(peek: &Peek, runs: &[Run]) -> Result<String, Failure> {
         yaml: yaml(peek.table, start, guess, scale.unwrap_or(1.0)),
     };
     let rows: Vec<Row> = match peek.expect {
-        Some(expected) => {
-            all_matches(peek, expected, runs).iter().map(|(start, found)| row(*start, &found.guess, Some(found.scale))).collect()
-        }
-        None => runs.iter().flat_map(|run| guesses(&run.words).map(|guess| row(run.start, &guess, None)).collect::<Vec<_>>()).collect(),
+        Some(expected) => all_matches(peek, expected, runs)
+            .iter()
+            .map(|(start, found)| row(*start, &found.guess, Some(found.scale)))
+            .collect(),
+        None => runs
+            .iter()
+            .flat_map(|run| {
+                guesses(&run.words)
+                    .map(|guess| row(run.start, &guess, None))
+                    .collect::<Vec<_>>()
+            })
+            .collect(),
     };
-    serde_json::to_string_pretty(&rows).map(|text| text + "\n").map_err(Failure::runtime)
+    serde_json::to_string_pretty(&rows)
+        .map(|text| text + "\n")
+        .map_err(Failure::runtime)
 }

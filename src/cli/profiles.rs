@@ -12,8 +12,11 @@ pub(super) fn profiles(word: &str) -> Result<(), Failure> {
         out.push_str(text);
     } else {
         let wanted = word.to_lowercase();
-        let described = presets::names().filter_map(|name| Some((name, title(presets::text(name)?))));
-        for (name, description) in described.filter(|(name, text)| name.contains(&wanted) || text.to_lowercase().contains(&wanted)) {
+        let described =
+            presets::names().filter_map(|name| Some((name, title(presets::text(name)?))));
+        for (name, description) in described
+            .filter(|(name, text)| name.contains(&wanted) || text.to_lowercase().contains(&wanted))
+        {
             out.push_str(&format!("{name:<36} {description}\n"));
         }
     }
@@ -41,7 +44,10 @@ and `check` compares with your file. [Instruments and profiles](instruments.md) 
 pub(super) fn chapter() -> Result<(), Failure> {
     let mut out = OPENING.to_owned();
     for name in presets::names() {
-        let description = presets::text(name).map(title).unwrap_or_default().replace('|', "\\|");
+        let description = presets::text(name)
+            .map(title)
+            .unwrap_or_default()
+            .replace('|', "\\|");
         // Only presets are meant: nobody has profiles of their own in the root folder.
         let delivered = config::factory(Path::new("/"), name).unwrap_or_default();
         out.push_str(&format!("| `{name}` | {description} | {delivered} |\n"));
@@ -54,13 +60,20 @@ const WRAPPED: usize = 100;
 
 /// What a profile says it is for: the first line of its comment, or the whole first sentence of one that is wrapped.
 fn title(text: &str) -> String {
-    let mut lines = text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim);
+    let mut lines = text
+        .lines()
+        .map_while(|line| line.strip_prefix('#'))
+        .map(str::trim);
     let mut title = lines.next().unwrap_or_default().to_owned();
     let mut last = title.len();
     while last >= WRAPPED && !title.contains(". ") {
-        let Some(line) = lines.next().filter(|line| !line.starts_with("Source: ")) else { break };
+        let Some(line) = lines.next().filter(|line| !line.starts_with("Source: ")) else {
+            break;
+        };
         title = format!("{title} {line}");
         last = line.len();
     }
-    title.split_once(". ").map_or(title.clone(), |(sentence, _)| sentence.to_owned())
+    title
+        .split_once(". ")
+        .map_or(title.clone(), |(sentence, _)| sentence.to_owned())
 }

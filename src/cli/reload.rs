@@ -16,7 +16,10 @@ pub(super) fn reload(file: &Path) -> Result<(), Failure> {
     match call(&mut gateway, &Request::Reload)? {
         Reply::Reloaded(told) if told.is_empty() => put(b"nothing is different\n").map(drop),
         Reply::Reloaded(told) => put(format!("{}\n", told.join("\n")).as_bytes()).map(drop),
-        Reply::Refused(why) => Err(Failure { code: CONFIG, message: why }),
+        Reply::Refused(why) => Err(Failure {
+            code: CONFIG,
+            message: why,
+        }),
         _ => Err(super::line::unexpected()),
     }
 }
@@ -37,6 +40,8 @@ pub(super) fn gateway_in(folder: &Path) -> Result<BufReader<UnixStream>, Failure
             _ => format!("{}: {error}; no gateway runs with this file", path.display()),
         })
     })?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(Failure::runtime)?;
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .map_err(Failure::runtime)?;
     Ok(BufReader::new(stream))
 }

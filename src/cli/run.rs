@@ -17,9 +17,17 @@ use crate::status::service::Service;
 use crate::tasks::detach;
 use crate::{config, gateway};
 
-pub(super) fn run(file: &Path, line_priority: Option<u8>, format: Option<Format>) -> Result<(), Failure> {
+pub(super) fn run(
+    file: &Path,
+    line_priority: Option<u8>,
+    format: Option<Format>,
+) -> Result<(), Failure> {
     // The file is read again below, where its faults are told: they may be mended while a start waits for its turn.
-    log::start(format.unwrap_or_else(|| config::load(file).map(|config| config.log).unwrap_or_default()))?;
+    log::start(format.unwrap_or_else(|| {
+        config::load(file)
+            .map(|config| config.log)
+            .unwrap_or_default()
+    }))?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let mut stop = StopSignal::catch()?;
@@ -52,7 +60,10 @@ pub(super) fn run(file: &Path, line_priority: Option<u8>, format: Option<Format>
 
 /// What is in the file, if this process may act on it.
 fn configuration(file: &Path, line_priority: Option<u8>) -> Result<config::Gateway, Failure> {
-    let config = config::Gateway { line_priority, ..config::load_to_run(file)? };
+    let config = config::Gateway {
+        line_priority,
+        ..config::load_to_run(file)?
+    };
     is_ours(&config.folder)?;
     if is_forgetful(&config.folder) {
         let folder = config.folder.display();
@@ -63,7 +74,10 @@ fn configuration(file: &Path, line_priority: Option<u8>) -> Result<config::Gatew
 
 /// Root must not leave files in the folder of the service that the service cannot use.
 fn is_ours(folder: &Path) -> Result<(), Failure> {
-    let owner = fs::metadata(folder).map(|metadata| metadata.uid()).ok().filter(|_| rustix::process::geteuid().is_root());
+    let owner = fs::metadata(folder)
+        .map(|metadata| metadata.uid())
+        .ok()
+        .filter(|_| rustix::process::geteuid().is_root());
     match owner.filter(|owner| *owner != 0) {
         Some(owner) => Err(Failure::runtime(format!(
             "{} belongs to the user with number {owner}, and what root writes there that user cannot use; start it as a service (systemctl start wellhead), or as that user",
@@ -78,9 +92,16 @@ fn is_forgetful(folder: &Path) -> bool {
     const OVERLAY: u32 = 0x794c_7630;
     const RAMFS: u32 = 0x8584_58f6;
     const TMPFS: u32 = 0x0102_1994;
-    let kind = folder.ancestors().find_map(|folder| rustix::fs::statfs(folder).ok()).map(|system| system.f_type);
+    let kind = folder
+        .ancestors()
+        .find_map(|folder| rustix::fs::statfs(folder).ok())
+        .map(|system| system.f_type);
     // As wide as a word of the machine; the low half is what counts.
-    kind.is_some_and(|kind| [OVERLAY, RAMFS, TMPFS].iter().any(|known| kind.to_le_bytes().starts_with(&known.to_le_bytes())))
+    kind.is_some_and(|kind| {
+        [OVERLAY, RAMFS, TMPFS]
+            .iter()
+            .any(|known| kind.to_le_bytes().starts_with(&known.to_le_bytes()))
+    })
 }
 
 /// Waits, if `before` starts failed in a row.
@@ -88,10 +109,16 @@ async fn calm_down(before: u32) {
     let delay = restarts::delay(before);
     if delay > Duration::ZERO {
         let seconds = delay.as_secs();
-        tracing::warn!(before, seconds, "earlier starts ended early; waiting before this one");
+        tracing::warn!(
+            before,
+            seconds,
+            "earlier starts ended early; waiting before this one"
+        );
         let mut service = Service::of_environment();
         service.starts_later(delay);
-        service.status(&format!("waits {seconds} s, because {before} starts in a row ended early"));
+        service.status(&format!(
+            "waits {seconds} s, because {before} starts in a row ended early"
+        ));
         sleep(delay).await;
     }
 }

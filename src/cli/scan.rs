@@ -114,10 +114,19 @@ pub(super) fn scan(scan: &Scan) -> Result<(), Failure> {
         None => factory.units,
     };
     let total = speeds.len() * units.len();
-    let search = Search { meant: &meant, speeds: &speeds, units: &units, within: scan.via.within.0, is_quick: scan.quick };
+    let search = Search {
+        meant: &meant,
+        speeds: &speeds,
+        units: &units,
+        within: scan.via.within.0,
+        is_quick: scan.quick,
+    };
     let (found, seen) = search.run()?;
     let out = match (scan.json, scan.yaml) {
-        (true, _) => format!("{}\n", serde_json::to_string_pretty(&found).map_err(Failure::runtime)?),
+        (true, _) => format!(
+            "{}\n",
+            serde_json::to_string_pretty(&found).map_err(Failure::runtime)?
+        ),
         (_, true) => block(&meant, &found),
         _ => table(&found),
     };
@@ -153,8 +162,12 @@ impl Search<'_> {
                 bar.set_message(speed.map_or_else(String::new, |speed| speed.to_string()));
                 match reach.ask(*unit, &first_of(Table::Holding, 0, 1), self.within)? {
                     // A gateway in between knows that nobody is there.
-                    Said::Exception(code @ (10 | 11)) => *seen.entry(explain(code)).or_default() += 1,
-                    Said::Words(_) | Said::Exception(_) => found.push(describe(&mut reach, *unit, *speed, self.within)?),
+                    Said::Exception(code @ (10 | 11)) => {
+                        *seen.entry(explain(code)).or_default() += 1
+                    }
+                    Said::Words(_) | Said::Exception(_) => {
+                        found.push(describe(&mut reach, *unit, *speed, self.within)?)
+                    }
                     Said::Garbage(why) => *seen.entry(without_number(&why)).or_default() += 1,
                     Said::NoLine(why) => return Err(Failure::runtime(why)),
                     Said::Nothing | Said::Identity(_) => {}
@@ -171,8 +184,15 @@ impl Search<'_> {
 }
 
 /// Looks for the profiles of some devices that do not say what they are.
-fn recognise(found: &mut [Found], reach: &mut Reach, bar: &ProgressBar, within: Duration) -> Result<(), Failure> {
-    let is_nameless = |found: &&mut Found| found.profile.is_none() && found.sunspec.is_none() && found.looks_like.is_empty();
+fn recognise(
+    found: &mut [Found],
+    reach: &mut Reach,
+    bar: &ProgressBar,
+    within: Duration,
+) -> Result<(), Failure> {
+    let is_nameless = |found: &&mut Found| {
+        found.profile.is_none() && found.sunspec.is_none() && found.looks_like.is_empty()
+    };
     let mut portraits = None;
     for found in found.iter_mut().filter(is_nameless).take(MOST_RECOGNISED) {
         bar.set_message(format!("unit {}", found.unit));
@@ -184,14 +204,21 @@ fn recognise(found: &mut [Found], reach: &mut Reach, bar: &ProgressBar, within: 
 
 /// How devices of the profile that is looked for are delivered; empty without one.
 fn delivered(scan: &Scan) -> Result<Factory, Failure> {
-    let Some(name) = &scan.profile else { return Ok(Factory::default()) };
-    let refused = |message| Failure { code: super::USAGE, message };
+    let Some(name) = &scan.profile else {
+        return Ok(Factory::default());
+    };
+    let refused = |message| Failure {
+        code: super::USAGE,
+        message,
+    };
     let factory = config::factory(Path::new("."), name).ok_or_else(|| {
         let hint = config::suggestion(name, presets::names());
         refused(format!("there is no profile \"{name}\"; {hint} (`wellhead profiles` lists those that come with the program)"))
     })?;
     if presets::text(name).is_some_and(|text| text.contains("\ntext:")) {
-        return Err(refused(format!("scan looks for Modbus devices, and {name} is a plain instrument; it is delivered with {factory}")));
+        return Err(refused(format!(
+            "scan looks for Modbus devices, and {name} is a plain instrument; it is delivered with {factory}"
+        )));
     }
     Ok(factory)
 }
@@ -202,10 +229,13 @@ fn speeds(scan: &Scan, meant: &Meant, factory: &Factory) -> Result<Vec<Option<Sp
         return if scan.speeds.is_empty() {
             Ok(vec![None])
         } else {
-            Err(Failure::runtime("only a serial line has a speed; remove --speed"))
+            Err(Failure::runtime(
+                "only a serial line has a speed; remove --speed",
+            ))
         };
     };
-    let is_default = scan.speeds.is_empty() && (factory.speeds.is_empty() || factory.speeds == [port.speed]);
+    let is_default =
+        scan.speeds.is_empty() && (factory.speeds.is_empty() || factory.speeds == [port.speed]);
     if is_default {
         return Ok(vec![Some(port.speed)]);
     }
@@ -221,28 +251,47 @@ fn speeds(scan: &Scan, meant: &Meant, factory: &Factory) -> Result<Vec<Option<Sp
     }
     for typed in &scan.speeds {
         if typed == "all" {
-            let all = FRAMES.iter().flat_map(|frame| BAUDS.iter().map(move |baud| format!("{baud} {frame}")));
+            let all = FRAMES
+                .iter()
+                .flat_map(|frame| BAUDS.iter().map(move |baud| format!("{baud} {frame}")));
             speeds.extend(all.filter_map(|speed| speed.parse().ok()).map(Some));
         } else {
-            speeds.push(Some(typed.parse().map_err(|message| Failure { code: super::USAGE, message })?));
+            speeds.push(Some(typed.parse().map_err(|message| Failure {
+                code: super::USAGE,
+                message,
+            })?));
         }
     }
     Ok(speeds)
 }
 
 fn at_speed<'a>(meant: &'a Meant, speed: Option<Speed>) -> std::borrow::Cow<'a, Meant> {
-    let (Wire::Serial(port), Some(speed)) = (&meant.line.wire, speed) else { return std::borrow::Cow::Borrowed(meant) };
+    let (Wire::Serial(port), Some(speed)) = (&meant.line.wire, speed) else {
+        return std::borrow::Cow::Borrowed(meant);
+    };
     let mut other = meant.clone();
-    other.line.wire = Wire::Serial(crate::field::serial::Port { speed, ..port.clone() });
+    other.line.wire = Wire::Serial(crate::field::serial::Port {
+        speed,
+        ..port.clone()
+    });
     std::borrow::Cow::Owned(other)
 }
 
 fn first_of(table: Table, start: u16, count: u16) -> Ask {
-    Ask::Registers { table, start, count }
+    Ask::Registers {
+        table,
+        start,
+        count,
+    }
 }
 
 /// What a device says of itself.
-fn describe(reach: &mut Reach, unit: u8, speed: Option<Speed>, within: Duration) -> Result<Found, Failure> {
+fn describe(
+    reach: &mut Reach,
+    unit: u8,
+    speed: Option<Speed>,
+    within: Duration,
+) -> Result<Found, Failure> {
     let identity = match reach.ask(unit, &Ask::Identity, within * FOR_IDENTITY)? {
         // It goes to terminals and into YAML files: one line, whatever the device says.
         Said::Identity(text) if !text.is_empty() => Some(Printable(&text).to_string()),
@@ -250,22 +299,47 @@ fn describe(reach: &mut Reach, unit: u8, speed: Option<Speed>, within: Duration)
     };
     let mut sunspec = None;
     for place in SUNSPEC_PLACES {
-        if reach.ask(unit, &first_of(Table::Holding, place, 2), within * FOR_IDENTITY)? == Said::Words(SUNSPEC.to_vec()) {
+        if reach.ask(
+            unit,
+            &first_of(Table::Holding, place, 2),
+            within * FOR_IDENTITY,
+        )? == Said::Words(SUNSPEC.to_vec())
+        {
             sunspec = Some(place);
             break;
         }
     }
     let profile = identity.as_deref().and_then(profile_for);
-    let factory = profile.as_deref().and_then(|profile| config::factory(Path::new("."), profile)).filter(|factory| !factory.is_empty());
-    Ok(Found { unit, speed: speed.map(|speed| speed.to_string()), identity, sunspec, profile, looks_like: Vec::new(), factory })
+    let factory = profile
+        .as_deref()
+        .and_then(|profile| config::factory(Path::new("."), profile))
+        .filter(|factory| !factory.is_empty());
+    Ok(Found {
+        unit,
+        speed: speed.map(|speed| speed.to_string()),
+        identity,
+        sunspec,
+        profile,
+        looks_like: Vec::new(),
+        factory,
+    })
 }
 
 /// The profile whose model stands in what a device says it is.
 fn profile_for(identity: &str) -> Option<String> {
-    let plain = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let plain = |text: &str| {
+        text.chars()
+            .filter(char::is_ascii_alphanumeric)
+            .collect::<String>()
+            .to_ascii_lowercase()
+    };
     let said = plain(identity);
     let is_model = |part: &&str| part.len() >= 4 && part.bytes().any(|byte| byte.is_ascii_digit());
-    let fits = |name: &&str| name.split('-').filter(is_model).any(|part| said.contains(part));
+    let fits = |name: &&str| {
+        name.split('-')
+            .filter(is_model)
+            .any(|part| said.contains(part))
+    };
     presets::names().find(fits).map(str::to_owned)
 }
 
@@ -277,8 +351,13 @@ pub(super) fn table(found: &[Found]) -> String {
     let mut out = "unit  speed       sunspec   profile                       identity\n".to_owned();
     for found in found {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let sunspec = found.sunspec.map_or_else(|| "-".to_owned(), |place| format!("at {place}"));
-        let profile = found.looks_like.first().map_or_else(|| or_dash(&found.profile), |like| format!("like {like}"));
+        let sunspec = found
+            .sunspec
+            .map_or_else(|| "-".to_owned(), |place| format!("at {place}"));
+        let profile = found
+            .looks_like
+            .first()
+            .map_or_else(|| or_dash(&found.profile), |like| format!("like {like}"));
         let row = format!(
             "{:>4}  {} {} {} {}",
             found.unit,
@@ -313,7 +392,10 @@ pub(super) fn table(found: &[Found]) -> String {
 fn block(meant: &Meant, found: &[Found]) -> String {
     let wire = match &meant.line.wire {
         Wire::Serial(port) => {
-            let speed = found.first().and_then(|found| found.speed.clone()).unwrap_or_else(|| port.speed.to_string());
+            let speed = found
+                .first()
+                .and_then(|found| found.speed.clone())
+                .unwrap_or_else(|| port.speed.to_string());
             let framing = if port.ascii { ", framing: ascii" } else { "" };
             format!("serial: {}, speed: {speed}{framing}", port.path)
         }
@@ -322,17 +404,36 @@ fn block(meant: &Meant, found: &[Found]) -> String {
         Wire::AsciiOverTcp(address) => format!("ascii_over_tcp: '{address}'"),
         Wire::Tcp(_) | Wire::Simulated => "simulated: {}".to_owned(),
     };
-    let name = if meant.line.name.contains(['/', ':', '.']) { "bus" } else { &meant.line.name };
+    let name = if meant.line.name.contains(['/', ':', '.']) {
+        "bus"
+    } else {
+        &meant.line.name
+    };
     let mut out = format!("lines:\n  - {{ name: {name}, {wire} }}\ndevices:\n");
-    for Found { unit, identity, sunspec, profile, looks_like, .. } in found {
-        let likeness = (!looks_like.is_empty()).then(|| format!("looks like {}", looks_like.join(" or ")));
-        let remark = identity.clone().or(likeness).map_or_else(String::new, |remark| format!("   # {remark}"));
+    for Found {
+        unit,
+        identity,
+        sunspec,
+        profile,
+        looks_like,
+        ..
+    } in found
+    {
+        let likeness =
+            (!looks_like.is_empty()).then(|| format!("looks like {}", looks_like.join(" or ")));
+        let remark = identity
+            .clone()
+            .or(likeness)
+            .map_or_else(String::new, |remark| format!("   # {remark}"));
         let what = match (profile.as_ref().or(looks_like.first()), sunspec) {
             (Some(profile), _) => format!("profile: {profile}"),
             (None, Some(place)) => format!("profile: sunspec-1, base: {}", place + 2),
             (None, None) => "points: { first: { holding: 0, type: u16 } }".to_owned(),
         };
-        let _ = writeln!(out, "  - {{ name: unit-{unit}, line: {name}, unit: {unit}, {what} }}{remark}");
+        let _ = writeln!(
+            out,
+            "  - {{ name: unit-{unit}, line: {name}, unit: {unit}, {what} }}{remark}"
+        );
     }
     out
 }
@@ -340,7 +441,9 @@ fn block(meant: &Meant, found: &[Found]) -> String {
 fn advise(found: &[Found], seen: &BTreeMap<String, usize>, asked: usize) {
     let advice = |text: &str| say(wrapped("", text, width()).trim_end());
     if found.is_empty() {
-        advice("no device answered; check the A/B wiring and the address in the device's menu, and try --speed all or --within 1s");
+        advice(
+            "no device answered; check the A/B wiring and the address in the device's menu, and try --speed all or --within 1s",
+        );
     } else if found.len() == asked && asked > 10 {
         advice("every address answers: this device does not look at it; take unit 1");
     }
@@ -348,17 +451,24 @@ fn advise(found: &[Found], seen: &BTreeMap<String, usize>, asked: usize) {
         advice(&format!("{times} of {asked} questions: {why}"));
     }
     if seen.keys().any(|why| why.contains("check speed")) {
-        advice("this is what another speed or parity looks like, or two devices with one address; try --speed all");
+        advice(
+            "this is what another speed or parity looks like, or two devices with one address; try --speed all",
+        );
     }
 }
 
 /// How much came is another number each time.
 fn without_number(why: &str) -> String {
-    why.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').to_owned()
+    why.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
+        .to_owned()
 }
 
 fn progress(total: u64) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(Some(total), target);
     // The template is fixed; without it the bar has the library's own.
     match ProgressStyle::with_template("scanning {msg} {wide_bar} {pos}/{len}, {eta} left") {
@@ -373,8 +483,14 @@ mod tests {
 
     #[test]
     fn a_profile_is_found_by_the_model_that_a_device_names() {
-        assert_eq!(profile_for("Eastron SDM630-Modbus V2").as_deref(), Some("eastron-sdm630"));
-        assert_eq!(profile_for("SIEMENS SENTRON PAC3200 1.0"), Some("siemens-pac3200".to_owned()));
+        assert_eq!(
+            profile_for("Eastron SDM630-Modbus V2").as_deref(),
+            Some("eastron-sdm630")
+        );
+        assert_eq!(
+            profile_for("SIEMENS SENTRON PAC3200 1.0"),
+            Some("siemens-pac3200".to_owned())
+        );
         assert_eq!(profile_for("ACME 1.2"), None);
     }
 
@@ -391,11 +507,19 @@ mod tests {
         };
         let shown = table(&[found(3), found(4)]);
         assert_eq!(
-            shown.lines().filter(|line| *line == "eastron-sdm120 is delivered with 2400 8N1 or 9600 8N1, unit 1").count(),
+            shown
+                .lines()
+                .filter(
+                    |line| *line == "eastron-sdm120 is delivered with 2400 8N1 or 9600 8N1, unit 1"
+                )
+                .count(),
             1,
             "{shown}"
         );
         let json = serde_json::to_value(found(3)).unwrap();
-        assert_eq!(json["factory"], serde_json::json!({ "speeds": ["2400 8N1", "9600 8N1"], "units": [1] }));
+        assert_eq!(
+            json["factory"],
+            serde_json::json!({ "speeds": ["2400 8N1", "9600 8N1"], "units": [1] })
+        );
     }
 }

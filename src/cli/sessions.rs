@@ -13,7 +13,9 @@ use crate::status::control::{Reply, Request};
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// End the session of a client: disconnect it and delete its queued messages
-    #[command(after_help = "Examples:\n  wellhead sessions end hmi-7                    another user can use this client identifier then")]
+    #[command(
+        after_help = "Examples:\n  wellhead sessions end hmi-7                    another user can use this client identifier then"
+    )]
     End {
         /// The client identifier
         client_id: String,
@@ -26,7 +28,10 @@ pub(super) enum Action {
 /// Does it, through the control socket of the gateway.
 pub(super) fn sessions(action: Action) -> Result<(), Failure> {
     let Action::End { client_id, file } = action;
-    match call(&mut gateway(&chosen(file)?)?, &Request::EndSession { client_id })? {
+    match call(
+        &mut gateway(&chosen(file)?)?,
+        &Request::EndSession { client_id },
+    )? {
         Reply::Ended => Ok(()),
         Reply::Refused(why) => Err(Failure::runtime(why)),
         _ => Err(super::line::unexpected()),

@@ -12,7 +12,9 @@ use tokio_serial::{SerialPort, SerialStream};
 
 use super::{Failure, StopSignal, log, runtime, say};
 use crate::config;
-use crate::field::modbus::slave::{Fault, Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp};
+use crate::field::modbus::slave::{
+    Fault, Faults, Framing, Image, Pace, Tally, serve_frames, serve_tcp,
+};
 use crate::field::serial::Speed;
 use crate::field::text::simulator;
 use crate::field::{Device, Line, Wire};
@@ -31,8 +33,14 @@ pub(super) struct Play {
 impl Play {
     /// With faults from the start.
     pub(super) fn new(faults: &[Fault], baud_true: bool, turnaround: Span) -> Self {
-        let play = Self { baud_true, turnaround: turnaround.0, ..Self::default() };
-        faults.iter().for_each(|fault| play.with(|faults| faults.add(fault.clone())));
+        let play = Self {
+            baud_true,
+            turnaround: turnaround.0,
+            ..Self::default()
+        };
+        faults
+            .iter()
+            .for_each(|fault| play.with(|faults| faults.add(fault.clone())));
         play
     }
 
@@ -41,14 +49,22 @@ impl Play {
     }
 
     fn pace(&self, speed: Option<Speed>) -> Pace {
-        Pace { speed: speed.filter(|_| self.baud_true), turnaround: self.turnaround, tally: Arc::clone(&self.tally) }
+        Pace {
+            speed: speed.filter(|_| self.baud_true),
+            turnaround: self.turnaround,
+            tally: Arc::clone(&self.tally),
+        }
     }
 
     /// Does what a line of a script says; the answer is told.
     fn obey(&self, line: &str) -> String {
         match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
             ("count", _) => {
-                format!("{} requests, {} too soon after an answer", self.tally.requests.value(), self.tally.gap_violations.value())
+                format!(
+                    "{} requests, {} too soon after an answer",
+                    self.tally.requests.value(),
+                    self.tally.gap_violations.value()
+                )
             }
             ("clear", _) => {
                 self.with(Faults::clear);
@@ -79,7 +95,10 @@ pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), 
             )));
         }
     }
-    let lines = config.lines.into_iter().filter(|line| only.is_empty() || only.contains(&line.name));
+    let lines = config
+        .lines
+        .into_iter()
+        .filter(|line| only.is_empty() || only.contains(&line.name));
     listen_to_script(play.clone())?;
     runtime()?.block_on(async {
         let mut signal = StopSignal::catch()?;
@@ -108,49 +127,99 @@ pub(super) fn simulate(file: &Path, only: &[String], play: &Play) -> Result<(), 
 /// A thread, because standard input can only be waited for by one; it ends with the program.
 fn listen_to_script(play: Play) -> Result<(), Failure> {
     let listen = move || {
-        for line in std::io::stdin().lines().map_while(Result::ok).filter(|line| !line.trim().is_empty()) {
+        for line in std::io::stdin()
+            .lines()
+            .map_while(Result::ok)
+            .filter(|line| !line.trim().is_empty())
+        {
             say(&play.obey(&line));
         }
     };
-    std::thread::Builder::new().name("script".to_owned()).spawn(listen).map(drop).map_err(Failure::runtime)
+    std::thread::Builder::new()
+        .name("script".to_owned())
+        .spawn(listen)
+        .map(drop)
+        .map_err(Failure::runtime)
 }
 
-async fn start(line: &Line, play: &Play, stop: &Stop, (tasks, thread): (&mut Tasks, &OwnThread)) -> Result<(), Failure> {
+async fn start(
+    line: &Line,
+    play: &Play,
+    stop: &Stop,
+    (tasks, thread): (&mut Tasks, &OwnThread),
+) -> Result<(), Failure> {
     let image = Image::new(&line.devices);
     match &line.wire {
-        Wire::ModbusTcp(address) | Wire::RtuOverTcp(address) | Wire::AsciiOverTcp(address) | Wire::Tcp(address) => {
+        Wire::ModbusTcp(address)
+        | Wire::RtuOverTcp(address)
+        | Wire::AsciiOverTcp(address)
+        | Wire::Tcp(address) => {
             let (travels, what) = match &line.wire {
                 Wire::ModbusTcp(_) => (Travels::Tcp, "Modbus TCP"),
                 Wire::RtuOverTcp(_) => (Travels::Frames(Framing::Rtu), "Modbus RTU over TCP"),
                 Wire::AsciiOverTcp(_) => (Travels::Frames(Framing::Ascii), "Modbus ASCII over TCP"),
                 _ => (Travels::Text(line.devices.clone()), "plain instruments"),
             };
-            let server = TcpServer::bind(address, image, travels).await.map_err(Failure::runtime)?.played(play);
-            let server = TcpServer { most_clients: if line.manners.close_when_idle.is_some() { 1 } else { MOST_CLIENTS }, ..server };
+            let server = TcpServer::bind(address, image, travels)
+                .await
+                .map_err(Failure::runtime)?
+                .played(play);
+            let server = TcpServer {
+                most_clients: if line.manners.close_when_idle.is_some() {
+                    1
+                } else {
+                    MOST_CLIENTS
+                },
+                ..server
+            };
             say(&format!("line {}: {what} on {}", line.name, server.address));
             tasks.start_on(thread.handle(), line.name.clone(), server.run(stop.clone()));
         }
         Wire::Serial(port) => {
             let path = Path::new(&port.path);
             let is_text = line.devices.iter().any(|device| device.talk.is_some());
-            let framing = if port.ascii { Framing::Ascii } else { Framing::Rtu };
+            let framing = if port.ascii {
+                Framing::Ascii
+            } else {
+                Framing::Rtu
+            };
             let what = match (is_text, port.ascii) {
                 (true, _) => "plain instruments",
                 (false, true) => "Modbus ASCII",
                 (false, false) => "Modbus RTU",
             };
-            let instruments = if is_text { line.devices.clone() } else { Vec::new() };
-            let served = Served { image, instruments, play: play.clone(), how: (framing, play.pace(Some(port.speed))) };
+            let instruments = if is_text {
+                line.devices.clone()
+            } else {
+                Vec::new()
+            };
+            let served = Served {
+                image,
+                instruments,
+                play: play.clone(),
+                how: (framing, play.pace(Some(port.speed))),
+            };
             let _inside = thread.handle().enter();
             // Something that exists is a real device, by whatever name; only a link to nothing is taken over.
             if path.exists() {
                 let wire = port.open().map_err(Failure::runtime)?;
                 say(&format!("line {}: {what} on {}", line.name, port.path));
-                tasks.start_on(thread.handle(), line.name.clone(), served.serve(wire, stop.clone()));
+                tasks.start_on(
+                    thread.handle(),
+                    line.name.clone(),
+                    served.serve(wire, stop.clone()),
+                );
             } else {
                 let terminal = PseudoTerminal::linked(path).map_err(Failure::runtime)?;
-                say(&format!("line {}: {what} on the pseudo-terminal {}", line.name, port.path));
-                tasks.start_on(thread.handle(), line.name.clone(), terminal.run(served, stop.clone()));
+                say(&format!(
+                    "line {}: {what} on the pseudo-terminal {}",
+                    line.name, port.path
+                ));
+                tasks.start_on(
+                    thread.handle(),
+                    line.name.clone(),
+                    terminal.run(served, stop.clone()),
+                );
             }
         }
         Wire::Simulated => {}
@@ -170,7 +239,12 @@ pub(super) struct Served {
 impl Served {
     /// Binary frames without faults, as fast as it goes.
     pub(super) fn plain(image: Image) -> Self {
-        Self { image, instruments: Vec::new(), play: Play::default(), how: (Framing::Rtu, Pace::default()) }
+        Self {
+            image,
+            instruments: Vec::new(),
+            play: Play::default(),
+            how: (Framing::Rtu, Pace::default()),
+        }
     }
 
     async fn serve(self, wire: SerialStream, mut stop: Stop) -> Result<(), String> {
@@ -210,16 +284,30 @@ pub(super) struct TcpServer {
 const MOST_CLIENTS: usize = 1000;
 
 impl TcpServer {
-    pub(super) async fn bind(address: &str, image: Image, travels: Travels) -> Result<Self, String> {
+    pub(super) async fn bind(
+        address: &str,
+        image: Image,
+        travels: Travels,
+    ) -> Result<Self, String> {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             format!("cannot listen on {address}: {error}; give the line an address of this machine, such as 127.0.0.1:5020")
         })?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
-        Ok(Self { listener, address, image, travels, play: Play::default(), most_clients: MOST_CLIENTS })
+        Ok(Self {
+            listener,
+            address,
+            image,
+            travels,
+            play: Play::default(),
+            most_clients: MOST_CLIENTS,
+        })
     }
 
     fn played(self, play: &Play) -> Self {
-        Self { play: play.clone(), ..self }
+        Self {
+            play: play.clone(),
+            ..self
+        }
     }
 
     pub(super) async fn run(self, mut stop: Stop) -> Result<(), String> {
@@ -231,18 +319,29 @@ impl TcpServer {
             };
             let (stream, _) = accepted.map_err(|error| error.to_string())?;
             // Beyond that a connection is closed at once.
-            let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+            let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+                continue;
+            };
             // Answers are small and alone; if the option cannot be set they are merely slower.
             let _ = stream.set_nodelay(true);
-            let (image, play, travels, mut stop) = (self.image.clone(), self.play.clone(), self.travels.clone(), stop.clone());
+            let (image, play, travels, mut stop) = (
+                self.image.clone(),
+                self.play.clone(),
+                self.travels.clone(),
+                stop.clone(),
+            );
             detach(async move {
                 let _place = place;
                 let serving = async {
                     let pace = play.pace(None);
                     match travels {
                         Travels::Tcp => serve_tcp(&image, &play.faults, pace, stream).await,
-                        Travels::Frames(framing) => serve_frames(&image, &play.faults, (framing, pace), stream).await,
-                        Travels::Text(devices) => simulator::play(&devices, &play.faults, stream).await,
+                        Travels::Frames(framing) => {
+                            serve_frames(&image, &play.faults, (framing, pace), stream).await
+                        }
+                        Travels::Text(devices) => {
+                            simulator::play(&devices, &play.faults, stream).await
+                        }
                     }
                 };
                 tokio::select! {
@@ -264,17 +363,30 @@ pub(super) struct PseudoTerminal {
 
 impl PseudoTerminal {
     pub(super) fn linked(link: &Path) -> Result<Self, String> {
-        let fail = |what: &dyn std::fmt::Display| format!("no pseudo-terminal at {}: {what}", link.display());
+        let fail = |what: &dyn std::fmt::Display| {
+            format!("no pseudo-terminal at {}: {what}", link.display())
+        };
         let (near, mut far) = SerialStream::pair().map_err(|error| fail(&error))?;
         far.set_exclusive(false).map_err(|error| fail(&error))?;
-        let device = far.name().ok_or_else(|| fail(&"the system gives it no name"))?;
+        let device = far
+            .name()
+            .ok_or_else(|| fail(&"the system gives it no name"))?;
         if std::fs::symlink_metadata(link).is_ok_and(|meta| meta.is_symlink()) {
             std::fs::remove_file(link).map_err(|error| fail(&error))?;
         }
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
-        let held = rustix::fs::open(device.as_str(), flags, rustix::fs::Mode::empty()).map_err(|error| fail(&error))?;
-        std::os::unix::fs::symlink(device, link).map_err(|error| fail(&format!("{error}; choose a path you may write for `serial`")))?;
-        Ok(Self { near, _far: held, link: link.to_owned() })
+        let held = rustix::fs::open(device.as_str(), flags, rustix::fs::Mode::empty())
+            .map_err(|error| fail(&error))?;
+        std::os::unix::fs::symlink(device, link).map_err(|error| {
+            fail(&format!(
+                "{error}; choose a path you may write for `serial`"
+            ))
+        })?;
+        Ok(Self {
+            near,
+            _far: held,
+            link: link.to_owned(),
+        })
     }
 
     pub(super) async fn run(self, served: Served, stop: Stop) -> Result<(), String> {

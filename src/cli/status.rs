@@ -46,7 +46,10 @@ pub(super) fn status(arguments: &Arguments) -> Result<(), Failure> {
     if !control::is_running(&folder) {
         return Err(Failure {
             code: NOT_RUNNING,
-            message: format!("no gateway runs with {}; start it: systemctl start wellhead", file.display()),
+            message: format!(
+                "no gateway runs with {}; start it: systemctl start wellhead",
+                file.display()
+            ),
         });
     }
     let status = match call(&mut super::reload::gateway_in(&folder)?, &Request::Status)? {
@@ -54,18 +57,37 @@ pub(super) fn status(arguments: &Arguments) -> Result<(), Failure> {
         Reply::Refused(why) => return Err(Failure::runtime(why)),
         _ => return Err(unexpected()),
     };
-    let text = if arguments.json { json(&status)? } else { table(&status, width()) };
+    let text = if arguments.json {
+        json(&status)?
+    } else {
+        table(&status, width())
+    };
     put(text.as_bytes())?;
-    if status.is_well() { Ok(()) } else { Err(Failure::runtime(trouble(&status))) }
+    if status.is_well() {
+        Ok(())
+    } else {
+        Err(Failure::runtime(trouble(&status)))
+    }
 }
 
 /// What is not as it should be.
 fn trouble(status: &Status) -> String {
     let hanging = status.hanging.iter().map(|task| format!("{task} hangs"));
-    let lines = status.lines.iter().filter(|line| !line.is_up).map(|line| format!("line {} is down", line.name));
-    let uplinks = status.uplinks.iter().filter(|uplink| !uplink.is_up).map(|uplink| format!("uplink {} is down", uplink.name));
+    let lines = status
+        .lines
+        .iter()
+        .filter(|line| !line.is_up)
+        .map(|line| format!("line {} is down", line.name));
+    let uplinks = status
+        .uplinks
+        .iter()
+        .filter(|uplink| !uplink.is_up)
+        .map(|uplink| format!("uplink {} is down", uplink.name));
     let all: Vec<String> = hanging.chain(lines).chain(uplinks).collect();
-    format!("{}; the log says why (journalctl -u wellhead)", all.join(", "))
+    format!(
+        "{}; the log says why (journalctl -u wellhead)",
+        all.join(", ")
+    )
 }
 
 fn json(status: &Status) -> Result<String, Failure> {
@@ -75,32 +97,79 @@ fn json(status: &Status) -> Result<String, Failure> {
         #[serde(flatten)]
         status: &'a Status,
     }
-    let whole = Whole { is_well: status.is_well(), status };
+    let whole = Whole {
+        is_well: status.is_well(),
+        status,
+    };
     let text = serde_json::to_string_pretty(&whole).map_err(Failure::runtime)?;
     Ok(Printable::json(&text) + "\n")
 }
 
 fn table(status: &Status, width: usize) -> String {
     let state = |is_up: bool| if is_up { "up" } else { "down" };
-    let mut out = format!("wellhead {} has run for {}: {}\n", status.version, span(status.for_s), status.text);
+    let mut out = format!(
+        "wellhead {} has run for {}: {}\n",
+        status.version,
+        span(status.for_s),
+        status.text
+    );
     // Writing to a text cannot fail.
-    let _ = writeln!(out, "\n{} {:<5} {:>10} {:>7}  devices", padded("line", NAME), "state", "for", "load");
+    let _ = writeln!(
+        out,
+        "\n{} {:<5} {:>10} {:>7}  devices",
+        padded("line", NAME),
+        "state",
+        "for",
+        "load"
+    );
     for line in &status.lines {
-        let load = format!("{:.1} %", f64::from(u32::try_from(line.load_permille).unwrap_or(u32::MAX)) / 10.0);
+        let load = format!(
+            "{:.1} %",
+            f64::from(u32::try_from(line.load_permille).unwrap_or(u32::MAX)) / 10.0
+        );
         let devices = format!("{} of {} answer", line.answering, line.devices);
-        let _ = writeln!(out, "{} {:<5} {:>10} {load:>7}  {devices}", padded(&line.name, NAME), state(line.is_up), span(line.for_s));
+        let _ = writeln!(
+            out,
+            "{} {:<5} {:>10} {load:>7}  {devices}",
+            padded(&line.name, NAME),
+            state(line.is_up),
+            span(line.for_s)
+        );
     }
     if !status.uplinks.is_empty() {
-        let _ = writeln!(out, "\n{} {:<5} {:>10} {:>7}", padded("uplink", NAME), "state", "for", "waiting");
+        let _ = writeln!(
+            out,
+            "\n{} {:<5} {:>10} {:>7}",
+            padded("uplink", NAME),
+            "state",
+            "for",
+            "waiting"
+        );
     }
     for uplink in &status.uplinks {
-        let _ = writeln!(out, "{} {:<5} {:>10} {:>7}", padded(&uplink.name, NAME), state(uplink.is_up), span(uplink.for_s), uplink.waiting);
+        let _ = writeln!(
+            out,
+            "{} {:<5} {:>10} {:>7}",
+            padded(&uplink.name, NAME),
+            state(uplink.is_up),
+            span(uplink.for_s),
+            uplink.waiting
+        );
     }
     let mut lines = out.lines();
     // The first is a sentence; the others are a table.
     let first = wrapped("", lines.next().unwrap_or_default(), width);
-    let taken: String = status.uplinks.iter().filter_map(taken).map(|text| format!("\n{}", wrapped("", &text, width))).collect();
-    first + &lines.map(|line| cut(line, width) + "\n").collect::<String>() + &taken
+    let taken: String = status
+        .uplinks
+        .iter()
+        .filter_map(taken)
+        .map(|text| format!("\n{}", wrapped("", &text, width)))
+        .collect();
+    first
+        + &lines
+            .map(|line| cut(line, width) + "\n")
+            .collect::<String>()
+        + &taken
 }
 
 /// Says that another client uses the client identifier of an uplink.
@@ -111,7 +180,10 @@ fn taken(uplink: &UplinkStatus) -> Option<String> {
             "the remote closes connection after connection; probably another client uses its client identifier, or something on the way cuts connections"
         }
     };
-    Some(format!("uplink {}: {how}. Give each gateway its own `client_id`.", Printable(&uplink.name)))
+    Some(format!(
+        "uplink {}: {how}. Give each gateway its own `client_id`.",
+        Printable(&uplink.name)
+    ))
 }
 
 /// The two greatest units.
@@ -126,15 +198,27 @@ mod tests {
     use crate::status::report::LineStatus;
 
     fn status() -> Status {
-        let line =
-            |name: &str, is_up| LineStatus { name: name.to_owned(), is_up, for_s: 3725, load_permille: 125, devices: 3, answering: 2 };
+        let line = |name: &str, is_up| LineStatus {
+            name: name.to_owned(),
+            is_up,
+            for_s: 3725,
+            load_permille: 125,
+            devices: 3,
+            answering: 2,
+        };
         let mut status = Status {
             version: "1.2.3".to_owned(),
             for_s: 90_061,
             text: String::new(),
             hanging: Vec::new(),
             lines: vec![line("bus-a", true), line(&"圧力計".repeat(20), false)],
-            uplinks: vec![UplinkStatus { name: "cloud".to_owned(), is_up: true, for_s: 5, waiting: 7, client_id_taken: None }],
+            uplinks: vec![UplinkStatus {
+                name: "cloud".to_owned(),
+                is_up: true,
+                for_s: 5,
+                waiting: 7,
+                client_id_taken: None,
+            }],
         };
         status.text = status.summary();
         status
@@ -143,17 +227,46 @@ mod tests {
     #[test]
     fn a_status_fits_into_eighty_columns_and_says_what_is_down() {
         let shown = table(&status(), 80);
-        assert!(shown.lines().all(|line| unicode_width::UnicodeWidthStr::width(line) <= 80), "{shown}");
-        assert!(shown.starts_with("wellhead 1.2.3 has run for 1day 1h: 1 of 2 lines up; cloud up, 7 waiting"), "{shown}");
-        let row = shown.lines().find(|line| line.starts_with("bus-a")).unwrap();
-        assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["bus-a", "up", "1h", "2m", "12.5", "%", "2", "of", "3", "answer"]);
+        assert!(
+            shown
+                .lines()
+                .all(|line| unicode_width::UnicodeWidthStr::width(line) <= 80),
+            "{shown}"
+        );
+        assert!(
+            shown.starts_with(
+                "wellhead 1.2.3 has run for 1day 1h: 1 of 2 lines up; cloud up, 7 waiting"
+            ),
+            "{shown}"
+        );
+        let row = shown
+            .lines()
+            .find(|line| line.starts_with("bus-a"))
+            .unwrap();
+        assert_eq!(
+            row.split_whitespace().collect::<Vec<_>>(),
+            [
+                "bus-a", "up", "1h", "2m", "12.5", "%", "2", "of", "3", "answer"
+            ]
+        );
         let mut fight = status();
         fight.uplinks[0].client_id_taken = Some("certain".to_owned());
         let shown = table(&fight, 80);
-        assert!(shown.contains("uplink cloud: another client") && shown.contains("own `client_id`"), "{shown}");
-        assert!(shown.lines().all(|line| unicode_width::UnicodeWidthStr::width(line) <= 80), "{shown}");
+        assert!(
+            shown.contains("uplink cloud: another client") && shown.contains("own `client_id`"),
+            "{shown}"
+        );
+        assert!(
+            shown
+                .lines()
+                .all(|line| unicode_width::UnicodeWidthStr::width(line) <= 80),
+            "{shown}"
+        );
         assert!(trouble(&status()).contains("is down") && !status().is_well());
         let object: serde_json::Value = serde_json::from_str(&json(&status()).unwrap()).unwrap();
-        assert_eq!((&object["is_well"], &object["lines"][0]["answering"]), (&false.into(), &2.into()));
+        assert_eq!(
+            (&object["is_well"], &object["lines"][0]["answering"]),
+            (&false.into(), &2.into())
+        );
     }
 }

@@ -25,12 +25,19 @@ const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Prints messages until enough have come.
-pub(super) fn sub(access: &Access, filters: &[TopicFilter], count: Option<u64>, only_payload: bool) -> Result<(), Failure> {
+pub(super) fn sub(
+    access: &Access,
+    filters: &[TopicFilter],
+    count: Option<u64>,
+    only_payload: bool,
+) -> Result<(), Failure> {
     let mut client = access.connect()?;
     client.subscribe(filters)?;
     let mut seen = 0;
     while count.is_none_or(|count| seen < count) {
-        let Some(message) = client.message(None)? else { continue };
+        let Some(message) = client.message(None)? else {
+            continue;
+        };
         seen += 1;
         if !print(&message, only_payload)? {
             break;
@@ -62,16 +69,25 @@ fn line(message: &Publish, only_payload: bool, is_terminal: bool) -> Vec<u8> {
 }
 
 /// Publishes a message, or what comes from a pipe.
-pub(super) fn publish(access: &Access, topic: TopicName, message: Option<String>, retain: bool) -> Result<(), Failure> {
+pub(super) fn publish(
+    access: &Access,
+    topic: TopicName,
+    message: Option<String>,
+    retain: bool,
+) -> Result<(), Failure> {
     let payload = match message {
         Some(text) => text.into_bytes(),
         None => {
             let mut bytes = Vec::new();
-            io::stdin().read_to_end(&mut bytes).map_err(Failure::runtime)?;
+            io::stdin()
+                .read_to_end(&mut bytes)
+                .map_err(Failure::runtime)?;
             bytes
         }
     };
-    access.connect()?.publish(topic, Bytes::from(payload), retain)
+    access
+        .connect()?
+        .publish(topic, Bytes::from(payload), retain)
 }
 
 /// A point of the file.
@@ -90,18 +106,38 @@ fn find(access: &Access, device: &str, point: &str) -> Result<Found, Failure> {
     let config = config::load(&file)?;
     let devices: Vec<_> = config.lines.iter().flat_map(|line| &line.devices).collect();
     let wrong = |what: &str, name: &str, known: Vec<&str>| {
-        Failure::runtime(format!("there is no {what} \"{name}\" in {}; {}", file.display(), config::suggestion(name, known)))
+        Failure::runtime(format!(
+            "there is no {what} \"{name}\" in {}; {}",
+            file.display(),
+            config::suggestion(name, known)
+        ))
     };
     let Some(found) = devices.iter().find(|own| own.name == device) else {
-        return Err(wrong("device", device, devices.iter().map(|own| own.name.as_str()).collect()));
+        return Err(wrong(
+            "device",
+            device,
+            devices.iter().map(|own| own.name.as_str()).collect(),
+        ));
     };
     let Some(own) = found.points.iter().find(|own| &*own.name == point) else {
-        return Err(wrong("point", point, found.points.iter().map(|own| &*own.name).collect()));
+        return Err(wrong(
+            "point",
+            point,
+            found.points.iter().map(|own| &*own.name).collect(),
+        ));
     };
-    let report = config.points.get(own.id.0 as usize).ok_or_else(|| Failure::runtime("a point without a topic"))?;
+    let report = config
+        .points
+        .get(own.id.0 as usize)
+        .ok_or_else(|| Failure::runtime("a point without a topic"))?;
     let topic = report.topics().next().unwrap_or(&report.topic).clone();
     let (id, is_writable) = (own.id, own.write.is_some());
-    Ok(Found { config, id, topic, is_writable })
+    Ok(Found {
+        config,
+        id,
+        topic,
+        is_writable,
+    })
 }
 
 /// What a point shows at a broker that was named, found by the usual topics and without the YAML file.
@@ -126,7 +162,10 @@ fn heard(access: &Access, device: &str, point: &str) -> Result<(Client, Publish)
 
 /// The usual topics of a point, of whatever site.
 fn usual_topics(device: &str, point: &str) -> Result<TopicFilter, Failure> {
-    if let Some(name) = [device, point].into_iter().find(|name| name.contains(['+', '#', '/'])) {
+    if let Some(name) = [device, point]
+        .into_iter()
+        .find(|name| name.contains(['+', '#', '/']))
+    {
         return Err(Failure::runtime(format!(
             "\"{name}\" is not one name; write those of one device and one of its points, without +, # and /"
         )));
@@ -139,7 +178,10 @@ fn only_one(topics: &BTreeSet<TopicName>) -> Result<(), Failure> {
     if topics.len() < 2 {
         return Ok(());
     }
-    let all: Vec<String> = topics.iter().map(|topic| Printable(topic.as_str()).to_string()).collect();
+    let all: Vec<String> = topics
+        .iter()
+        .map(|topic| Printable(topic.as_str()).to_string())
+        .collect();
     Err(Failure::runtime(format!(
         "several sites have this point: {}; name the YAML file of the one that is meant with --file",
         all.join(", ")
@@ -151,7 +193,9 @@ fn broker(access: &Access, found: &Found) -> Result<Option<Client>, Failure> {
     match access.connect() {
         Ok(client) => Ok(Some(client)),
         // Whoever names a broker means that one.
-        Err(failure) if access.is_named() || control::is_running(&found.config.folder) => Err(failure),
+        Err(failure) if access.is_named() || control::is_running(&found.config.folder) => {
+            Err(failure)
+        }
         Err(_) => Ok(None),
     }
 }
@@ -198,19 +242,31 @@ fn judge(result: &[u8]) -> Result<(), Failure> {
 }
 
 /// Writes a value, and prints how that ended; anything but `ok` is a failure.
-pub(super) fn write(access: &Access, device: &str, point: &str, value: &str) -> Result<(), Failure> {
+pub(super) fn write(
+    access: &Access,
+    device: &str,
+    point: &str,
+    value: &str,
+) -> Result<(), Failure> {
     // A number or true; anything else is a word.
-    let value = serde_json::from_str(value).ok().filter(|value: &Json| !value.is_null()).unwrap_or_else(|| Json::String(value.to_owned()));
+    let value = serde_json::from_str(value)
+        .ok()
+        .filter(|value: &Json| !value.is_null())
+        .unwrap_or_else(|| Json::String(value.to_owned()));
     let id = format!("cli-{:08x}", fastrand::u32(..));
     let command = serde_json::json!({ "value": value, "id": id }).to_string();
     if access.is_without_file() {
         let (client, message) = heard(access, device, point)?;
-        let topic = message.topic.ok_or_else(|| Failure::runtime("the broker sent a message without a topic"))?;
+        let topic = message
+            .topic
+            .ok_or_else(|| Failure::runtime("the broker sent a message without a topic"))?;
         return send(client, &topic, command, &id);
     }
     let found = find(access, device, point)?;
     if !found.is_writable {
-        return Err(Failure::runtime(format!("{device}.{point} has no `write:` in the YAML, so nothing is written to it")));
+        return Err(Failure::runtime(format!(
+            "{device}.{point} has no `write:` in the YAML, so nothing is written to it"
+        )));
     }
     let Some(client) = broker(access, &found)? else {
         let told = alone::write(found.config, device, &found.topic, command)?;
@@ -223,7 +279,11 @@ pub(super) fn write(access: &Access, device: &str, point: &str, value: &str) -> 
 fn send(mut client: Client, topic: &TopicName, command: String, id: &str) -> Result<(), Failure> {
     let (set, result) = (format!("{topic}/set"), format!("{topic}/set/result"));
     client.subscribe(&[TopicFilter::new(result).map_err(Failure::runtime)?])?;
-    client.publish(TopicName::new(set).map_err(Failure::runtime)?, Bytes::from(command), false)?;
+    client.publish(
+        TopicName::new(set).map_err(Failure::runtime)?,
+        Bytes::from(command),
+        false,
+    )?;
     let deadline = now() + PATIENCE;
     while let Some(message) = client.message(Some(deadline))? {
         let told: Json = serde_json::from_slice(&message.payload).unwrap_or_default();
@@ -231,7 +291,10 @@ fn send(mut client: Client, topic: &TopicName, command: String, id: &str) -> Res
             return judge(&message.payload);
         }
     }
-    Err(Failure::runtime(format!("nobody said how the write ended in {} s", PATIENCE.as_secs())))
+    Err(Failure::runtime(format!(
+        "nobody said how the write ended in {} s",
+        PATIENCE.as_secs()
+    )))
 }
 
 #[cfg(test)]
@@ -241,13 +304,28 @@ mod tests {
 
     #[test]
     fn a_name_is_no_wildcard_and_a_point_of_several_sites_is_refused_with_their_topics() {
-        assert_eq!(usual_topics("pump", "level").unwrap().as_str(), "+/pump/level");
-        for (device, point) in [("+", "level"), ("pump", "#"), ("pump", "a/level"), ("pu+mp", "level")] {
+        assert_eq!(
+            usual_topics("pump", "level").unwrap().as_str(),
+            "+/pump/level"
+        );
+        for (device, point) in [
+            ("+", "level"),
+            ("pump", "#"),
+            ("pump", "a/level"),
+            ("pu+mp", "level"),
+        ] {
             assert!(usual_topics(device, point).is_err(), "{device} {point}");
         }
-        let topics = |names: &[&'static str]| names.iter().map(|name| TopicName::new(*name).unwrap()).collect::<BTreeSet<_>>();
+        let topics = |names: &[&'static str]| {
+            names
+                .iter()
+                .map(|name| TopicName::new(*name).unwrap())
+                .collect::<BTreeSet<_>>()
+        };
         assert!(only_one(&topics(&["a/pump/level"])).is_ok());
-        let message = only_one(&topics(&["b/pump/level", "a/pump/level"])).unwrap_err().message;
+        let message = only_one(&topics(&["b/pump/level", "a/pump/level"]))
+            .unwrap_err()
+            .message;
         assert!(message.contains("a/pump/level, b/pump/level"), "{message}");
     }
 
@@ -264,7 +342,10 @@ mod tests {
         };
         let shown = String::from_utf8(line(&message, false, true)).unwrap();
         assert_eq!(shown, "a\\u{1b}[2J\\u{a}b \\u{1b}]0;x\\u{7}\\xff 21.5 °C\n");
-        assert_eq!(line(&message, true, false), b"\x1b]0;x\x07\xff 21.5 \xc2\xb0C\n");
+        assert_eq!(
+            line(&message, true, false),
+            b"\x1b]0;x\x07\xff 21.5 \xc2\xb0C\n"
+        );
         assert!(line(&message, false, false).starts_with(b"a\\u{1b}[2J\\u{a}b \x1b]0;x"));
     }
 }

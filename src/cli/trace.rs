@@ -31,12 +31,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The arguments of the command.
 #[derive(Debug, Args)]
-#[command(after_help = "Times are UTC. `>` marks what was sent, `<` what was received and how long it took.
+#[command(
+    after_help = "Times are UTC. `>` marks what was sent, `<` what was received and how long it took.
 
 Examples:
   wellhead trace bus-a                           until Ctrl-C
   wellhead trace bus-a --for 10s --raw           with the bytes
-  wellhead trace bus-a -n 20 --json | jq -r 'select(.outcome != \"answered\")'")]
+  wellhead trace bus-a -n 20 --json | jq -r 'select(.outcome != \"answered\")'"
+)]
 pub(super) struct Trace {
     /// A line of the YAML file; without it, list the lines
     line: Option<String>,
@@ -62,14 +64,31 @@ pub(super) fn trace(trace: &Trace) -> Result<(), Failure> {
     let config = config::load(&chosen(trace.file.clone())?)?;
     let line = line(trace, &config)?;
     let mut gateway = gateway_in(&config.folder)?;
-    let (framing, unix_ms) = match call(&mut gateway, &Request::Trace { line: line.name.clone() })? {
+    let (framing, unix_ms) = match call(
+        &mut gateway,
+        &Request::Trace {
+            line: line.name.clone(),
+        },
+    )? {
         Reply::Tracing { framing, unix_ms } => (framing, unix_ms),
         Reply::Refused(why) => return Err(Failure::runtime(why)),
         _ => return Err(unexpected()),
     };
-    gateway.get_ref().set_read_timeout(Some(PAUSE)).map_err(Failure::runtime)?;
-    let meaning = Meaning { config: &config, line, framing };
-    let mut page = Page { trace, meaning, unix_ms, left: trace.count };
+    gateway
+        .get_ref()
+        .set_read_timeout(Some(PAUSE))
+        .map_err(Failure::runtime)?;
+    let meaning = Meaning {
+        config: &config,
+        line,
+        framing,
+    };
+    let mut page = Page {
+        trace,
+        meaning,
+        unix_ms,
+        left: trace.count,
+    };
     let until = trace.time.as_ref().map(|time| now() + time.0);
     let mut assembler = Assembler::new(framing);
     let mut buffer = Vec::new();
@@ -92,26 +111,51 @@ fn line<'a>(trace: &Trace, config: &'a config::Gateway) -> Result<&'a Line, Fail
     let names: Vec<&str> = config.lines.iter().map(|line| line.name.as_str()).collect();
     let list = names.join(", ");
     let Some(wanted) = &trace.line else {
-        return Err(Failure { code: super::USAGE, message: format!("name a line: {list}") });
+        return Err(Failure {
+            code: super::USAGE,
+            message: format!("name a line: {list}"),
+        });
     };
-    config.lines.iter().find(|line| line.name == *wanted).ok_or_else(|| {
-        let hint = config::suggestion(wanted, names.iter().copied());
-        Failure::runtime(format!("there is no line \"{wanted}\"; {hint}; the lines are {list}"))
-    })
+    config
+        .lines
+        .iter()
+        .find(|line| line.name == *wanted)
+        .ok_or_else(|| {
+            let hint = config::suggestion(wanted, names.iter().copied());
+            Failure::runtime(format!(
+                "there is no line \"{wanted}\"; {hint}; the lines are {list}"
+            ))
+        })
 }
 
 /// The next thing that the gateway shows; `None` if there is none for a while.
-fn next(gateway: &mut BufReader<UnixStream>, buffer: &mut Vec<u8>) -> Result<Option<Reply>, Failure> {
+fn next(
+    gateway: &mut BufReader<UnixStream>,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Reply>, Failure> {
     match gateway.read_until(b'\n', buffer) {
         Ok(_) if buffer.ends_with(b"\n") => {
             let reply = serde_json::from_slice(buffer);
             buffer.clear();
-            reply.map(Some).map_err(|_| Failure::runtime("the gateway that runs is of another version; restart it"))
+            reply.map(Some).map_err(|_| {
+                Failure::runtime("the gateway that runs is of another version; restart it")
+            })
         }
-        Ok(_) => Err(Failure::runtime("the gateway ended the trace; is it stopping?")),
+        Ok(_) => Err(Failure::runtime(
+            "the gateway ended the trace; is it stopping?",
+        )),
         // What came so far stays in the buffer.
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(None),
-        Err(error) => Err(Failure::runtime(format!("the gateway cannot be heard any more: {error}"))),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(Failure::runtime(format!(
+            "the gateway cannot be heard any more: {error}"
+        ))),
     }
 }
 
@@ -140,13 +184,18 @@ impl Page<'_> {
             if !put(text.as_bytes())? {
                 return Ok(false);
             }
-            self.left = self.left.map(|left| left.saturating_sub(u64::from(is_counted)));
+            self.left = self
+                .left
+                .map(|left| left.saturating_sub(u64::from(is_counted)));
         }
         Ok(true)
     }
 
     fn time(&self, at_us: u64) -> String {
-        rfc3339(self.unix_ms.saturating_add(i64::try_from(at_us / 1000).unwrap_or(0)))
+        rfc3339(
+            self.unix_ms
+                .saturating_add(i64::try_from(at_us / 1000).unwrap_or(0)),
+        )
     }
 
     /// The start of a line: the time of day and a mark.
@@ -160,24 +209,46 @@ impl Page<'_> {
         let mut out = String::new();
         match shown {
             Shown::Lost(lost) => {
-                let text = format!("{lost} events were lost, because they came faster than they were read");
+                let text = format!(
+                    "{lost} events were lost, because they came faster than they were read"
+                );
                 out += &wrapped(&format!("{:>14} ", '-'), &text, width);
             }
-            Shown::Opened { at_us } => out += &wrapped(&self.head(*at_us, "-"), "the line was opened", width),
-            Shown::Note { at_us, text } => out += &wrapped(&self.head(*at_us, "-"), &Printable(text).to_string(), width),
+            Shown::Opened { at_us } => {
+                out += &wrapped(&self.head(*at_us, "-"), "the line was opened", width)
+            }
+            Shown::Note { at_us, text } => {
+                out += &wrapped(&self.head(*at_us, "-"), &Printable(text).to_string(), width)
+            }
             Shown::Exchange(exchange) => {
                 let told = self.meaning.of(exchange);
-                let gap = exchange.gap_us.map_or_else(String::new, |gap| format!(" (after {})", span(gap)));
-                out += &wrapped(&self.head(exchange.at_us, ">"), &format!("{}{gap}", told.request()), width);
+                let gap = exchange
+                    .gap_us
+                    .map_or_else(String::new, |gap| format!(" (after {})", span(gap)));
+                out += &wrapped(
+                    &self.head(exchange.at_us, ">"),
+                    &format!("{}{gap}", told.request()),
+                    width,
+                );
                 out += &self.bytes(&exchange.sent, width);
                 let took = span(exchange.ended_us.saturating_sub(exchange.at_us));
-                out += &wrapped(&format!("{took:>12} < "), &Printable(&told.answer()).to_string(), width);
+                out += &wrapped(
+                    &format!("{took:>12} < "),
+                    &Printable(&told.answer()).to_string(),
+                    width,
+                );
                 out += &self.bytes(&exchange.received, width);
             }
             Shown::Spoken(spoken) => {
-                let gap = spoken.gap_us.map_or_else(String::new, |gap| format!(" (after {})", span(gap)));
+                let gap = spoken
+                    .gap_us
+                    .map_or_else(String::new, |gap| format!(" (after {})", span(gap)));
                 let mark = if spoken.is_sent { ">" } else { "<" };
-                out += &wrapped(&self.head(spoken.at_us, mark), &format!("{}{gap}", self.said(spoken)), width);
+                out += &wrapped(
+                    &self.head(spoken.at_us, mark),
+                    &format!("{}{gap}", self.said(spoken)),
+                    width,
+                );
                 out += &self.bytes(&spoken.bytes, width);
             }
         }
@@ -188,12 +259,20 @@ impl Page<'_> {
         if self.meaning.framing == crate::field::trace::Framing::Plain {
             format!("\"{}\"", escaped(&spoken.bytes))
         } else {
-            format!("{} bytes that nobody asked for: {}", spoken.bytes.len(), hex(&spoken.bytes))
+            format!(
+                "{} bytes that nobody asked for: {}",
+                spoken.bytes.len(),
+                hex(&spoken.bytes)
+            )
         }
     }
 
     fn bytes(&self, bytes: &[u8], width: usize) -> String {
-        if self.trace.raw && !bytes.is_empty() { wrapped(&" ".repeat(15), &hex(bytes), width) } else { String::new() }
+        if self.trace.raw && !bytes.is_empty() {
+            wrapped(&" ".repeat(15), &hex(bytes), width)
+        } else {
+            String::new()
+        }
     }
 
     fn json(&self, shown: &Shown) -> String {
@@ -203,19 +282,46 @@ impl Page<'_> {
             Shown::Lost(lost) => (None, "lost", json!({ "lost": lost })),
             Shown::Opened { at_us } => (Some(*at_us), "opened", json!({})),
             Shown::Note { at_us, text } => (Some(*at_us), "note", json!({ "outcome": text })),
-            Shown::Exchange(Exchange { at_us, gap_us, sent, received, ended_us, .. }) => {
+            Shown::Exchange(Exchange {
+                at_us,
+                gap_us,
+                sent,
+                received,
+                ended_us,
+                ..
+            }) => {
                 let took = ms(ended_us.saturating_sub(*at_us));
-                (Some(*at_us), "exchange", json!({ "gap_ms": gap(*gap_us), "took_ms": took, "sent": hex(sent), "received": hex(received) }))
+                (
+                    Some(*at_us),
+                    "exchange",
+                    json!({ "gap_ms": gap(*gap_us), "took_ms": took, "sent": hex(sent), "received": hex(received) }),
+                )
             }
-            Shown::Spoken(Spoken { at_us, gap_us, is_sent, bytes }) => {
+            Shown::Spoken(Spoken {
+                at_us,
+                gap_us,
+                is_sent,
+                bytes,
+            }) => {
                 let event = if *is_sent { "sent" } else { "received" };
-                (Some(*at_us), event, json!({ "gap_ms": gap(*gap_us), "text": escaped(bytes), "bytes": hex(bytes) }))
+                (
+                    Some(*at_us),
+                    event,
+                    json!({ "gap_ms": gap(*gap_us), "text": escaped(bytes), "bytes": hex(bytes) }),
+                )
             }
         };
-        let told = if let Shown::Exchange(exchange) = shown { self.meaning.of(exchange).json() } else { json!({}) };
+        let told = if let Shown::Exchange(exchange) = shown {
+            self.meaning.of(exchange).json()
+        } else {
+            json!({})
+        };
         let first = json!({ "time": at_us.map(|at_us| self.time(at_us)), "line": self.meaning.line.name, "event": event });
-        let fields: serde_json::Map<String, Json> =
-            [first, told, more].into_iter().filter_map(|part| part.as_object().cloned()).flatten().collect();
+        let fields: serde_json::Map<String, Json> = [first, told, more]
+            .into_iter()
+            .filter_map(|part| part.as_object().cloned())
+            .flatten()
+            .collect();
         Printable::json(&Json::from(fields).to_string()) + "\n"
     }
 }

@@ -48,11 +48,19 @@ enum Heard {
 }
 
 /// Shows what comes until it is interrupted, until nobody reads any more, or until so many lines are written.
-pub(super) fn watch(access: &Access, filters: &[TopicFilter], lines: Option<u64>) -> Result<(), Failure> {
+pub(super) fn watch(
+    access: &Access,
+    filters: &[TopicFilter],
+    lines: Option<u64>,
+) -> Result<(), Failure> {
     let units = units(access)?;
     let mut client = access.connect()?;
     client.subscribe(filters)?;
-    if lines.is_none() && io::stdout().is_terminal() && !is_dumb() { in_terminal(client, &units) } else { in_lines(client, &units, lines) }
+    if lines.is_none() && io::stdout().is_terminal() && !is_dumb() {
+        in_terminal(client, &units)
+    } else {
+        in_lines(client, &units, lines)
+    }
 }
 
 /// True for a terminal that only prints.
@@ -63,8 +71,12 @@ fn is_dumb() -> bool {
 /// A line for each value.
 fn in_lines(mut client: Client, units: &Units, mut left: Option<u64>) -> Result<(), Failure> {
     while left != Some(0) {
-        let Some(message) = client.message(None)? else { continue };
-        let Some((topic, row)) = Row::of(&message, units) else { continue };
+        let Some(message) = client.message(None)? else {
+            continue;
+        };
+        let Some((topic, row)) = Row::of(&message, units) else {
+            continue;
+        };
         if !put(format!("{topic} {} {} {}\n", row.value, row.unit, row.quality).as_bytes())? {
             return Ok(());
         }
@@ -104,14 +116,22 @@ fn listen(mut client: Client, heard: SyncSender<Heard>) -> Result<(), Failure> {
             }
         }
     };
-    thread::Builder::new().name("broker".to_owned()).spawn(listen).map(drop).map_err(Failure::runtime)
+    thread::Builder::new()
+        .name("broker".to_owned())
+        .spawn(listen)
+        .map(drop)
+        .map_err(Failure::runtime)
 }
 
 /// Catches what would end this process with the terminal left as the table needs it.
 fn stop_on_signals(heard: SyncSender<Heard>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::runtime)?;
     let (mut stop, mut hang_up) = runtime.block_on(async {
-        let hang_up = signal(SignalKind::hangup()).map_err(|error| Failure::runtime(format!("signals cannot be received: {error}")))?;
+        let hang_up = signal(SignalKind::hangup())
+            .map_err(|error| Failure::runtime(format!("signals cannot be received: {error}")))?;
         Ok::<_, Failure>((StopSignal::catch()?, hang_up))
     })?;
     let wait = move || {
@@ -128,10 +148,18 @@ fn stop_on_signals(heard: SyncSender<Heard>) -> Result<(), Failure> {
         let _ = ratatui::try_restore();
         std::process::exit(0);
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(Failure::runtime)
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map(drop)
+        .map_err(Failure::runtime)
 }
 
-fn show(terminal: &mut DefaultTerminal, inbox: &Receiver<Heard>, units: &Units) -> Result<(), Failure> {
+fn show(
+    terminal: &mut DefaultTerminal,
+    inbox: &Receiver<Heard>,
+    units: &Units,
+) -> Result<(), Failure> {
     let failed = |error| Failure::runtime(format!("the terminal cannot be written to: {error}"));
     let mut table = Table::default();
     loop {
@@ -143,7 +171,9 @@ fn show(terminal: &mut DefaultTerminal, inbox: &Receiver<Heard>, units: &Units) 
                 Heard::Stop => return Ok(()),
             }
         }
-        terminal.draw(|frame| screen::draw(&mut table, now(), frame.area(), frame.buffer_mut())).map_err(failed)?;
+        terminal
+            .draw(|frame| screen::draw(&mut table, now(), frame.area(), frame.buffer_mut()))
+            .map_err(failed)?;
         if !is_there(REDRAW_EVERY)? {
             return Ok(());
         }
@@ -168,20 +198,33 @@ fn is_there(patience: Duration) -> Result<bool, Failure> {
     let mut keyboard = [PollFd::new(&terminal, PollFlags::IN)];
     let patience = Timespec::try_from(patience).map_err(Failure::runtime)?;
     match poll(&mut keyboard, Some(&patience)) {
-        Ok(_) => Ok(keyboard.iter().all(|key| !key.revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL))),
+        Ok(_) => Ok(keyboard.iter().all(|key| {
+            !key.revents()
+                .intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+        })),
         // The size of the terminal has changed.
         Err(rustix::io::Errno::INTR) => Ok(true),
-        Err(error) => Err(Failure::runtime(format!("the terminal cannot be read: {error}"))),
+        Err(error) => Err(Failure::runtime(format!(
+            "the terminal cannot be read: {error}"
+        ))),
     }
 }
 
 /// The units of the file, by topic.
 fn units(access: &Access) -> Result<Units, Failure> {
-    let Some(file) = access.file() else { return Ok(HashMap::new()) };
+    let Some(file) = access.file() else {
+        return Ok(HashMap::new());
+    };
     let points = config::load(&file)?.points;
     let unit = |point: &crate::report::PointReport| {
-        let unit = point.unit.as_ref().map_or_else(String::new, |unit| Printable(unit).to_string());
-        point.topics().map(|topic| (topic.to_string(), unit.clone())).collect::<Vec<_>>()
+        let unit = point
+            .unit
+            .as_ref()
+            .map_or_else(String::new, |unit| Printable(unit).to_string());
+        point
+            .topics()
+            .map(|topic| (topic.to_string(), unit.clone()))
+            .collect::<Vec<_>>()
     };
     Ok(points.iter().flat_map(unit).collect())
 }

@@ -29,44 +29,92 @@ impl Gateway {
     pub fn continue_from(&mut self, running: &Self) {
         let known = Numbers::of(running);
         let (mut next_device, mut next_point) = (running.availability.len(), running.points.len());
-        let (mut devices, mut points) = (vec![None; self.availability.len()], vec![None; self.points.len()]);
+        let (mut devices, mut points) = (
+            vec![None; self.availability.len()],
+            vec![None; self.points.len()],
+        );
         let new = |next: &mut usize| {
             *next += 1;
             *next - 1
         };
         for device in self.lines.iter().flat_map(|line| &line.devices) {
             let number = known.devices.get(&device.name).copied();
-            set(&mut devices, device.id.0 as usize, number.unwrap_or_else(|| new(&mut next_device)));
+            set(
+                &mut devices,
+                device.id.0 as usize,
+                number.unwrap_or_else(|| new(&mut next_device)),
+            );
             for point in &device.points {
-                let number = known.points.get(&(device.name.clone(), point.name.to_string())).copied();
-                set(&mut points, point.id.0 as usize, number.unwrap_or_else(|| new(&mut next_point)));
+                let number = known
+                    .points
+                    .get(&(device.name.clone(), point.name.to_string()))
+                    .copied();
+                set(
+                    &mut points,
+                    point.id.0 as usize,
+                    number.unwrap_or_else(|| new(&mut next_point)),
+                );
             }
         }
         // Those of lines that are switched off.
-        let devices: Vec<usize> = devices.into_iter().map(|number| number.unwrap_or_else(|| new(&mut next_device))).collect();
-        let points: Vec<usize> = points.into_iter().map(|number| number.unwrap_or_else(|| new(&mut next_point))).collect();
+        let devices: Vec<usize> = devices
+            .into_iter()
+            .map(|number| number.unwrap_or_else(|| new(&mut next_device)))
+            .collect();
+        let points: Vec<usize> = points
+            .into_iter()
+            .map(|number| number.unwrap_or_else(|| new(&mut next_point)))
+            .collect();
         self.availability = placed(&running.availability, &self.availability, &devices);
         self.points = Arc::new(placed(&running.points, &self.points, &points));
-        let device_id =
-            |id: DeviceId| DeviceId(devices.get(id.0 as usize).and_then(|number| u32::try_from(*number).ok()).unwrap_or(u32::MAX));
-        let point_id = |id: PointId| PointId(points.get(id.0 as usize).and_then(|number| u32::try_from(*number).ok()).unwrap_or(u32::MAX));
+        let device_id = |id: DeviceId| {
+            DeviceId(
+                devices
+                    .get(id.0 as usize)
+                    .and_then(|number| u32::try_from(*number).ok())
+                    .unwrap_or(u32::MAX),
+            )
+        };
+        let point_id = |id: PointId| {
+            PointId(
+                points
+                    .get(id.0 as usize)
+                    .and_then(|number| u32::try_from(*number).ok())
+                    .unwrap_or(u32::MAX),
+            )
+        };
         for group in &mut self.groups {
             group.device = device_id(group.device);
         }
         for device in self.lines.iter_mut().flat_map(|line| &mut line.devices) {
             let mut moved = Device::clone(device);
             moved.id = device_id(moved.id);
-            moved.points.iter_mut().for_each(|point| point.id = point_id(point.id));
+            moved
+                .points
+                .iter_mut()
+                .for_each(|point| point.id = point_id(point.id));
             *device = Arc::new(moved);
         }
     }
 
     /// What is to be done so that `self`, which continues from `running`, is what runs.
     pub fn differs_from(&self, running: &Self) -> Diff {
-        let mut diff = Diff { needs_restart: self.needs_restart(running), ..Diff::default() };
-        let by_name = |lines: &[Line]| -> HashMap<String, Line> { lines.iter().map(|line| (line.name.clone(), line.clone())).collect() };
+        let mut diff = Diff {
+            needs_restart: self.needs_restart(running),
+            ..Diff::default()
+        };
+        let by_name = |lines: &[Line]| -> HashMap<String, Line> {
+            lines
+                .iter()
+                .map(|line| (line.name.clone(), line.clone()))
+                .collect()
+        };
         let (old, new) = (by_name(&running.lines), by_name(&self.lines));
-        for line in running.lines.iter().filter(|line| !new.contains_key(&line.name)) {
+        for line in running
+            .lines
+            .iter()
+            .filter(|line| !new.contains_key(&line.name))
+        {
             diff.stops.push(line.name.clone());
             diff.told.push(format!("line {} is gone", line.name));
         }
@@ -80,20 +128,39 @@ impl Gateway {
                 }
                 None => {
                     diff.starts.push(line.name.clone());
-                    diff.told.push(format!("line {} is new, with {} devices", line.name, line.devices.len()));
+                    diff.told.push(format!(
+                        "line {} is new, with {} devices",
+                        line.name,
+                        line.devices.len()
+                    ));
                 }
             }
         }
-        let shown = self.points.iter().zip(running.points.iter()).filter(|(one, other)| one != other).count();
+        let shown = self
+            .points
+            .iter()
+            .zip(running.points.iter())
+            .filter(|(one, other)| one != other)
+            .count();
         if shown > 0 {
-            diff.told.push(format!("{shown} points are reported in another way"));
+            diff.told
+                .push(format!("{shown} points are reported in another way"));
         }
         for (index, (one, other)) in self.uplinks.iter().zip(&running.uplinks).enumerate() {
             if one.settings != other.settings {
                 diff.uplinks.push(index);
-                let is_content = one.settings == Settings { content: one.settings.content, ..other.settings.clone() };
-                let why = if is_content { ": its certificates or its password file hold something else" } else { "" };
-                diff.told.push(format!("uplink {} connects anew{why}", one.settings.name));
+                let is_content = one.settings
+                    == Settings {
+                        content: one.settings.content,
+                        ..other.settings.clone()
+                    };
+                let why = if is_content {
+                    ": its certificates or its password file hold something else"
+                } else {
+                    ""
+                };
+                diff.told
+                    .push(format!("uplink {} connects anew{why}", one.settings.name));
             }
         }
         for (one, other) in self.uplinks.iter().zip(&running.uplinks) {
@@ -103,7 +170,11 @@ impl Gateway {
                 let what = if are_as_many {
                     "other send rules".to_owned()
                 } else {
-                    format!("{} send rules instead of {}", one.send.len(), other.send.len())
+                    format!(
+                        "{} send rules instead of {}",
+                        one.send.len(),
+                        other.send.len()
+                    )
                 };
                 diff.told.push(format!("uplink {name}: {what}"));
             }
@@ -111,13 +182,16 @@ impl Gateway {
                 diff.told.push(format!("uplink {name}: its rate"));
             }
             if one.receive != other.receive || one.commands != other.commands {
-                diff.told.push(format!("uplink {name}: receive rules or command topics changed"));
+                diff.told.push(format!(
+                    "uplink {name}: receive rules or command topics changed"
+                ));
             }
         }
         if let (Some(one), Some(other)) = (&self.broker, &running.broker)
             && one.access != other.access
         {
-            diff.told.push("broker: users or what they may do".to_owned());
+            diff.told
+                .push("broker: users or what they may do".to_owned());
         }
         diff
     }
@@ -131,28 +205,63 @@ impl Gateway {
         };
         check(self.site == running.site, "site");
         // Its topic is that of the site.
-        let health = |gateway: &Self| gateway.health.clone().map(|health| HealthMessages { topic: String::new(), ..health });
+        let health = |gateway: &Self| {
+            gateway.health.clone().map(|health| HealthMessages {
+                topic: String::new(),
+                ..health
+            })
+        };
         check(health(self) == health(running), "health");
-        check(self.folder == running.folder && self.outbox == running.outbox, "outbox");
+        check(
+            self.folder == running.folder && self.outbox == running.outbox,
+            "outbox",
+        );
         check(self.log == running.log, "log");
-        check(self.shutdown_grace == running.shutdown_grace, "shutdown_grace");
+        check(
+            self.shutdown_grace == running.shutdown_grace,
+            "shutdown_grace",
+        );
         match (&self.broker, &running.broker) {
             (Some(one), Some(other)) => {
-                check(one.listen == other.listen && one.tls == other.tls, "broker.listen and broker.tls");
+                check(
+                    one.listen == other.listen && one.tls == other.tls,
+                    "broker.listen and broker.tls",
+                );
                 check(one.origins == other.origins, "broker.allow_origins");
                 check(
-                    one.limits == other.limits && one.admission == other.admission && one.is_durable == other.is_durable,
+                    one.limits == other.limits
+                        && one.admission == other.admission
+                        && one.is_durable == other.is_durable,
                     "limits of the broker",
                 );
             }
             (one, other) => check(one.is_none() && other.is_none(), "broker"),
         }
-        let names = |gateway: &Self| -> Vec<String> { gateway.uplinks.iter().map(|uplink| uplink.settings.name.clone()).collect() };
+        let names = |gateway: &Self| -> Vec<String> {
+            gateway
+                .uplinks
+                .iter()
+                .map(|uplink| uplink.settings.name.clone())
+                .collect()
+        };
         check(names(self) == names(running), "the list of uplinks");
-        for (one, other) in self.uplinks.iter().zip(&running.uplinks).filter(|(one, other)| one.settings.name == other.settings.name) {
+        for (one, other) in self
+            .uplinks
+            .iter()
+            .zip(&running.uplinks)
+            .filter(|(one, other)| one.settings.name == other.settings.name)
+        {
             let (one, other) = (&one.settings, &other.settings);
-            let is_same = one.index == other.index && one.use_when == other.use_when && one.connect_within == other.connect_within;
-            check(is_same && one.client_id == other.client_id, &format!("use_when, connect_within and client_id of uplink {}", one.name));
+            let is_same = one.index == other.index
+                && one.use_when == other.use_when
+                && one.connect_within == other.connect_within;
+            check(
+                is_same && one.client_id == other.client_id,
+                &format!(
+                    "use_when, connect_within and client_id of uplink {}",
+                    one.name
+                ),
+            );
             check(one.save_every == other.save_every, "outbox");
         }
         parts
@@ -168,10 +277,20 @@ struct Numbers {
 impl Numbers {
     fn of(gateway: &Gateway) -> Self {
         let devices = gateway.lines.iter().flat_map(|line| &line.devices);
-        let points = devices
-            .clone()
-            .flat_map(|device| device.points.iter().map(|point| ((device.name.clone(), point.name.to_string()), point.id.0 as usize)));
-        Self { points: points.collect(), devices: devices.map(|device| (device.name.clone(), device.id.0 as usize)).collect() }
+        let points = devices.clone().flat_map(|device| {
+            device.points.iter().map(|point| {
+                (
+                    (device.name.clone(), point.name.to_string()),
+                    point.id.0 as usize,
+                )
+            })
+        });
+        Self {
+            points: points.collect(),
+            devices: devices
+                .map(|device| (device.name.clone(), device.id.0 as usize))
+                .collect(),
+        }
     }
 }
 
@@ -184,7 +303,11 @@ fn set(list: &mut [Option<usize>], index: usize, number: usize) {
 /// `new` at its numbers, and `old` where nothing new stands.
 fn placed<T: Clone>(old: &[T], new: &[T], numbers: &[usize]) -> Vec<T> {
     let mut all: Vec<Option<T>> = old.iter().cloned().map(Some).collect();
-    all.resize(all.len().max(numbers.iter().map(|number| number + 1).max().unwrap_or(0)), None);
+    all.resize(
+        all.len()
+            .max(numbers.iter().map(|number| number + 1).max().unwrap_or(0)),
+        None,
+    );
     for (item, number) in new.iter().zip(numbers) {
         if let Some(place) = all.get_mut(*number) {
             *place = Some(item.clone());
@@ -200,9 +323,17 @@ fn what_changed(before: &Line, line: &Line) -> Vec<String> {
         told.push(format!("line {}: its wire", line.name));
     }
     if before.manners != line.manners {
-        told.push(format!("line {}: its pauses, or what it accepts", line.name));
+        told.push(format!(
+            "line {}: its pauses, or what it accepts",
+            line.name
+        ));
     }
-    let names = |line: &Line| -> HashSet<String> { line.devices.iter().map(|device| device.name.clone()).collect() };
+    let names = |line: &Line| -> HashSet<String> {
+        line.devices
+            .iter()
+            .map(|device| device.name.clone())
+            .collect()
+    };
     let (old, new) = (names(before), names(line));
     let mut list = |what: &str, mut names: Vec<&String>| {
         names.sort();
@@ -214,10 +345,18 @@ fn what_changed(before: &Line, line: &Line) -> Vec<String> {
     list("without", old.difference(&new).collect());
     list("with", new.difference(&old).collect());
     let is_other = |name: &&String| {
-        let of = |line: &Line| line.devices.iter().find(|device| device.name == **name).cloned();
+        let of = |line: &Line| {
+            line.devices
+                .iter()
+                .find(|device| device.name == **name)
+                .cloned()
+        };
         of(before) != of(line)
     };
-    list("changed:", new.intersection(&old).filter(is_other).collect());
+    list(
+        "changed:",
+        new.intersection(&old).filter(is_other).collect(),
+    );
     told
 }
 
@@ -229,7 +368,8 @@ mod tests {
     use crate::config;
 
     fn gateway(text: &str) -> Gateway {
-        config::parse("gateway.yaml", text, Path::new("/nowhere")).unwrap_or_else(|faults| panic!("{faults:#?}"))
+        config::parse("gateway.yaml", text, Path::new("/nowhere"))
+            .unwrap_or_else(|faults| panic!("{faults:#?}"))
     }
 
     const FILE: &str = "site: x
@@ -241,8 +381,19 @@ broker: { listen: [ 'mqtt://127.0.0.1:1883' ] }
 ";
 
     fn number(gateway: &Gateway, device: &str, point: &str) -> u32 {
-        let device = gateway.lines.iter().flat_map(|line| &line.devices).find(|own| own.name == device).unwrap();
-        device.points.iter().find(|own| &*own.name == point).unwrap().id.0
+        let device = gateway
+            .lines
+            .iter()
+            .flat_map(|line| &line.devices)
+            .find(|own| own.name == device)
+            .unwrap();
+        device
+            .points
+            .iter()
+            .find(|own| &*own.name == point)
+            .unwrap()
+            .id
+            .0
     }
 
     #[test]
@@ -255,20 +406,45 @@ broker: { listen: [ 'mqtt://127.0.0.1:1883' ] }
         let text = FILE.replace("points: { flow: { holding: 0, type: u16 }, level: { holding: 1, type: u16 } } }", "points: { temp: { holding: 9, type: u16 }, flow: { holding: 0, type: u16 } } }\n  - { name: zero, line: a, unit: 2, points: { flow: { holding: 5, type: u16 } } }");
         let mut next = gateway(&text);
         next.continue_from(&running);
-        assert_eq!((number(&next, "one", "flow"), number(&next, "two", "flow")), (0, 2));
+        assert_eq!(
+            (number(&next, "one", "flow"), number(&next, "two", "flow")),
+            (0, 2)
+        );
         let new = [number(&next, "one", "temp"), number(&next, "zero", "flow")];
         assert!(new.contains(&3) && new.contains(&4), "{new:?}");
         let topic = |number: u32| next.points[number as usize].topic.to_string();
-        assert_eq!((topic(0), topic(1), topic(2)), ("x/one/flow".into(), "x/one/level".into(), "x/two/flow".into()));
+        assert_eq!(
+            (topic(0), topic(1), topic(2)),
+            (
+                "x/one/flow".into(),
+                "x/one/level".into(),
+                "x/two/flow".into()
+            )
+        );
         let diff = next.differs_from(&running);
-        assert_eq!((diff.stops.as_slice(), diff.starts.as_slice()), (&["a".to_owned()][..], &["a".to_owned()][..]));
+        assert_eq!(
+            (diff.stops.as_slice(), diff.starts.as_slice()),
+            (&["a".to_owned()][..], &["a".to_owned()][..])
+        );
         assert_eq!(diff.told, ["line a: with zero", "line a: changed: one"]);
         // And back again, with a device that changed its line.
-        let mut back = gateway(&FILE.replace("{ name: two, line: b,", "{ name: two, line: a, unit: 3,"));
+        let mut back =
+            gateway(&FILE.replace("{ name: two, line: b,", "{ name: two, line: a, unit: 3,"));
         back.continue_from(&next);
-        assert_eq!((number(&back, "one", "flow"), number(&back, "two", "flow")), (0, 2));
+        assert_eq!(
+            (number(&back, "one", "flow"), number(&back, "two", "flow")),
+            (0, 2)
+        );
         let diff = back.differs_from(&next);
-        assert_eq!((diff.stops.len(), diff.starts.len(), diff.needs_restart.len()), (2, 2, 0), "{diff:?}");
+        assert_eq!(
+            (
+                diff.stops.len(),
+                diff.starts.len(),
+                diff.needs_restart.len()
+            ),
+            (2, 2, 0),
+            "{diff:?}"
+        );
     }
 
     #[test]
@@ -277,7 +453,10 @@ broker: { listen: [ 'mqtt://127.0.0.1:1883' ] }
         let mut next = gateway(&format!("topics: 'y/{{device}}/{{point}}'\n{FILE}"));
         next.continue_from(&running);
         let diff = next.differs_from(&running);
-        assert_eq!((diff.stops.len(), diff.told.as_slice()), (0, &["3 points are reported in another way".to_owned()][..]));
+        assert_eq!(
+            (diff.stops.len(), diff.told.as_slice()),
+            (0, &["3 points are reported in another way".to_owned()][..])
+        );
         let uplink = |rate: &str, rate_of_rule: &str| {
             gateway(&format!(
                 "{FILE}outbox: {{ folder: state }}\nuplinks: [ {{ name: cloud, to: mqtt://127.0.0.1:1885, rate: {rate}, send: [ {{ filter: '#', rate: {rate_of_rule} }} ] }} ]\n"
@@ -287,9 +466,15 @@ broker: { listen: [ 'mqtt://127.0.0.1:1883' ] }
         let told = |next: Gateway| next.differs_from(&running_uplink).told;
         assert!(told(uplink("10/s", "5/s")).is_empty());
         assert_eq!(told(uplink("1/s", "5/s")), ["uplink cloud: its rate"]);
-        assert_eq!(told(uplink("10/s", "1/s")), ["uplink cloud: other send rules"]);
+        assert_eq!(
+            told(uplink("10/s", "1/s")),
+            ["uplink cloud: other send rules"]
+        );
         let mut next = gateway(&FILE.replace("1883", "1884").replace("site: x", "site: y"));
         next.continue_from(&running);
-        assert_eq!(next.differs_from(&running).needs_restart, ["site", "broker.listen and broker.tls"]);
+        assert_eq!(
+            next.differs_from(&running).needs_restart,
+            ["site", "broker.listen and broker.tls"]
+        );
     }
 }

@@ -81,10 +81,20 @@ impl Document {
         let mut value: Value = match serde_yaml::from_str(text) {
             Ok(Lenient(value)) => value,
             Err(error) => {
-                let place = error.location().map_or((number, 1, 1), |at| (number, at.line(), at.column()));
-                let second = text.lines().enumerate().skip(1).find(|(_, line)| line.starts_with("---")).map(|(index, _)| index + 1);
+                let place = error
+                    .location()
+                    .map_or((number, 1, 1), |at| (number, at.line(), at.column()));
+                let second = text
+                    .lines()
+                    .enumerate()
+                    .skip(1)
+                    .find(|(_, line)| line.starts_with("---"))
+                    .map(|(index, _)| index + 1);
                 match second.filter(|_| error.to_string().contains("more than one document")) {
-                    Some(line) => faults.at((number, line, 1), "a file is one document; remove `---` and what follows".to_owned()),
+                    Some(line) => faults.at(
+                        (number, line, 1),
+                        "a file is one document; remove `---` and what follows".to_owned(),
+                    ),
                     None if faults.is_empty() => faults.at(place, format!("not YAML: {error}")),
                     None => {}
                 }
@@ -92,12 +102,19 @@ impl Document {
             }
         };
         if let Err(error) = value.apply_merge() {
-            faults.at((number, 1, 1), format!("`<<` does not name a mapping: {error}"));
+            faults.at(
+                (number, 1, 1),
+                format!("`<<` does not name a mapping: {error}"),
+            );
         }
         if value.is_null() {
             return None;
         }
-        Some(Self { original: value.clone(), value, places })
+        Some(Self {
+            original: value.clone(),
+            value,
+            places,
+        })
     }
 
     /// The document as `T`; every fault on the way is noted. `None` if not even the rest makes a `T`.
@@ -119,10 +136,16 @@ impl Document {
             } else if let Some(missing) = quoted(&message, "missing field `") {
                 // Not the person's fault if it was taken out here for another one.
                 if !removed.contains(&(self.place(&path), missing.to_owned())) {
-                    faults.at(self.place(&path), format!("\"{missing}\" is missing; add `{missing}: ...` here"));
+                    faults.at(
+                        self.place(&path),
+                        format!("\"{missing}\" is missing; add `{missing}: ...` here"),
+                    );
                 }
             } else {
-                faults.at(self.place(&path), self.misfit(&path).unwrap_or_else(|| readable(&message)));
+                faults.at(
+                    self.place(&path),
+                    self.misfit(&path).unwrap_or_else(|| readable(&message)),
+                );
             }
             if let Some((Step::Key(key), parent)) = path.split_last() {
                 removed.insert((self.place(parent), key.clone()));
@@ -131,31 +154,56 @@ impl Document {
                 return None;
             }
         }
-        faults.at((self.places.place.0, 1, 1), format!("more than {most_faults} faults; correct these first"));
+        faults.at(
+            (self.places.place.0, 1, 1),
+            format!("more than {most_faults} faults; correct these first"),
+        );
         None
     }
 
     /// What a mapping says that stands where it does not belong: in the place of a list, or one level too high.
     fn misfit(&self, path: &[Step]) -> Option<String> {
-        let value = path.iter().try_fold(&self.value, |value, step| match step {
-            Step::Key(key) => value.get(key.as_str()),
-            Step::Index(index) => value.get(*index),
-        })?;
-        let (Step::Key(key), above) = path.split_last()? else { return None };
+        let value = path
+            .iter()
+            .try_fold(&self.value, |value, step| match step {
+                Step::Key(key) => value.get(key.as_str()),
+                Step::Index(index) => value.get(*index),
+            })?;
+        let (Step::Key(key), above) = path.split_last()? else {
+            return None;
+        };
         let is_point = matches!(above.last(), Some(Step::Key(above)) if above == POINTS);
         if is_point && !value.is_mapping() && schema::is_key_of_a_point(key) {
-            return Some(format!("`{key}` belongs to a point; indent it below the name of its point"));
+            return Some(format!(
+                "`{key}` belongs to a point; indent it below the name of its point"
+            ));
         }
-        if key == "units" && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS) && value.is_string() {
-            return Some("`units` is a table of units and factors; for the unit of the value write `unit:`".to_owned());
+        if key == "units"
+            && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS)
+            && value.is_string()
+        {
+            return Some(
+                "`units` is a table of units and factors; for the unit of the value write `unit:`"
+                    .to_owned(),
+            );
         }
-        if key == "write" && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS) && !value.is_mapping() {
-            return Some("write `true` here, or what may be written: { min: 0, max: 50 }".to_owned());
+        if key == "write"
+            && matches!(above, [.., Step::Key(above), Step::Key(_)] if above == POINTS)
+            && !value.is_mapping()
+        {
+            return Some(
+                "write `true` here, or what may be written: { min: 0, max: 50 }".to_owned(),
+            );
         }
-        let is_list = LISTS.contains(&key.as_str()) && (above.is_empty() || LISTS_INSIDE.contains(&key.as_str()));
+        let is_list = LISTS.contains(&key.as_str())
+            && (above.is_empty() || LISTS_INSIDE.contains(&key.as_str()));
         match value.as_mapping() {
-            Some(map) if is_list && map.is_empty() => Some(format!("`{key}` is a list; write `{key}: []` for none, or remove it")),
-            Some(_) if is_list => Some(format!("`{key}` is a list; put `- ` before the first key of each of its items")),
+            Some(map) if is_list && map.is_empty() => Some(format!(
+                "`{key}` is a list; write `{key}: []` for none, or remove it"
+            )),
+            Some(_) if is_list => Some(format!(
+                "`{key}` is a list; put `- ` before the first key of each of its items"
+            )),
             _ => None,
         }
     }
@@ -183,12 +231,17 @@ impl Document {
 
     /// True if a section has a key, whatever stands there.
     pub(super) fn has_in(&self, section: &str, key: &str) -> bool {
-        self.original.get(section).and_then(|section| section.get(key)).is_some()
+        self.original
+            .get(section)
+            .and_then(|section| section.get(key))
+            .is_some()
     }
 
     /// True if a node was typed.
     pub(super) fn has_at(&self, path: &[Step]) -> bool {
-        path.iter().try_fold(&self.places, |node, step| node.child(step)).is_some()
+        path.iter()
+            .try_fold(&self.places, |node, step| node.child(step))
+            .is_some()
     }
 
     /// Where the key of a node stands.
@@ -216,17 +269,27 @@ impl Document {
     /// The values of `key` in every item of the list `list`, faulty items included.
     pub(super) fn names(&self, list: &str, key: &str) -> Vec<String> {
         let items = self.original.get(list).and_then(Value::as_sequence);
-        items.into_iter().flatten().filter_map(|item| item.get(key)?.as_str().map(str::to_owned)).collect()
+        items
+            .into_iter()
+            .flatten()
+            .filter_map(|item| item.get(key)?.as_str().map(str::to_owned))
+            .collect()
     }
 
     /// The keys of the mapping `key`, faulty ones included.
     pub(super) fn keys(&self, key: &str) -> Vec<String> {
         let entries = self.original.get(key).and_then(Value::as_mapping);
-        entries.into_iter().flatten().filter_map(|(key, _)| key.as_str().map(str::to_owned)).collect()
+        entries
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, _)| key.as_str().map(str::to_owned))
+            .collect()
     }
 
     fn remove(&mut self, path: &[Step]) -> bool {
-        let Some((last, above)) = path.split_last() else { return false };
+        let Some((last, above)) = path.split_last() else {
+            return false;
+        };
         let mut value = &mut self.value;
         let mut node = Some(&mut self.places);
         for step in above {
@@ -241,7 +304,9 @@ impl Document {
         if let Some(node) = node {
             match (&mut node.children, last) {
                 (Children::Map(entries), Step::Key(key)) => drop(entries.shift_remove(key)),
-                (Children::Seq(items), Step::Index(index)) if *index < items.len() => drop(items.remove(*index)),
+                (Children::Seq(items), Step::Index(index)) if *index < items.len() => {
+                    drop(items.remove(*index))
+                }
                 _ => {}
             }
         }
@@ -287,7 +352,12 @@ fn unknown_key(key: &str, message: &str) -> String {
     if NOT_YET.contains(&key) {
         return format!("\"{key}\" is not in this version; remove it");
     }
-    let known: Vec<&str> = message.split('`').skip(3).step_by(2).filter(|known| *known != removed::REMOVED).collect();
+    let known: Vec<&str> = message
+        .split('`')
+        .skip(3)
+        .step_by(2)
+        .filter(|known| *known != removed::REMOVED)
+        .collect();
     let hint = other_tools::meant(key, &known).unwrap_or_else(|| suggestion(key, known));
     format!("\"{key}\" is not a setting here; {hint}")
 }
@@ -296,12 +366,17 @@ fn unknown_key(key: &str, message: &str) -> String {
 fn readable(message: &str) -> String {
     if let Some(typed) = quoted(message, "unknown variant `") {
         let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
-        return format!("\"{typed}\" is not possible here; {}", suggestion(typed, known));
+        return format!(
+            "\"{typed}\" is not possible here; {}",
+            suggestion(typed, known)
+        );
     }
     if let Some((_, length)) = message.split_once("expected an array of length ") {
         return format!("type a list of {length}: [ ... ]");
     }
-    let plain = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    let plain = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "));
     match plain.and_then(|rest| rest.rsplit_once(", expected ")) {
         Some((found, expected)) => {
             let expected = match expected {
@@ -321,7 +396,9 @@ fn readable(message: &str) -> String {
             };
             match found.split('"').nth(1).and_then(without_zeros) {
                 Some(number) if expected.contains("number") => {
-                    format!("{found} is not possible here: a leading zero makes it text; type {number}")
+                    format!(
+                        "{found} is not possible here: a leading zero makes it text; type {number}"
+                    )
                 }
                 _ => format!("{found} is not possible here; type {expected}"),
             }
@@ -332,5 +409,7 @@ fn readable(message: &str) -> String {
 
 /// The number in digits that begin with a zero.
 fn without_zeros(text: &str) -> Option<u64> {
-    text.strip_prefix('0').filter(|rest| !rest.is_empty()).and_then(|_| text.parse().ok())
+    text.strip_prefix('0')
+        .filter(|rest| !rest.is_empty())
+        .and_then(|_| text.parse().ok())
 }

@@ -29,7 +29,11 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{} {}", self.file, self.line, self.column, self.message)
+        write!(
+            f,
+            "{}:{}:{} {}",
+            self.file, self.line, self.column, self.message
+        )
     }
 }
 
@@ -42,12 +46,24 @@ fn excerpt(line: &str, (line_number, column): (usize, usize)) -> String {
         return String::new();
     }
     let line = without_secrets(line);
-    let characters: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let characters: Vec<char> = line
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let place = column.saturating_sub(1).min(characters.len());
     let ends = |c: &char| c.is_whitespace() || ",:{}[]".contains(*c);
-    let marked = characters.iter().skip(place).position(ends).unwrap_or(characters.len() - place).max(1);
+    let marked = characters
+        .iter()
+        .skip(place)
+        .position(ends)
+        .unwrap_or(characters.len() - place)
+        .max(1);
     // Of a long line the part around the place.
-    let first = if characters.len() <= SHOWN { 0 } else { place.saturating_sub(SHOWN / 2) };
+    let first = if characters.len() <= SHOWN {
+        0
+    } else {
+        place.saturating_sub(SHOWN / 2)
+    };
     let shown: String = characters.iter().skip(first).take(SHOWN).collect();
     let marks = "^".repeat(marked.min(SHOWN - (place - first).min(SHOWN - 1)));
     let (number, gap) = (format!("{line_number:>4}"), " ".repeat(place - first));
@@ -62,9 +78,20 @@ fn without_secrets(line: &str) -> String {
     });
     let mut shown: Vec<char> = line.chars().collect();
     for captures in SECRET.iter().flat_map(|secret| secret.captures_iter(line)) {
-        let Some(found) = ["a", "b", "c"].into_iter().find_map(|name| captures.name(name)) else { continue };
-        let first = line.get(..found.start()).map_or(0, |before| before.chars().count());
-        shown.iter_mut().skip(first).take(found.as_str().chars().count()).for_each(|character| *character = '*');
+        let Some(found) = ["a", "b", "c"]
+            .into_iter()
+            .find_map(|name| captures.name(name))
+        else {
+            continue;
+        };
+        let first = line
+            .get(..found.start())
+            .map_or(0, |before| before.chars().count());
+        shown
+            .iter_mut()
+            .skip(first)
+            .take(found.as_str().chars().count())
+            .for_each(|character| *character = '*');
     }
     shown.into_iter().collect()
 }
@@ -92,7 +119,9 @@ impl Hidden {
             self.with_quotes.push((value.to_owned(), shown.to_owned()));
         }
         self.lengths.insert(value.len());
-        self.shown.entry(value.to_owned()).or_insert_with(|| shown.to_owned());
+        self.shown
+            .entry(value.to_owned())
+            .or_insert_with(|| shown.to_owned());
     }
 
     /// What a message quotes without what is hidden; its own words stay.
@@ -100,9 +129,22 @@ impl Hidden {
         if self.shown.is_empty() {
             return message.to_owned();
         }
-        let message = self.with_quotes.iter().fold(message.to_owned(), |text, (value, shown)| text.replace(value.as_str(), shown));
+        let message = self
+            .with_quotes
+            .iter()
+            .fold(message.to_owned(), |text, (value, shown)| {
+                text.replace(value.as_str(), shown)
+            });
         let parts = message.split_inclusive(is_quote).enumerate();
-        parts.map(|(index, part)| if index % 2 == 1 { self.replaced(part) } else { part.to_owned() }).collect()
+        parts
+            .map(|(index, part)| {
+                if index % 2 == 1 {
+                    self.replaced(part)
+                } else {
+                    part.to_owned()
+                }
+            })
+            .collect()
     }
 
     fn replaced(&self, part: &str) -> String {
@@ -110,7 +152,12 @@ impl Hidden {
         let mut rest = part;
         while let Some(first) = rest.chars().next() {
             // The longest first: a value may be the beginning of another.
-            let found = self.lengths.iter().rev().filter_map(|length| rest.get(..*length)).find_map(|text| self.shown.get_key_value(text));
+            let found = self
+                .lengths
+                .iter()
+                .rev()
+                .filter_map(|length| rest.get(..*length))
+                .find_map(|text| self.shown.get_key_value(text));
             let length = match found {
                 Some((value, shown)) => {
                     out.push_str(shown);
@@ -144,14 +191,25 @@ struct Source {
 
 impl Source {
     fn new(name: &str, text: &str, is_ours: bool) -> Self {
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { name: name.to_owned(), text: text.to_owned(), lines, is_ours }
+        let lines = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            lines,
+            is_ours,
+        }
     }
 
     /// A line, from 1.
     fn line(&self, number: usize) -> &str {
-        let start = number.checked_sub(1).and_then(|index| self.lines.get(index));
-        let rest = start.and_then(|start| self.text.get(*start..)).unwrap_or_default();
+        let start = number
+            .checked_sub(1)
+            .and_then(|index| self.lines.get(index));
+        let rest = start
+            .and_then(|start| self.text.get(*start..))
+            .unwrap_or_default();
         let line = rest.split('\n').next().unwrap_or_default();
         line.strip_suffix('\r').unwrap_or(line)
     }
@@ -172,7 +230,8 @@ impl Found {
     }
 
     fn extend(&mut self, list: impl IntoIterator<Item = (Place, Fault)>) {
-        list.into_iter().for_each(|(place, fault)| self.add(place, fault));
+        list.into_iter()
+            .for_each(|(place, fault)| self.add(place, fault));
     }
 }
 
@@ -191,12 +250,21 @@ impl Faults {
     /// Of a file with this text.
     pub(super) fn new(file: &str, text: &str) -> Self {
         let files = vec![Source::new(file, text, true)];
-        Self { files, found: Found::default(), places: BTreeSet::new(), warnings: Found::default(), hidden: Hidden::default() }
+        Self {
+            files,
+            found: Found::default(),
+            places: BTreeSet::new(),
+            warnings: Found::default(),
+            hidden: Hidden::default(),
+        }
     }
 
     /// The same, of a file that may be none of ours: then no line of it is shown.
     pub(super) fn of_a_stranger(file: &str, text: &str, is_ours: bool) -> Self {
-        Self { files: vec![Source::new(file, text, is_ours)], ..Self::new(file, "") }
+        Self {
+            files: vec![Source::new(file, text, is_ours)],
+            ..Self::new(file, "")
+        }
     }
 
     /// Keeps a value out of all messages from here on: as it is, as it is quoted, and line by line.
@@ -216,11 +284,18 @@ impl Faults {
     /// Adds those of another file, behind those of this one.
     pub(super) fn append(&mut self, other: Self) {
         let first = self.files.len();
-        let moved = |((file, line, column), fault): (Place, Fault)| ((first + file, line, column), fault);
+        let moved =
+            |((file, line, column), fault): (Place, Fault)| ((first + file, line, column), fault);
         self.files.extend(other.files);
-        self.places.extend(other.places.iter().map(|(file, line, column)| (first + file, *line, *column)));
+        self.places.extend(
+            other
+                .places
+                .iter()
+                .map(|(file, line, column)| (first + file, *line, *column)),
+        );
         self.found.extend(other.found.list.into_iter().map(moved));
-        self.warnings.extend(other.warnings.list.into_iter().map(moved));
+        self.warnings
+            .extend(other.warnings.list.into_iter().map(moved));
     }
 
     pub(super) fn at(&mut self, place: Place, message: String) {
@@ -243,8 +318,16 @@ impl Faults {
     fn told(&self, (number, line, column): Place, message: &str) -> Fault {
         let message = self.hidden.without(message);
         let source = self.files.get(number);
-        let excerpt = source.filter(|file| file.is_ours).map_or_else(String::new, |file| excerpt(file.line(line), (line, column)));
-        Fault { file: source.map_or_else(String::new, |file| file.name.clone()), line, column, message, excerpt }
+        let excerpt = source
+            .filter(|file| file.is_ours)
+            .map_or_else(String::new, |file| excerpt(file.line(line), (line, column)));
+        Fault {
+            file: source.map_or_else(String::new, |file| file.name.clone()),
+            line,
+            column,
+            message,
+            excerpt,
+        }
     }
 
     /// The same as a fault, for what keeps a gateway from starting although the file may be right.
@@ -288,11 +371,18 @@ const MOST_CONTAINING: usize = 8;
 /// The names that have all words of what was typed in them, such as `eastron-sdm630` for `sdm630`; none if there are many.
 fn containing<'a>(typed: &str, known: &[&'a str]) -> Vec<&'a str> {
     let typed = typed.to_lowercase();
-    let words: Vec<&str> = typed.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = typed
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
     let has_all = |name: &&&str| words.iter().all(|word| name.to_lowercase().contains(word));
     let found: Vec<&str> = known.iter().filter(has_all).copied().collect();
     let is_long = words.iter().any(|word| word.len() >= SHORTEST_PART);
-    if is_long && found.len() <= MOST_CONTAINING { found } else { Vec::new() }
+    if is_long && found.len() <= MOST_CONTAINING {
+        found
+    } else {
+        Vec::new()
+    }
 }
 
 fn one_of(names: &[&str]) -> String {
@@ -304,16 +394,23 @@ fn one_of(names: &[&str]) -> String {
 
 /// True if one of the words was hardly meant otherwise.
 pub(super) fn is_slip_of_one(typed: &str, known: &[&str]) -> bool {
-    known.iter().any(|word| strsim::damerau_levenshtein(typed, word) <= 1)
+    known
+        .iter()
+        .any(|word| strsim::damerau_levenshtein(typed, word) <= 1)
 }
 
 /// ` — did you mean "every"?`, or the whole choice if nothing is near and it is short.
 pub fn suggestion<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().take(MOST_COMPARED).collect();
-    let nearest = known.iter().map(|word| (strsim::damerau_levenshtein(typed, word), *word)).min();
+    let nearest = known
+        .iter()
+        .map(|word| (strsim::damerau_levenshtein(typed, word), *word))
+        .min();
     let containing = containing(typed, &known);
     match nearest {
-        Some((distance, word)) if distance <= 1 + typed.chars().count() / 3 => format!("did you mean \"{word}\"?"),
+        Some((distance, word)) if distance <= 1 + typed.chars().count() / 3 => {
+            format!("did you mean \"{word}\"?")
+        }
         _ if !containing.is_empty() && containing.len() < known.len() => one_of(&containing),
         _ if known.is_empty() => "there is none to choose from".to_owned(),
         // A list that nobody reads.
@@ -329,8 +426,13 @@ mod tests {
     #[test]
     fn the_line_of_a_fault_is_shown_with_a_mark_below_its_place() {
         let text = "site: x\n  flow: { at: 40001, evry: 2s }\n\n# nothing\n";
-        let shown = |line: usize, column: usize| excerpt(Source::new("x", text, true).line(line), (line, column));
-        assert_eq!(shown(2, 22), "\n   2 |   flow: { at: 40001, evry: 2s }\n     |                      ^^^^");
+        let shown = |line: usize, column: usize| {
+            excerpt(Source::new("x", text, true).line(line), (line, column))
+        };
+        assert_eq!(
+            shown(2, 22),
+            "\n   2 |   flow: { at: 40001, evry: 2s }\n     |                      ^^^^"
+        );
         assert_eq!(shown(1, 8), "\n   1 | site: x\n     |        ^");
         assert_eq!([shown(3, 1), shown(4, 1), shown(9, 1)], ["", "", ""]);
         let long = format!("{}here{}", "a ".repeat(200), " b".repeat(200));
@@ -347,8 +449,14 @@ mod tests {
         faults.hide("a\"b`c", "***");
         faults.hide("first", "***");
         for (message, expected) in [
-            ("`first line\nsecond line` is wrong", "`${credential:a}` is wrong"),
-            ("string \"first line\\nsecond line\" is wrong", "string \"${credential:a}\" is wrong"),
+            (
+                "`first line\nsecond line` is wrong",
+                "`${credential:a}` is wrong",
+            ),
+            (
+                "string \"first line\\nsecond line\" is wrong",
+                "string \"${credential:a}\" is wrong",
+            ),
             ("`second line` is wrong", "`${credential:a}` is wrong"),
             ("`a\"b`c` is wrong", "`***` is wrong"),
             ("the first of `first`", "the first of `***`"),
@@ -368,12 +476,27 @@ mod tests {
     #[test]
     fn what_is_secret_is_not_shown() {
         let check = |line: &str, expected: &str| assert_eq!(without_secrets(line), expected);
-        check("{ user: a, password: hunter2, usr: b }", "{ user: a, password: *******, usr: b }");
-        check("  password: 'two words, quoted' # x", "  password: ******************* # x");
-        check("users: [ { name: ü, password: '$argon2id$x,y' } ]", "users: [ { name: ü, password: *************** } ]");
-        check("to: mqtt://me:pass@host:1883", "to: mqtt://*******@host:1883");
+        check(
+            "{ user: a, password: hunter2, usr: b }",
+            "{ user: a, password: *******, usr: b }",
+        );
+        check(
+            "  password: 'two words, quoted' # x",
+            "  password: ******************* # x",
+        );
+        check(
+            "users: [ { name: ü, password: '$argon2id$x,y' } ]",
+            "users: [ { name: ü, password: *************** } ]",
+        );
+        check(
+            "to: mqtt://me:pass@host:1883",
+            "to: mqtt://*******@host:1883",
+        );
         check("- $argon2id$v=19$m=1", "- ******************");
-        check("password_file: cloud.password", "password_file: cloud.password");
+        check(
+            "password_file: cloud.password",
+            "password_file: cloud.password",
+        );
         // Slips of the pen, and what is no text.
         check("    passwort: hunter2", "    passwort: *******");
         check("{ pasword: [ a, b ], x: 1 }", "{ pasword: ********, x: 1 }");
@@ -382,10 +505,27 @@ mod tests {
 
     #[test]
     fn near_words_are_suggested_and_far_ones_listed() {
-        assert_eq!(suggestion("evry", ["every", "type"]), "did you mean \"every\"?");
-        assert_eq!(suggestion("colour", ["every", "type"]), "choose one of: every, type");
-        let profiles = ["eastron-sdm630", "eastron-sdm72d-m", "eastron-sdm72d-m-v2", "kostal-plenticore"];
-        assert_eq!(suggestion("sdm630", profiles), "did you mean \"eastron-sdm630\"?");
-        assert_eq!(suggestion("SDM72", profiles), "did you mean one of: eastron-sdm72d-m, eastron-sdm72d-m-v2?");
+        assert_eq!(
+            suggestion("evry", ["every", "type"]),
+            "did you mean \"every\"?"
+        );
+        assert_eq!(
+            suggestion("colour", ["every", "type"]),
+            "choose one of: every, type"
+        );
+        let profiles = [
+            "eastron-sdm630",
+            "eastron-sdm72d-m",
+            "eastron-sdm72d-m-v2",
+            "kostal-plenticore",
+        ];
+        assert_eq!(
+            suggestion("sdm630", profiles),
+            "did you mean \"eastron-sdm630\"?"
+        );
+        assert_eq!(
+            suggestion("SDM72", profiles),
+            "did you mean one of: eastron-sdm72d-m, eastron-sdm72d-m-v2?"
+        );
     }
 }

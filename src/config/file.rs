@@ -25,7 +25,8 @@ mod text;
 mod uplink;
 
 pub(super) use point::{
-    BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed, RawWord, ReadBack, Several, Writable,
+    BitOrder, BrokenValue, Deadband, Factor, FromZero, HowReadBack, OneOrMore, Point, Printed,
+    RawWord, ReadBack, Several, Writable,
 };
 
 pub(super) use given::{Defaults, GIVEN, Given};
@@ -165,11 +166,21 @@ impl<'de> Deserialize<'de> for AnswerWithin {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let typed = serde_json::Value::deserialize(deserializer)?;
         let span = |value: &serde_json::Value| Span::deserialize(value).map_err(de::Error::custom);
-        let Some(bounds) = typed.as_object() else { return Ok(Self { least: None, most: span(&typed)? }) };
+        let Some(bounds) = typed.as_object() else {
+            return Ok(Self {
+                least: None,
+                most: span(&typed)?,
+            });
+        };
         let known = bounds.keys().all(|key| key == "least" || key == "most");
         match (bounds.get("least"), bounds.get("most")) {
-            (Some(least), Some(most)) if known => Ok(Self { least: Some(span(least)?), most: span(most)? }),
-            _ => Err(de::Error::custom("write a duration such as 300ms, or both bounds: { least: 50ms, most: 2s }")),
+            (Some(least), Some(most)) if known => Ok(Self {
+                least: Some(span(least)?),
+                most: span(most)?,
+            }),
+            _ => Err(de::Error::custom(
+                "write a duration such as 300ms, or both bounds: { least: 50ms, most: 2s }",
+            )),
         }
     }
 }
@@ -183,10 +194,16 @@ impl<'de> Deserialize<'de> for Hole {
         let text = String::deserialize(deserializer)?;
         let hole = || {
             let (table, places) = text.split_once(' ')?;
-            let table = [Table::Holding, Table::Input, Table::Coil, Table::Discrete].into_iter().find(|known| known.name() == table)?;
+            let table = [Table::Holding, Table::Input, Table::Coil, Table::Discrete]
+                .into_iter()
+                .find(|known| known.name() == table)?;
             let (first, last) = places.split_once('-').unwrap_or((places, places));
             let (start, last): (u16, u16) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-            (start <= last).then_some(Barrier { table, start: u32::from(start), end: u32::from(last) + 1 })
+            (start <= last).then_some(Barrier {
+                table,
+                start: u32::from(start),
+                end: u32::from(last) + 1,
+            })
         };
         hole().map(Self).ok_or_else(|| {
             de::Error::custom(format!(
@@ -204,8 +221,16 @@ impl<'de> Deserialize<'de> for Units {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let typed = serde_json::Value::deserialize(deserializer)?;
         let words: Vec<String> = match &typed {
-            serde_json::Value::Array(list) => list.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect(),
-            one => one.as_str().map_or_else(|| one.to_string(), str::to_owned).split(',').map(str::to_owned).collect(),
+            serde_json::Value::Array(list) => list
+                .iter()
+                .map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned))
+                .collect(),
+            one => one
+                .as_str()
+                .map_or_else(|| one.to_string(), str::to_owned)
+                .split(',')
+                .map(str::to_owned)
+                .collect(),
         };
         let range = |word: &String| -> Option<std::ops::RangeInclusive<u8>> {
             let (first, last) = word.split_once('-').unwrap_or((word, word));
@@ -213,9 +238,14 @@ impl<'de> Deserialize<'de> for Units {
             (1..=last).contains(&first).then_some(first..=last)
         };
         let ranges: Option<Vec<_>> = words.iter().map(range).collect();
-        let wrong =
-            || de::Error::custom(format!("{typed} is not a list of Modbus addresses; write a range such as 1-20, or several: '1-4, 7'"));
-        ranges.map(|ranges| Self(ranges.into_iter().flatten().collect())).ok_or_else(wrong)
+        let wrong = || {
+            de::Error::custom(format!(
+                "{typed} is not a list of Modbus addresses; write a range such as 1-20, or several: '1-4, 7'"
+            ))
+        };
+        ranges
+            .map(|ranges| Self(ranges.into_iter().flatten().collect()))
+            .ok_or_else(wrong)
     }
 }
 

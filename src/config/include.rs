@@ -37,17 +37,29 @@ fn read_parts(document: &mut Document, (own, folder): (&str, &Path), faults: &mu
                 continue;
             }
             Err(error) => {
-                faults.at(place, format!("{typed}: {error}; name a file that the user who runs wellhead can read"));
+                faults.at(
+                    place,
+                    format!(
+                        "{typed}: {error}; name a file that the user who runs wellhead can read"
+                    ),
+                );
                 continue;
             }
         };
         for file in files {
             read += 1;
             if read > MOST {
-                faults.at(place, format!("more than {MOST} files; put some of them together"));
+                faults.at(
+                    place,
+                    format!("more than {MOST} files; put some of them together"),
+                );
                 return;
             }
-            let name = file.strip_prefix(folder).unwrap_or(&file).display().to_string();
+            let name = file
+                .strip_prefix(folder)
+                .unwrap_or(&file)
+                .display()
+                .to_string();
             match files::text(&file) {
                 Ok(text) => {
                     bytes += text.len();
@@ -60,7 +72,12 @@ fn read_parts(document: &mut Document, (own, folder): (&str, &Path), faults: &mu
                     }
                     part(document, (&name, &text), faults);
                 }
-                Err(error) => faults.at(place, format!("{name}: {error}; name a file that the user who runs wellhead can read")),
+                Err(error) => faults.at(
+                    place,
+                    format!(
+                        "{name}: {error}; name a file that the user who runs wellhead can read"
+                    ),
+                ),
             }
         }
     }
@@ -77,11 +94,14 @@ fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults
         );
         return;
     }
-    let Some(mut other) = Document::parse_file(number, text, faults) else { return };
+    let Some(mut other) = Document::parse_file(number, text, faults) else {
+        return;
+    };
     if other.has(KEY) {
         faults.at(
             other.key_place(&[Step::from(KEY)]),
-            "a file that is included includes no others; name them all in the first file".to_owned(),
+            "a file that is included includes no others; name them all in the first file"
+                .to_owned(),
         );
         return;
     }
@@ -92,9 +112,18 @@ fn part(document: &mut Document, (name, text): (&str, &str), faults: &mut Faults
 
 /// The file of a path, or those that `*` in its last part stands for.
 fn files(path: &Path, own: &str) -> std::io::Result<Vec<PathBuf>> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let Some((start, end)) = name.split_once('*') else {
-        return fs::metadata(path).map(|found| if found.is_file() { vec![path.to_path_buf()] } else { Vec::new() });
+        return fs::metadata(path).map(|found| {
+            if found.is_file() {
+                vec![path.to_path_buf()]
+            } else {
+                Vec::new()
+            }
+        });
     };
     let mut found = Vec::new();
     for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {

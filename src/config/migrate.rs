@@ -29,7 +29,9 @@ pub(super) fn migrate(document: &mut Document, faults: &mut Faults) -> bool {
 }
 
 fn apply(document: &mut Document, (steps, newest): (&[Step], u32), faults: &mut Faults) -> bool {
-    let Some((typed, place)) = document.number_at_top("version") else { return from(document, 1, steps, faults) };
+    let Some((typed, place)) = document.number_at_top("version") else {
+        return from(document, 1, steps, faults);
+    };
     match u32::try_from(typed) {
         Ok(version) if (1..=newest).contains(&version) => from(document, version, steps, faults),
         Ok(version) if version > newest => {
@@ -40,7 +42,10 @@ fn apply(document: &mut Document, (steps, newest): (&[Step], u32), faults: &mut 
             false
         }
         _ => {
-            faults.at(place, format!("versions begin with 1; write `version: {newest}`"));
+            faults.at(
+                place,
+                format!("versions begin with 1; write `version: {newest}`"),
+            );
             false
         }
     }
@@ -62,14 +67,28 @@ mod tests {
     use crate::config::file::File;
 
     const LATER: [Step; 2] = [
-        Step { since: 2, below: &["devices", "*"], was: "address_of_unit", is: "unit" },
-        Step { since: 3, below: &["profiles", "*", "points", "*"], was: "interval", is: "every" },
+        Step {
+            since: 2,
+            below: &["devices", "*"],
+            was: "address_of_unit",
+            is: "unit",
+        },
+        Step {
+            since: 3,
+            below: &["profiles", "*", "points", "*"],
+            was: "interval",
+            is: "every",
+        },
     ];
 
     fn migrated(text: &str) -> (Option<File>, Vec<String>) {
         let mut faults = Faults::new("old.yaml", text);
         let mut document = Document::parse(text, &mut faults).unwrap();
-        let file = if apply(&mut document, (&LATER, 3), &mut faults) { document.typed(&mut faults) } else { None };
+        let file = if apply(&mut document, (&LATER, 3), &mut faults) {
+            document.typed(&mut faults)
+        } else {
+            None
+        };
         let mut told: Vec<String> = faults.warnings().iter().map(ToString::to_string).collect();
         told.extend(faults.in_order().iter().map(ToString::to_string));
         (file, told)
@@ -83,16 +102,36 @@ mod tests {
         assert_eq!(file.devices[0].unit, Some(7));
         assert_eq!(file.profiles["m"].points["a"].every.unwrap().0.as_secs(), 5);
         assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told[0].starts_with("old.yaml:3:46 `interval` is called `every` since version 3"), "{told:?}");
-        assert!(told[1].starts_with("old.yaml:5:25 `address_of_unit` is called `unit` since version 2"), "{told:?}");
+        assert!(
+            told[0].starts_with("old.yaml:3:46 `interval` is called `every` since version 3"),
+            "{told:?}"
+        );
+        assert!(
+            told[1].starts_with("old.yaml:5:25 `address_of_unit` is called `unit` since version 2"),
+            "{told:?}"
+        );
         // What was renamed before the file's version is a mistake in it.
         let (_, told) = migrated(&format!("version: 2\n{old}"));
-        assert!(told.iter().any(|told| told.contains("\"address_of_unit\" is not a setting here")), "{told:?}");
+        assert!(
+            told.iter()
+                .any(|told| told.contains("\"address_of_unit\" is not a setting here")),
+            "{told:?}"
+        );
         // Both names at once: the new one counts, the old one is a mistake.
-        let (_, told) = migrated("site: x\ndevices: [ { name: d, line: l, unit: 1, address_of_unit: 7 } ]\n");
-        assert!(told.iter().any(|told| told.contains("\"address_of_unit\" is not a setting here")), "{told:?}");
+        let (_, told) =
+            migrated("site: x\ndevices: [ { name: d, line: l, unit: 1, address_of_unit: 7 } ]\n");
+        assert!(
+            told.iter()
+                .any(|told| told.contains("\"address_of_unit\" is not a setting here")),
+            "{told:?}"
+        );
         let (file, told) = migrated("version: 4\nsite: x\n");
-        assert!(file.is_none() && told[0].contains("1:10 this file is of version 4") && told[0].contains("newer wellhead"), "{told:?}");
+        assert!(
+            file.is_none()
+                && told[0].contains("1:10 this file is of version 4")
+                && told[0].contains("newer wellhead"),
+            "{told:?}"
+        );
         assert!(migrated("version: 0\nsite: x\n").1[0].contains("versions begin with 1"));
     }
 }

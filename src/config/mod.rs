@@ -201,7 +201,11 @@ impl fmt::Display for LoadError {
                     "{}: {error}; for a packaged gateway become a member of the group wellhead (sudo adduser $USER wellhead, and log in again), or do this as root",
                     path.display()
                 ),
-                _ => write!(f, "{}: {error}; name a file that exists and that you may read", path.display()),
+                _ => write!(
+                    f,
+                    "{}: {error}; name a file that exists and that you may read",
+                    path.display()
+                ),
             },
             Self::Faults(faults) => {
                 for (index, fault) in faults.iter().enumerate() {
@@ -218,15 +222,22 @@ impl std::error::Error for LoadError {}
 
 /// Modbus addresses as in `units:`, such as `1-20` or `1-4, 7`.
 pub fn units(text: &str) -> Result<Vec<u8>, String> {
-    let units: file::Units = serde_json::from_value(text.into()).map_err(|error| error.to_string())?;
+    let units: file::Units =
+        serde_json::from_value(text.into()).map_err(|error| error.to_string())?;
     Ok(units.0)
 }
 
 /// Reads and checks a file. Relative paths in it are meant from its folder.
 pub fn load(path: &Path) -> Result<Gateway, LoadError> {
     let text = files::text(path).map_err(|e| LoadError::Unreadable(path.to_owned(), e))?;
-    let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     parse(&name, &text, folder).map_err(LoadError::Faults)
 }
 
@@ -251,15 +262,24 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Gateway, Vec<Fault
         users::include(&mut document, folder, &mut faults);
         document.expand_filters();
         references::fill(&mut document, folder, &mut faults);
-        document.secrets().iter().for_each(|secret| faults.hide(secret, "***"));
+        document
+            .secrets()
+            .iter()
+            .for_each(|secret| faults.hide(secret, "***"));
         let file = document.typed::<file::File>(&mut faults)?;
         let outside = profiles::load(&file, folder, &mut faults);
         resolve::resolve(&file, &document, (folder, &outside), &mut faults)
     });
     match (gateway, faults.is_empty()) {
-        (Some(gateway), true) => Ok(Gateway { warnings: faults.warnings(), ..gateway }),
+        (Some(gateway), true) => Ok(Gateway {
+            warnings: faults.warnings(),
+            ..gateway
+        }),
         (None, true) => {
-            faults.at(fault::START, "nothing in this file; begin with `site: <name>`".to_owned());
+            faults.at(
+                fault::START,
+                "nothing in this file; begin with `site: <name>`".to_owned(),
+            );
             Err(faults.in_order())
         }
         (_, false) => Err(faults.in_order()),

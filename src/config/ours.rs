@@ -54,24 +54,41 @@ pub(super) fn is_profile(text: &str) -> bool {
 
 /// True for a file with nothing in it but comments.
 pub(super) fn is_empty(text: &str) -> bool {
-    text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#'))
+    text.lines()
+        .map(str::trim)
+        .all(|line| line.is_empty() || line.starts_with('#'))
 }
 
 /// True if a key at the top is one of these, or a slip of the pen away from one.
 fn has_one_of(text: &str, keys: &[&str]) -> bool {
-    let is_known = |key: &&str| keys.contains(key) || (key.len() >= SHORTEST_SLIP && is_slip_of_one(key, keys));
-    let top = if text.trim_start().starts_with('{') { keys_in_braces(text) } else { keys_of_lines(text) };
+    let is_known = |key: &&str| {
+        keys.contains(key) || (key.len() >= SHORTEST_SLIP && is_slip_of_one(key, keys))
+    };
+    let top = if text.trim_start().starts_with('{') {
+        keys_in_braces(text)
+    } else {
+        keys_of_lines(text)
+    };
     // Many files have such a key.
-    let (known, others): (Vec<&str>, Vec<&str>) = top.into_iter().filter(|key| *key != "version").partition(is_known);
+    let (known, others): (Vec<&str>, Vec<&str>) = top
+        .into_iter()
+        .filter(|key| *key != "version")
+        .partition(is_known);
     !known.is_empty() && known.len() >= others.len()
 }
 
 /// What begins in the first column and ends at a colon; behind that of a key is a blank, or nothing. Other lines count as keys that
 /// nobody knows.
 fn keys_of_lines(text: &str) -> Vec<&str> {
-    let is_of_structure = |line: &&str| line.trim().is_empty() || line.starts_with([' ', '\t', '#', '-', '.', '[', ']', '{', '}', '%']);
+    let is_of_structure = |line: &&str| {
+        line.trim().is_empty()
+            || line.starts_with([' ', '\t', '#', '-', '.', '[', ']', '{', '}', '%'])
+    };
     let is_end = |behind: &str| behind.trim_end().is_empty() || behind.starts_with([' ', '\t']);
-    let lines = text.trim_start_matches('\u{feff}').lines().filter(|line| !is_of_structure(line));
+    let lines = text
+        .trim_start_matches('\u{feff}')
+        .lines()
+        .filter(|line| !is_of_structure(line));
     let key = |line| match str::split_once(line, ':') {
         Some((key, behind)) if is_end(behind) => key.trim_end().trim_matches(['"', '\'']),
         _ => "",
@@ -96,7 +113,9 @@ fn keys_in_braces(text: &str) -> Vec<&str> {
             start = Some(place + 1);
         }
     }
-    keys.into_iter().map(|key| key.trim().trim_matches(['"', '\''])).collect()
+    keys.into_iter()
+        .map(|key| key.trim().trim_matches(['"', '\'']))
+        .collect()
 }
 
 #[cfg(test)]
@@ -108,15 +127,26 @@ mod tests {
 
     #[test]
     fn files_of_ours_are_known_by_a_key_at_their_top() {
-        for ours in
-            ["devices: []\n", "# x\nsite: x\nlinse:\n", "{ \"devices\": [] }", "{\n  'lines': []\n}\n", "devces : [\n", "broker: {\n"]
-        {
+        for ours in [
+            "devices: []\n",
+            "# x\nsite: x\nlinse:\n",
+            "{ \"devices\": [] }",
+            "{\n  'lines': []\n}\n",
+            "devces : [\n",
+            "broker: {\n",
+        ] {
             assert!(is_of_a_gateway(ours), "{ours}");
         }
         let shadow = "root:$y$j9T$abc:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\n";
-        for other in
-            [shadow, "", "AccessKey: x\n", "-----BEGIN PRIVATE KEY-----\n", "  devices: []\n", "version: '3'\n", "{ \"auths\": {} }"]
-        {
+        for other in [
+            shadow,
+            "",
+            "AccessKey: x\n",
+            "-----BEGIN PRIVATE KEY-----\n",
+            "  devices: []\n",
+            "version: '3'\n",
+            "{ \"auths\": {} }",
+        ] {
             assert!(!is_of_a_gateway(other) && !is_profile(other), "{other}");
         }
         let users = "root:x:0:0::/root:/bin/sh\nbroker:x:100:100::/:/bin/false\noutbox:*:19000::::::\nlines::1:\n";
@@ -131,9 +161,11 @@ mod tests {
         ] {
             assert!(!is_of_a_gateway(other), "{other}");
         }
-        for ours in
-            ["version: 1\nsite: x\n", "{\"site\":\"x\",\"lines\":[{\"a\":1,\"b\":2}]}", "devices:\n- name: x\n- name: y\n  points:\n"]
-        {
+        for ours in [
+            "version: 1\nsite: x\n",
+            "{\"site\":\"x\",\"lines\":[{\"a\":1,\"b\":2}]}",
+            "devices:\n- name: x\n- name: y\n  points:\n",
+        ] {
             assert!(is_of_a_gateway(ours), "{ours}");
         }
         assert!(is_profile("points: {}\n") && !is_of_a_gateway("points: {}\n"));
@@ -143,8 +175,17 @@ mod tests {
     #[test]
     fn the_keys_are_those_of_the_schema() {
         let check = |schema: serde_json::Value, keys: &[&str], left_out: &[&str]| {
-            let all: BTreeSet<String> = schema["properties"].as_object().unwrap().keys().cloned().collect();
-            let known = keys.iter().chain(left_out).map(|key| (*key).to_owned()).collect();
+            let all: BTreeSet<String> = schema["properties"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect();
+            let known = keys
+                .iter()
+                .chain(left_out)
+                .map(|key| (*key).to_owned())
+                .collect();
             assert_eq!(all, known);
         };
         check(schema::of_file(), &OF_PARTS, &["version", "log", "health"]);

@@ -131,7 +131,11 @@ pub fn text(name: &str) -> Option<&'static str> {
 
 /// The remark behind a point of a profile: what its manual says of it, with the codes.
 pub(super) fn remark(profile: &str, point: &str) -> Option<&'static str> {
-    let of_point = |line: &&'static str| line.trim_start().strip_prefix(point).is_some_and(|rest| rest.starts_with(": {"));
+    let of_point = |line: &&'static str| {
+        line.trim_start()
+            .strip_prefix(point)
+            .is_some_and(|rest| rest.starts_with(": {"))
+    };
     let line = text(profile)?.lines().find(of_point)?;
     line.rsplit_once("   # ").map(|(_, remark)| remark)
 }
@@ -147,7 +151,10 @@ mod tests {
 
     #[test]
     fn a_point_has_the_remark_behind_it() {
-        assert_eq!(remark("sunspec-802", "control_mode"), Some("0 remote 1 local"));
+        assert_eq!(
+            remark("sunspec-802", "control_mode"),
+            Some("0 remote 1 local")
+        );
         assert_eq!(remark("sunspec-802", "mode"), None);
         assert_eq!(remark("nothing", "mode"), None);
     }
@@ -156,7 +163,10 @@ mod tests {
     fn every_preset_is_found_by_its_name_and_names_its_source() {
         assert!(TEXTS.is_sorted_by_key(|(name, _)| name));
         for name in names() {
-            assert!(text(name).is_some_and(|text| text.starts_with("# ")), "{name}");
+            assert!(
+                text(name).is_some_and(|text| text.starts_with("# ")),
+                "{name}"
+            );
         }
         assert_eq!(text("nothing"), None);
     }

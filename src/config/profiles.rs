@@ -22,15 +22,24 @@ pub(super) type Profiles = IndexMap<String, Option<Profile>>;
 
 /// The text of a profile in a file of its own, or of one that comes with the program; what cannot be read counts as not there.
 pub fn text(folder: &Path, name: &str) -> Option<String> {
-    let own = is_simple(name).then(|| files::text(&folder.join(format!("{FOLDER}/{name}.yaml"))).ok()).flatten();
+    let own = is_simple(name)
+        .then(|| files::text(&folder.join(format!("{FOLDER}/{name}.yaml"))).ok())
+        .flatten();
     own.or_else(|| presets::text(name).map(str::to_owned))
 }
 
 /// Reads the profiles that devices of `file` name; faults of their files are noted.
 pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles {
-    let wanted: BTreeSet<&String> = file.devices.iter().filter_map(|device| device.profile.as_ref()).collect();
+    let wanted: BTreeSet<&String> = file
+        .devices
+        .iter()
+        .filter_map(|device| device.profile.as_ref())
+        .collect();
     let mut found = Profiles::new();
-    for name in wanted.into_iter().filter(|name| !file.profiles.contains_key(*name) && is_simple(name)) {
+    for name in wanted
+        .into_iter()
+        .filter(|name| !file.profiles.contains_key(*name) && is_simple(name))
+    {
         let shown = format!("{FOLDER}/{name}.yaml");
         let text = match files::text(&folder.join(&shown)) {
             Ok(text) => Cow::Owned(text),
@@ -39,7 +48,10 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles 
                 None => continue,
             },
             Err(error) => {
-                faults.at(fault::START, format!("{shown}: {error}; the user who runs wellhead must be able to read it"));
+                faults.at(
+                    fault::START,
+                    format!("{shown}: {error}; the user who runs wellhead must be able to read it"),
+                );
                 found.insert(name.clone(), None);
                 continue;
             }
@@ -47,14 +59,22 @@ pub(super) fn load(file: &File, folder: &Path, faults: &mut Faults) -> Profiles 
         let is_ours = ours::is_profile(&text);
         let mut own = Faults::of_a_stranger(&shown, &text, is_ours);
         if !is_ours && !ours::is_empty(&text) {
-            own.at(fault::START, "this file is no profile: it has none of their keys; begin with `points:`".to_owned());
+            own.at(
+                fault::START,
+                "this file is no profile: it has none of their keys; begin with `points:`"
+                    .to_owned(),
+            );
             found.insert(name.clone(), None);
             faults.append(own);
             continue;
         }
-        let profile = Document::parse(&text, &mut own).and_then(|mut document| document.typed::<Profile>(&mut own));
+        let profile = Document::parse(&text, &mut own)
+            .and_then(|mut document| document.typed::<Profile>(&mut own));
         if profile.is_none() && own.is_empty() {
-            own.at(fault::START, "nothing in this file; begin with `points:`".to_owned());
+            own.at(
+                fault::START,
+                "nothing in this file; begin with `points:`".to_owned(),
+            );
         }
         found.insert(name.clone(), profile.filter(|_| own.is_empty()));
         faults.append(own);
@@ -70,8 +90,21 @@ pub(super) fn is_of_the_program(folder: &Path, name: &str) -> bool {
 /// The names that could be used: of `profiles/` below `folder`, and of what comes with the program.
 pub fn names(folder: &Path) -> Vec<String> {
     // Without the folder there are none.
-    let entries = fs::read_dir(folder.join(FOLDER)).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".yaml")?.to_owned())).collect();
+    let entries = fs::read_dir(folder.join(FOLDER))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".yaml")?
+                    .to_owned(),
+            )
+        })
+        .collect();
     names.extend(presets::names().map(str::to_owned));
     names.sort();
     names.dedup();

@@ -15,8 +15,11 @@ const KINDS: [&str; 2] = ["env", "credential"];
 
 /// Fills references in; those to nothing are faults.
 pub(super) fn fill(document: &mut Document, folder: &Path, faults: &mut Faults) {
-    static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\$\{([A-Za-z_]+):([^}]*)\}").ok());
-    let Some(reference) = REFERENCE.as_ref() else { return };
+    static REFERENCE: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"\$\{([A-Za-z_]+):([^}]*)\}").ok());
+    let Some(reference) = REFERENCE.as_ref() else {
+        return;
+    };
     let mut missing: Vec<(super::fault::Place, String)> = Vec::new();
     let mut filled_in: Vec<(String, String)> = Vec::new();
     let mut remarks: Vec<(super::fault::Place, String)> = Vec::new();
@@ -25,10 +28,18 @@ pub(super) fn fill(document: &mut Document, folder: &Path, faults: &mut Faults) 
             return None;
         }
         let filled = reference.replace_all(text, |found: &regex::Captures<'_>| {
-            let (kind, name) = (found.get(1).map_or("", |kind| kind.as_str()), found.get(2).map_or("", |name| name.as_str()));
+            let (kind, name) = (
+                found.get(1).map_or("", |kind| kind.as_str()),
+                found.get(2).map_or("", |name| name.as_str()),
+            );
             match value(kind, name, folder) {
                 Ok(value) => {
-                    filled_in.push((value.text.clone(), found.get(0).map_or_else(String::new, |all| all.as_str().to_owned())));
+                    filled_in.push((
+                        value.text.clone(),
+                        found
+                            .get(0)
+                            .map_or_else(String::new, |all| all.as_str().to_owned()),
+                    ));
                     remarks.extend(value.remarks.into_iter().map(|remark| (place, remark)));
                     value.text
                 }
@@ -59,7 +70,10 @@ struct Value {
 
 fn value(kind: &str, name: &str, folder: &Path) -> Result<Value, String> {
     if !KINDS.contains(&kind) {
-        return Err(format!("`${{{kind}:{name}}}` refers to nothing; {}", suggestion(kind, KINDS)));
+        return Err(format!(
+            "`${{{kind}:{name}}}` refers to nothing; {}",
+            suggestion(kind, KINDS)
+        ));
     }
     if kind == "env" {
         return std::env::var(name).map(|text| Value { text, remarks: Vec::new() }).map_err(|_| {
@@ -69,7 +83,14 @@ fn value(kind: &str, name: &str, folder: &Path) -> Result<Value, String> {
     let path = file_named(Path::new(name), folder);
     let told = |what: String| format!("{}: {what}", path.display());
     match files::whole(&path) {
-        Ok(secret) => Ok(Value { remarks: secret.remarks.into_iter().map(|remark| told(remark.to_owned())).collect(), text: secret.text }),
+        Ok(secret) => Ok(Value {
+            remarks: secret
+                .remarks
+                .into_iter()
+                .map(|remark| told(remark.to_owned()))
+                .collect(),
+            text: secret.text,
+        }),
         Err(error) => Err(told(format!("{error}; {}", remedy(name, folder)))),
     }
 }
@@ -80,5 +101,7 @@ fn remedy(name: &str, folder: &Path) -> String {
             "only root can read credentials/ beside this file, where {name} may be: check the file as root (sudo wellhead check)"
         );
     }
-    format!("put the credential into credentials/{name} beside this file, where the service manager reads it")
+    format!(
+        "put the credential into credentials/{name} beside this file, where the service manager reads it"
+    )
 }

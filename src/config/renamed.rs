@@ -91,7 +91,10 @@ const RENAMED: &[(&str, &str)] = &[
 
 /// The name of the vocabulary for `name`, out of those that are `known`.
 pub(super) fn renamed(name: &str, known: impl Fn(&str) -> bool) -> Option<&'static str> {
-    RENAMED.iter().find(|(old, new)| *old == name && known(new)).map(|(_, new)| *new)
+    RENAMED
+        .iter()
+        .find(|(old, new)| *old == name && known(new))
+        .map(|(_, new)| *new)
 }
 
 #[cfg(test)]
@@ -101,8 +104,15 @@ mod tests {
     #[test]
     fn a_renamed_point_is_found_where_its_profile_has_it() {
         assert!(RENAMED.is_sorted());
-        assert_eq!(renamed("serial", |name| name == "serial_number"), Some("serial_number"));
+        assert_eq!(
+            renamed("serial", |name| name == "serial_number"),
+            Some("serial_number")
+        );
         assert_eq!(renamed("serial", |_| false), None);
-        assert_eq!(renamed("energy_import", |name| name == "energy_yield"), Some("energy_yield"), "the energy of a generator");
+        assert_eq!(
+            renamed("energy_import", |name| name == "energy_yield"),
+            Some("energy_yield"),
+            "the energy of a generator"
+        );
     }
 }

@@ -69,10 +69,16 @@ const CREDENTIALS: &str = "credentials";
 /// the folder of the YAML; or the original of a credential, for whoever checks the file by hand.
 pub(super) fn file_named(typed: &Path, folder: &Path) -> PathBuf {
     let usual = folder.join(typed);
-    let (Some(name), true) = (typed.to_str(), typed.is_relative()) else { return usual };
+    let (Some(name), true) = (typed.to_str(), typed.is_relative()) else {
+        return usual;
+    };
     let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let given = given.iter().flat_map(|given| [given.join(name), given.join(format!("wellhead_{name}"))]);
-    let mut found = given.chain([usual.clone(), folder.join(CREDENTIALS).join(name)]).filter(|path| path.is_file());
+    let given = given
+        .iter()
+        .flat_map(|given| [given.join(name), given.join(format!("wellhead_{name}"))]);
+    let mut found = given
+        .chain([usual.clone(), folder.join(CREDENTIALS).join(name)])
+        .filter(|path| path.is_file());
     found.next().unwrap_or(usual)
 }
 
@@ -126,12 +132,19 @@ impl Check<'_> {
     }
 
     /// Notes names that stand twice in a list of mappings.
-    fn unique<'n>(&mut self, list: &'static str, names: impl IntoIterator<Item = (usize, &'n str)>) {
+    fn unique<'n>(
+        &mut self,
+        list: &'static str,
+        names: impl IntoIterator<Item = (usize, &'n str)>,
+    ) {
         let mut taken = HashSet::new();
         for (index, name) in names {
             let path = [Step::from(list), Step::from(index), Step::from("name")];
             if !taken.insert(name) {
-                self.fault(&path, format!("the name \"{name}\" is taken already; choose another"));
+                self.fault(
+                    &path,
+                    format!("the name \"{name}\" is taken already; choose another"),
+                );
             }
             if name.is_empty() || name.contains(['+', '#', '\0']) {
                 self.fault(&path, "a name must not be empty nor contain + or #");
@@ -141,9 +154,14 @@ impl Check<'_> {
 
     /// A section with nothing in it means something else than a section that is left out.
     fn no_empty_sections(&mut self) {
-        for key in ["broker", "outbox", "lines", "devices", "uplinks", "profiles", "classes"] {
+        for key in [
+            "broker", "outbox", "lines", "devices", "uplinks", "profiles", "classes",
+        ] {
             if self.document.is_empty(key) {
-                self.fault(&at![key], format!("`{key}:` is empty; fill it in or remove it"));
+                self.fault(
+                    &at![key],
+                    format!("`{key}:` is empty; fill it in or remove it"),
+                );
             }
         }
     }
@@ -152,8 +170,19 @@ impl Check<'_> {
     fn class(&mut self, name: &str, path: &[Step]) -> Option<(Class, Option<QoS>)> {
         match self.file.classes.get_full(name) {
             Some((index, _, class)) => {
-                let id = if name == NORMAL { 0 } else { u16::try_from(index + 1).unwrap_or(u16::MAX) };
-                Some((Class { id, lane: class.lane, if_session_lost: class.if_session_lost }, class.qos.and_then(QoS::from_bits)))
+                let id = if name == NORMAL {
+                    0
+                } else {
+                    u16::try_from(index + 1).unwrap_or(u16::MAX)
+                };
+                Some((
+                    Class {
+                        id,
+                        lane: class.lane,
+                        if_session_lost: class.if_session_lost,
+                    },
+                    class.qos.and_then(QoS::from_bits),
+                ))
             }
             None if name == NORMAL => Some((Class::default(), None)),
             None => {
@@ -172,32 +201,64 @@ impl Check<'_> {
 const NORMAL: &str = "normal";
 
 /// Checks the whole file. `None` if something is missing that nothing can stand for; faults may have been noted in any case.
-pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Path, &Profiles), faults: &mut Faults) -> Option<Gateway> {
+pub(super) fn resolve(
+    file: &File,
+    document: &Document,
+    (folder, profiles): (&Path, &Profiles),
+    faults: &mut Faults,
+) -> Option<Gateway> {
     let mut lines = HashMap::new();
     for (index, line) in file.lines.iter().enumerate() {
         lines.entry(line.name.as_str()).or_insert(index);
     }
     let (known_lines, known_profiles) = (OnceCell::new(), OnceCell::new());
-    let mut check = Check { file, document, folder, profiles, faults, unread: Vec::new(), lines, known_lines, known_profiles };
+    let mut check = Check {
+        file,
+        document,
+        folder,
+        profiles,
+        faults,
+        unread: Vec::new(),
+        lines,
+        known_lines,
+        known_profiles,
+    };
     check.no_empty_sections();
     let site = file.site.clone().unwrap_or_else(|| "site".to_owned());
     // A plain broker has nothing that is called after its site.
-    let is_named = ["lines", "devices", "uplinks"].iter().any(|key| document.has(key));
+    let is_named = ["lines", "devices", "uplinks"]
+        .iter()
+        .any(|key| document.has(key));
     if file.site.is_none() && is_named && !document.has("site") {
-        check.faults.at(fault::START, "\"site\" is missing; add `site: <name>`, such as site: pump-station-7".to_owned());
+        check.faults.at(
+            fault::START,
+            "\"site\" is missing; add `site: <name>`, such as site: pump-station-7".to_owned(),
+        );
     }
     if site.is_empty() || site.starts_with('$') || TopicName::new(site.clone()).is_err() {
         check.fault(&at!["site"], "the site's name becomes a topic level; write letters, digits and dashes, such as pump-station-7");
     }
     for (name, class) in &file.classes {
         if class.if_session_lost == SessionLost::Drop && class.qos != Some(2) {
-            check.fault(&at!["classes", name, "if_session_lost"], "only qos 2 knows what may have arrived; add `qos: 2` or write resend");
+            check.fault(
+                &at!["classes", name, "if_session_lost"],
+                "only qos 2 knows what may have arrived; add `qos: 2` or write resend",
+            );
         }
         if class.qos.is_some_and(|qos| qos > 2) {
-            check.fault(&at!["classes", name, "qos"], "type 0 (may be lost), 1 (at least once) or 2 (exactly once)");
+            check.fault(
+                &at!["classes", name, "qos"],
+                "type 0 (may be lost), 1 (at least once) or 2 (exactly once)",
+            );
         }
     }
-    let field::Field { lines, reports, set_by, availability, groups } = field::resolve(&mut check);
+    let field::Field {
+        lines,
+        reports,
+        set_by,
+        availability,
+        groups,
+    } = field::resolve(&mut check);
     let broker = broker::broker(&mut check);
     let local = routes::LocalTopics::of(&lines, &reports, &groups);
     let health = health::health(&mut check, &site);
@@ -208,15 +269,24 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
     advice::loads(&mut check, &lines);
     advice::uplinks(&mut check, &uplinks, &lines, (&reports, &availability));
     let (data_folder, outbox) = north::outbox(&mut check);
-    if file.lines.is_empty() && file.broker.is_none() && !document.has("lines") && !document.has("broker") {
-        check.fault(&[], "neither lines nor a broker: there is nothing to do; add `lines:` or `broker:`");
+    if file.lines.is_empty()
+        && file.broker.is_none()
+        && !document.has("lines")
+        && !document.has("broker")
+    {
+        check.fault(
+            &[],
+            "neither lines nor a broker: there is nothing to do; add `lines:` or `broker:`",
+        );
     }
     Some(Gateway {
         site,
         lines,
         points: Arc::new(reports),
         set_by,
-        classes: std::iter::once(NORMAL.to_owned()).chain(file.classes.keys().cloned()).collect(),
+        classes: std::iter::once(NORMAL.to_owned())
+            .chain(file.classes.keys().cloned())
+            .collect(),
         availability,
         groups,
         broker,
@@ -228,6 +298,8 @@ pub(super) fn resolve(file: &File, document: &Document, (folder, profiles): (&Pa
         health,
         unread: check.unread,
         log: file.log.format,
-        shutdown_grace: file.shutdown_grace.map_or(Duration::from_secs(10), |span| span.0),
+        shutdown_grace: file
+            .shutdown_grace
+            .map_or(Duration::from_secs(10), |span| span.0),
     })
 }

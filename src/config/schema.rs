@@ -5,8 +5,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::removed::OF_DEVICES;
 use super::file::{
-    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Health, Hole, HowHealthy, HowPresent, HowReadBack, OneOrMore, Presence,
-    Printed, Profile, RawWord, ReadBack, Remotes, Several, Units, UseWhen,
+    AnswerWithin, BrokenValue, Deadband, Factor, File, FromZero, Health, Hole, HowHealthy,
+    HowPresent, HowReadBack, OneOrMore, Presence, Printed, Profile, RawWord, ReadBack, Remotes,
+    Several, Units, UseWhen,
 };
 use crate::broker::net::Listen;
 use crate::field::decode::{ByteOrder, Kind};
@@ -32,12 +33,16 @@ pub fn of_profile() -> serde_json::Value {
 
 /// True if points have a key of this name.
 pub(super) fn is_key_of_a_point(key: &str) -> bool {
-    of_profile().pointer("/definitions/Point/properties").is_some_and(|keys| keys.get(key).is_some())
+    of_profile()
+        .pointer("/definitions/Point/properties")
+        .is_some_and(|keys| keys.get(key).is_some())
 }
 
 fn titled<T: JsonSchema>(title: &str) -> serde_json::Value {
     // The draft that editors of YAML know best.
-    let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>();
+    let mut schema = SchemaSettings::draft07()
+        .into_generator()
+        .into_root_schema_for::<T>();
     schema.insert("title".to_owned(), title.into());
     let mut schema = schema.to_value();
     takes_none(&mut schema);
@@ -46,9 +51,16 @@ fn titled<T: JsonSchema>(title: &str) -> serde_json::Value {
 
 /// Where `none` takes away what a profile says, editors must not call it wrong.
 fn takes_none(schema: &mut serde_json::Value) {
-    let definitions = schema.get_mut("definitions").and_then(serde_json::Value::as_object_mut);
+    let definitions = schema
+        .get_mut("definitions")
+        .and_then(serde_json::Value::as_object_mut);
     for (name, definition) in definitions.into_iter().flatten() {
-        let Some(properties) = definition.get_mut("properties").and_then(serde_json::Value::as_object_mut) else { continue };
+        let Some(properties) = definition
+            .get_mut("properties")
+            .and_then(serde_json::Value::as_object_mut)
+        else {
+            continue;
+        };
         for (key, property) in properties {
             let takes = match name.as_str() {
                 "Text" => key != "frame",
@@ -62,7 +74,10 @@ fn takes_none(schema: &mut serde_json::Value) {
             {
                 let description = map.remove("description");
                 let one = serde_json::Value::Object(std::mem::take(map));
-                map.insert("anyOf".to_owned(), serde_json::json!([one, { "type": "array", "items": one, "minItems": 1 }]));
+                map.insert(
+                    "anyOf".to_owned(),
+                    serde_json::json!([one, { "type": "array", "items": one, "minItems": 1 }]),
+                );
                 map.extend(description.map(|description| ("description".to_owned(), description)));
                 continue;
             }
@@ -70,8 +85,15 @@ fn takes_none(schema: &mut serde_json::Value) {
                 let description = map.remove("description");
                 let one = serde_json::Value::Object(std::mem::take(map));
                 let is_write = name == "Point" && key == "write";
-                let words = if is_write { serde_json::json!(["none", null, true, false]) } else { serde_json::json!(["none", null]) };
-                map.insert("anyOf".to_owned(), serde_json::json!([one, { "enum": words }]));
+                let words = if is_write {
+                    serde_json::json!(["none", null, true, false])
+                } else {
+                    serde_json::json!(["none", null])
+                };
+                map.insert(
+                    "anyOf".to_owned(),
+                    serde_json::json!([one, { "enum": words }]),
+                );
                 map.extend(description.map(|description| ("description".to_owned(), description)));
             }
         }

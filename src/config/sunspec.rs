@@ -31,11 +31,29 @@ const LENGTHS: [(u16, u16); 19] = [
 const DEVICES: [(&str, &[(u16, u16)]); 6] = [
     (
         "fronius-sunspec-int",
-        &[(1, 40_002), (103, 40_069), (120, 40_121), (121, 40_149), (122, 40_181), (123, 40_227), (160, 40_253), (124, 40_343)],
+        &[
+            (1, 40_002),
+            (103, 40_069),
+            (120, 40_121),
+            (121, 40_149),
+            (122, 40_181),
+            (123, 40_227),
+            (160, 40_253),
+            (124, 40_343),
+        ],
     ),
     (
         "fronius-sunspec-float",
-        &[(1, 40_002), (113, 40_069), (120, 40_131), (121, 40_159), (122, 40_191), (123, 40_237), (160, 40_263), (124, 40_353)],
+        &[
+            (1, 40_002),
+            (113, 40_069),
+            (120, 40_131),
+            (121, 40_159),
+            (122, 40_191),
+            (123, 40_237),
+            (160, 40_263),
+            (124, 40_353),
+        ],
     ),
     ("fronius-smart-meter-int", &[(1, 40_002), (203, 40_069)]),
     ("fronius-smart-meter-float", &[(1, 40_002), (213, 40_069)]),
@@ -44,17 +62,41 @@ const DEVICES: [(&str, &[(u16, u16)]); 6] = [
 ];
 
 fn length(id: u16) -> Option<u16> {
-    LENGTHS.iter().find(|(known, _)| *known == id).map(|(_, length)| *length)
+    LENGTHS
+        .iter()
+        .find(|(known, _)| *known == id)
+        .map(|(_, length)| *length)
 }
 
 /// The models of a device of a profile whose registers begin at `base`; none if it is no SunSpec device.
 pub(super) fn models(profile: &str, base: u16) -> Vec<Model> {
-    let model = |id: u16, start: u16, length: u16| Some(Model { start: start.checked_add(base)?, id, length });
-    if let Some(id) = profile.strip_prefix("sunspec-").and_then(|id| id.parse().ok()) {
-        return length(id).and_then(|length| model(id, 0, length)).into_iter().collect();
+    let model = |id: u16, start: u16, length: u16| {
+        Some(Model {
+            start: start.checked_add(base)?,
+            id,
+            length,
+        })
+    };
+    if let Some(id) = profile
+        .strip_prefix("sunspec-")
+        .and_then(|id| id.parse().ok())
+    {
+        return length(id)
+            .and_then(|length| model(id, 0, length))
+            .into_iter()
+            .collect();
     }
-    let device = DEVICES.iter().find(|(name, _)| *name == profile).map(|(_, models)| *models);
-    let of = |(id, start): &(u16, u16)| model(*id, *start, length(*id)?.min(if *id == 1 { 65 } else { u16::MAX }));
+    let device = DEVICES
+        .iter()
+        .find(|(name, _)| *name == profile)
+        .map(|(_, models)| *models);
+    let of = |(id, start): &(u16, u16)| {
+        model(
+            *id,
+            *start,
+            length(*id)?.min(if *id == 1 { 65 } else { u16::MAX }),
+        )
+    };
     device.into_iter().flatten().filter_map(of).collect()
 }
 
@@ -66,9 +108,17 @@ mod tests {
     #[test]
     fn every_sunspec_profile_has_the_length_that_it_says() {
         let mut count = 0;
-        for (name, id) in presets::names().filter_map(|name| Some((name, name.strip_prefix("sunspec-")?))) {
-            let said = format!("Header ID={id}, L={} ", length(id.parse().unwrap()).unwrap_or_else(|| panic!("{name} has no length")));
-            assert!(presets::text(name).unwrap().contains(&said), "{name}: {said}");
+        for (name, id) in
+            presets::names().filter_map(|name| Some((name, name.strip_prefix("sunspec-")?)))
+        {
+            let said = format!(
+                "Header ID={id}, L={} ",
+                length(id.parse().unwrap()).unwrap_or_else(|| panic!("{name} has no length"))
+            );
+            assert!(
+                presets::text(name).unwrap().contains(&said),
+                "{name}: {said}"
+            );
             count += 1;
         }
         assert!(count >= 10, "{count} profiles");
@@ -80,10 +130,21 @@ mod tests {
             assert!(presets::text(name).is_some(), "{name} is no profile");
             let models = models(name, 0);
             for pair in models.windows(2) {
-                assert_eq!(pair[0].start + 2 + pair[0].length, pair[1].start, "{name}: {pair:?}");
+                assert_eq!(
+                    pair[0].start + 2 + pair[0].length,
+                    pair[1].start,
+                    "{name}: {pair:?}"
+                );
             }
         }
-        assert_eq!(models("sunspec-103", 40_069), [Model { start: 40_069, id: 103, length: 50 }]);
+        assert_eq!(
+            models("sunspec-103", 40_069),
+            [Model {
+                start: 40_069,
+                id: 103,
+                length: 50
+            }]
+        );
         assert_eq!(models("eastron-sdm120", 0), []);
     }
 }

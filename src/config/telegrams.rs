@@ -56,9 +56,15 @@ const NMEA_0183: [&str; 16] = [
 ];
 
 /// Gross and net weight in turn: kg with two decimals, at rest, zeroed.
-const TOLEDO: [&str; 2] = [r"\x02\x2C\x30\x20{1230..1260:6}   250\r{checksum}", r"\x02\x2C\x31\x20{980..1010:6}   250\r{checksum}"];
+const TOLEDO: [&str; 2] = [
+    r"\x02\x2C\x30\x20{1230..1260:6}   250\r{checksum}",
+    r"\x02\x2C\x31\x20{980..1010:6}   250\r{checksum}",
+];
 
-const SDI_12: [&str; 2] = [r"{address}0003\r\n", r"{address}{21..25:+.2}{42..58:+.1}{0.95..0.99:+.3}\r\n"];
+const SDI_12: [&str; 2] = [
+    r"{address}0003\r\n",
+    r"{address}{21..25:+.2}{42..58:+.1}{0.95..0.99:+.3}\r\n",
+];
 
 const VAISALA: &str = r"RH= {42..58:5.1} %RH T= {21..25:5.1} 'C Ta= {22..26:5.1} 'C Td= {11..13:5.1} 'C Tdp= {11..13:5.1} 'C\r\n";
 
@@ -88,7 +94,10 @@ pub(super) fn of(profile: &str) -> Option<Vec<Template>> {
         _ => return None,
     };
     // Lines that are continued in this file are one.
-    messages.iter().map(|message| Template::new(&message.replace("\\\n", ""), is_hex).ok()).collect()
+    messages
+        .iter()
+        .map(|message| Template::new(&message.replace("\\\n", ""), is_hex).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -98,10 +107,14 @@ mod tests {
 
     #[test]
     fn every_plain_instrument_has_something_to_say() {
-        let plain = presets::names().filter(|name| presets::text(name).is_some_and(|text| text.contains("\ntext:")));
+        let plain = presets::names()
+            .filter(|name| presets::text(name).is_some_and(|text| text.contains("\ntext:")));
         let mut count = 0;
         for name in plain {
-            assert!(of(name).is_some_and(|messages| !messages.is_empty()), "{name}");
+            assert!(
+                of(name).is_some_and(|messages| !messages.is_empty()),
+                "{name}"
+            );
             count += 1;
         }
         assert!(count >= 8, "{count} profiles");

@@ -24,7 +24,11 @@ const DAY: f64 = 86_400.0;
 /// Days of a month, as bills have it.
 pub const MONTH: f64 = 30.0;
 /// IP, TCP and MQTT headers of one message that goes alone, with the segments that acknowledge it, in bytes; measured with QoS 1.
-const ALONE: [(QoS, f64); 3] = [(QoS::AtMostOnce, 91.0), (QoS::AtLeastOnce, AT_LEAST_ONCE), (QoS::ExactlyOnce, 224.0)];
+const ALONE: [(QoS, f64); 3] = [
+    (QoS::AtMostOnce, 91.0),
+    (QoS::AtLeastOnce, AT_LEAST_ONCE),
+    (QoS::ExactlyOnce, 224.0),
+];
 const AT_LEAST_ONCE: f64 = 136.0;
 /// IP and TCP headers of a segment, what one holds, the header of a PUBLISH, and an acknowledgement of it, in bytes.
 const HEADERS: f64 = 40.0;
@@ -41,16 +45,25 @@ const NUMBER: f64 = 22.0;
 /// The part of a serial line's time that its requests take.
 pub fn load(line: &Line) -> Option<f64> {
     let takes = |block: &Block| {
-        line.devices.get(block.device).map_or(0.0, |device| costs(&line.wire, device).time(block.table, block.count).as_secs_f64())
+        line.devices.get(block.device).map_or(0.0, |device| {
+            costs(&line.wire, device)
+                .time(block.table, block.count)
+                .as_secs_f64()
+        })
     };
-    let taken = blocks(line).into_iter().map(|block| takes(&block) / block.every.as_secs_f64());
+    let taken = blocks(line)
+        .into_iter()
+        .map(|block| takes(&block) / block.every.as_secs_f64());
     matches!(line.wire, Wire::Serial(_)).then(|| taken.fold(0.0, |sum, load| sum + load))
 }
 
 /// A number of bytes as `12.3 MB`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub fn size(bytes: f64) -> String {
-    bytesize::ByteSize(bytes.max(0.0) as u64).display().si().to_string()
+    bytesize::ByteSize(bytes.max(0.0) as u64)
+        .display()
+        .si()
+        .to_string()
 }
 
 /// What goes through an uplink in a day.
@@ -111,8 +124,13 @@ impl Company {
     fn a_day(&self, tls: f64) -> f64 {
         let filled = (self.bytes / SEGMENT).ceil();
         // Each is acknowledged, and so is the answer.
-        let segments = 2.0 * filled + if self.answers > 0.0 { 1.0 } else { 0.0 } + 2.0 * self.more_trips;
-        let records = if self.answers > 0.0 { 1.0 + self.more_trips } else { 0.5 };
+        let segments =
+            2.0 * filled + if self.answers > 0.0 { 1.0 } else { 0.0 } + 2.0 * self.more_trips;
+        let records = if self.answers > 0.0 {
+            1.0 + self.more_trips
+        } else {
+            0.5
+        };
         self.times * (self.bytes + self.answers + segments * HEADERS + records * tls)
     }
 }
@@ -122,15 +140,26 @@ fn together(messages: &[Message], times: impl Fn(&Message) -> f64, tls: f64) -> 
     let mut companies: HashMap<u64, Company> = HashMap::new();
     for message in messages {
         let times = times(message);
-        companies.entry(times.to_bits()).or_default().add(times, message);
+        companies
+            .entry(times.to_bits())
+            .or_default()
+            .add(times, message);
     }
     companies.values().map(|company| company.a_day(tls)).sum()
 }
 
 /// Bytes of a day, if each message travels alone.
 fn alone(messages: &[Message], times: impl Fn(&Message) -> f64, tls: f64) -> f64 {
-    let headers = |qos: QoS| ALONE.iter().find(|(known, _)| *known == qos).map_or(0.0, |(_, bytes)| *bytes);
-    messages.iter().map(|message| times(message) * (headers(message.qos) + tls + message.body)).sum()
+    let headers = |qos: QoS| {
+        ALONE
+            .iter()
+            .find(|(known, _)| *known == qos)
+            .map_or(0.0, |(_, bytes)| *bytes)
+    };
+    messages
+        .iter()
+        .map(|message| times(message) * (headers(message.qos) + tls + message.body))
+        .sum()
 }
 
 /// What the points of `lines` make `uplink` carry; a backup as if it were needed all the time.
@@ -138,35 +167,59 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
     let mut messages = Vec::new();
     let devices = lines.iter().flat_map(|line| &line.devices);
     let points = devices.flat_map(|device| {
-        let own: HashMap<&str, Duration> = device.points.iter().map(|point| (&*point.name, point.every)).collect();
-        device.points.iter().map(move |point| (point, interval(&own, point))).collect::<Vec<_>>()
+        let own: HashMap<&str, Duration> = device
+            .points
+            .iter()
+            .map(|point| (&*point.name, point.every))
+            .collect();
+        device
+            .points
+            .iter()
+            .map(move |point| (point, interval(&own, point)))
+            .collect::<Vec<_>>()
     });
     for (point, every) in points {
-        let Some(report) = reports.get(point.id.0 as usize) else { continue };
+        let Some(report) = reports.get(point.id.0 as usize) else {
+            continue;
+        };
         for topic in report.topics() {
-            if let Some(rule) = uplink.routes.send.iter().find(|rule| rule.wants(topic, report.class)) {
+            if let Some(rule) = uplink
+                .routes
+                .send
+                .iter()
+                .find(|rule| rule.wants(topic, report.class))
+            {
                 let payload = empty_payload() + f64::from(characters(point));
                 let (least, most) = a_day(every, report);
                 let qos = rule.qos.unwrap_or(report.qos).min(rule.most);
-                messages.push(Message { least, most, body: body(uplink, rule, topic) + payload, qos });
+                messages.push(Message {
+                    least,
+                    most,
+                    body: body(uplink, rule, topic) + payload,
+                    qos,
+                });
             }
         }
     }
-    let (status, health): (Vec<_>, Vec<_>) = own(uplink).partition(|(topic, _)| topic.is_reserved());
+    let (status, health): (Vec<_>, Vec<_>) =
+        own(uplink).partition(|(topic, _)| topic.is_reserved());
     messages.extend(status.into_iter().map(|(_, message)| message));
     let health: Vec<Message> = health.into_iter().map(|(_, message)| message).collect();
     let tls = if is_tls(uplink) { TLS } else { 0.0 };
     let pings = DAY / uplink.settings.keep_alive.as_secs_f64().max(1.0) * (PING + tls);
     // As if it connects once a day: the state goes with it.
-    let state = uplink
-        .settings
-        .presence
-        .as_ref()
-        .map_or(0.0, |presence| AT_LEAST_ONCE + tls + f64::from(u32::try_from(bytes_of_presence(presence)).unwrap_or(u32::MAX)));
+    let state = uplink.settings.presence.as_ref().map_or(0.0, |presence| {
+        AT_LEAST_ONCE
+            + tls
+            + f64::from(u32::try_from(bytes_of_presence(presence)).unwrap_or(u32::MAX))
+    });
     let state = state + alone(&health, |message| message.most, tls);
     // A link that is silent is tested.
     let tested = |bytes: f64| (bytes + state).max(pings);
-    let (least, most) = (|message: &Message| message.least, |message: &Message| message.most);
+    let (least, most) = (
+        |message: &Message| message.least,
+        |message: &Message| message.most,
+    );
     Traffic {
         least_messages: messages.iter().map(least).sum(),
         most_messages: messages.iter().map(most).sum(),
@@ -183,37 +236,78 @@ fn own(uplink: &Uplink) -> impl Iterator<Item = (&TopicName, Message)> {
         let (rule, _) = uplink.routes.for_own(&own.topic, own.class)?;
         let qos = rule.qos.unwrap_or(own.qos).min(rule.most);
         let body = body(uplink, rule, &own.topic) + own.payload;
-        Some((&own.topic, Message { least: own.a_day, most: own.a_day, body, qos }))
+        Some((
+            &own.topic,
+            Message {
+                least: own.a_day,
+                most: own.a_day,
+                body,
+                qos,
+            },
+        ))
     })
 }
 
 fn is_tls(uplink: &Uplink) -> bool {
-    uplink.settings.remotes.first().is_some_and(crate::uplink::Remote::is_tls)
+    uplink
+        .settings
+        .remotes
+        .first()
+        .is_some_and(crate::uplink::Remote::is_tls)
 }
 
 /// Of one message: what it holds beside its payload.
 fn body(uplink: &Uplink, rule: &Rule, topic: &TopicName) -> f64 {
-    let number = if uplink.settings.numbered && uplink.settings.protocol == Protocol::V5 { NUMBER } else { 0.0 };
+    let number = if uplink.settings.numbered && uplink.settings.protocol == Protocol::V5 {
+        NUMBER
+    } else {
+        0.0
+    };
     let there = rule.mapping.apply(topic).and_then(Result::ok);
     let there = there.as_ref().unwrap_or(topic);
     let settings = &uplink.settings;
-    let topic = settings.cloud.as_ref().map_or(there.as_str().len(), |cloud| cloud.bytes_of_topic(there, settings.numbered));
+    let topic = settings
+        .cloud
+        .as_ref()
+        .map_or(there.as_str().len(), |cloud| {
+            cloud.bytes_of_topic(there, settings.numbered)
+        });
     number + f64::from(u32::try_from(topic).unwrap_or(u32::MAX))
 }
 
 /// How often a point has a value; a computed one whenever one of its parts has.
 fn interval(own: &HashMap<&str, Duration>, point: &Point) -> Duration {
-    let Source::Derived(formula) = &point.source else { return point.every };
-    formula.names().iter().filter_map(|name| own.get(name.as_str())).min().copied().unwrap_or(point.every)
+    let Source::Derived(formula) = &point.source else {
+        return point.every;
+    };
+    formula
+        .names()
+        .iter()
+        .filter_map(|name| own.get(name.as_str()))
+        .min()
+        .copied()
+        .unwrap_or(point.every)
 }
 
 /// How often a topic of a point is published in a day: if nothing changes, and if everything does.
 fn a_day(every: Duration, report: &PointReport) -> (f64, f64) {
     let times = |every: Duration| DAY / every.as_secs_f64().max(0.001);
-    let most = times(report.aggregate.as_ref().map_or(every, |aggregate| aggregate.every.max(every)));
+    let most = times(
+        report
+            .aggregate
+            .as_ref()
+            .map_or(every, |aggregate| aggregate.every.max(every)),
+    );
     let is_by_exception = report.rule.deadband.is_some() || report.swinging_door.is_some();
     let heartbeat = report.rule.at_least_every.map_or(0.0, times);
-    (if is_by_exception { heartbeat.min(most) } else { most }, most)
+    (
+        if is_by_exception {
+            heartbeat.min(most)
+        } else {
+            most
+        },
+        most,
+    )
 }
 
 /// The payload of a value without its digits.
@@ -240,5 +334,7 @@ fn characters(point: &Point) -> u32 {
         kind if kind.is_text() => 2 * u32::from(meaning.length.max(6)) + 2,
         kind => (kind.bits() / 5).clamp(3, 12),
     };
-    meaning.array.map_or(one, |array| u32::from(array.count) * (one + 1) + 1)
+    meaning
+        .array
+        .map_or(one, |array| u32::from(array.count) * (one + 1) + 1)
 }

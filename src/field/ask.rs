@@ -27,12 +27,21 @@ pub enum Ask {
 impl Ask {
     /// What is wrong with asking a unit so; `None` if it can be asked.
     pub fn fault(&self, unit: u8) -> Option<&'static str> {
-        let Self::Registers { table, start, count } = self else { return (unit == 0).then_some(NOBODY) };
+        let Self::Registers {
+            table,
+            start,
+            count,
+        } = self
+        else {
+            return (unit == 0).then_some(NOBODY);
+        };
         let most = if table.is_bits() { 2000 } else { 125 };
         match *count {
             _ if unit == 0 => Some(NOBODY),
             1.. if *count <= most && u32::from(*start) + u32::from(*count) <= 65_536 => None,
-            _ => Some("a request asks for 1 to 125 registers, or 1 to 2000 bits, up to number 65535"),
+            _ => {
+                Some("a request asks for 1 to 125 registers, or 1 to 2000 bits, up to number 65535")
+            }
         }
     }
 }

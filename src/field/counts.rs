@@ -56,7 +56,12 @@ impl Counts {
 
     /// Notes an exception.
     pub fn exception(&self, code: u8) {
-        *self.exceptions.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+        *self
+            .exceptions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(code)
+            .or_default() += 1;
     }
 }
 
@@ -165,9 +170,17 @@ impl Counts {
             unmatched: self.unmatched.value(),
             repeated: self.repeated.value(),
             writes: self.writes.value(),
-            exceptions: self.exceptions.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            exceptions: self
+                .exceptions
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
             turnaround_ms: thousandths(self.turnaround_us.value()),
-            identity: self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            identity: self
+                .identity
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
             line,
         }
     }
@@ -181,7 +194,11 @@ impl Counts {
 impl LineCounts {
     /// Of a line with these devices.
     pub fn new(name: &str, devices: impl Iterator<Item = String>) -> Self {
-        Self { name: name.to_owned(), devices: devices.map(|name| (name, Counts::default())).collect(), ..Self::default() }
+        Self {
+            name: name.to_owned(),
+            devices: devices.map(|name| (name, Counts::default())).collect(),
+            ..Self::default()
+        }
     }
 
     /// Counts something for a device and for the line.
@@ -240,8 +257,18 @@ mod tests {
         counts.jitter(Duration::from_millis(16));
         counts.jitter(Duration::ZERO);
         let line: serde_json::Value = serde_json::from_str(&counts.json()).unwrap();
-        assert_eq!((&line["requests"], &line["exceptions"]["2"], &line["jitter_ms"]), (&2.into(), &1.into(), &15.0.into()));
+        assert_eq!(
+            (
+                &line["requests"],
+                &line["exceptions"]["2"],
+                &line["jitter_ms"]
+            ),
+            (&2.into(), &1.into(), &15.0.into())
+        );
         let device: serde_json::Value = serde_json::from_str(&counts.devices[0].1.json()).unwrap();
-        assert_eq!((&device["requests"], device.get("exceptions")), (&1.into(), None));
+        assert_eq!(
+            (&device["requests"], device.get("exceptions")),
+            (&1.into(), None)
+        );
     }
 }

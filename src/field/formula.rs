@@ -40,7 +40,11 @@ impl Formula {
             }
             format!("`{text}` is not an expression: {}", error.msg())
         })?;
-        Ok(Self { text: text.into(), parsed: Arc::new(parsed), decimals: None })
+        Ok(Self {
+            text: text.into(),
+            parsed: Arc::new(parsed),
+            decimals: None,
+        })
     }
 
     /// The same, rounded to so many digits after the point.
@@ -60,15 +64,31 @@ impl Formula {
     }
 
     /// Its value; `value_of` gives the newest value of a name, or why there is none.
-    pub fn value(&self, value_of: impl Fn(&str) -> Result<Value, Arc<str>>) -> Result<Value, Arc<str>> {
+    pub fn value(
+        &self,
+        value_of: impl Fn(&str) -> Result<Value, Arc<str>>,
+    ) -> Result<Value, Arc<str>> {
         let mut values = Vec::with_capacity(self.names().len());
         for name in self.names() {
             let value = value_of(name)?;
-            values.push(value.as_f64().ok_or_else(|| Arc::from(format!("{name} is not a number")))?);
+            values.push(
+                value
+                    .as_f64()
+                    .ok_or_else(|| Arc::from(format!("{name} is not a number")))?,
+            );
         }
-        let result = self.parsed.eval(&values).map_err(|error| Arc::from(error.msg()))?;
-        let result = self.decimals.map_or(result, |decimals| round_to(result, usize::from(decimals)));
-        if result.is_finite() { Ok(Value::F64(result)) } else { Err("not a number".into()) }
+        let result = self
+            .parsed
+            .eval(&values)
+            .map_err(|error| Arc::from(error.msg()))?;
+        let result = self
+            .decimals
+            .map_or(result, |decimals| round_to(result, usize::from(decimals)));
+        if result.is_finite() {
+            Ok(Value::F64(result))
+        } else {
+            Err("not a number".into())
+        }
     }
 }
 
@@ -83,10 +103,15 @@ mod tests {
             "mode" => Ok(Value::Text("auto".into())),
             _ => Err(Arc::from("no answer")),
         };
-        let value = Formula::new(text).map_err(Arc::from).and_then(|formula| formula.value(known));
+        let value = Formula::new(text)
+            .map_err(Arc::from)
+            .and_then(|formula| formula.value(known));
         match expected {
             Ok(number) => assert_eq!(value, Ok(Value::F64(number)), "{text}"),
-            Err(part) => assert!(value.as_ref().is_err_and(|error| error.contains(part)), "{text}: {value:?}"),
+            Err(part) => assert!(
+                value.as_ref().is_err_and(|error| error.contains(part)),
+                "{text}: {value:?}"
+            ),
         }
     }
 

@@ -31,7 +31,13 @@ enum Standing {
     /// Measured then.
     Good(Value, Instant),
     /// Measured then; attempts since then failed.
-    Old { value: Value, at: Instant, why: Arc<str>, told: bool, is_bad: bool },
+    Old {
+        value: Value,
+        at: Instant,
+        why: Arc<str>,
+        told: bool,
+        is_bad: bool,
+    },
     /// No value.
     None(Arc<str>),
 }
@@ -65,7 +71,10 @@ impl Slot {
     /// When it is to be looked at although nothing came.
     fn fades_at(&self, pace: Pace) -> Option<Instant> {
         match self.standing.as_ref()? {
-            Standing::Good(_, at) | Standing::Old { at, told: false, .. } => Some(*at + self.allowance(pace)),
+            Standing::Good(_, at)
+            | Standing::Old {
+                at, told: false, ..
+            } => Some(*at + self.allowance(pace)),
             // `stale_after` may be shorter than the time until the first reading.
             Standing::Unread(since) => Some(*since + self.allowance(pace).max(pace.of(self.usual))),
             Standing::Old { .. } | Standing::None(_) => None,
@@ -94,12 +103,18 @@ struct Slots(Vec<Slot>);
 
 impl Slots {
     fn place(&mut self, point: PointId) -> Option<&mut Slot> {
-        let index = self.0.binary_search_by_key(&point, |slot| slot.point).ok()?;
+        let index = self
+            .0
+            .binary_search_by_key(&point, |slot| slot.point)
+            .ok()?;
         self.0.get_mut(index)
     }
 
     fn get(&self, point: PointId) -> Option<&Standing> {
-        let index = self.0.binary_search_by_key(&point, |slot| slot.point).ok()?;
+        let index = self
+            .0
+            .binary_search_by_key(&point, |slot| slot.point)
+            .ok()?;
         self.0.get(index).and_then(|slot| slot.standing.as_ref())
     }
 }
@@ -122,15 +137,26 @@ impl Last {
             point: point.id,
             stale_after: point.stale_after,
             usual: usual(device, point),
-            standing: (!point.is_derived() && !device.is_broadcast).then_some(Standing::Unread(now)),
+            standing: (!point.is_derived() && !device.is_broadcast)
+                .then_some(Standing::Unread(now)),
         };
-        let points = devices.iter().flat_map(|device| device.points.iter().map(move |point| slot(device, point)));
+        let points = devices
+            .iter()
+            .flat_map(|device| device.points.iter().map(move |point| slot(device, point)));
         let mut slots: Vec<Slot> = points.collect();
         slots.sort_by_key(|slot| slot.point);
         slots.shrink_to_fit();
-        let pace = Pace { stretch: 1.0, least: HELD_UP.1.max(answer_within.saturating_mul(HELD_UP.0)) };
+        let pace = Pace {
+            stretch: 1.0,
+            least: HELD_UP.1.max(answer_within.saturating_mul(HELD_UP.0)),
+        };
         let derived = devices.iter().map(|device| derived(device)).collect();
-        let mut last = Self { slots: Slots(slots), pace, fades_at: None, derived };
+        let mut last = Self {
+            slots: Slots(slots),
+            pace,
+            fades_at: None,
+            derived,
+        };
         last.fades_at = last.first_fading();
         last
     }
@@ -145,7 +171,13 @@ impl Last {
     }
 
     /// Values came.
-    pub(super) fn measured(&mut self, device: usize, values: Values, now: Instant, time: Timestamp) -> Vec<Reading> {
+    pub(super) fn measured(
+        &mut self,
+        device: usize,
+        values: Values,
+        now: Instant,
+        time: Timestamp,
+    ) -> Vec<Reading> {
         let mut readings = Vec::with_capacity(values.len());
         for (point, value) in values {
             let standing = match &value {
@@ -154,13 +186,23 @@ impl Last {
             };
             if let Some(slot) = self.slots.place(point) {
                 slot.standing = Some(standing);
-                self.fades_at = self.fades_at.into_iter().chain(slot.fades_at(self.pace)).min();
+                self.fades_at = self
+                    .fades_at
+                    .into_iter()
+                    .chain(slot.fades_at(self.pace))
+                    .min();
             }
             let (value, quality) = match value {
                 Ok(value) => (Some(value), Quality::Good),
                 Err(why) => (None, Quality::Bad(why)),
             };
-            readings.push(Reading { point, value, time, quality, age: Duration::ZERO });
+            readings.push(Reading {
+                point,
+                value,
+                time,
+                quality,
+                age: Duration::ZERO,
+            });
         }
         self.computed(device, &mut readings);
         readings
@@ -177,12 +219,30 @@ impl Last {
     ) -> Vec<Reading> {
         let mut readings = Vec::new();
         for point in points {
-            let Some(slot) = self.slots.place(*point) else { continue };
+            let Some(slot) = self.slots.place(*point) else {
+                continue;
+            };
             slot.standing = Some(match slot.standing.take() {
-                Some(Standing::Good(value, at)) => Standing::Old { value, at, why: why.clone(), told: false, is_bad },
-                Some(Standing::Old { value, at, told, is_bad: was_bad, .. }) => {
-                    Standing::Old { value, at, why: why.clone(), told: told && was_bad == is_bad, is_bad: is_bad || was_bad }
-                }
+                Some(Standing::Good(value, at)) => Standing::Old {
+                    value,
+                    at,
+                    why: why.clone(),
+                    told: false,
+                    is_bad,
+                },
+                Some(Standing::Old {
+                    value,
+                    at,
+                    told,
+                    is_bad: was_bad,
+                    ..
+                }) => Standing::Old {
+                    value,
+                    at,
+                    why: why.clone(),
+                    told: told && was_bad == is_bad,
+                    is_bad: is_bad || was_bad,
+                },
                 Some(Standing::None(_) | Standing::Unread(_)) | None => Standing::None(why.clone()),
             });
             readings.extend(slot.told(now, time));
@@ -197,13 +257,21 @@ impl Last {
             return Vec::new();
         }
         let pace = self.pace;
-        let old = self.slots.0.iter_mut().filter(|slot| slot.fades_at(pace).is_some_and(|at| at <= now));
-        let mut readings: Vec<Reading> = old.filter_map(|slot| slot.fade(pace, now, time)).collect();
+        let old = self
+            .slots
+            .0
+            .iter_mut()
+            .filter(|slot| slot.fades_at(pace).is_some_and(|at| at <= now));
+        let mut readings: Vec<Reading> =
+            old.filter_map(|slot| slot.fade(pace, now, time)).collect();
         for device in 0..self.derived.len() {
             self.computed(device, &mut readings);
         }
         self.fades_at = self.first_fading();
-        debug_assert!(self.fades_at.is_none_or(|at| at > now), "a value would be good for too long");
+        debug_assert!(
+            self.fades_at.is_none_or(|at| at > now),
+            "a value would be good for too long"
+        );
         readings
     }
 
@@ -213,25 +281,64 @@ impl Last {
     }
 
     fn first_fading(&self) -> Option<Instant> {
-        self.slots.0.iter().filter_map(|slot| slot.fades_at(self.pace)).min()
+        self.slots
+            .0
+            .iter()
+            .filter_map(|slot| slot.fades_at(self.pace))
+            .min()
     }
 
     /// Computes what depends on the points of `readings`, and adds it.
     fn computed(&self, device: usize, readings: &mut Vec<Reading>) {
-        let Some(derived) = self.derived.get(device).filter(|derived| !derived.is_empty()) else { return };
+        let Some(derived) = self
+            .derived
+            .get(device)
+            .filter(|derived| !derived.is_empty())
+        else {
+            return;
+        };
         let mut computed = Vec::new();
         for derived in derived {
-            let Some(newest) = readings.iter().find(|reading| derived.parts.values().any(|part| *part == reading.point)) else { continue };
-            let value = derived.formula.value(|name| match derived.parts.get(name).and_then(|part| self.slots.get(*part)) {
-                Some(Standing::Good(value, _) | Standing::Old { value, told: false, .. }) => Ok(value.clone()),
-                Some(Standing::Old { why, told: true, .. } | Standing::None(why)) => Err(format!("{name}: {why}").into()),
-                Some(Standing::Unread(_)) | None => Err(format!("{name} was not read yet").into()),
+            let Some(newest) = readings
+                .iter()
+                .find(|reading| derived.parts.values().any(|part| *part == reading.point))
+            else {
+                continue;
+            };
+            let value = derived.formula.value(|name| {
+                match derived
+                    .parts
+                    .get(name)
+                    .and_then(|part| self.slots.get(*part))
+                {
+                    Some(
+                        Standing::Good(value, _)
+                        | Standing::Old {
+                            value, told: false, ..
+                        },
+                    ) => Ok(value.clone()),
+                    Some(
+                        Standing::Old {
+                            why, told: true, ..
+                        }
+                        | Standing::None(why),
+                    ) => Err(format!("{name}: {why}").into()),
+                    Some(Standing::Unread(_)) | None => {
+                        Err(format!("{name} was not read yet").into())
+                    }
+                }
             });
             let (value, quality) = match value {
                 Ok(value) => (Some(value), Quality::Good),
                 Err(why) => (None, Quality::Bad(why)),
             };
-            computed.push(Reading { point: derived.point, value, time: newest.time, quality, age: Duration::ZERO });
+            computed.push(Reading {
+                point: derived.point,
+                value,
+                time: newest.time,
+                quality,
+                age: Duration::ZERO,
+            });
         }
         readings.extend(computed);
     }
@@ -242,9 +349,13 @@ impl Slot {
     fn fade(&mut self, pace: Pace, now: Instant, time: Timestamp) -> Option<Reading> {
         let within = humantime::format_duration(whole_seconds(self.allowance(pace)));
         self.standing = Some(match self.standing.take()? {
-            Standing::Good(value, at) => {
-                Standing::Old { value, at, why: format!("nothing newer was read within {within}").into(), told: false, is_bad: false }
-            }
+            Standing::Good(value, at) => Standing::Old {
+                value,
+                at,
+                why: format!("nothing newer was read within {within}").into(),
+                told: false,
+                is_bad: false,
+            },
             Standing::Unread(_) => Standing::None("not read since the line was started".into()),
             other => other,
         });
@@ -254,11 +365,23 @@ impl Slot {
     /// The reading that tells of a failure, once it is time to tell.
     fn told(&mut self, now: Instant, time: Timestamp) -> Option<Reading> {
         let (point, patience) = (self.point, self.stale_after);
-        let bad = |why: &Arc<str>| Reading { point, value: None, time, quality: Quality::Bad(why.clone()), age: Duration::ZERO };
+        let bad = |why: &Arc<str>| Reading {
+            point,
+            value: None,
+            time,
+            quality: Quality::Bad(why.clone()),
+            age: Duration::ZERO,
+        };
         match self.standing.as_mut()? {
             Standing::Good(..) | Standing::Unread(_) => None,
             Standing::None(why) => Some(bad(why)),
-            Standing::Old { value, at, why, told, is_bad } => {
+            Standing::Old {
+                value,
+                at,
+                why,
+                told,
+                is_bad,
+            } => {
                 let age = now.saturating_duration_since(*at);
                 if patience.is_some_and(|patience| age < patience) {
                     return None;
@@ -269,7 +392,13 @@ impl Slot {
                     self.standing = Some(Standing::None(why.clone()));
                     return Some(reading);
                 }
-                Some(Reading { point, value: Some(value.clone()), time, quality: Quality::Stale(why.clone()), age })
+                Some(Reading {
+                    point,
+                    value: Some(value.clone()),
+                    time,
+                    quality: Quality::Stale(why.clone()),
+                    age,
+                })
             }
         }
     }
@@ -277,7 +406,11 @@ impl Slot {
 
 /// For people: no fractions where they say nothing.
 fn whole_seconds(time: Duration) -> Duration {
-    if time < Duration::from_secs(1) { time } else { Duration::from_secs(time.as_secs()) }
+    if time < Duration::from_secs(1) {
+        time
+    } else {
+        Duration::from_secs(time.as_secs())
+    }
 }
 
 /// How long a value is good by the interval of its point.
@@ -291,12 +424,27 @@ fn usual(device: &Device, point: &Point) -> Duration {
 }
 
 fn derived(device: &Device) -> Vec<Derived> {
-    let formulas = device.points.iter().filter_map(|point| match &point.source {
-        Source::Derived(formula) => Some((point.id, formula.clone())),
-        _ => None,
-    });
-    let id_of = |name: &String| device.points.iter().find(|point| *point.name == **name).map(|point| (name.clone(), point.id));
-    formulas.map(|(point, formula)| Derived { point, parts: formula.names().iter().filter_map(id_of).collect(), formula }).collect()
+    let formulas = device
+        .points
+        .iter()
+        .filter_map(|point| match &point.source {
+            Source::Derived(formula) => Some((point.id, formula.clone())),
+            _ => None,
+        });
+    let id_of = |name: &String| {
+        device
+            .points
+            .iter()
+            .find(|point| *point.name == **name)
+            .map(|point| (name.clone(), point.id))
+    };
+    formulas
+        .map(|(point, formula)| Derived {
+            point,
+            parts: formula.names().iter().filter_map(id_of).collect(),
+            formula,
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -309,15 +457,44 @@ mod tests {
     const A: PointId = PointId(0);
 
     fn last_of(stale_after: Option<Duration>) -> Last {
-        let point = |id, name: &str| Point { id: PointId(id), stale_after, ..Point::made(name.to_owned(), Wave::default()) };
-        let sum = Point { source: Source::Derived(Formula::new("a + b").unwrap()), ..point(2, "sum") };
+        let point = |id, name: &str| Point {
+            id: PointId(id),
+            stale_after,
+            ..Point::made(name.to_owned(), Wave::default())
+        };
+        let sum = Point {
+            source: Source::Derived(Formula::new("a + b").unwrap()),
+            ..point(2, "sum")
+        };
         let points = vec![point(0, "a"), point(1, "b"), sum];
-        Last::new(&[Arc::new(Device { points, ..Device::new(DeviceId(0), "d", 1) })], Duration::from_secs(1), crate::time::now())
+        Last::new(
+            &[Arc::new(Device {
+                points,
+                ..Device::new(DeviceId(0), "d", 1)
+            })],
+            Duration::from_secs(1),
+            crate::time::now(),
+        )
     }
 
     fn told(readings: &[Reading]) -> Vec<String> {
-        let value = |reading: &Reading| reading.value.as_ref().map_or("-".to_owned(), ToString::to_string);
-        readings.iter().map(|reading| format!("{} {} {}", reading.point.0, value(reading), reading.quality.name())).collect()
+        let value = |reading: &Reading| {
+            reading
+                .value
+                .as_ref()
+                .map_or("-".to_owned(), ToString::to_string)
+        };
+        readings
+            .iter()
+            .map(|reading| {
+                format!(
+                    "{} {} {}",
+                    reading.point.0,
+                    value(reading),
+                    reading.quality.name()
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -325,10 +502,19 @@ mod tests {
         let (now, time) = (crate::time::now(), Timestamp::at(0));
         let mut last = last_of(None);
         let both = vec![(A, Ok(Value::UInt(1))), (PointId(1), Ok(Value::UInt(2)))];
-        assert_eq!(told(&last.measured(0, both, now, time)), ["0 1 good", "1 2 good", "2 3 good"]);
+        assert_eq!(
+            told(&last.measured(0, both, now, time)),
+            ["0 1 good", "1 2 good", "2 3 good"]
+        );
         let why: Arc<str> = "no answer".into();
-        assert_eq!(told(&last.missed(0, &[A], &why, false, (now, time))), ["0 1 stale", "2 - bad"]);
-        assert_eq!(told(&last.missed(0, &[A], &why, true, (now, time))), ["0 - bad", "2 - bad"]);
+        assert_eq!(
+            told(&last.missed(0, &[A], &why, false, (now, time))),
+            ["0 1 stale", "2 - bad"]
+        );
+        assert_eq!(
+            told(&last.missed(0, &[A], &why, true, (now, time))),
+            ["0 - bad", "2 - bad"]
+        );
         let readings = last.measured(0, vec![(A, Ok(Value::UInt(5)))], now, time);
         assert_eq!(told(&readings), ["0 5 good", "2 7 good"]);
     }
@@ -346,7 +532,11 @@ mod tests {
         assert_eq!(last.next_fading(), Some(now + patience));
         let mut unheard = last_of(Some(patience));
         unheard.measured(0, both(), now, time);
-        assert_eq!(told(&unheard.faded(now + patience, time)), ["0 1 stale", "2 - bad"], "without any failure");
+        assert_eq!(
+            told(&unheard.faded(now + patience, time)),
+            ["0 1 stale", "2 - bad"],
+            "without any failure"
+        );
         assert!(last.faded(later, time).is_empty());
         let readings = last.faded(now + patience, time);
         assert_eq!(told(&readings), ["0 1 stale", "2 - bad"]);
@@ -360,11 +550,22 @@ mod tests {
         let both = || vec![(A, Ok(Value::UInt(1))), (PointId(1), Ok(Value::UInt(2)))];
         let mut last = last_of(None);
         last.measured(0, both(), now, time);
-        assert!(last.faded(now + Duration::from_millis(4999), time).is_empty(), "another device may hold up the line");
-        assert_eq!(told(&last.faded(now + Duration::from_secs(5), time)), ["0 1 stale", "1 2 stale", "2 - bad"]);
+        assert!(
+            last.faded(now + Duration::from_millis(4999), time)
+                .is_empty(),
+            "another device may hold up the line"
+        );
+        assert_eq!(
+            told(&last.faded(now + Duration::from_secs(5), time)),
+            ["0 1 stale", "1 2 stale", "2 - bad"]
+        );
         last.measured(0, both(), now, time);
         last.stretched(10.0);
-        assert_eq!(last.next_fading(), Some(now + Duration::from_secs(30)), "an overloaded line comes round more seldom");
+        assert_eq!(
+            last.next_fading(),
+            Some(now + Duration::from_secs(30)),
+            "an overloaded line comes round more seldom"
+        );
         last.stretched(1.0);
         assert_eq!(last.next_fading(), Some(now + Duration::from_secs(5)));
     }
@@ -374,7 +575,10 @@ mod tests {
         let time = Timestamp::at(0);
         let mut last = last_of(Some(Duration::from_secs(1)));
         let at = last.next_fading().unwrap();
-        assert_eq!(told(&last.faded(at, time)), ["0 - bad", "1 - bad", "2 - bad"]);
+        assert_eq!(
+            told(&last.faded(at, time)),
+            ["0 - bad", "1 - bad", "2 - bad"]
+        );
         assert_eq!(last.next_fading(), None);
     }
 }

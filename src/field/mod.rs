@@ -98,9 +98,21 @@ impl Line {
             _ => Duration::ZERO,
         };
         let devices = || self.devices.iter();
-        let pause = devices().map(|device| device.pause.longest()).chain([self.manners.pause.longest()]).max().unwrap_or_default();
-        let answer = devices().filter_map(|device| device.first_answer_within).chain([self.answer_within.most]).max().unwrap_or_default();
-        Pulse::new(format!("bus:{}", self.name), 6 * COME_ROUND + 10 * (answer + frame + pause), now)
+        let pause = devices()
+            .map(|device| device.pause.longest())
+            .chain([self.manners.pause.longest()])
+            .max()
+            .unwrap_or_default();
+        let answer = devices()
+            .filter_map(|device| device.first_answer_within)
+            .chain([self.answer_within.most])
+            .max()
+            .unwrap_or_default();
+        Pulse::new(
+            format!("bus:{}", self.name),
+            6 * COME_ROUND + 10 * (answer + frame + pause),
+            now,
+        )
     }
 }
 
@@ -278,7 +290,11 @@ pub trait Driver: Send {
     /// Does one job. Called only between `connect` and `disconnect`; safe to drop.
     fn read(&mut self, job: usize) -> impl Future<Output = Result<Values, ReadError>> + Send;
     /// Asks an offline device for as little as possible, each time in another place; safe to drop.
-    fn probe(&mut self, device: usize, turn: usize) -> impl Future<Output = Result<(), ReadError>> + Send;
+    fn probe(
+        &mut self,
+        device: usize,
+        turn: usize,
+    ) -> impl Future<Output = Result<(), ReadError>> + Send;
     /// How long a probe of this device may take.
     fn probe_takes(&self, device: usize) -> Duration;
     /// Waits for a device that talks by itself; safe to drop.
@@ -290,10 +306,23 @@ pub trait Driver: Send {
         None
     }
     /// Does one request that writes.
-    fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> impl Future<Output = Outcome> + Send;
+    fn write(
+        &mut self,
+        device: usize,
+        action: &Action,
+        read_back: Option<ReadBack>,
+        repeat: bool,
+    ) -> impl Future<Output = Outcome> + Send;
     /// Asks any unit on behalf of a person; safe to drop. Called only between `connect` and `disconnect`.
-    fn ask(&mut self, _unit: u8, _ask: &Ask, _within: Duration) -> impl Future<Output = Said> + Send {
-        std::future::ready(Said::NoLine("the devices of this line have no registers".to_owned()))
+    fn ask(
+        &mut self,
+        _unit: u8,
+        _ask: &Ask,
+        _within: Duration,
+    ) -> impl Future<Output = Said> + Send {
+        std::future::ready(Said::NoLine(
+            "the devices of this line have no registers".to_owned(),
+        ))
     }
     /// Closes the wire.
     fn disconnect(&mut self);
@@ -323,8 +352,24 @@ pub struct LineTask {
 impl LineTask {
     /// Polls until the stop order.
     pub async fn run(self) {
-        let Self { line, events, counts, folder, orders, inquiries, pulse, stop } = self;
-        let ends = supervisor::Ends { events, counts: Arc::clone(&counts), orders, inquiries, pulse, stop };
+        let Self {
+            line,
+            events,
+            counts,
+            folder,
+            orders,
+            inquiries,
+            pulse,
+            stop,
+        } = self;
+        let ends = supervisor::Ends {
+            events,
+            counts: Arc::clone(&counts),
+            orders,
+            inquiries,
+            pulse,
+            stop,
+        };
         match &line.wire {
             Wire::Simulated => {
                 let driver = simulated::Simulated::new(&line.devices);

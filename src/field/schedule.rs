@@ -98,7 +98,12 @@ impl Schedule {
     /// Every job is due at `now`, and keeps to its own phase from then on.
     pub fn new(jobs: &[Job], devices: usize, now: Instant) -> Self {
         let planned = planned(jobs, now);
-        Self { jobs: planned, health: vec![Health::Unknown; devices], failures: vec![0; devices], avoid: None }
+        Self {
+            jobs: planned,
+            health: vec![Health::Unknown; devices],
+            failures: vec![0; devices],
+            avoid: None,
+        }
     }
 
     /// Other jobs take the place of the old ones; what `before` knew of the same points is kept: how soon they are due. A job whose
@@ -106,10 +111,17 @@ impl Schedule {
     pub fn replace(&mut self, before: &[Job], jobs: &[Job], now: Instant) {
         let mut planned = planned(jobs, now);
         for (new, job) in planned.iter_mut().zip(jobs) {
-            let sharing = before.iter().zip(&self.jobs).filter(|(old, _)| old.points.iter().any(|point| job.points.contains(point)));
-            let same = before.iter().zip(&self.jobs).find(|(old, _)| old.points == job.points);
+            let sharing = before
+                .iter()
+                .zip(&self.jobs)
+                .filter(|(old, _)| old.points.iter().any(|point| job.points.contains(point)));
+            let same = before
+                .iter()
+                .zip(&self.jobs)
+                .find(|(old, _)| old.points == job.points);
             if let Some((_, old)) = same {
-                (new.due, new.phase, new.takes, new.done) = (old.due, old.phase, old.takes, old.done);
+                (new.due, new.phase, new.takes, new.done) =
+                    (old.due, old.phase, old.takes, old.done);
                 if let Some(done) = old.done.filter(|_| old.every != new.every) {
                     new.due = (done + new.every).max(now);
                     new.phase = new.due;
@@ -125,7 +137,8 @@ impl Schedule {
     /// The share of the line's time that the jobs ask for; dead devices ask for nothing.
     pub fn load(&self) -> f64 {
         let live = self.jobs.iter().filter(|job| !self.is_offline(job.device));
-        live.map(|job| job.takes.as_secs_f64() / job.every.as_secs_f64()).sum()
+        live.map(|job| job.takes.as_secs_f64() / job.every.as_secs_f64())
+            .sum()
     }
 
     /// The next step; `probe_takes` is how long a probe of a device may take.
@@ -136,16 +149,24 @@ impl Schedule {
             job.due = job.due.min(job.latest(now, stretch));
         }
         self.check_invariants(now);
-        let live = || self.jobs.iter().enumerate().filter(|(_, job)| !self.is_offline(job.device));
+        let live = || {
+            self.jobs
+                .iter()
+                .enumerate()
+                .filter(|(_, job)| !self.is_offline(job.device))
+        };
         let due = |other_than: Option<usize>| {
             let ready = live().filter(|(_, job)| job.due <= now && Some(job.device) != other_than);
-            ready.min_by_key(|(_, job)| (job.due + job.every.mul_f64(stretch), job.due)).map(|(index, _)| index)
+            ready
+                .min_by_key(|(_, job)| (job.due + job.every.mul_f64(stretch), job.due))
+                .map(|(index, _)| index)
         };
         let first = due(avoid).or_else(|| avoid.and_then(|_| due(None)));
         let next_due = live().map(|(_, job)| job.due).min();
         let probe = self.next_probe();
         if let Some((at, pause, device, turn)) = probe.filter(|(at, ..)| *at <= now) {
-            let fits = first.is_none() && next_due.is_none_or(|due| now + probe_takes(device) <= due);
+            let fits =
+                first.is_none() && next_due.is_none_or(|due| now + probe_takes(device) <= due);
             if fits || at + pause <= now {
                 return Step::Probe { device, turn };
             }
@@ -155,12 +176,20 @@ impl Schedule {
         }
         // A probe that does not fit before the next job waits for the gap behind it.
         let probe_at = probe.map(|(at, pause, ..)| if at <= now { at + pause } else { at });
-        Step::WaitUntil(next_due.into_iter().chain(probe_at).min().unwrap_or(now + LONGEST_RETRY))
+        Step::WaitUntil(
+            next_due
+                .into_iter()
+                .chain(probe_at)
+                .min()
+                .unwrap_or(now + LONGEST_RETRY),
+        )
     }
 
     /// True if a job is due.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.jobs.iter().any(|job| job.due <= now && !self.is_offline(job.device))
+        self.jobs
+            .iter()
+            .any(|job| job.due <= now && !self.is_offline(job.device))
     }
 
     /// A job is due now: what it reads was changed.
@@ -172,7 +201,9 @@ impl Schedule {
 
     /// How late a job begins now.
     pub fn lateness(&self, job: usize, now: Instant) -> Duration {
-        self.jobs.get(job).map_or(Duration::ZERO, |job| now.saturating_duration_since(job.due))
+        self.jobs
+            .get(job)
+            .map_or(Duration::ZERO, |job| now.saturating_duration_since(job.due))
     }
 
     /// A job was done in so much time. Returns the device's new state if it changed: true is online.
@@ -203,7 +234,11 @@ impl Schedule {
 
     /// A probe was answered or not. Returns the device's new state if it changed.
     pub fn probed(&mut self, device: usize, answered: bool, now: Instant) -> Option<bool> {
-        if answered { self.came(device, None, now) } else { self.missed(device, SILENCE_WEIGHS, now) }
+        if answered {
+            self.came(device, None, now)
+        } else {
+            self.missed(device, SILENCE_WEIGHS, now)
+        }
     }
 
     /// The wire is gone: every device is, until it answers again. Returns those that were online or not asked yet.
@@ -212,7 +247,11 @@ impl Schedule {
         for (device, health) in self.health.iter_mut().enumerate() {
             if !matches!(health, Health::Offline { .. }) {
                 changed.push(device);
-                *health = Health::Offline { retry_at: now, pause: FIRST_RETRY, tries: 0 };
+                *health = Health::Offline {
+                    retry_at: now,
+                    pause: FIRST_RETRY,
+                    tries: 0,
+                };
             }
         }
         changed
@@ -226,8 +265,17 @@ impl Schedule {
     /// Panics if a job would be forgotten.
     fn check_invariants(&self, now: Instant) {
         let stretch = self.stretch();
-        debug_assert!(self.jobs.iter().all(|job| job.due <= job.latest(now, stretch)), "a job waits for longer than its interval");
-        debug_assert_eq!(self.health.len(), self.failures.len(), "every device has its health and its failures");
+        debug_assert!(
+            self.jobs
+                .iter()
+                .all(|job| job.due <= job.latest(now, stretch)),
+            "a job waits for longer than its interval"
+        );
+        debug_assert_eq!(
+            self.health.len(),
+            self.failures.len(),
+            "every device has its health and its failures"
+        );
     }
 
     /// By how much every interval is longer than asked for; at least 1.
@@ -237,12 +285,20 @@ impl Schedule {
 
     /// The offline device whose turn is next: when, its pause, which, and its tries.
     fn next_probe(&self) -> Option<(Instant, Duration, usize, usize)> {
-        let probes = self.health.iter().enumerate().filter_map(|(device, health)| match *health {
-            Health::Offline { retry_at, pause, tries } if self.jobs.iter().any(|job| job.device == device) => {
-                Some((retry_at, pause, device, tries))
-            }
-            _ => None,
-        });
+        let probes = self
+            .health
+            .iter()
+            .enumerate()
+            .filter_map(|(device, health)| match *health {
+                Health::Offline {
+                    retry_at,
+                    pause,
+                    tries,
+                } if self.jobs.iter().any(|job| job.device == device) => {
+                    Some((retry_at, pause, device, tries))
+                }
+                _ => None,
+            });
         probes.min_by_key(|probe| probe.0)
     }
 
@@ -271,11 +327,19 @@ impl Schedule {
         match *health {
             Health::Offline { pause, tries, .. } => {
                 let pause = (pause * 2).min(LONGEST_RETRY);
-                *health = Health::Offline { retry_at: now + pause, pause, tries: tries + 1 };
+                *health = Health::Offline {
+                    retry_at: now + pause,
+                    pause,
+                    tries: tries + 1,
+                };
                 None
             }
             _ if enough => {
-                *health = Health::Offline { retry_at: now + FIRST_RETRY, pause: FIRST_RETRY, tries: 0 };
+                *health = Health::Offline {
+                    retry_at: now + FIRST_RETRY,
+                    pause: FIRST_RETRY,
+                    tries: 0,
+                };
                 Some(false)
             }
             _ => None,
@@ -286,7 +350,11 @@ impl Schedule {
 impl Planned {
     /// When it is due at the latest.
     fn latest(&self, now: Instant, stretch: f64) -> Instant {
-        let delay = if self.done.is_none() { self.delay } else { Duration::ZERO };
+        let delay = if self.done.is_none() {
+            self.delay
+        } else {
+            Duration::ZERO
+        };
         now + self.every.mul_f64(stretch).max(delay)
     }
 
@@ -314,13 +382,19 @@ fn grid(from: Instant, every: Duration, now: Instant) -> Instant {
 /// the shortest, so that the free time of a cycle stays in one piece.
 fn planned(jobs: &[Job], now: Instant) -> Vec<Planned> {
     let every = |job: &Job| job.every.max(Duration::from_millis(1));
-    let shortest = jobs.iter().map(every).min().unwrap_or(Duration::from_secs(1));
+    let shortest = jobs
+        .iter()
+        .map(every)
+        .min()
+        .unwrap_or(Duration::from_secs(1));
     let mut order: Vec<usize> = (0..jobs.len()).collect();
     order.sort_by_key(|index| jobs.get(*index).map(every));
     let mut planned: Vec<(usize, Planned)> = Vec::new();
     let mut packed = Duration::ZERO;
     for (place, index) in order.iter().enumerate() {
-        let Some(job) = jobs.get(*index) else { continue };
+        let Some(job) = jobs.get(*index) else {
+            continue;
+        };
         let interval = every(job);
         let offset = if interval < 2 * shortest {
             let offset = packed;
@@ -358,7 +432,13 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn job(device: usize, every: Duration) -> Job {
-        Job { device, every, takes: 10 * MS, delay: Duration::ZERO, points: Vec::new() }
+        Job {
+            device,
+            every,
+            takes: 10 * MS,
+            delay: Duration::ZERO,
+            points: Vec::new(),
+        }
     }
 
     /// Plays `seconds` of a line where a request of a live device takes `cost` and one of a dead device `timeout`. Gives the jobs with
@@ -383,7 +463,12 @@ mod tests {
                     let took = if alive { cost } else { timeout };
                     lost += if alive { Duration::ZERO } else { timeout };
                     now += took;
-                    schedule.done(index, if alive { Heard::Answer } else { Heard::Nothing }, took, now);
+                    schedule.done(
+                        index,
+                        if alive { Heard::Answer } else { Heard::Nothing },
+                        took,
+                        now,
+                    );
                 }
                 Step::Probe { device, .. } => {
                     assert!(dead.contains(&device));
@@ -401,7 +486,11 @@ mod tests {
     }
 
     fn intervals(done: &[(usize, Duration)], job: usize) -> Vec<Duration> {
-        let times: Vec<Duration> = done.iter().filter(|(index, _)| *index == job).map(|(_, at)| *at).collect();
+        let times: Vec<Duration> = done
+            .iter()
+            .filter(|(index, _)| *index == job)
+            .map(|(_, at)| *at)
+            .collect();
         let mut intervals: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         intervals.sort();
         intervals
@@ -417,9 +506,14 @@ mod tests {
 
     #[test]
     fn slow_jobs_do_not_all_come_in_the_same_cycle() {
-        let jobs: Vec<Job> = (0..10).map(|_| job(0, SECOND * 10)).chain([job(0, SECOND)]).collect();
+        let jobs: Vec<Job> = (0..10)
+            .map(|_| job(0, SECOND * 10))
+            .chain([job(0, SECOND)])
+            .collect();
         let (done, _) = play(&jobs, &[], 1, 50 * MS, SECOND, 60);
-        let busiest = (20..60).map(|second| done.iter().filter(|(_, at)| at.as_secs() == second).count()).max();
+        let busiest = (20..60)
+            .map(|second| done.iter().filter(|(_, at)| at.as_secs() == second).count())
+            .max();
         assert_eq!(busiest, Some(2));
     }
 
@@ -429,18 +523,32 @@ mod tests {
         let mut schedule = Schedule::new(&[job(0, SECOND)], 1, start);
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(0));
         schedule.done(0, Heard::Answer, 10 * MS, start + 3500 * MS);
-        assert_eq!(schedule.next(start + 3500 * MS, |_| SECOND), Step::WaitUntil(start + SECOND * 4));
+        assert_eq!(
+            schedule.next(start + 3500 * MS, |_| SECOND),
+            Step::WaitUntil(start + SECOND * 4)
+        );
     }
 
     #[test]
     fn dead_devices_hardly_cost_the_live_ones_anything() {
-        let jobs: Vec<Job> = (0..10).map(|device| Job { takes: 60 * MS, ..job(device, SECOND) }).collect();
+        let jobs: Vec<Job> = (0..10)
+            .map(|device| Job {
+                takes: 60 * MS,
+                ..job(device, SECOND)
+            })
+            .collect();
         for (dead, most) in [(vec![3], 0.01), (vec![1, 4, 7], 0.03)] {
             let (done, lost) = play(&jobs, &dead, 10, 60 * MS, 150 * MS, 600);
             for device in (0..10).filter(|device| !dead.contains(device)) {
                 let intervals = intervals(&done, device);
-                let (median, p99) = (intervals[intervals.len() / 2], intervals[intervals.len() * 99 / 100]);
-                assert!(median == SECOND && p99 <= 1100 * MS, "{dead:?}: device {device} every {median:?}, p99 {p99:?}");
+                let (median, p99) = (
+                    intervals[intervals.len() / 2],
+                    intervals[intervals.len() * 99 / 100],
+                );
+                assert!(
+                    median == SECOND && p99 <= 1100 * MS,
+                    "{dead:?}: device {device} every {median:?}, p99 {p99:?}"
+                );
             }
             let share = lost.as_secs_f64() / 600.0;
             assert!(share < most, "{dead:?}: {share} of the time lost");
@@ -449,16 +557,28 @@ mod tests {
 
     #[test]
     fn an_overloaded_line_stretches_every_interval_alike() {
-        let jobs: Vec<Job> =
-            (0..10).map(|device| Job { takes: 150 * MS, ..job(device, SECOND * if device < 5 { 1 } else { 2 }) }).collect();
+        let jobs: Vec<Job> = (0..10)
+            .map(|device| Job {
+                takes: 150 * MS,
+                ..job(device, SECOND * if device < 5 { 1 } else { 2 })
+            })
+            .collect();
         let (done, _) = play(&jobs, &[], 10, 150 * MS, SECOND, 300);
         let mean = |device: usize| {
             let all = intervals(&done, device);
             all.iter().sum::<Duration>().as_secs_f64() / all.len() as f64
         };
         for device in 0..5 {
-            assert!((1.05..1.30).contains(&mean(device)), "asked for 1 s, got {}", mean(device));
-            assert!((2.1..2.6).contains(&mean(device + 5)), "asked for 2 s, got {}", mean(device + 5));
+            assert!(
+                (1.05..1.30).contains(&mean(device)),
+                "asked for 1 s, got {}",
+                mean(device)
+            );
+            assert!(
+                (2.1..2.6).contains(&mean(device + 5)),
+                "asked for 2 s, got {}",
+                mean(device + 5)
+            );
         }
     }
 
@@ -492,13 +612,24 @@ mod tests {
         let mut schedule = Schedule::new(&jobs, 1, start);
         assert_eq!(schedule.done(0, Heard::Nothing, MS, start), None);
         assert_eq!(schedule.done(0, Heard::Nothing, MS, start), Some(false));
-        assert_eq!(schedule.next(start, |_| SECOND), Step::WaitUntil(start + SECOND));
+        assert_eq!(
+            schedule.next(start, |_| SECOND),
+            Step::WaitUntil(start + SECOND)
+        );
         let later = start + SECOND;
-        assert_eq!(schedule.next(later, |_| SECOND), Step::Probe { device: 0, turn: 0 });
+        assert_eq!(
+            schedule.next(later, |_| SECOND),
+            Step::Probe { device: 0, turn: 0 }
+        );
         assert_eq!(schedule.probed(0, false, later), None);
-        assert_eq!(schedule.next(later + 2 * SECOND, |_| SECOND), Step::Probe { device: 0, turn: 1 });
+        assert_eq!(
+            schedule.next(later + 2 * SECOND, |_| SECOND),
+            Step::Probe { device: 0, turn: 1 }
+        );
         assert_eq!(schedule.probed(0, true, later), Some(true));
-        let Step::Run(first) = schedule.next(later, |_| SECOND) else { panic!("all is due") };
+        let Step::Run(first) = schedule.next(later, |_| SECOND) else {
+            panic!("all is due")
+        };
         schedule.done(first, Heard::Answer, MS, later);
         assert_eq!(schedule.next(later, |_| SECOND), Step::Run(1 - first));
     }
@@ -533,18 +664,38 @@ mod tests {
         assert_eq!(schedule.done(0, Heard::Garbage, MS, start), None);
         assert_eq!(schedule.done(0, Heard::Garbage, MS, start), None);
         assert_eq!(schedule.done(0, Heard::Answer, MS, start), Some(true));
-        let changes: Vec<Option<bool>> = (0..6).map(|_| schedule.done(0, Heard::Garbage, MS, start)).collect();
-        assert_eq!(changes.last(), Some(&Some(false)), "nothing but garbage for long");
+        let changes: Vec<Option<bool>> = (0..6)
+            .map(|_| schedule.done(0, Heard::Garbage, MS, start))
+            .collect();
+        assert_eq!(
+            changes.last(),
+            Some(&Some(false)),
+            "nothing but garbage for long"
+        );
     }
 
     #[test]
     fn after_a_time_out_another_device_has_its_turn() {
         let start = crate::time::now();
-        let jobs = [Job { every: SECOND / 2, ..job(0, SECOND) }, Job { every: SECOND / 2, ..job(0, SECOND) }, job(1, SECOND)];
+        let jobs = [
+            Job {
+                every: SECOND / 2,
+                ..job(0, SECOND)
+            },
+            Job {
+                every: SECOND / 2,
+                ..job(0, SECOND)
+            },
+            job(1, SECOND),
+        ];
         let mut schedule = Schedule::new(&jobs, 2, start);
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(0));
         schedule.done(0, Heard::Nothing, MS, start);
-        assert_eq!(schedule.next(start, |_| SECOND), Step::Run(2), "the other device, although its deadline is later");
+        assert_eq!(
+            schedule.next(start, |_| SECOND),
+            Step::Run(2),
+            "the other device, although its deadline is later"
+        );
         schedule.done(2, Heard::Answer, MS, start);
         assert_eq!(schedule.next(start, |_| SECOND), Step::Run(1));
     }
@@ -552,21 +703,36 @@ mod tests {
     #[test]
     fn a_job_whose_interval_has_changed_is_due_by_the_new_one() {
         let start = crate::time::now();
-        let with = |every| [Job { points: vec![PointId(1)], ..job(0, every) }];
+        let with = |every| {
+            [Job {
+                points: vec![PointId(1)],
+                ..job(0, every)
+            }]
+        };
         let (often, seldom) = (with(SECOND / 2), with(SECOND * 3600));
         let mut schedule = Schedule::new(&often, 1, start);
         schedule.done(0, Heard::Answer, MS, start);
         schedule.replace(&often, &seldom, start);
-        assert_eq!(schedule.next(start, |_| SECOND), Step::WaitUntil(start + SECOND * 3600), "from when it was asked last");
+        assert_eq!(
+            schedule.next(start, |_| SECOND),
+            Step::WaitUntil(start + SECOND * 3600),
+            "from when it was asked last"
+        );
         schedule.done(0, Heard::Answer, MS, start + SECOND);
         schedule.replace(&seldom, &often, start + SECOND);
-        assert_eq!(schedule.next(start + SECOND, |_| SECOND), Step::WaitUntil(start + SECOND * 3 / 2));
+        assert_eq!(
+            schedule.next(start + SECOND, |_| SECOND),
+            Step::WaitUntil(start + SECOND * 3 / 2)
+        );
     }
 
     #[test]
     fn the_halves_of_a_request_that_was_cut_are_due_at_once() {
         let start = crate::time::now();
-        let points = |ids: &[u32]| Job { points: ids.iter().map(|id| PointId(*id)).collect(), ..job(0, SECOND) };
+        let points = |ids: &[u32]| Job {
+            points: ids.iter().map(|id| PointId(*id)).collect(),
+            ..job(0, SECOND)
+        };
         let before = [points(&[1, 2]), points(&[3])];
         let mut schedule = Schedule::new(&before, 1, start);
         schedule.done(0, Heard::Answer, MS, start);

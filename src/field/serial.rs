@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serial2::SerialPort as Transceiver;
 use serial2::rs4xx::{Rs485Config, TransceiverMode};
 use tokio::net::TcpStream;
-use tokio_serial::{DataBits, ErrorKind, Parity, SerialPort, SerialPortBuilderExt, SerialStream, StopBits};
+use tokio_serial::{
+    DataBits, ErrorKind, Parity, SerialPort, SerialPortBuilderExt, SerialStream, StopBits,
+};
 
 use crate::units::Span;
 
@@ -47,7 +49,9 @@ impl Rs485 {
     fn apply(self, path: &str) -> std::io::Result<Option<Transceiver>> {
         let how = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         // Why it cannot be opened is told by who opens it to use it.
-        let Ok(file) = rustix::fs::open(path, how, Mode::empty()) else { return Ok(None) };
+        let Ok(file) = rustix::fs::open(path, how, Mode::empty()) else {
+            return Ok(None);
+        };
         let port = Transceiver::from(file);
         let mut config = Rs485Config::new();
         config.set_invert_rts(self.rts_while_sending == Level::Low);
@@ -78,8 +82,12 @@ pub async fn dial(address: &str, patience: Duration) -> Result<TcpStream, String
             let _ = stream.set_nodelay(true);
             Ok(stream)
         }
-        Ok(Err(error)) => Err(format!("{address} cannot be reached: {error}; check address, port and cable")),
-        Err(_) => Err(format!("{address} does not answer; check address, port and cable")),
+        Ok(Err(error)) => Err(format!(
+            "{address} cannot be reached: {error}; check address, port and cable"
+        )),
+        Err(_) => Err(format!(
+            "{address} does not answer; check address, port and cable"
+        )),
     }
 }
 
@@ -103,13 +111,21 @@ impl Speed {
             DataBits::Eight => 8,
         };
         let parity = u32::from(self.parity != Parity::None);
-        let stop = if self.stop_bits == StopBits::One { 1 } else { 2 };
+        let stop = if self.stop_bits == StopBits::One {
+            1
+        } else {
+            2
+        };
         Duration::from_secs(1) * (1 + data + parity + stop) / self.baud.max(1)
     }
 
     /// The silence that separates two RTU frames: 3.5 characters, at least 1.75 ms [Modbus over serial line 1.02, 2.5.1.1].
     pub fn frame_gap(&self) -> Duration {
-        if self.baud > 19_200 { Duration::from_micros(1750) } else { self.character() * 7 / 2 }
+        if self.baud > 19_200 {
+            Duration::from_micros(1750)
+        } else {
+            self.character() * 7 / 2
+        }
     }
 
     /// Sets an open port to this speed.
@@ -136,7 +152,11 @@ impl fmt::Display for Speed {
             Parity::Even => 'E',
             Parity::Odd => 'O',
         };
-        let stop = if self.stop_bits == StopBits::One { 1 } else { 2 };
+        let stop = if self.stop_bits == StopBits::One {
+            1
+        } else {
+            2
+        };
         write!(f, "{} {data}{parity}{stop}", self.baud)
     }
 }
@@ -148,13 +168,21 @@ impl FromStr for Speed {
         let wrong = || match with_other_signs(text) {
             Some(speed) => format!("`{text}` is not a serial speed; write {speed}"),
             None => {
-                format!("`{text}` is not a serial speed; write baud rate, data bits, parity and stop bits, such as 9600 8N1 or 19200 8E1")
+                format!(
+                    "`{text}` is not a serial speed; write baud rate, data bits, parity and stop bits, such as 9600 8N1 or 19200 8E1"
+                )
             }
         };
         let mut words = text.split_whitespace();
-        let baud = words.next().and_then(|word| word.parse().ok()).filter(|baud| *baud > 0).ok_or_else(wrong)?;
+        let baud = words
+            .next()
+            .and_then(|word| word.parse().ok())
+            .filter(|baud| *baud > 0)
+            .ok_or_else(wrong)?;
         let frame = words.next().unwrap_or("8N1").as_bytes();
-        let [data, parity, stop] = frame else { return Err(wrong()) };
+        let [data, parity, stop] = frame else {
+            return Err(wrong());
+        };
         if words.next().is_some() {
             return Err(wrong());
         }
@@ -174,20 +202,29 @@ impl FromStr for Speed {
             b'2' => StopBits::Two,
             _ => return Err(wrong()),
         };
-        Ok(Self { baud, data_bits, parity, stop_bits })
+        Ok(Self {
+            baud,
+            data_bits,
+            parity,
+            stop_bits,
+        })
     }
 }
 
 /// The speed that `9600,8,N,1` or `19200-8E1` means: other tools put other signs between its parts.
 fn with_other_signs(text: &str) -> Option<Speed> {
-    let parts = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    let parts = text
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|part| !part.is_empty());
     let (baud, frame) = parts.fold((None, String::new()), |(baud, frame), part| match baud {
         None => (Some(part), frame),
         Some(baud) => (Some(baud), frame + part),
     });
     let meant = format!("{} {frame}", baud?);
     // What it is already is not what was meant.
-    (meant != text && !frame.is_empty()).then(|| meant.parse().ok()).flatten()
+    (meant != text && !frame.is_empty())
+        .then(|| meant.parse().ok())
+        .flatten()
 }
 
 impl<'de> Deserialize<'de> for Speed {
@@ -232,19 +269,30 @@ impl Port {
     /// True the first time this is asked for a port: what is told of an adapter is told once, however often it is opened.
     fn is_news(&self, what: &'static str) -> bool {
         static TOLD: Mutex<BTreeSet<(String, &str)>> = Mutex::new(BTreeSet::new());
-        TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert((self.path.clone(), what))
+        TOLD.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((self.path.clone(), what))
     }
 
     /// Adapters of FTDI keep bytes back for 16 ms unless they are told not to. What cannot be changed is told.
     fn look_at_adapter(&self) {
-        let Ok(device) = std::fs::canonicalize(&self.path) else { return };
-        let Some(name) = device.file_name().map(|name| name.to_string_lossy().into_owned()) else { return };
+        let Ok(device) = std::fs::canonicalize(&self.path) else {
+            return;
+        };
+        let Some(name) = device
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+        else {
+            return;
+        };
         let latency = format!("/sys/class/tty/{name}/device/latency_timer");
         if let Ok(before) = std::fs::read_to_string(&latency).map(|text| text.trim().to_owned())
             && before != "1"
         {
             match std::fs::write(&latency, "1") {
-                Ok(()) => tracing::info!(port = %self.path, from_ms = %before, "the adapter hands over what it receives after 1 ms"),
+                Ok(()) => {
+                    tracing::info!(port = %self.path, from_ms = %before, "the adapter hands over what it receives after 1 ms")
+                }
                 Err(error) if self.is_news("latency") => tracing::warn!(
                     port = %self.path,
                     ms = %before,
@@ -268,7 +316,9 @@ impl Port {
         }
         let links = std::fs::read_dir("/dev/serial/by-id").ok()?;
         let mut paths = links.flatten().map(|link| link.path());
-        paths.find(|link| std::fs::canonicalize(link).is_ok_and(|target| target == device)).map(|link| link.display().to_string())
+        paths
+            .find(|link| std::fs::canonicalize(link).is_ok_and(|target| target == device))
+            .map(|link| link.display().to_string())
     }
 
     fn explain(&self, error: &tokio_serial::Error) -> String {
@@ -282,7 +332,9 @@ impl Port {
                 format!("{path} does not exist; check the cable and `ls -l /dev/serial/by-id`")
             }
             ErrorKind::Io(std::io::ErrorKind::PermissionDenied) => {
-                format!("no permission to open {path}; add the user who runs wellhead to the group dialout (`usermod -aG dialout <user>`)")
+                format!(
+                    "no permission to open {path}; add the user who runs wellhead to the group dialout (`usermod -aG dialout <user>`)"
+                )
             }
             _ => format!("{path} cannot be opened: {error}"),
         }
@@ -303,11 +355,17 @@ mod tests {
         let fast: Speed = "115200".parse().unwrap();
         assert_eq!(fast.frame_gap(), Duration::from_micros(1750));
         for wrong in ["fast", "9600 8X1", "9600 8N1 extra", "0 8N1", "9600 8N"] {
-            assert!(wrong.parse::<Speed>().unwrap_err().contains("9600 8N1"), "{wrong}");
+            assert!(
+                wrong.parse::<Speed>().unwrap_err().contains("9600 8N1"),
+                "{wrong}"
+            );
         }
-        for (other, ours) in
-            [("9600,8,N,1", "9600 8N1"), ("19200-8-E-1", "19200 8E1"), ("9600/8n2", "9600 8N2"), ("115200 8 N 1", "115200 8N1")]
-        {
+        for (other, ours) in [
+            ("9600,8,N,1", "9600 8N1"),
+            ("19200-8-E-1", "19200 8E1"),
+            ("9600/8n2", "9600 8N2"),
+            ("115200 8 N 1", "115200 8N1"),
+        ] {
             let expected = format!("`{other}` is not a serial speed; write {ours}");
             assert_eq!(other.parse::<Speed>().unwrap_err(), expected);
         }
@@ -318,15 +376,28 @@ mod tests {
         let (_near, far) = SerialStream::pair().unwrap();
         let path = far.name().unwrap();
         drop(far);
-        let port = Port { path, speed: "9600 8N1".parse().unwrap(), ascii: false, rs485: Some(Rs485::default()) };
+        let port = Port {
+            path,
+            speed: "9600 8N1".parse().unwrap(),
+            ascii: false,
+            rs485: Some(Rs485::default()),
+        };
         let error = port.open().unwrap_err();
         assert!(error.contains("remove `rs485:`"), "{error}");
     }
 
     #[test]
     fn a_missing_device_is_named_with_its_remedy() {
-        let port = Port { path: "/dev/does-not-exist".to_owned(), speed: "9600 8N1".parse().unwrap(), ascii: false, rs485: None };
+        let port = Port {
+            path: "/dev/does-not-exist".to_owned(),
+            speed: "9600 8N1".parse().unwrap(),
+            ascii: false,
+            rs485: None,
+        };
         let error = port.open().unwrap_err();
-        assert!(error.contains("/dev/does-not-exist") && error.contains("by-id"), "{error}");
+        assert!(
+            error.contains("/dev/does-not-exist") && error.contains("by-id"),
+            "{error}"
+        );
     }
 }

@@ -28,29 +28,57 @@ impl Simulated {
         let mut points: Vec<Vec<Point>> = Vec::new();
         for (device, spec) in devices.iter().enumerate() {
             for point in spec.points.iter().filter(|point| !point.is_derived()) {
-                match jobs.iter().position(|job| job.device == device && job.every == point.every) {
+                match jobs
+                    .iter()
+                    .position(|job| job.device == device && job.every == point.every)
+                {
                     Some(index) => {
-                        jobs.get_mut(index).into_iter().for_each(|job| job.points.push(point.id));
-                        points.get_mut(index).into_iter().for_each(|group| group.push(point.clone()));
+                        jobs.get_mut(index)
+                            .into_iter()
+                            .for_each(|job| job.points.push(point.id));
+                        points
+                            .get_mut(index)
+                            .into_iter()
+                            .for_each(|group| group.push(point.clone()));
                     }
                     None => {
-                        jobs.push(Job { device, every: point.every, takes: Duration::ZERO, delay: Duration::ZERO, points: vec![point.id] });
+                        jobs.push(Job {
+                            device,
+                            every: point.every,
+                            takes: Duration::ZERO,
+                            delay: Duration::ZERO,
+                            points: vec![point.id],
+                        });
                         points.push(vec![point.clone()]);
                     }
                 }
             }
         }
-        Self { jobs, points, written: HashMap::new(), started: now() }
+        Self {
+            jobs,
+            points,
+            written: HashMap::new(),
+            started: now(),
+        }
     }
 
-    fn value(&self, device: usize, point: &Point, elapsed: Duration) -> (PointId, Result<Value, Arc<str>>) {
+    fn value(
+        &self,
+        device: usize,
+        point: &Point,
+        elapsed: Duration,
+    ) -> (PointId, Result<Value, Arc<str>>) {
         let value = point.wave.value(elapsed);
         let shown = match point.register() {
             // Through the register and back, so that type, scale and words mean the same as on a real line.
             Some(register) => {
                 let mut words = words(point, register, elapsed, None);
                 for (word, address) in words.iter_mut().zip(register.address..) {
-                    *word = self.written.get(&(device, register.table, address)).copied().unwrap_or(*word);
+                    *word = self
+                        .written
+                        .get(&(device, register.table, address))
+                        .copied()
+                        .unwrap_or(*word);
                 }
                 register.decode(&words, None)
             }
@@ -61,16 +89,25 @@ impl Simulated {
 }
 
 /// The registers of a point `elapsed` after the start of a simulator; `exponent` is what the register says that holds its power of ten.
-pub(super) fn words(point: &Point, register: &Register, elapsed: Duration, exponent: Option<i16>) -> Vec<u16> {
+pub(super) fn words(
+    point: &Point,
+    register: &Register,
+    elapsed: Duration,
+    exponent: Option<i16>,
+) -> Vec<u16> {
     if let Some(text) = point.says.filter(|_| register.meaning.kind == Kind::Text) {
         return register.encode_text(text);
     }
     let value = point.wave.value(elapsed);
     let meaning = &register.meaning;
-    let wraps = point.wave.shape == Shape::Counter && meaning.kind.is_integer() && exponent.is_none();
+    let wraps =
+        point.wave.shape == Shape::Counter && meaning.kind.is_integer() && exponent.is_none();
     let value = match meaning.raw_range().filter(|_| wraps) {
         // A counter that is full starts again from zero, as in devices.
-        Some((_, most)) => ((value - meaning.offset) / meaning.scale).rem_euclid(most + 1.0) * meaning.scale + meaning.offset,
+        Some((_, most)) => {
+            ((value - meaning.offset) / meaning.scale).rem_euclid(most + 1.0) * meaning.scale
+                + meaning.offset
+        }
         None => value,
     };
     register.encode(value, exponent)
@@ -88,25 +125,49 @@ impl Driver for Simulated {
     async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
         let elapsed = now().saturating_duration_since(self.started);
         let device = self.jobs.get(job).map_or(0, |job| job.device);
-        Ok(self.points.get(job).into_iter().flatten().map(|point| self.value(device, point, elapsed)).collect())
+        Ok(self
+            .points
+            .get(job)
+            .into_iter()
+            .flatten()
+            .map(|point| self.value(device, point, elapsed))
+            .collect())
     }
 
     async fn probe(&mut self, _: usize, _: usize) -> Result<(), ReadError> {
         Ok(())
     }
 
-    async fn write(&mut self, device: usize, action: &Action, _: Option<ReadBack>, _: bool) -> Outcome {
+    async fn write(
+        &mut self,
+        device: usize,
+        action: &Action,
+        _: Option<ReadBack>,
+        _: bool,
+    ) -> Outcome {
         let (start, count) = action.span();
-        let table = if matches!(action, Action::Bits { .. }) { Table::Coil } else { Table::Holding };
+        let table = if matches!(action, Action::Bits { .. }) {
+            Table::Coil
+        } else {
+            Table::Holding
+        };
         let words: Vec<u16> = match action {
             Action::Words { words, .. } => words.clone(),
             Action::Bits { bits, .. } => bits.iter().map(|bit| u16::from(*bit)).collect(),
             Action::Mask { and, or, .. } => {
-                let before = self.written.get(&(device, table, start)).copied().unwrap_or(0);
+                let before = self
+                    .written
+                    .get(&(device, table, start))
+                    .copied()
+                    .unwrap_or(0);
                 vec![(before & and) | (or & !and)]
             }
         };
-        self.written.extend((start..start.saturating_add(count)).zip(&words).map(|(address, word)| ((device, table, address), *word)));
+        self.written.extend(
+            (start..start.saturating_add(count))
+                .zip(&words)
+                .map(|(address, word)| ((device, table, address), *word)),
+        );
         Outcome::Done(Some(words))
     }
 

@@ -140,7 +140,10 @@ impl<D: Driver> Supervisor<D> {
         loop {
             let expiry = self.orders.iter().map(|order| order.deadline).min();
             let next_beat = Some(now() + COME_ROUND);
-            let wake = [self.last.next_fading(), expiry, next_beat].into_iter().flatten().fold(until, Instant::min);
+            let wake = [self.last.next_fading(), expiry, next_beat]
+                .into_iter()
+                .flatten()
+                .fold(until, Instant::min);
             let has_room = self.orders.len() < MOST_ORDERS && !self.ends.orders.is_closed();
             tokio::select! {
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -179,7 +182,10 @@ impl<D: Driver> Supervisor<D> {
         if self.schedule.probed(device, true, now()) == Some(true) {
             self.device_changed(device, true, "").await?;
         }
-        for reading in self.last.measured(device, values, now(), Timestamp::from(moment())) {
+        for reading in self
+            .last
+            .measured(device, values, now(), Timestamp::from(moment()))
+        {
             self.emit(Event::Reading(reading)).await?;
         }
         Ok(())
@@ -202,7 +208,9 @@ impl<D: Driver> Supervisor<D> {
                 continue;
             }
             let driver = &self.driver;
-            let step = self.schedule.next(now(), |device| driver.probe_takes(device));
+            let step = self
+                .schedule
+                .next(now(), |device| driver.probe_takes(device));
             if self.asks_now(&step).await? {
                 continue;
             }
@@ -268,9 +276,14 @@ impl<D: Driver> Supervisor<D> {
 
     /// Does a job; if the wire breaks, once more on a new one. `Err` tells why the line is lost: it cannot be opened again, or
     /// it breaks whatever is asked. A wire that breaks for some requests only is their device's fault.
-    async fn attempt(&mut self, job: usize) -> Result<Result<Result<Values, ReadError>, String>, Ended> {
+    async fn attempt(
+        &mut self,
+        job: usize,
+    ) -> Result<Result<Result<Values, ReadError>, String>, Ended> {
         let first = self.read(job).await?;
-        let Err(ReadError::LineDown(_)) = first else { return Ok(Ok(first)) };
+        let Err(ReadError::LineDown(_)) = first else {
+            return Ok(Ok(first));
+        };
         self.driver.disconnect();
         if let Err(why) = self.connect().await? {
             return Ok(Err(why));
@@ -299,10 +312,19 @@ impl<D: Driver> Supervisor<D> {
     }
 
     async fn probe(&mut self, device: usize, turn: usize) -> Result<Result<(), ReadError>, Ended> {
-        beside(self.driver.probe(device, turn), &mut self.last, &mut self.ends).await
+        beside(
+            self.driver.probe(device, turn),
+            &mut self.last,
+            &mut self.ends,
+        )
+        .await
     }
 
-    async fn probed(&mut self, device: usize, outcome: &Result<(), ReadError>) -> Result<(), Ended> {
+    async fn probed(
+        &mut self,
+        device: usize,
+        outcome: &Result<(), ReadError>,
+    ) -> Result<(), Ended> {
         if outcome.is_ok() {
             self.answered();
         }
@@ -317,7 +339,11 @@ impl<D: Driver> Supervisor<D> {
 
     /// What is seen of a device that is offline may change: other things come, or nothing any more.
     async fn still_offline(&mut self, device: usize, why: &str) -> Result<(), Ended> {
-        let Some(told) = self.offline.get_mut(device).filter(|told| **told != *why && self.schedule.is_offline(device)) else {
+        let Some(told) = self
+            .offline
+            .get_mut(device)
+            .filter(|told| **told != *why && self.schedule.is_offline(device))
+        else {
             return Ok(());
         };
         why.clone_into(told);
@@ -325,7 +351,13 @@ impl<D: Driver> Supervisor<D> {
             tracing::info!(line = %self.line.name, device = %spec.name, why, event = "device.still_offline", "device still does not answer");
         }
         let points = self.points_of(device);
-        for reading in self.last.missed(device, &points, &why.into(), true, (now(), Timestamp::from(moment()))) {
+        for reading in self.last.missed(
+            device,
+            &points,
+            &why.into(),
+            true,
+            (now(), Timestamp::from(moment())),
+        ) {
             self.emit(Event::Reading(reading)).await?;
         }
         Ok(())
@@ -336,21 +368,46 @@ impl<D: Driver> Supervisor<D> {
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let Some(device) = self.jobs.get(job).and_then(|job| self.line.devices.get(job.device)) else { return };
+        let Some(device) = self
+            .jobs
+            .get(job)
+            .and_then(|job| self.line.devices.get(job.device))
+        else {
+            return;
+        };
         let points = self.points_of_job(job);
-        let names: Vec<&str> = device.points.iter().filter(|point| points.contains(&point.id)).map(|point| &*point.name).collect();
-        let bad = outcome.as_ref().map_or(0, |values| values.iter().filter(|(_, value)| value.is_err()).count());
+        let names: Vec<&str> = device
+            .points
+            .iter()
+            .filter(|point| points.contains(&point.id))
+            .map(|point| &*point.name)
+            .collect();
+        let bad = outcome.as_ref().map_or(0, |values| {
+            values.iter().filter(|(_, value)| value.is_err()).count()
+        });
         let (points, ms) = (names.join(","), took.as_secs_f64() * 1000.0);
         match outcome {
-            Ok(_) => tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, bad, "points read"),
-            Err(why) => tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, %why, "points not read"),
+            Ok(_) => {
+                tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, bad, "points read")
+            }
+            Err(why) => {
+                tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, %why, "points not read")
+            }
         }
     }
 
-    async fn report(&mut self, job: usize, outcome: Result<Values, ReadError>, took: Duration) -> Result<(), Ended> {
+    async fn report(
+        &mut self,
+        job: usize,
+        outcome: Result<Values, ReadError>,
+        took: Duration,
+    ) -> Result<(), Ended> {
         self.log(job, &outcome, took);
         let time = Timestamp::from(moment());
-        let answered = matches!(outcome, Ok(_) | Err(ReadError::Refused(_) | ReadError::Busy(_)));
+        let answered = matches!(
+            outcome,
+            Ok(_) | Err(ReadError::Refused(_) | ReadError::Busy(_))
+        );
         if answered {
             self.answered();
         }
@@ -365,9 +422,14 @@ impl<D: Driver> Supervisor<D> {
         let asked = self.points_of_job(job);
         // The device refused what stands between its points: they are asked for at once in another way, and are not bad until then.
         let is_cut = |jobs: &[Job]| jobs.iter().all(|job| job.points != asked);
-        let is_lesson = matches!(outcome, Err(ReadError::Refused(_))) && self.replan() && is_cut(&self.jobs);
+        let is_lesson =
+            matches!(outcome, Err(ReadError::Refused(_))) && self.replan() && is_cut(&self.jobs);
         if let Some(online) = change {
-            let why = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            let why = outcome
+                .as_ref()
+                .err()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             self.device_changed(device, online, &why).await?;
         }
         // A busy device is asked again within the interval: until then its values are what they were.
@@ -380,8 +442,13 @@ impl<D: Driver> Supervisor<D> {
                 let why: Arc<str> = error.to_string().into();
                 // One missed answer leaves the last value standing; a refusal or a dead device does not.
                 let is_bad = answered || change == Some(false);
-                let points = if change == Some(false) { self.points_of(device) } else { asked };
-                self.last.missed(device, &points, &why, is_bad, (now(), time))
+                let points = if change == Some(false) {
+                    self.points_of(device)
+                } else {
+                    asked
+                };
+                self.last
+                    .missed(device, &points, &why, is_bad, (now(), time))
             }
         };
         for reading in readings {
@@ -391,25 +458,55 @@ impl<D: Driver> Supervisor<D> {
     }
 
     fn points_of_job(&self, job: usize) -> Vec<PointId> {
-        self.jobs.get(job).map(|job| job.points.clone()).unwrap_or_default()
+        self.jobs
+            .get(job)
+            .map(|job| job.points.clone())
+            .unwrap_or_default()
     }
 
     /// Those that are read; what is derived from them follows.
     fn points_of(&self, device: usize) -> Vec<PointId> {
-        let points = self.line.devices.get(device).map(|device| device.points.as_slice()).unwrap_or_default();
-        points.iter().filter(|point| !point.is_derived()).map(|point| point.id).collect()
+        let points = self
+            .line
+            .devices
+            .get(device)
+            .map(|device| device.points.as_slice())
+            .unwrap_or_default();
+        points
+            .iter()
+            .filter(|point| !point.is_derived())
+            .map(|point| point.id)
+            .collect()
     }
 
-    async fn device_changed(&mut self, device: usize, online: bool, why: &str) -> Result<(), Ended> {
-        let Some(spec) = self.line.devices.get(device) else { return Ok(()) };
-        self.ends.counts.devices.get(device).into_iter().for_each(|(_, counts)| counts.is_online.set(u64::from(online)));
+    async fn device_changed(
+        &mut self,
+        device: usize,
+        online: bool,
+        why: &str,
+    ) -> Result<(), Ended> {
+        let Some(spec) = self.line.devices.get(device) else {
+            return Ok(());
+        };
+        self.ends
+            .counts
+            .devices
+            .get(device)
+            .into_iter()
+            .for_each(|(_, counts)| counts.is_online.set(u64::from(online)));
         if online {
             tracing::info!(line = %self.line.name, device = %spec.name, "device answers");
         } else {
             tracing::warn!(line = %self.line.name, device = %spec.name, why, "device does not answer");
-            self.offline.get_mut(device).into_iter().for_each(|told| why.clone_into(told));
+            self.offline
+                .get_mut(device)
+                .into_iter()
+                .for_each(|told| why.clone_into(told));
         }
-        let event = Event::Device { device: spec.id, online };
+        let event = Event::Device {
+            device: spec.id,
+            online,
+        };
         self.emit(event).await
     }
 
@@ -450,7 +547,11 @@ async fn fade(last: &mut Last, ends: &mut Ends) -> Result<(), Ended> {
 
 /// Waits for the driver. Values grow old meanwhile, however long it takes: a driver that hangs shows nothing as good. It gives no sign
 /// of life for it.
-async fn beside<T>(work: impl Future<Output = T>, last: &mut Last, ends: &mut Ends) -> Result<T, Ended> {
+async fn beside<T>(
+    work: impl Future<Output = T>,
+    last: &mut Last,
+    ends: &mut Ends,
+) -> Result<T, Ended> {
     let mut work = pin!(work);
     loop {
         let fading = last.next_fading();

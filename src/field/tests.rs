@@ -72,17 +72,36 @@ struct World {
 
 /// A device with points at these addresses, each with its interval and `stale_after`; the last point is the sum of the first two.
 fn device(index: u32, first: u32, points: &[(u16, Duration, Option<Duration>)]) -> Device {
-    let point = |(address, every, stale_after): &(u16, Duration, Option<Duration>), id: u32| Point {
-        id: PointId(id),
-        every: *every,
-        stale_after: *stale_after,
-        source: Source::Register { register: Arc::new(Register::new(Table::Holding, *address, Kind::U16)), exponent: None },
-        ..Point::made(format!("p{}", id - first), Wave::default())
-    };
-    let mut all: Vec<Point> = points.iter().zip(first..).map(|(spec, id)| point(spec, id)).collect();
+    let point =
+        |(address, every, stale_after): &(u16, Duration, Option<Duration>), id: u32| Point {
+            id: PointId(id),
+            every: *every,
+            stale_after: *stale_after,
+            source: Source::Register {
+                register: Arc::new(Register::new(Table::Holding, *address, Kind::U16)),
+                exponent: None,
+            },
+            ..Point::made(format!("p{}", id - first), Wave::default())
+        };
+    let mut all: Vec<Point> = points
+        .iter()
+        .zip(first..)
+        .map(|(spec, id)| point(spec, id))
+        .collect();
     let id = PointId(first + u32::try_from(points.len()).unwrap());
-    all.push(Point { id, source: Source::Derived(Formula::new("p0 + p1").unwrap()), ..Point::made("sum".to_owned(), Wave::default()) });
-    Device { points: all, ..Device::new(DeviceId(index), &format!("d{index}"), 1 + u8::try_from(index).unwrap()) }
+    all.push(Point {
+        id,
+        source: Source::Derived(Formula::new("p0 + p1").unwrap()),
+        ..Point::made("sum".to_owned(), Wave::default())
+    });
+    Device {
+        points: all,
+        ..Device::new(
+            DeviceId(index),
+            &format!("d{index}"),
+            1 + u8::try_from(index).unwrap(),
+        )
+    }
 }
 
 impl World {
@@ -94,7 +113,18 @@ impl World {
         let schedule = Schedule::new(&[], device_list.len(), now);
         let (blocks, jobs, asked) = (Vec::new(), Vec::new(), Vec::new());
         let (read, shown) = (BTreeMap::new(), BTreeMap::new());
-        let mut world = Self { device_list, barriers, blocks, jobs, schedule, last, now, read, shown, asked };
+        let mut world = Self {
+            device_list,
+            barriers,
+            blocks,
+            jobs,
+            schedule,
+            last,
+            now,
+            read,
+            shown,
+            asked,
+        };
         world.plan();
         world.schedule = Schedule::new(&world.jobs, world.device_list.len(), now);
         world
@@ -103,7 +133,9 @@ impl World {
     fn plan(&mut self) {
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
         let devices = self.device_list.iter().zip(&self.barriers).enumerate();
-        self.blocks = devices.flat_map(|(index, (device, barriers))| plan(index, device, costs, barriers)).collect();
+        self.blocks = devices
+            .flat_map(|(index, (device, barriers))| plan(index, device, costs, barriers))
+            .collect();
         let job = |block: &Block| Job {
             device: block.device,
             every: block.every,
@@ -121,7 +153,11 @@ impl World {
     }
 
     fn show(&mut self, readings: Vec<Reading>) {
-        self.shown.extend(readings.into_iter().map(|reading| (reading.point, reading.quality)));
+        self.shown.extend(
+            readings
+                .into_iter()
+                .map(|reading| (reading.point, reading.quality)),
+        );
     }
 
     /// Time passes, and values grow old when it is their time.
@@ -139,11 +175,15 @@ impl World {
     fn allowance(&self, point: &Point) -> Duration {
         let stretch = self.schedule.load().max(1.0);
         // Small changes of the load are not followed at once.
-        point.stale_after.unwrap_or_else(|| (point.every * MISSES).mul_f64(stretch * 1.06).max(LEAST))
+        point
+            .stale_after
+            .unwrap_or_else(|| (point.every * MISSES).mul_f64(stretch * 1.06).max(LEAST))
     }
 
     fn is_fresh(&self, point: &Point) -> bool {
-        self.read.get(&point.id).is_some_and(|at| self.now.saturating_duration_since(*at) <= self.allowance(point))
+        self.read
+            .get(&point.id)
+            .is_some_and(|at| self.now.saturating_duration_since(*at) <= self.allowance(point))
     }
 
     /// Nothing is shown as good that was not read lately.
@@ -153,10 +193,22 @@ impl World {
                 if self.shown.get(&point.id) != Some(&Quality::Good) {
                     continue;
                 }
-                let parts: Vec<&Point> = if point.is_derived() { device.points.iter().take(2).collect() } else { vec![point] };
+                let parts: Vec<&Point> = if point.is_derived() {
+                    device.points.iter().take(2).collect()
+                } else {
+                    vec![point]
+                };
                 for part in parts {
-                    let age = self.read.get(&part.id).map(|at| self.now.saturating_duration_since(*at));
-                    assert!(self.is_fresh(part), "{:?} is good, {:?} was read {age:?} ago", point.id, part.id);
+                    let age = self
+                        .read
+                        .get(&part.id)
+                        .map(|at| self.now.saturating_duration_since(*at));
+                    assert!(
+                        self.is_fresh(part),
+                        "{:?} is good, {:?} was read {age:?} ago",
+                        point.id,
+                        part.id
+                    );
                 }
             }
         }
@@ -169,7 +221,8 @@ impl World {
             Step::WaitUntil(at) => self.pass(at.saturating_duration_since(self.now)),
             Step::Probe { device, .. } => {
                 self.pass(took);
-                self.schedule.probed(device, outcome == Comes::Answer, self.now);
+                self.schedule
+                    .probed(device, outcome == Comes::Answer, self.now);
             }
             Step::Run(job) => {
                 self.pass(took);
@@ -214,17 +267,31 @@ impl World {
         let both = (self.now, Timestamp::at(0));
         let readings = match outcome {
             Comes::Answer | Comes::Part => {
-                let brought = if outcome == Comes::Part { &points[..points.len() - 1] } else { &points[..] };
-                self.read.extend(brought.iter().map(|point| (*point, self.now)));
-                let values = brought.iter().map(|point| (*point, Ok(Value::UInt(1)))).collect();
+                let brought = if outcome == Comes::Part {
+                    &points[..points.len() - 1]
+                } else {
+                    &points[..]
+                };
+                self.read
+                    .extend(brought.iter().map(|point| (*point, self.now)));
+                let values = brought
+                    .iter()
+                    .map(|point| (*point, Ok(Value::UInt(1))))
+                    .collect();
                 self.last.measured(block.device, values, both.0, both.1)
             }
             _ => {
                 let device = &self.device_list[block.device];
-                let all = device.points.iter().filter(|point| !point.is_derived()).map(|point| point.id).collect();
+                let all = device
+                    .points
+                    .iter()
+                    .filter(|point| !point.is_derived())
+                    .map(|point| point.id)
+                    .collect();
                 let missed: Vec<PointId> = if change == Some(false) { all } else { points };
                 let is_bad = outcome == Comes::Refusal || change == Some(false);
-                self.last.missed(block.device, &missed, &"no".into(), is_bad, both)
+                self.last
+                    .missed(block.device, &missed, &"no".into(), is_bad, both)
             }
         };
         self.show(readings);
@@ -237,13 +304,27 @@ impl World {
             Event::Hang(time) => self.pass(*time),
             Event::LineDown => {
                 for device in self.schedule.line_down(self.now) {
-                    let points: Vec<PointId> = self.device_list[device].points.iter().map(|point| point.id).collect();
-                    let readings = self.last.missed(device, &points, &"down".into(), true, (self.now, Timestamp::at(0)));
+                    let points: Vec<PointId> = self.device_list[device]
+                        .points
+                        .iter()
+                        .map(|point| point.id)
+                        .collect();
+                    let readings = self.last.missed(
+                        device,
+                        &points,
+                        &"down".into(),
+                        true,
+                        (self.now, Timestamp::at(0)),
+                    );
                     self.show(readings);
                 }
             }
             Event::Forget => {
-                if self.barriers.iter_mut().fold(false, |any, barriers| barriers.forget(self.now) | any) {
+                if self
+                    .barriers
+                    .iter_mut()
+                    .fold(false, |any, barriers| barriers.forget(self.now) | any)
+                {
                     self.replan();
                 }
             }
@@ -279,9 +360,17 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn points() -> impl Strategy<Value = Vec<(u16, Duration, Option<Duration>)>> {
     let every = prop::sample::select(vec![100 * MS, 500 * MS, SECOND, 10 * SECOND, MINUTE]);
-    let stale_after = prop::option::of(prop::sample::select(vec![MS, SECOND, 30 * SECOND, 5 * MINUTE]));
-    prop::collection::btree_map(0_u16..300, (every, stale_after), 2..6)
-        .prop_map(|map| map.into_iter().map(|(address, (every, stale_after))| (address, every, stale_after)).collect())
+    let stale_after = prop::option::of(prop::sample::select(vec![
+        MS,
+        SECOND,
+        30 * SECOND,
+        5 * MINUTE,
+    ]));
+    prop::collection::btree_map(0_u16..300, (every, stale_after), 2..6).prop_map(|map| {
+        map.into_iter()
+            .map(|(address, (every, stale_after))| (address, every, stale_after))
+            .collect()
+    })
 }
 
 proptest! {
@@ -313,13 +402,30 @@ proptest! {
 
 /// A point alone in its request beside others that are healthy; it is refused so many times.
 fn refused(times: usize) -> World {
-    let mut world = World::new(vec![device(0, 0, &[(0, SECOND / 2, None), (1, SECOND / 2, None), (250, SECOND / 2, None)])]);
+    let mut world = World::new(vec![device(
+        0,
+        0,
+        &[
+            (0, SECOND / 2, None),
+            (1, SECOND / 2, None),
+            (250, SECOND / 2, None),
+        ],
+    )]);
     let start = world.now;
     let mut left = times;
     while world.now < start + 200 * MINUTE && (left > 0 || world.now < start + MINUTE) {
-        let alone = world.jobs.iter().position(|job| job.points == [PointId(2)]).expect("it is far from the others");
-        let is_it = matches!(world.schedule.next(world.now, |_| SECOND), Step::Run(job) if job == alone);
-        let outcome = if is_it && left > 0 { Comes::Refusal } else { Comes::Answer };
+        let alone = world
+            .jobs
+            .iter()
+            .position(|job| job.points == [PointId(2)])
+            .expect("it is far from the others");
+        let is_it =
+            matches!(world.schedule.next(world.now, |_| SECOND), Step::Run(job) if job == alone);
+        let outcome = if is_it && left > 0 {
+            Comes::Refusal
+        } else {
+            Comes::Answer
+        };
         left -= usize::from(outcome == Comes::Refusal);
         world.step(outcome, 20 * MS);
     }
@@ -333,23 +439,47 @@ fn a_point_that_was_refused_for_a_moment_is_read_at_its_own_pace_again() {
         let healthy_from = world.now;
         while !world.is_all_good() {
             world.step(Comes::Answer, 20 * MS);
-            assert!(world.now < healthy_from + 17 * MINUTE, "{times} refusals: {:?}", world.shown);
+            assert!(
+                world.now < healthy_from + 17 * MINUTE,
+                "{times} refusals: {:?}",
+                world.shown
+            );
         }
         let from = world.now;
         while world.now < from + 3 * MINUTE {
             world.step(Comes::Answer, 20 * MS);
-            assert!(world.is_all_good(), "{times} refusals, {:?} later: {:?}", world.now - from, world.shown);
+            assert!(
+                world.is_all_good(),
+                "{times} refusals, {:?} later: {:?}",
+                world.now - from,
+                world.shown
+            );
         }
-        let reads = world.asked.iter().filter(|(at, points)| *at > from && points == &[PointId(2)]).count();
-        assert!((350..=362).contains(&reads), "{times} refusals: {reads} requests in three minutes");
+        let reads = world
+            .asked
+            .iter()
+            .filter(|(at, points)| *at > from && points == &[PointId(2)])
+            .count();
+        assert!(
+            (350..=362).contains(&reads),
+            "{times} refusals: {reads} requests in three minutes"
+        );
     }
 }
 
 #[test]
 fn a_point_that_is_refused_is_asked_for_after_1_2_4_minutes_up_to_an_hour() {
     let world = refused(9);
-    let asked: Vec<Instant> = world.asked.iter().filter(|(_, points)| points == &[PointId(2)]).map(|(at, _)| *at).collect();
-    let minutes: Vec<u64> = asked.windows(2).map(|pair| (pair[1] - pair[0] + SECOND).as_secs() / 60).collect();
+    let asked: Vec<Instant> = world
+        .asked
+        .iter()
+        .filter(|(_, points)| points == &[PointId(2)])
+        .map(|(at, _)| *at)
+        .collect();
+    let minutes: Vec<u64> = asked
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0] + SECOND).as_secs() / 60)
+        .collect();
     assert_eq!(minutes[..8], [0, 1, 2, 4, 8, 16, 32, 60], "{minutes:?}");
 }
 
@@ -358,7 +488,13 @@ struct Hanging(bool);
 
 impl Driver for Hanging {
     fn jobs(&self) -> Vec<Job> {
-        vec![Job { device: 0, every: 10 * MS, takes: MS, delay: Duration::ZERO, points: vec![PointId(0)] }]
+        vec![Job {
+            device: 0,
+            every: 10 * MS,
+            takes: MS,
+            delay: Duration::ZERO,
+            points: vec![PointId(0)],
+        }]
     }
 
     async fn connect(&mut self) -> Result<(), String> {
@@ -393,8 +529,14 @@ async fn a_driver_that_hangs_shows_nothing_as_good() {
     let (_orders, orders) = mpsc::channel(1);
     let (_inquiries, inquiries) = mpsc::channel(1);
     let (_switch, stop) = stop_token();
-    let point = Point { stale_after: Some(50 * MS), ..Point::made("p".to_owned(), Wave::default()) };
-    let device = Device { points: vec![point], ..Device::new(DeviceId(0), "d", 1) };
+    let point = Point {
+        stale_after: Some(50 * MS),
+        ..Point::made("p".to_owned(), Wave::default())
+    };
+    let device = Device {
+        points: vec![point],
+        ..Device::new(DeviceId(0), "d", 1)
+    };
     let line = Line {
         name: "bus".to_owned(),
         wire: Wire::Simulated,
@@ -404,10 +546,25 @@ async fn a_driver_that_hangs_shows_nothing_as_good() {
     };
     let counts = Arc::new(LineCounts::new("bus", std::iter::once("d".to_owned())));
     let pulse = line.pulse(crate::time::now());
-    let task = supervisor::run(line, Hanging(false), supervisor::Ends { events, counts, orders, inquiries, pulse, stop });
+    let task = supervisor::run(
+        line,
+        Hanging(false),
+        supervisor::Ends {
+            events,
+            counts,
+            orders,
+            inquiries,
+            pulse,
+            stop,
+        },
+    );
     let stale = async {
         while let Some(event) = reported.recv().await {
-            if let crate::reading::Event::Reading(Reading { quality: Quality::Stale(why), .. }) = event {
+            if let crate::reading::Event::Reading(Reading {
+                quality: Quality::Stale(why),
+                ..
+            }) = event
+            {
                 return why;
             }
         }

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use tokio::io::unix::AsyncFd;
 
 use crate::time::now;
@@ -17,7 +20,10 @@ pub(super) struct Timer(Option<AsyncFd<std::os::fd::OwnedFd>>);
 impl Timer {
     /// Inside a runtime.
     pub(super) fn new() -> Self {
-        let made = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC);
+        let made = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        );
         // Deprecated because an object could give away a descriptor it has closed; an owned descriptor cannot.
         #[allow(deprecated)]
         Self(made.ok().and_then(|fd| AsyncFd::new(fd).ok()))
@@ -45,8 +51,14 @@ impl Timer {
     fn arm(fd: &AsyncFd<std::os::fd::OwnedFd>, left: Duration) -> bool {
         let nanos = i64::from(left.subsec_nanos());
         let once = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: nanos },
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: nanos,
+            },
         };
         timerfd_settime(fd.get_ref(), TimerfdTimerFlags::empty(), &once).is_ok()
     }
@@ -76,7 +88,10 @@ mod tests {
             timer.sleep_until(at).await;
             assert!(now() >= at, "{micros}");
         }
-        let dropped = tokio::time::timeout(Duration::from_millis(1), timer.sleep_until(now() + Duration::from_millis(40)));
+        let dropped = tokio::time::timeout(
+            Duration::from_millis(1),
+            timer.sleep_until(now() + Duration::from_millis(40)),
+        );
         assert!(dropped.await.is_err());
         let at = now() + Duration::from_millis(5);
         timer.sleep_until(at).await;

@@ -95,7 +95,11 @@ impl Watchers {
         if list.len() >= MOST_WATCHERS {
             return false;
         }
-        list.push(Watcher { queue, since: now(), lost: 0 });
+        list.push(Watcher {
+            queue,
+            since: now(),
+            lost: 0,
+        });
         self.is_watched.store(true, Ordering::Relaxed);
         true
     }
@@ -108,8 +112,13 @@ impl Watchers {
         let (what, at) = (what(), now());
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.retain_mut(|watcher| {
-            let at_us = u64::try_from(at.saturating_duration_since(watcher.since).as_micros()).unwrap_or(u64::MAX);
-            match watcher.queue.try_send(Traced { at_us, what: what.clone(), lost: watcher.lost }) {
+            let at_us = u64::try_from(at.saturating_duration_since(watcher.since).as_micros())
+                .unwrap_or(u64::MAX);
+            match watcher.queue.try_send(Traced {
+                at_us,
+                what: what.clone(),
+                lost: watcher.lost,
+            }) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
                     watcher.lost = watcher.lost.saturating_add(1);
@@ -131,7 +140,10 @@ pub(super) struct Watched<S> {
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S, counts: &Arc<super::counts::LineCounts>) -> Self {
-        Self { stream, counts: Arc::clone(counts) }
+        Self {
+            stream,
+            counts: Arc::clone(counts),
+        }
     }
 }
 
@@ -147,18 +159,32 @@ mod stream {
     use super::{Happening, Watched};
 
     impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-        fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-            if let Some(bytes) = buffer.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
-                self.counts.watchers.tell(|| Happening::Received(bytes.to_vec()));
+            if let Some(bytes) = buffer
+                .filled()
+                .get(before..)
+                .filter(|bytes| !bytes.is_empty())
+            {
+                self.counts
+                    .watchers
+                    .tell(|| Happening::Received(bytes.to_vec()));
             }
             Poll::Ready(Ok(()))
         }
     }
 
     impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
             let count = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
             if let Some(sent) = bytes.get(..count).filter(|sent| !sent.is_empty()) {
                 self.counts.watchers.tell(|| Happening::Sent(sent.to_vec()));
@@ -170,7 +196,10 @@ mod stream {
             Pin::new(&mut self.stream).poll_flush(context)
         }
 
-        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
             Pin::new(&mut self.stream).poll_shutdown(context)
         }
     }
@@ -197,13 +226,22 @@ mod tests {
         counts.watchers.tell(|| Happening::Ended("fine".to_owned()));
         let mut all = Vec::new();
         (0..3).for_each(|_| all.push(seen.try_recv().unwrap().what));
-        assert_eq!(all, [Happening::Sent(b"ask".to_vec()), Happening::Received(b"answer".to_vec()), Happening::Ended("fine".to_owned())]);
+        assert_eq!(
+            all,
+            [
+                Happening::Sent(b"ask".to_vec()),
+                Happening::Received(b"answer".to_vec()),
+                Happening::Ended("fine".to_owned())
+            ]
+        );
         assert_eq!(late.try_recv().unwrap().lost, 0);
         counts.watchers.tell(|| Happening::Opened);
         assert_eq!(late.try_recv().unwrap().lost, 2);
         drop((seen, late));
         counts.watchers.tell(|| Happening::Opened);
-        counts.watchers.tell(|| unreachable!("made although nobody watches"));
+        counts
+            .watchers
+            .tell(|| unreachable!("made although nobody watches"));
     }
 
     #[test]

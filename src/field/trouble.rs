@@ -96,9 +96,16 @@ pub struct Trouble {
 impl Trouble {
     /// A request was not answered; this came instead.
     pub fn note(&mut self, came: &Came) {
-        self.silent = if came.is_silence() { self.silent.saturating_add(1) } else { 0 };
+        self.silent = if came.is_silence() {
+            self.silent.saturating_add(1)
+        } else {
+            0
+        };
         if self.silent >= SILENCE {
-            *self = Self { silent: self.silent, ..Self::default() };
+            *self = Self {
+                silent: self.silent,
+                ..Self::default()
+            };
         }
         self.came.add(came);
     }
@@ -130,7 +137,9 @@ impl Trouble {
             return None;
         }
         let is_known = |told: &Came| {
-            let same = |(told, now): (u64, u64)| (told == 0) == (now == 0) && now < told.saturating_mul(2).max(1);
+            let same = |(told, now): (u64, u64)| {
+                (told == 0) == (now == 0) && now < told.saturating_mul(2).max(1)
+            };
             told.kinds().into_iter().zip(self.came.kinds()).all(same)
         };
         if let Some((_, words)) = self.told.as_ref().filter(|(told, _)| is_known(told)) {
@@ -147,7 +156,16 @@ impl Trouble {
             return what.to_owned();
         }
         let Came {
-            bad_checksums, other_transactions, other_units, unit, other_functions, other_lengths, late, incomplete, unmatched, ..
+            bad_checksums,
+            other_transactions,
+            other_units,
+            unit,
+            other_functions,
+            other_lengths,
+            late,
+            incomplete,
+            unmatched,
+            ..
         } = self.came;
         let mut all: Vec<String> = Vec::new();
         let mut say = |count: u64, one: &str, many: &str| match count {
@@ -160,19 +178,50 @@ impl Trouble {
             "1 telegram with a wrong checksum; check speed, parity and wiring",
             "telegrams with a wrong checksum; check speed, parity and wiring",
         );
-        say(other_transactions, "1 answer with another transaction id", "answers carry other transaction ids");
-        say(other_units, &format!("unit {unit} answered instead"), &format!("answers of another unit: unit {unit} answered instead"));
-        say(other_functions, "1 answer with another function code", "answers with another function code");
-        say(other_lengths, "1 answer with another length or address", "answers with another length or address");
-        say(incomplete, "1 answer that broke off", "answers that broke off");
-        say(unmatched, "1 message that does not match", "messages that do not match");
+        say(
+            other_transactions,
+            "1 answer with another transaction id",
+            "answers carry other transaction ids",
+        );
+        say(
+            other_units,
+            &format!("unit {unit} answered instead"),
+            &format!("answers of another unit: unit {unit} answered instead"),
+        );
+        say(
+            other_functions,
+            "1 answer with another function code",
+            "answers with another function code",
+        );
+        say(
+            other_lengths,
+            "1 answer with another length or address",
+            "answers with another length or address",
+        );
+        say(
+            incomplete,
+            "1 answer that broke off",
+            "answers that broke off",
+        );
+        say(
+            unmatched,
+            "1 message that does not match",
+            "messages that do not match",
+        );
         if late > 0 {
-            let took = humantime::format_duration(Duration::from_millis(u64::try_from(self.lateness.as_millis()).unwrap_or(u64::MAX)));
-            all.push(format!("answers come too late, up to {took} after the request; raise `answer_within`"));
+            let took = humantime::format_duration(Duration::from_millis(
+                u64::try_from(self.lateness.as_millis()).unwrap_or(u64::MAX),
+            ));
+            all.push(format!(
+                "answers come too late, up to {took} after the request; raise `answer_within`"
+            ));
         }
         // What accompanies the rest says little beside it.
         if all.is_empty() && self.came.junk > 0 {
-            all.push(format!("received {} bytes that are not an answer; check speed and parity", self.came.junk));
+            all.push(format!(
+                "received {} bytes that are not an answer; check speed and parity",
+                self.came.junk
+            ));
         }
         if all.is_empty() && self.came.echoes > 0 {
             all.push("the request came back as an echo, without an answer; check the wiring and the address".to_owned());
@@ -199,10 +248,48 @@ mod tests {
     #[test]
     fn what_came_is_said_with_its_number() {
         let none = Came::default();
-        assert!(after(Came { bad_checksums: 1, ..none }, 70).starts_with("70 telegrams with a wrong checksum"));
-        assert!(after(Came { other_transactions: 1, ..none }, 3).contains("other transaction ids"));
-        assert!(after(Came { other_units: 1, unit: 1, ..none }, 1).contains("unit 1 answered instead"));
-        assert!(after(Came { other_lengths: 1, junk: 9, ..none }, 2).starts_with("2 answers with another length"));
+        assert!(
+            after(
+                Came {
+                    bad_checksums: 1,
+                    ..none
+                },
+                70
+            )
+            .starts_with("70 telegrams with a wrong checksum")
+        );
+        assert!(
+            after(
+                Came {
+                    other_transactions: 1,
+                    ..none
+                },
+                3
+            )
+            .contains("other transaction ids")
+        );
+        assert!(
+            after(
+                Came {
+                    other_units: 1,
+                    unit: 1,
+                    ..none
+                },
+                1
+            )
+            .contains("unit 1 answered instead")
+        );
+        assert!(
+            after(
+                Came {
+                    other_lengths: 1,
+                    junk: 9,
+                    ..none
+                },
+                2
+            )
+            .starts_with("2 answers with another length")
+        );
         assert!(after(Came { junk: 20, ..none }, 2).starts_with("received 40 bytes"));
         assert!(after(Came { echoes: 1, ..none }, 2).contains("echo"));
         assert_eq!(after(none, 1), "");
@@ -216,20 +303,29 @@ mod tests {
         let mut trouble = Trouble::default();
         let words: Vec<String> = (0..100)
             .map(|_| {
-                trouble.note(&Came { bad_checksums: 1, ..Came::default() });
+                trouble.note(&Came {
+                    bad_checksums: 1,
+                    ..Came::default()
+                });
                 trouble.reason().unwrap()
             })
             .collect();
         let changes = words.windows(2).filter(|pair| pair[0] != pair[1]).count();
         assert_eq!(changes, 6, "at 2, 4, 8, 16, 32 and 64");
-        trouble.note(&Came { incomplete: 1, ..Came::default() });
+        trouble.note(&Came {
+            incomplete: 1,
+            ..Came::default()
+        });
         assert!(trouble.reason().unwrap().contains("broke off"));
     }
 
     #[test]
     fn another_protocol_goes_before_what_is_made_of_it() {
         let mut trouble = Trouble::default();
-        trouble.note(&Came { junk: 40, ..Came::default() });
+        trouble.note(&Came {
+            junk: 40,
+            ..Came::default()
+        });
         assert!(trouble.reason().unwrap().starts_with("received 40 bytes"));
         trouble.speaks("it sends SML");
         assert_eq!(trouble.reason().unwrap(), "it sends SML");
@@ -240,12 +336,18 @@ mod tests {
     #[test]
     fn silence_and_right_answers_end_it() {
         let mut trouble = Trouble::default();
-        trouble.note(&Came { bad_checksums: 1, ..Came::default() });
+        trouble.note(&Came {
+            bad_checksums: 1,
+            ..Came::default()
+        });
         (0..2).for_each(|_| trouble.note(&Came::default()));
         assert!(trouble.reason().is_some(), "twice nothing may be chance");
         trouble.note(&Came::default());
         assert_eq!(trouble.reason(), None);
-        trouble.note(&Came { junk: 3, ..Came::default() });
+        trouble.note(&Came {
+            junk: 3,
+            ..Came::default()
+        });
         trouble.answered();
         assert_eq!(trouble.reason(), None);
     }

@@ -42,7 +42,12 @@ pub struct Wave {
 
 impl Default for Wave {
     fn default() -> Self {
-        Self { shape: Self::default_shape(), from: 0.0, to: Self::default_to(), period: Self::default_period() }
+        Self {
+            shape: Self::default_shape(),
+            from: 0.0,
+            to: Self::default_to(),
+            period: Self::default_period(),
+        }
     }
 }
 
@@ -85,9 +90,17 @@ mod tests {
     use super::*;
 
     fn check(shape: Shape, seconds: f64, expected: f64) {
-        let wave = Wave { shape, from: 10.0, to: 20.0, period: Span(Duration::from_secs(4)) };
+        let wave = Wave {
+            shape,
+            from: 10.0,
+            to: 20.0,
+            period: Span(Duration::from_secs(4)),
+        };
         let value = wave.value(Duration::from_secs_f64(seconds));
-        assert!((value - expected).abs() < 1e-9, "{shape:?} at {seconds}: {value}");
+        assert!(
+            (value - expected).abs() < 1e-9,
+            "{shape:?} at {seconds}: {value}"
+        );
     }
 
     #[test]

@@ -52,7 +52,9 @@ pub(super) struct Losses {
 
 impl Losses {
     fn total(&self) -> u64 {
-        self.lost.saturating_add(self.dead).saturating_add(self.dropped)
+        self.lost
+            .saturating_add(self.dead)
+            .saturating_add(self.dropped)
     }
 }
 
@@ -69,7 +71,9 @@ impl Said {
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::State(one), Self::State(other)) => one.state == other.state,
-            (Self::Losses(one), Self::Losses(other)) => (one.lost, one.dead, one.dropped) == (other.lost, other.dead, other.dropped),
+            (Self::Losses(one), Self::Losses(other)) => {
+                (one.lost, one.dead, one.dropped) == (other.lost, other.dead, other.dropped)
+            }
             _ => false,
         }
     }
@@ -115,7 +119,12 @@ pub(super) struct Bulletin {
 
 impl Bulletin {
     pub(super) fn new(every: Duration, started: Instant) -> Self {
-        Self { every, started, published: HashMap::new(), count: 0 }
+        Self {
+            every,
+            started,
+            published: HashMap::new(),
+            count: 0,
+        }
     }
 
     /// Those of all facts that are to be published now, and what is to be taken back.
@@ -123,14 +132,26 @@ impl Bulletin {
         let mut due = self.gone(&facts);
         for fact in facts {
             let Some(said) = &fact.said else { continue };
-            let first = Published { said: None, origin: fact.origin, at: self.started, pause: self.every, count: self.count };
+            let first = Published {
+                said: None,
+                origin: fact.origin,
+                at: self.started,
+                pause: self.every,
+                count: self.count,
+            };
             let last = self.published.entry(fact.topic.clone()).or_insert(first);
             let is_known = last.said.as_ref().is_some_and(|last| last.is_like(said));
             if is_known || now < last.at + last.pause {
                 continue;
             }
             let pause = pause(last, (said, now), (self.every, self.count));
-            *last = Published { said: Some(said.clone()), origin: fact.origin, at: now, pause, count: self.count };
+            *last = Published {
+                said: Some(said.clone()),
+                origin: fact.origin,
+                at: now,
+                pause,
+                count: self.count,
+            };
             self.count += 1;
             due.push(fact);
         }
@@ -145,7 +166,10 @@ impl Bulletin {
             Some(Said::State(_)) | None => 0,
         };
         let is_news = |fact: &Fact| {
-            let last = self.published.get(&fact.topic).filter(|last| last.said.is_some());
+            let last = self
+                .published
+                .get(&fact.topic)
+                .filter(|last| last.said.is_some());
             last.is_some_and(|last| forgotten(&fact.said) > forgotten(&last.said))
         };
         facts.into_iter().filter(is_news).collect()
@@ -153,21 +177,40 @@ impl Bulletin {
 
     /// What was published and is no more.
     fn gone(&mut self, facts: &[Fact]) -> Vec<Fact> {
-        let is_gone = |topic: &String, _: &mut Published| !facts.iter().any(|fact| fact.topic == *topic);
-        let gone = self.published.extract_if(is_gone).filter(|(_, last)| last.said.is_some());
-        gone.map(|(topic, last)| Fact { topic, said: None, origin: last.origin }).collect()
+        let is_gone =
+            |topic: &String, _: &mut Published| !facts.iter().any(|fact| fact.topic == *topic);
+        let gone = self
+            .published
+            .extract_if(is_gone)
+            .filter(|(_, last)| last.said.is_some());
+        gone.map(|(topic, last)| Fact {
+            topic,
+            said: None,
+            origin: last.origin,
+        })
+        .collect()
     }
 }
 
 /// How long a topic is silent after it has said something new.
-fn pause(last: &Published, (said, now): (&Said, Instant), (every, count): (Duration, u64)) -> Duration {
-    let Some(before) = &last.said else { return every };
+fn pause(
+    last: &Published,
+    (said, now): (&Said, Instant),
+    (every, count): (Duration, u64),
+) -> Duration {
+    let Some(before) = &last.said else {
+        return every;
+    };
     let slowest = every * SLOWEST;
     let doubled = last.pause * 2;
     // It could have said something new, and had nothing to say.
     let is_calm = |slowest: Duration| now >= last.at + last.pause + slowest;
     let Some((lost, known)) = said.lost().zip(before.lost()) else {
-        return if is_calm(slowest) { every } else { doubled.min(slowest) };
+        return if is_calm(slowest) {
+            every
+        } else {
+            doubled.min(slowest)
+        };
     };
     let slowest = slowest.max(SLOWEST_LOSSES);
     // What these messages cause would have come soon after the last one.
@@ -176,7 +219,11 @@ fn pause(last: &Published, (said, now): (&Said, Instant), (every, count): (Durat
     }
     // Each message is lost once at most at an uplink.
     let may_be_own = lost > known && lost - known <= count - last.count;
-    doubled.min(if may_be_own { SLOWEST_OWN_LOSSES.max(every) } else { slowest })
+    doubled.min(if may_be_own {
+        SLOWEST_OWN_LOSSES.max(every)
+    } else {
+        slowest
+    })
 }
 
 #[cfg(test)]
@@ -188,25 +235,51 @@ mod tests {
 
     fn state(state: &'static str) -> Vec<Fact> {
         let said = Said::State(State { state, since: None });
-        vec![Fact { topic: "line/bus".to_owned(), said: Some(said), origin: Origin::Field }]
+        vec![Fact {
+            topic: "line/bus".to_owned(),
+            said: Some(said),
+            origin: Origin::Field,
+        }]
     }
 
     fn losses(lost: u64) -> Vec<Fact> {
-        let said = Said::Losses(Losses { lost, dead: 0, dropped: 0, since: None, gap: None });
-        vec![Fact { topic: "uplink/a/losses".to_owned(), said: Some(said), origin: Origin::Field }]
+        let said = Said::Losses(Losses {
+            lost,
+            dead: 0,
+            dropped: 0,
+            since: None,
+            gap: None,
+        });
+        vec![Fact {
+            topic: "uplink/a/losses".to_owned(),
+            said: Some(said),
+            origin: Origin::Field,
+        }]
     }
 
     #[test]
     fn a_change_is_published_at_once_and_nothing_else() {
         let start = now();
         let mut bulletin = Bulletin::new(EVERY, start);
-        assert!(bulletin.due(state("down"), start + EVERY / 2).is_empty(), "lines need time to come up");
+        assert!(
+            bulletin.due(state("down"), start + EVERY / 2).is_empty(),
+            "lines need time to come up"
+        );
         assert_eq!(bulletin.due(state("up"), start + EVERY).len(), 1);
         for hour in 1..100 {
-            assert!(bulletin.due(state("up"), start + EVERY * 60 * hour).is_empty(), "nothing has changed");
+            assert!(
+                bulletin
+                    .due(state("up"), start + EVERY * 60 * hour)
+                    .is_empty(),
+                "nothing has changed"
+            );
         }
         assert_eq!(bulletin.due(state("down"), start + EVERY * 6000).len(), 1);
-        assert!(bulletin.due(state("up"), start + EVERY * 6001 - Duration::from_secs(1)).is_empty());
+        assert!(
+            bulletin
+                .due(state("up"), start + EVERY * 6001 - Duration::from_secs(1))
+                .is_empty()
+        );
         assert_eq!(bulletin.due(state("up"), start + EVERY * 6001).len(), 1);
     }
 
@@ -217,15 +290,28 @@ mod tests {
             let mut bulletin = Bulletin::new(EVERY, start);
             let mut published = 0;
             for second in 0..86_400 {
-                let text = if second / seconds % 2 == 0 { "down" } else { "up" };
-                published += bulletin.due(state(text), start + Duration::from_secs(second)).len();
+                let text = if second / seconds % 2 == 0 {
+                    "down"
+                } else {
+                    "up"
+                };
+                published += bulletin
+                    .due(state(text), start + Duration::from_secs(second))
+                    .len();
             }
-            assert!((20..=100).contains(&published), "{published} messages a day, a change every {seconds} s");
+            assert!(
+                (20..=100).contains(&published),
+                "{published} messages a day, a change every {seconds} s"
+            );
             let end = start + Duration::from_secs(86_400);
             assert_eq!(bulletin.due(state("gone"), end + EVERY * SLOWEST).len(), 1);
             let calm = end + EVERY * SLOWEST * 4;
             assert_eq!(bulletin.due(state("up"), calm).len(), 1);
-            assert_eq!(bulletin.due(state("down"), calm + EVERY).len(), 1, "after a calm time a change is published at once again");
+            assert_eq!(
+                bulletin.due(state("down"), calm + EVERY).len(),
+                1,
+                "after a calm time a change is published at once again"
+            );
         }
     }
 
@@ -243,7 +329,11 @@ mod tests {
         assert!((5..=14).contains(&count), "{count} messages in three days");
         let later = start + EVERY * 1440 * 6;
         assert_eq!(bulletin.due(losses(lost + 1000), later).len(), 1);
-        assert_eq!(bulletin.due(losses(lost + 2000), later + EVERY).len(), 1, "real losses are published at once again");
+        assert_eq!(
+            bulletin.due(losses(lost + 2000), later + EVERY).len(),
+            1,
+            "real losses are published at once again"
+        );
     }
 
     #[test]
@@ -254,7 +344,11 @@ mod tests {
         for day in 1..=30_u64 {
             let at = start + EVERY * 1440 * u32::try_from(day).unwrap();
             assert_eq!(bulletin.due(losses(day * 2 - 1), at).len(), 1);
-            assert_eq!(bulletin.due(losses(day * 2), at + EVERY * 2).len(), 1, "the second one of day {day}");
+            assert_eq!(
+                bulletin.due(losses(day * 2), at + EVERY * 2).len(),
+                1,
+                "the second one of day {day}"
+            );
         }
     }
 
@@ -262,13 +356,33 @@ mod tests {
     fn losses_that_go_on_are_published_once_an_hour_and_the_last_before_the_end() {
         let start = now();
         let mut bulletin = Bulletin::new(EVERY, start);
-        let published: usize = (1..=1440).map(|minute| bulletin.due(losses(u64::from(minute) * 100), start + EVERY * minute).len()).sum();
+        let published: usize = (1..=1440)
+            .map(|minute| {
+                bulletin
+                    .due(losses(u64::from(minute) * 100), start + EVERY * minute)
+                    .len()
+            })
+            .sum();
         assert!((24..=32).contains(&published), "{published} messages a day");
         assert_eq!(bulletin.last_losses(losses(144_001)).len(), 1);
-        let told = bulletin.due(losses(150_000), start + EVERY * 1440 * 3).len();
-        assert_eq!((told, bulletin.last_losses(losses(150_000)).len()), (1, 0), "they are published already");
-        assert!(Bulletin::new(EVERY, start).last_losses(losses(1)).is_empty(), "it has not begun");
-        assert!(bulletin.last_losses(state("down")).is_empty(), "the next start says how lines are");
+        let told = bulletin
+            .due(losses(150_000), start + EVERY * 1440 * 3)
+            .len();
+        assert_eq!(
+            (told, bulletin.last_losses(losses(150_000)).len()),
+            (1, 0),
+            "they are published already"
+        );
+        assert!(
+            Bulletin::new(EVERY, start)
+                .last_losses(losses(1))
+                .is_empty(),
+            "it has not begun"
+        );
+        assert!(
+            bulletin.last_losses(state("down")).is_empty(),
+            "the next start says how lines are"
+        );
     }
 
     #[test]
@@ -278,7 +392,14 @@ mod tests {
         assert!(bulletin.due(Vec::new(), start).is_empty());
         assert_eq!(bulletin.due(state("up"), start + EVERY).len(), 1);
         let taken_back = bulletin.due(Vec::new(), start + EVERY);
-        assert_eq!(taken_back, [Fact { topic: "line/bus".to_owned(), said: None, origin: Origin::Field }]);
+        assert_eq!(
+            taken_back,
+            [Fact {
+                topic: "line/bus".to_owned(),
+                said: None,
+                origin: Origin::Field
+            }]
+        );
         assert!(bulletin.due(Vec::new(), start + EVERY * 2).is_empty());
     }
 }

@@ -49,7 +49,11 @@ struct Outlet {
 
 impl Outlet {
     fn new(queue: mpsc::Sender<Message>, intake: Option<Intake>) -> Self {
-        Self { queue, intake, waiting: BTreeMap::new() }
+        Self {
+            queue,
+            intake,
+            waiting: BTreeMap::new(),
+        }
     }
 
     /// Sends what waits and may go.
@@ -57,7 +61,8 @@ impl Outlet {
         if self.intake.as_ref().is_some_and(|intake| !intake.is_open()) {
             return;
         }
-        let may_go = |_: &TopicName, (goes_when_down, _): &mut (bool, Message)| is_up || *goes_when_down;
+        let may_go =
+            |_: &TopicName, (goes_when_down, _): &mut (bool, Message)| is_up || *goes_when_down;
         let ready: Vec<_> = self.waiting.extract_if(.., may_go).collect();
         for (topic, (goes_when_down, message)) in ready {
             // One that is closed ends with its task, which is noticed by the gateway.
@@ -89,7 +94,12 @@ impl Dispatch {
             Outlet::new(queue, Some(for_outlet))
         };
         let uplinks = intakes.iter().enumerate().map(outlet).collect();
-        Self { bulletin: Bulletin::new(settings.every, now()), settings, live: live.map(|queue| Outlet::new(queue, None)), uplinks }
+        Self {
+            bulletin: Bulletin::new(settings.every, now()),
+            settings,
+            live: live.map(|queue| Outlet::new(queue, None)),
+            uplinks,
+        }
     }
 
     /// Publishes what is due of all facts; `is_up` says of each uplink whether it is.
@@ -106,18 +116,25 @@ impl Dispatch {
 
     fn send(&mut self, facts: Vec<Fact>, is_up: &[bool]) {
         for fact in facts {
-            let Ok(topic) = TopicName::new(format!("{}/{}", self.settings.topic, fact.topic)) else { continue };
+            let Ok(topic) = TopicName::new(format!("{}/{}", self.settings.topic, fact.topic))
+            else {
+                continue;
+            };
             // An empty payload takes back what is retained.
             let payload = fact.said.as_ref().map_or_else(String::new, json::text);
             let message = Message::new(topic.clone(), payload, Origin::Field).retained();
-            let message = message.with_qos(self.settings.qos).in_class(self.settings.class);
+            let message = message
+                .with_qos(self.settings.qos)
+                .in_class(self.settings.class);
             if let Some(live) = &mut self.live {
                 live.waiting.insert(topic.clone(), (true, message.clone()));
             }
             let goes_when_down = matches!(fact.said, Some(Said::Losses(_)));
             for (number, uplink) in self.uplinks.iter_mut().enumerate() {
                 if fact.origin != Origin::Uplink(number) {
-                    uplink.waiting.insert(topic.clone(), (goes_when_down, message.clone()));
+                    uplink
+                        .waiting
+                        .insert(topic.clone(), (goes_when_down, message.clone()));
                 }
             }
         }
@@ -183,12 +200,24 @@ mod tests {
     use crate::tasks::{StopSwitch, stop_token};
 
     /// An outbox, and the way into it for the messages about losses, beside which no rule wants anything.
-    fn backup(folder: &std::path::Path, rate: &str, primary: Option<watch::Receiver<bool>>) -> (Outbox, Intake) {
-        let settings =
-            outbox::Settings { save_every: Duration::from_millis(1), total_bytes: 1 << 30, age: None, when_full: WhenFull::DropOldest };
+    fn backup(
+        folder: &std::path::Path,
+        rate: &str,
+        primary: Option<watch::Receiver<bool>>,
+    ) -> (Outbox, Intake) {
+        let settings = outbox::Settings {
+            save_every: Duration::from_millis(1),
+            total_bytes: 1 << 30,
+            age: None,
+            when_full: WhenFull::DropOldest,
+        };
         let (outbox, closed) = outbox::open("backup", folder, settings).unwrap();
         crate::tasks::detach(async { drop(closed.await) });
-        let filter = if primary.is_some() { "x/gateway/uplink/backup/losses" } else { "#" };
+        let filter = if primary.is_some() {
+            "x/gateway/uplink/backup/losses"
+        } else {
+            "#"
+        };
         let rule = Rule {
             mapping: Mapping::prefix(TopicFilter::new(filter).unwrap(), "", "").unwrap(),
             only: Vec::new(),
@@ -199,7 +228,12 @@ mod tests {
             rate: rate.parse().ok(),
             lanes: Vec::new(),
         };
-        let (_, routes) = watch::channel(Arc::new(Routes::new(vec![rule], Vec::new(), false, Arc::default())));
+        let (_, routes) = watch::channel(Arc::new(Routes::new(
+            vec![rule],
+            Vec::new(),
+            false,
+            Arc::default(),
+        )));
         (outbox.clone(), Intake::new(outbox, routes, 0, primary))
     }
 
@@ -208,15 +242,30 @@ mod tests {
 
     fn dispatch(qos: QoS, intake: Intake) -> (Dispatch, Kept) {
         let mut tasks = Tasks::default();
-        let settings = HealthMessages { topic: "x/gateway".to_owned(), class: Class::default(), qos, every: Duration::ZERO };
+        let settings = HealthMessages {
+            topic: "x/gateway".to_owned(),
+            class: Class::default(),
+            qos,
+            every: Duration::ZERO,
+        };
         let (switch, hurry) = stop_token();
         let dispatch = Dispatch::start(settings, &[intake], None, &hurry, &mut tasks);
         (dispatch, (tasks, switch))
     }
 
     fn losses(topic: &str) -> Fact {
-        let said = Said::Losses(Losses { lost: 1, dead: 0, dropped: 0, since: None, gap: None });
-        Fact { topic: topic.to_owned(), said: Some(said), origin: Origin::Field }
+        let said = Said::Losses(Losses {
+            lost: 1,
+            dead: 0,
+            dropped: 0,
+            since: None,
+            gap: None,
+        });
+        Fact {
+            topic: topic.to_owned(),
+            said: Some(said),
+            origin: Origin::Field,
+        }
     }
 
     /// Publishes until the outbox has so many messages.
@@ -231,7 +280,9 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), has_all).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), has_all)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
@@ -253,7 +304,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (outbox, intake) = backup(folder.path(), "10/s", None);
         let (mut dispatch, _running) = dispatch(QoS::AtMostOnce, intake);
-        let facts: Vec<Fact> = (0..20).map(|number| losses(&format!("uplink/{number}/losses"))).collect();
+        let facts: Vec<Fact> = (0..20)
+            .map(|number| losses(&format!("uplink/{number}/losses")))
+            .collect();
         publish_until(&mut dispatch, &facts, &outbox, 20).await;
         assert_eq!(outbox.rate_dropped().value(), 0);
     }

@@ -34,20 +34,38 @@ pub(super) struct ForwardQueue {
 
 /// Takes what local clients publish into an outbox, and tells the broker when it is safe. When it must hurry, what is not on disk
 /// is given up: nobody was told that it is.
-pub(super) async fn forward_messages(intake: Intake, queue: ForwardQueue, broker: Broker, mut hurry: Stop) -> Result<(), String> {
+pub(super) async fn forward_messages(
+    intake: Intake,
+    queue: ForwardQueue,
+    broker: Broker,
+    mut hurry: Stop,
+) -> Result<(), String> {
     tokio::select! {
         done = forward_until_closed(intake, queue, broker) => done,
         () = hurry.wait() => Ok(()),
     }
 }
 
-async fn forward_until_closed(intake: Intake, queue: ForwardQueue, broker: Broker) -> Result<(), String> {
-    let ForwardQueue { mut messages, dropped, mut is_up, mut paced } = queue;
+async fn forward_until_closed(
+    intake: Intake,
+    queue: ForwardQueue,
+    broker: Broker,
+) -> Result<(), String> {
+    let ForwardQueue {
+        mut messages,
+        dropped,
+        mut is_up,
+        mut paced,
+    } = queue;
     let mut receipts = FuturesOrdered::new();
     let mut refusals = Refusals::new(dropped);
     loop {
         // States wait while the link is down: an outbox would keep every one of them.
-        let next = if *is_up.borrow_and_update() && intake.is_open() { paced.next() } else { None };
+        let next = if *is_up.borrow_and_update() && intake.is_open() {
+            paced.next()
+        } else {
+            None
+        };
         tokio::select! {
             () = async { sleep_until(next.unwrap_or_else(now).into()).await }, if next.is_some() => {
                 while let Some(message) = paced.due(now()) {
@@ -90,7 +108,10 @@ async fn forward_until_closed(intake: Intake, queue: ForwardQueue, broker: Broke
 async fn is_safe(offered: Offered) -> bool {
     match offered {
         // What the policy drops was taken all the same.
-        Ok(Some(receipt)) => receipt.stored().await.is_ok_and(|stored| stored != Stored::Refused),
+        Ok(Some(receipt)) => receipt
+            .stored()
+            .await
+            .is_ok_and(|stored| stored != Stored::Refused),
         // No rule wanted it after all: there is nothing to wait for.
         Ok(None) => true,
         // Sent again, it would go in a circle again; the log says so.
@@ -110,7 +131,11 @@ struct Refusals {
 impl Refusals {
     fn new(dropped: Arc<Counter>) -> Self {
         let hour = Duration::from_secs(3600);
-        Self { dropped, log: LogLimiter::new(20, Duration::from_secs(10)), log_of_circles: LogLimiter::new(1, hour) }
+        Self {
+            dropped,
+            log: LogLimiter::new(20, Duration::from_secs(10)),
+            log_of_circles: LogLimiter::new(1, hour),
+        }
     }
 
     /// Notes what an outbox answered; the error is that of one that is closed.

@@ -49,11 +49,23 @@ struct Link {
 impl Health {
     pub(super) fn new() -> Self {
         let (lines, uplinks, late) = (Vec::new(), Vec::new(), Vec::new());
-        Self { began_ms: boot_ms(), pulses: Pulses::default(), lines, uplinks, late, dispatch: None }
+        Self {
+            began_ms: boot_ms(),
+            pulses: Pulses::default(),
+            lines,
+            uplinks,
+            late,
+            dispatch: None,
+        }
     }
 
     /// An uplink with its outbox and the counter of what does not come into that. To be called inside the runtime.
-    pub(super) fn watch_uplink(&mut self, uplink: &Uplink, (outbox, dropped): (&Outbox, &Arc<Counter>), is_up: watch::Receiver<bool>) {
+    pub(super) fn watch_uplink(
+        &mut self,
+        uplink: &Uplink,
+        (outbox, dropped): (&Outbox, &Arc<Counter>),
+        is_up: watch::Receiver<bool>,
+    ) {
         self.pulses.watch(uplink.pulse());
         self.pulses.watch(outbox.pulse());
         let changed_ms = Arc::new(Gauge::default());
@@ -101,14 +113,20 @@ impl Health {
     }
 
     fn uplinks_up(&self) -> Vec<bool> {
-        self.uplinks.iter().map(|link| *link.is_up.borrow()).collect()
+        self.uplinks
+            .iter()
+            .map(|link| *link.is_up.borrow())
+            .collect()
     }
 
     /// What can be published.
     fn facts(&self) -> Vec<Fact> {
         let state = |is_up: bool, changed_ms: &Gauge| {
             let state = if is_up { "up" } else { "down" };
-            Some(Said::State(State { state, since: time_of(changed_ms.value().max(self.began_ms)) }))
+            Some(Said::State(State {
+                state,
+                since: time_of(changed_ms.value().max(self.began_ms)),
+            }))
         };
         let line = |line: &Arc<LineCounts>| Fact {
             topic: format!("line/{}", line.name),
@@ -125,8 +143,16 @@ impl Health {
                 since: time_of(self.began_ms),
                 gap: link.gap.borrow().clone(),
             });
-            facts.push(Fact { topic: format!("{topic}/losses"), said: Some(said), origin: Origin::Field });
-            facts.push(Fact { topic, said: state(*link.is_up.borrow(), &link.changed_ms), origin: Origin::Uplink(number) });
+            facts.push(Fact {
+                topic: format!("{topic}/losses"),
+                said: Some(said),
+                origin: Origin::Field,
+            });
+            facts.push(Fact {
+                topic,
+                said: state(*link.is_up.borrow(), &link.changed_ms),
+                origin: Origin::Uplink(number),
+            });
         }
         facts
     }
@@ -139,7 +165,11 @@ impl Health {
             for_s: self.seconds_since(&counts.changed_ms),
             load_permille: counts.load_permille.value(),
             devices: counts.devices.len(),
-            answering: counts.devices.iter().filter(|(_, counts)| counts.is_online.value() > 0).count(),
+            answering: counts
+                .devices
+                .iter()
+                .filter(|(_, counts)| counts.is_online.value() > 0)
+                .count(),
         });
         let uplinks = self.uplinks.iter().map(|link| UplinkStatus {
             name: link.name.clone(),
@@ -174,5 +204,7 @@ fn seconds(since_ms: u64) -> u64 {
 /// The wall-clock time of a moment that is given in milliseconds since the machine started; `None` while the clock is not set.
 fn time_of(ms: u64) -> Option<String> {
     let ago = i64::try_from(boot_ms().saturating_sub(ms)).ok()?;
-    Some(known_unix_ms()).filter(|now| *now > 0).map(|now| rfc3339(now.saturating_sub(ago)))
+    Some(known_unix_ms())
+        .filter(|now| *now > 0)
+        .map(|now| rfc3339(now.saturating_sub(ago)))
 }

@@ -59,7 +59,10 @@ impl Paced {
 
     /// A message that may go now; of several, one that has waited longest.
     pub(super) fn due(&self, now: Instant) -> Option<Arc<Message>> {
-        let ready = self.waiting.iter().filter(|(topic, _)| self.may_go_at(topic) <= now);
+        let ready = self
+            .waiting
+            .iter()
+            .filter(|(topic, _)| self.may_go_at(topic) <= now);
         let longest = ready.min_by_key(|(topic, _)| self.is_due_at(topic))?;
         Some(Arc::clone(longest.1))
     }
@@ -73,7 +76,10 @@ impl Paced {
 
     /// The message of a topic comes too fast for a rate: it waits until then.
     pub(super) fn hold(&mut self, topic: &TopicName, until: Instant, now: Instant) {
-        self.held.insert(topic.clone(), until.min(now + self.every.max(SHORTEST_HOLD)));
+        self.held.insert(
+            topic.clone(),
+            until.min(now + self.every.max(SHORTEST_HOLD)),
+        );
     }
 
     /// What waits, before the end.
@@ -88,8 +94,14 @@ impl Paced {
 
     /// When its interval is over.
     fn is_due_at(&self, topic: &TopicName) -> Instant {
-        let pause = if topic.as_str() == self.own { self.every * OWN_STATUS } else { self.every };
-        self.sent.get(topic).map_or(self.began, |sent| *sent + pause)
+        let pause = if topic.as_str() == self.own {
+            self.every * OWN_STATUS
+        } else {
+            self.every
+        };
+        self.sent
+            .get(topic)
+            .map_or(self.began, |sent| *sent + pause)
     }
 }
 
@@ -102,20 +114,37 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(60);
 
     #[test]
-    fn the_newest_of_a_topic_goes_once_per_interval_and_the_status_of_the_uplink_itself_less_often() {
+    fn the_newest_of_a_topic_goes_once_per_interval_and_the_status_of_the_uplink_itself_less_often()
+    {
         let start = now();
         let mut paced = Paced::new(EVERY, "cloud", start);
-        let message =
-            |topic: &'static str, text: &'static str| Arc::new(Message::new(TopicName::new(topic).unwrap(), text, Origin::Own).retained());
-        let send = |paced: &mut Paced, now: Instant| paced.due(now).inspect(|message| paced.sent(&message.topic, now));
-        let due = |paced: &mut Paced, now: Instant| send(paced, now).map(|message| message.payload.clone());
+        let message = |topic: &'static str, text: &'static str| {
+            Arc::new(Message::new(TopicName::new(topic).unwrap(), text, Origin::Own).retained())
+        };
+        let send = |paced: &mut Paced, now: Instant| {
+            paced
+                .due(now)
+                .inspect(|message| paced.sent(&message.topic, now))
+        };
+        let due = |paced: &mut Paced, now: Instant| {
+            send(paced, now).map(|message| message.payload.clone())
+        };
         assert_eq!((paced.next(), send(&mut paced, start)), (None, None));
         paced.take(message("$SYS/wellhead/report", "1"));
-        assert_eq!((paced.next(), due(&mut paced, start).as_deref()), (Some(start), Some(b"1".as_slice())));
+        assert_eq!(
+            (paced.next(), due(&mut paced, start).as_deref()),
+            (Some(start), Some(b"1".as_slice()))
+        );
         paced.take(message("$SYS/wellhead/report", "2"));
         paced.take(message("$SYS/wellhead/report", "3"));
-        assert_eq!((paced.next(), due(&mut paced, start)), (Some(start + EVERY), None));
-        assert_eq!(due(&mut paced, start + EVERY).as_deref(), Some(b"3".as_slice()));
+        assert_eq!(
+            (paced.next(), due(&mut paced, start)),
+            (Some(start + EVERY), None)
+        );
+        assert_eq!(
+            due(&mut paced, start + EVERY).as_deref(),
+            Some(b"3".as_slice())
+        );
         assert!(!paced.is_waiting() && paced.next().is_none());
         let of_uplink = |paced: &mut Paced, name: &'static str| {
             (0..3600)
@@ -125,28 +154,50 @@ mod tests {
                 })
                 .count()
         };
-        assert_eq!(of_uplink(&mut Paced::new(EVERY, "cloud", start), "$SYS/wellhead/uplink/cloud"), 4, "every 15 minutes");
-        assert_eq!(of_uplink(&mut Paced::new(EVERY, "cloud", start), "$SYS/wellhead/uplink/other"), 60, "every minute");
+        assert_eq!(
+            of_uplink(
+                &mut Paced::new(EVERY, "cloud", start),
+                "$SYS/wellhead/uplink/cloud"
+            ),
+            4,
+            "every 15 minutes"
+        );
+        assert_eq!(
+            of_uplink(
+                &mut Paced::new(EVERY, "cloud", start),
+                "$SYS/wellhead/uplink/other"
+            ),
+            60,
+            "every minute"
+        );
     }
 
     #[test]
     fn a_rate_drops_no_state_and_each_topic_has_its_turn() {
         let start = now();
         let mut paced = Paced::new(EVERY, "cloud", start);
-        let topics: Vec<TopicName> = (0..90).map(|number| TopicName::new(format!("$SYS/wellhead/device/{number}")).unwrap()).collect();
+        let topics: Vec<TopicName> = (0..90)
+            .map(|number| TopicName::new(format!("$SYS/wellhead/device/{number}")).unwrap())
+            .collect();
         let (mut sent, mut free_at): (Vec<TopicName>, _) = (Vec::new(), start);
         // One message a second, and each topic changes all the time.
         for second in 0..180 {
             let now = start + Duration::from_secs(second);
             for topic in &topics {
-                paced.take(Arc::new(Message::new(topic.clone(), second.to_string(), Origin::Own).retained()));
+                paced.take(Arc::new(
+                    Message::new(topic.clone(), second.to_string(), Origin::Own).retained(),
+                ));
             }
             while let Some(message) = paced.due(now) {
                 if now < free_at {
                     paced.hold(&message.topic, free_at, now);
                     continue;
                 }
-                assert_eq!(*message.payload, *second.to_string().as_bytes(), "the newest");
+                assert_eq!(
+                    *message.payload,
+                    *second.to_string().as_bytes(),
+                    "the newest"
+                );
                 free_at = now + Duration::from_secs(1);
                 paced.sent(&message.topic, now);
                 sent.push(message.topic.clone());
@@ -154,7 +205,11 @@ mod tests {
             assert!(paced.next().is_some_and(|next| next > now));
         }
         for topic in &topics {
-            assert_eq!(sent.iter().filter(|other| *other == topic).count(), 2, "{topic}");
+            assert_eq!(
+                sent.iter().filter(|other| *other == topic).count(),
+                2,
+                "{topic}"
+            );
         }
         // A rate that allows one a day may be another one soon.
         let topic = TopicName::new("$SYS/wellhead/report").unwrap();

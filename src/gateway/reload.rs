@@ -16,14 +16,18 @@ impl Gateway {
     pub(super) async fn reload(&mut self) -> Result<Reply, GatewayError> {
         let certificates = self.read_certificates();
         let load = self.load.clone();
-        let loaded = tokio::task::spawn_blocking(move || load()).await.unwrap_or_else(|_| Err("the file could not be read".to_owned()));
+        let loaded = tokio::task::spawn_blocking(move || load())
+            .await
+            .unwrap_or_else(|_| Err("the file could not be read".to_owned()));
         let mut config = match loaded {
             Ok(config) => config,
             Err(why) => {
                 for line in why.lines() {
                     tracing::error!("{line}");
                 }
-                return Ok(refused(format!("{why}\nthe file is wrong: nothing is changed")));
+                return Ok(refused(format!(
+                    "{why}\nthe file is wrong: nothing is changed"
+                )));
             }
         };
         config.continue_from(&self.config);
@@ -31,10 +35,17 @@ impl Gateway {
         diff.told.extend(certificates);
         if !diff.needs_restart.is_empty() {
             let parts = diff.needs_restart.join(", ");
-            return Ok(refused(format!("nothing is changed: a restart is needed for {parts} (systemctl restart wellhead)")));
+            return Ok(refused(format!(
+                "nothing is changed: a restart is needed for {parts} (systemctl restart wellhead)"
+            )));
         }
         let mut updates = Vec::new();
-        for (index, uplink) in config.uplinks.iter().enumerate().filter(|(index, _)| diff.uplinks.contains(index)) {
+        for (index, uplink) in config
+            .uplinks
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| diff.uplinks.contains(index))
+        {
             match Update::new(uplink.settings.clone()) {
                 Ok(update) => updates.push((index, update)),
                 Err(why) => return Ok(refused(format!("nothing is changed: {why}"))),
@@ -53,9 +64,15 @@ impl Gateway {
         Ok(Reply::Reloaded(diff.told))
     }
 
-    async fn apply(&mut self, config: config::Gateway, diff: &config::Diff, updates: Vec<(usize, Update)>) -> Result<(), GatewayError> {
+    async fn apply(
+        &mut self,
+        config: config::Gateway,
+        diff: &config::Diff,
+        updates: Vec<(usize, Update)>,
+    ) -> Result<(), GatewayError> {
         self.field.stop_lines(&diff.stops);
-        self.ended(diff.stops.iter().map(|line| task_of(line)).collect()).await?;
+        self.ended(diff.stops.iter().map(|line| task_of(line)).collect())
+            .await?;
         for (routes, uplink) in self.routes.iter().zip(&config.uplinks) {
             routes.send_replace(Arc::clone(&uplink.routes));
         }
@@ -68,9 +85,19 @@ impl Gateway {
         if let (Some(broker), Some(spec)) = (&self.broker, &config.broker) {
             let mut filters: Vec<_> = config.uplinks.iter().map(filters_of).collect();
             filters.push(set_filters(&config));
-            broker.change(Change { filters, access: spec.access.clone(), guarded: south::guarded_topics(&config) });
+            broker.change(Change {
+                filters,
+                access: spec.access.clone(),
+                guarded: south::guarded_topics(&config),
+            });
         }
-        self.field.change((&config, &self.config, diff), &mut self.tasks, &mut self.health).await?;
+        self.field
+            .change(
+                (&config, &self.config, diff),
+                &mut self.tasks,
+                &mut self.health,
+            )
+            .await?;
         self.config = config;
         Ok(())
     }
@@ -93,7 +120,9 @@ impl Gateway {
         match self.tls.as_ref()?.reload() {
             Ok(is_different) => {
                 tracing::info!("the certificates of the listeners were read again");
-                is_different.then(|| "broker: certificates of the listeners, for new connections".to_owned())
+                is_different.then(|| {
+                    "broker: certificates of the listeners, for new connections".to_owned()
+                })
             }
             Err(error) => {
                 tracing::error!(%error, "the old certificates stay in use");

@@ -37,13 +37,22 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The topics on which instruments are written to: no client gets to them without a rule, whether they are written or not.
 pub(super) fn guarded_topics(config: &config::Gateway) -> HashSet<TopicName> {
-    let topics = config.points.iter().map(|point| &point.topic).chain(config.groups.iter().map(|group| &group.topic));
-    topics.filter_map(|topic| TopicName::new(format!("{topic}/set")).ok()).collect()
+    let topics = config
+        .points
+        .iter()
+        .map(|point| &point.topic)
+        .chain(config.groups.iter().map(|group| &group.topic));
+    topics
+        .filter_map(|topic| TopicName::new(format!("{topic}/set")).ok())
+        .collect()
 }
 
 /// The same as filters: who publishes to a point that cannot be written learns that from its result.
 pub(super) fn set_filters(config: &config::Gateway) -> Vec<TopicFilter> {
-    guarded_topics(config).iter().filter_map(|topic| TopicFilter::new(topic.to_string()).ok()).collect()
+    guarded_topics(config)
+        .iter()
+        .filter_map(|topic| TopicFilter::new(topic.to_string()).ok())
+        .collect()
 }
 
 /// What each `.../set` topic writes.
@@ -52,21 +61,42 @@ pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target
     for (line, spec) in config.lines.iter().enumerate() {
         for (device, spec) in spec.devices.iter().enumerate() {
             let member = |point: &Point| {
-                let (register, rules) = (point.register()?.clone(), Rules::clone(point.write.as_ref()?));
-                Some(Member { name: point.name.to_string(), id: point.id, register, rules })
+                let (register, rules) = (
+                    point.register()?.clone(),
+                    Rules::clone(point.write.as_ref()?),
+                );
+                Some(Member {
+                    name: point.name.to_string(),
+                    id: point.id,
+                    register,
+                    rules,
+                })
             };
             let mut add = |topic: &TopicName, members: Vec<Member>, is_group| {
                 if let Ok(topic) = TopicName::new(format!("{topic}/set")) {
-                    targets.insert(topic, Target { line, device, members, is_group });
+                    targets.insert(
+                        topic,
+                        Target {
+                            line,
+                            device,
+                            members,
+                            is_group,
+                        },
+                    );
                 }
             };
             for point in &spec.points {
-                if let (Some(member), Some(report)) = (member(point), config.points.get(point.id.0 as usize)) {
+                if let (Some(member), Some(report)) =
+                    (member(point), config.points.get(point.id.0 as usize))
+                {
                     add(&report.topic, vec![member], false);
                 }
             }
             for group in config.groups.iter().filter(|group| group.device == spec.id) {
-                let points = spec.points.iter().filter(|point| point.group.as_deref() == Some(group.name.as_str()));
+                let points = spec
+                    .points
+                    .iter()
+                    .filter(|point| point.group.as_deref() == Some(group.name.as_str()));
                 add(&group.topic, points.filter_map(member).collect(), true);
             }
         }
@@ -118,7 +148,12 @@ pub(super) fn task_of(line: &str) -> String {
 impl South {
     /// Starts every line, the report and the writes. Serial lines have a thread each, because silences between frames are short;
     /// lines through a network share one.
-    pub(super) fn start(self, config: &config::Gateway, tasks: &mut Tasks, health: &mut Health) -> Result<Field, GatewayError> {
+    pub(super) fn start(
+        self,
+        config: &config::Gateway,
+        tasks: &mut Tasks,
+        health: &mut Health,
+    ) -> Result<Field, GatewayError> {
         let (events, reported) = mpsc::channel(EVENT_QUEUE);
         let (report, report_updates) = mpsc::channel(1);
         let (sets, set_updates) = mpsc::channel(1);
@@ -136,35 +171,74 @@ impl South {
             ready.extend(field.prepare(line, health)?);
         }
         if let (Some((asked, broker)), Some(live)) = (self.sets, self.live.clone()) {
-            let setter = Setter { reach: field.reach(config), updates: set_updates, live, intakes: self.intakes.clone() };
+            let setter = Setter {
+                reach: field.reach(config),
+                updates: set_updates,
+                live,
+                intakes: self.intakes.clone(),
+            };
             start_sets(setter, (asked, broker), self.hurry.clone(), tasks);
         }
         let pulse = Pulse::new("report", REPORT_PATIENCE, now());
         health.pulses.watch(&pulse);
         health.lines = field.counts(config);
-        let publish =
-            |settings: &config::HealthMessages| Dispatch::start(settings.clone(), &self.intakes, self.live.clone(), &self.hurry, tasks);
+        let publish = |settings: &config::HealthMessages| {
+            Dispatch::start(
+                settings.clone(),
+                &self.intakes,
+                self.live.clone(),
+                &self.hurry,
+                tasks,
+            )
+        };
         health.dispatch = config.health.as_ref().map(publish);
-        let report = Report { shown: field.shown(config), updates: report_updates, live: self.live, intakes: self.intakes, pulse };
+        let report = Report {
+            shown: field.shown(config),
+            updates: report_updates,
+            live: self.live,
+            intakes: self.intakes,
+            pulse,
+        };
         tasks.start("report", report.run(reported, self.hurry));
-        ready.into_iter().for_each(|(handle, task)| start(&handle, task, tasks));
+        ready
+            .into_iter()
+            .for_each(|(handle, task)| start(&handle, task, tasks));
         Ok(field)
     }
 }
 
 impl Field {
     /// Makes a line ready to run; `None` after the order to stop.
-    fn prepare(&mut self, line: &Line, health: &mut Health) -> Result<Option<(Handle, LineTask)>, GatewayError> {
-        let Some(events) = self.events.clone() else { return Ok(None) };
+    fn prepare(
+        &mut self,
+        line: &Line,
+        health: &mut Health,
+    ) -> Result<Option<(Handle, LineTask)>, GatewayError> {
+        let Some(events) = self.events.clone() else {
+            return Ok(None);
+        };
         let (handle, thread) = self.thread_of(line)?;
         let (switch, stop) = stop_token();
         let (orders, ordered) = mpsc::channel(ORDER_QUEUE);
         let (inquiries, asked) = mpsc::channel(INQUIRY_QUEUE);
-        let counts = Arc::new(LineCounts::new(&line.name, line.devices.iter().map(|device| device.name.clone())));
+        let counts = Arc::new(LineCounts::new(
+            &line.name,
+            line.devices.iter().map(|device| device.name.clone()),
+        ));
         let pulse = line.pulse(now());
         health.pulses.watch(&pulse);
-        let framing = Framing::of(&line.wire, line.devices.iter().any(|device| device.talk.is_some()));
-        let running = Running { stop: switch, orders, inquiries, counts: Arc::clone(&counts), framing, _thread: thread };
+        let framing = Framing::of(
+            &line.wire,
+            line.devices.iter().any(|device| device.talk.is_some()),
+        );
+        let running = Running {
+            stop: switch,
+            orders,
+            inquiries,
+            counts: Arc::clone(&counts),
+            framing,
+            _thread: thread,
+        };
         self.lines.insert(line.name.clone(), running);
         let task = LineTask {
             line: line.clone(),
@@ -181,7 +255,8 @@ impl Field {
 
     fn thread_of(&mut self, line: &Line) -> Result<(Handle, Option<OwnThread>), GatewayError> {
         if matches!(line.wire, Wire::Serial(_)) {
-            let thread = OwnThread::start_with(&task_of(&line.name), self.priority).map_err(GatewayError::Thread)?;
+            let thread = OwnThread::start_with(&task_of(&line.name), self.priority)
+                .map_err(GatewayError::Thread)?;
             return Ok((thread.handle().clone(), Some(thread)));
         }
         let shared = match self.shared.take() {
@@ -199,7 +274,10 @@ impl Field {
 
     /// Gives some lines the order to stop. Their tasks end soon; then [`Field::change`] forgets them.
     pub(super) fn stop_lines(&self, names: &[String]) {
-        names.iter().filter_map(|name| self.lines.get(name)).for_each(|line| line.stop.stop());
+        names
+            .iter()
+            .filter_map(|name| self.lines.get(name))
+            .for_each(|line| line.stop.stop());
     }
 
     /// Takes over what differs: lines that were stopped are forgotten, others are started, report and writes are told.
@@ -211,17 +289,32 @@ impl Field {
     ) -> Result<(), GatewayError> {
         self.lines.retain(|name, _| !diff.stops.contains(name));
         let mut ready = Vec::new();
-        for line in config.lines.iter().filter(|line| diff.starts.contains(&line.name)) {
+        for line in config
+            .lines
+            .iter()
+            .filter(|line| diff.starts.contains(&line.name))
+        {
             ready.extend(self.prepare(line, health)?);
         }
         health.lines = self.counts(config);
         let now: HashSet<&TopicName> = published(config).collect();
-        let gone = published(running).filter(|topic| !now.contains(topic)).cloned().collect();
+        let gone = published(running)
+            .filter(|topic| !now.contains(topic))
+            .cloned()
+            .collect();
         // Whoever does not listen any more has ended, which is noticed by its task.
-        let _ = self.report.send(report::Update { shown: self.shown(config), gone }).await;
+        let _ = self
+            .report
+            .send(report::Update {
+                shown: self.shown(config),
+                gone,
+            })
+            .await;
         let _ = self.sets.send(self.reach(config)).await;
         // Only now: what they report is known.
-        ready.into_iter().for_each(|(handle, task)| start(&handle, task, tasks));
+        ready
+            .into_iter()
+            .for_each(|(handle, task)| start(&handle, task, tasks));
         Ok(())
     }
 
@@ -232,7 +325,9 @@ impl Field {
 
     /// A line whose frames somebody wants to see, and how they look.
     pub(super) fn watched(&self, line: &str) -> Option<(Option<Framing>, &LineCounts)> {
-        self.lines.get(line).map(|line| (line.framing, &*line.counts))
+        self.lines
+            .get(line)
+            .map(|line| (line.framing, &*line.counts))
     }
 
     /// The names of the lines.
@@ -241,16 +336,34 @@ impl Field {
     }
 
     fn counts(&self, config: &config::Gateway) -> Vec<Arc<LineCounts>> {
-        config.lines.iter().filter_map(|line| self.lines.get(&line.name)).map(|line| Arc::clone(&line.counts)).collect()
+        config
+            .lines
+            .iter()
+            .filter_map(|line| self.lines.get(&line.name))
+            .map(|line| Arc::clone(&line.counts))
+            .collect()
     }
 
     fn shown(&self, config: &config::Gateway) -> report::Shown {
-        report::Shown { points: Arc::clone(&config.points), devices: config.availability.clone(), lines: self.counts(config) }
+        report::Shown {
+            points: Arc::clone(&config.points),
+            devices: config.availability.clone(),
+            lines: self.counts(config),
+        }
     }
 
     fn reach(&self, config: &config::Gateway) -> Reach {
-        let lines = config.lines.iter().filter_map(|line| self.lines.get(&line.name)).map(|line| line.orders.clone()).collect();
-        Reach { targets: set_targets(config), published: published(config).cloned().collect(), lines }
+        let lines = config
+            .lines
+            .iter()
+            .filter_map(|line| self.lines.get(&line.name))
+            .map(|line| line.orders.clone())
+            .collect();
+        Reach {
+            targets: set_targets(config),
+            published: published(config).cloned().collect(),
+            lines,
+        }
     }
 }
 
@@ -264,12 +377,21 @@ fn start(handle: &Handle, task: LineTask, tasks: &mut Tasks) {
 /// What points and devices of lines are published on.
 fn published(config: &config::Gateway) -> impl Iterator<Item = &TopicName> {
     let devices = || config.lines.iter().flat_map(|line| &line.devices);
-    let points = devices().flat_map(|device| &device.points).filter_map(|point| config.points.get(point.id.0 as usize));
-    points.flat_map(PointReport::topics).chain(devices().filter_map(|device| config.availability.get(device.id.0 as usize)))
+    let points = devices()
+        .flat_map(|device| &device.points)
+        .filter_map(|point| config.points.get(point.id.0 as usize));
+    points
+        .flat_map(PointReport::topics)
+        .chain(devices().filter_map(|device| config.availability.get(device.id.0 as usize)))
 }
 
 /// A write is taken over as soon as it is in the queue: how it ends is told by its result, not by its acknowledgement.
-fn start_sets(setter: Setter, (mut sets, broker): (mpsc::Receiver<Forward>, Broker), mut hurry: Stop, tasks: &mut Tasks) {
+fn start_sets(
+    setter: Setter,
+    (mut sets, broker): (mpsc::Receiver<Forward>, Broker),
+    mut hurry: Stop,
+    tasks: &mut Tasks,
+) {
     let (queue, messages) = mpsc::channel(ORDER_QUEUE);
     tasks.start("forward:set", async move {
         tokio::select! {
@@ -279,7 +401,10 @@ fn start_sets(setter: Setter, (mut sets, broker): (mpsc::Receiver<Forward>, Brok
         }
     });
     tasks.start("forward:sets", async move {
-        while let Some(Forward { message, ticket, .. }) = sets.recv().await {
+        while let Some(Forward {
+            message, ticket, ..
+        }) = sets.recv().await
+        {
             let accepted = queue.send(message).await.is_ok();
             if let Some(ticket) = ticket {
                 broker.stored(ticket, accepted);

@@ -36,11 +36,17 @@ struct Account {
 
 impl Account {
     fn new(burst: u32, now: Instant) -> Self {
-        Self { lines: f64::from(burst), seen: now, written: None, suppressed: 0 }
+        Self {
+            lines: f64::from(burst),
+            seen: now,
+            written: None,
+            suppressed: 0,
+        }
     }
 
     fn refill(&mut self, burst: u32, every: Duration, now: Instant) {
-        let gained = now.saturating_duration_since(self.seen).as_secs_f64() / every.as_secs_f64().max(1e-3);
+        let gained =
+            now.saturating_duration_since(self.seen).as_secs_f64() / every.as_secs_f64().max(1e-3);
         self.lines = (self.lines + gained).min(f64::from(burst));
         self.seen = now;
     }
@@ -73,23 +79,48 @@ pub struct LogLimiter<K, S = ()> {
 impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
     /// `burst` lines at once of a kind from one source, then one in `every`.
     pub fn new(burst: u32, every: Duration) -> Self {
-        const { assert!(size_of::<(K, Option<S>)>() <= MOST_BYTES, "what is remembered of a source is small") };
-        Self { burst: burst.max(1), every, kinds: HashMap::new(), sources: HashMap::new(), swept: None }
+        const {
+            assert!(
+                size_of::<(K, Option<S>)>() <= MOST_BYTES,
+                "what is remembered of a source is small"
+            )
+        };
+        Self {
+            burst: burst.max(1),
+            every,
+            kinds: HashMap::new(),
+            sources: HashMap::new(),
+            swept: None,
+        }
     }
 
     /// Whether a line of `source` may be written, and how many like it were left out since the last one; `None` counts it as left out.
     pub fn permit(&mut self, kind: K, source: S, now: Instant) -> Option<u64> {
         let (burst, every, of_all) = (self.burst, self.every, self.burst.saturating_mul(ALL));
         let source = self.known(kind, source, now);
-        let new = Kind { all: Account::new(of_all, now), reserve: Account::new(burst, now), told: None };
+        let new = Kind {
+            all: Account::new(of_all, now),
+            reserve: Account::new(burst, now),
+            told: None,
+        };
         let Kind { all, reserve, .. } = self.kinds.entry(kind).or_insert(new);
         all.refill(of_all, every / ALL, now);
         reserve.refill(burst, every, now);
-        let account = self.sources.entry((kind, source)).or_insert(Account::new(burst, now));
+        let account = self
+            .sources
+            .entry((kind, source))
+            .or_insert(Account::new(burst, now));
         account.refill(burst, every, now);
         let rare_after = every.saturating_mul(RARE);
-        let is_rare = source.is_some() && account.written.is_none_or(|at| now.saturating_duration_since(at) >= rare_after);
-        let all = if all.lines < 1.0 && is_rare { reserve } else { all };
+        let is_rare = source.is_some()
+            && account
+                .written
+                .is_none_or(|at| now.saturating_duration_since(at) >= rare_after);
+        let all = if all.lines < 1.0 && is_rare {
+            reserve
+        } else {
+            all
+        };
         if account.lines < 1.0 || all.lines < 1.0 {
             account.suppressed += 1;
             return None;
@@ -97,7 +128,10 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
         account.written = Some(now);
         account.lines -= 1.0;
         all.lines -= 1.0;
-        debug_assert!(account.lines >= 0.0 && all.lines >= 0.0, "no account is overdrawn");
+        debug_assert!(
+            account.lines >= 0.0 && all.lines >= 0.0,
+            "no account is overdrawn"
+        );
         let suppressed = std::mem::take(&mut account.suppressed);
         debug_assert!(self.sources.len() <= MOST_SOURCES + self.kinds.len());
         Some(suppressed)
@@ -105,8 +139,12 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
 
     /// The source if it is remembered or there is room for it; `None` if it shares an account.
     fn known(&mut self, kind: K, source: S, now: Instant) -> Option<S> {
-        let is_known = |sources: &HashMap<_, _>| sources.len() < MOST_SOURCES || sources.contains_key(&(kind, Some(source)));
-        let is_due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= self.every);
+        let is_known = |sources: &HashMap<_, _>| {
+            sources.len() < MOST_SOURCES || sources.contains_key(&(kind, Some(source)))
+        };
+        let is_due = self
+            .swept
+            .is_none_or(|swept| now.saturating_duration_since(swept) >= self.every);
         if !is_known(&self.sources) && is_due {
             self.swept = Some(now);
             self.forget_idle(now);
@@ -117,7 +155,9 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
     /// Forgets sources that may write all their lines again and have none left out.
     fn forget_idle(&mut self, now: Instant) {
         let full_after = self.every.saturating_mul(self.burst);
-        self.sources.retain(|_, account| account.suppressed > 0 || now.saturating_duration_since(account.seen) < full_after);
+        self.sources.retain(|_, account| {
+            account.suppressed > 0 || now.saturating_duration_since(account.seen) < full_after
+        });
     }
 
     /// How many lines of each kind were left out of sources that are quiet again, to be written as one line for a kind. To be called
@@ -125,12 +165,22 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
     pub fn overdue(&mut self, now: Instant) -> Vec<(K, u64)> {
         let mut told = Vec::new();
         for (kind, state) in &mut self.kinds {
-            if state.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
+            if state
+                .told
+                .is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY)
+            {
                 continue;
             }
-            let of_kind = self.sources.iter_mut().filter(|((of, _), _)| of == kind).map(|(_, account)| account);
-            let quiet = of_kind.filter(|account| now.saturating_duration_since(account.seen) >= self.every);
-            let suppressed: u64 = quiet.map(|account| std::mem::take(&mut account.suppressed)).sum();
+            let of_kind = self
+                .sources
+                .iter_mut()
+                .filter(|((of, _), _)| of == kind)
+                .map(|(_, account)| account);
+            let quiet =
+                of_kind.filter(|account| now.saturating_duration_since(account.seen) >= self.every);
+            let suppressed: u64 = quiet
+                .map(|account| std::mem::take(&mut account.suppressed))
+                .sum();
             if suppressed > 0 {
                 state.told = Some(now);
                 told.push((*kind, suppressed));
@@ -152,10 +202,15 @@ mod tests {
     #[test]
     fn a_flood_is_cut_and_counted_and_others_are_heard() {
         let (mut limiter, now) = (LogLimiter::new(3, 10 * SECOND), crate::time::now());
-        let written = (0..1000).filter(|_| limiter.permit("kind", "flood", now).is_some()).count();
+        let written = (0..1000)
+            .filter(|_| limiter.permit("kind", "flood", now).is_some())
+            .count();
         assert_eq!(written, 3);
         assert_eq!(limiter.permit("kind", "other", now), Some(0));
-        assert_eq!(limiter.permit("kind", "flood", now + 10 * SECOND), Some(997));
+        assert_eq!(
+            limiter.permit("kind", "flood", now + 10 * SECOND),
+            Some(997)
+        );
         assert_eq!(limiter.permit("kind", "flood", now + 11 * SECOND), None);
         assert!(limiter.overdue(now + 12 * SECOND).is_empty());
         assert_eq!(limiter.overdue(now + 25 * SECOND), [("kind", 1)]);
@@ -165,14 +220,30 @@ mod tests {
     #[test]
     fn many_sources_of_a_kind_hide_no_other_kind_and_are_told_in_one_line() {
         let (mut limiter, now) = (LogLimiter::new(10, SECOND), crate::time::now());
-        let written = (0..10_000).filter(|source| limiter.permit("flood", *source, now).is_some()).count();
-        assert_eq!(written, 10 * (ALL + 1) as usize, "the lines of all, and the reserve");
-        assert_eq!(limiter.permit("other", 10_000, now), Some(0), "another kind, of a source there was no room for");
-        assert_eq!(limiter.overdue(now + SECOND), [("flood", 10_000 - written as u64)]);
+        let written = (0..10_000)
+            .filter(|source| limiter.permit("flood", *source, now).is_some())
+            .count();
+        assert_eq!(
+            written,
+            10 * (ALL + 1) as usize,
+            "the lines of all, and the reserve"
+        );
+        assert_eq!(
+            limiter.permit("other", 10_000, now),
+            Some(0),
+            "another kind, of a source there was no room for"
+        );
+        assert_eq!(
+            limiter.overdue(now + SECOND),
+            [("flood", 10_000 - written as u64)]
+        );
         for source in 0..10_000 {
             limiter.permit("flood", source, now + SECOND);
         }
-        assert!(limiter.overdue(now + 3 * SECOND).is_empty(), "told a moment ago");
+        assert!(
+            limiter.overdue(now + 3 * SECOND).is_empty(),
+            "told a moment ago"
+        );
         assert_eq!(limiter.overdue(now + SECOND + TELL_EVERY).len(), 1);
     }
 
@@ -184,9 +255,15 @@ mod tests {
             let now = start + SECOND * second;
             // Six sources use up what all together may write.
             for flood in 0..6 {
-                assert!((0..20).filter(|_| limiter.permit("login failed", flood, now).is_some()).count() <= 10);
+                assert!(
+                    (0..20)
+                        .filter(|_| limiter.permit("login failed", flood, now).is_some())
+                        .count()
+                        <= 10
+                );
             }
-            heard += usize::from(second % 10 == 9 && limiter.permit("login failed", 99, now).is_some());
+            heard +=
+                usize::from(second % 10 == 9 && limiter.permit("login failed", 99, now).is_some());
         }
         assert_eq!(heard, 6, "every line of who writes one in ten seconds");
     }
@@ -197,9 +274,17 @@ mod tests {
         for source in 0..100_000u64 {
             limiter.permit("flood", source, now);
         }
-        assert!(limiter.sources.len() <= MOST_SOURCES + 1 && limiter.sources.capacity() <= 4 * MOST_SOURCES);
-        let newcomers = (200_000..200_010).filter(|source| limiter.permit("other", *source, now).is_some()).count();
-        assert_eq!(newcomers, 2, "those there is no room for have the lines of one source");
+        assert!(
+            limiter.sources.len() <= MOST_SOURCES + 1
+                && limiter.sources.capacity() <= 4 * MOST_SOURCES
+        );
+        let newcomers = (200_000..200_010)
+            .filter(|source| limiter.permit("other", *source, now).is_some())
+            .count();
+        assert_eq!(
+            newcomers, 2,
+            "those there is no room for have the lines of one source"
+        );
     }
 
     proptest! {

@@ -33,17 +33,25 @@ impl Printable<'_> {
     pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
         let mut printed = 0;
         let end = text.char_indices().find(|(_, character)| {
-            printed += if Self::is_hidden(*character) { character.escape_unicode().len() } else { character.len_utf8() };
+            printed += if Self::is_hidden(*character) {
+                character.escape_unicode().len()
+            } else {
+                character.len_utf8()
+            };
             printed > most
         });
-        end.and_then(|(end, _)| text.get(..end)).map_or(Cow::Borrowed(text), |begun| Cow::Owned(format!("{begun}…")))
+        end.and_then(|(end, _)| text.get(..end))
+            .map_or(Cow::Borrowed(text), |begun| Cow::Owned(format!("{begun}…")))
     }
 
     /// The text of some lines: line ends and tabs stay, everything else is escaped.
     pub fn lines(text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         for piece in text.split_inclusive(['\n', '\t']) {
-            let end = piece.chars().next_back().filter(|end| matches!(end, '\n' | '\t'));
+            let end = piece
+                .chars()
+                .next_back()
+                .filter(|end| matches!(end, '\n' | '\t'));
             let line = end.map_or(piece, |end| piece.strip_suffix(end).unwrap_or(piece));
             // Writing to a text cannot fail.
             let _ = write!(out, "{}", Printable(line));
@@ -83,7 +91,10 @@ impl Printable<'_> {
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0;
-        while let Some((at, hidden)) = rest.char_indices().find(|(_, character)| Self::is_hidden(*character)) {
+        while let Some((at, hidden)) = rest
+            .char_indices()
+            .find(|(_, character)| Self::is_hidden(*character))
+        {
             let (plain, tail) = rest.split_at(at);
             f.write_str(plain)?;
             write!(f, "{}", hidden.escape_unicode())?;
@@ -121,7 +132,10 @@ mod tests {
         let json = serde_json::json!({ "a": "x\u{9b}\u{202e}\u{e0001}\u{1b}" });
         let shown = Printable::json(&json.to_string());
         assert!(shown.contains("\\u009b\\u202e\\udb40\\udc01"), "{shown}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), json);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            json
+        );
         assert_eq!(Printable::bytes(b"ok\xff\x1b"), "ok\\xff\\u{1b}");
     }
 
@@ -130,8 +144,17 @@ mod tests {
         assert_eq!(Printable::short("pump"), "pump");
         let whole = "x".repeat(SHOWN);
         assert_eq!(Printable::short(&whole), whole);
-        for (text, kept) in [("x", 256), ("ü", 128), ("温", 85), ("\x1b", 256 / "\\u{1b}".len())] {
-            assert_eq!(Printable::short(&text.repeat(60_000)), format!("{}…", text.repeat(kept)), "{text:?}");
+        for (text, kept) in [
+            ("x", 256),
+            ("ü", 128),
+            ("温", 85),
+            ("\x1b", 256 / "\\u{1b}".len()),
+        ] {
+            assert_eq!(
+                Printable::short(&text.repeat(60_000)),
+                format!("{}…", text.repeat(kept)),
+                "{text:?}"
+            );
         }
     }
 

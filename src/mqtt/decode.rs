@@ -5,8 +5,9 @@ use bytestring::ByteString;
 
 use super::properties::{Place, read_properties};
 use super::{
-    Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS, ReasonCode, RetainHandling, Subscribe,
-    SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version, Will,
+    Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS,
+    ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe,
+    Version, Will,
 };
 
 /// Bytes that are no packet, or no packet that may stand here. The peer's fault: answer with the code, close, count.
@@ -22,11 +23,19 @@ pub struct DecodeError {
 }
 
 pub(super) fn malformed(what: &'static str) -> DecodeError {
-    DecodeError { reason: ReasonCode::MALFORMED_PACKET, what, version: None }
+    DecodeError {
+        reason: ReasonCode::MALFORMED_PACKET,
+        what,
+        version: None,
+    }
 }
 
 pub(super) fn protocol_error(what: &'static str) -> DecodeError {
-    DecodeError { reason: ReasonCode::PROTOCOL_ERROR, what, version: None }
+    DecodeError {
+        reason: ReasonCode::PROTOCOL_ERROR,
+        what,
+        version: None,
+    }
 }
 
 /// What became of the bytes so far.
@@ -51,18 +60,31 @@ pub struct Decoder {
 impl Decoder {
     /// The server's side: the first packet must be CONNECT. `max_packet` bounds a whole frame, in bytes.
     pub fn server(max_packet: usize) -> Self {
-        Self { version: None, max_packet, max_first: max_packet, is_server: true }
+        Self {
+            version: None,
+            max_packet,
+            max_first: max_packet,
+            is_server: true,
+        }
     }
 
     /// The same, with a bound of its own for CONNECT: nobody is known before it.
     #[must_use]
     pub fn with_first(self, max_first: usize) -> Self {
-        Self { max_first: max_first.min(self.max_packet), ..self }
+        Self {
+            max_first: max_first.min(self.max_packet),
+            ..self
+        }
     }
 
     /// The client's side, where the version is known.
     pub fn client(version: Version, max_packet: usize) -> Self {
-        Self { version: Some(version), max_packet, max_first: max_packet, is_server: false }
+        Self {
+            version: Some(version),
+            max_packet,
+            max_first: max_packet,
+            is_server: false,
+        }
     }
 
     /// The version of the CONNECT that was decoded.
@@ -87,14 +109,26 @@ impl Decoder {
 
     /// The first byte, the length of the body and that of the fixed header; `None` if the header is not complete.
     fn frame(&self, buffer: &[u8]) -> Result<Option<(u8, usize, usize)>, DecodeError> {
-        let Some((&header, rest)) = buffer.split_first() else { return Ok(None) };
+        let Some((&header, rest)) = buffer.split_first() else {
+            return Ok(None);
+        };
         check_header(header, self.version)?;
         let is_strict = self.version == Some(Version::V5);
-        let Some((body_len, length_len)) = remaining_length(rest, is_strict)? else { return Ok(None) };
+        let Some((body_len, length_len)) = remaining_length(rest, is_strict)? else {
+            return Ok(None);
+        };
         let header_len = 1 + length_len;
-        let most = if self.version.is_none() { self.max_first } else { self.max_packet };
+        let most = if self.version.is_none() {
+            self.max_first
+        } else {
+            self.max_packet
+        };
         if header_len + body_len > most {
-            return Err(DecodeError { reason: ReasonCode::PACKET_TOO_LARGE, what: "a packet larger than the maximum", version: None });
+            return Err(DecodeError {
+                reason: ReasonCode::PACKET_TOO_LARGE,
+                what: "a packet larger than the maximum",
+                version: None,
+            });
         }
         Ok(Some((header, body_len, header_len)))
     }
@@ -104,18 +138,29 @@ impl Decoder {
             if self.is_server && self.version.is_some() {
                 return Err(protocol_error("a second CONNECT")); // [MQTT-3.1.0-2]
             }
-            let claimed = protocol_version(&mut body.clone()).ok().map(|(version, _)| version);
-            let connect = connect(&mut body).map_err(|error| DecodeError { version: error.version.or(claimed), ..error })?;
+            let claimed = protocol_version(&mut body.clone())
+                .ok()
+                .map(|(version, _)| version);
+            let connect = connect(&mut body).map_err(|error| DecodeError {
+                version: error.version.or(claimed),
+                ..error
+            })?;
             if header & 0x0F != 0 && connect.version != Version::V31 {
                 return Err(malformed("packet type or flags that do not exist"));
             }
             self.version = Some(connect.version);
             Packet::Connect(Box::new(connect))
         } else {
-            let version = self.version.ok_or(protocol_error("the first packet is not CONNECT"))?;
+            let version = self
+                .version
+                .ok_or(protocol_error("the first packet is not CONNECT"))?;
             other(header, version, &mut body)?
         };
-        if body.is_empty() { Ok(packet) } else { Err(malformed("bytes after the end of a packet")) }
+        if body.is_empty() {
+            Ok(packet)
+        } else {
+            Err(malformed("bytes after the end of a packet"))
+        }
     }
 }
 
@@ -137,7 +182,11 @@ fn check_header(header: u8, version: Option<Version>) -> Result<(), DecodeError>
         15 => version == Some(Version::V5) && flags == 0,
         _ => flags == 0 || is_old,
     };
-    if ok { Ok(()) } else { Err(malformed("packet type or flags that do not exist")) }
+    if ok {
+        Ok(())
+    } else {
+        Err(malformed("packet type or flags that do not exist"))
+    }
 }
 
 /// The value and its length in bytes; `None` if it is not complete [MQTT 5.0, 2.1.4].
@@ -148,10 +197,18 @@ fn remaining_length(bytes: &[u8], is_strict: bool) -> Result<Option<(usize, usiz
         if byte & 0x80 == 0 {
             // [MQTT-1.5.5-1]; MQTT 3.1.1 does not forbid it.
             let overlong = is_strict && index > 0 && *byte == 0;
-            return if overlong { Err(malformed("a length that is longer than necessary")) } else { Ok(Some((value, index + 1))) };
+            return if overlong {
+                Err(malformed("a length that is longer than necessary"))
+            } else {
+                Ok(Some((value, index + 1)))
+            };
         }
     }
-    if bytes.len() >= 4 { Err(malformed("a length of more than four bytes")) } else { Ok(None) }
+    if bytes.len() >= 4 {
+        Err(malformed("a length of more than four bytes"))
+    } else {
+        Ok(None)
+    }
 }
 
 fn other(header: u8, version: Version, body: &mut Reader) -> Result<Packet, DecodeError> {
@@ -173,22 +230,37 @@ fn other(header: u8, version: Version, body: &mut Reader) -> Result<Packet, Deco
     })
 }
 
-fn properties(place: Place, version: Version, body: &mut Reader) -> Result<Properties, DecodeError> {
-    if version == Version::V5 { read_properties(body, place) } else { Ok(Properties::default()) }
+fn properties(
+    place: Place,
+    version: Version,
+    body: &mut Reader,
+) -> Result<Properties, DecodeError> {
+    if version == Version::V5 {
+        read_properties(body, place)
+    } else {
+        Ok(Properties::default())
+    }
 }
 
 /// The version in which the sender of a CONNECT understands an answer, from its first bytes; `None` if more of them are needed.
 pub fn claimed_version(begun: &[u8]) -> Result<Option<Version>, DecodeError> {
-    let Some((header, rest)) = begun.split_first() else { return Ok(None) };
+    let Some((header, rest)) = begun.split_first() else {
+        return Ok(None);
+    };
     if header >> 4 != 1 {
         return Err(protocol_error("the first packet is not CONNECT"));
     }
-    let Some((_, length)) = remaining_length(rest, false)? else { return Ok(None) };
+    let Some((_, length)) = remaining_length(rest, false)? else {
+        return Ok(None);
+    };
     let body = rest.get(length..).unwrap_or_default();
     let longest_name = b"MQIsdp".len();
     match protocol_version(&mut Reader::new(Bytes::copy_from_slice(body))) {
         Ok((version, _)) => Ok(Some(version)),
-        Err(DecodeError { version: Some(version), .. }) => Ok(Some(version)),
+        Err(DecodeError {
+            version: Some(version),
+            ..
+        }) => Ok(Some(version)),
         // Two bytes of length, the name, the level.
         Err(_) if body.len() < 2 + longest_name + 1 => Ok(None),
         Err(error) => Err(error),
@@ -202,7 +274,11 @@ fn protocol_version(body: &mut Reader) -> Result<(Version, bool), DecodeError> {
     let name = body.binary()?;
     let level = body.u8()?;
     // What comes after MQTT 5 is answered as MQTT 5 does; who speaks an older dialect knows return codes only.
-    let answered_as = if &name[..] == b"MQTT" && level > 5 { Version::V5 } else { Version::V311 };
+    let answered_as = if &name[..] == b"MQTT" && level > 5 {
+        Version::V5
+    } else {
+        Version::V311
+    };
     let unsupported = DecodeError {
         reason: ReasonCode::UNSUPPORTED_PROTOCOL_VERSION,
         what: "a protocol version that is not spoken here",
@@ -225,15 +301,39 @@ fn connect(body: &mut Reader) -> Result<Connect, DecodeError> {
     check_connect_flags(flags, version)?;
     let keep_alive = body.u16()?;
     let connect_properties = properties(Place(1), version, body)?;
-    if connect_properties.authentication_data.is_some() && connect_properties.authentication_method.is_none() {
+    if connect_properties.authentication_data.is_some()
+        && connect_properties.authentication_method.is_none()
+    {
         return Err(protocol_error("authentication data without a method"));
     }
     let client_id = body.owned_text()?;
-    let will = if flags & 0x04 != 0 { Some(will(flags, version, body)?) } else { None };
-    let username = if flags & 0x80 != 0 { Some(body.text()?) } else { None };
-    let password = if flags & 0x40 != 0 { Some(body.binary()?) } else { None };
+    let will = if flags & 0x04 != 0 {
+        Some(will(flags, version, body)?)
+    } else {
+        None
+    };
+    let username = if flags & 0x80 != 0 {
+        Some(body.text()?)
+    } else {
+        None
+    };
+    let password = if flags & 0x40 != 0 {
+        Some(body.binary()?)
+    } else {
+        None
+    };
     let clean_start = flags & 0x02 != 0;
-    Ok(Connect { version, is_bridge, clean_start, keep_alive, client_id, will, username, password, properties: connect_properties })
+    Ok(Connect {
+        version,
+        is_bridge,
+        clean_start,
+        keep_alive,
+        client_id,
+        will,
+        username,
+        password,
+        properties: connect_properties,
+    })
 }
 
 fn check_connect_flags(flags: u8, version: Version) -> Result<(), DecodeError> {
@@ -257,7 +357,13 @@ fn will(flags: u8, version: Version, body: &mut Reader) -> Result<Will, DecodeEr
     let topic = topic_name(body)?;
     let payload = body.binary()?;
     let qos = QoS::from_bits((flags >> 3) & 3).ok_or(malformed("will QoS 3"))?;
-    Ok(Will { topic, payload, qos, retain: flags & 0x20 != 0, properties: will_properties })
+    Ok(Will {
+        topic,
+        payload,
+        qos,
+        retain: flags & 0x20 != 0,
+        properties: will_properties,
+    })
 }
 
 fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> {
@@ -269,11 +375,21 @@ fn connack(version: Version, body: &mut Reader) -> Result<ConnAck, DecodeError> 
     if version != Version::V5 && code > 5 {
         return Err(malformed("a return code that does not exist"));
     }
-    let reason = if version == Version::V5 { ReasonCode(code) } else { super::encode::reason_of_return_code(code) };
+    let reason = if version == Version::V5 {
+        ReasonCode(code)
+    } else {
+        super::encode::reason_of_return_code(code)
+    };
     if flags == 1 && (reason != ReasonCode::SUCCESS || version == Version::V31) {
-        return Err(malformed("a session that is present although the connection is refused")); // [MQTT-3.2.2-6]
+        return Err(malformed(
+            "a session that is present although the connection is refused",
+        )); // [MQTT-3.2.2-6]
     }
-    Ok(ConnAck { session_present: flags == 1, reason, properties: properties(Place(2), version, body)? })
+    Ok(ConnAck {
+        session_present: flags == 1,
+        reason,
+        properties: properties(Place(2), version, body)?,
+    })
 }
 
 fn topic_name(body: &mut Reader) -> Result<TopicName, DecodeError> {
@@ -295,18 +411,34 @@ fn topic_filter(body: &mut Reader) -> Result<TopicFilter, DecodeError> {
 fn publish(header: u8, version: Version, body: &mut Reader) -> Result<Publish, DecodeError> {
     let qos = QoS::from_bits((header >> 1) & 3).ok_or(malformed("QoS 3"))?;
     let text = body.text()?;
-    let packet_id = if qos == QoS::AtMostOnce { None } else { Some(body.packet_id()?) };
+    let packet_id = if qos == QoS::AtMostOnce {
+        None
+    } else {
+        Some(body.packet_id()?)
+    };
     let properties = properties(Place::PUBLISH, version, body)?;
     let topic = if text.is_empty() && properties.topic_alias.is_some() {
         None
     } else if text.is_empty() && version == Version::V5 {
         return Err(protocol_error("neither topic nor topic alias"));
     } else {
-        let invalid = DecodeError { reason: ReasonCode::TOPIC_NAME_INVALID, what: "a topic name that is none", version: None };
+        let invalid = DecodeError {
+            reason: ReasonCode::TOPIC_NAME_INVALID,
+            what: "a topic name that is none",
+            version: None,
+        };
         Some(TopicName::of_any_depth(text).map_err(|_| invalid)?)
     };
     let dup = header & 0x08 != 0 && qos != QoS::AtMostOnce;
-    Ok(Publish { dup, qos, retain: header & 0x01 != 0, topic, packet_id, properties, payload: body.rest() })
+    Ok(Publish {
+        dup,
+        qos,
+        retain: header & 0x01 != 0,
+        topic,
+        packet_id,
+        properties,
+        payload: body.rest(),
+    })
 }
 
 fn ack(place: Place, version: Version, body: &mut Reader) -> Result<Ack, DecodeError> {
@@ -316,14 +448,25 @@ fn ack(place: Place, version: Version, body: &mut Reader) -> Result<Ack, DecodeE
     }
     let reason = ReasonCode(body.u8()?);
     let known = match place.0 {
-        4 | 5 => matches!(reason.0, 0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99),
+        4 | 5 => matches!(
+            reason.0,
+            0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99
+        ),
         _ => matches!(reason.0, 0x00 | 0x92),
     };
     if !known {
         return Err(malformed("a reason code that may not stand in this packet"));
     }
-    let properties = if body.is_empty() { Properties::default() } else { read_properties(body, place)? };
-    Ok(Ack { packet_id, reason, properties })
+    let properties = if body.is_empty() {
+        Properties::default()
+    } else {
+        read_properties(body, place)?
+    };
+    Ok(Ack {
+        packet_id,
+        reason,
+        properties,
+    })
 }
 
 fn subscribe_options(byte: u8, version: Version) -> Result<SubscribeOptions, DecodeError> {
@@ -331,7 +474,10 @@ fn subscribe_options(byte: u8, version: Version) -> Result<SubscribeOptions, Dec
     if version != Version::V5 {
         // [MQTT-3.8.3-4] of 3.1.1; 3.1 does not use these bits.
         return if byte & 0xFC == 0 || version == Version::V31 {
-            Ok(SubscribeOptions { qos, ..SubscribeOptions::default() })
+            Ok(SubscribeOptions {
+                qos,
+                ..SubscribeOptions::default()
+            })
         } else {
             Err(malformed("reserved subscription bits are set"))
         };
@@ -345,7 +491,12 @@ fn subscribe_options(byte: u8, version: Version) -> Result<SubscribeOptions, Dec
         2 => RetainHandling::Never,
         _ => return Err(protocol_error("retain handling 3")),
     };
-    Ok(SubscribeOptions { qos, no_local: byte & 0x04 != 0, retain_as_published: byte & 0x08 != 0, retain_handling })
+    Ok(SubscribeOptions {
+        qos,
+        no_local: byte & 0x04 != 0,
+        retain_as_published: byte & 0x08 != 0,
+        retain_handling,
+    })
 }
 
 fn subscribe(version: Version, body: &mut Reader) -> Result<Subscribe, DecodeError> {
@@ -363,7 +514,11 @@ fn subscribe(version: Version, body: &mut Reader) -> Result<Subscribe, DecodeErr
     if filters.is_empty() {
         return Err(protocol_error("SUBSCRIBE without a filter")); // [MQTT-3.8.3-2]
     }
-    Ok(Subscribe { packet_id, filters, properties })
+    Ok(Subscribe {
+        packet_id,
+        filters,
+        properties,
+    })
 }
 
 fn unsubscribe(version: Version, body: &mut Reader) -> Result<Unsubscribe, DecodeError> {
@@ -376,7 +531,11 @@ fn unsubscribe(version: Version, body: &mut Reader) -> Result<Unsubscribe, Decod
     if filters.is_empty() {
         return Err(protocol_error("UNSUBSCRIBE without a filter")); // [MQTT-3.10.3-2]
     }
-    Ok(Unsubscribe { packet_id, filters, properties })
+    Ok(Unsubscribe {
+        packet_id,
+        filters,
+        properties,
+    })
 }
 
 fn grants(place: Place, version: Version, body: &mut Reader) -> Result<Grants, DecodeError> {
@@ -391,22 +550,36 @@ fn grants(place: Place, version: Version, body: &mut Reader) -> Result<Grants, D
     if !known {
         return Err(malformed("a return code that does not exist"));
     }
-    Ok(Grants { packet_id, reasons, properties })
+    Ok(Grants {
+        packet_id,
+        reasons,
+        properties,
+    })
 }
 
-fn disconnect(place: Place, version: Version, body: &mut Reader) -> Result<Disconnect, DecodeError> {
+fn disconnect(
+    place: Place,
+    version: Version,
+    body: &mut Reader,
+) -> Result<Disconnect, DecodeError> {
     if version != Version::V5 || body.is_empty() {
         return Ok(Disconnect::new(ReasonCode::SUCCESS));
     }
     let reason = ReasonCode(body.u8()?);
     let known = match place.0 {
         15 => matches!(reason.0, 0x00 | 0x18 | 0x19),
-        _ => matches!(reason.0, 0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B | 0x8D..=0x90 | 0x93..=0xA2),
+        _ => {
+            matches!(reason.0, 0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B | 0x8D..=0x90 | 0x93..=0xA2)
+        }
     };
     if !known {
         return Err(malformed("a reason code that may not stand in this packet"));
     }
-    let properties = if body.is_empty() { Properties::default() } else { read_properties(body, place)? };
+    let properties = if body.is_empty() {
+        Properties::default()
+    } else {
+        read_properties(body, place)?
+    };
     Ok(Disconnect { reason, properties })
 }
 
@@ -461,8 +634,13 @@ impl Reader {
 
     /// [MQTT-1.5.4-1], [MQTT-1.5.4-2]
     pub(super) fn text(&mut self) -> Result<ByteString, DecodeError> {
-        let text = ByteString::try_from(self.binary()?).map_err(|_| malformed("text that is not UTF-8"))?;
-        if text.as_bytes().contains(&0) { Err(malformed("text with the character U+0000")) } else { Ok(text) }
+        let text = ByteString::try_from(self.binary()?)
+            .map_err(|_| malformed("text that is not UTF-8"))?;
+        if text.as_bytes().contains(&0) {
+            Err(malformed("text with the character U+0000"))
+        } else {
+            Ok(text)
+        }
     }
 
     /// Text that is kept for long, and so must not keep the buffer of its packet.

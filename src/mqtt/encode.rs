@@ -5,8 +5,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::decode::BRIDGE;
 use super::properties::{Extras, encode_properties, encode_with};
 use super::{
-    Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS, ReasonCode, RetainHandling, SubscribeOptions,
-    Version,
+    Ack, ConnAck, Connect, Disconnect, Grants, Packet, PacketId, Properties, Publish, QoS,
+    ReasonCode, RetainHandling, SubscribeOptions, Version,
 };
 
 /// Appends `packet` to `out` as `version` writes it. What a version does not know (properties, reason codes) is left out.
@@ -22,7 +22,9 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
         Packet::Disconnect(end) => put_disconnect(0xE0, end, version, out),
         Packet::Auth(auth) => put_disconnect(0xF0, auth, version, out),
         Packet::Connect(connect) => put_body(0x10, out, |body| connect_body(connect, body)),
-        Packet::ConnAck(connack) => put_body(0x20, out, |body| connack_body(connack, version, body)),
+        Packet::ConnAck(connack) => {
+            put_body(0x20, out, |body| connack_body(connack, version, body))
+        }
         Packet::Subscribe(subscribe) => put_body(0x82, out, |body| {
             body.put_u16(subscribe.packet_id.get());
             put_properties(&subscribe.properties, version, body);
@@ -40,7 +42,9 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
         }),
         Packet::SubAck(grants) => put_body(0x90, out, |body| grants_body(grants, version, body)),
         // UNSUBACK carries codes in MQTT 5 only.
-        Packet::UnsubAck(grants) if version != Version::V5 => put_body(0xB0, out, |body| body.put_u16(grants.packet_id.get())),
+        Packet::UnsubAck(grants) if version != Version::V5 => {
+            put_body(0xB0, out, |body| body.put_u16(grants.packet_id.get()))
+        }
         Packet::UnsubAck(grants) => put_body(0xB0, out, |body| grants_body(grants, version, body)),
     }
 }
@@ -62,7 +66,12 @@ fn put_properties(properties: &Properties, version: Version, out: &mut BytesMut)
 
 fn put_publish(publish: &Publish, version: Version, out: &mut BytesMut) {
     let topic = publish.topic.as_ref().map_or("", |topic| topic.as_str());
-    let head = Head { topic, has_id: publish.packet_id.is_some(), payload_len: publish.payload.len(), extras: Extras::default() };
+    let head = Head {
+        topic,
+        has_id: publish.packet_id.is_some(),
+        payload_len: publish.payload.len(),
+        extras: Extras::default(),
+    };
     let id_at = put_head(&head, &publish.properties, version, out);
     let first = publish_header(publish.dup, publish.qos, publish.retain);
     patch(out, id_at, first, publish.packet_id);
@@ -89,7 +98,12 @@ struct HeadPlaces {
 }
 
 /// Appends a head with empty flags and packet identifier.
-fn put_head(head: &Head<'_>, message: &Properties, version: Version, out: &mut BytesMut) -> HeadPlaces {
+fn put_head(
+    head: &Head<'_>,
+    message: &Properties,
+    version: Version,
+    out: &mut BytesMut,
+) -> HeadPlaces {
     let mut properties = BytesMut::new();
     if version == Version::V5 {
         encode_with(message, head.extras, &mut properties);
@@ -140,13 +154,26 @@ impl PublishTemplate {
         share_from: usize,
     ) -> Self {
         let mut bytes = BytesMut::new();
-        let head = Head { topic, has_id, payload_len: payload.len(), extras };
+        let head = Head {
+            topic,
+            has_id,
+            payload_len: payload.len(),
+            extras,
+        };
         let places = put_head(&head, properties, version, &mut bytes);
         if payload.len() >= share_from {
-            return Self { bytes, id_at: places.id, payload: payload.clone() };
+            return Self {
+                bytes,
+                id_at: places.id,
+                payload: payload.clone(),
+            };
         }
         bytes.extend_from_slice(payload);
-        Self { bytes, id_at: places.id, payload: Bytes::new() }
+        Self {
+            bytes,
+            id_at: places.id,
+            payload: Bytes::new(),
+        }
     }
 
     /// Bytes of the whole packet.
@@ -156,10 +183,23 @@ impl PublishTemplate {
 
     /// Appends the packet to `out`, without the payload that is returned if it is shared. `packet_id` stands exactly if the template
     /// has one.
-    pub fn write(&self, (dup, qos, retain): (bool, QoS, bool), packet_id: Option<PacketId>, out: &mut BytesMut) -> Option<&Bytes> {
+    pub fn write(
+        &self,
+        (dup, qos, retain): (bool, QoS, bool),
+        packet_id: Option<PacketId>,
+        out: &mut BytesMut,
+    ) -> Option<&Bytes> {
         let first = out.len();
         out.extend_from_slice(&self.bytes);
-        patch(out, HeadPlaces { first, id: first + self.id_at }, publish_header(dup, qos, retain), packet_id);
+        patch(
+            out,
+            HeadPlaces {
+                first,
+                id: first + self.id_at,
+            },
+            publish_header(dup, qos, retain),
+            packet_id,
+        );
         (!self.payload.is_empty()).then_some(&self.payload)
     }
 }
@@ -199,9 +239,16 @@ fn connect_body(connect: &Connect, body: &mut BytesMut) {
         Version::V5 => ("MQTT", 5),
     };
     put_text(body, name);
-    body.put_u8(if connect.is_bridge { level | BRIDGE } else { level });
-    let will = connect.will.as_ref().map_or(0, |will| 0x04 | (will.qos as u8) << 3 | u8::from(will.retain) << 5);
-    let login = u8::from(connect.username.is_some()) << 7 | u8::from(connect.password.is_some()) << 6;
+    body.put_u8(if connect.is_bridge {
+        level | BRIDGE
+    } else {
+        level
+    });
+    let will = connect.will.as_ref().map_or(0, |will| {
+        0x04 | (will.qos as u8) << 3 | u8::from(will.retain) << 5
+    });
+    let login =
+        u8::from(connect.username.is_some()) << 7 | u8::from(connect.password.is_some()) << 6;
     body.put_u8(login | will | u8::from(connect.clean_start) << 1);
     body.put_u16(connect.keep_alive);
     put_properties(&connect.properties, connect.version, body);
@@ -221,9 +268,14 @@ fn connect_body(connect: &Connect, body: &mut BytesMut) {
 
 fn connack_body(connack: &ConnAck, version: Version, body: &mut BytesMut) {
     // [MQTT-3.2.2-6]; MQTT 3.1 has no session-present flag.
-    let present = connack.session_present && connack.reason == ReasonCode::SUCCESS && version != Version::V31;
+    let present =
+        connack.session_present && connack.reason == ReasonCode::SUCCESS && version != Version::V31;
     body.put_u8(u8::from(present));
-    body.put_u8(if version == Version::V5 { connack.reason.0 } else { return_code_of_reason(connack.reason) });
+    body.put_u8(if version == Version::V5 {
+        connack.reason.0
+    } else {
+        return_code_of_reason(connack.reason)
+    });
     put_properties(&connack.properties, version, body);
 }
 
@@ -231,7 +283,11 @@ fn grants_body(grants: &Grants, version: Version, body: &mut BytesMut) {
     body.put_u16(grants.packet_id.get());
     put_properties(&grants.properties, version, body);
     for reason in &grants.reasons {
-        body.put_u8(if version == Version::V5 || !reason.is_error() { reason.0 } else { 0x80 });
+        body.put_u8(if version == Version::V5 || !reason.is_error() {
+            reason.0
+        } else {
+            0x80
+        });
     }
 }
 
@@ -245,7 +301,9 @@ fn option_bits(options: SubscribeOptions, version: Version) -> u8 {
         RetainHandling::IfNew => 1,
         RetainHandling::Never => 2,
     };
-    qos | u8::from(options.no_local) << 2 | u8::from(options.retain_as_published) << 3 | handling << 4
+    qos | u8::from(options.no_local) << 2
+        | u8::from(options.retain_as_published) << 3
+        | handling << 4
 }
 
 /// The CONNACK return code of 3.1 and 3.1.1 that comes nearest.

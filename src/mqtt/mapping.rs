@@ -14,7 +14,9 @@ use super::{TopicError, TopicFilter, TopicName};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MappingError {
     /// `strip` does not fit the filter.
-    #[error("topics that match `{filter}` need not begin with `{strip}`; write `filter: '{strip}#'`, or another `strip`")]
+    #[error(
+        "topics that match `{filter}` need not begin with `{strip}`; write `filter: '{strip}#'`, or another `strip`"
+    )]
     Strip {
         /// The filter.
         filter: String,
@@ -22,13 +24,19 @@ pub enum MappingError {
         strip: String,
     },
     /// Nothing would be left of the topic.
-    #[error("nothing is left of `{0}` without `strip`; add `prefix:`, or write the new topic as `to:`")]
+    #[error(
+        "nothing is left of `{0}` without `strip`; add `prefix:`, or write the new topic as `to:`"
+    )]
     Nothing(String),
     /// `#` is not the last level.
-    #[error("`#` stands for the rest of the topic: it must be the last level of `to` and stand alone in it, as in `oilco/#`")]
+    #[error(
+        "`#` stands for the rest of the topic: it must be the last level of `to` and stand alone in it, as in `oilco/#`"
+    )]
     MisplacedRest,
     /// The filter has no `#`.
-    #[error("`{0}` has no `#` that `to` could carry over; remove `#` from `to`, or end the filter with `/#`")]
+    #[error(
+        "`{0}` has no `#` that `to` could carry over; remove `#` from `to`, or end the filter with `/#`"
+    )]
     NoRest(String),
     /// `+` is a part of a level.
     #[error(
@@ -54,7 +62,9 @@ pub enum MappingError {
     #[error("one level of `to` takes one number; put a slash between them, as in {{1}}/{{2}}")]
     TwoInOneLevel,
     /// A placeholder that is none.
-    #[error("`{{{0}}}` is not known in `to`; use {{site}}, or {{1}} for the first `+` of the filter")]
+    #[error(
+        "`{{{0}}}` is not known in `to`; use {{site}}, or {{1}} for the first `+` of the filter"
+    )]
     Placeholder(String),
     /// `{` without `}`.
     #[error("`to` has a {{ without a }}; placeholders are written {{site}} or {{1}}")]
@@ -101,28 +111,46 @@ type Captures<'t> = (Vec<&'t str>, Option<&'t str>);
 
 /// The first level, and what is behind its slash.
 fn first_level(text: &str) -> (&str, Option<&str>) {
-    text.split_once('/').map_or((text, None), |(level, behind)| (level, Some(behind)))
+    text.split_once('/')
+        .map_or((text, None), |(level, behind)| (level, Some(behind)))
 }
 
 impl Mapping {
     /// Topics stay what they are.
     pub fn keep(filter: TopicFilter) -> Self {
-        Self { filter, way: Way::Prefix { strip: String::new(), prefix: String::new() } }
+        Self {
+            filter,
+            way: Way::Prefix {
+                strip: String::new(),
+                prefix: String::new(),
+            },
+        }
     }
 
     /// Takes `strip` off the beginning of a topic, then puts `prefix` before it; both may be empty.
     pub fn prefix(filter: TopicFilter, strip: &str, prefix: &str) -> Result<Self, MappingError> {
         let plain = filter.plain();
-        let fixed = plain.find(['+', '#']).map_or(plain, |wildcard| plain.get(..wildcard).unwrap_or_default());
+        let fixed = plain
+            .find(['+', '#'])
+            .map_or(plain, |wildcard| plain.get(..wildcard).unwrap_or_default());
         if !fixed.starts_with(strip) {
-            return Err(MappingError::Strip { filter: plain.to_owned(), strip: strip.to_owned() });
+            return Err(MappingError::Strip {
+                filter: plain.to_owned(),
+                strip: strip.to_owned(),
+            });
         }
         if prefix.is_empty() && plain == strip {
             return Err(MappingError::Nothing(plain.to_owned()));
         }
         let example = format!("{prefix}x");
         TopicName::new(example.clone()).map_err(|error| MappingError::Topic(example, error))?;
-        Ok(Self { filter, way: Way::Prefix { strip: strip.to_owned(), prefix: prefix.to_owned() } })
+        Ok(Self {
+            filter,
+            way: Way::Prefix {
+                strip: strip.to_owned(),
+                prefix: prefix.to_owned(),
+            },
+        })
     }
 
     /// Writes topics by a template: `+` for each single wildcard of the filter in order, or {1}, {2} for them by number, `#` at the end
@@ -132,13 +160,23 @@ impl Mapping {
         let has = plain.split('/').filter(|level| *level == "+").count();
         let levels = Levels::read(to, site)?;
         if levels.highest > has {
-            return Err(MappingError::TooManyLevels { filter: plain.to_owned(), wanted: levels.highest, has });
+            return Err(MappingError::TooManyLevels {
+                filter: plain.to_owned(),
+                wanted: levels.highest,
+                has,
+            });
         }
         if levels.found.contains(&Level::Rest) && !plain.ends_with('#') {
             return Err(MappingError::NoRest(plain.to_owned()));
         }
-        let mapping = Self { way: Way::Template(levels.found), filter };
-        match mapping.example().and_then(|example| mapping.apply(&example)) {
+        let mapping = Self {
+            way: Way::Template(levels.found),
+            filter,
+        };
+        match mapping
+            .example()
+            .and_then(|example| mapping.apply(&example))
+        {
             Some(Err(error)) => Err(MappingError::Topic(to.to_owned(), error)),
             _ => Ok(mapping),
         }
@@ -161,11 +199,17 @@ impl Mapping {
         }
         let mapped = match &self.way {
             Way::Prefix { strip, prefix } => replaced(topic.as_str(), strip, prefix),
-            Way::Template(levels) => self.captures(topic.as_str()).map(|captures| fill(levels, &captures)),
+            Way::Template(levels) => self
+                .captures(topic.as_str())
+                .map(|captures| fill(levels, &captures)),
         };
         let checked = TopicName::new(mapped.unwrap_or_default()).and_then(|mapped| {
             let is_new = mapped.is_reserved() && !topic.is_reserved() && !self.says_reserved();
-            if is_new { Err(TopicError::Reserved) } else { Ok(mapped) }
+            if is_new {
+                Err(TopicError::Reserved)
+            } else {
+                Ok(mapped)
+            }
         });
         Some(checked)
     }
@@ -182,10 +226,22 @@ impl Mapping {
 
     /// True if `back` finds the way for every topic that it takes.
     pub fn has_way_back(&self) -> bool {
-        let Way::Template(levels) = &self.way else { return true };
-        let wanted = self.filter.plain().split('/').filter(|level| *level == "+").count();
-        let has = |wanted: usize| levels.iter().any(|level| matches!(level, Level::Wildcard { number, .. } if *number == wanted));
-        (0..wanted).all(has) && (!self.filter.plain().ends_with('#') || levels.contains(&Level::Rest))
+        let Way::Template(levels) = &self.way else {
+            return true;
+        };
+        let wanted = self
+            .filter
+            .plain()
+            .split('/')
+            .filter(|level| *level == "+")
+            .count();
+        let has = |wanted: usize| {
+            levels
+                .iter()
+                .any(|level| matches!(level, Level::Wildcard { number, .. } if *number == wanted))
+        };
+        (0..wanted).all(has)
+            && (!self.filter.plain().ends_with('#') || levels.contains(&Level::Rest))
     }
 
     /// A filter for everything that comes out, or more; `None` if no filter can say it.
@@ -197,7 +253,14 @@ impl Mapping {
                     // It is put before the text of a level: any level that begins so may come out.
                     Some(level) => {
                         let whole = prefix.strip_suffix(level).unwrap_or_default();
-                        format!("{whole}+{}", if behind.starts_with('#') { "/#" } else { behind.get(1..).unwrap_or_default() })
+                        format!(
+                            "{whole}+{}",
+                            if behind.starts_with('#') {
+                                "/#"
+                            } else {
+                                behind.get(1..).unwrap_or_default()
+                            }
+                        )
                     }
                     None => format!("{prefix}{behind}"),
                 }
@@ -216,13 +279,16 @@ impl Mapping {
 
     /// True if a topic that comes out may match `filter`. Never wrong where it is false.
     pub fn meets(&self, filter: &TopicFilter) -> bool {
-        let Some(image) = self.image() else { return true };
+        let Some(image) = self.image() else {
+            return true;
+        };
         if image.as_str().starts_with('+') && self.says_reserved() {
             return true;
         }
         let fits = |(place, before, after): (usize, &str, &str)| {
             let mut levels = filter.plain().split('/').take_while(|level| *level != "#");
-            let fits = |level: &str| level == "+" || (level.starts_with(before) && level.ends_with(after));
+            let fits =
+                |level: &str| level == "+" || (level.starts_with(before) && level.ends_with(after));
             levels.nth(place).is_none_or(fits)
         };
         image.overlaps(filter) && self.partial_levels().into_iter().all(fits)
@@ -231,14 +297,19 @@ impl Mapping {
     /// The levels that come out of which only the beginning and the end are certain: the place, and both texts.
     fn partial_levels(&self) -> Vec<(usize, &str, &str)> {
         match &self.way {
-            Way::Prefix { prefix, .. } => cut_level(prefix).map(|level| (prefix.matches('/').count(), level, "")).into_iter().collect(),
+            Way::Prefix { prefix, .. } => cut_level(prefix)
+                .map(|level| (prefix.matches('/').count(), level, ""))
+                .into_iter()
+                .collect(),
             Way::Template(levels) => {
                 let mut place = 0;
                 let mut partial = Vec::new();
                 for level in levels {
                     match level {
                         Level::Text(text) => place += text.matches('/').count(),
-                        Level::Wildcard { before, after, .. } => partial.push((place, before.as_str(), after.as_str())),
+                        Level::Wildcard { before, after, .. } => {
+                            partial.push((place, before.as_str(), after.as_str()))
+                        }
                         Level::Rest => {}
                     }
                     place += 1;
@@ -256,7 +327,13 @@ impl Mapping {
             "#" => "x/y".to_owned(),
             text => text.to_owned(),
         };
-        let text = self.filter.plain().split('/').map(level).collect::<Vec<String>>().join("/");
+        let text = self
+            .filter
+            .plain()
+            .split('/')
+            .map(level)
+            .collect::<Vec<String>>()
+            .join("/");
         TopicName::new(text).ok()
     }
 
@@ -300,8 +377,14 @@ impl Mapping {
             }
             let (level, behind) = first_level(left?);
             match wanted {
-                Level::Wildcard { before, number, after } => {
-                    let value = level.strip_prefix(before.as_str())?.strip_suffix(after.as_str())?;
+                Level::Wildcard {
+                    before,
+                    number,
+                    after,
+                } => {
+                    let value = level
+                        .strip_prefix(before.as_str())?
+                        .strip_suffix(after.as_str())?;
                     *found.get_mut(*number)? = Some(value);
                 }
                 Level::Text(text) if text == level => {}
@@ -336,7 +419,9 @@ fn replaced(text: &str, old: &str, new: &str) -> Option<String> {
         return Some(format!("{new}{behind}"));
     }
     let is_parent = old.strip_suffix('/') == Some(text);
-    new.strip_suffix('/').filter(|_| is_parent).map(str::to_owned)
+    new.strip_suffix('/')
+        .filter(|_| is_parent)
+        .map(str::to_owned)
 }
 
 fn fill(levels: &[Level], (wildcards, rest): &Captures<'_>) -> String {
@@ -344,8 +429,15 @@ fn fill(levels: &[Level], (wildcards, rest): &Captures<'_>) -> String {
     for level in levels {
         match level {
             Level::Text(text) => filled.push(text.clone()),
-            Level::Wildcard { before, number, after } => {
-                filled.push(format!("{before}{}{after}", wildcards.get(*number).copied().unwrap_or_default()));
+            Level::Wildcard {
+                before,
+                number,
+                after,
+            } => {
+                filled.push(format!(
+                    "{before}{}{after}",
+                    wildcards.get(*number).copied().unwrap_or_default()
+                ));
             }
             Level::Rest => filled.extend(rest.map(str::to_owned)),
         }
@@ -381,7 +473,8 @@ impl Levels {
                     behind
                 }
                 '+' => {
-                    let is_alone = levels.is_empty() && (behind.is_empty() || behind.starts_with('/'));
+                    let is_alone =
+                        levels.is_empty() && (behind.is_empty() || behind.starts_with('/'));
                     if !is_alone {
                         return Err(MappingError::MisplacedLevel);
                     }
@@ -409,7 +502,11 @@ impl Levels {
     }
 
     fn checked(self) -> Result<Self, MappingError> {
-        if self.ordered > 0 && self.numbered { Err(MappingError::Mixed) } else { Ok(self) }
+        if self.ordered > 0 && self.numbered {
+            Err(MappingError::Mixed)
+        } else {
+            Ok(self)
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -417,14 +514,22 @@ impl Levels {
     }
 
     fn text(&mut self, character: char) {
-        let part = if self.number.is_some() { &mut self.after } else { &mut self.before };
+        let part = if self.number.is_some() {
+            &mut self.after
+        } else {
+            &mut self.before
+        };
         part.push(character);
     }
 
     fn placeholder(&mut self, name: &str, site: &str) -> Result<(), MappingError> {
         if name == "site" {
             for character in site.chars() {
-                if character == '/' { self.end() } else { self.text(character) }
+                if character == '/' {
+                    self.end()
+                } else {
+                    self.text(character)
+                }
             }
             return Ok(());
         }
@@ -444,9 +549,16 @@ impl Levels {
     }
 
     fn end(&mut self) {
-        let (before, after) = (std::mem::take(&mut self.before), std::mem::take(&mut self.after));
+        let (before, after) = (
+            std::mem::take(&mut self.before),
+            std::mem::take(&mut self.after),
+        );
         self.found.push(match self.number.take() {
-            Some(number) => Level::Wildcard { before, number, after },
+            Some(number) => Level::Wildcard {
+                before,
+                number,
+                after,
+            },
             None => Level::Text(before),
         });
     }
@@ -466,49 +578,110 @@ mod tests {
     }
 
     fn template(from: &str, to: &str) -> Mapping {
-        Mapping::template(filter(from), to, "seven").unwrap_or_else(|error| panic!("{from} to {to}: {error}"))
+        Mapping::template(filter(from), to, "seven")
+            .unwrap_or_else(|error| panic!("{from} to {to}: {error}"))
     }
 
     fn prefix(from: &str, strip: &str, prefix: &str) -> Mapping {
-        Mapping::prefix(filter(from), strip, prefix).unwrap_or_else(|error| panic!("{from}: {error}"))
+        Mapping::prefix(filter(from), strip, prefix)
+            .unwrap_or_else(|error| panic!("{from}: {error}"))
     }
 
     /// A topic becomes the other one, and that the first one again.
     fn check(mapping: &Mapping, from: &str, to: &str) {
-        assert_eq!(mapping.apply(&name(from)), Some(Ok(name(to))), "{mapping:?}");
-        assert_eq!(mapping.back(&name(to)), Some(name(from)), "{mapping:?} back from {to}");
+        assert_eq!(
+            mapping.apply(&name(from)),
+            Some(Ok(name(to))),
+            "{mapping:?}"
+        );
+        assert_eq!(
+            mapping.back(&name(to)),
+            Some(name(from)),
+            "{mapping:?} back from {to}"
+        );
     }
 
     #[test]
     fn a_part_is_taken_off_and_one_is_put_before() {
         check(&prefix("#", "", "oilco/"), "plant/x", "oilco/plant/x");
-        check(&prefix("plant/#", "plant/", "oilco/"), "plant/x/y", "oilco/x/y");
+        check(
+            &prefix("plant/#", "plant/", "oilco/"),
+            "plant/x/y",
+            "oilco/x/y",
+        );
         check(&prefix("plant/#", "plant/", ""), "plant/x", "x");
-        check(&prefix("plant/+/x", "plant", "oilco"), "plant/a/x", "oilco/a/x");
-        check(&prefix("$share/group/plant/#", "plant/", "here/"), "plant/x", "here/x");
-        check(&prefix("$SYS/wellhead/#", "$SYS/", "health/"), "$SYS/wellhead/uplink/a", "health/wellhead/uplink/a");
-        check(&prefix("shadow/#", "", "$aws/things/x/"), "shadow/update", "$aws/things/x/shadow/update");
+        check(
+            &prefix("plant/+/x", "plant", "oilco"),
+            "plant/a/x",
+            "oilco/a/x",
+        );
+        check(
+            &prefix("$share/group/plant/#", "plant/", "here/"),
+            "plant/x",
+            "here/x",
+        );
+        check(
+            &prefix("$SYS/wellhead/#", "$SYS/", "health/"),
+            "$SYS/wellhead/uplink/a",
+            "health/wellhead/uplink/a",
+        );
+        check(
+            &prefix("shadow/#", "", "$aws/things/x/"),
+            "shadow/update",
+            "$aws/things/x/shadow/update",
+        );
     }
 
     #[test]
     fn a_template_carries_wildcards_over_in_order_or_by_number() {
-        check(&template("plant/#", "oilco/{site}/#"), "plant/x/y", "oilco/seven/x/y");
-        check(&template("plant/+/flow/+", "oilco/+/of/+"), "plant/a/flow/b", "oilco/a/of/b");
-        check(&template("+/+/flow", "{2}/line-{1}.old/{site}"), "a/b/flow", "b/line-a.old/seven");
-        check(&template("plant/+/#", "oilco/+/#"), "plant/a/x/y", "oilco/a/x/y");
+        check(
+            &template("plant/#", "oilco/{site}/#"),
+            "plant/x/y",
+            "oilco/seven/x/y",
+        );
+        check(
+            &template("plant/+/flow/+", "oilco/+/of/+"),
+            "plant/a/flow/b",
+            "oilco/a/of/b",
+        );
+        check(
+            &template("+/+/flow", "{2}/line-{1}.old/{site}"),
+            "a/b/flow",
+            "b/line-a.old/seven",
+        );
+        check(
+            &template("plant/+/#", "oilco/+/#"),
+            "plant/a/x/y",
+            "oilco/a/x/y",
+        );
         check(&template("a/b", "c/d/e"), "a/b", "c/d/e");
         check(&template("#", "#"), "a/b", "a/b");
         let fixed = template("plant/+/#", "devices/x/messages/events/");
-        assert_eq!(fixed.apply(&name("plant/a/b")), Some(Ok(name("devices/x/messages/events/"))));
-        assert_eq!((fixed.back(&name("devices/x/messages/events/")), fixed.has_way_back()), (None, false));
+        assert_eq!(
+            fixed.apply(&name("plant/a/b")),
+            Some(Ok(name("devices/x/messages/events/")))
+        );
+        assert_eq!(
+            (
+                fixed.back(&name("devices/x/messages/events/")),
+                fixed.has_way_back()
+            ),
+            (None, false)
+        );
         let one_of_two = template("plant/+/#", "oilco/+");
-        assert_eq!(one_of_two.apply(&name("plant/a/b")), Some(Ok(name("oilco/a"))));
+        assert_eq!(
+            one_of_two.apply(&name("plant/a/b")),
+            Some(Ok(name("oilco/a")))
+        );
         assert!(!one_of_two.has_way_back() && template("+/#", "x/{1}/#").has_way_back());
     }
 
     #[test]
     fn empty_levels_and_the_parent_level_stay_what_they_are() {
-        for mapping in [template("plant/#", "oilco/#"), prefix("plant/#", "plant/", "oilco/")] {
+        for mapping in [
+            template("plant/#", "oilco/#"),
+            prefix("plant/#", "plant/", "oilco/"),
+        ] {
             check(&mapping, "plant", "oilco");
             check(&mapping, "plant/", "oilco/");
             check(&mapping, "plant//x", "oilco//x");
@@ -521,16 +694,31 @@ mod tests {
             assert_eq!(mapping.apply(&name("plant")), Some(Err(TopicError::Empty)));
             assert_eq!(mapping.apply(&name("plant/")), Some(Err(TopicError::Empty)));
         }
-        assert_eq!(prefix("plant/#", "plant/", "x-").apply(&name("plant")), Some(Err(TopicError::Empty)));
+        assert_eq!(
+            prefix("plant/#", "plant/", "x-").apply(&name("plant")),
+            Some(Err(TopicError::Empty))
+        );
     }
 
     #[test]
     fn what_comes_out_is_a_topic_or_refused() {
         let long = name(&"x".repeat(65_530));
-        assert_eq!(prefix("#", "", "oilco/").apply(&long), Some(Err(TopicError::TooLong)));
-        assert_eq!(template("#", "a/#").apply(&name(&"x/".repeat(200))), Some(Err(TopicError::TooDeep)));
-        assert_eq!(template("a/#", "#").apply(&name("a/$SYS/x")), Some(Err(TopicError::Reserved)));
-        assert_eq!(prefix("a/#", "a/", "").apply(&name("a/$SYS/x")), Some(Err(TopicError::Reserved)));
+        assert_eq!(
+            prefix("#", "", "oilco/").apply(&long),
+            Some(Err(TopicError::TooLong))
+        );
+        assert_eq!(
+            template("#", "a/#").apply(&name(&"x/".repeat(200))),
+            Some(Err(TopicError::TooDeep))
+        );
+        assert_eq!(
+            template("a/#", "#").apply(&name("a/$SYS/x")),
+            Some(Err(TopicError::Reserved))
+        );
+        assert_eq!(
+            prefix("a/#", "a/", "").apply(&name("a/$SYS/x")),
+            Some(Err(TopicError::Reserved))
+        );
         check(&template("$SYS/#", "$remote/#"), "$SYS/x", "$remote/x");
     }
 
@@ -541,8 +729,22 @@ mod tests {
         assert_eq!(of("a/#", "b/#/c"), E::MisplacedRest);
         assert_eq!(of("a/#", "b#"), E::MisplacedRest);
         assert_eq!(of("a/+", "b/#"), E::NoRest("a/+".to_owned()));
-        assert_eq!(of("a/+", "b/+/+"), E::TooManyLevels { filter: "a/+".to_owned(), wanted: 2, has: 1 });
-        assert_eq!(of("a/+", "b/{2}"), E::TooManyLevels { filter: "a/+".to_owned(), wanted: 2, has: 1 });
+        assert_eq!(
+            of("a/+", "b/+/+"),
+            E::TooManyLevels {
+                filter: "a/+".to_owned(),
+                wanted: 2,
+                has: 1
+            }
+        );
+        assert_eq!(
+            of("a/+", "b/{2}"),
+            E::TooManyLevels {
+                filter: "a/+".to_owned(),
+                wanted: 2,
+                has: 1
+            }
+        );
         assert_eq!(of("a/+", "b+"), E::MisplacedLevel);
         assert_eq!(of("+/+", "+/{2}"), E::Mixed);
         assert_eq!(of("+/+", "{1}{2}"), E::TwoInOneLevel);
@@ -550,20 +752,43 @@ mod tests {
         assert_eq!(of("+", "{0}"), E::Placeholder("0".to_owned()));
         assert_eq!(of("a", "{site"), E::Unclosed);
         assert_eq!(of("a", ""), E::Topic(String::new(), TopicError::Empty));
-        let strip = |from: &str, strip: &str, prefix: &str| Mapping::prefix(filter(from), strip, prefix).unwrap_err();
-        assert_eq!(strip("#", "plant/", ""), E::Strip { filter: "#".to_owned(), strip: "plant/".to_owned() });
-        assert_eq!(strip("plant/+", "plant/+", ""), E::Strip { filter: "plant/+".to_owned(), strip: "plant/+".to_owned() });
-        assert_eq!(strip("plant/a", "plant/a", ""), E::Nothing("plant/a".to_owned()));
+        let strip = |from: &str, strip: &str, prefix: &str| {
+            Mapping::prefix(filter(from), strip, prefix).unwrap_err()
+        };
+        assert_eq!(
+            strip("#", "plant/", ""),
+            E::Strip {
+                filter: "#".to_owned(),
+                strip: "plant/".to_owned()
+            }
+        );
+        assert_eq!(
+            strip("plant/+", "plant/+", ""),
+            E::Strip {
+                filter: "plant/+".to_owned(),
+                strip: "plant/+".to_owned()
+            }
+        );
+        assert_eq!(
+            strip("plant/a", "plant/a", ""),
+            E::Nothing("plant/a".to_owned())
+        );
         assert!(matches!(strip("#", "", "a+/"), E::Topic(..)));
     }
 
     #[test]
     fn the_image_matches_what_comes_out() {
         let of = |mapping: &Mapping| mapping.image().map(|image| image.as_str().to_owned());
-        assert_eq!(of(&prefix("plant/#", "plant/", "oilco/")).as_deref(), Some("oilco/#"));
+        assert_eq!(
+            of(&prefix("plant/#", "plant/", "oilco/")).as_deref(),
+            Some("oilco/#")
+        );
         assert_eq!(of(&prefix("#", "", "oilco")).as_deref(), Some("+/#"));
         assert_eq!(of(&prefix("+/x", "", "a/oilco-")).as_deref(), Some("a/+/x"));
-        assert_eq!(of(&template("+/+/flow", "{2}/line-{1}/{site}")).as_deref(), Some("+/+/seven"));
+        assert_eq!(
+            of(&template("+/+/flow", "{2}/line-{1}/{site}")).as_deref(),
+            Some("+/+/seven")
+        );
     }
 
     #[test]
@@ -576,10 +801,22 @@ mod tests {
                 assert!(!mapping.meets(&filter(text)), "{mapping:?} {text}");
             }
         };
-        check(&prefix("#", "", "site-"), &["#", "site-a/#", "+/x", "site-/+"], &["cmd/#", "site/#"]);
-        check(&prefix("#", "", "oilco/site-"), &["oilco/#", "oilco/site-7/x", "$share/g/oilco/+"], &["oilco", "oilco/other/#"]);
+        check(
+            &prefix("#", "", "site-"),
+            &["#", "site-a/#", "+/x", "site-/+"],
+            &["cmd/#", "site/#"],
+        );
+        check(
+            &prefix("#", "", "oilco/site-"),
+            &["oilco/#", "oilco/site-7/x", "$share/g/oilco/+"],
+            &["oilco", "oilco/other/#"],
+        );
         check(&prefix("a/#", "a/", "x/"), &["x/#", "x", "+/y"], &["a/#"]);
-        check(&template("+/+", "all/p-{1}-x/{2}"), &["all/+/a", "all/p-3-x/#"], &["all/q/a", "all/p-3/a", "all/p-3-x/a/b"]);
+        check(
+            &template("+/+", "all/p-{1}-x/{2}"),
+            &["all/+/a", "all/p-3-x/#"],
+            &["all/q/a", "all/p-3/a", "all/p-3-x/a/b"],
+        );
         check(&prefix("#", "", "$own"), &["$owner/#", "#"], &[]);
     }
 

@@ -207,7 +207,11 @@ pub struct Ack {
 impl Ack {
     /// An acknowledgement without properties.
     pub fn new(packet_id: PacketId, reason: ReasonCode) -> Self {
-        Self { packet_id, reason, properties: Properties::default() }
+        Self {
+            packet_id,
+            reason,
+            properties: Properties::default(),
+        }
     }
 }
 
@@ -281,6 +285,9 @@ pub struct Disconnect {
 impl Disconnect {
     /// Without properties.
     pub fn new(reason: ReasonCode) -> Self {
-        Self { reason, properties: Properties::default() }
+        Self {
+            reason,
+            properties: Properties::default(),
+        }
     }
 }

@@ -98,24 +98,47 @@ impl Properties {
 
     /// Bytes they take in memory, about.
     pub fn weight(&self) -> usize {
-        let Some(fields) = self.0.as_deref() else { return 0 };
-        let user: usize =
-            fields.user.iter().map(|(name, value)| 2 * (size_of::<ByteString>() + ALLOCATION) + name.len() + value.len()).sum();
+        let Some(fields) = self.0.as_deref() else {
+            return 0;
+        };
+        let user: usize = fields
+            .user
+            .iter()
+            .map(|(name, value)| {
+                2 * (size_of::<ByteString>() + ALLOCATION) + name.len() + value.len()
+            })
+            .sum();
         let data = fields.correlation_data.as_ref().map_or(0, Bytes::len);
-        let topic = fields.response_topic.as_ref().map_or(0, |topic| topic.as_str().len());
-        size_of::<Fields>() + user + data + topic + fields.content_type.as_ref().map_or(0, |text| text.len())
+        let topic = fields
+            .response_topic
+            .as_ref()
+            .map_or(0, |topic| topic.as_str().len());
+        size_of::<Fields>()
+            + user
+            + data
+            + topic
+            + fields.content_type.as_ref().map_or(0, |text| text.len())
     }
 
     /// A copy of what travels with a message, with memory of its own.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let Some(fields) = self.0.as_deref() else { return Self(None) };
+        let Some(fields) = self.0.as_deref() else {
+            return Self(None);
+        };
         let text = |text: &ByteString| ByteString::from(&**text);
         let mut copy = fields.clone();
         copy.content_type = fields.content_type.as_ref().map(text);
         copy.response_topic = fields.response_topic.as_ref().map(TopicName::detached);
-        copy.correlation_data = fields.correlation_data.as_ref().map(|data| Bytes::copy_from_slice(data));
-        copy.user = fields.user.iter().map(|(name, value)| (text(name), text(value))).collect();
+        copy.correlation_data = fields
+            .correlation_data
+            .as_ref()
+            .map(|data| Bytes::copy_from_slice(data));
+        copy.user = fields
+            .user
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect();
         Self(Some(Box::new(copy)))
     }
 
@@ -146,7 +169,17 @@ const SUBACK: u16 = 1 << 9;
 const UNSUBACK: u16 = 1 << 11;
 const DISCONNECT: u16 = 1 << 14;
 const AUTH: u16 = 1 << 15;
-const EVERYWHERE: u16 = WILL | CONNECT | CONNACK | PUBLISH | ACKS | SUBSCRIBE | SUBACK | (1 << 10) | UNSUBACK | DISCONNECT | AUTH;
+const EVERYWHERE: u16 = WILL
+    | CONNECT
+    | CONNACK
+    | PUBLISH
+    | ACKS
+    | SUBSCRIBE
+    | SUBACK
+    | (1 << 10)
+    | UNSUBACK
+    | DISCONNECT
+    | AUTH;
 
 /// The places where property `id` may stand, as bits by packet type; 0 for unknown identifiers [MQTT 5.0, table 2-4].
 fn allowed_places(id: u32) -> u16 {
@@ -191,7 +224,10 @@ pub fn decode_properties(bytes: &mut Bytes, place: Place) -> Result<Properties, 
     Ok(properties)
 }
 
-pub(super) fn read_properties(reader: &mut Reader, place: Place) -> Result<Properties, DecodeError> {
+pub(super) fn read_properties(
+    reader: &mut Reader,
+    place: Place,
+) -> Result<Properties, DecodeError> {
     let length = reader.varint()? as usize;
     if length == 0 {
         return Ok(Properties::default());
@@ -218,12 +254,14 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
         0x02 => once(&mut fields.message_expiry, section.u32()?),
         0x03 => once(&mut fields.content_type, section.text()?),
         0x08 => {
-            let name = TopicName::new(section.text()?).map_err(|_| protocol_error("the response topic is not a topic name"))?;
+            let name = TopicName::new(section.text()?)
+                .map_err(|_| protocol_error("the response topic is not a topic name"))?;
             once(&mut fields.response_topic, name)
         }
         0x09 => once(&mut fields.correlation_data, section.binary()?),
         0x0B => {
-            let id = NonZeroU32::new(section.varint()?).ok_or(protocol_error("subscription identifier 0"))?;
+            let id = NonZeroU32::new(section.varint()?)
+                .ok_or(protocol_error("subscription identifier 0"))?;
             fields.subscription_identifiers.push(id);
             Ok(())
         }
@@ -232,14 +270,21 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
         0x13 => once(&mut fields.server_keep_alive, section.u16()?),
         0x15 => once(&mut fields.authentication_method, section.text()?),
         0x16 => once(&mut fields.authentication_data, section.binary()?),
-        0x17 => once(&mut fields.request_problem_information, truth(section.u8()?)?),
+        0x17 => once(
+            &mut fields.request_problem_information,
+            truth(section.u8()?)?,
+        ),
         0x18 => once(&mut fields.will_delay, section.u32()?),
-        0x19 => once(&mut fields.request_response_information, truth(section.u8()?)?),
+        0x19 => once(
+            &mut fields.request_response_information,
+            truth(section.u8()?)?,
+        ),
         0x1A => once(&mut fields.response_information, section.text()?),
         0x1C => once(&mut fields.server_reference, section.text()?),
         0x1F => once(&mut fields.reason_string, section.text()?),
         0x21 => {
-            let maximum = NonZeroU16::new(section.u16()?).ok_or(protocol_error("receive maximum 0"))?;
+            let maximum =
+                NonZeroU16::new(section.u16()?).ok_or(protocol_error("receive maximum 0"))?;
             once(&mut fields.receive_maximum, maximum)
         }
         0x22 => once(&mut fields.topic_alias_maximum, section.u16()?),
@@ -259,12 +304,19 @@ fn read_property(fields: &mut Fields, id: u32, section: &mut Reader) -> Result<(
             Ok(())
         }
         0x27 => {
-            let size = NonZeroU32::new(section.u32()?).ok_or(protocol_error("maximum packet size 0"))?;
+            let size =
+                NonZeroU32::new(section.u32()?).ok_or(protocol_error("maximum packet size 0"))?;
             once(&mut fields.maximum_packet_size, size)
         }
         0x28 => once(&mut fields.wildcards_available, truth(section.u8()?)?),
-        0x29 => once(&mut fields.subscription_identifiers_available, truth(section.u8()?)?),
-        0x2A => once(&mut fields.shared_subscriptions_available, truth(section.u8()?)?),
+        0x29 => once(
+            &mut fields.subscription_identifiers_available,
+            truth(section.u8()?)?,
+        ),
+        0x2A => once(
+            &mut fields.shared_subscriptions_available,
+            truth(section.u8()?)?,
+        ),
         _ => Err(malformed("an unknown property")),
     }
 }
@@ -282,7 +334,9 @@ pub struct Extras<'a> {
 
 impl Extras<'_> {
     fn is_empty(&self) -> bool {
-        self.message_expiry.is_none() && self.topic_alias.is_none() && self.subscription_identifiers.is_empty()
+        self.message_expiry.is_none()
+            && self.topic_alias.is_none()
+            && self.subscription_identifiers.is_empty()
     }
 
     fn write(&self, out: &mut BytesMut) {
@@ -385,7 +439,10 @@ fn write_texts(fields: &Fields, out: &mut BytesMut) {
             put_text(out, text);
         }
     }
-    for (id, data) in [(0x09, &fields.correlation_data), (0x16, &fields.authentication_data)] {
+    for (id, data) in [
+        (0x09, &fields.correlation_data),
+        (0x16, &fields.authentication_data),
+    ] {
         if let Some(data) = data {
             out.put_u8(id);
             put_binary(out, data);

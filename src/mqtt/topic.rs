@@ -59,7 +59,11 @@ fn check_common(text: &str) -> Result<(), TopicError> {
     if text.len() > MAX_BYTES {
         return Err(TopicError::TooLong);
     }
-    if text.contains('\0') { Err(TopicError::Null) } else { Ok(()) }
+    if text.contains('\0') {
+        Err(TopicError::Null)
+    } else {
+        Ok(())
+    }
 }
 
 /// More levels than a topic may have. The name of a shared subscription is none.
@@ -70,14 +74,22 @@ fn is_too_deep(plain: &str) -> bool {
 /// The filter of `<name>/<filter>`.
 fn shared_filter(shared: &str) -> Result<&str, TopicError> {
     let (name, plain) = shared.split_once('/').ok_or(TopicError::Share)?;
-    if name.is_empty() || name.contains(['+', '#']) || plain.is_empty() { Err(TopicError::Share) } else { Ok(plain) }
+    if name.is_empty() || name.contains(['+', '#']) || plain.is_empty() {
+        Err(TopicError::Share)
+    } else {
+        Ok(plain)
+    }
 }
 
 impl TopicName {
     /// Checks `text`.
     pub fn new(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let name = Self::of_any_depth(text)?;
-        if name.is_too_deep() { Err(TopicError::TooDeep) } else { Ok(name) }
+        if name.is_too_deep() {
+            Err(TopicError::TooDeep)
+        } else {
+            Ok(name)
+        }
     }
 
     /// The same for a packet: a topic that is too deep is refused by itself, not with its connection, by whoever takes the packet.
@@ -116,7 +128,11 @@ impl TopicFilter {
     /// Checks `text`.
     pub fn new(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let filter = Self::of_any_depth(text)?;
-        if filter.is_too_deep() { Err(TopicError::TooDeep) } else { Ok(filter) }
+        if filter.is_too_deep() {
+            Err(TopicError::TooDeep)
+        } else {
+            Ok(filter)
+        }
     }
 
     /// The same for a packet: a filter that is too deep is refused by itself, not with its connection, by whoever takes the packet.
@@ -162,7 +178,10 @@ impl TopicFilter {
 
     /// What is matched: the text without `$share/<name>/`.
     pub fn plain(&self) -> &str {
-        self.0.strip_prefix(SHARE).and_then(|shared| shared.split_once('/')).map_or(&*self.0, |(_, plain)| plain)
+        self.0
+            .strip_prefix(SHARE)
+            .and_then(|shared| shared.split_once('/'))
+            .map_or(&*self.0, |(_, plain)| plain)
     }
 
     /// True if every topic that matches `other` matches this filter too.
@@ -188,7 +207,9 @@ impl TopicFilter {
     pub fn overlaps(&self, other: &Self) -> bool {
         let (mine, theirs) = (self.plain(), other.plain());
         let first_is_wildcard = |text: &str| text.starts_with(['+', '#']);
-        if (mine.starts_with('$') && first_is_wildcard(theirs)) || (theirs.starts_with('$') && first_is_wildcard(mine)) {
+        if (mine.starts_with('$') && first_is_wildcard(theirs))
+            || (theirs.starts_with('$') && first_is_wildcard(mine))
+        {
             return false;
         }
         let (mut left, mut right) = (mine.split('/'), theirs.split('/'));
@@ -246,7 +267,8 @@ macro_rules! text_like {
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(deserializer)?;
-                Self::new(text.clone()).map_err(|e| serde::de::Error::custom(format!("`{text}`: {e}")))
+                Self::new(text.clone())
+                    .map_err(|e| serde::de::Error::custom(format!("`{text}`: {e}")))
             }
         }
     };
@@ -268,7 +290,11 @@ mod tests {
     #[test]
     fn filters_match_as_the_standard_says() {
         check("sport/tennis/player1/#", "sport/tennis/player1", true);
-        check("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true);
+        check(
+            "sport/tennis/player1/#",
+            "sport/tennis/player1/score/wimbledon",
+            true,
+        );
         check("sport/#", "sport", true);
         check("#", "sport/tennis", true);
         check("sport/tennis/+", "sport/tennis/player1", true);
@@ -289,15 +315,44 @@ mod tests {
 
     #[test]
     fn filters_are_compared_with_filters() {
-        let covers = |one: &str, other: &str| TopicFilter::new(one).unwrap().covers(&TopicFilter::new(other).unwrap());
-        assert!(covers("#", "a/b") && covers("#", "+/#") && covers("a/#", "a") && covers("a/#", "a/+/c") && covers("+/b", "a/b"));
-        assert!(!covers("a/+", "a/#") && !covers("a/b", "a/+") && !covers("#", "$SYS/#") && !covers("+", "#") && !covers("a/b", "a"));
-        assert!(covers("a/#", "$share/group/a/b"));
-        let overlaps = |one: &str, other: &str| TopicFilter::new(one).unwrap().overlaps(&TopicFilter::new(other).unwrap());
+        let covers = |one: &str, other: &str| {
+            TopicFilter::new(one)
+                .unwrap()
+                .covers(&TopicFilter::new(other).unwrap())
+        };
         assert!(
-            overlaps("a/+", "+/b") && overlaps("#", "a/b") && overlaps("a/#", "a") && overlaps("a", "a/#") && overlaps("$SYS/#", "$SYS/a")
+            covers("#", "a/b")
+                && covers("#", "+/#")
+                && covers("a/#", "a")
+                && covers("a/#", "a/+/c")
+                && covers("+/b", "a/b")
         );
-        assert!(!overlaps("a/b", "a/c") && !overlaps("a", "a/b") && !overlaps("#", "$SYS/a") && !overlaps("+/a", "$SYS/a"));
+        assert!(
+            !covers("a/+", "a/#")
+                && !covers("a/b", "a/+")
+                && !covers("#", "$SYS/#")
+                && !covers("+", "#")
+                && !covers("a/b", "a")
+        );
+        assert!(covers("a/#", "$share/group/a/b"));
+        let overlaps = |one: &str, other: &str| {
+            TopicFilter::new(one)
+                .unwrap()
+                .overlaps(&TopicFilter::new(other).unwrap())
+        };
+        assert!(
+            overlaps("a/+", "+/b")
+                && overlaps("#", "a/b")
+                && overlaps("a/#", "a")
+                && overlaps("a", "a/#")
+                && overlaps("$SYS/#", "$SYS/a")
+        );
+        assert!(
+            !overlaps("a/b", "a/c")
+                && !overlaps("a", "a/b")
+                && !overlaps("#", "$SYS/a")
+                && !overlaps("+/a", "$SYS/a")
+        );
     }
 
     #[test]
@@ -317,9 +372,17 @@ mod tests {
             assert_eq!(TopicFilter::new(text).unwrap_err(), fault, "{text:?}");
         }
         assert_eq!(TopicName::new("a/+").unwrap_err(), TopicError::Wildcard);
-        assert_eq!(TopicName::new("a/".repeat(201)).unwrap_err(), TopicError::TooDeep);
-        assert!(TopicName::new("a/".repeat(200)).is_ok() && TopicFilter::new("+/".repeat(200)).is_ok());
+        assert_eq!(
+            TopicName::new("a/".repeat(201)).unwrap_err(),
+            TopicError::TooDeep
+        );
+        assert!(
+            TopicName::new("a/".repeat(200)).is_ok() && TopicFilter::new("+/".repeat(200)).is_ok()
+        );
         assert!(TopicFilter::new(format!("$share/group/{}", "a/".repeat(200))).is_ok());
-        assert_eq!(TopicFilter::new(format!("$share/group/{}", "a/".repeat(201))).unwrap_err(), TopicError::TooDeep);
+        assert_eq!(
+            TopicFilter::new(format!("$share/group/{}", "a/".repeat(201))).unwrap_err(),
+            TopicError::TooDeep
+        );
     }
 }

@@ -32,7 +32,9 @@ fn per_second(per_hour: u64) -> f64 {
 
 /// What is there after `seconds`, of a part of a rate.
 fn filled(left: f64, per_hour: Option<u64>, (seconds, burst): (f64, Duration)) -> f64 {
-    let Some(per_hour) = per_hour else { return f64::INFINITY };
+    let Some(per_hour) = per_hour else {
+        return f64::INFINITY;
+    };
     let rate = per_second(per_hour);
     (left + rate * seconds).min((rate * burst.as_secs_f64()).max(1.0))
 }
@@ -41,7 +43,13 @@ impl Bucket {
     /// A full one, which lets pass at once what the time `burst` brings.
     pub fn new(rate: Rate, burst: Duration) -> Self {
         let full = |per_hour| filled(f64::MAX, per_hour, (0.0, burst));
-        Self { rate, burst, messages: full(rate.messages), bytes: full(rate.bytes), at: None }
+        Self {
+            rate,
+            burst,
+            messages: full(rate.messages),
+            bytes: full(rate.bytes),
+            at: None,
+        }
     }
 
     /// Its rate.
@@ -50,7 +58,9 @@ impl Bucket {
     }
 
     fn fill(&mut self, at: Instant) {
-        let seconds = self.at.map_or(0.0, |before| at.saturating_duration_since(before).as_secs_f64());
+        let seconds = self.at.map_or(0.0, |before| {
+            at.saturating_duration_since(before).as_secs_f64()
+        });
         self.messages = filled(self.messages, self.rate.messages, (seconds, self.burst));
         self.bytes = filled(self.bytes, self.rate.bytes, (seconds, self.burst));
         self.at = Some(at);
@@ -77,10 +87,15 @@ impl Bucket {
     /// When the next message may pass.
     pub fn ready_at(&mut self, at: Instant) -> Instant {
         self.fill(at);
-        let wait = |missing: f64, per_hour: Option<u64>| per_hour.map_or(0.0, |per_hour| missing.max(0.0) / per_second(per_hour));
-        let seconds = wait(1.0 - self.messages, self.rate.messages).max(wait(-self.bytes, self.rate.bytes));
+        let wait = |missing: f64, per_hour: Option<u64>| {
+            per_hour.map_or(0.0, |per_hour| missing.max(0.0) / per_second(per_hour))
+        };
+        let seconds =
+            wait(1.0 - self.messages, self.rate.messages).max(wait(-self.bytes, self.rate.bytes));
         // A little later, so that it is true then. What takes longer than a day is asked again.
-        let wait = Duration::try_from_secs_f64(seconds + 1e-3).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
+        let wait = Duration::try_from_secs_f64(seconds + 1e-3)
+            .unwrap_or(LONGEST_WAIT)
+            .min(LONGEST_WAIT);
         at.checked_add(wait).unwrap_or(at)
     }
 }
@@ -131,18 +146,37 @@ mod tests {
                     passed.push(millis);
                 }
             }
-            let in_a_second = |first: &u64| passed.iter().filter(|millis| (*first..first + 1000).contains(millis)).count();
+            let in_a_second = |first: &u64| {
+                passed
+                    .iter()
+                    .filter(|millis| (*first..first + 1000).contains(millis))
+                    .count()
+            };
             let busiest = passed.iter().map(in_a_second).max().unwrap();
             // It is asked once a millisecond only.
-            assert!(busiest <= most && busiest + most / 50 >= most, "{text}: {busiest}");
+            assert!(
+                busiest <= most && busiest + most / 50 >= most,
+                "{text}: {busiest}"
+            );
         }
     }
 
     #[test]
     fn what_is_on_its_way_is_counted_before_it_has_passed() {
         let at = crate::time::now();
-        let mut bucket = Bucket::new(Rate { messages: Some(36_000), bytes: Some(3_600_000) }, BY_THE_SECOND);
-        for (before, may) in [((0, 0), true), ((9, 999), true), ((10, 0), false), ((1, 1000), false)] {
+        let mut bucket = Bucket::new(
+            Rate {
+                messages: Some(36_000),
+                bytes: Some(3_600_000),
+            },
+            BY_THE_SECOND,
+        );
+        for (before, may) in [
+            ((0, 0), true),
+            ((9, 999), true),
+            ((10, 0), false),
+            ((1, 1000), false),
+        ] {
             assert_eq!(bucket.has_room_behind(before, at), may, "{before:?}");
         }
     }
@@ -156,7 +190,12 @@ mod tests {
                 bucket.take(700, at);
             }
             let ready = bucket.ready_at(at);
-            assert!(ready > at && !bucket.has_room(ready - Duration::from_millis(2)) && bucket.has_room(ready), "{text}");
+            assert!(
+                ready > at
+                    && !bucket.has_room(ready - Duration::from_millis(2))
+                    && bucket.has_room(ready),
+                "{text}"
+            );
         }
     }
 }

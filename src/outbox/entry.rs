@@ -92,7 +92,9 @@ fn text(bytes: &mut Bytes) -> Result<ByteString, EntryError> {
 }
 
 fn put_text(text: &str, out: &mut BytesMut) {
-    let text = text.get(..text.floor_char_boundary(usize::from(u16::MAX))).unwrap_or_default();
+    let text = text
+        .get(..text.floor_char_boundary(usize::from(u16::MAX)))
+        .unwrap_or_default();
     out.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
     out.put_slice(text.as_bytes());
 }
@@ -106,7 +108,9 @@ impl Content {
         match bytes.try_get_u8().map_err(short)? {
             KIND_MESSAGE => Outgoing::decode_content(bytes).map(Self::Message),
             KIND_DEAD => DeadLetter::decode_content(bytes).map(|dead| Self::Dead(Box::new(dead))),
-            KIND_FRAME => Err(EntryError("a frame of readings, which a later version of this program made")),
+            KIND_FRAME => Err(EntryError(
+                "a frame of readings, which a later version of this program made",
+            )),
             _ => Err(EntryError("a kind this program does not know")),
         }
     }
@@ -115,13 +119,20 @@ impl Content {
 impl Outgoing {
     /// Bytes it takes in memory, about.
     pub fn weight(&self) -> usize {
-        let user: usize = self.properties.user.iter().map(|(name, value)| 64 + name.len() + value.len()).sum();
+        let user: usize = self
+            .properties
+            .user
+            .iter()
+            .map(|(name, value)| 64 + name.len() + value.len())
+            .sum();
         200 + self.topic.as_str().len() + self.payload.len() + user
     }
 
     /// Puts its times right if the clock was set since.
     pub fn put_right(&mut self, now: Timestamp) {
-        let Some(step) = self.enqueued.set_by(now) else { return };
+        let Some(step) = self.enqueued.set_by(now) else {
+            return;
+        };
         self.enqueued = self.enqueued.moved(step);
         if self.is_reading
             && let Some(payload) = json::moved(&self.payload, step)
@@ -139,7 +150,10 @@ impl Outgoing {
     /// Takes the time it has waited off its expiry interval [MQTT-3.3.2-6]; false if nothing is left. Nothing ages while the
     /// clock is not set.
     pub fn age(&mut self, now: Timestamp) -> bool {
-        let (Some(interval), Some(waited)) = (self.properties.message_expiry, self.waited_ms(now)) else { return true };
+        let (Some(interval), Some(waited)) = (self.properties.message_expiry, self.waited_ms(now))
+        else {
+            return true;
+        };
         let left = u64::from(interval).saturating_sub(waited / 1000);
         self.properties.edit().message_expiry = Some(u32::try_from(left).unwrap_or(interval));
         left > 0
@@ -154,9 +168,14 @@ impl Outgoing {
 
     fn encode_into(&self, out: &mut BytesMut) {
         let never_twice = u8::from(self.if_session_lost == SessionLost::Drop) << 3;
-        let kind = u8::from(self.is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
+        let kind =
+            u8::from(self.is_reading) << 4 | u8::from(self.enqueued.since_boot.is_some()) << 5;
         let kind = kind | u8::from(!self.enqueued.clock_set) << 6 | u8::from(self.is_rated) << 7;
-        out.put_slice(&[VERSION, KIND_MESSAGE, self.qos as u8 | u8::from(self.retain) << 2 | never_twice | kind]);
+        out.put_slice(&[
+            VERSION,
+            KIND_MESSAGE,
+            self.qos as u8 | u8::from(self.retain) << 2 | never_twice | kind,
+        ]);
         out.put_i64(self.enqueued.unix_ms);
         if let Some(SinceBoot { boot, ms }) = self.enqueued.since_boot {
             out.put_u32(boot);
@@ -173,14 +192,33 @@ impl Outgoing {
         enqueued.clock_set &= flags & 64 == 0;
         if flags & 32 != 0 {
             let boot = bytes.try_get_u32().map_err(short)?;
-            enqueued.since_boot = Some(SinceBoot { boot, ms: bytes.try_get_i64().map_err(short)? });
+            enqueued.since_boot = Some(SinceBoot {
+                boot,
+                ms: bytes.try_get_i64().map_err(short)?,
+            });
         }
-        let topic = TopicName::new(text(&mut bytes)?).map_err(|_| EntryError("a topic that is none"))?;
-        let properties = decode_properties(&mut bytes, Place::PUBLISH).map_err(|_| EntryError("damaged properties"))?;
+        let topic =
+            TopicName::new(text(&mut bytes)?).map_err(|_| EntryError("a topic that is none"))?;
+        let properties = decode_properties(&mut bytes, Place::PUBLISH)
+            .map_err(|_| EntryError("damaged properties"))?;
         let qos = QoS::from_bits(flags & 3).ok_or(EntryError("QoS 3"))?;
-        let if_session_lost = if flags & 8 != 0 { SessionLost::Drop } else { SessionLost::Resend };
+        let if_session_lost = if flags & 8 != 0 {
+            SessionLost::Drop
+        } else {
+            SessionLost::Resend
+        };
         let (is_reading, is_rated) = (flags & 16 != 0, flags & 128 != 0);
-        Ok(Self { topic, qos, retain: flags & 4 != 0, if_session_lost, enqueued, properties, payload: bytes, is_reading, is_rated })
+        Ok(Self {
+            topic,
+            qos,
+            retain: flags & 4 != 0,
+            if_session_lost,
+            enqueued,
+            properties,
+            payload: bytes,
+            is_reading,
+            is_rated,
+        })
     }
 }
 
@@ -208,7 +246,13 @@ impl DeadLetter {
         let seq = bytes.try_get_u64().map_err(short)?;
         let reason = text(&mut bytes)?.to_string();
         match Content::decode(bytes)? {
-            Content::Message(message) => Ok(Self { buried, lane, seq, reason, message }),
+            Content::Message(message) => Ok(Self {
+                buried,
+                lane,
+                seq,
+                reason,
+                message,
+            }),
             Content::Dead(_) => Err(EntryError("a dead letter in a dead letter")),
         }
     }
@@ -238,18 +282,39 @@ mod tests {
 
     #[test]
     fn an_entry_comes_back_as_it_was_stored() {
-        assert_eq!(Content::decode(sample().encode()), Ok(Content::Message(sample())));
+        assert_eq!(
+            Content::decode(sample().encode()),
+            Ok(Content::Message(sample()))
+        );
         let mut first_version = sample().encode().to_vec();
         first_version[0] = 1;
-        assert_eq!(Content::decode(first_version.into()), Ok(Content::Message(sample())));
-        let rated = Outgoing { is_rated: true, ..sample() };
-        assert_eq!(Content::decode(rated.encode()), Ok(Content::Message(rated.clone())));
+        assert_eq!(
+            Content::decode(first_version.into()),
+            Ok(Content::Message(sample()))
+        );
+        let rated = Outgoing {
+            is_rated: true,
+            ..sample()
+        };
+        assert_eq!(
+            Content::decode(rated.encode()),
+            Ok(Content::Message(rated.clone()))
+        );
         // A version that does not know of rates reads it all the same.
         let mut without = rated.encode().to_vec();
         without[2] &= 0x7F;
         assert_eq!(without, sample().encode());
-        let dead = DeadLetter { buried: Timestamp::at(5), lane: Lane::Backlog, seq: 9, reason: "too large".to_owned(), message: sample() };
-        assert_eq!(Content::decode(dead.encode()), Ok(Content::Dead(Box::new(dead))));
+        let dead = DeadLetter {
+            buried: Timestamp::at(5),
+            lane: Lane::Backlog,
+            seq: 9,
+            reason: "too large".to_owned(),
+            message: sample(),
+        };
+        assert_eq!(
+            Content::decode(dead.encode()),
+            Ok(Content::Dead(Box::new(dead)))
+        );
     }
 
     #[test]
@@ -259,33 +324,69 @@ mod tests {
         assert!(message.age(after(45)));
         assert_eq!(message.properties.message_expiry, Some(15));
         assert!(!sample().age(after(60)));
-        assert!(Outgoing { enqueued: Timestamp::at(5), ..sample() }.age(after(60)));
+        assert!(
+            Outgoing {
+                enqueued: Timestamp::at(5),
+                ..sample()
+            }
+            .age(after(60))
+        );
     }
 
     #[test]
     fn times_are_put_right_when_the_clock_is_set_even_over_a_restart_of_the_program() {
-        let reading = |time: &str, more: &str| Bytes::from(format!(r#"{{"v":1,"t":"{time}","q":"good"{more}}}"#));
-        let at = |unix_ms, ms| Timestamp { since_boot: Some(SinceBoot { boot: 7, ms }), ..Timestamp::at(unix_ms) };
+        let reading = |time: &str, more: &str| {
+            Bytes::from(format!(r#"{{"v":1,"t":"{time}","q":"good"{more}}}"#))
+        };
+        let at = |unix_ms, ms| Timestamp {
+            since_boot: Some(SinceBoot { boot: 7, ms }),
+            ..Timestamp::at(unix_ms)
+        };
         let payload = reading("1970-01-01T00:00:04.000Z", r#","clock":"unset""#);
-        let stored = Outgoing { enqueued: at(5_000, 30_000), payload, is_reading: true, ..sample() };
-        let Ok(Content::Message(mut message)) = Content::decode(stored.encode()) else { panic!("not a message") };
+        let stored = Outgoing {
+            enqueued: at(5_000, 30_000),
+            payload,
+            is_reading: true,
+            ..sample()
+        };
+        let Ok(Content::Message(mut message)) = Content::decode(stored.encode()) else {
+            panic!("not a message")
+        };
         assert_eq!(message, stored);
         // A plausible date proves nothing.
-        let doubtful = Timestamp { clock_set: false, ..at(1_769_847_000_000, 30_000) };
-        let stored_then = Outgoing { enqueued: doubtful, ..stored.clone() };
-        assert_eq!(Content::decode(stored_then.encode()), Ok(Content::Message(stored_then)));
+        let doubtful = Timestamp {
+            clock_set: false,
+            ..at(1_769_847_000_000, 30_000)
+        };
+        let stored_then = Outgoing {
+            enqueued: doubtful,
+            ..stored.clone()
+        };
+        assert_eq!(
+            Content::decode(stored_then.encode()),
+            Ok(Content::Message(stored_then))
+        );
         // The clock is not set yet: nothing is known.
         message.put_right(at(6_000, 31_000));
         assert_eq!(message, stored);
         message.put_right(at(1_769_847_330_250, 60_000));
         let payload = reading("2026-01-31T08:14:59.250Z", "");
-        assert_eq!((message.enqueued, &message.payload), (at(1_769_847_300_250, 30_000), &payload));
+        assert_eq!(
+            (message.enqueued, &message.payload),
+            (at(1_769_847_300_250, 30_000), &payload)
+        );
         // Once is enough, and what others have said is theirs.
         message.put_right(at(1_769_847_330_250, 60_000));
         assert_eq!(message.payload, payload);
-        let mut other = Outgoing { is_reading: false, ..stored.clone() };
+        let mut other = Outgoing {
+            is_reading: false,
+            ..stored.clone()
+        };
         other.put_right(at(1_769_847_330_250, 60_000));
-        assert_eq!((other.enqueued, other.payload), (at(1_769_847_300_250, 30_000), stored.payload));
+        assert_eq!(
+            (other.enqueued, other.payload),
+            (at(1_769_847_300_250, 30_000), stored.payload)
+        );
     }
 
     #[test]
@@ -294,7 +395,12 @@ mod tests {
         bytes[0] = 3;
         assert!(Content::decode(bytes.clone().into()).is_err());
         bytes[..2].copy_from_slice(&[2, 1]);
-        assert!(Content::decode(bytes.into()).unwrap_err().to_string().contains("later version"));
+        assert!(
+            Content::decode(bytes.into())
+                .unwrap_err()
+                .to_string()
+                .contains("later version")
+        );
     }
 
     proptest! {

@@ -58,7 +58,8 @@ impl Rule {
 
     /// True if it is for messages of a class on a topic.
     pub fn wants(&self, topic: &TopicName, class: Class) -> bool {
-        (self.only.is_empty() || self.only.contains(&class.id)) && self.mapping.filter().matches(topic)
+        (self.only.is_empty() || self.only.contains(&class.id))
+            && self.mapping.filter().matches(topic)
     }
 }
 
@@ -141,16 +142,28 @@ impl Rates {
             return;
         }
         let rules = routes.rates().map(|(id, rate)| (Some(id), rate));
-        let rates: HashMap<Option<u32>, Rate> = rules.chain(routes.rate.map(|rate| (None, rate))).collect();
-        self.buckets.retain(|rule, bucket| rates.get(rule) == Some(&bucket.rate()));
+        let rates: HashMap<Option<u32>, Rate> =
+            rules.chain(routes.rate.map(|rate| (None, rate))).collect();
+        self.buckets
+            .retain(|rule, bucket| rates.get(rule) == Some(&bucket.rate()));
         self.routes = Arc::clone(routes);
     }
 
     /// Lets a message pass, which is taken off; else when to try again.
-    fn let_pass(&mut self, limits: [(Option<u32>, Option<Rate>); 2], bytes: usize, at: Instant) -> Result<(), Instant> {
-        let limits = limits.iter().filter_map(|(rule, rate)| Some((*rule, (*rate)?)));
+    fn let_pass(
+        &mut self,
+        limits: [(Option<u32>, Option<Rate>); 2],
+        bytes: usize,
+        at: Instant,
+    ) -> Result<(), Instant> {
+        let limits = limits
+            .iter()
+            .filter_map(|(rule, rate)| Some((*rule, (*rate)?)));
         for (rule, rate) in limits.clone() {
-            let bucket = self.buckets.entry(rule).or_insert_with(|| Bucket::new(rate, BY_THE_SECOND));
+            let bucket = self
+                .buckets
+                .entry(rule)
+                .or_insert_with(|| Bucket::new(rate, BY_THE_SECOND));
             if !bucket.has_room(at) {
                 return Err(bucket.ready_at(at));
             }
@@ -166,8 +179,17 @@ impl Rates {
 
 impl Intake {
     /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
-    pub fn new(outbox: Outbox, routes: watch::Receiver<Arc<Routes>>, uplink: usize, primary: Option<watch::Receiver<bool>>) -> Self {
-        let rates = Rates { routes: Arc::default(), buckets: HashMap::new(), log: LogLimiter::new(1, TELL_EVERY) };
+    pub fn new(
+        outbox: Outbox,
+        routes: watch::Receiver<Arc<Routes>>,
+        uplink: usize,
+        primary: Option<watch::Receiver<bool>>,
+    ) -> Self {
+        let rates = Rates {
+            routes: Arc::default(),
+            buckets: HashMap::new(),
+            log: LogLimiter::new(1, TELL_EVERY),
+        };
         Self {
             own: [outbox.series().to_owned()].into(),
             outbox,
@@ -187,8 +209,15 @@ impl Intake {
 
     /// Beside that of its own outbox, the series of these outboxes are known as this gateway's.
     pub fn beside(self, outboxes: &[Outbox]) -> Self {
-        let own: Vec<String> = outboxes.iter().chain([&self.outbox]).map(|outbox| outbox.series().to_owned()).collect();
-        Self { own: own.into(), ..self }
+        let own: Vec<String> = outboxes
+            .iter()
+            .chain([&self.outbox])
+            .map(|outbox| outbox.series().to_owned())
+            .collect();
+        Self {
+            own: own.into(),
+            ..self
+        }
     }
 
     /// False for a backup while the other uplink is up: no message is taken then.
@@ -216,7 +245,12 @@ impl Intake {
         let offered = match self.outgoing(message) {
             Ok(Outward::TooFast(until)) => return OfferedState::Later(until),
             Ok(Outward::Unwanted) => Ok(None),
-            Ok(Outward::Goes(class, outgoing)) => self.outbox.append(class.lane, &outgoing).await.map(Some).map_err(OfferError::from),
+            Ok(Outward::Goes(class, outgoing)) => self
+                .outbox
+                .append(class.lane, &outgoing)
+                .await
+                .map(Some)
+                .map_err(OfferError::from),
             Err(error) => Err(error),
         };
         let is_taken = match &offered {
@@ -254,17 +288,23 @@ impl Intake {
 
     /// True for a number of a series of this gateway, in any lane.
     fn is_own(&self, number: &str) -> bool {
-        let Some((series, _)) = number.split_once(':') else { return false };
+        let Some((series, _)) = number.split_once(':') else {
+            return false;
+        };
         self.own.iter().any(|own| Outbox::is_series_of(own, series))
     }
 
     fn outgoing(&self, message: &Message) -> Result<Outward, OfferError> {
         // Of the topics that begin with $, only those of the gateway itself leave it.
-        if (message.topic.is_reserved() && !message.is_status()) || message.origin == Origin::Uplink(self.uplink) {
+        if (message.topic.is_reserved() && !message.is_status())
+            || message.origin == Origin::Uplink(self.uplink)
+        {
             return Ok(Outward::Unwanted);
         }
         let routes = self.routes.borrow();
-        let Some((rule, topic)) = routes.outward(message) else { return Ok(Outward::Unwanted) };
+        let Some((rule, topic)) = routes.outward(message) else {
+            return Ok(Outward::Unwanted);
+        };
         let topic = topic.map_err(OfferError::Topic)?;
         let mut properties = message.properties.clone();
         if let Some(local) = &message.properties.response_topic {
@@ -278,14 +318,17 @@ impl Intake {
         let qos = rule.qos.unwrap_or(message.qos).min(rule.most);
         let id = rule.rate.map(|_| routes.id_of(rule));
         if qos == QoS::AtMostOnce
-            && let Err(until) = self.let_pass(message, &routes, [(None, routes.rate), (id, rule.rate)])
+            && let Err(until) =
+                self.let_pass(message, &routes, [(None, routes.rate), (id, rule.rate)])
         {
             return Ok(Outward::TooFast(until));
         }
         let enqueued = Timestamp::from(moment());
         // One that was kept back since before the clock was set.
         let step = message.measured.and_then(|time| time.set_by(enqueued));
-        let payload = step.and_then(|step| json::moved(&message.payload, step)).unwrap_or_else(|| message.payload.clone());
+        let payload = step
+            .and_then(|step| json::moved(&message.payload, step))
+            .unwrap_or_else(|| message.payload.clone());
         let outgoing = Outgoing {
             topic,
             qos,
@@ -301,13 +344,22 @@ impl Intake {
     }
 
     /// Lets a QoS 0 message pass; else when a rate has room for it.
-    fn let_pass(&self, message: &Message, routes: &Arc<Routes>, limits: [(Option<u32>, Option<Rate>); 2]) -> Result<(), Instant> {
+    fn let_pass(
+        &self,
+        message: &Message,
+        routes: &Arc<Routes>,
+        limits: [(Option<u32>, Option<Rate>); 2],
+    ) -> Result<(), Instant> {
         if limits.iter().all(|(_, rate)| rate.is_none()) {
             return Ok(());
         }
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.follow(routes);
-        rates.let_pass(limits, message.topic.as_str().len() + message.payload.len(), now())
+        rates.let_pass(
+            limits,
+            message.topic.as_str().len() + message.payload.len(),
+            now(),
+        )
     }
 
     /// A message that comes too fast is dropped: it is counted, and the log tells of it.

@@ -31,7 +31,9 @@ use crate::metrics::Counter;
 use crate::pulse::Pulse;
 use crate::reading::Timestamp;
 use crate::store::{self, Store, StoreError};
-pub use crate::store::{AppendError, Counters, Gap, Place, ReadError, Reason, Receipt, Settings, Stored, WhenFull};
+pub use crate::store::{
+    AppendError, Counters, Gap, Place, ReadError, Reason, Receipt, Settings, Stored, WhenFull,
+};
 use crate::time::moment;
 
 /// The queues of an outbox, in the order of their worth. What must go goes from the last.
@@ -68,24 +70,47 @@ pub struct Waiting {
 impl Waiting {
     /// Its place in the store.
     pub fn place(&self) -> Place {
-        Place { queue: self.lane as usize, seq: self.seq }
+        Place {
+            queue: self.lane as usize,
+            seq: self.seq,
+        }
     }
 }
 
 /// Opens the outbox in `folder` and starts its thread; the receiver tells when that has closed it.
-pub fn open(name: &str, folder: &Path, settings: Settings) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
+pub fn open(
+    name: &str,
+    folder: &Path,
+    settings: Settings,
+) -> Result<(Outbox, oneshot::Receiver<()>), StoreError> {
     let (store, closed) = store::open(name, folder, &QUEUES, Lane::Live as usize, settings)?;
-    Ok((Outbox { store, age: settings.age, name: name.into(), rate_dropped: Arc::default() }, closed))
+    Ok((
+        Outbox {
+            store,
+            age: settings.age,
+            name: name.into(),
+            rate_dropped: Arc::default(),
+        },
+        closed,
+    ))
 }
 
 /// Messages of an outbox that are neither delivered nor given up.
 pub fn waiting(counters: &Counters) -> u64 {
-    counters.waiting.iter().take(DEAD).map(crate::metrics::Gauge::value).sum()
+    counters
+        .waiting
+        .iter()
+        .take(DEAD)
+        .map(crate::metrics::Gauge::value)
+        .sum()
 }
 
 /// Dead letters that are kept.
 pub fn dead(counters: &Counters) -> u64 {
-    counters.waiting.get(DEAD).map_or(0, crate::metrics::Gauge::value)
+    counters
+        .waiting
+        .get(DEAD)
+        .map_or(0, crate::metrics::Gauge::value)
 }
 
 impl Outbox {
@@ -96,10 +121,17 @@ impl Outbox {
 
     /// The next messages of a lane after `after`, in order. Entries that are too old or cannot be read are given up; `None` if there
     /// are no more entries at all.
-    pub async fn read(&self, lane: Lane, after: u64, max: usize) -> Result<Option<(u64, Vec<Waiting>)>, ReadError> {
+    pub async fn read(
+        &self,
+        lane: Lane,
+        after: u64,
+        max: usize,
+    ) -> Result<Option<(u64, Vec<Waiting>)>, ReadError> {
         let queue = lane as usize;
         let entries = self.store.read(queue, after, max, READ_BYTES).await?;
-        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(None) };
+        let Some(last) = entries.last().map(|entry| entry.seq) else {
+            return Ok(None);
+        };
         let mut waiting = Vec::with_capacity(entries.len());
         let mut given_up = Vec::new();
         let at = Timestamp::from(moment());
@@ -114,15 +146,35 @@ impl Outbox {
             match content {
                 Ok(Content::Message(message)) if self.is_too_old(&message, at) => {
                     self.give_up(queue, entry.seq, &message, Reason::Age);
-                    given_up.push(Place { queue, seq: entry.seq });
+                    given_up.push(Place {
+                        queue,
+                        seq: entry.seq,
+                    });
                 }
-                Ok(Content::Message(message)) => waiting.push(Waiting { lane, seq: entry.seq, message }),
+                Ok(Content::Message(message)) => waiting.push(Waiting {
+                    lane,
+                    seq: entry.seq,
+                    message,
+                }),
                 other => {
-                    let error = other.err().map_or_else(|| "a dead letter in a lane".to_owned(), |error| error.to_string());
+                    let error = other.err().map_or_else(
+                        || "a dead letter in a lane".to_owned(),
+                        |error| error.to_string(),
+                    );
                     tracing::error!(seq = entry.seq, %error, "an outbox entry is given up");
-                    let gap = Gap { first: entry.seq, last: entry.seq, count: 1, from_ms: 0, until_ms: at.unix_ms, reason: Reason::Damage };
+                    let gap = Gap {
+                        first: entry.seq,
+                        last: entry.seq,
+                        count: 1,
+                        from_ms: 0,
+                        until_ms: at.unix_ms,
+                        reason: Reason::Damage,
+                    };
                     self.store.lose(queue, gap);
-                    given_up.push(Place { queue, seq: entry.seq });
+                    given_up.push(Place {
+                        queue,
+                        seq: entry.seq,
+                    });
                 }
             }
         }
@@ -140,12 +192,16 @@ impl Outbox {
         selection: &Selection,
     ) -> Result<Option<(u64, Vec<(u64, Option<Outgoing>)>)>, ReadError> {
         let entries = self.store.read(queue, after, max, READ_BYTES).await?;
-        let Some(last) = entries.last().map(|entry| entry.seq) else { return Ok(None) };
+        let Some(last) = entries.last().map(|entry| entry.seq) else {
+            return Ok(None);
+        };
         let at = Timestamp::from(moment());
         let mut found = Vec::new();
         for entry in entries {
             // What cannot be read is given up when it is its turn.
-            let Ok(content) = Content::decode(entry.bytes) else { continue };
+            let Ok(content) = Content::decode(entry.bytes) else {
+                continue;
+            };
             if selection.wants(entry.seq, &content, at) {
                 let message = match content {
                     Content::Message(message) => Some(message),
@@ -159,13 +215,24 @@ impl Outbox {
 
     fn is_too_old(&self, message: &Outgoing, at: Timestamp) -> bool {
         let waited = message.waited_ms(at).map(u128::from);
-        self.age.is_some_and(|age| waited.is_some_and(|waited| waited > age.as_millis()))
+        self.age
+            .is_some_and(|age| waited.is_some_and(|waited| waited > age.as_millis()))
     }
 
     /// Counts a message as lost and tells it as a gap; it is to be settled as well.
     pub fn give_up(&self, queue: usize, seq: u64, message: &Outgoing, reason: Reason) {
         let at = message.enqueued.unix_ms;
-        self.store.lose(queue, Gap { first: seq, last: seq, count: 1, from_ms: at, until_ms: at, reason });
+        self.store.lose(
+            queue,
+            Gap {
+                first: seq,
+                last: seq,
+                count: 1,
+                from_ms: at,
+                until_ms: at,
+                reason,
+            },
+        );
     }
 
     /// The messages are at the remote broker, or were given up.
@@ -176,9 +243,20 @@ impl Outbox {
     }
 
     /// Keeps a message that the remote will never take. Its place may be settled when the receipt says safe.
-    pub async fn bury(&self, place: Place, message: Outgoing, reason: String) -> Result<Receipt, AppendError> {
+    pub async fn bury(
+        &self,
+        place: Place,
+        message: Outgoing,
+        reason: String,
+    ) -> Result<Receipt, AppendError> {
         let lane = LANES.get(place.queue).copied().unwrap_or_default();
-        let dead = DeadLetter { buried: Timestamp::from(moment()), lane, seq: place.seq, reason, message };
+        let dead = DeadLetter {
+            buried: Timestamp::from(moment()),
+            lane,
+            seq: place.seq,
+            reason,
+            message,
+        };
         self.store.append(DEAD, dead.encode()).await
     }
 
@@ -205,7 +283,9 @@ impl Outbox {
 
     /// True if a series is that of a lane of the outbox whose series begin with `own`.
     pub fn is_series_of(own: &str, series: &str) -> bool {
-        series.strip_prefix(own).is_some_and(|rest| LANES.iter().any(|lane| suffix(*lane) == rest))
+        series
+            .strip_prefix(own)
+            .is_some_and(|rest| LANES.iter().any(|lane| suffix(*lane) == rest))
     }
 
     /// Messages that are neither delivered nor given up.
@@ -293,10 +373,24 @@ mod tests {
             outbox.append(Lane::Live, &message(enqueued)).await.unwrap();
         }
         let (last, waiting) = outbox.read(Lane::Live, 0, 10).await.unwrap().unwrap();
-        assert_eq!((last, waiting.iter().map(|waiting| waiting.seq).collect::<Vec<_>>()), (4, vec![3, 4]));
+        assert_eq!(
+            (
+                last,
+                waiting
+                    .iter()
+                    .map(|waiting| waiting.seq)
+                    .collect::<Vec<_>>()
+            ),
+            (4, vec![3, 4])
+        );
         let gaps = outbox.take_gaps();
-        let [(queue, gap)] = gaps.as_slice() else { panic!("{gaps:?}") };
-        assert_eq!((*queue, gap.first, gap.last, gap.count, gap.reason), (Lane::Live as usize, 1, 2, 2, Reason::Age));
+        let [(queue, gap)] = gaps.as_slice() else {
+            panic!("{gaps:?}")
+        };
+        assert_eq!(
+            (*queue, gap.first, gap.last, gap.count, gap.reason),
+            (Lane::Live as usize, 1, 2, 2, Reason::Age)
+        );
         assert_eq!((outbox.waiting(), outbox.counters().lost.value()), (2, 2));
     }
 }

@@ -106,7 +106,16 @@ impl Routes {
     /// The rules, and the points that they may be about.
     pub fn new(send: Vec<Rule>, receive: Vec<Inward>, commands: bool, points: Arc<Points>) -> Self {
         let ids = send.iter().map(Rule::id).collect();
-        let mut routes = Self { send, receive, rate: None, commands, points, losses: None, ids, names: HashMap::new() };
+        let mut routes = Self {
+            send,
+            receive,
+            rate: None,
+            commands,
+            points,
+            losses: None,
+            ids,
+            names: HashMap::new(),
+        };
         if commands || !routes.receive.is_empty() {
             routes.names = routes.names();
         }
@@ -118,13 +127,21 @@ impl Routes {
         let mut points: Vec<(&TopicName, &Class)> = self.points.iter().collect();
         points.sort_by_key(|(point, _)| *point);
         for (point, class) in points {
-            let Some((rule, Ok(name))) = self.sent(point, *class) else { continue };
+            let Some((rule, Ok(name))) = self.sent(point, *class) else {
+                continue;
+            };
             let is_certain = has_way_back(rule, point, &name);
             match names.entry(name) {
-                Entry::Vacant(free) => drop(free.insert(if is_certain { Named::Point(point.clone()) } else { Named::Unclear })),
+                Entry::Vacant(free) => drop(free.insert(if is_certain {
+                    Named::Point(point.clone())
+                } else {
+                    Named::Unclear
+                })),
                 Entry::Occupied(mut taken) => {
                     let both = match taken.get() {
-                        Named::Point(first) | Named::Several(first, _) if is_certain => Named::Several(first.clone(), point.clone()),
+                        Named::Point(first) | Named::Several(first, _) if is_certain => {
+                            Named::Several(first.clone(), point.clone())
+                        }
                         _ => Named::Unclear,
                     };
                     taken.insert(both);
@@ -135,7 +152,11 @@ impl Routes {
     }
 
     /// The rule for messages of a class on a topic, and the topic at the remote.
-    fn sent(&self, topic: &TopicName, class: Class) -> Option<(&Rule, Result<TopicName, TopicError>)> {
+    fn sent(
+        &self,
+        topic: &TopicName,
+        class: Class,
+    ) -> Option<(&Rule, Result<TopicName, TopicError>)> {
         let rule = self.send.iter().find(|rule| rule.wants(topic, class))?;
         rule.mapping.apply(topic).map(|topic| (rule, topic))
     }
@@ -155,7 +176,11 @@ impl Routes {
         let (rule, there) = self.sent(&message.topic, message.class).or_else(loss)?;
         // The remote would send it back where it has no "no local", and the instrument would do it twice.
         let comes_back = |there: &TopicName| self.comes_in_as(there, &message.topic);
-        if is_command && there.as_ref().is_ok_and(comes_back) { None } else { Some((rule, there)) }
+        if is_command && there.as_ref().is_ok_and(comes_back) {
+            None
+        } else {
+            Some((rule, there))
+        }
     }
 
     /// A message about losses that no `send` rule wants.
@@ -165,19 +190,28 @@ impl Routes {
     }
 
     /// The rule for a message of the gateway itself, and its topic at the remote; `None` if it does not go there.
-    pub fn for_own(&self, topic: &TopicName, class: Class) -> Option<(&Rule, Result<TopicName, TopicError>)> {
+    pub fn for_own(
+        &self,
+        topic: &TopicName,
+        class: Class,
+    ) -> Option<(&Rule, Result<TopicName, TopicError>)> {
         self.sent(topic, class).or_else(|| self.loss(topic))
     }
 
     /// The identifier of a `send` rule, or of the one for losses.
     pub(super) fn id_of(&self, rule: &Rule) -> u32 {
         let number = self.send.iter().position(|other| std::ptr::eq(other, rule));
-        number.and_then(|number| self.ids.get(number).copied()).unwrap_or_else(|| rule.id())
+        number
+            .and_then(|number| self.ids.get(number).copied())
+            .unwrap_or_else(|| rule.id())
     }
 
     /// The rules that have a rate, by their identifiers.
     pub fn rates(&self) -> impl Iterator<Item = (u32, Rate)> {
-        self.ids.iter().zip(&self.send).filter_map(|(id, rule)| Some((*id, rule.rate?)))
+        self.ids
+            .iter()
+            .zip(&self.send)
+            .filter_map(|(id, rule)| Some((*id, rule.rate?)))
     }
 
     /// The identifier of the rule with a rate that has taken a message, by its topic at the remote and its lane.
@@ -188,10 +222,14 @@ impl Routes {
     /// The rule with a rate that has taken a message, by its topic at the remote and its lane; of several, the first.
     fn rated(&self, there: &TopicName, lane: Lane) -> Option<&Rule> {
         let writes = |mapping: &Mapping| {
-            let is_among = || !mapping.has_way_back() && mapping.image().is_some_and(|image| image.matches(there));
+            let is_among = || {
+                !mapping.has_way_back() && mapping.image().is_some_and(|image| image.matches(there))
+            };
             mapping.back(there).is_some() || is_among()
         };
-        let mut rated = self.send.iter().filter(|rule| rule.rate.is_some() && (rule.lanes.is_empty() || rule.lanes.contains(&lane)));
+        let mut rated = self.send.iter().filter(|rule| {
+            rule.rate.is_some() && (rule.lanes.is_empty() || rule.lanes.contains(&lane))
+        });
         rated.find(|rule| writes(&rule.mapping))
     }
 
@@ -200,7 +238,9 @@ impl Routes {
     fn result(&self, message: &Message) -> Option<(&Rule, Result<TopicName, TopicError>)> {
         let point = without(&message.topic, RESULT).filter(|_| message.origin == Origin::Field)?;
         let (rule, there) = self.sent(&point, *self.points.get(&point)?)?;
-        let there = there.ok().filter(|there| self.point_of(there) == Some(&point))?;
+        let there = there
+            .ok()
+            .filter(|there| self.point_of(there) == Some(&point))?;
         let is_asked_for = self.commands || self.covering(&with(&there, SET)?).is_some();
         is_asked_for.then(|| (rule, TopicName::new(format!("{there}{RESULT}"))))
     }
@@ -212,23 +252,41 @@ impl Routes {
         if self.commands || (is_plain && !self.is_command(topic)) {
             let command = self.command(topic);
             if let Some(topic) = command {
-                return Some(Arrival { topic: Ok(topic), keeps_retained: true });
+                return Some(Arrival {
+                    topic: Ok(topic),
+                    keeps_retained: true,
+                });
             }
         }
-        let Inward { mapping, keeps_retained } = covering?;
+        let Inward {
+            mapping,
+            keeps_retained,
+        } = covering?;
         let local = mapping.apply(topic)?;
-        let local = local.and_then(|local| if is_of_broker(local.as_str()) { Err(TopicError::Reserved) } else { Ok(local) });
+        let local = local.and_then(|local| {
+            if is_of_broker(local.as_str()) {
+                Err(TopicError::Reserved)
+            } else {
+                Ok(local)
+            }
+        });
         let is_command = local.as_ref().is_ok_and(|local| self.is_command(local));
-        Some(Arrival { topic: local, keeps_retained: *keeps_retained || is_command })
+        Some(Arrival {
+            topic: local,
+            keeps_retained: *keeps_retained || is_command,
+        })
     }
 
     /// True if messages of the remote on `there` are published here on `local`.
     pub fn comes_in_as(&self, there: &TopicName, local: &TopicName) -> bool {
-        self.inward(there).is_some_and(|arrival| arrival.topic.as_ref() == Ok(local))
+        self.inward(there)
+            .is_some_and(|arrival| arrival.topic.as_ref() == Ok(local))
     }
 
     fn covering(&self, topic: &TopicName) -> Option<&Inward> {
-        self.receive.iter().find(|inward| inward.mapping.filter().matches(topic))
+        self.receive
+            .iter()
+            .find(|inward| inward.mapping.filter().matches(topic))
     }
 
     fn is_command(&self, topic: &TopicName) -> bool {
@@ -256,7 +314,9 @@ impl Routes {
     /// The name of a point at the remote, if it is that of no other one and commands may come by it.
     pub fn name_of(&self, point: &TopicName) -> Option<TopicName> {
         let (_, there) = self.sent(point, *self.points.get(point)?)?;
-        there.ok().filter(|there| self.point_of(there) == Some(point))
+        there
+            .ok()
+            .filter(|there| self.point_of(there) == Some(point))
     }
 
     /// Names to which the remote may send commands and that several points have, with two of the points each; in no order.
@@ -265,30 +325,50 @@ impl Routes {
             let covering = with(name, SET).and_then(|command| self.covering(&command));
             self.commands || covering.is_some_and(|inward| inward.mapping.is_plain())
         };
-        self.names.iter().filter_map(move |(name, named)| match named {
-            Named::Several(one, other) if is_open(name) => Some((name, [one, other])),
-            _ => None,
-        })
+        self.names
+            .iter()
+            .filter_map(move |(name, named)| match named {
+                Named::Several(one, other) if is_open(name) => Some((name, [one, other])),
+                _ => None,
+            })
     }
 
     /// A response topic of a local message as the remote is told: one whose messages come in under the local name; else the name that
     /// the remote knows the topic by.
     pub fn answered_at(&self, local: &TopicName) -> TopicName {
-        let mut ways = self.receive.iter().filter_map(|inward| inward.mapping.back(local));
+        let mut ways = self
+            .receive
+            .iter()
+            .filter_map(|inward| inward.mapping.back(local));
         if let Some(there) = ways.find(|there| self.comes_in_as(there, local)) {
             return there;
         }
-        self.sent(local, Class::default()).and_then(|(_, there)| there.ok()).unwrap_or_else(|| local.clone())
+        self.sent(local, Class::default())
+            .and_then(|(_, there)| there.ok())
+            .unwrap_or_else(|| local.clone())
     }
 
     /// A response topic of the remote as local clients are told: the topic whose messages go out under that name. `None` if there is
     /// none: the answer would not arrive.
     pub fn answers_to(&self, there: &TopicName) -> Option<TopicName> {
-        let goes_there = |local: &TopicName| self.sent(local, Class::default()).is_some_and(|(_, name)| name.as_ref() == Ok(there));
-        let is_of_point = |local: &TopicName| {
-            [Some(local.clone()), without(local, SET), without(local, RESULT)].iter().flatten().any(|name| self.points.contains_key(name))
+        let goes_there = |local: &TopicName| {
+            self.sent(local, Class::default())
+                .is_some_and(|(_, name)| name.as_ref() == Ok(there))
         };
-        let local = self.send.iter().find_map(|rule| rule.mapping.back(there).filter(goes_there))?;
+        let is_of_point = |local: &TopicName| {
+            [
+                Some(local.clone()),
+                without(local, SET),
+                without(local, RESULT),
+            ]
+            .iter()
+            .flatten()
+            .any(|name| self.points.contains_key(name))
+        };
+        let local = self
+            .send
+            .iter()
+            .find_map(|rule| rule.mapping.back(there).filter(goes_there))?;
         (!local.is_reserved() && !is_of_point(&local)).then_some(local)
     }
 }
@@ -328,21 +408,52 @@ mod tests {
     }
 
     fn routes(send: Vec<Mapping>, receive: Vec<Mapping>, commands: bool) -> Routes {
-        let receive = receive.into_iter().map(|mapping| Inward { mapping, keeps_retained: true }).collect();
-        let points = ["seven/pump/level", "seven/pump/valve"].map(|point| (name(point), Class::default()));
-        Routes::new(send.into_iter().map(rule).collect(), receive, commands, Arc::new(HashMap::from(points)))
+        let receive = receive
+            .into_iter()
+            .map(|mapping| Inward {
+                mapping,
+                keeps_retained: true,
+            })
+            .collect();
+        let points =
+            ["seven/pump/level", "seven/pump/valve"].map(|point| (name(point), Class::default()));
+        Routes::new(
+            send.into_iter().map(rule).collect(),
+            receive,
+            commands,
+            Arc::new(HashMap::from(points)),
+        )
     }
 
     #[test]
     fn the_rule_of_a_message_is_found_by_what_it_wrote() {
-        let mappings = vec![prefix("logs/#", "there/"), template("a/+/x", "alarms"), template("b/+/x", "b/{1}-x"), prefix("#", "there/")];
+        let mappings = vec![
+            prefix("logs/#", "there/"),
+            template("a/+/x", "alarms"),
+            template("b/+/x", "b/{1}-x"),
+            prefix("#", "there/"),
+        ];
         let mut routes = routes(mappings, Vec::new(), false);
         for (number, rule) in routes.send.iter_mut().enumerate() {
             rule.rate = format!("{}/s", number + 1).parse().ok();
         }
-        let found = |routes: &Routes, topic: &str, lane| routes.rated(&name(topic), lane).and_then(|rule| rule.rate?.messages);
-        for (topic, rate) in [("there/logs/x", Some(1)), ("alarms", Some(2)), ("b/7-x", Some(3)), ("there/y", Some(4)), ("y", None)] {
-            assert_eq!(found(&routes, topic, Lane::Live), rate.map(|rate| rate * 3600), "{topic}");
+        let found = |routes: &Routes, topic: &str, lane| {
+            routes
+                .rated(&name(topic), lane)
+                .and_then(|rule| rule.rate?.messages)
+        };
+        for (topic, rate) in [
+            ("there/logs/x", Some(1)),
+            ("alarms", Some(2)),
+            ("b/7-x", Some(3)),
+            ("there/y", Some(4)),
+            ("y", None),
+        ] {
+            assert_eq!(
+                found(&routes, topic, Lane::Live),
+                rate.map(|rate| rate * 3600),
+                "{topic}"
+            );
         }
         // Rules without a rate, and those for other lanes, are none of its.
         routes.send[0].rate = None;
@@ -354,11 +465,17 @@ mod tests {
 
     fn out(routes: &Routes, topic: &str, origin: Origin) -> Option<String> {
         let message = Message::new(name(topic), "", origin);
-        routes.outward(&message).map(|(_, topic)| topic.map_or_else(|error| error.to_string(), |topic| topic.to_string()))
+        routes.outward(&message).map(|(_, topic)| {
+            topic.map_or_else(|error| error.to_string(), |topic| topic.to_string())
+        })
     }
 
     fn come(routes: &Routes, topic: &str) -> Option<String> {
-        routes.inward(&name(topic)).map(|arrival| arrival.topic.map_or_else(|error| error.to_string(), |topic| topic.to_string()))
+        routes.inward(&name(topic)).map(|arrival| {
+            arrival
+                .topic
+                .map_or_else(|error| error.to_string(), |topic| topic.to_string())
+        })
     }
 
     fn some(text: &str) -> Option<String> {
@@ -367,11 +484,20 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_decides_both_ways() {
-        let send = vec![template("plant/+/alarm", "alarms/{site}/+"), prefix("#", "oilco/")];
+        let send = vec![
+            template("plant/+/alarm", "alarms/{site}/+"),
+            prefix("#", "oilco/"),
+        ];
         let receive = vec![template("cmd/+/now", "urgent/+"), prefix("+/x/#", "")];
         let routes = routes(send, receive, false);
-        assert_eq!(out(&routes, "plant/a/alarm", Origin::Client), some("alarms/seven/a"));
-        assert_eq!(out(&routes, "plant/a/flow", Origin::Client), some("oilco/plant/a/flow"));
+        assert_eq!(
+            out(&routes, "plant/a/alarm", Origin::Client),
+            some("alarms/seven/a")
+        );
+        assert_eq!(
+            out(&routes, "plant/a/flow", Origin::Client),
+            some("oilco/plant/a/flow")
+        );
         assert_eq!(come(&routes, "cmd/x/now"), some("urgent/x"));
         assert_eq!(come(&routes, "cmd/x/later"), some("cmd/x/later"));
         assert_eq!(come(&routes, "other/y"), None);
@@ -379,28 +505,78 @@ mod tests {
 
     #[test]
     fn a_command_at_the_name_of_a_point_at_the_remote_reaches_it_where_the_file_asks_for_it() {
-        let narrow = || vec![template("seven/+/valve", "oilco/{1}-valve"), prefix("#", "all/")];
+        let narrow = || {
+            vec![
+                template("seven/+/valve", "oilco/{1}-valve"),
+                prefix("#", "all/"),
+            ]
+        };
         let with_commands = routes(narrow(), Vec::new(), true);
-        assert_eq!(come(&with_commands, "oilco/pump-valve/set"), some("seven/pump/valve/set"));
-        assert_eq!(come(&with_commands, "all/seven/pump/level/set"), some("seven/pump/level/set"));
-        assert_eq!(come(&with_commands, "all/seven/pump/valve/set"), None, "it has another name there");
-        assert_eq!(come(&with_commands, "all/seven/other/level/set"), None, "not a point of this gateway");
+        assert_eq!(
+            come(&with_commands, "oilco/pump-valve/set"),
+            some("seven/pump/valve/set")
+        );
+        assert_eq!(
+            come(&with_commands, "all/seven/pump/level/set"),
+            some("seven/pump/level/set")
+        );
+        assert_eq!(
+            come(&with_commands, "all/seven/pump/valve/set"),
+            None,
+            "it has another name there"
+        );
+        assert_eq!(
+            come(&with_commands, "all/seven/other/level/set"),
+            None,
+            "not a point of this gateway"
+        );
         assert_eq!(come(&with_commands, "all/seven/pump/level"), None);
-        assert_eq!(out(&with_commands, "seven/pump/level/set", Origin::Client), None);
-        assert_eq!(out(&with_commands, "seven/other/set", Origin::Client), some("all/seven/other/set"));
-        assert_eq!(out(&with_commands, "seven/pump/valve/set/result", Origin::Field), some("oilco/pump-valve/set/result"));
-        assert_eq!(out(&with_commands, "seven/pump/valve/set/result", Origin::Client), some("all/seven/pump/valve/set/result"));
+        assert_eq!(
+            out(&with_commands, "seven/pump/level/set", Origin::Client),
+            None
+        );
+        assert_eq!(
+            out(&with_commands, "seven/other/set", Origin::Client),
+            some("all/seven/other/set")
+        );
+        assert_eq!(
+            out(&with_commands, "seven/pump/valve/set/result", Origin::Field),
+            some("oilco/pump-valve/set/result")
+        );
+        assert_eq!(
+            out(
+                &with_commands,
+                "seven/pump/valve/set/result",
+                Origin::Client
+            ),
+            some("all/seven/pump/valve/set/result")
+        );
         let without = routes(narrow(), Vec::new(), false);
         assert_eq!(come(&without, "oilco/pump-valve/set"), None);
-        assert_eq!(out(&without, "seven/pump/valve/set/result", Origin::Field), some("all/seven/pump/valve/set/result"));
+        assert_eq!(
+            out(&without, "seven/pump/valve/set/result", Origin::Field),
+            some("all/seven/pump/valve/set/result")
+        );
         let covered = routes(narrow(), vec![Mapping::keep(filter("oilco/#"))], false);
-        assert_eq!(come(&covered, "oilco/pump-valve/set"), some("seven/pump/valve/set"));
-        assert_eq!(come(&covered, "oilco/pump-valve/other"), some("oilco/pump-valve/other"));
+        assert_eq!(
+            come(&covered, "oilco/pump-valve/set"),
+            some("seven/pump/valve/set")
+        );
+        assert_eq!(
+            come(&covered, "oilco/pump-valve/other"),
+            some("oilco/pump-valve/other")
+        );
         assert_eq!(come(&covered, "all/seven/pump/level/set"), None);
-        assert_eq!(out(&covered, "seven/pump/valve/set/result", Origin::Field), some("oilco/pump-valve/set/result"));
+        assert_eq!(
+            out(&covered, "seven/pump/valve/set/result", Origin::Field),
+            some("oilco/pump-valve/set/result")
+        );
         // A mapping that is written down is what is meant.
         let mapped = routes(narrow(), vec![template("oilco/#", "far/#")], false);
-        assert_eq!(come(&mapped, "oilco/pump-valve/set"), some("far/pump-valve/set"));
+        assert_eq!(
+            come(&mapped, "oilco/pump-valve/set"),
+            some("far/pump-valve/set")
+        );
         let lossy = routes(vec![template("seven/#", "all")], Vec::new(), true);
         assert_eq!(come(&lossy, "all/set"), None);
     }
@@ -408,49 +584,129 @@ mod tests {
     #[test]
     fn a_response_topic_leads_back_both_ways() {
         let check = |routes: &Routes, local: &str, there: &str| {
-            assert_eq!(routes.answered_at(&name(local)), name(there), "as the remote is told");
+            assert_eq!(
+                routes.answered_at(&name(local)),
+                name(there),
+                "as the remote is told"
+            );
             assert_eq!(come(routes, there), some(local));
         };
         let send = || vec![prefix("#", "oilco/")];
-        check(&routes(send(), vec![template("oilco/answers/#", "answers/#")], false), "answers/7", "oilco/answers/7");
-        check(&routes(send(), vec![Mapping::keep(filter("answers/#"))], false), "answers/7", "answers/7");
-        check(&routes(send(), vec![template("replies/seven/+", "answers/+")], false), "answers/7", "replies/seven/7");
+        check(
+            &routes(
+                send(),
+                vec![template("oilco/answers/#", "answers/#")],
+                false,
+            ),
+            "answers/7",
+            "oilco/answers/7",
+        );
+        check(
+            &routes(send(), vec![Mapping::keep(filter("answers/#"))], false),
+            "answers/7",
+            "answers/7",
+        );
+        check(
+            &routes(
+                send(),
+                vec![template("replies/seven/+", "answers/+")],
+                false,
+            ),
+            "answers/7",
+            "replies/seven/7",
+        );
         // Nothing comes in there: it has the name that the remote knows.
-        assert_eq!(routes(send(), Vec::new(), false).answered_at(&name("answers/7")), name("oilco/answers/7"));
-        assert_eq!(routes(Vec::new(), Vec::new(), false).answered_at(&name("answers/7")), name("answers/7"));
-        let back = |routes: &Routes, there: &str| routes.answers_to(&name(there)).map(|local| local.to_string());
-        assert_eq!(back(&routes(send(), Vec::new(), false), "oilco/answers/7"), some("answers/7"));
-        assert_eq!(back(&routes(send(), Vec::new(), false), "answers/7"), None, "nothing goes there");
-        assert_eq!(back(&routes(send(), Vec::new(), true), "oilco/seven/pump/valve/set"), None, "an answer is no command");
-        assert_eq!(back(&routes(vec![template("plant/+", "{1}/plant")], Vec::new(), false), "a/plant"), some("plant/a"));
+        assert_eq!(
+            routes(send(), Vec::new(), false).answered_at(&name("answers/7")),
+            name("oilco/answers/7")
+        );
+        assert_eq!(
+            routes(Vec::new(), Vec::new(), false).answered_at(&name("answers/7")),
+            name("answers/7")
+        );
+        let back = |routes: &Routes, there: &str| {
+            routes
+                .answers_to(&name(there))
+                .map(|local| local.to_string())
+        };
+        assert_eq!(
+            back(&routes(send(), Vec::new(), false), "oilco/answers/7"),
+            some("answers/7")
+        );
+        assert_eq!(
+            back(&routes(send(), Vec::new(), false), "answers/7"),
+            None,
+            "nothing goes there"
+        );
+        assert_eq!(
+            back(
+                &routes(send(), Vec::new(), true),
+                "oilco/seven/pump/valve/set"
+            ),
+            None,
+            "an answer is no command"
+        );
+        assert_eq!(
+            back(
+                &routes(vec![template("plant/+", "{1}/plant")], Vec::new(), false),
+                "a/plant"
+            ),
+            some("plant/a")
+        );
     }
 
     #[test]
     fn a_point_has_the_name_that_the_rule_for_its_class_gives_and_so_have_its_results() {
-        let class = |id: u16| Class { id, ..Class::default() };
-        let mut send: Vec<Rule> = [prefix("#", "alarms/"), prefix("seven/#", "oilco/")].into_iter().map(rule).collect();
+        let class = |id: u16| Class {
+            id,
+            ..Class::default()
+        };
+        let mut send: Vec<Rule> = [prefix("#", "alarms/"), prefix("seven/#", "oilco/")]
+            .into_iter()
+            .map(rule)
+            .collect();
         send[0].only = vec![1];
-        let points = Arc::new(HashMap::from([(name("seven/a/alarm"), class(1)), (name("seven/a/flow"), class(0))]));
+        let points = Arc::new(HashMap::from([
+            (name("seven/a/alarm"), class(1)),
+            (name("seven/a/flow"), class(0)),
+        ]));
         let routes = Routes::new(send, Vec::new(), true, points);
         let check = |point: &str, there: &str, wrong: &str| {
             assert_eq!(routes.name_of(&name(point)), Some(name(there)));
-            assert_eq!(come(&routes, &format!("{there}/set")), Some(format!("{point}/set")));
+            assert_eq!(
+                come(&routes, &format!("{there}/set")),
+                Some(format!("{point}/set"))
+            );
             assert_eq!(come(&routes, &format!("{wrong}/set")), None);
             // Results have no class of their own.
-            assert_eq!(out(&routes, &format!("{point}/set/result"), Origin::Field), Some(format!("{there}/set/result")));
+            assert_eq!(
+                out(&routes, &format!("{point}/set/result"), Origin::Field),
+                Some(format!("{there}/set/result"))
+            );
         };
-        check("seven/a/alarm", "alarms/seven/a/alarm", "oilco/seven/a/alarm");
+        check(
+            "seven/a/alarm",
+            "alarms/seven/a/alarm",
+            "oilco/seven/a/alarm",
+        );
         check("seven/a/flow", "oilco/seven/a/flow", "alarms/seven/a/flow");
         // Answers are of no such class either.
         assert_eq!(routes.answers_to(&name("alarms/seven/answer")), None);
-        assert_eq!(routes.answers_to(&name("oilco/seven/answer")), Some(name("seven/answer")));
+        assert_eq!(
+            routes.answers_to(&name("oilco/seven/answer")),
+            Some(name("seven/answer"))
+        );
     }
 
     #[test]
     fn a_retained_command_keeps_its_flag_whatever_the_rule_says() {
         let mut routes = routes(Vec::new(), vec![template("cmd/#", "seven/#")], false);
         routes.receive[0].keeps_retained = false;
-        let keeps = |topic: &str| routes.inward(&name(topic)).map(|arrival| arrival.keeps_retained);
+        let keeps = |topic: &str| {
+            routes
+                .inward(&name(topic))
+                .map(|arrival| arrival.keeps_retained)
+        };
         assert_eq!(keeps("cmd/pump/level/set"), Some(true));
         assert_eq!(keeps("cmd/pump/level"), Some(false));
         assert_eq!(keeps("cmd/other/set"), Some(false), "no point");
@@ -460,45 +716,114 @@ mod tests {
     fn a_command_of_a_remote_goes_to_no_other_one_and_one_that_would_come_back_stays_here() {
         let plain = routes(vec![prefix("#", "oilco/")], Vec::new(), false);
         assert_eq!(out(&plain, "seven/pump/level/set", Origin::Uplink(0)), None);
-        assert_eq!(out(&plain, "seven/other/set", Origin::Uplink(0)), some("oilco/seven/other/set"));
-        assert_eq!(out(&plain, "seven/pump/level/set", Origin::Client), some("oilco/seven/pump/level/set"));
-        for receive in [Mapping::keep(filter("oilco/#")), Mapping::prefix(filter("oilco/#"), "oilco/", "").unwrap()] {
+        assert_eq!(
+            out(&plain, "seven/other/set", Origin::Uplink(0)),
+            some("oilco/seven/other/set")
+        );
+        assert_eq!(
+            out(&plain, "seven/pump/level/set", Origin::Client),
+            some("oilco/seven/pump/level/set")
+        );
+        for receive in [
+            Mapping::keep(filter("oilco/#")),
+            Mapping::prefix(filter("oilco/#"), "oilco/", "").unwrap(),
+        ] {
             let covered = routes(vec![prefix("#", "oilco/")], vec![receive], false);
             assert_eq!(out(&covered, "seven/pump/level/set", Origin::Client), None);
-            assert_eq!(out(&covered, "seven/pump/level", Origin::Field), some("oilco/seven/pump/level"));
+            assert_eq!(
+                out(&covered, "seven/pump/level", Origin::Field),
+                some("oilco/seven/pump/level")
+            );
         }
     }
 
     #[test]
     fn losses_go_to_the_remote_without_a_rule_but_nothing_of_a_client_does() {
         let mut without = routes(vec![prefix("plant/#", "oilco/")], Vec::new(), false);
-        without.losses = Some((name("seven/gateway/uplink/a/losses"), rule(Mapping::keep(filter("seven/gateway/uplink/a/losses")))));
+        without.losses = Some((
+            name("seven/gateway/uplink/a/losses"),
+            rule(Mapping::keep(filter("seven/gateway/uplink/a/losses"))),
+        ));
         let losses = "seven/gateway/uplink/a/losses";
         assert_eq!(out(&without, losses, Origin::Field), some(losses));
-        assert_eq!((out(&without, losses, Origin::Client), out(&without, losses, Origin::Uplink(1))), (None, None));
-        assert_eq!(out(&without, "seven/gateway/uplink/b/losses", Origin::Field), None);
+        assert_eq!(
+            (
+                out(&without, losses, Origin::Client),
+                out(&without, losses, Origin::Uplink(1))
+            ),
+            (None, None)
+        );
+        assert_eq!(
+            out(&without, "seven/gateway/uplink/b/losses", Origin::Field),
+            None
+        );
     }
 
     #[test]
     fn a_name_of_two_points_is_that_of_none() {
-        let send = || vec![template("seven/+/valve", "all/{1}"), template("seven/+/level", "all/{1}")];
+        let send = || {
+            vec![
+                template("seven/+/valve", "all/{1}"),
+                template("seven/+/level", "all/{1}"),
+            ]
+        };
         let both = routes(send(), Vec::new(), true);
-        assert_eq!((come(&both, "all/pump/set"), both.name_of(&name("seven/pump/level"))), (None, None));
-        let shared: Vec<_> = both.shared_names().map(|(shared, points)| (shared.to_string(), points.map(ToString::to_string))).collect();
-        assert_eq!(shared, [("all/pump".to_owned(), ["seven/pump/level".to_owned(), "seven/pump/valve".to_owned()])]);
-        assert_eq!(out(&both, "seven/pump/level/set/result", Origin::Field), None);
+        assert_eq!(
+            (
+                come(&both, "all/pump/set"),
+                both.name_of(&name("seven/pump/level"))
+            ),
+            (None, None)
+        );
+        let shared: Vec<_> = both
+            .shared_names()
+            .map(|(shared, points)| (shared.to_string(), points.map(ToString::to_string)))
+            .collect();
+        assert_eq!(
+            shared,
+            [(
+                "all/pump".to_owned(),
+                ["seven/pump/level".to_owned(), "seven/pump/valve".to_owned()]
+            )]
+        );
+        assert_eq!(
+            out(&both, "seven/pump/level/set/result", Origin::Field),
+            None
+        );
         let covered = routes(send(), vec![Mapping::keep(filter("all/#"))], false);
-        assert_eq!((come(&covered, "all/pump/set"), covered.shared_names().count()), (some("all/pump/set"), 1));
+        assert_eq!(
+            (
+                come(&covered, "all/pump/set"),
+                covered.shared_names().count()
+            ),
+            (some("all/pump/set"), 1)
+        );
         // A rule that sends other things there, too.
-        let unclear = routes(vec![template("seven/pump/valve", "all"), template("seven/#", "all")], Vec::new(), true);
-        assert_eq!((come(&unclear, "all/set"), unclear.shared_names().count()), (None, 0));
+        let unclear = routes(
+            vec![
+                template("seven/pump/valve", "all"),
+                template("seven/#", "all"),
+            ],
+            Vec::new(),
+            true,
+        );
+        assert_eq!(
+            (come(&unclear, "all/set"), unclear.shared_names().count()),
+            (None, 0)
+        );
     }
 
     #[test]
     fn an_answer_goes_to_no_command_no_point_and_no_topic_of_the_broker() {
-        let check = |routes: &Routes, there: &str| assert_eq!(routes.answers_to(&name(there)), None, "{there}");
+        let check = |routes: &Routes, there: &str| {
+            assert_eq!(routes.answers_to(&name(there)), None, "{there}")
+        };
         let prefixed = routes(vec![prefix("#", "oilco/")], Vec::new(), false);
-        for there in ["seven/pump/level/set", "seven/pump/level", "seven/pump/level/set/result"] {
+        for there in [
+            "seven/pump/level/set",
+            "seven/pump/level",
+            "seven/pump/level/set/result",
+        ] {
             check(&prefixed, &format!("oilco/{there}"));
             // Nothing goes there, although the text is a local topic.
             check(&prefixed, there);
@@ -508,10 +833,24 @@ mod tests {
 
     #[test]
     fn nothing_comes_in_below_the_topics_of_the_local_broker() {
-        let routes =
-            routes(Vec::new(), vec![Mapping::keep(filter("$SYS/#")), Mapping::prefix(filter("$aws/#"), "$aws/", "").unwrap()], false);
-        for topic in ["$SYS/broker/uptime", "$aws/$SYS/broker/uptime", "$aws/$share/g/x"] {
-            assert_eq!(come(&routes, topic), Some(TopicError::Reserved.to_string()), "{topic}");
+        let routes = routes(
+            Vec::new(),
+            vec![
+                Mapping::keep(filter("$SYS/#")),
+                Mapping::prefix(filter("$aws/#"), "$aws/", "").unwrap(),
+            ],
+            false,
+        );
+        for topic in [
+            "$SYS/broker/uptime",
+            "$aws/$SYS/broker/uptime",
+            "$aws/$share/g/x",
+        ] {
+            assert_eq!(
+                come(&routes, topic),
+                Some(TopicError::Reserved.to_string()),
+                "{topic}"
+            );
         }
         assert_eq!(come(&routes, "$aws/things"), some("things"));
     }

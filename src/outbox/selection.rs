@@ -27,7 +27,9 @@ impl TryFrom<String> for Filter {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        TopicFilter::new(text).map(Self).map_err(|error| error.to_string())
+        TopicFilter::new(text)
+            .map(Self)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -50,8 +52,15 @@ impl Selection {
             Content::Dead(dead) => (dead.seq, &dead.message),
         };
         let is_old = |least: u64| message.waited_ms(now).is_some_and(|waited| waited >= least);
-        (self.numbers.is_empty() || self.numbers.iter().any(|(first, last)| (first..=last).contains(&&seq)))
-            && self.topic.as_ref().is_none_or(|filter| filter.0.matches(&message.topic))
+        (self.numbers.is_empty()
+            || self
+                .numbers
+                .iter()
+                .any(|(first, last)| (first..=last).contains(&&seq)))
+            && self
+                .topic
+                .as_ref()
+                .is_none_or(|filter| filter.0.matches(&message.topic))
             && self.older_than_ms.is_none_or(is_old)
     }
 }
@@ -82,26 +91,72 @@ mod tests {
         let now = Timestamp::at(1_900_000_000_000);
         let content = Content::Message(message("a/b", now.unix_ms - 60_000));
         let filter = |text: &str| Some(Filter::try_from(text.to_owned()).unwrap());
-        let check = |selection: &Selection, expected: bool| assert_eq!(selection.wants(7, &content, now), expected, "{selection:?}");
+        let check = |selection: &Selection, expected: bool| {
+            assert_eq!(selection.wants(7, &content, now), expected, "{selection:?}")
+        };
         check(&Selection::default(), true);
-        check(&Selection { numbers: vec![(1, 3), (7, 7)], ..Selection::default() }, true);
-        check(&Selection { numbers: vec![(8, 9)], ..Selection::default() }, false);
-        check(&Selection { topic: filter("a/#"), older_than_ms: Some(60_000), ..Selection::default() }, true);
-        check(&Selection { topic: filter("a/#"), older_than_ms: Some(60_001), ..Selection::default() }, false);
-        check(&Selection { topic: filter("b/#"), ..Selection::default() }, false);
+        check(
+            &Selection {
+                numbers: vec![(1, 3), (7, 7)],
+                ..Selection::default()
+            },
+            true,
+        );
+        check(
+            &Selection {
+                numbers: vec![(8, 9)],
+                ..Selection::default()
+            },
+            false,
+        );
+        check(
+            &Selection {
+                topic: filter("a/#"),
+                older_than_ms: Some(60_000),
+                ..Selection::default()
+            },
+            true,
+        );
+        check(
+            &Selection {
+                topic: filter("a/#"),
+                older_than_ms: Some(60_001),
+                ..Selection::default()
+            },
+            false,
+        );
+        check(
+            &Selection {
+                topic: filter("b/#"),
+                ..Selection::default()
+            },
+            false,
+        );
     }
 
     #[test]
     fn a_dead_letter_has_the_number_of_its_lane() {
         let now = Timestamp::at(1_900_000_000_000);
-        let dead = DeadLetter { buried: now, lane: Lane::Live, seq: 40, reason: String::new(), message: message("a", now.unix_ms) };
-        let selection = Selection { numbers: vec![(40, 40)], ..Selection::default() };
+        let dead = DeadLetter {
+            buried: now,
+            lane: Lane::Live,
+            seq: 40,
+            reason: String::new(),
+            message: message("a", now.unix_ms),
+        };
+        let selection = Selection {
+            numbers: vec![(40, 40)],
+            ..Selection::default()
+        };
         assert!(selection.wants(1, &Content::Dead(Box::new(dead)), now));
     }
 
     #[test]
     fn it_travels_as_json_and_a_wrong_filter_is_refused() {
-        let selection = Selection { topic: Some(Filter::try_from("a/+".to_owned()).unwrap()), ..Selection::default() };
+        let selection = Selection {
+            topic: Some(Filter::try_from("a/+".to_owned()).unwrap()),
+            ..Selection::default()
+        };
         let text = serde_json::to_string(&selection).unwrap();
         assert_eq!(serde_json::from_str::<Selection>(&text).unwrap(), selection);
         assert!(serde_json::from_str::<Selection>(&text.replace("a/+", "a/#/b")).is_err());

@@ -67,7 +67,8 @@ pub fn encode(reading: &Reading) -> Bytes {
 /// An empty text in its place would remove a retained topic, so a structure that has no JSON (a map whose keys are no texts) is a
 /// fault of the program and stops it.
 pub fn text(shape: &impl Serialize) -> String {
-    serde_json::to_string(shape).expect("texts, numbers and lists of them can always be written as JSON")
+    serde_json::to_string(shape)
+        .expect("texts, numbers and lists of them can always be written as JSON")
 }
 
 const TIME: &[u8] = b",\"t\":\"";
@@ -101,7 +102,13 @@ mod tests {
     use std::time::Duration;
 
     fn check(value: Option<Value>, quality: Quality, unix_ms: i64, expected: &str) {
-        let reading = Reading { point: PointId(0), value, time: Timestamp::at(unix_ms), quality, age: Duration::ZERO };
+        let reading = Reading {
+            point: PointId(0),
+            value,
+            time: Timestamp::at(unix_ms),
+            quality,
+            age: Duration::ZERO,
+        };
         assert_eq!(encode(&reading), expected);
     }
 
@@ -114,10 +121,23 @@ mod tests {
             quality: Quality::Stale("no answer".into()),
             age: Duration::from_secs(1),
         };
-        assert_eq!(moved(&encode(&reading(5)), 1_769_847_330_245).unwrap(), encode(&reading(1_769_847_330_250)));
-        assert_eq!(moved(&encode(&reading(1_769_847_330_250)), -50).unwrap(), encode(&reading(1_769_847_330_200)));
-        assert_eq!(moved(&encode(&reading(5)), 50).unwrap(), encode(&reading(55)));
-        for other in [&b"21.5"[..], br#"{"v":1,"t":"2026-01"#, br#"{"v":1,"t":"2026-01-31X08:15:30.250Z"}"#] {
+        assert_eq!(
+            moved(&encode(&reading(5)), 1_769_847_330_245).unwrap(),
+            encode(&reading(1_769_847_330_250))
+        );
+        assert_eq!(
+            moved(&encode(&reading(1_769_847_330_250)), -50).unwrap(),
+            encode(&reading(1_769_847_330_200))
+        );
+        assert_eq!(
+            moved(&encode(&reading(5)), 50).unwrap(),
+            encode(&reading(55))
+        );
+        for other in [
+            &b"21.5"[..],
+            br#"{"v":1,"t":"2026-01"#,
+            br#"{"v":1,"t":"2026-01-31X08:15:30.250Z"}"#,
+        ] {
             assert_eq!(moved(other, 50), None);
         }
     }
@@ -125,13 +145,48 @@ mod tests {
     #[test]
     fn readings_are_written_as_documented() {
         let at = 1_769_847_330_250;
-        check(Some(Value::F32(229.400_01)), Quality::Good, at, r#"{"v":229.4,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
-        check(Some(Value::F32(0.1 + 0.2)), Quality::Good, at, r#"{"v":0.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
-        check(Some(Value::F32(-1.234_567_8e-5)), Quality::Good, at, r#"{"v":-0.00001234568,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
-        check(Some(Value::F32(229.4)), Quality::Good, at, r#"{"v":229.4,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
-        check(Some(Value::F64(12.3)), Quality::Good, at, r#"{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
-        check(Some(Value::Bool(true)), Quality::Good, at, r#"{"v":true,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
-        check(Some(Value::Text("a\"b".into())), Quality::Good, at, r#"{"v":"a\"b","t":"2026-01-31T08:15:30.250Z","q":"good"}"#);
+        check(
+            Some(Value::F32(229.400_01)),
+            Quality::Good,
+            at,
+            r#"{"v":229.4,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+        );
+        check(
+            Some(Value::F32(0.1 + 0.2)),
+            Quality::Good,
+            at,
+            r#"{"v":0.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+        );
+        check(
+            Some(Value::F32(-1.234_567_8e-5)),
+            Quality::Good,
+            at,
+            r#"{"v":-0.00001234568,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+        );
+        check(
+            Some(Value::F32(229.4)),
+            Quality::Good,
+            at,
+            r#"{"v":229.4,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+        );
+        check(
+            Some(Value::F64(12.3)),
+            Quality::Good,
+            at,
+            r#"{"v":12.3,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+        );
+        check(
+            Some(Value::Bool(true)),
+            Quality::Good,
+            at,
+            r#"{"v":true,"t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+        );
+        check(
+            Some(Value::Text("a\"b".into())),
+            Quality::Good,
+            at,
+            r#"{"v":"a\"b","t":"2026-01-31T08:15:30.250Z","q":"good"}"#,
+        );
         check(
             Some(Value::UInt(7)),
             Quality::Stale("no answer".into()),

@@ -71,7 +71,9 @@ impl Interval {
     pub fn take(&mut self, reading: &Reading, every: Duration, now: Instant) -> Option<Summary> {
         let over = self.end(every, now);
         if self.filling.is_none() {
-            let began = self.ended.map_or(now, |ended| next_beginning(ended, every, now));
+            let began = self
+                .ended
+                .map_or(now, |ended| next_beginning(ended, every, now));
             self.filling = Some(Box::new(Filling::new(began, reading.clone())));
         }
         if let Some(filling) = &mut self.filling {
@@ -82,13 +84,19 @@ impl Interval {
 
     /// Gives the interval if it is over: for points that fall silent.
     pub fn end(&mut self, every: Duration, now: Instant) -> Option<Summary> {
-        let is_over = self.filling.as_ref().is_some_and(|filling| now.saturating_duration_since(filling.began) >= every);
+        let is_over = self
+            .filling
+            .as_ref()
+            .is_some_and(|filling| now.saturating_duration_since(filling.began) >= every);
         if !is_over {
             return None;
         }
         let summary = self.close(every)?;
         if let (Some(failure), Some(ended)) = (summary.failure(), self.ended) {
-            self.filling = Some(Box::new(Filling::new(next_beginning(ended, every, now), failure.clone())));
+            self.filling = Some(Box::new(Filling::new(
+                next_beginning(ended, every, now),
+                failure.clone(),
+            )));
         }
         Some(summary)
     }
@@ -109,17 +117,31 @@ fn next_beginning(began: Instant, every: Duration, now: Instant) -> Instant {
 
 impl Filling {
     fn new(began: Instant, newest: Reading) -> Self {
-        Self { began, count: 0, sum: 0.0, min: None, max: None, last: None, newest }
+        Self {
+            began,
+            count: 0,
+            sum: 0.0,
+            min: None,
+            max: None,
+            last: None,
+            newest,
+        }
     }
 
     fn add(&mut self, reading: &Reading) {
         self.newest = reading.clone();
         let number = reading.value.as_ref().and_then(Value::as_f64);
-        let (Quality::Good, Some(value), Some(number)) = (&reading.quality, &reading.value, number) else { return };
+        let (Quality::Good, Some(value), Some(number)) = (&reading.quality, &reading.value, number)
+        else {
+            return;
+        };
         self.count += 1;
         self.sum += number;
-        let beats =
-            |best: &Option<Value>, wins: fn(f64, f64) -> bool| best.as_ref().and_then(Value::as_f64).is_none_or(|best| wins(number, best));
+        let beats = |best: &Option<Value>, wins: fn(f64, f64) -> bool| {
+            best.as_ref()
+                .and_then(Value::as_f64)
+                .is_none_or(|best| wins(number, best))
+        };
         if beats(&self.min, |new, best| new < best) {
             self.min = Some(value.clone());
         }
@@ -154,14 +176,24 @@ impl Summary {
             Show::Mean => {
                 let mean = filling.sum / filling.count as f64;
                 // A mean of narrow numbers has no more digits than they have.
-                Some(if matches!(last.value, Some(Value::F32(_))) { Value::F32(mean as f32) } else { Value::F64(mean) })
+                Some(if matches!(last.value, Some(Value::F32(_))) {
+                    Value::F32(mean as f32)
+                } else {
+                    Value::F64(mean)
+                })
             }
         };
         value.map_or_else(|| last.clone(), |value| self.reading(value, last.time))
     }
 
     fn reading(&self, value: Value, time: Timestamp) -> Reading {
-        Reading { point: self.0.newest.point, value: Some(value), time, quality: Quality::Good, age: Duration::ZERO }
+        Reading {
+            point: self.0.newest.point,
+            value: Some(value),
+            time,
+            quality: Quality::Good,
+            age: Duration::ZERO,
+        }
     }
 }
 
@@ -173,8 +205,18 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(10);
 
     fn reading(value: Option<f64>, ms: i64) -> Reading {
-        let quality = if value.is_some() { Quality::Good } else { Quality::Bad("no answer".into()) };
-        Reading { point: PointId(3), value: value.map(Value::F64), time: Timestamp::at(ms), quality, age: Duration::ZERO }
+        let quality = if value.is_some() {
+            Quality::Good
+        } else {
+            Quality::Bad("no answer".into())
+        };
+        Reading {
+            point: PointId(3),
+            value: value.map(Value::F64),
+            time: Timestamp::at(ms),
+            quality,
+            age: Duration::ZERO,
+        }
     }
 
     #[test]
@@ -182,19 +224,61 @@ mod tests {
         let start = crate::time::now();
         let mut interval = Interval::default();
         for (second, value) in [(0, 4.0), (3, 1.0), (6, 7.0)] {
-            assert!(interval.take(&reading(Some(value), second), EVERY, start + Duration::from_secs(second.unsigned_abs())).is_none());
+            assert!(
+                interval
+                    .take(
+                        &reading(Some(value), second),
+                        EVERY,
+                        start + Duration::from_secs(second.unsigned_abs())
+                    )
+                    .is_none()
+            );
         }
-        let summary = interval.take(&reading(Some(100.0), 11), EVERY, start + Duration::from_secs(11)).unwrap();
-        let shown = [Show::Min, Show::Mean, Show::Max, Show::Last].map(|show| summary.show(show).value.unwrap().as_f64().unwrap());
+        let summary = interval
+            .take(
+                &reading(Some(100.0), 11),
+                EVERY,
+                start + Duration::from_secs(11),
+            )
+            .unwrap();
+        let shown = [Show::Min, Show::Mean, Show::Max, Show::Last]
+            .map(|show| summary.show(show).value.unwrap().as_f64().unwrap());
         assert_eq!(shown, [1.0, 4.0, 7.0, 7.0]);
         assert_eq!(summary.show(Show::Count).value, Some(Value::UInt(3)));
         assert_eq!(summary.show(Show::Mean).time, Timestamp::at(6));
-        assert!(interval.end(EVERY, start + Duration::from_secs(19)).is_none(), "it began at 10, not at 11");
-        assert!(interval.end(EVERY, start + Duration::from_secs(20)).is_some());
-        assert!(interval.end(EVERY, start + Duration::from_secs(40)).is_none(), "nothing came");
-        interval.take(&reading(Some(1.0), 47), EVERY, start + Duration::from_secs(47));
-        assert!(interval.end(EVERY, start + Duration::from_secs(49)).is_none());
-        assert!(interval.end(EVERY, start + Duration::from_secs(50)).is_some(), "on the grid, whoever closed the one before");
+        assert!(
+            interval
+                .end(EVERY, start + Duration::from_secs(19))
+                .is_none(),
+            "it began at 10, not at 11"
+        );
+        assert!(
+            interval
+                .end(EVERY, start + Duration::from_secs(20))
+                .is_some()
+        );
+        assert!(
+            interval
+                .end(EVERY, start + Duration::from_secs(40))
+                .is_none(),
+            "nothing came"
+        );
+        interval.take(
+            &reading(Some(1.0), 47),
+            EVERY,
+            start + Duration::from_secs(47),
+        );
+        assert!(
+            interval
+                .end(EVERY, start + Duration::from_secs(49))
+                .is_none()
+        );
+        assert!(
+            interval
+                .end(EVERY, start + Duration::from_secs(50))
+                .is_some(),
+            "on the grid, whoever closed the one before"
+        );
     }
 
     #[test]
@@ -206,11 +290,19 @@ mod tests {
         assert_eq!(summary.show(Show::Mean), reading(None, 1));
         assert_eq!(summary.show(Show::Count).value, Some(Value::UInt(0)));
         let later = start + EVERY;
-        let again = interval.end(EVERY, later + EVERY).expect("nothing newer came, and it still is bad");
-        assert_eq!((again.show(Show::Max), again.show(Show::Count).value), (reading(None, 1), Some(Value::UInt(0))));
+        let again = interval
+            .end(EVERY, later + EVERY)
+            .expect("nothing newer came, and it still is bad");
+        assert_eq!(
+            (again.show(Show::Max), again.show(Show::Count).value),
+            (reading(None, 1), Some(Value::UInt(0)))
+        );
         let later = later + EVERY;
         interval.take(&reading(Some(2.0), 2), EVERY, later);
         interval.take(&reading(None, 3), EVERY, later);
-        assert_eq!(interval.end(EVERY, later + EVERY).unwrap().show(Show::Mean), reading(Some(2.0), 2));
+        assert_eq!(
+            interval.end(EVERY, later + EVERY).unwrap().show(Show::Mean),
+            reading(Some(2.0), 2)
+        );
     }
 }

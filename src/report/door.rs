@@ -67,7 +67,13 @@ impl<T> Door<T> {
 
 impl<T> Open<T> {
     fn at(value: f64, at: f64) -> Self {
-        Self { value, at, upper: f64::INFINITY, lower: f64::NEG_INFINITY, waits: None }
+        Self {
+            value,
+            at,
+            upper: f64::INFINITY,
+            lower: f64::NEG_INFINITY,
+            waits: None,
+        }
     }
 
     /// Narrows the doors to a value; false if no line from the last shown value to this one keeps the bound.

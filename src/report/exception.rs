@@ -33,8 +33,11 @@ pub struct LastReport(Option<(Option<Value>, Quality, Instant)>);
 impl LastReport {
     /// True if the last report is older than the heartbeat.
     pub fn is_overdue(&self, rule: Rule, now: Instant) -> bool {
-        let Some((_, _, at)) = &self.0 else { return false };
-        rule.at_least_every.is_some_and(|longest| now.saturating_duration_since(*at) >= longest)
+        let Some((_, _, at)) = &self.0 else {
+            return false;
+        };
+        rule.at_least_every
+            .is_some_and(|longest| now.saturating_duration_since(*at) >= longest)
     }
 
     /// Notes a report that was decided elsewhere.
@@ -44,7 +47,9 @@ impl LastReport {
 
     /// True if quality or reason are not those of the last report.
     pub fn is_of_other_quality(&self, reading: &Reading) -> bool {
-        self.0.as_ref().is_none_or(|(_, quality, _)| *quality != reading.quality)
+        self.0
+            .as_ref()
+            .is_none_or(|(_, quality, _)| *quality != reading.quality)
     }
 
     /// True if `reading` is to be reported; it is then the last report.
@@ -53,7 +58,8 @@ impl LastReport {
             None => true,
             Some((value, quality, _)) => {
                 let overdue = self.is_overdue(rule, now);
-                let moved = reading.quality == Quality::Good && moved(rule.deadband, value.as_ref(), reading.value.as_ref());
+                let moved = reading.quality == Quality::Good
+                    && moved(rule.deadband, value.as_ref(), reading.value.as_ref());
                 overdue || *quality != reading.quality || moved
             }
         };
@@ -65,7 +71,9 @@ impl LastReport {
 }
 
 fn moved(deadband: Option<Deadband>, last: Option<&Value>, new: Option<&Value>) -> bool {
-    let Some(deadband) = deadband else { return true };
+    let Some(deadband) = deadband else {
+        return true;
+    };
     match (last.and_then(Value::as_f64), new.and_then(Value::as_f64)) {
         (Some(last), Some(new)) => {
             let width = match deadband {
@@ -84,11 +92,23 @@ mod tests {
     use crate::reading::{PointId, Timestamp};
 
     fn good(value: f64) -> Reading {
-        Reading { point: PointId(0), value: Some(Value::F64(value)), time: Timestamp::at(0), quality: Quality::Good, age: Duration::ZERO }
+        Reading {
+            point: PointId(0),
+            value: Some(Value::F64(value)),
+            time: Timestamp::at(0),
+            quality: Quality::Good,
+            age: Duration::ZERO,
+        }
     }
 
     fn bad(reason: &str) -> Reading {
-        Reading { point: PointId(0), value: None, time: Timestamp::at(0), quality: Quality::Bad(reason.into()), age: Duration::ZERO }
+        Reading {
+            point: PointId(0),
+            value: None,
+            time: Timestamp::at(0),
+            quality: Quality::Bad(reason.into()),
+            age: Duration::ZERO,
+        }
     }
 
     /// Readings one second apart.
@@ -97,7 +117,11 @@ mod tests {
         let mut last = LastReport::default();
         for (second, (reading, expected)) in (0..).zip(readings) {
             let now = start + Duration::from_secs(second);
-            assert_eq!(last.is_exception(rule, reading, now), *expected, "second {second}: {reading:?}");
+            assert_eq!(
+                last.is_exception(rule, reading, now),
+                *expected,
+                "second {second}: {reading:?}"
+            );
         }
     }
 
@@ -105,13 +129,23 @@ mod tests {
     fn without_a_deadband_every_good_reading_is_reported() {
         check(
             Rule::default(),
-            &[(good(1.0), true), (good(1.0), true), (bad("x"), true), (bad("x"), false), (bad("y"), true), (good(1.0), true)],
+            &[
+                (good(1.0), true),
+                (good(1.0), true),
+                (bad("x"), true),
+                (bad("x"), false),
+                (bad("y"), true),
+                (good(1.0), true),
+            ],
         );
     }
 
     #[test]
     fn inside_the_deadband_there_is_silence_until_the_heartbeat() {
-        let rule = Rule { deadband: Some(Deadband::Absolute(0.5)), at_least_every: Some(Duration::from_secs(4)) };
+        let rule = Rule {
+            deadband: Some(Deadband::Absolute(0.5)),
+            at_least_every: Some(Duration::from_secs(4)),
+        };
         check(
             rule,
             &[
@@ -129,19 +163,49 @@ mod tests {
 
     #[test]
     fn a_slow_drift_is_measured_from_the_last_report() {
-        let rule = Rule { deadband: Some(Deadband::Absolute(1.0)), at_least_every: None };
-        check(rule, &[(good(0.0), true), (good(0.6), false), (good(1.2), true), (good(1.8), false), (good(2.4), true)]);
+        let rule = Rule {
+            deadband: Some(Deadband::Absolute(1.0)),
+            at_least_every: None,
+        };
+        check(
+            rule,
+            &[
+                (good(0.0), true),
+                (good(0.6), false),
+                (good(1.2), true),
+                (good(1.8), false),
+                (good(2.4), true),
+            ],
+        );
     }
 
     #[test]
     fn a_deadband_in_percent_grows_with_the_value() {
-        let rule = Rule { deadband: Some(Deadband::Percent(10.0)), at_least_every: None };
-        check(rule, &[(good(10.0), true), (good(10.9), false), (good(11.1), true), (good(100.0), true), (good(109.0), false)]);
+        let rule = Rule {
+            deadband: Some(Deadband::Percent(10.0)),
+            at_least_every: None,
+        };
+        check(
+            rule,
+            &[
+                (good(10.0), true),
+                (good(10.9), false),
+                (good(11.1), true),
+                (good(100.0), true),
+                (good(109.0), false),
+            ],
+        );
     }
 
     #[test]
     fn deadband_zero_reports_changes_only() {
-        let rule = Rule { deadband: Some(Deadband::Absolute(0.0)), at_least_every: None };
-        check(rule, &[(good(1.0), true), (good(1.0), false), (good(1.1), true)]);
+        let rule = Rule {
+            deadband: Some(Deadband::Absolute(0.0)),
+            at_least_every: None,
+        };
+        check(
+            rule,
+            &[(good(1.0), true), (good(1.0), false), (good(1.1), true)],
+        );
     }
 }

@@ -12,7 +12,11 @@ impl Median {
     /// The reading with the median of the newest `width` values in place of its own. Text and bad readings pass; what is no
     /// number begins anew.
     pub(super) fn take(&mut self, mut reading: Reading, width: u8) -> Reading {
-        let number = reading.value.as_ref().and_then(Value::as_f64).filter(|_| reading.quality == Quality::Good);
+        let number = reading
+            .value
+            .as_ref()
+            .and_then(Value::as_f64)
+            .filter(|_| reading.quality == Quality::Good);
         let Some(number) = number else {
             if matches!(reading.quality, Quality::Bad(_)) {
                 self.0.clear();
@@ -60,11 +64,21 @@ mod tests {
             quality: Quality::Good,
             age: Duration::ZERO,
         };
-        let shown: Vec<String> =
-            [5, 5, 900, 5, 5, 9, 9, 9].map(|value| median.take(good(value), 3).value.unwrap().to_string()).into_iter().collect();
+        let shown: Vec<String> = [5, 5, 900, 5, 5, 9, 9, 9]
+            .map(|value| median.take(good(value), 3).value.unwrap().to_string())
+            .into_iter()
+            .collect();
         assert_eq!(shown, ["5", "5", "5", "5", "5", "5", "9", "9"]);
-        let bad = Reading { quality: Quality::Bad("x".into()), value: None, ..good(0) };
+        let bad = Reading {
+            quality: Quality::Bad("x".into()),
+            value: None,
+            ..good(0)
+        };
         assert_eq!(median.take(bad.clone(), 3), bad);
-        assert_eq!(median.take(good(70), 3).value, Some(Value::UInt(70)), "begun anew");
+        assert_eq!(
+            median.take(good(70), 3).value,
+            Some(Value::UInt(70)),
+            "begun anew"
+        );
     }
 }

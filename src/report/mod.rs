@@ -58,7 +58,11 @@ pub struct PointReport {
 impl PointReport {
     /// Where it is published: on its own topic, or on one for each aggregate.
     pub fn topics(&self) -> impl Iterator<Item = &TopicName> {
-        let shows = self.aggregate.iter().flat_map(|aggregate| &aggregate.shows).map(|show| &show.1);
+        let shows = self
+            .aggregate
+            .iter()
+            .flat_map(|aggregate| &aggregate.shows)
+            .map(|show| &show.1);
         shows.chain(self.aggregate.is_none().then_some(&self.topic))
     }
 }
@@ -82,7 +86,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// The topics on which a line is counted, and its devices.
 fn topics_of_counts(line: &LineCounts) -> impl Iterator<Item = String> {
     let own = format!("{LINE_COUNTS}{}", line.name);
-    let devices = line.devices.iter().map(|(device, _)| format!("{LINE_COUNTS}{}/{device}", line.name));
+    let devices = line
+        .devices
+        .iter()
+        .map(|(device, _)| format!("{LINE_COUNTS}{}/{device}", line.name));
     std::iter::once(own).chain(devices)
 }
 
@@ -127,7 +134,9 @@ impl LiveView {
     /// Shows what had to wait, as far as there is room: retained values must not stay wrong.
     fn catch_up(&mut self) {
         while let Some(topic) = self.unshown.keys().next().cloned() {
-            let Ok(place) = self.live.try_reserve() else { return };
+            let Ok(place) = self.live.try_reserve() else {
+                return;
+            };
             if let Some(message) = self.unshown.remove(&topic) {
                 place.send(message);
             }
@@ -184,7 +193,11 @@ struct State {
 impl Report {
     /// Runs until no line is left, or until it is told to hurry: what an outbox on a full disk does not take is given up then.
     /// The error is that of an outbox that closed too early.
-    pub async fn run(mut self, events: mpsc::Receiver<Event>, mut hurry: Stop) -> Result<(), String> {
+    pub async fn run(
+        mut self,
+        events: mpsc::Receiver<Event>,
+        mut hurry: Stop,
+    ) -> Result<(), String> {
         tokio::select! {
             done = self.take(events) => done,
             () = hurry.wait() => Ok(()),
@@ -192,7 +205,10 @@ impl Report {
     }
 
     async fn take(&mut self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
-        let view = self.live.clone().map(|live| LiveView { live, unshown: HashMap::new() });
+        let view = self.live.clone().map(|live| LiveView {
+            live,
+            unshown: HashMap::new(),
+        });
         let mut state = State {
             points: self.shown.points.iter().map(PointState::new).collect(),
             view,
@@ -229,10 +245,14 @@ impl Report {
     fn event(&self, event: Event, state: &mut State, messages: &mut Vec<Message>) {
         match event {
             Event::Reading(reading) => self.reading(reading, state, messages),
-            Event::Device { device, online } => messages.extend(self.shown.devices.get(device.0 as usize).map(|topic| {
-                let text = if online { "online" } else { "offline" };
-                Message::new(topic.clone(), text, Origin::Field).retained().with_qos(QoS::AtLeastOnce)
-            })),
+            Event::Device { device, online } => {
+                messages.extend(self.shown.devices.get(device.0 as usize).map(|topic| {
+                    let text = if online { "online" } else { "offline" };
+                    Message::new(topic.clone(), text, Origin::Field)
+                        .retained()
+                        .with_qos(QoS::AtLeastOnce)
+                }))
+            }
         }
     }
 
@@ -243,21 +263,33 @@ impl Report {
             match (before == Some(point), state.points.get_mut(index)) {
                 (true, _) => {}
                 (false, Some(own)) => {
-                    before.into_iter().for_each(|before| own.end(before, now(), messages));
+                    before
+                        .into_iter()
+                        .for_each(|before| own.end(before, now(), messages));
                     *own = PointState::new(point);
                 }
                 (false, None) => state.points.push(PointState::new(point)),
             }
         }
-        let counted: HashSet<String> = shown.lines.iter().flat_map(|line| topics_of_counts(line)).collect();
+        let counted: HashSet<String> = shown
+            .lines
+            .iter()
+            .flat_map(|line| topics_of_counts(line))
+            .collect();
         if let Some(view) = &mut state.view {
-            let gone = state.told.extract_if(|topic, _| topic.as_str().starts_with(LINE_COUNTS) && !counted.contains(topic.as_str()));
+            let gone = state.told.extract_if(|topic, _| {
+                topic.as_str().starts_with(LINE_COUNTS) && !counted.contains(topic.as_str())
+            });
             for (topic, _) in gone {
                 view.show(Message::new(topic, "", Origin::Own).retained());
             }
         }
         // An empty payload takes back what is retained.
-        messages.extend(gone.into_iter().map(|topic| Message::new(topic, "", Origin::Field).retained().with_qos(QoS::AtLeastOnce)));
+        messages.extend(gone.into_iter().map(|topic| {
+            Message::new(topic, "", Origin::Field)
+                .retained()
+                .with_qos(QoS::AtLeastOnce)
+        }));
         self.shown = shown;
     }
 
@@ -276,8 +308,15 @@ impl Report {
         let now = now();
         let clock = Timestamp::from(moment());
         if let Some(step) = state.clock.set_by(clock) {
-            tracing::info!(step_ms = step, "the clock was set: the times of what waits are put right, and every value is shown again");
-            self.shown.points.iter().zip(&mut state.points).for_each(|(point, own)| own.show_next(point, messages));
+            tracing::info!(
+                step_ms = step,
+                "the clock was set: the times of what waits are put right, and every value is shown again"
+            );
+            self.shown
+                .points
+                .iter()
+                .zip(&mut state.points)
+                .for_each(|(point, own)| own.show_next(point, messages));
         }
         state.clock = clock;
         for (point, own) in self.shown.points.iter().zip(&mut state.points) {
@@ -289,7 +328,9 @@ impl Report {
     fn reading(&self, reading: Reading, state: &mut State, messages: &mut Vec<Message>) {
         state.counts.readings += 1;
         let index = reading.point.0 as usize;
-        if let (Some(point), Some(own)) = (self.shown.points.get(index), state.points.get_mut(index)) {
+        if let (Some(point), Some(own)) =
+            (self.shown.points.get(index), state.points.get_mut(index))
+        {
             own.take(point, reading, now(), messages);
             state.counts.reported += messages.len() as u64;
         }
@@ -297,10 +338,20 @@ impl Report {
 
     /// Publishes what was counted, where it has changed.
     fn tell(&self, state: &mut State) {
-        let State { view: Some(view), counts, told, .. } = state else { return };
+        let State {
+            view: Some(view),
+            counts,
+            told,
+            ..
+        } = state
+        else {
+            return;
+        };
         view.catch_up();
         let mut tell = |topic: String, text: String| {
-            let Ok(topic) = TopicName::new(topic) else { return };
+            let Ok(topic) = TopicName::new(topic) else {
+                return;
+            };
             if told.get(&topic) == Some(&text) {
                 return;
             }
@@ -310,8 +361,11 @@ impl Report {
         // A structure of numbers cannot fail to be written.
         tell("$SYS/wellhead/report".to_owned(), json::text(&counts));
         for line in &self.shown.lines {
-            let texts = std::iter::once(line.json()).chain(line.devices.iter().map(|(_, counts)| counts.json()));
-            topics_of_counts(line).zip(texts).for_each(|(topic, text)| tell(topic, text));
+            let texts = std::iter::once(line.json())
+                .chain(line.devices.iter().map(|(_, counts)| counts.json()));
+            topics_of_counts(line)
+                .zip(texts)
+                .for_each(|(topic, text)| tell(topic, text));
         }
     }
 
@@ -329,9 +383,14 @@ impl Report {
         for intake in &self.intakes {
             // The receipt is not awaited: what a reading's commit may take is the setting `outbox.save.every`.
             match self.pulse.through(intake.offer(&message)).await {
-                Ok(receipt) => state.counts.refused += u64::from(receipt.is_some_and(|receipt| receipt.is_refused())),
+                Ok(receipt) => {
+                    state.counts.refused +=
+                        u64::from(receipt.is_some_and(|receipt| receipt.is_refused()))
+                }
                 Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
-                Err(error) => tracing::error!(topic = %message.topic, %error, "a reading cannot go north"),
+                Err(error) => {
+                    tracing::error!(topic = %message.topic, %error, "a reading cannot go north")
+                }
             }
         }
         Ok(())

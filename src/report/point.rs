@@ -30,12 +30,27 @@ struct Shown {
 
 impl PointState {
     pub(super) fn new(point: &PointReport) -> Self {
-        let outputs = point.aggregate.as_ref().map_or(1, |aggregate| aggregate.shows.len());
-        let shown = Shown { last: LastReport::default(), door: Door::default() };
-        Self { shown: vec![shown; outputs].into(), ..Self::default() }
+        let outputs = point
+            .aggregate
+            .as_ref()
+            .map_or(1, |aggregate| aggregate.shows.len());
+        let shown = Shown {
+            last: LastReport::default(),
+            door: Door::default(),
+        };
+        Self {
+            shown: vec![shown; outputs].into(),
+            ..Self::default()
+        }
     }
 
-    pub(super) fn take(&mut self, point: &PointReport, reading: Reading, now: Instant, messages: &mut Vec<Message>) {
+    pub(super) fn take(
+        &mut self,
+        point: &PointReport,
+        reading: Reading,
+        now: Instant,
+        messages: &mut Vec<Message>,
+    ) {
         let reading = match point.median {
             Some(width) => self.median.get_or_insert_default().take(reading, width),
             None => reading,
@@ -56,7 +71,9 @@ impl PointState {
 
     /// Shows intervals that are over although nothing came.
     pub(super) fn tick(&mut self, point: &PointReport, now: Instant, messages: &mut Vec<Message>) {
-        let Some(aggregate) = &point.aggregate else { return };
+        let Some(aggregate) = &point.aggregate else {
+            return;
+        };
         if let Some(summary) = self.interval.end(aggregate.every, now) {
             self.show(point, &summary, now, messages);
         }
@@ -66,7 +83,12 @@ impl PointState {
     pub(super) fn show_next(&mut self, point: &PointReport, messages: &mut Vec<Message>) {
         for (shown, topic) in self.shown.iter_mut().zip(point.topics()) {
             // Lines over time bend where time jumps.
-            messages.extend(shown.door.flush().map(|reading| message(point, topic, &reading)));
+            messages.extend(
+                shown
+                    .door
+                    .flush()
+                    .map(|reading| message(point, topic, &reading)),
+            );
             shown.door.close();
             shown.last = LastReport::default();
         }
@@ -74,16 +96,34 @@ impl PointState {
 
     /// Shows what waits for a reading that will not come.
     pub(super) fn end(&mut self, point: &PointReport, now: Instant, messages: &mut Vec<Message>) {
-        if let Some(summary) = point.aggregate.as_ref().and_then(|aggregate| self.interval.close(aggregate.every)) {
+        if let Some(summary) = point
+            .aggregate
+            .as_ref()
+            .and_then(|aggregate| self.interval.close(aggregate.every))
+        {
             self.show(point, &summary, now, messages);
         }
         for (shown, topic) in self.shown.iter_mut().zip(point.topics()) {
-            messages.extend(shown.door.flush().map(|reading| message(point, topic, &reading)));
+            messages.extend(
+                shown
+                    .door
+                    .flush()
+                    .map(|reading| message(point, topic, &reading)),
+            );
         }
     }
 
-    fn show(&mut self, point: &PointReport, summary: &Summary, now: Instant, messages: &mut Vec<Message>) {
-        let shows = point.aggregate.iter().flat_map(|aggregate| &aggregate.shows);
+    fn show(
+        &mut self,
+        point: &PointReport,
+        summary: &Summary,
+        now: Instant,
+        messages: &mut Vec<Message>,
+    ) {
+        let shows = point
+            .aggregate
+            .iter()
+            .flat_map(|aggregate| &aggregate.shows);
         for ((show, topic), shown) in shows.zip(&mut self.shown) {
             shown.take(point, topic, summary.show(*show), now, messages);
             // Behind the values of the interval: what is retained from here on is not good.
@@ -95,11 +135,26 @@ impl PointState {
 }
 
 impl Shown {
-    fn take(&mut self, point: &PointReport, topic: &TopicName, reading: Reading, now: Instant, messages: &mut Vec<Message>) {
-        let number = reading.value.as_ref().and_then(Value::as_f64).filter(|_| reading.quality == Quality::Good);
+    fn take(
+        &mut self,
+        point: &PointReport,
+        topic: &TopicName,
+        reading: Reading,
+        now: Instant,
+        messages: &mut Vec<Message>,
+    ) {
+        let number = reading
+            .value
+            .as_ref()
+            .and_then(Value::as_f64)
+            .filter(|_| reading.quality == Quality::Good);
         let (Some(bound), Some(number)) = (point.swinging_door, number) else {
             if self.last.is_exception(point.rule, &reading, now) {
-                messages.extend(self.door.flush().map(|waited| message(point, topic, &waited)));
+                messages.extend(
+                    self.door
+                        .flush()
+                        .map(|waited| message(point, topic, &waited)),
+                );
                 self.door.close();
                 messages.push(message(point, topic, &reading));
             }
@@ -111,7 +166,11 @@ impl Shown {
         #[allow(clippy::cast_precision_loss)]
         let seconds = reading.time.unix_ms as f64 / 1000.0;
         let out = self.door.take(reading, number, seconds, bound);
-        let out = if out.is_none() && self.last.is_overdue(point.rule, now) { self.door.flush() } else { out };
+        let out = if out.is_none() && self.last.is_overdue(point.rule, now) {
+            self.door.flush()
+        } else {
+            out
+        };
         if let Some(reading) = out {
             self.last.note(&reading, now);
             messages.push(message(point, topic, &reading));
@@ -120,7 +179,8 @@ impl Shown {
 }
 
 fn message(point: &PointReport, topic: &TopicName, reading: &Reading) -> Message {
-    let message = Message::new(topic.clone(), json::encode(reading), Origin::Field).measured(reading.time);
+    let message =
+        Message::new(topic.clone(), json::encode(reading), Origin::Field).measured(reading.time);
     message.retained().with_qos(point.qos).in_class(point.class)
 }
 
@@ -139,7 +199,13 @@ mod tests {
 
     fn reading(value: f64, quality: Quality) -> Reading {
         let value = (!matches!(quality, Quality::Bad(_))).then_some(Value::F64(value));
-        Reading { point: PointId(0), value, time: Timestamp::at(0), quality, age: Duration::ZERO }
+        Reading {
+            point: PointId(0),
+            value,
+            time: Timestamp::at(0),
+            quality,
+            age: Duration::ZERO,
+        }
     }
 
     /// A point that is shown by one aggregate.
@@ -152,35 +218,67 @@ mod tests {
             class: Class::default(),
             rule: Rule::default(),
             median: None,
-            aggregate: Some(Aggregate { every: EVERY, shows: vec![(show, topic)] }),
+            aggregate: Some(Aggregate {
+                every: EVERY,
+                shows: vec![(show, topic)],
+            }),
             swinging_door: None,
         }
     }
 
     fn texts(messages: &[Message]) -> Vec<String> {
-        messages.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
+        messages
+            .iter()
+            .map(|message| String::from_utf8(message.payload.to_vec()).unwrap())
+            .collect()
     }
 
     #[test]
     fn an_aggregate_does_not_stay_good_when_its_point_fails_and_falls_silent() {
-        for quality in [Quality::Bad("no answer".into()), Quality::Stale("no answer".into())] {
+        for quality in [
+            Quality::Bad("no answer".into()),
+            Quality::Stale("no answer".into()),
+        ] {
             let (point, start) = (shown_by(Show::Mean), crate::time::now());
             let mut state = PointState::new(&point);
             let mut messages = Vec::new();
             state.take(&point, reading(4.0, Quality::Good), start, &mut messages);
-            state.take(&point, reading(4.0, quality.clone()), start + EVERY / 2, &mut messages);
+            state.take(
+                &point,
+                reading(4.0, quality.clone()),
+                start + EVERY / 2,
+                &mut messages,
+            );
             assert!(messages.is_empty());
             (1..9).for_each(|minute| state.tick(&point, start + EVERY * minute, &mut messages));
             let shown = texts(&messages);
-            assert_eq!(shown.len(), 2, "what was measured, then that nothing is measured any more: {shown:?}");
-            assert!(shown[0].contains("\"q\":\"good\"") && shown[1].contains(&format!("\"q\":\"{}\"", quality.name())), "{shown:?}");
+            assert_eq!(
+                shown.len(),
+                2,
+                "what was measured, then that nothing is measured any more: {shown:?}"
+            );
+            assert!(
+                shown[0].contains("\"q\":\"good\"")
+                    && shown[1].contains(&format!("\"q\":\"{}\"", quality.name())),
+                "{shown:?}"
+            );
         }
         let (point, start) = (shown_by(Show::Count), crate::time::now());
         let mut state = PointState::new(&point);
         let mut messages = Vec::new();
         state.take(&point, reading(4.0, Quality::Good), start, &mut messages);
-        state.take(&point, reading(4.0, Quality::Bad(Arc::from("no answer"))), start, &mut messages);
+        state.take(
+            &point,
+            reading(4.0, Quality::Bad(Arc::from("no answer"))),
+            start,
+            &mut messages,
+        );
         (1..3).for_each(|minute| state.tick(&point, start + EVERY * minute, &mut messages));
-        assert!(texts(&messages)[0].starts_with("{\"v\":1,") && texts(&messages)[1].starts_with("{\"v\":0,"), "{:?}", texts(&messages));
+        assert!(
+            texts(&messages)[0].starts_with("{\"v\":1,")
+                && texts(&messages)[1].starts_with("{\"v\":0,"),
+            "{:?}",
+            texts(&messages)
+        );
     }
 }

@@ -36,7 +36,9 @@ impl Template {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (name, behind) = after.split_once('}').ok_or_else(|| format!("`{text}` has a {{ without a }}"))?;
+            let (name, behind) = after
+                .split_once('}')
+                .ok_or_else(|| format!("`{text}` has a {{ without a }}"))?;
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }
@@ -84,12 +86,29 @@ mod tests {
 
     #[test]
     fn placeholders_are_filled_and_unknown_ones_refused() {
-        let names = Names { site: "s7", line: "bus", device: "inlet", point: "flow" };
-        let fill = |text| Template::new(text).unwrap().fill(names).map(|topic| topic.to_string());
+        let names = Names {
+            site: "s7",
+            line: "bus",
+            device: "inlet",
+            point: "flow",
+        };
+        let fill = |text| {
+            Template::new(text)
+                .unwrap()
+                .fill(names)
+                .map(|topic| topic.to_string())
+        };
         assert_eq!(fill("{site}/{device}/{point}").unwrap(), "s7/inlet/flow");
-        assert_eq!(fill("plant/{line}-{device}/x").unwrap(), "plant/bus-inlet/x");
+        assert_eq!(
+            fill("plant/{line}-{device}/x").unwrap(),
+            "plant/bus-inlet/x"
+        );
         assert!(Template::new("{sight}/x").unwrap_err().contains("{site}"));
-        assert!(Template::new("{site/x").unwrap_err().contains("without a }"));
+        assert!(
+            Template::new("{site/x")
+                .unwrap_err()
+                .contains("without a }")
+        );
         assert!(fill("{point}/+").is_err());
     }
 }

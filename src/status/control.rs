@@ -133,11 +133,16 @@ pub fn is_running(folder: &Path) -> bool {
     }
     // One that could not make its socket.
     let lock = fs::File::open(folder.join(LOCK));
-    lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK))
+    lock.is_ok_and(|lock| {
+        flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    })
 }
 
 fn make(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER_MODE)
+        .create(folder)
 }
 
 /// Held by a gateway as long as it runs, so that commands know of it.
@@ -150,7 +155,12 @@ impl Presence {
     /// Of the gateway whose state is in `folder`.
     pub fn take(folder: &Path) -> io::Result<Self> {
         make(folder)?;
-        let lock = fs::File::options().create(true).truncate(false).write(true).mode(MODE).open(folder.join(LOCK))?;
+        let lock = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(MODE)
+            .open(folder.join(LOCK))?;
         if lock.metadata()?.permissions().mode() & 0o777 != MODE {
             lock.set_permissions(fs::Permissions::from_mode(MODE))?;
         }
@@ -161,7 +171,10 @@ impl Presence {
                 done => return done.map(|()| Self { _lock: lock }).map_err(io::Error::from),
             }
         }
-        Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway uses this folder"))
+        Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another gateway uses this folder",
+        ))
     }
 }
 
@@ -178,7 +191,10 @@ impl Control {
         let path = path(folder);
         make(folder)?;
         if Probe::connect(&path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway listens there"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another gateway listens there",
+            ));
         }
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -203,7 +219,9 @@ impl Control {
                 continue;
             };
             // Whoever finds no place is hung up on.
-            let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else { continue };
+            let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else {
+                continue;
+            };
             let (calls, mut stop) = (calls.clone(), stop.clone());
             detach(async move {
                 tokio::select! {
@@ -233,17 +251,31 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> 
     loop {
         let mut line = String::new();
         let mut limited = (&mut reader).take(LONGEST);
-        if tokio::time::timeout(PATIENCE, limited.read_line(&mut line)).await.unwrap_or(Ok(0))? == 0 {
+        if tokio::time::timeout(PATIENCE, limited.read_line(&mut line))
+            .await
+            .unwrap_or(Ok(0))?
+            == 0
+        {
             return Ok(());
         }
         let (follow, followed) = mpsc::channel(trace::QUEUE);
         let reply = match serde_json::from_str(&line) {
             Ok(request) => {
                 let (reply, told) = oneshot::channel();
-                if calls.send(Call { request, reply, follow }).await.is_err() {
+                if calls
+                    .send(Call {
+                        request,
+                        reply,
+                        follow,
+                    })
+                    .await
+                    .is_err()
+                {
                     return Ok(());
                 }
-                told.await.unwrap_or_else(|_| Reply::Refused("the gateway is stopping, or its line is down".to_owned()))
+                told.await.unwrap_or_else(|_| {
+                    Reply::Refused("the gateway is stopping, or its line is down".to_owned())
+                })
             }
             Err(error) => Reply::Refused(format!("not a request of this version: {error}")),
         };
@@ -261,7 +293,11 @@ async fn write(writer: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
 }
 
 /// Passes on what happens on a line until the command hangs up.
-async fn show(reader: &mut BufReader<OwnedReadHalf>, writer: &mut OwnedWriteHalf, mut followed: mpsc::Receiver<Traced>) -> io::Result<()> {
+async fn show(
+    reader: &mut BufReader<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+    mut followed: mpsc::Receiver<Traced>,
+) -> io::Result<()> {
     loop {
         tokio::select! {
             // Whatever a command says while it watches, or its end.
@@ -288,7 +324,13 @@ mod tests {
         assert!(!is_running(folder.path()));
         let presence = Presence::take(folder.path()).unwrap();
         assert!(is_running(folder.path()) && Presence::take(folder.path()).is_err());
-        let mode = || fs::metadata(folder.path().join(LOCK)).unwrap().permissions().mode() & 0o777;
+        let mode = || {
+            fs::metadata(folder.path().join(LOCK))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777
+        };
         assert_eq!(mode(), MODE);
         drop(presence);
         assert!(!is_running(folder.path()), "the file alone says nothing");
@@ -302,9 +344,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(path(folder.path()), "left behind").unwrap();
         let control = Control::bind(folder.path()).unwrap();
-        assert_eq!(Control::bind(folder.path()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            Control::bind(folder.path()).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
         assert!(is_running(folder.path()) && !is_running(Path::new("/does/not/exist")));
-        assert_eq!(fs::metadata(path(folder.path())).unwrap().permissions().mode() & 0o777, MODE);
+        assert_eq!(
+            fs::metadata(path(folder.path()))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            MODE
+        );
         let (calls, mut asked) = mpsc::channel(1);
         let (switch, stop) = stop_token();
         let mut tasks = crate::tasks::Tasks::default();
@@ -313,21 +365,40 @@ mod tests {
             Ok(())
         });
         let at = path(folder.path());
-        let ask = Ask::Registers { table: Table::Holding, start: 0, count: 2 };
-        let request = Request::Ask { line: "bus".to_owned(), unit: 7, ask, within_ms: 100 };
+        let ask = Ask::Registers {
+            table: Table::Holding,
+            start: 0,
+            count: 2,
+        };
+        let request = Request::Ask {
+            line: "bus".to_owned(),
+            unit: 7,
+            ask,
+            within_ms: 100,
+        };
         let sent = serde_json::to_string(&request).unwrap();
         let command = tokio::task::spawn_blocking(move || {
             let mut stream = Probe::connect(at).unwrap();
-            stream.write_all(format!("{sent}\nnonsense\n").as_bytes()).unwrap();
+            stream
+                .write_all(format!("{sent}\nnonsense\n").as_bytes())
+                .unwrap();
             let mut lines = io::BufReader::new(stream).lines();
-            [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()]
+            [
+                lines.next().unwrap().unwrap(),
+                lines.next().unwrap().unwrap(),
+            ]
         });
         let call = asked.recv().await.unwrap();
         assert_eq!(call.request, request);
-        call.reply.send(Reply::Said(Said::Words(vec![1, 2]))).unwrap();
+        call.reply
+            .send(Reply::Said(Said::Words(vec![1, 2])))
+            .unwrap();
         let [first, second] = command.await.unwrap();
         assert_eq!(first, r#"{"said":{"words":[1,2]}}"#);
-        assert!(second.contains("refused") && second.contains("not a request"), "{second}");
+        assert!(
+            second.contains("refused") && second.contains("not a request"),
+            "{second}"
+        );
         switch.stop();
         assert!(tasks.next_ended().await.is_some() && !path(folder.path()).exists());
     }

@@ -55,7 +55,9 @@ pub struct UplinkStatus {
 impl Status {
     /// True if everything is up and nothing hangs.
     pub fn is_well(&self) -> bool {
-        self.hanging.is_empty() && self.lines.iter().all(|line| line.is_up) && self.uplinks.iter().all(|uplink| uplink.is_up)
+        self.hanging.is_empty()
+            && self.lines.iter().all(|line| line.is_up)
+            && self.uplinks.iter().all(|uplink| uplink.is_up)
     }
 
     /// The line for the service manager.
@@ -65,9 +67,18 @@ impl Status {
         let lines = format!("{up} of {} lines up", self.lines.len());
         let uplink = |uplink: &UplinkStatus| {
             let state = if uplink.is_up { "up" } else { "down" };
-            let taken = if uplink.client_id_taken.as_deref() == Some("certain") { ", its client_id is taken" } else { "" };
+            let taken = if uplink.client_id_taken.as_deref() == Some("certain") {
+                ", its client_id is taken"
+            } else {
+                ""
+            };
             format!("{} {state}, {} waiting{taken}", uplink.name, uplink.waiting)
         };
-        hanging.into_iter().chain([lines]).chain(self.uplinks.iter().map(uplink)).collect::<Vec<_>>().join("; ")
+        hanging
+            .into_iter()
+            .chain([lines])
+            .chain(self.uplinks.iter().map(uplink))
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 }

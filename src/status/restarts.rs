@@ -25,14 +25,22 @@ impl Restarts {
     pub fn of_environment() -> Self {
         // Several folders are separated by colons.
         let folders = std::env::var("RUNTIME_DIRECTORY").ok();
-        Self { file: folders.as_deref().and_then(|folders| folders.split(':').next()).map(|folder| PathBuf::from(folder).join("starts")) }
+        Self {
+            file: folders
+                .as_deref()
+                .and_then(|folders| folders.split(':').next())
+                .map(|folder| PathBuf::from(folder).join("starts")),
+        }
     }
 
     /// Counts this start: how many came before it in a row.
     pub fn count(&self) -> u32 {
         let Some(file) = &self.file else { return 0 };
         // What cannot be read was not counted.
-        let before = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0_u32);
+        let before = fs::read_to_string(file)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0_u32);
         if let Err(error) = write_private(file, &format!("{}\n", before.saturating_add(1))) {
             tracing::warn!(file = %file.display(), %error, "starts are not counted");
         }
@@ -70,12 +78,23 @@ mod tests {
     #[test]
     fn starts_are_counted_until_one_proves_itself() {
         let folder = tempfile::tempdir().unwrap();
-        let restarts = Restarts { file: Some(folder.path().join("starts")) };
-        assert_eq!([restarts.count(), restarts.count(), restarts.count()], [0, 1, 2]);
+        let restarts = Restarts {
+            file: Some(folder.path().join("starts")),
+        };
+        assert_eq!(
+            [restarts.count(), restarts.count(), restarts.count()],
+            [0, 1, 2]
+        );
         restarts.forget();
         assert_eq!(restarts.count(), 0);
         fs::write(folder.path().join("starts"), "no number").unwrap();
         assert_eq!(restarts.count(), 0);
-        assert_eq!([Restarts { file: None }.count(), Restarts { file: None }.count()], [0, 0]);
+        assert_eq!(
+            [
+                Restarts { file: None }.count(),
+                Restarts { file: None }.count()
+            ],
+            [0, 0]
+        );
     }
 }

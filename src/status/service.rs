@@ -17,7 +17,11 @@ pub struct Service {
 impl Service {
     /// The one that started this process, by its environment.
     pub fn of_environment() -> Self {
-        Self { watchdog: sd_notify::watchdog_enabled(), told: String::new(), is_deaf: false }
+        Self {
+            watchdog: sd_notify::watchdog_enabled(),
+            told: String::new(),
+            is_deaf: false,
+        }
     }
 
     /// How often [`Self::alive`] is to be called, so that a late one does no harm; `None` if nobody watches.

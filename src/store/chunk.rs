@@ -75,7 +75,9 @@ impl Chunk {
                 chunks.extend(Self::parts_of(entry));
                 continue;
             }
-            let is_far = run.last().is_some_and(|last| entry.seq - last.seq > u64::from(SKIP));
+            let is_far = run
+                .last()
+                .is_some_and(|last| entry.seq - last.seq > u64::from(SKIP));
             if (run_bytes + cost > CHUNK_BYTES || is_far) && !run.is_empty() {
                 chunks.push(Self::Entries(std::mem::take(&mut run)));
                 run_bytes = HEADER;
@@ -94,9 +96,16 @@ impl Chunk {
         let length = entry.bytes.len();
         let parts = length.div_ceil(room);
         (0..parts).map(move |part| {
-            let bytes = entry.bytes.slice(part * room..length.min((part + 1) * room));
+            let bytes = entry
+                .bytes
+                .slice(part * room..length.min((part + 1) * room));
             let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-            Self::Part { seq: entry.seq, part: narrow(part), parts: narrow(parts), bytes }
+            Self::Part {
+                seq: entry.seq,
+                part: narrow(part),
+                parts: narrow(parts),
+                bytes,
+            }
         })
     }
 
@@ -104,7 +113,9 @@ impl Chunk {
     pub fn last_complete_seq(&self) -> u64 {
         match self {
             Self::Entries(entries) => entries.last().map_or(0, |entry| entry.seq),
-            Self::Part { seq, part, parts, .. } if part + 1 == *parts => *seq,
+            Self::Part {
+                seq, part, parts, ..
+            } if part + 1 == *parts => *seq,
             Self::Part { .. } | Self::Note { .. } => 0,
         }
     }
@@ -125,7 +136,12 @@ impl Chunk {
         out.put_u64(0);
         match self {
             Self::Entries(entries) => put_entries(entries, &mut out),
-            Self::Part { seq, part, parts, bytes } => {
+            Self::Part {
+                seq,
+                part,
+                parts,
+                bytes,
+            } => {
                 out.put_u8(1);
                 out.put_u64(*seq);
                 out.put_u32(*part);
@@ -163,7 +179,10 @@ impl Chunk {
         head.advance(8);
         let crc = head.get_u32();
         let length = head.get_u32() as usize;
-        let body = bytes.get(12..length).filter(|_| length >= HEADER).ok_or(ChunkError("cut short"))?;
+        let body = bytes
+            .get(12..length)
+            .filter(|_| length >= HEADER)
+            .ok_or(ChunkError("cut short"))?;
         if crc32c::crc32c_append(salt, body) != crc {
             return Err(ChunkError("wrong checksum"));
         }
@@ -173,8 +192,16 @@ impl Chunk {
         let content = Bytes::copy_from_slice(bytes.get(HEADER..length).unwrap_or_default());
         let chunk = match kind {
             0 => Self::Entries(entries(first_seq, first, content)?),
-            1 if first < second => Self::Part { seq: first_seq, part: first, parts: second, bytes: content },
-            2 => Self::Note { number: first_seq, body: content },
+            1 if first < second => Self::Part {
+                seq: first_seq,
+                part: first,
+                parts: second,
+                bytes: content,
+            },
+            2 => Self::Note {
+                number: first_seq,
+                body: content,
+            },
             _ => return Err(ChunkError("unknown kind")),
         };
         Ok((chunk, length))
@@ -234,17 +261,28 @@ fn entries(first_seq: u64, count: u32, mut content: Bytes) -> Result<Vec<Entry>,
     while entries.len() < count as usize {
         let length = content.try_get_u32().map_err(short)?;
         if length == SKIP {
-            seq = seq.checked_add(u64::from(content.try_get_u32().map_err(short)?)).ok_or(ChunkError("a number out of range"))?;
+            seq = seq
+                .checked_add(u64::from(content.try_get_u32().map_err(short)?))
+                .ok_or(ChunkError("a number out of range"))?;
             continue;
         }
         let length = length as usize;
         if content.len() < length {
             return Err(ChunkError("cut short"));
         }
-        entries.push(Entry { seq, bytes: content.split_to(length) });
-        seq = seq.checked_add(1).ok_or(ChunkError("a number out of range"))?;
+        entries.push(Entry {
+            seq,
+            bytes: content.split_to(length),
+        });
+        seq = seq
+            .checked_add(1)
+            .ok_or(ChunkError("a number out of range"))?;
     }
-    if entries.is_empty() { Err(ChunkError("empty")) } else { Ok(entries) }
+    if entries.is_empty() {
+        Err(ChunkError("empty"))
+    } else {
+        Ok(entries)
+    }
 }
 
 #[cfg(test)]
@@ -258,10 +296,18 @@ mod tests {
         for chunk in chunks {
             match chunk {
                 Chunk::Entries(entries) => out.extend(entries.iter().cloned()),
-                Chunk::Part { seq, part, parts, bytes } => {
+                Chunk::Part {
+                    seq,
+                    part,
+                    parts,
+                    bytes,
+                } => {
                     partial.extend_from_slice(bytes);
                     if part + 1 == *parts {
-                        out.push(Entry { seq: *seq, bytes: partial.split().freeze() });
+                        out.push(Entry {
+                            seq: *seq,
+                            bytes: partial.split().freeze(),
+                        });
                     }
                 }
                 Chunk::Note { .. } => panic!("no note was put in"),
@@ -271,7 +317,10 @@ mod tests {
     }
 
     fn entry(seq: u64, bytes: &'static [u8]) -> Entry {
-        Entry { seq, bytes: Bytes::from_static(bytes) }
+        Entry {
+            seq,
+            bytes: Bytes::from_static(bytes),
+        }
     }
 
     proptest! {
@@ -307,8 +356,16 @@ mod tests {
     fn intact_chunks_are_carved_out_of_rubbish() {
         let one = Chunk::Entries(vec![entry(1, b"one")]);
         let two = Chunk::Entries(vec![entry(2, b"two")]);
-        let three = Chunk::Part { seq: 3, part: 0, parts: 1, bytes: Bytes::from_static(b"three") };
-        let four = Chunk::Note { number: 4, body: Bytes::from_static(b"four") };
+        let three = Chunk::Part {
+            seq: 3,
+            part: 0,
+            parts: 1,
+            bytes: Bytes::from_static(b"three"),
+        };
+        let four = Chunk::Note {
+            number: 4,
+            body: Bytes::from_static(b"four"),
+        };
         let mut file = b"rubbishWHEADck2 and a false start".to_vec();
         file.extend(one.encode(0));
         let mut damaged = two.encode(0);
@@ -318,7 +375,14 @@ mod tests {
         file.extend([0; 100]);
         file.extend(three.encode(0));
         file.extend(four.encode(0));
-        assert_eq!(Chunk::carve(&file, 0).collect::<Vec<_>>(), vec![one, three, four]);
-        assert_eq!(Chunk::carve(&file, 1).count(), 0, "of another partition, or forged");
+        assert_eq!(
+            Chunk::carve(&file, 0).collect::<Vec<_>>(),
+            vec![one, three, four]
+        );
+        assert_eq!(
+            Chunk::carve(&file, 1).count(),
+            0,
+            "of another partition, or forged"
+        );
     }
 }

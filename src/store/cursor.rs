@@ -25,7 +25,12 @@ impl Cursor {
 
     /// True if `seq` is settled.
     pub fn is_settled(&self, seq: u64) -> bool {
-        seq <= self.low || self.above.range(..=seq).next_back().is_some_and(|(_, last)| seq <= *last)
+        seq <= self.low
+            || self
+                .above
+                .range(..=seq)
+                .next_back()
+                .is_some_and(|(_, last)| seq <= *last)
     }
 
     /// How many numbers in `first..=last` are not settled.
@@ -34,7 +39,11 @@ impl Cursor {
         if first > last {
             return 0;
         }
-        let settled: u64 = self.above.range(..=last).map(|(from, to)| (*to.min(&last) + 1).saturating_sub(*from.max(&first))).sum();
+        let settled: u64 = self
+            .above
+            .range(..=last)
+            .map(|(from, to)| (*to.min(&last) + 1).saturating_sub(*from.max(&first)))
+            .sum();
         last - first + 1 - settled
     }
 
@@ -61,7 +70,11 @@ impl Cursor {
         if first > last {
             return;
         }
-        if let Some((from, to)) = self.above.range(..=first).next_back().map(|(f, t)| (*f, *t))
+        if let Some((from, to)) = self
+            .above
+            .range(..=first)
+            .next_back()
+            .map(|(f, t)| (*f, *t))
             && to + 1 >= first
         {
             first = from;
@@ -94,7 +107,10 @@ impl Cursor {
 
     /// The inverse of [`Cursor::encode`]; `None` for bytes that are no cursor.
     pub fn decode(bytes: &mut Bytes) -> Option<Self> {
-        let mut cursor = Self { low: bytes.try_get_u64().ok()?, above: BTreeMap::new() };
+        let mut cursor = Self {
+            low: bytes.try_get_u64().ok()?,
+            above: BTreeMap::new(),
+        };
         for _ in 0..bytes.try_get_u32().ok()? {
             let (first, last) = (bytes.try_get_u64().ok()?, bytes.try_get_u64().ok()?);
             cursor.settle(first, last);

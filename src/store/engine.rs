@@ -54,7 +54,9 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         let handles = self.0.take();
         if catch_unwind(AssertUnwindSafe(|| drop(handles))).is_err() {
-            tracing::warn!("the storage engine could not close a partition in order; what was promised of it was synced before");
+            tracing::warn!(
+                "the storage engine could not close a partition in order; what was promised of it was synced before"
+            );
         }
     }
 }
@@ -66,13 +68,18 @@ impl Guarded {
 
     fn handles(&self) -> Result<&Handles, sled::Error> {
         // Taken out on drop only.
-        self.0.as_ref().ok_or_else(|| sled::Error::Unsupported("a partition that is closed".to_owned()))
+        self.0
+            .as_ref()
+            .ok_or_else(|| sled::Error::Unsupported("a partition that is closed".to_owned()))
     }
 }
 
 impl std::fmt::Debug for Partition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Partition").field("path", &self.path).field("next_slot", &self.next_slot).finish_non_exhaustive()
+        f.debug_struct("Partition")
+            .field("path", &self.path)
+            .field("next_slot", &self.next_slot)
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,12 +90,21 @@ fn is_locked(error: &sled::Error) -> bool {
 
 fn engine_error(path: &Path, error: &sled::Error) -> StoreError {
     match error {
-        locked if is_locked(locked) => StoreError::InUse { folder: path.to_owned() },
+        locked if is_locked(locked) => StoreError::InUse {
+            folder: path.to_owned(),
+        },
         sled::Error::Io(io) => {
             let copy = || std::io::Error::new(io.kind(), io.to_string());
-            io_error(path, io.raw_os_error().map_or_else(copy, std::io::Error::from_raw_os_error))
+            io_error(
+                path,
+                io.raw_os_error()
+                    .map_or_else(copy, std::io::Error::from_raw_os_error),
+            )
         }
-        other => StoreError::Engine { path: path.to_owned(), what: other.to_string() },
+        other => StoreError::Engine {
+            path: path.to_owned(),
+            what: other.to_string(),
+        },
     }
 }
 
@@ -99,7 +115,10 @@ pub(super) fn io_error(path: &Path, source: std::io::Error) -> StoreError {
         let folder = path.parent().unwrap_or(path).to_owned();
         return StoreError::Full { folder };
     }
-    StoreError::Folder { path: path.to_owned(), source }
+    StoreError::Folder {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -109,7 +128,10 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("panic without a message");
-        Err(StoreError::Engine { path: path.to_owned(), what: what.to_owned() })
+        Err(StoreError::Engine {
+            path: path.to_owned(),
+            what: what.to_owned(),
+        })
     })
 }
 
@@ -140,7 +162,11 @@ pub(super) fn private_file() -> fs::OpenOptions {
 
 /// Writes a small file that only its owner may read, durably.
 pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = private_file().create(true).truncate(true).write(true).open(path)?;
+    let mut file = private_file()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .open(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -148,7 +174,10 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// Keeps everybody but the owner out of a folder.
 pub(super) fn keep_private(folder: &Path) -> Result<(), StoreError> {
-    let mode = fs::metadata(folder).map_err(|e| io_error(folder, e))?.permissions().mode();
+    let mode = fs::metadata(folder)
+        .map_err(|e| io_error(folder, e))?
+        .permissions()
+        .mode();
     if mode & 0o077 == 0 {
         return Ok(());
     }
@@ -162,7 +191,8 @@ fn keep_files_private(path: &Path) -> Result<(), StoreError> {
         let file = entry.map_err(|e| io_error(path, e))?.path();
         let mode = fs::metadata(&file).map_err(|e| io_error(&file, e))?;
         if mode.is_file() && mode.permissions().mode() & 0o177 != 0 {
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).map_err(|e| io_error(&file, e))?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))
+                .map_err(|e| io_error(&file, e))?;
         } else if mode.is_dir() {
             keep_private(&file)?;
         }
@@ -171,7 +201,9 @@ fn keep_files_private(path: &Path) -> Result<(), StoreError> {
 }
 
 fn sync(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|e| io_error(path, e))
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|e| io_error(path, e))
 }
 
 /// Makes the entries of a directory durable.
@@ -206,12 +238,24 @@ impl Partition {
         }
         sync_dir(path)?;
         let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
-        Ok(Self { path: path.to_owned(), salt: salt_of(path), engine: Guarded::new(db, slots, meta), file, next_slot: 0, bytes: 0 }
-            .measured())
+        Ok(Self {
+            path: path.to_owned(),
+            salt: salt_of(path),
+            engine: Guarded::new(db, slots, meta),
+            file,
+            next_slot: 0,
+            bytes: 0,
+        }
+        .measured())
     }
 
     /// Gives a prepared partition its name, with `chunks` and `note` in it. On failure it must not be used.
-    pub(super) fn adopt(mut self, path: &Path, chunks: &[Chunk], note: &Note) -> Result<Self, StoreError> {
+    pub(super) fn adopt(
+        mut self,
+        path: &Path,
+        chunks: &[Chunk],
+        note: &Note,
+    ) -> Result<Self, StoreError> {
         self.salt = salt_of(path);
         self.commit(chunks, note)?;
         if path.exists() {
@@ -220,7 +264,10 @@ impl Partition {
         }
         fs::rename(&self.path, path).map_err(|e| io_error(path, e))?;
         sync_dir(path.parent().unwrap_or(path))?;
-        Ok(Self { path: path.to_owned(), ..self })
+        Ok(Self {
+            path: path.to_owned(),
+            ..self
+        })
     }
 
     /// Opens a partition that exists and reads it once from end to end; also returns the last sequence number it holds whole.
@@ -233,8 +280,14 @@ impl Partition {
             let meta = db.open_tree("m").map_err(fail)?;
             keep_files_private(path)?;
             let file = File::open(path.join("db")).map_err(|e| io_error(path, e))?;
-            let mut partition =
-                Self { path: path.to_owned(), salt: salt_of(path), engine: Guarded::new(db, slots, meta), file, next_slot: 0, bytes: 0 };
+            let mut partition = Self {
+                path: path.to_owned(),
+                salt: salt_of(path),
+                engine: Guarded::new(db, slots, meta),
+                file,
+                next_slot: 0,
+                bytes: 0,
+            };
             let mut last = None;
             while let Some(chunk) = partition.chunk(partition.next_slot)? {
                 partition.next_slot += 1;
@@ -247,12 +300,18 @@ impl Partition {
     /// The chunk in `slot`; `None` if it has not been written.
     pub(super) fn chunk(&self, slot: u32) -> Result<Option<Chunk>, StoreError> {
         guarded(&self.path, || {
-            let value =
-                self.engine.handles().and_then(|engine| engine.slots.get(slot.to_be_bytes())).map_err(|e| engine_error(&self.path, &e))?;
+            let value = self
+                .engine
+                .handles()
+                .and_then(|engine| engine.slots.get(slot.to_be_bytes()))
+                .map_err(|e| engine_error(&self.path, &e))?;
             match value {
                 Some(bytes) if !bytes.is_empty() => {
                     let decoded = Chunk::decode(&bytes, self.salt);
-                    decoded.map(Some).map_err(|e| StoreError::Engine { path: self.path.clone(), what: e.to_string() })
+                    decoded.map(Some).map_err(|e| StoreError::Engine {
+                        path: self.path.clone(),
+                        what: e.to_string(),
+                    })
                 }
                 _ => Ok(None),
             }
@@ -262,9 +321,16 @@ impl Partition {
     /// The note of the last commit into this partition.
     pub(super) fn note(&self) -> Result<Note, StoreError> {
         guarded(&self.path, || {
-            let bytes = self.engine.handles().and_then(|engine| engine.meta.get("note")).map_err(|e| engine_error(&self.path, &e))?;
+            let bytes = self
+                .engine
+                .handles()
+                .and_then(|engine| engine.meta.get("note"))
+                .map_err(|e| engine_error(&self.path, &e))?;
             let note = bytes.and_then(|bytes| Note::of(&Chunk::decode(&bytes, self.salt).ok()?));
-            note.ok_or_else(|| StoreError::Engine { path: self.path.clone(), what: "no note".to_owned() })
+            note.ok_or_else(|| StoreError::Engine {
+                path: self.path.clone(),
+                what: "no note".to_owned(),
+            })
         })
     }
 
@@ -277,10 +343,16 @@ impl Partition {
             let engine = self.engine.handles().map_err(fail)?;
             for chunk in chunks {
                 let bytes = chunk.encode(self.salt);
-                engine.slots.insert(self.next_slot.to_be_bytes(), bytes).map_err(fail)?;
+                engine
+                    .slots
+                    .insert(self.next_slot.to_be_bytes(), bytes)
+                    .map_err(fail)?;
                 self.next_slot += 1;
             }
-            engine.meta.insert("note", note.encode(self.salt)).map_err(fail)?;
+            engine
+                .meta
+                .insert("note", note.encode(self.salt))
+                .map_err(fail)?;
             engine.db.flush().map_err(fail)?;
             self.file.sync_data().map_err(|e| io_error(&path, e))?;
             self.bytes = blocks_of(&self.file);
@@ -306,8 +378,14 @@ impl Partition {
 
 /// The number that a partition's name ends with.
 pub(super) fn salt_of(path: &Path) -> u32 {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.rsplit('-').next().and_then(|salt| u32::from_str_radix(salt, 16).ok()).unwrap_or(0)
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    name.rsplit('-')
+        .next()
+        .and_then(|salt| u32::from_str_radix(salt, 16).ok())
+        .unwrap_or(0)
 }
 
 /// What a file really takes: a database is longer than what is written in it.
@@ -319,7 +397,10 @@ fn blocks_of(file: &File) -> u64 {
 fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(path).map_err(|e| io_error(path, e))? {
         let file = entry.map_err(|e| io_error(path, e))?.path();
-        if file.extension().is_some_and(|extension| extension == "generating") {
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "generating")
+        {
             fs::remove_file(&file).map_err(|e| io_error(&file, e))?;
         }
     }

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::engine::{LOCK_ATTEMPTS, LOCK_PAUSE, Partition, io_error, keep_private, private_file, salt_of, sync_dir, write_private};
+use super::engine::{
+    LOCK_ATTEMPTS, LOCK_PAUSE, Partition, io_error, keep_private, private_file, salt_of, sync_dir,
+    write_private,
+};
 use super::note::Note;
 
 /// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
@@ -28,18 +31,29 @@ pub(super) struct Sealed {
 
 impl Sealed {
     pub(super) fn path(&self, folder: &Path) -> PathBuf {
-        folder.join(format!("p-2-{:08x}-{:016x}-{:012x}-{:08x}", self.number, self.first_seq, self.created_ms, self.salt))
+        folder.join(format!(
+            "p-2-{:08x}-{:016x}-{:012x}-{:08x}",
+            self.number, self.first_seq, self.created_ms, self.salt
+        ))
     }
 
     /// `None` for what is no partition of this format.
     pub(super) fn parse(path: &Path) -> Option<Self> {
         let mut parts = path.file_name()?.to_str()?.strip_prefix("p-2-")?.split('-');
         let number = u64::from_str_radix(parts.next()?, 16).ok()?;
-        let first_seq = u64::from_str_radix(parts.next()?, 16).ok().filter(|first| *first > 0)?;
+        let first_seq = u64::from_str_radix(parts.next()?, 16)
+            .ok()
+            .filter(|first| *first > 0)?;
         let created_ms = i64::from_str_radix(parts.next()?, 16).ok()?;
         let salt = u32::from_str_radix(parts.next()?, 16).ok()?;
         let bytes = fs::metadata(path.join("db")).map_or(0, |meta| meta.blocks() * 512);
-        parts.next().is_none().then_some(Self { number, first_seq, created_ms, salt, bytes })
+        parts.next().is_none().then_some(Self {
+            number,
+            first_seq,
+            created_ms,
+            salt,
+            bytes,
+        })
     }
 }
 
@@ -53,11 +67,16 @@ fn make(folder: &Path) -> Result<(), StoreError> {
     if folder.is_dir() {
         return Ok(());
     }
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     make(parent)?;
     // The folder above the journals also holds the control socket, which is the group's too.
     match fs::DirBuilder::new().mode(0o750).create(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(io_error(folder, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(io_error(folder, error))
+        }
         _ => sync_dir(parent),
     }
 }
@@ -66,7 +85,12 @@ fn make(folder: &Path) -> Result<(), StoreError> {
 pub fn lock(folder: &Path) -> Result<File, StoreError> {
     make_private(folder)?;
     let path = folder.join("LOCK");
-    let file = private_file().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
+    let file = private_file()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| io_error(&path, e))?;
     for patience in (0..LOCK_ATTEMPTS).rev() {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -76,12 +100,17 @@ pub fn lock(folder: &Path) -> Result<File, StoreError> {
             Err(fs::TryLockError::Error(e)) => return Err(io_error(&path, e)),
         }
     }
-    Err(StoreError::InUse { folder: folder.to_owned() })
+    Err(StoreError::InUse {
+        folder: folder.to_owned(),
+    })
 }
 
 /// Removes a partition; a crash on the way leaves it whole or as `dead-*`.
 pub(super) fn remove_partition(folder: &Path, path: &Path) -> Result<(), StoreError> {
-    let dead = folder.join(format!("dead-{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    let dead = folder.join(format!(
+        "dead-{}",
+        path.file_name().unwrap_or_default().to_string_lossy()
+    ));
     fs::rename(path, &dead).map_err(|e| io_error(path, e))?;
     sync_dir(folder)?;
     fs::remove_dir_all(&dead).map_err(|e| io_error(&dead, e))
@@ -103,10 +132,15 @@ pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
     finish_carving(folder)?;
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let path = entry.map_err(|e| io_error(folder, e))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let is_ours = path.is_dir() && !path.is_symlink();
         let is_partition = Sealed::parse(&path).is_some();
-        let is_leftover = LEFTOVERS.contains(&name.as_str()) || name.strip_prefix("dead-").is_some_and(is_name_of_partition);
+        let is_leftover = LEFTOVERS.contains(&name.as_str())
+            || name.strip_prefix("dead-").is_some_and(is_name_of_partition);
         if is_leftover && is_ours {
             fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
         } else if (is_partition && !is_ours) || (!is_partition && name.starts_with("p-")) {
@@ -123,7 +157,9 @@ pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
         copies.extend(is_copy.then(|| sealed.path(folder)));
         !is_copy
     });
-    copies.iter().try_for_each(|copy| set_foreign_aside(folder, copy))?;
+    copies
+        .iter()
+        .try_for_each(|copy| set_foreign_aside(folder, copy))?;
     Ok(found)
 }
 
@@ -157,7 +193,10 @@ fn free_name(folder: &Path, name: &str) -> PathBuf {
     if !plain.exists() {
         return plain;
     }
-    (0_u64..).map(|n| folder.join(format!("{name}.{n}"))).find(|candidate| !candidate.exists()).unwrap_or(plain)
+    (0_u64..)
+        .map(|n| folder.join(format!("{name}.{n}")))
+        .find(|candidate| !candidate.exists())
+        .unwrap_or(plain)
 }
 
 /// What a partition must hold, as far as that is known.
@@ -183,20 +222,41 @@ pub(super) struct Opened {
 /// The engine takes damage near the end of its file for a write that was torn, and cuts it off without a word. So the file is
 /// searched first for the newest entry and the newest note it holds, and an engine that comes back with less is not believed.
 /// Nor is one that lacks what it is `expected` to hold.
-pub(super) fn open_or_carve(folder: &Path, path: &Path, expected: Expected<'_>) -> Result<Opened, StoreError> {
+pub(super) fn open_or_carve(
+    folder: &Path,
+    path: &Path,
+    expected: Expected<'_>,
+) -> Result<Opened, StoreError> {
     let bytes = read_what_can_be_read(&path.join("db"))?;
     let (mut newest, mut carved_note) = (None, expected.closed.cloned());
     for chunk in Chunk::carve(&bytes, salt_of(path)) {
         newest = newest.max(Some(chunk.last_complete_seq()).filter(|seq| *seq > 0));
-        carved_note = carved_note.into_iter().chain(Note::of(&chunk)).max_by_key(|note| note.number);
+        carved_note = carved_note
+            .into_iter()
+            .chain(Note::of(&chunk))
+            .max_by_key(|note| note.number);
     }
     let opened = Partition::open(path);
-    let known = opened.as_ref().ok().and_then(|(partition, _)| partition.note().ok());
-    let least = carved_note.as_ref().map(|note| note.number).max(Some(expected.commit).filter(|commit| *commit > 0));
+    let known = opened
+        .as_ref()
+        .ok()
+        .and_then(|(partition, _)| partition.note().ok());
+    let least = carved_note
+        .as_ref()
+        .map(|note| note.number)
+        .max(Some(expected.commit).filter(|commit| *commit > 0));
     let what = match opened {
-        Ok((partition, last_seq)) if last_seq >= newest && known.is_some() && known.as_ref().map(|note| note.number) >= least => {
+        Ok((partition, last_seq))
+            if last_seq >= newest
+                && known.is_some()
+                && known.as_ref().map(|note| note.number) >= least =>
+        {
             // A partition that was rebuilt without a note has one that says nothing.
-            return Ok(Opened { partition, last_seq, note: known.filter(|note| note.number > 0) });
+            return Ok(Opened {
+                partition,
+                last_seq,
+                note: known.filter(|note| note.number > 0),
+            });
         }
         Ok(partition) => {
             drop(partition);
@@ -205,24 +265,44 @@ pub(super) fn open_or_carve(folder: &Path, path: &Path, expected: Expected<'_>) 
         Err(error) if !is_damage(&error) => return Err(error),
         Err(error) => error.to_string(),
     };
-    let note = known.into_iter().chain(carved_note).max_by_key(|note| note.number);
+    let note = known
+        .into_iter()
+        .chain(carved_note)
+        .max_by_key(|note| note.number);
     rebuild(folder, path, &bytes, note, &what)
 }
 
 /// False for what a healthy partition can meet as well: no room, no rights, no memory, too many files, somebody else's lock.
 fn is_damage(error: &StoreError) -> bool {
     use rustix::io::Errno;
-    const WEATHER: [Errno; 6] = [Errno::ACCESS, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::PERM, Errno::ROFS];
+    const WEATHER: [Errno; 6] = [
+        Errno::ACCESS,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::PERM,
+        Errno::ROFS,
+    ];
     match error {
         StoreError::Full { .. } | StoreError::InUse { .. } => false,
-        StoreError::Folder { source, .. } => !Errno::from_io_error(source).is_some_and(|errno| WEATHER.contains(&errno)),
+        StoreError::Folder { source, .. } => {
+            !Errno::from_io_error(source).is_some_and(|errno| WEATHER.contains(&errno))
+        }
         StoreError::Engine { .. } => true,
     }
 }
 
 /// Puts what can be carved out of `bytes` in the place of a damaged partition.
-pub(super) fn rebuild(folder: &Path, path: &Path, bytes: &[u8], note: Option<Note>, what: &str) -> Result<Opened, StoreError> {
-    let mut chunks: Vec<Chunk> = Chunk::carve(bytes, salt_of(path)).filter(|chunk| !matches!(chunk, Chunk::Note { .. })).collect();
+pub(super) fn rebuild(
+    folder: &Path,
+    path: &Path,
+    bytes: &[u8],
+    note: Option<Note>,
+    what: &str,
+) -> Result<Opened, StoreError> {
+    let mut chunks: Vec<Chunk> = Chunk::carve(bytes, salt_of(path))
+        .filter(|chunk| !matches!(chunk, Chunk::Note { .. }))
+        .collect();
     chunks.sort_by_key(|chunk| match chunk {
         Chunk::Part { seq, part, .. } => (*seq, *part),
         other => (other.first_seq(), 0),
@@ -237,24 +317,34 @@ pub(super) fn rebuild(folder: &Path, path: &Path, bytes: &[u8], note: Option<Not
     fs::rename(&carved, path).map_err(|e| io_error(path, e))?;
     sync_dir(folder)?;
     let (partition, last_seq) = Partition::open(path)?;
-    Ok(Opened { partition, last_seq, note })
+    Ok(Opened {
+        partition,
+        last_seq,
+        note,
+    })
 }
 
 /// A whole file; blocks that the disk cannot read any more are taken for zeros.
 pub(super) fn read_what_can_be_read(path: &Path) -> Result<Vec<u8>, StoreError> {
     const BLOCK: usize = 4096;
-    let unreadable = |error: &std::io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    let unreadable =
+        |error: &std::io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
     match fs::read(path) {
         // A partition without its database is as damaged as it can be.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) if unreadable(&error) => tracing::error!(path = %path.display(), %error, "a file cannot be read whole; check the disk"),
+        Err(error) if unreadable(&error) => {
+            tracing::error!(path = %path.display(), %error, "a file cannot be read whole; check the disk")
+        }
         read => return read.map_err(|e| io_error(path, e)),
     }
     let mut file = File::open(path).map_err(|e| io_error(path, e))?;
-    let length = usize::try_from(file.metadata().map_err(|e| io_error(path, e))?.len()).unwrap_or(0);
+    let length =
+        usize::try_from(file.metadata().map_err(|e| io_error(path, e))?.len()).unwrap_or(0);
     let mut bytes = vec![0; length];
     for (index, block) in bytes.chunks_mut(BLOCK).enumerate() {
-        let done = file.seek(SeekFrom::Start((index * BLOCK) as u64)).and_then(|_| file.read_exact(block));
+        let done = file
+            .seek(SeekFrom::Start((index * BLOCK) as u64))
+            .and_then(|_| file.read_exact(block));
         if done.is_err() {
             block.fill(0);
         }
@@ -272,9 +362,17 @@ fn carved_path(path: &Path) -> PathBuf {
 fn finish_carving(folder: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let carved = entry.map_err(|e| io_error(folder, e))?.path();
-        let name = carved.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let name = name.strip_prefix("carved-").filter(|name| is_name_of_partition(name));
-        let Some(original) = name.map(|name| folder.join(name)) else { continue };
+        let name = carved
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let name = name
+            .strip_prefix("carved-")
+            .filter(|name| is_name_of_partition(name));
+        let Some(original) = name.map(|name| folder.join(name)) else {
+            continue;
+        };
         if original.exists() {
             fs::remove_dir_all(&carved).map_err(|e| io_error(&carved, e))?;
         } else {
@@ -334,12 +432,23 @@ mod tests {
     fn what_people_leave_in_the_folder_stops_no_start_and_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = open(folder.path());
-        journal.append(&[bytes::Bytes::from_static(b"entry")]).unwrap();
+        journal
+            .append(&[bytes::Bytes::from_static(b"entry")])
+            .unwrap();
         journal.close().unwrap();
-        let partition = partitions(folder.path()).unwrap().front().unwrap().path(folder.path());
+        let partition = partitions(folder.path())
+            .unwrap()
+            .front()
+            .unwrap()
+            .path(folder.path());
         let name = partition.file_name().unwrap().to_str().unwrap().to_owned();
-        let folders =
-            [format!("{name}.bak"), "p-3-00000001-a".to_owned(), "p-backup".to_owned(), "dead-letters".to_owned(), "new-data".to_owned()];
+        let folders = [
+            format!("{name}.bak"),
+            "p-3-00000001-a".to_owned(),
+            "p-backup".to_owned(),
+            "dead-letters".to_owned(),
+            "new-data".to_owned(),
+        ];
         for foreign in &folders {
             fs::create_dir(folder.path().join(foreign)).unwrap();
             fs::write(folder.path().join(foreign).join("db"), foreign).unwrap();
@@ -347,16 +456,36 @@ mod tests {
         // A copy with its date changed, an archive under the name of a partition, and files.
         let mut parts: Vec<&str> = name.split('-').collect();
         parts[4] = "0fffffffffff";
-        let files = [parts.join("-"), "p-2-00000009-0000000000000009-000000000000-00000000".to_owned()];
-        let plain = ["carved-notes.txt", "new-tail.tar", "dead-line", "p-2.tar.gz", "outbox.zip"].map(str::to_owned);
+        let files = [
+            parts.join("-"),
+            "p-2-00000009-0000000000000009-000000000000-00000000".to_owned(),
+        ];
+        let plain = [
+            "carved-notes.txt",
+            "new-tail.tar",
+            "dead-line",
+            "p-2.tar.gz",
+            "outbox.zip",
+        ]
+        .map(str::to_owned);
         for file in files.iter().chain(&plain) {
             fs::write(folder.path().join(file), file).unwrap();
         }
         let mut journal = open(folder.path());
-        assert_eq!((journal.read(0, 10, 1000).unwrap().len(), journal.lost()), (1, 0));
-        let content = |name: &str| ["", "set-aside"].iter().find_map(|place| fs::read_to_string(folder.path().join(place).join(name)).ok());
+        assert_eq!(
+            (journal.read(0, 10, 1000).unwrap().len(), journal.lost()),
+            (1, 0)
+        );
+        let content = |name: &str| {
+            ["", "set-aside"]
+                .iter()
+                .find_map(|place| fs::read_to_string(folder.path().join(place).join(name)).ok())
+        };
         for foreign in &folders {
-            assert_eq!(content(&format!("{foreign}/db")).as_deref(), Some(foreign.as_str()));
+            assert_eq!(
+                content(&format!("{foreign}/db")).as_deref(),
+                Some(foreign.as_str())
+            );
         }
         for file in files.iter().chain(&plain) {
             assert_eq!(content(file).as_deref(), Some(file.as_str()));
@@ -369,15 +498,28 @@ mod tests {
     fn a_second_partition_with_the_same_number_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = open(folder.path());
-        journal.append(&[bytes::Bytes::from_static(b"entry")]).unwrap();
+        journal
+            .append(&[bytes::Bytes::from_static(b"entry")])
+            .unwrap();
         journal.close().unwrap();
         let sealed = partitions(folder.path()).unwrap().pop_front().unwrap();
-        let copy = Sealed { created_ms: sealed.created_ms + 1, ..sealed.clone() };
+        let copy = Sealed {
+            created_ms: sealed.created_ms + 1,
+            ..sealed.clone()
+        };
         fs::create_dir(copy.path(folder.path())).unwrap();
         fs::write(copy.path(folder.path()).join("db"), "a copy").unwrap();
         let mut journal = open(folder.path());
-        assert_eq!((journal.read(0, 10, 1000).unwrap().len(), journal.lost()), (1, 0));
-        assert_eq!(fs::read_dir(folder.path().join("set-aside")).unwrap().count(), 1);
+        assert_eq!(
+            (journal.read(0, 10, 1000).unwrap().len(), journal.lost()),
+            (1, 0)
+        );
+        assert_eq!(
+            fs::read_dir(folder.path().join("set-aside"))
+                .unwrap()
+                .count(),
+            1
+        );
     }
 
     #[test]
@@ -387,9 +529,16 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let mut journal = open(&folder);
-        journal.append(&[bytes::Bytes::from_static(b"entry")]).unwrap();
+        journal
+            .append(&[bytes::Bytes::from_static(b"entry")])
+            .unwrap();
         journal.close().unwrap();
-        let database = partitions(&folder).unwrap().front().unwrap().path(&folder).join("db");
+        let database = partitions(&folder)
+            .unwrap()
+            .front()
+            .unwrap()
+            .path(&folder)
+            .join("db");
         fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
         drop(open(&folder));
         let mut todo = vec![folder];
@@ -397,7 +546,11 @@ mod tests {
             let meta = fs::metadata(&path).unwrap();
             assert_eq!(meta.permissions().mode() & 0o077, 0, "{}", path.display());
             if meta.is_dir() {
-                todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                todo.extend(
+                    fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
             }
         }
     }

@@ -75,26 +75,50 @@ impl Journal {
         Self::open_with(folder, partition_bytes, &Reserve::of(folder))
     }
 
-    pub(super) fn open_with(folder: &Path, partition_bytes: PartitionBytes, reserve: &Reserve) -> Result<Self, StoreError> {
+    pub(super) fn open_with(
+        folder: &Path,
+        partition_bytes: PartitionBytes,
+        reserve: &Reserve,
+    ) -> Result<Self, StoreError> {
         let lock = lock(folder)?;
         match Self::open_locked(folder, partition_bytes, reserve.clone(), &lock) {
-            Err(StoreError::Full { .. }) if reserve.spend() => Self::open_locked(folder, partition_bytes, reserve.clone(), &lock),
+            Err(StoreError::Full { .. }) if reserve.spend() => {
+                Self::open_locked(folder, partition_bytes, reserve.clone(), &lock)
+            }
             opened => opened,
         }
     }
 
-    fn open_locked(folder: &Path, partition_bytes: PartitionBytes, reserve: Reserve, lock: &File) -> Result<Self, StoreError> {
+    fn open_locked(
+        folder: &Path,
+        partition_bytes: PartitionBytes,
+        reserve: Reserve,
+        lock: &File,
+    ) -> Result<Self, StoreError> {
         let lock = lock.try_clone().map_err(|e| io_error(folder, e))?;
         let sealed = list(folder)?;
-        let Recovered { mut note, gaps, lost } = recover(folder, &sealed)?;
+        let Recovered {
+            mut note,
+            gaps,
+            lost,
+        } = recover(folder, &sealed)?;
         let number = sealed.back().map_or(1, |last| last.number + 1);
         // What came before the oldest partition was removed, so it was settled or counted as lost already.
-        let oldest = sealed.front().map_or(note.next_seq, |first| first.first_seq);
+        let oldest = sealed
+            .front()
+            .map_or(note.next_seq, |first| first.first_seq);
         note.cursor.settle(1, oldest - 1);
-        let tail = Sealed { number, first_seq: note.next_seq, created_ms: known_unix_ms(), salt: fastrand::u32(..), bytes: 0 };
+        let tail = Sealed {
+            number,
+            first_seq: note.next_seq,
+            created_ms: known_unix_ms(),
+            salt: fastrand::u32(..),
+            bytes: 0,
+        };
         note.number += 1;
         let spare = Spare::of(folder);
-        let tail_partition = Partition::prepare(&folder.join("new-tail"))?.adopt(&tail.path(folder), &[], &note)?;
+        let tail_partition =
+            Partition::prepare(&folder.join("new-tail"))?.adopt(&tail.path(folder), &[], &note)?;
         remove_closed(folder)?;
         let progress = ProgressFile::open(folder, Progress::of(&note, &tail))?;
         let reserved = note.next_seq;
@@ -184,7 +208,14 @@ impl Journal {
     /// After an error those up to [`Journal::written`] were accepted, the others are forgotten.
     pub fn append(&mut self, entries: &[Bytes]) -> Result<u64, StoreError> {
         let first = self.note.next_seq;
-        let numbered: Vec<Entry> = entries.iter().zip(first..).map(|(bytes, seq)| Entry { seq, bytes: bytes.clone() }).collect();
+        let numbered: Vec<Entry> = entries
+            .iter()
+            .zip(first..)
+            .map(|(bytes, seq)| Entry {
+                seq,
+                bytes: bytes.clone(),
+            })
+            .collect();
         self.give_out(first + entries.len() as u64);
         let done = self.write(&numbered);
         if done.is_err() {
@@ -199,8 +230,14 @@ impl Journal {
         let mut chunks = Chunk::split(entries);
         while !chunks.is_empty() {
             let needed = chunks_of_first_entry(&chunks);
-            let rotates = !self.tail_usable || self.is_tail_full() || self.tail_partition.free_slots() < needed;
-            let free = if rotates { SLOTS as usize } else { self.tail_partition.free_slots() };
+            let rotates = !self.tail_usable
+                || self.is_tail_full()
+                || self.tail_partition.free_slots() < needed;
+            let free = if rotates {
+                SLOTS as usize
+            } else {
+                self.tail_partition.free_slots()
+            };
             let rest = chunks.split_off(chunks_that_fit(&chunks, free));
             self.commit(&chunks, rotates)?;
             chunks = rest;
@@ -209,12 +246,19 @@ impl Journal {
     }
 
     fn is_tail_full(&self) -> bool {
-        self.tail_partition.bytes() >= self.partition_bytes.max(LEAST_PARTITION_BYTES + CHUNK_BYTES as u64)
+        self.tail_partition.bytes()
+            >= self
+                .partition_bytes
+                .max(LEAST_PARTITION_BYTES + CHUNK_BYTES as u64)
     }
 
     /// One commit, into a new partition if `rotates`.
     fn commit(&mut self, chunks: &[Chunk], rotates: bool) -> Result<(), StoreError> {
-        let last = chunks.iter().map(Chunk::last_complete_seq).max().unwrap_or(0);
+        let last = chunks
+            .iter()
+            .map(Chunk::last_complete_seq)
+            .max()
+            .unwrap_or(0);
         let mut note = self.note.clone();
         note.number += 1;
         note.durable = self.note.written;
@@ -222,7 +266,11 @@ impl Journal {
         note.next_seq += AHEAD;
         // Numbers are used up even if the commit fails: what is left of it must not look newer than the next one.
         self.note.number = note.number;
-        let done = if rotates { self.rotate(chunks, &note) } else { self.tail_partition.commit(chunks, &note) };
+        let done = if rotates {
+            self.rotate(chunks, &note)
+        } else {
+            self.tail_partition.commit(chunks, &note)
+        };
         if !chunks.is_empty() {
             self.tail_newest_ms = Some(known_unix_ms());
         } else if rotates && done.is_ok() {
@@ -236,23 +284,41 @@ impl Journal {
         self.progress.note(Progress::of(&note, &self.tail));
         self.reserved = note.next_seq;
         self.note.written = note.written;
-        let half = self.tail_partition.free_slots() < SLOTS as usize / 2 || self.tail_partition.bytes() * 2 >= self.partition_bytes;
+        let half = self.tail_partition.free_slots() < SLOTS as usize / 2
+            || self.tail_partition.bytes() * 2 >= self.partition_bytes;
         if half {
             self.spare.begin();
         }
-        if rotates { self.remove_settled() } else { Ok(()) }
+        if rotates {
+            self.remove_settled()
+        } else {
+            Ok(())
+        }
     }
 
     fn rotate(&mut self, chunks: &[Chunk], note: &Note) -> Result<(), StoreError> {
         let first_seq = self.note.written + 1;
         // Used up even if it fails: what a failed attempt may leave under its name holds nothing that was acknowledged.
         self.last_number += 1;
-        let tail = Sealed { number: self.last_number, first_seq, created_ms: known_unix_ms(), salt: fastrand::u32(..), bytes: 0 };
-        let partition = self.spare.take()?.adopt(&tail.path(&self.folder), chunks, note)?;
+        let tail = Sealed {
+            number: self.last_number,
+            first_seq,
+            created_ms: known_unix_ms(),
+            salt: fastrand::u32(..),
+            bytes: 0,
+        };
+        let partition = self
+            .spare
+            .take()?
+            .adopt(&tail.path(&self.folder), chunks, note)?;
         let old = std::mem::replace(&mut self.tail_partition, partition);
         let mut sealed = std::mem::replace(&mut self.tail, tail);
         sealed.bytes = old.bytes();
-        if let Some(position) = self.position.as_mut().filter(|position| position.number == sealed.number) {
+        if let Some(position) = self
+            .position
+            .as_mut()
+            .filter(|position| position.number == sealed.number)
+        {
             position.end = first_seq;
             position.read_ahead.retain(|entry| entry.seq < first_seq);
             self.head = Some((sealed.number, old));
@@ -264,14 +330,29 @@ impl Journal {
 
     /// Removes the oldest partition, whatever waits in it. False if nothing waits.
     pub fn drop_oldest(&mut self, reason: Reason) -> Result<bool, StoreError> {
-        if self.sealed.is_empty() && self.note.cursor.unsettled_in(self.tail.first_seq, self.note.written) > 0 {
+        if self.sealed.is_empty()
+            && self
+                .note
+                .cursor
+                .unsettled_in(self.tail.first_seq, self.note.written)
+                > 0
+        {
             self.commit(&[], true)?;
         }
-        let Some(oldest) = self.sealed.front() else { return Ok(false) };
+        let Some(oldest) = self.sealed.front() else {
+            return Ok(false);
+        };
         let from_ms = oldest.created_ms;
         let until_ms = self.sealed.get(1).unwrap_or(&self.tail).created_ms;
         let (first, last) = (self.note.cursor.low() + 1, self.last_seq_of_oldest());
-        self.lose(Gap { first, last, count: 0, from_ms, until_ms, reason });
+        self.lose(Gap {
+            first,
+            last,
+            count: 0,
+            from_ms,
+            until_ms,
+            reason,
+        });
         self.remove_settled()?;
         Ok(true)
     }
@@ -279,14 +360,23 @@ impl Journal {
     /// Begins a new partition if nothing in the newest one waits and it has grown: then its space returns.
     pub fn leave_behind_what_is_settled(&mut self) -> Result<(), StoreError> {
         let is_done = self.note.cursor.low() >= self.note.written;
-        if is_done && self.tail_partition.bytes() > LEAST_PARTITION_BYTES { self.commit(&[], true) } else { Ok(()) }
+        if is_done && self.tail_partition.bytes() > LEAST_PARTITION_BYTES {
+            self.commit(&[], true)
+        } else {
+            Ok(())
+        }
     }
 
     /// Drops partitions in which everything was written before `unix_ms`. Without a set clock nothing is old.
     pub fn drop_older_than(&mut self, limit_ms: i64) -> Result<(), StoreError> {
         // What stands before a partition is older than it, whether its own date is known or not.
         while !self.sealed.is_empty() {
-            let mut later = self.sealed.iter().skip(1).chain([&self.tail]).map(|partition| partition.created_ms);
+            let mut later = self
+                .sealed
+                .iter()
+                .skip(1)
+                .chain([&self.tail])
+                .map(|partition| partition.created_ms);
             let end = later.find(|created| crate::time::is_plausible(*created));
             drop(later);
             if end.is_none_or(|end| end >= limit_ms) {
@@ -318,11 +408,19 @@ impl Journal {
 
     /// Removes partitions in which nothing waits: each start begins one. What they held counts as settled in the newest note.
     fn remove_empty(&mut self) -> Result<(), StoreError> {
-        let ends: Vec<u64> = self.sealed.iter().map(|sealed| sealed.first_seq).skip(1).chain([self.tail.first_seq]).collect();
+        let ends: Vec<u64> = self
+            .sealed
+            .iter()
+            .map(|sealed| sealed.first_seq)
+            .skip(1)
+            .chain([self.tail.first_seq])
+            .collect();
         let (kept, empty): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sealed)
             .into_iter()
             .zip(ends)
-            .partition(|(sealed, end)| self.note.cursor.unsettled_in(sealed.first_seq, end - 1) > 0);
+            .partition(|(sealed, end)| {
+                self.note.cursor.unsettled_in(sealed.first_seq, end - 1) > 0
+            });
         self.sealed = kept.into_iter().map(|(sealed, _)| sealed).collect();
         for (sealed, _) in empty {
             remove_partition(&self.folder, &sealed.path(&self.folder))?;
@@ -332,7 +430,9 @@ impl Journal {
 
     /// Marks `first..=last` as done; durable with the next commit.
     pub fn settle(&mut self, first: u64, last: u64) {
-        self.note.cursor.settle(first, last.min(self.note.next_seq - 1));
+        self.note
+            .cursor
+            .settle(first, last.min(self.note.next_seq - 1));
         // What was never written need not be remembered as settled until something behind it is written.
         self.is_saved &= first > self.note.written;
     }
@@ -379,11 +479,21 @@ impl Journal {
             self.progress.settled(self.note.cursor.low());
         }
         while !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.note.cursor.low() {
-            let Some(sealed) = self.sealed.front().cloned() else { break };
-            if self.head.as_ref().is_some_and(|(number, _)| *number == sealed.number) {
+            let Some(sealed) = self.sealed.front().cloned() else {
+                break;
+            };
+            if self
+                .head
+                .as_ref()
+                .is_some_and(|(number, _)| *number == sealed.number)
+            {
                 self.head = None;
             }
-            if self.position.as_ref().is_some_and(|position| position.number == sealed.number) {
+            if self
+                .position
+                .as_ref()
+                .is_some_and(|position| position.number == sealed.number)
+            {
                 self.position = None;
             }
             remove_partition(&self.folder, &sealed.path(&self.folder))?;
@@ -444,7 +554,9 @@ mod tests {
         let mut after = 0;
         loop {
             let entries = journal.read(after, 100, 1 << 20).unwrap();
-            let Some(last) = entries.last() else { return seen };
+            let Some(last) = entries.last() else {
+                return seen;
+            };
             after = last.seq;
             for found in &entries {
                 assert_eq!(found.bytes[..8], found.seq.to_be_bytes());
@@ -481,7 +593,11 @@ mod tests {
         let mut journal = open(folder.path());
         let entries = journal.read(0, 100, usize::MAX).unwrap();
         assert_eq!(entries.len(), 31);
-        assert!(entries[..30].iter().all(|entry| entry.bytes.len() == 100_000));
+        assert!(
+            entries[..30]
+                .iter()
+                .all(|entry| entry.bytes.len() == 100_000)
+        );
         assert_eq!(drain(&mut journal).len(), 31);
     }
 
@@ -496,7 +612,11 @@ mod tests {
         journal.save().unwrap();
         assert_eq!(journal.sealed.len(), 0);
         journal.close().unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5, "LOCK, reserve, progress, the witness of the end and one partition");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            5,
+            "LOCK, reserve, progress, the witness of the end and one partition"
+        );
         let journal = open(folder.path());
         assert_eq!((journal.waiting(), journal.next_seq()), (0, 2001));
     }
@@ -504,7 +624,8 @@ mod tests {
     #[test]
     fn what_is_dropped_is_told_as_a_gap_and_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), PartitionBytes(LEAST_PARTITION_BYTES)).unwrap();
+        let mut journal =
+            Journal::open(folder.path(), PartitionBytes(LEAST_PARTITION_BYTES)).unwrap();
         append(&mut journal, 4000, 2000);
         while journal.bytes() > 8 << 20 {
             assert!(journal.drop_oldest(Reason::Full).unwrap());
@@ -513,9 +634,14 @@ mod tests {
         assert_eq!(seen.last(), Some(&4000));
         assert_eq!(journal.lost() + seen.len() as u64, 4000);
         let gaps = journal.take_gaps();
-        assert_eq!(gaps.iter().map(|gap| gap.count).sum::<u64>(), journal.lost());
+        assert_eq!(
+            gaps.iter().map(|gap| gap.count).sum::<u64>(),
+            journal.lost()
+        );
         assert_eq!((gaps[0].first, gaps.last().unwrap().last), (1, seen[0] - 1));
-        assert!(gaps.iter().all(|gap| gap.reason == Reason::Full && gap.from_ms <= gap.until_ms && crate::time::is_plausible(gap.from_ms)));
+        assert!(gaps.iter().all(|gap| gap.reason == Reason::Full
+            && gap.from_ms <= gap.until_ms
+            && crate::time::is_plausible(gap.from_ms)));
         assert!(seen.windows(2).all(|pair| pair[1] == pair[0] + 1));
     }
 
@@ -529,17 +655,32 @@ mod tests {
         journal.drop_older_than(unix_ms() - 60_000).unwrap();
         assert_eq!(journal.sealed.len(), partitions, "nothing is a minute old");
         let limit = unix_ms() + 60_000;
-        let known: Vec<i64> = journal.sealed.iter().map(|sealed| sealed.created_ms).collect();
+        let known: Vec<i64> = journal
+            .sealed
+            .iter()
+            .map(|sealed| sealed.created_ms)
+            .collect();
         let tail = journal.tail.created_ms;
-        journal.sealed.iter_mut().for_each(|sealed| sealed.created_ms = 0);
+        journal
+            .sealed
+            .iter_mut()
+            .for_each(|sealed| sealed.created_ms = 0);
         journal.tail.created_ms = 0;
         journal.drop_older_than(limit).unwrap();
         assert_eq!(journal.sealed.len(), partitions, "the clock was never set");
         // Older than what was written when the clock was set, but that is not old enough.
         journal.tail.created_ms = tail;
         journal.drop_older_than(tail).unwrap();
-        assert_eq!(journal.sealed.len(), partitions, "something in it may be newer");
-        journal.sealed.iter_mut().zip(known).for_each(|(sealed, known)| sealed.created_ms = known);
+        assert_eq!(
+            journal.sealed.len(),
+            partitions,
+            "something in it may be newer"
+        );
+        journal
+            .sealed
+            .iter_mut()
+            .zip(known)
+            .for_each(|(sealed, known)| sealed.created_ms = known);
         journal.sealed[0].created_ms = 5_000;
         let path = journal.sealed[0].path(folder.path());
         fs::rename(
@@ -556,7 +697,12 @@ mod tests {
         .unwrap();
         journal.drop_older_than(unix_ms() + 60_000).unwrap();
         assert_eq!(journal.sealed.len(), 0);
-        assert!(journal.take_gaps().iter().all(|gap| gap.reason == Reason::Age));
+        assert!(
+            journal
+                .take_gaps()
+                .iter()
+                .all(|gap| gap.reason == Reason::Age)
+        );
     }
 
     #[test]
@@ -566,11 +712,18 @@ mod tests {
         append(&mut journal, 20, 100);
         journal.settle(1, 5);
         journal.drop_older_than(unix_ms() - 60_000).unwrap();
-        assert_eq!((journal.waiting(), journal.lost()), (15, 0), "nothing is a minute old");
+        assert_eq!(
+            (journal.waiting(), journal.lost()),
+            (15, 0),
+            "nothing is a minute old"
+        );
         journal.drop_older_than(unix_ms() + 1).unwrap();
         let gaps = journal.take_gaps();
         assert_eq!((journal.waiting(), journal.lost(), gaps.len()), (0, 15, 1));
-        assert_eq!((gaps[0].first, gaps[0].last, gaps[0].reason), (6, 20, Reason::Age));
+        assert_eq!(
+            (gaps[0].first, gaps[0].last, gaps[0].reason),
+            (6, 20, Reason::Age)
+        );
         journal.drop_older_than(unix_ms() + 1).unwrap();
         append(&mut journal, 1, 100);
         journal.tail_newest_ms = Some(5_000);
@@ -588,13 +741,21 @@ mod tests {
         journal.settle(6, 99);
         drop(journal);
         let mut journal = open(folder.path());
-        assert!(journal.next_seq() >= 100 && journal.next_seq() <= 100 + AHEAD, "{}", journal.next_seq());
+        assert!(
+            journal.next_seq() >= 100 && journal.next_seq() <= 100 + AHEAD,
+            "{}",
+            journal.next_seq()
+        );
         let next = journal.next_seq();
         append(&mut journal, 1, 10);
         assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5, next]);
         assert_eq!(journal.lost(), 0);
         journal.close().unwrap();
-        assert_eq!(open(folder.path()).next_seq(), next + 1, "an orderly stop leaves no gap");
+        assert_eq!(
+            open(folder.path()).next_seq(),
+            next + 1,
+            "an orderly stop leaves no gap"
+        );
     }
 
     #[test]
@@ -628,8 +789,14 @@ mod tests {
         append(&mut journal, 5, 100);
         drop(journal);
         let mut journal = open(folder.path());
-        assert_eq!(drain(&mut journal), (checkpoint..checkpoint + 15).collect::<Vec<u64>>());
-        assert!(journal.sealed.len() <= 1, "space of what is settled was returned");
+        assert_eq!(
+            drain(&mut journal),
+            (checkpoint..checkpoint + 15).collect::<Vec<u64>>()
+        );
+        assert!(
+            journal.sealed.len() <= 1,
+            "space of what is settled was returned"
+        );
     }
 
     #[test]
@@ -639,8 +806,23 @@ mod tests {
         append(&mut journal, 5, 100);
         // A commit whose sync failed: its entries may be on disk all the same, but were never acknowledged.
         let stale = Bytes::from_static(b"stale");
-        let stale = Chunk::split(&[Entry { seq: 6, bytes: stale.clone() }, Entry { seq: 7, bytes: stale }]);
-        let note = Note { number: journal.note.number + 1, durable: 5, written: 7, next_seq: 8 + AHEAD, ..journal.note.clone() };
+        let stale = Chunk::split(&[
+            Entry {
+                seq: 6,
+                bytes: stale.clone(),
+            },
+            Entry {
+                seq: 7,
+                bytes: stale,
+            },
+        ]);
+        let note = Note {
+            number: journal.note.number + 1,
+            durable: 5,
+            written: 7,
+            next_seq: 8 + AHEAD,
+            ..journal.note.clone()
+        };
         journal.tail_partition.commit(&stale, &note).unwrap();
         journal.note.number += 1;
         journal.tail_usable = false;
@@ -649,7 +831,11 @@ mod tests {
         let mut journal = open(folder.path());
         append(&mut journal, 2, 100);
         let next = journal.next_seq();
-        assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5, 6, next - 2, next - 1], "drain checks the content of each");
+        assert_eq!(
+            drain(&mut journal),
+            [1, 2, 3, 4, 5, 6, next - 2, next - 1],
+            "drain checks the content of each"
+        );
     }
 
     #[test]
@@ -660,7 +846,10 @@ mod tests {
             drop(open(folder.path()));
         }
         let journal = open(folder.path());
-        assert_eq!((journal.sealed.len(), journal.waiting(), journal.lost()), (1, 5, 0));
+        assert_eq!(
+            (journal.sealed.len(), journal.waiting(), journal.lost()),
+            (1, 5, 0)
+        );
     }
 
     #[test]
@@ -676,7 +865,11 @@ mod tests {
         fs::write(&database, vec![0; length]).unwrap();
         let mut journal = open(folder.path());
         assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5]);
-        assert_eq!((journal.next_seq(), journal.lost()), (6 + AHEAD, 0), "the progress says how far numbers were given out");
+        assert_eq!(
+            (journal.next_seq(), journal.lost()),
+            (6 + AHEAD, 0),
+            "the progress says how far numbers were given out"
+        );
     }
 
     #[test]
@@ -689,18 +882,34 @@ mod tests {
         append(&mut journal, 3, 100);
         journal.settle(2, 2);
         journal.set_state(Bytes::from_static(b"held"));
-        let (older, database) = (journal.sealed[0].path(folder.path()), journal.tail.path(folder.path()).join("db"));
+        let (older, database) = (
+            journal.sealed[0].path(folder.path()),
+            journal.tail.path(folder.path()).join("db"),
+        );
         journal.close().unwrap();
         let length = usize::try_from(fs::metadata(&database).unwrap().len()).unwrap();
         fs::write(&database, vec![0; length]).unwrap();
         let mut journal = open(folder.path());
         let gaps = journal.take_gaps();
-        let [gap] = gaps.as_slice() else { panic!("{gaps:?}") };
-        assert_eq!((gap.first, gap.last, gap.count, gap.reason), (6, 8, 3, Reason::Damage));
-        assert_eq!((drain(&mut journal), journal.lost(), journal.next_seq()), (vec![1, 3, 4, 5], 3, 9));
+        let [gap] = gaps.as_slice() else {
+            panic!("{gaps:?}")
+        };
+        assert_eq!(
+            (gap.first, gap.last, gap.count, gap.reason),
+            (6, 8, 3, Reason::Damage)
+        );
+        assert_eq!(
+            (drain(&mut journal), journal.lost(), journal.next_seq()),
+            (vec![1, 3, 4, 5], 3, 9)
+        );
         assert_eq!(journal.state(), &Bytes::from_static(b"held"));
         assert!(older.exists(), "what is whole stays where it is");
-        assert_eq!(fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+        assert_eq!(
+            fs::read_dir(folder.path().join("quarantine"))
+                .unwrap()
+                .count(),
+            1
+        );
     }
 
     /// A journal of five numbers whose newest partition, with three more, is zeros now.
@@ -727,9 +936,14 @@ mod tests {
         fs::remove_file(folder.path().join("progress")).unwrap();
         let mut journal = open(folder.path());
         let gaps = journal.take_gaps();
-        let [gap] = gaps.as_slice() else { panic!("{gaps:?}") };
+        let [gap] = gaps.as_slice() else {
+            panic!("{gaps:?}")
+        };
         assert_eq!((gap.first, gap.last, gap.known_count()), (6, 8, Some(3)));
-        assert_eq!((drain(&mut journal), journal.lost()), (vec![1, 2, 3, 4, 5], 3));
+        assert_eq!(
+            (drain(&mut journal), journal.lost()),
+            (vec![1, 2, 3, 4, 5], 3)
+        );
     }
 
     #[test]
@@ -739,8 +953,13 @@ mod tests {
         fs::remove_file(folder.path().join("progress")).unwrap();
         let mut journal = open(folder.path());
         let gaps = journal.take_gaps();
-        let [gap] = gaps.as_slice() else { panic!("{gaps:?}") };
-        assert_eq!((gap.first, gap.known_count(), gap.reason), (6, None, Reason::Damage));
+        let [gap] = gaps.as_slice() else {
+            panic!("{gaps:?}")
+        };
+        assert_eq!(
+            (gap.first, gap.known_count(), gap.reason),
+            (6, None, Reason::Damage)
+        );
         assert!(gap.last >= 8, "{gap:?}");
         assert_eq!(drain(&mut journal), [1, 2, 3, 4, 5]);
         append(&mut journal, 1, 10);
@@ -757,7 +976,12 @@ mod tests {
         fs::remove_file(folder.path().join("progress")).unwrap();
         // Entries of a commit in the middle, and every note.
         let mut bytes = fs::read(&database).unwrap();
-        let marks: Vec<usize> = bytes.windows(8).enumerate().filter(|(_, w)| *w == b"WHEADck2").map(|(at, _)| at).collect();
+        let marks: Vec<usize> = bytes
+            .windows(8)
+            .enumerate()
+            .filter(|(_, w)| *w == b"WHEADck2")
+            .map(|(at, _)| at)
+            .collect();
         for (index, at) in marks.iter().enumerate() {
             let is_note = marks.get(index + 1).is_none_or(|next| next - at < 1000);
             if is_note || index == marks.len() / 2 || index == marks.len() / 2 + 1 {
@@ -772,7 +996,11 @@ mod tests {
         let counted: u64 = gaps.iter().filter_map(Gap::known_count).sum();
         assert!(!seen.is_empty() && seen.len() < 50, "{seen:?}");
         assert_eq!(counted, last - seen.len() as u64, "{gaps:?} {seen:?}");
-        assert!(gaps.iter().any(|gap| gap.known_count().is_none() && gap.first == last + 1), "{gaps:?} {seen:?}");
+        assert!(
+            gaps.iter()
+                .any(|gap| gap.known_count().is_none() && gap.first == last + 1),
+            "{gaps:?} {seen:?}"
+        );
     }
 
     #[test]
@@ -829,7 +1057,13 @@ mod tests {
         drop(journal);
         let mut bytes = fs::read(&database).unwrap();
         // Every commit is a chunk and a note.
-        let middle = bytes.windows(8).enumerate().filter(|(_, w)| *w == b"WHEADck2").map(|(at, _)| at).nth(301).unwrap();
+        let middle = bytes
+            .windows(8)
+            .enumerate()
+            .filter(|(_, w)| *w == b"WHEADck2")
+            .map(|(at, _)| at)
+            .nth(301)
+            .unwrap();
         bytes[middle + 500..middle + 600].fill(0xA5);
         fs::write(&database, bytes).unwrap();
 
@@ -838,7 +1072,12 @@ mod tests {
         assert!(seen.len() >= 290 && seen.len() < 300, "{}", seen.len());
         assert!(seen.windows(2).all(|pair| pair[0] < pair[1]));
         assert_eq!(journal.lost() + seen.len() as u64, 300);
-        assert_eq!(fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+        assert_eq!(
+            fs::read_dir(folder.path().join("quarantine"))
+                .unwrap()
+                .count(),
+            1
+        );
         append(&mut journal, 1, 10);
         assert_eq!(drain(&mut journal).last(), Some(&(journal.next_seq() - 1)));
     }
@@ -850,7 +1089,11 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..30 {
             // The largest state and a cursor full of holes, so often that the engine rewrites the page.
-            journal.set_state((0..super::super::STATE_BYTES).map(|_| random.u8(..)).collect());
+            journal.set_state(
+                (0..super::super::STATE_BYTES)
+                    .map(|_| random.u8(..))
+                    .collect(),
+            );
             append(&mut journal, 80, 10);
             for seq in (journal.next_seq() - 80..journal.next_seq()).step_by(2) {
                 journal.settle(seq, seq);

@@ -63,13 +63,17 @@ pub use thread::{Settings, WhenFull, open};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Weather: the file system has no room. Nothing was acknowledged; it may work later.
-    #[error("no space left on the file system of {folder}; free some space or move `outbox.folder`")]
+    #[error(
+        "no space left on the file system of {folder}; free some space or move `outbox.folder`"
+    )]
     Full {
         /// The journal's folder.
         folder: std::path::PathBuf,
     },
     /// A person's mistake: another process has the folder.
-    #[error("{folder} is in use by another wellhead; stop that one first, or give this one an `outbox.folder` of its own")]
+    #[error(
+        "{folder} is in use by another wellhead; stop that one first, or give this one an `outbox.folder` of its own"
+    )]
     InUse {
         /// The journal's folder.
         folder: std::path::PathBuf,

@@ -39,16 +39,33 @@ impl Note {
         body.put_u64(self.next_seq);
         self.cursor.encode(&mut body);
         body.put_slice(&self.state);
-        Chunk::Note { number: self.number, body: body.into() }.encode(salt)
+        Chunk::Note {
+            number: self.number,
+            body: body.into(),
+        }
+        .encode(salt)
     }
 
     /// The note in a chunk; `None` if it holds none.
     pub fn of(chunk: &Chunk) -> Option<Self> {
-        let Chunk::Note { number, body } = chunk else { return None };
+        let Chunk::Note { number, body } = chunk else {
+            return None;
+        };
         let mut body = body.clone();
-        let (durable, written, next_seq) = (body.try_get_u64().ok()?, body.try_get_u64().ok()?, body.try_get_u64().ok()?);
+        let (durable, written, next_seq) = (
+            body.try_get_u64().ok()?,
+            body.try_get_u64().ok()?,
+            body.try_get_u64().ok()?,
+        );
         let cursor = Cursor::decode(&mut body)?;
-        Some(Self { number: *number, durable, written, next_seq, cursor, state: body })
+        Some(Self {
+            number: *number,
+            durable,
+            written,
+            next_seq,
+            cursor,
+            state: body,
+        })
     }
 }
 
@@ -61,8 +78,18 @@ mod tests {
         let mut cursor = Cursor::default();
         cursor.settle(1, 5);
         cursor.settle(9, 12);
-        let note = Note { number: 77, durable: 15, written: 20, next_seq: 30, cursor, state: Bytes::from_static(b"in flight") };
-        assert_eq!(Note::of(&Chunk::decode(&note.encode(3), 3).unwrap()), Some(note));
+        let note = Note {
+            number: 77,
+            durable: 15,
+            written: 20,
+            next_seq: 30,
+            cursor,
+            state: Bytes::from_static(b"in flight"),
+        };
+        assert_eq!(
+            Note::of(&Chunk::decode(&note.encode(3), 3).unwrap()),
+            Some(note)
+        );
     }
 
     #[test]
@@ -71,7 +98,11 @@ mod tests {
         for n in 1..10_000 {
             cursor.settle(4 * n, 4 * n + 1);
         }
-        let note = Note { cursor, state: vec![1; STATE_BYTES].into(), ..Note::default() };
+        let note = Note {
+            cursor,
+            state: vec![1; STATE_BYTES].into(),
+            ..Note::default()
+        };
         assert!(note.encode(0).len() <= 90 * 1024);
     }
 }

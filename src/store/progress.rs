@@ -49,7 +49,14 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn of(note: &Note, tail: &Sealed) -> Self {
         let (partition, first_seq) = (tail.number, tail.first_seq);
-        Self { commit: note.number, partition, first_seq, written: note.written, next_seq: note.next_seq, low: note.cursor.low() }
+        Self {
+            commit: note.number,
+            partition,
+            first_seq,
+            written: note.written,
+            next_seq: note.next_seq,
+            low: note.cursor.low(),
+        }
     }
 
     /// What the file in a journal's folder says; `None` if there is none, or it is damaged.
@@ -72,7 +79,14 @@ impl Progress {
 
     fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(BYTES);
-        for number in [self.commit, self.partition, self.first_seq, self.written, self.next_seq, self.low] {
+        for number in [
+            self.commit,
+            self.partition,
+            self.first_seq,
+            self.written,
+            self.next_seq,
+            self.low,
+        ] {
             body.put_u64(number);
         }
         let mut bytes = Vec::with_capacity(BYTES);
@@ -90,7 +104,14 @@ impl Progress {
             return None;
         }
         let mut next = || bytes.try_get_u64().ok();
-        Some(Self { commit: next()?, partition: next()?, first_seq: next()?, written: next()?, next_seq: next()?, low: next()? })
+        Some(Self {
+            commit: next()?,
+            partition: next()?,
+            first_seq: next()?,
+            written: next()?,
+            next_seq: next()?,
+            low: next()?,
+        })
     }
 }
 
@@ -106,8 +127,17 @@ impl ProgressFile {
     /// Opens the file of a journal's folder, or makes it, and notes a commit that is durable.
     pub(super) fn open(folder: &Path, newest: Progress) -> Result<Self, StoreError> {
         let path = folder.join(NAME);
-        let file = private_file().create(true).truncate(false).write(true).open(&path).map_err(|e| io_error(&path, e))?;
-        let mut opened = Self { file, newest, is_failing: false };
+        let file = private_file()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| io_error(&path, e))?;
+        let mut opened = Self {
+            file,
+            newest,
+            is_failing: false,
+        };
         opened.write(true);
         Ok(opened)
     }
@@ -127,8 +157,17 @@ impl ProgressFile {
     }
 
     fn write(&mut self, is_synced: bool) {
-        let sync = || if is_synced { self.file.sync_data() } else { Ok(()) };
-        let written = self.file.write_all_at(&self.newest.encode(), 0).and_then(|()| sync());
+        let sync = || {
+            if is_synced {
+                self.file.sync_data()
+            } else {
+                Ok(())
+            }
+        };
+        let written = self
+            .file
+            .write_all_at(&self.newest.encode(), 0)
+            .and_then(|()| sync());
         if let (Err(error), false) = (&written, self.is_failing) {
             tracing::warn!(event = "store.progress_failed", %error, "could not record the progress of a journal; a truncated database may go unnoticed after a crash; check the disk");
         }
@@ -144,14 +183,38 @@ mod tests {
     fn progress_comes_back_as_it_was_written_and_damage_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Progress::read(folder.path()), None);
-        let progress = Progress { commit: 7, partition: 2, first_seq: 20, written: 40, next_seq: 16_000, low: 12 };
-        let mut file = ProgressFile::open(folder.path(), Progress { commit: 6, ..progress }).unwrap();
+        let progress = Progress {
+            commit: 7,
+            partition: 2,
+            first_seq: 20,
+            written: 40,
+            next_seq: 16_000,
+            low: 12,
+        };
+        let mut file = ProgressFile::open(
+            folder.path(),
+            Progress {
+                commit: 6,
+                ..progress
+            },
+        )
+        .unwrap();
         file.note(progress);
         assert_eq!(Progress::read(folder.path()), Some(progress));
         file.settled(11);
-        assert_eq!(Progress::read(folder.path()), Some(progress), "what is settled stays settled");
+        assert_eq!(
+            Progress::read(folder.path()),
+            Some(progress),
+            "what is settled stays settled"
+        );
         file.settled(30);
-        assert_eq!(Progress::read(folder.path()), Some(Progress { low: 30, ..progress }));
+        assert_eq!(
+            Progress::read(folder.path()),
+            Some(Progress {
+                low: 30,
+                ..progress
+            })
+        );
         let bytes = progress.encode();
         assert_eq!(bytes.len(), BYTES);
         for place in 0..BYTES {

@@ -10,7 +10,11 @@ use super::{Journal, PartitionBytes, StoreError};
 /// Removes some entries of a queue of the store in `folder`, by their numbers. What is not known any more is passed over.
 pub fn remove(folder: &Path, queue: &str, numbers: &[u64]) -> Result<(), StoreError> {
     let _lock = lock(folder)?;
-    let mut journal = Journal::open_with(&folder.join(queue), PartitionBytes::of(0), &Reserve::of(folder))?;
+    let mut journal = Journal::open_with(
+        &folder.join(queue),
+        PartitionBytes::of(0),
+        &Reserve::of(folder),
+    )?;
     for number in numbers {
         journal.settle(*number, *number);
     }
@@ -22,7 +26,11 @@ pub fn remove(folder: &Path, queue: &str, numbers: &[u64]) -> Result<(), StoreEr
 /// were. Numbers that were given out are not given out again. `progress` is told how many entries are left.
 pub fn purge(folder: &Path, queue: &str, mut progress: impl FnMut(u64)) -> Result<u64, StoreError> {
     let _lock = lock(folder)?;
-    let mut journal = Journal::open_with(&folder.join(queue), PartitionBytes::of(0), &Reserve::of(folder))?;
+    let mut journal = Journal::open_with(
+        &folder.join(queue),
+        PartitionBytes::of(0),
+        &Reserve::of(folder),
+    )?;
     let count = journal.waiting() + journal.lost();
     while journal.drop_oldest(Reason::Purged)? {
         progress(journal.waiting());

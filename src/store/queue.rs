@@ -176,8 +176,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(inner: Inner, settings: Settings, (states, identity): (Vec<Bytes>, String), pulse: Pulse) -> Self {
-        let counters = Counters { waiting: inner.queues.iter().map(|_| Gauge::default()).collect(), ..Counters::default() };
+    pub(super) fn new(
+        inner: Inner,
+        settings: Settings,
+        (states, identity): (Vec<Bytes>, String),
+        pulse: Pulse,
+    ) -> Self {
+        let counters = Counters {
+            waiting: inner.queues.iter().map(|_| Gauge::default()).collect(),
+            ..Counters::default()
+        };
         let room = Arc::new(Semaphore::new(PENDING_BYTES));
         Self {
             inner: Mutex::new(inner),
@@ -200,7 +208,9 @@ impl Shared {
     }
 
     pub(super) fn publish_waiting(&self, inner: &Inner, queue: usize) {
-        if let (Some(gauge), Some(queue)) = (self.counters.waiting.get(queue), inner.queues.get(queue)) {
+        if let (Some(gauge), Some(queue)) =
+            (self.counters.waiting.get(queue), inner.queues.get(queue))
+        {
             gauge.set(queue.on_disk + queue.pending.len() as u64);
         }
     }
@@ -209,7 +219,12 @@ impl Shared {
     pub(super) fn lose(&self, inner: &mut Inner, queue: usize, gap: Gap) {
         // Whoever watches the counter sees a loss of unknown size as well.
         self.counters.lost.add(gap.known_count().unwrap_or(1));
-        let absorbed = inner.gaps.iter_mut().rev().find(|(other, _)| *other == queue).is_some_and(|(_, last)| last.absorb(&gap));
+        let absorbed = inner
+            .gaps
+            .iter_mut()
+            .rev()
+            .find(|(other, _)| *other == queue)
+            .is_some_and(|(_, last)| last.absorb(&gap));
         if !absorbed && inner.gaps.len() < MAX_GAPS {
             inner.gaps.push((queue, gap));
         }
@@ -235,7 +250,9 @@ pub struct Store {
 
 impl Store {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { closer: Arc::new(Closer(shared)) }
+        Self {
+            closer: Arc::new(Closer(shared)),
+        }
     }
 
     fn shared(&self) -> &Shared {
@@ -246,7 +263,14 @@ impl Store {
     pub async fn append(&self, queue: usize, bytes: Bytes) -> Result<Receipt, AppendError> {
         let size = (bytes.len() + OVERHEAD).min(PENDING_BYTES);
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
-        let mut room = Some(self.shared().room.clone().acquire_many_owned(permits).await.map_err(|_| AppendError)?);
+        let mut room = Some(
+            self.shared()
+                .room
+                .clone()
+                .acquire_many_owned(permits)
+                .await
+                .map_err(|_| AppendError)?,
+        );
         loop {
             let numbers = self.shared().numbers.notified();
             tokio::pin!(numbers);
@@ -260,7 +284,12 @@ impl Store {
     }
 
     /// `None` if the thread must make more numbers available first.
-    fn try_append(&self, queue: usize, bytes: &Bytes, room: &mut Option<OwnedSemaphorePermit>) -> Result<Option<Receipt>, AppendError> {
+    fn try_append(
+        &self,
+        queue: usize,
+        bytes: &Bytes,
+        room: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<Receipt>, AppendError> {
         let shared = self.shared();
         let mut inner = shared.lock();
         let is_full = inner.is_full;
@@ -280,19 +309,36 @@ impl Store {
         if is_full {
             let at = unix_ms();
             settle_in(place, seq);
-            let gap = Gap { first: seq, last: seq, count: 1, from_ms: at, until_ms: at, reason: Reason::FullNewest };
+            let gap = Gap {
+                first: seq,
+                last: seq,
+                count: 1,
+                from_ms: at,
+                until_ms: at,
+                reason: Reason::FullNewest,
+            };
             if !place.gaps.last_mut().is_some_and(|last| last.absorb(&gap)) {
                 place.gaps.push(gap);
             }
             return Ok(Some(Receipt(Err(Stored::Dropped(seq)))));
         }
         let (receipt, waiting) = oneshot::channel();
-        let Some(room) = room.take() else { return Err(AppendError) };
+        let Some(room) = room.take() else {
+            return Err(AppendError);
+        };
         let before = place.pending_bytes;
         place.pending_bytes += bytes.len() + 4;
         let is_first = place.pending.is_empty();
-        let entry = Entry { seq, bytes: bytes.clone() };
-        place.pending.push_back(Pending { entry, due: now() + shared.save_every, receipt, _room: room });
+        let entry = Entry {
+            seq,
+            bytes: bytes.clone(),
+        };
+        place.pending.push_back(Pending {
+            entry,
+            due: now() + shared.save_every,
+            receipt,
+            _room: room,
+        });
         // The thread sleeps until the oldest is due, or a chunk is full.
         if is_first || (before < super::CHUNK_BYTES && place.pending_bytes >= super::CHUNK_BYTES) {
             shared.wake.notify_one();
@@ -310,7 +356,10 @@ impl Store {
         let mut inner = shared.lock();
         for place in places {
             if let Some(queue) = inner.queues.get_mut(place.queue) {
-                match queue.pending.binary_search_by_key(&place.seq, |pending| pending.entry.seq) {
+                match queue
+                    .pending
+                    .binary_search_by_key(&place.seq, |pending| pending.entry.seq)
+                {
                     Ok(index) => {
                         if let Some(pending) = queue.pending.remove(index) {
                             queue.pending_bytes -= pending.entry.bytes.len() + 4;
@@ -333,16 +382,34 @@ impl Store {
     }
 
     /// The next entries of a queue after `after` that are not settled, in order; none if there are none yet.
-    pub async fn read(&self, queue: usize, after: u64, max_entries: usize, max_bytes: usize) -> Result<Vec<Entry>, ReadError> {
+    pub async fn read(
+        &self,
+        queue: usize,
+        after: u64,
+        max_entries: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, ReadError> {
         let answer = {
             let mut inner = self.shared().lock();
             let place = inner.queues.get(queue).ok_or(ReadError::Closed)?;
             if after >= place.written {
-                let first = place.pending.partition_point(|pending| pending.entry.seq <= after);
-                return Ok(take_some(place.pending.range(first..).map(|pending| &pending.entry), max_entries, max_bytes));
+                let first = place
+                    .pending
+                    .partition_point(|pending| pending.entry.seq <= after);
+                return Ok(take_some(
+                    place.pending.range(first..).map(|pending| &pending.entry),
+                    max_entries,
+                    max_bytes,
+                ));
             }
             let (reply, answer) = oneshot::channel();
-            inner.reads.push(ReadRequest { queue, after, max_entries, max_bytes, reply });
+            inner.reads.push(ReadRequest {
+                queue,
+                after,
+                max_entries,
+                max_bytes,
+                reply,
+            });
             self.shared().wake.notify_one();
             answer
         };
@@ -352,7 +419,10 @@ impl Store {
     /// Replaces the states of queues, and writes them with everything that waits. Ready when they are durable.
     pub fn save(&self, states: Vec<(usize, Bytes)>) -> oneshot::Receiver<()> {
         let (reply, saved) = oneshot::channel();
-        self.shared().lock().saves.push(SaveRequest { states, reply });
+        self.shared()
+            .lock()
+            .saves
+            .push(SaveRequest { states, reply });
         self.shared().wake.notify_one();
         saved
     }
@@ -404,7 +474,11 @@ fn settle_in(queue: &mut Queue, seq: u64) {
 }
 
 /// At most `max_entries`, and no more after `max_bytes`.
-pub(super) fn take_some<'a>(entries: impl Iterator<Item = &'a Entry>, max_entries: usize, max_bytes: usize) -> Vec<Entry> {
+pub(super) fn take_some<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    max_entries: usize,
+    max_bytes: usize,
+) -> Vec<Entry> {
     let mut taken = Vec::new();
     let mut bytes = 0;
     for entry in entries {

@@ -19,7 +19,9 @@ pub(super) struct Reserve {
 
 impl Reserve {
     pub(super) fn of(folder: &Path) -> Self {
-        Self { path: folder.join("reserve") }
+        Self {
+            path: folder.join("reserve"),
+        }
     }
 
     /// Gives the room up; false if there was none.
@@ -35,7 +37,11 @@ impl Reserve {
     pub(super) fn keep(&self) {
         let bytes = self.wanted_bytes();
         let is_whole = fs::metadata(&self.path).is_ok_and(|meta| meta.len() >= bytes as u64);
-        if is_whole || self.free_bytes().is_none_or(|free| free <= PLENTY * bytes as u64) {
+        if is_whole
+            || self
+                .free_bytes()
+                .is_none_or(|free| free <= PLENTY * bytes as u64)
+        {
             return;
         }
         // Real bytes: room that is only promised is not there when it is needed. Without a reserve the journal works all the same.
@@ -45,14 +51,24 @@ impl Reserve {
     }
 
     fn wanted_bytes(&self) -> usize {
-        let beside = self.path.parent().and_then(|folder| fs::read_dir(folder).ok());
-        let queues = beside.into_iter().flatten().flatten().filter(|entry| entry.path().join("LOCK").exists()).count();
+        let beside = self
+            .path
+            .parent()
+            .and_then(|folder| fs::read_dir(folder).ok());
+        let queues = beside
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.path().join("LOCK").exists())
+            .count();
         RESERVE_BYTES * queues.max(1)
     }
 
     /// What an ordinary user may still write; `None` if the file system does not tell.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         let folder = self.path.parent().unwrap_or(&self.path);
-        rustix::fs::statvfs(folder).ok().map(|disk| disk.f_bavail * disk.f_frsize)
+        rustix::fs::statvfs(folder)
+            .ok()
+            .map(|disk| disk.f_bavail * disk.f_frsize)
     }
 }

@@ -15,7 +15,10 @@ pub(super) struct Spare {
 
 impl Spare {
     pub(super) fn of(folder: &Path) -> Self {
-        Self { path: folder.join("new-spare"), making: None }
+        Self {
+            path: folder.join("new-spare"),
+            making: None,
+        }
     }
 
     /// Begins to make one, unless there is one.
@@ -23,7 +26,10 @@ impl Spare {
         if self.making.is_none() {
             let path = self.path.clone();
             // Without a thread it is made when it is needed.
-            self.making = std::thread::Builder::new().name("store:spare".to_owned()).spawn(move || Partition::prepare(&path)).ok();
+            self.making = std::thread::Builder::new()
+                .name("store:spare".to_owned())
+                .spawn(move || Partition::prepare(&path))
+                .ok();
         }
     }
 

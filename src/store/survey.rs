@@ -43,14 +43,19 @@ impl Survey {
             return Err(SurveyError::Absent(folder.to_owned()));
         }
         // Held no longer than it takes to know: a gateway that starts meanwhile must not find it taken.
-        let lock = File::options().write(true).open(folder.join("LOCK")).map_err(|e| io_error(folder, e))?;
+        let lock = File::options()
+            .write(true)
+            .open(folder.join("LOCK"))
+            .map_err(|e| io_error(folder, e))?;
         let is_in_use = matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
         drop(lock);
         let partitions = partitions(folder)?;
         let mut note = Note::default();
         for partition in partitions.iter().rev() {
             let bytes = read_if_there(&partition.path(folder))?;
-            let found = Chunk::carve(&bytes, partition.salt).filter_map(|chunk| Note::of(&chunk)).max_by_key(|note| note.number);
+            let found = Chunk::carve(&bytes, partition.salt)
+                .filter_map(|chunk| Note::of(&chunk))
+                .max_by_key(|note| note.number);
             if let Some(found) = found {
                 note = found;
                 break;
@@ -58,7 +63,12 @@ impl Survey {
         }
         let oldest = partitions.front().map_or(1, |oldest| oldest.first_seq);
         note.cursor.settle(1, oldest - 1);
-        Ok(Self { folder: folder.to_owned(), partitions, note, is_in_use })
+        Ok(Self {
+            folder: folder.to_owned(),
+            partitions,
+            note,
+            is_in_use,
+        })
     }
 
     /// How many partitions there are.
@@ -68,7 +78,10 @@ impl Survey {
 
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
-        self.partitions.iter().map(|partition| partition.bytes).sum()
+        self.partitions
+            .iter()
+            .map(|partition| partition.bytes)
+            .sum()
     }
 
     /// Partitions that were set aside because they were damaged.
@@ -78,15 +91,24 @@ impl Survey {
 
     /// What waits in the partition with this index, in order.
     pub fn read(&self, index: usize) -> Result<Vec<Entry>, SurveyError> {
-        let Some(partition) = self.partitions.get(index) else { return Ok(Vec::new()) };
-        let end = self.partitions.get(index + 1).map_or(u64::MAX, |next| next.first_seq);
+        let Some(partition) = self.partitions.get(index) else {
+            return Ok(Vec::new());
+        };
+        let end = self
+            .partitions
+            .get(index + 1)
+            .map_or(u64::MAX, |next| next.first_seq);
         let bytes = read_if_there(&partition.path(&self.folder))?;
         let mut found = BTreeMap::new();
         let mut parts: BTreeMap<u64, BTreeMap<u32, Chunk>> = BTreeMap::new();
         for chunk in Chunk::carve(&bytes, partition.salt) {
             match chunk {
-                Chunk::Entries(entries) => found.extend(entries.into_iter().map(|entry| (entry.seq, entry.bytes))),
-                Chunk::Part { seq, part, .. } => drop(parts.entry(seq).or_default().insert(part, chunk)),
+                Chunk::Entries(entries) => {
+                    found.extend(entries.into_iter().map(|entry| (entry.seq, entry.bytes)))
+                }
+                Chunk::Part { seq, part, .. } => {
+                    drop(parts.entry(seq).or_default().insert(part, chunk))
+                }
                 Chunk::Note { .. } => {}
             }
         }
@@ -103,13 +125,23 @@ impl Survey {
                 found.insert(seq, whole.freeze());
             }
         }
-        let waits = |seq: &u64| *seq >= partition.first_seq && *seq < end && !self.note.cursor.is_settled(*seq);
-        Ok(found.into_iter().filter(|(seq, _)| waits(seq)).map(|(seq, bytes)| Entry { seq, bytes }).collect())
+        let waits = |seq: &u64| {
+            *seq >= partition.first_seq && *seq < end && !self.note.cursor.is_settled(*seq)
+        };
+        Ok(found
+            .into_iter()
+            .filter(|(seq, _)| waits(seq))
+            .map(|(seq, bytes)| Entry { seq, bytes })
+            .collect())
     }
 }
 
 /// The database of a partition; nothing if it was delivered and removed meanwhile.
 fn read_if_there(partition: &Path) -> Result<Vec<u8>, StoreError> {
     let database = partition.join("db");
-    if database.exists() { read_what_can_be_read(&database) } else { Ok(Vec::new()) }
+    if database.exists() {
+        read_what_can_be_read(&database)
+    } else {
+        Ok(Vec::new())
+    }
 }

@@ -22,7 +22,9 @@ use super::engine::{LEAST_PARTITION_BYTES, io_error, sync_dir, write_private};
 use super::folder::lock;
 use super::gap::Gap;
 use super::machine::Machine;
-use super::queue::{Inner, Pending, Queue, ReadError, ReadRequest, SaveRequest, Shared, Store, Stored, take_some};
+use super::queue::{
+    Inner, Pending, Queue, ReadError, ReadRequest, SaveRequest, Shared, Store, Stored, take_some,
+};
 use super::reserve::Reserve;
 use super::{CHUNK_BYTES, Entry, Journal, PartitionBytes, StoreError};
 use crate::pulse::Pulse;
@@ -95,13 +97,36 @@ pub fn open(
     let mut states = Vec::new();
     for (index, queue) in queues.iter().enumerate() {
         let folder = folder.join(queue);
-        let journal = if index == usual || folder.exists() { Some(open_journal(&folder, settings, &reserve)?) } else { None };
-        inner.queues.push(journal.as_ref().map_or_else(|| Queue { next_seq: 1, ..Queue::default() }, queue_of));
-        states.push(journal.as_ref().map_or_else(Bytes::new, |journal| journal.state().clone()));
-        lanes.push(Lane { folder, journal, retry_at: None });
+        let journal = if index == usual || folder.exists() {
+            Some(open_journal(&folder, settings, &reserve)?)
+        } else {
+            None
+        };
+        inner.queues.push(journal.as_ref().map_or_else(
+            || Queue {
+                next_seq: 1,
+                ..Queue::default()
+            },
+            queue_of,
+        ));
+        states.push(
+            journal
+                .as_ref()
+                .map_or_else(Bytes::new, |journal| journal.state().clone()),
+        );
+        lanes.push(Lane {
+            folder,
+            journal,
+            retry_at: None,
+        });
     }
     let pulse = Pulse::new(format!("store:{name}"), PATIENCE, now());
-    let shared = Arc::new(Shared::new(inner, settings, (states, identity(folder, Machine::of(Path::new("/")))?), pulse));
+    let shared = Arc::new(Shared::new(
+        inner,
+        settings,
+        (states, identity(folder, Machine::of(Path::new("/")))?),
+        pulse,
+    ));
     let (closed_sender, closed) = oneshot::channel();
     let mut worker = Worker {
         shared: shared.clone(),
@@ -116,17 +141,26 @@ pub fn open(
         _lock: lock,
     };
     worker.publish();
-    let started = std::thread::Builder::new().name(format!("store:{name}")).spawn(move || {
-        worker.run();
-        // Whoever waits for the end may open the folder again.
-        drop(worker);
-        let _ = closed_sender.send(());
-    });
-    started.map_err(|source| StoreError::Folder { path: folder.to_owned(), source })?;
+    let started = std::thread::Builder::new()
+        .name(format!("store:{name}"))
+        .spawn(move || {
+            worker.run();
+            // Whoever waits for the end may open the folder again.
+            drop(worker);
+            let _ = closed_sender.send(());
+        });
+    started.map_err(|source| StoreError::Folder {
+        path: folder.to_owned(),
+        source,
+    })?;
     Ok((Store::new(shared), closed))
 }
 
-fn open_journal(folder: &Path, settings: Settings, reserve: &Reserve) -> Result<Journal, StoreError> {
+fn open_journal(
+    folder: &Path,
+    settings: Settings,
+    reserve: &Reserve,
+) -> Result<Journal, StoreError> {
     Journal::open_with(folder, PartitionBytes::of(settings.total_bytes), reserve)
 }
 
@@ -144,10 +178,18 @@ fn queue_of(journal: &Journal) -> Queue {
 /// give the same name to different entries.
 fn identity(folder: &Path, here: Machine) -> Result<String, StoreError> {
     let (path, place) = (folder.join("identity"), folder.join("machine"));
-    let is_whole = |text: &String| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let known = fs::read_to_string(&path).ok().map(|text| text.trim().to_owned()).filter(is_whole);
-    let before = fs::read_to_string(&place).ok().and_then(|text| Machine::parse(text.trim()));
-    let is_moved = before.as_ref().is_some_and(|before| here.is_another_than(before));
+    let is_whole =
+        |text: &String| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let known = fs::read_to_string(&path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+        .filter(is_whole);
+    let before = fs::read_to_string(&place)
+        .ok()
+        .and_then(|text| Machine::parse(text.trim()));
+    let is_moved = before
+        .as_ref()
+        .is_some_and(|before| here.is_another_than(before));
     if known.is_some() && is_moved {
         tracing::warn!(event = "outbox.other_machine", path = %folder.display(), "this folder comes from another machine: messages get numbers of a new series (`seq`); if the other machine still runs, give each gateway its own `client_id` (by default it is the site)");
     } else if known.is_none() && path.exists() {
@@ -175,8 +217,12 @@ fn identity(folder: &Path, here: Machine) -> Result<String, StoreError> {
 /// numbers of this run have a name of their own.
 fn write_small(folder: &Path, name: &str, text: &str) -> Result<(), StoreError> {
     let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
-    let written = write_private(&new, format!("{text}\n").as_bytes()).and_then(|()| fs::rename(&new, &path));
-    match written.map_err(|e| io_error(&path, e)).and_then(|()| sync_dir(folder)) {
+    let written =
+        write_private(&new, format!("{text}\n").as_bytes()).and_then(|()| fs::rename(&new, &path));
+    match written
+        .map_err(|e| io_error(&path, e))
+        .and_then(|()| sync_dir(folder))
+    {
         Ok(()) | Err(StoreError::Full { .. }) => Ok(()),
         Err(error) => Err(error),
     }
@@ -233,13 +279,27 @@ impl Worker {
         let mut inner = shared.lock();
         loop {
             let at = now();
-            let mut turn = Turn { reads: std::mem::take(&mut inner.reads), due: Vec::new(), is_closing: inner.is_closing };
+            let mut turn = Turn {
+                reads: std::mem::take(&mut inner.reads),
+                due: Vec::new(),
+                is_closing: inner.is_closing,
+            };
             self.saves.append(&mut inner.saves);
-            let wanted = self.saves.iter().flat_map(|save| save.states.iter().map(|(queue, _)| *queue)).collect::<Vec<_>>();
+            let wanted = self
+                .saves
+                .iter()
+                .flat_map(|save| save.states.iter().map(|(queue, _)| *queue))
+                .collect::<Vec<_>>();
             for (index, (queue, lane)) in inner.queues.iter().zip(&mut self.lanes).enumerate() {
                 let may_write = lane.retry_at.is_none_or(|retry| retry <= at);
-                let oldest = queue.pending.front().is_some_and(|pending| pending.due <= at || inner.is_closing);
-                let is_due = oldest || queue.pending_bytes >= CHUNK_BYTES || queue.wants_numbers || wanted.contains(&index);
+                let oldest = queue
+                    .pending
+                    .front()
+                    .is_some_and(|pending| pending.due <= at || inner.is_closing);
+                let is_due = oldest
+                    || queue.pending_bytes >= CHUNK_BYTES
+                    || queue.wants_numbers
+                    || wanted.contains(&index);
                 if is_due && (may_write || inner.is_closing) {
                     turn.due.push(index);
                 } else if !is_due {
@@ -247,20 +307,33 @@ impl Worker {
                     lane.retry_at = None;
                 }
             }
-            let has_work = !turn.reads.is_empty() || !turn.due.is_empty() || turn.is_closing || inner.is_told;
+            let has_work =
+                !turn.reads.is_empty() || !turn.due.is_empty() || turn.is_closing || inner.is_told;
             let deadline = self.deadline(&inner);
             if has_work || deadline <= at {
                 return turn;
             }
-            inner = shared.wake.wait_timeout(inner, deadline - at).map_or_else(|poisoned| poisoned.into_inner().0, |(inner, _)| inner);
+            inner = shared
+                .wake
+                .wait_timeout(inner, deadline - at)
+                .map_or_else(|poisoned| poisoned.into_inner().0, |(inner, _)| inner);
         }
     }
 
     fn deadline(&self, inner: &Inner) -> Instant {
         // While the disk refuses, what is due waits for the next attempt.
         let write = inner.queues.iter().zip(&self.lanes);
-        let write = write.filter_map(|(queue, lane)| lane.retry_at.or(queue.pending.front().map(|pending| pending.due))).min();
-        [write, self.save_at, Some(self.look_at)].into_iter().flatten().min().unwrap_or(self.look_at)
+        let write = write
+            .filter_map(|(queue, lane)| {
+                lane.retry_at
+                    .or(queue.pending.front().map(|pending| pending.due))
+            })
+            .min();
+        [write, self.save_at, Some(self.look_at)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.look_at)
     }
 
     /// Takes over what was settled.
@@ -271,7 +344,9 @@ impl Worker {
         let mut gaps = Vec::new();
         for (index, (queue, lane)) in inner.queues.iter_mut().zip(&mut self.lanes).enumerate() {
             gaps.extend(queue.gaps.drain(..).map(|gap| (index, gap)));
-            let Some(journal) = &mut lane.journal else { continue };
+            let Some(journal) = &mut lane.journal else {
+                continue;
+            };
             journal.give_out(queue.next_seq);
             for (first, last) in queue.settled.drain(..) {
                 journal.settle(first, last);
@@ -287,13 +362,18 @@ impl Worker {
 
     /// Writes everything that waits in a queue, with its state.
     fn commit(&mut self, index: usize) {
-        let done = self.journal(index).and_then(|()| self.enforce_limit()).and_then(|()| self.write(index));
+        let done = self
+            .journal(index)
+            .and_then(|()| self.enforce_limit())
+            .and_then(|()| self.write(index));
         let was_stalled = self.is_stalled();
         if let Some(lane) = self.lanes.get_mut(index) {
             lane.retry_at = done.is_err().then(|| now() + RETRY_AFTER);
         }
         match done {
-            Ok(()) if was_stalled && !self.is_stalled() => tracing::info!(folder = %self.folder, "the outbox takes entries again"),
+            Ok(()) if was_stalled && !self.is_stalled() => {
+                tracing::info!(folder = %self.folder, "the outbox takes entries again")
+            }
             Err(error) if !was_stalled => {
                 tracing::error!(folder = %self.folder, %error, "the outbox cannot take more; senders wait, nothing is acknowledged");
             }
@@ -308,32 +388,57 @@ impl Worker {
 
     /// Makes the journal of a queue if there is none yet.
     fn journal(&mut self, index: usize) -> Result<(), StoreError> {
-        let Some(lane) = self.lanes.get_mut(index).filter(|lane| lane.journal.is_none()) else { return Ok(()) };
+        let Some(lane) = self
+            .lanes
+            .get_mut(index)
+            .filter(|lane| lane.journal.is_none())
+        else {
+            return Ok(());
+        };
         lane.journal = Some(open_journal(&lane.folder, self.settings, &self.reserve)?);
         Ok(())
     }
 
     fn write(&mut self, index: usize) -> Result<(), StoreError> {
         let shared = self.shared.clone();
-        let Some(journal) = self.lanes.get_mut(index).and_then(|lane| lane.journal.as_mut()) else { return Ok(()) };
+        let Some(journal) = self
+            .lanes
+            .get_mut(index)
+            .and_then(|lane| lane.journal.as_mut())
+        else {
+            return Ok(());
+        };
         let batch: Vec<Entry> = {
             let mut inner = shared.lock();
-            let Some(queue) = inner.queues.get_mut(index) else { return Ok(()) };
+            let Some(queue) = inner.queues.get_mut(index) else {
+                return Ok(());
+            };
             queue.wants_numbers = false;
             journal.give_out(queue.next_seq);
             // What was settled until now leaves holes among the numbers of the batch.
             for (first, last) in queue.settled.drain(..) {
                 journal.settle(first, last);
             }
-            queue.pending.iter().map(|pending| pending.entry.clone()).collect()
+            queue
+                .pending
+                .iter()
+                .map(|pending| pending.entry.clone())
+                .collect()
         };
-        for (_, state) in self.saves.iter().flat_map(|save| &save.states).filter(|(queue, _)| *queue == index) {
+        for (_, state) in self
+            .saves
+            .iter()
+            .flat_map(|save| &save.states)
+            .filter(|(queue, _)| *queue == index)
+        {
             journal.set_state(state.clone());
         }
         let written = match (batch.is_empty(), has_headroom(&self.reserve)) {
             (true, _) => journal.save(),
             (false, true) => journal.write(&batch),
-            (false, false) => Err(StoreError::Full { folder: PathBuf::from(&self.folder) }),
+            (false, false) => Err(StoreError::Full {
+                folder: PathBuf::from(&self.folder),
+            }),
         };
         let mut is_saved = written.is_ok();
         if let (Err(StoreError::Full { .. }), false) = (&written, batch.is_empty()) {
@@ -341,14 +446,20 @@ impl Worker {
             is_saved = journal.save().is_ok();
         }
         if is_saved {
-            self.saves.iter_mut().for_each(|save| save.states.retain(|(queue, _)| *queue != index));
+            self.saves
+                .iter_mut()
+                .for_each(|save| save.states.retain(|(queue, _)| *queue != index));
         }
         let mut inner = shared.lock();
         if let Some(queue) = inner.queues.get_mut(index) {
             queue.written = journal.written();
             queue.reserved = journal.reserved();
             let mut done: Vec<Pending> = Vec::new();
-            while queue.pending.front().is_some_and(|pending| pending.entry.seq <= queue.written) {
+            while queue
+                .pending
+                .front()
+                .is_some_and(|pending| pending.entry.seq <= queue.written)
+            {
                 done.extend(queue.pending.pop_front());
             }
             queue.on_disk += done.len() as u64;
@@ -367,7 +478,9 @@ impl Worker {
 
     fn answer_saves(&mut self) {
         // A commit that failed is repeated, with its state.
-        let (done, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.saves).into_iter().partition(|save| save.states.is_empty());
+        let (done, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.saves)
+            .into_iter()
+            .partition(|save| save.states.is_empty());
         self.saves = left;
         for save in done {
             let _ = save.reply.send(());
@@ -375,8 +488,20 @@ impl Worker {
     }
 
     fn read(&mut self, request: ReadRequest) {
-        let ReadRequest { queue, after, max_entries, max_bytes, reply } = request;
-        let Some(journal) = self.lanes.get_mut(queue).and_then(|lane| lane.journal.as_mut()) else { return };
+        let ReadRequest {
+            queue,
+            after,
+            max_entries,
+            max_bytes,
+            reply,
+        } = request;
+        let Some(journal) = self
+            .lanes
+            .get_mut(queue)
+            .and_then(|lane| lane.journal.as_mut())
+        else {
+            return;
+        };
         let read = journal.read(after, max_entries, max_bytes);
         if let Err(error) = &read
             && !self.unreadable
@@ -391,8 +516,14 @@ impl Worker {
             // Nothing is left on disk: what is in memory is next.
             let inner = self.shared.lock();
             inner.queues.get(queue).map_or_else(Vec::new, |queue| {
-                let first = queue.pending.partition_point(|pending| pending.entry.seq <= after);
-                take_some(queue.pending.range(first..).map(|pending| &pending.entry), max_entries, max_bytes)
+                let first = queue
+                    .pending
+                    .partition_point(|pending| pending.entry.seq <= after);
+                take_some(
+                    queue.pending.range(first..).map(|pending| &pending.entry),
+                    max_entries,
+                    max_bytes,
+                )
             })
         });
         // An uplink that is gone needs no answer.
@@ -409,7 +540,11 @@ impl Worker {
             self.look_at = at + LOOK_EVERY;
             if let Some(age) = self.settings.age.filter(|_| clock_is_set()) {
                 let limit = unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-                for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
+                for journal in self
+                    .lanes
+                    .iter_mut()
+                    .filter_map(|lane| lane.journal.as_mut())
+                {
                     if let Err(error) = journal.drop_older_than(limit) {
                         tracing::warn!(folder = %self.folder, %error, "old entries could not be removed; trying again");
                     }
@@ -422,7 +557,11 @@ impl Worker {
     /// Makes what was settled durable.
     fn save(&mut self, at: Instant) {
         let is_stalled = self.is_stalled();
-        for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
+        for journal in self
+            .lanes
+            .iter_mut()
+            .filter_map(|lane| lane.journal.as_mut())
+        {
             match journal.save() {
                 Ok(()) => self.shared.counters.commits.count(),
                 Err(error) => {
@@ -440,11 +579,19 @@ impl Worker {
         let shared = self.shared.clone();
         let mut inner = shared.lock();
         for index in 0..self.lanes.len() {
-            let Some(journal) = self.lanes.get_mut(index).and_then(|lane| lane.journal.as_mut()) else { continue };
+            let Some(journal) = self
+                .lanes
+                .get_mut(index)
+                .and_then(|lane| lane.journal.as_mut())
+            else {
+                continue;
+            };
             for gap in journal.take_gaps() {
                 self.tell(&mut inner, index, gap);
             }
-            let Some(journal) = self.lanes.get(index).and_then(|lane| lane.journal.as_ref()) else { continue };
+            let Some(journal) = self.lanes.get(index).and_then(|lane| lane.journal.as_ref()) else {
+                continue;
+            };
             if let Some(queue) = inner.queues.get_mut(index) {
                 queue.reserved = journal.reserved();
                 if queue.settled.is_empty() {
@@ -458,10 +605,24 @@ impl Worker {
     }
 
     fn tell(&self, inner: &mut Inner, queue: usize, gap: Gap) {
-        let Gap { first, last, reason, .. } = gap;
+        let Gap {
+            first,
+            last,
+            reason,
+            ..
+        } = gap;
         let folder = &self.folder;
         match gap.known_count() {
-            Some(count) => tracing::warn!(event = "store.lost", folder, queue, first, last, count, ?reason, "messages were lost"),
+            Some(count) => tracing::warn!(
+                event = "store.lost",
+                folder,
+                queue,
+                first,
+                last,
+                count,
+                ?reason,
+                "messages were lost"
+            ),
             None => tracing::error!(
                 event = "store.lost",
                 folder,
@@ -491,7 +652,9 @@ fn bytes_of(lanes: &[Lane]) -> u64 {
 
 /// Entries are written only while what was written before can still be opened, delivered and removed.
 fn has_headroom(reserve: &Reserve) -> bool {
-    reserve.free_bytes().is_none_or(|free| free >= LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2)
+    reserve
+        .free_bytes()
+        .is_none_or(|free| free >= LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2)
 }
 
 #[cfg(test)]

@@ -31,7 +31,11 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) const fn new() -> Self {
-        Self { is_set: AtomicBool::new(false), offset_ms: AtomicI64::new(i64::MIN), look_at_ms: AtomicI64::new(i64::MIN) }
+        Self {
+            is_set: AtomicBool::new(false),
+            offset_ms: AtomicI64::new(i64::MIN),
+            look_at_ms: AtomicI64::new(i64::MIN),
+        }
     }
 
     /// True once the clock was set.
@@ -47,9 +51,11 @@ impl Clock {
         let was_stepped = before != i64::MIN && offset.abs_diff(before) >= STEP_MS.unsigned_abs();
         let looks = since_boot.ms >= self.look_at_ms.load(Ordering::Relaxed);
         if looks {
-            self.look_at_ms.store(since_boot.ms + LOOK_EVERY_MS, Ordering::Relaxed);
+            self.look_at_ms
+                .store(since_boot.ms + LOOK_EVERY_MS, Ordering::Relaxed);
         }
-        let is_set = was_stepped || (looks && is_proven(Path::new("/"), super::runtime_folder().as_deref(), unix_ms));
+        let is_set = was_stepped
+            || (looks && is_proven(Path::new("/"), super::runtime_folder().as_deref(), unix_ms));
         if is_set {
             self.is_set.store(true, Ordering::Relaxed);
         }
@@ -64,7 +70,8 @@ impl Clock {
 /// What the files below `root` say of a clock that shows `unix_ms`.
 fn is_proven(root: &Path, runtime: Option<&Path>, unix_ms: i64) -> bool {
     let timesync = root.join("run/systemd/timesync");
-    let was_set = timesync.join("synchronized").exists() || runtime.is_some_and(|folder| folder.join(NOTE).exists());
+    let was_set = timesync.join("synchronized").exists()
+        || runtime.is_some_and(|folder| folder.join(NOTE).exists());
     // Who fetches the time, or keeps it in a file while the machine is off, has no clock with a battery.
     let is_doubtful = timesync.exists() || root.join("etc/fake-hwclock.data").exists();
     was_set || !is_doubtful || has_battery(&root.join("sys/class/rtc/rtc0"), unix_ms)
@@ -95,19 +102,33 @@ mod tests {
 
     fn check(files: &[(&str, &str)], expected: bool) {
         let root = root(files);
-        assert_eq!(is_proven(root.path(), Some(&root.path().join("run/wellhead")), NOW_MS), expected, "{files:?}");
+        assert_eq!(
+            is_proven(root.path(), Some(&root.path().join("run/wellhead")), NOW_MS),
+            expected,
+            "{files:?}"
+        );
     }
 
     #[test]
     fn a_plausible_date_is_believed_unless_the_machine_has_no_battery_and_nobody_has_set_it() {
-        let (fake, timesyncd) = (("etc/fake-hwclock.data", ""), ("run/systemd/timesync/x", ""));
+        let (fake, timesyncd) = (
+            ("etc/fake-hwclock.data", ""),
+            ("run/systemd/timesync/x", ""),
+        );
         check(&[], true);
         check(&[fake], false);
         check(&[timesyncd], false);
-        check(&[timesyncd, fake, ("run/systemd/timesync/synchronized", "")], true);
+        check(
+            &[timesyncd, fake, ("run/systemd/timesync/synchronized", "")],
+            true,
+        );
         check(&[fake, ("run/wellhead/clock-set", "")], true);
         let battery = |seconds: &'static str, hctosys: &'static str| {
-            [timesyncd, ("sys/class/rtc/rtc0/since_epoch", seconds), ("sys/class/rtc/rtc0/hctosys", hctosys)]
+            [
+                timesyncd,
+                ("sys/class/rtc/rtc0/since_epoch", seconds),
+                ("sys/class/rtc/rtc0/hctosys", hctosys),
+            ]
         };
         check(&battery("1769847331\n", "1\n"), true);
         check(&battery("1769847331\n", "0\n"), false);
@@ -124,7 +145,10 @@ mod tests {
         assert!(!clock.is_set(NOW_MS + 1000 + STEP_MS - 1, at(2000)));
         assert!(clock.is_set(NOW_MS + 86_400_000, at(4000)));
         assert!(clock.is_set(NOW_MS + 86_401_000, at(5000)));
-        assert!(!clock.is_set(5, at(6000)), "what is not plausible was not set");
+        assert!(
+            !clock.is_set(5, at(6000)),
+            "what is not plausible was not set"
+        );
         let clock = Clock::new();
         clock.look_at_ms.store(i64::MAX, Ordering::Relaxed);
         assert!(!clock.is_set(86_400_000, at(1000)));

@@ -114,7 +114,11 @@ async fn due(at: Option<Instant>) {
 
 impl<'a> Connection<'a> {
     pub(super) fn new(uplink: &'a mut Uplink, link: Link, accepted: Accepted) -> Self {
-        let keep_alive = accepted.keep_alive.map_or(uplink.settings.keep_alive, |seconds| Duration::from_secs(u64::from(seconds)));
+        let keep_alive = accepted
+            .keep_alive
+            .map_or(uplink.settings.keep_alive, |seconds| {
+                Duration::from_secs(u64::from(seconds))
+            });
         Self {
             uplink,
             link,
@@ -142,7 +146,11 @@ impl<'a> Connection<'a> {
     }
 
     /// Runs until the link breaks, or in order.
-    pub(super) async fn run(mut self, accepted: Accepted, orders: Orders) -> Result<Done, LinkError> {
+    pub(super) async fn run(
+        mut self,
+        accepted: Accepted,
+        orders: Orders,
+    ) -> Result<Done, LinkError> {
         let done = self.carry(accepted, orders).await;
         if let Err(LinkError::Closed { reason, .. }) = &done
             && self.ending.is_none()
@@ -169,9 +177,15 @@ impl<'a> Connection<'a> {
                 return Ok(done);
             }
             let is_open = self.ending.is_none();
-            let wants_more = is_open && self.link.has_room() && self.uplink.session.room() > 0 && !self.is_held();
+            let wants_more = is_open
+                && self.link.has_room()
+                && self.uplink.session.room() > 0
+                && !self.is_held();
             let ends_at = self.ends_at();
-            let passes_at = self.uplink.rates.ready_at(now(), self.uplink.lanes.holds_back());
+            let passes_at = self
+                .uplink
+                .rates
+                .ready_at(now(), self.uplink.lanes.holds_back());
             tokio::select! {
                 incoming = self.link.next() => self.receive(incoming?).await?,
                 changed = self.uplink.newest.changed(), if wants_more => {
@@ -218,7 +232,11 @@ impl<'a> Connection<'a> {
         let uplink = &mut *self.uplink;
         uplink.rivals.begin(uplink.current);
         uplink.pace.begin(self.link.round_trip());
-        let forgotten = uplink.session.connected(accepted.session_present, accepted.receive_maximum, accepted.max_qos);
+        let forgotten = uplink.session.connected(
+            accepted.session_present,
+            accepted.receive_maximum,
+            accepted.max_qos,
+        );
         uplink.status.session(&forgotten);
         let is_new = accepted.max_qos < QoS::ExactlyOnce && !uplink.is_without_qos_2();
         if uplink.settings.cloud.is_none() && (is_new || !accepted.retain_available) {
@@ -227,18 +245,28 @@ impl<'a> Connection<'a> {
         }
         for (place, message) in forgotten.dropped {
             if let Some(message) = message {
-                uplink.outbox.give_up(place.queue, place.seq, &message, Reason::SessionLost);
+                uplink
+                    .outbox
+                    .give_up(place.queue, place.seq, &message, Reason::SessionLost);
             }
             uplink.outbox.settle(&[place]);
         }
         uplink.outbox.settle(&forgotten.presumed);
-        if self.asks_for_state(accepted)? { Ok(()) } else { self.introduce(accepted) }
+        if self.asks_for_state(accepted)? {
+            Ok(())
+        } else {
+            self.introduce(accepted)
+        }
     }
 
     /// Says that this gateway is here, and asks for what it is to receive.
     fn introduce(&mut self, accepted: Accepted) -> Result<(), LinkError> {
         self.say_online()?;
-        if self.waits_for_answer_to_state(accepted) { Ok(()) } else { self.subscribe(accepted) }
+        if self.waits_for_answer_to_state(accepted) {
+            Ok(())
+        } else {
+            self.subscribe(accepted)
+        }
     }
 
     /// Hands changes of the session to the disk. Returns when to ask again.
@@ -264,27 +292,55 @@ impl<'a> Connection<'a> {
         let settings = &self.uplink.settings;
         let (heard, sent) = (self.link.heard(), self.link.progress());
         if !self.link.is_idle() && at >= sent + settings.write_within {
-            return Err(LinkError::Broken(format!("the link took nothing for {} s", settings.write_within.as_secs())));
+            return Err(LinkError::Broken(format!(
+                "the link took nothing for {} s",
+                settings.write_within.as_secs()
+            )));
         }
         let oldest = self.uplink.session.oldest_unanswered();
         let owes = self.pinged.is_some() || oldest.is_some();
         self.owes_since = self.owes_since.filter(|_| owes).or(owes.then_some(at));
         let given_up_at = self.link.given_up_at(settings.answer_within);
-        if self.owes_since.is_some_and(|since| at >= given_up_at.max(since + settings.answer_within)) {
-            self.blame_silence();
-            return Err(LinkError::Broken(format!("the remote owes an answer and was silent for {} s", (at - heard).as_secs())));
-        }
-        self.oldest = oldest.map(|place| self.oldest.filter(|(known, _)| *known == place).unwrap_or((place, at)));
-        if let Some((place, since)) = self.oldest
-            && at >= since + settings.answer_within * LONGEST_DEBT + time_to_pass(self.uplink.session.bytes_of(place))
+        if self
+            .owes_since
+            .is_some_and(|since| at >= given_up_at.max(since + settings.answer_within))
         {
             self.blame_silence();
-            return Err(LinkError::Broken(format!("the remote does not answer message {}, only others", place.seq)));
+            return Err(LinkError::Broken(format!(
+                "the remote owes an answer and was silent for {} s",
+                (at - heard).as_secs()
+            )));
         }
-        let Some(keep_alive) = self.keep_alive else { return Ok(()) };
-        let alive = if self.link.is_idle() { heard } else { heard.max(sent) };
+        self.oldest = oldest.map(|place| {
+            self.oldest
+                .filter(|(known, _)| *known == place)
+                .unwrap_or((place, at))
+        });
+        if let Some((place, since)) = self.oldest
+            && at
+                >= since
+                    + settings.answer_within * LONGEST_DEBT
+                    + time_to_pass(self.uplink.session.bytes_of(place))
+        {
+            self.blame_silence();
+            return Err(LinkError::Broken(format!(
+                "the remote does not answer message {}, only others",
+                place.seq
+            )));
+        }
+        let Some(keep_alive) = self.keep_alive else {
+            return Ok(());
+        };
+        let alive = if self.link.is_idle() {
+            heard
+        } else {
+            heard.max(sent)
+        };
         if at >= alive + keep_alive.mul_f64(1.5) {
-            return Err(LinkError::Broken(format!("the remote was silent for {} s", keep_alive.mul_f64(1.5).as_secs())));
+            return Err(LinkError::Broken(format!(
+                "the remote was silent for {} s",
+                keep_alive.mul_f64(1.5).as_secs()
+            )));
         }
         // Something must be sent within the interval [MQTT-3.1.2-20], and something must come.
         if self.pinged.is_none() && at + STATUS_EVERY >= sent.min(heard) + keep_alive {
@@ -303,7 +359,12 @@ impl<'a> Connection<'a> {
         self.uplink.lanes.has_looked();
         while self.link.has_room() {
             let is_held = self.is_held();
-            let Uplink { session, pace, rates, .. } = &mut *self.uplink;
+            let Uplink {
+                session,
+                pace,
+                rates,
+                ..
+            } = &mut *self.uplink;
             let step = if is_held || !pace.has_room(session.on_wire()) {
                 session.next_answer()
             } else if rates.is_used_up(now()) {
@@ -316,7 +377,9 @@ impl<'a> Connection<'a> {
                 continue;
             }
             let Uplink { session, rates, .. } = &mut *self.uplink;
-            let may_take = !is_held && session.room() > 0 && rates.may_take_behind(|| session.unwritten(), now());
+            let may_take = !is_held
+                && session.room() > 0
+                && rates.may_take_behind(|| session.unwritten(), now());
             if !may_take || !self.take_one().await? {
                 break;
             }
@@ -325,8 +388,16 @@ impl<'a> Connection<'a> {
         if let Some(trial) = &mut self.trial {
             trial.written(written, now());
         }
-        let done = self.unwritten.iter().take_while(|(end, _)| *end <= written).count();
-        let done: Vec<Place> = self.unwritten.drain(..done).map(|(_, place)| place).collect();
+        let done = self
+            .unwritten
+            .iter()
+            .take_while(|(end, _)| *end <= written)
+            .count();
+        let done: Vec<Place> = self
+            .unwritten
+            .drain(..done)
+            .map(|(_, place)| place)
+            .collect();
         self.uplink.outbox.settle(&done);
         Ok(())
     }
@@ -346,7 +417,10 @@ impl<'a> Connection<'a> {
     async fn take_one(&mut self) -> Result<bool, LinkError> {
         loop {
             let first = self.uplink.session.continues();
-            if self.take_from(first.map_or(Choice::Any, Choice::GoesOn)).await? {
+            if self
+                .take_from(first.map_or(Choice::Any, Choice::GoesOn))
+                .await?
+            {
                 return Ok(true);
             }
             if first.is_none() || self.uplink.session.continues() == first {
@@ -367,7 +441,11 @@ impl<'a> Connection<'a> {
         }
         let closed = uplink.rates.closed(now());
         while let Some(wanted) = uplink.lanes.wants(choice, &closed) {
-            let read = match uplink.outbox.read(wanted.lane, wanted.after, READ_BATCH).await {
+            let read = match uplink
+                .outbox
+                .read(wanted.lane, wanted.after, READ_BATCH)
+                .await
+            {
                 Ok(read) => read,
                 Err(ReadError::Disk) => {
                     self.read_at = Some(now() + STATUS_EVERY);
@@ -386,13 +464,20 @@ impl<'a> Connection<'a> {
                 break;
             }
         }
-        let Some(Ready { waiting, rule }) = uplink.lanes.next(choice, &closed) else { return Ok(false) };
+        let Some(Ready { waiting, rule }) = uplink.lanes.next(choice, &closed) else {
+            return Ok(false);
+        };
         if let Some(rule) = rule {
             let bytes = waiting.message.topic.as_str().len() + waiting.message.payload.len();
             uplink.rates.taken(rule, bytes, now());
         }
         if let Some(lost) = uplink.session.offer(waiting) {
-            uplink.outbox.give_up(lost.lane as usize, lost.seq, &lost.message, Reason::SessionLost);
+            uplink.outbox.give_up(
+                lost.lane as usize,
+                lost.seq,
+                &lost.message,
+                Reason::SessionLost,
+            );
             uplink.outbox.settle(&[lost.place()]);
         }
         Ok(true)
@@ -410,7 +495,13 @@ impl<'a> Connection<'a> {
 
     /// Collects one message, unless it has expired or is too large for the remote.
     fn publish(&mut self, send: Send) -> Result<(), LinkError> {
-        let Send { place, packet_id, dup, is_resent, mut message } = send;
+        let Send {
+            place,
+            packet_id,
+            dup,
+            is_resent,
+            mut message,
+        } = send;
         let may_be_there = dup && message.qos == QoS::ExactlyOnce;
         let at = Timestamp::from(moment());
         // What was sent before is sent as it was.
@@ -419,7 +510,9 @@ impl<'a> Connection<'a> {
         }
         if !message.age(at) {
             tracing::debug!(seq = place.seq, topic = %message.topic, "expired while it waited");
-            self.uplink.outbox.give_up(place.queue, place.seq, &message, Reason::Expired);
+            self.uplink
+                .outbox
+                .give_up(place.queue, place.seq, &message, Reason::Expired);
             self.leave_out(place, may_be_there);
             if !may_be_there {
                 self.uplink.outbox.settle(&[place]);
@@ -428,19 +521,37 @@ impl<'a> Connection<'a> {
         }
         let number = self.uplink.number(place);
         let cloud = self.uplink.settings.cloud.as_ref();
-        let topic = match cloud.map(|cloud| cloud.topic_there(&message, number.as_deref())).transpose() {
+        let topic = match cloud
+            .map(|cloud| cloud.topic_there(&message, number.as_deref()))
+            .transpose()
+        {
             Ok(topic) => topic.unwrap_or_else(|| message.topic.clone()),
             Err(error) => {
-                self.uplink.bury(place, message, format!("its topic is not possible at the remote: {error}"));
+                self.uplink.bury(
+                    place,
+                    message,
+                    format!("its topic is not possible at the remote: {error}"),
+                );
                 self.leave_out(place, may_be_there);
                 return Ok(());
             }
         };
-        let sent = Outgoing { topic, ..message.clone() };
+        let sent = Outgoing {
+            topic,
+            ..message.clone()
+        };
         let before = self.link.collected();
-        if !self.link.feed(Command::Publish { packet_id, dup, message: sent, number })? {
-            let reason =
-                if may_be_there { "larger than the remote takes now; it may have arrived before" } else { "larger than the remote takes" };
+        if !self.link.feed(Command::Publish {
+            packet_id,
+            dup,
+            message: sent,
+            number,
+        })? {
+            let reason = if may_be_there {
+                "larger than the remote takes now; it may have arrived before"
+            } else {
+                "larger than the remote takes"
+            };
             self.uplink.bury(place, message, reason.to_owned());
             self.leave_out(place, may_be_there);
             return Ok(());
@@ -448,7 +559,9 @@ impl<'a> Connection<'a> {
         tracing::debug!(uplink = %self.uplink.settings.name, seq = place.seq, topic = %message.topic, qos = ?message.qos, dup, "message sent");
         self.uplink.status.counters.repeated.add(u64::from(dup));
         self.uplink.status.counters.resent.add(u64::from(is_resent));
-        self.uplink.rates.sent(self.link.collected() - before, now());
+        self.uplink
+            .rates
+            .sent(self.link.collected() - before, now());
         match packet_id {
             Some(_) => {
                 let packet = before..self.link.collected();
@@ -477,11 +590,19 @@ impl Uplink {
     /// run had in flight waits for none.
     fn ready(&self, messages: Vec<Waiting>, unwritten: &VecDeque<(u64, Place)>) -> Vec<Ready> {
         let is_taken = |place: Place| {
-            self.session.is_in_flight(place) || self.burials.holds(place) || unwritten.iter().any(|(_, other)| *other == place)
+            self.session.is_in_flight(place)
+                || self.burials.holds(place)
+                || unwritten.iter().any(|(_, other)| *other == place)
         };
-        let left = messages.into_iter().filter(|waiting| !is_taken(waiting.place()));
+        let left = messages
+            .into_iter()
+            .filter(|waiting| !is_taken(waiting.place()));
         let with_rule = |waiting: Waiting| {
-            let rule = if self.session.is_recovered(waiting.place()) { None } else { self.rates.rule_of(&waiting) };
+            let rule = if self.session.is_recovered(waiting.place()) {
+                None
+            } else {
+                self.rates.rule_of(&waiting)
+            };
             Ready { waiting, rule }
         };
         left.map(with_rule).collect()

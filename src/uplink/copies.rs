@@ -44,8 +44,15 @@ impl Copies {
             return false;
         }
         let digest = digest(received);
-        let is_other = |first: &First| !identifiers.iter().any(|identifier| first.subscriptions.contains(identifier));
-        let found = self.firsts.iter().position(|first| first.digest == digest && is_other(first));
+        let is_other = |first: &First| {
+            !identifiers
+                .iter()
+                .any(|identifier| first.subscriptions.contains(identifier))
+        };
+        let found = self
+            .firsts
+            .iter()
+            .position(|first| first.digest == digest && is_other(first));
         let Some(first) = found.and_then(|place| self.firsts.get_mut(place)) else {
             self.remember(received, digest, matching, at);
             return false;
@@ -65,7 +72,12 @@ impl Copies {
         if self.firsts.len() >= MOST {
             self.firsts.pop_front();
         }
-        self.firsts.push_back(First { digest, subscriptions, copies, until: at + PATIENCE });
+        self.firsts.push_back(First {
+            digest,
+            subscriptions,
+            copies,
+            until: at + PATIENCE,
+        });
     }
 }
 
@@ -74,7 +86,12 @@ fn digest(received: &Received) -> u64 {
     let mut hasher = DefaultHasher::new();
     let properties = &received.properties;
     (received.topic.as_str(), &received.payload, received.retain).hash(&mut hasher);
-    (properties.payload_is_text, &properties.content_type, &properties.correlation_data).hash(&mut hasher);
+    (
+        properties.payload_is_text,
+        &properties.content_type,
+        &properties.correlation_data,
+    )
+        .hash(&mut hasher);
     (&properties.response_topic, &properties.user).hash(&mut hasher);
     hasher.finish()
 }
@@ -101,23 +118,58 @@ mod tests {
         let mut at = crate::time::now();
         for (index, (payload, subscriptions, millis, goes_on)) in messages.iter().enumerate() {
             at += Duration::from_millis(*millis);
-            assert_eq!(!copies.is_copy(&received(payload, subscriptions), matching, at), *goes_on, "message {index}: {payload}");
+            assert_eq!(
+                !copies.is_copy(&received(payload, subscriptions), matching, at),
+                *goes_on,
+                "message {index}: {payload}"
+            );
         }
     }
 
     #[test]
     fn with_identifiers_a_message_for_another_subscription_is_a_copy() {
-        check(&mut Copies::default(), 2, &[("on", &[1], 0, true), ("on", &[2], 0, false), ("on", &[1], 0, true), ("on", &[2], 0, false)]);
+        check(
+            &mut Copies::default(),
+            2,
+            &[
+                ("on", &[1], 0, true),
+                ("on", &[2], 0, false),
+                ("on", &[1], 0, true),
+                ("on", &[2], 0, false),
+            ],
+        );
         // Queue by queue, and late.
         check(
             &mut Copies::default(),
             2,
-            &[("on", &[1], 0, true), ("on", &[1], 9, true), ("on", &[2], 9000, false), ("on", &[2], 9, false)],
+            &[
+                ("on", &[1], 0, true),
+                ("on", &[1], 9, true),
+                ("on", &[2], 9000, false),
+                ("on", &[2], 9, false),
+            ],
         );
         // One with all of them, as often as it is published.
-        check(&mut Copies::default(), 2, &[("on", &[1, 2], 0, true), ("on", &[1, 2], 0, true)]);
-        check(&mut Copies::default(), 3, &[("on", &[1], 0, true), ("off", &[2], 0, true), ("on", &[2], 0, false), ("on", &[3], 0, false)]);
-        check(&mut Copies::default(), 1, &[("on", &[1], 0, true), ("on", &[2], 0, true)]);
+        check(
+            &mut Copies::default(),
+            2,
+            &[("on", &[1, 2], 0, true), ("on", &[1, 2], 0, true)],
+        );
+        check(
+            &mut Copies::default(),
+            3,
+            &[
+                ("on", &[1], 0, true),
+                ("off", &[2], 0, true),
+                ("on", &[2], 0, false),
+                ("on", &[3], 0, false),
+            ],
+        );
+        check(
+            &mut Copies::default(),
+            1,
+            &[("on", &[1], 0, true), ("on", &[2], 0, true)],
+        );
     }
 
     #[test]
@@ -126,7 +178,13 @@ mod tests {
         check(
             &mut copies,
             2,
-            &[("on", &[], 0, true), ("on", &[], 0, true), ("on", &[1], 0, true), ("on", &[], 0, true), ("on", &[2], 0, false)],
+            &[
+                ("on", &[], 0, true),
+                ("on", &[], 0, true),
+                ("on", &[1], 0, true),
+                ("on", &[], 0, true),
+                ("on", &[2], 0, false),
+            ],
         );
     }
 
@@ -135,7 +193,10 @@ mod tests {
         let mut copies = Copies::default();
         let at = crate::time::now();
         for number in 0..2 * MOST {
-            let message = Received { payload: number.to_string().into(), ..received("", &[1]) };
+            let message = Received {
+                payload: number.to_string().into(),
+                ..received("", &[1])
+            };
             assert!(!copies.is_copy(&message, 2, at));
         }
         assert_eq!(copies.firsts.len(), MOST);

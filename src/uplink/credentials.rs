@@ -52,7 +52,10 @@ pub(super) struct Credentials {
 
 impl Credentials {
     pub(super) fn new(certificates: Certificates) -> Self {
-        Self { certificates, login: None }
+        Self {
+            certificates,
+            login: None,
+        }
     }
 
     /// What was read last for remotes with TLS.
@@ -63,11 +66,17 @@ impl Credentials {
     /// Reads everything again. The error is for people, and names what cannot be read.
     pub(super) async fn read(&mut self, settings: &Settings) -> Result<(), String> {
         if settings.remotes.iter().any(Remote::is_tls) {
-            self.certificates.read_again(settings).await.map_err(|error| error.to_string())?;
+            self.certificates
+                .read_again(settings)
+                .await
+                .map_err(|error| error.to_string())?;
         }
         self.login = match &settings.login {
             None => None,
-            Some(Login { user, password }) => Some((user.clone(), read_password(password, settings.connect_within).await?)),
+            Some(Login { user, password }) => Some((
+                user.clone(),
+                read_password(password, settings.connect_within).await?,
+            )),
         };
         Ok(())
     }
@@ -79,11 +88,14 @@ async fn read_password(password: &Password, within: Duration) -> Result<Secret, 
         Password::File(path) => {
             let path = path.clone();
             let read = tokio::task::spawn_blocking(move || password_of_file(&path));
-            read.await.unwrap_or_else(|_| Err("the password file could not be read".to_owned()))
+            read.await
+                .unwrap_or_else(|_| Err("the password file could not be read".to_owned()))
         }
         Password::Command(command) => {
             let shown = command.first().map(String::as_str).unwrap_or_default();
-            let printed = printed(command, within).await.and_then(|printed| first_line(&printed));
+            let printed = printed(command, within)
+                .await
+                .and_then(|printed| first_line(&printed));
             printed.map_err(|why| format!("`password_command` ({shown}): {why}; run it as the user of the service to see what it says"))
         }
     }
@@ -101,7 +113,8 @@ fn password_of_file(path: &Path) -> Result<Secret, String> {
 }
 
 fn first_line(text: &[u8]) -> Result<Secret, String> {
-    let text = std::str::from_utf8(text).map_err(|_| "the password is no text in UTF-8".to_owned())?;
+    let text =
+        std::str::from_utf8(text).map_err(|_| "the password is no text in UTF-8".to_owned())?;
     match text.lines().next() {
         None | Some("") => Err("the first line is empty".to_owned()),
         Some(line) => Ok(Secret(line.to_owned())),
@@ -122,11 +135,26 @@ impl Drop for Group {
 
 /// What a command prints; the error says nothing of that.
 async fn printed(command: &[String], within: Duration) -> Result<Vec<u8>, String> {
-    let (program, arguments) = command.split_first().ok_or_else(|| "it names no program".to_owned())?;
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| "it names no program".to_owned())?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| format!("it cannot be started: {error}"))?;
-    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
+    let mut child = command
+        .spawn()
+        .map_err(|error| format!("it cannot be started: {error}"))?;
+    let mut group = Group(
+        child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw),
+    );
     let stdout = child.stdout.take();
     let ended = timeout(within, async {
         let printed = match stdout {
@@ -134,9 +162,15 @@ async fn printed(command: &[String], within: Duration) -> Result<Vec<u8>, String
             None => Vec::new(),
         };
         let status = child.wait().await.map_err(|error| error.to_string())?;
-        if status.success() { Ok(printed) } else { Err(format!("it failed ({status})")) }
+        if status.success() {
+            Ok(printed)
+        } else {
+            Err(format!("it failed ({status})"))
+        }
     });
-    let ended = ended.await.map_err(|_| format!("it did not end within {:.1} s", within.as_secs_f64()))?;
+    let ended = ended
+        .await
+        .map_err(|_| format!("it did not end within {:.1} s", within.as_secs_f64()))?;
     if ended.is_ok() {
         group.0 = None;
     }
@@ -145,8 +179,16 @@ async fn printed(command: &[String], within: Duration) -> Result<Vec<u8>, String
 
 async fn read_bounded(stdout: impl AsyncRead + Unpin) -> Result<Vec<u8>, String> {
     let mut printed = Vec::new();
-    stdout.take(MOST + 1).read_to_end(&mut printed).await.map_err(|error| error.to_string())?;
-    if printed.len() as u64 > MOST { Err(format!("it prints more than {MOST} bytes")) } else { Ok(printed) }
+    stdout
+        .take(MOST + 1)
+        .read_to_end(&mut printed)
+        .await
+        .map_err(|error| error.to_string())?;
+    if printed.len() as u64 > MOST {
+        Err(format!("it prints more than {MOST} bytes"))
+    } else {
+        Ok(printed)
+    }
 }
 
 #[cfg(test)]
@@ -161,7 +203,10 @@ mod tests {
     #[tokio::test]
     async fn the_first_line_that_a_command_prints_is_the_password() {
         let within = Duration::from_secs(20);
-        assert_eq!(run("echo hunter2; echo more; echo noise >&2", within).await, Ok(Secret("hunter2".to_owned())));
+        assert_eq!(
+            run("echo hunter2; echo more; echo noise >&2", within).await,
+            Ok(Secret("hunter2".to_owned()))
+        );
         for (script, why) in [
             ("echo hunter2; exit 3", "it failed"),
             ("true", "the first line is empty"),
@@ -171,7 +216,12 @@ mod tests {
             let error = run(script, within).await.unwrap_err();
             assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
         }
-        let missing = read_password(&Password::Command(vec!["/no/such/program".to_owned()]), within).await.unwrap_err();
+        let missing = read_password(
+            &Password::Command(vec!["/no/such/program".to_owned()]),
+            within,
+        )
+        .await
+        .unwrap_err();
         assert!(missing.contains("/no/such/program"), "{missing}");
     }
 
@@ -179,9 +229,15 @@ mod tests {
     async fn a_command_that_hangs_ends_with_all_that_it_has_started() {
         let folder = tempfile::tempdir().unwrap();
         let pid = folder.path().join("pid");
-        let script = format!("sleep 1000 & echo $! > {}; echo hunter2; wait", pid.display());
+        let script = format!(
+            "sleep 1000 & echo $! > {}; echo hunter2; wait",
+            pid.display()
+        );
         let error = run(&script, Duration::from_millis(700)).await.unwrap_err();
-        assert!(error.contains("did not end within") && !error.contains("hunter2"), "{error}");
+        assert!(
+            error.contains("did not end within") && !error.contains("hunter2"),
+            "{error}"
+        );
         let child = std::fs::read_to_string(&pid).unwrap();
         let stat = format!("/proc/{}/stat", child.trim());
         // It is gone, or dead and not yet taken notice of.
@@ -198,7 +254,11 @@ mod tests {
     fn a_password_file_that_cannot_be_read_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("password");
-        assert!(password_of_file(&file).unwrap_err().contains(&file.display().to_string()));
+        assert!(
+            password_of_file(&file)
+                .unwrap_err()
+                .contains(&file.display().to_string())
+        );
         std::fs::write(&file, "").unwrap();
         assert!(password_of_file(&file).unwrap_err().contains("empty"));
         std::fs::write(&file, "hunter2\r\nsecond").unwrap();

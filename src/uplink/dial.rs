@@ -54,7 +54,9 @@ impl Resolve {
 
 /// How long after a step the next one begins; `usual` is the round trip of the link as far as it is known.
 pub(super) fn apart(usual: Option<Duration>) -> Duration {
-    usual.map_or(SHORTEST_APART, |usual| (usual * ROUND_TRIPS_APART).clamp(SHORTEST_APART, LONGEST_APART))
+    usual.map_or(SHORTEST_APART, |usual| {
+        (usual * ROUND_TRIPS_APART).clamp(SHORTEST_APART, LONGEST_APART)
+    })
 }
 
 /// What earlier tries have shown about the addresses of the remotes.
@@ -112,13 +114,27 @@ impl Addresses {
     }
 
     /// The addresses of a remote in the order in which they are tried, without the first `skip` ones, which come last.
-    fn order(&self, remote: u32, addresses: Vec<SocketAddr>, resolve: Resolve, skip: usize) -> Vec<SocketAddr> {
+    fn order(
+        &self,
+        remote: u32,
+        addresses: Vec<SocketAddr>,
+        resolve: Resolve,
+        skip: usize,
+    ) -> Vec<SocketAddr> {
         let is_muted = self.muted_until.is_some_and(|until| now() < until);
-        let is_usable = |address: &SocketAddr| resolve.allows(address.ip()) && !(is_muted && self.muted.contains(address));
+        let is_usable = |address: &SocketAddr| {
+            resolve.allows(address.ip()) && !(is_muted && self.muted.contains(address))
+        };
         let mut order = families_in_turn(addresses.into_iter().filter(is_usable));
         let worked = self.worked.get(&remote);
         // Stable: what is the same in this keeps its order.
-        order.sort_by_key(|address| (self.unfit.contains(address), self.muted.contains(address), Some(&address.ip()) != worked));
+        order.sort_by_key(|address| {
+            (
+                self.unfit.contains(address),
+                self.muted.contains(address),
+                Some(&address.ip()) != worked,
+            )
+        });
         let skip = skip.checked_rem(order.len()).unwrap_or(0);
         order.rotate_left(skip);
         order
@@ -128,8 +144,11 @@ impl Addresses {
 /// Begins with the family of the first address.
 fn families_in_turn(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addresses = addresses.peekable();
-    let Some(is_first) = addresses.peek().map(SocketAddr::is_ipv4) else { return Vec::new() };
-    let (one, other): (Vec<_>, Vec<_>) = addresses.partition(|address| address.is_ipv4() == is_first);
+    let Some(is_first) = addresses.peek().map(SocketAddr::is_ipv4) else {
+        return Vec::new();
+    };
+    let (one, other): (Vec<_>, Vec<_>) =
+        addresses.partition(|address| address.is_ipv4() == is_first);
     let (mut one, mut other) = (one.into_iter(), other.into_iter());
     let mut order = Vec::new();
     loop {
@@ -155,7 +174,11 @@ pub(super) struct Leg {
 impl Leg {
     /// One of its addresses, for people.
     pub(super) fn at(&self, address: SocketAddr) -> String {
-        if self.host.parse::<IpAddr>().is_ok() { address.to_string() } else { format!("{} ({address})", self.host) }
+        if self.host.parse::<IpAddr>().is_ok() {
+            address.to_string()
+        } else {
+            format!("{} ({address})", self.host)
+        }
     }
 }
 
@@ -232,7 +255,11 @@ impl Failures {
 
     fn into_lost(self) -> Lost {
         let error = self.answered.or(self.silent).or(self.unsent);
-        Lost { error: error.unwrap_or_else(|| LinkError::Silent("no address answered lately".to_owned())), unheard: self.unheard }
+        Lost {
+            error: error
+                .unwrap_or_else(|| LinkError::Silent("no address answered lately".to_owned())),
+            unheard: self.unheard,
+        }
     }
 }
 
@@ -246,8 +273,18 @@ where
     L: Future<Output = Result<Vec<SocketAddr>, LinkError>>,
     C: Future<Output = Result<T, Missed>>,
 {
-    let Plan { mut legs, addresses, resolve, apart, most, skip } = plan;
-    let (first, later) = (skip.checked_rem(legs.len()).unwrap_or(0), skip.checked_div(legs.len()).unwrap_or(0));
+    let Plan {
+        mut legs,
+        addresses,
+        resolve,
+        apart,
+        most,
+        skip,
+    } = plan;
+    let (first, later) = (
+        skip.checked_rem(legs.len()).unwrap_or(0),
+        skip.checked_div(legs.len()).unwrap_or(0),
+    );
     legs.rotate_left(first);
     let mut waiting: VecDeque<Step> = legs.into_iter().map(Step::LookUp).collect();
     let mut looking = FuturesUnordered::new();
@@ -334,22 +371,61 @@ mod tests {
 
     impl Net {
         fn new(remotes: &[&[(&'static str, Does)]]) -> Self {
-            Self { remotes: remotes.iter().map(|addresses| addresses.to_vec()).collect(), tried: Mutex::default() }
+            Self {
+                remotes: remotes.iter().map(|addresses| addresses.to_vec()).collect(),
+                tried: Mutex::default(),
+            }
         }
 
-        async fn race(&self, addresses: &Addresses, most: usize, skip: usize) -> (Result<Winner<()>, Lost>, Vec<SocketAddr>) {
-            let leg = |remote: usize| Leg { remote, name: u32::try_from(remote).unwrap(), host: remote.to_string(), port: 1 };
-            let names: Vec<u32> = (0..self.remotes.len()).map(|remote| u32::try_from(remote).unwrap()).collect();
-            let legs = addresses.order_remotes(&names).into_iter().map(leg).collect();
-            let plan = Plan { legs, addresses, resolve: Resolve::Any, apart: SHORTEST_APART, most, skip };
-            let look_up = |leg: Leg| async move { Ok(self.remotes[leg.remote].iter().map(|(text, _)| address(text)).collect()) };
+        async fn race(
+            &self,
+            addresses: &Addresses,
+            most: usize,
+            skip: usize,
+        ) -> (Result<Winner<()>, Lost>, Vec<SocketAddr>) {
+            let leg = |remote: usize| Leg {
+                remote,
+                name: u32::try_from(remote).unwrap(),
+                host: remote.to_string(),
+                port: 1,
+            };
+            let names: Vec<u32> = (0..self.remotes.len())
+                .map(|remote| u32::try_from(remote).unwrap())
+                .collect();
+            let legs = addresses
+                .order_remotes(&names)
+                .into_iter()
+                .map(leg)
+                .collect();
+            let plan = Plan {
+                legs,
+                addresses,
+                resolve: Resolve::Any,
+                apart: SHORTEST_APART,
+                most,
+                skip,
+            };
+            let look_up = |leg: Leg| async move {
+                Ok(self.remotes[leg.remote]
+                    .iter()
+                    .map(|(text, _)| address(text))
+                    .collect())
+            };
             let connect = |_, to: SocketAddr| {
                 self.tried.lock().unwrap().push(to);
-                let does = self.remotes.iter().flatten().find(|(text, _)| address(text) == to).unwrap().1;
+                let does = self
+                    .remotes
+                    .iter()
+                    .flatten()
+                    .find(|(text, _)| address(text) == to)
+                    .unwrap()
+                    .1;
                 async move {
                     match does {
                         Does::Answer(millis) => sleep(Duration::from_millis(millis)).await,
-                        Does::Refuse => return Err(Missed::Answered(LinkError::Unreachable(to.to_string()))),
+                        Does::Refuse => {
+                            return Err(Missed::Answered(LinkError::Unreachable(to.to_string())));
+                        }
                         Does::Nothing => {
                             sleep(SILENT).await;
                             return Err(Missed::Unheard(LinkError::Silent(to.to_string())));
@@ -365,10 +441,20 @@ mod tests {
 
     #[test]
     fn families_take_turns_and_what_worked_goes_first() {
-        let all: Vec<SocketAddr> = ["[2001:db8::1]:1", "[2001:db8::2]:1", "192.0.2.1:1", "192.0.2.2:1"].map(address).to_vec();
+        let all: Vec<SocketAddr> = [
+            "[2001:db8::1]:1",
+            "[2001:db8::2]:1",
+            "192.0.2.1:1",
+            "192.0.2.2:1",
+        ]
+        .map(address)
+        .to_vec();
         let check = |resolve, addresses: &Addresses, skip, expected: &[usize]| {
             let order = addresses.order(7, all.clone(), resolve, skip);
-            assert_eq!(order, expected.iter().map(|index| all[*index]).collect::<Vec<_>>());
+            assert_eq!(
+                order,
+                expected.iter().map(|index| all[*index]).collect::<Vec<_>>()
+            );
         };
         let mut addresses = Addresses::default();
         check(Resolve::Any, &addresses, 0, &[0, 2, 1, 3]);
@@ -388,40 +474,68 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn dead_addresses_of_a_name_and_dead_remotes_cost_a_moment_each() {
         let net = Net::new(&[
-            &[("[2001:db8::1]:1", Does::Nothing), ("[2001:db8::2]:1", Does::Nothing)],
+            &[
+                ("[2001:db8::1]:1", Does::Nothing),
+                ("[2001:db8::2]:1", Does::Nothing),
+            ],
             &[("192.0.2.1:1", Does::Nothing)],
             &[("192.0.2.2:1", Does::Answer(20))],
         ]);
         let began = tokio::time::Instant::now();
         let (outcome, tried) = net.race(&Addresses::default(), 4, 0).await;
         let winner = outcome.unwrap();
-        assert_eq!((winner.leg.remote, winner.address, tried.len()), (2, address("192.0.2.2:1"), 4));
+        assert_eq!(
+            (winner.leg.remote, winner.address, tried.len()),
+            (2, address("192.0.2.2:1"), 4)
+        );
         assert_eq!(winner.unheard.len(), 3);
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            began.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_answers_in_time_is_tried_alone() {
-        let net = Net::new(&[&[("192.0.2.1:1", Does::Answer(200)), ("192.0.2.2:1", Does::Answer(1))]]);
+        let net = Net::new(&[&[
+            ("192.0.2.1:1", Does::Answer(200)),
+            ("192.0.2.2:1", Does::Answer(1)),
+        ]]);
         let (outcome, tried) = net.race(&Addresses::default(), 4, 0).await;
-        assert_eq!((outcome.unwrap().address, tried.len()), (address("192.0.2.1:1"), 1));
+        assert_eq!(
+            (outcome.unwrap().address, tried.len()),
+            (address("192.0.2.1:1"), 1)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_followed_at_once_and_says_more_than_silence() {
         let net = Net::new(&[
-            &[("192.0.2.1:1", Does::Refuse), ("192.0.2.2:1", Does::Nothing), ("192.0.2.3:1", Does::Refuse)],
+            &[
+                ("192.0.2.1:1", Does::Refuse),
+                ("192.0.2.2:1", Does::Nothing),
+                ("192.0.2.3:1", Does::Refuse),
+            ],
             &[("192.0.2.4:1", Does::Refuse)],
         ]);
         let (outcome, tried) = net.race(&Addresses::default(), 2, 0).await;
         let lost = outcome.unwrap_err();
         assert_eq!(tried.len(), 4);
-        assert_eq!((lost.error, lost.unheard), (LinkError::Unreachable("192.0.2.4:1".to_owned()), vec![address("192.0.2.2:1")]));
+        assert_eq!(
+            (lost.error, lost.unheard),
+            (
+                LinkError::Unreachable("192.0.2.4:1".to_owned()),
+                vec![address("192.0.2.2:1")]
+            )
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_nothing_answers_a_try_costs_one_address_and_each_has_its_turn() {
-        let silent: Vec<(&str, Does)> = ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"].map(|text| (text, Does::Nothing)).to_vec();
+        let silent: Vec<(&str, Does)> = ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"]
+            .map(|text| (text, Does::Nothing))
+            .to_vec();
         let net = Net::new(&[&silent, &[("192.0.2.4:1", Does::Nothing)]]);
         let mut addresses = Addresses::default();
         let mut seen = std::collections::HashSet::new();
@@ -436,7 +550,13 @@ mod tests {
         for turn in 0..30 {
             tries.extend(net.race(&addresses, 1, addresses.skip(turn)).await.1);
         }
-        let known = tries.iter().filter(|tried| **tried == address("192.0.2.2:1")).count();
-        assert!(known >= 20 && tries.iter().collect::<std::collections::HashSet<_>>().len() == 4, "{tries:?}");
+        let known = tries
+            .iter()
+            .filter(|tried| **tried == address("192.0.2.2:1"))
+            .count();
+        assert!(
+            known >= 20 && tries.iter().collect::<std::collections::HashSet<_>>().len() == 4,
+            "{tries:?}"
+        );
     }
 }

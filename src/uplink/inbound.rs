@@ -33,18 +33,43 @@ pub(super) struct Deliveries {
 
 impl Deliveries {
     pub(super) fn new(broker: Option<Inbound>, origin: Origin) -> Self {
-        Self { broker, origin, waiting: FuturesOrdered::new() }
+        Self {
+            broker,
+            origin,
+            waiting: FuturesOrdered::new(),
+        }
     }
 
     /// Hands a message to the broker, under its local topic; waits while that is busy.
     pub(super) async fn hand_over(&mut self, received: Received) {
-        let Received { topic, payload, qos, retain, packet_id, mut properties, .. } = received;
-        let expires_at = properties.message_expiry.map(|seconds| now() + Duration::from_secs(u64::from(seconds)));
+        let Received {
+            topic,
+            payload,
+            qos,
+            retain,
+            packet_id,
+            mut properties,
+            ..
+        } = received;
+        let expires_at = properties
+            .message_expiry
+            .map(|seconds| now() + Duration::from_secs(u64::from(seconds)));
         if expires_at.is_some() {
             properties.edit().message_expiry = None;
         }
         let (origin, class) = (self.origin, Class::default());
-        let message = Message { topic, payload, qos, retain, properties, expires_at, origin, class, measured: None, publisher: None };
+        let message = Message {
+            topic,
+            payload,
+            qos,
+            retain,
+            properties,
+            expires_at,
+            origin,
+            class,
+            measured: None,
+            publisher: None,
+        };
         let (safe, answer) = oneshot::channel();
         let is_sent = match &self.broker {
             Some(broker) => broker.send((message, safe)).await.is_ok(),
@@ -53,7 +78,13 @@ impl Deliveries {
         let Some(packet_id) = packet_id else { return };
         let is_exact = qos == QoS::ExactlyOnce;
         // During a stop the broker is gone first: the message is not acknowledged, and comes again after the next start.
-        self.waiting.push_back(Box::pin(async move { Delivery { packet_id, is_exact, is_safe: is_sent && answer.await.is_ok() } }));
+        self.waiting.push_back(Box::pin(async move {
+            Delivery {
+                packet_id,
+                is_exact,
+                is_safe: is_sent && answer.await.is_ok(),
+            }
+        }));
     }
 
     /// The next one whose fate is known; waits for ever if there is none.

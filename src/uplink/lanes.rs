@@ -106,15 +106,25 @@ pub(super) struct Lanes {
 impl Ahead {
     /// The next message that may go.
     fn next(&mut self, closed: &HashSet<u32>) -> Option<Ready> {
-        let ready = self.behind.iter_mut().find(|behind| !closed.contains(&behind.rule) && !behind.messages.is_empty());
+        let ready = self
+            .behind
+            .iter_mut()
+            .find(|behind| !closed.contains(&behind.rule) && !behind.messages.is_empty());
         if let Some(behind) = ready {
             let next = behind.messages.pop_front();
-            behind.after = next.as_ref().map_or(behind.after, |ready| ready.waiting.seq);
-            self.behind.retain(|behind| behind.has_more || !behind.messages.is_empty());
+            behind.after = next
+                .as_ref()
+                .map_or(behind.after, |ready| ready.waiting.seq);
+            self.behind
+                .retain(|behind| behind.has_more || !behind.messages.is_empty());
             return next;
         }
         self.pass_over_waiting(|rule| closed.contains(&rule));
-        if self.may_overtake() { self.take() } else { None }
+        if self.may_overtake() {
+            self.take()
+        } else {
+            None
+        }
     }
 
     /// False if too many have overtaken those that wait.
@@ -122,12 +132,25 @@ impl Ahead {
         if self.pieces.is_empty() {
             return true;
         }
-        let oldest = self.behind.iter().map(|behind| behind.after).min().unwrap_or(u64::MAX);
+        let oldest = self
+            .behind
+            .iter()
+            .map(|behind| behind.after)
+            .min()
+            .unwrap_or(u64::MAX);
         while self.pieces.front().is_some_and(|first| *first <= oldest) {
             self.pieces.pop_front();
         }
-        let is_exact = self.messages.front().is_some_and(|ready| ready.waiting.message.qos == QoS::ExactlyOnce);
-        self.pieces.len() < if is_exact { MOST_PIECES_EXACT } else { MOST_PIECES }
+        let is_exact = self
+            .messages
+            .front()
+            .is_some_and(|ready| ready.waiting.message.qos == QoS::ExactlyOnce);
+        self.pieces.len()
+            < if is_exact {
+                MOST_PIECES_EXACT
+            } else {
+                MOST_PIECES
+            }
     }
 
     fn take(&mut self) -> Option<Ready> {
@@ -160,12 +183,27 @@ impl Ahead {
 
     fn pass_over(&mut self, rule: u32, ready: Ready) {
         let seq = ready.waiting.seq;
-        let place = self.behind.iter().position(|behind| behind.rule == rule).unwrap_or_else(|| {
-            self.behind.push(Behind { rule, messages: VecDeque::new(), after: seq.saturating_sub(1), read: seq, has_more: false });
-            self.behind.len() - 1
-        });
-        let is_full = self.behind.get(place).is_some_and(|behind| behind.has_more || !behind.has_place(self.bytes_passed_over()));
-        let Some(behind) = self.behind.get_mut(place) else { return };
+        let place = self
+            .behind
+            .iter()
+            .position(|behind| behind.rule == rule)
+            .unwrap_or_else(|| {
+                self.behind.push(Behind {
+                    rule,
+                    messages: VecDeque::new(),
+                    after: seq.saturating_sub(1),
+                    read: seq,
+                    has_more: false,
+                });
+                self.behind.len() - 1
+            });
+        let is_full = self
+            .behind
+            .get(place)
+            .is_some_and(|behind| behind.has_more || !behind.has_place(self.bytes_passed_over()));
+        let Some(behind) = self.behind.get_mut(place) else {
+            return;
+        };
         behind.has_more = is_full;
         if !behind.has_more {
             behind.read = seq;
@@ -174,14 +212,24 @@ impl Ahead {
     }
 
     fn bytes_passed_over(&self) -> usize {
-        self.behind.iter().flat_map(|behind| &behind.messages).map(|ready| ready.waiting.message.weight()).sum()
+        self.behind
+            .iter()
+            .flat_map(|behind| &behind.messages)
+            .map(|ready| ready.waiting.message.weight())
+            .sum()
     }
 
     /// Everything that was not taken is read again.
     fn read_again(&mut self) {
         let first = self.behind.iter().map(|behind| behind.after).min();
         let Some(first) = first else { return };
-        *self = Self { read: first, passed: first, may_have_more: true, pieces: std::mem::take(&mut self.pieces), ..Self::default() };
+        *self = Self {
+            read: first,
+            passed: first,
+            may_have_more: true,
+            pieces: std::mem::take(&mut self.pieces),
+            ..Self::default()
+        };
     }
 
     /// What this lane needs before it can give its next message.
@@ -189,30 +237,56 @@ impl Ahead {
         // Otherwise everything that waits would be read into memory.
         self.pass_over_waiting(|rule| closed.contains(&rule));
         if let Some(Behind { rule, read, .. }) = self.wants(closed) {
-            return Look::Read(Wanted { lane, after: *read, rule: Some(*rule) });
+            return Look::Read(Wanted {
+                lane,
+                after: *read,
+                rule: Some(*rule),
+            });
         }
-        let is_ready = |behind: &Behind| !behind.messages.is_empty() && !closed.contains(&behind.rule);
+        let is_ready =
+            |behind: &Behind| !behind.messages.is_empty() && !closed.contains(&behind.rule);
         if self.behind.iter().any(is_ready) {
             return Look::Ready;
         }
         if self.messages.is_empty() {
-            let wanted = Wanted { lane, after: self.read, rule: None };
-            return if self.may_have_more { Look::Read(wanted) } else { Look::Nothing };
+            let wanted = Wanted {
+                lane,
+                after: self.read,
+                rule: None,
+            };
+            return if self.may_have_more {
+                Look::Read(wanted)
+            } else {
+                Look::Nothing
+            };
         }
         // A lane that too many have overtaken does not stop the lanes below it.
-        if self.may_overtake() { Look::Ready } else { Look::Nothing }
+        if self.may_overtake() {
+            Look::Ready
+        } else {
+            Look::Nothing
+        }
     }
 
     /// A rule whose messages are to be read again.
     fn wants(&self, closed: &HashSet<u32>) -> Option<&Behind> {
-        self.behind.iter().find(|behind| behind.messages.is_empty() && behind.has_more && !closed.contains(&behind.rule))
+        self.behind.iter().find(|behind| {
+            behind.messages.is_empty() && behind.has_more && !closed.contains(&behind.rule)
+        })
     }
 }
 
 impl Lanes {
     pub(super) fn new() -> Self {
-        let lanes = std::array::from_fn(|_| Ahead { may_have_more: true, ..Ahead::default() });
-        Self { lanes, reads: 0, reads_on: false }
+        let lanes = std::array::from_fn(|_| Ahead {
+            may_have_more: true,
+            ..Ahead::default()
+        });
+        Self {
+            lanes,
+            reads: 0,
+            reads_on: false,
+        }
     }
 
     /// The link was looked at: the outbox may be read again.
@@ -266,13 +340,21 @@ impl Lanes {
             }
             Choice::Only(number) => {
                 let (lane, ahead) = lanes.nth(number)?;
-                if let Look::Read(wanted) = ahead.look(*lane, closed) { Some(wanted) } else { None }
+                if let Look::Read(wanted) = ahead.look(*lane, closed) {
+                    Some(wanted)
+                } else {
+                    None
+                }
             }
             Choice::GoesOn(number) => {
                 let (lane, ahead) = lanes.nth(number)?;
                 ahead.pass_over_waiting(|_| true);
                 // It is read whether it may have more or not.
-                ahead.messages.is_empty().then_some(Wanted { lane: *lane, after: ahead.read, rule: None })
+                ahead.messages.is_empty().then_some(Wanted {
+                    lane: *lane,
+                    after: ahead.read,
+                    rule: None,
+                })
             }
         }
     }
@@ -280,7 +362,9 @@ impl Lanes {
     /// What was read as [`Lanes::wants`] said, up to `last`; `None` if there was nothing.
     pub(super) fn fill(&mut self, wanted: Wanted, read: Option<(u64, Vec<Ready>)>) {
         self.reads += 1;
-        let Some(ahead) = self.lanes.get_mut(wanted.lane as usize) else { return };
+        let Some(ahead) = self.lanes.get_mut(wanted.lane as usize) else {
+            return;
+        };
         if let Some(rule) = wanted.rule {
             ahead.fill_behind(rule, read);
             return;
@@ -297,9 +381,15 @@ impl Lanes {
     /// Drops the messages that were read and are not wanted any more; what was read is not read again.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(Place) -> bool) {
         for lane in &mut self.lanes {
-            lane.messages.retain(|ready| is_wanted(ready.waiting.place()));
-            lane.behind.iter_mut().for_each(|behind| behind.messages.retain(|ready| is_wanted(ready.waiting.place())));
-            lane.behind.retain(|behind| behind.has_more || !behind.messages.is_empty());
+            lane.messages
+                .retain(|ready| is_wanted(ready.waiting.place()));
+            lane.behind.iter_mut().for_each(|behind| {
+                behind
+                    .messages
+                    .retain(|ready| is_wanted(ready.waiting.place()))
+            });
+            lane.behind
+                .retain(|behind| behind.has_more || !behind.messages.is_empty());
         }
     }
 
@@ -324,12 +414,16 @@ impl Lanes {
 impl Behind {
     /// True if one more of its messages may be kept in memory, where messages of so many bytes are.
     fn has_place(&self, bytes: usize) -> bool {
-        self.messages.is_empty() || (self.messages.len() < MOST_PASSED_OVER && bytes < MOST_BYTES_PASSED_OVER)
+        self.messages.is_empty()
+            || (self.messages.len() < MOST_PASSED_OVER && bytes < MOST_BYTES_PASSED_OVER)
     }
 
     /// Keeps what belongs to it of messages that were read up to `last`, where messages of so many bytes are kept already.
     fn fill(&mut self, (last, messages): (u64, Vec<Ready>), passed: u64, mut bytes: usize) {
-        for ready in messages.into_iter().filter(|ready| ready.rule == Some(self.rule) && ready.waiting.seq <= passed) {
+        for ready in messages
+            .into_iter()
+            .filter(|ready| ready.rule == Some(self.rule) && ready.waiting.seq <= passed)
+        {
             if !self.has_place(bytes) {
                 return;
             }
@@ -345,12 +439,15 @@ impl Behind {
 impl Ahead {
     fn fill_behind(&mut self, rule: u32, read: Option<(u64, Vec<Ready>)>) {
         let (passed, bytes) = (self.passed, self.bytes_passed_over());
-        let Some(behind) = self.behind.iter_mut().find(|behind| behind.rule == rule) else { return };
+        let Some(behind) = self.behind.iter_mut().find(|behind| behind.rule == rule) else {
+            return;
+        };
         match read {
             Some(read) => behind.fill(read, passed, bytes),
             None => behind.has_more = false,
         }
-        self.behind.retain(|behind| behind.has_more || !behind.messages.is_empty());
+        self.behind
+            .retain(|behind| behind.has_more || !behind.messages.is_empty());
     }
 }
 
@@ -378,23 +475,38 @@ mod tests {
     }
 
     fn ready(lane: Lane, seq: u64) -> Ready {
-        Ready { waiting: waiting(lane, seq), rule: None }
+        Ready {
+            waiting: waiting(lane, seq),
+            rule: None,
+        }
     }
 
     fn of(lane: Lane) -> Wanted {
-        Wanted { lane, after: 0, rule: None }
+        Wanted {
+            lane,
+            after: 0,
+            rule: None,
+        }
     }
 
     fn fill(lanes: &mut Lanes, lane: Lane, seqs: &[u64]) {
-        lanes.fill(of(lane), seqs.last().map(|last| (*last, seqs.iter().map(|seq| ready(lane, *seq)).collect())));
+        lanes.fill(
+            of(lane),
+            seqs.last()
+                .map(|last| (*last, seqs.iter().map(|seq| ready(lane, *seq)).collect())),
+        );
     }
 
     fn wants(lanes: &mut Lanes, choice: Choice) -> Option<(Lane, u64)> {
-        lanes.wants(choice, &HashSet::new()).map(|wanted| (wanted.lane, wanted.after))
+        lanes
+            .wants(choice, &HashSet::new())
+            .map(|wanted| (wanted.lane, wanted.after))
     }
 
     fn next(lanes: &mut Lanes, choice: Choice) -> Option<Waiting> {
-        lanes.next(choice, &HashSet::new()).map(|ready| ready.waiting)
+        lanes
+            .next(choice, &HashSet::new())
+            .map(|ready| ready.waiting)
     }
 
     /// What is to be read when the link was looked at.
@@ -413,7 +525,11 @@ mod tests {
         assert_eq!(wants(&mut lanes, Choice::Any), None);
         assert_eq!(next(&mut lanes, Choice::Any).map(|next| next.seq), Some(1));
         lanes.look_again();
-        assert_eq!(wants(&mut lanes, Choice::Any), Some((Lane::Alarm, 0)), "an alarm may have come meanwhile");
+        assert_eq!(
+            wants(&mut lanes, Choice::Any),
+            Some((Lane::Alarm, 0)),
+            "an alarm may have come meanwhile"
+        );
         fill(&mut lanes, Lane::Alarm, &[1]);
         assert_eq!(next(&mut lanes, Choice::Any), Some(waiting(Lane::Alarm, 1)));
         fill(&mut lanes, Lane::Alarm, &[]);
@@ -423,7 +539,9 @@ mod tests {
         fill(&mut lanes, Lane::Live, &[]);
         assert_eq!(wants(&mut lanes, Choice::Any), Some((Lane::Backlog, 0)));
         fill(&mut lanes, Lane::Backlog, &[]);
-        assert!(wants(&mut lanes, Choice::Any).is_none() && next(&mut lanes, Choice::Any).is_none());
+        assert!(
+            wants(&mut lanes, Choice::Any).is_none() && next(&mut lanes, Choice::Any).is_none()
+        );
     }
 
     #[test]
@@ -452,9 +570,19 @@ mod tests {
     /// A lane of the outbox with messages of rule 7 at even numbers up to `last`, and of no rule at odd ones.
     fn stored(last: u64, taken: &[u64], after: u64) -> Option<(u64, Vec<Ready>)> {
         let rule = |seq: u64| seq.is_multiple_of(2).then_some(7);
-        let left = (after + 1..=last).filter(|seq| !taken.contains(seq)).take(100);
-        let messages: Vec<Ready> = left.map(|seq| Ready { rule: rule(seq), ..ready(Lane::Live, seq) }).collect();
-        messages.last().map(|ready| ready.waiting.seq).map(|last| (last, messages))
+        let left = (after + 1..=last)
+            .filter(|seq| !taken.contains(seq))
+            .take(100);
+        let messages: Vec<Ready> = left
+            .map(|seq| Ready {
+                rule: rule(seq),
+                ..ready(Lane::Live, seq)
+            })
+            .collect();
+        messages
+            .last()
+            .map(|ready| ready.waiting.seq)
+            .map(|last| (last, messages))
     }
 
     #[test]
@@ -464,7 +592,11 @@ mod tests {
         let (open, closed) = (HashSet::new(), HashSet::from([7]));
         let mut take = |lanes: &mut Lanes, closed: &HashSet<u32>| {
             while let Some(wanted) = wants_after_a_look(lanes, closed) {
-                let read = if wanted.lane == Lane::Live { stored(last, &taken, wanted.after) } else { None };
+                let read = if wanted.lane == Lane::Live {
+                    stored(last, &taken, wanted.after)
+                } else {
+                    None
+                };
                 lanes.fill(wanted, read);
             }
             let next = lanes.next(Choice::Any, closed).map(|next| next.waiting.seq);
@@ -474,49 +606,93 @@ mod tests {
         // Every tenth message the rate lets one of the rule pass.
         let mut got = Vec::new();
         for turn in 0..100 {
-            got.extend(take(&mut lanes, if turn % 10 == 9 { &open } else { &closed }));
+            got.extend(take(
+                &mut lanes,
+                if turn % 10 == 9 { &open } else { &closed },
+            ));
         }
-        let of = |got: &[u64], even: u64| got.iter().copied().filter(|seq| seq % 2 == even).collect::<Vec<u64>>();
-        assert_eq!(of(&got, 0), (1..=10).map(|number| number * 2).collect::<Vec<u64>>());
-        assert_eq!(of(&got, 1), (0..90).map(|number| number * 2 + 1).collect::<Vec<u64>>());
+        let of = |got: &[u64], even: u64| {
+            got.iter()
+                .copied()
+                .filter(|seq| seq % 2 == even)
+                .collect::<Vec<u64>>()
+        };
+        assert_eq!(
+            of(&got, 0),
+            (1..=10).map(|number| number * 2).collect::<Vec<u64>>()
+        );
+        assert_eq!(
+            of(&got, 1),
+            (0..90).map(|number| number * 2 + 1).collect::<Vec<u64>>()
+        );
         assert!(lanes.holds_back());
         // All others go, then nothing does, then all of the rule in their order.
         while let Some(seq) = take(&mut lanes, &closed) {
             got.push(seq);
         }
         assert_eq!(of(&got, 1).len(), 500);
-        let memory: usize = lanes.lanes.iter().flat_map(|lane| &lane.behind).map(|behind| behind.messages.len()).sum();
+        let memory: usize = lanes
+            .lanes
+            .iter()
+            .flat_map(|lane| &lane.behind)
+            .map(|behind| behind.messages.len())
+            .sum();
         assert!(memory <= MOST_PASSED_OVER, "{memory}");
         while let Some(seq) = take(&mut lanes, &open) {
             got.push(seq);
         }
-        assert_eq!(of(&got, 0), (1..=500).map(|number| number * 2).collect::<Vec<u64>>());
+        assert_eq!(
+            of(&got, 0),
+            (1..=500).map(|number| number * 2).collect::<Vec<u64>>()
+        );
         assert!(!lanes.holds_back());
     }
 
     #[test]
-    fn large_messages_that_wait_for_a_rate_stay_in_the_outbox_and_lose_neither_order_nor_any_of_them() {
+    fn large_messages_that_wait_for_a_rate_stay_in_the_outbox_and_lose_neither_order_nor_any_of_them()
+     {
         const SIZE: usize = 100_000;
         let (mut lanes, open, closed) = (Lanes::new(), HashSet::new(), HashSet::from([0, 1, 2, 3]));
         let last = 400;
         let stored = |taken: &[u64], after: u64| {
             let large = |seq: u64| {
-                let mut ready = Ready { rule: u32::try_from(seq % 5).ok().filter(|rule| *rule < 4), ..ready(Lane::Live, seq) };
+                let mut ready = Ready {
+                    rule: u32::try_from(seq % 5).ok().filter(|rule| *rule < 4),
+                    ..ready(Lane::Live, seq)
+                };
                 ready.waiting.message.payload = vec![0; SIZE].into();
                 ready
             };
-            let messages: Vec<Ready> = (after + 1..=last).filter(|seq| !taken.contains(seq)).take(3).map(large).collect();
-            messages.last().map(|ready| ready.waiting.seq).map(|last| (last, messages))
+            let messages: Vec<Ready> = (after + 1..=last)
+                .filter(|seq| !taken.contains(seq))
+                .take(3)
+                .map(large)
+                .collect();
+            messages
+                .last()
+                .map(|ready| ready.waiting.seq)
+                .map(|last| (last, messages))
         };
         let mut taken: Vec<u64> = Vec::new();
         for turn in 0.. {
-            let closed = if turn < 50 || turn % 3 == 0 { &closed } else { &open };
+            let closed = if turn < 50 || turn % 3 == 0 {
+                &closed
+            } else {
+                &open
+            };
             while let Some(wanted) = wants_after_a_look(&mut lanes, closed) {
-                let read = if wanted.lane == Lane::Live { stored(&taken, wanted.after) } else { None };
+                let read = if wanted.lane == Lane::Live {
+                    stored(&taken, wanted.after)
+                } else {
+                    None
+                };
                 lanes.fill(wanted, read);
             }
             let kept: usize = lanes.lanes.iter().map(Ahead::bytes_passed_over).sum();
-            assert!(kept < MOST_BYTES_PASSED_OVER + 5 * (SIZE + 1000), "{kept} bytes");
+            assert!(
+                kept < MOST_BYTES_PASSED_OVER + 5 * (SIZE + 1000),
+                "{kept} bytes"
+            );
             match lanes.next(Choice::Any, closed) {
                 Some(next) => taken.push(next.waiting.seq),
                 None if taken.len() as u64 == last => break,
@@ -524,8 +700,15 @@ mod tests {
             }
         }
         for rule in 0..5 {
-            let of_rule: Vec<u64> = taken.iter().copied().filter(|seq| seq % 5 == rule).collect();
-            assert_eq!(of_rule, (1..=last).filter(|seq| seq % 5 == rule).collect::<Vec<_>>());
+            let of_rule: Vec<u64> = taken
+                .iter()
+                .copied()
+                .filter(|seq| seq % 5 == rule)
+                .collect();
+            assert_eq!(
+                of_rule,
+                (1..=last).filter(|seq| seq % 5 == rule).collect::<Vec<_>>()
+            );
         }
     }
 
@@ -533,20 +716,54 @@ mod tests {
     fn messages_that_were_passed_over_are_read_again_for_other_rules() {
         let mut lanes = Lanes::new();
         let (open, closed) = (HashSet::new(), HashSet::from([7]));
-        let rated = |seq| Ready { rule: Some(7), ..ready(Lane::Live, seq) };
+        let rated = |seq| Ready {
+            rule: Some(7),
+            ..ready(Lane::Live, seq)
+        };
         let seq = |ready: Option<Ready>| ready.map(|ready| ready.waiting.seq);
         fill(&mut lanes, Lane::Alarm, &[]);
-        lanes.fill(of(Lane::Live), Some((4, vec![rated(1), rated(2), ready(Lane::Live, 3), ready(Lane::Live, 4)])));
+        lanes.fill(
+            of(Lane::Live),
+            Some((
+                4,
+                vec![
+                    rated(1),
+                    rated(2),
+                    ready(Lane::Live, 3),
+                    ready(Lane::Live, 4),
+                ],
+            )),
+        );
         assert_eq!(seq(lanes.next(Choice::Any, &open)), Some(1));
         assert_eq!(seq(lanes.next(Choice::Any, &closed)), Some(3));
         lanes.read_again();
         // Message 1 may have been taken long ago.
-        assert_eq!(lanes.wants(Choice::GoesOn(Lane::Live as usize), &open), Some(Wanted { lane: Lane::Live, after: 1, rule: None }));
+        assert_eq!(
+            lanes.wants(Choice::GoesOn(Lane::Live as usize), &open),
+            Some(Wanted {
+                lane: Lane::Live,
+                after: 1,
+                rule: None
+            })
+        );
         fill(&mut lanes, Lane::Live, &[2, 4]);
-        assert_eq!((seq(lanes.next(Choice::Any, &open)), seq(lanes.next(Choice::Any, &open))), (Some(2), Some(4)));
+        assert_eq!(
+            (
+                seq(lanes.next(Choice::Any, &open)),
+                seq(lanes.next(Choice::Any, &open))
+            ),
+            (Some(2), Some(4))
+        );
         // Without any there is nothing to be read again.
         lanes.read_again();
-        assert_eq!(lanes.wants(Choice::GoesOn(Lane::Live as usize), &open), Some(Wanted { lane: Lane::Live, after: 4, rule: None }));
+        assert_eq!(
+            lanes.wants(Choice::GoesOn(Lane::Live as usize), &open),
+            Some(Wanted {
+                lane: Lane::Live,
+                after: 4,
+                rule: None
+            })
+        );
     }
 
     #[test]
@@ -554,23 +771,39 @@ mod tests {
         let mut lanes = Lanes::new();
         let (open, closed) = (HashSet::new(), HashSet::from([7]));
         let message = |seq: u64| {
-            let mut ready = Ready { rule: (seq % 2 == 1).then_some(7), ..ready(Lane::Live, seq) };
+            let mut ready = Ready {
+                rule: (seq % 2 == 1).then_some(7),
+                ..ready(Lane::Live, seq)
+            };
             ready.waiting.message.qos = QoS::ExactlyOnce;
             ready
         };
         let stored = |taken: &HashSet<u64>, after: u64| {
-            let messages: Vec<Ready> = (after + 1..=10_000).filter(|seq| !taken.contains(seq)).take(256).map(message).collect();
-            messages.last().map(|last| last.waiting.seq).map(|last| (last, messages))
+            let messages: Vec<Ready> = (after + 1..=10_000)
+                .filter(|seq| !taken.contains(seq))
+                .take(256)
+                .map(message)
+                .collect();
+            messages
+                .last()
+                .map(|last| last.waiting.seq)
+                .map(|last| (last, messages))
         };
         let mut taken = HashSet::new();
         let mut take_all = |lanes: &mut Lanes, closed: &HashSet<u32>, most: usize| {
             let mut count = 0;
             while count < most {
                 while let Some(wanted) = wants_after_a_look(lanes, closed) {
-                    let read = if wanted.lane == Lane::Live { stored(&taken, wanted.after) } else { None };
+                    let read = if wanted.lane == Lane::Live {
+                        stored(&taken, wanted.after)
+                    } else {
+                        None
+                    };
                     lanes.fill(wanted, read);
                 }
-                let Some(next) = lanes.next(Choice::Any, closed) else { break };
+                let Some(next) = lanes.next(Choice::Any, closed) else {
+                    break;
+                };
                 assert!(taken.insert(next.waiting.seq));
                 count += 1;
             }
@@ -579,16 +812,30 @@ mod tests {
         assert_eq!(take_all(&mut lanes, &closed, usize::MAX), MOST_PIECES_EXACT);
         assert_eq!(take_all(&mut lanes, &open, 500), 500);
         assert_eq!(take_all(&mut lanes, &closed, usize::MAX), 499);
-        assert_eq!(take_all(&mut lanes, &open, usize::MAX), 10_000 - MOST_PIECES_EXACT - 999);
-        assert!(lanes.lanes.iter().all(|lane| lane.pieces.len() <= MOST_PIECES_EXACT));
+        assert_eq!(
+            take_all(&mut lanes, &open, usize::MAX),
+            10_000 - MOST_PIECES_EXACT - 999
+        );
+        assert!(
+            lanes
+                .lanes
+                .iter()
+                .all(|lane| lane.pieces.len() <= MOST_PIECES_EXACT)
+        );
     }
 
     #[test]
     fn messages_of_an_earlier_run_go_before_those_that_wait_for_a_rate() {
         let mut lanes = Lanes::new();
         let (live, open) = (Choice::GoesOn(Lane::Live as usize), HashSet::new());
-        let rated = |seq| Ready { rule: Some(7), ..ready(Lane::Live, seq) };
-        lanes.fill(of(Lane::Live), Some((3, vec![rated(1), rated(2), ready(Lane::Live, 3)])));
+        let rated = |seq| Ready {
+            rule: Some(7),
+            ..ready(Lane::Live, seq)
+        };
+        lanes.fill(
+            of(Lane::Live),
+            Some((3, vec![rated(1), rated(2), ready(Lane::Live, 3)])),
+        );
         assert_eq!(lanes.wants(live, &open), None);
         assert_eq!(lanes.next(live, &open), Some(ready(Lane::Live, 3)));
         fill(&mut lanes, Lane::Alarm, &[]);
@@ -598,8 +845,17 @@ mod tests {
 
     /// A lane that is read message by message as it is asked for, up to `last`, all of rule 7.
     fn rated(after: u64, last: u64) -> Option<(u64, Vec<Ready>)> {
-        let messages: Vec<Ready> = (after + 1..=last).take(256).map(|seq| Ready { rule: Some(7), ..ready(Lane::Live, seq) }).collect();
-        messages.last().map(|ready| ready.waiting.seq).map(|last| (last, messages))
+        let messages: Vec<Ready> = (after + 1..=last)
+            .take(256)
+            .map(|seq| Ready {
+                rule: Some(7),
+                ..ready(Lane::Live, seq)
+            })
+            .collect();
+        messages
+            .last()
+            .map(|ready| ready.waiting.seq)
+            .map(|last| (last, messages))
     }
 
     #[test]
@@ -626,28 +882,62 @@ mod tests {
                 lanes.fill(wanted, read);
             }
             got = lanes.next(Choice::Any, &closed);
-            assert!(reads <= MOST_READS && (got.is_some() || lanes.reads_on()), "{reads} reads at look {looks}");
+            assert!(
+                reads <= MOST_READS && (got.is_some() || lanes.reads_on()),
+                "{reads} reads at look {looks}"
+            );
         }
-        assert_eq!((looks, got), (10, Some(ready(Lane::Alarm, 1))), "an alarm that comes meanwhile goes at the next look");
+        assert_eq!(
+            (looks, got),
+            (10, Some(ready(Lane::Alarm, 1))),
+            "an alarm that comes meanwhile goes at the next look"
+        );
         let mut reads = 0;
         while let Some(wanted) = wants_after_a_look(&mut lanes, &closed) {
             reads += 1;
-            lanes.fill(wanted, if wanted.lane == Lane::Live { rated(wanted.after, last) } else { None });
+            lanes.fill(
+                wanted,
+                if wanted.lane == Lane::Live {
+                    rated(wanted.after, last)
+                } else {
+                    None
+                },
+            );
         }
-        assert!(reads > 200 && !lanes.reads_on(), "all of it is read, and then it ends: {reads}");
+        assert!(
+            reads > 200 && !lanes.reads_on(),
+            "all of it is read, and then it ends: {reads}"
+        );
     }
 
     #[test]
     fn alarms_of_a_rated_rule_go_before_a_suspect_as_long_as_the_rate_has_room() {
         let (mut lanes, alarms) = (Lanes::new(), Choice::Only(Lane::Alarm as usize));
         let (open, closed) = (HashSet::new(), HashSet::from([7]));
-        let rated = |seq| Ready { rule: Some(7), ..ready(Lane::Alarm, seq) };
+        let rated = |seq| Ready {
+            rule: Some(7),
+            ..ready(Lane::Alarm, seq)
+        };
         lanes.fill(of(Lane::Alarm), Some((2, vec![rated(1), rated(2)])));
         fill(&mut lanes, Lane::Live, &[1]);
-        assert_eq!((lanes.wants(alarms, &open), lanes.next(alarms, &open)), (None, Some(rated(1))));
-        assert_eq!(lanes.wants(alarms, &closed), Some(Wanted { lane: Lane::Alarm, after: 2, rule: None }));
+        assert_eq!(
+            (lanes.wants(alarms, &open), lanes.next(alarms, &open)),
+            (None, Some(rated(1)))
+        );
+        assert_eq!(
+            lanes.wants(alarms, &closed),
+            Some(Wanted {
+                lane: Lane::Alarm,
+                after: 2,
+                rule: None
+            })
+        );
         fill(&mut lanes, Lane::Alarm, &[]);
-        assert_eq!((lanes.wants(alarms, &closed), lanes.next(alarms, &closed)), (None, None), "no other lane is taken from");
+        assert_eq!(
+            (lanes.wants(alarms, &closed), lanes.next(alarms, &closed)),
+            (None, None),
+            "no other lane is taken from"
+        );
         assert_eq!(lanes.next(alarms, &open), Some(rated(2)));
     }
 
@@ -655,7 +945,10 @@ mod tests {
     fn a_lane_that_too_many_have_overtaken_does_not_stop_the_lanes_below_it() {
         let (mut lanes, closed) = (Lanes::new(), HashSet::from([7]));
         let message = |seq: u64| {
-            let mut ready = Ready { rule: (seq % 2 == 1).then_some(7), ..ready(Lane::Live, seq) };
+            let mut ready = Ready {
+                rule: (seq % 2 == 1).then_some(7),
+                ..ready(Lane::Live, seq)
+            };
             ready.waiting.message.qos = QoS::ExactlyOnce;
             ready
         };
@@ -665,10 +958,17 @@ mod tests {
                 let read = match wanted.lane {
                     Lane::Alarm => None,
                     Lane::Live => {
-                        let messages: Vec<Ready> = (wanted.after + 1..=10_000).take(256).map(message).collect();
-                        messages.last().map(|last| last.waiting.seq).map(|last| (last, messages))
+                        let messages: Vec<Ready> =
+                            (wanted.after + 1..=10_000).take(256).map(message).collect();
+                        messages
+                            .last()
+                            .map(|last| last.waiting.seq)
+                            .map(|last| (last, messages))
                     }
-                    Lane::Backlog if wanted.after < 500 => Some((wanted.after + 1, vec![ready(Lane::Backlog, wanted.after + 1)])),
+                    Lane::Backlog if wanted.after < 500 => Some((
+                        wanted.after + 1,
+                        vec![ready(Lane::Backlog, wanted.after + 1)],
+                    )),
                     Lane::Backlog => None,
                 };
                 lanes.fill(wanted, read);
@@ -679,6 +979,9 @@ mod tests {
                 None => break,
             }
         }
-        assert_eq!((of_live, of_backlog), (MOST_PIECES_EXACT, (1..=500).collect()));
+        assert_eq!(
+            (of_live, of_backlog),
+            (MOST_PIECES_EXACT, (1..=500).collect())
+        );
     }
 }

@@ -55,12 +55,18 @@ pub(super) enum LinkError {
     #[error("{0}")]
     Unreachable(String),
     #[error("the remote broker refuses this gateway: {what}")]
-    Refused { what: String, reason: Option<ReasonCode> },
+    Refused {
+        what: String,
+        reason: Option<ReasonCode>,
+    },
     #[error("{0}")]
     Broken(String),
     /// The remote has ended the connection, perhaps with a reason.
     #[error("{what}")]
-    Closed { what: String, reason: Option<ReasonCode> },
+    Closed {
+        what: String,
+        reason: Option<ReasonCode>,
+    },
 }
 
 /// A message of the remote.
@@ -246,27 +252,56 @@ impl Link {
         let asked = now();
         let keep_alive = u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
         let (client_id, session_expiry) = (settings.client_id.clone(), settings.session_expiry);
-        link.feed(Command::Connect { client_id, keep_alive, login, start, will, session_expiry })?;
+        link.feed(Command::Connect {
+            client_id,
+            keep_alive,
+            login,
+            start,
+            will,
+            session_expiry,
+        })?;
         loop {
-            match link.next().await.map_err(|error| before_connack(error, settings.protocol))? {
+            match link
+                .next()
+                .await
+                .map_err(|error| before_connack(error, settings.protocol))?
+            {
                 Incoming::Written => {}
                 Incoming::Accepted(accepted) => {
-                    let accepted = settings.cloud.as_ref().map_or(accepted, |cloud| cloud.limit(accepted));
+                    let accepted = settings
+                        .cloud
+                        .as_ref()
+                        .map_or(accepted, |cloud| cloud.limit(accepted));
                     if let Some(most) = accepted.max_packet.filter(|most| *most < LEAST_PACKET) {
-                        let what = format!("it takes packets of at most {most} bytes, too few for any message; ask whoever runs it");
+                        let what = format!(
+                            "it takes packets of at most {most} bytes, too few for any message; ask whoever runs it"
+                        );
                         return Err(LinkError::Refused { what, reason: None });
                     }
                     link.is_accepted = true;
                     link.round_trip = now() - asked;
                     link.company = company(link.round_trip);
-                    link.max_packet =
-                        accepted.max_packet.into_iter().chain(settings.max_packet).min().map_or(usize::MAX, |max| max as usize);
+                    link.max_packet = accepted
+                        .max_packet
+                        .into_iter()
+                        .chain(settings.max_packet)
+                        .min()
+                        .map_or(usize::MAX, |max| max as usize);
                     link.retain_available = accepted.retain_available;
                     link.max_aliases = accepted.topic_aliases.min(MAX_ALIASES);
                     return Ok((link, accepted));
                 }
-                Incoming::Refused(reason, what) => return Err(LinkError::Refused { what, reason: Some(reason) }),
-                _ => return Err(LinkError::Broken(format!("{remote} did not answer CONNECT with CONNACK"))),
+                Incoming::Refused(reason, what) => {
+                    return Err(LinkError::Refused {
+                        what,
+                        reason: Some(reason),
+                    });
+                }
+                _ => {
+                    return Err(LinkError::Broken(format!(
+                        "{remote} did not answer CONNECT with CONNACK"
+                    )));
+                }
             }
         }
     }
@@ -301,7 +336,10 @@ impl Link {
         }
         let mut new = alias.filter(|(_, is_new)| *is_new).zip(topic_of(&command));
         // A new alias takes three bytes, which may be three too many.
-        let plain = new.is_some().then(|| command.clone()).filter(|_| self.max_packet != usize::MAX);
+        let plain = new
+            .is_some()
+            .then(|| command.clone())
+            .filter(|_| self.max_packet != usize::MAX);
         self.codec.encode(command, alias, &mut self.output)?;
         if self.output.len() - before > self.max_packet
             && let Some(plain) = plain
@@ -330,7 +368,9 @@ impl Link {
     /// connection, so that none carries an alias of another one.
     fn alias_of(&self, topic: &TopicName) -> Option<(u16, bool)> {
         let known = self.aliases.get(topic).map(|number| (*number, false));
-        let free = u16::try_from(self.aliases.len()).ok().filter(|used| *used < self.max_aliases);
+        let free = u16::try_from(self.aliases.len())
+            .ok()
+            .filter(|used| *used < self.max_aliases);
         known.or_else(|| free.map(|used| (used + 1, true)))
     }
 
@@ -427,7 +467,11 @@ impl Link {
             return None;
         }
         let is_worth_a_packet = self.output.len() >= PACKET || self.output.is_empty();
-        Some(if is_worth_a_packet { self.progress } else { self.last_write + self.company })
+        Some(if is_worth_a_packet {
+            self.progress
+        } else {
+            self.last_write + self.company
+        })
     }
 
     /// When a remote that owes answers is given up, if it may be silent for `patience`: what was written since it was heard last must
@@ -459,7 +503,11 @@ pub(super) fn time_to_pass(bytes: u64) -> Duration {
 /// How long small writes wait for company on a link with this round trip; less than two milliseconds are not waited for.
 fn company(round_trip: Duration) -> Duration {
     let part = round_trip / PART_OF_ROUND_TRIP;
-    if part < Duration::from_millis(2) { Duration::ZERO } else { part.min(LONGEST_COMPANY) }
+    if part < Duration::from_millis(2) {
+        Duration::ZERO
+    } else {
+        part.min(LONGEST_COMPANY)
+    }
 }
 
 fn topic_of(command: &Command) -> Option<TopicName> {

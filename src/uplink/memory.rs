@@ -97,7 +97,8 @@ impl Memory {
                     if *length & !LENGTH == flag
                         && *length & LENGTH < LENGTH
                         && u64::from(*first) + u64::from(*length & LENGTH) == u64::from(offset)
-                        && u32::from(*id) + u32::from(*length & LENGTH) == u32::from(held.packet_id.get()) =>
+                        && u32::from(*id) + u32::from(*length & LENGTH)
+                            == u32::from(held.packet_id.get()) =>
                 {
                     *length += 1;
                 }
@@ -117,14 +118,22 @@ impl Memory {
         put_identifiers(&self.received, &mut out);
         for remotes in [&self.known, &self.left_behind] {
             out.put_u8(u8::try_from(remotes.len().min(MAX_REMOTES)).unwrap_or(0));
-            remotes.iter().take(MAX_REMOTES).for_each(|remote| out.put_u32(*remote));
+            remotes
+                .iter()
+                .take(MAX_REMOTES)
+                .for_each(|remote| out.put_u32(*remote));
         }
         let mut room = MAX_FILTERS;
         let fits = |filter: &&String| {
             room = room.saturating_sub(2 + filter.len());
             room > 0
         };
-        let filters: Vec<&String> = self.subscribed.iter().take_while(fits).take(usize::from(u8::MAX)).collect();
+        let filters: Vec<&String> = self
+            .subscribed
+            .iter()
+            .take_while(fits)
+            .take(usize::from(u8::MAX))
+            .collect();
         out.put_u8(u8::try_from(filters.len()).unwrap_or(u8::MAX));
         for filter in filters {
             out.put_u16(narrow(filter.len()));
@@ -144,7 +153,11 @@ impl Memory {
         }
         let base = bytes.try_get_u64().ok()?;
         for _ in 0..bytes.try_get_u16().ok()? {
-            let (offset, id, length) = (bytes.try_get_u32().ok()?, bytes.try_get_u16().ok()?, bytes.try_get_u16().ok()?);
+            let (offset, id, length) = (
+                bytes.try_get_u32().ok()?,
+                bytes.try_get_u16().ok()?,
+                bytes.try_get_u16().ok()?,
+            );
             for n in 0..length & LENGTH {
                 memory.held.push(Held {
                     seq: base.checked_add(u64::from(offset) + u64::from(n))?,
@@ -161,7 +174,11 @@ impl Memory {
         }
         for _ in 0..bytes.try_get_u8().ok()? {
             let length = usize::from(bytes.try_get_u16().ok()?);
-            let text = if bytes.len() < length { return None } else { bytes.split_to(length) };
+            let text = if bytes.len() < length {
+                return None;
+            } else {
+                bytes.split_to(length)
+            };
             memory.subscribed.push(String::from_utf8(text.into()).ok()?);
         }
         Some(memory)
@@ -198,8 +215,15 @@ fn identifiers(bytes: &mut Bytes) -> Option<BTreeSet<u16>> {
     let runs = bytes.try_get_u16().ok()?;
     let mut found = BTreeSet::new();
     if runs == AS_BITS {
-        let bits = if bytes.len() < BITS_BYTES { return None } else { bytes.split_to(BITS_BYTES) };
-        found.extend((0..=u16::MAX).filter(|id| bits.get(usize::from(id / 8)).is_some_and(|byte| byte & 1 << (id % 8) != 0)));
+        let bits = if bytes.len() < BITS_BYTES {
+            return None;
+        } else {
+            bytes.split_to(BITS_BYTES)
+        };
+        found.extend((0..=u16::MAX).filter(|id| {
+            bits.get(usize::from(id / 8))
+                .is_some_and(|byte| byte & 1 << (id % 8) != 0)
+        }));
         return Some(found);
     }
     for _ in 0..runs {
@@ -215,7 +239,11 @@ mod tests {
 
     fn held(seq: u64, id: u16, kind: u8) -> Held {
         let stage = [HeldStage::Sent, HeldStage::Released, HeldStage::Lost][usize::from(kind % 3)];
-        Held { seq, packet_id: PacketId::new(id).unwrap(), stage }
+        Held {
+            seq,
+            packet_id: PacketId::new(id).unwrap(),
+            stage,
+        }
     }
 
     proptest! {
@@ -240,11 +268,33 @@ mod tests {
 
     #[test]
     fn the_largest_fits_a_state_of_the_store_and_the_usual_is_tiny() {
-        let worst = (0..MAX_EXACT as u64).map(|n| held(1 + 2 * n, u16::try_from(1 + n).unwrap(), n.to_le_bytes()[0])).collect();
+        let worst = (0..MAX_EXACT as u64)
+            .map(|n| held(1 + 2 * n, u16::try_from(1 + n).unwrap(), n.to_le_bytes()[0]))
+            .collect();
         let received = (1..u16::MAX).step_by(2).collect();
         let subscribed = vec!["x".repeat(1000); 10];
-        assert!(Memory { held: worst, received, subscribed, ..Memory::default() }.encode().len() <= crate::store::STATE_BYTES);
-        let usual = (0..1000).map(|n| held(5000 + n, u16::try_from(100 + n).unwrap(), u8::from(n < 300))).collect();
-        assert!(Memory { held: usual, ..Memory::default() }.encode().len() < 40);
+        assert!(
+            Memory {
+                held: worst,
+                received,
+                subscribed,
+                ..Memory::default()
+            }
+            .encode()
+            .len()
+                <= crate::store::STATE_BYTES
+        );
+        let usual = (0..1000)
+            .map(|n| held(5000 + n, u16::try_from(100 + n).unwrap(), u8::from(n < 300)))
+            .collect();
+        assert!(
+            Memory {
+                held: usual,
+                ..Memory::default()
+            }
+            .encode()
+            .len()
+                < 40
+        );
     }
 }

@@ -219,7 +219,10 @@ pub struct Settings {
 impl Settings {
     /// Why a message of the remote has no topic here.
     fn why_unusable(&self) -> &'static str {
-        self.cloud.as_ref().and_then(cloud::Cloud::why_unusable).unwrap_or("its topic is too deep or not allowed")
+        self.cloud
+            .as_ref()
+            .and_then(cloud::Cloud::why_unusable)
+            .unwrap_or("its topic is too deep or not allowed")
     }
 
     /// What lets the remote take a will and a state.
@@ -232,7 +235,10 @@ impl Settings {
 
     /// What the remote is asked for, so that `receive` comes in.
     fn asked_for(&self) -> Vec<Receive> {
-        self.cloud.as_ref().map_or_else(|| self.receive.clone(), |cloud| cloud.filters(&self.receive))
+        self.cloud.as_ref().map_or_else(
+            || self.receive.clone(),
+            |cloud| cloud.filters(&self.receive),
+        )
     }
 }
 

@@ -47,7 +47,9 @@ impl News {
 
     /// A link that stays down after a cut that was not told: the reason, and how many others were not told.
     pub(super) fn stays_down(&mut self, now: Instant) -> Option<(String, u64)> {
-        let (_, reason) = self.untold.take_if(|(since, _)| now >= *since + STAYS_DOWN)?;
+        let (_, reason) = self
+            .untold
+            .take_if(|(since, _)| now >= *since + STAYS_DOWN)?;
         let cuts = self.is_down();
         Some((reason, cuts.saturating_sub(1)))
     }
@@ -69,8 +71,15 @@ fn kind_of(reason: &str) -> String {
     let plain = |word: &str| {
         let number = word.trim_matches(|mark: char| !mark.is_alphanumeric());
         let digits = number.trim_end_matches(|mark: char| mark.is_ascii_alphabetic());
-        let is_number = !digits.is_empty() && digits.chars().all(|digit| digit.is_ascii_digit() || digit == '.' || digit == ',');
-        if is_number && digits.matches('.').count() < 2 { word.replace(number, "#") } else { word.to_owned() }
+        let is_number = !digits.is_empty()
+            && digits
+                .chars()
+                .all(|digit| digit.is_ascii_digit() || digit == '.' || digit == ',');
+        if is_number && digits.matches('.').count() < 2 {
+            word.replace(number, "#")
+        } else {
+            word.to_owned()
+        }
     };
     reason.split(' ').map(plain).collect::<Vec<_>>().join(" ")
 }
@@ -96,7 +105,10 @@ mod tests {
         assert_eq!(news.down("refused", at), None);
         assert_eq!(news.up(), Some(0));
         assert_eq!(news.down("cut", at), None);
-        assert_eq!(news.stays_down(at + STAYS_DOWN), Some(("cut".to_owned(), 0)));
+        assert_eq!(
+            news.stays_down(at + STAYS_DOWN),
+            Some(("cut".to_owned(), 0))
+        );
         assert_eq!(news.stays_down(at + STAYS_DOWN * 2), None);
         assert_eq!(news.up(), Some(0));
         news.proven();
@@ -106,16 +118,25 @@ mod tests {
     #[test]
     fn numbers_that_change_make_no_new_reason_and_those_of_addresses_do() {
         let same = [
-            ("the remote was silent for 31 s", "the remote was silent for 360 s"),
+            (
+                "the remote was silent for 31 s",
+                "the remote was silent for 360 s",
+            ),
             ("expired (1795977460 s ago)", "expired (1795977461 s ago)"),
-            ("does not answer message 7, only others", "does not answer message 8, only others"),
+            (
+                "does not answer message 7, only others",
+                "does not answer message 8, only others",
+            ),
             ("did not answer within 2.5s", "did not answer within 8s"),
         ];
         for (one, other) in same {
             assert_eq!(kind_of(one), kind_of(other));
         }
         let different = [
-            ("127.0.0.1:1883 cannot be reached", "127.0.0.1:1884 cannot be reached"),
+            (
+                "127.0.0.1:1883 cannot be reached",
+                "127.0.0.1:1884 cannot be reached",
+            ),
             ("10.0.0.1 is silent", "10.0.0.2 is silent"),
             ("not authorized (0x87)", "banned (0x8a)"),
             ("well-7 is silent", "well-8 is silent"),

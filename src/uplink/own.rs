@@ -25,8 +25,14 @@ struct Names {
 
 impl Names {
     fn of_this_machine() -> Self {
-        let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self { hosts: fs::read_to_string("/etc/hosts").unwrap_or_default(), own }
+        let own = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        Self {
+            hosts: fs::read_to_string("/etc/hosts").unwrap_or_default(),
+            own,
+        }
     }
 
     /// The addresses of a host that are known here.
@@ -37,10 +43,17 @@ impl Names {
         let name = host.trim_end_matches('.').to_ascii_lowercase();
         let mut found = Vec::new();
         if name == "localhost" || name.ends_with(".localhost") {
-            found.extend([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
+            found.extend([
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ]);
         }
         for line in self.hosts.lines() {
-            let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+            let mut words = line
+                .split('#')
+                .next()
+                .unwrap_or_default()
+                .split_whitespace();
             let address = words.next().and_then(literal);
             if words.any(|word| word.eq_ignore_ascii_case(&name)) {
                 found.extend(address);
@@ -54,20 +67,27 @@ impl Names {
         let name = host.trim_end_matches('.').to_ascii_lowercase();
         let own = self.own.to_ascii_lowercase();
         let short = own.split('.').next().unwrap_or_default();
-        !short.is_empty() && (name == own || name == short || name.strip_suffix(".local") == Some(short))
+        !short.is_empty()
+            && (name == own || name == short || name.strip_suffix(".local") == Some(short))
     }
 
     fn leads_to(&self, host: &str, port: u16, listeners: &[OwnListener]) -> bool {
-        let at_port = listeners.iter().filter(|listener| listener.port == port && port != 0);
+        let at_port = listeners
+            .iter()
+            .filter(|listener| listener.port == port && port != 0);
         let targets = self.addresses(host);
         let is_own_name = self.is_own(host);
         at_port.into_iter().any(|listener| {
             let heard = self.addresses(&listener.host);
             // Where its name leads is not known: to any network interface.
-            let by_name = is_own_name && (self.is_own(&listener.host) || heard.iter().any(|address| !address.is_loopback()));
+            let by_name = is_own_name
+                && (self.is_own(&listener.host)
+                    || heard.iter().any(|address| !address.is_loopback()));
             by_name
                 || listener.host.eq_ignore_ascii_case(host)
-                || targets.iter().any(|target| heard.iter().any(|heard| hears(*heard, *target)))
+                || targets
+                    .iter()
+                    .any(|target| heard.iter().any(|heard| hears(*heard, *target)))
         })
     }
 }
@@ -100,7 +120,11 @@ fn loose(host: &str) -> Option<Ipv4Addr> {
     if free < 32 && *last >> free != 0 {
         return None;
     }
-    let high = first.iter().zip([24, 16, 8]).map(|(part, shift)| part << shift).sum::<u32>();
+    let high = first
+        .iter()
+        .zip([24, 16, 8])
+        .map(|(part, shift)| part << shift)
+        .sum::<u32>();
     Some(Ipv4Addr::from_bits(high | last))
 }
 
@@ -127,24 +151,52 @@ fn is_of_this_machine(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    const HOSTS: &str = "127.0.0.1 localhost\n127.0.1.1 pump.example.net pump # this one\n192.0.2.9 cloud\n";
+    const HOSTS: &str =
+        "127.0.0.1 localhost\n127.0.1.1 pump.example.net pump # this one\n192.0.2.9 cloud\n";
 
     fn check(target: &str, port: u16, listener: &str, expected: bool) {
-        let names = Names { hosts: HOSTS.to_owned(), own: "Pump".to_owned() };
-        let listeners = [OwnListener { host: listener.to_owned(), port: 1883 }];
-        assert_eq!(names.leads_to(target, port, &listeners), expected, "{target}:{port} and a listener at {listener}");
+        let names = Names {
+            hosts: HOSTS.to_owned(),
+            own: "Pump".to_owned(),
+        };
+        let listeners = [OwnListener {
+            host: listener.to_owned(),
+            port: 1883,
+        }];
+        assert_eq!(
+            names.leads_to(target, port, &listeners),
+            expected,
+            "{target}:{port} and a listener at {listener}"
+        );
     }
 
     #[test]
     fn every_spelling_of_this_machine_leads_back() {
-        for target in
-            ["localhost", "LOCALHOST.", "x.localhost", "127.0.0.1", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "0.0.0.0", "0"]
-        {
+        for target in [
+            "localhost",
+            "LOCALHOST.",
+            "x.localhost",
+            "127.0.0.1",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "0177.0.0.1",
+            "0.0.0.0",
+            "0",
+        ] {
             check(target, 1883, "0.0.0.0", true);
             check(target, 1883, "::", true);
             check(target, 1884, "0.0.0.0", false);
         }
-        for target in ["::1", "::", "::ffff:127.0.0.1", "pump", "pump.local", "pump.example.net", "127.0.1.1"] {
+        for target in [
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "pump",
+            "pump.local",
+            "pump.example.net",
+            "127.0.1.1",
+        ] {
             check(target, 1883, "::", true);
         }
         check("localhost", 1883, "127.0.0.1", true);
@@ -158,7 +210,15 @@ mod tests {
 
     #[test]
     fn other_machines_and_other_addresses_of_this_one_do_not() {
-        for target in ["cloud", "192.0.2.9", "cloud.example.net", "localhost.example.net", "1.2.3.4.5", "256.0.0.1.", "2001:db8::1"] {
+        for target in [
+            "cloud",
+            "192.0.2.9",
+            "cloud.example.net",
+            "localhost.example.net",
+            "1.2.3.4.5",
+            "256.0.0.1.",
+            "2001:db8::1",
+        ] {
             check(target, 1883, "0.0.0.0", false);
             check(target, 1883, "127.0.0.1", false);
         }

@@ -73,8 +73,16 @@ impl Pace {
     pub(super) fn begin(&mut self, round_trip: Duration) {
         let is_first = self.usual.is_none();
         self.usual.get_or_insert(round_trip);
-        let passed = if is_first { FIRST_BYTES } else { self.acknowledged };
-        *self = Self { usual: self.usual, allowed: passed.clamp(FEWEST_BYTES, FIRST_BYTES), ..Self::default() };
+        let passed = if is_first {
+            FIRST_BYTES
+        } else {
+            self.acknowledged
+        };
+        *self = Self {
+            usual: self.usual,
+            allowed: passed.clamp(FEWEST_BYTES, FIRST_BYTES),
+            ..Self::default()
+        };
     }
 
     /// True if another message may be sent beside those of this connection that are not acknowledged.
@@ -85,7 +93,11 @@ impl Pace {
     /// A message is sent as these bytes of the connection.
     pub(super) fn sent(&mut self, place: Place, packet: Range<u64>, at: Instant) {
         self.gone(place);
-        let sent = Sent { at, packet, acknowledged: self.acknowledged };
+        let sent = Sent {
+            at,
+            packet,
+            acknowledged: self.acknowledged,
+        };
         self.on_way += sent.bytes();
         self.sent.insert(place, sent);
     }
@@ -111,7 +123,9 @@ impl Pace {
 
     /// A message is acknowledged to its end.
     fn acknowledged(&mut self, place: Place, at: Instant) {
-        let Some(sent) = self.sent.remove(&place) else { return };
+        let Some(sent) = self.sent.remove(&place) else {
+            return;
+        };
         self.on_way -= sent.bytes();
         self.acknowledged += sent.bytes();
         let taken = at.saturating_duration_since(sent.at);
@@ -136,7 +150,11 @@ impl Pace {
         let millis = u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX);
         // Two and a half times what is on the link at this rate.
         let enough = rate.saturating_mul(millis) / 400;
-        let lowest = if self.acknowledged < FIRST_BYTES { self.allowed } else { FEWEST_BYTES };
+        let lowest = if self.acknowledged < FIRST_BYTES {
+            self.allowed
+        } else {
+            FEWEST_BYTES
+        };
         self.allowed = enough.max(lowest);
     }
 
@@ -153,7 +171,8 @@ impl Pace {
 
     /// How long to wait for acknowledgements that are on their way before the connection is ended in order.
     pub(super) fn patience(&self) -> Duration {
-        (self.usual.unwrap_or_default() * SLOWER_THAN_USUAL).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
+        (self.usual.unwrap_or_default() * SLOWER_THAN_USUAL)
+            .clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
     }
 }
 
@@ -183,7 +202,11 @@ mod tests {
         }
         assert_eq!(pace.patience(), LONGEST_PATIENCE);
         pace.acknowledged(place(1000), start);
-        assert_eq!(pace.patience(), LONGEST_PATIENCE, "what was not sent says nothing");
+        assert_eq!(
+            pace.patience(),
+            LONGEST_PATIENCE,
+            "what was not sent says nothing"
+        );
     }
 
     /// A link with so many bytes a second and a round trip, filled as far as the pace allows: the most bytes on their way after it has
@@ -220,8 +243,14 @@ mod tests {
             let (round_trip, span) = (Duration::from_millis(millis), Duration::from_secs(120));
             let (most, passed) = filled(rate, round_trip, span);
             let on_link = rate * millis / 1000;
-            assert!(passed > rate * 120 * 8 / 10, "{passed} bytes passed at {rate} a second");
-            assert!(most <= (4 * on_link).max(2 * FEWEST_BYTES), "{most} bytes were on their way where {on_link} fit");
+            assert!(
+                passed > rate * 120 * 8 / 10,
+                "{passed} bytes passed at {rate} a second"
+            );
+            assert!(
+                most <= (4 * on_link).max(2 * FEWEST_BYTES),
+                "{most} bytes were on their way where {on_link} fit"
+            );
         }
     }
 

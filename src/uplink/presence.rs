@@ -88,29 +88,61 @@ fn known(at: Moment) -> Option<String> {
 /// The state of a gateway that is connected since `at`. `boot` names this start of the machine.
 pub(super) fn online(at: Moment, client: Option<String>) -> String {
     let boot = Some(format!("{:08x}", at.since_boot.boot));
-    json::text(&State { state: "online", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at), client })
+    json::text(&State {
+        state: "online",
+        reason: None,
+        version: Some(env!("CARGO_PKG_VERSION")),
+        boot,
+        since: known(at),
+        client,
+    })
 }
 
 /// The state of a gateway that is connected since `at` to a remote without a will: nobody says `offline` when it is gone.
 pub(super) fn unsupervised(at: Moment, client: Option<String>) -> String {
     let boot = Some(format!("{:08x}", at.since_boot.boot));
-    json::text(&State { state: "unsupervised", reason: None, version: Some(env!("CARGO_PKG_VERSION")), boot, since: known(at), client })
+    json::text(&State {
+        state: "unsupervised",
+        reason: None,
+        version: Some(env!("CARGO_PKG_VERSION")),
+        boot,
+        since: known(at),
+        client,
+    })
 }
 
 /// The state of a gateway that disconnects.
 pub(super) fn offline(reason: &'static str, at: Moment) -> String {
-    json::text(&State { state: "offline", reason: Some(reason), version: None, boot: None, since: known(at), client: None })
+    json::text(&State {
+        state: "offline",
+        reason: Some(reason),
+        version: None,
+        boot: None,
+        since: known(at),
+        client: None,
+    })
 }
 
 /// The state that the remote publishes for a gateway that is gone without a word.
 pub(super) fn lost(client: Option<String>) -> String {
-    json::text(&State { state: "offline", reason: Some(LOST), version: None, boot: None, since: None, client })
+    json::text(&State {
+        state: "offline",
+        reason: Some(LOST),
+        version: None,
+        boot: None,
+        since: None,
+        client,
+    })
 }
 
 /// Bytes that it adds to a connection: the will in CONNECT, and the state as a message without its acknowledgement.
 pub(crate) fn bytes_of(presence: &Presence) -> usize {
     const FRAMES: usize = 2 + 2 + 6 + 2 + 2 + 3;
-    let at = Moment { unix_ms: 1_800_000_000_000, clock_set: true, since_boot: SinceBoot { boot: 0, ms: 0 } };
+    let at = Moment {
+        unix_ms: 1_800_000_000_000,
+        clock_set: true,
+        since_boot: SinceBoot { boot: 0, ms: 0 },
+    };
     2 * presence.topic.as_str().len() + lost(None).len() + online(at, None).len() + FRAMES
 }
 
@@ -172,7 +204,9 @@ impl Doubt {
 
     /// When it is to be tried again after a connection without it that began at this time.
     fn due(&self, began: Instant) -> Option<Instant> {
-        self.left_out.map(LeftOut::until).or(self.works_without.then(|| began + PROOF_AFTER))
+        self.left_out
+            .map(LeftOut::until)
+            .or(self.works_without.then(|| began + PROOF_AFTER))
     }
 }
 
@@ -246,11 +280,18 @@ impl Known {
     }
 
     /// The will of the next connection to a remote, if it may take one, with the mark of `rivals`.
-    pub(super) fn will(&mut self, remote: u32, presence: &Presence, mark: Option<String>, now: Instant) -> Option<Will> {
+    pub(super) fn will(
+        &mut self,
+        remote: u32,
+        presence: &Presence,
+        mark: Option<String>,
+        now: Instant,
+    ) -> Option<Will> {
         let taken = self.of(remote);
         let is_wanted = taken.will.is_wanted(now);
         taken.has_will = is_wanted;
-        taken.offers_retained = is_wanted && presence.retained && taken.retain && taken.retained.is_wanted(now);
+        taken.offers_retained =
+            is_wanted && presence.retained && taken.retain && taken.retained.is_wanted(now);
         is_wanted.then(|| Will {
             topic: presence.topic.clone(),
             payload: lost(mark).into(),
@@ -262,7 +303,12 @@ impl Known {
 
     /// A connection with a will was refused, or, without a reason, closed before it was accepted. Returns what is different from here
     /// on, if the reason says it.
-    pub(super) fn will_refused(&mut self, remote: u32, reason: Option<ReasonCode>, now: Instant) -> Option<&'static str> {
+    pub(super) fn will_refused(
+        &mut self,
+        remote: u32,
+        reason: Option<ReasonCode>,
+        now: Instant,
+    ) -> Option<&'static str> {
         let taken = self.of(remote);
         match reason {
             Some(ReasonCode::RETAIN_NOT_SUPPORTED) if taken.retain => {
@@ -273,10 +319,16 @@ impl Known {
             }
             Some(ReasonCode::QOS_NOT_SUPPORTED) if taken.qos > QoS::AtMostOnce => {
                 taken.qos = QoS::AtMostOnce;
-                return Some("the remote takes the will with QoS 0 only: subscribers may miss that this gateway is gone");
+                return Some(
+                    "the remote takes the will with QoS 0 only: subscribers may miss that this gateway is gone",
+                );
             }
             Some(reason) if is_about_something_else(reason) => {}
-            reason => taken.blame(|taken| &mut taken.will, if reason.is_some() { MOST_ENDS } else { 1 }, now),
+            reason => taken.blame(
+                |taken| &mut taken.will,
+                if reason.is_some() { MOST_ENDS } else { 1 },
+                now,
+            ),
         }
         None
     }
@@ -304,7 +356,9 @@ impl Known {
 
     /// True if the remote has a will of the present connection.
     pub(super) fn has_will(&self, remote: u32) -> bool {
-        self.remotes.get(&remote).is_some_and(|taken| taken.has_will)
+        self.remotes
+            .get(&remote)
+            .is_some_and(|taken| taken.has_will)
     }
 
     /// When a connection that began at this time is to be replaced by one with a will, or with one that is retained.
@@ -319,12 +373,16 @@ impl Known {
 
     /// Whether the state is sent with the retain flag on this connection: as its will is, so that nothing stays that says `online`.
     pub(super) fn retains(&self, remote: u32) -> bool {
-        self.remotes.get(&remote).is_some_and(|taken| taken.offers_retained)
+        self.remotes
+            .get(&remote)
+            .is_some_and(|taken| taken.offers_retained)
     }
 
     /// True if the remote may end connections at what it is to retain.
     pub(super) fn doubts_retained(&self, remote: u32, now: Instant) -> bool {
-        self.remotes.get(&remote).is_some_and(|taken| !taken.retained.is_wanted(now))
+        self.remotes
+            .get(&remote)
+            .is_some_and(|taken| !taken.retained.is_wanted(now))
     }
 
     /// Whether the state is to be said to a remote.
@@ -334,7 +392,9 @@ impl Known {
 
     /// True if the state was left out for so long that it is to be tried again.
     pub(super) fn tries_state_again(&self, remote: u32, now: Instant) -> bool {
-        self.remotes.get(&remote).is_some_and(|taken| taken.state.works_without && taken.state.is_wanted(now))
+        self.remotes
+            .get(&remote)
+            .is_some_and(|taken| taken.state.works_without && taken.state.is_wanted(now))
     }
 
     /// A connection ended when the state was the first thing that the remote had not answered.
@@ -344,7 +404,9 @@ impl Known {
 
     /// True if an earlier connection ended at the state: what ends the next one must show.
     pub(super) fn doubts_state(&self, remote: u32) -> bool {
-        self.remotes.get(&remote).is_some_and(|taken| taken.state.ends > 0 || taken.retained.ends > 0)
+        self.remotes
+            .get(&remote)
+            .is_some_and(|taken| taken.state.ends > 0 || taken.retained.ends > 0)
     }
 
     /// The remote has answered the state, perhaps with an error.
@@ -360,14 +422,20 @@ impl Known {
             (true, false) => {
                 // It was not the flag.
                 taken.retained = Doubt::default();
-                if std::mem::replace(&mut taken.refuses_state, true) { Shown::Nothing } else { Shown::Refused }
+                if std::mem::replace(&mut taken.refuses_state, true) {
+                    Shown::Nothing
+                } else {
+                    Shown::Refused
+                }
             }
             (false, true) => {
                 taken.retained = Doubt::default();
                 Shown::Nothing
             }
             // Without a will the state is not retained anyway: that shows nothing about the flag.
-            (false, false) if taken.has_will && taken.retained.works_without() => Shown::NotRetained,
+            (false, false) if taken.has_will && taken.retained.works_without() => {
+                Shown::NotRetained
+            }
             (false, false) => Shown::Nothing,
         }
     }
@@ -412,46 +480,104 @@ mod tests {
     const REMOTE: u32 = 7;
 
     fn presence() -> Presence {
-        Presence { topic: TopicName::new("x/gateway/state").unwrap(), offline_after: Duration::from_secs(60), retained: true }
+        Presence {
+            topic: TopicName::new("x/gateway/state").unwrap(),
+            offline_after: Duration::from_secs(60),
+            retained: true,
+        }
     }
 
     fn kind(known: &mut Known, at: Instant) -> Option<(QoS, bool)> {
-        known.will(REMOTE, &presence(), None, at).map(|will| (will.qos, will.retain))
+        known
+            .will(REMOTE, &presence(), None, at)
+            .map(|will| (will.qos, will.retain))
     }
 
     #[test]
     fn a_state_is_a_small_object_that_says_no_time_while_the_clock_is_not_set() {
-        let mut at = Moment { unix_ms: 1_769_847_330_250, clock_set: true, since_boot: SinceBoot { boot: 0xBEEF, ms: 5 } };
+        let mut at = Moment {
+            unix_ms: 1_769_847_330_250,
+            clock_set: true,
+            since_boot: SinceBoot {
+                boot: 0xBEEF,
+                ms: 5,
+            },
+        };
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
             online(at, None),
-            format!("{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\",\"since\":\"2026-01-31T08:15:30.250Z\"}}")
+            format!(
+                "{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\",\"since\":\"2026-01-31T08:15:30.250Z\"}}"
+            )
         );
         at.clock_set = false;
-        assert_eq!(online(at, None), format!("{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\"}}"));
-        assert_eq!(offline("stopped", at), "{\"state\":\"offline\",\"reason\":\"stopped\"}");
+        assert_eq!(
+            online(at, None),
+            format!("{{\"state\":\"online\",\"version\":\"{version}\",\"boot\":\"0000beef\"}}")
+        );
+        assert_eq!(
+            offline("stopped", at),
+            "{\"state\":\"offline\",\"reason\":\"stopped\"}"
+        );
         let marked = online(at, Some("5f3a9c01-1a2b3c4d".to_owned()));
-        assert_eq!(mark_of(marked.as_bytes()).as_deref(), Some("5f3a9c01-1a2b3c4d"), "{marked}");
-        assert_eq!(mark_of(online(at, None).as_bytes()).or(mark_of(b"{")).or(mark_of(b"{\"client\":7}")), None);
-        assert_eq!(lost(None), "{\"state\":\"offline\",\"reason\":\"connection lost\"}");
+        assert_eq!(
+            mark_of(marked.as_bytes()).as_deref(),
+            Some("5f3a9c01-1a2b3c4d"),
+            "{marked}"
+        );
+        assert_eq!(
+            mark_of(online(at, None).as_bytes())
+                .or(mark_of(b"{"))
+                .or(mark_of(b"{\"client\":7}")),
+            None
+        );
+        assert_eq!(
+            lost(None),
+            "{\"state\":\"offline\",\"reason\":\"connection lost\"}"
+        );
     }
 
     #[test]
     fn a_will_that_is_refused_by_its_code_becomes_a_smaller_one() {
         let (mut known, at) = (Known::default(), now());
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)));
-        assert!(known.will_refused(REMOTE, Some(ReasonCode::RETAIN_NOT_SUPPORTED), at).is_some());
+        assert!(
+            known
+                .will_refused(REMOTE, Some(ReasonCode::RETAIN_NOT_SUPPORTED), at)
+                .is_some()
+        );
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
-        assert!(known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at).is_some());
+        assert!(
+            known
+                .will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at)
+                .is_some()
+        );
         assert_eq!(kind(&mut known, at), Some((QoS::AtMostOnce, false)));
-        assert_eq!(known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at), None);
+        assert_eq!(
+            known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at),
+            None
+        );
         assert_eq!(kind(&mut known, at), None, "it may take none at all");
         assert!(!known.accepted(REMOTE, false));
-        assert_eq!(kind(&mut known, at), Some((QoS::AtMostOnce, false)), "or it was an outage");
-        assert_eq!(known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at), None);
+        assert_eq!(
+            kind(&mut known, at),
+            Some((QoS::AtMostOnce, false)),
+            "or it was an outage"
+        );
+        assert_eq!(
+            known.will_refused(REMOTE, Some(ReasonCode::QOS_NOT_SUPPORTED), at),
+            None
+        );
         assert_eq!(kind(&mut known, at), None, "it takes none");
-        assert!(known.accepted(REMOTE, false) && !known.accepted(REMOTE, false), "told once");
-        assert_eq!(kind(&mut known, at + LEFT_OUT_FOR), Some((QoS::AtMostOnce, false)), "tried again");
+        assert!(
+            known.accepted(REMOTE, false) && !known.accepted(REMOTE, false),
+            "told once"
+        );
+        assert_eq!(
+            kind(&mut known, at + LEFT_OUT_FOR),
+            Some((QoS::AtMostOnce, false)),
+            "tried again"
+        );
     }
 
     #[test]
@@ -462,7 +588,11 @@ mod tests {
                 assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)));
                 known.will_refused(REMOTE, None, at);
             }
-            assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)), "it may be the retain flag");
+            assert_eq!(
+                kind(&mut known, at),
+                Some((QoS::AtLeastOnce, false)),
+                "it may be the retain flag"
+            );
             known.will_refused(REMOTE, None, at);
             assert_eq!(kind(&mut known, at), None);
             known.fails_without_will(REMOTE);
@@ -470,7 +600,10 @@ mod tests {
         assert!(kind(&mut known, at).is_some(), "it was not the will");
         assert!(!known.accepted(REMOTE, true));
         known.will_refused(REMOTE, Some(ReasonCode::BAD_USER_NAME_OR_PASSWORD), at);
-        assert!(kind(&mut known, at).is_some(), "no will has to do with a password");
+        assert!(
+            kind(&mut known, at).is_some(),
+            "no will has to do with a password"
+        );
         for expected in [Some((QoS::AtLeastOnce, false)), None] {
             known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
             assert_eq!(kind(&mut known, at), expected);
@@ -488,18 +621,29 @@ mod tests {
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
         assert!(!known.retains(REMOTE) && known.doubts_retained(REMOTE, at));
         assert!(!known.accepted(REMOTE, true));
-        assert_eq!(known.state_answered(REMOTE, false, at), Shown::Nothing, "it may have been an outage");
+        assert_eq!(
+            known.state_answered(REMOTE, false, at),
+            Shown::Nothing,
+            "it may have been an outage"
+        );
         assert_eq!(known.will_due(REMOTE, at), Some(at + PROOF_AFTER));
         assert_eq!(kind(&mut known, at), retained, "tried once more");
         known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
         assert!(!known.accepted(REMOTE, true));
         assert_eq!(known.state_answered(REMOTE, false, at), Shown::NotRetained);
-        assert_eq!(known.state_answered(REMOTE, false, at), Shown::Nothing, "told once");
+        assert_eq!(
+            known.state_answered(REMOTE, false, at),
+            Shown::Nothing,
+            "told once"
+        );
         assert_eq!(known.will_due(REMOTE, at), Some(at + LEFT_OUT_FOR));
         let later = at + LEFT_OUT_FOR;
         assert_eq!(kind(&mut known, later), retained, "tried again");
-        assert!(known.accepted(REMOTE, true) || known.state_answered(REMOTE, false, later) == Shown::Nothing);
+        assert!(
+            known.accepted(REMOTE, true)
+                || known.state_answered(REMOTE, false, later) == Shown::Nothing
+        );
         assert_eq!(kind(&mut known, later), retained, "the permission is there");
     }
 
@@ -510,7 +654,11 @@ mod tests {
         assert_eq!(known.state_answered(REMOTE, true, at), Shown::NotAsItWas);
         assert!(!known.retains(REMOTE));
         assert_eq!(known.state_answered(REMOTE, true, at), Shown::Refused);
-        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)), "it was not the flag");
+        assert_eq!(
+            kind(&mut known, at),
+            Some((QoS::AtLeastOnce, true)),
+            "it was not the flag"
+        );
         for _ in 0..MOST_ENDS {
             assert!(known.retains(REMOTE) && known.wants_state(REMOTE, at));
             known.ended_at_state(REMOTE, at);
@@ -518,7 +666,10 @@ mod tests {
         assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, false)));
         known.ended_at_state(REMOTE, at);
         assert!(!known.wants_state(REMOTE, at));
-        assert!(!known.works_without_state(REMOTE), "it may have been the link");
+        assert!(
+            !known.works_without_state(REMOTE),
+            "it may have been the link"
+        );
         assert!(known.tries_state_again(REMOTE, at));
         known.ended_at_state(REMOTE, at);
         assert!(known.works_without_state(REMOTE) && !known.wants_state(REMOTE, at));
@@ -527,9 +678,13 @@ mod tests {
     #[test]
     fn an_outage_that_ends_between_two_attempts_is_no_proof_against_the_will() {
         let (mut known, at) = (Known::default(), now());
-        let refused = |known: &mut Known| known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
+        let refused =
+            |known: &mut Known| known.will_refused(REMOTE, Some(ReasonCode::NOT_AUTHORIZED), at);
         for _ in 0..3 {
-            for expected in [Some((QoS::AtLeastOnce, true)), Some((QoS::AtLeastOnce, false))] {
+            for expected in [
+                Some((QoS::AtLeastOnce, true)),
+                Some((QoS::AtLeastOnce, false)),
+            ] {
                 assert_eq!(kind(&mut known, at), expected);
                 refused(&mut known);
             }
@@ -542,11 +697,21 @@ mod tests {
             refused(&mut known);
         }
         assert!(kind(&mut known, at).is_none() && !known.accepted(REMOTE, false));
-        assert_eq!((known.has_will(REMOTE), known.will_due(REMOTE, at)), (false, Some(at + PROOF_AFTER)));
+        assert_eq!(
+            (known.has_will(REMOTE), known.will_due(REMOTE, at)),
+            (false, Some(at + PROOF_AFTER))
+        );
         known.will_refused(REMOTE, Some(ReasonCode::SERVER_BUSY), at);
-        assert!(kind(&mut known, at).is_some(), "that says nothing about the will");
+        assert!(
+            kind(&mut known, at).is_some(),
+            "that says nothing about the will"
+        );
         assert!(!known.accepted(REMOTE, true));
-        assert_eq!(kind(&mut known, at), Some((QoS::AtLeastOnce, true)), "nothing is left out");
+        assert_eq!(
+            kind(&mut known, at),
+            Some((QoS::AtLeastOnce, true)),
+            "nothing is left out"
+        );
     }
 
     #[test]
@@ -558,7 +723,10 @@ mod tests {
         assert!(known.works_without_state(REMOTE));
         for hours in [1, 6, 24, 24] {
             let pause = Duration::from_secs(hours * 3600);
-            assert!(!known.tries_state_again(REMOTE, at + pause - Duration::from_secs(1)), "{hours} h");
+            assert!(
+                !known.tries_state_again(REMOTE, at + pause - Duration::from_secs(1)),
+                "{hours} h"
+            );
             at += pause;
             assert!(known.tries_state_again(REMOTE, at), "{hours} h");
             known.ended_at_state(REMOTE, at);
@@ -572,15 +740,24 @@ mod tests {
             assert!(known.wants_state(REMOTE, at));
             known.ended_at_state(REMOTE, at);
         }
-        assert!(!known.wants_state(REMOTE, at) && !known.tries_state_again(REMOTE, at + LEFT_OUT_FOR), "not known yet");
+        assert!(
+            !known.wants_state(REMOTE, at) && !known.tries_state_again(REMOTE, at + LEFT_OUT_FOR),
+            "not known yet"
+        );
         known.fails_without_state(REMOTE);
         assert!(known.wants_state(REMOTE, at), "it was the link");
         known.ended_at_state(REMOTE, at);
         known.state_answered(REMOTE, false, at);
         (0..MOST_ENDS).for_each(|_| known.ended_at_state(REMOTE, at));
-        assert!(!known.works_without_state(REMOTE) && known.wants_state(REMOTE, at), "tried once more");
+        assert!(
+            !known.works_without_state(REMOTE) && known.wants_state(REMOTE, at),
+            "tried once more"
+        );
         known.ended_at_state(REMOTE, at);
-        assert!(known.works_without_state(REMOTE) && !known.works_without_state(REMOTE), "told once");
+        assert!(
+            known.works_without_state(REMOTE) && !known.works_without_state(REMOTE),
+            "told once"
+        );
         let later = at + LEFT_OUT_FOR;
         assert!(known.tries_state_again(REMOTE, later));
         known.ended_at_state(REMOTE, later);

@@ -43,10 +43,18 @@ impl Uplink {
 
     /// Like [`Uplink::purge`], but leaves out what is being written to the link: it is settled with that.
     pub(super) async fn purge_except(&mut self, order: Purge, being_written: &HashSet<Place>) {
-        let Purge { queue: only, selection, reply } = order;
+        let Purge {
+            queue: only,
+            selection,
+            reply,
+        } = order;
         let mut counts: Removed = [0; QUEUES.len()];
         let mut unreadable = None;
-        for (queue, count) in counts.iter_mut().enumerate().filter(|(queue, _)| only.is_none_or(|only| only == *queue)) {
+        for (queue, count) in counts
+            .iter_mut()
+            .enumerate()
+            .filter(|(queue, _)| only.is_none_or(|only| only == *queue))
+        {
             let mut after = 0;
             loop {
                 let (last, found) = match self.outbox.find(queue, after, BATCH, &selection).await {
@@ -69,7 +77,10 @@ impl Uplink {
                         continue;
                     };
                     // What the remote has, or is becoming a dead letter, is settled in its turn.
-                    if self.session.is_released(place) || being_written.contains(&place) || self.burials.holds(place) {
+                    if self.session.is_released(place)
+                        || being_written.contains(&place)
+                        || self.burials.holds(place)
+                    {
                         continue;
                     }
                     *count += 1;
@@ -97,7 +108,9 @@ fn outcome(counts: Removed, unreadable: Option<ReadError>) -> Result<Removed, St
     let removed: u64 = counts.iter().sum();
     match unreadable {
         None => Ok(counts),
-        Some(error) => Err(format!("{removed} messages were removed; the others were not, because {error}; check the disk and try again")),
+        Some(error) => Err(format!(
+            "{removed} messages were removed; the others were not, because {error}; check the disk and try again"
+        )),
     }
 }
 
@@ -110,6 +123,10 @@ mod tests {
         let counts = [2, 1, 0, 0];
         assert_eq!(outcome(counts, None), Ok(counts));
         let told = outcome(counts, Some(ReadError::Disk)).unwrap_err();
-        assert!(told.starts_with("3 messages were removed; the others were not, because ") && told.contains("the disk"), "{told}");
+        assert!(
+            told.starts_with("3 messages were removed; the others were not, because ")
+                && told.contains("the disk"),
+            "{told}"
+        );
     }
 }

@@ -22,7 +22,12 @@ impl Rates {
         }
         let is_other = self.routes.send != routes.send;
         let new = |rate| Bucket::new(rate, EVENLY);
-        self.whole = routes.rate.map(|rate| self.whole.take().filter(|bucket| bucket.rate() == rate).unwrap_or_else(|| new(rate)));
+        self.whole = routes.rate.map(|rate| {
+            self.whole
+                .take()
+                .filter(|bucket| bucket.rate() == rate)
+                .unwrap_or_else(|| new(rate))
+        });
         let mut before = std::mem::take(&mut self.rules);
         for (id, rate) in routes.rates() {
             let kept = before.remove(&id).filter(|bucket| bucket.rate() == rate);
@@ -40,18 +45,29 @@ impl Rates {
 
     /// True if no message may be sent now.
     pub(super) fn is_used_up(&mut self, at: Instant) -> bool {
-        self.whole.as_mut().is_some_and(|bucket| !bucket.has_room(at))
+        self.whole
+            .as_mut()
+            .is_some_and(|bucket| !bucket.has_room(at))
     }
 
     /// True if another message may be taken to be sent, behind those that were taken and not sent yet: their number and bytes. What is in
     /// the outbox can be overtaken by an alarm, what was taken cannot.
-    pub(super) fn may_take_behind(&mut self, unsent: impl FnOnce() -> (usize, usize), at: Instant) -> bool {
-        self.whole.as_mut().is_none_or(|bucket| bucket.has_room_behind(unsent(), at))
+    pub(super) fn may_take_behind(
+        &mut self,
+        unsent: impl FnOnce() -> (usize, usize),
+        at: Instant,
+    ) -> bool {
+        self.whole
+            .as_mut()
+            .is_none_or(|bucket| bucket.has_room_behind(unsent(), at))
     }
 
     /// The rules whose messages may not be sent now.
     pub(super) fn closed(&mut self, at: Instant) -> HashSet<u32> {
-        self.rules.iter_mut().filter_map(|(rule, bucket)| (!bucket.has_room(at)).then_some(*rule)).collect()
+        self.rules
+            .iter_mut()
+            .filter_map(|(rule, bucket)| (!bucket.has_room(at)).then_some(*rule))
+            .collect()
     }
 
     /// A packet with a message of so many bytes was written.
@@ -71,7 +87,10 @@ impl Rates {
     /// When to look again for what may be sent; `holds_back` says that messages wait for the rate of their rule.
     pub(super) fn ready_at(&mut self, at: Instant, holds_back: bool) -> Option<Instant> {
         let rules = self.rules.values_mut().filter(|_| holds_back);
-        rules.chain(&mut self.whole).filter_map(|bucket| (!bucket.has_room(at)).then(|| bucket.ready_at(at))).min()
+        rules
+            .chain(&mut self.whole)
+            .filter_map(|bucket| (!bucket.has_room(at)).then(|| bucket.ready_at(at)))
+            .min()
     }
 }
 
@@ -105,10 +124,16 @@ mod tests {
         rates.taken(rule, 10, start);
         assert!(!rates.follow(&routes("1/min", "10/s")), "the same rules");
         assert_eq!(rates.closed(start), HashSet::from([rule]));
-        assert!(!rates.follow(&routes("1/min", "1/h")), "another rate of the uplink");
+        assert!(
+            !rates.follow(&routes("1/min", "1/h")),
+            "another rate of the uplink"
+        );
         rates.sent(10, start);
         assert!(rates.is_used_up(start + std::time::Duration::from_secs(60)));
-        assert!(rates.follow(&routes("2/min", "1/h")), "another rate of the rule");
+        assert!(
+            rates.follow(&routes("2/min", "1/h")),
+            "another rate of the rule"
+        );
         assert!(rates.closed(start).is_empty());
     }
 }

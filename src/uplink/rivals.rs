@@ -152,13 +152,16 @@ impl Rivals {
 
     /// What state and will are to have, if it is time for that.
     pub(super) fn mark(&self) -> Option<String> {
-        (self.are_there() || self.closes >= MARKED_AFTER).then(|| format!("{:08x}-{:08x}", self.client, self.run))
+        (self.are_there() || self.closes >= MARKED_AFTER)
+            .then(|| format!("{:08x}-{:08x}", self.client, self.run))
     }
 
     /// True if this connection is to ask what the remote has retained.
     pub(super) fn asks(&self) -> bool {
-        let may_ask = self.has_said && !self.cannot_ask && !self.says_so && self.unanswered < MOST_UNANSWERED;
-        let is_time = ASKS.contains(&self.closes) || self.closes > *ASKS.end() && self.closes.is_power_of_two();
+        let may_ask =
+            self.has_said && !self.cannot_ask && !self.says_so && self.unanswered < MOST_UNANSWERED;
+        let is_time = ASKS.contains(&self.closes)
+            || self.closes > *ASKS.end() && self.closes.is_power_of_two();
         may_ask && (self.are_there() || is_time)
     }
 
@@ -224,15 +227,29 @@ impl Rivals {
             if self.shown.is_rival {
                 return Closed::ByRival(self.next_delay());
             }
-            self.unseen += if self.shown.is_answered { UNSEEN.0 } else { UNSEEN.1 };
+            self.unseen += if self.shown.is_answered {
+                UNSEEN.0
+            } else {
+                UNSEEN.1
+            };
             if self.unseen < MOST_UNSEEN {
-                return if self.shown.is_answered { Closed::ByRival(self.last) } else { Closed::Alone };
+                return if self.shown.is_answered {
+                    Closed::ByRival(self.last)
+                } else {
+                    Closed::Alone
+                };
             }
             self.is_over();
         }
         self.closes = self.closes.saturating_add(1);
-        self.unexplained = self.unexplained.saturating_add(u32::from(!self.shown.is_explained));
-        if self.unexplained == MANY && !self.shown.is_explained { Closed::Often } else { Closed::Alone }
+        self.unexplained = self
+            .unexplained
+            .saturating_add(u32::from(!self.shown.is_explained));
+        if self.unexplained == MANY && !self.shown.is_explained {
+            Closed::Often
+        } else {
+            Closed::Alone
+        }
     }
 
     /// The connection ended in another way.
@@ -247,7 +264,12 @@ impl Rivals {
             self.is_over();
         }
         if lifetime >= LASTS {
-            (self.closes, self.unexplained, self.unanswered, self.cannot_ask) = (0, 0, 0, false);
+            (
+                self.closes,
+                self.unexplained,
+                self.unanswered,
+                self.cannot_ask,
+            ) = (0, 0, 0, false);
         }
         self.disturbed = self.disturbed.filter(|since| at < *since + LASTS);
     }
@@ -265,7 +287,9 @@ impl Rivals {
     /// How sure it is that another client uses the client identifier; `None` without any sign.
     pub(super) fn taken(&self) -> Option<Taken> {
         let is_possible = self.unexplained >= MANY;
-        Some(Taken::Certain).filter(|_| self.share_session()).or(Some(Taken::Possible).filter(|_| is_possible))
+        Some(Taken::Certain)
+            .filter(|_| self.share_session())
+            .or(Some(Taken::Possible).filter(|_| is_possible))
     }
 
     fn next_delay(&mut self) -> Duration {
@@ -317,9 +341,23 @@ mod tests {
         let mut rivals = Rivals::new("x", 1);
         let own = mark("x", 1);
         let seen: Vec<(bool, Closed)> = (0..40).map(|_| closed(&mut rivals, Some(&own))).collect();
-        assert_eq!(seen.iter().filter(|(_, closed)| *closed == Closed::Often).count(), 1);
-        assert!(seen.iter().all(|(_, closed)| !matches!(closed, Closed::ByRival(_))), "{seen:?}");
-        let asked: Vec<usize> = seen.iter().enumerate().filter(|(_, (asks, _))| *asks).map(|(index, _)| index).collect();
+        assert_eq!(
+            seen.iter()
+                .filter(|(_, closed)| *closed == Closed::Often)
+                .count(),
+            1
+        );
+        assert!(
+            seen.iter()
+                .all(|(_, closed)| !matches!(closed, Closed::ByRival(_))),
+            "{seen:?}"
+        );
+        let asked: Vec<usize> = seen
+            .iter()
+            .enumerate()
+            .filter(|(_, (asks, _))| *asks)
+            .map(|(index, _)| index)
+            .collect();
         assert_eq!(asked, [3, 4, 5, 8, 16, 32]);
         assert_eq!(rivals.taken(), Some(Taken::Possible));
         rivals.lived(LASTS, now());
@@ -328,11 +366,19 @@ mod tests {
 
     #[test]
     fn a_state_of_another_run_with_the_same_client_identifier_shows_it() {
-        for (retained, expected) in [(mark("x", 2), true), (mark("x", 1), false), (mark("y", 2), false), ("text".to_owned(), false)] {
+        for (retained, expected) in [
+            (mark("x", 2), true),
+            (mark("x", 1), false),
+            (mark("y", 2), false),
+            ("text".to_owned(), false),
+        ] {
             let mut rivals = suspicious(1);
             let (asks, closed) = closed(&mut rivals, Some(&retained));
             assert!(asks);
-            assert_eq!((matches!(closed, Closed::ByRival(_)), rivals.taken()), (expected, Some(Taken::Certain).filter(|_| expected)));
+            assert_eq!(
+                (matches!(closed, Closed::ByRival(_)), rivals.taken()),
+                (expected, Some(Taken::Certain).filter(|_| expected))
+            );
         }
     }
 
@@ -365,7 +411,11 @@ mod tests {
             assert_eq!((rivals.closed(), rivals.are_there()), (Closed::Alone, true));
         }
         rivals.begin(0);
-        assert_eq!((rivals.closed(), rivals.are_there()), (Closed::Alone, false), "it is a message that the remote closes at");
+        assert_eq!(
+            (rivals.closed(), rivals.are_there()),
+            (Closed::Alone, false),
+            "it is a message that the remote closes at"
+        );
     }
 
     #[test]
@@ -387,7 +437,9 @@ mod tests {
         let mut last = Duration::ZERO;
         for _ in 0..20 {
             for (rivals, retained) in [(&mut one, mark("x", 2)), (&mut other, mark("x", 1))] {
-                let Closed::ByRival(pause) = closed(rivals, Some(&retained)).1 else { panic!("{rivals:?}") };
+                let Closed::ByRival(pause) = closed(rivals, Some(&retained)).1 else {
+                    panic!("{rivals:?}")
+                };
                 rivals.lived(last, now());
                 last = pause;
             }
@@ -398,8 +450,14 @@ mod tests {
     #[test]
     fn a_flapping_link_is_fast_again_after_two_answers_without_a_sign() {
         let mut rivals = suspicious(1);
-        assert!(matches!(closed(&mut rivals, Some(&mark("x", 2))).1, Closed::ByRival(_)));
-        assert!(matches!(closed(&mut rivals, None), (true, Closed::ByRival(_))));
+        assert!(matches!(
+            closed(&mut rivals, Some(&mark("x", 2))).1,
+            Closed::ByRival(_)
+        ));
+        assert!(matches!(
+            closed(&mut rivals, None),
+            (true, Closed::ByRival(_))
+        ));
         assert_eq!(closed(&mut rivals, None), (true, Closed::Alone));
         assert_eq!(rivals.taken(), None);
     }
@@ -427,7 +485,10 @@ mod tests {
             rivals.taken_over();
         }
         rivals.lived(Duration::from_secs(5), now());
-        assert!(rivals.taken_over() > PAUSE.0 * 2, "a short connection says nothing");
+        assert!(
+            rivals.taken_over() > PAUSE.0 * 2,
+            "a short connection says nothing"
+        );
         rivals.lived(Duration::from_secs(600), now());
         assert!(rivals.taken_over() <= PAUSE.0.mul_f64(1.25));
     }

@@ -18,30 +18,67 @@ pub(super) fn fingerprint(interface: Option<&str>) -> u32 {
 /// The routes that count, and the carriers of their interfaces. What cannot be read does not change.
 fn way(root: &Path, interface: Option<&str>) -> String {
     let mut routes = Vec::new();
-    for line in fs::read_to_string(root.join("proc/net/route")).unwrap_or_default().lines().skip(1) {
+    for line in fs::read_to_string(root.join("proc/net/route"))
+        .unwrap_or_default()
+        .lines()
+        .skip(1)
+    {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let is_default = columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000");
-        routes.extend(columns.first().map(|name| ((*name).to_owned(), is_default, without(&columns, COUNTERS))));
+        routes.extend(
+            columns
+                .first()
+                .map(|name| ((*name).to_owned(), is_default, without(&columns, COUNTERS))),
+        );
     }
-    for line in fs::read_to_string(root.join("proc/net/ipv6_route")).unwrap_or_default().lines() {
+    for line in fs::read_to_string(root.join("proc/net/ipv6_route"))
+        .unwrap_or_default()
+        .lines()
+    {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        let is_default = columns.get(1) == Some(&"00") && columns.first().is_some_and(|to| to.bytes().all(|digit| digit == b'0'));
-        routes.extend(columns.last().map(|name| ((*name).to_owned(), is_default, without(&columns, COUNTERS_OF_IPV6))));
+        let is_default = columns.get(1) == Some(&"00")
+            && columns
+                .first()
+                .is_some_and(|to| to.bytes().all(|digit| digit == b'0'));
+        routes.extend(columns.last().map(|name| {
+            (
+                (*name).to_owned(),
+                is_default,
+                without(&columns, COUNTERS_OF_IPV6),
+            )
+        }));
     }
-    routes.retain(|(name, is_default, _)| interface.map_or(*is_default, |interface| interface == name));
-    let mut names: Vec<&str> = interface.into_iter().chain(routes.iter().map(|(name, ..)| name.as_str())).collect();
+    routes.retain(|(name, is_default, _)| {
+        interface.map_or(*is_default, |interface| interface == name)
+    });
+    let mut names: Vec<&str> = interface
+        .into_iter()
+        .chain(routes.iter().map(|(name, ..)| name.as_str()))
+        .collect();
     names.sort_unstable();
     names.dedup();
-    let carrier = |name: &&str| fs::read_to_string(root.join("sys/class/net").join(name).join("carrier")).unwrap_or_default();
-    let carriers: Vec<String> = names.iter().map(|name| format!("{name} {}", carrier(name).trim())).collect();
+    let carrier = |name: &&str| {
+        fs::read_to_string(root.join("sys/class/net").join(name).join("carrier"))
+            .unwrap_or_default()
+    };
+    let carriers: Vec<String> = names
+        .iter()
+        .map(|name| format!("{name} {}", carrier(name).trim()))
+        .collect();
     let routes: Vec<String> = routes.into_iter().map(|(.., route)| route).collect();
     format!("{}\n{}", routes.join("\n"), carriers.join("\n"))
 }
 
 /// The other columns of a line.
 fn without(columns: &[&str], counters: [usize; 2]) -> String {
-    let others = columns.iter().enumerate().filter(|(index, _)| !counters.contains(index));
-    others.map(|(_, column)| *column).collect::<Vec<&str>>().join(" ")
+    let others = columns
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !counters.contains(index));
+    others
+        .map(|(_, column)| *column)
+        .collect::<Vec<&str>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -63,23 +100,55 @@ mod tests {
     }
 
     /// Whether a change from the first routes and carrier files to the second ones counts.
-    fn check(before: (&str, &[(&str, &str)]), after: (&str, &[(&str, &str)]), interface: Option<&str>, expected: bool) {
+    fn check(
+        before: (&str, &[(&str, &str)]),
+        after: (&str, &[(&str, &str)]),
+        interface: Option<&str>,
+        expected: bool,
+    ) {
         let of = |(routes, carriers): (&str, &[(&str, &str)])| {
             let routes = format!("{HEAD}{routes}");
-            of(&[&[("proc/net/route", routes.as_str())], carriers].concat(), interface)
+            of(
+                &[&[("proc/net/route", routes.as_str())], carriers].concat(),
+                interface,
+            )
         };
-        assert_eq!(of(before) != of(after), expected, "{before:?} {after:?} {interface:?}");
+        assert_eq!(
+            of(before) != of(after),
+            expected,
+            "{before:?} {after:?} {interface:?}"
+        );
     }
 
     #[test]
     fn only_the_default_route_and_its_interface_count() {
         let both = format!("{DEFAULT}{LOCAL}");
         check((DEFAULT, &[]), (&both, &[]), None, false);
-        check((DEFAULT, &[]), (DEFAULT, &[("sys/class/net/veth7/carrier", "1\n")]), None, false);
+        check(
+            (DEFAULT, &[]),
+            (DEFAULT, &[("sys/class/net/veth7/carrier", "1\n")]),
+            None,
+            false,
+        );
         check(("", &[]), (DEFAULT, &[]), None, true);
-        check((DEFAULT, &[]), (&DEFAULT.replace("0101A8C0", "0201A8C0"), &[]), None, true);
-        check((DEFAULT, &[("sys/class/net/wwan0/carrier", "0\n")]), (DEFAULT, &[("sys/class/net/wwan0/carrier", "1\n")]), None, true);
-        check((DEFAULT, &[]), (&DEFAULT.replace("0003 0 0", "0003 5 9"), &[]), None, false);
+        check(
+            (DEFAULT, &[]),
+            (&DEFAULT.replace("0101A8C0", "0201A8C0"), &[]),
+            None,
+            true,
+        );
+        check(
+            (DEFAULT, &[("sys/class/net/wwan0/carrier", "0\n")]),
+            (DEFAULT, &[("sys/class/net/wwan0/carrier", "1\n")]),
+            None,
+            true,
+        );
+        check(
+            (DEFAULT, &[]),
+            (&DEFAULT.replace("0003 0 0", "0003 5 9"), &[]),
+            None,
+            false,
+        );
     }
 
     #[test]
@@ -87,17 +156,27 @@ mod tests {
         let both = format!("{DEFAULT}{LOCAL}");
         check((DEFAULT, &[]), (&both, &[]), Some("eth0"), true);
         check((&both, &[]), (LOCAL, &[]), Some("eth0"), false);
-        check((LOCAL, &[("sys/class/net/eth0/carrier", "0\n")]), (LOCAL, &[("sys/class/net/eth0/carrier", "1\n")]), Some("eth0"), true);
+        check(
+            (LOCAL, &[("sys/class/net/eth0/carrier", "0\n")]),
+            (LOCAL, &[("sys/class/net/eth0/carrier", "1\n")]),
+            Some("eth0"),
+            true,
+        );
     }
 
     #[test]
     fn default_routes_of_ipv6_count_without_their_counters() {
         let route = |to: &str, uses: &str| {
             let zero = "0".repeat(32);
-            let line = format!("{to} 00 {zero} 00 fe800000000000000000000000000001 00000400 {uses} 00000000 00000003 wwan0\n");
+            let line = format!(
+                "{to} 00 {zero} 00 fe800000000000000000000000000001 00000400 {uses} 00000000 00000003 wwan0\n"
+            );
             of(&[("proc/net/ipv6_route", line.as_str())], None)
         };
-        assert_eq!(route(&"0".repeat(32), "00000001"), route(&"0".repeat(32), "00000002"));
+        assert_eq!(
+            route(&"0".repeat(32), "00000001"),
+            route(&"0".repeat(32), "00000002")
+        );
         assert_ne!(route(&"0".repeat(32), "00000001"), of(&[], None));
     }
 }

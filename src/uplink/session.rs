@@ -64,7 +64,11 @@ pub(super) enum Verdict {
     /// It is at the remote.
     Delivered(Place),
     /// The remote does not want it, ever.
-    Refused { place: Place, reason: ReasonCode, message: Option<Outgoing> },
+    Refused {
+        place: Place,
+        reason: ReasonCode,
+        message: Option<Outgoing>,
+    },
     /// The remote cannot take it now; it will be sent once more.
     Later(Place, ReasonCode),
     /// Half of the way.
@@ -171,14 +175,25 @@ impl Session {
             session.left_behind.extend(memory.left_behind);
             session.subscribed.extend(memory.subscribed);
             for held in memory.held {
-                session.recover(Place { queue, seq: held.seq }, held);
+                session.recover(
+                    Place {
+                        queue,
+                        seq: held.seq,
+                    },
+                    held,
+                );
             }
         }
         session
     }
 
     /// A new connection stands, on a session that the remote knows or not. `receive_maximum` and `max_qos` are the remote's.
-    pub(super) fn connected(&mut self, is_known: bool, receive_maximum: u16, max_qos: QoS) -> Forgotten {
+    pub(super) fn connected(
+        &mut self,
+        is_known: bool,
+        receive_maximum: u16,
+        max_qos: QoS,
+    ) -> Forgotten {
         self.receive_maximum = usize::from(receive_maximum.max(1));
         self.reserve(0);
         self.max_qos = max_qos;
@@ -188,7 +203,11 @@ impl Session {
         self.lacks_qos_2 = false;
         self.answers.clear();
         self.in_flight.begin_again();
-        let told = if is_known { Forgotten::default() } else { self.forgotten() };
+        let told = if is_known {
+            Forgotten::default()
+        } else {
+            self.forgotten()
+        };
         self.lower_qos();
         if self.has_changes() {
             // What was decided is durable before anything is sent.
@@ -201,7 +220,9 @@ impl Session {
 
     /// Leaves so much of what the remote allows to packets that are not from here.
     pub(super) fn reserve(&mut self, packets: usize) {
-        self.allowed = self.window.min(self.receive_maximum.saturating_sub(packets));
+        self.allowed = self
+            .window
+            .min(self.receive_maximum.saturating_sub(packets));
     }
 
     /// True if the remote takes one more message at this moment, of whatever kind.
@@ -222,8 +243,13 @@ impl Session {
     /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
     pub(super) fn room(&self) -> usize {
         // What was recovered has its place already.
-        let is_full = self.in_flight.bytes() >= MAX_BYTES || self.in_flight.exact() >= self.max_exact;
-        if is_full { 0 } else { self.allowed.saturating_sub(self.in_flight.len()) }
+        let is_full =
+            self.in_flight.bytes() >= MAX_BYTES || self.in_flight.exact() >= self.max_exact;
+        if is_full {
+            0
+        } else {
+            self.allowed.saturating_sub(self.in_flight.len())
+        }
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -260,7 +286,8 @@ impl Session {
     pub(super) fn offer(&mut self, waiting: Waiting) -> Option<Waiting> {
         let place = waiting.place();
         let is_finished = self.finished.remove(&place);
-        self.finished.retain(|other| other.queue != place.queue || other.seq > place.seq);
+        self.finished
+            .retain(|other| other.queue != place.queue || other.seq > place.seq);
         if is_finished {
             return None;
         }
@@ -279,7 +306,10 @@ impl Session {
                 return Some(waiting);
             }
             let stage = if is_lost { Stage::Unsent } else { Stage::Sent };
-            let message = Some(Outgoing { qos: QoS::ExactlyOnce, ..waiting.message });
+            let message = Some(Outgoing {
+                qos: QoS::ExactlyOnce,
+                ..waiting.message
+            });
             let mut entry = InFlight::known(place, message, packet_id, stage);
             entry.is_resent = is_lost;
             self.in_flight.push(entry);
@@ -287,18 +317,34 @@ impl Session {
             return None;
         }
         let qos = waiting.message.qos.min(self.max_qos);
-        let index = self.in_flight.push(InFlight::new(place, Outgoing { qos, ..waiting.message }));
+        let index = self.in_flight.push(InFlight::new(
+            place,
+            Outgoing {
+                qos,
+                ..waiting.message
+            },
+        ));
         self.number(index);
         None
     }
 
     /// Gives an identifier to a message that needs one.
     fn number(&mut self, index: usize) {
-        let needs_one = self.in_flight.get(index).and_then(InFlight::message).is_some_and(|m| m.qos != QoS::AtMostOnce);
+        let needs_one = self
+            .in_flight
+            .get(index)
+            .and_then(InFlight::message)
+            .is_some_and(|m| m.qos != QoS::AtMostOnce);
         let packet_id = needs_one.then(|| self.free_packet_id());
         self.in_flight.set_packet_id(index, packet_id);
         let next_save = self.next_save;
-        let Some(entry) = self.in_flight.get_mut(index).filter(|entry| entry.is_exact()) else { return };
+        let Some(entry) = self
+            .in_flight
+            .get_mut(index)
+            .filter(|entry| entry.is_exact())
+        else {
+            return;
+        };
         entry.needs = next_save;
         let queue = entry.place().queue;
         self.change(queue);
@@ -314,7 +360,12 @@ impl Session {
         if self.recovered.is_empty() {
             return;
         }
-        let gone: Vec<Place> = self.recovered.keys().filter(|place| is_gone(place)).copied().collect();
+        let gone: Vec<Place> = self
+            .recovered
+            .keys()
+            .filter(|place| is_gone(place))
+            .copied()
+            .collect();
         for place in gone {
             self.release_one(place);
         }
@@ -332,8 +383,15 @@ impl Session {
 
     /// The next packet that answers the remote.
     pub(super) fn next_answer(&mut self) -> Option<Step> {
-        let is_ready = self.answers.front().is_some_and(|(needs, _)| *needs <= self.saved);
-        if is_ready { self.answers.pop_front().map(|(_, step)| step) } else { None }
+        let is_ready = self
+            .answers
+            .front()
+            .is_some_and(|(needs, _)| *needs <= self.saved);
+        if is_ready {
+            self.answers.pop_front().map(|(_, step)| step)
+        } else {
+            None
+        }
     }
 
     /// The next packet to be written. QoS 0 messages are out of here with that.
@@ -347,7 +405,10 @@ impl Session {
         }
         let (allowed, saved) = (self.allowed, self.saved);
         let is_full = self.in_flight.on_wire() >= allowed || self.has_too_many_exact(index);
-        let entry = self.in_flight.get_mut(index).filter(|entry| entry.needs <= saved)?;
+        let entry = self
+            .in_flight
+            .get_mut(index)
+            .filter(|entry| entry.needs <= saved)?;
         let Some(packet_id) = entry.packet_id() else {
             let entry = self.remove(index)?;
             return Some(Step::Publish(Send {
@@ -369,7 +430,13 @@ impl Session {
                 entry.stage = Stage::Sent;
                 entry.is_repeated = dup;
                 let is_resent = std::mem::take(&mut entry.is_resent);
-                Step::Publish(Send { place, packet_id: Some(packet_id), dup, is_resent, message })
+                Step::Publish(Send {
+                    place,
+                    packet_id: Some(packet_id),
+                    dup,
+                    is_resent,
+                    message,
+                })
             }
             _ => Step::Release(packet_id),
         };
@@ -392,18 +459,23 @@ impl Session {
 
     /// Ends a QoS 2 message that cannot be repeated but may have arrived before: PUBREL instead of PUBLISH.
     pub(super) fn release_instead(&mut self, place: Place) {
-        let Some(index) = self.in_flight.index_of(place) else { return };
+        let Some(index) = self.in_flight.index_of(place) else {
+            return;
+        };
         self.release(index);
         self.in_flight.drop_message(index);
         let packet_id = self.in_flight.get(index).and_then(InFlight::packet_id);
-        self.answers.extend(packet_id.map(|id| (self.next_save, Step::Release(id))));
+        self.answers
+            .extend(packet_id.map(|id| (self.next_save, Step::Release(id))));
     }
 
     /// The remote has a message: from here on PUBREL is what goes out for it.
     fn release(&mut self, index: usize) {
         self.in_flight.release(index);
         let next_save = self.next_save;
-        let Some(entry) = self.in_flight.get_mut(index) else { return };
+        let Some(entry) = self.in_flight.get_mut(index) else {
+            return;
+        };
         entry.needs = next_save;
         let queue = entry.place().queue;
         self.change(queue);
@@ -448,7 +520,10 @@ impl Session {
 
     /// The message that has waited longest for an answer of the remote.
     pub(super) fn oldest_unanswered(&self) -> Option<Place> {
-        self.in_flight.iter().find(|entry| entry.is_written() && entry.needs <= self.saved).map(InFlight::place)
+        self.in_flight
+            .iter()
+            .find(|entry| entry.is_written() && entry.needs <= self.saved)
+            .map(InFlight::place)
     }
 
     /// Messages that were written on this connection and wait for their end.
@@ -463,7 +538,10 @@ impl Session {
 
     /// About how large a message in flight is, in bytes.
     pub(super) fn bytes_of(&self, place: Place) -> u64 {
-        let entry = self.in_flight.index_of(place).and_then(|index| self.in_flight.get(index));
+        let entry = self
+            .in_flight
+            .index_of(place)
+            .and_then(|index| self.in_flight.get(index));
         entry.map_or(0, |entry| entry.weight() as u64)
     }
 
@@ -483,7 +561,11 @@ impl Session {
     /// Identifiers rotate, so that a late acknowledgement does not meet a new message.
     fn free_packet_id(&mut self) -> PacketId {
         loop {
-            self.last_packet_id = if self.last_packet_id >= LAST_PACKET_ID { 1 } else { self.last_packet_id + 1 };
+            self.last_packet_id = if self.last_packet_id >= LAST_PACKET_ID {
+                1
+            } else {
+                self.last_packet_id + 1
+            };
             if let Some(id) = PacketId::new(self.last_packet_id)
                 && self.used_ids.insert(id)
             {

@@ -54,7 +54,11 @@ pub(super) struct Silence {
 impl Silence {
     /// The remote was heard.
     pub(super) fn is_over(&mut self) {
-        *self = Self { changed: self.changed, last_link: self.last_link, ..Self::default() };
+        *self = Self {
+            changed: self.changed,
+            last_link: self.last_link,
+            ..Self::default()
+        };
     }
 
     /// A link has broken that had lasted so long.
@@ -64,27 +68,53 @@ impl Silence {
 
     /// The way to the remote is another one. True if it is to be tried at once.
     pub(super) fn way_changed(&mut self, at: Instant) -> bool {
-        if self.changed.is_some_and(|before| at.saturating_duration_since(before) < CHANGES_EVERY) {
+        if self
+            .changed
+            .is_some_and(|before| at.saturating_duration_since(before) < CHANGES_EVERY)
+        {
             return false;
         }
-        *self = Self { changed: Some(at), last_link: self.last_link, ..Self::default() };
+        *self = Self {
+            changed: Some(at),
+            last_link: self.last_link,
+            ..Self::default()
+        };
         true
     }
 
     /// So many addresses did not answer. Returns the pause before the next try; `longest` is that of the file, `usual` the round trip of
     /// this link, as far as they are known.
-    pub(super) fn pause(&mut self, at: Instant, addresses: usize, usual: Option<Duration>, longest: Option<Duration>) -> Duration {
+    pub(super) fn pause(
+        &mut self,
+        at: Instant,
+        addresses: usize,
+        usual: Option<Duration>,
+        longest: Option<Duration>,
+    ) -> Duration {
         let since = *self.since.get_or_insert(at);
         let addresses = u32::try_from(addresses).unwrap_or(u32::MAX).max(1);
         self.tries = self.tries.saturating_add(addresses);
         self.turn = self.turn.saturating_add(1);
         self.has_several |= addresses > 1;
         let is_cheap = impatient(usual).is_some_and(|dial| dial <= IMPATIENT);
-        let (part, most) = if is_cheap { (4, LONGEST) } else { (2, LONGEST_BETWEEN_DEAR) };
-        let most = if self.has_several { most * QUARTERS_OF_SEVERAL / 4 } else { most };
+        let (part, most) = if is_cheap {
+            (4, LONGEST)
+        } else {
+            (2, LONGEST_BETWEEN_DEAR)
+        };
+        let most = if self.has_several {
+            most * QUARTERS_OF_SEVERAL / 4
+        } else {
+            most
+        };
         let silent = at.saturating_duration_since(since);
-        let most = match self.last_link.filter(|lifetime| is_cheap && *lifetime < SHORT_LINK) {
-            Some(lifetime) if silent < SHORT_LINK_COUNTS_FOR => (lifetime / 2).max(SHORTEST_FOR_LINK),
+        let most = match self
+            .last_link
+            .filter(|lifetime| is_cheap && *lifetime < SHORT_LINK)
+        {
+            Some(lifetime) if silent < SHORT_LINK_COUNTS_FOR => {
+                (lifetime / 2).max(SHORTEST_FOR_LINK)
+            }
             Some(_) => most * 2,
             None => most,
         };
@@ -104,7 +134,9 @@ impl Silence {
     /// How long TCP to one address may take, of `within`; `usual` is the round trip of this link as far as it is known.
     pub(super) fn dial_within(&self, within: Duration, usual: Option<Duration>) -> Duration {
         let is_patient = self.tries < PATIENT || self.tries.is_multiple_of(PATIENT_AGAIN);
-        impatient(usual).filter(|_| !is_patient).map_or(within, |dial| within.min(dial))
+        impatient(usual)
+            .filter(|_| !is_patient)
+            .map_or(within, |dial| within.min(dial))
     }
 }
 
@@ -118,7 +150,12 @@ mod tests {
     use super::*;
 
     /// Bytes of SYN packets in a day, as Linux sends them: at once, after each of the next four seconds, then after twice as long.
-    fn bytes_a_day(size: u64, usual: Option<Duration>, addresses: usize, last_link: Option<Duration>) -> u64 {
+    fn bytes_a_day(
+        size: u64,
+        usual: Option<Duration>,
+        addresses: usize,
+        last_link: Option<Duration>,
+    ) -> u64 {
         let start = crate::time::now();
         let (mut silence, mut at, mut bytes) = (Silence::default(), start, 0);
         if let Some(lifetime) = last_link {
@@ -127,7 +164,10 @@ mod tests {
         while at < start + Duration::from_secs(86_400) {
             let dial = silence.dial_within(Duration::from_secs(8), usual);
             let tried = addresses.min(silence.most());
-            let each = [0, 1, 2, 3, 4, 6].iter().filter(|second| Duration::from_secs(**second) < dial).count();
+            let each = [0, 1, 2, 3, 4, 6]
+                .iter()
+                .filter(|second| Duration::from_secs(**second) < dial)
+                .count();
             bytes += size * (tried * each) as u64;
             at += dial;
             at += silence.pause(at, tried, usual, None);
@@ -143,7 +183,8 @@ mod tests {
                 // A SYN with the usual options, over IPv4 and IPv6.
                 for size in [60, 80] {
                     for last_link in [None, Some(10), Some(600), Some(1799), Some(1800)] {
-                        let bytes = bytes_a_day(size, usual, addresses, last_link.map(Duration::from_secs));
+                        let bytes =
+                            bytes_a_day(size, usual, addresses, last_link.map(Duration::from_secs));
                         assert!(
                             bytes <= 15_000,
                             "{bytes} bytes, {size} a SYN, {addresses} addresses, usual round trip {usual:?}, last link {last_link:?}"
@@ -158,7 +199,10 @@ mod tests {
     fn while_the_link_is_unknown_every_try_gets_its_full_time() {
         let (mut silence, mut at) = (Silence::default(), crate::time::now());
         for _ in 0..20 {
-            assert_eq!(silence.dial_within(Duration::from_secs(8), None), Duration::from_secs(8));
+            assert_eq!(
+                silence.dial_within(Duration::from_secs(8), None),
+                Duration::from_secs(8)
+            );
             at += silence.pause(at, 1, None, None);
         }
     }
@@ -167,11 +211,16 @@ mod tests {
     fn a_way_that_changes_again_and_again_is_tried_once_a_minute() {
         let start = crate::time::now();
         let mut silence = Silence::default();
-        let changes = (0..600).filter(|second| silence.way_changed(start + Duration::from_secs(*second))).count();
+        let changes = (0..600)
+            .filter(|second| silence.way_changed(start + Duration::from_secs(*second)))
+            .count();
         assert_eq!(changes, 10);
         silence.pause(start, 1, None, None);
         silence.is_over();
-        assert!(!silence.way_changed(start + Duration::from_secs(599)), "a connection between two changes makes no difference");
+        assert!(
+            !silence.way_changed(start + Duration::from_secs(599)),
+            "a connection between two changes makes no difference"
+        );
     }
 
     #[test]
@@ -187,7 +236,8 @@ mod tests {
             }
             let late = at - back;
             assert!(
-                late <= (Duration::from_secs(away) / 4 + Duration::from_secs(12)).min(LONGEST + Duration::from_secs(8)),
+                late <= (Duration::from_secs(away) / 4 + Duration::from_secs(12))
+                    .min(LONGEST + Duration::from_secs(8)),
                 "{late:?} after {away} s"
             );
         }
@@ -200,7 +250,10 @@ mod tests {
         let (mut silence, mut at) = (Silence::default(), start);
         silence.lasted(Duration::from_secs(600));
         for pass in 1..=16_u64 {
-            let (from, until) = (start + Duration::from_secs(pass * 5400), start + Duration::from_secs(pass * 5400 + 600));
+            let (from, until) = (
+                start + Duration::from_secs(pass * 5400),
+                start + Duration::from_secs(pass * 5400 + 600),
+            );
             while at < from {
                 at += silence.dial_within(Duration::from_secs(8), usual);
                 at += silence.pause(at, 1, usual, None);
@@ -221,10 +274,19 @@ mod tests {
         assert_eq!(silence.pause(start, 1, near, None), SHORTEST);
         assert_eq!(silence.pause(later, 1, near, None), LONGEST);
         assert_eq!(silence.pause(later, 1, None, None), LONGEST_BETWEEN_DEAR);
-        assert_eq!(silence.pause(later, 1, near, Some(Duration::from_millis(200))), Duration::from_millis(200));
-        assert_eq!(silence.dial_within(Duration::from_secs(8), Some(Duration::from_secs(2))), Duration::from_secs(6));
+        assert_eq!(
+            silence.pause(later, 1, near, Some(Duration::from_millis(200))),
+            Duration::from_millis(200)
+        );
+        assert_eq!(
+            silence.dial_within(Duration::from_secs(8), Some(Duration::from_secs(2))),
+            Duration::from_secs(6)
+        );
         silence.is_over();
         assert_eq!(silence.pause(later, 1, near, None), SHORTEST);
-        assert_eq!(silence.dial_within(Duration::from_secs(8), None), Duration::from_secs(8));
+        assert_eq!(
+            silence.dial_within(Duration::from_secs(8), None),
+            Duration::from_secs(8)
+        );
     }
 }

@@ -159,12 +159,19 @@ impl Status {
     /// The connection is replaced by one with the will that was left out.
     pub(super) fn tries_will(&mut self) {
         tracing::info!(event = "uplink.will_tried", uplink = %self.name, "the uplink reconnects with the will that was left out, to see whether the remote takes it; messages wait in the outbox meanwhile");
-        self.change(DISCONNECTED, Some("the uplink reconnects with a will".to_owned()));
+        self.change(
+            DISCONNECTED,
+            Some("the uplink reconnects with a will".to_owned()),
+        );
     }
 
     /// What the remote's memory of this gateway turned out to be.
     pub(super) fn session(&mut self, forgotten: &Forgotten) {
-        let Forgotten { resent, dropped, presumed } = forgotten;
+        let Forgotten {
+            resent,
+            dropped,
+            presumed,
+        } = forgotten;
         let (dropped, presumed) = (dropped.len(), presumed.len());
         if resent + dropped + presumed > 0 {
             tracing::warn!(uplink = %self.name, resent, dropped, presumed, "the remote has forgotten the session: messages in flight are sent again, dropped or taken for delivered, as their class says");
@@ -174,7 +181,9 @@ impl Status {
     /// The remote cannot take messages for now.
     pub(super) fn held(&mut self, reason: &str, pause: Duration) {
         let event = "uplink.held";
-        let Some(suppressed) = self.permit(event) else { return };
+        let Some(suppressed) = self.permit(event) else {
+            return;
+        };
         tracing::warn!(event, uplink = %self.name, reason = chosen(reason), suppressed, pause_s = pause.as_secs(), "the remote cannot take messages now; trying again later");
     }
 
@@ -182,14 +191,18 @@ impl Status {
     pub(super) fn refused(&mut self, seq: u64, reason: &str, topic: &str) {
         self.counters.refused.count();
         let event = "uplink.message_refused";
-        let Some(suppressed) = self.permit(event) else { return };
+        let Some(suppressed) = self.permit(event) else {
+            return;
+        };
         tracing::error!(event, suppressed, uplink = %self.name, seq, topic = chosen(topic), reason = chosen(reason), "the remote does not take this message; it is kept as a dead letter (see `wellhead outbox`)");
     }
 
     /// A message of the remote cannot be published here.
     pub(super) fn unusable(&mut self, reason: &'static str) {
         let event = "uplink.message_unusable";
-        let Some(suppressed) = self.permit(event) else { return };
+        let Some(suppressed) = self.permit(event) else {
+            return;
+        };
         tracing::warn!(event, uplink = %self.name, reason, suppressed, "a message of the remote has no topic here and is dropped");
     }
 
@@ -215,7 +228,8 @@ impl Status {
 
     /// Whether another client uses the client identifier of this gateway.
     pub(super) fn set_taken(&mut self, taken: Option<Taken>) {
-        self.taken.send_if_modified(|known| std::mem::replace(known, taken) != taken);
+        self.taken
+            .send_if_modified(|known| std::mem::replace(known, taken) != taken);
     }
 
     /// Follows that.
@@ -230,11 +244,14 @@ impl Status {
 
     /// That client has taken the place of this one.
     pub(super) fn taken_over(&mut self, client_id: &str, pause: Duration) {
-        let reason =
-            format!("another client has connected with the client identifier `{client_id}`; give each gateway its own `client_id`");
+        let reason = format!(
+            "another client has connected with the client identifier `{client_id}`; give each gateway its own `client_id`"
+        );
         self.change(DISCONNECTED, Some(reason));
         let event = "uplink.taken_over";
-        let Some(suppressed) = self.permit(event) else { return };
+        let Some(suppressed) = self.permit(event) else {
+            return;
+        };
         tracing::warn!(event, uplink = %self.name, client_id, suppressed, pause_s = pause.as_secs(), "another client with this client identifier has disconnected this gateway, which connects again after a pause; give each its own `client_id`");
     }
 
@@ -246,13 +263,17 @@ impl Status {
     /// The remote has a message of another client under an identifier of this session.
     pub(super) fn session_is_shared(&mut self, client_id: &str) {
         let event = "uplink.session_shared";
-        let Some(suppressed) = self.permit(event) else { return };
+        let Some(suppressed) = self.permit(event) else {
+            return;
+        };
         tracing::error!(event, uplink = %self.name, client_id, suppressed, "the remote has a message in this session that is not of this gateway (packet identifier in use): probably another client has this client identifier, a copy of this gateway perhaps; the message is sent under another identifier; give each its own `client_id` (by default it is the site)");
     }
 
     /// Whether a line that the remote causes may be written; what comes back is for its field `suppressed`.
     fn permit(&mut self, event: &'static str) -> Option<Option<u64>> {
-        self.log.permit(event, (), now()).map(|suppressed| Some(suppressed).filter(|count| *count > 0))
+        self.log
+            .permit(event, (), now())
+            .map(|suppressed| Some(suppressed).filter(|count| *count > 0))
     }
 
     /// The token of this connection ends soon.
@@ -302,9 +323,13 @@ impl Status {
         self.state = state;
         self.reason = reason;
         let is_up = state == CONNECTED;
-        self.is_up.send_if_modified(|known| std::mem::replace(known, is_up) != is_up);
+        self.is_up
+            .send_if_modified(|known| std::mem::replace(known, is_up) != is_up);
         self.show();
-        self.publish(&format!("$SYS/broker/connection/{}/state", self.name), u8::from(is_up).to_string());
+        self.publish(
+            &format!("$SYS/broker/connection/{}/state", self.name),
+            u8::from(is_up).to_string(),
+        );
     }
 
     /// Publishes the status if it changed, and what was given up since the last time.
@@ -352,11 +377,29 @@ impl Status {
     /// False if the broker is busy.
     fn tell(&self, queue: usize, gap: &Gap) -> bool {
         let lane = QUEUES.get(queue).copied().unwrap_or_default();
-        let series = LANES.get(queue).map(|lane| self.outbox.identity(*lane)).unwrap_or_default();
-        let Gap { first, from_ms, until_ms, reason, .. } = *gap;
+        let series = LANES
+            .get(queue)
+            .map(|lane| self.outbox.identity(*lane))
+            .unwrap_or_default();
+        let Gap {
+            first,
+            from_ms,
+            until_ms,
+            reason,
+            ..
+        } = *gap;
         let count = gap.known_count();
         let last = count.map(|_| gap.last);
-        let told = ToldGap { lane, series, first, last, count, from: rfc3339(from_ms), until: rfc3339(until_ms), reason };
+        let told = ToldGap {
+            lane,
+            series,
+            first,
+            last,
+            count,
+            from: rfc3339(from_ms),
+            until: rfc3339(until_ms),
+            reason,
+        };
         let text = json::text(&told);
         self.gap.send_replace(Some(told));
         self.publish(&format!("$SYS/wellhead/uplink/{}/gap", self.name), text)
@@ -369,7 +412,10 @@ impl Status {
 
     /// False if the broker is busy; it shows the next status instead.
     fn publish(&self, topic: &str, text: String) -> bool {
-        let (Some(live), Ok(topic)) = (&self.live, TopicName::new(topic.to_owned())) else { return true };
-        live.try_send(Message::new(topic, text, Origin::Own).retained()).is_ok()
+        let (Some(live), Ok(topic)) = (&self.live, TopicName::new(topic.to_owned())) else {
+            return true;
+        };
+        live.try_send(Message::new(topic, text, Origin::Own).retained())
+            .is_ok()
     }
 }

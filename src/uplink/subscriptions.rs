@@ -93,7 +93,10 @@ fn name_of(receive: &Receive) -> String {
 /// Those that no other one covers.
 fn uncovered(wanted: Vec<Receive>) -> Vec<Receive> {
     let covers = |one: &Receive, other: &Receive| {
-        one.qos >= other.qos && !one.filter.is_shared() && !other.filter.is_shared() && one.filter.covers(&other.filter)
+        one.qos >= other.qos
+            && !one.filter.is_shared()
+            && !other.filter.is_shared()
+            && one.filter.covers(&other.filter)
     };
     let is_needless = |index: usize, receive: &Receive| {
         wanted.iter().enumerate().any(|(other, by)| {
@@ -101,7 +104,12 @@ fn uncovered(wanted: Vec<Receive>) -> Vec<Receive> {
             other != index && covers(by, receive) && (other < index || !covers(receive, by))
         })
     };
-    wanted.iter().enumerate().filter(|(index, receive)| !is_needless(*index, receive)).map(|(_, receive)| receive.clone()).collect()
+    wanted
+        .iter()
+        .enumerate()
+        .filter(|(index, receive)| !is_needless(*index, receive))
+        .map(|(_, receive)| receive.clone())
+        .collect()
 }
 
 /// True if a message may come for both.
@@ -111,14 +119,31 @@ fn meets(one: &Receive, other: &Receive) -> bool {
 
 /// Those of which one matches topics of another one.
 fn overlapping(needed: &[Receive]) -> Vec<Receive> {
-    let meets_other = |one: &&Receive| needed.iter().any(|other| one.filter != other.filter && meets(one, other));
+    let meets_other = |one: &&Receive| {
+        needed
+            .iter()
+            .any(|other| one.filter != other.filter && meets(one, other))
+    };
     needed.iter().filter(meets_other).cloned().collect()
 }
 
 /// The same filters, each with the highest QoS of those that it meets.
 pub(super) fn raised(wanted: &[Receive]) -> Vec<Receive> {
-    let highest = |one: &Receive| wanted.iter().filter(|other| meets(one, other)).map(|other| other.qos).max().unwrap_or(one.qos);
-    wanted.iter().map(|one| Receive { filter: one.filter.clone(), qos: highest(one).max(one.qos) }).collect()
+    let highest = |one: &Receive| {
+        wanted
+            .iter()
+            .filter(|other| meets(one, other))
+            .map(|other| other.qos)
+            .max()
+            .unwrap_or(one.qos)
+    };
+    wanted
+        .iter()
+        .map(|one| Receive {
+            filter: one.filter.clone(),
+            qos: highest(one).max(one.qos),
+        })
+        .collect()
 }
 
 impl Subscriptions {
@@ -147,7 +172,10 @@ impl Subscriptions {
 
     /// How many subscriptions may each bring a copy of a message on this topic.
     pub(super) fn matching(&self, topic: &TopicName) -> usize {
-        self.overlapping.iter().filter(|receive| receive.filter.matches(topic)).count()
+        self.overlapping
+            .iter()
+            .filter(|receive| receive.filter.matches(topic))
+            .count()
     }
 
     /// The file is another one: everything is tried again.
@@ -159,7 +187,11 @@ impl Subscriptions {
     pub(super) fn want(&mut self, wanted: Vec<Receive>, granted: HashSet<String>) {
         self.wanted = wanted;
         self.withhold();
-        self.asked_for = if self.is_known { self.needed.iter().map(name_of).collect() } else { granted };
+        self.asked_for = if self.is_known {
+            self.needed.iter().map(name_of).collect()
+        } else {
+            granted
+        };
         self.plan();
         self.answered_all();
     }
@@ -178,11 +210,18 @@ impl Subscriptions {
             return false;
         }
         let is_due = |tried: &Instant| at.saturating_duration_since(*tried) >= LEFT_OUT_FOR;
-        let Some((name, tried)) = self.left_out.iter_mut().find(|(_, tried)| is_due(tried)) else { return false };
+        let Some((name, tried)) = self.left_out.iter_mut().find(|(_, tried)| is_due(tried)) else {
+            return false;
+        };
         *tried = at;
-        let receive = self.wanted.iter().find(|receive| *receive.filter.as_str() == **name).cloned();
+        let receive = self
+            .wanted
+            .iter()
+            .find(|receive| *receive.filter.as_str() == **name)
+            .cloned();
         self.asked_for.extend(receive.as_ref().map(name_of));
-        self.waiting.extend(receive.clone().map(|receive| vec![receive]));
+        self.waiting
+            .extend(receive.clone().map(|receive| vec![receive]));
         self.identify_again(receive.as_ref());
         self.is_trying = self.is_waiting();
         self.is_trying
@@ -194,8 +233,14 @@ impl Subscriptions {
         let mut there = self.needed.clone();
         there.push(back.clone());
         let overlapping = overlapping(&there);
-        let is_new = |receive: &&Receive| *receive != back && !self.overlapping.contains(receive) && self.has_identifiers;
-        let partners: Vec<Vec<Receive>> = overlapping.iter().filter(is_new).map(|receive| vec![receive.clone()]).collect();
+        let is_new = |receive: &&Receive| {
+            *receive != back && !self.overlapping.contains(receive) && self.has_identifiers
+        };
+        let partners: Vec<Vec<Receive>> = overlapping
+            .iter()
+            .filter(is_new)
+            .map(|receive| vec![receive.clone()])
+            .collect();
         self.overlapping = overlapping;
         self.waiting.extend(partners);
     }
@@ -215,11 +260,14 @@ impl Subscriptions {
         let mut needed = self.needed.clone();
         needed.retain(|receive| self.asked_for.insert(name_of(receive)));
         // An identifier is that of a packet.
-        let is_alone = |receive: &Receive| self.has_identifiers && self.overlapping.contains(receive);
+        let is_alone =
+            |receive: &Receive| self.has_identifiers && self.overlapping.contains(receive);
         let (alone, together): (Vec<_>, Vec<_>) = needed.into_iter().partition(is_alone);
         let size = if self.is_careful { 1 } else { MOST_FILTERS };
-        self.waiting.extend(together.chunks(size).map(<[Receive]>::to_vec));
-        self.waiting.extend(alone.into_iter().map(|receive| vec![receive]));
+        self.waiting
+            .extend(together.chunks(size).map(<[Receive]>::to_vec));
+        self.waiting
+            .extend(alone.into_iter().map(|receive| vec![receive]));
     }
 
     /// The identifier of a packet with one filter that overlaps with others: its place in the file.
@@ -248,7 +296,11 @@ impl Subscriptions {
             return HashSet::new();
         }
         let needed: HashSet<String> = self.needed.iter().map(name_of).collect();
-        self.wanted.iter().map(name_of).filter(|name| !needed.contains(name) && !self.is_withheld(name)).collect()
+        self.wanted
+            .iter()
+            .map(name_of)
+            .filter(|name| !needed.contains(name) && !self.is_withheld(name))
+            .collect()
     }
 
     /// The next packet to be sent.
@@ -260,7 +312,11 @@ impl Subscriptions {
         let number = self.packets;
         self.packets = self.packets.wrapping_add(1);
         self.asked.push_back(filters.clone());
-        Some(Asked { number, identifier: self.identifier(&filters), filters })
+        Some(Asked {
+            number,
+            identifier: self.identifier(&filters),
+            filters,
+        })
     }
 
     /// The last packet was not sent.
@@ -317,9 +373,15 @@ impl Subscriptions {
 
     /// The remote closed the connection while it owed an answer to SUBSCRIBE. Returns the filters that may be why, and the one that is
     /// left out from here on.
-    pub(super) fn closed(&mut self, reason: Option<ReasonCode>, at: Instant) -> (Vec<String>, Option<String>) {
+    pub(super) fn closed(
+        &mut self,
+        reason: Option<ReasonCode>,
+        at: Instant,
+    ) -> (Vec<String>, Option<String>) {
         self.is_known = false;
-        let Some(filters) = self.asked.pop_front() else { return (Vec::new(), None) };
+        let Some(filters) = self.asked.pop_front() else {
+            return (Vec::new(), None);
+        };
         if self.is_trying || reason.is_some_and(speaks_of_itself) {
             return (Vec::new(), None);
         }
@@ -333,7 +395,14 @@ impl Subscriptions {
             *self.closes.entry(name.clone()).or_default() += 1;
         }
         let culprit = match names.as_slice() {
-            [name] if self.closes.get(name).is_some_and(|closes| *closes >= MOST_CLOSES) => Some(name.clone()),
+            [name]
+                if self
+                    .closes
+                    .get(name)
+                    .is_some_and(|closes| *closes >= MOST_CLOSES) =>
+            {
+                Some(name.clone())
+            }
             _ => None,
         };
         if let Some(name) = &culprit {
@@ -346,7 +415,13 @@ impl Subscriptions {
 
     /// Filters that are in the file and not at the remote.
     pub(super) fn missing(&self) -> Vec<String> {
-        let mut missing: Vec<String> = self.left_out.iter().map(|(name, _)| name).chain(&self.refused).cloned().collect();
+        let mut missing: Vec<String> = self
+            .left_out
+            .iter()
+            .map(|(name, _)| name)
+            .chain(&self.refused)
+            .cloned()
+            .collect();
         missing.sort();
         missing.dedup();
         missing
@@ -359,42 +434,73 @@ mod tests {
     use crate::mqtt::TopicFilter;
 
     fn receive(filter: &str, qos: u8) -> Receive {
-        Receive { filter: TopicFilter::new(filter.to_owned()).unwrap(), qos: QoS::from_bits(qos).unwrap() }
+        Receive {
+            filter: TopicFilter::new(filter.to_owned()).unwrap(),
+            qos: QoS::from_bits(qos).unwrap(),
+        }
     }
 
     fn names(filters: &[Receive]) -> Vec<&str> {
-        filters.iter().map(|receive| receive.filter.as_str()).collect()
+        filters
+            .iter()
+            .map(|receive| receive.filter.as_str())
+            .collect()
     }
 
     #[test]
     fn packets_hold_eight_filters() {
         let mut subscriptions = Subscriptions::default();
-        subscriptions.want((0..20).map(|number| receive(&format!("cmd/{number}"), 1)).collect(), HashSet::new());
-        let sizes: Vec<(u16, usize)> =
-            std::iter::from_fn(|| subscriptions.next()).map(|asked| (asked.number, asked.filters.len())).collect();
+        subscriptions.want(
+            (0..20)
+                .map(|number| receive(&format!("cmd/{number}"), 1))
+                .collect(),
+            HashSet::new(),
+        );
+        let sizes: Vec<(u16, usize)> = std::iter::from_fn(|| subscriptions.next())
+            .map(|asked| (asked.number, asked.filters.len()))
+            .collect();
         assert_eq!(sizes, [(0, 8), (1, 8), (2, 4)]);
     }
 
     #[test]
     fn what_another_filter_covers_is_not_asked_for() {
         let check = |wanted: &[(&str, u8)], expected: &[&str]| {
-            let wanted = wanted.iter().map(|(filter, qos)| receive(filter, *qos)).collect();
+            let wanted = wanted
+                .iter()
+                .map(|(filter, qos)| receive(filter, *qos))
+                .collect();
             assert_eq!(names(&uncovered(wanted)), expected);
         };
         check(&[("cmd/x", 1), ("cmd/#", 1), ("cmd/+", 0)], &["cmd/#"]);
         check(&[("cmd/x", 2), ("cmd/#", 1)], &["cmd/x", "cmd/#"]);
         check(&[("cmd/x", 1), ("cmd/x", 1), ("cmd/x", 2)], &["cmd/x"]);
-        check(&[("$share/g/cmd/x", 1), ("cmd/#", 1)], &["$share/g/cmd/x", "cmd/#"]);
+        check(
+            &[("$share/g/cmd/x", 1), ("cmd/#", 1)],
+            &["$share/g/cmd/x", "cmd/#"],
+        );
         check(&[("cmd/+", 1), ("+/x", 1)], &["cmd/+", "+/x"]);
     }
 
     #[test]
     fn filters_that_overlap_are_asked_for_with_the_highest_qos_of_those_that_they_meet() {
         let check = |wanted: &[(&str, u8)], expected: &[u8]| {
-            let wanted: Vec<Receive> = wanted.iter().map(|(filter, qos)| receive(filter, *qos)).collect();
-            assert_eq!(raised(&wanted).iter().map(|receive| receive.qos as u8).collect::<Vec<u8>>(), expected, "{wanted:?}");
+            let wanted: Vec<Receive> = wanted
+                .iter()
+                .map(|(filter, qos)| receive(filter, *qos))
+                .collect();
+            assert_eq!(
+                raised(&wanted)
+                    .iter()
+                    .map(|receive| receive.qos as u8)
+                    .collect::<Vec<u8>>(),
+                expected,
+                "{wanted:?}"
+            );
         };
-        check(&[("a/#", 0), ("+/b", 2), ("c/#", 1), ("d", 0)], &[2, 2, 2, 0]);
+        check(
+            &[("a/#", 0), ("+/b", 2), ("c/#", 1), ("d", 0)],
+            &[2, 2, 2, 0],
+        );
         check(&[("a/#", 0), ("$share/g/a/b", 2)], &[0, 2]);
         check(&[("cmd/x", 2), ("cmd/#", 1)], &[2, 2]);
     }
@@ -405,7 +511,10 @@ mod tests {
         while end(&mut subscriptions, true, None, start).is_none() {}
         subscriptions.begin(true);
         subscriptions.identify(true);
-        subscriptions.want(vec![receive("a", 1), receive("+", 0), receive("b", 1)], HashSet::new());
+        subscriptions.want(
+            vec![receive("a", 1), receive("+", 0), receive("b", 1)],
+            HashSet::new(),
+        );
         subscriptions.heard();
         let asked = |subscriptions: &mut Subscriptions| {
             let mut asked = Vec::new();
@@ -415,18 +524,30 @@ mod tests {
             }
             asked
         };
-        assert_eq!(asked(&mut subscriptions), [("+".to_owned(), Some(2)), ("b".to_owned(), Some(3))]);
+        assert_eq!(
+            asked(&mut subscriptions),
+            [("+".to_owned(), Some(2)), ("b".to_owned(), Some(3))]
+        );
         subscriptions.begin(true);
         subscriptions.want(vec![receive("a", 1), receive("+", 0)], HashSet::new());
-        assert!(asked(&mut subscriptions).is_empty() && subscriptions.try_left_out(start + LEFT_OUT_FOR));
-        assert_eq!(asked(&mut subscriptions), [("a".to_owned(), Some(1)), ("+".to_owned(), Some(2))]);
+        assert!(
+            asked(&mut subscriptions).is_empty()
+                && subscriptions.try_left_out(start + LEFT_OUT_FOR)
+        );
+        assert_eq!(
+            asked(&mut subscriptions),
+            [("a".to_owned(), Some(1)), ("+".to_owned(), Some(2))]
+        );
         assert_eq!(subscriptions.matching(&TopicName::new("a").unwrap()), 2);
     }
 
     #[test]
     fn a_filter_that_ends_the_connection_three_times_is_left_out_and_the_others_stay() {
         let mut subscriptions = Subscriptions::default();
-        let wanted: Vec<Receive> = ["a", "bad", "c"].iter().map(|name| receive(name, 1)).collect();
+        let wanted: Vec<Receive> = ["a", "bad", "c"]
+            .iter()
+            .map(|name| receive(name, 1))
+            .collect();
         let (mut connections, at) = (0, crate::time::now());
         loop {
             connections += 1;
@@ -450,12 +571,20 @@ mod tests {
                 break;
             }
         }
-        assert_eq!((connections, subscriptions.missing()), (4, vec!["bad".to_owned()]));
+        assert_eq!(
+            (connections, subscriptions.missing()),
+            (4, vec!["bad".to_owned()])
+        );
         assert!(!subscriptions.is_waiting() && !subscriptions.holds_messages());
     }
 
     /// A connection on which the only filter is asked for, and that ends.
-    fn end(subscriptions: &mut Subscriptions, is_heard: bool, reason: Option<u8>, at: Instant) -> Option<String> {
+    fn end(
+        subscriptions: &mut Subscriptions,
+        is_heard: bool,
+        reason: Option<u8>,
+        at: Instant,
+    ) -> Option<String> {
         subscriptions.begin(true);
         subscriptions.want(vec![receive("a", 1)], HashSet::new());
         if is_heard {
@@ -468,12 +597,21 @@ mod tests {
     #[test]
     fn a_link_that_is_cut_and_a_remote_that_stops_blame_no_filter() {
         let (mut subscriptions, at) = (Subscriptions::default(), crate::time::now());
-        assert!((0..20).all(|_| end(&mut subscriptions, false, None, at).is_none()), "it may be the link");
+        assert!(
+            (0..20).all(|_| end(&mut subscriptions, false, None, at).is_none()),
+            "it may be the link"
+        );
         for code in [0x88, 0x89, 0x8B, 0x8E, 0x98, 0x9C] {
-            assert!((0..20).all(|_| end(&mut subscriptions, true, Some(code), at).is_none()), "{code:#x}");
+            assert!(
+                (0..20).all(|_| end(&mut subscriptions, true, Some(code), at).is_none()),
+                "{code:#x}"
+            );
         }
         let closes = (1..10).find(|_| end(&mut subscriptions, true, Some(0x87), at).is_some());
-        assert_eq!((closes, subscriptions.missing()), (Some(3), vec!["a".to_owned()]));
+        assert_eq!(
+            (closes, subscriptions.missing()),
+            (Some(3), vec!["a".to_owned()])
+        );
     }
 
     #[test]
@@ -489,18 +627,28 @@ mod tests {
             assert_eq!(asks(subscriptions), ["b"]);
         };
         connect(&mut subscriptions);
-        assert!(!subscriptions.try_left_out(start + hour), "the others go first");
+        assert!(
+            !subscriptions.try_left_out(start + hour),
+            "the others go first"
+        );
         subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
         assert!(!subscriptions.try_left_out(start + hour - minute));
         assert!(subscriptions.try_left_out(start + hour) && subscriptions.holds_messages());
         assert_eq!(asks(&mut subscriptions), ["a"]);
-        assert_eq!(subscriptions.closed(None, start + hour), (Vec::new(), None), "that is known");
+        assert_eq!(
+            subscriptions.closed(None, start + hour),
+            (Vec::new(), None),
+            "that is known"
+        );
         connect(&mut subscriptions);
         subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
         assert!(!subscriptions.try_left_out(start + 2 * hour - minute));
         assert!(subscriptions.try_left_out(start + 2 * hour));
         assert_eq!(asks(&mut subscriptions), ["a"]);
-        assert_eq!(subscriptions.answered(&[Some(QoS::AtLeastOnce)]), [Answer::Granted(wanted[0].clone())]);
+        assert_eq!(
+            subscriptions.answered(&[Some(QoS::AtLeastOnce)]),
+            [Answer::Granted(wanted[0].clone())]
+        );
         assert!(subscriptions.missing().is_empty() && !subscriptions.holds_messages());
         assert!(!subscriptions.try_left_out(start + 9 * hour), "it is there");
     }
@@ -517,7 +665,10 @@ mod tests {
             let granted = Answer::Granted(wanted[0].clone());
             if round == 0 {
                 let lowered = Answer::Lowered(wanted[0].clone(), QoS::AtLeastOnce);
-                assert_eq!(answers, [lowered, granted, Answer::Refused(wanted[1].clone())]);
+                assert_eq!(
+                    answers,
+                    [lowered, granted, Answer::Refused(wanted[1].clone())]
+                );
             } else {
                 assert_eq!(answers, [granted]);
             }
@@ -530,7 +681,10 @@ mod tests {
 
     /// What the next packets ask for.
     fn asks(subscriptions: &mut Subscriptions) -> Vec<String> {
-        std::iter::from_fn(|| subscriptions.next()).flat_map(|asked| asked.filters).map(|receive| name_of(&receive)).collect()
+        std::iter::from_fn(|| subscriptions.next())
+            .flat_map(|asked| asked.filters)
+            .map(|receive| name_of(&receive))
+            .collect()
     }
 
     fn set(names: &[&str]) -> HashSet<String> {
@@ -540,7 +694,11 @@ mod tests {
     #[test]
     fn a_refused_filter_covers_nothing_and_what_it_covered_is_asked_for_at_once() {
         let mut subscriptions = Subscriptions::default();
-        let wanted = vec![receive("#", 1), receive("plant/#", 1), receive("plant/cmd/+", 1)];
+        let wanted = vec![
+            receive("#", 1),
+            receive("plant/#", 1),
+            receive("plant/cmd/+", 1),
+        ];
         subscriptions.begin(false);
         subscriptions.want(wanted.clone(), HashSet::new());
         assert_eq!(asks(&mut subscriptions), ["#"]);
@@ -567,7 +725,14 @@ mod tests {
     fn what_the_session_has_covers_others_and_is_not_asked_for() {
         let mut subscriptions = Subscriptions::default();
         subscriptions.begin(true);
-        subscriptions.want(vec![receive("cmd/x", 1), receive("cmd/#", 1), receive("other", 1)], set(&["cmd/#"]));
+        subscriptions.want(
+            vec![
+                receive("cmd/x", 1),
+                receive("cmd/#", 1),
+                receive("other", 1),
+            ],
+            set(&["cmd/#"]),
+        );
         assert_eq!(asks(&mut subscriptions), ["other"]);
         subscriptions.answered(&[Some(QoS::AtLeastOnce)]);
         assert_eq!(subscriptions.needless(), set(&["cmd/x"]));
@@ -575,9 +740,19 @@ mod tests {
 
     #[test]
     fn filters_that_overlap_have_identifiers_of_their_own() {
-        let wanted: Vec<Receive> = ["x", "a/+", "y", "+/b", "$share/g/a/b"].iter().map(|name| receive(name, 1)).collect();
+        let wanted: Vec<Receive> = ["x", "a/+", "y", "+/b", "$share/g/a/b"]
+            .iter()
+            .map(|name| receive(name, 1))
+            .collect();
         for (has_identifiers, expected) in [
-            (true, vec![("x y $share/g/a/b", None), ("a/+", Some(2)), ("+/b", Some(4))]),
+            (
+                true,
+                vec![
+                    ("x y $share/g/a/b", None),
+                    ("a/+", Some(2)),
+                    ("+/b", Some(4)),
+                ],
+            ),
             (false, vec![("x a/+ y +/b $share/g/a/b", None)]),
         ] {
             let mut subscriptions = Subscriptions::default();
@@ -585,9 +760,19 @@ mod tests {
             subscriptions.identify(has_identifiers);
             subscriptions.want(wanted.clone(), HashSet::new());
             let asked: Vec<Asked> = std::iter::from_fn(|| subscriptions.next()).collect();
-            let told: Vec<(String, Option<u32>)> = asked.iter().map(|asked| (names(&asked.filters).join(" "), asked.identifier)).collect();
-            assert_eq!(told, expected.into_iter().map(|(names, identifier)| (names.to_owned(), identifier)).collect::<Vec<_>>());
-            let matching = |topic: &str| subscriptions.matching(&TopicName::new(topic.to_owned()).unwrap());
+            let told: Vec<(String, Option<u32>)> = asked
+                .iter()
+                .map(|asked| (names(&asked.filters).join(" "), asked.identifier))
+                .collect();
+            assert_eq!(
+                told,
+                expected
+                    .into_iter()
+                    .map(|(names, identifier)| (names.to_owned(), identifier))
+                    .collect::<Vec<_>>()
+            );
+            let matching =
+                |topic: &str| subscriptions.matching(&TopicName::new(topic.to_owned()).unwrap());
             assert_eq!((matching("a/b"), matching("a/c"), matching("x")), (2, 1, 0));
         }
     }

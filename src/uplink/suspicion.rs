@@ -64,9 +64,19 @@ impl Trial {
 
     /// What a close at this time shows, if a message is usually acknowledged after `usual`. `time_to_pass` is what so many bytes may
     /// need on the link.
-    pub(super) fn closed(&self, at: Instant, usual: Duration, time_to_pass: fn(u64) -> Duration) -> Evidence {
-        let patience = READ_WITHIN.max(usual * ROUND_TRIPS) + time_to_pass(self.packet.end - self.packet.start);
-        if self.left.is_some_and(|left| at <= left + patience) { Evidence::Alone } else { Evidence::None }
+    pub(super) fn closed(
+        &self,
+        at: Instant,
+        usual: Duration,
+        time_to_pass: fn(u64) -> Duration,
+    ) -> Evidence {
+        let patience = READ_WITHIN.max(usual * ROUND_TRIPS)
+            + time_to_pass(self.packet.end - self.packet.start);
+        if self.left.is_some_and(|left| at <= left + patience) {
+            Evidence::Alone
+        } else {
+            Evidence::None
+        }
     }
 }
 
@@ -90,14 +100,27 @@ impl Suspicion {
 
     /// The remote closed the connection when `first` was the first message that it had not answered. True if that message is to be
     /// taken out.
-    pub(super) fn closed(&mut self, first: Place, reason: Option<ReasonCode>, evidence: Evidence) -> bool {
+    pub(super) fn closed(
+        &mut self,
+        first: Place,
+        reason: Option<ReasonCode>,
+        evidence: Evidence,
+    ) -> bool {
         if evidence == Evidence::None || reason.is_some_and(speaks_of_itself) {
             return false;
         }
         let before = times(self.suspect, first);
-        let closes = if evidence == Evidence::Alone { before + 1 } else { before.max(1) };
+        let closes = if evidence == Evidence::Alone {
+            before + 1
+        } else {
+            before.max(1)
+        };
         self.suspect = Some((first, closes));
-        let enough = if reason.is_some_and(names_the_message) { CLOSES } else { CLOSES + 1 };
+        let enough = if reason.is_some_and(names_the_message) {
+            CLOSES
+        } else {
+            CLOSES + 1
+        };
         evidence == Evidence::Alone && closes >= self.needed(enough)
     }
 
@@ -113,7 +136,11 @@ impl Suspicion {
         let before = times(self.silent, first);
         let (until_suspect, until_out) = SILENCES;
         let is_alone = evidence == Evidence::Alone;
-        let silences = if is_alone || before < until_suspect { before + 1 } else { before };
+        let silences = if is_alone || before < until_suspect {
+            before + 1
+        } else {
+            before
+        };
         self.silent = Some((first, silences));
         if silences >= until_suspect {
             self.suspect = Some((first, times(self.suspect, first).max(1)));
@@ -156,12 +183,17 @@ impl Suspicion {
 
 /// What was counted, if it was counted for this message.
 fn times(counted: Option<(Place, u32)>, place: Place) -> u32 {
-    counted.filter(|(known, _)| *known == place).map_or(0, |(_, times)| times)
+    counted
+        .filter(|(known, _)| *known == place)
+        .map_or(0, |(_, times)| times)
 }
 
 /// Codes that speak of the server or of the connection, not of a message.
 pub(super) fn speaks_of_itself(reason: ReasonCode) -> bool {
-    matches!(reason.0, 0x88 | 0x89 | 0x8B | 0x8D | 0x8E | 0x98 | 0x9C | 0x9D | 0x9F | 0xA0)
+    matches!(
+        reason.0,
+        0x88 | 0x89 | 0x8B | 0x8D | 0x8E | 0x98 | 0x9C | 0x9D | 0x9F | 0xA0
+    )
 }
 
 /// Codes that leave no doubt that a packet was at fault.
@@ -191,7 +223,11 @@ mod tests {
         suspicion.acknowledged(place(2));
         assert!(suspicion.overtaken(place(1)), "others are answered");
         suspicion.taken_out();
-        assert_eq!((1..100).find(|_| suspicion.overtaken(place(2))), Some(6), "the remote has taken nothing since");
+        assert_eq!(
+            (1..100).find(|_| suspicion.overtaken(place(2))),
+            Some(6),
+            "the remote has taken nothing since"
+        );
         suspicion.acknowledged(place(2));
         assert!(!suspicion.overtaken(place(2)), "it was answered after all");
     }
@@ -200,7 +236,11 @@ mod tests {
     fn a_link_that_breaks_takes_no_message_out() {
         let mut suspicion = Suspicion::default();
         assert!((0..100).all(|_| !suspicion.silent(place(1), Evidence::AmongOthers)));
-        assert_eq!(suspicion.suspect(), Some(place(1)), "it goes alone from the third silence on");
+        assert_eq!(
+            suspicion.suspect(),
+            Some(place(1)),
+            "it goes alone from the third silence on"
+        );
         suspicion.acknowledged(place(1));
         assert_eq!(suspicion.suspect(), None);
     }
@@ -209,23 +249,40 @@ mod tests {
     fn a_message_at_which_a_remote_that_answers_falls_silent_is_taken_out_in_the_end() {
         let mut suspicion = Suspicion::default();
         assert!((0..3).all(|_| !suspicion.silent(place(1), Evidence::AmongOthers)));
-        assert_eq!((1..100).find(|_| suspicion.silent(place(1), Evidence::Alone)), Some(8));
+        assert_eq!(
+            (1..100).find(|_| suspicion.silent(place(1), Evidence::Alone)),
+            Some(8)
+        );
     }
 
     #[test]
     fn it_takes_four_closes_without_a_word_and_three_with_a_reason_that_names_the_message() {
         assert_eq!(closes(&mut Suspicion::default(), 1, None), 4);
         for code in [0x80, 0x83, 0x93, 0x97, 0x9A] {
-            assert_eq!(closes(&mut Suspicion::default(), 1, Some(ReasonCode(code))), 4, "{code:#x}");
+            assert_eq!(
+                closes(&mut Suspicion::default(), 1, Some(ReasonCode(code))),
+                4,
+                "{code:#x}"
+            );
         }
-        assert_eq!(closes(&mut Suspicion::default(), 1, Some(ReasonCode(0x99))), 3);
+        assert_eq!(
+            closes(&mut Suspicion::default(), 1, Some(ReasonCode(0x99))),
+            3
+        );
     }
 
     #[test]
     fn a_remote_that_stops_or_is_busy_blames_no_message() {
         let mut suspicion = Suspicion::default();
         for code in [0x89, 0x8B, 0x8E, 0x98, 0x9C] {
-            assert!((0..20).all(|_| !suspicion.closed(place(1), Some(ReasonCode(code)), Evidence::Alone)), "{code:#x}");
+            assert!(
+                (0..20).all(|_| !suspicion.closed(
+                    place(1),
+                    Some(ReasonCode(code)),
+                    Evidence::Alone
+                )),
+                "{code:#x}"
+            );
         }
         assert_eq!(suspicion.suspect(), None);
     }
@@ -246,7 +303,9 @@ mod tests {
     #[test]
     fn a_remote_that_closes_whatever_it_gets_does_not_empty_the_outbox() {
         let mut suspicion = Suspicion::default();
-        let counts: Vec<usize> = (1..8).map(|seq| closes(&mut suspicion, seq, None)).collect();
+        let counts: Vec<usize> = (1..8)
+            .map(|seq| closes(&mut suspicion, seq, None))
+            .collect();
         assert_eq!(counts, [4, 8, 16, 32, 64, 64, 64]);
         suspicion.acknowledged(place(9));
         assert_eq!(closes(&mut suspicion, 10, None), 4);
@@ -258,7 +317,11 @@ mod tests {
         assert!((0..20).all(|_| !suspicion.closed(place(1), None, Evidence::None)));
         assert_eq!(suspicion.suspect(), None);
         assert!((0..20).all(|_| !suspicion.closed(place(1), None, Evidence::AmongOthers)));
-        assert_eq!(suspicion.suspect(), Some(place(1)), "it is to be sent alone");
+        assert_eq!(
+            suspicion.suspect(),
+            Some(place(1)),
+            "it is to be sent alone"
+        );
         assert_eq!(closes(&mut suspicion, 1, None), 3, "the first one counted");
     }
 
@@ -267,14 +330,24 @@ mod tests {
         let start = crate::time::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let time_to_pass = |bytes| Duration::from_secs(bytes / 100);
-        let closed = |trial: &Trial, seconds, usual| trial.closed(after(seconds), Duration::from_secs(usual), time_to_pass);
+        let closed = |trial: &Trial, seconds, usual| {
+            trial.closed(after(seconds), Duration::from_secs(usual), time_to_pass)
+        };
         let mut trial = Trial::new(500..1000);
         trial.written(999, start);
         assert_eq!(closed(&trial, 1, 1), Evidence::None, "a byte is missing");
         trial.written(1000, start);
         trial.written(2000, after(100));
         assert_eq!(closed(&trial, 15, 1), Evidence::Alone);
-        assert_eq!(closed(&trial, 16, 1), Evidence::None, "so late it is not because of the message");
-        assert_eq!(closed(&trial, 45, 10), Evidence::Alone, "on a slow link it is");
+        assert_eq!(
+            closed(&trial, 16, 1),
+            Evidence::None,
+            "so late it is not because of the message"
+        );
+        assert_eq!(
+            closed(&trial, 45, 10),
+            Evidence::Alone,
+            "on a slow link it is"
+        );
     }
 }

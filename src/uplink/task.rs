@@ -132,7 +132,10 @@ pub struct Update {
 impl Update {
     /// Reads the certificates.
     pub fn new(settings: Settings) -> Result<Self, TlsError> {
-        Ok(Self { certificates: Certificates::of(&settings)?, settings })
+        Ok(Self {
+            certificates: Certificates::of(&settings)?,
+            settings,
+        })
     }
 }
 
@@ -153,7 +156,11 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
     let at = now();
     Ok(Uplink {
         credentials,
-        pulse: Pulse::new(format!("uplink:{}", settings.name), PATIENCE + 2 * settings.connect_within, at),
+        pulse: Pulse::new(
+            format!("uplink:{}", settings.name),
+            PATIENCE + 2 * settings.connect_within,
+            at,
+        ),
         newest: outbox.newest(),
         session,
         lanes: Lanes::new(),
@@ -224,7 +231,13 @@ impl Uplink {
 
     /// From here on the newest settings count. What is in flight stays in flight.
     pub(super) fn take_update(&mut self) {
-        let Some(Update { settings, certificates }) = self.updates.borrow_and_update().clone() else { return };
+        let Some(Update {
+            settings,
+            certificates,
+        }) = self.updates.borrow_and_update().clone()
+        else {
+            return;
+        };
         self.session.set_window(settings.window);
         self.subscriptions.start_over();
         (self.presence, self.renewal) = (Known::default(), None);
@@ -238,7 +251,11 @@ impl Uplink {
     /// When it must hurry, nothing more is waited for.
     pub async fn run(mut self, mut stop: Stop, mut hurry: Stop, grace: Duration) {
         self.status.show();
-        let orders = Orders { stop: stop.clone(), grace, hurry: hurry.clone() };
+        let orders = Orders {
+            stop: stop.clone(),
+            grace,
+            hurry: hurry.clone(),
+        };
         let too_late = async move {
             tokio::select! {
                 () = async { stop.wait().await; sleep(grace + LAST_WORDS).await } => {}
@@ -308,16 +325,29 @@ impl Uplink {
     }
 
     /// The pause after a connection that ended or could not be made, and the way to the remote whose change ends it.
-    fn pause_after(&mut self, error: &LinkError, rival_pause: Option<Duration>, backoff: &mut Backoff) -> (Duration, Option<u32>) {
+    fn pause_after(
+        &mut self,
+        error: &LinkError,
+        rival_pause: Option<Duration>,
+        backoff: &mut Backoff,
+    ) -> (Duration, Option<u32>) {
         match error {
-            LinkError::Silent(_) | LinkError::Unanswered(_) => (self.rest_of_silence(), Some(self.way())),
+            LinkError::Silent(_) | LinkError::Unanswered(_) => {
+                (self.rest_of_silence(), Some(self.way()))
+            }
             // Perhaps there is no link at all.
             LinkError::Unreachable(_) => (backoff.next_delay(), Some(self.way())),
             _ => (rival_pause.unwrap_or_else(|| backoff.next_delay()), None),
         }
     }
 
-    async fn serve(&mut self, link: Link, mut accepted: Accepted, remote: &Remote, orders: Orders) -> Result<Done, LinkError> {
+    async fn serve(
+        &mut self,
+        link: Link,
+        mut accepted: Accepted,
+        remote: &Remote,
+        orders: Orders,
+    ) -> Result<Done, LinkError> {
         // What the broker still has from the last connection is known before the remote repeats it.
         while !self.deliveries.is_empty() {
             let delivery = self.pulse.through(self.deliveries.next()).await;
@@ -336,7 +366,9 @@ impl Uplink {
         if self.is_without_qos_2() {
             accepted.max_qos = accepted.max_qos.min(QoS::AtLeastOnce);
         }
-        Connection::new(self, link, accepted).run(accepted, orders).await
+        Connection::new(self, link, accepted)
+            .run(accepted, orders)
+            .await
     }
 
     /// A value that changes with the way to the remote.
@@ -372,7 +404,14 @@ impl Uplink {
     /// Begins to make what changed in the session durable.
     pub(super) fn begin_save(&mut self) {
         let memories = self.session.begin_save();
-        self.saving = Some(self.outbox.save(memories.into_iter().map(|(queue, memory)| (queue, memory.encode())).collect()));
+        self.saving = Some(
+            self.outbox.save(
+                memories
+                    .into_iter()
+                    .map(|(queue, memory)| (queue, memory.encode()))
+                    .collect(),
+            ),
+        );
         self.last_save = now();
     }
 
@@ -395,7 +434,9 @@ impl Uplink {
     /// What is known of the session goes to disk before the outbox is closed.
     async fn finish(&mut self) {
         if let Some(saving) = self.saving.take()
-            && timeout(SAVE_PATIENCE, saving).await.is_ok_and(|saved| saved.is_ok())
+            && timeout(SAVE_PATIENCE, saving)
+                .await
+                .is_ok_and(|saved| saved.is_ok())
         {
             self.session.saved();
         }

@@ -10,7 +10,9 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, RootCertStore,
+};
 
 use super::probable::without_links;
 use super::{Remote, Settings};
@@ -21,7 +23,9 @@ use crate::time::rfc3339;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be used.
-    #[error("{path}: {what}; `uplinks[].{key}` must name a PEM file that the user who runs wellhead can read")]
+    #[error(
+        "{path}: {what}; `uplinks[].{key}` must name a PEM file that the user who runs wellhead can read"
+    )]
     File {
         /// The file.
         path: PathBuf,
@@ -31,36 +35,57 @@ pub enum TlsError {
         what: String,
     },
     /// The machine has no authorities.
-    #[error("no certificate authorities on this machine; install the package ca-certificates or set `uplinks[].ca`")]
+    #[error(
+        "no certificate authorities on this machine; install the package ca-certificates or set `uplinks[].ca`"
+    )]
     NoAuthorities,
     /// Certificate and key do not fit.
-    #[error("client certificate and key do not fit: {0}; check `uplinks[].cert` and `uplinks[].key`")]
+    #[error(
+        "client certificate and key do not fit: {0}; check `uplinks[].cert` and `uplinks[].key`"
+    )]
     Identity(String),
 }
 
 /// Why TLS with a remote failed, and what a person can do.
 pub(super) fn explained(error: &io::Error, remote: &Remote) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    let scheme = if remote.scheme == super::Scheme::Wss { "ws://" } else { "mqtt://" };
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+    let scheme = if remote.scheme == super::Scheme::Wss {
+        "ws://"
+    } else {
+        "mqtt://"
+    };
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+    {
         Some(error) => of_library(error, scheme),
-        None if matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe) => format!(
-            "the remote closed the connection during the handshake; it probably speaks no TLS on this port: write {scheme} in `to`, or the port of TLS, mostly 8883"
-        ),
+        None if matches!(
+            error.kind(),
+            UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe
+        ) =>
+        {
+            format!(
+                "the remote closed the connection during the handshake; it probably speaks no TLS on this port: write {scheme} in `to`, or the port of TLS, mostly 8883"
+            )
+        }
         None => format!("{}; check `to` and the network", without_links(error)),
     }
 }
 
 /// What an error of a connection that was made says about TLS, if it does.
 pub(super) fn of_connection(error: &io::Error) -> Option<String> {
-    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())?;
+    let error = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())?;
     Some(of_library(error, "mqtt://"))
 }
 
 fn of_library(error: &Error, scheme: &str) -> String {
     use AlertDescription as Alert;
     use CertificateError as Bad;
-    let day = |time: UnixTime| rfc3339(i64::try_from(time.as_secs().saturating_mul(1000)).unwrap_or(i64::MAX));
+    let day = |time: UnixTime| {
+        rfc3339(i64::try_from(time.as_secs().saturating_mul(1000)).unwrap_or(i64::MAX))
+    };
     match error {
         Error::InvalidCertificate(Bad::ExpiredContext { not_after, .. }) => format!(
             "the certificate of the remote has expired on {}; whoever runs it must renew it, if the clock of this machine is right",
@@ -103,11 +128,19 @@ fn of_library(error: &Error, scheme: &str) -> String {
 }
 
 fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fail = |what: String| TlsError::File { path: path.to_owned(), key, what };
+    let fail = |what: String| TlsError::File {
+        path: path.to_owned(),
+        key,
+        what,
+    };
     let content = files::bytes(path, files::LARGEST_TEXT).map_err(|e| fail(e.to_string()))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
     let found = found.map_err(|e| fail(e.to_string()))?;
-    if found.is_empty() { Err(fail("holds no certificate".to_owned())) } else { Ok(found) }
+    if found.is_empty() {
+        Err(fail("holds no certificate".to_owned()))
+    } else {
+        Ok(found)
+    }
 }
 
 /// True if a certificate can be for this name or address.
@@ -145,7 +178,9 @@ impl Certificates {
             return Ok(Self::default());
         }
         let material = Material::read(settings)?;
-        Ok(Self { made: Some(material.make(&settings.alpn)?) })
+        Ok(Self {
+            made: Some(material.make(&settings.alpn)?),
+        })
     }
 
     pub(super) fn connector(&self) -> Option<&TlsConnector> {
@@ -157,7 +192,11 @@ impl Certificates {
         let files = settings.clone();
         let read = tokio::task::spawn_blocking(move || Material::read(&files)).await;
         let material = read.map_err(|error| TlsError::Identity(error.to_string()))??;
-        if self.made.as_ref().is_none_or(|made| made.of != material.digest(&settings.alpn)) {
+        if self
+            .made
+            .as_ref()
+            .is_none_or(|made| made.of != material.digest(&settings.alpn))
+        {
             self.made = Some(material.make(&settings.alpn)?);
         }
         Ok(())
@@ -179,12 +218,24 @@ impl Material {
             None => rustls_native_certs::load_native_certs().certs,
         };
         let identity = settings.identity.as_ref().map(|(cert, key)| {
-            let unusable = |what: String| TlsError::File { path: key.clone(), key: "key", what };
+            let unusable = |what: String| TlsError::File {
+                path: key.clone(),
+                key: "key",
+                what,
+            };
             let chain = certificates(cert, "cert")?;
-            let content = files::bytes(key, files::LARGEST_TEXT).map_err(|e| unusable(e.to_string()))?;
-            Ok((chain, PrivateKeyDer::from_pem_slice(&content).map_err(|e| unusable(e.to_string()))?))
+            let content =
+                files::bytes(key, files::LARGEST_TEXT).map_err(|e| unusable(e.to_string()))?;
+            Ok((
+                chain,
+                PrivateKeyDer::from_pem_slice(&content).map_err(|e| unusable(e.to_string()))?,
+            ))
         });
-        Ok(Self { authorities, ca: settings.ca.clone(), identity: identity.transpose()? })
+        Ok(Self {
+            authorities,
+            ca: settings.ca.clone(),
+            identity: identity.transpose()?,
+        })
     }
 
     /// The same for the same content.
@@ -194,7 +245,9 @@ impl Material {
             context.update(&(bytes.len() as u64).to_be_bytes());
             context.update(bytes);
         };
-        self.authorities.iter().for_each(|certificate| add(certificate));
+        self.authorities
+            .iter()
+            .for_each(|certificate| add(certificate));
         if let Some((chain, key)) = &self.identity {
             chain.iter().for_each(|certificate| add(certificate));
             add(key.secret_der());
@@ -212,7 +265,11 @@ impl Material {
         match self.ca {
             Some(path) => {
                 for certificate in self.authorities {
-                    roots.add(certificate).map_err(|e| TlsError::File { path: path.clone(), key: "ca", what: e.to_string() })?;
+                    roots.add(certificate).map_err(|e| TlsError::File {
+                        path: path.clone(),
+                        key: "ca",
+                        what: e.to_string(),
+                    })?;
                 }
             }
             None => {
@@ -228,10 +285,15 @@ impl Material {
             .with_root_certificates(roots);
         let mut config = match self.identity {
             None => builder.with_no_client_auth(),
-            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Identity(e.to_string()))?,
+            Some((chain, key)) => builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|e| TlsError::Identity(e.to_string()))?,
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Ok(Made { of, connector: TlsConnector::from(Arc::new(config)) })
+        Ok(Made {
+            of,
+            connector: TlsConnector::from(Arc::new(config)),
+        })
     }
 }
 
@@ -243,11 +305,21 @@ mod tests {
     #[test]
     fn an_expired_certificate_is_told_by_its_date_and_the_same_each_second() {
         let told = |now: u64| {
-            let (time, not_after) = (UnixTime::since_unix_epoch(Duration::from_secs(now)), Duration::from_secs(1_769_847_330));
-            let bad = CertificateError::ExpiredContext { time, not_after: UnixTime::since_unix_epoch(not_after) };
+            let (time, not_after) = (
+                UnixTime::since_unix_epoch(Duration::from_secs(now)),
+                Duration::from_secs(1_769_847_330),
+            );
+            let bad = CertificateError::ExpiredContext {
+                time,
+                not_after: UnixTime::since_unix_epoch(not_after),
+            };
             of_library(&Error::InvalidCertificate(bad), "mqtt://")
         };
         assert_eq!(told(1_800_000_000), told(1_800_000_001));
-        assert!(told(1_800_000_000).contains("2026-01-31"), "{}", told(1_800_000_000));
+        assert!(
+            told(1_800_000_000).contains("2026-01-31"),
+            "{}",
+            told(1_800_000_000)
+        );
     }
 }

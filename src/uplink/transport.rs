@@ -35,8 +35,12 @@ pub(super) async fn reach(settings: &Settings, plan: Plan<'_>) -> Result<Winner<
         match timeout(lookup_within, lookup_host((host.as_str(), port))).await {
             Ok(Ok(found)) => Ok(found.collect()),
             // Without a link there is no name server either.
-            Ok(Err(error)) => Err(LinkError::Silent(format!("the address of {host} cannot be found: {error}"))),
-            Err(_) => Err(LinkError::Silent(format!("the name server did not tell the address of {host} in time"))),
+            Ok(Err(error)) => Err(LinkError::Silent(format!(
+                "the address of {host} cannot be found: {error}"
+            ))),
+            Err(_) => Err(LinkError::Silent(format!(
+                "the name server did not tell the address of {host} in time"
+            ))),
         }
     };
     race(plan, look_up, |leg, address| async move {
@@ -44,7 +48,10 @@ pub(super) async fn reach(settings: &Settings, plan: Plan<'_>) -> Result<Winner<
         match timeout(dial_within, connect(address, &settings.tcp)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(missed(&at, &error)),
-            Err(_) => Err(Missed::Unheard(LinkError::Silent(format!("{at} did not answer within {:.1} s", dial_within.as_secs_f64())))),
+            Err(_) => Err(Missed::Unheard(LinkError::Silent(format!(
+                "{at} did not answer within {:.1} s",
+                dial_within.as_secs_f64()
+            )))),
         }
     })
     .await
@@ -64,13 +71,33 @@ pub(super) async fn open(
     let stream: Box<dyn Stream> = match tls.filter(|_| remote.is_tls()) {
         None => Box::new(tcp),
         Some(connector) => {
-            let bad_name = |e| LinkError::Unreachable(format!("{remote}: not a name a certificate can be for: {e}"));
-            let name = ServerName::try_from(settings.server_name.as_ref().unwrap_or(&remote.host).clone()).map_err(bad_name)?;
-            let failed = |e| LinkError::Unreachable(format!("{remote}: TLS failed: {}", super::tls::explained(&e, remote)));
+            let bad_name = |e| {
+                LinkError::Unreachable(format!(
+                    "{remote}: not a name a certificate can be for: {e}"
+                ))
+            };
+            let name = ServerName::try_from(
+                settings
+                    .server_name
+                    .as_ref()
+                    .unwrap_or(&remote.host)
+                    .clone(),
+            )
+            .map_err(bad_name)?;
+            let failed = |e| {
+                LinkError::Unreachable(format!(
+                    "{remote}: TLS failed: {}",
+                    super::tls::explained(&e, remote)
+                ))
+            };
             Box::new(connector.connect(name, tcp).await.map_err(failed)?)
         }
     };
-    if matches!(remote.scheme, Scheme::Ws | Scheme::Wss) { web_socket(settings, remote, stream).await } else { Ok(stream) }
+    if matches!(remote.scheme, Scheme::Ws | Scheme::Wss) {
+        web_socket(settings, remote, stream).await
+    } else {
+        Ok(stream)
+    }
 }
 
 /// A machine without a network answers at once and for nothing; a remote that refuses does not.
@@ -85,7 +112,11 @@ fn missed(at: &str, error: &io::Error) -> Missed {
 }
 
 async fn connect(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     if let Some(interface) = &tcp.interface {
         socket.bind_device(Some(interface.as_bytes())).map_err(|error| {
             io::Error::new(error.kind(), format!("network interface {interface}: {error}; see `ip link`, and give the service CAP_NET_RAW"))
@@ -108,38 +139,78 @@ async fn connect(address: SocketAddr, tcp: &Tcp) -> io::Result<TcpStream> {
 }
 
 /// HTTP CONNECT (RFC 9110, section 9.3.6).
-async fn through(proxy: &Proxy, remote: &Remote, mut stream: TcpStream) -> Result<TcpStream, LinkError> {
-    let host = if remote.host.contains(':') { format!("[{}]", remote.host) } else { remote.host.clone() };
+async fn through(
+    proxy: &Proxy,
+    remote: &Remote,
+    mut stream: TcpStream,
+) -> Result<TcpStream, LinkError> {
+    let host = if remote.host.contains(':') {
+        format!("[{}]", remote.host)
+    } else {
+        remote.host.clone()
+    };
     let target = format!("{host}:{}", remote.port);
-    let login = proxy.login.as_ref().map_or_else(String::new, |(user, password)| {
-        format!("Proxy-Authorization: Basic {}\r\n", BASE64.encode(format!("{user}:{}", password.0)))
-    });
-    stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n").as_bytes()).await?;
+    let login = proxy
+        .login
+        .as_ref()
+        .map_or_else(String::new, |(user, password)| {
+            format!(
+                "Proxy-Authorization: Basic {}\r\n",
+                BASE64.encode(format!("{user}:{}", password.0))
+            )
+        });
+    stream
+        .write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n").as_bytes())
+        .await?;
     let mut answer = BytesMut::new();
     // A byte at a time: what follows the answer belongs to the remote.
     while !answer.ends_with(b"\r\n\r\n") {
-        if answer.len() >= PROXY_ANSWER || stream.read_buf(&mut (&mut answer).limit(1)).await? == 0 {
-            return Err(LinkError::Unreachable(format!("the proxy {proxy} does not answer like one; check `proxy`")));
+        if answer.len() >= PROXY_ANSWER || stream.read_buf(&mut (&mut answer).limit(1)).await? == 0
+        {
+            return Err(LinkError::Unreachable(format!(
+                "the proxy {proxy} does not answer like one; check `proxy`"
+            )));
         }
     }
-    let status = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+    let status = String::from_utf8_lossy(&answer)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     if status.split(' ').nth(1) == Some("200") {
         return Ok(stream);
     }
-    Err(LinkError::Unreachable(format!("the proxy {proxy} does not connect to {target}: {status}; check `proxy`")))
+    Err(LinkError::Unreachable(format!(
+        "the proxy {proxy} does not connect to {target}: {status}; check `proxy`"
+    )))
 }
 
 /// MQTT in binary frames, subprotocol `mqtt` [MQTT-6.0.0-1], [MQTT-6.0.0-3].
-async fn web_socket(settings: &Settings, remote: &Remote, stream: Box<dyn Stream>) -> Result<Box<dyn Stream>, LinkError> {
+async fn web_socket(
+    settings: &Settings,
+    remote: &Remote,
+    stream: Box<dyn Stream>,
+) -> Result<Box<dyn Stream>, LinkError> {
     let failed = |e: &dyn std::fmt::Display| {
-        LinkError::Unreachable(format!("{remote}: WebSocket failed: {}; check port and path of `to`", without_links(e)))
+        LinkError::Unreachable(format!(
+            "{remote}: WebSocket failed: {}; check port and path of `to`",
+            without_links(e)
+        ))
     };
-    let mut request = remote.to_string().into_client_request().map_err(|e| failed(&e))?;
-    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(websocket::PROTOCOL));
+    let mut request = remote
+        .to_string()
+        .into_client_request()
+        .map_err(|e| failed(&e))?;
+    request.headers_mut().insert(
+        "Sec-WebSocket-Protocol",
+        HeaderValue::from_static(websocket::PROTOCOL),
+    );
     for (name, value) in &settings.headers {
         let (name, value) = header(name, value).map_err(|e| failed(&e))?;
         request.headers_mut().append(name, value);
     }
-    let (socket, _) = tokio_tungstenite::client_async(request, stream).await.map_err(|e| failed(&e))?;
+    let (socket, _) = tokio_tungstenite::client_async(request, stream)
+        .await
+        .map_err(|e| failed(&e))?;
     Ok(Box::new(websocket::bytes_of(socket)))
 }

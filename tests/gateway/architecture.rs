@@ -6,7 +6,17 @@ use std::path::{Path, PathBuf};
 
 /// A module may use modules of lower rows only.
 const ROWS: [&[&str]; 8] = [
-    &["backoff", "files", "log", "metrics", "pulse", "tasks", "time", "units", "websocket"],
+    &[
+        "backoff",
+        "files",
+        "log",
+        "metrics",
+        "pulse",
+        "tasks",
+        "time",
+        "units",
+        "websocket",
+    ],
     &["reading", "mqtt"],
     &["message", "payload", "store"],
     &["field", "outbox"],
@@ -88,8 +98,12 @@ const PURE: [&str; 67] = [
 ];
 
 /// Who alone may name a package.
-const OWNERS: [(&str, &str); 4] =
-    [("sled", "store/engine.rs"), ("rumqttc", "uplink/link"), ("tokio_modbus", "field/modbus/"), ("serde_yaml", "config/document")];
+const OWNERS: [(&str, &str); 4] = [
+    ("sled", "store/engine.rs"),
+    ("rumqttc", "uplink/link"),
+    ("tokio_modbus", "field/modbus/"),
+    ("serde_yaml", "config/document"),
+];
 
 struct Source {
     /// From `src/`, with slashes.
@@ -117,8 +131,20 @@ fn sources() -> Vec<Source> {
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).unwrap();
         let production = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let code = production.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-        Source { name: path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), code }
+        let code = production
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        Source {
+            name: path
+                .strip_prefix(&root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned(),
+            code,
+        }
     };
     paths.into_iter().map(read).collect()
 }
@@ -132,7 +158,9 @@ fn module_of(name: &str) -> &str {
 }
 
 fn is_pure(name: &str) -> bool {
-    PURE.iter().any(|pure| name == *pure || name.starts_with(&format!("{pure}/"))) && !name.ends_with("tests.rs")
+    PURE.iter()
+        .any(|pure| name == *pure || name.starts_with(&format!("{pure}/")))
+        && !name.ends_with("tests.rs")
 }
 
 #[test]
@@ -141,15 +169,31 @@ fn modules_use_lower_rows_only() {
     for source in sources() {
         let module = module_of(&source.name);
         let Some(row) = row_of(module) else {
-            assert!(["lib", "main"].contains(&module), "src/{} has no row in the map", source.name);
+            assert!(
+                ["lib", "main"].contains(&module),
+                "src/{} has no row in the map",
+                source.name
+            );
             continue;
         };
         let used = source.code.split("crate::").skip(1).flat_map(|rest| {
-            let first = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+            let first = rest
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next()
+                .unwrap();
             // `use crate::{a, b::c}`
-            let group = rest.strip_prefix('{').and_then(|group| group.split_once("};")).map(|(group, _)| group);
-            let grouped = group.into_iter().flat_map(|group| group.split(',')).map(|item| item.trim().split("::").next().unwrap());
-            grouped.chain([first].into_iter().filter(|first| !first.is_empty())).map(str::to_owned).collect::<Vec<_>>()
+            let group = rest
+                .strip_prefix('{')
+                .and_then(|group| group.split_once("};"))
+                .map(|(group, _)| group);
+            let grouped = group
+                .into_iter()
+                .flat_map(|group| group.split(','))
+                .map(|item| item.trim().split("::").next().unwrap());
+            grouped
+                .chain([first].into_iter().filter(|first| !first.is_empty()))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         });
         for other in used.filter(|other| other != module) {
             match row_of(&other) {
@@ -164,13 +208,23 @@ fn modules_use_lower_rows_only() {
 
 #[test]
 fn every_module_of_the_map_exists() {
-    let modules: Vec<String> = sources().iter().map(|source| module_of(&source.name).to_owned()).collect();
+    let modules: Vec<String> = sources()
+        .iter()
+        .map(|source| module_of(&source.name).to_owned())
+        .collect();
     for module in ROWS.iter().flat_map(|row| row.iter()) {
-        assert!(modules.iter().any(|found| found == module), "{module} is in the map and not in the tree");
+        assert!(
+            modules.iter().any(|found| found == module),
+            "{module} is in the map and not in the tree"
+        );
     }
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     for module in ROWS.iter().flat_map(|row| row.iter()) {
-        assert!(text.contains(&format!("[`{module}`]")), "{module} is missing in the map of lib.rs");
+        assert!(
+            text.contains(&format!("[`{module}`]")),
+            "{module} is missing in the map of lib.rs"
+        );
     }
 }
 
@@ -180,7 +234,10 @@ fn packages_are_named_by_their_owner_alone() {
     for source in sources() {
         for (package, owner) in OWNERS {
             if source.code.contains(&format!("{package}::")) && !source.name.starts_with(owner) {
-                wrong.push(format!("src/{} names {package}, which belongs to {owner}", source.name));
+                wrong.push(format!(
+                    "src/{} names {package}, which belongs to {owner}",
+                    source.name
+                ));
             }
         }
     }
@@ -205,7 +262,10 @@ fn pure_files_do_nothing_but_compute() {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     let sources = sources();
     for source in sources.iter().filter(|source| is_pure(&source.name)) {
-        let pure = PURE.iter().find(|pure| source.name.starts_with(*pure)).unwrap();
+        let pure = PURE
+            .iter()
+            .find(|pure| source.name.starts_with(*pure))
+            .unwrap();
         *seen.entry(pure).or_default() += 1;
         for word in forbidden {
             if source.code.contains(word) {
@@ -214,8 +274,14 @@ fn pure_files_do_nothing_but_compute() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    let missing: Vec<&&str> = PURE.iter().filter(|pure| !seen.contains_key(**pure)).collect();
-    assert!(missing.is_empty(), "pure files that do not exist: {missing:?}");
+    let missing: Vec<&&str> = PURE
+        .iter()
+        .filter(|pure| !seen.contains_key(**pure))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "pure files that do not exist: {missing:?}"
+    );
 }
 
 #[test]
@@ -223,8 +289,15 @@ fn every_file_opens_with_what_it_owns() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     walk(&root, &mut paths);
-    let silent: Vec<_> = paths.iter().filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!")).collect();
+    let silent: Vec<_> = paths
+        .iter()
+        .filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!"))
+        .collect();
     assert!(silent.is_empty(), "{silent:#?}");
-    let long: Vec<_> = sources().iter().filter(|source| source.code.lines().count() > 500).map(|source| source.name.clone()).collect();
+    let long: Vec<_> = sources()
+        .iter()
+        .filter(|source| source.code.lines().count() > 500)
+        .map(|source| source.name.clone())
+        .collect();
     assert!(long.is_empty(), "more than 500 lines: {long:?}");
 }

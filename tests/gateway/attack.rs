@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use wellhead::broker::engine::Limits;
 use wellhead::mqtt::{
-    Connect, Packet, PacketId, Properties, Publish, QoS, Subscribe, SubscribeOptions, TopicFilter, TopicName, Version, Will, encode,
+    Connect, Packet, PacketId, Properties, Publish, QoS, Subscribe, SubscribeOptions, TopicFilter,
+    TopicName, Version, Will, encode,
 };
 
 use super::hostile::resident;
@@ -28,7 +29,9 @@ impl Peer {
     fn connect(port: u16, name: &str, version: Version, will: Option<Will>) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         let mut peer = Self { stream, version };
         let mut properties = Properties::default();
         if version == Version::V5 {
@@ -75,8 +78,14 @@ impl Peer {
     }
 
     fn subscribe(&mut self, filters: impl Iterator<Item = String>) -> Vec<u8> {
-        let filters = filters.map(|text| (TopicFilter::new(text).unwrap(), SubscribeOptions::default())).collect();
-        self.send(&Packet::Subscribe(Subscribe { packet_id: PacketId::new(1).unwrap(), filters, properties: Properties::default() }));
+        let filters = filters
+            .map(|text| (TopicFilter::new(text).unwrap(), SubscribeOptions::default()))
+            .collect();
+        self.send(&Packet::Subscribe(Subscribe {
+            packet_id: PacketId::new(1).unwrap(),
+            filters,
+            properties: Properties::default(),
+        }));
         self.answer().unwrap()
     }
 
@@ -110,8 +119,17 @@ fn retain_many(port: u16) {
     for number in 0..RETAINED {
         let packet_id = PacketId::new(u16::try_from(number % 60 + 1).unwrap());
         let topic = Some(TopicName::new(format!("plant/{number}/value")).unwrap());
-        let (dup, payload, properties) = (false, Bytes::from(vec![b'r'; 500]), Properties::default());
-        peer.send(&Packet::Publish(Publish { dup, qos: QoS::AtLeastOnce, retain: true, topic, packet_id, properties, payload }));
+        let (dup, payload, properties) =
+            (false, Bytes::from(vec![b'r'; 500]), Properties::default());
+        peer.send(&Packet::Publish(Publish {
+            dup,
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            topic,
+            packet_id,
+            properties,
+            payload,
+        }));
         if number % 60 == 59 {
             (0..60).for_each(|_| drop(peer.answer().unwrap()));
         }
@@ -123,9 +141,16 @@ fn mute_readers(port: u16) -> Held {
     let attack = |number: usize| {
         let mut peer = Peer::connect(port, &format!("mute-{number}"), Version::V311, None);
         peer.answer();
-        let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
+        let options = SubscribeOptions {
+            qos: QoS::AtLeastOnce,
+            ..SubscribeOptions::default()
+        };
         let filters = vec![(TopicFilter::new("plant/#").unwrap(), options)];
-        peer.send(&Packet::Subscribe(Subscribe { packet_id: PacketId::new(1).unwrap(), filters, properties: Properties::default() }));
+        peer.send(&Packet::Subscribe(Subscribe {
+            packet_id: PacketId::new(1).unwrap(),
+            filters,
+            properties: Properties::default(),
+        }));
         peer.answer();
         peer
     };
@@ -151,7 +176,11 @@ fn time_of_publishes(port: u16, count: u16) -> Duration {
 /// Bytes a process has written so far.
 fn written(process: i32) -> u64 {
     let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap();
-    io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap()
+    io.lines()
+        .find_map(|line| line.strip_prefix("wchar: "))
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 fn deep_filters(port: u16) -> Held {
@@ -159,7 +188,9 @@ fn deep_filters(port: u16) -> Held {
         let mut peer = Peer::connect(port, &format!("filters-{session}"), Version::V311, None);
         peer.answer().unwrap();
         for packet in 0..20 {
-            peer.subscribe((0..50).map(|number| format!("{session}-{packet}-{number}{}/y", "/x".repeat(100))));
+            peer.subscribe(
+                (0..50).map(|number| format!("{session}-{packet}-{number}{}/y", "/x".repeat(100))),
+            );
         }
         peer
     };
@@ -171,7 +202,12 @@ fn long_aliases(port: u16) -> Held {
         let mut peer = Peer::connect(port, &format!("aliases-{connection}"), Version::V5, None);
         peer.answer();
         for alias in 1..=16 {
-            peer.publish(&format!("{alias}/{}", "a".repeat(65_000)), QoS::AtMostOnce, 0, alias);
+            peer.publish(
+                &format!("{alias}/{}", "a".repeat(65_000)),
+                QoS::AtMostOnce,
+                0,
+                alias,
+            );
         }
         // Whatever was taken before an answer to it was.
         peer.send(&Packet::PingReq);
@@ -186,7 +222,13 @@ fn large_wills(port: u16) -> Held {
         let mut properties = Properties::default();
         properties.edit().will_delay = Some(1_000_000);
         let payload = Bytes::from(vec![b'w'; 64_000]);
-        let will = Will { topic: TopicName::new("will").unwrap(), payload, qos: QoS::AtMostOnce, retain: false, properties };
+        let will = Will {
+            topic: TopicName::new("will").unwrap(),
+            payload,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            properties,
+        };
         Peer::connect(port, &format!("wills-{number}"), Version::V5, Some(will)).answer();
     }
     Held::new()
@@ -194,7 +236,13 @@ fn large_wills(port: u16) -> Held {
 
 fn long_identifiers(port: u16) -> Held {
     for number in 0..2000 {
-        Peer::connect(port, &format!("{number}-{}", "i".repeat(64_000)), Version::V311, None).answer();
+        Peer::connect(
+            port,
+            &format!("{number}-{}", "i".repeat(64_000)),
+            Version::V311,
+            None,
+        )
+        .answer();
     }
     Held::new()
 }
@@ -228,7 +276,9 @@ fn is_served(port: u16, name: &str) -> bool {
     let granted = peer.subscribe((0..5).map(|number| format!("plant/{name}/{number}/+")));
     peer.publish("plant/x", QoS::ExactlyOnce, 7, 0);
     let received = peer.answer().is_some_and(|pubrec| pubrec[0] == 0x50);
-    peer.send(&Packet::Disconnect(wellhead::mqtt::Disconnect::new(wellhead::mqtt::ReasonCode::SUCCESS)));
+    peer.send(&Packet::Disconnect(wellhead::mqtt::Disconnect::new(
+        wellhead::mqtt::ReasonCode::SUCCESS,
+    )));
     is_in && received && granted[3..].iter().all(|reason| *reason < 3)
 }
 
@@ -243,15 +293,31 @@ fn check(name: &str, attack: fn(u16) -> Held) {
     let before = resident(gateway.process.id());
     let held = attack(port);
     let during = resident(gateway.process.id());
-    assert!(is_served(port, "while"), "{name}: a small session is refused");
+    assert!(
+        is_served(port, "while"),
+        "{name}: a small session is refused"
+    );
     drop(held);
     let after = resident(gateway.process.id());
     let gateway = gateway.kill_and_restart();
     let restarted = resident(gateway.process.id());
-    assert!(is_served(port, "before"), "{name}: a session from before is refused after a restart");
-    println!("| {name} | {} | {} | {} | {} |", before / 1024, during / 1024, after / 1024, restarted / 1024);
+    assert!(
+        is_served(port, "before"),
+        "{name}: a session from before is refused after a restart"
+    );
+    println!(
+        "| {name} | {} | {} | {} | {} |",
+        before / 1024,
+        during / 1024,
+        after / 1024,
+        restarted / 1024
+    );
     let budget = Limits::default().max_sessions_bytes as u64 / 1024;
-    for (when, memory) in [("during", during), ("after", after), ("after a restart", restarted)] {
+    for (when, memory) in [
+        ("during", during),
+        ("after", after),
+        ("after a restart", restarted),
+    ] {
         let grown = memory.saturating_sub(before);
         assert!(grown < budget + ROOM, "{name}: {grown} KiB more {when} it");
     }
@@ -286,23 +352,47 @@ fn unfinished_qos_2_stays_within_the_budget() {
 fn retained_messages_for_clients_that_do_not_read_take_little() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connections: 1000 }}\n");
+    let yaml = format!(
+        "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connections: 1000 }}\n"
+    );
     let gateway = Gateway::start(folder.path(), &yaml);
     retain_many(port);
     let calm = time_of_publishes(port, 300);
-    let (before, written_before) = (resident(gateway.process.id()), written(gateway.process.id()));
+    let (before, written_before) = (
+        resident(gateway.process.id()),
+        written(gateway.process.id()),
+    );
     let held = mute_readers(port);
     let stormy = time_of_publishes(port, 300);
-    let (during, written_during) = (resident(gateway.process.id()), written(gateway.process.id()) - written_before);
+    let (during, written_during) = (
+        resident(gateway.process.id()),
+        written(gateway.process.id()) - written_before,
+    );
     assert!(is_served(port, "while"), "a small session is refused");
     drop(held);
     let gateway = gateway.kill_and_restart();
     let restarted = resident(gateway.process.id());
     let [before, during, restarted] = [before, during, restarted].map(|kib| kib / 1024);
     println!("| 40 clients x {RETAINED} retained | {before} | {during} | - | {restarted} |");
-    println!("300 PUBACKs took {calm:?} before and {stormy:?} meanwhile; {} kB were written", written_during / 1024);
-    assert!(during < before + ROOM / 1024, "{during} MiB, {before} before it");
-    assert!(restarted < before + ROOM / 1024, "{restarted} MiB after a restart, {before} before it");
-    assert!(written_during < 60 << 20, "{} kB written", written_during / 1024);
-    assert!(stormy < calm * 8, "300 PUBACKs took {calm:?} before and {stormy:?} meanwhile");
+    println!(
+        "300 PUBACKs took {calm:?} before and {stormy:?} meanwhile; {} kB were written",
+        written_during / 1024
+    );
+    assert!(
+        during < before + ROOM / 1024,
+        "{during} MiB, {before} before it"
+    );
+    assert!(
+        restarted < before + ROOM / 1024,
+        "{restarted} MiB after a restart, {before} before it"
+    );
+    assert!(
+        written_during < 60 << 20,
+        "{} kB written",
+        written_during / 1024
+    );
+    assert!(
+        stormy < calm * 8,
+        "300 PUBACKs took {calm:?} before and {stormy:?} meanwhile"
+    );
 }

@@ -47,7 +47,14 @@ impl Broker {
     pub fn start(kind: Kind, folder: &Path) -> Self {
         let folder = folder.join(format!("{kind:?}"));
         fs::create_dir(&folder).unwrap();
-        let mut broker = Self { kind, port: free_port(), folder, process: None, mapper: None, erlang: [free_port(), free_port()] };
+        let mut broker = Self {
+            kind,
+            port: free_port(),
+            folder,
+            process: None,
+            mapper: None,
+            erlang: [free_port(), free_port()],
+        };
         broker.write_settings();
         broker.resume();
         broker
@@ -59,8 +66,18 @@ impl Broker {
         let mut process = Process::start(&mut command, &self.folder.join("log"));
         let give_up = Instant::now() + START_WITHIN;
         while !accepts_clients(self.port) {
-            assert!(process.is_running(), "{:?} ended; `tests/run` installs what the tests need: {}", self.kind, process.output());
-            assert!(Instant::now() < give_up, "{:?} does not start: {}", self.kind, process.output());
+            assert!(
+                process.is_running(),
+                "{:?} ended; `tests/run` installs what the tests need: {}",
+                self.kind,
+                process.output()
+            );
+            assert!(
+                Instant::now() < give_up,
+                "{:?} does not start: {}",
+                self.kind,
+                process.output()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         self.process = Some(process);
@@ -80,7 +97,11 @@ impl Broker {
         process.signal_group(Signal::KILL);
         process.wait();
         // What a script has started is not waited for with it.
-        wait_for("its end", || TcpStream::connect(("127.0.0.1", self.port)).is_err().then_some(()));
+        wait_for("its end", || {
+            TcpStream::connect(("127.0.0.1", self.port))
+                .is_err()
+                .then_some(())
+        });
     }
 
     fn path(&self, name: &str) -> String {
@@ -93,7 +114,11 @@ impl Broker {
             Kind::Aedes => {}
             Kind::HiveMq | Kind::Moquette => fs::create_dir(self.path("store")).unwrap(),
             Kind::Mosquitto => {
-                let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
+                let user = if rustix::process::geteuid().is_root() {
+                    "user root\n"
+                } else {
+                    ""
+                };
                 let text = format!(
                     "{user}persistence true\npersistence_location {}/\nmax_queued_messages 100000\nlistener {port} 127.0.0.1\nallow_anonymous true\n",
                     self.folder.display()
@@ -134,7 +159,11 @@ impl Broker {
                 fs::create_dir(self.path("lib")).unwrap();
                 // The package leaves them out of the folder that its start script looks in.
                 for library in ["mqtt-client.jar", "hawtdispatch.jar"] {
-                    std::os::unix::fs::symlink(format!("/usr/share/java/{library}"), self.folder.join("lib").join(library)).unwrap();
+                    std::os::unix::fs::symlink(
+                        format!("/usr/share/java/{library}"),
+                        self.folder.join("lib").join(library),
+                    )
+                    .unwrap();
                 }
             }
         }
@@ -144,33 +173,52 @@ impl Broker {
         match self.kind {
             Kind::Mosquitto => {
                 let mut command = Command::new("mosquitto");
-                command.args(["-c", &self.path("mosquitto.conf")]).env("PATH", with_sbin());
+                command
+                    .args(["-c", &self.path("mosquitto.conf")])
+                    .env("PATH", with_sbin());
                 command
             }
             Kind::Aedes => {
                 let mut command = Command::new("node");
-                let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/node/node_modules");
-                command.arg(peer("aedes.js")).args([self.port.to_string(), self.path("store")]).env("NODE_PATH", modules);
+                let modules =
+                    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/node/node_modules");
+                command
+                    .arg(peer("aedes.js"))
+                    .args([self.port.to_string(), self.path("store")])
+                    .env("NODE_PATH", modules);
                 command
             }
             Kind::Nats => {
                 let mut command = Command::new("nats-server");
-                command.args(["-c", &self.path("nats.conf")]).env("PATH", with_sbin());
+                command
+                    .args(["-c", &self.path("nats.conf")])
+                    .env("PATH", with_sbin());
                 command
             }
             Kind::RabbitMq => self.rabbitmq(),
             Kind::HiveMq | Kind::Moquette => {
                 let mut command = Command::new("java");
-                let libraries = std::env::var("WELLHEAD_JAVA_REMOTES").expect("tests/remotes sets it");
-                command.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", &format!("{libraries}/*")]);
-                command.arg(peer(&format!("java/{:?}.java", self.kind))).args([self.port.to_string(), self.path("store")]);
+                let libraries =
+                    std::env::var("WELLHEAD_JAVA_REMOTES").expect("tests/remotes sets it");
+                command.args([
+                    "-Xmx512m",
+                    "-XX:TieredStopAtLevel=1",
+                    "-cp",
+                    &format!("{libraries}/*"),
+                ]);
+                command
+                    .arg(peer(&format!("java/{:?}.java", self.kind)))
+                    .args([self.port.to_string(), self.path("store")]);
                 command
             }
             Kind::ActiveMq => {
                 let mut command = Command::new("java");
                 // Little work for the compiler of a machine that does not run for long.
                 command.args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
-                command.args(["-Dactivemq.home=/usr/share/activemq", &format!("-Dactivemq.base={}", self.folder.display())]);
+                command.args([
+                    "-Dactivemq.home=/usr/share/activemq",
+                    &format!("-Dactivemq.base={}", self.folder.display()),
+                ]);
                 command.args(["-jar", "/usr/share/activemq/bin/activemq.jar", "start"]);
                 command.arg(format!("xbean:file:{}", self.path("activemq.xml")));
                 command
@@ -186,11 +234,17 @@ impl Broker {
             .env("ERL_EPMD_PORT", mapper.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_DIST_PORT", distribution.to_string())
-            .env("RABBITMQ_NODENAME", format!("remote{}@localhost", self.port))
+            .env(
+                "RABBITMQ_NODENAME",
+                format!("remote{}@localhost", self.port),
+            )
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 2:2 +sbwt none")
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
             .env("RABBITMQ_CONFIG_FILE", self.path("none"))
-            .env("RABBITMQ_ADVANCED_CONFIG_FILE", self.path("advanced.config"))
+            .env(
+                "RABBITMQ_ADVANCED_CONFIG_FILE",
+                self.path("advanced.config"),
+            )
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.path("plugins"))
             .env("RABBITMQ_MNESIA_BASE", self.path("data"))
             .env("RABBITMQ_LOG_BASE", self.path("logs"))
@@ -216,5 +270,8 @@ fn accepts_clients(port: u16) -> bool {
 
 /// Debian keeps servers where users do not look.
 fn with_sbin() -> String {
-    format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default())
+    format!(
+        "{}:/usr/sbin:/usr/local/sbin",
+        std::env::var("PATH").unwrap_or_default()
+    )
 }

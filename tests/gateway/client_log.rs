@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use wellhead::mqtt::{
-    ConnAck, Connect, Decoder, Disconnect, Packet, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions,
-    TopicFilter, TopicName, Version, encode,
+    ConnAck, Connect, Decoder, Disconnect, Packet, Progress, Properties, Publish, QoS, ReasonCode,
+    Subscribe, SubscribeOptions, TopicFilter, TopicName, Version, encode,
 };
 
 use super::logins::user;
@@ -28,7 +28,10 @@ impl Client {
     fn connect(port: u16, client_id: &str, user: Option<(&str, &str)>) -> (Self, ReasonCode) {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut client = Self { stream, buffer: BytesMut::new() };
+        let mut client = Self {
+            stream,
+            buffer: BytesMut::new(),
+        };
         client.send(&Packet::Connect(Box::new(Connect {
             version: Version::V5,
             is_bridge: false,
@@ -40,7 +43,9 @@ impl Client {
             password: user.map(|(_, password)| password.to_owned().into()),
             properties: Properties::default(),
         })));
-        let Some(Packet::ConnAck(connack)) = client.next() else { panic!("no CONNACK") };
+        let Some(Packet::ConnAck(connack)) = client.next() else {
+            panic!("no CONNACK")
+        };
         (client, connack.reason)
     }
 
@@ -80,8 +85,15 @@ impl Client {
     }
 
     fn subscribe(&mut self, filter: &str) {
-        let filters = vec![(TopicFilter::new(filter).unwrap(), SubscribeOptions::default())];
-        self.send(&Packet::Subscribe(Subscribe { packet_id: 1.try_into().unwrap(), filters, properties: Properties::default() }));
+        let filters = vec![(
+            TopicFilter::new(filter).unwrap(),
+            SubscribeOptions::default(),
+        )];
+        self.send(&Packet::Subscribe(Subscribe {
+            packet_id: 1.try_into().unwrap(),
+            filters,
+            properties: Properties::default(),
+        }));
     }
 }
 
@@ -97,8 +109,18 @@ fn gateway(folder: &Path, more: &str) -> (Gateway, u16) {
 
 /// Waits for a line with all of these.
 fn wait_for_line(gateway: &Gateway, parts: &[&str]) -> String {
-    let find = || gateway.process.output().lines().find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned);
-    wait_for(&format!("a line with {parts:?} in {}", gateway.process.output()), find)
+    let find = || {
+        gateway
+            .process
+            .output()
+            .lines()
+            .find(|line| parts.iter().all(|part| line.contains(part)))
+            .map(str::to_owned)
+    };
+    wait_for(
+        &format!("a line with {parts:?} in {}", gateway.process.output()),
+        find,
+    )
 }
 
 #[test]
@@ -108,27 +130,88 @@ fn who_comes_is_refused_and_leaves_is_in_the_log() {
     let from = "address=127.0.0.1";
     let (_, reason) = Client::connect(port, "hmi-1", Some(("anna", "wrong")));
     assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
-    wait_for_line(&gateway, &["event=broker.login_failed", from, "user=anna", "client_id=hmi-1", "0x86"]);
+    wait_for_line(
+        &gateway,
+        &[
+            "event=broker.login_failed",
+            from,
+            "user=anna",
+            "client_id=hmi-1",
+            "0x86",
+        ],
+    );
 
     let (mut anna, _) = Client::connect(port, "hmi-2", Some(("anna", "secret")));
-    wait_for_line(&gateway, &["event=broker.client_connected", from, "user=anna", "client_id=hmi-2"]);
+    wait_for_line(
+        &gateway,
+        &[
+            "event=broker.client_connected",
+            from,
+            "user=anna",
+            "client_id=hmi-2",
+        ],
+    );
     anna.publish("secret/door", Bytes::from_static(b"open"));
-    wait_for_line(&gateway, &["event=broker.message_refused", from, "user=anna", "client_id=hmi-2", "topic=secret/door", "permission"]);
+    wait_for_line(
+        &gateway,
+        &[
+            "event=broker.message_refused",
+            from,
+            "user=anna",
+            "client_id=hmi-2",
+            "topic=secret/door",
+            "permission",
+        ],
+    );
     anna.subscribe("secret/#");
-    wait_for_line(&gateway, &["event=broker.subscribe_refused", "user=anna", "client_id=hmi-2", "topic=secret/#", "0x87"]);
+    wait_for_line(
+        &gateway,
+        &[
+            "event=broker.subscribe_refused",
+            "user=anna",
+            "client_id=hmi-2",
+            "topic=secret/#",
+            "0x87",
+        ],
+    );
     anna.publish("plant/a", Bytes::from(vec![0; 4000]));
-    wait_for_line(&gateway, &["event=broker.client_dropped", from, "user=anna", "client_id=hmi-2", "0x95"]);
+    wait_for_line(
+        &gateway,
+        &[
+            "event=broker.client_dropped",
+            from,
+            "user=anna",
+            "client_id=hmi-2",
+            "0x95",
+        ],
+    );
 
     let (mut one, _) = Client::connect(port, "hmi-3", None);
     one.send(&Packet::Disconnect(Disconnect::new(ReasonCode::SUCCESS)));
-    wait_for_line(&gateway, &["event=broker.client_disconnected", from, "client_id=hmi-3"]);
+    wait_for_line(
+        &gateway,
+        &["event=broker.client_disconnected", from, "client_id=hmi-3"],
+    );
     let (two, _) = Client::connect(port, "hmi-4", None);
     drop(two);
-    wait_for_line(&gateway, &["event=broker.client_disconnected", "client_id=hmi-4", "lost"]);
+    wait_for_line(
+        &gateway,
+        &[
+            "event=broker.client_disconnected",
+            "client_id=hmi-4",
+            "lost",
+        ],
+    );
     let (_three, _) = Client::connect(port, "hmi-5", None);
     let (_four, _) = Client::connect(port, "hmi-5", None);
-    wait_for_line(&gateway, &["event=broker.client_dropped", "client_id=hmi-5", "0x8e"]);
-    TcpStream::connect(("127.0.0.1", port)).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    wait_for_line(
+        &gateway,
+        &["event=broker.client_dropped", "client_id=hmi-5", "0x8e"],
+    );
+    TcpStream::connect(("127.0.0.1", port))
+        .unwrap()
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .unwrap();
     wait_for_line(&gateway, &["event=broker.client_refused", from]);
 }
 
@@ -147,11 +230,23 @@ fn a_flood_of_refusals_is_cut_and_counted() {
 
 /// How many lines of an event there are, and how many more are told as left out.
 fn counted(output: &str, event: &str) -> (usize, u64) {
-    let suppressed =
-        |line: &str| line.split(" suppressed=").nth(1).and_then(|rest| rest.split(' ').next()?.trim().parse::<u64>().ok()).unwrap_or(0);
-    let of_these = |line: &&str| line.contains(&format!("event={event} ")) || line.contains(&format!("of={event} "));
-    let written = output.lines().filter(|line| line.contains(&format!("event={event} "))).count();
-    (written, output.lines().filter(of_these).map(suppressed).sum())
+    let suppressed = |line: &str| {
+        line.split(" suppressed=")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next()?.trim().parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    let of_these = |line: &&str| {
+        line.contains(&format!("event={event} ")) || line.contains(&format!("of={event} "))
+    };
+    let written = output
+        .lines()
+        .filter(|line| line.contains(&format!("event={event} ")))
+        .count();
+    (
+        written,
+        output.lines().filter(of_these).map(suppressed).sum(),
+    )
 }
 
 /// Waits until that many are written or told as left out; few of them are written.
@@ -167,8 +262,9 @@ fn wait_until_counted(gateway: &Gateway, event: &str, all: u64) {
 fn client_identifiers_without_end_cause_neither_many_lines_nor_long_ones() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let yaml =
-        format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connect: 256kB, max_packet: 256kB }}\n");
+    let yaml = format!(
+        "broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000, max_connect: 256kB, max_packet: 256kB }}\n"
+    );
     let gateway = Gateway::start(folder.path(), &yaml);
     for number in 0..300 {
         let name = "\u{85}\u{e0001}name of a peer ".repeat(2800);
@@ -178,7 +274,11 @@ fn client_identifiers_without_end_cause_neither_many_lines_nor_long_ones() {
         client.send(&Packet::PingReq);
         assert_eq!(client.next(), Some(Packet::PingResp));
     }
-    for event in ["broker.message_refused", "broker.client_connected", "broker.client_disconnected"] {
+    for event in [
+        "broker.message_refused",
+        "broker.client_connected",
+        "broker.client_disconnected",
+    ] {
         wait_until_counted(&gateway, event, 300);
     }
     let output = gateway.process.output();
@@ -207,7 +307,13 @@ fn writes_that_are_rejected_flood_nothing() {
     }
     client.publish("x/d/p/set", Bytes::from("9".repeat(60_000)));
     wait_until_counted(&gateway, "write.failed", 1201);
-    assert!(gateway.process.output().lines().all(|line| line.len() < 1500));
+    assert!(
+        gateway
+            .process
+            .output()
+            .lines()
+            .all(|line| line.len() < 1500)
+    );
 }
 
 #[test]
@@ -217,16 +323,26 @@ fn a_gateway_out_of_descriptors_writes_one_line_and_serves_again() {
     let pid = rustix::process::Pid::from_raw(gateway.process.id());
     let limit = |most: u64| {
         let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-        let new = rustix::process::Rlimit { current: Some(most), maximum };
+        let new = rustix::process::Rlimit {
+            current: Some(most),
+            maximum,
+        };
         rustix::process::prlimit(pid, rustix::process::Resource::Nofile, new).unwrap();
     };
-    let open = fs::read_dir(format!("/proc/{}/fd", gateway.process.id())).unwrap().count() as u64;
+    let open = fs::read_dir(format!("/proc/{}/fd", gateway.process.id()))
+        .unwrap()
+        .count() as u64;
     limit(open + 2);
-    let held: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let held: Vec<TcpStream> = (0..20)
+        .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
+        .collect();
     wait_for_line(&gateway, &["event=broker.accept_failed", "LimitNOFILE"]);
     // Long enough for twenty more attempts.
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(counted(&gateway.process.output(), "broker.accept_failed").0, 1);
+    assert_eq!(
+        counted(&gateway.process.output(), "broker.accept_failed").0,
+        1
+    );
     limit(open + 100);
     assert_eq!(Client::connect(port, "hmi", None).1, ReasonCode::SUCCESS);
     drop(held);
@@ -240,28 +356,52 @@ fn texts_of_clients_forge_no_line_and_no_field() {
     let (_, reason) = Client::connect(port, forged, Some((forged, "wrong")));
     assert_eq!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
     let line = wait_for_line(&gateway, &["event=broker.login_failed address=127.0.0.1"]);
-    assert!(!gateway.process.output().contains(['\u{1b}', '\r', '\u{202e}']), "{}", gateway.process.output());
+    assert!(
+        !gateway
+            .process
+            .output()
+            .contains(['\u{1b}', '\r', '\u{202e}']),
+        "{}",
+        gateway.process.output()
+    );
     assert!(line.contains("user=\"x login failed"), "{line}");
 
     // What the shipped filter of fail2ban makes of it, in a file and as the journal hands it over.
-    let filter = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/fail2ban.conf")).unwrap();
-    let pattern = filter.lines().find_map(|line| line.strip_prefix("failregex = ")).unwrap();
-    let pattern = regex::Regex::new(&pattern.replace("<ADDR>", r"(?P<address>[0-9a-fA-F:.]+)")).unwrap();
+    let filter =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/fail2ban.conf"))
+            .unwrap();
+    let pattern = filter
+        .lines()
+        .find_map(|line| line.strip_prefix("failregex = "))
+        .unwrap();
+    let pattern =
+        regex::Regex::new(&pattern.replace("<ADDR>", r"(?P<address>[0-9a-fA-F:.]+)")).unwrap();
     let output = gateway.process.output();
     let hosts = |prefix: &str| {
         // Its date is taken off a line first.
-        let bare = output.lines().map(|line| format!("{prefix}{}", line.split_once('Z').map_or(line, |(_, rest)| rest)));
-        bare.filter_map(|line| Some(pattern.captures(&line)?["address"].to_owned())).collect::<Vec<_>>()
+        let bare = output.lines().map(|line| {
+            format!(
+                "{prefix}{}",
+                line.split_once('Z').map_or(line, |(_, rest)| rest)
+            )
+        });
+        bare.filter_map(|line| Some(pattern.captures(&line)?["address"].to_owned()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(hosts(""), ["127.0.0.1"]);
     assert_eq!(hosts("gateway wellhead[123]: ").len(), 1);
     assert!(pattern.is_match("gateway wellhead[123]: login failed event=broker.login_failed address=2001:db8::7 user=anna"));
-    assert!(!pattern.is_match(" INFO client refused event=broker.client_refused address=192.0.2.1 user=anna"));
+    assert!(
+        !pattern.is_match(
+            " INFO client refused event=broker.client_refused address=192.0.2.1 user=anna"
+        )
+    );
 }
 
 /// No control character, however it is written, but the ends of lines.
 fn is_harmless(output: &str) -> bool {
-    !output.contains(|c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c))
+    !output
+        .contains(|c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c))
 }
 
 #[test]
@@ -275,10 +415,17 @@ fn the_reason_of_a_hostile_remote_forges_no_line() {
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     for number in 0..5 {
-        let reason = format!("bye {number}\r\n2026-01-01T00:00:00Z ERROR forged \u{1b}[31m\u{9b}2J\u{202e}{}", "z".repeat(3000));
+        let reason = format!(
+            "bye {number}\r\n2026-01-01T00:00:00Z ERROR forged \u{1b}[31m\u{9b}2J\u{202e}{}",
+            "z".repeat(3000)
+        );
         let mut properties = Properties::default();
         properties.edit().reason_string = Some(reason.into());
-        let connack = ConnAck { session_present: false, reason: ReasonCode::NOT_AUTHORIZED, properties };
+        let connack = ConnAck {
+            session_present: false,
+            reason: ReasonCode::NOT_AUTHORIZED,
+            properties,
+        };
         let mut bytes = BytesMut::new();
         encode(&Packet::ConnAck(connack), Version::V5, &mut bytes);
         let (mut wire, _) = remote.connect();
@@ -287,7 +434,12 @@ fn the_reason_of_a_hostile_remote_forges_no_line() {
     let line = wait_for_line(&gateway, &["link is down", "bye"]);
     let output = gateway.process.output();
     assert!(is_harmless(&output), "{output:?}");
-    assert!(output.lines().all(|line| !line.starts_with("2026-01-01T00:00:00Z ERROR forged") && line.len() < 1500), "{output}");
+    assert!(
+        output.lines().all(
+            |line| !line.starts_with("2026-01-01T00:00:00Z ERROR forged") && line.len() < 1500
+        ),
+        "{output}"
+    );
     assert!(line.contains("\\u{1b}") && line.contains('…'), "{line}");
 }
 
@@ -296,18 +448,31 @@ fn topics_and_payloads_move_no_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let (_gateway, port) = gateway(folder.path(), "");
     // A pipe gets payloads as they are; a terminal must not.
-    let command = format!("{} sub t/# -n 1 --file {}/gateway.yaml", env!("CARGO_BIN_EXE_wellhead"), folder.path().display());
+    let command = format!(
+        "{} sub t/# -n 1 --file {}/gateway.yaml",
+        env!("CARGO_BIN_EXE_wellhead"),
+        folder.path().display()
+    );
     let mut terminal = Command::new("script");
-    let mut sub = Process::start(terminal.args(["-qefc", &command, "/dev/null"]), &folder.path().join("sub.log"));
+    let mut sub = Process::start(
+        terminal.args(["-qefc", &command, "/dev/null"]),
+        &folder.path().join("sub.log"),
+    );
     let (mut client, _) = Client::connect(port, "hmi", None);
     wait_for("it is shown", || {
-        client.publish("t/\u{1b}[2J\u{202e}x", Bytes::from_static(b"\x1b]0;title\x07 \xc2\x9b31m \xff\r\nnext"));
+        client.publish(
+            "t/\u{1b}[2J\u{202e}x",
+            Bytes::from_static(b"\x1b]0;title\x07 \xc2\x9b31m \xff\r\nnext"),
+        );
         sub.output().contains("title").then_some(())
     });
     assert!(sub.wait().success());
     let shown = sub.output().replace("\r\n", "\n");
     assert!(is_harmless(&shown), "{shown:?}");
-    assert!(shown.contains("\\u{1b}[2J\\u{202e}x") && shown.contains("\\xff"), "{shown:?}");
+    assert!(
+        shown.contains("\\u{1b}[2J\\u{202e}x") && shown.contains("\\xff"),
+        "{shown:?}"
+    );
 }
 
 #[test]
@@ -316,13 +481,25 @@ fn an_administrator_ends_a_session_that_keeps_a_client_identifier() {
     let (gateway, port) = gateway(folder.path(), "");
     let (mut squatter, reason) = Client::connect(port, "pump", Some(("anna", "secret")));
     assert_eq!(reason, ReasonCode::SUCCESS);
-    assert_eq!(Client::connect(port, "pump", None).1, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
-    let end =
-        || run(wellhead().args(["sessions", "end", "pump", "--file"]).arg(folder.path().join("gateway.yaml")).current_dir(folder.path()));
+    assert_eq!(
+        Client::connect(port, "pump", None).1,
+        ReasonCode::CLIENT_IDENTIFIER_NOT_VALID
+    );
+    let end = || {
+        run(wellhead()
+            .args(["sessions", "end", "pump", "--file"])
+            .arg(folder.path().join("gateway.yaml"))
+            .current_dir(folder.path()))
+    };
     let (code, out, error) = end();
     assert_eq!((code, out.as_str(), error.as_str()), (Some(0), "", ""));
-    assert!(matches!(squatter.next(), Some(Packet::Disconnect(end)) if end.reason == ReasonCode::ADMINISTRATIVE_ACTION));
-    wait_for_line(&gateway, &["event=broker.session_ended", "user=anna", "client_id=pump"]);
+    assert!(
+        matches!(squatter.next(), Some(Packet::Disconnect(end)) if end.reason == ReasonCode::ADMINISTRATIVE_ACTION)
+    );
+    wait_for_line(
+        &gateway,
+        &["event=broker.session_ended", "user=anna", "client_id=pump"],
+    );
     let (code, _, error) = end();
     assert!(code == Some(1) && error.contains("pump"), "{error}");
     assert_eq!(Client::connect(port, "pump", None).1, ReasonCode::SUCCESS);
@@ -334,7 +511,9 @@ fn a_client_identifier_goes_to_the_user_whose_rule_names_it_even_over_a_restart(
     let port = free_port();
     let yaml = |rule: &str| {
         let (anna, berta) = (user("anna"), user("berta"));
-        format!("broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  users:\n{anna}{rule}{berta}outbox: {{ folder: data }}\n")
+        format!(
+            "broker:\n  listen: [ 'mqtt://127.0.0.1:{port}' ]\n  users:\n{anna}{rule}{berta}outbox: {{ folder: data }}\n"
+        )
     };
     let gateway = Gateway::start(folder.path(), &yaml(""));
     let kept = |name: &str, clean_start: bool| {

@@ -25,14 +25,18 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use wellhead::config;
 use wellhead::mqtt::{
-    Ack, ConnAck, Connect, Decoder, Grants, Packet, Progress, Properties, Publish, QoS, ReasonCode, TopicName, Version, encode,
+    Ack, ConnAck, Connect, Decoder, Grants, Packet, Progress, Properties, Publish, QoS, ReasonCode,
+    TopicName, Version, encode,
 };
 
 use wellhead::outbox;
 use wellhead::tasks::{detach, stop_token};
 use wellhead::uplink::{self, Ends};
 
-use super::support::{ALARM, Gateway, Pem, Process, free_port, gateway_with_uplink, mosquitto_sub, run, wait_for, wellhead};
+use super::support::{
+    ALARM, Gateway, Pem, Process, free_port, gateway_with_uplink, mosquitto_sub, run, wait_for,
+    wellhead,
+};
 
 const ALPN: &[u8] = b"x-amzn-mqtt-ca";
 const NOT_ALLOWED: &str = "not allowed: ";
@@ -86,7 +90,14 @@ impl Cloud {
     fn start_with(kind: Kind, pem: &Pem, may_retain: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let cloud = Self { kind, port, seen: Arc::default(), outbox: Arc::default(), cuts: Arc::default(), may_retain };
+        let cloud = Self {
+            kind,
+            port,
+            seen: Arc::default(),
+            outbox: Arc::default(),
+            cuts: Arc::default(),
+            may_retain,
+        };
         let (own, config) = (cloud.clone(), server(kind, pem));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -103,7 +114,9 @@ impl Cloud {
 
     /// The end of a connection, of its own accord or because of what came.
     fn serve(&self, stream: TcpStream, config: Arc<ServerConfig>) -> Option<()> {
-        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
         let mut tls = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
         while tls.conn.is_handshaking() {
             match tls.conn.complete_io(&mut tls.sock) {
@@ -123,7 +136,12 @@ impl Cloud {
             self.fault("another port than 8883 without ALPN");
             return None;
         }
-        let mut session = Session { tls, aliases: HashMap::new(), version: Version::V311, is_subscribed: false };
+        let mut session = Session {
+            tls,
+            aliases: HashMap::new(),
+            version: Version::V311,
+            is_subscribed: false,
+        };
         let mut decoder = Decoder::server(1 << 20);
         let mut input = BytesMut::new();
         let mut space = [0; 4096];
@@ -144,7 +162,9 @@ impl Cloud {
             }
             if session.is_subscribed {
                 let messages: Vec<_> = self.outbox.lock().unwrap().drain(..).collect();
-                messages.into_iter().for_each(|(topic, payload)| session.send(&message(&topic, &payload)));
+                messages
+                    .into_iter()
+                    .for_each(|(topic, payload)| session.send(&message(&topic, &payload)));
             }
             match session.tls.read(&mut space) {
                 Ok(0) => return None,
@@ -160,8 +180,14 @@ impl Cloud {
             Packet::Connect(connect) => self.connect(session, &connect)?,
             Packet::Publish(publish) => {
                 let alias = publish.properties.topic_alias.map(std::num::NonZero::get);
-                let topic = publish.topic.clone().or_else(|| session.aliases.get(&alias?).cloned()).ok_or("an alias without a topic")?;
-                session.aliases.extend(alias.map(|alias| (alias, topic.clone())));
+                let topic = publish
+                    .topic
+                    .clone()
+                    .or_else(|| session.aliases.get(&alias?).cloned())
+                    .ok_or("an alias without a topic")?;
+                session
+                    .aliases
+                    .extend(alias.map(|alias| (alias, topic.clone())));
                 match self.kind {
                     Kind::Aws => {
                         judge_for_aws(&topic, publish.payload.len(), publish.qos)?;
@@ -176,17 +202,29 @@ impl Cloud {
                 }
             }
             Packet::Subscribe(subscribe) => {
-                let filters: Vec<String> = subscribe.filters.iter().map(|(filter, _)| filter.to_string()).collect();
+                let filters: Vec<String> = subscribe
+                    .filters
+                    .iter()
+                    .map(|(filter, _)| filter.to_string())
+                    .collect();
                 if filters.len() > 8 {
                     return Err(format!("{} filters in a SUBSCRIBE", filters.len()));
                 }
                 if self.kind == Kind::Azure && filters != ["devices/x/messages/devicebound/#"] {
                     return Err(format!("{filters:?} are no filters of the hub"));
                 }
-                let reasons = subscribe.filters.iter().map(|(_, options)| ReasonCode((options.qos as u8).min(1))).collect();
+                let reasons = subscribe
+                    .filters
+                    .iter()
+                    .map(|(_, options)| ReasonCode((options.qos as u8).min(1)))
+                    .collect();
                 self.seen.lock().unwrap().filters.extend(filters);
                 session.is_subscribed = true;
-                session.send(&Packet::SubAck(Grants { packet_id: subscribe.packet_id, reasons, properties: Properties::default() }));
+                session.send(&Packet::SubAck(Grants {
+                    packet_id: subscribe.packet_id,
+                    reasons,
+                    properties: Properties::default(),
+                }));
             }
             Packet::PingReq => session.send(&Packet::PingResp),
             _ => {}
@@ -211,13 +249,14 @@ impl Cloud {
             Kind::Aws => {
                 if let Some(will) = &connect.will {
                     judge_for_aws(&will.topic, will.payload.len(), will.qos)?;
-                    self.check_policy(will.retain, "the will").inspect_err(|_| {
-                        session.send(&Packet::ConnAck(ConnAck {
-                            session_present: false,
-                            reason: ReasonCode::NOT_AUTHORIZED,
-                            properties: Properties::default(),
-                        }));
-                    })?;
+                    self.check_policy(will.retain, "the will")
+                        .inspect_err(|_| {
+                            session.send(&Packet::ConnAck(ConnAck {
+                                session_present: false,
+                                reason: ReasonCode::NOT_AUTHORIZED,
+                                properties: Properties::default(),
+                            }));
+                        })?;
                 }
                 if !(30..=1200).contains(&connect.keep_alive) {
                     return Err(format!("a keep alive of {} s", connect.keep_alive));
@@ -231,8 +270,16 @@ impl Cloud {
             }
             Kind::Azure => check_login(connect)?,
         }
-        self.seen.lock().unwrap().wills.push(connect.will.as_ref().map(|will| will.retain));
-        session.send(&Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::SUCCESS, properties }));
+        self.seen
+            .lock()
+            .unwrap()
+            .wills
+            .push(connect.will.as_ref().map(|will| will.retain));
+        session.send(&Packet::ConnAck(ConnAck {
+            session_present,
+            reason: ReasonCode::SUCCESS,
+            properties,
+        }));
         Ok(())
     }
 
@@ -246,11 +293,20 @@ impl Cloud {
     }
 
     fn wait_for_message(&self, payload: &str) -> (String, Publish) {
-        wait_for(&format!("{payload} in the cloud; faults: {:?}", self.seen.lock().unwrap().faults), || {
-            let seen = self.seen.lock().unwrap();
-            let found = seen.messages.iter().find(|(_, publish)| publish.payload == payload.as_bytes());
-            found.map(|(topic, publish)| (topic.to_string(), publish.clone()))
-        })
+        wait_for(
+            &format!(
+                "{payload} in the cloud; faults: {:?}",
+                self.seen.lock().unwrap().faults
+            ),
+            || {
+                let seen = self.seen.lock().unwrap();
+                let found = seen
+                    .messages
+                    .iter()
+                    .find(|(_, publish)| publish.payload == payload.as_bytes());
+                found.map(|(topic, publish)| (topic.to_string(), publish.clone()))
+            },
+        )
     }
 
     fn check_faults(&self) {
@@ -286,18 +342,29 @@ fn message(topic: &str, payload: &str) -> Packet {
 
 fn server(kind: Kind, pem: &Pem) -> Arc<ServerConfig> {
     let provider = Arc::new(provider::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let builder = match kind {
         Kind::Azure => builder.with_no_client_auth(),
         Kind::Aws => {
             let mut roots = RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_file(pem.path("ca.pem")).unwrap()).unwrap();
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            roots
+                .add(CertificateDer::from_pem_file(pem.path("ca.pem")).unwrap())
+                .unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .unwrap();
             builder.with_client_cert_verifier(verifier)
         }
     };
     let chain = vec![CertificateDer::from_pem_file(pem.path("server.pem")).unwrap()];
-    let mut config = builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(pem.path("server.key")).unwrap()).unwrap();
+    let mut config = builder
+        .with_single_cert(
+            chain,
+            PrivateKeyDer::from_pem_file(pem.path("server.key")).unwrap(),
+        )
+        .unwrap();
     if kind == Kind::Aws {
         config.alpn_protocols = vec![ALPN.to_vec()];
     }
@@ -319,8 +386,12 @@ fn judge_for_azure(topic: &TopicName, publish: &Publish) -> Result<(), String> {
     if publish.qos == QoS::ExactlyOnce || publish.retain {
         return Err(format!("QoS 2 or a retained message on {topic}"));
     }
-    if !topic.as_str().starts_with("devices/x/messages/events/") || publish.payload.len() > 256 * 1024 {
-        return Err(format!("{topic} is no topic of the hub, or the message is too large"));
+    if !topic.as_str().starts_with("devices/x/messages/events/")
+        || publish.payload.len() > 256 * 1024
+    {
+        return Err(format!(
+            "{topic} is no topic of the hub, or the message is too large"
+        ));
     }
     Ok(())
 }
@@ -328,50 +399,103 @@ fn judge_for_azure(topic: &TopicName, publish: &Publish) -> Result<(), String> {
 /// User name and shared access signature of the device `x` of the hub `localhost`.
 fn check_login(connect: &Connect) -> Result<(), String> {
     if connect.version != Version::V311 || connect.keep_alive > 1177 {
-        return Err(format!("{:?} with a keep alive of {} s", connect.version, connect.keep_alive));
+        return Err(format!(
+            "{:?} with a keep alive of {} s",
+            connect.version, connect.keep_alive
+        ));
     }
     let is_wrong = |will: &wellhead::mqtt::Will| {
-        will.retain || !will.topic.as_str().starts_with("devices/x/messages/events/topic=x%2Fgateway%2Fstate")
+        will.retain
+            || !will
+                .topic
+                .as_str()
+                .starts_with("devices/x/messages/events/topic=x%2Fgateway%2Fstate")
     };
     // The connection that ends an old session has none.
     if connect.will.as_ref().map_or(!connect.clean_start, is_wrong) {
         return Err(format!("the will {:?}", connect.will));
     }
-    let user = connect.username.as_ref().map(ToString::to_string).unwrap_or_default();
+    let user = connect
+        .username
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     if user != "localhost/x/?api-version=2021-04-12" {
         return Err(format!("the user {user}"));
     }
-    let password = String::from_utf8(connect.password.clone().unwrap_or_default().to_vec()).unwrap();
-    let parts = password.strip_prefix("SharedAccessSignature ").ok_or("no signature")?;
-    let part = |name: &str| parts.split('&').find_map(|part| part.strip_prefix(&format!("{name}="))).unwrap_or_default().to_owned();
+    let password =
+        String::from_utf8(connect.password.clone().unwrap_or_default().to_vec()).unwrap();
+    let parts = password
+        .strip_prefix("SharedAccessSignature ")
+        .ok_or("no signature")?;
+    let part = |name: &str| {
+        parts
+            .split('&')
+            .find_map(|part| part.strip_prefix(&format!("{name}=")))
+            .unwrap_or_default()
+            .to_owned()
+    };
     let until: u64 = part("se").parse().map_err(|_| "no end of the token")?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
     if until <= now || part("sr") != "localhost%2Fdevices%2Fx" {
-        return Err(format!("a token that is over, or for something else: {parts}"));
+        return Err(format!(
+            "a token that is over, or for something else: {parts}"
+        ));
     }
-    let signature = part("sig").replace("%2B", "+").replace("%2F", "/").replace("%3D", "=");
+    let signature = part("sig")
+        .replace("%2B", "+")
+        .replace("%2F", "/")
+        .replace("%3D", "=");
     let text = format!("localhost%2Fdevices%2Fx\n{until}");
-    hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, KEY), text.as_bytes(), &BASE64.decode(signature).unwrap())
-        .map_err(|_| "a wrong signature".to_owned())
+    hmac::verify(
+        &hmac::Key::new(hmac::HMAC_SHA256, KEY),
+        text.as_bytes(),
+        &BASE64.decode(signature).unwrap(),
+    )
+    .map_err(|_| "a wrong signature".to_owned())
 }
 
 fn publish(port: u16, arguments: &[&str]) {
-    let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port.to_string()]).args(arguments));
+    let (code, _, error) = run(Command::new("mosquitto_pub")
+        .args(["-p", &port.to_string()])
+        .args(arguments));
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
 }
 
 fn gateway(folder: &Path, local: u16, uplink: &str) -> Gateway {
     let send = "send: [ { filter: 'alarm/#', class: alarm }, { filter: 'a/#', prefix: plant/ } ]";
-    gateway_with_uplink(folder, local, "x", &format!("    {send}\n    {uplink}\n{ALARM}"))
+    gateway_with_uplink(
+        folder,
+        local,
+        "x",
+        &format!("    {send}\n    {uplink}\n{ALARM}"),
+    )
 }
 
 /// The status of the uplink.
 fn status(local: u16) -> String {
-    run(Command::new("mosquitto_sub").args(["-p", &local.to_string(), "-t", "$SYS/wellhead/uplink/cloud", "-C", "1", "-W", "5"])).1
+    run(Command::new("mosquitto_sub").args([
+        "-p",
+        &local.to_string(),
+        "-t",
+        "$SYS/wellhead/uplink/cloud",
+        "-C",
+        "1",
+        "-W",
+        "5",
+    ]))
+    .1
 }
 
 fn wait_until_nothing_waits(local: u16) {
-    wait_for("nothing waits", || status(local).contains("\"waiting\":0,\"dead\":0,\"lost\":0").then_some(()));
+    wait_for("nothing waits", || {
+        status(local)
+            .contains("\"waiting\":0,\"dead\":0,\"lost\":0")
+            .then_some(())
+    });
 }
 
 /// After a cut the next connection is not too soon, and what was sent meanwhile arrives.
@@ -390,9 +514,15 @@ fn aws_iot_core_gets_what_it_takes_and_as_often_as_it_takes_it() {
     let pem = Pem::make(folder.path());
     let cloud = Cloud::start(Kind::Aws, &pem);
     let local = free_port();
-    let filters: Vec<String> = (0..19).map(|number| format!("{{ filter: 'cmd/{number}/#', qos: 2 }}")).collect();
-    let uplink =
-        format!("profile: aws-iot\n    to: mqtts://localhost:{}\n    {}\n    receive: [ {} ]", cloud.port, pem.yaml(), filters.join(", "));
+    let filters: Vec<String> = (0..19)
+        .map(|number| format!("{{ filter: 'cmd/{number}/#', qos: 2 }}"))
+        .collect();
+    let uplink = format!(
+        "profile: aws-iot\n    to: mqtts://localhost:{}\n    {}\n    receive: [ {} ]",
+        cloud.port,
+        pem.yaml(),
+        filters.join(", ")
+    );
     let gateway = gateway(folder.path(), local, &uplink);
     publish(local, &["-q", "2", "-t", "alarm/x", "-m", "alarm"]);
     publish(local, &["-q", "1", "-r", "-t", "a/x", "-m", "kept"]);
@@ -400,16 +530,23 @@ fn aws_iot_core_gets_what_it_takes_and_as_often_as_it_takes_it() {
     assert_eq!((topic.as_str(), alarm.qos), ("alarm/x", QoS::AtLeastOnce));
     let (topic, kept) = cloud.wait_for_message("kept");
     assert!(topic == "plant/a/x" && kept.retain, "{topic}: {kept:?}");
-    wait_for("all filters", || (cloud.seen.lock().unwrap().filters.len() == 19).then_some(()));
+    wait_for("all filters", || {
+        (cloud.seen.lock().unwrap().filters.len() == 19).then_some(())
+    });
     cut_and_go_on(&cloud, local);
     // A topic that it would close the connection for stays here.
     publish(local, &["-q", "1", "-t", "a/2/3/4/5/6/7/8", "-m", "deep"]);
     publish(local, &["-q", "1", "-t", "a/behind", "-m", "behind"]);
     cloud.wait_for_message("behind");
-    wait_for("a dead letter", || status(local).contains("\"dead\":1").then_some(()));
+    wait_for("a dead letter", || {
+        status(local).contains("\"dead\":1").then_some(())
+    });
     cloud.check_faults();
     let log = gateway.process.output();
-    assert!(!log.contains("the remote does not take every QoS"), "`check` has said so: {log}");
+    assert!(
+        !log.contains("the remote does not take every QoS"),
+        "`check` has said so: {log}"
+    );
 }
 
 #[test]
@@ -419,15 +556,38 @@ fn aws_iot_core_gets_at_most_a_hundred_messages_a_second() {
     let cloud = Cloud::start(Kind::Aws, &pem);
     let local = free_port();
     let lines = folder.path().join("lines");
-    fs::write(&lines, (1..=300).map(|number| format!("{number}\n")).collect::<String>()).unwrap();
-    let _gateway =
-        gateway(folder.path(), local, &format!("profile: aws-iot\n    to: mqtts://localhost:{}\n    {}", cloud.port, pem.yaml()));
+    fs::write(
+        &lines,
+        (1..=300)
+            .map(|number| format!("{number}\n"))
+            .collect::<String>(),
+    )
+    .unwrap();
+    let _gateway = gateway(
+        folder.path(),
+        local,
+        &format!(
+            "profile: aws-iot\n    to: mqtts://localhost:{}\n    {}",
+            cloud.port,
+            pem.yaml()
+        ),
+    );
     let began = Instant::now();
-    let (code, ..) = run(Command::new("sh").args(["-c", &format!("mosquitto_pub -p {local} -q 1 -t a/x -l < {}", lines.display())]));
+    let (code, ..) = run(Command::new("sh").args([
+        "-c",
+        &format!(
+            "mosquitto_pub -p {local} -q 1 -t a/x -l < {}",
+            lines.display()
+        ),
+    ]));
     assert_eq!(code, Some(0));
     cloud.wait_for_message("300");
     // A hundred may go in the first second.
-    assert!(began.elapsed() >= Duration::from_secs(2), "300 messages in {:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_secs(2),
+        "300 messages in {:?}",
+        began.elapsed()
+    );
     wait_until_nothing_waits(local);
     cloud.check_faults();
 }
@@ -438,14 +598,32 @@ fn an_aws_policy_without_retained_messages_leaves_will_state_and_messages_withou
     let pem = Pem::make(folder.path());
     let cloud = Cloud::start_with(Kind::Aws, &pem, false);
     let local = free_port();
-    let gateway = gateway(folder.path(), local, &format!("profile: aws-iot\n    to: mqtts://localhost:{}\n    {}", cloud.port, pem.yaml()));
+    let gateway = gateway(
+        folder.path(),
+        local,
+        &format!(
+            "profile: aws-iot\n    to: mqtts://localhost:{}\n    {}",
+            cloud.port,
+            pem.yaml()
+        ),
+    );
     publish(local, &["-q", "1", "-r", "-t", "a/x", "-m", "kept"]);
     let (_, kept) = cloud.wait_for_message("kept");
     assert!(!kept.retain, "{kept:?}");
     wait_until_nothing_waits(local);
-    wait_for("the warning", || gateway.process.output().contains("uplink.presence_limited").then_some(()));
+    wait_for("the warning", || {
+        gateway
+            .process
+            .output()
+            .contains("uplink.presence_limited")
+            .then_some(())
+    });
     let seen = cloud.seen.lock().unwrap();
-    assert_eq!(seen.refused, ["the will", "the will"], "once more to be sure, and nothing else cost a connection");
+    assert_eq!(
+        seen.refused,
+        ["the will", "the will"],
+        "once more to be sure, and nothing else cost a connection"
+    );
     // The connection that ends an old session has no will.
     assert_eq!(seen.wills, [None, Some(false), Some(false)]);
     let is_online = |(topic, publish): &&(TopicName, Publish)| {
@@ -472,23 +650,59 @@ fn azure_iot_hub_gets_tokens_and_one_topic_with_everything_in_its_bag() {
     publish(local, &["-q", "2", "-t", "alarm/x", "-m", "alarm"]);
     publish(local, &["-q", "1", "-r", "-t", "a/b c", "-m", "{\"v\":1}"]);
     let (topic, alarm) = cloud.wait_for_message("alarm");
-    assert!(topic.starts_with("devices/x/messages/events/topic=alarm%2Fx&$.mid="), "{topic}");
+    assert!(
+        topic.starts_with("devices/x/messages/events/topic=alarm%2Fx&$.mid="),
+        "{topic}"
+    );
     assert_eq!(alarm.qos, QoS::AtLeastOnce);
     let (topic, _) = cloud.wait_for_message("{\"v\":1}");
-    assert!(topic.starts_with("devices/x/messages/events/topic=plant%2Fa%2Fb%20c&$.mid="), "{topic}");
-    assert!(topic.ends_with("&$.ct=application%2Fjson&$.ce=utf-8"), "{topic}");
+    assert!(
+        topic.starts_with("devices/x/messages/events/topic=plant%2Fa%2Fb%20c&$.mid="),
+        "{topic}"
+    );
+    assert!(
+        topic.ends_with("&$.ct=application%2Fjson&$.ce=utf-8"),
+        "{topic}"
+    );
 
     let mut command = mosquitto_sub();
-    command.args(["-d", "-V", "5", "-p", &local.to_string(), "-t", "cmd/#", "-C", "1", "-F", "got %t %p %P"]);
+    command.args([
+        "-d",
+        "-V",
+        "5",
+        "-p",
+        &local.to_string(),
+        "-t",
+        "cmd/#",
+        "-C",
+        "1",
+        "-F",
+        "got %t %p %P",
+    ]);
     let mut reader = Process::start(&mut command, &folder.path().join("reader"));
     reader.wait_for_output("Subscribed");
     let inbox = "devices/x/messages/devicebound/%24.mid=1&%24.to=%2Fdevices%2Fx";
-    let messages = [format!("{inbox}&topic=other%2Fx"), inbox.to_owned(), format!("{inbox}&topic=cmd%2Fpump%2Fset&who=me")];
-    cloud.outbox.lock().unwrap().extend(messages.map(|topic| (topic, "on".to_owned())));
+    let messages = [
+        format!("{inbox}&topic=other%2Fx"),
+        inbox.to_owned(),
+        format!("{inbox}&topic=cmd%2Fpump%2Fset&who=me"),
+    ];
+    cloud
+        .outbox
+        .lock()
+        .unwrap()
+        .extend(messages.map(|topic| (topic, "on".to_owned())));
     assert!(reader.wait().success());
-    assert!(reader.output().contains("got cmd/pump/set on who:me"), "{}", reader.output());
+    assert!(
+        reader.output().contains("got cmd/pump/set on who:me"),
+        "{}",
+        reader.output()
+    );
     let log = gateway.process.output();
-    assert!(log.contains("uplink.message_unusable") && log.contains("--props topic="), "{log}");
+    assert!(
+        log.contains("uplink.message_unusable") && log.contains("--props topic="),
+        "{log}"
+    );
     cut_and_go_on(&cloud, local);
 }
 
@@ -505,9 +719,15 @@ fn a_token_of_azure_is_replaced_before_it_ends_and_that_is_no_outage() {
     );
     let config = config::parse("gateway.yaml", &yaml, folder.path()).unwrap();
     let mut settings = config.uplinks[0].settings.clone();
-    let Some(uplink::cloud::Cloud::AzureIotHub(device)) = &mut settings.cloud else { panic!("{settings:?}") };
+    let Some(uplink::cloud::Cloud::AzureIotHub(device)) = &mut settings.cloud else {
+        panic!("{settings:?}")
+    };
     device.token_life = Duration::from_secs(5);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let (outbox, closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
         let (switch, stop) = stop_token();
@@ -524,10 +744,17 @@ fn a_token_of_azure_is_replaced_before_it_ends_and_that_is_no_outage() {
         detach(uplink.run(stop.clone(), stop, Duration::ZERO));
         up.wait_for(|up| *up).await.unwrap();
         // The first connection ends an old session.
-        tokio::task::spawn_blocking(move || wait_for("another token", || (cloud.seen.lock().unwrap().wills.len() == 3).then_some(())))
-            .await
-            .unwrap();
-        assert!(*up.borrow() && !up.has_changed().unwrap(), "the link was shown as down");
+        tokio::task::spawn_blocking(move || {
+            wait_for("another token", || {
+                (cloud.seen.lock().unwrap().wills.len() == 3).then_some(())
+            })
+        })
+        .await
+        .unwrap();
+        assert!(
+            *up.borrow() && !up.has_changed().unwrap(),
+            "the link was shown as down"
+        );
         switch.stop();
         drop(outbox);
         let _ = closed.await;
@@ -539,12 +766,26 @@ fn a_state_never_goes_to_a_rule_and_whole_topics_are_counted() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/good");
     let text = fs::read_to_string(folder.join("warn-clouds.yaml")).unwrap();
     let mut gateway = config::parse("gateway.yaml", &text, &folder).unwrap();
-    assert_eq!(gateway.uplinks[0].settings.presence.as_ref().unwrap().topic.as_str(), "x/gateway/state");
-    let day = |gateway: &config::Gateway| config::traffic(&gateway.lines, &gateway.points, &gateway.uplinks[1]);
+    assert_eq!(
+        gateway.uplinks[0]
+            .settings
+            .presence
+            .as_ref()
+            .unwrap()
+            .topic
+            .as_str(),
+        "x/gateway/state"
+    );
+    let day = |gateway: &config::Gateway| {
+        config::traffic(&gateway.lines, &gateway.points, &gateway.uplinks[1])
+    };
     let whole = day(&gateway);
     gateway.uplinks[1].settings.cloud = None;
     let (bag, messages) = (whole.most - day(&gateway).most, whole.most_messages);
-    assert!(messages > 1000.0 && bag > 90.0 * messages, "{bag} bytes for the bags of {messages} messages");
+    assert!(
+        messages > 1000.0 && bag > 90.0 * messages,
+        "{bag} bytes for the bags of {messages} messages"
+    );
 }
 
 #[test]
@@ -552,10 +793,26 @@ fn init_writes_uplinks_to_clouds_that_check_takes() {
     for (given, profile, key) in [
         ("aws-iot", "profile: aws-iot", "cert:"),
         ("azure-iot-hub", "profile: azure-iot-hub", "password_file:"),
-        ("mqtts://a1-ats.iot.eu-west-1.amazonaws.com", "profile: aws-iot", "to: mqtts://a1-ats.iot.eu-west-1.amazonaws.com\n"),
-        ("mqtts://plant.azure-devices.net", "profile: azure-iot-hub", "to: mqtts://plant.azure-devices.net\n"),
-        ("mqtts://plant.azure-devices.cn", "profile: azure-iot-hub", "to: mqtts://plant.azure-devices.cn\n"),
-        ("mqtts://a1.ats.iot.cn-north-1.amazonaws.com.cn", "profile: aws-iot", "to: mqtts://a1.ats.iot.cn-north-1.amazonaws.com.cn\n"),
+        (
+            "mqtts://a1-ats.iot.eu-west-1.amazonaws.com",
+            "profile: aws-iot",
+            "to: mqtts://a1-ats.iot.eu-west-1.amazonaws.com\n",
+        ),
+        (
+            "mqtts://plant.azure-devices.net",
+            "profile: azure-iot-hub",
+            "to: mqtts://plant.azure-devices.net\n",
+        ),
+        (
+            "mqtts://plant.azure-devices.cn",
+            "profile: azure-iot-hub",
+            "to: mqtts://plant.azure-devices.cn\n",
+        ),
+        (
+            "mqtts://a1.ats.iot.cn-north-1.amazonaws.com.cn",
+            "profile: aws-iot",
+            "to: mqtts://a1.ats.iot.cn-north-1.amazonaws.com.cn\n",
+        ),
         (
             "mqtts://b-1234-1.mq.eu-west-1.amazonaws.com:8883",
             "# password_file: cloud.password",
@@ -564,7 +821,9 @@ fn init_writes_uplinks_to_clouds_that_check_takes() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gateway.yaml");
-        let (code, _, error) = run(wellhead().args(["init", "--site", "x", "--uplink", given, "--yes"]).arg(&file));
+        let (code, _, error) = run(wellhead()
+            .args(["init", "--site", "x", "--uplink", given, "--yes"])
+            .arg(&file));
         assert_eq!(code, Some(0), "{error}");
         let text = fs::read_to_string(&file).unwrap();
         assert!(text.contains(profile) && text.contains(key), "{text}");

@@ -6,15 +6,27 @@ use std::path::Path;
 fn check(table: &str, statements: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("tests/conformance").join(table)).unwrap();
-    let rows: Vec<(&str, &str)> = text.lines().skip(1).map(|line| line.split_once('\t').unwrap()).collect();
+    let rows: Vec<(&str, &str)> = text
+        .lines()
+        .skip(1)
+        .map(|line| line.split_once('\t').unwrap())
+        .collect();
     assert_eq!(rows.len(), statements, "every statement has a row");
     let mut unknown = Vec::new();
     for (statement, shown_by) in rows {
-        assert!(statement.starts_with("MQTT-") && !shown_by.is_empty(), "{statement}");
+        assert!(
+            statement.starts_with("MQTT-") && !shown_by.is_empty(),
+            "{statement}"
+        );
         if shown_by.starts_with("client:") || shown_by.starts_with("does not apply:") {
             continue;
         }
-        unknown.extend(shown_by.split(", ").filter(|name| !exists(root, name)).map(|name| format!("{statement}: {name}")));
+        unknown.extend(
+            shown_by
+                .split(", ")
+                .filter(|name| !exists(root, name))
+                .map(|name| format!("{statement}: {name}")),
+        );
     }
     assert!(unknown.is_empty(), "{unknown:#?}");
 }
@@ -31,7 +43,10 @@ fn exists(root: &Path, name: &str) -> bool {
         root.join(format!("src/broker/engine/{module}.rs")),
     ];
     let names_it = |text: String| text.contains(&format!("fn {test}("));
-    places.iter().filter_map(|path| fs::read_to_string(path).ok()).any(names_it)
+    places
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .any(names_it)
 }
 
 #[test]

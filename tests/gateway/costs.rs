@@ -18,7 +18,9 @@ fn far(port: u16) -> u16 {
     let near_port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for mut near in listener.incoming().flatten() {
-            let Ok(mut remote) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+            let Ok(mut remote) = TcpStream::connect(("127.0.0.1", port)) else {
+                continue;
+            };
             let (mut up, mut back) = (near.try_clone().unwrap(), remote.try_clone().unwrap());
             std::thread::spawn(move || std::io::copy(&mut up, &mut remote));
             std::thread::spawn(move || {
@@ -29,7 +31,9 @@ fn far(port: u16) -> u16 {
                         Ok(0) | Err(_) => break,
                         Ok(_) => std::thread::sleep(WAY_BACK),
                     }
-                    let Ok(count) = back.read(&mut space) else { break };
+                    let Ok(count) = back.read(&mut space) else {
+                        break;
+                    };
                     if near.write_all(&space[..count]).is_err() {
                         break;
                     }
@@ -51,12 +55,23 @@ struct Counted {
 
 impl Counted {
     fn on(port: u16) -> Option<Self> {
-        let (_, out, _) = run(Command::new("ss").args(["-tinOH", "state", "established", "dport", "=", &format!(":{port}")]));
+        let (_, out, _) = run(Command::new("ss").args([
+            "-tinOH",
+            "state",
+            "established",
+            "dport",
+            "=",
+            &format!(":{port}"),
+        ]));
         let number = |name: &str| -> Option<u64> {
-            out.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix(':')?.parse().ok())
+            out.split_whitespace()
+                .find_map(|word| word.strip_prefix(name)?.strip_prefix(':')?.parse().ok())
         };
         let bytes = number("bytes_sent")? + number("bytes_received").unwrap_or(0);
-        Some(Self { bytes, segments: number("segs_out")? + number("segs_in")? })
+        Some(Self {
+            bytes,
+            segments: number("segs_out")? + number("segs_in")?,
+        })
     }
 
     fn billed_since(self, before: Self) -> u64 {
@@ -69,8 +84,13 @@ fn the_bytes_that_check_expects_are_those_that_the_kernel_counts() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "");
     let (many, one) = (far(remote.port), far(remote.port));
-    let points: String =
-        (0..20).map(|i| format!("      p{i}: {{ every: 400ms, simulate: {{ from: 0, to: 100, period: 97s }} }}\n")).collect();
+    let points: String = (0..20)
+        .map(|i| {
+            format!(
+                "      p{i}: {{ every: 400ms, simulate: {{ from: 0, to: 100, period: 97s }} }}\n"
+            )
+        })
+        .collect();
     let yaml = format!(
         "site: pump-station-7
 lines: [ {{ name: bench, simulated: {{}} }}, {{ name: other, simulated: {{}} }} ]
@@ -86,19 +106,36 @@ uplinks:
 "
     );
     let _gateway = Gateway::start(folder.path(), &yaml);
-    let (_, out, error) = run(wellhead().args(["check", "--json"]).arg(folder.path().join("gateway.yaml")));
-    let report: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{error}"));
+    let (_, out, error) = run(wellhead()
+        .args(["check", "--json"])
+        .arg(folder.path().join("gateway.yaml")));
+    let report: serde_json::Value =
+        serde_json::from_str(&out).unwrap_or_else(|_| panic!("{error}"));
     let expected = |index: usize, kind: &str| {
         let uplink = &report["plan"]["uplinks"][index];
         uplink[kind][1].as_f64().unwrap() / uplink["messages_per_day"][1].as_f64().unwrap()
     };
     for (topic, port, expected) in [
-        ("pump-station-7/inlet/#", many, expected(0, "bytes_per_day_together")),
-        ("pump-station-7/outlet/flow", one, expected(1, "bytes_per_day")),
+        (
+            "pump-station-7/inlet/#",
+            many,
+            expected(0, "bytes_per_day_together"),
+        ),
+        (
+            "pump-station-7/outlet/flow",
+            one,
+            expected(1, "bytes_per_day"),
+        ),
     ] {
         let arrived = subscriber(folder.path(), remote.port, topic);
         let own = topic.trim_end_matches('#');
-        let messages = || arrived.output().lines().filter(|line| line.contains(own)).count() as u64;
+        let messages = || {
+            arrived
+                .output()
+                .lines()
+                .filter(|line| line.contains(own))
+                .count() as u64
+        };
         // Between two ticks nothing is on its way: the same is seen twice.
         let mut last = None;
         let mut quiet = |least: u64| {
@@ -120,6 +157,9 @@ uplinks:
             all.push(measured());
         }
         println!("{topic}: {all:.0?} bytes a message are measured, {expected:.0} expected");
-        assert!(all.last().is_some_and(is_expected), "{topic}: measured {all:.0?}, expected {expected:.0}");
+        assert!(
+            all.last().is_some_and(is_expected),
+            "{topic}: measured {all:.0?}, expected {expected:.0}"
+        );
     }
 }

@@ -16,22 +16,34 @@ const PARTITION: PartitionBytes = PartitionBytes(8 << 20);
 
 fn entry(seq: u64, random: &mut fastrand::Rng) -> Entry {
     // Now and then one that does not fit a slot.
-    let size = if random.u8(..20) == 0 { random.usize(30_000..90_000) } else { random.usize(8..600) };
+    let size = if random.u8(..20) == 0 {
+        random.usize(30_000..90_000)
+    } else {
+        random.usize(8..600)
+    };
     let mut bytes = seq.to_be_bytes().to_vec();
     bytes.resize(size, seq.to_le_bytes()[0]);
-    Entry { seq, bytes: bytes.into() }
+    Entry {
+        seq,
+        bytes: bytes.into(),
+    }
 }
 
 /// Not a test of its own: the process that is killed. Settles from the front as it goes, now and then something that was never
 /// written, and prints what is durable.
 #[test]
 fn child_that_appends_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let Some(folder) = std::env::var_os(FOLDER) else {
+        return;
+    };
     let mut journal = Journal::open(Path::new(&folder), PARTITION).unwrap();
     println!("\nopened");
     let mut random = fastrand::Rng::new();
     let mut next = journal.next_seq();
-    let commits = std::env::var(COMMITS).ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+    let commits = std::env::var(COMMITS)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(u64::MAX);
     for _ in 0..commits {
         let mut batch: Vec<Entry> = Vec::new();
         for _ in 0..random.u64(1..30) {
@@ -64,7 +76,11 @@ fn child_that_appends_until_it_is_killed() {
 /// Runs the child for a random time; adds what it was told to be durable, and returns the last number it settled.
 fn run_and_kill(folder: &Path, random: &mut fastrand::Rng, durable: &mut BTreeSet<u64>) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash::child_that_appends_until_it_is_killed", "--nocapture"])
+        .args([
+            "--exact",
+            "crash::child_that_appends_until_it_is_killed",
+            "--nocapture",
+        ])
         .env(FOLDER, folder)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -75,7 +91,11 @@ fn run_and_kill(folder: &Path, random: &mut fastrand::Rng, durable: &mut BTreeSe
     let killer = std::thread::spawn({
         // A third of the rounds die while the journal is being opened.
         let dies_early = random.u8(..3) == 0;
-        let wait = if dies_early { random.u64(5..60) } else { random.u64(5..350) };
+        let wait = if dies_early {
+            random.u64(5..60)
+        } else {
+            random.u64(5..350)
+        };
         move || {
             // Without the word the child has ended already.
             let _ = dies_early || is_opened.recv().is_ok();
@@ -87,13 +107,20 @@ fn run_and_kill(folder: &Path, random: &mut fastrand::Rng, durable: &mut BTreeSe
     let mut settled = 0;
     while let Some(Ok(line)) = lines.next() {
         if let Some(numbers) = line.strip_prefix("durable ") {
-            durable.extend(numbers.split(' ').filter_map(|number| number.parse::<u64>().ok()));
+            durable.extend(
+                numbers
+                    .split(' ')
+                    .filter_map(|number| number.parse::<u64>().ok()),
+            );
         }
         if line == "opened" {
             // Nobody waits for it in a round that dies early.
             let _ = opened.send(());
         }
-        settled = line.strip_prefix("settled ").and_then(|text| text.parse().ok()).unwrap_or(settled);
+        settled = line
+            .strip_prefix("settled ")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(settled);
     }
     drop(opened);
     killer.join().unwrap();
@@ -120,7 +147,11 @@ pub fn drain(journal: &mut Journal) -> BTreeSet<u64> {
 
 #[test]
 fn kill_9_at_random_moments_loses_nothing_that_was_durable() {
-    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() { 300 } else { 25 };
+    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
+        300
+    } else {
+        25
+    };
     let folder = tempfile::tempdir().unwrap();
     let mut random = fastrand::Rng::with_seed(11);
     let (mut durable, mut settled) = (BTreeSet::new(), 0);
@@ -132,15 +163,34 @@ fn kill_9_at_random_moments_loses_nothing_that_was_durable() {
         durable.append(&mut said);
         let mut journal = Journal::open(folder.path(), PARTITION).unwrap();
         let newest = durable.last().copied().unwrap_or(0);
-        assert!(journal.next_seq() > newest, "round {round}: {newest} was durable, the next would be {}", journal.next_seq());
+        assert!(
+            journal.next_seq() > newest,
+            "round {round}: {newest} was durable, the next would be {}",
+            journal.next_seq()
+        );
         let low = journal.cursor().low();
         // It may have settled a run without having said so.
-        assert!(low <= settled.max(newest), "round {round}: {low} counts as settled, but only {settled} was");
-        let state = journal.state().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-        assert!(newest_said == 0 || state > newest_said, "round {round}: the state is older than the entries of its commit");
+        assert!(
+            low <= settled.max(newest),
+            "round {round}: {low} counts as settled, but only {settled} was"
+        );
+        let state = journal
+            .state()
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        assert!(
+            newest_said == 0 || state > newest_said,
+            "round {round}: the state is older than the entries of its commit"
+        );
         let found = drain(&mut journal);
-        let missing: Vec<&u64> = durable.range(low + 1..).filter(|seq| !found.contains(seq)).collect();
-        assert!(missing.is_empty(), "round {round}: {missing:?} were durable");
+        let missing: Vec<&u64> = durable
+            .range(low + 1..)
+            .filter(|seq| !found.contains(seq))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "round {round}: {missing:?} were durable"
+        );
         assert_eq!(journal.lost(), 0, "round {round}");
         assert!(!folder.path().join("quarantine").exists(), "round {round}");
         total += durable.len();

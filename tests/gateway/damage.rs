@@ -16,7 +16,11 @@ const PARTITION: PartitionBytes = PartitionBytes(4 << 20);
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { files(&path, found) } else { found.push(path) }
+        if path.is_dir() {
+            files(&path, found)
+        } else {
+            found.push(path)
+        }
     }
 }
 
@@ -28,7 +32,14 @@ fn fill(folder: &Path, random: &mut Rng) -> (BTreeSet<u64>, bool) {
         let batch: Vec<Bytes> = (first..first + random.u64(1..100))
             .map(|seq| {
                 let mut bytes = seq.to_be_bytes().to_vec();
-                bytes.resize(if random.u8(..30) == 0 { 60_000 } else { random.usize(8..3000) }, seq.to_le_bytes()[0]);
+                bytes.resize(
+                    if random.u8(..30) == 0 {
+                        60_000
+                    } else {
+                        random.usize(8..3000)
+                    },
+                    seq.to_le_bytes()[0],
+                );
                 bytes.into()
             })
             .collect();
@@ -48,7 +59,11 @@ fn fill(folder: &Path, random: &mut Rng) -> (BTreeSet<u64>, bool) {
 
 /// Destroys something in a file; says what.
 fn damage(path: &Path, random: &mut Rng) -> String {
-    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
     let length = file.metadata().unwrap().len();
     if length == 0 {
         return "nothing".to_owned();
@@ -58,7 +73,8 @@ fn damage(path: &Path, random: &mut Rng) -> String {
         0 => {
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
-            file.write_all_at(&[byte[0] ^ 1 << random.u8(..8)], at).unwrap();
+            file.write_all_at(&[byte[0] ^ 1 << random.u8(..8)], at)
+                .unwrap();
             format!("a bit at {at}")
         }
         1 => {
@@ -68,7 +84,9 @@ fn damage(path: &Path, random: &mut Rng) -> String {
         kind => {
             let page = at / 4096 * 4096;
             let size = usize::try_from((length - page).min(4096)).unwrap();
-            let noise: Vec<u8> = (0..size).map(|_| if kind == 2 { 0 } else { random.u8(..) }).collect();
+            let noise: Vec<u8> = (0..size)
+                .map(|_| if kind == 2 { 0 } else { random.u8(..) })
+                .collect();
             file.write_all_at(&noise, page).unwrap();
             format!("the page at {page}")
         }
@@ -97,7 +115,11 @@ fn remove(path: &Path, random: &mut Rng) -> String {
 
 #[test]
 fn damage_anywhere_is_never_silent_and_the_rest_is_delivered() {
-    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() { 400 } else { 40 };
+    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
+        400
+    } else {
+        40
+    };
     let mut random = Rng::with_seed(5);
     let (mut harmless, mut told, mut lost) = (0, 0, 0);
     for round in 0..rounds {
@@ -108,35 +130,82 @@ fn damage_anywhere_is_never_silent_and_the_rest_is_delivered() {
         found.sort();
         // The databases are what matters; the small files get their share.
         let databases: Vec<&PathBuf> = found.iter().filter(|path| path.ends_with("db")).collect();
-        let victim = if random.u8(..3) > 0 { databases[random.usize(..databases.len())] } else { &found[random.usize(..found.len())] };
+        let victim = if random.u8(..3) > 0 {
+            databases[random.usize(..databases.len())]
+        } else {
+            &found[random.usize(..found.len())]
+        };
         let is_removal = random.u8(..5) == 0;
-        let done = if is_removal { remove(victim, &mut random) } else { damage(victim, &mut random) };
-        let how = if in_order { "after an orderly end" } else { "after a kill" };
+        let done = if is_removal {
+            remove(victim, &mut random)
+        } else {
+            damage(victim, &mut random)
+        };
+        let how = if in_order {
+            "after an orderly end"
+        } else {
+            "after a kill"
+        };
         let what = format!("round {round}: {done} of {} {how}", victim.display());
-        let mut journal = Journal::open(folder.path(), PARTITION).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut journal = Journal::open(folder.path(), PARTITION)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
         let got = drain(&mut journal);
         let gaps = journal.take_gaps();
         let missing: Vec<u64> = waiting.difference(&got).copied().collect();
-        let silent: Vec<&u64> = missing.iter().filter(|seq| !gaps.iter().any(|gap| (gap.first..=gap.last).contains(seq))).collect();
-        assert!(silent.is_empty(), "{what}: {} lost without a word, from {:?}", silent.len(), silent.first());
+        let silent: Vec<&u64> = missing
+            .iter()
+            .filter(|seq| !gaps.iter().any(|gap| (gap.first..=gap.last).contains(seq)))
+            .collect();
+        assert!(
+            silent.is_empty(),
+            "{what}: {} lost without a word, from {:?}",
+            silent.len(),
+            silent.first()
+        );
         // What was settled may come again if the note is gone; nothing that never was may come.
-        assert!(got.last().is_none_or(|last| waiting.last().is_some_and(|newest| last <= newest)), "{what}");
+        assert!(
+            got.last()
+                .is_none_or(|last| waiting.last().is_some_and(|newest| last <= newest)),
+            "{what}"
+        );
         let mut spans: Vec<(u64, u64)> = gaps.iter().map(|gap| (gap.first, gap.last)).collect();
         spans.sort_unstable();
-        assert!(spans.windows(2).all(|pair| pair[0].1 < pair[1].0), "{what}: told twice: {gaps:?}");
+        assert!(
+            spans.windows(2).all(|pair| pair[0].1 < pair[1].0),
+            "{what}: told twice: {gaps:?}"
+        );
         if !missing.is_empty() {
-            assert!(is_removal || folder.path().join("quarantine").exists(), "{what}: what is damaged is kept");
-            assert!(is_removal || missing.len() < 1500, "{what}: {} of {} are lost", missing.len(), waiting.len());
-            assert!(gaps.iter().map(|gap| gap.count).sum::<u64>() >= missing.len() as u64, "{what}: {gaps:?}");
+            assert!(
+                is_removal || folder.path().join("quarantine").exists(),
+                "{what}: what is damaged is kept"
+            );
+            assert!(
+                is_removal || missing.len() < 1500,
+                "{what}: {} of {} are lost",
+                missing.len(),
+                waiting.len()
+            );
+            assert!(
+                gaps.iter().map(|gap| gap.count).sum::<u64>() >= missing.len() as u64,
+                "{what}: {gaps:?}"
+            );
             told += 1;
             lost += missing.len();
         } else {
             harmless += 1;
         }
-        let seq = journal.append(&[Bytes::copy_from_slice(&journal.next_seq().to_be_bytes())]).unwrap();
-        assert!(!waiting.contains(&seq), "{what}: a number is given out twice");
+        let seq = journal
+            .append(&[Bytes::copy_from_slice(&journal.next_seq().to_be_bytes())])
+            .unwrap();
+        assert!(
+            !waiting.contains(&seq),
+            "{what}: a number is given out twice"
+        );
         drop(journal);
-        assert!(drain(&mut Journal::open(folder.path(), PARTITION).unwrap()).contains(&seq), "{what}");
+        assert!(
+            drain(&mut Journal::open(folder.path(), PARTITION).unwrap()).contains(&seq),
+            "{what}"
+        );
     }
     println!("{rounds} damages: {harmless} harmless, {told} told, {lost} entries lost in all");
 }

@@ -31,12 +31,18 @@ const AHEAD: u64 = 1500;
 /// numbers it tries and which are stored.
 #[test]
 fn child_that_sends_until_it_is_killed() {
-    let Some(file) = std::env::var_os(FILE) else { return };
+    let Some(file) = std::env::var_os(FILE) else {
+        return;
+    };
     let from: u64 = std::env::var(FROM).unwrap().parse().unwrap();
     let config = wellhead::config::load(Path::new(&file)).unwrap();
     let qos = QoS::from_bits(config.uplinks[0].routes.send[0].qos.unwrap() as u8).unwrap();
     println!("\n{READY}");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let (outbox, _closed) = outbox::open("cloud", &config.folder, config.outbox).unwrap();
         let (_switch, stop) = stop_token();
@@ -48,7 +54,8 @@ fn child_that_sends_until_it_is_killed() {
             primary: None,
             dropped: std::sync::Arc::default(),
         };
-        let uplink = uplink::prepare(config.uplinks[0].settings.clone(), outbox.clone(), ends).unwrap();
+        let uplink =
+            uplink::prepare(config.uplinks[0].settings.clone(), outbox.clone(), ends).unwrap();
         wellhead::tasks::detach(uplink.run(stop.clone(), stop, Duration::ZERO));
         let mut next = from;
         loop {
@@ -58,7 +65,11 @@ fn child_that_sends_until_it_is_killed() {
             }
             let batch = next..next + 40;
             // Alarms overtake the others, and keep their own order.
-            let (lane, topic) = if (next / 40).is_multiple_of(5) { (Lane::Alarm, ALARM) } else { (Lane::Live, LIVE) };
+            let (lane, topic) = if (next / 40).is_multiple_of(5) {
+                (Lane::Alarm, ALARM)
+            } else {
+                (Lane::Live, LIVE)
+            };
             next = batch.end;
             println!("try {}", next - 1);
             let mut receipts = Vec::new();
@@ -94,9 +105,17 @@ struct Said {
 }
 
 fn run_and_kill(file: &Path, after: Duration, said: &mut Said) {
-    let log = fs::File::options().create(true).append(true).open(file.with_file_name("child.log")).unwrap();
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(file.with_file_name("child.log"))
+        .unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "exactly_once::child_that_sends_until_it_is_killed", "--nocapture"])
+        .args([
+            "--exact",
+            "exactly_once::child_that_sends_until_it_is_killed",
+            "--nocapture",
+        ])
         .env(FILE, file)
         .env(FROM, (said.tried + 1).to_string())
         .stdout(Stdio::piped())
@@ -105,7 +124,13 @@ fn run_and_kill(file: &Path, after: Duration, said: &mut Said) {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // Its time begins when the system has started it, however busy the machine is.
-    assert!(lines.by_ref().map_while(Result::ok).any(|line| line == READY), "the child did not start");
+    assert!(
+        lines
+            .by_ref()
+            .map_while(Result::ok)
+            .any(|line| line == READY),
+        "the child did not start"
+    );
     let killer = std::thread::spawn(move || {
         std::thread::sleep(after);
         child.kill().unwrap();
@@ -115,7 +140,10 @@ fn run_and_kill(file: &Path, after: Duration, said: &mut Said) {
         if let Some(number) = line.strip_prefix("try ").and_then(|text| text.parse().ok()) {
             said.tried = number;
         }
-        said.stored.extend(line.strip_prefix("stored ").and_then(|text| text.parse::<u64>().ok()));
+        said.stored.extend(
+            line.strip_prefix("stored ")
+                .and_then(|text| text.parse::<u64>().ok()),
+        );
     }
     killer.join().unwrap();
 }
@@ -139,11 +167,16 @@ struct Arrivals {
 }
 
 fn arrivals(subscriber: &Process) -> Arrivals {
-    let mut found = Arrivals { numbers: Vec::new(), repeated_by_broker: 0 };
+    let mut found = Arrivals {
+        numbers: Vec::new(),
+        repeated_by_broker: 0,
+    };
     let mut recent: std::collections::VecDeque<(u64, u64)> = std::collections::VecDeque::new();
     for line in subscriber.output().lines() {
         let words: Vec<&str> = line.split(' ').collect();
-        let [mid, dup, topic @ (LIVE | ALARM), number] = words.as_slice() else { continue };
+        let [mid, dup, topic @ (LIVE | ALARM), number] = words.as_slice() else {
+            continue;
+        };
         let (mid, number): (u64, u64) = (mid.parse().unwrap(), number.parse().unwrap());
         if *dup == "1" && recent.contains(&(mid, number)) {
             found.repeated_by_broker += 1;
@@ -165,7 +198,11 @@ fn check(plan: &Plan) {
     let (mut remote, pem) = if plan.tls {
         let pem = Pem::make(folder.path());
         (
-            Mosquitto::start_with(folder.path(), &pem.listener(), &format!("listener {plain} 127.0.0.1\nallow_anonymous true\n{extra}")),
+            Mosquitto::start_with(
+                folder.path(),
+                &pem.listener(),
+                &format!("listener {plain} 127.0.0.1\nallow_anonymous true\n{extra}"),
+            ),
             Some(pem),
         )
     } else {
@@ -173,7 +210,10 @@ fn check(plan: &Plan) {
     };
     let subscriber_port = if plan.tls { plain } else { remote.port };
     let mut command = python();
-    command.arg("-u").arg(peer("subscriber.py")).args([&subscriber_port.to_string(), "far/#", "2"]);
+    command
+        .arg("-u")
+        .arg(peer("subscriber.py"))
+        .args([&subscriber_port.to_string(), "far/#", "2"]);
     let subscriber = Process::start(&mut command, &folder.path().join("subscriber"));
     subscriber.wait_for_output("subscribed");
     let link = Link::to(remote.port);
@@ -202,10 +242,17 @@ uplinks:
     let give_up = Instant::now() + Duration::from_secs(120);
     let mut rest = said.tried;
     while Instant::now() < give_up {
-        let mut ignored = Said { tried: rest, stored: BTreeSet::new() };
+        let mut ignored = Said {
+            tried: rest,
+            stored: BTreeSet::new(),
+        };
         run_and_kill(&file, Duration::from_millis(2500), &mut ignored);
         rest = ignored.tried;
-        let got: BTreeSet<u64> = arrivals(&subscriber).numbers.into_iter().map(|(number, _)| number).collect();
+        let got: BTreeSet<u64> = arrivals(&subscriber)
+            .numbers
+            .into_iter()
+            .map(|(number, _)| number)
+            .collect();
         if said.stored.is_subset(&got) {
             break;
         }
@@ -215,7 +262,12 @@ uplinks:
         std::thread::sleep(Duration::from_millis(300));
         (subscriber.output().len() == before).then_some(())
     });
-    judge(plan, &said, &arrivals(&subscriber), &folder.path().join("child.log"));
+    judge(
+        plan,
+        &said,
+        &arrivals(&subscriber),
+        &folder.path().join("child.log"),
+    );
 }
 
 /// Kills, cuts and restarts until there were enough of them and of messages.
@@ -229,7 +281,9 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
             let (mut cuts, mut restarts) = (0, 0);
             while running.load(SeqCst) || cuts < plan.cuts || restarts < plan.restarts {
                 std::thread::sleep(Duration::from_millis(random.u64(100..700)));
-                if restarts < plan.restarts && (cuts >= plan.cuts || random.u32(..plan.cuts) < plan.restarts) {
+                if restarts < plan.restarts
+                    && (cuts >= plan.cuts || random.u32(..plan.cuts) < plan.restarts)
+                {
                     remote.stop();
                     std::thread::sleep(Duration::from_millis(random.u64(0..300)));
                     remote.resume();
@@ -249,15 +303,29 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
         let mut kills = 0;
         // Every child gets further than the last one, until one stores something: the machine may be busy.
         let mut patience = 0;
-        let enough = |stored: usize| stored as u64 >= plan.messages && done.load(SeqCst) >= plan.cuts + plan.restarts;
+        let enough = |stored: usize| {
+            stored as u64 >= plan.messages && done.load(SeqCst) >= plan.cuts + plan.restarts
+        };
         while kills < plan.kills || !enough(said.stored.len()) {
             let before = said.stored.len();
-            run_and_kill(file, Duration::from_millis(random.u64(50..700) + patience), &mut said);
-            patience = if said.stored.len() > before { 0 } else { patience + 200 };
+            run_and_kill(
+                file,
+                Duration::from_millis(random.u64(50..700) + patience),
+                &mut said,
+            );
+            patience = if said.stored.len() > before {
+                0
+            } else {
+                patience + 200
+            };
             kills += 1;
             if kills >= 20 * plan.kills {
                 running.store(false, SeqCst);
-                panic!("it gets nowhere: {} stored of {}", said.stored.len(), said.tried);
+                panic!(
+                    "it gets nowhere: {} stored of {}",
+                    said.stored.len(),
+                    said.tried
+                );
             }
         }
         running.store(false, SeqCst);
@@ -286,7 +354,11 @@ fn judge(plan: &Plan, said: &Said, arrivals: &Arrivals, log: &Path) {
             doubled.push(*number);
         }
     }
-    let lost: Vec<&u64> = said.stored.iter().filter(|number| !seen.contains(number)).collect();
+    let lost: Vec<&u64> = said
+        .stored
+        .iter()
+        .filter(|number| !seen.contains(number))
+        .collect();
     println!(
         "lost {}, doubled {}, out of order {}, repeated by the broker {}",
         lost.len(),
@@ -296,8 +368,14 @@ fn judge(plan: &Plan, said: &Said, arrivals: &Arrivals, log: &Path) {
     );
     let log = fs::read_to_string(log).unwrap_or_default();
     let tail: String = log.lines().rev().take(20).collect::<Vec<_>>().join("\n");
-    assert!(lost.is_empty() && disordered.is_empty(), "lost {lost:?}, out of order {disordered:?}\n{tail}");
-    assert!(plan.qos < 2 || doubled.is_empty(), "doubled {doubled:?}\n{tail}");
+    assert!(
+        lost.is_empty() && disordered.is_empty(),
+        "lost {lost:?}, out of order {disordered:?}\n{tail}"
+    );
+    assert!(
+        plan.qos < 2 || doubled.is_empty(),
+        "doubled {doubled:?}\n{tail}"
+    );
 }
 
 fn is_long() -> bool {
@@ -308,9 +386,27 @@ fn is_long() -> bool {
 fn plan(qos: u8, protocol: &'static str) -> Plan {
     let mosquitto = "max_inflight_messages 1000\n";
     if is_long() {
-        Plan { qos, protocol, tls: false, mosquitto, kills: 300, cuts: 100, restarts: 10, messages: 100_000 }
+        Plan {
+            qos,
+            protocol,
+            tls: false,
+            mosquitto,
+            kills: 300,
+            cuts: 100,
+            restarts: 10,
+            messages: 100_000,
+        }
     } else {
-        Plan { qos, protocol, tls: false, mosquitto, kills: 10, cuts: 3, restarts: 2, messages: 2000 }
+        Plan {
+            qos,
+            protocol,
+            tls: false,
+            mosquitto,
+            kills: 10,
+            cuts: 3,
+            restarts: 2,
+            messages: 2000,
+        }
     }
 }
 
@@ -322,18 +418,32 @@ fn qos_2_arrives_exactly_once_and_in_order() {
 #[test]
 fn qos_2_arrives_exactly_once_over_mqtt_3_1_1() {
     let long = plan(2, "3.1.1");
-    check(&Plan { kills: long.kills / 3, messages: long.messages / 4, ..long });
+    check(&Plan {
+        kills: long.kills / 3,
+        messages: long.messages / 4,
+        ..long
+    });
 }
 
 #[test]
 fn qos_1_arrives_at_least_once_and_in_order() {
     let long = plan(1, "5");
-    check(&Plan { kills: long.kills / 3, messages: long.messages / 4, ..long });
+    check(&Plan {
+        kills: long.kills / 3,
+        messages: long.messages / 4,
+        ..long
+    });
 }
 
 #[test]
 fn qos_2_arrives_exactly_once_within_tight_limits_and_over_tls() {
     let long = plan(2, "5");
     let mosquitto = "max_inflight_messages 10\nmax_packet_size 131072\n";
-    check(&Plan { tls: true, mosquitto, kills: long.kills / 3, messages: long.messages / 20, ..long });
+    check(&Plan {
+        tls: true,
+        mosquitto,
+        kills: long.kills / 3,
+        messages: long.messages / 20,
+        ..long
+    });
 }

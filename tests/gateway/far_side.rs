@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use wellhead::mqtt::{
-    Ack, Connect, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter, TopicName, Version,
+    Ack, Connect, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe,
+    SubscribeOptions, TopicFilter, TopicName, Version,
 };
 
 #[derive(Debug, Clone)]
@@ -48,8 +49,18 @@ pub fn connect_as(name: &str, version: Version, properties: Properties) -> Packe
 }
 
 pub fn subscribe(filter: &str, qos: QoS) -> Packet {
-    let filters = vec![(TopicFilter::new(filter.to_owned()).unwrap(), SubscribeOptions { qos, ..SubscribeOptions::default() })];
-    Packet::Subscribe(Subscribe { packet_id: PacketId::new(60_000).unwrap(), filters, properties: Properties::default() })
+    let filters = vec![(
+        TopicFilter::new(filter.to_owned()).unwrap(),
+        SubscribeOptions {
+            qos,
+            ..SubscribeOptions::default()
+        },
+    )];
+    Packet::Subscribe(Subscribe {
+        packet_id: PacketId::new(60_000).unwrap(),
+        filters,
+        properties: Properties::default(),
+    })
 }
 
 impl FarSide {
@@ -64,9 +75,15 @@ impl FarSide {
 
     /// A new message, retained if its number can be divided by ten.
     pub fn publish(&mut self, topic: &str, number: u64, qos: QoS) -> Packet {
-        let free = (1..).find_map(|id| PacketId::new(id).filter(|id| !self.in_flight.contains_key(id)));
+        let free =
+            (1..).find_map(|id| PacketId::new(id).filter(|id| !self.in_flight.contains_key(id)));
         let packet_id = free.filter(|_| qos != QoS::AtMostOnce);
-        let sent = Sent { number, topic: topic.to_owned(), qos, released: false };
+        let sent = Sent {
+            number,
+            topic: topic.to_owned(),
+            qos,
+            released: false,
+        };
         let packet = message(&sent, packet_id, false);
         packet_id.map(|id| self.in_flight.insert(id, sent));
         packet
@@ -76,7 +93,13 @@ impl FarSide {
     pub fn resume(&self) -> Vec<Packet> {
         let mut again: Vec<(&PacketId, &Sent)> = self.in_flight.iter().collect();
         again.sort_by_key(|(_, sent)| sent.number);
-        let packet = |(id, sent): (&PacketId, &Sent)| if sent.released { release(*id) } else { message(sent, Some(*id), true) };
+        let packet = |(id, sent): (&PacketId, &Sent)| {
+            if sent.released {
+                release(*id)
+            } else {
+                message(sent, Some(*id), true)
+            }
+        };
         again.into_iter().map(packet).collect()
     }
 
@@ -97,7 +120,10 @@ impl FarSide {
             Packet::Publish(publish) => self.take_message(&publish),
             Packet::PubRel(ack) => {
                 self.open.remove(&ack.packet_id);
-                Some(Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS)))
+                Some(Packet::PubComp(Ack::new(
+                    ack.packet_id,
+                    ReasonCode::SUCCESS,
+                )))
             }
             Packet::SubAck(_) => None,
             other => panic!("{other:?}"),
@@ -105,9 +131,14 @@ impl FarSide {
     }
 
     fn take_message(&mut self, publish: &Publish) -> Option<Packet> {
-        let number: u64 = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
+        let number: u64 = std::str::from_utf8(&publish.payload)
+            .unwrap()
+            .parse()
+            .unwrap();
         let topic = publish.topic.as_ref().unwrap().to_string();
-        let ack = publish.packet_id.map(|id| Ack::new(id, ReasonCode::SUCCESS));
+        let ack = publish
+            .packet_id
+            .map(|id| Ack::new(id, ReasonCode::SUCCESS));
         if publish.qos != QoS::ExactlyOnce || self.open.insert(publish.packet_id.unwrap()) {
             self.got[publish.qos as usize].push((topic, number));
         }
@@ -121,7 +152,11 @@ impl FarSide {
     /// The numbers that came with a QoS, each once, in the order in which they came first.
     pub fn numbers(&self, qos: QoS) -> Vec<u64> {
         let mut seen = HashSet::new();
-        self.got[qos as usize].iter().map(|(_, number)| *number).filter(|number| seen.insert(*number)).collect()
+        self.got[qos as usize]
+            .iter()
+            .map(|(_, number)| *number)
+            .filter(|number| seen.insert(*number))
+            .collect()
     }
 }
 

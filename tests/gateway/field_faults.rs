@@ -8,7 +8,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::support::{Gateway, Process, free_port, mosquitto_sub, run, simulated, wait_for, wellhead};
+use super::support::{
+    Gateway, Process, free_port, mosquitto_sub, run, simulated, wait_for, wellhead,
+};
 
 /// Faults on RTU and ASCII wires, as the simulator takes them.
 const ON_THE_WIRE: [&str; 48] = [
@@ -86,7 +88,10 @@ const ON_TCP: [&str; 18] = [
 
 /// What a register of a unit holds.
 fn held(unit: u32, table: &str, address: u32) -> String {
-    let table_number = ["coil", "discrete", "input", "holding"].iter().position(|known| *known == table).unwrap();
+    let table_number = ["coil", "discrete", "input", "holding"]
+        .iter()
+        .position(|known| *known == table)
+        .unwrap();
     if table_number < 2 {
         (unit + address).is_multiple_of(2).to_string()
     } else {
@@ -148,9 +153,16 @@ impl Bench {
             wire(folder.path())
         );
         let (simulator, gateway) = simulated(folder.path(), &yaml);
-        let subscriber =
-            Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]), &folder.path().join("subscriber.log"));
-        let bench = Self { simulator, gateway, subscriber, folder };
+        let subscriber = Process::start(
+            mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]),
+            &folder.path().join("subscriber.log"),
+        );
+        let bench = Self {
+            simulator,
+            gateway,
+            subscriber,
+            folder,
+        };
         bench.wait_until_all_is_good("the start");
         bench
     }
@@ -169,14 +181,22 @@ impl Bench {
                 let topics = points(*unit);
                 topics.lines().all(|line| {
                     let name = line.trim().split(':').next().unwrap();
-                    let newest = published.lines().rev().find(|line| line.starts_with(&format!("x/{unit}/{name} ")));
+                    let newest = published
+                        .lines()
+                        .rev()
+                        .find(|line| line.starts_with(&format!("x/{unit}/{name} ")));
                     newest.is_some_and(|line| line.contains("\"q\":\"good\""))
                 })
             });
             if all {
                 return;
             }
-            assert!(Instant::now() < deadline, "{what}: not every point came back: {}\n{}", self.gateway.process.output(), published);
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not every point came back: {}\n{}",
+                self.gateway.process.output(),
+                published
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -185,15 +205,26 @@ impl Bench {
     fn check(&self, scenario: &str, from: usize) -> usize {
         let mut checked = 0;
         for line in self.published(from).lines() {
-            let Some((topic, payload)) = line.split_once(' ') else { continue };
+            let Some((topic, payload)) = line.split_once(' ') else {
+                continue;
+            };
             let levels: Vec<&str> = topic.split('/').collect();
-            let (Ok(unit), Some((table, address))) = (levels[1].parse(), levels[2].split_once('-')) else { continue };
+            let (Ok(unit), Some((table, address))) = (levels[1].parse(), levels[2].split_once('-'))
+            else {
+                continue;
+            };
             // The last line may not be whole yet.
-            let Ok(json) = serde_json::from_str::<serde_json::Value>(payload) else { continue };
+            let Ok(json) = serde_json::from_str::<serde_json::Value>(payload) else {
+                continue;
+            };
             if json["v"].is_null() {
                 continue;
             }
-            assert_eq!(json["v"].to_string(), held(unit, table, address.parse().unwrap()), "{scenario}: {line}");
+            assert_eq!(
+                json["v"].to_string(),
+                held(unit, table, address.parse().unwrap()),
+                "{scenario}: {line}"
+            );
             checked += 1;
         }
         checked
@@ -205,7 +236,8 @@ impl Bench {
 
     /// Scenarios on top of faults that never end.
     fn play_over(&mut self, always: &[&str], scenarios: &[&str]) {
-        let type_always = |simulator: &mut Process| always.iter().for_each(|fault| simulator.inject(fault));
+        let type_always =
+            |simulator: &mut Process| always.iter().for_each(|fault| simulator.inject(fault));
         type_always(&mut self.simulator);
         for scenario in scenarios {
             let from = self.subscriber.output().len();
@@ -222,7 +254,12 @@ impl Bench {
 
 #[test]
 fn on_rtu_no_fault_makes_a_wrong_value() {
-    let mut bench = Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    let mut bench = Bench::start(|folder| {
+        format!(
+            "serial: '{}', speed: 115200 8N1",
+            folder.join("bus").display()
+        )
+    });
     bench.play(&ON_THE_WIRE);
     assert!(bench.folder.path().exists());
 }
@@ -236,7 +273,12 @@ fn on_rtu_over_tcp_no_fault_makes_a_wrong_value() {
 
 #[test]
 fn on_ascii_no_fault_makes_a_wrong_value() {
-    let mut bench = Bench::start(|folder| format!("serial: '{}', framing: ascii, speed: 115200 8N1", folder.join("bus").display()));
+    let mut bench = Bench::start(|folder| {
+        format!(
+            "serial: '{}', framing: ascii, speed: 115200 8N1",
+            folder.join("bus").display()
+        )
+    });
     bench.play(&ON_THE_WIRE);
 }
 
@@ -251,43 +293,96 @@ fn on_modbus_tcp_no_fault_makes_a_wrong_value() {
 #[test]
 fn with_any_identifier_accepted_no_fault_makes_a_wrong_value() {
     let port = free_port();
-    let mut bench = Bench::start(|_| format!("modbus_tcp: '127.0.0.1:{port}', accept: {{ unit: any, transaction: any }}"));
+    let mut bench = Bench::start(|_| {
+        format!("modbus_tcp: '127.0.0.1:{port}', accept: {{ unit: any, transaction: any }}")
+    });
     bench.play_over(&["wrong-transaction", "wrong-unit"], &ON_TCP);
 }
 
 #[test]
 fn with_any_unit_accepted_on_rtu_no_fault_makes_a_wrong_value() {
-    let mut bench =
-        Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1, accept: {{ unit: any }}", folder.join("bus").display()));
+    let mut bench = Bench::start(|folder| {
+        format!(
+            "serial: '{}', speed: 115200 8N1, accept: {{ unit: any }}",
+            folder.join("bus").display()
+        )
+    });
     bench.play_over(&["wrong-unit"], &ON_THE_WIRE);
 }
 
 #[test]
 fn what_happened_on_a_line_can_be_subscribed_to() {
-    let mut bench = Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
-    bench.play(&["crc for 3", "delay=180ms unit 1 for 2", "echo for 2", "exception=6 for 1"]);
+    let mut bench = Bench::start(|folder| {
+        format!(
+            "serial: '{}', speed: 115200 8N1",
+            folder.join("bus").display()
+        )
+    });
+    bench.play(&[
+        "crc for 3",
+        "delay=180ms unit 1 for 2",
+        "echo for 2",
+        "exception=6 for 1",
+    ]);
     let yaml = fs::read_to_string(bench.folder.path().join("gateway.yaml")).unwrap();
-    let port = yaml.split("mqtt://127.0.0.1:").nth(1).unwrap().split('\'').next().unwrap();
+    let port = yaml
+        .split("mqtt://127.0.0.1:")
+        .nth(1)
+        .unwrap()
+        .split('\'')
+        .next()
+        .unwrap();
     let status = |topic: &str| -> serde_json::Value {
-        let (_, out, _) = run(std::process::Command::new("mosquitto_sub").args(["-p", port, "-t", topic, "-C", "1", "-W", "20"]));
+        let (_, out, _) = run(std::process::Command::new("mosquitto_sub")
+            .args(["-p", port, "-t", topic, "-C", "1", "-W", "20"]));
         serde_json::from_str(&out).unwrap_or_default()
     };
-    wait_for("the counters are told", || (status("$SYS/wellhead/line/bus")["bad_checksums"].as_u64()? >= 1).then_some(()));
+    wait_for("the counters are told", || {
+        (status("$SYS/wellhead/line/bus")["bad_checksums"].as_u64()? >= 1).then_some(())
+    });
     let line = status("$SYS/wellhead/line/bus");
-    for (counter, least) in [("requests", 50), ("answers", 50), ("timeouts", 1), ("stale", 1), ("echoes", 1), ("opened", 1)] {
-        assert!(line[counter].as_u64().is_some_and(|count| count >= least), "{counter}: {line}");
+    for (counter, least) in [
+        ("requests", 50),
+        ("answers", 50),
+        ("timeouts", 1),
+        ("stale", 1),
+        ("echoes", 1),
+        ("opened", 1),
+    ] {
+        assert!(
+            line[counter].as_u64().is_some_and(|count| count >= least),
+            "{counter}: {line}"
+        );
     }
     assert_eq!(line["up"], true);
-    assert!(line["exceptions"]["6"].as_u64().is_some_and(|count| count >= 1), "{line}");
+    assert!(
+        line["exceptions"]["6"]
+            .as_u64()
+            .is_some_and(|count| count >= 1),
+        "{line}"
+    );
     let device = status("$SYS/wellhead/line/bus/1");
-    assert!(device["requests"].as_u64().is_some_and(|count| count > 20) && device["turnaround_ms"].is_number(), "{device}");
+    assert!(
+        device["requests"].as_u64().is_some_and(|count| count > 20)
+            && device["turnaround_ms"].is_number(),
+        "{device}"
+    );
 }
 
 /// Faults at random, several at a time, for a while; an hour with `WELLHEAD_LONG`.
 #[test]
 fn a_soak_with_random_faults_publishes_nothing_wrong() {
-    let time = Duration::from_secs(if std::env::var_os("WELLHEAD_LONG").is_some() { 3600 } else { 15 });
-    let mut bench = Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    let time = Duration::from_secs(if std::env::var_os("WELLHEAD_LONG").is_some() {
+        3600
+    } else {
+        15
+    });
+    let mut bench = Bench::start(|folder| {
+        format!(
+            "serial: '{}', speed: 115200 8N1",
+            folder.join("bus").display()
+        )
+    });
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let began = Instant::now();
@@ -295,8 +390,12 @@ fn a_soak_with_random_faults_publishes_nothing_wrong() {
     // A crowded machine takes longer for as many.
     while began.elapsed() < time || checked <= 500 {
         let from = bench.subscriber.output().len();
-        let faults: Vec<&str> = (0..random.usize(1..4)).map(|_| ON_THE_WIRE[random.usize(..ON_THE_WIRE.len())]).collect();
-        faults.iter().for_each(|fault| bench.simulator.inject(fault));
+        let faults: Vec<&str> = (0..random.usize(1..4))
+            .map(|_| ON_THE_WIRE[random.usize(..ON_THE_WIRE.len())])
+            .collect();
+        faults
+            .iter()
+            .for_each(|fault| bench.simulator.inject(fault));
         std::thread::sleep(Duration::from_millis(random.u64(50..1500)));
         bench.simulator.clear_faults();
         checked += bench.check(&format!("seed {seed}: {faults:?}"), from);
@@ -306,7 +405,10 @@ fn a_soak_with_random_faults_publishes_nothing_wrong() {
         }
     }
     bench.wait_until_all_is_good("the end");
-    println!("{checked} values checked in {} s", began.elapsed().as_secs());
+    println!(
+        "{checked} values checked in {} s",
+        began.elapsed().as_secs()
+    );
 }
 
 #[test]
@@ -327,40 +429,74 @@ fn what_a_device_refuses_is_learned_and_remembered() {
     };
     let file = folder.path().join("simulator.yaml");
     fs::write(&file, device(&points)).unwrap();
-    let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+    let simulator = Process::start(
+        wellhead().arg("simulate").arg(&file),
+        &folder.path().join("simulator.log"),
+    );
     simulator.wait_for_output("line bus:");
     let with_missing = format!("{points}missing: {{ holding: 30, type: u16, every: 100ms }}");
-    let mut gateway =
-        Gateway::start(folder.path(), &format!("{}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n", device(&with_missing)));
+    let mut gateway = Gateway::start(
+        folder.path(),
+        &format!(
+            "{}broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}\n",
+            device(&with_missing)
+        ),
+    );
     let port = port.to_string();
     let shown = |topic: &str| -> serde_json::Value {
-        let (_, out, _) = run(std::process::Command::new("mosquitto_sub").args(["-p", &port, "-t", topic, "-C", "1", "-W", "15"]));
+        let (_, out, _) = run(std::process::Command::new("mosquitto_sub")
+            .args(["-p", &port, "-t", topic, "-C", "1", "-W", "15"]));
         serde_json::from_str(&out).unwrap_or_default()
     };
     let all_good = || {
         for address in [0, 3, 8, 20, 21, 40] {
-            wait_for(&format!("register {address}"), || (shown(&format!("x/d/p{address}"))["v"] == address).then_some(()));
+            wait_for(&format!("register {address}"), || {
+                (shown(&format!("x/d/p{address}"))["v"] == address).then_some(())
+            });
         }
-        wait_for("the missing one is told", || shown("x/d/missing")["reason"].as_str()?.contains("exception 2").then_some(()));
+        wait_for("the missing one is told", || {
+            shown("x/d/missing")["reason"]
+                .as_str()?
+                .contains("exception 2")
+                .then_some(())
+        });
     };
     all_good();
     let kept = folder.path().join("data/field/bus.json");
-    wait_for("it is kept", || fs::read_to_string(&kept).ok()?.matches("holding").nth(3).map(|_| ()));
+    wait_for("it is kept", || {
+        fs::read_to_string(&kept)
+            .ok()?
+            .matches("holding")
+            .nth(3)
+            .map(|_| ())
+    });
     // Four holes cost at least as many refusals; the counters are told from time to time.
-    let first = wait_for("the counters", || shown("$SYS/wellhead/line/bus")["exceptions"]["2"].as_u64().filter(|count| *count >= 4));
+    let first = wait_for("the counters", || {
+        shown("$SYS/wellhead/line/bus")["exceptions"]["2"]
+            .as_u64()
+            .filter(|count| *count >= 4)
+    });
     assert!(gateway.process.terminate().success());
     let _gateway = Gateway::restart(folder.path());
     all_good();
     // The point that is not there costs two requests; the holes are known.
-    let again = wait_for("the counters", || shown("$SYS/wellhead/line/bus")["exceptions"]["2"].as_u64());
-    assert!(first > again && again <= 3, "{first} exceptions before, {again} after");
+    let again = wait_for("the counters", || {
+        shown("$SYS/wellhead/line/bus")["exceptions"]["2"].as_u64()
+    });
+    assert!(
+        first > again && again <= 3,
+        "{first} exceptions before, {again} after"
+    );
 }
 
 /// The newest good values of a topic since the subscriber had written `from` characters.
 fn good_values(subscriber: &Process, topic: &str, from: usize) -> usize {
     let output = subscriber.output();
     let newer = output.get(from..).unwrap_or_default();
-    newer.lines().filter(|line| line.starts_with(&format!("{topic} ")) && line.contains("\"q\":\"good\"")).count()
+    newer
+        .lines()
+        .filter(|line| line.starts_with(&format!("{topic} ")) && line.contains("\"q\":\"good\""))
+        .count()
 }
 
 #[test]
@@ -381,11 +517,15 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
 "
     );
     let (mut simulator, _gateway) = simulated(folder.path(), &yaml);
-    let subscriber =
-        Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]), &folder.path().join("subscriber.log"));
+    let subscriber = Process::start(
+        mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/#", "-v"]),
+        &folder.path().join("subscriber.log"),
+    );
     let is_read = |what: &str, from: usize| {
         wait_for(what, || {
-            (good_values(&subscriber, "x/d/alone", from) > 5 && good_values(&subscriber, "x/d/other", from) > 5).then_some(())
+            (good_values(&subscriber, "x/d/alone", from) > 5
+                && good_values(&subscriber, "x/d/other", from) > 5)
+                .then_some(())
         });
     };
     is_read("the start", 0);
@@ -394,14 +534,23 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     for refusals in if is_long { 1..=3 } else { 1..=1 } {
         let from = subscriber.output().len();
         simulator.inject(&format!("exception=2 function 3 for {refusals}"));
-        wait_for("the refusal is shown", || subscriber.output().get(from..)?.contains("exception 2").then_some(()));
+        wait_for("the refusal is shown", || {
+            subscriber
+                .output()
+                .get(from..)?
+                .contains("exception 2")
+                .then_some(())
+        });
         // The second refusal costs a minute, the third two.
         let back = Instant::now() + Duration::from_secs(if refusals > 1 { 200 } else { 0 });
         let from = subscriber.output().len();
         while good_values(&subscriber, "x/d/alone", from) < 2 && Instant::now() < back {
             std::thread::sleep(Duration::from_millis(200));
         }
-        is_read(&format!("after {refusals} refusals"), subscriber.output().len());
+        is_read(
+            &format!("after {refusals} refusals"),
+            subscriber.output().len(),
+        );
     }
 }
 
@@ -410,11 +559,19 @@ impl Bench {
     fn says(&mut self, fault: &str, words: &[&str]) {
         let from = self.subscriber.output().len();
         self.simulator.inject(fault);
-        wait_for(&format!("{fault}: {words:?}: {}", self.published(from)), || {
-            let published = self.published(from);
-            let reasons = published.lines().filter_map(|line| line.split_once("\"reason\":\""));
-            reasons.map(|(_, reason)| reason).any(|reason| words.iter().any(|word| reason.contains(word))).then_some(())
-        });
+        wait_for(
+            &format!("{fault}: {words:?}: {}", self.published(from)),
+            || {
+                let published = self.published(from);
+                let reasons = published
+                    .lines()
+                    .filter_map(|line| line.split_once("\"reason\":\""));
+                reasons
+                    .map(|(_, reason)| reason)
+                    .any(|reason| words.iter().any(|word| reason.contains(word)))
+                    .then_some(())
+            },
+        );
         self.simulator.clear_faults();
         self.wait_until_all_is_good(fault);
     }
@@ -422,7 +579,12 @@ impl Bench {
 
 #[test]
 fn on_rtu_the_reason_says_what_came_instead_of_an_answer() {
-    let mut bench = Bench::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    let mut bench = Bench::start(|folder| {
+        format!(
+            "serial: '{}', speed: 115200 8N1",
+            folder.join("bus").display()
+        )
+    });
     bench.says("crc", &["telegrams with a wrong checksum"]);
     bench.says("wrong-unit", &["answered instead"]);
     bench.says("wrong-function", &["another function"]);
@@ -437,7 +599,10 @@ fn on_rtu_the_reason_says_what_came_instead_of_an_answer() {
     bench.simulator.inject("crc");
     let log = || bench.gateway.process.output();
     wait_for("the log says it, too", || {
-        log().lines().any(|line| line.contains("device does not answer") && line.contains("wrong checksum")).then_some(())
+        log()
+            .lines()
+            .any(|line| line.contains("device does not answer") && line.contains("wrong checksum"))
+            .then_some(())
     });
 }
 
@@ -453,7 +618,12 @@ fn on_rtu_over_tcp_the_reason_says_what_came_instead_of_an_answer() {
 
 #[test]
 fn on_ascii_the_reason_says_what_came_instead_of_an_answer() {
-    let mut bench = Bench::start(|folder| format!("serial: '{}', framing: ascii, speed: 115200 8N1", folder.join("bus").display()));
+    let mut bench = Bench::start(|folder| {
+        format!(
+            "serial: '{}', framing: ascii, speed: 115200 8N1",
+            folder.join("bus").display()
+        )
+    });
     bench.says("crc", &["telegrams with a wrong checksum"]);
     bench.says("wrong-unit", &["answered instead"]);
     bench.says("truncate=5", &["broke off", "bytes that are not an answer"]);
@@ -495,9 +665,15 @@ fn slow_slave(at_once: AtOnce) -> u16 {
             let mut stream = stream.unwrap();
             let mut request = [0; 8];
             while stream.read_exact(&mut request).is_ok() {
-                let [unit, function, 0, start, 0, count, ..] = request else { panic!("{request:?}") };
-                let values = (start..start + count).flat_map(|register| [0, if register == 5 { 99 } else { 7 }]);
-                let mut answer: Vec<u8> = [unit, function, 2 * count].into_iter().chain(values).collect();
+                let [unit, function, 0, start, 0, count, ..] = request else {
+                    panic!("{request:?}")
+                };
+                let values = (start..start + count)
+                    .flat_map(|register| [0, if register == 5 { 99 } else { 7 }]);
+                let mut answer: Vec<u8> = [unit, function, 2 * count]
+                    .into_iter()
+                    .chain(values)
+                    .collect();
                 let sum = crc::Crc::<u16>::new(&crc::CRC_16_MODBUS).checksum(&answer);
                 answer.extend(sum.to_le_bytes());
                 let is_slow = start == 5;
@@ -532,15 +708,28 @@ fn what_is_peeked_at_leaves_no_answer_behind_for_the_next_poll_whatever_came_ins
         );
         let _gateway = Gateway::start(folder.path(), &yaml);
         let log = folder.path().join("subscriber.log");
-        let subscriber = Process::start(mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/d/p", "-v"]), &log);
+        let subscriber = Process::start(
+            mosquitto_sub().args(["-p", &port.to_string(), "-t", "x/d/p", "-v"]),
+            &log,
+        );
         for _ in 0..4 {
-            wait_for("a value before", || (good_values(&subscriber, "x/d/p", 0) > 0).then_some(()));
+            wait_for("a value before", || {
+                (good_values(&subscriber, "x/d/p", 0) > 0).then_some(())
+            });
             let from = subscriber.output().len();
             let file = folder.path().join("gateway.yaml");
-            let (_, out, error) =
-                run(wellhead().args(["peek", "d", "--from", "5", "--count", "1", "--within", "100ms", "--file"]).arg(&file));
-            assert!(!out.contains("99"), "it was to be given up before it answers: {out}{error}");
-            wait_for("values after", || (good_values(&subscriber, "x/d/p", from) > 5).then_some(()));
+            let (_, out, error) = run(wellhead()
+                .args([
+                    "peek", "d", "--from", "5", "--count", "1", "--within", "100ms", "--file",
+                ])
+                .arg(&file));
+            assert!(
+                !out.contains("99"),
+                "it was to be given up before it answers: {out}{error}"
+            );
+            wait_for("values after", || {
+                (good_values(&subscriber, "x/d/p", from) > 5).then_some(())
+            });
         }
         let shown = subscriber.output();
         assert!(

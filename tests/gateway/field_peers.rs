@@ -26,7 +26,16 @@ profiles:
 
 /// The retained value of a topic.
 fn value(port: u16, topic: &str) -> String {
-    let (_, out, _) = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", topic, "-C", "1", "-W", "10"]));
+    let (_, out, _) = run(Command::new("mosquitto_sub").args([
+        "-p",
+        &port.to_string(),
+        "-t",
+        topic,
+        "-C",
+        "1",
+        "-W",
+        "10",
+    ]));
     let json = out.trim();
     json.to_owned()
 }
@@ -34,7 +43,9 @@ fn value(port: u16, topic: &str) -> String {
 fn check_values(port: u16, device: &str, unit: u32) {
     let starts = |topic: &str, expected: &str| {
         wait_for(&format!("{device}/{topic} is {expected}"), || {
-            value(port, &format!("x/{device}/{topic}")).starts_with(expected).then_some(())
+            value(port, &format!("x/{device}/{topic}"))
+                .starts_with(expected)
+                .then_some(())
         });
     };
     starts("availability", "online");
@@ -49,13 +60,24 @@ fn check_values(port: u16, device: &str, unit: u32) {
     // What pymodbus answers to function 20, whichever file is asked for.
     starts("record", "{\"v\":\"SERVER DUMMY RECORD.\",");
     let absent = value(port, &format!("x/{device}/absent"));
-    assert!(absent.starts_with("{\"v\":null,") && absent.contains("\"q\":\"bad\"") && absent.contains("exception 2"), "{absent}");
+    assert!(
+        absent.starts_with("{\"v\":null,")
+            && absent.contains("\"q\":\"bad\"")
+            && absent.contains("exception 2"),
+        "{absent}"
+    );
     let busy = value(port, &format!("x/{device}/busy"));
-    assert!(busy.contains("\"q\":\"bad\"") && busy.contains("exception 6"), "{busy}");
+    assert!(
+        busy.contains("\"q\":\"bad\"") && busy.contains("exception 6"),
+        "{busy}"
+    );
 }
 
 fn start_server(folder: &Path, place: &str) -> Process {
-    let server = Process::start(python().arg("-u").arg(peer("modbus_server.py")).arg(place), &folder.join("server.log"));
+    let server = Process::start(
+        python().arg("-u").arg(peer("modbus_server.py")).arg(place),
+        &folder.join("server.log"),
+    );
     server.wait_for_output("ready");
     server
 }
@@ -83,9 +105,17 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     check_values(port, "two", 2);
     assert_eq!(value(port, "x/gone/availability"), "offline");
     let gone = value(port, "x/gone/p");
-    assert!(gone.contains("\"q\":\"bad\"") && gone.contains("cannot be reached"), "{gone}");
+    assert!(
+        gone.contains("\"q\":\"bad\"") && gone.contains("cannot be reached"),
+        "{gone}"
+    );
     let said = gateway.process.output().matches("line is down").count();
-    assert_eq!(said, 1, "told once per change: {}", gateway.process.output());
+    assert_eq!(
+        said,
+        1,
+        "told once per change: {}",
+        gateway.process.output()
+    );
 }
 
 #[test]
@@ -95,9 +125,13 @@ fn a_pymodbus_rtu_server_is_read_right_and_survives_being_unplugged() {
     let (near, far) = (folder.path().join("near"), folder.path().join("far"));
     let plug = |near: &Path, far: &Path| {
         let mut socat = Command::new("socat");
-        socat.arg(format!("pty,raw,echo=0,link={}", near.display())).arg(format!("pty,raw,echo=0,link={}", far.display()));
+        socat
+            .arg(format!("pty,raw,echo=0,link={}", near.display()))
+            .arg(format!("pty,raw,echo=0,link={}", far.display()));
         let socat = Process::start(&mut socat, &folder.path().join("socat.log"));
-        wait_for("the pair of terminals", || (near.exists() && far.exists()).then_some(()));
+        wait_for("the pair of terminals", || {
+            (near.exists() && far.exists()).then_some(())
+        });
         socat
     };
     let mut cable = plug(&near, &far);
@@ -119,12 +153,24 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     server.kill_9();
     cable.terminate();
     drop(cable);
-    wait_for("the loss is told", || (value(port, "x/one/availability") == "offline").then_some(()));
+    wait_for("the loss is told", || {
+        (value(port, "x/one/availability") == "offline").then_some(())
+    });
     let _cable = plug(&near, &far);
     let _server = start_server(folder.path(), far.to_str().unwrap());
-    wait_for("it is back", || (value(port, "x/one/availability") == "online").then_some(()));
-    wait_for("values are good again", || value(port, "x/two/last").starts_with("{\"v\":204,").then_some(()));
-    assert!(gateway.process.output().matches("line is down").count() <= 3, "{}", gateway.process.output());
+    wait_for("it is back", || {
+        (value(port, "x/one/availability") == "online").then_some(())
+    });
+    wait_for("values are good again", || {
+        value(port, "x/two/last")
+            .starts_with("{\"v\":204,")
+            .then_some(())
+    });
+    assert!(
+        gateway.process.output().matches("line is down").count() <= 3,
+        "{}",
+        gateway.process.output()
+    );
 }
 
 #[test]
@@ -157,33 +203,60 @@ devices:
     );
     let file = folder.path().join("gateway.yaml");
     fs::write(&file, yaml).unwrap();
-    let mut simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+    let mut simulator = Process::start(
+        wellhead().arg("simulate").arg(&file),
+        &folder.path().join("simulator.log"),
+    );
     simulator.wait_for_output("line tcp: Modbus TCP on");
     simulator.wait_for_output("line bus: Modbus RTU on the pseudo-terminal");
-    let tcp = ["-m", "tcp", "-p", &port.to_string(), "-0", "-1", "-o", "5"].map(str::to_owned).to_vec();
-    let rtu = ["-m", "rtu", "-b", "19200", "-P", "none", "-0", "-1", "-o", "5"].map(str::to_owned).to_vec();
+    let tcp = ["-m", "tcp", "-p", &port.to_string(), "-0", "-1", "-o", "5"]
+        .map(str::to_owned)
+        .to_vec();
+    let rtu = [
+        "-m", "rtu", "-b", "19200", "-P", "none", "-0", "-1", "-o", "5",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for (base, place, unit) in [(&tcp, "127.0.0.1", "1"), (&rtu, bus.to_str().unwrap(), "5")] {
         let poll = |arguments: &[&str]| {
-            let (code, out, error) = run(Command::new("mbpoll").args(base).args(["-a", unit]).args(arguments).arg(place));
+            let (code, out, error) = run(Command::new("mbpoll")
+                .args(base)
+                .args(["-a", unit])
+                .args(arguments)
+                .arg(place));
             let values: Vec<String> = out
                 .lines()
                 .filter(|line| line.starts_with('['))
-                .map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" "))
+                .map(|line| {
+                    line.split_whitespace()
+                        .skip(1)
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                })
                 .collect();
             (code, values.join(","), error)
         };
-        assert_eq!(poll(&["-t", "4", "-r", "10", "-c", "2"]).1, "555,65511 (-25)");
+        assert_eq!(
+            poll(&["-t", "4", "-r", "10", "-c", "2"]).1,
+            "555,65511 (-25)"
+        );
         assert_eq!(poll(&["-t", "4:float", "-B", "-r", "12"]).1, "-1.5");
         assert_eq!(poll(&["-t", "3", "-r", "0"]).1, "7");
         assert_eq!(poll(&["-t", "0", "-r", "3"]).1, "1");
         assert_eq!(poll(&["-t", "1", "-r", "0"]).1, "1");
         assert_eq!(poll(&["-t", "4", "-r", "20"]).1, "17");
         let (code, _, error) = poll(&["-t", "4", "-r", "14"]);
-        assert!(code == Some(1) && error.contains("Illegal data address"), "{error}");
+        assert!(
+            code == Some(1) && error.contains("Illegal data address"),
+            "{error}"
+        );
     }
     for (place, unit) in [(port.to_string(), "1"), (bus.display().to_string(), "5")] {
         let read = |arguments: &[&str]| {
-            let (code, out, error) = run(python().arg(peer("modbus_client.py")).args([&place, unit]).args(arguments));
+            let (code, out, error) = run(python()
+                .arg(peer("modbus_client.py"))
+                .args([&place, unit])
+                .args(arguments));
             assert_eq!(code, Some(0), "{error}");
             out.trim().to_owned()
         };
@@ -193,8 +266,18 @@ devices:
         assert_eq!(read(&["file:4", "1", "2"]), "1 7");
         assert_eq!(read(&["file:5", "1", "2"]), "exception 2");
     }
-    let (_, silent, _) = run(python().arg(peer("modbus_client.py")).args([&port.to_string(), "9", "holding", "10", "1"]));
-    assert_eq!(silent.trim(), "silent", "a unit that is not there does not answer");
+    let (_, silent, _) = run(python().arg(peer("modbus_client.py")).args([
+        &port.to_string(),
+        "9",
+        "holding",
+        "10",
+        "1",
+    ]));
+    assert_eq!(
+        silent.trim(),
+        "silent",
+        "a unit that is not there does not answer"
+    );
     assert!(simulator.terminate().success());
     assert!(!bus.exists(), "the link of the pseudo-terminal is removed");
 }
@@ -202,7 +285,12 @@ devices:
 /// Compiles a C file of `tests/peers`.
 fn compiled(folder: &Path, source: &str, arguments: &[&str]) -> std::path::PathBuf {
     let out = folder.join(source).with_extension("out");
-    let (code, _, error) = run(Command::new("gcc").arg("-O1").arg("-o").arg(&out).arg(peer(source)).args(arguments));
+    let (code, _, error) = run(Command::new("gcc")
+        .arg("-O1")
+        .arg("-o")
+        .arg(&out)
+        .arg(peer(source))
+        .args(arguments));
     assert_eq!(code, Some(0), "{error}");
     out
 }
@@ -225,7 +313,9 @@ fn check_libmodbus(folder: &Path, line: &str, port: u16) {
     let _gateway = Gateway::start(folder, &yaml);
     let shows = |point: &str, expected: &str| {
         wait_for(&format!("{point} is {expected}"), || {
-            value(port, &format!("x/d/{point}")).starts_with(&format!("{{\"v\":{expected},")).then_some(())
+            value(port, &format!("x/d/{point}"))
+                .starts_with(&format!("{{\"v\":{expected},"))
+                .then_some(())
         });
     };
     shows("first", "1000");
@@ -234,10 +324,28 @@ fn check_libmodbus(folder: &Path, line: &str, port: u16) {
     shows("coil", "true");
     shows("bit", "false");
     let beyond = value(port, "x/d/beyond");
-    assert!(beyond.contains("\"q\":\"bad\"") && beyond.contains("exception 2"), "{beyond}");
+    assert!(
+        beyond.contains("\"q\":\"bad\"") && beyond.contains("exception 2"),
+        "{beyond}"
+    );
     let set = |point: &str, payload: &str| {
         let topic = format!("x/d/{point}/set");
-        let arguments = ["-V", "5", "-p", &port.to_string(), "-t", &topic, "-e", "answer", "-m", payload, "-q", "1", "-W", "20"];
+        let arguments = [
+            "-V",
+            "5",
+            "-p",
+            &port.to_string(),
+            "-t",
+            &topic,
+            "-e",
+            "answer",
+            "-m",
+            payload,
+            "-q",
+            "1",
+            "-W",
+            "20",
+        ];
         run(Command::new("mosquitto_rr").args(arguments)).1
     };
     assert!(set("first", "77").contains("\"status\":\"ok\""));
@@ -251,31 +359,57 @@ fn check_libmodbus(folder: &Path, line: &str, port: u16) {
 #[test]
 fn a_libmodbus_tcp_server_is_read_and_written() {
     let folder = tempfile::tempdir().unwrap();
-    let server = compiled(folder.path(), "libmodbus_server.c", &["-I/usr/include/modbus", "-lmodbus"]);
+    let server = compiled(
+        folder.path(),
+        "libmodbus_server.c",
+        &["-I/usr/include/modbus", "-lmodbus"],
+    );
     let (server_port, port) = (free_port(), free_port());
-    let server = Process::start(Command::new(server).arg(server_port.to_string()), &folder.path().join("server.log"));
+    let server = Process::start(
+        Command::new(server).arg(server_port.to_string()),
+        &folder.path().join("server.log"),
+    );
     server.wait_for_output("ready");
-    check_libmodbus(folder.path(), &format!("modbus_tcp: '127.0.0.1:{server_port}'"), port);
+    check_libmodbus(
+        folder.path(),
+        &format!("modbus_tcp: '127.0.0.1:{server_port}'"),
+        port,
+    );
 }
 
 /// A pair of terminals by socat, and the process that joins them.
 fn terminals(folder: &Path) -> (std::path::PathBuf, std::path::PathBuf, Process) {
     let (near, far) = (folder.join("near"), folder.join("far"));
     let mut socat = Command::new("socat");
-    socat.arg(format!("pty,raw,echo=0,link={}", near.display())).arg(format!("pty,raw,echo=0,link={}", far.display()));
+    socat
+        .arg(format!("pty,raw,echo=0,link={}", near.display()))
+        .arg(format!("pty,raw,echo=0,link={}", far.display()));
     let socat = Process::start(&mut socat, &folder.join("socat.log"));
-    wait_for("the pair of terminals", || (near.exists() && far.exists()).then_some(()));
+    wait_for("the pair of terminals", || {
+        (near.exists() && far.exists()).then_some(())
+    });
     (near, far, socat)
 }
 
 #[test]
 fn a_libmodbus_rtu_server_is_read_and_written() {
     let folder = tempfile::tempdir().unwrap();
-    let server = compiled(folder.path(), "libmodbus_server.c", &["-I/usr/include/modbus", "-lmodbus"]);
+    let server = compiled(
+        folder.path(),
+        "libmodbus_server.c",
+        &["-I/usr/include/modbus", "-lmodbus"],
+    );
     let (near, far, _socat) = terminals(folder.path());
-    let server = Process::start(Command::new(server).arg(&far), &folder.path().join("server.log"));
+    let server = Process::start(
+        Command::new(server).arg(&far),
+        &folder.path().join("server.log"),
+    );
     server.wait_for_output("ready");
-    check_libmodbus(folder.path(), &format!("serial: '{}', speed: 19200 8N1", near.display()), free_port());
+    check_libmodbus(
+        folder.path(),
+        &format!("serial: '{}', speed: 19200 8N1", near.display()),
+        free_port(),
+    );
 }
 
 #[test]
@@ -284,11 +418,16 @@ fn nothing_ever_waits_for_a_terminal_to_drain() {
     let library = compiled(folder.path(), "tcdrain.c", &["-shared", "-fPIC"]);
     let mark = folder.path().join("drained");
     let preloaded = |command: &mut Command| {
-        command.env("LD_PRELOAD", &library).env("TCDRAIN_MARK", &mark);
+        command
+            .env("LD_PRELOAD", &library)
+            .env("TCDRAIN_MARK", &mark);
     };
     // That the mark is left where somebody drains.
     let mut other = python();
-    other.args(["-c", "import os, pty, termios; master, slave = pty.openpty(); termios.tcdrain(slave)"]);
+    other.args([
+        "-c",
+        "import os, pty, termios; master, slave = pty.openpty(); termios.tcdrain(slave)",
+    ]);
     preloaded(&mut other);
     assert_eq!(run(&mut other).0, Some(0));
     assert!(mark.exists());
@@ -305,15 +444,42 @@ outbox: {{ folder: data }}
     );
     let file = folder.path().join("gateway.yaml");
     fs::write(&file, yaml).unwrap();
-    let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.path().join("simulator.log"));
+    let simulator = Process::start(
+        wellhead().arg("simulate").arg(&file),
+        &folder.path().join("simulator.log"),
+    );
     simulator.wait_for_output("line bus");
     let mut gateway = wellhead();
     gateway.arg("run").arg(&file);
     preloaded(&mut gateway);
     let gateway = Process::start(&mut gateway, &folder.path().join("gateway.log"));
     gateway.wait_for_output("line is up");
-    let arguments = ["-V", "5", "-p", &port.to_string(), "-t", "x/d/p/set", "-e", "answer", "-m", "6", "-q", "1", "-W", "20"];
-    assert!(run(Command::new("mosquitto_rr").args(arguments)).1.contains("\"status\":\"ok\""));
-    wait_for("the value is read again", || value(port, "x/d/p").starts_with("{\"v\":6,").then_some(()));
-    assert!(!mark.exists(), "a thread of the runtime waited for the terminal to drain");
+    let arguments = [
+        "-V",
+        "5",
+        "-p",
+        &port.to_string(),
+        "-t",
+        "x/d/p/set",
+        "-e",
+        "answer",
+        "-m",
+        "6",
+        "-q",
+        "1",
+        "-W",
+        "20",
+    ];
+    assert!(
+        run(Command::new("mosquitto_rr").args(arguments))
+            .1
+            .contains("\"status\":\"ok\"")
+    );
+    wait_for("the value is read again", || {
+        value(port, "x/d/p").starts_with("{\"v\":6,").then_some(())
+    });
+    assert!(
+        !mark.exists(),
+        "a thread of the runtime waited for the terminal to drain"
+    );
 }

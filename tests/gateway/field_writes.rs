@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::support::{Gateway, Process, free_port, mosquitto_sub, peer, python, run, simulated, wait_for};
+use super::support::{
+    Gateway, Process, free_port, mosquitto_sub, peer, python, run, simulated, wait_for,
+};
 
 const POINTS: &str = "
       setpoint: { holding: 0, type: i16, scale: 0.1, every: 100ms, simulate: { shape: constant, from: 20 }, write: { min: 0, max: 50, read_back: true } }
@@ -37,7 +39,12 @@ impl Plant {
             wire(folder.path())
         );
         let (simulator, gateway) = simulated(folder.path(), &yaml);
-        let plant = Self { simulator, gateway, port, folder };
+        let plant = Self {
+            simulator,
+            gateway,
+            port,
+            folder,
+        };
         plant.wait_for_value("setpoint", "20");
         plant
     }
@@ -46,20 +53,34 @@ impl Plant {
         let port = self.port.to_string();
         wait_for(&format!("{point} shows {value}"), || {
             let topic = format!("x/d/{point}");
-            let (_, out, _) = run(Command::new("mosquitto_sub").args(["-p", &port, "-t", &topic, "-C", "1", "-W", "5"]));
+            let (_, out, _) = run(Command::new("mosquitto_sub")
+                .args(["-p", &port, "-t", &topic, "-C", "1", "-W", "5"]));
             let shown: serde_json::Value = serde_json::from_str(&out).unwrap_or_default();
             let wanted: serde_json::Value = serde_json::from_str(value).unwrap();
-            (shown["v"] == wanted || (wanted.is_number() && shown["v"].as_f64() == wanted.as_f64())).then_some(())
+            (shown["v"] == wanted || (wanted.is_number() && shown["v"].as_f64() == wanted.as_f64()))
+                .then_some(())
         });
     }
 
     /// Publishes, and waits for the result.
     fn set(&self, point: &str, payload: &str) -> serde_json::Value {
         let port = self.port.to_string();
-        let arguments =
-            ["-V", "5", "-p", &port, "-t", &format!("x/d/{point}/set"), "-e", &format!("x/d/{point}/set/result"), "-m", payload];
+        let arguments = [
+            "-V",
+            "5",
+            "-p",
+            &port,
+            "-t",
+            &format!("x/d/{point}/set"),
+            "-e",
+            &format!("x/d/{point}/set/result"),
+            "-m",
+            payload,
+        ];
         // mosquitto_rr names its response topic in the request, too.
-        let (code, out, error) = run(Command::new("mosquitto_rr").args(arguments).args(["-q", "1", "-W", "20"]));
+        let (code, out, error) = run(Command::new("mosquitto_rr")
+            .args(arguments)
+            .args(["-q", "1", "-W", "20"]));
         assert_eq!(code, Some(0), "{point} {payload}: {error}");
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
     }
@@ -67,43 +88,92 @@ impl Plant {
     fn check(&self, point: &str, payload: &str, status: &str, value: &str) {
         let result = self.set(point, payload);
         assert_eq!(result["status"], status, "{point} {payload}: {result}");
-        assert_eq!(result["value"].to_string(), value, "{point} {payload}: {result}");
+        assert_eq!(
+            result["value"].to_string(),
+            value,
+            "{point} {payload}: {result}"
+        );
     }
 }
 
 /// A retain flag, which Node-RED and Home Assistant set easily, makes no command vanish, in no version and at no QoS.
 fn check_retained_writes(plant: &Plant) {
     let port = plant.port.to_string();
-    for (value, version, qos) in [("11", "mqttv31", "1"), ("12", "mqttv311", "0"), ("13", "mqttv311", "2"), ("14", "mqttv5", "1")] {
+    for (value, version, qos) in [
+        ("11", "mqttv31", "1"),
+        ("12", "mqttv311", "0"),
+        ("13", "mqttv311", "2"),
+        ("14", "mqttv5", "1"),
+    ] {
         let results = Process::start(
             mosquitto_sub().args(["-d", "-p", &port, "-t", "x/d/setpoint/set/result"]),
             &plant.folder.path().join(format!("result-{value}")),
         );
         results.wait_for_output("Subscribed");
-        let set = ["-p", &port, "-t", "x/d/setpoint/set", "-m", value, "-r", "-V", version, "-q", qos];
+        let set = [
+            "-p",
+            &port,
+            "-t",
+            "x/d/setpoint/set",
+            "-m",
+            value,
+            "-r",
+            "-V",
+            version,
+            "-q",
+            qos,
+        ];
         assert_eq!(run(Command::new("mosquitto_pub").args(set)).0, Some(0));
         results.wait_for_output("\"status\":\"ok\"");
         plant.wait_for_value("setpoint", value);
     }
-    plant.gateway.process.wait_for_output("broker.retained_command");
-    let kept = ["-p", &port, "-t", "x/d/setpoint/set", "-C", "1", "-W", "1", "--retained-only"];
+    plant
+        .gateway
+        .process
+        .wait_for_output("broker.retained_command");
+    let kept = [
+        "-p",
+        &port,
+        "-t",
+        "x/d/setpoint/set",
+        "-C",
+        "1",
+        "-W",
+        "1",
+        "--retained-only",
+    ];
     let (_, kept, _) = run(Command::new("mosquitto_sub").args(kept));
     assert_eq!(kept, "", "a command is retained");
     // Neither does one to a point that cannot be written, or to a group without one.
     let result = plant.set("fixed", "1");
-    assert!(result["status"] == "rejected" && result["reason"].to_string().contains("`write:`"), "{result}");
+    assert!(
+        result["status"] == "rejected" && result["reason"].to_string().contains("`write:`"),
+        "{result}"
+    );
 }
 
 fn check_writes(plant: &Plant) {
     let port = plant.port.to_string();
     wait_for("the device has said what it is", || {
-        let (_, status, _) = run(Command::new("mosquitto_sub").args(["-p", &port, "-t", "$SYS/wellhead/line/bus/d", "-C", "1", "-W", "5"]));
+        let (_, status, _) = run(Command::new("mosquitto_sub").args([
+            "-p",
+            &port,
+            "-t",
+            "$SYS/wellhead/line/bus/d",
+            "-C",
+            "1",
+            "-W",
+            "5",
+        ]));
         status.contains("\"identity\":\"wellhead d ").then_some(())
     });
     plant.check("setpoint", "25.5", "ok", "25.5");
     plant.wait_for_value("setpoint", "25.5");
     plant.check("setpoint", "{\"value\":\"30\",\"id\":7}", "ok", "30.0");
-    assert_eq!(plant.set("setpoint", "{\"value\":1,\"id\":\"a-1\"}")["id"], "a-1");
+    assert_eq!(
+        plant.set("setpoint", "{\"value\":1,\"id\":\"a-1\"}")["id"],
+        "a-1"
+    );
     plant.check("mode", "auto", "ok", "\"auto\"");
     plant.wait_for_value("mode", "\"auto\"");
     plant.check("float", "2.5", "ok", "2.5");
@@ -131,15 +201,24 @@ fn check_writes(plant: &Plant) {
     ] {
         let result = plant.set(point, payload);
         assert_eq!(result["status"], "rejected", "{point} {payload}: {result}");
-        assert!(result["reason"].to_string().contains(reason), "{point} {payload}: {result}");
+        assert!(
+            result["reason"].to_string().contains(reason),
+            "{point} {payload}: {result}"
+        );
     }
     assert_eq!(plant.set("slow", "1")["status"], "ok");
-    assert!(plant.set("slow", "2")["reason"].to_string().contains("at most every 1h"));
+    assert!(
+        plant.set("slow", "2")["reason"]
+            .to_string()
+            .contains("at most every 1h")
+    );
 }
 
 fn check_faulty_writes(plant: &mut Plant) {
     let mut struck = |fault: &str, status: &str| {
-        fault.split(';').for_each(|fault| plant.simulator.inject(fault));
+        fault
+            .split(';')
+            .for_each(|fault| plant.simulator.inject(fault));
         let result = plant.set("setpoint", "40");
         plant.simulator.clear_faults();
         assert_eq!(result["status"], status, "{fault}: {result}");
@@ -161,7 +240,10 @@ fn check_faulty_writes(plant: &mut Plant) {
     struck("wrong-address", "timeout_unknown");
     // It got there and is not answered: reading back tells, or nobody knows.
     struck("silence function 6", "ok");
-    struck("silence function 6;exception=6 function 3", "timeout_unknown");
+    struck(
+        "silence function 6;exception=6 function 3",
+        "timeout_unknown",
+    );
     plant.simulator.inject("exception=6 function 22 for 3");
     plant.check("bit", "false", "ok", "false");
     plant.check("bit", "true", "ok", "true");
@@ -177,7 +259,16 @@ fn check_faulty_writes(plant: &mut Plant) {
     plant.simulator.inject("silence");
     let port = plant.port.to_string();
     wait_for("the device is offline", || {
-        let (_, status, _) = run(Command::new("mosquitto_sub").args(["-p", &port, "-t", "x/d/availability", "-C", "1", "-W", "5"]));
+        let (_, status, _) = run(Command::new("mosquitto_sub").args([
+            "-p",
+            &port,
+            "-t",
+            "x/d/availability",
+            "-C",
+            "1",
+            "-W",
+            "5",
+        ]));
         (status.trim() == "offline").then_some(())
     });
     assert_eq!(plant.set("setpoint", "40")["status"], "rejected");
@@ -195,22 +286,36 @@ fn writes_over_tcp_are_checked_confirmed_and_told() {
 
 #[test]
 fn writes_over_rtu_are_never_confirmed_by_accident() {
-    let mut plant = Plant::start(|folder| format!("serial: '{}', speed: 115200 8N1", folder.join("bus").display()));
+    let mut plant = Plant::start(|folder| {
+        format!(
+            "serial: '{}', speed: 115200 8N1",
+            folder.join("bus").display()
+        )
+    });
     check_writes(&plant);
     check_faulty_writes(&mut plant);
     plant.simulator.inject("echo");
     plant.check("setpoint", "11", "ok", "11.0");
     plant.simulator.clear_faults();
     plant.simulator.inject("echo-only");
-    assert_ne!(plant.set("setpoint", "12")["status"], "ok", "only the echo came back");
+    assert_ne!(
+        plant.set("setpoint", "12")["status"],
+        "ok",
+        "only the echo came back"
+    );
 }
 
 #[test]
 fn a_pymodbus_server_is_written_to() {
     let folder = tempfile::tempdir().unwrap();
     let (server_port, port) = (free_port(), free_port());
-    let server =
-        Process::start(python().arg("-u").arg(peer("modbus_server.py")).arg(server_port.to_string()), &folder.path().join("server.log"));
+    let server = Process::start(
+        python()
+            .arg("-u")
+            .arg(peer("modbus_server.py"))
+            .arg(server_port.to_string()),
+        &folder.path().join("server.log"),
+    );
     server.wait_for_output("ready");
     let yaml = format!(
         "site: x
@@ -230,14 +335,35 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], w
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     let set = |point: &str, payload: &str| {
-        let arguments =
-            ["-V", "5", "-p", &port.to_string(), "-t", &format!("x/d/{point}/set"), "-e", &format!("answers/{point}"), "-m", payload];
-        let (code, out, error) = run(Command::new("mosquitto_rr").args(arguments).args(["-q", "1", "-W", "20"]));
+        let arguments = [
+            "-V",
+            "5",
+            "-p",
+            &port.to_string(),
+            "-t",
+            &format!("x/d/{point}/set"),
+            "-e",
+            &format!("answers/{point}"),
+            "-m",
+            payload,
+        ];
+        let (code, out, error) = run(Command::new("mosquitto_rr")
+            .args(arguments)
+            .args(["-q", "1", "-W", "20"]));
         assert_eq!(code, Some(0), "{point}: {error}");
         serde_json::from_str::<serde_json::Value>(&out).unwrap()
     };
     let register = |table: &str, address: &str| {
-        run(python().arg(peer("modbus_client.py")).args([&server_port.to_string(), "1", table, address, "1"])).1.trim().to_owned()
+        run(python().arg(peer("modbus_client.py")).args([
+            &server_port.to_string(),
+            "1",
+            table,
+            address,
+            "1",
+        ]))
+        .1
+        .trim()
+        .to_owned()
     };
     assert_eq!(set("word", "4321")["status"], "ok");
     assert_eq!(register("holding", "10"), "4321");
@@ -247,9 +373,16 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ '#' ], w
     assert_eq!(set("coil", "on")["status"], "ok");
     assert_eq!(register("coil", "1"), "1");
     let absent = set("absent", "1");
-    assert_eq!((&absent["status"], &absent["code"]), (&"exception".into(), &2.into()), "{absent}");
+    assert_eq!(
+        (&absent["status"], &absent["code"]),
+        (&"exception".into(), &2.into()),
+        "{absent}"
+    );
     assert!(
-        gateway.process.output().contains("write event=write.done topic=x/d/word/set"),
+        gateway
+            .process
+            .output()
+            .contains("write event=write.done topic=x/d/word/set"),
         "every write is in the log: {}",
         gateway.process.output()
     );
@@ -269,20 +402,53 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], anonymous: {{ read: [ 'mine/#'
     let _gateway = Gateway::start(folder.path(), &yaml);
     let port = port.to_string();
     let set = |response: &str| {
-        let arguments =
-            ["-V", "5", "-p", &port, "-q", "1", "-d", "-t", "x/d/p/set", "-m", "1", "-D", "publish", "response-topic", response];
+        let arguments = [
+            "-V",
+            "5",
+            "-p",
+            &port,
+            "-q",
+            "1",
+            "-d",
+            "-t",
+            "x/d/p/set",
+            "-m",
+            "1",
+            "-D",
+            "publish",
+            "response-topic",
+            response,
+        ];
         run(Command::new("mosquitto_pub").args(arguments)).1
     };
-    assert!(set("others/answer").contains("RC:135"), "not his to read or write");
+    assert!(
+        set("others/answer").contains("RC:135"),
+        "not his to read or write"
+    );
     let mut log = folder.path().to_path_buf();
     log.push("answers.log");
-    let answers = Process::start(mosquitto_sub().args(["-p", &port, "-t", "mine/#", "-t", "x/#", "-v", "-q", "1"]), &log);
-    wait_for("the subscriber is there", || answers.output().contains("x/d/p ").then_some(()));
+    let answers = Process::start(
+        mosquitto_sub().args(["-p", &port, "-t", "mine/#", "-t", "x/#", "-v", "-q", "1"]),
+        &log,
+    );
+    wait_for("the subscriber is there", || {
+        answers.output().contains("x/d/p ").then_some(())
+    });
     assert!(!set("mine/answer").contains("RC:135"));
-    wait_for("the answer", || answers.output().contains("mine/answer {\"status\":\"ok\"").then_some(()));
+    wait_for("the answer", || {
+        answers
+            .output()
+            .contains("mine/answer {\"status\":\"ok\"")
+            .then_some(())
+    });
     // In the name of an instrument: the result goes to its usual place.
     assert!(!set("x/d/p").contains("RC:135"));
-    wait_for("the usual place", || answers.output().contains("x/d/p/set/result {\"status\":\"ok\"").then_some(()));
+    wait_for("the usual place", || {
+        answers
+            .output()
+            .contains("x/d/p/set/result {\"status\":\"ok\"")
+            .then_some(())
+    });
 }
 
 #[test]
@@ -298,8 +464,14 @@ broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ] }}
     );
     let _gateway = Gateway::start(folder.path(), &yaml);
     let publish = |arguments: &[&str]| {
-        run(Command::new("mosquitto_pub").args(["-V", "5", "-p", &port.to_string(), "-q", "1", "-d"]).args(arguments)).1
+        run(Command::new("mosquitto_pub")
+            .args(["-V", "5", "-p", &port.to_string(), "-q", "1", "-d"])
+            .args(arguments))
+        .1
     };
-    assert!(publish(&["-t", "x/d/p/set", "-m", "1"]).contains("RC:135"), "nobody was given the right to write");
+    assert!(
+        publish(&["-t", "x/d/p/set", "-m", "1"]).contains("RC:135"),
+        "nobody was given the right to write"
+    );
     assert!(publish(&["-t", "x/d/q/set", "-m", "1"]).contains("RC:135"));
 }

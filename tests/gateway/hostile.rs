@@ -10,8 +10,12 @@ use super::support::{Gateway, Process, free_port, mosquitto_sub, wait_for};
 use wellhead::mqtt::Version;
 
 fn attack(port: u16, bytes: &[u8]) {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { panic!("the broker is gone") };
-    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        panic!("the broker is gone")
+    };
+    stream
+        .set_read_timeout(Some(Duration::from_millis(1)))
+        .unwrap();
     let _ = stream.write_all(bytes);
     let _ = stream.read(&mut [0; 256]);
 }
@@ -19,7 +23,10 @@ fn attack(port: u16, bytes: &[u8]) {
 /// Memory of a process in KiB.
 pub fn resident(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -27,18 +34,35 @@ pub fn resident(pid: i32) -> u64 {
 fn random_bytes_and_broken_packets_disturb_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let gateway = Gateway::start(folder.path(), &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000 }}\n"));
+    let gateway = Gateway::start(
+        folder.path(),
+        &format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 100000 }}\n"),
+    );
     let honest = folder.path().join("honest");
     let numbers = "i=0; while [ $i -lt 4000 ]; do echo $i; i=$((i+1)); sleep 0.01; done";
-    let mut subscriber = Process::start(mosquitto_sub().args(["-d", "-p", &port.to_string(), "-q", "1", "-t", "honest"]), &honest);
+    let mut subscriber = Process::start(
+        mosquitto_sub().args(["-d", "-p", &port.to_string(), "-q", "1", "-t", "honest"]),
+        &honest,
+    );
     subscriber.wait_for_output("Subscribed");
     let script = format!("({numbers}) | mosquitto_pub -p {port} -q 1 -t honest -l");
-    let _publisher = Process::start(Command::new("sh").args(["-c", &script]), &folder.path().join("publisher"));
+    let _publisher = Process::start(
+        Command::new("sh").args(["-c", &script]),
+        &folder.path().join("publisher"),
+    );
     let mut random = fastrand::Rng::with_seed(7);
-    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() { 10_000 } else { 1_500 };
+    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
+        10_000
+    } else {
+        1_500
+    };
     for round in 0..rounds {
         let version = [Version::V31, Version::V311, Version::V5][round % 3];
-        let mut bytes = if round % 4 == 0 { Vec::new() } else { connect(version) };
+        let mut bytes = if round % 4 == 0 {
+            Vec::new()
+        } else {
+            connect(version)
+        };
         for _ in 0..random.usize(1..4) {
             let kind = random.u8(..);
             let body: Vec<u8> = (0..random.usize(..40)).map(|_| random.u8(..)).collect();
@@ -53,7 +77,9 @@ fn random_bytes_and_broken_packets_disturb_nobody() {
         attack(port, &bytes);
     }
     let before = subscriber.output().lines().count();
-    wait_for("the honest client still gets its messages", || (subscriber.output().lines().count() > before + 20).then_some(()));
+    wait_for("the honest client still gets its messages", || {
+        (subscriber.output().lines().count() > before + 20).then_some(())
+    });
     assert!(subscriber.is_running());
     drop(gateway);
 }
@@ -62,7 +88,9 @@ fn random_bytes_and_broken_packets_disturb_nobody() {
 fn connections_that_say_nothing_and_a_reader_that_never_reads_cost_a_bounded_amount() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let yaml = format!("site: yard\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 100 }}\n");
+    let yaml = format!(
+        "site: yard\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], max_connections: 100 }}\n"
+    );
     let gateway = Gateway::start(folder.path(), &yaml);
     let pid = gateway.process.id();
     let mut idle = Vec::new();
@@ -73,7 +101,9 @@ fn connections_that_say_nothing_and_a_reader_that_never_reads_cost_a_bounded_amo
     // Subscribes to everything, then never reads again.
     let mut deaf = wait_for("there is room again", || {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
         stream.write_all(&connect(Version::V311)).ok()?;
         stream.read(&mut [0; 4]).ok().filter(|count| *count == 4)?;
         Some(stream)
@@ -91,7 +121,10 @@ fn connections_that_say_nothing_and_a_reader_that_never_reads_cost_a_bounded_amo
         loud.write_all(&message).unwrap();
     }
     let grown = resident(pid).saturating_sub(before);
-    assert!(grown < 64 * 1024, "{grown} KiB for one client that does not read");
+    assert!(
+        grown < 64 * 1024,
+        "{grown} KiB for one client that does not read"
+    );
 }
 
 /// A client that publishes to itself at QoS 1, and how long that takes.
@@ -104,7 +137,9 @@ impl Honest {
     fn connect(port: u16) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         let mut hello = connect(Version::V311);
         *hello.last_mut().unwrap() = b'h';
         stream.write_all(&hello).unwrap();
@@ -120,7 +155,9 @@ impl Honest {
             self.sent += 1;
             let [high, low] = self.sent.to_be_bytes();
             let began = Instant::now();
-            self.stream.write_all(&[0x32, 6, 0, 1, b'h', high, low, b'x']).unwrap();
+            self.stream
+                .write_all(&[0x32, 6, 0, 1, b'h', high, low, b'x'])
+                .unwrap();
             // PUBACK and PUBLISH, in either order.
             self.stream.read_exact(&mut [0; 4 + 6]).unwrap();
             times.push(began.elapsed());
@@ -136,7 +173,8 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 2000 }}\n");
+    let yaml =
+        format!("broker: {{ listen: [ 'mqtt://127.0.0.1:{port}' ], connection_rate: 2000 }}\n");
     let gateway = Gateway::start(folder.path(), &yaml);
     let mut honest = Honest::connect(port);
     let calm = honest.round_trip(300);
@@ -149,18 +187,31 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
             let mut held = Vec::new();
             while go_on.load(Ordering::Relaxed) {
                 attacks.fetch_add(1, Ordering::Relaxed);
-                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
                 let _ = match kind {
                     // A flood of CONNECT, each with another session that is to be kept.
-                    0 => {
-                        stream.write_all(format!("\x10\x12\x00\x04MQTT\x04\x00\x00\x00\x00\x06{:06}", fastrand::u32(..999_999)).as_bytes())
-                    }
+                    0 => stream.write_all(
+                        format!(
+                            "\x10\x12\x00\x04MQTT\x04\x00\x00\x00\x00\x06{:06}",
+                            fastrand::u32(..999_999)
+                        )
+                        .as_bytes(),
+                    ),
                     // A byte now and then.
                     1 => stream.write_all(b"\x10"),
                     // Half open: nothing at all, or CONNECT and then half a packet.
                     2 => stream.write_all(&[&connect(Version::V5)[..], b"\x30\x7f\x00"].concat()),
                     // Lengths of 256 MB, before CONNECT and after.
-                    _ => stream.write_all(&[&connect(Version::V311)[..], b"\x30\xff\xff\xff\x7f", &[b'x'; 9000]].concat()),
+                    _ => stream.write_all(
+                        &[
+                            &connect(Version::V311)[..],
+                            b"\x30\xff\xff\xff\x7f",
+                            &[b'x'; 9000],
+                        ]
+                        .concat(),
+                    ),
                 };
                 if kind == 1 || kind == 2 {
                     held.push(stream);
@@ -176,14 +227,28 @@ fn floods_slow_writers_and_giant_lengths_do_not_disturb_an_honest_client() {
         }));
     }
     std::thread::sleep(Duration::from_millis(300));
-    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() { 20_000 } else { 1500 };
+    let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
+        20_000
+    } else {
+        1500
+    };
     let stormy = honest.round_trip(rounds);
     go_on.store(false, Ordering::Relaxed);
-    attackers.into_iter().for_each(|attacker| attacker.join().unwrap());
+    attackers
+        .into_iter()
+        .for_each(|attacker| attacker.join().unwrap());
     let grown = resident(gateway.process.id()).saturating_sub(before);
     let attacks = attacks.load(Ordering::Relaxed);
-    println!("{attacks} attacks; an honest round trip took {calm:?} before and {stormy:?} meanwhile; {grown} KiB more");
+    println!(
+        "{attacks} attacks; an honest round trip took {calm:?} before and {stormy:?} meanwhile; {grown} KiB more"
+    );
     assert!(attacks > 100, "{attacks} attacks");
-    assert!(stormy < calm * 200, "an honest round trip took {calm:?} before and {stormy:?} meanwhile");
-    assert!(grown < 48 * 1024, "{grown} KiB more after {attacks} attacks");
+    assert!(
+        stormy < calm * 200,
+        "an honest round trip took {calm:?} before and {stormy:?} meanwhile"
+    );
+    assert!(
+        grown < 48 * 1024,
+        "{grown} KiB more after {attacks} attacks"
+    );
 }

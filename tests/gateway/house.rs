@@ -26,14 +26,22 @@ const CIRCLES: usize = 14;
 /// The value that `percent` of all values do not exceed.
 fn percentile(values: &mut [usize], percent: usize) -> usize {
     values.sort_unstable();
-    values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+    values
+        .get(values.len().saturating_sub(1) * percent / 100)
+        .copied()
+        .unwrap_or_default()
 }
 
 /// Prints what stands out; the number has to be the one above, so that nobody forgets to lower it.
 fn hold<T: std::fmt::Display>(what: &str, known: usize, found: &[T]) {
     let list: String = found.iter().map(|one| format!("\n    {one}")).collect();
     println!("{what}: {}{list}", found.len());
-    assert_eq!(found.len(), known, "{what}:{list}\nIf they are fewer than before, lower the number in {}", file!());
+    assert_eq!(
+        found.len(),
+        known,
+        "{what}:{list}\nIf they are fewer than before, lower the number in {}",
+        file!()
+    );
 }
 
 #[test]
@@ -46,21 +54,48 @@ fn functions_are_read_at_a_glance() {
     for (name, values) in [("lines", &mut lines), ("tokens", &mut tokens)] {
         let mean = values.iter().sum::<usize>() / values.len();
         let [median, p90, p99, most] = [50, 90, 99, 100].map(|percent| percentile(values, percent));
-        println!("{name} of a function: median {median}, mean {mean}, p90 {p90}, p99 {p99}, most {most}");
+        println!(
+            "{name} of a function: median {median}, mean {mean}, p90 {p90}, p99 {p99}, most {most}"
+        );
     }
-    println!("tokens of a line: {:.1}", all_tokens as f64 / all_lines as f64);
-    let picked = |is_wrong: fn(&Function) -> bool| functions.iter().filter(|function| is_wrong(function)).collect::<Vec<_>>();
-    hold("functions with too many tokens", DENSE_FUNCTIONS, &picked(|function| function.tokens > MOST_TOKENS_IN_A_FUNCTION));
-    hold("functions with a tuple as a parameter", TUPLE_PARAMETERS, &picked(|function| function.takes_a_tuple));
-    hold("functions with too many lines", LONG_FUNCTIONS, &picked(|function| function.lines > LONGEST_FUNCTION));
+    println!(
+        "tokens of a line: {:.1}",
+        all_tokens as f64 / all_lines as f64
+    );
+    let picked = |is_wrong: fn(&Function) -> bool| {
+        functions
+            .iter()
+            .filter(|function| is_wrong(function))
+            .collect::<Vec<_>>()
+    };
+    hold(
+        "functions with too many tokens",
+        DENSE_FUNCTIONS,
+        &picked(|function| function.tokens > MOST_TOKENS_IN_A_FUNCTION),
+    );
+    hold(
+        "functions with a tuple as a parameter",
+        TUPLE_PARAMETERS,
+        &picked(|function| function.takes_a_tuple),
+    );
+    hold(
+        "functions with too many lines",
+        LONG_FUNCTIONS,
+        &picked(|function| function.lines > LONGEST_FUNCTION),
+    );
 }
 
 #[test]
 fn a_file_has_one_idea() {
     let files = source_files();
     println!("files: {}", files.len());
-    let is_large = |file: &&SourceFile| file.lines > LONGEST_FILE || file.tokens > MOST_TOKENS_IN_A_FILE;
-    hold("large files", LARGE_FILES, &files.iter().filter(is_large).collect::<Vec<_>>());
+    let is_large =
+        |file: &&SourceFile| file.lines > LONGEST_FILE || file.tokens > MOST_TOKENS_IN_A_FILE;
+    hold(
+        "large files",
+        LARGE_FILES,
+        &files.iter().filter(is_large).collect::<Vec<_>>(),
+    );
 }
 
 #[test]
@@ -71,5 +106,9 @@ fn a_type_name_has_one_meaning() {
 
 #[test]
 fn no_files_use_each_other_in_a_circle() {
-    hold("circles of files", CIRCLES, &circles::circles(&source_files()));
+    hold(
+        "circles of files",
+        CIRCLES,
+        &circles::circles(&source_files()),
+    );
 }

@@ -37,19 +37,34 @@ uplinks:
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     wait_for_port(port);
-    Site { gateway, port, folder }
+    Site {
+        gateway,
+        port,
+        folder,
+    }
 }
 
 impl Site {
     fn publish(&self, topic: &str, payload: &str) -> (Option<i32>, String) {
         let port = self.port.to_string();
-        let (code, out, error) =
-            run(Command::new("mosquitto_pub").args(["-d", "-V", "5", "-p", &port, "-q", "1", "-t", topic, "-m", payload]));
+        let (code, out, error) = run(Command::new("mosquitto_pub").args([
+            "-d", "-V", "5", "-p", &port, "-q", "1", "-t", topic, "-m", payload,
+        ]));
         (code, out + &error)
     }
 
     fn number(&self, name: &str) -> u64 {
-        let status = run(Command::new("mosquitto_sub").args(["-p", &self.port.to_string(), "-t", STATUS, "-C", "1", "-W", "10"])).1;
+        let status = run(Command::new("mosquitto_sub").args([
+            "-p",
+            &self.port.to_string(),
+            "-t",
+            STATUS,
+            "-C",
+            "1",
+            "-W",
+            "10",
+        ]))
+        .1;
         let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
         status[name].as_u64().unwrap_or(u64::MAX)
     }
@@ -73,9 +88,16 @@ fn a_flapping_link_is_told_in_pairs() {
     drop(remote);
     site.gateway.process.wait_for_output("cannot be reached");
     let log = site.gateway.process.output();
-    let told: Vec<&str> = log.lines().filter_map(|line| [UP, DOWN].into_iter().find(|words| line.contains(words))).collect();
+    let told: Vec<&str> = log
+        .lines()
+        .filter_map(|line| [UP, DOWN].into_iter().find(|words| line.contains(words)))
+        .collect();
     assert!(told.windows(2).all(|pair| pair != [UP, UP]), "{log}");
-    assert_eq!((told.first(), told.last()), (Some(&UP), Some(&DOWN)), "{log}");
+    assert_eq!(
+        (told.first(), told.last()),
+        (Some(&UP), Some(&DOWN)),
+        "{log}"
+    );
     assert!(log.contains("cuts="), "what was not told is counted: {log}");
 }
 
@@ -99,7 +121,9 @@ fn copies_are_counted_when_they_are_sent() {
         assert_eq!((copy.payload.as_str(), copy.dup), (payload, false));
         acknowledge(&mut wire, copy.id);
     }
-    wait_for("all are acknowledged", || (site.number("acknowledged") == 3).then_some(()));
+    wait_for("all are acknowledged", || {
+        (site.number("acknowledged") == 3).then_some(())
+    });
     assert_eq!((site.number("resent"), site.number("repeated")), (4, 0));
 }
 
@@ -108,17 +132,27 @@ fn messages_that_do_not_come_into_the_outbox_are_counted_and_told() {
     const COUNT: u64 = 30_000;
     let site = site(free_port(), &"p".repeat(300), "");
     let mut client = TcpStream::connect(("127.0.0.1", site.port)).unwrap();
-    client.write_all(&[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c']).unwrap();
+    client
+        .write_all(&[
+            0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'c',
+        ])
+        .unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
-    client.write_all(&[0x30, 4, 0, 1, b'n', b'1'].repeat(COUNT as usize)).unwrap();
-    wait_for("every message is counted", || (site.number("waiting") + site.number("dropped") == COUNT).then_some(()));
+    client
+        .write_all(&[0x30, 4, 0, 1, b'n', b'1'].repeat(COUNT as usize))
+        .unwrap();
+    wait_for("every message is counted", || {
+        (site.number("waiting") + site.number("dropped") == COUNT).then_some(())
+    });
     let dropped = site.number("dropped");
     assert!(dropped > 0, "nothing was too much");
     site.gateway.process.wait_for_output("uplink.dropped");
     // With its prefix this topic is none.
     let (_, said) = site.publish(&"t".repeat(65_400), "x");
     assert!(said.contains("PUBACK") && said.contains("RC:151"), "{said}");
-    wait_for("it is counted", || (site.number("dropped") == dropped + 1).then_some(()));
+    wait_for("it is counted", || {
+        (site.number("dropped") == dropped + 1).then_some(())
+    });
     drop(site.folder);
 }
 
@@ -146,12 +180,32 @@ fn what_is_probably_wrong_is_said() {
     let plain = Mosquitto::start(folder.path(), "");
     let ca = pem.path("ca.pem");
     let cases = [
-        ("mqtt", stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "a web server (HTTP) answers there"),
-        ("mqtt", stranger(b"SSH-2.0-OpenSSH_9.2p1\r\n"), "an SSH server answers there"),
-        ("mqtt", stranger(&[0x15, 3, 1, 0, 2, 2, 70]), "expects TLS there; write mqtts://"),
-        ("mqtts", stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "speaks no TLS"),
+        (
+            "mqtt",
+            stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            "a web server (HTTP) answers there",
+        ),
+        (
+            "mqtt",
+            stranger(b"SSH-2.0-OpenSSH_9.2p1\r\n"),
+            "an SSH server answers there",
+        ),
+        (
+            "mqtt",
+            stranger(&[0x15, 3, 1, 0, 2, 2, 70]),
+            "expects TLS there; write mqtts://",
+        ),
+        (
+            "mqtts",
+            stranger(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            "speaks no TLS",
+        ),
         ("mqtts", plain.port, "speaks no TLS"),
-        ("mqtts", strict.port, "does not accept the certificate of this gateway"),
+        (
+            "mqtts",
+            strict.port,
+            "does not accept the certificate of this gateway",
+        ),
     ];
     let uplinks: String = cases
         .iter()
@@ -162,12 +216,19 @@ fn what_is_probably_wrong_is_said() {
         })
         .collect();
     let local = free_port();
-    let yaml = format!("site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}\noutbox: {{ folder: state }}\nuplinks:\n{uplinks}");
+    let yaml = format!(
+        "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:{local}' ] }}\noutbox: {{ folder: state }}\nuplinks:\n{uplinks}"
+    );
     let gateway = Gateway::start(folder.path(), &yaml);
     for (number, (_, _, words)) in cases.iter().enumerate() {
-        let line =
-            |log: &str| log.lines().find(|line| line.contains(&format!("uplink=u{number}")) && line.contains(DOWN)).map(str::to_owned);
-        let told = wait_for(&format!("a reason for u{number}"), || line(&gateway.process.output()));
+        let line = |log: &str| {
+            log.lines()
+                .find(|line| line.contains(&format!("uplink=u{number}")) && line.contains(DOWN))
+                .map(str::to_owned)
+        };
+        let told = wait_for(&format!("a reason for u{number}"), || {
+            line(&gateway.process.output())
+        });
         assert!(told.contains(words) && !told.contains("https://"), "{told}");
     }
 }
@@ -177,7 +238,11 @@ fn what_a_remote_says_of_its_reasons_is_shown_within_bounds() {
     let remote = Remote::listen();
     let site = site(remote.port, "", "");
     let text = |id: u8, text: &str| [&[id, 0, text.len() as u8], text.as_bytes()].concat();
-    let said = [text(0x1F, "moved\u{1b}[31m"), text(0x1C, "b.example.net:1883")].concat();
+    let said = [
+        text(0x1F, "moved\u{1b}[31m"),
+        text(0x1C, "b.example.net:1883"),
+    ]
+    .concat();
     loop {
         let (mut wire, connect) = remote.connect();
         if connect.body[7] & 2 != 0 {
@@ -198,10 +263,30 @@ fn what_a_remote_says_of_its_reasons_is_shown_within_bounds() {
     let long = "y".repeat(300);
     let property = [&[0x1F, 1, 44], long.as_bytes()].concat();
     let body = [&[0x8B, 0xAF, 2], property.as_slice()].concat();
-    wire.write(&[&[0xE0, 0x80 | (body.len() % 128) as u8, (body.len() / 128) as u8], body.as_slice()].concat());
-    site.gateway.process.wait_for_output("server shutting down (0x8b)");
+    wire.write(
+        &[
+            &[
+                0xE0,
+                0x80 | (body.len() % 128) as u8,
+                (body.len() / 128) as u8,
+            ],
+            body.as_slice(),
+        ]
+        .concat(),
+    );
+    site.gateway
+        .process
+        .wait_for_output("server shutting down (0x8b)");
     let log = site.gateway.process.output();
-    assert!(log.contains("b.example.net:1883") && log.contains("\\u{1b}[31m") && !log.contains('\u{1b}'), "{log}");
-    assert!(log.contains(&"y".repeat(100)) && !log.contains(&"y".repeat(200)), "{log}");
+    assert!(
+        log.contains("b.example.net:1883")
+            && log.contains("\\u{1b}[31m")
+            && !log.contains('\u{1b}'),
+        "{log}"
+    );
+    assert!(
+        log.contains(&"y".repeat(100)) && !log.contains(&"y".repeat(200)),
+        "{log}"
+    );
     fs::remove_dir_all(site.folder.path().join("state")).ok();
 }

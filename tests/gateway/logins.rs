@@ -21,10 +21,18 @@ const MOST_KIB: u64 = 35_000;
 
 /// What `wellhead passwd` prints for the password `secret`, indented for `users:`.
 pub fn user(name: &str) -> String {
-    let mut child = wellhead().args(["passwd", name]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = wellhead()
+        .args(["passwd", name])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(b"secret\n").unwrap();
     let printed = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-    printed.lines().map(|line| format!("    {line}\n")).collect()
+    printed
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect()
 }
 
 /// A CONNECT of MQTT 3.1.1.
@@ -70,7 +78,10 @@ fn a_thousand_logins_take_the_memory_of_one() {
     let pid = gateway.process.id();
     let before = resident(pid);
     let logins = 1000;
-    let (next, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(before)));
+    let (next, most) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicU64::new(before)),
+    );
     let answers = Arc::new(Mutex::new(HashMap::<u8, usize>::new()));
     let client = || {
         let (next, most, answers) = (next.clone(), most.clone(), answers.clone());
@@ -99,12 +110,17 @@ fn a_thousand_logins_take_the_memory_of_one() {
         })
     };
     let clients: Vec<_> = (0..AT_A_TIME).map(|_| client()).collect();
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    clients
+        .into_iter()
+        .for_each(|client| client.join().unwrap());
     let (during, after) = (most.load(SeqCst), resident(pid));
     eprintln!(
         "RSS in KiB over {logins} logins, {AT_A_TIME} at a time: before {before}, during {during}, after {after}; answers {answers:?}"
     );
-    assert!(after <= before + MOST_KIB && during <= before + MOST_KIB + 10_000, "before {before}, during {during}, after {after} KiB");
+    assert!(
+        after <= before + MOST_KIB && during <= before + MOST_KIB + 10_000,
+        "before {before}, during {during}, after {after} KiB"
+    );
 }
 
 #[test]
@@ -118,7 +134,10 @@ fn a_program_that_guesses_on_this_machine_does_not_keep_the_others_out() {
         user("historian")
     );
     let _gateway = Gateway::start(folder.path(), &yaml);
-    let (is_over, guesses) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (is_over, guesses) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let guessers: Vec<_> = (0..8)
         .map(|number| {
             let (is_over, guesses) = (is_over.clone(), guesses.clone());
@@ -131,31 +150,54 @@ fn a_program_that_guesses_on_this_machine_does_not_keep_the_others_out() {
             })
         })
         .collect();
-    super::support::wait_for("the guessers are beyond every limit", || (guesses.load(SeqCst) > 30).then_some(()));
+    super::support::wait_for("the guessers are beyond every limit", || {
+        (guesses.load(SeqCst) > 30).then_some(())
+    });
     for _ in 0..3 {
         for name in ["historian", "hmi"] {
-            assert_eq!(log_in(port, &connect(name, name, "secret")), Some(ACCEPTED), "{name}");
+            assert_eq!(
+                log_in(port, &connect(name, name, "secret")),
+                Some(ACCEPTED),
+                "{name}"
+            );
         }
     }
     is_over.store(true, SeqCst);
-    guessers.into_iter().for_each(|guesser| guesser.join().unwrap());
+    guessers
+        .into_iter()
+        .for_each(|guesser| guesser.join().unwrap());
 }
 
 #[test]
 fn check_says_how_much_memory_logins_take() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml");
-    let hash = |kib: u32| format!("$argon2id$v=19$m={kib},t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow");
+    let hash =
+        |kib: u32| format!("$argon2id$v=19$m={kib},t=1,p=1$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow");
     // Who does not exist is compared with a hash of 19 MiB, however little those of the users need.
     for (kib, mib) in [(65_536, 64), (19_456, 19), (8, 19)] {
-        let yaml =
-            format!("site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ], users: [ {{ name: a, password: '{}' }} ] }}\n", hash(kib));
+        let yaml = format!(
+            "site: x\nbroker: {{ listen: [ 'mqtt://127.0.0.1:0' ], users: [ {{ name: a, password: '{}' }} ] }}\n",
+            hash(kib)
+        );
         std::fs::write(&file, yaml).unwrap();
         let (code, out, error) = super::support::run(wellhead().arg("check").arg(&file));
-        assert!(code == Some(0) && out.contains(&format!("checking passwords takes {mib} MiB")), "{kib}: {code:?} {out}{error}");
+        assert!(
+            code == Some(0) && out.contains(&format!("checking passwords takes {mib} MiB")),
+            "{kib}: {code:?} {out}{error}"
+        );
     }
-    std::fs::write(&file, "site: x\nbroker: { listen: [ 'mqtt://127.0.0.1:0' ] }\n").unwrap();
-    assert!(!super::support::run(wellhead().arg("check").arg(&file)).1.contains("logins"), "nobody has a password");
+    std::fs::write(
+        &file,
+        "site: x\nbroker: { listen: [ 'mqtt://127.0.0.1:0' ] }\n",
+    )
+    .unwrap();
+    assert!(
+        !super::support::run(wellhead().arg("check").arg(&file))
+            .1
+            .contains("logins"),
+        "nobody has a password"
+    );
 }
 
 #[test]
@@ -163,8 +205,17 @@ fn a_hash_that_costs_too_much_is_refused_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml");
     let hash = "$argon2id$v=19$m=1048576,t=1,p=4$c2FsdHNhbHQ$+RsCrdHrAKGEJIDLM0Esow";
-    let yaml = format!("broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], users: [ {{ name: anna, password: '{hash}' }} ] }}\n");
+    let yaml = format!(
+        "broker: {{ listen: [ 'mqtt://127.0.0.1:0' ], users: [ {{ name: anna, password: '{hash}' }} ] }}\n"
+    );
     std::fs::write(&file, yaml).unwrap();
-    let (code, _, errors) = super::support::run(Command::new(env!("CARGO_BIN_EXE_wellhead")).arg("check").arg(&file));
-    assert!(code == Some(78) && errors.contains("wellhead passwd"), "{code:?} {errors}");
+    let (code, _, errors) = super::support::run(
+        Command::new(env!("CARGO_BIN_EXE_wellhead"))
+            .arg("check")
+            .arg(&file),
+    );
+    assert!(
+        code == Some(78) && errors.contains("wellhead passwd"),
+        "{code:?} {errors}"
+    );
 }

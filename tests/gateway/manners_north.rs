@@ -6,29 +6,41 @@ use std::net::TcpListener;
 use std::process::Command;
 
 use super::remote::Remote;
-use super::support::{Gateway, Mosquitto, PATIENCE, Pem, free_port, gateway_with_uplink, run, wait_for};
+use super::support::{
+    Gateway, Mosquitto, PATIENCE, Pem, free_port, gateway_with_uplink, run, wait_for,
+};
 
 /// A gateway whose uplink goes to `to`, with these keys.
 fn site(to: &str, uplink: &str) -> (Gateway, u16, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let keys = format!("    to: {to}\n    presence: false\n    retry: {{ first: 50ms, longest: 200ms }}\n    {uplink}");
+    let keys = format!(
+        "    to: {to}\n    presence: false\n    retry: {{ first: 50ms, longest: 200ms }}\n    {uplink}"
+    );
     let gateway = gateway_with_uplink(folder.path(), port, "seven", &keys);
     (gateway, port, folder)
 }
 
 fn publish(port: u16, arguments: &[&str]) {
-    let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port.to_string()]).args(arguments));
+    let (code, _, error) = run(Command::new("mosquitto_pub")
+        .args(["-p", &port.to_string()])
+        .args(arguments));
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
 }
 
 #[test]
-fn messages_of_a_rule_wait_for_its_rate_and_others_overtake_them_and_qos_0_is_dropped_and_counted() {
+fn messages_of_a_rule_wait_for_its_rate_and_others_overtake_them_and_qos_0_is_dropped_and_counted()
+{
     let remote = Remote::listen();
-    let (gateway, port, folder) =
-        site(&format!("mqtt://127.0.0.1:{}", remote.port), "send: [ { filter: 'slow/#', rate: [ 5/s, 1MB/s ] }, { filter: '#' } ]");
+    let (gateway, port, folder) = site(
+        &format!("mqtt://127.0.0.1:{}", remote.port),
+        "send: [ { filter: 'slow/#', rate: [ 5/s, 1MB/s ] }, { filter: '#' } ]",
+    );
     for number in 1..=8 {
-        publish(port, &["-q", "1", "-t", "slow/x", "-m", &number.to_string()]);
+        publish(
+            port,
+            &["-q", "1", "-t", "slow/x", "-m", &number.to_string()],
+        );
     }
     publish(port, &["-q", "1", "-t", "fast/x", "-m", "fast"]);
     // Everything waits until here.
@@ -42,16 +54,37 @@ fn messages_of_a_rule_wait_for_its_rate_and_others_overtake_them_and_qos_0_is_dr
     let place = |payload: &str| got.iter().position(|other| other == payload).unwrap();
     assert!(place("fast") < place("6"), "{got:?}");
     got.retain(|payload| payload != "fast");
-    assert_eq!(got, (1..=8).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        got,
+        (1..=8).map(|number| number.to_string()).collect::<Vec<_>>()
+    );
     let lines = folder.path().join("lines");
     fs::write(&lines, "x\n".repeat(100)).unwrap();
     assert_eq!(
-        run(Command::new("sh").args(["-c", &format!("mosquitto_pub -p {port} -q 0 -t slow/x -l < {}", lines.display())])).0,
+        run(Command::new("sh").args([
+            "-c",
+            &format!(
+                "mosquitto_pub -p {port} -q 0 -t slow/x -l < {}",
+                lines.display()
+            )
+        ]))
+        .0,
         Some(0)
     );
     gateway.process.wait_for_output("outbox.rate_exceeded");
-    let told =
-        || run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", "$SYS/wellhead/uplink/cloud", "-C", "1", "-W", "10"])).1;
+    let told = || {
+        run(Command::new("mosquitto_sub").args([
+            "-p",
+            &port.to_string(),
+            "-t",
+            "$SYS/wellhead/uplink/cloud",
+            "-C",
+            "1",
+            "-W",
+            "10",
+        ]))
+        .1
+    };
     let dropped = wait_for("the dropped messages in the status", || {
         let status: serde_json::Value = serde_json::from_str(&told()).ok()?;
         status["rate_dropped"].as_u64().filter(|count| *count > 0)
@@ -60,8 +93,7 @@ fn messages_of_a_rule_wait_for_its_rate_and_others_overtake_them_and_qos_0_is_dr
 }
 
 /// The rest of an uplink with a rate, QoS 2 and a class of alarms.
-const SLOW: &str =
-    "rate: 4/s\n    send: [ { filter: 'alarm/#', class: urgent }, { filter: '#' } ]\nclasses: { urgent: { lane: alarm, qos: 2 } }";
+const SLOW: &str = "rate: 4/s\n    send: [ { filter: 'alarm/#', class: urgent }, { filter: '#' } ]\nclasses: { urgent: { lane: alarm, qos: 2 } }";
 
 #[test]
 fn an_alarm_overtakes_messages_that_wait_for_the_rate_of_the_uplink() {
@@ -82,13 +114,19 @@ fn an_alarm_overtakes_messages_that_wait_for_the_rate_of_the_uplink() {
 #[test]
 fn a_pubrel_does_not_wait_for_the_rate_of_the_uplink() {
     let remote = Remote::listen();
-    let (_gateway, port, _folder) = site(&format!("mqtt://127.0.0.1:{}", remote.port), "rate: 1/h\n    send: [ { filter: '#' } ]");
+    let (_gateway, port, _folder) = site(
+        &format!("mqtt://127.0.0.1:{}", remote.port),
+        "rate: 1/h\n    send: [ { filter: '#' } ]",
+    );
     publish(port, &["-q", "2", "-t", "x", "-m", "1"]);
     let mut wire = remote.accept(false, &[]);
     let first = wire.publish();
     wire.answer(0x50, first.id, 0);
     let release = wire.read();
-    assert_eq!((release.kind(), &release.body[..2]), (6, &first.id.to_be_bytes()[..]));
+    assert_eq!(
+        (release.kind(), &release.body[..2]),
+        (6, &first.id.to_be_bytes()[..])
+    );
     publish(port, &["-q", "2", "-t", "x", "-m", "2"]);
     wire.close();
     // On a session that goes on it is the first packet, and another message is far from its turn.
@@ -100,7 +138,10 @@ fn a_pubrel_does_not_wait_for_the_rate_of_the_uplink() {
 #[test]
 fn the_remote_is_told_how_long_to_keep_the_session() {
     let remote = Remote::listen();
-    let (_gateway, _port, _folder) = site(&format!("mqtt://127.0.0.1:{}", remote.port), "max_session_expiry: 1h\n    send: []");
+    let (_gateway, _port, _folder) = site(
+        &format!("mqtt://127.0.0.1:{}", remote.port),
+        "max_session_expiry: 1h\n    send: []",
+    );
     let connect = loop {
         let (mut wire, connect) = remote.connect();
         if connect.body[7] & 2 == 0 {
@@ -110,7 +151,13 @@ fn the_remote_is_told_how_long_to_keep_the_session() {
         wire.write(&[0x20, 3, 0, 0, 0]);
         wire.close();
     };
-    assert!(connect.body.windows(5).any(|window| window == [0x11, 0, 0, 0x0E, 0x10]), "{connect:?}");
+    assert!(
+        connect
+            .body
+            .windows(5)
+            .any(|window| window == [0x11, 0, 0, 0x0E, 0x10]),
+        "{connect:?}"
+    );
 }
 
 #[test]
@@ -119,10 +166,18 @@ fn the_certificate_is_checked_for_the_server_name_where_the_remote_is_an_address
     let pem = Pem::make(folder.path());
     let remote = Mosquitto::start_with(folder.path(), &pem.listener(), "");
     let to = format!("mqtts://127.0.0.1:{}", remote.port);
-    let (gateway, _port, _folder) = site(&to, &format!("{}\n    server_name: localhost\n    send: []", pem.yaml()));
+    let (gateway, _port, _folder) = site(
+        &to,
+        &format!("{}\n    server_name: localhost\n    send: []", pem.yaml()),
+    );
     gateway.process.wait_for_output("link is up");
-    let (gateway, _port, _other_folder) =
-        site(&to, &format!("{}\n    server_name: other.example.net\n    client_id: other\n    send: []", pem.yaml()));
+    let (gateway, _port, _other_folder) = site(
+        &to,
+        &format!(
+            "{}\n    server_name: other.example.net\n    client_id: other\n    send: []",
+            pem.yaml()
+        ),
+    );
     gateway.process.wait_for_output("link is down");
     assert!(!gateway.process.output().contains("link is up"));
 }
@@ -131,8 +186,10 @@ fn the_certificate_is_checked_for_the_server_name_where_the_remote_is_an_address
 fn a_web_socket_is_opened_with_the_headers_of_the_file() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (_gateway, _port, _folder) =
-        site(&format!("ws://127.0.0.1:{port}/mqtt"), "headers: { X-Site: '7', Authorization: Bearer hunter2 }\n    send: []");
+    let (_gateway, _port, _folder) = site(
+        &format!("ws://127.0.0.1:{port}/mqtt"),
+        "headers: { X-Site: '7', Authorization: Bearer hunter2 }\n    send: []",
+    );
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut request = Vec::new();
@@ -142,5 +199,8 @@ fn a_web_socket_is_opened_with_the_headers_of_the_file() {
         request.push(byte[0]);
     }
     let request = String::from_utf8(request).unwrap().to_lowercase();
-    assert!(request.contains("x-site: 7\r\n") && request.contains("authorization: bearer hunter2\r\n"), "{request}");
+    assert!(
+        request.contains("x-site: 7\r\n") && request.contains("authorization: bearer hunter2\r\n"),
+        "{request}"
+    );
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::remote::{Remote, Wire};
 use super::support::{
-    Gateway, Mosquitto, Process, free_port, gateway_with_uplink, mosquitto_sub, run, simulated, wait_for, wait_for_port, wellhead,
+    Gateway, Mosquitto, Process, free_port, gateway_with_uplink, mosquitto_sub, run, simulated,
+    wait_for, wait_for_port, wellhead,
 };
 
 struct Site {
@@ -19,20 +20,40 @@ struct Site {
 fn site(remote: u16, uplink: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let keys = format!("    to: mqtt://127.0.0.1:{remote}\n    retry: {{ first: 50ms, longest: 200ms }}\n    presence: false\n{uplink}");
+    let keys = format!(
+        "    to: mqtt://127.0.0.1:{remote}\n    retry: {{ first: 50ms, longest: 200ms }}\n    presence: false\n{uplink}"
+    );
     let gateway = gateway_with_uplink(folder.path(), port, "seven", &keys);
-    Site { gateway, port, folder }
+    Site {
+        gateway,
+        port,
+        folder,
+    }
 }
 
 fn publish(port: u16, arguments: &[&str]) {
-    let (code, _, error) = run(Command::new("mosquitto_pub").args(["-V", "5", "-q", "1", "-p", &port.to_string()]).args(arguments));
+    let (code, _, error) = run(Command::new("mosquitto_pub")
+        .args(["-V", "5", "-q", "1", "-p", &port.to_string()])
+        .args(arguments));
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
 }
 
 /// A subscriber that prints `got <topic> [<response topic>] <payload>`.
 fn reader(site: &Site, port: u16, filter: &str, name: &str) -> Process {
     let mut command = mosquitto_sub();
-    command.args(["-d", "-V", "5", "-q", "1", "-p", &port.to_string(), "-t", filter, "-F", "got %t [%R] %p"]);
+    command.args([
+        "-d",
+        "-V",
+        "5",
+        "-q",
+        "1",
+        "-p",
+        &port.to_string(),
+        "-t",
+        filter,
+        "-F",
+        "got %t [%R] %p",
+    ]);
     let reader = Process::start(&mut command, &site.folder.path().join(name));
     reader.wait_for_output("Subscribed");
     reader
@@ -43,12 +64,35 @@ fn ask(site: &Site, from: u16, to: u16, request: [&str; 2], seen: [&str; 2]) {
     let name = request[1].replace('/', "-");
     let listener = reader(site, to, seen[0], &format!("{name}-listener"));
     let mut command = Command::new("mosquitto_rr");
-    command.args(["-d", "-V", "5", "-q", "1", "-p", &from.to_string(), "-t", request[0], "-e", request[1], "-m", "how much?", "-W", "25"]);
-    let mut requester = Process::start(&mut command, &site.folder.path().join(format!("{name}-requester")));
+    command.args([
+        "-d",
+        "-V",
+        "5",
+        "-q",
+        "1",
+        "-p",
+        &from.to_string(),
+        "-t",
+        request[0],
+        "-e",
+        request[1],
+        "-m",
+        "how much?",
+        "-W",
+        "25",
+    ]);
+    let mut requester = Process::start(
+        &mut command,
+        &site.folder.path().join(format!("{name}-requester")),
+    );
     listener.wait_for_output(&format!("got {} [{}] how much?", seen[0], seen[1]));
     publish(to, &["-t", seen[1], "-m", "enough"]);
     assert!(requester.wait().success(), "{}", requester.output());
-    assert!(requester.output().contains("enough"), "{}", requester.output());
+    assert!(
+        requester.output().contains("enough"),
+        "{}",
+        requester.output()
+    );
 }
 
 #[test]
@@ -62,13 +106,26 @@ fn a_question_with_a_response_topic_is_answered_across_the_uplink_both_ways() {
     );
     site.gateway.process.wait_for_output("link is up");
     // A client of the remote asks; the answer goes out under the name that it was asked for.
-    ask(&site, remote.port, site.port, ["oilco/ask/pump", "oilco/answers/7"], ["ask/pump", "answers/7"]);
+    ask(
+        &site,
+        remote.port,
+        site.port,
+        ["oilco/ask/pump", "oilco/answers/7"],
+        ["ask/pump", "answers/7"],
+    );
     // A local client asks.
-    ask(&site, site.port, remote.port, ["far/question", "answers/9"], ["oilco/far/question", "replies/9/seven"]);
+    ask(
+        &site,
+        site.port,
+        remote.port,
+        ["far/question", "answers/9"],
+        ["oilco/far/question", "replies/9/seven"],
+    );
 }
 
 #[test]
-fn a_command_under_the_name_that_a_point_has_at_the_remote_reaches_it_and_its_result_goes_back_there() {
+fn a_command_under_the_name_that_a_point_has_at_the_remote_reaches_it_and_its_result_goes_back_there()
+ {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "");
     let (bus, port) = (free_port(), free_port());
@@ -98,27 +155,69 @@ uplinks:
     );
     let (_simulator, gateway) = simulated(folder.path(), &yaml);
     wait_for_port(port);
-    wait_for("both links", || (gateway.process.output().matches("link is up").count() >= 2).then_some(()));
-    let site = Site { gateway, port, folder };
+    wait_for("both links", || {
+        (gateway.process.output().matches("link is up").count() >= 2).then_some(())
+    });
+    let site = Site {
+        gateway,
+        port,
+        folder,
+    };
     let far = reader(&site, remote.port, "#", "far");
     far.wait_for_output("got oilco/x/d/level [] {\"v\":20");
-    publish(remote.port, &["-t", "oilco/x/d/level/set", "-m", "{\"value\":30,\"id\":\"a\"}"]);
+    publish(
+        remote.port,
+        &[
+            "-t",
+            "oilco/x/d/level/set",
+            "-m",
+            "{\"value\":30,\"id\":\"a\"}",
+        ],
+    );
     far.wait_for_output("got oilco/x/d/level/set/result [] {\"id\":\"a\",\"status\":\"ok\"");
     far.wait_for_output("got meters/level/of-d/x [] {\"v\":30");
-    publish(remote.port, &["-t", "meters/level/of-d/x/set", "-m", "{\"value\":40,\"id\":\"b\"}"]);
+    publish(
+        remote.port,
+        &[
+            "-t",
+            "meters/level/of-d/x/set",
+            "-m",
+            "{\"value\":40,\"id\":\"b\"}",
+        ],
+    );
     far.wait_for_output("got meters/level/of-d/x/set/result [] {\"id\":\"b\",\"status\":\"ok\"");
     far.wait_for_output("got oilco/x/d/level [] {\"v\":40");
     // What may not be written is refused as ever, and a response topic is used in its own name.
-    publish(remote.port, &["-t", "oilco/x/d/level/set", "-m", "99", "-D", "publish", "response-topic", "oilco/answers/1"]);
+    publish(
+        remote.port,
+        &[
+            "-t",
+            "oilco/x/d/level/set",
+            "-m",
+            "99",
+            "-D",
+            "publish",
+            "response-topic",
+            "oilco/answers/1",
+        ],
+    );
     far.wait_for_output("got oilco/answers/1 [] {\"status\":\"rejected\"");
     publish(remote.port, &["-t", "meters/fixed/of-d/x/set", "-m", "1"]);
     far.wait_for_output("got meters/fixed/of-d/x/set/result [] {\"status\":\"rejected\"");
     // A command of a local client stays here, and its result goes out.
-    publish(port, &["-t", "x/d/level/set", "-m", "{\"value\":10,\"id\":\"c\"}"]);
+    publish(
+        port,
+        &["-t", "x/d/level/set", "-m", "{\"value\":10,\"id\":\"c\"}"],
+    );
     far.wait_for_output("got oilco/x/d/level/set/result [] {\"id\":\"c\",\"status\":\"ok\"");
     publish(port, &["-t", "x/last", "-m", "last"]);
     far.wait_for_output("got oilco/x/last [] last");
-    assert_eq!(far.output().matches("got oilco/x/d/level/set [").count(), 2, "{}", far.output());
+    assert_eq!(
+        far.output().matches("got oilco/x/d/level/set [").count(),
+        2,
+        "{}",
+        far.output()
+    );
 }
 
 /// The next message of the gateway, which is acknowledged: its topic and payload.
@@ -131,19 +230,36 @@ fn next(wire: &mut Wire) -> (String, String) {
 #[test]
 fn what_waits_keeps_its_topic_and_new_rules_are_for_new_messages() {
     let (remote, dead) = (Remote::listen(), free_port());
-    let site = site(dead, "    send: [ { filter: 'plant/#', to: 'oilco/{site}/#', qos: 1 } ]");
+    let site = site(
+        dead,
+        "    send: [ { filter: 'plant/#', to: 'oilco/{site}/#', qos: 1 } ]",
+    );
     publish(site.port, &["-q", "2", "-t", "plant/a//b", "-m", "1"]);
     publish(site.port, &["-t", "plant", "-m", "2"]);
     let file = site.folder.path().join("gateway.yaml");
     let yaml = fs::read_to_string(&file).unwrap();
-    fs::write(&file, yaml.replace("to: 'oilco/{site}/#', qos: 1", "strip: plant/, prefix: later/, retain: false")).unwrap();
+    fs::write(
+        &file,
+        yaml.replace(
+            "to: 'oilco/{site}/#', qos: 1",
+            "strip: plant/, prefix: later/, retain: false",
+        ),
+    )
+    .unwrap();
     let (code, _, error) = run(wellhead().arg("reload").arg(&file));
     assert_eq!(code, Some(0), "{error}");
     publish(site.port, &["-t", "plant/c", "-m", "3", "-r"]);
     // kill -9, and a link at last: what was acknowledged is there, under the topic that it was taken with.
     let yaml = fs::read_to_string(&file).unwrap();
-    fs::write(&file, yaml.replace(&format!(":{dead}\n"), &format!(":{}\n", remote.port))).unwrap();
-    let site = Site { gateway: site.gateway.kill_and_restart(), ..site };
+    fs::write(
+        &file,
+        yaml.replace(&format!(":{dead}\n"), &format!(":{}\n", remote.port)),
+    )
+    .unwrap();
+    let site = Site {
+        gateway: site.gateway.kill_and_restart(),
+        ..site
+    };
     let mut wire = remote.accept(false, &[]);
     let first = wire.publish();
     assert_eq!((first.topic.as_str(), first.qos), ("oilco/seven/a//b", 1));
@@ -160,9 +276,10 @@ fn a_message_that_several_receive_filters_match_comes_in_once_in_both_versions()
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "");
     // With MQTT 3.1.1 where one of them, at the highest QoS, covers the others.
-    for (protocol, filters) in
-        [("5", "{ filter: 'a/+' }, { filter: '+/b', qos: 2 }"), ("3.1.1", "{ filter: 'a/+' }, { filter: 'a/b', qos: 2 }")]
-    {
+    for (protocol, filters) in [
+        ("5", "{ filter: 'a/+' }, { filter: '+/b', qos: 2 }"),
+        ("3.1.1", "{ filter: 'a/+' }, { filter: 'a/b', qos: 2 }"),
+    ] {
         let site = site(
             remote.port,
             &format!(
@@ -181,8 +298,17 @@ fn a_message_that_several_receive_filters_match_comes_in_once_in_both_versions()
         }
         publish(remote.port, &["-q", "2", "-t", "a/c", "-m", "last"]);
         near.wait_for_output("got a/c [] last");
-        let got: Vec<String> = near.output().lines().filter(|line| line.starts_with("got a/b")).map(str::to_owned).collect();
-        assert_eq!(got, ["got a/b [] 1", "got a/b [] 2", "got a/b [] 3"], "MQTT {protocol}");
+        let got: Vec<String> = near
+            .output()
+            .lines()
+            .filter(|line| line.starts_with("got a/b"))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(
+            got,
+            ["got a/b [] 1", "got a/b [] 2", "got a/b [] 3"],
+            "MQTT {protocol}"
+        );
     }
 }
 
@@ -204,7 +330,12 @@ fn publish_here(wire: &mut Wire, id: u8, properties: Option<&[u8]>, payload: &st
 fn grant(wire: &mut Wire, filters: usize, has_properties: bool) -> Vec<u8> {
     let packet = wire.read();
     assert_eq!(packet.kind(), 8);
-    let mut answer = vec![0x90, (2 + usize::from(has_properties) + filters) as u8, packet.body[0], packet.body[1]];
+    let mut answer = vec![
+        0x90,
+        (2 + usize::from(has_properties) + filters) as u8,
+        packet.body[0],
+        packet.body[1],
+    ];
     if has_properties {
         answer.push(0);
     }
@@ -216,7 +347,10 @@ fn grant(wire: &mut Wire, filters: usize, has_properties: bool) -> Vec<u8> {
 #[test]
 fn copies_are_told_from_messages_that_were_published_again_by_their_identifiers() {
     let remote = Remote::listen();
-    let site = site(remote.port, "    send: []\n    receive: [ { filter: 'a/+' }, { filter: '+/b' }, { filter: 'a/b' } ]");
+    let site = site(
+        remote.port,
+        "    send: []\n    receive: [ { filter: 'a/+' }, { filter: '+/b' }, { filter: 'a/b' } ]",
+    );
     let near = reader(&site, site.port, "#", "near");
     let mut wire = remote.accept(false, &[]);
     // A filter that another one covers is not asked for; these two have an identifier each.
@@ -231,23 +365,57 @@ fn copies_are_told_from_messages_that_were_published_again_by_their_identifiers(
     publish_here(&mut wire, 6, Some(&[0x0B, 1, 0x0B, 2, 0x01, 1]), "both");
     publish_here(&mut wire, 7, Some(&[]), "last");
     near.wait_for_output("last");
-    let got: Vec<String> = near.output().lines().filter(|line| line.starts_with("got")).map(str::to_owned).collect();
-    assert_eq!(got, ["got a/b [] on", "got a/b [] on", "got a/b [] both", "got a/b [] both", "got a/b [] last"]);
+    let got: Vec<String> = near
+        .output()
+        .lines()
+        .filter(|line| line.starts_with("got"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        got,
+        [
+            "got a/b [] on",
+            "got a/b [] on",
+            "got a/b [] both",
+            "got a/b [] both",
+            "got a/b [] last"
+        ]
+    );
 }
 
 #[test]
 fn without_identifiers_no_message_is_taken_for_a_copy() {
     let remote = Remote::listen();
-    let site = site(remote.port, "    protocol: 3.1.1\n    send: []\n    receive: [ { filter: 'a/+' }, { filter: '+/b' } ]");
+    let site = site(
+        remote.port,
+        "    protocol: 3.1.1\n    send: []\n    receive: [ { filter: 'a/+' }, { filter: '+/b' } ]",
+    );
     let near = reader(&site, site.port, "#", "near");
     let mut wire = remote.accept_v4(false);
     grant(&mut wire, 2, false);
-    for (id, payload) in [(1, "on"), (2, "on"), (3, "off"), (4, "off"), (5, "on"), (6, "on"), (7, "last")] {
+    for (id, payload) in [
+        (1, "on"),
+        (2, "on"),
+        (3, "off"),
+        (4, "off"),
+        (5, "on"),
+        (6, "on"),
+        (7, "last"),
+    ] {
         publish_here(&mut wire, id, None, payload);
     }
     near.wait_for_output("last");
-    let got: Vec<String> = near.output().lines().filter(|line| line.starts_with("got")).map(str::to_owned).collect();
-    assert_eq!(got, ["on", "on", "off", "off", "on", "on", "last"].map(|payload| format!("got a/b [] {payload}")));
+    let got: Vec<String> = near
+        .output()
+        .lines()
+        .filter(|line| line.starts_with("got"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        got,
+        ["on", "on", "off", "off", "on", "on", "last"]
+            .map(|payload| format!("got a/b [] {payload}"))
+    );
     assert!(wire.read_within(Duration::from_millis(100)).is_none());
 }
 

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use wellhead::broker::access::Access;
 use wellhead::broker::engine::{Input, Limits, Peer, Setup};
 use wellhead::mqtt::{
-    Ack, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter, TopicName, Version,
+    Ack, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions,
+    TopicFilter, TopicName, Version,
 };
 
 use super::far_side::connect_as;
@@ -54,7 +55,8 @@ fn calm() -> impl Strategy<Value = Step> {
 
 /// With subscriptions that change.
 fn moving() -> impl Strategy<Value = Vec<Step>> {
-    let subscribe = (0..CLIENTS, 0..FILTERS.len(), 0_u8..3).prop_map(|(client, filter, qos)| Step::Subscribe(client, filter, qos));
+    let subscribe = (0..CLIENTS, 0..FILTERS.len(), 0_u8..3)
+        .prop_map(|(client, filter, qos)| Step::Subscribe(client, filter, qos));
     prop::collection::vec(prop_oneof![16 => calm(), 1 => subscribe], 1..150)
 }
 
@@ -101,8 +103,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let limits = Limits { receive_maximum: 3, output_bytes: 40, sys_every: Duration::ZERO, ..Limits::default() };
-        let setup = Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() };
+        let limits = Limits {
+            receive_maximum: 3,
+            output_bytes: 40,
+            sys_every: Duration::ZERO,
+            ..Limits::default()
+        };
+        let setup = Setup {
+            limits,
+            access: Arc::new(Access::open()),
+            is_durable: true,
+            ..Setup::default()
+        };
         Self {
             stage: Stage::new(setup),
             clients: (0..CLIENTS).map(|_| Client::default()).collect(),
@@ -124,7 +136,9 @@ impl World {
                     self.stage.drop_connection(id);
                 }
             }
-            Step::Subscribe(index, filter, qos) => self.subscribe(index, filter, QoS::from_bits(qos).unwrap()),
+            Step::Subscribe(index, filter, qos) => {
+                self.subscribe(index, filter, QoS::from_bits(qos).unwrap())
+            }
             Step::Publish(topic, qos) => self.publish(topic, QoS::from_bits(qos).unwrap()),
             Step::Read(index, count) => self.read(index, count),
             Step::Answer(index, count) => self.answer(index, count),
@@ -167,18 +181,35 @@ impl World {
         self.stage.send(id, &hello(&format!("client-{index}")));
         let first = self.stage.next_packet(id);
         let present = self.clients[index].known;
-        assert!(matches!(first, Some(Packet::ConnAck(connack)) if connack.session_present == present));
+        assert!(
+            matches!(first, Some(Packet::ConnAck(connack)) if connack.session_present == present)
+        );
         self.clients[index].known = true;
         self.stage.input(Input::Written(id, 4));
     }
 
     fn subscribe(&mut self, index: usize, filter: usize, qos: QoS) {
-        let Some(id) = self.clients[index].connection else { return };
+        let Some(id) = self.clients[index].connection else {
+            return;
+        };
         self.commit();
         self.subscribes += 1;
-        let filters = vec![(TopicFilter::new(FILTERS[filter]).unwrap(), SubscribeOptions { qos, ..SubscribeOptions::default() })];
+        let filters = vec![(
+            TopicFilter::new(FILTERS[filter]).unwrap(),
+            SubscribeOptions {
+                qos,
+                ..SubscribeOptions::default()
+            },
+        )];
         let packet_id = PacketId::new(self.subscribes).unwrap();
-        self.stage.send(id, &Packet::Subscribe(Subscribe { packet_id, filters, properties: Properties::default() }));
+        self.stage.send(
+            id,
+            &Packet::Subscribe(Subscribe {
+                packet_id,
+                filters,
+                properties: Properties::default(),
+            }),
+        );
         self.clients[index].subscriptions.insert(filter, qos);
     }
 
@@ -190,13 +221,21 @@ impl World {
         let id = self.stage.open(Peer::default());
         self.publisher = Some(id);
         self.stage.send(id, &hello("publisher"));
-        let mut again: Vec<(PacketId, (u64, usize, QoS, bool))> = self.unanswered.iter().map(|(id, what)| (*id, *what)).collect();
+        let mut again: Vec<(PacketId, (u64, usize, QoS, bool))> = self
+            .unanswered
+            .iter()
+            .map(|(id, what)| (*id, *what))
+            .collect();
         again.sort_by_key(|(_, (number, ..))| *number);
         for (packet_id, (number, topic, qos, received)) in again {
             if received {
-                self.stage.send(id, &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)));
+                self.stage.send(
+                    id,
+                    &Packet::PubRel(Ack::new(packet_id, ReasonCode::SUCCESS)),
+                );
             } else {
-                self.stage.send(id, &message(number, topic, qos, Some(packet_id), true));
+                self.stage
+                    .send(id, &message(number, topic, qos, Some(packet_id), true));
             }
         }
         id
@@ -210,7 +249,10 @@ impl World {
         self.published += 1;
         let name = TopicName::new(TOPICS[topic]).unwrap();
         for client in &mut self.clients {
-            let granted = client.subscriptions.iter().filter(|(filter, _)| TopicFilter::new(FILTERS[**filter]).unwrap().matches(&name));
+            let granted = client
+                .subscriptions
+                .iter()
+                .filter(|(filter, _)| TopicFilter::new(FILTERS[**filter]).unwrap().matches(&name));
             if let Some(granted) = granted.map(|(_, qos)| *qos).max() {
                 client.expected.push((self.published, qos.min(granted)));
             }
@@ -223,20 +265,27 @@ impl World {
                 .find_map(|id| PacketId::new(id).filter(|id| !self.unanswered.contains_key(id)));
             self.next_id += 1;
             packet_id = free;
-            self.unanswered.insert(packet_id.unwrap(), (self.published, topic, qos, false));
+            self.unanswered
+                .insert(packet_id.unwrap(), (self.published, topic, qos, false));
         }
-        self.stage.send(id, &message(self.published, topic, qos, packet_id, false));
+        self.stage
+            .send(id, &message(self.published, topic, qos, packet_id, false));
     }
 
     fn publisher_reads(&mut self) {
         let id = self.publisher();
         while let Some(packet) = self.stage.next_packet(id) {
             match packet {
-                Packet::PubAck(ack) | Packet::PubComp(ack) => drop(self.unanswered.remove(&ack.packet_id)),
+                Packet::PubAck(ack) | Packet::PubComp(ack) => {
+                    drop(self.unanswered.remove(&ack.packet_id))
+                }
                 Packet::PubRec(ack) => {
                     if let Some(what) = self.unanswered.get_mut(&ack.packet_id) {
                         what.3 = true;
-                        self.stage.send(id, &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)));
+                        self.stage.send(
+                            id,
+                            &Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::SUCCESS)),
+                        );
                     }
                 }
                 _ => {}
@@ -245,17 +294,26 @@ impl World {
     }
 
     fn read(&mut self, index: usize, count: usize) {
-        let Some(id) = self.clients[index].connection else { return };
+        let Some(id) = self.clients[index].connection else {
+            return;
+        };
         for _ in 0..count {
-            let Some(packet) = self.stage.next_packet(id) else { return };
-            self.stage.input(Input::Written(id, super::stage::bytes_of(&packet, Version::V311).len()));
+            let Some(packet) = self.stage.next_packet(id) else {
+                return;
+            };
+            self.stage.input(Input::Written(
+                id,
+                super::stage::bytes_of(&packet, Version::V311).len(),
+            ));
             self.clients[index].take(packet, self.may_repeat);
         }
     }
 
     fn answer(&mut self, index: usize, count: usize) {
         for _ in 0..count {
-            let Some(answer) = self.clients[index].owed.pop_front() else { return };
+            let Some(answer) = self.clients[index].owed.pop_front() else {
+                return;
+            };
             let id = self.clients[index].connection.unwrap();
             self.stage.send(id, &answer);
         }
@@ -287,27 +345,41 @@ impl Client {
     fn take(&mut self, packet: Packet, may_repeat: bool) {
         match packet {
             Packet::Publish(publish) => {
-                let number: u64 = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
-                let seen = self.accepted.iter().any(|(accepted, _)| *accepted == number);
-                assert!(!seen || publish.dup || may_repeat, "{number} comes again without DUP");
+                let number: u64 = std::str::from_utf8(&publish.payload)
+                    .unwrap()
+                    .parse()
+                    .unwrap();
+                let seen = self
+                    .accepted
+                    .iter()
+                    .any(|(accepted, _)| *accepted == number);
+                assert!(
+                    !seen || publish.dup || may_repeat,
+                    "{number} comes again without DUP"
+                );
                 match (publish.qos, publish.packet_id) {
                     (QoS::AtMostOnce, None) => self.accepted.push((number, publish.qos)),
                     (QoS::AtLeastOnce, Some(id)) => {
                         self.accepted.push((number, publish.qos));
-                        self.owed.push_back(Packet::PubAck(Ack::new(id, ReasonCode::SUCCESS)));
+                        self.owed
+                            .push_back(Packet::PubAck(Ack::new(id, ReasonCode::SUCCESS)));
                     }
                     (QoS::ExactlyOnce, Some(id)) => {
                         if self.open.insert(id) {
                             self.accepted.push((number, publish.qos));
                         }
-                        self.owed.push_back(Packet::PubRec(Ack::new(id, ReasonCode::SUCCESS)));
+                        self.owed
+                            .push_back(Packet::PubRec(Ack::new(id, ReasonCode::SUCCESS)));
                     }
                     other => panic!("{other:?}"),
                 }
             }
             Packet::PubRel(ack) => {
                 self.open.remove(&ack.packet_id);
-                self.owed.push_back(Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS)));
+                self.owed.push_back(Packet::PubComp(Ack::new(
+                    ack.packet_id,
+                    ReasonCode::SUCCESS,
+                )));
             }
             Packet::SubAck(_) => {}
             other => panic!("a client does not get {other:?}"),
@@ -315,20 +387,34 @@ impl Client {
     }
 
     fn numbers(list: &[(u64, QoS)], qos: QoS) -> Vec<u64> {
-        list.iter().filter(|(_, own)| *own == qos).map(|(number, _)| *number).collect()
+        list.iter()
+            .filter(|(_, own)| *own == qos)
+            .map(|(number, _)| *number)
+            .collect()
     }
 
     fn check(&self, may_repeat: bool) {
         let got = |qos| Self::numbers(&self.accepted, qos);
         let expected = |qos| Self::numbers(&self.expected, qos);
-        assert_eq!(got(QoS::ExactlyOnce), expected(QoS::ExactlyOnce), "exactly once, in order");
+        assert_eq!(
+            got(QoS::ExactlyOnce),
+            expected(QoS::ExactlyOnce),
+            "exactly once, in order"
+        );
         let mut first = got(QoS::AtLeastOnce);
         let mut seen = HashSet::new();
         first.retain(|number| seen.insert(*number));
-        assert_eq!(first, expected(QoS::AtLeastOnce), "at least once, in order of first arrival");
+        assert_eq!(
+            first,
+            expected(QoS::AtLeastOnce),
+            "at least once, in order of first arrival"
+        );
         let at_most = got(QoS::AtMostOnce);
         // What the publisher repeats comes behind what it does not.
-        assert!(may_repeat || at_most.windows(2).all(|pair| pair[0] < pair[1]), "at most once, in order: {at_most:?}");
+        assert!(
+            may_repeat || at_most.windows(2).all(|pair| pair[0] < pair[1]),
+            "at most once, in order: {at_most:?}"
+        );
         let wanted: HashSet<u64> = expected(QoS::AtMostOnce).into_iter().collect();
         assert!(at_most.iter().all(|number| wanted.contains(number)));
     }
@@ -337,7 +423,15 @@ impl Client {
 fn message(number: u64, topic: usize, qos: QoS, packet_id: Option<PacketId>, dup: bool) -> Packet {
     let topic = Some(TopicName::new(TOPICS[topic]).unwrap());
     let payload = Bytes::from(number.to_string());
-    Packet::Publish(Publish { dup, qos, retain: false, topic, packet_id, properties: Properties::default(), payload })
+    Packet::Publish(Publish {
+        dup,
+        qos,
+        retain: false,
+        topic,
+        packet_id,
+        properties: Properties::default(),
+        payload,
+    })
 }
 
 fn hello(name: &str) -> Packet {

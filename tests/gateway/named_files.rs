@@ -19,8 +19,12 @@ const LINES: &str = "site: x\nlines: [ { name: l, simulated: {} } ]\n";
 
 /// A YAML file for each key that names a file; each of them names `odd`.
 fn naming(key: &str) -> String {
-    let uplink = |more: &str| format!("{LINES}uplinks: [ {{ name: c, to: 'mqtts://127.0.0.1', send: [], {more} }} ]\n");
-    let broker = |tls: &str| format!("site: x\nbroker: {{ listen: [ 'mqtts://127.0.0.1:0' ], tls: {{ {tls} }} }}\n");
+    let uplink = |more: &str| {
+        format!("{LINES}uplinks: [ {{ name: c, to: 'mqtts://127.0.0.1', send: [], {more} }} ]\n")
+    };
+    let broker = |tls: &str| {
+        format!("site: x\nbroker: {{ listen: [ 'mqtts://127.0.0.1:0' ], tls: {{ {tls} }} }}\n")
+    };
     match key {
         "include" => format!("{LINES}include: odd\n"),
         "include *" => format!("{LINES}include: od*\n"),
@@ -35,12 +39,26 @@ fn naming(key: &str) -> String {
     }
 }
 
-const KEYS: [&str; 9] = ["include", "include *", "password_file", "ca", "cert", "credential", "tls", "client_ca", "profile"];
+const KEYS: [&str; 9] = [
+    "include",
+    "include *",
+    "password_file",
+    "ca",
+    "cert",
+    "credential",
+    "tls",
+    "client_ca",
+    "profile",
+];
 
 /// Checks a file; what it says, and true if it found fault with it.
 fn check(file: &Path) -> (bool, String) {
     let (code, out, error) = run(wellhead().arg("check").arg(file));
-    assert!(matches!(code, Some(0 | 78)), "{}: {code:?} {out}{error}", file.display());
+    assert!(
+        matches!(code, Some(0 | 78)),
+        "{}: {code:?} {out}{error}",
+        file.display()
+    );
     (code == Some(78), format!("{out}{error}"))
 }
 
@@ -48,9 +66,12 @@ fn check(file: &Path) -> (bool, String) {
 fn a_pipe_a_device_a_folder_and_a_huge_file_end_a_check_with_a_message() {
     let root = tempfile::tempdir().unwrap();
     let mut kinds = 0;
-    for (kind, told) in
-        [("pipe", "a pipe, not a regular file"), ("zero", "a device, not"), ("folder", "a folder, not"), ("huge", "larger than")]
-    {
+    for (kind, told) in [
+        ("pipe", "a pipe, not a regular file"),
+        ("zero", "a device, not"),
+        ("folder", "a folder, not"),
+        ("huge", "larger than"),
+    ] {
         let folder = root.path().join(kind);
         fs::create_dir_all(folder.join("profiles")).unwrap();
         let odd = folder.join("odd");
@@ -68,9 +89,17 @@ fn a_pipe_a_device_a_folder_and_a_huge_file_end_a_check_with_a_message() {
             fs::write(&file, naming(key)).unwrap();
             let (is_wrong, said) = check(&file);
             // A wildcard stands for regular files only. Certificates are read by the gateway; a check opens them.
-            let expected = if key.starts_with("include") && kind != "huge" { "no file matches" } else { told };
-            let is_opened_only = kind == "huge" && ["ca", "cert", "tls", "client_ca"].contains(&key);
-            assert!(is_opened_only || (is_wrong && said.contains(expected)), "{kind} as {key}: {said}");
+            let expected = if key.starts_with("include") && kind != "huge" {
+                "no file matches"
+            } else {
+                told
+            };
+            let is_opened_only =
+                kind == "huge" && ["ca", "cert", "tls", "client_ca"].contains(&key);
+            assert!(
+                is_opened_only || (is_wrong && said.contains(expected)),
+                "{kind} as {key}: {said}"
+            );
             kinds += 1;
         }
     }
@@ -80,7 +109,10 @@ fn a_pipe_a_device_a_folder_and_a_huge_file_end_a_check_with_a_message() {
 /// What no message may hold, and files that hold it.
 const SECRET: &str = "hunter2";
 const OTHERS: [(&str, &str); 7] = [
-    ("shadow", "root:$y$hunter2$hunter2:19000:0:99999:7:::\nhunter2:*:19000::::::\n"),
+    (
+        "shadow",
+        "root:$y$hunter2$hunter2:19000:0:99999:7:::\nhunter2:*:19000::::::\n",
+    ),
     (
         "users",
         "root:$y$hunter2$hunter2:19000:0:99999:7:::\nbroker:$y$hunter2:19000::::::\nuplink:$y$hunter2:19000::::::\npoints:hunter2:1:\n",
@@ -89,7 +121,10 @@ const OTHERS: [(&str, &str); 7] = [
     ("broken", "hunter2: [ hunter2\n hunter2: }\n"),
     ("columns", "x: 1\nhunter2:\n    hunter2: 1\n   hunter2: 2\n"),
     ("list", "- hunter2\n- hunter2: hunter2\n"),
-    ("key", "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END hunter2 KEY-----\n"),
+    (
+        "key",
+        "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END hunter2 KEY-----\n",
+    ),
 ];
 
 #[test]
@@ -110,15 +145,25 @@ fn nothing_of_a_file_that_is_not_ours_is_printed() {
                     command.arg("--json");
                 }
                 let (code, out, error) = run(&mut command);
-                assert!(!out.contains(SECRET) && !error.contains(SECRET), "{name} as {key}: {out}{error}");
+                assert!(
+                    !out.contains(SECRET) && !error.contains(SECRET),
+                    "{name} as {key}: {out}{error}"
+                );
                 let must_be_wrong = key.starts_with("include") || key == "profile";
-                assert!(!must_be_wrong || code == Some(78), "{name} as {key}: {out}{error}");
+                assert!(
+                    !must_be_wrong || code == Some(78),
+                    "{name} as {key}: {out}{error}"
+                );
             }
         }
     }
     // A part of ours is shown with its line.
     fs::write(root.path().join("part"), "devices: [ { nam: d } ]\n").unwrap();
-    fs::write(root.path().join("gateway.yaml"), format!("{LINES}include: part\n")).unwrap();
+    fs::write(
+        root.path().join("gateway.yaml"),
+        format!("{LINES}include: part\n"),
+    )
+    .unwrap();
     let (_, said) = check(&root.path().join("gateway.yaml"));
     assert!(said.contains("devices: [ { nam: d } ]"), "{said}");
 }
@@ -128,10 +173,17 @@ fn secrets_of_the_environment_and_of_files_are_in_no_message_even_where_they_do_
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("odd"), "hunter2 one\nhunter2 \"two\"\n").unwrap();
     let file = folder.path().join("gateway.yaml");
-    for place in
-        ["every: '${credential:odd}'", "class: '${credential:odd}'", "topic: '${credential:odd}'", "unit: 1, type: '${credential:odd}'"]
-    {
-        fs::write(&file, format!("{LINES}devices: [ {{ name: d, line: l, points: {{ p: {{ {place} }} }} }} ]\n")).unwrap();
+    for place in [
+        "every: '${credential:odd}'",
+        "class: '${credential:odd}'",
+        "topic: '${credential:odd}'",
+        "unit: 1, type: '${credential:odd}'",
+    ] {
+        fs::write(
+            &file,
+            format!("{LINES}devices: [ {{ name: d, line: l, points: {{ p: {{ {place} }} }} }} ]\n"),
+        )
+        .unwrap();
         let (_, said) = check(&file);
         assert!(!said.contains(SECRET), "{place}: {said}");
     }
@@ -140,29 +192,54 @@ fn secrets_of_the_environment_and_of_files_are_in_no_message_even_where_they_do_
 #[test]
 fn a_password_file_with_a_mark_or_blanks_is_told_and_an_empty_one_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let yaml = format!("{LINES}uplinks: [ {{ name: c, to: 'mqtts://127.0.0.1', send: [], user: u, password_file: odd }} ]\n");
+    let yaml = format!(
+        "{LINES}uplinks: [ {{ name: c, to: 'mqtts://127.0.0.1', send: [], user: u, password_file: odd }} ]\n"
+    );
     let load = |content: &[u8]| {
         fs::write(folder.path().join("odd"), content).unwrap();
         config::parse("gateway.yaml", &yaml, folder.path())
     };
     for (content, password, told) in [
         (&b"secret\r\n"[..], "secret", None),
-        ("\u{feff}secret\n".as_bytes(), "secret", Some("byte order mark")),
+        (
+            "\u{feff}secret\n".as_bytes(),
+            "secret",
+            Some("byte order mark"),
+        ),
         (b"secret \n", "secret ", Some("ends with a blank")),
         (b"\tsecret\n", "\tsecret", Some("begins with a blank")),
     ] {
         let gateway = load(content).unwrap_or_else(|faults| panic!("{faults:?}"));
         let login = gateway.uplinks[0].settings.login.as_ref().unwrap();
         // It is read at each connection.
-        assert_eq!(login.password, wellhead::uplink::Password::File(folder.path().join("odd")));
-        assert_eq!(wellhead::files::first_line(&folder.path().join("odd")).unwrap().text, password);
-        let said: Vec<&str> = gateway.warnings.iter().map(|warning| warning.message.as_str()).collect();
+        assert_eq!(
+            login.password,
+            wellhead::uplink::Password::File(folder.path().join("odd"))
+        );
+        assert_eq!(
+            wellhead::files::first_line(&folder.path().join("odd"))
+                .unwrap()
+                .text,
+            password
+        );
+        let said: Vec<&str> = gateway
+            .warnings
+            .iter()
+            .map(|warning| warning.message.as_str())
+            .collect();
         assert_eq!(said.len(), usize::from(told.is_some()), "{said:?}");
-        assert!(told.is_none_or(|told| said[0].contains(told) && said[0].contains("remove") || said[0].contains("save it as")), "{said:?}");
+        assert!(
+            told.is_none_or(|told| said[0].contains(told) && said[0].contains("remove")
+                || said[0].contains("save it as")),
+            "{said:?}"
+        );
     }
     for content in [&b""[..], b"\n", b"\r\n\r\n", b" \n", &[0xFF, 0xFE, b'a', 0]] {
         let faults = load(content).unwrap_err();
-        assert!(faults.len() == 1 && (faults[0].line, faults[0].column) == (3, 82), "{faults:?}");
+        assert!(
+            faults.len() == 1 && (faults[0].line, faults[0].column) == (3, 82),
+            "{faults:?}"
+        );
     }
 }
 
@@ -185,15 +262,33 @@ fn a_secret_that_only_root_can_read_is_no_fault_for_who_checks_and_one_for_who_r
         if geteuid().is_root() {
             // Of this thread alone.
             set_thread_groups(&[]).unwrap();
-            set_thread_res_gid(Gid::from_raw(65_534), Gid::from_raw(65_534), Gid::from_raw(65_534)).unwrap();
-            set_thread_res_uid(Uid::from_raw(65_534), Uid::from_raw(65_534), Uid::from_raw(65_534)).unwrap();
+            set_thread_res_gid(
+                Gid::from_raw(65_534),
+                Gid::from_raw(65_534),
+                Gid::from_raw(65_534),
+            )
+            .unwrap();
+            set_thread_res_uid(
+                Uid::from_raw(65_534),
+                Uid::from_raw(65_534),
+                Uid::from_raw(65_534),
+            )
+            .unwrap();
         }
         (config::load(&file), config::load_to_run(&file))
     });
     let (checked, run) = found.join().unwrap();
     let checked = checked.unwrap_or_else(|error| panic!("{error}"));
-    assert!(checked.warnings.len() == 1 && checked.warnings[0].message.contains("sudo wellhead check"), "{:?}", checked.warnings);
-    assert!(run.unwrap_err().to_string().contains("cloud.password is not checked"));
+    assert!(
+        checked.warnings.len() == 1 && checked.warnings[0].message.contains("sudo wellhead check"),
+        "{:?}",
+        checked.warnings
+    );
+    assert!(
+        run.unwrap_err()
+            .to_string()
+            .contains("cloud.password is not checked")
+    );
     fs::set_permissions(&credentials, fs::Permissions::from_mode(0o700)).unwrap();
 }
 
@@ -203,33 +298,62 @@ fn large(shape: &str, count: usize) -> String {
     let devices = |line: &dyn Fn(usize) -> String| format!("{LINES}devices:\n{}", all(line));
     match shape {
         "points" => {
-            format!("{LINES}devices:\n  - name: d\n    line: l\n    points:\n{}", all(&|i| format!("      p{i}: {{ every: 10s }}\n")))
+            format!(
+                "{LINES}devices:\n  - name: d\n    line: l\n    points:\n{}",
+                all(&|i| format!("      p{i}: {{ every: 10s }}\n"))
+            )
         }
         "points with faults" => {
-            format!("{LINES}devices:\n  - name: d\n    line: l\n    points:\n{}", all(&|i| format!("      p{i}: {{ every: 0s }}\n")))
+            format!(
+                "{LINES}devices:\n  - name: d\n    line: l\n    points:\n{}",
+                all(&|i| format!("      p{i}: {{ every: 0s }}\n"))
+            )
         }
         "expressions" => format!(
             "{LINES}devices:\n  - name: d\n    line: l\n    points:\n      a: {{ every: 1s }}\n{}",
             all(&|i| format!("      p{i}: {{ expression: 'a + 1' }}\n"))
         ),
-        "devices" => devices(&|i| format!("  - {{ name: d{i}, line: l, points: {{ p: {{ every: 10s }} }} }}\n")),
-        "devices on no line" => devices(&|i| format!("  - {{ name: d{i}, line: x{i}, points: {{ p: {{ every: 10s }} }} }}\n")),
-        "devices of no profile" => devices(&|i| format!("  - {{ name: d{i}, line: l, profile: x{i} }}\n")),
-        "devices of one name" => devices(&|_| "  - { name: d, line: l, points: { p: { every: 10s } } }\n".to_owned()),
+        "devices" => devices(&|i| {
+            format!("  - {{ name: d{i}, line: l, points: {{ p: {{ every: 10s }} }} }}\n")
+        }),
+        "devices on no line" => devices(&|i| {
+            format!("  - {{ name: d{i}, line: x{i}, points: {{ p: {{ every: 10s }} }} }}\n")
+        }),
+        "devices of no profile" => {
+            devices(&|i| format!("  - {{ name: d{i}, line: l, profile: x{i} }}\n"))
+        }
+        "devices of one name" => {
+            devices(&|_| "  - { name: d, line: l, points: { p: { every: 10s } } }\n".to_owned())
+        }
         "twins" => format!(
             "site: x\nlines: [ {{ name: l, modbus_tcp: 10.0.0.1 }} ]\ndevices:\n{}",
-            all(&|i| format!("  - {{ name: d{i}, line: l, unit: {}, points: {{ p: {{ holding: {i}, type: u16 }} }} }}\n", 1 + i % 4))
+            all(&|i| format!(
+                "  - {{ name: d{i}, line: l, unit: {}, points: {{ p: {{ holding: {i}, type: u16 }} }} }}\n",
+                1 + i % 4
+            ))
         ),
-        "lines" => format!("site: x\nlines:\n{}", all(&|i| format!("  - {{ name: l{i}, modbus_tcp: '10.0.0.1:{}' }}\n", i + 1))),
-        "ports that are not there" => format!("site: x\nlines:\n{}", all(&|i| format!("  - {{ name: l{i}, serial: /dev/ttyX{i} }}\n"))),
-        "keys without a value" => format!("site: x\nlines:\n{}", all(&|i| format!("  - {{ name: l{i}, modbus_tcp: }}\n"))),
+        "lines" => format!(
+            "site: x\nlines:\n{}",
+            all(&|i| format!("  - {{ name: l{i}, modbus_tcp: '10.0.0.1:{}' }}\n", i + 1))
+        ),
+        "ports that are not there" => format!(
+            "site: x\nlines:\n{}",
+            all(&|i| format!("  - {{ name: l{i}, serial: /dev/ttyX{i} }}\n"))
+        ),
+        "keys without a value" => format!(
+            "site: x\nlines:\n{}",
+            all(&|i| format!("  - {{ name: l{i}, modbus_tcp: }}\n"))
+        ),
         "keys twice" => format!("site: x\n{}", "site: y\n".repeat(count)),
         "unknown keys" => format!("site: x\n{}", all(&|i| format!("k{i}: 1\n"))),
         "users" => format!(
             "broker:\n  listen: [ 'mqtt://127.0.0.1:1883' ]\n  users:\n{}",
             all(&|i| format!("    - {{ name: u{i}, password: plain{i} }}\n"))
         ),
-        "profiles" => format!("{LINES}profiles:\n{}", all(&|i| format!("  c{i}: {{ points: {{ p: {{ holding: 1, type: u16 }} }} }}\n"))),
+        "profiles" => format!(
+            "{LINES}profiles:\n{}",
+            all(&|i| format!("  c{i}: {{ points: {{ p: {{ holding: 1, type: u16 }} }} }}\n"))
+        ),
         "rules" => format!(
             "{LINES}broker: {{ listen: [ 'mqtt://127.0.0.1:1883' ] }}\nuplinks:\n  - name: c\n    to: mqtts://127.0.0.1\n    send:\n{}",
             all(&|i| format!("      - {{ filter: 'a/b{i}' }}\n"))
@@ -273,7 +397,10 @@ fn reading_a_file_takes_time_linear_in_its_lines() {
         let least = (0..3).map(|_| cost(&small)).min().unwrap();
         let most = cost(&large);
         // Sixteen times as many lines; what grows with their square would take 256 times as long.
-        assert!(most < least * 64, "{shape}: {least:?} for 125, {most:?} for 2000");
+        assert!(
+            most < least * 64,
+            "{shape}: {least:?} for 125, {most:?} for 2000"
+        );
     }
 }
 
@@ -282,9 +409,21 @@ fn who_names_a_broker_needs_no_file_nor_the_right_to_read_one() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("gateway.yaml"), "nonsense\n").unwrap();
     // Nobody listens there: the command comes as far as the network.
-    for arguments in [&["watch", "-n", "1"][..], &["sub", "-n", "1"], &["read", "d", "p"], &["pub", "t", "m"], &["write", "d", "p", "1"]] {
+    for arguments in [
+        &["watch", "-n", "1"][..],
+        &["sub", "-n", "1"],
+        &["read", "d", "p"],
+        &["pub", "t", "m"],
+        &["write", "d", "p", "1"],
+    ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wellhead"));
-        let (code, _, error) = run(command.current_dir(folder.path()).args(arguments).args(["--to", "mqtt://127.0.0.1:1"]));
-        assert!(code == Some(1) && error.contains("127.0.0.1:1: "), "{arguments:?}: {code:?} {error}");
+        let (code, _, error) = run(command
+            .current_dir(folder.path())
+            .args(arguments)
+            .args(["--to", "mqtt://127.0.0.1:1"]));
+        assert!(
+            code == Some(1) && error.contains("127.0.0.1:1: "),
+            "{arguments:?}: {code:?} {error}"
+        );
     }
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::support::{Gateway, Link, Mosquitto, Process, free_port, peer, python, subscriber, wait_for, wait_for_port};
+use super::support::{
+    Gateway, Link, Mosquitto, Process, free_port, peer, python, subscriber, wait_for, wait_for_port,
+};
 
 /// What the subscriber got: sequence number, topic, payload.
 fn arrivals(subscriber: &Process) -> Vec<(u64, String, String)> {
@@ -28,11 +30,17 @@ fn check_sequence(arrivals: &[(u64, String, String)], kills: usize) -> usize {
     let mut firsts: Vec<u64> = Vec::new();
     for (number, _, _) in arrivals {
         if !firsts.contains(number) {
-            assert!(firsts.last().is_none_or(|last| number > last), "number {number} came too late");
+            assert!(
+                firsts.last().is_none_or(|last| number > last),
+                "number {number} came too late"
+            );
             firsts.push(*number);
         }
     }
-    let skips: Vec<_> = firsts.windows(2).filter(|pair| pair[1] != pair[0] + 1).collect();
+    let skips: Vec<_> = firsts
+        .windows(2)
+        .filter(|pair| pair[1] != pair[0] + 1)
+        .collect();
     assert!(firsts[0] == 1 && skips.len() <= kills, "{skips:?}");
     firsts.len()
 }
@@ -42,7 +50,18 @@ fn publish_numbers(port: u16, from: u64, count: u64) -> u64 {
     let mut acknowledged = from;
     for number in from..from + count {
         let status = Command::new("timeout")
-            .args(["10", "mosquitto_pub", "-p", &port.to_string(), "-q", "1", "-t", "local/number", "-m", &number.to_string()])
+            .args([
+                "10",
+                "mosquitto_pub",
+                "-p",
+                &port.to_string(),
+                "-q",
+                "1",
+                "-t",
+                "local/number",
+                "-m",
+                &number.to_string(),
+            ])
             .stderr(Stdio::null())
             .status()
             .unwrap();
@@ -72,7 +91,13 @@ uplinks:
 }
 
 fn start_server(folder: &Path, port: u16) -> Process {
-    let server = Process::start(python().arg("-u").arg(peer("modbus_server.py")).arg(port.to_string()), &folder.join("server.log"));
+    let server = Process::start(
+        python()
+            .arg("-u")
+            .arg(peer("modbus_server.py"))
+            .arg(port.to_string()),
+        &folder.join("server.log"),
+    );
     server.wait_for_output("ready");
     server
 }
@@ -87,11 +112,19 @@ fn every_message_reaches_mosquitto_over_an_outage_and_a_kill_9() {
     let link = Link::to(remote.port);
     let mut gateway = Gateway::start(folder.path(), &yaml(modbus, local, link.port));
     wait_for_port(local);
-    wait_for("the first readings arrive", || (arrivals(&subscriber).len() > 20).then_some(()));
+    wait_for("the first readings arrive", || {
+        (arrivals(&subscriber).len() > 20).then_some(())
+    });
     let mut acknowledged = publish_numbers(local, 0, 10);
 
     link.cut();
-    wait_for("the loss of the link is told", || gateway.process.output().contains("link is down").then_some(()));
+    wait_for("the loss of the link is told", || {
+        gateway
+            .process
+            .output()
+            .contains("link is down")
+            .then_some(())
+    });
     acknowledged = publish_numbers(local, acknowledged, 20);
     gateway = gateway.kill_and_restart();
     wait_for_port(local);
@@ -107,8 +140,11 @@ fn every_message_reaches_mosquitto_over_an_outage_and_a_kill_9() {
 
     let wanted: BTreeSet<String> = (0..acknowledged).map(|number| number.to_string()).collect();
     wait_for("every acknowledged number arrives", || {
-        let got: BTreeSet<String> =
-            arrivals(&subscriber).into_iter().filter(|(_, topic, _)| topic == "far/local/number").map(|(_, _, payload)| payload).collect();
+        let got: BTreeSet<String> = arrivals(&subscriber)
+            .into_iter()
+            .filter(|(_, topic, _)| topic == "far/local/number")
+            .map(|(_, _, payload)| payload)
+            .collect();
         wanted.is_subset(&got).then_some(())
     });
     assert!(gateway.process.terminate().success());
@@ -118,9 +154,26 @@ fn every_message_reaches_mosquitto_over_an_outage_and_a_kill_9() {
     assert!(count > 200, "{count} messages");
     // pymodbus counts the reads: they come in order too.
     let mut newest = 0;
-    for (number, _, payload) in arrivals.iter().filter(|(_, topic, _)| topic == "far/x/meter/counter") {
-        let value: u64 = payload.trim_start_matches("{\"v\":").split(',').next().unwrap().parse().unwrap_or(newest);
-        assert!(value >= newest || arrivals.iter().filter(|(other, _, _)| other == number).count() > 1, "{value} after {newest}");
+    for (number, _, payload) in arrivals
+        .iter()
+        .filter(|(_, topic, _)| topic == "far/x/meter/counter")
+    {
+        let value: u64 = payload
+            .trim_start_matches("{\"v\":")
+            .split(',')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap_or(newest);
+        assert!(
+            value >= newest
+                || arrivals
+                    .iter()
+                    .filter(|(other, _, _)| other == number)
+                    .count()
+                    > 1,
+            "{value} after {newest}"
+        );
         newest = newest.max(value);
     }
 }
@@ -132,14 +185,21 @@ fn a_remote_that_hangs_without_closing_is_noticed_and_nothing_is_lost() {
     let _server = start_server(folder.path(), modbus);
     let remote = Mosquitto::start(folder.path(), "");
     let subscriber = subscriber(folder.path(), remote.port, "far/#");
-    let yaml = yaml(modbus, local, remote.port).replace("    retry:", "    keep_alive: 5s\n    retry:");
+    let yaml =
+        yaml(modbus, local, remote.port).replace("    retry:", "    keep_alive: 5s\n    retry:");
     let mut gateway = Gateway::start(folder.path(), &yaml);
-    wait_for("the first readings arrive", || (arrivals(&subscriber).len() > 20).then_some(()));
+    wait_for("the first readings arrive", || {
+        (arrivals(&subscriber).len() > 20).then_some(())
+    });
     remote.signal(rustix::process::Signal::STOP);
-    wait_for("the silence is noticed", || gateway.process.output().contains("silent").then_some(()));
+    wait_for("the silence is noticed", || {
+        gateway.process.output().contains("silent").then_some(())
+    });
     remote.signal(rustix::process::Signal::CONT);
     let before = arrivals(&subscriber).len();
-    wait_for("it goes on", || (arrivals(&subscriber).len() > before + 100).then_some(()));
+    wait_for("it goes on", || {
+        (arrivals(&subscriber).len() > before + 100).then_some(())
+    });
     assert!(gateway.process.terminate().success());
     std::thread::sleep(Duration::from_millis(500));
     check_sequence(&arrivals(&subscriber), 0);
@@ -161,8 +221,11 @@ uplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', send: [ {{ filter: '#', pr
     );
     let mut gateway = Gateway::start(folder.path(), &yaml);
     wait_for_port(local);
-    let mut publisher =
-        Command::new("mosquitto_pub").args(["-p", &local.to_string(), "-q", "1", "-t", "n", "-l"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut publisher = Command::new("mosquitto_pub")
+        .args(["-p", &local.to_string(), "-q", "1", "-t", "n", "-l"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut input = publisher.stdin.take().unwrap();
     for number in 0..2000 {
         writeln!(input, "{number}").unwrap();
@@ -170,6 +233,8 @@ uplinks: [ {{ name: cloud, to: 'mqtt://127.0.0.1:{}', send: [ {{ filter: '#', pr
     drop(input);
     assert!(publisher.wait().unwrap().success());
     assert!(gateway.process.terminate().success());
-    wait_for("all 2000 are at the remote", || (arrivals(&subscriber).len() >= 2000).then_some(()));
+    wait_for("all 2000 are at the remote", || {
+        (arrivals(&subscriber).len() >= 2000).then_some(())
+    });
     assert_eq!(check_sequence(&arrivals(&subscriber), 0), 2000);
 }

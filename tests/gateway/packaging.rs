@@ -19,11 +19,18 @@ fn text(name: &str) -> String {
 }
 
 fn table(name: &str) -> Table {
-    text(name).parse().unwrap_or_else(|error| panic!("{name}: {error}"))
+    text(name)
+        .parse()
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn keys(value: &Value) -> BTreeSet<&str> {
-    value.as_table().unwrap().keys().map(String::as_str).collect()
+    value
+        .as_table()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
 }
 
 #[test]
@@ -31,21 +38,31 @@ fn cross_toml_has_every_target_and_nothing_that_cross_does_not_know() {
     let cross = table("cross.toml");
     assert_eq!(cross.keys().collect::<Vec<_>>(), ["build", "target"]);
     let build = &cross["build"];
-    assert!(keys(build).is_subset(&["env", "default-target"].into()) && keys(&build["env"]) == ["passthrough"].into());
+    assert!(
+        keys(build).is_subset(&["env", "default-target"].into())
+            && keys(&build["env"]) == ["passthrough"].into()
+    );
     let targets = keys(&cross["target"]);
     let mut expected = BTreeSet::new();
     for (machine, float) in [("aarch64", ""), ("armv7", "eabihf"), ("arm", "eabihf")] {
-        expected.extend(["gnu", "musl"].map(|library| format!("{machine}-unknown-linux-{library}{float}")));
+        expected.extend(
+            ["gnu", "musl"].map(|library| format!("{machine}-unknown-linux-{library}{float}")),
+        );
     }
     assert_eq!(targets, expected.iter().map(String::as_str).collect());
     for target in &targets {
         let image = &cross["target"][*target];
         assert_eq!(keys(image), ["image"].into(), "{target}");
-        assert_eq!(image["image"].as_str().unwrap(), format!("ghcr.io/cross-rs/{target}:0.2.5"));
+        assert_eq!(
+            image["image"].as_str().unwrap(),
+            format!("ghcr.io/cross-rs/{target}:0.2.5")
+        );
     }
     assert!(targets.contains(build["default-target"].as_str().unwrap()));
     // Without it `cross` looks for another name, and takes its own settings.
-    assert!(text("docs/installing.md").contains("CROSS_CONFIG=cross.toml cross build --release --target aarch64-unknown-linux-musl"));
+    assert!(text("docs/installing.md").contains(
+        "CROSS_CONFIG=cross.toml cross build --release --target aarch64-unknown-linux-musl"
+    ));
 }
 
 #[test]
@@ -53,36 +70,71 @@ fn what_the_package_holds_is_there_and_the_unit_starts_it() {
     let deb = &table("Cargo.toml")["package"]["metadata"]["deb"];
     let mut installed = BTreeSet::new();
     for asset in deb["assets"].as_array().unwrap() {
-        let asset: Vec<&str> = asset.as_array().unwrap().iter().map(|part| part.as_str().unwrap()).collect();
+        let asset: Vec<&str> = asset
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|part| part.as_str().unwrap())
+            .collect();
         let (source, place) = (Path::new(asset[0]), asset[1]);
         let name = source.file_name().unwrap().to_str().unwrap();
         if source.starts_with("target/package") {
             assert!(
-                text("systemd/package").contains(&format!("$made/{name}")) || ["*.1.gz", "*.5.gz"].contains(&name),
+                text("systemd/package").contains(&format!("$made/{name}"))
+                    || ["*.1.gz", "*.5.gz"].contains(&name),
                 "nobody makes {name}"
             );
         } else if !name.contains('*') {
             assert!(root().join(source).exists(), "{}", source.display());
         }
-        installed.insert(format!("/{place}{}", if place.ends_with('/') { name } else { "" }));
+        installed.insert(format!(
+            "/{place}{}",
+            if place.ends_with('/') { name } else { "" }
+        ));
     }
     let unit = text("systemd/wellhead.service");
-    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let start = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .unwrap();
     assert_eq!(start, "/usr/bin/wellhead run /etc/wellhead/gateway.yaml");
-    assert!(start.split(' ').filter(|word| word.starts_with('/')).all(|path| installed.contains(path)), "{installed:?}");
-    assert_eq!(deb["conf-files"][0].as_str(), Some("/etc/wellhead/gateway.yaml"));
-    for script in ["postrm", "wellhead.sysusers", "wellhead.tmpfile", "changelog", "copyright"] {
+    assert!(
+        start
+            .split(' ')
+            .filter(|word| word.starts_with('/'))
+            .all(|path| installed.contains(path)),
+        "{installed:?}"
+    );
+    assert_eq!(
+        deb["conf-files"][0].as_str(),
+        Some("/etc/wellhead/gateway.yaml")
+    );
+    for script in [
+        "postrm",
+        "wellhead.sysusers",
+        "wellhead.tmpfile",
+        "changelog",
+        "copyright",
+    ] {
         assert!(root().join("systemd").join(script).exists(), "{script}");
     }
-    assert!(text("systemd/changelog").starts_with(concat!("wellhead (", env!("CARGO_PKG_VERSION"), "-")));
+    assert!(text("systemd/changelog").starts_with(concat!(
+        "wellhead (",
+        env!("CARGO_PKG_VERSION"),
+        "-"
+    )));
 }
 
 #[test]
 fn the_archive_for_old_machines_holds_what_its_installer_puts_in_place() {
     let (installer, packer) = (text("systemd/install"), text("systemd/package"));
-    for line in installer.lines().filter(|line| line.starts_with("install -D")) {
+    for line in installer
+        .lines()
+        .filter(|line| line.starts_with("install -D"))
+    {
         let source = line.split(' ').nth(4).unwrap();
-        let is_packed = packer.contains(&format!("$made/{source}")) || packer.contains(&format!("systemd/{source}"));
+        let is_packed = packer.contains(&format!("$made/{source}"))
+            || packer.contains(&format!("systemd/{source}"));
         assert!(is_packed, "{source} is not in the archive");
     }
     assert!(text("docs/raspberry-pi.md").contains(concat!(
@@ -99,16 +151,37 @@ fn systemd_has_no_complaint_about_the_unit_and_finds_it_locked_down() {
     let unit: String = text("systemd/wellhead.service")
         .lines()
         .filter(|line| !line.starts_with("Documentation="))
-        .map(|line| if line.starts_with("ExecStart=") { "ExecStart=/bin/true\n".to_owned() } else { format!("{line}\n") })
+        .map(|line| {
+            if line.starts_with("ExecStart=") {
+                "ExecStart=/bin/true\n".to_owned()
+            } else {
+                format!("{line}\n")
+            }
+        })
         .collect();
     let file = folder.path().join("wellhead.service");
     fs::write(&file, &unit).unwrap();
-    let (code, out, complaints) = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file));
+    let (code, out, complaints) = run(Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&file));
     // Keys it does not know are complaints, but no failure.
     assert_eq!((code, out.as_str(), complaints.as_str()), (Some(0), "", ""));
-    let (_, out, _) = run(Command::new("systemd-analyze").args(["security", "--offline=yes", "--no-pager"]).arg(&file));
-    let line = out.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{out}"));
-    let score: f64 = line.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let (_, out, _) = run(Command::new("systemd-analyze")
+        .args(["security", "--offline=yes", "--no-pager"])
+        .arg(&file));
+    let line = out
+        .lines()
+        .find(|line| line.contains("Overall exposure level"))
+        .unwrap_or_else(|| panic!("{out}"));
+    let score: f64 = line
+        .split(": ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!(score <= 1.5, "{line}");
 }
 
@@ -131,19 +204,33 @@ fn every_page_that_a_page_or_the_unit_names_is_packaged() {
     let pages = pages();
     let names: BTreeSet<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names.len(), pages.len());
-    for needed in ["wellhead.1", "wellhead-check.1", "wellhead-outbox-show.1", "gateway.yaml.5"] {
+    for needed in [
+        "wellhead.1",
+        "wellhead-check.1",
+        "wellhead-outbox-show.1",
+        "gateway.yaml.5",
+    ] {
         assert!(names.contains(needed), "{needed} is not in {names:?}");
     }
     let mut named = 0;
     let unit = text("systemd/wellhead.service");
-    for (name, text) in pages.iter().map(|(name, text)| (name.as_str(), text)).chain([("the unit", &unit)]) {
+    for (name, text) in pages
+        .iter()
+        .map(|(name, text)| (name.as_str(), text))
+        .chain([("the unit", &unit)])
+    {
         let text = text.replace("\\-", "-");
         for section in ["1", "5"] {
             for (at, _) in text.match_indices(&format!("({section})")) {
-                let start = text[..at].rfind(|c: char| !c.is_alphanumeric() && !"-_.".contains(c)).map_or(0, |at| at + 1);
+                let start = text[..at]
+                    .rfind(|c: char| !c.is_alphanumeric() && !"-_.".contains(c))
+                    .map_or(0, |at| at + 1);
                 let page = format!("{}.{section}", &text[start..at]);
                 // Its own title has no section behind it, and `man(1)` is none of ours.
-                assert!(names.contains(page.as_str()), "{name} names {page}, which is not packaged");
+                assert!(
+                    names.contains(page.as_str()),
+                    "{name} names {page}, which is not packaged"
+                );
                 named += 1;
             }
         }
@@ -151,7 +238,11 @@ fn every_page_that_a_page_or_the_unit_names_is_packaged() {
     assert!(named > 60, "{named}");
     // The packer takes all that the program lists, and package and archive take all that the packer makes.
     let (packer, installer) = (text("systemd/package"), text("systemd/install"));
-    assert!(packer.contains("man --list") && installer.contains("*.1.gz") && installer.contains("*.5.gz"));
+    assert!(
+        packer.contains("man --list")
+            && installer.contains("*.1.gz")
+            && installer.contains("*.5.gz")
+    );
 }
 
 #[test]
@@ -172,9 +263,15 @@ fn the_page_of_the_file_tells_every_key_and_has_no_command_by_accident() {
     let mut all = BTreeSet::new();
     keys(&wellhead::config::schema::of_file(), &mut all);
     // Both are told in the words of the value they belong to.
-    let missing: Vec<&String> = all.iter().filter(|key| !page.contains(&format!("\\fB{key}\\fR"))).collect();
+    let missing: Vec<&String> = all
+        .iter()
+        .filter(|key| !page.contains(&format!("\\fB{key}\\fR")))
+        .collect();
     let told_elsewhere = ["from", "to", "scale", "offset", "if"].map(str::to_owned);
-    assert!(missing.iter().all(|key| told_elsewhere.contains(key)), "{missing:?}");
+    assert!(
+        missing.iter().all(|key| told_elsewhere.contains(key)),
+        "{missing:?}"
+    );
     for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {
         let command = line.split(' ').next().unwrap();
         assert!([".TH", ".SH", ".TP", ".PP"].contains(&command), "{line}");
@@ -183,8 +280,11 @@ fn the_page_of_the_file_tells_every_key_and_has_no_command_by_accident() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.yaml.5");
     fs::write(&file, &page).unwrap();
-    let (code, out, complaints) =
-        run(Command::new("man").args(["--warnings", "-E", "UTF-8", "-l"]).arg(&file).env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8"));
+    let (code, out, complaints) = run(Command::new("man")
+        .args(["--warnings", "-E", "UTF-8", "-l"])
+        .arg(&file)
+        .env("MANWIDTH", "80")
+        .env("LC_ALL", "C.UTF-8"));
     assert_eq!((code, complaints.as_str()), (Some(0), ""));
     assert!(out.contains("UPLINKS") || out.contains("uplinks"), "{out}");
 }
@@ -195,7 +295,13 @@ fn every_command_has_a_manual_page_and_completions() {
         assert!(page.contains(".SH DESCRIPTION"), "{name}");
     }
     let (code, _, error) = run(wellhead().args(["man", "fly"]));
-    assert_eq!((code, error.as_str()), (Some(2), "there is no command `fly`; `wellhead man --list` shows all pages\n"));
+    assert_eq!(
+        (code, error.as_str()),
+        (
+            Some(2),
+            "there is no command `fly`; `wellhead man --list` shows all pages\n"
+        )
+    );
     for shell in ["bash", "zsh", "fish"] {
         let (code, script, _) = run(wellhead().args(["completions", shell]));
         assert!(code == Some(0) && script.contains("simulate"), "{shell}");
@@ -207,5 +313,8 @@ fn every_command_has_a_manual_page_and_completions() {
         "source {}; COMP_WORDS=(wellhead si); COMP_CWORD=1; _wellhead wellhead si wellhead; echo ${{COMPREPLY[@]}}",
         folder.path().join("wellhead").display()
     );
-    assert_eq!(run(Command::new("bash").args(["-c", &ask])).1.trim(), "simulate");
+    assert_eq!(
+        run(Command::new("bash").args(["-c", &ask])).1.trim(),
+        "simulate"
+    );
 }

@@ -120,56 +120,128 @@ fn played(profile: &str, wire: &str, more: &str) -> Played {
     let yaml = format!(
         "site: x\nlines: [ {{ name: l, {wire}, answer_within: 20s }} ]\ndevices: [ {{ name: d, line: l, profile: {profile}{more} }} ]\n"
     );
-    let config = config::parse("gateway.yaml", &yaml, Path::new("/")).unwrap_or_else(|faults| panic!("{profile}: {faults:#?}"));
+    let config = config::parse("gateway.yaml", &yaml, Path::new("/"))
+        .unwrap_or_else(|faults| panic!("{profile}: {faults:#?}"));
     let line = config.lines[0].clone();
-    let unit = |point: &Point| config.points[point.id.0 as usize].unit.as_deref().unwrap_or_default().to_owned();
-    let units = line.devices[0].points.iter().map(|point| (point.name.to_string(), unit(point))).collect();
+    let unit = |point: &Point| {
+        config.points[point.id.0 as usize]
+            .unit
+            .as_deref()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let units = line.devices[0]
+        .points
+        .iter()
+        .map(|point| (point.name.to_string(), unit(point)))
+        .collect();
     let points = &line.devices[0].points;
-    let exponents =
-        points.iter().filter_map(|point| if let Source::Register { exponent, .. } = &point.source { exponent.clone() } else { None });
-    let exponents: HashSet<(Table, u16)> = exponents.map(|exponent| (exponent.table, exponent.address)).collect();
-    let is_power = |point: &&Point| point.register().is_some_and(|register| exponents.contains(&(register.table, register.address)));
-    let powers = points.iter().filter(is_power).map(|point| point.name.to_string()).collect();
-    Played { profile: profile.to_owned(), line, units, powers }
+    let exponents = points.iter().filter_map(|point| {
+        if let Source::Register { exponent, .. } = &point.source {
+            exponent.clone()
+        } else {
+            None
+        }
+    });
+    let exponents: HashSet<(Table, u16)> = exponents
+        .map(|exponent| (exponent.table, exponent.address))
+        .collect();
+    let is_power = |point: &&Point| {
+        point
+            .register()
+            .is_some_and(|register| exponents.contains(&(register.table, register.address)))
+    };
+    let powers = points
+        .iter()
+        .filter(is_power)
+        .map(|point| point.name.to_string())
+        .collect();
+    Played {
+        profile: profile.to_owned(),
+        line,
+        units,
+        powers,
+    }
 }
 
 fn is_plain(profile: &str) -> bool {
-    presets::text(profile).unwrap().lines().any(|line| line == "text:")
+    presets::text(profile)
+        .unwrap()
+        .lines()
+        .any(|line| line == "text:")
 }
 
 /// The places that no point needs: what one request reads of a profile stays between them, as if the engine knew the device already.
 fn gaps(device: &Device) -> Vec<Barrier> {
     let mut needed: BTreeMap<(Table, String), (u32, u32)> = BTreeMap::new();
     for point in &device.points {
-        let Source::Register { register, exponent } = &point.source else { continue };
+        let Source::Register { register, exponent } = &point.source else {
+            continue;
+        };
         for one in [Some(register), exponent.as_ref()].into_iter().flatten() {
-            let field = point.group.as_deref().map_or_else(|| point.name.to_string(), |group| format!("group {group}"));
-            let (start, end) = (u32::from(one.address), u32::from(one.address) + u32::from(one.width()));
+            let field = point
+                .group
+                .as_deref()
+                .map_or_else(|| point.name.to_string(), |group| format!("group {group}"));
+            let (start, end) = (
+                u32::from(one.address),
+                u32::from(one.address) + u32::from(one.width()),
+            );
             let whole = needed.entry((one.table, field)).or_insert((start, end));
             *whole = (whole.0.min(start), whole.1.max(end));
         }
     }
-    let mut fields: Vec<(Table, u32, u32)> = needed.into_iter().map(|((table, _), (start, end))| (table, start, end)).collect();
+    let mut fields: Vec<(Table, u32, u32)> = needed
+        .into_iter()
+        .map(|((table, _), (start, end))| (table, start, end))
+        .collect();
     fields.sort_unstable();
     let mut gaps = Vec::new();
     let mut reached = (Table::Coil, 0);
     for (table, start, end) in fields {
         if reached.0 == table && reached.1 < start {
-            gaps.push(Barrier { table, start: reached.1, end: start });
+            gaps.push(Barrier {
+                table,
+                start: reached.1,
+                end: start,
+            });
         }
-        reached = (table, if reached.0 == table { reached.1.max(end) } else { end });
+        reached = (
+            table,
+            if reached.0 == table {
+                reached.1.max(end)
+            } else {
+                end
+            },
+        );
     }
     gaps
 }
 
 /// The task of a line: what it reports, what it counts, what stops it, and its end.
-fn polled(line: &Line) -> (mpsc::Receiver<Event>, Arc<LineCounts>, StopSwitch, JoinHandle<()>) {
+fn polled(
+    line: &Line,
+) -> (
+    mpsc::Receiver<Event>,
+    Arc<LineCounts>,
+    StopSwitch,
+    JoinHandle<()>,
+) {
     let (events, reported) = mpsc::channel(64);
     let ((orders, asked), (questions, inquiries)) = (mpsc::channel(1), mpsc::channel(1));
     let (switch, stop) = stop_token();
     let counts = Arc::new(LineCounts::new("l", ["d".to_owned()].into_iter()));
     let (pulse, folder) = (line.pulse(now()), None);
-    let task = LineTask { pulse, line: line.clone(), events, counts: counts.clone(), folder, orders: asked, inquiries, stop };
+    let task = LineTask {
+        pulse,
+        line: line.clone(),
+        events,
+        counts: counts.clone(),
+        folder,
+        orders: asked,
+        inquiries,
+        stop,
+    };
     let running = tokio::spawn(async move {
         task.run().await;
         drop((orders, questions));
@@ -181,15 +253,28 @@ fn polled(line: &Line) -> (mpsc::Receiver<Event>, Arc<LineCounts>, StopSwitch, J
 async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (wire, more) = if is_plain(profile) { ("tcp", ", address: '000000000001'") } else { ("modbus_tcp", ", unit: 1") };
-    let more = if profile == "sdi-12" { ", address: '0'" } else { more };
+    let (wire, more) = if is_plain(profile) {
+        ("tcp", ", address: '000000000001'")
+    } else {
+        ("modbus_tcp", ", unit: 1")
+    };
+    let more = if profile == "sdi-12" {
+        ", address: '0'"
+    } else {
+        more
+    };
     let mut played = played(profile, &format!("{wire}: '127.0.0.1:{port}'"), more);
     let mut device = Device::clone(&played.line.devices[0]);
     if is_known {
         device.holes.extend(gaps(&device));
     }
     // A busy machine may take longer than an instrument: the line says how long.
-    device.talk = device.talk.map(|talk| Arc::new(Talk { answer_within: None, ..Talk::clone(&talk) }));
+    device.talk = device.talk.map(|talk| {
+        Arc::new(Talk {
+            answer_within: None,
+            ..Talk::clone(&talk)
+        })
+    });
     played.line.devices = vec![Arc::new(device)];
     let devices = played.line.devices.clone();
     let image = Image::new(&devices);
@@ -200,7 +285,11 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
         }
     });
     let (mut reported, counts, switch, running) = polled(&played.line);
-    let points: HashMap<_, _> = played.line.devices[0].points.iter().map(|point| (point.id, point)).collect();
+    let points: HashMap<_, _> = played.line.devices[0]
+        .points
+        .iter()
+        .map(|point| (point.id, point))
+        .collect();
     let mut seen: HashMap<&str, Result<Value, String>> = HashMap::new();
     let all_good = async {
         while seen.len() < points.len() || seen.values().any(Result::is_err) {
@@ -226,18 +315,29 @@ async fn wrong_with(profile: &str, is_known: bool) -> Vec<String> {
     drop(running.await);
     let mut wrong = Vec::new();
     if in_time.is_err() {
-        let bad = points.values().filter(|point| !matches!(seen.get(&*point.name), Some(Ok(_))));
-        wrong.extend(bad.map(|point| format!("{profile} {}: {:?}", point.name, seen.get(&*point.name))));
+        let bad = points
+            .values()
+            .filter(|point| !matches!(seen.get(&*point.name), Some(Ok(_))));
+        wrong.extend(
+            bad.map(|point| format!("{profile} {}: {:?}", point.name, seen.get(&*point.name))),
+        );
     }
     let counts: serde_json::Value = serde_json::from_str(&counts.json()).unwrap();
     // What a script expects is no message: the driver counts it as junk.
     let junk = (!is_plain(profile)).then_some("junk_bytes");
-    for kind in ["timeouts", "bad_checksums"].into_iter().chain(junk).chain(is_known.then_some("exceptions")) {
+    for kind in ["timeouts", "bad_checksums"]
+        .into_iter()
+        .chain(junk)
+        .chain(is_known.then_some("exceptions"))
+    {
         if counts.get(kind).is_some_and(|count| *count != 0) {
             wrong.push(format!("{profile}: {kind} {}", counts[kind]));
         }
     }
-    wrong.extend(seen.iter().filter_map(|(name, value)| unbelievable(&played, name, value.as_ref().ok()?)));
+    wrong.extend(
+        seen.iter()
+            .filter_map(|(name, value)| unbelievable(&played, name, value.as_ref().ok()?)),
+    );
     wrong
 }
 
@@ -257,27 +357,69 @@ fn unbelievable(played: &Played, name: &str, value: &Value) -> Option<String> {
     let plain = format!("_{}", name.replace('-', "_"));
     let complaint = |why: &str| Some(format!("{} {name}: {value} {unit} {why}", played.profile));
     if let Value::Text(text) = value {
-        return if text.is_empty() { complaint("is empty") } else { None };
+        return if text.is_empty() {
+            complaint("is empty")
+        } else {
+            None
+        };
     }
-    let Some(number) = value.as_f64() else { return complaint("is no number") };
+    let Some(number) = value.as_f64() else {
+        return complaint("is no number");
+    };
     if played.powers.iter().any(|power| power == name) {
-        return if (-10.0..=10.0).contains(&number) { None } else { complaint("is no power of ten of SunSpec") };
+        return if (-10.0..=10.0).contains(&number) {
+            None
+        } else {
+            complaint("is no power of ten of SunSpec")
+        };
     }
-    let range = RANGES.iter().find(|(of, part, ..)| of == unit && plain.contains(part));
-    let Some((.., least, most)) = range else { return if unit.is_empty() { None } else { complaint("is of no known unit") } };
+    let range = RANGES
+        .iter()
+        .find(|(of, part, ..)| of == unit && plain.contains(part));
+    let Some((.., least, most)) = range else {
+        return if unit.is_empty() {
+            None
+        } else {
+            complaint("is of no known unit")
+        };
+    };
     // Drives and limits have values of their own; they are only not absurd.
-    let is_setting = ["max", "min", "limit", "setpoint", "rating", "threshold", "reference"].iter().any(|word| plain.contains(word));
-    let (least, most) = if is_setting { (least.min(0.0), most.max(*most)) } else { (*least, *most) };
-    if (least..=most).contains(&number) { None } else { complaint(&format!("is not within {least} to {most}")) }
+    let is_setting = [
+        "max",
+        "min",
+        "limit",
+        "setpoint",
+        "rating",
+        "threshold",
+        "reference",
+    ]
+    .iter()
+    .any(|word| plain.contains(word));
+    let (least, most) = if is_setting {
+        (least.min(0.0), most.max(*most))
+    } else {
+        (*least, *most)
+    };
+    if (least..=most).contains(&number) {
+        None
+    } else {
+        complaint(&format!("is not within {least} to {most}"))
+    }
 }
 
 #[track_caller]
 fn check(is_known: bool) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let wrong = runtime.block_on(async {
         // Plain instruments have nothing that is read together.
         let profiles = presets::names().filter(|name| !(is_known && is_plain(name)));
-        let profiles: Vec<_> = profiles.map(|name| tokio::spawn(wrong_with(name, is_known))).collect();
+        let profiles: Vec<_> = profiles
+            .map(|name| tokio::spawn(wrong_with(name, is_known)))
+            .collect();
         assert!(profiles.len() >= 100, "{} profiles", profiles.len());
         let mut wrong = Vec::new();
         for profile in profiles {
@@ -285,7 +427,12 @@ fn check(is_known: bool) {
         }
         wrong
     });
-    assert!(wrong.is_empty(), "{} faults:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} faults:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -310,18 +457,32 @@ fn values_move_and_energy_grows() {
         let played = played(profile, "modbus_tcp: '127.0.0.1:9'", ", unit: 1");
         for point in &played.line.devices[0].points {
             let unit = played.units[&*point.name].as_str();
-            let is_rating = ["rating", "capacity", "available", "max", "nominal"].iter().any(|word| point.name.contains(word));
-            if matches!(unit, "Wh" | "kWh" | "MWh" | "varh" | "kvarh") && !is_rating && !matches!(point.source, Source::Derived(_)) {
+            let is_rating = ["rating", "capacity", "available", "max", "nominal"]
+                .iter()
+                .any(|word| point.name.contains(word));
+            if matches!(unit, "Wh" | "kWh" | "MWh" | "varh" | "kvarh")
+                && !is_rating
+                && !matches!(point.source, Source::Derived(_))
+            {
                 let hours = [0, 1, 24, 240, 24 * 365].map(|hours| shown(point, 3600 * hours));
-                assert!(hours.is_sorted_by(|one, next| one < next), "{profile} {}: {hours:?}", point.name);
+                assert!(
+                    hours.is_sorted_by(|one, next| one < next),
+                    "{profile} {}: {hours:?}",
+                    point.name
+                );
                 growing += 1;
             }
-            if matches!(unit, "V" | "A" | "W" | "kW" | "Hz" | "degC") && (0..120).any(|second| shown(point, second) != shown(point, 0)) {
+            if matches!(unit, "V" | "A" | "W" | "kW" | "Hz" | "degC")
+                && (0..120).any(|second| shown(point, second) != shown(point, 0))
+            {
                 moving += 1;
             }
         }
     }
-    assert!(growing > 150 && moving > 900, "{growing} counters grow, {moving} values move");
+    assert!(
+        growing > 150 && moving > 900,
+        "{growing} counters grow, {moving} values move"
+    );
 }
 
 /// Walks the chain of SunSpec models of unit 1 from the mark, as drivers do; what is read at most 125 registers at a time.
@@ -329,8 +490,14 @@ fn walked(image: &Image, place: u16) -> Vec<(u16, u16)> {
     let read = |start: u16, count: u16| -> Vec<u16> {
         let [high, low] = start.to_be_bytes();
         let answer = image.answer(1, &[3, high, low, 0, count as u8]).unwrap();
-        assert_eq!(answer[0], 3, "reading {count} registers at {start} is refused: {answer:?}");
-        answer[2..].chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect()
+        assert_eq!(
+            answer[0], 3,
+            "reading {count} registers at {start} is refused: {answer:?}"
+        );
+        answer[2..]
+            .chunks(2)
+            .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+            .collect()
     };
     assert_eq!(read(place, 2), [0x5375, 0x6E53], "the mark");
     let mut found = Vec::new();
@@ -353,23 +520,50 @@ fn walked(image: &Image, place: u16) -> Vec<(u16, u16)> {
 #[test]
 fn sunspec_devices_have_their_mark_and_a_chain_of_models() {
     let image = |profile: &str, more: &str| {
-        let played = played(profile, "modbus_tcp: '127.0.0.1:9'", &format!(", unit: 1{more}"));
+        let played = played(
+            profile,
+            "modbus_tcp: '127.0.0.1:9'",
+            &format!(", unit: 1{more}"),
+        );
         Image::new(&played.line.devices)
     };
     for profile in presets::names().filter(|name| name.starts_with("sunspec-")) {
         let id: u16 = profile.strip_prefix("sunspec-").unwrap().parse().unwrap();
-        for (base, place) in [("", 40_000), (", base: 40121", 40_000), (", base: 50121", 50_000), (", base: 69", 0)] {
+        for (base, place) in [
+            ("", 40_000),
+            (", base: 40121", 40_000),
+            (", base: 50121", 50_000),
+            (", base: 69", 0),
+        ] {
             let found = walked(&image(profile, base), place);
             let ids: Vec<u16> = found.iter().map(|(id, _)| *id).collect();
-            assert_eq!((ids.first(), ids.last()), (Some(&1), Some(&id)), "{profile}{base}: {found:?}");
+            assert_eq!(
+                (ids.first(), ids.last()),
+                (Some(&1), Some(&id)),
+                "{profile}{base}: {found:?}"
+            );
         }
     }
-    assert_eq!(walked(&image("sunspec-1", ", base: 40002"), 40_000), [(1, 40_002)]);
+    assert_eq!(
+        walked(&image("sunspec-1", ", base: 40002"), 40_000),
+        [(1, 40_002)]
+    );
     let fronius = walked(&image("fronius-sunspec-int", ""), 40_000);
-    assert_eq!(fronius.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 103, 120, 121, 122, 123, 160, 124]);
-    for profile in
-        ["fronius-sunspec-float", "fronius-smart-meter-int", "fronius-smart-meter-float", "solaredge-inverter", "solaredge-meter"]
-    {
-        assert_eq!(walked(&image(profile, ""), 40_000).first(), Some(&(1, 40_002)), "{profile}");
+    assert_eq!(
+        fronius.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+        [1, 103, 120, 121, 122, 123, 160, 124]
+    );
+    for profile in [
+        "fronius-sunspec-float",
+        "fronius-smart-meter-int",
+        "fronius-smart-meter-float",
+        "solaredge-inverter",
+        "solaredge-meter",
+    ] {
+        assert_eq!(
+            walked(&image(profile, ""), 40_000).first(),
+            Some(&(1, 40_002)),
+            "{profile}"
+        );
     }
 }

@@ -37,7 +37,12 @@ fn records(bytes: &[u8]) -> Vec<Record> {
         rest = tail;
         head
     };
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
+    };
     let mut found = Vec::new();
     loop {
         let kind = match take(1) {
@@ -52,7 +57,16 @@ fn records(bytes: &[u8]) -> Vec<Record> {
         };
         let (name, name2) = (text(), text());
         let data = take(length as usize).to_vec();
-        found.push(Record { kind, inode, dir, dir2, offset, name, name2, data });
+        found.push(Record {
+            kind,
+            inode,
+            dir,
+            dir2,
+            offset,
+            name,
+            name2,
+            data,
+        });
     }
 }
 
@@ -89,7 +103,9 @@ impl Move {
 
     fn apply(&self, names: &mut HashMap<Id, BTreeMap<String, Id>>) {
         match self {
-            Self::Link(dir, name, id) => drop(names.entry(*dir).or_default().insert(name.clone(), *id)),
+            Self::Link(dir, name, id) => {
+                drop(names.entry(*dir).or_default().insert(name.clone(), *id))
+            }
             Self::Unlink(dir, name) => drop(names.entry(*dir).or_default().remove(name)),
             Self::Rename(from, name, to, new) => {
                 if let Some(id) = names.entry(*from).or_default().remove(name) {
@@ -113,7 +129,13 @@ struct Disk {
 impl Disk {
     /// A folder as it stands, all of it durable.
     fn of(folder: &Path) -> Self {
-        let mut disk = Self { nodes: Vec::new(), by_inode: HashMap::new(), root: 0, names: HashMap::new(), moves: Vec::new() };
+        let mut disk = Self {
+            nodes: Vec::new(),
+            by_inode: HashMap::new(),
+            root: 0,
+            names: HashMap::new(),
+            moves: Vec::new(),
+        };
         disk.root = disk.load(folder);
         disk
     }
@@ -127,14 +149,28 @@ impl Disk {
     fn load(&mut self, path: &Path) -> Id {
         let meta = fs::metadata(path).unwrap();
         let is_dir = meta.is_dir();
-        let durable = if is_dir { Vec::new() } else { fs::read(path).unwrap() };
-        let id = self.add(meta.ino(), Node { is_dir, durable, pending: Vec::new() });
+        let durable = if is_dir {
+            Vec::new()
+        } else {
+            fs::read(path).unwrap()
+        };
+        let id = self.add(
+            meta.ino(),
+            Node {
+                is_dir,
+                durable,
+                pending: Vec::new(),
+            },
+        );
         if is_dir {
             self.names.insert(id, BTreeMap::new());
             for entry in fs::read_dir(path).unwrap() {
                 let entry = entry.unwrap();
                 let child = self.load(&entry.path());
-                self.names.get_mut(&id).unwrap().insert(entry.file_name().into_string().unwrap(), child);
+                self.names
+                    .get_mut(&id)
+                    .unwrap()
+                    .insert(entry.file_name().into_string().unwrap(), child);
             }
         }
         id
@@ -147,22 +183,38 @@ impl Disk {
     fn apply(&mut self, record: &Record) {
         match record.kind {
             b'C' | b'M' => {
-                let id = self.add(record.inode, Node { is_dir: record.kind == b'M', ..Node::default() });
-                self.moves.push(Move::Link(self.id(record.dir), record.name.clone(), id));
+                let id = self.add(
+                    record.inode,
+                    Node {
+                        is_dir: record.kind == b'M',
+                        ..Node::default()
+                    },
+                );
+                self.moves
+                    .push(Move::Link(self.id(record.dir), record.name.clone(), id));
             }
             b'W' => {
                 let id = self.id(record.inode);
-                self.nodes[id].pending.push(Change::Write(record.offset, record.data.clone()));
+                self.nodes[id]
+                    .pending
+                    .push(Change::Write(record.offset, record.data.clone()));
             }
             b'T' => {
                 let id = self.id(record.inode);
                 self.nodes[id].pending.push(Change::Truncate(record.offset));
             }
             b'S' => self.sync(self.id(record.inode)),
-            b'U' => self.moves.push(Move::Unlink(self.id(record.dir), record.name.clone())),
+            b'U' => self
+                .moves
+                .push(Move::Unlink(self.id(record.dir), record.name.clone())),
             b'R' => {
                 let (from, to) = (self.id(record.dir), self.id(record.dir2));
-                self.moves.push(Move::Rename(from, record.name.clone(), to, record.name2.clone()));
+                self.moves.push(Move::Rename(
+                    from,
+                    record.name.clone(),
+                    to,
+                    record.name2.clone(),
+                ));
             }
             other => panic!("record {other}"),
         }
@@ -170,7 +222,9 @@ impl Disk {
 
     fn sync(&mut self, id: Id) {
         if self.nodes[id].is_dir {
-            let (done, left): (Vec<Move>, Vec<Move>) = std::mem::take(&mut self.moves).into_iter().partition(|step| step.touches(id));
+            let (done, left): (Vec<Move>, Vec<Move>) = std::mem::take(&mut self.moves)
+                .into_iter()
+                .partition(|step| step.touches(id));
             done.iter().for_each(|step| step.apply(&mut self.names));
             self.moves = left;
         } else {
@@ -204,7 +258,14 @@ impl Disk {
         self.write_out(self.root, &names, keeps, random, to);
     }
 
-    fn write_out(&self, id: Id, names: &HashMap<Id, BTreeMap<String, Id>>, keeps: f64, random: &mut Rng, to: &Path) {
+    fn write_out(
+        &self,
+        id: Id,
+        names: &HashMap<Id, BTreeMap<String, Id>>,
+        keeps: f64,
+        random: &mut Rng,
+        to: &Path,
+    ) {
         if !self.nodes[id].is_dir {
             fs::write(to, self.content(id, keeps, random)).unwrap();
             return;
@@ -219,7 +280,9 @@ impl Disk {
         let mut content = self.nodes[id].durable.clone();
         for change in &self.nodes[id].pending {
             match change {
-                Change::Truncate(length) if random.f64() < keeps => content.resize(*length as usize, 0),
+                Change::Truncate(length) if random.f64() < keeps => {
+                    content.resize(*length as usize, 0)
+                }
                 Change::Truncate(_) => {}
                 Change::Write(at, data) => {
                     let at = *at as usize;
@@ -254,7 +317,11 @@ fn tracer(folder: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/trace.c");
     let library = folder.join("trace.so");
     let (code, _, error) = super::support::run(
-        Command::new("gcc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).args(["-ldl", "-lpthread"]),
+        Command::new("gcc")
+            .args(["-O1", "-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(source)
+            .args(["-ldl", "-lpthread"]),
     );
     assert_eq!(code, Some(0), "{error}");
     library
@@ -264,7 +331,11 @@ fn tracer(folder: &Path) -> PathBuf {
 fn trace(library: &Path, folder: &Path, log: &Path, commits: u32) -> Vec<Record> {
     let _ = fs::remove_file(log);
     let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash::child_that_appends_until_it_is_killed", "--nocapture"])
+        .args([
+            "--exact",
+            "crash::child_that_appends_until_it_is_killed",
+            "--nocapture",
+        ])
         .env(super::crash::FOLDER, folder)
         .env(super::crash::COMMITS, commits.to_string())
         .env("LD_PRELOAD", library)
@@ -288,37 +359,65 @@ impl Promised {
     fn hear(&mut self, said: &[u8]) {
         for line in String::from_utf8_lossy(said).lines() {
             if let Some(numbers) = line.strip_prefix("durable ") {
-                self.durable.extend(numbers.split(' ').filter_map(|number| number.parse::<u64>().ok()));
+                self.durable.extend(
+                    numbers
+                        .split(' ')
+                        .filter_map(|number| number.parse::<u64>().ok()),
+                );
             }
-            self.settled = line.strip_prefix("settled ").and_then(|text| text.parse().ok()).unwrap_or(self.settled);
+            self.settled = line
+                .strip_prefix("settled ")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(self.settled);
         }
     }
 }
 
 /// Opens what is left after a cut, and compares it with what was promised. Returns what holds from here on.
 fn check(folder: &Path, promised: &Promised, told: &str) -> Promised {
-    let mut journal = Journal::open(folder, PARTITION).unwrap_or_else(|error| panic!("{told}: {error}"));
+    let mut journal =
+        Journal::open(folder, PARTITION).unwrap_or_else(|error| panic!("{told}: {error}"));
     let low = journal.cursor().low();
     let newest = promised.durable.last().copied().unwrap_or(0);
-    assert!(journal.next_seq() > newest, "{told}: number {} would be given out again", journal.next_seq());
+    assert!(
+        journal.next_seq() > newest,
+        "{told}: number {} would be given out again",
+        journal.next_seq()
+    );
     // What was settled just before the cut had not been said yet.
-    assert!(low <= promised.settled.max(newest) + 100, "{told}: {low} counts as settled");
+    assert!(
+        low <= promised.settled.max(newest) + 100,
+        "{told}: {low} counts as settled"
+    );
     let found = super::crash::drain(&mut journal);
-    let missing: Vec<&u64> = promised.durable.range(low + 1..).filter(|seq| !found.contains(seq)).collect();
+    let missing: Vec<&u64> = promised
+        .durable
+        .range(low + 1..)
+        .filter(|seq| !found.contains(seq))
+        .collect();
     assert!(missing.is_empty(), "{told}: {missing:?} were durable");
     assert_eq!(journal.lost(), 0, "{told}");
     // And it works.
-    let seq = journal.append(&[Bytes::copy_from_slice(&journal.next_seq().to_be_bytes())]).unwrap();
+    let seq = journal
+        .append(&[Bytes::copy_from_slice(&journal.next_seq().to_be_bytes())])
+        .unwrap();
     drop(journal);
     let mut journal = Journal::open(folder, PARTITION).unwrap();
     let durable = super::crash::drain(&mut journal);
     assert!(durable.contains(&seq), "{told}");
-    Promised { durable, settled: journal.cursor().low() }
+    Promised {
+        durable,
+        settled: journal.cursor().low(),
+    }
 }
 
 #[test]
 fn power_cuts_lose_nothing_that_was_durable_and_never_stop_the_start() {
-    let (rounds, cuts) = if std::env::var_os("WELLHEAD_LONG").is_some() { (25, 24) } else { (3, 12) };
+    let (rounds, cuts) = if std::env::var_os("WELLHEAD_LONG").is_some() {
+        (25, 24)
+    } else {
+        (3, 12)
+    };
     let workshop = tempfile::tempdir().unwrap();
     let library = tracer(workshop.path());
     let mut random = Rng::with_seed(3);
@@ -330,23 +429,44 @@ fn power_cuts_lose_nothing_that_was_durable_and_never_stop_the_start() {
         let before = Disk::of(&folder);
         let records = trace(&library, &folder, &workshop.path().join("log"), 1500);
         // A third of the cuts hit the opening.
-        let opened = records.iter().position(|record| record.kind == b'A' && record.data.starts_with(b"opened")).unwrap_or(records.len());
-        let mut moments: Vec<usize> =
-            (0..cuts).map(|n| if n % 3 == 0 { random.usize(..opened.max(1)) } else { random.usize(..records.len()) }).collect();
+        let opened = records
+            .iter()
+            .position(|record| record.kind == b'A' && record.data.starts_with(b"opened"))
+            .unwrap_or(records.len());
+        let mut moments: Vec<usize> = (0..cuts)
+            .map(|n| {
+                if n % 3 == 0 {
+                    random.usize(..opened.max(1))
+                } else {
+                    random.usize(..records.len())
+                }
+            })
+            .collect();
         moments.sort_unstable();
-        rotations += records.iter().filter(|record| record.kind == b'R' && record.name2.starts_with("p-2-")).count();
+        rotations += records
+            .iter()
+            .filter(|record| record.kind == b'R' && record.name2.starts_with("p-2-"))
+            .count();
         let mut disk = before;
         let mut promised = base.clone();
         let mut at = 0;
         let mut next = None;
         for (number, moment) in moments.iter().enumerate() {
             for record in &records[at..*moment] {
-                if record.kind == b'A' { promised.hear(&record.data) } else { disk.apply(record) }
+                if record.kind == b'A' {
+                    promised.hear(&record.data)
+                } else {
+                    disk.apply(record)
+                }
             }
             at = *moment;
             let image = workshop.path().join(format!("{}-{number}", round + 1));
             disk.cut(&mut random, &image);
-            let left = check(&image, &promised, &format!("round {round}, cut at record {moment} of {}", records.len()));
+            let left = check(
+                &image,
+                &promised,
+                &format!("round {round}, cut at record {moment} of {}", records.len()),
+            );
             played += 1;
             // The next round begins where one of these cuts left off.
             if number == cuts / 2 {

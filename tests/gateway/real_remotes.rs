@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use super::brokers::{Broker, Kind};
-use super::support::{Gateway, Link, Process, free_port, mosquitto_sub, run, wait_for, wait_for_port};
+use super::support::{
+    Gateway, Link, Process, free_port, mosquitto_sub, run, wait_for, wait_for_port,
+};
 
 /// Messages of each QoS that are in flight when a side is killed.
 const BATCH: usize = 30;
@@ -50,15 +52,28 @@ struct Site {
 }
 
 fn publish(port: u16, arguments: &[&str]) {
-    let (code, _, error) =
-        run(Command::new("mosquitto_pub").args(["-V", "311", "-i", "publisher", "-p", &port.to_string()]).args(arguments));
+    let (code, _, error) = run(Command::new("mosquitto_pub")
+        .args(["-V", "311", "-i", "publisher", "-p", &port.to_string()])
+        .args(arguments));
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
 }
 
 /// Prints `got <retained> <topic> <payload> q<qos>` for each message.
 fn start_reader(port: u16, arguments: &[&str], log: &Path) -> Process {
     let mut command = mosquitto_sub();
-    command.args(["-V", "311", "-d", "-p", &port.to_string(), "-q", "2", "-F", "got %r %t %p q%q"]).args(arguments);
+    command
+        .args([
+            "-V",
+            "311",
+            "-d",
+            "-p",
+            &port.to_string(),
+            "-q",
+            "2",
+            "-F",
+            "got %r %t %p q%q",
+        ])
+        .args(arguments);
     let process = Process::start(&mut command, log);
     process.wait_for_output("Subscribed");
     process
@@ -67,7 +82,11 @@ fn start_reader(port: u16, arguments: &[&str], log: &Path) -> Process {
 /// How often each message came, `topic payload qos`.
 fn counts(reader: &Process) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for line in reader.output().lines().filter_map(|line| line.strip_prefix("got ")) {
+    for line in reader
+        .output()
+        .lines()
+        .filter_map(|line| line.strip_prefix("got "))
+    {
         *counts.entry(line.to_owned()).or_default() += 1;
     }
     counts
@@ -98,7 +117,15 @@ uplinks:
         let gateway = Gateway::start(folder.path(), &yaml);
         wait_for_port(local);
         gateway.process.wait_for_output("link is up");
-        Self { gateway: Some(gateway), broker, link, local, folder, expected, readers: 0 }
+        Self {
+            gateway: Some(gateway),
+            broker,
+            link,
+            local,
+            folder,
+            expected,
+            readers: 0,
+        }
     }
 
     fn gateway(&self) -> &Gateway {
@@ -107,36 +134,70 @@ uplinks:
 
     /// What a message that was kept is marked with.
     fn retain_flag(&self) -> &'static str {
-        if self.expected.kind == Kind::Moquette { "0" } else { "1" }
+        if self.expected.kind == Kind::Moquette {
+            "0"
+        } else {
+            "1"
+        }
     }
 
     /// Someone at the remote who reads what the gateway sends.
     fn far_reader(&mut self) -> Process {
         self.readers += 1;
-        let log = self.folder.path().join(format!("far-reader-{}", self.readers));
-        start_reader(self.broker.port, &["-t", "far/#", "-i", &format!("far-reader-{}", self.readers)], &log)
+        let log = self
+            .folder
+            .path()
+            .join(format!("far-reader-{}", self.readers));
+        start_reader(
+            self.broker.port,
+            &["-t", "far/#", "-i", &format!("far-reader-{}", self.readers)],
+            &log,
+        )
     }
 
     /// Someone at the site who gets commands; the session is kept.
     fn local_reader(&mut self) -> Process {
         self.readers += 1;
-        let log = self.folder.path().join(format!("local-reader-{}", self.readers));
+        let log = self
+            .folder
+            .path()
+            .join(format!("local-reader-{}", self.readers));
         start_reader(self.local, &["-t", "cmd/#", "-i", "local", "-c"], &log)
     }
 
     /// What the gateway says of its uplink.
     fn status(&self) -> String {
         let port = self.local.to_string();
-        run(Command::new("mosquitto_sub").args(["-p", &port, "-t", "$SYS/wellhead/uplink/cloud", "-C", "1", "-W", "5"])).1
+        run(Command::new("mosquitto_sub").args([
+            "-p",
+            &port,
+            "-t",
+            "$SYS/wellhead/uplink/cloud",
+            "-C",
+            "1",
+            "-W",
+            "5",
+        ]))
+        .1
     }
 
     /// Waits until nothing waits any more, and nothing was given up.
     fn wait_until_delivered(&self) {
-        wait_for(&format!("nothing waits for {:?}: {}", self.expected.kind, self.gateway().process.output()), || {
-            let status = self.status();
-            assert!(status.is_empty() || status.contains("\"dead\":0,\"lost\":0"), "{status}");
-            status.contains("\"waiting\":0").then_some(())
-        });
+        wait_for(
+            &format!(
+                "nothing waits for {:?}: {}",
+                self.expected.kind,
+                self.gateway().process.output()
+            ),
+            || {
+                let status = self.status();
+                assert!(
+                    status.is_empty() || status.contains("\"dead\":0,\"lost\":0"),
+                    "{status}"
+                );
+                status.contains("\"waiting\":0").then_some(())
+            },
+        );
     }
 
     /// A batch of each QoS while the remote is frozen, so that all of it is in flight and none of it read.
@@ -144,27 +205,55 @@ uplinks:
         self.broker.freeze();
         let before = self.link.sent();
         for qos in self.expected.qos_2.in_flight() {
-            let lines: String = (0..BATCH).map(|number| format!("{name}-{qos}-{number}\n")).collect();
+            let lines: String = (0..BATCH)
+                .map(|number| format!("{name}-{qos}-{number}\n"))
+                .collect();
             let file = self.folder.path().join("lines");
             std::fs::write(&file, lines).unwrap();
-            let script = format!("mosquitto_pub -p {} -q {qos} -t {name}/up -l < {}", self.local, file.display());
+            let script = format!(
+                "mosquitto_pub -p {} -q {qos} -t {name}/up -l < {}",
+                self.local,
+                file.display()
+            );
             assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0));
         }
-        wait_for("messages in flight", || (self.link.sent() > before + BATCH * 10).then_some(()));
+        wait_for("messages in flight", || {
+            (self.link.sent() > before + BATCH * 10).then_some(())
+        });
     }
 
     /// Every message of a batch has come; with QoS 2 only once, where the remote has it.
     fn check_batch(&self, reader: &Process, name: &str) {
         let came = |qos: usize, number: usize| -> usize {
             let text = format!(" far/{name}/up {name}-{qos}-{number} q");
-            counts(reader).iter().filter(|(line, _)| line.contains(&text)).map(|(_, count)| count).sum()
+            counts(reader)
+                .iter()
+                .filter(|(line, _)| line.contains(&text))
+                .map(|(_, count)| count)
+                .sum()
         };
-        wait_for(&format!("the batch {name} at {:?}: {:?}", self.expected.kind, counts(reader)), || {
-            self.expected.qos_2.in_flight().iter().all(|qos| (0..BATCH).all(|number| came(*qos, number) > 0)).then_some(())
-        });
+        wait_for(
+            &format!(
+                "the batch {name} at {:?}: {:?}",
+                self.expected.kind,
+                counts(reader)
+            ),
+            || {
+                self.expected
+                    .qos_2
+                    .in_flight()
+                    .iter()
+                    .all(|qos| (0..BATCH).all(|number| came(*qos, number) > 0))
+                    .then_some(())
+            },
+        );
         self.wait_until_delivered();
         if self.expected.qos_2 == Qos2::ExactlyOnce {
-            assert!((0..BATCH).all(|number| came(2, number) == 1), "{:?}", counts(reader));
+            assert!(
+                (0..BATCH).all(|number| came(2, number) == 1),
+                "{:?}",
+                counts(reader)
+            );
         }
     }
 
@@ -173,11 +262,18 @@ uplinks:
         for qos in ["0", "1", "2"] {
             publish(self.local, &["-q", qos, "-t", "a/up", "-m", qos]);
             wait_for(&format!("QoS {qos} at {:?}", self.expected.kind), || {
-                reader.output().contains(&format!("far/a/up {qos} ")).then_some(())
+                reader
+                    .output()
+                    .contains(&format!("far/a/up {qos} "))
+                    .then_some(())
             });
         }
         let got: Vec<String> = counts(&reader).into_keys().collect();
-        let last = if self.expected.qos_2 == Qos2::Missing { "0 far/a/up 2 q1" } else { "0 far/a/up 2 q2" };
+        let last = if self.expected.qos_2 == Qos2::Missing {
+            "0 far/a/up 2 q1"
+        } else {
+            "0 far/a/up 2 q2"
+        };
         assert_eq!(got, ["0 far/a/up 0 q0", "0 far/a/up 1 q1", last]);
     }
 
@@ -186,9 +282,15 @@ uplinks:
         publish(self.local, &["-q", "1", "-r", "-t", "kept/up", "-m", "new"]);
         self.wait_until_delivered();
         let log = self.folder.path().join("retained");
-        let reader = start_reader(self.broker.port, &["-t", "far/kept/up", "-i", "late-reader"], &log);
+        let reader = start_reader(
+            self.broker.port,
+            &["-t", "far/kept/up", "-i", "late-reader"],
+            &log,
+        );
         let got = format!("got {} far/kept/up new q1", self.retain_flag());
-        wait_for("the retained message", || reader.output().contains(&got).then_some(()));
+        wait_for("the retained message", || {
+            reader.output().contains(&got).then_some(())
+        });
         assert!(!reader.output().contains("old"), "{}", reader.output());
     }
 
@@ -196,36 +298,71 @@ uplinks:
     fn commands_arrive(&mut self, name: &str) {
         let reader = self.local_reader();
         for qos in ["0", "1", "2"] {
-            publish(self.broker.port, &["-q", qos.min(self.most_qos()), "-t", "cmd/x", "-m", &format!("{name}{qos}")]);
-            wait_for(&format!("{name}{qos} from {:?}", self.expected.kind), || {
-                reader.output().contains(&format!("cmd/x {name}{qos} ")).then_some(())
-            });
+            publish(
+                self.broker.port,
+                &[
+                    "-q",
+                    qos.min(self.most_qos()),
+                    "-t",
+                    "cmd/x",
+                    "-m",
+                    &format!("{name}{qos}"),
+                ],
+            );
+            wait_for(
+                &format!("{name}{qos} from {:?}", self.expected.kind),
+                || {
+                    reader
+                        .output()
+                        .contains(&format!("cmd/x {name}{qos} "))
+                        .then_some(())
+                },
+            );
         }
-        let twice: Vec<_> = counts(&reader).into_iter().filter(|(_, count)| *count > 1).collect();
+        let twice: Vec<_> = counts(&reader)
+            .into_iter()
+            .filter(|(_, count)| *count > 1)
+            .collect();
         assert!(twice.is_empty(), "{twice:?}");
     }
 
     fn most_qos(&self) -> &'static str {
-        if self.expected.qos_2 == Qos2::Missing { "1" } else { "2" }
+        if self.expected.qos_2 == Qos2::Missing {
+            "1"
+        } else {
+            "2"
+        }
     }
 
     fn kill_9_of_the_gateway_loses_nothing(&mut self) {
         let reader = self.far_reader();
         drop(self.local_reader());
         let log = self.folder.path().join("watcher");
-        let watcher = start_reader(self.broker.port, &["-t", "x/gateway/state", "-i", "watcher"], &log);
-        watcher.wait_for_output(&format!("got {} x/gateway/state {{\"state\":\"online\"", self.retain_flag()));
+        let watcher = start_reader(
+            self.broker.port,
+            &["-t", "x/gateway/state", "-i", "watcher"],
+            &log,
+        );
+        watcher.wait_for_output(&format!(
+            "got {} x/gateway/state {{\"state\":\"online\"",
+            self.retain_flag()
+        ));
         self.send_to_frozen("g");
         self.gateway.as_mut().unwrap().process.kill_9();
         self.broker.thaw();
         watcher.wait_for_output("got 0 x/gateway/state {\"state\":\"offline\"");
         // It comes with the session.
-        publish(self.broker.port, &["-q", "1", "-t", "cmd/x", "-m", "meanwhile"]);
+        publish(
+            self.broker.port,
+            &["-q", "1", "-t", "cmd/x", "-m", "meanwhile"],
+        );
         self.gateway = Some(Gateway::restart(self.folder.path()));
         wait_for_port(self.local);
         self.check_batch(&reader, "g");
         let reader = self.local_reader();
-        wait_for("what came meanwhile", || reader.output().contains("cmd/x meanwhile").then_some(()));
+        wait_for("what came meanwhile", || {
+            reader.output().contains("cmd/x meanwhile").then_some(())
+        });
     }
 
     fn kill_9_of_the_remote_loses_nothing(&mut self) {
@@ -236,7 +373,12 @@ uplinks:
         let reader = self.far_reader();
         self.link.restore();
         self.check_batch(&reader, "r");
-        assert_eq!(!self.status().contains("\"resent\":0"), self.expected.forgets, "{}", self.status());
+        assert_eq!(
+            !self.status().contains("\"resent\":0"),
+            self.expected.forgets,
+            "{}",
+            self.status()
+        );
         self.wait_for_subscription();
         self.commands_arrive("after");
     }
@@ -245,7 +387,10 @@ uplinks:
     fn wait_for_subscription(&mut self) {
         let reader = self.local_reader();
         wait_for("a command after the kill", || {
-            publish(self.broker.port, &["-q", "0", "-t", "cmd/x", "-m", "there?"]);
+            publish(
+                self.broker.port,
+                &["-q", "0", "-t", "cmd/x", "-m", "there?"],
+            );
             reader.output().contains("there?").then_some(())
         });
     }
@@ -265,30 +410,72 @@ fn check(expected: Expected) {
 fn mosquitto_and_those_of_the_long_form_get_and_send_everything() {
     let is_long = std::env::var_os("WELLHEAD_JAVA_REMOTES").is_some();
     let all = [
-        Expected { kind: Kind::Mosquitto, protocol: "5", qos_2: Qos2::ExactlyOnce, forgets: true },
-        Expected { kind: Kind::HiveMq, protocol: "5", qos_2: Qos2::ExactlyOnce, forgets: false },
-        Expected { kind: Kind::HiveMq, protocol: "3.1.1", qos_2: Qos2::ExactlyOnce, forgets: false },
-        Expected { kind: Kind::Moquette, protocol: "3.1.1", qos_2: Qos2::Once, forgets: true },
+        Expected {
+            kind: Kind::Mosquitto,
+            protocol: "5",
+            qos_2: Qos2::ExactlyOnce,
+            forgets: true,
+        },
+        Expected {
+            kind: Kind::HiveMq,
+            protocol: "5",
+            qos_2: Qos2::ExactlyOnce,
+            forgets: false,
+        },
+        Expected {
+            kind: Kind::HiveMq,
+            protocol: "3.1.1",
+            qos_2: Qos2::ExactlyOnce,
+            forgets: false,
+        },
+        Expected {
+            kind: Kind::Moquette,
+            protocol: "3.1.1",
+            qos_2: Qos2::Once,
+            forgets: true,
+        },
     ];
-    all.into_iter().filter(|expected| is_long || !expected.kind.is_of_the_long_form()).for_each(check);
+    all.into_iter()
+        .filter(|expected| is_long || !expected.kind.is_of_the_long_form())
+        .for_each(check);
 }
 
 #[test]
 fn aedes_gets_and_sends_everything() {
-    check(Expected { kind: Kind::Aedes, protocol: "3.1.1", qos_2: Qos2::ExactlyOnce, forgets: false });
+    check(Expected {
+        kind: Kind::Aedes,
+        protocol: "3.1.1",
+        qos_2: Qos2::ExactlyOnce,
+        forgets: false,
+    });
 }
 
 #[test]
 fn nats_gets_and_sends_everything() {
-    check(Expected { kind: Kind::Nats, protocol: "3.1.1", qos_2: Qos2::Missing, forgets: false });
+    check(Expected {
+        kind: Kind::Nats,
+        protocol: "3.1.1",
+        qos_2: Qos2::Missing,
+        forgets: false,
+    });
 }
 
 #[test]
 fn rabbitmq_gets_and_sends_everything() {
-    check(Expected { kind: Kind::RabbitMq, protocol: "3.1.1", qos_2: Qos2::Missing, forgets: false });
+    check(Expected {
+        kind: Kind::RabbitMq,
+        protocol: "3.1.1",
+        qos_2: Qos2::Missing,
+        forgets: false,
+    });
 }
 
 #[test]
 fn activemq_gets_and_sends_everything() {
-    check(Expected { kind: Kind::ActiveMq, protocol: "3.1.1", qos_2: Qos2::OfConnection, forgets: true });
+    check(Expected {
+        kind: Kind::ActiveMq,
+        protocol: "3.1.1",
+        qos_2: Qos2::OfConnection,
+        forgets: true,
+    });
 }

@@ -21,13 +21,20 @@ pub struct SilentPort {
 
 impl SilentPort {
     pub fn open() -> Self {
-        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let listener =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
         let connections = std::iter::from_fn(connect).collect();
-        Self { port: address.port(), _listener: listener, _connections: connections }
+        Self {
+            port: address.port(),
+            _listener: listener,
+            _connections: connections,
+        }
     }
 }
 
@@ -86,7 +93,9 @@ impl Packet {
     pub fn state(&self) -> Option<Publish> {
         let is_state = |publish: &Publish| publish.topic.ends_with("/gateway/state");
         // Without properties a byte says so in MQTT 5.
-        let publish = (self.kind() == 3).then(|| self.publish_v4()).filter(is_state)?;
+        let publish = (self.kind() == 3)
+            .then(|| self.publish_v4())
+            .filter(is_state)?;
         let payload = publish.payload.trim_start_matches('\0').to_owned();
         Some(Publish { payload, ..publish })
     }
@@ -100,17 +109,23 @@ impl Packet {
         let rest = self.body.get(2..self.body.len().checked_sub(options)?)?;
         let text = |bytes: &[u8]| {
             let (length, text) = bytes.split_first_chunk::<2>()?;
-            (usize::from(u16::from_be_bytes(*length)) == text.len()).then(|| String::from_utf8_lossy(text).into_owned())
+            (usize::from(u16::from_be_bytes(*length)) == text.len())
+                .then(|| String::from_utf8_lossy(text).into_owned())
         };
         // With a byte for no properties in MQTT 5.
-        let (topic, is_v5) = text(rest).map(|topic| (topic, false)).or_else(|| Some((text(rest.get(1..)?)?, true)))?;
-        topic.ends_with("/gateway/state").then_some(Question { topic, is_v5 })
+        let (topic, is_v5) = text(rest)
+            .map(|topic| (topic, false))
+            .or_else(|| Some((text(rest.get(1..)?)?, true)))?;
+        topic
+            .ends_with("/gateway/state")
+            .then_some(Question { topic, is_v5 })
     }
 
     fn publish_of(&self, has_properties: bool) -> Publish {
         assert_eq!(self.kind(), 3, "{self:?}");
         let (length, rest) = self.body.split_at(2);
-        let (topic, mut rest) = rest.split_at(usize::from(u16::from_be_bytes([length[0], length[1]])));
+        let (topic, mut rest) =
+            rest.split_at(usize::from(u16::from_be_bytes([length[0], length[1]])));
         let qos = self.first >> 1 & 3;
         let mut id = 0;
         if qos > 0 {
@@ -118,7 +133,11 @@ impl Packet {
             rest = &rest[2..];
         }
         // Properties of the tests are shorter than 128 bytes.
-        let (properties, payload) = if has_properties { rest[1..].split_at(usize::from(rest[0])) } else { rest.split_at(0) };
+        let (properties, payload) = if has_properties {
+            rest[1..].split_at(usize::from(rest[0]))
+        } else {
+            rest.split_at(0)
+        };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Publish {
             topic: text(topic),
@@ -142,10 +161,17 @@ impl Remote {
 
     /// The next connection and its CONNECT, which is not answered.
     pub fn connect(&self) -> (Wire, Packet) {
-        let (stream, _) = wait_for("a connection of the gateway", || self.listener.accept().ok());
+        let (stream, _) = wait_for("a connection of the gateway", || {
+            self.listener.accept().ok()
+        });
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut wire = Wire { stream, input: Vec::new(), states: Vec::new(), is_asked: false };
+        let mut wire = Wire {
+            stream,
+            input: Vec::new(),
+            states: Vec::new(),
+            is_asked: false,
+        };
         let connect = wire.read();
         assert_eq!(connect.kind(), 1);
         (wire, connect)
@@ -161,7 +187,11 @@ impl Remote {
                 break wire;
             }
             wire.write(&[0x20, 3, 0, 0, 0]);
-            assert_eq!(wire.read().kind(), 14, "nothing is sent on a session that is not kept");
+            assert_eq!(
+                wire.read().kind(),
+                14,
+                "nothing is sent on a session that is not kept"
+            );
         };
         let length = u8::try_from(properties.len()).unwrap();
         let mut connack = vec![0x20, length + 3, u8::from(session_present), 0, length];
@@ -181,7 +211,11 @@ impl Remote {
             if !is_clean {
                 return wire;
             }
-            assert_eq!(wire.read().kind(), 14, "nothing is sent on a session that is not kept");
+            assert_eq!(
+                wire.read().kind(),
+                14,
+                "nothing is sent on a session that is not kept"
+            );
         }
     }
 }
@@ -206,21 +240,25 @@ impl Wire {
 
     /// The next packet.
     pub fn read(&mut self) -> Packet {
-        self.read_within(PATIENCE).expect("the gateway has nothing to say")
+        self.read_within(PATIENCE)
+            .expect("the gateway has nothing to say")
     }
 
     /// The next packet, or `None` if none comes in time. The state of the gateway is acknowledged, and passed over.
     pub fn read_within(&mut self, patience: Duration) -> Option<Packet> {
         loop {
             let packet = self.read_any_within(patience)?;
-            let Some(state) = packet.state() else { return Some(packet) };
+            let Some(state) = packet.state() else {
+                return Some(packet);
+            };
             self.pass_over(state);
         }
     }
 
     /// The next packet, even if it is the state of the gateway.
     pub fn read_any(&mut self) -> Packet {
-        self.read_any_within(PATIENCE).expect("the gateway has nothing to say")
+        self.read_any_within(PATIENCE)
+            .expect("the gateway has nothing to say")
     }
 
     /// The next packet, even if it is the state of the gateway; `None` if none comes in time. The question what state is retained is
@@ -241,7 +279,9 @@ impl Wire {
             self.write(&[0xD0, 0]);
             return true;
         }
-        let Some(question) = packet.question() else { return false };
+        let Some(question) = packet.question() else {
+            return false;
+        };
         let [high, low] = [packet.body[0], packet.body[1]];
         let answer = match (packet.kind(), question.is_v5) {
             (8, true) => vec![0x90, 4, high, low, 0, 0],
@@ -252,12 +292,19 @@ impl Wire {
         self.write(&answer);
         self.is_asked |= packet.kind() == 8;
         if let Some(state) = retained.filter(|_| packet.kind() == 8) {
-            let mut body = u16::try_from(question.topic.len()).unwrap().to_be_bytes().to_vec();
+            let mut body = u16::try_from(question.topic.len())
+                .unwrap()
+                .to_be_bytes()
+                .to_vec();
             body.extend(question.topic.as_bytes());
             body.extend(question.is_v5.then_some(0));
             body.extend(state.as_bytes());
             // Longer than 127 bytes.
-            self.write(&[0x31, (body.len() % 128) as u8 | 0x80, (body.len() / 128) as u8]);
+            self.write(&[
+                0x31,
+                (body.len() % 128) as u8 | 0x80,
+                (body.len() / 128) as u8,
+            ]);
             self.write(&body);
         }
         true
@@ -266,8 +313,12 @@ impl Wire {
     /// The next packet but the state of the gateway, which is acknowledged; a question is not answered.
     pub fn read_unanswered(&mut self) -> Packet {
         loop {
-            let packet = self.read_raw_within(PATIENCE).expect("the gateway has nothing to say");
-            let Some(state) = packet.state() else { return packet };
+            let packet = self
+                .read_raw_within(PATIENCE)
+                .expect("the gateway has nothing to say");
+            let Some(state) = packet.state() else {
+                return packet;
+            };
             self.pass_over(state);
         }
     }
@@ -305,7 +356,10 @@ impl Wire {
                 if self.input.len() < header + length {
                     return None;
                 }
-                let packet = Packet { first: self.input[0], body: self.input[header..header + length].to_vec() };
+                let packet = Packet {
+                    first: self.input[0],
+                    body: self.input[header..header + length].to_vec(),
+                };
                 self.input.drain(..header + length);
                 return Some(packet);
             }

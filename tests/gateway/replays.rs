@@ -11,7 +11,8 @@ use wellhead::broker::access::Access;
 use wellhead::broker::engine::{Input, Limits, NoticeKind, Peer, QueueFull, Setup};
 use wellhead::message::{Message, Origin};
 use wellhead::mqtt::{
-    Ack, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version,
+    Ack, Packet, PacketId, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions,
+    TopicFilter, TopicName, Unsubscribe, Version,
 };
 
 use super::far_side::{connect, connect_as, subscribe};
@@ -21,15 +22,27 @@ const TOPICS: usize = 300;
 const FILTERS: [&str; 4] = ["#", "a/#", "+/+", "b/+"];
 
 fn topic_of(number: usize) -> TopicName {
-    TopicName::new(format!("{}/{number:03}", if number.is_multiple_of(3) { "b" } else { "a" })).unwrap()
+    TopicName::new(format!(
+        "{}/{number:03}",
+        if number.is_multiple_of(3) { "b" } else { "a" }
+    ))
+    .unwrap()
 }
 
 fn setup(limits: Limits) -> Setup {
-    Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() }
+    Setup {
+        limits,
+        access: Arc::new(Access::open()),
+        is_durable: true,
+        ..Setup::default()
+    }
 }
 
 fn retain(stage: &mut Stage, topic: TopicName, payload: String, qos: QoS) {
-    let message = Message { qos, ..Message::new(topic, payload, Origin::Client).retained() };
+    let message = Message {
+        qos,
+        ..Message::new(topic, payload, Origin::Client).retained()
+    };
     stage.input(Input::Publish(message));
 }
 
@@ -92,7 +105,12 @@ struct World {
 
 impl World {
     fn new(qos: QoS, output_bytes: usize) -> Self {
-        let limits = Limits { receive_maximum: 7, output_bytes, sys_every: Duration::ZERO, ..Limits::default() };
+        let limits = Limits {
+            receive_maximum: 7,
+            output_bytes,
+            sys_every: Duration::ZERO,
+            ..Limits::default()
+        };
         let mut world = Self {
             stage: Stage::new(setup(limits)),
             qos,
@@ -148,7 +166,8 @@ impl World {
         let mut properties = Properties::default();
         properties.edit().session_expiry = Some(100_000);
         properties.edit().receive_maximum = NonZeroU16::new(5);
-        self.stage.send(id, &connect_as("reader", Version::V5, properties));
+        self.stage
+            .send(id, &connect_as("reader", Version::V5, properties));
         id
     }
 
@@ -156,16 +175,39 @@ impl World {
         let id = self.connect();
         let text = TopicFilter::new(FILTERS[filter]).unwrap();
         let matches = |topic: &String| text.matches(&TopicName::new(topic.clone()).unwrap());
-        let expected = self.retained.iter().filter(|(topic, _)| matches(topic)).map(|(topic, number)| (topic.clone(), *number));
-        self.epochs.push(Epoch { expected: expected.collect(), ..Epoch::default() });
+        let expected = self
+            .retained
+            .iter()
+            .filter(|(topic, _)| matches(topic))
+            .map(|(topic, number)| (topic.clone(), *number));
+        self.epochs.push(Epoch {
+            expected: expected.collect(),
+            ..Epoch::default()
+        });
         let epoch = self.epochs.len() - 1;
         if let Some(old) = self.current.insert(filter, epoch) {
             self.epochs[old].is_over = true;
         }
         let mut properties = Properties::default();
-        properties.edit().subscription_identifiers.extend(NonZeroU32::new(u32::try_from(epoch + 1).unwrap()));
-        let filters = vec![(text, SubscribeOptions { qos: self.qos, ..SubscribeOptions::default() })];
-        self.stage.send(id, &Packet::Subscribe(Subscribe { packet_id: PacketId::new(60_000).unwrap(), filters, properties }));
+        properties
+            .edit()
+            .subscription_identifiers
+            .extend(NonZeroU32::new(u32::try_from(epoch + 1).unwrap()));
+        let filters = vec![(
+            text,
+            SubscribeOptions {
+                qos: self.qos,
+                ..SubscribeOptions::default()
+            },
+        )];
+        self.stage.send(
+            id,
+            &Packet::Subscribe(Subscribe {
+                packet_id: PacketId::new(60_000).unwrap(),
+                filters,
+                properties,
+            }),
+        );
     }
 
     fn unsubscribe(&mut self, filter: usize) {
@@ -175,7 +217,14 @@ impl World {
         }
         let filters = vec![TopicFilter::new(FILTERS[filter]).unwrap()];
         let packet_id = PacketId::new(60_001).unwrap();
-        self.stage.send(id, &Packet::Unsubscribe(Unsubscribe { packet_id, filters, properties: Properties::default() }));
+        self.stage.send(
+            id,
+            &Packet::Unsubscribe(Unsubscribe {
+                packet_id,
+                filters,
+                properties: Properties::default(),
+            }),
+        );
     }
 
     fn changed(&mut self, topic: &TopicName) {
@@ -207,8 +256,11 @@ impl World {
     fn read(&mut self, count: usize) {
         let Some(id) = self.connection else { return };
         for _ in 0..count {
-            let Some(packet) = self.stage.next_packet(id) else { return };
-            self.stage.input(Input::Written(id, bytes_of(&packet, Version::V5).len()));
+            let Some(packet) = self.stage.next_packet(id) else {
+                return;
+            };
+            self.stage
+                .input(Input::Written(id, bytes_of(&packet, Version::V5).len()));
             self.take(packet);
         }
     }
@@ -216,7 +268,9 @@ impl World {
     fn answer(&mut self, count: usize) {
         let Some(id) = self.connection else { return };
         for _ in 0..count {
-            let Some(answer) = self.owed.pop_front() else { return };
+            let Some(answer) = self.owed.pop_front() else {
+                return;
+            };
             self.stage.send(id, &answer);
         }
     }
@@ -230,11 +284,20 @@ impl World {
                     self.take_message(&publish);
                 }
                 let ack = id.map(|id| Ack::new(id, ReasonCode::SUCCESS));
-                self.owed.extend(ack.map(|ack| if publish.qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) }));
+                self.owed.extend(ack.map(|ack| {
+                    if publish.qos == QoS::ExactlyOnce {
+                        Packet::PubRec(ack)
+                    } else {
+                        Packet::PubAck(ack)
+                    }
+                }));
             }
             Packet::PubRel(ack) => {
                 self.open.remove(&ack.packet_id);
-                self.owed.push_back(Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS)));
+                self.owed.push_back(Packet::PubComp(Ack::new(
+                    ack.packet_id,
+                    ReasonCode::SUCCESS,
+                )));
             }
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) => {}
             other => panic!("{other:?}"),
@@ -245,14 +308,22 @@ impl World {
         if publish.payload.is_empty() {
             return;
         }
-        let number: u64 = std::str::from_utf8(&publish.payload).unwrap().parse().unwrap();
+        let number: u64 = std::str::from_utf8(&publish.payload)
+            .unwrap()
+            .parse()
+            .unwrap();
         let topic = publish.topic.as_ref().unwrap().to_string();
         if !publish.retain {
-            assert!(publish.dup || !self.live_got.contains(&number), "{number} came twice");
+            assert!(
+                publish.dup || !self.live_got.contains(&number),
+                "{number} came twice"
+            );
             self.live_got.push(number);
             return;
         }
-        let [identifier] = publish.properties.subscription_identifiers.as_slice() else { panic!("one subscription: {publish:?}") };
+        let [identifier] = publish.properties.subscription_identifiers.as_slice() else {
+            panic!("one subscription: {publish:?}")
+        };
         let epoch = &mut self.epochs[identifier.get() as usize - 1];
         let is_repeated = publish.dup && epoch.got.iter().any(|(known, _)| *known == topic);
         if !is_repeated {
@@ -273,17 +344,32 @@ impl World {
 
     fn check(&self) {
         for (number, epoch) in self.epochs.iter().enumerate() {
-            assert!(epoch.got.is_sorted_by(|one, next| one.0 < next.0), "epoch {number}: each once, in order: {:?}", epoch.got);
+            assert!(
+                epoch.got.is_sorted_by(|one, next| one.0 < next.0),
+                "epoch {number}: each once, in order: {:?}",
+                epoch.got
+            );
             for (topic, value) in &epoch.got {
-                assert_eq!(epoch.expected.get(topic), Some(value), "epoch {number}: {topic} was not retained at its SUBSCRIBE");
+                assert_eq!(
+                    epoch.expected.get(topic),
+                    Some(value),
+                    "epoch {number}: {topic} was not retained at its SUBSCRIBE"
+                );
             }
             let got: HashSet<&String> = epoch.got.iter().map(|(topic, _)| topic).collect();
-            let is_missing = |topic: &&String| !epoch.is_over && !epoch.changed.contains(*topic) && !got.contains(topic);
+            let is_missing = |topic: &&String| {
+                !epoch.is_over && !epoch.changed.contains(*topic) && !got.contains(topic)
+            };
             let missing: Vec<_> = epoch.expected.keys().filter(is_missing).collect();
             assert!(missing.is_empty(), "epoch {number} misses {missing:?}");
         }
         let mut seen = HashSet::new();
-        let live: Vec<u64> = self.live_got.iter().copied().filter(|number| seen.insert(*number)).collect();
+        let live: Vec<u64> = self
+            .live_got
+            .iter()
+            .copied()
+            .filter(|number| seen.insert(*number))
+            .collect();
         assert_eq!(live, self.live, "live messages");
     }
 }
@@ -309,12 +395,28 @@ fn read_all(stage: &mut Stage, id: u64) -> Vec<(String, QoS)> {
     while let Some(packet) = stage.next_packet(id) {
         match packet {
             Packet::Publish(publish) => {
-                got.extend(publish.topic.filter(|_| publish.retain).map(|topic| (topic.to_string(), publish.qos)));
-                let ack = publish.packet_id.map(|id| Ack::new(id, ReasonCode::SUCCESS));
-                let answer = ack.map(|ack| if publish.qos == QoS::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) });
+                got.extend(
+                    publish
+                        .topic
+                        .filter(|_| publish.retain)
+                        .map(|topic| (topic.to_string(), publish.qos)),
+                );
+                let ack = publish
+                    .packet_id
+                    .map(|id| Ack::new(id, ReasonCode::SUCCESS));
+                let answer = ack.map(|ack| {
+                    if publish.qos == QoS::ExactlyOnce {
+                        Packet::PubRec(ack)
+                    } else {
+                        Packet::PubAck(ack)
+                    }
+                });
                 answer.iter().for_each(|answer| stage.send(id, answer));
             }
-            Packet::PubRel(ack) => stage.send(id, &Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS))),
+            Packet::PubRel(ack) => stage.send(
+                id,
+                &Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS)),
+            ),
             _ => {}
         }
     }
@@ -328,7 +430,10 @@ fn enter(stage: &mut Stage, name: &str) -> u64 {
 }
 
 fn stage_with(count: usize, payload: usize) -> Stage {
-    let limits = Limits { sys_every: Duration::ZERO, ..Limits::default() };
+    let limits = Limits {
+        sys_every: Duration::ZERO,
+        ..Limits::default()
+    };
     let mut stage = Stage::new(setup(limits));
     for number in 0..count {
         let topic = TopicName::new(format!("kept/{number:04}")).unwrap();
@@ -346,9 +451,16 @@ fn clients_that_do_not_read_cost_the_journal_little() {
         stage.send(id, &subscribe("#", QoS::AtLeastOnce));
     }
     let written = stage.journal_bytes() - before;
-    assert!(written < 20 * 200 * 700, "{written} bytes for 20 clients that read nothing");
+    assert!(
+        written < 20 * 200 * 700,
+        "{written} bytes for 20 clients that read nothing"
+    );
     stage.checkpoint();
-    assert!(stage.journal_bytes() < 2_000 * 700 + 20 * 200 * 700, "{} bytes in a checkpoint", stage.journal_bytes());
+    assert!(
+        stage.journal_bytes() < 2_000 * 700 + 20 * 200 * 700,
+        "{} bytes in a checkpoint",
+        stage.journal_bytes()
+    );
 }
 
 #[test]
@@ -357,12 +469,19 @@ fn what_is_parked_goes_on_after_an_absence_and_after_a_restart() {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
             let mut stage = stage_with(0, 0);
             for number in 0..500 {
-                retain(&mut stage, TopicName::new(format!("kept/{number:04}")).unwrap(), "x".repeat(500), qos);
+                retain(
+                    &mut stage,
+                    TopicName::new(format!("kept/{number:04}")).unwrap(),
+                    "x".repeat(500),
+                    qos,
+                );
             }
             let id = enter(&mut stage, "reader");
             stage.is_deaf.insert(id);
             stage.send(id, &subscribe("kept/+", qos));
-            let first = std::iter::from_fn(|| stage.next_packet(id)).filter(|packet| matches!(packet, Packet::Publish(_))).count();
+            let first = std::iter::from_fn(|| stage.next_packet(id))
+                .filter(|packet| matches!(packet, Packet::Publish(_)))
+                .count();
             assert!(first < 200, "{first} came at once");
             stage.drop_connection(id);
             if checkpoints {
@@ -372,12 +491,26 @@ fn what_is_parked_goes_on_after_an_absence_and_after_a_restart() {
                 stage.crash();
             }
             let id = enter(&mut stage, "reader");
-            let topics: Vec<String> = read_all(&mut stage, id).into_iter().map(|(topic, _)| topic).collect();
+            let topics: Vec<String> = read_all(&mut stage, id)
+                .into_iter()
+                .map(|(topic, _)| topic)
+                .collect();
             let most = if qos == QoS::AtMostOnce { first } else { 0 };
             // What was sent at QoS 0 is lost with the connection; what waited comes again.
-            assert!(topics.len() + most >= 500, "{qos:?}: {} after {first}", topics.len());
-            assert!(qos == QoS::AtMostOnce || topics.len() == 500, "{qos:?}: {} of 500", topics.len());
-            assert!(topics.is_sorted_by(|one, next| one < next), "{qos:?}: each once, in order");
+            assert!(
+                topics.len() + most >= 500,
+                "{qos:?}: {} after {first}",
+                topics.len()
+            );
+            assert!(
+                qos == QoS::AtMostOnce || topics.len() == 500,
+                "{qos:?}: {} of 500",
+                topics.len()
+            );
+            assert!(
+                topics.is_sorted_by(|one, next| one < next),
+                "{qos:?}: each once, in order"
+            );
             assert_eq!(topics.last().map(String::as_str), Some("kept/0499"));
             // It is over: another restart brings nothing again.
             stage.drop_connection(id);
@@ -396,10 +529,21 @@ fn values_that_changed_during_an_absence_come_as_they_are() {
     stage.send(id, &subscribe("kept/+", QoS::AtLeastOnce));
     stage.drop_connection(id);
     // A reading at QoS 0 is not kept for somebody who is away.
-    retain(&mut stage, TopicName::new("kept/0450").unwrap(), "new".into(), QoS::AtMostOnce);
+    retain(
+        &mut stage,
+        TopicName::new("kept/0450").unwrap(),
+        "new".into(),
+        QoS::AtMostOnce,
+    );
     let id = enter(&mut stage, "reader");
     let topics = read_all(&mut stage, id);
-    assert_eq!(topics.iter().filter(|(topic, qos)| topic == "kept/0450" && *qos == QoS::AtMostOnce).count(), 1);
+    assert_eq!(
+        topics
+            .iter()
+            .filter(|(topic, qos)| topic == "kept/0450" && *qos == QoS::AtMostOnce)
+            .count(),
+        1
+    );
     assert_eq!(topics.len(), 500);
 }
 
@@ -407,7 +551,12 @@ fn values_that_changed_during_an_absence_come_as_they_are() {
 fn messages_that_are_too_large_for_the_client_hold_nothing_up() {
     let mut stage = stage_with(300, 10);
     for number in 0..300 {
-        retain(&mut stage, TopicName::new(format!("kept/{number:04}/long")).unwrap(), "x".repeat(500), QoS::AtLeastOnce);
+        retain(
+            &mut stage,
+            TopicName::new(format!("kept/{number:04}/long")).unwrap(),
+            "x".repeat(500),
+            QoS::AtLeastOnce,
+        );
     }
     let mut properties = Properties::default();
     properties.edit().session_expiry = Some(100_000);
@@ -420,17 +569,33 @@ fn messages_that_are_too_large_for_the_client_hold_nothing_up() {
 
 #[test]
 fn a_full_total_slows_retained_messages_and_stops_none() {
-    let limits = Limits { max_queued_total: 60_000, sys_every: Duration::ZERO, ..Limits::default() };
+    let limits = Limits {
+        max_queued_total: 60_000,
+        sys_every: Duration::ZERO,
+        ..Limits::default()
+    };
     let mut stage = Stage::new(setup(limits));
     for number in 0..200 {
-        retain(&mut stage, TopicName::new(format!("kept/{number:04}")).unwrap(), "x".repeat(300), QoS::AtLeastOnce);
+        retain(
+            &mut stage,
+            TopicName::new(format!("kept/{number:04}")).unwrap(),
+            "x".repeat(300),
+            QoS::AtLeastOnce,
+        );
     }
     // Somebody who is away holds all that there is.
     let away = enter(&mut stage, "away");
     stage.send(away, &subscribe("live/#", QoS::AtLeastOnce));
     stage.drop_connection(away);
     for _ in 0..200 {
-        let message = Message { qos: QoS::AtLeastOnce, ..Message::new(TopicName::new("live/x").unwrap(), "x".repeat(300), Origin::Client) };
+        let message = Message {
+            qos: QoS::AtLeastOnce,
+            ..Message::new(
+                TopicName::new("live/x").unwrap(),
+                "x".repeat(300),
+                Origin::Client,
+            )
+        };
         stage.input(Input::Publish(message));
     }
     let id = enter(&mut stage, "reader");
@@ -442,11 +607,18 @@ fn a_full_total_slows_retained_messages_and_stops_none() {
 fn payloads(stage: &mut Stage, id: u64) -> HashMap<String, Vec<String>> {
     let mut got: HashMap<String, Vec<String>> = HashMap::new();
     while let Some(packet) = stage.next_packet(id) {
-        let Packet::Publish(publish) = packet else { continue };
+        let Packet::Publish(publish) = packet else {
+            continue;
+        };
         let payload = String::from_utf8(publish.payload.to_vec()).unwrap();
-        got.entry(publish.topic.unwrap().to_string()).or_default().push(payload);
+        got.entry(publish.topic.unwrap().to_string())
+            .or_default()
+            .push(payload);
         if let Some(packet_id) = publish.packet_id {
-            stage.send(id, &Packet::PubAck(Ack::new(packet_id, ReasonCode::SUCCESS)));
+            stage.send(
+                id,
+                &Packet::PubAck(Ack::new(packet_id, ReasonCode::SUCCESS)),
+            );
         }
     }
     got
@@ -454,26 +626,59 @@ fn payloads(stage: &mut Stage, id: u64) -> HashMap<String, Vec<String>> {
 
 #[test]
 fn a_new_value_that_finds_no_room_comes_as_a_retained_message() {
-    let small = Limits { sys_every: Duration::ZERO, max_queued: 5, ..Limits::default() };
-    let total = Limits { sys_every: Duration::ZERO, max_queued_total: 100_000, ..Limits::default() };
-    for (limits, queue_full) in [&small, &total].into_iter().flat_map(|one| [(one, QueueFull::DropNewest), (one, QueueFull::DropOldest)]) {
+    let small = Limits {
+        sys_every: Duration::ZERO,
+        max_queued: 5,
+        ..Limits::default()
+    };
+    let total = Limits {
+        sys_every: Duration::ZERO,
+        max_queued_total: 100_000,
+        ..Limits::default()
+    };
+    for (limits, queue_full) in [&small, &total]
+        .into_iter()
+        .flat_map(|one| [(one, QueueFull::DropNewest), (one, QueueFull::DropOldest)])
+    {
         for qos in [QoS::AtLeastOnce, QoS::AtMostOnce] {
-            let mut stage = Stage::new(setup(Limits { queue_full, output_bytes: 5_000, ..limits.clone() }));
-            let topics: Vec<TopicName> = (0..300).map(|number| TopicName::new(format!("kept/{number:04}")).unwrap()).collect();
-            topics.iter().for_each(|topic| retain(&mut stage, topic.clone(), "x".repeat(500), qos));
+            let mut stage = Stage::new(setup(Limits {
+                queue_full,
+                output_bytes: 5_000,
+                ..limits.clone()
+            }));
+            let topics: Vec<TopicName> = (0..300)
+                .map(|number| TopicName::new(format!("kept/{number:04}")).unwrap())
+                .collect();
+            topics
+                .iter()
+                .for_each(|topic| retain(&mut stage, topic.clone(), "x".repeat(500), qos));
             let id = enter(&mut stage, "reader");
             stage.is_deaf.insert(id);
             stage.send(id, &subscribe("kept/+", qos));
             for topic in &topics[285..] {
-                retain(&mut stage, topic.clone(), format!("new{}", "y".repeat(8_000)), qos);
+                retain(
+                    &mut stage,
+                    topic.clone(),
+                    format!("new{}", "y".repeat(8_000)),
+                    qos,
+                );
             }
-            assert!(stage.engine.traffic().dropped_full > 0, "some found no room");
+            assert!(
+                stage.engine.traffic().dropped_full > 0,
+                "some found no room"
+            );
             stage.is_deaf.remove(&id);
             stage.input(Input::Written(id, 1 << 20));
             let got = payloads(&mut stage, id);
             for topic in &topics[285..] {
-                let values = got.get(topic.as_str()).map(Vec::as_slice).unwrap_or_default();
-                assert!(values.iter().any(|value| value.starts_with("new")), "{qos:?} {queue_full:?}: {topic} is not up to date");
+                let values = got
+                    .get(topic.as_str())
+                    .map(Vec::as_slice)
+                    .unwrap_or_default();
+                assert!(
+                    values.iter().any(|value| value.starts_with("new")),
+                    "{qos:?} {queue_full:?}: {topic} is not up to date"
+                );
             }
         }
     }
@@ -483,30 +688,72 @@ fn a_new_value_that_finds_no_room_comes_as_a_retained_message() {
 fn long_topics_wait_for_the_memory_that_others_use_and_are_not_given_up() {
     let mut stage = Stage::new(setup(tight_limits()));
     for number in 0..200 {
-        retain(&mut stage, TopicName::new(format!("kept/a/{number:04}")).unwrap(), "short".into(), QoS::AtLeastOnce);
+        retain(
+            &mut stage,
+            TopicName::new(format!("kept/a/{number:04}")).unwrap(),
+            "short".into(),
+            QoS::AtLeastOnce,
+        );
         let long = format!("kept/b/{number:04}/{}", "x".repeat(12_000));
-        retain(&mut stage, TopicName::new(long).unwrap(), "long".into(), QoS::AtLeastOnce);
+        retain(
+            &mut stage,
+            TopicName::new(long).unwrap(),
+            "long".into(),
+            QoS::AtLeastOnce,
+        );
     }
     let mut greedy = Vec::new();
     for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
-        let id = stage.open(Peer { address: address.parse().ok(), certificate: None });
-        stage.send(id, &connect_as(&format!("greedy at {address}"), Version::V5, Properties::default()));
+        let id = stage.open(Peer {
+            address: address.parse().ok(),
+            certificate: None,
+        });
+        stage.send(
+            id,
+            &connect_as(
+                &format!("greedy at {address}"),
+                Version::V5,
+                Properties::default(),
+            ),
+        );
         for number in 0..40 {
-            stage.send(id, &subscribe(&format!("{number}/{}", "y".repeat(800)), QoS::AtMostOnce));
+            stage.send(
+                id,
+                &subscribe(&format!("{number}/{}", "y".repeat(800)), QoS::AtMostOnce),
+            );
         }
         greedy.push(id);
     }
     let id = enter(&mut stage, "reader");
     stage.send(id, &subscribe("kept/#", QoS::AtLeastOnce));
     let short = read_all(&mut stage, id);
-    assert_eq!(short.len(), 200, "places in short topics need nothing that others can take");
-    assert!(stage.notices.iter().any(|notice| notice.kind == NoticeKind::ReplayWaits && notice.client_id.as_deref() == Some("reader")));
-    assert!(!stage.notices.iter().any(|notice| notice.kind == NoticeKind::FullQueue), "no queue is full");
+    assert_eq!(
+        short.len(),
+        200,
+        "places in short topics need nothing that others can take"
+    );
+    assert!(
+        stage
+            .notices
+            .iter()
+            .any(|notice| notice.kind == NoticeKind::ReplayWaits
+                && notice.client_id.as_deref() == Some("reader"))
+    );
+    assert!(
+        !stage
+            .notices
+            .iter()
+            .any(|notice| notice.kind == NoticeKind::FullQueue),
+        "no queue is full"
+    );
     greedy.into_iter().for_each(|id| stage.drop_connection(id));
     stage.settle();
     let long = read_all(&mut stage, id);
     assert_eq!(long.len(), 200);
-    assert!(long.is_sorted_by(|one, next| one.0 < next.0), "each once, in order");
+    assert!(
+        long.is_sorted_by(|one, next| one.0 < next.0),
+        "each once, in order"
+    );
 }
 
 #[test]
@@ -514,17 +761,39 @@ fn a_subscription_looks_at_a_few_topics_within_its_packet() {
     let mut stage = Stage::new(super::stage::setup());
     for number in 0..5_000 {
         // Not for whoever subscribes: each is looked at and none is sent.
-        retain(&mut stage, TopicName::new(format!("plant/secret/{number:05}")).unwrap(), "x".into(), QoS::AtMostOnce);
+        retain(
+            &mut stage,
+            TopicName::new(format!("plant/secret/{number:05}")).unwrap(),
+            "x".into(),
+            QoS::AtMostOnce,
+        );
     }
-    retain(&mut stage, TopicName::new("plant/z").unwrap(), "open".into(), QoS::AtMostOnce);
+    retain(
+        &mut stage,
+        TopicName::new("plant/z").unwrap(),
+        "open".into(),
+        QoS::AtMostOnce,
+    );
     let id = stage.open(Peer::default());
-    let Packet::Connect(mut hello) = connect("reader") else { panic!("CONNECT") };
+    let Packet::Connect(mut hello) = connect("reader") else {
+        panic!("CONNECT")
+    };
     (hello.username, hello.password) = (Some("anna".into()), Some("secret".into()));
     stage.send(id, &Packet::Connect(hello));
-    stage.engine.handle(Input::Packet(id, subscribe("plant/#", QoS::AtMostOnce)), stage.now);
-    assert_eq!(stage.engine.traffic().publishes_sent, 0, "what is behind many topics comes in a later turn");
+    stage.engine.handle(
+        Input::Packet(id, subscribe("plant/#", QoS::AtMostOnce)),
+        stage.now,
+    );
+    assert_eq!(
+        stage.engine.traffic().publishes_sent,
+        0,
+        "what is behind many topics comes in a later turn"
+    );
     stage.settle();
-    let got: Vec<String> = read_all(&mut stage, id).into_iter().map(|(topic, _)| topic).collect();
+    let got: Vec<String> = read_all(&mut stage, id)
+        .into_iter()
+        .map(|(topic, _)| topic)
+        .collect();
     assert_eq!(got, ["plant/z"]);
 }
 
@@ -532,14 +801,25 @@ fn a_subscription_looks_at_a_few_topics_within_its_packet() {
 fn what_waits_at_qos_0_is_sent_again_after_an_absence() {
     for count in [3, 20, 60, 100, 300] {
         for filters in [&["kept/+"][..], &["kept/+", "kept/#"]] {
-            let limits = Limits { sys_every: Duration::ZERO, output_bytes: 1_500, ..Limits::default() };
+            let limits = Limits {
+                sys_every: Duration::ZERO,
+                output_bytes: 1_500,
+                ..Limits::default()
+            };
             let mut stage = Stage::new(setup(limits));
             for number in 0..count {
-                retain(&mut stage, TopicName::new(format!("kept/{number:04}")).unwrap(), "x".repeat(100), QoS::AtMostOnce);
+                retain(
+                    &mut stage,
+                    TopicName::new(format!("kept/{number:04}")).unwrap(),
+                    "x".repeat(100),
+                    QoS::AtMostOnce,
+                );
             }
             let id = enter(&mut stage, "reader");
             stage.is_deaf.insert(id);
-            filters.iter().for_each(|filter| stage.send(id, &subscribe(filter, QoS::AtMostOnce)));
+            filters
+                .iter()
+                .for_each(|filter| stage.send(id, &subscribe(filter, QoS::AtMostOnce)));
             let mut got = HashSet::new();
             for _ in 0..4 {
                 got.extend(read_all(&mut stage, id).into_iter().map(|(topic, _)| topic));
@@ -549,10 +829,18 @@ fn what_waits_at_qos_0_is_sent_again_after_an_absence() {
             stage.drop_connection(id);
             let id = enter(&mut stage, "reader");
             got.extend(read_all(&mut stage, id).into_iter().map(|(topic, _)| topic));
-            assert_eq!(got.len(), count, "{filters:?}: what waited at the end of the connection comes again");
+            assert_eq!(
+                got.len(),
+                count,
+                "{filters:?}: what waited at the end of the connection comes again"
+            );
             stage.drop_connection(id);
             let id = enter(&mut stage, "reader");
-            assert_eq!(read_all(&mut stage, id), [], "{filters:?}: everything has come");
+            assert_eq!(
+                read_all(&mut stage, id),
+                [],
+                "{filters:?}: everything has come"
+            );
         }
     }
 }

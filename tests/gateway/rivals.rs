@@ -7,7 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::remote::{Publish, Remote, Wire};
-use super::support::{ALARM, Gateway, Link, Mosquitto, PATIENCE, Process, free_port, gateway_with_uplink, mosquitto_sub, run, wait_for};
+use super::support::{
+    ALARM, Gateway, Link, Mosquitto, PATIENCE, Process, free_port, gateway_with_uplink,
+    mosquitto_sub, run, wait_for,
+};
 
 const QUICK: &str = "retry: { first: 50ms, longest: 200ms }";
 
@@ -28,13 +31,24 @@ fn site(folder: &Path, remote: u16, extra: &str) -> Site {
 impl Site {
     fn publish(&self, topic: &str, payload: &str) {
         let port = self.local.to_string();
-        let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", payload]));
+        let (code, _, error) = run(Command::new("mosquitto_pub")
+            .args(["-p", &port, "-q", "1", "-t", topic, "-m", payload]));
         assert_eq!(code, Some(0), "{error}");
     }
 
     fn status(&self) -> String {
         let port = self.local.to_string();
-        run(Command::new("mosquitto_sub").args(["-p", &port, "-t", "$SYS/wellhead/uplink/cloud", "-C", "1", "-W", "10"])).1
+        run(Command::new("mosquitto_sub").args([
+            "-p",
+            &port,
+            "-t",
+            "$SYS/wellhead/uplink/cloud",
+            "-C",
+            "1",
+            "-W",
+            "10",
+        ]))
+        .1
     }
 
     fn log(&self) -> String {
@@ -46,14 +60,31 @@ impl Site {
 fn reader(port: u16, filter: &str, folder: &Path) -> Process {
     let mut command = mosquitto_sub();
     // With QoS 2 mosquitto_sub (2.0.11) may stop to complete messages.
-    command.args(["-V", "5", "-d", "-p", &port.to_string(), "-t", filter, "-q", "1", "-F", "got %t %p"]);
+    command.args([
+        "-V",
+        "5",
+        "-d",
+        "-p",
+        &port.to_string(),
+        "-t",
+        filter,
+        "-q",
+        "1",
+        "-F",
+        "got %t %p",
+    ]);
     let reader = Process::start(&mut command, &folder.join("reader"));
     reader.wait_for_output("Subscribed");
     reader
 }
 
 fn got(reader: &Process) -> HashSet<String> {
-    reader.output().lines().filter(|line| line.starts_with("got ")).map(str::to_owned).collect()
+    reader
+        .output()
+        .lines()
+        .filter(|line| line.starts_with("got "))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Each connection of one gateway ends that of the other: what both send arrives, both say what is wrong, and both stop to fight.
@@ -62,27 +93,61 @@ fn checks_two_gateways(protocol: &str) {
     let remote = Mosquitto::start(folders[0].path(), "");
     let reader = reader(remote.port, "alarm/#", folders[0].path());
     let extra = format!("protocol: {protocol}");
-    let sites = [site(folders[0].path(), remote.port, &extra), site(folders[1].path(), remote.port, &extra)];
+    let sites = [
+        site(folders[0].path(), remote.port, &extra),
+        site(folders[1].path(), remote.port, &extra),
+    ];
     let each = 60;
     let file = folders[0].path().join("lines");
-    fs::write(&file, (0..each).map(|number| format!("{number}\n")).collect::<String>()).unwrap();
+    fs::write(
+        &file,
+        (0..each)
+            .map(|number| format!("{number}\n"))
+            .collect::<String>(),
+    )
+    .unwrap();
     for (index, site) in sites.iter().enumerate() {
-        let script = format!("mosquitto_pub -p {} -q 1 -t alarm/{index} -l < {}", site.local, file.display());
+        let script = format!(
+            "mosquitto_pub -p {} -q 1 -t alarm/{index} -l < {}",
+            site.local,
+            file.display()
+        );
         assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0));
     }
     for site in &sites {
-        site.gateway.process.wait_for_output("uplink.client_id_taken");
-        wait_for("the status says so", || site.status().contains("\"client_id_taken\":\"certain\"").then_some(()));
-        assert_eq!(site.log().matches("uplink.client_id_taken").count(), 1, "{}", site.log());
+        site.gateway
+            .process
+            .wait_for_output("uplink.client_id_taken");
+        wait_for("the status says so", || {
+            site.status()
+                .contains("\"client_id_taken\":\"certain\"")
+                .then_some(())
+        });
+        assert_eq!(
+            site.log().matches("uplink.client_id_taken").count(),
+            1,
+            "{}",
+            site.log()
+        );
     }
     wait_for("both pause", || {
-        let pauses = sites.iter().map(|site| site.log().matches("uplink.taken_over").count());
+        let pauses = sites
+            .iter()
+            .map(|site| site.log().matches("uplink.taken_over").count());
         (pauses.sum::<usize>() >= 1).then_some(())
     });
-    wait_for("what one has sent", || (got(&reader).len() >= each).then_some(()));
-    wait_for("what both have sent", || (got(&reader).len() == 2 * each).then_some(()));
+    wait_for("what one has sent", || {
+        (got(&reader).len() >= each).then_some(())
+    });
+    wait_for("what both have sent", || {
+        (got(&reader).len() == 2 * each).then_some(())
+    });
     for site in &sites {
-        assert!(site.status().contains("\"dead\":0") && site.status().contains("\"lost\":0"), "{}", site.status());
+        assert!(
+            site.status().contains("\"dead\":0") && site.status().contains("\"lost\":0"),
+            "{}",
+            site.status()
+        );
     }
 }
 
@@ -104,7 +169,11 @@ fn a_link_that_is_cut_again_and_again_is_never_taken_for_another_client() {
     for (protocol, folder) in &folders {
         let link = Link::to(remote.port);
         let id = format!("c{protocol}");
-        let site = site(folder.path(), link.port, &format!("protocol: {protocol}\n    client_id: {id}"));
+        let site = site(
+            folder.path(),
+            link.port,
+            &format!("protocol: {protocol}\n    client_id: {id}"),
+        );
         let reader = reader(remote.port, "alarm/#", folder.path());
         let connects = || remote.log().matches(&format!(" as {id} ")).count();
         for cut in 0..14 {
@@ -113,12 +182,21 @@ fn a_link_that_is_cut_again_and_again_is_never_taken_for_another_client() {
             wait_for(&line, || got(&reader).contains(&line).then_some(()));
             let before = connects();
             link.cut();
-            wait_for("the gateway has seen the cut", || site.status().contains("\"state\":\"disconnected\"").then_some(()));
+            wait_for("the gateway has seen the cut", || {
+                site.status()
+                    .contains("\"state\":\"disconnected\"")
+                    .then_some(())
+            });
             link.restore();
-            wait_for("it connects at once", || (connects() > before).then_some(()));
+            wait_for("it connects at once", || {
+                (connects() > before).then_some(())
+            });
         }
         let log = site.log();
-        assert!(!log.contains("uplink.client_id_taken") && !log.contains("uplink.taken_over"), "{log}");
+        assert!(
+            !log.contains("uplink.client_id_taken") && !log.contains("uplink.taken_over"),
+            "{log}"
+        );
         assert!(!site.status().contains("certain"), "{}", site.status());
     }
 }
@@ -128,7 +206,9 @@ fn connection(remote: &Remote, retained: Option<&str>) -> (Wire, bool, Publish) 
     let mut wire = remote.accept(true, &[]);
     let mut asked = false;
     loop {
-        let packet = wire.read_raw_within(PATIENCE).expect("the state of the gateway");
+        let packet = wire
+            .read_raw_within(PATIENCE)
+            .expect("the state of the gateway");
         if wire.answer_question(&packet, retained) {
             asked = true;
             continue;
@@ -159,23 +239,44 @@ fn close_until_asked(remote: &Remote) -> String {
 #[test]
 fn the_state_of_another_run_shows_another_client_and_is_seen_by_no_local_one() {
     let (folder, remote) = (tempfile::tempdir().unwrap(), Remote::listen());
-    let site = site(folder.path(), remote.port, "receive: [ { filter: 'cmd/#' } ]");
+    let site = site(
+        folder.path(),
+        remote.port,
+        "receive: [ { filter: 'cmd/#' } ]",
+    );
     let reader = reader(site.local, "#", folder.path());
     let own = close_until_asked(&remote);
     let (before, run) = own.split_at(own.find("\"}").unwrap() - 8);
     let other = format!("{before}{}", if run.starts_with('0') { "1" } else { "0" }) + &run[1..];
     let (mut wire, asked, _) = connection(&remote, Some(&other));
     assert!(asked);
-    site.gateway.process.wait_for_output("uplink.client_id_taken");
-    wait_for("the status says so", || site.status().contains("\"client_id_taken\":\"certain\"").then_some(()));
+    site.gateway
+        .process
+        .wait_for_output("uplink.client_id_taken");
+    wait_for("the status says so", || {
+        site.status()
+            .contains("\"client_id_taken\":\"certain\"")
+            .then_some(())
+    });
     // The connection is used as long as it lives.
     site.publish("alarm/x", "one");
     assert_eq!(wire.publish().payload, "one");
     wire.close();
     site.gateway.process.wait_for_output("uplink.taken_over");
     let status = site.status();
-    assert!(status.contains("its own `client_id`") && status.contains("\"waiting\":1") && status.contains("\"dead\":0"), "{status}");
-    assert!(got(&reader).iter().all(|line| !line.contains("gateway/state")), "{}", reader.output());
+    assert!(
+        status.contains("its own `client_id`")
+            && status.contains("\"waiting\":1")
+            && status.contains("\"dead\":0"),
+        "{status}"
+    );
+    assert!(
+        got(&reader)
+            .iter()
+            .all(|line| !line.contains("gateway/state")),
+        "{}",
+        reader.output()
+    );
 }
 
 #[test]
@@ -193,8 +294,19 @@ fn a_remote_that_closes_often_is_worth_one_warning_and_slows_nothing_down() {
     }
     assert_eq!(asked, 4);
     let log = site.log();
-    assert_eq!((log.matches("uplink.closed_often").count(), log.matches("uplink.client_id_taken").count()), (1, 0), "{log}");
-    assert!(site.status().contains("\"client_id_taken\":\"possible\""), "{}", site.status());
+    assert_eq!(
+        (
+            log.matches("uplink.closed_often").count(),
+            log.matches("uplink.client_id_taken").count()
+        ),
+        (1, 0),
+        "{log}"
+    );
+    assert!(
+        site.status().contains("\"client_id_taken\":\"possible\""),
+        "{}",
+        site.status()
+    );
     let (mut wire, _, _) = connection(&remote, Some(&own));
     site.publish("alarm/x", "one");
     assert_eq!(wire.publish().payload, "one");
@@ -217,6 +329,9 @@ fn a_remote_that_closes_at_the_question_gets_the_messages_all_the_same() {
     assert!(!asked);
     let message = wire.publish();
     assert_eq!(message.payload, "one");
-    assert!(wire.read_within(Duration::from_millis(1)).is_none_or(|packet| packet.kind() != 3));
+    assert!(
+        wire.read_within(Duration::from_millis(1))
+            .is_none_or(|packet| packet.kind() != 3)
+    );
     assert!(!site.log().contains("dead letter"), "{}", site.log());
 }

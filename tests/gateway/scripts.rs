@@ -36,8 +36,9 @@ use wellhead::broker::engine::{Input, Peer};
 use wellhead::broker::net::{BoundListener, ClientCertificates, Tls, TlsSettings, Where};
 use wellhead::broker::{self, Forward};
 use wellhead::mqtt::{
-    Ack, ConnAck, Connect, Decoder, Disconnect, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, RetainHandling,
-    Subscribe, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Version, Will,
+    Ack, ConnAck, Connect, Decoder, Disconnect, Packet, PacketId, Progress, Properties, Publish,
+    QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName,
+    Unsubscribe, Version, Will,
 };
 
 use super::stage::{Stage, bytes_of, setup};
@@ -46,7 +47,10 @@ use super::support::Pem;
 type Fields<'a> = HashMap<&'a str, &'a str>;
 
 fn number<T: std::str::FromStr>(fields: &Fields<'_>, name: &str) -> Option<T> {
-    fields.get(name).map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    fields.get(name).map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+    })
 }
 
 fn flag(fields: &Fields<'_>, name: &str) -> bool {
@@ -62,7 +66,11 @@ fn qos(fields: &Fields<'_>, name: &str) -> QoS {
 }
 
 fn reason(fields: &Fields<'_>) -> ReasonCode {
-    ReasonCode(fields.get("rc").map_or(0, |text| u8::from_str_radix(text, 16).unwrap()))
+    ReasonCode(
+        fields
+            .get("rc")
+            .map_or(0, |text| u8::from_str_radix(text, 16).unwrap()),
+    )
 }
 
 fn connect(fields: &Fields<'_>) -> Packet {
@@ -109,7 +117,9 @@ fn connect(fields: &Fields<'_>) -> Packet {
         }
         Will {
             topic: TopicName::of_any_depth((*topic).to_owned()).unwrap(),
-            payload: Bytes::copy_from_slice(fields.get("willpayload").unwrap_or(&"gone").as_bytes()),
+            payload: Bytes::copy_from_slice(
+                fields.get("willpayload").unwrap_or(&"gone").as_bytes(),
+            ),
             qos: qos(fields, "willqos"),
             retain: flag(fields, "willretain"),
             properties,
@@ -125,7 +135,9 @@ fn connect(fields: &Fields<'_>) -> Packet {
         client_id,
         will,
         username: fields.get("user").map(|name| (*name).into()),
-        password: fields.get("password").map(|text| Bytes::copy_from_slice(text.as_bytes())),
+        password: fields
+            .get("password")
+            .map(|text| Bytes::copy_from_slice(text.as_bytes())),
         properties,
     }))
 }
@@ -135,7 +147,11 @@ fn publish(fields: &Fields<'_>) -> Packet {
     if let Some(seconds) = number(fields, "expiry") {
         properties.edit().message_expiry = Some(seconds);
     }
-    for value in fields.get("user").into_iter().flat_map(|values| values.split(',')) {
+    for value in fields
+        .get("user")
+        .into_iter()
+        .flat_map(|values| values.split(','))
+    {
         properties.edit().user.push(("key".into(), value.into()));
     }
     if let Some(text) = number::<u8>(fields, "text") {
@@ -145,13 +161,17 @@ fn publish(fields: &Fields<'_>) -> Packet {
         properties.edit().content_type = Some((*kind).into());
     }
     if let Some(topic) = fields.get("answer") {
-        properties.edit().response_topic = Some(TopicName::of_any_depth((*topic).to_owned()).unwrap());
+        properties.edit().response_topic =
+            Some(TopicName::of_any_depth((*topic).to_owned()).unwrap());
     }
     if let Some(data) = fields.get("correlation") {
         properties.edit().correlation_data = Some(Bytes::copy_from_slice(data.as_bytes()));
     }
     if let Some(id) = number::<u32>(fields, "subid") {
-        properties.edit().subscription_identifiers.extend(NonZeroU32::new(id));
+        properties
+            .edit()
+            .subscription_identifiers
+            .extend(NonZeroU32::new(id));
     }
     if let Some(alias) = number::<u16>(fields, "alias") {
         properties.edit().topic_alias = NonZeroU16::new(alias);
@@ -160,10 +180,15 @@ fn publish(fields: &Fields<'_>) -> Packet {
         dup: flag(fields, "dup"),
         qos: qos(fields, "qos"),
         retain: flag(fields, "retain"),
-        topic: fields.get("topic").map(|topic| TopicName::of_any_depth((*topic).to_owned()).unwrap()),
+        topic: fields
+            .get("topic")
+            .map(|topic| TopicName::of_any_depth((*topic).to_owned()).unwrap()),
         packet_id: packet_id(fields),
         properties,
-        payload: fields.get("payload").map(|text| Bytes::copy_from_slice(text.as_bytes())).unwrap_or_default(),
+        payload: fields
+            .get("payload")
+            .map(|text| Bytes::copy_from_slice(text.as_bytes()))
+            .unwrap_or_default(),
     })
 }
 
@@ -179,12 +204,27 @@ fn subscribe(fields: &Fields<'_>) -> Packet {
         retain_as_published: flag(fields, "rap"),
         retain_handling: handling,
     };
-    let filters = fields["filter"].split(',').map(|filter| (TopicFilter::of_any_depth(filter.to_owned()).unwrap(), options)).collect();
+    let filters = fields["filter"]
+        .split(',')
+        .map(|filter| {
+            (
+                TopicFilter::of_any_depth(filter.to_owned()).unwrap(),
+                options,
+            )
+        })
+        .collect();
     let mut properties = Properties::default();
     if let Some(id) = number::<u32>(fields, "subid") {
-        properties.edit().subscription_identifiers.extend(NonZeroU32::new(id));
+        properties
+            .edit()
+            .subscription_identifiers
+            .extend(NonZeroU32::new(id));
     }
-    Packet::Subscribe(Subscribe { packet_id: packet_id(fields).unwrap(), filters, properties })
+    Packet::Subscribe(Subscribe {
+        packet_id: packet_id(fields).unwrap(),
+        filters,
+        properties,
+    })
 }
 
 fn parse(name: &str, fields: &Fields<'_>) -> Packet {
@@ -199,7 +239,10 @@ fn parse(name: &str, fields: &Fields<'_>) -> Packet {
         "SUBSCRIBE" => subscribe(fields),
         "UNSUBSCRIBE" => Packet::Unsubscribe(Unsubscribe {
             packet_id: packet_id(fields).unwrap(),
-            filters: fields["filter"].split(',').map(|filter| TopicFilter::of_any_depth(filter.to_owned()).unwrap()).collect(),
+            filters: fields["filter"]
+                .split(',')
+                .map(|filter| TopicFilter::of_any_depth(filter.to_owned()).unwrap())
+                .collect(),
             properties: Properties::default(),
         }),
         "PINGREQ" => Packet::PingReq,
@@ -216,7 +259,8 @@ fn parse(name: &str, fields: &Fields<'_>) -> Packet {
                 auth.properties.edit().authentication_method = Some((*method).into());
             }
             if let Some(data) = fields.get("authdata") {
-                auth.properties.edit().authentication_data = Some(Bytes::copy_from_slice(data.as_bytes()));
+                auth.properties.edit().authentication_data =
+                    Some(Bytes::copy_from_slice(data.as_bytes()));
             }
             Packet::Auth(auth)
         }
@@ -234,8 +278,14 @@ fn render_connack(connack: &ConnAck, text: &mut String) {
     for (name, value) in [
         ("keepalive", properties.server_keep_alive.map(u32::from)),
         ("expiry", properties.session_expiry),
-        ("receive", properties.receive_maximum.map(|value| value.get().into())),
-        ("maxpacket", properties.maximum_packet_size.map(NonZeroU32::get)),
+        (
+            "receive",
+            properties.receive_maximum.map(|value| value.get().into()),
+        ),
+        (
+            "maxpacket",
+            properties.maximum_packet_size.map(NonZeroU32::get),
+        ),
         ("aliases", properties.topic_alias_maximum.map(u32::from)),
         ("why", properties.reason_string.as_ref().map(|_| 1)),
     ] {
@@ -253,13 +303,31 @@ fn render(packet: &Packet) -> String {
     let mut text = packet.name().to_owned();
     match packet {
         Packet::ConnAck(connack) => {
-            write!(text, " present={} rc={:02x}", u8::from(connack.session_present), connack.reason.0).unwrap();
+            write!(
+                text,
+                " present={} rc={:02x}",
+                u8::from(connack.session_present),
+                connack.reason.0
+            )
+            .unwrap();
             render_connack(connack, &mut text);
         }
         Packet::Publish(publish) => {
             let topic = publish.topic.as_ref().map_or("-", |topic| topic.as_str());
-            write!(text, " topic={topic} payload={}", String::from_utf8_lossy(&publish.payload)).unwrap();
-            write!(text, " qos={} dup={} retain={}", publish.qos as u8, u8::from(publish.dup), u8::from(publish.retain)).unwrap();
+            write!(
+                text,
+                " topic={topic} payload={}",
+                String::from_utf8_lossy(&publish.payload)
+            )
+            .unwrap();
+            write!(
+                text,
+                " qos={} dup={} retain={}",
+                publish.qos as u8,
+                u8::from(publish.dup),
+                u8::from(publish.retain)
+            )
+            .unwrap();
             if let Some(id) = publish.packet_id {
                 write!(text, " id={id}").unwrap();
             }
@@ -271,9 +339,27 @@ fn render(packet: &Packet) -> String {
             if !users.is_empty() {
                 write!(text, " user={}", users.join(",")).unwrap();
             }
-            let ids: Vec<String> = properties.subscription_identifiers.iter().map(ToString::to_string).collect();
-            write!(text, " subid={}", if ids.is_empty() { "-".to_owned() } else { ids.join(",") }).unwrap();
-            write!(text, " alias={}", properties.topic_alias.map_or(0, NonZeroU16::get)).unwrap();
+            let ids: Vec<String> = properties
+                .subscription_identifiers
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            write!(
+                text,
+                " subid={}",
+                if ids.is_empty() {
+                    "-".to_owned()
+                } else {
+                    ids.join(",")
+                }
+            )
+            .unwrap();
+            write!(
+                text,
+                " alias={}",
+                properties.topic_alias.map_or(0, NonZeroU16::get)
+            )
+            .unwrap();
             if let Some(is_text) = properties.payload_is_text {
                 write!(text, " text={}", u8::from(is_text)).unwrap();
             }
@@ -292,14 +378,31 @@ fn render(packet: &Packet) -> String {
         }
         Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
             let why = u8::from(ack.properties.reason_string.is_some());
-            write!(text, " id={} rc={:02x} why={why}", ack.packet_id, ack.reason.0).unwrap();
+            write!(
+                text,
+                " id={} rc={:02x} why={why}",
+                ack.packet_id, ack.reason.0
+            )
+            .unwrap();
         }
         Packet::SubAck(grants) | Packet::UnsubAck(grants) => {
-            let codes: Vec<String> = grants.reasons.iter().map(|code| format!("{:02x}", code.0)).collect();
+            let codes: Vec<String> = grants
+                .reasons
+                .iter()
+                .map(|code| format!("{:02x}", code.0))
+                .collect();
             let why = u8::from(grants.properties.reason_string.is_some());
-            write!(text, " id={} rc={} why={why}", grants.packet_id, codes.join(",")).unwrap();
+            write!(
+                text,
+                " id={} rc={} why={why}",
+                grants.packet_id,
+                codes.join(",")
+            )
+            .unwrap();
         }
-        Packet::Disconnect(end) | Packet::Auth(end) => write!(text, " rc={:02x}", end.reason.0).unwrap(),
+        Packet::Disconnect(end) | Packet::Auth(end) => {
+            write!(text, " rc={:02x}", end.reason.0).unwrap()
+        }
         _ => {}
     }
     text
@@ -309,7 +412,10 @@ fn check(got: Option<&str>, expected: &str, place: &str) {
     let got = got.unwrap_or_else(|| panic!("{place}: nothing came, expected {expected}"));
     let tokens: Vec<&str> = got.split(' ').collect();
     for token in expected.split_whitespace() {
-        assert!(tokens.contains(&token), "{place}: got `{got}`, expected `{expected}`");
+        assert!(
+            tokens.contains(&token),
+            "{place}: got `{got}`, expected `{expected}`"
+        );
     }
 }
 
@@ -319,15 +425,24 @@ struct Step<'a> {
 }
 
 fn steps<'a>(name: &str, text: &'a str) -> Vec<Step<'a>> {
-    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    let lines = text
+        .lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.trim()));
     lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(number, line)| Step { place: format!("{name}:{number} `{line}`"), words: line.split_whitespace().collect() })
+        .map(|(number, line)| Step {
+            place: format!("{name}:{number} `{line}`"),
+            words: line.split_whitespace().collect(),
+        })
         .collect()
 }
 
 fn fields<'a>(words: &[&'a str]) -> Fields<'a> {
-    words.iter().filter_map(|word| word.split_once('=')).collect()
+    words
+        .iter()
+        .filter_map(|word| word.split_once('='))
+        .collect()
 }
 
 /// The engine with a virtual clock.
@@ -339,7 +454,9 @@ struct Bench {
 impl Bench {
     fn play(&mut self, step: &Step<'_>) {
         match step.words.as_slice() {
-            ["time", amount] => self.stage.wait(humantime::parse_duration(amount.trim_start_matches('+')).unwrap()),
+            ["time", amount] => self
+                .stage
+                .wait(humantime::parse_duration(amount.trim_start_matches('+')).unwrap()),
             ["disk", "slow"] => self.stage.is_disk_slow = true,
             ["disk", "fast"] => {
                 self.stage.is_disk_slow = false;
@@ -356,9 +473,17 @@ impl Bench {
             }
             ["checkpoint"] => self.stage.checkpoint(),
             [answer @ ("stored" | "refused")] => {
-                let ticket = self.stage.forwarded.pop_front().and_then(|(_, ticket)| ticket);
-                let ticket = ticket.unwrap_or_else(|| panic!("{}: nothing was forwarded", step.place));
-                self.stage.input(Input::Stored { ticket, accepted: *answer == "stored" });
+                let ticket = self
+                    .stage
+                    .forwarded
+                    .pop_front()
+                    .and_then(|(_, ticket)| ticket);
+                let ticket =
+                    ticket.unwrap_or_else(|| panic!("{}: nothing was forwarded", step.place));
+                self.stage.input(Input::Stored {
+                    ticket,
+                    accepted: *answer == "stored",
+                });
             }
             [client, ">", name, rest @ ..] => {
                 let packet = parse(name, &fields(rest));
@@ -370,11 +495,19 @@ impl Bench {
                 self.stage.send(id, &packet);
             }
             [client, "<", ..] => {
-                let got = self.stage.next_packet(self.ids[*client]).map(|packet| render(&packet));
+                let got = self
+                    .stage
+                    .next_packet(self.ids[*client])
+                    .map(|packet| render(&packet));
                 check(got.as_deref(), &step.words[2..].join(" "), &step.place);
             }
             [client, state @ ("paused" | "reading")] => {
-                assert_eq!(self.stage.paused.contains(&self.ids[*client]), *state == "paused", "{}", step.place);
+                assert_eq!(
+                    self.stage.paused.contains(&self.ids[*client]),
+                    *state == "paused",
+                    "{}",
+                    step.place
+                );
             }
             [client, "silent"] => {
                 let next = self.stage.next_packet(self.ids[*client]);
@@ -383,9 +516,15 @@ impl Bench {
             [client, "closed"] => {
                 let id = self.ids.remove(*client).unwrap();
                 let next = self.stage.next_packet(id);
-                assert!(next.is_none() && self.stage.is_closed(id), "{}: {next:?}", step.place);
+                assert!(
+                    next.is_none() && self.stage.is_closed(id),
+                    "{}: {next:?}",
+                    step.place
+                );
             }
-            [client, "drop"] => self.stage.drop_connection(self.ids.remove(*client).unwrap()),
+            [client, "drop"] => self
+                .stage
+                .drop_connection(self.ids.remove(*client).unwrap()),
             _ => panic!("{}: not a step", step.place),
         }
         self.stage.settle();
@@ -409,7 +548,9 @@ impl Client {
     /// The next packet; `None` if the broker closed the connection.
     async fn next(&mut self, patience: Duration) -> Option<Option<String>> {
         loop {
-            if let Ok(Progress::Packet(packet)) = Decoder::client(self.version, 1 << 20).decode(&mut self.buffer) {
+            if let Ok(Progress::Packet(packet)) =
+                Decoder::client(self.version, 1 << 20).decode(&mut self.buffer)
+            {
                 return Some(Some(render(&packet)));
             }
             match tokio::time::timeout(patience, self.stream.read_buf(&mut self.buffer)).await {
@@ -436,7 +577,12 @@ impl Site {
         };
         let tcp = TcpStream::connect(address).await.unwrap();
         let stream: Box<dyn Stream> = if matches!(self.scheme, "mqtts" | "wss") {
-            Box::new(self.connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap())
+            Box::new(
+                self.connector
+                    .connect("localhost".try_into().unwrap(), tcp)
+                    .await
+                    .unwrap(),
+            )
         } else {
             Box::new(tcp)
         };
@@ -444,8 +590,12 @@ impl Site {
             return stream;
         }
         let mut request = "ws://localhost/mqtt".into_client_request().unwrap();
-        request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
-        let (socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+        request
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+        let (socket, _) = tokio_tungstenite::client_async(request, stream)
+            .await
+            .unwrap();
         Box::new(wellhead::websocket::bytes_of(socket))
     }
 }
@@ -453,22 +603,50 @@ impl Site {
 fn connector(pem: &Pem) -> TlsConnector {
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let mut roots = tokio_rustls::rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(pem.path("ca.pem")).unwrap()).unwrap();
-    let config = tokio_rustls::rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    roots
+        .add(CertificateDer::from_pem_file(pem.path("ca.pem")).unwrap())
+        .unwrap();
+    let config = tokio_rustls::rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    TlsConnector::from(Arc::new(
+        config.with_root_certificates(roots).with_no_client_auth(),
+    ))
 }
 
 async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step<'_>]) {
-    let listen = if scheme == "unix" { format!("unix://{}/mqtt.sock", folder.display()) } else { format!("{scheme}://127.0.0.1:0") };
+    let listen = if scheme == "unix" {
+        format!("unix://{}/mqtt.sock", folder.display())
+    } else {
+        format!("{scheme}://127.0.0.1:0")
+    };
     let (queue, mut forwards) = tokio::sync::mpsc::channel::<Forward>(64);
     let limits = setup().limits;
-    let opened = broker::durable::open(&tempfile::tempdir_in(folder).unwrap().keep(), setup(), Duration::ZERO).unwrap();
-    let admission = Admission::new(AdmissionLimits { rate: 10_000, ..AdmissionLimits::default() });
-    let parts =
-        broker::broker(broker::Source::Disk(Box::new(opened)), admission, vec![broker::Way { sender: queue, dropped: Arc::default() }])
-            .unwrap();
+    let opened = broker::durable::open(
+        &tempfile::tempdir_in(folder).unwrap().keep(),
+        setup(),
+        Duration::ZERO,
+    )
+    .unwrap();
+    let admission = Admission::new(AdmissionLimits {
+        rate: 10_000,
+        ..AdmissionLimits::default()
+    });
+    let parts = broker::broker(
+        broker::Source::Disk(Box::new(opened)),
+        admission,
+        vec![broker::Way {
+            sender: queue,
+            dropped: Arc::default(),
+        }],
+    )
+    .unwrap();
     let listener = BoundListener::bind(&listen.parse().unwrap()).await.unwrap();
-    let site = Site { scheme, at: listener.at().clone(), connector: connector(pem) };
+    let site = Site {
+        scheme,
+        at: listener.at().clone(),
+        connector: connector(pem),
+    };
     let settings = TlsSettings {
         cert: pem.path("server.pem").into(),
         key: pem.path("server.key").into(),
@@ -480,37 +658,70 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
     let tls = Some(Arc::new(Tls::new(settings).unwrap()));
     let (switch, stop) = wellhead::tasks::stop_token();
     let (handle, listener_stop) = (parts.broker.clone(), stop.clone());
-    let listening = tokio::spawn(async move { listener.run(handle, tls, &limits, listener_stop).await.unwrap() });
+    let listening = tokio::spawn(async move {
+        listener
+            .run(handle, tls, &limits, listener_stop)
+            .await
+            .unwrap()
+    });
     let driving = tokio::spawn(parts.driver.run(stop));
     let mut clients: HashMap<String, Client> = HashMap::new();
     for step in steps {
         match step.words.as_slice() {
             [answer @ ("stored" | "refused")] => {
-                let forward = tokio::time::timeout(PATIENCE, forwards.recv()).await.unwrap().unwrap();
-                parts.broker.stored(forward.ticket.unwrap(), *answer == "stored");
+                let forward = tokio::time::timeout(PATIENCE, forwards.recv())
+                    .await
+                    .unwrap()
+                    .unwrap();
+                parts
+                    .broker
+                    .stored(forward.ticket.unwrap(), *answer == "stored");
             }
             [name, ">", kind, rest @ ..] => {
                 let packet = parse(kind, &fields(rest));
                 if !clients.contains_key(*name) {
-                    let client = Client { stream: site.dial().await, version: Version::V311, buffer: BytesMut::new() };
+                    let client = Client {
+                        stream: site.dial().await,
+                        version: Version::V311,
+                        buffer: BytesMut::new(),
+                    };
                     clients.insert((*name).to_owned(), client);
                 }
                 let client = clients.get_mut(*name).unwrap();
                 if let Packet::Connect(connect) = &packet {
                     client.version = connect.version;
                 }
-                client.stream.write_all(&bytes_of(&packet, client.version)).await.unwrap();
+                client
+                    .stream
+                    .write_all(&bytes_of(&packet, client.version))
+                    .await
+                    .unwrap();
                 client.stream.flush().await.unwrap();
                 // Lets what one client does happen before what the next one does.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             [name, "<", ..] => {
-                let got = clients.get_mut(*name).unwrap().next(PATIENCE).await.flatten();
+                let got = clients
+                    .get_mut(*name)
+                    .unwrap()
+                    .next(PATIENCE)
+                    .await
+                    .flatten();
                 check(got.as_deref(), &step.words[2..].join(" "), &step.place);
             }
             [_, "paused" | "reading"] => {}
-            [name, "silent"] => assert_eq!(clients.get_mut(*name).unwrap().next(QUIET).await, None, "{}", step.place),
-            [name, "closed"] => assert_eq!(clients.remove(*name).unwrap().next(PATIENCE).await, Some(None), "{}", step.place),
+            [name, "silent"] => assert_eq!(
+                clients.get_mut(*name).unwrap().next(QUIET).await,
+                None,
+                "{}",
+                step.place
+            ),
+            [name, "closed"] => assert_eq!(
+                clients.remove(*name).unwrap().next(PATIENCE).await,
+                Some(None),
+                "{}",
+                step.place
+            ),
             [name, "drop"] => {
                 drop(clients.remove(*name));
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -522,8 +733,14 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
     switch.stop();
     drop(parts.broker);
     let stopped = tokio::time::timeout(PATIENCE, async { (listening.await, driving.await) }).await;
-    stopped.expect("the broker stops when nobody is left").0.unwrap();
-    tokio::time::timeout(PATIENCE, parts.closed.unwrap()).await.unwrap().unwrap();
+    stopped
+        .expect("the broker stops when nobody is left")
+        .0
+        .unwrap();
+    tokio::time::timeout(PATIENCE, parts.closed.unwrap())
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 fn scripts() -> Vec<(String, String)> {
@@ -531,7 +748,12 @@ fn scripts() -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = fs::read_dir(root)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap()))
+        .map(|path| {
+            (
+                path.file_name().unwrap().to_str().unwrap().to_owned(),
+                fs::read_to_string(&path).unwrap(),
+            )
+        })
         .collect();
     found.sort();
     assert!(found.len() > 10, "{} scripts", found.len());
@@ -543,7 +765,10 @@ fn every_script_holds_on_the_engine() {
     let mut failed = Vec::new();
     for (name, text) in scripts() {
         let played = std::panic::catch_unwind(|| {
-            let mut bench = Bench { stage: Stage::new(setup()), ids: BTreeMap::new() };
+            let mut bench = Bench {
+                stage: Stage::new(setup()),
+                ids: BTreeMap::new(),
+            };
             for step in steps(&name, &text) {
                 bench.play(&step);
             }
@@ -562,9 +787,14 @@ async fn play_all_over(scheme: &'static str) {
     let mut played = 0;
     for (name, text) in scripts() {
         let steps = steps(&name, &text);
-        if !steps.iter().any(|step| NEEDS_STAGE.contains(&step.words[0])) {
+        if !steps
+            .iter()
+            .any(|step| NEEDS_STAGE.contains(&step.words[0]))
+        {
             let play = play_over(scheme, &pem, folder.path(), &steps);
-            tokio::time::timeout(Duration::from_secs(60), play).await.unwrap_or_else(|_| panic!("{name} hangs over {scheme}"));
+            tokio::time::timeout(Duration::from_secs(60), play)
+                .await
+                .unwrap_or_else(|_| panic!("{name} hangs over {scheme}"));
             played += 1;
         }
     }

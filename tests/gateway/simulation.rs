@@ -58,8 +58,17 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let limits = Limits { receive_maximum: 16, sys_every: Duration::ZERO, ..Limits::default() };
-        let stage = Stage::new(Setup { limits, access: Arc::new(Access::open()), is_durable: true, ..Setup::default() });
+        let limits = Limits {
+            receive_maximum: 16,
+            sys_every: Duration::ZERO,
+            ..Limits::default()
+        };
+        let stage = Stage::new(Setup {
+            limits,
+            access: Arc::new(Access::open()),
+            is_durable: true,
+            ..Setup::default()
+        });
         let mut random = fastrand::Rng::with_seed(seed);
         let filters = ["#", "a/#", "a/+/x", "+/b/#", "b/b/y"];
         let mut client = || Client {
@@ -74,7 +83,15 @@ impl World {
         };
         let clients = (0..CLIENTS).map(|_| client()).collect();
         let end = stage.now + STORM;
-        Self { stage, random, events: BTreeMap::new(), count: 0, clients, messages: Vec::new(), end }
+        Self {
+            stage,
+            random,
+            events: BTreeMap::new(),
+            count: 0,
+            clients,
+            messages: Vec::new(),
+            end,
+        }
     }
 
     fn schedule(&mut self, at: Instant, event: Event) {
@@ -96,7 +113,9 @@ impl World {
     }
 
     fn send(&mut self, index: usize, packet: Packet) {
-        let Some(connection) = self.clients[index].connection else { return };
+        let Some(connection) = self.clients[index].connection else {
+            return;
+        };
         let at = self.arrival(index, 0);
         self.schedule(at, Event::ToBroker(index, connection, packet));
     }
@@ -104,7 +123,9 @@ impl World {
     /// What the broker has said travels.
     fn collect(&mut self) {
         for index in 0..CLIENTS {
-            let Some(connection) = self.clients[index].connection else { continue };
+            let Some(connection) = self.clients[index].connection else {
+                continue;
+            };
             while let Some(packet) = self.stage.next_packet(connection) {
                 let at = self.arrival(index, 1);
                 self.schedule(at, Event::ToClient(index, connection, packet));
@@ -160,10 +181,17 @@ impl World {
         }
         let answers = match packet {
             Packet::ConnAck(connack) => {
-                assert!(connack.session_present || !self.clients[index].is_subscribed, "a session is lost");
+                assert!(
+                    connack.session_present || !self.clients[index].is_subscribed,
+                    "a session is lost"
+                );
                 self.clients[index].is_there = true;
                 let client = &self.clients[index];
-                if client.is_subscribed { client.far.resume() } else { vec![subscribe(client.filter.as_str(), client.qos)] }
+                if client.is_subscribed {
+                    client.far.resume()
+                } else {
+                    vec![subscribe(client.filter.as_str(), client.qos)]
+                }
             }
             Packet::SubAck(_) => {
                 self.clients[index].is_subscribed = true;
@@ -252,24 +280,49 @@ impl World {
     }
 
     fn check(&self) {
-        assert!(self.messages.len() > 1000, "{} messages", self.messages.len());
+        assert!(
+            self.messages.len() > 1000,
+            "{} messages",
+            self.messages.len()
+        );
         for (index, client) in self.clients.iter().enumerate() {
             assert!(client.far.is_done(), "client {index} waits for answers");
             let granted = |(number, topic, qos, publisher): &(u64, String, QoS, usize)| {
-                let wants = client.filter.matches(&TopicName::new(topic.clone()).unwrap());
+                let wants = client
+                    .filter
+                    .matches(&TopicName::new(topic.clone()).unwrap());
                 wants.then_some((*number, (*qos).min(client.qos), *qos, *publisher))
             };
-            let wanted: Vec<(u64, QoS, QoS, usize)> = self.messages.iter().filter_map(granted).collect();
-            let sent_by: HashMap<u64, (QoS, usize)> = wanted.iter().map(|(number, _, sent, from)| (*number, (*sent, *from))).collect();
+            let wanted: Vec<(u64, QoS, QoS, usize)> =
+                self.messages.iter().filter_map(granted).collect();
+            let sent_by: HashMap<u64, (QoS, usize)> = wanted
+                .iter()
+                .map(|(number, _, sent, from)| (*number, (*sent, *from)))
+                .collect();
             let exact = client.far.numbers(QoS::ExactlyOnce);
-            assert_eq!(exact.len(), client.far.got[2].len(), "client {index}: QoS 2 is doubled");
-            for (qos, got) in [(QoS::AtLeastOnce, client.far.numbers(QoS::AtLeastOnce)), (QoS::ExactlyOnce, exact)] {
-                let mut expected: Vec<u64> = wanted.iter().filter(|(_, own, ..)| *own == qos).map(|(number, ..)| *number).collect();
+            assert_eq!(
+                exact.len(),
+                client.far.got[2].len(),
+                "client {index}: QoS 2 is doubled"
+            );
+            for (qos, got) in [
+                (QoS::AtLeastOnce, client.far.numbers(QoS::AtLeastOnce)),
+                (QoS::ExactlyOnce, exact),
+            ] {
+                let mut expected: Vec<u64> = wanted
+                    .iter()
+                    .filter(|(_, own, ..)| *own == qos)
+                    .map(|(number, ..)| *number)
+                    .collect();
                 for publisher in 0..CLIENTS {
                     for sent in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
-                        let is_of = |number: &&u64| sent_by.get(*number) == Some(&(sent, publisher));
+                        let is_of =
+                            |number: &&u64| sent_by.get(*number) == Some(&(sent, publisher));
                         let order: Vec<&u64> = got.iter().filter(is_of).collect();
-                        assert!(order.is_sorted(), "client {index}: {qos:?} of client {publisher} out of order: {order:?}");
+                        assert!(
+                            order.is_sorted(),
+                            "client {index}: {qos:?} of client {publisher} out of order: {order:?}"
+                        );
                     }
                 }
                 let mut got = got;
@@ -283,7 +336,11 @@ impl World {
 
 #[test]
 fn many_clients_on_bad_links_get_what_they_must() {
-    let seeds = if std::env::var_os("WELLHEAD_LONG").is_some() { 200 } else { 4 };
+    let seeds = if std::env::var_os("WELLHEAD_LONG").is_some() {
+        200
+    } else {
+        4
+    };
     for seed in 0..seeds {
         println!("seed {seed}");
         let mut world = World::new(seed);

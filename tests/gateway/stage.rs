@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use wellhead::broker::access::{Access, Hash, Pattern, Rules, User, Workspace};
-use wellhead::broker::engine::{Engine, Input, LeftOut, Limits, Note, Notice, Output, Peer, Position, Restore, Setup, Tap, Ticket};
+use wellhead::broker::engine::{
+    Engine, Input, LeftOut, Limits, Note, Notice, Output, Peer, Position, Restore, Setup, Tap,
+    Ticket,
+};
 use wellhead::broker::scram::Secret;
 use wellhead::message::{Message, Origin};
 use wellhead::mqtt::{Decoder, Packet, Progress, TopicFilter, TopicName, Version, encode};
@@ -33,7 +36,12 @@ pub fn tight_limits() -> Limits {
 /// Somebody without a name may do everything; `anna` (password `secret`) is at home in `plant/`, and in `dev/<client identifier>`, and
 /// publishes the state of the bridge `far.<client identifier>`.
 pub fn access() -> Access {
-    let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(*text).unwrap()).collect::<Vec<_>>();
+    let patterns = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| Pattern::new(*text).unwrap())
+            .collect::<Vec<_>>()
+    };
     let rules = Rules {
         read: patterns(&["plant/#", "dev/%c/#"]),
         write: patterns(&["plant/#", "dev/%c/#", "$SYS/broker/connection/far.%c/state"]),
@@ -42,8 +50,19 @@ pub fn access() -> Access {
         ..Rules::default()
     };
     let scram = Secret::of_password(b"secret", b"salt of the test", 4096.try_into().unwrap());
-    let anna = User { hash: Some(Hash::new(SECRET).unwrap()), scram: Some(scram), rules, ..User::default() };
-    Access::new(HashMap::from([("anna".into(), anna)]), Some(Rules { allows_all: true, ..Rules::default() }))
+    let anna = User {
+        hash: Some(Hash::new(SECRET).unwrap()),
+        scram: Some(scram),
+        rules,
+        ..User::default()
+    };
+    Access::new(
+        HashMap::from([("anna".into(), anna)]),
+        Some(Rules {
+            allows_all: true,
+            ..Rules::default()
+        }),
+    )
 }
 
 /// Small limits, a tap on `north/#`, an instrument that is written to on `plant/pump/set`.
@@ -59,7 +78,10 @@ pub fn setup() -> Setup {
     };
     Setup {
         limits,
-        taps: vec![Tap { filters: vec![TopicFilter::new("north/#").unwrap()], not_from: Origin::Uplink(0) }],
+        taps: vec![Tap {
+            filters: vec![TopicFilter::new("north/#").unwrap()],
+            not_from: Origin::Uplink(0),
+        }],
         access: Arc::new(access()),
         guarded: HashSet::from([TopicName::new("plant/pump/set").unwrap()]),
         secret: [7; 32],
@@ -139,7 +161,10 @@ impl Stage {
     }
 
     fn clock(&self) -> (Instant, i64) {
-        (self.now, UNIX_MS + i64::try_from((self.now - self.start).as_millis()).unwrap())
+        (
+            self.now,
+            UNIX_MS + i64::try_from((self.now - self.start).as_millis()).unwrap(),
+        )
     }
 
     /// kill -9, and a start from what was durable.
@@ -280,14 +305,19 @@ impl Stage {
     }
 
     fn deliver(&mut self, id: u64, bytes: &[u8]) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
         client.bytes.extend_from_slice(bytes);
         let version = client.version.unwrap_or(Version::V311);
         loop {
             match Decoder::client(version, 1 << 20).decode(&mut client.bytes) {
                 Ok(Progress::Packet(packet)) => client.packets.push_back(packet),
                 Ok(Progress::NeedMore) => break,
-                Err(error) => panic!("the broker sends what cannot be read: {error}: {:02x?}", client.bytes),
+                Err(error) => panic!(
+                    "the broker sends what cannot be read: {error}: {:02x?}",
+                    client.bytes
+                ),
             }
         }
         assert!(client.bytes.is_empty(), "half a packet");
@@ -303,13 +333,21 @@ impl Stage {
             }
             Output::Pause(id) => drop(self.paused.insert(id)),
             Output::Resume(id) => drop(self.paused.remove(&id)),
-            Output::Forward { message, ticket, .. } => self.forwarded.push_back((message, ticket)),
-            Output::Verify { connection, hash, password, .. } => {
+            Output::Forward {
+                message, ticket, ..
+            } => self.forwarded.push_back((message, ticket)),
+            Output::Verify {
+                connection,
+                hash,
+                password,
+                ..
+            } => {
                 let is_right = hash.matches(&password, &mut Workspace::default());
                 if self.is_verifier_slow {
                     return self.verified.push((connection, is_right));
                 }
-                self.engine.handle(Input::Verified(connection, is_right), self.now);
+                self.engine
+                    .handle(Input::Verified(connection, is_right), self.now);
             }
             Output::Notice(notice) => self.notices.push(*notice),
             Output::LoginFailed(_) => {}
@@ -326,7 +364,9 @@ impl Stage {
     }
 
     pub fn has_packets(&self, id: u64) -> bool {
-        self.clients.get(&id).is_some_and(|client| !client.packets.is_empty())
+        self.clients
+            .get(&id)
+            .is_some_and(|client| !client.packets.is_empty())
     }
 
     pub fn is_closed(&self, id: u64) -> bool {

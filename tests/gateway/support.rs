@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
-    KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+    date_time_ymd,
 };
 
 /// How long anything may take; generous, because machines are shared.
@@ -24,7 +25,11 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(Instant::now() < give_up, "waited {} s in vain: {what}", PATIENCE.as_secs());
+        assert!(
+            Instant::now() < give_up,
+            "waited {} s in vain: {what}",
+            PATIENCE.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -34,7 +39,9 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 pub fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let number = std::process::id().wrapping_mul(7919).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let number = std::process::id()
+            .wrapping_mul(7919)
+            .wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
         let port = 10_000 + u16::try_from(number % 20_000).unwrap();
         if TcpListener::bind(("0.0.0.0", port)).is_ok() {
             return port;
@@ -57,7 +64,9 @@ pub fn gateway_with_uplink(folder: &Path, port: u16, site: &str, uplink: &str) -
 
 /// Waits until somebody listens.
 pub fn wait_for_port(port: u16) {
-    wait_for(&format!("somebody listens on {port}"), || TcpStream::connect(("127.0.0.1", port)).ok());
+    wait_for(&format!("somebody listens on {port}"), || {
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    });
 }
 
 /// A process that is killed when its test ends; its output is collected in a file.
@@ -68,14 +77,25 @@ pub struct Process {
 
 impl Process {
     pub fn start(command: &mut Command, log: &Path) -> Self {
-        let out = fs::File::options().create(true).append(true).open(log).unwrap();
+        let out = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
         let program = command.get_program().to_string_lossy().into_owned();
         // Open, because some listen to it; what is never written to it stays empty.
-        command.stdin(Stdio::piped()).stdout(out.try_clone().unwrap()).stderr(out);
+        command
+            .stdin(Stdio::piped())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out);
         // A group of its own: what it starts dies with it.
-        let child =
-            command.process_group(0).spawn().unwrap_or_else(|error| panic!("{program}: {error}; `tests/run` installs what the tests need"));
-        Self { child, log: log.to_owned() }
+        let child = command.process_group(0).spawn().unwrap_or_else(|error| {
+            panic!("{program}: {error}; `tests/run` installs what the tests need")
+        });
+        Self {
+            child,
+            log: log.to_owned(),
+        }
     }
 
     /// Types a line.
@@ -96,10 +116,19 @@ impl Process {
 
     /// Types a line, and waits until `answer` is printed once more than before.
     fn order(&mut self, line: &str, answer: &str) {
-        let answers = |process: &Self| process.output().lines().filter(|line| *line == answer).count();
+        let answers = |process: &Self| {
+            process
+                .output()
+                .lines()
+                .filter(|line| *line == answer)
+                .count()
+        };
         let before = answers(self);
         self.type_line(line);
-        wait_for(&format!("the simulator does {line:?}: {}", self.output()), || (answers(self) > before).then_some(()));
+        wait_for(
+            &format!("the simulator does {line:?}: {}", self.output()),
+            || (answers(self) > before).then_some(()),
+        );
     }
 
     /// Everything it has printed.
@@ -109,7 +138,10 @@ impl Process {
 
     /// Waits until it has printed `text`.
     pub fn wait_for_output(&self, text: &str) {
-        wait_for(&format!("{text:?} in the output: {}", self.output()), || self.output().contains(text).then_some(()));
+        wait_for(
+            &format!("{text:?} in the output: {}", self.output()),
+            || self.output().contains(text).then_some(()),
+        );
     }
 
     pub fn id(&self) -> i32 {
@@ -123,7 +155,11 @@ impl Process {
 
     /// To it and to everything it has started.
     pub fn signal_group(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process_group(rustix::process::Pid::from_raw(self.id()).unwrap(), signal).unwrap();
+        rustix::process::kill_process_group(
+            rustix::process::Pid::from_raw(self.id()).unwrap(),
+            signal,
+        )
+        .unwrap();
     }
 
     /// SIGKILL.
@@ -141,7 +177,10 @@ impl Process {
     pub fn wait(&mut self) -> ExitStatus {
         let log = self.log.clone();
         let child = &mut self.child;
-        wait_for(&format!("the end of the process that wrote {}", log.display()), || child.try_wait().unwrap())
+        wait_for(
+            &format!("the end of the process that wrote {}", log.display()),
+            || child.try_wait().unwrap(),
+        )
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -172,7 +211,11 @@ pub fn wellhead() -> Command {
 /// Runs a command to its end, and returns status, stdout and stderr. One that does not end is killed (status 137).
 pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let mut limited = Command::new("timeout");
-    limited.args(["-s", "KILL", "120"]).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    limited
+        .args(["-s", "KILL", "120"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => limited.env(name, value),
@@ -183,9 +226,18 @@ pub fn run(command: &mut Command) -> (Option<i32>, String, String) {
         limited.current_dir(folder);
     }
     let output = limited.output().unwrap();
-    assert_ne!(output.status.code(), Some(127), "{:?} is not there; `tests/run` installs what the tests need", command.get_program());
+    assert_ne!(
+        output.status.code(),
+        Some(127),
+        "{:?} is not there; `tests/run` installs what the tests need",
+        command.get_program()
+    );
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 /// A gateway running on a file in `folder`.
@@ -197,20 +249,45 @@ pub struct Gateway {
 impl Gateway {
     pub fn start(folder: &Path, yaml: &str) -> Self {
         // The usual folder is one for all.
-        let folder_of_its_own = if yaml.contains("outbox:") { "" } else { "\noutbox: { folder: data }\n" };
-        fs::write(folder.join("gateway.yaml"), format!("{yaml}{folder_of_its_own}")).unwrap();
+        let folder_of_its_own = if yaml.contains("outbox:") {
+            ""
+        } else {
+            "\noutbox: { folder: data }\n"
+        };
+        fs::write(
+            folder.join("gateway.yaml"),
+            format!("{yaml}{folder_of_its_own}"),
+        )
+        .unwrap();
         Self::restart(folder)
     }
 
     /// On the file that is there already.
     pub fn restart(folder: &Path) -> Self {
         // What an earlier one has said must not be taken for this one.
-        let _ = fs::rename(folder.join("gateway.log"), folder.join("gateway.log.before"));
-        let process = Process::start(wellhead().arg("run").arg(folder.join("gateway.yaml")), &folder.join("gateway.log"));
-        let mut gateway = Self { process, folder: folder.to_owned() };
+        let _ = fs::rename(
+            folder.join("gateway.log"),
+            folder.join("gateway.log.before"),
+        );
+        let process = Process::start(
+            wellhead().arg("run").arg(folder.join("gateway.yaml")),
+            &folder.join("gateway.log"),
+        );
+        let mut gateway = Self {
+            process,
+            folder: folder.to_owned(),
+        };
         wait_for("the gateway starts", || {
-            assert!(gateway.process.is_running(), "the gateway ended: {}", gateway.process.output());
-            gateway.process.output().contains("wellhead runs").then_some(())
+            assert!(
+                gateway.process.is_running(),
+                "the gateway ended: {}",
+                gateway.process.output()
+            );
+            gateway
+                .process
+                .output()
+                .contains("wellhead runs")
+                .then_some(())
         });
         gateway
     }
@@ -226,13 +303,19 @@ impl Gateway {
 pub fn python() -> Command {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
     let path = std::env::var_os("WELLHEAD_PYTHON").map_or(own, PathBuf::from);
-    assert!(path.exists(), "{} is missing; `tests/run` installs it", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing; `tests/run` installs it",
+        path.display()
+    );
     Command::new(path)
 }
 
 /// A script of `tests/peers`.
 pub fn peer(script: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/peers")
+        .join(script)
 }
 
 /// A mosquitto broker that can be stopped and started again.
@@ -252,21 +335,36 @@ impl Mosquitto {
         let port = free_port();
         let folder = folder.join(format!("mosquitto-{port}"));
         fs::create_dir_all(&folder).unwrap();
-        let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
+        let user = if rustix::process::geteuid().is_root() {
+            "user root\n"
+        } else {
+            ""
+        };
         let text = format!(
             "{user}persistence true\npersistence_location {}/\nlog_dest stderr\nlog_type all\nmax_queued_messages 100000\nlistener {port} 127.0.0.1\n{listener}{extra}",
             folder.display()
         );
         fs::write(folder.join("mosquitto.conf"), text).unwrap();
-        let mut broker = Self { port, folder, process: None };
+        let mut broker = Self {
+            port,
+            folder,
+            process: None,
+        };
         broker.resume();
         broker
     }
 
     pub fn resume(&mut self) {
-        let program =
-            ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists()).unwrap_or("mosquitto");
-        let process = Process::start(Command::new(program).arg("-c").arg(self.folder.join("mosquitto.conf")), &self.folder.join("log"));
+        let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
+            .into_iter()
+            .find(|path| Path::new(path).exists())
+            .unwrap_or("mosquitto");
+        let process = Process::start(
+            Command::new(program)
+                .arg("-c")
+                .arg(self.folder.join("mosquitto.conf")),
+            &self.folder.join("log"),
+        );
         self.process = Some(process);
         wait_for_port(self.port);
     }
@@ -302,15 +400,22 @@ impl Pem {
     pub fn make(folder: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Without names of their own OpenSSL takes every certificate for its own issuer.
-        params.distinguished_name.push(DnType::CommonName, "authority of the test");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority of the test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority_key = KeyPair::generate().unwrap();
         let authority = params.self_signed(&authority_key).unwrap();
         fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
         let issuer = Issuer::new(params, authority_key);
-        for (name, usage) in [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)] {
+        for (name, usage) in [
+            ("server", ExtendedKeyUsagePurpose::ServerAuth),
+            ("client", ExtendedKeyUsagePurpose::ClientAuth),
+        ] {
             let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+            let mut params =
+                CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])
+                    .unwrap();
             params.distinguished_name.push(DnType::CommonName, name);
             params.extended_key_usages = vec![usage];
             params.serial_number = Some(serial(name));
@@ -318,7 +423,10 @@ impl Pem {
             fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
             fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
         }
-        for (list, revoked) in [("none-revoked.pem", Vec::new()), ("client-revoked.pem", vec!["client"])] {
+        for (list, revoked) in [
+            ("none-revoked.pem", Vec::new()),
+            ("client-revoked.pem", vec!["client"]),
+        ] {
             let revoked = revoked.into_iter().map(|name| RevokedCertParams {
                 serial_number: serial(name),
                 revocation_time: date_time_ymd(2020, 1, 1),
@@ -333,9 +441,15 @@ impl Pem {
                 revoked_certs: revoked.collect(),
                 key_identifier_method: KeyIdMethod::Sha256,
             };
-            fs::write(folder.join(list), params.signed_by(&issuer).unwrap().pem().unwrap()).unwrap();
+            fs::write(
+                folder.join(list),
+                params.signed_by(&issuer).unwrap().pem().unwrap(),
+            )
+            .unwrap();
         }
-        Self { folder: folder.to_owned() }
+        Self {
+            folder: folder.to_owned(),
+        }
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -354,7 +468,12 @@ impl Pem {
 
     /// The keys of an uplink that fit it.
     pub fn yaml(&self) -> String {
-        format!("ca: {}\n    cert: {}\n    key: {}", self.path("ca.pem"), self.path("client.pem"), self.path("client.key"))
+        format!(
+            "ca: {}\n    cert: {}\n    key: {}",
+            self.path("ca.pem"),
+            self.path("client.pem"),
+            self.path("client.key")
+        )
     }
 }
 
@@ -362,7 +481,10 @@ impl Pem {
 pub fn simulated(folder: &Path, yaml: &str) -> (Process, Gateway) {
     let file = folder.join("simulator.yaml");
     fs::write(&file, yaml).unwrap();
-    let simulator = Process::start(wellhead().arg("simulate").arg(&file), &folder.join("simulator.log"));
+    let simulator = Process::start(
+        wellhead().arg("simulate").arg(&file),
+        &folder.join("simulator.log"),
+    );
     simulator.wait_for_output("line bus:");
     (simulator, Gateway::start(folder, yaml))
 }
@@ -376,11 +498,29 @@ pub fn mosquitto_sub() -> Command {
 
 /// A subscriber that keeps its session and writes what it gets, a line a message: `seq:<n> <topic> <payload>`.
 pub fn subscriber(folder: &Path, port: u16, filter: &str) -> Process {
-    let arguments = ["-V", "5", "-q", "1", "-c", "-x", "3600", "-i", "subscriber", "-F", "%P %t %p", "-k", "10"];
+    let arguments = [
+        "-V",
+        "5",
+        "-q",
+        "1",
+        "-c",
+        "-x",
+        "3600",
+        "-i",
+        "subscriber",
+        "-F",
+        "%P %t %p",
+        "-k",
+        "10",
+    ];
     let mut command = mosquitto_sub();
-    command.args(["-p", &port.to_string(), "-t", filter]).args(arguments);
+    command
+        .args(["-p", &port.to_string(), "-t", filter])
+        .args(arguments);
     // Registers the session first, so that nothing can be missed.
-    let (code, _, error) = run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", filter, "-E"]).args(arguments));
+    let (code, _, error) = run(Command::new("mosquitto_sub")
+        .args(["-p", &port.to_string(), "-t", filter, "-E"])
+        .args(arguments));
     assert_eq!(code, Some(0), "{error}");
     Process::start(&mut command, &folder.join("subscriber.log"))
 }
@@ -397,16 +537,25 @@ impl Link {
         use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let sent = std::sync::Arc::new(AtomicUsize::new(0));
-        let link = Self { port: listener.local_addr().unwrap().port(), up: std::sync::Arc::new(AtomicBool::new(true)), sent };
+        let link = Self {
+            port: listener.local_addr().unwrap().port(),
+            up: std::sync::Arc::new(AtomicBool::new(true)),
+            sent,
+        };
         let (up, sent) = (link.up.clone(), link.sent.clone());
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
                 if !up.load(SeqCst) {
                     continue;
                 }
-                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
                 let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
-                for ((from, to), count) in [((near, far), sent.clone()), (back, std::sync::Arc::default())] {
+                for ((from, to), count) in [
+                    ((near, far), sent.clone()),
+                    (back, std::sync::Arc::default()),
+                ] {
                     let up = up.clone();
                     std::thread::spawn(move || relay(from, to, &up, &count));
                 }
@@ -429,8 +578,14 @@ impl Link {
     }
 }
 
-fn relay(mut from: TcpStream, mut to: TcpStream, up: &std::sync::atomic::AtomicBool, sent: &std::sync::atomic::AtomicUsize) {
-    from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+fn relay(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    up: &std::sync::atomic::AtomicBool,
+    sent: &std::sync::atomic::AtomicUsize,
+) {
+    from.set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
     let mut space = [0; 4096];
     while up.load(Ordering::SeqCst) {
         match from.read(&mut space) {
@@ -441,7 +596,11 @@ fn relay(mut from: TcpStream, mut to: TcpStream, up: &std::sync::atomic::AtomicB
                 }
                 sent.fetch_add(count, Ordering::SeqCst);
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) => {}
             Err(_) => break,
         }
     }

@@ -4,10 +4,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::support::{Gateway, Mosquitto, Pem, Process, free_port, mosquitto_sub, run, subscriber, wait_for, wait_for_port};
+use super::support::{
+    Gateway, Mosquitto, Pem, Process, free_port, mosquitto_sub, run, subscriber, wait_for,
+    wait_for_port,
+};
 
 fn publish(port: u16, arguments: &[&str]) {
-    let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port.to_string()]).args(arguments));
+    let (code, _, error) = run(Command::new("mosquitto_pub")
+        .args(["-p", &port.to_string()])
+        .args(arguments));
     assert_eq!(code, Some(0), "{arguments:?}: {error}");
 }
 
@@ -38,7 +43,17 @@ uplinks:
 fn messages_both_ways(folder: &Path, local: u16, remote_port: u16) {
     let reader = {
         let mut command = mosquitto_sub();
-        command.args(["-d", "-p", &remote_port.to_string(), "-t", "far/#", "-q", "2", "-F", "got %t %p q%q"]);
+        command.args([
+            "-d",
+            "-p",
+            &remote_port.to_string(),
+            "-t",
+            "far/#",
+            "-q",
+            "2",
+            "-F",
+            "got %t %p q%q",
+        ]);
         Process::start(&mut command, &folder.join("reader"))
     };
     reader.wait_for_output("Subscribed");
@@ -46,26 +61,69 @@ fn messages_both_ways(folder: &Path, local: u16, remote_port: u16) {
         publish(local, &["-q", qos, "-t", "a/up", "-m", qos]);
     }
     // mosquitto hands QoS 2 on when it is released; what comes later must not overtake it.
-    wait_for("three messages at the remote", || (reader.output().matches("got ").count() >= 3).then_some(()));
+    wait_for("three messages at the remote", || {
+        (reader.output().matches("got ").count() >= 3).then_some(())
+    });
     publish(local, &["-q", "1", "-t", "cheap/x", "-m", "c"]);
     publish(local, &["-q", "1", "-t", "a/down", "-m", "not for there"]);
-    wait_for("four messages at the remote", || (reader.output().matches("got ").count() >= 4).then_some(()));
-    let got: Vec<String> = reader.output().lines().filter(|line| line.starts_with("got ")).map(str::to_owned).collect();
-    assert_eq!(got, ["got far/a/up 0 q0", "got far/a/up 1 q1", "got far/a/up 2 q2", "got far/cheap/x c q0"]);
+    wait_for("four messages at the remote", || {
+        (reader.output().matches("got ").count() >= 4).then_some(())
+    });
+    let got: Vec<String> = reader
+        .output()
+        .lines()
+        .filter(|line| line.starts_with("got "))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        got,
+        [
+            "got far/a/up 0 q0",
+            "got far/a/up 1 q1",
+            "got far/a/up 2 q2",
+            "got far/cheap/x c q0"
+        ]
+    );
 
     let mut command = mosquitto_sub();
-    command.args(["-d", "-p", &local.to_string(), "-t", "cmd/#", "-q", "2", "-C", "3", "-F", "got %t %p q%q"]);
+    command.args([
+        "-d",
+        "-p",
+        &local.to_string(),
+        "-t",
+        "cmd/#",
+        "-q",
+        "2",
+        "-C",
+        "3",
+        "-F",
+        "got %t %p q%q",
+    ]);
     let mut local_reader = Process::start(&mut command, &folder.join("local-reader"));
     local_reader.wait_for_output("Subscribed");
     publish(remote_port, &["-q", "1", "-t", "cmd/x/open", "-m", "1"]);
     publish(remote_port, &["-q", "0", "-t", "cmd/x/open", "-m", "2"]);
     publish(remote_port, &["-q", "2", "-t", "cmd/x/open", "-m", "3"]);
     assert!(local_reader.wait().success());
-    let got: Vec<String> = local_reader.output().lines().filter(|line| line.starts_with("got ")).map(str::to_owned).collect();
-    assert_eq!(got, ["got cmd/x/open 1 q1", "got cmd/x/open 2 q0", "got cmd/x/open 3 q2"]);
+    let got: Vec<String> = local_reader
+        .output()
+        .lines()
+        .filter(|line| line.starts_with("got "))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(
+        got,
+        [
+            "got cmd/x/open 1 q1",
+            "got cmd/x/open 2 q0",
+            "got cmd/x/open 3 q2"
+        ]
+    );
     // `cmd/#` is sent too: what came from the remote must not go back to it.
     publish(local, &["-q", "1", "-t", "a/up", "-m", "last"]);
-    wait_for("the last message", || reader.output().contains("last").then_some(()));
+    wait_for("the last message", || {
+        reader.output().contains("last").then_some(())
+    });
     assert!(!reader.output().contains("far/cmd"), "{}", reader.output());
 }
 
@@ -75,7 +133,12 @@ fn both_protocol_versions_carry_messages_both_ways_and_nothing_goes_in_circles()
         let folder = tempfile::tempdir().unwrap();
         let remote = Mosquitto::start(folder.path(), "");
         let local = free_port();
-        let _gateway = gateway(folder.path(), local, &format!("mqtt://127.0.0.1:{}", remote.port), &format!("protocol: {protocol}"));
+        let _gateway = gateway(
+            folder.path(),
+            local,
+            &format!("mqtt://127.0.0.1:{}", remote.port),
+            &format!("protocol: {protocol}"),
+        );
         messages_both_ways(folder.path(), local, remote.port);
     }
 }
@@ -85,13 +148,22 @@ fn tls_with_client_certificates_carries_messages_and_a_foreign_authority_is_refu
     let folder = tempfile::tempdir().unwrap();
     let pem = Pem::make(folder.path());
     let plain = free_port();
-    let remote = Mosquitto::start_with(folder.path(), &pem.listener(), &format!("listener {plain} 127.0.0.1\nallow_anonymous true\n"));
+    let remote = Mosquitto::start_with(
+        folder.path(),
+        &pem.listener(),
+        &format!("listener {plain} 127.0.0.1\nallow_anonymous true\n"),
+    );
     for protocol in ["5", "3.1.1"] {
         let place = folder.path().join(protocol);
         fs::create_dir(&place).unwrap();
         let local = free_port();
         let extra = format!("protocol: {protocol}\n    {}", pem.yaml());
-        let _gateway = gateway(&place, local, &format!("mqtts://127.0.0.1:{}", remote.port), &extra);
+        let _gateway = gateway(
+            &place,
+            local,
+            &format!("mqtts://127.0.0.1:{}", remote.port),
+            &extra,
+        );
         messages_both_ways(&place, local, plain);
     }
     let place = folder.path().join("foreign");
@@ -109,20 +181,43 @@ fn tls_with_client_certificates_carries_messages_and_a_foreign_authority_is_refu
 #[test]
 fn a_small_receive_maximum_and_packet_size_are_obeyed() {
     let folder = tempfile::tempdir().unwrap();
-    let remote = Mosquitto::start(folder.path(), "max_inflight_messages 3\nmax_packet_size 2000\n");
+    let remote = Mosquitto::start(
+        folder.path(),
+        "max_inflight_messages 3\nmax_packet_size 2000\n",
+    );
     let reader = subscriber(folder.path(), remote.port, "far/#");
     let local = free_port();
-    let gateway = gateway(folder.path(), local, &format!("mqtt://127.0.0.1:{}", remote.port), "");
+    let gateway = gateway(
+        folder.path(),
+        local,
+        &format!("mqtt://127.0.0.1:{}", remote.port),
+        "",
+    );
     publish(local, &["-q", "1", "-t", "a/up", "-m", &"x".repeat(5000)]);
     let numbers: String = (0..500).map(|number| format!("{number}\n")).collect();
     let file = folder.path().join("numbers");
     fs::write(&file, numbers).unwrap();
-    let (code, _, error) = run(Command::new("sh").args(["-c", &format!("mosquitto_pub -p {local} -q 1 -t a/up -l < {}", file.display())]));
+    let (code, _, error) = run(Command::new("sh").args([
+        "-c",
+        &format!(
+            "mosquitto_pub -p {local} -q 1 -t a/up -l < {}",
+            file.display()
+        ),
+    ]));
     assert_eq!(code, Some(0), "{error}");
-    wait_for("the last number arrives", || reader.output().contains(" 499\n").then_some(()));
-    let got: Vec<String> = reader.output().lines().filter_map(|line| Some(line.split(' ').nth(2)?.to_owned())).collect();
+    wait_for("the last number arrives", || {
+        reader.output().contains(" 499\n").then_some(())
+    });
+    let got: Vec<String> = reader
+        .output()
+        .lines()
+        .filter_map(|line| Some(line.split(' ').nth(2)?.to_owned()))
+        .collect();
     let expected: Vec<String> = (0..500).map(|number| number.to_string()).collect();
     assert_eq!(got, expected);
     let log = gateway.process.output();
-    assert!(log.contains("larger than the remote takes") && log.matches("link is up").count() == 1, "{log}");
+    assert!(
+        log.contains("larger than the remote takes") && log.matches("link is up").count() == 1,
+        "{log}"
+    );
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::remote::{Remote, SilentPort, Wire};
-use super::support::{Gateway, Link, Mosquitto, Pem, free_port, run, wait_for, wait_for_port, wellhead};
+use super::support::{
+    Gateway, Link, Mosquitto, Pem, free_port, run, wait_for, wait_for_port, wellhead,
+};
 
 const PUBACK: u8 = 0x40;
 const STATUS: &str = "$SYS/wellhead/uplink/cloud";
@@ -47,7 +49,11 @@ uplinks:
     );
     let gateway = Gateway::start(folder.path(), &yaml);
     wait_for_port(port);
-    Site { gateway, port, folder }
+    Site {
+        gateway,
+        port,
+        folder,
+    }
 }
 
 const QUICK: &str = "retry: { first: 50ms, longest: 200ms }";
@@ -55,7 +61,8 @@ const QUICK: &str = "retry: { first: 50ms, longest: 200ms }";
 impl Site {
     fn publish(&self, topic: &str, payload: &str) {
         let port = self.port.to_string();
-        let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port, "-q", "1", "-t", topic, "-m", payload]));
+        let (code, _, error) = run(Command::new("mosquitto_pub")
+            .args(["-p", &port, "-q", "1", "-t", topic, "-m", payload]));
         assert_eq!(code, Some(0), "{error}");
     }
 
@@ -64,22 +71,40 @@ impl Site {
         let lines: String = (0..count).map(|number| format!("{number:050}\n")).collect();
         let file = self.folder.path().join("lines");
         fs::write(&file, lines).unwrap();
-        let script = format!("mosquitto_pub -p {} -q 1 -t n -l < {}", self.port, file.display());
+        let script = format!(
+            "mosquitto_pub -p {} -q 1 -t n -l < {}",
+            self.port,
+            file.display()
+        );
         assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0));
     }
 
     fn told(&self) -> String {
-        run(Command::new("mosquitto_sub").args(["-p", &self.port.to_string(), "-t", STATUS, "-C", "1", "-W", "10"])).1
+        run(Command::new("mosquitto_sub").args([
+            "-p",
+            &self.port.to_string(),
+            "-t",
+            STATUS,
+            "-C",
+            "1",
+            "-W",
+            "10",
+        ]))
+        .1
     }
 
     fn wait_until_told(&self, text: &str) -> String {
-        wait_for(&format!("{text} in the status"), || Some(self.told()).filter(|told| told.contains(text)))
+        wait_for(&format!("{text} in the status"), || {
+            Some(self.told()).filter(|told| told.contains(text))
+        })
     }
 
     fn dead_letters(&mut self) -> Vec<String> {
         assert!(self.gateway.process.terminate().success());
         let file = self.folder.path().join("gateway.yaml");
-        let (code, out, error) = run(wellhead().args(["outbox", "export", "--queue", "dead"]).arg(file));
+        let (code, out, error) = run(wellhead()
+            .args(["outbox", "export", "--queue", "dead"])
+            .arg(file));
         assert_eq!(code, Some(0), "{error}");
         out.lines().map(str::to_owned).collect()
     }
@@ -104,7 +129,12 @@ fn until(wire: &mut Wire, stop: &str) -> Vec<String> {
         if publish.payload == stop {
             return got;
         }
-        wire.write(&[if publish.qos == 2 { 0x50 } else { PUBACK }, 2, (publish.id >> 8) as u8, publish.id as u8]);
+        wire.write(&[
+            if publish.qos == 2 { 0x50 } else { PUBACK },
+            2,
+            (publish.id >> 8) as u8,
+            publish.id as u8,
+        ]);
     }
 }
 
@@ -119,7 +149,10 @@ fn closes_until_poison_is_dead(remote: &Remote, site: &mut Site, closes: usize) 
     assert_eq!(until(&mut wire, "behind"), ["behind"]);
     site.wait_until_told("\"dead\":1");
     let dead = site.dead_letters();
-    assert!(dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("closes the connection"), "{dead:?}");
+    assert!(
+        dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("closes the connection"),
+        "{dead:?}"
+    );
 }
 
 #[test]
@@ -134,8 +167,15 @@ fn a_message_that_is_answered_by_closing_becomes_a_dead_letter_and_holds_back_no
     site.publish("alarm/x", "alarm");
     wire.close();
     let mut wire = remote.accept_v4(true);
-    assert_eq!(until(&mut wire, "poison"), ["alarm", "poison"], "the alarm does not wait for it");
-    assert!(wire.read_within(Duration::from_millis(300)).is_none(), "it is alone");
+    assert_eq!(
+        until(&mut wire, "poison"),
+        ["alarm", "poison"],
+        "the alarm does not wait for it"
+    );
+    assert!(
+        wire.read_within(Duration::from_millis(300)).is_none(),
+        "it is alone"
+    );
     wire.close();
     closes_until_poison_is_dead(&remote, &mut site, 2);
 }
@@ -144,7 +184,10 @@ fn a_message_that_is_answered_by_closing_becomes_a_dead_letter_and_holds_back_no
 #[test]
 fn a_message_that_others_overtake_on_each_connection_becomes_a_dead_letter() {
     let remote = Remote::listen();
-    let mut site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    answer_within: 1s"));
+    let mut site = site(
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    answer_within: 1s"),
+    );
     let mut wire = remote.accept_v4(false);
     site.publish("a/x", "poison");
     for payload in ["one", "two", "three"] {
@@ -159,14 +202,20 @@ fn a_message_that_others_overtake_on_each_connection_becomes_a_dead_letter() {
     assert_eq!(until(&mut wire, "last"), ["last"]);
     site.wait_until_told("\"dead\":1");
     let dead = site.dead_letters();
-    assert!(dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("never this one"), "{dead:?}");
+    assert!(
+        dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("never this one"),
+        "{dead:?}"
+    );
 }
 
 /// The remote reads nothing more once it has got a certain message.
 #[test]
 fn a_remote_that_hangs_at_a_message_gets_alarms_before_it() {
     let remote = Remote::listen();
-    let site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    answer_within: 1s"));
+    let site = site(
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    answer_within: 1s"),
+    );
     let mut wire = remote.accept_v4(false);
     site.publish("a/x", "poison");
     for _ in 0..3 {
@@ -174,7 +223,11 @@ fn a_remote_that_hangs_at_a_message_gets_alarms_before_it() {
         wire = remote.accept_v4(true);
     }
     site.publish("alarm/x", "alarm");
-    assert_eq!(until(&mut wire, "poison"), ["poison"], "the connection had begun before");
+    assert_eq!(
+        until(&mut wire, "poison"),
+        ["poison"],
+        "the connection had begun before"
+    );
     let mut wire = remote.accept_v4(true);
     assert_eq!(until(&mut wire, "poison"), ["alarm", "poison"]);
 }
@@ -200,7 +253,10 @@ fn carry(mut near: TcpStream, mut far: TcpStream) {
         request.push(byte[0]);
     }
     let request = String::from_utf8(request).unwrap();
-    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
+    let key = request
+        .lines()
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+        .unwrap();
     let accept = derive_accept_key(key.as_bytes());
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
@@ -213,14 +269,19 @@ fn carry(mut near: TcpStream, mut far: TcpStream) {
             let mut length = [0, head[1] & 0x7F];
             let is_long = length[1] == 126;
             let mut mask = [0; 4];
-            if is_long && frames.read_exact(&mut length).is_err() || frames.read_exact(&mut mask).is_err() {
+            if is_long && frames.read_exact(&mut length).is_err()
+                || frames.read_exact(&mut mask).is_err()
+            {
                 break;
             }
             let mut payload = vec![0; usize::from(u16::from_be_bytes(length))];
             if frames.read_exact(&mut payload).is_err() {
                 break;
             }
-            payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+            payload
+                .iter_mut()
+                .zip(mask.iter().cycle())
+                .for_each(|(byte, mask)| *byte ^= mask);
             if packets.write_all(&payload).is_err() {
                 break;
             }
@@ -241,8 +302,11 @@ fn carry(mut near: TcpStream, mut far: TcpStream) {
 #[test]
 fn over_a_web_socket_that_breaks_off_a_message_that_is_answered_by_closing_becomes_a_dead_letter() {
     let remote = Remote::listen();
-    let mut site =
-        site_to(&format!("ws://127.0.0.1:{}/mqtt", web_socket_before(remote.port)), "#", &format!("protocol: 3.1.1\n    {QUICK}"));
+    let mut site = site_to(
+        &format!("ws://127.0.0.1:{}/mqtt", web_socket_before(remote.port)),
+        "#",
+        &format!("protocol: 3.1.1\n    {QUICK}"),
+    );
     let mut wire = remote.accept_v4(false);
     for payload in ["good", "poison", "behind"] {
         site.publish("a/x", payload);
@@ -264,7 +328,11 @@ fn a_link_that_is_cut_before_the_remote_has_answered_anything_blames_no_message(
     for expected in [12, 12, 8, 8, 8, 12] {
         let mut wire = remote.accept(true, &[]);
         let first = wire.read_unanswered();
-        assert_eq!(first.kind(), expected, "the message waits until the remote shows that it reads: {first:?}");
+        assert_eq!(
+            first.kind(),
+            expected,
+            "the message waits until the remote shows that it reads: {first:?}"
+        );
         wire.close();
     }
     let mut wire = remote.accept(true, &[]);
@@ -296,14 +364,20 @@ fn a_link_that_is_cut_while_messages_are_acknowledged_makes_no_dead_letters() {
         wire.close();
     }
     let told = site.wait_until_told("\"acknowledged\":12");
-    assert!(told.contains("\"dead\":0") && told.contains("\"waiting\":0"), "{told}");
+    assert!(
+        told.contains("\"dead\":0") && told.contains("\"waiting\":0"),
+        "{told}"
+    );
 }
 
 /// EMQX with `acl_deny_action = disconnect`.
 #[test]
 fn a_remote_that_disconnects_because_of_a_subscription_gets_the_data_all_the_same() {
     let remote = Remote::listen();
-    let mut site = site(remote.port, &format!("{QUICK}\n    receive: [ {{ filter: 'good/#' }}, {{ filter: 'bad/#' }} ]"));
+    let mut site = site(
+        remote.port,
+        &format!("{QUICK}\n    receive: [ {{ filter: 'good/#' }}, {{ filter: 'bad/#' }} ]"),
+    );
     site.publish("a/x", "data");
     let mut connections = 0;
     let mut wire = loop {
@@ -326,7 +400,10 @@ fn a_remote_that_disconnects_because_of_a_subscription_gets_the_data_all_the_sam
     };
     assert_eq!(connections, 4, "left out after three tries");
     let told = site.wait_until_told("\"waiting\":0");
-    assert!(told.contains("\"dead\":0") && told.contains("\"filters_refused\":[\"bad/#\"]"), "{told}");
+    assert!(
+        told.contains("\"dead\":0") && told.contains("\"filters_refused\":[\"bad/#\"]"),
+        "{told}"
+    );
     let log = site.gateway.process.output();
     assert!(log.contains("ERROR") && log.contains("bad/#"), "{log}");
     // What is granted comes in.
@@ -342,14 +419,20 @@ fn a_link_that_is_cut_at_subscriptions_leaves_out_no_filter() {
     let mut site = site_that_sends(
         "a/#",
         remote.port,
-        &format!("protocol: 3.1.1\n    {QUICK}\n    presence: false\n    receive: [ {{ filter: 'cmd/a' }} ]"),
+        &format!(
+            "protocol: 3.1.1\n    {QUICK}\n    presence: false\n    receive: [ {{ filter: 'cmd/a' }} ]"
+        ),
     );
     let mut wire = remote.accept_v4(false);
     assert_eq!(wire.read().kind(), 8);
     wire.close();
     for _ in 0..6 {
         let mut wire = remote.accept_v4(true);
-        assert_eq!(wire.read().kind(), 12, "PINGREQ: only a remote that answers it can be the one that closes");
+        assert_eq!(
+            wire.read().kind(),
+            12,
+            "PINGREQ: only a remote that answers it can be the one that closes"
+        );
         wire.close();
     }
     let mut wire = remote.accept_v4(true);
@@ -368,7 +451,9 @@ fn a_filter_that_ends_a_connection_which_answered_before_is_left_out() {
     let site = site_that_sends(
         "a/#",
         remote.port,
-        &format!("protocol: 3.1.1\n    {QUICK}\n    presence: false\n    receive: [ {{ filter: 'cmd/a' }} ]"),
+        &format!(
+            "protocol: 3.1.1\n    {QUICK}\n    presence: false\n    receive: [ {{ filter: 'cmd/a' }} ]"
+        ),
     );
     site.publish("a/x", "data");
     for round in 0..4 {
@@ -426,8 +511,18 @@ fn puback_for_qos_2_is_an_acknowledgement_and_said_once() {
         wire.answer(PUBACK, publish.id, 0);
     }
     let told = site.wait_until_told("\"acknowledged\":3");
-    assert!(told.contains("\"waiting\":0") && told.contains("\"repeated\":0"), "{told}");
-    assert_eq!(site.gateway.process.output().matches("uplink.no_qos_2").count(), 1);
+    assert!(
+        told.contains("\"waiting\":0") && told.contains("\"repeated\":0"),
+        "{told}"
+    );
+    assert_eq!(
+        site.gateway
+            .process
+            .output()
+            .matches("uplink.no_qos_2")
+            .count(),
+        1
+    );
 }
 
 /// NATS up to 2.9: each QoS 2 message ends the connection.
@@ -461,7 +556,14 @@ fn a_remote_that_closes_at_qos_2_finds_out_once_and_not_with_every_message() {
     }
     assert_eq!(came, ["one", "two", "three", "four", "five"]);
     assert!(connections <= 5, "{connections} connections");
-    assert_eq!(site.gateway.process.output().matches("uplink.no_qos_2").count(), 1);
+    assert_eq!(
+        site.gateway
+            .process
+            .output()
+            .matches("uplink.no_qos_2")
+            .count(),
+        1
+    );
     site.wait_until_told("\"waiting\":0,\"dead\":0");
 }
 
@@ -510,24 +612,50 @@ fn after_a_cut_only_so_much_is_repeated_as_the_link_took_before() {
     while wire.read_within(Duration::from_millis(500)).is_some() {
         count += 1;
     }
-    assert!((1..=60).contains(&count), "{count} messages at once on a link that took one");
+    assert!(
+        (1..=60).contains(&count),
+        "{count} messages at once on a link that took one"
+    );
 }
 
 #[test]
 fn subscriptions_go_eight_a_packet_and_what_another_one_covers_is_left_out() {
     let remote = Remote::listen();
-    let filters: Vec<String> = (0..19).map(|number| format!("{{ filter: 'cmd/{number}/#' }}")).collect();
-    let _site =
-        site(remote.port, &format!("{QUICK}\n    receive: [ {}, {{ filter: 'cmd/3/x' }}, {{ filter: 'cmd/4/+' }} ]", filters.join(", ")));
+    let filters: Vec<String> = (0..19)
+        .map(|number| format!("{{ filter: 'cmd/{number}/#' }}"))
+        .collect();
+    let _site = site(
+        remote.port,
+        &format!(
+            "{QUICK}\n    receive: [ {}, {{ filter: 'cmd/3/x' }}, {{ filter: 'cmd/4/+' }} ]",
+            filters.join(", ")
+        ),
+    );
     let mut wire = remote.accept(false, &[]);
     let mut sizes = Vec::new();
     while sizes.iter().sum::<usize>() < 19 {
         let subscribe = wire.read();
         assert_eq!(subscribe.kind(), 8);
-        assert!(!subscribe.body.windows(7).any(|part| part == b"cmd/3/x" || part == b"cmd/4/+"), "it would come twice");
-        let count = subscribe.body.windows(4).filter(|part| part == b"cmd/").count();
+        assert!(
+            !subscribe
+                .body
+                .windows(7)
+                .any(|part| part == b"cmd/3/x" || part == b"cmd/4/+"),
+            "it would come twice"
+        );
+        let count = subscribe
+            .body
+            .windows(4)
+            .filter(|part| part == b"cmd/")
+            .count();
         sizes.push(count);
-        let mut answer = vec![0x90, 3 + count as u8, subscribe.body[0], subscribe.body[1], 0];
+        let mut answer = vec![
+            0x90,
+            3 + count as u8,
+            subscribe.body[0],
+            subscribe.body[1],
+            0,
+        ];
         answer.extend(std::iter::repeat_n(1, count));
         wire.write(&answer);
     }
@@ -537,21 +665,36 @@ fn subscriptions_go_eight_a_packet_and_what_another_one_covers_is_left_out() {
 #[test]
 fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
     let remote = Remote::listen();
-    let site =
-        site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a', qos: 2 }} ]"));
+    let site = site_that_sends(
+        "a/#",
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a', qos: 2 }} ]"),
+    );
     let mut wire = remote.accept_v4(false);
     let subscribe = wire.read();
     assert_eq!(subscribe.kind(), 8);
     wire.write(&[0x90, 3, subscribe.body[0], subscribe.body[1], 1]);
     site.gateway.process.wait_for_output("lower QoS");
-    let Site { mut gateway, folder, port } = site;
+    let Site {
+        mut gateway,
+        folder,
+        port,
+    } = site;
     assert!(gateway.process.terminate().success());
     let gateway = Gateway::restart(folder.path());
     wait_for_port(port);
     let mut wire = remote.accept_v4(true);
-    let site = Site { gateway, folder, port };
+    let site = Site {
+        gateway,
+        folder,
+        port,
+    };
     site.publish("a/x", "data");
-    assert_eq!(wire.read().publish_v4().payload, "data", "no SUBSCRIBE before it");
+    assert_eq!(
+        wire.read().publish_v4().payload,
+        "data",
+        "no SUBSCRIBE before it"
+    );
     // The remote has forgotten everything: now it is asked.
     wire.close();
     let mut wire = remote.accept_v4(false);
@@ -563,7 +706,11 @@ fn over_mqtt_3_1_1_what_the_session_has_is_not_asked_for_again() {
 #[test]
 fn over_mqtt_3_1_1_subscriptions_are_asked_for_again_after_an_answer_that_never_came() {
     let remote = Remote::listen();
-    let site = site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a' }} ]"));
+    let site = site_that_sends(
+        "a/#",
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/a' }} ]"),
+    );
     let mut wire = remote.accept_v4(false);
     grant(&mut wire, b"cmd/a");
     wire.write(&message("cmd/a"));
@@ -579,40 +726,72 @@ fn over_mqtt_3_1_1_a_filter_that_the_session_has_covers_others() {
     let site = site_that_sends(
         "a/#",
         remote.port,
-        &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/x' }}, {{ filter: 'cmd/#' }} ]"),
+        &format!(
+            "protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/x' }}, {{ filter: 'cmd/#' }} ]"
+        ),
     );
     let mut wire = remote.accept_v4(false);
     grant(&mut wire, b"cmd/#");
     wire.write(&message("cmd/y"));
     site.wait_until_told("\"received\":1");
-    let Site { mut gateway, folder, port } = site;
+    let Site {
+        mut gateway,
+        folder,
+        port,
+    } = site;
     assert!(gateway.process.terminate().success());
     let gateway = Gateway::restart(folder.path());
     wait_for_port(port);
     let mut wire = remote.accept_v4(true);
-    let site = Site { gateway, folder, port };
+    let site = Site {
+        gateway,
+        folder,
+        port,
+    };
     site.publish("a/x", "data");
-    assert_eq!(wire.read().publish_v4().payload, "data", "no SUBSCRIBE before it");
+    assert_eq!(
+        wire.read().publish_v4().payload,
+        "data",
+        "no SUBSCRIBE before it"
+    );
 }
 
 #[test]
 fn what_a_new_filter_covers_is_unsubscribed_when_the_new_one_is_granted() {
     let remote = Remote::listen();
-    let site = site_that_sends("a/#", remote.port, &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/x' }} ]"));
+    let site = site_that_sends(
+        "a/#",
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'cmd/x' }} ]"),
+    );
     let mut wire = remote.accept_v4(false);
     grant(&mut wire, b"cmd/x");
     wire.write(&message("cmd/x"));
     site.wait_until_told("\"received\":1");
-    let Site { mut gateway, folder, .. } = site;
+    let Site {
+        mut gateway,
+        folder,
+        ..
+    } = site;
     assert!(gateway.process.terminate().success());
     let file = folder.path().join("gateway.yaml");
     let yaml = fs::read_to_string(&file).unwrap();
-    fs::write(&file, yaml.replace("{ filter: 'cmd/x' }", "{ filter: 'cmd/x' }, { filter: 'cmd/#' }")).unwrap();
+    fs::write(
+        &file,
+        yaml.replace(
+            "{ filter: 'cmd/x' }",
+            "{ filter: 'cmd/x' }, { filter: 'cmd/#' }",
+        ),
+    )
+    .unwrap();
     let _gateway = Gateway::restart(folder.path());
     let mut wire = remote.accept_v4(true);
     grant(&mut wire, b"cmd/#");
     let unsubscribe = wire.read();
-    assert!(unsubscribe.kind() == 10 && unsubscribe.body.ends_with(b"\0\x05cmd/x"), "{unsubscribe:?}");
+    assert!(
+        unsubscribe.kind() == 10 && unsubscribe.body.ends_with(b"\0\x05cmd/x"),
+        "{unsubscribe:?}"
+    );
 }
 
 #[test]
@@ -621,11 +800,16 @@ fn what_a_refused_filter_covers_is_asked_for_at_once() {
     let site = site_that_sends(
         "a/#",
         remote.port,
-        &format!("protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'plant/#' }}, {{ filter: 'plant/cmd/+' }} ]"),
+        &format!(
+            "protocol: 3.1.1\n    {QUICK}\n    receive: [ {{ filter: 'plant/#' }}, {{ filter: 'plant/cmd/+' }} ]"
+        ),
     );
     let mut wire = remote.accept_v4(false);
     let subscribe = wire.read();
-    assert!(subscribe.kind() == 8 && subscribe.body.ends_with(b"\0\x07plant/#\x01"), "{subscribe:?}");
+    assert!(
+        subscribe.kind() == 8 && subscribe.body.ends_with(b"\0\x07plant/#\x01"),
+        "{subscribe:?}"
+    );
     wire.write(&[0x90, 3, subscribe.body[0], subscribe.body[1], 0x80]);
     grant(&mut wire, b"plant/cmd/+");
     site.wait_until_told("\"filters_refused\":[\"plant/#\"]");
@@ -635,7 +819,11 @@ fn what_a_refused_filter_covers_is_asked_for_at_once() {
 fn grant(wire: &mut Wire, filter: &[u8]) {
     let subscribe = wire.read();
     assert_eq!(subscribe.kind(), 8, "{subscribe:?}");
-    assert_eq!(subscribe.body[4..].strip_suffix(&[1]), Some(filter), "{subscribe:?}");
+    assert_eq!(
+        subscribe.body[4..].strip_suffix(&[1]),
+        Some(filter),
+        "{subscribe:?}"
+    );
     wire.write(&[0x90, 3, subscribe.body[0], subscribe.body[1], 1]);
 }
 
@@ -681,13 +869,25 @@ fn two_gateways_with_one_client_identifier_do_not_fight_and_say_why() {
     wire.close();
     let taken_over = Instant::now();
     site.gateway.process.wait_for_output("uplink.taken_over");
-    assert!(site.gateway.process.output().contains("client_id=x"), "{}", site.gateway.process.output());
-    assert!(site.told().contains("its own `client_id`"), "{}", site.told());
+    assert!(
+        site.gateway.process.output().contains("client_id=x"),
+        "{}",
+        site.gateway.process.output()
+    );
+    assert!(
+        site.told().contains("its own `client_id`"),
+        "{}",
+        site.told()
+    );
     // The session is gone on with, and nothing in it is given up or sent as new.
     let mut wire = remote.accept(true, &[]);
     assert!(taken_over.elapsed() > Duration::from_secs(5), "not at once");
     let again = wire.publish();
-    assert_eq!((again.payload.as_str(), again.dup, again.id), ("data", true, first.id), "it is repeated under its identifier");
+    assert_eq!(
+        (again.payload.as_str(), again.dup, again.id),
+        ("data", true, first.id),
+        "it is repeated under its identifier"
+    );
     wire.answer(0x50, again.id, 0);
     loop {
         let packet = wire.read();
@@ -711,7 +911,16 @@ fn the_class_normal_lowers_qos_2_without_a_section_that_says_so() {
     wait_for_port(port);
     let mut wire = remote.accept(false, &[]);
     for (qos, expected) in [("2", 1), ("1", 1), ("0", 0)] {
-        let (code, _, error) = run(Command::new("mosquitto_pub").args(["-p", &port.to_string(), "-q", qos, "-t", "a", "-m", qos]));
+        let (code, _, error) = run(Command::new("mosquitto_pub").args([
+            "-p",
+            &port.to_string(),
+            "-q",
+            qos,
+            "-t",
+            "a",
+            "-m",
+            qos,
+        ]));
         assert_eq!(code, Some(0), "{error}");
         let publish = wire.publish();
         assert_eq!((publish.payload.as_str(), publish.qos), (qos, expected));
@@ -735,16 +944,48 @@ fn two_gateways_that_are_joined_to_each_other_send_each_message_once() {
         Gateway::start(folders[index].path(), &yaml)
     };
     let gateways = [start(0), start(1)];
-    gateways.iter().for_each(|gateway| gateway.process.wait_for_output("link is up"));
+    gateways
+        .iter()
+        .for_each(|gateway| gateway.process.wait_for_output("link is up"));
     let mut reader = super::support::mosquitto_sub();
-    reader.args(["-V", "5", "-d", "-p", &ports[1].to_string(), "-t", "#", "-q", "1", "-F", "got %t %p %P"]);
+    reader.args([
+        "-V",
+        "5",
+        "-d",
+        "-p",
+        &ports[1].to_string(),
+        "-t",
+        "#",
+        "-q",
+        "1",
+        "-F",
+        "got %t %p %P",
+    ]);
     let reader = super::support::Process::start(&mut reader, &folders[1].path().join("reader"));
     reader.wait_for_output("Subscribed");
     let publish = |topic: &str, payload: &str| {
         let port = ports[0].to_string();
-        let arguments =
-            ["-V", "5", "-p", &port, "-q", "1", "-t", topic, "-m", payload, "-D", "publish", "user-property", "seq", "foreign:7"];
-        assert_eq!(run(Command::new("mosquitto_pub").args(arguments)).0, Some(0));
+        let arguments = [
+            "-V",
+            "5",
+            "-p",
+            &port,
+            "-q",
+            "1",
+            "-t",
+            topic,
+            "-m",
+            payload,
+            "-D",
+            "publish",
+            "user-property",
+            "seq",
+            "foreign:7",
+        ];
+        assert_eq!(
+            run(Command::new("mosquitto_pub").args(arguments)).0,
+            Some(0)
+        );
     };
     publish("x/a", "first");
     reader.wait_for_output("got x/a first");
@@ -752,29 +993,70 @@ fn two_gateways_that_are_joined_to_each_other_send_each_message_once() {
     reader.wait_for_output("got x/a last");
     wait_for("nothing waits", || {
         let told = |port: u16| {
-            run(Command::new("mosquitto_sub").args(["-p", &port.to_string(), "-t", "$SYS/wellhead/uplink/other", "-C", "1", "-W", "10"])).1
+            run(Command::new("mosquitto_sub").args([
+                "-p",
+                &port.to_string(),
+                "-t",
+                "$SYS/wellhead/uplink/other",
+                "-C",
+                "1",
+                "-W",
+                "10",
+            ]))
+            .1
         };
-        ports.iter().all(|port| told(*port).contains("\"waiting\":0")).then_some(())
+        ports
+            .iter()
+            .all(|port| told(*port).contains("\"waiting\":0"))
+            .then_some(())
     });
     let output = reader.output();
-    let got: Vec<&str> = output.lines().filter(|line| line.starts_with("got x/a")).collect();
+    let got: Vec<&str> = output
+        .lines()
+        .filter(|line| line.starts_with("got x/a"))
+        .collect();
     assert_eq!(got.len(), 2, "once each: {output}");
-    assert!(got[0].contains("via:foreign:7") && !got[0].contains("seq:foreign"), "a foreign number is not ours: {output}");
+    assert!(
+        got[0].contains("via:foreign:7") && !got[0].contains("seq:foreign"),
+        "a foreign number is not ours: {output}"
+    );
 }
 
 /// What a subscriber of the broker at `port` gets on `x/#`, with user properties, until `last` comes.
 fn copies_until(port: u16, folder: &std::path::Path, publish: &[&str], last: &str) -> Vec<String> {
     let mut reader = super::support::mosquitto_sub();
-    reader.args(["-V", "5", "-d", "-p", &port.to_string(), "-t", "x/#", "-q", "1", "-F", "got %t %p %P"]);
+    reader.args([
+        "-V",
+        "5",
+        "-d",
+        "-p",
+        &port.to_string(),
+        "-t",
+        "x/#",
+        "-q",
+        "1",
+        "-F",
+        "got %t %p %P",
+    ]);
     let reader = super::support::Process::start(&mut reader, &folder.join("reader"));
     reader.wait_for_output("Subscribed");
     for payload in publish {
         let port = port.to_string();
-        let arguments = ["-V", "5", "-p", &port, "-q", "1", "-t", "x/a", "-m", payload];
-        assert_eq!(run(Command::new("mosquitto_pub").args(arguments)).0, Some(0));
+        let arguments = [
+            "-V", "5", "-p", &port, "-q", "1", "-t", "x/a", "-m", payload,
+        ];
+        assert_eq!(
+            run(Command::new("mosquitto_pub").args(arguments)).0,
+            Some(0)
+        );
     }
     reader.wait_for_output(last);
-    reader.output().lines().filter(|line| line.starts_with("got")).map(str::to_owned).collect()
+    reader
+        .output()
+        .lines()
+        .filter(|line| line.starts_with("got"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -790,7 +1072,11 @@ fn an_uplink_that_leads_back_to_its_own_broker_sends_each_message_once() {
     let gateway = Gateway::start(folder.path(), &yaml);
     gateway.process.wait_for_output("link is up");
     let got = copies_until(port, folder.path(), &["first", "last"], "last seq:");
-    assert_eq!(got.iter().filter(|line| line.contains("first")).count(), 2, "itself and the copy that came back: {got:?}");
+    assert_eq!(
+        got.iter().filter(|line| line.contains("first")).count(),
+        2,
+        "itself and the copy that came back: {got:?}"
+    );
     gateway.process.wait_for_output("outbox.message_in_circle");
 }
 
@@ -799,11 +1085,23 @@ fn dead_addresses_before_the_right_one_cost_a_moment() {
     let dead = [SilentPort::open(), SilentPort::open(), SilentPort::open()];
     let remote = Remote::listen();
     let address = |port: u16| format!("'mqtt://127.0.0.1:{port}'");
-    let to: Vec<String> = dead.iter().map(|dead| dead.port).chain([remote.port]).map(address).collect();
+    let to: Vec<String> = dead
+        .iter()
+        .map(|dead| dead.port)
+        .chain([remote.port])
+        .map(address)
+        .collect();
     let began = Instant::now();
-    let site = site_to(&format!("[ {} ]", to.join(", ")), "#", "dial_within: 25s\n    protocol: 3.1.1");
+    let site = site_to(
+        &format!("[ {} ]", to.join(", ")),
+        "#",
+        "dial_within: 25s\n    protocol: 3.1.1",
+    );
     let mut wire = remote.accept_v4(false);
-    assert!(began.elapsed() < Duration::from_secs(25), "no dead address was waited for");
+    assert!(
+        began.elapsed() < Duration::from_secs(25),
+        "no dead address was waited for"
+    );
     site.publish("x", "here");
     assert_eq!(until(&mut wire, "here"), ["here"]);
     // The one that worked is the first from then on.
@@ -833,7 +1131,10 @@ fn checks_that_the_password_is_read_at_each_connection(how: &str) {
     fs::write(&token, "token-0\n").unwrap();
     let remote = Remote::listen();
     let how = how.replace("TOKEN", &token.display().to_string());
-    let site = site(remote.port, &format!("protocol: 3.1.1\n    user: me\n    {how}\n    {QUICK}"));
+    let site = site(
+        remote.port,
+        &format!("protocol: 3.1.1\n    user: me\n    {how}\n    {QUICK}"),
+    );
     let (mut wire, connect) = remote.connect();
     assert_eq!(password_in(&connect), "token-0");
     fs::write(&token, "token-1\nanother line\n").unwrap();
@@ -844,12 +1145,21 @@ fn checks_that_the_password_is_read_at_each_connection(how: &str) {
     fs::remove_file(&token).unwrap();
     wire.close();
     wait_for("a password that cannot be read is told", || {
-        site.gateway.process.output().lines().find(|line| line.contains("WARN") && line.contains("password_")).map(str::to_owned)
+        site.gateway
+            .process
+            .output()
+            .lines()
+            .find(|line| line.contains("WARN") && line.contains("password_"))
+            .map(str::to_owned)
     });
     fs::write(&token, "token-2\n").unwrap();
     let (_wire, connect) = remote.connect();
     assert_eq!(password_in(&connect), "token-2");
-    assert!(!site.gateway.process.output().contains("token-"), "{}", site.gateway.process.output());
+    assert!(
+        !site.gateway.process.output().contains("token-"),
+        "{}",
+        site.gateway.process.output()
+    );
 }
 
 #[test]
@@ -865,12 +1175,26 @@ fn a_password_command_is_run_at_each_connection() {
 #[test]
 fn a_renewed_certificate_is_used_without_restart_and_reload_tells_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let (used, good, other) = (folder.path().join("used"), folder.path().join("good"), folder.path().join("other"));
-    [&used, &good, &other].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    let (used, good, other) = (
+        folder.path().join("used"),
+        folder.path().join("good"),
+        folder.path().join("other"),
+    );
+    [&used, &good, &other]
+        .into_iter()
+        .for_each(|folder| fs::create_dir(folder).unwrap());
     let (used, good, _) = (Pem::make(&used), Pem::make(&good), Pem::make(&other));
     let remote = Mosquitto::start_with(folder.path(), &good.listener(), "");
-    let site = site_to(&format!("mqtts://127.0.0.1:{}", remote.port), "#", &format!("{}\n    {QUICK}", used.yaml()));
-    let has_told = |what: &str| wait_for(what, || site.gateway.process.output().contains(what).then_some(()));
+    let site = site_to(
+        &format!("mqtts://127.0.0.1:{}", remote.port),
+        "#",
+        &format!("{}\n    {QUICK}", used.yaml()),
+    );
+    let has_told = |what: &str| {
+        wait_for(what, || {
+            site.gateway.process.output().contains(what).then_some(())
+        })
+    };
     has_told("TLS failed");
     fs::remove_file(used.path("client.key")).unwrap();
     has_told("client.key");
@@ -880,11 +1204,25 @@ fn a_renewed_certificate_is_used_without_restart_and_reload_tells_of_it() {
     has_told("link is up");
     let file = site.folder.path().join("gateway.yaml");
     let reload = || run(wellhead().arg("reload").arg(&file));
-    assert!(reload().1.contains("certificates"), "what was started with is not what is there");
-    fs::copy(folder.path().join("other/client.key"), used.path("client.key")).unwrap();
-    fs::copy(folder.path().join("other/client.pem"), used.path("client.pem")).unwrap();
+    assert!(
+        reload().1.contains("certificates"),
+        "what was started with is not what is there"
+    );
+    fs::copy(
+        folder.path().join("other/client.key"),
+        used.path("client.key"),
+    )
+    .unwrap();
+    fs::copy(
+        folder.path().join("other/client.pem"),
+        used.path("client.pem"),
+    )
+    .unwrap();
     let (code, out, error) = reload();
-    assert!(code == Some(0) && out.contains("its certificates or its password file"), "{out}{error}");
+    assert!(
+        code == Some(0) && out.contains("its certificates or its password file"),
+        "{out}{error}"
+    );
 }
 
 /// With its default settings mosquitto drops the 21st QoS 2 message of a session, which MQTT 3.1.1 cannot say.
@@ -893,15 +1231,43 @@ fn a_burst_of_qos_2_messages_over_mqtt_3_1_1_arrives_whole() {
     let folder = tempfile::tempdir().unwrap();
     let remote = Mosquitto::start(folder.path(), "");
     let mut reader = super::support::mosquitto_sub();
-    reader.args(["-V", "5", "-d", "-p", &remote.port.to_string(), "-t", "alarm/#", "-q", "1", "-F", "got %p"]);
+    reader.args([
+        "-V",
+        "5",
+        "-d",
+        "-p",
+        &remote.port.to_string(),
+        "-t",
+        "alarm/#",
+        "-q",
+        "1",
+        "-F",
+        "got %p",
+    ]);
     let reader = super::support::Process::start(&mut reader, &folder.path().join("reader"));
     reader.wait_for_output("Subscribed");
     let site = site(remote.port, &format!("protocol: 3.1.1\n    {QUICK}"));
     site.gateway.process.wait_for_output("link is up");
     let file = folder.path().join("lines");
-    fs::write(&file, (0..150).map(|number| format!("{number}\n")).collect::<String>()).unwrap();
-    let script = format!("mosquitto_pub -p {} -q 1 -t alarm/x -l < {}", site.port, file.display());
+    fs::write(
+        &file,
+        (0..150)
+            .map(|number| format!("{number}\n"))
+            .collect::<String>(),
+    )
+    .unwrap();
+    let script = format!(
+        "mosquitto_pub -p {} -q 1 -t alarm/x -l < {}",
+        site.port,
+        file.display()
+    );
     assert_eq!(run(Command::new("sh").args(["-c", &script])).0, Some(0));
-    let got = || reader.output().lines().filter(|line| line.starts_with("got ")).count();
+    let got = || {
+        reader
+            .output()
+            .lines()
+            .filter(|line| line.starts_with("got "))
+            .count()
+    };
     wait_for("all messages", || (got() == 150).then_some(()));
 }

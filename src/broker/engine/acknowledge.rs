@@ -23,24 +23,45 @@ const CLOGGED: usize = 4;
 
 impl Engine {
     /// Notes what is owed for a PUBLISH. `what` is its identifier, whether it is QoS 2, and whether it adds to the client's window.
-    pub(super) fn owe(&mut self, id: ConnectionId, what: (PacketId, bool, bool), bytes: usize, answer: &Answer) {
+    pub(super) fn owe(
+        &mut self,
+        id: ConnectionId,
+        what: (PacketId, bool, bool),
+        bytes: usize,
+        answer: &Answer,
+    ) {
         let (packet_id, is_qos_2, is_new) = what;
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         connection.window += usize::from(is_new);
         if !answer.is_owed_already {
             connection.owed += 1;
             connection.owed_bytes += bytes;
-            connection.acks.push(HeldAck { packet_id, is_qos_2, state: answer.state, after: answer.after, bytes, why: answer.why });
+            connection.acks.push(HeldAck {
+                packet_id,
+                is_qos_2,
+                state: answer.state,
+                after: answer.after,
+                bytes,
+                why: answer.why,
+            });
         }
     }
 
     /// Stops reading a client of whom, or for whom, too much waits, and goes on when it is less: the sender waits, nobody else.
     pub(super) fn pace(&mut self, id: ConnectionId, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         let most = usize::from(self.limits.receive_maximum);
         let waiting = connection.out.answers_waiting;
-        let much = connection.owed > most || connection.owed_bytes > OWED_BYTES || waiting > CLOGGED * self.limits.output_bytes;
-        let little = connection.owed <= most / 2 && connection.owed_bytes <= OWED_BYTES / 2 && waiting <= self.limits.output_bytes;
+        let much = connection.owed > most
+            || connection.owed_bytes > OWED_BYTES
+            || waiting > CLOGGED * self.limits.output_bytes;
+        let little = connection.owed <= most / 2
+            && connection.owed_bytes <= OWED_BYTES / 2
+            && waiting <= self.limits.output_bytes;
         if much && !connection.is_paused {
             connection.is_paused = true;
             self.outputs.push(Output::Pause(id));
@@ -55,22 +76,50 @@ impl Engine {
     pub(super) fn send_ready_acks(&mut self, id: ConnectionId, now: Instant) {
         let durable = self.durable;
         while let Some(connection) = self.connections.get_mut(&id) {
-            let Some(reason) = connection.acks.next_ready() else { break };
+            let Some(reason) = connection.acks.next_ready() else {
+                break;
+            };
             // Before MQTT 5 an acknowledgement cannot say no. What the disk could not take is not acknowledged at all.
             if reason == ReasonCode::QUOTA_EXCEEDED && connection.version != Version::V5 {
                 self.close(id, End::Lost, now);
                 return;
             }
-            let Some(HeldAck { packet_id, is_qos_2, after, bytes, why, .. }) = connection.acks.pop_ready() else { break };
+            let Some(HeldAck {
+                packet_id,
+                is_qos_2,
+                after,
+                bytes,
+                why,
+                ..
+            }) = connection.acks.pop_ready()
+            else {
+                break;
+            };
             // [MQTT-4.3.3-9]
-            let freed = if is_qos_2 && reason.is_error() { self.free(id, packet_id) } else { 0 };
+            let freed = if is_qos_2 && reason.is_error() {
+                self.free(id, packet_id)
+            } else {
+                0
+            };
             let after = after.max(freed);
-            let Some(connection) = self.connections.get_mut(&id) else { break };
+            let Some(connection) = self.connections.get_mut(&id) else {
+                break;
+            };
             let ack = explained(packet_id, reason, why);
             let leaves_window = !is_qos_2 || reason.is_error();
-            let packet = if is_qos_2 { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
-            let Some(length) = connection.write(&packet, after, durable) else { continue };
-            let settled = Settled { acks: 1, bytes, window: usize::from(leaves_window) };
+            let packet = if is_qos_2 {
+                Packet::PubRec(ack)
+            } else {
+                Packet::PubAck(ack)
+            };
+            let Some(length) = connection.write(&packet, after, durable) else {
+                continue;
+            };
+            let settled = Settled {
+                acks: 1,
+                bytes,
+                window: usize::from(leaves_window),
+            };
             let now_settled = connection.out.settle_with_last(settled);
             connection.settle(now_settled);
             self.traffic.packets_sent += 1;
@@ -81,17 +130,43 @@ impl Engine {
 
     /// The next PUBLISH under this identifier is a new message.
     fn free(&mut self, id: ConnectionId, packet_id: PacketId) -> Position {
-        let Some(key) = self.connections.get(&id).and_then(|connection| connection.session) else { return 0 };
+        let Some(key) = self
+            .connections
+            .get(&id)
+            .and_then(|connection| connection.session)
+        else {
+            return 0;
+        };
         let was_known = self.forget_received(key, packet_id).is_some();
-        let Some(session) = self.sessions.get(key).filter(|session| was_known && session.is_kept()) else { return 0 };
-        self.records.put(&Record::Freed { session: session.number, packet_id }, self.clock)
+        let Some(session) = self
+            .sessions
+            .get(key)
+            .filter(|session| was_known && session.is_kept())
+        else {
+            return 0;
+        };
+        self.records.put(
+            &Record::Freed {
+                session: session.number,
+                packet_id,
+            },
+            self.clock,
+        )
     }
 
     pub(super) fn pubrel(&mut self, id: ConnectionId, key: SessionKey, ack: &Ack, now: Instant) {
-        let Some(session) = self.sessions.get(key) else { return };
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
         let known = session.incoming.get(&ack.packet_id).copied();
         if known.is_some_and(|incoming| matches!(incoming.state, Exchange::Held(_))) {
-            self.notice(NoticeKind::WrongAcknowledgement, Some(key), None, "PUBREL before PUBREC", now);
+            self.notice(
+                NoticeKind::WrongAcknowledgement,
+                Some(key),
+                None,
+                "PUBREL before PUBREC",
+                now,
+            );
             self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "PUBREL before PUBREC", now);
             return;
         }
@@ -102,26 +177,58 @@ impl Engine {
         };
         // Until it is durable that the identifier is free, the client must not use it for another message.
         let kept = self.sessions.get(key).filter(|session| session.is_kept());
-        let record = |session: &Session| Record::Freed { session: session.number, packet_id: ack.packet_id };
-        let after = kept.map(record).map_or(0, |record| self.records.put(&record, self.clock));
-        self.send(id, &Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS)), after);
+        let record = |session: &Session| Record::Freed {
+            session: session.number,
+            packet_id: ack.packet_id,
+        };
+        let after = kept
+            .map(record)
+            .map_or(0, |record| self.records.put(&record, self.clock));
+        self.send(
+            id,
+            &Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::SUCCESS)),
+            after,
+        );
         if let Some(connection) = self.connections.get_mut(&id) {
-            let settled = Settled { window: usize::from(known.connection == id), ..Settled::default() };
+            let settled = Settled {
+                window: usize::from(known.connection == id),
+                ..Settled::default()
+            };
             let now_settled = connection.out.settle_with_last(settled);
             connection.settle(now_settled);
         }
     }
 
-    pub(super) fn puback(&mut self, id: ConnectionId, session: SessionKey, ack: &Ack, now: Instant) {
+    pub(super) fn puback(
+        &mut self,
+        id: ConnectionId,
+        session: SessionKey,
+        ack: &Ack,
+        now: Instant,
+    ) {
         self.complete(id, session, (ack.packet_id, Ending::Accepted), now);
     }
 
-    pub(super) fn pubcomp(&mut self, id: ConnectionId, session: SessionKey, ack: &Ack, now: Instant) {
+    pub(super) fn pubcomp(
+        &mut self,
+        id: ConnectionId,
+        session: SessionKey,
+        ack: &Ack,
+        now: Instant,
+    ) {
         self.complete(id, session, (ack.packet_id, Ending::Completed), now);
     }
 
-    fn complete(&mut self, id: ConnectionId, key: SessionKey, (packet_id, ending): (PacketId, Ending), now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+    fn complete(
+        &mut self,
+        id: ConnectionId,
+        key: SessionKey,
+        (packet_id, ending): (PacketId, Ending),
+        now: Instant,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         match session.in_flight.complete(packet_id, ending) {
             Acknowledged::Message(done) => self.record_done(key, &done),
             Acknowledged::Spent => {}
@@ -149,21 +256,35 @@ impl Engine {
         if ack.reason.is_error() {
             return self.complete(id, key, (ack.packet_id, Ending::Refused), now);
         }
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         let (is_kept, number_of_session) = (session.is_kept(), session.number);
         let released = session.in_flight.release(ack.packet_id);
-        if let (Acknowledged::Message((_, Some(message))), Some(checkpoint)) = (&released, &mut self.checkpoint) {
+        if let (Acknowledged::Message((_, Some(message))), Some(checkpoint)) =
+            (&released, &mut self.checkpoint)
+        {
             // The end of this delivery will not name its message.
             checkpoint.forget(message.id);
         }
         let (answer, after) = match released {
             // After PUBREL the client forgets the message: it must never be sent to it again.
             Acknowledged::Message((number, _)) if is_kept => {
-                let after = self.records.put(&Record::Released { session: number_of_session, number }, self.clock);
+                let after = self.records.put(
+                    &Record::Released {
+                        session: number_of_session,
+                        number,
+                    },
+                    self.clock,
+                );
                 (Ack::new(ack.packet_id, ReasonCode::SUCCESS), after)
             }
-            Acknowledged::Message(_) | Acknowledged::Spent => (Ack::new(ack.packet_id, ReasonCode::SUCCESS), 0),
-            Acknowledged::WrongKind => return self.wrong_kind(id, key, "PUBREC for a QoS 1 message", now),
+            Acknowledged::Message(_) | Acknowledged::Spent => {
+                (Ack::new(ack.packet_id, ReasonCode::SUCCESS), 0)
+            }
+            Acknowledged::WrongKind => {
+                return self.wrong_kind(id, key, "PUBREC for a QoS 1 message", now);
+            }
             Acknowledged::Unknown => (unknown(ack.packet_id), 0),
         };
         self.send(id, &Packet::PubRel(answer), after);
@@ -171,7 +292,11 @@ impl Engine {
 }
 
 fn unknown(packet_id: PacketId) -> Ack {
-    explained(packet_id, ReasonCode::PACKET_IDENTIFIER_NOT_FOUND, "no message in flight has this packet identifier")
+    explained(
+        packet_id,
+        ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+        "no message in flight has this packet identifier",
+    )
 }
 
 /// With a sentence for a person if it is bad news.

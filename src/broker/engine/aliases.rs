@@ -32,7 +32,10 @@ fn weight(topic: &TopicName) -> usize {
 impl Aliases {
     /// For a client that takes `maximum` aliases.
     pub(super) fn of_client(maximum: u16) -> Self {
-        Self { maximum, ..Self::default() }
+        Self {
+            maximum,
+            ..Self::default()
+        }
     }
 
     /// What `maximum` aliases to a client may take.
@@ -51,12 +54,15 @@ impl Aliases {
     }
 
     fn known(&self, alias: NonZeroU16) -> Option<&TopicName> {
-        self.incoming.get(usize::from(alias.get() - 1)).and_then(Option::as_ref)
+        self.incoming
+            .get(usize::from(alias.get() - 1))
+            .and_then(Option::as_ref)
     }
 
     /// What all aliases take if the client gives one of its own this topic.
     pub(super) fn bytes_with(&self, topic: &TopicName, alias: NonZeroU16) -> usize {
-        let places = usize::from(alias.get()).saturating_sub(self.incoming.len()) * size_of::<Option<TopicName>>();
+        let places = usize::from(alias.get()).saturating_sub(self.incoming.len())
+            * size_of::<Option<TopicName>>();
         self.bytes() + places + weight(topic) - self.known(alias).map_or(0, weight)
     }
 
@@ -84,7 +90,9 @@ impl Aliases {
         if let Some(alias) = self.outgoing.get(topic) {
             return Some((*alias, true));
         }
-        let next = u16::try_from(self.outgoing.len()).ok().filter(|used| *used < self.maximum)?;
+        let next = u16::try_from(self.outgoing.len())
+            .ok()
+            .filter(|used| *used < self.maximum)?;
         let alias = NonZeroU16::new(next + 1)?;
         let bytes = self.outgoing_bytes + weight(topic);
         if bytes > Self::allowance(self.maximum) {
@@ -99,8 +107,19 @@ impl Aliases {
     pub(super) fn check_invariants(&self) {
         let topics: usize = self.incoming.iter().flatten().map(weight).sum();
         let places = self.incoming.len() * size_of::<Option<TopicName>>();
-        assert_eq!(self.incoming_bytes, topics + places, "bytes of the client's aliases");
-        assert_eq!(self.outgoing_bytes, self.outgoing.keys().map(weight).sum::<usize>(), "bytes of aliases to the client");
-        assert!(self.outgoing_bytes <= Self::allowance(self.maximum), "aliases to the client take their allowance");
+        assert_eq!(
+            self.incoming_bytes,
+            topics + places,
+            "bytes of the client's aliases"
+        );
+        assert_eq!(
+            self.outgoing_bytes,
+            self.outgoing.keys().map(weight).sum::<usize>(),
+            "bytes of aliases to the client"
+        );
+        assert!(
+            self.outgoing_bytes <= Self::allowance(self.maximum),
+            "aliases to the client take their allowance"
+        );
     }
 }

@@ -32,12 +32,17 @@ struct Orders {
 impl Orders {
     fn insert(&mut self, key: SessionKey, absence: &Absence) {
         self.all.insert((absence.since, key));
-        self.by_owner.entry(absence.owner.clone()).or_default().insert((absence.since, key));
+        self.by_owner
+            .entry(absence.owner.clone())
+            .or_default()
+            .insert((absence.since, key));
     }
 
     fn remove(&mut self, key: SessionKey, absence: &Absence) {
         self.all.remove(&(absence.since, key));
-        let Some(order) = self.by_owner.get_mut(&absence.owner) else { return };
+        let Some(order) = self.by_owner.get_mut(&absence.owner) else {
+            return;
+        };
         order.remove(&(absence.since, key));
         if order.is_empty() {
             self.by_owner.remove(&absence.owner);
@@ -86,7 +91,11 @@ impl Away {
     }
 
     /// The same among those that hold more than their reserve, without `except`.
-    pub(super) fn longest_beyond_reserve(&self, owner: Option<&Owner>, except: Option<SessionKey>) -> Option<(Instant, SessionKey)> {
+    pub(super) fn longest_beyond_reserve(
+        &self,
+        owner: Option<&Owner>,
+        except: Option<SessionKey>,
+    ) -> Option<(Instant, SessionKey)> {
         self.beyond.of(owner).find(|(_, key)| Some(*key) != except)
     }
 
@@ -96,7 +105,10 @@ impl Away {
         sessions.for_each(|(key, absence)| expected.note(key, Some(absence)));
         assert_eq!(self.known, expected.known, "sessions that are away");
         assert_eq!(self.orders, expected.orders, "how long they are away");
-        assert_eq!(self.beyond, expected.beyond, "how long those are away that hold much");
+        assert_eq!(
+            self.beyond, expected.beyond,
+            "how long those are away that hold much"
+        );
     }
 }
 

@@ -37,7 +37,10 @@ pub(super) enum Owner {
 
 impl Owner {
     pub(super) fn of(user: Option<&ByteString>, peer: &Peer) -> Self {
-        user.map_or_else(|| Self::Address(peer.address.map(network)), |user| Self::User(user.clone()))
+        user.map_or_else(
+            || Self::Address(peer.address.map(network)),
+            |user| Self::User(user.clone()),
+        )
     }
 
     pub(super) fn restored(user: Option<&ByteString>) -> Self {
@@ -62,7 +65,14 @@ pub(super) enum Part {
     Replays,
 }
 
-const PARTS: [Part; 6] = [Part::Names, Part::Filters, Part::Will, Part::Received, Part::Aliases, Part::Replays];
+const PARTS: [Part; 6] = [
+    Part::Names,
+    Part::Filters,
+    Part::Will,
+    Part::Received,
+    Part::Aliases,
+    Part::Replays,
+];
 
 /// What one session holds. Changed by its [`Budget`] only.
 #[derive(Debug)]
@@ -175,7 +185,10 @@ impl Budget {
     /// Opens the account of a new session.
     pub(super) fn open(&mut self, owner: Owner) -> Account {
         self.join(&owner);
-        Account { owner, parts: [0; PARTS.len()] }
+        Account {
+            owner,
+            parts: [0; PARTS.len()],
+        }
     }
 
     fn join(&mut self, owner: &Owner) {
@@ -193,7 +206,9 @@ impl Budget {
     }
 
     fn leave(&mut self, owner: &Owner) {
-        let Some(share) = self.owners.get_mut(owner) else { return };
+        let Some(share) = self.owners.get_mut(owner) else {
+            return;
+        };
         share.accounts -= 1;
         if share.accounts <= self.half && self.crowd.as_ref() == Some(owner) {
             self.crowd = None;
@@ -218,7 +233,12 @@ impl Budget {
     }
 
     /// Notes what a session that was admitted holds for its names and its will.
-    pub(super) fn settle(&mut self, account: &mut Account, owner: Owner, (names, will): (usize, usize)) {
+    pub(super) fn settle(
+        &mut self,
+        account: &mut Account,
+        owner: Owner,
+        (names, will): (usize, usize),
+    ) {
         self.move_to(account, owner);
         for (part, bytes) in [(Part::Names, names), (Part::Will, will)] {
             self.put(account, part, bytes);
@@ -235,7 +255,12 @@ impl Budget {
     }
 
     /// Notes that a session holds `bytes` for something from now on, if there is room for it.
-    pub(super) fn set(&mut self, account: &mut Account, part: Part, bytes: usize) -> Result<(), Over> {
+    pub(super) fn set(
+        &mut self,
+        account: &mut Account,
+        part: Part,
+        bytes: usize,
+    ) -> Result<(), Over> {
         let (before, known) = (account.held(), account.part(part));
         let after = before - known + bytes;
         self.admit(Some((&account.owner, before)), &account.owner, after)?;
@@ -251,18 +276,34 @@ impl Budget {
 
     /// Whether a session of `owner` may hold `held` bytes; `replaced` is whose share it takes the place of, and what that holds.
     /// What holds no more than before is admitted; if it changes its owner, the new one must have room for it.
-    pub(super) fn admit(&self, replaced: Option<(&Owner, usize)>, owner: &Owner, held: usize) -> Result<(), Over> {
+    pub(super) fn admit(
+        &self,
+        replaced: Option<(&Owner, usize)>,
+        owner: &Owner,
+        held: usize,
+    ) -> Result<(), Over> {
         let before = replaced.map_or(0, |(_, held)| held);
         if held > before && held > self.per_session {
             return Err(Over::Session);
         }
         let (left, wanted) = (self.pooled_of(before), self.pooled_of(held));
         let share = self.owners.get(owner).map_or(0, |share| share.pooled);
-        let left_of_owner = if replaced.is_some_and(|(known, _)| known == owner) { left } else { 0 };
-        if wanted > left_of_owner && *owner != Owner::Unknown && share - left_of_owner + wanted > self.per_owner {
+        let left_of_owner = if replaced.is_some_and(|(known, _)| known == owner) {
+            left
+        } else {
+            0
+        };
+        if wanted > left_of_owner
+            && *owner != Owner::Unknown
+            && share - left_of_owner + wanted > self.per_owner
+        {
             return Err(Over::Owner);
         }
-        if wanted > left && self.pooled - left + wanted > self.pool { Err(Over::All) } else { Ok(()) }
+        if wanted > left && self.pooled - left + wanted > self.pool {
+            Err(Over::All)
+        } else {
+            Ok(())
+        }
     }
 
     fn book(&mut self, account: &Account, before: usize, after: usize) {
@@ -270,7 +311,9 @@ impl Budget {
         self.was_refunded |= after < before;
         self.held = self.held - before + after;
         self.pooled = self.pooled - left + wanted;
-        let Some(share) = self.owners.get_mut(&account.owner) else { return };
+        let Some(share) = self.owners.get_mut(&account.owner) else {
+            return;
+        };
         share.pooled = share.pooled - left + wanted;
     }
 
@@ -282,17 +325,44 @@ impl Budget {
             let share = owners.entry(&account.owner).or_default();
             share.accounts += 1;
             share.pooled += self.pooled_of(account.held());
-            assert!(account.held() <= self.per_session, "a session holds {} bytes", account.held());
+            assert!(
+                account.held() <= self.per_session,
+                "a session holds {} bytes",
+                account.held()
+            );
         }
         assert_eq!(self.held, held, "bytes that all sessions hold");
-        assert_eq!(self.pooled, owners.values().map(|share| share.pooled).sum::<usize>(), "bytes beyond the reserves");
-        assert!(self.pooled <= self.pool, "all sessions hold {} bytes of {} beyond their reserves", self.pooled, self.pool);
+        assert_eq!(
+            self.pooled,
+            owners.values().map(|share| share.pooled).sum::<usize>(),
+            "bytes beyond the reserves"
+        );
+        assert!(
+            self.pooled <= self.pool,
+            "all sessions hold {} bytes of {} beyond their reserves",
+            self.pooled,
+            self.pool
+        );
         assert_eq!(self.owners.len(), owners.len(), "owners with sessions");
-        let crowd = owners.iter().find(|(_, share)| share.accounts > self.half).map(|(owner, _)| *owner);
-        assert_eq!(self.crowd.as_ref(), crowd, "who has more than half of the sessions");
+        let crowd = owners
+            .iter()
+            .find(|(_, share)| share.accounts > self.half)
+            .map(|(owner, _)| *owner);
+        assert_eq!(
+            self.crowd.as_ref(),
+            crowd,
+            "who has more than half of the sessions"
+        );
         for (owner, share) in &owners {
-            let known = self.owners.get(owner).map(|share| (share.accounts, share.pooled));
-            assert_eq!(known, Some((share.accounts, share.pooled)), "the share of {owner:?}");
+            let known = self
+                .owners
+                .get(owner)
+                .map(|share| (share.accounts, share.pooled));
+            assert_eq!(
+                known,
+                Some((share.accounts, share.pooled)),
+                "the share of {owner:?}"
+            );
         }
     }
 }
@@ -304,7 +374,13 @@ mod tests {
 
     fn limits() -> Limits {
         // A reserve of 1000, and a pool of 10,000.
-        Limits { max_session_bytes: 6000, max_user_bytes: 7000, max_sessions_bytes: 20_000, max_sessions: 10, ..Limits::default() }
+        Limits {
+            max_session_bytes: 6000,
+            max_user_bytes: 7000,
+            max_sessions_bytes: 20_000,
+            max_sessions: 10,
+            ..Limits::default()
+        }
     }
 
     fn user(name: &'static str) -> Owner {
@@ -315,14 +391,32 @@ mod tests {
     fn whoever_uses_a_share_up_leaves_the_others_theirs() {
         let mut budget = Budget::new(&limits());
         let mut greedy: Vec<Account> = (0..9).map(|_| budget.open(user("greedy"))).collect();
-        let refused: Vec<Option<Over>> = greedy.iter_mut().map(|account| budget.set(account, Part::Will, 4000).err()).collect();
-        assert_eq!(refused.iter().filter(|refused| refused.is_none()).count(), 2, "two times 3000 beyond the reserve");
+        let refused: Vec<Option<Over>> = greedy
+            .iter_mut()
+            .map(|account| budget.set(account, Part::Will, 4000).err())
+            .collect();
+        assert_eq!(
+            refused.iter().filter(|refused| refused.is_none()).count(),
+            2,
+            "two times 3000 beyond the reserve"
+        );
         assert!(refused.iter().flatten().all(|over| *over == Over::Owner));
-        assert_eq!(budget.set(&mut greedy[0], Part::Will, 6001), Err(Over::Session));
+        assert_eq!(
+            budget.set(&mut greedy[0], Part::Will, 6001),
+            Err(Over::Session)
+        );
         let mut modest = budget.open(user("modest"));
-        assert_eq!(budget.set(&mut modest, Part::Filters, 5000), Ok(()), "what the first user may not have is there for others");
+        assert_eq!(
+            budget.set(&mut modest, Part::Filters, 5000),
+            Ok(()),
+            "what the first user may not have is there for others"
+        );
         assert_eq!(budget.set(&mut modest, Part::Filters, 5001), Err(Over::All));
-        assert_eq!(budget.set(&mut greedy[8], Part::Will, 1000), Ok(()), "the reserve is there for everybody");
+        assert_eq!(
+            budget.set(&mut greedy[8], Part::Will, 1000),
+            Ok(()),
+            "the reserve is there for everybody"
+        );
         budget.check_invariants(greedy.iter().chain([&modest]));
     }
 
@@ -330,23 +424,47 @@ mod tests {
     fn a_session_that_changes_its_owner_counts_for_the_new_one() {
         let mut budget = Budget::new(&limits());
         let mut full: Vec<Account> = (0..2).map(|_| budget.open(user("anna"))).collect();
-        full.iter_mut().for_each(|account| assert_eq!(budget.set(account, Part::Will, 4000), Ok(())));
+        full.iter_mut()
+            .for_each(|account| assert_eq!(budget.set(account, Part::Will, 4000), Ok(())));
         let mut other = budget.open(Owner::Unknown);
         assert_eq!(budget.set(&mut other, Part::Will, 4000), Ok(()));
         let moved = Some((other.owner(), other.held()));
-        assert_eq!(budget.admit(moved, &user("anna"), 4000), Err(Over::Owner), "no more than before, but more than she may have");
-        assert_eq!(budget.admit(moved, &user("anna"), 1000), Ok(()), "her reserve is there");
+        assert_eq!(
+            budget.admit(moved, &user("anna"), 4000),
+            Err(Over::Owner),
+            "no more than before, but more than she may have"
+        );
+        assert_eq!(
+            budget.admit(moved, &user("anna"), 1000),
+            Ok(()),
+            "her reserve is there"
+        );
         assert_eq!(budget.admit(moved, &user("berta"), 4000), Ok(()));
         assert_eq!(budget.admit(moved, &Owner::Unknown, 4000), Ok(()));
     }
 
     #[test]
     fn addresses_of_one_network_share_and_a_name_counts_before_the_address() {
-        let peer = |address: &str| Peer { address: address.parse().ok(), certificate: None };
-        assert_eq!(Owner::of(None, &peer("2001:db8::1")), Owner::of(None, &peer("2001:db8::2")));
-        assert_ne!(Owner::of(None, &peer("2001:db8::1")), Owner::of(None, &peer("2001:db8:0:1::1")));
-        assert_ne!(Owner::of(None, &peer("192.0.2.1")), Owner::of(None, &peer("192.0.2.2")));
-        assert_eq!(Owner::of(Some(&"anna".into()), &peer("192.0.2.1")), user("anna"));
+        let peer = |address: &str| Peer {
+            address: address.parse().ok(),
+            certificate: None,
+        };
+        assert_eq!(
+            Owner::of(None, &peer("2001:db8::1")),
+            Owner::of(None, &peer("2001:db8::2"))
+        );
+        assert_ne!(
+            Owner::of(None, &peer("2001:db8::1")),
+            Owner::of(None, &peer("2001:db8:0:1::1"))
+        );
+        assert_ne!(
+            Owner::of(None, &peer("192.0.2.1")),
+            Owner::of(None, &peer("192.0.2.2"))
+        );
+        assert_eq!(
+            Owner::of(Some(&"anna".into()), &peer("192.0.2.1")),
+            user("anna")
+        );
     }
 
     proptest! {

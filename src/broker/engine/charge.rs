@@ -40,7 +40,9 @@ impl Wanted<'_> {
 impl Engine {
     /// Notes that a session holds `bytes` for something, if there is room for it.
     pub(super) fn charge(&mut self, key: SessionKey, part: Part, bytes: usize) -> Result<(), Over> {
-        let Some(session) = self.sessions.get_mut(key) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return Ok(());
+        };
         let charged = self.budget.set(&mut session.account, part, bytes);
         self.traffic.over_budget += u64::from(charged.is_err());
         if session.away_since.is_some() {
@@ -51,14 +53,21 @@ impl Engine {
 
     /// Notes whether a session is away, and how much it holds: the one that may have to go is found without a search.
     pub(super) fn note_absence(&mut self, key: SessionKey) {
-        let absence = self.sessions.get(key).and_then(|session| self.absence(session));
+        let absence = self
+            .sessions
+            .get(key)
+            .and_then(|session| self.absence(session));
         self.away.note(key, absence);
     }
 
     /// How long a session is away, and what it holds; `None` while its client is connected.
     pub(super) fn absence(&self, session: &Session) -> Option<Absence> {
         let is_beyond_reserve = self.budget.is_beyond_reserve(&session.account);
-        Some(Absence { since: session.away_since?, owner: session.account.owner().clone(), is_beyond_reserve })
+        Some(Absence {
+            since: session.away_since?,
+            owner: session.account.owner().clone(),
+            is_beyond_reserve,
+        })
     }
 
     /// Notes that a session holds less for something: there is always room for that.
@@ -69,12 +78,19 @@ impl Engine {
 
     /// Notes what the QoS 2 messages take that a session has received, and `more` of them, if there is room for it.
     pub(super) fn charge_received(&mut self, key: SessionKey, more: usize) -> Result<(), Over> {
-        let received = self.sessions.get(key).map_or(0, |session| session.incoming.len() + more);
+        let received = self
+            .sessions
+            .get(key)
+            .map_or(0, |session| session.incoming.len() + more);
         self.charge(key, Part::Received, received * RECEIVED)
     }
 
     /// A session forgets a QoS 2 message; what was known of it.
-    pub(super) fn forget_received(&mut self, key: SessionKey, packet_id: PacketId) -> Option<Incoming> {
+    pub(super) fn forget_received(
+        &mut self,
+        key: SessionKey,
+        packet_id: PacketId,
+    ) -> Option<Incoming> {
         let known = self.sessions.get_mut(key)?.forget(packet_id);
         let refunded = self.charge_received(key, 0);
         debug_assert_eq!(refunded, Ok(()), "a refund always succeeds");
@@ -83,9 +99,15 @@ impl Engine {
 
     /// Room in the budget for the session of a CONNECT. Sessions whose clients have been away for long go for it, if they take what
     /// is missing.
-    pub(super) fn make_room_in_budget(&mut self, wanted: &Wanted<'_>, now: Instant) -> Result<(), Over> {
+    pub(super) fn make_room_in_budget(
+        &mut self,
+        wanted: &Wanted<'_>,
+        now: Instant,
+    ) -> Result<(), Over> {
         for _ in 0..MOST_EVICTED {
-            let Err(over) = self.admits(wanted) else { return Ok(()) };
+            let Err(over) = self.admits(wanted) else {
+                return Ok(());
+            };
             if !self.evict_for(wanted, over, now) {
                 break;
             }
@@ -96,12 +118,26 @@ impl Engine {
     }
 
     fn admits(&self, wanted: &Wanted<'_>) -> Result<(), Over> {
-        let known = self.by_client.get(wanted.client_id).and_then(|key| self.sessions.get(*key));
+        let known = self
+            .by_client
+            .get(wanted.client_id)
+            .and_then(|key| self.sessions.get(*key));
         let replaced = known.map(|session| (session.account.owner(), session.account.held()));
-        let kept = known.filter(|session| !wanted.begins_anew && session.is_persistent() && session.user.as_ref() == wanted.user);
+        let kept = known.filter(|session| {
+            !wanted.begins_anew && session.is_persistent() && session.user.as_ref() == wanted.user
+        });
         let lasting = [Part::Filters, Part::Received, Part::Replays];
-        let kept = kept.map_or(0, |session| lasting.into_iter().map(|part| session.account.part(part)).sum());
-        self.budget.admit(replaced, wanted.owner, kept + wanted.names() + wanted.will())
+        let kept = kept.map_or(0, |session| {
+            lasting
+                .into_iter()
+                .map(|part| session.account.part(part))
+                .sum()
+        });
+        self.budget.admit(
+            replaced,
+            wanted.owner,
+            kept + wanted.names() + wanted.will(),
+        )
     }
 
     /// The session of the owner who has too much (or of anybody) whose client has been away for longest goes, if that is long and it
@@ -114,7 +150,11 @@ impl Engine {
         };
         let own = self.by_client.get(wanted.client_id).copied();
         let away = self.away.longest_beyond_reserve(owner, own);
-        let Some((_, key)) = away.filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY) else { return false };
+        let Some((_, key)) =
+            away.filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY)
+        else {
+            return false;
+        };
         self.traffic.evicted_sessions += 1;
         self.remove_session(key, now);
         true
@@ -122,7 +162,13 @@ impl Engine {
 
     /// Charges what was found to have room.
     pub(super) fn charge_session(&mut self, key: SessionKey, wanted: &Wanted<'_>) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        self.budget.settle(&mut session.account, wanted.owner.clone(), (wanted.names(), wanted.will()));
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        self.budget.settle(
+            &mut session.account,
+            wanted.owner.clone(),
+            (wanted.names(), wanted.will()),
+        );
     }
 }

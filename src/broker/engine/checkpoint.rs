@@ -33,19 +33,31 @@ impl Checkpoint {
 impl Engine {
     /// Begins a checkpoint: the batches from the next one on are enough, once it is done.
     pub fn begin_checkpoint(&mut self) {
-        let sessions = self.sessions.iter().filter(|(_, session)| session.is_recorded).map(|(key, _)| key).collect();
-        self.checkpoint = Some(Checkpoint { sessions, ..Checkpoint::default() });
+        let sessions = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.is_recorded)
+            .map(|(key, _)| key)
+            .collect();
+        self.checkpoint = Some(Checkpoint {
+            sessions,
+            ..Checkpoint::default()
+        });
     }
 
     /// Writes on until about `bytes` are in the batch of this turn; true when the checkpoint is done.
     pub fn go_on_with_checkpoint(&mut self, bytes: usize) -> bool {
-        let Some(mut checkpoint) = self.checkpoint.take() else { return true };
+        let Some(mut checkpoint) = self.checkpoint.take() else {
+            return true;
+        };
         while self.records.len() < bytes {
             if let Some(key) = checkpoint.sessions.pop() {
                 self.write_session(key, &mut checkpoint);
                 continue;
             }
-            let Some(kept) = self.retained.after(checkpoint.last_topic.as_ref()) else { return true };
+            let Some(kept) = self.retained.after(checkpoint.last_topic.as_ref()) else {
+                return true;
+            };
             checkpoint.last_topic = Some(kept.topic.clone());
             if matches!(kept.origin, Origin::Client | Origin::Uplink(_)) {
                 self.records.put(&Record::Retained(kept), self.clock);
@@ -57,14 +69,18 @@ impl Engine {
 
     fn write_session(&mut self, key: SessionKey, checkpoint: &mut Checkpoint) {
         let clock = self.clock;
-        let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded) else { return };
+        let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded) else {
+            return;
+        };
         let number = session.number;
         self.records.put(&Record::Gone { session: number }, clock);
         let record = SessionRecord {
             number,
             client_id: session.client_id.clone(),
             user: session.user.clone(),
-            outlives_ms: session.outlives.map(|outlives| u64::try_from(Duration::as_millis(&outlives)).unwrap_or(u64::MAX)),
+            outlives_ms: session
+                .outlives
+                .map(|outlives| u64::try_from(Duration::as_millis(&outlives)).unwrap_or(u64::MAX)),
             ends: session.expires_at.map(|at| Deadline::of(at, clock)),
             last_number: session.last_number,
         };
@@ -76,23 +92,63 @@ impl Engine {
         }
         for (filter, subscription) in session.filters.list() {
             let (options, identifier) = (subscription.options, subscription.identifier);
-            self.records.put(&Record::Subscribed { session: number, filter, options, identifier }, clock);
+            self.records.put(
+                &Record::Subscribed {
+                    session: number,
+                    filter,
+                    options,
+                    identifier,
+                },
+                clock,
+            );
         }
         for replay in session.replays.iter() {
-            self.records.put(&Record::Replay { session: number, filter: replay.filter(), after: replay.after() }, clock);
+            self.records.put(
+                &Record::Replay {
+                    session: number,
+                    filter: replay.filter(),
+                    after: replay.after(),
+                },
+                clock,
+            );
         }
         for (packet_id, incoming) in &session.incoming {
             let held = incoming.state != Exchange::Received;
-            self.records.put(&Record::Received { session: number, packet_id: *packet_id, held }, clock);
+            self.records.put(
+                &Record::Received {
+                    session: number,
+                    packet_id: *packet_id,
+                    held,
+                },
+                clock,
+            );
         }
         for entry in session.in_flight.iter() {
-            put_delivery(&mut self.records, clock, number, (&entry.delivery, true), checkpoint);
+            put_delivery(
+                &mut self.records,
+                clock,
+                number,
+                (&entry.delivery, true),
+                checkpoint,
+            );
             if entry.is_released() {
-                self.records.put(&Record::Released { session: number, number: entry.delivery.number }, clock);
+                self.records.put(
+                    &Record::Released {
+                        session: number,
+                        number: entry.delivery.number,
+                    },
+                    clock,
+                );
             }
         }
         for delivery in session.queue.iter().filter(|delivery| delivery.number > 0) {
-            put_delivery(&mut self.records, clock, number, (delivery, false), checkpoint);
+            put_delivery(
+                &mut self.records,
+                clock,
+                number,
+                (delivery, false),
+                checkpoint,
+            );
         }
         self.record_will(key);
     }
@@ -108,8 +164,22 @@ fn put_delivery(
     let targets = [TargetRecord::of(session, delivery, was_sent)];
     let message = &delivery.message;
     if checkpoint.messages.insert(message.id) {
-        records.put(&Record::Message { id: message.id, retained: false, message, targets: &targets }, clock);
+        records.put(
+            &Record::Message {
+                id: message.id,
+                retained: false,
+                message,
+                targets: &targets,
+            },
+            clock,
+        );
     } else {
-        records.put(&Record::Queued { id: message.id, targets: &targets }, clock);
+        records.put(
+            &Record::Queued {
+                id: message.id,
+                targets: &targets,
+            },
+            clock,
+        );
     }
 }

@@ -35,14 +35,17 @@ pub(super) enum End {
 
 impl Engine {
     pub(super) fn open(&mut self, id: ConnectionId, peer: Peer, now: Instant) {
-        self.connections.insert(id, Box::new(Connection::new(peer, now)));
+        self.connections
+            .insert(id, Box::new(Connection::new(peer, now)));
         self.traffic.connections += 1;
         self.set_timer(id, now + self.limits.connect_within, Timer::Connect(id));
     }
 
     /// The one timer of a connection; an earlier one is taken back.
     fn set_timer(&mut self, id: ConnectionId, due: Instant, timer: Timer) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         if let Some(old) = connection.timer.replace((due, timer)) {
             self.timers.remove(&old);
         }
@@ -50,27 +53,62 @@ impl Engine {
     }
 
     pub(super) fn connect_timeout(&mut self, id: ConnectionId, now: Instant) {
-        let Some(connection) = self.connections.get(&id).filter(|connection| connection.session.is_none()) else { return };
+        let Some(connection) = self
+            .connections
+            .get(&id)
+            .filter(|connection| connection.session.is_none())
+        else {
+            return;
+        };
         if matches!(connection.stage, Stage::Verifying(_)) {
-            self.refuse_connect(id, ReasonCode::SERVER_BUSY, "too many logins at a time", now);
+            self.refuse_connect(
+                id,
+                ReasonCode::SERVER_BUSY,
+                "too many logins at a time",
+                now,
+            );
         } else {
-            self.note(id, Noted::Refused, ReasonCode::UNSPECIFIED, "no login within `broker.connect_within`");
+            self.note(
+                id,
+                Noted::Refused,
+                ReasonCode::UNSPECIFIED,
+                "no login within `broker.connect_within`",
+            );
             self.close(id, End::Lost, now);
         }
     }
 
     /// The socket is gone.
     pub(super) fn lost(&mut self, id: ConnectionId, now: Instant) {
-        if self.connections.get(&id).is_some_and(|connection| connection.session.is_some()) {
-            self.note(id, Noted::Disconnected, ReasonCode::SUCCESS, "connection lost without DISCONNECT");
+        if self
+            .connections
+            .get(&id)
+            .is_some_and(|connection| connection.session.is_some())
+        {
+            self.note(
+                id,
+                Noted::Disconnected,
+                ReasonCode::SUCCESS,
+                "connection lost without DISCONNECT",
+            );
         }
         self.end(id, End::Lost, now);
     }
 
     /// The login is done: the client gets its session.
-    pub(super) fn enter(&mut self, id: ConnectionId, connect: &Connect, granted: Granted, now: Instant) {
+    pub(super) fn enter(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect,
+        granted: Granted,
+        now: Instant,
+    ) {
         let is_generated = connect.client_id.is_empty();
-        let client_id = if is_generated { self.generate_client_id() } else { connect.client_id.clone() };
+        let client_id = if is_generated {
+            self.generate_client_id()
+        } else {
+            connect.client_id.clone()
+        };
         let Some(rights) = self.access.rights(granted.user.as_ref(), &client_id) else {
             let why = "a rule of this user uses %c, so the client identifier must not be empty or contain +, # or /";
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
@@ -81,7 +119,12 @@ impl Engine {
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
             return;
         }
-        let owner = self.connections.get(&id).map_or(Owner::Unknown, |connection| Owner::of(granted.user.as_ref(), &connection.peer));
+        let owner = self
+            .connections
+            .get(&id)
+            .map_or(Owner::Unknown, |connection| {
+                Owner::of(granted.user.as_ref(), &connection.peer)
+            });
         if !self.by_client.contains_key(&client_id) && !self.make_room(&owner, now) {
             self.refuse_connect(id, ReasonCode::QUOTA_EXCEEDED, "too many sessions", now);
             return;
@@ -91,7 +134,10 @@ impl Engine {
             self.refuse_connect(id, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why, now);
             return;
         }
-        let will = connect.will.as_ref().map(|will| Box::new(wills::pending(will)));
+        let will = connect
+            .will
+            .as_ref()
+            .map(|will| Box::new(wills::pending(will)));
         let wanted = Wanted {
             client_id: &client_id,
             user: granted.user.as_ref(),
@@ -113,45 +159,83 @@ impl Engine {
             session.will = will;
             session.user = granted.user;
             session.rights = rights;
-            for (filter, _) in session.filters.list().iter().filter(|(filter, _)| filter.is_shared()) {
+            for (filter, _) in session
+                .filters
+                .list()
+                .iter()
+                .filter(|(filter, _)| filter.is_shared())
+            {
                 self.subscriptions.connected(filter, key);
             }
         }
         self.record_session(key, None);
         self.record_will(key);
         // What the end of an older session did is part of the answer.
-        let after = if self.records.len() > recorded { self.records.next_position() } else { 0 };
+        let after = if self.records.len() > recorded {
+            self.records.next_position()
+        } else {
+            0
+        };
         self.traffic.logins += 1;
         self.attach(id, key, connect, granted.proof.is_some(), now);
-        let mut properties = self.connack_properties(connect, key, is_generated.then_some(client_id));
+        let mut properties =
+            self.connack_properties(connect, key, is_generated.then_some(client_id));
         if let Some((method, data)) = granted.proof {
             let fields = properties.edit();
             fields.authentication_method = Some(method);
             fields.authentication_data = Some(data);
         }
-        let connack = ConnAck { session_present: is_present, reason: ReasonCode::SUCCESS, properties };
+        let connack = ConnAck {
+            session_present: is_present,
+            reason: ReasonCode::SUCCESS,
+            properties,
+        };
         if self.send(id, &Packet::ConnAck(connack), after) {
             self.note_connected(id, connect, is_present);
             self.resume(key, now);
         } else {
-            self.note(id, Noted::Dropped, ReasonCode::PACKET_TOO_LARGE, "CONNACK exceeds the client's maximum packet size");
+            self.note(
+                id,
+                Noted::Dropped,
+                ReasonCode::PACKET_TOO_LARGE,
+                "CONNACK exceeds the client's maximum packet size",
+            );
             self.close(id, End::Lost, now);
         }
     }
 
-    fn attach(&mut self, id: ConnectionId, key: SessionKey, connect: &Connect, proved: bool, now: Instant) {
-        let wanted = connect.properties.topic_alias_maximum.unwrap_or(0).min(self.limits.topic_aliases);
+    fn attach(
+        &mut self,
+        id: ConnectionId,
+        key: SessionKey,
+        connect: &Connect,
+        proved: bool,
+        now: Instant,
+    ) {
+        let wanted = connect
+            .properties
+            .topic_alias_maximum
+            .unwrap_or(0)
+            .min(self.limits.topic_aliases);
         // Without room for them the client gets no aliases, which it cannot notice.
-        let has_room = self.charge(key, Part::Aliases, Aliases::allowance(wanted)).is_ok();
-        let (maximum, aliases) = (self.limits.receive_maximum, if has_room { wanted } else { 0 });
+        let has_room = self
+            .charge(key, Part::Aliases, Aliases::allowance(wanted))
+            .is_ok();
+        let (maximum, aliases) = (
+            self.limits.receive_maximum,
+            if has_room { wanted } else { 0 },
+        );
         let keep_alive = self.keep_alive(connect);
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         connection.session = Some(key);
         connection.claimed = None;
         connection.stage = Stage::Live;
         connection.proved = proved;
         connection.adopt(connect, maximum, aliases);
-        connection.silence_allowed = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
+        connection.silence_allowed =
+            (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
         match connection.silence_allowed {
             Some(allowed) => self.set_timer(id, now + allowed, Timer::KeepAlive(id)),
             None => {
@@ -163,7 +247,10 @@ impl Engine {
 
     /// Seconds; a server's maximum binds MQTT 5 clients only, because others cannot be told.
     fn keep_alive(&self, connect: &Connect) -> u16 {
-        let most = self.limits.max_keep_alive.filter(|_| connect.version == Version::V5);
+        let most = self
+            .limits
+            .max_keep_alive
+            .filter(|_| connect.version == Version::V5);
         let most = most.map_or(0, |most| u16::try_from(most.as_secs()).unwrap_or(u16::MAX));
         match (connect.keep_alive, most) {
             (asked, 0) => asked,
@@ -175,17 +262,32 @@ impl Engine {
     /// A session belongs to its user; one of somebody without a name belongs to whoever comes, and one whose client identifier is
     /// reserved for others by a rule belongs to those.
     fn belongs_to_another(&self, client_id: &ByteString, user: Option<&ByteString>) -> bool {
-        let owner = self.by_client.get(client_id).and_then(|key| self.sessions.get(*key)).and_then(|session| session.user.as_ref());
-        let is_squatted = || self.access.owns(user, client_id) && !self.access.owns(owner, client_id);
+        let owner = self
+            .by_client
+            .get(client_id)
+            .and_then(|key| self.sessions.get(*key))
+            .and_then(|session| session.user.as_ref());
+        let is_squatted =
+            || self.access.owns(user, client_id) && !self.access.owns(owner, client_id);
         owner.is_some_and(|owner| Some(owner) != user) && !is_squatted()
     }
 
     /// Ends the session of a client identifier for good, and its connection. False if there is none.
     pub fn end_session(&mut self, client_id: &str, now: Instant) -> bool {
-        let Some(key) = self.by_client.get(client_id).copied() else { return false };
-        let user = self.sessions.get(key).and_then(|session| session.user.clone());
+        let Some(key) = self.by_client.get(client_id).copied() else {
+            return false;
+        };
+        let user = self
+            .sessions
+            .get(key)
+            .and_then(|session| session.user.clone());
         if let Some(id) = self.connection_of(key) {
-            self.refuse_because(id, ReasonCode::ADMINISTRATIVE_ACTION, "the session was ended by command", now);
+            self.refuse_because(
+                id,
+                ReasonCode::ADMINISTRATIVE_ACTION,
+                "the session was ended by command",
+                now,
+            );
         }
         // Many end with their connections.
         if self.by_client.get(client_id) == Some(&key) {
@@ -193,7 +295,16 @@ impl Engine {
         }
         debug_assert!(!self.by_client.contains_key(client_id));
         let (what, why) = (Noted::SessionEnded, "by command");
-        let note = Note { what, address: None, user, client_id: Some(client_id.into()), topic: None, reason: None, why, terms: None };
+        let note = Note {
+            what,
+            address: None,
+            user,
+            client_id: Some(client_id.into()),
+            topic: None,
+            reason: None,
+            why,
+            terms: None,
+        };
         self.outputs.push(super::Output::Note(Box::new(note)));
         true
     }
@@ -204,24 +315,49 @@ impl Engine {
         if self.sessions.len() < self.limits.max_sessions {
             return true;
         }
-        let long_away = self.away.longest(None).filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY);
+        let long_away = self
+            .away
+            .longest(None)
+            .filter(|(since, _)| now.saturating_duration_since(*since) >= LONG_AWAY);
         let crowd = self.budget.crowd().filter(|crowd| *crowd != owner);
-        let Some((_, key)) = long_away.or_else(|| self.away.longest(Some(crowd?))) else { return false };
+        let Some((_, key)) = long_away.or_else(|| self.away.longest(Some(crowd?))) else {
+            return false;
+        };
         self.traffic.evicted_sessions += 1;
         self.remove_session(key, now);
         true
     }
 
-    pub(super) fn refuse_connect(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
+    pub(super) fn refuse_connect(
+        &mut self,
+        id: ConnectionId,
+        reason: ReasonCode,
+        why: &'static str,
+        now: Instant,
+    ) {
         self.note(id, Noted::Refused, reason, why);
         self.answer_connect(id, reason, why, now);
     }
 
     /// Answers CONNECT with an error, and ends the connection.
-    pub(super) fn answer_connect(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
+    pub(super) fn answer_connect(
+        &mut self,
+        id: ConnectionId,
+        reason: ReasonCode,
+        why: &'static str,
+        now: Instant,
+    ) {
         let mut properties = Properties::default();
         properties.edit().reason_string = Some(ByteString::from_static(why));
-        self.send(id, &Packet::ConnAck(ConnAck { session_present: false, reason, properties }), 0);
+        self.send(
+            id,
+            &Packet::ConnAck(ConnAck {
+                session_present: false,
+                reason,
+                properties,
+            }),
+            0,
+        );
         self.close(id, End::Lost, now);
     }
 
@@ -236,13 +372,30 @@ impl Engine {
 
     /// The session of a client, freed from any other connection [MQTT-3.1.4-3]; true if it existed and is kept. A named user does not
     /// get what somebody without a name has left.
-    fn take_session(&mut self, client_id: &ByteString, clean_start: bool, granted: &Granted, now: Instant) -> (SessionKey, bool) {
+    fn take_session(
+        &mut self,
+        client_id: &ByteString,
+        clean_start: bool,
+        granted: &Granted,
+        now: Instant,
+    ) -> (SessionKey, bool) {
         if let Some(key) = self.by_client.get(client_id).copied() {
-            let is_foreign = self.sessions.get(key).is_some_and(|session| session.user != granted.user);
+            let is_foreign = self
+                .sessions
+                .get(key)
+                .is_some_and(|session| session.user != granted.user);
             let begins_anew = clean_start || is_foreign;
             if let Some(other) = self.connection_of(key) {
-                self.say_goodbye(other, ReasonCode::SESSION_TAKEN_OVER, "another connection took over the client identifier");
-                let end = if begins_anew { End::Lost } else { End::TakenOver };
+                self.say_goodbye(
+                    other,
+                    ReasonCode::SESSION_TAKEN_OVER,
+                    "another connection took over the client identifier",
+                );
+                let end = if begins_anew {
+                    End::Lost
+                } else {
+                    End::TakenOver
+                };
                 self.close(other, end, now);
             }
             if begins_anew {
@@ -272,39 +425,58 @@ impl Engine {
     /// batch that says so.
     pub(super) fn record_session(&mut self, key: SessionKey, ends: Option<Instant>) -> Position {
         let clock = self.clock;
-        let Some(session) = self.sessions.get_mut(key) else { return 0 };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return 0;
+        };
         let was_recorded = session.is_recorded;
-        session.is_recorded = self.records.is_on() && (session.is_persistent() || session.will.is_some());
+        session.is_recorded =
+            self.records.is_on() && (session.is_persistent() || session.will.is_some());
         if session.is_recorded {
             let record = SessionRecord {
                 number: session.number,
                 client_id: session.client_id.clone(),
                 user: session.user.clone(),
-                outlives_ms: session.outlives.map(|outlives| u64::try_from(outlives.as_millis()).unwrap_or(u64::MAX)),
+                outlives_ms: session
+                    .outlives
+                    .map(|outlives| u64::try_from(outlives.as_millis()).unwrap_or(u64::MAX)),
                 ends: ends.map(|at| Deadline::of(at, clock)),
                 last_number: session.last_number,
             };
             self.records.put(&Record::Session(&record), clock)
         } else if was_recorded {
-            self.records.put(&Record::Gone { session: session.number }, clock)
+            self.records.put(
+                &Record::Gone {
+                    session: session.number,
+                },
+                clock,
+            )
         } else {
             0
         }
     }
 
-    fn connack_properties(&self, connect: &Connect, key: SessionKey, assigned: Option<ByteString>) -> Properties {
+    fn connack_properties(
+        &self,
+        connect: &Connect,
+        key: SessionKey,
+        assigned: Option<ByteString>,
+    ) -> Properties {
         let mut properties = Properties::default();
         if connect.version != Version::V5 {
             return properties;
         }
         let fields = properties.edit();
         fields.receive_maximum = NonZeroU16::new(self.limits.receive_maximum);
-        fields.maximum_packet_size = u32::try_from(self.limits.max_packet).ok().and_then(NonZeroU32::new);
+        fields.maximum_packet_size = u32::try_from(self.limits.max_packet)
+            .ok()
+            .and_then(NonZeroU32::new);
         fields.topic_alias_maximum = Some(self.limits.topic_aliases).filter(|maximum| *maximum > 0);
-        fields.server_keep_alive = Some(self.keep_alive(connect)).filter(|seconds| *seconds != connect.keep_alive);
+        fields.server_keep_alive =
+            Some(self.keep_alive(connect)).filter(|seconds| *seconds != connect.keep_alive);
         let outlives = self.sessions.get(key).and_then(|session| session.outlives);
         let asked = connect.properties.session_expiry.unwrap_or(0);
-        fields.session_expiry = Some(outlives.map_or(NEVER, seconds)).filter(|given| *given != asked);
+        fields.session_expiry =
+            Some(outlives.map_or(NEVER, seconds)).filter(|given| *given != asked);
         if connect.properties.request_response_information == Some(true) {
             // The prefix of topics that are this client's own to answer on.
             let client_id = assigned.as_ref().unwrap_or(&connect.client_id);
@@ -315,10 +487,18 @@ impl Engine {
     }
 
     pub(super) fn check_keep_alive(&mut self, id: ConnectionId, now: Instant) {
-        let Some(connection) = self.connections.get(&id) else { return };
-        let Some(allowed) = connection.silence_allowed else { return };
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        let Some(allowed) = connection.silence_allowed else {
+            return;
+        };
         // Who is not read cannot be heard.
-        let due = if connection.is_paused { now + allowed } else { connection.last_heard + allowed };
+        let due = if connection.is_paused {
+            now + allowed
+        } else {
+            connection.last_heard + allowed
+        };
         if due <= now {
             self.refuse(id, ReasonCode::KEEP_ALIVE_TIMEOUT, now);
         } else {
@@ -326,22 +506,41 @@ impl Engine {
         }
     }
 
-    pub(super) fn disconnect(&mut self, id: ConnectionId, key: SessionKey, packet: &Disconnect, now: Instant) {
-        if let (Some(seconds), Some(session)) = (packet.properties.session_expiry, self.sessions.get_mut(key)) {
+    pub(super) fn disconnect(
+        &mut self,
+        id: ConnectionId,
+        key: SessionKey,
+        packet: &Disconnect,
+        now: Instant,
+    ) {
+        if let (Some(seconds), Some(session)) =
+            (packet.properties.session_expiry, self.sessions.get_mut(key))
+        {
             if session.outlives == Some(Duration::ZERO) && seconds > 0 {
-                self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "a session expiry of 0 cannot be raised", now); // [MQTT-3.14.2-2]
+                self.refuse_because(
+                    id,
+                    ReasonCode::PROTOCOL_ERROR,
+                    "a session expiry of 0 cannot be raised",
+                    now,
+                ); // [MQTT-3.14.2-2]
                 return;
             }
             session.outlives = capped(expiry(seconds), self.limits.max_session_expiry);
         }
         self.note(id, Noted::Disconnected, packet.reason, "by the client");
-        let end = if packet.reason == ReasonCode::SUCCESS { End::Orderly } else { End::Lost };
+        let end = if packet.reason == ReasonCode::SUCCESS {
+            End::Orderly
+        } else {
+            End::Lost
+        };
         self.close(id, end, now);
     }
 
     /// Ends a connection from this side; what was written to it and waits for nothing still goes out.
     pub(super) fn close(&mut self, id: ConnectionId, end: End, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         let mut rest = OutputBuffer::default();
         rest.append(connection.out.take_ready());
         self.outputs.push(super::Output::Close(id, rest));
@@ -350,10 +549,16 @@ impl Engine {
 
     /// The connection is gone, or as good as gone.
     pub(super) fn end(&mut self, id: ConnectionId, end: End, now: Instant) {
-        let Some(connection) = self.connections.remove(&id) else { return };
+        let Some(connection) = self.connections.remove(&id) else {
+            return;
+        };
         connection.timer.map(|timer| self.timers.remove(&timer));
-        let Some(key) = connection.session else { return };
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(key) = connection.session else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         session.connection = None;
         session.away_since = Some(now);
         let lost = session.queue.forget_qos_0();
@@ -378,7 +583,11 @@ impl Engine {
     }
 
     pub(super) fn session_expires(&mut self, key: SessionKey, due: Instant, now: Instant) {
-        if self.sessions.get(key).is_some_and(|session| session.expires_at == Some(due)) {
+        if self
+            .sessions
+            .get(key)
+            .is_some_and(|session| session.expires_at == Some(due))
+        {
             self.traffic.expired_sessions += 1;
             self.remove_session(key, now);
         }
@@ -387,16 +596,25 @@ impl Engine {
     /// The session ends; a will that still waits is published [MQTT-3.1.3-9].
     pub(super) fn remove_session(&mut self, key: SessionKey, now: Instant) {
         self.publish_will(key, now);
-        let Some(mut session) = self.sessions.try_remove(key) else { return };
+        let Some(mut session) = self.sessions.try_remove(key) else {
+            return;
+        };
         self.fullest.forget(key);
         self.away.note(key, None);
-        session.expires_at.map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
+        session
+            .expires_at
+            .map(|due| self.timers.remove(&(due, Timer::SessionExpiry(key))));
         self.by_client.remove(&session.client_id);
         for (filter, _) in session.filters.list() {
             self.subscriptions.remove(filter, key);
         }
         if session.is_recorded {
-            self.records.put(&Record::Gone { session: session.number }, self.clock);
+            self.records.put(
+                &Record::Gone {
+                    session: session.number,
+                },
+                self.clock,
+            );
         }
         self.hand_on(&mut session, now);
         self.budget.close(session.account);

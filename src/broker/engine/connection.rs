@@ -83,7 +83,12 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Where bytes go that depend on the batch `after`; 0 if on none.
-    pub(super) fn buffer(&mut self, lane: Lane, after: Position, durable: Position) -> &mut OutputBuffer {
+    pub(super) fn buffer(
+        &mut self,
+        lane: Lane,
+        after: Position,
+        durable: Position,
+    ) -> &mut OutputBuffer {
         let after = if after <= durable { 0 } else { after };
         let gates = match lane {
             Lane::Answers => &mut self.answers,
@@ -91,10 +96,16 @@ impl Outgoing {
         };
         let needs_gate = gates.back().map_or(after > 0, |gate| gate.after < after);
         if needs_gate {
-            gates.push_back(Gate { after, bytes: OutputBuffer::default(), settles: Settled::default() });
+            gates.push_back(Gate {
+                after,
+                bytes: OutputBuffer::default(),
+                settles: Settled::default(),
+            });
             self.new_gate = self.new_gate.max(Some(after));
         }
-        gates.back_mut().map_or(&mut self.ready, |gate| &mut gate.bytes)
+        gates
+            .back_mut()
+            .map_or(&mut self.ready, |gate| &mut gate.bytes)
     }
 
     /// Messages from now on wait for the batch `after`, as the answer does that must come before them.
@@ -115,7 +126,11 @@ impl Outgoing {
 
     /// Where an answer goes that waits for nothing but CONNACK.
     pub(super) fn buffer_at_once(&mut self, durable: Position) -> &mut OutputBuffer {
-        if self.is_greeted(durable) { &mut self.ready } else { self.buffer(Lane::Messages, 0, durable) }
+        if self.is_greeted(durable) {
+            &mut self.ready
+        } else {
+            self.buffer(Lane::Messages, 0, durable)
+        }
     }
 
     /// Notes bytes that were written to a buffer.
@@ -149,7 +164,10 @@ impl Outgoing {
     /// What is settled when everything that waits for the disk may leave.
     fn gated(&self) -> Settled {
         let mut settled = Settled::default();
-        self.answers.iter().chain(&self.messages).for_each(|gate| settled.add(gate.settles));
+        self.answers
+            .iter()
+            .chain(&self.messages)
+            .for_each(|gate| settled.add(gate.settles));
         settled
     }
 
@@ -245,7 +263,10 @@ impl Connection {
     /// What CONNECT says about this connection. `aliases` is how many topic aliases the client gets.
     pub(super) fn adopt(&mut self, connect: &Connect, own_maximum: u16, aliases: u16) {
         let properties = &connect.properties;
-        self.receive_maximum = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get).min(own_maximum);
+        self.receive_maximum = properties
+            .receive_maximum
+            .map_or(u16::MAX, NonZeroU16::get)
+            .min(own_maximum);
         if aliases > 0 {
             self.aliases = Some(Box::new(Aliases::of_client(aliases)));
         }
@@ -256,12 +277,20 @@ impl Connection {
     pub(super) fn limit_answers(&mut self, connect: &Connect) {
         self.version = connect.version;
         self.is_bridge = connect.is_bridge;
-        self.max_packet = connect.properties.maximum_packet_size.map_or(usize::MAX, |size| size.get() as usize);
+        self.max_packet = connect
+            .properties
+            .maximum_packet_size
+            .map_or(usize::MAX, |size| size.get() as usize);
         self.explains = connect.properties.request_problem_information != Some(false);
     }
 
     /// Writes a packet that waits for the batch `after`; its length, or `None` if it cannot be made small enough for the client.
-    pub(super) fn write(&mut self, packet: &Packet, after: Position, durable: Position) -> Option<usize> {
+    pub(super) fn write(
+        &mut self,
+        packet: &Packet,
+        after: Position,
+        durable: Position,
+    ) -> Option<usize> {
         let (version, most, explains) = (self.version, self.max_packet, self.explains);
         let buffer = if matches!(packet, Packet::PingResp) {
             self.out.buffer_at_once(durable)
@@ -298,7 +327,10 @@ impl Connection {
 
     /// Bytes may leave that settle something.
     pub(super) fn settle(&mut self, settled: Settled) {
-        debug_assert!(settled.acks <= self.owed && settled.bytes <= self.owed_bytes, "what is settled was owed");
+        debug_assert!(
+            settled.acks <= self.owed && settled.bytes <= self.owed_bytes,
+            "what is settled was owed"
+        );
         self.owed = self.owed.saturating_sub(settled.acks);
         self.owed_bytes = self.owed_bytes.saturating_sub(settled.bytes);
         self.window = self.window.saturating_sub(settled.window);
@@ -309,16 +341,28 @@ impl Connection {
         let gated = self.out.gated();
         let waiting: usize = self.acks.iter().map(|ack| ack.bytes).sum();
         self.acks.check_invariants();
-        assert_eq!(self.owed, self.acks.iter().count() + gated.acks, "acknowledgements that are owed");
-        assert_eq!(self.owed_bytes, waiting + gated.bytes, "bytes of messages whose acknowledgements are owed");
-        self.aliases.iter().for_each(|aliases| aliases.check_invariants());
+        assert_eq!(
+            self.owed,
+            self.acks.iter().count() + gated.acks,
+            "acknowledgements that are owed"
+        );
+        assert_eq!(
+            self.owed_bytes,
+            waiting + gated.bytes,
+            "bytes of messages whose acknowledgements are owed"
+        );
+        self.aliases
+            .iter()
+            .for_each(|aliases| aliases.check_invariants());
     }
 }
 
 fn properties_of(packet: &mut Packet) -> Option<&mut Properties> {
     match packet {
         Packet::ConnAck(connack) => Some(&mut connack.properties),
-        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => Some(&mut ack.properties),
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+            Some(&mut ack.properties)
+        }
         Packet::SubAck(grants) | Packet::UnsubAck(grants) => Some(&mut grants.properties),
         Packet::Disconnect(end) | Packet::Auth(end) => Some(&mut end.properties),
         _ => None,
@@ -328,7 +372,9 @@ fn properties_of(packet: &mut Packet) -> Option<&mut Properties> {
 /// True for a packet whose explanations the client can forbid, with any [MQTT-3.1.2-29].
 fn is_explained(packet: &Packet) -> bool {
     match packet {
-        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => !ack.properties.is_empty(),
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+            !ack.properties.is_empty()
+        }
         Packet::SubAck(grants) | Packet::UnsubAck(grants) => !grants.properties.is_empty(),
         Packet::Auth(auth) => auth.properties.reason_string.is_some(),
         _ => false,
@@ -350,7 +396,9 @@ fn unexplained(packet: &Packet) -> Packet {
 
 /// Takes the least important property off a packet; false if nothing is left that may go.
 fn shrink(packet: &mut Packet) -> bool {
-    let Some(properties) = properties_of(packet).filter(|properties| !properties.is_empty()) else { return false };
+    let Some(properties) = properties_of(packet).filter(|properties| !properties.is_empty()) else {
+        return false;
+    };
     let fields = properties.edit();
     let went = fields.reason_string.take().is_some()
         || !std::mem::take(&mut fields.user).is_empty()

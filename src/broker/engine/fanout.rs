@@ -29,7 +29,13 @@ pub(super) struct Fanout {
 impl Fanout {
     pub(super) fn new(message: Message, now: Instant) -> Self {
         let expiry = message.seconds_left(now);
-        Self { message, is_retained: false, kept: None, expiry, templates: [const { None }; 4] }
+        Self {
+            message,
+            is_retained: false,
+            kept: None,
+            expiry,
+            templates: [const { None }; 4],
+        }
     }
 
     pub(super) fn message(&self) -> &Message {
@@ -57,13 +63,34 @@ impl Fanout {
             (true, false) => plain_5,
             (true, true) => with_id_5,
         };
-        slot.get_or_insert_with(|| template(message, Extras { message_expiry: expiry, ..Extras::default() }, version, has_id))
+        slot.get_or_insert_with(|| {
+            template(
+                message,
+                Extras {
+                    message_expiry: expiry,
+                    ..Extras::default()
+                },
+                version,
+                has_id,
+            )
+        })
     }
 }
 
-fn template(message: &Message, extras: Extras<'_>, version: Version, has_id: bool) -> PublishTemplate {
+fn template(
+    message: &Message,
+    extras: Extras<'_>,
+    version: Version,
+    has_id: bool,
+) -> PublishTemplate {
     let topic = (message.topic.as_str(), &message.payload);
-    PublishTemplate::new(topic, &message.properties, extras, (version, has_id), SHARED_FROM)
+    PublishTemplate::new(
+        topic,
+        &message.properties,
+        extras,
+        (version, has_id),
+        SHARED_FROM,
+    )
 }
 
 /// A PUBLISH to one connection.
@@ -80,20 +107,54 @@ pub(super) struct Item<'a> {
 impl Item<'_> {
     /// Writes it; its length, or `None` if it is more than the client takes [MQTT-3.1.2-24].
     pub(super) fn write(&self, connection: &mut Connection, durable: Position) -> Option<usize> {
-        let extras = Extras { message_expiry: self.expiry, topic_alias: None, subscription_identifiers: self.identifiers };
+        let extras = Extras {
+            message_expiry: self.expiry,
+            topic_alias: None,
+            subscription_identifiers: self.identifiers,
+        };
         let has_id = self.number > 0;
         let whole = template(self.message, extras, connection.version, has_id);
         if whole.packet_len() > connection.max_packet {
             return None;
         }
-        let aliases = connection.aliases.as_mut().filter(|_| whole.packet_len() + ALIAS_BYTES <= connection.max_packet);
+        let aliases = connection
+            .aliases
+            .as_mut()
+            .filter(|_| whole.packet_len() + ALIAS_BYTES <= connection.max_packet);
         let alias = aliases.and_then(|aliases| aliases.assign(&self.message.topic));
-        let Some((alias, is_known)) = alias else { return put(&whole, self.flags, self.number, connection, (self.after, durable)) };
-        let topic = if is_known { "" } else { self.message.topic.as_str() };
-        let extras = Extras { topic_alias: Some(alias), ..extras };
+        let Some((alias, is_known)) = alias else {
+            return put(
+                &whole,
+                self.flags,
+                self.number,
+                connection,
+                (self.after, durable),
+            );
+        };
+        let topic = if is_known {
+            ""
+        } else {
+            self.message.topic.as_str()
+        };
+        let extras = Extras {
+            topic_alias: Some(alias),
+            ..extras
+        };
         let version = (connection.version, has_id);
-        let short = PublishTemplate::new((topic, &self.message.payload), &self.message.properties, extras, version, SHARED_FROM);
-        put(&short, self.flags, self.number, connection, (self.after, durable))
+        let short = PublishTemplate::new(
+            (topic, &self.message.payload),
+            &self.message.properties,
+            extras,
+            version,
+            SHARED_FROM,
+        );
+        put(
+            &short,
+            self.flags,
+            self.number,
+            connection,
+            (self.after, durable),
+        )
     }
 }
 
@@ -110,7 +171,9 @@ pub(super) fn put(
         return None;
     }
     let buffer = connection.out.buffer(Lane::Messages, after, durable);
-    let shared = template.write(flags, packet_id(number), buffer.tail()).cloned();
+    let shared = template
+        .write(flags, packet_id(number), buffer.tail())
+        .cloned();
     if let Some(payload) = shared {
         buffer.share(payload);
     }
@@ -118,7 +181,12 @@ pub(super) fn put(
     Some(length)
 }
 
-pub(super) fn item(delivery: &Delivery, is_repeated: bool, after: Position, now: Instant) -> Item<'_> {
+pub(super) fn item(
+    delivery: &Delivery,
+    is_repeated: bool,
+    after: Position,
+    now: Instant,
+) -> Item<'_> {
     Item {
         message: &delivery.message,
         expiry: delivery.message.seconds_left(now),

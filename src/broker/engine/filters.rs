@@ -13,8 +13,15 @@ const GROUP_OVERHEAD: usize = 500;
 /// What a subscription takes, in bytes, about: its text here and in the tree, of a shared one in its group, and its replay.
 pub(super) fn cost(filter: &TopicFilter) -> usize {
     let text = filter.as_str().len();
-    let group = if filter.is_shared() { GROUP_OVERHEAD + text } else { 0 };
-    2 * (text + size_of::<(TopicFilter, Subscription)>()) + FILTER_OVERHEAD + group + size_of::<Replay>()
+    let group = if filter.is_shared() {
+        GROUP_OVERHEAD + text
+    } else {
+        0
+    };
+    2 * (text + size_of::<(TopicFilter, Subscription)>())
+        + FILTER_OVERHEAD
+        + group
+        + size_of::<Replay>()
 }
 
 /// The subscriptions of one session.
@@ -71,7 +78,9 @@ impl Filters {
 
     /// True if there was one.
     pub(super) fn remove(&mut self, filter: &TopicFilter) -> bool {
-        let Ok(place) = self.place_of(filter) else { return false };
+        let Ok(place) = self.place_of(filter) else {
+            return false;
+        };
         let (gone, _) = self.list.remove(place);
         self.bytes -= cost(&gone);
         if self.list.capacity() > 4 * self.list.len() {
@@ -82,7 +91,17 @@ impl Filters {
 
     /// Panics if the total is not what the filters say. For tests.
     pub(super) fn check_invariants(&self) {
-        assert_eq!(self.bytes, self.list.iter().map(|(filter, _)| cost(filter)).sum::<usize>(), "bytes of subscriptions");
-        assert!(self.list.is_sorted_by(|one, next| one.0 < next.0), "the order of the filters");
+        assert_eq!(
+            self.bytes,
+            self.list
+                .iter()
+                .map(|(filter, _)| cost(filter))
+                .sum::<usize>(),
+            "bytes of subscriptions"
+        );
+        assert!(
+            self.list.is_sorted_by(|one, next| one.0 < next.0),
+            "the order of the filters"
+        );
     }
 }

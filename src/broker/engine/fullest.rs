@@ -14,9 +14,15 @@ const STEPS: usize = 8;
 
 /// The size class of a queue; 0 for an empty one.
 fn class_of(bytes: usize) -> usize {
-    let Some(log) = bytes.checked_ilog2() else { return 0 };
+    let Some(log) = bytes.checked_ilog2() else {
+        return 0;
+    };
     // The three bits behind the first one.
-    let below = if log >= 3 { bytes >> (log - 3) } else { bytes << (3 - log) };
+    let below = if log >= 3 {
+        bytes >> (log - 3)
+    } else {
+        bytes << (3 - log)
+    };
     log as usize * STEPS + below % STEPS + 1
 }
 
@@ -58,7 +64,9 @@ impl Fullest {
         if self.noted.len() <= key {
             self.noted.resize(key + 1, 0);
         }
-        let Some(noted) = self.noted.get_mut(key) else { return };
+        let Some(noted) = self.noted.get_mut(key) else {
+            return;
+        };
         if *noted > 0 {
             self.order.remove(&(*noted, key));
         }
@@ -72,9 +80,17 @@ impl Fullest {
     pub(super) fn check_invariants(&self, held: impl Iterator<Item = (SessionKey, usize)>) {
         for (key, bytes) in held {
             let noted = self.noted.get(key).copied().unwrap_or(0);
-            assert!(noted >= class_of(bytes), "session {key} holds {bytes} bytes and is noted as class {noted}");
+            assert!(
+                noted >= class_of(bytes),
+                "session {key} holds {bytes} bytes and is noted as class {noted}"
+            );
         }
-        let noted = self.noted.iter().enumerate().filter(|(_, class)| **class > 0).map(|(key, class)| (*class, key));
+        let noted = self
+            .noted
+            .iter()
+            .enumerate()
+            .filter(|(_, class)| **class > 0)
+            .map(|(key, class)| (*class, key));
         assert_eq!(self.order, noted.collect());
     }
 }

@@ -48,7 +48,11 @@ impl Entry {
     }
 
     fn weight(&self) -> usize {
-        if self.released { 0 } else { self.delivery.message.weight() }
+        if self.released {
+            0
+        } else {
+            self.delivery.message.weight()
+        }
     }
 
     /// Its content is let go: the client has it.
@@ -153,28 +157,49 @@ impl InFlight {
 
     /// True if the packet identifier of a number is in use by an older message [MQTT-2.2.1-4].
     pub(super) fn is_identifier_in_use(&self, number: u64) -> bool {
-        self.oldest().is_some_and(|oldest| number.saturating_sub(oldest) >= IDENTIFIERS)
+        self.oldest()
+            .is_some_and(|oldest| number.saturating_sub(oldest) >= IDENTIFIERS)
     }
 
     /// Notes a PUBLISH that was just written for the first time.
     pub(super) fn push(&mut self, delivery: Delivery) {
         self.in_window += 1;
-        self.put(Entry { delivery, released: false, is_repeated: false, is_sent: true, is_in_window: true });
+        self.put(Entry {
+            delivery,
+            released: false,
+            is_repeated: false,
+            is_sent: true,
+            is_in_window: true,
+        });
     }
 
     /// Puts back what was in flight when the broker stopped.
     pub(super) fn restore(&mut self, delivery: Delivery, released: bool) {
         self.unsent += 1;
-        let mut entry = Entry { delivery, released: false, is_repeated: true, is_sent: false, is_in_window: false };
+        let mut entry = Entry {
+            delivery,
+            released: false,
+            is_repeated: true,
+            is_sent: false,
+            is_in_window: false,
+        };
         if released {
-            entry.release(self.hollow.get_or_insert_with(|| Kept::hollow(&entry.delivery.message)));
+            entry.release(
+                self.hollow
+                    .get_or_insert_with(|| Kept::hollow(&entry.delivery.message)),
+            );
         }
         self.put(entry);
     }
 
     fn put(&mut self, entry: Entry) {
         debug_assert!(entry.delivery.number > 0, "QoS 0 is never in flight");
-        debug_assert!(self.entries.back().is_none_or(|last| last.delivery.number < entry.delivery.number), "in the order of the numbers");
+        debug_assert!(
+            self.entries
+                .back()
+                .is_none_or(|last| last.delivery.number < entry.delivery.number),
+            "in the order of the numbers"
+        );
         self.bytes += entry.weight();
         self.released += usize::from(entry.released);
         if !entry.released {
@@ -195,7 +220,10 @@ impl InFlight {
 
     /// What is released on a new connection, in order; it counts as written.
     pub(super) fn releases(&mut self) -> Vec<PacketId> {
-        let released = self.entries.iter_mut().filter(|entry| entry.released && !entry.is_sent);
+        let released = self
+            .entries
+            .iter_mut()
+            .filter(|entry| entry.released && !entry.is_sent);
         let ids: Vec<PacketId> = released
             .filter_map(|entry| {
                 entry.is_sent = true;
@@ -208,13 +236,22 @@ impl InFlight {
 
     /// The first message that was not written on this connection, and its place.
     pub(super) fn next_unsent(&self) -> Option<(usize, &Entry)> {
-        self.entries.iter().enumerate().skip(self.written).find(|(_, entry)| !entry.is_sent)
+        self.entries
+            .iter()
+            .enumerate()
+            .skip(self.written)
+            .find(|(_, entry)| !entry.is_sent)
     }
 
     /// Notes that the message at a place was written again, as a PUBLISH.
     pub(super) fn sent_again(&mut self, place: usize) {
-        let Some(entry) = self.entries.get_mut(place) else { return };
-        debug_assert!(!entry.is_sent && !entry.is_in_window, "it is written once a connection");
+        let Some(entry) = self.entries.get_mut(place) else {
+            return;
+        };
+        debug_assert!(
+            !entry.is_sent && !entry.is_in_window,
+            "it is written once a connection"
+        );
         (entry.is_sent, entry.is_in_window) = (true, true);
         // It was the first one that was not written.
         self.written = place + 1;
@@ -223,14 +260,28 @@ impl InFlight {
     }
 
     /// PUBREC for a QoS 2 message that was sent on this connection; its number, and the message unless it was released before.
-    pub(super) fn release(&mut self, packet_id: PacketId) -> Acknowledged<(u64, Option<Arc<Kept>>)> {
-        let spent = self.spent_place_of(packet_id).and_then(|place| self.spent.get_mut(place));
+    pub(super) fn release(
+        &mut self,
+        packet_id: PacketId,
+    ) -> Acknowledged<(u64, Option<Arc<Kept>>)> {
+        let spent = self
+            .spent_place_of(packet_id)
+            .and_then(|place| self.spent.get_mut(place));
         if let Some(spent) = spent {
             spent.released |= spent.qos == QoS::ExactlyOnce;
-            return if spent.released { Acknowledged::Spent } else { Acknowledged::WrongKind };
+            return if spent.released {
+                Acknowledged::Spent
+            } else {
+                Acknowledged::WrongKind
+            };
         }
-        let entry = self.place_of(packet_id).and_then(|place| self.entries.get_mut(place)).filter(|entry| entry.is_sent);
-        let Some(entry) = entry else { return Acknowledged::Unknown };
+        let entry = self
+            .place_of(packet_id)
+            .and_then(|place| self.entries.get_mut(place))
+            .filter(|entry| entry.is_sent);
+        let Some(entry) = entry else {
+            return Acknowledged::Unknown;
+        };
         if entry.delivery.qos != QoS::ExactlyOnce {
             return Acknowledged::WrongKind;
         }
@@ -240,15 +291,26 @@ impl InFlight {
         }
         self.bytes -= entry.weight();
         self.released += 1;
-        let message = entry.release(self.hollow.get_or_insert_with(|| Kept::hollow(&entry.delivery.message)));
+        let message = entry.release(
+            self.hollow
+                .get_or_insert_with(|| Kept::hollow(&entry.delivery.message)),
+        );
         message.let_go();
         Acknowledged::Message((number, Some(message)))
     }
 
     /// Ends what was sent under `packet_id` on this connection, if it is what the acknowledgement is for.
-    pub(super) fn complete(&mut self, packet_id: PacketId, ending: Ending) -> Acknowledged<Delivery> {
+    pub(super) fn complete(
+        &mut self,
+        packet_id: PacketId,
+        ending: Ending,
+    ) -> Acknowledged<Delivery> {
         if let Some(place) = self.spent_place_of(packet_id) {
-            if !self.spent.get(place).is_some_and(|spent| ending.is_for(spent.qos, spent.released)) {
+            if !self
+                .spent
+                .get(place)
+                .is_some_and(|spent| ending.is_for(spent.qos, spent.released))
+            {
                 return Acknowledged::WrongKind;
             }
             self.spent.remove(place);
@@ -256,11 +318,13 @@ impl InFlight {
             return Acknowledged::Spent;
         }
         let place = self.place_of(packet_id);
-        let entry = place.and_then(|place| self.entries.get(place)).filter(|entry| entry.is_sent);
+        let entry = place
+            .and_then(|place| self.entries.get(place))
+            .filter(|entry| entry.is_sent);
         match (place, entry) {
-            (Some(place), Some(entry)) if ending.is_for(entry.delivery.qos, entry.released) => {
-                self.remove(place).map_or(Acknowledged::Unknown, Acknowledged::Message)
-            }
+            (Some(place), Some(entry)) if ending.is_for(entry.delivery.qos, entry.released) => self
+                .remove(place)
+                .map_or(Acknowledged::Unknown, Acknowledged::Message),
             (_, Some(_)) => Acknowledged::WrongKind,
             (_, None) => Acknowledged::Unknown,
         }
@@ -269,12 +333,20 @@ impl InFlight {
     /// Gives up the oldest message that is not released. If it was sent, the client can still acknowledge it, and no other one is sent in
     /// its place before.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
-        let (place, oldest) = self.entries.iter().enumerate().find(|(_, entry)| !entry.released)?;
+        let (place, oldest) = self
+            .entries
+            .iter()
+            .enumerate()
+            .find(|(_, entry)| !entry.released)?;
         let (is_in_window, number) = (oldest.is_in_window, oldest.delivery.number);
         let gone = self.remove(place)?;
         if is_in_window {
             // What is before it was released, and stays so: the numbers in `spent` are in order.
-            self.spent.push_back(Spent { number, qos: gone.qos, released: false });
+            self.spent.push_back(Spent {
+                number,
+                qos: gone.qos,
+                released: false,
+            });
             self.in_window += 1;
         }
         Some(gone)
@@ -310,7 +382,13 @@ impl InFlight {
     /// The smallest number whose packet identifier is in use.
     fn oldest(&self) -> Option<u64> {
         let spent = self.spent.front().map(|spent| spent.number);
-        [spent, self.entries.front().map(|entry| entry.delivery.number)].into_iter().flatten().min()
+        [
+            spent,
+            self.entries.front().map(|entry| entry.delivery.number),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Numbers are in order and within one round of the identifiers, so that an identifier means one number.
@@ -322,28 +400,81 @@ impl InFlight {
 
     fn place_of(&self, packet_id: PacketId) -> Option<usize> {
         let number = self.number_of(packet_id)?;
-        self.entries.binary_search_by_key(&number, |entry| entry.delivery.number).ok()
+        self.entries
+            .binary_search_by_key(&number, |entry| entry.delivery.number)
+            .ok()
     }
 
     fn spent_place_of(&self, packet_id: PacketId) -> Option<usize> {
         let number = self.number_of(packet_id)?;
-        self.spent.binary_search_by_key(&number, |spent| spent.number).ok()
+        self.spent
+            .binary_search_by_key(&number, |spent| spent.number)
+            .ok()
     }
 
     /// Panics if a total is not what the entries say. For tests.
     pub(super) fn check_invariants(&self) {
         let count = |is: fn(&Entry) -> bool| self.entries.iter().filter(|entry| is(entry)).count();
-        assert_eq!(self.bytes, self.entries.iter().map(Entry::weight).sum::<usize>(), "bytes in flight");
-        assert_eq!(self.unsent, count(|entry| !entry.is_sent), "messages that were not written on this connection");
-        assert_eq!(self.in_window, count(|entry| entry.is_in_window) + self.spent.len(), "messages in the window");
-        assert_eq!(self.released, count(|entry| entry.released), "released messages");
-        assert!(self.spent.iter().map(|spent| spent.number).is_sorted_by(|one, next| one < next), "what is spent");
-        let is_spent = |entry: &Entry| self.spent.iter().any(|spent| spent.number == entry.delivery.number);
-        assert!(!self.entries.iter().any(is_spent), "a message is either spent or in flight");
-        assert!(self.entries.iter().is_sorted_by(|one, next| one.delivery.number < next.delivery.number), "the order of the numbers");
-        assert!(self.entries.iter().take(self.written).all(|entry| entry.is_sent), "what was written on this connection");
-        let last = self.entries.back().map(|entry| entry.delivery.number).max(self.spent.back().map(|spent| spent.number));
-        let span = last.zip(self.oldest()).map_or(0, |(last, first)| last - first);
-        assert!(span < IDENTIFIERS, "two messages with the same packet identifier");
+        assert_eq!(
+            self.bytes,
+            self.entries.iter().map(Entry::weight).sum::<usize>(),
+            "bytes in flight"
+        );
+        assert_eq!(
+            self.unsent,
+            count(|entry| !entry.is_sent),
+            "messages that were not written on this connection"
+        );
+        assert_eq!(
+            self.in_window,
+            count(|entry| entry.is_in_window) + self.spent.len(),
+            "messages in the window"
+        );
+        assert_eq!(
+            self.released,
+            count(|entry| entry.released),
+            "released messages"
+        );
+        assert!(
+            self.spent
+                .iter()
+                .map(|spent| spent.number)
+                .is_sorted_by(|one, next| one < next),
+            "what is spent"
+        );
+        let is_spent = |entry: &Entry| {
+            self.spent
+                .iter()
+                .any(|spent| spent.number == entry.delivery.number)
+        };
+        assert!(
+            !self.entries.iter().any(is_spent),
+            "a message is either spent or in flight"
+        );
+        assert!(
+            self.entries
+                .iter()
+                .is_sorted_by(|one, next| one.delivery.number < next.delivery.number),
+            "the order of the numbers"
+        );
+        assert!(
+            self.entries
+                .iter()
+                .take(self.written)
+                .all(|entry| entry.is_sent),
+            "what was written on this connection"
+        );
+        let last = self
+            .entries
+            .back()
+            .map(|entry| entry.delivery.number)
+            .max(self.spent.back().map(|spent| spent.number));
+        let span = last
+            .zip(self.oldest())
+            .map_or(0, |(last, first)| last - first);
+        assert!(
+            span < IDENTIFIERS,
+            "two messages with the same packet identifier"
+        );
     }
 }

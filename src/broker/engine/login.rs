@@ -63,33 +63,59 @@ pub(super) struct Granted {
     pub(super) proof: Option<(ByteString, Bytes)>,
 }
 
-const FAILED: (ReasonCode, &str) = (ReasonCode::BAD_USER_NAME_OR_PASSWORD, "wrong user name or password");
-const LOCKED: (ReasonCode, &str) =
-    (ReasonCode::BANNED, "too many wrong passwords for this user name from this address; try again in a minute");
-const NO_METHOD: (ReasonCode, &str) = (ReasonCode::BAD_AUTHENTICATION_METHOD, "the only method is SCRAM-SHA-256");
+const FAILED: (ReasonCode, &str) = (
+    ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+    "wrong user name or password",
+);
+const LOCKED: (ReasonCode, &str) = (
+    ReasonCode::BANNED,
+    "too many wrong passwords for this user name from this address; try again in a minute",
+);
+const NO_METHOD: (ReasonCode, &str) = (
+    ReasonCode::BAD_AUTHENTICATION_METHOD,
+    "the only method is SCRAM-SHA-256",
+);
 
 impl Engine {
     /// A packet of a connection without a session.
     pub(super) fn first_packets(&mut self, id: ConnectionId, packet: Packet, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         match (&mut connection.stage, packet) {
             (Stage::AwaitsConnect, Packet::Connect(connect)) => self.log_in(id, *connect, now),
             (Stage::Proving(..), Packet::Auth(auth)) => self.check_proof(id, &auth, now),
-            (Stage::Verifying(pending), packet) if pending.early.len() < MAX_EARLY => pending.early.push(packet),
+            (Stage::Verifying(pending), packet) if pending.early.len() < MAX_EARLY => {
+                pending.early.push(packet)
+            }
             // [MQTT-3.1.2-30]: before CONNACK nothing but AUTH and DISCONNECT.
             (_, Packet::Disconnect(_)) => self.close(id, End::Orderly, now),
             _ => {
-                self.note(id, Noted::Refused, ReasonCode::PROTOCOL_ERROR, "this packet must not come before CONNACK");
+                self.note(
+                    id,
+                    Noted::Refused,
+                    ReasonCode::PROTOCOL_ERROR,
+                    "this packet must not come before CONNACK",
+                );
                 self.close(id, End::Lost, now);
             }
         }
     }
 
     fn log_in(&mut self, id: ConnectionId, connect: Connect, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         connection.limit_answers(&connect);
-        let user = connection.peer.certificate.clone().or_else(|| connect.username.clone());
-        connection.claimed = Some(Box::new(Claimed { user, client_id: connect.client_id.clone() }));
+        let user = connection
+            .peer
+            .certificate
+            .clone()
+            .or_else(|| connect.username.clone());
+        connection.claimed = Some(Box::new(Claimed {
+            user,
+            client_id: connect.client_id.clone(),
+        }));
         if let Err((reason, why)) = check_connect(&connect) {
             self.refuse_connect(id, reason, why, now);
             return;
@@ -103,22 +129,47 @@ impl Engine {
             self.refuse_connect(id, LOCKED.0, LOCKED.1, now);
             return;
         }
-        match self.access.login(certificate.as_ref(), connect.username.as_ref(), connect.password.is_some()) {
+        match self.access.login(
+            certificate.as_ref(),
+            connect.username.as_ref(),
+            connect.password.is_some(),
+        ) {
             Login::Granted { user } => self.enter(id, &connect, Granted { user, proof: None }, now),
-            Login::Refused(reason, why) => self.login_failed(id, connect.username.as_ref(), (reason, why), now),
+            Login::Refused(reason, why) => {
+                self.login_failed(id, connect.username.as_ref(), (reason, why), now)
+            }
             Login::Verify { user, hash } => {
-                let Some(connection) = self.connections.get_mut(&id) else { return };
-                let (password, claimed) = (connect.password.clone().unwrap_or_default(), user.clone());
-                connection.stage = Stage::Verifying(Box::new(Pending { connect, user, early: Vec::new() }));
+                let Some(connection) = self.connections.get_mut(&id) else {
+                    return;
+                };
+                let (password, claimed) =
+                    (connect.password.clone().unwrap_or_default(), user.clone());
+                connection.stage = Stage::Verifying(Box::new(Pending {
+                    connect,
+                    user,
+                    early: Vec::new(),
+                }));
                 connection.is_paused = true;
                 let address = connection.peer.address;
                 self.outputs.push(Output::Pause(id));
-                self.outputs.push(Output::Verify { connection: id, address, user: claimed, hash, password });
+                self.outputs.push(Output::Verify {
+                    connection: id,
+                    address,
+                    user: claimed,
+                    hash,
+                    password,
+                });
             }
         }
     }
 
-    fn login_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, (reason, why): (ReasonCode, &'static str), now: Instant) {
+    fn login_failed(
+        &mut self,
+        id: ConnectionId,
+        name: Option<&ByteString>,
+        (reason, why): (ReasonCode, &'static str),
+        now: Instant,
+    ) {
         self.note(id, Noted::LoginFailed, reason, why);
         self.count_failed(id, name, now);
         self.answer_connect(id, reason, why, now);
@@ -126,9 +177,14 @@ impl Engine {
 
     fn count_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, now: Instant) {
         self.traffic.failed_logins += 1;
-        let address = self.connections.get(&id).and_then(|connection| connection.peer.address);
+        let address = self
+            .connections
+            .get(&id)
+            .and_then(|connection| connection.peer.address);
         self.outputs.push(Output::LoginFailed(address));
-        let locks = self.lock_key(id, name).is_some_and(|key| self.lockout.count(key, now));
+        let locks = self
+            .lock_key(id, name)
+            .is_some_and(|key| self.lockout.count(key, now));
         if locks {
             self.note(id, Noted::UserLocked, ReasonCode::BANNED, "");
         }
@@ -136,7 +192,8 @@ impl Engine {
 
     /// True while this user name is refused at the address of a connection.
     fn is_locked(&self, id: ConnectionId, name: Option<&ByteString>, now: Instant) -> bool {
-        self.lock_key(id, name).is_some_and(|key| self.lockout.is_locked(&key, now))
+        self.lock_key(id, name)
+            .is_some_and(|key| self.lockout.is_locked(&key, now))
     }
 
     /// What wrong passwords are counted by; `None` without a user name, and for programs of this machine.
@@ -150,9 +207,18 @@ impl Engine {
 
     /// The password is right, or not.
     pub(super) fn verified(&mut self, id: ConnectionId, is_right: bool, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Stage::Verifying(pending) = std::mem::replace(&mut connection.stage, Stage::Live) else { return };
-        let Pending { connect, user, early } = *pending;
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let Stage::Verifying(pending) = std::mem::replace(&mut connection.stage, Stage::Live)
+        else {
+            return;
+        };
+        let Pending {
+            connect,
+            user,
+            early,
+        } = *pending;
         if !is_right || user.is_none() {
             self.login_failed(id, connect.username.as_ref(), FAILED, now);
             return;
@@ -165,22 +231,46 @@ impl Engine {
         }
     }
 
-    fn begin_proof(&mut self, id: ConnectionId, connect: Connect, method: &ByteString, now: Instant) {
-        let data = connect.properties.authentication_data.clone().unwrap_or_default();
+    fn begin_proof(
+        &mut self,
+        id: ConnectionId,
+        connect: Connect,
+        method: &ByteString,
+        now: Instant,
+    ) {
+        let data = connect
+            .properties
+            .authentication_data
+            .clone()
+            .unwrap_or_default();
         let Some((proof, answer)) = self.challenge(method, &data) else {
-            let refusal = if **method == *METHOD { FAILED } else { NO_METHOD };
+            let refusal = if **method == *METHOD {
+                FAILED
+            } else {
+                NO_METHOD
+            };
             self.login_failed(id, None, refusal, now);
             return;
         };
-        if let Some(claimed) = self.connections.get_mut(&id).and_then(|connection| connection.claimed.as_mut()) {
+        if let Some(claimed) = self
+            .connections
+            .get_mut(&id)
+            .and_then(|connection| connection.claimed.as_mut())
+        {
             claimed.user = Some(proof.name.clone());
         }
         if self.is_locked(id, Some(&proof.name), now) {
             self.refuse_connect(id, LOCKED.0, LOCKED.1, now);
             return;
         }
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let pending = Pending { connect, user: None, early: Vec::new() };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let pending = Pending {
+            connect,
+            user: None,
+            early: Vec::new(),
+        };
         connection.stage = Stage::Proving(Box::new(pending), Box::new(proof));
         self.send(id, &auth(ReasonCode::CONTINUE_AUTHENTICATION, answer), 0);
     }
@@ -191,7 +281,14 @@ impl Engine {
         let (user, secret) = self.access.scram(&first.user);
         let nonce = self.unpredictable();
         let (exchange, answer) = Exchange::begin(&first, secret, &nonce);
-        Some((Proof { exchange, name: first.user.into(), user }, answer))
+        Some((
+            Proof {
+                exchange,
+                name: first.user.into(),
+                user,
+            },
+            answer,
+        ))
     }
 
     /// A text that nobody can guess and that comes once.
@@ -199,35 +296,76 @@ impl Engine {
         self.generated_ids += 1;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.secret);
         let tag = hmac::sign(&key, &self.generated_ids.to_be_bytes());
-        tag.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+        tag.as_ref()
+            .iter()
+            .take(12)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     fn check_proof(&mut self, id: ConnectionId, auth: &Disconnect, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Stage::Proving(pending, proof) = std::mem::replace(&mut connection.stage, Stage::Live) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let Stage::Proving(pending, proof) = std::mem::replace(&mut connection.stage, Stage::Live)
+        else {
+            return;
+        };
         let data = continued(auth).unwrap_or_default();
-        let Proof { exchange, name, user } = *proof;
+        let Proof {
+            exchange,
+            name,
+            user,
+        } = *proof;
         match exchange.finish(&data).zip(user) {
             Some((last, user)) => {
                 let proof = Some((ByteString::from_static(METHOD), last.into()));
-                self.enter(id, &pending.connect, Granted { user: Some(user), proof }, now);
+                self.enter(
+                    id,
+                    &pending.connect,
+                    Granted {
+                        user: Some(user),
+                        proof,
+                    },
+                    now,
+                );
             }
             None => self.login_failed(id, Some(&name), FAILED, now),
         }
     }
 
     /// AUTH in a session: only for clients that used a method in CONNECT, and with the same one [MQTT-4.12.1-1].
-    pub(super) fn authenticate_again(&mut self, id: ConnectionId, session: SessionKey, packet: &Disconnect, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+    pub(super) fn authenticate_again(
+        &mut self,
+        id: ConnectionId,
+        session: SessionKey,
+        packet: &Disconnect,
+        now: Instant,
+    ) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         let method = packet.properties.authentication_method.clone();
         let is_allowed = connection.proved && method.as_deref() == Some(METHOD);
         if !is_allowed {
-            self.refuse_because(id, ReasonCode::PROTOCOL_ERROR, "AUTH without the method that CONNECT named", now);
+            self.refuse_because(
+                id,
+                ReasonCode::PROTOCOL_ERROR,
+                "AUTH without the method that CONNECT named",
+                now,
+            );
             return;
         }
-        match (std::mem::replace(&mut connection.stage, Stage::Live), packet.reason) {
+        match (
+            std::mem::replace(&mut connection.stage, Stage::Live),
+            packet.reason,
+        ) {
             (Stage::Live, ReasonCode::RE_AUTHENTICATE) => {
-                let data = packet.properties.authentication_data.clone().unwrap_or_default();
+                let data = packet
+                    .properties
+                    .authentication_data
+                    .clone()
+                    .unwrap_or_default();
                 match self.challenge(&ByteString::from_static(METHOD), &data) {
                     Some((proof, answer)) => {
                         if let Some(connection) = self.connections.get_mut(&id) {
@@ -240,7 +378,10 @@ impl Engine {
             }
             (Stage::ProvingAgain(proof), ReasonCode::CONTINUE_AUTHENTICATION) => {
                 let data = continued(packet).unwrap_or_default();
-                let user = self.sessions.get(session).and_then(|session| session.user.clone());
+                let user = self
+                    .sessions
+                    .get(session)
+                    .and_then(|session| session.user.clone());
                 // The session stays with the user whose it is.
                 match proof.exchange.finish(&data).filter(|_| proof.user == user) {
                     Some(last) => drop(self.send(id, &auth(ReasonCode::SUCCESS, last), 0)),
@@ -251,8 +392,18 @@ impl Engine {
         }
     }
 
-    fn re_authentication_failed(&mut self, id: ConnectionId, name: Option<&ByteString>, now: Instant) {
-        self.note(id, Noted::LoginFailed, ReasonCode::NOT_AUTHORIZED, "re-authentication failed: the proof is wrong");
+    fn re_authentication_failed(
+        &mut self,
+        id: ConnectionId,
+        name: Option<&ByteString>,
+        now: Instant,
+    ) {
+        self.note(
+            id,
+            Noted::LoginFailed,
+            ReasonCode::NOT_AUTHORIZED,
+            "re-authentication failed: the proof is wrong",
+        );
         self.count_failed(id, name, now);
         self.refuse_because(id, ReasonCode::NOT_AUTHORIZED, "the proof is wrong", now); // [MQTT-4.12.1-2]
     }
@@ -260,16 +411,31 @@ impl Engine {
 
 fn check_connect(connect: &Connect) -> Result<(), (ReasonCode, &'static str)> {
     use crate::mqtt::Version;
-    let nameless_but_kept = connect.version == Version::V31 || (connect.version == Version::V311 && !connect.clean_start);
+    let nameless_but_kept = connect.version == Version::V31
+        || (connect.version == Version::V311 && !connect.clean_start);
     if connect.client_id.is_empty() && nameless_but_kept {
         let why = "a persistent session needs a client identifier";
         return Err((ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, why)); // [MQTT-3.1.3-8]
     }
-    if connect.will.as_ref().is_some_and(|will| will.topic.is_too_deep()) {
-        return Err((ReasonCode::TOPIC_NAME_INVALID, "the topic of a will may have at most 201 levels"));
+    if connect
+        .will
+        .as_ref()
+        .is_some_and(|will| will.topic.is_too_deep())
+    {
+        return Err((
+            ReasonCode::TOPIC_NAME_INVALID,
+            "the topic of a will may have at most 201 levels",
+        ));
     }
-    if connect.will.as_ref().is_some_and(|will| will.topic.as_str().starts_with("$CONTROL")) {
-        return Err((ReasonCode::TOPIC_NAME_INVALID, "a will must not be published to $CONTROL"));
+    if connect
+        .will
+        .as_ref()
+        .is_some_and(|will| will.topic.as_str().starts_with("$CONTROL"))
+    {
+        return Err((
+            ReasonCode::TOPIC_NAME_INVALID,
+            "a will must not be published to $CONTROL",
+        ));
     }
     Ok(())
 }

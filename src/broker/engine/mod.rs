@@ -197,11 +197,21 @@ pub struct Engine {
 impl Engine {
     /// An empty broker.
     pub fn new(setup: Setup, now: Instant, unix_ms: i64) -> Self {
-        let Setup { limits, taps, access, guarded, secret, is_durable } = setup;
+        let Setup {
+            limits,
+            taps,
+            access,
+            guarded,
+            secret,
+            is_durable,
+        } = setup;
         let retained = Retained::new(limits.max_retained, limits.max_retained_bytes);
         let timers = BTreeSet::from([(now, Timer::Sys)]);
         let lockout = Lockout::new(limits.failed_logins);
-        assert!(taps.len() <= MOST_TAPS, "the configuration allows no more taps");
+        assert!(
+            taps.len() <= MOST_TAPS,
+            "the configuration allows no more taps"
+        );
         let budget = Budget::new(&limits);
         let mut subscriptions = Subscriptions::default();
         for (index, tap) in taps.iter().enumerate() {
@@ -262,7 +272,12 @@ impl Engine {
             Input::Inbound(receipt, message) => self.inbound(receipt, message, now),
             Input::Stored { ticket, accepted } => self.stored(ticket, accepted, now),
             Input::Verified(connection, is_right) => self.verified(connection, is_right, now),
-            Input::Busy(connection) => self.refuse_connect(connection, ReasonCode::SERVER_BUSY, "too many logins at a time", now),
+            Input::Busy(connection) => self.refuse_connect(
+                connection,
+                ReasonCode::SERVER_BUSY,
+                "too many logins at a time",
+                now,
+            ),
             Input::Durable(position) => self.durable(position, now),
         }
     }
@@ -280,7 +295,8 @@ impl Engine {
                 Timer::Sys if self.limits.sys_every.is_zero() => {}
                 Timer::Sys => {
                     self.publish_sys(now);
-                    self.timers.insert((now + self.limits.sys_every, Timer::Sys));
+                    self.timers
+                        .insert((now + self.limits.sys_every, Timer::Sys));
                 }
             }
         }
@@ -310,7 +326,10 @@ impl Engine {
     pub fn take_output(&mut self) -> Option<(ConnectionId, &mut OutputBuffer)> {
         while let Some(id) = self.dirty.pop() {
             if self.connections.contains_key(&id) {
-                return self.connections.get_mut(&id).map(|connection| (id, connection.out.take_ready()));
+                return self
+                    .connections
+                    .get_mut(&id)
+                    .map(|connection| (id, connection.out.take_ready()));
             }
         }
         None
@@ -340,7 +359,9 @@ impl Engine {
     }
 
     fn packet(&mut self, id: ConnectionId, packet: Packet, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         connection.last_heard = now;
         let session = connection.session;
         self.traffic.packets_received += 1;
@@ -350,8 +371,12 @@ impl Engine {
             (Packet::PubRec(ack), Some(session)) => self.pubrec(id, session, &ack, now),
             (Packet::PubRel(ack), Some(session)) => self.pubrel(id, session, &ack, now),
             (Packet::PubComp(ack), Some(session)) => self.pubcomp(id, session, &ack, now),
-            (Packet::Subscribe(subscribe), Some(session)) => self.subscribe(id, session, subscribe, now),
-            (Packet::Unsubscribe(unsubscribe), Some(session)) => self.unsubscribe(id, session, unsubscribe, now),
+            (Packet::Subscribe(subscribe), Some(session)) => {
+                self.subscribe(id, session, subscribe, now)
+            }
+            (Packet::Unsubscribe(unsubscribe), Some(session)) => {
+                self.unsubscribe(id, session, unsubscribe, now)
+            }
             (Packet::PingReq, Some(_)) => drop(self.send(id, &Packet::PingResp, 0)),
             (Packet::Disconnect(end), Some(session)) => self.disconnect(id, session, &end, now),
             (Packet::Auth(auth), Some(session)) => self.authenticate_again(id, session, &auth, now),
@@ -364,10 +389,18 @@ impl Engine {
 
     /// Answers bytes that are no packet.
     fn reject(&mut self, id: ConnectionId, error: DecodeError, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        if error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION && connection.session.is_none() {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION && connection.session.is_none()
+        {
             connection.version = error.version.unwrap_or(Version::V311);
-            self.refuse_connect(id, error.reason, "this broker speaks MQTT 3.1, 3.1.1 and 5.0", now);
+            self.refuse_connect(
+                id,
+                error.reason,
+                "this broker speaks MQTT 3.1, 3.1.1 and 5.0",
+                now,
+            );
         } else if error.version == Some(Version::V5) && connection.session.is_none() {
             connection.version = Version::V5;
             self.refuse_connect(id, error.reason, error.what, now);
@@ -377,6 +410,8 @@ impl Engine {
     }
 
     fn connection_of(&self, session: SessionKey) -> Option<ConnectionId> {
-        self.sessions.get(session).and_then(|session| session.connection)
+        self.sessions
+            .get(session)
+            .and_then(|session| session.connection)
     }
 }

@@ -48,7 +48,9 @@ impl Noted {
             Self::Connected => "client connected",
             Self::Refused => "client refused",
             Self::LoginFailed => "login failed",
-            Self::UserLocked => "too many wrong passwords; this user name is refused at this address for a minute",
+            Self::UserLocked => {
+                "too many wrong passwords; this user name is refused at this address for a minute"
+            }
             Self::Disconnected => "client disconnected",
             Self::Dropped => "client disconnected by the broker",
             Self::SubscribeRefused => "subscription refused",
@@ -100,16 +102,33 @@ pub(super) struct Claimed {
 
 impl Engine {
     /// Notes something about the client of a connection.
-    pub(super) fn note(&mut self, id: ConnectionId, what: Noted, reason: ReasonCode, why: &'static str) {
+    pub(super) fn note(
+        &mut self,
+        id: ConnectionId,
+        what: Noted,
+        reason: ReasonCode,
+        why: &'static str,
+    ) {
         self.note_topic(id, what, None, (reason, why));
     }
 
     /// Notes that a client has its session.
     pub(super) fn note_connected(&mut self, id: ConnectionId, connect: &Connect, is_resumed: bool) {
         self.note(id, Noted::Connected, ReasonCode::SUCCESS, "");
-        let session = self.connections.get(&id).and_then(|connection| connection.session).and_then(|key| self.sessions.get(key));
-        let outlives_s = session.and_then(|session| session.outlives).map(|outlives| outlives.as_secs());
-        let terms = Terms { version: connect.version, keep_alive: connect.keep_alive, is_resumed, outlives_s };
+        let session = self
+            .connections
+            .get(&id)
+            .and_then(|connection| connection.session)
+            .and_then(|key| self.sessions.get(key));
+        let outlives_s = session
+            .and_then(|session| session.outlives)
+            .map(|outlives| outlives.as_secs());
+        let terms = Terms {
+            version: connect.version,
+            keep_alive: connect.keep_alive,
+            is_resumed,
+            outlives_s,
+        };
         if let Some(Output::Note(note)) = self.outputs.last_mut() {
             note.terms = Some(terms);
         }
@@ -123,7 +142,9 @@ impl Engine {
         topic: Option<ByteString>,
         (reason, why): (ReasonCode, &'static str),
     ) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
         let session = connection.session.and_then(|key| self.sessions.get(key));
         let (user, client_id) = match (session, &connection.claimed) {
             (Some(session), _) => (session.user.clone(), Some(session.client_id.clone())),
@@ -132,7 +153,16 @@ impl Engine {
         };
         let why = if why == reason.name() { "" } else { why };
         let reason = Some(reason).filter(|reason| *reason != ReasonCode::SUCCESS);
-        let note = Note { what, address: connection.peer.address, user, client_id, topic, reason, why, terms: None };
+        let note = Note {
+            what,
+            address: connection.peer.address,
+            user,
+            client_id,
+            topic,
+            reason,
+            why,
+            terms: None,
+        };
         self.outputs.push(Output::Note(Box::new(note)));
     }
 }

@@ -90,11 +90,22 @@ impl Notices {
 
 impl Engine {
     /// Tells what happened to a message, or to an acknowledgement, of a client.
-    pub(super) fn notice(&mut self, kind: NoticeKind, key: Option<SessionKey>, topic: Option<&TopicName>, why: &'static str, now: Instant) {
+    pub(super) fn notice(
+        &mut self,
+        kind: NoticeKind,
+        key: Option<SessionKey>,
+        topic: Option<&TopicName>,
+        why: &'static str,
+        now: Instant,
+    ) {
         let session = key.and_then(|key| self.sessions.get(key));
         let source = session.map_or(Source::Absent, |session| self.source(session));
-        let Some(left_out) = self.notices.admit(kind, source, now) else { return };
-        let connection = session.and_then(|session| session.connection).and_then(|id| self.connections.get(&id));
+        let Some(left_out) = self.notices.admit(kind, source, now) else {
+            return;
+        };
+        let connection = session
+            .and_then(|session| session.connection)
+            .and_then(|id| self.connections.get(&id));
         let notice = Notice {
             kind,
             client_id: session.map(|session| session.client_id.clone()),
@@ -110,14 +121,19 @@ impl Engine {
     /// Tells of notices that were left out and that no other one followed. To be called now and then.
     pub fn settle_notices(&mut self, now: Instant) {
         for (kind, count) in self.notices.0.overdue(now) {
-            self.outputs.push(Output::LeftOut { event: kind.event(), count });
+            self.outputs.push(Output::LeftOut {
+                event: kind.event(),
+                count,
+            });
         }
     }
 
     /// Who causes the lines about a session.
     pub(super) fn source(&self, session: &Session) -> Source {
         let connection = session.connection.and_then(|id| self.connections.get(&id));
-        connection.map_or(Source::Absent, |connection| Source::of(connection.peer.address))
+        connection.map_or(Source::Absent, |connection| {
+            Source::of(connection.peer.address)
+        })
     }
 }
 
@@ -129,10 +145,25 @@ mod tests {
     fn a_flood_of_one_kind_is_counted_and_hides_no_other_kind() {
         let mut notices = Notices::default();
         let now = crate::time::now();
-        let told = (0..1000).filter(|_| notices.admit(NoticeKind::RefusedMessage, Source::Local, now).is_some()).count();
+        let told = (0..1000)
+            .filter(|_| {
+                notices
+                    .admit(NoticeKind::RefusedMessage, Source::Local, now)
+                    .is_some()
+            })
+            .count();
         assert_eq!(told, MOST as usize);
-        assert_eq!(notices.admit(NoticeKind::WrongAcknowledgement, Source::Local, now), Some(0));
-        assert_eq!(notices.admit(NoticeKind::RefusedMessage, Source::Local, now + SPAN), Some(1000 - u64::from(MOST)));
-        assert_eq!(notices.admit(NoticeKind::RefusedMessage, Source::Local, now + SPAN), Some(0));
+        assert_eq!(
+            notices.admit(NoticeKind::WrongAcknowledgement, Source::Local, now),
+            Some(0)
+        );
+        assert_eq!(
+            notices.admit(NoticeKind::RefusedMessage, Source::Local, now + SPAN),
+            Some(1000 - u64::from(MOST))
+        );
+        assert_eq!(
+            notices.admit(NoticeKind::RefusedMessage, Source::Local, now + SPAN),
+            Some(0)
+        );
     }
 }

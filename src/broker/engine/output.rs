@@ -62,7 +62,11 @@ impl OutputBuffer {
 
     /// Everything, piece by piece; none is empty.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        self.sealed.iter().map(|bytes| &**bytes).chain([&*self.tail]).filter(|piece| !piece.is_empty())
+        self.sealed
+            .iter()
+            .map(|bytes| &**bytes)
+            .chain([&*self.tail])
+            .filter(|piece| !piece.is_empty())
     }
 
     /// The first `count` bytes were written; at most [`OutputBuffer::len`].

@@ -42,7 +42,9 @@ impl OwedAcks {
     /// Adds the acknowledgement of the newest PUBLISH.
     pub(super) fn push(&mut self, ack: HeldAck) {
         if let AckState::Waiting(ticket) = ack.state {
-            let replaced = self.waiting.insert(ticket, self.first + self.acks.len() as u64);
+            let replaced = self
+                .waiting
+                .insert(ticket, self.first + self.acks.len() as u64);
             debug_assert_eq!(replaced, None, "a message is acknowledged once");
         }
         self.acks.push_back(ack);
@@ -50,8 +52,13 @@ impl OwedAcks {
 
     /// The tap that an acknowledgement waits for has its message, or refused it.
     pub(super) fn ready(&mut self, ticket: Ticket, reason: ReasonCode, after: Position) {
-        let place = self.waiting.remove(&ticket).and_then(|place| usize::try_from(place - self.first).ok());
-        let Some(ack) = place.and_then(|place| self.acks.get_mut(place)) else { return };
+        let place = self
+            .waiting
+            .remove(&ticket)
+            .and_then(|place| usize::try_from(place - self.first).ok());
+        let Some(ack) = place.and_then(|place| self.acks.get_mut(place)) else {
+            return;
+        };
         ack.state = AckState::Ready(reason);
         ack.after = ack.after.max(after);
         ack.why = "an outbox is full";
@@ -67,7 +74,9 @@ impl OwedAcks {
 
     /// Takes the oldest one if it can be sent.
     pub(super) fn pop_ready(&mut self) -> Option<HeldAck> {
-        let ack = self.acks.pop_front_if(|ack| matches!(ack.state, AckState::Ready(_)))?;
+        let ack = self
+            .acks
+            .pop_front_if(|ack| matches!(ack.state, AckState::Ready(_)))?;
         self.first += 1;
         Some(ack)
     }
@@ -79,11 +88,19 @@ impl OwedAcks {
 
     /// Panics if a ticket is not where it is said to be. For tests.
     pub(super) fn check_invariants(&self) {
-        let waiting = self.acks.iter().zip(self.first..).filter_map(|(ack, place)| match ack.state {
-            AckState::Waiting(ticket) => Some((ticket, place)),
-            AckState::Ready(_) => None,
-        });
-        assert_eq!(self.waiting, waiting.collect(), "acknowledgements that wait for taps");
+        let waiting = self
+            .acks
+            .iter()
+            .zip(self.first..)
+            .filter_map(|(ack, place)| match ack.state {
+                AckState::Waiting(ticket) => Some((ticket, place)),
+                AckState::Ready(_) => None,
+            });
+        assert_eq!(
+            self.waiting,
+            waiting.collect(),
+            "acknowledgements that wait for taps"
+        );
     }
 }
 

@@ -78,7 +78,10 @@ impl Queue {
     /// Lets a retained message wait; false if as many wait as may. They have a bound of their own: a subscriber counts on getting all
     /// of them, and they must not push out what is new.
     pub(super) fn enqueue_replay(&mut self, delivery: Delivery) -> bool {
-        debug_assert!(delivery.is_replay, "a retained message for a new subscription");
+        debug_assert!(
+            delivery.is_replay,
+            "a retained message for a new subscription"
+        );
         let fits = self.replays < MOST_WAITING;
         if fits {
             self.push(delivery);
@@ -87,16 +90,29 @@ impl Queue {
     }
 
     /// Lets a new message wait; false if there is no room for it. What had to go for it is added to `dropped`.
-    pub(super) fn enqueue(&mut self, delivery: Delivery, limits: &Limits, now: Instant, dropped: &mut Vec<Dropped>) -> bool {
+    pub(super) fn enqueue(
+        &mut self,
+        delivery: Delivery,
+        limits: &Limits,
+        now: Instant,
+        dropped: &mut Vec<Dropped>,
+    ) -> bool {
         debug_assert!(!delivery.is_replay, "a new message");
         let size = size(&delivery);
         if !self.has_room(size, limits) {
             self.drop_expired(now, dropped);
         }
         while !self.has_room(size, limits) {
-            let oldest = if limits.queue_full == QueueFull::DropOldest { self.dequeue_counted() } else { None };
+            let oldest = if limits.queue_full == QueueFull::DropOldest {
+                self.dequeue_counted()
+            } else {
+                None
+            };
             let Some(delivery) = oldest else { return false };
-            dropped.push(Dropped { delivery, is_expired: false });
+            dropped.push(Dropped {
+                delivery,
+                is_expired: false,
+            });
         }
         self.push(delivery);
         true
@@ -113,7 +129,10 @@ impl Queue {
         }
         for delivery in self.take() {
             if delivery.message.is_expired(now) {
-                dropped.push(Dropped { delivery, is_expired: true });
+                dropped.push(Dropped {
+                    delivery,
+                    is_expired: true,
+                });
             } else {
                 self.push(delivery);
             }
@@ -129,7 +148,10 @@ impl Queue {
         }
         self.held_bytes += size(&delivery);
         delivery.message.hold();
-        self.first_expiry = [self.first_expiry, delivery.message.expires_at].into_iter().flatten().min();
+        self.first_expiry = [self.first_expiry, delivery.message.expires_at]
+            .into_iter()
+            .flatten()
+            .min();
         self.deliveries.push_back(delivery);
     }
 
@@ -146,7 +168,8 @@ impl Queue {
         if !self.deliveries.iter().any(is_lost) {
             return Vec::new();
         }
-        let (lost, kept): (Vec<Delivery>, Vec<Delivery>) = self.take().into_iter().partition(is_lost);
+        let (lost, kept): (Vec<Delivery>, Vec<Delivery>) =
+            self.take().into_iter().partition(is_lost);
         kept.into_iter().for_each(|delivery| self.push(delivery));
         lost
     }
@@ -157,7 +180,8 @@ impl Queue {
         if !self.deliveries.iter().any(is_of) {
             return Vec::new();
         }
-        let (shared, kept): (Vec<Delivery>, Vec<Delivery>) = self.take().into_iter().partition(is_of);
+        let (shared, kept): (Vec<Delivery>, Vec<Delivery>) =
+            self.take().into_iter().partition(is_of);
         kept.into_iter().for_each(|delivery| self.push(delivery));
         shared
     }
@@ -169,7 +193,10 @@ impl Queue {
 
     /// The oldest that is no replay: those do not count. They are few, so it is not far from the front.
     fn dequeue_counted(&mut self) -> Option<Delivery> {
-        let place = self.deliveries.iter().position(|delivery| !delivery.is_replay)?;
+        let place = self
+            .deliveries
+            .iter()
+            .position(|delivery| !delivery.is_replay)?;
         self.take_out(place)
     }
 
@@ -190,12 +217,37 @@ impl Queue {
 
     /// Panics if a total is not what the deliveries say. For tests.
     pub(super) fn check_invariants(&self) {
-        let bytes = |counts: fn(&Delivery) -> bool| self.deliveries.iter().filter(|one| counts(one)).map(size).sum::<usize>();
+        let bytes = |counts: fn(&Delivery) -> bool| {
+            self.deliveries
+                .iter()
+                .filter(|one| counts(one))
+                .map(size)
+                .sum::<usize>()
+        };
         assert_eq!(self.held_bytes, bytes(|_| true), "bytes of what waits");
-        assert_eq!(self.counted_bytes, bytes(|one| !one.is_replay), "bytes of what waits and counts");
-        assert_eq!(self.replays, self.deliveries.iter().filter(|one| one.is_replay).count(), "replays that wait");
-        assert!(self.replays <= MOST_WAITING, "{} replays wait", self.replays);
-        let first = self.deliveries.iter().filter_map(|one| one.message.expires_at).min();
-        assert!(first.is_none_or(|first| self.first_expiry.is_some_and(|known| known <= first)), "the first expiry");
+        assert_eq!(
+            self.counted_bytes,
+            bytes(|one| !one.is_replay),
+            "bytes of what waits and counts"
+        );
+        assert_eq!(
+            self.replays,
+            self.deliveries.iter().filter(|one| one.is_replay).count(),
+            "replays that wait"
+        );
+        assert!(
+            self.replays <= MOST_WAITING,
+            "{} replays wait",
+            self.replays
+        );
+        let first = self
+            .deliveries
+            .iter()
+            .filter_map(|one| one.message.expires_at)
+            .min();
+        assert!(
+            first.is_none_or(|first| self.first_expiry.is_some_and(|known| known <= first)),
+            "the first expiry"
+        );
     }
 }

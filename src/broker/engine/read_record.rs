@@ -7,27 +7,76 @@ use bytestring::ByteString;
 
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
 use crate::message::{Class, Message, Origin};
-use crate::mqtt::{PacketId, Place, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, decode_properties};
+use crate::mqtt::{
+    PacketId, Place, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName,
+    decode_properties,
+};
 
 /// What a record says.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Change {
     Session(SessionRecord),
-    Gone { session: u64 },
-    Subscribed { session: u64, filter: TopicFilter, options: SubscribeOptions, identifier: Option<NonZeroU32> },
-    Unsubscribed { session: u64, filter: TopicFilter },
-    Message { id: u64, retained: bool, message: Message, targets: Vec<TargetRecord> },
-    Queued { id: u64, targets: Vec<TargetRecord> },
-    Sent { session: u64, number: u64 },
-    Released { session: u64, number: u64 },
-    Done { session: u64, number: u64 },
-    Received { session: u64, packet_id: PacketId, held: bool },
-    Freed { session: u64, packet_id: PacketId },
+    Gone {
+        session: u64,
+    },
+    Subscribed {
+        session: u64,
+        filter: TopicFilter,
+        options: SubscribeOptions,
+        identifier: Option<NonZeroU32>,
+    },
+    Unsubscribed {
+        session: u64,
+        filter: TopicFilter,
+    },
+    Message {
+        id: u64,
+        retained: bool,
+        message: Message,
+        targets: Vec<TargetRecord>,
+    },
+    Queued {
+        id: u64,
+        targets: Vec<TargetRecord>,
+    },
+    Sent {
+        session: u64,
+        number: u64,
+    },
+    Released {
+        session: u64,
+        number: u64,
+    },
+    Done {
+        session: u64,
+        number: u64,
+    },
+    Received {
+        session: u64,
+        packet_id: PacketId,
+        held: bool,
+    },
+    Freed {
+        session: u64,
+        packet_id: PacketId,
+    },
     Retained(Message),
-    Will { session: u64, will: WillRecord },
-    NoWill { session: u64 },
-    Replay { session: u64, filter: TopicFilter, after: Option<TopicName> },
-    ReplayDone { session: u64, filter: TopicFilter },
+    Will {
+        session: u64,
+        will: WillRecord,
+    },
+    NoWill {
+        session: u64,
+    },
+    Replay {
+        session: u64,
+        filter: TopicFilter,
+        after: Option<TopicName>,
+    },
+    ReplayDone {
+        session: u64,
+        filter: TopicFilter,
+    },
 }
 
 fn number(bytes: &mut Bytes) -> Option<u64> {
@@ -49,7 +98,9 @@ fn some_bytes(bytes: &mut Bytes) -> Option<Bytes> {
 
 /// A copy: what is kept must not keep the batch.
 fn text(bytes: &mut Bytes) -> Option<ByteString> {
-    Some(ByteString::from(std::str::from_utf8(&some_bytes(bytes)?).ok()?))
+    Some(ByteString::from(
+        std::str::from_utf8(&some_bytes(bytes)?).ok()?,
+    ))
 }
 
 fn filter(bytes: &mut Bytes) -> Option<TopicFilter> {
@@ -69,7 +120,10 @@ fn optional<T>(bytes: &mut Bytes, read: impl FnOnce(&mut Bytes) -> Option<T>) ->
 }
 
 fn deadline(bytes: &mut Bytes) -> Option<Deadline> {
-    Some(Deadline { at_ms: bytes.try_get_i64().ok()?, left_ms: number(bytes)? })
+    Some(Deadline {
+        at_ms: bytes.try_get_i64().ok()?,
+        left_ms: number(bytes)?,
+    })
 }
 
 fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
@@ -87,7 +141,18 @@ fn message(bytes: &mut Bytes, clock: Clock) -> Option<Message> {
     let properties = decode_properties(bytes, Place::PUBLISH).ok()?;
     let expires_at = optional(bytes, deadline)?.map(|deadline| deadline.from(clock));
     let (qos, retain) = (QoS::from_bits(flags & 3)?, flags & 4 != 0);
-    Some(Message { topic, payload, qos, retain, properties, expires_at, origin, class: Class::default(), measured: None, publisher: None })
+    Some(Message {
+        topic,
+        payload,
+        qos,
+        retain,
+        properties,
+        expires_at,
+        origin,
+        class: Class::default(),
+        measured: None,
+        publisher: None,
+    })
 }
 
 fn targets(bytes: &mut Bytes) -> Option<Vec<TargetRecord>> {
@@ -99,7 +164,9 @@ fn target(bytes: &mut Bytes) -> Option<TargetRecord> {
     let (session, number_of_it) = (number(bytes)?, number(bytes)?);
     let flags = bytes.try_get_u8().ok()?;
     let count = number(bytes)?;
-    let identifiers = (0..count).map(|_| u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new)).collect::<Option<_>>()?;
+    let identifiers = (0..count)
+        .map(|_| u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new))
+        .collect::<Option<_>>()?;
     Some(TargetRecord {
         session,
         number: number_of_it,
@@ -120,7 +187,12 @@ fn options(bytes: &mut Bytes) -> Option<SubscribeOptions> {
         _ => RetainHandling::Never,
     };
     let qos = QoS::from_bits(bits & 3)?;
-    Some(SubscribeOptions { qos, no_local: bits & 4 != 0, retain_as_published: bits & 8 != 0, retain_handling })
+    Some(SubscribeOptions {
+        qos,
+        no_local: bits & 4 != 0,
+        retain_as_published: bits & 8 != 0,
+        retain_handling,
+    })
 }
 
 fn identifier(bytes: &mut Bytes) -> Option<PacketId> {
@@ -151,14 +223,41 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<Change> {
             options: options(bytes)?,
             identifier: u32::try_from(number(bytes)?).ok().and_then(NonZeroU32::new),
         },
-        4 => Change::Unsubscribed { session: first, filter: filter(bytes)? },
-        5 => Change::Message { id: first, retained: number(bytes)? != 0, message: message(bytes, clock)?, targets: targets(bytes)? },
-        6 => Change::Queued { id: first, targets: targets(bytes)? },
-        7 => Change::Sent { session: first, number: number(bytes)? },
-        8 => Change::Released { session: first, number: number(bytes)? },
-        9 => Change::Done { session: first, number: number(bytes)? },
-        10 => Change::Received { session: first, packet_id: identifier(bytes)?, held: bytes.try_get_u8().ok()? != 0 },
-        11 => Change::Freed { session: first, packet_id: identifier(bytes)? },
+        4 => Change::Unsubscribed {
+            session: first,
+            filter: filter(bytes)?,
+        },
+        5 => Change::Message {
+            id: first,
+            retained: number(bytes)? != 0,
+            message: message(bytes, clock)?,
+            targets: targets(bytes)?,
+        },
+        6 => Change::Queued {
+            id: first,
+            targets: targets(bytes)?,
+        },
+        7 => Change::Sent {
+            session: first,
+            number: number(bytes)?,
+        },
+        8 => Change::Released {
+            session: first,
+            number: number(bytes)?,
+        },
+        9 => Change::Done {
+            session: first,
+            number: number(bytes)?,
+        },
+        10 => Change::Received {
+            session: first,
+            packet_id: identifier(bytes)?,
+            held: bytes.try_get_u8().ok()? != 0,
+        },
+        11 => Change::Freed {
+            session: first,
+            packet_id: identifier(bytes)?,
+        },
         13 => Change::Will {
             session: first,
             will: WillRecord {
@@ -169,8 +268,15 @@ pub(super) fn next_change(bytes: &mut Bytes, clock: Clock) -> Option<Change> {
             },
         },
         14 => Change::NoWill { session: first },
-        15 => Change::Replay { session: first, filter: filter(bytes)?, after: optional(bytes, topic)? },
-        16 => Change::ReplayDone { session: first, filter: filter(bytes)? },
+        15 => Change::Replay {
+            session: first,
+            filter: filter(bytes)?,
+            after: optional(bytes, topic)?,
+        },
+        16 => Change::ReplayDone {
+            session: first,
+            filter: filter(bytes)?,
+        },
         _ => return None,
     })
 }

@@ -18,7 +18,9 @@ use bytestring::ByteString;
 use super::Position;
 use super::session::Delivery;
 use crate::message::{Message, Origin};
-use crate::mqtt::{PacketId, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, encode_properties};
+use crate::mqtt::{
+    PacketId, QoS, RetainHandling, SubscribeOptions, TopicFilter, TopicName, encode_properties,
+};
 
 /// A moment on both clocks.
 pub(super) type Clock = (Instant, i64);
@@ -34,15 +36,27 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn of(at: Instant, (now, unix_ms): Clock) -> Self {
-        let left_ms = u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);
-        Self { at_ms: unix_ms.saturating_add(i64::try_from(left_ms).unwrap_or(i64::MAX)), left_ms }
+        let left_ms =
+            u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);
+        Self {
+            at_ms: unix_ms.saturating_add(i64::try_from(left_ms).unwrap_or(i64::MAX)),
+            left_ms,
+        }
     }
 
     /// The moment after a restart. Without a clock that was set, both when it was written and now, no time has passed.
     pub(super) fn from(self, (now, unix_ms): Clock) -> Instant {
-        let written_ms = self.at_ms.saturating_sub(i64::try_from(self.left_ms).unwrap_or(i64::MAX));
+        let written_ms = self
+            .at_ms
+            .saturating_sub(i64::try_from(self.left_ms).unwrap_or(i64::MAX));
         let is_known = crate::time::is_plausible(written_ms) && crate::time::is_plausible(unix_ms);
-        let left = if is_known { u64::try_from(self.at_ms - unix_ms).unwrap_or(0).min(self.left_ms) } else { self.left_ms };
+        let left = if is_known {
+            u64::try_from(self.at_ms - unix_ms)
+                .unwrap_or(0)
+                .min(self.left_ms)
+        } else {
+            self.left_ms
+        };
         now + Duration::from_millis(left.min(u64::from(u32::MAX) * 1000))
     }
 }
@@ -182,7 +196,11 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn new(is_on: bool) -> Self {
-        Self { is_on, batch: BytesMut::new(), last: 0 }
+        Self {
+            is_on,
+            batch: BytesMut::new(),
+            last: 0,
+        }
     }
 
     /// True if anything is recorded at all.
@@ -206,7 +224,11 @@ impl Records {
 
     /// The batch of the newest record.
     pub(super) fn newest(&self) -> Position {
-        if self.batch.is_empty() { self.last } else { self.last + 1 }
+        if self.batch.is_empty() {
+            self.last
+        } else {
+            self.last + 1
+        }
     }
 
     /// Bytes in the batch.
@@ -261,7 +283,9 @@ fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
     put_bytes(out, message.topic.as_str().as_bytes());
     put_bytes(out, &message.payload);
     encode_properties(&message.properties, out);
-    put_optional(out, message.expires_at, |out, at| put_deadline(out, Deadline::of(at, clock)));
+    put_optional(out, message.expires_at, |out, at| {
+        put_deadline(out, Deadline::of(at, clock))
+    });
 }
 
 fn put_targets(out: &mut BytesMut, targets: &[TargetRecord]) {
@@ -269,13 +293,17 @@ fn put_targets(out: &mut BytesMut, targets: &[TargetRecord]) {
     for target in targets {
         put_number(out, target.session);
         put_number(out, target.number);
-        let flags = u8::from(target.retain) << 2 | u8::from(target.was_sent) << 3 | u8::from(target.is_replay) << 4;
+        let flags = u8::from(target.retain) << 2
+            | u8::from(target.was_sent) << 3
+            | u8::from(target.is_replay) << 4;
         out.put_u8(target.qos as u8 | flags);
         put_number(out, target.identifiers.len() as u64);
         for id in &target.identifiers {
             put_number(out, u64::from(id.get()));
         }
-        put_optional(out, target.share.as_ref(), |out, filter| put_bytes(out, filter.as_str().as_bytes()));
+        put_optional(out, target.share.as_ref(), |out, filter| {
+            put_bytes(out, filter.as_str().as_bytes())
+        });
     }
 }
 
@@ -285,7 +313,12 @@ fn put_options(out: &mut BytesMut, options: SubscribeOptions) {
         RetainHandling::IfNew => 1,
         RetainHandling::Never => 2,
     };
-    out.put_u8(options.qos as u8 | u8::from(options.no_local) << 2 | u8::from(options.retain_as_published) << 3 | handling << 4);
+    out.put_u8(
+        options.qos as u8
+            | u8::from(options.no_local) << 2
+            | u8::from(options.retain_as_published) << 3
+            | handling << 4,
+    );
 }
 
 fn put_pair(out: &mut BytesMut, kind: u8, one: u64, other: u64) {
@@ -306,7 +339,9 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
             out.put_u8(1);
             put_number(out, session.number);
             put_bytes(out, session.client_id.as_bytes());
-            put_optional(out, session.user.as_ref(), |out, user| put_bytes(out, user.as_bytes()));
+            put_optional(out, session.user.as_ref(), |out, user| {
+                put_bytes(out, user.as_bytes())
+            });
             put_optional(out, session.outlives_ms, put_number);
             put_optional(out, session.ends, put_deadline);
             put_number(out, session.last_number);
@@ -315,13 +350,23 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
             out.put_u8(2);
             put_number(out, *session);
         }
-        Record::Subscribed { session, filter, options, identifier } => {
+        Record::Subscribed {
+            session,
+            filter,
+            options,
+            identifier,
+        } => {
             put_filter(out, 3, *session, filter);
             put_options(out, *options);
             put_number(out, identifier.map_or(0, |id| u64::from(id.get())));
         }
         Record::Unsubscribed { session, filter } => put_filter(out, 4, *session, filter),
-        Record::Message { id, retained, message, targets } => {
+        Record::Message {
+            id,
+            retained,
+            message,
+            targets,
+        } => {
             put_pair(out, 5, *id, u64::from(*retained));
             put_message(out, message, clock);
             put_targets(out, targets);
@@ -334,11 +379,17 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
         Record::Sent { session, number } => put_pair(out, 7, *session, *number),
         Record::Released { session, number } => put_pair(out, 8, *session, *number),
         Record::Done { session, number } => put_pair(out, 9, *session, *number),
-        Record::Received { session, packet_id, held } => {
+        Record::Received {
+            session,
+            packet_id,
+            held,
+        } => {
             put_pair(out, 10, *session, u64::from(packet_id.get()));
             out.put_u8(u8::from(*held));
         }
-        Record::Freed { session, packet_id } => put_pair(out, 11, *session, u64::from(packet_id.get())),
+        Record::Freed { session, packet_id } => {
+            put_pair(out, 11, *session, u64::from(packet_id.get()))
+        }
         Record::Retained(message) => {
             out.put_u8(12);
             put_message(out, message, clock);
@@ -355,9 +406,15 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
             out.put_u8(14);
             put_number(out, *session);
         }
-        Record::Replay { session, filter, after } => {
+        Record::Replay {
+            session,
+            filter,
+            after,
+        } => {
             put_filter(out, 15, *session, filter);
-            put_optional(out, *after, |out, topic| put_bytes(out, topic.as_str().as_bytes()));
+            put_optional(out, *after, |out, topic| {
+                put_bytes(out, topic.as_str().as_bytes())
+            });
         }
         Record::ReplayDone { session, filter } => put_filter(out, 16, *session, filter),
     }

@@ -80,13 +80,17 @@ impl Replay {
 
 /// What a place takes beyond what is free.
 fn weight(after: Option<&TopicName>) -> usize {
-    after.map_or(0, |topic| (PLACE_OVERHEAD + topic.as_str().len()).saturating_sub(FREE_PLACE))
+    after.map_or(0, |topic| {
+        (PLACE_OVERHEAD + topic.as_str().len()).saturating_sub(FREE_PLACE)
+    })
 }
 
 /// A place before a topic, or at it, that takes nothing of the budget.
 fn free_place(topic: &TopicName) -> Option<TopicName> {
     let text = topic.as_str();
-    let end = (0..=FREE_TOPIC.min(text.len())).rev().find(|end| text.is_char_boundary(*end))?;
+    let end = (0..=FREE_TOPIC.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end))?;
     TopicName::new(text.get(..end)?.to_owned()).ok()
 }
 
@@ -118,8 +122,18 @@ impl Replays {
     fn begin(&mut self, filter: TopicFilter, newest: u64) {
         let is_known = self.remove(&filter);
         let recorded = is_known.unwrap_or(Recorded::Never);
-        let recorded = if recorded == Recorded::Never { Recorded::Never } else { Recorded::Outdated };
-        self.list.push_back(Replay { filter, after: None, newest, is_fetched: false, recorded });
+        let recorded = if recorded == Recorded::Never {
+            Recorded::Never
+        } else {
+            Recorded::Outdated
+        };
+        self.list.push_back(Replay {
+            filter,
+            after: None,
+            newest,
+            is_fetched: false,
+            recorded,
+        });
     }
 
     /// Puts back what the records tell.
@@ -127,13 +141,25 @@ impl Replays {
         self.remove(&filter);
         self.bytes += weight(after.as_ref());
         let is_first = after.is_some();
-        let replay = Replay { filter, after, newest: 0, is_fetched: false, recorded: Recorded::UpToDate };
-        if is_first { self.list.push_front(replay) } else { self.list.push_back(replay) }
+        let replay = Replay {
+            filter,
+            after,
+            newest: 0,
+            is_fetched: false,
+            recorded: Recorded::UpToDate,
+        };
+        if is_first {
+            self.list.push_front(replay)
+        } else {
+            self.list.push_back(replay)
+        }
     }
 
     /// All messages have their numbers: those up to `newest` may be replayed.
     pub(super) fn restored(&mut self, newest: u64) {
-        self.list.iter_mut().for_each(|replay| replay.newest = newest);
+        self.list
+            .iter_mut()
+            .for_each(|replay| replay.newest = newest);
     }
 
     /// A new message is dropped: what is retained up to `newest` is replayed, also where it is newer than the subscription.
@@ -153,7 +179,10 @@ impl Replays {
     }
 
     fn remove(&mut self, filter: &TopicFilter) -> Option<Recorded> {
-        let place = self.list.iter().position(|replay| replay.filter == *filter)?;
+        let place = self
+            .list
+            .iter()
+            .position(|replay| replay.filter == *filter)?;
         let gone = self.list.remove(place)?;
         self.bytes -= weight(gone.after.as_ref());
         Some(gone.recorded)
@@ -166,12 +195,23 @@ impl Replays {
 
     /// True if this retained message is older than the subscription, or than the connection if the client gets it at QoS 0.
     fn replays(&self, message: &Kept, qos: QoS) -> bool {
-        let newest = self.list.front().map_or(0, |replay| replay.newest).max(self.newest_missed);
-        message.id <= if qos == QoS::AtMostOnce { newest.max(self.newest_at_connect) } else { newest }
+        let newest = self
+            .list
+            .front()
+            .map_or(0, |replay| replay.newest)
+            .max(self.newest_missed);
+        message.id
+            <= if qos == QoS::AtMostOnce {
+                newest.max(self.newest_at_connect)
+            } else {
+                newest
+            }
     }
 
     fn move_to(&mut self, after: Option<TopicName>) {
-        let Some(replay) = self.list.front_mut() else { return };
+        let Some(replay) = self.list.front_mut() else {
+            return;
+        };
         self.bytes = self.bytes - weight(replay.after.as_ref()) + weight(after.as_ref());
         replay.after = after;
         if replay.recorded == Recorded::UpToDate {
@@ -181,11 +221,32 @@ impl Replays {
 
     /// Panics if the total is not what the places say, or a subscription is missing. For tests.
     pub(super) fn check_invariants(&self, is_subscribed: impl Fn(&TopicFilter) -> bool) {
-        assert_eq!(self.bytes, self.list.iter().map(|replay| weight(replay.after.as_ref())).sum::<usize>(), "bytes of places");
-        assert!(self.list.iter().skip(1).all(|replay| replay.after.is_none() && !replay.is_fetched), "only the first replay has a place");
-        assert!(self.list.iter().all(|replay| is_subscribed(&replay.filter)), "a replay belongs to a subscription");
-        let filters: std::collections::BTreeSet<_> = self.list.iter().map(|replay| &replay.filter).collect();
-        assert_eq!(filters.len(), self.list.len(), "one replay for a subscription");
+        assert_eq!(
+            self.bytes,
+            self.list
+                .iter()
+                .map(|replay| weight(replay.after.as_ref()))
+                .sum::<usize>(),
+            "bytes of places"
+        );
+        assert!(
+            self.list
+                .iter()
+                .skip(1)
+                .all(|replay| replay.after.is_none() && !replay.is_fetched),
+            "only the first replay has a place"
+        );
+        assert!(
+            self.list.iter().all(|replay| is_subscribed(&replay.filter)),
+            "a replay belongs to a subscription"
+        );
+        let filters: std::collections::BTreeSet<_> =
+            self.list.iter().map(|replay| &replay.filter).collect();
+        assert_eq!(
+            filters.len(),
+            self.list.len(),
+            "one replay for a subscription"
+        );
     }
 }
 
@@ -214,23 +275,47 @@ pub(super) struct ReplayTurns {
 impl Engine {
     /// Panics if a session that is to have its turn gets none. For tests.
     pub(super) fn check_replay_turns(&self) {
-        let due: std::collections::BTreeSet<SessionKey> = self.replay_turns.due.iter().copied().collect();
-        let expected = self.sessions.iter().filter(|(_, session)| session.replays.is_due).map(|(key, _)| key);
-        assert!(expected.into_iter().all(|key| due.contains(&key)), "sessions with retained messages to fetch");
+        let due: std::collections::BTreeSet<SessionKey> =
+            self.replay_turns.due.iter().copied().collect();
+        let expected = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.replays.is_due)
+            .map(|(key, _)| key);
+        assert!(
+            expected.into_iter().all(|key| due.contains(&key)),
+            "sessions with retained messages to fetch"
+        );
     }
 
     /// Begins to send retained messages to new subscriptions of a session.
-    pub(super) fn begin_replays(&mut self, key: SessionKey, filters: impl Iterator<Item = TopicFilter>, now: Instant) {
+    pub(super) fn begin_replays(
+        &mut self,
+        key: SessionKey,
+        filters: impl Iterator<Item = TopicFilter>,
+        now: Instant,
+    ) {
         let newest = self.next_message;
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         // The copy that the session keeps: that of the packet would keep the packet.
-        let own = filters.filter_map(|filter| session.filters.get(&filter).map(|(filter, _)| filter.clone()));
+        let own = filters.filter_map(|filter| {
+            session
+                .filters
+                .get(&filter)
+                .map(|(filter, _)| filter.clone())
+        });
         own.for_each(|filter| session.replays.begin(filter, newest));
         let bytes = session.replays.bytes();
         self.refund(key, Part::Replays, bytes);
         self.wake_replays(key);
         // The rest, and what the others are to get, has its turn after the packets that wait.
-        if self.sessions.get(key).is_some_and(|session| session.replays.is_due) {
+        if self
+            .sessions
+            .get(key)
+            .is_some_and(|session| session.replays.is_due)
+        {
             self.advance(key, FIRST_PIECE, now);
         }
         self.record_replays(key);
@@ -239,10 +324,14 @@ impl Engine {
     /// Goes on with retained messages for new subscriptions, a bounded piece of work.
     pub fn go_on(&mut self, now: Instant) {
         if self.has_room_in_total() {
-            std::mem::take(&mut self.replay_turns.starved).into_iter().for_each(|key| self.wake_replays(key));
+            std::mem::take(&mut self.replay_turns.starved)
+                .into_iter()
+                .for_each(|key| self.wake_replays(key));
         }
         if !self.replay_turns.unplaced.is_empty() && self.budget.was_refunded() {
-            std::mem::take(&mut self.replay_turns.unplaced).into_iter().for_each(|key| self.wake_replays(key));
+            std::mem::take(&mut self.replay_turns.unplaced)
+                .into_iter()
+                .for_each(|key| self.wake_replays(key));
         }
         let mut left = REPLAY_PIECE;
         while left > 0
@@ -250,7 +339,9 @@ impl Engine {
         {
             let (seen, is_over) = self.advance(key, left.min(FAIR_PIECE), now);
             left -= seen.clamp(1, left);
-            let Some(session) = self.sessions.get_mut(key) else { continue };
+            let Some(session) = self.sessions.get_mut(key) else {
+                continue;
+            };
             session.replays.is_due = !is_over;
             if !is_over {
                 self.replay_turns.due.push_back(key);
@@ -266,8 +357,13 @@ impl Engine {
 
     /// Gives a session its turn if it has retained messages to fetch and room for them.
     pub(super) fn wake_replays(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if !session.replays.list.is_empty() && !session.replays.is_due && wants_more(session, self.limits.output_bytes) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if !session.replays.list.is_empty()
+            && !session.replays.is_due
+            && wants_more(session, self.limits.output_bytes)
+        {
             session.replays.is_due = true;
             self.replay_turns.due.push_back(key);
         }
@@ -283,12 +379,27 @@ impl Engine {
                 continue;
             }
             let room = self.room_for_replays(key, now);
-            let Some(session) = self.sessions.get(key).filter(|_| room > 0) else { return (seen, true) };
-            let Some(replay) = session.replays.list.front() else { return (seen, true) };
-            let Some((_, subscription)) = session.filters.get(&replay.filter) else { return (seen, true) };
+            let Some(session) = self.sessions.get(key).filter(|_| room > 0) else {
+                return (seen, true);
+            };
+            let Some(replay) = session.replays.list.front() else {
+                return (seen, true);
+            };
+            let Some((_, subscription)) = session.filters.get(&replay.filter) else {
+                return (seen, true);
+            };
             let subscription = *subscription;
-            let most = Most { seen: piece - seen, found: room };
-            let Matching { found, seen: looked, last } = self.retained.matching(&replay.filter, replay.after.as_ref(), most, now);
+            let most = Most {
+                seen: piece - seen,
+                found: room,
+            };
+            let Matching {
+                found,
+                seen: looked,
+                last,
+            } = self
+                .retained
+                .matching(&replay.filter, replay.after.as_ref(), most, now);
             seen += looked.max(1);
             let fetched = self.replay_all(key, found, subscription);
             let placed = match (fetched, last) {
@@ -312,8 +423,16 @@ impl Engine {
 
     /// How many retained messages may be fetched for a session now.
     fn room_for_replays(&mut self, key: SessionKey, now: Instant) -> usize {
-        let Some(session) = self.sessions.get(key) else { return 0 };
-        if session.replays.list.front().is_none_or(|replay| replay.is_fetched) || !wants_more(session, self.limits.output_bytes) {
+        let Some(session) = self.sessions.get(key) else {
+            return 0;
+        };
+        if session
+            .replays
+            .list
+            .front()
+            .is_none_or(|replay| replay.is_fetched)
+            || !wants_more(session, self.limits.output_bytes)
+        {
             return 0;
         }
         let waiting = session.queue.replays();
@@ -328,11 +447,19 @@ impl Engine {
     }
 
     /// Queues retained messages.
-    fn replay_all(&mut self, key: SessionKey, found: Vec<Arc<Kept>>, subscription: Subscription) -> Fetched {
+    fn replay_all(
+        &mut self,
+        key: SessionKey,
+        found: Vec<Arc<Kept>>,
+        subscription: Subscription,
+    ) -> Fetched {
         let mut last: Option<TopicName> = None;
         for message in found {
-            let Some(session) = self.sessions.get(key) else { break };
-            let is_full = session.queue.replay_bytes() >= self.limits.output_bytes || !self.has_room_in_total();
+            let Some(session) = self.sessions.get(key) else {
+                break;
+            };
+            let is_full = session.queue.replay_bytes() >= self.limits.output_bytes
+                || !self.has_room_in_total();
             if let Some(last) = last.take_if(|_| is_full) {
                 return Fetched::UpTo(last);
             }
@@ -348,44 +475,84 @@ impl Engine {
 
     /// Room in the budget for a place of the first replay.
     fn charge_place(&mut self, key: SessionKey, topic: &TopicName) -> Result<(), Over> {
-        let Some(replays) = self.sessions.get(key).map(|session| &session.replays) else { return Ok(()) };
-        let Some(replay) = replays.list.front() else { return Ok(()) };
+        let Some(replays) = self.sessions.get(key).map(|session| &session.replays) else {
+            return Ok(());
+        };
+        let Some(replay) = replays.list.front() else {
+            return Ok(());
+        };
         let bytes = replays.bytes_with(&replay.filter, Some(topic));
         self.charge(key, Part::Replays, bytes)
     }
 
     /// Queues a retained message for a new subscription.
     fn replay(&mut self, key: SessionKey, message: Arc<Kept>, subscription: Subscription) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         let qos = subscription.options.qos.min(message.qos);
         if !session.rights.may_read(&message.topic) || !session.replays.replays(&message, qos) {
             return;
         }
-        let number = if qos == QoS::AtMostOnce { 0 } else { session.next_number() };
+        let number = if qos == QoS::AtMostOnce {
+            0
+        } else {
+            session.next_number()
+        };
         let identifiers = subscription.identifier.into_iter().collect();
-        let delivery = Delivery { message: message.clone(), number, qos, retain: true, is_replay: true, identifiers, share: None };
-        let record = (session.is_kept() && number > 0).then(|| super::record::TargetRecord::of(session.number, &delivery, false));
+        let delivery = Delivery {
+            message: message.clone(),
+            number,
+            qos,
+            retain: true,
+            is_replay: true,
+            identifiers,
+            share: None,
+        };
+        let record = (session.is_kept() && number > 0)
+            .then(|| super::record::TargetRecord::of(session.number, &delivery, false));
         let is_queued = session.queue.enqueue_replay(delivery);
         debug_assert!(is_queued, "no more are fetched than may wait");
         self.fullest.grew(key, session.held_bytes());
         if !is_queued {
             self.count_full();
         } else if let Some(record) = record {
-            let record = Record::Message { id: message.id, retained: false, message: &message, targets: &[record] };
+            let record = Record::Message {
+                id: message.id,
+                retained: false,
+                message: &message,
+                targets: &[record],
+            };
             self.records.put(&record, self.clock);
         }
     }
 
     /// Notes how far the first replay of a session is: everything up to `last` was looked at, and there may be more; of what is to come,
     /// everything up to `fetched` was queued.
-    fn proceed(&mut self, key: SessionKey, fetched: Option<TopicName>, last: &TopicName) -> Result<(), Over> {
+    fn proceed(
+        &mut self,
+        key: SessionKey,
+        fetched: Option<TopicName>,
+        last: &TopicName,
+    ) -> Result<(), Over> {
         let charged = self.charge_place(key, last);
-        let Some(replays) = self.sessions.get_mut(key).map(|session| &mut session.replays) else { return Ok(()) };
-        let known = fetched.as_ref().or(replays.list.front().and_then(|replay| replay.after.as_ref()));
+        let Some(replays) = self
+            .sessions
+            .get_mut(key)
+            .map(|session| &mut session.replays)
+        else {
+            return Ok(());
+        };
+        let known = fetched.as_ref().or(replays
+            .list
+            .front()
+            .and_then(|replay| replay.after.as_ref()));
         let place = match charged {
             Ok(()) => Some(last.clone()),
             // Nothing is to be fetched between the two.
-            Err(_) => free_place(last).filter(|place| Some(place) > known).or(fetched),
+            Err(_) => free_place(last)
+                .filter(|place| Some(place) > known)
+                .or(fetched),
         };
         // A copy: that of the message is not to be kept for it.
         let moved = place.map(|place| replays.move_to(Some(place.detached())));
@@ -395,14 +562,21 @@ impl Engine {
 
     /// The budget shows what the places take.
     fn settle_place(&mut self, key: SessionKey) {
-        let bytes = self.sessions.get(key).map_or(0, |session| session.replays.bytes());
+        let bytes = self
+            .sessions
+            .get(key)
+            .map_or(0, |session| session.replays.bytes());
         self.refund(key, Part::Replays, bytes);
     }
 
     /// The first replay of a session has fetched everything. It is over when nothing of it waits at QoS 0: that is lost with the
     /// connection, and fetched again.
     fn fetched_all(&mut self, key: SessionKey) {
-        if let Some(replay) = self.sessions.get_mut(key).and_then(|session| session.replays.list.front_mut()) {
+        if let Some(replay) = self
+            .sessions
+            .get_mut(key)
+            .and_then(|session| session.replays.list.front_mut())
+        {
             replay.is_fetched = true;
         }
         self.settle_place(key);
@@ -411,10 +585,24 @@ impl Engine {
 
     /// Ends the first replay of a session if it is over.
     fn end_fetched(&mut self, key: SessionKey) -> bool {
-        let Some(session) = self.sessions.get(key) else { return false };
-        let Some(replay) = session.replays.list.front().filter(|replay| replay.is_fetched) else { return false };
+        let Some(session) = self.sessions.get(key) else {
+            return false;
+        };
+        let Some(replay) = session
+            .replays
+            .list
+            .front()
+            .filter(|replay| replay.is_fetched)
+        else {
+            return false;
+        };
         let may_be_lost = session.is_persistent() && session.queue.replays() > 0;
-        if may_be_lost && session.queue.iter().any(|delivery| delivery.is_replay && delivery.qos == QoS::AtMostOnce) {
+        if may_be_lost
+            && session
+                .queue
+                .iter()
+                .any(|delivery| delivery.is_replay && delivery.qos == QoS::AtMostOnce)
+        {
             return false;
         }
         let filter = replay.filter.clone();
@@ -424,15 +612,40 @@ impl Engine {
 
     /// The connection of a session is gone, and so is what waited at QoS 0: its replay goes back to before the first of these.
     pub(super) fn set_replay_back(&mut self, key: SessionKey, lost: &[Delivery]) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.is_persistent()) else { return };
-        let Some(replay) = session.replays.list.front_mut() else { return };
-        let was_passed = |topic: &&TopicName| replay.is_fetched || replay.after.as_ref().is_some_and(|after| *topic <= after);
-        let topics = lost.iter().filter(|delivery| delivery.is_replay).map(|delivery| &delivery.message.topic);
-        let Some(first) = topics.filter(was_passed).filter(|topic| replay.filter.matches(topic)).min() else { return };
+        let Some(session) = self
+            .sessions
+            .get_mut(key)
+            .filter(|session| session.is_persistent())
+        else {
+            return;
+        };
+        let Some(replay) = session.replays.list.front_mut() else {
+            return;
+        };
+        let was_passed = |topic: &&TopicName| {
+            replay.is_fetched || replay.after.as_ref().is_some_and(|after| *topic <= after)
+        };
+        let topics = lost
+            .iter()
+            .filter(|delivery| delivery.is_replay)
+            .map(|delivery| &delivery.message.topic);
+        let Some(first) = topics
+            .filter(was_passed)
+            .filter(|topic| replay.filter.matches(topic))
+            .min()
+        else {
+            return;
+        };
         replay.is_fetched = false;
         let before = self.retained.before(first).map(TopicName::detached);
-        let has_place = before.as_ref().is_none_or(|before| self.charge_place(key, before).is_ok());
-        let before = if has_place { before } else { before.as_ref().and_then(free_place) };
+        let has_place = before
+            .as_ref()
+            .is_none_or(|before| self.charge_place(key, before).is_ok());
+        let before = if has_place {
+            before
+        } else {
+            before.as_ref().and_then(free_place)
+        };
         if let Some(session) = self.sessions.get_mut(key) {
             session.replays.move_to(before);
         }
@@ -442,20 +655,43 @@ impl Engine {
 
     /// Nothing more comes of a replay.
     fn end_replay(&mut self, key: SessionKey, filter: &TopicFilter) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
         let recorded = session.replays.remove(filter);
         let (bytes, number, is_kept) = (session.replays.bytes(), session.number, session.is_kept());
         self.refund(key, Part::Replays, bytes);
         if is_kept && recorded.is_some_and(|recorded| recorded != Recorded::Never) {
-            self.records.put(&Record::ReplayDone { session: number, filter }, self.clock);
+            self.records.put(
+                &Record::ReplayDone {
+                    session: number,
+                    filter,
+                },
+                self.clock,
+            );
         }
     }
 
     /// Puts how far the replays of a session are into the records.
     fn record_replays(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key).filter(|session| session.is_kept()) else { return };
-        for replay in session.replays.list.iter_mut().filter(|replay| replay.recorded != Recorded::UpToDate) {
-            let record = Record::Replay { session: session.number, filter: &replay.filter, after: replay.after.as_ref() };
+        let Some(session) = self
+            .sessions
+            .get_mut(key)
+            .filter(|session| session.is_kept())
+        else {
+            return;
+        };
+        for replay in session
+            .replays
+            .list
+            .iter_mut()
+            .filter(|replay| replay.recorded != Recorded::UpToDate)
+        {
+            let record = Record::Replay {
+                session: session.number,
+                filter: &replay.filter,
+                after: replay.after.as_ref(),
+            };
             self.records.put(&record, self.clock);
             replay.recorded = Recorded::UpToDate;
         }
@@ -465,5 +701,6 @@ impl Engine {
 /// True if few retained messages wait for a client that is there.
 fn wants_more(session: &Session, output_bytes: usize) -> bool {
     let waiting = session.queue.replays();
-    session.connection.is_some() && (waiting == 0 || (waiting <= FEW_WAITING && session.queue.replay_bytes() < output_bytes))
+    session.connection.is_some()
+        && (waiting == 0 || (waiting <= FEW_WAITING && session.queue.replay_bytes() < output_bytes))
 }

@@ -16,7 +16,9 @@ use bytes::Bytes;
 use super::budget::{Owner, Part};
 use super::read_record::{Change, next_change};
 use super::record::{Clock, Deadline, SessionRecord, TargetRecord, WillRecord};
-use super::session::{Delivery, Exchange, Incoming, Kept, PendingWill, Session, Subscription, names_weight};
+use super::session::{
+    Delivery, Exchange, Incoming, Kept, PendingWill, Session, Subscription, names_weight,
+};
 use super::{Engine, SessionKey, Setup, filters};
 use crate::message::Message;
 use crate::mqtt::{PacketId, TopicFilter, TopicName};
@@ -86,7 +88,9 @@ impl Restore {
     #[must_use]
     pub fn batch(&mut self, mut bytes: Bytes) -> bool {
         while !bytes.is_empty() {
-            let Some(change) = next_change(&mut bytes, self.clock) else { return false };
+            let Some(change) = next_change(&mut bytes, self.clock) else {
+                return false;
+            };
             self.apply(change);
         }
         true
@@ -96,11 +100,25 @@ impl Restore {
         match change {
             Change::Session(record) => self.session(record),
             Change::Gone { session } => self.gone(session),
-            Change::Subscribed { session, filter, options, identifier } => {
-                self.subscribed(session, &filter, Subscription { options, identifier });
+            Change::Subscribed {
+                session,
+                filter,
+                options,
+                identifier,
+            } => {
+                self.subscribed(
+                    session,
+                    &filter,
+                    Subscription {
+                        options,
+                        identifier,
+                    },
+                );
             }
             Change::Unsubscribed { session, filter } => {
-                let Some((key, session)) = self.of(session) else { return };
+                let Some((key, session)) = self.of(session) else {
+                    return;
+                };
                 session.filters.remove(&filter);
                 session.replays.forget(&filter);
                 let (filters, replays) = (session.filters.bytes(), session.replays.bytes());
@@ -108,25 +126,54 @@ impl Restore {
                 self.engine.refund(key, Part::Replays, replays);
                 self.engine.subscriptions.remove(&filter, key);
             }
-            Change::Message { id, retained, message, targets } => self.message(id, retained, &message, targets),
+            Change::Message {
+                id,
+                retained,
+                message,
+                targets,
+            } => self.message(id, retained, &message, targets),
             Change::Queued { id, targets } => self.queue(id, targets),
             Change::Sent { session, number } => {
-                let Some(known) = self.sessions.get_mut(&session) else { return };
-                known.waiting.range_mut(..=number).for_each(|(_, waiting)| waiting.was_sent = true);
+                let Some(known) = self.sessions.get_mut(&session) else {
+                    return;
+                };
+                known
+                    .waiting
+                    .range_mut(..=number)
+                    .for_each(|(_, waiting)| waiting.was_sent = true);
             }
             Change::Released { session, number } => {
-                if let Some(waiting) = self.sessions.get_mut(&session).and_then(|known| known.waiting.get_mut(&number)) {
+                if let Some(waiting) = self
+                    .sessions
+                    .get_mut(&session)
+                    .and_then(|known| known.waiting.get_mut(&number))
+                {
                     waiting.released = true;
                 }
             }
             Change::Done { session, number } => {
-                let done = self.sessions.get_mut(&session).and_then(|known| known.waiting.remove(&number));
+                let done = self
+                    .sessions
+                    .get_mut(&session)
+                    .and_then(|known| known.waiting.remove(&number));
                 if let Some(done) = done {
                     self.messages.done(done.delivery.message);
                 }
             }
-            Change::Received { session, packet_id, held } => {
-                self.received(session, packet_id, if held { Exchange::Refused { taps: u64::MAX } } else { Exchange::Received });
+            Change::Received {
+                session,
+                packet_id,
+                held,
+            } => {
+                self.received(
+                    session,
+                    packet_id,
+                    if held {
+                        Exchange::Refused { taps: u64::MAX }
+                    } else {
+                        Exchange::Received
+                    },
+                );
             }
             Change::Freed { session, packet_id } => {
                 if let Some((key, _)) = self.of(session) {
@@ -134,9 +181,15 @@ impl Restore {
                 }
             }
             Change::Retained(message) => self.retained(&message),
-            Change::Replay { session, filter, after } => self.replay(session, &filter, after),
+            Change::Replay {
+                session,
+                filter,
+                after,
+            } => self.replay(session, &filter, after),
             Change::ReplayDone { session, filter } => {
-                let Some((key, session)) = self.of(session) else { return };
+                let Some((key, session)) = self.of(session) else {
+                    return;
+                };
                 session.replays.forget(&filter);
                 let bytes = session.replays.bytes();
                 self.engine.refund(key, Part::Replays, bytes);
@@ -153,13 +206,19 @@ impl Restore {
 
     fn of(&mut self, number: u64) -> Option<(SessionKey, &mut Session)> {
         let key = self.sessions.get(&number)?.key;
-        self.engine.sessions.get_mut(key).map(|session| (key, session))
+        self.engine
+            .sessions
+            .get_mut(key)
+            .map(|session| (key, session))
     }
 
     fn session(&mut self, record: SessionRecord) {
         let engine = &mut self.engine;
         engine.next_session = engine.next_session.max(record.number);
-        let rights = engine.access.rights(record.user.as_ref(), &record.client_id).unwrap_or_default();
+        let rights = engine
+            .access
+            .rights(record.user.as_ref(), &record.client_id)
+            .unwrap_or_default();
         let names = names_weight(&record.client_id, record.user.as_ref(), &rights);
         let known = match self.sessions.entry(record.number) {
             Entry::Occupied(known) => known.into_mut(),
@@ -170,17 +229,29 @@ impl Restore {
                     self.left_out.sessions += 1;
                     return;
                 }
-                let session = Session::new(&record.client_id, record.number, engine.budget.open(owner));
+                let session =
+                    Session::new(&record.client_id, record.number, engine.budget.open(owner));
                 let client_id = session.client_id.clone();
                 let key = engine.sessions.insert(session);
                 engine.by_client.insert(client_id, key);
-                place.insert(Known { key, waiting: BTreeMap::new(), ends: None, will_due: None })
+                place.insert(Known {
+                    key,
+                    waiting: BTreeMap::new(),
+                    ends: None,
+                    will_due: None,
+                })
             }
         };
         known.ends = record.ends;
-        let Some(session) = engine.sessions.get_mut(known.key) else { return };
+        let Some(session) = engine.sessions.get_mut(known.key) else {
+            return;
+        };
         let will = session.account.part(Part::Will);
-        engine.budget.settle(&mut session.account, Owner::restored(record.user.as_ref()), (names, will));
+        engine.budget.settle(
+            &mut session.account,
+            Owner::restored(record.user.as_ref()),
+            (names, will),
+        );
         session.is_recorded = true;
         session.outlives = record.outlives_ms.map(Duration::from_millis);
         session.last_number = session.last_number.max(record.last_number);
@@ -192,7 +263,9 @@ impl Restore {
     }
 
     fn subscribed(&mut self, number: u64, filter: &TopicFilter, subscription: Subscription) {
-        let Some((key, session)) = self.of(number) else { return };
+        let Some((key, session)) = self.of(number) else {
+            return;
+        };
         let bytes = session.filters.bytes() + filters::cost(filter);
         let is_new = !session.filters.contains(filter);
         let has_place = session.filters.list().len() < self.engine.limits.max_subscriptions;
@@ -201,7 +274,9 @@ impl Restore {
             return;
         }
         self.engine.subscriptions.insert(filter, key, subscription);
-        let Some((_, session)) = self.of(number) else { return };
+        let Some((_, session)) = self.of(number) else {
+            return;
+        };
         session.filters.insert(filter, subscription);
         if filter.is_shared() {
             let class = session.class_for(key, filter);
@@ -211,8 +286,12 @@ impl Restore {
 
     /// Without room for the place it has reached, it begins again.
     fn replay(&mut self, number: u64, filter: &TopicFilter, after: Option<TopicName>) {
-        let Some((key, session)) = self.of(number) else { return };
-        let Some((filter, _)) = session.filters.get(filter).cloned() else { return };
+        let Some((key, session)) = self.of(number) else {
+            return;
+        };
+        let Some((filter, _)) = session.filters.get(filter).cloned() else {
+            return;
+        };
         let bytes = session.replays.bytes_with(&filter, after.as_ref());
         let has_room = self.engine.charge(key, Part::Replays, bytes).is_ok();
         if let Some((_, session)) = self.of(number) {
@@ -223,20 +302,35 @@ impl Restore {
     }
 
     fn received(&mut self, number: u64, packet_id: PacketId, state: Exchange) {
-        let Some((key, session)) = self.of(number) else { return };
+        let Some((key, session)) = self.of(number) else {
+            return;
+        };
         let more = usize::from(!session.incoming.contains_key(&packet_id));
         if self.engine.charge_received(key, more).is_err() {
             self.left_out.received += 1;
         } else if let Some((_, session)) = self.of(number) {
-            session.incoming.insert(packet_id, Incoming { state, connection: 0 });
+            session.incoming.insert(
+                packet_id,
+                Incoming {
+                    state,
+                    connection: 0,
+                },
+            );
         }
     }
 
     fn gone(&mut self, number: u64) {
-        let Some(known) = self.sessions.remove(&number) else { return };
-        let Some(session) = self.engine.sessions.try_remove(known.key) else { return };
+        let Some(known) = self.sessions.remove(&number) else {
+            return;
+        };
+        let Some(session) = self.engine.sessions.try_remove(known.key) else {
+            return;
+        };
         self.engine.away.note(known.key, None);
-        known.waiting.into_values().for_each(|waiting| self.messages.done(waiting.delivery.message));
+        known
+            .waiting
+            .into_values()
+            .for_each(|waiting| self.messages.done(waiting.delivery.message));
         // Another session of the same client may have been made before this one was taken out.
         if self.engine.by_client.get(&session.client_id) == Some(&known.key) {
             self.engine.by_client.remove(&session.client_id);
@@ -252,7 +346,9 @@ impl Restore {
         if retained {
             self.retained(message);
         }
-        let is_wanted = targets.iter().any(|target| self.sessions.contains_key(&target.session));
+        let is_wanted = targets
+            .iter()
+            .any(|target| self.sessions.contains_key(&target.session));
         if is_wanted {
             self.messages.put(message, id, &self.engine.queued_bytes);
         }
@@ -260,16 +356,44 @@ impl Restore {
     }
 
     fn queue(&mut self, id: u64, targets: Vec<TargetRecord>) {
-        let Some(message) = self.messages.get(id) else { return };
+        let Some(message) = self.messages.get(id) else {
+            return;
+        };
         for target in targets {
-            let TargetRecord { session, number, qos, retain, was_sent, is_replay, identifiers, share } = target;
-            let Some(known) = self.sessions.get_mut(&session) else { continue };
+            let TargetRecord {
+                session,
+                number,
+                qos,
+                retain,
+                was_sent,
+                is_replay,
+                identifiers,
+                share,
+            } = target;
+            let Some(known) = self.sessions.get_mut(&session) else {
+                continue;
+            };
             if let Some(session) = self.engine.sessions.get_mut(known.key) {
                 session.last_number = session.last_number.max(number);
             }
             let share = share.map(Arc::new);
-            let delivery = Delivery { message: message.clone(), number, qos, retain, is_replay, identifiers, share };
-            known.waiting.insert(number, Waiting { delivery, was_sent, released: false });
+            let delivery = Delivery {
+                message: message.clone(),
+                number,
+                qos,
+                retain,
+                is_replay,
+                identifiers,
+                share,
+            };
+            known.waiting.insert(
+                number,
+                Waiting {
+                    delivery,
+                    was_sent,
+                    released: false,
+                },
+            );
         }
     }
 
@@ -283,7 +407,9 @@ impl Restore {
     }
 
     fn will(&mut self, number: u64, record: WillRecord) {
-        let Some((key, _)) = self.of(number) else { return };
+        let Some((key, _)) = self.of(number) else {
+            return;
+        };
         let will = PendingWill {
             message: record.message,
             expiry: record.expiry_ms.map(Duration::from_millis),
@@ -311,15 +437,21 @@ impl Restore {
         sessions.sort_by_key(|(number, _)| *number);
         for (_, known) in &mut sessions {
             let waiting = std::mem::take(&mut known.waiting).into_values();
-            self.left_out.deliveries += waiting.map(|waiting| u64::from(!self.engine.put_back(known.key, waiting, now))).sum::<u64>();
+            self.left_out.deliveries += waiting
+                .map(|waiting| u64::from(!self.engine.put_back(known.key, waiting, now)))
+                .sum::<u64>();
         }
         for message in std::mem::take(&mut self.retained).into_values() {
             self.engine.retain(&message, None, now);
         }
         let newest = self.engine.next_message;
-        self.engine.sessions.iter_mut().for_each(|(_, session)| session.replays.restored(newest));
+        self.engine
+            .sessions
+            .iter_mut()
+            .for_each(|(_, session)| session.replays.restored(newest));
         for (_, known) in sessions {
-            self.engine.go_on_alone(known.key, (known.ends, known.will_due), self.clock, now);
+            self.engine
+                .go_on_alone(known.key, (known.ends, known.will_due), self.clock, now);
         }
         (self.engine, self.left_out)
     }
@@ -343,7 +475,9 @@ impl Contents {
     }
 
     fn put(&mut self, message: &Message, id: u64, total: &Arc<AtomicUsize>) {
-        self.messages.entry(id).or_insert_with(|| Kept::new(message, id, total));
+        self.messages
+            .entry(id)
+            .or_insert_with(|| Kept::new(message, id, total));
     }
 
     /// A delivery of it is over.
@@ -358,7 +492,11 @@ impl Contents {
             && let Some((id, weight)) = self.spare.pop_front()
         {
             self.spare_bytes -= weight;
-            if self.messages.get(&id).is_some_and(|message| Arc::strong_count(message) == 1) {
+            if self
+                .messages
+                .get(&id)
+                .is_some_and(|message| Arc::strong_count(message) == 1)
+            {
                 self.messages.remove(&id);
             }
         }
@@ -367,16 +505,32 @@ impl Contents {
 
 impl Engine {
     /// Puts a delivery back where it was, within the same limits as a new one; false if there is no room for it.
-    fn put_back(&mut self, key: SessionKey, Waiting { delivery, was_sent, released }: Waiting, now: Instant) -> bool {
+    fn put_back(
+        &mut self,
+        key: SessionKey,
+        Waiting {
+            delivery,
+            was_sent,
+            released,
+        }: Waiting,
+        now: Instant,
+    ) -> bool {
         let has_room = self.has_room_in_total();
         // Of what is released there is a number only: it needs no room.
-        let Some(session) = self.sessions.get_mut(key).filter(|_| has_room || released) else { return false };
+        let Some(session) = self.sessions.get_mut(key).filter(|_| has_room || released) else {
+            return false;
+        };
         let is_put_back = if !was_sent && !released {
             match delivery.is_replay {
                 true => session.queue.enqueue_replay(delivery),
-                false => session.queue.enqueue(delivery, &self.limits, now, &mut Vec::new()),
+                false => session
+                    .queue
+                    .enqueue(delivery, &self.limits, now, &mut Vec::new()),
             }
-        } else if released || session.in_flight.len() == 0 || session.has_room_in_flight(&self.limits) {
+        } else if released
+            || session.in_flight.len() == 0
+            || session.has_room_in_flight(&self.limits)
+        {
             session.in_flight.restore(delivery, released);
             true
         } else {
@@ -387,8 +541,16 @@ impl Engine {
     }
 
     /// A restored session without its client.
-    fn go_on_alone(&mut self, key: SessionKey, (ends, will_due): (Option<Deadline>, Option<Deadline>), clock: Clock, now: Instant) {
-        let Some(session) = self.sessions.get(key) else { return };
+    fn go_on_alone(
+        &mut self,
+        key: SessionKey,
+        (ends, will_due): (Option<Deadline>, Option<Deadline>),
+        clock: Clock,
+        now: Instant,
+    ) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
         let outlives = session.outlives;
         match (will_due, &session.will) {
             (Some(due), _) => self.delay_will(key, due.from(clock)),

@@ -52,7 +52,14 @@ pub(super) struct Retained {
 
 impl Retained {
     pub(super) fn new(max: usize, max_bytes: usize) -> Self {
-        Self { by_topic: BTreeMap::new(), expiries: BTreeSet::new(), states: 0, max, weight: 0, max_bytes }
+        Self {
+            by_topic: BTreeMap::new(),
+            expiries: BTreeSet::new(),
+            states: 0,
+            max,
+            weight: 0,
+            max_bytes,
+        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -66,7 +73,12 @@ impl Retained {
 
     /// Replaces the retained message of its topic; an empty payload removes it [MQTT-3.3.1-6]. False if there is no room: then the old
     /// one, which is not the last one any more, is gone too.
-    pub(super) fn keep(&mut self, message: &Message, now: Instant, make: impl FnOnce(&Message) -> Arc<Kept>) -> bool {
+    pub(super) fn keep(
+        &mut self,
+        message: &Message,
+        now: Instant,
+        make: impl FnOnce(&Message) -> Arc<Kept>,
+    ) -> bool {
         self.remove(&message.topic);
         if message.payload.is_empty() {
             return true;
@@ -80,13 +92,16 @@ impl Retained {
         let kept = make(message);
         self.weight += kept.weight();
         self.states += usize::from(is_state(&kept));
-        self.expiries.extend(kept.expires_at.map(|at| (at, kept.topic.clone())));
+        self.expiries
+            .extend(kept.expires_at.map(|at| (at, kept.topic.clone())));
         self.by_topic.insert(kept.topic.clone(), kept);
         true
     }
 
     fn remove(&mut self, topic: &TopicName) {
-        let Some((topic, old)) = self.by_topic.remove_entry(topic) else { return };
+        let Some((topic, old)) = self.by_topic.remove_entry(topic) else {
+            return;
+        };
         self.weight -= old.weight();
         self.states -= usize::from(is_state(&old));
         if let Some(at) = old.expires_at {
@@ -103,43 +118,73 @@ impl Retained {
 
     fn has_room(&self, message: &Message) -> bool {
         let has_place = !is_state(message) || self.has_room_for_state(&message.topic);
-        has_place && self.by_topic.len() < self.max && self.weight + message.weight() <= self.max_bytes
+        has_place
+            && self.by_topic.len() < self.max
+            && self.weight + message.weight() <= self.max_bytes
     }
 
     /// False if a topic is for the state of a bridge connection that has no place among those of clients.
     pub(super) fn has_room_for_state(&self, topic: &TopicName) -> bool {
         let has_place = || self.by_topic.get(topic).is_some_and(|kept| is_state(kept));
-        bridge_of(topic).is_none() || self.states < MOST_STATES.min(self.max / STATES_PART) || has_place()
+        bridge_of(topic).is_none()
+            || self.states < MOST_STATES.min(self.max / STATES_PART)
+            || has_place()
     }
 
     /// True if a topic has just this payload.
     pub(super) fn is(&self, topic: &TopicName, payload: &[u8]) -> bool {
-        self.by_topic.get(topic).is_some_and(|kept| kept.payload == payload)
+        self.by_topic
+            .get(topic)
+            .is_some_and(|kept| kept.payload == payload)
     }
 
     /// The first one whose topic comes after `topic`, in the order of their bytes.
     pub(super) fn after(&self, topic: Option<&TopicName>) -> Option<&Arc<Kept>> {
         let begin = topic.map_or(Bound::Unbounded, Bound::Excluded);
-        self.by_topic.range::<TopicName, _>((begin, Bound::Unbounded)).next().map(|(_, kept)| kept)
+        self.by_topic
+            .range::<TopicName, _>((begin, Bound::Unbounded))
+            .next()
+            .map(|(_, kept)| kept)
     }
 
     /// The last topic before `topic`, in the order of their bytes.
     pub(super) fn before(&self, topic: &TopicName) -> Option<&TopicName> {
-        self.by_topic.range::<TopicName, _>((Bound::Unbounded, Bound::Excluded(topic))).next_back().map(|(topic, _)| topic)
+        self.by_topic
+            .range::<TopicName, _>((Bound::Unbounded, Bound::Excluded(topic)))
+            .next_back()
+            .map(|(topic, _)| topic)
     }
 
     /// The next retained messages a filter matches, in the order of their topics: those after `after`, if that is said, and at
     /// most as many as `most` says. The last topic that was looked at is returned if there may be more.
-    pub(super) fn matching(&self, filter: &TopicFilter, after: Option<&TopicName>, most: Most, now: Instant) -> Matching {
+    pub(super) fn matching(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&TopicName>,
+        most: Most,
+        now: Instant,
+    ) -> Matching {
         let text = filter.as_str();
-        let literal = text.find(['+', '#']).and_then(|at| text.get(..at)).unwrap_or(text);
+        let literal = text
+            .find(['+', '#'])
+            .and_then(|at| text.get(..at))
+            .unwrap_or(text);
         if literal.len() == text.len() {
-            let found = self.by_topic.get(text).filter(|message| !message.is_expired(now));
-            return Matching { found: found.cloned().into_iter().collect(), seen: 1, last: None };
+            let found = self
+                .by_topic
+                .get(text)
+                .filter(|message| !message.is_expired(now));
+            return Matching {
+                found: found.cloned().into_iter().collect(),
+                seen: 1,
+                last: None,
+            };
         }
         // `a/#` also matches `a`: the search begins without the last slash.
         let prefix = literal.strip_suffix('/').unwrap_or(literal);
-        let begin = after.map_or(Bound::Included(prefix), |after| Bound::Excluded(after.as_str()));
+        let begin = after.map_or(Bound::Included(prefix), |after| {
+            Bound::Excluded(after.as_str())
+        });
         let mut seek = Seek::new(filter);
         let (mut found, mut last, mut seen) = (Vec::new(), None, 0);
         let mut topics = self.by_topic.range::<str, _>((begin, Bound::Unbounded));
@@ -157,7 +202,9 @@ impl Retained {
                 Fit::Skip => {
                     next = topics.next();
                     if next.is_some_and(|(topic, _)| topic.as_str() < seek.target()) {
-                        topics = self.by_topic.range::<str, _>((Bound::Included(seek.target()), Bound::Unbounded));
+                        topics = self
+                            .by_topic
+                            .range::<str, _>((Bound::Included(seek.target()), Bound::Unbounded));
                         next = topics.next();
                     }
                     continue;
@@ -165,17 +212,38 @@ impl Retained {
             }
             next = topics.next();
         }
-        Matching { found, seen, last: None }
+        Matching {
+            found,
+            seen,
+            last: None,
+        }
     }
 
     /// Whether what is kept beside the messages agrees with them.
     pub(super) fn check_invariants(&self) {
-        assert_eq!(self.weight, self.by_topic.values().map(|message| message.weight()).sum::<usize>());
-        let expiries = self.by_topic.iter().filter_map(|(topic, message)| Some((message.expires_at?, topic.clone())));
+        assert_eq!(
+            self.weight,
+            self.by_topic
+                .values()
+                .map(|message| message.weight())
+                .sum::<usize>()
+        );
+        let expiries = self
+            .by_topic
+            .iter()
+            .filter_map(|(topic, message)| Some((message.expires_at?, topic.clone())));
         assert_eq!(self.expiries, expiries.collect());
         assert!(self.by_topic.len() <= self.max);
-        assert_eq!(self.states, self.by_topic.values().filter(|kept| is_state(kept)).count(), "states of bridge connections");
-        assert!(self.states <= MOST_STATES.min(self.max / STATES_PART), "{} states", self.states);
+        assert_eq!(
+            self.states,
+            self.by_topic.values().filter(|kept| is_state(kept)).count(),
+            "states of bridge connections"
+        );
+        assert!(
+            self.states <= MOST_STATES.min(self.max / STATES_PART),
+            "{} states",
+            self.states
+        );
     }
 }
 
@@ -194,10 +262,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn message(topic: &str, expires_at: Option<Instant>, payload: &'static [u8]) -> Message {
-        Message { expires_at, payload: payload.into(), ..Message::new(TopicName::new(topic).unwrap(), "", Origin::Client) }
+        Message {
+            expires_at,
+            payload: payload.into(),
+            ..Message::new(TopicName::new(topic).unwrap(), "", Origin::Client)
+        }
     }
 
-    const ALL: Most = Most { seen: usize::MAX, found: usize::MAX };
+    const ALL: Most = Most {
+        seen: usize::MAX,
+        found: usize::MAX,
+    };
 
     fn topic_of(number: u8) -> String {
         format!("site{}/{}", number % 3, number)
@@ -241,17 +316,38 @@ mod tests {
     fn a_filter_that_begins_with_a_wildcard_looks_at_few_topics() {
         let (now, total) = (crate::time::now(), Arc::new(AtomicUsize::new(0)));
         let mut retained = Retained::new(10_000, 64 << 20);
-        for topic in (0..10).flat_map(|site| (0..1000).map(move |tag| format!("site{site}/tag{tag:04}"))) {
-            assert!(retained.keep(&message(&topic, None, b"x"), now, |message| Kept::new(message, 1, &total)));
+        for topic in
+            (0..10).flat_map(|site| (0..1000).map(move |tag| format!("site{site}/tag{tag:04}")))
+        {
+            assert!(
+                retained.keep(&message(&topic, None, b"x"), now, |message| Kept::new(
+                    message, 1, &total
+                ))
+            );
         }
         let matching = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), None, ALL, now);
         assert_eq!(matching.found.len(), 10);
         assert!(matching.seen <= 30, "{} topics looked at", matching.seen);
         // In pieces it finds the same.
-        for most in [Most { seen: 3, found: 100 }, Most { seen: 100, found: 3 }, Most { seen: 1, found: 1 }] {
+        for most in [
+            Most {
+                seen: 3,
+                found: 100,
+            },
+            Most {
+                seen: 100,
+                found: 3,
+            },
+            Most { seen: 1, found: 1 },
+        ] {
             let (mut pieces, mut after) = (Vec::new(), None);
             loop {
-                let piece = retained.matching(&TopicFilter::new("+/tag0500").unwrap(), after.as_ref(), most, now);
+                let piece = retained.matching(
+                    &TopicFilter::new("+/tag0500").unwrap(),
+                    after.as_ref(),
+                    most,
+                    now,
+                );
                 assert!(piece.seen <= most.seen && piece.found.len() <= most.found);
                 pieces.extend(piece.found);
                 after = piece.last;
@@ -259,7 +355,13 @@ mod tests {
                     break;
                 }
             }
-            assert!(pieces.iter().map(|one| &one.topic).eq(matching.found.iter().map(|one| &one.topic)), "{most:?}");
+            assert!(
+                pieces
+                    .iter()
+                    .map(|one| &one.topic)
+                    .eq(matching.found.iter().map(|one| &one.topic)),
+                "{most:?}"
+            );
         }
     }
 }

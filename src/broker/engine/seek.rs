@@ -35,7 +35,10 @@ pub(super) struct Seek<'a> {
 
 impl<'a> Seek<'a> {
     pub(super) fn new(filter: &'a TopicFilter) -> Self {
-        Self { levels: filter.plain().split('/').collect(), target: String::new() }
+        Self {
+            levels: filter.plain().split('/').collect(),
+            target: String::new(),
+        }
     }
 
     /// The topic to go on with after [`Fit::Skip`]; it is greater than the one that was judged.
@@ -51,7 +54,9 @@ impl<'a> Seek<'a> {
 
     /// Nothing more matches below the level that `+` took last, which ends at `end`.
     fn leave(&mut self, topic: &str, end: Option<usize>) -> Fit {
-        let Some(taken) = end.and_then(|end| topic.get(..end)) else { return Fit::End };
+        let Some(taken) = end.and_then(|end| topic.get(..end)) else {
+            return Fit::End;
+        };
         self.skip_to([taken, BEHIND_SLASH, ""])
     }
 
@@ -62,16 +67,24 @@ impl<'a> Seek<'a> {
         }
         let (mut rest, mut begin, mut plus) = (Some(topic), 0, None);
         for place in 0..self.levels.len() {
-            let Some(wanted) = self.levels.get(place).copied() else { break };
+            let Some(wanted) = self.levels.get(place).copied() else {
+                break;
+            };
             if wanted == "#" {
                 return Fit::Match;
             }
             let Some(text) = rest else {
                 // Behind `a` comes `a!/b`, which `+` takes, then `a/b`.
                 let is_open = plus == Some(topic.len());
-                return self.skip_to([topic, if is_open { FIRST } else { "/" }, if is_open || wanted == "+" { "" } else { wanted }]);
+                return self.skip_to([
+                    topic,
+                    if is_open { FIRST } else { "/" },
+                    if is_open || wanted == "+" { "" } else { wanted },
+                ]);
             };
-            let (level, behind) = text.split_once('/').map_or((text, None), |(level, behind)| (level, Some(behind)));
+            let (level, behind) = text
+                .split_once('/')
+                .map_or((text, None), |(level, behind)| (level, Some(behind)));
             if wanted == "+" {
                 plus = Some(begin + level.len());
             } else if wanted != level {
@@ -80,12 +93,18 @@ impl<'a> Seek<'a> {
             begin += level.len() + 1;
             rest = behind;
         }
-        if rest.is_none() { Fit::Match } else { self.leave(topic, plus) }
+        if rest.is_none() {
+            Fit::Match
+        } else {
+            self.leave(topic, plus)
+        }
     }
 
     /// The level of the filter at `place`, which begins at `begin` of the topic, is another one there.
     fn differs(&mut self, topic: &str, begin: usize, place: usize, plus: Option<usize>) -> Fit {
-        let (Some(before), Some(found)) = (topic.get(..begin), topic.get(begin..)) else { return Fit::End };
+        let (Some(before), Some(found)) = (topic.get(..begin), topic.get(begin..)) else {
+            return Fit::End;
+        };
         let wanted = self.levels.get(place).copied().unwrap_or_default();
         let next = self.levels.get(place + 1).copied();
         if next.is_none_or(|next| next == "#") && wanted > found {
@@ -124,11 +143,17 @@ mod tests {
                 Fit::End => break,
                 Fit::Match => {
                     found.push(topic);
-                    topics.range::<str, _>((Bound::Excluded(topic), Bound::Unbounded)).next().copied()
+                    topics
+                        .range::<str, _>((Bound::Excluded(topic), Bound::Unbounded))
+                        .next()
+                        .copied()
                 }
                 Fit::Skip => {
                     assert!(seek.target() > topic, "{topic}: {}", seek.target());
-                    topics.range::<str, _>((Bound::Included(seek.target()), Bound::Unbounded)).next().copied()
+                    topics
+                        .range::<str, _>((Bound::Included(seek.target()), Bound::Unbounded))
+                        .next()
+                        .copied()
                 }
             };
         }
@@ -151,12 +176,23 @@ mod tests {
 
     #[test]
     fn branches_that_cannot_match_are_skipped() {
-        let topics: Vec<String> = (0..10).flat_map(|site| (0..1000).map(move |tag| format!("site{site}/tag{tag}/value"))).collect();
+        let topics: Vec<String> = (0..10)
+            .flat_map(|site| (0..1000).map(move |tag| format!("site{site}/tag{tag}/value")))
+            .collect();
         let topics: BTreeSet<&str> = topics.iter().map(String::as_str).collect();
-        for (filter, matches) in [("+/tag7/value", 10), ("+/nothing", 0), ("+/tag7/#", 10), ("site3/tag7/value", 1), ("+", 0)] {
+        for (filter, matches) in [
+            ("+/tag7/value", 10),
+            ("+/nothing", 0),
+            ("+/tag7/#", 10),
+            ("site3/tag7/value", 1),
+            ("+", 0),
+        ] {
             let (found, steps) = walk(&topics, &TopicFilter::new(filter).unwrap());
             assert_eq!(found.len(), matches, "{filter}");
-            assert!(steps <= 31, "{filter}: {steps} steps for 10 branches of 1000 topics");
+            assert!(
+                steps <= 31,
+                "{filter}: {steps} steps for 10 branches of 1000 topics"
+            );
         }
     }
 }

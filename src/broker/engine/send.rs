@@ -16,19 +16,33 @@ impl Engine {
     }
 
     /// The same, with a sentence for a person.
-    pub(super) fn refuse_because(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str, now: Instant) {
+    pub(super) fn refuse_because(
+        &mut self,
+        id: ConnectionId,
+        reason: ReasonCode,
+        why: &'static str,
+        now: Instant,
+    ) {
         self.say_goodbye(id, reason, why);
         self.close(id, End::Lost, now);
     }
 
     /// DISCONNECT from a server exists in MQTT 5 only, and only after CONNECT. What still waits for the disk is not sent any more.
     pub(super) fn say_goodbye(&mut self, id: ConnectionId, reason: ReasonCode, why: &'static str) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let what = if connection.session.is_some() { Noted::Dropped } else { Noted::Refused };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let what = if connection.session.is_some() {
+            Noted::Dropped
+        } else {
+            Noted::Refused
+        };
         if reason != ReasonCode::SERVER_SHUTTING_DOWN {
             self.note(id, what, reason, why);
         }
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         // [MQTT-3.14.0-1]
         let is_greeted = connection.session.is_some() && connection.out.is_greeted(self.durable);
         if connection.version == Version::V5 && is_greeted {
@@ -41,7 +55,9 @@ impl Engine {
 
     /// Writes a packet when the batch `after` is durable; 0 is at once. False if it is more than the client takes.
     pub(super) fn send(&mut self, id: ConnectionId, packet: &Packet, after: Position) -> bool {
-        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return false;
+        };
         match connection.write(packet, after, self.durable) {
             Some(length) => {
                 self.traffic.packets_sent += 1;
@@ -59,7 +75,9 @@ impl Engine {
 
     /// Notes that a connection got bytes to write, now or when a batch is durable.
     pub(super) fn mark(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
         if connection.out.becomes_dirty() {
             self.dirty.push(id);
         }
@@ -72,7 +90,9 @@ impl Engine {
     pub(super) fn durable(&mut self, position: Position, now: Instant) {
         self.durable = self.durable.max(position);
         while let Some((_, id)) = self.gates.pop_front_if(|(gate, _)| *gate <= position) {
-            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let Some(connection) = self.connections.get_mut(&id) else {
+                continue;
+            };
             let opened = connection.out.open(position);
             connection.settle(opened);
             self.mark(id);

@@ -51,7 +51,13 @@ impl Kept {
     pub(super) fn new(message: &Message, id: u64, total: &Arc<AtomicUsize>) -> Arc<Self> {
         let message = message.detached();
         let weight = OVERHEAD + message.weight();
-        Arc::new(Self { message, id, weight, holders: AtomicUsize::new(0), total: total.clone() })
+        Arc::new(Self {
+            message,
+            id,
+            weight,
+            holders: AtomicUsize::new(0),
+            total: total.clone(),
+        })
     }
 
     /// What is there in place of a message whose content nobody needs any more. It counts nowhere; all have the number 0 in records, which
@@ -59,18 +65,32 @@ impl Kept {
     pub(super) fn hollow(message: &Message) -> Arc<Self> {
         let topic = TopicName::new("-").unwrap_or_else(|_| message.topic.detached());
         let message = Message::new(topic, "", Origin::Client);
-        Arc::new(Self { message, id: 0, weight: 0, holders: AtomicUsize::new(0), total: Arc::default() })
+        Arc::new(Self {
+            message,
+            id: 0,
+            weight: 0,
+            holders: AtomicUsize::new(0),
+            total: Arc::default(),
+        })
     }
 
     /// One more session holds it.
     pub(super) fn hold(&self) {
-        let weight = if self.holders.fetch_add(1, Ordering::Relaxed) == 0 { self.weight } else { 0 };
+        let weight = if self.holders.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.weight
+        } else {
+            0
+        };
         self.total.fetch_add(OVERHEAD + weight, Ordering::Relaxed);
     }
 
     /// One session less holds it.
     pub(super) fn let_go(&self) {
-        let weight = if self.holders.fetch_sub(1, Ordering::Relaxed) == 1 { self.weight } else { 0 };
+        let weight = if self.holders.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.weight
+        } else {
+            0
+        };
         self.total.fetch_sub(OVERHEAD + weight, Ordering::Relaxed);
     }
 
@@ -157,8 +177,15 @@ impl PendingWill {
 }
 
 /// Bytes a session takes by itself, about: with its names, and with rights that nobody else has.
-pub(super) fn names_weight(client_id: &ByteString, user: Option<&ByteString>, rights: &Arc<Rights>) -> usize {
-    SESSION_OVERHEAD + client_id.len() + user.map_or(0, |user| user.len()) + rights.personal_weight()
+pub(super) fn names_weight(
+    client_id: &ByteString,
+    user: Option<&ByteString>,
+    rights: &Arc<Rights>,
+) -> usize {
+    SESSION_OVERHEAD
+        + client_id.len()
+        + user.map_or(0, |user| user.len())
+        + rights.personal_weight()
 }
 
 /// One subscription of a session.
@@ -199,7 +226,11 @@ pub(super) struct Session {
 impl Session {
     /// Who it is, for the log.
     pub(super) fn publisher(&self, source: Source) -> Arc<Publisher> {
-        Arc::new(Publisher { client_id: self.client_id.clone(), user: self.user.clone(), source })
+        Arc::new(Publisher {
+            client_id: self.client_id.clone(),
+            user: self.user.clone(),
+            source,
+        })
     }
 
     pub(super) fn new(client_id: &ByteString, number: u64, account: Account) -> Self {
@@ -237,9 +268,15 @@ impl Session {
     /// What it holds, from its collections: what its account must show.
     pub(super) fn weights(&self, aliases: usize) -> [(Part, usize); 6] {
         [
-            (Part::Names, names_weight(&self.client_id, self.user.as_ref(), &self.rights)),
+            (
+                Part::Names,
+                names_weight(&self.client_id, self.user.as_ref(), &self.rights),
+            ),
             (Part::Filters, self.filters.bytes()),
-            (Part::Will, self.will.as_deref().map_or(0, PendingWill::weight)),
+            (
+                Part::Will,
+                self.will.as_deref().map_or(0, PendingWill::weight),
+            ),
             (Part::Received, self.incoming.len() * RECEIVED),
             (Part::Aliases, aliases),
             (Part::Replays, self.replays.bytes()),
@@ -259,7 +296,11 @@ impl Session {
 
     /// Whose sessions may read the same of a shared subscription as this one.
     pub(super) fn class_for(&self, key: SessionKey, filter: &TopicFilter) -> Class {
-        if self.rights.read_by_client_id(filter) { Class::Session(key) } else { Class::User(self.user.clone()) }
+        if self.rights.read_by_client_id(filter) {
+            Class::Session(key)
+        } else {
+            Class::User(self.user.clone())
+        }
     }
 
     /// True if its deliveries survive the broker.
@@ -280,7 +321,9 @@ impl Session {
     /// Gives up the oldest message that waits; if none does, the oldest in flight that the client has not received: whoever
     /// acknowledges nothing holds the most.
     pub(super) fn give_up_oldest(&mut self) -> Option<Delivery> {
-        self.queue.dequeue().or_else(|| self.in_flight.give_up_oldest())
+        self.queue
+            .dequeue()
+            .or_else(|| self.in_flight.give_up_oldest())
     }
 
     /// True if one more message may be in flight, as far as its bytes go.

@@ -55,7 +55,10 @@ impl Members {
     }
 
     fn insert(&mut self, class: Class, key: SessionKey, subscription: Subscription) {
-        self.classes.entry(class).or_default().insert(key, subscription);
+        self.classes
+            .entry(class)
+            .or_default()
+            .insert(key, subscription);
     }
 
     fn remove(&mut self, class: &Class, key: SessionKey) -> Option<Subscription> {
@@ -87,18 +90,31 @@ impl Members {
     }
 
     fn member(&self, class: usize, place: usize) -> Option<(SessionKey, Subscription)> {
-        self.classes.get_index(class)?.1.get_index(place).map(|(key, subscription)| (*key, *subscription))
+        self.classes
+            .get_index(class)?
+            .1
+            .get_index(place)
+            .map(|(key, subscription)| (*key, *subscription))
     }
 
     /// The member with the least to do of the next ones in turn that are connected, or that are not.
-    fn least(&mut self, wants_connected: bool, standing: &impl Fn(SessionKey) -> Standing) -> Option<(SessionKey, Subscription)> {
-        let (mut best, mut weighed) = (None::<(usize, (usize, usize), SessionKey, Subscription)>, 0);
+    fn least(
+        &mut self,
+        wants_connected: bool,
+        standing: &impl Fn(SessionKey) -> Standing,
+    ) -> Option<(SessionKey, Subscription)> {
+        let (mut best, mut weighed) =
+            (None::<(usize, (usize, usize), SessionKey, Subscription)>, 0);
         'classes: for (class, places) in self.parts() {
             for place in places {
-                let Some((key, subscription)) = self.member(class, place) else { break };
+                let Some((key, subscription)) = self.member(class, place) else {
+                    break;
+                };
                 let load = match standing(key) {
                     Standing::Denied => break,
-                    Standing::Ready { is_connected, load } if is_connected == wants_connected => load,
+                    Standing::Ready { is_connected, load } if is_connected == wants_connected => {
+                        load
+                    }
                     Standing::Ready { .. } => continue,
                 };
                 if best.is_none_or(|(least, ..)| load < least) {
@@ -116,15 +132,25 @@ impl Members {
     }
 
     /// Those of the next in turn that are not connected, until `most` that are were met.
-    fn absent(&self, most: usize, standing: &impl Fn(SessionKey) -> Standing) -> Vec<(Class, SessionKey)> {
+    fn absent(
+        &self,
+        most: usize,
+        standing: &impl Fn(SessionKey) -> Standing,
+    ) -> Vec<(Class, SessionKey)> {
         let (mut absent, mut met) = (Vec::new(), 0);
         for (class, places) in self.parts() {
-            let Some((name, _)) = self.classes.get_index(class) else { break };
+            let Some((name, _)) = self.classes.get_index(class) else {
+                break;
+            };
             for place in places {
-                let Some((key, _)) = self.member(class, place) else { break };
+                let Some((key, _)) = self.member(class, place) else {
+                    break;
+                };
                 match standing(key) {
                     Standing::Denied => break,
-                    Standing::Ready { is_connected: true, .. } => met += 1,
+                    Standing::Ready {
+                        is_connected: true, ..
+                    } => met += 1,
                     Standing::Ready { .. } => absent.push((name.clone(), key)),
                 }
                 if met == most {
@@ -151,7 +177,13 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn new(filter: TopicFilter) -> Self {
         let [connected, waiting, absent] = [(); 3].map(|()| Members::default());
-        Self { filter: Arc::new(filter), classes: ByNumber::default(), connected, waiting, absent }
+        Self {
+            filter: Arc::new(filter),
+            classes: ByNumber::default(),
+            connected,
+            waiting,
+            absent,
+        }
     }
 
     pub(super) fn filter(&self) -> &Arc<TopicFilter> {
@@ -162,7 +194,9 @@ impl Group {
     fn take(&mut self, key: SessionKey) -> Option<(Class, Subscription)> {
         let class = self.classes.remove(&key)?;
         let lists = [&mut self.connected, &mut self.waiting, &mut self.absent];
-        let subscription = lists.into_iter().find_map(|members| members.remove(&class, key));
+        let subscription = lists
+            .into_iter()
+            .find_map(|members| members.remove(&class, key));
         debug_assert!(subscription.is_some(), "every member is in a list");
         Some((class, subscription?))
     }
@@ -173,7 +207,12 @@ impl Group {
     }
 
     /// Adds a member, or gives it another subscription; true if it is new.
-    pub(super) fn join(&mut self, key: SessionKey, class: Class, subscription: Subscription) -> bool {
+    pub(super) fn join(
+        &mut self,
+        key: SessionKey,
+        class: Class,
+        subscription: Subscription,
+    ) -> bool {
         let is_new = !self.leave(key);
         self.put(key, class, subscription);
         is_new
@@ -203,7 +242,11 @@ impl Group {
     }
 
     /// Who gets a message of this QoS. If nobody is connected it waits for a member whose session lasts [MQTT-4.8.2-4..6].
-    pub(super) fn choose(&mut self, qos: QoS, standing: impl Fn(SessionKey) -> Standing) -> Option<(SessionKey, Subscription)> {
+    pub(super) fn choose(
+        &mut self,
+        qos: QoS,
+        standing: impl Fn(SessionKey) -> Standing,
+    ) -> Option<(SessionKey, Subscription)> {
         self.sort_out(PROBES, &standing);
         let connected = self.connected.least(true, &standing);
         if connected.is_some() || qos == QoS::AtMostOnce {
@@ -216,9 +259,15 @@ impl Group {
     /// Those whose connection has ended go to where they belong, until the next `most` in turn are connected.
     fn sort_out(&mut self, most: usize, standing: &impl Fn(SessionKey) -> Standing) {
         for (class, key) in self.connected.absent(most, standing) {
-            let Some(subscription) = self.connected.remove(&class, key) else { continue };
+            let Some(subscription) = self.connected.remove(&class, key) else {
+                continue;
+            };
             let is_kept = subscription.options.qos != QoS::AtMostOnce;
-            let members = if is_kept { &mut self.waiting } else { &mut self.absent };
+            let members = if is_kept {
+                &mut self.waiting
+            } else {
+                &mut self.absent
+            };
             members.insert(class, key, subscription);
         }
     }
@@ -235,14 +284,28 @@ mod tests {
 
     fn group(members: usize, qos: QoS) -> Group {
         let mut group = Group::new(TopicFilter::new("$share/workers/jobs").unwrap());
-        let options = SubscribeOptions { qos, ..SubscribeOptions::default() };
+        let options = SubscribeOptions {
+            qos,
+            ..SubscribeOptions::default()
+        };
         for key in 0..members {
-            assert!(group.join(key, Class::User(None), Subscription { options, identifier: None }));
+            assert!(group.join(
+                key,
+                Class::User(None),
+                Subscription {
+                    options,
+                    identifier: None
+                }
+            ));
         }
         group
     }
 
-    fn chosen(group: &mut Group, qos: QoS, standing: impl Fn(SessionKey) -> Standing) -> Option<SessionKey> {
+    fn chosen(
+        group: &mut Group,
+        qos: QoS,
+        standing: impl Fn(SessionKey) -> Standing,
+    ) -> Option<SessionKey> {
         group.choose(qos, standing).map(|(key, _)| key)
     }
 
@@ -254,9 +317,14 @@ mod tests {
     fn the_member_with_the_least_to_do_is_chosen_in_turn_among_equals() {
         let mut group = group(4, QoS::AtLeastOnce);
         let loads = [5, 0, 3, 0];
-        let turns: Vec<_> = (0..4).map(|_| chosen(&mut group, QoS::AtLeastOnce, |key| ready(true, loads[key])).unwrap()).collect();
+        let turns: Vec<_> = (0..4)
+            .map(|_| chosen(&mut group, QoS::AtLeastOnce, |key| ready(true, loads[key])).unwrap())
+            .collect();
         assert_eq!(turns, [1, 3, 1, 3]);
-        assert_eq!(chosen(&mut group, QoS::AtLeastOnce, |key| ready(true, 9 - key)), Some(3));
+        assert_eq!(
+            chosen(&mut group, QoS::AtLeastOnce, |key| ready(true, 9 - key)),
+            Some(3)
+        );
     }
 
     #[test]
@@ -286,7 +354,11 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(chosen(&mut group, QoS::AtLeastOnce, standing), Some(3999));
         }
-        assert!(looks.get() < 4000 + 3 * 1000 + 2 * PROBES, "{} members looked at", looks.get());
+        assert!(
+            looks.get() < 4000 + 3 * 1000 + 2 * PROBES,
+            "{} members looked at",
+            looks.get()
+        );
     }
 
     #[test]
@@ -295,10 +367,19 @@ mod tests {
         assert!(group.join(2, Class::User(None), Subscription::default()));
         let away = |_| ready(false, 0);
         assert_eq!(chosen(&mut group, QoS::AtMostOnce, away), None);
-        let waits = [chosen(&mut group, QoS::ExactlyOnce, away), chosen(&mut group, QoS::ExactlyOnce, away)];
-        assert!(waits.iter().all(|key| key.is_some_and(|key| key < 2)) && waits[0] != waits[1], "{waits:?}");
+        let waits = [
+            chosen(&mut group, QoS::ExactlyOnce, away),
+            chosen(&mut group, QoS::ExactlyOnce, away),
+        ];
+        assert!(
+            waits.iter().all(|key| key.is_some_and(|key| key < 2)) && waits[0] != waits[1],
+            "{waits:?}"
+        );
         group.connected(2);
-        assert_eq!(chosen(&mut group, QoS::AtMostOnce, |key| ready(key == 2, 0)), Some(2));
+        assert_eq!(
+            chosen(&mut group, QoS::AtMostOnce, |key| ready(key == 2, 0)),
+            Some(2)
+        );
         assert!(group.leave(0) && group.leave(1) && group.leave(2) && !group.leave(2));
         assert!(group.is_empty());
     }
@@ -306,10 +387,20 @@ mod tests {
     /// Members of some users, `members` each; those of the last one may read the topic.
     fn users(users: usize, members: usize) -> Group {
         let mut group = Group::new(TopicFilter::new("$share/workers/jobs").unwrap());
-        let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
+        let options = SubscribeOptions {
+            qos: QoS::AtLeastOnce,
+            ..SubscribeOptions::default()
+        };
         for key in 0..users * members {
             let class = Class::User(Some(format!("user-{}", key / members).into()));
-            assert!(group.join(key, class, Subscription { options, identifier: None }));
+            assert!(group.join(
+                key,
+                class,
+                Subscription {
+                    options,
+                    identifier: None
+                }
+            ));
         }
         group
     }
@@ -322,7 +413,11 @@ mod tests {
                 for _ in 0..100 {
                     let standing = |key: SessionKey| {
                         looks.set(looks.get() + 1);
-                        if key / members == 4 { ready(is_connected, 1 + key % 2) } else { Standing::Denied }
+                        if key / members == 4 {
+                            ready(is_connected, 1 + key % 2)
+                        } else {
+                            Standing::Denied
+                        }
                     };
                     let chosen = chosen(&mut group, QoS::AtLeastOnce, standing);
                     assert!(chosen.is_some_and(|key| key / members == 4));
@@ -337,7 +432,10 @@ mod tests {
             };
             let (few, many) = (looks(50), looks(2000));
             // Those that are away are met once.
-            assert!(many <= few + 2000 + 200, "{many} members looked at, {few} where there are few");
+            assert!(
+                many <= few + 2000 + 200,
+                "{many} members looked at, {few} where there are few"
+            );
         }
     }
 
@@ -389,8 +487,17 @@ mod tests {
     #[test]
     fn a_member_whose_user_may_not_read_the_topic_is_passed_over() {
         let mut group = users(40, 1);
-        let only = |key: SessionKey| if key == 39 { ready(false, 0) } else { Standing::Denied };
+        let only = |key: SessionKey| {
+            if key == 39 {
+                ready(false, 0)
+            } else {
+                Standing::Denied
+            }
+        };
         assert_eq!(chosen(&mut group, QoS::AtLeastOnce, only), Some(39));
-        assert_eq!(chosen(&mut group, QoS::AtLeastOnce, |_| Standing::Denied), None);
+        assert_eq!(
+            chosen(&mut group, QoS::AtLeastOnce, |_| Standing::Denied),
+            None
+        );
     }
 }

@@ -59,9 +59,18 @@ impl Subscriptions {
     }
 
     /// Adds or replaces a subscription. Of a shared one, the class of the member is to be told with [`Subscriptions::classify`].
-    pub(super) fn insert(&mut self, filter: &TopicFilter, session: SessionKey, subscription: Subscription) {
+    pub(super) fn insert(
+        &mut self,
+        filter: &TopicFilter,
+        session: SessionKey,
+        subscription: Subscription,
+    ) {
         if !filter.is_shared() {
-            self.count += usize::from(self.tree.put(filter, Target::Session(session), subscription));
+            self.count += usize::from(self.tree.put(
+                filter,
+                Target::Session(session),
+                subscription,
+            ));
             return;
         }
         let key = match self.by_filter.get(filter) {
@@ -71,11 +80,14 @@ impl Subscriptions {
                 let filter = filter.detached();
                 let key = self.groups.insert(Group::new(filter.clone()));
                 self.by_filter.insert(filter.clone(), key);
-                self.tree.put(&filter, Target::Group(key), Subscription::default());
+                self.tree
+                    .put(&filter, Target::Group(key), Subscription::default());
                 key
             }
         };
-        let Some(group) = self.groups.get_mut(key) else { return };
+        let Some(group) = self.groups.get_mut(key) else {
+            return;
+        };
         let is_new = usize::from(group.join(session, Class::Session(session), subscription));
         self.count += is_new;
         self.shared += is_new;
@@ -83,7 +95,8 @@ impl Subscriptions {
 
     /// Adds a tap.
     pub(super) fn tap(&mut self, filter: &TopicFilter, index: usize) {
-        self.tree.put(filter, Target::Tap(index), Subscription::default());
+        self.tree
+            .put(filter, Target::Tap(index), Subscription::default());
     }
 
     /// Takes a tap out.
@@ -96,8 +109,12 @@ impl Subscriptions {
             self.count -= usize::from(self.tree.take_out(filter, Target::Session(session)));
             return;
         }
-        let Some(key) = self.by_filter.get(filter).copied() else { return };
-        let Some(group) = self.groups.get_mut(key) else { return };
+        let Some(key) = self.by_filter.get(filter).copied() else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(key) else {
+            return;
+        };
         let left = usize::from(group.leave(session));
         self.count -= left;
         self.shared -= left;
@@ -110,14 +127,22 @@ impl Subscriptions {
 
     /// A session has connected: its shared subscriptions prefer it.
     pub(super) fn connected(&mut self, filter: &TopicFilter, session: SessionKey) {
-        if let Some(group) = self.by_filter.get(filter).and_then(|key| self.groups.get_mut(*key)) {
+        if let Some(group) = self
+            .by_filter
+            .get(filter)
+            .and_then(|key| self.groups.get_mut(*key))
+        {
             group.connected(session);
         }
     }
 
     /// What a session may read of a shared subscription is what the members of this class may read.
     pub(super) fn classify(&mut self, filter: &TopicFilter, session: SessionKey, class: Class) {
-        if let Some(group) = self.by_filter.get(filter).and_then(|key| self.groups.get_mut(*key)) {
+        if let Some(group) = self
+            .by_filter
+            .get(filter)
+            .and_then(|key| self.groups.get_mut(*key))
+        {
             group.classify(session, class);
         }
     }
@@ -136,7 +161,13 @@ impl Subscriptions {
     pub(super) fn taps_of(&self, topic: &TopicName) -> Vec<usize> {
         let mut found = Vec::new();
         self.find(topic, &mut found);
-        let taps = found.iter().filter_map(|wanted| if let Target::Tap(index) = wanted.target { Some(index) } else { None });
+        let taps = found.iter().filter_map(|wanted| {
+            if let Target::Tap(index) = wanted.target {
+                Some(index)
+            } else {
+                None
+            }
+        });
         let mut taps: Vec<usize> = taps.collect();
         taps.dedup();
         taps
@@ -160,15 +191,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn texts(levels: &'static [&'static str], longest: usize, most: usize) -> impl Strategy<Value = Vec<String>> {
-        let text = prop::collection::vec(prop::sample::select(levels), 1..longest).prop_map(|levels| levels.join("/"));
+    fn texts(
+        levels: &'static [&'static str],
+        longest: usize,
+        most: usize,
+    ) -> impl Strategy<Value = Vec<String>> {
+        let text = prop::collection::vec(prop::sample::select(levels), 1..longest)
+            .prop_map(|levels| levels.join("/"));
         prop::collection::vec(text, 1..most)
     }
 
     fn targets(tree: &Subscriptions, name: &TopicName) -> Vec<Target> {
         let mut found = Vec::new();
         tree.find(name, &mut found);
-        assert!(found.is_sorted_by_key(|wanted| wanted.target), "the order of the targets");
+        assert!(
+            found.is_sorted_by_key(|wanted| wanted.target),
+            "the order of the targets"
+        );
         found.iter().map(|wanted| wanted.target).collect()
     }
 
@@ -207,7 +246,9 @@ mod tests {
     #[test]
     fn many_children_of_one_node_are_found_and_go() {
         let mut tree = Subscriptions::default();
-        let filters: Vec<TopicFilter> = (0..100).map(|child| TopicFilter::new(format!("a/{child}/x/y")).unwrap()).collect();
+        let filters: Vec<TopicFilter> = (0..100)
+            .map(|child| TopicFilter::new(format!("a/{child}/x/y")).unwrap())
+            .collect();
         for (key, filter) in filters.iter().enumerate() {
             tree.insert(filter, key, Subscription::default());
         }
@@ -248,7 +289,10 @@ mod tests {
         tree.insert(&filter, 2, Subscription::default());
         let mut found = Vec::new();
         tree.find(&TopicName::new("a/b").unwrap(), &mut found);
-        assert_eq!(found.iter().map(|wanted| wanted.target).collect::<Vec<_>>(), [Target::Group(tree.group_of(&filter).unwrap())]);
+        assert_eq!(
+            found.iter().map(|wanted| wanted.target).collect::<Vec<_>>(),
+            [Target::Group(tree.group_of(&filter).unwrap())]
+        );
         assert_eq!((tree.count(), tree.shared()), (2, 2));
         tree.remove(&filter, 1);
         tree.remove(&filter, 2);

@@ -109,23 +109,47 @@ impl Engine {
         self.load_values(&mut values);
         self.own_values(&mut values);
         for (name, value) in values {
-            let Ok(topic) = TopicName::new(format!("$SYS/{name}")) else { continue };
+            let Ok(topic) = TopicName::new(format!("$SYS/{name}")) else {
+                continue;
+            };
             if !self.retained.is(&topic, value.as_bytes()) {
-                self.accept(Message::new(topic, value, Origin::Own).retained(), None, now);
+                self.accept(
+                    Message::new(topic, value, Origin::Own).retained(),
+                    None,
+                    now,
+                );
             }
         }
     }
 
     fn usual_values(&mut self, now: Instant) -> Vec<(String, String)> {
-        let connected = self.sessions.iter().filter(|(_, session)| session.connection.is_some()).count();
+        let connected = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.connection.is_some())
+            .count();
         let total = self.sessions.len();
         self.traffic.most_connected = self.traffic.most_connected.max(connected as u64);
         let traffic = &self.traffic;
-        let stored: usize = self.sessions.iter().map(|(_, session)| session.load()).sum::<usize>() + self.retained.count();
+        let stored: usize = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session.load())
+            .sum::<usize>()
+            + self.retained.count();
         let bytes = self.queued_bytes.load(Ordering::Relaxed) + self.retained.bytes();
         let values = [
-            ("version", format!("wellhead version {}", env!("CARGO_PKG_VERSION"))),
-            ("uptime", format!("{} seconds", now.saturating_duration_since(self.started).as_secs())),
+            (
+                "version",
+                format!("wellhead version {}", env!("CARGO_PKG_VERSION")),
+            ),
+            (
+                "uptime",
+                format!(
+                    "{} seconds",
+                    now.saturating_duration_since(self.started).as_secs()
+                ),
+            ),
             ("clients/total", total.to_string()),
             ("clients/maximum", traffic.most_connected.to_string()),
             ("clients/connected", connected.to_string()),
@@ -138,20 +162,35 @@ impl Engine {
             ("messages/stored", stored.to_string()),
             ("store/messages/count", stored.to_string()),
             ("store/messages/bytes", bytes.to_string()),
-            ("publish/messages/received", traffic.publishes_received.to_string()),
+            (
+                "publish/messages/received",
+                traffic.publishes_received.to_string(),
+            ),
             ("publish/messages/sent", traffic.publishes_sent.to_string()),
             ("publish/messages/dropped", traffic.dropped.to_string()),
-            ("publish/bytes/received", traffic.publish_bytes_received.to_string()),
+            (
+                "publish/bytes/received",
+                traffic.publish_bytes_received.to_string(),
+            ),
             ("publish/bytes/sent", traffic.publish_bytes_sent.to_string()),
             ("bytes/received", traffic.bytes_received.to_string()),
             ("bytes/sent", traffic.bytes_sent.to_string()),
             ("heap/current", traffic.memory.to_string()),
             ("heap/maximum", traffic.memory_maximum.to_string()),
             ("retained messages/count", self.retained.count().to_string()),
-            ("subscriptions/count", self.subscriptions.count().to_string()),
-            ("shared_subscriptions/count", self.subscriptions.shared().to_string()),
+            (
+                "subscriptions/count",
+                self.subscriptions.count().to_string(),
+            ),
+            (
+                "shared_subscriptions/count",
+                self.subscriptions.shared().to_string(),
+            ),
         ];
-        values.into_iter().map(|(name, value)| (format!("broker/{name}"), value)).collect()
+        values
+            .into_iter()
+            .map(|(name, value)| (format!("broker/{name}"), value))
+            .collect()
     }
 
     fn load_values(&mut self, values: &mut Vec<(String, String)>) {
@@ -170,30 +209,55 @@ impl Engine {
         self.load.count(counts, self.limits.sys_every);
         for (name, averages) in LOADS.iter().zip(&self.load.averages) {
             for (average, (_, span)) in averages.iter().zip(MINUTES) {
-                values.push((format!("broker/load/{name}/{span}"), format!("{average:.2}")));
+                values.push((
+                    format!("broker/load/{name}/{span}"),
+                    format!("{average:.2}"),
+                ));
             }
         }
     }
 
     fn own_values(&self, values: &mut Vec<(String, String)>) {
-        let in_flight: usize = self.sessions.iter().map(|(_, session)| session.in_flight.len()).sum();
-        let queued: usize = self.sessions.iter().map(|(_, session)| session.queue.len()).sum();
-        let fullest = self.sessions.iter().map(|(_, session)| session.held_bytes()).max().unwrap_or(0);
+        let in_flight: usize = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session.in_flight.len())
+            .sum();
+        let queued: usize = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session.queue.len())
+            .sum();
+        let fullest = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session.held_bytes())
+            .max()
+            .unwrap_or(0);
         let own = [
             ("connections", self.traffic.connections.to_string()),
             ("logins/failed", self.traffic.failed_logins.to_string()),
             ("refused", self.traffic.refused.to_string()),
             ("dropped/queue_full", self.traffic.dropped_full.to_string()),
             ("dropped/expired", self.traffic.dropped_expired.to_string()),
-            ("sessions/evicted", self.traffic.evicted_sessions.to_string()),
+            (
+                "sessions/evicted",
+                self.traffic.evicted_sessions.to_string(),
+            ),
             ("sessions/held_bytes", self.budget.held().to_string()),
             ("sessions/over_budget", self.traffic.over_budget.to_string()),
             ("sessions/in_flight", in_flight.to_string()),
             ("sessions/queued", queued.to_string()),
-            ("sessions/queued_bytes", self.queued_bytes.load(Ordering::Relaxed).to_string()),
+            (
+                "sessions/queued_bytes",
+                self.queued_bytes.load(Ordering::Relaxed).to_string(),
+            ),
             ("sessions/fullest_bytes", fullest.to_string()),
             ("sessions/waits_for_taps", self.held.len().to_string()),
         ];
-        values.extend(own.into_iter().map(|(name, value)| (format!("wellhead/broker/{name}"), value)));
+        values.extend(
+            own.into_iter()
+                .map(|(name, value)| (format!("wellhead/broker/{name}"), value)),
+        );
     }
 }

@@ -17,7 +17,8 @@ const FEW: usize = 8;
 
 /// What a filter takes in the tree besides its text, at most: the node it ends in, the node it parts from others at, their places
 /// in their parents, and the subscription. In bytes, about.
-pub(super) const FILTER_OVERHEAD: usize = 2 * (size_of::<Node>() + 48) + 2 * size_of::<(Target, Subscription)>();
+pub(super) const FILTER_OVERHEAD: usize =
+    2 * (size_of::<Node>() + 48) + 2 * size_of::<(Target, Subscription)>();
 
 /// The nodes below a node, by the level that leads there.
 #[derive(Debug)]
@@ -42,14 +43,20 @@ impl Children {
 
     fn get(&self, level: &str) -> Option<&Node> {
         match self {
-            Self::Few(few) => few.iter().find(|(name, _)| **name == *level).map(|(_, node)| &**node),
+            Self::Few(few) => few
+                .iter()
+                .find(|(name, _)| **name == *level)
+                .map(|(_, node)| &**node),
             Self::Many(many) => many.get(level).map(|node| &**node),
         }
     }
 
     fn get_mut(&mut self, level: &str) -> Option<&mut Node> {
         match self {
-            Self::Few(few) => few.iter_mut().find(|(name, _)| **name == *level).map(|(_, node)| &mut **node),
+            Self::Few(few) => few
+                .iter_mut()
+                .find(|(name, _)| **name == *level)
+                .map(|(_, node)| &mut **node),
             Self::Many(many) => many.get_mut(level).map(|node| &mut **node),
         }
     }
@@ -64,11 +71,14 @@ impl Children {
         }
         match self {
             Self::Few(few) => {
-                let place = few.iter().position(|(name, _)| **name == *level).unwrap_or_else(|| {
-                    few.reserve_exact(1);
-                    few.push((level.into(), make()));
-                    few.len() - 1
-                });
+                let place = few
+                    .iter()
+                    .position(|(name, _)| **name == *level)
+                    .unwrap_or_else(|| {
+                        few.reserve_exact(1);
+                        few.push((level.into(), make()));
+                        few.len() - 1
+                    });
                 // The place was found or made above.
                 #[allow(clippy::indexing_slicing)]
                 &mut few[place].1
@@ -138,7 +148,8 @@ fn first_level(path: &str) -> Option<(&str, &str)> {
 /// How many bytes two paths have in common, in whole levels.
 fn common(one: &str, other: &str) -> usize {
     let (mut left, mut right, mut length) = (one, other, 0);
-    while let (Some((level, rest)), Some((other_level, other_rest))) = (first_level(left), first_level(right))
+    while let (Some((level, rest)), Some((other_level, other_rest))) =
+        (first_level(left), first_level(right))
         && level == other_level
     {
         length += level.len() + 1;
@@ -166,14 +177,20 @@ impl Node {
     /// The child that a level leads to, made with `rest` as its path if needed.
     fn child_or_insert(&mut self, level: &str, rest: &str) -> &mut Self {
         let make = || Self::with_path(rest);
-        if level == "+" { self.plus.get_or_insert_with(make) } else { self.children.get_or_insert(level, make) }
+        if level == "+" {
+            self.plus.get_or_insert_with(make)
+        } else {
+            self.children.get_or_insert(level, make)
+        }
     }
 
     /// Parts the path after `length` bytes: what is behind goes into a node below.
     fn split(&mut self, length: usize) {
         let path = std::mem::take(&mut self.path);
         let (before, behind) = path.split_at_checked(length).unwrap_or((&path, ""));
-        let Some((level, rest)) = first_level(behind) else { return self.set_path(before.into()) };
+        let Some((level, rest)) = first_level(behind) else {
+            return self.set_path(before.into());
+        };
         let mut lower = std::mem::take(self);
         lower.set_path(rest.into());
         self.set_path(before.into());
@@ -185,7 +202,11 @@ impl Node {
         if self.is_end() || self.children.len() + usize::from(self.plus.is_some()) != 1 {
             return;
         }
-        let only = self.plus.take().map(|node| ("+".into(), node)).or_else(|| self.children.take_only());
+        let only = self
+            .plus
+            .take()
+            .map(|node| ("+".into(), node))
+            .or_else(|| self.children.take_only());
         let Some((level, lower)) = only else { return };
         let path = format!("{}/{level}{}", self.path, lower.path);
         *self = *lower;
@@ -203,17 +224,34 @@ impl Node {
             }
             rest = behind.get(length..).unwrap_or_default();
         }
-        if is_open { &mut node.below } else { &mut node.here }
+        if is_open {
+            &mut node.below
+        } else {
+            &mut node.here
+        }
     }
 
     /// True if the target had the subscription. The depth is bounded by the levels of a filter.
     fn remove(&mut self, path: &str, is_open: bool, target: Target) -> bool {
         let Some((level, behind)) = first_level(path) else {
-            return take_out(if is_open { &mut self.below } else { &mut self.here }, target);
+            return take_out(
+                if is_open {
+                    &mut self.below
+                } else {
+                    &mut self.here
+                },
+                target,
+            );
         };
-        let child = if level == "+" { self.plus.as_deref_mut() } else { self.children.get_mut(level) };
+        let child = if level == "+" {
+            self.plus.as_deref_mut()
+        } else {
+            self.children.get_mut(level)
+        };
         let Some(child) = child else { return false };
-        let rest = behind.strip_prefix(&*child.path).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let rest = behind
+            .strip_prefix(&*child.path)
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'));
         let Some(rest) = rest else { return false };
         let removed = child.remove(rest, is_open, target);
         if !removed || child.is_end() {
@@ -234,7 +272,9 @@ impl Node {
     /// What is left of a topic after the path of this node; `None` if they do not match.
     fn after_path<'a>(&self, topic: &'a str) -> Option<&'a str> {
         if self.is_literal {
-            return topic.strip_prefix(&*self.path).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+            return topic
+                .strip_prefix(&*self.path)
+                .filter(|rest| rest.is_empty() || rest.starts_with('/'));
         }
         let (mut path, mut topic) = (&*self.path, topic);
         while let Some((wanted, behind)) = first_level(path) {
@@ -256,7 +296,13 @@ impl Node {
         }
     }
 
-    fn collect_below(&self, level: &str, rest: &str, wildcards: bool, found: &mut Vec<Wanted>) -> usize {
+    fn collect_below(
+        &self,
+        level: &str,
+        rest: &str,
+        wildcards: bool,
+        found: &mut Vec<Wanted>,
+    ) -> usize {
         let mut lists = 0;
         if let Some(child) = self.children.get(level)
             && let Some(rest) = child.after_path(rest)
@@ -285,7 +331,9 @@ fn take(list: &List, found: &mut Vec<Wanted>) -> usize {
 }
 
 fn take_out(list: &mut List, target: Target) -> bool {
-    let Ok(place) = list.binary_search_by_key(&target, |(known, _)| *known) else { return false };
+    let Ok(place) = list.binary_search_by_key(&target, |(known, _)| *known) else {
+        return false;
+    };
     list.remove(place);
     if list.capacity() > 4 * list.len() {
         list.shrink_to_fit();
@@ -311,7 +359,12 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Adds or replaces a subscription; true if the target had none with this filter.
-    pub(super) fn put(&mut self, filter: &TopicFilter, target: Target, subscription: Subscription) -> bool {
+    pub(super) fn put(
+        &mut self,
+        filter: &TopicFilter,
+        target: Target,
+        subscription: Subscription,
+    ) -> bool {
         let (path, is_open) = parts(filter);
         let list = match path {
             Some(path) => self.root.list(&format!("/{path}"), is_open),
@@ -348,7 +401,11 @@ impl Tree {
     /// there twice, and they are sorted. Wildcards at the first level do not match `$` topics [MQTT-4.7.2-1].
     pub(super) fn find(&self, topic: &TopicName, found: &mut Vec<Wanted>) -> usize {
         let wildcards = !topic.is_reserved();
-        let lists = if wildcards { take(&self.root.below, found) } else { 0 };
+        let lists = if wildcards {
+            take(&self.root.below, found)
+        } else {
+            0
+        };
         let topic = topic.as_str();
         let (level, rest) = topic.split_at(topic.find('/').unwrap_or(topic.len()));
         lists + self.root.collect_below(level, rest, wildcards, found)
@@ -365,12 +422,25 @@ impl Tree {
     pub(super) fn check_invariants(&self) -> usize {
         fn check(node: &Node, is_root: bool) -> usize {
             let branches = node.children.len() + usize::from(node.plus.is_some());
-            assert!(is_root || node.is_end() || branches > 1, "a node that only leads to another: {node:?}");
-            assert_eq!(node.is_literal || is_root, !node.path.contains('+') || is_root);
+            assert!(
+                is_root || node.is_end() || branches > 1,
+                "a node that only leads to another: {node:?}"
+            );
+            assert_eq!(
+                node.is_literal || is_root,
+                !node.path.contains('+') || is_root
+            );
             for list in [&node.here, &node.below] {
-                assert!(list.is_sorted_by(|one, next| one.0 < next.0), "the order of the targets");
+                assert!(
+                    list.is_sorted_by(|one, next| one.0 < next.0),
+                    "the order of the targets"
+                );
             }
-            let below = node.children.nodes().into_iter().chain(node.plus.as_deref());
+            let below = node
+                .children
+                .nodes()
+                .into_iter()
+                .chain(node.plus.as_deref());
             1 + below.map(|node| check(node, false)).sum::<usize>()
         }
         check(&self.root, true)

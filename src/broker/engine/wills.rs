@@ -47,16 +47,26 @@ impl LateWills {
 
     /// Panics if the total is not what the wills say. For tests.
     pub(super) fn check_invariants(&self) {
-        assert_eq!(self.bytes, self.wills.values().map(Message::weight).sum::<usize>(), "bytes of wills on their way to taps");
+        assert_eq!(
+            self.bytes,
+            self.wills.values().map(Message::weight).sum::<usize>(),
+            "bytes of wills on their way to taps"
+        );
     }
 }
 
 impl Engine {
     /// What the end of its connection does to the will of a session.
     pub(super) fn settle_will(&mut self, key: SessionKey, end: End, now: Instant) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(will) = session.will.as_mut() else { return };
-        let delay = session.outlives.map_or(will.delay, |outlives| will.delay.min(outlives));
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(will) = session.will.as_mut() else {
+            return;
+        };
+        let delay = session
+            .outlives
+            .map_or(will.delay, |outlives| will.delay.min(outlives));
         match end {
             End::Orderly => self.forget_will(key), // [MQTT-3.14.4-3]
             End::TakenOver if delay > Duration::ZERO => self.forget_will(key),
@@ -66,7 +76,11 @@ impl Engine {
     }
 
     pub(super) fn delay_will(&mut self, key: SessionKey, due: Instant) {
-        if let Some(will) = self.sessions.get_mut(key).and_then(|session| session.will.as_mut()) {
+        if let Some(will) = self
+            .sessions
+            .get_mut(key)
+            .and_then(|session| session.will.as_mut())
+        {
             will.due = Some(due);
             self.timers.insert((due, Timer::Will(key)));
             self.record_will(key);
@@ -75,35 +89,75 @@ impl Engine {
 
     /// The client is back, or has taken its will back [MQTT-3.1.3-9].
     pub(super) fn forget_will(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(will) = session.will.take() else { return };
-        will.due.map(|due| self.timers.remove(&(due, Timer::Will(key))));
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(will) = session.will.take() else {
+            return;
+        };
+        will.due
+            .map(|due| self.timers.remove(&(due, Timer::Will(key))));
         if session.is_recorded {
-            self.records.put(&Record::NoWill { session: session.number }, self.clock);
+            self.records.put(
+                &Record::NoWill {
+                    session: session.number,
+                },
+                self.clock,
+            );
         }
         self.refund(key, Part::Will, 0);
     }
 
     pub(super) fn publish_will(&mut self, key: SessionKey, now: Instant) {
-        let Some(session) = self.sessions.get(key) else { return };
-        let Some(will) = session.will.as_deref().cloned() else { return };
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        let Some(will) = session.will.as_deref().cloned() else {
+            return;
+        };
         let is_guarded = self.guarded.contains(&will.message.topic);
-        let judged = may_publish(session, (&will.message.topic, &will.message.payload, will.message.retain), is_guarded);
+        let judged = may_publish(
+            session,
+            (
+                &will.message.topic,
+                &will.message.payload,
+                will.message.retain,
+            ),
+            is_guarded,
+        );
         self.forget_will(key);
         if let Err((_, why)) = judged {
             self.traffic.refused += 1;
-            self.notice(NoticeKind::RefusedWill, Some(key), Some(&will.message.topic), why, now);
+            self.notice(
+                NoticeKind::RefusedWill,
+                Some(key),
+                Some(&will.message.topic),
+                why,
+                now,
+            );
             return;
         }
         let expires_at = will.expiry.map(|expiry| now + expiry);
-        let mut message = Message { expires_at, ..will.message };
+        let mut message = Message {
+            expires_at,
+            ..will.message
+        };
         if is_guarded && message.retain && !message.payload.is_empty() {
             message.retain = false;
-            self.notice(NoticeKind::RetainedCommand, Some(key), Some(&message.topic), "", now);
+            self.notice(
+                NoticeKind::RetainedCommand,
+                Some(key),
+                Some(&message.topic),
+                "",
+                now,
+            );
         }
         self.next_will += 1;
         let number = self.next_will;
-        let held = self.late_wills.has_room_for(&message).then_some(HeldFor::Will { number });
+        let held = self
+            .late_wills
+            .has_room_for(&message)
+            .then_some(HeldFor::Will { number });
         let (ticket, _) = self.take_in(message.clone(), None, held, now);
         if ticket.is_some() {
             self.late_wills.insert(number, message.detached());
@@ -115,21 +169,31 @@ impl Engine {
         if refused == 0 {
             self.late_wills.remove(number);
         } else {
-            self.timers.insert((now + AGAIN_AFTER, Timer::LateWill { number, refused }));
+            self.timers
+                .insert((now + AGAIN_AFTER, Timer::LateWill { number, refused }));
         }
     }
 
     pub(super) fn offer_will_again(&mut self, number: u64, refused: u64) {
-        let Some(message) = self.late_wills.get(number).cloned() else { return };
+        let Some(message) = self.late_wills.get(number).cloned() else {
+            return;
+        };
         let mut taps = self.subscriptions.taps_of(&message.topic);
         taps.retain(|tap| refused & tap_bit(*tap) != 0);
-        if self.forward(&taps, message, Some(HeldFor::Will { number })).is_none() {
+        if self
+            .forward(&taps, message, Some(HeldFor::Will { number }))
+            .is_none()
+        {
             self.late_wills.remove(number);
         }
     }
 
     pub(super) fn will_is_due(&mut self, key: SessionKey, due: Instant, now: Instant) {
-        let waits = self.sessions.get(key).and_then(|session| session.will.as_ref()).is_some_and(|will| will.due == Some(due));
+        let waits = self
+            .sessions
+            .get(key)
+            .and_then(|session| session.will.as_ref())
+            .is_some_and(|will| will.due == Some(due));
         if waits {
             self.publish_will(key, now);
         }
@@ -137,7 +201,9 @@ impl Engine {
 
     /// Puts the will of a session into the records.
     pub(super) fn record_will(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded) else { return };
+        let Some(session) = self.sessions.get(key).filter(|session| session.is_recorded) else {
+            return;
+        };
         let Some(will) = &session.will else { return };
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let record = WillRecord {
@@ -146,15 +212,25 @@ impl Engine {
             expiry_ms: will.expiry.map(ms),
             due: will.due.map(|due| Deadline::of(due, self.clock)),
         };
-        self.records.put(&Record::Will { session: session.number, will: &record }, self.clock);
+        self.records.put(
+            &Record::Will {
+                session: session.number,
+                will: &record,
+            },
+            self.clock,
+        );
     }
 }
 
 /// The will of a CONNECT.
 pub(super) fn pending(will: &Will) -> PendingWill {
     let mut properties = will.properties.clone();
-    let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
-    let (delay, expiry) = (seconds(properties.will_delay), seconds(properties.message_expiry));
+    let seconds =
+        |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
+    let (delay, expiry) = (
+        seconds(properties.will_delay),
+        seconds(properties.message_expiry),
+    );
     if !properties.is_empty() {
         let fields = properties.edit();
         fields.will_delay = None;
@@ -174,5 +250,13 @@ pub(super) fn pending(will: &Will) -> PendingWill {
     };
     // A copy: the packet it came in is not to be kept for it.
     let payload = Bytes::copy_from_slice(&message.payload);
-    PendingWill { message: Message { payload, ..message.detached() }, expiry, delay: delay.unwrap_or_default(), due: None }
+    PendingWill {
+        message: Message {
+            payload,
+            ..message.detached()
+        },
+        expiry,
+        delay: delay.unwrap_or_default(),
+        due: None,
+    }
 }

@@ -91,7 +91,13 @@ pub(super) fn serve<S>(stream: S, peer: Peer, place: Place) -> impl Future<Outpu
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Place { inbox, admitted, sizes: (max_packet, max_connect), burst, .. } = place;
+    let Place {
+        inbox,
+        admitted,
+        sizes: (max_packet, max_connect),
+        burst,
+        ..
+    } = place;
     let connection = inbox.open(peer).map(|wire| Connection {
         stream,
         inbox,
@@ -110,11 +116,17 @@ where
         _admitted: admitted,
     });
     async move {
-        let Some(mut connection) = connection else { return };
+        let Some(mut connection) = connection else {
+            return;
+        };
         let ended = poll_fn(|cx| connection.poll(cx)).await;
         if ended == Ended::Here {
             // Whatever goes wrong now, the connection is over.
-            let _ = Box::pin(timeout(LINGER, linger(&mut connection.stream, LINGER_BYTES))).await;
+            let _ = Box::pin(timeout(
+                LINGER,
+                linger(&mut connection.stream, LINGER_BYTES),
+            ))
+            .await;
         }
     }
 }
@@ -122,7 +134,9 @@ where
 impl<S> Drop for Connection<S> {
     /// However it ends, the engine hears of it.
     fn drop(&mut self) {
-        self.inbox.partial_bytes.fetch_sub(self.held, Ordering::Relaxed);
+        self.inbox
+            .partial_bytes
+            .fetch_sub(self.held, Ordering::Relaxed);
         self.inbox.push(Event::Closed(self.wire.id));
     }
 }
@@ -175,7 +189,9 @@ where
             self.stall = None;
             return Poll::Pending;
         }
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
         ready!(stall.as_mut().poll(cx));
         Poll::Ready(Ended::There)
     }
@@ -234,7 +250,10 @@ where
             };
             match read {
                 Ok(0) | Err(_) => return Poll::Ready(Ended::There),
-                Ok(count) => self.inbox.bytes_received.fetch_add(count as u64, Ordering::Relaxed),
+                Ok(count) => self
+                    .inbox
+                    .bytes_received
+                    .fetch_add(count as u64, Ordering::Relaxed),
             };
             self.decode();
             if self.is_over {
@@ -248,14 +267,24 @@ where
 
     /// Large packets that are not complete take memory that all connections share; who comes last has none.
     fn account(&mut self) -> Result<(), DecodeError> {
-        let held = if self.input.len() > READ_CHUNK { self.input.capacity() } else { 0 };
+        let held = if self.input.len() > READ_CHUNK {
+            self.input.capacity()
+        } else {
+            0
+        };
         let before = self.inbox.partial_bytes.fetch_add(held, Ordering::Relaxed);
-        self.inbox.partial_bytes.fetch_sub(self.held, Ordering::Relaxed);
+        self.inbox
+            .partial_bytes
+            .fetch_sub(self.held, Ordering::Relaxed);
         let grows = held > self.held;
         self.held = held;
         if grows && before > MOST_PARTIAL {
             let what = "too many large packets at a time";
-            return Err(DecodeError { reason: ReasonCode::QUOTA_EXCEEDED, what, version: None });
+            return Err(DecodeError {
+                reason: ReasonCode::QUOTA_EXCEEDED,
+                what,
+                version: None,
+            });
         }
         Ok(())
     }
@@ -283,7 +312,9 @@ where
         while self.ahead < self.burst
             && let Progress::Packet(packet) = self.decoder.decode(&mut self.input)?
         {
-            self.ahead += usize::from(matches!(&packet, Packet::Publish(publish) if publish.packet_id.is_some()));
+            self.ahead += usize::from(
+                matches!(&packet, Packet::Publish(publish) if publish.packet_id.is_some()),
+            );
             events.push(Event::Packet(self.wire.id, packet));
         }
         self.account()

@@ -38,7 +38,9 @@ const SOCKET_MODE: u32 = 0o660;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody else has the port.
-    #[error("cannot listen on {listen}: it is in use; stop the program that has it or change `broker.listen`")]
+    #[error(
+        "cannot listen on {listen}: it is in use; stop the program that has it or change `broker.listen`"
+    )]
     InUse {
         /// As configured.
         listen: String,
@@ -102,12 +104,21 @@ impl BoundListener {
     /// Takes the port. A host name takes the first of its addresses that works.
     pub async fn bind(listen: &Listen) -> Result<Self, ListenError> {
         let bound = match listen {
-            Listen::Port { transport, host, port } => bind_port(*transport, host, *port).await,
+            Listen::Port {
+                transport,
+                host,
+                port,
+            } => bind_port(*transport, host, *port).await,
             Listen::Unix(path) => bind_path(path),
         };
         bound.map_err(|source| match source.kind() {
-            std::io::ErrorKind::AddrInUse => ListenError::InUse { listen: listen.to_string() },
-            _ => ListenError::Other { listen: listen.to_string(), source },
+            std::io::ErrorKind::AddrInUse => ListenError::InUse {
+                listen: listen.to_string(),
+            },
+            _ => ListenError::Other {
+                listen: listen.to_string(),
+                source,
+            },
         })
     }
 
@@ -124,7 +135,11 @@ impl BoundListener {
 
     /// Its address; `None` for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
-        if let Where::Address(address) = self.at { Some(address) } else { None }
+        if let Where::Address(address) = self.at {
+            Some(address)
+        } else {
+            None
+        }
     }
 
     /// True with TLS.
@@ -133,14 +148,33 @@ impl BoundListener {
     }
 
     /// Accepts clients until the stop order. `tls` is needed by encrypted transports.
-    pub async fn run(self, broker: Broker, tls: Option<Arc<Tls>>, limits: &Limits, stop: Stop) -> std::io::Result<()> {
+    pub async fn run(
+        self,
+        broker: Broker,
+        tls: Option<Arc<Tls>>,
+        limits: &Limits,
+        stop: Stop,
+    ) -> std::io::Result<()> {
         tracing::info!(address = %self.at, "listening for MQTT clients");
         let sizes = (limits.max_packet, limits.max_connect);
         let (burst, within) = (usize::from(limits.receive_maximum), limits.connect_within);
         let (origins, refusals) = (self.origins, Refusals::new());
-        let door = |transport| Arc::new(Door { broker, tls, transport, sizes, burst, within, origins, refusals });
+        let door = |transport| {
+            Arc::new(Door {
+                broker,
+                tls,
+                transport,
+                sizes,
+                burst,
+                within,
+                origins,
+                refusals,
+            })
+        };
         match self.socket {
-            Socket::Tcp(socket, transport) => accept_tcp(TcpListener::from_std(socket)?, &door(transport), stop).await,
+            Socket::Tcp(socket, transport) => {
+                accept_tcp(TcpListener::from_std(socket)?, &door(transport), stop).await
+            }
             Socket::Unix(socket, path) => {
                 accept_unix(UnixListener::from_std(socket)?, &door(Transport::Tcp), stop).await;
                 // A file that is gone is as good as removed.
@@ -157,7 +191,11 @@ async fn bind_port(transport: Transport, host: &str, port: u16) -> std::io::Resu
         match listen_at(address) {
             Ok(socket) => {
                 let at = Where::Address(socket.local_addr()?);
-                return Ok(BoundListener { socket: Socket::Tcp(socket, transport), at, origins: Arc::default() });
+                return Ok(BoundListener {
+                    socket: Socket::Tcp(socket, transport),
+                    at,
+                    origins: Arc::default(),
+                });
             }
             Err(error) => failure = error,
         }
@@ -166,7 +204,11 @@ async fn bind_port(transport: Transport, host: &str, port: u16) -> std::io::Resu
 }
 
 fn listen_at(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -176,7 +218,8 @@ fn listen_at(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 
 /// A socket that an earlier run left is replaced; one that somebody listens on, or anything else, is not.
 fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let is_socket =
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(std::io::ErrorKind::AddrInUse.into());
@@ -189,7 +232,11 @@ fn bind_path(path: &Path) -> std::io::Result<BoundListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(BoundListener { socket: Socket::Unix(socket.into(), path.to_owned()), at: Where::Path(path.to_owned()), origins: Arc::default() })
+    Ok(BoundListener {
+        socket: Socket::Unix(socket.into(), path.to_owned()),
+        at: Where::Path(path.to_owned()),
+        origins: Arc::default(),
+    })
 }
 
 /// Out of descriptors, or the peer was gone already: neither may end the listener or spin it.
@@ -223,7 +270,8 @@ async fn accept_tcp(listener: TcpListener, door: &Arc<Door>, mut stop: Stop) {
                 Ok(admitted) => door.admit(stream, address, admitted),
                 Err(reason) => {
                     door.turned_away(Some(address.ip()), &reason);
-                    door.refusals.tell(stream, (door.transport, door.tls.as_ref()), reason);
+                    door.refusals
+                        .tell(stream, (door.transport, door.tls.as_ref()), reason);
                 }
             },
             Err(error) => not_accepted(error, &mut log).await,
@@ -240,7 +288,11 @@ async fn accept_unix(listener: UnixListener, door: &Door, mut stop: Stop) {
         };
         match accepted {
             Ok((stream, _)) => match door.broker.admission.admit(None, now()) {
-                Ok(admitted) => detach(connection::serve(stream, Peer::default(), door.place(admitted))),
+                Ok(admitted) => detach(connection::serve(
+                    stream,
+                    Peer::default(),
+                    door.place(admitted),
+                )),
                 Err(reason) => door.turned_away(None, &reason),
             },
             Err(error) => not_accepted(error, &mut log).await,
@@ -258,7 +310,13 @@ impl Door {
 
     fn place(&self, admitted: Admitted) -> Place {
         let (inbox, log) = (self.broker.inbox.clone(), self.broker.log.clone());
-        Place { inbox, log, admitted, sizes: self.sizes, burst: self.burst }
+        Place {
+            inbox,
+            log,
+            admitted,
+            sizes: self.sizes,
+            burst: self.burst,
+        }
     }
 
     /// Begins to serve a client, after its pause.
@@ -282,14 +340,32 @@ impl Door {
         let _ = raw.set_send_buffer_size(SEND_BUFFER);
         // A client without keep alive that is gone without a word.
         let _ = raw.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(DEAD_AFTER));
-        let peer = Peer { address: Some(address.ip()), certificate: None };
+        let peer = Peer {
+            address: Some(address.ip()),
+            certificate: None,
+        };
         let place = self.place(admitted);
         match (self.transport, &self.tls) {
             (Transport::Tcp, _) => detach(connection::serve(stream, peer, place)),
-            (Transport::WebSocket, _) => detach(serve_web_socket(stream, peer, place, (self.origins.clone(), self.within))),
-            (Transport::Tls, Some(tls)) => detach(serve_encrypted(stream, (peer, tls.clone()), place, self.within)),
+            (Transport::WebSocket, _) => detach(serve_web_socket(
+                stream,
+                peer,
+                place,
+                (self.origins.clone(), self.within),
+            )),
+            (Transport::Tls, Some(tls)) => detach(serve_encrypted(
+                stream,
+                (peer, tls.clone()),
+                place,
+                self.within,
+            )),
             (Transport::SecureWebSocket, Some(tls)) => {
-                detach(serve_encrypted_web_socket(stream, (peer, tls.clone()), place, (self.origins.clone(), self.within)));
+                detach(serve_encrypted_web_socket(
+                    stream,
+                    (peer, tls.clone()),
+                    place,
+                    (self.origins.clone(), self.within),
+                ));
             }
             (_, None) => tracing::error!(%address, "an encrypted listener without a certificate"),
         }
@@ -299,7 +375,12 @@ impl Door {
 /// What is said of a handshake that the peer does not finish.
 const TOO_LONG: &str = "it took longer than `connect_within` allows";
 
-fn handshake_failed(log: &ClientLog, address: Option<Address>, transport: &'static str, error: &dyn fmt::Display) {
+fn handshake_failed(
+    log: &ClientLog,
+    address: Option<Address>,
+    transport: &'static str,
+    error: &dyn fmt::Display,
+) {
     let event = "broker.handshake_failed";
     if let Some(suppressed) = log.permit(event, address, now()) {
         let error = error.to_string();
@@ -331,13 +412,23 @@ async fn shake_hands(
     None
 }
 
-async fn serve_encrypted(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), place: Place, within: Duration) {
+async fn serve_encrypted(
+    stream: TcpStream,
+    (mut peer, tls): (Peer, Arc<Tls>),
+    place: Place,
+    within: Duration,
+) {
     if let Some(stream) = shake_hands(stream, &mut peer, (&tls, &place.log), within).await {
         connection::serve(stream, peer, place).await;
     }
 }
 
-async fn serve_encrypted_web_socket(stream: TcpStream, (mut peer, tls): (Peer, Arc<Tls>), place: Place, web: (Arc<Origins>, Duration)) {
+async fn serve_encrypted_web_socket(
+    stream: TcpStream,
+    (mut peer, tls): (Peer, Arc<Tls>),
+    place: Place,
+    web: (Arc<Origins>, Duration),
+) {
     if let Some(stream) = shake_hands(stream, &mut peer, (&tls, &place.log), web.1).await {
         serve_web_socket(stream, peer, place, web).await;
     }
@@ -362,8 +453,13 @@ mod tests {
     #[test]
     fn a_listener_without_descriptors_writes_one_line_a_minute() {
         let (mut log, start) = (accept_log(), now());
-        let lines: Vec<u64> = (0..600).filter_map(|tenth| log.permit("", (), start + Duration::from_millis(100) * tenth)).collect();
+        let lines: Vec<u64> = (0..600)
+            .filter_map(|tenth| log.permit("", (), start + Duration::from_millis(100) * tenth))
+            .collect();
         assert_eq!(lines, [0]);
-        assert_eq!(log.permit("", (), start + Duration::from_secs(61)), Some(599));
+        assert_eq!(
+            log.permit("", (), start + Duration::from_secs(61)),
+            Some(599)
+        );
     }
 }

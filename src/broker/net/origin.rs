@@ -16,7 +16,11 @@ impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not the origin of a page; write scheme, host and port only, such as https://hmi.example.net");
+        let wrong = || {
+            format!(
+                "`{text}` is not the origin of a page; write scheme, host and port only, such as https://hmi.example.net"
+            )
+        };
         let lower = text.to_ascii_lowercase();
         let (scheme, authority) = lower.split_once("://").ok_or_else(wrong)?;
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
@@ -50,14 +54,23 @@ pub struct Origins {
 impl Origins {
     /// Pages of these origins only.
     pub fn new(listed: Vec<Origin>) -> Self {
-        let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
-        let own_names = if name.is_empty() { Vec::new() } else { vec![format!("{name}.local"), name] };
+        let name = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .to_ascii_lowercase();
+        let own_names = if name.is_empty() {
+            Vec::new()
+        } else {
+            vec![format!("{name}.local"), name]
+        };
         Self { listed, own_names }
     }
 
     /// True if whoever sends this `Origin` with this `Host` may connect. `null`, which pages in files and sandboxes have, may not.
     pub(super) fn allow(&self, origin: &str, host: &str) -> bool {
-        let Ok(typed) = origin.parse::<Origin>() else { return false };
+        let Ok(typed) = origin.parse::<Origin>() else {
+            return false;
+        };
         self.listed.contains(&typed) || self.is_own(origin, host)
     }
 
@@ -65,12 +78,17 @@ impl Origins {
     /// none; but a host name may belong to somebody else and only point here, so that it must be one that nobody else can have.
     fn is_own(&self, origin: &str, host: &str) -> bool {
         let (origin, host) = (origin.to_ascii_lowercase(), host.to_ascii_lowercase());
-        let is_same = origin.split_once("://").is_some_and(|(_, authority)| authority == host);
+        let is_same = origin
+            .split_once("://")
+            .is_some_and(|(_, authority)| authority == host);
         let bare = match host.strip_prefix('[') {
             Some(six) => six.split(']').next().unwrap_or_default(),
             None => host.split(':').next().unwrap_or_default(),
         };
-        is_same && (bare == "localhost" || bare.parse::<IpAddr>().is_ok() || self.own_names.iter().any(|own| own == bare))
+        is_same
+            && (bare == "localhost"
+                || bare.parse::<IpAddr>().is_ok()
+                || self.own_names.iter().any(|own| own == bare))
     }
 }
 
@@ -81,7 +99,10 @@ mod tests {
     #[test]
     fn only_listed_pages_and_programs_that_name_the_broker_itself_may_connect() {
         let origins = Origins {
-            listed: vec!["https://HMI.example.net".parse().unwrap(), "http://hmi.example.net:8080".parse().unwrap()],
+            listed: vec![
+                "https://HMI.example.net".parse().unwrap(),
+                "http://hmi.example.net:8080".parse().unwrap(),
+            ],
             own_names: vec!["pump-7".to_owned()],
         };
         for (origin, host, expected) in [
@@ -89,7 +110,11 @@ mod tests {
             ("https://hmi.example.net:443", "10.0.0.1:8083", true),
             ("http://hmi.example.net", "10.0.0.1:8083", false),
             ("http://hmi.example.net:8080", "10.0.0.1:8083", true),
-            ("https://hmi.example.net.evil.example", "10.0.0.1:8083", false),
+            (
+                "https://hmi.example.net.evil.example",
+                "10.0.0.1:8083",
+                false,
+            ),
             ("https://evil.example", "127.0.0.1:8083", false),
             ("http://localhost:3000", "localhost:8083", false),
             ("null", "127.0.0.1:8083", false),
@@ -102,7 +127,14 @@ mod tests {
         ] {
             assert_eq!(origins.allow(origin, host), expected, "{origin} at {host}");
         }
-        for text in ["*", "null", "hmi.example.net", "https://", "https://a/b", "https://a b"] {
+        for text in [
+            "*",
+            "null",
+            "hmi.example.net",
+            "https://",
+            "https://a/b",
+            "https://a b",
+        ] {
             assert!(text.parse::<Origin>().is_err(), "{text}");
         }
     }

@@ -20,7 +20,11 @@ pub(super) async fn pace(stream: TcpStream, pause: Duration) -> Option<TcpStream
 }
 
 async fn hung_up(stream: &TcpStream) {
-    while stream.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
+    while stream
+        .ready(Interest::READABLE)
+        .await
+        .is_ok_and(|ready| !ready.is_read_closed())
+    {
         // Something has come, and stays where it is: only the next event counts. The error is ours, to say so.
         let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(WouldBlock.into()));
     }
@@ -38,7 +42,9 @@ mod tests {
 
     async fn connected() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         (client, listener.accept().await.unwrap().0)
     }
 

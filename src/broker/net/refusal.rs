@@ -41,17 +41,27 @@ pub(super) struct Refusals {
 
 impl Refusals {
     pub(super) fn new() -> Self {
-        Self { plain: Arc::new(Semaphore::new(MOST)), encrypted: Arc::new(Semaphore::new(MOST_ENCRYPTED)) }
+        Self {
+            plain: Arc::new(Semaphore::new(MOST)),
+            encrypted: Arc::new(Semaphore::new(MOST_ENCRYPTED)),
+        }
     }
 
     /// Tells one client, if that can be done now. An encrypted transport needs `tls`.
-    pub(super) fn tell(&self, stream: TcpStream, (transport, tls): (Transport, Option<&Arc<Tls>>), refused: Refused) {
+    pub(super) fn tell(
+        &self,
+        stream: TcpStream,
+        (transport, tls): (Transport, Option<&Arc<Tls>>),
+        refused: Refused,
+    ) {
         let (turns, tls) = match (transport.is_encrypted(), tls) {
             (false, _) => (&self.plain, None),
             (true, Some(tls)) => (&self.encrypted, Some(tls.clone())),
             (true, None) => return,
         };
-        let Ok(turn) = turns.clone().try_acquire_owned() else { return };
+        let Ok(turn) = turns.clone().try_acquire_owned() else {
+            return;
+        };
         // Whether it listens or not, the connection is over.
         detach(async move {
             let _turn = turn;
@@ -84,19 +94,33 @@ where
     let mut begun = BytesMut::with_capacity(BEGINNING);
     if matches!(transport, Transport::WebSocket | Transport::SecureWebSocket) {
         stream.read_buf(&mut begun).await?;
-        return websocket::refuse(&mut stream, "503 Service Unavailable", "Retry-After: 1\r\n", &format!("{}\n", reason(refused).name()))
-            .await;
+        return websocket::refuse(
+            &mut stream,
+            "503 Service Unavailable",
+            "Retry-After: 1\r\n",
+            &format!("{}\n", reason(refused).name()),
+        )
+        .await;
     }
-    let Some(version) = version(&mut stream, &mut begun).await? else { return Ok(()) };
+    let Some(version) = version(&mut stream, &mut begun).await? else {
+        return Ok(());
+    };
     let mut answer = BytesMut::new();
-    let connack = ConnAck { session_present: false, reason: reason(refused), properties: Properties::default() };
+    let connack = ConnAck {
+        session_present: false,
+        reason: reason(refused),
+        properties: Properties::default(),
+    };
     encode(&Packet::ConnAck(connack), version, &mut answer);
     stream.write_all(&answer).await?;
     linger(&mut stream, DRAINED).await
 }
 
 /// The version that a CONNECT names; `None` if this is none.
-async fn version(stream: &mut (impl AsyncRead + Unpin), begun: &mut BytesMut) -> std::io::Result<Option<Version>> {
+async fn version(
+    stream: &mut (impl AsyncRead + Unpin),
+    begun: &mut BytesMut,
+) -> std::io::Result<Option<Version>> {
     loop {
         match claimed_version(begun) {
             Ok(Some(version)) => return Ok(Some(version)),
@@ -117,7 +141,9 @@ mod tests {
 
     async fn told(connect: &[u8], refused: Refused) -> Vec<u8> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         Refusals::new().tell(stream, (Transport::Tcp, None), refused);
         client.write_all(connect).await.unwrap();
@@ -130,11 +156,34 @@ mod tests {
     #[tokio::test]
     async fn every_version_is_told_as_it_understands() {
         let newest = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01a";
-        for (refused, code) in [(Refused::TooFast, 0x9F), (Refused::AddressFull, 0x97), (Refused::Full, 0x89), (Refused::ShutOut, 0x8A)] {
-            assert_eq!(told(newest, refused).await, [0x20, 3, 0, code, 0], "{refused}");
+        for (refused, code) in [
+            (Refused::TooFast, 0x9F),
+            (Refused::AddressFull, 0x97),
+            (Refused::Full, 0x89),
+            (Refused::ShutOut, 0x8A),
+        ] {
+            assert_eq!(
+                told(newest, refused).await,
+                [0x20, 3, 0, code, 0],
+                "{refused}"
+            );
         }
-        assert_eq!(told(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a", Refused::TooFast).await, [0x20, 2, 0, 3]);
-        assert_eq!(told(b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x01a", Refused::TooFast).await, [0x20, 2, 0, 3]);
+        assert_eq!(
+            told(
+                b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01a",
+                Refused::TooFast
+            )
+            .await,
+            [0x20, 2, 0, 3]
+        );
+        assert_eq!(
+            told(
+                b"\x10\x0f\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x01a",
+                Refused::TooFast
+            )
+            .await,
+            [0x20, 2, 0, 3]
+        );
         assert!(told(b"\xc0\x00", Refused::TooFast).await.is_empty());
     }
 }

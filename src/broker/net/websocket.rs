@@ -67,9 +67,14 @@ impl Refusal {
             Self::Slow => ("408 Request Timeout", ""),
             Self::TooLarge => ("431 Request Header Fields Too Large", ""),
             Self::Method => ("405 Method Not Allowed", "Allow: GET\r\n"),
-            Self::Version => ("426 Upgrade Required", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"),
+            Self::Version => (
+                "426 Upgrade Required",
+                "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+            ),
             Self::Origin(_) => ("403 Forbidden", ""),
-            Self::NotHttp | Self::NoUpgrade | Self::Key | Self::Subprotocol => ("400 Bad Request", ""),
+            Self::NotHttp | Self::NoUpgrade | Self::Key | Self::Subprotocol => {
+                ("400 Bad Request", "")
+            }
         })
     }
 }
@@ -91,14 +96,20 @@ where
     };
     match outcome {
         Ok((answer, rest)) => {
-            stream.write_all(answer.as_bytes()).await.map_err(|_| Refusal::Gone)?;
+            stream
+                .write_all(answer.as_bytes())
+                .await
+                .map_err(|_| Refusal::Gone)?;
             stream.flush().await.map_err(|_| Refusal::Gone)?;
             let limits = WebSocketConfig::default()
                 .max_message_size(Some(max_packet + FRAME_ROOM))
                 .max_frame_size(Some(max_packet + FRAME_ROOM))
                 .read_buffer_size(16 << 10)
                 .write_buffer_size(WRITE_BUFFER);
-            Ok(bytes_of(WebSocketStream::from_partially_read(stream, rest, Role::Server, Some(limits)).await))
+            Ok(bytes_of(
+                WebSocketStream::from_partially_read(stream, rest, Role::Server, Some(limits))
+                    .await,
+            ))
         }
         Err(refusal) => {
             if let Some((status, headers)) = refusal.answer() {
@@ -112,13 +123,22 @@ where
 }
 
 /// Writes an answer and waits until it is read.
-pub(super) async fn refuse<S>(stream: &mut S, status: &str, headers: &str, body: &str) -> std::io::Result<()>
+pub(super) async fn refuse<S>(
+    stream: &mut S,
+    status: &str,
+    headers: &str,
+    body: &str,
+) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let length = body.len();
-    let usual = format!("Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n");
-    stream.write_all(format!("HTTP/1.1 {status}\r\n{headers}{usual}\r\n{body}").as_bytes()).await?;
+    let usual = format!(
+        "Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n"
+    );
+    stream
+        .write_all(format!("HTTP/1.1 {status}\r\n{headers}{usual}\r\n{body}").as_bytes())
+        .await?;
     linger(stream, LINGER_BYTES).await
 }
 
@@ -127,17 +147,27 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(Request, 
     let mut bytes = Vec::new();
     loop {
         let seen = bytes.len();
-        if stream.read_buf(&mut bytes).await.map_err(|_| Refusal::Gone)? == 0 {
+        if stream
+            .read_buf(&mut bytes)
+            .await
+            .map_err(|_| Refusal::Gone)?
+            == 0
+        {
             return Err(Refusal::Gone);
         }
         // The end of the headers may be cut; before it, only the first bytes can tell that this is no HTTP.
         let news = bytes.get(seen.saturating_sub(3)..).unwrap_or_default();
-        let may_be_whole = news.windows(2).any(|two| two == b"\n\n") || news.windows(3).any(|three| three == b"\n\r\n");
+        let may_be_whole = news.windows(2).any(|two| two == b"\n\n")
+            || news.windows(3).any(|three| three == b"\n\r\n");
         if seen == 0 || may_be_whole {
             match Request::try_parse(&bytes) {
-                Ok(Some((length, request))) => return Ok((request, bytes.split_off(length.min(bytes.len())))),
+                Ok(Some((length, request))) => {
+                    return Ok((request, bytes.split_off(length.min(bytes.len()))));
+                }
                 Ok(None) => {}
-                Err(Error::Protocol(ProtocolError::WrongHttpMethod)) => return Err(Refusal::Method),
+                Err(Error::Protocol(ProtocolError::WrongHttpMethod)) => {
+                    return Err(Refusal::Method);
+                }
                 Err(Error::Capacity(_)) => return Err(Refusal::TooLarge),
                 Err(_) => return Err(Refusal::NotHttp),
             }
@@ -150,14 +180,18 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(Request, 
 
 /// The tokens of a header that may be repeated and may hold a list.
 fn tokens<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'a str> {
-    let texts = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    let texts = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
     texts.flat_map(|text| text.split(',')).map(str::trim)
 }
 
 /// The answer to a request that is as it should be.
 fn agree(request: &Request, origins: &Origins) -> Result<String, Refusal> {
     let headers = request.headers();
-    let has = |name, token: &str| tokens(headers, &name).any(|found| found.eq_ignore_ascii_case(token));
+    let has =
+        |name, token: &str| tokens(headers, &name).any(|found| found.eq_ignore_ascii_case(token));
     if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
         return Err(Refusal::NoUpgrade);
     }
@@ -165,12 +199,17 @@ fn agree(request: &Request, origins: &Origins) -> Result<String, Refusal> {
         return Err(Refusal::Version);
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).into_iter();
-    let (Some(key), None) = (keys.next(), keys.next()) else { return Err(Refusal::Key) };
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return Err(Refusal::Key);
+    };
     // Sixteen bytes in base64.
     if key.len() != 24 {
         return Err(Refusal::Key);
     }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
     for origin in headers.get_all(header::ORIGIN) {
         let origin = String::from_utf8_lossy(origin.as_bytes());
         if !origins.allow(&origin, host) {
@@ -178,8 +217,13 @@ fn agree(request: &Request, origins: &Origins) -> Result<String, Refusal> {
         }
     }
     // Whatever else is offered, and however: `mqtt` before what old clients say.
-    let offers = |name: &str| tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == name);
-    let chosen = [PROTOCOL, OLD_PROTOCOL].into_iter().find(|name| offers(name)).ok_or(Refusal::Subprotocol)?;
+    let offers = |name: &str| {
+        tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == name)
+    };
+    let chosen = [PROTOCOL, OLD_PROTOCOL]
+        .into_iter()
+        .find(|name| offers(name))
+        .ok_or(Refusal::Subprotocol)?;
     let accept = derive_accept_key(key.as_bytes());
     Ok(format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n"

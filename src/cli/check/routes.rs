@@ -35,9 +35,16 @@ struct Example {
 fn example(mapping: &Mapping, topic: Option<TopicName>) -> Example {
     let topic = topic.or_else(|| mapping.example());
     let mapped = topic.as_ref().and_then(|topic| mapping.apply(topic));
-    let becomes = mapped.map_or_else(|| "-".to_owned(), |mapped| mapped.map_or_else(|error| error.to_string(), |topic| topic.to_string()));
+    let becomes = mapped.map_or_else(
+        || "-".to_owned(),
+        |mapped| mapped.map_or_else(|error| error.to_string(), |topic| topic.to_string()),
+    );
     let text = topic.map_or_else(|| "-".to_owned(), |topic| topic.to_string());
-    Example { filter: mapping.filter().to_string(), topic: text, becomes }
+    Example {
+        filter: mapping.filter().to_string(),
+        topic: text,
+        becomes,
+    }
 }
 
 /// The command to the first point that one can come to.
@@ -48,9 +55,16 @@ fn command(routes: &Routes) -> Option<Example> {
         let becomes = format!("{point}{SET}");
         let there = TopicName::new(format!("{}{SET}", routes.name_of(point)?)).ok()?;
         let is_asked_for = there.as_str() != becomes || routes.commands;
-        let reaches = routes.inward(&there)?.topic.is_ok_and(|topic| topic.as_str() == becomes);
+        let reaches = routes
+            .inward(&there)?
+            .topic
+            .is_ok_and(|topic| topic.as_str() == becomes);
         (is_asked_for && reaches).then_some(())?;
-        Some(Example { filter: point.to_string(), topic: there.to_string(), becomes })
+        Some(Example {
+            filter: point.to_string(),
+            topic: there.to_string(),
+            becomes,
+        })
     })
 }
 
@@ -58,17 +72,33 @@ fn command(routes: &Routes) -> Option<Example> {
 pub(super) fn plan(config: &config::Gateway, uplink: &config::Uplink) -> RoutePlan {
     let routes = &uplink.routes;
     let mut firsts: Vec<Option<TopicName>> = vec![None; routes.send.len()];
-    for (topic, class) in config.points.iter().flat_map(|report| report.topics().map(move |topic| (topic, report.class))) {
+    for (topic, class) in config
+        .points
+        .iter()
+        .flat_map(|report| report.topics().map(move |topic| (topic, report.class)))
+    {
         let deciding = routes.send.iter().position(|rule| rule.wants(topic, class));
         if let Some(first) = deciding.and_then(|number| firsts.get_mut(number)) {
             first.get_or_insert_with(|| topic.clone());
         }
     }
-    let send = routes.send.iter().zip(firsts).map(|(rule, first)| example(&rule.mapping, first));
+    let send = routes
+        .send
+        .iter()
+        .zip(firsts)
+        .map(|(rule, first)| example(&rule.mapping, first));
     RoutePlan {
         send: send.collect(),
-        receive: routes.receive.iter().map(|inward| example(&inward.mapping, None)).collect(),
-        commands: uplink.commands.iter().map(|receive| receive.filter.to_string()).collect(),
+        receive: routes
+            .receive
+            .iter()
+            .map(|inward| example(&inward.mapping, None))
+            .collect(),
+        commands: uplink
+            .commands
+            .iter()
+            .map(|receive| receive.filter.to_string())
+            .collect(),
         command: command(routes),
     }
 }
@@ -76,16 +106,33 @@ pub(super) fn plan(config: &config::Gateway, uplink: &config::Uplink) -> RoutePl
 /// The same as a person reads it.
 pub(super) fn describe(plan: &RoutePlan, out: &mut String) {
     // Writing to a text cannot fail.
-    for Example { filter, topic, becomes } in &plan.send {
+    for Example {
+        filter,
+        topic,
+        becomes,
+    } in &plan.send
+    {
         let _ = writeln!(out, "  sends {filter}: {topic} as {becomes}");
     }
-    for Example { filter, topic, becomes } in &plan.receive {
+    for Example {
+        filter,
+        topic,
+        becomes,
+    } in &plan.receive
+    {
         let _ = writeln!(out, "  receives {filter}: {topic} as {becomes}");
     }
     if !plan.commands.is_empty() {
-        let _ = writeln!(out, "  subscribes to commands: {}", plan.commands.join(", "));
+        let _ = writeln!(
+            out,
+            "  subscribes to commands: {}",
+            plan.commands.join(", ")
+        );
     }
     if let Some(Example { filter, topic, .. }) = &plan.command {
-        let _ = writeln!(out, "  a command on {topic} is for {filter}, and its result goes to {topic}/result");
+        let _ = writeln!(
+            out,
+            "  a command on {topic} is for {filter}, and its result goes to {topic}/result"
+        );
     }
 }

@@ -11,8 +11,8 @@ use tokio::time::{interval, sleep};
 
 use super::ledger::Ledger;
 use crate::mqtt::{
-    Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, Subscribe, SubscribeOptions, TopicFilter,
-    TopicName, Version, encode,
+    Connect, Decoder, Packet, PacketId, Progress, Properties, Publish, QoS, ReasonCode, Subscribe,
+    SubscribeOptions, TopicFilter, TopicName, Version, encode,
 };
 use crate::tasks::Stop;
 
@@ -30,7 +30,11 @@ pub(super) struct LocalClient {
 
 impl LocalClient {
     pub(super) fn new(port: u16, ledger: Arc<Ledger>) -> Self {
-        Self { port, ledger, next: 1 }
+        Self {
+            port,
+            ledger,
+            next: 1,
+        }
     }
 
     /// Until the stop order it publishes; afterwards it only listens.
@@ -45,7 +49,11 @@ impl LocalClient {
     async fn connection(&mut self, stop: &Stop) -> std::io::Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let mut output = BytesMut::new();
-        encode(&Packet::Connect(Box::new(hello())), Version::V5, &mut output);
+        encode(
+            &Packet::Connect(Box::new(hello())),
+            Version::V5,
+            &mut output,
+        );
         encode(&Packet::Subscribe(wanted()), Version::V5, &mut output);
         let mut decoder = Decoder::client(Version::V5, MAX_PACKET);
         let mut input = BytesMut::new();
@@ -94,7 +102,10 @@ impl LocalClient {
 }
 
 fn waiting(status: &[u8]) -> Option<u64> {
-    serde_json::from_slice::<serde_json::Value>(status).ok()?.get("waiting")?.as_u64()
+    serde_json::from_slice::<serde_json::Value>(status)
+        .ok()?
+        .get("waiting")?
+        .as_u64()
 }
 
 fn hello() -> Connect {
@@ -112,10 +123,14 @@ fn hello() -> Connect {
 }
 
 fn wanted() -> Subscribe {
-    let filters = ["demo/#", "$SYS/wellhead/uplink/cloud"].into_iter().filter_map(|text| TopicFilter::new(text).ok());
+    let filters = ["demo/#", "$SYS/wellhead/uplink/cloud"]
+        .into_iter()
+        .filter_map(|text| TopicFilter::new(text).ok());
     Subscribe {
         packet_id: ONLY_ID,
-        filters: filters.map(|filter| (filter, SubscribeOptions::default())).collect(),
+        filters: filters
+            .map(|filter| (filter, SubscribeOptions::default()))
+            .collect(),
         properties: Properties::default(),
     }
 }

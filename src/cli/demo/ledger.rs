@@ -7,7 +7,8 @@ use std::time::Duration;
 /// Messages that wait although nothing is behind: those of the last few commits.
 const LIVE: u64 = 30;
 /// The line above the rows.
-pub(super) const HEADING: &str = "   time  link   readings   waiting  delivered   lost  doubled   bytes on the wire\n";
+pub(super) const HEADING: &str =
+    "   time  link   readings   waiting  delivered   lost  doubled   bytes on the wire\n";
 
 #[derive(Debug, Default)]
 struct Book {
@@ -83,7 +84,11 @@ impl Ledger {
     /// The result so far: a promise that did not arrive is lost, and so is every sequence number that is missing.
     pub(super) fn sums(&self) -> Sums {
         let book = self.book();
-        let broken = book.promised.iter().filter(|n| !book.kept.contains(n)).count() as u64;
+        let broken = book
+            .promised
+            .iter()
+            .filter(|n| !book.kept.contains(n))
+            .count() as u64;
         Sums {
             promised: book.promised.len() as u64,
             delivered: book.sequences.len() as u64,
@@ -111,7 +116,12 @@ impl Book {
     /// Numbers begin at 1 and leave none out, but for one run of them each time the gateway was killed.
     fn missing(&self) -> u64 {
         let before = std::iter::once(0).chain(self.sequences.iter().copied());
-        let mut runs: Vec<u64> = self.sequences.iter().zip(before).map(|(number, before)| number - before - 1).collect();
+        let mut runs: Vec<u64> = self
+            .sequences
+            .iter()
+            .zip(before)
+            .map(|(number, before)| number - before - 1)
+            .collect();
         runs.sort_unstable();
         runs.iter().rev().skip(self.kills).sum()
     }
@@ -129,7 +139,15 @@ mod tests {
         ledger.arrived(1, Some(1));
         ledger.arrived(3, None);
         ledger.arrived(3, None);
-        assert_eq!(ledger.sums(), Sums { promised: 2, delivered: 2, lost: 2, doubled: 1 });
+        assert_eq!(
+            ledger.sums(),
+            Sums {
+                promised: 2,
+                delivered: 2,
+                lost: 2,
+                doubled: 1
+            }
+        );
         assert!(!ledger.is_settled());
         ledger.arrived(2, Some(2));
         assert_eq!(ledger.sums().lost, 0);

@@ -19,8 +19,14 @@ pub(super) struct CuttableLink {
 }
 
 impl CuttableLink {
-    pub(super) async fn start(remote: SocketAddr, stop: &Stop, tasks: &mut Tasks) -> Result<Self, String> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| error.to_string())?;
+    pub(super) async fn start(
+        remote: SocketAddr,
+        stop: &Stop,
+        tasks: &mut Tasks,
+    ) -> Result<Self, String> {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .map_err(|error| error.to_string())?;
         let address = listener.local_addr().map_err(|error| error.to_string())?;
         let (up, state) = watch::channel(true);
         let bytes = Arc::new(Counter::default());
@@ -59,8 +65,15 @@ impl CuttableLink {
     }
 }
 
-async fn relay(near: TcpStream, remote: SocketAddr, mut up: watch::Receiver<bool>, bytes: Arc<Counter>) {
-    let Ok(far) = TcpStream::connect(remote).await else { return };
+async fn relay(
+    near: TcpStream,
+    remote: SocketAddr,
+    mut up: watch::Receiver<bool>,
+    bytes: Arc<Counter>,
+) {
+    let Ok(far) = TcpStream::connect(remote).await else {
+        return;
+    };
     let (mut near_read, mut near_write) = near.into_split();
     let (mut far_read, mut far_write) = far.into_split();
     let northward = pump(&mut near_read, &mut far_write, &bytes);
@@ -72,11 +85,17 @@ async fn relay(near: TcpStream, remote: SocketAddr, mut up: watch::Receiver<bool
     }
 }
 
-async fn pump(from: &mut (impl AsyncReadExt + Unpin), to: &mut (impl AsyncWriteExt + Unpin), bytes: &Counter) {
+async fn pump(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    bytes: &Counter,
+) {
     let mut space = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut space).await {
         bytes.add(count as u64);
-        let Some(part) = space.get(..count) else { return };
+        let Some(part) = space.get(..count) else {
+            return;
+        };
         if to.write_all(part).await.is_err() {
             return;
         }

@@ -16,24 +16,50 @@ use crate::mqtt::TopicFilter;
 use crate::tasks::{Stop, Tasks};
 use crate::time::{known_unix_ms, now};
 
-pub(super) async fn start(ledger: Arc<Ledger>, stop: &Stop, tasks: &mut Tasks) -> Result<SocketAddr, String> {
+pub(super) async fn start(
+    ledger: Arc<Ledger>,
+    stop: &Stop,
+    tasks: &mut Tasks,
+) -> Result<SocketAddr, String> {
     let everything = TopicFilter::new("#").map_err(|error| error.to_string())?;
-    let tap = Tap { filters: vec![everything], not_from: Origin::Own };
+    let tap = Tap {
+        filters: vec![everything],
+        not_from: Origin::Own,
+    };
     let limits = Limits::default();
-    let setup = Setup { limits: limits.clone(), taps: vec![tap], access: Arc::new(Access::open()), ..Setup::default() };
+    let setup = Setup {
+        limits: limits.clone(),
+        taps: vec![tap],
+        access: Arc::new(Access::open()),
+        ..Setup::default()
+    };
     let (queue, arrivals) = mpsc::channel(4096);
     let engine = Source::Memory(Box::new(Engine::new(setup, now(), known_unix_ms())));
-    let parts = broker::broker(engine, Admission::new(AdmissionLimits::default()), vec![Way { sender: queue, dropped: Arc::default() }])
+    let parts = broker::broker(
+        engine,
+        Admission::new(AdmissionLimits::default()),
+        vec![Way {
+            sender: queue,
+            dropped: Arc::default(),
+        }],
+    )
+    .map_err(|error| error.to_string())?;
+    let listener = BoundListener::bind(&Listen::any_local())
+        .await
         .map_err(|error| error.to_string())?;
-    let listener = BoundListener::bind(&Listen::any_local()).await.map_err(|error| error.to_string())?;
     let address = listener.address().ok_or("no address")?;
     let broker = parts.broker.clone();
     let (listener_stop, driver_stop) = (stop.clone(), stop.clone());
-    tasks.start("remote: arrivals", write_down(arrivals, parts.broker.clone(), ledger));
     tasks.start(
-        "remote: listener",
-        async move { listener.run(broker, None, &limits, listener_stop).await.map_err(|error| error.to_string()) },
+        "remote: arrivals",
+        write_down(arrivals, parts.broker.clone(), ledger),
     );
+    tasks.start("remote: listener", async move {
+        listener
+            .run(broker, None, &limits, listener_stop)
+            .await
+            .map_err(|error| error.to_string())
+    });
     tasks.start("remote: broker", async move {
         parts.driver.run(driver_stop).await;
         Ok(())
@@ -41,11 +67,20 @@ pub(super) async fn start(ledger: Arc<Ledger>, stop: &Stop, tasks: &mut Tasks) -
     Ok(address)
 }
 
-async fn write_down(mut arrivals: mpsc::Receiver<Forward>, broker: Broker, ledger: Arc<Ledger>) -> Result<(), String> {
-    while let Some(Forward { message, ticket, .. }) = arrivals.recv().await {
+async fn write_down(
+    mut arrivals: mpsc::Receiver<Forward>,
+    broker: Broker,
+    ledger: Arc<Ledger>,
+) -> Result<(), String> {
+    while let Some(Forward {
+        message, ticket, ..
+    }) = arrivals.recv().await
+    {
         if let Some(sequence) = sequence(&message) {
             let is_local = message.topic.as_str() == "remote/local/number";
-            let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
+            let number = std::str::from_utf8(&message.payload)
+                .ok()
+                .and_then(|text| text.parse().ok());
             ledger.arrived(sequence, number.filter(|_| is_local));
         }
         if let Some(ticket) = ticket {
@@ -57,5 +92,10 @@ async fn write_down(mut arrivals: mpsc::Receiver<Forward>, broker: Broker, ledge
 
 /// The number the gateway's outbox gave the message.
 fn sequence(message: &Message) -> Option<u64> {
-    message.properties.user.iter().find(|(name, _)| name == "seq").and_then(|(_, value)| value.rsplit_once(':')?.1.parse().ok())
+    message
+        .properties
+        .user
+        .iter()
+        .find(|(name, _)| name == "seq")
+        .and_then(|(_, value)| value.rsplit_once(':')?.1.parse().ok())
 }

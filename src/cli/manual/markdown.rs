@@ -29,18 +29,38 @@ pub(super) fn chapter() -> String {
     }
     out.push_str("\n## Values\n\n| name | looks like | examples |\n|---|---|---|\n");
     for value in &settings.values {
-        let examples: Vec<String> = value.examples.iter().map(|example| format!("`{example}`")).collect();
+        let examples: Vec<String> = value
+            .examples
+            .iter()
+            .map(|example| format!("`{example}`"))
+            .collect();
         // Writing to a text cannot fail.
-        let _ = writeln!(out, "| {} | {} | {} |", value.name, cell(&value.text), cell(&examples.join(", ")));
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} |",
+            value.name,
+            cell(&value.text),
+            cell(&examples.join(", "))
+        );
     }
     out
 }
 
 fn table(out: &mut String, section: &Section) {
-    let _ = write!(out, "\n## {}\n\n| key | takes | meaning |\n|---|---|---|\n", cell(&section.title));
+    let _ = write!(
+        out,
+        "\n## {}\n\n| key | takes | meaning |\n|---|---|---|\n",
+        cell(&section.title)
+    );
     for entry in &section.entries {
         let must = if entry.is_required { "; required" } else { "" };
-        let _ = writeln!(out, "| `{}` | {}{must} | {} |", entry.key, takes(&entry.kind), cell(&entry.text));
+        let _ = writeln!(
+            out,
+            "| `{}` | {}{must} | {} |",
+            entry.key,
+            takes(&entry.kind),
+            cell(&entry.text)
+        );
     }
 }
 
@@ -55,8 +75,17 @@ fn takes(kind: &Kind) -> String {
 
 /// The name by which a heading is linked to: lower case, a dash for each space, without punctuation.
 fn anchor(title: &str) -> String {
-    let kept = title.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
-    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+    let kept = title
+        .chars()
+        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.map(|c| {
+        if c == ' ' {
+            '-'
+        } else {
+            c.to_ascii_lowercase()
+        }
+    })
+    .collect()
 }
 
 /// Text of a table cell: on one line, and nothing in it is taken for markup.
@@ -68,7 +97,13 @@ fn cell(text: &str) -> String {
 fn escaped(text: &str) -> String {
     let parts = text.split('`').enumerate().map(|(at, part)| {
         let is_code = at % 2 == 1;
-        let part = if is_code { part.to_owned() } else { part.replace('\\', "\\\\").replace('<', "&lt;").replace('*', "\\*") };
+        let part = if is_code {
+            part.to_owned()
+        } else {
+            part.replace('\\', "\\\\")
+                .replace('<', "&lt;")
+                .replace('*', "\\*")
+        };
         part.replace('|', "\\|")
     });
     parts.collect::<Vec<_>>().join("`")
@@ -86,20 +121,29 @@ mod tests {
     fn a_cell_is_one_line_and_has_no_markup_by_accident() {
         check("one\n two", "one two");
         check("a | b", "a \\| b");
-        check("<topic>/set and `<topic>/set`", "&lt;topic>/set and `<topic>/set`");
+        check(
+            "<topic>/set and `<topic>/set`",
+            "&lt;topic>/set and `<topic>/set`",
+        );
         check("devices/*.yaml, `*`", "devices/\\*.yaml, `*`");
         check("text with \\r\\n", "text with \\\\r\\\\n");
     }
 
     #[test]
     fn words_of_a_kind_stay_apart() {
-        let kind = Kind(vec![Part::Words("list: ".to_owned()), Part::Section("a / <name>".to_owned())]);
+        let kind = Kind(vec![
+            Part::Words("list: ".to_owned()),
+            Part::Section("a / <name>".to_owned()),
+        ]);
         assert_eq!(takes(&kind), "list: [a / &lt;name>](#a--name)");
     }
 
     #[test]
     fn anchors_are_those_that_books_give_to_headings() {
         assert_eq!(anchor("At the top of the file"), "at-the-top-of-the-file");
-        assert_eq!(anchor("devices / points / <name> / read_back"), "devices--points--name--read_back");
+        assert_eq!(
+            anchor("devices / points / <name> / read_back"),
+            "devices--points--name--read_back"
+        );
     }
 }

@@ -18,13 +18,21 @@ pub(super) fn page(version: &str) -> String {
     page.put(".PP\n");
     page.text("Durations and sizes have a unit. Texts may refer to ${env:NAME} and ${credential:NAME}. Relative paths begin at the folder of the file.");
     for (at, section) in settings.sections.iter().enumerate() {
-        let title = if at == 0 { section.title.to_uppercase() } else { section.title.clone() };
+        let title = if at == 0 {
+            section.title.to_uppercase()
+        } else {
+            section.title.clone()
+        };
         page.section(&title, section);
     }
     page.put(".SH VALUES\n");
     for value in &settings.values {
         page.put(&format!(".TP\n\\fB{}\\fR\n", value.name));
-        page.text(&format!("{} Such as {}.", value.text, value.examples.join(" or ")));
+        page.text(&format!(
+            "{} Such as {}.",
+            value.text,
+            value.examples.join(" or ")
+        ));
     }
     page.put(".SH \"SEE ALSO\"\nwellhead(1), wellhead\\-check(1), wellhead\\-reload(1)\n");
     page.out
@@ -43,17 +51,28 @@ impl Page {
     fn text(&mut self, text: &str) {
         for line in text.lines() {
             let escaped = escaped(line.trim());
-            let guard = if escaped.starts_with(['.', '\'']) { "\\&" } else { "" };
+            let guard = if escaped.starts_with(['.', '\'']) {
+                "\\&"
+            } else {
+                ""
+            };
             // Writing to a text cannot fail.
             let _ = writeln!(self.out, "{guard}{escaped}");
         }
     }
 
     fn section(&mut self, title: &str, section: &Section) {
-        self.put(&format!(".SH \"{}\"\n", title.replace('"', "").replace('-', "\\-")));
+        self.put(&format!(
+            ".SH \"{}\"\n",
+            title.replace('"', "").replace('-', "\\-")
+        ));
         for entry in &section.entries {
             let must = if entry.is_required { ", required" } else { "" };
-            self.put(&format!(".TP\n\\fB{}\\fR ({}{must})\n", entry.key.replace('-', "\\-"), escaped(&words(&entry.kind))));
+            self.put(&format!(
+                ".TP\n\\fB{}\\fR ({}{must})\n",
+                entry.key.replace('-', "\\-"),
+                escaped(&words(&entry.kind))
+            ));
             self.text(&entry.text);
         }
     }

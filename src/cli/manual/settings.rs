@@ -90,12 +90,21 @@ impl Kind {
 /// Reads the schema of the file.
 pub(super) fn settings() -> Settings {
     let schema = schema::of_file();
-    let mut reader = Reader { schema: &schema, waiting: VecDeque::new(), named: BTreeMap::new(), values: BTreeMap::new() };
+    let mut reader = Reader {
+        schema: &schema,
+        waiting: VecDeque::new(),
+        named: BTreeMap::new(),
+        values: BTreeMap::new(),
+    };
     let mut sections = vec![reader.section(TOP.to_owned(), &schema)];
     while let Some((title, mapping)) = reader.waiting.pop_front() {
         sections.push(reader.section(title, mapping));
     }
-    let values = reader.values.into_iter().map(|(name, value)| appearance(name, value)).collect();
+    let values = reader
+        .values
+        .into_iter()
+        .map(|(name, value)| appearance(name, value))
+        .collect();
     Settings { sections, values }
 }
 
@@ -110,16 +119,33 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn section(&mut self, title: String, mapping: &'a Value) -> Section {
-        let required: Vec<&str> =
-            mapping.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        let above = if title == TOP { String::new() } else { format!("{title} / ") };
+        let required: Vec<&str> = mapping
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let above = if title == TOP {
+            String::new()
+        } else {
+            format!("{title} / ")
+        };
         let entry = |(key, value): (&'a String, &'a Value)| Entry {
             key: key.clone(),
             kind: self.kind(value, &format!("{above}{key}")),
             is_required: required.contains(&key.as_str()),
-            text: value.get("description").and_then(Value::as_str).unwrap_or("See the example.").to_owned(),
+            text: value
+                .get("description")
+                .and_then(Value::as_str)
+                .unwrap_or("See the example.")
+                .to_owned(),
         };
-        let entries = properties(mapping).into_iter().flatten().map(entry).collect();
+        let entries = properties(mapping)
+            .into_iter()
+            .flatten()
+            .map(entry)
+            .collect();
         Section { title, entries }
     }
 
@@ -129,7 +155,9 @@ impl<'a> Reader<'a> {
             return self.definition(target.rsplit('/').next().unwrap_or(target), name);
         }
         for key in ["anyOf", "allOf", "oneOf"] {
-            let Some(choices) = value.get(key).and_then(Value::as_array) else { continue };
+            let Some(choices) = value.get(key).and_then(Value::as_array) else {
+                continue;
+            };
             return Kind::any_of(choices.iter().map(|choice| self.kind(choice, name)));
         }
         if let Some(word) = value.get("const") {
@@ -137,14 +165,23 @@ impl<'a> Reader<'a> {
         }
         if let Some(words) = value.get("enum").and_then(Value::as_array) {
             let words = different(words);
-            return if words.is_empty() { Kind::default() } else { Kind::words(words.join(", ")) };
+            return if words.is_empty() {
+                Kind::default()
+            } else {
+                Kind::words(words.join(", "))
+            };
         }
         let kinds: Vec<&str> = match value.get("type") {
             Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).collect(),
             Some(kind) => kind.as_str().into_iter().collect(),
             None => Vec::new(),
         };
-        Kind::any_of(kinds.into_iter().filter(|kind| *kind != "null").map(|kind| self.plain_kind(kind, value, name)))
+        Kind::any_of(
+            kinds
+                .into_iter()
+                .filter(|kind| *kind != "null")
+                .map(|kind| self.plain_kind(kind, value, name)),
+        )
     }
 
     fn plain_kind(&mut self, kind: &str, value: &'a Value, name: &str) -> Kind {
@@ -157,7 +194,10 @@ impl<'a> Reader<'a> {
                 None => Kind::words("list"),
             },
             "object" => match value.get("additionalProperties") {
-                Some(each @ Value::Object(_)) => Kind::after("mapping by name: ", self.kind(each, &format!("{name} / <name>"))),
+                Some(each @ Value::Object(_)) => Kind::after(
+                    "mapping by name: ",
+                    self.kind(each, &format!("{name} / <name>")),
+                ),
                 _ => Kind::words("mapping"),
             },
             other => Kind::words(other),
@@ -166,7 +206,12 @@ impl<'a> Reader<'a> {
 
     fn definition(&mut self, definition: &'a str, name: &str) -> Kind {
         let schema = self.schema;
-        let Some(found) = schema.get("definitions").and_then(|all| all.get(definition)) else { return Kind::words(definition) };
+        let Some(found) = schema
+            .get("definitions")
+            .and_then(|all| all.get(definition))
+        else {
+            return Kind::words(definition);
+        };
         if properties(found).is_some_and(|keys| !keys.is_empty()) {
             if !self.named.contains_key(definition) {
                 self.named.insert(definition, name.to_owned());
@@ -184,14 +229,35 @@ impl<'a> Reader<'a> {
 }
 
 fn appearance(name: &str, value: &Value) -> Appearance {
-    let mut text = value.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let choices = value.get("anyOf").and_then(Value::as_array).into_iter().flatten();
-    let names: Vec<String> = choices.filter_map(|choice| choice.get("enum")?.as_array()).flat_map(|words| different(words)).collect();
+    let mut text = value
+        .get("description")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    let choices = value
+        .get("anyOf")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let names: Vec<String> = choices
+        .filter_map(|choice| choice.get("enum")?.as_array())
+        .flat_map(|words| different(words))
+        .collect();
     if !names.is_empty() {
         text.push_str(&format!(" One of {}.", names.join(", ")));
     }
-    let examples = value.get("examples").and_then(Value::as_array).into_iter().flatten().map(plain).collect();
-    Appearance { name: name.to_owned(), text, examples }
+    let examples = value
+        .get("examples")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(plain)
+        .collect();
+    Appearance {
+        name: name.to_owned(),
+        text,
+        examples,
+    }
 }
 
 fn properties(mapping: &Value) -> Option<&Map<String, Value>> {
@@ -211,5 +277,7 @@ fn different(words: &[Value]) -> Vec<String> {
 
 /// A value as it is typed.
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -47,12 +47,28 @@ pub(super) struct Portraits(Vec<Portrait>);
 impl Portraits {
     /// Of the profiles in `profiles/` below a folder and of those that come with the program.
     pub(super) fn all(folder: &Path) -> Self {
-        Self(config::profile_names(folder).into_iter().filter_map(|name| portrait(folder, name)).collect())
+        Self(
+            config::profile_names(folder)
+                .into_iter()
+                .filter_map(|name| portrait(folder, name))
+                .collect(),
+        )
     }
 
     /// The names of the profiles that a device looks like, the likeliest first; none if nothing speaks for one.
-    pub(super) fn like(&self, reach: &mut Reach, unit: u8, within: Duration) -> Result<Vec<String>, Failure> {
-        let mut device = Device { reach, unit, within, known: HashMap::new(), silent: 0 };
+    pub(super) fn like(
+        &self,
+        reach: &mut Reach,
+        unit: u8,
+        within: Duration,
+    ) -> Result<Vec<String>, Failure> {
+        let mut device = Device {
+            reach,
+            unit,
+            within,
+            known: HashMap::new(),
+            silent: 0,
+        };
         let mut like: Vec<(usize, &str)> = Vec::new();
         for Portrait { name, signs } in &self.0 {
             let right = device.right(signs)?;
@@ -60,8 +76,17 @@ impl Portraits {
                 like.push((right, name));
             }
         }
-        let most = like.iter().map(|(right, _)| *right).max().unwrap_or_default();
-        Ok(like.iter().filter(|(right, _)| *right == most).take(MOST_LIKE).map(|(_, name)| (*name).to_owned()).collect())
+        let most = like
+            .iter()
+            .map(|(right, _)| *right)
+            .max()
+            .unwrap_or_default();
+        Ok(like
+            .iter()
+            .filter(|(right, _)| *right == most)
+            .take(MOST_LIKE)
+            .map(|(_, name)| (*name).to_owned())
+            .collect())
     }
 }
 
@@ -72,11 +97,23 @@ fn portrait(folder: &Path, name: String) -> Option<Portrait> {
     // One that needs more than this, such as a base address, is not recognised by its values.
     let gateway = config::parse("scan", &yaml, folder).ok()?;
     let device = gateway.lines.first()?.devices.first()?;
-    let unit_of = |id: crate::reading::PointId| gateway.points.get(id.0 as usize).and_then(|report| report.unit.as_ref());
+    let unit_of = |id: crate::reading::PointId| {
+        gateway
+            .points
+            .get(id.0 as usize)
+            .and_then(|report| report.unit.as_ref())
+    };
     let sign = |point: &crate::field::Point| match &point.source {
-        Source::Register { register, exponent: None } if register.meaning.array.is_none() => {
+        Source::Register {
+            register,
+            exponent: None,
+        } if register.meaning.array.is_none() => {
             let (right, may_be_zero) = ordinary(unit_of(point.id)?)?;
-            Some(Sign { register: Register::clone(register), right, may_be_zero })
+            Some(Sign {
+                register: Register::clone(register),
+                right,
+                may_be_zero,
+            })
         }
         _ => None,
     };
@@ -111,9 +148,20 @@ impl Device<'_> {
     /// How many signs are right; 0 if one is wrong.
     fn right(&mut self, signs: &[Sign]) -> Result<usize, Failure> {
         let mut right = 0;
-        for Sign { register, right: range, may_be_zero } in signs {
-            let Some(words) = self.words(register)? else { return Ok(0) };
-            match register.decode(&words, None).ok().and_then(|value| value.as_f64()) {
+        for Sign {
+            register,
+            right: range,
+            may_be_zero,
+        } in signs
+        {
+            let Some(words) = self.words(register)? else {
+                return Ok(0);
+            };
+            match register
+                .decode(&words, None)
+                .ok()
+                .and_then(|value| value.as_f64())
+            {
                 Some(value) if range.contains(&value) => right += 1,
                 Some(0.0) if *may_be_zero => {}
                 _ => return Ok(0),
@@ -131,10 +179,22 @@ impl Device<'_> {
             return Ok(None);
         }
         let (table, start, count) = place;
-        let words = match self.reach.ask(self.unit, &Ask::Registers { table, start, count }, self.within)? {
+        let words = match self.reach.ask(
+            self.unit,
+            &Ask::Registers {
+                table,
+                start,
+                count,
+            },
+            self.within,
+        )? {
             Said::Words(words) => Some(words),
             said => {
-                self.silent = if matches!(said, Said::Exception(_)) { 0 } else { self.silent + 1 };
+                self.silent = if matches!(said, Said::Exception(_)) {
+                    0
+                } else {
+                    self.silent + 1
+                };
                 None
             }
         };
@@ -158,6 +218,11 @@ mod tests {
         assert!(sdm.signs.len() >= 2 && !sdm.signs[0].may_be_zero, "{sdm:?}");
         assert!(portraits.0.len() > 20, "{}", portraits.0.len());
         assert!(of("toledo").is_none() && of("waveshare-modbus-rtu-relay-8ch").is_none());
-        assert!(portraits.0.iter().all(|portrait| portrait.signs.len() <= MOST_SIGNS));
+        assert!(
+            portraits
+                .0
+                .iter()
+                .all(|portrait| portrait.signs.len() <= MOST_SIGNS)
+        );
     }
 }

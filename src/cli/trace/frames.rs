@@ -61,7 +61,13 @@ pub(super) struct Assembler {
 
 impl Assembler {
     pub(super) fn new(framing: Framing) -> Self {
-        Self { framing, exchange: None, spoken: None, last_us: None, lost: 0 }
+        Self {
+            framing,
+            exchange: None,
+            spoken: None,
+            last_us: None,
+            lost: 0,
+        }
     }
 
     /// Takes the next thing that happened; gives what can be shown now.
@@ -78,7 +84,9 @@ impl Assembler {
                 shown.extend(self.flush());
                 shown.push(Shown::Opened { at_us });
             }
-            Happening::Sent(bytes) if self.framing == Framing::Plain => shown.extend(self.speak(at_us, bytes, true)),
+            Happening::Sent(bytes) if self.framing == Framing::Plain => {
+                shown.extend(self.speak(at_us, bytes, true))
+            }
             Happening::Sent(bytes) => shown.extend(self.send(at_us, &bytes)),
             Happening::Received(bytes) => match &mut self.exchange {
                 Some(exchange) if exchange.received.len() < LONGEST => {
@@ -90,12 +98,23 @@ impl Assembler {
             },
             Happening::Ended(outcome) => match self.exchange.take() {
                 Some(exchange) => {
-                    let ended_us = if exchange.received.is_empty() { at_us } else { exchange.ended_us };
-                    shown.push(Shown::Exchange(Exchange { outcome: Some(outcome), ended_us, ..exchange }));
+                    let ended_us = if exchange.received.is_empty() {
+                        at_us
+                    } else {
+                        exchange.ended_us
+                    };
+                    shown.push(Shown::Exchange(Exchange {
+                        outcome: Some(outcome),
+                        ended_us,
+                        ..exchange
+                    }));
                 }
                 None => {
                     shown.extend(self.flush());
-                    shown.push(Shown::Note { at_us, text: outcome });
+                    shown.push(Shown::Note {
+                        at_us,
+                        text: outcome,
+                    });
                 }
             },
         }
@@ -105,7 +124,10 @@ impl Assembler {
     /// Nothing has happened for a while, or nothing more will: what was begun is shown as it is.
     pub(super) fn flush(&mut self) -> Vec<Shown> {
         let exchange = self.exchange.take().map(Shown::Exchange);
-        exchange.into_iter().chain(self.spoken.take().map(Shown::Spoken)).collect()
+        exchange
+            .into_iter()
+            .chain(self.spoken.take().map(Shown::Spoken))
+            .collect()
     }
 
     /// The same, for what has no end of its own; a request is waited for until the driver gives it up.
@@ -119,14 +141,24 @@ impl Assembler {
 
     fn send(&mut self, at_us: u64, bytes: &[u8]) -> Vec<Shown> {
         // A frame may leave in parts.
-        if let Some(exchange) = self.exchange.as_mut().filter(|exchange| exchange.received.is_empty() && exchange.sent.len() < LONGEST) {
+        if let Some(exchange) = self
+            .exchange
+            .as_mut()
+            .filter(|exchange| exchange.received.is_empty() && exchange.sent.len() < LONGEST)
+        {
             exchange.sent.extend_from_slice(bytes);
             return Vec::new();
         }
         let shown = self.flush();
         let gap_us = self.gap(at_us);
         self.last_us = Some(at_us);
-        self.exchange = Some(Exchange { at_us, gap_us, sent: bytes.to_vec(), ended_us: at_us, ..Exchange::default() });
+        self.exchange = Some(Exchange {
+            at_us,
+            gap_us,
+            sent: bytes.to_vec(),
+            ended_us: at_us,
+            ..Exchange::default()
+        });
         shown
     }
 
@@ -134,16 +166,31 @@ impl Assembler {
         let mut shown = Vec::new();
         let gap_us = self.gap(at_us);
         self.last_us = Some(at_us);
-        let is_same = |spoken: &Spoken| spoken.is_sent == is_sent && !is_sent && spoken.bytes.len() < LONGEST;
-        match self.spoken.as_mut().filter(|spoken| is_same(spoken) && gap_us.is_some_and(|gap| gap < PAUSE_US)) {
+        let is_same =
+            |spoken: &Spoken| spoken.is_sent == is_sent && !is_sent && spoken.bytes.len() < LONGEST;
+        match self
+            .spoken
+            .as_mut()
+            .filter(|spoken| is_same(spoken) && gap_us.is_some_and(|gap| gap < PAUSE_US))
+        {
             Some(spoken) => spoken.bytes.extend(bytes),
             None => {
                 shown.extend(self.pause());
-                self.spoken = Some(Spoken { at_us, gap_us, is_sent, bytes });
+                self.spoken = Some(Spoken {
+                    at_us,
+                    gap_us,
+                    is_sent,
+                    bytes,
+                });
             }
         }
         // A whole line, or what leaves at once, needs no silence behind it.
-        if is_sent || self.spoken.as_ref().is_some_and(|spoken| spoken.bytes.ends_with(b"\n")) {
+        if is_sent
+            || self
+                .spoken
+                .as_ref()
+                .is_some_and(|spoken| spoken.bytes.ends_with(b"\n"))
+        {
             shown.extend(self.pause());
         }
         shown
@@ -155,7 +202,11 @@ mod tests {
     use super::*;
 
     fn push(assembler: &mut Assembler, at_us: u64, what: Happening) -> Vec<Shown> {
-        assembler.push(Traced { at_us, what, lost: 0 })
+        assembler.push(Traced {
+            at_us,
+            what,
+            lost: 0,
+        })
     }
 
     #[test]
@@ -166,37 +217,100 @@ mod tests {
         assert!(push(&mut frames, 5000, Happening::Received(vec![7])).is_empty());
         assert!(push(&mut frames, 6000, Happening::Received(vec![3])).is_empty());
         let outcome = Some("answered".to_owned());
-        let exchange = Exchange { at_us: 1000, gap_us: None, sent: vec![7, 3, 0], received: vec![7, 3], ended_us: 6000, outcome };
-        assert_eq!(push(&mut frames, 6100, Happening::Ended("answered".to_owned())), [Shown::Exchange(exchange)]);
+        let exchange = Exchange {
+            at_us: 1000,
+            gap_us: None,
+            sent: vec![7, 3, 0],
+            received: vec![7, 3],
+            ended_us: 6000,
+            outcome,
+        };
+        assert_eq!(
+            push(&mut frames, 6100, Happening::Ended("answered".to_owned())),
+            [Shown::Exchange(exchange)]
+        );
         // Noise, and a request that nobody answers.
         assert!(push(&mut frames, 7000, Happening::Received(vec![0xFF])).is_empty());
         let shown = push(&mut frames, 9000, Happening::Sent(vec![1]));
-        assert_eq!(shown, [Shown::Spoken(Spoken { at_us: 7000, gap_us: Some(1000), is_sent: false, bytes: vec![0xFF] })]);
-        let shown = push(&mut frames, 309_000, Happening::Ended("no answer".to_owned()));
-        assert!(matches!(&shown[..], [Shown::Exchange(Exchange { gap_us: Some(2000), ended_us: 309_000, .. })]), "{shown:?}");
+        assert_eq!(
+            shown,
+            [Shown::Spoken(Spoken {
+                at_us: 7000,
+                gap_us: Some(1000),
+                is_sent: false,
+                bytes: vec![0xFF]
+            })]
+        );
+        let shown = push(
+            &mut frames,
+            309_000,
+            Happening::Ended("no answer".to_owned()),
+        );
+        assert!(
+            matches!(
+                &shown[..],
+                [Shown::Exchange(Exchange {
+                    gap_us: Some(2000),
+                    ended_us: 309_000,
+                    ..
+                })]
+            ),
+            "{shown:?}"
+        );
     }
 
     #[test]
     fn what_plain_instruments_say_ends_with_a_line_or_with_silence() {
         let mut frames = Assembler::new(Framing::Plain);
-        let spoken = |at_us, gap_us, is_sent, bytes: &[u8]| Shown::Spoken(Spoken { at_us, gap_us, is_sent, bytes: bytes.to_vec() });
-        assert_eq!(push(&mut frames, 10, Happening::Sent(b"P1\r\n".to_vec())), [spoken(10, None, true, b"P1\r\n")]);
+        let spoken = |at_us, gap_us, is_sent, bytes: &[u8]| {
+            Shown::Spoken(Spoken {
+                at_us,
+                gap_us,
+                is_sent,
+                bytes: bytes.to_vec(),
+            })
+        };
+        assert_eq!(
+            push(&mut frames, 10, Happening::Sent(b"P1\r\n".to_vec())),
+            [spoken(10, None, true, b"P1\r\n")]
+        );
         assert!(push(&mut frames, 20, Happening::Received(b"12".to_vec())).is_empty());
-        assert_eq!(push(&mut frames, 30, Happening::Received(b".5\r\n".to_vec())), [spoken(20, Some(10), false, b"12.5\r\n")]);
+        assert_eq!(
+            push(&mut frames, 30, Happening::Received(b".5\r\n".to_vec())),
+            [spoken(20, Some(10), false, b"12.5\r\n")]
+        );
         assert!(push(&mut frames, 100_000, Happening::Received(b"\x02".to_vec())).is_empty());
-        assert_eq!(push(&mut frames, 200_000, Happening::Received(b"\x03".to_vec())).len(), 1, "silence lay between them");
+        assert_eq!(
+            push(&mut frames, 200_000, Happening::Received(b"\x03".to_vec())).len(),
+            1,
+            "silence lay between them"
+        );
         assert_eq!(frames.pause().len(), 1);
         assert_eq!(
-            push(&mut frames, 300_000, Happening::Ended("no answer".to_owned())),
-            [Shown::Note { at_us: 300_000, text: "no answer".to_owned() }]
+            push(
+                &mut frames,
+                300_000,
+                Happening::Ended("no answer".to_owned())
+            ),
+            [Shown::Note {
+                at_us: 300_000,
+                text: "no answer".to_owned()
+            }]
         );
     }
 
     #[test]
     fn what_was_lost_is_told_once() {
         let mut frames = Assembler::new(Framing::Plain);
-        let opened = |lost| Traced { at_us: 5, what: Happening::Opened, lost };
-        assert_eq!(frames.push(opened(3)), [Shown::Lost(3), Shown::Opened { at_us: 5 }]);
+        let opened = |lost| Traced {
+            at_us: 5,
+            what: Happening::Opened,
+            lost,
+        };
+        assert_eq!(
+            frames.push(opened(3)),
+            [Shown::Lost(3), Shown::Opened { at_us: 5 }]
+        );
         assert_eq!(frames.push(opened(3)), [Shown::Opened { at_us: 5 }]);
     }
 }

@@ -45,11 +45,24 @@ pub(super) struct Named {
 impl Meaning<'_> {
     /// What a request and its answer say.
     pub(super) fn of(&self, exchange: &Exchange) -> Told {
-        let outcome = exchange.outcome.clone().unwrap_or_else(|| "nothing was made of it".to_owned());
+        let outcome = exchange
+            .outcome
+            .clone()
+            .unwrap_or_else(|| "nothing was made of it".to_owned());
         let Some(request) = Frame::of_request(self.framing, &exchange.sent) else {
-            return Told { request: format!("{} bytes that are no whole frame", exchange.sent.len()), outcome, ..Told::default() };
+            return Told {
+                request: format!("{} bytes that are no whole frame", exchange.sent.len()),
+                outcome,
+                ..Told::default()
+            };
         };
-        let devices: Vec<&Device> = self.line.devices.iter().filter(|device| device.unit == request.unit).map(AsRef::as_ref).collect();
+        let devices: Vec<&Device> = self
+            .line
+            .devices
+            .iter()
+            .filter(|device| device.unit == request.unit)
+            .map(AsRef::as_ref)
+            .collect();
         let answer = Frame::of_answer(self.framing, &request, &exchange.sent, &exchange.received);
         let asked = request.asked();
         let (span, written) = match &asked {
@@ -58,12 +71,20 @@ impl Meaning<'_> {
             _ => (None, None),
         };
         let brought = answer.as_ref().and_then(|answer| request.brought(answer));
-        let points = span.map(|span| devices.iter().flat_map(|device| dissect::names(device, span)).collect()).unwrap_or_default();
+        let points = span
+            .map(|span| {
+                devices
+                    .iter()
+                    .flat_map(|device| dissect::names(device, span))
+                    .collect()
+            })
+            .unwrap_or_default();
         let words = written.clone().or_else(|| brought.clone());
         let values: Vec<Named> = match (span, &words) {
-            (Some(span), Some(words)) => {
-                devices.iter().flat_map(|device| self.named(device, dissect::values(device, span, words))).collect()
-            }
+            (Some(span), Some(words)) => devices
+                .iter()
+                .flat_map(|device| self.named(device, dissect::values(device, span, words)))
+                .collect(),
             _ => Vec::new(),
         };
         Told {
@@ -72,26 +93,65 @@ impl Meaning<'_> {
             function: Some(request.function),
             request: said(&asked, &request),
             points,
-            outcome: self.outcome(&request, answer.as_ref(), brought.as_deref().filter(|_| values.is_empty()), outcome),
+            outcome: self.outcome(
+                &request,
+                answer.as_ref(),
+                brought.as_deref().filter(|_| values.is_empty()),
+                outcome,
+            ),
             values,
         }
     }
 
-    fn outcome(&self, request: &Frame, answer: Option<&Frame>, bare: Option<&[u16]>, outcome: String) -> String {
+    fn outcome(
+        &self,
+        request: &Frame,
+        answer: Option<&Frame>,
+        bare: Option<&[u16]>,
+        outcome: String,
+    ) -> String {
         match (answer, bare) {
-            _ if request.unit == 0 && self.framing != Framing::Tcp => "for all devices; none answers".to_owned(),
-            (Some(answer), _) if answer.exception().is_some() => explain(answer.exception().unwrap_or_default()),
-            (_, Some(words)) => words.iter().map(u16::to_string).collect::<Vec<_>>().join(" "),
-            (Some(answer), _) if request.asked() == Asked::Identity => Printable::bytes(&answer.data),
+            _ if request.unit == 0 && self.framing != Framing::Tcp => {
+                "for all devices; none answers".to_owned()
+            }
+            (Some(answer), _) if answer.exception().is_some() => {
+                explain(answer.exception().unwrap_or_default())
+            }
+            (_, Some(words)) => words
+                .iter()
+                .map(u16::to_string)
+                .collect::<Vec<_>>()
+                .join(" "),
+            (Some(answer), _) if request.asked() == Asked::Identity => {
+                Printable::bytes(&answer.data)
+            }
             // The driver waits for the next byte after a frame that it does not take.
             _ => outcome,
         }
     }
 
     fn named(&self, device: &Device, values: Values) -> Vec<Named> {
-        let name = |id| device.points.iter().find(|point| point.id == id).map_or_else(String::new, |point| point.name.to_string());
-        let unit = |id: crate::reading::PointId| self.config.points.get(id.0 as usize).and_then(|report| report.unit.as_ref());
-        values.into_iter().map(|(id, value)| Named { name: name(id), value, unit: unit(id).map(ToString::to_string) }).collect()
+        let name = |id| {
+            device
+                .points
+                .iter()
+                .find(|point| point.id == id)
+                .map_or_else(String::new, |point| point.name.to_string())
+        };
+        let unit = |id: crate::reading::PointId| {
+            self.config
+                .points
+                .get(id.0 as usize)
+                .and_then(|report| report.unit.as_ref())
+        };
+        values
+            .into_iter()
+            .map(|(id, value)| Named {
+                name: name(id),
+                value,
+                unit: unit(id).map(ToString::to_string),
+            })
+            .collect()
     }
 }
 
@@ -102,16 +162,28 @@ fn said(asked: &Asked, request: &Frame) -> String {
             let words: Vec<String> = words.iter().map(u16::to_string).collect();
             format!("write {} = {}", place(*span), words.join(" "))
         }
-        Asked::Mask { address, and, or } => format!("write some bits of holding {address}: and {and:#06x}, or {or:#06x}"),
+        Asked::Mask { address, and, or } => {
+            format!("write some bits of holding {address}: and {and:#06x}, or {or:#06x}")
+        }
         Asked::Identity => "read what the device is".to_owned(),
         Asked::Other => format!("{} bytes", request.data.len()),
     }
 }
 
-fn place(Span { table, start, count }: Span) -> String {
+fn place(
+    Span {
+        table,
+        start,
+        count,
+    }: Span,
+) -> String {
     let last = u32::from(start) + u32::from(count).saturating_sub(1);
     let first = table.place(start.into());
-    if count <= 1 { first } else { format!("{first}-{last} ({count})") }
+    if count <= 1 {
+        first
+    } else {
+        format!("{first}-{last} ({count})")
+    }
 }
 
 impl Told {
@@ -122,9 +194,17 @@ impl Told {
             (devices, Some(unit)) => format!("{} (unit {unit})", devices.join(", ")),
             _ => String::new(),
         };
-        let function = self.function.map_or_else(String::new, |function| format!(" function {function}:"));
-        let points = if self.points.is_empty() { String::new() } else { format!("; {}", self.points.join(", ")) };
-        format!("{device}{function} {}{points}", self.request).trim_start().to_owned()
+        let function = self
+            .function
+            .map_or_else(String::new, |function| format!(" function {function}:"));
+        let points = if self.points.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", self.points.join(", "))
+        };
+        format!("{device}{function} {}{points}", self.request)
+            .trim_start()
+            .to_owned()
     }
 
     /// What came of it.
@@ -132,7 +212,11 @@ impl Told {
         if self.values.is_empty() || self.is_write() || self.outcome != "answered" {
             return self.outcome.clone();
         }
-        self.values.iter().map(Named::text).collect::<Vec<_>>().join(", ")
+        self.values
+            .iter()
+            .map(Named::text)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     fn is_write(&self) -> bool {
@@ -141,8 +225,11 @@ impl Told {
 
     /// For programs.
     pub(super) fn json(&self) -> Json {
-        let values: serde_json::Map<String, Json> =
-            self.values.iter().filter_map(|named| Some((named.name.clone(), plain(named.value.as_ref().ok()?)))).collect();
+        let values: serde_json::Map<String, Json> = self
+            .values
+            .iter()
+            .filter_map(|named| Some((named.name.clone(), plain(named.value.as_ref().ok()?))))
+            .collect();
         json!({ "unit": self.unit, "devices": self.devices, "function": self.function, "request": self.request,
             "points": self.points.iter().map(|name| &**name).collect::<Vec<_>>(), "outcome": self.outcome, "values": values })
     }
@@ -150,7 +237,10 @@ impl Told {
 
 impl Named {
     fn text(&self) -> String {
-        let unit = self.unit.as_ref().map_or_else(String::new, |unit| format!(" {unit}"));
+        let unit = self
+            .unit
+            .as_ref()
+            .map_or_else(String::new, |unit| format!(" {unit}"));
         match &self.value {
             Ok(value) => Printable(&format!("{} {value}{unit}", self.name)).to_string(),
             Err(why) => format!("{} bad: {why}", self.name),
@@ -163,7 +253,10 @@ fn plain(value: &Value) -> Json {
         Value::Bool(bit) => json!(bit),
         Value::Int(number) => json!(number),
         Value::UInt(number) => json!(number),
-        Value::F32(_) => value.to_string().parse::<f64>().map_or(Json::Null, |number| json!(number)),
+        Value::F32(_) => value
+            .to_string()
+            .parse::<f64>()
+            .map_or(Json::Null, |number| json!(number)),
         Value::F64(number) => json!(number),
         Value::Text(text) => json!(&**text),
         Value::List(list) => list.iter().map(plain).collect(),
@@ -172,7 +265,11 @@ fn plain(value: &Value) -> Json {
 
 /// Bytes as two digits each.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// What a plain instrument said, or was told: text with escapes for what cannot be seen, as the YAML writes it.
@@ -190,7 +287,16 @@ pub(super) fn escaped(bytes: &[u8]) -> String {
         })
     };
     let chunks = bytes.utf8_chunks();
-    chunks.map(|chunk| escape(chunk.valid()) + &chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>()).collect()
+    chunks
+        .map(|chunk| {
+            escape(chunk.valid())
+                + &chunk
+                    .invalid()
+                    .iter()
+                    .map(|byte| format!("\\x{byte:02x}"))
+                    .collect::<String>()
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -202,22 +308,47 @@ mod tests {
     fn told(sent: &[u8], received: &[u8], outcome: &str) -> Told {
         let yaml = "site: x\nlines: [ { name: plc, modbus_tcp: 10.0.0.5 } ]\ndevices:\n  - { name: meter, line: plc, unit: 7, points: { voltage: { holding: 10, type: f32, byte_order: CDAB, unit: V }, run: { coil: 3 }, setpoint: { holding: 30, type: i16, scale: 0.1 } } }\n";
         let config = config::parse("gateway.yaml", yaml, Path::new("/nowhere")).unwrap();
-        let framed = |pdu: &[u8]| [&[0, 1, 0, 0, 0, u8::try_from(pdu.len()).unwrap()], pdu].concat();
-        let received = if received.is_empty() { Vec::new() } else { framed(received) };
-        let exchange = Exchange { sent: framed(sent), received, outcome: Some(outcome.to_owned()), ..Exchange::default() };
-        Meaning { config: &config, line: &config.lines[0], framing: Framing::Tcp }.of(&exchange)
+        let framed =
+            |pdu: &[u8]| [&[0, 1, 0, 0, 0, u8::try_from(pdu.len()).unwrap()], pdu].concat();
+        let received = if received.is_empty() {
+            Vec::new()
+        } else {
+            framed(received)
+        };
+        let exchange = Exchange {
+            sent: framed(sent),
+            received,
+            outcome: Some(outcome.to_owned()),
+            ..Exchange::default()
+        };
+        Meaning {
+            config: &config,
+            line: &config.lines[0],
+            framing: Framing::Tcp,
+        }
+        .of(&exchange)
     }
 
     #[test]
     fn a_request_names_its_points_and_an_answer_their_values() {
-        let read = told(&[7, 3, 0, 10, 0, 2], &[7, 3, 4, 0x66, 0x66, 0x43, 0x65], "answered");
-        assert_eq!(read.request(), "meter (unit 7) function 3: read holding 10-11 (2); voltage");
+        let read = told(
+            &[7, 3, 0, 10, 0, 2],
+            &[7, 3, 4, 0x66, 0x66, 0x43, 0x65],
+            "answered",
+        );
+        assert_eq!(
+            read.request(),
+            "meter (unit 7) function 3: read holding 10-11 (2); voltage"
+        );
         assert_eq!(read.answer(), "voltage 229.4 V");
         assert_eq!(read.json()["values"], json!({ "voltage": 229.4 }));
         let write = told(&[7, 6, 0, 30, 0, 215], &[7, 6, 0, 30, 0, 215], "answered");
         assert_eq!(
             (write.request().as_str(), write.answer().as_str()),
-            ("meter (unit 7) function 6: write holding 30 = 215; setpoint", "answered")
+            (
+                "meter (unit 7) function 6: write holding 30 = 215; setpoint",
+                "answered"
+            )
         );
         assert_eq!(write.json()["values"], json!({ "setpoint": 21.5 }));
         let bit = told(&[7, 1, 0, 3, 0, 1], &[7, 1, 1, 1], "answered");
@@ -227,11 +358,26 @@ mod tests {
     #[test]
     fn exceptions_silence_and_unknown_places_are_told() {
         let refused = told(&[7, 3, 0, 10, 0, 2], &[7, 0x83, 2], "exception 2");
-        assert!(refused.answer().starts_with("exception 2: no such register"), "{}", refused.answer());
-        assert_eq!(told(&[9, 4, 0, 0, 0, 2], &[], "no answer").answer(), "no answer");
+        assert!(
+            refused
+                .answer()
+                .starts_with("exception 2: no such register"),
+            "{}",
+            refused.answer()
+        );
+        assert_eq!(
+            told(&[9, 4, 0, 0, 0, 2], &[], "no answer").answer(),
+            "no answer"
+        );
         let unknown = told(&[9, 4, 0, 0, 0, 2], &[9, 4, 4, 0, 1, 0, 2], "answered");
-        assert_eq!((unknown.request().as_str(), unknown.answer().as_str()), ("unit 9 function 4: read input 0-1 (2)", "1 2"));
-        assert_eq!(told(&[7, 65, 1], &[], "no answer").request(), "meter (unit 7) function 65: 1 bytes");
+        assert_eq!(
+            (unknown.request().as_str(), unknown.answer().as_str()),
+            ("unit 9 function 4: read input 0-1 (2)", "1 2")
+        );
+        assert_eq!(
+            told(&[7, 65, 1], &[], "no answer").request(),
+            "meter (unit 7) function 65: 1 bytes"
+        );
     }
 
     #[test]

@@ -39,8 +39,19 @@ impl Columns {
             _ => (width / 3, 0, width / 4, 0, 0),
         };
         // One cell between two columns.
-        let others: usize = [value, unit, quality, age, picture].iter().filter(|width| **width > 0).map(|width| width + 1).sum();
-        Self { topic: width.saturating_sub(others), value, unit, quality, age, picture }
+        let others: usize = [value, unit, quality, age, picture]
+            .iter()
+            .filter(|width| **width > 0)
+            .map(|width| width + 1)
+            .sum();
+        Self {
+            topic: width.saturating_sub(others),
+            value,
+            unit,
+            quality,
+            age,
+            picture,
+        }
     }
 }
 
@@ -50,19 +61,48 @@ pub(super) fn draw(table: &mut Table, now: Instant, area: Rect, buffer: &mut Buf
     if area.width == 0 || area.height == 0 {
         return;
     }
-    let mut pen = Pen { buffer, area, x: 0, y: 0, style: Style::new() };
-    let (height, columns) = (usize::from(area.height), Columns::of(usize::from(area.width)));
+    let mut pen = Pen {
+        buffer,
+        area,
+        x: 0,
+        y: 0,
+        style: Style::new(),
+    };
+    let (height, columns) = (
+        usize::from(area.height),
+        Columns::of(usize::from(area.width)),
+    );
     let (has_head, has_foot) = (height >= 2, height >= 3);
     let view = table.view(height - usize::from(has_head) - usize::from(has_foot));
     if has_head {
         pen.style = Style::new().add_modifier(Modifier::REVERSED);
-        pen.line(&columns, &Cells { topic: "topic", value: "value", unit: "unit", quality: "quality", age: "age", picture: "" });
+        pen.line(
+            &columns,
+            &Cells {
+                topic: "topic",
+                value: "value",
+                unit: "unit",
+                quality: "quality",
+                age: "age",
+                picture: "",
+            },
+        );
         pen.y += 1;
     }
     for (topic, row) in &view.rows {
         pen.style = style_of(&row.quality);
-        let (age, picture) = (age(now.saturating_duration_since(row.since)), picture(&row.history, columns.picture));
-        let cells = Cells { topic, value: &row.value, unit: &row.unit, quality: &row.quality, age: &age, picture: &picture };
+        let (age, picture) = (
+            age(now.saturating_duration_since(row.since)),
+            picture(&row.history, columns.picture),
+        );
+        let cells = Cells {
+            topic,
+            value: &row.value,
+            unit: &row.unit,
+            quality: &row.quality,
+            age: &age,
+            picture: &picture,
+        };
         pen.line(&columns, &cells);
         pen.y += 1;
     }
@@ -96,7 +136,12 @@ struct Pen<'a> {
 impl Pen<'_> {
     fn line(&mut self, columns: &Columns, cells: &Cells<'_>) {
         self.x = 0;
-        let whole = Rect { x: self.area.x, y: self.area.y + self.y, width: self.area.width, height: 1 };
+        let whole = Rect {
+            x: self.area.x,
+            y: self.area.y + self.y,
+            width: self.area.width,
+            height: 1,
+        };
         self.buffer.set_style(whole, self.style);
         self.cell(&ending(cells.topic, columns.topic), columns.topic);
         let value = cut(cells.value, columns.value);
@@ -104,7 +149,10 @@ impl Pen<'_> {
         self.cell(&format!("{}{value}", " ".repeat(indent)), columns.value);
         self.cell(&cut(cells.unit, columns.unit), columns.unit);
         self.cell(&cut(cells.quality, columns.quality), columns.quality);
-        self.cell(&format!("{:>width$}", cells.age, width = columns.age), columns.age);
+        self.cell(
+            &format!("{:>width$}", cells.age, width = columns.age),
+            columns.age,
+        );
         self.cell(cells.picture, columns.picture);
     }
 
@@ -115,7 +163,13 @@ impl Pen<'_> {
         if width == 0 || self.y >= self.area.height {
             return;
         }
-        self.buffer.set_stringn(self.area.x + self.x, self.area.y + self.y, text, usize::from(width), self.style);
+        self.buffer.set_stringn(
+            self.area.x + self.x,
+            self.area.y + self.y,
+            text,
+            usize::from(width),
+            self.style,
+        );
         self.x = self.x.saturating_add(width).saturating_add(1);
     }
 }
@@ -131,32 +185,62 @@ fn style_of(quality: &str) -> Style {
 /// Where one is, and what the keys do; the shorter text if the longer one does not fit.
 fn foot(view: &View<'_>, room: usize) -> String {
     if view.is_typing {
-        return format!("/{}_   Enter keeps, Esc clears", view.filter.unwrap_or_default());
+        return format!(
+            "/{}_   Enter keeps, Esc clears",
+            view.filter.unwrap_or_default()
+        );
     }
-    let filter = view.filter.map_or_else(String::new, |filter| format!(" with \"{filter}\" of {}", view.all));
-    let most = if view.is_full { ", and more that are not kept" } else { "" };
+    let filter = view.filter.map_or_else(String::new, |filter| {
+        format!(" with \"{filter}\" of {}", view.all)
+    });
+    let most = if view.is_full {
+        ", and more that are not kept"
+    } else {
+        ""
+    };
     let place = match view.rows.len() {
         0 if view.all == 0 => "nothing yet".to_owned(),
         0 => format!("no topic{filter}"),
-        shown => format!("{}-{} of {}{filter}{most}", view.first + 1, view.first + shown, view.wanted),
+        shown => format!(
+            "{}-{} of {}{filter}{most}",
+            view.first + 1,
+            view.first + shown,
+            view.wanted
+        ),
     };
     let whole = format!("{place}   arrows, PgUp, PgDn, Home, End scroll   / filters   q quits");
-    if whole.width() <= room { whole } else { format!("{place}   / filters   q quits") }
+    if whole.width() <= room {
+        whole
+    } else {
+        format!("{place}   / filters   q quits")
+    }
 }
 
 /// The greatest unit of it.
 fn age(age: Duration) -> String {
     let text = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
     let first = text.split(' ').next().unwrap_or_default();
-    first.replace("days", "d").replace("day", "d").replace("months", "mo").replace("month", "mo").replace("years", "y").replace("year", "y")
+    first
+        .replace("days", "d")
+        .replace("day", "d")
+        .replace("months", "mo")
+        .replace("month", "mo")
+        .replace("years", "y")
+        .replace("year", "y")
 }
 
 /// The newest values as bars between the least and the greatest.
 fn picture(history: &VecDeque<f64>, width: usize) -> String {
     let newest = || history.iter().skip(history.len().saturating_sub(width));
-    let (least, most) = newest().fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(*value), most.max(*value)));
+    let (least, most) = newest().fold((f64::MAX, f64::MIN), |(least, most), value| {
+        (least.min(*value), most.max(*value))
+    });
     let bar = |value: &f64| {
-        let part = if most > least { (value - least) / (most - least) } else { 0.0 };
+        let part = if most > least {
+            (value - least) / (most - least)
+        } else {
+            0.0
+        };
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let index = (part * 7.0).round() as usize;
         BARS.get(index).copied().unwrap_or(' ')
@@ -195,7 +279,11 @@ mod tests {
         draw(table, now() + Duration::from_secs(92), area, &mut buffer);
         let line = |y: u16| {
             let (mut x, mut line) = (0, String::new());
-            while let Some(symbol) = buffer.cell((x, y)).filter(|_| x < width).map(ratatui::buffer::Cell::symbol) {
+            while let Some(symbol) = buffer
+                .cell((x, y))
+                .filter(|_| x < width)
+                .map(ratatui::buffer::Cell::symbol)
+            {
                 line.push_str(symbol);
                 x += u16::try_from(symbol.width().max(1)).unwrap();
             }
@@ -205,21 +293,42 @@ mod tests {
     }
 
     fn press(table: &mut Table, codes: &[KeyCode]) -> Turn {
-        codes.iter().map(|code| table.key(KeyEvent::new(*code, KeyModifiers::NONE))).last().unwrap()
+        codes
+            .iter()
+            .map(|code| table.key(KeyEvent::new(*code, KeyModifiers::NONE)))
+            .last()
+            .unwrap()
     }
 
     #[test]
     fn eighty_columns_show_everything_and_how_values_went() {
         let mut table = Table::default();
         for value in ["1", "4", "8"] {
-            take(&mut table, "x/d/pressure", &format!(r#"{{"v":{value},"q":"good"}}"#));
+            take(
+                &mut table,
+                "x/d/pressure",
+                &format!(r#"{{"v":{value},"q":"good"}}"#),
+            );
         }
-        take(&mut table, "x/d/temp", r#"{"v":null,"q":"bad","reason":"no answer"}"#);
+        take(
+            &mut table,
+            "x/d/temp",
+            r#"{"v":null,"q":"bad","reason":"no answer"}"#,
+        );
         let lines = shown(&mut table, 80, 24);
-        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["x/d/pressure", "8", "bar", "good", "1m", "▁▄█"]);
-        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["x/d/temp", "null", "bad", "no", "answer", "1m"]);
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>(),
+            ["x/d/pressure", "8", "bar", "good", "1m", "▁▄█"]
+        );
+        assert_eq!(
+            lines[2].split_whitespace().collect::<Vec<_>>(),
+            ["x/d/temp", "null", "bad", "no", "answer", "1m"]
+        );
         assert_eq!(lines[0].find("quality"), lines[1].find("good"));
-        assert!(lines[23].starts_with("1-2 of 2 ") && lines[23].ends_with("q quits"), "{lines:#?}");
+        assert!(
+            lines[23].starts_with("1-2 of 2 ") && lines[23].ends_with("q quits"),
+            "{lines:#?}"
+        );
     }
 
     #[test]
@@ -232,24 +341,48 @@ mod tests {
                 r#"{"v":"とても長い文字列の値です","q":"bad"}"#,
             );
         }
-        take(&mut table, "e\u{301}\u{301}/❤\u{fe0f}", &"👨\u{200d}👩".repeat(100));
+        take(
+            &mut table,
+            "e\u{301}\u{301}/❤\u{fe0f}",
+            &"👨\u{200d}👩".repeat(100),
+        );
         for width in [0, 1, 2, 3, 7, 20, 39, 40, 59, 60, 79, 80, 120, 500] {
             for height in [0, 1, 2, 3, 24] {
                 let lines = shown(&mut table, width, height);
-                assert!(lines.iter().all(|line| line.width() <= usize::from(width)), "{width}x{height}: {lines:#?}");
+                assert!(
+                    lines.iter().all(|line| line.width() <= usize::from(width)),
+                    "{width}x{height}: {lines:#?}"
+                );
             }
         }
         let lines = shown(&mut table, 80, 24);
-        assert!(lines[2].contains("…") && lines[2].contains("長い名前です") && lines[2].contains("bad"), "{lines:#?}");
+        assert!(
+            lines[2].contains("…") && lines[2].contains("長い名前です") && lines[2].contains("bad"),
+            "{lines:#?}"
+        );
     }
 
     #[test]
     fn what_peers_send_does_not_reach_the_terminal_as_commands() {
         let mut table = Table::default();
-        take(&mut table, "x/\u{1b}]0;owned\u{7}/\u{9b}31m", "\u{1b}[2J\u{1b}[H\u{202e}gone");
-        take(&mut table, "x/y", r#"{"v":"\u001b[2J","q":"\u001b[31mgood\r\n"}"#);
+        take(
+            &mut table,
+            "x/\u{1b}]0;owned\u{7}/\u{9b}31m",
+            "\u{1b}[2J\u{1b}[H\u{202e}gone",
+        );
+        take(
+            &mut table,
+            "x/y",
+            r#"{"v":"\u001b[2J","q":"\u001b[31mgood\r\n"}"#,
+        );
         let lines = shown(&mut table, 200, 10);
-        assert!(lines.iter().flat_map(|line| line.chars()).all(|c| !c.is_control() && c != '\u{202e}'), "{lines:#?}");
+        assert!(
+            lines
+                .iter()
+                .flat_map(|line| line.chars())
+                .all(|c| !c.is_control() && c != '\u{202e}'),
+            "{lines:#?}"
+        );
         assert!(lines[1].contains("\\u{1b}]0;owned\\u{7}"), "{lines:#?}");
     }
 
@@ -257,7 +390,13 @@ mod tests {
     fn keys_scroll_filter_and_quit() {
         let mut table = Table::default();
         (0..50).for_each(|number| take(&mut table, &format!("x/{number:02}"), "1"));
-        let first = |table: &mut Table| shown(table, 80, 12)[1].split_whitespace().next().unwrap().to_owned();
+        let first = |table: &mut Table| {
+            shown(table, 80, 12)[1]
+                .split_whitespace()
+                .next()
+                .unwrap()
+                .to_owned()
+        };
         for (keys, expected) in [
             (&[KeyCode::Up][..], "x/00"),
             (&[KeyCode::Down, KeyCode::Down], "x/02"),
@@ -271,23 +410,46 @@ mod tests {
             assert_eq!(press(&mut table, keys), Turn::Stay);
             assert_eq!(first(&mut table), expected, "{keys:?}");
         }
-        press(&mut table, &[KeyCode::End, KeyCode::Char('/'), KeyCode::Char('X'), KeyCode::Char('/'), KeyCode::Char('q')]);
-        assert!(shown(&mut table, 80, 12)[11].starts_with("/x/q_"), "q is a letter of the filter");
-        press(&mut table, &[KeyCode::Backspace, KeyCode::Char('4'), KeyCode::Enter]);
+        press(
+            &mut table,
+            &[
+                KeyCode::End,
+                KeyCode::Char('/'),
+                KeyCode::Char('X'),
+                KeyCode::Char('/'),
+                KeyCode::Char('q'),
+            ],
+        );
+        assert!(
+            shown(&mut table, 80, 12)[11].starts_with("/x/q_"),
+            "q is a letter of the filter"
+        );
+        press(
+            &mut table,
+            &[KeyCode::Backspace, KeyCode::Char('4'), KeyCode::Enter],
+        );
         assert_eq!(first(&mut table), "x/40");
         assert!(shown(&mut table, 80, 12)[11].starts_with("1-10 of 10 with \"x/4\" of 50"));
-        assert_eq!(press(&mut table, &[KeyCode::Char('/'), KeyCode::Esc]), Turn::Stay, "Esc ends the filter first");
+        assert_eq!(
+            press(&mut table, &[KeyCode::Char('/'), KeyCode::Esc]),
+            Turn::Stay,
+            "Esc ends the filter first"
+        );
         assert_eq!(first(&mut table), "x/00");
         for quit in [KeyCode::Char('q'), KeyCode::Esc] {
             assert_eq!(press(&mut table, &[quit]), Turn::Quit);
         }
-        assert_eq!(table.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Turn::Quit);
+        assert_eq!(
+            table.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)),
+            Turn::Quit
+        );
     }
 
     #[test]
     fn topics_without_end_are_bounded_and_told() {
         let mut table = Table::default();
-        (0..super::super::table::MOST_TOPICS + 5).for_each(|number| take(&mut table, &format!("x/{number}"), "1"));
+        (0..super::super::table::MOST_TOPICS + 5)
+            .for_each(|number| take(&mut table, &format!("x/{number}"), "1"));
         assert!(shown(&mut table, 80, 5)[4].contains("of 10000, and more that are not kept"));
     }
 }

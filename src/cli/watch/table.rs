@@ -42,25 +42,48 @@ impl Row {
         let (value, quality) = match json.as_object().filter(|fields| fields.contains_key("v")) {
             Some(fields) => {
                 let text = |key: &str| fields.get(key).map_or_else(String::new, plain);
-                (text("v"), [text("q"), text("reason")].join(" ").trim().to_owned())
+                (
+                    text("v"),
+                    [text("q"), text("reason")].join(" ").trim().to_owned(),
+                )
             }
             None => (Printable::bytes(&message.payload), String::new()),
         };
-        let history = value.parse().into_iter().filter(|number: &f64| number.is_finite()).collect();
+        let history = value
+            .parse()
+            .into_iter()
+            .filter(|number: &f64| number.is_finite())
+            .collect();
         let unit = units.get(&topic).cloned().unwrap_or_default();
         // Whoever publishes decides what stands in these.
-        let [topic, value, quality] = [topic, value, quality].map(|text| Printable(&text).to_string());
-        Some((topic, Self { value, unit, quality, since: now(), history }))
+        let [topic, value, quality] =
+            [topic, value, quality].map(|text| Printable(&text).to_string());
+        Some((
+            topic,
+            Self {
+                value,
+                unit,
+                quality,
+                since: now(),
+                history,
+            },
+        ))
     }
 
     /// Without what no screen can show.
     fn short(self) -> Self {
         let short = |text: String| Printable::cut(&text, LONGEST).into_owned();
-        Self { value: short(self.value), quality: short(self.quality), ..self }
+        Self {
+            value: short(self.value),
+            quality: short(self.quality),
+            ..self
+        }
     }
 
     fn has(&self, wanted: &str) -> bool {
-        [&self.value, &self.quality].iter().any(|text| text.to_lowercase().contains(wanted))
+        [&self.value, &self.quality]
+            .iter()
+            .any(|text| text.to_lowercase().contains(wanted))
     }
 }
 
@@ -141,13 +164,17 @@ impl Table {
             KeyCode::Up | KeyCode::Char('k') => self.top = self.top.saturating_sub(1),
             KeyCode::Down | KeyCode::Char('j') => self.top = self.top.saturating_add(1),
             KeyCode::PageUp => self.top = self.top.saturating_sub(self.page.max(1)),
-            KeyCode::PageDown | KeyCode::Char(' ') => self.top = self.top.saturating_add(self.page.max(1)),
+            KeyCode::PageDown | KeyCode::Char(' ') => {
+                self.top = self.top.saturating_add(self.page.max(1))
+            }
             KeyCode::Home | KeyCode::Char('g') => self.top = 0,
             KeyCode::End | KeyCode::Char('G') => self.top = usize::MAX,
             _ => {}
         }
         // Where the last page begins is known when it is drawn; keys may come faster than that.
-        self.top = self.top.min(self.wanted().count().saturating_sub(self.page.max(1)));
+        self.top = self
+            .top
+            .min(self.wanted().count().saturating_sub(self.page.max(1)));
         Turn::Stay
     }
 
@@ -159,16 +186,24 @@ impl Table {
                 self.filter.clear();
             }
             KeyCode::Backspace => drop(self.filter.pop()),
-            KeyCode::Char(typed) if self.filter.chars().count() < LONGEST_FILTER => self.filter.extend(typed.to_lowercase()),
+            KeyCode::Char(typed) if self.filter.chars().count() < LONGEST_FILTER => {
+                self.filter.extend(typed.to_lowercase())
+            }
             _ => {}
         }
         self.top = 0;
     }
 
     fn wanted(&self) -> impl Iterator<Item = (&str, &Row)> {
-        let is_wanted =
-            |(topic, row): &(&String, &Row)| self.filter.is_empty() || topic.to_lowercase().contains(&self.filter) || row.has(&self.filter);
-        self.rows.iter().filter(is_wanted).map(|(topic, row)| (topic.as_str(), row))
+        let is_wanted = |(topic, row): &(&String, &Row)| {
+            self.filter.is_empty()
+                || topic.to_lowercase().contains(&self.filter)
+                || row.has(&self.filter)
+        };
+        self.rows
+            .iter()
+            .filter(is_wanted)
+            .map(|(topic, row)| (topic.as_str(), row))
     }
 
     /// The rows of a screen that has room for `room` of them.

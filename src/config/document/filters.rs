@@ -9,14 +9,20 @@ const FILTER: &str = "filter";
 impl Document {
     /// Makes several rules of one whose filter is a list. An empty list is left to the types.
     pub(in crate::config) fn expand_filters(&mut self) {
-        let (Some(Value::Sequence(uplinks)), Some(node)) = (self.value.get_mut("uplinks"), self.places.child_mut(&Step::from("uplinks")))
-        else {
+        let (Some(Value::Sequence(uplinks)), Some(node)) = (
+            self.value.get_mut("uplinks"),
+            self.places.child_mut(&Step::from("uplinks")),
+        ) else {
             return;
         };
-        let Children::Seq(nodes) = &mut node.children else { return };
+        let Children::Seq(nodes) = &mut node.children else {
+            return;
+        };
         for (uplink, node) in uplinks.iter_mut().zip(nodes) {
             for list in ["send", "receive"] {
-                let (Some(Value::Sequence(rules)), Some(node)) = (uplink.get_mut(list), node.child_mut(&Step::from(list))) else {
+                let (Some(Value::Sequence(rules)), Some(node)) =
+                    (uplink.get_mut(list), node.child_mut(&Step::from(list)))
+                else {
                     continue;
                 };
                 if let Children::Seq(nodes) = &mut node.children {
@@ -31,7 +37,11 @@ impl Document {
 fn expand(rules: &mut Vec<Value>, nodes: &mut Vec<Node>) {
     let (mut all, mut places) = (Vec::new(), Vec::new());
     for (rule, node) in std::mem::take(rules).into_iter().zip(std::mem::take(nodes)) {
-        let filters = rule.get(FILTER).and_then(Value::as_sequence).cloned().unwrap_or_default();
+        let filters = rule
+            .get(FILTER)
+            .and_then(Value::as_sequence)
+            .cloned()
+            .unwrap_or_default();
         let filter_nodes = match node.child(&Step::from(FILTER)).map(|node| &node.children) {
             Some(Children::Seq(nodes)) => nodes.clone(),
             _ => Vec::new(),

@@ -95,7 +95,12 @@ impl<'a, 'f> Builder<'a, 'f> {
             match builder.next()? {
                 (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
                 (Event::StreamEnd | Event::DocumentEnd, _) => {
-                    return Some(Node { key_place: (number, 1, 1), place: (number, 1, 1), end: (number, 1, 1), children: Children::None });
+                    return Some(Node {
+                        key_place: (number, 1, 1),
+                        place: (number, 1, 1),
+                        end: (number, 1, 1),
+                        children: Children::None,
+                    });
                 }
                 (event, span) => return builder.node(event, span, None, 0).map(|(_, node)| node),
             }
@@ -115,16 +120,26 @@ impl<'a, 'f> Builder<'a, 'f> {
     }
 
     /// The node an event begins, with its text if it is a scalar.
-    fn node(&mut self, event: Event<'a>, span: Span, key_place: Option<Place>, depth: usize) -> Option<(String, Node)> {
+    fn node(
+        &mut self,
+        event: Event<'a>,
+        span: Span,
+        key_place: Option<Place>,
+        depth: usize,
+    ) -> Option<(String, Node)> {
         let place = (self.number, span.start.line(), span.start.col() + 1);
         let key_place = key_place.unwrap_or(place);
         if depth > MAX_DEPTH {
-            self.faults.at(place, format!("nested more than {MAX_DEPTH} deep"));
+            self.faults
+                .at(place, format!("nested more than {MAX_DEPTH} deep"));
             return None;
         }
         self.nodes += 1;
         if self.nodes > MOST_NODES {
-            self.faults.at(place, format!("more than {MOST_NODES} keys and values; no gateway is that large"));
+            self.faults.at(
+                place,
+                format!("more than {MOST_NODES} keys and values; no gateway is that large"),
+            );
             return None;
         }
         let mut text = String::new();
@@ -139,15 +154,24 @@ impl<'a, 'f> Builder<'a, 'f> {
             Event::Alias(anchor) => {
                 self.aliased += self.sizes.get(&anchor).copied().unwrap_or(0);
                 if self.aliased > MAX_ALIASED {
-                    self.faults.at(place, "too much is repeated by `*` aliases".to_owned());
+                    self.faults
+                        .at(place, "too much is repeated by `*` aliases".to_owned());
                     return None;
                 }
-                let children = self.anchors.get(&anchor).map_or(Children::None, |node| node.children.clone());
+                let children = self
+                    .anchors
+                    .get(&anchor)
+                    .map_or(Children::None, |node| node.children.clone());
                 (0, children)
             }
             _ => (0, Children::None),
         };
-        let node = Node { key_place, place, end, children };
+        let node = Node {
+            key_place,
+            place,
+            end,
+            children,
+        };
         if anchor > 0 {
             self.sizes.insert(anchor, node.size());
             self.anchors.insert(anchor, node.clone());
@@ -186,7 +210,12 @@ impl<'a, 'f> Builder<'a, 'f> {
                 Entry::Occupied(entry) if entry.key() == "<<" => {}
                 Entry::Occupied(entry) => {
                     let (key, first) = (entry.key(), entry.get().key_place.1);
-                    self.faults.at(key_node.place, format!("\"{key}\" is here twice; the first is on line {first}: remove one"));
+                    self.faults.at(
+                        key_node.place,
+                        format!(
+                            "\"{key}\" is here twice; the first is on line {first}: remove one"
+                        ),
+                    );
                 }
             }
         }

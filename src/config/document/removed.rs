@@ -40,15 +40,27 @@ impl Document {
         let mut empty: Vec<Vec<Step>> = Vec::new();
         walk(&mut self.value, &mut Vec::new(), &mut empty);
         for path in empty {
-            let Some((Step::Key(key), above)) = path.split_last() else { continue };
+            let Some((Step::Key(key), above)) = path.split_last() else {
+                continue;
+            };
             taken.insert((self.place(above), key.clone()));
             let place = self.key_place(&path);
-            let line = faults.line(place).get(place.2.saturating_sub(1)..).unwrap_or_default();
-            let rest = line.trim_start_matches(|c: char| c != ':').get(1..).unwrap_or_default();
+            let line = faults
+                .line(place)
+                .get(place.2.saturating_sub(1)..)
+                .unwrap_or_default();
+            let rest = line
+                .trim_start_matches(|c: char| c != ':')
+                .get(1..)
+                .unwrap_or_default();
             let told = match syntax::comment(rest).and_then(|start| rest.get(start..)) {
-                Some(comment) if rest.trim_start().starts_with('#') && !comment.trim_end().contains(' ') => {
+                Some(comment)
+                    if rest.trim_start().starts_with('#') && !comment.trim_end().contains(' ') =>
+                {
                     let meant = comment.trim_end().trim_end_matches(['}', ']']);
-                    format!("\"{key}\" has no value, because # begins a comment; write it in quotes: '{meant}'")
+                    format!(
+                        "\"{key}\" has no value, because # begins a comment; write it in quotes: '{meant}'"
+                    )
                 }
                 _ => format!("\"{key}\" has no value; type one, or remove the key"),
             };
@@ -70,13 +82,19 @@ fn walk(value: &mut Value, path: &mut Vec<Step>, empty: &mut Vec<Vec<Step>>) {
         Value::Mapping(map) => {
             let mut removed: Vec<Value> = Vec::new();
             map.retain(|key, value| {
-                let Some(name) = key.as_str() else { return true };
+                let Some(name) = key.as_str() else {
+                    return true;
+                };
                 let is_null = value.is_null();
-                let switch = value.as_bool().filter(|_| name == WRITE && takes_away(path, name));
+                let switch = value
+                    .as_bool()
+                    .filter(|_| name == WRITE && takes_away(path, name));
                 if switch == Some(true) {
                     *value = Value::Mapping(serde_yaml::Mapping::new());
                 }
-                if switch == Some(false) || ((is_null || value.as_str() == Some(NONE)) && takes_away(path, name)) {
+                if switch == Some(false)
+                    || ((is_null || value.as_str() == Some(NONE)) && takes_away(path, name))
+                {
                     removed.push(key.clone());
                     return false;
                 }
@@ -103,7 +121,16 @@ fn walk(value: &mut Value, path: &mut Vec<Step>, empty: &mut Vec<Vec<Step>>) {
 
 /// True for a key of a place that may take something away: the text, the frame or a point of a device or a profile, the pauses of a device.
 fn takes_away(path: &[Step], key: &str) -> bool {
-    let words: Vec<&str> = path.iter().map(|step| if let Step::Key(key) = step { key.as_str() } else { "*" }).collect();
+    let words: Vec<&str> = path
+        .iter()
+        .map(|step| {
+            if let Step::Key(key) = step {
+                key.as_str()
+            } else {
+                "*"
+            }
+        })
+        .collect();
     let within = match words.as_slice() {
         ["devices", "*"] => return OF_DEVICES.contains(&key),
         ["devices", "*", "pause"] => return true,

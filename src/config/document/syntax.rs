@@ -21,24 +21,32 @@ fn beginning(line: &str) -> Option<Beginning<'_>> {
     let behind_dash = content.strip_prefix("- ").map(str::trim_start);
     let first = behind_dash.unwrap_or(content);
     let name = first.split([':', ' ']).next().unwrap_or(first);
-    Some(Beginning { dash: behind_dash.map(|_| column(content)), key: column(first), name })
+    Some(Beginning {
+        dash: behind_dash.map(|_| column(content)),
+        key: column(first),
+        name,
+    })
 }
 
 /// What a fault of the parser at a line (from 1) means; `info` are the parser's words.
 pub(super) fn explain(text: &str, (line, column): (usize, usize), info: &str) -> String {
     let this = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    if let Some(sign) = this
-        .chars()
-        .nth(column.saturating_sub(1))
-        .filter(|sign| matches!(sign, '%' | '@' | '`') && (info.contains("token") || info.contains("unexpected character")))
-    {
-        return format!("not YAML: a value does not begin with {sign}; write it in quotes: '{sign}'");
+    if let Some(sign) = this.chars().nth(column.saturating_sub(1)).filter(|sign| {
+        matches!(sign, '%' | '@' | '`')
+            && (info.contains("token") || info.contains("unexpected character"))
+    }) {
+        return format!(
+            "not YAML: a value does not begin with {sign}; write it in quotes: '{sign}'"
+        );
     }
     if let Some(comment) = comment_in_brackets(text, line) {
-        return format!("not YAML: `#` begins a comment on line {comment}, and what is behind it is missing; write it in quotes: '#'");
+        return format!(
+            "not YAML: `#` begins a comment on line {comment}, and what is behind it is missing; write it in quotes: '#'"
+        );
     }
     let is_tab = info.contains("tabs") && this.starts_with(['\t', ' ']);
-    let is_of_columns = OF_COLUMNS.iter().any(|words| info.contains(words)) || info == "invalid indentation";
+    let is_of_columns =
+        OF_COLUMNS.iter().any(|words| info.contains(words)) || info == "invalid indentation";
     let advice = match () {
         () if is_tab => Some("this line is indented by a tab; write spaces".to_owned()),
         () if is_of_columns => misplaced(text, line),
@@ -58,19 +66,33 @@ fn misplaced(text: &str, line: usize) -> Option<String> {
     if this.dash.is_some() {
         return None;
     }
-    let before = above.iter().rev().map(|line| line.trim_end()).find(|line| beginning(line).is_some())?;
+    let before = above
+        .iter()
+        .rev()
+        .map(|line| line.trim_end())
+        .find(|line| beginning(line).is_some())?;
     if before.ends_with(':') && beginning(before).is_some_and(|before| before.key < this.key) {
         return None;
     }
-    let above: Vec<Beginning<'_>> = above.iter().rev().take(ABOVE).filter_map(|line| beginning(line)).collect();
+    let above: Vec<Beginning<'_>> = above
+        .iter()
+        .rev()
+        .take(ABOVE)
+        .filter_map(|line| beginning(line))
+        .collect();
     if let Some(item) = above.iter().find(|above| above.dash == Some(this.key)) {
         let (column, name) = (item.key, item.name);
-        return Some(format!("items of the list above begin at this column; line up `{}` with `{name}` (column {column})", this.name));
+        return Some(format!(
+            "items of the list above begin at this column; line up `{}` with `{name}` (column {column})",
+            this.name
+        ));
     }
     if above.iter().any(|above| above.key == this.key) {
         return None;
     }
-    let nearest = above.iter().min_by_key(|above| above.key.abs_diff(this.key))?;
+    let nearest = above
+        .iter()
+        .min_by_key(|above| above.key.abs_diff(this.key))?;
     let (column, name) = (nearest.key, nearest.name);
     Some(format!(
         "this line begins at column {}, and none above it does; line up `{}` with `{name}` (column {column})",
@@ -82,12 +104,16 @@ fn misplaced(text: &str, line: usize) -> Option<String> {
 fn comment_in_brackets(text: &str, line: usize) -> Option<usize> {
     let above = text.lines().enumerate().take(line).collect::<Vec<_>>();
     let found = above.iter().rev().take(ABOVE).find(|(_, text)| {
-        let Some(comment) = comment(text) else { return false };
+        let Some(comment) = comment(text) else {
+            return false;
+        };
         let before = text.get(..comment).unwrap_or_default();
         let count = |signs: [char; 2]| before.matches(signs).count();
         // Something is expected where the comment begins, and something that was meant is behind it.
         let wants = before.trim_end().ends_with([':', '[', ',']);
-        let closes = |rest: &str| rest.contains(['}', ']']) && rest.chars().all(|sign| "#}],: ".contains(sign));
+        let closes = |rest: &str| {
+            rest.contains(['}', ']']) && rest.chars().all(|sign| "#}],: ".contains(sign))
+        };
         wants && count(['{', '[']) > count(['}', ']']) && text.get(comment..).is_some_and(closes)
     });
     found.map(|(index, _)| index + 1)
@@ -114,7 +140,11 @@ mod tests {
     use super::*;
 
     fn check(text: &str, line: usize, expected: &str) {
-        assert_eq!(explain(text, (line, 1), "while parsing a block collection"), expected, "{text}");
+        assert_eq!(
+            explain(text, (line, 1), "while parsing a block collection"),
+            expected,
+            "{text}"
+        );
     }
 
     #[test]
@@ -132,12 +162,24 @@ mod tests {
                 .as_str(),
         );
         // A block that begins is at a column of its own; what is wrong with it is something else.
-        check("a:\n  b:\n    c: x\n", 3, "not YAML: while parsing a block collection; check indentation, quotes and brackets");
+        check(
+            "a:\n  b:\n    c: x\n",
+            3,
+            "not YAML: while parsing a block collection; check indentation, quotes and brackets",
+        );
         assert_eq!(
-            explain("a:\n  b: { unit: % }\n", (2, 14), "found character that cannot start any token"),
+            explain(
+                "a:\n  b: { unit: % }\n",
+                (2, 14),
+                "found character that cannot start any token"
+            ),
             "not YAML: a value does not begin with %; write it in quotes: '%'"
         );
-        check("site: x\nlines: [\n", 2, "not YAML: while parsing a block collection; check indentation, quotes and brackets");
+        check(
+            "site: x\nlines: [\n",
+            2,
+            "not YAML: while parsing a block collection; check indentation, quotes and brackets",
+        );
     }
 
     #[test]

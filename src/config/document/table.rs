@@ -13,7 +13,17 @@ use crate::config::{Fault, profiles};
 /// The column of the points' names.
 pub const NAME: &str = "name";
 /// Keys whose values are text whatever they look like.
-const TEXTS: [&str; 9] = ["unit", "topic", "class", "group", "expression", "find", "from", "when", "zone"];
+const TEXTS: [&str; 9] = [
+    "unit",
+    "topic",
+    "class",
+    "group",
+    "expression",
+    "find",
+    "from",
+    "when",
+    "zone",
+];
 
 /// Points, one in each row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,9 +48,14 @@ pub fn points_of(text: &str, folder: &Path, name: &str) -> Option<Table> {
         .into_iter()
         .flatten()
         .find(|device| device.get("name").and_then(Value::as_str) == Some(name));
-    let Some(device) = device else { return profile(&value, folder, name).map(table) };
-    let mut points =
-        device.get("profile").and_then(Value::as_str).and_then(|profile_name| profile(&value, folder, profile_name)).unwrap_or_default();
+    let Some(device) = device else {
+        return profile(&value, folder, name).map(table);
+    };
+    let mut points = device
+        .get("profile")
+        .and_then(Value::as_str)
+        .and_then(|profile_name| profile(&value, folder, profile_name))
+        .unwrap_or_default();
     for (point, own) in mapping(device.get("points")) {
         let merged = match (points.get(&point), &own) {
             (Some(Value::Mapping(base)), Value::Mapping(own)) => {
@@ -66,27 +81,47 @@ fn profile(file: &Value, folder: &Path, name: &str) -> Option<Points> {
 
 fn mapping(value: Option<&Value>) -> Points {
     let entries = value.and_then(Value::as_mapping).into_iter().flatten();
-    entries.filter_map(|(name, point)| Some((name.as_str()?.to_owned(), point.clone()))).collect()
+    entries
+        .filter_map(|(name, point)| Some((name.as_str()?.to_owned(), point.clone())))
+        .collect()
 }
 
 fn table(points: Points) -> Table {
-    let keys: IndexSet<String> =
-        points.values().filter_map(Value::as_mapping).flat_map(|point| point.keys().filter_map(Value::as_str)).map(str::to_owned).collect();
+    let keys: IndexSet<String> = points
+        .values()
+        .filter_map(Value::as_mapping)
+        .flat_map(|point| point.keys().filter_map(Value::as_str))
+        .map(str::to_owned)
+        .collect();
     let row = |(name, point): (String, Value)| {
-        let cells = keys.iter().map(|key| point.get(key.as_str()).map(cell).unwrap_or_default());
+        let cells = keys
+            .iter()
+            .map(|key| point.get(key.as_str()).map(cell).unwrap_or_default());
         std::iter::once(name).chain(cells).collect()
     };
     let rows = points.into_iter().map(row).collect();
-    Table { columns: std::iter::once(NAME.to_owned()).chain(keys).collect(), rows }
+    Table {
+        columns: std::iter::once(NAME.to_owned()).chain(keys).collect(),
+        rows,
+    }
 }
 
 /// A value on one line.
 fn cell(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Sequence(items) => format!("[{}]", items.iter().map(inner).collect::<Vec<_>>().join(", ")),
+        Value::Sequence(items) => format!(
+            "[{}]",
+            items.iter().map(inner).collect::<Vec<_>>().join(", ")
+        ),
         Value::Mapping(map) => {
-            format!("{{{}}}", map.iter().map(|(key, value)| format!("{}: {}", inner(key), inner(value))).collect::<Vec<_>>().join(", "))
+            format!(
+                "{{{}}}",
+                map.iter()
+                    .map(|(key, value)| format!("{}: {}", inner(key), inner(value)))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
         }
         Value::Null | Value::Tagged(_) => String::new(),
         Value::Bool(truth) => truth.to_string(),
@@ -103,17 +138,26 @@ fn inner(value: &Value) -> String {
 }
 
 fn quoted(text: &str) -> String {
-    let is_plain = text.starts_with(|c: char| c.is_alphabetic()) && text.chars().all(|c| c.is_alphanumeric() || "-_/.".contains(c));
-    let is_word = ["true", "false", "null", "yes", "no", "on", "off"].contains(&text.to_lowercase().as_str());
-    if is_plain && !is_word { text.to_owned() } else { format!("'{}'", text.replace('\'', "''")) }
+    let is_plain = text.starts_with(|c: char| c.is_alphabetic())
+        && text
+            .chars()
+            .all(|c| c.is_alphanumeric() || "-_/.".contains(c));
+    let is_word =
+        ["true", "false", "null", "yes", "no", "on", "off"].contains(&text.to_lowercase().as_str());
+    if is_plain && !is_word {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
 }
 
 /// The section `points:` that says what a table says, a point a line. Faults name row and column of the table, the row of the columns
 /// being 1.
 pub fn points_from(table: &Table) -> Result<String, Vec<Fault>> {
     let Some(name_at) = table.columns.iter().position(|column| column == NAME) else {
-        let message =
-            format!("no column \"{NAME}\"; the first row names the columns: {NAME}, and keys of points such as holding, type, scale");
+        let message = format!(
+            "no column \"{NAME}\"; the first row names the columns: {NAME}, and keys of points such as holding, type, scale"
+        );
         return Err(vec![fault(1, 1, message)]);
     };
     let mut text = String::from("points:\n");
@@ -128,38 +172,73 @@ pub fn points_from(table: &Table) -> Result<String, Vec<Fault>> {
             continue;
         }
         if row.get(name_at).is_none_or(|name| name.trim().is_empty()) {
-            faults.push(fault(number + 2, name_at + 1, "the point has no name".to_owned()));
+            faults.push(fault(
+                number + 2,
+                name_at + 1,
+                "the point has no name".to_owned(),
+            ));
         }
-        if let Some(extra) = row.iter().skip(table.columns.len()).position(|cell| !cell.trim().is_empty()) {
+        if let Some(extra) = row
+            .iter()
+            .skip(table.columns.len())
+            .position(|cell| !cell.trim().is_empty())
+        {
             let column = table.columns.len() + extra + 1;
             faults.push(fault(
                 number + 2,
                 column,
-                "a cell without a name above it; a comma in a cell needs quotes around the cell".to_owned(),
+                "a cell without a name above it; a comma in a cell needs quotes around the cell"
+                    .to_owned(),
             ));
         }
-        let mut line = format!("  {}: {{", quoted(row.get(name_at).map(String::as_str).unwrap_or_default()));
+        let mut line = format!(
+            "  {}: {{",
+            quoted(row.get(name_at).map(String::as_str).unwrap_or_default())
+        );
         let mut starts = Vec::new();
-        for (index, (column, cell)) in
-            table.columns.iter().zip(row).enumerate().filter(|(index, (_, cell))| *index != name_at && !cell.trim().is_empty())
+        for (index, (column, cell)) in table
+            .columns
+            .iter()
+            .zip(row)
+            .enumerate()
+            .filter(|(index, (_, cell))| *index != name_at && !cell.trim().is_empty())
         {
             line.push_str(if starts.is_empty() { " " } else { ", " });
             starts.push((line.chars().count() + 1, index + 1));
             let cell = cell.trim();
-            line.push_str(&format!("{column}: {}", if TEXTS.contains(&column.as_str()) { quoted(cell) } else { cell.to_owned() }));
+            line.push_str(&format!(
+                "{column}: {}",
+                if TEXTS.contains(&column.as_str()) {
+                    quoted(cell)
+                } else {
+                    cell.to_owned()
+                }
+            ));
         }
         line.push_str(" }\n");
         text.push_str(&line);
         places.push(starts);
     }
     let mut found = Faults::new("", &text);
-    let typed = Document::parse(&text, &mut found).and_then(|mut document| document.typed::<Profile>(&mut found));
+    let typed = Document::parse(&text, &mut found)
+        .and_then(|mut document| document.typed::<Profile>(&mut found));
     if typed.is_some() && found.is_empty() && faults.is_empty() {
-        return Ok(text.lines().filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect());
+        return Ok(text
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| format!("{line}\n"))
+            .collect());
     }
     let told = found.in_order().into_iter().map(|found| {
-        let starts = places.get(found.line.saturating_sub(2)).map(Vec::as_slice).unwrap_or_default();
-        let column = starts.iter().rev().find(|(start, _)| *start <= found.column).map_or(name_at + 1, |(_, column)| *column);
+        let starts = places
+            .get(found.line.saturating_sub(2))
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let column = starts
+            .iter()
+            .rev()
+            .find(|(start, _)| *start <= found.column)
+            .map_or(name_at + 1, |(_, column)| *column);
         fault(found.line, column, found.message)
     });
     faults.extend(told);
@@ -168,13 +247,21 @@ pub fn points_from(table: &Table) -> Result<String, Vec<Fault>> {
 }
 
 fn fault(row: usize, column: usize, message: String) -> Fault {
-    Fault { file: String::new(), line: row, column, message, excerpt: String::new() }
+    Fault {
+        file: String::new(),
+        line: row,
+        column,
+        message,
+        excerpt: String::new(),
+    }
 }
 
 /// The devices and profiles of a file.
 pub fn names_of(text: &str) -> Vec<String> {
     let mut faults = Faults::new("", text);
-    let Some(document) = Document::parse(text, &mut faults) else { return Vec::new() };
+    let Some(document) = Document::parse(text, &mut faults) else {
+        return Vec::new();
+    };
     let mut names = document.names("devices", NAME);
     names.extend(document.keys("profiles"));
     names
@@ -190,23 +277,58 @@ mod tests {
         let table = points_of(text, Path::new(""), "d").unwrap();
         assert_eq!(
             table.columns,
-            ["name", "at", "type", "unit", "deadband", "scale", "holding", "words", "array", "broken_value", "positive", "coil"]
+            [
+                "name",
+                "at",
+                "type",
+                "unit",
+                "deadband",
+                "scale",
+                "holding",
+                "words",
+                "array",
+                "broken_value",
+                "positive",
+                "coil"
+            ]
         );
-        assert_eq!(table.rows[0], ["flow", "40001", "f32", "m3/h", "2%", "0.1", "", "", "", "", "", ""]);
+        assert_eq!(
+            table.rows[0],
+            [
+                "flow", "40001", "f32", "m3/h", "2%", "0.1", "", "", "", "", "", ""
+            ]
+        );
         assert_eq!(table.rows[1][7], "{0: stop, 1: 'on'}");
         assert_eq!(table.rows[2][9], "[1, {from: 5, to: 7}]");
         let back = points_from(&table).unwrap_or_else(|faults| panic!("{faults:?}"));
-        assert!(back.contains("  flow: { at: 40001, type: f32, unit: m3/h, deadband: 2%, scale: 0.1 }\n"), "{back}");
+        assert!(
+            back.contains(
+                "  flow: { at: 40001, type: f32, unit: m3/h, deadband: 2%, scale: 0.1 }\n"
+            ),
+            "{back}"
+        );
         let again = points_of(
-            &format!("profiles:\n  again:\n{}", back.lines().map(|line| format!("    {line}\n")).collect::<String>()),
+            &format!(
+                "profiles:\n  again:\n{}",
+                back.lines()
+                    .map(|line| format!("    {line}\n"))
+                    .collect::<String>()
+            ),
             Path::new(""),
             "again",
         )
         .unwrap();
-        assert_eq!((again.rows.len(), again.rows[1][7].as_str()), (4, "{0: stop, 1: 'on'}"));
+        assert_eq!(
+            (again.rows.len(), again.rows[1][7].as_str()),
+            (4, "{0: stop, 1: 'on'}")
+        );
         assert_eq!(again.rows[2][9], "[1, {from: 5, to: 7}]");
         assert!(
-            points_of(text, Path::new(""), "eastron-sdm120").unwrap().rows.len() > 10
+            points_of(text, Path::new(""), "eastron-sdm120")
+                .unwrap()
+                .rows
+                .len()
+                > 10
                 && points_of(text, Path::new(""), "nothing").is_none()
         );
     }
@@ -215,7 +337,10 @@ mod tests {
     fn faults_of_a_table_name_row_and_column() {
         let table = |columns: &[&str], rows: &[&[&str]]| Table {
             columns: columns.iter().map(ToString::to_string).collect(),
-            rows: rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect(),
+            rows: rows
+                .iter()
+                .map(|row| row.iter().map(ToString::to_string).collect())
+                .collect(),
         };
         let told = |table: &Table| {
             points_from(table)
@@ -225,14 +350,42 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert!(told(&table(&["point"], &[]))[0].starts_with("1:1 no column \"name\""));
-        let wrong =
-            table(&["name", "holding", "type", "colour"], &[&["a", "1", "u16", ""], &["b", "x", "unit16", ""], &["c", "2", "u16", "red"]]);
+        let wrong = table(
+            &["name", "holding", "type", "colour"],
+            &[
+                &["a", "1", "u16", ""],
+                &["b", "x", "unit16", ""],
+                &["c", "2", "u16", "red"],
+            ],
+        );
         let told = told(&wrong);
-        assert!(told[0].starts_with("3:2 ") && told[1].starts_with("3:3 \"unit16\" is not possible here"), "{told:?}");
-        assert!(told[2].starts_with("4:4 \"colour\" is not a setting here"), "{told:?}");
-        let odd = table(&["name", "holding", "type"], &[&["a", "1", "u16"], &["", "", ""], &["", "2", "u16"], &["b", "3", "u16", "more"]]);
-        let told: Vec<String> =
-            points_from(&odd).unwrap_err().iter().map(|fault| format!("{}:{} {}", fault.line, fault.column, fault.message)).collect();
-        assert!(told[0].starts_with("4:1 the point has no name") && told[1].starts_with("5:4 a cell without a name above it"), "{told:?}");
+        assert!(
+            told[0].starts_with("3:2 ")
+                && told[1].starts_with("3:3 \"unit16\" is not possible here"),
+            "{told:?}"
+        );
+        assert!(
+            told[2].starts_with("4:4 \"colour\" is not a setting here"),
+            "{told:?}"
+        );
+        let odd = table(
+            &["name", "holding", "type"],
+            &[
+                &["a", "1", "u16"],
+                &["", "", ""],
+                &["", "2", "u16"],
+                &["b", "3", "u16", "more"],
+            ],
+        );
+        let told: Vec<String> = points_from(&odd)
+            .unwrap_err()
+            .iter()
+            .map(|fault| format!("{}:{} {}", fault.line, fault.column, fault.message))
+            .collect();
+        assert!(
+            told[0].starts_with("4:1 the point has no name")
+                && told[1].starts_with("5:4 a cell without a name above it"),
+            "{told:?}"
+        );
     }
 }

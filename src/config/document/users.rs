@@ -18,7 +18,11 @@ impl Document {
 
     /// Makes what stands below a key, if it is the only one, the whole document.
     pub(in crate::config) fn unwrap_key(&mut self, key: &str) {
-        let (Some(map), Children::Map(nodes)) = (self.value.as_mapping_mut(), &mut self.places.children) else { return };
+        let (Some(map), Children::Map(nodes)) =
+            (self.value.as_mapping_mut(), &mut self.places.children)
+        else {
+            return;
+        };
         if map.len() != 1 {
             return;
         }
@@ -29,8 +33,12 @@ impl Document {
 
     /// Adds the users of a list.
     pub(in crate::config) fn add_users(&mut self, other: Self, faults: &mut Faults) {
-        let (Value::Sequence(users), Children::Seq(nodes)) = (other.value, other.places.children) else {
-            faults.at(other.places.place, "a file of users is a list; write `- name: ...` for each".to_owned());
+        let (Value::Sequence(users), Children::Seq(nodes)) = (other.value, other.places.children)
+        else {
+            faults.at(
+                other.places.place,
+                "a file of users is a list; write `- name: ...` for each".to_owned(),
+            );
             return;
         };
         self.add(users, nodes);
@@ -38,10 +46,16 @@ impl Document {
 
     /// Adds users of whom name, hash and place are known.
     pub(in crate::config) fn add_named_users(&mut self, users: Vec<(String, String, Place)>) {
-        let node = |place: Place, children: Children| Node { key_place: place, place, end: place, children };
+        let node = |place: Place, children: Children| Node {
+            key_place: place,
+            place,
+            end: place,
+            children,
+        };
         let (mut values, mut nodes) = (Vec::new(), Vec::new());
         for (name, hash, place) in users {
-            let keys = ["name", "password"].map(|key| (key.to_owned(), node(place, Children::None)));
+            let keys =
+                ["name", "password"].map(|key| (key.to_owned(), node(place, Children::None)));
             nodes.push(node(place, Children::Map(IndexMap::from(keys))));
             let mut user = Mapping::new();
             user.insert("name".into(), name.into());
@@ -52,11 +66,27 @@ impl Document {
     }
 
     fn add(&mut self, users: Vec<Value>, nodes: Vec<Node>) {
-        let Some(broker) = self.value.get_mut("broker").and_then(Value::as_mapping_mut) else { return };
-        let Some(Node { children: Children::Map(keys), place, .. }) = self.places.child_mut(&Step::from("broker")) else { return };
+        let Some(broker) = self.value.get_mut("broker").and_then(Value::as_mapping_mut) else {
+            return;
+        };
+        let Some(Node {
+            children: Children::Map(keys),
+            place,
+            ..
+        }) = self.places.child_mut(&Step::from("broker"))
+        else {
+            return;
+        };
         let place = *place;
-        let list = broker.entry("users".into()).or_insert_with(|| Value::Sequence(Vec::new()));
-        let empty = || Node { key_place: place, place, end: place, children: Children::Seq(Vec::new()) };
+        let list = broker
+            .entry("users".into())
+            .or_insert_with(|| Value::Sequence(Vec::new()));
+        let empty = || Node {
+            key_place: place,
+            place,
+            end: place,
+            children: Children::Seq(Vec::new()),
+        };
         let node = keys.entry("users".to_owned()).or_insert_with(empty);
         // Something else than a list is left to the types.
         if let (Value::Sequence(list), Children::Seq(known)) = (list, &mut node.children) {

@@ -92,7 +92,11 @@ pub(in crate::config) struct Broker {
 }
 
 fn this_machine() -> Several<Listen> {
-    Several(vec![Listen::Port { transport: Transport::Tcp, host: "127.0.0.1".to_owned(), port: 1883 }])
+    Several(vec![Listen::Port {
+        transport: Transport::Tcp,
+        host: "127.0.0.1".to_owned(),
+        port: 1883,
+    }])
 }
 
 /// What survives the broker.
@@ -182,6 +186,11 @@ pub(in crate::config) struct Deny {
 
 impl User {
     pub(in crate::config) fn rules(&self) -> Rules {
-        Rules { read: self.read.clone(), write: self.write.clone(), subscribe: self.subscribe.clone(), deny: self.deny.clone() }
+        Rules {
+            read: self.read.clone(),
+            write: self.write.clone(),
+            subscribe: self.subscribe.clone(),
+            deny: self.deny.clone(),
+        }
     }
 }

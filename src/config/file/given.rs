@@ -4,7 +4,14 @@ use super::point::Deadband;
 use crate::units::Span;
 
 /// The settings, in the order of their columns in `wellhead check --points`.
-pub(in crate::config) const GIVEN: [&str; 6] = ["every", "deadband", "at_least_every", "stale_after", "class", "decimals"];
+pub(in crate::config) const GIVEN: [&str; 6] = [
+    "every",
+    "deadband",
+    "at_least_every",
+    "stale_after",
+    "class",
+    "decimals",
+];
 
 /// What a mapping with these settings gives to points.
 macro_rules! given_of {

@@ -27,7 +27,9 @@ impl<'de> Deserialize<'de> for Health {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::Bool(is_wanted) => Ok(Self(is_wanted.then(HowHealthy::default))),
-            details => serde_json::from_value(details).map(|how| Self(Some(how))).map_err(de::Error::custom),
+            details => serde_json::from_value(details)
+                .map(|how| Self(Some(how)))
+                .map_err(de::Error::custom),
         }
     }
 }

@@ -21,8 +21,12 @@ pub(in crate::config) struct Pause {
 impl Pause {
     /// `own` where it says something, `base` where it does not.
     pub(in crate::config) fn over(own: Option<&Self>, base: Option<&Self>) -> Self {
-        let is_kept = |key: &str| own.is_none_or(|own| !own.removed.iter().any(|removed| removed == key));
-        let either = |key: &str, of: fn(&Self) -> Option<Span>| own.and_then(of).or(base.filter(|_| is_kept(key)).and_then(of));
+        let is_kept =
+            |key: &str| own.is_none_or(|own| !own.removed.iter().any(|removed| removed == key));
+        let either = |key: &str, of: fn(&Self) -> Option<Span>| {
+            own.and_then(of)
+                .or(base.filter(|_| is_kept(key)).and_then(of))
+        };
         Self {
             between: either("between", |pause| pause.between),
             after_connect: either("after_connect", |pause| pause.after_connect),

@@ -21,10 +21,15 @@ pub(in crate::config) struct Printed(pub(in crate::config) u32);
 impl<'de> Deserialize<'de> for Printed {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok()).and_then(|number| u32::try_from(number).ok());
-        number
-            .map(Self)
-            .ok_or_else(|| de::Error::custom(format!("{value} is not a register number; type it as the manual prints it, such as 40001")))
+        let number = value
+            .as_u64()
+            .or_else(|| value.as_str()?.parse().ok())
+            .and_then(|number| u32::try_from(number).ok());
+        number.map(Self).ok_or_else(|| {
+            de::Error::custom(format!(
+                "{value} is not a register number; type it as the manual prints it, such as 40001"
+            ))
+        })
     }
 }
 
@@ -45,9 +50,11 @@ impl<'de> Deserialize<'de> for FromZero {
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<FromZero, E> {
                 match u16::try_from(number) {
                     Ok(number) => Ok(FromZero(number)),
-                    Err(_) if matches!(number, 100_001..=165_536 | 300_001..=365_536 | 400_001..=465_536) => Err(E::custom(format!(
-                        "{number} is a register as manuals print it, and this key counts from zero, up to 65535; write `at: {number}`"
-                    ))),
+                    Err(_) if matches!(number, 100_001..=165_536 | 300_001..=365_536 | 400_001..=465_536) => {
+                        Err(E::custom(format!(
+                            "{number} is a register as manuals print it, and this key counts from zero, up to 65535; write `at: {number}`"
+                        )))
+                    }
                     Err(_) => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
                 }
             }
@@ -72,7 +79,12 @@ impl<'de, T: de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
             serde_json::Value::Array(list) => list,
             one => vec![one],
         };
-        typed.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().map(Self).map_err(de::Error::custom)
+        typed
+            .into_iter()
+            .map(serde_json::from_value)
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(de::Error::custom)
     }
 }
 
@@ -91,7 +103,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Several<T> {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Several<T>, E> {
-                T::deserialize(de::IntoDeserializer::into_deserializer(text)).map(|one| Several(vec![one]))
+                T::deserialize(de::IntoDeserializer::into_deserializer(text))
+                    .map(|one| Several(vec![one]))
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Several<T>, A::Error> {
@@ -114,8 +127,13 @@ impl<'de> Deserialize<'de> for BrokenValue {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         let end = |key: &str| value.get(key)?.as_f64();
-        let range = || (value.as_object()?.len() == 2).then_some(Sentinel::Range(end("from")?, end("to")?));
-        let text = || value.as_str().map(|text| Sentinel::Text(text.trim().into()));
+        let range =
+            || (value.as_object()?.len() == 2).then_some(Sentinel::Range(end("from")?, end("to")?));
+        let text = || {
+            value
+                .as_str()
+                .map(|text| Sentinel::Text(text.trim().into()))
+        };
         value.as_f64().map(Sentinel::Number).or_else(text).or_else(range).map(Self).ok_or_else(|| {
             de::Error::custom(format!("{value} is not a raw value; type a number such as 32767 or 0xFFFF, a range such as {{ from: 0xFFF8, to: 0xFFFF }}, or for a string its text"))
         })
@@ -132,8 +150,19 @@ pub(in crate::config) enum Deadband {
 impl<'de> Deserialize<'de> for Deadband {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        let percent = || value.as_str()?.trim().strip_suffix('%')?.trim().parse().ok();
-        let known = value.as_f64().map(Self::Absolute).or_else(|| percent().map(Self::Percent));
+        let percent = || {
+            value
+                .as_str()?
+                .trim()
+                .strip_suffix('%')?
+                .trim()
+                .parse()
+                .ok()
+        };
+        let known = value
+            .as_f64()
+            .map(Self::Absolute)
+            .or_else(|| percent().map(Self::Percent));
         known.ok_or_else(|| {
             de::Error::custom(format!("{value} is not a deadband; type a number such as 0.5, or a part of the value such as 2%"))
         })
@@ -251,7 +280,12 @@ impl<'de> Deserialize<'de> for Factor {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         let number = |key: &str| value.get(key)?.as_f64();
-        let both = || (value.as_object()?.len() == 2).then_some(Self { scale: number("scale")?, offset: number("offset")? });
+        let both = || {
+            (value.as_object()?.len() == 2).then_some(Self {
+                scale: number("scale")?,
+                offset: number("offset")?,
+            })
+        };
         value.as_f64().map(|scale| Self { scale, offset: 0.0 }).or_else(both).ok_or_else(|| {
             de::Error::custom(format!("{value} is not a factor; type a number such as 0.001, or {{ scale: 0.5556, offset: -17.7778 }}"))
         })
@@ -275,7 +309,9 @@ impl<'de> Deserialize<'de> for ReadBack {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::Bool(is_wanted) => Ok(Self(is_wanted.then(HowReadBack::default))),
-            details => serde_json::from_value(details).map(|how| Self(Some(how))).map_err(de::Error::custom),
+            details => serde_json::from_value(details)
+                .map(|how| Self(Some(how)))
+                .map_err(de::Error::custom),
         }
     }
 }

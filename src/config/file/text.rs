@@ -123,6 +123,13 @@ impl Frame {
             Some(WithEnd::Checksum) => WithEnd::Count(checksum),
             Some(given) => given,
         };
-        Framing { start: self.start, end: self.end, with_end, length: self.length, silence: self.silence, max: self.max.unwrap_or(LONGEST) }
+        Framing {
+            start: self.start,
+            end: self.end,
+            with_end,
+            length: self.length,
+            silence: self.silence,
+            max: self.max.unwrap_or(LONGEST),
+        }
     }
 }

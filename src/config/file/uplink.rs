@@ -132,14 +132,19 @@ impl<'de> Deserialize<'de> for Presence {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match serde_json::Value::deserialize(deserializer)? {
             serde_json::Value::Bool(is_wanted) => Ok(Self(is_wanted.then(HowPresent::default))),
-            details => serde_json::from_value(details).map(|how| Self(Some(how))).map_err(de::Error::custom),
+            details => serde_json::from_value(details)
+                .map(|how| Self(Some(how)))
+                .map_err(de::Error::custom),
         }
     }
 }
 
 /// A text for the shell, or program and arguments.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
-#[serde(untagged, expecting = "write a command, or a list of a program and its arguments")]
+#[serde(
+    untagged,
+    expecting = "write a command, or a list of a program and its arguments"
+)]
 pub(in crate::config) enum PasswordCommand {
     Text(String),
     List(Vec<String>),
@@ -160,7 +165,9 @@ impl<'de> Deserialize<'de> for Remotes {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Remotes, E> {
-                text.parse().map(|remote| Remotes(vec![remote])).map_err(E::custom)
+                text.parse()
+                    .map(|remote| Remotes(vec![remote]))
+                    .map_err(E::custom)
             }
 
             fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Remotes, A::Error> {
@@ -182,9 +189,12 @@ pub(in crate::config) struct UseWhen(pub(in crate::config) String, pub(in crate:
 impl<'de> Deserialize<'de> for UseWhen {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let wrong = || de::Error::custom("write <uplink> down for <duration>, such as `cloud down for 10m`");
+        let wrong = || {
+            de::Error::custom("write <uplink> down for <duration>, such as `cloud down for 10m`")
+        };
         let (uplink, span) = text.split_once(" down for ").ok_or_else(wrong)?;
-        let span: de::value::StrDeserializer<'_, D::Error> = de::IntoDeserializer::into_deserializer(span.trim());
+        let span: de::value::StrDeserializer<'_, D::Error> =
+            de::IntoDeserializer::into_deserializer(span.trim());
         Ok(Self(uplink.trim().to_owned(), Span::deserialize(span)?))
     }
 }

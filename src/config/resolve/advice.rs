@@ -37,22 +37,40 @@ impl Piece<'_> {
     /// True if both may stand in the same registers: parts of one word, or the same kind at the same place.
     fn agrees(&self, other: &Self) -> bool {
         let is_view = |register: &Register| {
-            register.meaning.part != Part::Whole || !register.meaning.flags.is_empty() || register.meaning.kind.bits() < 16
+            register.meaning.part != Part::Whole
+                || !register.meaning.flags.is_empty()
+                || register.meaning.kind.bits() < 16
         };
-        let is_same = self.start == other.start && self.register.meaning.kind == other.register.meaning.kind;
+        let is_same =
+            self.start == other.start && self.register.meaning.kind == other.register.meaning.kind;
         self.table.is_bits() || is_same || is_view(self.register) || is_view(other.register)
     }
 }
 
 /// The values of a point, one for each element of an array.
 fn pieces(point: &Point) -> Vec<Piece<'_>> {
-    let Some(register) = point.register() else { return Vec::new() };
+    let Some(register) = point.register() else {
+        return Vec::new();
+    };
     let start = u32::from(register.address);
-    let (count, stride) = register.meaning.array.map_or((1, 0), |array| (u32::from(array.count), u32::from(array.stride)));
-    let each = register.meaning.array.map_or(u32::from(register.width()), |_| u32::from(register.meaning.kind.words().unwrap_or(1)));
+    let (count, stride) = register.meaning.array.map_or((1, 0), |array| {
+        (u32::from(array.count), u32::from(array.stride))
+    });
+    let each = register
+        .meaning
+        .array
+        .map_or(u32::from(register.width()), |_| {
+            u32::from(register.meaning.kind.words().unwrap_or(1))
+        });
     let piece = |number: u32| {
         let start = start + number * stride;
-        Piece { table: register.table, start, end: start + each, point, register }
+        Piece {
+            table: register.table,
+            start,
+            end: start + each,
+            point,
+            register,
+        }
     };
     (0..count).map(piece).collect()
 }
@@ -75,10 +93,19 @@ impl Context<'_> {
         all.sort_by_key(|piece| (piece.table, piece.start, piece.end));
         for (index, piece) in all.iter().enumerate() {
             // One that meets many is told of the first.
-            let rest =
-                all.iter().skip(index + 1).take(MOST_COMPARED).take_while(|next| next.table == piece.table && next.start < piece.end);
+            let rest = all
+                .iter()
+                .skip(index + 1)
+                .take(MOST_COMPARED)
+                .take_while(|next| next.table == piece.table && next.start < piece.end);
             for next in rest.filter(|next| next.point.id != piece.point.id && !piece.agrees(next)) {
-                let kind = |piece: &Piece<'_>| format!("{} ({})", piece.point.name, piece.register.meaning.kind.name());
+                let kind = |piece: &Piece<'_>| {
+                    format!(
+                        "{} ({})",
+                        piece.point.name,
+                        piece.register.meaning.kind.name()
+                    )
+                };
                 let (one, other, place) = (kind(piece), kind(next), next.table.place(next.start));
                 check.warn(
                     &self.path(&next.point.name, "type"),
@@ -89,13 +116,25 @@ impl Context<'_> {
     }
 
     /// A key that counts from zero with a number as manuals print it: hardly meant, but possible.
-    pub(super) fn printed_from_zero(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, (table, address): (Table, u16)) {
-        let Some((first, six_digits)) = looks_printed(table, u32::from(address)) else { return };
+    pub(super) fn printed_from_zero(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+        (table, address): (Table, u16),
+    ) {
+        let Some((first, six_digits)) = looks_printed(table, u32::from(address)) else {
+            return;
+        };
         let is_of_the_program = self.is_of_the_program && !self.device.points.contains_key(name);
         if spec.at.is_some() || is_of_the_program {
             return;
         }
-        let (key, from_zero, printed) = (table.name(), u32::from(address) - first, six_digits + u32::from(address));
+        let (key, from_zero, printed) = (
+            table.name(),
+            u32::from(address) - first,
+            six_digits + u32::from(address),
+        );
         check.warn(
             &self.path(name, key),
             format!(
@@ -116,9 +155,20 @@ impl Context<'_> {
                 .points
                 .iter()
                 .filter_map(Point::register)
-                .any(|register| register.table == hole.table && looks_printed(register.table, u32::from(register.address)).is_some());
-            let Some((first, _)) = looks_printed(hole.table, hole.start).filter(|_| !has_points) else { continue };
-            let (table, start, last, from_zero) = (hole.table.name(), hole.start, hole.end - 1, hole.start - first);
+                .any(|register| {
+                    register.table == hole.table
+                        && looks_printed(register.table, u32::from(register.address)).is_some()
+                });
+            let Some((first, _)) = looks_printed(hole.table, hole.start).filter(|_| !has_points)
+            else {
+                continue;
+            };
+            let (table, start, last, from_zero) = (
+                hole.table.name(),
+                hole.start,
+                hole.end - 1,
+                hole.start - first,
+            );
             check.warn(
                 &path,
                 format!(
@@ -136,7 +186,9 @@ impl Context<'_> {
             Some(talk) => talk.every,
             None => point.every,
         };
-        let Some(stale_after) = point.stale_after.filter(|stale_after| *stale_after < every) else { return };
+        let Some(stale_after) = point.stale_after.filter(|stale_after| *stale_after < every) else {
+            return;
+        };
         let (name, stale_after, every) = (&point.name, Span(stale_after), Span(every));
         check.warn(
             &self.path(name, "stale_after"),
@@ -146,13 +198,30 @@ impl Context<'_> {
 
     fn deadband(&self, check: &mut Check<'_>, point: &Point, reports: &[PointReport]) {
         use crate::report::exception::Deadband;
-        let of_profile = self.profile.and_then(|profile| profile.points.get(&*point.name));
+        let of_profile = self
+            .profile
+            .and_then(|profile| profile.points.get(&*point.name));
         let typed = [self.device.points.get(&*point.name), of_profile];
-        if !typed.into_iter().flatten().any(|spec| spec.deadband.is_some()) {
+        if !typed
+            .into_iter()
+            .flatten()
+            .any(|spec| spec.deadband.is_some())
+        {
             return;
         }
-        let deadband = reports.get(point.id.0 as usize).and_then(|report| report.rule.deadband);
-        let (Some(Deadband::Absolute(width)), Source::Register { register, exponent: None }) = (deadband, &point.source) else { return };
+        let deadband = reports
+            .get(point.id.0 as usize)
+            .and_then(|report| report.rule.deadband);
+        let (
+            Some(Deadband::Absolute(width)),
+            Source::Register {
+                register,
+                exponent: None,
+            },
+        ) = (deadband, &point.source)
+        else {
+            return;
+        };
         let step = register.meaning.scale.abs();
         if register.meaning.kind.is_integer() && width > 0.0 && width < step {
             check.warn(
@@ -163,8 +232,11 @@ impl Context<'_> {
     }
 
     fn open_write(&self, check: &mut Check<'_>, point: &Point) {
-        let (Some(rules), Some(register)) = (&point.write, point.register()) else { return };
-        let is_choice = !register.meaning.words.is_empty() || matches!(register.meaning.part, Part::Bit(_));
+        let (Some(rules), Some(register)) = (&point.write, point.register()) else {
+            return;
+        };
+        let is_choice =
+            !register.meaning.words.is_empty() || matches!(register.meaning.part, Part::Bit(_));
         let is_number = !register.table.is_bits() && !is_choice && !register.meaning.kind.is_text();
         if is_number && (rules.min.is_none() || rules.max.is_none()) {
             check.warn(
@@ -184,20 +256,42 @@ fn looks_printed(table: Table, address: u32) -> Option<(u32, u32)> {
         // Their numbers begin with 0, or with nothing.
         Table::Coil | Table::File(_) => return None,
     };
-    (first..=last).contains(&address).then_some((first, six_digits))
+    (first..=last)
+        .contains(&address)
+        .then_some((first, six_digits))
 }
 
 /// Two devices that are one instrument.
-pub(super) fn twins<'a>(check: &mut Check<'_>, lines: &[Line], index_of: impl Fn(&str) -> Option<usize> + 'a) {
-    for line in lines.iter().filter(|line| !matches!(line.wire, Wire::Simulated | Wire::Tcp(_))) {
+pub(super) fn twins<'a>(
+    check: &mut Check<'_>,
+    lines: &[Line],
+    index_of: impl Fn(&str) -> Option<usize> + 'a,
+) {
+    for line in lines
+        .iter()
+        .filter(|line| !matches!(line.wire, Wire::Simulated | Wire::Tcp(_)))
+    {
         let mut by_unit: HashMap<u8, Taken<'_>> = HashMap::new();
-        for (number, device) in line.devices.iter().enumerate().filter(|(_, device)| device.talk.is_none() && !device.is_broadcast) {
+        for (number, device) in line
+            .devices
+            .iter()
+            .enumerate()
+            .filter(|(_, device)| device.talk.is_none() && !device.is_broadcast)
+        {
             let known = by_unit.entry(device.unit).or_default();
             let twin = known.first_shared(device);
             let index = index_of(&device.name).filter(|index| {
                 // An address that is wrong or missing has been told of.
-                let is_typed = check.file.devices.get(*index).is_some_and(|device| device.unit.is_some());
-                !(if is_typed { check.is_faulty(&at!["devices", *index, "unit"]) } else { check.is_faulty(&at!["devices", *index]) })
+                let is_typed = check
+                    .file
+                    .devices
+                    .get(*index)
+                    .is_some_and(|device| device.unit.is_some());
+                !(if is_typed {
+                    check.is_faulty(&at!["devices", *index, "unit"])
+                } else {
+                    check.is_faulty(&at!["devices", *index])
+                })
             });
             if let (Some((other, table, start)), Some(index)) = (twin, index) {
                 let (line, unit) = (&line.name, device.unit);
@@ -225,7 +319,9 @@ impl<'a> Taken<'a> {
     fn take(&mut self, number: usize, device: &'a Device) {
         for piece in device.points.iter().flat_map(pieces) {
             self.longest = self.longest.max(piece.end - piece.start);
-            self.spans.entry((piece.table, piece.start, piece.end)).or_insert((number, &device.name));
+            self.spans
+                .entry((piece.table, piece.start, piece.end))
+                .or_insert((number, &device.name));
         }
     }
 
@@ -233,7 +329,8 @@ impl<'a> Taken<'a> {
     fn first_shared(&self, device: &Device) -> Option<(&'a str, Table, u32)> {
         let mut first: Option<(usize, Table, u32, &'a str)> = None;
         for piece in device.points.iter().flat_map(pieces) {
-            let near = (piece.table, piece.start.saturating_sub(self.longest), 0)..(piece.table, piece.end, 0);
+            let near = (piece.table, piece.start.saturating_sub(self.longest), 0)
+                ..(piece.table, piece.end, 0);
             for ((table, start, end), (number, name)) in self.spans.range(near) {
                 let found = (*number, *table, piece.start.max(*start), *name);
                 if *end > piece.start && first.is_none_or(|first| found < first) {
@@ -249,11 +346,18 @@ impl<'a> Taken<'a> {
 pub(super) fn loads(check: &mut Check<'_>, lines: &[Line]) {
     for line in lines {
         let load = load(line);
-        let Some(index) = check.lines.get(line.name.as_str()).copied() else { continue };
-        let Some(load) = load.filter(|load| *load > FULL) else { continue };
+        let Some(index) = check.lines.get(line.name.as_str()).copied() else {
+            continue;
+        };
+        let Some(load) = load.filter(|load| *load > FULL) else {
+            continue;
+        };
         let percent = (load * 100.0).round();
-        let what =
-            if load > 1.0 { "so every interval will be stretched" } else { "which leaves little for repetitions and silent devices" };
+        let what = if load > 1.0 {
+            "so every interval will be stretched"
+        } else {
+            "which leaves little for repetitions and silent devices"
+        };
         check.warn(
             &at!["lines", index, "speed"],
             format!(
@@ -265,18 +369,51 @@ pub(super) fn loads(check: &mut Check<'_>, lines: &[Line]) {
 }
 
 /// Rules that never have anything to send, rules that send back what came, bills that are too high.
-pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line], reports: (&[PointReport], &[TopicName])) {
-    let points = lines.iter().flat_map(|line| &line.devices).flat_map(|device| &device.points).filter(|point| point.write.is_some());
-    let writable: Vec<&TopicName> = points.filter_map(|point| Some(&reports.0.get(point.id.0 as usize)?.topic)).collect();
+pub(super) fn uplinks(
+    check: &mut Check<'_>,
+    uplinks: &[Uplink],
+    lines: &[Line],
+    reports: (&[PointReport], &[TopicName]),
+) {
+    let points = lines
+        .iter()
+        .flat_map(|line| &line.devices)
+        .flat_map(|device| &device.points)
+        .filter(|point| point.write.is_some());
+    let writable: Vec<&TopicName> = points
+        .filter_map(|point| Some(&reports.0.get(point.id.0 as usize)?.topic))
+        .collect();
     for uplink in uplinks {
-        let Some(index) = check.file.uplinks.iter().position(|typed| typed.name == uplink.settings.name) else { continue };
+        let Some(index) = check
+            .file
+            .uplinks
+            .iter()
+            .position(|typed| typed.name == uplink.settings.name)
+        else {
+            continue;
+        };
         idle_rules(check, index, uplink, reports);
         echoes(check, index, uplink, uplinks);
         copies(check, index, uplink);
         returning_commands(check, index, uplink, (uplinks, &writable));
-        cloud::topics(check, index, uplink, reports.0.iter().flat_map(PointReport::topics).chain(reports.1));
+        cloud::topics(
+            check,
+            index,
+            uplink,
+            reports
+                .0
+                .iter()
+                .flat_map(PointReport::topics)
+                .chain(reports.1),
+        );
         // A backup is used for hours, and nobody knows for how many.
-        let Some(budget) = uplink.tariff.per_month.filter(|_| uplink.settings.use_when.is_none()) else { continue };
+        let Some(budget) = uplink
+            .tariff
+            .per_month
+            .filter(|_| uplink.settings.use_when.is_none())
+        else {
+            continue;
+        };
         let month = traffic(lines, reports.0, uplink).most_together * MONTH;
         #[allow(clippy::cast_precision_loss)]
         if month > budget as f64 {
@@ -289,7 +426,12 @@ pub(super) fn uplinks(check: &mut Check<'_>, uplinks: &[Uplink], lines: &[Line],
     }
 }
 
-fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, availability): (&[PointReport], &[TopicName])) {
+fn idle_rules(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &Uplink,
+    (reports, availability): (&[PointReport], &[TopicName]),
+) {
     for (number, rule) in uplink.routes.send.iter().enumerate() {
         let path = at!["uplinks", index, "send", number, "filter"];
         let filter = rule.mapping.filter();
@@ -299,7 +441,9 @@ fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, av
         }
         let takes_all = |other: &&crate::outbox::Rule| {
             other.mapping.filter().covers(filter)
-                && (other.only.is_empty() || (!rule.only.is_empty() && rule.only.iter().all(|class| other.only.contains(class))))
+                && (other.only.is_empty()
+                    || (!rule.only.is_empty()
+                        && rule.only.iter().all(|class| other.only.contains(class))))
         };
         if let Some(other) = uplink.routes.send.iter().take(number).find(takes_all) {
             check.fault(
@@ -308,26 +452,55 @@ fn idle_rules(check: &mut Check<'_>, index: usize, uplink: &Uplink, (reports, av
             );
             continue;
         }
-        let own = uplink.own.iter().map(|own| &own.topic).filter(|_| health::is_of_gateway(check, filter));
-        let mut topics = reports.iter().flat_map(PointReport::topics).chain(availability).chain(own);
+        let own = uplink
+            .own
+            .iter()
+            .map(|own| &own.topic)
+            .filter(|_| health::is_of_gateway(check, filter));
+        let mut topics = reports
+            .iter()
+            .flat_map(PointReport::topics)
+            .chain(availability)
+            .chain(own);
         let site = check.file.site.as_deref().unwrap_or_default();
         let is_of_site = filter.as_str().split('/').next() == Some(site);
         if topics.any(|topic| filter.matches(topic)) {
             continue;
         }
-        let first = filter.as_str().trim_start_matches('/').split('/').next().unwrap_or_default();
+        let first = filter
+            .as_str()
+            .trim_start_matches('/')
+            .split('/')
+            .next()
+            .unwrap_or_default();
         if !is_of_site && is_slip_of(first, site) {
-            let own = if check.file.broker.is_some() { ", unless a client publishes here" } else { "" };
-            check.warn(&path, format!("no point is published below `{first}`{own}; did you mean `{site}`, the site?"));
+            let own = if check.file.broker.is_some() {
+                ", unless a client publishes here"
+            } else {
+                ""
+            };
+            check.warn(
+                &path,
+                format!(
+                    "no point is published below `{first}`{own}; did you mean `{site}`, the site?"
+                ),
+            );
         } else if check.file.broker.is_none() || is_of_site {
-            check.warn(&path, format!("no point of this file is published on a topic that {filter} matches"));
+            check.warn(
+                &path,
+                format!("no point of this file is published on a topic that {filter} matches"),
+            );
         }
     }
 }
 
 /// True if a name is another one with a slip of the pen, and not the next one in a row of numbers.
 fn is_slip_of(typed: &str, name: &str) -> bool {
-    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let digits = |text: &str| {
+        text.chars()
+            .filter(char::is_ascii_digit)
+            .collect::<String>()
+    };
     let distance = strsim::damerau_levenshtein(&typed.to_lowercase(), &name.to_lowercase());
     !name.is_empty() && distance <= name.len() / 4 && digits(typed) == digits(name)
 }
@@ -337,13 +510,23 @@ fn copies(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
     if uplink.settings.protocol != Protocol::V311 {
         return;
     }
-    let filters: Vec<&TopicFilter> = uplink.routes.receive.iter().map(|inward| inward.mapping.filter()).collect();
+    let filters: Vec<&TopicFilter> = uplink
+        .routes
+        .receive
+        .iter()
+        .map(|inward| inward.mapping.filter())
+        .collect();
     let meets = |one: &TopicFilter, other: &TopicFilter| {
         let is_shared = one.is_shared() || other.is_shared();
         !is_shared && one.overlaps(other) && !one.covers(other) && !other.covers(one)
     };
-    let mut pairs =
-        filters.iter().enumerate().map(|(number, one)| (number, one, filters.iter().take(number).find(|other| meets(one, other))));
+    let mut pairs = filters.iter().enumerate().map(|(number, one)| {
+        (
+            number,
+            one,
+            filters.iter().take(number).find(|other| meets(one, other)),
+        )
+    });
     if let Some((number, one, Some(other))) = pairs.find(|(_, _, other)| other.is_some()) {
         check.warn(
             &at!["uplinks", index, "receive", number, "filter"],
@@ -360,17 +543,30 @@ fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplin
     }
     for (number, rule) in uplink.routes.send.iter().enumerate() {
         let path = at!["uplinks", index, "send", number, "filter"];
-        let there = rule.mapping.image().map_or_else(|| "topics".to_owned(), |there| there.to_string());
-        let returned = uplink.routes.receive.iter().map(|inward| inward.mapping.filter()).find(|filter| rule.mapping.meets(filter));
+        let there = rule
+            .mapping
+            .image()
+            .map_or_else(|| "topics".to_owned(), |there| there.to_string());
+        let returned = uplink
+            .routes
+            .receive
+            .iter()
+            .map(|inward| inward.mapping.filter())
+            .find(|filter| rule.mapping.meets(filter));
         if let Some(filter) = returned.filter(|_| uplink.settings.protocol == Protocol::V311) {
             check.fault(
                 &path,
                 format!("what is sent to {there} comes back through `receive: {filter}`, because MQTT 3.1.1 has no \"no local\"; choose filters that do not meet, or `protocol: 5`"),
             );
         }
-        let others = uplinks.iter().filter(|other| other.settings.name != uplink.settings.name && meets(uplink, other));
+        let others = uplinks
+            .iter()
+            .filter(|other| other.settings.name != uplink.settings.name && meets(uplink, other));
         for other in others {
-            let goes_round = |inward: &&Inward| inward.mapping.meets(rule.mapping.filter()) && rule.mapping.meets(inward.mapping.filter());
+            let goes_round = |inward: &&Inward| {
+                inward.mapping.meets(rule.mapping.filter())
+                    && rule.mapping.meets(inward.mapping.filter())
+            };
             if let Some(inward) = other.routes.receive.iter().find(goes_round) {
                 let (filter, other) = (inward.mapping.filter(), &other.settings.name);
                 check.fault(
@@ -383,17 +579,29 @@ fn echoes(check: &mut Check<'_>, index: usize, uplink: &Uplink, uplinks: &[Uplin
 }
 
 /// Commands of local clients that come back by another uplink: the instrument would be written twice.
-fn returning_commands(check: &mut Check<'_>, index: usize, uplink: &Uplink, (uplinks, writable): (&[Uplink], &[&TopicName])) {
-    let others = uplinks.iter().filter(|other| other.settings.name != uplink.settings.name && meets(uplink, other));
+fn returning_commands(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &Uplink,
+    (uplinks, writable): (&[Uplink], &[&TopicName]),
+) {
+    let others = uplinks
+        .iter()
+        .filter(|other| other.settings.name != uplink.settings.name && meets(uplink, other));
     for other in others.filter(|other| other.routes.commands || !other.routes.receive.is_empty()) {
         let returns = |point: &&TopicName| {
             let command = TopicName::new(format!("{point}{SET}")).ok()?;
             let message = Message::new(command.clone(), "", Origin::Client);
             let (rule, there) = uplink.routes.outward(&message)?;
             let number = uplink.routes.send.iter().position(|own| own == rule)?;
-            other.routes.comes_in_as(&there.ok()?, &command).then_some((number, command))
+            other
+                .routes
+                .comes_in_as(&there.ok()?, &command)
+                .then_some((number, command))
         };
-        let Some((number, command)) = writable.iter().find_map(returns) else { continue };
+        let Some((number, command)) = writable.iter().find_map(returns) else {
+            continue;
+        };
         let path = at!["uplinks", index, "send", number, "filter"];
         if !check.is_faulty(&path) {
             let other = &other.settings.name;
@@ -407,7 +615,10 @@ fn returning_commands(check: &mut Check<'_>, index: usize, uplink: &Uplink, (upl
 
 /// True if both reach the same remote.
 fn meets(one: &Uplink, other: &Uplink) -> bool {
-    one.settings.remotes.iter().any(|remote| other.settings.remotes.contains(remote))
+    one.settings
+        .remotes
+        .iter()
+        .any(|remote| other.settings.remotes.contains(remote))
 }
 
 /// Lines that would open one serial device: only the first ever could.
@@ -417,10 +628,16 @@ pub(super) fn shared_ports(check: &mut Check<'_>) {
         let path = device_path(typed, folder);
         path.canonicalize().unwrap_or(path)
     };
-    let lines = file.lines.iter().enumerate().filter(|(_, line)| line.enabled);
+    let lines = file
+        .lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| line.enabled);
     let mut ports: HashMap<PathBuf, &str> = HashMap::new();
     for (index, line) in lines {
-        let Some(port) = line.serial.as_ref().map(|path| real(path)) else { continue };
+        let Some(port) = line.serial.as_ref().map(|path| real(path)) else {
+            continue;
+        };
         // Files of tests may stand for no port at all.
         let is_of_tests = port == Path::new("/dev/null");
         match ports.entry(port) {
@@ -428,7 +645,9 @@ pub(super) fn shared_ports(check: &mut Check<'_>) {
                 let other = other.get();
                 check.fault(
                     &at!["lines", index, "serial"],
-                    format!("line {other} has this device already; put all its instruments on one line"),
+                    format!(
+                        "line {other} has this device already; put all its instruments on one line"
+                    ),
                 );
             }
             Entry::Occupied(_) => {}
@@ -440,12 +659,19 @@ pub(super) fn shared_ports(check: &mut Check<'_>) {
 /// Where a serial device is that is typed without its folder: names of devices are below /dev, paths begin at the folder of the YAML.
 pub(super) fn device_path(typed: &str, folder: &Path) -> PathBuf {
     let is_of_dev = !typed.contains('/') || typed.starts_with("serial/by-");
-    if is_of_dev { Path::new("/dev").join(typed) } else { folder.join(typed) }
+    if is_of_dev {
+        Path::new("/dev").join(typed)
+    } else {
+        folder.join(typed)
+    }
 }
 
 /// A serial device that is not there now, or hardly one.
 pub(super) fn missing_port(check: &mut Check<'_>, index: usize, path: &str) {
-    let is_of_windows = path.to_ascii_uppercase().strip_prefix("COM").is_some_and(|number| number.parse::<u16>().is_ok());
+    let is_of_windows = path
+        .to_ascii_uppercase()
+        .strip_prefix("COM")
+        .is_some_and(|number| number.parse::<u16>().is_ok());
     if is_of_windows {
         check.warn(
             &at!["lines", index, "serial"],
@@ -458,7 +684,9 @@ pub(super) fn missing_port(check: &mut Check<'_>, index: usize, path: &str) {
     if !path.starts_with('/') && !path.starts_with('.') {
         check.warn(
             &at!["lines", index, "serial"],
-            format!("`{path}` is read as {device}; a name below /dev/serial/by-id survives replugging"),
+            format!(
+                "`{path}` is read as {device}; a name below /dev/serial/by-id survives replugging"
+            ),
         );
         return;
     }

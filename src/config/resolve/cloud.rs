@@ -31,7 +31,13 @@ const AZURE_PACKET: u32 = 256 * 1024;
 /// Fills in what the cloud of an uplink needs, and checks what it does not take.
 pub(super) fn apply(check: &mut Check<'_>, index: usize, settings: &mut Settings) {
     let file = check.file;
-    let Some((uplink, name)) = file.uplinks.get(index).and_then(|uplink| Some((uplink, uplink.profile?))) else { return };
+    let Some((uplink, name)) = file
+        .uplinks
+        .get(index)
+        .and_then(|uplink| Some((uplink, uplink.profile?)))
+    else {
+        return;
+    };
     let id = settings.client_id.clone();
     settings.window = uplink.window.unwrap_or(WINDOW);
     if uplink.retry.is_none() {
@@ -42,19 +48,36 @@ pub(super) fn apply(check: &mut Check<'_>, index: usize, settings: &mut Settings
         CloudName::AwsIot => {
             settings.cloud = Some(Cloud::AwsIot);
             settings.max_packet = settings.max_packet.or(Some(AWS_PACKET));
-            if uplink.alpn.is_empty() && settings.remotes.iter().any(|to| to.scheme == Scheme::Mqtts && to.port != AWS_PLAIN_PORT) {
+            if uplink.alpn.is_empty()
+                && settings
+                    .remotes
+                    .iter()
+                    .any(|to| to.scheme == Scheme::Mqtts && to.port != AWS_PLAIN_PORT)
+            {
                 settings.alpn = vec![ALPN.to_owned()];
             }
             aws(check, index, uplink, settings);
         }
         CloudName::AzureIotHub => {
-            let hub = settings.remotes.first().map(|remote| remote.host.clone()).unwrap_or_default();
-            let device = Device { hub, id, token_life: TOKEN_LIFE };
+            let hub = settings
+                .remotes
+                .first()
+                .map(|remote| remote.host.clone())
+                .unwrap_or_default();
+            let device = Device {
+                hub,
+                id,
+                token_life: TOKEN_LIFE,
+            };
             presence(check, index, &device, settings);
             password(check, index, uplink, (&device, settings));
             settings.cloud = Some(Cloud::AzureIotHub(device));
             settings.max_packet = settings.max_packet.or(Some(AZURE_PACKET));
-            for remote in settings.remotes.iter_mut().filter(|remote| remote.scheme == Scheme::Wss && remote.path.len() < 2) {
+            for remote in settings
+                .remotes
+                .iter_mut()
+                .filter(|remote| remote.scheme == Scheme::Wss && remote.path.len() < 2)
+            {
                 AZURE_WEB_SOCKET.clone_into(&mut remote.path);
             }
             azure(check, index, settings);
@@ -68,22 +91,33 @@ pub(super) fn rate(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -
         return uplink.rate;
     }
     let typed = uplink.rate.unwrap_or_default();
-    if typed.messages.is_some_and(|an_hour| an_hour > 3600 * MOST_A_SECOND) {
+    if typed
+        .messages
+        .is_some_and(|an_hour| an_hour > 3600 * MOST_A_SECOND)
+    {
         check.warn(
             &at!["uplinks", index, "rate"],
             format!("AWS IoT Core takes {MOST_A_SECOND} messages a second of a connection, and the uplink sends no more; write at most {MOST_A_SECOND}/s"),
         );
     }
-    Some(Rate { messages: Some(typed.messages.unwrap_or(AWS_RATE).min(AWS_RATE)), ..typed })
+    Some(Rate {
+        messages: Some(typed.messages.unwrap_or(AWS_RATE).min(AWS_RATE)),
+        ..typed
+    })
 }
 
 /// A hub has one topic for a device; that of the state is in the bag. It keeps nothing.
 fn presence(check: &mut Check<'_>, index: usize, device: &Device, settings: &mut Settings) {
-    let Some(presence) = &mut settings.presence else { return };
+    let Some(presence) = &mut settings.presence else {
+        return;
+    };
     presence.retained = false;
     match device.fixed_topic(&presence.topic) {
         Ok(topic) => presence.topic = topic,
-        Err(error) => check.fault(&at!["uplinks", index, "presence"], format!("not a topic: {error}; write a shorter `topic`")),
+        Err(error) => check.fault(
+            &at!["uplinks", index, "presence"],
+            format!("not a topic: {error}; write a shorter `topic`"),
+        ),
     }
 }
 
@@ -91,7 +125,10 @@ fn presence(check: &mut Check<'_>, index: usize, device: &Device, settings: &mut
 fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Settings) {
     let cloud = name.title();
     if settings.remotes.iter().any(|remote| !remote.is_tls()) {
-        check.fault(&at!["uplinks", index, "to"], format!("{cloud} speaks TLS only; write mqtts:// or wss://"));
+        check.fault(
+            &at!["uplinks", index, "to"],
+            format!("{cloud} speaks TLS only; write mqtts:// or wss://"),
+        );
     }
     let (least, most, written) = match name {
         CloudName::AwsIot => (30, 1200, "30s to 20m"),
@@ -100,7 +137,10 @@ fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Setti
     let seconds = settings.keep_alive.as_secs();
     let path = at!["uplinks", index, "keep_alive"];
     if (seconds < least || seconds > most) && !check.is_faulty(&path) {
-        check.fault(&path, format!("{cloud} takes a keep alive of {written}; write one, such as 4m"));
+        check.fault(
+            &path,
+            format!("{cloud} takes a keep alive of {written}; write one, such as 4m"),
+        );
     }
     if settings.client_id.len() > MOST_ID_BYTES {
         check.fault(
@@ -108,33 +148,69 @@ fn common(check: &mut Check<'_>, index: usize, name: CloudName, settings: &Setti
             format!("{cloud} takes client identifiers of at most {MOST_ID_BYTES} bytes; shorten `client_id`"),
         );
     }
-    let exact: Vec<&str> = check.file.classes.iter().filter(|(_, class)| class.qos == Some(2)).map(|(name, _)| name.as_str()).collect();
+    let exact: Vec<&str> = check
+        .file
+        .classes
+        .iter()
+        .filter(|(_, class)| class.qos == Some(2))
+        .map(|(name, _)| name.as_str())
+        .collect();
     if !exact.is_empty() {
-        let classes = format!("{} {}", if exact.len() > 1 { "classes" } else { "class" }, exact.join(", "));
+        let classes = format!(
+            "{} {}",
+            if exact.len() > 1 { "classes" } else { "class" },
+            exact.join(", ")
+        );
         check.warn(
             &at!["uplinks", index, "profile"],
             format!("{cloud} has no QoS 2: messages of the {classes} go there with QoS 1, and may come twice after a cut"),
         );
     }
-    for (place, receive) in check.file.uplinks.get(index).into_iter().flat_map(|uplink| &uplink.receive).enumerate() {
+    for (place, receive) in check
+        .file
+        .uplinks
+        .get(index)
+        .into_iter()
+        .flat_map(|uplink| &uplink.receive)
+        .enumerate()
+    {
         if receive.qos == Some(2) {
-            check.warn(&at!["uplinks", index, "receive", place, "qos"], format!("{cloud} has no QoS 2; these messages come with QoS 1"));
+            check.warn(
+                &at!["uplinks", index, "receive", place, "qos"],
+                format!("{cloud} has no QoS 2; these messages come with QoS 1"),
+            );
         }
     }
 }
 
 fn aws(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &Settings) {
-    if settings.identity.is_none() && settings.login.is_none() && uplink.cert.is_none() && uplink.key.is_none() {
-        check.fault(&at!["uplinks", index], "AWS IoT Core knows its things by certificates; add `cert` and `key`");
+    if settings.identity.is_none()
+        && settings.login.is_none()
+        && uplink.cert.is_none()
+        && uplink.key.is_none()
+    {
+        check.fault(
+            &at!["uplinks", index],
+            "AWS IoT Core knows its things by certificates; add `cert` and `key`",
+        );
     }
-    if let Some((topic, what)) = settings.presence.as_ref().and_then(|presence| Some((&presence.topic, too_long(presence.topic.as_str())?)))
+    if let Some((topic, what)) = settings
+        .presence
+        .as_ref()
+        .and_then(|presence| Some((&presence.topic, too_long(presence.topic.as_str())?)))
     {
         check.fault(
             &at!["uplinks", index, "presence"],
             format!("the state of the gateway goes to {topic}, which has {what}; write a shorter one, `presence: {{ topic: '{{site}}/gateway/state' }}`"),
         );
     }
-    largest(check, index, settings, AWS_PACKET, "AWS IoT Core takes messages of at most 128 kB; write at most 131kB");
+    largest(
+        check,
+        index,
+        settings,
+        AWS_PACKET,
+        "AWS IoT Core takes messages of at most 128 kB; write at most 131kB",
+    );
     if settings.receive.len() > MOST_SUBSCRIPTIONS {
         check.fault(
             &at!["uplinks", index, "receive"],
@@ -143,14 +219,22 @@ fn aws(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, settings: &Se
     }
     for (place, receive) in settings.receive.iter().enumerate() {
         if let Some(what) = too_long(receive.filter.plain()) {
-            check.fault(&at!["uplinks", index, "receive", place, "filter"], format!("this filter has {what}; shorten it"));
+            check.fault(
+                &at!["uplinks", index, "receive", place, "filter"],
+                format!("this filter has {what}; shorten it"),
+            );
         }
     }
 }
 
 fn azure(check: &mut Check<'_>, index: usize, settings: &mut Settings) {
-    if check.document.has_at(&at!["uplinks", index, "protocol"]) && settings.protocol == Protocol::V5 {
-        check.fault(&at!["uplinks", index, "protocol"], "Azure IoT Hub speaks MQTT 3.1.1; write 3.1.1 or remove `protocol`");
+    if check.document.has_at(&at!["uplinks", index, "protocol"])
+        && settings.protocol == Protocol::V5
+    {
+        check.fault(
+            &at!["uplinks", index, "protocol"],
+            "Azure IoT Hub speaks MQTT 3.1.1; write 3.1.1 or remove `protocol`",
+        );
     }
     settings.protocol = Protocol::V311;
     if settings.client_id.contains(['/', ' ']) {
@@ -159,12 +243,27 @@ fn azure(check: &mut Check<'_>, index: usize, settings: &mut Settings) {
             "the client identifier is that of the device in the hub, without a slash or a blank; add `client_id`",
         );
     }
-    largest(check, index, settings, AZURE_PACKET, "Azure IoT Hub takes messages of at most 256 kB; write at most 262kB");
+    largest(
+        check,
+        index,
+        settings,
+        AZURE_PACKET,
+        "Azure IoT Hub takes messages of at most 256 kB; write at most 262kB",
+    );
 }
 
 /// The key of a device in a hub.
-fn password(check: &mut Check<'_>, index: usize, uplink: &file::Uplink, (device, settings): (&Device, &Settings)) {
-    let key = if uplink.password.is_some() { "password" } else { "password_file" };
+fn password(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::Uplink,
+    (device, settings): (&Device, &Settings),
+) {
+    let key = if uplink.password.is_some() {
+        "password"
+    } else {
+        "password_file"
+    };
     match &settings.login {
         // The secret of an uplink that is switched off may not be there yet.
         Some(login) if uplink.enabled => {
@@ -189,35 +288,59 @@ fn largest(check: &mut Check<'_>, index: usize, settings: &Settings, most: u32, 
 /// User and password for a cloud that needs no user; `None` if the usual rules hold.
 pub(super) fn login(uplink: &file::Uplink, password: Option<&Password>) -> Option<Login> {
     let is_azure = uplink.profile == Some(CloudName::AzureIotHub) && uplink.user.is_none();
-    password.filter(|_| is_azure).map(|password| Login { user: String::new(), password: password.clone() })
+    password.filter(|_| is_azure).map(|password| Login {
+        user: String::new(),
+        password: password.clone(),
+    })
 }
 
 /// Filters of commands that AWS IoT Core does not take.
 fn commands(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
     let path = at!["uplinks", index, "commands"];
     let all = uplink.settings.receive.len();
-    if all > MOST_SUBSCRIPTIONS && !uplink.commands.is_empty() && !check.is_faulty(&at!["uplinks", index, "receive"]) {
+    if all > MOST_SUBSCRIPTIONS
+        && !uplink.commands.is_empty()
+        && !check.is_faulty(&at!["uplinks", index, "receive"])
+    {
         check.fault(
             &path,
             format!("with `receive` these are {all} subscriptions, and AWS IoT Core takes at most {MOST_SUBSCRIPTIONS} of a connection; use fewer filters in `receive`"),
         );
     }
-    let long = uplink.commands.iter().find_map(|command| Some((command.filter.as_str(), too_long(command.filter.plain())?)));
+    let long = uplink
+        .commands
+        .iter()
+        .find_map(|command| Some((command.filter.as_str(), too_long(command.filter.plain())?)));
     if let Some((filter, what)) = long {
-        check.fault(&path, format!("commands come in by {filter}, which has {what}; shorten `topics` or the prefix"));
+        check.fault(
+            &path,
+            format!(
+                "commands come in by {filter}, which has {what}; shorten `topics` or the prefix"
+            ),
+        );
     }
 }
 
 /// Topics that AWS IoT Core does not take.
-pub(super) fn topics<'t>(check: &mut Check<'_>, index: usize, uplink: &Uplink, topics: impl Iterator<Item = &'t TopicName>) {
+pub(super) fn topics<'t>(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &Uplink,
+    topics: impl Iterator<Item = &'t TopicName>,
+) {
     if uplink.settings.cloud != Some(Cloud::AwsIot) {
         return;
     }
     commands(check, index, uplink);
     if let Some((number, there, what)) = first_too_long(uplink, topics) {
-        return check.fault(&at!["uplinks", index, "send", number], format!("{there} has {what}; shorten `topics` or the prefix"));
+        return check.fault(
+            &at!["uplinks", index, "send", number],
+            format!("{there} has {what}; shorten `topics` or the prefix"),
+        );
     }
-    if let Some((number, there, what)) = first_too_long(uplink, uplink.own.iter().map(|own| &own.topic)) {
+    if let Some((number, there, what)) =
+        first_too_long(uplink, uplink.own.iter().map(|own| &own.topic))
+    {
         check.warn(
             &at!["uplinks", index, "send", number],
             format!("{there} has {what}, so messages about the health of the gateway become dead letters; shorten the prefix, or write `health: false`"),
@@ -226,10 +349,15 @@ pub(super) fn topics<'t>(check: &mut Check<'_>, index: usize, uplink: &Uplink, t
 }
 
 /// The first topic that AWS IoT Core does not take: the number of its rule, what it is there, and why.
-fn first_too_long<'t>(uplink: &Uplink, mut topics: impl Iterator<Item = &'t TopicName>) -> Option<(usize, TopicName, String)> {
+fn first_too_long<'t>(
+    uplink: &Uplink,
+    mut topics: impl Iterator<Item = &'t TopicName>,
+) -> Option<(usize, TopicName, String)> {
     let rules = &uplink.routes.send;
     topics.find_map(|topic| {
-        let number = rules.iter().position(|rule| rule.mapping.filter().matches(topic))?;
+        let number = rules
+            .iter()
+            .position(|rule| rule.mapping.filter().matches(topic))?;
         let there = rules.get(number)?.mapping.apply(topic)?.ok()?;
         let what = too_long(there.as_str())?;
         Some((number, there, what))

@@ -17,21 +17,45 @@ const SOON_DAYS: i64 = 30;
 const DAY_SECONDS: i64 = 86_400;
 
 /// Checks the files of certificates; returns certificate and key of this side.
-pub(super) fn certificates(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Option<(PathBuf, PathBuf)> {
+pub(super) fn certificates(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::Uplink,
+) -> Option<(PathBuf, PathBuf)> {
     let identity = match (&uplink.cert, &uplink.key) {
         (Some(cert), Some(key)) => Some((check.path(cert), check.path(key))),
         (None, None) => None,
         _ => {
-            check.fault(&at!["uplinks", index], "a client certificate needs both `cert` and `key`");
+            check.fault(
+                &at!["uplinks", index],
+                "a client certificate needs both `cert` and `key`",
+            );
             None
         }
     };
-    for (key, path) in [("ca", &uplink.ca), ("cert", &uplink.cert), ("key", &uplink.key)] {
-        check.readable(&at!["uplinks", index, key], path.as_deref().filter(|_| uplink.enabled));
+    for (key, path) in [
+        ("ca", &uplink.ca),
+        ("cert", &uplink.cert),
+        ("key", &uplink.key),
+    ] {
+        check.readable(
+            &at!["uplinks", index, key],
+            path.as_deref().filter(|_| uplink.enabled),
+        );
     }
     if uplink.enabled {
-        expiry(check, &at!["uplinks", index, "cert"], uplink.cert.as_deref(), Role::Shown);
-        expiry(check, &at!["uplinks", index, "ca"], uplink.ca.as_deref(), Role::Trusted);
+        expiry(
+            check,
+            &at!["uplinks", index, "cert"],
+            uplink.cert.as_deref(),
+            Role::Shown,
+        );
+        expiry(
+            check,
+            &at!["uplinks", index, "ca"],
+            uplink.ca.as_deref(),
+            Role::Trusted,
+        );
     }
     identity
 }
@@ -47,18 +71,26 @@ pub(super) enum Role {
 
 /// Warns of certificates that have expired, or will soon. What cannot be read is told elsewhere.
 pub(super) fn expiry(check: &mut Check<'_>, at: &[Step], typed: Option<&Path>, role: Role) {
-    let Some(path) = typed.map(|typed| check.path(typed)) else { return };
-    let Ok(content) = files::bytes(&path, files::LARGEST_TEXT) else { return };
-    let ends = CertificateDer::pem_slice_iter(&content).filter_map(Result::ok).filter_map(|certificate| {
-        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
-        Some(parsed.validity().not_after.timestamp())
-    });
+    let Some(path) = typed.map(|typed| check.path(typed)) else {
+        return;
+    };
+    let Ok(content) = files::bytes(&path, files::LARGEST_TEXT) else {
+        return;
+    };
+    let ends = CertificateDer::pem_slice_iter(&content)
+        .filter_map(Result::ok)
+        .filter_map(|certificate| {
+            let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).ok()?;
+            Some(parsed.validity().not_after.timestamp())
+        });
     let end = match role {
         Role::Shown => ends.min(),
         Role::Trusted => ends.max(),
     };
     // Without a clock nothing has an age.
-    let Some(end) = end.filter(|_| clock_is_set()) else { return };
+    let Some(end) = end.filter(|_| clock_is_set()) else {
+        return;
+    };
     if let Some(warning) = warning(end, unix_ms() / 1000, role) {
         check.warn(at, format!("{}: {warning}", path.display()));
     }
@@ -74,23 +106,44 @@ fn warning(end: i64, at: i64, role: Role) -> Option<String> {
         Role::Trusted => "what it has signed is not trusted",
     };
     if left < 0 {
-        Some(format!("the certificate has expired on {date}, and {effect}; renew it"))
+        Some(format!(
+            "the certificate has expired on {date}, and {effect}; renew it"
+        ))
     } else if left < SOON_DAYS * DAY_SECONDS {
-        Some(format!("the certificate expires on {date}, in {} days, and after that {effect}; renew it", left / DAY_SECONDS))
+        Some(format!(
+            "the certificate expires on {date}, in {} days, and after that {effect}; renew it",
+            left / DAY_SECONDS
+        ))
     } else {
         None
     }
 }
 
 /// User and password; `Err` if a fault was noted.
-pub(super) fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) -> Result<Option<Login>, ()> {
-    let given = uplink.password.as_ref().map(|secret| ("password", Password::Given(secret.clone())));
-    let file = uplink.password_file.as_ref().map(|file| ("password_file", Password::File(check.path(file))));
-    let command = uplink.password_command.as_ref().map(|command| ("password_command", Password::Command(argv(command))));
+pub(super) fn login(
+    check: &mut Check<'_>,
+    index: usize,
+    uplink: &file::Uplink,
+) -> Result<Option<Login>, ()> {
+    let given = uplink
+        .password
+        .as_ref()
+        .map(|secret| ("password", Password::Given(secret.clone())));
+    let file = uplink
+        .password_file
+        .as_ref()
+        .map(|file| ("password_file", Password::File(check.path(file))));
+    let command = uplink
+        .password_command
+        .as_ref()
+        .map(|command| ("password_command", Password::Command(argv(command))));
     let mut passwords = [given, file, command].into_iter().flatten();
     let password = passwords.next();
     if let (Some((first, _)), Some(_)) = (&password, passwords.next()) {
-        check.fault(&at!["uplinks", index, *first], "keep one of `password`, `password_file` and `password_command`");
+        check.fault(
+            &at!["uplinks", index, *first],
+            "keep one of `password`, `password_file` and `password_command`",
+        );
         return Err(());
     }
     // The secret of an uplink that is switched off may not be there yet.
@@ -106,14 +159,23 @@ pub(super) fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) 
         return Ok(Some(login));
     }
     match (&uplink.user, password) {
-        (Some(user), Some((_, password))) => Ok(Some(Login { user: user.clone(), password })),
+        (Some(user), Some((_, password))) => Ok(Some(Login {
+            user: user.clone(),
+            password,
+        })),
         (None, None) => Ok(None),
         (Some(_), None) => {
-            check.fault(&at!["uplinks", index, "user"], "a user needs a password; add `password_file:`");
+            check.fault(
+                &at!["uplinks", index, "user"],
+                "a user needs a password; add `password_file:`",
+            );
             Err(())
         }
         (None, Some(_)) => {
-            check.fault(&at!["uplinks", index], "a password needs a user; add `user:`");
+            check.fault(
+                &at!["uplinks", index],
+                "a password needs a user; add `user:`",
+            );
             Err(())
         }
     }
@@ -123,7 +185,9 @@ pub(super) fn login(check: &mut Check<'_>, index: usize, uplink: &file::Uplink) 
 pub(super) fn secret_of(password: &Password) -> Option<Secret> {
     match password {
         Password::Given(secret) => Some(secret.clone()),
-        Password::File(path) => files::first_line(path).ok().map(|secret| Secret(secret.text)),
+        Password::File(path) => files::first_line(path)
+            .ok()
+            .map(|secret| Secret(secret.text)),
         Password::Command(_) => None,
     }
 }
@@ -131,7 +195,9 @@ pub(super) fn secret_of(password: &Password) -> Option<Secret> {
 fn argv(command: &file::PasswordCommand) -> Vec<String> {
     match command {
         file::PasswordCommand::Text(text) if text.trim().is_empty() => Vec::new(),
-        file::PasswordCommand::Text(text) => vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()],
+        file::PasswordCommand::Text(text) => {
+            vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()]
+        }
         file::PasswordCommand::List(list) => list.clone(),
     }
 }
@@ -153,7 +219,12 @@ fn usable_command(check: &mut Check<'_>, index: usize, command: &[String]) -> Re
 pub(super) fn content(check: &Check<'_>, uplink: &file::Uplink) -> u32 {
     let named = [&uplink.ca, &uplink.cert, &uplink.key, &uplink.password_file];
     let used = named.into_iter().flatten().filter(|_| uplink.enabled);
-    used.fold(0, |sum, file| crc32c::crc32c_append(sum, &files::bytes(&check.path(file), files::LARGEST_TEXT).unwrap_or_default()))
+    used.fold(0, |sum, file| {
+        crc32c::crc32c_append(
+            sum,
+            &files::bytes(&check.path(file), files::LARGEST_TEXT).unwrap_or_default(),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -165,13 +236,20 @@ mod tests {
         let at = 1_800_000_000;
         let check = |days: i64, expected: &str| {
             let warning = warning(at + days * DAY_SECONDS, at, Role::Shown).unwrap_or_default();
-            assert!(warning.contains(expected) && warning.is_empty() == expected.is_empty(), "{days}: {warning}");
+            assert!(
+                warning.contains(expected) && warning.is_empty() == expected.is_empty(),
+                "{days}: {warning}"
+            );
         };
         check(31, "");
         check(30, "");
         check(29, "in 29 days");
         check(0, "in 0 days");
         check(-1, "has expired on");
-        assert!(warning(at, at + 1, Role::Trusted).unwrap().contains("2027-01-15"));
+        assert!(
+            warning(at, at + 1, Role::Trusted)
+                .unwrap()
+                .contains("2027-01-15")
+        );
     }
 }

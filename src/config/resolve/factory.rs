@@ -30,10 +30,22 @@ pub(super) fn settings(check: &mut Check<'_>) {
     for (index, device) in file.devices.iter().enumerate() {
         by_line.entry(&device.line).or_default().push(index);
     }
-    for (index, line) in file.lines.iter().enumerate().filter(|(_, line)| line.enabled && line.simulated.is_none()) {
-        let all = by_line.get(line.name.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let devices = all.iter().filter_map(|index| Some((*index, file.devices.get(*index)?)));
-        let known: Vec<Delivered<'_>> = devices.filter_map(|(index, device)| delivered(check, index, device)).collect();
+    for (index, line) in file
+        .lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| line.enabled && line.simulated.is_none())
+    {
+        let all = by_line
+            .get(line.name.as_str())
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let devices = all
+            .iter()
+            .filter_map(|index| Some((*index, file.devices.get(*index)?)));
+        let known: Vec<Delivered<'_>> = devices
+            .filter_map(|(index, device)| delivered(check, index, device))
+            .collect();
         let total = all.len();
         if line.serial.is_some() && known.len() == total {
             speed(check, index, line, &known);
@@ -49,16 +61,40 @@ pub(super) fn settings(check: &mut Check<'_>) {
 
 fn delivered<'a>(check: &Check<'a>, index: usize, device: &'a Device) -> Option<Delivered<'a>> {
     let name = device.profile.as_ref()?;
-    let profile: &Profile = check.file.profiles.get(name).or_else(|| check.profiles.get(name)?.as_ref())?;
-    Some(Delivered { index, device, profile: name, factory: Factory::from(profile.factory.as_ref()?) })
+    let profile: &Profile = check
+        .file
+        .profiles
+        .get(name)
+        .or_else(|| check.profiles.get(name)?.as_ref())?;
+    Some(Delivered {
+        index,
+        device,
+        profile: name,
+        factory: Factory::from(profile.factory.as_ref()?),
+    })
 }
 
 fn speed(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<'_>]) {
-    let Some(speed) = line.speed.or_else(|| super::field::DEFAULT_SPEED.parse::<Speed>().ok()) else { return };
-    let is_possible = |device: &Delivered<'_>| device.factory.speeds.is_empty() || device.factory.speeds.contains(&speed);
-    let Some(first) = devices.first().filter(|_| !devices.iter().any(is_possible)) else { return };
-    let Some(usual) = first.factory.speeds.first() else { return };
-    let place = if line.speed.is_some() { at!["lines", index, "speed"].to_vec() } else { at!["lines", index].to_vec() };
+    let Some(speed) = line
+        .speed
+        .or_else(|| super::field::DEFAULT_SPEED.parse::<Speed>().ok())
+    else {
+        return;
+    };
+    let is_possible = |device: &Delivered<'_>| {
+        device.factory.speeds.is_empty() || device.factory.speeds.contains(&speed)
+    };
+    let Some(first) = devices.first().filter(|_| !devices.iter().any(is_possible)) else {
+        return;
+    };
+    let Some(usual) = first.factory.speeds.first() else {
+        return;
+    };
+    let place = if line.speed.is_some() {
+        at!["lines", index, "speed"].to_vec()
+    } else {
+        at!["lines", index].to_vec()
+    };
     let (name, profile, speeds) = (&line.name, first.profile, one_of(&first.factory.speeds));
     check.warn(
         &place,
@@ -69,8 +105,15 @@ fn speed(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<
 }
 
 fn unit(check: &mut Check<'_>, line: &Line, device: &Delivered<'_>, total: usize) {
-    let Delivered { index, device, profile, factory } = device;
-    let Some(usual) = factory.units.first() else { return };
+    let Delivered {
+        index,
+        device,
+        profile,
+        factory,
+    } = device;
+    let Some(usual) = factory.units.first() else {
+        return;
+    };
     // Without `units:` a Modbus TCP device is unit 1 if the file says nothing; on a bus that is a fault already.
     let is_typed = device.unit.is_some();
     if device.units.is_some() || (!is_typed && line.modbus_tcp.is_none()) {
@@ -80,7 +123,11 @@ fn unit(check: &mut Check<'_>, line: &Line, device: &Delivered<'_>, total: usize
     if !is_suspicious || factory.units.contains(&1) {
         return;
     }
-    let place = if is_typed { at!["devices", *index, "unit"].to_vec() } else { at!["devices", *index].to_vec() };
+    let place = if is_typed {
+        at!["devices", *index, "unit"].to_vec()
+    } else {
+        at!["devices", *index].to_vec()
+    };
     let units = one_of(&factory.units);
     check.warn(
         &place,
@@ -89,10 +136,22 @@ fn unit(check: &mut Check<'_>, line: &Line, device: &Delivered<'_>, total: usize
 }
 
 fn port(check: &mut Check<'_>, index: usize, line: &Line, devices: &[Delivered<'_>]) {
-    let Some(host) = line.modbus_tcp.as_ref().filter(|address| !address.contains(':')) else { return };
-    let is_possible = |device: &Delivered<'_>| device.factory.ports.is_empty() || device.factory.ports.contains(&MODBUS_PORT);
-    let Some(first) = devices.first().filter(|_| !devices.iter().any(is_possible)) else { return };
-    let Some(usual) = first.factory.ports.first() else { return };
+    let Some(host) = line
+        .modbus_tcp
+        .as_ref()
+        .filter(|address| !address.contains(':'))
+    else {
+        return;
+    };
+    let is_possible = |device: &Delivered<'_>| {
+        device.factory.ports.is_empty() || device.factory.ports.contains(&MODBUS_PORT)
+    };
+    let Some(first) = devices.first().filter(|_| !devices.iter().any(is_possible)) else {
+        return;
+    };
+    let Some(usual) = first.factory.ports.first() else {
+        return;
+    };
     let (profile, ports) = (first.profile, one_of(&first.factory.ports));
     check.warn(
         &at!["lines", index, "modbus_tcp"],

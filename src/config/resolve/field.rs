@@ -66,41 +66,92 @@ pub(super) struct Field {
 /// Every line with its devices, how each point is reported, and the availability topic of each device.
 pub(super) fn resolve(check: &mut Check<'_>) -> Field {
     let file = check.file;
-    check.unique("lines", file.lines.iter().map(|line| line.name.as_str()).enumerate());
+    check.unique(
+        "lines",
+        file.lines.iter().map(|line| line.name.as_str()).enumerate(),
+    );
     super::advice::shared_ports(check);
     given::check(check);
     let mut devices: Vec<(usize, Cow<'_, file::Device>)> = Vec::new();
     for (index, device) in file.devices.iter().enumerate() {
-        devices.extend(each(check, index, device).into_iter().map(|device| (index, device)));
+        devices.extend(
+            each(check, index, device)
+                .into_iter()
+                .map(|device| (index, device)),
+        );
     }
-    check.unique("devices", devices.iter().map(|(index, device)| (*index, device.name.as_str())));
-    let mut lines: Vec<Option<Line>> = file.lines.iter().enumerate().map(|(index, line)| self::line(check, index, line)).collect();
+    check.unique(
+        "devices",
+        devices
+            .iter()
+            .map(|(index, device)| (*index, device.name.as_str())),
+    );
+    let mut lines: Vec<Option<Line>> = file
+        .lines
+        .iter()
+        .enumerate()
+        .map(|(index, line)| self::line(check, index, line))
+        .collect();
     let mut points = Points::default();
     // Of those that have one name the first stands for all: the others have been told of.
     let mut names = HashSet::new();
-    for (index, device) in devices.iter().filter(|(_, device)| names.insert(device.name.clone())) {
+    for (index, device) in devices
+        .iter()
+        .filter(|(_, device)| names.insert(device.name.clone()))
+    {
         self::device(check, *index, device, &mut lines, &mut points);
     }
-    let enabled = file.lines.iter().zip(lines).filter(|(line, _)| line.enabled);
+    let enabled = file
+        .lines
+        .iter()
+        .zip(lines)
+        .filter(|(line, _)| line.enabled);
     let lines: Vec<Line> = enabled.filter_map(|(_, line)| line).collect();
-    let places: HashMap<&str, usize> = devices.iter().rev().map(|(index, device)| (device.name.as_str(), *index)).collect();
+    let places: HashMap<&str, usize> = devices
+        .iter()
+        .rev()
+        .map(|(index, device)| (device.name.as_str(), *index))
+        .collect();
     super::advice::twins(check, &lines, |name| places.get(name).copied());
-    Field { lines, reports: points.reports, set_by: points.set_by, availability: points.availability, groups: points.groups }
+    Field {
+        lines,
+        reports: points.reports,
+        set_by: points.set_by,
+        availability: points.availability,
+        groups: points.groups,
+    }
 }
 
 /// The devices that one entry of the list stands for.
-fn each<'a>(check: &mut Check<'_>, index: usize, device: &'a file::Device) -> Vec<Cow<'a, file::Device>> {
-    let Some(file::Units(units)) = &device.units else { return vec![Cow::Borrowed(device)] };
+fn each<'a>(
+    check: &mut Check<'_>,
+    index: usize,
+    device: &'a file::Device,
+) -> Vec<Cow<'a, file::Device>> {
+    let Some(file::Units(units)) = &device.units else {
+        return vec![Cow::Borrowed(device)];
+    };
     if device.unit.is_some() {
-        check.fault(&at!["devices", index, "units"], "keep either `unit` or `units`");
+        check.fault(
+            &at!["devices", index, "units"],
+            "keep either `unit` or `units`",
+        );
     }
     if !device.name.contains(UNIT) && units.len() > 1 {
-        check.fault(&at!["devices", index, "name"], "several devices need several names; put {unit} into it, such as meter-{unit}");
+        check.fault(
+            &at!["devices", index, "name"],
+            "several devices need several names; put {unit} into it, such as meter-{unit}",
+        );
         return Vec::new();
     }
     let one = |unit: &u8| {
         let name = device.name.replace(UNIT, &unit.to_string());
-        Cow::Owned(file::Device { name, unit: Some(*unit), units: None, ..device.clone() })
+        Cow::Owned(file::Device {
+            name,
+            unit: Some(*unit),
+            units: None,
+            ..device.clone()
+        })
     };
     units.iter().map(one).collect()
 }
@@ -127,10 +178,16 @@ fn line(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Line> 
     }
     if line.serial.is_none() {
         if line.speed.is_some() {
-            check.fault(&at!["lines", index, "speed"], "only a serial line has a speed; remove it");
+            check.fault(
+                &at!["lines", index, "speed"],
+                "only a serial line has a speed; remove it",
+            );
         }
         if line.rs485.is_some() {
-            check.fault(&at!["lines", index, "rs485"], "only a serial line has a transceiver; remove it");
+            check.fault(
+                &at!["lines", index, "rs485"],
+                "only a serial line has a transceiver; remove it",
+            );
         }
         if line.framing != file::Framing::Rtu {
             check.fault(
@@ -142,11 +199,18 @@ fn line(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Line> 
     let wire = wire(check, index, line)?;
     let answer_within = answer_within(check, index, line);
     let manners = super::manners::of_line(check, index, line, &wire);
-    Some(Line { name: line.name.clone(), wire, answer_within, manners, devices: Vec::new() })
+    Some(Line {
+        name: line.name.clone(),
+        wire,
+        answer_within,
+        manners,
+        devices: Vec::new(),
+    })
 }
 
 fn wire(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Wire> {
-    let mut address = |key: &'static str, text: &str| endpoint(check, &at!["lines", index, key], text, 502);
+    let mut address =
+        |key: &'static str, text: &str| endpoint(check, &at!["lines", index, key], text, 502);
     Some(if let Some(text) = &line.modbus_tcp {
         Wire::ModbusTcp(address("modbus_tcp", text)?)
     } else if let Some(text) = &line.rtu_over_tcp {
@@ -160,39 +224,80 @@ fn wire(check: &mut Check<'_>, index: usize, line: &file::Line) -> Option<Wire> 
             super::advice::missing_port(check, index, path);
         }
         let speed = line.speed.or_else(|| DEFAULT_SPEED.parse().ok())?;
-        let path = super::advice::device_path(path, check.folder).to_string_lossy().into_owned();
-        Wire::Serial(Port { path, speed, ascii: line.framing == file::Framing::Ascii, rs485: line.rs485 })
+        let path = super::advice::device_path(path, check.folder)
+            .to_string_lossy()
+            .into_owned();
+        Wire::Serial(Port {
+            path,
+            speed,
+            ascii: line.framing == file::Framing::Ascii,
+            rs485: line.rs485,
+        })
     } else {
         Wire::Simulated
     })
 }
 
 fn answer_within(check: &mut Check<'_>, index: usize, line: &file::Line) -> AnswerWithin {
-    let Some(bounds) = line.answer_within else { return AnswerWithin::at_most(DEFAULT_ANSWER) };
+    let Some(bounds) = line.answer_within else {
+        return AnswerWithin::at_most(DEFAULT_ANSWER);
+    };
     let path = at!["lines", index, "answer_within"];
     if bounds.most.0 < SHORTEST_ANSWER {
-        check.fault(&path, "no device answers that fast; write at least 5ms, such as 300ms");
+        check.fault(
+            &path,
+            "no device answers that fast; write at least 5ms, such as 300ms",
+        );
     }
-    let Some(least) = bounds.least else { return AnswerWithin::at_most(bounds.most.0) };
+    let Some(least) = bounds.least else {
+        return AnswerWithin::at_most(bounds.most.0);
+    };
     if least.0 > bounds.most.0 || least.0 < SHORTEST_ANSWER {
-        check.fault(&path, "write the shorter bound first, at least 5ms, such as { least: 50ms, most: 2s }");
+        check.fault(
+            &path,
+            "write the shorter bound first, at least 5ms, such as { least: 50ms, most: 2s }",
+        );
     }
-    AnswerWithin { least: least.0, most: bounds.most.0 }
+    AnswerWithin {
+        least: least.0,
+        most: bounds.most.0,
+    }
 }
 
 /// How many registers and bits one request may ask of a device.
-fn limits(check: &mut Check<'_>, index: usize, device: &file::Device, profile: Option<&file::Profile>) -> Limits {
+fn limits(
+    check: &mut Check<'_>,
+    index: usize,
+    device: &file::Device,
+    profile: Option<&file::Profile>,
+) -> Limits {
     let defaults = Limits::default();
     let base = |key: &str| profile.filter(|_| !device.takes_away(key));
-    let words = device.max_registers.or(base("max_registers").and_then(|profile| profile.max_registers)).unwrap_or(defaults.words);
-    let bits = device.max_bits.or(base("max_bits").and_then(|profile| profile.max_bits)).unwrap_or(defaults.bits);
+    let words = device
+        .max_registers
+        .or(base("max_registers").and_then(|profile| profile.max_registers))
+        .unwrap_or(defaults.words);
+    let bits = device
+        .max_bits
+        .or(base("max_bits").and_then(|profile| profile.max_bits))
+        .unwrap_or(defaults.bits);
     if !(1..=defaults.words).contains(&words) {
-        check.fault(&at!["devices", index, "max_registers"], "a request asks for 1 to 125 registers");
+        check.fault(
+            &at!["devices", index, "max_registers"],
+            "a request asks for 1 to 125 registers",
+        );
     }
     if !(1..=defaults.bits).contains(&bits) {
-        check.fault(&at!["devices", index, "max_bits"], "a request asks for 1 to 2000 coils or discrete inputs");
+        check.fault(
+            &at!["devices", index, "max_bits"],
+            "a request asks for 1 to 2000 coils or discrete inputs",
+        );
     }
-    Limits { words: words.clamp(1, defaults.words), bits: bits.clamp(1, defaults.bits), hold: None }
+    Limits {
+        words: words.clamp(1, defaults.words),
+        bits: bits.clamp(1, defaults.bits),
+        hold: None,
+    }
 }
 
 /// `host` or `host:port`.
@@ -202,7 +307,11 @@ fn endpoint(check: &mut Check<'_>, path: &[Step], text: &str, default_port: u16)
         None => (text, Some(default_port)),
     };
     match port {
-        Some(port) if !host.is_empty() && !host.contains("//") && !host.contains(char::is_whitespace) => Some(format!("{host}:{port}")),
+        Some(port)
+            if !host.is_empty() && !host.contains("//") && !host.contains(char::is_whitespace) =>
+        {
+            Some(format!("{host}:{port}"))
+        }
         _ => {
             check.fault(path, format!("`{text}` is not an address; write host:port, such as 192.168.1.20:{default_port}"));
             None
@@ -212,8 +321,14 @@ fn endpoint(check: &mut Check<'_>, path: &[Step], text: &str, default_port: u16)
 
 /// The profile that a device names, if it names one; `None` if what is wrong with it has been told.
 #[allow(clippy::option_option)]
-fn profile<'a>(check: &mut Check<'a>, index: usize, device: &file::Device) -> Option<Option<&'a file::Profile>> {
-    let Some(name) = &device.profile else { return Some(None) };
+fn profile<'a>(
+    check: &mut Check<'a>,
+    index: usize,
+    device: &file::Device,
+) -> Option<Option<&'a file::Profile>> {
+    let Some(name) = &device.profile else {
+        return Some(None);
+    };
     let in_files = check.profiles.get(name).map(Option::as_ref);
     if matches!(in_files, Some(None)) {
         return None;
@@ -253,16 +368,36 @@ fn place_of_line(check: &mut Check<'_>, index: usize, device: &file::Device) -> 
     position
 }
 
-fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mut [Option<Line>], points: &mut Points) {
+fn device(
+    check: &mut Check<'_>,
+    index: usize,
+    device: &file::Device,
+    lines: &mut [Option<Line>],
+    points: &mut Points,
+) {
     let file = check.file;
-    let Some(profile) = profile(check, index, device) else { return };
-    let Some(position) = place_of_line(check, index, device) else { return };
+    let Some(profile) = profile(check, index, device) else {
+        return;
+    };
+    let Some(position) = place_of_line(check, index, device) else {
+        return;
+    };
     let enabled = file.lines.get(position).is_some_and(|line| line.enabled);
-    let Some(line) = lines.get_mut(position).and_then(Option::as_mut) else { return };
-    let is_text = device.each_line.is_some() || device.text.is_some() || profile.is_some_and(|profile| profile.text.is_some());
+    let Some(line) = lines.get_mut(position).and_then(Option::as_mut) else {
+        return;
+    };
+    let is_text = device.each_line.is_some()
+        || device.text.is_some()
+        || profile.is_some_and(|profile| profile.text.is_some());
     let simulated = line.wire == Wire::Simulated;
-    let is_in_file = device.profile.as_ref().is_some_and(|name| file.profiles.contains_key(name));
-    let is_of_the_program = device.profile.as_ref().is_some_and(|name| !is_in_file && profiles::is_of_the_program(check.folder, name));
+    let is_in_file = device
+        .profile
+        .as_ref()
+        .is_some_and(|name| file.profiles.contains_key(name));
+    let is_of_the_program = device
+        .profile
+        .as_ref()
+        .is_some_and(|name| !is_in_file && profiles::is_of_the_program(check.folder, name));
     let givers = givers(file, file.lines.get(position), device, profile);
     let context = Context {
         index,
@@ -279,19 +414,35 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     context.check_choice(check);
     context.check_device_used(check);
     let talk = context.talk(check, line);
-    let is_written_only = context.points().iter().all(|(_, point)| point.write.is_some());
-    let (unit, is_broadcast) = if is_text { (0, false) } else { unit(check, index, device, &line.wire, is_written_only) };
+    let is_written_only = context
+        .points()
+        .iter()
+        .all(|(_, point)| point.write.is_some());
+    let (unit, is_broadcast) = if is_text {
+        (0, false)
+    } else {
+        unit(check, index, device, &line.wire, is_written_only)
+    };
     let mut resolved = Device::new(DeviceId(id(points.availability.len())), &device.name, unit);
     resolved.is_broadcast = is_broadcast;
     resolved.talk = talk.map(Arc::new);
     let base = |key: &str| profile.filter(|_| !device.takes_away(key));
-    resolved.identify = device.identify.or(base("identify").and_then(|profile| profile.identify)).unwrap_or(false);
-    resolved.limits = Limits { hold: context.max_hold(check), ..limits(check, index, device, profile) };
+    resolved.identify = device
+        .identify
+        .or(base("identify").and_then(|profile| profile.identify))
+        .unwrap_or(false);
+    resolved.limits = Limits {
+        hold: context.max_hold(check),
+        ..limits(check, index, device, profile)
+    };
     if let Some(typed) = file.lines.get(position) {
         resolved.pause = context.pause(check, typed);
         resolved.first_answer_within = context.first_answer_within(check, typed, line);
     }
-    let holes = device.holes.as_ref().or(base("holes").and_then(|profile| profile.holes.as_ref()));
+    let holes = device
+        .holes
+        .as_ref()
+        .or(base("holes").and_then(|profile| profile.holes.as_ref()));
     resolved.holes = holes.into_iter().flatten().map(|hole| hole.0).collect();
     for (name, spec) in context.points() {
         if let Some(point) = context.point(check, &name, &spec, points) {
@@ -301,16 +452,41 @@ fn device(check: &mut Check<'_>, index: usize, device: &file::Device, lines: &mu
     context.simulate(&mut resolved);
     context.check_groups(check, &resolved);
     for group in context.groups(check, &resolved) {
-        take_topic(check, points, &group.topic, format!("the group {} of {}", group.name, device.name), &at!["devices", index, "name"]);
+        take_topic(
+            check,
+            points,
+            &group.topic,
+            format!("the group {} of {}", group.name, device.name),
+            &at!["devices", index, "name"],
+        );
         points.groups.push(group);
     }
-    if resolved.points.is_empty() && device.points.is_empty() && profile.is_none_or(|profile| profile.points.is_empty()) {
-        check.missing(&at!["devices", index], format!("device \"{}\" has no points; add `points:` or a `profile:`", device.name));
+    if resolved.points.is_empty()
+        && device.points.is_empty()
+        && profile.is_none_or(|profile| profile.points.is_empty())
+    {
+        check.missing(
+            &at!["devices", index],
+            format!(
+                "device \"{}\" has no points; add `points:` or a `profile:`",
+                device.name
+            ),
+        );
     }
-    let template = file.availability.clone().or_else(|| Template::new("{site}/{device}/availability").ok());
-    let filled = template.and_then(|template| context.topic(check, &template, "", &at!["devices", index, "name"]));
+    let template = file
+        .availability
+        .clone()
+        .or_else(|| Template::new("{site}/{device}/availability").ok());
+    let filled = template
+        .and_then(|template| context.topic(check, &template, "", &at!["devices", index, "name"]));
     if let Some(topic) = filled {
-        take_topic(check, points, &topic, format!("the availability of {}", device.name), &at!["devices", index, "name"]);
+        take_topic(
+            check,
+            points,
+            &topic,
+            format!("the availability of {}", device.name),
+            &at!["devices", index, "name"],
+        );
         points.availability.push(topic);
     }
     context.advise(check, &resolved, &points.reports);
@@ -324,8 +500,17 @@ pub(super) fn id(length: usize) -> u32 {
 }
 
 /// The Modbus address, and whether it stands for all devices of the line.
-fn unit(check: &mut Check<'_>, index: usize, device: &file::Device, wire: &Wire, is_written_only: bool) -> (u8, bool) {
-    let is_bus = matches!(wire, Wire::Serial(_) | Wire::RtuOverTcp(_) | Wire::AsciiOverTcp(_));
+fn unit(
+    check: &mut Check<'_>,
+    index: usize,
+    device: &file::Device,
+    wire: &Wire,
+    is_written_only: bool,
+) -> (u8, bool) {
+    let is_bus = matches!(
+        wire,
+        Wire::Serial(_) | Wire::RtuOverTcp(_) | Wire::AsciiOverTcp(_)
+    );
     match (device.unit, is_bus) {
         (Some(0), true) if is_written_only => return (0, true),
         (Some(0), true) => check.fault(
@@ -342,7 +527,13 @@ fn unit(check: &mut Check<'_>, index: usize, device: &file::Device, wire: &Wire,
     (1, false)
 }
 
-pub(super) fn take_topic(check: &mut Check<'_>, points: &mut Points, topic: &TopicName, owner: String, path: &[Step]) {
+pub(super) fn take_topic(
+    check: &mut Check<'_>,
+    points: &mut Points,
+    topic: &TopicName,
+    owner: String,
+    path: &[Step],
+) {
     if let Some(other) = points.taken.insert(topic.clone(), owner.clone()) {
         check.fault(path, format!("{owner} and {other} would both be published on {topic}; give one of them a `topic:` of its own"));
     }
@@ -373,27 +564,46 @@ impl Context<'_> {
         let mut points: Vec<(String, file::Point)> = base
             .into_iter()
             .flatten()
-            .map(|(name, point)| (name.clone(), self.device.points.get(name).map_or_else(|| point.clone(), |own| own.over(point))))
+            .map(|(name, point)| {
+                (
+                    name.clone(),
+                    self.device
+                        .points
+                        .get(name)
+                        .map_or_else(|| point.clone(), |own| own.over(point)),
+                )
+            })
             .collect();
-        let own = self.device.points.iter().filter(|(name, _)| base.is_none_or(|base| !base.contains_key(*name)));
+        let own = self
+            .device
+            .points
+            .iter()
+            .filter(|(name, _)| base.is_none_or(|base| !base.contains_key(*name)));
         points.extend(own.map(|(name, point)| (name.clone(), point.clone())));
         let is_chosen = self.chosen();
         points.retain(|(name, _)| is_chosen(name));
-        points.into_iter().map(|(name, point)| (name, self.given(point))).collect()
+        points
+            .into_iter()
+            .map(|(name, point)| (name, self.given(point)))
+            .collect()
     }
 
     /// The same by name.
     pub(super) fn known(&self) -> &IndexMap<String, file::Point> {
-        self.known.get_or_init(|| self.points().into_iter().collect())
+        self.known
+            .get_or_init(|| self.points().into_iter().collect())
     }
 
     /// Whether a point is meant: what the device says of itself always is; of its profile what is chosen.
     fn chosen(&self) -> impl Fn(&str) -> bool + '_ {
-        let names = |list: &'_ Option<Vec<String>>| list.as_ref().map(|list| list.iter().cloned().collect::<HashSet<String>>());
+        let names = |list: &'_ Option<Vec<String>>| {
+            list.as_ref()
+                .map(|list| list.iter().cloned().collect::<HashSet<String>>())
+        };
         let (only, except) = (names(&self.device.only), names(&self.device.except));
         move |name| {
-            let is_left_out =
-                only.as_ref().is_some_and(|only| !only.contains(name)) || except.as_ref().is_some_and(|except| except.contains(name));
+            let is_left_out = only.as_ref().is_some_and(|only| !only.contains(name))
+                || except.as_ref().is_some_and(|except| except.contains(name));
             self.device.points.contains_key(name) || !is_left_out
         }
     }
@@ -401,20 +611,47 @@ impl Context<'_> {
     /// Points are chosen out of those of the profile.
     fn check_choice(&self, check: &mut Check<'_>) {
         let points = self.profile.map(|profile| &profile.points);
-        let known: Vec<String> = points.into_iter().flat_map(|points| points.keys().cloned()).collect();
+        let known: Vec<String> = points
+            .into_iter()
+            .flat_map(|points| points.keys().cloned())
+            .collect();
         let is_known = |name: &String| points.is_some_and(|points| points.contains_key(name));
         for (key, list) in [("only", &self.device.only), ("except", &self.device.except)] {
-            for (place, name) in list.iter().flatten().enumerate().filter(|(_, name)| !is_known(name)) {
-                check.unknown(&at!["devices", self.index, key, place], "point of the profile", name, &known);
+            for (place, name) in list
+                .iter()
+                .flatten()
+                .enumerate()
+                .filter(|(_, name)| !is_known(name))
+            {
+                check.unknown(
+                    &at!["devices", self.index, key, place],
+                    "point of the profile",
+                    name,
+                    &known,
+                );
             }
         }
     }
 
-    pub(super) fn topic(&self, check: &mut Check<'_>, template: &Template, point: &str, path: &[Step]) -> Option<TopicName> {
-        let names = Names { site: check.file.site.as_deref().unwrap_or("site"), line: &self.line, device: &self.device.name, point };
+    pub(super) fn topic(
+        &self,
+        check: &mut Check<'_>,
+        template: &Template,
+        point: &str,
+        path: &[Step],
+    ) -> Option<TopicName> {
+        let names = Names {
+            site: check.file.site.as_deref().unwrap_or("site"),
+            line: &self.line,
+            device: &self.device.name,
+            point,
+        };
         match template.fill(names) {
             Ok(topic) if topic.is_reserved() => {
-                check.fault(path, "topics that begin with $ belong to the broker; choose another");
+                check.fault(
+                    path,
+                    "topics that begin with $ belong to the broker; choose another",
+                );
                 None
             }
             Ok(topic) => Some(topic),

@@ -36,14 +36,23 @@ fn check_one(check: &mut Check<'_>, path: &[Step], given: Given<'_>) {
         check.fault(&below("every"), "write at least 1ms, such as 1s");
     }
     if given.deadband.is_some_and(|deadband| !is_width(deadband)) {
-        check.fault(&below("deadband"), "a deadband is a change that is too small to report: type 0 or more");
+        check.fault(
+            &below("deadband"),
+            "a deadband is a change that is too small to report: type 0 or more",
+        );
     }
-    for (key, span) in [("at_least_every", given.at_least_every), ("stale_after", given.stale_after)] {
+    for (key, span) in [
+        ("at_least_every", given.at_least_every),
+        ("stale_after", given.stale_after),
+    ] {
         if span.is_some_and(|span| span.0.is_zero()) {
             check.fault(&below(key), "write more than 0s, or remove it");
         }
     }
-    if given.decimals.is_some_and(|decimals| decimals > MOST_DECIMALS) {
+    if given
+        .decimals
+        .is_some_and(|decimals| decimals > MOST_DECIMALS)
+    {
         check.fault(&below("decimals"), "type at most 15 digits after the point");
     }
     if let Some(class) = given.class {
@@ -69,14 +78,32 @@ pub(super) fn givers<'a>(
     let is_class = |name: &&str| *name == NORMAL || file.classes.contains_key(*name);
     let givers = [
         (SetBy::Device, device.given()),
-        (SetBy::Profile, profile.map(file::Profile::given).unwrap_or_default()),
+        (
+            SetBy::Profile,
+            profile.map(file::Profile::given).unwrap_or_default(),
+        ),
         (SetBy::Line, line.map(file::Line::given).unwrap_or_default()),
-        (SetBy::Defaults, file.defaults.as_ref().map(file::Defaults::given).unwrap_or_default()),
+        (
+            SetBy::Defaults,
+            file.defaults
+                .as_ref()
+                .map(file::Defaults::given)
+                .unwrap_or_default(),
+        ),
     ];
     // What a device takes away comes from nobody above it. Classes that are none have been told of.
     let [own, above @ ..] = givers;
-    let [profile, line, defaults] = above.map(|(set_by, given)| (set_by, given.without(&device.removed)));
-    [own, profile, line, defaults].map(|(set_by, given)| (set_by, Given { class: given.class.filter(is_class), ..given }))
+    let [profile, line, defaults] =
+        above.map(|(set_by, given)| (set_by, given.without(&device.removed)));
+    [own, profile, line, defaults].map(|(set_by, given)| {
+        (
+            set_by,
+            Given {
+                class: given.class.filter(is_class),
+                ..given
+            },
+        )
+    })
 }
 
 impl Context<'_> {
@@ -92,14 +119,21 @@ impl Context<'_> {
         let removed = std::mem::take(&mut spec.removed);
         for (_, given) in &self.givers {
             let given = given.without(&removed);
-            let timed = |span: Option<Span>| span.filter(|span| !is_computed && span.0 >= SHORTEST_EVERY);
+            let timed =
+                |span: Option<Span>| span.filter(|span| !is_computed && span.0 >= SHORTEST_EVERY);
             spec.every = spec.every.or(timed(given.every).filter(|_| is_asked_alone));
             spec.stale_after = spec.stale_after.or(timed(given.stale_after));
-            spec.at_least_every = spec.at_least_every.or(given.at_least_every.filter(|span| !span.0.is_zero()));
-            let width = given.deadband.filter(|width| takes_width && is_width(*width));
+            spec.at_least_every = spec
+                .at_least_every
+                .or(given.at_least_every.filter(|span| !span.0.is_zero()));
+            let width = given
+                .deadband
+                .filter(|width| takes_width && is_width(*width));
             spec.deadband = spec.deadband.or(width.map(|width| value.width(width)));
             spec.class = spec.class.or_else(|| given.class.map(str::to_owned));
-            spec.decimals = spec.decimals.or(given.decimals.filter(|digits| takes_digits && *digits <= MOST_DECIMALS));
+            spec.decimals = spec.decimals.or(given
+                .decimals
+                .filter(|digits| takes_digits && *digits <= MOST_DECIMALS));
         }
         spec.removed = removed;
         spec
@@ -108,17 +142,26 @@ impl Context<'_> {
     /// Who says what a point is after [`Self::given`].
     pub(super) fn set_by(&self, name: &str, spec: &file::Point) -> [SetBy; 6] {
         let own = self.device.points.get(name).map(file::Point::given);
-        let of_profile = self.profile.and_then(|profile| profile.points.get(name)).map(file::Point::given);
+        let of_profile = self
+            .profile
+            .and_then(|profile| profile.points.get(name))
+            .map(file::Point::given);
         let stated = spec.given();
         GIVEN.map(|key| {
             let says = |given: &Option<Given<'_>>| given.is_some_and(|given| given.has(key));
             match () {
                 () if key == "every" && self.is_text => self.asked_every().1,
-                () if spec.removed.iter().any(|removed| removed == key) && !stated.has(key) => SetBy::Point,
+                () if spec.removed.iter().any(|removed| removed == key) && !stated.has(key) => {
+                    SetBy::Point
+                }
                 () if !stated.has(key) => SetBy::Default,
                 () if says(&own) => SetBy::Point,
                 () if says(&of_profile) => SetBy::ProfilePoint,
-                () => self.givers.iter().find(|(_, given)| given.has(key)).map_or(SetBy::Default, |(set_by, _)| *set_by),
+                () => self
+                    .givers
+                    .iter()
+                    .find(|(_, given)| given.has(key))
+                    .map_or(SetBy::Default, |(set_by, _)| *set_by),
             }
         })
     }
@@ -141,17 +184,30 @@ impl ValueOf {
             || spec.bit.is_some()
             || spec.coil.is_some()
             || spec.discrete.is_some()
-            || spec.at.is_some_and(|at| matches!(at.0, 1..=19_999 | 100_001..=165_536));
-        let is_list = spec.flags.is_some() || spec.words.is_some() || spec.array.is_some() || spec.as_text == Some(true);
+            || spec
+                .at
+                .is_some_and(|at| matches!(at.0, 1..=19_999 | 100_001..=165_536));
+        let is_list = spec.flags.is_some()
+            || spec.words.is_some()
+            || spec.array.is_some()
+            || spec.as_text == Some(true);
         if is_bit || is_list || spec.kind.is_some_and(Kind::is_text) {
             return Self::Other;
         }
         let is_scaled = spec.scale.is_some() || spec.offset.is_some() || spec.scale_from.is_some();
-        if is_scaled || spec.kind.is_none_or(|kind| !kind.is_integer()) { Self::Fraction } else { Self::Whole }
+        if is_scaled || spec.kind.is_none_or(|kind| !kind.is_integer()) {
+            Self::Fraction
+        } else {
+            Self::Whole
+        }
     }
 
     /// Where a change has no width, every change counts.
     fn width(self, given: Deadband) -> Deadband {
-        if self == Self::Other { Deadband::Absolute(0.0) } else { given }
+        if self == Self::Other {
+            Deadband::Absolute(0.0)
+        } else {
+            given
+        }
     }
 }

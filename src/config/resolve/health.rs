@@ -27,44 +27,116 @@ pub(super) fn health(check: &mut Check<'_>, site: &str) -> Option<HealthMessages
     let how = check.file.health.0.as_ref()?;
     let every = how.every.map_or(HEALTH_EVERY, |span| span.0);
     if every < BOUNDS.0 || every > BOUNDS.1 {
-        check.fault(&at!["health", "every"], "write a duration from 1s to 1d, such as 1m");
+        check.fault(
+            &at!["health", "every"],
+            "write a duration from 1s to 1d, such as 1m",
+        );
     }
-    let class = how.class.as_ref().and_then(|name| check.class(name, &at!["health", "class"]));
+    let class = how
+        .class
+        .as_ref()
+        .and_then(|name| check.class(name, &at!["health", "class"]));
     let (class, qos) = class.unwrap_or((Class::default(), None));
-    Some(HealthMessages { topic: format!("{site}/gateway"), class, qos: qos.unwrap_or(QoS::AtLeastOnce), every })
+    Some(HealthMessages {
+        topic: format!("{site}/gateway"),
+        class,
+        qos: qos.unwrap_or(QoS::AtLeastOnce),
+        every,
+    })
 }
 
 /// Adds to each uplink what it carries of the gateway itself, and the rule for its losses.
-pub(super) fn messages(check: &Check<'_>, uplinks: &mut [Uplink], lines: &[Line], health: Option<&HealthMessages>) {
-    let names: Vec<String> = uplinks.iter().map(|uplink| uplink.settings.name.clone()).collect();
+pub(super) fn messages(
+    check: &Check<'_>,
+    uplinks: &mut [Uplink],
+    lines: &[Line],
+    health: Option<&HealthMessages>,
+) {
+    let names: Vec<String> = uplinks
+        .iter()
+        .map(|uplink| uplink.settings.name.clone())
+        .collect();
     let every = health.map_or(HEALTH_EVERY, |health| health.every);
     for uplink in uplinks {
-        let typed = check.file.uplinks.iter().find(|typed| typed.name == uplink.settings.name);
+        let typed = check
+            .file
+            .uplinks
+            .iter()
+            .find(|typed| typed.name == uplink.settings.name);
         if let (Some(health), Some(typed)) = (health, typed) {
-            let own = (typed.qos.and_then(QoS::from_bits).unwrap_or(QoS::ExactlyOnce), typed.retain);
-            losses(&mut uplink.routes, &format!("{}/uplink/{}/losses", health.topic, uplink.settings.name), health.class, own);
+            let own = (
+                typed
+                    .qos
+                    .and_then(QoS::from_bits)
+                    .unwrap_or(QoS::ExactlyOnce),
+                typed.retain,
+            );
+            losses(
+                &mut uplink.routes,
+                &format!("{}/uplink/{}/losses", health.topic, uplink.settings.name),
+                health.class,
+                own,
+            );
         }
-        let about_health = health.map(|health| about_health(health, &uplink.settings.name, (lines, &names)));
-        let status = status(&uplink.settings.name, (lines, &names), DAY / every.as_secs_f64());
-        let goes = |message: &OwnMessage| uplink.routes.for_own(&message.topic, message.class).is_some();
-        let own = about_health.into_iter().flatten().chain(status).filter(goes).collect();
+        let about_health =
+            health.map(|health| about_health(health, &uplink.settings.name, (lines, &names)));
+        let status = status(
+            &uplink.settings.name,
+            (lines, &names),
+            DAY / every.as_secs_f64(),
+        );
+        let goes = |message: &OwnMessage| {
+            uplink
+                .routes
+                .for_own(&message.topic, message.class)
+                .is_some()
+        };
+        let own = about_health
+            .into_iter()
+            .flatten()
+            .chain(status)
+            .filter(goes)
+            .collect();
         uplink.own = own;
     }
 }
 
 /// The remote of an uplink learns what the uplink has lost, whatever the rules say: by the one that matches the topic if there is one.
-fn losses(routes: &mut Arc<Routes>, topic: &str, class: Class, (most, keeps_retained): (QoS, bool)) {
-    let Ok(topic) = TopicName::new(topic.to_owned()) else { return };
+fn losses(
+    routes: &mut Arc<Routes>,
+    topic: &str,
+    class: Class,
+    (most, keeps_retained): (QoS, bool),
+) {
+    let Ok(topic) = TopicName::new(topic.to_owned()) else {
+        return;
+    };
     if routes.send.is_empty() || routes.for_own(&topic, class).is_some() {
         return;
     }
-    let similar = routes.send.iter().find(|rule| rule.mapping.filter().matches(&topic) && rule.mapping.has_way_back());
+    let similar = routes
+        .send
+        .iter()
+        .find(|rule| rule.mapping.filter().matches(&topic) && rule.mapping.has_way_back());
     let rule = match similar {
-        Some(rule) => Rule { only: Vec::new(), lanes: Vec::new(), ..rule.clone() },
+        Some(rule) => Rule {
+            only: Vec::new(),
+            lanes: Vec::new(),
+            ..rule.clone()
+        },
         None => match TopicFilter::new(topic.to_string()) {
             Ok(filter) => {
                 let (mapping, only, lanes) = (Mapping::keep(filter), Vec::new(), Vec::new());
-                Rule { mapping, only, class: None, qos: None, most, keeps_retained, rate: None, lanes }
+                Rule {
+                    mapping,
+                    only,
+                    class: None,
+                    qos: None,
+                    most,
+                    keeps_retained,
+                    rate: None,
+                    lanes,
+                }
             }
             Err(_) => return,
         },
@@ -72,50 +144,96 @@ fn losses(routes: &mut Arc<Routes>, topic: &str, class: Class, (most, keeps_reta
     Arc::make_mut(routes).losses = Some((topic, rule));
 }
 
-fn about_health(health: &HealthMessages, own: &str, (lines, uplinks): (&[Line], &[String])) -> Vec<OwnMessage> {
+fn about_health(
+    health: &HealthMessages,
+    own: &str,
+    (lines, uplinks): (&[Line], &[String]),
+) -> Vec<OwnMessage> {
     let message = |topic: String, payload: f64| {
         let topic = TopicName::new(format!("{}/{topic}", health.topic)).ok()?;
-        Some(OwnMessage { topic, class: health.class, qos: health.qos, a_day: 1.0, payload })
+        Some(OwnMessage {
+            topic,
+            class: health.class,
+            qos: health.qos,
+            a_day: 1.0,
+            payload,
+        })
     };
-    let of_lines = lines.iter().map(|line| message(format!("line/{}", line.name), STATE));
-    let of_uplinks = uplinks.iter().filter(|name| *name != own).map(|name| message(format!("uplink/{name}"), STATE));
-    let losses = uplinks.iter().map(|name| message(format!("uplink/{name}/losses"), LOSSES));
+    let of_lines = lines
+        .iter()
+        .map(|line| message(format!("line/{}", line.name), STATE));
+    let of_uplinks = uplinks
+        .iter()
+        .filter(|name| *name != own)
+        .map(|name| message(format!("uplink/{name}"), STATE));
+    let losses = uplinks
+        .iter()
+        .map(|name| message(format!("uplink/{name}/losses"), LOSSES));
     of_lines.chain(of_uplinks).chain(losses).flatten().collect()
 }
 
 fn status(own: &str, (lines, uplinks): (&[Line], &[String]), a_day: f64) -> Vec<OwnMessage> {
     let message = |topic: String, a_day: f64, payload: f64| {
         let topic = TopicName::new(format!("{STATUS}{topic}")).ok()?;
-        Some(OwnMessage { topic, class: Class::default(), qos: QoS::AtMostOnce, a_day, payload })
+        Some(OwnMessage {
+            topic,
+            class: Class::default(),
+            qos: QoS::AtMostOnce,
+            a_day,
+            payload,
+        })
     };
     let of_line = |line: &Line| {
-        let devices = line.devices.iter().map(|device| message(format!("line/{}/{}", line.name, device.name), a_day, DEVICE));
-        std::iter::once(message(format!("line/{}", line.name), a_day, LINE)).chain(devices).collect::<Vec<_>>()
+        let devices = line
+            .devices
+            .iter()
+            .map(|device| message(format!("line/{}/{}", line.name, device.name), a_day, DEVICE));
+        std::iter::once(message(format!("line/{}", line.name), a_day, LINE))
+            .chain(devices)
+            .collect::<Vec<_>>()
     };
     let of_uplink = |name: &String| {
-        let times = if name == own { a_day / OWN_STATUS } else { a_day };
+        let times = if name == own {
+            a_day / OWN_STATUS
+        } else {
+            a_day
+        };
         message(format!("uplink/{name}"), times, UPLINK)
     };
     let report = std::iter::once(message("report".to_owned(), a_day, REPORT));
-    report.chain(lines.iter().flat_map(of_line)).chain(uplinks.iter().map(of_uplink)).flatten().collect()
+    report
+        .chain(lines.iter().flat_map(of_line))
+        .chain(uplinks.iter().map(of_uplink))
+        .flatten()
+        .collect()
 }
 
 /// Why a rule sends nothing, if its topics belong to this broker or to that of the remote.
 pub(super) fn keeps_here(rule: &Rule) -> Option<&'static str> {
     let filter = rule.mapping.filter().plain();
     if filter.starts_with(STATUS) {
-        let is_kept_there = rule.mapping.image().is_some_and(|image| is_of_broker(image.plain()));
+        let is_kept_there = rule
+            .mapping
+            .image()
+            .is_some_and(|image| is_of_broker(image.plain()));
         return is_kept_there.then_some("a remote keeps topics below $SYS for itself; write them with a `prefix:`, or with another `to:`");
     }
     if filter.starts_with("$SYS/") || filter == "$SYS" {
-        return Some("of the topics below $SYS only those of the gateway itself are sent; write `$SYS/wellhead/#`, or remove the rule");
+        return Some(
+            "of the topics below $SYS only those of the gateway itself are sent; write `$SYS/wellhead/#`, or remove the rule",
+        );
     }
-    filter.starts_with('$').then_some("topics that begin with $ belong to the broker and are not sent; choose others")
+    filter
+        .starts_with('$')
+        .then_some("topics that begin with $ belong to the broker and are not sent; choose others")
 }
 
 /// True for filters of the gateway's own topics.
 pub(super) fn is_of_gateway(check: &Check<'_>, filter: &TopicFilter) -> bool {
     let site = check.file.site.as_deref().unwrap_or_default();
-    let below_site = filter.plain().strip_prefix(site).is_some_and(|rest| rest.starts_with("/gateway/"));
+    let below_site = filter
+        .plain()
+        .strip_prefix(site)
+        .is_some_and(|rest| rest.starts_with("/gateway/"));
     below_site || filter.plain().starts_with(STATUS)
 }

@@ -28,21 +28,40 @@ const DEFAULT_GOOD_FOR: Duration = Duration::from_secs(10);
 const SHORTEST_EVERY: Duration = Duration::from_millis(1);
 
 impl Context<'_> {
-    pub(super) fn point(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, points: &mut Points) -> Option<Point> {
+    pub(super) fn point(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+        points: &mut Points,
+    ) -> Option<Point> {
         let file = check.file;
-        let template = spec.topic.clone().or_else(|| file.topics.clone()).or_else(|| Template::new("{site}/{device}/{point}").ok())?;
+        let template = spec
+            .topic
+            .clone()
+            .or_else(|| file.topics.clone())
+            .or_else(|| Template::new("{site}/{device}/{point}").ok())?;
         let at = self.path(name, "topic");
         let topic = self.topic(check, &template, name, &at)?;
         let every = spec.every.map_or(DEFAULT_EVERY, |span| span.0);
         if every < SHORTEST_EVERY {
             check.fault(&self.path(name, "every"), "write at least 1ms, such as 1s");
         }
-        let class = check.class(spec.class.as_deref().unwrap_or("normal"), &self.path(name, "class"));
+        let class = check.class(
+            spec.class.as_deref().unwrap_or("normal"),
+            &self.path(name, "class"),
+        );
         let (class, qos) = class.unwrap_or_default();
         let source = self.shared_source(check, name, spec, points)?;
         let aggregate = self.aggregate(check, name, spec, &topic, points);
         if aggregate.is_none() {
-            take_topic(check, points, &topic, format!("{}.{name}", self.device.name), &at);
+            take_topic(
+                check,
+                points,
+                &topic,
+                format!("{}.{name}", self.device.name),
+                &at,
+            );
         }
         let id = PointId(id(points.reports.len()));
         let unit = spec.unit.as_deref().map(|unit| points.named(unit));
@@ -62,7 +81,17 @@ impl Context<'_> {
         let stale_after = spec.stale_after.map(|span| span.0);
         let group = spec.group.as_deref().map(Arc::from);
         let wave = spec.simulate.unwrap_or_default();
-        Some(Point { id, name: points.named(name), every, source, wave, says: None, stale_after, group, write })
+        Some(Point {
+            id,
+            name: points.named(name),
+            every,
+            source,
+            wave,
+            says: None,
+            stale_after,
+            group,
+            write,
+        })
     }
 
     /// Durations of zero that would never, or always, be over.
@@ -70,20 +99,37 @@ impl Context<'_> {
         let stale = "every value would be stale at once; write a longer duration, such as 30s, or remove it";
         check.not_zero(&self.path(name, "stale_after"), spec.stale_after, stale);
         let again = "the value would be sent without end; write a longer duration, such as 5m, or remove it";
-        check.not_zero(&self.path(name, "at_least_every"), spec.at_least_every, again);
+        check.not_zero(
+            &self.path(name, "at_least_every"),
+            spec.at_least_every,
+            again,
+        );
         let period = spec.simulate.map(|wave| wave.period);
-        check.not_zero(&self.path(name, "simulate"), period, "a wave needs a period; write a longer one, such as `period: 1m`");
+        check.not_zero(
+            &self.path(name, "simulate"),
+            period,
+            "a wave needs a period; write a longer one, such as `period: 1m`",
+        );
         let good_for = spec.write.and_then(|write| write.good_for);
         let expired = "every write would expire before it is sent; write a longer `good_for`, such as 10s, or remove it";
         check.not_zero(&self.path(name, "write"), good_for, expired);
     }
 
-    fn write(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, source: &Source) -> Option<Box<Rules>> {
+    fn write(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+        source: &Source,
+    ) -> Option<Box<Rules>> {
         let writable = self.writable(check, name, spec);
         let write = spec.write?;
         let path = self.path(name, "write");
         let Source::Register { register, exponent } = source else {
-            check.fault(&path, "only registers and coils can be written; remove `write`");
+            check.fault(
+                &path,
+                "only registers and coils can be written; remove `write`",
+            );
             return None;
         };
         let meaning = &register.meaning;
@@ -93,28 +139,51 @@ impl Context<'_> {
             || !meaning.flags.is_empty()
             || (meaning.kind.is_text() && meaning.kind != Kind::Text);
         if is_read_only {
-            check.fault(&path, "only holding registers and coils can be written; remove `write`");
+            check.fault(
+                &path,
+                "only holding registers and coils can be written; remove `write`",
+            );
         } else if matches!(meaning.kind, Kind::U8L | Kind::U8H | Kind::I8L | Kind::I8H) {
             check.fault(&path, "half a register cannot be written by itself; write `type: u16` with `bits: [ 0, 7 ]` or `bits: [ 8, 15 ]`");
         } else if is_odd || (meaning.part != Part::Whole && register.width() != 1) {
             check.fault(&path, "times, arrays, flags, parts of long numbers and values with `scale_from` are only read; remove `write`");
         }
         if write.min.zip(write.max).is_some_and(|(min, max)| min > max) {
-            check.fault(&path, "no value is between these limits; `min` is the smaller one");
+            check.fault(
+                &path,
+                "no value is between these limits; `min` is the smaller one",
+            );
         }
-        if write.step.is_some_and(|step| !step.is_finite() || step <= 0.0) {
+        if write
+            .step
+            .is_some_and(|step| !step.is_finite() || step <= 0.0)
+        {
             check.fault(&path, "a step is a number above 0, such as 0.5");
         }
-        if write.read_back.and_then(|how| how.0).and_then(|how| how.delay).is_some_and(|delay| delay.0 > LONGEST_READ_BACK) {
-            check.fault(&path, "the line waits for what is read back; write a delay of at most 2s");
+        if write
+            .read_back
+            .and_then(|how| how.0)
+            .and_then(|how| how.delay)
+            .is_some_and(|delay| delay.0 > LONGEST_READ_BACK)
+        {
+            check.fault(
+                &path,
+                "the line waits for what is read back; write a delay of at most 2s",
+            );
         }
         if write.read_back.is_some_and(|how| how.0.is_some()) && self.device.unit == Some(0) {
-            check.fault(&path, "unit 0 addresses all devices, and none of them answers; remove `read_back`");
+            check.fault(
+                &path,
+                "unit 0 addresses all devices, and none of them answers; remove `read_back`",
+            );
         }
-        let read_back = write.read_back.and_then(|read_back| read_back.0).map(|read_back| ReadBack {
-            delay: read_back.delay.map_or(Duration::ZERO, |span| span.0),
-            tolerance: read_back.tolerance.unwrap_or(0.0).abs(),
-        });
+        let read_back = write
+            .read_back
+            .and_then(|read_back| read_back.0)
+            .map(|read_back| ReadBack {
+                delay: read_back.delay.map_or(Duration::ZERO, |span| span.0),
+                tolerance: read_back.tolerance.unwrap_or(0.0).abs(),
+            });
         Some(Box::new(Rules {
             min: write.min.or(writable.min).or(meaning.min),
             max: write.max.or(writable.max).or(meaning.max),
@@ -131,8 +200,15 @@ impl Context<'_> {
     /// What the device takes, whether or not it may be written.
     fn writable(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> file::Writable {
         let writable = spec.writable.unwrap_or_default();
-        if writable.min.zip(writable.max).is_some_and(|(min, max)| min > max) {
-            check.fault(&self.path(name, "writable"), "no value is between these limits; `min` is the smaller one");
+        if writable
+            .min
+            .zip(writable.max)
+            .is_some_and(|(min, max)| min > max)
+        {
+            check.fault(
+                &self.path(name, "writable"),
+                "no value is between these limits; `min` is the smaller one",
+            );
         }
         writable
     }
@@ -142,9 +218,15 @@ impl Context<'_> {
         let mut groups: Vec<Group> = Vec::new();
         let mut known: HashSet<&str> = HashSet::new();
         let names: HashSet<&str> = device.points.iter().map(|point| &*point.name).collect();
-        let template = check.file.topics.clone().or_else(|| Template::new("{site}/{device}/{point}").ok());
+        let template = check
+            .file
+            .topics
+            .clone()
+            .or_else(|| Template::new("{site}/{device}/{point}").ok());
         for point in device.points.iter().filter(|point| point.write.is_some()) {
-            let Some(name) = point.group.as_deref().filter(|name| known.insert(name)) else { continue };
+            let Some(name) = point.group.as_deref().filter(|name| known.insert(name)) else {
+                continue;
+            };
             let path = self.path(&point.name, "group");
             if names.contains(name) {
                 check.fault(
@@ -152,19 +234,35 @@ impl Context<'_> {
                     format!("the group is written by its own topic, and a point is called {name} already; choose another name"),
                 );
             }
-            let topic = template.as_ref().and_then(|template| self.topic(check, template, name, &path));
-            groups.extend(topic.map(|topic| Group { name: name.to_owned(), device: device.id, topic }));
+            let topic = template
+                .as_ref()
+                .and_then(|template| self.topic(check, template, name, &path));
+            groups.extend(topic.map(|topic| Group {
+                name: name.to_owned(),
+                device: device.id,
+                topic,
+            }));
         }
         groups
     }
 
     /// Points that one request must bring: of one table, and not too far apart.
     pub(super) fn check_groups(&self, check: &mut Check<'_>, device: &Device) {
-        let grouped = |point: &Point| Some((Arc::clone(point.group.as_ref()?), point.name.to_string(), point.register()?.clone()));
-        let points: Vec<(Arc<str>, String, Register)> = device.points.iter().filter_map(grouped).collect();
+        let grouped = |point: &Point| {
+            Some((
+                Arc::clone(point.group.as_ref()?),
+                point.name.to_string(),
+                point.register()?.clone(),
+            ))
+        };
+        let points: Vec<(Arc<str>, String, Register)> =
+            device.points.iter().filter_map(grouped).collect();
         let mut groups: HashMap<&Arc<str>, (Table, u32, u32)> = HashMap::new();
         for (group, name, register) in &points {
-            let (start, end) = (u32::from(register.address), u32::from(register.address) + u32::from(register.width()));
+            let (start, end) = (
+                u32::from(register.address),
+                u32::from(register.address) + u32::from(register.width()),
+            );
             let whole = groups.entry(group).or_insert((register.table, start, end));
             if whole.0 != register.table {
                 check.fault(
@@ -196,15 +294,24 @@ impl Context<'_> {
             None => 0.0,
         };
         if !width.is_finite() || width < 0.0 {
-            check.fault(&self.path(name, "deadband"), "a deadband is a change that is too small to report: type 0 or more");
+            check.fault(
+                &self.path(name, "deadband"),
+                "a deadband is a change that is too small to report: type 0 or more",
+            );
         }
-        Rule { deadband, at_least_every: spec.at_least_every.map(|span| span.0) }
+        Rule {
+            deadband,
+            at_least_every: spec.at_least_every.map(|span| span.0),
+        }
     }
 
     fn median(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<u8> {
         let width = spec.filter?.median;
         if width % 2 == 0 || !(3..=99).contains(&width) {
-            check.fault(&self.path(name, "filter"), "the middle one needs an odd number of values, such as `filter: { median: 5 }`");
+            check.fault(
+                &self.path(name, "filter"),
+                "the middle one needs an odd number of values, such as `filter: { median: 5 }`",
+            );
         }
         Some(width)
     }
@@ -212,10 +319,16 @@ impl Context<'_> {
     fn swinging_door(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<f64> {
         let bound = spec.swinging_door?;
         if !bound.is_finite() || bound <= 0.0 {
-            check.fault(&self.path(name, "swinging_door"), "type the error that the line between readings may have, such as 0.5");
+            check.fault(
+                &self.path(name, "swinging_door"),
+                "type the error that the line between readings may have, such as 0.5",
+            );
         }
         if spec.deadband.is_some() {
-            check.fault(&self.path(name, "swinging_door"), "`deadband` and `swinging_door` decide the same; keep one");
+            check.fault(
+                &self.path(name, "swinging_door"),
+                "`deadband` and `swinging_door` decide the same; keep one",
+            );
         }
         Some(bound)
     }
@@ -236,16 +349,34 @@ impl Context<'_> {
         }
         let mut shows = Vec::new();
         for show in &aggregate.show.0 {
-            let topic =
-                if aggregate.show.0.len() == 1 { topic.clone() } else { TopicName::new(format!("{topic}/{}", show.name())).ok()? };
-            take_topic(check, points, &topic, format!("{}.{name} ({})", self.device.name, show.name()), &path);
+            let topic = if aggregate.show.0.len() == 1 {
+                topic.clone()
+            } else {
+                TopicName::new(format!("{topic}/{}", show.name())).ok()?
+            };
+            take_topic(
+                check,
+                points,
+                &topic,
+                format!("{}.{name} ({})", self.device.name, show.name()),
+                &path,
+            );
             shows.push((*show, topic));
         }
-        Some(Aggregate { every: aggregate.every.0, shows })
+        Some(Aggregate {
+            every: aggregate.every.0,
+            shows,
+        })
     }
 
     /// The same for every device that takes the point from a profile as it is: there may be hundreds.
-    fn shared_source(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, points: &mut Points) -> Option<Source> {
+    fn shared_source(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+        points: &mut Points,
+    ) -> Option<Source> {
         let profile = self.device.profile.as_ref().filter(|_| {
             !self.is_text
                 && !self.simulated
@@ -255,7 +386,9 @@ impl Context<'_> {
                 && self.device.points.is_empty()
                 && spec.expression.is_none()
         });
-        let Some(profile) = profile else { return self.source(check, name, spec) };
+        let Some(profile) = profile else {
+            return self.source(check, name, spec);
+        };
         let key = (profile.clone(), name.to_owned());
         if let Some(source) = points.shared.get(&key) {
             return Some(source.clone());
@@ -268,13 +401,21 @@ impl Context<'_> {
     fn source(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Source> {
         if let Some(text) = &spec.expression {
             self.check_used(check, name, spec, Shape::Computed);
-            return self.formula(check, name, text).map(|formula| Source::Derived(formula.rounded(spec.decimals)));
+            return self
+                .formula(check, name, text)
+                .map(|formula| Source::Derived(formula.rounded(spec.decimals)));
         }
         if self.is_text {
             return self.found(check, name, spec);
         }
-        let has_words_of_messages = spec.bad_when.is_some() || spec.units.is_some() || spec.notation.is_some();
-        if spec.from.is_some() || spec.find.is_some() || spec.byte.is_some() || spec.when.is_some() || has_words_of_messages {
+        let has_words_of_messages =
+            spec.bad_when.is_some() || spec.units.is_some() || spec.notation.is_some();
+        if spec.from.is_some()
+            || spec.find.is_some()
+            || spec.byte.is_some()
+            || spec.when.is_some()
+            || has_words_of_messages
+        {
             check.fault(&self.path(name, "at"), "only plain instruments have from, find, byte, when, bad_when, units and notation; add `each_line:` or `text:` to the device, or say where the register is");
             return None;
         }
@@ -284,13 +425,25 @@ impl Context<'_> {
         };
         let register = self.register(check, name, spec, (table, address))?;
         let kind = register.meaning.kind;
-        self.check_used(check, name, spec, if table.is_bits() { Shape::Coil } else { Shape::Registers(kind) });
+        self.check_used(
+            check,
+            name,
+            spec,
+            if table.is_bits() {
+                Shape::Coil
+            } else {
+                Shape::Registers(kind)
+            },
+        );
         let exponent = match &spec.scale_from {
             None => None,
             Some(other) => Some(Arc::new(self.exponent(check, name, other)?)),
         };
         if let Some(exponent) = &exponent {
-            let (start, end) = (register.address.min(exponent.address), register.address.max(exponent.address));
+            let (start, end) = (
+                register.address.min(exponent.address),
+                register.address.max(exponent.address),
+            );
             if exponent.table != register.table || end - start >= 120 {
                 check.fault(
                     &self.path(name, "scale_from"),
@@ -299,7 +452,10 @@ impl Context<'_> {
                 return None;
             }
         }
-        Some(Source::Register { register: Arc::new(register), exponent })
+        Some(Source::Register {
+            register: Arc::new(register),
+            exponent,
+        })
     }
 
     fn formula(&self, check: &mut Check<'_>, name: &str, text: &str) -> Option<Formula> {
@@ -317,7 +473,10 @@ impl Context<'_> {
             match known.get(used.as_str()) {
                 Some(other) if other.expression.is_none() => {}
                 Some(_) => {
-                    check.fault(&path, format!("{used} is an expression itself; write its parts here"));
+                    check.fault(
+                        &path,
+                        format!("{used} is an expression itself; write its parts here"),
+                    );
                     fine = false;
                 }
                 None => {
@@ -341,31 +500,57 @@ impl Context<'_> {
         };
         let place = self.address(check, other, spec)?;
         let kind = spec.kind.unwrap_or(Kind::I16);
-        let register = place.filter(|(table, _)| !table.is_bits()).map(|(table, address)| {
-            let mut register = Register::new(table, address, kind);
-            register.meaning.order = self.order(spec);
-            let own = spec.broken_value.iter().flat_map(|list| list.0.iter().map(|broken| broken.0.clone()));
-            // "Not implemented" of SunSpec.
-            register.meaning.broken = std::iter::once(Sentinel::Number(-32768.0)).chain(own).collect();
-            register
-        });
+        let register = place
+            .filter(|(table, _)| !table.is_bits())
+            .map(|(table, address)| {
+                let mut register = Register::new(table, address, kind);
+                register.meaning.order = self.order(spec);
+                let own = spec
+                    .broken_value
+                    .iter()
+                    .flat_map(|list| list.0.iter().map(|broken| broken.0.clone()));
+                // "Not implemented" of SunSpec.
+                register.meaning.broken = std::iter::once(Sentinel::Number(-32768.0))
+                    .chain(own)
+                    .collect();
+                register
+            });
         if register.is_none() || !matches!(kind, Kind::I16 | Kind::U16) {
-            check.fault(&path, format!("{other} is not a 16-bit register; name the point that holds the power of ten"));
+            check.fault(
+                &path,
+                format!(
+                    "{other} is not a 16-bit register; name the point that holds the power of ten"
+                ),
+            );
             return None;
         }
         register
     }
 
     pub(super) fn order(&self, spec: &file::Point) -> ByteOrder {
-        let base = self.profile.filter(|_| !self.device.takes_away("byte_order"));
-        spec.byte_order.or(self.device.byte_order).or(base.and_then(|profile| profile.byte_order)).unwrap_or_default()
+        let base = self
+            .profile
+            .filter(|_| !self.device.takes_away("byte_order"));
+        spec.byte_order
+            .or(self.device.byte_order)
+            .or(base.and_then(|profile| profile.byte_order))
+            .unwrap_or_default()
     }
 
     /// `Some(None)` for a simulated point that is nowhere.
     #[allow(clippy::option_option)]
-    pub(super) fn address(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Option<Option<(Table, u16)>> {
-        let zero_based =
-            [(Table::Holding, spec.holding), (Table::Input, spec.input), (Table::Coil, spec.coil), (Table::Discrete, spec.discrete)];
+    pub(super) fn address(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+    ) -> Option<Option<(Table, u16)>> {
+        let zero_based = [
+            (Table::Holding, spec.holding),
+            (Table::Input, spec.input),
+            (Table::Coil, spec.coil),
+            (Table::Discrete, spec.discrete),
+        ];
         if spec.file.is_some() != spec.record.is_some() || spec.file == Some(0) {
             check.missing(
                 &self.path(name, "file"),
@@ -373,12 +558,26 @@ impl Context<'_> {
             );
             return None;
         }
-        if spec.record.as_ref().is_some_and(|record| record.0 >= RECORDS) {
-            check.fault(&self.path(name, "record"), "a file has the records 0 to 9999; write one of these");
+        if spec
+            .record
+            .as_ref()
+            .is_some_and(|record| record.0 >= RECORDS)
+        {
+            check.fault(
+                &self.path(name, "record"),
+                "a file has the records 0 to 9999; write one of these",
+            );
             return None;
         }
-        let mut given: Vec<(Table, u16)> = zero_based.into_iter().filter_map(|(table, address)| Some((table, address?.0))).collect();
-        given.extend(spec.file.zip(spec.record).map(|(file, record)| (Table::File(file), record.0)));
+        let mut given: Vec<(Table, u16)> = zero_based
+            .into_iter()
+            .filter_map(|(table, address)| Some((table, address?.0)))
+            .collect();
+        given.extend(
+            spec.file
+                .zip(spec.record)
+                .map(|(file, record)| (Table::File(file), record.0)),
+        );
         if let Some(file::Printed(printed)) = spec.at {
             match as_printed(printed) {
                 Some(place) => given.push(place),
@@ -396,9 +595,13 @@ impl Context<'_> {
             [] if self.simulated => Some(None),
             [] => {
                 // A point that adds to one of the profile, by a name that the profile does not have.
-                let renamed = self.profile.and_then(|profile| renamed(name, |new| profile.points.contains_key(new)));
+                let renamed = self
+                    .profile
+                    .and_then(|profile| renamed(name, |new| profile.points.contains_key(new)));
                 let message = match renamed {
-                    Some(new) => format!("the profile has no point \"{name}\"; it is called \"{new}\""),
+                    Some(new) => {
+                        format!("the profile has no point \"{name}\"; it is called \"{new}\"")
+                    }
                     None => format!(
                         "point \"{name}\" does not say where its value is; add `at: 40001` (as printed in the manual) or `holding: 0` (from zero)"
                     ),
@@ -417,14 +620,26 @@ impl Context<'_> {
     }
 
     /// Where a register is in a device whose registers begin at a `base`.
-    fn moved(&self, check: &mut Check<'_>, name: &str, (table, address): (Table, u16)) -> Option<(Table, u16)> {
+    fn moved(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        (table, address): (Table, u16),
+    ) -> Option<(Table, u16)> {
         // Files begin where they begin.
-        let base = if matches!(table, Table::File(_)) { 0 } else { self.device.base.unwrap_or(0) };
+        let base = if matches!(table, Table::File(_)) {
+            0
+        } else {
+            self.device.base.unwrap_or(0)
+        };
         let moved = address.checked_add(base);
         if moved.is_none() {
             check.fault(
                 &at!["devices", self.index, "base"],
-                format!("point \"{name}\" would be at register {}; the last one is 65535", u32::from(address) + u32::from(base)),
+                format!(
+                    "point \"{name}\" would be at register {}; the last one is 65535",
+                    u32::from(address) + u32::from(base)
+                ),
             );
         }
         Some((table, moved?))
@@ -434,7 +649,9 @@ impl Context<'_> {
     pub(super) fn path(&self, name: &str, key: &str) -> Vec<Step> {
         let in_device = self.device.points.contains_key(name);
         match &self.device.profile {
-            Some(profile) if !in_device && self.is_in_file => at!["profiles", profile, "points", name, key].to_vec(),
+            Some(profile) if !in_device && self.is_in_file => {
+                at!["profiles", profile, "points", name, key].to_vec()
+            }
             Some(_) if !in_device => at!["devices", self.index, "profile"].to_vec(),
             _ => at!["devices", self.index, "points", name, key].to_vec(),
         }
@@ -468,6 +685,9 @@ mod tests {
         assert_eq!(as_printed(30_010), Some((Table::Input, 9)));
         assert_eq!(as_printed(10_001), Some((Table::Discrete, 0)));
         assert_eq!(as_printed(1), Some((Table::Coil, 0)));
-        assert_eq!((as_printed(0), as_printed(40_000), as_printed(20_000)), (None, None, None));
+        assert_eq!(
+            (as_printed(0), as_printed(40_000), as_printed(20_000)),
+            (None, None, None)
+        );
     }
 }

@@ -20,7 +20,9 @@ pub(super) fn presence(
     before: &[Uplink],
 ) -> Option<Presence> {
     let how = uplink.presence.0.as_ref()?;
-    let offline_after = how.offline_after.map_or(DEFAULT_OFFLINE_AFTER, |span| span.0);
+    let offline_after = how
+        .offline_after
+        .map_or(DEFAULT_OFFLINE_AFTER, |span| span.0);
     if offline_after > LONGEST_OFFLINE_AFTER {
         check.fault(
             &at!["uplinks", index, "presence", "offline_after"],
@@ -30,17 +32,32 @@ pub(super) fn presence(
     let site = check.file.site.clone().unwrap_or_default();
     let Some(template) = &how.topic else {
         // Without a site there is a fault already.
-        return default_topic(&site, uplink, rules, before).map(|topic| Presence { topic, offline_after, retained: uplink.retain });
+        return default_topic(&site, uplink, rules, before).map(|topic| Presence {
+            topic,
+            offline_after,
+            retained: uplink.retain,
+        });
     };
     let at = at!["uplinks", index, "presence", "topic"];
-    let names = Names { site: &site, line: "", device: "", point: "" };
+    let names = Names {
+        site: &site,
+        line: "",
+        device: "",
+        point: "",
+    };
     match template.fill(names) {
         Ok(_) if needs_more_than_site(template, &site) => {
-            check.fault(&at, "the state is that of the whole gateway; use no other placeholder than {site}");
+            check.fault(
+                &at,
+                "the state is that of the whole gateway; use no other placeholder than {site}",
+            );
             None
         }
         Ok(topic) if topic.is_reserved() => {
-            check.fault(&at, "topics that begin with $ belong to the remote broker; choose another");
+            check.fault(
+                &at,
+                "topics that begin with $ belong to the remote broker; choose another",
+            );
             None
         }
         Ok(topic) => {
@@ -50,28 +67,53 @@ pub(super) fn presence(
                     "another uplink keeps its state on this topic of the same remote, and a cut of one would show both as offline; choose another topic",
                 );
             }
-            Some(Presence { topic, offline_after, retained: uplink.retain })
+            Some(Presence {
+                topic,
+                offline_after,
+                retained: uplink.retain,
+            })
         }
         Err(error) => {
-            check.fault(&at, format!("not a topic: {error}; write one such as '{{site}}/gateway/state'"));
+            check.fault(
+                &at,
+                format!("not a topic: {error}; write one such as '{{site}}/gateway/state'"),
+            );
             None
         }
     }
 }
 
 fn needs_more_than_site(template: &Template, site: &str) -> bool {
-    let fill = |name| template.fill(Names { site, line: name, device: name, point: name }).ok();
+    let fill = |name| {
+        template
+            .fill(Names {
+                site,
+                line: name,
+                device: name,
+                point: name,
+            })
+            .ok()
+    };
     fill("a") != fill("b")
 }
 
 /// `{site}/gateway/state`, where the rules send it, unless the remote keeps nothing there; an uplink that stands in for another, or that shares a remote with one before it, has
 /// a level of its own.
-fn default_topic(site: &str, uplink: &file::Uplink, rules: &[Rule], before: &[Uplink]) -> Option<TopicName> {
+fn default_topic(
+    site: &str,
+    uplink: &file::Uplink,
+    rules: &[Rule],
+    before: &[Uplink],
+) -> Option<TopicName> {
     let mapped = |local: String| {
         let local = TopicName::new(local).ok()?;
-        let rule = rules.iter().find(|rule| rule.mapping.filter().matches(&local));
+        let rule = rules
+            .iter()
+            .find(|rule| rule.mapping.filter().matches(&local));
         // A topic that others share keeps no state.
-        let there = rule.filter(|rule| rule.mapping.has_way_back()).map_or(Some(local.clone()), |rule| rule.mapping.apply(&local)?.ok())?;
+        let there = rule
+            .filter(|rule| rule.mapping.has_way_back())
+            .map_or(Some(local.clone()), |rule| rule.mapping.apply(&local)?.ok())?;
         // Topics that begin with $ belong to the remote: AWS IoT Core hands them to a rule, and nobody can subscribe to them.
         Some(if there.is_reserved() { local } else { there })
     };
@@ -84,6 +126,15 @@ fn default_topic(site: &str, uplink: &file::Uplink, rules: &[Rule], before: &[Up
 
 /// True if both would say their state on the same topic of the same remote.
 fn shares(other: &Uplink, uplink: &file::Uplink, topic: &TopicName) -> bool {
-    let is_same_topic = other.settings.presence.as_ref().is_some_and(|presence| presence.topic == *topic);
-    is_same_topic && uplink.to.0.iter().any(|remote| other.settings.remotes.contains(remote))
+    let is_same_topic = other
+        .settings
+        .presence
+        .as_ref()
+        .is_some_and(|presence| presence.topic == *topic);
+    is_same_topic
+        && uplink
+            .to
+            .0
+            .iter()
+            .any(|remote| other.settings.remotes.contains(remote))
 }

@@ -34,7 +34,13 @@ impl Check<'_> {
             if self.is_closed(typed, &error) {
                 return self.unread(at, typed);
             }
-            self.fault(at, format!("{}: {error}; name a PEM file that the user who runs wellhead can read", path.display()));
+            self.fault(
+                at,
+                format!(
+                    "{}: {error}; name a PEM file that the user who runs wellhead can read",
+                    path.display()
+                ),
+            );
             return;
         }
         self.reachable(at, &path);
@@ -67,7 +73,13 @@ impl Check<'_> {
                 Ok(String::new())
             }
             Err(error) => {
-                self.fault(at, format!("{}: {error}; name a file that the user who runs wellhead can read", path.display()));
+                self.fault(
+                    at,
+                    format!(
+                        "{}: {error}; name a file that the user who runs wellhead can read",
+                        path.display()
+                    ),
+                );
                 Err(())
             }
         }
@@ -76,8 +88,14 @@ impl Check<'_> {
     /// True if a file may be a credential that only root and the service manager can read.
     fn is_closed(&self, typed: &Path, error: &Error) -> bool {
         let is_plain = typed.components().count() == 1 && typed.is_relative();
-        let is_hidden = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
-        is_plain && is_hidden && std::env::var_os("CREDENTIALS_DIRECTORY").is_none() && are_credentials_closed(self.folder)
+        let is_hidden = matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::PermissionDenied
+        );
+        is_plain
+            && is_hidden
+            && std::env::var_os("CREDENTIALS_DIRECTORY").is_none()
+            && are_credentials_closed(self.folder)
     }
 
     /// Notes a file that is not checked; it keeps a gateway from starting.
@@ -93,11 +111,17 @@ impl Check<'_> {
 
     /// Warns root of a file that the user of the service cannot read. Credentials are handed over by the service manager.
     pub(super) fn reachable(&mut self, at: &[Step], path: &Path) {
-        if !rustix::process::geteuid().is_root() || path.starts_with(self.folder.join(CREDENTIALS)) {
+        if !rustix::process::geteuid().is_root() || path.starts_with(self.folder.join(CREDENTIALS))
+        {
             return;
         }
-        let accounts = (fs::read_to_string("/etc/passwd").unwrap_or_default(), fs::read_to_string("/etc/group").unwrap_or_default());
-        let Some(user) = user(&accounts.0, &accounts.1) else { return };
+        let accounts = (
+            fs::read_to_string("/etc/passwd").unwrap_or_default(),
+            fs::read_to_string("/etc/group").unwrap_or_default(),
+        );
+        let Some(user) = user(&accounts.0, &accounts.1) else {
+            return;
+        };
         if !may_read(&user, path) {
             self.warn(
                 at,
@@ -109,22 +133,38 @@ impl Check<'_> {
 
 /// The user of the service, if this machine has one.
 fn user(passwd: &str, group: &str) -> Option<User> {
-    let account = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields.first() == Some(&SERVICE))?;
+    let account = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&SERVICE))?;
     let number = |place: usize| account.get(place)?.parse().ok();
     let mut gids = vec![number(3)?];
-    for fields in group.lines().map(|line| line.split(':').collect::<Vec<_>>()) {
-        if fields.get(3).is_some_and(|members| members.split(',').any(|member| member == SERVICE)) {
+    for fields in group
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+    {
+        if fields
+            .get(3)
+            .is_some_and(|members| members.split(',').any(|member| member == SERVICE))
+        {
             gids.extend(fields.get(2).and_then(|gid| gid.parse::<u32>().ok()));
         }
     }
-    Some(User { uid: number(2)?, gids })
+    Some(User {
+        uid: number(2)?,
+        gids,
+    })
 }
 
 /// By owner, group and mode of the file and of the folders above it.
 fn may_read(user: &User, path: &Path) -> bool {
-    let Ok(path) = path.canonicalize() else { return false };
+    let Ok(path) = path.canonicalize() else {
+        return false;
+    };
     path.ancestors().enumerate().all(|(height, place)| {
-        let Ok(found) = fs::metadata(place) else { return false };
+        let Ok(found) = fs::metadata(place) else {
+            return false;
+        };
         let wanted = if height == 0 { 0o4 } else { 0o1 };
         let granted = match found.mode() {
             mode if found.uid() == user.uid => mode >> 6,
@@ -145,18 +185,32 @@ mod tests {
     fn the_service_reads_what_owner_group_and_mode_let_it_read() {
         let passwd = "root:x:0:0::/root:/bin/sh\nwellhead:x:990:991::/:/usr/sbin/nologin\n";
         let found = user(passwd, "dialout:x:20:me,wellhead\nme:x:1000:\n").unwrap();
-        assert_eq!(found, User { uid: 990, gids: vec![991, 20] });
+        assert_eq!(
+            found,
+            User {
+                uid: 990,
+                gids: vec![991, 20]
+            }
+        );
         assert_eq!(user("root:x:0:0::/root:/bin/sh\n", ""), None);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("key.pem");
         fs::write(&file, "x").unwrap();
-        let (uid, gid) = fs::metadata(&file).map(|found| (found.uid(), found.gid())).unwrap();
+        let (uid, gid) = fs::metadata(&file)
+            .map(|found| (found.uid(), found.gid()))
+            .unwrap();
         let set = |mode: u32, folder_mode: u32| {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(folder_mode)).unwrap();
         };
-        let stranger = User { uid: uid + 1, gids: vec![gid + 1] };
-        let of_group = User { uid: uid + 1, gids: vec![gid] };
+        let stranger = User {
+            uid: uid + 1,
+            gids: vec![gid + 1],
+        };
+        let of_group = User {
+            uid: uid + 1,
+            gids: vec![gid],
+        };
         set(0o640, 0o755);
         assert!(may_read(&of_group, &file) && !may_read(&stranger, &file));
         set(0o644, 0o755);

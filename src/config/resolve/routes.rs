@@ -25,7 +25,8 @@ const MOST_RULES: usize = 500;
 /// Subscriptions for commands.
 const MOST_FOR_COMMANDS: usize = 500;
 
-const OF_BROKER: &str = "topics below `$SYS` and `$share` belong to the local broker; choose others";
+const OF_BROKER: &str =
+    "topics below `$SYS` and `$share` belong to the local broker; choose others";
 
 /// Topics of the local broker that concern commands.
 #[derive(Debug, Default)]
@@ -45,14 +46,30 @@ impl LocalTopics {
         for device in devices() {
             let points = device.points.iter().filter(|point| point.write.is_some());
             writable.extend(points.clone().filter_map(topic_of));
-            let is_written =
-                |group: &&Group| group.device == device.id && points.clone().any(|point| point.group.as_deref() == Some(&group.name));
-            writable.extend(groups.iter().filter(is_written).map(|group| group.topic.clone()));
+            let is_written = |group: &&Group| {
+                group.device == device.id
+                    && points
+                        .clone()
+                        .any(|point| point.group.as_deref() == Some(&group.name))
+            };
+            writable.extend(
+                groups
+                    .iter()
+                    .filter(is_written)
+                    .map(|group| group.topic.clone()),
+            );
         }
-        let reports = devices().flat_map(|device| &device.points).filter_map(report_of);
+        let reports = devices()
+            .flat_map(|device| &device.points)
+            .filter_map(report_of);
         let points = reports.map(|report| (report.topic.clone(), report.class));
-        let groups = groups.iter().map(|group| (group.topic.clone(), Class::default()));
-        Self { points: Arc::new(points.chain(groups).collect()), writable }
+        let groups = groups
+            .iter()
+            .map(|group| (group.topic.clone(), Class::default()));
+        Self {
+            points: Arc::new(points.chain(groups).collect()),
+            writable,
+        }
     }
 }
 
@@ -66,8 +83,13 @@ struct Typed<'a> {
 
 /// The rules of an uplink.
 pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -> Routes {
-    let Some(uplink) = check.file.uplinks.get(index) else { return Routes::default() };
-    for (key, count) in [("send", uplink.send.len()), ("receive", uplink.receive.len())] {
+    let Some(uplink) = check.file.uplinks.get(index) else {
+        return Routes::default();
+    };
+    for (key, count) in [
+        ("send", uplink.send.len()),
+        ("receive", uplink.receive.len()),
+    ] {
         if count > MOST_RULES {
             check.fault(
                 &at!["uplinks", index, key, MOST_RULES],
@@ -86,7 +108,12 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
     let mut receive = Vec::new();
     for (number, typed) in uplink.receive.iter().enumerate().take(MOST_RULES) {
         let path = at!["uplinks", index, "receive", number];
-        let own = Typed { filter: &typed.filter, to: typed.to.as_deref(), strip: &typed.strip, prefix: &typed.prefix };
+        let own = Typed {
+            filter: &typed.filter,
+            to: typed.to.as_deref(),
+            strip: &typed.strip,
+            prefix: &typed.prefix,
+        };
         for (key, begins) in [("to", own.to.unwrap_or_default()), ("prefix", own.prefix)] {
             if is_of_broker(begins) {
                 check.fault(&below(&path, key), OF_BROKER);
@@ -94,14 +121,26 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
         }
         let mapping = mapping(check, &path, &own);
         let is_plainly_of_broker = own.to.is_none() && own.prefix.is_empty();
-        if is_plainly_of_broker && mapping.image().is_some_and(|image| is_of_broker(image.plain())) {
-            check.fault(&below(&path, "filter"), format!("{OF_BROKER}, or put a `prefix:` before them"));
+        if is_plainly_of_broker
+            && mapping
+                .image()
+                .is_some_and(|image| is_of_broker(image.plain()))
+        {
+            check.fault(
+                &below(&path, "filter"),
+                format!("{OF_BROKER}, or put a `prefix:` before them"),
+            );
         }
-        receive.push(Inward { mapping, keeps_retained: typed.retain });
+        receive.push(Inward {
+            mapping,
+            keeps_retained: typed.retain,
+        });
     }
     let mut routes = Routes::new(send, receive, uplink.commands, Arc::clone(&local.points));
-    if let Some((name, [one, other])) =
-        routes.shared_names().filter(|(_, points)| points.iter().any(|point| local.writable.contains(*point))).min()
+    if let Some((name, [one, other])) = routes
+        .shared_names()
+        .filter(|(_, points)| points.iter().any(|point| local.writable.contains(*point)))
+        .min()
     {
         check.fault(
             &at!["uplinks", index, "send"],
@@ -112,29 +151,65 @@ pub(super) fn routes(check: &mut Check<'_>, index: usize, local: &LocalTopics) -
     routes
 }
 
-fn rule(check: &mut Check<'_>, (index, number): (usize, usize), send: &file::Send, (most, keeps_retained): (QoS, bool)) -> Rule {
+fn rule(
+    check: &mut Check<'_>,
+    (index, number): (usize, usize),
+    send: &file::Send,
+    (most, keeps_retained): (QoS, bool),
+) -> Rule {
     let path = at!["uplinks", index, "send", number];
     if send.filter.is_shared() {
-        check.fault(&below(&path, "filter"), "shared subscriptions are for `receive`; write the filter without `$share/<name>/`");
+        check.fault(
+            &below(&path, "filter"),
+            "shared subscriptions are for `receive`; write the filter without `$share/<name>/`",
+        );
     }
     let is_as_it_is = send.to.is_none() && send.strip.is_empty() && send.prefix.is_empty();
     // A remote keeps topics below $SYS for itself.
     let status = format!("{}/", check.file.site.as_deref().unwrap_or("site"));
     let is_status = is_as_it_is && send.filter.plain().starts_with(STATUS);
-    let (strip, prefix) = if is_status { (OF_STATUS, status.as_str()) } else { (&*send.strip, &*send.prefix) };
-    let mapping = mapping(check, &path, &Typed { filter: &send.filter, to: send.to.as_deref(), strip, prefix });
-    let class = send.class.as_ref().and_then(|name| check.class(name, &below(&path, "class")));
+    let (strip, prefix) = if is_status {
+        (OF_STATUS, status.as_str())
+    } else {
+        (&*send.strip, &*send.prefix)
+    };
+    let mapping = mapping(
+        check,
+        &path,
+        &Typed {
+            filter: &send.filter,
+            to: send.to.as_deref(),
+            strip,
+            prefix,
+        },
+    );
+    let class = send
+        .class
+        .as_ref()
+        .and_then(|name| check.class(name, &below(&path, "class")));
     let mut only: Vec<Class> = Vec::new();
     for (place, name) in send.only.iter().enumerate() {
-        only.extend(check.class(name, &at!["uplinks", index, "send", number, "only", place]).map(|(class, _)| class));
+        only.extend(
+            check
+                .class(name, &at!["uplinks", index, "send", number, "only", place])
+                .map(|(class, _)| class),
+        );
     }
     let (class, of_class) = class.map_or((None, None), |(class, qos)| (Some(class), qos));
     // What is said of the class `normal` holds without a section that says it.
-    let is_plain_normal = send.class.as_deref() == Some(NORMAL) && !check.file.classes.contains_key(NORMAL);
-    let most_of_class = if is_plain_normal { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+    let is_plain_normal =
+        send.class.as_deref() == Some(NORMAL) && !check.file.classes.contains_key(NORMAL);
+    let most_of_class = if is_plain_normal {
+        QoS::AtLeastOnce
+    } else {
+        QoS::ExactlyOnce
+    };
     let own = qos(check, &below(&path, "qos"), send.qos);
     let keeps_retained = send.retain.unwrap_or(keeps_retained);
-    let lanes = class.map_or_else(|| only.iter().map(|class| class.lane).collect(), |class| vec![class.lane]);
+    let lanes = class.map_or_else(
+        || only.iter().map(|class| class.lane).collect(),
+        |class| vec![class.lane],
+    );
     Rule {
         mapping,
         only: only.iter().map(|class| class.id).collect(),
@@ -160,12 +235,18 @@ fn qos(check: &mut Check<'_>, path: &[Step], typed: Option<u8>) -> QoS {
 
 /// The mapping of a rule; one that changes nothing in place of one that is impossible.
 fn mapping(check: &mut Check<'_>, path: &[Step], typed: &Typed<'_>) -> Mapping {
-    let (filter, site) = (typed.filter.clone(), check.file.site.as_deref().unwrap_or("site"));
+    let (filter, site) = (
+        typed.filter.clone(),
+        check.file.site.as_deref().unwrap_or("site"),
+    );
     if let Some(to) = typed.to {
         let mapping = Mapping::template(filter, to, site);
         for (key, value) in [("strip", typed.strip), ("prefix", typed.prefix)] {
             if !value.is_empty() {
-                check.fault(&below(path, key), format!("`to` writes the whole topic; remove `{key}`, or remove `to`"));
+                check.fault(
+                    &below(path, key),
+                    format!("`to` writes the whole topic; remove `{key}`, or remove `to`"),
+                );
             }
         }
         return mapping.unwrap_or_else(|error| {
@@ -188,18 +269,37 @@ fn mapping(check: &mut Check<'_>, path: &[Step], typed: &Typed<'_>) -> Mapping {
 /// The filters of `receive`.
 pub(super) fn receive(check: &mut Check<'_>, index: usize) -> Vec<Receive> {
     let mut wanted = Vec::new();
-    for (place, receive) in check.file.uplinks.get(index).into_iter().flat_map(|uplink| &uplink.receive).enumerate().take(MOST_RULES) {
+    for (place, receive) in check
+        .file
+        .uplinks
+        .get(index)
+        .into_iter()
+        .flat_map(|uplink| &uplink.receive)
+        .enumerate()
+        .take(MOST_RULES)
+    {
         let qos = QoS::from_bits(receive.qos.unwrap_or(1));
         if qos.is_none() {
-            check.fault(&at!["uplinks", index, "receive", place, "qos"], "write 0, 1 or 2");
+            check.fault(
+                &at!["uplinks", index, "receive", place, "qos"],
+                "write 0, 1 or 2",
+            );
         }
-        wanted.push(Receive { filter: receive.filter.clone(), qos: qos.unwrap_or(QoS::AtLeastOnce) });
+        wanted.push(Receive {
+            filter: receive.filter.clone(),
+            qos: qos.unwrap_or(QoS::AtLeastOnce),
+        });
     }
     wanted
 }
 
 /// The subscriptions that `commands` needs: the names of the writable points at the remote, with `/set`.
-pub(super) fn commands(check: &mut Check<'_>, index: usize, routes: &Routes, local: &LocalTopics) -> Vec<Receive> {
+pub(super) fn commands(
+    check: &mut Check<'_>,
+    index: usize,
+    routes: &Routes,
+    local: &LocalTopics,
+) -> Vec<Receive> {
     let path = at!["uplinks", index, "commands"];
     if !routes.commands {
         return Vec::new();
@@ -209,7 +309,11 @@ pub(super) fn commands(check: &mut Check<'_>, index: usize, routes: &Routes, loc
     }
     let name = |point: &TopicName| routes.name_of(point).map(|name| format!("{name}{SET}"));
     let is_shared = routes.shared_names().next().is_some();
-    if let Some(point) = local.writable.iter().find(|point| !is_shared && name(point).is_none()) {
+    if let Some(point) = local
+        .writable
+        .iter()
+        .find(|point| !is_shared && name(point).is_none())
+    {
         check.warn(
             &path,
             format!("{point} has no name of its own at the remote, so no command can come to it: send it by a rule whose `to` carries over every wildcard"),
@@ -223,8 +327,16 @@ pub(super) fn commands(check: &mut Check<'_>, index: usize, routes: &Routes, loc
             format!("commands need {} subscriptions, because the names of the points at the remote have no level in common; write at most {MOST_FOR_COMMANDS}: let `send` put a `prefix:` with a slash before them", filters.len()),
         );
     }
-    let filters = filters.into_iter().take(MOST_FOR_COMMANDS).filter_map(|filter| TopicFilter::new(filter).ok());
-    filters.map(|filter| Receive { filter, qos: QoS::AtLeastOnce }).collect()
+    let filters = filters
+        .into_iter()
+        .take(MOST_FOR_COMMANDS)
+        .filter_map(|filter| TopicFilter::new(filter).ok());
+    filters
+        .map(|filter| Receive {
+            filter,
+            qos: QoS::AtLeastOnce,
+        })
+        .collect()
 }
 
 /// Filters for these topics: the topics themselves if they are few, else `+` for the last level before `/set`, and then for the one
@@ -239,13 +351,17 @@ fn filters_for(topics: BTreeSet<String>) -> BTreeSet<String> {
         for filter in filters {
             let mut levels: Vec<&str> = filter.split('/').collect();
             // The first level names the owner of the topics, and stays.
-            let place = levels.len().checked_sub(from_end).filter(|place| *place > 0);
+            let place = levels
+                .len()
+                .checked_sub(from_end)
+                .filter(|place| *place > 0);
             if let Some(level) = place.and_then(|place| levels.get_mut(place)) {
                 *level = "+";
             }
             alike.entry(levels.join("/")).or_default().push(filter);
         }
-        let one_or_all = |(merged, own): (String, Vec<String>)| if own.len() > 1 { vec![merged] } else { own };
+        let one_or_all =
+            |(merged, own): (String, Vec<String>)| if own.len() > 1 { vec![merged] } else { own };
         filters = alike.into_iter().flat_map(one_or_all).collect();
     }
     filters
@@ -258,15 +374,35 @@ mod tests {
     #[test]
     fn commands_are_subscribed_to_by_name_or_by_few_filters() {
         let check = |topics: &[String], expected: &[&str]| {
-            assert_eq!(filters_for(topics.iter().cloned().collect()).into_iter().collect::<Vec<String>>(), expected);
+            assert_eq!(
+                filters_for(topics.iter().cloned().collect())
+                    .into_iter()
+                    .collect::<Vec<String>>(),
+                expected
+            );
         };
-        check(&["o/x/a/p/set".to_owned(), "o/x/b/p/set".to_owned()], &["o/x/a/p/set", "o/x/b/p/set"]);
-        let of_device = |device: &str| (0..7).map(|point| format!("o/x/{device}/p{point}/set")).collect::<Vec<String>>();
+        check(
+            &["o/x/a/p/set".to_owned(), "o/x/b/p/set".to_owned()],
+            &["o/x/a/p/set", "o/x/b/p/set"],
+        );
+        let of_device = |device: &str| {
+            (0..7)
+                .map(|point| format!("o/x/{device}/p{point}/set"))
+                .collect::<Vec<String>>()
+        };
         let mut topics = [of_device("a"), of_device("b"), vec!["other/set".to_owned()]].concat();
         check(&topics, &["o/x/a/+/set", "o/x/b/+/set", "other/set"]);
         topics.extend((0..20).map(|device| format!("o/x/d{device}/p/set")));
         check(&topics, &["o/x/+/+/set", "o/x/+/p/set", "other/set"]);
         let flat: Vec<String> = (0..20).map(|point| format!("p{point}/set")).collect();
-        check(&flat, &flat.iter().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>());
+        check(
+            &flat,
+            &flat
+                .iter()
+                .map(String::as_str)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>(),
+        );
     }
 }

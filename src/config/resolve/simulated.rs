@@ -17,26 +17,46 @@ impl Context<'_> {
         let ready_made = self.device.profile.as_deref().filter(|_| !self.is_in_file);
         let specs = self.known();
         for point in &mut device.points {
-            let Some(spec) = specs.get(&*point.name).filter(|spec| spec.simulate.is_none()) else { continue };
-            let remark = ready_made.and_then(|profile| presets::remark(profile, &point.name)).unwrap_or_default();
+            let Some(spec) = specs
+                .get(&*point.name)
+                .filter(|spec| spec.simulate.is_none())
+            else {
+                continue;
+            };
+            let remark = ready_made
+                .and_then(|profile| presets::remark(profile, &point.name))
+                .unwrap_or_default();
             point.wave = wave(point, spec, remark);
-            point.says =
-                meaning(point).filter(|meaning| meaning.kind == crate::field::decode::Kind::Text).map(|_| typical::text(&point.name));
+            point.says = meaning(point)
+                .filter(|meaning| meaning.kind == crate::field::decode::Kind::Text)
+                .map(|_| typical::text(&point.name));
         }
         self.powers_of_ten(device, specs);
-        device.models = ready_made.map(|profile| sunspec::models(profile, self.device.base.unwrap_or(0))).unwrap_or_default();
+        device.models = ready_made
+            .map(|profile| sunspec::models(profile, self.device.base.unwrap_or(0)))
+            .unwrap_or_default();
     }
 
     /// Registers that hold the power of ten of others show one that fits what these show.
     fn powers_of_ten(&self, device: &mut Device, specs: &IndexMap<String, file::Point>) {
         let mut users: HashMap<(Table, u16), Vec<(&Wave, &Meaning)>> = HashMap::new();
         for point in &device.points {
-            if let Source::Register { register, exponent: Some(exponent) } = &point.source {
-                users.entry((exponent.table, exponent.address)).or_default().push((&point.wave, &register.meaning));
+            if let Source::Register {
+                register,
+                exponent: Some(exponent),
+            } = &point.source
+            {
+                users
+                    .entry((exponent.table, exponent.address))
+                    .or_default()
+                    .push((&point.wave, &register.meaning));
             }
         }
-        let open =
-            device.points.iter().enumerate().filter(|(_, point)| specs.get(&*point.name).is_some_and(|spec| spec.simulate.is_none()));
+        let open = device.points.iter().enumerate().filter(|(_, point)| {
+            specs
+                .get(&*point.name)
+                .is_some_and(|spec| spec.simulate.is_none())
+        });
         let chosen: Vec<(usize, i16)> = open
             .filter_map(|(index, point)| {
                 let register = point.register()?;
@@ -45,8 +65,16 @@ impl Context<'_> {
             })
             .collect();
         for (index, exponent) in chosen {
-            let power = Wave { shape: Shape::Constant, from: exponent.into(), ..Wave::default() };
-            device.points.get_mut(index).into_iter().for_each(|point| point.wave = power);
+            let power = Wave {
+                shape: Shape::Constant,
+                from: exponent.into(),
+                ..Wave::default()
+            };
+            device
+                .points
+                .get_mut(index)
+                .into_iter()
+                .for_each(|point| point.wave = power);
         }
     }
 }
@@ -60,14 +88,31 @@ fn meaning(point: &Point) -> Option<&Meaning> {
 }
 
 fn wave(point: &Point, spec: &file::Point, remark: &str) -> Wave {
-    let codes = if spec.unit.is_none() { codes(remark) } else { Vec::new() };
-    let rules = point.write.as_ref().map(|rules| (rules.min.unwrap_or(f64::NEG_INFINITY), rules.max.unwrap_or(f64::INFINITY)));
+    let codes = if spec.unit.is_none() {
+        codes(remark)
+    } else {
+        Vec::new()
+    };
+    let rules = point.write.as_ref().map(|rules| {
+        (
+            rules.min.unwrap_or(f64::NEG_INFINITY),
+            rules.max.unwrap_or(f64::INFINITY),
+        )
+    });
     typical::wave(&Quantity {
         name: &point.name,
         unit: spec.unit.as_deref().unwrap_or_default(),
         meaning: meaning(point),
-        is_bit: point.register().is_some_and(|register| register.table.is_bits()),
-        has_exponent: matches!(&point.source, Source::Register { exponent: Some(_), .. }),
+        is_bit: point
+            .register()
+            .is_some_and(|register| register.table.is_bits()),
+        has_exponent: matches!(
+            &point.source,
+            Source::Register {
+                exponent: Some(_),
+                ..
+            }
+        ),
         codes: &codes,
         writable: rules.or_else(|| writable(spec)),
     })
@@ -76,22 +121,39 @@ fn wave(point: &Point, spec: &file::Point, remark: &str) -> Wave {
 /// What the device takes, if it may be written.
 fn writable(spec: &file::Point) -> Option<(f64, f64)> {
     let limits = spec.writable?;
-    Some((limits.min.unwrap_or(f64::NEG_INFINITY), limits.max.unwrap_or(f64::INFINITY)))
+    Some((
+        limits.min.unwrap_or(f64::NEG_INFINITY),
+        limits.max.unwrap_or(f64::INFINITY),
+    ))
 }
 
 /// The codes that the remark behind a point names: `0 off 1 on`, `0 = A, 1 = B`, `0x0200 on grid`, `0xCF (207) start`, or `bit 0 running`, which is
 /// the code 1. One alone is none.
 fn codes(remark: &str) -> Vec<(i64, String)> {
-    let words: Vec<&str> = remark.split_whitespace().flat_map(|word| word.split_inclusive('=')).collect();
+    let words: Vec<&str> = remark
+        .split_whitespace()
+        .flat_map(|word| word.split_inclusive('='))
+        .collect();
     let are_bits = remark.starts_with("bit ") || remark.starts_with("bits: ");
     let mut codes: Vec<(i64, String)> = Vec::new();
     let mut is_open = false;
     for (index, word) in words.iter().enumerate() {
         let next = words.get(index + 1).copied().unwrap_or_default();
-        let next = if next == "=" { words.get(index + 2).copied().unwrap_or_default() } else { next };
+        let next = if next == "=" {
+            words.get(index + 2).copied().unwrap_or_default()
+        } else {
+            next
+        };
         match code(word) {
             Some(code) if next.starts_with(char::is_alphabetic) && !next.ends_with(':') => {
-                let code = if are_bits { u32::try_from(code).ok().and_then(|bit| 1_i64.checked_shl(bit)).unwrap_or(0) } else { code };
+                let code = if are_bits {
+                    u32::try_from(code)
+                        .ok()
+                        .and_then(|bit| 1_i64.checked_shl(bit))
+                        .unwrap_or(0)
+                } else {
+                    code
+                };
                 codes.push((code, String::new()));
                 is_open = true;
             }
@@ -112,7 +174,10 @@ fn codes(remark: &str) -> Vec<(i64, String)> {
 
 /// A whole number as remarks write them.
 fn code(word: &str) -> Option<i64> {
-    let word = word.trim_end_matches('=').trim_start_matches('(').trim_end_matches(')');
+    let word = word
+        .trim_end_matches('=')
+        .trim_start_matches('(')
+        .trim_end_matches(')');
     if let Some(digits) = word.strip_prefix("0x") {
         return i64::from_str_radix(digits, 16).ok();
     }
@@ -125,21 +190,46 @@ mod tests {
     use super::*;
 
     fn check(remark: &str, expected: &[(i64, &str)]) {
-        let expected: Vec<(i64, String)> = expected.iter().map(|(code, text)| (*code, (*text).to_owned())).collect();
+        let expected: Vec<(i64, String)> = expected
+            .iter()
+            .map(|(code, text)| (*code, (*text).to_owned()))
+            .collect();
         assert_eq!(codes(remark), expected, "{remark}");
     }
 
     #[test]
     fn remarks_name_codes() {
         check("0 open 1 closed", &[(0, "open"), (1, "closed")]);
-        check("0 = L1-L2-L3, -1 = L1-L3-L2", &[(0, "L1-L2-L3"), (-1, "L1-L3-L2")]);
+        check(
+            "0 = L1-L2-L3, -1 = L1-L3-L2",
+            &[(0, "L1-L2-L3"), (-1, "L1-L3-L2")],
+        );
         check("model 113 1 off 2 sleeping", &[(1, "off"), (2, "sleeping")]);
-        check("0x0100 starting, 0x0200 on grid", &[(0x100, "starting"), (0x200, "on grid")]);
-        check("0xCF (207) start, 0xCE (206) stop", &[(207, "start"), (206, "stop")]);
-        check("AI channel 0 status: 0 normal, 1 burn-out", &[(0, "normal"), (1, "burn-out")]);
+        check(
+            "0x0100 starting, 0x0200 on grid",
+            &[(0x100, "starting"), (0x200, "on grid")],
+        );
+        check(
+            "0xCF (207) start, 0xCE (206) stop",
+            &[(207, "start"), (206, "stop")],
+        );
+        check(
+            "AI channel 0 status: 0 normal, 1 burn-out",
+            &[(0, "normal"), (1, "burn-out")],
+        );
         check("bit 0 PV 1 charging", &[(1, "PV"), (2, "charging")]);
-        check("bits: 0 charge limit active, 1 discharge limit active", &[(1, "charge limit active"), (2, "discharge limit active")]);
-        for none in ["engine state", "AI 0 raw 0..65535 over the range", "0118 DI 1-3", "quality 0-99 in the low byte", "0 none", ""] {
+        check(
+            "bits: 0 charge limit active, 1 discharge limit active",
+            &[(1, "charge limit active"), (2, "discharge limit active")],
+        );
+        for none in [
+            "engine state",
+            "AI 0 raw 0..65535 over the range",
+            "0118 DI 1-3",
+            "quality 0-99 in the low byte",
+            "0 none",
+            "",
+        ] {
             check(none, &[]);
         }
     }

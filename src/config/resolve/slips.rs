@@ -9,7 +9,12 @@ use crate::uplink::{Remote, Scheme};
 /// Warns of what is odd about the uplinks as typed.
 pub(super) fn uplinks(check: &mut Check<'_>) {
     let file = check.file;
-    for (index, uplink) in file.uplinks.iter().enumerate().filter(|(_, uplink)| uplink.enabled) {
+    for (index, uplink) in file
+        .uplinks
+        .iter()
+        .enumerate()
+        .filter(|(_, uplink)| uplink.enabled)
+    {
         sends_nothing(check, index, uplink);
         prefixes(check, index, uplink);
         for remote in &uplink.to.0 {
@@ -31,26 +36,46 @@ fn sends_nothing(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
 
 /// What is taken off and put before topics, where a slash is missing or one too many.
 fn prefixes(check: &mut Check<'_>, index: usize, uplink: &Uplink) {
-    let send = uplink
-        .send
-        .iter()
-        .enumerate()
-        .map(|(number, rule)| (at!["uplinks", index, "send", number], &rule.filter, &rule.strip, &rule.prefix));
-    let receive = uplink
-        .receive
-        .iter()
-        .enumerate()
-        .map(|(number, rule)| (at!["uplinks", index, "receive", number], &rule.filter, &rule.strip, &rule.prefix));
+    let send = uplink.send.iter().enumerate().map(|(number, rule)| {
+        (
+            at!["uplinks", index, "send", number],
+            &rule.filter,
+            &rule.strip,
+            &rule.prefix,
+        )
+    });
+    let receive = uplink.receive.iter().enumerate().map(|(number, rule)| {
+        (
+            at!["uplinks", index, "receive", number],
+            &rule.filter,
+            &rule.strip,
+            &rule.prefix,
+        )
+    });
     for (path, filter, strip, prefix) in send.chain(receive) {
-        let Some(behind) = filter.plain().strip_prefix(strip.as_str()).filter(|_| !strip.is_empty() || !prefix.is_empty()) else {
+        let Some(behind) = filter
+            .plain()
+            .strip_prefix(strip.as_str())
+            .filter(|_| !strip.is_empty() || !prefix.is_empty())
+        else {
             continue;
         };
-        let (key, is_open) = if prefix.is_empty() { ("strip", true) } else { ("prefix", prefix.ends_with('/')) };
+        let (key, is_open) = if prefix.is_empty() {
+            ("strip", true)
+        } else {
+            ("prefix", prefix.ends_with('/'))
+        };
         let first = behind.split('/').next().unwrap_or_default();
-        let level = if first.contains(['+', '#']) { "pump" } else { first };
+        let level = if first.contains(['+', '#']) {
+            "pump"
+        } else {
+            first
+        };
         let message = match (behind.strip_prefix('/'), is_open) {
             (Some(_), true) if !strip.is_empty() => {
-                format!("the slash behind `{strip}` stays, so topics get an empty level; write `strip: {strip}/`")
+                format!(
+                    "the slash behind `{strip}` stays, so topics get an empty level; write `strip: {strip}/`"
+                )
             }
             (None, false) if !behind.is_empty() => {
                 format!(
@@ -74,24 +99,44 @@ fn usual_port(check: &mut Check<'_>, index: usize, remote: &Remote) {
         _ => return,
     };
     let (port, host) = (remote.port, &remote.host);
-    check.warn(&at!["uplinks", index, "to"], format!("{port} is {what}; write {other}://{host}:{port}, unless this remote is different"));
+    check.warn(
+        &at!["uplinks", index, "to"],
+        format!("{port} is {what}; write {other}://{host}:{port}, unless this remote is different"),
+    );
 }
 
 fn open_password(check: &mut Check<'_>, index: usize, uplink: &Uplink, remote: &Remote) {
     let is_open = matches!(remote.scheme, Scheme::Mqtt | Scheme::Ws);
     let has_password = uplink.password.is_some() || uplink.password_file.is_some();
     if is_open && has_password && !is_this_machine(&remote.host) {
-        let key = if uplink.password.is_some() { "password" } else { "password_file" };
-        let encrypted = if remote.scheme == Scheme::Ws { "wss" } else { "mqtts" };
+        let key = if uplink.password.is_some() {
+            "password"
+        } else {
+            "password_file"
+        };
+        let encrypted = if remote.scheme == Scheme::Ws {
+            "wss"
+        } else {
+            "mqtts"
+        };
         check.warn(
             &at!["uplinks", index, key],
-            format!("this password travels unencrypted to {}; write {encrypted}:// in `to`", remote.host),
+            format!(
+                "this password travels unencrypted to {}; write {encrypted}:// in `to`",
+                remote.host
+            ),
         );
     }
 }
 
 fn is_this_machine(host: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
-    let is_name = matches!(host.as_str(), "localhost" | "ip6-localhost" | "ip6-loopback") || host.ends_with(".localhost");
-    is_name || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    let is_name = matches!(
+        host.as_str(),
+        "localhost" | "ip6-localhost" | "ip6-loopback"
+    ) || host.ends_with(".localhost");
+    is_name
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
 }

@@ -27,24 +27,47 @@ pub(super) enum Shape {
 /// Whether a key is typed, the key, and what to do about it.
 type Row = (bool, &'static str, &'static str);
 
-const NO_REGISTER: &str = "a simulated value has no register; say where it is, such as `holding: 0`, or remove this";
-const COMPUTED: &str = "an expression does not have this; remove it, or give it to the points that it uses";
+const NO_REGISTER: &str =
+    "a simulated value has no register; say where it is, such as `holding: 0`, or remove this";
+const COMPUTED: &str =
+    "an expression does not have this; remove it, or give it to the points that it uses";
 const NO_NUMBER: &str = "this needs a number, and the value is text, a list or flags; remove it";
 
 impl Context<'_> {
     /// Notes every setting of a point that does nothing.
-    pub(super) fn check_used(&self, check: &mut Check<'_>, name: &str, spec: &file::Point, shape: Shape) {
+    pub(super) fn check_used(
+        &self,
+        check: &mut Check<'_>,
+        name: &str,
+        spec: &file::Point,
+        shape: Shape,
+    ) {
         let rows = match shape {
             Shape::Made => nowhere(spec, NO_REGISTER).to_vec(),
             Shape::Computed => [computed(spec).as_slice(), &nowhere(spec, COMPUTED)].concat(),
-            Shape::Written(kind) => [written(spec).as_slice(), &by_kind(spec, kind), &by_value(spec, kind)].concat(),
+            Shape::Written(kind) => [
+                written(spec).as_slice(),
+                &by_kind(spec, kind),
+                &by_value(spec, kind),
+            ]
+            .concat(),
             Shape::Bytes(kind) => {
                 let characters = "each byte of a frame is one character; remove it";
                 let own = [(spec.characters.is_some(), "characters", characters)];
                 [own.as_slice(), &by_kind(spec, kind), &by_value(spec, kind)].concat()
             }
-            Shape::Coil => [coil(spec).as_slice(), &by_kind(spec, Kind::Bool), &by_value(spec, Kind::Bool)].concat(),
-            Shape::Registers(kind) => [by_kind(spec, kind).as_slice(), &by_value(spec, kind), &writing(spec, kind)].concat(),
+            Shape::Coil => [
+                coil(spec).as_slice(),
+                &by_kind(spec, Kind::Bool),
+                &by_value(spec, Kind::Bool),
+            ]
+            .concat(),
+            Shape::Registers(kind) => [
+                by_kind(spec, kind).as_slice(),
+                &by_value(spec, kind),
+                &writing(spec, kind),
+            ]
+            .concat(),
         };
         for (is_typed, key, why) in rows {
             // One thing is told once: a scale that does nothing has been told of.
@@ -60,15 +83,30 @@ impl Context<'_> {
         let no_registers = "a plain instrument has no registers; remove it";
         let plain: [Row; 6] = [
             (device.base.is_some(), "base", no_registers),
-            (device.identify.is_some(), "identify", "a plain instrument does not know these functions; remove it"),
-            (device.max_registers.is_some(), "max_registers", no_registers),
+            (
+                device.identify.is_some(),
+                "identify",
+                "a plain instrument does not know these functions; remove it",
+            ),
+            (
+                device.max_registers.is_some(),
+                "max_registers",
+                no_registers,
+            ),
             (device.max_bits.is_some(), "max_bits", no_registers),
             (device.max_hold.is_some(), "max_hold", no_registers),
             (device.holes.is_some(), "holes", no_registers),
         ];
-        let modbus: [Row; 1] =
-            [(device.address.is_some(), "address", "`address` is for plain instruments; write `unit:` for a Modbus device")];
-        let rows = if self.is_text { plain.as_slice() } else { modbus.as_slice() };
+        let modbus: [Row; 1] = [(
+            device.address.is_some(),
+            "address",
+            "`address` is for plain instruments; write `unit:` for a Modbus device",
+        )];
+        let rows = if self.is_text {
+            plain.as_slice()
+        } else {
+            modbus.as_slice()
+        };
         for (_, key, why) in rows.iter().filter(|(is_typed, ..)| *is_typed) {
             check.fault(&at!["devices", self.index, *key], *why);
         }
@@ -102,7 +140,11 @@ fn nowhere(spec: &file::Point, why: &'static str) -> [Row; 19] {
 
 fn computed(spec: &file::Point) -> [Row; 5] {
     [
-        (spec.every.is_some(), "every", "it is computed whenever one of its points is read; remove it"),
+        (
+            spec.every.is_some(),
+            "every",
+            "it is computed whenever one of its points is read; remove it",
+        ),
         (spec.group.is_some(), "group", COMPUTED),
         (spec.stale_after.is_some(), "stale_after", COMPUTED),
         (spec.simulate.is_some(), "simulate", COMPUTED),
@@ -112,12 +154,21 @@ fn computed(spec: &file::Point) -> [Row; 5] {
 
 /// What was read as text has no bytes.
 fn written(spec: &file::Point) -> [Row; 4] {
-    let why = "this is for bytes, and the value is read from text; remove it, or read bytes with `byte:`";
+    let why =
+        "this is for bytes, and the value is read from text; remove it, or read bytes with `byte:`";
     [
         (spec.byte_order.is_some(), "byte_order", why),
         (spec.characters.is_some(), "characters", why),
-        (spec.length.is_some(), "length", "the pattern decides how long the text is; remove it"),
-        (spec.zone.is_some(), "zone", "text is published as the instrument sends it; remove it"),
+        (
+            spec.length.is_some(),
+            "length",
+            "the pattern decides how long the text is; remove it",
+        ),
+        (
+            spec.zone.is_some(),
+            "zone",
+            "text is published as the instrument sends it; remove it",
+        ),
     ]
 }
 
@@ -128,7 +179,12 @@ fn coil(spec: &file::Point) -> [Row; 4] {
         (spec.byte_order.is_some(), "byte_order", why),
         (spec.bit_order.is_some(), "bit_order", why),
         (spec.flags.is_some(), "flags", why),
-        (spec.write.is_some_and(|write| write.function == Function::Exchange), "write", function),
+        (
+            spec.write
+                .is_some_and(|write| write.function == Function::Exchange),
+            "write",
+            function,
+        ),
     ]
 }
 
@@ -149,9 +205,21 @@ fn by_kind(spec: &file::Point, kind: Kind) -> [Row; 5] {
             "bit_order",
             "`bit_order` has an effect only on `bit`, `bits` and `flags`; remove it",
         ),
-        (spec.flags.is_some() && has_part, "flags", "flags are the bits of the whole register; remove `bit`, `bits` or `mask`"),
-        (spec.flags.is_some() && spec.words.is_some(), "words", "the value is the list of its flags; keep either `flags` or `words`"),
-        (spec.zone.is_some() && !has_zone, "zone", "only the types cp56, datetime and bcd-datetime have a zone; remove it"),
+        (
+            spec.flags.is_some() && has_part,
+            "flags",
+            "flags are the bits of the whole register; remove `bit`, `bits` or `mask`",
+        ),
+        (
+            spec.flags.is_some() && spec.words.is_some(),
+            "words",
+            "the value is the list of its flags; keep either `flags` or `words`",
+        ),
+        (
+            spec.zone.is_some() && !has_zone,
+            "zone",
+            "only the types cp56, datetime and bcd-datetime have a zone; remove it",
+        ),
     ]
 }
 
@@ -163,38 +231,70 @@ fn by_value(spec: &file::Point, kind: Kind) -> [Row; 8] {
         file::Deadband::Absolute(width) | file::Deadband::Percent(width) => width > 0.0,
     });
     let needs_numbers = |show: &Show| !matches!(show, Show::Last);
-    let is_summed = spec.aggregate.as_ref().is_some_and(|aggregate| aggregate.show.0.iter().any(needs_numbers));
+    let is_summed = spec
+        .aggregate
+        .as_ref()
+        .is_some_and(|aggregate| aggregate.show.0.iter().any(needs_numbers));
     [
         (is_text && spec.min.is_some(), "min", NO_NUMBER),
         (is_text && spec.max.is_some(), "max", NO_NUMBER),
-        (is_text && spec.as_text.is_some(), "as_text", "it is text already; remove it"),
+        (
+            is_text && spec.as_text.is_some(),
+            "as_text",
+            "it is text already; remove it",
+        ),
         (is_no_number && spec.filter.is_some(), "filter", NO_NUMBER),
         (
             is_no_number && has_width,
             "deadband",
             "a deadband needs a number, and the value is text, a list or flags; write 0 to report every change",
         ),
-        (is_no_number && spec.swinging_door.is_some(), "swinging_door", NO_NUMBER),
-        (is_no_number && is_summed, "aggregate", "text, lists and flags cannot be averaged; write `show: last`"),
+        (
+            is_no_number && spec.swinging_door.is_some(),
+            "swinging_door",
+            NO_NUMBER,
+        ),
+        (
+            is_no_number && is_summed,
+            "aggregate",
+            "text, lists and flags cannot be averaged; write `show: last`",
+        ),
         (spec.decimals.is_some() && is_text, "decimals", NO_NUMBER),
     ]
 }
 
 /// Limits and ways of writing that do not fit what is written.
 fn writing(spec: &file::Point, kind: Kind) -> [Row; 4] {
-    let Some(write) = spec.write else { return [(false, "write", ""); 4] };
+    let Some(write) = spec.write else {
+        return [(false, "write", ""); 4];
+    };
     let is_word = kind == Kind::Text || spec.words.is_some();
     let has_limits = write.min.is_some() || write.max.is_some() || write.step.is_some();
     let has_part = spec.bit.is_some() || spec.bits.is_some() || spec.mask.is_some();
-    let tolerance = write.read_back.and_then(|how| how.0).and_then(|how| how.tolerance);
+    let tolerance = write
+        .read_back
+        .and_then(|how| how.0)
+        .and_then(|how| how.tolerance);
     [
-        (is_word && has_limits, "write", "text and words have no limits; remove `min`, `max` and `step`"),
-        (is_word && tolerance.is_some_and(|width| width != 0.0), "write", "text and words cannot be compared with a tolerance; remove it"),
+        (
+            is_word && has_limits,
+            "write",
+            "text and words have no limits; remove `min`, `max` and `step`",
+        ),
+        (
+            is_word && tolerance.is_some_and(|width| width != 0.0),
+            "write",
+            "text and words cannot be compared with a tolerance; remove it",
+        ),
         (
             has_part && write.function != Function::Auto,
             "write",
             "bits of a register are written by function 22, or by reading, changing and writing; remove `function`",
         ),
-        (write.allow_split && spec.group.is_none(), "write", "only points of a `group` are written together; remove `allow_split`"),
+        (
+            write.allow_split && spec.group.is_none(),
+            "write",
+            "only points of a `group` are written together; remove `allow_split`",
+        ),
     ]
 }

@@ -26,7 +26,10 @@ pub struct Bcd {
 impl Bcd {
     /// Without a sign.
     pub const fn plain(bytes: u8) -> Self {
-        Self { bytes, sign: Sign::Never }
+        Self {
+            bytes,
+            sign: Sign::Never,
+        }
     }
 
     /// Bits that it takes.
@@ -77,7 +80,8 @@ impl Bcd {
             Sign::Digit if bits >> top & 0xF == 0xF => (bits & !(0xF << top), true),
             Sign::Digit => (bits, false),
         };
-        let number = digits(magnitude, self.bits()).and_then(|number| i64::try_from(number).ok())?;
+        let number =
+            digits(magnitude, self.bits()).and_then(|number| i64::try_from(number).ok())?;
         Some(if is_negative { -number } else { number })
     }
 
@@ -98,8 +102,12 @@ impl Bcd {
 
 /// The number whose decimal digits stand in the lowest `count` bits; `None` if one of them is none.
 pub(super) fn digits(bits: u64, count: u32) -> Option<u64> {
-    let nibbles = (0..count.div_ceil(4)).rev().map(|place| bits >> (4 * place) & 0xF);
-    nibbles.into_iter().try_fold(0_u64, |number, digit| (digit < 10).then(|| number * 10 + digit))
+    let nibbles = (0..count.div_ceil(4))
+        .rev()
+        .map(|place| bits >> (4 * place) & 0xF);
+    nibbles.into_iter().try_fold(0_u64, |number, digit| {
+        (digit < 10).then(|| number * 10 + digit)
+    })
 }
 
 /// The decimal digits of a number of at most sixteen of them, one in each nibble.
@@ -120,7 +128,11 @@ mod tests {
         let bcd = Bcd { bytes, sign };
         assert_eq!(bcd.number(bits), number, "{bcd:?} {bits:x}");
         if let Some(number) = number {
-            assert_eq!(bcd.bits_of(i128::from(number)), Some(bits), "{bcd:?} {number}");
+            assert_eq!(
+                bcd.bits_of(i128::from(number)),
+                Some(bits),
+                "{bcd:?} {number}"
+            );
         }
     }
 
@@ -128,7 +140,12 @@ mod tests {
     fn each_kind_of_sign_is_read_and_written() {
         check(Sign::Never, 3, 0x81_2345, Some(812_345));
         check(Sign::Never, 1, 0x99, Some(99));
-        check(Sign::Never, 8, 0x9999_9999_9999_9999, Some(9_999_999_999_999_999));
+        check(
+            Sign::Never,
+            8,
+            0x9999_9999_9999_9999,
+            Some(9_999_999_999_999_999),
+        );
         check(Sign::Bit, 3, 0x81_2345, Some(-12_345));
         check(Sign::Bit, 3, 0x71_2345, Some(712_345));
         check(Sign::Digit, 4, 0xF000_0123, Some(-123));

@@ -4,7 +4,12 @@ use super::{Bcd, ByteOrder, Kind, Meaning, Register, Table};
 use crate::reading::Value;
 
 /// The orders, the usual first.
-pub const ORDERS: [ByteOrder; 4] = [ByteOrder::ABCD, ByteOrder::CDAB, ByteOrder::BADC, ByteOrder::DCBA];
+pub const ORDERS: [ByteOrder; 4] = [
+    ByteOrder::ABCD,
+    ByteOrder::CDAB,
+    ByteOrder::BADC,
+    ByteOrder::DCBA,
+];
 /// Types that are looked at, the usual first. One register has two orders, several have four.
 pub const KINDS: [Kind; 13] = [
     Kind::U16,
@@ -57,15 +62,31 @@ pub struct Match {
 pub fn guess(words: &[u16], offset: u16, kind: Kind, order: ByteOrder) -> Option<Guess> {
     let width = usize::from(kind.words()?);
     let part = words.get(usize::from(offset)..)?.get(..width)?;
-    let meaning = Meaning { order, ..Meaning::new(kind) };
-    let value = match (Register { table: Table::Holding, address: 0, meaning }).decode(part, None).ok()? {
+    let meaning = Meaning {
+        order,
+        ..Meaning::new(kind)
+    };
+    let value = match (Register {
+        table: Table::Holding,
+        address: 0,
+        meaning,
+    })
+    .decode(part, None)
+    .ok()?
+    {
         Value::Int(number) => number as f64,
         Value::UInt(number) => number as f64,
         Value::F32(number) => f64::from(number),
         Value::F64(number) => number,
         Value::Bool(_) | Value::Text(_) | Value::List(_) => return None,
     };
-    Some(Guess { offset, kind, order, value, is_plausible: is_plausible(kind, value, part) })
+    Some(Guess {
+        offset,
+        kind,
+        order,
+        value,
+        is_plausible: is_plausible(kind, value, part),
+    })
 }
 
 /// Not what random bits look like: a real number of usual size, a whole number that is small for its width.
@@ -86,15 +107,25 @@ fn is_plausible(kind: Kind, value: f64, words: &[u16]) -> bool {
 /// Every way to read the registers.
 pub fn guesses(words: &[u16]) -> impl Iterator<Item = Guess> + '_ {
     let offsets = 0..u16::try_from(words.len()).unwrap_or(u16::MAX);
-    let ways = KINDS.iter().flat_map(|kind| orders(*kind).iter().map(move |order| (*kind, *order)));
+    let ways = KINDS
+        .iter()
+        .flat_map(|kind| orders(*kind).iter().map(move |order| (*kind, *order)));
     let ways: Vec<(Kind, ByteOrder)> = ways.collect();
-    offsets.flat_map(move |offset| ways.clone().into_iter().filter_map(move |(kind, order)| guess(words, offset, kind, order)))
+    offsets.flat_map(move |offset| {
+        ways.clone()
+            .into_iter()
+            .filter_map(move |(kind, order)| guess(words, offset, kind, order))
+    })
 }
 
 /// The orders that differ for a type.
 pub fn orders(kind: Kind) -> &'static [ByteOrder] {
     const ONE_REGISTER: [ByteOrder; 2] = [ByteOrder::ABCD, ByteOrder::BADC];
-    if kind.words() == Some(1) { &ONE_REGISTER } else { &ORDERS }
+    if kind.words() == Some(1) {
+        &ONE_REGISTER
+    } else {
+        &ORDERS
+    }
 }
 
 /// Ways that show `expected` but for `tolerance` (a part of it): the closest first, among those the likeliest.
@@ -103,23 +134,47 @@ pub fn matches(words: &[u16], expected: f64, tolerance: f64) -> Vec<Match> {
     for guess in guesses(words) {
         let of_scale = SCALES.iter().map(|scale| {
             let shown = guess.value * scale;
-            let error = if expected == 0.0 { shown.abs() } else { ((shown - expected) / expected).abs() };
-            Match { guess: guess.clone(), scale: *scale, shown, error }
+            let error = if expected == 0.0 {
+                shown.abs()
+            } else {
+                ((shown - expected) / expected).abs()
+            };
+            Match {
+                guess: guess.clone(),
+                scale: *scale,
+                shown,
+                error,
+            }
         });
         found.extend(of_scale.filter(|found| found.error <= tolerance));
     }
     // A float needs no factor, a usual order is likelier than a rare one, and what has the value to all its digits is likeliest.
     let rank = |found: &Match| {
         let is_float = matches!(found.guess.kind, Kind::F16 | Kind::F32 | Kind::F64);
-        let scale = SCALES.iter().position(|scale| (scale - found.scale).abs() < f64::EPSILON).unwrap_or(SCALES.len());
-        let kind = KINDS.iter().position(|kind| *kind == found.guess.kind).unwrap_or(KINDS.len());
-        let order = ORDERS.iter().position(|order| *order == found.guess.order).unwrap_or(ORDERS.len());
+        let scale = SCALES
+            .iter()
+            .position(|scale| (scale - found.scale).abs() < f64::EPSILON)
+            .unwrap_or(SCALES.len());
+        let kind = KINDS
+            .iter()
+            .position(|kind| *kind == found.guess.kind)
+            .unwrap_or(KINDS.len());
+        let order = ORDERS
+            .iter()
+            .position(|order| *order == found.guess.order)
+            .unwrap_or(ORDERS.len());
         let odd_scale = if is_float && scale > 0 { 20 } else { scale };
-        (found.distance(), 2 * odd_scale + kind + 3 * order, found.error)
+        (
+            found.distance(),
+            2 * odd_scale + kind + 3 * order,
+            found.error,
+        )
     };
     found.sort_by(|one, other| {
         let (one, other) = (rank(one), rank(other));
-        (one.0, one.1).cmp(&(other.0, other.1)).then(one.2.total_cmp(&other.2))
+        (one.0, one.1)
+            .cmp(&(other.0, other.1))
+            .then(one.2.total_cmp(&other.2))
     });
     found
 }
@@ -127,7 +182,10 @@ pub fn matches(words: &[u16], expected: f64, tolerance: f64) -> Vec<Match> {
 impl Match {
     /// How far it is from what was expected, in steps that a person would make: 0 shows the same digits, as far as an instrument has them.
     pub fn distance(&self) -> usize {
-        [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05].iter().take_while(|step| self.error > **step).count()
+        [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05]
+            .iter()
+            .take_while(|step| self.error > **step)
+            .count()
     }
 }
 
@@ -137,39 +195,96 @@ mod tests {
 
     fn best(words: &[u16], expected: f64) -> (u16, Kind, ByteOrder, f64) {
         let found = matches(words, expected, 0.01);
-        let first = found.first().unwrap_or_else(|| panic!("{words:x?} never shows {expected}"));
-        (first.guess.offset, first.guess.kind, first.guess.order, first.scale)
+        let first = found
+            .first()
+            .unwrap_or_else(|| panic!("{words:x?} never shows {expected}"));
+        (
+            first.guess.offset,
+            first.guess.kind,
+            first.guess.order,
+            first.scale,
+        )
     }
 
     #[test]
     fn an_expected_value_is_found_in_every_order_and_scale() {
-        let [high, low] = [(229.4_f32.to_bits() >> 16) as u16, (229.4_f32.to_bits() & 0xFFFF) as u16];
-        assert_eq!(best(&[7, high, low, 9], 229.4), (1, Kind::F32, ByteOrder::ABCD, 1.0));
-        assert_eq!(best(&[7, low, high, 9], 229.4), (1, Kind::F32, ByteOrder::CDAB, 1.0));
-        assert_eq!(best(&[high.swap_bytes(), low.swap_bytes()], 229.4), (0, Kind::F32, ByteOrder::BADC, 1.0));
-        assert_eq!(best(&[low.swap_bytes(), high.swap_bytes()], 229.4), (0, Kind::F32, ByteOrder::DCBA, 1.0));
-        assert_eq!(best(&[0, 2294, 0], 229.4), (1, Kind::U16, ByteOrder::ABCD, 0.1));
-        assert_eq!(best(&[1, 0x86A0], 1000.0), (0, Kind::U32, ByteOrder::ABCD, 0.01));
-        assert_eq!(best(&[0x1234], 1234.0), (0, Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD, 1.0));
+        let [high, low] = [
+            (229.4_f32.to_bits() >> 16) as u16,
+            (229.4_f32.to_bits() & 0xFFFF) as u16,
+        ];
+        assert_eq!(
+            best(&[7, high, low, 9], 229.4),
+            (1, Kind::F32, ByteOrder::ABCD, 1.0)
+        );
+        assert_eq!(
+            best(&[7, low, high, 9], 229.4),
+            (1, Kind::F32, ByteOrder::CDAB, 1.0)
+        );
+        assert_eq!(
+            best(&[high.swap_bytes(), low.swap_bytes()], 229.4),
+            (0, Kind::F32, ByteOrder::BADC, 1.0)
+        );
+        assert_eq!(
+            best(&[low.swap_bytes(), high.swap_bytes()], 229.4),
+            (0, Kind::F32, ByteOrder::DCBA, 1.0)
+        );
+        assert_eq!(
+            best(&[0, 2294, 0], 229.4),
+            (1, Kind::U16, ByteOrder::ABCD, 0.1)
+        );
+        assert_eq!(
+            best(&[1, 0x86A0], 1000.0),
+            (0, Kind::U32, ByteOrder::ABCD, 0.01)
+        );
+        assert_eq!(
+            best(&[0x1234], 1234.0),
+            (0, Kind::Bcd(Bcd::plain(2)), ByteOrder::ABCD, 1.0)
+        );
         assert_eq!(best(&[0xFFF6], -10.0), (0, Kind::I16, ByteOrder::ABCD, 1.0));
         let energy = 123_456.789_f64.to_bits().to_be_bytes();
-        let words: Vec<u16> = energy.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
-        assert_eq!(best(&words, 123_456.8), (0, Kind::F64, ByteOrder::ABCD, 1.0));
+        let words: Vec<u16> = energy
+            .chunks(2)
+            .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+            .collect();
+        assert_eq!(
+            best(&words, 123_456.8),
+            (0, Kind::F64, ByteOrder::ABCD, 1.0)
+        );
         assert!(matches(&[1, 2, 3], 229.4, 0.001).is_empty());
         // The closest goes before a more usual way that is further off.
-        assert_eq!(best(&[2280, 22_943], 229.4), (1, Kind::U16, ByteOrder::ABCD, 0.01));
-        let distances: Vec<usize> = matches(&[2272, 2280, 2294, 2296, 0x22F4], 229.4, 0.05).iter().map(Match::distance).collect();
-        assert!(distances.len() > 4 && distances.is_sorted() && distances[0] == 0, "{distances:?}");
+        assert_eq!(
+            best(&[2280, 22_943], 229.4),
+            (1, Kind::U16, ByteOrder::ABCD, 0.01)
+        );
+        let distances: Vec<usize> = matches(&[2272, 2280, 2294, 2296, 0x22F4], 229.4, 0.05)
+            .iter()
+            .map(Match::distance)
+            .collect();
+        assert!(
+            distances.len() > 4 && distances.is_sorted() && distances[0] == 0,
+            "{distances:?}"
+        );
     }
 
     #[test]
     fn plausible_is_what_instruments_show() {
-        let is_plausible = |words: &[u16], kind, order| guess(words, 0, kind, order).is_some_and(|guess| guess.is_plausible);
-        let [high, low] = [(229.4_f32.to_bits() >> 16) as u16, (229.4_f32.to_bits() & 0xFFFF) as u16];
+        let is_plausible = |words: &[u16], kind, order| {
+            guess(words, 0, kind, order).is_some_and(|guess| guess.is_plausible)
+        };
+        let [high, low] = [
+            (229.4_f32.to_bits() >> 16) as u16,
+            (229.4_f32.to_bits() & 0xFFFF) as u16,
+        ];
         assert!(is_plausible(&[high, low], Kind::F32, ByteOrder::ABCD));
         assert!(!is_plausible(&[high, low], Kind::F32, ByteOrder::DCBA));
         assert!(!is_plausible(&[high, low], Kind::U32, ByteOrder::ABCD));
-        assert!(!is_plausible(&[0, 0], Kind::F32, ByteOrder::ABCD) && !is_plausible(&[0xFFFF], Kind::U16, ByteOrder::ABCD));
-        assert!(guess(&[1], 0, Kind::U32, ByteOrder::ABCD).is_none(), "there is only one register");
+        assert!(
+            !is_plausible(&[0, 0], Kind::F32, ByteOrder::ABCD)
+                && !is_plausible(&[0xFFFF], Kind::U16, ByteOrder::ABCD)
+        );
+        assert!(
+            guess(&[1], 0, Kind::U32, ByteOrder::ABCD).is_none(),
+            "there is only one register"
+        );
     }
 }

@@ -75,8 +75,24 @@ impl Kind {
     /// Registers it takes; `None` for text, whose length is told.
     pub fn words(self) -> Option<u16> {
         Some(match self {
-            Self::Bool | Self::U8L | Self::U8H | Self::I8L | Self::I8H | Self::I16 | Self::U16 | Self::F16 | Self::Sm16 => 1,
-            Self::I24 | Self::U24 | Self::I32 | Self::U32 | Self::F32 | Self::Ibm32 | Self::Mod10k32 | Self::Sm32 | Self::Unix32 => 2,
+            Self::Bool
+            | Self::U8L
+            | Self::U8H
+            | Self::I8L
+            | Self::I8H
+            | Self::I16
+            | Self::U16
+            | Self::F16
+            | Self::Sm16 => 1,
+            Self::I24
+            | Self::U24
+            | Self::I32
+            | Self::U32
+            | Self::F32
+            | Self::Ibm32
+            | Self::Mod10k32
+            | Self::Sm32
+            | Self::Unix32 => 2,
             Self::I48 | Self::U48 | Self::Mod10k48 | Self::BcdDateTime => 3,
             Self::I64 | Self::U64 | Self::F64 | Self::Mod10k64 | Self::Unix64 | Self::Cp56 => 4,
             Self::DateTime => 6,
@@ -119,7 +135,15 @@ impl Kind {
 
     /// True for what is no number: text and times.
     pub fn is_text(self) -> bool {
-        matches!(self, Self::Text | Self::Unix32 | Self::Unix64 | Self::Cp56 | Self::DateTime | Self::BcdDateTime)
+        matches!(
+            self,
+            Self::Text
+                | Self::Unix32
+                | Self::Unix64
+                | Self::Cp56
+                | Self::DateTime
+                | Self::BcdDateTime
+        )
     }
 
     /// True for dates.
@@ -133,12 +157,20 @@ impl Kind {
         #[allow(clippy::cast_possible_wrap)]
         let half = || 2_f64.powi(self.bits() as i32 - 1);
         // The largest number of double precision below 2^63 and 2^64.
-        let below = |number: f64| if self.bits() == 64 { number.next_down() } else { number - 1.0 };
+        let below = |number: f64| {
+            if self.bits() == 64 {
+                number.next_down()
+            } else {
+                number - 1.0
+            }
+        };
         match self {
             Self::Bool => Some((0.0, 1.0)),
             Self::F16 => Some((-f64::from(half::f16::MAX), f64::from(half::f16::MAX))),
             Self::Bcd(bcd) => Some(bcd.range()),
-            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => digits(4 * i32::from(self.words()?)),
+            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => {
+                digits(4 * i32::from(self.words()?))
+            }
             Self::Sm16 | Self::Sm32 => Some((1.0 - half(), half() - 1.0)),
             kind if kind.is_integer() && kind.is_signed() => Some((-half(), below(half()))),
             kind if kind.is_integer() => Some((0.0, below(2.0 * half()))),
@@ -159,12 +191,17 @@ impl Kind {
     }
 
     fn is_signed(self) -> bool {
-        matches!(self, Self::I8L | Self::I8H | Self::I16 | Self::I24 | Self::I32 | Self::I48 | Self::I64)
+        matches!(
+            self,
+            Self::I8L | Self::I8H | Self::I16 | Self::I24 | Self::I32 | Self::I48 | Self::I64
+        )
     }
 
     /// The raw value of `bytes`, most significant first, as long as the registers or bytes it takes.
     pub(super) fn decode(self, bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
-        let number = bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        let number = bytes
+            .iter()
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         match self {
             Self::Bool => Ok(Raw::Bool(number != 0)),
             Self::U8H | Self::I8H if bytes.len() > 1 => Ok(self.integer(number >> 8)),
@@ -180,11 +217,17 @@ impl Kind {
                 (Some(number), _) => Ok(Raw::Int(number)),
                 (None, _) => Err("not a decimal number (BCD)"),
             },
-            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => from_mod10k(bytes).map(Raw::UInt).ok_or("not a decimal number (mod 10000)"),
+            Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => from_mod10k(bytes)
+                .map(Raw::UInt)
+                .ok_or("not a decimal number (mod 10000)"),
             Self::Sm16 | Self::Sm32 => {
                 let sign = 1_u64 << (self.bits() - 1);
                 let magnitude = i64::try_from(number & !sign).unwrap_or(0);
-                Ok(Raw::Int(if number & sign == 0 { magnitude } else { -magnitude }))
+                Ok(Raw::Int(if number & sign == 0 {
+                    magnitude
+                } else {
+                    -magnitude
+                }))
             }
             Self::Unix32 | Self::Unix64 => time::from_unix(number),
             Self::Cp56 => time::from_cp56(bytes, zone),
@@ -197,7 +240,11 @@ impl Kind {
     #[allow(clippy::cast_possible_wrap)]
     fn integer(self, number: u64) -> Raw {
         let unused = 64 - self.bits();
-        if self.is_signed() { Raw::Int((number << unused) as i64 >> unused) } else { Raw::UInt(number << unused >> unused) }
+        if self.is_signed() {
+            Raw::Int((number << unused) as i64 >> unused)
+        } else {
+            Raw::UInt(number << unused >> unused)
+        }
     }
 
     /// The bytes of a raw number, most significant first; the error says why this type cannot hold it.
@@ -216,7 +263,11 @@ impl Kind {
             Self::Bool => u64::from(raw.as_f64() != 0.0),
             kind if kind.is_integer() => {
                 let number = self.fitting(&raw)?;
-                if matches!(self, Self::U8H | Self::I8H) { (number & 0xFF) << 8 } else { number }
+                if matches!(self, Self::U8H | Self::I8H) {
+                    (number & 0xFF) << 8
+                } else {
+                    number
+                }
             }
             #[allow(clippy::cast_possible_truncation)]
             Self::F16 => u64::from(half::f16::from_f32(raw.as_f64() as f32).to_bits()),
@@ -224,7 +275,9 @@ impl Kind {
             Self::F32 => u64::from((raw.as_f64() as f32).to_bits()),
             Self::F64 => raw.as_f64().to_bits(),
             Self::Ibm32 => to_ibm(raw.as_f64()),
-            Self::Bcd(bcd) => whole(&raw).and_then(|whole| bcd.bits_of(whole)).ok_or_else(|| self.does_not_hold(&raw))?,
+            Self::Bcd(bcd) => whole(&raw)
+                .and_then(|whole| bcd.bits_of(whole))
+                .ok_or_else(|| self.does_not_hold(&raw))?,
             Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => self.in_thousands(&raw)?,
             Self::Sm16 | Self::Sm32 => {
                 let whole = whole(&raw).ok_or_else(|| self.does_not_hold(&raw))?;
@@ -237,12 +290,27 @@ impl Kind {
             }
             Self::Unix32 | Self::Unix64 => {
                 let whole = whole(&raw).and_then(|whole| u64::try_from(whole).ok());
-                let most = if self == Self::Unix32 { u64::from(u32::MAX) } else { u64::MAX };
-                whole.filter(|seconds| *seconds <= most).ok_or_else(|| self.does_not_hold(&raw))?
+                let most = if self == Self::Unix32 {
+                    u64::from(u32::MAX)
+                } else {
+                    u64::MAX
+                };
+                whole
+                    .filter(|seconds| *seconds <= most)
+                    .ok_or_else(|| self.does_not_hold(&raw))?
             }
-            _ => return Err(format!("values of the type {} cannot be written", self.name())),
+            _ => {
+                return Err(format!(
+                    "values of the type {} cannot be written",
+                    self.name()
+                ));
+            }
         };
-        Ok(number.to_be_bytes().get(8_usize.saturating_sub(size)..).unwrap_or_default().to_vec())
+        Ok(number
+            .to_be_bytes()
+            .get(8_usize.saturating_sub(size)..)
+            .unwrap_or_default()
+            .to_vec())
     }
 
     /// The bytes that a simulator shows for a raw number that is in the range, most significant first: what cannot be written, too.
@@ -266,7 +334,11 @@ impl Kind {
     fn fitting(self, raw: &Raw) -> Result<u64, String> {
         let whole = whole(raw).ok_or_else(|| self.does_not_hold(raw))?;
         let bits = self.bits();
-        let (low, high) = if self.is_signed() { (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1) } else { (0, (1_i128 << bits) - 1) };
+        let (low, high) = if self.is_signed() {
+            (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1)
+        } else {
+            (0, (1_i128 << bits) - 1)
+        };
         if !(low..=high).contains(&whole) {
             return Err(self.does_not_hold(raw));
         }
@@ -276,13 +348,19 @@ impl Kind {
 
     /// Words of four decimal digits each.
     fn in_thousands(self, raw: &Raw) -> Result<u64, String> {
-        let whole = whole(raw).and_then(|whole| u64::try_from(whole).ok()).ok_or_else(|| self.does_not_hold(raw))?;
+        let whole = whole(raw)
+            .and_then(|whole| u64::try_from(whole).ok())
+            .ok_or_else(|| self.does_not_hold(raw))?;
         let (mut rest, mut number) = (whole, 0_u64);
         for word in 0..self.words().unwrap_or(1) {
             number |= (rest % 10_000) << (16 * word);
             rest /= 10_000;
         }
-        if rest == 0 { Ok(number) } else { Err(self.does_not_hold(raw)) }
+        if rest == 0 {
+            Ok(number)
+        } else {
+            Err(self.does_not_hold(raw))
+        }
     }
 
     /// True if a register of this type can hold `number`, or holds the bits that `number` is written with (0x8000 in an i16, 0xFFFF in a
@@ -293,7 +371,10 @@ impl Kind {
             Self::F16 | Self::F32 | Self::F64 | Self::Ibm32 => true,
             // Longer than any number.
             Self::DateTime | Self::Text => false,
-            kind if kind.is_signed() => number.fract() == 0.0 && (-(self.most_bits() + 1.0) / 2.0..=self.most_bits()).contains(&number),
+            kind if kind.is_signed() => {
+                number.fract() == 0.0
+                    && (-(self.most_bits() + 1.0) / 2.0..=self.most_bits()).contains(&number)
+            }
             kind if kind.is_integer() || kind == Self::Bool => are_bits(),
             kind => kind.shows(number) || are_bits(),
         }
@@ -302,7 +383,11 @@ impl Kind {
     /// The greatest number that its bits make.
     #[allow(clippy::cast_possible_wrap)]
     fn most_bits(self) -> f64 {
-        if self.bits() >= 64 { 1.9e19 } else { 2_f64.powi(self.bits() as i32) - 1.0 }
+        if self.bits() >= 64 {
+            1.9e19
+        } else {
+            2_f64.powi(self.bits() as i32) - 1.0
+        }
     }
 
     /// True if a sentinel is the number that is read, and not its bits: of the types whose number is not made of all the bits.
@@ -310,10 +395,19 @@ impl Kind {
         match self {
             Self::Bcd(bcd) => bcd.shows(number),
             Self::Mod10k32 | Self::Mod10k48 | Self::Mod10k64 => {
-                number.fract() == 0.0 && (0.0..10_000_f64.powi(i32::from(self.words().unwrap_or(1)))).contains(&number)
+                number.fract() == 0.0
+                    && (0.0..10_000_f64.powi(i32::from(self.words().unwrap_or(1))))
+                        .contains(&number)
             }
-            Self::Sm16 | Self::Sm32 => number.fract() == 0.0 && number.abs() <= (self.most_bits() - 1.0) / 2.0,
-            Self::Unix32 | Self::Unix64 | Self::Cp56 | Self::DateTime | Self::BcdDateTime | Self::Text => false,
+            Self::Sm16 | Self::Sm32 => {
+                number.fract() == 0.0 && number.abs() <= (self.most_bits() - 1.0) / 2.0
+            }
+            Self::Unix32
+            | Self::Unix64
+            | Self::Cp56
+            | Self::DateTime
+            | Self::BcdDateTime
+            | Self::Text => false,
             _ => true,
         }
     }
@@ -325,7 +419,11 @@ impl Kind {
             return number;
         }
         let whole = 2_f64.powi(self.bits() as i32);
-        if number >= whole / 2.0 { number - whole } else { number }
+        if number >= whole / 2.0 {
+            number - whole
+        } else {
+            number
+        }
     }
 }
 
@@ -336,23 +434,38 @@ fn whole(raw: &Raw) -> Option<i128> {
         Raw::Bool(b) => Some(i128::from(*b)),
         Raw::Int(i) => Some(i128::from(*i)),
         Raw::UInt(u) => Some(i128::from(*u)),
-        Raw::F32(_) | Raw::F64(_) => Some(raw.as_f64().round()).filter(|f| f.is_finite() && f.abs() < 1e30).map(|f| f as i128),
+        Raw::F32(_) | Raw::F64(_) => Some(raw.as_f64().round())
+            .filter(|f| f.is_finite() && f.abs() < 1e30)
+            .map(|f| f as i128),
         Raw::Text(_) => None,
     }
 }
 
 fn from_mod10k(bytes: &[u8]) -> Option<u64> {
-    let words = bytes.chunks_exact(2).map(|pair| pair.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte)));
-    words.into_iter().try_fold(0_u64, |number, word| (word < 10_000).then(|| number * 10_000 + word))
+    let words = bytes.chunks_exact(2).map(|pair| {
+        pair.iter()
+            .fold(0_u64, |word, byte| word << 8 | u64::from(*byte))
+    });
+    words.into_iter().try_fold(0_u64, |number, word| {
+        (word < 10_000).then(|| number * 10_000 + word)
+    })
 }
 
 /// Sign, seven bits of exponent to the base 16 around 64, 24 bits of fraction.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap
+)]
 fn from_ibm(number: u64) -> f64 {
     let fraction = (number & 0x00FF_FFFF) as f64 / f64::from(1 << 24);
     let exponent = ((number >> 24) & 0x7F) as i32 - 64;
     let magnitude = fraction * 16_f64.powi(exponent);
-    if number & 0x8000_0000 == 0 { magnitude } else { -magnitude }
+    if number & 0x8000_0000 == 0 {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -371,5 +484,6 @@ fn to_ibm(value: f64) -> u64 {
         exponent -= 1;
     }
     let sign = if value < 0.0 { 0x8000_0000 } else { 0 };
-    sign | (exponent.clamp(0, 127) as u64) << 24 | ((fraction * f64::from(1 << 24)) as u64).min(0x00FF_FFFF)
+    sign | (exponent.clamp(0, 127) as u64) << 24
+        | ((fraction * f64::from(1 << 24)) as u64).min(0x00FF_FFFF)
 }

@@ -23,7 +23,9 @@ pub use register::Register;
 use crate::reading::Value;
 
 /// The four tables of Modbus, and its files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Table {
     /// Read and write bits.
@@ -68,7 +70,11 @@ impl Table {
 
     /// How many places it has.
     pub fn places(self) -> u32 {
-        if matches!(self, Self::File(_)) { RECORDS.into() } else { 65_536 }
+        if matches!(self, Self::File(_)) {
+            RECORDS.into()
+        } else {
+            65_536
+        }
     }
 }
 
@@ -213,28 +219,40 @@ impl Meaning {
     }
 
     fn span(&self, each: u16) -> usize {
-        self.array
-            .map_or(usize::from(each), |array| usize::from(array.stride) * usize::from(array.count.saturating_sub(1)) + usize::from(each))
+        self.array.map_or(usize::from(each), |array| {
+            usize::from(array.stride) * usize::from(array.count.saturating_sub(1))
+                + usize::from(each)
+        })
     }
 
     /// The value in the bytes of a frame, as they stand there; the error is the reason for bad quality.
     pub fn decode_bytes(&self, bytes: &[u8]) -> Result<Value, Arc<str>> {
         let each = usize::from(self.bytes_each());
-        self.elements(usize::from(self.array.map_or(0, |array| array.stride)), |from| {
-            let bytes = bytes.get(from..from + each).ok_or("the frame is too short")?;
-            if self.kind == Kind::Text {
-                return self.text(bytes);
-            }
-            let mut bytes = bytes.to_vec();
-            self.order.arrange(&mut bytes);
-            self.value(&bytes, None)
-        })
+        self.elements(
+            usize::from(self.array.map_or(0, |array| array.stride)),
+            |from| {
+                let bytes = bytes
+                    .get(from..from + each)
+                    .ok_or("the frame is too short")?;
+                if self.kind == Kind::Text {
+                    return self.text(bytes);
+                }
+                let mut bytes = bytes.to_vec();
+                self.order.arrange(&mut bytes);
+                self.value(&bytes, None)
+            },
+        )
     }
 
     /// Text as an instrument wrote it: a number if the type is one.
     pub fn decode_text(&self, text: &str) -> Result<Value, Arc<str>> {
         let text = text.trim();
-        let unreadable = || Arc::from(format!("`{}` is not a number", text.chars().take(40).collect::<String>()));
+        let unreadable = || {
+            Arc::from(format!(
+                "`{}` is not a number",
+                text.chars().take(40).collect::<String>()
+            ))
+        };
         self.is_there(text)?;
         let raw = if self.kind.is_text() {
             return Ok(Value::Text(text.into()));
@@ -246,7 +264,11 @@ impl Meaning {
             }
         } else {
             // Some write a decimal comma, a plus sign, or blanks between sign and digits.
-            let plain: String = text.chars().filter(|c| !c.is_whitespace()).map(|c| if c == ',' { '.' } else { c }).collect();
+            let plain: String = text
+                .chars()
+                .filter(|c| !c.is_whitespace())
+                .map(|c| if c == ',' { '.' } else { c })
+                .collect();
             let plain = plain.strip_prefix('+').unwrap_or(&plain);
             match (self.kind, plain.parse::<i64>()) {
                 (kind, Ok(whole)) if kind.is_integer() => Raw::Int(whole),
@@ -257,18 +279,32 @@ impl Meaning {
         self.meant(raw, None)
     }
 
-    fn elements(&self, stride: usize, one: impl Fn(usize) -> Result<Value, Arc<str>>) -> Result<Value, Arc<str>> {
-        let Some(array) = self.array else { return one(0) };
-        let all =
-            (0..usize::from(array.count)).map(|index| one(index * stride).map_err(|why| Arc::from(format!("element {index}: {why}"))));
-        all.collect::<Result<Vec<Value>, Arc<str>>>().map(Value::List)
+    fn elements(
+        &self,
+        stride: usize,
+        one: impl Fn(usize) -> Result<Value, Arc<str>>,
+    ) -> Result<Value, Arc<str>> {
+        let Some(array) = self.array else {
+            return one(0);
+        };
+        let all = (0..usize::from(array.count)).map(|index| {
+            one(index * stride).map_err(|why| Arc::from(format!("element {index}: {why}")))
+        });
+        all.collect::<Result<Vec<Value>, Arc<str>>>()
+            .map(Value::List)
     }
 
     fn text(&self, bytes: &[u8]) -> Result<Value, Arc<str>> {
-        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        let end = bytes
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(bytes.len());
         let bytes = bytes.get(..end).unwrap_or_default();
         // Devices that are not of UTF-8 are mostly of Latin-1, where every byte is a character.
-        let text = std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|byte| char::from(*byte)).collect(), str::to_owned);
+        let text = std::str::from_utf8(bytes).map_or_else(
+            |_| bytes.iter().map(|byte| char::from(*byte)).collect(),
+            str::to_owned,
+        );
         let text = text.trim();
         self.is_there(text)?;
         Ok(Value::Text(text.into()))
@@ -276,8 +312,15 @@ impl Meaning {
 
     /// Fails if the device reports that it has no value.
     fn is_there(&self, text: &str) -> Result<(), Arc<str>> {
-        let is_broken = self.broken.iter().any(|broken| matches!(broken, Sentinel::Text(broken) if **broken == *text));
-        if is_broken { Err(NO_VALUE.into()) } else { Ok(()) }
+        let is_broken = self
+            .broken
+            .iter()
+            .any(|broken| matches!(broken, Sentinel::Text(broken) if **broken == *text));
+        if is_broken {
+            Err(NO_VALUE.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// True if a range of numbers that mean "no value" fits, by its first and its last.
@@ -287,23 +330,31 @@ impl Meaning {
 
     /// The value of bytes that are most significant first.
     fn value(&self, bytes: &[u8], exponent: Option<i32>) -> Result<Value, Arc<str>> {
-        let bits =
-            bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)) & ones(u8::try_from(self.kind.bits()).unwrap_or(64));
+        let bits = bytes
+            .iter()
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+            & ones(u8::try_from(self.kind.bits()).unwrap_or(64));
         #[allow(clippy::cast_precision_loss)]
         let is_hidden = |first: f64, last: f64| !(self.kind.shows(first) && self.kind.shows(last));
-        if self.is_broken(|first, last| is_hidden(first, last) && (first..=last).contains(&(bits as f64))) {
+        if self.is_broken(|first, last| {
+            is_hidden(first, last) && (first..=last).contains(&(bits as f64))
+        }) {
             return Err(NO_VALUE.into());
         }
         let raw = match (self.kind, self.part) {
             (Kind::Bcd(_), Part::Bits { low, count }) => {
                 let part = bits.checked_shr(u32::from(low)).unwrap_or(0) & ones(count);
-                bcd::digits(part, u32::from(count)).map(Raw::UInt).ok_or("not a decimal number (BCD)")
+                bcd::digits(part, u32::from(count))
+                    .map(Raw::UInt)
+                    .ok_or("not a decimal number (BCD)")
             }
             (kind, _) => kind.decode(bytes, &self.zone),
         };
         match (raw, self.kind) {
             // Meters show errors with digits above nine.
-            (Err(why), Kind::Bcd(bcd)) => Err(format!("{why}: {bits:0width$X}", width = 2 * usize::from(bcd.bytes)).into()),
+            (Err(why), Kind::Bcd(bcd)) => {
+                Err(format!("{why}: {bits:0width$X}", width = 2 * usize::from(bcd.bytes)).into())
+            }
             (raw, _) => self.meant(raw?, exponent),
         }
     }
@@ -316,22 +367,33 @@ impl Meaning {
         if !raw.as_f64().is_finite() {
             return Err("not a number".into());
         }
-        if self.is_broken(|first, last| raw.is_between(self.kind.as_held(first), self.kind.as_held(last))) {
+        if self.is_broken(|first, last| {
+            raw.is_between(self.kind.as_held(first), self.kind.as_held(last))
+        }) {
             return Err(NO_VALUE.into());
         }
         let raw = self.part_of(raw);
         if !self.flags.is_empty() {
             return Ok(self.names_of_bits(&raw));
         }
-        if let Some((_, text)) = raw.as_i64().and_then(|raw| self.words.iter().find(|(value, _)| *value == raw)) {
+        if let Some((_, text)) = raw
+            .as_i64()
+            .and_then(|raw| self.words.iter().find(|(value, _)| *value == raw))
+        {
             return Ok(Value::Text(text.clone()));
         }
         let value = self.scaled(&raw, exponent);
-        let Some(number) = value.as_f64().filter(|number| number.is_finite()) else { return Err("not a number".into()) };
+        let Some(number) = value.as_f64().filter(|number| number.is_finite()) else {
+            return Err("not a number".into());
+        };
         if self.min.is_some_and(|min| number < min) || self.max.is_some_and(|max| number > max) {
             return Err(format!("not plausible: {value}").into());
         }
-        Ok(if self.as_text { Value::Text(value.to_string().into()) } else { value })
+        Ok(if self.as_text {
+            Value::Text(value.to_string().into())
+        } else {
+            value
+        })
     }
 
     #[allow(clippy::cast_sign_loss)]
@@ -348,16 +410,29 @@ impl Meaning {
         match self.part {
             Part::Whole => raw,
             Part::Bit(bit) => Raw::Bool(bits.checked_shr(u32::from(bit)).unwrap_or(0) & 1 == 1),
-            Part::Bits { low, count } => Raw::UInt(bits.checked_shr(u32::from(low)).unwrap_or(0) & ones(count)),
+            Part::Bits { low, count } => {
+                Raw::UInt(bits.checked_shr(u32::from(low)).unwrap_or(0) & ones(count))
+            }
         }
     }
 
     #[allow(clippy::cast_sign_loss)]
     fn names_of_bits(&self, raw: &Raw) -> Value {
-        let bits = raw.as_i64().map_or_else(|| if let Raw::UInt(u) = raw { *u } else { 0 }, |bits| bits as u64);
+        let bits = raw.as_i64().map_or_else(
+            || if let Raw::UInt(u) = raw { *u } else { 0 },
+            |bits| bits as u64,
+        );
         let set = (0..64_u8).filter(|bit| bits >> bit & 1 == 1);
-        let name = |bit: u8| self.flags.iter().find(|(known, _)| *known == bit).map(|(_, name)| name.clone());
-        Value::List(set.map(|bit| Value::Text(name(bit).unwrap_or_else(|| format!("bit {bit}").into()))).collect())
+        let name = |bit: u8| {
+            self.flags
+                .iter()
+                .find(|(known, _)| *known == bit)
+                .map(|(_, name)| name.clone())
+        };
+        Value::List(
+            set.map(|bit| Value::Text(name(bit).unwrap_or_else(|| format!("bit {bit}").into())))
+                .collect(),
+        )
     }
 
     #[allow(clippy::float_cmp)]
@@ -390,18 +465,27 @@ impl Meaning {
     pub fn raw_of(&self, value: &Value) -> Result<Raw, String> {
         let number = match value {
             Value::Text(text) => {
-                if let Some((raw, _)) = self.words.iter().find(|(_, word)| word.as_ref() == text.as_ref()) {
+                if let Some((raw, _)) = self
+                    .words
+                    .iter()
+                    .find(|(_, word)| word.as_ref() == text.as_ref())
+                {
                     return Ok(Raw::Int(*raw));
                 }
                 if !self.words.is_empty() {
-                    let known: Vec<&str> = self.words.iter().map(|(_, word)| word.as_ref()).collect();
+                    let known: Vec<&str> =
+                        self.words.iter().map(|(_, word)| word.as_ref()).collect();
                     return Err(format!("\"{text}\" is not one of {}", known.join(", ")));
                 }
                 return Err(format!("\"{text}\" is not a number"));
             }
             Value::List(_) => return Err("a list cannot be written".to_owned()),
-            Value::Bool(b) if matches!(self.part, Part::Bit(_)) || self.kind == Kind::Bool => return Ok(Raw::Bool(*b)),
-            Value::Bool(_) => return Err("true and false are for single bits; write a number".to_owned()),
+            Value::Bool(b) if matches!(self.part, Part::Bit(_)) || self.kind == Kind::Bool => {
+                return Ok(Raw::Bool(*b));
+            }
+            Value::Bool(_) => {
+                return Err("true and false are for single bits; write a number".to_owned());
+            }
             Value::Int(i) if self.words.iter().any(|(raw, _)| raw == i) => return Ok(Raw::Int(*i)),
             _ if !self.words.is_empty() => {
                 let known: Vec<&str> = self.words.iter().map(|(_, word)| word.as_ref()).collect();
@@ -412,7 +496,11 @@ impl Meaning {
             other => other.as_f64().unwrap_or(f64::NAN),
         };
         let raw = (number - self.offset) / self.scale;
-        if raw.is_finite() { Ok(Raw::F64(raw)) } else { Err("not a number".to_owned()) }
+        if raw.is_finite() {
+            Ok(Raw::F64(raw))
+        } else {
+            Err("not a number".to_owned())
+        }
     }
 
     /// The least and the largest raw number that its type, or its bits, hold; `None` where that is no bound.
@@ -427,7 +515,9 @@ impl Meaning {
 
     /// The bytes of one value in a frame that is not made of registers, as a simulator shows it.
     pub fn encode_bytes(&self, value: f64) -> Vec<u8> {
-        let mut bytes = self.kind.shown(self.nearest((value - self.offset) / self.scale));
+        let mut bytes = self
+            .kind
+            .shown(self.nearest((value - self.offset) / self.scale));
         let length = usize::from(self.bytes_each());
         // Types of one or three bytes are the low ones of their registers.
         bytes.drain(..bytes.len().saturating_sub(length));
@@ -437,7 +527,10 @@ impl Meaning {
 
     /// `raw` as near as the type allows; for what a simulator shows.
     fn nearest(&self, raw: f64) -> Raw {
-        Raw::F64(self.raw_range().map_or(raw, |(least, most)| raw.clamp(least, most)))
+        Raw::F64(
+            self.raw_range()
+                .map_or(raw, |(least, most)| raw.clamp(least, most)),
+        )
     }
 }
 
@@ -445,19 +538,28 @@ impl Meaning {
 const NO_VALUE: &str = "the device reports that it has no value";
 
 fn ones(count: u8) -> u64 {
-    1_u64.checked_shl(u32::from(count)).map_or(u64::MAX, |bit| bit - 1)
+    1_u64
+        .checked_shl(u32::from(count))
+        .map_or(u64::MAX, |bit| bit - 1)
 }
 
 /// Digits after the point in the shortest decimal form of a number.
 fn decimals(number: f64) -> usize {
-    number.to_string().split_once('.').map_or(0, |(_, digits)| digits.len())
+    number
+        .to_string()
+        .split_once('.')
+        .map_or(0, |(_, digits)| digits.len())
 }
 
 /// Rounded to so many digits after the point.
 pub(super) fn round_to(value: f64, decimals: usize) -> f64 {
     let factor = 10_f64.powi(i32::try_from(decimals.min(15)).unwrap_or(15));
     let scaled = value * factor;
-    if scaled.abs() < 9e15 { scaled.round() / factor } else { value }
+    if scaled.abs() < 9e15 {
+        scaled.round() / factor
+    } else {
+        value
+    }
 }
 
 mod tests;

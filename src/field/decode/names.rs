@@ -118,32 +118,44 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let typed = text.to_ascii_lowercase().replace('_', "-");
-        NAMES.iter().find(|(name, _)| *name == typed).map(|(_, kind)| *kind).ok_or_else(|| {
-            if let Some(ours) = other_names::meant(&typed) {
-                return format!("\"{text}\" is not possible here; in wellhead this is {ours}");
-            }
-            let mut known: Vec<&str> = Vec::new();
-            let mut kinds: Vec<Kind> = Vec::new();
-            for (name, kind) in NAMES {
-                if !kinds.contains(&kind) {
-                    kinds.push(kind);
-                    known.push(name);
+        NAMES
+            .iter()
+            .find(|(name, _)| *name == typed)
+            .map(|(_, kind)| *kind)
+            .ok_or_else(|| {
+                if let Some(ours) = other_names::meant(&typed) {
+                    return format!("\"{text}\" is not possible here; in wellhead this is {ours}");
                 }
-            }
-            let nearest = NAMES.iter().map(|(name, _)| (strsim::damerau_levenshtein(&typed, name), *name)).min();
-            match nearest {
-                Some((distance, name)) if distance <= 1 + typed.len() / 4 => {
-                    format!("\"{text}\" is not possible here; did you mean \"{name}\"?")
+                let mut known: Vec<&str> = Vec::new();
+                let mut kinds: Vec<Kind> = Vec::new();
+                for (name, kind) in NAMES {
+                    if !kinds.contains(&kind) {
+                        kinds.push(kind);
+                        known.push(name);
+                    }
                 }
-                _ => format!("\"{text}\" is not possible here; choose one of: {}", known.join(", ")),
-            }
-        })
+                let nearest = NAMES
+                    .iter()
+                    .map(|(name, _)| (strsim::damerau_levenshtein(&typed, name), *name))
+                    .min();
+                match nearest {
+                    Some((distance, name)) if distance <= 1 + typed.len() / 4 => {
+                        format!("\"{text}\" is not possible here; did you mean \"{name}\"?")
+                    }
+                    _ => format!(
+                        "\"{text}\" is not possible here; choose one of: {}",
+                        known.join(", ")
+                    ),
+                }
+            })
     }
 }
 
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -155,6 +167,9 @@ impl Kind {
 
     /// The name to show.
     pub fn name(self) -> &'static str {
-        NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| *name)
+        NAMES
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or("", |(name, _)| *name)
     }
 }

@@ -63,7 +63,10 @@ impl FromStr for ByteOrder {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let typed = text.trim_start_matches('#').to_ascii_lowercase().replace('_', "-");
+        let typed = text
+            .trim_start_matches('#')
+            .to_ascii_lowercase()
+            .replace('_', "-");
         NAMES.iter().find(|(name, _)| *name == typed).map(|(_, order)| *order).ok_or_else(|| {
             format!(
                 "`{text}` is not a byte order; write ABCD (big endian), CDAB (words swapped), BADC (bytes swapped) or DCBA (little endian)"
@@ -74,7 +77,9 @@ impl FromStr for ByteOrder {
 
 impl<'de> Deserialize<'de> for ByteOrder {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 

@@ -19,7 +19,10 @@ const OTHERS: &[(&str, &str)] = &[
     ("integer", "`i16` or `i32`: say how many bits it has"),
     ("lint", "`i64`"),
     ("lword", "`u64`"),
-    ("number", "`u16`, `i16`, `f32` or another one that says how many bits it has"),
+    (
+        "number",
+        "`u16`, `i16`, `f32` or another one that says how many bits it has",
+    ),
     ("s-dword", "`i32`"),
     ("s-dword-r", "`i32` with `byte_order: CDAB`"),
     ("s-qword", "`i64`"),
@@ -49,7 +52,10 @@ const OTHERS: &[(&str, &str)] = &[
 
 /// What to write for a type of another tool; `typed` in small letters with dashes.
 pub(super) fn meant(typed: &str) -> Option<&'static str> {
-    OTHERS.iter().find(|(name, _)| *name == typed).map(|(_, ours)| *ours)
+    OTHERS
+        .iter()
+        .find(|(name, _)| *name == typed)
+        .map(|(_, ours)| *ours)
 }
 
 #[cfg(test)]
@@ -62,12 +68,25 @@ mod tests {
         assert!(OTHERS.is_sorted());
         for (name, ours) in OTHERS {
             let error = name.to_ascii_uppercase().parse::<Kind>().unwrap_err();
-            assert!(error.ends_with(&format!("in wellhead this is {ours}")), "{error}");
+            assert!(
+                error.ends_with(&format!("in wellhead this is {ours}")),
+                "{error}"
+            );
             // Each name of ours in the advice is one.
-            for quoted in ours.split('`').skip(1).step_by(2).filter(|quoted| !quoted.contains(':') && *quoted != "byte_order") {
+            for quoted in ours
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|quoted| !quoted.contains(':') && *quoted != "byte_order")
+            {
                 assert!(quoted.parse::<Kind>().is_ok(), "{quoted}");
             }
         }
-        assert!("DINT".parse::<Kind>().unwrap_err().starts_with("\"DINT\" is not possible here; in wellhead this is `i32`"));
+        assert!(
+            "DINT"
+                .parse::<Kind>()
+                .unwrap_err()
+                .starts_with("\"DINT\" is not possible here; in wellhead this is `i32`")
+        );
     }
 }

@@ -27,7 +27,14 @@ impl Moment {
         if !plausible {
             return Err(NO_TIME);
         }
-        let Self { year, month, day, hour, minute, millisecond } = self;
+        let Self {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            millisecond,
+        } = self;
         let (second, millisecond) = (millisecond / 1000, millisecond % 1000);
         Ok(Raw::Text(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}{zone}").into()))
     }
@@ -40,12 +47,18 @@ fn century(year: u32) -> u32 {
 
 pub(super) fn from_unix(seconds: u64) -> Result<Raw, &'static str> {
     let ms = i64::try_from(seconds.saturating_mul(1000)).map_err(|_| NO_TIME)?;
-    if seconds > LATEST { Err(NO_TIME) } else { Ok(Raw::Text(rfc3339(ms).into())) }
+    if seconds > LATEST {
+        Err(NO_TIME)
+    } else {
+        Ok(Raw::Text(rfc3339(ms).into()))
+    }
 }
 
 /// Year, month, day of week and month, hour, minute, milliseconds: the seven bytes, most significant first.
 pub(super) fn from_cp56(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
-    let Some(&[year, month, day, hour, minute, high, low]) = bytes.last_chunk::<7>() else { return Err(NO_TIME) };
+    let Some(&[year, month, day, hour, minute, high, low]) = bytes.last_chunk::<7>() else {
+        return Err(NO_TIME);
+    };
     if minute & 0x80 != 0 {
         return Err("the device reports that its clock is not valid");
     }
@@ -61,24 +74,54 @@ pub(super) fn from_cp56(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
 }
 
 pub(super) fn from_registers(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
-    let words: Vec<u32> = bytes.chunks_exact(2).map(|pair| pair.iter().fold(0, |word, byte| word << 8 | u32::from(*byte))).collect();
-    let [year, month, day, hour, minute, second] = *words.as_slice() else { return Err(NO_TIME) };
+    let words: Vec<u32> = bytes
+        .chunks_exact(2)
+        .map(|pair| {
+            pair.iter()
+                .fold(0, |word, byte| word << 8 | u32::from(*byte))
+        })
+        .collect();
+    let [year, month, day, hour, minute, second] = *words.as_slice() else {
+        return Err(NO_TIME);
+    };
     let year = if year < 100 { century(year) } else { year };
-    Moment { year, month, day, hour, minute, millisecond: second.saturating_mul(1000) }.text(zone)
+    Moment {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        millisecond: second.saturating_mul(1000),
+    }
+    .text(zone)
 }
 
 pub(super) fn from_bcd(bytes: &[u8], zone: &str) -> Result<Raw, &'static str> {
-    let digits = |byte: &u8| (byte >> 4 < 10 && byte & 15 < 10).then(|| u32::from(byte >> 4) * 10 + u32::from(byte & 15));
+    let digits = |byte: &u8| {
+        (byte >> 4 < 10 && byte & 15 < 10).then(|| u32::from(byte >> 4) * 10 + u32::from(byte & 15))
+    };
     let numbers: Option<Vec<u32>> = bytes.iter().map(digits).collect();
-    let Some(&[year, month, day, hour, minute, second]) = numbers.as_deref() else { return Err(NO_TIME) };
-    Moment { year: century(year), month, day, hour, minute, millisecond: second * 1000 }.text(zone)
+    let Some(&[year, month, day, hour, minute, second]) = numbers.as_deref() else {
+        return Err(NO_TIME);
+    };
+    Moment {
+        year: century(year),
+        month,
+        day,
+        hour,
+        minute,
+        millisecond: second * 1000,
+    }
+    .text(zone)
 }
 
 /// Year, month, day, hour, minute, second of seconds since 1970.
 fn parts(seconds: f64) -> Option<[u16; 6]> {
     #[allow(clippy::cast_possible_truncation)]
     let text = rfc3339((seconds * 1000.0) as i64);
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
     let mut next = || numbers.next();
     Some([next()?, next()?, next()?, next()?, next()?, next()?])
 }
@@ -91,7 +134,12 @@ pub(super) fn to_cp56(seconds: f64) -> Option<Vec<u8>> {
 }
 
 pub(super) fn to_registers(seconds: f64) -> Option<Vec<u8>> {
-    Some(parts(seconds)?.iter().flat_map(|part| part.to_be_bytes()).collect())
+    Some(
+        parts(seconds)?
+            .iter()
+            .flat_map(|part| part.to_be_bytes())
+            .collect(),
+    )
 }
 
 pub(super) fn to_bcd(seconds: f64) -> Option<Vec<u8>> {

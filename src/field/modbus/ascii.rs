@@ -13,11 +13,16 @@ pub(super) struct Ascii {
 }
 
 fn lrc(bytes: &[u8]) -> u8 {
-    bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg()
+    bytes
+        .iter()
+        .fold(0_u8, |sum, byte| sum.wrapping_add(*byte))
+        .wrapping_neg()
 }
 
 fn digit(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 impl Ascii {
@@ -41,7 +46,11 @@ impl Ascii {
                 b'\n' => {
                     let text = std::mem::take(&mut self.text);
                     let found = frame(&text);
-                    self.junk += if found.is_none() { text.len() as u64 } else { 0 };
+                    self.junk += if found.is_none() {
+                        text.len() as u64
+                    } else {
+                        0
+                    };
                     frames.extend(found);
                 }
                 other => self.text.push(*other),
@@ -55,7 +64,9 @@ impl Ascii {
 
     /// The text of an RTU frame.
     pub(super) fn write(frame: &[u8], out: &mut Vec<u8>) {
-        let body = frame.get(..frame.len().saturating_sub(2)).unwrap_or_default();
+        let body = frame
+            .get(..frame.len().saturating_sub(2))
+            .unwrap_or_default();
         out.push(b':');
         for byte in body.iter().chain([&lrc(body)]) {
             out.extend(format!("{byte:02X}").bytes());
@@ -94,7 +105,10 @@ mod tests {
         let rtu = [&body[..], &checksum(&body)].concat();
         let mut text = Vec::new();
         Ascii::write(&rtu, &mut text);
-        assert_eq!(text, b":1103006B00037E\r\n", "the example of the specification");
+        assert_eq!(
+            text, b":1103006B00037E\r\n",
+            "the example of the specification"
+        );
         let mut ascii = Ascii::default();
         assert_eq!(ascii.frames(b"\xFFnoise"), Vec::<Vec<u8>>::new());
         assert_eq!(ascii.frames(&text[..7]), Vec::<Vec<u8>>::new());

@@ -28,23 +28,49 @@ impl Modbus {
             Ask::Identity => 0,
         };
         let debtor = self.debtor(unit);
-        if self.late.get(&debtor).is_some_and(|owed| owed.contains_key(&bytes)) {
+        if self
+            .late
+            .get(&debtor)
+            .is_some_and(|owed| owed.contains_key(&bytes))
+        {
             // The answer that is owed would be taken for this one. Nobody else's turn is spent on waiting for it.
             if !self.blocks.is_empty() {
-                return Said::Garbage(format!("unit {unit} has not answered an earlier request yet; try again in a few seconds"));
+                return Said::Garbage(format!(
+                    "unit {unit} has not answered an earlier request yet; try again in a few seconds"
+                ));
             }
             sleep(self.patience.of(unit, now()).max(self.bounds.most)).await;
             self.late.remove(&debtor);
         }
         match ask {
-            Ask::Registers { table, start, count } => self.ask_registers(unit, (*table, *start, *count), within).await,
+            Ask::Registers {
+                table,
+                start,
+                count,
+            } => {
+                self.ask_registers(unit, (*table, *start, *count), within)
+                    .await
+            }
             Ask::Identity => self.ask_identity(unit, within).await,
         }
     }
 
-    async fn ask_registers(&mut self, unit: u8, (table, start, count): (Table, u16, u16), within: Duration) -> Said {
+    async fn ask_registers(
+        &mut self,
+        unit: u8,
+        (table, start, count): (Table, u16, u16),
+        within: Duration,
+    ) -> Said {
         let bytes = bytes_of(table, count);
-        match self.ask_raw(unit, reading(table, start, count), frame_lengths(table, bytes), within).await {
+        match self
+            .ask_raw(
+                unit,
+                reading(table, start, count),
+                frame_lengths(table, bytes),
+                within,
+            )
+            .await
+        {
             Ok(Answer::Response(response)) => match words(response, count) {
                 Ok(mut words) => {
                     words.truncate(usize::from(count));
@@ -53,7 +79,10 @@ impl Modbus {
                 Err(why) => Said::Garbage(why.to_string()),
             },
             Ok(answer) => {
-                if matches!(answer, Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)) {
+                if matches!(
+                    answer,
+                    Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)
+                ) {
                     self.owes(unit, bytes);
                 }
                 said(&answer)
@@ -69,9 +98,19 @@ impl Modbus {
     }
 
     async fn ask_identity(&mut self, unit: u8, within: Duration) -> Said {
-        let newer = self.ask_raw(unit, Request::ReadDeviceIdentification(ReadCode::Basic, 0), (7, LONGEST), within).await;
+        let newer = self
+            .ask_raw(
+                unit,
+                Request::ReadDeviceIdentification(ReadCode::Basic, 0),
+                (7, LONGEST),
+                within,
+            )
+            .await;
         let answer = match newer {
-            Ok(Answer::Exception(_)) => self.ask_raw(unit, Request::ReportServerId, (4, LONGEST), within).await,
+            Ok(Answer::Exception(_)) => {
+                self.ask_raw(unit, Request::ReportServerId, (4, LONGEST), within)
+                    .await
+            }
             other => other,
         };
         match answer {
@@ -85,10 +124,18 @@ impl Modbus {
     }
 
     /// Asks. The error is what is said without an answer.
-    async fn ask_raw(&mut self, unit: u8, request: Request<'static>, lengths: (u32, u32), within: Duration) -> Result<Answer, Said> {
+    async fn ask_raw(
+        &mut self,
+        unit: u8,
+        request: Request<'static>,
+        lengths: (u32, u32),
+        within: Duration,
+    ) -> Result<Answer, Said> {
         let known = self.devices.iter().find(|device| device.unit == unit);
         let pause = known.map_or(self.manners.pause, |device| device.pause);
-        let Some(link) = self.link.as_mut() else { return Err(Said::NoLine("the connection broke".to_owned())) };
+        let Some(link) = self.link.as_mut() else {
+            return Err(Said::NoLine("the connection broke".to_owned()));
+        };
         link.keep_silent(pause);
         let told = link.ask(unit, request, within, lengths).await;
         // Counted with nobody: the unit may be none of the file.

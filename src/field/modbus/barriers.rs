@@ -105,7 +105,10 @@ impl Barrier {
 impl Barriers {
     /// What the YAML or an earlier run knows.
     pub fn known(kept: Vec<Barrier>) -> Self {
-        Self { kept, ..Self::default() }
+        Self {
+            kept,
+            ..Self::default()
+        }
     }
 
     /// What is to be known by the next run.
@@ -115,18 +118,26 @@ impl Barriers {
 
     fn all(&self) -> impl Iterator<Item = &Barrier> {
         let tentative = self.tentative.iter().map(|(barrier, _)| barrier);
-        let trial = self.trial.iter().filter(|trial| !trial.is_over).map(|trial| &trial.barrier);
+        let trial = self
+            .trial
+            .iter()
+            .filter(|trial| !trial.is_over)
+            .map(|trial| &trial.barrier);
         self.kept.iter().chain(tentative).chain(trial)
     }
 
     /// True if a request would run over a barrier.
     pub(super) fn crosses(&self, table: Table, start: u32, end: u32) -> bool {
-        self.all().any(|barrier| barrier.table == table && start < barrier.start && end > barrier.end)
+        self.all()
+            .any(|barrier| barrier.table == table && start < barrier.start && end > barrier.end)
     }
 
     /// How long a point is left alone because the device refuses it.
     pub(super) fn retry_of(&self, point: PointId) -> Option<Duration> {
-        self.absent.iter().find(|absent| absent.point == point).map(|absent| absent.pause)
+        self.absent
+            .iter()
+            .find(|absent| absent.point == point)
+            .map(|absent| absent.pause)
     }
 
     /// A request was answered. True if the plan changes, or what is to be kept.
@@ -134,18 +145,30 @@ impl Barriers {
         // It refused everything until now, and may have been starting.
         let is_awake = std::mem::take(&mut self.pauses) > 0 && !self.absent.is_empty();
         self.strikes.remove(&(block.table, block.start));
-        if self.silent.as_ref().is_some_and(|silent| (silent.table, silent.start) == (block.table, block.start)) {
+        if self
+            .silent
+            .as_ref()
+            .is_some_and(|silent| (silent.table, silent.start) == (block.table, block.start))
+        {
             self.silent = None;
         }
         // It was silent about the whole request, and is not any more.
-        self.trial.retain(|trial| !(trial.is_over && trial.barrier.is_inside(block)));
-        let is_back = is_awake || self.absent.iter().any(|absent| block.points.iter().any(|read| read.id == absent.point));
+        self.trial
+            .retain(|trial| !(trial.is_over && trial.barrier.is_inside(block)));
+        let is_back = is_awake
+            || self
+                .absent
+                .iter()
+                .any(|absent| block.points.iter().any(|read| read.id == absent.point));
         if is_back {
             // What else was missing may be back, too.
             self.absent.clear();
         }
-        self.suspects.retain(|suspect| !block.points.iter().any(|read| read.id == suspect.point));
-        self.suspects.iter_mut().for_each(|suspect| suspect.others_answered = true);
+        self.suspects
+            .retain(|suspect| !block.points.iter().any(|read| read.id == suspect.point));
+        self.suspects
+            .iter_mut()
+            .for_each(|suspect| suspect.others_answered = true);
         // One side answers: the other, or what is between, was refused. If both were, the device refused whatever was asked.
         let mut settled = false;
         for (barrier, doubts) in std::mem::take(&mut self.tentative) {
@@ -164,21 +187,38 @@ impl Barriers {
 
     /// The device was heard: what it was silent about before is that request's fault. True if the plan changes.
     pub(in crate::field) fn heard(&mut self, now: Instant) -> bool {
-        let Some(block) = self.silent.take() else { return false };
+        let Some(block) = self.silent.take() else {
+            return false;
+        };
         let strikes = self.strikes.entry((block.table, block.start)).or_default();
         *strikes += 1;
         if *strikes < STRIKES {
             return false;
         }
         *strikes = 0;
-        let Some((start, end)) = widest_gap(&block) else { return false };
-        let barrier = Barrier { table: block.table, start, end };
+        let Some((start, end)) = widest_gap(&block) else {
+            return false;
+        };
+        let barrier = Barrier {
+            table: block.table,
+            start,
+            end,
+        };
         if self.all().any(|known| *known == barrier) {
             return false;
         }
-        let before = self.trial.iter().position(|trial| trial.barrier == barrier).map(|index| self.trial.swap_remove(index).pause);
+        let before = self
+            .trial
+            .iter()
+            .position(|trial| trial.barrier == barrier)
+            .map(|index| self.trial.swap_remove(index).pause);
         let pause = before.map_or(FIRST_RETRY, |pause| (pause * 2).min(LONGEST_RETRY));
-        self.trial.push(Trial { barrier, until: now + pause, pause, is_over: false });
+        self.trial.push(Trial {
+            barrier,
+            until: now + pause,
+            pause,
+            is_over: false,
+        });
         true
     }
 
@@ -194,11 +234,19 @@ impl Barriers {
         if self.learn_again_at.is_some_and(|at| now < at) {
             return false;
         }
-        for (_, doubts) in self.tentative.iter_mut().filter(|(barrier, _)| barrier.borders(block)) {
+        for (_, doubts) in self
+            .tentative
+            .iter_mut()
+            .filter(|(barrier, _)| barrier.borders(block))
+        {
             *doubts = doubts.saturating_add(1);
         }
         if let Some((start, end)) = widest_gap(block) {
-            let barrier = Barrier { table: block.table, start, end };
+            let barrier = Barrier {
+                table: block.table,
+                start,
+                end,
+            };
             let is_new = !self.all().any(|known| *known == barrier);
             if is_new {
                 self.tentative.push((barrier, 0));
@@ -206,19 +254,39 @@ impl Barriers {
             }
         }
         let (mut is_new, mut is_guilty) = (false, false);
-        let open: Vec<PointId> = block.points.iter().map(|point| point.id).filter(|point| self.retry_of(*point).is_none()).collect();
+        let open: Vec<PointId> = block
+            .points
+            .iter()
+            .map(|point| point.id)
+            .filter(|point| self.retry_of(*point).is_none())
+            .collect();
         if open.is_empty() {
             return self.still_absent(block);
         }
         for point in open {
-            match self.suspects.iter().position(|suspect| suspect.point == point) {
+            match self
+                .suspects
+                .iter()
+                .position(|suspect| suspect.point == point)
+            {
                 None => {
-                    self.suspects.push(Suspect { point, others_answered: false });
+                    self.suspects.push(Suspect {
+                        point,
+                        others_answered: false,
+                    });
                     is_new = true;
                 }
-                Some(index) if self.suspects.get(index).is_some_and(|suspect| suspect.others_answered) => {
+                Some(index)
+                    if self
+                        .suspects
+                        .get(index)
+                        .is_some_and(|suspect| suspect.others_answered) =>
+                {
                     self.suspects.remove(index);
-                    self.absent.push(Absent { point, pause: FIRST_RETRY });
+                    self.absent.push(Absent {
+                        point,
+                        pause: FIRST_RETRY,
+                    });
                     is_guilty = true;
                 }
                 Some(_) => {}
@@ -233,7 +301,8 @@ impl Barriers {
             return false;
         }
         self.tentative.clear();
-        self.learn_again_at = Some(now + (FIRST_PAUSE * 2_u32.saturating_pow(self.pauses)).min(LONGEST_PAUSE));
+        self.learn_again_at =
+            Some(now + (FIRST_PAUSE * 2_u32.saturating_pow(self.pauses)).min(LONGEST_PAUSE));
         self.pauses = self.pauses.saturating_add(1);
         true
     }
@@ -241,7 +310,11 @@ impl Barriers {
     /// What was tried again is refused again. True if that changes how often it is tried.
     fn still_absent(&mut self, block: &Block) -> bool {
         let mut is_longer = false;
-        for absent in self.absent.iter_mut().filter(|absent| block.points.iter().any(|read| read.id == absent.point)) {
+        for absent in self
+            .absent
+            .iter_mut()
+            .filter(|absent| block.points.iter().any(|read| read.id == absent.point))
+        {
             let pause = (absent.pause * 2).min(LONGEST_RETRY);
             is_longer |= pause > absent.pause;
             absent.pause = pause;
@@ -252,7 +325,11 @@ impl Barriers {
     /// Lets go of what was learned from silence some time ago. True if the plan changes.
     pub(in crate::field) fn forget(&mut self, now: Instant) -> bool {
         let mut is_any_over = false;
-        for trial in self.trial.iter_mut().filter(|trial| !trial.is_over && trial.until <= now) {
+        for trial in self
+            .trial
+            .iter_mut()
+            .filter(|trial| !trial.is_over && trial.until <= now)
+        {
             trial.is_over = true;
             is_any_over = true;
         }
@@ -265,10 +342,16 @@ impl Barriers {
 fn widest_gap(block: &Block) -> Option<(u32, u32)> {
     let mut fields: HashMap<u16, (u32, u32)> = HashMap::new();
     for point in &block.points {
-        for register in [Some(&point.register), point.exponent.as_ref()].into_iter().flatten() {
+        for register in [Some(&point.register), point.exponent.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             let start = u32::from(register.address);
             let field = fields.entry(point.field).or_insert((u32::MAX, 0));
-            *field = (field.0.min(start), field.1.max(start + u32::from(register.width())));
+            *field = (
+                field.0.min(start),
+                field.1.max(start + u32::from(register.width())),
+            );
         }
     }
     let mut spans: Vec<(u32, u32)> = fields.into_values().collect();
@@ -303,10 +386,16 @@ mod tests {
         let points = addresses.iter().zip(0..).map(|(address, n)| Point {
             id: PointId(n),
             every: Duration::from_secs(1),
-            source: Source::Register { register: std::sync::Arc::new(Register::new(Table::Holding, *address, Kind::U16)), exponent: None },
+            source: Source::Register {
+                register: std::sync::Arc::new(Register::new(Table::Holding, *address, Kind::U16)),
+                exponent: None,
+            },
             ..Point::made(format!("p{n}"), Wave::default())
         });
-        Device { points: points.collect(), ..Device::new(DeviceId(0), "d", 1) }
+        Device {
+            points: points.collect(),
+            ..Device::new(DeviceId(0), "d", 1)
+        }
     }
 
     fn absent(barriers: &Barriers) -> Vec<PointId> {
@@ -324,7 +413,9 @@ mod tests {
             let before = known(&barriers);
             let mut queue = plan(0, device, costs, &barriers);
             while let Some(block) = queue.pop() {
-                let refused = (u32::from(block.start)..u32::from(block.start) + u32::from(block.count)).any(&missing);
+                let refused = (u32::from(block.start)
+                    ..u32::from(block.start) + u32::from(block.count))
+                    .any(&missing);
                 let replan = if refused {
                     exceptions += 1;
                     barriers.refused(&block, now)
@@ -352,8 +443,12 @@ mod tests {
     #[test]
     fn holes_are_found_and_a_point_that_is_not_there_is_named() {
         let device = device(&[0, 1, 2, 6, 7, 12, 13, 20, 21]);
-        let (cycles, exceptions, barriers) = learn(&device, |address| address == 4 || address == 13);
-        assert!(cycles <= 3 && exceptions <= 12, "{cycles} cycles, {exceptions} exceptions");
+        let (cycles, exceptions, barriers) =
+            learn(&device, |address| address == 4 || address == 13);
+        assert!(
+            cycles <= 3 && exceptions <= 12,
+            "{cycles} cycles, {exceptions} exceptions"
+        );
         assert_eq!(absent(&barriers), [PointId(6)], "only the point at 13");
         assert!(barriers.crosses(Table::Holding, 0, 8), "the hole at 4");
         assert!(!barriers.crosses(Table::Holding, 6, 8));
@@ -372,8 +467,15 @@ mod tests {
                 barriers.refused(&block, now + Duration::from_secs(second));
             }
         }
-        assert!(barriers.to_keep().is_empty() && barriers.absent.is_empty(), "{barriers:?}");
-        assert!(barriers.pauses > 3 && barriers.pauses < 20, "{} pauses in an hour", barriers.pauses);
+        assert!(
+            barriers.to_keep().is_empty() && barriers.absent.is_empty(),
+            "{barriers:?}"
+        );
+        assert!(
+            barriers.pauses > 3 && barriers.pauses < 20,
+            "{} pauses in an hour",
+            barriers.pauses
+        );
         // While learning pauses it is asked as before; the first answer makes that last.
         barriers.tentative.clear();
         assert_eq!(plan(0, &device, costs, &barriers), whole);
@@ -385,8 +487,12 @@ mod tests {
         let device = device(&[0, 500, 900]);
         let costs = Costs::serial("9600 8E1".parse().unwrap(), TURNAROUND);
         let mut barriers = Barriers::default();
-        let block =
-            |barriers: &Barriers, start: u16| plan(0, &device, costs, barriers).into_iter().find(|block| block.start == start).unwrap();
+        let block = |barriers: &Barriers, start: u16| {
+            plan(0, &device, costs, barriers)
+                .into_iter()
+                .find(|block| block.start == start)
+                .unwrap()
+        };
         for _ in 0..2 {
             barriers.refused(&block(&barriers, 500), now);
             barriers.answered(&block(&barriers, 0), now);
@@ -396,7 +502,11 @@ mod tests {
             let again = block(&barriers, 500);
             minutes.push(again.every.as_secs() / 60);
             barriers.refused(&again, now);
-            assert_eq!(block(&barriers, 0).every, Duration::from_secs(1), "the others keep their pace");
+            assert_eq!(
+                block(&barriers, 0).every,
+                Duration::from_secs(1),
+                "the others keep their pace"
+            );
         }
         assert_eq!(minutes, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert!(barriers.answered(&block(&barriers, 500), now));
@@ -483,13 +593,23 @@ mod tests {
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
             strike(&mut barriers, now);
             let pause = Duration::from_secs(60 * minutes);
-            assert!(!barriers.forget(now + pause - Duration::from_secs(1)), "{minutes} minutes");
+            assert!(
+                !barriers.forget(now + pause - Duration::from_secs(1)),
+                "{minutes} minutes"
+            );
             now += pause;
             assert!(barriers.forget(now), "{minutes} minutes");
-            assert_eq!(plan(0, &device, costs, &barriers).len(), 2, "the whole request is tried again");
+            assert_eq!(
+                plan(0, &device, costs, &barriers).len(),
+                2,
+                "the whole request is tried again"
+            );
         }
         barriers.answered(silent, now);
         strike(&mut barriers, now);
-        assert!(barriers.forget(now + FIRST_RETRY), "after an answer it begins with a minute again");
+        assert!(
+            barriers.forget(now + FIRST_RETRY),
+            "after an answer it begins with a minute again"
+        );
     }
 }

@@ -63,44 +63,92 @@ pub struct Span {
 
 impl Frame {
     fn of(body: &[u8]) -> Option<Self> {
-        let [unit, function, data @ ..] = body else { return None };
-        Some(Self { unit: *unit, function: *function, data: data.to_vec() })
+        let [unit, function, data @ ..] = body else {
+            return None;
+        };
+        Some(Self {
+            unit: *unit,
+            function: *function,
+            data: data.to_vec(),
+        })
     }
 
     /// Of a request as it left.
     pub fn of_request(framing: Framing, bytes: &[u8]) -> Option<Self> {
-        whole(framing, bytes).first().and_then(|body| Self::of(body))
+        whole(framing, bytes)
+            .first()
+            .and_then(|body| Self::of(body))
     }
 
     /// Of the answer to a request, among bytes that may hold its echo, noise and other frames.
-    pub fn of_answer(framing: Framing, request: &Self, sent: &[u8], received: &[u8]) -> Option<Self> {
+    pub fn of_answer(
+        framing: Framing,
+        request: &Self,
+        sent: &[u8],
+        received: &[u8],
+    ) -> Option<Self> {
         // An adapter that hears itself. A write is confirmed by its own bytes: then once is the answer.
-        let heard = received.strip_prefix(sent).filter(|rest| !rest.is_empty()).unwrap_or(received);
-        let is_answer = |frame: &Self| frame.unit == request.unit && frame.function & 0x7F == request.function;
-        whole(framing, heard).iter().filter_map(|body| Self::of(body)).rfind(is_answer)
+        let heard = received
+            .strip_prefix(sent)
+            .filter(|rest| !rest.is_empty())
+            .unwrap_or(received);
+        let is_answer =
+            |frame: &Self| frame.unit == request.unit && frame.function & 0x7F == request.function;
+        whole(framing, heard)
+            .iter()
+            .filter_map(|body| Self::of(body))
+            .rfind(is_answer)
     }
 
     /// The code of an exception.
     pub fn exception(&self) -> Option<u8> {
-        self.data.first().copied().filter(|_| self.function & 0x80 != 0)
+        self.data
+            .first()
+            .copied()
+            .filter(|_| self.function & 0x80 != 0)
     }
 
     /// What a request asks for.
     pub fn asked(&self) -> Asked {
-        let word = |at: usize| self.data.get(at..at + 2).and_then(|pair| pair.first_chunk::<2>()).map(|pair| u16::from_be_bytes(*pair));
-        let span = |table, start, count| Span { table, start, count };
+        let word = |at: usize| {
+            self.data
+                .get(at..at + 2)
+                .and_then(|pair| pair.first_chunk::<2>())
+                .map(|pair| u16::from_be_bytes(*pair))
+        };
+        let span = |table, start, count| Span {
+            table,
+            start,
+            count,
+        };
         let asked = || {
             Some(match self.function {
                 1 => Asked::Read(span(Table::Coil, word(0)?, word(2)?)),
                 2 => Asked::Read(span(Table::Discrete, word(0)?, word(2)?)),
                 3 => Asked::Read(span(Table::Holding, word(0)?, word(2)?)),
                 4 => Asked::Read(span(Table::Input, word(0)?, word(2)?)),
-                5 => Asked::Write(span(Table::Coil, word(0)?, 1), vec![u16::from(word(2)? != 0)]),
+                5 => Asked::Write(
+                    span(Table::Coil, word(0)?, 1),
+                    vec![u16::from(word(2)? != 0)],
+                ),
                 6 => Asked::Write(span(Table::Holding, word(0)?, 1), vec![word(2)?]),
-                15 => Asked::Write(span(Table::Coil, word(0)?, word(2)?), bits(self.data.get(5..)?, word(2)?)),
-                16 => Asked::Write(span(Table::Holding, word(0)?, word(2)?), words(self.data.get(5..)?)),
-                22 => Asked::Mask { address: word(0)?, and: word(2)?, or: word(4)? },
-                23 => Asked::Write(span(Table::Holding, word(4)?, word(6)?), words(self.data.get(9..)?)),
+                15 => Asked::Write(
+                    span(Table::Coil, word(0)?, word(2)?),
+                    bits(self.data.get(5..)?, word(2)?),
+                ),
+                16 => Asked::Write(
+                    span(Table::Holding, word(0)?, word(2)?),
+                    words(self.data.get(5..)?),
+                ),
+                22 => Asked::Mask {
+                    address: word(0)?,
+                    and: word(2)?,
+                    or: word(4)?,
+                },
+                23 => Asked::Write(
+                    span(Table::Holding, word(4)?, word(6)?),
+                    words(self.data.get(9..)?),
+                ),
                 // One group: its length, the kind of reference, file, record, count.
                 READ_FILE => Asked::Read(span(Table::File(word(2)?), word(4)?, word(6)?)),
                 17 | 43 => Asked::Identity,
@@ -112,11 +160,15 @@ impl Frame {
 
     /// The registers or bits that an answer to this request brings; `None` if it brings none, or others than it says.
     pub fn brought(&self, answer: &Self) -> Option<Vec<u16>> {
-        let Asked::Read(span) = self.asked() else { return None };
+        let Asked::Read(span) = self.asked() else {
+            return None;
+        };
         if answer.function != self.function {
             return None;
         }
-        let [count, data @ ..] = answer.data.as_slice() else { return None };
+        let [count, data @ ..] = answer.data.as_slice() else {
+            return None;
+        };
         if usize::from(*count) != data.len() {
             return None;
         }
@@ -131,16 +183,27 @@ impl Frame {
 
 /// What is inside the whole frames among some bytes: from the unit up to what comes before the checksum.
 fn whole(framing: Framing, bytes: &[u8]) -> Vec<Vec<u8>> {
-    let body = |frame: &[u8]| frame.split_last_chunk::<2>().filter(|(body, sum)| checksum(body) == **sum).map(|(body, _)| body.to_vec());
+    let body = |frame: &[u8]| {
+        frame
+            .split_last_chunk::<2>()
+            .filter(|(body, sum)| checksum(body) == **sum)
+            .map(|(body, _)| body.to_vec())
+    };
     match framing {
         Framing::Plain => Vec::new(),
-        Framing::Ascii => Ascii::default().frames(bytes).iter().filter_map(|frame| body(frame)).collect(),
+        Framing::Ascii => Ascii::default()
+            .frames(bytes)
+            .iter()
+            .filter_map(|frame| body(frame))
+            .collect(),
         Framing::Rtu => in_rtu(bytes),
         Framing::Tcp => {
             let (mut bodies, mut rest) = (Vec::new(), bytes);
             while let Some(header) = rest.first_chunk::<HEADER>() {
                 let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-                let Some(body) = rest.get(HEADER..HEADER + length) else { break };
+                let Some(body) = rest.get(HEADER..HEADER + length) else {
+                    break;
+                };
                 bodies.push(body.to_vec());
                 rest = rest.get(HEADER + length..).unwrap_or_default();
             }
@@ -154,7 +217,11 @@ fn in_rtu(bytes: &[u8]) -> Vec<Vec<u8>> {
     let (mut bodies, mut rest) = (Vec::new(), bytes);
     while rest.len() >= SHORTEST {
         let ends = (SHORTEST..=rest.len().min(super::frames::MAX_FRAME)).rev();
-        let fits = |end: &usize| rest.get(..*end).and_then(<[u8]>::split_last_chunk::<2>).is_some_and(|(body, sum)| checksum(body) == *sum);
+        let fits = |end: &usize| {
+            rest.get(..*end)
+                .and_then(<[u8]>::split_last_chunk::<2>)
+                .is_some_and(|(body, sum)| checksum(body) == *sum)
+        };
         match ends.into_iter().find(fits) {
             Some(end) => {
                 bodies.push(rest.get(..end - 2).unwrap_or_default().to_vec());
@@ -167,42 +234,80 @@ fn in_rtu(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn words(data: &[u8]) -> Vec<u16> {
-    data.chunks_exact(2).map(|pair| pair.iter().fold(0, |word, byte| word << 8 | u16::from(*byte))).collect()
+    data.chunks_exact(2)
+        .map(|pair| {
+            pair.iter()
+                .fold(0, |word, byte| word << 8 | u16::from(*byte))
+        })
+        .collect()
 }
 
 fn bits(data: &[u8], count: u16) -> Vec<u16> {
-    let bits = data.iter().flat_map(|byte| (0..8).map(move |bit| u16::from(byte >> bit & 1)));
+    let bits = data
+        .iter()
+        .flat_map(|byte| (0..8).map(move |bit| u16::from(byte >> bit & 1)));
     bits.take(usize::from(count)).collect()
 }
 
 /// True if all of a register is in a span.
 fn is_in(register: &Register, span: Span) -> bool {
-    let (start, end) = (u32::from(register.address), u32::from(register.address) + u32::from(register.width()));
-    register.table == span.table && start >= u32::from(span.start) && end <= u32::from(span.start) + u32::from(span.count)
+    let (start, end) = (
+        u32::from(register.address),
+        u32::from(register.address) + u32::from(register.width()),
+    );
+    register.table == span.table
+        && start >= u32::from(span.start)
+        && end <= u32::from(span.start) + u32::from(span.count)
 }
 
 /// The points of a device whose registers are in a span.
 fn points_in(device: &Device, span: Span) -> impl Iterator<Item = BlockPoint> {
-    device.points.iter().filter_map(move |point| match &point.source {
-        Source::Register { register, exponent } if is_in(register, span) => {
-            let exponent = exponent.clone().filter(|exponent| is_in(exponent, span));
-            Some(BlockPoint { id: point.id, register: Arc::clone(register), exponent, field: 0 })
-        }
-        _ => None,
-    })
+    device
+        .points
+        .iter()
+        .filter_map(move |point| match &point.source {
+            Source::Register { register, exponent } if is_in(register, span) => {
+                let exponent = exponent.clone().filter(|exponent| is_in(exponent, span));
+                Some(BlockPoint {
+                    id: point.id,
+                    register: Arc::clone(register),
+                    exponent,
+                    field: 0,
+                })
+            }
+            _ => None,
+        })
 }
 
 /// The names of the points of a device that a span holds.
 pub fn names(device: &Device, span: Span) -> Vec<Arc<str>> {
     let inside: Vec<_> = points_in(device, span).map(|point| point.id).collect();
-    device.points.iter().filter(|point| inside.contains(&point.id)).map(|point| Arc::clone(&point.name)).collect()
+    device
+        .points
+        .iter()
+        .filter(|point| inside.contains(&point.id))
+        .map(|point| Arc::clone(&point.name))
+        .collect()
 }
 
 /// What they hold, when the span holds `words`.
 pub fn values(device: &Device, span: Span, words: &[u16]) -> Values {
-    let Span { table, start, count } = span;
+    let Span {
+        table,
+        start,
+        count,
+    } = span;
     let points = points_in(device, span).collect();
-    Block { device: 0, unit: device.unit, table, start, count, every: std::time::Duration::MAX, points }.decode(words)
+    Block {
+        device: 0,
+        unit: device.unit,
+        table,
+        start,
+        count,
+        every: std::time::Duration::MAX,
+        points,
+    }
+    .decode(words)
 }
 
 #[cfg(test)]
@@ -216,39 +321,95 @@ mod tests {
     fn check(framing: Framing, sent: &[u8], received: &[u8], expected: Option<&[u16]>) {
         let request = Frame::of_request(framing, sent).unwrap();
         let answer = Frame::of_answer(framing, &request, sent, received);
-        assert_eq!(answer.and_then(|answer| request.brought(&answer)).as_deref(), expected, "{received:02x?}");
+        assert_eq!(
+            answer
+                .and_then(|answer| request.brought(&answer))
+                .as_deref(),
+            expected,
+            "{received:02x?}"
+        );
     }
 
     #[test]
     fn answers_are_found_among_echoes_noise_and_other_frames() {
-        let (sent, answer) = (rtu(&[7, 3, 0, 10, 0, 2]), rtu(&[7, 3, 4, 0x67, 0x66, 0x43, 0x65]));
+        let (sent, answer) = (
+            rtu(&[7, 3, 0, 10, 0, 2]),
+            rtu(&[7, 3, 4, 0x67, 0x66, 0x43, 0x65]),
+        );
         let expected = Some(&[0x6766, 0x4365][..]);
         check(Framing::Rtu, &sent, &answer, expected);
-        check(Framing::Rtu, &sent, &[&sent[..], &answer].concat(), expected);
-        check(Framing::Rtu, &sent, &[&[0xFF, 0x00][..], &rtu(&[9, 3, 2, 0, 1]), &answer].concat(), expected);
+        check(
+            Framing::Rtu,
+            &sent,
+            &[&sent[..], &answer].concat(),
+            expected,
+        );
+        check(
+            Framing::Rtu,
+            &sent,
+            &[&[0xFF, 0x00][..], &rtu(&[9, 3, 2, 0, 1]), &answer].concat(),
+            expected,
+        );
         check(Framing::Rtu, &sent, &answer[..8], None);
         check(Framing::Rtu, &sent, &[], None);
         check(Framing::Rtu, &sent, &sent, None);
         let sent = [0, 1, 0, 0, 0, 6, 1, 1, 0, 3, 0, 10];
-        check(Framing::Tcp, &sent, &[0, 1, 0, 0, 0, 5, 1, 1, 2, 0b101, 0b10], Some(&[1, 0, 1, 0, 0, 0, 0, 0, 0, 1]));
+        check(
+            Framing::Tcp,
+            &sent,
+            &[0, 1, 0, 0, 0, 5, 1, 1, 2, 0b101, 0b10],
+            Some(&[1, 0, 1, 0, 0, 0, 0, 0, 0, 1]),
+        );
         check(Framing::Tcp, &sent, &[0, 1, 0, 0, 0, 5, 1, 1, 2], None);
-        check(Framing::Ascii, b":010300000001FB\r\n", b"noise:0103020007F3\r\n", Some(&[7]));
+        check(
+            Framing::Ascii,
+            b":010300000001FB\r\n",
+            b"noise:0103020007F3\r\n",
+            Some(&[7]),
+        );
     }
 
     #[test]
     fn requests_are_taken_apart_and_no_bytes_make_it_fail() {
         let asked = |body: &[u8]| Frame::of(body).unwrap().asked();
-        let span = |table, start, count| Span { table, start, count };
-        assert_eq!(asked(&[1, 16, 0, 1, 0, 2, 4, 0, 5, 0, 6]), Asked::Write(span(Table::Holding, 1, 2), vec![5, 6]));
-        assert_eq!(asked(&[1, 15, 0, 1, 0, 3, 1, 0b101]), Asked::Write(span(Table::Coil, 1, 3), vec![1, 0, 1]));
-        assert_eq!(asked(&[1, 5, 0, 1, 0xFF, 0]), Asked::Write(span(Table::Coil, 1, 1), vec![1]));
-        assert_eq!(asked(&[1, 22, 0, 4, 0, 0xF2, 0, 0x25]), Asked::Mask { address: 4, and: 0xF2, or: 0x25 });
-        assert_eq!(asked(&[1, 20, 7, 6, 0, 4, 0, 1, 0, 2]), Asked::Read(span(Table::File(4), 1, 2)));
+        let span = |table, start, count| Span {
+            table,
+            start,
+            count,
+        };
+        assert_eq!(
+            asked(&[1, 16, 0, 1, 0, 2, 4, 0, 5, 0, 6]),
+            Asked::Write(span(Table::Holding, 1, 2), vec![5, 6])
+        );
+        assert_eq!(
+            asked(&[1, 15, 0, 1, 0, 3, 1, 0b101]),
+            Asked::Write(span(Table::Coil, 1, 3), vec![1, 0, 1])
+        );
+        assert_eq!(
+            asked(&[1, 5, 0, 1, 0xFF, 0]),
+            Asked::Write(span(Table::Coil, 1, 1), vec![1])
+        );
+        assert_eq!(
+            asked(&[1, 22, 0, 4, 0, 0xF2, 0, 0x25]),
+            Asked::Mask {
+                address: 4,
+                and: 0xF2,
+                or: 0x25
+            }
+        );
+        assert_eq!(
+            asked(&[1, 20, 7, 6, 0, 4, 0, 1, 0, 2]),
+            Asked::Read(span(Table::File(4), 1, 2))
+        );
         assert_eq!(asked(&[1, 43, 14, 1, 0]), Asked::Identity);
         assert_eq!(Frame::of(&[1, 0x83, 2]).unwrap().exception(), Some(2));
         for function in 0..=255 {
             for length in 0..12 {
-                let frame = Frame { unit: 1, function, data: vec![0xFF; length] };
+                let frame = Frame {
+                    unit: 1,
+                    function,
+                    data: vec![0xFF; length],
+                };
                 let _ = (frame.asked(), frame.brought(&frame), frame.exception());
                 for framing in [Framing::Rtu, Framing::Tcp, Framing::Ascii, Framing::Plain] {
                     let _ = Frame::of_answer(framing, &frame, &[], &frame.data);

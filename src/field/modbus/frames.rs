@@ -73,8 +73,15 @@ impl Expected {
         let any_unit = false;
         let [unit, function, third, fourth, high, low, ..] = *request else {
             // Report server id has no data at all.
-            let [unit, 17, _, _] = *request else { return None };
-            return Some(Self { unit, function: 17, shape: Shape::AnyCount, any_unit });
+            let [unit, 17, _, _] = *request else {
+                return None;
+            };
+            return Some(Self {
+                unit,
+                function: 17,
+                shape: Shape::AnyCount,
+                any_unit,
+            });
         };
         let count = u16::from_be_bytes([high, low]);
         let shape = match function {
@@ -84,17 +91,28 @@ impl Expected {
             22 => Shape::Same(request.get(2..8)?.to_vec()),
             43 => Shape::Objects,
             READ_FILE => {
-                let count = request.get(8..).and_then(|rest| rest.first_chunk::<2>()).map(|count| u16::from_be_bytes(*count))?;
+                let count = request
+                    .get(8..)
+                    .and_then(|rest| rest.first_chunk::<2>())
+                    .map(|count| u16::from_be_bytes(*count))?;
                 Shape::Records(u8::try_from(count).ok().filter(|count| *count <= 124)?)
             }
             _ => return None,
         };
-        Some(Self { unit, function, shape, any_unit })
+        Some(Self {
+            unit,
+            function,
+            shape,
+            any_unit,
+        })
     }
 
     /// The same, whatever unit the answer names.
     pub(super) fn accepting(self, accept: Accept) -> Self {
-        Self { any_unit: accept.any_unit, ..self }
+        Self {
+            any_unit: accept.any_unit,
+            ..self
+        }
     }
 
     /// True if a frame without a checksum answers the request.
@@ -104,7 +122,9 @@ impl Expected {
 
     /// The length of the frame that begins here, if it is of this unit, function and shape; `None` if it is not, or too short to tell.
     fn length_at(&self, bytes: &[u8]) -> Option<usize> {
-        let [unit, function, data @ ..] = bytes else { return None };
+        let [unit, function, data @ ..] = bytes else {
+            return None;
+        };
         if *unit != self.unit && !self.any_unit {
             return None;
         }
@@ -116,17 +136,28 @@ impl Expected {
         }
         match &self.shape {
             Shape::Counted(count) => (data.first()? == count).then(|| 5 + usize::from(*count)),
-            Shape::Same(same) => (data.get(..same.len())? == same.as_slice()).then(|| 4 + same.len()),
+            Shape::Same(same) => {
+                (data.get(..same.len())? == same.as_slice()).then(|| 4 + same.len())
+            }
             Shape::AnyCount => Some(5 + usize::from(*data.first()?)),
             Shape::Objects => objects(bytes),
-            Shape::Records(count) => (data.get(..3)? == [2 + 2 * count, 1 + 2 * count, 6]).then(|| 7 + 2 * usize::from(*count)),
+            Shape::Records(count) => (data.get(..3)? == [2 + 2 * count, 1 + 2 * count, 6])
+                .then(|| 7 + 2 * usize::from(*count)),
         }
     }
 
     fn front(&self, bytes: &[u8]) -> Front {
-        let Some(length) = self.length_at(bytes) else { return Front::Nothing };
-        let Some((body, crc)) = bytes.get(..length).and_then(<[u8]>::split_last_chunk::<2>) else { return Front::Nothing };
-        if checksum(body) == *crc { Front::Right(length) } else { Front::BadChecksum }
+        let Some(length) = self.length_at(bytes) else {
+            return Front::Nothing;
+        };
+        let Some((body, crc)) = bytes.get(..length).and_then(<[u8]>::split_last_chunk::<2>) else {
+            return Front::Nothing;
+        };
+        if checksum(body) == *crc {
+            Front::Right(length)
+        } else {
+            Front::BadChecksum
+        }
     }
 }
 
@@ -243,7 +274,10 @@ pub(super) struct Receiver {
 impl Receiver {
     /// One that compares less.
     pub(super) fn accepting(accept: Accept) -> Self {
-        Self { accept, ..Self::default() }
+        Self {
+            accept,
+            ..Self::default()
+        }
     }
 
     /// Begins a request. What the last one did not get is owed.
@@ -260,7 +294,8 @@ impl Receiver {
     /// The outstanding request is waited for no longer; its answer may still come.
     pub(super) fn give_up(&mut self, now: Instant) {
         if let (Some(expected), Some(sent)) = (self.expected.take(), self.sent) {
-            self.owed.retain(|owed| now.saturating_duration_since(owed.sent) < OWED_FOR);
+            self.owed
+                .retain(|owed| now.saturating_duration_since(owed.sent) < OWED_FOR);
             if self.owed.len() == MOST_OWED {
                 self.owed.remove(0);
             }
@@ -271,7 +306,10 @@ impl Receiver {
     /// Looks at what has come of an answer whose time is over. Its beginning stays, for the rest may be late.
     pub(super) fn broken_off(&mut self, now: Instant) {
         let Some(owed) = self.owed.last() else { return };
-        if self.incoming.starts_with(&[owed.expected.unit, owed.expected.function]) {
+        if self
+            .incoming
+            .starts_with(&[owed.expected.unit, owed.expected.function])
+        {
             self.seen.incomplete += 1;
         } else {
             self.discard(now);
@@ -343,7 +381,10 @@ impl Receiver {
         if self.request.is_empty() || (looks_right && self.echo == Echo::Silent) {
             return false;
         }
-        let found = self.incoming.windows(self.request.len()).position(|window| window == self.request);
+        let found = self
+            .incoming
+            .windows(self.request.len())
+            .position(|window| window == self.request);
         if let Some(at) = found {
             self.incoming.drain(..at + self.request.len());
             self.request.clear();
@@ -359,50 +400,76 @@ impl Receiver {
     /// A read was answered: whether its echo came before it is known for the writes to come.
     fn answered(&mut self, expected: &Expected) {
         if self.echo == Echo::Unknown {
-            self.echo = if self.request.is_empty() { Echo::Heard } else { Echo::Silent };
+            self.echo = if self.request.is_empty() {
+                Echo::Heard
+            } else {
+                Echo::Silent
+            };
         }
         self.expected = None;
         self.is_suspect = false;
         self.incoming.clear();
         // Slaves answer in order: what they owed before is past.
         let (unit, accept) = (expected.unit, self.accept);
-        self.owed.retain(|owed| owed.expected.unit != unit && !accept.any_unit);
+        self.owed
+            .retain(|owed| owed.expected.unit != unit && !accept.any_unit);
     }
 
     fn late_at(&self, at: usize) -> Option<(usize, usize)> {
         let bytes = self.incoming.get(at..)?;
-        self.owed.iter().enumerate().find_map(|(index, owed)| match owed.expected.front(bytes) {
-            Front::Right(length) => Some((index, length)),
-            _ => None,
-        })
+        self.owed
+            .iter()
+            .enumerate()
+            .find_map(|(index, owed)| match owed.expected.front(bytes) {
+                Front::Right(length) => Some((index, length)),
+                _ => None,
+            })
     }
 
     fn note_late(&mut self, index: usize, length: usize, now: Instant) {
         let owed = self.owed.remove(index);
-        self.late.push(Late { unit: owed.expected.unit, after: now.saturating_duration_since(owed.sent) });
+        self.late.push(Late {
+            unit: owed.expected.unit,
+            after: now.saturating_duration_since(owed.sent),
+        });
         self.seen.stale += 1;
         self.incoming.drain(..length.min(self.incoming.len()));
     }
 
     /// A frame of the asked unit with a right checksum that is no answer says why.
     fn note_rejected(&mut self, expected: &Expected, at: usize) {
-        let Some(bytes) = self.incoming.get(at..) else { return };
-        let [unit, function, third, ..] = *bytes else { return };
+        let Some(bytes) = self.incoming.get(at..) else {
+            return;
+        };
+        let [unit, function, third, ..] = *bytes else {
+            return;
+        };
         let length = match function {
             1..=4 | READ_FILE | 23 => 5 + usize::from(third),
             5 | 6 | 15 | 16 => 8,
             0x81..=0x97 => 5,
             _ => return,
         };
-        let Some((body, crc)) = bytes.get(..length).and_then(<[u8]>::split_last_chunk::<2>) else { return };
+        let Some((body, crc)) = bytes.get(..length).and_then(<[u8]>::split_last_chunk::<2>) else {
+            return;
+        };
         if self.rejected.is_some() || checksum(body) != *crc {
             return;
         }
         self.seen.foreign += 1;
         let (what, count) = match (unit == expected.unit, function & 0x7F == expected.function) {
-            (false, _) => ("received an answer of another unit", &mut self.seen.other_units),
-            (true, false) => ("received an answer with another function code", &mut self.seen.other_functions),
-            (true, true) => ("received an answer with another length or address", &mut self.seen.other_lengths),
+            (false, _) => (
+                "received an answer of another unit",
+                &mut self.seen.other_units,
+            ),
+            (true, false) => (
+                "received an answer with another function code",
+                &mut self.seen.other_functions,
+            ),
+            (true, true) => (
+                "received an answer with another length or address",
+                &mut self.seen.other_lengths,
+            ),
         };
         *count += 1;
         self.seen.unit = unit;
@@ -473,40 +540,121 @@ mod tests {
         let good = answer(1, 3, &[10, 20]);
         let right = || Some(good.clone());
         check("plain", b"", std::slice::from_ref(&good), right());
-        check("late answer of another length in the buffer", &answer(1, 3, &[7]), std::slice::from_ref(&good), right());
-        check("late answer of the same length in the buffer", &answer(1, 3, &[7, 8]), std::slice::from_ref(&good), right());
-        check("late answer arriving first", b"", &[answer(1, 3, &[7, 8, 9]), good.clone()], right());
-        check("foreign unit", b"", &[answer(2, 3, &[7, 8]), good.clone()], right());
-        check("foreign function", b"", &[answer(1, 4, &[7, 8]), good.clone()], right());
-        check("noise before", b"", &[vec![0, 255, 3, 1, 1], good.clone()], right());
+        check(
+            "late answer of another length in the buffer",
+            &answer(1, 3, &[7]),
+            std::slice::from_ref(&good),
+            right(),
+        );
+        check(
+            "late answer of the same length in the buffer",
+            &answer(1, 3, &[7, 8]),
+            std::slice::from_ref(&good),
+            right(),
+        );
+        check(
+            "late answer arriving first",
+            b"",
+            &[answer(1, 3, &[7, 8, 9]), good.clone()],
+            right(),
+        );
+        check(
+            "foreign unit",
+            b"",
+            &[answer(2, 3, &[7, 8]), good.clone()],
+            right(),
+        );
+        check(
+            "foreign function",
+            b"",
+            &[answer(1, 4, &[7, 8]), good.clone()],
+            right(),
+        );
+        check(
+            "noise before",
+            b"",
+            &[vec![0, 255, 3, 1, 1], good.clone()],
+            right(),
+        );
         check("own echo", b"", &[read(1, 2), good.clone()], right());
-        check("in single bytes", b"", &good.iter().map(|byte| vec![*byte]).collect::<Vec<_>>(), right());
-        check("zeros after it", b"", &[[&good[..], &[0, 0]].concat()], right());
+        check(
+            "in single bytes",
+            b"",
+            &good.iter().map(|byte| vec![*byte]).collect::<Vec<_>>(),
+            right(),
+        );
+        check(
+            "zeros after it",
+            b"",
+            &[[&good[..], &[0, 0]].concat()],
+            right(),
+        );
         check("truncated", b"", &[good[..6].to_vec()], None);
         check("one register short", b"", &[answer(1, 3, &[10])], None);
         let mut flipped = good.clone();
         flipped[4] ^= 1;
         check("bit flip", b"", &[flipped], None);
-        check("exception", b"", &[framed(&[1, 0x83, 2])], Some(framed(&[1, 0x83, 2])));
+        check(
+            "exception",
+            b"",
+            &[framed(&[1, 0x83, 2])],
+            Some(framed(&[1, 0x83, 2])),
+        );
         check("noise only", b"", &[vec![0xAA; 2000]], None);
-        check("noise, then the answer", b"", &[vec![0xAA; 2000], good.clone()], right());
+        check(
+            "noise, then the answer",
+            b"",
+            &[vec![0xAA; 2000], good.clone()],
+            right(),
+        );
     }
 
     #[test]
     fn every_function_knows_the_form_of_its_answer() {
         let now = crate::time::now();
         let ask = |request: &[u8], right: &[u8], wrong: &[u8]| {
-            let mut receiver = Receiver { echo: Echo::Silent, ..Receiver::default() };
+            let mut receiver = Receiver {
+                echo: Echo::Silent,
+                ..Receiver::default()
+            };
             receiver.ask(&framed(request), now);
-            assert_eq!(receiver.push(&framed(wrong), now), None, "{request:?}: {wrong:?}");
-            assert_eq!(receiver.push(&framed(right), now), Some(framed(right)), "{request:?}: {right:?}");
+            assert_eq!(
+                receiver.push(&framed(wrong), now),
+                None,
+                "{request:?}: {wrong:?}"
+            );
+            assert_eq!(
+                receiver.push(&framed(right), now),
+                Some(framed(right)),
+                "{request:?}: {right:?}"
+            );
         };
         ask(&[1, 1, 0, 0, 0, 9], &[1, 1, 2, 5, 1], &[1, 1, 1, 5]);
-        ask(&[1, 6, 0, 1, 0, 2], &[1, 6, 0, 1, 0, 2], &[1, 6, 0, 2, 0, 2]);
-        ask(&[1, 16, 0, 1, 0, 2, 4, 0, 1, 0, 2], &[1, 16, 0, 1, 0, 2], &[1, 16, 0, 1, 0, 1]);
-        ask(&[1, 22, 0, 4, 0, 0xF2, 0, 0x25], &[1, 22, 0, 4, 0, 0xF2, 0, 0x25], &[1, 22, 0, 4, 0, 0xF2, 0, 0x26]);
-        ask(&[1, 23, 0, 0, 0, 1, 0, 5, 0, 1, 2, 0, 9], &[1, 23, 2, 0, 7], &[1, 23, 4, 0, 7, 0, 7]);
-        ask(&[1, 20, 7, 6, 0, 4, 0, 1, 0, 2], &[1, 20, 6, 5, 6, 0, 7, 0, 8], &[1, 20, 4, 3, 6, 0, 7]);
+        ask(
+            &[1, 6, 0, 1, 0, 2],
+            &[1, 6, 0, 1, 0, 2],
+            &[1, 6, 0, 2, 0, 2],
+        );
+        ask(
+            &[1, 16, 0, 1, 0, 2, 4, 0, 1, 0, 2],
+            &[1, 16, 0, 1, 0, 2],
+            &[1, 16, 0, 1, 0, 1],
+        );
+        ask(
+            &[1, 22, 0, 4, 0, 0xF2, 0, 0x25],
+            &[1, 22, 0, 4, 0, 0xF2, 0, 0x25],
+            &[1, 22, 0, 4, 0, 0xF2, 0, 0x26],
+        );
+        ask(
+            &[1, 23, 0, 0, 0, 1, 0, 5, 0, 1, 2, 0, 9],
+            &[1, 23, 2, 0, 7],
+            &[1, 23, 4, 0, 7, 0, 7],
+        );
+        ask(
+            &[1, 20, 7, 6, 0, 4, 0, 1, 0, 2],
+            &[1, 20, 6, 5, 6, 0, 7, 0, 8],
+            &[1, 20, 4, 3, 6, 0, 7],
+        );
         ask(&[1, 17], &[1, 17, 3, 9, 0xFF, 1], &[2, 17, 3, 9, 0xFF, 1]);
         let objects = [1, 43, 14, 1, 1, 0, 0, 2, 0, 3, b'A', b'c', b'e', 1, 1, b'7'];
         ask(&[1, 43, 14, 1, 0], &objects, &[1, 0xAC, 14]);
@@ -521,7 +669,13 @@ mod tests {
         receiver.ask(&read(2, 2), now + Duration::from_millis(150));
         let both = [answer(1, 3, &[7, 8]), answer(2, 3, &[9, 9])].concat();
         assert_eq!(receiver.push(&both, later), Some(answer(2, 3, &[9, 9])));
-        assert_eq!(receiver.take_late(), [Late { unit: 1, after: Duration::from_millis(180) }]);
+        assert_eq!(
+            receiver.take_late(),
+            [Late {
+                unit: 1,
+                after: Duration::from_millis(180)
+            }]
+        );
         assert_eq!((receiver.seen.stale, receiver.seen.junk), (1, 0));
     }
 
@@ -531,11 +685,18 @@ mod tests {
         let write = framed(&[1, 6, 0, 1, 0, 2]);
         let mut receiver = Receiver::default();
         receiver.ask(&read(1, 2), now);
-        assert_eq!(receiver.push(&[read(1, 2), answer(1, 3, &[1, 2])].concat(), now), Some(answer(1, 3, &[1, 2])));
+        assert_eq!(
+            receiver.push(&[read(1, 2), answer(1, 3, &[1, 2])].concat(), now),
+            Some(answer(1, 3, &[1, 2]))
+        );
         assert_eq!(receiver.echo(), Echo::Heard);
         receiver.ask(&write, now);
         assert_eq!(receiver.push(&write, now), None, "the echo alone");
-        assert_eq!(receiver.push(&write, now), Some(write.clone()), "echo and answer");
+        assert_eq!(
+            receiver.push(&write, now),
+            Some(write.clone()),
+            "echo and answer"
+        );
         let mut quiet = Receiver::default();
         quiet.ask(&read(1, 2), now);
         quiet.push(&answer(1, 3, &[1, 2]), now);
@@ -548,11 +709,17 @@ mod tests {
     fn a_request_that_is_a_right_answer_to_itself_is_an_echo() {
         let now = crate::time::now();
         let request = framed(&[1, 1, 3, 0, 0, 17]);
-        assert!(matches!(Expected::of(&request).unwrap().front(&request), Front::Right(8)));
+        assert!(matches!(
+            Expected::of(&request).unwrap().front(&request),
+            Front::Right(8)
+        ));
         let mut receiver = Receiver::default();
         receiver.ask(&request, now);
         let right = framed(&[1, 1, 3, 1, 2, 3]);
-        assert_eq!(receiver.push(&[request, right.clone()].concat(), now), Some(right));
+        assert_eq!(
+            receiver.push(&[request, right.clone()].concat(), now),
+            Some(right)
+        );
     }
 
     #[test]
@@ -566,7 +733,11 @@ mod tests {
         assert!(!receiver.is_suspect(), "not whole");
         receiver.push(&flipped[6..], now);
         assert!(receiver.is_suspect());
-        assert_eq!(receiver.push(&answer(1, 3, &[10, 20]), now), Some(answer(1, 3, &[10, 20])), "noise that looked like it");
+        assert_eq!(
+            receiver.push(&answer(1, 3, &[10, 20]), now),
+            Some(answer(1, 3, &[10, 20])),
+            "noise that looked like it"
+        );
         receiver.ask(&read(1, 2), now);
         receiver.push(&flipped, now);
         receiver.condemn(now);
@@ -601,11 +772,17 @@ mod tests {
         prop_oneof![
             (1_u8..3, 3_u8..5, prop::collection::vec(any::<u16>(), 1..4))
                 .prop_map(|(unit, function, values)| answer(unit, function, &values)),
-            (1_u8..3, 3_u8..5, prop::collection::vec(any::<u16>(), 1..4), 0_usize..9).prop_map(|(unit, function, values, length)| {
-                let mut frame = answer(unit, function, &values);
-                frame.truncate(length);
-                frame
-            }),
+            (
+                1_u8..3,
+                3_u8..5,
+                prop::collection::vec(any::<u16>(), 1..4),
+                0_usize..9
+            )
+                .prop_map(|(unit, function, values, length)| {
+                    let mut frame = answer(unit, function, &values);
+                    frame.truncate(length);
+                    frame
+                }),
             prop::collection::vec(any::<u8>(), 0..12),
             Just(read(1, 2)),
             Just(framed(&[1, 0x83, 2])),
@@ -633,10 +810,20 @@ mod tests {
     #[test]
     fn an_answer_under_another_unit_counts_where_that_is_accepted() {
         let now = crate::time::now();
-        let mut receiver = Receiver::accepting(Accept { any_unit: true, any_transaction: false });
+        let mut receiver = Receiver::accepting(Accept {
+            any_unit: true,
+            any_transaction: false,
+        });
         receiver.ask(&read(1, 2), now);
-        assert_eq!(receiver.push(&answer(9, 3, &[7]), now), None, "another length");
-        assert_eq!(receiver.push(&answer(9, 3, &[7, 8]), now), Some(answer(1, 3, &[7, 8])));
+        assert_eq!(
+            receiver.push(&answer(9, 3, &[7]), now),
+            None,
+            "another length"
+        );
+        assert_eq!(
+            receiver.push(&answer(9, 3, &[7, 8]), now),
+            Some(answer(1, 3, &[7, 8]))
+        );
         let mut strict = Receiver::default();
         strict.ask(&read(1, 2), now);
         assert_eq!(strict.push(&answer(9, 3, &[7, 8]), now), None);
@@ -648,6 +835,9 @@ mod tests {
         let mut receiver = Receiver::default();
         receiver.ask(&read(1, 2), now);
         receiver.push(&answer(1, 3, &[1, 2, 3]), now);
-        assert_eq!(receiver.rejected(), Some("received an answer with another length or address"));
+        assert_eq!(
+            receiver.rejected(),
+            Some("received an answer with another length or address")
+        );
     }
 }

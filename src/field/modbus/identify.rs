@@ -13,14 +13,27 @@ pub(super) const LONGEST: u32 = 256;
 impl Modbus {
     /// Asks a device that has just answered, unless it was asked before; what it says is told with its counters.
     pub(super) async fn identify(&mut self, device: usize) {
-        let Some(spec) = self.devices.get(device).filter(|spec| spec.identify) else { return };
+        let Some(spec) = self.devices.get(device).filter(|spec| spec.identify) else {
+            return;
+        };
         let unit = spec.unit;
         if !self.identified.insert(device) {
             return;
         }
         let patience = self.patience.of(unit, now());
-        let ask = |request, out| Question { device, unit, request, lengths: (out, LONGEST), patience };
-        let answer = self.ask(ask(Request::ReadDeviceIdentification(ReadCode::Basic, 0), 7)).await;
+        let ask = |request, out| Question {
+            device,
+            unit,
+            request,
+            lengths: (out, LONGEST),
+            patience,
+        };
+        let answer = self
+            .ask(ask(
+                Request::ReadDeviceIdentification(ReadCode::Basic, 0),
+                7,
+            ))
+            .await;
         let answer = match answer {
             // It lives and does not know this function: the older one is asked for.
             Answer::Exception(_) => self.ask(ask(Request::ReportServerId, 4)).await,
@@ -38,8 +51,16 @@ impl Modbus {
 pub(super) fn said_by(answer: &Answer) -> Option<String> {
     match answer {
         Answer::Response(Response::ReadDeviceIdentification(response)) => {
-            let objects = response.device_id_objects.iter().map(|object| plain(&object.value));
-            Some(objects.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" "))
+            let objects = response
+                .device_id_objects
+                .iter()
+                .map(|object| plain(&object.value));
+            Some(
+                objects
+                    .filter(|text| !text.is_empty())
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
         }
         Answer::Response(Response::ReportServerId(_, _, text)) => Some(plain(text)),
         _ => None,
@@ -48,6 +69,15 @@ pub(super) fn said_by(answer: &Answer) -> Option<String> {
 
 /// What can be read of it.
 fn plain(bytes: &[u8]) -> String {
-    let text: String = bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { ' ' }).collect();
+    let text: String = bytes
+        .iter()
+        .map(|byte| {
+            if byte.is_ascii_graphic() {
+                char::from(*byte)
+            } else {
+                ' '
+            }
+        })
+        .collect();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

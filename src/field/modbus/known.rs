@@ -49,34 +49,82 @@ fn map_of(device: &Device) -> u64 {
 impl Known {
     /// Reads what is known of a line.
     pub(super) fn open(folder: Option<PathBuf>, line: &str, devices: &[Arc<Device>]) -> Self {
-        let Some(folder) = folder else { return Self::default() };
-        let plain: String = line.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        let Some(folder) = folder else {
+            return Self::default();
+        };
+        let plain: String = line
+            .chars()
+            .map(|c| {
+                if c.is_alphanumeric() || c == '-' {
+                    c
+                } else {
+                    '_'
+                }
+            })
+            .collect();
         let file = folder.join(format!("{plain}.json"));
-        let read: BTreeMap<String, Kept> =
-            std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        let is_same = |name: &String, kept: &Kept| devices.iter().any(|device| device.name == *name && map_of(device) == kept.map);
-        Self { file: Some(file), devices: read.into_iter().filter(|(name, kept)| is_same(name, kept)).collect(), ..Self::default() }
+        let read: BTreeMap<String, Kept> = std::fs::read(&file)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let is_same = |name: &String, kept: &Kept| {
+            devices
+                .iter()
+                .any(|device| device.name == *name && map_of(device) == kept.map)
+        };
+        Self {
+            file: Some(file),
+            devices: read
+                .into_iter()
+                .filter(|(name, kept)| is_same(name, kept))
+                .collect(),
+            ..Self::default()
+        }
     }
 
     /// What is known of one device, the holes of the YAML included.
     pub(super) fn barriers(&self, device: &Device) -> Barriers {
-        let kept = self.devices.get(&device.name).map(|kept| kept.barriers.clone()).unwrap_or_default();
+        let kept = self
+            .devices
+            .get(&device.name)
+            .map(|kept| kept.barriers.clone())
+            .unwrap_or_default();
         Barriers::known(device.holes.iter().copied().chain(kept).collect())
     }
 
     /// Writes down what is known now, beside the line's work: it may take as long as the disk likes.
     pub(super) fn keep(&mut self, devices: &[Arc<Device>], barriers: &[Barriers]) {
-        let Some(file) = self.file.clone() else { return };
-        let kept = devices.iter().zip(barriers).filter_map(|(device, barriers)| {
-            let learned: Vec<Barrier> = barriers.to_keep().iter().filter(|barrier| !device.holes.contains(barrier)).copied().collect();
-            (!learned.is_empty()).then(|| (device.name.clone(), Kept { map: map_of(device), barriers: learned }))
-        });
+        let Some(file) = self.file.clone() else {
+            return;
+        };
+        let kept = devices
+            .iter()
+            .zip(barriers)
+            .filter_map(|(device, barriers)| {
+                let learned: Vec<Barrier> = barriers
+                    .to_keep()
+                    .iter()
+                    .filter(|barrier| !device.holes.contains(barrier))
+                    .copied()
+                    .collect();
+                (!learned.is_empty()).then(|| {
+                    (
+                        device.name.clone(),
+                        Kept {
+                            map: map_of(device),
+                            barriers: learned,
+                        },
+                    )
+                })
+            });
         let kept: BTreeMap<String, Kept> = kept.collect();
         if kept == self.devices {
             return;
         }
         self.devices = kept;
-        let Ok(text) = serde_json::to_vec_pretty(&self.devices) else { return };
+        let Ok(text) = serde_json::to_vec_pretty(&self.devices) else {
+            return;
+        };
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         let (newest, writing) = (Arc::clone(&self.newest), Arc::clone(&self.writing));
         tokio::task::spawn_blocking(move || {
@@ -94,11 +142,19 @@ impl Known {
 /// Whole or not at all.
 fn write(file: &Path, text: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(folder)?;
     }
     let path = file.with_extension("new");
     // For its owner only, whatever the umask, and one that an earlier version has left.
-    let mut new = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&path)?;
+    let mut new = std::fs::File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)?;
     new.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     new.write_all(text)?;
     new.sync_all()?;
@@ -117,22 +173,49 @@ mod tests {
     async fn what_is_learned_is_known_again_for_the_same_map_only() {
         let folder = tempfile::tempdir().unwrap();
         let point = |address| Point {
-            source: Source::Register { register: Arc::new(Register::new(Table::Holding, address, Kind::U16)), exponent: None },
+            source: Source::Register {
+                register: Arc::new(Register::new(Table::Holding, address, Kind::U16)),
+                exponent: None,
+            },
             ..Point::made("p".to_owned(), Wave::default())
         };
-        let device = Arc::new(Device { points: vec![point(3)], ..Device::new(DeviceId(0), "meter", 1) });
-        let barrier = Barrier { table: Table::Holding, start: 4, end: 9 };
-        let mut known = Known::open(Some(folder.path().to_owned()), "a/b", std::slice::from_ref(&device));
-        known.keep(std::slice::from_ref(&device), &[Barriers::known(vec![barrier])]);
+        let device = Arc::new(Device {
+            points: vec![point(3)],
+            ..Device::new(DeviceId(0), "meter", 1)
+        });
+        let barrier = Barrier {
+            table: Table::Holding,
+            start: 4,
+            end: 9,
+        };
+        let mut known = Known::open(
+            Some(folder.path().to_owned()),
+            "a/b",
+            std::slice::from_ref(&device),
+        );
+        known.keep(
+            std::slice::from_ref(&device),
+            &[Barriers::known(vec![barrier])],
+        );
         let file = folder.path().join("a_b.json");
         while !file.exists() {
             tokio::task::yield_now().await;
         }
         let again = |device: &Arc<Device>| {
-            Known::open(Some(folder.path().to_owned()), "a/b", std::slice::from_ref(device)).barriers(device).to_keep().to_vec()
+            Known::open(
+                Some(folder.path().to_owned()),
+                "a/b",
+                std::slice::from_ref(device),
+            )
+            .barriers(device)
+            .to_keep()
+            .to_vec()
         };
         assert_eq!(again(&device), [barrier]);
-        let other = Arc::new(Device { points: vec![point(5)], ..Device::clone(&device) });
+        let other = Arc::new(Device {
+            points: vec![point(5)],
+            ..Device::clone(&device)
+        });
         assert_eq!(again(&other), []);
         std::fs::write(&file, b"{").unwrap();
         assert_eq!(again(&device), []);

@@ -94,25 +94,57 @@ pub(super) struct Link {
 
 impl Link {
     /// Opens a wire. The message says what is wrong and what to do.
-    pub(super) async fn open(wire: &Wire, accept: Accept, patience: Duration, counts: &Arc<LineCounts>) -> Result<Self, String> {
-        let dial = |address: String| async move { serial::dial(&address, patience.max(SHORTEST_DIAL)).await };
+    pub(super) async fn open(
+        wire: &Wire,
+        accept: Accept,
+        patience: Duration,
+        counts: &Arc<LineCounts>,
+    ) -> Result<Self, String> {
+        let dial = |address: String| async move {
+            serial::dial(&address, patience.max(SHORTEST_DIAL)).await
+        };
         let (shim, speed, framing) = match wire {
             Wire::Serial(port) => {
-                let framing = if port.ascii { Framing::Ascii } else { Framing::Rtu };
+                let framing = if port.ascii {
+                    Framing::Ascii
+                } else {
+                    Framing::Rtu
+                };
                 let silence = port.speed.frame_gap().max(LEAST_SILENCE);
                 (
-                    Shim::Rtu(RtuShim::new(Box::new(Watched::new(port.open()?, counts)), framing, silence).accepting(accept)),
+                    Shim::Rtu(
+                        RtuShim::new(
+                            Box::new(Watched::new(port.open()?, counts)),
+                            framing,
+                            silence,
+                        )
+                        .accepting(accept),
+                    ),
                     Some(port.speed),
                     framing,
                 )
             }
             Wire::RtuOverTcp(address) => {
                 let stream = Watched::new(dial(address.clone()).await?, counts);
-                (Shim::Rtu(RtuShim::new(Box::new(stream), Framing::Rtu, 4 * LEAST_SILENCE).accepting(accept)), None, Framing::Rtu)
+                (
+                    Shim::Rtu(
+                        RtuShim::new(Box::new(stream), Framing::Rtu, 4 * LEAST_SILENCE)
+                            .accepting(accept),
+                    ),
+                    None,
+                    Framing::Rtu,
+                )
             }
             Wire::AsciiOverTcp(address) => {
                 let stream = Watched::new(dial(address.clone()).await?, counts);
-                (Shim::Rtu(RtuShim::new(Box::new(stream), Framing::Ascii, 4 * LEAST_SILENCE).accepting(accept)), None, Framing::Ascii)
+                (
+                    Shim::Rtu(
+                        RtuShim::new(Box::new(stream), Framing::Ascii, 4 * LEAST_SILENCE)
+                            .accepting(accept),
+                    ),
+                    None,
+                    Framing::Ascii,
+                )
             }
             Wire::ModbusTcp(address) => {
                 let stream = Watched::new(dial(address.clone()).await?, counts);
@@ -175,19 +207,39 @@ impl Link {
     }
 
     fn characters(&self, bytes: u32) -> Duration {
-        self.speed.map_or(Duration::ZERO, |speed| speed.character() * bytes * self.stretch)
+        self.speed.map_or(Duration::ZERO, |speed| {
+            speed.character() * bytes * self.stretch
+        })
     }
 
     /// Asks, and waits as long as `patience` beyond the time that the bytes take. `out` and `back` are the lengths of the frames.
-    pub(super) async fn ask(&mut self, unit: u8, request: Request<'static>, patience: Duration, lengths: (u32, u32)) -> Told {
+    pub(super) async fn ask(
+        &mut self,
+        unit: u8,
+        request: Request<'static>,
+        patience: Duration,
+        lengths: (u32, u32),
+    ) -> Told {
         let told = self.ask_silently(unit, request, patience, lengths).await;
-        self.counts.watchers.tell(|| Happening::Ended(told.answer.told()));
+        self.counts
+            .watchers
+            .tell(|| Happening::Ended(told.answer.told()));
         told
     }
 
-    async fn ask_silently(&mut self, unit: u8, request: Request<'static>, patience: Duration, (out, back): (u32, u32)) -> Told {
+    async fn ask_silently(
+        &mut self,
+        unit: u8,
+        request: Request<'static>,
+        patience: Duration,
+        (out, back): (u32, u32),
+    ) -> Told {
         if let Err(answer) = self.clean().await {
-            return Told { answer, turnaround: Duration::ZERO, busy: Duration::ZERO };
+            return Told {
+                answer,
+                turnaround: Duration::ZERO,
+                busy: Duration::ZERO,
+            };
         }
         self.timer.sleep_until(self.free_at).await;
         // Made for each question: its buffers are large, and nothing is to be kept from one to the next.
@@ -207,43 +259,70 @@ impl Link {
         };
         self.used = heard.max(sent + on_wire);
         self.free_at = self.used + self.gap;
-        let turnaround = heard.saturating_duration_since(sent).saturating_sub(on_wire + self.characters(back));
+        let turnaround = heard
+            .saturating_duration_since(sent)
+            .saturating_sub(on_wire + self.characters(back));
         let answer = self.judge(called);
-        Told { answer, turnaround, busy: done.saturating_duration_since(sent) }
+        Told {
+            answer,
+            turnaround,
+            busy: done.saturating_duration_since(sent),
+        }
     }
 
     /// Nobody answers a broadcast; the devices get their time to act on it.
-    async fn broadcast(&mut self, mut context: Context, request: Request<'static>, pause: Duration, on_wire: Duration) -> Told {
+    async fn broadcast(
+        &mut self,
+        mut context: Context,
+        request: Request<'static>,
+        pause: Duration,
+        on_wire: Duration,
+    ) -> Told {
         let sent = now();
         // The codec waits for an answer; by then the request has left.
         if let Ok(Err(_)) = timeout(Duration::from_millis(1), context.call(request)).await {
-            return Told { answer: Answer::Broken(self.fault()), turnaround: Duration::ZERO, busy: Duration::ZERO };
+            return Told {
+                answer: Answer::Broken(self.fault()),
+                turnaround: Duration::ZERO,
+                busy: Duration::ZERO,
+            };
         }
         self.used = sent + on_wire;
         self.free_at = self.used + pause.min(Duration::from_millis(100)) + self.gap;
         self.timer.sleep_until(self.free_at).await;
-        Told { answer: Answer::Nothing, turnaround: Duration::ZERO, busy: now().saturating_duration_since(sent) }
+        Told {
+            answer: Answer::Nothing,
+            turnaround: Duration::ZERO,
+            busy: now().saturating_duration_since(sent),
+        }
     }
 
-    fn judge(&mut self, called: Result<tokio_modbus::Result<Response>, tokio::time::error::Elapsed>) -> Answer {
+    fn judge(
+        &mut self,
+        called: Result<tokio_modbus::Result<Response>, tokio::time::error::Elapsed>,
+    ) -> Answer {
         let answer = match called {
             Ok(Ok(Ok(response))) => Answer::Response(response),
             Ok(Ok(Err(exception))) => Answer::Exception(u8::from(exception)),
             Err(_) => self.given_up(),
             // The codec has two names for functions that it does not know by themselves.
-            Ok(Err(tokio_modbus::Error::Protocol(ProtocolError::FunctionCodeMismatch { request, result: Err(refused) })))
-                if request.value() == refused.function.value() =>
-            {
+            Ok(Err(tokio_modbus::Error::Protocol(ProtocolError::FunctionCodeMismatch {
+                request,
+                result: Err(refused),
+            }))) if request.value() == refused.function.value() => {
                 Answer::Exception(u8::from(refused.exception))
             }
-            Ok(Err(tokio_modbus::Error::Protocol(_))) => Answer::Garbage("not an answer to the request"),
+            Ok(Err(tokio_modbus::Error::Protocol(_))) => {
+                Answer::Garbage("not an answer to the request")
+            }
             Ok(Err(tokio_modbus::Error::Transport(_))) => match &self.shim {
                 Shim::Rtu(shim) if shim.take_condemned() => Answer::Garbage("wrong checksum"),
                 Shim::Rtu(shim) if shim.fault().is_none() => Answer::Garbage("not a Modbus frame"),
                 _ => Answer::Broken(self.fault()),
             },
         };
-        self.is_dirty |= self.is_rtu() && !matches!(answer, Answer::Response(_) | Answer::Exception(_));
+        self.is_dirty |=
+            self.is_rtu() && !matches!(answer, Answer::Response(_) | Answer::Exception(_));
         answer
     }
 
@@ -271,12 +350,16 @@ impl Link {
 
     /// After trouble: what is still coming is let pass, so that it is not taken for the next answer.
     async fn clean(&mut self) -> Result<(), Answer> {
-        let Shim::Rtu(shim) = &self.shim else { return Ok(()) };
+        let Shim::Rtu(shim) = &self.shim else {
+            return Ok(());
+        };
         if !self.is_dirty {
             return Ok(());
         }
         let most = self.characters(LONGEST_FRAME).max(4 * LEAST_SILENCE);
-        shim.drain(self.gap.max(LEAST_SILENCE), most).await.map_err(|_: io::Error| Answer::Broken(self.fault()))?;
+        shim.drain(self.gap.max(LEAST_SILENCE), most)
+            .await
+            .map_err(|_: io::Error| Answer::Broken(self.fault()))?;
         self.is_dirty = false;
         Ok(())
     }

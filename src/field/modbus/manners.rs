@@ -53,7 +53,10 @@ mod tests {
     fn a_request_waits_for_the_longer_of_both_silences() {
         let start = crate::time::now();
         let ms = Duration::from_millis;
-        let pause = Pause { between: ms(50), after_connect: ms(2000) };
+        let pause = Pause {
+            between: ms(50),
+            after_connect: ms(2000),
+        };
         assert_eq!(pause.until(start, start), start + ms(2000));
         assert_eq!(pause.until(start, start + ms(1990)), start + ms(2040));
         assert_eq!(Pause::default().until(start, start), start);

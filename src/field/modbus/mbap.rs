@@ -92,7 +92,12 @@ impl<S> MbapShim<S> {
 
     /// What was seen since this was asked last, and how late answers were.
     pub(super) fn take_seen(&self) -> (Seen, Vec<Late>) {
-        self.with(|inner| (std::mem::take(&mut inner.seen), std::mem::take(&mut inner.late)))
+        self.with(|inner| {
+            (
+                std::mem::take(&mut inner.seen),
+                std::mem::take(&mut inner.late),
+            )
+        })
     }
 
     /// The outstanding request is waited for no longer.
@@ -109,7 +114,17 @@ impl<S> MbapShim<S> {
 impl<S> Inner<S> {
     /// Moves the answer to `frame` if it is there; drops whole frames that are not it.
     fn find_frame(&mut self) -> io::Result<()> {
-        while let Some(&[high, low, protocol_high, protocol_low, length_high, length_low]) = self.incoming.first_chunk::<HEADER>() {
+        while let Some(
+            &[
+                high,
+                low,
+                protocol_high,
+                protocol_low,
+                length_high,
+                length_low,
+            ],
+        ) = self.incoming.first_chunk::<HEADER>()
+        {
             let length = usize::from(u16::from_be_bytes([length_high, length_low]));
             if protocol_high != 0 || protocol_low != 0 || !(2..=254).contains(&length) {
                 self.seen.junk += self.incoming.len() as u64;
@@ -124,22 +139,35 @@ impl<S> Inner<S> {
             }
             let frame: Vec<u8> = self.incoming.drain(..total).collect();
             let accept = self.accept;
-            if let Some(sent) = self.outstanding.take_if(|sent| sent.is_answered_by(&frame, accept)) {
+            if let Some(sent) = self
+                .outstanding
+                .take_if(|sent| sent.is_answered_by(&frame, accept))
+            {
                 self.frame.clear();
                 self.frame.extend(sent.asked_as);
                 self.frame.extend(frame.iter().skip(2));
                 if accept.any_unit {
                     // The codec looks at it.
-                    self.frame.iter_mut().skip(HEADER).take(1).for_each(|unit| *unit = sent.unit);
+                    self.frame
+                        .iter_mut()
+                        .skip(HEADER)
+                        .take(1)
+                        .for_each(|unit| *unit = sent.unit);
                 }
                 self.compare(&sent);
                 return Ok(());
             }
-            if let Some(index) = self.owed.iter().position(|sent| sent.transaction == [high, low])
+            if let Some(index) = self
+                .owed
+                .iter()
+                .position(|sent| sent.transaction == [high, low])
                 && let Some(sent) = self.owed.remove(index)
             {
                 self.seen.stale += 1;
-                self.late.push(Late { unit: sent.unit, after: now().saturating_duration_since(sent.at) });
+                self.late.push(Late {
+                    unit: sent.unit,
+                    after: now().saturating_duration_since(sent.at),
+                });
             } else {
                 self.seen.foreign += 1;
                 self.seen.other_transactions += 1;
@@ -150,7 +178,9 @@ impl<S> Inner<S> {
 
     /// The codec takes what answers another unit or function for an error; why is seen here.
     fn compare(&mut self, sent: &Sent) {
-        let Some(&[unit, function]) = self.frame.get(HEADER..HEADER + 2) else { return };
+        let Some(&[unit, function]) = self.frame.get(HEADER..HEADER + 2) else {
+            return;
+        };
         if unit != sent.unit {
             (self.seen.unit, self.seen.other_units) = (unit, self.seen.other_units + 1);
         } else if function & 0x7F != sent.function {
@@ -165,14 +195,24 @@ impl<S> Inner<S> {
         }
         self.frame.clear();
         self.outgoing.clear();
-        let [high, low, rest @ ..] = request else { return };
+        let [high, low, rest @ ..] = request else {
+            return;
+        };
         self.next_transaction = self.next_transaction.wrapping_add(1);
         let transaction = self.next_transaction.to_be_bytes();
         let unit = request.get(HEADER).copied().unwrap_or_default();
         let function = request.get(HEADER + 1).copied().unwrap_or_default();
         let with_checksum = [request.get(HEADER..).unwrap_or_default(), &[0, 0]].concat();
-        let expected = Expected::of_any(&with_checksum).map(|expected| expected.accepting(self.accept));
-        self.outstanding = Some(Sent { transaction, asked_as: [*high, *low], unit, function, at: now(), expected });
+        let expected =
+            Expected::of_any(&with_checksum).map(|expected| expected.accepting(self.accept));
+        self.outstanding = Some(Sent {
+            transaction,
+            asked_as: [*high, *low],
+            unit,
+            function,
+            at: now(),
+            expected,
+        });
         self.outgoing.extend(transaction);
         self.outgoing.extend_from_slice(rest);
     }
@@ -184,7 +224,9 @@ impl Sent {
             return frame.starts_with(&self.transaction);
         }
         let body = frame.get(HEADER..).unwrap_or_default();
-        self.expected.as_ref().is_some_and(|expected| expected.is_answered_by(body))
+        self.expected
+            .as_ref()
+            .is_some_and(|expected| expected.is_answered_by(body))
     }
 }
 
@@ -236,7 +278,11 @@ impl<S: AsyncRead + Unpin> Inner<S> {
         Ok(())
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             if hand_over(&mut self.frame, buffer) {
                 return Poll::Ready(Ok(()));
@@ -247,13 +293,21 @@ impl<S: AsyncRead + Unpin> Inner<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for MbapShim<S> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.with(|inner| inner.poll_read(context, buffer))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MbapShim<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, request: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        request: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let asked = self.with(|inner| {
             inner.forget_the_past(context)?;
             inner.ask(request);
@@ -290,28 +344,53 @@ mod tests {
             theirs.read_exact(&mut first).await.unwrap();
             let mut second = [0; 12];
             theirs.read_exact(&mut second).await.unwrap();
-            let answer = |request: &[u8; 12], value: u8| vec![request[0], request[1], 0, 0, 0, 5, 1, 3, 2, 0, value];
+            let answer = |request: &[u8; 12], value: u8| {
+                vec![request[0], request[1], 0, 0, 0, 5, 1, 3, 2, 0, value]
+            };
             theirs.write_all(&answer(&first, 7)).await.unwrap();
             theirs.write_all(&answer(&second, 8)).await.unwrap();
             theirs
         };
         let ask = || Request::ReadHoldingRegisters(0, 1);
         let calls = async {
-            assert!(tokio::time::timeout(Duration::from_millis(30), context.call(ask())).await.is_err(), "the first answer is late");
-            assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![8]));
+            assert!(
+                tokio::time::timeout(Duration::from_millis(30), context.call(ask()))
+                    .await
+                    .is_err(),
+                "the first answer is late"
+            );
+            assert_eq!(
+                context.call(ask()).await.unwrap().unwrap(),
+                Response::ReadHoldingRegisters(vec![8])
+            );
         };
         let (_theirs, ()) = tokio::join!(play, calls);
         let (seen, late) = shim.take_seen();
-        assert!(seen.stale == 1 && late.first().is_some_and(|late| late.unit == 1 && late.after >= Duration::from_millis(30)), "{late:?}");
+        assert!(
+            seen.stale == 1
+                && late
+                    .first()
+                    .is_some_and(|late| late.unit == 1 && late.after >= Duration::from_millis(30)),
+            "{late:?}"
+        );
     }
 
     #[tokio::test]
     async fn answers_under_other_identifiers_count_where_that_is_accepted() {
         let (ours, mut theirs) = duplex(4096);
-        let shim = MbapShim::new(ours, Accept { any_unit: true, any_transaction: true });
+        let shim = MbapShim::new(
+            ours,
+            Accept {
+                any_unit: true,
+                any_transaction: true,
+            },
+        );
         let mut context = tcp::attach_slave(shim.clone(), Slave(1));
         // Something of the right form that was there before the request.
-        theirs.write_all(&[9, 9, 0, 0, 0, 5, 7, 3, 2, 0, 1]).await.unwrap();
+        theirs
+            .write_all(&[9, 9, 0, 0, 0, 5, 7, 3, 2, 0, 1])
+            .await
+            .unwrap();
         let play = async move {
             let mut request = [0; 12];
             theirs.read_exact(&mut request).await.unwrap();
@@ -324,13 +403,24 @@ mod tests {
             ];
             theirs.write_all(&frames.concat()).await.unwrap();
             theirs.read_exact(&mut request).await.unwrap();
-            theirs.write_all(&[0, 0, 0, 0, 0, 5, 7, 3, 2, 0, 9]).await.unwrap();
+            theirs
+                .write_all(&[0, 0, 0, 0, 0, 5, 7, 3, 2, 0, 9])
+                .await
+                .unwrap();
             theirs
         };
         let calls = async {
             let ask = || Request::ReadHoldingRegisters(0, 1);
-            assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![8]), "of its form, and new");
-            assert_eq!(context.call(ask()).await.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![9]), "not the same twice");
+            assert_eq!(
+                context.call(ask()).await.unwrap().unwrap(),
+                Response::ReadHoldingRegisters(vec![8]),
+                "of its form, and new"
+            );
+            assert_eq!(
+                context.call(ask()).await.unwrap().unwrap(),
+                Response::ReadHoldingRegisters(vec![9]),
+                "not the same twice"
+            );
         };
         let (_theirs, ()) = tokio::join!(play, calls);
         let seen = shim.take_seen().0;
@@ -341,8 +431,14 @@ mod tests {
     async fn rubbish_is_an_error_at_once() {
         let (ours, mut theirs) = duplex(4096);
         let mut context = tcp::attach_slave(MbapShim::new(ours, Accept::default()), Slave(1));
-        theirs.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-        let call = tokio::time::timeout(Duration::from_secs(5), context.call(Request::ReadHoldingRegisters(0, 1)));
+        theirs
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .await
+            .unwrap();
+        let call = tokio::time::timeout(
+            Duration::from_secs(5),
+            context.call(Request::ReadHoldingRegisters(0, 1)),
+        );
         assert!(call.await.unwrap().is_err());
     }
 }

@@ -87,7 +87,10 @@ pub struct Modbus {
 
 impl std::fmt::Debug for Modbus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Modbus").field("wire", &self.wire).field("blocks", &self.blocks.len()).finish_non_exhaustive()
+        f.debug_struct("Modbus")
+            .field("wire", &self.wire)
+            .field("blocks", &self.blocks.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,8 +107,13 @@ struct Question {
 /// What requests to a device cost on this wire.
 pub fn costs(wire: &Wire, device: &Device) -> Costs {
     let (costs, gap) = match wire {
-        Wire::Serial(port) if port.ascii => (Costs::ascii(port.speed, plan::TURNAROUND), Duration::ZERO),
-        Wire::Serial(port) => (Costs::serial(port.speed, plan::TURNAROUND), port.speed.frame_gap()),
+        Wire::Serial(port) if port.ascii => {
+            (Costs::ascii(port.speed, plan::TURNAROUND), Duration::ZERO)
+        }
+        Wire::Serial(port) => (
+            Costs::serial(port.speed, plan::TURNAROUND),
+            port.speed.frame_gap(),
+        ),
         _ => (Costs::network(), Duration::ZERO),
     };
     costs.after(device.pause.between, gap)
@@ -115,7 +123,14 @@ pub fn costs(wire: &Wire, device: &Device) -> Costs {
 pub fn blocks(line: &Line) -> Vec<Block> {
     let devices = line.devices.iter().enumerate();
     devices
-        .flat_map(|(index, device)| plan::plan(index, device, costs(&line.wire, device), &Barriers::known(device.holes.clone())))
+        .flat_map(|(index, device)| {
+            plan::plan(
+                index,
+                device,
+                costs(&line.wire, device),
+                &Barriers::known(device.holes.clone()),
+            )
+        })
         .collect()
 }
 
@@ -127,7 +142,11 @@ impl Modbus {
             wire: line.wire.clone(),
             bounds: line.answer_within,
             manners: line.manners,
-            barriers: line.devices.iter().map(|device| known.barriers(device)).collect(),
+            barriers: line
+                .devices
+                .iter()
+                .map(|device| known.barriers(device))
+                .collect(),
             devices: line.devices.clone(),
             blocks: Vec::new(),
             replanned: false,
@@ -147,7 +166,9 @@ impl Modbus {
 
     fn plan(&mut self) {
         let devices = self.devices.iter().zip(&self.barriers).enumerate();
-        let blocks = devices.flat_map(|(index, (device, barriers))| plan::plan(index, device, costs(&self.wire, device), barriers));
+        let blocks = devices.flat_map(|(index, (device, barriers))| {
+            plan::plan(index, device, costs(&self.wire, device), barriers)
+        });
         self.blocks = blocks.map(Arc::new).collect();
     }
 
@@ -159,28 +180,53 @@ impl Modbus {
 
     /// Asks once.
     async fn ask(&mut self, question: Question) -> Answer {
-        let Question { device, unit, request, lengths, patience } = question;
-        let pause = self.devices.get(device).map_or(self.manners.pause, |device| device.pause);
-        let Some(link) = self.link.as_mut() else { return Answer::Broken("the connection broke".to_owned()) };
+        let Question {
+            device,
+            unit,
+            request,
+            lengths,
+            patience,
+        } = question;
+        let pause = self
+            .devices
+            .get(device)
+            .map_or(self.manners.pause, |device| device.pause);
+        let Some(link) = self.link.as_mut() else {
+            return Answer::Broken("the connection broke".to_owned());
+        };
         let is_broadcast = unit == 0 && link.is_rtu();
         link.keep_silent(pause);
         self.counts.count(device, |counts| counts.requests.count());
-        let Told { answer, turnaround, busy } = link.ask(unit, request, patience, lengths).await;
+        let Told {
+            answer,
+            turnaround,
+            busy,
+        } = link.ask(unit, request, patience, lengths).await;
         let (seen, late) = link.take_seen();
-        self.counts.busy_us.add(u64::try_from(busy.as_micros()).unwrap_or(0));
+        self.counts
+            .busy_us
+            .add(u64::try_from(busy.as_micros()).unwrap_or(0));
         self.counts.stale.add(seen.stale);
         self.counts.foreign.add(seen.foreign);
         self.counts.echoes.add(seen.echoes);
         self.counts.junk_bytes.add(seen.junk);
         if seen.bad_checksums > 0 {
-            self.counts.count(device, |counts| counts.bad_checksums.add(seen.bad_checksums));
+            self.counts.count(device, |counts| {
+                counts.bad_checksums.add(seen.bad_checksums)
+            });
         }
         if matches!(answer, Answer::Nothing | Answer::Foreign(_)) && !is_broadcast {
-            self.counts.lost_us.add(u64::try_from(busy.as_micros()).unwrap_or(0));
+            self.counts
+                .lost_us
+                .add(u64::try_from(busy.as_micros()).unwrap_or(0));
         }
         for late in late {
             self.patience.late(late.unit, late.after);
-            let devices = self.devices.iter().zip(&mut self.troubles).filter(|(device, _)| device.unit == late.unit);
+            let devices = self
+                .devices
+                .iter()
+                .zip(&mut self.troubles)
+                .filter(|(device, _)| device.unit == late.unit);
             devices.for_each(|(_, trouble)| trouble.late(late.after));
         }
         if !is_broadcast {
@@ -200,7 +246,9 @@ impl Modbus {
             counts.other_lengths.add(seen.other_lengths);
             counts.incomplete.add(seen.incomplete);
         });
-        let Some(trouble) = self.troubles.get_mut(device) else { return };
+        let Some(trouble) = self.troubles.get_mut(device) else {
+            return;
+        };
         match answer {
             Answer::Response(_) | Answer::Exception(_) => trouble.answered(),
             Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_) => trouble.note(&seen.into()),
@@ -225,7 +273,11 @@ impl Modbus {
             Answer::Response(_) | Answer::Exception(_) => {
                 self.silent = 0;
                 self.patience.answered(unit, turnaround, now());
-                let estimate = self.patience.estimate(unit).and_then(|estimate| u64::try_from(estimate.as_micros()).ok()).unwrap_or(0);
+                let estimate = self
+                    .patience
+                    .estimate(unit)
+                    .and_then(|estimate| u64::try_from(estimate.as_micros()).ok())
+                    .unwrap_or(0);
                 self.counts.count(device, |counts| {
                     counts.answers.count();
                     counts.turnaround_us.set(estimate);
@@ -244,7 +296,11 @@ impl Modbus {
         }
         let is_serial = matches!(self.wire, Wire::Serial(_));
         let devices = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
-        let most = if is_serial { SILENT_TO_REOPEN.saturating_mul(devices) } else { SILENT_TO_RECONNECT };
+        let most = if is_serial {
+            SILENT_TO_REOPEN.saturating_mul(devices)
+        } else {
+            SILENT_TO_RECONNECT
+        };
         if self.silent >= most || matches!(answer, Answer::Broken(_)) {
             self.silent = 0;
             self.link = None;
@@ -252,7 +308,12 @@ impl Modbus {
     }
 
     /// Reads registers or bits from the place of a block.
-    async fn read_words(&mut self, block: &Block, count: u16, patience: Duration) -> Result<Vec<u16>, (ReadError, Option<u8>)> {
+    async fn read_words(
+        &mut self,
+        block: &Block,
+        count: u16,
+        patience: Duration,
+    ) -> Result<Vec<u16>, (ReadError, Option<u8>)> {
         let bytes = bytes_of(block.table, count);
         let question = Question {
             device: block.device,
@@ -262,12 +323,16 @@ impl Modbus {
             patience,
         };
         let answer = self.ask(question).await;
-        if matches!(answer, Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)) {
+        if matches!(
+            answer,
+            Answer::Nothing | Answer::Foreign(_) | Answer::Garbage(_)
+        ) {
             self.owes(block.unit, bytes);
         }
         match answer {
             Answer::Response(response) => words(response, count).map_err(|error| {
-                self.counts.count(block.device, |counts| counts.other_lengths.count());
+                self.counts
+                    .count(block.device, |counts| counts.other_lengths.count());
                 (error, None)
             }),
             // A gateway in between says that the device behind it is silent.
@@ -275,7 +340,9 @@ impl Modbus {
             Answer::Exception(code @ (5 | 6)) => Err((ReadError::Busy(explain(code)), Some(code))),
             Answer::Exception(code) => Err((ReadError::Refused(explain(code)), Some(code))),
             Answer::Nothing => Err((self.missed(block.device), None)),
-            Answer::Foreign(why) | Answer::Garbage(why) => Err((self.garbled(block.device, why), None)),
+            Answer::Foreign(why) | Answer::Garbage(why) => {
+                Err((self.garbled(block.device, why), None))
+            }
             Answer::Broken(why) => Err((ReadError::LineDown(why), None)),
         }
     }
@@ -287,7 +354,9 @@ impl Modbus {
             return Ok(());
         }
         let patience = self.patience.of(block.unit, now());
-        let Some((place, count)) = self.unowed(block) else { return Err(self.missed(block.device)) };
+        let Some((place, count)) = self.unowed(block) else {
+            return Err(self.missed(block.device));
+        };
         match self.read_words(&place, count, patience).await {
             Ok(_) => {}
             Err((ReadError::Refused(_) | ReadError::Busy(_), _)) => sleep(self.bounds.most).await,
@@ -295,7 +364,11 @@ impl Modbus {
         }
         self.late.remove(&self.debtor(block.unit));
         // It lives: what it was silent about is that request's fault.
-        if self.barriers.get_mut(block.device).is_some_and(|barriers| barriers.heard(now())) {
+        if self
+            .barriers
+            .get_mut(block.device)
+            .is_some_and(|barriers| barriers.heard(now()))
+        {
             self.replan();
         }
         Ok(())
@@ -315,13 +388,20 @@ impl Modbus {
 
     /// Where answers do not say whose they are, what one unit owes could be taken for the answer of another: all are one debtor.
     fn debtor(&self, unit: u8) -> u8 {
-        if self.manners.accept.any_unit { 0 } else { unit }
+        if self.manners.accept.any_unit {
+            0
+        } else {
+            unit
+        }
     }
 
     /// A unit owes an answer with so many bytes of data, on a wire where only their order tells answers apart.
     fn owes(&mut self, unit: u8, bytes: u32) {
         if self.link.as_ref().is_some_and(Link::has_only_order) {
-            self.late.entry(self.debtor(unit)).or_default().insert(bytes, now());
+            self.late
+                .entry(self.debtor(unit))
+                .or_default()
+                .insert(bytes, now());
         }
     }
 
@@ -329,16 +409,27 @@ impl Modbus {
     /// anyway if possible, a little beyond otherwise.
     fn unowed(&self, block: &Block) -> Option<(Block, u16)> {
         let owed = self.late.get(&self.debtor(block.unit));
-        let is_free = |table, count: u16| owed.is_none_or(|owed| !owed.contains_key(&bytes_of(table, count)));
-        let own = self.blocks.iter().filter(|other| other.device == block.device).map(AsRef::as_ref);
+        let is_free =
+            |table, count: u16| owed.is_none_or(|owed| !owed.contains_key(&bytes_of(table, count)));
+        let own = self
+            .blocks
+            .iter()
+            .filter(|other| other.device == block.device)
+            .map(AsRef::as_ref);
         for place in std::iter::once(block).chain(own) {
             if let Some(count) = (1..=place.count).find(|count| is_free(place.table, *count)) {
                 return Some((place.clone(), count));
             }
         }
-        let limits = self.devices.get(block.device).map(|device| device.limits).unwrap_or_default();
+        let limits = self
+            .devices
+            .get(block.device)
+            .map(|device| device.limits)
+            .unwrap_or_default();
         let most = limits.of(block.table).min(u16::MAX - block.start);
-        (1..=most).find(|count| is_free(block.table, *count)).map(|count| (block.clone(), count))
+        (1..=most)
+            .find(|count| is_free(block.table, *count))
+            .map(|count| (block.clone(), count))
     }
 
     /// Reads a block; garbage is asked for once more, silence is not.
@@ -348,8 +439,11 @@ impl Modbus {
         let silent_before = self.silent;
         match self.read_words(block, block.count, patience).await {
             // Silence with something in it counts as silence.
-            Err((ReadError::Garbled(_), _)) if self.link.is_some() && self.silent <= silent_before => {
-                self.counts.count(block.device, |counts| counts.repeated.count());
+            Err((ReadError::Garbled(_), _))
+                if self.link.is_some() && self.silent <= silent_before =>
+            {
+                self.counts
+                    .count(block.device, |counts| counts.repeated.count());
                 // The right answer may still be on its way behind the wrong one.
                 self.barrier(block).await.map_err(|error| (error, None))?;
                 self.read_words(block, block.count, patience).await
@@ -360,7 +454,9 @@ impl Modbus {
 
     /// What a failed read teaches about the map of a device.
     fn learn(&mut self, block: &Block, outcome: &Result<Vec<u16>, (ReadError, Option<u8>)>) {
-        let Some(barriers) = self.barriers.get_mut(block.device) else { return };
+        let Some(barriers) = self.barriers.get_mut(block.device) else {
+            return;
+        };
         let changed = match outcome {
             Ok(_) => barriers.answered(block, now()),
             Err((ReadError::Refused(_), Some(2 | 3))) => barriers.refused(block, now()),
@@ -379,7 +475,11 @@ impl Modbus {
 
     /// How long a block takes, as planned.
     fn takes(&self, block: &Block) -> Duration {
-        self.devices.get(block.device).map_or(Duration::ZERO, |device| costs(&self.wire, device).time(block.table, block.count))
+        self.devices
+            .get(block.device)
+            .map_or(Duration::ZERO, |device| {
+                costs(&self.wire, device).time(block.table, block.count)
+            })
     }
 
     async fn connected(&mut self) -> Result<(), ReadError> {
@@ -411,7 +511,13 @@ impl Driver for Modbus {
         self.late.retain(|unit, _| self.patience.may_be_slow(*unit));
         self.link = None;
         self.silent = 0;
-        let mut link = Link::open(&self.wire, self.manners.accept, self.bounds.most, &self.counts).await?;
+        let mut link = Link::open(
+            &self.wire,
+            self.manners.accept,
+            self.bounds.most,
+            &self.counts,
+        )
+        .await?;
         if link.has_only_order() {
             link.stay_silent_until(now() + self.bounds.most);
         }
@@ -422,22 +528,37 @@ impl Driver for Modbus {
     }
 
     async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
-        let Some(block) = self.blocks.get(job).map(Arc::clone) else { return Err(ReadError::NoAnswer) };
+        let Some(block) = self.blocks.get(job).map(Arc::clone) else {
+            return Err(ReadError::NoAnswer);
+        };
         self.connected().await?;
         let outcome = self.read_block(&block).await;
         self.learn(&block, &outcome);
         if outcome.is_ok() {
             self.identify(block.device).await;
         }
-        outcome.map(|words| block.decode(&words)).map_err(|(error, _)| error)
+        outcome
+            .map(|words| block.decode(&words))
+            .map_err(|(error, _)| error)
     }
 
     async fn probe(&mut self, device: usize, turn: usize) -> Result<(), ReadError> {
-        let blocks: Vec<&Arc<Block>> = self.blocks.iter().filter(|block| block.device == device).collect();
-        let Some(block) = blocks.get(turn % blocks.len().max(1)).map(|block| Arc::clone(block)) else { return Ok(()) };
+        let blocks: Vec<&Arc<Block>> = self
+            .blocks
+            .iter()
+            .filter(|block| block.device == device)
+            .collect();
+        let Some(block) = blocks
+            .get(turn % blocks.len().max(1))
+            .map(|block| Arc::clone(block))
+        else {
+            return Ok(());
+        };
         self.connected().await?;
         self.forget_owed(block.unit);
-        let Some((place, count)) = self.unowed(&block) else { return Err(self.missed(device)) };
+        let Some((place, count)) = self.unowed(&block) else {
+            return Err(self.missed(device));
+        };
         let patience = self.patience.of_probe(block.unit);
         match self.read_words(&place, count, patience).await {
             Ok(_) => {
@@ -451,7 +572,9 @@ impl Driver for Modbus {
     }
 
     fn probe_takes(&self, device: usize) -> Duration {
-        let Some(spec) = self.devices.get(device) else { return Duration::ZERO };
+        let Some(spec) = self.devices.get(device) else {
+            return Duration::ZERO;
+        };
         self.patience.next_probe(spec.unit) + costs(&self.wire, spec).time(Table::Holding, 1)
     }
 
@@ -464,7 +587,13 @@ impl Driver for Modbus {
         std::future::pending().await
     }
 
-    async fn write(&mut self, device: usize, action: &Action, read_back: Option<ReadBack>, repeat: bool) -> Outcome {
+    async fn write(
+        &mut self,
+        device: usize,
+        action: &Action,
+        read_back: Option<ReadBack>,
+        repeat: bool,
+    ) -> Outcome {
         self.write_action(device, action, read_back, repeat).await
     }
 
@@ -479,5 +608,8 @@ impl Driver for Modbus {
 
 /// How long the first answers of units may take.
 fn first_answers(devices: &[Arc<Device>]) -> HashMap<u8, Duration> {
-    devices.iter().filter_map(|device| Some((device.unit, device.first_answer_within?))).collect()
+    devices
+        .iter()
+        .filter_map(|device| Some((device.unit, device.first_answer_within?)))
+        .collect()
 }

@@ -32,7 +32,10 @@ pub struct AnswerWithin {
 impl AnswerWithin {
     /// What holds when one duration is typed.
     pub fn at_most(most: Duration) -> Self {
-        Self { least: Duration::from_millis(50).min(most), most }
+        Self {
+            least: Duration::from_millis(50).min(most),
+            most,
+        }
     }
 }
 
@@ -62,7 +65,11 @@ pub(super) struct Patience {
 
 impl Patience {
     pub(super) fn new(bounds: AnswerWithin, first: HashMap<u8, Duration>) -> Self {
-        Self { bounds, first, units: HashMap::new() }
+        Self {
+            bounds,
+            first,
+            units: HashMap::new(),
+        }
     }
 
     /// The line was opened: what follows are first answers.
@@ -72,19 +79,28 @@ impl Patience {
 
     /// The longest that any answer is waited for.
     pub(super) fn longest(&self) -> Duration {
-        self.first.values().copied().max().unwrap_or_default().max(self.bounds.most)
+        self.first
+            .values()
+            .copied()
+            .max()
+            .unwrap_or_default()
+            .max(self.bounds.most)
     }
 
     /// True if the first answer of a unit may take longer than any other.
     pub(super) fn may_be_slow(&self, unit: u8) -> bool {
-        self.first.get(&unit).is_some_and(|first| *first > self.bounds.most)
+        self.first
+            .get(&unit)
+            .is_some_and(|first| *first > self.bounds.most)
     }
 
     /// How long the next answer may take, if it is a first one that may be slower.
     fn first_of(&self, unit: u8, now: Option<Instant>) -> Option<Duration> {
         let first = self.first.get(&unit).copied()?;
         let heard = self.units.get(&unit).and_then(|unit| unit.heard);
-        let is_warm = heard.zip(now).is_some_and(|(heard, now)| now.saturating_duration_since(heard) < COLD_AFTER);
+        let is_warm = heard
+            .zip(now)
+            .is_some_and(|(heard, now)| now.saturating_duration_since(heard) < COLD_AFTER);
         (!is_warm).then_some(first.max(self.bounds.most))
     }
 
@@ -93,7 +109,10 @@ impl Patience {
         if let Some(first) = self.first_of(unit, Some(now)) {
             return first;
         }
-        let known = self.units.get(&unit).filter(|unit| !unit.missed && unit.turnarounds.len() >= ENOUGH);
+        let known = self
+            .units
+            .get(&unit)
+            .filter(|unit| !unit.missed && unit.turnarounds.len() >= ENOUGH);
         match known.and_then(Unit::longest) {
             Some(longest) => self.bounded(longest * MARGIN),
             None => self.bounds.most,
@@ -111,16 +130,39 @@ impl Patience {
     /// How long most probes of a unit wait.
     fn likely_probe(&self, unit: u8) -> Duration {
         let whole_line = || self.units.values().filter_map(Unit::longest).max();
-        let learned = self.units.get(&unit).and_then(Unit::longest).or_else(whole_line);
-        let most = || self.first.get(&unit).copied().unwrap_or_default().max(self.bounds.most);
+        let learned = self
+            .units
+            .get(&unit)
+            .and_then(Unit::longest)
+            .or_else(whole_line);
+        let most = || {
+            self.first
+                .get(&unit)
+                .copied()
+                .unwrap_or_default()
+                .max(self.bounds.most)
+        };
         learned.map_or_else(most, |longest| self.bounded(longest * PROBE_MARGIN))
     }
 
     /// How long the next probe of a unit will wait.
     pub(super) fn next_probe(&self, unit: u8) -> Duration {
-        let is_full = self.units.get(&unit).is_some_and(|unit| unit.probes.wrapping_add(1).is_multiple_of(FULL_PROBE_EVERY));
-        let most = || self.first.get(&unit).copied().unwrap_or_default().max(self.bounds.most);
-        if is_full { most() } else { self.likely_probe(unit) }
+        let is_full = self
+            .units
+            .get(&unit)
+            .is_some_and(|unit| unit.probes.wrapping_add(1).is_multiple_of(FULL_PROBE_EVERY));
+        let most = || {
+            self.first
+                .get(&unit)
+                .copied()
+                .unwrap_or_default()
+                .max(self.bounds.most)
+        };
+        if is_full {
+            most()
+        } else {
+            self.likely_probe(unit)
+        }
     }
 
     fn bounded(&self, time: Duration) -> Duration {
@@ -183,7 +225,11 @@ mod tests {
         (0..8).for_each(|_| patience.answered(1, ms(20), now));
         assert_eq!(patience.of(1, now), ms(80));
         patience.missed(1);
-        assert_eq!(patience.of(1, now), ms(1000), "after a time-out it may be slower");
+        assert_eq!(
+            patience.of(1, now),
+            ms(1000),
+            "after a time-out it may be slower"
+        );
         patience.late(1, ms(180));
         patience.answered(1, ms(20), now);
         assert_eq!(patience.of(1, now), ms(720), "it has been that slow");
@@ -196,17 +242,35 @@ mod tests {
     #[test]
     fn the_first_answer_may_be_slower_than_the_rest() {
         let now = crate::time::now();
-        let mut patience = Patience::new(AnswerWithin::at_most(ms(300)), HashMap::from([(1, ms(5000))]));
-        assert_eq!((patience.of(1, now), patience.of(2, now), patience.longest()), (ms(5000), ms(300), ms(5000)));
+        let mut patience = Patience::new(
+            AnswerWithin::at_most(ms(300)),
+            HashMap::from([(1, ms(5000))]),
+        );
+        assert_eq!(
+            (patience.of(1, now), patience.of(2, now), patience.longest()),
+            (ms(5000), ms(300), ms(5000))
+        );
         patience.answered(1, ms(4000), now);
-        assert_eq!((patience.of(1, now), patience.estimate(1)), (ms(300), None), "a first answer tells nothing of the rest");
+        assert_eq!(
+            (patience.of(1, now), patience.estimate(1)),
+            (ms(300), None),
+            "a first answer tells nothing of the rest"
+        );
         (0..8).for_each(|_| patience.answered(1, ms(20), now));
         assert_eq!(patience.of(1, now), ms(80));
-        assert_eq!(patience.of(1, now + COLD_AFTER), ms(5000), "it may sleep again");
+        assert_eq!(
+            patience.of(1, now + COLD_AFTER),
+            ms(5000),
+            "it may sleep again"
+        );
         patience.opened();
         assert_eq!(patience.of(1, now), ms(5000), "the line was opened again");
         let waits: Vec<Duration> = (0..8).map(|_| patience.of_probe(1)).collect();
-        assert_eq!(waits.iter().filter(|wait| **wait == ms(5000)).count(), 1, "some probes wait for a first answer");
+        assert_eq!(
+            waits.iter().filter(|wait| **wait == ms(5000)).count(),
+            1,
+            "some probes wait for a first answer"
+        );
     }
 
     #[test]

@@ -58,7 +58,11 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { words: MAX_WORDS, bits: MAX_BITS, hold: None }
+        Self {
+            words: MAX_WORDS,
+            bits: MAX_BITS,
+            hold: None,
+        }
     }
 }
 
@@ -76,28 +80,44 @@ impl Costs {
     pub fn serial(speed: Speed, turnaround: Duration) -> Self {
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         let character = micros(speed.character());
-        Self { request: 13.0 * character + micros(turnaround) + micros(speed.frame_gap()), byte: character }
+        Self {
+            request: 13.0 * character + micros(turnaround) + micros(speed.frame_gap()),
+            byte: character,
+        }
     }
 
     /// Of ASCII frames, where a byte takes two characters.
     pub fn ascii(speed: Speed, turnaround: Duration) -> Self {
         let rtu = Self::serial(speed, turnaround);
-        Self { request: rtu.request + 17.0 * rtu.byte, byte: 2.0 * rtu.byte }
+        Self {
+            request: rtu.request + 17.0 * rtu.byte,
+            byte: 2.0 * rtu.byte,
+        }
     }
 
     /// Of a network.
     pub fn network() -> Self {
-        Self { request: ROUND_TRIP.as_secs_f64() * 1e6, byte: 0.1 }
+        Self {
+            request: ROUND_TRIP.as_secs_f64() * 1e6,
+            byte: 0.1,
+        }
     }
 
     /// With a silence before each request, in place of a shorter one that the wire needs anyway.
     pub fn after(self, pause: Duration, gap: Duration) -> Self {
-        Self { request: self.request + pause.saturating_sub(gap).as_secs_f64() * 1e6, ..self }
+        Self {
+            request: self.request + pause.saturating_sub(gap).as_secs_f64() * 1e6,
+            ..self
+        }
     }
 
     /// Of reading so many registers or bits.
     pub fn of(self, table: Table, count: u16) -> f64 {
-        let around = if matches!(table, Table::File(_)) { AROUND_RECORDS } else { 0 };
+        let around = if matches!(table, Table::File(_)) {
+            AROUND_RECORDS
+        } else {
+            0
+        };
         self.request + self.byte * f64::from(bytes_of(table, count) + around)
     }
 
@@ -110,7 +130,11 @@ impl Costs {
 /// Bytes of data in the answer to a request for `count` registers or bits.
 pub fn bytes_of(table: Table, count: u16) -> u32 {
     let count = u32::from(count);
-    if table.is_bits() { count.div_ceil(8) } else { 2 * count }
+    if table.is_bits() {
+        count.div_ceil(8)
+    } else {
+        2 * count
+    }
 }
 
 /// One request.
@@ -171,18 +195,39 @@ pub fn plan(index: usize, device: &Device, costs: Costs, barriers: &Barriers) ->
     }
     for (table, mut fields) in fields(device, barriers) {
         fields.sort_by_key(|field| (field.start, field.end));
-        let planner = Planner { table, costs, limits: device.limits, barriers };
+        let planner = Planner {
+            table,
+            costs,
+            limits: device.limits,
+            barriers,
+        };
         let layered = planner.by_interval(&fields);
         let together = planner.partition(&fields);
-        let best = if planner.load(&layered) < planner.load(&together) { layered } else { together };
+        let best = if planner.load(&layered) < planner.load(&together) {
+            layered
+        } else {
+            together
+        };
         for piece in best {
             let count = u16::try_from(piece.end - piece.start).unwrap_or(u16::MAX);
             let start = u16::try_from(piece.start).unwrap_or(u16::MAX);
             let numbered = piece.fields.into_iter().zip(0..);
-            let points =
-                numbered.flat_map(|(field, number)| field.points.into_iter().map(move |point| BlockPoint { field: number, ..point }));
+            let points = numbered.flat_map(|(field, number)| {
+                field.points.into_iter().map(move |point| BlockPoint {
+                    field: number,
+                    ..point
+                })
+            });
             let points = points.collect();
-            blocks.push(Block { device: index, unit: device.unit, table, start, count, every: piece.every, points });
+            blocks.push(Block {
+                device: index,
+                unit: device.unit,
+                table,
+                start,
+                count,
+                every: piece.every,
+                points,
+            });
         }
     }
     blocks
@@ -193,19 +238,44 @@ fn fields(device: &Device, barriers: &Barriers) -> BTreeMap<Table, Vec<Field>> {
     let mut tables: BTreeMap<Table, Vec<Field>> = BTreeMap::new();
     let mut groups: BTreeMap<(Table, &str), Field> = BTreeMap::new();
     for point in &device.points {
-        let Source::Register { register, exponent } = &point.source else { continue };
-        let every = barriers.retry_of(point.id).map_or(point.every, |pause| point.every.max(pause));
+        let Source::Register { register, exponent } = &point.source else {
+            continue;
+        };
+        let every = barriers
+            .retry_of(point.id)
+            .map_or(point.every, |pause| point.every.max(pause));
         let registers = [Some(register), exponent.as_ref()];
-        let start = registers.into_iter().flatten().map(|register| u32::from(register.address)).min().unwrap_or(0);
-        let end = registers.into_iter().flatten().map(|register| u32::from(register.address) + u32::from(register.width())).max();
-        let read = BlockPoint { id: point.id, register: Arc::clone(register), exponent: exponent.clone(), field: 0 };
-        let field = Field { start, end: end.unwrap_or(start), every, points: vec![read] };
+        let start = registers
+            .into_iter()
+            .flatten()
+            .map(|register| u32::from(register.address))
+            .min()
+            .unwrap_or(0);
+        let end = registers
+            .into_iter()
+            .flatten()
+            .map(|register| u32::from(register.address) + u32::from(register.width()))
+            .max();
+        let read = BlockPoint {
+            id: point.id,
+            register: Arc::clone(register),
+            exponent: exponent.clone(),
+            field: 0,
+        };
+        let field = Field {
+            start,
+            end: end.unwrap_or(start),
+            every,
+            points: vec![read],
+        };
         let limit = u32::from(device.limits.of(register.table));
         match &point.group {
             None => tables.entry(register.table).or_default().push(field),
             Some(name) => {
                 let key = (register.table, name.as_ref());
-                let joined = groups.remove(&key).map_or(field.clone(), |group| group.joined(field));
+                let joined = groups
+                    .remove(&key)
+                    .map_or(field.clone(), |group| group.joined(field));
                 if joined.end - joined.start <= limit {
                     groups.insert(key, joined);
                 } else {
@@ -244,17 +314,24 @@ fn rate(every: Duration) -> f64 {
 
 impl Planner<'_> {
     fn cost(&self, start: u32, end: u32) -> f64 {
-        self.costs.of(self.table, u16::try_from(end - start).unwrap_or(u16::MAX))
+        self.costs
+            .of(self.table, u16::try_from(end - start).unwrap_or(u16::MAX))
     }
 
     /// Time on the wire a second.
     fn load(&self, pieces: &[Piece]) -> f64 {
-        pieces.iter().map(|piece| self.cost(piece.start, piece.end) * rate(piece.every)).sum()
+        pieces
+            .iter()
+            .map(|piece| self.cost(piece.start, piece.end) * rate(piece.every))
+            .sum()
     }
 
     fn fits(&self, start: u32, end: u32) -> bool {
         end - start <= u32::from(self.limits.of(self.table))
-            && self.limits.hold.is_none_or(|hold| self.cost(start, end) <= hold.as_secs_f64() * 1e6)
+            && self
+                .limits
+                .hold
+                .is_none_or(|hold| self.cost(start, end) <= hold.as_secs_f64() * 1e6)
             && !self.barriers.crosses(self.table, start, end)
     }
 
@@ -266,7 +343,9 @@ impl Planner<'_> {
             let mut cheapest = (f64::INFINITY, last);
             let (mut end, mut every) = (0, Duration::MAX);
             for first in (0..=last).rev() {
-                let Some(field) = fields.get(first) else { break };
+                let Some(field) = fields.get(first) else {
+                    break;
+                };
                 end = end.max(field.end);
                 every = every.min(field.every);
                 let alone = first == last;
@@ -326,9 +405,13 @@ impl Planner<'_> {
             let fits = (start, end) == (piece.start, piece.end) || self.fits(start, end);
             fits.then(|| stretched * rate(piece.every))
         };
-        let candidates = pieces.iter_mut().filter_map(|piece| Some((extra(piece)?, piece)));
+        let candidates = pieces
+            .iter_mut()
+            .filter_map(|piece| Some((extra(piece)?, piece)));
         let cheapest = candidates.min_by(|one, other| one.0.total_cmp(&other.0));
-        cheapest.filter(|(extra, _)| *extra < own).map(|(_, piece)| piece)
+        cheapest
+            .filter(|(extra, _)| *extra < own)
+            .map(|(_, piece)| piece)
     }
 }
 
@@ -337,7 +420,11 @@ impl Piece {
         Self {
             start: fields.iter().map(|field| field.start).min().unwrap_or(0),
             end: fields.iter().map(|field| field.end).max().unwrap_or(0),
-            every: fields.iter().map(|field| field.every).min().unwrap_or(Duration::MAX),
+            every: fields
+                .iter()
+                .map(|field| field.every)
+                .min()
+                .unwrap_or(Duration::MAX),
             fields: fields.to_vec(),
         }
     }
@@ -363,17 +450,29 @@ mod tests {
     }
 
     fn device(points: &[(Table, u16, Kind, u64)]) -> Device {
-        let points = points.iter().enumerate().map(|(n, (table, address, kind, every))| Point {
-            id: PointId(u32::try_from(n).unwrap()),
-            every: Duration::from_secs(*every),
-            source: Source::Register { register: Arc::new(Register::new(*table, *address, *kind)), exponent: None },
-            ..Point::made(format!("p{n}"), Wave::default())
-        });
-        Device { points: points.collect(), ..Device::new(DeviceId(0), "d", 7) }
+        let points = points
+            .iter()
+            .enumerate()
+            .map(|(n, (table, address, kind, every))| Point {
+                id: PointId(u32::try_from(n).unwrap()),
+                every: Duration::from_secs(*every),
+                source: Source::Register {
+                    register: Arc::new(Register::new(*table, *address, *kind)),
+                    exponent: None,
+                },
+                ..Point::made(format!("p{n}"), Wave::default())
+            });
+        Device {
+            points: points.collect(),
+            ..Device::new(DeviceId(0), "d", 7)
+        }
     }
 
     fn spans(blocks: &[Block]) -> Vec<(u16, u16)> {
-        let mut spans: Vec<(u16, u16)> = blocks.iter().map(|block| (block.start, block.count)).collect();
+        let mut spans: Vec<(u16, u16)> = blocks
+            .iter()
+            .map(|block| (block.start, block.count))
+            .collect();
         spans.sort_unstable();
         spans
     }
@@ -391,54 +490,120 @@ mod tests {
         use Table::{Coil, Holding, Input};
         check(&[(Holding, 2, U16, 1), (Holding, 0, F32, 1)], &[(0, 3)]);
         check(&[(Holding, 0, U16, 1), (Holding, 11, U16, 1)], &[(0, 12)]);
-        check(&[(Holding, 0, U16, 1), (Holding, 12, U16, 1)], &[(0, 1), (12, 1)]);
-        check(&[(Holding, 0, U16, 1), (Input, 1, U16, 1)], &[(0, 1), (1, 1)]);
+        check(
+            &[(Holding, 0, U16, 1), (Holding, 12, U16, 1)],
+            &[(0, 1), (12, 1)],
+        );
+        check(
+            &[(Holding, 0, U16, 1), (Input, 1, U16, 1)],
+            &[(0, 1), (1, 1)],
+        );
         check(&[(Holding, 5, U16, 1), (Holding, 5, U16, 1)], &[(5, 1)]);
-        check(&[(Coil, 0, Kind::Bool, 1), (Coil, 300, Kind::Bool, 1)], &[(0, 1), (300, 1)]);
-        check(&[(Coil, 0, Kind::Bool, 1), (Coil, 100, Kind::Bool, 1)], &[(0, 101)]);
-        check(&[(Holding, 65_534, U16, 1), (Holding, 65_535, U16, 1)], &[(65_534, 2)]);
+        check(
+            &[(Coil, 0, Kind::Bool, 1), (Coil, 300, Kind::Bool, 1)],
+            &[(0, 1), (300, 1)],
+        );
+        check(
+            &[(Coil, 0, Kind::Bool, 1), (Coil, 100, Kind::Bool, 1)],
+            &[(0, 101)],
+        );
+        check(
+            &[(Holding, 65_534, U16, 1), (Holding, 65_535, U16, 1)],
+            &[(65_534, 2)],
+        );
         let (one, other) = (Table::File(1), Table::File(2));
-        check(&[(one, 0, U16, 1), (one, 2, F32, 1), (other, 1, U16, 1)], &[(0, 4), (1, 1)]);
+        check(
+            &[(one, 0, U16, 1), (one, 2, F32, 1), (other, 1, U16, 1)],
+            &[(0, 4), (1, 1)],
+        );
         let many: Vec<_> = (0..124).map(|n| (one, n, U16, 1)).collect();
-        assert!(plan(0, &device(&many), costs(), &Barriers::default()).iter().all(|block| block.count <= MAX_RECORDS));
+        assert!(
+            plan(0, &device(&many), costs(), &Barriers::default())
+                .iter()
+                .all(|block| block.count <= MAX_RECORDS)
+        );
     }
 
     #[test]
     fn slow_points_ride_along_where_that_is_cheaper() {
         use Kind::U16;
         use Table::Holding;
-        check(&[(Holding, 0, U16, 1), (Holding, 1, U16, 10), (Holding, 2, U16, 1)], &[(0, 3)]);
+        check(
+            &[
+                (Holding, 0, U16, 1),
+                (Holding, 1, U16, 10),
+                (Holding, 2, U16, 1),
+            ],
+            &[(0, 3)],
+        );
         check(&[(Holding, 0, U16, 1), (Holding, 1, U16, 5)], &[(0, 2)]);
-        check(&[(Holding, 0, U16, 1), (Holding, 1, U16, 60)], &[(0, 1), (1, 1)]);
-        check(&[(Holding, 0, U16, 60), (Holding, 5, U16, 1), (Holding, 10, U16, 60)], &[(0, 11), (5, 1)]);
+        check(
+            &[(Holding, 0, U16, 1), (Holding, 1, U16, 60)],
+            &[(0, 1), (1, 1)],
+        );
+        check(
+            &[
+                (Holding, 0, U16, 60),
+                (Holding, 5, U16, 1),
+                (Holding, 10, U16, 60),
+            ],
+            &[(0, 11), (5, 1)],
+        );
     }
 
     #[test]
     fn a_request_holds_no_more_than_it_may_and_splits_no_value() {
-        let many: Vec<_> = (0..100).map(|n| (Table::Holding, n * 2, Kind::F32, 1)).collect();
+        let many: Vec<_> = (0..100)
+            .map(|n| (Table::Holding, n * 2, Kind::F32, 1))
+            .collect();
         check(&many, &[(0, 124), (124, 76)]);
         let mut small = device(&many);
-        small.limits = Limits { words: 21, ..Limits::default() };
+        small.limits = Limits {
+            words: 21,
+            ..Limits::default()
+        };
         let blocks = plan(0, &small, costs(), &Barriers::default());
-        assert!(blocks.iter().all(|block| block.count <= 20 && block.count % 2 == 0) && blocks.len() == 10);
-        small.limits = Limits { hold: Some(Duration::from_millis(60)), ..Limits::default() };
+        assert!(
+            blocks
+                .iter()
+                .all(|block| block.count <= 20 && block.count % 2 == 0)
+                && blocks.len() == 10
+        );
+        small.limits = Limits {
+            hold: Some(Duration::from_millis(60)),
+            ..Limits::default()
+        };
         let blocks = plan(0, &small, costs(), &Barriers::default());
-        assert!(blocks.iter().all(|block| costs().time(block.table, block.count) <= Duration::from_millis(60)));
+        assert!(
+            blocks
+                .iter()
+                .all(|block| costs().time(block.table, block.count) <= Duration::from_millis(60))
+        );
     }
 
     #[test]
     fn groups_and_powers_of_ten_come_from_one_request() {
         use Kind::U16;
-        let mut grouped = device(&[(Table::Holding, 0, U16, 1), (Table::Holding, 90, U16, 5), (Table::Holding, 45, U16, 1)]);
+        let mut grouped = device(&[
+            (Table::Holding, 0, U16, 1),
+            (Table::Holding, 90, U16, 5),
+            (Table::Holding, 45, U16, 1),
+        ]);
         for index in [0, 1] {
             grouped.points[index].group = Some("total".into());
         }
-        assert_eq!(spans(&plan(0, &grouped, costs(), &Barriers::default())), [(0, 91)]);
+        assert_eq!(
+            spans(&plan(0, &grouped, costs(), &Barriers::default())),
+            [(0, 91)]
+        );
         let mut scaled = device(&[(Table::Holding, 0, U16, 1)]);
         let register = Arc::new(Register::new(Table::Holding, 0, U16));
         let exponent = Some(Arc::new(Register::new(Table::Holding, 60, Kind::I16)));
         scaled.points[0].source = Source::Register { register, exponent };
-        assert_eq!(spans(&plan(0, &scaled, costs(), &Barriers::default())), [(0, 61)]);
+        assert_eq!(
+            spans(&plan(0, &scaled, costs(), &Barriers::default())),
+            [(0, 61)]
+        );
     }
 
     /// The best of all partitions, by trying them.
@@ -454,7 +619,9 @@ mod tests {
                     pieces.last_mut().unwrap().push(field.clone());
                 }
                 let pieces: Vec<Piece> = pieces.iter().map(|fields| Piece::of(fields)).collect();
-                let legal = pieces.iter().all(|piece| piece.fields.len() == 1 || planner.fits(piece.start, piece.end));
+                let legal = pieces
+                    .iter()
+                    .all(|piece| piece.fields.len() == 1 || planner.fits(piece.start, piece.end));
                 legal.then(|| planner.load(&pieces))
             })
             .fold(f64::INFINITY, f64::min)

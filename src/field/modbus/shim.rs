@@ -49,7 +49,8 @@ struct Inner {
 }
 
 /// The end of a wire.
-pub(super) const CLOSED: &str = "the connection was closed by the other side, or the adapter was unplugged";
+pub(super) const CLOSED: &str =
+    "the connection was closed by the other side, or the adapter was unplugged";
 
 /// An error of a wire.
 pub(super) fn broken(error: &io::Error) -> String {
@@ -144,7 +145,13 @@ impl RtuShim {
         self.with(|inner| {
             let junk = inner.ascii.as_mut().map_or(0, Ascii::take_junk);
             let seen = std::mem::take(&mut inner.receiver.seen);
-            (Seen { junk: seen.junk + junk, ..seen }, inner.receiver.take_late())
+            (
+                Seen {
+                    junk: seen.junk + junk,
+                    ..seen
+                },
+                inner.receiver.take_late(),
+            )
         })
     }
 
@@ -186,7 +193,10 @@ impl Inner {
         self.last_byte = now();
         let found = match &mut self.ascii {
             None => self.receiver.push(bytes, self.last_byte),
-            Some(ascii) => ascii.frames(bytes).into_iter().find_map(|frame| self.receiver.push(&frame, self.last_byte)),
+            Some(ascii) => ascii
+                .frames(bytes)
+                .into_iter()
+                .find_map(|frame| self.receiver.push(&frame, self.last_byte)),
         };
         if let Some(found) = found {
             self.frame = found;
@@ -194,7 +204,11 @@ impl Inner {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             if hand_over(&mut self.frame, buffer) {
                 self.verdict = None;
@@ -211,7 +225,9 @@ impl Inner {
                 Poll::Pending => break,
             }
         }
-        let Some(verdict) = &mut self.verdict else { return Poll::Pending };
+        let Some(verdict) = &mut self.verdict else {
+            return Poll::Pending;
+        };
         ready!(verdict.as_mut().poll(context));
         self.verdict = None;
         self.receiver.condemn(now());
@@ -263,13 +279,21 @@ impl Inner {
 }
 
 impl AsyncRead for RtuShim {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.with(|inner| inner.poll_read(context, buffer))
     }
 }
 
 impl AsyncWrite for RtuShim {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, request: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        request: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.with(|inner| inner.poll_write(context, request))
     }
 
@@ -303,15 +327,30 @@ mod tests {
             theirs.read_exact(&mut request).await.unwrap();
             theirs.write_all(&[1, 3, 2, 0, 7, 0, 0]).await.unwrap();
         };
-        let (_, called) = tokio::join!(play, tokio::time::timeout(Duration::from_secs(10), context.call(ask())));
+        let (_, called) = tokio::join!(
+            play,
+            tokio::time::timeout(Duration::from_secs(10), context.call(ask()))
+        );
         assert!(called.expect("told before any time-out").is_err() && shim.take_condemned());
         let mut context = rtu::attach_slave(shim.clone(), Slave(1));
         let play = async {
             theirs.read_exact(&mut request).await.unwrap();
-            theirs.write_all(&[&[1, 3, 2, 0, 7][..], &super::super::frames::checksum(&[1, 3, 2, 0, 7])].concat()).await.unwrap();
+            theirs
+                .write_all(
+                    &[
+                        &[1, 3, 2, 0, 7][..],
+                        &super::super::frames::checksum(&[1, 3, 2, 0, 7]),
+                    ]
+                    .concat(),
+                )
+                .await
+                .unwrap();
         };
         let (_, called) = tokio::join!(play, context.call(ask()));
-        assert_eq!(called.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![7]));
+        assert_eq!(
+            called.unwrap().unwrap(),
+            Response::ReadHoldingRegisters(vec![7])
+        );
     }
 
     #[tokio::test]
@@ -326,15 +365,24 @@ mod tests {
             theirs.write_all(b"noise:0103020007F3\r\n").await.unwrap();
         };
         let (_, called) = tokio::join!(play, context.call(Request::ReadHoldingRegisters(0, 1)));
-        assert_eq!(called.unwrap().unwrap(), Response::ReadHoldingRegisters(vec![7]));
+        assert_eq!(
+            called.unwrap().unwrap(),
+            Response::ReadHoldingRegisters(vec![7])
+        );
     }
 
     #[tokio::test]
     async fn the_end_of_the_wire_is_an_error_at_once() {
         let (ours, theirs) = duplex(64);
         drop(theirs);
-        let mut context = rtu::attach_slave(RtuShim::new(Box::new(ours), Framing::Rtu, SILENCE), Slave(1));
-        let call = tokio::time::timeout(Duration::from_secs(10), context.call(Request::ReadHoldingRegisters(0, 1)));
+        let mut context = rtu::attach_slave(
+            RtuShim::new(Box::new(ours), Framing::Rtu, SILENCE),
+            Slave(1),
+        );
+        let call = tokio::time::timeout(
+            Duration::from_secs(10),
+            context.call(Request::ReadHoldingRegisters(0, 1)),
+        );
         assert!(call.await.unwrap().is_err());
     }
 }

@@ -48,24 +48,51 @@ impl<D: Driver> Supervisor<D> {
     }
 
     pub(super) async fn write(&mut self, order: Order) -> Result<(), Ended> {
-        let Order { device, points, actions, read_back, repeat, answer, .. } = order;
+        let Order {
+            device,
+            points,
+            actions,
+            read_back,
+            repeat,
+            answer,
+            ..
+        } = order;
         let mut ended = Written::Done(Vec::new());
         let mut shown: Values = Vec::new();
         for (index, action) in actions.iter().enumerate() {
             self.ends.pulse.beat(now());
-            let Ok(outcome) = beside(self.driver.write(device, action, read_back, repeat), &mut self.last, &mut self.ends).await else {
+            let Ok(outcome) = beside(
+                self.driver.write(device, action, read_back, repeat),
+                &mut self.last,
+                &mut self.ends,
+            )
+            .await
+            else {
                 // It may be on the wire already. Whoever asked may be gone.
-                let _ = answer.send(Written::Unknown(shown, "the line was stopped meanwhile".to_owned()));
+                let _ = answer.send(Written::Unknown(
+                    shown,
+                    "the line was stopped meanwhile".to_owned(),
+                ));
                 return Err(Ended);
             };
             let (start, count) = action.span();
             let values = |words: Option<Vec<u16>>| -> Values {
-                let Some(words) = words else { return Vec::new() };
-                let inside = points.iter().filter(|(_, register)| register.address >= start && register.address - start < count);
-                let part = |register: &Register| {
-                    words.get(usize::from(register.address - start)..).and_then(|rest| rest.get(..usize::from(register.width())))
+                let Some(words) = words else {
+                    return Vec::new();
                 };
-                inside.filter_map(|(id, register)| Some((*id, register.decode(part(register)?, None)))).collect()
+                let inside = points.iter().filter(|(_, register)| {
+                    register.address >= start && register.address - start < count
+                });
+                let part = |register: &Register| {
+                    words
+                        .get(usize::from(register.address - start)..)
+                        .and_then(|rest| rest.get(..usize::from(register.width())))
+                };
+                inside
+                    .filter_map(|(id, register)| {
+                        Some((*id, register.decode(part(register)?, None)))
+                    })
+                    .collect()
             };
             match outcome {
                 Outcome::Done(words) => shown.extend(values(words)),
@@ -76,7 +103,10 @@ impl<D: Driver> Supervisor<D> {
                 }
                 // What came before was done: that must not be told as nothing.
                 Outcome::Exception(code) if index > 0 => {
-                    ended = Written::Unknown(shown.clone(), format!("only a part was done: {}", explain(code)));
+                    ended = Written::Unknown(
+                        shown.clone(),
+                        format!("only a part was done: {}", explain(code)),
+                    );
                     break;
                 }
                 Outcome::NotSent(why) if index > 0 => {
@@ -104,8 +134,19 @@ impl<D: Driver> Supervisor<D> {
 
     /// A line of the log for a write, for those who want to see each.
     fn log_write(&self, device: usize, points: &[(PointId, Register)], ended: &Written) {
-        let Some(device) = self.line.devices.get(device).filter(|_| tracing::enabled!(tracing::Level::DEBUG)) else { return };
-        let names = device.points.iter().filter(|point| points.iter().any(|(id, _)| *id == point.id)).map(|point| &*point.name);
+        let Some(device) = self
+            .line
+            .devices
+            .get(device)
+            .filter(|_| tracing::enabled!(tracing::Level::DEBUG))
+        else {
+            return;
+        };
+        let names = device
+            .points
+            .iter()
+            .filter(|point| points.iter().any(|(id, _)| *id == point.id))
+            .map(|point| &*point.name);
         let points = names.collect::<Vec<_>>().join(",");
         let outcome = match ended {
             Written::Done(_) => "done".to_owned(),
@@ -117,11 +158,25 @@ impl<D: Driver> Supervisor<D> {
     }
 
     /// What was read back is news; what was not is read soon.
-    async fn written(&mut self, device: usize, points: &[(PointId, Register)], shown: Values) -> Result<(), Ended> {
-        let unseen = points.iter().map(|(id, _)| *id).filter(|id| !shown.iter().any(|(other, _)| other == id));
-        let jobs = unseen.filter_map(|id| self.jobs.iter().position(|job| job.points.contains(&id)));
-        jobs.collect::<Vec<usize>>().into_iter().for_each(|job| self.schedule.hurry(job, now()));
-        for reading in self.last.measured(device, shown, now(), Timestamp::from(moment())) {
+    async fn written(
+        &mut self,
+        device: usize,
+        points: &[(PointId, Register)],
+        shown: Values,
+    ) -> Result<(), Ended> {
+        let unseen = points
+            .iter()
+            .map(|(id, _)| *id)
+            .filter(|id| !shown.iter().any(|(other, _)| other == id));
+        let jobs =
+            unseen.filter_map(|id| self.jobs.iter().position(|job| job.points.contains(&id)));
+        jobs.collect::<Vec<usize>>()
+            .into_iter()
+            .for_each(|job| self.schedule.hurry(job, now()));
+        for reading in self
+            .last
+            .measured(device, shown, now(), Timestamp::from(moment()))
+        {
             self.emit(Event::Reading(reading)).await?;
         }
         Ok(())
@@ -130,11 +185,26 @@ impl<D: Driver> Supervisor<D> {
     /// Asks what a person wants to know when nothing is due, or when that has not happened for long. True if it did.
     pub(super) async fn asks_now(&mut self, step: &Step) -> Result<bool, Ended> {
         if self.inquiry.is_none() {
-            self.inquiry = self.ends.inquiries.try_recv().ok().map(|inquiry| (inquiry, now()));
+            self.inquiry = self
+                .ends
+                .inquiries
+                .try_recv()
+                .ok()
+                .map(|inquiry| (inquiry, now()));
         }
         let is_idle = matches!(step, Step::WaitUntil(_));
-        let Some((Inquiry { unit, ask, within, deadline, answer }, _)) =
-            self.inquiry.take_if(|(_, since)| is_idle || now() >= *since + LONGEST_CURIOSITY)
+        let Some((
+            Inquiry {
+                unit,
+                ask,
+                within,
+                deadline,
+                answer,
+            },
+            _,
+        )) = self
+            .inquiry
+            .take_if(|(_, since)| is_idle || now() >= *since + LONGEST_CURIOSITY)
         else {
             return Ok(false);
         };
@@ -142,7 +212,12 @@ impl<D: Driver> Supervisor<D> {
             return Ok(false);
         }
         let within = within.min(self.line.answer_within.most);
-        let said = beside(self.driver.ask(unit, &ask, within), &mut self.last, &mut self.ends).await?;
+        let said = beside(
+            self.driver.ask(unit, &ask, within),
+            &mut self.last,
+            &mut self.ends,
+        )
+        .await?;
         // Whoever asked may be gone.
         let _ = answer.send(said);
         Ok(true)
@@ -152,7 +227,10 @@ impl<D: Driver> Supervisor<D> {
     pub(super) fn no_line(&self, inquiry: Option<Inquiry>, why: &str) {
         if let Some(Inquiry { answer, .. }) = inquiry {
             // Whoever asked may be gone.
-            let _ = answer.send(Said::NoLine(format!("line {} is down: {why}", self.line.name)));
+            let _ = answer.send(Said::NoLine(format!(
+                "line {} is down: {why}",
+                self.line.name
+            )));
         }
     }
 }

@@ -35,7 +35,9 @@ impl<'de> Deserialize<'de> for Typed {
                 Some(serde_json::Value::String(hex)) => Ok(Self::Hex(hex.clone())),
                 // Digits alone are a number in YAML.
                 Some(serde_json::Value::Number(number)) => Ok(Self::Hex(number.to_string())),
-                _ => Err(de::Error::custom("write text such as 'P\\r\\n', or bytes such as { hex: '42 4D' }")),
+                _ => Err(de::Error::custom(
+                    "write text such as 'P\\r\\n', or bytes such as { hex: '42 4D' }",
+                )),
             },
             other => Err(de::Error::custom(format!(
                 "{other} is not possible here; write text such as 'P\\r\\n', or bytes such as {{ hex: '42 4D' }}"
@@ -64,10 +66,14 @@ fn unescaped(text: &str) -> Result<Vec<u8>, String> {
             Some('\\') => b'\\',
             Some('x') => {
                 let digits: String = rest.by_ref().take(2).collect();
-                u8::from_str_radix(&digits, 16).map_err(|_| format!("`\\x{digits}` is not a byte; write \\x02"))?
+                u8::from_str_radix(&digits, 16)
+                    .map_err(|_| format!("`\\x{digits}` is not a byte; write \\x02"))?
             }
             other => {
-                return Err(format!("`\\{}` is not known; write \\r, \\n, \\t, \\\\ or \\x02", other.map_or(String::new(), String::from)));
+                return Err(format!(
+                    "`\\{}` is not known; write \\r, \\n, \\t, \\\\ or \\x02",
+                    other.map_or(String::new(), String::from)
+                ));
             }
         });
     }
@@ -76,10 +82,16 @@ fn unescaped(text: &str) -> Result<Vec<u8>, String> {
 
 fn hex(text: &str) -> Result<Vec<u8>, String> {
     let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    let pair =
-        |pair: &[u8]| std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let pair = |pair: &[u8]| {
+        std::str::from_utf8(pair)
+            .ok()
+            .filter(|pair| pair.len() == 2)
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+    };
     let bytes: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(pair).collect();
-    bytes.ok_or_else(|| format!("`{text}` is not made of pairs of hexadecimal digits, such as 42 4D"))
+    bytes.ok_or_else(|| {
+        format!("`{text}` is not made of pairs of hexadecimal digits, such as 42 4D")
+    })
 }
 
 impl<'de> Deserialize<'de> for Bytes {
@@ -109,7 +121,9 @@ impl Template {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (name, behind) = after.split_once('}').ok_or_else(|| format!("`{text}` has a {{ without a }}"))?;
+            let (name, behind) = after
+                .split_once('}')
+                .ok_or_else(|| format!("`{text}` has a {{ without a }}"))?;
             parts.push(Part::Bytes(plain(before)?));
             parts.push(Part::Named(name.to_owned()));
             rest = behind;
@@ -125,11 +139,21 @@ impl Template {
 
     /// The names of its placeholders.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.parts.iter().filter_map(|part| if let Part::Named(name) = part { Some(name.as_str()) } else { None })
+        self.parts.iter().filter_map(|part| {
+            if let Part::Named(name) = part {
+                Some(name.as_str())
+            } else {
+                None
+            }
+        })
     }
 
     /// The bytes with everything filled in; `checksum` makes what stands for `{checksum}` from the bytes before it.
-    pub(super) fn fill(&self, values: &HashMap<String, Vec<u8>>, checksum: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    pub(super) fn fill(
+        &self,
+        values: &HashMap<String, Vec<u8>>,
+        checksum: impl Fn(&[u8]) -> Vec<u8>,
+    ) -> Vec<u8> {
         let mut bytes = Vec::new();
         for part in &self.parts {
             match part {
@@ -139,9 +163,15 @@ impl Template {
                     bytes.extend(sum);
                 }
                 Part::Named(name) => {
-                    let value = values.get(name.trim_end_matches('?')).map(Vec::as_slice).unwrap_or_default();
+                    let value = values
+                        .get(name.trim_end_matches('?'))
+                        .map(Vec::as_slice)
+                        .unwrap_or_default();
                     // Between hexadecimal digits the value is hexadecimal, least significant byte first, as meters have it.
-                    let digits = std::str::from_utf8(value).ok().filter(|_| self.is_hex).and_then(|text| hex(text).ok());
+                    let digits = std::str::from_utf8(value)
+                        .ok()
+                        .filter(|_| self.is_hex)
+                        .and_then(|text| hex(text).ok());
                     match digits {
                         Some(mut digits) => {
                             digits.reverse();
@@ -162,7 +192,11 @@ mod tests {
 
     #[test]
     fn bytes_are_typed_as_text_or_hex() {
-        let read = |text: &str| serde_yaml::from_str::<Bytes>(text).map(|bytes| bytes.0).map_err(|error| error.to_string());
+        let read = |text: &str| {
+            serde_yaml::from_str::<Bytes>(text)
+                .map(|bytes| bytes.0)
+                .map_err(|error| error.to_string())
+        };
         assert_eq!(read("'P\\r\\n'").unwrap(), b"P\r\n");
         assert_eq!(read("\"P\\r\\n\"").unwrap(), b"P\r\n");
         assert_eq!(read("'\\x02\\\\A'").unwrap(), b"\x02\\A");
@@ -179,10 +213,19 @@ mod tests {
         let fill = |text: &str| {
             serde_yaml::from_str::<Template>(text)
                 .unwrap()
-                .fill(&values, |bytes| vec![bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))])
+                .fill(&values, |bytes| {
+                    vec![
+                        bytes
+                            .iter()
+                            .fold(0, |sum: u8, byte| sum.wrapping_add(*byte)),
+                    ]
+                })
         };
         assert_eq!(fill("'SEND {address}\\r'"), b"SEND 123456789012\r");
-        assert_eq!(fill("{ hex: '68 {address} 68 {checksum} 16' }"), [0x68, 0x12, 0x90, 0x78, 0x56, 0x34, 0x12, 0x68, 0x86, 0x16]);
+        assert_eq!(
+            fill("{ hex: '68 {address} 68 {checksum} 16' }"),
+            [0x68, 0x12, 0x90, 0x78, 0x56, 0x34, 0x12, 0x68, 0x86, 0x16]
+        );
         assert!(serde_yaml::from_str::<Template>("'{oops'").is_err());
     }
 }

@@ -62,10 +62,19 @@ impl<'de> Deserialize<'de> for Position {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         let mark = |key: &str| {
-            let marked = value.as_object().filter(|object| object.len() == 1)?.get(key)?;
-            serde_json::from_value::<Bytes>(marked.clone()).ok().map(|Bytes(bytes)| bytes).filter(|bytes| !bytes.is_empty())
+            let marked = value
+                .as_object()
+                .filter(|object| object.len() == 1)?
+                .get(key)?;
+            serde_json::from_value::<Bytes>(marked.clone())
+                .ok()
+                .map(|Bytes(bytes)| bytes)
+                .filter(|bytes| !bytes.is_empty())
         };
-        let number = value.as_i64().and_then(|number| isize::try_from(number).ok()).map(Self::At);
+        let number = value
+            .as_i64()
+            .and_then(|number| isize::try_from(number).ok())
+            .map(Self::At);
         number.or_else(|| mark("before").map(Self::Before)).or_else(|| mark("behind").map(Self::Behind)).ok_or_else(|| {
             de::Error::custom(format!(
                 "{value} is not a position; type a number such as -2, or a mark such as {{ behind: '*' }} or {{ before: '*' }}"
@@ -77,9 +86,15 @@ impl<'de> Deserialize<'de> for Position {
 impl Position {
     /// As an index into a message; `None` if the message has no such place.
     fn within(&self, message: &[u8]) -> Option<usize> {
-        let last = |mark: &[u8]| message.windows(mark.len().max(1)).rposition(|window| window == mark);
+        let last = |mark: &[u8]| {
+            message
+                .windows(mark.len().max(1))
+                .rposition(|window| window == mark)
+        };
         match self {
-            Self::At(position) if *position < 0 => message.len().checked_sub(position.unsigned_abs()),
+            Self::At(position) if *position < 0 => {
+                message.len().checked_sub(position.unsigned_abs())
+            }
             Self::At(position) => Some(position.unsigned_abs()),
             Self::Before(mark) => last(mark),
             Self::Behind(mark) => last(mark).map(|at| at + mark.len()),
@@ -124,8 +139,14 @@ pub struct Checksum {
 
 impl Kind {
     fn of(self, bytes: &[u8]) -> u32 {
-        let sum = || bytes.iter().fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
-        let crc16 = |algorithm: &'static crc::Algorithm<u16>| u32::from(crc::Crc::<u16>::new(algorithm).checksum(bytes));
+        let sum = || {
+            bytes
+                .iter()
+                .fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)))
+        };
+        let crc16 = |algorithm: &'static crc::Algorithm<u16>| {
+            u32::from(crc::Crc::<u16>::new(algorithm).checksum(bytes))
+        };
         match self {
             Self::Xor8 => bytes.iter().fold(0, |sum, byte| sum ^ u32::from(*byte)),
             Self::Sum8 => sum() & 0xFF,
@@ -161,13 +182,19 @@ impl Checksum {
                 sum.reverse();
                 sum
             }
-            Written::Hex => sum.iter().flat_map(|byte| format!("{byte:02X}").into_bytes()).collect(),
+            Written::Hex => sum
+                .iter()
+                .flat_map(|byte| format!("{byte:02X}").into_bytes())
+                .collect(),
         }
     }
 
     /// The checksum of a request, over what stands before it.
     pub(super) fn of_request(&self, before: &[u8]) -> Vec<u8> {
-        let from = self.request_from.or_else(|| usize::try_from(self.from).ok()).unwrap_or(0);
+        let from = self
+            .request_from
+            .or_else(|| usize::try_from(self.from).ok())
+            .unwrap_or(0);
         self.made(before.get(from..).unwrap_or_default())
     }
 
@@ -176,7 +203,9 @@ impl Checksum {
         let from = usize::try_from(self.from).unwrap_or(0);
         // Where fewer bytes are covered than stand before it: `to` and `at` count from the same end.
         let to = match (&self.to, &self.at) {
-            (Some(Position::At(to)), Position::At(at)) => before.len().saturating_sub(usize::try_from(at - to).unwrap_or(0)),
+            (Some(Position::At(to)), Position::At(at)) => before
+                .len()
+                .saturating_sub(usize::try_from(at - to).unwrap_or(0)),
             (Some(to), _) => to.within(before).unwrap_or(before.len()),
             (None, _) => before.len(),
         };
@@ -191,7 +220,9 @@ impl Checksum {
     /// What is wrong with it; the error says what to write.
     pub fn check(&self) -> Result<(), &'static str> {
         if self.optional && matches!(self.at, Position::At(_)) {
-            return Err("only a mark tells whether a message has a checksum; write `at: { behind: '*' }`, or remove `optional`");
+            return Err(
+                "only a mark tells whether a message has a checksum; write `at: { behind: '*' }`, or remove `optional`",
+            );
         }
         Ok(())
     }
@@ -200,7 +231,11 @@ impl Checksum {
     pub(super) fn verdict(&self, message: &[u8]) -> Verdict {
         let Some(at) = self.at.within(message) else {
             // Without its mark there is no checksum.
-            return if self.optional { Verdict::Missing } else { Verdict::Wrong };
+            return if self.optional {
+                Verdict::Missing
+            } else {
+                Verdict::Wrong
+            };
         };
         let behind = message.get(at..).unwrap_or_default();
         if self.optional && behind.iter().all(u8::is_ascii_whitespace) {
@@ -210,20 +245,35 @@ impl Checksum {
         let to = self.to.as_ref().map_or(Some(at), |to| to.within(message));
         let covered = from.zip(to).and_then(|(from, to)| message.get(from..to));
         let is_right = covered.is_some_and(|covered| self.stands(&self.made(covered), behind));
-        if is_right { Verdict::Right } else { Verdict::Wrong }
+        if is_right {
+            Verdict::Right
+        } else {
+            Verdict::Wrong
+        }
     }
 
     /// True if a checksum is what stands here. Hexadecimal digits up to the end of a line may lack zeros at their front.
     fn stands(&self, made: &[u8], behind: &[u8]) -> bool {
-        if behind.get(..made.len()).is_some_and(|found| found.eq_ignore_ascii_case(made)) {
-            return self.written != Written::Hex || !behind.get(made.len()).is_some_and(u8::is_ascii_hexdigit);
+        if behind
+            .get(..made.len())
+            .is_some_and(|found| found.eq_ignore_ascii_case(made))
+        {
+            return self.written != Written::Hex
+                || !behind.get(made.len()).is_some_and(u8::is_ascii_hexdigit);
         }
         if self.written != Written::Hex || matches!(self.at, Position::At(_)) {
             return false;
         }
         let digits = behind.trim_ascii_end();
-        let short = made.len().checked_sub(digits.len()).and_then(|missing| made.split_at_checked(missing));
-        short.is_some_and(|(zeros, rest)| !rest.is_empty() && zeros.iter().all(|zero| *zero == b'0') && rest.eq_ignore_ascii_case(digits))
+        let short = made
+            .len()
+            .checked_sub(digits.len())
+            .and_then(|missing| made.split_at_checked(missing));
+        short.is_some_and(|(zeros, rest)| {
+            !rest.is_empty()
+                && zeros.iter().all(|zero| *zero == b'0')
+                && rest.eq_ignore_ascii_case(digits)
+        })
     }
 }
 
@@ -241,33 +291,54 @@ mod tests {
         let checksum: Checksum = serde_yaml::from_str(checksum).unwrap();
         assert_eq!(checksum.verdict(message), Verdict::Right, "{checksum:?}");
         let from = Position::At(checksum.from).within(message).unwrap();
-        let to = checksum.to.as_ref().unwrap_or(&checksum.at).within(message).unwrap();
+        let to = checksum
+            .to
+            .as_ref()
+            .unwrap_or(&checksum.at)
+            .within(message)
+            .unwrap();
         for at in from..to {
             let mut wrong = message.to_vec();
             wrong[at] ^= 1;
-            assert_ne!(checksum.verdict(&wrong), Verdict::Right, "{checksum:?} at {at}");
+            assert_ne!(
+                checksum.verdict(&wrong),
+                Verdict::Right,
+                "{checksum:?} at {at}"
+            );
         }
         assert_eq!(checksum.verdict(b""), Verdict::Wrong);
     }
 
     #[test]
     fn every_kind_in_a_message_of_its_world() {
-        check("{ kind: xor8, from: 1, to: -5, at: -4, as: hex }", b"$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n");
+        check(
+            "{ kind: xor8, from: 1, to: -5, at: -4, as: hex }",
+            b"$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n",
+        );
         check("{ kind: sum16, at: -2 }", &[0x42, 0x4D, 0, 2, 0, 0x91]);
         check("{ kind: sum8, at: -2 }", &[0x68, 1, 2, 0x6B, 0x16]);
         check("{ kind: crc16_arc, to: -6, at: -6, as: hex }", DSMR);
-        check("{ kind: crc16_modbus, at: -2, as: raw_le }", &[1, 3, 2, 0, 7, 0xF9, 0x86]);
+        check(
+            "{ kind: crc16_modbus, at: -2, as: raw_le }",
+            &[1, 3, 2, 0, 7, 0xF9, 0x86],
+        );
         check("{ kind: twos7, at: -1 }", &[2, 0x41, 0x3D]);
         check("{ kind: twos8, at: -1 }", &[0x11, 0x03, 0xEC]);
         // A historic line, whose last blank is not covered, and a standard one, as meters of Enedis send them.
-        check("{ kind: tic, from: 1, to: -3, at: -2 }", b"\nADCO 270622224349 B\r");
+        check(
+            "{ kind: tic, from: 1, to: -3, at: -2 }",
+            b"\nADCO 270622224349 B\r",
+        );
         check("{ kind: tic, from: 1, at: -2 }", b"\nVTIC\t02\tJ\r");
     }
 
     #[test]
     fn a_mark_finds_the_checksum_however_the_line_ends() {
         let nmea = "{ kind: xor8, from: 1, to: { before: '*' }, at: { behind: '*' }, as: hex, optional: true }";
-        check("{ kind: xor8, from: 1, to: { before: '*' }, at: { behind: '*' }, as: hex }", b"$GPGLL,4916.45,N,12311.12,W,225444,A*31\n");
+        check(
+            "{ kind: xor8, from: 1, to: { before: '*' }, at: { behind: '*' }, as: hex }",
+            b"$GPGLL,4916.45,N,12311.12,W,225444,A*31\n",
+        );
         for end in ["*31\r\n", "*31\n", "*31"] {
             let line = format!("$GPGLL,4916.45,N,12311.12,W,225444,A{end}");
             assert_eq!(verdict(nmea, line.as_bytes()), Verdict::Right, "{line:?}");
@@ -284,9 +355,16 @@ mod tests {
         let dsmr = "{ kind: crc16_arc, at: { behind: '!' }, as: hex }";
         assert_eq!(verdict(dsmr, DSMR), Verdict::Right);
         assert_eq!(verdict(dsmr, b"/A\r\n\r\n!\r\n"), Verdict::Wrong);
-        let message = serde_yaml::from_str::<Checksum>("{ kind: sum8, at: -1, optional: true }").unwrap().check();
+        let message = serde_yaml::from_str::<Checksum>("{ kind: sum8, at: -1, optional: true }")
+            .unwrap()
+            .check();
         assert!(message.unwrap_err().contains("mark"));
-        assert!(serde_yaml::from_str::<Checksum>("{ kind: sum8, at: { near: x } }").unwrap_err().to_string().contains("behind"));
+        assert!(
+            serde_yaml::from_str::<Checksum>("{ kind: sum8, at: { near: x } }")
+                .unwrap_err()
+                .to_string()
+                .contains("behind")
+        );
     }
 
     /// The shortest telegram: its checksum is that of `/A` with two line ends and the mark.

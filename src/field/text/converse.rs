@@ -22,19 +22,30 @@ use crate::time::now;
 impl Text {
     /// Asks one instrument everything it is to be asked.
     pub(super) async fn ask(&mut self, index: usize) -> Result<Values, ReadError> {
-        let Some(instrument) = self.instruments.get(index) else { return Ok(Vec::new()) };
+        let Some(instrument) = self.instruments.get(index) else {
+            return Ok(Vec::new());
+        };
         let talk = Arc::clone(&instrument.talk);
         let mut groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
         let result = self.converse(index, &talk, &mut groups).await;
-        if let (Some(speed), Some(stream)) = (self.port().map(|port| port.speed), self.stream.as_mut())
-            && talk.script.iter().any(|step| matches!(step.always(), Step::Speed(_)))
+        if let (Some(speed), Some(stream)) =
+            (self.port().map(|port| port.speed), self.stream.as_mut())
+            && talk
+                .script
+                .iter()
+                .any(|step| matches!(step.always(), Step::Speed(_)))
         {
             stream.set_speed(speed).map_err(ReadError::LineDown)?;
         }
         result
     }
 
-    async fn converse(&mut self, index: usize, talk: &Talk, groups: &mut HashMap<String, Vec<u8>>) -> Result<Values, ReadError> {
+    async fn converse(
+        &mut self,
+        index: usize,
+        talk: &Talk,
+        groups: &mut HashMap<String, Vec<u8>>,
+    ) -> Result<Values, ReadError> {
         self.forget(index).await?;
         for step in &talk.script {
             self.pulse.beat(now());
@@ -44,12 +55,23 @@ impl Text {
             return self.answer(index, talk).await;
         }
         let mut values: Values = Vec::new();
-        let order = self.instruments.get(index).map(Instrument::order).unwrap_or_default();
+        let order = self
+            .instruments
+            .get(index)
+            .map(Instrument::order)
+            .unwrap_or_default();
         for (turn, number) in order.into_iter().enumerate() {
-            let Some(request) = talk.requests.get(number) else { continue };
+            let Some(request) = talk.requests.get(number) else {
+                continue;
+            };
             self.pulse.beat(now());
             self.forget(index).await?;
-            let bytes = request.fill(groups, |before| talk.checksum.as_ref().map(|sum| sum.of_request(before)).unwrap_or_default());
+            let bytes = request.fill(groups, |before| {
+                talk.checksum
+                    .as_ref()
+                    .map(|sum| sum.of_request(before))
+                    .unwrap_or_default()
+            });
             self.send(&bytes).await?;
             let answer = self.answer(index, talk).await;
             if let Some(instrument) = self.instruments.get_mut(index) {
@@ -85,15 +107,24 @@ impl Text {
                 }
                 self.owed = Some(now() + answer_within);
                 self.counts.count(index, |counts| counts.timeouts.count());
-                self.counts.watchers.tell(|| Happening::Ended("no answer".to_owned()));
-                return Err(self.instruments.get_mut(index).map_or(ReadError::NoAnswer, Instrument::missed));
+                self.counts
+                    .watchers
+                    .tell(|| Happening::Ended("no answer".to_owned()));
+                return Err(self
+                    .instruments
+                    .get_mut(index)
+                    .map_or(ReadError::NoAnswer, Instrument::missed));
             };
             let message = message?;
-            let Some(instrument) = self.instruments.get_mut(index) else { return Ok(Vec::new()) };
-            let values = parse::values(&instrument.device, talk.pattern.as_ref(), &message).unwrap_or_default();
+            let Some(instrument) = self.instruments.get_mut(index) else {
+                return Ok(Vec::new());
+            };
+            let values = parse::values(&instrument.device, talk.pattern.as_ref(), &message)
+                .unwrap_or_default();
             // What does not look like an answer is none: an echo, a greeting.
             if !values.is_empty() {
-                let took = u64::try_from(now().saturating_duration_since(asked).as_micros()).unwrap_or(u64::MAX);
+                let took = u64::try_from(now().saturating_duration_since(asked).as_micros())
+                    .unwrap_or(u64::MAX);
                 self.counts.count(index, |counts| {
                     counts.answers.count();
                     counts.turnaround_us.set(took);
@@ -102,20 +133,31 @@ impl Text {
                 return Ok(values);
             }
             self.counts.count(index, |counts| counts.unmatched.count());
-            instrument.trouble.note(&Came { unmatched: 1, ..Came::default() });
+            instrument.trouble.note(&Came {
+                unmatched: 1,
+                ..Came::default()
+            });
         }
     }
 
     fn longest_on_wire(&self, talk: &Talk) -> Duration {
-        let slowest = if talk.script.is_empty() { talk.framing.max.min(1024) } else { talk.framing.max };
-        self.port().map_or(Duration::ZERO, |port| port.speed.character() * u32::try_from(slowest).unwrap_or(u32::MAX))
+        let slowest = if talk.script.is_empty() {
+            talk.framing.max.min(1024)
+        } else {
+            talk.framing.max
+        };
+        self.port().map_or(Duration::ZERO, |port| {
+            port.speed.character() * u32::try_from(slowest).unwrap_or(u32::MAX)
+        })
     }
 
     /// What came before a question does not answer it; nor does a late answer to an earlier question, of this instrument or another
     /// one. Those that talk by themselves keep what they said.
     async fn forget(&mut self, index: usize) -> Result<(), ReadError> {
         if let Some(until) = self.owed.take() {
-            while let Ok(received) = timeout(until.saturating_duration_since(now()), self.receive()).await {
+            while let Ok(received) =
+                timeout(until.saturating_duration_since(now()), self.receive()).await
+            {
                 received?;
             }
         }
@@ -131,7 +173,12 @@ impl Text {
         Ok(())
     }
 
-    async fn step(&mut self, step: &Step, groups: &mut HashMap<String, Vec<u8>>, patience: Duration) -> Result<(), ReadError> {
+    async fn step(
+        &mut self,
+        step: &Step,
+        groups: &mut HashMap<String, Vec<u8>>,
+        patience: Duration,
+    ) -> Result<(), ReadError> {
         let none = |_: &[u8]| Vec::new();
         let mut step = step;
         while let Step::If(name, inner) = step {
@@ -146,14 +193,14 @@ impl Text {
                 self.send(&bytes).await
             }
             Step::Wait(template) => {
-                let time =
-                    script::time(&template.fill(groups, none)).map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
+                let time = script::time(&template.fill(groups, none))
+                    .map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
                 self.pulse.through(sleep(time)).await;
                 Ok(())
             }
             Step::Speed(template) => {
-                let speed =
-                    script::speed(&template.fill(groups, none)).map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
+                let speed = script::speed(&template.fill(groups, none))
+                    .map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
                 match self.stream.as_mut() {
                     Some(stream) => stream.set_speed(speed).map_err(ReadError::LineDown),
                     None => Ok(()),
@@ -165,13 +212,25 @@ impl Text {
         }
     }
 
-    async fn expect(&mut self, pattern: &Regex, groups: &mut HashMap<String, Vec<u8>>, patience: Duration) -> Result<(), ReadError> {
-        let limit = now() + patience + self.port().map_or(Duration::ZERO, |port| port.speed.character() * 64);
+    async fn expect(
+        &mut self,
+        pattern: &Regex,
+        groups: &mut HashMap<String, Vec<u8>>,
+        patience: Duration,
+    ) -> Result<(), ReadError> {
+        let limit = now()
+            + patience
+            + self
+                .port()
+                .map_or(Duration::ZERO, |port| port.speed.character() * 64);
         let mut heard: Vec<u8> = Vec::new();
         loop {
             if let Some(captures) = pattern.captures(&heard) {
                 for name in pattern.capture_names().flatten() {
-                    let value = captures.name(name).map(|found| found.as_bytes().to_vec()).unwrap_or_default();
+                    let value = captures
+                        .name(name)
+                        .map(|found| found.as_bytes().to_vec())
+                        .unwrap_or_default();
                     groups.insert(name.to_owned(), value);
                 }
                 return Ok(());
@@ -181,7 +240,11 @@ impl Text {
                 Ok(bytes) => heard.extend(bytes?),
                 Err(_) if heard.is_empty() => return Err(ReadError::NoAnswer),
                 Err(_) => {
-                    let why = format!("received {} bytes that do not match `{}`", heard.len(), pattern.as_str());
+                    let why = format!(
+                        "received {} bytes that do not match `{}`",
+                        heard.len(),
+                        pattern.as_str()
+                    );
                     return Err(ReadError::Garbled(why));
                 }
             }

@@ -51,8 +51,15 @@ impl Listener {
     /// What is spoken, if these bytes show it together with those before.
     pub(super) fn hear(&mut self, bytes: &[u8]) -> Option<&'static str> {
         self.tail.extend_from_slice(bytes);
-        let found = LANGUAGES.iter().find(|language| language.mark.is_match(&self.tail)).map(|language| language.what);
-        let kept = if found.is_some() { 0 } else { self.tail.len().min(OVERLAP) };
+        let found = LANGUAGES
+            .iter()
+            .find(|language| language.mark.is_match(&self.tail))
+            .map(|language| language.what);
+        let kept = if found.is_some() {
+            0
+        } else {
+            self.tail.len().min(OVERLAP)
+        };
         self.tail.drain(..self.tail.len() - kept);
         found
     }
@@ -63,15 +70,26 @@ mod tests {
     use super::*;
 
     fn bytes(hex: &str) -> Vec<u8> {
-        let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-        digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        let digits: Vec<u8> = hex
+            .bytes()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .collect();
+        digits
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
     }
 
     fn check(hex: &str, expected: &str) {
         for piece in [1, 7, 512] {
             let mut listener = Listener::default();
-            let found = bytes(hex).chunks(piece).find_map(|chunk| listener.hear(chunk));
-            assert!(found.is_some_and(|found| found.contains(expected)), "{hex} in pieces of {piece}: {found:?}");
+            let found = bytes(hex)
+                .chunks(piece)
+                .find_map(|chunk| listener.hear(chunk));
+            assert!(
+                found.is_some_and(|found| found.contains(expected)),
+                "{hex} in pieces of {piece}: {found:?}"
+            );
         }
     }
 
@@ -87,13 +105,20 @@ mod tests {
         }
         check("1B1B1B1B 01010101 76 05 03 2B 18 0F 62 00", "SML");
         // The header of a frame of a Luxembourg meter, from the P1 specification of Smarty.
-        check("DB 08 53 41 47 67 70 01 A5 0E 82 02 5D 30 00 00 00 8D", "encrypted");
+        check(
+            "DB 08 53 41 47 67 70 01 A5 0E 82 02 5D 30 00 00 00 8D",
+            "encrypted",
+        );
     }
 
     #[test]
     fn text_and_other_bytes_are_not_taken_for_it() {
         let mut listener = Listener::default();
-        for text in ["/ISk5\\2MT382-1000\r\n\r\n1-0:1.8.0(001.001*kWh)\r\n!\r\n", "~~~~~~", "\x02\x2C\x30\x20  1234   250\r"] {
+        for text in [
+            "/ISk5\\2MT382-1000\r\n\r\n1-0:1.8.0(001.001*kWh)\r\n!\r\n",
+            "~~~~~~",
+            "\x02\x2C\x30\x20  1234   250\r",
+        ] {
             assert_eq!(listener.hear(text.as_bytes()), None, "{text}");
         }
         assert_eq!(listener.hear(&[0x7E; 600]), None);

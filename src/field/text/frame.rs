@@ -42,14 +42,20 @@ pub enum WithEnd {
 impl<'de> Deserialize<'de> for WithEnd {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= MOST);
+        let count = value
+            .as_u64()
+            .and_then(|count| usize::try_from(count).ok())
+            .filter(|count| *count <= MOST);
         if let Some(count) = count {
             return Ok(Self::Count(count));
         }
         if value.as_str() == Some("checksum") {
             return Ok(Self::Checksum);
         }
-        let bytes = serde_json::from_value::<Bytes>(value.clone()).ok().map(|Bytes(bytes)| bytes).filter(|bytes| !bytes.is_empty());
+        let bytes = serde_json::from_value::<Bytes>(value.clone())
+            .ok()
+            .map(|Bytes(bytes)| bytes)
+            .filter(|bytes| !bytes.is_empty());
         bytes.map(Self::UpTo).ok_or_else(|| {
             de::Error::custom(format!(
                 "{value} is not possible here; type how many bytes, the bytes up to which it goes such as '\\n', or `checksum`"
@@ -84,7 +90,14 @@ fn one() -> usize {
 impl Default for Framing {
     fn default() -> Self {
         let end = Some(Bytes(b"\n".to_vec()));
-        Self { start: None, end, with_end: WithEnd::Count(0), length: None, silence: None, max: LONGEST }
+        Self {
+            start: None,
+            end,
+            with_end: WithEnd::Count(0),
+            length: None,
+            silence: None,
+            max: LONGEST,
+        }
     }
 }
 
@@ -97,13 +110,20 @@ impl Framing {
         if self.end.is_some() && self.length.is_some() {
             return Err("a message ends by `end` or by `length`; keep one");
         }
-        if self.length.is_some_and(|length| !matches!(length.size, 1 | 2)) {
+        if self
+            .length
+            .is_some_and(|length| !matches!(length.size, 1 | 2))
+        {
             return Err("the size of a length is 1 or 2 bytes");
         }
         if self.max == 0 || self.max > MOST {
             return Err("a message has 1 to 65536 bytes");
         }
-        if [&self.start, &self.end].into_iter().flatten().any(|bytes| bytes.0.is_empty()) {
+        if [&self.start, &self.end]
+            .into_iter()
+            .flatten()
+            .any(|bytes| bytes.0.is_empty())
+        {
             return Err("start and end have at least one byte");
         }
         Ok(())
@@ -133,7 +153,11 @@ enum Front {
 
 impl Framer {
     pub(super) fn new(framing: Framing) -> Self {
-        Self { framing, pending: Vec::new(), junk: 0 }
+        Self {
+            framing,
+            pending: Vec::new(),
+            junk: 0,
+        }
     }
 
     /// Forgets what was begun.
@@ -172,9 +196,17 @@ impl Framer {
     /// next one.
     pub(super) fn ahead(&mut self, is_right: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let Bytes(start) = self.framing.start.as_ref()?;
-        let starts = (1..self.pending.len()).filter(|at| self.pending.get(*at..).is_some_and(|rest| rest.starts_with(start)));
+        let starts = (1..self.pending.len()).filter(|at| {
+            self.pending
+                .get(*at..)
+                .is_some_and(|rest| rest.starts_with(start))
+        });
         let found = starts.into_iter().find_map(|at| match self.front(at) {
-            Front::Whole(length) => self.pending.get(at..at + length).filter(|message| is_right(message)).map(|_| (at, length)),
+            Front::Whole(length) => self
+                .pending
+                .get(at..at + length)
+                .filter(|message| is_right(message))
+                .map(|_| (at, length)),
             _ => None,
         });
         let (at, length) = found?;
@@ -212,13 +244,21 @@ impl Framer {
     }
 
     fn seek_start(&mut self) {
-        let Some(Bytes(start)) = &self.framing.start else { return };
-        let found = self.pending.windows(start.len()).position(|window| window == start.as_slice());
+        let Some(Bytes(start)) = &self.framing.start else {
+            return;
+        };
+        let found = self
+            .pending
+            .windows(start.len())
+            .position(|window| window == start.as_slice());
         // The beginning of a start may stand at the end.
         let keep = found.unwrap_or_else(|| {
             let longest = (0..start.len().min(self.pending.len() + 1))
                 .rev()
-                .find(|count| self.pending.ends_with(start.get(..*count).unwrap_or_default()));
+                .find(|count| {
+                    self.pending
+                        .ends_with(start.get(..*count).unwrap_or_default())
+                });
             self.pending.len() - longest.unwrap_or(0)
         });
         self.junk += keep as u64;
@@ -233,17 +273,27 @@ impl Framer {
             return Front::Unfinished;
         }
         if let Some(Length { at, size, add }) = self.framing.length {
-            let Some(bytes) = pending.get(at..at + size) else { return Front::Unfinished };
-            let length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)) + add;
+            let Some(bytes) = pending.get(at..at + size) else {
+                return Front::Unfinished;
+            };
+            let length = bytes
+                .iter()
+                .fold(0, |length, byte| length << 8 | usize::from(*byte))
+                + add;
             return match length {
                 length if length > self.framing.max || length <= skip => Front::None,
                 length if length <= pending.len() => Front::Whole(length),
                 _ => Front::Unfinished,
             };
         }
-        let Some(Bytes(end)) = &self.framing.end else { return Front::Unfinished };
+        let Some(Bytes(end)) = &self.framing.end else {
+            return Front::Unfinished;
+        };
         let behind = pending.get(skip..).unwrap_or_default();
-        match behind.windows(end.len()).position(|window| window == end.as_slice()) {
+        match behind
+            .windows(end.len())
+            .position(|window| window == end.as_slice())
+        {
             Some(at) => self.with_end(pending, skip + at + end.len()),
             None => Front::Unfinished,
         }
@@ -257,7 +307,9 @@ impl Framer {
             WithEnd::Checksum => Some(end),
             WithEnd::UpTo(last) => {
                 let rest = pending.get(end..).unwrap_or_default();
-                rest.windows(last.len().max(1)).position(|window| window == last.as_slice()).map(|at| end + at + last.len())
+                rest.windows(last.len().max(1))
+                    .position(|window| window == last.as_slice())
+                    .map(|at| end + at + last.len())
             }
         };
         match length {
@@ -283,8 +335,22 @@ mod tests {
     }
 
     fn framing(text: &str) -> Framing {
-        let Typed { start, end, with_end, length, silence, max } = serde_yaml::from_str(text).unwrap();
-        Framing { start, end, with_end: with_end.unwrap_or(WithEnd::Count(0)), length, silence, max: max.unwrap_or(LONGEST) }
+        let Typed {
+            start,
+            end,
+            with_end,
+            length,
+            silence,
+            max,
+        } = serde_yaml::from_str(text).unwrap();
+        Framing {
+            start,
+            end,
+            with_end: with_end.unwrap_or(WithEnd::Count(0)),
+            length,
+            silence,
+            max: max.unwrap_or(LONGEST),
+        }
     }
 
     fn framer(text: &str) -> Framer {
@@ -307,16 +373,36 @@ mod tests {
 
     #[test]
     fn lines_starts_ends_and_lengths() {
-        check("{ end: '\\n' }", b"12.5 kg\r\n13 kg\r\nrest", &[b"12.5 kg\r\n", b"13 kg\r\n"]);
-        check("{ start: '$', end: '\\r\\n' }", b"noise$GP*1\r\n..$GQ*2\r\n", &[b"$GP*1\r\n", b"$GQ*2\r\n"]);
-        check("{ start: '\\x02', end: '\\r', with_end: 1 }", b"\x02abc\rX\x02def\rY", &[b"\x02abc\rX", b"\x02def\rY"]);
-        check("{ start: '/', end: '!', with_end: '\\n' }", b"/a!12\r\n/b!\r\nx/c!3\n", &[b"/a!12\r\n", b"/b!\r\n", b"/c!3\n"]);
+        check(
+            "{ end: '\\n' }",
+            b"12.5 kg\r\n13 kg\r\nrest",
+            &[b"12.5 kg\r\n", b"13 kg\r\n"],
+        );
+        check(
+            "{ start: '$', end: '\\r\\n' }",
+            b"noise$GP*1\r\n..$GQ*2\r\n",
+            &[b"$GP*1\r\n", b"$GQ*2\r\n"],
+        );
+        check(
+            "{ start: '\\x02', end: '\\r', with_end: 1 }",
+            b"\x02abc\rX\x02def\rY",
+            &[b"\x02abc\rX", b"\x02def\rY"],
+        );
+        check(
+            "{ start: '/', end: '!', with_end: '\\n' }",
+            b"/a!12\r\n/b!\r\nx/c!3\n",
+            &[b"/a!12\r\n", b"/b!\r\n", b"/c!3\n"],
+        );
         check(
             "{ start: { hex: 42 4D }, length: { at: 2, size: 2, add: 4 } }",
             b"B\x42\x4D\x00\x02xy\x42\x4D\x00\x01z",
             &[b"BM\x00\x02xy", b"BM\x00\x01z"],
         );
-        check("{ start: { hex: 42 4D }, length: { at: 2, size: 2, add: 4 }, max: 20 }", b"BM\xFF\xFFBM\x00\x01z", &[b"BM\x00\x01z"]);
+        check(
+            "{ start: { hex: 42 4D }, length: { at: 2, size: 2, add: 4 }, max: 20 }",
+            b"BM\xFF\xFFBM\x00\x01z",
+            &[b"BM\x00\x01z"],
+        );
     }
 
     #[test]
@@ -336,7 +422,10 @@ mod tests {
         // A start with a length that reaches far beyond the right message behind it.
         framer.push(b"h\xF0abch\x02ok");
         assert_eq!(framer.next(), None);
-        assert_eq!(framer.ahead(|message| message.ends_with(b"ok")), Some(b"h\x02ok".to_vec()));
+        assert_eq!(
+            framer.ahead(|message| message.ends_with(b"ok")),
+            Some(b"h\x02ok".to_vec())
+        );
         framer.push(b"h\x01x");
         assert_eq!(framer.next(), Some(b"h\x01x".to_vec()));
     }
@@ -355,7 +444,10 @@ mod tests {
     fn silence_ends_what_has_no_other_end() {
         let mut framer = framer("{ silence: 20ms }");
         framer.push(b"12.5");
-        assert_eq!((framer.next(), framer.silent()), (None, Some(b"12.5".to_vec())));
+        assert_eq!(
+            (framer.next(), framer.silent()),
+            (None, Some(b"12.5".to_vec()))
+        );
         assert_eq!(framer.silent(), None);
         assert!(framing("{ start: x }").check().unwrap_err().contains("end"));
     }

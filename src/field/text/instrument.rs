@@ -48,10 +48,17 @@ impl Instrument {
     /// The next message that is right, or that has a wrong checksum; the flag says which.
     pub(super) fn next_message(&mut self, is_silent: bool) -> Option<(Vec<u8>, bool)> {
         let Self { framer, talk, .. } = &mut *self;
-        let is_right = |message: &[u8]| talk.checksum.as_ref().is_some_and(|checksum| checksum.verdict(message) == Verdict::Right);
+        let is_right = |message: &[u8]| {
+            talk.checksum
+                .as_ref()
+                .is_some_and(|checksum| checksum.verdict(message) == Verdict::Right)
+        };
         let next = framer.next().or_else(|| framer.ahead(is_right));
         let message = next.or_else(|| if is_silent { framer.silent() } else { None })?;
-        let verdict = talk.checksum.as_ref().map_or(Verdict::Missing, |checksum| checksum.verdict(&message));
+        let verdict = talk
+            .checksum
+            .as_ref()
+            .map_or(Verdict::Missing, |checksum| checksum.verdict(&message));
         let is_right = match verdict {
             Verdict::Right => true,
             Verdict::Missing => !self.is_summed,
@@ -64,8 +71,13 @@ impl Instrument {
     /// Why it counts as silent: by what came instead of its message.
     pub(super) fn missed(&mut self) -> ReadError {
         let incomplete = u64::from(self.framer.has_begun());
-        self.trouble.note(&Came { incomplete, ..Came::default() });
-        self.trouble.reason().map_or(ReadError::NoAnswer, ReadError::Missed)
+        self.trouble.note(&Came {
+            incomplete,
+            ..Came::default()
+        });
+        self.trouble
+            .reason()
+            .map_or(ReadError::NoAnswer, ReadError::Missed)
     }
 
     /// The requests in the order in which they are asked.

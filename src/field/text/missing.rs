@@ -33,10 +33,19 @@ impl Missing {
     /// Watches what is looked for in messages. A point may be missing for `patience`, or for its own `stale_after` if that is longer.
     pub(super) fn new(device: &Device, patience: Duration) -> Self {
         let watched = device.points.iter().filter_map(|point| {
-            let Source::Found(found) = &point.source else { return None };
+            let Source::Found(found) = &point.source else {
+                return None;
+            };
             let found: &Found = found;
             let patience = point.stale_after.map_or(patience, |own| own.max(patience));
-            Some(Watched { point: point.id, sought: found.sought(&point.name), patience, since: None, messages: 0, is_told: false })
+            Some(Watched {
+                point: point.id,
+                sought: found.sought(&point.name),
+                patience,
+                since: None,
+                messages: 0,
+                is_told: false,
+            })
         });
         Self(watched.collect())
     }
@@ -64,7 +73,9 @@ impl Missing {
     pub(super) fn take(&mut self, now: Instant) -> Values {
         let mut missing = Values::new();
         for watched in &mut self.0 {
-            let is_late = watched.since.is_some_and(|since| now.saturating_duration_since(since) >= watched.patience);
+            let is_late = watched
+                .since
+                .is_some_and(|since| now.saturating_duration_since(since) >= watched.patience);
             if is_late && watched.messages > 0 && !watched.is_told {
                 watched.is_told = true;
                 let (sought, count) = (&watched.sought, watched.messages);
@@ -102,15 +113,29 @@ mod tests {
                 meaning: Meaning::new(Kind::F64),
             };
             let source = Source::Found(Box::new(found));
-            Point { id: PointId(id), source, stale_after, ..Point::made(format!("p{id}"), Wave::default()) }
+            Point {
+                id: PointId(id),
+                source,
+                stale_after,
+                ..Point::made(format!("p{id}"), Wave::default())
+            }
         };
-        let points =
-            vec![point(0, r"^1-0:1\.8\.0\((\d+)", None), point(1, r"^1-0:31\.7\.0\((\d+)", None), point(2, "^s", Some(60 * SECOND))];
-        Device { points, ..Device::new(DeviceId(0), "d", 0) }
+        let points = vec![
+            point(0, r"^1-0:1\.8\.0\((\d+)", None),
+            point(1, r"^1-0:31\.7\.0\((\d+)", None),
+            point(2, "^s", Some(60 * SECOND)),
+        ];
+        Device {
+            points,
+            ..Device::new(DeviceId(0), "d", 0)
+        }
     }
 
     fn told(values: &Values) -> Vec<String> {
-        values.iter().map(|(point, value)| format!("{} {}", point.0, value.as_ref().unwrap_err())).collect()
+        values
+            .iter()
+            .map(|(point, value)| format!("{} {}", point.0, value.as_ref().unwrap_err()))
+            .collect()
     }
 
     #[test]
@@ -119,18 +144,32 @@ mod tests {
         let start = crate::time::now();
         let both: Values = [0, 1].map(|id| (PointId(id), Ok(Value::UInt(1)))).to_vec();
         let first: Values = both.get(..1).unwrap().to_vec();
-        assert!(missing.take(start + 99 * SECOND).is_empty(), "nothing came at all");
+        assert!(
+            missing.take(start + 99 * SECOND).is_empty(),
+            "nothing came at all"
+        );
         for second in [0, 5, 9] {
             assert!(missing.take(start + second * SECOND).is_empty());
             missing.heard(&first, start + second * SECOND);
         }
-        assert_eq!(told(&missing.take(start + 10 * SECOND)), ["1 no line with 1-0:31.7.0 in 3 telegrams"]);
+        assert_eq!(
+            told(&missing.take(start + 10 * SECOND)),
+            ["1 no line with 1-0:31.7.0 in 3 telegrams"]
+        );
         assert!(missing.take(start + 11 * SECOND).is_empty(), "told once");
         missing.heard(&both, start + 12 * SECOND);
         missing.heard(&first, start + 13 * SECOND);
         assert!(missing.take(start + 13 * SECOND).is_empty());
-        assert_eq!(told(&missing.take(start + 22 * SECOND)), ["1 no line with 1-0:31.7.0 in 1 telegram"], "it came, and comes no more");
-        assert_eq!(told(&missing.take(start + 60 * SECOND)), ["2 no line with ^s in 5 telegrams"], "it may be missing for longer");
+        assert_eq!(
+            told(&missing.take(start + 22 * SECOND)),
+            ["1 no line with 1-0:31.7.0 in 1 telegram"],
+            "it came, and comes no more"
+        );
+        assert_eq!(
+            told(&missing.take(start + 60 * SECOND)),
+            ["2 no line with ^s in 5 telegrams"],
+            "it may be missing for longer"
+        );
     }
 
     #[test]

@@ -88,7 +88,13 @@ impl Talk {
 
     /// What is sent to it, in this order.
     pub fn sent(&self) -> impl Iterator<Item = &Template> {
-        let script = self.script.iter().filter_map(|step| if let Step::Send(template) = step.always() { Some(template) } else { None });
+        let script = self.script.iter().filter_map(|step| {
+            if let Step::Send(template) = step.always() {
+                Some(template)
+            } else {
+                None
+            }
+        });
         script.chain(&self.requests)
     }
 }
@@ -111,7 +117,9 @@ pub struct Text {
 
 impl std::fmt::Debug for Text {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Text").field("wire", &self.wire).finish_non_exhaustive()
+        f.debug_struct("Text")
+            .field("wire", &self.wire)
+            .finish_non_exhaustive()
     }
 }
 
@@ -142,14 +150,23 @@ impl Text {
     }
 
     fn port(&self) -> Option<&Port> {
-        if let Wire::Serial(port) = &self.wire { Some(port) } else { None }
+        if let Wire::Serial(port) = &self.wire {
+            Some(port)
+        } else {
+            None
+        }
     }
 
     /// Waits for bytes, and gives them to every instrument.
     async fn receive(&mut self) -> Result<Vec<u8>, ReadError> {
-        let Some(stream) = self.stream.as_mut() else { return Err(ReadError::LineDown("not connected".to_owned())) };
+        let Some(stream) = self.stream.as_mut() else {
+            return Err(ReadError::LineDown("not connected".to_owned()));
+        };
         let mut space = [0; 512];
-        let count = stream.read(&mut space).await.map_err(|error| broken(&error))?;
+        let count = stream
+            .read(&mut space)
+            .await
+            .map_err(|error| broken(&error))?;
         // An unplugged adapter reads as an end that repeats for ever.
         if count == 0 {
             return Err(broken(&io::ErrorKind::UnexpectedEof.into()));
@@ -157,19 +174,30 @@ impl Text {
         self.last_byte = now();
         self.pulse.beat(self.last_byte);
         let bytes = space.get(..count).unwrap_or_default().to_vec();
-        self.counts.watchers.tell(|| Happening::Received(bytes.clone()));
+        self.counts
+            .watchers
+            .tell(|| Happening::Received(bytes.clone()));
         let foreign = self.listener.hear(&bytes);
         for instrument in &mut self.instruments {
             instrument.framer.push(&bytes);
-            foreign.into_iter().for_each(|what| instrument.trouble.speaks(what));
+            foreign
+                .into_iter()
+                .for_each(|what| instrument.trouble.speaks(what));
         }
         Ok(bytes)
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), ReadError> {
-        let Some(stream) = self.stream.as_mut() else { return Err(ReadError::LineDown("not connected".to_owned())) };
-        stream.write_all(bytes).await.map_err(|error| broken(&error))?;
-        self.counts.watchers.tell(|| Happening::Sent(bytes.to_vec()));
+        let Some(stream) = self.stream.as_mut() else {
+            return Err(ReadError::LineDown("not connected".to_owned()));
+        };
+        stream
+            .write_all(bytes)
+            .await
+            .map_err(|error| broken(&error))?;
+        self.counts
+            .watchers
+            .tell(|| Happening::Sent(bytes.to_vec()));
         Ok(())
     }
 
@@ -181,12 +209,19 @@ impl Text {
             let junk = std::mem::take(&mut instrument.framer.junk);
             self.counts.junk_bytes.add(junk);
             if junk > 0 {
-                instrument.trouble.note(&Came { junk, ..Came::default() });
+                instrument.trouble.note(&Came {
+                    junk,
+                    ..Came::default()
+                });
             }
             let (mut message, is_right) = next?;
             if !is_right {
-                self.counts.count(index, |counts| counts.bad_checksums.count());
-                instrument.trouble.note(&Came { bad_checksums: 1, ..Came::default() });
+                self.counts
+                    .count(index, |counts| counts.bad_checksums.count());
+                instrument.trouble.note(&Came {
+                    bad_checksums: 1,
+                    ..Came::default()
+                });
                 instrument.framer.put_back(&message);
                 continue;
             }
@@ -201,7 +236,10 @@ impl Text {
     fn silence_left(&self, index: usize) -> Option<Duration> {
         let instrument = self.instruments.get(index)?;
         let silence = instrument.talk.framing.silence()?;
-        instrument.framer.has_begun().then(|| (self.last_byte + silence).saturating_duration_since(now()))
+        instrument
+            .framer
+            .has_begun()
+            .then(|| (self.last_byte + silence).saturating_duration_since(now()))
     }
 
     /// Waits for a message of an instrument.
@@ -227,15 +265,28 @@ impl Text {
     /// The values of an instrument that has talked by itself.
     fn talked(&mut self) -> Option<(usize, Values)> {
         for index in 0..self.instruments.len() {
-            if self.instruments.get(index).is_none_or(|instrument| instrument.talk.is_polled()) {
+            if self
+                .instruments
+                .get(index)
+                .is_none_or(|instrument| instrument.talk.is_polled())
+            {
                 continue;
             }
             let is_silent = self.silence_left(index).is_some_and(|left| left.is_zero());
             while let Some(message) = self.message(index, is_silent) {
-                let Some(instrument) = self.instruments.get_mut(index) else { break };
-                let Some(values) = parse::values(&instrument.device, instrument.talk.pattern.as_ref(), &message) else {
+                let Some(instrument) = self.instruments.get_mut(index) else {
+                    break;
+                };
+                let Some(values) = parse::values(
+                    &instrument.device,
+                    instrument.talk.pattern.as_ref(),
+                    &message,
+                ) else {
                     self.counts.count(index, |counts| counts.unmatched.count());
-                    instrument.trouble.note(&Came { unmatched: 1, ..Came::default() });
+                    instrument.trouble.note(&Came {
+                        unmatched: 1,
+                        ..Came::default()
+                    });
                     continue;
                 };
                 instrument.missing.heard(&values, now());
@@ -254,15 +305,29 @@ impl Text {
 
 impl Driver for Text {
     fn jobs(&self) -> Vec<Job> {
-        let points =
-            |device: &Device| -> Vec<PointId> { device.points.iter().filter(|point| !point.is_derived()).map(|point| point.id).collect() };
+        let points = |device: &Device| -> Vec<PointId> {
+            device
+                .points
+                .iter()
+                .filter(|point| !point.is_derived())
+                .map(|point| point.id)
+                .collect()
+        };
         let job = |(index, instrument): (usize, &Instrument)| Job {
             device: index,
             // Two misses make it offline: when it has been silent for as long as it may be, or a little longer.
-            every: if instrument.talk.is_polled() { instrument.talk.every } else { instrument.talk.every / 4 },
+            every: if instrument.talk.is_polled() {
+                instrument.talk.every
+            } else {
+                instrument.talk.every / 4
+            },
             takes: Duration::ZERO,
             // Who talks by itself has time to do so.
-            delay: if instrument.talk.is_polled() { Duration::ZERO } else { instrument.talk.every },
+            delay: if instrument.talk.is_polled() {
+                Duration::ZERO
+            } else {
+                instrument.talk.every
+            },
             points: points(&instrument.device),
         };
         self.instruments.iter().enumerate().map(job).collect()
@@ -276,7 +341,9 @@ impl Driver for Text {
         }
         self.stream = Some(match &self.wire {
             Wire::Serial(port) => Stream::Serial(Box::new(port.open()?)),
-            Wire::Tcp(address) => Stream::Tcp(dial(address, self.answer_within.max(SHORTEST_DIAL)).await?),
+            Wire::Tcp(address) => {
+                Stream::Tcp(dial(address, self.answer_within.max(SHORTEST_DIAL)).await?)
+            }
             _ => return Err("no wire of plain instruments".to_owned()),
         });
         self.counts.opened.count();
@@ -285,9 +352,18 @@ impl Driver for Text {
     }
 
     async fn read(&mut self, job: usize) -> Result<Values, ReadError> {
-        let is_polled = self.instruments.get(job).is_some_and(|instrument| instrument.talk.is_polled());
-        let outcome = if is_polled { Some(self.ask(job).await) } else { None };
-        let Some(instrument) = self.instruments.get_mut(job) else { return Ok(Vec::new()) };
+        let is_polled = self
+            .instruments
+            .get(job)
+            .is_some_and(|instrument| instrument.talk.is_polled());
+        let outcome = if is_polled {
+            Some(self.ask(job).await)
+        } else {
+            None
+        };
+        let Some(instrument) = self.instruments.get_mut(job) else {
+            return Ok(Vec::new());
+        };
         let mut values = match outcome {
             Some(Ok(values)) => {
                 instrument.missing.heard(&values, now());
@@ -297,7 +373,9 @@ impl Driver for Text {
             Some(Err(error)) => return Err(error),
             // Its values came by themselves; here it is only noticed whether any did.
             None => {
-                let silent = instrument.heard.map(|at| now().saturating_duration_since(at));
+                let silent = instrument
+                    .heard
+                    .map(|at| now().saturating_duration_since(at));
                 if silent.is_none_or(|silent| silent >= instrument.talk.every * 3 / 4) {
                     instrument.missing.silent();
                     return Err(instrument.missed());
@@ -316,7 +394,10 @@ impl Driver for Text {
                 instrument.missing.silent();
                 self.ask(device).await.map(drop)
             }
-            _ => Err(self.instruments.get_mut(device).map_or(ReadError::NoAnswer, Instrument::missed)),
+            _ => Err(self
+                .instruments
+                .get_mut(device)
+                .map_or(ReadError::NoAnswer, Instrument::missed)),
         }
     }
 
@@ -337,8 +418,11 @@ impl Driver for Text {
             if let Some(talked) = self.talked() {
                 return Ok(talked);
             }
-            let listeners = (0..self.instruments.len())
-                .filter(|index| self.instruments.get(*index).is_some_and(|instrument| !instrument.talk.is_polled()));
+            let listeners = (0..self.instruments.len()).filter(|index| {
+                self.instruments
+                    .get(*index)
+                    .is_some_and(|instrument| !instrument.talk.is_polled())
+            });
             let silence = listeners.filter_map(|index| self.silence_left(index)).min();
             match silence {
                 Some(left) => tokio::select! {

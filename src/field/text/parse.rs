@@ -82,19 +82,26 @@ impl Subtract {
     pub(super) fn undo(self, message: &mut [u8], behind: usize) {
         let end = message.len().saturating_sub(behind);
         let bytes = message.get_mut(self.from..end).unwrap_or_default();
-        bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_add(self.value));
+        bytes
+            .iter_mut()
+            .for_each(|byte| *byte = byte.wrapping_add(self.value));
     }
 
     pub(super) fn apply(self, message: &mut [u8]) {
         let end = message.len().saturating_sub(self.to.unsigned_abs());
         if let Some(bytes) = message.get_mut(self.from..end) {
-            bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_sub(self.value));
+            bytes
+                .iter_mut()
+                .for_each(|byte| *byte = byte.wrapping_sub(self.value));
         }
     }
 }
 
 fn text(bytes: &[u8]) -> String {
-    std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|byte| char::from(*byte)).collect(), str::to_owned)
+    std::str::from_utf8(bytes).map_or_else(
+        |_| bytes.iter().map(|byte| char::from(*byte)).collect(),
+        str::to_owned,
+    )
 }
 
 /// A number with the unit that stands beside it, as the instrument wrote both.
@@ -107,7 +114,8 @@ impl Written {
     /// What a pattern found; `joined`: groups that only say which line it is. `None` if no group took part.
     fn of(pattern: &Pattern, captures: &Captures<'_>, joined: &[&str]) -> Option<Self> {
         let names = || pattern.0.capture_names().enumerate().skip(1);
-        let is_value = |name: Option<&str>| name.is_none_or(|name| name != UNIT && !joined.contains(&name));
+        let is_value =
+            |name: Option<&str>| name.is_none_or(|name| name != UNIT && !joined.contains(&name));
         let candidates = || names().filter(|(_, name)| is_value(*name));
         let group = |(index, _): (usize, Option<&str>)| captures.get(index);
         let number = match captures.name(VALUE) {
@@ -116,29 +124,58 @@ impl Written {
             None if candidates().next().is_none() => captures.get(0)?,
             None => candidates().find_map(group)?,
         };
-        Some(Self { number: text(number.as_bytes()), unit: captures.name(UNIT).map(|unit| text(unit.as_bytes())) })
+        Some(Self {
+            number: text(number.as_bytes()),
+            unit: captures.name(UNIT).map(|unit| text(unit.as_bytes())),
+        })
     }
 }
 
 impl Found {
     /// The value in a message; `None` if this message does not bring it.
-    fn value(&self, message: &[u8], captures: Option<&Captures<'_>>) -> Option<Result<Value, Arc<str>>> {
-        if self.when.as_ref().is_some_and(|when| !when.0.is_match(message)) {
+    fn value(
+        &self,
+        message: &[u8],
+        captures: Option<&Captures<'_>>,
+    ) -> Option<Result<Value, Arc<str>>> {
+        if self
+            .when
+            .as_ref()
+            .is_some_and(|when| !when.0.is_match(message))
+        {
             return None;
         }
-        if let Some((_, why)) = self.bad_when.iter().find(|(pattern, _)| pattern.0.is_match(message)) {
+        if let Some((_, why)) = self
+            .bad_when
+            .iter()
+            .find(|(pattern, _)| pattern.0.is_match(message))
+        {
             return Some(Err(Arc::clone(why)));
         }
         match &self.place {
             Place::Group(name) => {
                 let captures = captures?;
-                let unit = captures.name(&format!("{name}_{UNIT}")).or_else(|| captures.name(UNIT).filter(|_| name != UNIT));
+                let unit = captures
+                    .name(&format!("{name}_{UNIT}"))
+                    .or_else(|| captures.name(UNIT).filter(|_| name != UNIT));
                 let unit = unit.map(|unit| text(unit.as_bytes()));
-                captures.name(name).map(|found| self.meant(&Written { number: text(found.as_bytes()), unit }))
+                captures.name(name).map(|found| {
+                    self.meant(&Written {
+                        number: text(found.as_bytes()),
+                        unit,
+                    })
+                })
             }
-            Place::Find(patterns) => self.find(patterns, message).transpose().map(|found| found.and_then(|written| self.meant(&written))),
+            Place::Find(patterns) => self
+                .find(patterns, message)
+                .transpose()
+                .map(|found| found.and_then(|written| self.meant(&written))),
             Place::Byte(at) => {
-                let from = if *at < 0 { message.len().checked_sub(at.unsigned_abs())? } else { at.unsigned_abs() };
+                let from = if *at < 0 {
+                    message.len().checked_sub(at.unsigned_abs())?
+                } else {
+                    at.unsigned_abs()
+                };
                 let Some(bytes) = message.get(from..from + self.meaning.bytes()) else {
                     return Some(Err("the message is too short".into()));
                 };
@@ -153,7 +190,11 @@ impl Found {
         for pattern in patterns {
             let joined = self.joined(pattern);
             if joined.is_empty() {
-                if let Some(written) = pattern.0.captures(message).and_then(|captures| Written::of(pattern, &captures, &[])) {
+                if let Some(written) = pattern
+                    .0
+                    .captures(message)
+                    .and_then(|captures| Written::of(pattern, &captures, &[]))
+                {
                     return Ok(Some(written));
                 }
                 continue;
@@ -161,7 +202,11 @@ impl Found {
             let lines = self.lines_of_when(message, &joined);
             for captures in pattern.0.captures_iter(message) {
                 let key = key(&captures, &joined);
-                let Some(written) = Written::of(pattern, &captures, &joined).filter(|_| lines.contains(&key)) else { continue };
+                let Some(written) =
+                    Written::of(pattern, &captures, &joined).filter(|_| lines.contains(&key))
+                else {
+                    continue;
+                };
                 match &chosen {
                     Some((other, _)) if *other != key => return Err(several(&joined, other, &key)),
                     Some(_) => {}
@@ -174,14 +219,24 @@ impl Found {
 
     /// The groups that `when` and a pattern of `find` both name.
     fn joined<'a>(&self, pattern: &'a Pattern) -> Vec<&'a str> {
-        let Some(when) = &self.when else { return Vec::new() };
+        let Some(when) = &self.when else {
+            return Vec::new();
+        };
         let names = pattern.0.capture_names().flatten();
-        names.filter(|name| when.0.capture_names().flatten().any(|other| other == *name)).collect()
+        names
+            .filter(|name| when.0.capture_names().flatten().any(|other| other == *name))
+            .collect()
     }
 
     fn lines_of_when(&self, message: &[u8], joined: &[&str]) -> Vec<Vec<Vec<u8>>> {
         let when = self.when.iter();
-        when.flat_map(|when| when.0.captures_iter(message).map(|captures| key(&captures, joined)).collect::<Vec<_>>()).collect()
+        when.flat_map(|when| {
+            when.0
+                .captures_iter(message)
+                .map(|captures| key(&captures, joined))
+                .collect::<Vec<_>>()
+        })
+        .collect()
     }
 
     /// The value of what an instrument wrote.
@@ -202,9 +257,17 @@ impl Found {
         if self.units.is_empty() {
             return Ok(&self.meaning);
         }
-        let named = |unit: &str| self.units.iter().find(|(known, _)| **known == *unit).map(|(_, meaning)| meaning);
+        let named = |unit: &str| {
+            self.units
+                .iter()
+                .find(|(known, _)| **known == *unit)
+                .map(|(_, meaning)| meaning)
+        };
         // That of energy is none of a voltage.
-        let default = self.unit_if_none.as_deref().filter(|default| unit.is_empty() && named(default).is_some());
+        let default = self
+            .unit_if_none
+            .as_deref()
+            .filter(|default| unit.is_empty() && named(default).is_some());
         named(default.unwrap_or(unit)).ok_or_else(|| match unit {
             "" => "the message gives no unit; if you know it, write it as `text: { unit_if_none: ... }`".into(),
             unit => {
@@ -218,36 +281,67 @@ impl Found {
     pub(super) fn sought(&self, name: &str) -> String {
         match &self.place {
             Place::Group(group) => format!("\"{group}\""),
-            Place::Find(patterns) => patterns.first().map_or_else(|| name.to_owned(), |pattern| readable(pattern.0.as_str())),
-            Place::Byte(_) => self.when.as_ref().map_or_else(|| format!("\"{name}\""), |when| readable(when.0.as_str())),
+            Place::Find(patterns) => patterns
+                .first()
+                .map_or_else(|| name.to_owned(), |pattern| readable(pattern.0.as_str())),
+            Place::Byte(_) => self
+                .when
+                .as_ref()
+                .map_or_else(|| format!("\"{name}\""), |when| readable(when.0.as_str())),
         }
     }
 }
 
 /// The texts of the groups by which lines are joined.
 fn key(captures: &Captures<'_>, joined: &[&str]) -> Vec<Vec<u8>> {
-    joined.iter().map(|name| captures.name(name).map(|found| found.as_bytes().to_vec()).unwrap_or_default()).collect()
+    joined
+        .iter()
+        .map(|name| {
+            captures
+                .name(name)
+                .map(|found| found.as_bytes().to_vec())
+                .unwrap_or_default()
+        })
+        .collect()
 }
 
 fn several(joined: &[&str], one: &[Vec<u8>], other: &[Vec<u8>]) -> Arc<str> {
-    let told = |key: &[Vec<u8>]| key.iter().map(|part| shown(&text(part))).collect::<Vec<_>>().join(" ");
+    let told = |key: &[Vec<u8>]| {
+        key.iter()
+            .map(|part| shown(&text(part)))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let (name, one, other) = (joined.join(" "), told(one), told(other));
     format!("{name} {one} and {name} {other} both carry this value; add a `find:` to the point to choose one").into()
 }
 
 /// What a peer wrote, fit for a log.
 fn shown(text: &str) -> String {
-    text.chars().take(MOST_SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars()
+        .take(MOST_SHOWN)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
 }
 
 /// `4807.038` as degrees.
 fn degrees(number: &str) -> Result<String, Arc<str>> {
     let unreadable = || Arc::from(format!("`{}` is not degrees and minutes", shown(number)));
     let dot = number.find('.').unwrap_or(number.len());
-    let split = dot.checked_sub(2).and_then(|at| number.split_at_checked(at));
+    let split = dot
+        .checked_sub(2)
+        .and_then(|at| number.split_at_checked(at));
     let (whole, minutes) = split.ok_or_else(unreadable)?;
-    let degrees: f64 = if whole.is_empty() { 0.0 } else { whole.parse::<u16>().map_err(|_| unreadable())?.into() };
-    let minutes = minutes.parse::<f64>().ok().filter(|minutes| (0.0..60.0).contains(minutes)).ok_or_else(unreadable)?;
+    let degrees: f64 = if whole.is_empty() {
+        0.0
+    } else {
+        whole.parse::<u16>().map_err(|_| unreadable())?.into()
+    };
+    let minutes = minutes
+        .parse::<f64>()
+        .ok()
+        .filter(|minutes| (0.0..60.0).contains(minutes))
+        .ok_or_else(unreadable)?;
     Ok(format!("{:.9}", degrees + minutes / 60.0))
 }
 
@@ -257,20 +351,31 @@ fn readable(pattern: &str) -> String {
     let mut plain = String::new();
     let mut begin = pattern.trim_start_matches('^');
     // What may or must stand before the line says nothing of it.
-    while let Some((_, behind)) = begin.strip_prefix("(?:").and_then(|inner| inner.split_once(')')) {
+    while let Some((_, behind)) = begin
+        .strip_prefix("(?:")
+        .and_then(|inner| inner.split_once(')'))
+    {
         begin = behind.trim_start_matches('?');
     }
     let mut rest = begin;
     while let Some(c) = rest.chars().next() {
         // A digit that may be another one.
-        let digit = ["\\d+", "\\d", "[01]", "[13]"].into_iter().find_map(|digit| rest.strip_prefix(digit));
-        let group = rest.strip_prefix("(?P<").and_then(|named| named.split_once('>')).and_then(|(_, inner)| inner.strip_prefix("\\d+)"));
-        let escaped =
-            rest.strip_prefix('\\').filter(|behind| !behind.starts_with('(') && behind.starts_with(|c: char| c.is_ascii_punctuation()));
+        let digit = ["\\d+", "\\d", "[01]", "[13]"]
+            .into_iter()
+            .find_map(|digit| rest.strip_prefix(digit));
+        let group = rest
+            .strip_prefix("(?P<")
+            .and_then(|named| named.split_once('>'))
+            .and_then(|(_, inner)| inner.strip_prefix("\\d+)"));
+        let escaped = rest.strip_prefix('\\').filter(|behind| {
+            !behind.starts_with('(') && behind.starts_with(|c: char| c.is_ascii_punctuation())
+        });
         if let Some(behind) = digit.or(group) {
             plain.push('n');
             rest = behind;
-        } else if let Some((c, behind)) = escaped.and_then(|behind| behind.chars().next().zip(behind.get(1..))) {
+        } else if let Some((c, behind)) =
+            escaped.and_then(|behind| behind.chars().next().zip(behind.get(1..)))
+        {
             plain.push(c);
             rest = behind;
         } else if r"\([{?*+|$".contains(c) {
@@ -281,7 +386,11 @@ fn readable(pattern: &str) -> String {
         }
     }
     let plain = plain.trim_end_matches(['*', ' ']);
-    if plain.chars().filter(char::is_ascii_alphanumeric).count() >= 2 { plain.to_owned() } else { shown(pattern) }
+    if plain.chars().filter(char::is_ascii_alphanumeric).count() >= 2 {
+        plain.to_owned()
+    } else {
+        shown(pattern)
+    }
 }
 
 /// The values that a message brings; `None` if it is none of this device's.
@@ -290,10 +399,13 @@ pub(super) fn values(device: &Device, pattern: Option<&Pattern>, message: &[u8])
         Some(pattern) => Some(pattern.0.captures(message)?),
         None => None,
     };
-    let found = device.points.iter().filter_map(|point| match &point.source {
-        Source::Found(found) => Some((point.id, found.value(message, captures.as_ref())?)),
-        _ => None,
-    });
+    let found = device
+        .points
+        .iter()
+        .filter_map(|point| match &point.source {
+            Source::Found(found) => Some((point.id, found.value(message, captures.as_ref())?)),
+            _ => None,
+        });
     Some(found.collect())
 }
 
@@ -305,7 +417,16 @@ mod tests {
     fn found(place: &[&str], when: Option<&str>, units: &[(&str, f64)]) -> Found {
         let pattern = |text: &str| Pattern::new(text, None).unwrap();
         let meaning = Meaning::new(Kind::F64);
-        let in_unit = |(name, scale): &(&str, f64)| ((*name).into(), Meaning { scale: *scale, decimals: Some(6), ..meaning.clone() });
+        let in_unit = |(name, scale): &(&str, f64)| {
+            (
+                (*name).into(),
+                Meaning {
+                    scale: *scale,
+                    decimals: Some(6),
+                    ..meaning.clone()
+                },
+            )
+        };
         Found {
             place: Place::Find(place.iter().map(|text| pattern(text)).collect()),
             when: when.map(pattern),
@@ -325,7 +446,10 @@ mod tests {
             Some(Err(why)) => format!("bad: {why}"),
         };
         if let Some(part) = expected.strip_prefix("bad: ") {
-            assert!(told.starts_with("bad: ") && told.contains(part), "{message:?}: {told}");
+            assert!(
+                told.starts_with("bad: ") && told.contains(part),
+                "{message:?}: {told}"
+            );
         } else {
             assert_eq!(told, expected, "{message:?}");
         }
@@ -334,12 +458,24 @@ mod tests {
     #[test]
     fn a_group_of_one_line_selects_another_line() {
         let value = r"^0-(?P<channel>\d):24\.2\.[13]\(\d+\)\(([\d.]+)\*(?P<unit>m3)\)";
-        let water = found(&[value], Some(r"^0-(?P<channel>\d):24\.1\.0\(0*7\)"), &[("m3", 1.0)]);
+        let water = found(
+            &[value],
+            Some(r"^0-(?P<channel>\d):24\.1\.0\(0*7\)"),
+            &[("m3", 1.0)],
+        );
         let telegram = "0-1:24.1.0(003)\r\n0-1:24.2.1(12)(1.5*m3)\r\n0-2:24.2.1(12)(2.5*m3)\r\n0-2:24.1.0(007)\r\n";
         check(&water, telegram, "2.5");
         check(&water, &telegram.replace("(007)", "(006)"), "nothing");
-        check(&water, &telegram.replace("0-2:24.2.1", "0-3:24.2.1"), "nothing");
-        check(&water, &telegram.replace("(003)", "(007)"), "bad: channel 1 and channel 2");
+        check(
+            &water,
+            &telegram.replace("0-2:24.2.1", "0-3:24.2.1"),
+            "nothing",
+        );
+        check(
+            &water,
+            &telegram.replace("(003)", "(007)"),
+            "bad: channel 1 and channel 2",
+        );
         // Both lines of one channel: the first counts.
         check(&water, &telegram.replace("0-1:24.2.1", "0-2:24.2.3"), "1.5");
     }
@@ -347,23 +483,45 @@ mod tests {
     #[test]
     fn the_first_group_that_takes_part_is_the_value() {
         check(&found(&[r"A(\d+)|B(\d+)"], None, &[]), "B7", "7");
-        check(&found(&[r"(?:A=(?P<value>\d+))|x"], None, &[]), "x", "nothing");
-        check(&found(&[r"(?P<word>[A-Z])=(?P<value>\d+)"], None, &[]), "T=5", "5");
+        check(
+            &found(&[r"(?:A=(?P<value>\d+))|x"], None, &[]),
+            "x",
+            "nothing",
+        );
+        check(
+            &found(&[r"(?P<word>[A-Z])=(?P<value>\d+)"], None, &[]),
+            "T=5",
+            "5",
+        );
         check(&found(&[r"\d+"], None, &[]), "T=5", "5");
         check(&found(&[r"A=(\d+)", r"B=(\d+)"], None, &[]), "B=1 A=2", "2");
     }
 
     #[test]
     fn a_number_in_another_unit_is_converted_or_bad() {
-        let energy = found(&[r"E=([\d.]+)(?:\*(?P<unit>\w+))?"], None, &[("kWh", 1.0), ("Wh", 0.001)]);
+        let energy = found(
+            &[r"E=([\d.]+)(?:\*(?P<unit>\w+))?"],
+            None,
+            &[("kWh", 1.0), ("Wh", 0.001)],
+        );
         check(&energy, "E=12.5*kWh", "12.5");
         check(&energy, "E=6545766*Wh", "6545.766");
         check(&energy, "E=1*EUR", "bad: the unit is EUR");
         check(&energy, "E=1", "bad: gives no unit");
-        let known = Found { unit_if_none: Some("Wh".into()), ..energy.clone() };
+        let known = Found {
+            unit_if_none: Some("Wh".into()),
+            ..energy.clone()
+        };
         check(&known, "E=1000", "1");
         // A unit of another quantity says nothing of this one.
-        check(&Found { unit_if_none: Some("V".into()), ..energy }, "E=1", "bad: gives no unit");
+        check(
+            &Found {
+                unit_if_none: Some("V".into()),
+                ..energy
+            },
+            "E=1",
+            "bad: gives no unit",
+        );
     }
 
     #[test]
@@ -372,7 +530,11 @@ mod tests {
         let position = Found {
             bad_when: vec![void],
             notation: Notation::DegreesMinutes,
-            ..found(&[r"([\d.]+),(?P<unit>[NS])"], None, &[("N", 1.0), ("S", -1.0)])
+            ..found(
+                &[r"([\d.]+),(?P<unit>[NS])"],
+                None,
+                &[("N", 1.0), ("S", -1.0)],
+            )
         };
         check(&position, "A,4807.038,N", "48.1173");
         check(&position, "A,0007.5,S", "-0.125");
@@ -388,7 +550,10 @@ mod tests {
             (r"^0-(?P<channel>\d+):24\.2\.[13]\(", "0-n:24.2.n"),
             (r"^\$..GGA,(?:[^,]*,){8}(-?[\d.]+),M", "$..GGA,"),
             (r"RH\s*=\s*([\d.]+)", "RH"),
-            (r"(?:^|[\x02\x29])(?:1-[01]:)?1\.8\.0(?:[*.]255)?\(", "1.8.0"),
+            (
+                r"(?:^|[\x02\x29])(?:1-[01]:)?1\.8\.0(?:[*.]255)?\(",
+                "1.8.0",
+            ),
             (r"^(?:1-[01]:)?71\.7\.0(?:[*.]255)?\(", "71.7.0"),
             (r"^(\d+)", r"^(\d+)"),
         ] {

@@ -25,9 +25,9 @@ impl PartialEq for Step {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Expect(one), Self::Expect(another)) => one.as_str() == another.as_str(),
-            (Self::Send(one), Self::Send(another)) | (Self::Wait(one), Self::Wait(another)) | (Self::Speed(one), Self::Speed(another)) => {
-                one == another
-            }
+            (Self::Send(one), Self::Send(another))
+            | (Self::Wait(one), Self::Wait(another))
+            | (Self::Speed(one), Self::Speed(another)) => one == another,
             (Self::If(name, step), Self::If(other, another)) => name == other && step == another,
             _ => false,
         }
@@ -60,16 +60,32 @@ impl Pattern {
     /// first; without an address for any.
     pub fn new(text: &str, address: Option<&str>) -> Result<Self, String> {
         let digits = address.map(|address| {
-            let pairs: Vec<String> = address.as_bytes().chunks(2).map(|pair| format!("\\x{}", String::from_utf8_lossy(pair))).collect();
+            let pairs: Vec<String> = address
+                .as_bytes()
+                .chunks(2)
+                .map(|pair| format!("\\x{}", String::from_utf8_lossy(pair)))
+                .collect();
             pairs.into_iter().rev().collect::<String>()
         });
         let plain = address.map_or_else(|| ".+?".to_owned(), regex::escape);
-        let whole = text.replace("{address}", &plain).replace("{address_hex}", digits.as_deref().unwrap_or(".+?"));
-        let built = regex::bytes::RegexBuilder::new(&whole).unicode(false).dot_matches_new_line(true).multi_line(true).build();
+        let whole = text
+            .replace("{address}", &plain)
+            .replace("{address_hex}", digits.as_deref().unwrap_or(".+?"));
+        let built = regex::bytes::RegexBuilder::new(&whole)
+            .unicode(false)
+            .dot_matches_new_line(true)
+            .multi_line(true)
+            .build();
         built.map(Self).map_err(|error| {
             // The last line of the message says what is wrong; the others draw a picture.
             let why = error.to_string();
-            format!("`{text}` is not a regular expression: {}", why.lines().last().unwrap_or_default().trim_start_matches("error: "))
+            format!(
+                "`{text}` is not a regular expression: {}",
+                why.lines()
+                    .last()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ")
+            )
         })
     }
 }
@@ -99,7 +115,9 @@ pub struct TypedPattern {
 impl<'de> Deserialize<'de> for TypedPattern {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Pattern::new(&text, None).map(|any| Self { text, any }).map_err(de::Error::custom)
+        Pattern::new(&text, None)
+            .map(|any| Self { text, any })
+            .map_err(de::Error::custom)
     }
 }
 
@@ -114,14 +132,26 @@ impl<'de> Deserialize<'de> for Step {
             speed: Option<Template>,
             r#if: Option<String>,
         }
-        let Typed { send, expect, wait, speed, r#if } = Typed::deserialize(deserializer)?;
-        let steps =
-            [send.map(Self::Send), expect.map(|Pattern(pattern)| Self::Expect(pattern)), wait.map(Self::Wait), speed.map(Self::Speed)];
+        let Typed {
+            send,
+            expect,
+            wait,
+            speed,
+            r#if,
+        } = Typed::deserialize(deserializer)?;
+        let steps = [
+            send.map(Self::Send),
+            expect.map(|Pattern(pattern)| Self::Expect(pattern)),
+            wait.map(Self::Wait),
+            speed.map(Self::Speed),
+        ];
         let mut given = steps.into_iter().flatten();
         match (given.next(), given.next(), r#if) {
             (Some(step), None, None) => Ok(step),
             (Some(step), None, Some(name)) => Ok(Self::If(name, Box::new(step))),
-            _ => Err(de::Error::custom("write one of send, expect, wait and speed in a step; `if` may be added to each of them")),
+            _ => Err(de::Error::custom(
+                "write one of send, expect, wait and speed in a step; `if` may be added to each of them",
+            )),
         }
     }
 }
@@ -129,7 +159,12 @@ impl<'de> Deserialize<'de> for Step {
 /// A time as typed, or seconds as an instrument told them.
 pub(super) fn time(text: &[u8]) -> Result<std::time::Duration, String> {
     let text = String::from_utf8_lossy(text);
-    let seconds = text.trim().parse::<u64>().ok().filter(|seconds| *seconds <= 3600).map(std::time::Duration::from_secs);
+    let seconds = text
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .filter(|seconds| *seconds <= 3600)
+        .map(std::time::Duration::from_secs);
     seconds.map_or_else(|| text.parse::<Span>().map(|span| span.0), Ok)
 }
 
@@ -155,13 +190,25 @@ mod tests {
 
     #[test]
     fn steps_are_one_thing_each() {
-        let read = |text: &str| serde_yaml::from_str::<Step>(text).map_err(|error| error.to_string());
+        let read =
+            |text: &str| serde_yaml::from_str::<Step>(text).map_err(|error| error.to_string());
         assert!(matches!(read("{ send: 'x' }"), Ok(Step::Send(_))));
-        assert!(matches!(read("{ expect: '(?P<z>\\d)' }"), Ok(Step::Expect(_))));
+        assert!(matches!(
+            read("{ expect: '(?P<z>\\d)' }"),
+            Ok(Step::Expect(_))
+        ));
         assert!(matches!(read("{ send: x, if: z }"), Ok(Step::If(name, _)) if name == "z"));
         assert!(read("{ if: z }").unwrap_err().contains("one of"));
-        assert!(read("{ send: x, wait: 1s }").unwrap_err().contains("one of"));
-        assert!(read("{ expect: '(' }").unwrap_err().contains("not a regular expression"));
+        assert!(
+            read("{ send: x, wait: 1s }")
+                .unwrap_err()
+                .contains("one of")
+        );
+        assert!(
+            read("{ expect: '(' }")
+                .unwrap_err()
+                .contains("not a regular expression")
+        );
         assert_eq!(time(b"013"), Ok(std::time::Duration::from_secs(13)));
         assert_eq!(time(b"300ms"), Ok(std::time::Duration::from_millis(300)));
         assert_eq!(speed(b"5").unwrap().baud, 9600);

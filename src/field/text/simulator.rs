@@ -28,9 +28,16 @@ struct Player<'a> {
 }
 
 /// Plays the instruments of a line until the wire ends. Those without `simulate` say nothing.
-pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(devices: &[Arc<Device>], faults: &Arc<Mutex<Faults>>, mut wire: S) -> io::Result<()> {
+pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(
+    devices: &[Arc<Device>],
+    faults: &Arc<Mutex<Faults>>,
+    mut wire: S,
+) -> io::Result<()> {
     let began = now();
-    let players: Vec<Player<'_>> = devices.iter().filter_map(|device| Player::of(device)).collect();
+    let players: Vec<Player<'_>> = devices
+        .iter()
+        .filter_map(|device| Player::of(device))
+        .collect();
     let mut heard: Vec<u8> = Vec::new();
     let mut space = [0; 256];
     let mut talks_at = now() + TALKS_EVERY;
@@ -67,8 +74,15 @@ pub async fn play<S: AsyncRead + AsyncWrite + Unpin>(devices: &[Arc<Device>], fa
 
 impl<'a> Player<'a> {
     fn of(device: &'a Device) -> Option<Self> {
-        let talk = device.talk.as_deref().filter(|talk| !talk.simulate.is_empty())?;
-        let mut player = Self { device, talk, asked: Vec::new() };
+        let talk = device
+            .talk
+            .as_deref()
+            .filter(|talk| !talk.simulate.is_empty())?;
+        let mut player = Self {
+            device,
+            talk,
+            asked: Vec::new(),
+        };
         let mut groups = HashMap::from([("address".to_owned(), talk.address.clone().into_bytes())]);
         let of_requests = talk.sent().count() - talk.requests.len();
         let mut sent = 0;
@@ -80,7 +94,9 @@ impl<'a> Player<'a> {
                     } else {
                         Some(sent)
                     };
-                    player.asked.extend(answer.map(|answer| (player.filled(template, &groups), answer)));
+                    player
+                        .asked
+                        .extend(answer.map(|answer| (player.filled(template, &groups), answer)));
                     sent += 1;
                 }
                 // What its last answer says is filled into what it is sent next.
@@ -89,26 +105,43 @@ impl<'a> Player<'a> {
                     let captures = pattern.captures(&said);
                     for name in pattern.capture_names().flatten() {
                         let found = captures.as_ref().and_then(|captures| captures.name(name));
-                        groups.extend(found.map(|found| (name.to_owned(), found.as_bytes().to_vec())));
+                        groups.extend(
+                            found.map(|found| (name.to_owned(), found.as_bytes().to_vec())),
+                        );
                     }
                 }
                 Step::Wait(_) | Step::Speed(_) | Step::If(..) => {}
             }
         }
         for (index, template) in talk.requests.iter().enumerate() {
-            let answer = if talk.simulate.len() == 1 { 0 } else { of_requests + index };
-            player.asked.push((player.filled(template, &groups), answer));
+            let answer = if talk.simulate.len() == 1 {
+                0
+            } else {
+                of_requests + index
+            };
+            player
+                .asked
+                .push((player.filled(template, &groups), answer));
         }
         Some(player)
     }
 
     fn filled(&self, template: &Template, groups: &HashMap<String, Vec<u8>>) -> Vec<u8> {
-        template.fill(groups, |before| self.talk.checksum.as_ref().map(|checksum| checksum.of_request(before)).unwrap_or_default())
+        template.fill(groups, |before| {
+            self.talk
+                .checksum
+                .as_ref()
+                .map(|checksum| checksum.of_request(before))
+                .unwrap_or_default()
+        })
     }
 
     /// The message that answers what was heard.
     fn answer_to(&self, heard: &[u8]) -> Option<usize> {
-        self.asked.iter().find(|(request, _)| heard.ends_with(request)).map(|(_, answer)| *answer)
+        self.asked
+            .iter()
+            .find(|(request, _)| heard.ends_with(request))
+            .map(|(_, answer)| *answer)
     }
 
     /// One message, with the faults that strike it.
@@ -118,7 +151,10 @@ impl<'a> Player<'a> {
         faults: &Arc<Mutex<Faults>>,
         (index, began): (usize, Instant),
     ) -> io::Result<()> {
-        let struck = faults.lock().unwrap_or_else(PoisonError::into_inner).strike(self.device.unit, None);
+        let struck = faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .strike(self.device.unit, None);
         let mut message = self.message(index, now().saturating_duration_since(began));
         for fault in &struck {
             let middle = message.len() / 2;
@@ -127,9 +163,14 @@ impl<'a> Player<'a> {
                 FaultKind::Unplug => return Err(io::ErrorKind::BrokenPipe.into()),
                 FaultKind::Delay(time) => sleep(*time).await,
                 FaultKind::Noise(count) | FaultKind::NoiseBefore(count) => {
-                    wire.write_all(&(0..*count).map(|_| fastrand::u8(..)).collect::<Vec<u8>>()).await?;
+                    wire.write_all(&(0..*count).map(|_| fastrand::u8(..)).collect::<Vec<u8>>())
+                        .await?;
                 }
-                FaultKind::Crc | FaultKind::BitFlip => message.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1),
+                FaultKind::Crc | FaultKind::BitFlip => message
+                    .iter_mut()
+                    .skip(middle)
+                    .take(1)
+                    .for_each(|byte| *byte ^= 1),
                 FaultKind::Truncate(count) => message.truncate(*count),
                 FaultKind::Twice => message = [message.clone(), message].concat(),
                 _ => {}
@@ -140,21 +181,38 @@ impl<'a> Player<'a> {
 
     /// A message as it travels; nothing if there is none.
     fn message(&self, index: usize, elapsed: Duration) -> Vec<u8> {
-        let Some(template) = self.talk.simulate.get(index) else { return Vec::new() };
-        let mut values = HashMap::from([("address".to_owned(), self.talk.address.clone().into_bytes())]);
+        let Some(template) = self.talk.simulate.get(index) else {
+            return Vec::new();
+        };
+        let mut values =
+            HashMap::from([("address".to_owned(), self.talk.address.clone().into_bytes())]);
         for typed in template.names() {
             let placeholder = Placeholder::parse(typed).ok();
-            let bytes = placeholder.and_then(|placeholder| placeholder.bytes(self.device, elapsed, template.is_hex()));
+            let bytes = placeholder
+                .and_then(|placeholder| placeholder.bytes(self.device, elapsed, template.is_hex()));
             values.extend(bytes.map(|bytes| (typed.to_owned(), bytes)));
         }
         let travels = |bytes: &[u8], behind: usize| {
             let mut bytes = bytes.to_vec();
-            self.talk.subtract.into_iter().for_each(|subtract| subtract.undo(&mut bytes, behind));
+            self.talk
+                .subtract
+                .into_iter()
+                .for_each(|subtract| subtract.undo(&mut bytes, behind));
             bytes
         };
-        let checksum =
-            |before: &[u8]| self.talk.checksum.as_ref().map(|checksum| checksum.of_message(&travels(before, 0))).unwrap_or_default();
+        let checksum = |before: &[u8]| {
+            self.talk
+                .checksum
+                .as_ref()
+                .map(|checksum| checksum.of_message(&travels(before, 0)))
+                .unwrap_or_default()
+        };
         let message = template.fill(&values, checksum);
-        travels(&message, self.talk.subtract.map_or(0, |subtract| subtract.to.unsigned_abs()))
+        travels(
+            &message,
+            self.talk
+                .subtract
+                .map_or(0, |subtract| subtract.to.unsigned_abs()),
+        )
     }
 }

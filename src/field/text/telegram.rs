@@ -52,10 +52,20 @@ impl<'a> Placeholder<'a> {
             Some((from.parse::<f64>().ok()?, to.parse::<f64>().ok()?))
         };
         let what = if let Some((from, to)) = numbers("..") {
-            What::Moves(Wave { shape: Shape::Sine, from, to, period: Span(PERIOD) })
+            What::Moves(Wave {
+                shape: Shape::Sine,
+                from,
+                to,
+                period: Span(PERIOD),
+            })
         } else if let Some((from, rate)) = numbers("+") {
             let years = Duration::from_secs(TEN_YEARS.into());
-            What::Moves(Wave { shape: Shape::Ramp, from, to: from + rate * f64::from(TEN_YEARS), period: Span(years) })
+            What::Moves(Wave {
+                shape: Shape::Ramp,
+                from,
+                to: from + rate * f64::from(TEN_YEARS),
+                period: Span(years),
+            })
         } else {
             What::Named(what)
         };
@@ -64,47 +74,92 @@ impl<'a> Placeholder<'a> {
 
     /// The name of the point, or `address` and `checksum`; `None` for a value of its own.
     pub fn name(&self) -> Option<&'a str> {
-        if let What::Named(name) = self.what { Some(name) } else { None }
+        if let What::Named(name) = self.what {
+            Some(name)
+        } else {
+            None
+        }
     }
 
     /// The bytes that stand for it `elapsed` after the start; `None` if there is no such point. Bytes between hexadecimal digits are written as
     /// digits, the last byte first, as templates take them.
-    pub(super) fn bytes(&self, device: &Device, elapsed: Duration, is_hex: bool) -> Option<Vec<u8>> {
+    pub(super) fn bytes(
+        &self,
+        device: &Device,
+        elapsed: Duration,
+        is_hex: bool,
+    ) -> Option<Vec<u8>> {
         let name = match self.what {
-            What::Moves(wave) => return Some(self.format.number(wave.value(elapsed), None).into_bytes()),
+            What::Moves(wave) => {
+                return Some(self.format.number(wave.value(elapsed), None).into_bytes());
+            }
             What::Named(name) => name,
         };
         let point = device.points.iter().find(|point| *point.name == *name)?;
         let value = point.wave.value(elapsed);
-        let Source::Found(found) = &point.source else { return Some(self.format.number(value, None).into_bytes()) };
+        let Source::Found(found) = &point.source else {
+            return Some(self.format.number(value, None).into_bytes());
+        };
         if !matches!(found.place, Place::Byte(_)) {
             return Some(self.in_text(point, value, found.meaning.decimals));
         }
         let bytes = found.meaning.encode_bytes(value);
-        Some(if is_hex { bytes.iter().rev().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect() } else { bytes })
+        Some(if is_hex {
+            bytes
+                .iter()
+                .rev()
+                .flat_map(|byte| format!("{byte:02x}").into_bytes())
+                .collect()
+        } else {
+            bytes
+        })
     }
 
     fn in_text(&self, point: &Point, value: f64, decimals: Option<u8>) -> Vec<u8> {
         match point.says {
             Some(text) => text.as_bytes().to_vec(),
-            None => self.format.number(value, decimals.map(usize::from)).into_bytes(),
+            None => self
+                .format
+                .number(value, decimals.map(usize::from))
+                .into_bytes(),
         }
     }
 }
 
 impl Format {
     fn parse(text: &str) -> Option<Self> {
-        let (is_signed, text) = text.strip_prefix('+').map_or((false, text), |text| (true, text));
-        let (width, decimals) = text.split_once('.').map_or((text, None), |(width, decimals)| (width, Some(decimals)));
+        let (is_signed, text) = text
+            .strip_prefix('+')
+            .map_or((false, text), |text| (true, text));
+        let (width, decimals) = text
+            .split_once('.')
+            .map_or((text, None), |(width, decimals)| (width, Some(decimals)));
         let is_padded = width.starts_with('0');
-        let width = if width.is_empty() { 0 } else { width.parse().ok()? };
+        let width = if width.is_empty() {
+            0
+        } else {
+            width.parse().ok()?
+        };
         let decimals = decimals.map(str::parse::<usize>).transpose().ok()?;
-        let is_possible = width <= WIDEST && decimals.is_none_or(|decimals| decimals <= MOST_DECIMALS);
-        is_possible.then_some(Self { width, is_padded, is_signed, decimals })
+        let is_possible =
+            width <= WIDEST && decimals.is_none_or(|decimals| decimals <= MOST_DECIMALS);
+        is_possible.then_some(Self {
+            width,
+            is_padded,
+            is_signed,
+            decimals,
+        })
     }
 
     fn number(self, value: f64, decimals: Option<usize>) -> String {
-        let decimals = self.decimals.or(decimals).unwrap_or(if value.fract() == 0.0 || self.width > 0 { 0 } else { 2 });
+        let decimals =
+            self.decimals
+                .or(decimals)
+                .unwrap_or(if value.fract() == 0.0 || self.width > 0 {
+                    0
+                } else {
+                    2
+                });
         let width = self.width;
         match (self.is_signed, self.is_padded) {
             (true, true) => format!("{value:+0width$.decimals$}"),
@@ -124,8 +179,16 @@ mod tests {
 
     fn device() -> Device {
         let mut device = Device::new(DeviceId(0), "d", 0);
-        let wave = |from| Wave { shape: Shape::Constant, from, ..Wave::default() };
-        let meaning = Meaning { scale: 0.1, order: ByteOrder::DCBA, ..Meaning::new("bcd16".parse().unwrap()) };
+        let wave = |from| Wave {
+            shape: Shape::Constant,
+            from,
+            ..Wave::default()
+        };
+        let meaning = Meaning {
+            scale: 0.1,
+            order: ByteOrder::DCBA,
+            ..Meaning::new("bcd16".parse().unwrap())
+        };
         let found = Found {
             place: Place::Byte(4),
             when: None,
@@ -136,16 +199,28 @@ mod tests {
             words: Vec::new(),
             meaning,
         };
-        device.points.push(Point { source: Source::Found(Box::new(found)), ..Point::made("voltage", wave(230.1)) });
+        device.points.push(Point {
+            source: Source::Found(Box::new(found)),
+            ..Point::made("voltage", wave(230.1))
+        });
         device.points.push(Point::made("weight", wave(12.5)));
-        device.points.push(Point { says: Some("SN1"), ..Point::made("serial", wave(0.0)) });
+        device.points.push(Point {
+            says: Some("SN1"),
+            ..Point::made("serial", wave(0.0))
+        });
         device
     }
 
     #[track_caller]
     fn check(typed: &str, is_hex: bool, expected: &[u8]) {
         let placeholder = Placeholder::parse(typed).unwrap();
-        assert_eq!(placeholder.bytes(&device(), Duration::from_secs(30), is_hex).unwrap(), expected, "{typed}");
+        assert_eq!(
+            placeholder
+                .bytes(&device(), Duration::from_secs(30), is_hex)
+                .unwrap(),
+            expected,
+            "{typed}"
+        );
     }
 
     #[test]
@@ -160,7 +235,12 @@ mod tests {
         // Bytes of a point, as they are and as a template of hexadecimal digits takes them.
         check("voltage", false, &[0x01, 0x23]);
         check("voltage", true, b"2301");
-        assert_eq!(Placeholder::parse("nothing").unwrap().bytes(&device(), Duration::ZERO, false), None);
+        assert_eq!(
+            Placeholder::parse("nothing")
+                .unwrap()
+                .bytes(&device(), Duration::ZERO, false),
+            None
+        );
         assert_eq!(Placeholder::parse("226..234").unwrap().name(), None);
         for wrong in ["weight:x", "weight:99", "weight:1.99"] {
             assert!(Placeholder::parse(wrong).is_err(), "{wrong}");

@@ -29,12 +29,21 @@ pub(super) struct WriteLog {
 
 impl WriteLog {
     pub(super) fn new() -> Self {
-        Self { failed: LogLimiter::new(FAILED, FAILED_EVERY), done: LogLimiter::new(DONE, DONE_EVERY) }
+        Self {
+            failed: LogLimiter::new(FAILED, FAILED_EVERY),
+            done: LogLimiter::new(DONE, DONE_EVERY),
+        }
     }
 
     /// Whether a line that this client causes may be written; what comes back is for its field `suppressed`.
-    pub(super) fn permit(&mut self, event: &'static str, publisher: Option<&Arc<Publisher>>) -> Option<Option<u64>> {
-        self.failed.permit(event, source(publisher), now()).map(field)
+    pub(super) fn permit(
+        &mut self,
+        event: &'static str,
+        publisher: Option<&Arc<Publisher>>,
+    ) -> Option<Option<u64>> {
+        self.failed
+            .permit(event, source(publisher), now())
+            .map(field)
     }
 
     /// Writes how a write ended.
@@ -42,25 +51,54 @@ impl WriteLog {
         let publisher = asked.publisher.as_ref();
         let shown = asked.shown();
         let [topic, value] = [asked.topic.as_str(), &shown].map(chosen);
-        let [client_id, user, reason] =
-            [client_id(publisher), publisher.and_then(|publisher| publisher.user.as_deref()), verdict.reason.as_deref()]
-                .map(|text| text.map(chosen));
+        let [client_id, user, reason] = [
+            client_id(publisher),
+            publisher.and_then(|publisher| publisher.user.as_deref()),
+            verdict.reason.as_deref(),
+        ]
+        .map(|text| text.map(chosen));
         let (status, code) = (verdict.status.name(), verdict.code);
         if verdict.status == Status::Ok {
             let event = "write.done";
-            let Some(suppressed) = self.done.permit(event, source(publisher), now()).map(field) else { return };
+            let Some(suppressed) = self.done.permit(event, source(publisher), now()).map(field)
+            else {
+                return;
+            };
             tracing::info!(event, topic, value, client_id, user, suppressed, "write");
             return;
         }
         let event = "write.failed";
-        let Some(suppressed) = self.permit(event, publisher) else { return };
-        tracing::warn!(event, topic, value, client_id, user, status, code, reason, suppressed, "write failed");
+        let Some(suppressed) = self.permit(event, publisher) else {
+            return;
+        };
+        tracing::warn!(
+            event,
+            topic,
+            value,
+            client_id,
+            user,
+            status,
+            code,
+            reason,
+            suppressed,
+            "write failed"
+        );
     }
 
     /// Says how many lines of a kind were left out of networks that are quiet again.
     pub(super) fn settle(&mut self) {
-        for (of, suppressed) in self.failed.overdue(now()).into_iter().chain(self.done.overdue(now())) {
-            tracing::warn!(event = "write.lines_suppressed", of, suppressed, "log lines about writes were suppressed");
+        for (of, suppressed) in self
+            .failed
+            .overdue(now())
+            .into_iter()
+            .chain(self.done.overdue(now()))
+        {
+            tracing::warn!(
+                event = "write.lines_suppressed",
+                of,
+                suppressed,
+                "log lines about writes were suppressed"
+            );
         }
     }
 }
@@ -87,7 +125,11 @@ impl Asked {
             return self.wanted_text();
         }
         let shown = self.payload.get(..SHOWN).unwrap_or(&self.payload);
-        let rest = if shown.len() < self.payload.len() { "..." } else { "" };
+        let rest = if shown.len() < self.payload.len() {
+            "..."
+        } else {
+            ""
+        };
         format!("{}{rest}", Printable::bytes(shown))
     }
 }

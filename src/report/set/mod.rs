@@ -126,19 +126,33 @@ impl Setter {
         log: &mut WriteLog,
     ) -> Result<Waiting, Box<(Asked, Verdict)>> {
         let response = self.response(message, log);
-        let (topic, publisher, payload) = (message.topic.clone(), message.publisher.clone(), message.payload.clone());
-        let mut asked = Asked { topic, publisher, payload, response, id: None, wanted: Vec::new() };
+        let (topic, publisher, payload) = (
+            message.topic.clone(),
+            message.publisher.clone(),
+            message.payload.clone(),
+        );
+        let mut asked = Asked {
+            topic,
+            publisher,
+            payload,
+            response,
+            id: None,
+            wanted: Vec::new(),
+        };
         match self.checked(message, &mut asked, last_write) {
-            Ok((line, order, answer)) => match self.reach.lines.get(line).map(|line| line.try_send(order)) {
-                Some(Ok(())) => {
-                    last_write.extend(asked.wanted.iter().map(|wanted| (wanted.point, now())));
-                    Ok((asked, answer))
+            Ok((line, order, answer)) => {
+                match self.reach.lines.get(line).map(|line| line.try_send(order)) {
+                    Some(Ok(())) => {
+                        last_write.extend(asked.wanted.iter().map(|wanted| (wanted.point, now())));
+                        Ok((asked, answer))
+                    }
+                    Some(Err(mpsc::error::TrySendError::Full(_))) => Err(Box::new((
+                        asked,
+                        Verdict::rejected("too many writes wait for this line already"),
+                    ))),
+                    _ => Err(Box::new((asked, Verdict::rejected("the line has ended")))),
                 }
-                Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                    Err(Box::new((asked, Verdict::rejected("too many writes wait for this line already"))))
-                }
-                _ => Err(Box::new((asked, Verdict::rejected("the line has ended")))),
-            },
+            }
             Err(verdict) => Err(Box::new((asked, verdict))),
         }
     }
@@ -150,65 +164,119 @@ impl Setter {
         last_write: &HashMap<PointId, Instant>,
     ) -> Result<(usize, Order, oneshot::Receiver<Written>), Verdict> {
         let target = self.reach.targets.get(&message.topic);
-        let target = target.ok_or_else(|| Verdict::rejected("this point cannot be written; give it `write:` in the configuration"))?;
+        let target = target.ok_or_else(|| {
+            Verdict::rejected("this point cannot be written; give it `write:` in the configuration")
+        })?;
         // Local clients' flags are taken off by the broker. A remote that keeps a command would have it carried out again after each
         // reconnect.
         if message.retain && !message.payload.is_empty() {
-            return Err(Verdict::rejected("the remote broker keeps this command; publish it without the retain flag"));
+            return Err(Verdict::rejected(
+                "the remote broker keeps this command; publish it without the retain flag",
+            ));
         }
         let now = now();
         if message.is_expired(now) {
             return Err(Verdict::new(Status::Expired));
         }
-        let command = Command::read(&message.payload, target.is_group).map_err(Verdict::rejected)?;
+        let command =
+            Command::read(&message.payload, target.is_group).map_err(Verdict::rejected)?;
         asked.id = command.id;
         let mut actions = Vec::new();
         let mut points = Vec::new();
         let (mut good_for, mut repeat, mut read_back) = (Duration::MAX, true, None::<ReadBack>);
         for (name, value) in command.values {
-            let member = target.members.iter().find(|member| !target.is_group || member.name == name);
+            let member = target
+                .members
+                .iter()
+                .find(|member| !target.is_group || member.name == name);
             let Some(member) = member else {
-                let known: Vec<&str> = target.members.iter().map(|member| member.name.as_str()).collect();
-                return Err(Verdict::rejected(format!("there is no point \"{name}\" in this group; choose from {}", known.join(", "))));
+                let known: Vec<&str> = target
+                    .members
+                    .iter()
+                    .map(|member| member.name.as_str())
+                    .collect();
+                return Err(Verdict::rejected(format!(
+                    "there is no point \"{name}\" in this group; choose from {}",
+                    known.join(", ")
+                )));
             };
-            let action =
-                member.action(&value).map_err(|why| Verdict::rejected(if name.is_empty() { why } else { format!("{name}: {why}") }))?;
+            let action = member.action(&value).map_err(|why| {
+                Verdict::rejected(if name.is_empty() {
+                    why
+                } else {
+                    format!("{name}: {why}")
+                })
+            })?;
             let pause = member.rules.at_most_every.unwrap_or_default();
-            if last_write.get(&member.id).is_some_and(|last| now.saturating_duration_since(*last) < pause) {
+            if last_write
+                .get(&member.id)
+                .is_some_and(|last| now.saturating_duration_since(*last) < pause)
+            {
                 let pause = humantime::format_duration(pause);
-                return Err(Verdict::rejected(format!("this is written at most every {pause}; try later")));
+                return Err(Verdict::rejected(format!(
+                    "this is written at most every {pause}; try later"
+                )));
             }
             let value = member.shown(&action, value);
-            asked.wanted.push(Wanted { name, point: member.id, value, read_back: member.rules.read_back });
+            asked.wanted.push(Wanted {
+                name,
+                point: member.id,
+                value,
+                read_back: member.rules.read_back,
+            });
             actions.push((action, member.rules.allow_split));
             points.push((member.id, member.register.clone()));
             good_for = good_for.min(member.rules.good_for);
             repeat &= member.rules.repeat;
             // The longest wait is enough for all.
-            let longer = |other: &ReadBack| member.rules.read_back.is_some_and(|own| own.delay > other.delay);
+            let longer = |other: &ReadBack| {
+                member
+                    .rules
+                    .read_back
+                    .is_some_and(|own| own.delay > other.delay)
+            };
             if read_back.as_ref().is_none_or(longer) {
                 read_back = member.rules.read_back.or(read_back);
             }
         }
         let actions = joined(actions).map_err(Verdict::rejected)?;
         if actions.is_empty() {
-            return Err(Verdict::rejected("no point is named; write an object of points"));
+            return Err(Verdict::rejected(
+                "no point is named; write an object of points",
+            ));
         }
-        let good_for = command.deadline_ms.map_or(good_for, |ms| good_for.min(Duration::from_millis(ms)));
-        let deadline = message.expires_at.map_or(now + good_for, |at| at.min(now + good_for));
+        let good_for = command
+            .deadline_ms
+            .map_or(good_for, |ms| good_for.min(Duration::from_millis(ms)));
+        let deadline = message
+            .expires_at
+            .map_or(now + good_for, |at| at.min(now + good_for));
         let (sender, answer) = oneshot::channel();
-        let order = Order { device: target.device, points, actions, read_back, repeat, deadline, answer: sender };
+        let order = Order {
+            device: target.device,
+            points,
+            actions,
+            read_back,
+            repeat,
+            deadline,
+            answer: sender,
+        };
         Ok((target.line, order, answer))
     }
 
     /// Where the answer goes, if the message says so and the place is not one of ours.
-    fn response(&self, message: &Message, log: &mut WriteLog) -> Option<(TopicName, Option<bytes::Bytes>)> {
+    fn response(
+        &self,
+        message: &Message,
+        log: &mut WriteLog,
+    ) -> Option<(TopicName, Option<bytes::Bytes>)> {
         let topic = message.properties.response_topic.clone()?;
         // Nobody speaks as an instrument, or tells how somebody else's write ended.
         let is_ours = topic.is_reserved()
             || self.reach.published.contains(&topic)
             || topic.as_str().ends_with("/set")
-            || (topic.as_str().ends_with("/set/result") && topic.as_str() != format!("{}/result", message.topic));
+            || (topic.as_str().ends_with("/set/result")
+                && topic.as_str() != format!("{}/result", message.topic));
         let event = "write.response_topic_refused";
         if is_ours && let Some(suppressed) = log.permit(event, message.publisher.as_ref()) {
             tracing::warn!(
@@ -227,7 +295,14 @@ impl Setter {
         let text = verdict.json(asked.id.as_ref(), unix_ms());
         log.write(asked, verdict);
         let usual = || TopicName::new(format!("{}/result", asked.topic)).ok();
-        let Some(topic) = asked.response.as_ref().map(|(topic, _)| topic.clone()).or_else(usual) else { return };
+        let Some(topic) = asked
+            .response
+            .as_ref()
+            .map(|(topic, _)| topic.clone())
+            .or_else(usual)
+        else {
+            return;
+        };
         let mut message = Message::new(topic, text, Origin::Field).with_qos(QoS::AtLeastOnce);
         if let Some((_, Some(correlation))) = &asked.response {
             message.properties.edit().correlation_data = Some(correlation.clone());
@@ -236,7 +311,8 @@ impl Setter {
         let _ = self.live.send(message.clone()).await;
         for intake in &self.intakes {
             if let Err(error) = intake.offer(&message).await
-                && let Some(suppressed) = log.permit("write.result_refused", asked.publisher.as_ref())
+                && let Some(suppressed) =
+                    log.permit("write.result_refused", asked.publisher.as_ref())
             {
                 let event = "write.result_refused";
                 tracing::error!(event, topic = chosen(message.topic.as_str()), %error, suppressed, "the result of a write cannot go north");
@@ -247,24 +323,57 @@ impl Setter {
 
 impl Asked {
     fn wanted_text(&self) -> String {
-        let one = |Wanted { name, value, .. }: &Wanted| if name.is_empty() { value.to_string() } else { format!("{name}={value}") };
+        let one = |Wanted { name, value, .. }: &Wanted| {
+            if name.is_empty() {
+                value.to_string()
+            } else {
+                format!("{name}={value}")
+            }
+        };
         self.wanted.iter().map(one).collect::<Vec<_>>().join(" ")
     }
 
     fn verdict(&self, written: Written) -> Verdict {
         let named = |values: Vec<(PointId, Result<Value, Arc<str>>)>| {
-            let name = |id: PointId| self.wanted.iter().find(|wanted| wanted.point == id).map(|wanted| wanted.name.clone());
-            values.into_iter().filter_map(|(id, value)| Some((name(id)?, value.ok()?))).collect::<Vec<_>>()
+            let name = |id: PointId| {
+                self.wanted
+                    .iter()
+                    .find(|wanted| wanted.point == id)
+                    .map(|wanted| wanted.name.clone())
+            };
+            values
+                .into_iter()
+                .filter_map(|(id, value)| Some((name(id)?, value.ok()?)))
+                .collect::<Vec<_>>()
         };
         match written {
             Written::Done(values) => {
                 let shown = named(values);
-                let status = if self.is_shown(&shown) { Status::Ok } else { Status::VerifyMismatch };
-                let written = || self.wanted.iter().map(|wanted| (wanted.name.clone(), wanted.value.clone())).collect();
-                let values = if shown.is_empty() && status == Status::Ok { written() } else { shown };
-                Verdict { values, ..Verdict::new(status) }
+                let status = if self.is_shown(&shown) {
+                    Status::Ok
+                } else {
+                    Status::VerifyMismatch
+                };
+                let written = || {
+                    self.wanted
+                        .iter()
+                        .map(|wanted| (wanted.name.clone(), wanted.value.clone()))
+                        .collect()
+                };
+                let values = if shown.is_empty() && status == Status::Ok {
+                    written()
+                } else {
+                    shown
+                };
+                Verdict {
+                    values,
+                    ..Verdict::new(status)
+                }
             }
-            Written::Exception(code) => Verdict { code: Some(code), ..Verdict::new(Status::Exception) },
+            Written::Exception(code) => Verdict {
+                code: Some(code),
+                ..Verdict::new(Status::Exception)
+            },
             Written::Unknown(values, why) => Verdict {
                 values: named(values),
                 reason: Some(format!("it was sent, and not confirmed: {why}")),
@@ -278,10 +387,16 @@ impl Asked {
     /// True if what was read back is what was wanted; nothing read back is no contradiction unless it was asked for.
     fn is_shown(&self, values: &[(String, Value)]) -> bool {
         self.wanted.iter().all(|wanted| {
-            let Some(check) = wanted.read_back else { return true };
-            let Some((_, shown)) = values.iter().find(|(other, _)| *other == wanted.name) else { return false };
+            let Some(check) = wanted.read_back else {
+                return true;
+            };
+            let Some((_, shown)) = values.iter().find(|(other, _)| *other == wanted.name) else {
+                return false;
+            };
             match (wanted.value.as_f64(), shown.as_f64()) {
-                (Some(wanted), Some(shown)) => (wanted - shown).abs() <= check.tolerance + wanted.abs() * 1e-9,
+                (Some(wanted), Some(shown)) => {
+                    (wanted - shown).abs() <= check.tolerance + wanted.abs() * 1e-9
+                }
                 _ => wanted.value == *shown,
             }
         })

@@ -8,7 +8,9 @@ use bytes::BytesMut;
 use super::Journal;
 use crate::store::chunk::Chunk;
 use crate::store::engine::Partition;
-use crate::store::folder::{Expected, Opened, Sealed, open_or_carve, read_what_can_be_read, rebuild};
+use crate::store::folder::{
+    Expected, Opened, Sealed, open_or_carve, read_what_can_be_read, rebuild,
+};
 use crate::store::gap::{Gap, Reason};
 use crate::store::{Entry, StoreError};
 
@@ -25,7 +27,12 @@ pub(super) struct Position {
 
 impl Journal {
     /// The next entries after `after` that are not settled, in order; at most `max_entries`, and no more after `max_bytes`.
-    pub fn read(&mut self, after: u64, max_entries: usize, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {
+    pub fn read(
+        &mut self,
+        after: u64,
+        max_entries: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         self.seek(after.max(self.note.cursor.low()) + 1);
         let mut out = Vec::new();
         let mut bytes = 0;
@@ -46,18 +53,33 @@ impl Journal {
     }
 
     fn seek(&mut self, seq: u64) {
-        if self.position.as_ref().is_some_and(|position| position.next_seq == seq) {
+        if self
+            .position
+            .as_ref()
+            .is_some_and(|position| position.next_seq == seq)
+        {
             return;
         }
         let holds = |sealed: &&Sealed| sealed.first_seq <= seq;
         let start = if self.tail.first_seq <= seq {
             &self.tail
         } else {
-            self.sealed.iter().rev().find(holds).or(self.sealed.front()).unwrap_or(&self.tail)
+            self.sealed
+                .iter()
+                .rev()
+                .find(holds)
+                .or(self.sealed.front())
+                .unwrap_or(&self.tail)
         };
         let number = start.number;
         let end = self.end_of(number);
-        self.position = Some(Position { number, slot: 0, next_seq: seq, end, read_ahead: VecDeque::new() });
+        self.position = Some(Position {
+            number,
+            slot: 0,
+            next_seq: seq,
+            end,
+            read_ahead: VecDeque::new(),
+        });
     }
 
     /// The first sequence number behind a partition; of the newest one, none.
@@ -65,12 +87,18 @@ impl Journal {
         if number == self.tail.number {
             return u64::MAX;
         }
-        self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail).first_seq
+        self.sealed
+            .iter()
+            .find(|sealed| sealed.number > number)
+            .unwrap_or(&self.tail)
+            .first_seq
     }
 
     fn next_entry(&mut self) -> Result<Option<Entry>, StoreError> {
         loop {
-            let Some(position) = self.position.as_mut() else { return Ok(None) };
+            let Some(position) = self.position.as_mut() else {
+                return Ok(None);
+            };
             if let Some(entry) = position.read_ahead.pop_front() {
                 let expected = position.next_seq;
                 if entry.seq > self.note.written {
@@ -95,14 +123,32 @@ impl Journal {
     fn count_gap(&mut self, expected: u64, found: u64) {
         if found > expected {
             let about = self.position.as_ref().map_or(0, |position| position.number);
-            let known = self.sealed.iter().find(|sealed| sealed.number == about).unwrap_or(&self.tail).created_ms;
-            self.lose(Gap { first: expected, last: found - 1, count: 0, from_ms: known, until_ms: known, reason: Reason::Damage });
+            let known = self
+                .sealed
+                .iter()
+                .find(|sealed| sealed.number == about)
+                .unwrap_or(&self.tail)
+                .created_ms;
+            self.lose(Gap {
+                first: expected,
+                last: found - 1,
+                count: 0,
+                from_ms: known,
+                until_ms: known,
+                reason: Reason::Damage,
+            });
         }
     }
 
     /// Reads the next chunk, going on to the next partition at the end of one. False if there is nothing more.
     fn read_on(&mut self) -> Result<bool, StoreError> {
-        let Some((number, slot)) = self.position.as_ref().map(|position| (position.number, position.slot)) else { return Ok(false) };
+        let Some((number, slot)) = self
+            .position
+            .as_ref()
+            .map(|position| (position.number, position.slot))
+        else {
+            return Ok(false);
+        };
         match self.chunk_at(number, slot)? {
             Some(chunk) => {
                 let (entries, used) = self.entries_of(number, slot, chunk)?;
@@ -115,9 +161,16 @@ impl Journal {
             None if number == self.tail.number => Ok(false),
             None => {
                 self.head = None;
-                let next = self.sealed.iter().find(|sealed| sealed.number > number).unwrap_or(&self.tail);
+                let next = self
+                    .sealed
+                    .iter()
+                    .find(|sealed| sealed.number > number)
+                    .unwrap_or(&self.tail);
                 let (next, begins) = (next.number, next.first_seq);
-                let expected = self.position.as_ref().map_or(begins, |position| position.next_seq);
+                let expected = self
+                    .position
+                    .as_ref()
+                    .map_or(begins, |position| position.next_seq);
                 // What is missing at the end of a partition is told before anything later comes.
                 self.count_gap(expected, begins);
                 let end = self.end_of(next);
@@ -142,11 +195,18 @@ impl Journal {
             return read;
         }
         if self.head.as_ref().is_none_or(|(open, _)| *open != number) {
-            let Some(path) = self.sealed.iter().find(|sealed| sealed.number == number).map(|sealed| sealed.path(&self.folder)) else {
+            let Some(path) = self
+                .sealed
+                .iter()
+                .find(|sealed| sealed.number == number)
+                .map(|sealed| sealed.path(&self.folder))
+            else {
                 return Ok(None);
             };
             let opened = match self.open_sealed(number, &path) {
-                Err(StoreError::Full { .. }) if self.reserve.spend() => self.open_sealed(number, &path),
+                Err(StoreError::Full { .. }) if self.reserve.spend() => {
+                    self.open_sealed(number, &path)
+                }
                 opened => opened,
             };
             self.head = Some((number, opened?));
@@ -164,9 +224,18 @@ impl Journal {
 
     /// Opens a partition that is not written any more. Where the next one begins tells what must be in it.
     fn open_sealed(&self, number: u64, path: &Path) -> Result<Partition, StoreError> {
-        let Opened { partition, last_seq, note } = open_or_carve(&self.folder, path, Expected::default())?;
+        let Opened {
+            partition,
+            last_seq,
+            note,
+        } = open_or_carve(&self.folder, path, Expected::default())?;
         let last = last_seq.unwrap_or(0);
-        if self.note.cursor.unsettled_in(last + 1, self.end_of(number) - 1) == 0 {
+        if self
+            .note
+            .cursor
+            .unsettled_in(last + 1, self.end_of(number) - 1)
+            == 0
+        {
             return Ok(partition);
         }
         drop(partition);
@@ -176,19 +245,40 @@ impl Journal {
 
     /// The whole entries that begin with `chunk`, and how many slots they took. Parts without an end are skipped: they were
     /// never acknowledged.
-    fn entries_of(&mut self, number: u64, slot: u32, chunk: Chunk) -> Result<(Vec<Entry>, u32), StoreError> {
+    fn entries_of(
+        &mut self,
+        number: u64,
+        slot: u32,
+        chunk: Chunk,
+    ) -> Result<(Vec<Entry>, u32), StoreError> {
         let (seq, parts, first) = match chunk {
             Chunk::Entries(entries) => return Ok((entries, 1)),
-            Chunk::Part { seq, part: 0, parts, bytes } => (seq, parts, bytes),
+            Chunk::Part {
+                seq,
+                part: 0,
+                parts,
+                bytes,
+            } => (seq, parts, bytes),
             Chunk::Part { .. } | Chunk::Note { .. } => return Ok((Vec::new(), 1)),
         };
         let mut whole = BytesMut::from(&first[..]);
         for index in 1..parts {
             match self.chunk_at(number, slot + index)? {
-                Some(Chunk::Part { seq: same, part, bytes, .. }) if same == seq && part == index => whole.extend_from_slice(&bytes),
+                Some(Chunk::Part {
+                    seq: same,
+                    part,
+                    bytes,
+                    ..
+                }) if same == seq && part == index => whole.extend_from_slice(&bytes),
                 _ => return Ok((Vec::new(), index)),
             }
         }
-        Ok((vec![Entry { seq, bytes: whole.freeze() }], parts))
+        Ok((
+            vec![Entry {
+                seq,
+                bytes: whole.freeze(),
+            }],
+            parts,
+        ))
     }
 }

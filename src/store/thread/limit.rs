@@ -13,12 +13,22 @@ const LEAST_LAST: u64 = LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2;
 impl Worker {
     /// Keeps all partitions, and room for what is about to be written, below the limit.
     pub(super) fn enforce_limit(&mut self) -> Result<(), StoreError> {
-        let pending: usize = self.shared.lock().queues.iter().map(|queue| queue.pending_bytes).sum();
+        let pending: usize = self
+            .shared
+            .lock()
+            .queues
+            .iter()
+            .map(|queue| queue.pending_bytes)
+            .sum();
         let needed = pending as u64 + LEAST_PARTITION_BYTES;
         let is_over = |lanes: &[Lane]| bytes_of(lanes) + needed > self.settings.total_bytes;
         if is_over(&self.lanes) {
             // What is delivered already must not count.
-            for journal in self.lanes.iter_mut().filter_map(|lane| lane.journal.as_mut()) {
+            for journal in self
+                .lanes
+                .iter_mut()
+                .filter_map(|lane| lane.journal.as_mut())
+            {
                 journal.leave_behind_what_is_settled()?;
             }
         }
@@ -39,7 +49,12 @@ impl Worker {
         }
         while is_over(&self.lanes) {
             let mut dropped = false;
-            for journal in self.lanes.iter_mut().rev().filter_map(|lane| lane.journal.as_mut()) {
+            for journal in self
+                .lanes
+                .iter_mut()
+                .rev()
+                .filter_map(|lane| lane.journal.as_mut())
+            {
                 dropped = journal.drop_oldest(Reason::Full)?;
                 if dropped {
                     break;

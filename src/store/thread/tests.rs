@@ -6,7 +6,12 @@ use crate::store::{AppendError, Place, Receipt};
 const QUEUES: [&str; 3] = ["first", "second", "last"];
 
 fn settings() -> Settings {
-    Settings { save_every: Duration::from_millis(20), total_bytes: 1 << 30, age: None, when_full: WhenFull::DropOldest }
+    Settings {
+        save_every: Duration::from_millis(20),
+        total_bytes: 1 << 30,
+        age: None,
+        when_full: WhenFull::DropOldest,
+    }
 }
 
 fn start(folder: &Path, settings: Settings) -> (Store, oneshot::Receiver<()>) {
@@ -18,11 +23,21 @@ async fn append(store: &Store, queue: usize, size: usize) -> Result<Receipt, App
 }
 
 async fn stored(store: &Store, queue: usize, size: usize) -> Stored {
-    append(store, queue, size).await.unwrap().stored().await.unwrap()
+    append(store, queue, size)
+        .await
+        .unwrap()
+        .stored()
+        .await
+        .unwrap()
 }
 
 fn waiting(store: &Store) -> Vec<u64> {
-    store.counters().waiting.iter().map(crate::metrics::Gauge::value).collect()
+    store
+        .counters()
+        .waiting
+        .iter()
+        .map(crate::metrics::Gauge::value)
+        .collect()
 }
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -38,22 +53,43 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[tokio::test]
 async fn what_is_settled_before_its_commit_is_due_is_never_written_and_counts_as_safe() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, closed) = start(folder.path(), Settings { save_every: Duration::from_secs(3600), ..settings() });
+    let (store, closed) = start(
+        folder.path(),
+        Settings {
+            save_every: Duration::from_secs(3600),
+            ..settings()
+        },
+    );
     let mut receipts = Vec::new();
     for _ in 0..10 {
         receipts.push(append(&store, 1, 100).await.unwrap());
     }
     let read = store.read(1, 0, 100, 1 << 20).await.unwrap();
     assert_eq!(read.len(), 10, "what is not written yet can be read");
-    store.settle(&read.iter().map(|entry| Place { queue: 1, seq: entry.seq }).collect::<Vec<_>>());
+    store.settle(
+        &read
+            .iter()
+            .map(|entry| Place {
+                queue: 1,
+                seq: entry.seq,
+            })
+            .collect::<Vec<_>>(),
+    );
     for (receipt, entry) in receipts.into_iter().zip(&read) {
         assert_eq!(receipt.stored().await, Ok(Stored::Safe(entry.seq)));
     }
-    assert_eq!((store.counters().written.value(), waiting(&store)), (0, vec![0, 0, 0]));
+    assert_eq!(
+        (store.counters().written.value(), waiting(&store)),
+        (0, vec![0, 0, 0])
+    );
     drop(store);
     closed.await.unwrap();
     let (store, _closed) = start(folder.path(), settings());
-    assert_eq!(stored(&store, 1, 10).await, Stored::Safe(11), "an orderly end leaves no gap, a number is not used again");
+    assert_eq!(
+        stored(&store, 1, 10).await,
+        Stored::Safe(11),
+        "an orderly end leaves no gap, a number is not used again"
+    );
     assert_eq!(store.counters().lost.value(), 0);
 }
 
@@ -62,12 +98,25 @@ async fn states_come_back_with_their_queues_and_a_queue_is_made_when_it_is_neede
     let folder = tempfile::tempdir().unwrap();
     let (store, closed) = start(folder.path(), settings());
     assert!(!folder.path().join("first").exists() && folder.path().join("second").exists());
-    store.save(vec![(0, Bytes::from_static(b"one")), (1, Bytes::from_static(b"two"))]).await.unwrap();
+    store
+        .save(vec![
+            (0, Bytes::from_static(b"one")),
+            (1, Bytes::from_static(b"two")),
+        ])
+        .await
+        .unwrap();
     let identity = store.identity().to_owned();
     drop(store);
     closed.await.unwrap();
     let (store, _closed) = start(folder.path(), settings());
-    assert_eq!((store.state(0), store.state(1), store.state(2)), (Bytes::from_static(b"one"), Bytes::from_static(b"two"), Bytes::new()));
+    assert_eq!(
+        (store.state(0), store.state(1), store.state(2)),
+        (
+            Bytes::from_static(b"one"),
+            Bytes::from_static(b"two"),
+            Bytes::new()
+        )
+    );
     assert_eq!(store.identity(), identity);
 }
 
@@ -87,16 +136,29 @@ fn a_copy_on_another_machine_draws_a_series_of_its_own() {
     check("-/-/-", true);
     check("board2/card9/id9", false);
     let second = identity(folder.path(), machine("board2/card9/id9")).unwrap();
-    assert_eq!(identity(folder.path(), machine("board2/card9/id9")).unwrap(), second, "drawn once");
+    assert_eq!(
+        identity(folder.path(), machine("board2/card9/id9")).unwrap(),
+        second,
+        "drawn once"
+    );
     // A folder from before machines were noted keeps its series.
     fs::remove_file(folder.path().join("machine")).unwrap();
-    assert_eq!(identity(folder.path(), machine("board3/-/-")).unwrap(), second);
+    assert_eq!(
+        identity(folder.path(), machine("board3/-/-")).unwrap(),
+        second
+    );
 }
 
 #[tokio::test]
 async fn at_its_size_the_last_queue_gives_way_first() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _closed) = start(folder.path(), Settings { total_bytes: 24 << 20, ..settings() });
+    let (store, _closed) = start(
+        folder.path(),
+        Settings {
+            total_bytes: 24 << 20,
+            ..settings()
+        },
+    );
     for _ in 0..40 {
         stored(&store, 2, 50_000).await;
         stored(&store, 1, 50_000).await;
@@ -106,15 +168,31 @@ async fn at_its_size_the_last_queue_gives_way_first() {
     }
     let gaps = store.take_gaps();
     assert_eq!(gaps.first().map(|(queue, _)| *queue), Some(2), "{gaps:?}");
-    let given_up = |queue| gaps.iter().filter(|(other, _)| *other == queue).map(|(_, gap)| gap.count).sum::<u64>();
-    assert_eq!((given_up(2), given_up(1)), (40, 40), "before the first lost anything: {gaps:?}");
+    let given_up = |queue| {
+        gaps.iter()
+            .filter(|(other, _)| *other == queue)
+            .map(|(_, gap)| gap.count)
+            .sum::<u64>()
+    };
+    assert_eq!(
+        (given_up(2), given_up(1)),
+        (40, 40),
+        "before the first lost anything: {gaps:?}"
+    );
     assert_eq!(store.counters().lost.value(), given_up(0) + 80);
 }
 
 #[tokio::test]
 async fn a_full_store_that_refuses_takes_entries_again_when_it_is_delivered() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _closed) = start(folder.path(), Settings { total_bytes: 16 << 20, when_full: WhenFull::Refuse, ..settings() });
+    let (store, _closed) = start(
+        folder.path(),
+        Settings {
+            total_bytes: 16 << 20,
+            when_full: WhenFull::Refuse,
+            ..settings()
+        },
+    );
     let mut taken = Vec::new();
     for queue in [0, 1, 1, 0, 1].into_iter().cycle().take(2000) {
         match stored(&store, queue, 30_000).await {
@@ -138,7 +216,15 @@ async fn a_full_store_that_refuses_takes_entries_again_when_it_is_delivered() {
 async fn a_full_store_that_refuses_goes_on_to_drop_what_is_too_old() {
     let folder = tempfile::tempdir().unwrap();
     let age = Some(Duration::from_secs(1));
-    let (store, _closed) = start(folder.path(), Settings { total_bytes: 16 << 20, when_full: WhenFull::Refuse, age, ..settings() });
+    let (store, _closed) = start(
+        folder.path(),
+        Settings {
+            total_bytes: 16 << 20,
+            when_full: WhenFull::Refuse,
+            age,
+            ..settings()
+        },
+    );
     let mut taken = 0;
     while let Stored::Safe(_) = stored(&store, 1, 30_000).await {
         taken += 1;
@@ -147,8 +233,16 @@ async fn a_full_store_that_refuses_goes_on_to_drop_what_is_too_old() {
     // Nobody delivers anything.
     until("all of it is too old", || waiting(&store) == [0, 0, 0]).await;
     assert_eq!(store.counters().lost.value(), taken);
-    assert!(store.take_gaps().iter().all(|(_, gap)| gap.reason == crate::store::Reason::Age));
-    until("it is not full any more", || store.counters().full.value() == 0).await;
+    assert!(
+        store
+            .take_gaps()
+            .iter()
+            .all(|(_, gap)| gap.reason == crate::store::Reason::Age)
+    );
+    until("it is not full any more", || {
+        store.counters().full.value() == 0
+    })
+    .await;
     assert!(matches!(stored(&store, 1, 30_000).await, Stored::Safe(_)));
 }
 
@@ -162,10 +256,23 @@ async fn a_queue_that_cannot_be_written_is_not_answered_for_and_does_not_stop_th
     fs::remove_file(folder.path().join("first")).unwrap();
     let (store, _closed) = start(folder.path(), settings());
     fs::write(folder.path().join("first"), "in the way").unwrap();
-    let mut both = store.save(vec![(0, Bytes::from_static(b"one")), (1, Bytes::from_static(b"two"))]);
-    store.save(vec![(1, Bytes::from_static(b"three"))]).await.unwrap();
-    assert_eq!(stored(&store, 1, 10).await, Stored::Safe(1), "the other queue goes on");
-    assert!(both.try_recv().is_err(), "the first queue has not been saved");
+    let mut both = store.save(vec![
+        (0, Bytes::from_static(b"one")),
+        (1, Bytes::from_static(b"two")),
+    ]);
+    store
+        .save(vec![(1, Bytes::from_static(b"three"))])
+        .await
+        .unwrap();
+    assert_eq!(
+        stored(&store, 1, 10).await,
+        Stored::Safe(1),
+        "the other queue goes on"
+    );
+    assert!(
+        both.try_recv().is_err(),
+        "the first queue has not been saved"
+    );
     assert_eq!(store.counters().stalled.value(), 1);
     fs::remove_file(folder.path().join("first")).unwrap();
     both.await.unwrap();

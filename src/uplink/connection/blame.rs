@@ -20,18 +20,33 @@ impl Connection<'_> {
         let uplink = &mut *self.uplink;
         uplink.subscriptions.begin(accepted.session_present);
         let asked_for = raised(&uplink.settings.asked_for());
-        let in_file: HashSet<&str> = asked_for.iter().map(|receive| receive.filter.as_str()).collect();
+        let in_file: HashSet<&str> = asked_for
+            .iter()
+            .map(|receive| receive.filter.as_str())
+            .collect();
         // The remote keeps with the session what is not in the file any more.
-        let unwanted = uplink.session.unsubscribe(|filter| !in_file.contains(filter));
-        let (wanted, impossible): (Vec<_>, Vec<_>) =
-            asked_for.iter().cloned().partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));
+        let unwanted = uplink
+            .session
+            .unsubscribe(|filter| !in_file.contains(filter));
+        let (wanted, impossible): (Vec<_>, Vec<_>) = asked_for
+            .iter()
+            .cloned()
+            .partition(|receive| accepted.wildcards_available || !has_wildcard(&receive.filter));
         for receive in impossible {
             tracing::error!(uplink = %uplink.settings.name, filter = %receive.filter, "the remote has no wildcards; name the topics in `receive` one by one");
         }
         // MQTT 3.1.1 sends everything retained again for a subscription that is asked for again.
-        let is_there = |receive: &&Receive| !accepted.keeps_retained_quiet && uplink.session.is_granted(receive);
-        let granted = wanted.iter().filter(is_there).map(|receive| receive.filter.as_str().to_owned()).collect();
-        uplink.subscriptions.identify(accepted.identifiers_available);
+        let is_there = |receive: &&Receive| {
+            !accepted.keeps_retained_quiet && uplink.session.is_granted(receive)
+        };
+        let granted = wanted
+            .iter()
+            .filter(is_there)
+            .map(|receive| receive.filter.as_str().to_owned())
+            .collect();
+        uplink
+            .subscriptions
+            .identify(accepted.identifiers_available);
         uplink.subscriptions.want(wanted, granted);
         self.hold_for_filters = Some(now() + uplink.settings.answer_within);
         self.unsubscribe(&unwanted)?;
@@ -59,7 +74,11 @@ impl Connection<'_> {
 
     /// Asks again for a filter that has been left out for long.
     pub(super) fn try_left_out(&mut self) -> Result<(), LinkError> {
-        if self.ending.is_some() || self.is_asking() || self.waits_for_state() || !self.uplink.subscriptions.try_left_out(now()) {
+        if self.ending.is_some()
+            || self.is_asking()
+            || self.waits_for_state()
+            || !self.uplink.subscriptions.try_left_out(now())
+        {
             return Ok(());
         }
         self.hold_for_filters = Some(now() + self.uplink.settings.answer_within);
@@ -68,7 +87,8 @@ impl Connection<'_> {
 
     pub(super) fn unsubscribe(&mut self, unwanted: &[String]) -> Result<(), LinkError> {
         for filters in unwanted.chunks(MOST_FILTERS) {
-            self.link.feed(Command::Unsubscribe(self.unsubscribed, filters.to_vec()))?;
+            self.link
+                .feed(Command::Unsubscribe(self.unsubscribed, filters.to_vec()))?;
             self.unsubscribed = self.unsubscribed.wrapping_add(1);
         }
         Ok(())
@@ -86,7 +106,10 @@ impl Connection<'_> {
             }
         }
         let needless = self.uplink.subscriptions.needless();
-        let unwanted = self.uplink.session.unsubscribe(|filter| needless.contains(filter));
+        let unwanted = self
+            .uplink
+            .session
+            .unsubscribe(|filter| needless.contains(filter));
         self.unsubscribe(&unwanted)
     }
 
@@ -106,13 +129,16 @@ impl Connection<'_> {
                 }
             }
         }
-        uplink.status.filters_missing(uplink.subscriptions.missing());
+        uplink
+            .status
+            .filters_missing(uplink.subscriptions.missing());
         self.ask()
     }
 
     /// True while messages wait for the answers to SUBSCRIBE.
     pub(super) fn waits_for_filters(&self) -> bool {
-        self.uplink.subscriptions.holds_messages() && self.hold_for_filters.is_some_and(|until| now() < until)
+        self.uplink.subscriptions.holds_messages()
+            && self.hold_for_filters.is_some_and(|until| now() < until)
     }
 
     /// The remote ended the connection. What it had not answered is looked at: the state, a SUBSCRIBE, else the message that was first.
@@ -138,11 +164,15 @@ impl Connection<'_> {
             }
             if let Some(filter) = left_out {
                 tracing::error!(uplink = %uplink.settings.name, %filter, "the remote closes the connection when it is asked for this filter: no messages of this filter will come until it is tried again in an hour, or after the next start or reload; change `receive` or the rights of this gateway");
-                uplink.status.filters_missing(uplink.subscriptions.missing());
+                uplink
+                    .status
+                    .filters_missing(uplink.subscriptions.missing());
             }
             return;
         }
-        let Some(place) = self.uplink.session.first_unanswered_message() else { return };
+        let Some(place) = self.uplink.session.first_unanswered_message() else {
+            return;
+        };
         let evidence = self.evidence(place);
         let uplink = &mut *self.uplink;
         if evidence == Evidence::Alone {
@@ -152,7 +182,10 @@ impl Connection<'_> {
             return;
         }
         let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-        self.take_out(place, format!("the remote closes the connection when it gets this message{why}"));
+        self.take_out(
+            place,
+            format!("the remote closes the connection when it gets this message{why}"),
+        );
     }
 
     /// The remote has been silent for too long, or has answered other messages for long and not this one.
@@ -160,16 +193,28 @@ impl Connection<'_> {
         if self.is_asking() || self.waits_for_state() || self.uplink.subscriptions.is_waiting() {
             return;
         }
-        let Some(place) = self.uplink.session.first_unanswered_message() else { return };
+        let Some(place) = self.uplink.session.first_unanswered_message() else {
+            return;
+        };
         let is_alone = self.uplink.session.alone() == Some(place) && self.trial.is_some();
-        let evidence = if is_alone { Evidence::Alone } else { Evidence::AmongOthers };
+        let evidence = if is_alone {
+            Evidence::Alone
+        } else {
+            Evidence::AmongOthers
+        };
         let uplink = &mut *self.uplink;
         if uplink.session.is_overtaken(place) {
             if uplink.suspicion.overtaken(place) {
-                self.take_out(place, "the remote answers messages behind this one, and never this one".to_owned());
+                self.take_out(
+                    place,
+                    "the remote answers messages behind this one, and never this one".to_owned(),
+                );
             }
         } else if uplink.suspicion.silent(place, evidence) {
-            self.take_out(place, "the remote falls silent whenever it gets this message".to_owned());
+            self.take_out(
+                place,
+                "the remote falls silent whenever it gets this message".to_owned(),
+            );
         }
     }
 
@@ -194,17 +239,25 @@ impl Connection<'_> {
         let written = self.link.written();
         let uplink = &*self.uplink;
         if uplink.session.alone() == Some(first) {
-            let Some(trial) = &mut self.trial else { return Evidence::None };
+            let Some(trial) = &mut self.trial else {
+                return Evidence::None;
+            };
             trial.written(written, now());
             return trial.closed(now(), uplink.pace.usual().unwrap_or_default(), time_to_pass);
         }
         let has_left = uplink.pace.end_of(first).is_some_and(|end| end <= written);
-        if has_left && !uplink.session.waits_for_ping() { Evidence::AmongOthers } else { Evidence::None }
+        if has_left && !uplink.session.waits_for_ping() {
+            Evidence::AmongOthers
+        } else {
+            Evidence::None
+        }
     }
 
     /// Prepares a connection on which a suspect is sent alone: what is more urgent goes and is acknowledged before.
     pub(super) async fn isolate(&mut self) -> Result<(), LinkError> {
-        let Some(place) = self.uplink.suspicion.suspect() else { return Ok(()) };
+        let Some(place) = self.uplink.suspicion.suspect() else {
+            return Ok(());
+        };
         if self.uplink.session.continues().is_none() {
             for lane in 0..place.queue.min(LANES.len()) {
                 for _ in 0..MOST_URGENT {

@@ -16,8 +16,10 @@ const GOODBYE: Duration = Duration::from_secs(3);
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// How long an end may take when the time for it is over.
-pub(in crate::uplink) const LAST_WORDS: Duration =
-    LAST_MOMENT.saturating_add(LAST_ANSWER).saturating_add(GOODBYE).saturating_add(Duration::from_secs(1));
+pub(in crate::uplink) const LAST_WORDS: Duration = LAST_MOMENT
+    .saturating_add(LAST_ANSWER)
+    .saturating_add(GOODBYE)
+    .saturating_add(Duration::from_secs(1));
 
 /// An end that waits for acknowledgements.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +37,10 @@ impl Connection<'_> {
 
     /// Ends a connection whose token ends soon.
     pub(super) fn renew_token(&mut self) {
-        let is_due = self.uplink.renewal.is_some_and(|renewal| renewal.is_due(now(), unix_ms() / 1000));
+        let is_due = self
+            .uplink
+            .renewal
+            .is_some_and(|renewal| renewal.is_due(now(), unix_ms() / 1000));
         if is_due && self.ending.is_none() && self.give_up.is_none() {
             self.end(Done::Renewed);
         }
@@ -43,8 +48,16 @@ impl Connection<'_> {
 
     /// Ends a connection whose will was left out, when it is time to try it again.
     pub(super) fn try_will(&mut self) {
-        let is_due = self.uplink.presence.will_due(self.uplink.current, self.began).is_some_and(|due| now() >= due);
-        if is_due && self.uplink.settings.presence.is_some() && self.ending.is_none() && self.give_up.is_none() {
+        let is_due = self
+            .uplink
+            .presence
+            .will_due(self.uplink.current, self.began)
+            .is_some_and(|due| now() >= due);
+        if is_due
+            && self.uplink.settings.presence.is_some()
+            && self.ending.is_none()
+            && self.give_up.is_none()
+        {
             self.end(Done::TriesWill);
         }
     }
@@ -60,28 +73,43 @@ impl Connection<'_> {
         let at = now();
         self.is_hurried = true;
         self.give_up = Some(at);
-        self.ending = Some(Ending { done: Done::Stopped, until: at + LAST_MOMENT });
+        self.ending = Some(Ending {
+            done: Done::Stopped,
+            until: at + LAST_MOMENT,
+        });
     }
 
     /// When [`Connection::is_done`] may become true by itself.
     pub(super) fn ends_at(&self) -> Option<Instant> {
-        self.ending.map(|ending| ending.until).or_else(|| self.sends_until())
+        self.ending
+            .map(|ending| ending.until)
+            .or_else(|| self.sends_until())
     }
 
     /// When a stop sends nothing new any more: in time for the acknowledgements of what was sent.
     fn sends_until(&self) -> Option<Instant> {
         let grace = self.grace / 2;
-        self.give_up.and_then(|give_up| give_up.checked_sub(self.uplink.pace.patience().min(grace)))
+        self.give_up
+            .and_then(|give_up| give_up.checked_sub(self.uplink.pace.patience().min(grace)))
     }
 
     /// Begins the end that is due. Returns the reason when nothing is owed on either side any more, or the time for it is over.
     pub(super) fn is_done(&mut self) -> Option<Done> {
         let at = now();
         if self.ending.is_none() {
-            let is_empty = self.uplink.session.in_flight() == 0 && self.uplink.outbox.waiting() == 0;
-            if self.sends_until().is_some_and(|until| at >= until || is_empty) {
-                let until = self.give_up.map_or(at, |give_up| give_up.max(at + LAST_MOMENT));
-                self.ending = Some(Ending { done: Done::Stopped, until });
+            let is_empty =
+                self.uplink.session.in_flight() == 0 && self.uplink.outbox.waiting() == 0;
+            if self
+                .sends_until()
+                .is_some_and(|until| at >= until || is_empty)
+            {
+                let until = self
+                    .give_up
+                    .map_or(at, |give_up| give_up.max(at + LAST_MOMENT));
+                self.ending = Some(Ending {
+                    done: Done::Stopped,
+                    until,
+                });
             } else if self.uplink.is_relieved() && is_empty {
                 self.end(Done::NotNeeded);
             }

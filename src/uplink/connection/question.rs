@@ -30,13 +30,25 @@ impl Connection<'_> {
     pub(super) fn asks_for_state(&mut self, accepted: Accepted) -> Result<bool, LinkError> {
         let current = self.uplink.current;
         let uplink = &mut *self.uplink;
-        let Some(presence) = uplink.settings.presence.as_ref().filter(|_| uplink.settings.cloud.is_none()) else { return Ok(false) };
+        let Some(presence) = uplink
+            .settings
+            .presence
+            .as_ref()
+            .filter(|_| uplink.settings.cloud.is_none())
+        else {
+            return Ok(false);
+        };
         let is_retained = accepted.retain_available && uplink.presence.retains(current);
         if !uplink.rivals.asks() || !is_retained || !uplink.presence.wants_state(current, now()) {
             return Ok(false);
         }
         let topic = presence.topic.clone();
-        if uplink.settings.asked_for().iter().any(|receive| receive.filter.as_str() == topic.as_str()) {
+        if uplink
+            .settings
+            .asked_for()
+            .iter()
+            .any(|receive| receive.filter.as_str() == topic.as_str())
+        {
             // The end of the question would end that subscription.
             return Ok(false);
         }
@@ -47,18 +59,28 @@ impl Connection<'_> {
         let asked = now();
         self.pinged = Some(asked);
         self.link.feed(Command::Ping)?;
-        self.question = Some(Question { accepted, asked, awaits_suback: true, has_come: false, is_open: true });
+        self.question = Some(Question {
+            accepted,
+            asked,
+            awaits_suback: true,
+            has_come: false,
+            is_open: true,
+        });
         Ok(true)
     }
 
     /// True while everything else waits for the answer.
     pub(super) fn is_asking(&self) -> bool {
-        self.question.as_ref().is_some_and(|question| question.is_open)
+        self.question
+            .as_ref()
+            .is_some_and(|question| question.is_open)
     }
 
     /// SUBACK for the question.
     pub(super) fn question_granted(&mut self, granted: &[Option<QoS>]) -> Result<(), LinkError> {
-        let Some(question) = &mut self.question else { return Ok(()) };
+        let Some(question) = &mut self.question else {
+            return Ok(());
+        };
         question.awaits_suback = false;
         if granted.iter().any(Option::is_none) {
             self.uplink.rivals.refused();
@@ -77,11 +99,18 @@ impl Connection<'_> {
 
     /// Looks at a message. True if it came because of the question only.
     pub(super) fn is_answer(&mut self, publish: &Received) -> Result<bool, LinkError> {
-        let is_state = self.uplink.settings.presence.as_ref().is_some_and(|presence| presence.topic == publish.topic);
+        let is_state = self
+            .uplink
+            .settings
+            .presence
+            .as_ref()
+            .is_some_and(|presence| presence.topic == publish.topic);
         if !is_state || !publish.retain {
             return Ok(false);
         }
-        let Some(question) = &mut self.question else { return Ok(false) };
+        let Some(question) = &mut self.question else {
+            return Ok(false);
+        };
         question.has_come = true;
         if mark_of(&publish.payload).is_some_and(|mark| self.uplink.rivals.retained(&mark)) {
             self.uplink.found_rival();
@@ -92,8 +121,16 @@ impl Connection<'_> {
 
     /// Ends a subscription that an earlier connection, or another client, has left behind in the session.
     pub(super) fn end_stray(&mut self, topic: &TopicName) -> Result<(), LinkError> {
-        let is_state = self.uplink.settings.presence.as_ref().is_some_and(|presence| presence.topic == *topic);
-        if !is_state || self.question.is_some() || std::mem::replace(&mut self.has_ended_stray, true) {
+        let is_state = self
+            .uplink
+            .settings
+            .presence
+            .as_ref()
+            .is_some_and(|presence| presence.topic == *topic);
+        if !is_state
+            || self.question.is_some()
+            || std::mem::replace(&mut self.has_ended_stray, true)
+        {
             return Ok(());
         }
         self.unsubscribe(&[topic.to_string()])
@@ -101,7 +138,10 @@ impl Connection<'_> {
 
     /// Ends the question if everything that belongs to the answer has come.
     fn end_question(&mut self) -> Result<(), LinkError> {
-        let is_whole = self.question.as_ref().is_some_and(|question| question.has_come && !question.awaits_suback);
+        let is_whole = self
+            .question
+            .as_ref()
+            .is_some_and(|question| question.has_come && !question.awaits_suback);
         if !is_whole || !self.is_asking() {
             return Ok(());
         }
@@ -111,7 +151,10 @@ impl Connection<'_> {
 
     /// Does not wait any longer for a remote that does not answer.
     pub(super) fn check_question(&mut self) -> Result<(), LinkError> {
-        let is_late = self.question.as_ref().is_some_and(|question| now() >= question.asked + self.uplink.settings.answer_within);
+        let is_late = self
+            .question
+            .as_ref()
+            .is_some_and(|question| now() >= question.asked + self.uplink.settings.answer_within);
         if !is_late || !self.is_asking() {
             return Ok(());
         }
@@ -120,9 +163,15 @@ impl Connection<'_> {
     }
 
     fn stop_asking(&mut self) -> Result<(), LinkError> {
-        let Some(question) = self.question.as_mut().filter(|question| question.is_open) else { return Ok(()) };
+        let Some(question) = self.question.as_mut().filter(|question| question.is_open) else {
+            return Ok(());
+        };
         question.is_open = false;
         let accepted = question.accepted;
-        if self.ending.is_none() { self.introduce(accepted) } else { Ok(()) }
+        if self.ending.is_none() {
+            self.introduce(accepted)
+        } else {
+            Ok(())
+        }
     }
 }

@@ -25,7 +25,9 @@ impl Connection<'_> {
             if outcome.is_err() {
                 break;
             }
-            let Some(next) = self.link.next_ready() else { break };
+            let Some(next) = self.link.next_ready() else {
+                break;
+            };
             outcome = match next {
                 Ok(incoming) => self.take(incoming, &mut settled).await,
                 Err(error) => Err(error),
@@ -36,12 +38,20 @@ impl Connection<'_> {
         outcome
     }
 
-    async fn take(&mut self, incoming: Incoming, settled: &mut Vec<Place>) -> Result<(), LinkError> {
+    async fn take(
+        &mut self,
+        incoming: Incoming,
+        settled: &mut Vec<Place>,
+    ) -> Result<(), LinkError> {
         if !matches!(incoming, Incoming::Written | Incoming::Disconnect(..)) {
             self.heard()?;
         }
         match self.localized(incoming) {
-            Incoming::PubAck(packet_id, reason) if packet_id == STATE_ID && self.state.has_identifier() => self.state_answered(reason)?,
+            Incoming::PubAck(packet_id, reason)
+                if packet_id == STATE_ID && self.state.has_identifier() =>
+            {
+                self.state_answered(reason)?
+            }
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);
                 self.judge(verdict, settled);
@@ -59,10 +69,19 @@ impl Connection<'_> {
             Incoming::Publish(publish) => self.publish_here(publish).await?,
             Incoming::QuestionAck(granted) => self.question_granted(&granted)?,
             Incoming::SubAck(granted) => self.subscribed(&granted)?,
-            Incoming::Disconnect(reason, what) => return Err(LinkError::Closed { what, reason: Some(reason) }),
-            Incoming::Accepted(_) | Incoming::Refused(..) => return Err(LinkError::Broken("a second CONNACK".to_owned())),
+            Incoming::Disconnect(reason, what) => {
+                return Err(LinkError::Closed {
+                    what,
+                    reason: Some(reason),
+                });
+            }
+            Incoming::Accepted(_) | Incoming::Refused(..) => {
+                return Err(LinkError::Broken("a second CONNACK".to_owned()));
+            }
             Incoming::Unusable(packet_id, qos) => {
-                self.uplink.status.unusable(self.uplink.settings.why_unusable());
+                self.uplink
+                    .status
+                    .unusable(self.uplink.settings.why_unusable());
                 self.left_out(packet_id, qos)?;
             }
             Incoming::PingResp => {
@@ -77,12 +96,20 @@ impl Connection<'_> {
 
     /// A message of a cloud, at its local topic.
     fn localized(&self, incoming: Incoming) -> Incoming {
-        let Some(cloud) = &self.uplink.settings.cloud else { return incoming };
+        let Some(cloud) = &self.uplink.settings.cloud else {
+            return incoming;
+        };
         match incoming {
-            Incoming::Publish(received) => match cloud.topic_here(&received.topic, received.properties.clone()) {
-                Some((topic, properties)) => Incoming::Publish(Received { topic, properties, ..received }),
-                None => Incoming::Unusable(received.packet_id, received.qos),
-            },
+            Incoming::Publish(received) => {
+                match cloud.topic_here(&received.topic, received.properties.clone()) {
+                    Some((topic, properties)) => Incoming::Publish(Received {
+                        topic,
+                        properties,
+                        ..received
+                    }),
+                    None => Incoming::Unusable(received.packet_id, received.qos),
+                }
+            }
             other => other,
         }
     }
@@ -101,7 +128,9 @@ impl Connection<'_> {
         };
         let uplink = &mut *self.uplink;
         let Ok(topic) = arrival.topic else {
-            uplink.status.unusable("the rule of `receive` makes no topic of it that is possible here");
+            uplink
+                .status
+                .unusable("the rule of `receive` makes no topic of it that is possible here");
             return self.left_out(publish.packet_id, publish.qos);
         };
         let matching = uplink.subscriptions.matching(&publish.topic);
@@ -141,8 +170,16 @@ impl Connection<'_> {
                 }
                 settled.push(place);
             }
-            Verdict::Refused { place, reason, message: Some(message) } => self.uplink.bury(place, message, reason.to_string()),
-            Verdict::Refused { place, message: None, .. } => settled.push(place),
+            Verdict::Refused {
+                place,
+                reason,
+                message: Some(message),
+            } => self.uplink.bury(place, message, reason.to_string()),
+            Verdict::Refused {
+                place,
+                message: None,
+                ..
+            } => settled.push(place),
             Verdict::Later(_, reason) => {
                 if reason == ReasonCode::PACKET_IDENTIFIER_IN_USE {
                     self.uplink.found_other_identifiers();
@@ -160,17 +197,27 @@ impl Connection<'_> {
 
     /// A message of the remote that is not handed on is answered like the others.
     fn left_out(&mut self, packet_id: Option<PacketId>, qos: QoS) -> Result<(), LinkError> {
-        let Some(packet_id) = packet_id else { return Ok(()) };
+        let Some(packet_id) = packet_id else {
+            return Ok(());
+        };
         let is_exact = qos == QoS::ExactlyOnce;
         if is_exact && !self.uplink.session.is_new(packet_id) {
             return Ok(());
         }
-        self.delivered(Delivery { packet_id, is_exact, is_safe: true })
+        self.delivered(Delivery {
+            packet_id,
+            is_exact,
+            is_safe: true,
+        })
     }
 
     /// The broker has a message of the remote safe, or never will.
     pub(super) fn delivered(&mut self, delivery: Delivery) -> Result<(), LinkError> {
-        let Delivery { packet_id, is_exact, is_safe } = delivery;
+        let Delivery {
+            packet_id,
+            is_exact,
+            is_safe,
+        } = delivery;
         if !is_safe {
             return Ok(());
         }

@@ -45,7 +45,14 @@ impl State {
     /// For a remote that takes messages up to a QoS.
     pub(super) fn new(max_qos: QoS) -> Self {
         let qos = max_qos.min(QoS::AtLeastOnce);
-        Self { qos, is_said: false, is_heard: false, unanswered: None, has_identifier: false, holds: None }
+        Self {
+            qos,
+            is_said: false,
+            is_heard: false,
+            unanswered: None,
+            has_identifier: false,
+            holds: None,
+        }
     }
 
     pub(super) fn has_identifier(&self) -> bool {
@@ -62,7 +69,9 @@ impl Connection<'_> {
     /// Says that this gateway is online.
     pub(super) fn say_online(&mut self) -> Result<(), LinkError> {
         let current = self.uplink.current;
-        if self.uplink.settings.presence.is_none() || !self.uplink.presence.wants_state(current, now()) {
+        if self.uplink.settings.presence.is_none()
+            || !self.uplink.presence.wants_state(current, now())
+        {
             return Ok(());
         }
         self.say_here()?;
@@ -78,13 +87,19 @@ impl Connection<'_> {
     fn say_here(&mut self) -> Result<(), LinkError> {
         let has_will = self.uplink.presence.has_will(self.uplink.current);
         let mark = self.uplink.rivals.mark();
-        self.say(if has_will { online(moment(), mark) } else { unsupervised(moment(), mark) })
+        self.say(if has_will {
+            online(moment(), mark)
+        } else {
+            unsupervised(moment(), mark)
+        })
     }
 
     /// True if subscriptions and messages are to wait for the answer to the state.
     pub(super) fn waits_for_answer_to_state(&mut self, accepted: Accepted) -> bool {
-        let is_doubtful = self.uplink.presence.doubts_state(self.uplink.current) || self.uplink.suspicion.suspect().is_some();
-        self.state.holds = Some(accepted).filter(|_| is_doubtful && self.state.unanswered.is_some());
+        let is_doubtful = self.uplink.presence.doubts_state(self.uplink.current)
+            || self.uplink.suspicion.suspect().is_some();
+        self.state.holds =
+            Some(accepted).filter(|_| is_doubtful && self.state.unanswered.is_some());
         self.waits_for_state()
     }
 
@@ -102,9 +117,15 @@ impl Connection<'_> {
     }
 
     fn say(&mut self, state: String) -> Result<(), LinkError> {
-        let Some(presence) = &self.uplink.settings.presence else { return Ok(()) };
+        let Some(presence) = &self.uplink.settings.presence else {
+            return Ok(());
+        };
         let has_place = !self.state.has_identifier && self.uplink.session.has_place();
-        let qos = if has_place { self.state.qos } else { QoS::AtMostOnce };
+        let qos = if has_place {
+            self.state.qos
+        } else {
+            QoS::AtMostOnce
+        };
         let message = Outgoing {
             topic: presence.topic.clone(),
             qos,
@@ -137,13 +158,21 @@ impl Connection<'_> {
         self.uplink.session.reserve(0);
         let current = self.uplink.current;
         self.has_said(reason);
-        match self.uplink.presence.state_answered(current, reason.is_error(), now()) {
+        match self
+            .uplink
+            .presence
+            .state_answered(current, reason.is_error(), now())
+        {
             Shown::Nothing => {}
             Shown::NotAsItWas => {
                 if self.uplink.settings.cloud == Some(Cloud::AwsIot) {
                     self.link.retain_nothing();
                 }
-                return if self.ending.is_none() { self.say_here() } else { Ok(()) };
+                return if self.ending.is_none() {
+                    self.say_here()
+                } else {
+                    Ok(())
+                };
             }
             Shown::NotRetained => self.uplink.retained_refused(),
             Shown::Refused => {
@@ -159,17 +188,29 @@ impl Connection<'_> {
 
     /// The remote has read the state.
     fn has_said(&mut self, reason: ReasonCode) {
-        if !reason.is_error() && self.ending.is_none() && self.uplink.presence.retains(self.uplink.current) {
+        if !reason.is_error()
+            && self.ending.is_none()
+            && self.uplink.presence.retains(self.uplink.current)
+        {
             self.uplink.rivals.said();
         }
     }
 
     /// Looks after a state that the remote does not answer, and after one that was left out for long.
     pub(super) fn check_state(&mut self) -> Result<(), LinkError> {
-        if self.state.unanswered.is_some_and(|since| now() >= since + self.uplink.settings.answer_within) {
+        if self
+            .state
+            .unanswered
+            .is_some_and(|since| now() >= since + self.uplink.settings.answer_within)
+        {
             self.give_up_answer()?;
         }
-        let is_due = !self.state.is_said && self.ending.is_none() && self.uplink.presence.tries_state_again(self.uplink.current, now());
+        let is_due = !self.state.is_said
+            && self.ending.is_none()
+            && self
+                .uplink
+                .presence
+                .tries_state_again(self.uplink.current, now());
         if is_due { self.say_online() } else { Ok(()) }
     }
 
@@ -177,7 +218,9 @@ impl Connection<'_> {
     fn give_up_answer(&mut self) -> Result<(), LinkError> {
         self.state.unanswered = None;
         if self.uplink.session.is_blocked() {
-            self.uplink.presence.ended_at_state(self.uplink.current, now());
+            self.uplink
+                .presence
+                .ended_at_state(self.uplink.current, now());
             let what = "the remote takes one message at a time, and does not answer the state of this gateway";
             return Err(LinkError::Broken(what.to_owned()));
         }

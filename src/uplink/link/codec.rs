@@ -33,8 +33,14 @@ pub(super) enum Codec {
 impl Codec {
     pub(super) fn new(protocol: Protocol) -> Self {
         match protocol {
-            Protocol::V311 => Self::V4(v4::Codec { max_incoming_size: MAX_INCOMING as usize, max_outgoing_size: usize::MAX }),
-            Protocol::V5 => Self::V5(v5::Codec { max_incoming_size: Some(MAX_INCOMING), max_outgoing_size: None }),
+            Protocol::V311 => Self::V4(v4::Codec {
+                max_incoming_size: MAX_INCOMING as usize,
+                max_outgoing_size: usize::MAX,
+            }),
+            Protocol::V5 => Self::V5(v5::Codec {
+                max_incoming_size: Some(MAX_INCOMING),
+                max_outgoing_size: None,
+            }),
         }
     }
 }
@@ -42,9 +48,13 @@ impl Codec {
 impl Codec {
     /// The next packet in `buffer`, if it is whole.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Incoming>, LinkError> {
-        let Some(length) = frame_length(buffer)? else { return Ok(None) };
+        let Some(length) = frame_length(buffer)? else {
+            return Ok(None);
+        };
         if length > MAX_INCOMING as usize {
-            return Err(LinkError::Broken(format!("the remote sent a packet of {length} bytes, more than the {MAX_INCOMING} it was told")));
+            return Err(LinkError::Broken(format!(
+                "the remote sent a packet of {length} bytes, more than the {MAX_INCOMING} it was told"
+            )));
         }
         if buffer.len() < length {
             return Ok(None);
@@ -56,14 +66,29 @@ impl Codec {
             // The codec does not tell what a refusal says.
             Self::V4(_) if is_refusal(&frame) => refused(frame, mqtt::Version::V311).map(Some),
             Self::V5(_) if is_refusal(&frame) => refused(frame, mqtt::Version::V5).map(Some),
-            Self::V4(codec) => from_v4(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?).map(Some),
+            Self::V4(codec) => from_v4(
+                codec
+                    .decode(&mut frame)
+                    .map_err(|e| not_mqtt(&e))?
+                    .ok_or_else(incomplete)?,
+            )
+            .map(Some),
             // The codec cannot read the short forms of DISCONNECT, nor AUTH.
             Self::V5(_) if frame.first() == Some(&0xE0) => Ok(Some(disconnected(frame))),
             Self::V5(codec) => {
                 let is_publish = frame.first().is_some_and(|first| first >> 4 == 3);
-                let taken = if is_publish { identifiers::taken_out(&frame) } else { None };
+                let taken = if is_publish {
+                    identifiers::taken_out(&frame)
+                } else {
+                    None
+                };
                 let (mut frame, identifiers) = taken.unwrap_or_else(|| (frame, Vec::new()));
-                let mut incoming = from_v5(codec.decode(&mut frame).map_err(|e| not_mqtt(&e))?.ok_or_else(incomplete)?)?;
+                let mut incoming = from_v5(
+                    codec
+                        .decode(&mut frame)
+                        .map_err(|e| not_mqtt(&e))?
+                        .ok_or_else(incomplete)?,
+                )?;
                 if let Incoming::Publish(received) = &mut incoming {
                     received.subscriptions = identifiers;
                 }
@@ -73,11 +98,20 @@ impl Codec {
     }
 
     /// Appends a packet to `buffer`. `alias` is that of the topic, and whether the packet sets it.
-    pub(super) fn encode(&mut self, command: Command, alias: Option<(u16, bool)>, buffer: &mut BytesMut) -> Result<(), LinkError> {
-        let failed = |e: &dyn std::fmt::Display| LinkError::Broken(format!("a packet cannot be written: {e}"));
+    pub(super) fn encode(
+        &mut self,
+        command: Command,
+        alias: Option<(u16, bool)>,
+        buffer: &mut BytesMut,
+    ) -> Result<(), LinkError> {
+        let failed = |e: &dyn std::fmt::Display| {
+            LinkError::Broken(format!("a packet cannot be written: {e}"))
+        };
         match self {
             Self::V4(codec) => codec.encode(to_v4(command), buffer).map_err(|e| failed(&e)),
-            Self::V5(codec) => codec.encode(to_v5(command, alias), buffer).map_err(|e| failed(&e)),
+            Self::V5(codec) => codec
+                .encode(to_v5(command, alias), buffer)
+                .map_err(|e| failed(&e)),
         }
     }
 }
@@ -91,12 +125,21 @@ fn frame_length(buffer: &[u8]) -> Result<Option<usize>, LinkError> {
             return Ok(Some(2 + index + length));
         }
     }
-    if buffer.len() > 4 { Err(not_mqtt(&"a length of more than four bytes")) } else { Ok(None) }
+    if buffer.len() > 4 {
+        Err(not_mqtt(&"a length of more than four bytes"))
+    } else {
+        Ok(None)
+    }
 }
 
 /// What follows the length of a packet.
 fn body(frame: &[u8]) -> &[u8] {
-    let more = frame.iter().skip(1).take(3).take_while(|byte| **byte & 0x80 != 0).count();
+    let more = frame
+        .iter()
+        .skip(1)
+        .take(3)
+        .take_while(|byte| **byte & 0x80 != 0)
+        .count();
     frame.get(2 + more..).unwrap_or_default()
 }
 
@@ -121,7 +164,10 @@ fn refused(frame: BytesMut, version: mqtt::Version) -> Result<Incoming, LinkErro
         // Its properties are wrong; its code is enough.
         _ => (code, String::new()),
     };
-    Ok(Incoming::Refused(reason, format!("{reason}; {}{said}", remedy(reason))))
+    Ok(Incoming::Refused(
+        reason,
+        format!("{reason}; {}{said}", remedy(reason)),
+    ))
 }
 
 /// DISCONNECT: the reason is left out if it is 0 [MQTT-3.14.2].
@@ -131,21 +177,34 @@ fn disconnected(frame: BytesMut) -> Incoming {
         Ok(Packet::Disconnect(end)) => (end.reason, said(&end.properties)),
         _ => (code, String::new()),
     };
-    Incoming::Disconnect(reason, format!("the remote broker disconnected: {reason}{said}"))
+    Incoming::Disconnect(
+        reason,
+        format!("the remote broker disconnected: {reason}{said}"),
+    )
 }
 
 /// What a remote adds to its reason, as far as a line has room for it.
 fn said(properties: &Properties) -> String {
     let short = |text: &str| Printable(&Printable::cut(text, MOST_SAID)).to_string();
-    let told = properties.reason_string.as_deref().filter(|text| !text.is_empty());
-    let other = properties.server_reference.as_deref().filter(|text| !text.is_empty());
+    let told = properties
+        .reason_string
+        .as_deref()
+        .filter(|text| !text.is_empty());
+    let other = properties
+        .server_reference
+        .as_deref()
+        .filter(|text| !text.is_empty());
     let told = told.map_or_else(String::new, |text| format!("; it says: {}", short(text)));
-    let other = other.map_or_else(String::new, |text| format!("; it names another server: {}", short(text)));
+    let other = other.map_or_else(String::new, |text| {
+        format!("; it names another server: {}", short(text))
+    });
     format!("{told}{other}")
 }
 
 fn not_mqtt(error: &dyn std::fmt::Display) -> LinkError {
-    LinkError::Broken(format!("the remote sent something that is not MQTT: {error}"))
+    LinkError::Broken(format!(
+        "the remote sent something that is not MQTT: {error}"
+    ))
 }
 
 fn topic_name(topic: Bytes) -> Result<TopicName, LinkError> {
@@ -175,7 +234,12 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
         v4::Packet::Publish(publish) => Incoming::Publish(Received {
             topic: match topic_name(publish.topic.into()) {
                 Ok(topic) => topic,
-                Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid), qos_of(publish.qos as u8))),
+                Err(_) => {
+                    return Ok(Incoming::Unusable(
+                        PacketId::new(publish.pkid),
+                        qos_of(publish.qos as u8),
+                    ));
+                }
             },
             payload: publish.payload,
             qos: qos_of(publish.qos as u8),
@@ -202,7 +266,11 @@ fn from_v4(packet: v4::Packet) -> Result<Incoming, LinkError> {
 
 /// SUBACK of `receive`, or of the question what state is retained.
 fn suback(packet_id: u16, granted: Vec<Option<QoS>>) -> Incoming {
-    if packet_id == subscribe_id(LAST_SUBSCRIBE) { Incoming::QuestionAck(granted) } else { Incoming::SubAck(granted) }
+    if packet_id == subscribe_id(LAST_SUBSCRIBE) {
+        Incoming::QuestionAck(granted)
+    } else {
+        Incoming::SubAck(granted)
+    }
 }
 
 fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
@@ -211,17 +279,27 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
         v5::Packet::Publish(publish) => Incoming::Publish(Received {
             topic: match topic_name(publish.topic) {
                 Ok(topic) => topic,
-                Err(_) => return Ok(Incoming::Unusable(PacketId::new(publish.pkid), qos_of(publish.qos as u8))),
+                Err(_) => {
+                    return Ok(Incoming::Unusable(
+                        PacketId::new(publish.pkid),
+                        qos_of(publish.qos as u8),
+                    ));
+                }
             },
             payload: publish.payload,
             qos: qos_of(publish.qos as u8),
             retain: publish.retain,
             packet_id: PacketId::new(publish.pkid),
             subscriptions: Vec::new(),
-            properties: publish.properties.map(received_properties).unwrap_or_default(),
+            properties: publish
+                .properties
+                .map(received_properties)
+                .unwrap_or_default(),
         }),
         v5::Packet::PubAck(ack) => Incoming::PubAck(packet_id(ack.pkid)?, reason_of(ack.reason)),
-        v5::Packet::PubRec(ack) => Incoming::PubRec(packet_id(ack.pkid)?, reason_of_receipt(ack.reason)),
+        v5::Packet::PubRec(ack) => {
+            Incoming::PubRec(packet_id(ack.pkid)?, reason_of_receipt(ack.reason))
+        }
         v5::Packet::PubRel(ack) => Incoming::PubRel(packet_id(ack.pkid)?),
         v5::Packet::PubComp(ack) => Incoming::PubComp(packet_id(ack.pkid)?),
         v5::Packet::SubAck(ack) => {
@@ -239,14 +317,21 @@ fn from_v5(packet: v5::Packet) -> Result<Incoming, LinkError> {
 /// What the remote allows. Values that the standard forbids are protocol errors [MQTT-3.2.2.3].
 fn accepted(connack: &v5::ConnAck) -> Result<Accepted, LinkError> {
     let properties = connack.properties.as_ref();
-    let forbidden = |what: &str| LinkError::Broken(format!("the remote breaks the protocol: {what} in its CONNACK"));
+    let forbidden = |what: &str| {
+        LinkError::Broken(format!(
+            "the remote breaks the protocol: {what} in its CONNACK"
+        ))
+    };
     if properties.and_then(|p| p.max_packet_size) == Some(0) {
         return Err(forbidden("a Maximum Packet Size of 0"));
     }
     if properties.and_then(|p| p.receive_max) == Some(0) {
         return Err(forbidden("a Receive Maximum of 0"));
     }
-    if properties.and_then(|p| p.max_qos).is_some_and(|most| most > 1) {
+    if properties
+        .and_then(|p| p.max_qos)
+        .is_some_and(|most| most > 1)
+    {
         return Err(forbidden("a Maximum QoS above 1"));
     }
     Ok(Accepted {
@@ -255,11 +340,15 @@ fn accepted(connack: &v5::ConnAck) -> Result<Accepted, LinkError> {
         max_exact: usize::MAX,
         max_packet: properties.and_then(|p| p.max_packet_size),
         keep_alive: properties.and_then(|p| p.server_keep_alive),
-        max_qos: properties.and_then(|p| p.max_qos).and_then(QoS::from_bits).unwrap_or(QoS::ExactlyOnce),
+        max_qos: properties
+            .and_then(|p| p.max_qos)
+            .and_then(QoS::from_bits)
+            .unwrap_or(QoS::ExactlyOnce),
         retain_available: properties.and_then(|p| p.retain_available) != Some(0),
         wildcards_available: properties.and_then(|p| p.wildcard_subscription_available) != Some(0),
         topic_aliases: properties.and_then(|p| p.topic_alias_max).unwrap_or(0),
-        identifiers_available: properties.and_then(|p| p.subscription_identifiers_available) != Some(0),
+        identifiers_available: properties.and_then(|p| p.subscription_identifiers_available)
+            != Some(0),
         keeps_retained_quiet: true,
     })
 }
@@ -275,11 +364,13 @@ fn remedy(reason: ReasonCode) -> &'static str {
             "check `user`, `password` and the client certificate of the uplink"
         }
         ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => "choose another `client_id`",
-        ReasonCode::UNSUPPORTED_PROTOCOL_VERSION => "set `protocol` of the uplink to 3.1.1 (or to 5)",
-        ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED => "change `to` of the uplink",
-        ReasonCode::SERVER_UNAVAILABLE | ReasonCode::SERVER_BUSY | ReasonCode::CONNECTION_RATE_EXCEEDED => {
-            "the gateway tries again by itself"
+        ReasonCode::UNSUPPORTED_PROTOCOL_VERSION => {
+            "set `protocol` of the uplink to 3.1.1 (or to 5)"
         }
+        ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED => "change `to` of the uplink",
+        ReasonCode::SERVER_UNAVAILABLE
+        | ReasonCode::SERVER_BUSY
+        | ReasonCode::CONNECTION_RATE_EXCEEDED => "the gateway tries again by itself",
         _ => "ask whoever runs it",
     }
 }
@@ -321,17 +412,31 @@ fn received_properties(from: v5::PublishProperties) -> Properties {
     fields.message_expiry = from.message_expiry_interval;
     fields.content_type = from.content_type.map(Into::into);
     // One that is no topic here cannot be answered, and is no reason to refuse the message for ever.
-    fields.response_topic = from.response_topic.and_then(|topic| topic_name(topic.into()).ok());
+    fields.response_topic = from
+        .response_topic
+        .and_then(|topic| topic_name(topic.into()).ok());
     fields.correlation_data = from.correlation_data;
-    fields.user = from.user_properties.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    fields.user = from
+        .user_properties
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
     properties
 }
 
-fn sent_properties(from: &Properties, number: Option<String>, alias: Option<u16>) -> Option<v5::PublishProperties> {
+fn sent_properties(
+    from: &Properties,
+    number: Option<String>,
+    alias: Option<u16>,
+) -> Option<v5::PublishProperties> {
     if from.is_empty() && number.is_none() && alias.is_none() {
         return None;
     }
-    let mut user_properties: Vec<(String, String)> = from.user.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let mut user_properties: Vec<(String, String)> = from
+        .user
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .collect();
     user_properties.extend(number.map(|number| ("seq".to_owned(), number)));
     Some(v5::PublishProperties {
         payload_format_indicator: from.payload_is_text.map(u8::from),
@@ -347,7 +452,14 @@ fn sent_properties(from: &Properties, number: Option<String>, alias: Option<u16>
 
 fn to_v4(command: Command) -> v4::Packet {
     match command {
-        Command::Connect { client_id, keep_alive, login, start, will, .. } => {
+        Command::Connect {
+            client_id,
+            keep_alive,
+            login,
+            start,
+            will,
+            ..
+        } => {
             let mut connect = v4::Connect::new(client_id);
             connect.keep_alive = keep_alive;
             connect.clean_session = start == Start::Clean;
@@ -360,9 +472,20 @@ fn to_v4(command: Command) -> v4::Packet {
             });
             v4::Packet::Connect(connect)
         }
-        Command::State { packet_id, message } => to_v4(Command::Publish { packet_id, dup: false, message, number: None }),
-        Command::Publish { packet_id, dup, message, .. } => {
-            let mut publish = v4::Publish::new(message.topic.as_str(), qos_v4(message.qos), Vec::new());
+        Command::State { packet_id, message } => to_v4(Command::Publish {
+            packet_id,
+            dup: false,
+            message,
+            number: None,
+        }),
+        Command::Publish {
+            packet_id,
+            dup,
+            message,
+            ..
+        } => {
+            let mut publish =
+                v4::Publish::new(message.topic.as_str(), qos_v4(message.qos), Vec::new());
             publish.payload = message.payload;
             publish.retain = message.retain;
             publish.dup = dup;
@@ -373,8 +496,12 @@ fn to_v4(command: Command) -> v4::Packet {
         Command::PubRec(id) => v4::Packet::PubRec(v4::PubRec::new(id.get())),
         Command::PubRel(id) => v4::Packet::PubRel(v4::PubRel::new(id.get())),
         Command::PubComp(id) => v4::Packet::PubComp(v4::PubComp::new(id.get())),
-        Command::Subscribe(Asked { number, filters, .. }) => {
-            let filters = filters.iter().map(|wanted| v4::SubscribeFilter::new(wanted.filter.as_str().to_owned(), qos_v4(wanted.qos)));
+        Command::Subscribe(Asked {
+            number, filters, ..
+        }) => {
+            let filters = filters.iter().map(|wanted| {
+                v4::SubscribeFilter::new(wanted.filter.as_str().to_owned(), qos_v4(wanted.qos))
+            });
             let mut subscribe = v4::Subscribe::new_many(filters);
             subscribe.pkid = subscribe_id(number);
             v4::Packet::Subscribe(subscribe)
@@ -384,7 +511,10 @@ fn to_v4(command: Command) -> v4::Packet {
             subscribe.pkid = subscribe_id(LAST_SUBSCRIBE);
             v4::Packet::Subscribe(subscribe)
         }
-        Command::Unsubscribe(number, topics) => v4::Packet::Unsubscribe(v4::Unsubscribe { pkid: unsubscribe_id(number), topics }),
+        Command::Unsubscribe(number, topics) => v4::Packet::Unsubscribe(v4::Unsubscribe {
+            pkid: unsubscribe_id(number),
+            topics,
+        }),
         Command::Ping => v4::Packet::PingReq,
         Command::Disconnect => v4::Packet::Disconnect,
     }
@@ -439,35 +569,79 @@ fn will_v5(will: Will) -> v5::LastWill {
 
 fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
     match command {
-        Command::Connect { client_id, keep_alive, login, start, will, session_expiry } => {
+        Command::Connect {
+            client_id,
+            keep_alive,
+            login,
+            start,
+            will,
+            session_expiry,
+        } => {
             let mut properties = v5::ConnectProperties::new();
             properties.session_expiry_interval = (start == Start::Resume).then_some(session_expiry);
             properties.max_packet_size = Some(MAX_INCOMING);
             properties.receive_maximum = Some(RECEIVE_MAXIMUM);
-            let connect = v5::Connect { keep_alive, client_id, clean_start: start == Start::Clean, properties: Some(properties) };
-            v5::Packet::Connect(connect, will.map(will_v5), login.map(|(user, password)| v5::Login::new(user, password.0)))
+            let connect = v5::Connect {
+                keep_alive,
+                client_id,
+                clean_start: start == Start::Clean,
+                properties: Some(properties),
+            };
+            v5::Packet::Connect(
+                connect,
+                will.map(will_v5),
+                login.map(|(user, password)| v5::Login::new(user, password.0)),
+            )
         }
-        Command::State { packet_id, message } => to_v5(Command::Publish { packet_id, dup: false, message, number: None }, None),
-        Command::Publish { packet_id, dup, message, number } => {
+        Command::State { packet_id, message } => to_v5(
+            Command::Publish {
+                packet_id,
+                dup: false,
+                message,
+                number: None,
+            },
+            None,
+        ),
+        Command::Publish {
+            packet_id,
+            dup,
+            message,
+            number,
+        } => {
             let is_known = alias.is_some_and(|(_, is_new)| !is_new);
             v5::Packet::Publish(v5::Publish {
                 dup,
                 qos: qos_v5(message.qos),
                 retain: message.retain,
-                topic: if is_known { Bytes::new() } else { bytestring::ByteString::from(message.topic).into_bytes() },
+                topic: if is_known {
+                    Bytes::new()
+                } else {
+                    bytestring::ByteString::from(message.topic).into_bytes()
+                },
                 pkid: packet_id.map_or(0, PacketId::get),
                 payload: message.payload,
-                properties: sent_properties(&message.properties, number, alias.map(|(number, _)| number)),
+                properties: sent_properties(
+                    &message.properties,
+                    number,
+                    alias.map(|(number, _)| number),
+                ),
             })
         }
         Command::PubAck(id) => v5::Packet::PubAck(v5::PubAck::new(id.get(), None)),
         Command::PubRec(id) => v5::Packet::PubRec(v5::PubRec::new(id.get(), None)),
         Command::PubRel(id) => v5::Packet::PubRel(v5::PubRel::new(id.get(), None)),
         Command::PubComp(id) => v5::Packet::PubComp(v5::PubComp::new(id.get(), None)),
-        Command::Subscribe(Asked { number, filters, identifier }) => {
+        Command::Subscribe(Asked {
+            number,
+            filters,
+            identifier,
+        }) => {
             let properties = identifier
                 .and_then(|identifier| usize::try_from(identifier).ok())
-                .map(|id| v5::SubscribeProperties { id: Some(id), user_properties: Vec::new() });
+                .map(|id| v5::SubscribeProperties {
+                    id: Some(id),
+                    user_properties: Vec::new(),
+                });
             let filters = filters.iter().map(|wanted| {
                 let mut filter = v5::Filter::new(wanted.filter.as_str(), qos_v5(wanted.qos));
                 // Not possible with a shared subscription [MQTT-3.8.3-4].
@@ -489,10 +663,14 @@ fn to_v5(command: Command, alias: Option<(u16, bool)>) -> v5::Packet {
             subscribe.pkid = subscribe_id(LAST_SUBSCRIBE);
             v5::Packet::Subscribe(subscribe)
         }
-        Command::Unsubscribe(number, filters) => {
-            v5::Packet::Unsubscribe(v5::Unsubscribe { pkid: unsubscribe_id(number), filters, properties: None })
-        }
+        Command::Unsubscribe(number, filters) => v5::Packet::Unsubscribe(v5::Unsubscribe {
+            pkid: unsubscribe_id(number),
+            filters,
+            properties: None,
+        }),
         Command::Ping => v5::Packet::PingReq(v5::PingReq),
-        Command::Disconnect => v5::Packet::Disconnect(v5::Disconnect::new(v5::DisconnectReasonCode::NormalDisconnection)),
+        Command::Disconnect => v5::Packet::Disconnect(v5::Disconnect::new(
+            v5::DisconnectReasonCode::NormalDisconnection,
+        )),
     }
 }

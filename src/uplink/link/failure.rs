@@ -15,7 +15,8 @@ impl LinkError {
 impl From<io::Error> for LinkError {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-        let what = tls::of_connection(&error).unwrap_or_else(|| format!("the connection broke: {}", without_links(&error)));
+        let what = tls::of_connection(&error)
+            .unwrap_or_else(|| format!("the connection broke: {}", without_links(&error)));
         match error.kind() {
             BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::closed(what),
             _ => Self::Broken(what),
@@ -32,7 +33,9 @@ pub(super) fn before_connack(error: LinkError, protocol: Protocol) -> LinkError 
                 Protocol::V311 => "if the remote speaks only MQTT 5, set `protocol: 5`",
             };
             LinkError::Closed {
-                what: format!("{what} before it answered CONNECT; {probable}; else check `client_id`, `user` and `password`"),
+                what: format!(
+                    "{what} before it answered CONNECT; {probable}; else check `client_id`, `user` and `password`"
+                ),
                 reason: None,
             }
         }

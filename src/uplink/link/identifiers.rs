@@ -105,7 +105,10 @@ mod tests {
             for kept in [&text[..], &long, &[]] {
                 let with = [&[0x0B, 1, 0x0B, 0x80, 1][..], kept, &[0x0B, 3]].concat();
                 let (packet, identifiers) = taken_out(&publish(&with, qos)).unwrap();
-                assert_eq!((packet.to_vec(), identifiers), (publish(kept, qos), vec![1, 128, 3]));
+                assert_eq!(
+                    (packet.to_vec(), identifiers),
+                    (publish(kept, qos), vec![1, 128, 3])
+                );
                 assert_eq!(taken_out(&publish(kept, qos)), None);
             }
         }

@@ -7,14 +7,21 @@ use crate::outbox::{Outgoing, Place};
 impl Session {
     /// The message that has waited longest for an answer of the remote; `None` if a PUBREL has waited longer: the remote has that message.
     pub(in crate::uplink) fn first_unanswered_message(&self) -> Option<Place> {
-        let first = self.in_flight.iter().find(|entry| entry.is_written() && entry.needs <= self.saved)?;
+        let first = self
+            .in_flight
+            .iter()
+            .find(|entry| entry.is_written() && entry.needs <= self.saved)?;
         (first.stage != Stage::Released).then(|| first.place())
     }
 
     /// The remote answers the message at `index`: those before it had left earlier.
     pub(super) fn note_overtaken(&mut self, index: usize) {
         let first = self.first_unanswered_message();
-        let is_behind = |place: &Place| self.in_flight.index_of(*place).is_some_and(|first| first < index);
+        let is_behind = |place: &Place| {
+            self.in_flight
+                .index_of(*place)
+                .is_some_and(|first| first < index)
+        };
         if let Some(first) = first.filter(is_behind) {
             self.overtaken = Some(first);
         }
@@ -53,8 +60,12 @@ impl Session {
 
     /// True if the message at `index` may not be written because of one that is sent alone.
     pub(super) fn must_wait_for_another(&self, index: usize) -> bool {
-        let Some(alone) = self.alone else { return false };
-        let Some(suspect) = self.in_flight.index_of(alone) else { return false };
+        let Some(alone) = self.alone else {
+            return false;
+        };
+        let Some(suspect) = self.in_flight.index_of(alone) else {
+            return false;
+        };
         match index.cmp(&suspect) {
             std::cmp::Ordering::Less => false,
             std::cmp::Ordering::Equal => !self.may_try || self.in_flight.on_wire() > 0,
@@ -65,9 +76,14 @@ impl Session {
     /// A QoS 2 message that the remote does not have is sent again with QoS 1, as a new one. False if it is none, or if its class says
     /// that it must not come twice.
     pub(in crate::uplink) fn resend_with_qos_1(&mut self, place: Place) -> bool {
-        let Some(index) = self.in_flight.index_of(place) else { return false };
+        let Some(index) = self.in_flight.index_of(place) else {
+            return false;
+        };
         let may_come_twice = |message: &Outgoing| message.if_session_lost != SessionLost::Drop;
-        let is_exact = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.message().is_some_and(may_come_twice));
+        let is_exact = self
+            .in_flight
+            .get(index)
+            .is_some_and(|entry| entry.is_exact() && entry.message().is_some_and(may_come_twice));
         if is_exact {
             self.take_back(index);
             self.max_qos = self.max_qos.min(QoS::AtLeastOnce);
@@ -78,8 +94,15 @@ impl Session {
 
     /// The remote takes QoS 1 and never took QoS 2: what was sent with QoS 2 and was not answered goes with QoS 1 too.
     pub(in crate::uplink) fn resend_all_with_qos_1(&mut self) {
-        let is_open = |entry: &InFlight| entry.is_exact() && entry.stage == Stage::Sent && !entry.is_written();
-        let open: Vec<Place> = self.in_flight.iter().filter(|entry| is_open(entry)).map(InFlight::place).collect();
+        let is_open = |entry: &InFlight| {
+            entry.is_exact() && entry.stage == Stage::Sent && !entry.is_written()
+        };
+        let open: Vec<Place> = self
+            .in_flight
+            .iter()
+            .filter(|entry| is_open(entry))
+            .map(InFlight::place)
+            .collect();
         for place in open {
             self.resend_with_qos_1(place);
         }
@@ -87,14 +110,22 @@ impl Session {
 
     /// True if the remote has the message: nothing is left to remove.
     pub(in crate::uplink) fn is_released(&self, place: Place) -> bool {
-        let entry = self.in_flight.index_of(place).and_then(|index| self.in_flight.get(index));
+        let entry = self
+            .in_flight
+            .index_of(place)
+            .and_then(|index| self.in_flight.get(index));
         entry.is_some_and(|entry| entry.stage == Stage::Released)
     }
 
     /// A person removes a message. True if the remote may have it: then it is ended there first, and settled with that.
     pub(in crate::uplink) fn purge(&mut self, place: Place) -> bool {
-        let Some(index) = self.in_flight.index_of(place) else { return false };
-        let may_be_there = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Sent);
+        let Some(index) = self.in_flight.index_of(place) else {
+            return false;
+        };
+        let may_be_there = self
+            .in_flight
+            .get(index)
+            .is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Sent);
         if !may_be_there {
             self.forget(place);
         } else if self.in_flight.get(index).is_some_and(InFlight::is_written) {

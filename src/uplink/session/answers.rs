@@ -11,7 +11,10 @@ impl Session {
     /// The message with an identifier, if it is one that `is_meant`.
     fn find(&self, packet_id: PacketId, is_meant: impl Fn(&InFlight) -> bool) -> Option<usize> {
         let index = self.in_flight.index_of_id(packet_id)?;
-        self.in_flight.get(index).is_some_and(is_meant).then_some(index)
+        self.in_flight
+            .get(index)
+            .is_some_and(is_meant)
+            .then_some(index)
     }
 
     /// The next packet that is no message: an answer, or the end of a message that the remote has (PUBREL). It frees what the remote keeps
@@ -26,14 +29,24 @@ impl Session {
         }
         // In the order in which the remote has confirmed them [MQTT-4.6.0-4].
         let saved = self.saved;
-        let packet_id = self.in_flight.get(index).filter(|entry| entry.needs <= saved).and_then(InFlight::packet_id)?;
+        let packet_id = self
+            .in_flight
+            .get(index)
+            .filter(|entry| entry.needs <= saved)
+            .and_then(InFlight::packet_id)?;
         self.in_flight.wrote(index);
         Some(Step::Release(packet_id))
     }
 
     /// PUBACK.
-    pub(in crate::uplink) fn acknowledged(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
-        let Some(index) = self.find(packet_id, |entry| entry.is_written() && entry.stage != Stage::Released) else {
+    pub(in crate::uplink) fn acknowledged(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+    ) -> Verdict {
+        let Some(index) = self.find(packet_id, |entry| {
+            entry.is_written() && entry.stage != Stage::Released
+        }) else {
             return Verdict::Unknown;
         };
         self.note_overtaken(index);
@@ -47,21 +60,35 @@ impl Session {
     }
 
     /// PUBREC.
-    pub(in crate::uplink) fn received(&mut self, packet_id: PacketId, reason: ReasonCode) -> Verdict {
-        if let Some(place) = self.recovered.iter().find(|(_, (id, _))| *id == packet_id).map(|(place, _)| *place) {
+    pub(in crate::uplink) fn received(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+    ) -> Verdict {
+        if let Some(place) = self
+            .recovered
+            .iter()
+            .find(|(_, (id, _))| *id == packet_id)
+            .map(|(place, _)| *place)
+        {
             // Before the message was repeated: the remote remembers it by itself.
             self.release_one(place);
             return Verdict::Going;
         }
-        let Some(index) = self.find(packet_id, |entry| entry.is_written() || entry.stage != Stage::Unsent) else {
+        let Some(index) = self.find(packet_id, |entry| {
+            entry.is_written() || entry.stage != Stage::Unsent
+        }) else {
             // The remote holds something that is not known here any more; PUBREL ends it.
             self.answers.push_back((0, Step::Release(packet_id)));
             return Verdict::Unknown;
         };
         self.note_overtaken(index);
-        let Some(entry) = self.in_flight.get(index).filter(|entry| entry.is_exact()) else { return Verdict::Unknown };
+        let Some(entry) = self.in_flight.get(index).filter(|entry| entry.is_exact()) else {
+            return Verdict::Unknown;
+        };
         // To a repetition "identifier in use" says that the remote has the message.
-        let has_it = !reason.is_error() || (entry.is_repeated && reason == ReasonCode::PACKET_IDENTIFIER_IN_USE);
+        let has_it = !reason.is_error()
+            || (entry.is_repeated && reason == ReasonCode::PACKET_IDENTIFIER_IN_USE);
         let (is_written, is_released) = (entry.is_written(), entry.stage == Stage::Released);
         if !is_released && !has_it {
             return self.end(index, reason);
@@ -79,7 +106,9 @@ impl Session {
 
     /// PUBCOMP, with any reason: the remote has nothing under this identifier any more.
     pub(in crate::uplink) fn completed(&mut self, packet_id: PacketId) -> Verdict {
-        match self.find(packet_id, |entry| entry.stage == Stage::Released && entry.is_written()) {
+        match self.find(packet_id, |entry| {
+            entry.stage == Stage::Released && entry.is_written()
+        }) {
             Some(index) => self.end(index, ReasonCode::SUCCESS),
             None => Verdict::Unknown,
         }
@@ -92,7 +121,11 @@ impl Session {
             return place.map_or(Verdict::Unknown, |place| Verdict::Later(place, reason));
         }
         match self.remove(index) {
-            Some(entry) if reason.is_error() => Verdict::Refused { place: entry.place(), reason, message: entry.into_message() },
+            Some(entry) if reason.is_error() => Verdict::Refused {
+                place: entry.place(),
+                reason,
+                message: entry.into_message(),
+            },
             Some(entry) => Verdict::Delivered(entry.place()),
             None => Verdict::Unknown,
         }
@@ -115,13 +148,19 @@ impl Session {
 
 /// A remote that says so will take the message some time.
 fn promises_more(reason: ReasonCode) -> bool {
-    matches!(reason, ReasonCode::QUOTA_EXCEEDED | ReasonCode::PACKET_IDENTIFIER_IN_USE)
+    matches!(
+        reason,
+        ReasonCode::QUOTA_EXCEEDED | ReasonCode::PACKET_IDENTIFIER_IN_USE
+    )
 }
 
 /// Codes that say "not now": what is refused with them is offered again later.
 fn is_for_later(reason: ReasonCode) -> bool {
     matches!(
         reason,
-        ReasonCode::QUOTA_EXCEEDED | ReasonCode::IMPLEMENTATION_SPECIFIC | ReasonCode::UNSPECIFIED | ReasonCode::PACKET_IDENTIFIER_IN_USE
+        ReasonCode::QUOTA_EXCEEDED
+            | ReasonCode::IMPLEMENTATION_SPECIFIC
+            | ReasonCode::UNSPECIFIED
+            | ReasonCode::PACKET_IDENTIFIER_IN_USE
     )
 }

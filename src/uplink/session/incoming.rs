@@ -9,14 +9,16 @@ impl Session {
         if !self.received.contains(&packet_id.get()) {
             return true;
         }
-        self.answers.push_back((self.newest_change(), Step::Received(packet_id)));
+        self.answers
+            .push_back((self.newest_change(), Step::Received(packet_id)));
         false
     }
 
     /// A QoS 2 message of the remote is safe here.
     pub(in crate::uplink) fn taken(&mut self, packet_id: PacketId) {
         self.received.insert(packet_id.get());
-        self.answers.push_back((self.next_save, Step::Received(packet_id)));
+        self.answers
+            .push_back((self.next_save, Step::Received(packet_id)));
         self.change(RECEIVED_IN);
     }
 
@@ -24,10 +26,12 @@ impl Session {
     pub(in crate::uplink) fn released(&mut self, packet_id: PacketId) {
         if self.received.remove(&packet_id.get()) {
             self.change(RECEIVED_IN);
-            self.answers.push_back((self.next_save, Step::Complete(packet_id)));
+            self.answers
+                .push_back((self.next_save, Step::Complete(packet_id)));
         } else {
             // Forgotten already, but perhaps not durably so.
-            self.answers.push_back((self.newest_change(), Step::Complete(packet_id)));
+            self.answers
+                .push_back((self.newest_change(), Step::Complete(packet_id)));
         }
     }
 

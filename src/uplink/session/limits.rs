@@ -10,7 +10,10 @@ impl Session {
 
     /// True if the message at `index` would be one QoS 2 message too many for the remote.
     pub(super) fn has_too_many_exact(&self, index: usize) -> bool {
-        let is_new = self.in_flight.get(index).is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Unsent);
+        let is_new = self
+            .in_flight
+            .get(index)
+            .is_some_and(|entry| entry.is_exact() && entry.stage == Stage::Unsent);
         is_new && self.in_flight.exact() > self.max_exact && {
             let is_at_remote = |entry: &&InFlight| entry.is_exact() && entry.stage != Stage::Unsent;
             self.in_flight.iter().filter(is_at_remote).count() >= self.max_exact

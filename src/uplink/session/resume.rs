@@ -12,7 +12,12 @@ impl Session {
         self.used_ids.insert(held.packet_id);
         self.last_packet_id = held.packet_id.get();
         if held.stage == HeldStage::Released {
-            self.in_flight.push(InFlight::known(place, None, held.packet_id, Stage::Released));
+            self.in_flight.push(InFlight::known(
+                place,
+                None,
+                held.packet_id,
+                Stage::Released,
+            ));
         } else {
             self.recovered.insert(place, (held.packet_id, held.stage));
         }
@@ -53,14 +58,21 @@ impl Session {
     }
 
     /// Forgets filters. Returns those of them that the remote was asked for.
-    pub(in crate::uplink) fn unsubscribe(&mut self, is_unwanted: impl Fn(&str) -> bool) -> Vec<String> {
-        let (unwanted, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.subscribed).into_iter().partition(|known| is_unwanted(name_of(known)));
+    pub(in crate::uplink) fn unsubscribe(
+        &mut self,
+        is_unwanted: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let (unwanted, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.subscribed)
+            .into_iter()
+            .partition(|known| is_unwanted(name_of(known)));
         self.subscribed = kept;
         if !unwanted.is_empty() {
             self.change(RECEIVED_IN);
         }
-        unwanted.iter().map(|known| name_of(known).to_owned()).collect()
+        unwanted
+            .iter()
+            .map(|known| name_of(known).to_owned())
+            .collect()
     }
 
     /// The remote may have begun a new session without this gateway hearing of it: what was granted may be gone. True if anything was.
@@ -79,7 +91,13 @@ impl Session {
 
     /// The remote has granted a subscription.
     pub(in crate::uplink) fn granted(&mut self, receive: &Receive) {
-        let Some(known) = self.subscribed.iter_mut().find(|known| name_of(known) == receive.filter.as_str()) else { return };
+        let Some(known) = self
+            .subscribed
+            .iter_mut()
+            .find(|known| name_of(known) == receive.filter.as_str())
+        else {
+            return;
+        };
         let mark = granted_mark(receive);
         if *known != mark {
             *known = mark;
@@ -107,9 +125,13 @@ impl Session {
     /// ![MQTT-4.3.3-6] because the alternative is a message that both sides take for delivered, and that nobody gets.
     pub(in crate::uplink) fn distrust(&mut self) {
         for index in 0..self.in_flight.len() {
-            let Some(entry) = self.in_flight.get(index) else { continue };
+            let Some(entry) = self.in_flight.get(index) else {
+                continue;
+            };
             let queue = entry.place().queue;
-            let never_twice = entry.message().is_some_and(|message| message.if_session_lost == SessionLost::Drop);
+            let never_twice = entry
+                .message()
+                .is_some_and(|message| message.if_session_lost == SessionLost::Drop);
             if !never_twice && self.in_flight.send_again(index) {
                 self.change(queue);
             }
@@ -130,13 +152,22 @@ impl Session {
         }
         // Those that their class forbids to repeat are given up when the outbox brings them.
         told.resent += places.len();
-        places.into_iter().for_each(|place| self.change(place.queue));
+        places
+            .into_iter()
+            .for_each(|place| self.change(place.queue));
         let mut index = 0;
         while let Some(entry) = self.in_flight.get_mut(index) {
-            let never_twice = entry.message().is_some_and(|message| message.if_session_lost == SessionLost::Drop);
+            let never_twice = entry
+                .message()
+                .is_some_and(|message| message.if_session_lost == SessionLost::Drop);
             match entry.stage {
-                Stage::Released => told.presumed.extend(self.remove(index).map(|entry| entry.place())),
-                Stage::Sent if never_twice => told.dropped.extend(self.remove(index).map(|entry| (entry.place(), entry.into_message()))),
+                Stage::Released => told
+                    .presumed
+                    .extend(self.remove(index).map(|entry| entry.place())),
+                Stage::Sent if never_twice => told.dropped.extend(
+                    self.remove(index)
+                        .map(|entry| (entry.place(), entry.into_message())),
+                ),
                 Stage::Sent => {
                     // To this session it is a new message.
                     entry.stage = Stage::Unsent;
@@ -157,7 +188,13 @@ impl Session {
             return;
         }
         for index in 0..self.in_flight.len() {
-            let Some(entry) = self.in_flight.get(index).filter(|entry| entry.stage == Stage::Unsent) else { continue };
+            let Some(entry) = self
+                .in_flight
+                .get(index)
+                .filter(|entry| entry.stage == Stage::Unsent)
+            else {
+                continue;
+            };
             let (queue, is_noted) = (entry.place().queue, entry.is_noted());
             if !self.in_flight.lower_qos(index, max_qos) {
                 continue;
@@ -181,5 +218,8 @@ fn granted_mark(receive: &Receive) -> String {
 
 /// The filter of a note.
 fn name_of(known: &str) -> &str {
-    known.strip_prefix('\0').and_then(|marked| marked.get(1..)).unwrap_or(known)
+    known
+        .strip_prefix('\0')
+        .and_then(|marked| marked.get(1..))
+        .unwrap_or(known)
 }

@@ -10,14 +10,23 @@ impl Session {
         self.changes = 0;
         self.next_save += 1;
         let dirty = std::mem::take(&mut self.dirty);
-        dirty.iter().enumerate().filter(|(_, dirty)| **dirty).map(|(queue, _)| (queue, self.memory(queue))).collect()
+        dirty
+            .iter()
+            .enumerate()
+            .filter(|(_, dirty)| **dirty)
+            .map(|(queue, _)| (queue, self.memory(queue)))
+            .collect()
     }
 
     /// What [`Session::begin_save`] returned last is durable.
     pub(in crate::uplink) fn saved(&mut self) {
         self.is_saving = false;
         self.saved = self.next_save - 1;
-        while self.freed.front().is_some_and(|(needs, _)| *needs <= self.saved) {
+        while self
+            .freed
+            .front()
+            .is_some_and(|(needs, _)| *needs <= self.saved)
+        {
             if let Some((_, id)) = self.freed.pop_front() {
                 self.used_ids.remove(&id);
             }
@@ -25,15 +34,38 @@ impl Session {
     }
 
     fn memory(&self, queue: usize) -> Memory {
-        let recovered = self.recovered.iter().filter(|(place, _)| place.queue == queue);
-        let mut held: Vec<Held> =
-            recovered.map(|(place, (packet_id, stage))| Held { seq: place.seq, packet_id: *packet_id, stage: *stage }).collect();
-        for entry in self.in_flight.iter().filter(|entry| entry.place().queue == queue && entry.is_exact()) {
-            let stage = if entry.stage == Stage::Released { HeldStage::Released } else { HeldStage::Sent };
-            held.extend(entry.packet_id().map(|packet_id| Held { seq: entry.place().seq, packet_id, stage }));
+        let recovered = self
+            .recovered
+            .iter()
+            .filter(|(place, _)| place.queue == queue);
+        let mut held: Vec<Held> = recovered
+            .map(|(place, (packet_id, stage))| Held {
+                seq: place.seq,
+                packet_id: *packet_id,
+                stage: *stage,
+            })
+            .collect();
+        for entry in self
+            .in_flight
+            .iter()
+            .filter(|entry| entry.place().queue == queue && entry.is_exact())
+        {
+            let stage = if entry.stage == Stage::Released {
+                HeldStage::Released
+            } else {
+                HeldStage::Sent
+            };
+            held.extend(entry.packet_id().map(|packet_id| Held {
+                seq: entry.place().seq,
+                packet_id,
+                stage,
+            }));
         }
         if queue != RECEIVED_IN {
-            return Memory { held, ..Memory::default() };
+            return Memory {
+                held,
+                ..Memory::default()
+            };
         }
         Memory {
             held,

@@ -26,7 +26,11 @@ fn waiting(seq: u64, qos: QoS) -> Waiting {
         is_reading: false,
         is_rated: false,
     };
-    Waiting { lane: Lane::Live, seq, message }
+    Waiting {
+        lane: Lane::Live,
+        seq,
+        message,
+    }
 }
 
 fn place(seq: u64) -> Place {
@@ -47,7 +51,9 @@ fn connected(window: u16, receive_maximum: u16) -> Session {
 fn written(session: &mut Session) -> Vec<String> {
     std::iter::from_fn(|| session.next())
         .map(|step| match step {
-            Step::Publish(send) => format!("{}{}", send.place.seq, if send.dup { " again" } else { "" }),
+            Step::Publish(send) => {
+                format!("{}{}", send.place.seq, if send.dup { " again" } else { "" })
+            }
             Step::Release(id) => format!("release {id}"),
             Step::Received(id) => format!("received {id}"),
             Step::Complete(id) => format!("complete {id}"),
@@ -58,7 +64,11 @@ fn written(session: &mut Session) -> Vec<String> {
 fn save(session: &mut Session) -> Memory {
     let memories = session.begin_save();
     session.saved();
-    memories.into_iter().find(|(queue, _)| *queue == 1).map(|(_, memory)| memory).unwrap_or_default()
+    memories
+        .into_iter()
+        .find(|(queue, _)| *queue == 1)
+        .map(|(_, memory)| memory)
+        .unwrap_or_default()
 }
 
 fn restarted(memory: Memory) -> Session {
@@ -92,11 +102,21 @@ fn what_was_in_flight_goes_first_and_marked_after_a_reconnect() {
         session.offer(waiting(seq, QoS::AtLeastOnce));
     }
     assert_eq!(written(&mut session), ["1", "2", "3"]);
-    assert_eq!(session.acknowledged(id(2), ReasonCode::SUCCESS), Verdict::Delivered(place(2)));
+    assert_eq!(
+        session.acknowledged(id(2), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(2))
+    );
     session.connected(true, 1, QoS::ExactlyOnce);
     session.offer(waiting(4, QoS::AtLeastOnce));
-    assert_eq!(written(&mut session), ["1 again"], "the remote allows one at a time");
-    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert_eq!(
+        written(&mut session),
+        ["1 again"],
+        "the remote allows one at a time"
+    );
+    assert_eq!(
+        session.acknowledged(id(1), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(1))
+    );
     assert_eq!(written(&mut session), ["3 again"]);
 }
 
@@ -115,16 +135,39 @@ fn qos_2_waits_for_the_disk_at_every_step() {
     let mut session = connected(10, 10);
     session.offer(waiting(1, QoS::ExactlyOnce));
     session.offer(waiting(2, QoS::AtLeastOnce));
-    assert!(written(&mut session).is_empty(), "the identifier is not durable, and what is behind it keeps its order");
+    assert!(
+        written(&mut session).is_empty(),
+        "the identifier is not durable, and what is behind it keeps its order"
+    );
     let memory = save(&mut session);
-    assert_eq!(memory.held, [Held { seq: 1, packet_id: id(1), stage: HeldStage::Sent }]);
+    assert_eq!(
+        memory.held,
+        [Held {
+            seq: 1,
+            packet_id: id(1),
+            stage: HeldStage::Sent
+        }]
+    );
     assert_eq!(written(&mut session), ["1", "2"]);
     assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
-    assert!(written(&mut session).is_empty(), "PUBREL waits for the PUBREC to be durable");
-    assert_eq!(save(&mut session).held, [Held { seq: 1, packet_id: id(1), stage: HeldStage::Released }]);
+    assert!(
+        written(&mut session).is_empty(),
+        "PUBREL waits for the PUBREC to be durable"
+    );
+    assert_eq!(
+        save(&mut session).held,
+        [Held {
+            seq: 1,
+            packet_id: id(1),
+            stage: HeldStage::Released
+        }]
+    );
     assert_eq!(written(&mut session), ["release 1"]);
     assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
-    assert!(session.used_ids.contains(&id(1)), "the identifier is free only when that is durable");
+    assert!(
+        session.used_ids.contains(&id(1)),
+        "the identifier is free only when that is durable"
+    );
     assert_eq!(save(&mut session), Memory::default());
     assert!(!session.used_ids.contains(&id(1)));
 }
@@ -173,9 +216,15 @@ fn after_a_crash_messages_go_on_where_the_disk_knows_them() {
 #[test]
 fn a_forgotten_session_follows_the_class() {
     let mut session = connected(10, 10);
-    let dropped = Outgoing { if_session_lost: SessionLost::Drop, ..waiting(2, QoS::ExactlyOnce).message };
+    let dropped = Outgoing {
+        if_session_lost: SessionLost::Drop,
+        ..waiting(2, QoS::ExactlyOnce).message
+    };
     session.offer(waiting(1, QoS::ExactlyOnce));
-    session.offer(Waiting { message: dropped, ..waiting(2, QoS::ExactlyOnce) });
+    session.offer(Waiting {
+        message: dropped,
+        ..waiting(2, QoS::ExactlyOnce)
+    });
     session.offer(waiting(3, QoS::ExactlyOnce));
     session.offer(waiting(4, QoS::AtLeastOnce));
     save(&mut session);
@@ -183,10 +232,20 @@ fn a_forgotten_session_follows_the_class() {
     session.received(id(3), ReasonCode::SUCCESS);
     save(&mut session);
     let told = session.connected(false, 10, QoS::ExactlyOnce);
-    assert_eq!((told.resent, told.dropped.len(), told.presumed), (2, 1, vec![place(3)]));
-    assert!(written(&mut session).is_empty(), "what was decided is durable before anything is sent");
+    assert_eq!(
+        (told.resent, told.dropped.len(), told.presumed),
+        (2, 1, vec![place(3)])
+    );
+    assert!(
+        written(&mut session).is_empty(),
+        "what was decided is durable before anything is sent"
+    );
     save(&mut session);
-    assert_eq!(written(&mut session), ["1", "4"], "to a new session they are new");
+    assert_eq!(
+        written(&mut session),
+        ["1", "4"],
+        "to a new session they are new"
+    );
 }
 
 #[test]
@@ -203,7 +262,10 @@ fn messages_of_an_earlier_run_go_before_new_ones_of_higher_lanes() {
 #[test]
 fn a_receipt_for_something_unknown_is_released() {
     let mut session = connected(10, 10);
-    assert_eq!(session.received(id(77), ReasonCode::SUCCESS), Verdict::Unknown);
+    assert_eq!(
+        session.received(id(77), ReasonCode::SUCCESS),
+        Verdict::Unknown
+    );
     assert_eq!(written(&mut session), ["release 77"]);
 }
 
@@ -213,7 +275,10 @@ fn a_remote_without_qos_2_gets_what_it_can_take() {
     session.connected(false, 10, QoS::AtLeastOnce);
     session.offer(waiting(1, QoS::ExactlyOnce));
     assert_eq!(written(&mut session), ["1"]);
-    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert_eq!(
+        session.acknowledged(id(1), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(1))
+    );
 }
 
 #[test]
@@ -221,7 +286,10 @@ fn messages_of_the_remote_are_recognised_across_a_restart() {
     let mut session = connected(10, 10);
     assert!(session.is_new(id(9)));
     session.taken(id(9));
-    assert!(written(&mut session).is_empty(), "PUBREC waits for the disk");
+    assert!(
+        written(&mut session).is_empty(),
+        "PUBREC waits for the disk"
+    );
     let memory = save(&mut session);
     assert_eq!(written(&mut session), ["received 9"]);
     let mut session = restarted(memory);
@@ -229,7 +297,10 @@ fn messages_of_the_remote_are_recognised_across_a_restart() {
     assert!(!session.is_new(id(9)), "it is here already");
     assert_eq!(written(&mut session), ["received 9"]);
     session.released(id(9));
-    assert!(written(&mut session).is_empty(), "it is forgotten only when that is durable");
+    assert!(
+        written(&mut session).is_empty(),
+        "it is forgotten only when that is durable"
+    );
     assert_eq!(save(&mut session), Memory::default());
     assert_eq!(written(&mut session), ["complete 9"]);
     assert!(session.is_new(id(9)));
@@ -245,7 +316,10 @@ fn a_receipt_that_comes_before_the_repetition_is_taken_and_ends_in_its_turn() {
     // On the next connection, before anything was repeated.
     session.connected(true, 10, QoS::ExactlyOnce);
     assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
-    assert!(written(&mut session).is_empty(), "not before that is durable");
+    assert!(
+        written(&mut session).is_empty(),
+        "not before that is durable"
+    );
     save(&mut session);
     assert_eq!(written(&mut session), ["release 1", "2 again"]);
     // And after a restart, before the outbox has brought it.
@@ -271,7 +345,10 @@ fn a_message_in_flight_is_not_taken_a_second_time() {
 fn a_forgotten_session_stays_forgotten_over_a_restart() {
     let mut session = connected(10, 10);
     let once = |seq| Waiting {
-        message: Outgoing { if_session_lost: SessionLost::Drop, ..waiting(seq, QoS::ExactlyOnce).message },
+        message: Outgoing {
+            if_session_lost: SessionLost::Drop,
+            ..waiting(seq, QoS::ExactlyOnce).message
+        },
         ..waiting(seq, QoS::ExactlyOnce)
     };
     session.offer(once(1));
@@ -279,7 +356,11 @@ fn a_forgotten_session_stays_forgotten_over_a_restart() {
     session.connected(false, 10, QoS::ExactlyOnce);
     let mut session = restarted(save(&mut session));
     session.connected(true, 10, QoS::ExactlyOnce);
-    assert_eq!(session.offer(once(1)), Some(once(1)), "it may have arrived before the session was forgotten");
+    assert_eq!(
+        session.offer(once(1)),
+        Some(once(1)),
+        "it may have arrived before the session was forgotten"
+    );
 }
 
 #[test]
@@ -289,7 +370,10 @@ fn a_session_of_another_life_or_of_another_remote_is_not_wanted() {
     assert!(session.is_strange_to(a), "this outbox knows of no session");
     session.reached(a, false);
     session.connected(false, 10, QoS::ExactlyOnce);
-    assert!(!session.is_strange_to(a) && !session.is_strange_to(b), "b may be another address of a");
+    assert!(
+        !session.is_strange_to(a) && !session.is_strange_to(b),
+        "b may be another address of a"
+    );
     session.reached(b, false);
     session.connected(false, 10, QoS::ExactlyOnce);
     let session = restarted(save(&mut session));
@@ -299,8 +383,23 @@ fn a_session_of_another_life_or_of_another_remote_is_not_wanted() {
 
 #[test]
 fn a_full_memory_drains_after_a_restart() {
-    let held = (1..=1280).map(|n| Held { seq: n, packet_id: id(u16::try_from(n).unwrap()), stage: HeldStage::Sent }).collect();
-    let mut session = Session::new(2000, vec![Memory::default(), Memory { held, ..Memory::default() }]);
+    let held = (1..=1280)
+        .map(|n| Held {
+            seq: n,
+            packet_id: id(u16::try_from(n).unwrap()),
+            stage: HeldStage::Sent,
+        })
+        .collect();
+    let mut session = Session::new(
+        2000,
+        vec![
+            Memory::default(),
+            Memory {
+                held,
+                ..Memory::default()
+            },
+        ],
+    );
     session.connected(true, 2000, QoS::ExactlyOnce);
     assert!(session.room() > 0);
     session.offer(waiting(1, QoS::ExactlyOnce));
@@ -313,7 +412,10 @@ fn what_has_not_been_sent_follows_the_qos_of_a_new_remote() {
     session.connected(false, 10, QoS::AtLeastOnce);
     assert_eq!(save(&mut session), Memory::default());
     assert_eq!(written(&mut session), ["1"]);
-    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert_eq!(
+        session.acknowledged(id(1), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(1))
+    );
 }
 
 #[test]
@@ -321,7 +423,10 @@ fn totals_follow_refusals_lower_qos_and_messages_that_are_given_up() {
     let mut session = on_its_way(4);
     session.offer(waiting(5, QoS::AtLeastOnce));
     assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
-    assert!(matches!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(..)));
+    assert!(matches!(
+        session.received(id(2), ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Later(..)
+    ));
     session.in_flight.check_invariants();
     assert!(session.has_refused());
     session.release_instead(place(3));
@@ -346,7 +451,10 @@ fn a_repeated_release_waits_for_the_disk_too() {
     session.begin_save();
     session.connected(true, 10, QoS::ExactlyOnce);
     session.released(id(9));
-    assert!(written(&mut session).is_empty(), "it is not forgotten durably");
+    assert!(
+        written(&mut session).is_empty(),
+        "it is not forgotten durably"
+    );
     session.saved();
     assert_eq!(written(&mut session), ["complete 9"]);
 }
@@ -365,7 +473,12 @@ struct Remote {
 impl Remote {
     fn take(&mut self, step: Step) {
         match step {
-            Step::Publish(Send { packet_id: Some(packet_id), place, message, .. }) => {
+            Step::Publish(Send {
+                packet_id: Some(packet_id),
+                place,
+                message,
+                ..
+            }) => {
                 if message.qos == QoS::AtLeastOnce {
                     self.arrived.push(place.seq);
                     self.answers.push_back(('a', packet_id));

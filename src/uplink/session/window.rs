@@ -54,11 +54,22 @@ impl InFlight {
     }
 
     /// A QoS 2 message of an earlier run; without `message` the remote has it.
-    pub(super) fn known(place: Place, message: Option<Outgoing>, packet_id: PacketId, stage: Stage) -> Self {
+    pub(super) fn known(
+        place: Place,
+        message: Option<Outgoing>,
+        packet_id: PacketId,
+        stage: Stage,
+    ) -> Self {
         Self::with(place, message, Some(packet_id), true, stage)
     }
 
-    fn with(place: Place, message: Option<Outgoing>, packet_id: Option<PacketId>, is_exact: bool, stage: Stage) -> Self {
+    fn with(
+        place: Place,
+        message: Option<Outgoing>,
+        packet_id: Option<PacketId>,
+        is_exact: bool,
+        stage: Stage,
+    ) -> Self {
         Self {
             place,
             message,
@@ -172,16 +183,22 @@ impl Window {
 
     /// Where the message of a place is.
     pub(super) fn index_of(&self, place: Place) -> Option<usize> {
-        self.by_place.get(&place).and_then(|ordinal| self.index(*ordinal))
+        self.by_place
+            .get(&place)
+            .and_then(|ordinal| self.index(*ordinal))
     }
 
     /// Where the message with an identifier is.
     pub(super) fn index_of_id(&self, packet_id: PacketId) -> Option<usize> {
-        self.by_id.get(&packet_id).and_then(|ordinal| self.index(*ordinal))
+        self.by_id
+            .get(&packet_id)
+            .and_then(|ordinal| self.index(*ordinal))
     }
 
     fn index(&self, ordinal: u64) -> Option<usize> {
-        self.entries.binary_search_by_key(&ordinal, |entry| entry.ordinal).ok()
+        self.entries
+            .binary_search_by_key(&ordinal, |entry| entry.ordinal)
+            .ok()
     }
 
     /// The first entry that was not written on this connection.
@@ -193,29 +210,43 @@ impl Window {
     }
 
     fn unwritten(&self) -> impl Iterator<Item = (usize, &InFlight)> {
-        self.entries.iter().enumerate().skip(self.written).filter(|(_, entry)| !entry.is_written)
+        self.entries
+            .iter()
+            .enumerate()
+            .skip(self.written)
+            .filter(|(_, entry)| !entry.is_written)
     }
 
     /// The first entry of a stage that was not written on this connection.
     pub(super) fn next_unwritten_in(&self, stage: Stage) -> Option<usize> {
-        self.unwritten().find(|(_, entry)| entry.stage == stage).map(|(index, _)| index)
+        self.unwritten()
+            .find(|(_, entry)| entry.stage == stage)
+            .map(|(index, _)| index)
     }
 
     /// Messages that were not written on this connection and will be: their number, and what they weigh in bytes.
     pub(super) fn unwritten_messages(&self) -> (usize, usize) {
-        let messages = self.unwritten().filter(|(_, entry)| entry.stage != Stage::Released);
-        messages.fold((0, 0), |(count, bytes), (_, entry)| (count + 1, bytes + entry.weight()))
+        let messages = self
+            .unwritten()
+            .filter(|(_, entry)| entry.stage != Stage::Released);
+        messages.fold((0, 0), |(count, bytes), (_, entry)| {
+            (count + 1, bytes + entry.weight())
+        })
     }
 
     /// Adds a message behind the others. Returns where it is.
     pub(super) fn push(&mut self, mut entry: InFlight) -> usize {
-        debug_assert!(!self.by_place.contains_key(&entry.place), "a message is in flight once");
+        debug_assert!(
+            !self.by_place.contains_key(&entry.place),
+            "a message is in flight once"
+        );
         entry.ordinal = self.next_ordinal;
         self.next_ordinal += 1;
         self.bytes += entry.weight();
         self.exact += usize::from(entry.is_exact);
         self.by_place.insert(entry.place, entry.ordinal);
-        self.by_id.extend(entry.packet_id.map(|id| (id, entry.ordinal)));
+        self.by_id
+            .extend(entry.packet_id.map(|id| (id, entry.ordinal)));
         self.entries.push_back(entry);
         self.entries.len() - 1
     }
@@ -234,7 +265,11 @@ impl Window {
     }
 
     /// Gives a message an identifier, or takes it away. Returns the one it had.
-    pub(super) fn set_packet_id(&mut self, index: usize, packet_id: Option<PacketId>) -> Option<PacketId> {
+    pub(super) fn set_packet_id(
+        &mut self,
+        index: usize,
+        packet_id: Option<PacketId>,
+    ) -> Option<PacketId> {
         let entry = self.entries.get_mut(index)?;
         let before = std::mem::replace(&mut entry.packet_id, packet_id);
         before.map(|id| self.by_id.remove(&id));
@@ -244,7 +279,9 @@ impl Window {
 
     /// The next step of a message was written.
     pub(super) fn wrote(&mut self, index: usize) {
-        let Some(entry) = self.entries.get_mut(index) else { return };
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
         debug_assert!(!entry.is_written, "each step is written once a connection");
         entry.is_written = true;
         self.on_wire += 1;
@@ -252,7 +289,9 @@ impl Window {
 
     /// The remote could not take a message; it keeps its place and is the next to be written.
     pub(super) fn take_back(&mut self, index: usize) {
-        let Some(entry) = self.entries.get_mut(index) else { return };
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
         self.on_wire -= usize::from(entry.is_written);
         self.refused += usize::from(entry.refusals == 0);
         entry.stage = Stage::Unsent;
@@ -270,14 +309,20 @@ impl Window {
 
     /// A message is not sent again, whatever happens.
     pub(super) fn drop_message(&mut self, index: usize) {
-        let Some(entry) = self.entries.get_mut(index) else { return };
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
         self.bytes -= entry.weight();
         entry.message = None;
     }
 
     /// A message that the remote had is sent once more. False if it cannot be.
     pub(super) fn send_again(&mut self, index: usize) -> bool {
-        let Some(entry) = self.entries.get_mut(index).filter(|entry| entry.stage == Stage::Released && entry.message.is_some()) else {
+        let Some(entry) = self
+            .entries
+            .get_mut(index)
+            .filter(|entry| entry.stage == Stage::Released && entry.message.is_some())
+        else {
             return false;
         };
         entry.stage = Stage::Sent;
@@ -287,20 +332,27 @@ impl Window {
     /// What is of a higher lane than `queue` goes before everything else; otherwise the order stays. Before anything is written.
     pub(super) fn put_higher_lanes_first(&mut self, queue: usize) {
         debug_assert!(self.on_wire == 0, "the order is that of the wire");
-        self.entries.make_contiguous().sort_by_key(|entry| entry.place.queue >= queue);
+        self.entries
+            .make_contiguous()
+            .sort_by_key(|entry| entry.place.queue >= queue);
         self.written = 0;
         for entry in &mut self.entries {
             entry.ordinal = self.next_ordinal;
             self.next_ordinal += 1;
             self.by_place.insert(entry.place, entry.ordinal);
-            self.by_id.extend(entry.packet_id.map(|id| (id, entry.ordinal)));
+            self.by_id
+                .extend(entry.packet_id.map(|id| (id, entry.ordinal)));
         }
     }
 
     /// A message goes with at most this QoS. True if it was to go with a higher one.
     pub(super) fn lower_qos(&mut self, index: usize, most: QoS) -> bool {
-        let Some(entry) = self.entries.get_mut(index) else { return false };
-        let Some(message) = entry.message.as_mut().filter(|message| message.qos > most) else { return false };
+        let Some(entry) = self.entries.get_mut(index) else {
+            return false;
+        };
+        let Some(message) = entry.message.as_mut().filter(|message| message.qos > most) else {
+            return false;
+        };
         message.qos = most;
         if entry.is_exact {
             entry.is_exact = false;
@@ -313,24 +365,67 @@ impl Window {
     /// Nothing was written on a new connection.
     pub(super) fn begin_again(&mut self) {
         (self.written, self.on_wire) = (0, 0);
-        self.entries.iter_mut().for_each(|entry| entry.is_written = false);
+        self.entries
+            .iter_mut()
+            .for_each(|entry| entry.is_written = false);
     }
 
     /// Panics if a total or an index is not what the entries say. For tests.
     #[cfg(test)]
     pub(super) fn check_invariants(&self) {
-        let count = |is: fn(&InFlight) -> bool| self.entries.iter().filter(|entry| is(entry)).count();
-        assert_eq!(self.bytes, self.entries.iter().map(InFlight::weight).sum::<usize>(), "bytes in flight");
+        let count =
+            |is: fn(&InFlight) -> bool| self.entries.iter().filter(|entry| is(entry)).count();
+        assert_eq!(
+            self.bytes,
+            self.entries.iter().map(InFlight::weight).sum::<usize>(),
+            "bytes in flight"
+        );
         assert_eq!(self.exact, count(|entry| entry.is_exact), "QoS 2 messages");
-        assert_eq!(self.on_wire, count(|entry| entry.is_written), "messages written on this connection");
-        assert_eq!(self.refused, count(|entry| entry.refusals > 0), "messages that wait for another attempt");
-        assert!(self.entries.iter().take(self.written).all(|entry| entry.is_written), "what is written");
-        assert!(self.entries.iter().is_sorted_by(|one, next| one.ordinal < next.ordinal), "the order");
-        assert_eq!(self.by_place.len(), self.entries.len(), "an entry for each place");
-        assert_eq!(self.by_id.len(), count(|entry| entry.packet_id.is_some()), "an entry for each identifier");
+        assert_eq!(
+            self.on_wire,
+            count(|entry| entry.is_written),
+            "messages written on this connection"
+        );
+        assert_eq!(
+            self.refused,
+            count(|entry| entry.refusals > 0),
+            "messages that wait for another attempt"
+        );
+        assert!(
+            self.entries
+                .iter()
+                .take(self.written)
+                .all(|entry| entry.is_written),
+            "what is written"
+        );
+        assert!(
+            self.entries
+                .iter()
+                .is_sorted_by(|one, next| one.ordinal < next.ordinal),
+            "the order"
+        );
+        assert_eq!(
+            self.by_place.len(),
+            self.entries.len(),
+            "an entry for each place"
+        );
+        assert_eq!(
+            self.by_id.len(),
+            count(|entry| entry.packet_id.is_some()),
+            "an entry for each identifier"
+        );
         for (index, entry) in self.entries.iter().enumerate() {
-            assert_eq!(self.index_of(entry.place), Some(index), "where a message is");
-            assert!(entry.packet_id.is_none_or(|id| self.index_of_id(id) == Some(index)), "where an identifier is");
+            assert_eq!(
+                self.index_of(entry.place),
+                Some(index),
+                "where a message is"
+            );
+            assert!(
+                entry
+                    .packet_id
+                    .is_none_or(|id| self.index_of_id(id) == Some(index)),
+                "where an identifier is"
+            );
         }
     }
 }

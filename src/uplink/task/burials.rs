@@ -44,7 +44,8 @@ impl Burials {
 impl Uplink {
     /// The remote will never take a message: it becomes a dead letter, and is settled when that is safe.
     pub(in crate::uplink) fn bury(&mut self, place: Place, message: Outgoing, reason: String) {
-        self.status.refused(place.seq, &reason, message.topic.as_str());
+        self.status
+            .refused(place.seq, &reason, message.topic.as_str());
         let outbox = self.outbox.clone();
         self.burials.places.insert(place);
         self.burials.under_way.push(Box::pin(async move {
@@ -55,7 +56,10 @@ impl Uplink {
             match stored {
                 Ok(Stored::Safe(_)) => place,
                 Ok(outcome) => {
-                    tracing::error!(seq = place.seq, "the outbox is full: the dead letter is discarded");
+                    tracing::error!(
+                        seq = place.seq,
+                        "the outbox is full: the dead letter is discarded"
+                    );
                     if outcome == Stored::Refused {
                         outbox.give_up(place.queue, place.seq, &message, Reason::Full);
                     }

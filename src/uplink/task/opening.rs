@@ -36,7 +36,10 @@ struct Failed {
 
 impl Uplink {
     /// The first of the remotes that accepts; `None` if the stop order came.
-    pub(super) async fn open(&mut self, mut stop: Stop) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
+    pub(super) async fn open(
+        &mut self,
+        mut stop: Stop,
+    ) -> Option<Result<(Link, Accepted, Remote), LinkError>> {
         let read = tokio::select! {
             read = self.credentials.read(&self.settings) => read,
             () = stop.wait() => return None,
@@ -67,17 +70,25 @@ impl Uplink {
             left.retain(|index| !remotes.contains(index));
         }
         let error = last.unwrap_or_else(|| LinkError::Unreachable("no address".to_owned()));
-        if !self.unheard.is_empty() && !matches!(error, LinkError::Silent(_) | LinkError::Unanswered(_)) {
+        if !self.unheard.is_empty()
+            && !matches!(error, LinkError::Silent(_) | LinkError::Unanswered(_))
+        {
             // The pauses are short, because a remote answers; what does not is left out of them.
             let pause = self.rest_of_silence();
-            self.addresses.mute(std::mem::take(&mut self.unheard), now() + pause);
+            self.addresses
+                .mute(std::mem::take(&mut self.unheard), now() + pause);
         }
         Some(Err(error))
     }
 
     /// How long what did not answer is left alone.
     pub(super) fn rest_of_silence(&mut self) -> Duration {
-        self.silence.pause(now(), self.unheard.len(), self.pace.usual(), self.settings.longest_silence)
+        self.silence.pause(
+            now(),
+            self.unheard.len(),
+            self.pace.usual(),
+            self.settings.longest_silence,
+        )
     }
 
     /// The remote may have accepted unheard, with a new session that has no subscription. That is noted at once: a gateway that is
@@ -98,29 +109,64 @@ impl Uplink {
     /// Connects to the first of these remotes that takes a connection, and begins MQTT with it.
     async fn try_remotes(&mut self, remotes: &[usize]) -> Result<(Link, Accepted, Remote), Failed> {
         // A proxy answers for all remotes: they are tried one after another.
-        let most = if self.settings.proxy.is_some() { 1 } else { remotes.len() };
+        let most = if self.settings.proxy.is_some() {
+            1
+        } else {
+            remotes.len()
+        };
         let tried: Vec<usize> = remotes.iter().take(most).copied().collect();
         if let Some(cleaned) = self.cleaned {
-            self.pulse.through(sleep_until(cleaned.not_before.into())).await;
+            self.pulse
+                .through(sleep_until(cleaned.not_before.into()))
+                .await;
         }
         let until = now() + self.settings.connect_within;
-        let reached = self.reach(&tried, until).await.map_err(|error| Failed { error, remotes: tried })?;
+        let reached = self.reach(&tried, until).await.map_err(|error| Failed {
+            error,
+            remotes: tried,
+        })?;
         let index = reached.leg.remote;
-        let fail = |error| Failed { error, remotes: vec![index] };
-        let remote =
-            self.settings.remotes.get(index).cloned().ok_or_else(|| fail(LinkError::Silent("the addresses have changed".to_owned())))?;
+        let fail = |error| Failed {
+            error,
+            remotes: vec![index],
+        };
+        let remote = self
+            .settings
+            .remotes
+            .get(index)
+            .cloned()
+            .ok_or_else(|| fail(LinkError::Silent("the addresses have changed".to_owned())))?;
         let (link, accepted) = self.begin(&remote, reached, until).await.map_err(fail)?;
         Ok((link, accepted, remote))
     }
 
     /// TCP to the first of these remotes that takes a connection.
-    async fn reach(&mut self, remotes: &[usize], until: Instant) -> Result<Winner<TcpStream>, LinkError> {
-        let dial_within = self.silence.dial_within(self.settings.dial_within, self.pace.usual());
-        let settings = Settings { dial_within, ..self.settings.clone() };
+    async fn reach(
+        &mut self,
+        remotes: &[usize],
+        until: Instant,
+    ) -> Result<Winner<TcpStream>, LinkError> {
+        let dial_within = self
+            .silence
+            .dial_within(self.settings.dial_within, self.pace.usual());
+        let settings = Settings {
+            dial_within,
+            ..self.settings.clone()
+        };
         let leg = |index: &usize| {
             let remote = settings.remotes.get(*index)?;
-            let (host, port) = settings.proxy.as_ref().map_or((&remote.host, remote.port), |proxy| (&proxy.host, proxy.port));
-            Some(Leg { remote: *index, name: name_of(remote), host: host.clone(), port })
+            let (host, port) = settings
+                .proxy
+                .as_ref()
+                .map_or((&remote.host, remote.port), |proxy| {
+                    (&proxy.host, proxy.port)
+                });
+            Some(Leg {
+                remote: *index,
+                name: name_of(remote),
+                host: host.clone(),
+                port,
+            })
         };
         let plan = Plan {
             legs: remotes.iter().filter_map(leg).collect(),
@@ -140,21 +186,34 @@ impl Uplink {
                 self.unheard.extend(lost.unheard);
                 Err(lost.error)
             }
-            Err(_) => Err(LinkError::Silent(format!("no address answered within {} s", settings.connect_within.as_secs()))),
+            Err(_) => Err(LinkError::Silent(format!(
+                "no address answered within {} s",
+                settings.connect_within.as_secs()
+            ))),
         }
     }
 
     /// Begins MQTT with a remote that has taken a connection. If the session that it may have is not this one, that is ended first, on a
     /// connection of its own.
-    async fn begin(&mut self, remote: &Remote, reached: Winner<TcpStream>, until: Instant) -> Result<(Link, Accepted), LinkError> {
+    async fn begin(
+        &mut self,
+        remote: &Remote,
+        reached: Winner<TcpStream>,
+        until: Instant,
+    ) -> Result<(Link, Accepted), LinkError> {
         let name = name_of(remote);
         let (mut reached, mut until) = (reached, until);
         if self.session.is_strange_to(name) {
             let index = reached.leg.remote;
             self.end_session(remote, reached, until).await?;
-            self.pulse.through(sleep_until((now() + BETWEEN.0).into())).await;
+            self.pulse
+                .through(sleep_until((now() + BETWEEN.0).into()))
+                .await;
             // A token may be good for one connection only.
-            self.credentials.read(&self.settings).await.map_err(LinkError::Unreachable)?;
+            self.credentials
+                .read(&self.settings)
+                .await
+                .map_err(LinkError::Unreachable)?;
             until = now() + self.settings.connect_within;
             reached = self.reach(&[index], until).await?;
         }
@@ -188,7 +247,12 @@ impl Uplink {
     }
 
     /// A connection with Clean Start, which is closed at once: the remote forgets the session that it has under this name.
-    async fn end_session(&mut self, remote: &Remote, reached: Winner<TcpStream>, until: Instant) -> Result<(), LinkError> {
+    async fn end_session(
+        &mut self,
+        remote: &Remote,
+        reached: Winner<TcpStream>,
+        until: Instant,
+    ) -> Result<(), LinkError> {
         let (name, address) = (name_of(remote), reached.address);
         let hello = self.hello(Start::Clean, None);
         let (link, _) = self.shake_hands(remote, reached, hello, until).await?;
@@ -199,17 +263,26 @@ impl Uplink {
         if self.saving.is_none() {
             self.begin_save();
         }
-        self.cleaned = Some(Cleaned { pause: BETWEEN.0, not_before: now() + BETWEEN.0 });
+        self.cleaned = Some(Cleaned {
+            pause: BETWEEN.0,
+            not_before: now() + BETWEEN.0,
+        });
         Ok(())
     }
 
     /// What CONNECT says; the token of a cloud is made for each.
     fn hello(&mut self, start: Start, will: Option<Will>) -> Hello {
         let login = self.credentials.login.clone();
-        let Some(cloud) = &self.settings.cloud else { return Hello { start, will, login } };
+        let Some(cloud) = &self.settings.cloud else {
+            return Hello { start, will, login };
+        };
         let unix_s = unix_ms() / 1000;
         self.renewal = cloud.renewal(login.as_ref().map(|(_, password)| password), now(), unix_s);
-        Hello { start, will, login: cloud.login(login, unix_s) }
+        Hello {
+            start,
+            will,
+            login: cloud.login(login, unix_s),
+        }
     }
 
     /// A connection ended so that another one is made at once.
@@ -217,7 +290,9 @@ impl Uplink {
         match done {
             Done::Renewed => self.status.token_renewed(),
             Done::TriesWill => self.status.tries_will(),
-            _ => self.status.disconnected("its settings are different from here on"),
+            _ => self
+                .status
+                .disconnected("its settings are different from here on"),
         }
     }
 
@@ -230,13 +305,25 @@ impl Uplink {
         until: Instant,
     ) -> Result<(Link, Accepted), LinkError> {
         let (settings, address) = (&self.settings, reached.address);
-        if settings.proxy.is_none() && leads_back(&address.ip().to_string(), address.port(), &settings.own_listeners) {
+        if settings.proxy.is_none()
+            && leads_back(
+                &address.ip().to_string(),
+                address.port(),
+                &settings.own_listeners,
+            )
+        {
             return Err(LinkError::Unreachable(format!(
                 "{remote} leads back to this gateway: its own broker listens there, and each message would come back and be sent again; write the address of the remote broker in `to`"
             )));
         }
         let opened = in_time(remote, settings, until, async {
-            let stream = transport::open(settings, remote, self.credentials.connector(), reached.stream).await?;
+            let stream = transport::open(
+                settings,
+                remote,
+                self.credentials.connector(),
+                reached.stream,
+            )
+            .await?;
             Link::begin(settings, remote, stream, hello).await
         })
         .await;
@@ -254,7 +341,10 @@ async fn in_time<T>(
     until: Instant,
     opening: impl Future<Output = Result<T, LinkError>>,
 ) -> Result<T, LinkError> {
-    timeout_at(until.into(), opening)
-        .await
-        .unwrap_or_else(|_| Err(LinkError::Unanswered(format!("{remote} did not answer within {} s", settings.connect_within.as_secs()))))
+    timeout_at(until.into(), opening).await.unwrap_or_else(|_| {
+        Err(LinkError::Unanswered(format!(
+            "{remote} did not answer within {} s",
+            settings.connect_within.as_secs()
+        )))
+    })
 }

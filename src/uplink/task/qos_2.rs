@@ -6,7 +6,10 @@ use crate::outbox::Place;
 impl Uplink {
     /// True if the remote that is connected has no QoS 2, or seems to have none.
     pub(in crate::uplink) fn is_without_qos_2(&self) -> bool {
-        self.without_qos_2.contains(&self.current) || self.may_lack_qos_2.is_some_and(|(remote, _)| remote == self.current)
+        self.without_qos_2.contains(&self.current)
+            || self
+                .may_lack_qos_2
+                .is_some_and(|(remote, _)| remote == self.current)
     }
 
     /// The remote that is connected has no QoS 2.
@@ -29,6 +32,8 @@ impl Uplink {
 
     /// It was the message: the remote closes when it gets it at QoS 1 too.
     pub(in crate::uplink) fn takes_qos_2_again(&mut self, place: Place) {
-        self.may_lack_qos_2 = self.may_lack_qos_2.filter(|seems| *seems != (self.current, place));
+        self.may_lack_qos_2 = self
+            .may_lack_qos_2
+            .filter(|seems| *seems != (self.current, place));
     }
 }

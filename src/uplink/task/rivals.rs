@@ -11,11 +11,18 @@ use crate::uplink::rivals::Closed;
 impl Uplink {
     /// The pause after a connection that lived so long and that another client has ended; `None` if it was not that, as far as is known.
     /// The session stays what it is, and so does what is in flight: both are gone on with afterwards.
-    pub(super) fn pause_for_rival(&mut self, error: &LinkError, lifetime: Duration) -> Option<Duration> {
+    pub(super) fn pause_for_rival(
+        &mut self,
+        error: &LinkError,
+        lifetime: Duration,
+    ) -> Option<Duration> {
         self.rivals.lived(lifetime, now());
         let were_there = self.rivals.are_there();
         let closed = match error {
-            LinkError::Closed { reason: Some(ReasonCode::SESSION_TAKEN_OVER), .. } => Closed::ByRival(self.rivals.taken_over()),
+            LinkError::Closed {
+                reason: Some(ReasonCode::SESSION_TAKEN_OVER),
+                ..
+            } => Closed::ByRival(self.rivals.taken_over()),
             LinkError::Closed { reason: None, .. } => self.rivals.closed(),
             LinkError::Closed { .. } => Closed::Alone,
             _ => {

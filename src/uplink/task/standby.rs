@@ -10,7 +10,9 @@ use crate::time::now;
 impl Uplink {
     /// Waits until a backup is needed; an uplink that is none always is. False if the stop order came.
     pub(super) async fn is_needed(&mut self, mut stop: Stop) -> bool {
-        let Some((mut primary, use_when)) = self.primary.clone().zip(self.settings.use_when) else { return true };
+        let Some((mut primary, use_when)) = self.primary.clone().zip(self.settings.use_when) else {
+            return true;
+        };
         loop {
             let is_up = *primary.borrow_and_update();
             if is_up {
@@ -37,7 +39,9 @@ impl Uplink {
 
     /// True for a backup whose other uplink is up again.
     pub(in crate::uplink) fn is_relieved(&self) -> bool {
-        self.primary.as_ref().is_some_and(|primary| *primary.borrow())
+        self.primary
+            .as_ref()
+            .is_some_and(|primary| *primary.borrow())
     }
 
     /// Settles what waits and was never sent.
@@ -47,8 +51,10 @@ impl Uplink {
             while let Ok(Some((last, waiting))) = self.outbox.read(lane, after, 256).await {
                 after = last;
                 self.pulse.beat(now());
-                let is_idle = |place: &Place| !self.session.holds(*place) && !self.burials.holds(*place);
-                let places: Vec<Place> = waiting.iter().map(Waiting::place).filter(is_idle).collect();
+                let is_idle =
+                    |place: &Place| !self.session.holds(*place) && !self.burials.holds(*place);
+                let places: Vec<Place> =
+                    waiting.iter().map(Waiting::place).filter(is_idle).collect();
                 self.outbox.settle(&places);
             }
         }

@@ -10,7 +10,8 @@ impl Uplink {
     /// The will of the next connection.
     pub(super) fn next_will(&mut self, remote: u32) -> Option<Will> {
         let presence = self.settings.presence.as_ref()?;
-        self.presence.will(remote, presence, self.rivals.mark(), now())
+        self.presence
+            .will(remote, presence, self.rivals.mark(), now())
     }
 
     /// The remote takes a state, and does not take one that it is to retain.
@@ -32,15 +33,23 @@ impl Uplink {
     /// True if the settings to come are those of another remote, or have the state elsewhere or none.
     pub(in crate::uplink) fn moves_presence(&self) -> bool {
         let updates = self.updates.borrow();
-        let topic_of = |settings: &Settings| settings.presence.as_ref().map(|presence| presence.topic.clone());
+        let topic_of = |settings: &Settings| {
+            settings
+                .presence
+                .as_ref()
+                .map(|presence| presence.topic.clone())
+        };
         updates.as_ref().is_some_and(|Update { settings, .. }| {
-            settings.remotes != self.settings.remotes || topic_of(settings) != topic_of(&self.settings)
+            settings.remotes != self.settings.remotes
+                || topic_of(settings) != topic_of(&self.settings)
         })
     }
 
     /// The remote has accepted a connection, or not.
     pub(super) fn judge_will(&mut self, remote: u32, has_will: bool, error: Option<&LinkError>) {
-        let Some(presence) = &self.settings.presence else { return };
+        let Some(presence) = &self.settings.presence else {
+            return;
+        };
         let topic = presence.topic.as_str();
         match error {
             None => {
@@ -52,7 +61,10 @@ impl Uplink {
                     self.status.presence_limited(topic, &why);
                 }
             }
-            Some(LinkError::Refused { reason: Some(reason), .. }) if has_will => {
+            Some(LinkError::Refused {
+                reason: Some(reason),
+                ..
+            }) if has_will => {
                 if let Some(why) = self.presence.will_refused(remote, Some(*reason), now()) {
                     self.status.presence_limited(topic, why);
                 }
@@ -60,7 +72,9 @@ impl Uplink {
             Some(LinkError::Closed { .. }) if has_will => {
                 self.presence.will_refused(remote, None, now());
             }
-            Some(LinkError::Refused { .. } | LinkError::Closed { .. }) => self.presence.fails_without_will(remote),
+            Some(LinkError::Refused { .. } | LinkError::Closed { .. }) => {
+                self.presence.fails_without_will(remote)
+            }
             // The remote has not seen the will.
             Some(_) => {}
         }

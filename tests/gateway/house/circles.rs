@@ -9,13 +9,22 @@ use super::tree::SourceFile;
 /// The files of each circle.
 pub(super) fn circles(files: &[SourceFile]) -> Vec<String> {
     let graph = Graph::new(files);
-    let reaches: Vec<BTreeSet<usize>> = (0..files.len()).map(|file| graph.reached_from(file)).collect();
+    let reaches: Vec<BTreeSet<usize>> = (0..files.len())
+        .map(|file| graph.reached_from(file))
+        .collect();
     let mut told = BTreeSet::new();
     let mut found = Vec::new();
     for file in 0..files.len() {
-        let circle: BTreeSet<usize> = reaches[file].iter().copied().filter(|other| reaches[*other].contains(&file)).collect();
+        let circle: BTreeSet<usize> = reaches[file]
+            .iter()
+            .copied()
+            .filter(|other| reaches[*other].contains(&file))
+            .collect();
         if circle.len() > 1 && told.insert(circle.clone()) {
-            let names: Vec<&str> = circle.iter().map(|file| files[*file].name.as_str()).collect();
+            let names: Vec<&str> = circle
+                .iter()
+                .map(|file| files[*file].name.as_str())
+                .collect();
             found.push(names.join(", "));
         }
     }
@@ -28,21 +37,37 @@ struct Graph {
 
 impl Graph {
     fn new(files: &[SourceFile]) -> Self {
-        let modules: BTreeMap<&[String], usize> = files.iter().enumerate().map(|(index, file)| (file.module.as_slice(), index)).collect();
+        let modules: BTreeMap<&[String], usize> = files
+            .iter()
+            .enumerate()
+            .map(|(index, file)| (file.module.as_slice(), index))
+            .collect();
         let reexports: Vec<BTreeMap<String, Vec<String>>> = files.iter().map(reexports).collect();
         let uses = files.iter().enumerate().map(|(index, file)| {
             let paths = paths_in(file);
-            let targets = paths.iter().filter_map(|path| resolve(path, &modules, &reexports));
-            targets.filter(|target| *target != index && !belong_together(&files[index], &files[*target])).collect()
+            let targets = paths
+                .iter()
+                .filter_map(|path| resolve(path, &modules, &reexports));
+            targets
+                .filter(|target| {
+                    *target != index && !belong_together(&files[index], &files[*target])
+                })
+                .collect()
         });
-        Self { uses: uses.collect() }
+        Self {
+            uses: uses.collect(),
+        }
     }
 
     fn reached_from(&self, file: usize) -> BTreeSet<usize> {
         let mut reached = BTreeSet::new();
         let mut waiting = vec![file];
         while let Some(next) = waiting.pop() {
-            waiting.extend(self.uses[next].iter().filter(|other| reached.insert(**other)));
+            waiting.extend(
+                self.uses[next]
+                    .iter()
+                    .filter(|other| reached.insert(**other)),
+            );
         }
         reached
     }
@@ -54,11 +79,19 @@ fn belong_together(one: &SourceFile, other: &SourceFile) -> bool {
 }
 
 /// The file that defines what a path names: re-exports are followed.
-fn resolve(path: &[String], modules: &BTreeMap<&[String], usize>, reexports: &[BTreeMap<String, Vec<String>>]) -> Option<usize> {
+fn resolve(
+    path: &[String],
+    modules: &BTreeMap<&[String], usize>,
+    reexports: &[BTreeMap<String, Vec<String>>],
+) -> Option<usize> {
     let mut path = path.to_vec();
     for _ in 0..8 {
-        let (length, file) = (0..=path.len()).rev().find_map(|length| Some((length, *modules.get(&path[..length])?)))?;
-        let Some(item) = path.get(length) else { return Some(file) };
+        let (length, file) = (0..=path.len())
+            .rev()
+            .find_map(|length| Some((length, *modules.get(&path[..length])?)))?;
+        let Some(item) = path.get(length) else {
+            return Some(file);
+        };
         match reexports[file].get(item) {
             Some(target) => path = target.iter().chain(&path[length + 1..]).cloned().collect(),
             None => return (length > 0).then_some(file),
@@ -84,7 +117,11 @@ fn reexports(file: &SourceFile) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Every path of a `use` tree, with the name it gets here.
-fn leaves_of(tree: &syn::UseTree, before: &mut Vec<String>, leaves: &mut Vec<(Vec<String>, String)>) {
+fn leaves_of(
+    tree: &syn::UseTree,
+    before: &mut Vec<String>,
+    leaves: &mut Vec<(Vec<String>, String)>,
+) {
     match tree {
         syn::UseTree::Path(path) => {
             before.push(path.ident.to_string());
@@ -104,7 +141,10 @@ fn leaves_of(tree: &syn::UseTree, before: &mut Vec<String>, leaves: &mut Vec<(Ve
             path.push(renamed.ident.to_string());
             leaves.push((path, renamed.rename.to_string()));
         }
-        syn::UseTree::Group(group) => group.items.iter().for_each(|tree| leaves_of(tree, before, leaves)),
+        syn::UseTree::Group(group) => group
+            .items
+            .iter()
+            .for_each(|tree| leaves_of(tree, before, leaves)),
         syn::UseTree::Glob(_) => leaves.push((before.clone(), String::new())),
     }
 }
@@ -135,7 +175,11 @@ fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
 fn paths_in(file: &SourceFile) -> Vec<Vec<String>> {
     let mut paths = Paths::default();
     file.items.iter().for_each(|item| paths.visit_item(item));
-    paths.found.iter().filter_map(|path| absolute(path, &file.module)).collect()
+    paths
+        .found
+        .iter()
+        .filter_map(|path| absolute(path, &file.module))
+        .collect()
 }
 
 #[derive(Default)]
@@ -151,7 +195,11 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let levels: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let levels: Vec<String> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
         if levels.len() > 1 {
             self.found.push(levels);
         }

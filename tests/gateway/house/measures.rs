@@ -22,13 +22,20 @@ pub(super) struct Function {
 
 impl fmt::Display for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {} lines, {} tokens", self.place, self.name, self.lines, self.tokens)
+        write!(
+            f,
+            "{} {}: {} lines, {} tokens",
+            self.place, self.name, self.lines, self.tokens
+        )
     }
 }
 
 /// All functions, the largest first.
 pub(super) fn functions(files: &[SourceFile]) -> Vec<Function> {
-    let mut found: Vec<Function> = files.iter().flat_map(|file| collect(file).functions).collect();
+    let mut found: Vec<Function> = files
+        .iter()
+        .flat_map(|file| collect(file).functions)
+        .collect();
     found.sort_by_key(|function| std::cmp::Reverse(function.tokens));
     found
 }
@@ -64,8 +71,13 @@ fn is_shared(same: &[TypeName]) -> bool {
 }
 
 fn collect(file: &SourceFile) -> Collected {
-    let mut collected = Collected { file: file.name.clone(), ..Collected::default() };
-    file.items.iter().for_each(|item| collected.visit_item(item));
+    let mut collected = Collected {
+        file: file.name.clone(),
+        ..Collected::default()
+    };
+    file.items
+        .iter()
+        .for_each(|item| collected.visit_item(item));
     collected
 }
 
@@ -77,7 +89,12 @@ struct Collected {
 }
 
 impl Collected {
-    fn function(&mut self, signature: &syn::Signature, whole: &dyn ToTokens, end: proc_macro2::Span) {
+    fn function(
+        &mut self,
+        signature: &syn::Signature,
+        whole: &dyn ToTokens,
+        end: proc_macro2::Span,
+    ) {
         let start = signature.span().start().line;
         let takes_a_tuple = signature.inputs.iter().any(|input| match input {
             syn::FnArg::Typed(typed) => is_tuple(&typed.ty),
@@ -100,7 +117,12 @@ impl Collected {
         };
         let room = self.file.split(['/', '.']).next().unwrap().to_owned();
         let place = format!("src/{}:{}", self.file, name.span().start().line);
-        self.types.push(TypeName { name: name.to_string(), place, room, is_public });
+        self.types.push(TypeName {
+            name: name.to_string(),
+            place,
+            room,
+            is_public,
+        });
     }
 }
 

@@ -24,7 +24,11 @@ pub(super) struct SourceFile {
 
 impl fmt::Display for SourceFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "src/{}: {} lines, {} tokens", self.name, self.lines, self.tokens)
+        write!(
+            f,
+            "src/{}: {} lines, {} tokens",
+            self.name, self.lines, self.tokens
+        )
     }
 }
 
@@ -52,26 +56,52 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// `None` for a file of tests.
 fn read(path: &Path, root: &Path) -> Option<SourceFile> {
-    let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    let name = path
+        .strip_prefix(root)
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned();
     let is_test = name.ends_with("/tests.rs") || name.contains("/tests/");
     if is_test {
         return None;
     }
     let text = fs::read_to_string(path).unwrap();
     let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("src/{name}: {error}"));
-    let (tests, items): (Vec<_>, Vec<_>) = file.items.into_iter().partition(|item| is_for_tests(attributes(item)));
+    let (tests, items): (Vec<_>, Vec<_>) = file
+        .items
+        .into_iter()
+        .partition(|item| is_for_tests(attributes(item)));
     let of_tests: usize = tests.iter().map(|item| lines_of(item.span())).sum();
-    let comments = text.lines().filter(|line| line.trim_start().starts_with("//")).count();
-    let comments_of_tests: usize = tests.iter().map(|item| comments_within(&text, item.span())).sum();
+    let comments = text
+        .lines()
+        .filter(|line| line.trim_start().starts_with("//"))
+        .count();
+    let comments_of_tests: usize = tests
+        .iter()
+        .map(|item| comments_within(&text, item.span()))
+        .sum();
     let lines = text.lines().count() - of_tests - (comments - comments_of_tests);
-    let tokens = items.iter().map(|item| tokens(without_attributes(item.to_token_stream()))).sum();
-    Some(SourceFile { module: module_of(&name), name, items, lines, tokens })
+    let tokens = items
+        .iter()
+        .map(|item| tokens(without_attributes(item.to_token_stream())))
+        .sum();
+    Some(SourceFile {
+        module: module_of(&name),
+        name,
+        items,
+        lines,
+        tokens,
+    })
 }
 
 fn module_of(name: &str) -> Vec<String> {
     let stem = name.strip_suffix(".rs").unwrap();
     let mut levels: Vec<String> = stem.split('/').map(str::to_owned).collect();
-    if levels.last().is_some_and(|last| last == "mod" || last == "lib" || last == "main") {
+    if levels
+        .last()
+        .is_some_and(|last| last == "mod" || last == "lib" || last == "main")
+    {
         levels.pop();
     }
     levels
@@ -79,7 +109,11 @@ fn module_of(name: &str) -> Vec<String> {
 
 fn comments_within(text: &str, span: proc_macro2::Span) -> usize {
     let (first, last) = (span.start().line, span.end().line);
-    text.lines().skip(first - 1).take(last + 1 - first).filter(|line| line.trim_start().starts_with("//")).count()
+    text.lines()
+        .skip(first - 1)
+        .take(last + 1 - first)
+        .filter(|line| line.trim_start().starts_with("//"))
+        .count()
 }
 
 /// How many lines something takes.
@@ -112,12 +146,17 @@ pub(super) fn without_attributes(stream: TokenStream) -> TokenStream {
     while let Some(tree) = trees.next() {
         match tree {
             TokenTree::Punct(sign) if sign.as_char() == '#' => {
-                trees.next_if(|next| matches!(next, TokenTree::Punct(sign) if sign.as_char() == '!'));
+                trees.next_if(
+                    |next| matches!(next, TokenTree::Punct(sign) if sign.as_char() == '!'),
+                );
                 trees.next_if(|next| matches!(next, TokenTree::Group(_)));
             }
             TokenTree::Group(group) => {
                 let inside = without_attributes(group.stream());
-                kept.push(TokenTree::Group(proc_macro2::Group::new(group.delimiter(), inside)));
+                kept.push(TokenTree::Group(proc_macro2::Group::new(
+                    group.delimiter(),
+                    inside,
+                )));
             }
             other => kept.push(other),
         }
@@ -127,7 +166,9 @@ pub(super) fn without_attributes(stream: TokenStream) -> TokenStream {
 
 /// True for what is only there for tests.
 pub(super) fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
-    attributes.iter().any(|attribute| attribute.path().is_ident("cfg") && attribute.to_token_stream().to_string().contains("test"))
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg") && attribute.to_token_stream().to_string().contains("test")
+    })
 }
 
 /// The attributes of an item.

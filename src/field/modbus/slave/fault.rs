@@ -80,13 +80,25 @@ impl FromStr for FaultKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, argument) = text.split_once('=').map_or((text, None), |(name, argument)| (name, Some(argument)));
+        let (name, argument) = text
+            .split_once('=')
+            .map_or((text, None), |(name, argument)| (name, Some(argument)));
         let number = |default: usize| match argument {
             None => Ok(default),
-            Some(argument) => argument.parse().map_err(|_| format!("`{argument}` is not a number; write {name}={default}")),
+            Some(argument) => argument
+                .parse()
+                .map_err(|_| format!("`{argument}` is not a number; write {name}={default}")),
         };
-        let time = |default: &str| argument.unwrap_or(default).parse::<Span>().map(|span| span.0);
-        let small = |default: u8| u8::try_from(number(usize::from(default))?).map_err(|_| format!("write {name}={default}"));
+        let time = |default: &str| {
+            argument
+                .unwrap_or(default)
+                .parse::<Span>()
+                .map(|span| span.0)
+        };
+        let small = |default: u8| {
+            u8::try_from(number(usize::from(default))?)
+                .map_err(|_| format!("write {name}={default}"))
+        };
         Ok(match name {
             "delay" => Self::Delay(time("200ms")?),
             "silence" => Self::Silence,
@@ -99,7 +111,10 @@ impl FromStr for FaultKind {
             "wrong-unit" => Self::WrongUnit,
             "wrong-function" => Self::WrongFunction,
             "wrong-length" => {
-                let by = argument.unwrap_or("-1").parse().map_err(|_| "write wrong-length=-1 or wrong-length=1".to_owned())?;
+                let by = argument
+                    .unwrap_or("-1")
+                    .parse()
+                    .map_err(|_| "write wrong-length=-1 or wrong-length=1".to_owned())?;
                 Self::WrongLength(by)
             }
             "wrong-address" => Self::WrongAddress,
@@ -128,18 +143,44 @@ impl FromStr for Fault {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split_whitespace();
-        let kind = words.next().ok_or("name a fault, such as delay=200ms")?.parse()?;
-        let mut fault = Self { kind, unit: None, function: None, after: 0, times: None, every: 1 };
+        let kind = words
+            .next()
+            .ok_or("name a fault, such as delay=200ms")?
+            .parse()?;
+        let mut fault = Self {
+            kind,
+            unit: None,
+            function: None,
+            after: 0,
+            times: None,
+            every: 1,
+        };
         while let Some(word) = words.next() {
-            let number =
-                words.next().and_then(|number| number.parse::<u64>().ok()).ok_or_else(|| format!("`{word}` needs a number behind it"))?;
+            let number = words
+                .next()
+                .and_then(|number| number.parse::<u64>().ok())
+                .ok_or_else(|| format!("`{word}` needs a number behind it"))?;
             match word {
-                "unit" => fault.unit = Some(u8::try_from(number).map_err(|_| "a unit is a number from 0 to 255".to_owned())?),
-                "function" => fault.function = Some(u8::try_from(number).map_err(|_| "a function is a number from 0 to 255".to_owned())?),
+                "unit" => {
+                    fault.unit = Some(
+                        u8::try_from(number)
+                            .map_err(|_| "a unit is a number from 0 to 255".to_owned())?,
+                    )
+                }
+                "function" => {
+                    fault.function = Some(
+                        u8::try_from(number)
+                            .map_err(|_| "a function is a number from 0 to 255".to_owned())?,
+                    )
+                }
                 "after" => fault.after = number,
                 "for" => fault.times = Some(number),
                 "every" => fault.every = number.max(1),
-                _ => return Err(format!("`{word}` is not known here; write unit, function, after, for or every, each with a number")),
+                _ => {
+                    return Err(format!(
+                        "`{word}` is not known here; write unit, function, after, for or every, each with a number"
+                    ));
+                }
             }
         }
         Ok(fault)
@@ -160,14 +201,20 @@ impl Faults {
     /// What goes wrong with the request to a unit that came just now; plain instruments have no functions.
     pub fn strike(&mut self, unit: u8, function: Option<u8>) -> Vec<FaultKind> {
         let mut struck = Vec::new();
-        let is_meant =
-            |fault: &Fault| fault.unit.is_none_or(|only| only == unit) && fault.function.is_none_or(|only| Some(only) == function);
+        let is_meant = |fault: &Fault| {
+            fault.unit.is_none_or(|only| only == unit)
+                && fault.function.is_none_or(|only| Some(only) == function)
+        };
         for (fault, seen) in self.0.iter_mut().filter(|(fault, _)| is_meant(fault)) {
             let index = *seen;
             *seen += 1;
-            let Some(inside) = index.checked_sub(fault.after) else { continue };
+            let Some(inside) = index.checked_sub(fault.after) else {
+                continue;
+            };
             let strikes = inside / fault.every;
-            if inside % fault.every == fault.every - 1 && fault.times.is_none_or(|times| strikes < times) {
+            if inside % fault.every == fault.every - 1
+                && fault.times.is_none_or(|times| strikes < times)
+            {
                 struck.push(fault.kind.clone());
             }
         }
@@ -184,12 +231,24 @@ mod tests {
         let fault: Fault = "delay=50ms unit 3 after 2 for 1".parse().unwrap();
         assert_eq!(
             fault,
-            Fault { kind: FaultKind::Delay(Duration::from_millis(50)), unit: Some(3), function: None, after: 2, times: Some(1), every: 1 }
+            Fault {
+                kind: FaultKind::Delay(Duration::from_millis(50)),
+                unit: Some(3),
+                function: None,
+                after: 2,
+                times: Some(1),
+                every: 1
+            }
         );
         assert_eq!("wrong-length=-2".parse(), Ok(FaultKind::WrongLength(-2)));
         assert!("dely".parse::<Fault>().unwrap_err().contains("delay"));
         assert!("crc every".parse::<Fault>().unwrap_err().contains("number"));
-        assert!("crc sometimes 3".parse::<Fault>().unwrap_err().contains("every"));
+        assert!(
+            "crc sometimes 3"
+                .parse::<Fault>()
+                .unwrap_err()
+                .contains("every")
+        );
     }
 
     #[test]
@@ -197,12 +256,23 @@ mod tests {
         let struck = |text: &str| -> Vec<bool> {
             let mut faults = Faults::default();
             faults.add(text.parse().unwrap());
-            (0..6).map(|_| !faults.strike(1, Some(3)).is_empty()).collect()
+            (0..6)
+                .map(|_| !faults.strike(1, Some(3)).is_empty())
+                .collect()
         };
         assert_eq!(struck("crc"), [true; 6]);
-        assert_eq!(struck("crc after 2 for 1"), [false, false, true, false, false, false]);
-        assert_eq!(struck("crc every 3"), [false, false, true, false, false, true]);
-        assert_eq!(struck("crc every 2 for 2"), [false, true, false, true, false, false]);
+        assert_eq!(
+            struck("crc after 2 for 1"),
+            [false, false, true, false, false, false]
+        );
+        assert_eq!(
+            struck("crc every 3"),
+            [false, false, true, false, false, true]
+        );
+        assert_eq!(
+            struck("crc every 2 for 2"),
+            [false, true, false, true, false, false]
+        );
         assert_eq!(struck("crc unit 2"), [false; 6]);
         assert_eq!(struck("crc function 6"), [false; 6]);
         assert_eq!(struck("crc unit 1 function 3"), [true; 6]);

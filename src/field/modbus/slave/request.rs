@@ -16,13 +16,26 @@ const LONGEST_RECORDS: usize = 245;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     /// Functions 1 to 4.
-    Read { table: Table, start: u16, count: u16 },
+    Read {
+        table: Table,
+        start: u16,
+        count: u16,
+    },
     /// Functions 5, 6, 15 and 16; of bits 0 and 1.
-    Write { table: Table, start: u16, values: Vec<u16> },
+    Write {
+        table: Table,
+        start: u16,
+        values: Vec<u16>,
+    },
     /// Function 22.
     Mask { address: u16, and: u16, or: u16 },
     /// Function 23: what is read, and what is written before.
-    Exchange { start: u16, count: u16, to: u16, values: Vec<u16> },
+    Exchange {
+        start: u16,
+        count: u16,
+        to: u16,
+        values: Vec<u16>,
+    },
     /// Function 20: files with their first records, and how many.
     Records(Vec<(u16, u16, u16)>),
     /// Function 17.
@@ -39,14 +52,19 @@ fn numbers<const N: usize>(bytes: &[u8]) -> Result<[u16; N], u8> {
 
 fn words(bytes: &[u8]) -> Option<Vec<u16>> {
     let (pairs, rest) = bytes.as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect())
+    rest.is_empty()
+        .then(|| pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect())
 }
 
 /// Data with their count in front, of which so many are wanted and allowed.
 fn counted(bytes: &[u8], wanted: usize, is_allowed: bool) -> Result<&[u8], u8> {
     let (length, data) = bytes.split_first().ok_or(ILLEGAL_VALUE)?;
     let is_right = is_allowed && data.len() == wanted && usize::from(*length) == wanted;
-    if is_right { Ok(data) } else { Err(ILLEGAL_VALUE) }
+    if is_right {
+        Ok(data)
+    } else {
+        Err(ILLEGAL_VALUE)
+    }
 }
 
 fn within(count: u16, most: u16) -> bool {
@@ -63,22 +81,49 @@ impl Request {
             3 => Self::read(Table::Holding, data, limits.words),
             4 => Self::read(Table::Input, data, limits.words),
             5 => match numbers(data)? {
-                [start, value @ (0 | 0xFF00)] => Ok(Self::Write { table: Table::Coil, start, values: vec![u16::from(value != 0)] }),
+                [start, value @ (0 | 0xFF00)] => Ok(Self::Write {
+                    table: Table::Coil,
+                    start,
+                    values: vec![u16::from(value != 0)],
+                }),
                 _ => Err(ILLEGAL_VALUE),
             },
-            6 => numbers(data).map(|[start, value]| Self::Write { table: Table::Holding, start, values: vec![value] }),
+            6 => numbers(data).map(|[start, value]| Self::Write {
+                table: Table::Holding,
+                start,
+                values: vec![value],
+            }),
             15 => {
                 let (head, rest) = data.split_first_chunk::<4>().ok_or(ILLEGAL_VALUE)?;
                 let [start, count] = numbers(head)?;
-                let packed = counted(rest, usize::from(count.div_ceil(8)), within(count, MOST_BITS_WRITTEN))?;
-                let bits = packed.iter().flat_map(|byte| (0..8).map(move |bit| u16::from(byte >> bit & 1)));
-                Ok(Self::Write { table: Table::Coil, start, values: bits.take(count.into()).collect() })
+                let packed = counted(
+                    rest,
+                    usize::from(count.div_ceil(8)),
+                    within(count, MOST_BITS_WRITTEN),
+                )?;
+                let bits = packed
+                    .iter()
+                    .flat_map(|byte| (0..8).map(move |bit| u16::from(byte >> bit & 1)));
+                Ok(Self::Write {
+                    table: Table::Coil,
+                    start,
+                    values: bits.take(count.into()).collect(),
+                })
             }
             16 => {
                 let (head, rest) = data.split_first_chunk::<4>().ok_or(ILLEGAL_VALUE)?;
                 let [start, count] = numbers(head)?;
-                let values = words(counted(rest, 2 * usize::from(count), within(count, MOST_WORDS_WRITTEN))?).ok_or(ILLEGAL_VALUE)?;
-                Ok(Self::Write { table: Table::Holding, start, values })
+                let values = words(counted(
+                    rest,
+                    2 * usize::from(count),
+                    within(count, MOST_WORDS_WRITTEN),
+                )?)
+                .ok_or(ILLEGAL_VALUE)?;
+                Ok(Self::Write {
+                    table: Table::Holding,
+                    start,
+                    values,
+                })
             }
             17 if data.is_empty() => Ok(Self::ServerId),
             17 => Err(ILLEGAL_VALUE),
@@ -87,9 +132,16 @@ impl Request {
             23 => {
                 let (head, rest) = data.split_first_chunk::<8>().ok_or(ILLEGAL_VALUE)?;
                 let [start, count, to, written] = numbers(head)?;
-                let is_allowed = within(count, limits.words) && within(written, MOST_WORDS_EXCHANGED);
-                let values = words(counted(rest, 2 * usize::from(written), is_allowed)?).ok_or(ILLEGAL_VALUE)?;
-                Ok(Self::Exchange { start, count, to, values })
+                let is_allowed =
+                    within(count, limits.words) && within(written, MOST_WORDS_EXCHANGED);
+                let values = words(counted(rest, 2 * usize::from(written), is_allowed)?)
+                    .ok_or(ILLEGAL_VALUE)?;
+                Ok(Self::Exchange {
+                    start,
+                    count,
+                    to,
+                    values,
+                })
             }
             43 => match *data {
                 [14, code @ 1..=4, object] => Ok(Self::Identification { code, object }),
@@ -132,7 +184,11 @@ impl Request {
         if u32::from(start) + u32::from(count) > 0x1_0000 {
             return Err(ILLEGAL_ADDRESS);
         }
-        Ok(Self::Read { table, start, count })
+        Ok(Self::Read {
+            table,
+            start,
+            count,
+        })
     }
 }
 
@@ -141,12 +197,26 @@ mod tests {
     use super::*;
 
     fn parse(bytes: &[u8]) -> Result<Request, u8> {
-        Request::parse(bytes, Limits { words: 60, bits: 100, hold: None })
+        Request::parse(
+            bytes,
+            Limits {
+                words: 60,
+                bits: 100,
+                hold: None,
+            },
+        )
     }
 
     #[test]
     fn requests_are_refused_as_devices_refuse_them() {
-        assert_eq!(parse(&[3, 0, 1, 0, 60]), Ok(Request::Read { table: Table::Holding, start: 1, count: 60 }));
+        assert_eq!(
+            parse(&[3, 0, 1, 0, 60]),
+            Ok(Request::Read {
+                table: Table::Holding,
+                start: 1,
+                count: 60
+            })
+        );
         for (wrong, code) in [
             // More than the device gives at once, nothing, too short, too long, beyond the last register.
             (&[3, 0, 1, 0, 61][..], 3),
@@ -183,10 +253,32 @@ mod tests {
 
     #[test]
     fn bits_and_words_are_unpacked() {
-        assert_eq!(parse(&[15, 0, 3, 0, 3, 1, 0b101]), Ok(Request::Write { table: Table::Coil, start: 3, values: vec![1, 0, 1] }));
-        assert_eq!(parse(&[16, 0, 3, 0, 1, 2, 1, 2]), Ok(Request::Write { table: Table::Holding, start: 3, values: vec![0x102] }));
-        let exchange = Request::Exchange { start: 1, count: 2, to: 9, values: vec![7] };
+        assert_eq!(
+            parse(&[15, 0, 3, 0, 3, 1, 0b101]),
+            Ok(Request::Write {
+                table: Table::Coil,
+                start: 3,
+                values: vec![1, 0, 1]
+            })
+        );
+        assert_eq!(
+            parse(&[16, 0, 3, 0, 1, 2, 1, 2]),
+            Ok(Request::Write {
+                table: Table::Holding,
+                start: 3,
+                values: vec![0x102]
+            })
+        );
+        let exchange = Request::Exchange {
+            start: 1,
+            count: 2,
+            to: 9,
+            values: vec![7],
+        };
         assert_eq!(parse(&[23, 0, 1, 0, 2, 0, 9, 0, 1, 2, 0, 7]), Ok(exchange));
-        assert_eq!(parse(&[43, 14, 4, 1]), Ok(Request::Identification { code: 4, object: 1 }));
+        assert_eq!(
+            parse(&[43, 14, 4, 1]),
+            Ok(Request::Identification { code: 4, object: 1 })
+        );
     }
 }

@@ -51,7 +51,10 @@ pub struct Pace {
 type Shared = Arc<Mutex<Faults>>;
 
 fn strike(faults: &Shared, unit: u8, request: &[u8]) -> Vec<FaultKind> {
-    faults.lock().unwrap_or_else(PoisonError::into_inner).strike(unit, request.first().copied())
+    faults
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .strike(unit, request.first().copied())
 }
 
 fn random(count: usize) -> Vec<u8> {
@@ -64,7 +67,11 @@ fn unplugged() -> io::Error {
 
 /// What a device answers; one that refuses a request does not do it.
 fn answer(image: &Image, unit: u8, request: &[u8], faults: &[FaultKind]) -> Option<Vec<u8>> {
-    if faults.iter().any(|fault| matches!(fault, FaultKind::Exception(_))) && image.has(unit) {
+    if faults
+        .iter()
+        .any(|fault| matches!(fault, FaultKind::Exception(_)))
+        && image.has(unit)
+    {
         return request.get(..1).map(<[u8]>::to_vec);
     }
     image.answer(unit, request)
@@ -80,15 +87,31 @@ fn spoiled(body: Vec<u8>, faults: &[FaultKind]) -> Option<Vec<u8>> {
                 let function = body.get(1).copied().unwrap_or_default() | 0x80;
                 body = vec![body.first().copied().unwrap_or_default(), function, *code];
             }
-            FaultKind::WrongUnit => body.iter_mut().take(1).for_each(|unit| *unit = unit.wrapping_add(1)),
-            FaultKind::WrongFunction => body.iter_mut().skip(1).take(1).for_each(|function| *function ^= 7),
-            FaultKind::WrongAddress => body.iter_mut().skip(3).take(1).for_each(|low| *low = low.wrapping_add(1)),
+            FaultKind::WrongUnit => body
+                .iter_mut()
+                .take(1)
+                .for_each(|unit| *unit = unit.wrapping_add(1)),
+            FaultKind::WrongFunction => body
+                .iter_mut()
+                .skip(1)
+                .take(1)
+                .for_each(|function| *function ^= 7),
+            FaultKind::WrongAddress => body
+                .iter_mut()
+                .skip(3)
+                .take(1)
+                .for_each(|low| *low = low.wrapping_add(1)),
             FaultKind::WrongLength(by) => {
-                let Some(length) = body.get(2).copied() else { continue };
+                let Some(length) = body.get(2).copied() else {
+                    continue;
+                };
                 let wanted = (i32::from(length) + 2 * i32::from(*by)).clamp(0, 250);
                 let wanted = usize::try_from(wanted).unwrap_or(0);
                 body.resize(3 + wanted, 0x77);
-                body.iter_mut().skip(2).take(1).for_each(|count| *count = u8::try_from(wanted).unwrap_or(0));
+                body.iter_mut()
+                    .skip(2)
+                    .take(1)
+                    .for_each(|count| *count = u8::try_from(wanted).unwrap_or(0));
             }
             _ => {}
         }
@@ -104,7 +127,15 @@ pub async fn serve_frames<S: AsyncRead + AsyncWrite + Unpin>(
     wire: S,
 ) -> io::Result<()> {
     let opened = now();
-    let mut line = Line { wire, framing, pace, timer: Timer::new(), opened, began: opened, busy_until: opened };
+    let mut line = Line {
+        wire,
+        framing,
+        pace,
+        timer: Timer::new(),
+        opened,
+        began: opened,
+        busy_until: opened,
+    };
     let (mut pending, mut ascii) = (Vec::new(), Ascii::default());
     let mut space = [0; 512];
     loop {
@@ -118,10 +149,15 @@ pub async fn serve_frames<S: AsyncRead + AsyncWrite + Unpin>(
         let bytes = space.get(..count).unwrap_or_default();
         match framing {
             Framing::Rtu => pending.extend_from_slice(bytes),
-            Framing::Ascii => ascii.frames(bytes).into_iter().for_each(|frame| pending.extend(frame)),
+            Framing::Ascii => ascii
+                .frames(bytes)
+                .into_iter()
+                .for_each(|frame| pending.extend(frame)),
         }
         while let Some(length) = frame_length(&pending) {
-            let Some(frame) = pending.get(..length).map(<[u8]>::to_vec) else { break };
+            let Some(frame) = pending.get(..length).map(<[u8]>::to_vec) else {
+                break;
+            };
             let (body, crc) = frame.split_at(length - 2);
             if checksum(body) != *crc {
                 pending.remove(0);
@@ -151,7 +187,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     fn begin(&mut self) {
         self.began = now();
         self.pace.tally.requests.count();
-        let silence = self.pace.speed.filter(|_| self.framing == Framing::Rtu).map_or(Duration::ZERO, |speed| speed.frame_gap());
+        let silence = self
+            .pace
+            .speed
+            .filter(|_| self.framing == Framing::Rtu)
+            .map_or(Duration::ZERO, |speed| speed.frame_gap());
         // The clock of a machine is not that of a wire: a twentieth is forgiven.
         if self.began + silence / 20 < self.busy_until + silence {
             self.pace.tally.gap_violations.count();
@@ -173,7 +213,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         text
     }
 
-    async fn answer(&mut self, image: &Image, faults: &Shared, (unit, request): (u8, &[u8]), frame: &[u8]) -> io::Result<()> {
+    async fn answer(
+        &mut self,
+        image: &Image,
+        faults: &Shared,
+        (unit, request): (u8, &[u8]),
+        frame: &[u8],
+    ) -> io::Result<()> {
         if self.began < image.pause(unit).until(self.opened, self.busy_until) {
             return Ok(());
         }
@@ -184,23 +230,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         let request_on_wire = self.written(frame);
         let mut ready = self.began
             + self.pace.turnaround
-            + self.pace.speed.map_or(Duration::ZERO, |speed| speed.character() * length(&request_on_wire));
+            + self.pace.speed.map_or(Duration::ZERO, |speed| {
+                speed.character() * length(&request_on_wire)
+            });
         for fault in &struck {
             match fault {
                 FaultKind::Delay(time) => ready += *time,
-                FaultKind::Echo | FaultKind::EchoOnly => self.wire.write_all(&request_on_wire).await?,
-                FaultKind::Noise(count) | FaultKind::NoiseBefore(count) => self.wire.write_all(&random(*count)).await?,
+                FaultKind::Echo | FaultKind::EchoOnly => {
+                    self.wire.write_all(&request_on_wire).await?
+                }
+                FaultKind::Noise(count) | FaultKind::NoiseBefore(count) => {
+                    self.wire.write_all(&random(*count)).await?
+                }
                 _ => {}
             }
         }
-        let Some(answer) = answer(image, unit, request, &struck) else { return Ok(()) };
-        let Some(body) = spoiled([vec![unit], answer].concat(), &struck) else { return Ok(()) };
+        let Some(answer) = answer(image, unit, request, &struck) else {
+            return Ok(());
+        };
+        let Some(body) = spoiled([vec![unit], answer].concat(), &struck) else {
+            return Ok(());
+        };
         let mut bytes = self.framed(&body);
         for fault in &struck {
             let middle = bytes.len() / 2;
             match fault {
                 FaultKind::Crc => bytes = self.wrong_checksum(&body),
-                FaultKind::BitFlip => bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 4),
+                FaultKind::BitFlip => bytes
+                    .iter_mut()
+                    .skip(middle)
+                    .take(1)
+                    .for_each(|byte| *byte ^= 4),
                 FaultKind::Truncate(count) => bytes.truncate(*count),
                 FaultKind::Twice => bytes = [bytes.clone(), bytes].concat(),
                 FaultKind::ZerosAfter(count) => bytes.extend(vec![0; *count]),
@@ -227,7 +287,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     /// The bytes come when a wire of this speed would have them, in lumps as adapters make them.
     async fn send(&mut self, bytes: &[u8], struck: &[FaultKind], ready: Instant) -> io::Result<()> {
-        let slowly = struck.iter().find_map(|fault| if let FaultKind::Slowly(pause) = fault { Some(*pause) } else { None });
+        let slowly = struck.iter().find_map(|fault| {
+            if let FaultKind::Slowly(pause) = fault {
+                Some(*pause)
+            } else {
+                None
+            }
+        });
         if let Some(pause) = slowly {
             for byte in bytes {
                 self.wire.write_all(&[*byte]).await?;
@@ -235,8 +301,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             }
             return Ok(());
         }
-        let piece = struck.iter().find_map(|fault| if let FaultKind::Pieces(count) = fault { Some(*count) } else { None });
-        let character = self.pace.speed.map_or(Duration::ZERO, |speed| speed.character());
+        let piece = struck.iter().find_map(|fault| {
+            if let FaultKind::Pieces(count) = fault {
+                Some(*count)
+            } else {
+                None
+            }
+        });
+        let character = self
+            .pace
+            .speed
+            .map_or(Duration::ZERO, |speed| speed.character());
         let mut sent = 0;
         for part in bytes.chunks(piece.unwrap_or(bytes.len().max(1))) {
             sent += length(part);
@@ -256,7 +331,9 @@ fn length(bytes: &[u8]) -> u32 {
 
 /// The length of the request at the front; `None` while too little is there to tell.
 fn frame_length(pending: &[u8]) -> Option<usize> {
-    let [_, function, ..] = *pending else { return None };
+    let [_, function, ..] = *pending else {
+        return None;
+    };
     match function {
         // Also those that this slave does not know: a device refuses them.
         7 | 11 | 12 | 17 => Some(4),
@@ -272,13 +349,26 @@ fn frame_length(pending: &[u8]) -> Option<usize> {
 }
 
 /// Answers Modbus TCP requests until the peer closes.
-pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults: &Shared, pace: Pace, mut stream: S) -> io::Result<()> {
+pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(
+    image: &Image,
+    faults: &Shared,
+    pace: Pace,
+    mut stream: S,
+) -> io::Result<()> {
     let mut header = [0; 7];
     let opened = now();
     let mut used = opened;
     loop {
         stream.read_exact(&mut header).await?;
-        let [tid_high, tid_low, protocol_high, protocol_low, length_high, length_low, unit] = header;
+        let [
+            tid_high,
+            tid_low,
+            protocol_high,
+            protocol_low,
+            length_high,
+            length_low,
+            unit,
+        ] = header;
         let length = usize::from(u16::from_be_bytes([length_high, length_low]));
         if protocol_high != 0 || protocol_low != 0 || !(2..=254).contains(&length) {
             return Err(io::ErrorKind::InvalidData.into());
@@ -292,23 +382,42 @@ pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(image: &Image, faults:
         if struck.contains(&FaultKind::Unplug) {
             return Err(unplugged());
         }
-        let delay = struck.iter().find_map(|fault| if let FaultKind::Delay(time) = fault { Some(*time) } else { None });
+        let delay = struck.iter().find_map(|fault| {
+            if let FaultKind::Delay(time) = fault {
+                Some(*time)
+            } else {
+                None
+            }
+        });
         let wait = pace.turnaround + delay.unwrap_or_default();
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        if let Some(FaultKind::Noise(count)) = struck.iter().find(|fault| matches!(fault, FaultKind::Noise(_))) {
+        if let Some(FaultKind::Noise(count)) = struck
+            .iter()
+            .find(|fault| matches!(fault, FaultKind::Noise(_)))
+        {
             stream.write_all(&random(*count)).await?;
         }
-        let Some(answer) = answer(image, unit, &request, &struck) else { continue };
-        let Some(body) = spoiled([vec![unit], answer].concat(), &struck) else { continue };
+        let Some(answer) = answer(image, unit, &request, &struck) else {
+            continue;
+        };
+        let Some(body) = spoiled([vec![unit], answer].concat(), &struck) else {
+            continue;
+        };
         let [high, low] = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
         let mut frame = vec![tid_high, tid_low, 0, 0, high, low];
         frame.extend(body);
         for fault in &struck {
             match fault {
-                FaultKind::WrongTransaction => frame.iter_mut().take(1).for_each(|tid| *tid ^= 0x80),
-                FaultKind::WrongHeader => frame.iter_mut().skip(2).take(1).for_each(|protocol| *protocol = 9),
+                FaultKind::WrongTransaction => {
+                    frame.iter_mut().take(1).for_each(|tid| *tid ^= 0x80)
+                }
+                FaultKind::WrongHeader => frame
+                    .iter_mut()
+                    .skip(2)
+                    .take(1)
+                    .for_each(|protocol| *protocol = 9),
                 FaultKind::Truncate(count) => frame.truncate(*count),
                 FaultKind::Twice => frame = [frame.clone(), frame].concat(),
                 _ => {}
@@ -338,7 +447,11 @@ mod tests {
             &[1, 43, 14, 1, 0, 9, 9],
         ] {
             assert_eq!(frame_length(request), Some(request.len()), "{request:?}");
-            assert_eq!(frame_length(&request[..request.len() - 1]), None, "{request:?}");
+            assert_eq!(
+                frame_length(&request[..request.len() - 1]),
+                None,
+                "{request:?}"
+            );
         }
     }
 }

@@ -53,29 +53,50 @@ pub(super) fn map(models: &[Model], name: &str) -> Map {
     let mut models = models.to_vec();
     models.sort_unstable();
     models.dedup();
-    let starts: Vec<u32> = models.iter().skip(1).map(|model| model.start.into()).collect();
-    for (model, next) in models.iter_mut().zip(starts).filter(|(model, next)| model.id == COMMON && next + 1 == model.end()) {
+    let starts: Vec<u32> = models
+        .iter()
+        .skip(1)
+        .map(|model| model.start.into())
+        .collect();
+    for (model, next) in models
+        .iter_mut()
+        .zip(starts)
+        .filter(|(model, next)| model.id == COMMON && next + 1 == model.end())
+    {
         debug_assert!(next > model.start.into());
         // This device leaves the pad out.
         model.length -= 1;
     }
-    let Some(first) = models.first().copied() else { return Map::default() };
+    let Some(first) = models.first().copied() else {
+        return Map::default();
+    };
     let mut map = Map::default();
     let room = |place: &u16| {
         let behind = u32::from(*place) + HEADER;
-        u32::from(first.start) == behind && first.id == COMMON || u32::from(first.start) >= behind + HEADER + u32::from(COMMON_LENGTHS[0])
+        u32::from(first.start) == behind && first.id == COMMON
+            || u32::from(first.start) >= behind + HEADER + u32::from(COMMON_LENGTHS[0])
     };
     let places = PLACES.iter().filter(|place| room(place));
     let place = places.max().copied().unwrap_or_else(|| {
         // The file says where its models begin only in relation to each other: here they are where such devices have them.
-        let behind = if first.id == COMMON { HEADER } else { 2 * HEADER + u32::from(COMMON_LENGTHS[1]) };
+        let behind = if first.id == COMMON {
+            HEADER
+        } else {
+            2 * HEADER + u32::from(COMMON_LENGTHS[1])
+        };
         let shift = (u32::from(PLACES[0]) + behind).saturating_sub(u32::from(first.start));
         map.copied = u16::try_from(shift).ok();
         PLACES[0]
     });
     map.heads(&models);
     let shift = map.copied.unwrap_or(0);
-    let moved: Vec<Model> = models.iter().map(|model| Model { start: model.start.saturating_add(shift), ..*model }).collect();
+    let moved: Vec<Model> = models
+        .iter()
+        .map(|model| Model {
+            start: model.start.saturating_add(shift),
+            ..*model
+        })
+        .collect();
     map.chain(place, &moved, name);
     map
 }
@@ -100,19 +121,40 @@ impl Map {
         self.set(place.into(), &MARK);
         self.blocks.push(place.into()..u32::from(place) + HEADER);
         let mut at = u32::from(place) + HEADER;
-        if let Some(first) = models.first().filter(|first| first.id != COMMON || u32::from(first.start) != at) {
+        if let Some(first) = models
+            .first()
+            .filter(|first| first.id != COMMON || u32::from(first.start) != at)
+        {
             let gap = u32::from(first.start).saturating_sub(at);
             // One register cannot be bridged: the pad takes it.
             let short = u32::from(COMMON_LENGTHS[0]) + HEADER;
-            let length = if gap == short || gap == short + HEADER { COMMON_LENGTHS[0] } else { COMMON_LENGTHS[1] };
-            let common = Model { start: place.saturating_add(2), id: COMMON, length };
+            let length = if gap == short || gap == short + HEADER {
+                COMMON_LENGTHS[0]
+            } else {
+                COMMON_LENGTHS[1]
+            };
+            let common = Model {
+                start: place.saturating_add(2),
+                id: COMMON,
+                length,
+            };
             self.block(common);
             at = common.end();
         }
         for model in models {
-            let Some(gap) = u32::from(model.start).checked_sub(at) else { continue };
-            match (gap.checked_sub(HEADER).and_then(|length| u16::try_from(length).ok()), u16::try_from(at)) {
-                (Some(length), Ok(start)) => self.block(Model { start, id: VENDOR, length }),
+            let Some(gap) = u32::from(model.start).checked_sub(at) else {
+                continue;
+            };
+            match (
+                gap.checked_sub(HEADER)
+                    .and_then(|length| u16::try_from(length).ok()),
+                u16::try_from(at),
+            ) {
+                (Some(length), Ok(start)) => self.block(Model {
+                    start,
+                    id: VENDOR,
+                    length,
+                }),
                 // One register belongs to the model before it.
                 (None, _) if gap == 1 => self.widen(at),
                 _ => {}
@@ -130,20 +172,35 @@ impl Map {
 
     /// Adds one register to the model that ends at `end`.
     fn widen(&mut self, end: u32) {
-        let Some(block) = self.blocks.iter_mut().rev().find(|block| block.end == end) else { return };
+        let Some(block) = self.blocks.iter_mut().rev().find(|block| block.end == end) else {
+            return;
+        };
         block.end += 1;
-        let length = u16::try_from(block.start + 1).ok().and_then(|at| self.fixed.get_mut(&at));
+        let length = u16::try_from(block.start + 1)
+            .ok()
+            .and_then(|at| self.fixed.get_mut(&at));
         length.into_iter().for_each(|length| *length += 1);
     }
 
     /// Manufacturer, model, options, version, serial number and address of a common block.
     fn texts(&mut self, start: u16, name: &str) {
-        let texts = [(2, 16, "wellhead"), (18, 16, name), (34, 8, ""), (42, 8, env!("CARGO_PKG_VERSION")), (50, 16, "SN20261117")];
+        let texts = [
+            (2, 16, "wellhead"),
+            (18, 16, name),
+            (34, 8, ""),
+            (42, 8, env!("CARGO_PKG_VERSION")),
+            (50, 16, "SN20261117"),
+        ];
         for (offset, length, text) in texts {
             let mut bytes = text.as_bytes().to_vec();
             bytes.resize(2 * length, 0);
-            let words: Vec<u16> =
-                bytes.chunks_exact(2).map(|pair| pair.iter().fold(0, |word, byte| word << 8 | u16::from(*byte))).collect();
+            let words: Vec<u16> = bytes
+                .chunks_exact(2)
+                .map(|pair| {
+                    pair.iter()
+                        .fold(0, |word, byte| word << 8 | u16::from(*byte))
+                })
+                .collect();
             self.set(u32::from(start) + offset, &words);
         }
         self.set(u32::from(start) + 66, &[1]);
@@ -160,13 +217,22 @@ mod tests {
 
     /// The models as whoever walks the chain finds them.
     fn walked(map: &Map, place: u16) -> Vec<Model> {
-        let read = |at: u16| *map.fixed.get(&at).unwrap_or_else(|| panic!("{at} is missing in {map:?}"));
+        let read = |at: u16| {
+            *map.fixed
+                .get(&at)
+                .unwrap_or_else(|| panic!("{at} is missing in {map:?}"))
+        };
         assert_eq!([read(place), read(place + 1)], MARK);
         let mut found = Vec::new();
         let mut at = place + 2;
         while read(at) != END {
             let next = model(read(at), at, read(at + 1));
-            assert!(map.blocks.iter().any(|block| *block == (u32::from(at)..next.end())), "{next:?} in {map:?}");
+            assert!(
+                map.blocks
+                    .iter()
+                    .any(|block| *block == (u32::from(at)..next.end())),
+                "{next:?} in {map:?}"
+            );
             found.push(next);
             at = u16::try_from(next.end()).unwrap();
         }
@@ -176,11 +242,19 @@ mod tests {
 
     #[test]
     fn the_chain_of_a_whole_device_is_as_the_file_has_it() {
-        let models = [model(1, 40_002, 65), model(103, 40_069, 50), model(120, 40_121, 26)];
+        let models = [
+            model(1, 40_002, 65),
+            model(103, 40_069, 50),
+            model(120, 40_121, 26),
+        ];
         let found = walked(&map(&models, "pv"), 40_000);
         assert_eq!(found, models);
         let padded = [model(1, 40_002, 66), model(103, 40_069, 50)];
-        assert_eq!(walked(&map(&padded, "pv"), 40_000), models[..2], "the pad is left out where the next model begins");
+        assert_eq!(
+            walked(&map(&padded, "pv"), 40_000),
+            models[..2],
+            "the pad is left out where the next model begins"
+        );
     }
 
     #[test]
@@ -188,29 +262,61 @@ mod tests {
         // Right behind the mark comes the common block, with or without its pad, then whatever the file leaves out.
         for start in (40_069..40_080).chain([40_121, 40_188, 41_000]) {
             let found = walked(&map(&[model(203, start, 105)], "meter"), 40_000);
-            assert_eq!(found.first().map(|first| (first.id, first.start)), Some((1, 40_002)), "{start}");
-            assert!(COMMON_LENGTHS.contains(&found[0].length), "{start}: {found:?}");
+            assert_eq!(
+                found.first().map(|first| (first.id, first.start)),
+                Some((1, 40_002)),
+                "{start}"
+            );
+            assert!(
+                COMMON_LENGTHS.contains(&found[0].length),
+                "{start}: {found:?}"
+            );
             assert_eq!(found.last(), Some(&model(203, start, 105)), "{start}");
         }
-        let found = walked(&map(&[model(1, 40_002, 66), model(103, 40_071, 50), model(123, 40_227, 24)], "pv"), 40_000);
+        let found = walked(
+            &map(
+                &[
+                    model(1, 40_002, 66),
+                    model(103, 40_071, 50),
+                    model(123, 40_227, 24),
+                ],
+                "pv",
+            ),
+            40_000,
+        );
         let ids: Vec<u16> = found.iter().map(|model| model.id).collect();
         assert_eq!(ids, [1, 103, VENDOR, 123], "{found:?}");
-        assert_eq!(found[0].length, 67, "one register belongs to the model before it");
+        assert_eq!(
+            found[0].length, 67,
+            "one register belongs to the model before it"
+        );
     }
 
     #[test]
     fn models_elsewhere_have_their_mark_there() {
-        assert_eq!(walked(&map(&[model(1, 50_002, 66)], "pv"), 50_000), [model(1, 50_002, 66)]);
+        assert_eq!(
+            walked(&map(&[model(1, 50_002, 66)], "pv"), 50_000),
+            [model(1, 50_002, 66)]
+        );
         assert_eq!(walked(&map(&[model(1, 2, 66)], "pv"), 0), [model(1, 2, 66)]);
-        assert_eq!(walked(&map(&[model(103, 70, 50)], "pv"), 0).last(), Some(&model(103, 70, 50)));
+        assert_eq!(
+            walked(&map(&[model(103, 70, 50)], "pv"), 0).last(),
+            Some(&model(103, 70, 50))
+        );
     }
 
     #[test]
     fn models_without_room_before_them_are_shown_where_devices_have_them() {
         let shown = map(&[model(103, 0, 50)], "pv");
-        assert_eq!((shown.fixed.get(&0), shown.fixed.get(&1)), (Some(&103), Some(&50)));
+        assert_eq!(
+            (shown.fixed.get(&0), shown.fixed.get(&1)),
+            (Some(&103), Some(&50))
+        );
         assert_eq!(shown.copied, Some(40_070));
-        assert_eq!(walked(&shown, 40_000), [model(1, 40_002, 66), model(103, 40_070, 50)]);
+        assert_eq!(
+            walked(&shown, 40_000),
+            [model(1, 40_002, 66), model(103, 40_070, 50)]
+        );
         let common = map(&[model(1, 0, 66)], "pv");
         assert_eq!(common.copied, Some(40_002));
         assert_eq!(walked(&common, 40_000), [model(1, 40_002, 66)]);

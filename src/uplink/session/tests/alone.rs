@@ -4,7 +4,10 @@
 use super::*;
 
 fn waiting_in(lane: Lane, seq: u64) -> Waiting {
-    Waiting { lane, ..waiting(seq, QoS::AtLeastOnce) }
+    Waiting {
+        lane,
+        ..waiting(seq, QoS::AtLeastOnce)
+    }
 }
 
 #[test]
@@ -19,14 +22,27 @@ fn a_suspect_goes_alone_and_after_what_is_more_urgent() {
     session.offer(waiting_in(Lane::Alarm, 9));
     assert!(session.isolate(place(1)));
     session.in_flight.check_invariants();
-    assert_eq!(written(&mut session), ["9"], "the alarm is answered before the suspect is sent");
-    assert!(matches!(session.acknowledged(id(4), ReasonCode::SUCCESS), Verdict::Delivered(_)));
-    assert!(written(&mut session).is_empty(), "the remote has not shown that it reads");
+    assert_eq!(
+        written(&mut session),
+        ["9"],
+        "the alarm is answered before the suspect is sent"
+    );
+    assert!(matches!(
+        session.acknowledged(id(4), ReasonCode::SUCCESS),
+        Verdict::Delivered(_)
+    ));
+    assert!(
+        written(&mut session).is_empty(),
+        "the remote has not shown that it reads"
+    );
     session.may_try_alone();
     assert_eq!(written(&mut session), ["1 again"]);
     session.offer(waiting(4, QoS::AtLeastOnce));
     assert!(written(&mut session).is_empty(), "nothing goes beside it");
-    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert_eq!(
+        session.acknowledged(id(1), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(1))
+    );
     assert_eq!(written(&mut session), ["2 again", "3 again", "4"]);
 }
 
@@ -47,7 +63,11 @@ fn a_release_is_no_suspect() {
     let mut session = on_its_way(2);
     session.received(id(1), ReasonCode::SUCCESS);
     save(&mut session);
-    assert_eq!(session.first_unanswered_message(), None, "the remote has it");
+    assert_eq!(
+        session.first_unanswered_message(),
+        None,
+        "the remote has it"
+    );
 }
 
 #[test]
@@ -55,9 +75,15 @@ fn puback_for_qos_2_settles_the_message_and_the_next_ones_go_with_qos_1() {
     let mut session = on_its_way(2);
     session.offer(waiting(3, QoS::ExactlyOnce));
     assert!(!session.lacks_qos_2());
-    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert_eq!(
+        session.acknowledged(id(1), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(1))
+    );
     assert!(session.lacks_qos_2());
-    assert_eq!(session.acknowledged(id(2), ReasonCode::SUCCESS), Verdict::Delivered(place(2)));
+    assert_eq!(
+        session.acknowledged(id(2), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(2))
+    );
     session.offer(waiting(4, QoS::ExactlyOnce));
     save(&mut session);
     let qos = |session: &mut Session| match session.next() {
@@ -66,8 +92,14 @@ fn puback_for_qos_2_settles_the_message_and_the_next_ones_go_with_qos_1() {
     };
     assert_eq!(qos(&mut session), (3, QoS::AtLeastOnce));
     assert_eq!(qos(&mut session), (4, QoS::AtLeastOnce));
-    assert_eq!(session.acknowledged(id(3), ReasonCode::SUCCESS), Verdict::Delivered(place(3)));
-    assert_eq!(session.acknowledged(id(4), ReasonCode::SUCCESS), Verdict::Delivered(place(4)));
+    assert_eq!(
+        session.acknowledged(id(3), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(3))
+    );
+    assert_eq!(
+        session.acknowledged(id(4), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(4))
+    );
     session.in_flight.check_invariants();
     assert_eq!(save(&mut session), Memory::default());
 }
@@ -76,28 +108,43 @@ fn puback_for_qos_2_settles_the_message_and_the_next_ones_go_with_qos_1() {
 fn puback_for_a_release_changes_nothing() {
     let mut session = on_its_way(1);
     session.received(id(1), ReasonCode::SUCCESS);
-    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Unknown);
+    assert_eq!(
+        session.acknowledged(id(1), ReasonCode::SUCCESS),
+        Verdict::Unknown
+    );
     assert!(!session.lacks_qos_2());
 }
 
 #[test]
 fn subscriptions_that_were_granted_are_known_after_a_restart() {
-    let receive =
-        |filter: &str| crate::uplink::Receive { filter: crate::mqtt::TopicFilter::new(filter.to_owned()).unwrap(), qos: QoS::AtLeastOnce };
+    let receive = |filter: &str| crate::uplink::Receive {
+        filter: crate::mqtt::TopicFilter::new(filter.to_owned()).unwrap(),
+        qos: QoS::AtLeastOnce,
+    };
     let mut session = connected(10, 10);
     session.subscribe("a");
     session.subscribe("b");
     session.granted(&receive("a"));
     let mut session = restarted(save(&mut session));
     assert!(session.is_granted(&receive("a")) && !session.is_granted(&receive("b")));
-    assert_eq!(session.unsubscribe(|filter| filter != "c"), ["a", "b"], "what was asked for may be there");
+    assert_eq!(
+        session.unsubscribe(|filter| filter != "c"),
+        ["a", "b"],
+        "what was asked for may be there"
+    );
     session.connected(false, 10, QoS::ExactlyOnce);
-    assert!(!session.is_granted(&receive("a")), "the session is another one");
+    assert!(
+        !session.is_granted(&receive("a")),
+        "the session is another one"
+    );
 }
 
 #[test]
 fn subscriptions_in_doubt_are_not_granted_after_a_restart_either() {
-    let receive = crate::uplink::Receive { filter: crate::mqtt::TopicFilter::new("a").unwrap(), qos: QoS::AtLeastOnce };
+    let receive = crate::uplink::Receive {
+        filter: crate::mqtt::TopicFilter::new("a").unwrap(),
+        qos: QoS::AtLeastOnce,
+    };
     let mut session = connected(10, 10);
     session.subscribe("a");
     session.granted(&receive);
@@ -120,8 +167,14 @@ fn a_session_that_was_ended_is_not_ended_again_after_a_restart() {
 #[test]
 fn a_message_that_must_not_come_twice_is_not_sent_again_with_qos_1() {
     let mut session = connected(10, 10);
-    let once = Outgoing { if_session_lost: SessionLost::Drop, ..waiting(1, QoS::ExactlyOnce).message };
-    session.offer(Waiting { message: once, ..waiting(1, QoS::ExactlyOnce) });
+    let once = Outgoing {
+        if_session_lost: SessionLost::Drop,
+        ..waiting(1, QoS::ExactlyOnce).message
+    };
+    session.offer(Waiting {
+        message: once,
+        ..waiting(1, QoS::ExactlyOnce)
+    });
     session.offer(waiting(2, QoS::ExactlyOnce));
     save(&mut session);
     written(&mut session);
@@ -135,14 +188,25 @@ fn a_message_that_must_not_come_twice_is_not_sent_again_with_qos_1() {
 #[test]
 fn the_identifier_of_a_lowered_message_is_free_only_when_its_end_is_durable() {
     let mut session = connected(10, 1);
-    [1, 2].into_iter().for_each(|seq| drop(session.offer(waiting(seq, QoS::ExactlyOnce))));
+    [1, 2]
+        .into_iter()
+        .for_each(|seq| drop(session.offer(waiting(seq, QoS::ExactlyOnce))));
     save(&mut session);
     assert_eq!(written(&mut session), ["1"]);
     // PUBACK: this remote has no QoS 2.
-    assert_eq!(session.acknowledged(id(1), ReasonCode::SUCCESS), Verdict::Delivered(place(1)));
+    assert_eq!(
+        session.acknowledged(id(1), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(1))
+    );
     assert_eq!(written(&mut session), ["2"]);
-    assert_eq!(session.acknowledged(id(2), ReasonCode::SUCCESS), Verdict::Delivered(place(2)));
-    assert!(session.used_ids.contains(&id(2)), "the disk still says that a QoS 2 message has it");
+    assert_eq!(
+        session.acknowledged(id(2), ReasonCode::SUCCESS),
+        Verdict::Delivered(place(2))
+    );
+    assert!(
+        session.used_ids.contains(&id(2)),
+        "the disk still says that a QoS 2 message has it"
+    );
     save(&mut session);
     assert!(session.used_ids.is_empty());
 }
@@ -154,10 +218,16 @@ fn a_remote_that_takes_qos_0_only_gets_what_was_not_sent_before_without_an_ident
         session.offer(waiting(1, qos));
         save(&mut session);
         session.connected(true, 1, QoS::AtMostOnce);
-        assert_eq!(session.used_ids.contains(&id(1)), is_noted, "the disk may still say that a QoS 2 message has it");
+        assert_eq!(
+            session.used_ids.contains(&id(1)),
+            is_noted,
+            "the disk may still say that a QoS 2 message has it"
+        );
         save(&mut session);
         assert!(session.used_ids.is_empty());
-        let Some(Step::Publish(send)) = session.next() else { panic!("the message") };
+        let Some(Step::Publish(send)) = session.next() else {
+            panic!("the message")
+        };
         assert_eq!((send.packet_id, send.message.qos), (None, QoS::AtMostOnce));
     }
 }

@@ -12,14 +12,32 @@ fn a_refusal_tells_later_from_never() {
     session.offer(waiting(2, QoS::ExactlyOnce));
     save(&mut session);
     written(&mut session);
-    assert_eq!(session.acknowledged(id(1), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(place(1), ReasonCode::QUOTA_EXCEEDED));
-    assert_eq!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED));
+    assert_eq!(
+        session.acknowledged(id(1), ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Later(place(1), ReasonCode::QUOTA_EXCEEDED)
+    );
+    assert_eq!(
+        session.received(id(2), ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
+    );
     save(&mut session);
-    assert_eq!(written(&mut session).len(), 2, "both once more, under new identifiers");
+    assert_eq!(
+        written(&mut session).len(),
+        2,
+        "both once more, under new identifiers"
+    );
     let verdict = session.acknowledged(id(3), ReasonCode::NOT_AUTHORIZED);
-    assert!(matches!(verdict, Verdict::Refused { place, reason: ReasonCode::NOT_AUTHORIZED, message: Some(_) } if place.seq == 1));
-    assert_eq!(session.acknowledged(id(3), ReasonCode::SUCCESS), Verdict::Unknown);
-    assert!(matches!(session.received(id(4), ReasonCode::NOT_AUTHORIZED), Verdict::Refused { .. }));
+    assert!(
+        matches!(verdict, Verdict::Refused { place, reason: ReasonCode::NOT_AUTHORIZED, message: Some(_) } if place.seq == 1)
+    );
+    assert_eq!(
+        session.acknowledged(id(3), ReasonCode::SUCCESS),
+        Verdict::Unknown
+    );
+    assert!(matches!(
+        session.received(id(4), ReasonCode::NOT_AUTHORIZED),
+        Verdict::Refused { .. }
+    ));
     assert_eq!(session.in_flight(), 0);
 }
 
@@ -27,15 +45,27 @@ fn a_refusal_tells_later_from_never() {
 fn what_is_refused_for_now_goes_before_what_stood_behind_it() {
     let mut session = on_its_way(4);
     assert_eq!(session.received(id(1), ReasonCode::SUCCESS), Verdict::Going);
-    assert_eq!(session.received(id(2), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED));
-    assert_eq!(session.received(id(3), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(place(3), ReasonCode::QUOTA_EXCEEDED));
+    assert_eq!(
+        session.received(id(2), ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
+    );
+    assert_eq!(
+        session.received(id(3), ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Later(place(3), ReasonCode::QUOTA_EXCEEDED)
+    );
     assert_eq!(session.oldest_unanswered(), Some(place(4)));
     save(&mut session);
     assert_eq!(written(&mut session), ["release 1", "2", "3"]);
-    assert_eq!(session.received(id(5), ReasonCode::QUOTA_EXCEEDED), Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED));
+    assert_eq!(
+        session.received(id(5), ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Later(place(2), ReasonCode::QUOTA_EXCEEDED)
+    );
     save(&mut session);
     session.connected(true, 10, QoS::ExactlyOnce);
-    assert_eq!(written(&mut session), ["release 1", "2", "3 again", "4 again"]);
+    assert_eq!(
+        written(&mut session),
+        ["release 1", "2", "3 again", "4 again"]
+    );
 }
 
 #[test]
@@ -52,7 +82,10 @@ fn identifier_in_use_means_that_a_repetition_has_arrived_and_that_a_new_message_
     assert_eq!(written(&mut session), ["1"], "under identifier 2");
     session.connected(true, 10, QoS::ExactlyOnce);
     assert_eq!(written(&mut session), ["1 again"]);
-    assert_eq!(session.received(id(2), ReasonCode::PACKET_IDENTIFIER_IN_USE), Verdict::Going);
+    assert_eq!(
+        session.received(id(2), ReasonCode::PACKET_IDENTIFIER_IN_USE),
+        Verdict::Going
+    );
     save(&mut session);
     assert_eq!(written(&mut session), ["release 2"]);
 }
@@ -61,7 +94,10 @@ fn identifier_in_use_means_that_a_repetition_has_arrived_and_that_a_new_message_
 fn an_error_after_a_receipt_changes_nothing() {
     let mut session = on_its_way(1);
     session.received(id(1), ReasonCode::SUCCESS);
-    assert_eq!(session.received(id(1), ReasonCode::QUOTA_EXCEEDED), Verdict::Going);
+    assert_eq!(
+        session.received(id(1), ReasonCode::QUOTA_EXCEEDED),
+        Verdict::Going
+    );
     save(&mut session);
     assert_eq!(written(&mut session), ["release 1", "release 1"]);
     assert_eq!(session.completed(id(1)), Verdict::Delivered(place(1)));
@@ -73,13 +109,18 @@ fn what_is_refused_without_a_promise_is_given_up_in_the_end() {
     session.offer(waiting(1, QoS::AtLeastOnce));
     let mut refusals = 0;
     let refused = loop {
-        let Some(Step::Publish(send)) = session.next() else { panic!("it is offered again") };
+        let Some(Step::Publish(send)) = session.next() else {
+            panic!("it is offered again")
+        };
         match session.acknowledged(send.packet_id.unwrap(), ReasonCode::IMPLEMENTATION_SPECIFIC) {
             Verdict::Later(..) => refusals += 1,
             verdict => break verdict,
         }
     };
-    assert!(matches!(refused, Verdict::Refused { .. }) && refusals == 5, "{refusals}");
+    assert!(
+        matches!(refused, Verdict::Refused { .. }) && refusals == 5,
+        "{refusals}"
+    );
 }
 
 fn some_reason(which: u64) -> ReasonCode {

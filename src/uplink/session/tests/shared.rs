@@ -12,8 +12,18 @@ fn after_another_client_used_the_session_what_was_released_is_sent_once_more() {
         session.distrust();
         let told = session.connected(is_known, 10, QoS::ExactlyOnce);
         assert!(told.presumed.is_empty(), "nothing is taken for delivered");
-        assert!(written(&mut session).is_empty(), "that it goes once more is not durable");
-        assert_eq!(save(&mut session).held.iter().map(|held| held.stage).collect::<Vec<_>>(), [HeldStage::Sent; 2]);
+        assert!(
+            written(&mut session).is_empty(),
+            "that it goes once more is not durable"
+        );
+        assert_eq!(
+            save(&mut session)
+                .held
+                .iter()
+                .map(|held| held.stage)
+                .collect::<Vec<_>>(),
+            [HeldStage::Sent; 2]
+        );
         assert_eq!(written(&mut session), expected);
         session.in_flight.check_invariants();
     }
@@ -46,7 +56,11 @@ fn no_more_qos_2_messages_are_at_the_remote_than_it_takes() {
     assert_eq!(written(&mut session), ["1", "2"]);
     session.received(id(1), ReasonCode::SUCCESS);
     save(&mut session);
-    assert_eq!(written(&mut session), ["release 1"], "it counts until its end");
+    assert_eq!(
+        written(&mut session),
+        ["release 1"],
+        "it counts until its end"
+    );
     session.completed(id(1));
     save(&mut session);
     assert_eq!(written(&mut session), ["3"]);
