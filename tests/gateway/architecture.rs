@@ -294,10 +294,4 @@ fn every_file_opens_with_what_it_owns() {
         .filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!"))
         .collect();
     assert!(silent.is_empty(), "{silent:#?}");
-    let long: Vec<_> = sources()
-        .iter()
-        .filter(|source| source.code.lines().count() > 500)
-        .map(|source| source.name.clone())
-        .collect();
-    assert!(long.is_empty(), "more than 500 lines: {long:?}");
 }
