@@ -64,10 +64,10 @@ impl ClientLog {
         let sentence = note.what.sentence();
         match note.what {
             Noted::UserLocked => {
-                tracing::warn!(event, address, user, client_id, suppressed, "{sentence}")
+                tracing::warn!(event, address, user, client_id, suppressed, "{sentence}");
             }
             Noted::SessionEnded => {
-                tracing::info!(event, user, client_id, why, suppressed, "{sentence}")
+                tracing::info!(event, user, client_id, why, suppressed, "{sentence}");
             }
             _ => tracing::info!(
                 event,
@@ -166,10 +166,10 @@ pub(super) fn notice(notice: &Notice) {
             );
         }
         NoticeKind::NotRetained => {
-            warn!("a message is delivered but not retained, because there is no room")
+            warn!("a message is delivered but not retained, because there is no room");
         }
         NoticeKind::FullQueue => {
-            warn!("a message for a client is dropped, because a queue is full")
+            warn!("a message for a client is dropped, because a queue is full");
         }
         NoticeKind::ReplayWaits => {
             warn!(

@@ -141,7 +141,7 @@ impl Object {
     fn take(&mut self, field: &Field, value: impl Into<Json>) {
         match (field.name(), value.into()) {
             ("message", Json::String(text)) => {
-                self.message = Printable::cut(&text, SHOWN).into_owned()
+                self.message = Printable::cut(&text, SHOWN).into_owned();
             }
             (name, Json::String(text)) => drop(
                 self.fields

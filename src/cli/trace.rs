@@ -215,10 +215,10 @@ impl Page<'_> {
                 out += &wrapped(&format!("{:>14} ", '-'), &text, width);
             }
             Shown::Opened { at_us } => {
-                out += &wrapped(&self.head(*at_us, "-"), "the line was opened", width)
+                out += &wrapped(&self.head(*at_us, "-"), "the line was opened", width);
             }
             Shown::Note { at_us, text } => {
-                out += &wrapped(&self.head(*at_us, "-"), &Printable(text).to_string(), width)
+                out += &wrapped(&self.head(*at_us, "-"), &Printable(text).to_string(), width);
             }
             Shown::Exchange(exchange) => {
                 let told = self.meaning.of(exchange);

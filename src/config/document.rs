@@ -305,7 +305,7 @@ impl Document {
             match (&mut node.children, last) {
                 (Children::Map(entries), Step::Key(key)) => drop(entries.shift_remove(key)),
                 (Children::Seq(items), Step::Index(index)) if *index < items.len() => {
-                    drop(items.remove(*index))
+                    drop(items.remove(*index));
                 }
                 _ => {}
             }

@@ -83,7 +83,7 @@ fn of_mosquitto(
         let place = (number, index + 1, 1);
         match line.split_once(':') {
             Some((name, hash)) if !name.is_empty() && hash.starts_with('$') => {
-                users.push((name.to_owned(), hash.to_owned(), place))
+                users.push((name.to_owned(), hash.to_owned(), place));
             }
             _ => {
                 let told = "neither `name:hash` as mosquitto_passwd writes it, nor a YAML list of users; plain passwords become hashes by mosquitto_passwd -U, and a list begins with `- name:`";

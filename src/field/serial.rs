@@ -291,7 +291,7 @@ impl Port {
         {
             match std::fs::write(&latency, "1") {
                 Ok(()) => {
-                    tracing::info!(port = %self.path, from_ms = %before, "the adapter hands over what it receives after 1 ms")
+                    tracing::info!(port = %self.path, from_ms = %before, "the adapter hands over what it receives after 1 ms");
                 }
                 Err(error) if self.is_news("latency") => tracing::warn!(
                     port = %self.path,

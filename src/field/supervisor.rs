@@ -388,10 +388,10 @@ impl<D: Driver> Supervisor<D> {
         let (points, ms) = (names.join(","), took.as_secs_f64() * 1000.0);
         match outcome {
             Ok(_) => {
-                tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, bad, "points read")
+                tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, bad, "points read");
             }
             Err(why) => {
-                tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, %why, "points not read")
+                tracing::debug!(line = %self.line.name, device = %device.name, %points, ms, %why, "points not read");
             }
         }
     }

@@ -719,7 +719,7 @@ mod tests {
             assert!(
                 (shown(name, &plain, codes) - expected).abs() < 1e-9,
                 "{name}"
-            )
+            );
         };
         check(
             "status",

@@ -69,7 +69,7 @@ pub(super) fn take(call: Call, field: &Field) {
             "others are asking this line; try again".to_owned(),
         ))),
         Err(TrySendError::Closed(_)) => {
-            drop(reply.send(Reply::Refused("the gateway is stopping".to_owned())))
+            drop(reply.send(Reply::Refused("the gateway is stopping".to_owned())));
         }
     }
 }

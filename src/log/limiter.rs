@@ -83,7 +83,7 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
             assert!(
                 size_of::<(K, Option<S>)>() <= MOST_BYTES,
                 "what is remembered of a source is small"
-            )
+            );
         };
         Self {
             burst: burst.max(1),

@@ -23,7 +23,7 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
         Packet::Auth(auth) => put_disconnect(0xF0, auth, version, out),
         Packet::Connect(connect) => put_body(0x10, out, |body| connect_body(connect, body)),
         Packet::ConnAck(connack) => {
-            put_body(0x20, out, |body| connack_body(connack, version, body))
+            put_body(0x20, out, |body| connack_body(connack, version, body));
         }
         Packet::Subscribe(subscribe) => put_body(0x82, out, |body| {
             body.put_u16(subscribe.packet_id.get());
@@ -43,7 +43,7 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) {
         Packet::SubAck(grants) => put_body(0x90, out, |body| grants_body(grants, version, body)),
         // UNSUBACK carries codes in MQTT 5 only.
         Packet::UnsubAck(grants) if version != Version::V5 => {
-            put_body(0xB0, out, |body| body.put_u16(grants.packet_id.get()))
+            put_body(0xB0, out, |body| body.put_u16(grants.packet_id.get()));
         }
         Packet::UnsubAck(grants) => put_body(0xB0, out, |body| grants_body(grants, version, body)),
     }

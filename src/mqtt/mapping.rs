@@ -308,7 +308,7 @@ impl Mapping {
                     match level {
                         Level::Text(text) => place += text.matches('/').count(),
                         Level::Wildcard { before, after, .. } => {
-                            partial.push((place, before.as_str(), after.as_str()))
+                            partial.push((place, before.as_str(), after.as_str()));
                         }
                         Level::Rest => {}
                     }
@@ -526,9 +526,9 @@ impl Levels {
         if name == "site" {
             for character in site.chars() {
                 if character == '/' {
-                    self.end()
+                    self.end();
                 } else {
-                    self.text(character)
+                    self.text(character);
                 }
             }
             return Ok(());

@@ -816,7 +816,7 @@ mod tests {
     #[test]
     fn an_answer_goes_to_no_command_no_point_and_no_topic_of_the_broker() {
         let check = |routes: &Routes, there: &str| {
-            assert_eq!(routes.answers_to(&name(there)), None, "{there}")
+            assert_eq!(routes.answers_to(&name(there)), None, "{there}");
         };
         let prefixed = routes(vec![prefix("#", "oilco/")], Vec::new(), false);
         for there in [

@@ -92,7 +92,7 @@ mod tests {
         let content = Content::Message(message("a/b", now.unix_ms - 60_000));
         let filter = |text: &str| Some(Filter::try_from(text.to_owned()).unwrap());
         let check = |selection: &Selection, expected: bool| {
-            assert_eq!(selection.wants(7, &content, now), expected, "{selection:?}")
+            assert_eq!(selection.wants(7, &content, now), expected, "{selection:?}");
         };
         check(&Selection::default(), true);
         check(

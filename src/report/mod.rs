@@ -251,7 +251,7 @@ impl Report {
                     Message::new(topic.clone(), text, Origin::Field)
                         .retained()
                         .with_qos(QoS::AtLeastOnce)
-                }))
+                }));
             }
         }
     }
@@ -385,11 +385,11 @@ impl Report {
             match self.pulse.through(intake.offer(&message)).await {
                 Ok(receipt) => {
                     state.counts.refused +=
-                        u64::from(receipt.is_some_and(|receipt| receipt.is_refused()))
+                        u64::from(receipt.is_some_and(|receipt| receipt.is_refused()));
                 }
                 Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
                 Err(error) => {
-                    tracing::error!(topic = %message.topic, %error, "a reading cannot go north")
+                    tracing::error!(topic = %message.topic, %error, "a reading cannot go north");
                 }
             }
         }

@@ -333,7 +333,7 @@ pub(super) fn read_what_can_be_read(path: &Path) -> Result<Vec<u8>, StoreError> 
         // A partition without its database is as damaged as it can be.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) if unreadable(&error) => {
-            tracing::error!(path = %path.display(), %error, "a file cannot be read whole; check the disk")
+            tracing::error!(path = %path.display(), %error, "a file cannot be read whole; check the disk");
         }
         read => return read.map_err(|e| io_error(path, e)),
     }

@@ -104,10 +104,10 @@ impl Survey {
         for chunk in Chunk::carve(&bytes, partition.salt) {
             match chunk {
                 Chunk::Entries(entries) => {
-                    found.extend(entries.into_iter().map(|entry| (entry.seq, entry.bytes)))
+                    found.extend(entries.into_iter().map(|entry| (entry.seq, entry.bytes)));
                 }
                 Chunk::Part { seq, part, .. } => {
-                    drop(parts.entry(seq).or_default().insert(part, chunk))
+                    drop(parts.entry(seq).or_default().insert(part, chunk));
                 }
                 Chunk::Note { .. } => {}
             }

@@ -372,7 +372,7 @@ impl Worker {
         }
         match done {
             Ok(()) if was_stalled && !self.is_stalled() => {
-                tracing::info!(folder = %self.folder, "the outbox takes entries again")
+                tracing::info!(folder = %self.folder, "the outbox takes entries again");
             }
             Err(error) if !was_stalled => {
                 tracing::error!(folder = %self.folder, %error, "the outbox cannot take more; senders wait, nothing is acknowledged");

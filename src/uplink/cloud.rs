@@ -432,7 +432,7 @@ impl Device {
             Some(content_type) => bag.push(("$.ct", content_type)),
             // The hub looks into messages only if it is told that they are JSON.
             None if looks_like_json => {
-                bag.extend([("$.ct", "application/json"), ("$.ce", "utf-8")])
+                bag.extend([("$.ct", "application/json"), ("$.ce", "utf-8")]);
             }
             None => {}
         }

@@ -386,7 +386,7 @@ impl Lanes {
             lane.behind.iter_mut().for_each(|behind| {
                 behind
                     .messages
-                    .retain(|ready| is_wanted(ready.waiting.place()))
+                    .retain(|ready| is_wanted(ready.waiting.place()));
             });
             lane.behind
                 .retain(|behind| behind.has_more || !behind.messages.is_empty());

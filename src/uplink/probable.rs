@@ -58,7 +58,7 @@ mod tests {
             assert!(
                 stranger(begin).is_some_and(|what| what.contains(word)),
                 "{begin:?}"
-            )
+            );
         };
         check(b"HTTP/1.1 400 Bad Request\r\n", "web server");
         check(b"SSH-2.0-OpenSSH_9.2\r\n", "SSH");

@@ -114,7 +114,7 @@ impl Peer {
             Ok(0) => self.stream = None,
             Ok(count) => self.input.extend_from_slice(&space[..count]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                std::thread::sleep(Duration::from_micros(100))
+                std::thread::sleep(Duration::from_micros(100));
             }
             Err(_) => self.stream = None,
         }

@@ -747,7 +747,7 @@ fn a_token_of_azure_is_replaced_before_it_ends_and_that_is_no_outage() {
         tokio::task::spawn_blocking(move || {
             wait_for("another token", || {
                 (cloud.seen.lock().unwrap().wills.len() == 3).then_some(())
-            })
+            });
         })
         .await
         .unwrap();

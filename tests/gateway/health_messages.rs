@@ -30,7 +30,7 @@ impl Instrument {
             listener
                 .incoming()
                 .flatten()
-                .for_each(|stream| serve(stream, &is_on))
+                .for_each(|stream| serve(stream, &is_on));
         });
         Self { port, answers }
     }

@@ -169,7 +169,7 @@ fn a_session_is_authenticated_again_and_ends_with_a_wrong_proof() {
                 );
             }
             Some(Packet::Disconnect(end)) if !is_right => {
-                assert_eq!(end.reason, ReasonCode::NOT_AUTHORIZED)
+                assert_eq!(end.reason, ReasonCode::NOT_AUTHORIZED);
             }
             other => panic!("{other:?}"),
         }

@@ -137,7 +137,7 @@ impl World {
                 }
             }
             Step::Subscribe(index, filter, qos) => {
-                self.subscribe(index, filter, QoS::from_bits(qos).unwrap())
+                self.subscribe(index, filter, QoS::from_bits(qos).unwrap());
             }
             Step::Publish(topic, qos) => self.publish(topic, QoS::from_bits(qos).unwrap()),
             Step::Read(index, count) => self.read(index, count),
@@ -277,7 +277,7 @@ impl World {
         while let Some(packet) = self.stage.next_packet(id) {
             match packet {
                 Packet::PubAck(ack) | Packet::PubComp(ack) => {
-                    drop(self.unanswered.remove(&ack.packet_id))
+                    self.unanswered.remove(&ack.packet_id);
                 }
                 Packet::PubRec(ack) => {
                     if let Some(what) = self.unanswered.get_mut(&ack.packet_id) {

@@ -104,7 +104,7 @@ impl Move {
     fn apply(&self, names: &mut HashMap<Id, BTreeMap<String, Id>>) {
         match self {
             Self::Link(dir, name, id) => {
-                drop(names.entry(*dir).or_default().insert(name.clone(), *id))
+                names.entry(*dir).or_default().insert(name.clone(), *id);
             }
             Self::Unlink(dir, name) => drop(names.entry(*dir).or_default().remove(name)),
             Self::Rename(from, name, to, new) => {
@@ -281,7 +281,7 @@ impl Disk {
         for change in &self.nodes[id].pending {
             match change {
                 Change::Truncate(length) if random.f64() < keeps => {
-                    content.resize(*length as usize, 0)
+                    content.resize(*length as usize, 0);
                 }
                 Change::Truncate(_) => {}
                 Change::Write(at, data) => {
@@ -454,9 +454,9 @@ fn power_cuts_lose_nothing_that_was_durable_and_never_stop_the_start() {
         for (number, moment) in moments.iter().enumerate() {
             for record in &records[at..*moment] {
                 if record.kind == b'A' {
-                    promised.hear(&record.data)
+                    promised.hear(&record.data);
                 } else {
-                    disk.apply(record)
+                    disk.apply(record);
                 }
             }
             at = *moment;

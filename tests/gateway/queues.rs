@@ -230,7 +230,7 @@ fn keep_unanswered(stage: &mut Stage, id: u64, unanswered: &mut VecDeque<(Packet
     while let Some(packet) = stage.next_packet(id) {
         match packet {
             Packet::Publish(publish) => {
-                unanswered.push_back((publish.packet_id.unwrap(), publish.qos))
+                unanswered.push_back((publish.packet_id.unwrap(), publish.qos));
             }
             Packet::PubRel(ack) => stage.send(
                 id,
@@ -415,7 +415,7 @@ fn a_released_message_is_not_given_up_whatever_the_others_need() {
                 &mut far,
                 &format!("big/{number}/{}", "x".repeat(3500)),
                 QoS::ExactlyOnce,
-            )
+            );
         });
         assert_eq!(arrived(&mut stage, mute), 4, "all fit into the window");
         let ids: Vec<PacketId> = [1, 3].into_iter().filter_map(PacketId::new).collect();
@@ -457,7 +457,7 @@ fn a_released_message_is_not_given_up_whatever_the_others_need() {
             stage.send(
                 id,
                 &Packet::PubComp(Ack::new(*packet_id, ReasonCode::SUCCESS)),
-            )
+            );
         });
         stage.drop_connection(id);
         stage.crash();

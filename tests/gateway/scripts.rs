@@ -401,7 +401,7 @@ fn render(packet: &Packet) -> String {
             .unwrap();
         }
         Packet::Disconnect(end) | Packet::Auth(end) => {
-            write!(text, " rc={:02x}", end.reason.0).unwrap()
+            write!(text, " rc={:02x}", end.reason.0).unwrap();
         }
         _ => {}
     }
@@ -662,7 +662,7 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
         listener
             .run(handle, tls, &limits, listener_stop)
             .await
-            .unwrap()
+            .unwrap();
     });
     let driving = tokio::spawn(parts.driver.run(stop));
     let mut clients: HashMap<String, Client> = HashMap::new();

@@ -1193,7 +1193,7 @@ fn a_renewed_certificate_is_used_without_restart_and_reload_tells_of_it() {
     let has_told = |what: &str| {
         wait_for(what, || {
             site.gateway.process.output().contains(what).then_some(())
-        })
+        });
     };
     has_told("TLS failed");
     fs::remove_file(used.path("client.key")).unwrap();

@@ -86,7 +86,7 @@ impl Engine {
             (Stage::AwaitsConnect, Packet::Connect(connect)) => self.log_in(id, *connect, now),
             (Stage::Proving(..), Packet::Auth(auth)) => self.check_proof(id, &auth, now),
             (Stage::Verifying(pending), packet) if pending.early.len() < MAX_EARLY => {
-                pending.early.push(packet)
+                pending.early.push(packet);
             }
             // [MQTT-3.1.2-30]: before CONNACK nothing but AUTH and DISCONNECT.
             (_, Packet::Disconnect(_)) => self.close(id, End::Orderly, now),
@@ -136,7 +136,7 @@ impl Engine {
         ) {
             Login::Granted { user } => self.enter(id, &connect, Granted { user, proof: None }, now),
             Login::Refused(reason, why) => {
-                self.login_failed(id, connect.username.as_ref(), (reason, why), now)
+                self.login_failed(id, connect.username.as_ref(), (reason, why), now);
             }
             Login::Verify { user, hash } => {
                 let Some(connection) = self.connections.get_mut(&id) else {

@@ -372,10 +372,10 @@ impl Engine {
             (Packet::PubRel(ack), Some(session)) => self.pubrel(id, session, &ack, now),
             (Packet::PubComp(ack), Some(session)) => self.pubcomp(id, session, &ack, now),
             (Packet::Subscribe(subscribe), Some(session)) => {
-                self.subscribe(id, session, subscribe, now)
+                self.subscribe(id, session, subscribe, now);
             }
             (Packet::Unsubscribe(unsubscribe), Some(session)) => {
-                self.unsubscribe(id, session, unsubscribe, now)
+                self.unsubscribe(id, session, unsubscribe, now);
             }
             (Packet::PingReq, Some(_)) => drop(self.send(id, &Packet::PingResp, 0)),
             (Packet::Disconnect(end), Some(session)) => self.disconnect(id, session, &end, now),

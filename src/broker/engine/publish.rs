@@ -602,7 +602,7 @@ impl Engine {
         self.held.remove(&number);
         match from {
             HeldFor::Inbound { receipt, .. } if refused != 0 => {
-                self.outputs.push(Output::NotSafe(receipt))
+                self.outputs.push(Output::NotSafe(receipt));
             }
             HeldFor::Inbound { receipt, after } => self.promise(receipt, after),
             HeldFor::Will { number } => self.will_stored(number, refused, now),

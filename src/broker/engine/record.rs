@@ -284,7 +284,7 @@ fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
     put_bytes(out, &message.payload);
     encode_properties(&message.properties, out);
     put_optional(out, message.expires_at, |out, at| {
-        put_deadline(out, Deadline::of(at, clock))
+        put_deadline(out, Deadline::of(at, clock));
     });
 }
 
@@ -302,7 +302,7 @@ fn put_targets(out: &mut BytesMut, targets: &[TargetRecord]) {
             put_number(out, u64::from(id.get()));
         }
         put_optional(out, target.share.as_ref(), |out, filter| {
-            put_bytes(out, filter.as_str().as_bytes())
+            put_bytes(out, filter.as_str().as_bytes());
         });
     }
 }
@@ -340,7 +340,7 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
             put_number(out, session.number);
             put_bytes(out, session.client_id.as_bytes());
             put_optional(out, session.user.as_ref(), |out, user| {
-                put_bytes(out, user.as_bytes())
+                put_bytes(out, user.as_bytes());
             });
             put_optional(out, session.outlives_ms, put_number);
             put_optional(out, session.ends, put_deadline);
@@ -388,7 +388,7 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
             out.put_u8(u8::from(*held));
         }
         Record::Freed { session, packet_id } => {
-            put_pair(out, 11, *session, u64::from(packet_id.get()))
+            put_pair(out, 11, *session, u64::from(packet_id.get()));
         }
         Record::Retained(message) => {
             out.put_u8(12);
@@ -413,7 +413,7 @@ fn put_record(out: &mut BytesMut, record: &Record<'_>, clock: Clock) {
         } => {
             put_filter(out, 15, *session, filter);
             put_optional(out, *after, |out, topic| {
-                put_bytes(out, topic.as_str().as_bytes())
+                put_bytes(out, topic.as_str().as_bytes());
             });
         }
         Record::ReplayDone { session, filter } => put_filter(out, 16, *session, filter),

@@ -149,9 +149,9 @@ impl Replays {
             recorded: Recorded::UpToDate,
         };
         if is_first {
-            self.list.push_front(replay)
+            self.list.push_front(replay);
         } else {
-            self.list.push_back(replay)
+            self.list.push_back(replay);
         }
     }
 

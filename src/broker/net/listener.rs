@@ -173,7 +173,7 @@ impl BoundListener {
         };
         match self.socket {
             Socket::Tcp(socket, transport) => {
-                accept_tcp(TcpListener::from_std(socket)?, &door(transport), stop).await
+                accept_tcp(TcpListener::from_std(socket)?, &door(transport), stop).await;
             }
             Socket::Unix(socket, path) => {
                 accept_unix(UnixListener::from_std(socket)?, &door(Transport::Tcp), stop).await;

@@ -85,7 +85,7 @@ impl Assembler {
                 shown.push(Shown::Opened { at_us });
             }
             Happening::Sent(bytes) if self.framing == Framing::Plain => {
-                shown.extend(self.speak(at_us, bytes, true))
+                shown.extend(self.speak(at_us, bytes, true));
             }
             Happening::Sent(bytes) => shown.extend(self.send(at_us, &bytes)),
             Happening::Received(bytes) => match &mut self.exchange {

@@ -165,7 +165,7 @@ impl Table {
             KeyCode::Down | KeyCode::Char('j') => self.top = self.top.saturating_add(1),
             KeyCode::PageUp => self.top = self.top.saturating_sub(self.page.max(1)),
             KeyCode::PageDown | KeyCode::Char(' ') => {
-                self.top = self.top.saturating_add(self.page.max(1))
+                self.top = self.top.saturating_add(self.page.max(1));
             }
             KeyCode::Home | KeyCode::Char('g') => self.top = 0,
             KeyCode::End | KeyCode::Char('G') => self.top = usize::MAX,
@@ -187,7 +187,7 @@ impl Table {
             }
             KeyCode::Backspace => drop(self.filter.pop()),
             KeyCode::Char(typed) if self.filter.chars().count() < LONGEST_FILTER => {
-                self.filter.extend(typed.to_lowercase())
+                self.filter.extend(typed.to_lowercase());
             }
             _ => {}
         }

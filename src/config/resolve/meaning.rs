@@ -230,7 +230,7 @@ impl Context<'_> {
             }
             (Kind::Text, Some(1..=125)) => {}
             (Kind::Text, Some(_)) => {
-                check.fault(&self.path(name, "length"), "type 1 to 125 registers")
+                check.fault(&self.path(name, "length"), "type 1 to 125 registers");
             }
             (_, Some(_)) => check.fault(
                 &self.path(name, "length"),

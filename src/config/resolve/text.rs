@@ -292,7 +292,7 @@ impl Context<'_> {
                     templates.push((template, "script", groups.clone()));
                 }
                 ScriptStep::Expect(pattern) => {
-                    groups.extend(pattern.capture_names().flatten().map(str::to_owned))
+                    groups.extend(pattern.capture_names().flatten().map(str::to_owned));
                 }
             }
         }

@@ -140,7 +140,7 @@ fn text_and_times() {
 fn scale_bits_words_and_sentinels() {
     let temperature = meaning(|meaning| {
         (meaning.kind, meaning.scale, meaning.broken) =
-            (Kind::I16, 0.1, [Sentinel::Number(32767.0)].into())
+            (Kind::I16, 0.1, [Sentinel::Number(32767.0)].into());
     });
     assert_eq!(
         temperature.decode(&[123], None).unwrap().to_string(),
@@ -160,7 +160,7 @@ fn scale_bits_words_and_sentinels() {
         (meaning.kind, meaning.broken) = (
             Kind::I16,
             [Sentinel::Number(32768.0), Sentinel::Number(32767.0)].into(),
-        )
+        );
     });
     assert!(
         several.decode(&[0x8000], None).is_err(),
@@ -190,7 +190,7 @@ fn scale_bits_words_and_sentinels() {
         (meaning.kind, meaning.broken) = (
             Kind::I64,
             [Sentinel::Number(9_223_372_036_854_775_808.0)].into(),
-        )
+        );
     });
     assert!(
         wide.decode(&[0x8000, 0, 0, 0], None).is_err(),
@@ -203,7 +203,7 @@ fn scale_bits_words_and_sentinels() {
         "a range takes its first, its last and all between"
     );
     let signed = meaning(|meaning| {
-        (meaning.kind, meaning.broken) = (Kind::I16, [Sentinel::Range(65528.0, 65535.0)].into())
+        (meaning.kind, meaning.broken) = (Kind::I16, [Sentinel::Range(65528.0, 65535.0)].into());
     });
     assert!(
         signed.decode(&[0xFFF8], None).is_err()
@@ -211,7 +211,7 @@ fn scale_bits_words_and_sentinels() {
         "-8 to -1, typed as bits"
     );
     let exact = meaning(|meaning| {
-        (meaning.kind, meaning.broken) = (Kind::F32, [Sentinel::Number(-999.9)].into())
+        (meaning.kind, meaning.broken) = (Kind::F32, [Sentinel::Number(-999.9)].into());
     });
     assert!(
         exact.decode(&exact.encode(-999.9, None), None).is_err(),
@@ -391,7 +391,7 @@ fn arrays_have_a_stride() {
                 count: 3,
                 stride: 2,
             }),
-        )
+        );
     });
     assert_eq!(phases.width(), 5);
     assert_eq!(
@@ -411,7 +411,7 @@ fn arrays_have_a_stride() {
                     count: 3,
                     stride: 1,
                 }),
-            )
+            );
         })
     };
     assert_eq!(

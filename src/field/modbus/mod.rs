@@ -212,7 +212,7 @@ impl Modbus {
         self.counts.junk_bytes.add(seen.junk);
         if seen.bad_checksums > 0 {
             self.counts.count(device, |counts| {
-                counts.bad_checksums.add(seen.bad_checksums)
+                counts.bad_checksums.add(seen.bad_checksums);
             });
         }
         if matches!(answer, Answer::Nothing | Answer::Foreign(_)) && !is_broadcast {

@@ -50,7 +50,7 @@ impl Connection<'_> {
             Incoming::PubAck(packet_id, reason)
                 if packet_id == STATE_ID && self.state.has_identifier() =>
             {
-                self.state_answered(reason)?
+                self.state_answered(reason)?;
             }
             Incoming::PubAck(packet_id, reason) => {
                 let verdict = self.uplink.session.acknowledged(packet_id, reason);

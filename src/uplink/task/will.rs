@@ -73,7 +73,7 @@ impl Uplink {
                 self.presence.will_refused(remote, None, now());
             }
             Some(LinkError::Refused { .. } | LinkError::Closed { .. }) => {
-                self.presence.fails_without_will(remote)
+                self.presence.fails_without_will(remote);
             }
             // The remote has not seen the will.
             Some(_) => {}

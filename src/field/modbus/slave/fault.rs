@@ -165,13 +165,13 @@ impl FromStr for Fault {
                     fault.unit = Some(
                         u8::try_from(number)
                             .map_err(|_| "a unit is a number from 0 to 255".to_owned())?,
-                    )
+                    );
                 }
                 "function" => {
                     fault.function = Some(
                         u8::try_from(number)
                             .map_err(|_| "a function is a number from 0 to 255".to_owned())?,
-                    )
+                    );
                 }
                 "after" => fault.after = number,
                 "for" => fault.times = Some(number),

@@ -347,7 +347,7 @@ impl Unit {
                 let own = shown.register.own_bits();
                 // Parts of one register are points of their own: they share it.
                 cell.into_iter().for_each(|cell| {
-                    *cell = Some(cell.filter(|_| own != u16::MAX).unwrap_or(0) & !own | word & own)
+                    *cell = Some(cell.filter(|_| own != u16::MAX).unwrap_or(0) & !own | word & own);
                 });
             }
         }

@@ -237,10 +237,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             match fault {
                 FaultKind::Delay(time) => ready += *time,
                 FaultKind::Echo | FaultKind::EchoOnly => {
-                    self.wire.write_all(&request_on_wire).await?
+                    self.wire.write_all(&request_on_wire).await?;
                 }
                 FaultKind::Noise(count) | FaultKind::NoiseBefore(count) => {
-                    self.wire.write_all(&random(*count)).await?
+                    self.wire.write_all(&random(*count)).await?;
                 }
                 _ => {}
             }
@@ -411,7 +411,7 @@ pub async fn serve_tcp<S: AsyncRead + AsyncWrite + Unpin>(
         for fault in &struck {
             match fault {
                 FaultKind::WrongTransaction => {
-                    frame.iter_mut().take(1).for_each(|tid| *tid ^= 0x80)
+                    frame.iter_mut().take(1).for_each(|tid| *tid ^= 0x80);
                 }
                 FaultKind::WrongHeader => frame
                     .iter_mut()
