@@ -34,7 +34,7 @@ use crate::config;
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
 use crate::mqtt::TopicFilter;
-use crate::outbox::{self, Intake, Outbox, Routes};
+use crate::outbox::{self, Outbox, OutboxSink, Routes};
 use crate::status::control::{self, Call, Control, Presence, Reply, Request};
 use crate::status::service::Service;
 use crate::store::StoreError;
@@ -133,7 +133,7 @@ pub async fn run(
 
 /// What the uplinks of a gateway are made of before anything runs.
 struct North {
-    intakes: Vec<Intake>,
+    sinks: Vec<OutboxSink>,
     routes: Vec<watch::Sender<Arc<Routes>>>,
     outboxes: Vec<Outbox>,
     /// Whether each is up, told by its uplink.
@@ -153,7 +153,7 @@ impl North {
     }
 
     /// The ways from the broker into the outboxes, with the names of their uplinks. They are given once.
-    fn forwards(&mut self, config: &config::Gateway) -> Vec<(Intake, ForwardQueue, String)> {
+    fn forwards(&mut self, config: &config::Gateway) -> Vec<(OutboxSink, ForwardQueue, String)> {
         let every = config
             .health
             .as_ref()
@@ -174,8 +174,8 @@ impl North {
             .uplinks
             .iter()
             .map(|uplink| uplink.settings.name.clone());
-        let ways = self.intakes.iter().cloned().zip(parts).zip(uplinks);
-        ways.map(|((intake, part), name)| (intake, queue(part, &name), name))
+        let ways = self.sinks.iter().cloned().zip(parts).zip(uplinks);
+        ways.map(|((sink, part), name)| (sink, queue(part, &name), name))
             .collect()
     }
 
@@ -217,7 +217,7 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
         .map(|_| watch::channel(false).0)
         .collect();
     let mut north = North {
-        intakes: Vec::new(),
+        sinks: Vec::new(),
         routes: Vec::new(),
         outboxes: Vec::new(),
         is_up,
@@ -237,8 +237,8 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
         let (routes, current) = watch::channel(Arc::clone(&uplink.routes));
         north.routes.push(routes);
         let dropped = Arc::new(Counter::default());
-        north.intakes.push(
-            Intake::new(
+        north.sinks.push(
+            OutboxSink::new(
                 outbox.clone(),
                 current,
                 index,
@@ -258,11 +258,11 @@ fn open_outboxes(config: &config::Gateway, tasks: &mut Tasks) -> Result<North, G
         north.forwards.push(forward);
     }
     let North {
-        intakes, outboxes, ..
+        sinks, outboxes, ..
     } = &mut north;
-    *intakes = std::mem::take(intakes)
+    *sinks = std::mem::take(sinks)
         .into_iter()
-        .map(|intake| intake.beside(outboxes))
+        .map(|sink| sink.beside(outboxes))
         .collect();
     Ok(north)
 }
@@ -318,10 +318,10 @@ impl Gateway {
             });
         }
         if let Some(Local { broker, .. }) = &local {
-            for (intake, queue, name) in north.forwards(&config) {
+            for (sink, queue, name) in north.forwards(&config) {
                 tasks.start(
                     format!("forward:{name}"),
-                    forward_messages(intake, queue, broker.clone(), hurried.clone()),
+                    forward_messages(sink, queue, broker.clone(), hurried.clone()),
                 );
             }
         }
@@ -342,7 +342,7 @@ impl Gateway {
             .ok();
         let control = control(&config.folder, &stop);
         let south = South {
-            intakes: north.intakes,
+            sinks: north.sinks,
             live,
             sets,
             hurry: hurried,
@@ -571,9 +571,9 @@ async fn start_broker(
     };
     let parts = broker::broker(source, Admission::new(spec.admission), queues)?;
     parts
-        .pulses
+        .heartbeats
         .iter()
-        .for_each(|pulse| health.pulses.watch(pulse));
+        .for_each(|heartbeat| health.heartbeats.watch(heartbeat));
     if let Some(closed) = parts.closed {
         tasks.start("store:broker", async {
             closed.await.map_err(|_| "its thread died".to_owned())

@@ -15,7 +15,7 @@
 //!
 //! | row | modules |
 //! |---|---|
-//! | 0 plain tools | [`backoff`] · [`files`] · [`log`] · [`metrics`] · [`pulse`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
+//! | 0 plain tools | [`backoff`] · [`files`] · [`heartbeat`] · [`log`] · [`metrics`] · [`tasks`] · [`time`] · [`units`] · [`websocket`] |
 //! | 1 vocabulary | [`reading`] · [`mqtt`] (packets, codec, topics) |
 //! | 2 | [`message`] · [`payload`] (readings to bytes) · [`store`] (the durable journal) |
 //! | 3 | [`field`] (southbound) · [`outbox`] (what is not delivered) |
@@ -46,13 +46,13 @@ pub mod field;
 pub mod files;
 #[cfg(not(fuzzing))]
 pub mod gateway;
+pub mod heartbeat;
 pub mod log;
 pub mod message;
 pub mod metrics;
 pub mod mqtt;
 pub mod outbox;
 pub mod payload;
-pub mod pulse;
 pub mod reading;
 pub mod report;
 pub mod status;

@@ -17,10 +17,10 @@ use super::durable::Durable;
 use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
 use super::inbox::{Event, Inbox, Wire};
 use super::login_queue::{Claim, LoginQueue};
+use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
 use crate::message::Message;
 use crate::metrics::Counter;
 use crate::mqtt::QoS;
-use crate::pulse::{COME_ROUND, Pulse};
 use crate::tasks::{Stop, detach};
 use crate::time::{known_unix_ms, now};
 
@@ -121,7 +121,7 @@ pub struct Driver {
     pub(super) logins: Logins,
     pub(super) log: Arc<ClientLog>,
     pub(super) clock_at: Instant,
-    pub(super) pulse: Pulse,
+    pub(super) heartbeat: Heartbeat,
     pub(super) is_stopping: bool,
 }
 
@@ -133,7 +133,7 @@ impl Driver {
         let mut inbound = Vec::with_capacity(BATCH);
         let mut alarm = pin!(tokio::time::sleep_until(now().into()));
         while !(self.is_stopping && self.connections.is_empty()) {
-            let come_round = now() + COME_ROUND;
+            let come_round = now() + BEAT_INTERVAL;
             let deadline = self
                 .engine
                 .next_deadline()
@@ -157,7 +157,7 @@ impl Driver {
                 }
             }
             let at = now();
-            self.pulse.beat(at);
+            self.heartbeat.beat(at);
             self.set_clock(at);
             self.inbox.take(&mut events);
             for event in events.drain(..) {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::engine::{Engine, LeftOut, Position, Restore, Setup};
 use super::inbox::{Event, Inbox};
-use crate::pulse::Pulse;
+use crate::heartbeat::Heartbeat;
 use crate::store::{Journal, PartitionBytes, Reason, StoreError};
 use crate::time::{known_unix_ms, now};
 
@@ -115,7 +115,7 @@ pub(super) struct Durable {
     suppressed: Position,
     inbox: Arc<Inbox>,
     /// Of the thread.
-    pub(super) pulse: Pulse,
+    pub(super) heartbeat: Heartbeat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl Opened {
         self,
         inbox: Arc<Inbox>,
     ) -> Result<(Engine, Durable, oneshot::Receiver<()>), StoreError> {
-        let pulse = Pulse::new("store:broker", PATIENCE, now());
+        let heartbeat = Heartbeat::new("store:broker", PATIENCE, now());
         let Self {
             engine,
             journal,
@@ -209,7 +209,7 @@ impl Opened {
             last: 0,
             suppressed: 0,
             inbox: inbox.clone(),
-            pulse: pulse.clone(),
+            heartbeat: heartbeat.clone(),
         };
         let (closed_sender, closed) = oneshot::channel();
         let writer = Writer {
@@ -221,7 +221,7 @@ impl Opened {
             saved: BURST,
             mark: None,
             refuses: false,
-            pulse,
+            heartbeat,
         };
         let started = std::thread::Builder::new()
             .name("store:broker".to_owned())
@@ -370,7 +370,7 @@ struct Writer {
     mark: Option<u64>,
     /// The disk does, and that was told.
     refuses: bool,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 }
 
 /// Batches whose entries are to be written, and what to do then.
@@ -411,7 +411,7 @@ impl Writer {
             if shared.is_closing || shared.was_dropped || due.is_some_and(|due| due <= at) {
                 break;
             }
-            self.pulse.beat(at);
+            self.heartbeat.beat(at);
             let wait = due.map_or(IDLE, |due| due - at).min(IDLE);
             shared = queue
                 .wake
@@ -462,7 +462,7 @@ impl Writer {
             self.mark = Some(self.journal.next_seq());
         }
         while !entries.is_empty() {
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             let first = self.journal.next_seq();
             let Err(error) = self.journal.append(&entries) else {
                 break;
@@ -503,7 +503,7 @@ impl Writer {
         }
         // A batch without records is valid and changes nothing.
         while let Err(error) = self.journal.append(&[Bytes::new()]) {
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             self.refused(&error);
             std::thread::sleep(RETRY_AFTER);
             if self.queue.lock().is_closing {

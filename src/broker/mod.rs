@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::heartbeat::Heartbeat;
 use crate::message::Message;
-use crate::pulse::Pulse;
 use crate::store::StoreError;
 use crate::time::now;
 use admission::Admission;
@@ -83,7 +83,7 @@ pub struct Parts {
     /// The task that must run.
     pub driver: Driver,
     /// Of the driver, and of the thread of its journal.
-    pub pulses: Vec<Pulse>,
+    pub heartbeats: Vec<Heartbeat>,
     /// Tells when the journal is closed.
     pub closed: Option<oneshot::Receiver<()>>,
 }
@@ -110,11 +110,11 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<Way>) -> Result<Pa
             (engine, Some(durable), Some(closed))
         }
     };
-    let pulse = Pulse::new("broker", PATIENCE, now());
-    let pulses = durable
+    let heartbeat = Heartbeat::new("broker", PATIENCE, now());
+    let heartbeats = durable
         .iter()
-        .map(|durable| &durable.pulse)
-        .chain([&pulse])
+        .map(|durable| &durable.heartbeat)
+        .chain([&heartbeat])
         .cloned()
         .collect();
     let driver = Driver {
@@ -131,7 +131,7 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<Way>) -> Result<Pa
         logins: driver::Logins::default(),
         log: log.clone(),
         clock_at: now(),
-        pulse,
+        heartbeat,
         is_stopping: false,
     };
     Ok(Parts {
@@ -143,7 +143,7 @@ pub fn broker(source: Source, admission: Admission, taps: Vec<Way>) -> Result<Pa
         live: live_sender,
         inbound: inbound_sender,
         driver,
-        pulses,
+        heartbeats,
         closed,
     })
 }

@@ -17,7 +17,7 @@ use crate::gateway::set_targets;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
 use crate::reading::{Event, PointId, Quality, Reading};
-use crate::report::set::{Reach, Setter};
+use crate::report::set::{WriteService, WriteTargets};
 use crate::tasks::{detach, stop_token};
 use crate::time::now;
 
@@ -73,7 +73,7 @@ fn with_line<T, F: Future<Output = T>>(
             &line.name,
             line.devices.iter().map(|device| device.name.clone()),
         ));
-        let pulse = line.pulse(now());
+        let heartbeat = line.heartbeat(now());
         detach(
             LineTask {
                 line,
@@ -82,7 +82,7 @@ fn with_line<T, F: Future<Output = T>>(
                 folder: None,
                 orders: asked,
                 inquiries,
-                pulse,
+                heartbeat,
                 stop,
             }
             .run(),
@@ -150,21 +150,21 @@ pub(super) fn write(
     let told = with_line(line, |mut reported, orders| async move {
         let (live, mut results) = mpsc::channel(4);
         let (messages, asked) = mpsc::channel(1);
-        let reach = Reach {
-            targets,
+        let targets = WriteTargets {
+            by_topic: targets,
             published: HashSet::new(),
             lines: vec![orders],
         };
         let (_, updates) = mpsc::channel(1);
-        let setter = Setter {
-            reach,
+        let writes = WriteService {
+            targets,
             updates,
             live,
-            intakes: Vec::new(),
+            sinks: Vec::new(),
         };
         detach(async move {
             // It ends with its messages; what it has to say comes through `results`.
-            let _ = setter.run(asked).await;
+            let _ = writes.run(asked).await;
         });
         // Readings are of no interest, and must not stop the line.
         detach(async move { while reported.recv().await.is_some() {} });

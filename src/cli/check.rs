@@ -13,7 +13,7 @@ use crate::config::{self, LoadError, SetBy};
 use crate::field::decode::Table;
 use crate::field::modbus::{blocks, costs};
 use crate::field::{Device, Line, Source, Wire};
-use crate::report::exception::Deadband;
+use crate::report::deadband::Deadband;
 use crate::units::{Price, Span};
 
 /// What the gateway will do.

@@ -24,7 +24,7 @@ use crate::log::Printable;
 use crate::outbox::{Content, Filter, Outgoing, QUEUES, Selection};
 use crate::reading::Timestamp;
 use crate::status::control::{Reply, Request};
-use crate::store::{self, Entry, Survey};
+use crate::store::{self, Entry, Inspection};
 use crate::time::{moment, rfc3339};
 use crate::units::Span;
 
@@ -150,7 +150,7 @@ struct Found {
     queue: &'static str,
     /// Of the uplink's store.
     folder: PathBuf,
-    survey: Survey,
+    inspection: Inspection,
 }
 
 /// A line of `show`.
@@ -270,12 +270,13 @@ impl Place {
                 .filter(|queue| only.is_none_or(|only| only.name() == *queue))
             {
                 if folder.join(queue).join("LOCK").exists() {
-                    let survey = Survey::of(&folder.join(queue)).map_err(Failure::runtime)?;
+                    let inspection =
+                        Inspection::of(&folder.join(queue)).map_err(Failure::runtime)?;
                     found.push(Found {
                         uplink: uplink.clone(),
                         queue,
                         folder: folder.clone(),
-                        survey,
+                        inspection,
                     });
                 }
             }
@@ -286,17 +287,17 @@ impl Place {
 
 impl Found {
     fn waiting(&self) -> u64 {
-        self.survey
+        self.inspection
             .note
             .cursor
-            .unsettled_in(1, self.survey.note.written)
+            .unsettled_in(1, self.inspection.note.written)
     }
 
     /// The numbers of the entries that are meant.
     fn meant(&self, selection: &Selection) -> Result<Vec<u64>, Failure> {
         let mut numbers = Vec::new();
-        for index in 0..self.survey.partitions() {
-            let entries = self.survey.read(index).map_err(Failure::runtime)?;
+        for index in 0..self.inspection.partitions() {
+            let entries = self.inspection.read(index).map_err(Failure::runtime)?;
             numbers.extend(
                 entries
                     .iter()
@@ -314,9 +315,9 @@ impl Found {
             Err(_) => None,
         };
         let (mut oldest, mut newest) = (None, None);
-        for index in 0..self.survey.partitions() {
+        for index in 0..self.inspection.partitions() {
             oldest = self
-                .survey
+                .inspection
                 .read(index)
                 .map_err(Failure::runtime)?
                 .first()
@@ -325,9 +326,9 @@ impl Found {
                 break;
             }
         }
-        for index in (0..self.survey.partitions()).rev() {
+        for index in (0..self.inspection.partitions()).rev() {
             newest = self
-                .survey
+                .inspection
                 .read(index)
                 .map_err(Failure::runtime)?
                 .last()
@@ -340,11 +341,11 @@ impl Found {
             uplink: &self.uplink,
             queue: self.queue,
             waiting: self.waiting(),
-            bytes: self.survey.bytes(),
+            bytes: self.inspection.bytes(),
             oldest,
             newest,
-            quarantined: self.survey.quarantined(),
-            running: self.survey.is_in_use,
+            quarantined: self.inspection.quarantined(),
+            running: self.inspection.is_in_use,
         })
     }
 }
@@ -400,7 +401,7 @@ fn export(
     output: Option<&Path>,
 ) -> Result<(), Failure> {
     let found = place.find(only)?;
-    if found.iter().any(|queue| queue.survey.is_in_use) {
+    if found.iter().any(|queue| queue.inspection.is_in_use) {
         super::say(
             "the gateway runs: messages of the last moment are missing, and some may be delivered meanwhile",
         );
@@ -408,7 +409,7 @@ fn export(
     // Nothing is delivered and removed while it is written out, if no gateway runs.
     let mut held: Vec<(&Path, File)> = Vec::new();
     for queue in &found {
-        if !queue.survey.is_in_use && !held.iter().any(|(folder, _)| *folder == queue.folder) {
+        if !queue.inspection.is_in_use && !held.iter().any(|(folder, _)| *folder == queue.folder) {
             held.push((
                 &queue.folder,
                 store::hold(&queue.folder).map_err(Failure::runtime)?,
@@ -433,8 +434,8 @@ fn export(
     };
     let progress = progress("exporting", found.iter().map(Found::waiting).sum());
     for queue in &found {
-        for index in 0..queue.survey.partitions() {
-            for entry in queue.survey.read(index).map_err(Failure::runtime)? {
+        for index in 0..queue.inspection.partitions() {
+            for entry in queue.inspection.read(index).map_err(Failure::runtime)? {
                 progress.inc(1);
                 if is_meant(&entry, selection) {
                     write_line(&mut out, queue, &entry)?;
@@ -540,8 +541,9 @@ fn purge(
             names?.join(", ")
         )));
     }
-    let (running, stopped): (Vec<Found>, Vec<Found>) =
-        found.into_iter().partition(|queue| queue.survey.is_in_use);
+    let (running, stopped): (Vec<Found>, Vec<Found>) = found
+        .into_iter()
+        .partition(|queue| queue.inspection.is_in_use);
     let progress = progress("removing", stopped.iter().map(Found::waiting).sum());
     for queue in running {
         let removed = ask_to_remove(&queue, place.root()?.as_path(), selection)?;
@@ -556,9 +558,9 @@ fn purge(
             uplink,
             queue,
             folder,
-            survey,
+            inspection,
         } = queue;
-        drop(survey);
+        drop(inspection);
         become_owner(&folder)?;
         let removed = if selection.is_everything() {
             store::purge(&folder, queue, |_| {}).map_err(Failure::runtime)?

@@ -12,7 +12,7 @@ use crate::field::text::script::Pattern;
 use crate::log::Format;
 use crate::message::{Lane, SessionLost};
 use crate::outbox::WhenFull;
-use crate::report::template::Template as TopicTemplate;
+use crate::report::template::TopicTemplate;
 use crate::units::{Size, Span};
 use given::gives;
 

@@ -17,7 +17,7 @@ use crate::field::text::checksum::Position;
 use crate::field::text::frame::WithEnd;
 use crate::field::text::script::{Pattern, Step, TypedPattern};
 use crate::mqtt::TopicFilter;
-use crate::report::template::Template;
+use crate::report::template::TopicTemplate;
 use crate::units::{Price, Rate, Size, Span};
 use crate::uplink::{Protocol, Proxy, Remote, Secret};
 
@@ -145,7 +145,7 @@ looks! {
         "description": "ABCD (big endian), CDAB (words swapped), BADC (bytes swapped), DCBA (little endian); or the names that others use.",
         "type": "string", "examples": ["ABCD", "CDAB", "BADC", "DCBA"]
     };
-    Template: "TopicTemplate" = {
+    TopicTemplate: "TopicTemplate" = {
         "description": "A topic with placeholders.",
         "type": "string", "examples": ["{site}/{device}/{point}"]
     };

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::pulse::{COME_ROUND, Pulse};
+use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
 use crate::reading::{DeviceId, Event, PointId, Value};
 use crate::tasks::Stop;
 use ask::{Ask, Inquiry, Said};
@@ -89,9 +89,9 @@ pub struct Line {
 }
 
 impl Line {
-    /// A pulse for its task: the longest that a request with its repetitions may take, and opening the line again in between. Drivers
+    /// A heartbeat for its task: the longest that a request with its repetitions may take, and opening the line again in between. Drivers
     /// that do more at a time beat by themselves.
-    pub fn pulse(&self, now: Instant) -> Pulse {
+    pub fn heartbeat(&self, now: Instant) -> Heartbeat {
         let frame = match &self.wire {
             // The longest frame there is, two characters a byte in ASCII.
             Wire::Serial(port) => port.speed.character() * 520,
@@ -108,9 +108,9 @@ impl Line {
             .chain([self.answer_within.most])
             .max()
             .unwrap_or_default();
-        Pulse::new(
+        Heartbeat::new(
             format!("bus:{}", self.name),
-            6 * COME_ROUND + 10 * (answer + frame + pause),
+            6 * BEAT_INTERVAL + 10 * (answer + frame + pause),
             now,
         )
     }
@@ -344,7 +344,7 @@ pub struct LineTask {
     /// What persons want to know.
     pub inquiries: mpsc::Receiver<Inquiry>,
     /// Beats whenever it comes round.
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
     /// Ends it.
     pub stop: Stop,
 }
@@ -359,7 +359,7 @@ impl LineTask {
             folder,
             orders,
             inquiries,
-            pulse,
+            heartbeat,
             stop,
         } = self;
         let ends = supervisor::Ends {
@@ -367,7 +367,7 @@ impl LineTask {
             counts: Arc::clone(&counts),
             orders,
             inquiries,
-            pulse,
+            heartbeat,
             stop,
         };
         match &line.wire {
@@ -376,7 +376,7 @@ impl LineTask {
                 supervisor::run(line, driver, ends).await;
             }
             _ if line.devices.iter().any(|device| device.talk.is_some()) => {
-                let driver = text::Text::new(&line, counts, ends.pulse.clone());
+                let driver = text::Text::new(&line, counts, ends.heartbeat.clone());
                 supervisor::run(line, driver, ends).await;
             }
             _ => {

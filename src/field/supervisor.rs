@@ -18,7 +18,7 @@ use super::schedule::{Heard, Schedule, Step};
 use super::write::Order;
 use super::{Driver, Job, Line, ReadError, Values};
 use crate::backoff::Backoff;
-use crate::pulse::{COME_ROUND, Pulse};
+use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
 use crate::reading::{Event, PointId, Timestamp};
 use crate::tasks::Stop;
 use crate::time::{moment, now};
@@ -38,7 +38,7 @@ pub(super) struct Ends {
     pub(super) counts: Arc<LineCounts>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) inquiries: mpsc::Receiver<Inquiry>,
-    pub(super) pulse: Pulse,
+    pub(super) heartbeat: Heartbeat,
     pub(super) stop: Stop,
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn run<D: Driver>(line: Line, driver: D, ends: Ends) {
 impl<D: Driver> Supervisor<D> {
     async fn run(&mut self) -> Result<std::convert::Infallible, Ended> {
         loop {
-            self.ends.pulse.beat(now());
+            self.ends.heartbeat.beat(now());
             let why = match self.connect().await? {
                 Ok(()) => self.poll().await?,
                 Err(why) => why,
@@ -139,7 +139,7 @@ impl<D: Driver> Supervisor<D> {
     async fn pause(&mut self, until: Instant, is_open: bool) -> Result<Result<(), String>, Ended> {
         loop {
             let expiry = self.orders.iter().map(|order| order.deadline).min();
-            let next_beat = Some(now() + COME_ROUND);
+            let next_beat = Some(now() + BEAT_INTERVAL);
             let wake = [self.last.next_fading(), expiry, next_beat]
                 .into_iter()
                 .flatten()
@@ -167,7 +167,7 @@ impl<D: Driver> Supervisor<D> {
                 },
                 () = self.ends.stop.wait() => return Err(Ended),
             }
-            self.ends.pulse.beat(now());
+            self.ends.heartbeat.beat(now());
             self.give_up_orders();
             self.fade().await?;
             if now() >= until {
@@ -198,7 +198,7 @@ impl<D: Driver> Supervisor<D> {
     /// Polls until the line is lost, and returns why.
     async fn poll(&mut self) -> Result<String, Ended> {
         loop {
-            self.ends.pulse.beat(now());
+            self.ends.heartbeat.beat(now());
             // A write may have taught the driver something, too: jobs are its jobs from here on.
             self.replan();
             self.watch_load();
@@ -531,7 +531,7 @@ impl<D: Driver> Supervisor<D> {
 impl Ends {
     async fn emit(&mut self, event: Event) -> Result<(), Ended> {
         tokio::select! {
-            sent = self.pulse.through(self.events.send(event)) => sent.map_err(|_| Ended),
+            sent = self.heartbeat.through(self.events.send(event)) => sent.map_err(|_| Ended),
             () = self.stop.wait() => Err(Ended),
         }
     }

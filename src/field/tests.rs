@@ -545,7 +545,7 @@ async fn a_driver_that_hangs_shows_nothing_as_good() {
         devices: vec![Arc::new(device)],
     };
     let counts = Arc::new(LineCounts::new("bus", std::iter::once("d".to_owned())));
-    let pulse = line.pulse(crate::time::now());
+    let heartbeat = line.heartbeat(crate::time::now());
     let task = supervisor::run(
         line,
         Hanging(false),
@@ -554,7 +554,7 @@ async fn a_driver_that_hangs_shows_nothing_as_good() {
             counts,
             orders,
             inquiries,
-            pulse,
+            heartbeat,
             stop,
         },
     );

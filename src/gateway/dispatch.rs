@@ -19,7 +19,7 @@ use super::paced::Paced;
 use crate::config::HealthMessages;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
-use crate::outbox::{Intake, OfferError, OfferedState, Receipt};
+use crate::outbox::{OfferError, OfferedState, OutboxSink, Receipt};
 use crate::payload::json;
 use crate::tasks::{Stop, Tasks};
 use crate::time::now;
@@ -43,22 +43,22 @@ pub(super) struct Dispatch {
 struct Outlet {
     queue: mpsc::Sender<Message>,
     /// Where the messages go; `None` for local clients.
-    intake: Option<Intake>,
+    sink: Option<OutboxSink>,
     waiting: BTreeMap<TopicName, (bool, Message)>,
 }
 
 impl Outlet {
-    fn new(queue: mpsc::Sender<Message>, intake: Option<Intake>) -> Self {
+    fn new(queue: mpsc::Sender<Message>, sink: Option<OutboxSink>) -> Self {
         Self {
             queue,
-            intake,
+            sink,
             waiting: BTreeMap::new(),
         }
     }
 
     /// Sends what waits and may go.
     fn flush(&mut self, is_up: bool) {
-        if self.intake.as_ref().is_some_and(|intake| !intake.is_open()) {
+        if self.sink.as_ref().is_some_and(|sink| !sink.is_open()) {
             return;
         }
         let may_go =
@@ -77,23 +77,23 @@ impl Dispatch {
     /// Starts a task for each outbox. They end when this is dropped, or must hurry.
     pub(super) fn start(
         settings: HealthMessages,
-        intakes: &[Intake],
+        sinks: &[OutboxSink],
         live: Option<mpsc::Sender<Message>>,
         hurry: &Stop,
         tasks: &mut Tasks,
     ) -> Self {
-        let outlet = |(number, intake): (usize, &Intake)| {
+        let outlet = |(number, sink): (usize, &OutboxSink)| {
             let (queue, messages) = mpsc::channel(QUEUE);
-            let (for_outlet, intake, mut hurry) = (intake.clone(), intake.clone(), hurry.clone());
+            let (for_outlet, sink, mut hurry) = (sink.clone(), sink.clone(), hurry.clone());
             tasks.start(format!("health:{number}"), async move {
                 tokio::select! {
-                    done = offer(messages, intake) => done,
+                    done = offer(messages, sink) => done,
                     () = hurry.wait() => Ok(()),
                 }
             });
             Outlet::new(queue, Some(for_outlet))
         };
-        let uplinks = intakes.iter().enumerate().map(outlet).collect();
+        let uplinks = sinks.iter().enumerate().map(outlet).collect();
         Self {
             bulletin: Bulletin::new(settings.every, now()),
             settings,
@@ -148,7 +148,7 @@ impl Dispatch {
 }
 
 /// Offers messages to an outbox. Those that come faster than a rate allows wait as the newest of their topic.
-async fn offer(mut messages: mpsc::Receiver<Message>, intake: Intake) -> Result<(), String> {
+async fn offer(mut messages: mpsc::Receiver<Message>, sink: OutboxSink) -> Result<(), String> {
     let mut waiting = Paced::new(Duration::ZERO, "", now());
     loop {
         let next = waiting.next();
@@ -160,7 +160,7 @@ async fn offer(mut messages: mpsc::Receiver<Message>, intake: Intake) -> Result<
             () = async { sleep_until(next.unwrap_or_else(now).into()).await }, if next.is_some() => {}
         }
         while let Some(message) = waiting.due(now()) {
-            match intake.offer_state(&message).await {
+            match sink.offer_state(&message).await {
                 OfferedState::Later(until) => waiting.hold(&message.topic, until, now()),
                 OfferedState::Done(offered) => {
                     waiting.sent(&message.topic, now());
@@ -170,7 +170,7 @@ async fn offer(mut messages: mpsc::Receiver<Message>, intake: Intake) -> Result<
         }
     }
     for message in waiting.rest() {
-        note(&message, intake.offer(&message).await)?;
+        note(&message, sink.offer(&message).await)?;
     }
     Ok(())
 }
@@ -204,7 +204,7 @@ mod tests {
         folder: &std::path::Path,
         rate: &str,
         primary: Option<watch::Receiver<bool>>,
-    ) -> (Outbox, Intake) {
+    ) -> (Outbox, OutboxSink) {
         let settings = outbox::Settings {
             save_every: Duration::from_millis(1),
             total_bytes: 1 << 30,
@@ -234,13 +234,13 @@ mod tests {
             false,
             Arc::default(),
         )));
-        (outbox.clone(), Intake::new(outbox, routes, 0, primary))
+        (outbox.clone(), OutboxSink::new(outbox, routes, 0, primary))
     }
 
     /// What runs until it is dropped.
     type Kept = (Tasks, StopSwitch);
 
-    fn dispatch(qos: QoS, intake: Intake) -> (Dispatch, Kept) {
+    fn dispatch(qos: QoS, sink: OutboxSink) -> (Dispatch, Kept) {
         let mut tasks = Tasks::default();
         let settings = HealthMessages {
             topic: "x/gateway".to_owned(),
@@ -249,7 +249,7 @@ mod tests {
             every: Duration::ZERO,
         };
         let (switch, hurry) = stop_token();
-        let dispatch = Dispatch::start(settings, &[intake], None, &hurry, &mut tasks);
+        let dispatch = Dispatch::start(settings, &[sink], None, &hurry, &mut tasks);
         (dispatch, (tasks, switch))
     }
 
@@ -289,8 +289,8 @@ mod tests {
     async fn losses_of_a_backup_wait_while_the_other_uplink_is_up() {
         let folder = tempfile::tempdir().unwrap();
         let (is_up, primary) = watch::channel(true);
-        let (outbox, intake) = backup(folder.path(), "", Some(primary));
-        let (mut dispatch, _running) = dispatch(QoS::AtLeastOnce, intake);
+        let (outbox, sink) = backup(folder.path(), "", Some(primary));
+        let (mut dispatch, _running) = dispatch(QoS::AtLeastOnce, sink);
         let facts = [losses("uplink/backup/losses")];
         dispatch.publish(facts.to_vec(), &[true]);
         assert_eq!(dispatch.uplinks[0].waiting.len(), 1);
@@ -302,8 +302,8 @@ mod tests {
     #[tokio::test]
     async fn a_rate_drops_no_message_about_health() {
         let folder = tempfile::tempdir().unwrap();
-        let (outbox, intake) = backup(folder.path(), "10/s", None);
-        let (mut dispatch, _running) = dispatch(QoS::AtMostOnce, intake);
+        let (outbox, sink) = backup(folder.path(), "10/s", None);
+        let (mut dispatch, _running) = dispatch(QoS::AtMostOnce, sink);
         let facts: Vec<Fact> = (0..20)
             .map(|number| losses(&format!("uplink/{number}/losses")))
             .collect();

@@ -14,7 +14,7 @@ use crate::broker::{Broker, Forward};
 use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
-use crate::outbox::{Intake, OfferError, OfferedState, Receipt, Stored};
+use crate::outbox::{OfferError, OfferedState, OutboxSink, Receipt, Stored};
 use crate::tasks::Stop;
 use crate::time::now;
 
@@ -35,19 +35,19 @@ pub(super) struct ForwardQueue {
 /// Takes what local clients publish into an outbox, and tells the broker when it is safe. When it must hurry, what is not on disk
 /// is given up: nobody was told that it is.
 pub(super) async fn forward_messages(
-    intake: Intake,
+    sink: OutboxSink,
     queue: ForwardQueue,
     broker: Broker,
     mut hurry: Stop,
 ) -> Result<(), String> {
     tokio::select! {
-        done = forward_until_closed(intake, queue, broker) => done,
+        done = forward_until_closed(sink, queue, broker) => done,
         () = hurry.wait() => Ok(()),
     }
 }
 
 async fn forward_until_closed(
-    intake: Intake,
+    sink: OutboxSink,
     queue: ForwardQueue,
     broker: Broker,
 ) -> Result<(), String> {
@@ -61,7 +61,7 @@ async fn forward_until_closed(
     let mut refusals = Refusals::new(dropped);
     loop {
         // States wait while the link is down: an outbox would keep every one of them.
-        let next = if *is_up.borrow_and_update() && intake.is_open() {
+        let next = if *is_up.borrow_and_update() && sink.is_open() {
             paced.next()
         } else {
             None
@@ -69,7 +69,7 @@ async fn forward_until_closed(
         tokio::select! {
             () = async { sleep_until(next.unwrap_or_else(now).into()).await }, if next.is_some() => {
                 while let Some(message) = paced.due(now()) {
-                    match intake.offer_state(&message).await {
+                    match sink.offer_state(&message).await {
                         OfferedState::Later(until) => paced.hold(&message.topic, until, now()),
                         OfferedState::Done(offered) => {
                             paced.sent(&message.topic, now());
@@ -86,7 +86,7 @@ async fn forward_until_closed(
                     paced.take(message);
                     continue;
                 }
-                let offered = intake.offer(&message).await;
+                let offered = sink.offer(&message).await;
                 refusals.note(&message, &offered)?;
                 if let Some(ticket) = ticket {
                     receipts.push_back(async move { (ticket, is_safe(offered).await) });

@@ -7,10 +7,10 @@ use tokio::sync::watch;
 use super::bulletin::{Fact, Losses, Said, State};
 use super::dispatch::Dispatch;
 use crate::field::counts::LineCounts;
+use crate::heartbeat::Heartbeats;
 use crate::message::Origin;
 use crate::metrics::{Counter, Gauge};
 use crate::outbox::{self, Outbox};
-use crate::pulse::Pulses;
 use crate::status::report::{LineStatus, Status, UplinkStatus};
 use crate::status::service::Service;
 use crate::tasks::detach;
@@ -22,7 +22,7 @@ use crate::uplink::{Taken, ToldGap, Uplink};
 pub(super) struct Health {
     /// When the gateway started, in milliseconds since the machine did.
     began_ms: u64,
-    pub(super) pulses: Pulses,
+    pub(super) heartbeats: Heartbeats,
     pub(super) lines: Vec<Arc<LineCounts>>,
     uplinks: Vec<Link>,
     /// Who was late when it was looked at last.
@@ -51,7 +51,7 @@ impl Health {
         let (lines, uplinks, late) = (Vec::new(), Vec::new(), Vec::new());
         Self {
             began_ms: boot_ms(),
-            pulses: Pulses::default(),
+            heartbeats: Heartbeats::default(),
             lines,
             uplinks,
             late,
@@ -66,8 +66,8 @@ impl Health {
         (outbox, dropped): (&Outbox, &Arc<Counter>),
         is_up: watch::Receiver<bool>,
     ) {
-        self.pulses.watch(uplink.pulse());
-        self.pulses.watch(outbox.pulse());
+        self.heartbeats.watch(uplink.heartbeat());
+        self.heartbeats.watch(outbox.heartbeat());
         let changed_ms = Arc::new(Gauge::default());
         let (mut follow, noted) = (is_up.clone(), Arc::clone(&changed_ms));
         detach(async move {
@@ -89,7 +89,7 @@ impl Health {
 
     /// Gives a sign of life if nobody is late; who is, is told in the log.
     pub(super) fn look(&mut self, service: &mut Service) {
-        let late = self.pulses.late(now());
+        let late = self.heartbeats.late(now());
         for late in late.iter().filter(|late| !self.late.contains(&late.name)) {
             let seconds = late.silent_for.as_secs();
             tracing::error!(task = %late.name, seconds, "a task hangs; a service manager that watches will start the gateway anew");

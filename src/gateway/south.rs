@@ -19,12 +19,12 @@ use crate::field::counts::LineCounts;
 use crate::field::trace::Framing;
 use crate::field::write::{Order, Rules};
 use crate::field::{Line, LineTask, Point, Wire};
+use crate::heartbeat::Heartbeat;
 use crate::message::Message;
 use crate::mqtt::{TopicFilter, TopicName};
-use crate::outbox::Intake;
-use crate::pulse::Pulse;
+use crate::outbox::OutboxSink;
 use crate::reading::Event;
-use crate::report::set::{Member, Reach, Setter, Target};
+use crate::report::set::{WritablePoint, WriteService, WriteTarget, WriteTargets};
 use crate::report::{self, PointReport, Report};
 use crate::tasks::{OwnThread, Stop, StopSwitch, Tasks, stop_token};
 use crate::time::now;
@@ -56,7 +56,7 @@ pub(super) fn set_filters(config: &config::Gateway) -> Vec<TopicFilter> {
 }
 
 /// What each `.../set` topic writes.
-pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target> {
+pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, WriteTarget> {
     let mut targets = HashMap::new();
     for (line, spec) in config.lines.iter().enumerate() {
         for (device, spec) in spec.devices.iter().enumerate() {
@@ -65,18 +65,18 @@ pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target
                     point.register()?.clone(),
                     Rules::clone(point.write.as_ref()?),
                 );
-                Some(Member {
+                Some(WritablePoint {
                     name: point.name.to_string(),
                     id: point.id,
                     register,
                     rules,
                 })
             };
-            let mut add = |topic: &TopicName, members: Vec<Member>, is_group| {
+            let mut add = |topic: &TopicName, members: Vec<WritablePoint>, is_group| {
                 if let Ok(topic) = TopicName::new(format!("{topic}/set")) {
                     targets.insert(
                         topic,
-                        Target {
+                        WriteTarget {
                             line,
                             device,
                             members,
@@ -106,7 +106,7 @@ pub(crate) fn set_targets(config: &config::Gateway) -> HashMap<TopicName, Target
 
 /// What the lines need of the rest.
 pub(super) struct South {
-    pub(super) intakes: Vec<Intake>,
+    pub(super) sinks: Vec<OutboxSink>,
     /// Local clients; `None` without a broker.
     pub(super) live: Option<mpsc::Sender<Message>>,
     /// What local clients and remotes want written.
@@ -137,7 +137,7 @@ pub(super) struct Field {
     /// From the lines to the report, which ends when all of them have ended; `None` after the order to stop.
     events: Option<mpsc::Sender<Event>>,
     report: mpsc::Sender<report::Update>,
-    sets: mpsc::Sender<Reach>,
+    sets: mpsc::Sender<WriteTargets>,
 }
 
 /// The name of a line's task.
@@ -171,21 +171,21 @@ impl South {
             ready.extend(field.prepare(line, health)?);
         }
         if let (Some((asked, broker)), Some(live)) = (self.sets, self.live.clone()) {
-            let setter = Setter {
-                reach: field.reach(config),
+            let writes = WriteService {
+                targets: field.write_targets(config),
                 updates: set_updates,
                 live,
-                intakes: self.intakes.clone(),
+                sinks: self.sinks.clone(),
             };
-            start_sets(setter, (asked, broker), self.hurry.clone(), tasks);
+            start_sets(writes, (asked, broker), self.hurry.clone(), tasks);
         }
-        let pulse = Pulse::new("report", REPORT_PATIENCE, now());
-        health.pulses.watch(&pulse);
+        let heartbeat = Heartbeat::new("report", REPORT_PATIENCE, now());
+        health.heartbeats.watch(&heartbeat);
         health.lines = field.counts(config);
         let publish = |settings: &config::HealthMessages| {
             Dispatch::start(
                 settings.clone(),
-                &self.intakes,
+                &self.sinks,
                 self.live.clone(),
                 &self.hurry,
                 tasks,
@@ -193,11 +193,11 @@ impl South {
         };
         health.dispatch = config.health.as_ref().map(publish);
         let report = Report {
-            shown: field.shown(config),
+            scope: field.report_scope(config),
             updates: report_updates,
             live: self.live,
-            intakes: self.intakes,
-            pulse,
+            sinks: self.sinks,
+            heartbeat,
         };
         tasks.start("report", report.run(reported, self.hurry));
         ready
@@ -225,8 +225,8 @@ impl Field {
             &line.name,
             line.devices.iter().map(|device| device.name.clone()),
         ));
-        let pulse = line.pulse(now());
-        health.pulses.watch(&pulse);
+        let heartbeat = line.heartbeat(now());
+        health.heartbeats.watch(&heartbeat);
         let framing = Framing::of(
             &line.wire,
             line.devices.iter().any(|device| device.talk.is_some()),
@@ -247,7 +247,7 @@ impl Field {
             folder: Some(self.folder.clone()),
             orders: ordered,
             inquiries: asked,
-            pulse,
+            heartbeat,
             stop,
         };
         Ok(Some((handle, task)))
@@ -306,11 +306,11 @@ impl Field {
         let _ = self
             .report
             .send(report::Update {
-                shown: self.shown(config),
+                scope: self.report_scope(config),
                 gone,
             })
             .await;
-        let _ = self.sets.send(self.reach(config)).await;
+        let _ = self.sets.send(self.write_targets(config)).await;
         // Only now: what they report is known.
         ready
             .into_iter()
@@ -344,23 +344,23 @@ impl Field {
             .collect()
     }
 
-    fn shown(&self, config: &config::Gateway) -> report::Shown {
-        report::Shown {
+    fn report_scope(&self, config: &config::Gateway) -> report::ReportScope {
+        report::ReportScope {
             points: Arc::clone(&config.points),
             devices: config.availability.clone(),
             lines: self.counts(config),
         }
     }
 
-    fn reach(&self, config: &config::Gateway) -> Reach {
+    fn write_targets(&self, config: &config::Gateway) -> WriteTargets {
         let lines = config
             .lines
             .iter()
             .filter_map(|line| self.lines.get(&line.name))
             .map(|line| line.orders.clone())
             .collect();
-        Reach {
-            targets: set_targets(config),
+        WriteTargets {
+            by_topic: set_targets(config),
             published: published(config).cloned().collect(),
             lines,
         }
@@ -387,7 +387,7 @@ fn published(config: &config::Gateway) -> impl Iterator<Item = &TopicName> {
 
 /// A write is taken over as soon as it is in the queue: how it ends is told by its result, not by its acknowledgement.
 fn start_sets(
-    setter: Setter,
+    writes: WriteService,
     (mut sets, broker): (mpsc::Receiver<Forward>, Broker),
     mut hurry: Stop,
     tasks: &mut Tasks,
@@ -395,7 +395,7 @@ fn start_sets(
     let (queue, messages) = mpsc::channel(ORDER_QUEUE);
     tasks.start("forward:set", async move {
         tokio::select! {
-            done = setter.run(messages) => done,
+            done = writes.run(messages) => done,
             // What a full disk does not take is given up.
             () = hurry.wait() => Ok(()),
         }

@@ -10,9 +10,9 @@
 
 mod bucket;
 mod entry;
-mod intake;
 mod routes;
 mod selection;
+mod sink;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,18 +21,18 @@ use std::time::Duration;
 pub use bucket::{Bucket, EVENLY};
 use bytes::Bytes;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
-pub use intake::{Intake, OfferError, OfferedState, Rule};
 pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
 pub use selection::{Filter, Selection};
+pub use sink::{OfferError, OfferedState, OutboxSink, Rule};
 use tokio::sync::{oneshot, watch};
 
+use crate::heartbeat::Heartbeat;
 use crate::message::Lane;
 use crate::metrics::Counter;
-use crate::pulse::Pulse;
 use crate::reading::Timestamp;
 use crate::store::{self, Store, StoreError};
 pub use crate::store::{
-    AppendError, Counters, Gap, Place, ReadError, Reason, Receipt, Settings, Stored, WhenFull,
+    AppendError, Counters, EntryId, Gap, ReadError, Reason, Receipt, Settings, Stored, WhenFull,
 };
 use crate::time::moment;
 
@@ -69,8 +69,8 @@ pub struct Waiting {
 
 impl Waiting {
     /// Its place in the store.
-    pub fn place(&self) -> Place {
-        Place {
+    pub fn place(&self) -> EntryId {
+        EntryId {
             queue: self.lane as usize,
             seq: self.seq,
         }
@@ -146,7 +146,7 @@ impl Outbox {
             match content {
                 Ok(Content::Message(message)) if self.is_too_old(&message, at) => {
                     self.give_up(queue, entry.seq, &message, Reason::Age);
-                    given_up.push(Place {
+                    given_up.push(EntryId {
                         queue,
                         seq: entry.seq,
                     });
@@ -171,7 +171,7 @@ impl Outbox {
                         reason: Reason::Damage,
                     };
                     self.store.lose(queue, gap);
-                    given_up.push(Place {
+                    given_up.push(EntryId {
                         queue,
                         seq: entry.seq,
                     });
@@ -236,7 +236,7 @@ impl Outbox {
     }
 
     /// The messages are at the remote broker, or were given up.
-    pub fn settle(&self, places: &[Place]) {
+    pub fn settle(&self, places: &[EntryId]) {
         if !places.is_empty() {
             self.store.settle(places);
         }
@@ -245,7 +245,7 @@ impl Outbox {
     /// Keeps a message that the remote will never take. Its place may be settled when the receipt says safe.
     pub async fn bury(
         &self,
-        place: Place,
+        place: EntryId,
         message: Outgoing,
         reason: String,
     ) -> Result<Receipt, AppendError> {
@@ -319,8 +319,8 @@ impl Outbox {
     }
 
     /// Of its thread.
-    pub fn pulse(&self) -> &Pulse {
-        self.store.pulse()
+    pub fn heartbeat(&self) -> &Heartbeat {
+        self.store.heartbeat()
     }
 
     /// Its counters.

@@ -6,11 +6,11 @@
 //!   reporting, and so polling, wait.
 
 pub mod aggregate;
-pub mod door;
-pub mod exception;
+pub mod deadband;
 mod median;
 mod point;
 pub mod set;
+pub mod swinging_door;
 pub mod template;
 
 use std::collections::{HashMap, HashSet};
@@ -22,16 +22,16 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::field::counts::LineCounts;
+use crate::heartbeat::Heartbeat;
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::{Intake, OfferError};
+use crate::outbox::{OfferError, OutboxSink};
 use crate::payload::json;
-use crate::pulse::Pulse;
 use crate::reading::{Event, Reading, Timestamp};
 use crate::tasks::Stop;
 use crate::time::{moment, now};
 use aggregate::Show;
-use exception::Rule;
+use deadband::ReportRule;
 use point::PointState;
 
 /// How one point is reported; indexed by its [`crate::reading::PointId`].
@@ -46,7 +46,7 @@ pub struct PointReport {
     /// How important it is.
     pub class: Class,
     /// Which readings are worth a message.
-    pub rule: Rule,
+    pub rule: ReportRule,
     /// The median of so many values stands for each.
     pub median: Option<u8>,
     /// What an interval is shown by, each under its topic; none: every reading.
@@ -146,7 +146,7 @@ impl LiveView {
 
 /// What a report is about.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub struct ReportScope {
     /// By point.
     pub points: Arc<Vec<PointReport>>,
     /// The availability topics, by device.
@@ -159,7 +159,7 @@ pub struct Shown {
 #[derive(Debug)]
 pub struct Update {
     /// Everything that is reported; numbers mean what they meant.
-    pub shown: Shown,
+    pub scope: ReportScope,
     /// Topics on which nothing is published any more: what is retained there is taken back.
     pub gone: Vec<TopicName>,
 }
@@ -168,15 +168,15 @@ pub struct Update {
 #[derive(Debug)]
 pub struct Report {
     /// What it reports.
-    pub shown: Shown,
+    pub scope: ReportScope,
     /// What it is to report from some moment on.
     pub updates: mpsc::Receiver<Update>,
     /// Local clients; `None` without a broker.
     pub live: Option<mpsc::Sender<Message>>,
     /// Where messages may have to go.
-    pub intakes: Vec<Intake>,
+    pub sinks: Vec<OutboxSink>,
     /// Beats whenever it comes round.
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
 }
 
 /// What the task keeps while it runs.
@@ -210,7 +210,7 @@ impl Report {
             unshown: HashMap::new(),
         });
         let mut state = State {
-            points: self.shown.points.iter().map(PointState::new).collect(),
+            points: self.scope.points.iter().map(PointState::new).collect(),
             view,
             counts: Counts::default(),
             clock: moment().into(),
@@ -235,7 +235,7 @@ impl Report {
                 _ = tick.tick() => self.tick(&mut state, &mut messages),
                 _ = status.tick() => self.tell(&mut state),
             }
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             for message in messages.drain(..) {
                 self.send(message, &mut state).await?;
             }
@@ -246,7 +246,7 @@ impl Report {
         match event {
             Event::Reading(reading) => self.reading(reading, state, messages),
             Event::Device { device, online } => {
-                messages.extend(self.shown.devices.get(device.0 as usize).map(|topic| {
+                messages.extend(self.scope.devices.get(device.0 as usize).map(|topic| {
                     let text = if online { "online" } else { "offline" };
                     Message::new(topic.clone(), text, Origin::Field)
                         .retained()
@@ -257,9 +257,9 @@ impl Report {
     }
 
     fn update(&mut self, update: Update, state: &mut State, messages: &mut Vec<Message>) {
-        let Update { shown, gone } = update;
-        for (index, point) in shown.points.iter().enumerate() {
-            let before = self.shown.points.get(index);
+        let Update { scope, gone } = update;
+        for (index, point) in scope.points.iter().enumerate() {
+            let before = self.scope.points.get(index);
             match (before == Some(point), state.points.get_mut(index)) {
                 (true, _) => {}
                 (false, Some(own)) => {
@@ -271,7 +271,7 @@ impl Report {
                 (false, None) => state.points.push(PointState::new(point)),
             }
         }
-        let counted: HashSet<String> = shown
+        let counted: HashSet<String> = scope
             .lines
             .iter()
             .flat_map(|line| topics_of_counts(line))
@@ -290,12 +290,12 @@ impl Report {
                 .retained()
                 .with_qos(QoS::AtLeastOnce)
         }));
-        self.shown = shown;
+        self.scope = scope;
     }
 
     /// What waits in swinging doors is shown before the end.
     async fn end(&self, state: &mut State, mut messages: Vec<Message>) -> Result<(), String> {
-        for (point, own) in self.shown.points.iter().zip(&mut state.points) {
+        for (point, own) in self.scope.points.iter().zip(&mut state.points) {
             own.end(point, now(), &mut messages);
         }
         for message in messages {
@@ -312,14 +312,14 @@ impl Report {
                 step_ms = step,
                 "the clock was set: the times of what waits are put right, and every value is shown again"
             );
-            self.shown
+            self.scope
                 .points
                 .iter()
                 .zip(&mut state.points)
                 .for_each(|(point, own)| own.show_next(point, messages));
         }
         state.clock = clock;
-        for (point, own) in self.shown.points.iter().zip(&mut state.points) {
+        for (point, own) in self.scope.points.iter().zip(&mut state.points) {
             own.tick(point, now, messages);
         }
         state.counts.reported += messages.len() as u64;
@@ -329,7 +329,7 @@ impl Report {
         state.counts.readings += 1;
         let index = reading.point.0 as usize;
         if let (Some(point), Some(own)) =
-            (self.shown.points.get(index), state.points.get_mut(index))
+            (self.scope.points.get(index), state.points.get_mut(index))
         {
             own.take(point, reading, now(), messages);
             state.counts.reported += messages.len() as u64;
@@ -360,7 +360,7 @@ impl Report {
         };
         // A structure of numbers cannot fail to be written.
         tell("$SYS/wellhead/report".to_owned(), json::text(&counts));
-        for line in &self.shown.lines {
+        for line in &self.scope.lines {
             let texts = std::iter::once(line.json())
                 .chain(line.devices.iter().map(|(_, counts)| counts.json()));
             topics_of_counts(line)
@@ -380,9 +380,9 @@ impl Report {
         if let Some(view) = &mut state.view {
             state.counts.delayed += u64::from(view.show(message.clone()));
         }
-        for intake in &self.intakes {
+        for sink in &self.sinks {
             // The receipt is not awaited: what a reading's commit may take is the setting `outbox.save.every`.
-            match self.pulse.through(intake.offer(&message)).await {
+            match self.heartbeat.through(sink.offer(&message)).await {
                 Ok(receipt) => {
                     state.counts.refused +=
                         u64::from(receipt.is_some_and(|receipt| receipt.is_refused()));

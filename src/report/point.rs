@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::PointReport;
 use super::aggregate::{Interval, Show, Summary};
-use super::door::Door;
-use super::exception::LastReport;
+use super::deadband::LastReport;
 use super::median::Median;
+use super::swinging_door::SwingingDoor;
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicName;
 use crate::payload::json;
@@ -25,7 +25,7 @@ pub(super) struct PointState {
 #[derive(Debug, Clone)]
 struct Shown {
     last: LastReport,
-    door: Door<Reading>,
+    door: SwingingDoor<Reading>,
 }
 
 impl PointState {
@@ -36,7 +36,7 @@ impl PointState {
             .map_or(1, |aggregate| aggregate.shows.len());
         let shown = Shown {
             last: LastReport::default(),
-            door: Door::default(),
+            door: SwingingDoor::default(),
         };
         Self {
             shown: vec![shown; outputs].into(),
@@ -191,7 +191,7 @@ mod tests {
     use crate::mqtt::QoS;
     use crate::reading::{PointId, Timestamp};
     use crate::report::Aggregate;
-    use crate::report::exception::Rule;
+    use crate::report::deadband::ReportRule;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -216,7 +216,7 @@ mod tests {
             unit: None,
             qos: QoS::AtMostOnce,
             class: Class::default(),
-            rule: Rule::default(),
+            rule: ReportRule::default(),
             median: None,
             aggregate: Some(Aggregate {
                 every: EVERY,

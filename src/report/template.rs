@@ -15,7 +15,7 @@ enum Part {
 
 /// A template whose placeholders are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
+pub struct TopicTemplate(Vec<Part>);
 
 /// What fills a template.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ pub struct Names<'a> {
     pub point: &'a str,
 }
 
-impl Template {
+impl TopicTemplate {
     /// Reads a template; the error says which placeholder is wrong.
     pub fn new(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
@@ -74,7 +74,7 @@ impl Template {
     }
 }
 
-impl<'de> Deserialize<'de> for Template {
+impl<'de> Deserialize<'de> for TopicTemplate {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
@@ -93,7 +93,7 @@ mod tests {
             point: "flow",
         };
         let fill = |text| {
-            Template::new(text)
+            TopicTemplate::new(text)
                 .unwrap()
                 .fill(names)
                 .map(|topic| topic.to_string())
@@ -103,9 +103,13 @@ mod tests {
             fill("plant/{line}-{device}/x").unwrap(),
             "plant/bus-inlet/x"
         );
-        assert!(Template::new("{sight}/x").unwrap_err().contains("{site}"));
         assert!(
-            Template::new("{site/x")
+            TopicTemplate::new("{sight}/x")
+                .unwrap_err()
+                .contains("{site}")
+        );
+        assert!(
+            TopicTemplate::new("{site/x")
                 .unwrap_err()
                 .contains("without a }")
         );

@@ -36,6 +36,7 @@ mod cursor;
 mod engine;
 mod folder;
 mod gap;
+mod inspect;
 mod journal;
 mod machine;
 mod note;
@@ -45,18 +46,17 @@ mod queue;
 mod recover;
 mod reserve;
 mod spare;
-mod survey;
 mod thread;
 
 pub use chunk::{CHUNK_BYTES, Chunk, ChunkError, Entry};
 pub use cursor::Cursor;
 pub use folder::lock as hold;
 pub use gap::{Gap, Reason};
+pub use inspect::{InspectError, Inspection};
 pub use journal::{Journal, PartitionBytes};
 pub use note::{Note, STATE_BYTES};
 pub use purge::{purge, remove};
-pub use queue::{AppendError, Counters, Place, ReadError, Receipt, Store, Stored};
-pub use survey::{Survey, SurveyError};
+pub use queue::{AppendError, Counters, EntryId, ReadError, Receipt, Store, Stored};
 pub use thread::{Settings, WhenFull, open};
 
 /// Why the journal cannot do what it was asked.

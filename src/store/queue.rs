@@ -15,8 +15,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::Entry;
 use super::gap::{Gap, Reason};
 use super::thread::{Settings, WhenFull};
+use crate::heartbeat::Heartbeat;
 use crate::metrics::{Counter, Gauge};
-use crate::pulse::Pulse;
 use crate::time::{now, unix_ms};
 
 /// Bytes of entries that may wait for the disk.
@@ -57,7 +57,7 @@ pub enum Stored {
 
 /// An entry by queue and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct EntryId {
     /// Index of the queue.
     pub queue: usize,
     /// Its number there.
@@ -172,7 +172,7 @@ pub(super) struct Shared {
     pub(super) states: Vec<Bytes>,
     pub(super) identity: String,
     /// Of the thread.
-    pub(super) pulse: Pulse,
+    pub(super) heartbeat: Heartbeat,
 }
 
 impl Shared {
@@ -180,7 +180,7 @@ impl Shared {
         inner: Inner,
         settings: Settings,
         (states, identity): (Vec<Bytes>, String),
-        pulse: Pulse,
+        heartbeat: Heartbeat,
     ) -> Self {
         let counters = Counters {
             waiting: inner.queues.iter().map(|_| Gauge::default()).collect(),
@@ -198,7 +198,7 @@ impl Shared {
             when_full: settings.when_full,
             states,
             identity,
-            pulse,
+            heartbeat,
         }
     }
 
@@ -351,7 +351,7 @@ impl Store {
     }
 
     /// Marks entries as done. Those on disk may come back after a crash within the next second.
-    pub fn settle(&self, places: &[Place]) {
+    pub fn settle(&self, places: &[EntryId]) {
         let shared = self.shared();
         let mut inner = shared.lock();
         for place in places {
@@ -455,8 +455,8 @@ impl Store {
     }
 
     /// Of its thread.
-    pub fn pulse(&self) -> &Pulse {
-        &self.shared().pulse
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.shared().heartbeat
     }
 
     /// Its counters.

@@ -27,7 +27,7 @@ use super::queue::{
 };
 use super::reserve::Reserve;
 use super::{CHUNK_BYTES, Entry, Journal, PartitionBytes, StoreError};
-use crate::pulse::Pulse;
+use crate::heartbeat::Heartbeat;
 use crate::time::{clock_is_set, now, unix_ms};
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -120,12 +120,12 @@ pub fn open(
             retry_at: None,
         });
     }
-    let pulse = Pulse::new(format!("store:{name}"), PATIENCE, now());
+    let heartbeat = Heartbeat::new(format!("store:{name}"), PATIENCE, now());
     let shared = Arc::new(Shared::new(
         inner,
         settings,
         (states, identity(folder, Machine::of(Path::new("/")))?),
-        pulse,
+        heartbeat,
     ));
     let (closed_sender, closed) = oneshot::channel();
     let mut worker = Worker {
@@ -255,7 +255,7 @@ struct Turn {
 impl Worker {
     fn run(&mut self) {
         loop {
-            self.shared.pulse.beat(now());
+            self.shared.heartbeat.beat(now());
             let turn = self.next_turn();
             self.settle();
             for queue in turn.due {

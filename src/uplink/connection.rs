@@ -22,7 +22,7 @@ use super::suspicion::Trial;
 use super::task::{Orders, Uplink};
 use crate::backoff::Backoff;
 use crate::mqtt::QoS;
-use crate::outbox::{Outgoing, Place, ReadError, Reason, Waiting};
+use crate::outbox::{EntryId, Outgoing, ReadError, Reason, Waiting};
 use crate::reading::Timestamp;
 use crate::time::{moment, now};
 use ending::Ending;
@@ -66,7 +66,7 @@ pub(super) struct Connection<'a> {
     /// Since when the remote owes an answer without a break.
     owes_since: Option<Instant>,
     /// The message that has waited longest for its answer, and since when.
-    oldest: Option<(Place, Instant)>,
+    oldest: Option<(EntryId, Instant)>,
     /// How long messages wait at most for the answers to SUBSCRIBE.
     hold_for_filters: Option<Instant>,
     /// UNSUBSCRIBE packets of this connection.
@@ -79,7 +79,7 @@ pub(super) struct Connection<'a> {
     /// It ends as soon as what is in flight is acknowledged.
     ending: Option<Ending>,
     /// QoS 0 messages that are done when the link has written so many bytes.
-    unwritten: VecDeque<(u64, Place)>,
+    unwritten: VecDeque<(u64, EntryId)>,
     /// The remote said "not now".
     hold_until: Option<Instant>,
     hold: Backoff,
@@ -158,7 +158,7 @@ impl<'a> Connection<'a> {
             self.blame(*reason);
         }
         // QoS 0 may be lost on the way; it is not sent twice.
-        let rest: Vec<Place> = self.unwritten.drain(..).map(|(_, place)| place).collect();
+        let rest: Vec<EntryId> = self.unwritten.drain(..).map(|(_, place)| place).collect();
         self.uplink.outbox.settle(&rest);
         done
     }
@@ -169,7 +169,7 @@ impl<'a> Connection<'a> {
         self.isolate().await?;
         let mut status = tokio::time::interval(STATUS_EVERY);
         loop {
-            self.uplink.pulse.beat(now());
+            self.uplink.heartbeat.beat(now());
             self.send_waiting().await?;
             let save_at = self.save();
             if let Some(done) = self.is_done() {
@@ -393,7 +393,7 @@ impl<'a> Connection<'a> {
             .iter()
             .take_while(|(end, _)| *end <= written)
             .count();
-        let done: Vec<Place> = self
+        let done: Vec<EntryId> = self
             .unwritten
             .drain(..done)
             .map(|(_, place)| place)
@@ -459,7 +459,7 @@ impl<'a> Connection<'a> {
             let is_empty = read.is_none();
             let read = read.map(|(last, messages)| (last, uplink.ready(messages, &self.unwritten)));
             uplink.lanes.fill(wanted, read);
-            uplink.pulse.beat(now());
+            uplink.heartbeat.beat(now());
             if is_empty && matches!(choice, Choice::GoesOn(_)) {
                 break;
             }
@@ -576,7 +576,7 @@ impl<'a> Connection<'a> {
     }
 
     /// A message that is not sent is forgotten; one that may be at the remote is ended there first.
-    fn leave_out(&mut self, place: Place, may_be_there: bool) {
+    fn leave_out(&mut self, place: EntryId, may_be_there: bool) {
         if may_be_there {
             self.uplink.session.release_instead(place);
         } else {
@@ -588,8 +588,8 @@ impl<'a> Connection<'a> {
 impl Uplink {
     /// Messages that were read, without those that were taken before, each with the rule whose rate it has to wait for. What an earlier
     /// run had in flight waits for none.
-    fn ready(&self, messages: Vec<Waiting>, unwritten: &VecDeque<(u64, Place)>) -> Vec<Ready> {
-        let is_taken = |place: Place| {
+    fn ready(&self, messages: Vec<Waiting>, unwritten: &VecDeque<(u64, EntryId)>) -> Vec<Ready> {
+        let is_taken = |place: EntryId| {
             self.session.is_in_flight(place)
                 || self.burials.holds(place)
                 || unwritten.iter().any(|(_, other)| *other == place)

@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::message::Lane;
 use crate::mqtt::QoS;
-use crate::outbox::{LANES, Place, Waiting};
+use crate::outbox::{EntryId, LANES, Waiting};
 
 /// Messages of a rule that are kept in memory when they are passed over,
 const MOST_PASSED_OVER: usize = 64;
@@ -379,7 +379,7 @@ impl Lanes {
     }
 
     /// Drops the messages that were read and are not wanted any more; what was read is not read again.
-    pub(super) fn retain(&mut self, is_wanted: impl Fn(Place) -> bool) {
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(EntryId) -> bool) {
         for lane in &mut self.lanes {
             lane.messages
                 .retain(|ready| is_wanted(ready.waiting.place()));

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::session::Verdict;
-use crate::outbox::Place;
+use crate::outbox::EntryId;
 
 /// How long an orderly end waits for acknowledgements, whatever the link usually takes: a busy remote is not a slow one,
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(3);
@@ -52,7 +52,7 @@ impl Sent {
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Messages of this connection that are not acknowledged.
-    sent: HashMap<Place, Sent>,
+    sent: HashMap<EntryId, Sent>,
     /// Their bytes.
     on_way: u64,
     /// Bytes acknowledged on this connection.
@@ -91,7 +91,7 @@ impl Pace {
     }
 
     /// A message is sent as these bytes of the connection.
-    pub(super) fn sent(&mut self, place: Place, packet: Range<u64>, at: Instant) {
+    pub(super) fn sent(&mut self, place: EntryId, packet: Range<u64>, at: Instant) {
         self.gone(place);
         let sent = Sent {
             at,
@@ -112,17 +112,17 @@ impl Pace {
     }
 
     /// A message is not on its way any more, and that says nothing about the link: it was refused or removed.
-    pub(super) fn gone(&mut self, place: Place) {
+    pub(super) fn gone(&mut self, place: EntryId) {
         self.on_way -= self.sent.remove(&place).map_or(0, |sent| sent.bytes());
     }
 
     /// Where the packet of a message ends among the bytes of this connection.
-    pub(super) fn end_of(&self, place: Place) -> Option<u64> {
+    pub(super) fn end_of(&self, place: EntryId) -> Option<u64> {
         self.sent.get(&place).map(|sent| sent.packet.end)
     }
 
     /// A message is acknowledged to its end.
-    fn acknowledged(&mut self, place: Place, at: Instant) {
+    fn acknowledged(&mut self, place: EntryId, at: Instant) {
         let Some(sent) = self.sent.remove(&place) else {
             return;
         };
@@ -185,8 +185,8 @@ fn per_second(bytes: u64, within: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn place(seq: u64) -> Place {
-        Place { queue: 1, seq }
+    fn place(seq: u64) -> EntryId {
+        EntryId { queue: 1, seq }
     }
 
     #[test]

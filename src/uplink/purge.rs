@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tokio::sync::{mpsc, oneshot};
 
 use super::task::Uplink;
-use crate::outbox::{LANES, Place, QUEUES, ReadError, Reason, Selection};
+use crate::outbox::{EntryId, LANES, QUEUES, ReadError, Reason, Selection};
 use crate::time::now;
 
 /// Orders that may wait.
@@ -42,7 +42,7 @@ impl Uplink {
     }
 
     /// Like [`Uplink::purge`], but leaves out what is being written to the link: it is settled with that.
-    pub(super) async fn purge_except(&mut self, order: Purge, being_written: &HashSet<Place>) {
+    pub(super) async fn purge_except(&mut self, order: Purge, being_written: &HashSet<EntryId>) {
         let Purge {
             queue: only,
             selection,
@@ -66,10 +66,10 @@ impl Uplink {
                     }
                 };
                 after = last;
-                self.pulse.beat(now());
+                self.heartbeat.beat(now());
                 let mut done = Vec::new();
                 for (seq, message) in found {
-                    let place = Place { queue, seq };
+                    let place = EntryId { queue, seq };
                     let Some(message) = message.filter(|_| queue < LANES.len()) else {
                         // A dead letter was counted when it was buried.
                         *count += 1;
@@ -91,7 +91,7 @@ impl Uplink {
                     }
                 }
                 self.outbox.settle(&done);
-                let done: HashSet<Place> = done.into_iter().collect();
+                let done: HashSet<EntryId> = done.into_iter().collect();
                 self.lanes.retain(|place| !done.contains(&place));
             }
         }

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use super::memory::{HeldStage, MAX_EXACT, Memory};
 use crate::message::SessionLost;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
-use crate::outbox::{LANES, Outgoing, Place, Waiting};
+use crate::outbox::{EntryId, LANES, Outgoing, Waiting};
 use window::{InFlight, Stage, Window};
 
 /// The highest identifiers are left to packets that are no messages.
@@ -39,7 +39,7 @@ const MAX_BYTES: usize = 4 << 20;
 /// A message to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Send {
-    pub(super) place: Place,
+    pub(super) place: EntryId,
     /// `None` for QoS 0.
     pub(super) packet_id: Option<PacketId>,
     pub(super) dup: bool,
@@ -62,15 +62,15 @@ pub(super) enum Step {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Verdict {
     /// It is at the remote.
-    Delivered(Place),
+    Delivered(EntryId),
     /// The remote does not want it, ever.
     Refused {
-        place: Place,
+        place: EntryId,
         reason: ReasonCode,
         message: Option<Outgoing>,
     },
     /// The remote cannot take it now; it will be sent once more.
-    Later(Place, ReasonCode),
+    Later(EntryId, ReasonCode),
     /// Half of the way.
     Going,
     /// Nothing is in flight under this identifier.
@@ -83,9 +83,9 @@ pub(super) struct Forgotten {
     /// Sent again, perhaps twice.
     pub(super) resent: usize,
     /// Given up by their class.
-    pub(super) dropped: Vec<(Place, Option<Outgoing>)>,
+    pub(super) dropped: Vec<(EntryId, Option<Outgoing>)>,
     /// The remote had confirmed to have them: taken for delivered.
-    pub(super) presumed: Vec<Place>,
+    pub(super) presumed: Vec<EntryId>,
 }
 
 #[derive(Debug)]
@@ -100,11 +100,11 @@ pub(super) struct Session {
     max_qos: QoS,
     in_flight: Window,
     /// Sent when everything before it was answered, and the remote has shown that it reads; nothing is sent beside it.
-    alone: Option<Place>,
+    alone: Option<EntryId>,
     /// The remote has shown that on this connection.
     may_try: bool,
     /// The message that was first when the remote answered one behind it, on this connection.
-    overtaken: Option<Place>,
+    overtaken: Option<EntryId>,
     /// The remote has answered a QoS 2 message as if it were one of QoS 1.
     lacks_qos_2: bool,
     used_ids: HashSet<PacketId>,
@@ -112,11 +112,11 @@ pub(super) struct Session {
     freed: VecDeque<(u64, PacketId)>,
     last_packet_id: u16,
     /// QoS 2 messages of an earlier run that may be at the remote, until the outbox brings them.
-    recovered: BTreeMap<Place, (PacketId, HeldStage)>,
+    recovered: BTreeMap<EntryId, (PacketId, HeldStage)>,
     /// The highest number taken, by lane.
     offered: [u64; LANES.len()],
     /// Known from an earlier run and done with before the outbox has offered them: it may have read them before.
-    finished: BTreeSet<Place>,
+    finished: BTreeSet<EntryId>,
     /// Remotes whose session is this one, and remotes that may keep one that was given up.
     known: BTreeSet<u32>,
     left_behind: BTreeSet<u32>,
@@ -176,7 +176,7 @@ impl Session {
             session.subscribed.extend(memory.subscribed);
             for held in memory.held {
                 session.recover(
-                    Place {
+                    EntryId {
                         queue,
                         seq: held.seq,
                     },
@@ -262,17 +262,17 @@ impl Session {
     }
 
     /// True if a message is in flight, or may be.
-    pub(super) fn holds(&self, place: Place) -> bool {
+    pub(super) fn holds(&self, place: EntryId) -> bool {
         self.recovered.contains_key(&place) || self.in_flight.index_of(place).is_some()
     }
 
     /// True if a message was taken in this run and has no end yet.
-    pub(super) fn is_in_flight(&self, place: Place) -> bool {
+    pub(super) fn is_in_flight(&self, place: EntryId) -> bool {
         self.in_flight.index_of(place).is_some()
     }
 
     /// True if a message of an earlier run may be at the remote, and was not taken since.
-    pub(super) fn is_recovered(&self, place: Place) -> bool {
+    pub(super) fn is_recovered(&self, place: EntryId) -> bool {
         self.recovered.contains_key(&place)
     }
 
@@ -356,11 +356,11 @@ impl Session {
         self.release_recovered(|place| place.queue == queue);
     }
 
-    fn release_recovered(&mut self, is_gone: impl Fn(&Place) -> bool) {
+    fn release_recovered(&mut self, is_gone: impl Fn(&EntryId) -> bool) {
         if self.recovered.is_empty() {
             return;
         }
-        let gone: Vec<Place> = self
+        let gone: Vec<EntryId> = self
             .recovered
             .keys()
             .filter(|place| is_gone(place))
@@ -372,7 +372,7 @@ impl Session {
     }
 
     /// What was recovered goes on as if the remote had it.
-    fn release_one(&mut self, place: Place) {
+    fn release_one(&mut self, place: EntryId) {
         if let Some((packet_id, _)) = self.recovered.remove(&place) {
             let mut entry = InFlight::known(place, None, packet_id, Stage::Released);
             entry.needs = self.next_save;
@@ -445,20 +445,20 @@ impl Session {
     }
 
     /// Gives up a message that was taken from [`Session::next`] but was not written.
-    pub(super) fn forget(&mut self, place: Place) {
+    pub(super) fn forget(&mut self, place: EntryId) {
         if let Some(index) = self.in_flight.index_of(place) {
             self.remove(index);
         }
     }
 
     /// Takes a message out that the remote cannot bear, and returns it.
-    pub(super) fn give_up(&mut self, place: Place) -> Option<Outgoing> {
+    pub(super) fn give_up(&mut self, place: EntryId) -> Option<Outgoing> {
         let index = self.in_flight.index_of(place)?;
         self.remove(index)?.into_message()
     }
 
     /// Ends a QoS 2 message that cannot be repeated but may have arrived before: PUBREL instead of PUBLISH.
-    pub(super) fn release_instead(&mut self, place: Place) {
+    pub(super) fn release_instead(&mut self, place: EntryId) {
         let Some(index) = self.in_flight.index_of(place) else {
             return;
         };
@@ -519,7 +519,7 @@ impl Session {
     }
 
     /// The message that has waited longest for an answer of the remote.
-    pub(super) fn oldest_unanswered(&self) -> Option<Place> {
+    pub(super) fn oldest_unanswered(&self) -> Option<EntryId> {
         self.in_flight
             .iter()
             .find(|entry| entry.is_written() && entry.needs <= self.saved)
@@ -537,7 +537,7 @@ impl Session {
     }
 
     /// About how large a message in flight is, in bytes.
-    pub(super) fn bytes_of(&self, place: Place) -> u64 {
+    pub(super) fn bytes_of(&self, place: EntryId) -> u64 {
         let entry = self
             .in_flight
             .index_of(place)

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::mqtt::ReasonCode;
-use crate::outbox::Place;
+use crate::outbox::EntryId;
 
 /// Closes after which a message is known to cause them, if the remote says so; without a word it takes one more.
 const CLOSES: u32 = 3;
@@ -83,18 +83,18 @@ impl Trial {
 /// The message that was first when the remote closed, and how often it was.
 #[derive(Debug, Default)]
 pub(super) struct Suspicion {
-    suspect: Option<(Place, u32)>,
+    suspect: Option<(EntryId, u32)>,
     /// The message that the remote did not answer before others, and how often.
-    overtaken: Option<(Place, u32)>,
+    overtaken: Option<(EntryId, u32)>,
     /// The message at which connections ended in silence, and how many did.
-    silent: Option<(Place, u32)>,
+    silent: Option<(EntryId, u32)>,
     /// Messages taken out since the remote last acknowledged one.
     taken_out: u32,
 }
 
 impl Suspicion {
     /// The message that is to be sent alone.
-    pub(super) fn suspect(&self) -> Option<Place> {
+    pub(super) fn suspect(&self) -> Option<EntryId> {
         self.suspect.map(|(place, _)| place)
     }
 
@@ -102,7 +102,7 @@ impl Suspicion {
     /// taken out.
     pub(super) fn closed(
         &mut self,
-        first: Place,
+        first: EntryId,
         reason: Option<ReasonCode>,
         evidence: Evidence,
     ) -> bool {
@@ -125,14 +125,14 @@ impl Suspicion {
     }
 
     /// The remote answered messages behind this one, and was silent then. True if the message is to be taken out.
-    pub(super) fn overtaken(&mut self, first: Place) -> bool {
+    pub(super) fn overtaken(&mut self, first: EntryId) -> bool {
         let times = times(self.overtaken, first) + 1;
         self.overtaken = Some((first, times));
         times >= self.needed(OVERTAKINGS)
     }
 
     /// The remote was silent, and this was the first message that it had not answered. True if the message is to be taken out.
-    pub(super) fn silent(&mut self, first: Place, evidence: Evidence) -> bool {
+    pub(super) fn silent(&mut self, first: EntryId, evidence: Evidence) -> bool {
         let before = times(self.silent, first);
         let (until_suspect, until_out) = SILENCES;
         let is_alone = evidence == Evidence::Alone;
@@ -173,7 +173,7 @@ impl Suspicion {
     }
 
     /// The remote has taken a message.
-    pub(super) fn acknowledged(&mut self, place: Place) {
+    pub(super) fn acknowledged(&mut self, place: EntryId) {
         self.taken_out = 0;
         for counted in [&mut self.suspect, &mut self.overtaken, &mut self.silent] {
             *counted = counted.filter(|(known, _)| *known != place);
@@ -182,7 +182,7 @@ impl Suspicion {
 }
 
 /// What was counted, if it was counted for this message.
-fn times(counted: Option<(Place, u32)>, place: Place) -> u32 {
+fn times(counted: Option<(EntryId, u32)>, place: EntryId) -> u32 {
     counted
         .filter(|(known, _)| *known == place)
         .map_or(0, |(_, times)| times)
@@ -205,8 +205,8 @@ fn names_the_message(reason: ReasonCode) -> bool {
 mod tests {
     use super::*;
 
-    fn place(seq: u64) -> Place {
-        Place { queue: 1, seq }
+    fn place(seq: u64) -> EntryId {
+        EntryId { queue: 1, seq }
     }
 
     /// How many closes it takes until a message is taken out.

@@ -38,10 +38,10 @@ use super::suspicion::Suspicion;
 use super::tls::Certificates;
 use super::{Purge, Purges, Remote, Settings, TlsError, purge};
 use crate::backoff::Backoff;
+use crate::heartbeat::Heartbeat;
 use crate::message::Origin;
 use crate::mqtt::QoS;
-use crate::outbox::{LANES, Outbox, Place, Routes};
-use crate::pulse::Pulse;
+use crate::outbox::{EntryId, LANES, Outbox, Routes};
 use crate::tasks::Stop;
 use crate::time::now;
 pub(super) use burials::Burials;
@@ -73,7 +73,7 @@ pub struct Uplink {
     pub(super) credentials: Credentials,
     pub(super) outbox: Outbox,
     /// Beats whenever the task comes round.
-    pub(super) pulse: Pulse,
+    pub(super) heartbeat: Heartbeat,
     pub(super) newest: watch::Receiver<u64>,
     pub(super) session: Session,
     pub(super) lanes: Lanes,
@@ -101,7 +101,7 @@ pub struct Uplink {
     /// Remotes that have no QoS 2.
     without_qos_2: HashSet<u32>,
     /// A remote that seems to have none, because it closed when it got this message.
-    may_lack_qos_2: Option<(u32, Place)>,
+    may_lack_qos_2: Option<(u32, EntryId)>,
     /// The remote of this connection has answered QoS 2 as it should.
     pub(super) has_shown_qos_2: bool,
     cleaned: Option<Cleaned>,
@@ -156,7 +156,7 @@ pub fn prepare(settings: Settings, outbox: Outbox, ends: Ends) -> Result<Uplink,
     let at = now();
     Ok(Uplink {
         credentials,
-        pulse: Pulse::new(
+        heartbeat: Heartbeat::new(
             format!("uplink:{}", settings.name),
             PATIENCE + 2 * settings.connect_within,
             at,
@@ -204,8 +204,8 @@ impl Uplink {
     }
 
     /// Of its task.
-    pub fn pulse(&self) -> &Pulse {
-        &self.pulse
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     /// Takes other settings while it runs: it disconnects in order, and connects as they say. Name, index, `use_when` and
@@ -273,7 +273,7 @@ impl Uplink {
         let stop = &orders.stop;
         let mut backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
         while !stop.is_stopped() && self.is_needed(stop.clone()).await {
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             if self.updates.has_changed().unwrap_or(false) {
                 self.take_update();
                 backoff = Backoff::new(self.settings.retry.0, self.settings.retry.1);
@@ -350,7 +350,7 @@ impl Uplink {
     ) -> Result<Done, LinkError> {
         // What the broker still has from the last connection is known before the remote repeats it.
         while !self.deliveries.is_empty() {
-            let delivery = self.pulse.through(self.deliveries.next()).await;
+            let delivery = self.heartbeat.through(self.deliveries.next()).await;
             if delivery.is_safe && delivery.is_exact {
                 self.session.taken(delivery.packet_id);
             }
@@ -380,7 +380,7 @@ impl Uplink {
     async fn rest(&mut self, pause: Duration, way: Option<u32>, mut stop: Stop) {
         let until = now() + pause;
         while now() < until {
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             tokio::select! {
                 () = sleep_until(until.into()) => {}
                 () = sleep(STATUS_EVERY) => {
@@ -426,7 +426,7 @@ impl Uplink {
     }
 
     /// What names a message at the far end: the series of its lane, and its number there.
-    pub(super) fn number(&self, place: Place) -> Option<String> {
+    pub(super) fn number(&self, place: EntryId) -> Option<String> {
         let lane = LANES.get(place.queue).filter(|_| self.settings.numbered)?;
         Some(format!("{}:{}", self.outbox.identity(*lane), place.seq))
     }

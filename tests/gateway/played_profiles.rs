@@ -231,9 +231,9 @@ fn polled(
     let ((orders, asked), (questions, inquiries)) = (mpsc::channel(1), mpsc::channel(1));
     let (switch, stop) = stop_token();
     let counts = Arc::new(LineCounts::new("l", ["d".to_owned()].into_iter()));
-    let (pulse, folder) = (line.pulse(now()), None);
+    let (heartbeat, folder) = (line.heartbeat(now()), None);
     let task = LineTask {
-        pulse,
+        heartbeat,
         line: line.clone(),
         events,
         counts: counts.clone(),

@@ -160,7 +160,7 @@ async fn read(case: &Case) -> BTreeMap<String, String> {
         &line.name,
         line.devices.iter().map(|device| device.name.clone()),
     ));
-    let pulse = line.pulse(now());
+    let heartbeat = line.heartbeat(now());
     detach(
         LineTask {
             line,
@@ -169,7 +169,7 @@ async fn read(case: &Case) -> BTreeMap<String, String> {
             folder: None,
             orders: asked,
             inquiries,
-            pulse,
+            heartbeat,
             stop,
         }
         .run(),

@@ -11,7 +11,7 @@ use crate::field::text::script::Pattern;
 use crate::field::wave::Wave;
 use crate::field::write::Function;
 use crate::report::aggregate::Show;
-use crate::report::template::Template;
+use crate::report::template::TopicTemplate;
 use crate::units::Span;
 
 /// A register number as manuals print it; leading zeros make YAML take it for text.
@@ -491,7 +491,7 @@ point! {
     /// Its class. Default normal.
     class: String,
     /// Its topic, with {site}, {line}, {device}, {point}. Default that of `topics`.
-    topic: Template,
+    topic: TopicTemplate,
     /// Of a plain instrument: use only messages that match. A group that is also in `find` must have the same text in both, which joins two
     /// lines.
     when: Pattern,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, de};
 
 use crate::mqtt::TopicFilter;
-use crate::report::template::Template as TopicTemplate;
+use crate::report::template::TopicTemplate;
 use crate::units::{Price, Rate, Size, Span};
 use crate::uplink::cloud::CloudName;
 use crate::uplink::{Protocol, Proxy, Remote, Resolve, Secret};

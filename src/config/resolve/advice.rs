@@ -197,7 +197,7 @@ impl Context<'_> {
     }
 
     fn deadband(&self, check: &mut Check<'_>, point: &Point, reports: &[PointReport]) {
-        use crate::report::exception::Deadband;
+        use crate::report::deadband::Deadband;
         let of_profile = self
             .profile
             .and_then(|profile| profile.points.get(&*point.name));

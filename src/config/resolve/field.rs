@@ -19,7 +19,7 @@ use crate::field::{Device, Line, Source, Wire};
 use crate::mqtt::TopicName;
 use crate::reading::DeviceId;
 use crate::report::PointReport;
-use crate::report::template::{Names, Template};
+use crate::report::template::{Names, TopicTemplate};
 
 const SHORTEST_ANSWER: Duration = Duration::from_millis(5);
 const DEFAULT_ANSWER: Duration = Duration::from_secs(1);
@@ -476,7 +476,7 @@ fn device(
     let template = file
         .availability
         .clone()
-        .or_else(|| Template::new("{site}/{device}/availability").ok());
+        .or_else(|| TopicTemplate::new("{site}/{device}/availability").ok());
     let filled = template
         .and_then(|template| context.topic(check, &template, "", &at!["devices", index, "name"]));
     if let Some(topic) = filled {
@@ -636,7 +636,7 @@ impl Context<'_> {
     pub(super) fn topic(
         &self,
         check: &mut Check<'_>,
-        template: &Template,
+        template: &TopicTemplate,
         point: &str,
         path: &[Step],
     ) -> Option<TopicName> {

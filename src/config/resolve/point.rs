@@ -18,8 +18,8 @@ use crate::field::write::{ReadBack, Rules};
 use crate::field::{Device, Point, Source};
 use crate::mqtt::{QoS, TopicName};
 use crate::reading::PointId;
-use crate::report::exception::{Deadband, Rule};
-use crate::report::template::Template;
+use crate::report::deadband::{Deadband, ReportRule};
+use crate::report::template::TopicTemplate;
 use crate::report::{Aggregate, PointReport};
 
 const DEFAULT_EVERY: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ impl Context<'_> {
             .topic
             .clone()
             .or_else(|| file.topics.clone())
-            .or_else(|| Template::new("{site}/{device}/{point}").ok())?;
+            .or_else(|| TopicTemplate::new("{site}/{device}/{point}").ok())?;
         let at = self.path(name, "topic");
         let topic = self.topic(check, &template, name, &at)?;
         let every = spec.every.map_or(DEFAULT_EVERY, |span| span.0);
@@ -222,7 +222,7 @@ impl Context<'_> {
             .file
             .topics
             .clone()
-            .or_else(|| Template::new("{site}/{device}/{point}").ok());
+            .or_else(|| TopicTemplate::new("{site}/{device}/{point}").ok());
         for point in device.points.iter().filter(|point| point.write.is_some()) {
             let Some(name) = point.group.as_deref().filter(|name| known.insert(name)) else {
                 continue;
@@ -284,7 +284,7 @@ impl Context<'_> {
         }
     }
 
-    fn rule(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> Rule {
+    fn rule(&self, check: &mut Check<'_>, name: &str, spec: &file::Point) -> ReportRule {
         let deadband = spec.deadband.map(|deadband| match deadband {
             file::Deadband::Absolute(width) => Deadband::Absolute(width),
             file::Deadband::Percent(percent) => Deadband::Percent(percent),
@@ -299,7 +299,7 @@ impl Context<'_> {
                 "a deadband is a change that is too small to report: type 0 or more",
             );
         }
-        Rule {
+        ReportRule {
             deadband,
             at_least_every: spec.at_least_every.map(|span| span.0),
         }

@@ -6,7 +6,7 @@ use super::{Check, at};
 use crate::config::{Uplink, file};
 use crate::mqtt::TopicName;
 use crate::outbox::Rule;
-use crate::report::template::{Names, Template};
+use crate::report::template::{Names, TopicTemplate};
 use crate::uplink::Presence;
 
 const DEFAULT_OFFLINE_AFTER: Duration = Duration::from_secs(60);
@@ -83,7 +83,7 @@ pub(super) fn presence(
     }
 }
 
-fn needs_more_than_site(template: &Template, site: &str) -> bool {
+fn needs_more_than_site(template: &TopicTemplate, site: &str) -> bool {
     let fill = |name| {
         template
             .fill(Names {

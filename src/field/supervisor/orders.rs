@@ -60,7 +60,7 @@ impl<D: Driver> Supervisor<D> {
         let mut ended = Written::Done(Vec::new());
         let mut shown: Values = Vec::new();
         for (index, action) in actions.iter().enumerate() {
-            self.ends.pulse.beat(now());
+            self.ends.heartbeat.beat(now());
             let Ok(outcome) = beside(
                 self.driver.write(device, action, read_back, repeat),
                 &mut self.last,

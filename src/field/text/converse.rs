@@ -48,7 +48,7 @@ impl Text {
     ) -> Result<Values, ReadError> {
         self.forget(index).await?;
         for step in &talk.script {
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             self.step(step, groups, self.patience(talk)).await?;
         }
         if talk.requests.is_empty() {
@@ -64,7 +64,7 @@ impl Text {
             let Some(request) = talk.requests.get(number) else {
                 continue;
             };
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             self.forget(index).await?;
             let bytes = request.fill(groups, |before| {
                 talk.checksum
@@ -195,7 +195,7 @@ impl Text {
             Step::Wait(template) => {
                 let time = script::time(&template.fill(groups, none))
                     .map_err(|why| ReadError::Garbled(format!("garbled answer: {why}")))?;
-                self.pulse.through(sleep(time)).await;
+                self.heartbeat.through(sleep(time)).await;
                 Ok(())
             }
             Step::Speed(template) => {

@@ -34,7 +34,7 @@ use super::trace::Happening;
 use super::trouble::Came;
 use super::write::{Action, Outcome, ReadBack};
 use super::{Device, Driver, Job, Line, ReadError, Values, Wire};
-use crate::pulse::Pulse;
+use crate::heartbeat::Heartbeat;
 use crate::reading::PointId;
 use crate::time::now;
 use bytes::Template;
@@ -112,7 +112,7 @@ pub struct Text {
     /// Binary protocols where text was expected.
     listener: Listener,
     /// Scripts and long messages may take many times `answer_within`.
-    pulse: Pulse,
+    heartbeat: Heartbeat,
 }
 
 impl std::fmt::Debug for Text {
@@ -133,7 +133,7 @@ fn broken(error: &io::Error) -> ReadError {
 
 impl Text {
     /// The instruments of a line.
-    pub fn new(line: &Line, counts: Arc<LineCounts>, pulse: Pulse) -> Self {
+    pub fn new(line: &Line, counts: Arc<LineCounts>, heartbeat: Heartbeat) -> Self {
         let instruments = line.devices.iter().filter_map(Instrument::new);
         let answer_within = line.answer_within.most;
         Self {
@@ -145,7 +145,7 @@ impl Text {
             last_byte: now(),
             owed: None,
             listener: Listener::default(),
-            pulse,
+            heartbeat,
         }
     }
 
@@ -172,7 +172,7 @@ impl Text {
             return Err(broken(&io::ErrorKind::UnexpectedEof.into()));
         }
         self.last_byte = now();
-        self.pulse.beat(self.last_byte);
+        self.heartbeat.beat(self.last_byte);
         let bytes = space.get(..count).unwrap_or_default().to_vec();
         self.counts
             .watchers

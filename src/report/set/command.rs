@@ -13,7 +13,7 @@ use crate::time::rfc3339;
 
 /// One point that can be written.
 #[derive(Debug, Clone)]
-pub struct Member {
+pub struct WritablePoint {
     /// Its name in the device.
     pub name: String,
     /// Which point.
@@ -105,7 +105,7 @@ fn plain(value: Json) -> Result<Value, String> {
     }
 }
 
-impl Member {
+impl WritablePoint {
     /// The request that writes `value`; the error says why it is not written.
     pub(super) fn action(&self, value: &Value) -> Result<Action, String> {
         let value = self.in_its_type(value);
@@ -352,8 +352,8 @@ mod tests {
         }
     }
 
-    fn member(table: Table, address: u16, kind: Kind) -> Member {
-        Member {
+    fn member(table: Table, address: u16, kind: Kind) -> WritablePoint {
+        WritablePoint {
             name: "p".to_owned(),
             id: PointId(0),
             register: Register::new(table, address, kind),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Asked;
+use super::PendingWrite;
 use super::command::{Status, Verdict};
 use crate::log::{LogLimiter, Printable, Source, chosen};
 use crate::message::Publisher;
@@ -47,7 +47,7 @@ impl WriteLog {
     }
 
     /// Writes how a write ended.
-    pub(super) fn write(&mut self, asked: &Asked, verdict: &Verdict) {
+    pub(super) fn write(&mut self, asked: &PendingWrite, verdict: &Verdict) {
         let publisher = asked.publisher.as_ref();
         let shown = asked.shown();
         let [topic, value] = [asked.topic.as_str(), &shown].map(chosen);
@@ -118,7 +118,7 @@ fn field(suppressed: u64) -> Option<u64> {
     Some(suppressed).filter(|count| *count > 0)
 }
 
-impl Asked {
+impl PendingWrite {
     /// The values; of a message that is no command its beginning.
     fn shown(&self) -> String {
         if !self.wanted.is_empty() {

@@ -18,7 +18,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::Value as Json;
 use tokio::sync::{mpsc, oneshot};
 
-pub use command::Member;
+pub use command::WritablePoint;
 use command::{Command, Status, Verdict, joined};
 use log::{EVERY, WriteLog, client_id};
 
@@ -26,28 +26,28 @@ use crate::field::write::{Order, ReadBack, Written};
 use crate::log::chosen;
 use crate::message::{Message, Origin, Publisher};
 use crate::mqtt::{QoS, TopicName};
-use crate::outbox::Intake;
+use crate::outbox::OutboxSink;
 use crate::reading::{PointId, Value};
 use crate::time::{now, unix_ms};
 
 /// What one `.../set` topic writes.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct WriteTarget {
     /// Index of the line.
     pub line: usize,
     /// Index of the device in its line.
     pub device: usize,
     /// The points; several only for a group.
-    pub members: Vec<Member>,
+    pub members: Vec<WritablePoint>,
     /// The payload names its points.
     pub is_group: bool,
 }
 
 /// What can be written.
 #[derive(Debug)]
-pub struct Reach {
+pub struct WriteTargets {
     /// By topic, with `/set`.
-    pub targets: HashMap<TopicName, Target>,
+    pub by_topic: HashMap<TopicName, WriteTarget>,
     /// What the gateway publishes itself: points and availability.
     pub published: HashSet<TopicName>,
     /// To the lines, by index.
@@ -56,19 +56,19 @@ pub struct Reach {
 
 /// The task that takes writes.
 #[derive(Debug)]
-pub struct Setter {
+pub struct WriteService {
     /// What it writes to.
-    pub reach: Reach,
+    pub targets: WriteTargets,
     /// What it writes to from some moment on.
-    pub updates: mpsc::Receiver<Reach>,
+    pub updates: mpsc::Receiver<WriteTargets>,
     /// To local clients.
     pub live: mpsc::Sender<Message>,
     /// Where results may have to go.
-    pub intakes: Vec<Intake>,
+    pub sinks: Vec<OutboxSink>,
 }
 
 /// What was asked for, until it is answered.
-struct Asked {
+struct PendingWrite {
     topic: TopicName,
     publisher: Option<Arc<Publisher>>,
     /// What was published, as far as the log shows it.
@@ -79,7 +79,7 @@ struct Asked {
 }
 
 /// What was asked for, and where its end is told.
-type Waiting = (Asked, oneshot::Receiver<Written>);
+type Waiting = (PendingWrite, oneshot::Receiver<Written>);
 
 /// What one point is to hold.
 struct Wanted {
@@ -90,7 +90,7 @@ struct Wanted {
     read_back: Option<ReadBack>,
 }
 
-impl Setter {
+impl WriteService {
     /// Runs until `messages` closes and everything is answered.
     pub async fn run(mut self, mut messages: mpsc::Receiver<Arc<Message>>) -> Result<(), String> {
         let mut last_write: HashMap<PointId, Instant> = HashMap::new();
@@ -107,7 +107,7 @@ impl Setter {
                         Err(refused) => self.tell(&refused.0, &refused.1, &mut log).await,
                     },
                 },
-                Some(reach) = self.updates.recv() => self.reach = reach,
+                Some(targets) = self.updates.recv() => self.targets = targets,
                 Some((asked, written)) = waiting.next() => {
                     let verdict = asked.verdict(written);
                     self.tell(&asked, &verdict, &mut log).await;
@@ -124,14 +124,14 @@ impl Setter {
         message: &Message,
         last_write: &mut HashMap<PointId, Instant>,
         log: &mut WriteLog,
-    ) -> Result<Waiting, Box<(Asked, Verdict)>> {
+    ) -> Result<Waiting, Box<(PendingWrite, Verdict)>> {
         let response = self.response(message, log);
         let (topic, publisher, payload) = (
             message.topic.clone(),
             message.publisher.clone(),
             message.payload.clone(),
         );
-        let mut asked = Asked {
+        let mut asked = PendingWrite {
             topic,
             publisher,
             payload,
@@ -141,7 +141,12 @@ impl Setter {
         };
         match self.checked(message, &mut asked, last_write) {
             Ok((line, order, answer)) => {
-                match self.reach.lines.get(line).map(|line| line.try_send(order)) {
+                match self
+                    .targets
+                    .lines
+                    .get(line)
+                    .map(|line| line.try_send(order))
+                {
                     Some(Ok(())) => {
                         last_write.extend(asked.wanted.iter().map(|wanted| (wanted.point, now())));
                         Ok((asked, answer))
@@ -160,10 +165,10 @@ impl Setter {
     fn checked(
         &self,
         message: &Message,
-        asked: &mut Asked,
+        asked: &mut PendingWrite,
         last_write: &HashMap<PointId, Instant>,
     ) -> Result<(usize, Order, oneshot::Receiver<Written>), Verdict> {
-        let target = self.reach.targets.get(&message.topic);
+        let target = self.targets.by_topic.get(&message.topic);
         let target = target.ok_or_else(|| {
             Verdict::rejected("this point cannot be written; give it `write:` in the configuration")
         })?;
@@ -273,7 +278,7 @@ impl Setter {
         let topic = message.properties.response_topic.clone()?;
         // Nobody speaks as an instrument, or tells how somebody else's write ended.
         let is_ours = topic.is_reserved()
-            || self.reach.published.contains(&topic)
+            || self.targets.published.contains(&topic)
             || topic.as_str().ends_with("/set")
             || (topic.as_str().ends_with("/set/result")
                 && topic.as_str() != format!("{}/result", message.topic));
@@ -291,7 +296,7 @@ impl Setter {
     }
 
     /// Publishes how a write ended, and writes it down.
-    async fn tell(&self, asked: &Asked, verdict: &Verdict, log: &mut WriteLog) {
+    async fn tell(&self, asked: &PendingWrite, verdict: &Verdict, log: &mut WriteLog) {
         let text = verdict.json(asked.id.as_ref(), unix_ms());
         log.write(asked, verdict);
         let usual = || TopicName::new(format!("{}/result", asked.topic)).ok();
@@ -309,8 +314,8 @@ impl Setter {
         }
         // The broker's queue is the only one here that may be full for a moment; a result is worth the wait.
         let _ = self.live.send(message.clone()).await;
-        for intake in &self.intakes {
-            if let Err(error) = intake.offer(&message).await
+        for sink in &self.sinks {
+            if let Err(error) = sink.offer(&message).await
                 && let Some(suppressed) =
                     log.permit("write.result_refused", asked.publisher.as_ref())
             {
@@ -321,7 +326,7 @@ impl Setter {
     }
 }
 
-impl Asked {
+impl PendingWrite {
     fn wanted_text(&self) -> String {
         let one = |Wanted { name, value, .. }: &Wanted| {
             if name.is_empty() {

@@ -1,7 +1,7 @@
 //! The store as its users see it: early settling, queues by worth, limits, failures of one queue alone.
 
 use super::*;
-use crate::store::{AppendError, Place, Receipt};
+use crate::store::{AppendError, EntryId, Receipt};
 
 const QUEUES: [&str; 3] = ["first", "second", "last"];
 
@@ -69,7 +69,7 @@ async fn what_is_settled_before_its_commit_is_due_is_never_written_and_counts_as
     store.settle(
         &read
             .iter()
-            .map(|entry| Place {
+            .map(|entry| EntryId {
                 queue: 1,
                 seq: entry.seq,
             })
@@ -196,7 +196,7 @@ async fn a_full_store_that_refuses_takes_entries_again_when_it_is_delivered() {
     let mut taken = Vec::new();
     for queue in [0, 1, 1, 0, 1].into_iter().cycle().take(2000) {
         match stored(&store, queue, 30_000).await {
-            Stored::Safe(seq) => taken.push(Place { queue, seq }),
+            Stored::Safe(seq) => taken.push(EntryId { queue, seq }),
             Stored::Refused => break,
             other => panic!("{other:?}"),
         }

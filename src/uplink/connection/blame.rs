@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Choice, Connection};
 use crate::mqtt::{QoS, ReasonCode, TopicFilter};
-use crate::outbox::{LANES, Place};
+use crate::outbox::{EntryId, LANES};
 use crate::time::now;
 use crate::uplink::Receive;
 use crate::uplink::link::{Accepted, Command, LinkError, time_to_pass};
@@ -219,7 +219,7 @@ impl Connection<'_> {
     }
 
     /// The remote cannot take a message: it is tried with QoS 1 if the remote has never taken QoS 2, and is a dead letter otherwise.
-    fn take_out(&mut self, place: Place, why: String) {
+    fn take_out(&mut self, place: EntryId, why: String) {
         let uplink = &mut *self.uplink;
         if !uplink.has_shown_qos_2 && uplink.session.resend_with_qos_1(place) {
             // It may be the QoS, not the message.
@@ -235,7 +235,7 @@ impl Connection<'_> {
     }
 
     /// What the close shows about the message that was first.
-    fn evidence(&mut self, first: Place) -> Evidence {
+    fn evidence(&mut self, first: EntryId) -> Evidence {
         let written = self.link.written();
         let uplink = &*self.uplink;
         if uplink.session.alone() == Some(first) {
@@ -277,7 +277,7 @@ impl Connection<'_> {
     }
 
     /// A message is at the remote.
-    pub(super) fn has_taken(&mut self, place: Place) {
+    pub(super) fn has_taken(&mut self, place: EntryId) {
         self.uplink.status.counters.acknowledged.count();
         self.uplink.suspicion.acknowledged(place);
         if self.uplink.was_suspected_of_qos_2(place) {

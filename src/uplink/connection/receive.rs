@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Connection;
 use crate::mqtt::{PacketId, QoS, ReasonCode};
-use crate::outbox::Place;
+use crate::outbox::EntryId;
 use crate::time::now;
 use crate::uplink::inbound::Delivery;
 use crate::uplink::link::{Command, Incoming, LinkError, Received};
@@ -41,7 +41,7 @@ impl Connection<'_> {
     async fn take(
         &mut self,
         incoming: Incoming,
-        settled: &mut Vec<Place>,
+        settled: &mut Vec<EntryId>,
     ) -> Result<(), LinkError> {
         if !matches!(incoming, Incoming::Written | Incoming::Disconnect(..)) {
             self.heard()?;
@@ -159,7 +159,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    fn judge(&mut self, verdict: Verdict, settled: &mut Vec<Place>) {
+    fn judge(&mut self, verdict: Verdict, settled: &mut Vec<EntryId>) {
         self.uplink.pace.answered(&verdict, now());
         match verdict {
             Verdict::Delivered(place) => {

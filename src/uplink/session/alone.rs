@@ -2,11 +2,11 @@
 
 use super::{InFlight, QoS, Session, Stage};
 use crate::message::SessionLost;
-use crate::outbox::{Outgoing, Place};
+use crate::outbox::{EntryId, Outgoing};
 
 impl Session {
     /// The message that has waited longest for an answer of the remote; `None` if a PUBREL has waited longer: the remote has that message.
-    pub(in crate::uplink) fn first_unanswered_message(&self) -> Option<Place> {
+    pub(in crate::uplink) fn first_unanswered_message(&self) -> Option<EntryId> {
         let first = self
             .in_flight
             .iter()
@@ -17,7 +17,7 @@ impl Session {
     /// The remote answers the message at `index`: those before it had left earlier.
     pub(super) fn note_overtaken(&mut self, index: usize) {
         let first = self.first_unanswered_message();
-        let is_behind = |place: &Place| {
+        let is_behind = |place: &EntryId| {
             self.in_flight
                 .index_of(*place)
                 .is_some_and(|first| first < index)
@@ -28,13 +28,13 @@ impl Session {
     }
 
     /// True if the remote has answered messages behind this one on this connection.
-    pub(in crate::uplink) fn is_overtaken(&self, place: Place) -> bool {
+    pub(in crate::uplink) fn is_overtaken(&self, place: EntryId) -> bool {
         self.overtaken == Some(place)
     }
 
     /// On this connection nothing is sent beside a message, and it only when everything of higher lanes was answered and
     /// [`Session::may_try_alone`] was called. False if the message is not in flight.
-    pub(in crate::uplink) fn isolate(&mut self, place: Place) -> bool {
+    pub(in crate::uplink) fn isolate(&mut self, place: EntryId) -> bool {
         let is_there = self.in_flight.index_of(place).is_some();
         if is_there {
             self.in_flight.put_higher_lanes_first(place.queue);
@@ -54,7 +54,7 @@ impl Session {
     }
 
     /// The message that is sent alone on this connection.
-    pub(in crate::uplink) fn alone(&self) -> Option<Place> {
+    pub(in crate::uplink) fn alone(&self) -> Option<EntryId> {
         self.alone
     }
 
@@ -75,7 +75,7 @@ impl Session {
 
     /// A QoS 2 message that the remote does not have is sent again with QoS 1, as a new one. False if it is none, or if its class says
     /// that it must not come twice.
-    pub(in crate::uplink) fn resend_with_qos_1(&mut self, place: Place) -> bool {
+    pub(in crate::uplink) fn resend_with_qos_1(&mut self, place: EntryId) -> bool {
         let Some(index) = self.in_flight.index_of(place) else {
             return false;
         };
@@ -97,7 +97,7 @@ impl Session {
         let is_open = |entry: &InFlight| {
             entry.is_exact() && entry.stage == Stage::Sent && !entry.is_written()
         };
-        let open: Vec<Place> = self
+        let open: Vec<EntryId> = self
             .in_flight
             .iter()
             .filter(|entry| is_open(entry))
@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// True if the remote has the message: nothing is left to remove.
-    pub(in crate::uplink) fn is_released(&self, place: Place) -> bool {
+    pub(in crate::uplink) fn is_released(&self, place: EntryId) -> bool {
         let entry = self
             .in_flight
             .index_of(place)
@@ -118,7 +118,7 @@ impl Session {
     }
 
     /// A person removes a message. True if the remote may have it: then it is ended there first, and settled with that.
-    pub(in crate::uplink) fn purge(&mut self, place: Place) -> bool {
+    pub(in crate::uplink) fn purge(&mut self, place: EntryId) -> bool {
         let Some(index) = self.in_flight.index_of(place) else {
             return false;
         };

@@ -2,7 +2,7 @@
 
 use super::{InFlight, Session, Stage, Step, Verdict};
 use crate::mqtt::{PacketId, ReasonCode};
-use crate::outbox::Place;
+use crate::outbox::EntryId;
 
 /// Refusals "for now" without a promise that it will be better, after which a message is given up.
 const MAX_REFUSALS: u8 = 5;
@@ -134,7 +134,7 @@ impl Session {
     /// A message that was not taken keeps its place and is the next to be written, under a new identifier: what stood behind it and
     /// was not taken either follows it again, in order.
     /// Returns its place.
-    pub(super) fn take_back(&mut self, index: usize) -> Option<Place> {
+    pub(super) fn take_back(&mut self, index: usize) -> Option<EntryId> {
         let place = self.in_flight.get(index).map(InFlight::place);
         let is_noted = self.in_flight.get(index).is_some_and(InFlight::is_noted);
         self.in_flight.take_back(index);

@@ -3,12 +3,12 @@
 use super::{Forgotten, InFlight, LAST_PACKET_ID, RECEIVED_IN, Session, Stage};
 use crate::message::SessionLost;
 use crate::mqtt::QoS;
-use crate::outbox::Place;
+use crate::outbox::EntryId;
 use crate::uplink::Receive;
 use crate::uplink::memory::{Held, HeldStage};
 
 impl Session {
-    pub(super) fn recover(&mut self, place: Place, held: Held) {
+    pub(super) fn recover(&mut self, place: EntryId, held: Held) {
         self.used_ids.insert(held.packet_id);
         self.last_packet_id = held.packet_id.get();
         if held.stage == HeldStage::Released {
@@ -146,7 +146,7 @@ impl Session {
             self.change(RECEIVED_IN);
         }
         self.subscribed.clear();
-        let places: Vec<Place> = self.recovered.keys().copied().collect();
+        let places: Vec<EntryId> = self.recovered.keys().copied().collect();
         for (_, stage) in self.recovered.values_mut() {
             *stage = HeldStage::Lost;
         }

@@ -33,8 +33,8 @@ fn waiting(seq: u64, qos: QoS) -> Waiting {
     }
 }
 
-fn place(seq: u64) -> Place {
-    Place { queue: 1, seq }
+fn place(seq: u64) -> EntryId {
+    EntryId { queue: 1, seq }
 }
 
 fn id(id: u16) -> PacketId {

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::mqtt::{PacketId, QoS};
-use crate::outbox::{Outgoing, Place};
+use crate::outbox::{EntryId, Outgoing};
 
 /// How far a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) enum Stage {
 /// A message in flight. What the totals depend on is changed by [`Window`] alone.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    place: Place,
+    place: EntryId,
     /// `None` if it cannot be sent again. Once the remote has it, it is kept for [`Window::send_again`] only.
     message: Option<Outgoing>,
     packet_id: Option<PacketId>,
@@ -48,14 +48,14 @@ pub(super) struct InFlight {
 
 impl InFlight {
     /// A message that has no packet identifier.
-    pub(super) fn new(place: Place, message: Outgoing) -> Self {
+    pub(super) fn new(place: EntryId, message: Outgoing) -> Self {
         let is_exact = message.qos == QoS::ExactlyOnce;
         Self::with(place, Some(message), None, is_exact, Stage::Unsent)
     }
 
     /// A QoS 2 message of an earlier run; without `message` the remote has it.
     pub(super) fn known(
-        place: Place,
+        place: EntryId,
         message: Option<Outgoing>,
         packet_id: PacketId,
         stage: Stage,
@@ -64,7 +64,7 @@ impl InFlight {
     }
 
     fn with(
-        place: Place,
+        place: EntryId,
         message: Option<Outgoing>,
         packet_id: Option<PacketId>,
         is_exact: bool,
@@ -86,7 +86,7 @@ impl InFlight {
         }
     }
 
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> EntryId {
         self.place
     }
 
@@ -130,7 +130,7 @@ impl InFlight {
 pub(super) struct Window {
     entries: VecDeque<InFlight>,
     next_ordinal: u64,
-    by_place: HashMap<Place, u64>,
+    by_place: HashMap<EntryId, u64>,
     by_id: HashMap<PacketId, u64>,
     written: usize,
     bytes: usize,
@@ -182,7 +182,7 @@ impl Window {
     }
 
     /// Where the message of a place is.
-    pub(super) fn index_of(&self, place: Place) -> Option<usize> {
+    pub(super) fn index_of(&self, place: EntryId) -> Option<usize> {
         self.by_place
             .get(&place)
             .and_then(|ordinal| self.index(*ordinal))

@@ -8,20 +8,20 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::Uplink;
-use crate::outbox::{Outgoing, Place, Reason, Stored};
+use crate::outbox::{EntryId, Outgoing, Reason, Stored};
 
-type Burial = Pin<Box<dyn Future<Output = Place> + Send>>;
+type Burial = Pin<Box<dyn Future<Output = EntryId> + Send>>;
 
 /// Messages that become dead letters.
 #[derive(Default)]
 pub(in crate::uplink) struct Burials {
     under_way: FuturesUnordered<Burial>,
-    places: HashSet<Place>,
+    places: HashSet<EntryId>,
 }
 
 impl Burials {
     /// The next message that is safe as a dead letter, or given up; waits for ever if there is none.
-    pub(in crate::uplink) async fn next(&mut self) -> Place {
+    pub(in crate::uplink) async fn next(&mut self) -> EntryId {
         match self.under_way.next().await {
             Some(place) => {
                 self.places.remove(&place);
@@ -36,14 +36,14 @@ impl Burials {
     }
 
     /// True if a message is on its way to become a dead letter.
-    pub(in crate::uplink) fn holds(&self, place: Place) -> bool {
+    pub(in crate::uplink) fn holds(&self, place: EntryId) -> bool {
         self.places.contains(&place)
     }
 }
 
 impl Uplink {
     /// The remote will never take a message: it becomes a dead letter, and is settled when that is safe.
-    pub(in crate::uplink) fn bury(&mut self, place: Place, message: Outgoing, reason: String) {
+    pub(in crate::uplink) fn bury(&mut self, place: EntryId, message: Outgoing, reason: String) {
         self.status
             .refused(place.seq, &reason, message.topic.as_str());
         let outbox = self.outbox.clone();

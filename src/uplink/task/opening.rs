@@ -52,7 +52,7 @@ impl Uplink {
         let mut last = None;
         self.unheard.clear();
         while !left.is_empty() {
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             let opened = tokio::select! {
                 opened = self.try_remotes(&left) => opened,
                 () = stop.wait() => return None,
@@ -99,7 +99,7 @@ impl Uplink {
             return;
         }
         if let Some(saving) = self.saving.take()
-            && self.pulse.through(saving).await.is_ok()
+            && self.heartbeat.through(saving).await.is_ok()
         {
             self.session.saved();
         }
@@ -116,7 +116,7 @@ impl Uplink {
         };
         let tried: Vec<usize> = remotes.iter().take(most).copied().collect();
         if let Some(cleaned) = self.cleaned {
-            self.pulse
+            self.heartbeat
                 .through(sleep_until(cleaned.not_before.into()))
                 .await;
         }
@@ -206,7 +206,7 @@ impl Uplink {
         if self.session.is_strange_to(name) {
             let index = reached.leg.remote;
             self.end_session(remote, reached, until).await?;
-            self.pulse
+            self.heartbeat
                 .through(sleep_until((now() + BETWEEN.0).into()))
                 .await;
             // A token may be good for one connection only.

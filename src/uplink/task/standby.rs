@@ -3,7 +3,7 @@
 use tokio::time::{sleep, sleep_until};
 
 use super::{STATUS_EVERY, Uplink};
-use crate::outbox::{LANES, Place, Waiting};
+use crate::outbox::{EntryId, LANES, Waiting};
 use crate::tasks::Stop;
 use crate::time::now;
 
@@ -19,7 +19,7 @@ impl Uplink {
                 // What was kept in case goes over the other link.
                 self.discard_waiting().await;
             }
-            self.pulse.beat(now());
+            self.heartbeat.beat(now());
             let needed_at = self.primary_down_since + use_when.down_for;
             if !is_up && now() >= needed_at {
                 return true;
@@ -50,10 +50,10 @@ impl Uplink {
             let mut after = 0;
             while let Ok(Some((last, waiting))) = self.outbox.read(lane, after, 256).await {
                 after = last;
-                self.pulse.beat(now());
+                self.heartbeat.beat(now());
                 let is_idle =
-                    |place: &Place| !self.session.holds(*place) && !self.burials.holds(*place);
-                let places: Vec<Place> =
+                    |place: &EntryId| !self.session.holds(*place) && !self.burials.holds(*place);
+                let places: Vec<EntryId> =
                     waiting.iter().map(Waiting::place).filter(is_idle).collect();
                 self.outbox.settle(&places);
             }

@@ -16,7 +16,7 @@ use super::note::Note;
 
 /// Why a folder cannot be looked into.
 #[derive(Debug, thiserror::Error)]
-pub enum SurveyError {
+pub enum InspectError {
     /// A person's mistake, or the disk.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -27,7 +27,7 @@ pub enum SurveyError {
 
 /// A queue as it stands on disk.
 #[derive(Debug)]
-pub struct Survey {
+pub struct Inspection {
     folder: PathBuf,
     partitions: VecDeque<Sealed>,
     /// What is settled, as of the last commit.
@@ -36,11 +36,11 @@ pub struct Survey {
     pub is_in_use: bool,
 }
 
-impl Survey {
+impl Inspection {
     /// Looks into the queue in `folder`.
-    pub fn of(folder: &Path) -> Result<Self, SurveyError> {
+    pub fn of(folder: &Path) -> Result<Self, InspectError> {
         if !folder.join("LOCK").exists() {
-            return Err(SurveyError::Absent(folder.to_owned()));
+            return Err(InspectError::Absent(folder.to_owned()));
         }
         // Held no longer than it takes to know: a gateway that starts meanwhile must not find it taken.
         let lock = File::options()
@@ -90,7 +90,7 @@ impl Survey {
     }
 
     /// What waits in the partition with this index, in order.
-    pub fn read(&self, index: usize) -> Result<Vec<Entry>, SurveyError> {
+    pub fn read(&self, index: usize) -> Result<Vec<Entry>, InspectError> {
         let Some(partition) = self.partitions.get(index) else {
             return Ok(Vec::new());
         };

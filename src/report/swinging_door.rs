@@ -9,7 +9,7 @@
 
 /// The doors of one point: slopes from the last shown value to the values that came since, a bound above and below.
 #[derive(Debug, Clone)]
-pub struct Door<T>(Option<Box<Open<T>>>);
+pub struct SwingingDoor<T>(Option<Box<Open<T>>>);
 
 #[derive(Debug, Clone)]
 struct Open<T> {
@@ -21,13 +21,13 @@ struct Open<T> {
     waits: Option<(T, f64, f64)>,
 }
 
-impl<T> Default for Door<T> {
+impl<T> Default for SwingingDoor<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<T> Door<T> {
+impl<T> SwingingDoor<T> {
     /// Takes a value with its time in seconds; gives out what is to be shown before it: the one that waited, if the new one leaves the doors. The first
     /// value is given out itself.
     pub fn take(&mut self, item: T, value: f64, at: f64, bound: f64) -> Option<T> {
@@ -94,7 +94,7 @@ mod tests {
 
     /// The indices that are shown of values one second apart.
     fn shown(values: &[f64], bound: f64) -> Vec<usize> {
-        let mut door = Door::default();
+        let mut door = SwingingDoor::default();
         let mut shown: Vec<usize> = Vec::new();
         for (index, value) in values.iter().enumerate() {
             shown.extend(door.take(index, *value, index as f64, bound));

@@ -111,7 +111,7 @@ enum Outward {
 
 /// The rules of one uplink and its outbox; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Intake {
+pub struct OutboxSink {
     outbox: Outbox,
     /// The series of all outboxes of this gateway.
     own: Arc<[String]>,
@@ -177,7 +177,7 @@ impl Rates {
     }
 }
 
-impl Intake {
+impl OutboxSink {
     /// For the uplink with index `uplink`. That of a backup takes messages only while `primary`, the state of the other, is false.
     pub fn new(
         outbox: Outbox,

@@ -19,7 +19,7 @@ pub enum Deadband {
 
 /// What a point's owner finds worth a message.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Rule {
+pub struct ReportRule {
     /// Largest change that is not worth a message; `None`: every reading is.
     pub deadband: Option<Deadband>,
     /// Longest silence.
@@ -32,7 +32,7 @@ pub struct LastReport(Option<(Option<Value>, Quality, Instant)>);
 
 impl LastReport {
     /// True if the last report is older than the heartbeat.
-    pub fn is_overdue(&self, rule: Rule, now: Instant) -> bool {
+    pub fn is_overdue(&self, rule: ReportRule, now: Instant) -> bool {
         let Some((_, _, at)) = &self.0 else {
             return false;
         };
@@ -53,7 +53,7 @@ impl LastReport {
     }
 
     /// True if `reading` is to be reported; it is then the last report.
-    pub fn is_exception(&mut self, rule: Rule, reading: &Reading, now: Instant) -> bool {
+    pub fn is_exception(&mut self, rule: ReportRule, reading: &Reading, now: Instant) -> bool {
         let worth = match &self.0 {
             None => true,
             Some((value, quality, _)) => {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     /// Readings one second apart.
-    fn check(rule: Rule, readings: &[(Reading, bool)]) {
+    fn check(rule: ReportRule, readings: &[(Reading, bool)]) {
         let start = crate::time::now();
         let mut last = LastReport::default();
         for (second, (reading, expected)) in (0..).zip(readings) {
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn without_a_deadband_every_good_reading_is_reported() {
         check(
-            Rule::default(),
+            ReportRule::default(),
             &[
                 (good(1.0), true),
                 (good(1.0), true),
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn inside_the_deadband_there_is_silence_until_the_heartbeat() {
-        let rule = Rule {
+        let rule = ReportRule {
             deadband: Some(Deadband::Absolute(0.5)),
             at_least_every: Some(Duration::from_secs(4)),
         };
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_slow_drift_is_measured_from_the_last_report() {
-        let rule = Rule {
+        let rule = ReportRule {
             deadband: Some(Deadband::Absolute(1.0)),
             at_least_every: None,
         };
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_deadband_in_percent_grows_with_the_value() {
-        let rule = Rule {
+        let rule = ReportRule {
             deadband: Some(Deadband::Percent(10.0)),
             at_least_every: None,
         };
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn deadband_zero_reports_changes_only() {
-        let rule = Rule {
+        let rule = ReportRule {
             deadband: Some(Deadband::Absolute(0.0)),
             at_least_every: None,
         };

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * A loop beats where it makes progress, never from a timer of its own: one that hangs is silent.
-//! * Who waits for another loop ([`Pulse::through`]) is not late: that one has a pulse too.
+//! * Who waits for another loop ([`Heartbeat::through`]) is not late: that one has a heartbeat too.
 //! * Who has ended is not late: that is noticed by [`crate::tasks`].
 
 use std::future::Future;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 
 /// A loop that has nothing to do comes round this often all the same.
-pub const COME_ROUND: Duration = Duration::from_secs(5);
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Inner {
@@ -31,21 +31,21 @@ impl Inner {
     }
 }
 
-/// The pulse of one loop; cheap to clone. It stops being looked at when the last clone is gone.
+/// The heartbeat of one loop; cheap to clone. It stops being looked at when the last clone is gone.
 #[derive(Debug, Clone)]
-pub struct Pulse(Arc<Inner>);
+pub struct Heartbeat(Arc<Inner>);
 
 /// A loop that does not come round.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Late {
+pub struct Unresponsive {
     /// Which one.
     pub name: String,
     /// Since its last beat.
     pub silent_for: Duration,
 }
 
-impl Pulse {
-    /// Of a loop that comes round at least every `patience`, which must be longer than [`COME_ROUND`] and than whatever it does at
+impl Heartbeat {
+    /// Of a loop that comes round at least every `patience`, which must be longer than [`BEAT_INTERVAL`] and than whatever it does at
     /// a time.
     pub fn new(name: impl Into<String>, patience: Duration, now: Instant) -> Self {
         Self(Arc::new(Inner {
@@ -63,14 +63,14 @@ impl Pulse {
             .store(self.0.ms_since_birth(now), Ordering::Relaxed);
     }
 
-    /// Waits for somebody else, who has a pulse of their own; inside a runtime.
+    /// Waits for somebody else, who has a heartbeat of their own; inside a runtime.
     pub async fn through<T>(&self, wait: impl Future<Output = T>) -> T {
         let mut wait = pin!(wait);
         // Mostly there is nothing to wait for, and a timer has its price.
         if let Some(done) = wait.as_mut().now_or_never() {
             return done;
         }
-        let mut beats = tokio::time::interval(COME_ROUND);
+        let mut beats = tokio::time::interval(BEAT_INTERVAL);
         loop {
             tokio::select! {
                 biased;
@@ -81,28 +81,28 @@ impl Pulse {
     }
 }
 
-/// The pulses that are looked at.
+/// The heartbeats that are looked at.
 #[derive(Debug, Default)]
-pub struct Pulses(Vec<Weak<Inner>>);
+pub struct Heartbeats(Vec<Weak<Inner>>);
 
-impl Pulses {
+impl Heartbeats {
     /// Looks at this one from here on.
-    pub fn watch(&mut self, pulse: &Pulse) {
-        self.0.push(Arc::downgrade(&pulse.0));
+    pub fn watch(&mut self, heartbeat: &Heartbeat) {
+        self.0.push(Arc::downgrade(&heartbeat.0));
     }
 
     /// Those that have been silent for longer than their patience.
-    pub fn late(&self, now: Instant) -> Vec<Late> {
+    pub fn late(&self, now: Instant) -> Vec<Unresponsive> {
         let alive = self.0.iter().filter_map(Weak::upgrade);
-        let silent = alive.map(|pulse| {
-            let ms = pulse
+        let silent = alive.map(|heartbeat| {
+            let ms = heartbeat
                 .ms_since_birth(now)
-                .saturating_sub(pulse.beat_ms.load(Ordering::Relaxed));
-            (Duration::from_millis(ms), pulse)
+                .saturating_sub(heartbeat.beat_ms.load(Ordering::Relaxed));
+            (Duration::from_millis(ms), heartbeat)
         });
-        let late = silent.filter(|(silent_for, pulse)| *silent_for > pulse.patience);
-        late.map(|(silent_for, pulse)| Late {
-            name: pulse.name.clone(),
+        let late = silent.filter(|(silent_for, heartbeat)| *silent_for > heartbeat.patience);
+        late.map(|(silent_for, heartbeat)| Unresponsive {
+            name: heartbeat.name.clone(),
             silent_for,
         })
         .collect()
@@ -121,34 +121,36 @@ mod tests {
     #[test]
     fn who_does_not_come_round_is_late_until_it_does_or_is_gone() {
         let (start, second) = (start(), Duration::from_secs(1));
-        let mut pulses = Pulses::default();
+        let mut heartbeats = Heartbeats::default();
         let (quick, slow) = (
-            Pulse::new("quick", second, start),
-            Pulse::new("slow", 10 * second, start),
+            Heartbeat::new("quick", second, start),
+            Heartbeat::new("slow", 10 * second, start),
         );
-        pulses.watch(&quick);
-        pulses.watch(&slow);
-        assert_eq!(pulses.late(start + second), []);
-        let late = Late {
+        heartbeats.watch(&quick);
+        heartbeats.watch(&slow);
+        assert_eq!(heartbeats.late(start + second), []);
+        let late = Unresponsive {
             name: "quick".to_owned(),
             silent_for: 2 * second,
         };
-        assert_eq!(pulses.late(start + 2 * second), [late]);
+        assert_eq!(heartbeats.late(start + 2 * second), [late]);
         quick.beat(start + 2 * second);
-        assert_eq!(pulses.late(start + 3 * second), []);
-        assert_eq!(pulses.late(start + 11 * second).len(), 2);
+        assert_eq!(heartbeats.late(start + 3 * second), []);
+        assert_eq!(heartbeats.late(start + 11 * second).len(), 2);
         drop((quick, slow));
-        assert_eq!(pulses.late(start + 11 * second), []);
+        assert_eq!(heartbeats.late(start + 11 * second), []);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_others_is_not_late() {
         let start = tokio::time::Instant::now().into_std();
-        let mut pulses = Pulses::default();
-        let pulse = Pulse::new("patient", 2 * COME_ROUND, start);
-        pulses.watch(&pulse);
-        pulse.through(tokio::time::sleep(10 * COME_ROUND)).await;
-        assert_eq!(pulses.late(start + 11 * COME_ROUND), []);
-        assert_eq!(pulses.late(start + 13 * COME_ROUND).len(), 1);
+        let mut heartbeats = Heartbeats::default();
+        let heartbeat = Heartbeat::new("patient", 2 * BEAT_INTERVAL, start);
+        heartbeats.watch(&heartbeat);
+        heartbeat
+            .through(tokio::time::sleep(10 * BEAT_INTERVAL))
+            .await;
+        assert_eq!(heartbeats.late(start + 11 * BEAT_INTERVAL), []);
+        assert_eq!(heartbeats.late(start + 13 * BEAT_INTERVAL).len(), 1);
     }
 }
