@@ -14,7 +14,7 @@ use super::access::{Hash, Workspace};
 use super::admission::Admission;
 use super::client_log::ClientLog;
 use super::durable::Durable;
-use super::engine::{ConnectionId, Engine, Input, Output, Ticket};
+use super::engine::{ConnectionId, Engine, Input, Output, TapAnswer, Ticket};
 use super::inbox::{Event, Inbox, Wire};
 use super::login_queue::{Claim, LoginQueue};
 use crate::heartbeat::{BEAT_INTERVAL, Heartbeat};
@@ -218,7 +218,7 @@ impl Driver {
                 Input::Closed(id)
             }
             Event::Written(id, bytes) => Input::Written(id, bytes),
-            Event::Stored(ticket, accepted) => Input::Stored { ticket, accepted },
+            Event::Stored(ticket, answer) => Input::Stored { ticket, answer },
             Event::Verified(id, is_right) => {
                 let claim = self.logins.current.take();
                 self.verify_next();
@@ -368,7 +368,7 @@ impl Driver {
             (false, Some(ticket)) => self.engine.handle(
                 Input::Stored {
                     ticket,
-                    accepted: false,
+                    answer: TapAnswer::Full,
                 },
                 at,
             ),

@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
-use super::engine::{Change, ConnectionId, OutputBuffer, Peer, Position, Ticket};
+use super::engine::{Change, ConnectionId, OutputBuffer, Peer, Position, TapAnswer, Ticket};
 use crate::mqtt::{DecodeError, Packet};
 
 /// Events that may wait for the engine; beyond it connections stop reading.
@@ -24,7 +24,7 @@ pub(super) enum Event {
     Invalid(ConnectionId, DecodeError),
     Closed(ConnectionId),
     Written(ConnectionId, usize),
-    Stored(Ticket, bool),
+    Stored(Ticket, TapAnswer),
     Verified(ConnectionId, bool),
     Durable(Position),
     /// The disk takes records again after a long time.

@@ -36,6 +36,7 @@ use admission::Admission;
 use client_log::ClientLog;
 use driver::TapQueue;
 pub use driver::{Driver, Forward, Way};
+pub use engine::TapAnswer;
 use engine::{Change, Engine, Ticket};
 use inbox::{Event, Inbox};
 
@@ -53,9 +54,9 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Tells that a forwarded message is stored, or could not be.
-    pub fn stored(&self, ticket: Ticket, accepted: bool) {
-        self.inbox.push(Event::Stored(ticket, accepted));
+    /// Says that a forwarded message is stored, or why it could not be.
+    pub fn stored(&self, ticket: Ticket, answer: TapAnswer) {
+        self.inbox.push(Event::Stored(ticket, answer));
     }
 
     /// Ends the session of a client identifier, and its connection. False if there is none; an error if the broker is stopping.

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
 use super::paced::Paced;
-use crate::broker::{Broker, Forward};
+use crate::broker::{Broker, Forward, TapAnswer};
 use crate::log::{LogLimiter, chosen};
 use crate::message::{Message, Origin};
 use crate::metrics::Counter;
@@ -89,35 +89,35 @@ async fn forward_until_closed(
                 let offered = sink.offer(&message).await;
                 refusals.note(&message, &offered)?;
                 if let Some(ticket) = ticket {
-                    receipts.push_back(async move { (ticket, is_safe(offered).await) });
+                    receipts.push_back(async move { (ticket, answer(offered).await) });
                 } else if matches!(offered, Ok(Some(receipt)) if receipt.is_refused()) {
                     // Nobody waits for an answer that would say so.
                     refusals.dropped.count();
                 }
             }
-            Some((ticket, accepted)) = receipts.next(), if !receipts.is_empty() => broker.stored(ticket, accepted),
+            Some((ticket, answer)) = receipts.next(), if !receipts.is_empty() => broker.stored(ticket, answer),
         }
     }
-    while let Some((ticket, accepted)) = receipts.next().await {
-        broker.stored(ticket, accepted);
+    while let Some((ticket, answer)) = receipts.next().await {
+        broker.stored(ticket, answer);
     }
     Ok(())
 }
 
-/// True if the sender of a message is told that it is safe.
-async fn is_safe(offered: Offered) -> bool {
+/// The answer to the sender of a message, when it is known.
+async fn answer(offered: Offered) -> TapAnswer {
     match offered {
-        // What the policy drops was taken all the same.
-        Ok(Some(receipt)) => receipt
-            .stored()
-            .await
-            .is_ok_and(|stored| stored != Stored::Refused),
+        Ok(Some(receipt)) => match receipt.stored().await {
+            Ok(Stored::Refused) | Err(_) => TapAnswer::Full,
+            // What the policy drops was taken all the same.
+            Ok(_) => TapAnswer::Stored,
+        },
         // No rule wanted it after all: there is nothing to wait for.
-        Ok(None) => true,
+        Ok(None) => TapAnswer::Stored,
         // Sent again, it would go in a circle again; the log says so.
-        Err(OfferError::ComesBack | OfferError::TooManyGateways) => true,
-        // Whoever sent it is told, as far as its protocol can say so.
-        Err(OfferError::Topic(_) | OfferError::Closed) => false,
+        Err(OfferError::ComesBack | OfferError::TooManyGateways) => TapAnswer::Stored,
+        Err(OfferError::Topic(_)) => TapAnswer::BadTopic,
+        Err(OfferError::Closed) => TapAnswer::Full,
     }
 }
 

@@ -12,7 +12,7 @@ use super::calls::INQUIRY_QUEUE;
 use super::dispatch::Dispatch;
 use super::health::Health;
 use super::{GatewayError, ORDER_QUEUE};
-use crate::broker::{Broker, Forward};
+use crate::broker::{Broker, Forward, TapAnswer};
 use crate::config;
 use crate::field::ask::Inquiry;
 use crate::field::counts::LineCounts;
@@ -405,9 +405,12 @@ fn start_sets(
             message, ticket, ..
         }) = sets.recv().await
         {
-            let accepted = queue.send(message).await.is_ok();
+            let answer = match queue.send(message).await {
+                Ok(()) => TapAnswer::Stored,
+                Err(_) => TapAnswer::Full,
+            };
             if let Some(ticket) = ticket {
-                broker.stored(ticket, accepted);
+                broker.stored(ticket, answer);
             }
         }
         Ok(())

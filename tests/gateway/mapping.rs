@@ -220,6 +220,32 @@ uplinks:
     );
 }
 
+#[test]
+fn a_client_is_told_that_its_topic_is_too_deep_at_the_remote() {
+    let site = site(
+        free_port(),
+        "    send: [ { filter: '#', prefix: oil/co/ } ]",
+    );
+    let deep = ["x"; 200].join("/");
+    for qos in ["1", "2"] {
+        let (_, output, error) = run(Command::new("mosquitto_pub").args([
+            "-d",
+            "-V",
+            "5",
+            "-q",
+            qos,
+            "-p",
+            &site.port.to_string(),
+            "-t",
+            &deep,
+            "-m",
+            "1",
+        ]));
+        assert!(error.contains("Topic Name invalid"), "{output}{error}");
+    }
+    publish(site.port, &["-t", "x", "-m", "1"]);
+}
+
 /// The next message of the gateway, which is acknowledged: its topic and payload.
 fn next(wire: &mut Wire) -> (String, String) {
     let publish = wire.publish();

@@ -13,7 +13,7 @@
 //! crash                                 kill -9, and a start from what was durable (on the engine only)
 //! checkpoint                            the state is written anew and everything older forgotten (on the engine only)
 //! a paused / a reading                  the broker reads nothing more of a, or reads on (seen on the engine only)
-//! stored / refused                      the tap has stored (refused) its oldest message
+//! stored / refused / bad-topic          the tap has stored its oldest message, has no room for it, or can never take its topic
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -34,7 +34,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wellhead::broker::admission::{Admission, AdmissionLimits};
 use wellhead::broker::engine::{Input, Peer};
 use wellhead::broker::net::{BoundListener, ClientCertificates, Tls, TlsSettings, Where};
-use wellhead::broker::{self, Forward};
+use wellhead::broker::{self, Forward, TapAnswer};
 use wellhead::mqtt::{
     Ack, ConnAck, Connect, Decoder, Disconnect, Packet, PacketId, Progress, Properties, Publish,
     QoS, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, TopicFilter, TopicName,
@@ -451,6 +451,15 @@ struct Bench {
     ids: BTreeMap<String, u64>,
 }
 
+/// The answer of a tap by its word in a script.
+fn tap_answer(word: &str) -> TapAnswer {
+    match word {
+        "stored" => TapAnswer::Stored,
+        "refused" => TapAnswer::Full,
+        _ => TapAnswer::BadTopic,
+    }
+}
+
 impl Bench {
     fn play(&mut self, step: &Step<'_>) {
         match step.words.as_slice() {
@@ -472,7 +481,7 @@ impl Bench {
                 self.ids.clear();
             }
             ["checkpoint"] => self.stage.checkpoint(),
-            [answer @ ("stored" | "refused")] => {
+            [answer @ ("stored" | "refused" | "bad-topic")] => {
                 let ticket = self
                     .stage
                     .forwarded
@@ -480,10 +489,8 @@ impl Bench {
                     .and_then(|(_, ticket)| ticket);
                 let ticket =
                     ticket.unwrap_or_else(|| panic!("{}: nothing was forwarded", step.place));
-                self.stage.input(Input::Stored {
-                    ticket,
-                    accepted: *answer == "stored",
-                });
+                let answer = tap_answer(answer);
+                self.stage.input(Input::Stored { ticket, answer });
             }
             [client, ">", name, rest @ ..] => {
                 let packet = parse(name, &fields(rest));
@@ -668,14 +675,14 @@ async fn play_over(scheme: &'static str, pem: &Pem, folder: &Path, steps: &[Step
     let mut clients: HashMap<String, Client> = HashMap::new();
     for step in steps {
         match step.words.as_slice() {
-            [answer @ ("stored" | "refused")] => {
+            [answer @ ("stored" | "refused" | "bad-topic")] => {
                 let forward = tokio::time::timeout(PATIENCE, forwards.recv())
                     .await
                     .unwrap()
                     .unwrap();
                 parts
                     .broker
-                    .stored(forward.ticket.unwrap(), *answer == "stored");
+                    .stored(forward.ticket.unwrap(), tap_answer(answer));
             }
             [name, ">", kind, rest @ ..] => {
                 let packet = parse(kind, &fields(rest));

@@ -45,6 +45,7 @@ impl Engine {
                 after: answer.after,
                 bytes,
                 why: answer.why,
+                is_refused_by_tap: false,
             });
         }
     }
@@ -76,11 +77,12 @@ impl Engine {
     pub(super) fn send_ready_acks(&mut self, id: ConnectionId, now: Instant) {
         let durable = self.durable;
         while let Some(connection) = self.connections.get_mut(&id) {
-            let Some(reason) = connection.acks.next_ready() else {
+            let Some((reason, is_of_tap)) = connection.acks.next_ready() else {
                 break;
             };
-            // Before MQTT 5 an acknowledgement cannot say no. What the disk could not take is not acknowledged at all.
-            if reason == ReasonCode::QUOTA_EXCEEDED && connection.version != Version::V5 {
+            // Before MQTT 5 an acknowledgement cannot say no. What a tap could not take is not acknowledged at all.
+            let is_lost = is_of_tap || reason == ReasonCode::QUOTA_EXCEEDED;
+            if is_lost && connection.version != Version::V5 {
                 self.close(id, End::Lost, now);
                 return;
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{ConnectionId, Note, Notice, OutputBuffer, Peer, Position, Ticket};
+use super::{ConnectionId, Note, Notice, OutputBuffer, Peer, Position, TapAnswer, Ticket};
 use crate::broker::access::Hash;
 use crate::broker::admission::Address;
 use crate::message::Message;
@@ -32,8 +32,8 @@ pub enum Input {
     Stored {
         /// That of the [`Output::Forward`].
         ticket: Ticket,
-        /// False if it was refused.
-        accepted: bool,
+        /// That of the tap.
+        answer: TapAnswer,
     },
     /// The password of [`Output::Verify`] is right, or not.
     Verified(ConnectionId, bool),

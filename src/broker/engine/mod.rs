@@ -97,8 +97,8 @@ use retained::Retained;
 use session::Session;
 use subscriptions::Subscriptions;
 pub use sys::Traffic;
-use taps::{HeldFor, HeldMessage, TAP_BITS, tap_bit};
-pub use taps::{MOST_TAPS, Tap};
+use taps::{HeldFor, HeldMessage, Refusals, TAP_BITS, tap_bit};
+pub use taps::{MOST_TAPS, Tap, TapAnswer};
 use wills::LateWills;
 
 /// One socket.
@@ -270,7 +270,7 @@ impl Engine {
             Input::Written(connection, bytes) => self.written(connection, bytes, now),
             Input::Publish(message) => drop(self.accept(message, None, now)),
             Input::Inbound(receipt, message) => self.inbound(receipt, message, now),
-            Input::Stored { ticket, accepted } => self.stored(ticket, accepted, now),
+            Input::Stored { ticket, answer } => self.stored(ticket, answer, now),
             Input::Verified(connection, is_right) => self.verified(connection, is_right, now),
             Input::Busy(connection) => self.refuse_connect(
                 connection,

@@ -18,6 +18,8 @@ pub(super) struct HeldAck {
     pub(super) bytes: usize,
     /// For a person, if it is bad news.
     pub(super) why: &'static str,
+    /// A tap could not take the message.
+    pub(super) is_refused_by_tap: bool,
 }
 
 /// Whether an acknowledgement can be sent.
@@ -51,7 +53,13 @@ impl OwedAcks {
     }
 
     /// The tap that an acknowledgement waits for has its message, or refused it.
-    pub(super) fn ready(&mut self, ticket: Ticket, reason: ReasonCode, after: Position) {
+    pub(super) fn ready(
+        &mut self,
+        ticket: Ticket,
+        reason: ReasonCode,
+        why: &'static str,
+        after: Position,
+    ) {
         let place = self
             .waiting
             .remove(&ticket)
@@ -61,13 +69,15 @@ impl OwedAcks {
         };
         ack.state = AckState::Ready(reason);
         ack.after = ack.after.max(after);
-        ack.why = "an outbox is full";
+        ack.why = why;
+        ack.is_refused_by_tap = reason.is_error();
     }
 
-    /// The reason code of the oldest one, if it can be sent.
-    pub(super) fn next_ready(&self) -> Option<ReasonCode> {
-        match self.acks.front()?.state {
-            AckState::Ready(reason) => Some(reason),
+    /// The reason code of the oldest one, if it can be sent, and whether it comes from a tap.
+    pub(super) fn next_ready(&self) -> Option<(ReasonCode, bool)> {
+        let ack = self.acks.front()?;
+        match ack.state {
+            AckState::Ready(reason) => Some((reason, ack.is_refused_by_tap)),
             AckState::Waiting(_) => None,
         }
     }
@@ -121,10 +131,10 @@ mod tests {
                         let state = if ticket % 3 == 0 { AckState::Ready(ReasonCode::SUCCESS) } else { AckState::Waiting(number) };
                         model.push_back((number, (ticket % 3 != 0).then_some(number)));
                         let packet_id = PacketId::new(1).unwrap();
-                        owed.push(HeldAck { packet_id, is_qos_2: false, state, after: number, bytes: 0, why: "" });
+                        owed.push(HeldAck { packet_id, is_qos_2: false, state, after: number, bytes: 0, why: "", is_refused_by_tap: false });
                     }
                     1 => {
-                        owed.ready(ticket, ReasonCode::SUCCESS, 0);
+                        owed.ready(ticket, ReasonCode::SUCCESS, "", 0);
                         model.iter_mut().filter(|(_, waits)| *waits == Some(ticket)).for_each(|(_, waits)| *waits = None);
                     }
                     _ => {

@@ -11,8 +11,8 @@ use super::owed::AckState;
 use super::record::Record;
 use super::session::{Exchange, Incoming, Kept, Session};
 use super::{
-    ConnectionId, Engine, HeldFor, HeldMessage, Output, Position, SessionKey, TAP_BITS, Ticket,
-    tap_bit,
+    ConnectionId, Engine, HeldFor, HeldMessage, Output, Position, Refusals, SessionKey, TAP_BITS,
+    TapAnswer, Ticket, tap_bit,
 };
 use crate::message::{Class, Message, Origin};
 use crate::mqtt::{PacketId, Publish, QoS, ReasonCode, TopicName, Version};
@@ -570,7 +570,7 @@ impl Engine {
                 HeldMessage {
                     from,
                     waiting,
-                    refused: 0,
+                    refusals: Refusals::default(),
                 },
             );
             self.next_ticket
@@ -588,24 +588,24 @@ impl Engine {
     }
 
     /// A tap has stored a message, or refused it.
-    pub(super) fn stored(&mut self, ticket: Ticket, accepted: bool, now: Instant) {
+    pub(super) fn stored(&mut self, ticket: Ticket, answer: TapAnswer, now: Instant) {
         let (number, bit) = (ticket >> TAP_BITS, 1_u64 << (ticket & 63));
         let Some(held) = self.held.get_mut(&number) else {
             return;
         };
         held.waiting &= !bit;
-        held.refused |= if accepted { 0 } else { bit };
+        held.refusals.note(bit, answer);
         if held.waiting != 0 {
             return;
         }
-        let (from, refused) = (held.from, held.refused);
+        let (from, refusals) = (held.from, held.refusals);
         self.held.remove(&number);
         match from {
-            HeldFor::Inbound { receipt, .. } if refused != 0 => {
+            HeldFor::Inbound { receipt, .. } if refusals.taps() != 0 => {
                 self.outputs.push(Output::NotSafe(receipt));
             }
             HeldFor::Inbound { receipt, after } => self.promise(receipt, after),
-            HeldFor::Will { number } => self.will_stored(number, refused, now),
+            HeldFor::Will { number } => self.will_stored(number, refusals.full(), now),
             HeldFor::Session {
                 key,
                 number: session,
@@ -618,7 +618,7 @@ impl Engine {
                     .get(key)
                     .is_some_and(|known| known.number == session)
                 {
-                    self.released_by_taps(number, (key, packet_id, is_qos_2), refused, now);
+                    self.released_by_taps(number, (key, packet_id, is_qos_2), refusals, now);
                 }
             }
         }
@@ -628,7 +628,7 @@ impl Engine {
         &mut self,
         ticket: Ticket,
         (key, packet_id, is_qos_2): (SessionKey, PacketId, bool),
-        refused: u64,
+        refusals: Refusals,
         now: Instant,
     ) {
         let mut after = 0;
@@ -639,23 +639,18 @@ impl Engine {
             .and_then(|session| session.incoming.get(&packet_id))
             .copied();
         if let Some(incoming) = waits.filter(|incoming| incoming.state == Exchange::Held(ticket)) {
-            let state = if refused == 0 {
-                Exchange::Received
-            } else {
-                Exchange::Refused { taps: refused }
+            let state = match refusals.taps() {
+                0 => Exchange::Received,
+                taps => Exchange::Refused { taps },
             };
             after = self.receive(incoming.connection, key, packet_id, state);
         }
         let Some(id) = self.connection_of(key) else {
             return;
         };
-        let reason = if refused == 0 {
-            ReasonCode::SUCCESS
-        } else {
-            ReasonCode::QUOTA_EXCEEDED
-        };
+        let (reason, why) = refusals.reason();
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.acks.ready(ticket, reason, after);
+            connection.acks.ready(ticket, reason, why, after);
         }
         self.send_ready_acks(id, now);
         self.pace(id, now);

@@ -164,7 +164,7 @@ impl Engine {
         }
     }
 
-    /// The taps have a will, or these had no room for it: they are asked again.
+    /// The taps have a will, or can never take it, or these had no room for it: they are asked again.
     pub(super) fn will_stored(&mut self, number: u64, refused: u64, now: Instant) {
         if refused == 0 {
             self.late_wills.remove(number);

@@ -10,7 +10,7 @@ use crate::broker::access::Access;
 use crate::broker::admission::{Admission, AdmissionLimits};
 use crate::broker::engine::{Engine, Limits, Setup, Tap};
 use crate::broker::net::{BoundListener, Listen};
-use crate::broker::{self, Broker, Forward, Source, Way};
+use crate::broker::{self, Broker, Forward, Source, TapAnswer, Way};
 use crate::message::{Message, Origin};
 use crate::mqtt::TopicFilter;
 use crate::tasks::{Stop, Tasks};
@@ -84,7 +84,7 @@ async fn write_down(
             ledger.arrived(sequence, number.filter(|_| is_local));
         }
         if let Some(ticket) = ticket {
-            broker.stored(ticket, true);
+            broker.stored(ticket, TapAnswer::Stored);
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use wellhead::broker::access::Access;
-use wellhead::broker::engine::{Engine, Input, Limits, Output, Peer, Position, Restore, Setup, Tap};
+use wellhead::broker::engine::{Engine, Input, Limits, Output, Peer, Position, Restore, Setup, Tap, TapAnswer};
 use wellhead::message::Origin;
 use wellhead::mqtt::{Decoder, Progress, TopicFilter};
 
@@ -113,7 +113,12 @@ impl Stage {
             }
             2 => {
                 if let Some(ticket) = self.tickets.pop_front() {
-                    self.input(Input::Stored { ticket, accepted: length % 2 == 0 });
+                    let answer = match length % 3 {
+                        0 => TapAnswer::Stored,
+                        1 => TapAnswer::Full,
+                        _ => TapAnswer::BadTopic,
+                    };
+                    self.input(Input::Stored { ticket, answer });
                 }
             }
             3 => self.input(Input::Written(id, usize::from(length) * 10)),
