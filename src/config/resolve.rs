@@ -13,6 +13,7 @@ mod meaning;
 mod north;
 mod point;
 mod presence;
+mod rates;
 mod reach;
 mod routes;
 mod simulated;

@@ -18,9 +18,11 @@ use crate::outbox::Rule;
 use crate::payload::json;
 use crate::reading::{Quality, Reading, Timestamp};
 use crate::report::PointReport;
+use crate::units::Rate;
 use crate::uplink::{Protocol, bytes_of_presence};
 
 const DAY: f64 = 86_400.0;
+pub(super) const HOURS: f64 = 24.0;
 /// Days of a month, as bills have it.
 pub const MONTH: f64 = 30.0;
 /// IP, TCP and MQTT headers of one message that goes alone, with the segments that acknowledge it, in bytes; measured with QoS 1.
@@ -83,8 +85,18 @@ pub struct Traffic {
     pub least_together: f64,
 }
 
+/// What an uplink or one of its rules is to carry in a day, if every reading is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Demand {
+    pub(super) messages: f64,
+    /// Topics, payloads and properties.
+    pub(super) bytes: f64,
+}
+
 /// One message of a point.
 struct Message {
+    /// The number of its `send` rule; `None` for one of the gateway itself.
+    rule: Option<usize>,
     /// How often it is sent in a day: if nothing changes, and if every reading is sent.
     least: f64,
     most: f64,
@@ -162,8 +174,54 @@ fn alone(messages: &[Message], times: impl Fn(&Message) -> f64, tls: f64) -> f64
         .sum()
 }
 
-/// What the points of `lines` make `uplink` carry; a backup as if it were needed all the time.
-pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traffic {
+/// What the points of `lines` make `uplink` carry, or only one of its `send` rules, whatever their rates are.
+pub(super) fn demand(
+    lines: &[Line],
+    reports: &[PointReport],
+    uplink: &Uplink,
+    rule: Option<usize>,
+) -> Demand {
+    let mut demand = Demand::default();
+    let own = own(uplink).map(|(_, message)| message);
+    let is_meant = |message: &Message| rule.is_none() || message.rule == rule;
+    for message in of_points(lines, reports, uplink)
+        .into_iter()
+        .chain(own)
+        .filter(is_meant)
+    {
+        demand.messages += message.most;
+        demand.bytes += message.most * message.body;
+    }
+    demand
+}
+
+/// No more of these messages goes than their rate lets pass.
+fn limit<'a>(messages: impl Iterator<Item = &'a mut Message>, rate: Option<Rate>) {
+    let Some(rate) = rate else {
+        return;
+    };
+    let mut messages: Vec<&mut Message> = messages.collect();
+    let passing = |times: fn(&Message) -> f64, messages: &[&mut Message]| {
+        let part = |an_hour: Option<u64>, sent: f64| {
+            an_hour.map_or(1.0, |an_hour| (an_hour as f64 * HOURS / sent).min(1.0))
+        };
+        let sent = messages.iter().map(|message| times(message)).sum();
+        let bytes = messages
+            .iter()
+            .map(|message| times(message) * message.body)
+            .sum();
+        part(rate.messages, sent).min(part(rate.bytes, bytes))
+    };
+    let least = passing(|message| message.least, &messages);
+    let most = passing(|message| message.most, &messages);
+    for message in &mut messages {
+        message.least *= least;
+        message.most *= most;
+    }
+}
+
+/// Messages of the points of `lines` that go through `uplink`.
+fn of_points(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Vec<Message> {
     let mut messages = Vec::new();
     let devices = lines.iter().flat_map(|line| &line.devices);
     let points = devices.flat_map(|device| {
@@ -183,16 +241,13 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
             continue;
         };
         for topic in report.topics() {
-            if let Some(rule) = uplink
-                .routes
-                .send
-                .iter()
-                .find(|rule| rule.wants(topic, report.class))
-            {
+            let mut rules = uplink.routes.send.iter().enumerate();
+            if let Some((number, rule)) = rules.find(|(_, rule)| rule.wants(topic, report.class)) {
                 let payload = empty_payload() + f64::from(characters(point));
                 let (least, most) = a_day(every, report);
                 let qos = rule.qos.unwrap_or(report.qos).min(rule.most);
                 messages.push(Message {
+                    rule: Some(number),
                     least,
                     most,
                     body: body(uplink, rule, topic) + payload,
@@ -201,9 +256,22 @@ pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traf
             }
         }
     }
+    messages
+}
+
+/// What the points of `lines` make `uplink` carry, as far as its rates let it pass; a backup as if it were needed all the time.
+pub fn traffic(lines: &[Line], reports: &[PointReport], uplink: &Uplink) -> Traffic {
+    let mut messages = of_points(lines, reports, uplink);
     let (status, health): (Vec<_>, Vec<_>) =
         own(uplink).partition(|(topic, _)| topic.is_reserved());
     messages.extend(status.into_iter().map(|(_, message)| message));
+    for (number, rule) in uplink.routes.send.iter().enumerate() {
+        let of_rule = messages
+            .iter_mut()
+            .filter(|message| message.rule == Some(number));
+        limit(of_rule, rule.rate);
+    }
+    limit(messages.iter_mut(), uplink.routes.rate);
     let health: Vec<Message> = health.into_iter().map(|(_, message)| message).collect();
     let tls = if is_tls(uplink) { TLS } else { 0.0 };
     let pings = DAY / uplink.settings.keep_alive.as_secs_f64().max(1.0) * (PING + tls);
@@ -239,6 +307,7 @@ fn own(uplink: &Uplink) -> impl Iterator<Item = (&TopicName, Message)> {
         Some((
             &own.topic,
             Message {
+                rule: None,
                 least: own.a_day,
                 most: own.a_day,
                 body,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::field::Context;
+use super::rates::rates;
 use super::{Check, at, cloud, health};
 use crate::config::traffic::{MONTH, load, size, traffic};
 use crate::config::{Uplink, file};
@@ -395,6 +396,7 @@ pub(super) fn uplinks(
         idle_rules(check, index, uplink, reports);
         echoes(check, index, uplink, uplinks);
         copies(check, index, uplink);
+        rates(check, index, uplink, lines, reports.0);
         returning_commands(check, index, uplink, (uplinks, &writable));
         cloud::topics(
             check,
