@@ -84,6 +84,8 @@ reasons! {
     TOPIC_ALIAS_INVALID = 0x94, "topic alias invalid";
     /// 0x95 packet too large.
     PACKET_TOO_LARGE = 0x95, "packet too large";
+    /// 0x96 messages come too fast.
+    MESSAGE_RATE_TOO_HIGH = 0x96, "message rate too high";
     /// 0x97 an administrative limit was reached.
     QUOTA_EXCEEDED = 0x97, "quota exceeded";
     /// 0x98 ended by an operator, such as by a change of the users.

@@ -4,6 +4,7 @@
 
 mod blame;
 mod ending;
+mod excess;
 mod question;
 mod receive;
 mod state;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
-use super::lanes::{Choice, Ready};
+use super::lanes::{Choice, Closed, Ready};
 use super::link::{Accepted, Command, Link, LinkError, time_to_pass};
 use super::session::{Send, Step};
 use super::suspicion::Trial;
@@ -55,6 +56,8 @@ pub(super) enum Done {
     Renewed,
     /// It has no will, or none that is retained, and the next one is to have it.
     TriesWill,
+    /// The next one repeats messages that the remote has left unanswered.
+    Repeats,
 }
 
 pub(super) struct Connection<'a> {
@@ -207,6 +210,7 @@ impl<'a> Connection<'a> {
                 }
                 _ = status.tick() => {
                     self.uplink.status.show();
+                    self.check_excess()?;
                     self.check_life()?;
                     self.check_question()?;
                     self.check_state()?;
@@ -232,6 +236,7 @@ impl<'a> Connection<'a> {
         let uplink = &mut *self.uplink;
         uplink.rivals.begin(uplink.current);
         uplink.pace.begin(self.link.round_trip());
+        uplink.rates.throttle.begin();
         let forgotten = uplink.session.connected(
             accepted.session_present,
             accepted.receive_maximum,
@@ -344,10 +349,16 @@ impl<'a> Connection<'a> {
         }
         // Something must be sent within the interval [MQTT-3.1.2-20], and something must come.
         if self.pinged.is_none() && at + STATUS_EVERY >= sent.min(heard) + keep_alive {
-            self.pinged = Some(at);
-            self.link.feed(Command::Ping)?;
+            self.ping()?;
         }
         Ok(())
+    }
+
+    /// Sends PINGREQ: the answer shows that the remote has read everything before it.
+    fn ping(&mut self) -> Result<(), LinkError> {
+        self.pinged = Some(now());
+        self.uplink.pace.asks(self.link.collected());
+        self.link.feed(Command::Ping).map(drop)
     }
 
     /// Collects from session and outbox what window and link have room for.
@@ -416,7 +427,9 @@ impl<'a> Connection<'a> {
     /// Moves one message from the outbox into the session; false if nothing waits.
     async fn take_one(&mut self) -> Result<bool, LinkError> {
         loop {
-            let first = self.uplink.session.continues();
+            let session = &self.uplink.session;
+            // While one more QoS 2 message is too many, those of an earlier run wait too.
+            let first = session.continues().filter(|_| session.takes_exact());
             if self
                 .take_from(first.map_or(Choice::Any, Choice::GoesOn))
                 .await?
@@ -439,7 +452,10 @@ impl<'a> Connection<'a> {
             uplink.newest.mark_unchanged();
             uplink.lanes.look_again();
         }
-        let closed = uplink.rates.closed(now());
+        let closed = Closed {
+            rules: uplink.rates.closed(now()),
+            is_exact: !uplink.session.takes_exact(),
+        };
         while let Some(wanted) = uplink.lanes.wants(choice, &closed) {
             let read = match uplink
                 .outbox

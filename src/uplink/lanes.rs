@@ -33,6 +33,22 @@ pub(super) enum Choice {
     GoesOn(usize),
 }
 
+/// What may not be sent now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Closed {
+    /// The rules whose rates are used up: their messages are passed over.
+    pub(super) rules: HashSet<u32>,
+    /// The remote takes no more QoS 2 messages: a lane waits with such a message, the other lanes go on.
+    pub(super) is_exact: bool,
+}
+
+impl Closed {
+    /// True if the next message of a lane has to wait.
+    fn holds(&self, next: Option<&Ready>) -> bool {
+        self.is_exact && next.is_some_and(|ready| ready.waiting.message.qos == QoS::ExactlyOnce)
+    }
+}
+
 /// A message that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ready {
@@ -105,11 +121,11 @@ pub(super) struct Lanes {
 
 impl Ahead {
     /// The next message that may go.
-    fn next(&mut self, closed: &HashSet<u32>) -> Option<Ready> {
+    fn next(&mut self, closed: &Closed) -> Option<Ready> {
         let ready = self
             .behind
             .iter_mut()
-            .find(|behind| !closed.contains(&behind.rule) && !behind.messages.is_empty());
+            .find(|behind| behind.is_ready(closed));
         if let Some(behind) = ready {
             let next = behind.messages.pop_front();
             behind.after = next
@@ -119,12 +135,17 @@ impl Ahead {
                 .retain(|behind| behind.has_more || !behind.messages.is_empty());
             return next;
         }
-        self.pass_over_waiting(|rule| closed.contains(&rule));
-        if self.may_overtake() {
+        self.pass_over_waiting(|rule| closed.rules.contains(&rule));
+        if self.may_take(closed) {
             self.take()
         } else {
             None
         }
+    }
+
+    /// True if the message in front may go.
+    fn may_take(&mut self, closed: &Closed) -> bool {
+        !closed.holds(self.messages.front()) && self.may_overtake()
     }
 
     /// False if too many have overtaken those that wait.
@@ -233,9 +254,9 @@ impl Ahead {
     }
 
     /// What this lane needs before it can give its next message.
-    fn look(&mut self, lane: Lane, closed: &HashSet<u32>) -> Look {
+    fn look(&mut self, lane: Lane, closed: &Closed) -> Look {
         // Otherwise everything that waits would be read into memory.
-        self.pass_over_waiting(|rule| closed.contains(&rule));
+        self.pass_over_waiting(|rule| closed.rules.contains(&rule));
         if let Some(Behind { rule, read, .. }) = self.wants(closed) {
             return Look::Read(Wanted {
                 lane,
@@ -243,9 +264,7 @@ impl Ahead {
                 rule: Some(*rule),
             });
         }
-        let is_ready =
-            |behind: &Behind| !behind.messages.is_empty() && !closed.contains(&behind.rule);
-        if self.behind.iter().any(is_ready) {
+        if self.behind.iter().any(|behind| behind.is_ready(closed)) {
             return Look::Ready;
         }
         if self.messages.is_empty() {
@@ -260,8 +279,8 @@ impl Ahead {
                 Look::Nothing
             };
         }
-        // A lane that too many have overtaken does not stop the lanes below it.
-        if self.may_overtake() {
+        // A lane that has to wait, or that too many have overtaken, does not stop the lanes below it.
+        if self.may_take(closed) {
             Look::Ready
         } else {
             Look::Nothing
@@ -269,9 +288,9 @@ impl Ahead {
     }
 
     /// A rule whose messages are to be read again.
-    fn wants(&self, closed: &HashSet<u32>) -> Option<&Behind> {
+    fn wants(&self, closed: &Closed) -> Option<&Behind> {
         self.behind.iter().find(|behind| {
-            behind.messages.is_empty() && behind.has_more && !closed.contains(&behind.rule)
+            behind.messages.is_empty() && behind.has_more && !closed.rules.contains(&behind.rule)
         })
     }
 }
@@ -318,14 +337,14 @@ impl Lanes {
     }
 
     /// What is to be read before the next message is taken; `None` if [`Lanes::next`] knows the answer, or if it was read often enough for
-    /// this look. The rates of the rules in `closed` are used up.
-    pub(super) fn wants(&mut self, choice: Choice, closed: &HashSet<u32>) -> Option<Wanted> {
+    /// this look.
+    pub(super) fn wants(&mut self, choice: Choice, closed: &Closed) -> Option<Wanted> {
         let wanted = self.wanted(choice, closed)?;
         self.reads_on = self.reads >= MOST_READS;
         (!self.reads_on).then_some(wanted)
     }
 
-    fn wanted(&mut self, choice: Choice, closed: &HashSet<u32>) -> Option<Wanted> {
+    fn wanted(&mut self, choice: Choice, closed: &Closed) -> Option<Wanted> {
         let mut lanes = LANES.iter().zip(&mut self.lanes);
         match choice {
             Choice::Any => {
@@ -394,7 +413,7 @@ impl Lanes {
     }
 
     /// The next message.
-    pub(super) fn next(&mut self, choice: Choice, closed: &HashSet<u32>) -> Option<Ready> {
+    pub(super) fn next(&mut self, choice: Choice, closed: &Closed) -> Option<Ready> {
         if self.reads_on {
             return None;
         }
@@ -412,6 +431,12 @@ impl Lanes {
 }
 
 impl Behind {
+    /// True if its next message is in memory and may go.
+    fn is_ready(&self, closed: &Closed) -> bool {
+        let next = self.messages.front();
+        next.is_some() && !closed.rules.contains(&self.rule) && !closed.holds(next)
+    }
+
     /// True if one more of its messages may be kept in memory, where messages of so many bytes are.
     fn has_place(&self, bytes: usize) -> bool {
         self.messages.is_empty()
@@ -481,6 +506,13 @@ mod tests {
         }
     }
 
+    fn closed<const N: usize>(rules: [u32; N]) -> Closed {
+        Closed {
+            rules: HashSet::from(rules),
+            is_exact: false,
+        }
+    }
+
     fn of(lane: Lane) -> Wanted {
         Wanted {
             lane,
@@ -499,18 +531,18 @@ mod tests {
 
     fn wants(lanes: &mut Lanes, choice: Choice) -> Option<(Lane, u64)> {
         lanes
-            .wants(choice, &HashSet::new())
+            .wants(choice, &Closed::default())
             .map(|wanted| (wanted.lane, wanted.after))
     }
 
     fn next(lanes: &mut Lanes, choice: Choice) -> Option<Waiting> {
         lanes
-            .next(choice, &HashSet::new())
+            .next(choice, &Closed::default())
             .map(|ready| ready.waiting)
     }
 
     /// What is to be read when the link was looked at.
-    fn wants_after_a_look(lanes: &mut Lanes, closed: &HashSet<u32>) -> Option<Wanted> {
+    fn wants_after_a_look(lanes: &mut Lanes, closed: &Closed) -> Option<Wanted> {
         lanes.has_looked();
         lanes.wants(Choice::Any, closed)
     }
@@ -589,8 +621,8 @@ mod tests {
     fn a_rule_without_rate_left_holds_back_its_own_messages_only_and_they_keep_their_order() {
         let last = 1000;
         let (mut lanes, mut taken) = (Lanes::new(), Vec::new());
-        let (open, closed) = (HashSet::new(), HashSet::from([7]));
-        let mut take = |lanes: &mut Lanes, closed: &HashSet<u32>| {
+        let (open, closed) = (Closed::default(), closed([7]));
+        let mut take = |lanes: &mut Lanes, closed: &Closed| {
             while let Some(wanted) = wants_after_a_look(lanes, closed) {
                 let read = if wanted.lane == Lane::Live {
                     stored(last, &taken, wanted.after)
@@ -652,7 +684,7 @@ mod tests {
     fn large_messages_that_wait_for_a_rate_stay_in_the_outbox_and_lose_neither_order_nor_any_of_them()
      {
         const SIZE: usize = 100_000;
-        let (mut lanes, open, closed) = (Lanes::new(), HashSet::new(), HashSet::from([0, 1, 2, 3]));
+        let (mut lanes, open, closed) = (Lanes::new(), Closed::default(), closed([0, 1, 2, 3]));
         let last = 400;
         let stored = |taken: &[u64], after: u64| {
             let large = |seq: u64| {
@@ -715,7 +747,7 @@ mod tests {
     #[test]
     fn messages_that_were_passed_over_are_read_again_for_other_rules() {
         let mut lanes = Lanes::new();
-        let (open, closed) = (HashSet::new(), HashSet::from([7]));
+        let (open, closed) = (Closed::default(), closed([7]));
         let rated = |seq| Ready {
             rule: Some(7),
             ..ready(Lane::Live, seq)
@@ -769,7 +801,7 @@ mod tests {
     #[test]
     fn only_so_many_overtake_as_the_outbox_notes_and_more_when_those_that_wait_are_through() {
         let mut lanes = Lanes::new();
-        let (open, closed) = (HashSet::new(), HashSet::from([7]));
+        let (open, closed) = (Closed::default(), closed([7]));
         let message = |seq: u64| {
             let mut ready = Ready {
                 rule: (seq % 2 == 1).then_some(7),
@@ -790,7 +822,7 @@ mod tests {
                 .map(|last| (last, messages))
         };
         let mut taken = HashSet::new();
-        let mut take_all = |lanes: &mut Lanes, closed: &HashSet<u32>, most: usize| {
+        let mut take_all = |lanes: &mut Lanes, closed: &Closed, most: usize| {
             let mut count = 0;
             while count < most {
                 while let Some(wanted) = wants_after_a_look(lanes, closed) {
@@ -827,7 +859,7 @@ mod tests {
     #[test]
     fn messages_of_an_earlier_run_go_before_those_that_wait_for_a_rate() {
         let mut lanes = Lanes::new();
-        let (live, open) = (Choice::GoesOn(Lane::Live as usize), HashSet::new());
+        let (live, open) = (Choice::GoesOn(Lane::Live as usize), Closed::default());
         let rated = |seq| Ready {
             rule: Some(7),
             ..ready(Lane::Live, seq)
@@ -861,7 +893,7 @@ mod tests {
     #[test]
     fn the_link_is_looked_at_while_a_long_queue_of_a_rated_rule_is_read() {
         let last = 100_000;
-        let (mut lanes, closed) = (Lanes::new(), HashSet::from([7]));
+        let (mut lanes, closed) = (Lanes::new(), closed([7]));
         let mut alarms = VecDeque::new();
         let (mut looks, mut got) = (0, None);
         while got.is_none() {
@@ -913,7 +945,7 @@ mod tests {
     #[test]
     fn alarms_of_a_rated_rule_go_before_a_suspect_as_long_as_the_rate_has_room() {
         let (mut lanes, alarms) = (Lanes::new(), Choice::Only(Lane::Alarm as usize));
-        let (open, closed) = (HashSet::new(), HashSet::from([7]));
+        let (open, closed) = (Closed::default(), closed([7]));
         let rated = |seq| Ready {
             rule: Some(7),
             ..ready(Lane::Alarm, seq)
@@ -943,7 +975,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_too_many_have_overtaken_does_not_stop_the_lanes_below_it() {
-        let (mut lanes, closed) = (Lanes::new(), HashSet::from([7]));
+        let (mut lanes, closed) = (Lanes::new(), closed([7]));
         let message = |seq: u64| {
             let mut ready = Ready {
                 rule: (seq % 2 == 1).then_some(7),
@@ -983,5 +1015,35 @@ mod tests {
             (of_live, of_backlog),
             (MOST_PIECES_EXACT, (1..=500).collect())
         );
+    }
+
+    #[test]
+    fn a_lane_that_waits_with_a_qos_2_message_does_not_stop_the_others() {
+        let (mut lanes, open) = (Lanes::new(), Closed::default());
+        let full = Closed {
+            is_exact: true,
+            ..Closed::default()
+        };
+        let mut exact = ready(Lane::Live, 1);
+        exact.waiting.message.qos = QoS::ExactlyOnce;
+        fill(&mut lanes, Lane::Alarm, &[]);
+        lanes.fill(
+            of(Lane::Live),
+            Some((2, vec![exact.clone(), ready(Lane::Live, 2)])),
+        );
+        assert_eq!(lanes.wants(Choice::Any, &full), Some(of(Lane::Backlog)));
+        fill(&mut lanes, Lane::Backlog, &[1]);
+        assert_eq!(lanes.wants(Choice::Any, &full), None);
+        assert_eq!(
+            lanes.next(Choice::Any, &full),
+            Some(ready(Lane::Backlog, 1))
+        );
+        assert_eq!(
+            lanes.next(Choice::Any, &full),
+            None,
+            "a lane keeps its order"
+        );
+        assert_eq!(lanes.next(Choice::Any, &open), Some(exact));
+        assert_eq!(lanes.next(Choice::Any, &full), Some(ready(Lane::Live, 2)));
     }
 }

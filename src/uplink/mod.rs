@@ -13,8 +13,8 @@
 //!
 //! `cloud` knows what AWS IoT Core and Azure IoT Hub want besides MQTT.
 //!
-//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `rates`, `rivals`, `silence`, `subscriptions`, `copies` and `suspicion` are the
-//! pure state, `transport` the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and
+//! `session`, `memory`, `lanes`, `news`, `pace`, `presence`, `probable`, `rates`, `rivals`, `silence`, `subscriptions`, `copies`, `suspicion`
+//! and `throttle` are the pure state, `transport` the byte stream, `dial` races addresses, `link` the packets (the only place that names rumqttc), `credentials` and
 //! `tls` what is shown and trusted in, `route` the way out of this machine, `own` whether it leads back to this gateway, `task` connects,
 //! `connection` carries (what comes: `connection/receive`), `inbound` takes in, `purge` removes what a person does not want.
 
@@ -45,6 +45,7 @@ mod status;
 mod subscriptions;
 mod suspicion;
 mod task;
+mod throttle;
 mod tls;
 mod transport;
 

@@ -66,6 +66,10 @@ pub(super) struct Pace {
     span_began: Option<Instant>,
     /// Bytes that may be on their way.
     allowed: u64,
+    /// The remote has read so many bytes of this connection: it has answered what is behind them.
+    read: u64,
+    /// Bytes that it has read when it answers PINGREQ.
+    asked: Option<u64>,
 }
 
 impl Pace {
@@ -116,6 +120,26 @@ impl Pace {
         self.on_way -= self.sent.remove(&place).map_or(0, |sent| sent.bytes());
     }
 
+    /// PINGREQ is sent behind so many bytes.
+    pub(super) fn asks(&mut self, bytes: u64) {
+        self.asked = Some(bytes);
+    }
+
+    /// The remote has answered PINGREQ.
+    pub(super) fn reads(&mut self) {
+        self.read = self.read.max(self.asked.take().unwrap_or(0));
+    }
+
+    /// When a message of this connection was sent that is not acknowledged.
+    pub(super) fn sent_at(&self, place: EntryId) -> Option<Instant> {
+        self.sent.get(&place).map(|sent| sent.at)
+    }
+
+    /// True if the remote has shown that it has read this message.
+    pub(super) fn is_read(&self, place: EntryId) -> bool {
+        self.end_of(place).is_some_and(|end| end <= self.read)
+    }
+
     /// Where the packet of a message ends among the bytes of this connection.
     pub(super) fn end_of(&self, place: EntryId) -> Option<u64> {
         self.sent.get(&place).map(|sent| sent.packet.end)
@@ -127,6 +151,7 @@ impl Pace {
             return;
         };
         self.on_way -= sent.bytes();
+        self.read = self.read.max(sent.packet.end);
         self.acknowledged += sent.bytes();
         let taken = at.saturating_duration_since(sent.at);
         let usual = self.usual.unwrap_or(taken);

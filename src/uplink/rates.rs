@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::throttle::Throttle;
 use crate::outbox::{Bucket, EVENLY, Routes, Waiting};
 
 #[derive(Debug, Default)]
@@ -12,9 +13,16 @@ pub(super) struct Rates {
     /// Of the uplink.
     whole: Option<Bucket>,
     rules: HashMap<u32, Bucket>,
+    /// How fast the remote takes messages, as far as it has shown.
+    pub(super) throttle: Throttle,
 }
 
 impl Rates {
+    /// What is for all messages together.
+    fn of_all(&mut self) -> impl Iterator<Item = &mut Bucket> {
+        self.whole.iter_mut().chain(self.throttle.bucket())
+    }
+
     /// Takes over the rates of these rules; what is left of those that stay is kept. True if the `send` rules were others before.
     pub(super) fn follow(&mut self, routes: &Arc<Routes>) -> bool {
         if Arc::ptr_eq(&self.routes, routes) {
@@ -45,21 +53,18 @@ impl Rates {
 
     /// True if no message may be sent now.
     pub(super) fn is_used_up(&mut self, at: Instant) -> bool {
-        self.whole
-            .as_mut()
-            .is_some_and(|bucket| !bucket.has_room(at))
+        self.of_all().any(|bucket| !bucket.has_room(at))
     }
 
     /// True if another message may be taken to be sent, behind those that were taken and not sent yet: their number and bytes. What is in
     /// the outbox can be overtaken by an alarm, what was taken cannot.
     pub(super) fn may_take_behind(
         &mut self,
-        unsent: impl FnOnce() -> (usize, usize),
+        unsent: impl Fn() -> (usize, usize),
         at: Instant,
     ) -> bool {
-        self.whole
-            .as_mut()
-            .is_none_or(|bucket| bucket.has_room_behind(unsent(), at))
+        self.of_all()
+            .all(|bucket| bucket.has_room_behind(unsent(), at))
     }
 
     /// The rules whose messages may not be sent now.
@@ -72,9 +77,8 @@ impl Rates {
 
     /// A packet with a message of so many bytes was written.
     pub(super) fn sent(&mut self, bytes: u64, at: Instant) {
-        if let Some(bucket) = &mut self.whole {
-            bucket.take(usize::try_from(bytes).unwrap_or(usize::MAX), at);
-        }
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.of_all().for_each(|bucket| bucket.take(bytes, at));
     }
 
     /// A message of a rule is taken to be sent.
@@ -89,6 +93,7 @@ impl Rates {
         let rules = self.rules.values_mut().filter(|_| holds_back);
         rules
             .chain(&mut self.whole)
+            .chain(self.throttle.bucket())
             .filter_map(|bucket| (!bucket.has_room(at)).then(|| bucket.ready_at(at)))
             .min()
     }

@@ -242,10 +242,7 @@ impl Session {
 
     /// How many more messages it takes; after each the question is to be asked again, because of their bytes.
     pub(super) fn room(&self) -> usize {
-        // What was recovered has its place already.
-        let is_full =
-            self.in_flight.bytes() >= MAX_BYTES || self.in_flight.exact() >= self.max_exact;
-        if is_full {
+        if self.in_flight.bytes() >= MAX_BYTES {
             0
         } else {
             self.allowed.saturating_sub(self.in_flight.len())
@@ -523,6 +520,14 @@ impl Session {
         self.in_flight
             .iter()
             .find(|entry| entry.is_written() && entry.needs <= self.saved)
+            .map(InFlight::place)
+    }
+
+    /// Messages that were written on this connection, and that the remote is not known to have.
+    pub(super) fn unanswered_messages(&self) -> impl Iterator<Item = EntryId> {
+        self.in_flight
+            .iter()
+            .filter(|entry| entry.is_written() && entry.stage != Stage::Released)
             .map(InFlight::place)
     }
 

@@ -67,6 +67,9 @@ struct Shape {
     /// Another client uses the client identifier: `certain` or `possible`.
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id_taken: Option<&'static str>,
+    /// Messages a second, where the remote left messages unanswered that came faster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pace: Option<f64>,
 }
 
 /// A gap as it is published.
@@ -107,6 +110,7 @@ pub(super) struct Status {
     log: LogLimiter<&'static str>,
     filters_refused: Vec<String>,
     taken: watch::Sender<Option<Taken>>,
+    pace: Option<f64>,
     since_ms: i64,
     shown: Option<Shape>,
 }
@@ -135,6 +139,7 @@ impl Status {
             log: LogLimiter::new(BURST, EVERY),
             filters_refused: Vec::new(),
             taken: watch::Sender::new(None),
+            pace: None,
             since_ms: unix_ms(),
             shown: None,
         }
@@ -163,6 +168,37 @@ impl Status {
             DISCONNECTED,
             Some("the uplink reconnects with a will".to_owned()),
         );
+    }
+
+    /// The connection is replaced by one that repeats what the remote has left unanswered.
+    pub(super) fn repeats(&mut self) {
+        self.change(
+            DISCONNECTED,
+            Some(
+                "the uplink reconnects to repeat messages that the remote left unanswered"
+                    .to_owned(),
+            ),
+        );
+    }
+
+    /// Messages a second that the remote takes, if that is known.
+    pub(super) fn set_pace(&mut self, per_second: Option<f64>) {
+        self.pace = per_second.map(|pace| (pace * 1000.0).round() / 1000.0);
+    }
+
+    /// The remote has left messages unanswered that came too fast for it.
+    pub(super) fn paced(&self, unanswered: usize, is_new: bool) {
+        let per_second = self.pace;
+        if is_new {
+            tracing::warn!(event = "uplink.paced", uplink = %self.name, unanswered, per_second, "the remote left messages unanswered and answered others: it takes fewer messages a second; they are sent again at a pace that rises slowly; set `rate` of the uplink to what the remote takes");
+        } else {
+            tracing::debug!(event = "uplink.pace_lowered", uplink = %self.name, unanswered, per_second, "the remote left messages unanswered again; the pace is lower");
+        }
+    }
+
+    /// It takes messages as fast as they come.
+    pub(super) fn pace_ended(&self) {
+        tracing::info!(event = "uplink.pace_ended", uplink = %self.name, "the remote answers all messages; they are sent without a pace again");
     }
 
     /// What the remote's memory of this gateway turned out to be.
@@ -365,6 +401,7 @@ impl Status {
             full: outbox.full.value() != 0,
             filters_refused: self.filters_refused.clone(),
             client_id_taken: self.taken.borrow().map(Taken::word),
+            pace: self.pace,
         };
         if self.shown.as_ref() == Some(&shape) {
             return;

@@ -244,6 +244,7 @@ impl Uplink {
         self.cleaned = None;
         self.addresses = Addresses::default();
         self.rivals.start_over(&settings.client_id);
+        self.rates.throttle.acquit();
         (self.settings, self.credentials) = (settings, Credentials::new(certificates));
     }
 
@@ -288,7 +289,10 @@ impl Uplink {
                     self.status.connected(&remote);
                     match self.serve(link, accepted, &remote, orders.clone()).await {
                         Ok(Done::Stopped) => return,
-                        Ok(done @ (Done::Changed | Done::Renewed | Done::TriesWill)) => {
+                        Ok(
+                            done
+                            @ (Done::Changed | Done::Renewed | Done::TriesWill | Done::Repeats),
+                        ) => {
                             self.reconnects(done);
                             continue;
                         }
@@ -357,6 +361,9 @@ impl Uplink {
         }
         let name = name_of(remote);
         self.has_shown_qos_2 &= self.current == name;
+        if self.current != name {
+            self.rates.throttle.acquit();
+        }
         self.current = name;
         self.session.reached(self.current, accepted.session_present);
         self.session.limit_exact(accepted.max_exact);

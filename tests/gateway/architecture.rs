@@ -27,7 +27,7 @@ const ROWS: [&[&str]; 8] = [
 ];
 
 /// Files that neither wait, nor look at clocks, nor touch files or sockets, nor draw lots.
-const PURE: [&str; 67] = [
+const PURE: [&str; 68] = [
     "mqtt",
     "reading.rs",
     "message.rs",
@@ -58,6 +58,7 @@ const PURE: [&str; 67] = [
     "uplink/silence.rs",
     "uplink/subscriptions.rs",
     "uplink/suspicion.rs",
+    "uplink/throttle.rs",
     "uplink/remote.rs",
     "uplink/rivals.rs",
     "field/schedule.rs",

@@ -226,6 +226,30 @@ fn what_the_remote_refuses_for_good_is_kept_as_a_dead_letter_and_what_it_cannot_
 }
 
 #[test]
+fn qos_2_messages_that_are_not_finished_hold_back_no_message_of_another_lane() {
+    let remote = Remote::listen();
+    let site = site(remote.port, "protocol: 3.1.1", "");
+    let mut wire = remote.accept_v4(false);
+    for number in 0..10 {
+        site.publish("alarm/x", &format!("alarm {number}"));
+    }
+    site.publish("live/x", "live");
+    let next = |wire: &mut Wire| loop {
+        let packet = wire.read();
+        if packet.kind() == 3 {
+            return packet.publish_v4();
+        }
+    };
+    let got: Vec<_> = (0..9).map(|_| next(&mut wire)).collect();
+    assert_eq!(got[8].payload, "live", "the last two alarms wait");
+    let [high, low] = got[0].id.to_be_bytes();
+    wire.write(&[PUBREC, 2, high, low]);
+    assert_eq!(wire.read().first, 0x62);
+    wire.write(&[PUBCOMP, 2, high, low]);
+    assert_eq!(next(&mut wire).payload, "alarm 8");
+}
+
+#[test]
 fn refusals_take_no_room_on_the_link() {
     let remote = Remote::listen();
     let site = site(remote.port, "", "");

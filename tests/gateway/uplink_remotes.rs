@@ -1,5 +1,6 @@
 //! The uplink with remotes as they are: they close without a word, have no QoS 2, allow one connection a second, refuse subscriptions.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -206,6 +207,72 @@ fn a_message_that_others_overtake_on_each_connection_becomes_a_dead_letter() {
         dead.len() == 1 && dead[0].contains("poison") && dead[0].contains("never this one"),
         "{dead:?}"
     );
+}
+
+/// What a remote does that answers at most so many PUBLISH packets a second, and is silent about the others: the payloads that it has
+/// answered, and how many packets it left unanswered. Until there are `enough` in `got`, or the gateway disconnects.
+fn answers_at_most(
+    per_second: usize,
+    wire: &mut Wire,
+    got: &mut BTreeSet<String>,
+    enough: usize,
+) -> usize {
+    let (mut began, mut count, mut unanswered) = (Instant::now(), 0, 0);
+    while got.len() < enough {
+        let packet = wire.read();
+        match packet.kind() {
+            12 => wire.write(&[0xD0, 0]),
+            14 => break,
+            3 => {
+                let publish = packet.publish_v4();
+                if began.elapsed() >= Duration::from_secs(1) {
+                    (began, count) = (Instant::now(), 0);
+                }
+                count += 1;
+                if count > per_second {
+                    unanswered += 1;
+                    continue;
+                }
+                wire.write(&[PUBACK, 2, (publish.id >> 8) as u8, publish.id as u8]);
+                got.insert(publish.payload);
+            }
+            _ => {}
+        }
+    }
+    unanswered
+}
+
+#[test]
+fn messages_that_a_remote_drops_because_they_come_too_fast_are_sent_again_more_slowly() {
+    let remote = Remote::listen();
+    let mut site = site(
+        remote.port,
+        &format!("protocol: 3.1.1\n    {QUICK}\n    answer_within: 1s\n    presence: false"),
+    );
+    site.publish_numbers(90);
+    let (mut got, mut unanswered) = (BTreeSet::new(), Vec::new());
+    while got.len() < 90 {
+        let mut wire = remote.accept_v4(true);
+        unanswered.push(answers_at_most(40, &mut wire, &mut got, 90));
+        if got.len() == 90 {
+            site.wait_until_told("\"waiting\":0");
+        }
+    }
+    assert_eq!(unanswered, [50, 0], "the second connection is paced");
+    let told = site.told();
+    assert!(
+        told.contains("\"pace\":20") && told.contains("\"dead\":0"),
+        "{told}"
+    );
+    assert_eq!(
+        site.gateway
+            .process
+            .output()
+            .matches("uplink.paced")
+            .count(),
+        1
+    );
+    assert!(site.dead_letters().is_empty());
 }
 
 /// The remote reads nothing more once it has got a certain message.

@@ -52,8 +52,7 @@ impl Connection<'_> {
         self.unsubscribe(&unwanted)?;
         if self.uplink.subscriptions.needs_a_sign() {
             // A remote that answers this is there: if the connection ends at a SUBSCRIBE, that was not the link.
-            self.pinged = Some(now());
-            self.link.feed(Command::Ping)?;
+            self.ping()?;
         }
         self.ask()
     }
@@ -173,6 +172,11 @@ impl Connection<'_> {
         let Some(place) = self.uplink.session.first_unanswered_message() else {
             return;
         };
+        if reason == Some(ReasonCode::MESSAGE_RATE_TOO_HIGH)
+            && self.slows_down(place, self.uplink.session.on_wire())
+        {
+            return;
+        }
         let evidence = self.evidence(place);
         let uplink = &mut *self.uplink;
         if evidence == Evidence::Alone {
@@ -219,7 +223,7 @@ impl Connection<'_> {
     }
 
     /// The remote cannot take a message: it is tried with QoS 1 if the remote has never taken QoS 2, and is a dead letter otherwise.
-    fn take_out(&mut self, place: EntryId, why: String) {
+    pub(super) fn take_out(&mut self, place: EntryId, why: String) {
         let uplink = &mut *self.uplink;
         if !uplink.has_shown_qos_2 && uplink.session.resend_with_qos_1(place) {
             // It may be the QoS, not the message.
@@ -270,8 +274,7 @@ impl Connection<'_> {
         // The question has a PINGREQ of its own.
         if self.uplink.session.isolate(place) && !self.is_asking() {
             // Its answer shows that the remote reads what is sent on this connection.
-            self.pinged = Some(now());
-            self.link.feed(Command::Ping)?;
+            self.ping()?;
         }
         Ok(())
     }
@@ -279,6 +282,7 @@ impl Connection<'_> {
     /// A message is at the remote.
     pub(super) fn has_taken(&mut self, place: EntryId) {
         self.uplink.status.counters.acknowledged.count();
+        self.uplink.rates.throttle.answered(now());
         self.uplink.suspicion.acknowledged(place);
         if self.uplink.was_suspected_of_qos_2(place) {
             // It was the QoS: what was sent behind it need not find that out again.

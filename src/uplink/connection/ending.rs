@@ -28,6 +28,21 @@ pub(super) struct Ending {
     until: Instant,
 }
 
+impl Ending {
+    /// Nothing is waited for.
+    pub(super) fn at_once(done: Done, at: Instant) -> Self {
+        Self { done, until: at }
+    }
+
+    /// What was just sent has a moment.
+    pub(super) fn soon(done: Done, at: Instant) -> Self {
+        Self {
+            done,
+            until: at + LAST_MOMENT,
+        }
+    }
+}
+
 impl Connection<'_> {
     /// From here on nothing new is sent, so that the connection can end in order.
     pub(super) fn end(&mut self, done: Done) {

@@ -57,8 +57,7 @@ impl Connection<'_> {
         }
         self.uplink.session.subscribe(topic.as_str());
         let asked = now();
-        self.pinged = Some(asked);
-        self.link.feed(Command::Ping)?;
+        self.ping()?;
         self.question = Some(Question {
             accepted,
             asked,

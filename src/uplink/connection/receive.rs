@@ -86,6 +86,7 @@ impl Connection<'_> {
             }
             Incoming::PingResp => {
                 self.pinged = None;
+                self.uplink.pace.reads();
                 self.uplink.session.may_try_alone();
                 self.nothing_more_retained()?;
             }

@@ -77,8 +77,7 @@ impl Connection<'_> {
         self.say_here()?;
         if self.state.is_said && self.state.qos == QoS::AtMostOnce && self.pinged.is_none() {
             // The answer shows that the remote has read the state.
-            self.pinged = Some(now());
-            self.link.feed(Command::Ping)?;
+            self.ping()?;
         }
         Ok(())
     }
@@ -226,8 +225,7 @@ impl Connection<'_> {
         }
         if self.pinged.is_none() {
             // Whether it lives is judged by this.
-            self.pinged = Some(now());
-            self.link.feed(Command::Ping)?;
+            self.ping()?;
         }
         self.stop_waiting()
     }
@@ -276,7 +274,7 @@ impl Connection<'_> {
             Done::NotNeeded => "standby",
             Done::Changed if self.uplink.moves_presence() => "moved",
             // The next connection may fail for long, and no will is left then.
-            Done::Changed | Done::Renewed | Done::TriesWill => "reconnecting",
+            Done::Changed | Done::Renewed | Done::TriesWill | Done::Repeats => "reconnecting",
         };
         if !self.state.is_said && !self.is_asking() {
             return Ok(());

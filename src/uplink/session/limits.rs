@@ -8,6 +8,12 @@ impl Session {
         self.max_exact = most.clamp(1, MAX_EXACT);
     }
 
+    /// True if it takes one more QoS 2 message.
+    pub(in crate::uplink) fn takes_exact(&self) -> bool {
+        // What was recovered has its place already.
+        self.in_flight.exact() < self.max_exact
+    }
+
     /// True if the message at `index` would be one QoS 2 message too many for the remote.
     pub(super) fn has_too_many_exact(&self, index: usize) -> bool {
         let is_new = self

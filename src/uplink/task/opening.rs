@@ -290,6 +290,7 @@ impl Uplink {
         match done {
             Done::Renewed => self.status.token_renewed(),
             Done::TriesWill => self.status.tries_will(),
+            Done::Repeats => self.status.repeats(),
             _ => self
                 .status
                 .disconnected("its settings are different from here on"),
