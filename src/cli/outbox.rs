@@ -288,9 +288,9 @@ impl Place {
 impl Found {
     fn waiting(&self) -> u64 {
         self.inspection
-            .note
+            .record
             .cursor
-            .unsettled_in(1, self.inspection.note.written)
+            .unsettled_in(1, self.inspection.record.written)
     }
 
     /// The numbers of the entries that are meant.

@@ -54,7 +54,7 @@ impl Account {
 
 /// The lines of a kind.
 #[derive(Debug)]
-struct Kind {
+struct KindAccounts {
     /// Of all its sources.
     all: Account,
     /// Of those that are rare, when `all` is used up.
@@ -69,7 +69,7 @@ struct Kind {
 pub struct LogLimiter<K, S = ()> {
     burst: u32,
     every: Duration,
-    kinds: HashMap<K, Kind>,
+    kinds: HashMap<K, KindAccounts>,
     /// `None` stands for the sources of a kind that are not remembered.
     sources: HashMap<(K, Option<S>), Account>,
     /// When sources with nothing to remember were last looked for.
@@ -98,12 +98,12 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
     pub fn permit(&mut self, kind: K, source: S, now: Instant) -> Option<u64> {
         let (burst, every, of_all) = (self.burst, self.every, self.burst.saturating_mul(ALL));
         let source = self.known(kind, source, now);
-        let new = Kind {
+        let new = KindAccounts {
             all: Account::new(of_all, now),
             reserve: Account::new(burst, now),
             told: None,
         };
-        let Kind { all, reserve, .. } = self.kinds.entry(kind).or_insert(new);
+        let KindAccounts { all, reserve, .. } = self.kinds.entry(kind).or_insert(new);
         all.refill(of_all, every / ALL, now);
         reserve.refill(burst, every, now);
         let account = self

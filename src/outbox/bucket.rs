@@ -30,8 +30,8 @@ fn per_second(per_hour: u64) -> f64 {
     per_hour as f64 / 3600.0
 }
 
-/// What is there after `seconds`, of a part of a rate.
-fn filled(left: f64, per_hour: Option<u64>, (seconds, burst): (f64, Duration)) -> f64 {
+/// A part of a rate after `seconds`, when `left` was left of it: no more than the time `burst` brings, but at least one message.
+fn filled(left: f64, per_hour: Option<u64>, seconds: f64, burst: Duration) -> f64 {
     let Some(per_hour) = per_hour else {
         return f64::INFINITY;
     };
@@ -42,7 +42,7 @@ fn filled(left: f64, per_hour: Option<u64>, (seconds, burst): (f64, Duration)) -
 impl Bucket {
     /// A full one, which lets pass at once what the time `burst` brings.
     pub fn new(rate: Rate, burst: Duration) -> Self {
-        let full = |per_hour| filled(f64::MAX, per_hour, (0.0, burst));
+        let full = |per_hour| filled(f64::MAX, per_hour, 0.0, burst);
         Self {
             rate,
             burst,
@@ -61,18 +61,18 @@ impl Bucket {
         let seconds = self.at.map_or(0.0, |before| {
             at.saturating_duration_since(before).as_secs_f64()
         });
-        self.messages = filled(self.messages, self.rate.messages, (seconds, self.burst));
-        self.bytes = filled(self.bytes, self.rate.bytes, (seconds, self.burst));
+        self.messages = filled(self.messages, self.rate.messages, seconds, self.burst);
+        self.bytes = filled(self.bytes, self.rate.bytes, seconds, self.burst);
         self.at = Some(at);
     }
 
     /// True if a message may pass.
     pub fn has_room(&mut self, at: Instant) -> bool {
-        self.has_room_behind((0, 0), at)
+        self.has_room_behind(0, 0, at)
     }
 
-    /// True if a message may pass when so many messages, of so many bytes together, have passed before it.
-    pub fn has_room_behind(&mut self, (messages, bytes): (usize, usize), at: Instant) -> bool {
+    /// True if a message may pass after `messages` others, of `bytes` together, have passed.
+    pub fn has_room_behind(&mut self, messages: usize, bytes: usize, at: Instant) -> bool {
         self.fill(at);
         self.messages - messages as f64 > 1.0 - 1e-9 && self.bytes - bytes as f64 > 0.0
     }
@@ -171,13 +171,17 @@ mod tests {
             },
             BY_THE_SECOND,
         );
-        for (before, may) in [
+        for ((messages, bytes), may) in [
             ((0, 0), true),
             ((9, 999), true),
             ((10, 0), false),
             ((1, 1000), false),
         ] {
-            assert_eq!(bucket.has_room_behind(before, at), may, "{before:?}");
+            assert_eq!(
+                bucket.has_room_behind(messages, bytes, at),
+                may,
+                "{messages}, {bytes}"
+            );
         }
     }
 

@@ -1,19 +1,21 @@
-//! What has not been delivered to one remote broker: messages in order, on disk, until they are settled.
+//! The messages that were not delivered to one remote broker yet: in order, on disk, until they are settled.
 //!
 //! Invariants:
-//! * A message is accepted when its receipt says safe, and gone only when it was settled, or given up, counted and told as a gap.
-//! * Three lanes, each in order: all alarms before anything live, all that is live before the backlog.
+//! * A message is accepted when its receipt says safe, and gone only when it was settled, or given up, counted and reported as a gap.
+//! * Three lanes, each in order: all alarms before anything live, all live messages before the backlog.
 //! * Sequence numbers are those of the store, one series a lane: strictly growing, never used again.
-//! * What the remote will never take is kept as a dead letter, in a queue of its own.
+//! * A message that the remote permanently refuses is kept as a dead letter, in a queue of its own.
 //!
-//! What it does not do: it knows no connection and no packet identifier; that is the uplink's.
+//! It knows no connection and no packet identifier; those are the uplink's.
 
 mod bucket;
 mod entry;
 mod routes;
+mod rule;
 mod selection;
 mod sink;
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,27 +24,28 @@ pub use bucket::{Bucket, EVENLY};
 use bytes::Bytes;
 pub use entry::{Content, DeadLetter, EntryError, Outgoing};
 pub use routes::{Arrival, Inward, Points, Routes, SET, is_of_broker};
+pub use rule::Rule;
 pub use selection::{Filter, Selection};
-pub use sink::{OfferError, OfferedState, OutboxSink, Rule};
+pub use sink::{OfferError, OfferedState, OutboxSink};
 use tokio::sync::{oneshot, watch};
 
 use crate::heartbeat::Heartbeat;
 use crate::message::Lane;
 use crate::metrics::Counter;
 use crate::reading::Timestamp;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Entry, Store, StoreError};
 pub use crate::store::{
     AppendError, Counters, EntryId, Gap, ReadError, Reason, Receipt, Settings, Stored, WhenFull,
 };
 use crate::time::moment;
 
-/// The queues of an outbox, in the order of their worth. What must go goes from the last.
+/// The queues of an outbox, in the order of their importance: at the limit the last loses entries first.
 pub const QUEUES: [&str; 4] = ["alarm", "live", "backlog", "dead"];
 /// The lanes in the order in which they are sent.
 pub const LANES: [Lane; 3] = [Lane::Alarm, Lane::Live, Lane::Backlog];
 const DEAD: usize = 3;
 
-/// How much a single read may bring into memory, in bytes.
+/// Bytes that a single read brings into memory, about.
 const READ_BYTES: usize = 256 * 1024;
 
 /// The handle of an outbox; cheap to clone.
@@ -52,23 +55,23 @@ pub struct Outbox {
     age: Option<Duration>,
     /// Of its uplink.
     name: Arc<str>,
-    /// QoS 0 messages that came faster than their rate.
+    /// QoS 0 messages that exceeded a rate.
     rate_dropped: Arc<Counter>,
 }
 
-/// A message with its place in the outbox.
+/// A message with its number in the outbox.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Waiting {
     /// Its lane.
     pub lane: Lane,
     /// Strictly growing over the life of the lane.
     pub seq: u64,
-    /// What is to be sent.
+    /// The message.
     pub message: Outgoing,
 }
 
 impl Waiting {
-    /// Its place in the store.
+    /// Its entry in the store.
     pub fn place(&self) -> EntryId {
         EntryId {
             queue: self.lane as usize,
@@ -77,7 +80,7 @@ impl Waiting {
     }
 }
 
-/// Opens the outbox in `folder` and starts its thread; the receiver tells when that has closed it.
+/// Opens the outbox in `folder` and starts its thread; the receiver resolves when the thread has closed it.
 pub fn open(
     name: &str,
     folder: &Path,
@@ -114,7 +117,7 @@ pub fn dead(counters: &Counters) -> u64 {
 }
 
 impl Outbox {
-    /// Hands a message over; waits while too much waits for the disk. It is accepted when the receipt says so.
+    /// Appends a message; waits while too many bytes wait for the disk. It is accepted when its receipt says so.
     pub async fn append(&self, lane: Lane, message: &Outgoing) -> Result<Receipt, AppendError> {
         self.store.append(lane as usize, message.encode()).await
     }
@@ -132,58 +135,49 @@ impl Outbox {
         let Some(last) = entries.last().map(|entry| entry.seq) else {
             return Ok(None);
         };
+        let at = Timestamp::from(moment());
         let mut waiting = Vec::with_capacity(entries.len());
         let mut given_up = Vec::new();
-        let at = Timestamp::from(moment());
-        for entry in entries {
-            let content = Content::decode(entry.bytes).map(|content| match content {
-                Content::Message(mut message) => {
-                    message.put_right(at);
-                    Content::Message(message)
-                }
-                dead @ Content::Dead(_) => dead,
-            });
-            match content {
-                Ok(Content::Message(message)) if self.is_too_old(&message, at) => {
-                    self.give_up(queue, entry.seq, &message, Reason::Age);
-                    given_up.push(EntryId {
-                        queue,
-                        seq: entry.seq,
-                    });
-                }
-                Ok(Content::Message(message)) => waiting.push(Waiting {
-                    lane,
-                    seq: entry.seq,
-                    message,
-                }),
-                other => {
-                    let error = other.err().map_or_else(
-                        || "a dead letter in a lane".to_owned(),
-                        |error| error.to_string(),
-                    );
-                    tracing::error!(seq = entry.seq, %error, "an outbox entry is given up");
-                    let gap = Gap {
-                        first: entry.seq,
-                        last: entry.seq,
-                        count: 1,
-                        from_ms: 0,
-                        until_ms: at.unix_ms,
-                        reason: Reason::Damage,
-                    };
-                    self.store.lose(queue, gap);
-                    given_up.push(EntryId {
-                        queue,
-                        seq: entry.seq,
-                    });
-                }
+        for Entry { seq, bytes } in entries {
+            let id = EntryId { queue, seq };
+            match self.deliverable(id, bytes, at) {
+                Some(message) => waiting.push(Waiting { lane, seq, message }),
+                None => given_up.push(id),
             }
         }
         self.settle(&given_up);
         Ok(Some((last, waiting)))
     }
 
-    /// The messages of a queue after `after` that are meant, with the last number that was looked at; `None` if there are no more
-    /// entries. Without a message: a dead letter.
+    /// The message of an entry; `None` if it is given up, too old or unreadable.
+    fn deliverable(&self, id: EntryId, bytes: Bytes, at: Timestamp) -> Option<Outgoing> {
+        match Content::decode(bytes) {
+            Ok(Content::Message(mut message)) => {
+                message.put_right(at);
+                if self.is_too_old(&message, at) {
+                    self.give_up(id.queue, id.seq, &message, Reason::Age);
+                    return None;
+                }
+                Some(message)
+            }
+            Ok(Content::Dead(_)) => self.discard(id, &"a dead letter in a lane", at),
+            Err(error) => self.discard(id, &error, at),
+        }
+    }
+
+    /// Gives up an entry that holds no message, and says so.
+    fn discard(&self, id: EntryId, error: &dyn Display, at: Timestamp) -> Option<Outgoing> {
+        tracing::error!(event = "outbox.entry_discarded", uplink = %self.name, seq = id.seq, %error, "discarding unreadable outbox entry, it is counted as lost; check the disk");
+        let gap = Gap {
+            from_ms: 0,
+            ..Gap::of_one(id.seq, at.unix_ms, Reason::Damage)
+        };
+        self.store.lose(id.queue, gap);
+        None
+    }
+
+    /// The messages of a queue after `after` that are selected, with the last number that was read; `None` if there are no more
+    /// entries. A dead letter comes without its message.
     pub async fn find(
         &self,
         queue: usize,
@@ -198,7 +192,7 @@ impl Outbox {
         let at = Timestamp::from(moment());
         let mut found = Vec::new();
         for entry in entries {
-            // What cannot be read is given up when it is its turn.
+            // An unreadable entry is given up when it is its turn.
             let Ok(content) = Content::decode(entry.bytes) else {
                 continue;
             };
@@ -219,20 +213,10 @@ impl Outbox {
             .is_some_and(|age| waited.is_some_and(|waited| waited > age.as_millis()))
     }
 
-    /// Counts a message as lost and tells it as a gap; it is to be settled as well.
+    /// Counts a message as lost and reports it as a gap; the caller settles it as well.
     pub fn give_up(&self, queue: usize, seq: u64, message: &Outgoing, reason: Reason) {
-        let at = message.enqueued.unix_ms;
-        self.store.lose(
-            queue,
-            Gap {
-                first: seq,
-                last: seq,
-                count: 1,
-                from_ms: at,
-                until_ms: at,
-                reason,
-            },
-        );
+        let gap = Gap::of_one(seq, message.enqueued.unix_ms, reason);
+        self.store.lose(queue, gap);
     }
 
     /// The messages are at the remote broker, or were given up.
@@ -242,7 +226,7 @@ impl Outbox {
         }
     }
 
-    /// Keeps a message that the remote will never take. Its place may be settled when the receipt says safe.
+    /// Keeps a message that the remote permanently refuses. Its entry may be settled when the receipt says safe.
     pub async fn bury(
         &self,
         place: EntryId,
@@ -260,13 +244,13 @@ impl Outbox {
         self.store.append(DEAD, dead.encode()).await
     }
 
-    /// Replaces what an uplink wants to find again beside its lanes. Ready when that is durable, with everything appended and settled
+    /// Replaces the state that an uplink keeps beside its lanes. Resolves when it is durable, with everything appended and settled
     /// before.
     pub fn save(&self, states: Vec<(usize, Bytes)>) -> oneshot::Receiver<()> {
         self.store.save(states)
     }
 
-    /// What an uplink saved beside a lane before the last start.
+    /// The state that an uplink saved beside a lane before the last start.
     pub fn state(&self, lane: Lane) -> Bytes {
         self.store.state(lane as usize)
     }
@@ -276,7 +260,7 @@ impl Outbox {
         format!("{}{}", self.series(), suffix(lane))
     }
 
-    /// What the series of all its lanes begin with.
+    /// The common beginning of the series of all its lanes.
     pub fn series(&self) -> &str {
         self.store.identity()
     }
@@ -303,7 +287,7 @@ impl Outbox {
         self.store.newest()
     }
 
-    /// What was given up since the last call, by queue.
+    /// Entries given up since the last call, by queue.
     pub fn take_gaps(&self) -> Vec<(usize, Gap)> {
         self.store.take_gaps()
     }
@@ -313,7 +297,7 @@ impl Outbox {
         &self.name
     }
 
-    /// QoS 0 messages that were not taken because they came faster than the rate of their rule, or of the uplink.
+    /// QoS 0 messages dropped because they exceeded the rate of their rule, or of the uplink.
     pub fn rate_dropped(&self) -> &Counter {
         &self.rate_dropped
     }
@@ -329,7 +313,7 @@ impl Outbox {
     }
 }
 
-/// What distinguishes the series of a lane.
+/// Distinguishes the series of the lanes.
 fn suffix(lane: Lane) -> &'static str {
     match lane {
         Lane::Alarm => "a",

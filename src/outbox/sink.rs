@@ -1,26 +1,27 @@
-//! The way into an outbox: which local messages go north, under which topic, class and QoS. What is in an outbox keeps the topic that
-//! it was taken with, whatever the rules say later.
+//! The way into an outbox: which local messages go to the remote, under which topic, class and QoS. A message in an outbox keeps the
+//! topic that it was taken with, whatever the rules say later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::bucket::BY_THE_SECOND;
-use super::{Bucket, Outbox, Outgoing, Routes};
+use super::{Bucket, Outbox, Outgoing, Routes, Rule};
 use crate::log::{LogLimiter, chosen};
-use crate::message::{Class, Lane, Message, Origin};
+use crate::message::{Class, Message, Origin};
 use crate::metrics::Counter;
-use crate::mqtt::{Mapping, Properties, QoS, TopicError, TopicName};
+use crate::mqtt::{Properties, QoS, TopicError};
 use crate::payload::json;
 use crate::reading::Timestamp;
 use crate::store::{AppendError, Receipt};
 use crate::time::{moment, now};
 use crate::units::Rate;
 
-/// How often the log tells that messages are dropped because of a rate.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often the log reports messages that a rate drops.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// The user property that names a message,
 const NUMBER: &str = "seq";
@@ -29,48 +30,14 @@ const VIA: &str = "via";
 /// Gateways that a message may have come through.
 const MOST_GATEWAYS: usize = 8;
 
-/// One `send` rule; the first one that matches decides.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// Local topics to those of the remote broker.
-    pub mapping: Mapping,
-    /// Classes it is for, by their index; empty for all.
-    pub only: Vec<u16>,
-    /// The class it gives to messages; without one they keep theirs.
-    pub class: Option<Class>,
-    /// The QoS of that class.
-    pub qos: Option<QoS>,
-    /// The highest QoS in any case.
-    pub most: QoS,
-    /// False takes the retain flag off.
-    pub keeps_retained: bool,
-    /// How fast its messages may go.
-    pub rate: Option<Rate>,
-    /// The lanes that its messages can be in; empty for all.
-    pub lanes: Vec<Lane>,
-}
-
-impl Rule {
-    /// Names a rule; the same for another rate.
-    pub fn id(&self) -> u32 {
-        crc32c::crc32c(format!("{} {:?}", self.mapping.filter(), self.only).as_bytes())
-    }
-
-    /// True if it is for messages of a class on a topic.
-    pub fn wants(&self, topic: &TopicName, class: Class) -> bool {
-        (self.only.is_empty() || self.only.contains(&class.id))
-            && self.mapping.filter().matches(topic)
-    }
-}
-
 /// Why a message is not in the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OfferError {
     /// Ours: the outbox is closed.
     #[error("the outbox is closed")]
     Closed,
-    /// Peer: as the rule writes it, the topic is none; the message cannot go there.
-    #[error("its topic as the `send` rule writes it is not possible: {0}")]
+    /// Peer: the rule makes an invalid topic.
+    #[error("the `send` rule makes an invalid topic: {0}")]
     Topic(TopicError),
     /// Peer: this gateway has sent it before.
     #[error(
@@ -90,16 +57,16 @@ impl From<AppendError> for OfferError {
     }
 }
 
-/// What became of a message of which only the newest state counts.
+/// How the offer of a message ended of which only the newest state counts.
 #[derive(Debug)]
 pub enum OfferedState {
     /// It was offered.
     Done(Result<Option<Receipt>, OfferError>),
-    /// It comes faster than a rate allows: it is to be offered again then. Nothing is counted.
+    /// A rate has no room before that moment: offer it again then. Nothing is counted.
     Later(Instant),
 }
 
-/// What the rules make of a message.
+/// A message as the rules see it.
 enum Outward {
     /// No rule wants it.
     Unwanted,
@@ -115,7 +82,7 @@ pub struct OutboxSink {
     outbox: Outbox,
     /// The series of all outboxes of this gateway.
     own: Arc<[String]>,
-    /// They may become others.
+    /// Replaced when the configuration is reloaded.
     routes: watch::Receiver<Arc<Routes>>,
     uplink: usize,
     /// Of a backup: whether the other uplink is up. Messages are taken only while it is not.
@@ -126,13 +93,21 @@ pub struct OutboxSink {
     dropped: Arc<Counter>,
 }
 
-/// What rates leave for messages of QoS 0, by rule; that of the uplink has none.
+/// What rates leave for messages of QoS 0, by rule; the rate of the uplink has no rule.
 #[derive(Debug)]
 struct Rates {
     /// The rules that the buckets are for.
     routes: Arc<Routes>,
     buckets: HashMap<Option<u32>, Bucket>,
     log: LogLimiter<&'static str>,
+}
+
+/// A rate that a message has to keep.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    /// Its rule; `None` for the rate of the uplink.
+    rule: Option<u32>,
+    rate: Rate,
 }
 
 impl Rates {
@@ -149,27 +124,19 @@ impl Rates {
         self.routes = Arc::clone(routes);
     }
 
-    /// Lets a message pass, which is taken off; else when to try again.
-    fn let_pass(
-        &mut self,
-        limits: [(Option<u32>, Option<Rate>); 2],
-        bytes: usize,
-        at: Instant,
-    ) -> Result<(), Instant> {
-        let limits = limits
-            .iter()
-            .filter_map(|(rule, rate)| Some((*rule, (*rate)?)));
-        for (rule, rate) in limits.clone() {
+    /// Lets a message pass and takes it off each rate; the error is when to try again.
+    fn let_pass(&mut self, limits: &[Limit], bytes: usize, at: Instant) -> Result<(), Instant> {
+        for limit in limits {
             let bucket = self
                 .buckets
-                .entry(rule)
-                .or_insert_with(|| Bucket::new(rate, BY_THE_SECOND));
+                .entry(limit.rule)
+                .or_insert_with(|| Bucket::new(limit.rate, BY_THE_SECOND));
             if !bucket.has_room(at) {
                 return Err(bucket.ready_at(at));
             }
         }
-        for (rule, _) in limits {
-            if let Some(bucket) = self.buckets.get_mut(&rule) {
+        for limit in limits {
+            if let Some(bucket) = self.buckets.get_mut(&limit.rule) {
                 bucket.take(bytes, at);
             }
         }
@@ -188,7 +155,7 @@ impl OutboxSink {
         let rates = Rates {
             routes: Arc::default(),
             buckets: HashMap::new(),
-            log: LogLimiter::new(1, TELL_EVERY),
+            log: LogLimiter::new(1, LOG_EVERY),
         };
         Self {
             own: [outbox.series().to_owned()].into(),
@@ -201,13 +168,13 @@ impl OutboxSink {
         }
     }
 
-    /// Counts readings and other messages of the gateway itself that the outbox does not take; those of clients are answered.
+    /// Counts readings and other messages of the gateway itself that the outbox does not take; clients learn it from their answers.
     #[must_use]
     pub fn counting(self, dropped: Arc<Counter>) -> Self {
         Self { dropped, ..self }
     }
 
-    /// Beside that of its own outbox, the series of these outboxes are known as this gateway's.
+    /// Knows the series of these outboxes as this gateway's, beside that of its own.
     pub fn beside(self, outboxes: &[Outbox]) -> Self {
         let own: Vec<String> = outboxes
             .iter()
@@ -225,8 +192,8 @@ impl OutboxSink {
         !self.primary.as_ref().is_some_and(|is_up| *is_up.borrow())
     }
 
-    /// Puts a message into the outbox if a rule wants it; waits while too much waits for the disk. `None` if no rule wants it, or if it
-    /// has QoS 0 and comes faster than a rate allows.
+    /// Puts a message into the outbox if a rule wants it; waits while too many bytes wait for the disk. `None` if no rule wants it, or
+    /// if it has QoS 0 and exceeds a rate.
     pub async fn offer(&self, message: &Message) -> Result<Option<Receipt>, OfferError> {
         match self.offer_state(message).await {
             OfferedState::Done(offered) => offered,
@@ -263,8 +230,8 @@ impl OutboxSink {
         OfferedState::Done(offered)
     }
 
-    /// The numbers that other gateways gave to a message are not passed off as this gateway's: they become user properties `via`. A
-    /// message with a number of this gateway has come back.
+    /// The numbers that other gateways gave to a message become user properties `via`: they are not this gateway's. A message with a
+    /// number of this gateway has come back.
     fn hand_on(&self, properties: &mut Properties) -> Result<(), OfferError> {
         let is_number = |name: &str| name == NUMBER || name == VIA;
         let numbers = properties.user.iter().filter(|(name, _)| is_number(name));
@@ -306,6 +273,31 @@ impl OutboxSink {
             return Ok(Outward::Unwanted);
         };
         let topic = topic.map_err(OfferError::Topic)?;
+        let properties = self.properties(message, &routes)?;
+        let class = rule.class.unwrap_or(message.class);
+        let qos = rule.qos.unwrap_or(message.qos).min(rule.most);
+        if qos == QoS::AtMostOnce
+            && let Err(until) = self.let_pass(message, &routes, rule)
+        {
+            return Ok(Outward::TooFast(until));
+        }
+        let enqueued = Timestamp::from(moment());
+        let outgoing = Outgoing {
+            topic,
+            qos,
+            retain: message.retain && rule.keeps_retained,
+            if_session_lost: class.if_session_lost,
+            enqueued,
+            properties,
+            payload: payload_at(message, enqueued),
+            is_reading: message.measured.is_some(),
+            is_rated: rule.rate.is_some(),
+        };
+        Ok(Outward::Goes(class, outgoing))
+    }
+
+    /// The properties of a message as the remote gets them.
+    fn properties(&self, message: &Message, routes: &Routes) -> Result<Properties, OfferError> {
         let mut properties = message.properties.clone();
         if let Some(local) = &message.properties.response_topic {
             properties.edit().response_topic = Some(routes.answered_at(local));
@@ -314,55 +306,32 @@ impl OutboxSink {
         if let Some(seconds) = message.seconds_left(now()) {
             properties.edit().message_expiry = Some(seconds);
         }
-        let class = rule.class.unwrap_or(message.class);
-        let qos = rule.qos.unwrap_or(message.qos).min(rule.most);
-        let id = rule.rate.map(|_| routes.id_of(rule));
-        if qos == QoS::AtMostOnce
-            && let Err(until) =
-                self.let_pass(message, &routes, [(None, routes.rate), (id, rule.rate)])
-        {
-            return Ok(Outward::TooFast(until));
-        }
-        let enqueued = Timestamp::from(moment());
-        // One that was kept back since before the clock was set.
-        let step = message.measured.and_then(|time| time.set_by(enqueued));
-        let payload = step
-            .and_then(|step| json::moved(&message.payload, step))
-            .unwrap_or_else(|| message.payload.clone());
-        let outgoing = Outgoing {
-            topic,
-            qos,
-            retain: message.retain && rule.keeps_retained,
-            if_session_lost: class.if_session_lost,
-            enqueued,
-            properties,
-            payload,
-            is_reading: message.measured.is_some(),
-            is_rated: rule.rate.is_some(),
-        };
-        Ok(Outward::Goes(class, outgoing))
+        Ok(properties)
     }
 
-    /// Lets a QoS 0 message pass; else when a rate has room for it.
+    /// Lets a QoS 0 message pass; the error is when the rates have room for it.
     fn let_pass(
         &self,
         message: &Message,
         routes: &Arc<Routes>,
-        limits: [(Option<u32>, Option<Rate>); 2],
+        rule: &Rule,
     ) -> Result<(), Instant> {
-        if limits.iter().all(|(_, rate)| rate.is_none()) {
+        let of_uplink = routes.rate.map(|rate| Limit { rule: None, rate });
+        let of_rule = rule.rate.map(|rate| Limit {
+            rule: Some(routes.id_of(rule)),
+            rate,
+        });
+        let limits: Vec<Limit> = of_uplink.into_iter().chain(of_rule).collect();
+        if limits.is_empty() {
             return Ok(());
         }
+        let bytes = message.topic.as_str().len() + message.payload.len();
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.follow(routes);
-        rates.let_pass(
-            limits,
-            message.topic.as_str().len() + message.payload.len(),
-            now(),
-        )
+        rates.let_pass(&limits, bytes, now())
     }
 
-    /// A message that comes too fast is dropped: it is counted, and the log tells of it.
+    /// Counts and logs a message that is dropped because it exceeds a rate.
     fn note_too_fast(&self, message: &Message) {
         self.outbox.rate_dropped().count();
         let event = "outbox.rate_exceeded";
@@ -377,4 +346,13 @@ impl OutboxSink {
             );
         }
     }
+}
+
+/// The payload of a message; the time of a reading that waited since before the clock was set is corrected.
+fn payload_at(message: &Message, now: Timestamp) -> Bytes {
+    message
+        .measured
+        .and_then(|time| time.set_by(now))
+        .and_then(|step| json::moved(&message.payload, step))
+        .unwrap_or_else(|| message.payload.clone())
 }

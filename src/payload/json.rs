@@ -10,7 +10,7 @@ use crate::reading::{Reading, Value, seven_digits};
 use crate::time::{is_plausible, parse_rfc3339, rfc3339};
 
 #[derive(Serialize)]
-struct Shape<'a> {
+struct ReadingJson<'a> {
     v: Option<Number<'a>>,
     t: String,
     q: &'static str,
@@ -51,7 +51,7 @@ impl<'a> From<&'a Value> for Number<'a> {
 
 /// One reading as JSON.
 pub fn encode(reading: &Reading) -> Bytes {
-    let shape = Shape {
+    let shape = ReadingJson {
         v: reading.value.as_ref().map(Number::from),
         t: rfc3339(reading.time.unix_ms),
         q: reading.quality.name(),

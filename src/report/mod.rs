@@ -1,9 +1,9 @@
-//! Readings become messages: worth reporting or not, under which topic, for whom.
+//! Readings become messages: which of them are worth one, on which topic, and to whom it goes.
 //!
 //! Invariants:
-//! * Local clients see a value at once, and never make anybody wait.
-//! * What is to go north is handed to every outbox that wants it before the next reading is looked at; a full outbox makes
-//!   reporting, and so polling, wait.
+//! * Local clients see a value at once, and never hold up a reading.
+//! * Every message is offered to every outbox before the next reading is looked at; a full outbox makes reporting, and so polling,
+//!   wait.
 
 pub mod aggregate;
 pub mod deadband;
@@ -39,7 +39,7 @@ use point::PointState;
 pub struct PointReport {
     /// Its topic; with several aggregates they are one level below it.
     pub topic: TopicName,
-    /// For people, as in the YAML.
+    /// The unit as written in the YAML, for display.
     pub unit: Option<Arc<str>>,
     /// The QoS its class prescribes.
     pub qos: QoS,
@@ -47,11 +47,11 @@ pub struct PointReport {
     pub class: Class,
     /// Which readings are worth a message.
     pub rule: ReportRule,
-    /// The median of so many values stands for each.
+    /// Each value is replaced by the median of this many values.
     pub median: Option<u8>,
-    /// What an interval is shown by, each under its topic; none: every reading.
+    /// The aggregates published for each interval; `None`: every reading.
     pub aggregate: Option<Aggregate>,
-    /// Readings between which straight lines come nearer than this.
+    /// Largest error of the straight lines between published readings.
     pub swinging_door: Option<f64>,
 }
 
@@ -67,23 +67,23 @@ impl PointReport {
     }
 }
 
-/// What stands for the readings of an interval.
+/// The aggregates that replace the readings of an interval.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aggregate {
     /// The interval.
     pub every: Duration,
-    /// What is shown, and where.
+    /// Each with its topic.
     pub shows: Vec<(Show, TopicName)>,
 }
 
 /// How often `$SYS/wellhead/report` is published.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
-/// Where lines and devices are counted.
+/// The counters of lines and devices are published below it.
 const LINE_COUNTS: &str = "$SYS/wellhead/line/";
-/// How often intervals of points that fell silent are looked at.
+/// How often intervals of silent points are checked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The topics on which a line is counted, and its devices.
+/// The topics of the counters of a line, and of its devices.
 fn topics_of_counts(line: &LineCounts) -> impl Iterator<Item = String> {
     let own = format!("{LINE_COUNTS}{}", line.name);
     let devices = line
@@ -93,20 +93,20 @@ fn topics_of_counts(line: &LineCounts) -> impl Iterator<Item = String> {
     std::iter::once(own).chain(devices)
 }
 
-/// What went through the report; published as JSON on `$SYS/wellhead/report`.
+/// Published as JSON on `$SYS/wellhead/report`.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
-struct Counts {
+struct ReportCounts {
     /// Readings that arrived.
     readings: u64,
     /// Readings that were worth a message.
     reported: u64,
-    /// Messages that local clients saw late or, if a newer one came first, never: the broker was busy.
+    /// Messages that reached local clients late or, if a newer one came first, never: the broker was busy.
     delayed: u64,
-    /// Messages that an outbox did not take: it is full, and set to refuse.
+    /// Messages that a full outbox refused.
     refused: u64,
 }
 
-/// What local clients see; nobody waits for them.
+/// The messages for local clients; a slow broker holds up nothing.
 #[derive(Debug)]
 struct LiveView {
     live: mpsc::Sender<Message>,
@@ -115,7 +115,7 @@ struct LiveView {
 }
 
 impl LiveView {
-    /// Shows a message, after what could not be shown before. True if it has to wait.
+    /// Publishes a message, after those that had to wait. True if it has to wait itself.
     fn show(&mut self, message: Message) -> bool {
         self.catch_up();
         if self.unshown.is_empty() {
@@ -131,7 +131,7 @@ impl LiveView {
         true
     }
 
-    /// Shows what had to wait, as far as there is room: retained values must not stay wrong.
+    /// Publishes messages that had to wait, as far as there is room: retained values must not stay wrong.
     fn catch_up(&mut self) {
         while let Some(topic) = self.unshown.keys().next().cloned() {
             let Ok(place) = self.live.try_reserve() else {
@@ -144,67 +144,67 @@ impl LiveView {
     }
 }
 
-/// What a report is about.
+/// Everything that is reported.
 #[derive(Debug, Clone)]
 pub struct ReportScope {
     /// By point.
     pub points: Arc<Vec<PointReport>>,
     /// The availability topics, by device.
     pub devices: Vec<TopicName>,
-    /// What is counted of each line.
+    /// The counters of each line.
     pub lines: Vec<Arc<LineCounts>>,
 }
 
-/// What it is about from some moment on. Points that are reported as before go on where they are.
+/// A new scope, after a reload. Points that are reported as before keep their state.
 #[derive(Debug)]
 pub struct Update {
-    /// Everything that is reported; numbers mean what they meant.
+    /// Indices mean the same points and devices as before.
     pub scope: ReportScope,
-    /// Topics on which nothing is published any more: what is retained there is taken back.
+    /// Topics that are not published any more: their retained messages are removed.
     pub gone: Vec<TopicName>,
 }
 
 /// The task that turns events into messages.
 #[derive(Debug)]
 pub struct Report {
-    /// What it reports.
+    /// Everything it reports.
     pub scope: ReportScope,
-    /// What it is to report from some moment on.
+    /// Replacements of `scope`.
     pub updates: mpsc::Receiver<Update>,
     /// Local clients; `None` without a broker.
     pub live: Option<mpsc::Sender<Message>>,
-    /// Where messages may have to go.
+    /// To remote brokers.
     pub sinks: Vec<OutboxSink>,
-    /// Beats whenever it comes round.
+    /// Beats on every loop iteration.
     pub heartbeat: Heartbeat,
 }
 
-/// What the task keeps while it runs.
+/// The state of the task while it runs.
 struct State {
     points: Vec<PointState>,
     view: Option<LiveView>,
-    counts: Counts,
-    /// When the clock was looked at last.
+    counts: ReportCounts,
+    /// The time of the last tick.
     clock: Timestamp,
-    /// What was told last.
-    told: HashMap<TopicName, String>,
+    /// The counters as they were published last.
+    published: HashMap<TopicName, String>,
 }
 
 impl Report {
-    /// Runs until no line is left, or until it is told to hurry: what an outbox on a full disk does not take is given up then.
-    /// The error is that of an outbox that closed too early.
+    /// Runs until no line is left, or until `hurry`: messages that an outbox on a full disk does not take are given up then. The error
+    /// is that of an outbox that closed too early.
     pub async fn run(
         mut self,
         events: mpsc::Receiver<Event>,
         mut hurry: Stop,
     ) -> Result<(), String> {
         tokio::select! {
-            done = self.take(events) => done,
+            done = self.report(events) => done,
             () = hurry.wait() => Ok(()),
         }
     }
 
-    async fn take(&mut self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
+    async fn report(&mut self, mut events: mpsc::Receiver<Event>) -> Result<(), String> {
         let view = self.live.clone().map(|live| LiveView {
             live,
             unshown: HashMap::new(),
@@ -212,9 +212,9 @@ impl Report {
         let mut state = State {
             points: self.scope.points.iter().map(PointState::new).collect(),
             view,
-            counts: Counts::default(),
+            counts: ReportCounts::default(),
             clock: moment().into(),
-            told: HashMap::new(),
+            published: HashMap::new(),
         };
         let mut status = tokio::time::interval(STATUS_EVERY);
         let mut tick = tokio::time::interval(TICK);
@@ -226,14 +226,14 @@ impl Report {
                     Some(event) => self.event(event, &mut state, &mut messages),
                 },
                 Some(update) = self.updates.recv() => {
-                    // What was said before by those that have ended.
+                    // Events of lines that have ended belong to the old scope.
                     while let Ok(event) = events.try_recv() {
                         self.event(event, &mut state, &mut messages);
                     }
                     self.update(update, &mut state, &mut messages);
                 }
                 _ = tick.tick() => self.tick(&mut state, &mut messages),
-                _ = status.tick() => self.tell(&mut state),
+                _ = status.tick() => self.publish_counters(&mut state),
             }
             self.heartbeat.beat(now());
             for message in messages.drain(..) {
@@ -277,14 +277,14 @@ impl Report {
             .flat_map(|line| topics_of_counts(line))
             .collect();
         if let Some(view) = &mut state.view {
-            let gone = state.told.extract_if(|topic, _| {
+            let gone = state.published.extract_if(|topic, _| {
                 topic.as_str().starts_with(LINE_COUNTS) && !counted.contains(topic.as_str())
             });
             for (topic, _) in gone {
                 view.show(Message::new(topic, "", Origin::Own).retained());
             }
         }
-        // An empty payload takes back what is retained.
+        // An empty payload removes a retained message.
         messages.extend(gone.into_iter().map(|topic| {
             Message::new(topic, "", Origin::Field)
                 .retained()
@@ -293,7 +293,7 @@ impl Report {
         self.scope = scope;
     }
 
-    /// What waits in swinging doors is shown before the end.
+    /// Publishes the readings that wait in swinging doors.
     async fn end(&self, state: &mut State, mut messages: Vec<Message>) -> Result<(), String> {
         for (point, own) in self.scope.points.iter().zip(&mut state.points) {
             own.end(point, now(), &mut messages);
@@ -309,8 +309,9 @@ impl Report {
         let clock = Timestamp::from(moment());
         if let Some(step) = state.clock.set_by(clock) {
             tracing::info!(
+                event = "report.clock_stepped",
                 step_ms = step,
-                "the clock was set: the times of what waits are put right, and every value is shown again"
+                "system clock stepped: correcting queued timestamps and republishing all values"
             );
             self.scope
                 .points
@@ -336,41 +337,40 @@ impl Report {
         }
     }
 
-    /// Publishes what was counted, where it has changed.
-    fn tell(&self, state: &mut State) {
+    /// Publishes the counters that have changed.
+    fn publish_counters(&self, state: &mut State) {
         let State {
             view: Some(view),
             counts,
-            told,
+            published,
             ..
         } = state
         else {
             return;
         };
         view.catch_up();
-        let mut tell = |topic: String, text: String| {
+        let mut publish = |topic: String, text: String| {
             let Ok(topic) = TopicName::new(topic) else {
                 return;
             };
-            if told.get(&topic) == Some(&text) {
+            if published.get(&topic) == Some(&text) {
                 return;
             }
             view.show(Message::new(topic.clone(), text.clone(), Origin::Own).retained());
-            told.insert(topic, text);
+            published.insert(topic, text);
         };
-        // A structure of numbers cannot fail to be written.
-        tell("$SYS/wellhead/report".to_owned(), json::text(&counts));
+        publish("$SYS/wellhead/report".to_owned(), json::text(&counts));
         for line in &self.scope.lines {
             let texts = std::iter::once(line.json())
                 .chain(line.devices.iter().map(|(_, counts)| counts.json()));
             topics_of_counts(line)
                 .zip(texts)
-                .for_each(|(topic, text)| tell(topic, text));
+                .for_each(|(topic, text)| publish(topic, text));
         }
     }
 
     async fn send(&self, mut message: Message, state: &mut State) -> Result<(), String> {
-        // One that was kept back since before the clock was set.
+        // A reading that waited since before the clock was set.
         if let Some(step) = message.measured.and_then(|time| time.set_by(state.clock))
             && let Some(payload) = json::moved(&message.payload, step)
         {
@@ -389,7 +389,7 @@ impl Report {
                 }
                 Err(OfferError::Closed) => return Err(OfferError::Closed.to_string()),
                 Err(error) => {
-                    tracing::error!(topic = %message.topic, %error, "a reading cannot go north");
+                    tracing::error!(event = "report.forward_failed", topic = %message.topic, %error, "cannot queue reading for the uplink");
                 }
             }
         }

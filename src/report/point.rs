@@ -19,11 +19,11 @@ pub(super) struct PointState {
     median: Option<Box<Median>>,
     interval: Interval,
     /// One for each aggregate that is shown, or one.
-    shown: Box<[Shown]>,
+    shown: Box<[TopicState]>,
 }
 
 #[derive(Debug, Clone)]
-struct Shown {
+struct TopicState {
     last: LastReport,
     door: SwingingDoor<Reading>,
 }
@@ -34,7 +34,7 @@ impl PointState {
             .aggregate
             .as_ref()
             .map_or(1, |aggregate| aggregate.shows.len());
-        let shown = Shown {
+        let shown = TopicState {
             last: LastReport::default(),
             door: SwingingDoor::default(),
         };
@@ -134,7 +134,7 @@ impl PointState {
     }
 }
 
-impl Shown {
+impl TopicState {
     fn take(
         &mut self,
         point: &PointReport,

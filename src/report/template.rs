@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::mqtt::{TopicError, TopicName};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+enum Segment {
     Text(String),
     Site,
     Line,
@@ -15,7 +15,7 @@ enum Part {
 
 /// A template whose placeholders are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicTemplate(Vec<Part>);
+pub struct TopicTemplate(Vec<Segment>);
 
 /// What fills a template.
 #[derive(Debug, Clone, Copy)]
@@ -40,19 +40,19 @@ impl TopicTemplate {
                 .split_once('}')
                 .ok_or_else(|| format!("`{text}` has a {{ without a }}"))?;
             if !before.is_empty() {
-                parts.push(Part::Text(before.to_owned()));
+                parts.push(Segment::Text(before.to_owned()));
             }
             parts.push(match name {
-                "site" => Part::Site,
-                "line" => Part::Line,
-                "device" => Part::Device,
-                "point" => Part::Point,
+                "site" => Segment::Site,
+                "line" => Segment::Line,
+                "device" => Segment::Device,
+                "point" => Segment::Point,
                 _ => return Err(format!("`{{{name}}}` is not known in a topic; use {{site}}, {{line}}, {{device}} or {{point}}")),
             });
             rest = behind;
         }
         if !rest.is_empty() {
-            parts.push(Part::Text(rest.to_owned()));
+            parts.push(Segment::Text(rest.to_owned()));
         }
         Ok(Self(parts))
     }
@@ -63,11 +63,11 @@ impl TopicTemplate {
             .0
             .iter()
             .map(|part| match part {
-                Part::Text(text) => text.as_str(),
-                Part::Site => names.site,
-                Part::Line => names.line,
-                Part::Device => names.device,
-                Part::Point => names.point,
+                Segment::Text(text) => text.as_str(),
+                Segment::Site => names.site,
+                Segment::Line => names.line,
+                Segment::Device => names.device,
+                Segment::Point => names.point,
             })
             .collect();
         TopicName::new(filled)

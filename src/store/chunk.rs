@@ -1,10 +1,10 @@
-//! The unit of a commit on disk: a run of entries, a piece of an entry too large for one slot, or a note about the journal. Pure.
+//! The unit of a commit on disk: a run of entries, a piece of an entry too large for one slot, or a record about the journal. Pure.
 //!
 //! ```text
 //! magic 8 | crc32c 4 (of all that follows) | length 4 | kind 1 | first seq 8 | count or part 4 | parts 4 | body
 //! kind 0: body = count x (length 4, bytes); a length of 0xFFFFFFFF skips as many numbers as the next 4 bytes say
 //! kind 1: body = bytes of part `part` of `parts` of entry `first seq`
-//! kind 2: body = a note; `first seq` is its number
+//! kind 2: body = a record; `first seq` is its number
 //! ```
 //! All numbers are big endian. The magic and the checksum are ours although the engine has its own: a damaged database is
 //! searched for them. The checksum begins with a number drawn for each partition, so that nobody can hide a chunk in an entry.
@@ -45,7 +45,7 @@ pub enum Chunk {
         bytes: Bytes,
     },
     /// What is known about the journal as of one commit.
-    Note {
+    CommitRecord {
         /// Grows with every commit.
         number: u64,
         /// Encoded.
@@ -116,16 +116,16 @@ impl Chunk {
             Self::Part {
                 seq, part, parts, ..
             } if part + 1 == *parts => *seq,
-            Self::Part { .. } | Self::Note { .. } => 0,
+            Self::Part { .. } | Self::CommitRecord { .. } => 0,
         }
     }
 
-    /// The first sequence number that has to do with this chunk; zero for a note.
+    /// The first sequence number that has to do with this chunk; zero for a record.
     pub fn first_seq(&self) -> u64 {
         match self {
             Self::Entries(entries) => entries.first().map_or(0, |entry| entry.seq),
             Self::Part { seq, .. } => *seq,
-            Self::Note { .. } => 0,
+            Self::CommitRecord { .. } => 0,
         }
     }
 
@@ -148,7 +148,7 @@ impl Chunk {
                 out.put_u32(*parts);
                 out.put_slice(bytes);
             }
-            Self::Note { number, body } => {
+            Self::CommitRecord { number, body } => {
                 out.put_u8(2);
                 out.put_u64(*number);
                 out.put_u64(0);
@@ -198,7 +198,7 @@ impl Chunk {
                 parts: second,
                 bytes: content,
             },
-            2 => Self::Note {
+            2 => Self::CommitRecord {
                 number: first_seq,
                 body: content,
             },
@@ -230,7 +230,7 @@ impl Chunk {
             + match self {
                 Self::Entries(entries) => entries.iter().map(|entry| 12 + entry.bytes.len()).sum(),
                 Self::Part { bytes, .. } => bytes.len(),
-                Self::Note { body, .. } => body.len(),
+                Self::CommitRecord { body, .. } => body.len(),
             }
     }
 }
@@ -310,7 +310,7 @@ mod tests {
                         });
                     }
                 }
-                Chunk::Note { .. } => panic!("no note was put in"),
+                Chunk::CommitRecord { .. } => panic!("no commit record was put in"),
             }
         }
         out
@@ -362,7 +362,7 @@ mod tests {
             parts: 1,
             bytes: Bytes::from_static(b"three"),
         };
-        let four = Chunk::Note {
+        let four = Chunk::CommitRecord {
             number: 4,
             body: Bytes::from_static(b"four"),
         };

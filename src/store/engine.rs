@@ -4,7 +4,7 @@
 //! * `commit` returns `Ok` only after our own `fdatasync` of the database file.
 //! * A slot is written once; slots exist, empty, before the partition is used.
 //! * A partition is made ahead of need under a temporary name. It gets its final name only after its files, its directory and a
-//!   note are synced, and is used only after the parent directory is.
+//!   record are synced, and is used only after the parent directory is.
 //! * Panics of the engine become [`StoreError::Engine`].
 
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::StoreError;
 use super::chunk::Chunk;
-use super::note::Note;
+use super::commit_record::CommitRecord;
 
 /// Slots that may be used; sixteen more stay empty at the end, so that the last leaf is never split.
 pub(super) const SLOTS: u32 = 512;
@@ -55,7 +55,8 @@ impl Drop for Guarded {
         let handles = self.0.take();
         if catch_unwind(AssertUnwindSafe(|| drop(handles))).is_err() {
             tracing::warn!(
-                "the storage engine could not close a partition in order; what was promised of it was synced before"
+                event = "store.close_failed",
+                "storage engine failed to close a partition; nothing is lost, its commits were synced before"
             );
         }
     }
@@ -249,15 +250,15 @@ impl Partition {
         .measured())
     }
 
-    /// Gives a prepared partition its name, with `chunks` and `note` in it. On failure it must not be used.
+    /// Gives a prepared partition its name, with `chunks` and `record` in it. On failure it must not be used.
     pub(super) fn adopt(
         mut self,
         path: &Path,
         chunks: &[Chunk],
-        note: &Note,
+        record: &CommitRecord,
     ) -> Result<Self, StoreError> {
         self.salt = salt_of(path);
-        self.commit(chunks, note)?;
+        self.commit(chunks, record)?;
         if path.exists() {
             // Left by an adoption that failed after its rename: nothing in it was ever acknowledged.
             fs::remove_dir_all(path).map_err(|e| io_error(path, e))?;
@@ -318,25 +319,30 @@ impl Partition {
         })
     }
 
-    /// The note of the last commit into this partition.
-    pub(super) fn note(&self) -> Result<Note, StoreError> {
+    /// The record of the last commit into this partition.
+    pub(super) fn record(&self) -> Result<CommitRecord, StoreError> {
         guarded(&self.path, || {
             let bytes = self
                 .engine
                 .handles()
                 .and_then(|engine| engine.meta.get("note"))
                 .map_err(|e| engine_error(&self.path, &e))?;
-            let note = bytes.and_then(|bytes| Note::of(&Chunk::decode(&bytes, self.salt).ok()?));
-            note.ok_or_else(|| StoreError::Engine {
+            let record =
+                bytes.and_then(|bytes| CommitRecord::of(&Chunk::decode(&bytes, self.salt).ok()?));
+            record.ok_or_else(|| StoreError::Engine {
                 path: self.path.clone(),
-                what: "no note".to_owned(),
+                what: "no commit record".to_owned(),
             })
         })
     }
 
-    /// Writes chunks into the next slots and the note beside them; durable when it returns `Ok`. After an error this
+    /// Writes chunks into the next slots and the record beside them; durable when it returns `Ok`. After an error this
     /// partition must not be written again.
-    pub(super) fn commit(&mut self, chunks: &[Chunk], note: &Note) -> Result<(), StoreError> {
+    pub(super) fn commit(
+        &mut self,
+        chunks: &[Chunk],
+        record: &CommitRecord,
+    ) -> Result<(), StoreError> {
         let path = self.path.clone();
         guarded(&path, || {
             let fail = |e: sled::Error| engine_error(&path, &e);
@@ -351,7 +357,7 @@ impl Partition {
             }
             engine
                 .meta
-                .insert("note", note.encode(self.salt))
+                .insert("note", record.encode(self.salt))
                 .map_err(fail)?;
             engine.db.flush().map_err(fail)?;
             self.file.sync_data().map_err(|e| io_error(&path, e))?;

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use super::chunk::Chunk;
+use super::commit_record::CommitRecord;
 use super::engine::{
     LOCK_ATTEMPTS, LOCK_PAUSE, Partition, io_error, keep_private, private_file, salt_of, sync_dir,
     write_private,
 };
-use super::note::Note;
+use crate::time::known_unix_ms;
 
 /// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
 const QUARANTINE_BYTES: u64 = 48 << 20;
@@ -30,6 +31,17 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
+    /// A partition that is begun now, with a salt of its own.
+    pub(super) fn begin(number: u64, first_seq: u64) -> Self {
+        Self {
+            number,
+            first_seq,
+            created_ms: known_unix_ms(),
+            salt: fastrand::u32(..),
+            bytes: 0,
+        }
+    }
+
     pub(super) fn path(&self, folder: &Path) -> PathBuf {
         folder.join(format!(
             "p-2-{:08x}-{:016x}-{:012x}-{:08x}",
@@ -202,8 +214,8 @@ fn free_name(folder: &Path, name: &str) -> PathBuf {
 /// What a partition must hold, as far as that is known.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Expected<'a> {
-    /// The note with which an orderly end closed it.
-    pub(super) closed: Option<&'a Note>,
+    /// The record with which an orderly end closed it.
+    pub(super) closed: Option<&'a CommitRecord>,
     /// The number of its last commit; 0 if that is not known.
     pub(super) commit: u64,
 }
@@ -213,14 +225,14 @@ pub(super) struct Opened {
     pub(super) partition: Partition,
     /// The last sequence number it holds whole.
     pub(super) last_seq: Option<u64>,
-    /// The newest note in it.
-    pub(super) note: Option<Note>,
+    /// The newest record in it.
+    pub(super) record: Option<CommitRecord>,
 }
 
 /// Opens a partition. A damaged one is moved to `quarantine/`, and what can be carved out of it takes its place.
 ///
 /// The engine takes damage near the end of its file for a write that was torn, and cuts it off without a word. So the file is
-/// searched first for the newest entry and the newest note it holds, and an engine that comes back with less is not believed.
+/// searched first for the newest entry and the newest record it holds, and an engine that comes back with less is not believed.
 /// Nor is one that lacks what it is `expected` to hold.
 pub(super) fn open_or_carve(
     folder: &Path,
@@ -228,48 +240,62 @@ pub(super) fn open_or_carve(
     expected: Expected<'_>,
 ) -> Result<Opened, StoreError> {
     let bytes = read_what_can_be_read(&path.join("db"))?;
-    let (mut newest, mut carved_note) = (None, expected.closed.cloned());
-    for chunk in Chunk::carve(&bytes, salt_of(path)) {
-        newest = newest.max(Some(chunk.last_complete_seq()).filter(|seq| *seq > 0));
-        carved_note = carved_note
-            .into_iter()
-            .chain(Note::of(&chunk))
-            .max_by_key(|note| note.number);
-    }
-    let opened = Partition::open(path);
-    let known = opened
-        .as_ref()
-        .ok()
-        .and_then(|(partition, _)| partition.note().ok());
-    let least = carved_note
-        .as_ref()
-        .map(|note| note.number)
-        .max(Some(expected.commit).filter(|commit| *commit > 0));
-    let what = match opened {
-        Ok((partition, last_seq))
-            if last_seq >= newest
-                && known.is_some()
-                && known.as_ref().map(|note| note.number) >= least =>
-        {
-            // A partition that was rebuilt without a note has one that says nothing.
-            return Ok(Opened {
-                partition,
-                last_seq,
-                note: known.filter(|note| note.number > 0),
-            });
-        }
-        Ok(partition) => {
-            drop(partition);
-            "some of it is gone".to_owned()
+    let carved = Carved::of(&bytes, salt_of(path), expected.closed);
+    let (known, what) = match Partition::open(path) {
+        Ok((partition, last_seq)) => {
+            let known = partition.record().ok();
+            let number = known.as_ref().map(|record| record.number);
+            if number.is_some()
+                && number >= carved.least_number(expected)
+                && last_seq >= carved.newest_seq
+            {
+                // A partition that was rebuilt without a record has one that says nothing.
+                return Ok(Opened {
+                    partition,
+                    last_seq,
+                    record: known.filter(|record| record.number > 0),
+                });
+            }
+            (known, "some of it is gone".to_owned())
         }
         Err(error) if !is_damage(&error) => return Err(error),
-        Err(error) => error.to_string(),
+        Err(error) => (None, error.to_string()),
     };
-    let note = known
-        .into_iter()
-        .chain(carved_note)
-        .max_by_key(|note| note.number);
-    rebuild(folder, path, &bytes, note, &what)
+    rebuild(folder, path, &bytes, newer(known, carved.record), &what)
+}
+
+/// What the bytes of a database say without its engine.
+struct Carved {
+    /// The last sequence number that is there whole.
+    newest_seq: Option<u64>,
+    /// The newest record, also that of a clean shutdown.
+    record: Option<CommitRecord>,
+}
+
+impl Carved {
+    fn of(bytes: &[u8], salt: u32, closed: Option<&CommitRecord>) -> Self {
+        let (mut newest_seq, mut record) = (None, closed.cloned());
+        for chunk in Chunk::carve(bytes, salt) {
+            newest_seq = newest_seq.max(Some(chunk.last_complete_seq()).filter(|seq| *seq > 0));
+            record = newer(record, CommitRecord::of(&chunk));
+        }
+        Self { newest_seq, record }
+    }
+
+    /// The number that the record of a whole partition has at least; `None` if nothing is known.
+    fn least_number(&self, expected: Expected<'_>) -> Option<u64> {
+        self.record
+            .as_ref()
+            .map(|record| record.number)
+            .max(Some(expected.commit).filter(|commit| *commit > 0))
+    }
+}
+
+/// The record with the higher number.
+fn newer(one: Option<CommitRecord>, other: Option<CommitRecord>) -> Option<CommitRecord> {
+    one.into_iter()
+        .chain(other)
+        .max_by_key(|record| record.number)
 }
 
 /// False for what a healthy partition can meet as well: no room, no rights, no memory, too many files, somebody else's lock.
@@ -297,22 +323,22 @@ pub(super) fn rebuild(
     folder: &Path,
     path: &Path,
     bytes: &[u8],
-    note: Option<Note>,
+    record: Option<CommitRecord>,
     what: &str,
 ) -> Result<Opened, StoreError> {
     let mut chunks: Vec<Chunk> = Chunk::carve(bytes, salt_of(path))
-        .filter(|chunk| !matches!(chunk, Chunk::Note { .. }))
+        .filter(|chunk| !matches!(chunk, Chunk::CommitRecord { .. }))
         .collect();
     chunks.sort_by_key(|chunk| match chunk {
         Chunk::Part { seq, part, .. } => (*seq, *part),
         other => (other.first_seq(), 0),
     });
     chunks.dedup();
-    tracing::warn!(partition = %path.display(), %what, chunks = chunks.len(), "the last write to a partition was cut short, or it is damaged: it was moved to quarantine, what can be read of it is kept");
+    tracing::warn!(event = "store.quarantined", partition = %path.display(), %what, chunks = chunks.len(), "partition damaged, or its last write was cut short: moved to quarantine, readable entries are kept; check the disk if this happens again");
     // The replacement is complete before the damaged one moves: an interruption loses neither.
     let carved = carved_path(path);
     let rebuilt = Partition::prepare(&folder.join("new-carved"))?;
-    rebuilt.adopt(&carved, &chunks, &note.clone().unwrap_or_default())?;
+    rebuilt.adopt(&carved, &chunks, &record.clone().unwrap_or_default())?;
     set_aside(folder, path, bytes)?;
     fs::rename(&carved, path).map_err(|e| io_error(path, e))?;
     sync_dir(folder)?;
@@ -320,7 +346,7 @@ pub(super) fn rebuild(
     Ok(Opened {
         partition,
         last_seq,
-        note,
+        record,
     })
 }
 
@@ -333,7 +359,7 @@ pub(super) fn read_what_can_be_read(path: &Path) -> Result<Vec<u8>, StoreError> 
         // A partition without its database is as damaged as it can be.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) if unreadable(&error) => {
-            tracing::error!(path = %path.display(), %error, "a file cannot be read whole; check the disk");
+            tracing::error!(event = "store.unreadable_blocks", path = %path.display(), %error, "disk read error: unreadable blocks of the file are skipped; check the disk");
         }
         read => return read.map_err(|e| io_error(path, e)),
     }
@@ -410,7 +436,7 @@ fn make_room_in(quarantine: &Path) -> Result<(), StoreError> {
         if total < QUARANTINE_BYTES {
             break;
         }
-        tracing::warn!(path = %path.display(), "quarantine is full: the oldest damaged partition is deleted");
+        tracing::warn!(event = "store.quarantine_full", path = %path.display(), "quarantine full: deleting the oldest damaged partition; check the disk");
         fs::remove_dir_all(&path).map_err(|e| io_error(&path, e))?;
         total -= bytes;
     }
@@ -461,7 +487,7 @@ mod tests {
             "p-2-00000009-0000000000000009-000000000000-00000000".to_owned(),
         ];
         let plain = [
-            "carved-notes.txt",
+            "carved-records.txt",
             "new-tail.tar",
             "dead-line",
             "p-2.tar.gz",

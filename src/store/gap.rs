@@ -42,6 +42,18 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// A single entry, which was appended at `unix_ms` by the wall clock.
+    pub fn of_one(seq: u64, unix_ms: i64, reason: Reason) -> Self {
+        Self {
+            first: seq,
+            last: seq,
+            count: 1,
+            from_ms: unix_ms,
+            until_ms: unix_ms,
+            reason,
+        }
+    }
+
     /// How many entries; `None` if the database that held them is damaged and nothing else says what was in it.
     pub fn known_count(&self) -> Option<u64> {
         Some(self.count).filter(|count| *count > 0)

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 
 use super::StoreError;
 use super::chunk::{Chunk, Entry};
+use super::commit_record::CommitRecord;
 use super::engine::io_error;
 use super::folder::{Sealed, partitions, read_what_can_be_read};
-use super::note::Note;
 
 /// Why a folder cannot be looked into.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub struct Inspection {
     folder: PathBuf,
     partitions: VecDeque<Sealed>,
     /// What is settled, as of the last commit.
-    pub note: Note,
+    pub record: CommitRecord,
     /// True if a process has it open.
     pub is_in_use: bool,
 }
@@ -50,23 +50,23 @@ impl Inspection {
         let is_in_use = matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
         drop(lock);
         let partitions = partitions(folder)?;
-        let mut note = Note::default();
+        let mut record = CommitRecord::default();
         for partition in partitions.iter().rev() {
             let bytes = read_if_there(&partition.path(folder))?;
             let found = Chunk::carve(&bytes, partition.salt)
-                .filter_map(|chunk| Note::of(&chunk))
-                .max_by_key(|note| note.number);
+                .filter_map(|chunk| CommitRecord::of(&chunk))
+                .max_by_key(|record| record.number);
             if let Some(found) = found {
-                note = found;
+                record = found;
                 break;
             }
         }
         let oldest = partitions.front().map_or(1, |oldest| oldest.first_seq);
-        note.cursor.settle(1, oldest - 1);
+        record.cursor.settle(1, oldest - 1);
         Ok(Self {
             folder: folder.to_owned(),
             partitions,
-            note,
+            record,
             is_in_use,
         })
     }
@@ -99,43 +99,48 @@ impl Inspection {
             .get(index + 1)
             .map_or(u64::MAX, |next| next.first_seq);
         let bytes = read_if_there(&partition.path(&self.folder))?;
-        let mut found = BTreeMap::new();
-        let mut parts: BTreeMap<u64, BTreeMap<u32, Chunk>> = BTreeMap::new();
-        for chunk in Chunk::carve(&bytes, partition.salt) {
-            match chunk {
-                Chunk::Entries(entries) => {
-                    found.extend(entries.into_iter().map(|entry| (entry.seq, entry.bytes)));
-                }
-                Chunk::Part { seq, part, .. } => {
-                    drop(parts.entry(seq).or_default().insert(part, chunk));
-                }
-                Chunk::Note { .. } => {}
-            }
-        }
-        for (seq, pieces) in parts {
-            let mut whole = BytesMut::new();
-            let mut missing = 0;
-            for piece in pieces.values() {
-                if let Chunk::Part { bytes, parts, .. } = piece {
-                    whole.extend_from_slice(bytes);
-                    missing = *parts as usize - pieces.len().min(*parts as usize);
-                }
-            }
-            if missing == 0 {
-                found.insert(seq, whole.freeze());
-            }
-        }
-        let waits = |seq: &u64| {
-            *seq >= partition.first_seq && *seq < end && !self.note.cursor.is_settled(*seq)
+        let waits = |seq: u64| {
+            (partition.first_seq..end).contains(&seq) && !self.record.cursor.is_settled(seq)
         };
-        Ok(found
+        let entries = whole_entries(Chunk::carve(&bytes, partition.salt));
+        Ok(entries
             .into_iter()
-            .filter(|(seq, _)| waits(seq))
+            .filter(|(seq, _)| waits(*seq))
             .map(|(seq, bytes)| Entry { seq, bytes })
             .collect())
     }
 }
 
+/// The entries in some chunks by their numbers; those with a part missing are left out.
+fn whole_entries(chunks: impl Iterator<Item = Chunk>) -> BTreeMap<u64, Bytes> {
+    let mut whole = BTreeMap::new();
+    // By number and part: how many parts there are, and the part.
+    let mut torn: BTreeMap<u64, BTreeMap<u32, (u32, Bytes)>> = BTreeMap::new();
+    for chunk in chunks {
+        match chunk {
+            Chunk::Entries(entries) => {
+                whole.extend(entries.into_iter().map(|entry| (entry.seq, entry.bytes)));
+            }
+            Chunk::Part {
+                seq,
+                part,
+                parts,
+                bytes,
+            } => {
+                torn.entry(seq).or_default().insert(part, (parts, bytes));
+            }
+            Chunk::CommitRecord { .. } => {}
+        }
+    }
+    for (seq, found) in torn {
+        let parts = found.last_key_value().map_or(0, |(_, (parts, _))| *parts);
+        if found.len() >= parts as usize {
+            let bytes = found.into_values().map(|(_, bytes)| bytes);
+            whole.insert(seq, bytes.collect::<Vec<_>>().concat().into());
+        }
+    }
+    whole
+}
 /// The database of a partition; nothing if it was delivered and removed meanwhile.
 fn read_if_there(partition: &Path) -> Result<Vec<u8>, StoreError> {
     let database = partition.join("db");

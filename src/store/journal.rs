@@ -3,7 +3,7 @@
 //! Invariants:
 //! * Partition numbers and first sequence numbers both grow; the numbers of one partition end where the next one begins.
 //! * After a start a new partition is begun: nothing is ever written to a file that an unclean stop may have left.
-//! * A number is given out only below what a durable note allows, so that none is given out again after a crash. What was given
+//! * A number is given out only below what a durable record allows, so that none is given out again after a crash. What was given
 //!   out and never written was settled before it had to be written; after an unclean stop the numbers go on behind it.
 //! * What leaves the journal unsettled (limit, age, damage) is a [`Gap`] and is counted in `lost`, never silent.
 
@@ -15,16 +15,16 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::ack_cursor::AckCursor;
 use super::chunk::Chunk;
-use super::cursor::Cursor;
+use super::commit_record::CommitRecord;
+use super::emergency_reserve::EmergencyReserve;
 use super::engine::{LEAST_PARTITION_BYTES, Partition, SLOTS, io_error};
 use super::folder::{Sealed, list, lock, remove_partition};
 use super::gap::{Gap, Reason};
-use super::note::Note;
-use super::progress::{Progress, ProgressFile};
+use super::preallocation::Preallocation;
+use super::progress::{JournalProgress, ProgressFile};
 use super::recover::{Recovered, recover, remove_closed, write_closed};
-use super::reserve::Reserve;
-use super::spare::Spare;
 use super::{CHUNK_BYTES, Entry, StoreError};
 use crate::time::known_unix_ms;
 
@@ -46,9 +46,9 @@ impl PartitionBytes {
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
-    spare: Spare,
+    preallocation: Preallocation,
     partition_bytes: u64,
-    reserve: Reserve,
+    reserve: EmergencyReserve,
     sealed: VecDeque<Sealed>,
     tail: Sealed,
     /// When the newest entry was written into it, by the wall clock; `None` if it holds none.
@@ -58,8 +58,8 @@ pub struct Journal {
     last_number: u64,
     head: Option<(u64, Partition)>,
     position: Option<read::Position>,
-    note: Note,
-    /// The `next_seq` of the newest durable note.
+    record: CommitRecord,
+    /// The `next_seq` of the newest durable record.
     reserved: u64,
     is_saved: bool,
     gaps: Vec<Gap>,
@@ -72,17 +72,17 @@ pub struct Journal {
 impl Journal {
     /// Opens the journal in `folder`, making it if needed.
     pub fn open(folder: &Path, partition_bytes: PartitionBytes) -> Result<Self, StoreError> {
-        Self::open_with(folder, partition_bytes, &Reserve::of(folder))
+        Self::open_with(folder, partition_bytes, &EmergencyReserve::of(folder))
     }
 
     pub(super) fn open_with(
         folder: &Path,
         partition_bytes: PartitionBytes,
-        reserve: &Reserve,
+        reserve: &EmergencyReserve,
     ) -> Result<Self, StoreError> {
         let lock = lock(folder)?;
         match Self::open_locked(folder, partition_bytes, reserve.clone(), &lock) {
-            Err(StoreError::Full { .. }) if reserve.spend() => {
+            Err(StoreError::Full { .. }) if reserve.release() => {
                 Self::open_locked(folder, partition_bytes, reserve.clone(), &lock)
             }
             opened => opened,
@@ -92,13 +92,13 @@ impl Journal {
     fn open_locked(
         folder: &Path,
         partition_bytes: PartitionBytes,
-        reserve: Reserve,
+        reserve: EmergencyReserve,
         lock: &File,
     ) -> Result<Self, StoreError> {
         let lock = lock.try_clone().map_err(|e| io_error(folder, e))?;
         let sealed = list(folder)?;
         let Recovered {
-            mut note,
+            mut record,
             gaps,
             lost,
         } = recover(folder, &sealed)?;
@@ -106,25 +106,22 @@ impl Journal {
         // What came before the oldest partition was removed, so it was settled or counted as lost already.
         let oldest = sealed
             .front()
-            .map_or(note.next_seq, |first| first.first_seq);
-        note.cursor.settle(1, oldest - 1);
-        let tail = Sealed {
-            number,
-            first_seq: note.next_seq,
-            created_ms: known_unix_ms(),
-            salt: fastrand::u32(..),
-            bytes: 0,
-        };
-        note.number += 1;
-        let spare = Spare::of(folder);
-        let tail_partition =
-            Partition::prepare(&folder.join("new-tail"))?.adopt(&tail.path(folder), &[], &note)?;
+            .map_or(record.next_seq, |first| first.first_seq);
+        record.cursor.settle(1, oldest - 1);
+        let tail = Sealed::begin(number, record.next_seq);
+        record.number += 1;
+        let preallocation = Preallocation::of(folder);
+        let tail_partition = Partition::prepare(&folder.join("new-tail"))?.adopt(
+            &tail.path(folder),
+            &[],
+            &record,
+        )?;
         remove_closed(folder)?;
-        let progress = ProgressFile::open(folder, Progress::of(&note, &tail))?;
-        let reserved = note.next_seq;
+        let progress = ProgressFile::open(folder, JournalProgress::of(&record, &tail))?;
+        let reserved = record.next_seq;
         let mut journal = Self {
             folder: folder.to_owned(),
-            spare,
+            preallocation,
             partition_bytes: partition_bytes.0,
             reserve,
             sealed,
@@ -135,7 +132,7 @@ impl Journal {
             last_number: number,
             head: None,
             position: None,
-            note,
+            record,
             reserved,
             is_saved: true,
             gaps,
@@ -150,7 +147,7 @@ impl Journal {
 
     /// Entries that were numbered and are neither settled nor lost.
     pub fn waiting(&self) -> u64 {
-        self.note.cursor.unsettled_in(1, self.note.next_seq - 1)
+        self.record.cursor.unsettled_in(1, self.record.next_seq - 1)
     }
 
     /// Entries given up since the journal was opened.
@@ -165,7 +162,7 @@ impl Journal {
 
     /// The number the next entry will get.
     pub fn next_seq(&self) -> u64 {
-        self.note.next_seq
+        self.record.next_seq
     }
 
     /// Numbers below this one may be given out without a commit.
@@ -175,23 +172,23 @@ impl Journal {
 
     /// The highest number that is on disk, or settled without ever having been there.
     pub fn written(&self) -> u64 {
-        self.note.written
+        self.record.written
     }
 
     /// What is settled.
-    pub fn cursor(&self) -> &Cursor {
-        &self.note.cursor
+    pub fn cursor(&self) -> &AckCursor {
+        &self.record.cursor
     }
 
     /// What the user wanted to find again.
     pub fn state(&self) -> &Bytes {
-        &self.note.state
+        &self.record.state
     }
 
     /// Replaces the state; durable with the next commit. At most [`super::STATE_BYTES`].
     pub fn set_state(&mut self, state: Bytes) {
-        self.is_saved &= self.note.state == state;
-        self.note.state = state;
+        self.is_saved &= self.record.state == state;
+        self.record.state = state;
     }
 
     /// Bytes all partitions take on disk, about.
@@ -201,13 +198,13 @@ impl Journal {
 
     /// Numbers up to this one, not included, were given out.
     pub fn give_out(&mut self, next_seq: u64) {
-        self.note.next_seq = self.note.next_seq.max(next_seq);
+        self.record.next_seq = self.record.next_seq.max(next_seq);
     }
 
     /// Numbers entries and writes them: the shape for who needs no numbers ahead. Returns the first number; they are durable then.
     /// After an error those up to [`Journal::written`] were accepted, the others are forgotten.
     pub fn append(&mut self, entries: &[Bytes]) -> Result<u64, StoreError> {
-        let first = self.note.next_seq;
+        let first = self.record.next_seq;
         let numbered: Vec<Entry> = entries
             .iter()
             .zip(first..)
@@ -219,7 +216,7 @@ impl Journal {
         self.give_out(first + entries.len() as u64);
         let done = self.write(&numbered);
         if done.is_err() {
-            self.settle(self.note.written + 1, self.note.next_seq - 1);
+            self.settle(self.record.written + 1, self.record.next_seq - 1);
         }
         done.map(|()| first)
     }
@@ -259,17 +256,17 @@ impl Journal {
             .map(Chunk::last_complete_seq)
             .max()
             .unwrap_or(0);
-        let mut note = self.note.clone();
-        note.number += 1;
-        note.durable = self.note.written;
-        note.written = note.written.max(last);
-        note.next_seq += AHEAD;
+        let mut record = self.record.clone();
+        record.number += 1;
+        record.durable = self.record.written;
+        record.written = record.written.max(last);
+        record.next_seq += AHEAD;
         // Numbers are used up even if the commit fails: what is left of it must not look newer than the next one.
-        self.note.number = note.number;
+        self.record.number = record.number;
         let done = if rotates {
-            self.rotate(chunks, &note)
+            self.rotate(chunks, &record)
         } else {
-            self.tail_partition.commit(chunks, &note)
+            self.tail_partition.commit(chunks, &record)
         };
         if !chunks.is_empty() {
             self.tail_newest_ms = Some(known_unix_ms());
@@ -281,13 +278,14 @@ impl Journal {
             self.tail_usable = false;
             return Err(error);
         }
-        self.progress.note(Progress::of(&note, &self.tail));
-        self.reserved = note.next_seq;
-        self.note.written = note.written;
+        self.progress
+            .record(JournalProgress::of(&record, &self.tail));
+        self.reserved = record.next_seq;
+        self.record.written = record.written;
         let half = self.tail_partition.free_slots() < SLOTS as usize / 2
             || self.tail_partition.bytes() * 2 >= self.partition_bytes;
         if half {
-            self.spare.begin();
+            self.preallocation.begin();
         }
         if rotates {
             self.remove_settled()
@@ -296,21 +294,15 @@ impl Journal {
         }
     }
 
-    fn rotate(&mut self, chunks: &[Chunk], note: &Note) -> Result<(), StoreError> {
-        let first_seq = self.note.written + 1;
+    fn rotate(&mut self, chunks: &[Chunk], record: &CommitRecord) -> Result<(), StoreError> {
+        let first_seq = self.record.written + 1;
         // Used up even if it fails: what a failed attempt may leave under its name holds nothing that was acknowledged.
         self.last_number += 1;
-        let tail = Sealed {
-            number: self.last_number,
-            first_seq,
-            created_ms: known_unix_ms(),
-            salt: fastrand::u32(..),
-            bytes: 0,
-        };
-        let partition = self
-            .spare
-            .take()?
-            .adopt(&tail.path(&self.folder), chunks, note)?;
+        let tail = Sealed::begin(self.last_number, first_seq);
+        let partition =
+            self.preallocation
+                .take()?
+                .adopt(&tail.path(&self.folder), chunks, record)?;
         let old = std::mem::replace(&mut self.tail_partition, partition);
         let mut sealed = std::mem::replace(&mut self.tail, tail);
         sealed.bytes = old.bytes();
@@ -332,9 +324,9 @@ impl Journal {
     pub fn drop_oldest(&mut self, reason: Reason) -> Result<bool, StoreError> {
         if self.sealed.is_empty()
             && self
-                .note
+                .record
                 .cursor
-                .unsettled_in(self.tail.first_seq, self.note.written)
+                .unsettled_in(self.tail.first_seq, self.record.written)
                 > 0
         {
             self.commit(&[], true)?;
@@ -344,7 +336,7 @@ impl Journal {
         };
         let from_ms = oldest.created_ms;
         let until_ms = self.sealed.get(1).unwrap_or(&self.tail).created_ms;
-        let (first, last) = (self.note.cursor.low() + 1, self.last_seq_of_oldest());
+        let (first, last) = (self.record.cursor.low() + 1, self.last_seq_of_oldest());
         self.lose(Gap {
             first,
             last,
@@ -359,7 +351,7 @@ impl Journal {
 
     /// Begins a new partition if nothing in the newest one waits and it has grown: then its space returns.
     pub fn leave_behind_what_is_settled(&mut self) -> Result<(), StoreError> {
-        let is_done = self.note.cursor.low() >= self.note.written;
+        let is_done = self.record.cursor.low() >= self.record.written;
         if is_done && self.tail_partition.bytes() > LEAST_PARTITION_BYTES {
             self.commit(&[], true)
         } else {
@@ -394,7 +386,7 @@ impl Journal {
 
     /// Settles numbers that will not be delivered, and remembers how many were waiting.
     fn lose(&mut self, gap: Gap) {
-        let count = self.note.cursor.unsettled_in(gap.first, gap.last);
+        let count = self.record.cursor.unsettled_in(gap.first, gap.last);
         if count > 0 {
             self.lost += count;
             self.gaps.push(Gap { count, ..gap });
@@ -406,7 +398,7 @@ impl Journal {
         self.sealed.get(1).unwrap_or(&self.tail).first_seq - 1
     }
 
-    /// Removes partitions in which nothing waits: each start begins one. What they held counts as settled in the newest note.
+    /// Removes partitions in which nothing waits: each start begins one. What they held counts as settled in the newest record.
     fn remove_empty(&mut self) -> Result<(), StoreError> {
         let ends: Vec<u64> = self
             .sealed
@@ -419,7 +411,7 @@ impl Journal {
             .into_iter()
             .zip(ends)
             .partition(|(sealed, end)| {
-                self.note.cursor.unsettled_in(sealed.first_seq, end - 1) > 0
+                self.record.cursor.unsettled_in(sealed.first_seq, end - 1) > 0
             });
         self.sealed = kept.into_iter().map(|(sealed, _)| sealed).collect();
         for (sealed, _) in empty {
@@ -430,21 +422,21 @@ impl Journal {
 
     /// Marks `first..=last` as done; durable with the next commit.
     pub fn settle(&mut self, first: u64, last: u64) {
-        self.note
+        self.record
             .cursor
-            .settle(first, last.min(self.note.next_seq - 1));
+            .settle(first, last.min(self.record.next_seq - 1));
         // What was never written need not be remembered as settled until something behind it is written.
-        self.is_saved &= first > self.note.written;
+        self.is_saved &= first > self.record.written;
     }
 
     /// Makes what was settled and the state durable, if anything changed since the last commit, and removes partitions that are
     /// done with. Also gives room to number more entries.
     pub fn save(&mut self) -> Result<(), StoreError> {
-        let is_due = !self.is_saved || self.note.next_seq + AHEAD / 2 > self.reserved;
+        let is_due = !self.is_saved || self.record.next_seq + AHEAD / 2 > self.reserved;
         let saved = if is_due {
             match self.commit(&[], !self.tail_usable || self.is_tail_full()) {
                 // After an error a new partition is needed, and that needs room.
-                Err(StoreError::Full { .. }) if self.reserve.spend() => self.commit(&[], true),
+                Err(StoreError::Full { .. }) if self.reserve.release() => self.commit(&[], true),
                 saved => saved,
             }
         } else {
@@ -460,25 +452,26 @@ impl Journal {
 
     /// The last commit: the numbers go on without a gap at the next start.
     pub fn close(mut self) -> Result<(), StoreError> {
-        let mut note = self.note.clone();
-        note.number += 1;
-        note.durable = note.written;
+        let mut record = self.record.clone();
+        record.number += 1;
+        record.durable = record.written;
         if self.tail_usable {
-            self.tail_partition.commit(&[], &note)?;
+            self.tail_partition.commit(&[], &record)?;
         } else {
-            self.rotate(&[], &note)?;
+            self.rotate(&[], &record)?;
         }
-        self.progress.note(Progress::of(&note, &self.tail));
-        write_closed(&self.folder, &note)
+        self.progress
+            .record(JournalProgress::of(&record, &self.tail));
+        write_closed(&self.folder, &record)
     }
 
     /// Removes partitions whose entries are all settled. Whether the cursor is durable does not matter: at the next start
     /// everything before the oldest partition counts as settled.
     fn remove_settled(&mut self) -> Result<(), StoreError> {
-        if !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.note.cursor.low() {
-            self.progress.settled(self.note.cursor.low());
+        if !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.record.cursor.low() {
+            self.progress.settled(self.record.cursor.low());
         }
-        while !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.note.cursor.low() {
+        while !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.record.cursor.low() {
             let Some(sealed) = self.sealed.front().cloned() else {
                 break;
             };
@@ -816,15 +809,15 @@ mod tests {
                 bytes: stale,
             },
         ]);
-        let note = Note {
-            number: journal.note.number + 1,
+        let record = CommitRecord {
+            number: journal.record.number + 1,
             durable: 5,
             written: 7,
             next_seq: 8 + AHEAD,
-            ..journal.note.clone()
+            ..journal.record.clone()
         };
-        journal.tail_partition.commit(&stale, &note).unwrap();
-        journal.note.number += 1;
+        journal.tail_partition.commit(&stale, &record).unwrap();
+        journal.record.number += 1;
         journal.tail_usable = false;
         append(&mut journal, 1, 100);
         drop(journal);
@@ -974,7 +967,7 @@ mod tests {
         let database = journal.tail.path(folder.path()).join("db");
         drop(journal);
         fs::remove_file(folder.path().join("progress")).unwrap();
-        // Entries of a commit in the middle, and every note.
+        // Entries of a commit in the middle, and every record.
         let mut bytes = fs::read(&database).unwrap();
         let marks: Vec<usize> = bytes
             .windows(8)
@@ -1056,7 +1049,7 @@ mod tests {
         let database = journal.tail.path(folder.path()).join("db");
         drop(journal);
         let mut bytes = fs::read(&database).unwrap();
-        // Every commit is a chunk and a note.
+        // Every commit is a chunk and a record.
         let middle = bytes
             .windows(8)
             .enumerate()

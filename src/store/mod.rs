@@ -1,29 +1,29 @@
-//! The durable journals: what was appended is on disk, in order, until it is settled.
+//! The durable journals: an entry that was appended is on disk, in order, until it is settled.
 //!
 //! A store is a folder with one or more journals (queues), one thread that writes them, and what they have in common:
 //! ```text
 //! LOCK                                         held while the store is open
 //! identity                                     drawn once a machine; with a sequence number it names an entry for ever
 //! machine                                      where it was drawn
-//! reserve                                      room that is given up when the disk is full, so that delivering can go on
+//! reserve                                      room that is released when the disk is full, so that delivery can continue
 //! <queue>/LOCK                                 held while the journal is open
 //! <queue>/p-2-<number>-<first seq>-<begun>-<salt>/    a partition: one sled database, filled once, removed whole
-//! <queue>/closed                               the last note of a run that ended in order
+//! <queue>/closed                               the last commit record of a clean shutdown
 //! <queue>/progress                             how far the journal had come: which commit must be there at least
 //! <queue>/new-*/  dead-*/                      partitions being made or removed; deleted at the next start
-//! <queue>/carved-*/                            what replaces a damaged partition, until that one is in quarantine
-//! <queue>/set-aside/                           what people or other versions left there; never read, never deleted
-//! <queue>/quarantine/                          partitions that could not be read whole; what could be carved out of them was kept
+//! <queue>/carved-*/                            replaces a damaged partition, until that one is in quarantine
+//! <queue>/set-aside/                           left there by people or other versions; never read, never deleted
+//! <queue>/quarantine/                          partitions that could not be read whole; their readable entries were kept
 //! ```
 //!
 //! Invariants:
 //! * Durable means `flush` **and** `fdatasync`: sled's `flush` alone ends in `sync_file_range`, which a power cut undoes.
 //! * A slot of a partition is written once. Nothing is deleted inside a database; space returns when a directory is removed.
-//! * Sequence numbers grow and are never used again, across restarts too. They skip some after an unclean stop.
-//! * The note (what is settled, which numbers are in use, the state of the user) is written in the same commit as the entries.
+//! * Sequence numbers grow and are never used again, across restarts too. They skip some after an unclean shutdown.
+//! * The commit record (what is settled, which numbers are in use, the state of the user) is written in the same commit as the entries.
 //! * After a failed write the partition is left alone and a new one is begun; an fsync is never repeated on the same file.
-//! * Damage is told, never silent: `closed` or `progress` say what must be there. After a power cut `progress` may be older; then the
-//!   loss of the very last pages cannot be told from a write that was under way.
+//! * Damage is reported, never silent: `closed` or `progress` say what must be there. After a power cut `progress` may be older; then
+//!   the loss of the very last pages cannot be told from a write that was under way.
 //! * Folders are 0700 and files 0600, whatever the umask.
 //! * An entry that is settled before its commit is due is never written at all.
 //! * Only `engine.rs` names sled; it catches its panics.
@@ -31,33 +31,42 @@
 //! [`Journal`] serves an outbox (append, read, settle) and a journal with checkpoints (append the whole state again, settle
 //! everything before it, read on from there) alike; [`Store`] gives it a thread. Neither knows of messages: an entry is bytes.
 
+mod ack_cursor;
 mod chunk;
-mod cursor;
+mod commit_record;
+mod emergency_reserve;
 mod engine;
 mod folder;
 mod gap;
+mod handle;
+mod identity;
 mod inspect;
 mod journal;
 mod machine;
-mod note;
+mod pending;
+mod preallocation;
 mod progress;
 mod purge;
 mod queue;
+mod receipt;
 mod recover;
-mod reserve;
-mod spare;
+mod settings;
+mod shared;
 mod thread;
 
+pub use ack_cursor::AckCursor;
 pub use chunk::{CHUNK_BYTES, Chunk, ChunkError, Entry};
-pub use cursor::Cursor;
+pub use commit_record::{CommitRecord, STATE_BYTES};
 pub use folder::lock as hold;
 pub use gap::{Gap, Reason};
+pub use handle::{EntryId, Store};
 pub use inspect::{InspectError, Inspection};
 pub use journal::{Journal, PartitionBytes};
-pub use note::{Note, STATE_BYTES};
 pub use purge::{purge, remove};
-pub use queue::{AppendError, Counters, EntryId, ReadError, Receipt, Store, Stored};
-pub use thread::{Settings, WhenFull, open};
+pub use receipt::{AppendError, Receipt, Stored};
+pub use settings::{Settings, WhenFull};
+pub use shared::{Counters, ReadError};
+pub use thread::open;
 
 /// Why the journal cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -20,10 +20,10 @@ use std::path::Path;
 
 use bytes::{Buf, BufMut};
 
+use super::commit_record::CommitRecord;
 use super::engine::{io_error, private_file};
 use super::folder::Sealed;
-use super::note::Note;
-use super::{Cursor, StoreError};
+use super::{AckCursor, StoreError};
 
 const NAME: &str = "progress";
 const MAGIC: &[u8; 8] = b"WHEADpr1";
@@ -31,8 +31,8 @@ const BYTES: usize = 60;
 
 /// The newest durable commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Progress {
-    /// The number of its note.
+pub(super) struct JournalProgress {
+    /// The number of its record.
     pub(super) commit: u64,
     /// The number of the partition it is in.
     pub(super) partition: u64,
@@ -46,16 +46,16 @@ pub(super) struct Progress {
     pub(super) low: u64,
 }
 
-impl Progress {
-    pub(super) fn of(note: &Note, tail: &Sealed) -> Self {
+impl JournalProgress {
+    pub(super) fn of(record: &CommitRecord, tail: &Sealed) -> Self {
         let (partition, first_seq) = (tail.number, tail.first_seq);
         Self {
-            commit: note.number,
+            commit: record.number,
             partition,
             first_seq,
-            written: note.written,
-            next_seq: note.next_seq,
-            low: note.cursor.low(),
+            written: record.written,
+            next_seq: record.next_seq,
+            low: record.cursor.low(),
         }
     }
 
@@ -64,14 +64,14 @@ impl Progress {
         Self::decode(&std::fs::read(folder.join(NAME)).ok()?)
     }
 
-    /// What is known of settled numbers, which an older note may lack.
-    pub(super) fn settle(&self, cursor: &mut Cursor) {
+    /// What is known of settled numbers, which an older record may lack.
+    pub(super) fn settle(&self, cursor: &mut AckCursor) {
         cursor.settle(1, self.low);
     }
 
     /// Numbers behind `written` of an older partition that the newest one does not hold were skipped at its beginning, if no
     /// partition is missing between the two.
-    pub(super) fn settle_skipped(&self, cursor: &mut Cursor, older: u64, written: u64) {
+    pub(super) fn settle_skipped(&self, cursor: &mut AckCursor, older: u64, written: u64) {
         if self.partition == older + 1 && self.first_seq > written {
             cursor.settle(written + 1, self.first_seq - 1);
         }
@@ -119,13 +119,13 @@ impl Progress {
 #[derive(Debug)]
 pub(super) struct ProgressFile {
     file: File,
-    newest: Progress,
+    newest: JournalProgress,
     is_failing: bool,
 }
 
 impl ProgressFile {
-    /// Opens the file of a journal's folder, or makes it, and notes a commit that is durable.
-    pub(super) fn open(folder: &Path, newest: Progress) -> Result<Self, StoreError> {
+    /// Opens the file of a journal's folder, or makes it, and records a commit that is durable.
+    pub(super) fn open(folder: &Path, newest: JournalProgress) -> Result<Self, StoreError> {
         let path = folder.join(NAME);
         let file = private_file()
             .create(true)
@@ -143,7 +143,7 @@ impl ProgressFile {
     }
 
     /// Notes a commit that is durable. A failure costs nothing but the knowledge, and is logged once.
-    pub(super) fn note(&mut self, progress: Progress) {
+    pub(super) fn record(&mut self, progress: JournalProgress) {
         self.newest = progress;
         self.write(false);
     }
@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn progress_comes_back_as_it_was_written_and_damage_is_seen() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Progress::read(folder.path()), None);
-        let progress = Progress {
+        assert_eq!(JournalProgress::read(folder.path()), None);
+        let progress = JournalProgress {
             commit: 7,
             partition: 2,
             first_seq: 20,
@@ -193,24 +193,24 @@ mod tests {
         };
         let mut file = ProgressFile::open(
             folder.path(),
-            Progress {
+            JournalProgress {
                 commit: 6,
                 ..progress
             },
         )
         .unwrap();
-        file.note(progress);
-        assert_eq!(Progress::read(folder.path()), Some(progress));
+        file.record(progress);
+        assert_eq!(JournalProgress::read(folder.path()), Some(progress));
         file.settled(11);
         assert_eq!(
-            Progress::read(folder.path()),
+            JournalProgress::read(folder.path()),
             Some(progress),
             "what is settled stays settled"
         );
         file.settled(30);
         assert_eq!(
-            Progress::read(folder.path()),
-            Some(Progress {
+            JournalProgress::read(folder.path()),
+            Some(JournalProgress {
                 low: 30,
                 ..progress
             })
@@ -220,8 +220,12 @@ mod tests {
         for place in 0..BYTES {
             let mut damaged = bytes.clone();
             damaged[place] ^= 1;
-            assert_eq!(Progress::decode(&damaged), None, "byte {place}");
-            assert_eq!(Progress::decode(&bytes[..place]), None, "cut at {place}");
+            assert_eq!(JournalProgress::decode(&damaged), None, "byte {place}");
+            assert_eq!(
+                JournalProgress::decode(&bytes[..place]),
+                None,
+                "cut at {place}"
+            );
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::emergency_reserve::EmergencyReserve;
 use super::folder::lock;
 use super::gap::Reason;
-use super::reserve::Reserve;
 use super::{Journal, PartitionBytes, StoreError};
 
 /// Removes some entries of a queue of the store in `folder`, by their numbers. What is not known any more is passed over.
@@ -13,7 +13,7 @@ pub fn remove(folder: &Path, queue: &str, numbers: &[u64]) -> Result<(), StoreEr
     let mut journal = Journal::open_with(
         &folder.join(queue),
         PartitionBytes::of(0),
-        &Reserve::of(folder),
+        &EmergencyReserve::of(folder),
     )?;
     for number in numbers {
         journal.settle(*number, *number);
@@ -29,7 +29,7 @@ pub fn purge(folder: &Path, queue: &str, mut progress: impl FnMut(u64)) -> Resul
     let mut journal = Journal::open_with(
         &folder.join(queue),
         PartitionBytes::of(0),
-        &Reserve::of(folder),
+        &EmergencyReserve::of(folder),
     )?;
     let count = journal.waiting() + journal.lost();
     while journal.drop_oldest(Reason::Purged)? {

@@ -1,27 +1,29 @@
-//! What the partitions of the last run say: what is settled, which numbers may have been given out, and whether something is missing.
+//! The state of a journal after a restart, out of the partitions of the last run: what is settled, which numbers may have been given
+//! out, and whether something is missing.
 
 use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 
 use super::StoreError;
+use super::ack_cursor::AckCursor;
 use super::chunk::Chunk;
+use super::commit_record::CommitRecord;
 use super::engine::{Partition, io_error, sync_dir, write_private};
-use super::folder::{Expected, Opened, Sealed, open_or_carve};
+use super::folder::{Expected, Sealed, open_or_carve};
 use super::gap::{Gap, Reason};
-use super::note::Note;
-use super::progress::Progress;
+use super::progress::JournalProgress;
 use crate::time::unix_ms;
 
 /// More numbers than a partition can hold, and than are given out between two commits.
 const MOST_NUMBERS: u64 = 1 << 24;
-/// The file of an orderly end.
+/// The file of a clean shutdown.
 const CLOSED: &str = "closed";
 
-/// What the partitions of the last run say.
+/// The state of a journal, and what it has lost.
 #[derive(Default)]
 pub(super) struct Recovered {
-    pub(super) note: Note,
+    pub(super) record: CommitRecord,
     pub(super) gaps: Vec<Gap>,
     pub(super) lost: u64,
 }
@@ -29,53 +31,52 @@ pub(super) struct Recovered {
 /// What is known of the last run beside its partitions.
 #[derive(Debug, Default)]
 struct Witness {
-    /// The last note of a run that ended in order.
-    closed: Option<Note>,
-    progress: Option<Progress>,
+    /// The last record of a run that was shut down cleanly.
+    closed: Option<CommitRecord>,
+    progress: Option<JournalProgress>,
 }
 
 impl Witness {
     fn of(folder: &Path) -> Self {
         Self {
-            closed: closed_note(folder),
-            progress: Progress::read(folder),
+            closed: closed_record(folder),
+            progress: JournalProgress::read(folder),
         }
     }
 
-    /// The note with which an orderly end closed this partition.
-    fn closed_in(&self, partition: u64) -> Option<&Note> {
-        self.closed.as_ref().filter(|_| {
-            self.progress
-                .is_none_or(|progress| progress.partition == partition)
-        })
+    /// What a partition must hold.
+    fn expected_in(&self, partition: u64) -> Expected<'_> {
+        let progress = self
+            .progress
+            .filter(|progress| progress.partition == partition);
+        Expected {
+            closed: self
+                .closed
+                .as_ref()
+                .filter(|_| self.progress.is_none() || progress.is_some()),
+            commit: progress.map_or(0, |progress| progress.commit),
+        }
     }
 
-    /// The number of the commit that this partition must hold at least; 0 if that is not known.
-    fn commit_in(&self, partition: u64) -> u64 {
-        self.progress
-            .filter(|progress| progress.partition == partition)
-            .map_or(0, |progress| progress.commit)
-    }
-
-    /// The newer one of a note that was found and that of an orderly end. What is settled for sure is settled in it.
-    fn newest(&self, found: Note) -> Note {
-        let mut note = self
+    /// The newer one of a record that was found and that of a clean shutdown, with everything that is known to be settled.
+    fn newest(&self, found: CommitRecord) -> CommitRecord {
+        let mut record = self
             .closed
             .iter()
             .cloned()
             .chain([found])
-            .max_by_key(|note| note.number)
+            .max_by_key(|record| record.number)
             .unwrap_or_default();
         if let Some(progress) = &self.progress {
-            progress.settle(&mut note.cursor);
+            progress.settle(&mut record.cursor);
         }
-        note
+        record
     }
 
-    /// What must be on disk beyond what a note promises: the highest number, and the first one that was not given out.
-    fn beyond(&self, note: &Note) -> Option<Progress> {
+    /// The progress, if it promises more than a record.
+    fn beyond(&self, record: &CommitRecord) -> Option<JournalProgress> {
         self.progress
-            .filter(|progress| progress.commit > note.number)
+            .filter(|progress| progress.commit > record.number)
     }
 }
 
@@ -84,24 +85,20 @@ pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recove
     let witness = Witness::of(folder);
     let mut recovered = recover_newest(folder, sealed, &witness)?;
     if let (Some(oldest), Some(_)) = (sealed.front(), &witness.progress) {
+        let cursor = &recovered.record.cursor;
         let last = oldest.first_seq - 1;
-        let count = recovered.note.cursor.unsettled_in(1, last);
-        if count > 0 {
+        let gap = Gap {
+            first: cursor.low() + 1,
+            last,
+            count: cursor.unsettled_in(1, last),
+            from_ms: 0,
+            until_ms: oldest.created_ms,
+            reason: Reason::Damage,
+        };
+        if gap.count > 0 {
             // A partition is removed only after the progress says that it is settled: this one was taken away.
-            let first = recovered.note.cursor.low() + 1;
-            let (from_ms, until_ms) = (0, oldest.created_ms);
-            recovered.gaps.insert(
-                0,
-                Gap {
-                    first,
-                    last,
-                    count,
-                    from_ms,
-                    until_ms,
-                    reason: Reason::Damage,
-                },
-            );
-            recovered.lost += count;
+            recovered.lost += gap.count;
+            recovered.gaps.insert(0, gap);
         }
     }
     Ok(recovered)
@@ -113,52 +110,56 @@ fn recover_newest(
     witness: &Witness,
 ) -> Result<Recovered, StoreError> {
     if witness.closed.is_none() && !sealed.is_empty() {
-        tracing::info!(folder = %folder.display(), "the last run did not end in order; what was being written then was not acknowledged");
+        tracing::info!(event = "store.unclean_shutdown", folder = %folder.display(), "unclean shutdown detected; only unacknowledged writes can be missing");
     }
     let mut last_seq = 0;
     let mut is_missing = false;
     for newest in sealed.iter().rev() {
-        let expected = Expected {
-            closed: witness.closed_in(newest.number),
-            commit: witness.commit_in(newest.number),
-        };
-        let Opened {
-            partition,
-            last_seq: last,
-            note,
-        } = open_or_carve(folder, &newest.path(folder), expected)?;
-        last_seq = last_seq.max(last.unwrap_or(0)).max(newest.first_seq - 1);
-        let Some(note) = note else {
-            // A note is gone, and with it how far numbers were given out and what was written.
+        let opened = open_or_carve(
+            folder,
+            &newest.path(folder),
+            witness.expected_in(newest.number),
+        )?;
+        last_seq = last_seq
+            .max(opened.last_seq.unwrap_or(0))
+            .max(newest.first_seq - 1);
+        let Some(record) = opened.record else {
+            // Lost, and with it how far numbers were given out and entries were written.
             is_missing = true;
             continue;
         };
         if is_missing {
-            return Ok(without_note(witness, note, last_seq, newest.number));
+            return Ok(without_record(witness, record, last_seq, newest.number));
         }
-        return judge(witness, note, last_seq, (newest, &partition));
+        let newest = Newest {
+            sealed: newest,
+            partition: opened.partition,
+            record,
+            last_seq,
+        };
+        return newest.compare(witness);
     }
-    let note = Note {
+    let record = CommitRecord {
         next_seq: 1,
-        ..Note::default()
+        ..CommitRecord::default()
     };
     Ok(if is_missing {
-        without_note(witness, note, last_seq, 0)
+        without_record(witness, record, last_seq, 0)
     } else {
-        all_gone(witness, note)
+        all_gone(witness, record)
     })
 }
 
-/// What the last run wrote down when it ended in order: a witness beside the partitions.
-fn closed_note(folder: &Path) -> Option<Note> {
+/// The last record of a run that was shut down cleanly: a witness beside the partitions.
+fn closed_record(folder: &Path) -> Option<CommitRecord> {
     let bytes = fs::read(folder.join(CLOSED)).ok()?;
-    Note::of(&Chunk::decode(&bytes, 0).ok()?)
+    CommitRecord::of(&Chunk::decode(&bytes, 0).ok()?)
 }
 
-/// Writes the witness of an orderly end; without it an end that is damaged later looks like a write that was under way.
-pub(super) fn write_closed(folder: &Path, note: &Note) -> Result<(), StoreError> {
+/// Writes the witness of a clean shutdown; without it an end that is damaged later looks like a write that was under way.
+pub(super) fn write_closed(folder: &Path, record: &CommitRecord) -> Result<(), StoreError> {
     let (path, new) = (folder.join(CLOSED), folder.join("closed.new"));
-    let written = write_private(&new, &note.encode(0)).and_then(|()| fs::rename(&new, &path));
+    let written = write_private(&new, &record.encode(0)).and_then(|()| fs::rename(&new, &path));
     written.map_err(|e| io_error(&path, e))?;
     sync_dir(folder)
 }
@@ -173,27 +174,31 @@ pub(super) fn remove_closed(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Numbers go on behind everything that may have been given out; what was never written counts as settled.
-fn go_on(mut note: Note, last_seq: u64, beyond: Option<Progress>) -> Note {
+/// Numbers continue behind everything that may have been given out; what was never written counts as settled.
+fn resume_numbers(
+    mut record: CommitRecord,
+    last_seq: u64,
+    beyond: Option<JournalProgress>,
+) -> CommitRecord {
     let promised = beyond.map_or(0, |progress| progress.written);
-    let written = note.written.max(last_seq).max(promised);
-    note.next_seq = note
+    let written = record.written.max(last_seq).max(promised);
+    record.next_seq = record
         .next_seq
         .max(written + 1)
         .max(beyond.map_or(0, |progress| progress.next_seq));
-    note.number = note
+    record.number = record
         .number
         .max(beyond.map_or(0, |progress| progress.commit));
-    note.cursor.settle(written + 1, note.next_seq - 1);
-    note.written = note.next_seq - 1;
-    note.durable = note.written;
-    note
+    record.cursor.settle(written + 1, record.next_seq - 1);
+    record.written = record.next_seq - 1;
+    record.durable = record.written;
+    record
 }
 
-/// The newest partitions have lost their notes; `note` is of the partition `older`.
-fn without_note(witness: &Witness, note: Note, last_seq: u64, older: u64) -> Recovered {
-    let mut note = witness.newest(note);
-    let written = note.written.max(last_seq);
+/// The newest partitions have lost their records; `record` is of the partition `older`.
+fn without_record(witness: &Witness, record: CommitRecord, last_seq: u64, older: u64) -> Recovered {
+    let mut record = witness.newest(record);
+    let written = record.written.max(last_seq);
     let mut gap = Gap {
         first: written + 1,
         last: written,
@@ -203,134 +208,129 @@ fn without_note(witness: &Witness, note: Note, last_seq: u64, older: u64) -> Rec
         reason: Reason::Damage,
     };
     let Some(progress) = witness.progress else {
-        // A partition has its note before it has its name: it was damaged, and nothing says how much was behind what is left. What is
-        // missing before that is counted when it is read.
-        let note = go_on(
-            Note {
-                next_seq: note.next_seq.max(written + 1) + MOST_NUMBERS,
-                ..note
-            },
-            last_seq,
-            None,
-        );
+        // A partition has its record before it has its name: it was damaged, and nothing says how much was behind what is left.
+        // Entries missing before that are counted when they are read.
+        record.next_seq = record.next_seq.max(written + 1) + MOST_NUMBERS;
+        let record = resume_numbers(record, last_seq, None);
+        gap.last = record.written;
         return Recovered {
-            gaps: vec![Gap {
-                last: note.written,
-                ..gap
-            }],
-            note,
+            gaps: vec![gap],
+            record,
             lost: 0,
         };
     };
-    progress.settle_skipped(&mut note.cursor, older, note.written);
+    progress.settle_skipped(&mut record.cursor, older, record.written);
     gap.last = progress.written;
-    gap.count = note.cursor.unsettled_in(gap.first, gap.last);
-    let mut note = go_on(note, last_seq, Some(progress));
-    // Counted here, so that reading on does not count them again.
-    note.cursor.settle(gap.first, gap.last);
-    Recovered {
-        note,
-        lost: gap.count,
-        gaps: if gap.count > 0 { vec![gap] } else { Vec::new() },
-    }
+    gap.count = record.cursor.unsettled_in(gap.first, gap.last);
+    let mut record = resume_numbers(record, last_seq, Some(progress));
+    // Counted here, so that reading does not count them again.
+    record.cursor.settle(gap.first, gap.last);
+    Recovered::with_damage(record, gap)
 }
 
 /// There is no partition: the journal is new, or somebody has removed all of them.
-fn all_gone(witness: &Witness, note: Note) -> Recovered {
-    let note = witness.newest(note);
+fn all_gone(witness: &Witness, record: CommitRecord) -> Recovered {
+    let record = witness.newest(record);
     let promised = witness.progress.map_or(0, |progress| progress.written);
-    let (first, last) = (note.cursor.low() + 1, note.written.max(promised));
-    let count = note.cursor.unsettled_in(first, last);
+    let (first, last) = (record.cursor.low() + 1, record.written.max(promised));
     let gap = Gap {
         first,
         last,
-        count,
+        count: record.cursor.unsettled_in(first, last),
         from_ms: 0,
         until_ms: unix_ms(),
         reason: Reason::Damage,
     };
-    let mut note = go_on(note, 0, witness.progress);
-    note.cursor.settle(1, last);
-    Recovered {
-        note,
-        lost: count,
-        gaps: if count > 0 { vec![gap] } else { Vec::new() },
+    let mut record = resume_numbers(record, 0, witness.progress);
+    record.cursor.settle(1, last);
+    Recovered::with_damage(record, gap)
+}
+
+impl Recovered {
+    /// With a gap, unless nothing is missing in it.
+    fn with_damage(record: CommitRecord, gap: Gap) -> Self {
+        Self {
+            record,
+            lost: gap.count,
+            gaps: Some(gap).filter(|gap| gap.count > 0).into_iter().collect(),
+        }
     }
 }
 
-/// Compares what a note promises with what is there. What cannot be read now is not taken for missing.
-fn judge(
-    witness: &Witness,
-    note: Note,
+/// The newest partition, which has its record.
+struct Newest<'a> {
+    sealed: &'a Sealed,
+    partition: Partition,
+    record: CommitRecord,
+    /// The last number that is known to be in it.
     last_seq: u64,
-    (newest, partition): (&Sealed, &Partition),
-) -> Result<Recovered, StoreError> {
-    let beyond = witness.beyond(&note);
-    let mut note = witness.newest(note);
-    let promised = beyond.map_or(0, |progress| progress.written);
-    if let Some(progress) = beyond {
-        progress.settle_skipped(&mut note.cursor, newest.number, note.written.max(last_seq));
+}
+
+impl Newest<'_> {
+    /// Compares what the record promises with what is there. Entries that cannot be read now are not taken for missing.
+    fn compare(self, witness: &Witness) -> Result<Recovered, StoreError> {
+        let (first, created_ms) = (self.sealed.first_seq, self.sealed.created_ms);
+        let beyond = witness.beyond(&self.record);
+        let mut record = witness.newest(self.record);
+        let promised = beyond.map_or(0, |progress| progress.written);
+        if let Some(progress) = beyond {
+            let written = record.written.max(self.last_seq);
+            progress.settle_skipped(&mut record.cursor, self.sealed.number, written);
+        }
+        let mut found = record.cursor.clone();
+        settle_whole_entries(&self.partition, &mut found)?;
+        // Entries that the last commit began before the stop may be missing without having been promised to anybody.
+        let certain = record.durable.max(first - 1).max(promised);
+        let last_seq = self.last_seq.max(promised);
+        let last = record.written.max(last_seq);
+        let gap = |first, last, reason| Gap {
+            first,
+            last,
+            count: found.unsettled_in(first, last),
+            from_ms: created_ms,
+            until_ms: created_ms,
+            reason,
+        };
+        let damaged = gap(first, certain, Reason::Damage);
+        let unfinished = gap(certain + 1, last, Reason::Unfinished);
+        // Those that are missing in this partition; the others wait.
+        for (first, last) in found.holes_in(first, last) {
+            record.cursor.settle(first, last);
+        }
+        Ok(Recovered {
+            record: resume_numbers(record, last_seq, beyond),
+            lost: damaged.count,
+            gaps: [damaged, unfinished]
+                .into_iter()
+                .filter(|gap| gap.count > 0)
+                .collect(),
+        })
     }
-    let mut found = note.cursor.clone();
-    let mut slot = 0;
-    // The entry whose parts are being counted, and how many of them are there.
+}
+
+/// Settles in `found` the entries that a partition holds whole.
+fn settle_whole_entries(partition: &Partition, found: &mut AckCursor) -> Result<(), StoreError> {
+    // The entry whose parts are being counted, and how many of them are there in order.
     let mut counted = (0, 0);
-    while let Some(chunk) = partition.chunk(slot)? {
-        match &chunk {
-            Chunk::Entries(entries) => entries
-                .iter()
-                .for_each(|entry| found.settle(entry.seq, entry.seq)),
-            Chunk::Part {
-                seq, part, parts, ..
-            } => {
-                counted = if *part == 0 {
-                    (*seq, 1)
-                } else {
-                    (
-                        *seq,
-                        if counted == (*seq, *part) {
-                            part + 1
-                        } else {
-                            0
-                        },
-                    )
-                };
-                if counted == (*seq, *parts) {
-                    found.settle(*seq, *seq);
+    for slot in 0.. {
+        match partition.chunk(slot)? {
+            None => break,
+            Some(Chunk::Entries(entries)) => {
+                for entry in entries {
+                    found.settle(entry.seq, entry.seq);
                 }
             }
-            Chunk::Note { .. } => {}
-        }
-        slot += 1;
-    }
-    // What the last commit began before the stop may be missing without having been promised to anybody.
-    let certain = note.durable.max(newest.first_seq - 1).max(promised);
-    let last_seq = last_seq.max(promised);
-    let (mut gaps, mut lost) = (Vec::new(), 0);
-    for (first, last, reason) in [
-        (newest.first_seq, certain, Reason::Damage),
-        (certain + 1, note.written.max(last_seq), Reason::Unfinished),
-    ] {
-        let count = found.unsettled_in(first, last);
-        if count > 0 {
-            lost += if reason == Reason::Damage { count } else { 0 };
-            gaps.push(Gap {
-                first,
-                last,
-                count,
-                from_ms: newest.created_ms,
-                until_ms: newest.created_ms,
-                reason,
-            });
+            Some(Chunk::Part {
+                seq, part, parts, ..
+            }) => {
+                let follows = part == 0 || counted == (seq, part);
+                counted = (seq, if follows { part + 1 } else { 0 });
+                if counted == (seq, parts) {
+                    found.settle(seq, seq);
+                }
+            }
+            Some(Chunk::CommitRecord { .. }) => {}
         }
     }
-    // Those that are missing in this partition; the others wait.
-    for hole in found.holes_in(newest.first_seq, note.written.max(last_seq)) {
-        note.cursor.settle(hole.0, hole.1);
-    }
-    Ok(Recovered {
-        note: go_on(note, last_seq, beyond),
-        gaps,
-        lost,
-    })
+    Ok(())
 }

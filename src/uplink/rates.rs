@@ -63,8 +63,10 @@ impl Rates {
         unsent: impl Fn() -> (usize, usize),
         at: Instant,
     ) -> bool {
-        self.of_all()
-            .all(|bucket| bucket.has_room_behind(unsent(), at))
+        self.of_all().all(|bucket| {
+            let (messages, bytes) = unsent();
+            bucket.has_room_behind(messages, bytes, at)
+        })
     }
 
     /// The rules whose messages may not be sent now.

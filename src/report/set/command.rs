@@ -1,15 +1,15 @@
-//! What somebody wants written, checked against what may be written. Pure.
+//! The command in a payload, checked against the points that may be written. Pure.
 //!
-//! Order: the text, the value in the type of the register (scale, words, range), the limits of the YAML. What is refused here has
-//! touched nothing.
+//! Order: the text, the value in the type of the register (scale, words, range), the limits of the YAML. A command that is refused here
+//! has touched nothing.
 
-use serde::Serialize;
-use serde_json::Value as Json;
+use std::time::Instant;
+
+use serde_json::{Map, Value as Json};
 
 use crate::field::decode::{Kind, Part, Register};
 use crate::field::write::{Action, Function, Rules};
 use crate::reading::{PointId, Value};
-use crate::time::rfc3339;
 
 /// One point that can be written.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct WritablePoint {
     pub id: PointId,
     /// Where it is.
     pub register: Register,
-    /// What may be written.
+    /// Which values, and how.
     pub rules: Rules,
 }
 
@@ -42,47 +42,55 @@ impl Command {
         if text.is_empty() {
             return Err("the payload is empty; write a value".to_owned());
         }
-        let (mut id, mut deadline_ms) = (None, None);
         let wanted = match serde_json::from_str(text) {
-            Ok(Json::Object(mut fields)) if fields.contains_key("value") => {
-                id = fields.remove("id");
-                deadline_ms = match fields.remove("deadline_ms") {
-                    None => None,
-                    Some(ms) => Some(
-                        ms.as_u64()
-                            .ok_or("deadline_ms is a whole number of milliseconds")?,
-                    ),
-                };
-                let value = fields.remove("value").unwrap_or_default();
-                if let Some(unknown) = fields.keys().next() {
-                    return Err(format!(
-                        "\"{unknown}\" is not known here; write value, id and deadline_ms"
-                    ));
-                }
-                value
+            Ok(Json::Object(fields)) if fields.contains_key("value") => {
+                return Self::from_fields(fields, is_group);
             }
             Ok(other) => other,
-            // What is no JSON is a word.
+            // Text that is no JSON is a word.
             Err(_) => Json::String(text.to_owned()),
         };
-        let values = match (wanted, is_group) {
-            (Json::Object(points), true) => points
-                .into_iter()
-                .map(|(name, value)| Ok((name, plain(value)?)))
-                .collect::<Result<_, String>>()?,
-            (_, true) => {
-                return Err(
-                    "a group takes an object of its points, such as {\"a\": 1, \"b\": 2}"
-                        .to_owned(),
-                );
-            }
-            (value, false) => vec![(String::new(), plain(value)?)],
-        };
         Ok(Self {
-            values,
+            values: values(wanted, is_group)?,
+            id: None,
+            deadline_ms: None,
+        })
+    }
+
+    fn from_fields(mut fields: Map<String, Json>, is_group: bool) -> Result<Self, String> {
+        let id = fields.remove("id");
+        let deadline_ms = fields
+            .remove("deadline_ms")
+            .map(|ms| {
+                ms.as_u64()
+                    .ok_or("deadline_ms is a whole number of milliseconds")
+            })
+            .transpose()?;
+        let value = fields.remove("value").unwrap_or_default();
+        if let Some(unknown) = fields.keys().next() {
+            return Err(format!(
+                "\"{unknown}\" is not known here; write value, id and deadline_ms"
+            ));
+        }
+        Ok(Self {
+            values: values(value, is_group)?,
             id,
             deadline_ms,
         })
+    }
+}
+
+/// The values by the names of their points.
+fn values(wanted: Json, is_group: bool) -> Result<Vec<(String, Value)>, String> {
+    match (wanted, is_group) {
+        (Json::Object(points), true) => points
+            .into_iter()
+            .map(|(name, value)| Ok((name, plain(value)?)))
+            .collect(),
+        (_, true) => {
+            Err("a group takes an object of its points, such as {\"a\": 1, \"b\": 2}".to_owned())
+        }
+        (value, false) => Ok(vec![(String::new(), plain(value)?)]),
     }
 }
 
@@ -106,7 +114,7 @@ fn plain(value: Json) -> Result<Value, String> {
 }
 
 impl WritablePoint {
-    /// The request that writes `value`; the error says why it is not written.
+    /// The request that writes `value`; the error says why it must not be written.
     pub(super) fn action(&self, value: &Value) -> Result<Action, String> {
         let value = self.in_its_type(value);
         let mask = self.register.mask_of(&value);
@@ -125,7 +133,17 @@ impl WritablePoint {
         Ok(action)
     }
 
-    /// What the device shows when an action has been done: `value` as its registers hold it.
+    /// Refuses a write that comes sooner after the last one than the rules allow.
+    pub(super) fn check_pause(&self, last: Option<Instant>, now: Instant) -> Result<(), String> {
+        let pause = self.rules.at_most_every.unwrap_or_default();
+        if last.is_some_and(|last| now.saturating_duration_since(last) < pause) {
+            let pause = humantime::format_duration(pause);
+            return Err(format!("this is written at most every {pause}; try later"));
+        }
+        Ok(())
+    }
+
+    /// The value that the device shows after an action: `value` as its registers hold it.
     pub(super) fn shown(&self, action: &Action, value: Value) -> Value {
         let words = match action {
             Action::Words { words, .. } => words.clone(),
@@ -192,142 +210,6 @@ impl WritablePoint {
         }
         Ok(())
     }
-}
-
-/// The requests for several points: one, if their registers follow one another; more only where that is allowed.
-pub(super) fn joined(mut parts: Vec<(Action, bool)>) -> Result<Vec<Action>, String> {
-    if let [(_, _)] = parts.as_slice() {
-        return Ok(parts.into_iter().map(|(action, _)| action).collect());
-    }
-    let allow_split = parts.iter().all(|(_, allow)| *allow);
-    parts.sort_by_key(|(action, _)| action.span());
-    let mut joined: Vec<Action> = Vec::new();
-    for (action, _) in parts {
-        let follows = joined.last().is_some_and(|last| {
-            let (start, count) = last.span();
-            u32::from(start) + u32::from(count) == u32::from(action.span().0)
-        });
-        match (joined.last_mut(), action) {
-            (
-                Some(Action::Words {
-                    words, function, ..
-                }),
-                Action::Words { words: more, .. },
-            ) if follows => {
-                words.extend(more);
-                *function = if *function == Function::Exchange {
-                    Function::Exchange
-                } else {
-                    Function::Multiple
-                };
-            }
-            (Some(Action::Bits { bits, function, .. }), Action::Bits { bits: more, .. })
-                if follows =>
-            {
-                bits.extend(more);
-                *function = Function::Multiple;
-            }
-            (_, other) => joined.push(other),
-        }
-    }
-    if joined.len() > 1 && !allow_split {
-        return Err("these points do not follow one another in the device, so they cannot be written at once; write them one by one, or allow it with `allow_split: true`".to_owned());
-    }
-    Ok(joined)
-}
-
-/// How a write ended, as it is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Status {
-    Ok,
-    Rejected,
-    Exception,
-    TimeoutUnknown,
-    VerifyMismatch,
-    Expired,
-}
-
-impl Status {
-    /// As it is published.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Rejected => "rejected",
-            Self::Exception => "exception",
-            Self::TimeoutUnknown => "timeout_unknown",
-            Self::VerifyMismatch => "verify_mismatch",
-            Self::Expired => "expired",
-        }
-    }
-}
-
-/// What is published on `.../set/result`.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Verdict {
-    pub(super) status: Status,
-    pub(super) code: Option<u8>,
-    pub(super) reason: Option<String>,
-    /// What the device holds now, by point; a single point has the empty name.
-    pub(super) values: Vec<(String, Value)>,
-}
-
-impl Verdict {
-    pub(super) fn new(status: Status) -> Self {
-        Self {
-            status,
-            code: None,
-            reason: None,
-            values: Vec::new(),
-        }
-    }
-
-    pub(super) fn rejected(reason: impl Into<String>) -> Self {
-        Self {
-            reason: Some(reason.into()),
-            ..Self::new(Status::Rejected)
-        }
-    }
-
-    pub(super) fn json(&self, id: Option<&Json>, unix_ms: i64) -> String {
-        #[derive(Serialize)]
-        struct Shape<'a> {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            id: Option<&'a Json>,
-            status: Status,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            code: Option<u8>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            reason: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            value: Option<Json>,
-            ts: String,
-        }
-        let value = match self.values.as_slice() {
-            [] => None,
-            [(name, value)] if name.is_empty() => Some(json(value)),
-            several => Some(Json::Object(
-                several
-                    .iter()
-                    .map(|(name, value)| (name.clone(), json(value)))
-                    .collect(),
-            )),
-        };
-        let shape = Shape {
-            id,
-            status: self.status,
-            code: self.code,
-            reason: self.reason.as_deref(),
-            value,
-            ts: rfc3339(unix_ms),
-        };
-        crate::payload::json::text(&shape)
-    }
-}
-
-fn json(value: &Value) -> Json {
-    // A number that JSON does not have, such as NaN, is null.
-    serde_json::to_value(crate::payload::json::Number::from(value)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -453,60 +335,5 @@ mod tests {
                 or: 4
             })
         );
-    }
-
-    #[test]
-    fn what_follows_one_another_is_one_request() {
-        let words = |address, words: &[u16]| Action::Words {
-            address,
-            words: words.to_vec(),
-            function: Function::Auto,
-        };
-        let both = joined(vec![(words(5, &[3]), false), (words(3, &[1, 2]), false)]).unwrap();
-        assert_eq!(
-            both,
-            [Action::Words {
-                address: 3,
-                words: vec![1, 2, 3],
-                function: Function::Multiple
-            }]
-        );
-        assert!(
-            joined(vec![(words(5, &[3]), false), (words(3, &[1]), true)])
-                .unwrap_err()
-                .contains("allow_split")
-        );
-        assert_eq!(
-            joined(vec![(words(5, &[3]), true), (words(3, &[1]), true)])
-                .unwrap()
-                .len(),
-            2
-        );
-        assert_eq!(
-            joined(vec![(words(5, &[3]), false)]).unwrap(),
-            [words(5, &[3])]
-        );
-    }
-
-    #[test]
-    fn verdicts_are_told_as_documented() {
-        let done = Verdict {
-            values: vec![(String::new(), Value::F64(12.5))],
-            ..Verdict::new(Status::Ok)
-        };
-        assert_eq!(
-            done.json(Some(&"a".into()), 1_769_847_330_250),
-            r#"{"id":"a","status":"ok","value":12.5,"ts":"2026-01-31T08:15:30.250Z"}"#
-        );
-        let no = Verdict {
-            code: Some(2),
-            ..Verdict::new(Status::Exception)
-        };
-        assert_eq!(
-            no.json(None, 1_769_847_330_250),
-            r#"{"status":"exception","code":2,"ts":"2026-01-31T08:15:30.250Z"}"#
-        );
-        let unknown = Verdict::new(Status::TimeoutUnknown).json(None, 0);
-        assert!(unknown.contains("timeout_unknown"), "{unknown}");
     }
 }

@@ -1,24 +1,24 @@
-//! What the log says of writes: who wanted what, and how it ended.
+//! The log lines about writes: who asked for which value, and the result.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::PendingWrite;
-use super::command::{Status, Verdict};
+use super::pending::PendingWrite;
+use super::result::{WriteResult, WriteStatus};
 use crate::log::{LogLimiter, Printable, Source, chosen};
 use crate::message::Publisher;
 use crate::time::now;
 
-/// Lines about writes that failed that a client may cause at once.
+/// Lines about failed writes that a client may cause at once.
 const FAILED: u32 = 20;
 /// The time after which it may cause another one.
 const FAILED_EVERY: Duration = Duration::from_secs(10);
-/// The same for writes that were done, which their lines slow down already.
+/// The same for writes that succeeded, which their lines slow down already.
 const DONE: u32 = 100;
 const DONE_EVERY: Duration = Duration::from_secs(1);
-/// How often [`WriteLog::settle`] has something to say.
-pub(super) const EVERY: Duration = FAILED_EVERY;
-/// Bytes of a payload that are shown where it could not be read as a command.
+/// How often [`WriteLog::settle`] may have something to report.
+pub(super) const SETTLE_EVERY: Duration = FAILED_EVERY;
+/// Bytes shown of a payload that is no command.
 const SHOWN: usize = 80;
 
 /// The lines about writes.
@@ -35,7 +35,7 @@ impl WriteLog {
         }
     }
 
-    /// Whether a line that this client causes may be written; what comes back is for its field `suppressed`.
+    /// Whether a line that this client causes may be written; the value is for its field `suppressed`.
     pub(super) fn permit(
         &mut self,
         event: &'static str,
@@ -46,19 +46,19 @@ impl WriteLog {
             .map(field)
     }
 
-    /// Writes how a write ended.
-    pub(super) fn write(&mut self, asked: &PendingWrite, verdict: &Verdict) {
-        let publisher = asked.publisher.as_ref();
-        let shown = asked.shown();
-        let [topic, value] = [asked.topic.as_str(), &shown].map(chosen);
+    /// Writes the result of a write.
+    pub(super) fn write(&mut self, write: &PendingWrite, result: &WriteResult) {
+        let publisher = write.publisher.as_ref();
+        let shown = write.shown();
+        let [topic, value] = [write.topic.as_str(), &shown].map(chosen);
         let [client_id, user, reason] = [
             client_id(publisher),
             publisher.and_then(|publisher| publisher.user.as_deref()),
-            verdict.reason.as_deref(),
+            result.reason.as_deref(),
         ]
         .map(|text| text.map(chosen));
-        let (status, code) = (verdict.status.name(), verdict.code);
-        if verdict.status == Status::Ok {
+        let (status, code) = (result.status.name(), result.code);
+        if result.status == WriteStatus::Ok {
             let event = "write.done";
             let Some(suppressed) = self.done.permit(event, source(publisher), now()).map(field)
             else {
@@ -85,7 +85,7 @@ impl WriteLog {
         );
     }
 
-    /// Says how many lines of a kind were left out of networks that are quiet again.
+    /// Reports how many lines of each kind were suppressed, of networks that are quiet again.
     pub(super) fn settle(&mut self) {
         for (of, suppressed) in self
             .failed
@@ -113,13 +113,13 @@ pub(super) fn client_id(publisher: Option<&Arc<Publisher>>) -> Option<&str> {
     publisher.map(|publisher| &*publisher.client_id)
 }
 
-/// How many lines were left out, where some were.
+/// The number of suppressed lines, if there are any.
 fn field(suppressed: u64) -> Option<u64> {
     Some(suppressed).filter(|count| *count > 0)
 }
 
 impl PendingWrite {
-    /// The values; of a message that is no command its beginning.
+    /// The values, or the beginning of a payload that is no command.
     fn shown(&self) -> String {
         if !self.wanted.is_empty() {
             return self.wanted_text();

@@ -33,7 +33,7 @@ impl Journal {
         max_entries: usize,
         max_bytes: usize,
     ) -> Result<Vec<Entry>, StoreError> {
-        self.seek(after.max(self.note.cursor.low()) + 1);
+        self.seek(after.max(self.record.cursor.low()) + 1);
         let mut out = Vec::new();
         let mut bytes = 0;
         while out.len() < max_entries && bytes < max_bytes {
@@ -44,7 +44,7 @@ impl Journal {
                 // What was found before the fault is worth having; the fault comes again with the next read.
                 Err(_) => break,
             };
-            if !self.note.cursor.is_settled(entry.seq) {
+            if !self.record.cursor.is_settled(entry.seq) {
                 bytes += entry.bytes.len();
                 out.push(entry);
             }
@@ -101,7 +101,7 @@ impl Journal {
             };
             if let Some(entry) = position.read_ahead.pop_front() {
                 let expected = position.next_seq;
-                if entry.seq > self.note.written {
+                if entry.seq > self.record.written {
                     // Left by a failed commit: not durable until it is written again.
                     position.read_ahead.push_front(entry);
                     return Ok(None);
@@ -204,7 +204,7 @@ impl Journal {
                 return Ok(None);
             };
             let opened = match self.open_sealed(number, &path) {
-                Err(StoreError::Full { .. }) if self.reserve.spend() => {
+                Err(StoreError::Full { .. }) if self.reserve.release() => {
                     self.open_sealed(number, &path)
                 }
                 opened => opened,
@@ -227,11 +227,11 @@ impl Journal {
         let Opened {
             partition,
             last_seq,
-            note,
+            record,
         } = open_or_carve(&self.folder, path, Expected::default())?;
         let last = last_seq.unwrap_or(0);
         if self
-            .note
+            .record
             .cursor
             .unsettled_in(last + 1, self.end_of(number) - 1)
             == 0
@@ -240,7 +240,8 @@ impl Journal {
         }
         drop(partition);
         let bytes = read_what_can_be_read(&path.join("db"))?;
-        rebuild(&self.folder, path, &bytes, note, "its end is gone").map(|opened| opened.partition)
+        rebuild(&self.folder, path, &bytes, record, "its end is gone")
+            .map(|opened| opened.partition)
     }
 
     /// The whole entries that begin with `chunk`, and how many slots they took. Parts without an end are skipped: they were
@@ -259,7 +260,7 @@ impl Journal {
                 parts,
                 bytes,
             } => (seq, parts, bytes),
-            Chunk::Part { .. } | Chunk::Note { .. } => return Ok((Vec::new(), 1)),
+            Chunk::Part { .. } | Chunk::CommitRecord { .. } => return Ok((Vec::new(), 1)),
         };
         let mut whole = BytesMut::from(&first[..]);
         for index in 1..parts {

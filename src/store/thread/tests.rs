@@ -1,7 +1,7 @@
 //! The store as its users see it: early settling, queues by worth, limits, failures of one queue alone.
 
 use super::*;
-use crate::store::{AppendError, EntryId, Receipt};
+use crate::store::{AppendError, EntryId, Receipt, Stored, WhenFull};
 
 const QUEUES: [&str; 3] = ["first", "second", "last"];
 
@@ -118,35 +118,6 @@ async fn states_come_back_with_their_queues_and_a_queue_is_made_when_it_is_neede
         )
     );
     assert_eq!(store.identity(), identity);
-}
-
-#[test]
-fn a_copy_on_another_machine_draws_a_series_of_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let machine = |text: &str| Machine::parse(text).unwrap();
-    let first = identity(folder.path(), machine("board1/card1/id")).unwrap();
-    let check = |text: &str, is_same: bool| {
-        let drawn = identity(folder.path(), machine(text)).unwrap();
-        assert_eq!(drawn == first, is_same, "{text}");
-    };
-    check("board1/card1/id", true);
-    check("board1/card9/id9", true);
-    // What cannot be read decides nothing, and is not forgotten.
-    check("-/card9/id9", true);
-    check("-/-/-", true);
-    check("board2/card9/id9", false);
-    let second = identity(folder.path(), machine("board2/card9/id9")).unwrap();
-    assert_eq!(
-        identity(folder.path(), machine("board2/card9/id9")).unwrap(),
-        second,
-        "drawn once"
-    );
-    // A folder from before machines were noted keeps its series.
-    fs::remove_file(folder.path().join("machine")).unwrap();
-    assert_eq!(
-        identity(folder.path(), machine("board3/-/-")).unwrap(),
-        second
-    );
 }
 
 #[tokio::test]

@@ -8,12 +8,12 @@ use super::engine::Partition;
 
 /// Makes at most one partition ahead.
 #[derive(Debug)]
-pub(super) struct Spare {
+pub(super) struct Preallocation {
     path: PathBuf,
     making: Option<JoinHandle<Result<Partition, StoreError>>>,
 }
 
-impl Spare {
+impl Preallocation {
     pub(super) fn of(folder: &Path) -> Self {
         Self {
             path: folder.join("new-spare"),
@@ -21,7 +21,7 @@ impl Spare {
         }
     }
 
-    /// Begins to make one, unless there is one.
+    /// Begins to make a partition, unless one was begun.
     pub(super) fn begin(&mut self) {
         if self.making.is_none() {
             let path = self.path.clone();
@@ -33,21 +33,21 @@ impl Spare {
         }
     }
 
-    /// A prepared partition, in the time it takes.
+    /// A prepared partition; waits until it is made.
     pub(super) fn take(&mut self) -> Result<Partition, StoreError> {
         match self.making.take().map(JoinHandle::join) {
             Some(Ok(Ok(partition))) => Ok(partition),
-            // What hindered it then may be over.
+            // The cause of the failure may be gone.
             _ => Partition::prepare(&self.path),
         }
     }
 }
 
-impl Drop for Spare {
+impl Drop for Preallocation {
     fn drop(&mut self) {
         if let Some(making) = self.making.take() {
             drop(making.join());
-            // An empty partition is no loss, and is deleted at the next start at the latest.
+            // An empty partition is no loss; the next start deletes it at the latest.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }

@@ -11,13 +11,13 @@ const MAX_RANGES_ON_DISK: usize = 4096;
 
 /// The settled part of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Cursor {
+pub struct AckCursor {
     low: u64,
     /// first -> last, inclusive.
     above: BTreeMap<u64, u64>,
 }
 
-impl Cursor {
+impl AckCursor {
     /// Every sequence number up to this one is settled.
     pub fn low(&self) -> u64 {
         self.low
@@ -105,7 +105,7 @@ impl Cursor {
         }
     }
 
-    /// The inverse of [`Cursor::encode`]; `None` for bytes that are no cursor.
+    /// The inverse of [`AckCursor::encode`]; `None` for bytes that are no cursor.
     pub fn decode(bytes: &mut Bytes) -> Option<Self> {
         let mut cursor = Self {
             low: bytes.try_get_u64().ok()?,
@@ -128,7 +128,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_behaves_like_a_set_of_numbers(steps in prop::collection::vec((1_u64..60, 0_u64..5), 0..60)) {
-            let mut cursor = Cursor::default();
+            let mut cursor = AckCursor::default();
             let mut model = BTreeSet::new();
             for (first, more) in steps {
                 cursor.settle(first, first + more);
@@ -144,7 +144,7 @@ mod tests {
                 prop_assert!(cursor.holes_in(5, 40).iter().all(|(first, last)| (*first..=*last).all(|seq| !model.contains(&seq))));
                 let mut bytes = Vec::new();
                 cursor.encode(&mut bytes);
-                prop_assert_eq!(Cursor::decode(&mut bytes.into()), Some(cursor.clone()));
+                prop_assert_eq!(AckCursor::decode(&mut bytes.into()), Some(cursor.clone()));
             }
         }
     }

@@ -6,16 +6,16 @@
 
 use bytes::{Buf, BufMut, Bytes};
 
+use super::ack_cursor::AckCursor;
 use super::chunk::Chunk;
-use super::cursor::Cursor;
 
-/// Largest state of a user in bytes. A note stands alone in its page: cursor and state together stay far below the quarter of a
+/// Largest state of a user in bytes. A record stands alone in its page: cursor and state together stay far below the quarter of a
 /// segment above which the engine puts a value into a file that it never syncs.
 pub const STATE_BYTES: usize = 24 * 1024;
 
-/// The note of one commit.
+/// The record of one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Note {
+pub struct CommitRecord {
     /// Grows with every commit of the journal.
     pub number: u64,
     /// The highest sequence number known to be on disk before this commit: what is not settled up to it must be there.
@@ -25,12 +25,12 @@ pub struct Note {
     /// Numbers below this one may have been given out; the next run begins here.
     pub next_seq: u64,
     /// What is settled.
-    pub cursor: Cursor,
+    pub cursor: AckCursor,
     /// What the journal's user wants to find again, at most [`STATE_BYTES`].
     pub state: Bytes,
 }
 
-impl Note {
+impl CommitRecord {
     /// As a chunk, so that it can be carved out of a damaged database.
     pub fn encode(&self, salt: u32) -> Vec<u8> {
         let mut body = Vec::with_capacity(36 + self.state.len());
@@ -39,16 +39,16 @@ impl Note {
         body.put_u64(self.next_seq);
         self.cursor.encode(&mut body);
         body.put_slice(&self.state);
-        Chunk::Note {
+        Chunk::CommitRecord {
             number: self.number,
             body: body.into(),
         }
         .encode(salt)
     }
 
-    /// The note in a chunk; `None` if it holds none.
+    /// The record in a chunk; `None` if it holds none.
     pub fn of(chunk: &Chunk) -> Option<Self> {
-        let Chunk::Note { number, body } = chunk else {
+        let Chunk::CommitRecord { number, body } = chunk else {
             return None;
         };
         let mut body = body.clone();
@@ -57,7 +57,7 @@ impl Note {
             body.try_get_u64().ok()?,
             body.try_get_u64().ok()?,
         );
-        let cursor = Cursor::decode(&mut body)?;
+        let cursor = AckCursor::decode(&mut body)?;
         Some(Self {
             number: *number,
             durable,
@@ -75,10 +75,10 @@ mod tests {
 
     #[test]
     fn a_note_comes_back_as_it_was_written() {
-        let mut cursor = Cursor::default();
+        let mut cursor = AckCursor::default();
         cursor.settle(1, 5);
         cursor.settle(9, 12);
-        let note = Note {
+        let record = CommitRecord {
             number: 77,
             durable: 15,
             written: 20,
@@ -87,22 +87,22 @@ mod tests {
             state: Bytes::from_static(b"in flight"),
         };
         assert_eq!(
-            Note::of(&Chunk::decode(&note.encode(3), 3).unwrap()),
-            Some(note)
+            CommitRecord::of(&Chunk::decode(&record.encode(3), 3).unwrap()),
+            Some(record)
         );
     }
 
     #[test]
     fn the_largest_note_is_far_from_what_the_engine_would_not_sync() {
-        let mut cursor = Cursor::default();
+        let mut cursor = AckCursor::default();
         for n in 1..10_000 {
             cursor.settle(4 * n, 4 * n + 1);
         }
-        let note = Note {
+        let record = CommitRecord {
             cursor,
             state: vec![1; STATE_BYTES].into(),
-            ..Note::default()
+            ..CommitRecord::default()
         };
-        assert!(note.encode(0).len() <= 90 * 1024);
+        assert!(record.encode(0).len() <= 90 * 1024);
     }
 }

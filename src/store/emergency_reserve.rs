@@ -1,10 +1,10 @@
-//! A file that only takes up room. On a full disk the engine cannot even open a partition: then the room is given up, so that
-//! what waits can be read, delivered and removed, and taken again when there is plenty.
+//! A file that only takes up room. On a full disk the engine cannot even open a partition: then the room is released, so that queued
+//! entries can be read, delivered and removed; it is taken again when there is plenty.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::engine::write_private;
+use super::engine::{LEAST_PARTITION_BYTES, write_private};
 
 /// Enough to open two partitions, which the engine pads to whole segments, and as much for each further queue that has any.
 const RESERVE_BYTES: usize = 8 << 20;
@@ -13,24 +13,24 @@ const PLENTY: u64 = 4;
 
 /// The reserve of one journal, or of the journals of one store.
 #[derive(Debug, Clone)]
-pub(super) struct Reserve {
+pub(super) struct EmergencyReserve {
     path: PathBuf,
 }
 
-impl Reserve {
+impl EmergencyReserve {
     pub(super) fn of(folder: &Path) -> Self {
         Self {
             path: folder.join("reserve"),
         }
     }
 
-    /// Gives the room up; false if there was none.
-    pub(super) fn spend(&self) -> bool {
-        let spent = fs::remove_file(&self.path).is_ok();
-        if spent {
-            tracing::warn!(reserve = %self.path.display(), "the disk is full; the reserve is used to go on delivering");
+    /// Releases the room; false if there was none.
+    pub(super) fn release(&self) -> bool {
+        let is_released = fs::remove_file(&self.path).is_ok();
+        if is_released {
+            tracing::warn!(event = "store.reserve_released", reserve = %self.path.display(), "disk full: released emergency reserve so delivery can continue; free some space");
         }
-        spent
+        is_released
     }
 
     /// Takes the room if it is not taken whole and there is plenty.
@@ -44,10 +44,17 @@ impl Reserve {
         {
             return;
         }
-        // Real bytes: room that is only promised is not there when it is needed. Without a reserve the journal works all the same.
+        // Real bytes: a sparse file reserves nothing. Without a reserve the journal works all the same.
         if write_private(&self.path, &vec![0xA5; bytes]).is_err() {
             let _ = fs::remove_file(&self.path);
         }
+    }
+
+    /// True while entries may be written: those written before can still be opened, delivered and removed then. Also where the file
+    /// system does not tell how much is free.
+    pub(super) fn has_headroom(&self) -> bool {
+        self.free_bytes()
+            .is_none_or(|free| free >= LEAST_PARTITION_BYTES + LEAST_PARTITION_BYTES / 2)
     }
 
     fn wanted_bytes(&self) -> usize {
@@ -64,8 +71,8 @@ impl Reserve {
         RESERVE_BYTES * queues.max(1)
     }
 
-    /// What an ordinary user may still write; `None` if the file system does not tell.
-    pub(super) fn free_bytes(&self) -> Option<u64> {
+    /// Bytes that an ordinary user may still write; `None` if the file system does not tell.
+    fn free_bytes(&self) -> Option<u64> {
         let folder = self.path.parent().unwrap_or(&self.path);
         rustix::fs::statvfs(folder)
             .ok()
