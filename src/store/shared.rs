@@ -98,6 +98,11 @@ impl SaveRequest {
     pub(super) fn has_state_of(&self, queue: usize) -> bool {
         self.states.iter().any(|(other, _)| *other == queue)
     }
+
+    /// The state of this queue is durable.
+    pub(super) fn forget_state_of(&mut self, queue: usize) {
+        self.states.retain(|(other, _)| *other != queue);
+    }
 }
 
 /// Behind the lock.

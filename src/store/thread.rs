@@ -85,15 +85,9 @@ pub fn open(
         }
         writers.push(writer);
     }
-    let journals = || writers.iter().map(|writer| writer.journal.as_ref());
-    let found = AtOpening {
-        queues: journals().map(Queue::of).collect(),
-        states: journals()
-            .map(|journal| journal.map_or_else(Bytes::new, |journal| journal.state().clone()))
-            .collect(),
-        identity: identity(folder, Machine::of(Path::new("/")))?,
-    };
+    let identity = identity(folder, Machine::of(Path::new("/")))?;
     let heartbeat = Heartbeat::new(format!("store:{name}"), PATIENCE, now());
+    let found = found_in(&writers, identity);
     let shared = Arc::new(Shared::new(found, settings, heartbeat));
     let mut worker = Worker {
         shared: shared.clone(),
@@ -110,6 +104,17 @@ pub fn open(
     worker.publish();
     let closed = worker.start(name, folder)?;
     Ok((Store::new(shared), closed))
+}
+
+fn found_in(writers: &[QueueWriter], identity: String) -> AtOpening {
+    let journals = || writers.iter().map(|writer| writer.journal.as_ref());
+    AtOpening {
+        queues: journals().map(Queue::of).collect(),
+        states: journals()
+            .map(|journal| journal.map_or_else(Bytes::new, |journal| journal.state().clone()))
+            .collect(),
+        identity,
+    }
 }
 
 struct Worker {

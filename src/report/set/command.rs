@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::{Map, Value as Json};
 
 use crate::field::decode::{Kind, Part, Register};
-use crate::field::write::{Action, Function, Rules};
+use crate::field::write::{Action, Rules};
 use crate::reading::{PointId, Value};
 
 /// One point that can be written.
@@ -216,6 +216,7 @@ impl WritablePoint {
 mod tests {
     use super::*;
     use crate::field::decode::Table;
+    use crate::field::write::Function;
     use std::time::Duration;
 
     fn rules() -> Rules {

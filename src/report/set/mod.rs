@@ -112,7 +112,7 @@ impl Submitted {
 }
 
 /// A write that was refused.
-struct Refused {
+struct RefusedWrite {
     write: PendingWrite,
     result: WriteResult,
 }
@@ -151,14 +151,14 @@ impl WriteService {
         message: &Message,
         last_writes: &mut LastWrites,
         log: &mut WriteLog,
-    ) -> Result<Submitted, Box<Refused>> {
+    ) -> Result<Submitted, Box<RefusedWrite>> {
         let mut write = PendingWrite::of(message, self.reply_to(message, log));
         match self.hand_over(message, &mut write, last_writes) {
             Ok(answer) => {
                 last_writes.extend(write.wanted.iter().map(|wanted| (wanted.point, now())));
                 Ok(Submitted { write, answer })
             }
-            Err(result) => Err(Box::new(Refused { write, result })),
+            Err(result) => Err(Box::new(RefusedWrite { write, result })),
         }
     }
 

@@ -73,7 +73,7 @@ impl Worker {
         };
         if is_saved {
             for save in &mut self.saves {
-                save.states.retain(|(queue, _)| *queue != index);
+                save.forget_state_of(index);
             }
         }
         if let Some(queue) = shared.lock().queues.get_mut(index) {
