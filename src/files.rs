@@ -1,9 +1,9 @@
-//! Files that the YAML or a person names: certificates, passwords, parts of the configuration.
+//! Files named in the YAML or on the command line: certificates, passwords, parts of the configuration.
 //!
 //! Invariants:
 //! * Only regular files are opened: a fifo or a device could block for ever, or never end.
 //! * No more than a limit is read, whatever the file says of its size.
-//! * Errors say what is wrong with the file and nothing of what is in it.
+//! * Errors name the fault of the file and show nothing of its content.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Error, ErrorKind, Read};
@@ -18,12 +18,12 @@ pub const LARGEST_TEXT: u64 = 16 << 20;
 pub const LARGEST_SECRET: u64 = 64 << 10;
 /// The number of /dev/null.
 const NULL: u64 = (1 << 8) | 3;
-/// What some editors write before a text.
+/// Written by some editors before a text.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Opens a regular file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
-    // Looked at before it is opened: opening alone has effects on some devices.
+    // Checked before it is opened: opening alone has effects on some devices.
     is_regular(&fs::metadata(path)?)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -46,7 +46,7 @@ pub fn bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The content of a text file, without a byte order mark. What is not UTF-8 is of the kind `InvalidData`.
+/// The content of a text file, without a byte order mark. Other text than UTF-8 is an error of the kind `InvalidData`.
 pub fn text(path: &Path) -> io::Result<String> {
     decoded(bytes(path, LARGEST_TEXT)?).map(|text| without_mark(text).0)
 }
@@ -68,12 +68,12 @@ fn without_mark(text: String) -> (String, bool) {
     }
 }
 
-/// A secret out of a file of its own, with what is odd about it.
+/// A secret out of a file of its own, with remarks on its form.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     /// The secret itself.
     pub text: String,
-    /// For the person who wrote the file; without the secret.
+    /// For the operator; without the secret.
     pub remarks: Vec<&'static str>,
 }
 
@@ -123,7 +123,7 @@ fn is_regular(found: &Metadata) -> io::Result<()> {
     let kind = found.file_type();
     let what = match () {
         () if kind.is_file() => return Ok(()),
-        // The one device that is a file with nothing in it.
+        // /dev/null: the one device that is an empty file.
         () if kind.is_char_device() && found.rdev() == NULL => return Ok(()),
         () if kind.is_dir() => "a folder",
         () if kind.is_fifo() => "a pipe",

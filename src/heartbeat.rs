@@ -1,9 +1,9 @@
-//! Signs of life: each loop that must go on gives one whenever it comes round, and who is late is known by name.
+//! Liveness: each loop that must keep running beats on every iteration, and a loop that hangs is known by name.
 //!
 //! Invariants:
 //! * A loop beats where it makes progress, never from a timer of its own: one that hangs is silent.
-//! * Who waits for another loop ([`Heartbeat::through`]) is not late: that one has a heartbeat too.
-//! * Who has ended is not late: that is noticed by [`crate::tasks`].
+//! * A loop that waits for another one ([`Heartbeat::through`]) is not unresponsive: the other one has a heartbeat too.
+//! * A loop that has ended is not unresponsive: [`crate::tasks`] notices its end.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-/// A loop that has nothing to do comes round this often all the same.
+/// An idle loop beats at least this often.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -31,22 +31,21 @@ impl Inner {
     }
 }
 
-/// The heartbeat of one loop; cheap to clone. It stops being looked at when the last clone is gone.
+/// The heartbeat of one loop; cheap to clone. It is watched until the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Heartbeat(Arc<Inner>);
 
-/// A loop that does not come round.
+/// A loop that hangs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unresponsive {
-    /// Which one.
+    /// The name of its heartbeat.
     pub name: String,
     /// Since its last beat.
     pub silent_for: Duration,
 }
 
 impl Heartbeat {
-    /// Of a loop that comes round at least every `patience`, which must be longer than [`BEAT_INTERVAL`] and than whatever it does at
-    /// a time.
+    /// Of a loop that beats at least every `patience`, which must be longer than [`BEAT_INTERVAL`] and than its longest iteration.
     pub fn new(name: impl Into<String>, patience: Duration, now: Instant) -> Self {
         Self(Arc::new(Inner {
             name: name.into(),
@@ -56,17 +55,17 @@ impl Heartbeat {
         }))
     }
 
-    /// The loop has come round.
+    /// Called on every iteration.
     pub fn beat(&self, now: Instant) {
         self.0
             .beat_ms
             .store(self.0.ms_since_birth(now), Ordering::Relaxed);
     }
 
-    /// Waits for somebody else, who has a heartbeat of their own; inside a runtime.
+    /// Waits for another loop, which has a heartbeat of its own, and beats meanwhile; needs a runtime.
     pub async fn through<T>(&self, wait: impl Future<Output = T>) -> T {
         let mut wait = pin!(wait);
-        // Mostly there is nothing to wait for, and a timer has its price.
+        // Usually there is nothing to wait for, and a timer is not free.
         if let Some(done) = wait.as_mut().now_or_never() {
             return done;
         }
@@ -81,18 +80,18 @@ impl Heartbeat {
     }
 }
 
-/// The heartbeats that are looked at.
+/// All heartbeats that are watched.
 #[derive(Debug, Default)]
 pub struct Heartbeats(Vec<Weak<Inner>>);
 
 impl Heartbeats {
-    /// Looks at this one from here on.
+    /// Adds a heartbeat.
     pub fn watch(&mut self, heartbeat: &Heartbeat) {
         self.0.push(Arc::downgrade(&heartbeat.0));
     }
 
-    /// Those that have been silent for longer than their patience.
-    pub fn late(&self, now: Instant) -> Vec<Unresponsive> {
+    /// The loops that have been silent for longer than their patience.
+    pub fn unresponsive(&self, now: Instant) -> Vec<Unresponsive> {
         let alive = self.0.iter().filter_map(Weak::upgrade);
         let silent = alive.map(|heartbeat| {
             let ms = heartbeat
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_come_round_is_late_until_it_does_or_is_gone() {
+    fn a_silent_loop_is_unresponsive_until_it_beats_or_is_gone() {
         let (start, second) = (start(), Duration::from_secs(1));
         let mut heartbeats = Heartbeats::default();
         let (quick, slow) = (
@@ -128,21 +127,21 @@ mod tests {
         );
         heartbeats.watch(&quick);
         heartbeats.watch(&slow);
-        assert_eq!(heartbeats.late(start + second), []);
+        assert_eq!(heartbeats.unresponsive(start + second), []);
         let late = Unresponsive {
             name: "quick".to_owned(),
             silent_for: 2 * second,
         };
-        assert_eq!(heartbeats.late(start + 2 * second), [late]);
+        assert_eq!(heartbeats.unresponsive(start + 2 * second), [late]);
         quick.beat(start + 2 * second);
-        assert_eq!(heartbeats.late(start + 3 * second), []);
-        assert_eq!(heartbeats.late(start + 11 * second).len(), 2);
+        assert_eq!(heartbeats.unresponsive(start + 3 * second), []);
+        assert_eq!(heartbeats.unresponsive(start + 11 * second).len(), 2);
         drop((quick, slow));
-        assert_eq!(heartbeats.late(start + 11 * second), []);
+        assert_eq!(heartbeats.unresponsive(start + 11 * second), []);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_others_is_not_late() {
+    async fn a_loop_that_waits_for_another_one_is_not_unresponsive() {
         let start = tokio::time::Instant::now().into_std();
         let mut heartbeats = Heartbeats::default();
         let heartbeat = Heartbeat::new("patient", 2 * BEAT_INTERVAL, start);
@@ -150,7 +149,7 @@ mod tests {
         heartbeat
             .through(tokio::time::sleep(10 * BEAT_INTERVAL))
             .await;
-        assert_eq!(heartbeats.late(start + 11 * BEAT_INTERVAL), []);
-        assert_eq!(heartbeats.late(start + 13 * BEAT_INTERVAL).len(), 1);
+        assert_eq!(heartbeats.unresponsive(start + 11 * BEAT_INTERVAL), []);
+        assert_eq!(heartbeats.unresponsive(start + 13 * BEAT_INTERVAL).len(), 1);
     }
 }

@@ -1,7 +1,7 @@
-//! What keeps the log, and terminals, readable whoever talks to this gateway: [`LogLimiter`] bounds the lines that peers can cause,
-//! [`Printable`] shows their texts without control characters.
+//! Keeps the log, and terminals, readable whatever peers send: [`LogLimiter`] bounds the lines that they can cause, [`Printable`] shows
+//! their texts without control characters.
 //!
-//! Where log lines go is for [`crate::cli`] to decide; every text that reaches the log passes [`Printable`] there.
+//! [`crate::cli`] decides where log lines go; every text that reaches the log passes [`Printable`] there.
 
 mod format;
 mod limiter;

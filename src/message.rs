@@ -1,4 +1,4 @@
-//! The MQTT application message: what a publisher said, apart from how it travelled.
+//! The MQTT application message, apart from how it travelled.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,13 +11,13 @@ use crate::log::Source;
 use crate::mqtt::{Properties, QoS, TopicName};
 use crate::reading::Timestamp;
 
-/// What the topics begin with on which the gateway itself publishes how it is.
+/// Prefix of the topics on which the gateway publishes its own status.
 pub const STATUS: &str = "$SYS/wellhead/";
 
 /// Payloads below this many bytes are worth a copy where they are kept for long.
 const COPIED_BELOW: usize = 8 * 1024;
 
-/// Where a message came from; decides where it may go, so that nothing goes round in circles.
+/// Where a message came from; decides where it may go, so that no message loops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// An instrument of this gateway.
@@ -30,7 +30,7 @@ pub enum Origin {
     Own,
 }
 
-/// Which messages go first over a link: all of one lane before any of the next.
+/// Priority over a link: all messages of one lane go before any of the next.
 #[derive(
     Debug,
     Clone,
@@ -46,23 +46,23 @@ pub enum Origin {
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Lane {
-    /// Before everything else.
+    /// First.
     Alarm,
-    /// What is watched.
+    /// Current values.
     #[default]
     Live,
-    /// When nothing else waits.
+    /// Last, when nothing else waits.
     Backlog,
 }
 
-/// What to do with a message that may have arrived, when the remote has forgotten the session that knows.
+/// The fate of a message that may have arrived, when the remote has lost the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionLost {
     /// Send it again: it may arrive twice.
     #[default]
     Resend,
-    /// Give it up: it may never have arrived.
+    /// Drop it: it may never have arrived.
     Drop,
 }
 
@@ -71,9 +71,9 @@ pub enum SessionLost {
 pub struct Class {
     /// Its index in the configuration; 0 is `normal`.
     pub id: u16,
-    /// When it goes north.
+    /// Its priority to the remote.
     pub lane: Lane,
-    /// What happens if it cannot be known whether it arrived.
+    /// Whether it is sent again when the remote has lost the session.
     pub if_session_lost: SessionLost,
 }
 
@@ -82,7 +82,7 @@ pub struct Class {
 pub struct Message {
     /// Where it is published.
     pub topic: TopicName,
-    /// What is published.
+    /// The payload.
     pub payload: Bytes,
     /// The QoS it was published with.
     pub qos: QoS,
@@ -90,7 +90,7 @@ pub struct Message {
     pub retain: bool,
     /// The MQTT 5 properties that travel with a message to its receivers; the expiry interval is kept in `expires_at`.
     pub properties: Properties,
-    /// When it is worthless, on the monotonic clock.
+    /// When it expires, on the monotonic clock.
     pub expires_at: Option<Instant>,
     /// Where it came from.
     pub origin: Origin,
@@ -98,7 +98,7 @@ pub struct Message {
     pub class: Class,
     /// When the reading was taken that is in the payload, in our JSON; `None` for anything else.
     pub measured: Option<Timestamp>,
-    /// Which local client published it, where somebody wants to know: on topics that write to instruments.
+    /// The local client that published it, known on topics that write to instruments only.
     pub publisher: Option<Arc<Publisher>>,
 }
 
@@ -107,9 +107,9 @@ pub struct Message {
 pub struct Publisher {
     /// Its identifier.
     pub client_id: ByteString,
-    /// Its user name; `None` for somebody without one.
+    /// Its user name, if it has one.
     pub user: Option<ByteString>,
-    /// Where it is: what bounds the lines it causes.
+    /// Bounds the log lines it causes.
     pub source: Source,
 }
 
@@ -160,7 +160,7 @@ impl Message {
         Self { qos, ..self }
     }
 
-    /// True if the gateway itself says in it how it is.
+    /// True for a status message of the gateway itself.
     pub fn is_status(&self) -> bool {
         self.origin == Origin::Own && self.topic.as_str().starts_with(STATUS)
     }
@@ -170,7 +170,7 @@ impl Message {
         self.topic.as_str().len() + self.payload.len() + self.properties.weight()
     }
 
-    /// A copy that does not hold on to the buffer a small message was read into, nor to one that is mostly something else.
+    /// A copy that does not keep alive the read buffer of a small message, nor a buffer that is mostly something else.
     #[must_use]
     pub fn detached(&self) -> Self {
         let is_less_than_half = self.payload.len() < self.properties.weight();

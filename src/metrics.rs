@@ -1,9 +1,9 @@
-//! Counters that any task may raise and any task may read. One cache line's worth of atomics, no locks, no names here:
-//! whoever owns a group of counters says what they are called.
+//! Counters that any task may raise and any task may read. Atomics without locks and without names: the owner of a group of counters
+//! names them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of memory this process uses (resident set); `None` where the system does not tell.
+/// Bytes of memory this process uses (resident set); `None` where the system does not say.
 pub fn resident_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;

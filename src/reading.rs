@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::time::{Moment, STEP_MS, SinceBoot, is_plausible};
 
-/// What one reading says. Numbers keep the width they were measured in, so that a 32-bit float is never printed with
-/// digits it does not have.
+/// A measured value. Numbers keep the width they were measured in, so that a 32-bit float is never printed with digits it does not
+/// have.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// A coil, a discrete input or one bit of a register.
@@ -101,9 +101,9 @@ impl Quality {
 pub struct Timestamp {
     /// Milliseconds since the Unix epoch, by the wall clock of this machine.
     pub unix_ms: i64,
-    /// False if that clock had not been set yet: the date is then worth nothing, the order still is.
+    /// False if that clock had not been set yet: the date is worthless then, the order is not.
     pub clock_set: bool,
-    /// By the clock that nobody sets, if it is known: what the date is put right with when the wall clock is.
+    /// By the clock that is never set, if known: corrects the date when the wall clock is set.
     pub since_boot: Option<SinceBoot>,
 }
 
@@ -117,8 +117,8 @@ impl Timestamp {
         }
     }
 
-    /// By how many milliseconds the wall clock was set between this and `now`, which it is wrong by; `None` if it was not, or if
-    /// that cannot be told.
+    /// By how many milliseconds the wall clock was set between this and `now`, the error of this date; `None` if it was not, or if that
+    /// is unknown.
     pub fn set_by(&self, now: Self) -> Option<i64> {
         let (then, since) = (self.since_boot?, now.since_boot?);
         let is_known = then.boot == since.boot && now.clock_set;
@@ -169,7 +169,7 @@ pub struct Reading {
     pub age: Duration,
 }
 
-/// What a line task reports to the rest of the gateway.
+/// A report of a line task to the rest of the gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A point was read, or could not be.

@@ -1,6 +1,6 @@
-//! Named tasks: who runs, who ended, and why.
+//! Named tasks: which run, which ended, and why.
 //!
-//! A task that ends although nobody asked it to is a fault of the program; `gateway.rs` stops everything in order then.
+//! A task that ends without being asked to is a bug; `gateway.rs` shuts down gracefully then.
 //! Panics inside a task are reported as its end, never lost.
 
 use std::future::Future;
@@ -66,7 +66,9 @@ impl Tasks {
                     self.names.retain(|name| *name != ended.name);
                     return Some(ended);
                 }
-                Err(join) => tracing::error!(%join, "a task wrapper failed"),
+                Err(join) => {
+                    tracing::error!(event = "task.wrapper_failed", %join, "task wrapper failed; the end of its task goes unnoticed")
+                }
             }
         }
     }
@@ -101,7 +103,7 @@ impl OwnThread {
         Self::start_with(name, None)
     }
 
-    /// Starts it with a real-time priority (SCHED_FIFO, 1 to 99), if the system allows one; else it says so and goes on without.
+    /// Starts it with a real-time priority (SCHED_FIFO, 1 to 99), if the system allows one; else it logs that and runs without.
     pub fn start_with(name: &str, priority: Option<u8>) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -138,15 +140,16 @@ fn prefer(priority: u8) {
     if let Err(error) = set_thread_priority_and_policy(thread_native_id(), wanted, policy) {
         let thread = std::thread::current();
         tracing::warn!(
+            event = "task.no_realtime_priority",
             thread = thread.name(),
             priority,
             ?error,
-            "no real-time priority; allow it with LimitRTPRIO= and RestrictRealtime=no"
+            "no real-time priority, the line runs with normal priority; allow it with LimitRTPRIO= and RestrictRealtime=no"
         );
     }
 }
 
-/// Runs `future` in the background; for the many short-lived tasks (connections) whose end concerns nobody.
+/// Runs `future` in the background, for short-lived tasks (connections) whose end needs no attention.
 #[allow(clippy::disallowed_methods)]
 pub fn detach<F>(future: F)
 where
@@ -155,7 +158,7 @@ where
     tokio::spawn(future);
 }
 
-/// The order to stop, given to sources only; everything else ends because its input ended.
+/// The stop token, given to sources only; everything else ends because its input ended.
 #[derive(Debug, Clone)]
 pub struct Stop(watch::Receiver<bool>);
 
@@ -170,7 +173,7 @@ pub fn stop_token() -> (StopSwitch, Stop) {
 }
 
 impl StopSwitch {
-    /// Orders everybody who holds the token to stop. Calling it again changes nothing.
+    /// Stops all holders of the token. Calling it again changes nothing.
     pub fn stop(&self) {
         self.0.send_replace(true);
     }

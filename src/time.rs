@@ -18,7 +18,7 @@ static CLOCK: clock::Clock = clock::Clock::new();
 /// Wall-clock times before this one (2025-01-01 UTC, in milliseconds) can only come from a clock that was never set.
 const EARLIEST_PLAUSIBLE_MS: i64 = 1_735_689_600_000;
 
-/// Milliseconds since the Unix epoch; 0 if the clock stands before it.
+/// Milliseconds since the Unix epoch; 0 for an earlier time.
 #[allow(clippy::disallowed_methods)]
 pub fn unix_ms() -> i64 {
     let since = SystemTime::now()
@@ -32,12 +32,12 @@ pub fn is_plausible(unix_ms: i64) -> bool {
     unix_ms >= EARLIEST_PLAUSIBLE_MS
 }
 
-/// True if the wall clock of this machine was set since it started; before, dates are worth nothing.
+/// True if the wall clock of this machine was set since it started; before, dates are worthless.
 pub fn clock_is_set() -> bool {
     moment().clock_set
 }
 
-/// Milliseconds since the Unix epoch, for what is kept and compared later; 0 while the clock is not set.
+/// Milliseconds since the Unix epoch, for times that are stored and compared later; 0 while the clock is not set.
 pub fn known_unix_ms() -> i64 {
     let moment = moment();
     if moment.clock_set { moment.unix_ms } else { 0 }
@@ -56,11 +56,11 @@ pub struct Moment {
     pub unix_ms: i64,
     /// It was set since this machine started.
     pub clock_set: bool,
-    /// Since this machine started, by a clock that nobody sets.
+    /// Since this machine started, by a clock that is never set.
     pub since_boot: SinceBoot,
 }
 
-/// A time that only counts until the machine starts anew.
+/// A time that is valid until the machine restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SinceBoot {
     /// Which start of the machine.
@@ -84,7 +84,7 @@ pub fn moment() -> Moment {
     }
 }
 
-/// Milliseconds since this machine started, by a clock that nobody sets.
+/// Milliseconds since this machine started, by a clock that is never set.
 pub fn boot_ms() -> u64 {
     u64::try_from(moment().since_boot.ms).unwrap_or(0)
 }
@@ -112,7 +112,7 @@ fn boot() -> u32 {
     static BOOT: OnceLock<u32> = OnceLock::new();
     *BOOT.get_or_init(|| {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-        // A locked-down service does not see that; its folder in memory lives as long as the machine runs.
+        // A locked-down service cannot read that; its folder in memory lives as long as the machine runs.
         let text = kernel.or_else(|| {
             let file = runtime_folder()?.join("boot");
             std::fs::read_to_string(&file).ok().or_else(|| {

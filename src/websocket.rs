@@ -1,8 +1,8 @@
 //! MQTT over WebSocket, both sides: a byte stream out of binary frames, and a binary frame for each packet [MQTT-6.0.0-1..4].
 //!
 //! Invariants:
-//! * What comes may be cut into frames in any way [MQTT-6.0.0-2]; what goes is one whole MQTT packet a frame, because some clients read
-//!   no further than the first packet of one.
+//! * Incoming packets may be cut into frames in any way [MQTT-6.0.0-2]; outgoing frames hold one whole MQTT packet each, because some
+//!   clients read no further than the first packet of a frame.
 //! * Frames wait for a flush, so that many leave in one write; at most the library's write buffer and one packet wait here.
 
 use std::io;
@@ -97,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Packets<S> {
     }
 }
 
-/// The error of a byte stream: a peer that is gone is told from one that breaks the protocol.
+/// The error of a byte stream; distinguishes a peer that is gone from one that breaks the protocol.
 fn io_error(error: Error) -> io::Error {
     match error {
         Error::Io(error) => error,
@@ -144,7 +144,7 @@ impl Cutter {
     }
 }
 
-/// The length of the packet that begins with these bytes; `None` if they do not tell it.
+/// The length of the packet that begins with these bytes; `None` if they are too few to know.
 fn packet_len(bytes: &[u8]) -> Option<usize> {
     let mut length = 0_usize;
     for (index, byte) in bytes.iter().skip(1).take(4).enumerate() {

@@ -89,7 +89,7 @@ impl Health {
 
     /// Gives a sign of life if nobody is late; who is, is told in the log.
     pub(super) fn look(&mut self, service: &mut Service) {
-        let late = self.heartbeats.late(now());
+        let late = self.heartbeats.unresponsive(now());
         for late in late.iter().filter(|late| !self.late.contains(&late.name)) {
             let seconds = late.silent_for.as_secs();
             tracing::error!(task = %late.name, seconds, "a task hangs; a service manager that watches will start the gateway anew");

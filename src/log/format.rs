@@ -1,8 +1,8 @@
-//! How the log is written.
+//! The format of the log.
 
 use std::str::FromStr;
 
-/// See the module.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {

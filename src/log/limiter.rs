@@ -3,11 +3,11 @@
 //! Invariants:
 //! * A source writes at most `burst` lines of a kind at once, and then one in `every`; all sources together at most [`ALL`] times as
 //!   many, so that a flood of one kind from many addresses hides no other kind. The first line of a source in [`RARE`] times `every` may
-//!   come out of a reserve, as large as the lines of one source: a flood of others does not hide who writes rarely.
-//! * What is remembered is bounded: [`MOST_SOURCES`] pairs of a kind and a source of at most [`MOST_BYTES`] each. Sources beyond that
-//!   share the account of one.
-//! * Every line that is left out is counted, and the count is told with a later line of its source, or by [`LogLimiter::overdue`] in
-//!   one line for a kind.
+//!   come out of a reserve, as large as the lines of one source: a flood of others does not hide a rare source.
+//! * Memory is bounded: [`MOST_SOURCES`] pairs of a kind and a source of at most [`MOST_BYTES`] each. Sources beyond that share the
+//!   account of one.
+//! * Every suppressed line is counted, and the count comes with a later line of its source, or by [`LogLimiter::overdue`] in one line for
+//!   a kind.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,10 +19,10 @@ const MOST_SOURCES: usize = 1024;
 const MOST_BYTES: usize = 64;
 /// Times the lines of one source, for all of them together.
 const ALL: u32 = 4;
-/// A source that wrote nothing for so many times `every` is rare.
+/// A source that wrote nothing for this many times `every` is rare.
 const RARE: u32 = 5;
-/// How often lines that were left out are told of a kind, beside the lines that are written.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often suppressed lines of a kind are reported, beside the lines that are written.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 struct Account {
@@ -59,12 +59,12 @@ struct KindAccounts {
     all: Account,
     /// Of those that are rare, when `all` is used up.
     reserve: Account,
-    /// When [`LogLimiter::overdue`] told of it.
-    told: Option<Instant>,
+    /// When [`LogLimiter::overdue`] reported it last.
+    reported: Option<Instant>,
 }
 
-/// Decides which lines are written. `K` names a kind of line, of which a program has a few; `S` is who causes it. Both are small
-/// values without anything a peer has chosen.
+/// Decides which lines are written. `K` is a kind of line, of which a program has a few; `S` is its source. Both are small values without
+/// anything a peer has chosen.
 #[derive(Debug)]
 pub struct LogLimiter<K, S = ()> {
     burst: u32,
@@ -94,14 +94,14 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
         }
     }
 
-    /// Whether a line of `source` may be written, and how many like it were left out since the last one; `None` counts it as left out.
+    /// Permits a line of `source`, with the number of lines suppressed since the last one; `None` counts it as suppressed.
     pub fn permit(&mut self, kind: K, source: S, now: Instant) -> Option<u64> {
         let (burst, every, of_all) = (self.burst, self.every, self.burst.saturating_mul(ALL));
         let source = self.known(kind, source, now);
         let new = KindAccounts {
             all: Account::new(of_all, now),
             reserve: Account::new(burst, now),
-            told: None,
+            reported: None,
         };
         let KindAccounts { all, reserve, .. } = self.kinds.entry(kind).or_insert(new);
         all.refill(of_all, every / ALL, now);
@@ -152,7 +152,7 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
         is_known(&self.sources).then_some(source)
     }
 
-    /// Forgets sources that may write all their lines again and have none left out.
+    /// Forgets sources that may write all their lines again and have no suppressed ones.
     fn forget_idle(&mut self, now: Instant) {
         let full_after = self.every.saturating_mul(self.burst);
         self.sources.retain(|_, account| {
@@ -160,14 +160,13 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
         });
     }
 
-    /// How many lines of each kind were left out of sources that are quiet again, to be written as one line for a kind. To be called
-    /// now and then.
+    /// The suppressed lines of each kind, of sources that are quiet again, to be reported as one line for a kind. Called periodically.
     pub fn overdue(&mut self, now: Instant) -> Vec<(K, u64)> {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for (kind, state) in &mut self.kinds {
             if state
-                .told
-                .is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY)
+                .reported
+                .is_some_and(|reported| now.saturating_duration_since(reported) < REPORT_EVERY)
             {
                 continue;
             }
@@ -182,12 +181,12 @@ impl<K: Copy + Eq + Hash, S: Copy + Eq + Hash> LogLimiter<K, S> {
                 .map(|account| std::mem::take(&mut account.suppressed))
                 .sum();
             if suppressed > 0 {
-                state.told = Some(now);
-                told.push((*kind, suppressed));
+                state.reported = Some(now);
+                reported.push((*kind, suppressed));
             }
         }
         self.forget_idle(now);
-        told
+        reported
     }
 }
 
@@ -244,7 +243,7 @@ mod tests {
             limiter.overdue(now + 3 * SECOND).is_empty(),
             "told a moment ago"
         );
-        assert_eq!(limiter.overdue(now + SECOND + TELL_EVERY).len(), 1);
+        assert_eq!(limiter.overdue(now + SECOND + REPORT_EVERY).len(), 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Texts of peers, made fit to be read.
+//! Texts of peers, made safe to print.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -8,14 +8,14 @@ use tracing::field::DisplayValue;
 /// Bytes of a text of a peer that the log shows.
 const SHOWN: usize = 256;
 
-/// Shows a text of somebody else on one line: control characters (and with them line ends and the escape sequences of terminals),
+/// Shows a text of a peer on one line: control characters (and with them line ends and the escape sequences of terminals),
 /// marks that change the direction of writing, and characters without a width are written as escapes such as `\u{1b}`. A backslash
 /// stays as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Printable<'a>(pub &'a str);
 
 impl Printable<'_> {
-    /// True if `character` would do something to a terminal other than being seen.
+    /// True if `character` would do anything to a terminal but be visible.
     fn is_hidden(character: char) -> bool {
         character.is_control()
             || matches!(character,
@@ -60,7 +60,7 @@ impl Printable<'_> {
         out
     }
 
-    /// The same JSON, with such characters as `\u009b`: in JSON they can only stand in strings.
+    /// The same JSON, with such characters as `\u009b`: in JSON they can only be in strings.
     pub fn json(json: &str) -> String {
         let mut out = String::with_capacity(json.len());
         for character in json.chars() {
@@ -75,7 +75,7 @@ impl Printable<'_> {
         out
     }
 
-    /// What bytes say, if they are text; others are shown as `\xff`.
+    /// Bytes as text; those that are none are shown as `\xff`.
     pub fn bytes(bytes: &[u8]) -> String {
         let mut out = String::with_capacity(bytes.len());
         for chunk in bytes.utf8_chunks() {

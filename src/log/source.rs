@@ -1,4 +1,4 @@
-//! Who causes a line of the log, as far as its limits go: a network, not a name, because a peer can have as many names as it likes.
+//! The source of a log line, for its limits: a network, not a name, because a peer can have as many names as it likes.
 
 use core::net::{IpAddr, Ipv6Addr};
 
@@ -9,12 +9,12 @@ pub enum Source {
     Local,
     /// An IPv4 address, or the /64 of an IPv6 address.
     Network(IpAddr),
-    /// Nobody who is connected: sessions without a connection, remote brokers, the gateway itself.
+    /// No connected peer: sessions without a connection, remote brokers, the gateway itself.
     Absent,
 }
 
 impl Source {
-    /// Of a peer that is connected; `None` stands for a Unix socket.
+    /// Of a connected peer; `None` for a Unix socket.
     pub fn of(address: Option<IpAddr>) -> Self {
         match address.map(|address| address.to_canonical()) {
             Some(address) if !address.is_loopback() => Self::Network(network(address)),

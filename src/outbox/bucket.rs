@@ -1,21 +1,21 @@
-//! What a rate lets pass: at once as much as a short time brings, then what time brings. Pure: the caller brings the time.
+//! A token bucket for a rate of messages and bytes: a short burst at once, then the rate. Pure: the caller passes the time.
 //!
 //! Invariants:
-//! * No more passes in any span of time than the rate of that span, and what the time `burst` brings (at least one message), and the end
-//!   of one message: a message that is larger than what is left passes whole, and is paid for afterwards.
+//! * In any span of time no more passes than the rate allows for it, plus the rate of the time `burst` (at least one message), plus the
+//!   end of one message: a message larger than the rest passes whole, and is paid for afterwards.
 
 use std::time::{Duration, Instant};
 
 use crate::units::Rate;
 
-/// What messages that wait may send at once: the link is used evenly, and a remote that counts them by the second is content.
+/// Burst of messages that wait for their rate: the link is used evenly, and a remote that counts by the second is content.
 pub const EVENLY: Duration = Duration::from_millis(100);
-/// What may come at once where the rest is dropped: a second brings the readings of a cycle together.
+/// Burst of messages that are dropped beyond their rate: the readings of a cycle come together.
 pub(super) const BY_THE_SECOND: Duration = Duration::from_secs(1);
-/// The longest wait before it is looked again.
+/// The longest wait before the bucket is asked again.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
-/// What is left of a rate.
+/// The part of a rate that is left.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     rate: Rate,
@@ -40,7 +40,7 @@ fn filled(left: f64, per_hour: Option<u64>, seconds: f64, burst: Duration) -> f6
 }
 
 impl Bucket {
-    /// A full one, which lets pass at once what the time `burst` brings.
+    /// A full bucket, which lets pass at once the rate of the time `burst`.
     pub fn new(rate: Rate, burst: Duration) -> Self {
         let full = |per_hour| filled(f64::MAX, per_hour, 0.0, burst);
         Self {
@@ -77,7 +77,7 @@ impl Bucket {
         self.messages - messages as f64 > 1.0 - 1e-9 && self.bytes - bytes as f64 > 0.0
     }
 
-    /// A message of so many bytes passes.
+    /// Takes off a message of `bytes`.
     pub fn take(&mut self, bytes: usize, at: Instant) {
         self.fill(at);
         self.messages -= 1.0;

@@ -1,4 +1,4 @@
-//! What an outbox keeps, as bytes, with a version and a kind, so that formats can change while old entries wait. Pure.
+//! An outbox entry as bytes, with a version and a kind, so that the format can change while old entries wait. Pure.
 //!
 //! ```text
 //! version 2, or 1 | kind 1 | content
@@ -35,7 +35,7 @@ pub struct Outgoing {
     pub qos: QoS,
     /// Whether the remote keeps it.
     pub retain: bool,
-    /// What happens if it cannot be known whether it arrived.
+    /// Whether it is sent again when the remote has lost the session.
     pub if_session_lost: SessionLost,
     /// When it was handed to the outbox.
     pub enqueued: Timestamp,
@@ -43,13 +43,13 @@ pub struct Outgoing {
     pub properties: Properties,
     /// The message.
     pub payload: Bytes,
-    /// The payload is a reading in our JSON, whose time can be put right.
+    /// The payload is a reading in our JSON, whose time can be corrected.
     pub is_reading: bool,
     /// The `send` rule that took it has a rate, which it has to wait for.
     pub is_rated: bool,
 }
 
-/// A message that the remote will never take, kept to be looked at.
+/// A message that the remote permanently refuses, kept for inspection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
     /// When it was given up.
@@ -58,13 +58,13 @@ pub struct DeadLetter {
     pub lane: Lane,
     /// Its number there.
     pub seq: u64,
-    /// What the remote said.
+    /// The reason the remote gave.
     pub reason: String,
     /// The message.
     pub message: Outgoing,
 }
 
-/// What an entry holds.
+/// The content of an entry.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// A message that waits.
@@ -73,7 +73,7 @@ pub enum Content {
     Dead(Box<DeadLetter>),
 }
 
-/// Why stored bytes are no entry. Ours: it is given up, counted and told as a gap.
+/// Why stored bytes are no entry. Ours: the entry is given up, counted and reported as a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an entry that cannot be read: {0}")]
 pub struct EntryError(&'static str);
@@ -128,7 +128,7 @@ impl Outgoing {
         200 + self.topic.as_str().len() + self.payload.len() + user
     }
 
-    /// Puts its times right if the clock was set since.
+    /// Corrects its times if the clock was set since.
     pub fn put_right(&mut self, now: Timestamp) {
         let Some(step) = self.enqueued.set_by(now) else {
             return;
@@ -148,7 +148,7 @@ impl Outgoing {
     }
 
     /// Takes the time it has waited off its expiry interval [MQTT-3.3.2-6]; false if nothing is left. Nothing ages while the
-    /// clock is not set.
+    /// clock is unset.
     pub fn age(&mut self, now: Timestamp) -> bool {
         let (Some(interval), Some(waited)) = (self.properties.message_expiry, self.waited_ms(now))
         else {

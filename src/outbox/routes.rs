@@ -1,14 +1,14 @@
-//! What goes where between the local broker and one remote: which topics, and how each side writes them. Pure.
+//! The routes between the local broker and one remote: which topics are forwarded, and their names on each side. Pure.
 //!
 //! Invariants:
-//! * The first `send` rule that wants a message decides how it is written at the remote; the first `receive` filter that matches decides
-//!   how it is written here. A message goes each way once, however many of them match.
+//! * The first `send` rule that matches a message decides its topic at the remote; the first `receive` filter that matches decides its
+//!   topic here. A message goes each way once, however many of them match.
 //! * A command at the name of a point (or group) at the remote, with `/set` behind it, becomes a command to that point. That is so for
 //!   points of this gateway only, and only where the file asks for it: with `commands`, or where a `receive` filter without a mapping
 //!   of its own covers it.
-//! * Where a response topic can be answered, it is written so that the answer comes back: to the remote as a topic that comes in as
-//!   the local one, to local clients as a topic that goes out as the one of the remote.
-//! * A point has one name at the remote: that of its readings. A name that several points share is that of none, for commands.
+//! * A response topic is mapped so that the answer comes back, where that is possible: for the remote to a topic that comes in as the
+//!   local one, for local clients to a topic that goes out as the one of the remote.
+//! * A point has one name at the remote: that of its readings. Commands to a name that several points share reach none of them.
 //! * A command that came from a remote goes to no other one, and a command of a local client goes to no remote that would send it back;
 //!   their results go to the remote.
 //! * A retained message that is a command here keeps the retain flag: instruments refuse retained commands.
@@ -24,12 +24,12 @@ use crate::message::{Class, Lane, Message, Origin};
 use crate::mqtt::{Mapping, TopicError, TopicName};
 use crate::units::Rate;
 
-/// What commands to points have behind the topic of the point.
+/// The suffix of commands to a point.
 pub const SET: &str = "/set";
-/// What their results have behind it.
+/// The suffix of their results.
 const RESULT: &str = "/set/result";
 
-/// How a message of the remote is written here.
+/// One `receive` rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inward {
     /// Remote topics to local ones.
@@ -45,7 +45,7 @@ pub struct Routes {
     pub send: Vec<Rule>,
     /// Messages of the remote that come in.
     pub receive: Vec<Inward>,
-    /// How fast everything may go to the remote.
+    /// Limit for all messages to the remote.
     pub rate: Option<Rate>,
     /// Whether the remote may send commands to points under the names that they have there.
     pub commands: bool,
@@ -56,14 +56,14 @@ pub struct Routes {
     pub losses: Option<(TopicName, Rule)>,
     /// The identifiers of the `send` rules, in their order.
     ids: Vec<u32>,
-    /// What the names of points at the remote stand for; made from the rules and the points. Empty where nothing comes in.
+    /// The points by their names at the remote; made from the rules and the points. Empty where nothing comes in.
     names: HashMap<TopicName, Named>,
 }
 
 /// The topics of points and groups, with the class of their messages.
 pub type Points = HashMap<TopicName, Class>;
 
-/// What a name at the remote stands for.
+/// The meaning of a name at the remote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Named {
     /// This point only.
@@ -167,7 +167,7 @@ impl Routes {
             return Some(found);
         }
         let is_command = self.is_command(&message.topic);
-        // Two uplinks to one remote would hand it round for ever, and the instrument would be written each time.
+        // Two uplinks to one remote would pass it round for ever, and the instrument would be written each time.
         if is_command && (self.commands || matches!(message.origin, Origin::Uplink(_))) {
             return None;
         }
@@ -245,7 +245,7 @@ impl Routes {
         is_asked_for.then(|| (rule, TopicName::new(format!("{there}{RESULT}"))))
     }
 
-    /// How a message of the remote is published here; `None` if nobody asked for it.
+    /// How a message of the remote is published here; `None` if no rule asks for it.
     pub fn inward(&self, topic: &TopicName) -> Option<Arrival> {
         let covering = self.covering(topic);
         let is_plain = covering.is_some_and(|inward| inward.mapping.is_plain());
@@ -293,7 +293,7 @@ impl Routes {
         without(topic, SET).is_some_and(|point| self.points.contains_key(&point))
     }
 
-    /// The command that a topic of the remote stands for.
+    /// The local command for a topic of the remote.
     fn command(&self, topic: &TopicName) -> Option<TopicName> {
         with(self.point_of(&without(topic, SET)?)?, SET)
     }
@@ -333,8 +333,8 @@ impl Routes {
             })
     }
 
-    /// A response topic of a local message as the remote is told: one whose messages come in under the local name; else the name that
-    /// the remote knows the topic by.
+    /// The response topic of a local message, for the remote: one whose messages come in under the local name, else the name of the
+    /// topic at the remote.
     pub fn answered_at(&self, local: &TopicName) -> TopicName {
         let mut ways = self
             .receive
@@ -348,8 +348,8 @@ impl Routes {
             .unwrap_or_else(|| local.clone())
     }
 
-    /// A response topic of the remote as local clients are told: the topic whose messages go out under that name. `None` if there is
-    /// none: the answer would not arrive.
+    /// The response topic of a message of the remote, for local clients: the topic whose messages go out under that name. `None` if
+    /// there is none: the answer would not arrive.
     pub fn answers_to(&self, there: &TopicName) -> Option<TopicName> {
         let goes_there = |local: &TopicName| {
             self.sent(local, Class::default())

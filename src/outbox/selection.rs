@@ -1,4 +1,4 @@
-//! Which messages of an outbox are meant: by number, topic and age. Pure.
+//! Selects messages of an outbox by number, topic and age. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use super::Content;
 use crate::mqtt::TopicFilter;
 use crate::reading::Timestamp;
 
-/// A message is meant if everything that is given applies to it; nothing given means all.
+/// A message is selected if every given condition applies to it; without a condition all are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Selection {
-    /// First and last number of spans, as in the user property `seq`; one of them must hold it. A dead letter has the number that it
-    /// had in its lane.
+    /// Spans of numbers, as in the user property `seq`, first and last; one of them must hold it. A dead letter has the number that
+    /// it had in its lane.
     pub numbers: Vec<(u64, u64)>,
     /// Matches the topic at the remote.
     pub topic: Option<Filter>,
-    /// It was handed over at least so long ago, in milliseconds.
+    /// It was appended at least this long ago, in milliseconds.
     pub older_than_ms: Option<u64>,
 }
 
@@ -40,12 +40,12 @@ impl From<Filter> for String {
 }
 
 impl Selection {
-    /// True if it means every message.
+    /// True if it selects every message.
     pub fn is_everything(&self) -> bool {
         *self == Self::default()
     }
 
-    /// True if it means the entry with the number `seq` of its queue.
+    /// True if it selects the entry with the number `seq` of its queue.
     pub fn wants(&self, seq: u64, content: &Content, now: Timestamp) -> bool {
         let (seq, message) = match content {
             Content::Message(message) => (seq, message),

@@ -87,13 +87,13 @@ pub struct OutboxSink {
     uplink: usize,
     /// Of a backup: whether the other uplink is up. Messages are taken only while it is not.
     primary: Option<watch::Receiver<bool>>,
-    /// What rates leave for QoS 0; the same for all clones.
+    /// The rates of QoS 0 messages; shared by all clones.
     rates: Arc<Mutex<Rates>>,
     /// Counts what the gateway itself publishes and the outbox does not take.
     dropped: Arc<Counter>,
 }
 
-/// What rates leave for messages of QoS 0, by rule; the rate of the uplink has no rule.
+/// The rates of QoS 0 messages, by rule; the rate of the uplink has no rule.
 #[derive(Debug)]
 struct Rates {
     /// The rules that the buckets are for.
@@ -111,7 +111,7 @@ struct Limit {
 }
 
 impl Rates {
-    /// Forgets what was left of rates that these rules do not have.
+    /// Drops the buckets of rates that these rules do not have.
     fn follow(&mut self, routes: &Arc<Routes>) {
         if Arc::ptr_eq(&self.routes, routes) {
             return;

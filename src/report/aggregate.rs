@@ -1,10 +1,10 @@
-//! Many readings become few: least, mean, greatest, last and count over an interval. Pure.
+//! Aggregates over an interval: minimum, mean, maximum, last value and count. Pure.
 //!
 //! Invariants:
-//! * Only good numbers count. An interval without one shows the reading that came last, with its quality.
-//! * Intervals begin with the first reading and follow one another without a gap; one in which nothing came shows nothing.
-//! * What was not good at the end of an interval is not good in the next one either, unless something newer comes: a point that fell
-//!   silent does not stay as good as it last was.
+//! * Only good numbers count. An interval without one yields its last reading, with its quality.
+//! * Intervals begin with the first reading and follow one another without a gap; an empty interval yields nothing.
+//! * A point that was not good at the end of an interval is not good in the next one either, unless a reading comes: a silent point does
+//!   not stay good.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +12,19 @@ use serde::Deserialize;
 
 use crate::reading::{Quality, Reading, Timestamp, Value};
 
-/// What is shown of an interval.
+/// One aggregate of an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Show {
-    /// The least value.
+    /// The minimum.
     Min,
-    /// The sum of the values through their number.
+    /// The arithmetic mean.
     Mean,
-    /// The greatest value.
+    /// The maximum.
     Max,
-    /// The value that came last.
+    /// The last value.
     Last,
-    /// How many values came.
+    /// The number of values.
     Count,
 }
 
@@ -67,7 +67,7 @@ struct Filling {
 pub struct Summary(Box<Filling>);
 
 impl Interval {
-    /// Takes a reading; gives the interval before it if `every` is over.
+    /// Adds a reading; yields the interval before it if `every` is over.
     pub fn take(&mut self, reading: &Reading, every: Duration, now: Instant) -> Option<Summary> {
         let over = self.end(every, now);
         if self.filling.is_none() {
@@ -82,7 +82,7 @@ impl Interval {
         over
     }
 
-    /// Gives the interval if it is over: for points that fall silent.
+    /// The interval if it is over, for silent points.
     pub fn end(&mut self, every: Duration, now: Instant) -> Option<Summary> {
         let is_over = self
             .filling
@@ -101,7 +101,7 @@ impl Interval {
         Some(summary)
     }
 
-    /// Gives what there is: for the end of everything.
+    /// The interval as far as it is filled, at shutdown.
     pub fn close(&mut self, every: Duration) -> Option<Summary> {
         let filling = self.filling.take()?;
         self.ended = Some(filling.began + every);
@@ -153,12 +153,12 @@ impl Filling {
 }
 
 impl Summary {
-    /// The newest reading of the interval, if it is not good: what holds from its end on.
+    /// The newest reading of the interval, if it is not good: it is valid from the end of the interval.
     pub fn failure(&self) -> Option<&Reading> {
         Some(&self.0.newest).filter(|newest| newest.quality != Quality::Good)
     }
 
-    /// The reading that shows it, stamped with the time of the last value.
+    /// The reading for an aggregate, with the time of the last value.
     pub fn show(&self, show: Show) -> Reading {
         let filling = &self.0;
         let Some(last) = &filling.last else {

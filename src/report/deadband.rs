@@ -13,16 +13,16 @@ use crate::reading::{Quality, Reading, Value};
 pub enum Deadband {
     /// In the unit of the point; 0 means any change.
     Absolute(f64),
-    /// In hundredths of the value that was reported last.
+    /// In percent of the last reported value.
     Percent(f64),
 }
 
-/// What a point's owner finds worth a message.
+/// Which readings of a point are worth a message.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ReportRule {
-    /// Largest change that is not worth a message; `None`: every reading is.
+    /// Largest change that is not reported; `None`: every reading is.
     pub deadband: Option<Deadband>,
-    /// Longest silence.
+    /// Heartbeat: the longest time without a report.
     pub at_least_every: Option<Duration>,
 }
 
@@ -40,7 +40,7 @@ impl LastReport {
             .is_some_and(|longest| now.saturating_duration_since(*at) >= longest)
     }
 
-    /// Notes a report that was decided elsewhere.
+    /// Records a report that another rule decided.
     pub fn note(&mut self, reading: &Reading, now: Instant) {
         self.0 = Some((reading.value.clone(), reading.quality.clone(), now));
     }
@@ -52,7 +52,7 @@ impl LastReport {
             .is_none_or(|(_, quality, _)| *quality != reading.quality)
     }
 
-    /// True if `reading` is to be reported; it is then the last report.
+    /// True if `reading` must be reported; it is the last report then.
     pub fn is_exception(&mut self, rule: ReportRule, reading: &Reading, now: Instant) -> bool {
         let worth = match &self.0 {
             None => true,

@@ -1,4 +1,4 @@
-//! The middle one of the newest values: single outliers vanish, edges stay. Pure.
+//! The median of the newest values: single outliers vanish, edges stay. Pure.
 
 use std::collections::VecDeque;
 
@@ -9,8 +9,8 @@ use crate::reading::{Quality, Reading, Value};
 pub(super) struct Median(VecDeque<f64>);
 
 impl Median {
-    /// The reading with the median of the newest `width` values in place of its own. Text and bad readings pass; what is no
-    /// number begins anew.
+    /// The reading with the median of the newest `width` values in place of its own. Text and bad readings pass;
+    /// a bad reading clears the window.
     pub(super) fn take(&mut self, mut reading: Reading, width: u8) -> Reading {
         let number = reading
             .value

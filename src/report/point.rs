@@ -1,6 +1,6 @@
-//! What one point has shown, and what is still to be shown of it. Pure.
+//! The reporting state of one point. Pure.
 //!
-//! A reading goes through the median, then into its interval, then past deadband or door.
+//! A reading goes through the median, then into its interval, then through deadband or swinging door.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::reading::{Quality, Reading, Value};
 pub(super) struct PointState {
     median: Option<Box<Median>>,
     interval: Interval,
-    /// One for each aggregate that is shown, or one.
+    /// One for each aggregate, or one.
     shown: Box<[TopicState]>,
 }
 
@@ -69,7 +69,7 @@ impl PointState {
         }
     }
 
-    /// Shows intervals that are over although nothing came.
+    /// Reports intervals that are over although no reading came.
     pub(super) fn tick(&mut self, point: &PointReport, now: Instant, messages: &mut Vec<Message>) {
         let Some(aggregate) = &point.aggregate else {
             return;
@@ -79,7 +79,7 @@ impl PointState {
         }
     }
 
-    /// The clock was set: what waits is shown, and the next reading, whatever was shown before.
+    /// The clock was set: waiting readings are reported, and the next one, whatever was reported before.
     pub(super) fn show_next(&mut self, point: &PointReport, messages: &mut Vec<Message>) {
         for (shown, topic) in self.shown.iter_mut().zip(point.topics()) {
             // Lines over time bend where time jumps.
@@ -94,7 +94,7 @@ impl PointState {
         }
     }
 
-    /// Shows what waits for a reading that will not come.
+    /// Reports readings and intervals that wait, at shutdown.
     pub(super) fn end(&mut self, point: &PointReport, now: Instant, messages: &mut Vec<Message>) {
         if let Some(summary) = point
             .aggregate
@@ -126,7 +126,7 @@ impl PointState {
             .flat_map(|aggregate| &aggregate.shows);
         for ((show, topic), shown) in shows.zip(&mut self.shown) {
             shown.take(point, topic, summary.show(*show), now, messages);
-            // Behind the values of the interval: what is retained from here on is not good.
+            // After the values of the interval: the retained message is not good from here on.
             if let Some(failure) = summary.failure().filter(|_| *show != Show::Count) {
                 shown.take(point, topic, failure.clone(), now, messages);
             }

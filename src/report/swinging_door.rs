@@ -1,11 +1,11 @@
-//! The swinging door: of many readings, those that draw the same line. Pure.
+//! The swinging door: keeps the readings that draw the same line. Pure.
 //!
-//! Source: E. H. Bristol, "Swinging door trending", ISA 1990. Between two shown readings straight lines come nearer than the bound to
-//! every reading that was left out.
+//! Source: E. H. Bristol, "Swinging door trending", ISA 1990. Straight lines between kept readings come nearer than the bound to every
+//! reading that was left out.
 //!
 //! Invariants:
 //! * The error of the line is never greater than the bound.
-//! * At most one reading waits; it is given out before what shows that it matters.
+//! * At most one reading waits; it is given out before the reading that shows that it matters.
 
 /// The doors of one point: slopes from the last shown value to the values that came since, a bound above and below.
 #[derive(Debug, Clone)]
@@ -28,8 +28,8 @@ impl<T> Default for SwingingDoor<T> {
 }
 
 impl<T> SwingingDoor<T> {
-    /// Takes a value with its time in seconds; gives out what is to be shown before it: the one that waited, if the new one leaves the doors. The first
-    /// value is given out itself.
+    /// Takes a value with its time in seconds; yields the waiting one if the new one leaves the doors. The first value is yielded
+    /// itself.
     pub fn take(&mut self, item: T, value: f64, at: f64, bound: f64) -> Option<T> {
         let Some(open) = &mut self.0 else {
             self.0 = Some(Box::new(Open::at(value, at)));
@@ -51,7 +51,7 @@ impl<T> SwingingDoor<T> {
         Some(kept)
     }
 
-    /// Gives out what waits, and begins there: after a silence that is too long, and before what is no number.
+    /// Yields the waiting value and begins there: after a silence that is too long, and before a reading that is no number.
     pub fn flush(&mut self) -> Option<T> {
         let open = self.0.as_mut()?;
         let (item, value, at) = open.waits.take()?;
@@ -59,7 +59,7 @@ impl<T> SwingingDoor<T> {
         Some(item)
     }
 
-    /// Begins anew with the next value.
+    /// Starts over with the next value.
     pub fn close(&mut self) {
         self.0 = None;
     }

@@ -13,11 +13,11 @@ enum Segment {
     Point,
 }
 
-/// A template whose placeholders are known.
+/// A template with known placeholders only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicTemplate(Vec<Segment>);
 
-/// What fills a template.
+/// Values of the placeholders.
 #[derive(Debug, Clone, Copy)]
 pub struct Names<'a> {
     /// The site.

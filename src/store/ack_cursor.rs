@@ -1,4 +1,4 @@
-//! What is settled: everything up to a low-water mark, and ranges above it. Pure.
+//! The settled numbers: everything up to a low-water mark, and ranges above it. Pure.
 //!
 //! Invariant: the ranges are disjoint, do not touch each other, and lie above `low + 1`.
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes};
 
-/// Ranges kept on disk; what does not fit counts as unsettled after a crash and is delivered again.
+/// Ranges kept on disk; ranges beyond that count as unsettled after a crash and are delivered again.
 const MAX_RANGES_ON_DISK: usize = 4096;
 
 /// The settled part of a journal.
@@ -63,7 +63,7 @@ impl AckCursor {
         holes
     }
 
-    /// Marks `first..=last` as settled; what is settled already stays so.
+    /// Marks `first..=last` as settled.
     pub fn settle(&mut self, first: u64, last: u64) {
         let mut first = first.max(self.low + 1);
         let mut last = last;

@@ -1,13 +1,13 @@
-//! The unit of a commit on disk: a run of entries, a piece of an entry too large for one slot, or a record about the journal. Pure.
+//! The unit of a commit on disk: a run of entries, a piece of an entry too large for one slot, or a commit record. Pure.
 //!
 //! ```text
 //! magic 8 | crc32c 4 (of all that follows) | length 4 | kind 1 | first seq 8 | count or part 4 | parts 4 | body
 //! kind 0: body = count x (length 4, bytes); a length of 0xFFFFFFFF skips as many numbers as the next 4 bytes say
 //! kind 1: body = bytes of part `part` of `parts` of entry `first seq`
-//! kind 2: body = a record; `first seq` is its number
+//! kind 2: body = a commit record; `first seq` is its number
 //! ```
 //! All numbers are big endian. The magic and the checksum are ours although the engine has its own: a damaged database is
-//! searched for them. The checksum begins with a number drawn for each partition, so that nobody can hide a chunk in an entry.
+//! searched for them. The checksum begins with a number drawn for each partition, so that a publisher cannot hide a chunk in an entry.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -24,7 +24,7 @@ const SKIP: u32 = u32::MAX;
 pub struct Entry {
     /// Its place in the order of all entries ever appended.
     pub seq: u64,
-    /// What was appended.
+    /// As it was appended.
     pub bytes: Bytes,
 }
 
@@ -44,7 +44,7 @@ pub enum Chunk {
         /// The piece.
         bytes: Bytes,
     },
-    /// What is known about the journal as of one commit.
+    /// The state of the journal as of one commit; see [`super::CommitRecord`].
     CommitRecord {
         /// Grows with every commit.
         number: u64,
@@ -207,7 +207,7 @@ impl Chunk {
         Ok((chunk, length))
     }
 
-    /// Every intact chunk in `bytes`, wherever it begins: what can be saved from a damaged file, in file order.
+    /// Every intact chunk in `bytes`, wherever it begins, in file order: saves entries from a damaged file.
     pub fn carve(bytes: &[u8], salt: u32) -> impl Iterator<Item = Self> {
         let mut at = 0;
         std::iter::from_fn(move || {

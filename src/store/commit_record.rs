@@ -1,4 +1,4 @@
-//! What is known about a journal as of one commit; written beside the entries, in the same commit. Pure.
+//! The state of a journal as of one commit, written beside the entries in the same commit. Pure.
 //!
 //! ```text
 //! durable 8 | written 8 | given out below 8 | cursor (low 8, count 4, count x (first 8, last 8)) | state of the user
@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes};
 use super::ack_cursor::AckCursor;
 use super::chunk::Chunk;
 
-/// Largest state of a user in bytes. A record stands alone in its page: cursor and state together stay far below the quarter of a
+/// Largest state of a user in bytes. A record is alone in its page: cursor and state together stay far below the quarter of a
 /// segment above which the engine puts a value into a file that it never syncs.
 pub const STATE_BYTES: usize = 24 * 1024;
 
@@ -18,15 +18,15 @@ pub const STATE_BYTES: usize = 24 * 1024;
 pub struct CommitRecord {
     /// Grows with every commit of the journal.
     pub number: u64,
-    /// The highest sequence number known to be on disk before this commit: what is not settled up to it must be there.
+    /// The highest sequence number known to be on disk before this commit: up to it, every entry that is not settled must be there.
     pub durable: u64,
     /// The highest sequence number written with this commit.
     pub written: u64,
     /// Numbers below this one may have been given out; the next run begins here.
     pub next_seq: u64,
-    /// What is settled.
+    /// The settled numbers.
     pub cursor: AckCursor,
-    /// What the journal's user wants to find again, at most [`STATE_BYTES`].
+    /// The state of the journal's user, at most [`STATE_BYTES`].
     pub state: Bytes,
 }
 

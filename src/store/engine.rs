@@ -23,8 +23,9 @@ pub(super) const SLOTS: u32 = 512;
 const SPARE_SLOTS: u32 = 16;
 const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 4 << 20;
-/// How often, and after which pause, a lock is tried that somebody has.
+/// How often a lock is tried that another process holds.
 pub(super) const LOCK_ATTEMPTS: u32 = 10;
+/// The pause between two attempts.
 pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The least a limit must allow for one partition: the engine pads its file to whole segments when it opens it.
 pub(super) const LEAST_PARTITION_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
@@ -84,7 +85,7 @@ impl std::fmt::Debug for Partition {
     }
 }
 
-/// The engine tells of a lock that somebody has in words only.
+/// The engine reports a lock of another process in words only.
 fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(io) if io.to_string().starts_with("could not acquire lock"))
 }
@@ -109,7 +110,7 @@ fn engine_error(path: &Path, error: &sled::Error) -> StoreError {
     }
 }
 
-/// Sorts an I/O error by what a person or the caller can do about it.
+/// An I/O error by its remedy: a full disk, or a file that cannot be used.
 pub(super) fn io_error(path: &Path, source: std::io::Error) -> StoreError {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     if matches!(source.kind(), StorageFull | QuotaExceeded) {
@@ -154,7 +155,7 @@ fn open_database(path: &Path) -> Result<sled::Db, StoreError> {
     }
 }
 
-/// How a file is made that only its owner may read, whatever the umask of the process.
+/// Options for a file that only its owner may read, whatever the umask.
 pub(super) fn private_file() -> fs::OpenOptions {
     let mut options = File::options();
     options.mode(0o600);
@@ -185,7 +186,7 @@ pub(super) fn keep_private(folder: &Path) -> Result<(), StoreError> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(|e| io_error(folder, e))
 }
 
-/// The same for the files of a partition, which the engine makes as the umask says.
+/// The same for the files of a partition, which the engine makes with the umask.
 fn keep_files_private(path: &Path) -> Result<(), StoreError> {
     keep_private(path)?;
     for entry in fs::read_dir(path).map_err(|e| io_error(path, e))? {
@@ -213,7 +214,7 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
 }
 
 impl Partition {
-    /// Makes an empty partition at `temporary`, durable but for its name. On failure nothing stands there.
+    /// Makes an empty partition at `temporary`, durable but for its name. On failure nothing is left there.
     pub(super) fn prepare(temporary: &Path) -> Result<Self, StoreError> {
         // Leftovers of an earlier attempt.
         let _ = fs::remove_dir_all(temporary);
@@ -271,7 +272,7 @@ impl Partition {
         })
     }
 
-    /// Opens a partition that exists and reads it once from end to end; also returns the last sequence number it holds whole.
+    /// Opens a partition and reads it once from end to end; also returns the last sequence number it holds whole.
     pub(super) fn open(path: &Path) -> Result<(Self, Option<u64>), StoreError> {
         guarded(path, || {
             remove_unfinished_snapshots(path)?;
@@ -394,12 +395,12 @@ pub(super) fn salt_of(path: &Path) -> u32 {
         .unwrap_or(0)
 }
 
-/// What a file really takes: a database is longer than what is written in it.
+/// Bytes a file takes on disk: a database file is longer than its content.
 fn blocks_of(file: &File) -> u64 {
     file.metadata().map_or(0, |meta| meta.blocks() * 512)
 }
 
-/// A kill in the middle of an open leaves a snapshot that is taken for a good one and makes the database unreadable.
+/// A kill during an open leaves a snapshot that the engine takes for a good one: the database is unreadable then.
 fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(path).map_err(|e| io_error(path, e))? {
         let file = entry.map_err(|e| io_error(path, e))?.path();

@@ -18,7 +18,7 @@ use crate::time::known_unix_ms;
 /// Bytes kept in `quarantine/`; beyond it the oldest go. One partition is kept whatever its size.
 const QUARANTINE_BYTES: u64 = 48 << 20;
 
-/// What a partition's name says, and what it takes.
+/// A partition by its name, with its size on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sealed {
     pub(super) number: u64,
@@ -93,7 +93,7 @@ fn make(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Takes the folder of a store, or of a journal, for this process, making it if needed; until the file is dropped.
+/// Locks the folder of a store, or of a journal, for this process until the file is dropped; makes it if needed.
 pub fn lock(folder: &Path) -> Result<File, StoreError> {
     make_private(folder)?;
     let path = folder.join("LOCK");
@@ -117,7 +117,7 @@ pub fn lock(folder: &Path) -> Result<File, StoreError> {
     })
 }
 
-/// Removes a partition; a crash on the way leaves it whole or as `dead-*`.
+/// Removes a partition; a crash in between leaves it whole or as `dead-*`.
 pub(super) fn remove_partition(folder: &Path, path: &Path) -> Result<(), StoreError> {
     let dead = folder.join(format!(
         "dead-{}",
@@ -128,7 +128,7 @@ pub(super) fn remove_partition(folder: &Path, path: &Path) -> Result<(), StoreEr
     fs::remove_dir_all(&dead).map_err(|e| io_error(&dead, e))
 }
 
-/// The partitions of a folder in order, as their names say; nothing is touched.
+/// The partitions of a folder in order, by their names; nothing is touched.
 pub(super) fn partitions(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
@@ -139,7 +139,7 @@ pub(super) fn partitions(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> 
     Ok(found.into())
 }
 
-/// The partitions of a folder in order; leftovers of interrupted work are deleted or finished, and what is not ours is set aside.
+/// The partitions of a folder in order. Leftovers of interrupted work are deleted or finished, foreign files are set aside.
 pub(super) fn list(folder: &Path) -> Result<VecDeque<Sealed>, StoreError> {
     finish_carving(folder)?;
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
@@ -182,8 +182,7 @@ fn is_name_of_partition(name: &str) -> bool {
     Sealed::parse(Path::new(name)).is_some()
 }
 
-/// Moves what is no partition of this version out of the way: backups, archives, partitions of a newer version. Nothing in it is
-/// read or deleted.
+/// Moves a foreign file out of the way: a backup, an archive, a partition of a newer version. Nothing in it is read or deleted.
 fn set_foreign_aside(folder: &Path, path: &Path) -> Result<(), StoreError> {
     let aside = folder.join("set-aside");
     make_private(&aside)?;
@@ -211,16 +210,16 @@ fn free_name(folder: &Path, name: &str) -> PathBuf {
         .unwrap_or(plain)
 }
 
-/// What a partition must hold, as far as that is known.
+/// The least that a partition must hold, as far as that is known.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Expected<'a> {
-    /// The record with which an orderly end closed it.
+    /// The record with which a clean shutdown closed it.
     pub(super) closed: Option<&'a CommitRecord>,
     /// The number of its last commit; 0 if that is not known.
     pub(super) commit: u64,
 }
 
-/// A partition that was opened, and what is known of it.
+/// An open partition.
 pub(super) struct Opened {
     pub(super) partition: Partition,
     /// The last sequence number it holds whole.
@@ -229,11 +228,11 @@ pub(super) struct Opened {
     pub(super) record: Option<CommitRecord>,
 }
 
-/// Opens a partition. A damaged one is moved to `quarantine/`, and what can be carved out of it takes its place.
+/// Opens a partition. A damaged one is moved to `quarantine/`, and replaced by the entries that can be carved out of it.
 ///
-/// The engine takes damage near the end of its file for a write that was torn, and cuts it off without a word. So the file is
-/// searched first for the newest entry and the newest record it holds, and an engine that comes back with less is not believed.
-/// Nor is one that lacks what it is `expected` to hold.
+/// The engine takes damage near the end of its file for a torn write, and cuts it off silently. So the file is searched first for its
+/// newest entry and its newest record, and an engine that comes back with less is not believed, nor one that lacks what it is
+/// `expected` to hold.
 pub(super) fn open_or_carve(
     folder: &Path,
     path: &Path,
@@ -298,7 +297,7 @@ fn newer(one: Option<CommitRecord>, other: Option<CommitRecord>) -> Option<Commi
         .max_by_key(|record| record.number)
 }
 
-/// False for what a healthy partition can meet as well: no room, no rights, no memory, too many files, somebody else's lock.
+/// False for errors that a healthy partition can meet as well: no room, no rights, no memory, too many files, a lock of another process.
 fn is_damage(error: &StoreError) -> bool {
     use rustix::io::Errno;
     const WEATHER: [Errno; 6] = [
@@ -318,7 +317,7 @@ fn is_damage(error: &StoreError) -> bool {
     }
 }
 
-/// Puts what can be carved out of `bytes` in the place of a damaged partition.
+/// Replaces a damaged partition by the entries that can be carved out of `bytes`.
 pub(super) fn rebuild(
     folder: &Path,
     path: &Path,
@@ -350,7 +349,7 @@ pub(super) fn rebuild(
     })
 }
 
-/// A whole file; blocks that the disk cannot read any more are taken for zeros.
+/// A whole file; blocks that the disk cannot read any more are zeros.
 pub(super) fn read_what_can_be_read(path: &Path) -> Result<Vec<u8>, StoreError> {
     const BLOCK: usize = 4096;
     let unreadable =
@@ -383,8 +382,8 @@ fn carved_path(path: &Path) -> PathBuf {
     path.with_file_name(format!("carved-{name}"))
 }
 
-/// Finishes what an interruption left: a replacement whose damaged partition is out of the way takes its place; one that was
-/// not needed yet is made again.
+/// Finishes an interrupted rebuild: a replacement whose damaged partition is out of the way takes its place; any other is deleted,
+/// and made again when it is needed.
 fn finish_carving(folder: &Path) -> Result<(), StoreError> {
     for entry in fs::read_dir(folder).map_err(|e| io_error(folder, e))? {
         let carved = entry.map_err(|e| io_error(folder, e))?.path();
@@ -417,7 +416,7 @@ fn set_aside(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError>
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let found = path.join("db.found");
     write_private(&found, bytes).map_err(|e| io_error(&found, e))?;
-    // The engine's own file has been changed by opening it; what was found is what is worth keeping.
+    // The engine has changed its own file by opening it; the bytes as they were found are worth keeping.
     fs::rename(&found, path.join("db")).map_err(|e| io_error(&found, e))?;
     fs::rename(path, free_name(&quarantine, &name)).map_err(|e| io_error(path, e))
 }

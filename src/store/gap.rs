@@ -1,4 +1,4 @@
-//! What was accepted and will not be delivered: which numbers, from when, and why. Pure.
+//! Entries that were accepted and will not be delivered: which numbers, from when, and why. Pure.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ pub enum Reason {
     Age,
     /// The disk damaged them.
     Damage,
-    /// The last write before an unclean stop is incomplete. After a power cut nobody was promised what is missing.
+    /// The last write before an unclean shutdown is incomplete. After a power cut the missing entries were never acknowledged.
     Unfinished,
     /// The user gave them up: expired before they could be sent.
     Expired,
@@ -54,7 +54,7 @@ impl Gap {
         }
     }
 
-    /// How many entries; `None` if the database that held them is damaged and nothing else says what was in it.
+    /// How many entries; `None` if the database that held them is damaged and nothing else has the count.
     pub fn known_count(&self) -> Option<u64> {
         Some(self.count).filter(|count| *count > 0)
     }

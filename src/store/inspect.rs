@@ -1,6 +1,6 @@
-//! Looking into a queue without opening its databases: nothing is changed, and a running gateway is not disturbed.
+//! Reads a queue without opening its databases: nothing is changed, and a running gateway is not disturbed.
 //!
-//! Entries are found by their magic and checksum. What a running gateway holds in memory only is not seen.
+//! Entries are found by their magic and checksum. Entries that a running gateway holds in memory only are not seen.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use super::commit_record::CommitRecord;
 use super::engine::io_error;
 use super::folder::{Sealed, partitions, read_what_can_be_read};
 
-/// Why a folder cannot be looked into.
+/// Why a folder cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// A person's mistake, or the disk.
@@ -25,24 +25,24 @@ pub enum InspectError {
     Absent(PathBuf),
 }
 
-/// A queue as it stands on disk.
+/// A queue as it is on disk.
 #[derive(Debug)]
 pub struct Inspection {
     folder: PathBuf,
     partitions: VecDeque<Sealed>,
-    /// What is settled, as of the last commit.
+    /// The settled numbers and the state, as of the last commit.
     pub record: CommitRecord,
     /// True if a process has it open.
     pub is_in_use: bool,
 }
 
 impl Inspection {
-    /// Looks into the queue in `folder`.
+    /// Inspects the queue in `folder`.
     pub fn of(folder: &Path) -> Result<Self, InspectError> {
         if !folder.join("LOCK").exists() {
             return Err(InspectError::Absent(folder.to_owned()));
         }
-        // Held no longer than it takes to know: a gateway that starts meanwhile must not find it taken.
+        // Held for a moment only: a gateway that starts meanwhile must not find it taken.
         let lock = File::options()
             .write(true)
             .open(folder.join("LOCK"))
@@ -89,7 +89,7 @@ impl Inspection {
         fs::read_dir(self.folder.join("quarantine")).map_or(0, Iterator::count)
     }
 
-    /// What waits in the partition with this index, in order.
+    /// The entries that wait in the partition with this index, in order.
     pub fn read(&self, index: usize) -> Result<Vec<Entry>, InspectError> {
         let Some(partition) = self.partitions.get(index) else {
             return Ok(Vec::new());

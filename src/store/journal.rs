@@ -1,11 +1,11 @@
-//! Partitions put together to one journal: write, read on, settle, remove. Blocking; one thread owns it.
+//! A journal out of partitions: write, read, settle, remove. Blocking; one thread owns it.
 //!
 //! Invariants:
 //! * Partition numbers and first sequence numbers both grow; the numbers of one partition end where the next one begins.
-//! * After a start a new partition is begun: nothing is ever written to a file that an unclean stop may have left.
-//! * A number is given out only below what a durable record allows, so that none is given out again after a crash. What was given
-//!   out and never written was settled before it had to be written; after an unclean stop the numbers go on behind it.
-//! * What leaves the journal unsettled (limit, age, damage) is a [`Gap`] and is counted in `lost`, never silent.
+//! * Each start begins a new partition: nothing is ever written to a file that an unclean shutdown may have left.
+//! * A number is given out only below the limit in a durable record, so that none is given out again after a crash. Numbers given out
+//!   and never written were settled before their commit; after an unclean shutdown numbering continues behind them.
+//! * An entry that leaves the journal unsettled (limit, age, damage) is in a [`Gap`] and counted in `lost`, never silent.
 
 mod read;
 
@@ -28,15 +28,15 @@ use super::recover::{Recovered, recover, remove_closed, write_closed};
 use super::{CHUNK_BYTES, Entry, StoreError};
 use crate::time::known_unix_ms;
 
-/// Numbers that may be given out between two commits; what a crash may skip.
+/// Numbers that may be given out between two commits; a crash skips at most that many.
 pub(super) const AHEAD: u64 = 16_384;
 
-/// How large the partitions of a journal become, in bytes; at least one commit fits whatever it says.
+/// Size of the partitions of a journal, in bytes; at least one commit always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionBytes(pub u64);
 
 impl PartitionBytes {
-    /// What suits a journal of `total` bytes: a partition is the unit of loss and removal.
+    /// Suits a journal of `total` bytes: a partition is the unit of loss and removal.
     pub fn of(total: u64) -> Self {
         Self((total / 4).clamp(LEAST_PARTITION_BYTES, 16 << 20))
     }
@@ -103,7 +103,7 @@ impl Journal {
             lost,
         } = recover(folder, &sealed)?;
         let number = sealed.back().map_or(1, |last| last.number + 1);
-        // What came before the oldest partition was removed, so it was settled or counted as lost already.
+        // Entries before the oldest partition were removed, so they were settled or counted as lost already.
         let oldest = sealed
             .front()
             .map_or(record.next_seq, |first| first.first_seq);
@@ -155,7 +155,7 @@ impl Journal {
         self.lost
     }
 
-    /// What was given up since the last call, oldest first.
+    /// Entries given up since the last call, oldest first.
     pub fn take_gaps(&mut self) -> Vec<Gap> {
         std::mem::take(&mut self.gaps)
     }
@@ -175,12 +175,12 @@ impl Journal {
         self.record.written
     }
 
-    /// What is settled.
+    /// The settled numbers.
     pub fn cursor(&self) -> &AckCursor {
         &self.record.cursor
     }
 
-    /// What the user wanted to find again.
+    /// The state of the user, as of the last commit or [`Journal::set_state`].
     pub fn state(&self) -> &Bytes {
         &self.record.state
     }
@@ -196,13 +196,13 @@ impl Journal {
         self.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>() + self.tail_partition.bytes()
     }
 
-    /// Numbers up to this one, not included, were given out.
+    /// Notes that numbers below this one were given out.
     pub fn give_out(&mut self, next_seq: u64) {
         self.record.next_seq = self.record.next_seq.max(next_seq);
     }
 
-    /// Numbers entries and writes them: the shape for who needs no numbers ahead. Returns the first number; they are durable then.
-    /// After an error those up to [`Journal::written`] were accepted, the others are forgotten.
+    /// Numbers entries and writes them, for users who need no numbers ahead. Returns the first number when they are durable. After an
+    /// error those up to [`Journal::written`] were accepted, the others are forgotten.
     pub fn append(&mut self, entries: &[Bytes]) -> Result<u64, StoreError> {
         let first = self.record.next_seq;
         let numbered: Vec<Entry> = entries
@@ -261,7 +261,7 @@ impl Journal {
         record.durable = self.record.written;
         record.written = record.written.max(last);
         record.next_seq += AHEAD;
-        // Numbers are used up even if the commit fails: what is left of it must not look newer than the next one.
+        // The number is used up even if the commit fails: its remains must not look newer than the next commit.
         self.record.number = record.number;
         let done = if rotates {
             self.rotate(chunks, &record)
@@ -296,7 +296,7 @@ impl Journal {
 
     fn rotate(&mut self, chunks: &[Chunk], record: &CommitRecord) -> Result<(), StoreError> {
         let first_seq = self.record.written + 1;
-        // Used up even if it fails: what a failed attempt may leave under its name holds nothing that was acknowledged.
+        // Used up even if it fails: a partition left by a failed attempt holds nothing that was acknowledged.
         self.last_number += 1;
         let tail = Sealed::begin(self.last_number, first_seq);
         let partition =
@@ -320,7 +320,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes the oldest partition, whatever waits in it. False if nothing waits.
+    /// Removes the oldest partition with everything that waits in it. False if nothing waits.
     pub fn drop_oldest(&mut self, reason: Reason) -> Result<bool, StoreError> {
         if self.sealed.is_empty()
             && self
@@ -349,7 +349,7 @@ impl Journal {
         Ok(true)
     }
 
-    /// Begins a new partition if nothing in the newest one waits and it has grown: then its space returns.
+    /// Begins a new partition if nothing waits in the newest one and it has grown: its space returns then.
     pub fn leave_behind_what_is_settled(&mut self) -> Result<(), StoreError> {
         let is_done = self.record.cursor.low() >= self.record.written;
         if is_done && self.tail_partition.bytes() > LEAST_PARTITION_BYTES {
@@ -361,7 +361,7 @@ impl Journal {
 
     /// Drops partitions in which everything was written before `unix_ms`. Without a set clock nothing is old.
     pub fn drop_older_than(&mut self, limit_ms: i64) -> Result<(), StoreError> {
-        // What stands before a partition is older than it, whether its own date is known or not.
+        // A partition is older than those after it, whether its own date is known or not.
         while !self.sealed.is_empty() {
             let mut later = self
                 .sealed
@@ -376,7 +376,7 @@ impl Journal {
             }
             self.drop_oldest(Reason::Age)?;
         }
-        // The newest partition grows old as well where nothing is written any more: a full store that refuses, a site that is silent.
+        // The newest partition grows old as well when nothing is written any more: a full store that refuses, a silent site.
         let is_old = |newest: i64| crate::time::is_plausible(newest) && newest < limit_ms;
         if self.sealed.is_empty() && self.tail_newest_ms.is_some_and(is_old) {
             self.drop_oldest(Reason::Age)?;
@@ -398,7 +398,7 @@ impl Journal {
         self.sealed.get(1).unwrap_or(&self.tail).first_seq - 1
     }
 
-    /// Removes partitions in which nothing waits: each start begins one. What they held counts as settled in the newest record.
+    /// Removes partitions in which nothing waits: each start begins one. Their entries count as settled in the newest record.
     fn remove_empty(&mut self) -> Result<(), StoreError> {
         let ends: Vec<u64> = self
             .sealed
@@ -425,12 +425,12 @@ impl Journal {
         self.record
             .cursor
             .settle(first, last.min(self.record.next_seq - 1));
-        // What was never written need not be remembered as settled until something behind it is written.
+        // Settled numbers that were never written need a commit only when something behind them is written.
         self.is_saved &= first > self.record.written;
     }
 
-    /// Makes what was settled and the state durable, if anything changed since the last commit, and removes partitions that are
-    /// done with. Also gives room to number more entries.
+    /// Makes settled numbers and the state durable, if any changed since the last commit, and removes settled partitions. Also reserves
+    /// numbers for more entries.
     pub fn save(&mut self) -> Result<(), StoreError> {
         let is_due = !self.is_saved || self.record.next_seq + AHEAD / 2 > self.reserved;
         let saved = if is_due {
@@ -442,7 +442,7 @@ impl Journal {
         } else {
             Ok(())
         };
-        // Also when the disk is full: that is how it gets room. Partitions that are gone count as settled at the next start.
+        // Also on a full disk: that is how it gets room. Removed partitions count as settled at the next start.
         self.remove_settled()?;
         if saved.is_ok() {
             self.reserve.keep();
@@ -450,7 +450,7 @@ impl Journal {
         saved
     }
 
-    /// The last commit: the numbers go on without a gap at the next start.
+    /// The last commit: at the next start numbering continues without a gap.
     pub fn close(mut self) -> Result<(), StoreError> {
         let mut record = self.record.clone();
         record.number += 1;
@@ -465,8 +465,8 @@ impl Journal {
         write_closed(&self.folder, &record)
     }
 
-    /// Removes partitions whose entries are all settled. Whether the cursor is durable does not matter: at the next start
-    /// everything before the oldest partition counts as settled.
+    /// Removes partitions whose entries are all settled. The cursor need not be durable: at the next start everything before the oldest
+    /// partition counts as settled.
     fn remove_settled(&mut self) -> Result<(), StoreError> {
         if !self.sealed.is_empty() && self.last_seq_of_oldest() <= self.record.cursor.low() {
             self.progress.settled(self.record.cursor.low());

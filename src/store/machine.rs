@@ -1,8 +1,8 @@
-//! Which machine this is: so that a copy of a folder knows that it is one.
+//! Recognises the machine, so that a copy of a folder on another one is noticed.
 //!
-//! A copied memory card brings `/etc/machine-id` along, so what is built in counts first: the serial number of the board, else the
-//! permanent address of the first network card that is no USB device, else the machine identifier. What may come and go (USB dongles, virtual
-//! and wireless interfaces with drawn addresses) does not count.
+//! A copied memory card brings `/etc/machine-id` along, so built-in hardware counts first: the serial number of the board, else the
+//! permanent address of the first network card that is no USB device, else the machine identifier. Hardware that comes and goes (USB
+//! dongles, virtual interfaces, random addresses) does not count.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ const SERIALS: [&str; 4] = [
     "sys/class/dmi/id/board_serial",
     "sys/class/dmi/id/product_serial",
 ];
-/// What makers write who have no number.
+/// Placeholders of makers that assign no number.
 const NO_NUMBERS: [&str; 6] = [
     "none",
     "default string",
@@ -24,7 +24,7 @@ const NO_NUMBERS: [&str; 6] = [
     "0123456789",
 ];
 
-/// What is known of a machine; each part in few digits that do not tell the number itself.
+/// The identity of a machine; each part is a checksum, so that the numbers themselves stay private.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Machine {
     board: Option<String>,
@@ -93,7 +93,7 @@ impl Machine {
             .unwrap_or(false)
     }
 
-    /// What is known here, and what was known before and cannot be read now.
+    /// With the parts known before that cannot be read now.
     pub(super) fn or(self, before: &Self) -> Self {
         Self {
             board: self.board.or_else(|| before.board.clone()),

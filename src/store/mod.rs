@@ -1,4 +1,4 @@
-//! The durable journals: an entry that was appended is on disk, in order, until it is settled.
+//! The durable journals: an entry that was appended is on disk, in its order, until it is settled.
 //!
 //! A store is a folder with one or more journals (queues), one thread that writes them, and what they have in common:
 //! ```text
@@ -68,7 +68,7 @@ pub use settings::{Settings, WhenFull};
 pub use shared::{Counters, ReadError};
 pub use thread::open;
 
-/// Why the journal cannot do what it was asked.
+/// Why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Weather: the file system has no room. Nothing was acknowledged; it may work later.
@@ -94,7 +94,7 @@ pub enum StoreError {
     Folder {
         /// The folder or file.
         path: std::path::PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// Ours: the storage engine failed. The partition concerned is not written any more.

@@ -1,7 +1,7 @@
 //! How far a journal has come, in a small file beside its partitions.
 //!
-//! The storage engine takes a file that lost its end for one whose last write was cut short, and comes back with less and without a
-//! word. This file says which commit must be there at least.
+//! The storage engine takes a file that lost its end for one whose last write was cut short, and silently comes back with less. This
+//! file says which commit must be there at least.
 //!
 //! ```text
 //! magic 8 | crc32c 4 | commit 8 | partition 8 | its first number 8 | written 8 | given out below 8 | settled up to 8
@@ -10,9 +10,9 @@
 //! Invariants:
 //! * It is written after a commit is durable, so it never promises more than the partitions hold.
 //! * It is overwritten in place and not synced: it costs a commit nothing. After a kill it is exact; after a power cut it may be
-//!   older, and then it tells less. It is synced when a journal is opened, and
-//!   before a partition is removed, so that what was removed is known to be settled.
-//! * Without it, or if it is damaged, a journal is what its partitions say.
+//!   older, and promises less. It is synced when a journal is opened, and before a partition is removed, so that removed entries are
+//!   known to be settled.
+//! * Without it, or if it is damaged, only the partitions count.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -59,12 +59,12 @@ impl JournalProgress {
         }
     }
 
-    /// What the file in a journal's folder says; `None` if there is none, or it is damaged.
+    /// Reads the file in a journal's folder; `None` if there is none, or it is damaged.
     pub(super) fn read(folder: &Path) -> Option<Self> {
         Self::decode(&std::fs::read(folder.join(NAME)).ok()?)
     }
 
-    /// What is known of settled numbers, which an older record may lack.
+    /// Settles the numbers that are known to be settled; an older record may lack them.
     pub(super) fn settle(&self, cursor: &mut AckCursor) {
         cursor.settle(1, self.low);
     }
@@ -124,7 +124,7 @@ pub(super) struct ProgressFile {
 }
 
 impl ProgressFile {
-    /// Opens the file of a journal's folder, or makes it, and records a commit that is durable.
+    /// Opens the file of a journal's folder, or makes it, and records a durable commit.
     pub(super) fn open(folder: &Path, newest: JournalProgress) -> Result<Self, StoreError> {
         let path = folder.join(NAME);
         let file = private_file()
@@ -142,13 +142,13 @@ impl ProgressFile {
         Ok(opened)
     }
 
-    /// Notes a commit that is durable. A failure costs nothing but the knowledge, and is logged once.
+    /// Records a durable commit. A failure loses nothing but this record, and is logged once.
     pub(super) fn record(&mut self, progress: JournalProgress) {
         self.newest = progress;
         self.write(false);
     }
 
-    /// Notes, durably, that everything up to `low` is settled: partitions with it are about to be removed.
+    /// Records durably that everything up to `low` is settled: its partitions are about to be removed.
     pub(super) fn settled(&mut self, low: u64) {
         if low > self.newest.low {
             self.newest.low = low;

@@ -7,7 +7,7 @@ use super::folder::lock;
 use super::gap::Reason;
 use super::{Journal, PartitionBytes, StoreError};
 
-/// Removes some entries of a queue of the store in `folder`, by their numbers. What is not known any more is passed over.
+/// Removes entries of a queue of the store in `folder`, by their numbers. Unknown numbers are ignored.
 pub fn remove(folder: &Path, queue: &str, numbers: &[u64]) -> Result<(), StoreError> {
     let _lock = lock(folder)?;
     let mut journal = Journal::open_with(
@@ -22,8 +22,8 @@ pub fn remove(folder: &Path, queue: &str, numbers: &[u64]) -> Result<(), StoreEr
     journal.close()
 }
 
-/// Removes everything that waits in a queue of the store in `folder`, a partition at a time, and returns how many entries that
-/// were. Numbers that were given out are not given out again. `progress` is told how many entries are left.
+/// Removes everything that waits in a queue of the store in `folder`, a partition at a time, and returns how many entries that were.
+/// Their numbers are not used again. `progress` is called with the number of entries left.
 pub fn purge(folder: &Path, queue: &str, mut progress: impl FnMut(u64)) -> Result<u64, StoreError> {
     let _lock = lock(folder)?;
     let mut journal = Journal::open_with(

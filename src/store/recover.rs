@@ -28,7 +28,7 @@ pub(super) struct Recovered {
     pub(super) lost: u64,
 }
 
-/// What is known of the last run beside its partitions.
+/// Evidence of the last run beside its partitions.
 #[derive(Debug, Default)]
 struct Witness {
     /// The last record of a run that was shut down cleanly.
@@ -44,7 +44,7 @@ impl Witness {
         }
     }
 
-    /// What a partition must hold.
+    /// The least that a partition must hold.
     fn expected_in(&self, partition: u64) -> Expected<'_> {
         let progress = self
             .progress
@@ -80,7 +80,7 @@ impl Witness {
     }
 }
 
-/// Reads the newest partitions of the last run until one tells what was settled and which numbers were given out.
+/// Reads the newest partitions of the last run until one has a record of settled numbers and of numbers given out.
 pub(super) fn recover(folder: &Path, sealed: &VecDeque<Sealed>) -> Result<Recovered, StoreError> {
     let witness = Witness::of(folder);
     let mut recovered = recover_newest(folder, sealed, &witness)?;
@@ -228,7 +228,7 @@ fn without_record(witness: &Witness, record: CommitRecord, last_seq: u64, older:
     Recovered::with_damage(record, gap)
 }
 
-/// There is no partition: the journal is new, or somebody has removed all of them.
+/// There is no partition: the journal is new, or all were removed by hand.
 fn all_gone(witness: &Witness, record: CommitRecord) -> Recovered {
     let record = witness.newest(record);
     let promised = witness.progress.map_or(0, |progress| progress.written);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// What to do when a store has reached its size.
+/// The policy when a store has reached its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenFull {
@@ -26,6 +26,6 @@ pub struct Settings {
     pub total_bytes: u64,
     /// Entries older than this are dropped.
     pub age: Option<Duration>,
-    /// What happens at `total_bytes`.
+    /// The policy at `total_bytes`.
     pub when_full: WhenFull,
 }

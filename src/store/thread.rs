@@ -215,7 +215,7 @@ impl Worker {
             let has_state = self.saves.iter().any(|save| save.has_state_of(index));
             let is_last_chance = state.is_closing && queue.pending.due().is_some();
             if !(queue.is_due(at) || has_state || is_last_chance) {
-                // What could not be written was delivered meanwhile.
+                // The entries that could not be written were delivered meanwhile.
                 writer.retry_at = None;
             } else if state.is_closing || writer.retry_at.is_none_or(|retry| retry <= at) {
                 due.push(index);

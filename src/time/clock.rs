@@ -1,8 +1,8 @@
 //! Whether the wall clock can be trusted. A machine without a battery for it starts somewhere in the past, often at a plausible date:
 //! systemd begins where it was built, or where the machine was stopped.
 //!
-//! What proves that the clock was set since the machine started: systemd-timesyncd says so; a battery-backed clock agrees; somebody set
-//! it while this program ran, or an earlier run of it. Where nothing speaks against it, a plausible date is believed.
+//! Proof that the clock was set since the machine started: systemd-timesyncd says so; a battery-backed clock agrees; it was set while
+//! this program, or an earlier run of it, was running. Without any sign of the contrary, a plausible date is believed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use super::{SinceBoot, is_plausible};
 
-/// Smaller steps are the work of whoever keeps the clock right.
+/// Smaller steps are ordinary corrections (NTP).
 pub const STEP_MS: i64 = 2000;
-/// How often files are looked at.
+/// How often files are checked.
 const LOOK_EVERY_MS: i64 = 5000;
 /// A battery-backed clock may be so far off.
 const BATTERY_MS: i64 = 120_000;
 /// In the service's folder in memory: the clock was set since the machine started.
 const NOTE: &str = "clock-set";
 
-/// What is known so far.
+/// The state of knowledge.
 #[derive(Debug)]
 pub(super) struct Clock {
     is_set: AtomicBool,
-    /// The wall clock beside the one that nobody sets, when they were compared last; `i64::MIN` before.
+    /// The wall clock less the clock that is never set, when they were compared last; `i64::MIN` before.
     offset_ms: AtomicI64,
-    /// When files are looked at next, since boot.
+    /// When files are checked next, since boot.
     look_at_ms: AtomicI64,
 }
 
@@ -67,12 +67,12 @@ impl Clock {
     }
 }
 
-/// What the files below `root` say of a clock that shows `unix_ms`.
+/// True if the files below `root` prove a clock that shows `unix_ms`.
 fn is_proven(root: &Path, runtime: Option<&Path>, unix_ms: i64) -> bool {
     let timesync = root.join("run/systemd/timesync");
     let was_set = timesync.join("synchronized").exists()
         || runtime.is_some_and(|folder| folder.join(NOTE).exists());
-    // Who fetches the time, or keeps it in a file while the machine is off, has no clock with a battery.
+    // A machine that fetches the time, or keeps it in a file while it is off, has no clock with a battery.
     let is_doubtful = timesync.exists() || root.join("etc/fake-hwclock.data").exists();
     was_set || !is_doubtful || has_battery(&root.join("sys/class/rtc/rtc0"), unix_ms)
 }

@@ -1,4 +1,4 @@
-//! kill -9 of a process that appends to a journal: what it was told to be durable is there, in order, once.
+//! kill -9 of a process that appends to a journal: every entry reported as durable is there, in its order, once.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -10,12 +10,12 @@ use bytes::Bytes;
 use wellhead::store::{Entry, Journal, PartitionBytes};
 
 pub const FOLDER: &str = "WELLHEAD_CRASH_FOLDER";
-/// How many commits, if it is not to be killed.
+/// The number of commits; unset for a child that runs until it is killed.
 pub const COMMITS: &str = "WELLHEAD_CRASH_COMMITS";
 const PARTITION: PartitionBytes = PartitionBytes(8 << 20);
 
 fn entry(seq: u64, random: &mut fastrand::Rng) -> Entry {
-    // Now and then one that does not fit a slot.
+    // Some do not fit a slot.
     let size = if random.u8(..20) == 0 {
         random.usize(30_000..90_000)
     } else {
@@ -29,8 +29,8 @@ fn entry(seq: u64, random: &mut fastrand::Rng) -> Entry {
     }
 }
 
-/// Not a test of its own: the process that is killed. Settles from the front as it goes, now and then something that was never
-/// written, and prints what is durable.
+/// Not a test of its own: the process that is killed. Settles entries from the front, sometimes
+/// numbers that were never written, and prints which are durable.
 #[test]
 fn child_that_appends_until_it_is_killed() {
     let Some(folder) = std::env::var_os(FOLDER) else {
@@ -47,7 +47,7 @@ fn child_that_appends_until_it_is_killed() {
     for _ in 0..commits {
         let mut batch: Vec<Entry> = Vec::new();
         for _ in 0..random.u64(1..30) {
-            // Numbers that were used without being written.
+            // Numbers that are used without being written.
             next += u64::from(random.u8(..8) == 0);
             batch.push(entry(next, &mut random));
             next += 1;
@@ -73,7 +73,7 @@ fn child_that_appends_until_it_is_killed() {
     }
 }
 
-/// Runs the child for a random time; adds what it was told to be durable, and returns the last number it settled.
+/// Runs the child for a random time; adds the entries it reported as durable, and returns the last number it settled.
 fn run_and_kill(folder: &Path, random: &mut fastrand::Rng, durable: &mut BTreeSet<u64>) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -97,7 +97,7 @@ fn run_and_kill(folder: &Path, random: &mut fastrand::Rng, durable: &mut BTreeSe
             random.u64(5..350)
         };
         move || {
-            // Without the word the child has ended already.
+            // If the line is missing, the child has ended already.
             let _ = dies_early || is_opened.recv().is_ok();
             std::thread::sleep(Duration::from_millis(wait));
             child.kill().unwrap();
@@ -114,7 +114,7 @@ fn run_and_kill(folder: &Path, random: &mut fastrand::Rng, durable: &mut BTreeSe
             );
         }
         if line == "opened" {
-            // Nobody waits for it in a round that dies early.
+            // A round that dies early does not wait for it.
             let _ = opened.send(());
         }
         settled = line
@@ -146,7 +146,7 @@ pub fn drain(journal: &mut Journal) -> BTreeSet<u64> {
 }
 
 #[test]
-fn kill_9_at_random_moments_loses_nothing_that_was_durable() {
+fn kill_9_at_random_moments_loses_no_durable_entry() {
     let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
         300
     } else {
@@ -169,7 +169,7 @@ fn kill_9_at_random_moments_loses_nothing_that_was_durable() {
             journal.next_seq()
         );
         let low = journal.cursor().low();
-        // It may have settled a run without having said so.
+        // It may have settled a run without having reported it.
         assert!(
             low <= settled.max(newest),
             "round {round}: {low} counts as settled, but only {settled} was"

@@ -1,4 +1,5 @@
-//! Damaged files: a bit, a page or an end is lost in any file of a journal. It opens, gives what is left, and tells what is missing.
+//! Damaged files: a bit, a page or the end is lost in any file of a journal. It opens, returns the other entries, and reports those that
+//! are missing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +25,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A journal of some partitions, left in order or not. Returns what waits in it, and whether it was left in order.
+/// A journal of some partitions, shut down cleanly or not. Returns the entries that wait in it, and whether it was shut down cleanly.
 fn fill(folder: &Path, random: &mut Rng) -> (BTreeSet<u64>, bool) {
     let mut journal = Journal::open(folder, PARTITION).unwrap();
     for _ in 0..random.u32(20..60) {
@@ -57,7 +58,7 @@ fn fill(folder: &Path, random: &mut Rng) -> (BTreeSet<u64>, bool) {
     (waiting, in_order)
 }
 
-/// Destroys something in a file; says what.
+/// Damages a file; returns a description.
 fn damage(path: &Path, random: &mut Rng) -> String {
     let file = fs::File::options()
         .read(true)
@@ -93,7 +94,7 @@ fn damage(path: &Path, random: &mut Rng) -> String {
     }
 }
 
-/// Takes a whole file, or its partition, away; says what.
+/// Removes a whole file, or its partition; returns a description.
 fn remove(path: &Path, random: &mut Rng) -> String {
     let partition = path.parent().unwrap();
     match random.u8(..3) {
@@ -114,7 +115,7 @@ fn remove(path: &Path, random: &mut Rng) -> String {
 }
 
 #[test]
-fn damage_anywhere_is_never_silent_and_the_rest_is_delivered() {
+fn damage_in_any_file_is_reported_and_all_other_entries_are_delivered() {
     let rounds = if std::env::var_os("WELLHEAD_LONG").is_some() {
         400
     } else {
@@ -128,7 +129,7 @@ fn damage_anywhere_is_never_silent_and_the_rest_is_delivered() {
         let mut found = Vec::new();
         files(folder.path(), &mut found);
         found.sort();
-        // The databases are what matters; the small files get their share.
+        // Mostly databases, sometimes small files.
         let databases: Vec<&PathBuf> = found.iter().filter(|path| path.ends_with("db")).collect();
         let victim = if random.u8(..3) > 0 {
             databases[random.usize(..databases.len())]
@@ -162,7 +163,7 @@ fn damage_anywhere_is_never_silent_and_the_rest_is_delivered() {
             silent.len(),
             silent.first()
         );
-        // What was settled may come again if the note is gone; nothing that never was may come.
+        // Settled entries may come again if the commit record is gone; entries that were never appended must not.
         assert!(
             got.last()
                 .is_none_or(|last| waiting.last().is_some_and(|newest| last <= newest)),

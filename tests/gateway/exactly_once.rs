@@ -1,4 +1,5 @@
-//! The uplink to mosquitto while it is killed, cut off, and the broker restarted: QoS 2 arrives once and in order, QoS 1 at least once.
+//! The uplink to mosquitto while it is killed and disconnected, and the broker restarted: QoS 2 arrives once and in order, QoS 1 at least
+//! once.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +23,7 @@ const FILE: &str = "WELLHEAD_EXACT_FILE";
 const FROM: &str = "WELLHEAD_EXACT_FROM";
 const LIVE: &str = "far/number";
 const ALARM: &str = "far/alarm";
-/// What the child says before it opens anything.
+/// Printed by the child before it opens anything.
 const READY: &str = "ready";
 /// Messages that may wait in the outbox of the child.
 const AHEAD: u64 = 1500;
@@ -97,14 +98,14 @@ fn child_that_sends_until_it_is_killed() {
     });
 }
 
-/// What the child said before it died.
+/// The numbers that the child reported before it was killed.
 #[derive(Default)]
-struct Said {
+struct Reported {
     tried: u64,
     stored: BTreeSet<u64>,
 }
 
-fn run_and_kill(file: &Path, after: Duration, said: &mut Said) {
+fn run_and_kill(file: &Path, after: Duration, reported: &mut Reported) {
     let log = fs::File::options()
         .create(true)
         .append(true)
@@ -117,13 +118,13 @@ fn run_and_kill(file: &Path, after: Duration, said: &mut Said) {
             "--nocapture",
         ])
         .env(FILE, file)
-        .env(FROM, (said.tried + 1).to_string())
+        .env(FROM, (reported.tried + 1).to_string())
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    // Its time begins when the system has started it, however busy the machine is.
+    // Its time begins when it runs, however busy the machine is.
     assert!(
         lines
             .by_ref()
@@ -138,9 +139,9 @@ fn run_and_kill(file: &Path, after: Duration, said: &mut Said) {
     });
     for line in lines.map_while(Result::ok) {
         if let Some(number) = line.strip_prefix("try ").and_then(|text| text.parse().ok()) {
-            said.tried = number;
+            reported.tried = number;
         }
-        said.stored.extend(
+        reported.stored.extend(
             line.strip_prefix("stored ")
                 .and_then(|text| text.parse::<u64>().ok()),
         );
@@ -237,12 +238,12 @@ uplinks:
     let file = folder.path().join("gateway.yaml");
     fs::write(&file, yaml).unwrap();
 
-    let said = trouble(plan, &file, &mut remote, &link);
-    // What is left is delivered in peace.
+    let reported = disturb(plan, &file, &mut remote, &link);
+    // The rest is delivered undisturbed.
     let give_up = Instant::now() + Duration::from_secs(120);
-    let mut rest = said.tried;
+    let mut rest = reported.tried;
     while Instant::now() < give_up {
-        let mut ignored = Said {
+        let mut ignored = Reported {
             tried: rest,
             stored: BTreeSet::new(),
         };
@@ -253,7 +254,7 @@ uplinks:
             .into_iter()
             .map(|(number, _)| number)
             .collect();
-        if said.stored.is_subset(&got) {
+        if reported.stored.is_subset(&got) {
             break;
         }
     }
@@ -262,19 +263,19 @@ uplinks:
         std::thread::sleep(Duration::from_millis(300));
         (subscriber.output().len() == before).then_some(())
     });
-    judge(
+    compare(
         plan,
-        &said,
+        &reported,
         &arrivals(&subscriber),
         &folder.path().join("child.log"),
     );
 }
 
-/// Kills, cuts and restarts until there were enough of them and of messages.
-fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Said {
+/// Kills, cuts and restarts, until there were enough of them and of messages.
+fn disturb(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Reported {
     let running = AtomicBool::new(true);
     let done = AtomicU32::new(0);
-    let mut said = Said::default();
+    let mut reported = Reported::default();
     std::thread::scope(|scope| {
         let trouble = scope.spawn(|| {
             let mut random = fastrand::Rng::with_seed(7);
@@ -306,14 +307,14 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
         let enough = |stored: usize| {
             stored as u64 >= plan.messages && done.load(SeqCst) >= plan.cuts + plan.restarts
         };
-        while kills < plan.kills || !enough(said.stored.len()) {
-            let before = said.stored.len();
+        while kills < plan.kills || !enough(reported.stored.len()) {
+            let before = reported.stored.len();
             run_and_kill(
                 file,
                 Duration::from_millis(random.u64(50..700) + patience),
-                &mut said,
+                &mut reported,
             );
-            patience = if said.stored.len() > before {
+            patience = if reported.stored.len() > before {
                 0
             } else {
                 patience + 200
@@ -322,9 +323,9 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
             if kills >= 20 * plan.kills {
                 running.store(false, SeqCst);
                 panic!(
-                    "it gets nowhere: {} stored of {}",
-                    said.stored.len(),
-                    said.tried
+                    "no progress: {} stored of {}",
+                    reported.stored.len(),
+                    reported.tried
                 );
             }
         }
@@ -334,15 +335,15 @@ fn trouble(plan: &Plan, file: &Path, remote: &mut Mosquitto, link: &Link) -> Sai
             "qos {} {}: {kills} kills, {cuts} cuts, {restarts} restarts of the broker, {} stored",
             plan.qos,
             plan.protocol,
-            said.stored.len()
+            reported.stored.len()
         );
     });
-    said
+    reported
 }
 
-fn judge(plan: &Plan, said: &Said, arrivals: &Arrivals, log: &Path) {
+fn compare(plan: &Plan, reported: &Reported, arrivals: &Arrivals, log: &Path) {
     let mut seen = BTreeSet::new();
-    let (mut doubled, mut disordered) = (Vec::new(), Vec::new());
+    let (mut duplicates, mut disordered) = (Vec::new(), Vec::new());
     let mut newest = [0; 2];
     for (number, is_alarm) in &arrivals.numbers {
         let newest = &mut newest[usize::from(*is_alarm)];
@@ -351,18 +352,18 @@ fn judge(plan: &Plan, said: &Said, arrivals: &Arrivals, log: &Path) {
         }
         *newest = (*newest).max(*number);
         if !seen.insert(*number) {
-            doubled.push(*number);
+            duplicates.push(*number);
         }
     }
-    let lost: Vec<&u64> = said
+    let lost: Vec<&u64> = reported
         .stored
         .iter()
         .filter(|number| !seen.contains(number))
         .collect();
     println!(
-        "lost {}, doubled {}, out of order {}, repeated by the broker {}",
+        "lost {}, duplicates {}, out of order {}, repeated by the broker {}",
         lost.len(),
-        doubled.len(),
+        duplicates.len(),
         disordered.len(),
         arrivals.repeated_by_broker
     );
@@ -373,8 +374,8 @@ fn judge(plan: &Plan, said: &Said, arrivals: &Arrivals, log: &Path) {
         "lost {lost:?}, out of order {disordered:?}\n{tail}"
     );
     assert!(
-        plan.qos < 2 || doubled.is_empty(),
-        "doubled {doubled:?}\n{tail}"
+        plan.qos < 2 || duplicates.is_empty(),
+        "duplicates {duplicates:?}\n{tail}"
     );
 }
 
@@ -382,7 +383,7 @@ fn is_long() -> bool {
     std::env::var_os("WELLHEAD_LONG").is_some()
 }
 
-/// A short one in the ordinary run; in the long one as much as is promised.
+/// Short by default; with `WELLHEAD_LONG` at full scale.
 fn plan(qos: u8, protocol: &'static str) -> Plan {
     let mosquitto = "max_inflight_messages 1000\n";
     if is_long() {

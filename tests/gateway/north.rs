@@ -513,10 +513,7 @@ fn over_its_size_an_outbox_drops_the_oldest_and_tells_the_gap() {
 fn over_its_size_an_outbox_refuses_or_drops_the_newest_as_told() {
     let refusing = site(free_port(), "", ", keep: { size: 16MB }, when_full: refuse");
     flood(&refusing, 300, 100_000);
-    refusing
-        .gateway
-        .process
-        .wait_for_output("outbox limit reached");
+    refusing.gateway.process.wait_for_output("outbox.full");
     let port = refusing.port.to_string();
     let reason = wait_for("a refusal", || {
         let (_, out, error) = run(Command::new("mosquitto_pub").args([

@@ -1,8 +1,8 @@
-//! Power cuts, played: what a process wrote since its last real sync is kept, dropped or torn, and the journal is opened on the rest.
+//! Simulated power cuts: writes since the last real sync of a process are kept, dropped or torn, and the journal is opened on the result.
 //!
-//! `tests/power/trace.c` writes down every write, sync, rename and removal of a child. A cut is a moment in that record. Of a file,
-//! what was synced is there; of the rest each page of 4 KiB is there, or not, or torn at 512 bytes. Of a directory, what was synced is
-//! there; of the changes after that the first few are, in their order.
+//! `tests/power/trace.c` records every write, sync, rename and removal of a child. A cut is a moment in that record. Of a file, the synced
+//! part is there; of the rest each page of 4 KiB is there, or not, or torn at 512 bytes. Of a directory, the synced entries are there, and
+//! the first few of the later changes, in their order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -76,7 +76,7 @@ enum Change {
     Truncate(u64),
 }
 
-/// A file or a directory. Numbers of the file system are used again; these are not.
+/// A file or a directory. The file system reuses its numbers; these are unique.
 type Id = usize;
 
 #[derive(Debug, Clone, Default)]
@@ -116,7 +116,7 @@ impl Move {
     }
 }
 
-/// A file system as the disk has it, and what is on its way there.
+/// A file system as it is on disk, and the writes on their way there.
 struct Disk {
     nodes: Vec<Node>,
     by_inode: HashMap<u64, Id>,
@@ -127,7 +127,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// A folder as it stands, all of it durable.
+    /// A folder, all of it durable.
     fn of(folder: &Path) -> Self {
         let mut disk = Self {
             nodes: Vec::new(),
@@ -238,7 +238,7 @@ impl Disk {
         }
     }
 
-    /// What is there after a cut.
+    /// The files after a cut.
     fn cut(&self, random: &mut Rng, to: &Path) {
         // A cache that kept nothing, everything, or anything between.
         let keeps: f64 = [0.0, 0.5, 0.9, 1.0][random.usize(..4)];
@@ -327,7 +327,7 @@ fn tracer(folder: &Path) -> PathBuf {
     library
 }
 
-/// What the child of the kill -9 test does below `folder`, for so many commits.
+/// The file operations of the child of the kill -9 test below `folder`, for a number of commits.
 fn trace(library: &Path, folder: &Path, log: &Path, commits: u32) -> Vec<Record> {
     let _ = fs::remove_file(log);
     let status = Command::new(std::env::current_exe().unwrap())
@@ -348,7 +348,7 @@ fn trace(library: &Path, folder: &Path, log: &Path, commits: u32) -> Vec<Record>
     records(&fs::read(log).unwrap())
 }
 
-/// What the child had said by some moment.
+/// The output of the child up to some moment.
 #[derive(Default, Clone)]
 struct Promised {
     durable: BTreeSet<u64>,
@@ -373,7 +373,7 @@ impl Promised {
     }
 }
 
-/// Opens what is left after a cut, and compares it with what was promised. Returns what holds from here on.
+/// Opens the files after a cut, and compares them with the promises. Returns the promises that hold from here on.
 fn check(folder: &Path, promised: &Promised, told: &str) -> Promised {
     let mut journal =
         Journal::open(folder, PARTITION).unwrap_or_else(|error| panic!("{told}: {error}"));
@@ -384,7 +384,7 @@ fn check(folder: &Path, promised: &Promised, told: &str) -> Promised {
         "{told}: number {} would be given out again",
         journal.next_seq()
     );
-    // What was settled just before the cut had not been said yet.
+    // Entries settled just before the cut were not reported yet.
     assert!(
         low <= promised.settled.max(newest) + 100,
         "{told}: {low} counts as settled"
@@ -397,7 +397,7 @@ fn check(folder: &Path, promised: &Promised, told: &str) -> Promised {
         .collect();
     assert!(missing.is_empty(), "{told}: {missing:?} were durable");
     assert_eq!(journal.lost(), 0, "{told}");
-    // And it works.
+    // The journal works.
     let seq = journal
         .append(&[Bytes::copy_from_slice(&journal.next_seq().to_be_bytes())])
         .unwrap();
@@ -412,7 +412,7 @@ fn check(folder: &Path, promised: &Promised, told: &str) -> Promised {
 }
 
 #[test]
-fn power_cuts_lose_nothing_that_was_durable_and_never_stop_the_start() {
+fn power_cuts_lose_no_durable_entry_and_never_prevent_a_start() {
     let (rounds, cuts) = if std::env::var_os("WELLHEAD_LONG").is_some() {
         (25, 24)
     } else {

@@ -36,7 +36,7 @@ use crate::outbox::OutboxSink;
 use crate::reading::PointId;
 use crate::time::{now, unix_ms};
 
-/// What one `.../set` topic writes.
+/// The points behind one `.../set` topic.
 #[derive(Debug, Clone)]
 pub struct WriteTarget {
     /// Index of the line.
@@ -84,7 +84,7 @@ pub struct WriteTargets {
 /// The task that takes writes.
 #[derive(Debug)]
 pub struct WriteService {
-    /// What can be written.
+    /// Everything that can be written.
     pub targets: WriteTargets,
     /// Replacements of `targets`, after a reload.
     pub updates: mpsc::Receiver<WriteTargets>,

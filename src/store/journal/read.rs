@@ -1,4 +1,4 @@
-//! Reading on: from partition to partition, over holes, past what a failed commit left.
+//! Reading: from partition to partition, over gaps, past entries that a failed commit left.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::store::{Entry, StoreError};
 pub(super) struct Position {
     pub(super) number: u64,
     pub(super) slot: u32,
-    /// The number that comes next; smaller ones were returned, or are of no interest.
+    /// The number that comes next; smaller ones were returned, or skipped.
     pub(super) next_seq: u64,
-    /// Where the next partition begins: what a failed commit left beyond was written again there.
+    /// Where the next partition begins: entries that a failed commit left beyond were written again there.
     pub(super) end: u64,
     pub(super) read_ahead: VecDeque<Entry>,
 }
@@ -41,7 +41,7 @@ impl Journal {
                 Ok(Some(entry)) => entry,
                 Ok(None) => break,
                 Err(error) if out.is_empty() => return Err(error),
-                // What was found before the fault is worth having; the fault comes again with the next read.
+                // Entries read before the fault are worth having; the next read meets the fault again.
                 Err(_) => break,
             };
             if !self.record.cursor.is_settled(entry.seq) {
@@ -119,7 +119,7 @@ impl Journal {
         }
     }
 
-    /// Numbers that no partition holds any more were damaged; they are settled so that nobody waits for them.
+    /// Numbers that no partition holds any more were damaged; they are settled, so that delivery does not wait for them.
     fn count_gap(&mut self, expected: u64, found: u64) {
         if found > expected {
             let about = self.position.as_ref().map_or(0, |position| position.number);
@@ -140,7 +140,7 @@ impl Journal {
         }
     }
 
-    /// Reads the next chunk, going on to the next partition at the end of one. False if there is nothing more.
+    /// Reads the next chunk, of the next partition at the end of one. False if there is nothing more.
     fn read_on(&mut self) -> Result<bool, StoreError> {
         let Some((number, slot)) = self
             .position
@@ -171,7 +171,7 @@ impl Journal {
                     .position
                     .as_ref()
                     .map_or(begins, |position| position.next_seq);
-                // What is missing at the end of a partition is told before anything later comes.
+                // A gap at the end of a partition is reported before any later entry.
                 self.count_gap(expected, begins);
                 let end = self.end_of(next);
                 if let Some(position) = self.position.as_mut() {
@@ -222,7 +222,7 @@ impl Journal {
         read
     }
 
-    /// Opens a partition that is not written any more. Where the next one begins tells what must be in it.
+    /// Opens a partition that is not written any more. It must hold everything up to the beginning of the next one.
     fn open_sealed(&self, number: u64, path: &Path) -> Result<Partition, StoreError> {
         let Opened {
             partition,
