@@ -67,7 +67,7 @@ impl Tasks {
                     return Some(ended);
                 }
                 Err(join) => {
-                    tracing::error!(event = "task.wrapper_failed", %join, "task wrapper failed; the end of its task goes unnoticed")
+                    tracing::error!(event = "task.wrapper_failed", %join, "task wrapper failed; the end of its task goes unnoticed");
                 }
             }
         }
